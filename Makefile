@@ -1,0 +1,43 @@
+# make run    find the IOI circuit in SmolLM2-135M-Instruct, from nothing
+# make test   install what the tests need and run them
+#
+# PYTHON=python3.12   which Python makes the virtual environment (3.11 to 3.13)
+# PIP_ARGS="…"        passed to pip, e.g. --extra-index-url of a CPU-only torch build, or a mirror
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_ARGS
+
+.PHONY: run test app bench screenshots clean
+
+run: $(VENV)/.installed
+	$(BIN)/interp discover ioi
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/pytest
+
+app: $(VENV)/.installed
+	$(BIN)/streamlit run app/main.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/discover.py
+	$(BIN)/python benchmarks/edge_score.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,27 @@
+"""Read and steer language models by discrete codes, and find the circuit behind a behaviour."""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# torch and transformer-lens take seconds to import: names are fetched when they are first used
+_EXPORTS = {
+    "discover": "interp.discovery",
+    "Run": "interp.runs",
+    "load_model": "interp.models",
+    "load_task": "interp.tasks",
+    "load_reference": "interp.circuits.references",
+    "write_report": "interp.report",
+}
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'interp' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,74 @@
+"""Per-head outputs reduced over positions: what codes are read from.
+
+W_O is linear, so the head's d_model-sized result averaged over positions is the averaged z times W_O: we keep z
+(d_head numbers) and multiply when a code is wanted. 500 prompts × 270 heads × 64 numbers are 35 MB.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.stream import Activations, PairBatch
+from interp.models import Model
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import PromptPairs
+
+Positions = Literal["mean", "last", "roles"]
+
+
+class HeadMeans:
+    """A consumer that reduces each head's z over positions, for both sides of every pair.
+
+    Args:
+        positions: ``mean`` over all positions (O'Neill & Bui 2024), ``last`` (END only), or ``roles``: one vector at
+            each of the task's role positions.
+        include_bos: whether ``mean`` includes the BOS position, as the published recipe does.
+
+    Attributes:
+        z_: after feeding, [side, pair, slot, layer, head, d_head]; side 0 is clean, 1 corrupt; one slot unless
+            ``positions="roles"``.
+        roles_: the role of each slot.
+    """
+
+    needs_gradients = False
+    needs_patterns = False
+
+    def __init__(self, pairs: PromptPairs, positions: Positions = "mean", *, include_bos: bool = True) -> None:
+        if positions not in ("mean", "last", "roles"):
+            raise InputError(f"positions {positions!r}: choose mean, last or roles")
+        if positions == "roles" and not all(pair.positions for pair in pairs):
+            raise InputError("positions 'roles': this task's pairs name no roles; choose mean or last")
+        self.positions = positions
+        self.first = 1 if pairs.bos and not include_bos else 0
+        self.n_pairs = len(pairs)
+        self.roles_: tuple[str, ...] = (
+            tuple(role for role in pairs[0].positions if all(role in p.positions for p in pairs))
+            if positions == "roles"
+            else (positions,)
+        )
+        self.z_: Float[Tensor, "side pair slot layer head d_head"] | None = None
+
+    def update(self, batch: PairBatch) -> None:
+        for side, activations in enumerate((batch.clean, batch.corrupt)):
+            reduced = self._reduce(activations, batch)
+            if self.z_ is None:
+                self.z_ = torch.zeros(2, self.n_pairs, *reduced.shape[1:])
+            self.z_[side, list(batch.indices)] = reduced
+
+    def _reduce(self, activations: Activations, batch: PairBatch) -> Tensor:
+        if self.positions == "mean":
+            per_layer = [z[:, self.first :].mean(1, keepdim=True) for z in activations.z]
+        elif self.positions == "last":
+            per_layer = [z[:, -1:] for z in activations.z]
+        else:
+            index = torch.tensor([[p.positions[role] for role in self.roles_] for p in batch.pairs])
+            rows = torch.arange(len(batch.pairs))[:, None]
+            per_layer = [z[rows, index] for z in activations.z]
+        return torch.stack(per_layer, dim=2).float().cpu()  # [batch, slot, layer, head, d_head]
+
+
+def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:
+    """W_O of every head, so that ``z @ W_O`` is what the head adds to the residual stream (bias apart)."""
+    return torch.stack([block.attn.W_O.detach().float().cpu() for block in model.blocks])

@@ -1,0 +1,36 @@
+"""The task metric as a differentiable function of the logits at END."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.tasks.pairs import Metric, PromptPair
+
+
+def task_metric(
+    logits: Float[Tensor, "batch d_vocab"], pairs: Sequence[PromptPair], metric: Metric
+) -> Float[Tensor, " batch"]:
+    """Score each row by its pair's answers; the same answers for clean and corrupt prompts.
+
+    Units: logits for ``logit_diff`` and ``logit_diff_max``, probability in [−1, 1] for ``prob_diff``.
+    """
+    # float32: a bfloat16 logit of 20 is only exact to 1/16
+    values = logits.float().softmax(-1) if metric == "prob_diff" else logits.float()
+    right, right_mask = _gather(values, [pair.answers for pair in pairs])
+    wrong, wrong_mask = _gather(values, [pair.wrong_answers for pair in pairs])
+    if metric == "prob_diff":
+        return (right * right_mask).sum(-1) - (wrong * wrong_mask).sum(-1)
+    best = (right * right_mask).sum(-1) / right_mask.sum(-1)
+    if metric == "logit_diff":
+        return best - (wrong * wrong_mask).sum(-1) / wrong_mask.sum(-1)
+    return best - wrong.masked_fill(~wrong_mask, float("-inf")).amax(-1)
+
+
+def _gather(values: Tensor, ids: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """Values at each row's own ids, padded to the longest row, and the mask of real ones."""
+    width = max(len(row) for row in ids)
+    index = torch.tensor([[*row, *[row[0]] * (width - len(row))] for row in ids], device=values.device)
+    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids], device=values.device)
+    return values.gather(-1, index), mask

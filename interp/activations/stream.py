@@ -1,0 +1,185 @@
+"""One pass over prompt pairs, feeding every consumer that wants their activations.
+
+The forward passes are nearly all of the cost of a discovery, so they are made once: :func:`feed` runs the corrupt
+and the clean prompts in batches of equal length (no padding, no mask) and hands each batch to all consumers — the
+attribution scores, the means that codes are read from, whatever a new method needs — which reduce it and let it go.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.activations.metric import task_metric
+from interp.models import Model, has_mlps, hooked
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import Metric, PromptPair, PromptPairs
+
+BATCH_SIZE = 16
+"""Pairs per forward: about 300 tokens keep two cores busy; a GPU is happier with more."""
+
+Hooks = Mapping[str, Callable[[Tensor], Tensor | None]]
+Progress = Callable[[int], None]
+"""Told how many pairs have just been done."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one side (clean or corrupt) of a batch did; per-layer tuples, because layers come one at a time."""
+
+    tokens: Int[Tensor, "batch pos"]
+    z: tuple[Float[Tensor, "batch pos head d_head"], ...]
+    mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
+    """Empty for attention-only models."""
+    resid_end: Float[Tensor, "batch d_model"]
+    """The final residual stream at END, before the final norm."""
+    metric: Float[Tensor, " batch"]
+    pattern: tuple[Float[Tensor, "batch head query key"], ...] = ()
+    """Attention patterns, on the clean side and only where a consumer asked for them."""
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Clean and corrupt activations of some pairs of one length, and the metric's gradients on the clean side."""
+
+    indices: tuple[int, ...]
+    """Where the rows stand in the list of pairs."""
+    pairs: tuple[PromptPair, ...]
+    clean: Activations
+    corrupt: Activations
+    z_gradient: tuple[Float[Tensor, "batch pos head d_head"], ...] | None = None
+    mlp_gradient: tuple[Float[Tensor, "batch pos d_model"], ...] | None = None
+
+
+class Consumer(Protocol):
+    """Reduces batches; the attributes ask for the backward pass and for the clean side's attention patterns."""
+
+    needs_gradients: bool
+    needs_patterns: bool
+
+    def update(self, batch: PairBatch) -> None: ...
+
+
+def feed(
+    model: Model,
+    pairs: PromptPairs,
+    consumers: Sequence[Consumer],
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> float:
+    """Run all pairs once and update every consumer; return the cost in forward-pass equivalents."""
+    gradients = any(consumer.needs_gradients for consumer in consumers)
+    patterns = any(consumer.needs_patterns for consumer in consumers)
+    for indices in equal_length_batches(pairs, batch_size):
+        batch = run_batch(model, pairs, indices, gradients=gradients, patterns=patterns)
+        for consumer in consumers:
+            consumer.update(batch)
+        if progress is not None:
+            progress(len(indices))
+    return len(pairs) * (4.0 if gradients else 2.0)
+
+
+def equal_length_batches(pairs: Sequence[PromptPair], batch_size: int) -> Iterator[tuple[int, ...]]:
+    """Indices of pairs of one token length, at most ``batch_size`` at a time."""
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size}: it must be at least 1")
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].clean_tokens))
+    for _, group in itertools.groupby(order, key=lambda i: len(pairs[i].clean_tokens)):
+        yield from _chunks(list(group), batch_size)
+
+
+def run_batch(
+    model: Model,
+    pairs: PromptPairs,
+    indices: tuple[int, ...],
+    *,
+    gradients: bool = False,
+    patterns: bool = False,
+) -> PairBatch:
+    """Both sides of the pairs at ``indices`` (of equal length), with the metric's gradients if asked."""
+    rows = tuple(pairs[i] for i in indices)
+    device = model_device(model)
+    clean = torch.tensor([row.clean_tokens for row in rows], device=device)
+    corrupt = torch.tensor([row.corrupt_tokens for row in rows], device=device)
+    with torch.no_grad():
+        corrupt_side = _run(model, corrupt, rows, pairs.metric)
+    with torch.set_grad_enabled(gradients):
+        clean_side = _run(model, clean, rows, pairs.metric, patterns=patterns)
+        if not gradients:
+            return PairBatch(indices, rows, clean_side, corrupt_side)
+        # rows are independent, so the gradient of the sum holds each row's own gradient
+        found = torch.autograd.grad(clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp])
+    n = len(clean_side.z)
+    return PairBatch(indices, rows, _detached(clean_side), corrupt_side, tuple(found[:n]), tuple(found[n:]))
+
+
+def end_logits(
+    model: Model, tokens: Int[Tensor, "batch pos"], hooks: Hooks | None = None
+) -> Float[Tensor, "batch d_vocab"]:
+    """Logits after the last token only: a fifth of a small model's work is unembedding positions nobody reads."""
+    with hooked(model, {**(hooks or {}), "unembed.hook_in": lambda x: x[:, -1:]}):
+        return model(tokens)[:, -1]
+
+
+def model_device(model: Model) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _run(
+    model: Model, tokens: Tensor, rows: tuple[PromptPair, ...], metric: Metric, *, patterns: bool = False
+) -> Activations:
+    """One forward; with gradients enabled, a graph from the embedding to the metric through all that is kept."""
+    graph = torch.is_grad_enabled()
+    kept: dict[str, list[Tensor]] = {"z": [], "mlp": [], "pattern": [], "resid": []}
+
+    def keep(name: str):
+        def hook(activation: Tensor) -> Tensor | None:
+            # without a graph a later in-place edit could change the tensor, and handing it back costs a copy
+            kept[name].append(activation if graph else activation.clone())
+            return activation if graph else None
+
+        return hook
+
+    def keep_end(resid: Tensor) -> None:
+        kept["resid"].append(resid[:, -1].detach().clone())
+
+    def keep_pattern(pattern: Tensor) -> None:
+        kept["pattern"].append(pattern.detach().clone())
+
+    layers = range(model.cfg.n_layers)
+    hooks = {f"blocks.{layer}.attn.hook_z": keep("z") for layer in layers}
+    hooks[f"blocks.{layers[-1]}.hook_resid_post"] = keep_end
+    if has_mlps(model):
+        hooks |= {f"blocks.{layer}.hook_mlp_out": keep("mlp") for layer in layers}
+    if patterns:
+        hooks |= {f"blocks.{layer}.attn.hook_pattern": keep_pattern for layer in layers}
+    if graph:
+        # every parameter is frozen: the graph begins at the first block's input
+        hooks["blocks.0.hook_resid_pre"] = lambda x: x.detach().requires_grad_(True)
+    values = task_metric(end_logits(model, tokens, hooks), rows, metric)
+    if not torch.isfinite(values).all():
+        raise InputError("the model gives NaN or infinite logits on these prompts: try --dtype float32")
+    if len(kept["z"]) != len(layers):
+        raise RuntimeError(f"{len(kept['z'])} of {len(layers)} attention layers were seen: unsupported model")
+    return Activations(
+        tokens, tuple(kept["z"]), tuple(kept["mlp"]), kept["resid"][0], values, tuple(kept["pattern"])
+    )
+
+
+def _detached(side: Activations) -> Activations:
+    return replace(
+        side,
+        z=tuple(z.detach() for z in side.z),
+        mlp=tuple(m.detach() for m in side.mlp),
+        metric=side.metric.detach(),
+    )
+
+
+def _chunks(items: list[int], size: int) -> Iterator[tuple[int, ...]]:
+    for begin in range(0, len(items), size):
+        yield tuple(items[begin : begin + size])

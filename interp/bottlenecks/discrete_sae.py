@@ -1,0 +1,261 @@
+"""A sparse autoencoder whose strongest feature is read as one integer code.
+
+The recipe of O'Neill & Bui 2024 (arXiv 2405.12522), as its published code runs it:
+
+1. activations = ReLU((x − b) W_encᵀ + b_enc), reconstruction = activations W_decᵀ + b, with one tied bias b
+   that starts at zero and no other bias in the decoder;
+2. loss = squared error, averaged over rows *and* coordinates, + λ · L1, *summed* over features and averaged
+   over rows. So λ = 0.02 is a strong penalty at hundreds of coordinates: most rows end with nothing active;
+3. full-batch Adam. Each row of W_enc and W_dec is kept at unit norm: the part of the gradient along it is
+   removed, and it is renormalised in each forward pass;
+4. code = the most active feature; a row on which nothing is active gets code 0.
+
+In the published code the rows of W_dec are the *output coordinates*, so each coordinate has unit norm and not
+each dictionary atom: ``decoder_norm="coordinate"``. ``"atom"`` is what was probably meant.
+
+The gradient is written out by hand and computed only where something is active (:mod:`.sae_gradient`).
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from sklearn.exceptions import NotFittedError
+from torch import Tensor
+
+from interp.bottlenecks.codes import Codes
+from interp.bottlenecks.sae_gradient import Weights, gradient, tangent
+from interp.files import atomic_path, write_json
+from interp.tasks.errors import InputError
+
+FORMAT = 1
+KIND = "discrete_sae"
+
+DecoderNorm = Literal["coordinate", "atom"]
+EpochProgress = Callable[[int], None]
+"""Told how many epochs of one dictionary have just been done."""
+
+
+@dataclass(frozen=True)
+class DiscreteSAEConfig:
+    """
+    Attributes:
+        d_in: size of the vectors.
+        n_codes: features of the dictionary, hence codes.
+        l1: λ, the weight of the L1 term.
+        epochs: full-batch Adam steps.
+        lr: Adam's learning rate.
+        decoder_norm: which vectors of the decoder have unit norm (module docstring).
+        groups: number of separate dictionaries.
+        seed: of the initial weights; group g starts from ``seed + g``.
+    """
+
+    d_in: int
+    n_codes: int = 200
+    l1: float = 0.02
+    epochs: int = 500
+    lr: float = 1e-3
+    decoder_norm: DecoderNorm = "coordinate"
+    groups: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("d_in", "n_codes", "epochs", "groups"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
+        if not (math.isfinite(self.l1) and self.l1 >= 0):
+            raise InputError(f"l1 {self.l1}: it must be 0 or more")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"lr {self.lr}: it must be more than 0")
+        if self.decoder_norm not in ("coordinate", "atom"):
+            raise InputError(f"decoder norm {self.decoder_norm!r}: choose coordinate or atom")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed}: it must be 0 or more")
+
+
+class DiscreteSAE:
+    """Discrete sparse autoencoder with scikit-learn's verbs.
+
+    With ``groups > 1`` inputs carry the group axis before the last one, [..., group, d_in], and each group (a
+    head, say) has its own dictionary: the same one that training it alone would give.
+
+    Attributes:
+        weights_: the dictionaries once fitted or loaded, with the group axis in front.
+    """
+
+    def __init__(self, config: DiscreteSAEConfig) -> None:
+        self.config = config
+        self.weights_: Weights | None = None
+
+    def fit(self, x: Float[Tensor, "*batch d_in"], *, progress: EpochProgress | None = None) -> "DiscreteSAE":
+        """Train from scratch on all rows at once; the same rows and config give the same weights.
+
+        Raises:
+            InputError: vectors of another size, NaN or infinite values, or fewer than two rows.
+        """
+        rows = self._rows(x)
+        if rows.shape[1] < 2:
+            raise InputError(f"{rows.shape[1]} row to train a dictionary on: give at least 2")
+        # one dictionary and its optimiser state fit the processor's cache, a stack of them does not
+        trained = [
+            _train(rows[group], replace(self.config, seed=self.config.seed + group), progress)
+            for group in range(self.config.groups)
+        ]
+        self.weights_ = Weights(*(torch.stack(parts) for parts in zip(*trained, strict=True)))
+        return self
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "*batch d_in"], k: int = 1) -> Codes:
+        """The ``k`` most active features of every vector, ties in order of id; inactive slots have value 0.
+
+        With ``k=1`` this is the published argmax, so that a vector on which nothing is active has code 0.
+        """
+        weights = self._fitted()
+        if not 1 <= k <= self.config.n_codes:
+            raise InputError(f"k {k}: the dictionary has {self.config.n_codes} codes")
+        rows = self._rows(x)
+        shift = weights.encoder_bias - torch.einsum("gcd,gd->gc", weights.encoder, weights.bias)
+        active = torch.baddbmm(shift[:, None], rows, weights.encoder.mT).relu_()
+        if k == 1:
+            values, ids = active.max(-1, keepdim=True)
+        else:
+            values, ids = torch.sort(active, dim=-1, descending=True, stable=True)
+            values, ids = values[..., :k], ids[..., :k]
+        shape = (*x.shape[:-1], k)
+        return Codes(ids.transpose(0, 1).reshape(shape), values.transpose(0, 1).reshape(shape))
+
+    @torch.no_grad()
+    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+        """Sum of the coded atoms, each times its value, plus the tied bias."""
+        weights = self._fitted()
+        shape = codes.ids.shape[:-1]
+        if self.config.groups > 1 and (not shape or shape[-1] != self.config.groups):
+            raise InputError(
+                f"codes of shape {tuple(codes.ids.shape)}: expected [..., {self.config.groups}, k]"
+            )
+        if codes.ids.numel() and not 0 <= int(codes.ids.min()) <= int(codes.ids.max()) < self.config.n_codes:
+            raise InputError(f"code ids must be 0 to {self.config.n_codes - 1}")
+        per_group = (-1, self.config.groups, codes.ids.shape[-1])
+        ids, values = codes.ids.reshape(per_group).long(), codes.values.reshape(per_group)
+        active = values.new_zeros(*ids.shape[:2], self.config.n_codes).scatter_add_(-1, ids, values)
+        x = torch.einsum("ngc,gdc->ngd", active, weights.decoder) + weights.bias
+        return x.reshape(*shape, self.config.d_in)
+
+    def select(self, groups: slice) -> "DiscreteSAE":
+        """The dictionaries of some groups only, sharing memory with this one."""
+        weights = Weights(*(part[groups] for part in self._fitted()))
+        start, _, _ = groups.indices(self.config.groups)
+        part = DiscreteSAE(replace(self.config, groups=len(weights.bias), seed=self.config.seed + start))
+        part.weights_ = weights
+        return part
+
+    def save(self, folder: Path) -> None:
+        """Write ``cfg.json`` and ``weights.safetensors``, each of them whole or not at all."""
+        folder = Path(folder)
+        config = {"format": FORMAT, "kind": KIND, **asdict(self.config)}
+        tensors = {name: part.contiguous() for name, part in self._fitted()._asdict().items()}
+        with atomic_path(folder / "weights.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"config": json.dumps(config)})
+        write_json(folder / "cfg.json", config)
+
+    @classmethod
+    def load(cls, folder: Path) -> "DiscreteSAE":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: files that are missing, damaged, of another format, or that do not belong together.
+        """
+        folder = Path(folder)
+        config = _read_config(folder / "cfg.json")
+        path = folder / "weights.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = (file.metadata() or {}).get("config", "null")
+                weights = Weights(*(file.get_tensor(name) for name in Weights._fields))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"cannot read the dictionary {path}: {error}") from None
+        if json.loads(stored) != {"format": FORMAT, "kind": KIND, **asdict(config)}:
+            raise InputError(f"{path} was written with another configuration than cfg.json beside it")
+        sae = cls(config)
+        sae.weights_ = weights
+        return sae
+
+    def _fitted(self) -> Weights:
+        if self.weights_ is None:
+            raise NotFittedError("this DiscreteSAE has no dictionary yet: call fit or load one")
+        return self.weights_
+
+    def _rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+        groups, d_in = self.config.groups, self.config.d_in
+        if x.shape[-1] != d_in or (groups > 1 and (x.ndim < 2 or x.shape[-2] != groups)):
+            expected = f"[..., {d_in}]" if groups == 1 else f"[..., {groups}, {d_in}]"
+            raise InputError(f"activations of shape {list(x.shape)}: this dictionary takes {expected}")
+        if not torch.isfinite(x).all():
+            raise InputError("the activations hold NaN or infinite values")
+        return x.detach().float().reshape(-1, groups, d_in).transpose(0, 1)
+
+
+@torch.no_grad()
+def _train(
+    x: Float[Tensor, "row d_in"], config: DiscreteSAEConfig, progress: EpochProgress | None
+) -> Weights:
+    weights = _initial(config, x.device)
+    axis = _decoder_axis(config)
+    x = x.contiguous()
+    optimizer = torch.optim.Adam(list(weights), lr=config.lr, fused=True)
+    total = x.sum(0)
+    for _ in range(config.epochs):
+        slope = gradient(weights, x, total, config.l1)
+        weights.encoder.grad = tangent(slope.encoder, weights.encoder, axis=-1)
+        weights.encoder_bias.grad = slope.encoder_bias
+        weights.decoder.grad = tangent(slope.decoder, weights.decoder, axis=axis)
+        weights.bias.grad = slope.bias
+        optimizer.step()
+        torch.nn.functional.normalize(weights.encoder, dim=-1, out=weights.encoder)
+        torch.nn.functional.normalize(weights.decoder, dim=axis, out=weights.decoder)
+        if progress is not None:
+            progress(1)
+    return Weights(*(part.detach() for part in weights))
+
+
+def _initial(config: DiscreteSAEConfig, device: torch.device) -> Weights:
+    """Random unit vectors, uniform encoder biases of torch's usual width, and a zero tied bias."""
+    generator = torch.Generator().manual_seed(config.seed)
+    encoder = torch.randn(config.n_codes, config.d_in, generator=generator)
+    bound = 1 / math.sqrt(config.d_in)
+    encoder_bias = (torch.rand(config.n_codes, generator=generator) * 2 - 1) * bound
+    decoder = torch.randn(config.d_in, config.n_codes, generator=generator)
+    weights = Weights(
+        torch.nn.functional.normalize(encoder, dim=-1),
+        encoder_bias,
+        torch.nn.functional.normalize(decoder, dim=_decoder_axis(config)),
+        torch.zeros(config.d_in),
+    )
+    return Weights(*(part.to(device) for part in weights))
+
+
+def _decoder_axis(config: DiscreteSAEConfig) -> int:
+    """The axis of [d_in, code] along which the decoder's norms are 1."""
+    return -1 if config.decoder_norm == "coordinate" else -2
+
+
+def _read_config(path: Path) -> DiscreteSAEConfig:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from None
+    if not isinstance(stored, dict) or stored.get("kind") != KIND:
+        raise InputError(f"{path} does not describe a discrete SAE")
+    if stored.get("format") != FORMAT:
+        raise InputError(f"{path} has format {stored.get('format')!r}: this version reads format {FORMAT}")
+    try:
+        return DiscreteSAEConfig(**{k: v for k, v in stored.items() if k not in ("format", "kind")})
+    except TypeError as error:
+        raise InputError(f"{path} is not a discrete SAE's configuration: {error}") from None

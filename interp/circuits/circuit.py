@@ -1,0 +1,78 @@
+"""A circuit: the components that causally carry a behaviour, with signed effects, and the edges among them."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from interp.files import write_json
+from interp.scores.result import EdgeScore
+from interp.tasks.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Component:
+    """A head (``a5.h3``) or MLP (``m2``) as a method scored it and as exact interchange measured it.
+
+    Attributes:
+        effect: mean fall of the metric when the component's output is swapped for its value on the corrupt prompt
+            (positive = it helps); ``None`` where it was not checked.
+        effect_low, effect_high: 95 % bootstrap interval over pairs.
+        roles: role name -> score in [0, 1], see :mod:`interp.circuits.roles`.
+        codes: the codes it uses on clean and on corrupt prompts, most used first: ``{"clean": [[code, share], …], …}``.
+    """
+
+    site: str
+    score: float
+    effect: float | None = None
+    effect_low: float | None = None
+    effect_high: float | None = None
+    in_circuit: bool = False
+    roles: dict[str, float] = field(default_factory=dict)
+    codes: dict[str, list] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """The outcome of a discovery; JSON round trip by :meth:`save` and :meth:`load`."""
+
+    model: str
+    task: str
+    method: str
+    universe: str
+    """``heads`` (MLPs stay live) or ``heads+mlps``."""
+    n_layers: int
+    n_heads: int
+    metric: dict[str, float]
+    """Mean metric on ``clean`` and on ``corrupt`` prompts."""
+    components: tuple[Component, ...]
+    edges: tuple[EdgeScore, ...]
+    provenance: dict
+
+    @property
+    def gap(self) -> float:
+        return self.metric["clean"] - self.metric["corrupt"]
+
+    @property
+    def members(self) -> tuple[Component, ...]:
+        """Components in the circuit, largest absolute effect first."""
+        inside = [c for c in self.components if c.in_circuit]
+        return tuple(sorted(inside, key=lambda c: -abs(c.effect or 0.0)))
+
+    def to_dict(self) -> dict:
+        return {"format": FORMAT, **asdict(self)}
+
+    def save(self, path: Path) -> None:
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def from_dict(cls, value: dict) -> "Circuit":
+        if value.get("format") != FORMAT:
+            raise InputError(f"circuit format {value.get('format')!r}: this version reads format {FORMAT}")
+        fields = {k: v for k, v in value.items() if k != "format"}
+        try:
+            fields["components"] = tuple(Component(**c) for c in fields["components"])
+            fields["edges"] = tuple(EdgeScore(**e) for e in fields["edges"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"not a circuit: {error}") from None

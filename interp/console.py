@@ -1,0 +1,180 @@
+"""What the command line prints: tables for people, drawn with rich, data from the stages below."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from interp.circuits.measured import MeasuredReference
+from interp.circuits.references import load_reference, reference_names
+from interp.circuits.roles import role_name
+from interp.evaluation.recovery import recover
+from interp.models import Model, model_names
+from interp.runs import Run
+from interp.tasks import load_task, task_names
+from interp.tasks.pairs import PromptPair, PromptPairs
+
+REFERENCE_ROWS = 20
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_members(run: Run) -> None:
+    """The circuit as a table, and how the scores compare with the references there are."""
+    result, console = run.result, _console()
+    gap = result["metric"]["clean"] - result["metric"]["corrupt"]
+    console.print(
+        f"{result['task']} on {result['model']} by {result['method']}: {result['metric']['name']} "
+        f"{result['metric']['clean']:.2f} clean, {result['metric']['corrupt']:.2f} corrupt, "
+        f"{result['n_pairs']} pairs, universe {result['universe']}"
+    )
+    table = Table("member", "looks like", box=None, padding=(0, 1))
+    for name in ("score", "effect", "95 % interval", "of the gap"):
+        table.add_column(name, justify="right")
+    for part in run.members:
+        table.add_row(
+            part["site"],
+            role_name(part.get("roles", {})),
+            f"{part['score']:+.3g}",
+            f"{part['effect']:+.3f}",
+            f"[{part['effect_low']:+.3f}, {part['effect_high']:+.3f}]",
+            f"{part['effect'] / gap:+.1%}",
+        )
+    console.print(table)
+    inside = len(run.members)
+    checked = sum(part["effect"] is not None for part in (*result["heads"], *result["mlps"]))
+    console.print(f"{inside} members of {checked} checked, {len(result['edges'])} edges scored among them")
+    for name, found in result["recovery"].items():
+        console.print(recovery_line(name, found))
+
+
+def recovery_line(name: str, found: dict) -> str:
+    """One reference's ROC AUC with interval, average precision and Spearman, beside the nulls."""
+    interval = found["interval"]
+    return (
+        f"against {name}: ROC AUC {_number(found['roc_auc'])}"
+        + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+        + f", average precision {_number(found['average_precision'])}, Spearman {_number(found['spearman'])}"
+        + f" ({found['n_positive']} of {found['n_heads']} heads; nulls: {_nulls(found['nulls'])})"
+    )
+
+
+def _nulls(nulls: dict) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in nulls.items() if value is not None)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def print_references() -> None:
+    """Every reference by name."""
+    table = Table("reference", "model", "heads", "source", box=None, padding=(0, 1))
+    for name in reference_names():
+        found = load_reference(name)
+        measured = isinstance(found, MeasuredReference)
+        source = f"measured, {found.n_pairs} pairs" if measured else found.citation
+        table.add_row(name, found.model, str(int(found.members().sum())), source)
+    _console().print(table)
+
+
+def print_reference(measured: MeasuredReference) -> None:
+    """The largest effects of a measurement, and how many heads pass each threshold."""
+    effects = measured.effects()
+    table = Table("head", box=None, padding=(0, 1))
+    table.add_column("effect", justify="right")
+    table.add_column("of the gap", justify="right")
+    order = abs(effects).ravel().argsort()[::-1][:REFERENCE_ROWS]
+    for index in order:
+        layer, head = divmod(int(index), measured.n_heads)
+        effect = effects[layer, head]
+        table.add_row(f"a{layer}.h{head}", f"{effect:+.3f}", f"{effect / measured.gap:+.1%}")
+    console = _console()
+    console.print(table)
+    counts = ", ".join(f"{measured.members(t).sum()} at {t:.0%}" for t in (0.02, 0.05, 0.10))
+    console.print(f"heads with |effect| above a share of the gap {measured.gap:.3f}: {counts}")
+    layer_null = recover(_layer_index(effects), measured.members(), effects)
+    console.print(f"layer index alone: ROC AUC {_number(layer_null.roc_auc)}")
+
+
+def _layer_index(effects):
+    return effects * 0 + _rows(effects)
+
+
+def _rows(effects):
+    import numpy as np
+
+    return np.arange(len(effects), dtype=float)[:, None]
+
+
+def print_tasks() -> None:
+    """Every shipped task with its metric, counterfactuals and roles."""
+    table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None, padding=(0, 1))
+    for name in task_names():
+        task = load_task(name)
+        table.add_row(
+            task.name, task.metric, ", ".join(task.counterfactuals), ", ".join(task.roles), str(task.default_n)
+        )
+    console = _console()
+    console.print(table)
+    console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
+
+
+def print_models() -> None:
+    """Every spec that can be named."""
+    for name in model_names():
+        _console().print(name)
+
+
+def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: int) -> None:
+    """Some pairs with their roles marked, then the score over all of them."""
+    from interp.activations.stream import feed
+    from interp.scores.attribution import MetricConsumer
+
+    console = _console()
+    for pair in pairs[:examples]:
+        for side, tokens in (("clean  ", pair.clean_tokens), ("corrupt", pair.corrupt_tokens)):
+            console.print(Text(side + " ").append_text(_marked(model, pair, tokens)))
+        answers, wrong = (
+            " ".join(repr(model.tokenizer.decode([i])) for i in ids[:6]) + (" …" if len(ids) > 6 else "")
+            for ids in (pair.answers, pair.wrong_answers)
+        )
+        console.print(Text(f"answer {answers}   wrong {wrong}\n"))
+    scorer = MetricConsumer(len(pairs))
+    feed(model, pairs, [scorer], batch_size=batch_size)
+    for side, values in zip(("clean", "corrupt"), scorer.metric_, strict=True):
+        console.print(
+            f"{pairs.metric} on {side:<7} {values.mean():+.3f}, right (above 0) on {(values > 0).mean():.0%} "
+            f"of {len(pairs)} prompts"
+        )
+    console.print(f"counterfactual {pairs.counterfactual}, seed {pairs.seed}, BOS {'yes' if pairs.bos else 'no'}")
+    for kind, count in pairs.dropped.items():
+        console.print(f"dropped for this tokenizer: {count} {kind}")
+    for note in pairs.notes:
+        console.print(f"note: {note}")
+
+
+def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:
+    """Tokens separated by bars, each with the role it plays; what differs between the sides in bold."""
+    roles: dict[int, list[str]] = {}
+    for role, position in pair.positions.items():
+        roles.setdefault(position, []).append(role)
+    text = Text()
+    for i, token in enumerate(tokens):
+        differs = pair.clean_tokens[i] != pair.corrupt_tokens[i]
+        shown = model.tokenizer.decode([token]).replace("\n", "\\n")
+        text.append(shown, style="bold yellow" if differs else "")
+        if i in roles:
+            text.append(f"⟨{','.join(roles[i])}⟩", style="cyan")
+        text.append("|", style="dim")
+    return text
+
+
+def print_comparison(comparison) -> None:
+    """Two runs side by side."""
+    console = _console()
+    table = Table(box=None, padding=(0, 1))
+    for row in comparison.rows():
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)

@@ -1,0 +1,306 @@
+"""From a task and a model to a circuit: every stage once, in order.
+
+1. Sample pairs. 2. Run them once; the method's scores, the readout behind head roles and the means that codes are
+read from all come from these passes. 3. Swap the best-scored components exactly and decide who is a member.
+4. Score the edges among members. 5. Read the members' codes. 6. Compare the scores with the references there are.
+"""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+import interp
+from interp.activations.means import HeadMeans, output_weights
+from interp.activations.stream import BATCH_SIZE
+from interp.circuits.choose import CANDIDATES, THRESHOLD, Checked, candidates, check, decide
+from interp.circuits.references import reference_for
+from interp.circuits.roles import HeadReadout, head_roles
+from interp.evaluation.recovery import recover
+from interp.models import Model, Site, describe_model, load_model
+from interp.models.memory import check_memory
+from interp.progress import Stage, silent
+from interp.runs import FORMAT, Run
+from interp.scores import DEFAULT_METHOD, EdgeScore, Scores, load_method
+from interp.scores.edges import edge_attribution
+from interp.scores.head_codes import HeadCodes
+from interp.scores.overlap import OverlapConfig, head_codes, overlap_edges
+from interp.scores.patching import Interchange
+from interp.tasks import load_task
+from interp.tasks.pairs import PromptPairs, Task
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+EXAMPLES = 3
+"""Pairs whose tokens are kept in the run; patterns are kept for the first."""
+EDGE_PAIRS = 32
+"""Pairs that the edge scores are averaged over: they rank edges among members, which are already checked."""
+
+
+def discover(
+    task: str | Task,
+    *,
+    model: str | Model = DEFAULT_MODEL,
+    method: str = DEFAULT_METHOD,
+    n: int | None = None,
+    seed: int = 0,
+    counterfactual: str | None = None,
+    config=None,
+    n_candidates: int = CANDIDATES,
+    threshold: float = THRESHOLD,
+    mlps: bool = False,
+    bos: bool = True,
+    batch_size: int = BATCH_SIZE,
+    stage: Stage = silent,
+) -> Run:
+    """Find the circuit that does ``task`` in ``model``.
+
+    Args:
+        task: a shipped name, a prompt file, a class of one's own (see :func:`interp.tasks.load_task`), or a task.
+        model: a spec (see :func:`interp.models.load_model`) or a loaded model.
+        n: pairs; the task's own default if not given.
+        config: the method's config object; its defaults if not given.
+        n_candidates: how many of the best-scored components are checked by exact interchange.
+        threshold: share of the clean–corrupt gap from which on an effect makes a member.
+        mlps: whether MLPs may be members; otherwise they stay live.
+        stage: draws progress (:func:`interp.progress.bar`).
+    """
+    chosen = load_method(method)
+    task = load_task(task) if isinstance(task, str) else task
+    clock = _Clock()
+    if isinstance(model, str):
+        with clock("load"):
+            model = load_model(model)
+    with clock("sample"):
+        pairs = task.sample(
+            model.tokenizer, task.default_n if n is None else n, seed, counterfactual, bos=bos
+        )
+    check_memory(model, batch_size, max(len(pair.clean_tokens) for pair in pairs))
+    means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
+    config = config if config is not None else chosen.config(batch_size=batch_size)
+    with clock("score"), stage(f"{method} scores", chosen.steps(model, len(pairs))) as advance:
+        scores = chosen.function(model, pairs, config, consumers=(means, readout), progress=advance)
+    best = candidates(scores, n_candidates, mlps=mlps)
+    with clock("check"):
+        checked = _check(model, pairs, scores, best, threshold, seed, batch_size, stage)
+    members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
+    with clock("roles"):
+        roles = head_roles(model, readout, seed)
+    with clock("codes"), stage("reading codes", 1) as advance:
+        codes_config = config if isinstance(config, OverlapConfig) else OverlapConfig(seed=seed)
+        codes = scores.codes or head_codes(means, output_weights(model), codes_config)
+        advance(1)
+    with clock("edges"), stage("edges", 1) as advance:
+        if method == "overlap":
+            edges = overlap_edges(codes, members)
+        else:
+            edges = edge_attribution(model, pairs.subset(range(min(EDGE_PAIRS, len(pairs)))), members)
+        advance(1)
+    result = {
+        "format": FORMAT,
+        "model": describe_model(model)["spec"],
+        "task": pairs.task,
+        "method": method,
+        "seed": seed,
+        "n_pairs": len(pairs),
+        "universe": "heads+mlps" if mlps else "heads",
+        "metric": {
+            "clean": float(scores_metric(checked)[0]),
+            "corrupt": float(scores_metric(checked)[1]),
+            "name": pairs.metric,
+        },
+        "seconds": {k: round(v, 3) for k, v in clock.seconds.items()},
+        "cost": {"score": scores.cost.forwards, "check": checked.measured.forwards},
+        "heads": _head_rows(scores, checked, roles),
+        "mlps": _mlp_rows(scores, checked),
+        "edges": [_edge_row(edge) for edge in edges],
+        "recovery": _recovery(pairs, model, scores),
+        "settings": {
+            "n_candidates": n_candidates,
+            "threshold": threshold,
+            "signed": scores.signed,
+            "config": scores.config,
+            "codes": asdict(codes_config),
+        },
+        "provenance": {"pairs": pairs.provenance(), "model": describe_model(model)},
+        "versions": versions(),
+    }
+    details = {
+        "examples": [_example(model, pairs, i, scores_metric(checked, i)) for i in range(min(EXAMPLES, len(pairs)))],
+        "members": {str(site): _member(model, site, readout, codes) for site in members},
+    }
+    return Run(result, details, _arrays(scores, checked))
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything a number may depend on."""
+    names = ("torch", "transformers", "transformer-lens", "sae-lens", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"interp": interp.__version__, "python": platform.python_version(), **found}
+
+
+class _Clock:
+    """Adds up wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str) -> "_Clock":
+        self.name = name
+        return self
+
+    def __enter__(self) -> None:
+        self.begin = time.perf_counter()
+
+    def __exit__(self, *_exception) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begin
+
+
+def _check(
+    model: Model,
+    pairs: PromptPairs,
+    scores: Scores,
+    best: Sequence[Site],
+    threshold: float,
+    seed: int,
+    batch_size: int,
+    stage: Stage,
+) -> Checked:
+    if scores.method != "patching":
+        with stage("exact interchange", len(best) * len(pairs)) as advance:
+            return check(
+                model, pairs, best, threshold=threshold, seed=seed, batch_size=batch_size, progress=advance
+            )
+    # the scores are the exact effects: nothing is left to measure
+    effects = [
+        scores.heads_per_pair[:, s.layer, s.head] if s.kind == "attn" else scores.mlps_per_pair[:, s.layer]
+        for s in best
+    ]
+    measured = Interchange(
+        tuple(best), np.stack(effects, axis=1), scores.metric_clean, scores.metric_corrupt, 0.0, 0.0
+    )
+    return decide(measured, threshold=threshold, seed=seed)
+
+
+def scores_metric(checked: Checked, pair: int | None = None) -> tuple[float, float]:
+    """Metric on the clean and on the corrupt prompts: the mean, or one pair's."""
+    both = (checked.measured.metric_clean, checked.measured.metric_corrupt)
+    return tuple(float(side.mean() if pair is None else side[pair]) for side in both)
+
+
+def _effects(checked: Checked) -> dict[Site, dict]:
+    return {
+        site: {
+            "effect": float(checked.effect[k]),
+            "effect_low": float(checked.low[k]),
+            "effect_high": float(checked.high[k]),
+            "in_circuit": bool(checked.member[k]),
+        }
+        for k, site in enumerate(checked.sites)
+    }
+
+
+_UNCHECKED = {"effect": None, "effect_low": None, "effect_high": None, "in_circuit": False}
+
+
+def _head_rows(scores: Scores, checked: Checked, roles) -> list[dict]:
+    known = _effects(checked)
+    return [
+        {
+            "site": str(site := Site("attn", layer, head)),
+            "layer": layer,
+            "head": head,
+            "score": float(scores.heads[layer, head]),
+            **known.get(site, _UNCHECKED),
+            "roles": roles.of(layer, head),
+        }
+        for layer in range(scores.heads.shape[0])
+        for head in range(scores.heads.shape[1])
+    ]
+
+
+def _mlp_rows(scores: Scores, checked: Checked) -> list[dict]:
+    if scores.mlps is None:
+        return []
+    known = _effects(checked)
+    return [
+        {
+            "site": str(site := Site("mlp", layer)),
+            "layer": layer,
+            "score": float(score),
+            **known.get(site, _UNCHECKED),
+        }
+        for layer, score in enumerate(scores.mlps)
+    ]
+
+
+def _edge_row(edge: EdgeScore) -> dict:
+    return {"from": edge.sender, "to": edge.receiver, "into": edge.into, "score": edge.score}
+
+
+def _recovery(pairs: PromptPairs, model: Model, scores: Scores) -> dict:
+    spec = describe_model(model)["spec"]
+    found = {}
+    for reference in reference_for(pairs.task, spec or ""):
+        truth = reference.members()
+        if truth.shape != scores.heads.shape:
+            continue
+        measured = reference.effects() if hasattr(reference, "effects") else None
+        found[reference.name] = recover(scores.heads, truth, measured, scores.heads_per_pair).to_dict()
+    return found
+
+
+def _example(model: Model, pairs: PromptPairs, index: int, metric: tuple[float, float]) -> dict:
+    pair = pairs[index]
+
+    def texts(tokens):
+        return [model.tokenizer.decode([token]) for token in tokens]
+
+    return {
+        "clean": texts(pair.clean_tokens),
+        "corrupt": texts(pair.corrupt_tokens),
+        "answers": texts(pair.answers),
+        "wrong_answers": texts(pair.wrong_answers),
+        "positions": dict(pair.positions),
+        "metric": {"clean": metric[0], "corrupt": metric[1]},
+    }
+
+
+WRITES = 8
+"""Tokens shown at either end of what a head writes."""
+
+
+def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) -> dict:
+    """What the report shows of a member; an MLP has neither pattern nor codes."""
+    if site.kind == "mlp":
+        return {}
+    layer, head = site.layer, site.head
+    logits = (readout.written_[layer, head].to(readout.norm.unembedding.device) @ readout.norm.unembedding).cpu()
+    order = logits.argsort(descending=True)
+
+    def named(ids):
+        return [[model.tokenizer.decode([int(i)]), float(logits[i])] for i in ids]
+
+    return {
+        "pattern": readout.patterns_[0][layer, head].round(4).tolist(),
+        "direct": float(readout.direct_[:, layer, head].mean()),
+        "writes": {"top": named(order[:WRITES]), "bottom": named(order[-WRITES:].flip(0))},
+        "codes": {
+            side: [[int(code), float(share)] for code, share in codes.usage(layer, head, k)]
+            for k, side in enumerate(("clean", "corrupt"))
+        },
+    }
+
+
+def _arrays(scores: Scores, checked: Checked) -> dict[str, np.ndarray]:
+    arrays = {
+        "heads": scores.heads,
+        "heads_per_pair": scores.heads_per_pair,
+        "mlps_per_pair": scores.mlps_per_pair,
+        "effects": checked.measured.effects,
+        "metric_clean": checked.measured.metric_clean,
+        "metric_corrupt": checked.measured.metric_corrupt,
+    }
+    return {name: np.asarray(value, dtype=np.float32) for name, value in arrays.items() if value is not None}

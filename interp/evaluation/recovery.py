@@ -1,0 +1,245 @@
+"""How well a ranking of heads recovers a reference circuit, with what is needed to believe the number.
+
+Heads are ranked by |score|; every head of the model is in the universe. ROC AUC is the probability that a
+member outranks a non-member, ties counted as half (the trapezoid under the ROC curve; the lower stairs of
+Conmy et al. 2023 give less). An AUC comes with its bootstrap interval over prompt pairs, with the reference
+held fixed, and with nulls that need no method: random scores, the layer's index, the layer's mean score.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import average_precision_score, roc_curve
+
+from interp.tasks.errors import InputError
+
+N_BOOT = 1000
+N_RANDOM = 200
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """ROC AUC of scorers that know nothing of the task. ``None`` where the AUC is undefined.
+
+    Attributes:
+        random_mean, random_sd: over scorers that draw every score from a normal distribution. The mean must
+            be .50, or the harness leaks; the sd says which differences mean nothing.
+        layer_index: later heads score higher.
+        layer_mean: every head gets its layer's mean |score|: what is left when a method knows only layers.
+    """
+
+    random_mean: float | None
+    random_sd: float | None
+    layer_index: float | None
+    layer_mean: float | None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Agreement of scores with a reference. ``None`` = undefined (such as an AUC without positives).
+
+    Attributes:
+        spearman: rank correlation of |score| with |effect|, where exact effects are known.
+        interval: 95 % bootstrap interval of the ROC AUC over pairs, where scores per pair are known.
+        n_pairs: pairs in the bootstrap.
+    """
+
+    roc_auc: float | None
+    average_precision: float | None
+    spearman: float | None
+    n_positive: int
+    n_heads: int
+    interval: tuple[float, float] | None
+    n_pairs: int | None
+    nulls: Nulls
+
+    def to_dict(self) -> dict:
+        """JSON-able values."""
+        value = asdict(self)
+        value["interval"] = None if self.interval is None else list(self.interval)
+        return value
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two methods on the same pairs.
+
+    Attributes:
+        difference: ROC AUC of the first minus that of the second.
+        interval: 95 % bootstrap interval of the difference, both methods on the same resampled pairs.
+        p_value: two-sided, from the share of resamples on the other side of zero.
+    """
+
+    roc_auc_a: float
+    roc_auc_b: float
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    n_pairs: int
+
+    def to_dict(self) -> dict:
+        """JSON-able values."""
+        return {**asdict(self), "interval": list(self.interval)}
+
+
+def recover(
+    scores: Float[np.ndarray, "layer head"],
+    truth: Bool[np.ndarray, "layer head"],
+    effects: Float[np.ndarray, "layer head"] | None = None,
+    per_pair: Float[np.ndarray, "pair layer head"] | None = None,
+    *,
+    n_boot: int = N_BOOT,
+    n_random: int = N_RANDOM,
+    seed: int = 0,
+) -> Recovery:
+    """Score a ranking of heads against a reference.
+
+    Args:
+        scores: signed or not; ranked by absolute value. MLPs can join as one more column.
+        truth: the members of the reference.
+        effects: exact effects, for the rank correlation.
+        per_pair: the scores before the mean over pairs; without them there is no interval.
+
+    Raises:
+        InputError: shapes differ, or a value is not finite.
+    """
+    _check(scores, truth, "scores")
+    if effects is not None:
+        _check(effects, truth, "effects")
+    if per_pair is not None:
+        _check_pairs(per_pair, truth, "scores per pair")
+    size, labels = np.abs(scores).ravel(), truth.ravel()
+    defined = bool(labels.any() and not labels.all())
+    interval = None
+    if per_pair is not None and defined:
+        aucs = _bootstrap_aucs([per_pair], labels, n_boot, seed)[0]
+        low, high = np.percentile(aucs, [2.5, 97.5])
+        interval = (float(low), float(high))
+    return Recovery(
+        roc_auc=roc_auc(size, labels),
+        average_precision=float(average_precision_score(labels, size)) if labels.any() else None,
+        spearman=None if effects is None else _spearman(size, np.abs(effects).ravel()),
+        n_positive=int(labels.sum()),
+        n_heads=labels.size,
+        interval=interval,
+        n_pairs=None if per_pair is None else len(per_pair),
+        nulls=_nulls(np.abs(scores), labels, n_random, seed),
+    )
+
+
+def compare_paired(
+    scores_a_per_pair: Float[np.ndarray, "pair_a layer head"],
+    scores_b_per_pair: Float[np.ndarray, "pair_b layer head"],
+    truth: Bool[np.ndarray, "layer head"],
+    *,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+) -> PairedComparison:
+    """Paired bootstrap of the difference of two ROC AUCs, over pairs that both methods scored in one order.
+
+    Raises:
+        InputError: shapes differ, a value is not finite, or the reference has no positives or no negatives.
+    """
+    _check_pairs(scores_a_per_pair, truth, "first scores per pair")
+    _check_pairs(scores_b_per_pair, truth, "second scores per pair")
+    n_pairs, other = len(scores_a_per_pair), len(scores_b_per_pair)
+    if n_pairs != other:
+        raise InputError(f"{n_pairs} pairs against {other}: a paired comparison needs the same pairs")
+    labels = truth.ravel()
+    means = [np.abs(s.mean(axis=0)).ravel() for s in (scores_a_per_pair, scores_b_per_pair)]
+    auc_a, auc_b = (roc_auc(mean, labels) for mean in means)
+    if auc_a is None or auc_b is None:
+        raise InputError(f"{int(labels.sum())} of {labels.size} heads are members: no ROC AUC to compare")
+    drawn_a, drawn_b = _bootstrap_aucs([scores_a_per_pair, scores_b_per_pair], labels, n_boot, seed)
+    differences = drawn_a - drawn_b
+    low, high = np.percentile(differences, [2.5, 97.5])
+    tail = min((differences <= 0).sum(), (differences >= 0).sum())
+    return PairedComparison(
+        roc_auc_a=auc_a,
+        roc_auc_b=auc_b,
+        difference=auc_a - auc_b,
+        interval=(float(low), float(high)),
+        p_value=float(min(1.0, 2 * (tail + 1) / (n_boot + 1))),
+        n_pairs=n_pairs,
+    )
+
+
+def roc_curve_points(
+    scores: Float[np.ndarray, "layer head"], truth: Bool[np.ndarray, "layer head"]
+) -> list[tuple[float, float]]:
+    """(false positive rate, true positive rate) from (0, 0) to (1, 1); empty where the curve is undefined."""
+    _check(scores, truth, "scores")
+    if not truth.any() or truth.all():
+        return []
+    fpr, tpr, _ = roc_curve(truth.ravel(), np.abs(scores).ravel())
+    return [(float(x), float(y)) for x, y in zip(fpr, tpr, strict=True)]
+
+
+def roc_auc(scores: Float[np.ndarray, " item"], labels: Bool[np.ndarray, " item"]) -> float | None:
+    """ROC AUC of scores as they stand (no absolute value), ties as half; ``None`` if one class is missing."""
+    if not labels.any() or labels.all():
+        return None
+    return float(_aucs(scores[None], labels)[0])
+
+
+def layer_prior(
+    n_layers: int, n_heads: int, near: int | float | None = None
+) -> Float[np.ndarray, "layer head"]:
+    """Signed scores that know only the layer: its index, or closeness to layer ``near``."""
+    layers = np.arange(n_layers, dtype=float)
+    prior = layers if near is None else -np.abs(layers - near)
+    return np.repeat(prior[:, None], n_heads, axis=1)
+
+
+def _aucs(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """AUC of every row, from the rank sum of its positives (Mann-Whitney)."""
+    n_positive = int(labels.sum())
+    n_negative = labels.size - n_positive
+    rank_sum = rankdata(scores, axis=1)[:, labels].sum(axis=1)
+    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def _bootstrap_aucs(
+    per_pair: list[np.ndarray], labels: np.ndarray, n_boot: int, seed: int
+) -> list[np.ndarray]:
+    """For every method the AUCs of |sum over resampled pairs|; all methods see the same resamples.
+
+    Sums, not means: with whole-numbered scores they are exact, so that ties stay ties.
+    """
+    n = len(per_pair[0])
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot).astype(float)
+    return [_aucs(np.abs(counts @ scores.reshape(n, -1)), labels) for scores in per_pair]
+
+
+def _nulls(size: np.ndarray, labels: np.ndarray, n_random: int, seed: int) -> Nulls:
+    if not labels.any() or labels.all():
+        return Nulls(None, None, None, None)
+    random = _aucs(np.random.default_rng(seed).standard_normal((n_random, labels.size)), labels)
+    layer_means = np.broadcast_to(size.mean(axis=1, keepdims=True), size.shape)
+    return Nulls(
+        random_mean=float(random.mean()),
+        random_sd=float(random.std()),
+        layer_index=roc_auc(layer_prior(*size.shape).ravel(), labels),
+        layer_mean=roc_auc(layer_means.ravel(), labels),
+    )
+
+
+def _spearman(size: np.ndarray, effects: np.ndarray) -> float | None:
+    if np.ptp(size) == 0 or np.ptp(effects) == 0:
+        return None
+    return float(spearmanr(size, effects).statistic)
+
+
+def _check(scores: np.ndarray, truth: np.ndarray, what: str) -> None:
+    if scores.shape != truth.shape:
+        raise InputError(f"{what} have shape {scores.shape}, the reference {truth.shape}: they must agree")
+    if not np.isfinite(scores).all():
+        raise InputError(f"{what} hold {int((~np.isfinite(scores)).sum())} values that are not finite")
+
+
+def _check_pairs(per_pair: np.ndarray, truth: np.ndarray, what: str) -> None:
+    if len(per_pair) == 0:
+        raise InputError(f"{what} are empty: at least one pair is needed")
+    _check(per_pair, np.broadcast_to(truth, (len(per_pair), *truth.shape)), what)

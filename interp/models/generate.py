@@ -1,0 +1,56 @@
+"""Generation: the bridge's own, greedy unless a temperature is given, and the same under hooks."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from interp.models.hooks import model_lock
+from interp.tasks.errors import InputError
+
+
+def generate(
+    model: TransformerBridge,
+    prompts: Int[Tensor, "batch pos"] | list[str] | str,
+    max_new_tokens: int,
+    *,
+    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    seed: int = 0,
+    temperature: float = 0.0,
+    use_cache: bool = True,
+) -> Int[Tensor, "batch pos_out"]:
+    """Continue prompts; returns the prompt's tokens and the new ones, BOS included.
+
+    Prompts as strings may differ in length (they are padded on the left and masked). Tokens must be padded
+    on the left if at all, and then need their ``attention_mask`` (1 for real tokens): without it pads are
+    read as text. Generation goes on to ``max_new_tokens`` or until every row has ended; after its end a row
+    is filled with the end or padding token. Temperature 0 is greedy; else tokens are sampled from the whole
+    distribution, the same for the same seed.
+
+    Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
+    once and then one position at a time: one that edits must not count positions from the front. Raises
+    :class:`InputError` for a negative temperature or no new tokens.
+    """
+    if temperature < 0:
+        raise InputError(f"temperature {temperature} is negative: use 0 for greedy, or a positive number")
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
+    sampled = temperature > 0
+    with model_lock(model), torch.random.fork_rng(_cuda_devices(model)), torch.no_grad():
+        torch.manual_seed(seed)
+        return model.generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            do_sample=sampled,
+            temperature=temperature if sampled else 1.0,
+            use_past_kv_cache=use_cache,
+            attention_mask=attention_mask,
+            return_type="tokens",
+            stop_at_eos=model.tokenizer is not None,
+            verbose=False,
+        )
+
+
+def _cuda_devices(model: TransformerBridge) -> list[torch.device]:
+    device = next(model.parameters()).device
+    return [device] if device.type == "cuda" else []

@@ -1,0 +1,78 @@
+"""Hooks that are direct, scoped and locked.
+
+Hooks are global state on a model: a plain forward in one thread would see the edits of another. So every hooked
+forward runs inside :func:`hooked`, which holds the model's lock, adds its functions straight to the hook points
+(string look-ups cost more than the forward on a small model) under a level of its own, and removes just those.
+"""
+
+import contextlib
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+
+from interp.tasks.errors import InputError
+
+HookFunction = Callable[[Tensor], Tensor | None]
+"""Takes the activation; returns its replacement, or ``None`` to leave it."""
+
+_levels = itertools.count(1000)
+_locks: "weakref.WeakKeyDictionary[TransformerBridge, threading.RLock]" = weakref.WeakKeyDictionary()
+_points: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, HookPoint]]" = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+def model_lock(model: TransformerBridge) -> threading.RLock:
+    """The lock that every forward with hooks on ``model`` holds; re-entrant, so contexts nest."""
+    with _guard:
+        return _locks.setdefault(model, threading.RLock())
+
+
+def hook_point(model: TransformerBridge, name: str) -> HookPoint:
+    """The hook point called ``name``; transformer-lens 3.9 would ignore an unknown one without a word."""
+    with _guard:
+        points = _points.setdefault(model, {})
+        if not points:
+            points.update(model.hook_dict)
+    if name not in points:
+        raise InputError(f"the model has no hook {name!r}")
+    return points[name]
+
+
+def has_hook(model: TransformerBridge, name: str) -> bool:
+    """Whether the model has a hook point of this name."""
+    try:
+        hook_point(model, name)
+    except InputError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def hooked(model: TransformerBridge, functions: Mapping[str, HookFunction]) -> Iterator[None]:
+    """Run the body with these functions (hook name -> function) in place, holding the model's lock.
+
+    A function that keeps its tensor for a gradient must also return it: at head-split points the hook sees a
+    reshaped view that is off the graph unless it is handed back.
+    """
+    points = {name: hook_point(model, name) for name in functions}
+    level = next(_levels)
+    with model_lock(model):
+        try:
+            for name, function in functions.items():
+                points[name].add_hook(_adapter(function), level=level)
+            yield
+        finally:
+            for point in points.values():
+                point.remove_hooks(level=level)
+
+
+def _adapter(function: HookFunction):
+    def adapter(tensor: Tensor, hook: HookPoint) -> Tensor | None:  # noqa: ARG001 - the library's signature
+        return function(tensor)
+
+    return adapter

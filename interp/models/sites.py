@@ -1,0 +1,73 @@
+"""Sites: where a bottleneck or a score sits, in the field's notation.
+
+======== ==================================================== ====================
+written  meaning                                              activation
+======== ==================================================== ====================
+``a5.h3`` z of head 3 of layer 5 (before W_O)                 batch pos d_head
+``a5``    z of all heads of layer 5, one group per head       batch pos head d_head
+``m2``    output of the MLP of layer 2                        batch pos d_model
+``r4``    residual stream after layer 4                       batch pos d_model
+======== ==================================================== ====================
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from interp.models.hooks import has_hook
+from interp.tasks.errors import InputError
+
+_PATTERN = re.compile(r"a(?P<attn>\d+)(\.h(?P<head>\d+))?|m(?P<mlp>\d+)|r(?P<resid>\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A parsed site; ``str(site)`` gives back the notation."""
+
+    kind: Literal["attn", "mlp", "resid"]
+    layer: int
+    head: int | None = None
+
+    def __str__(self) -> str:
+        letter = {"attn": "a", "mlp": "m", "resid": "r"}[self.kind]
+        return f"{letter}{self.layer}" + ("" if self.head is None else f".h{self.head}")
+
+    @property
+    def hook(self) -> str:
+        """Name of the hook at which the site's activation passes."""
+        suffix = {"attn": "attn.hook_z", "mlp": "hook_mlp_out", "resid": "hook_resid_post"}[self.kind]
+        return f"blocks.{self.layer}.{suffix}"
+
+
+def parse_site(text: str) -> Site:
+    """Read ``a5.h3``, ``a5``, ``m2`` or ``r4``."""
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise InputError(
+            f"unknown site {text!r}: write a5.h3 (a head), a5 (a layer's heads), m2 (an MLP) or r4"
+        )
+    if match["attn"] is not None:
+        return Site("attn", int(match["attn"]), None if match["head"] is None else int(match["head"]))
+    if match["mlp"] is not None:
+        return Site("mlp", int(match["mlp"]))
+    return Site("resid", int(match["resid"]))
+
+
+def resolve_site(model: TransformerBridge, text: str) -> Site:
+    """Parse a site and check that the model has it."""
+    site = parse_site(text)
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    known = site.layer < layers and (site.head is None or site.head < heads) and has_hook(model, site.hook)
+    if not known:
+        there = f"a0–a{layers - 1} (heads h0–h{heads - 1})"
+        if has_mlps(model):
+            there += f", m0–m{layers - 1}"
+        raise InputError(f"the model has no site {text!r}: it has {there}, r0–r{layers - 1}")
+    return site
+
+
+def has_mlps(model: TransformerBridge) -> bool:
+    """Whether MLP outputs exist: attention-only models register the hook on some versions but never fire it."""
+    return not model.cfg.attn_only and has_hook(model, "blocks.0.hook_mlp_out")

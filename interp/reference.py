@@ -1,0 +1,47 @@
+"""Measuring a reference: the exact effect of every head and MLP on a task, over many pairs, kept pair by pair."""
+
+import datetime
+from pathlib import Path
+
+from interp.activations.stream import BATCH_SIZE
+from interp.circuits.measured import MeasuredReference
+from interp.discovery import versions
+from interp.models import Model, describe_model
+from interp.progress import Stage, silent
+from interp.scores import METHODS
+from interp.scores.patching import PatchingConfig
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import Task
+
+
+def measure_reference(
+    task: Task,
+    model: Model,
+    *,
+    n: int = 200,
+    seed: int = 1000,
+    counterfactual: str | None = None,
+    checkpoint: Path | None = None,
+    batch_size: int = BATCH_SIZE,
+    stage: Stage = silent,
+) -> MeasuredReference:
+    """Exact interchange of every component on ``n`` pairs; a killed run resumes from ``checkpoint``.
+
+    The seed differs from a discovery's default, so that a method is judged on prompts it has not seen.
+    """
+    spec = describe_model(model)["spec"]
+    if spec is None:
+        raise InputError("this model was not loaded by load_model: a reference must name its model")
+    pairs = task.sample(model.tokenizer, n, seed, counterfactual)
+    method = METHODS["patching"]
+    config = PatchingConfig(
+        batch_size=batch_size, checkpoint=None if checkpoint is None else str(checkpoint)
+    )
+    with stage("exact interchange", method.steps(model, len(pairs))) as advance:
+        scores = method.function(model, pairs, config, progress=advance)
+    provenance = {
+        "model_details": describe_model(model),
+        "versions": versions(),
+        "date": datetime.date.today().isoformat(),
+    }
+    return MeasuredReference.from_scores(scores, name=f"{task.name}/{spec}", model=spec, provenance=provenance)

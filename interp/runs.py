@@ -1,0 +1,134 @@
+"""A run: the folder that holds one discovery, and all that is needed to repeat it.
+
+============================ =================================================================================
+``run.json``                 the result as ``interp discover --json`` prints it, and the provenance
+``details.json``             what the report shows of examples and members: tokens, patterns, writings, codes
+``scores.safetensors``       scores and exact effects before the mean over pairs
+``heads.csv``                one row a head
+``report.html``              the report
+============================ =================================================================================
+
+The folder is filled under a temporary name and renamed: a reader never meets half a run, and an interrupted or
+failed discovery leaves an earlier run at the same place as it was.
+"""
+
+import csv
+import io
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from interp.files import write_json, write_text
+from interp.tasks.errors import InputError
+
+FORMAT = 1
+RESULT, DETAILS, ARRAYS, TABLE, REPORT = (
+    "run.json",
+    "details.json",
+    "scores.safetensors",
+    "heads.csv",
+    "report.html",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One discovery's outcome; see the module docstring for where each part is kept.
+
+    Attributes:
+        result: model, task, method, seed, n_pairs, seconds, heads, mlps, edges, metric, recovery, versions, format,
+            and how it came about (``provenance``, ``settings``, ``universe``, ``gap``, ``cost``).
+        details: ``examples`` and ``members``, see :mod:`interp.discovery`.
+        arrays: ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair``, ``effects`` [pair, candidate], ….
+    """
+
+    result: dict
+    details: dict = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def members(self) -> list[dict]:
+        """The circuit's heads and MLPs, largest absolute effect first; each has its ``site``."""
+        inside = [part for part in (*self.result["heads"], *self.result["mlps"]) if part["in_circuit"]]
+        return sorted(inside, key=lambda part: -abs(part["effect"]))
+
+    def save(self, folder: Path | str, *, report: str | None = None) -> Path:
+        """Write the folder, replacing a run that is there; anything else in the way is an error."""
+        folder = Path(folder)
+        check_destination(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            temporary.chmod(0o755)
+            write_json(temporary / RESULT, self.result)
+            write_json(temporary / DETAILS, self.details)
+            save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, temporary / ARRAYS)
+            write_text(temporary / TABLE, self.to_csv())
+            if report is not None:
+                write_text(temporary / REPORT, report)
+            _replace(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return folder
+
+    def to_csv(self) -> str:
+        """One row a head: layer, head, score, effect and its interval, membership, roles."""
+        roles = sorted({role for head in self.result["heads"] for role in head["roles"]})
+        columns = ["layer", "head", "score", "effect", "effect_low", "effect_high", "in_circuit"]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*columns, *roles])
+        for head in self.result["heads"]:
+            writer.writerow([head[c] for c in columns] + [head["roles"].get(role, "") for role in roles])
+        return text.getvalue()
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Run":
+        """Read a run folder, or say in one line what is wrong with it."""
+        folder = Path(folder)
+        if not (folder / RESULT).is_file():
+            raise InputError(f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)")
+        try:
+            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+            arrays = load_file(folder / ARRAYS)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"run folder {folder} is damaged ({error}): run the discovery again") from None
+        if not isinstance(result, dict) or result.get("format") != FORMAT:
+            found = result.get("format") if isinstance(result, dict) else None
+            raise InputError(f"run folder {folder} has format {found!r}: this version reads format {FORMAT}")
+        missing = {"model", "task", "method", "heads", "mlps", "edges", "metric"} - set(result)
+        if missing:
+            raise InputError(f"run folder {folder} is damaged: {RESULT} lacks {', '.join(sorted(missing))}")
+        return cls(result, details, arrays)
+
+
+def check_destination(folder: Path) -> None:
+    """Refuse, before any work is done, to write a run over something that is not one."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder} is a file: name a new folder or an earlier run")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
+        raise InputError(f"--out {folder} is a folder with other things in it: name a new folder or an earlier run")
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    """Swap the finished folder in; the old one is moved aside first and deleted last."""
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    old = aside / folder.name
+    folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

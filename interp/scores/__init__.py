@@ -1,0 +1,87 @@
+"""Scoring methods under one contract: ``method(model, pairs, config, consumers=, progress=) -> Scores``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from interp.models import Model, has_mlps
+from interp.scores.attribution import AttributionConfig, attribution
+from interp.scores.overlap import OverlapConfig, overlap
+from interp.scores.patching import PatchingConfig, patching
+from interp.scores.result import Cost, EdgeScore, Scores
+from interp.tasks.errors import InputError
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: its function, its config class, and how many progress steps a number of pairs takes."""
+
+    function: Callable[..., Scores]
+    config: type
+    steps: Callable[[Model, int], int]
+    summary: str
+
+
+def _components(model: Model) -> int:
+    return model.cfg.n_layers * (model.cfg.n_heads + has_mlps(model))
+
+
+METHODS: dict[str, Method] = {
+    "attribution": Method(
+        attribution, AttributionConfig, lambda _model, n: n, "attribution patching: one backward pass"
+    ),
+    "overlap": Method(
+        overlap, OverlapConfig, lambda _model, n: n, "codes unique to clean prompts, by a discrete SAE"
+    ),
+    "patching": Method(
+        patching,
+        PatchingConfig,
+        lambda model, n: n * _components(model),
+        "exact interchange of every component: the reference",
+    ),
+}
+DEFAULT_METHOD = "attribution"
+
+
+def load_method(name: str) -> Method:
+    """The method of this name."""
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}: choose {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def method_config(name: str, options: dict[str, str]):
+    """A method's config from ``key=value`` texts, each turned into the type of the config's default."""
+    config = load_method(name).config
+    known = {field.name: field for field in fields(config)}
+    values = {}
+    for key, text in options.items():
+        if key not in known:
+            raise InputError(f"method {name!r} has no option {key!r}: it has {', '.join(known)}")
+        values[key] = _parse(key, text, known[key].default)
+    return config(**values)
+
+
+def _parse(key: str, text: str, default):
+    kind = type(default)
+    if default is None or kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"option {key}={text!r}: it is true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"option {key}={text!r}: it is {kind.__name__}") from None
+
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "METHODS",
+    "Cost",
+    "EdgeScore",
+    "Method",
+    "Scores",
+    "load_method",
+    "method_config",
+]

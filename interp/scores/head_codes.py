@@ -1,0 +1,147 @@
+"""One integer code per head and prompt, from a dictionary trained on a handful of prompts.
+
+O'Neill & Bui 2024 (arXiv 2405.12522): what each head adds to the residual stream, averaged over positions, is
+one sample; one small sparse autoencoder is trained on the samples of ten prompts; all prompts are then encoded.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.activations.means import HeadMeans
+from interp.bottlenecks.discrete_sae import DecoderNorm, DiscreteSAE, DiscreteSAEConfig, EpochProgress
+from interp.tasks.errors import InputError
+
+PROMPTS_AT_ONCE = 128
+"""Prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB."""
+
+SIDES = ("clean", "corrupt")
+
+
+@dataclass(frozen=True)
+class HeadCodesConfig:
+    """
+    Attributes:
+        n_codes: size of the dictionary.
+        examples: prompts it is trained on, drawn from clean and corrupt ones together.
+        l1: λ; see :data:`interp.scores.overlap.PUBLISHED_L1`.
+        epochs, lr, decoder_norm: see :class:`~interp.bottlenecks.discrete_sae.DiscreteSAEConfig`.
+        dictionary: ``shared`` by all heads, as published, or one ``per-head``.
+        seed: of the prompts drawn and of the initial weights.
+    """
+
+    n_codes: int = 200
+    examples: int = 10
+    l1: float = 0.02
+    epochs: int = 500
+    lr: float = 1e-3
+    decoder_norm: DecoderNorm = "coordinate"
+    dictionary: Literal["shared", "per-head"] = "shared"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dictionary not in ("shared", "per-head"):
+            raise InputError(f"dictionary {self.dictionary!r}: choose shared or per-head")
+        least = 1 if self.dictionary == "shared" else 2
+        if self.examples < least:
+            raise InputError(
+                f"examples {self.examples}: a {self.dictionary} dictionary needs at least {least}"
+            )
+        self.sae(d_in=1, groups=1)  # says what is wrong with the rest
+
+    def sae(self, d_in: int, groups: int) -> DiscreteSAEConfig:
+        return DiscreteSAEConfig(
+            d_in=d_in,
+            n_codes=self.n_codes,
+            l1=self.l1,
+            epochs=self.epochs,
+            lr=self.lr,
+            decoder_norm=self.decoder_norm,
+            groups=groups,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class HeadCodes:
+    """The code of every head on every prompt.
+
+    Attributes:
+        ids: side 0 is clean, 1 corrupt; one slot unless the means were taken at role positions.
+        sae: the dictionary, or one group per head in reading order.
+        train_indices: the prompts it was trained on; i < n is clean prompt i, i ≥ n is corrupt prompt i − n.
+        seconds: wall time of training and encoding.
+    """
+
+    ids: Int[np.ndarray, "side pair slot layer head"]
+    n_codes: int
+    sae: DiscreteSAE
+    train_indices: tuple[int, ...]
+    seconds: float
+
+
+def fit_head_codes(
+    means: HeadMeans,
+    w_o: Float[Tensor, "layer head d_head d_model"],
+    config: HeadCodesConfig = HeadCodesConfig(),
+    *,
+    progress: EpochProgress | None = None,
+) -> HeadCodes:
+    """Train the dictionary on ``config.examples`` prompts and encode all of them.
+
+    Args:
+        means: after :func:`~interp.activations.stream.feed`.
+        w_o: :func:`~interp.activations.means.output_weights` of the same model.
+
+    Raises:
+        InputError: more examples than prompts, or NaN in the activations.
+    """
+    begin = time.perf_counter()
+    if means.z_ is None:
+        raise ValueError("these HeadMeans have seen no batch yet: feed them first")
+    sides, n_pairs, slots, layers, heads, d_head = means.z_.shape
+    if config.examples > sides * n_pairs:
+        raise InputError(f"examples {config.examples}: there are only {sides * n_pairs} prompts")
+    prompts = means.z_.reshape(sides * n_pairs, slots, layers, heads, d_head)
+    shared = config.dictionary == "shared"
+    sae = DiscreteSAE(config.sae(d_in=w_o.shape[-1], groups=1 if shared else layers * heads))
+    chosen = np.random.default_rng(config.seed).permutation(len(prompts))[: config.examples]
+    train = torch.einsum("nslhd,lhdm->nslhm", prompts[torch.from_numpy(chosen)], w_o)
+    sae.fit(train if shared else train.flatten(2, 3), progress=progress)
+
+    ids = np.empty((len(prompts), slots, layers, heads), dtype=np.int32)
+    for layer in range(layers):
+        dictionary = sae if shared else sae.select(slice(layer * heads, (layer + 1) * heads))
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            some = slice(start, start + PROMPTS_AT_ONCE)
+            results = torch.einsum("nshd,hdm->nshm", prompts[some, :, layer], w_o[layer])
+            ids[some, :, layer] = dictionary.encode(results).ids[..., 0].numpy()
+    return HeadCodes(
+        ids=ids.reshape(sides, n_pairs, slots, layers, heads),
+        n_codes=config.n_codes,
+        sae=sae,
+        train_indices=tuple(int(i) for i in chosen),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def usage(
+    codes: HeadCodes, layer: int, head: int, side: Literal["clean", "corrupt"]
+) -> list[tuple[int, float]]:
+    """The codes of a head on one side and the share of its vectors that have each, most used first.
+
+    With role positions the slots are pooled. Ties in order of code.
+    """
+    if side not in SIDES:
+        raise InputError(f"side {side!r}: choose clean or corrupt")
+    _, _, _, layers, heads = codes.ids.shape
+    if not (0 <= layer < layers and 0 <= head < heads):
+        raise InputError(f"no head a{layer}.h{head}: there are a0–a{layers - 1}, h0–h{heads - 1}")
+    used, counts = np.unique(codes.ids[SIDES.index(side), :, :, layer, head], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [(int(used[i]), float(counts[i] / counts.sum())) for i in order]

@@ -1,0 +1,211 @@
+"""Exact interchange: the reference that every other score estimates.
+
+Vig et al. 2020; Wang et al. 2022 (arXiv 2211.00593); "activation patching, noising" in Zhang & Nanda 2023.
+
+effect(u) = m(clean) − m(clean run with u's output, at all positions, replaced by its value on the corrupt prompt),
+one forward per component and pair. Everything downstream recomputes; MLPs and other heads stay live. It measures
+one component at a time: where a backup wakes up, the effect understates what the component carries.
+
+To be fast it (1) starts each forward at the component's layer (:mod:`interp.models.start`), half of the work on
+average, (2) puts many components of a layer into one batch, (3) unembeds END only. Each finished component of a
+batch of pairs is saved, and a killed run goes on where it stopped.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.metric import task_metric
+from interp.activations.stream import (
+    BATCH_SIZE,
+    Consumer,
+    PairBatch,
+    Progress,
+    end_logits,
+    equal_length_batches,
+    run_batch,
+)
+from interp.models import Model, Site, has_mlps, hooked
+from interp.models.start import starting_at
+from interp.scores.partial import PartialEffects
+from interp.scores.result import Cost, Scores
+from interp.tasks.pairs import PromptPairs
+
+SWAP_ROWS = 64
+"""Prompts per forward while swapping: several components of a layer share one."""
+
+
+@dataclass(frozen=True)
+class PatchingConfig:
+    """
+    Attributes:
+        batch_size: pairs whose base runs share a forward.
+        mlps: whether MLPs are swapped too.
+        checkpoint: file that holds what is done so far; ``None`` keeps nothing.
+    """
+
+    batch_size: int = BATCH_SIZE
+    mlps: bool = True
+    checkpoint: str | None = None
+
+
+def patching(
+    model: Model,
+    pairs: PromptPairs,
+    config: PatchingConfig = PatchingConfig(),
+    *,
+    consumers: Sequence[Consumer] = (),
+    progress: Progress | None = None,
+) -> Scores:
+    """Score every head (and MLP) by exact interchange (module docstring)."""
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    sites = [Site("attn", layer, head) for layer in range(layers) for head in range(heads)]
+    with_mlps = config.mlps and has_mlps(model)
+    if with_mlps:
+        sites += [Site("mlp", layer) for layer in range(layers)]
+    measured = interchange(
+        model,
+        pairs,
+        sites,
+        batch_size=config.batch_size,
+        checkpoint=None if config.checkpoint is None else Path(config.checkpoint),
+        consumers=consumers,
+        progress=progress,
+    )
+    per_head = measured.effects[:, : layers * heads].reshape(len(pairs), layers, heads)
+    per_mlp = measured.effects[:, layers * heads :] if with_mlps else None
+    return Scores(
+        method="patching",
+        heads=per_head.mean(0),
+        heads_per_pair=per_head,
+        mlps=None if per_mlp is None else per_mlp.mean(0),
+        mlps_per_pair=per_mlp,
+        signed=True,
+        cost=Cost(measured.forwards, {"patching": measured.seconds}),
+        config=asdict(config),
+        metric_clean=measured.metric_clean,
+        metric_corrupt=measured.metric_corrupt,
+        provenance=pairs.provenance(),
+    )
+
+
+@dataclass(frozen=True)
+class Interchange:
+    """Exact effects of some sites, before the mean over pairs."""
+
+    sites: tuple[Site, ...]
+    effects: Float[np.ndarray, "pair site"]
+    metric_clean: Float[np.ndarray, " pair"]
+    metric_corrupt: Float[np.ndarray, " pair"]
+    forwards: float
+    seconds: float
+
+
+def interchange(
+    model: Model,
+    pairs: PromptPairs,
+    sites: Sequence[Site],
+    *,
+    batch_size: int = BATCH_SIZE,
+    checkpoint: Path | None = None,
+    consumers: Sequence[Consumer] = (),
+    progress: Progress | None = None,
+) -> Interchange:
+    """Effect of swapping each site's clean output for its corrupt one, for every pair.
+
+    Args:
+        sites: heads (``a5.h3``) and MLPs (``m2``).
+        progress: told how many pair × site effects have just become known.
+    """
+    begin = time.perf_counter()
+    partial = PartialEffects.open(checkpoint, model, pairs, sites)
+    metric = np.zeros((2, len(pairs)))
+    forwards = 0.0
+    for indices in equal_length_batches(pairs, batch_size):
+        rows = list(indices)
+        with _kept_residuals(model, {site.layer for site in sites}) as residuals:
+            batch = run_batch(model, pairs, indices)
+        for consumer in consumers:
+            consumer.update(batch)
+        metric[0, rows] = batch.clean.metric.cpu().numpy()
+        metric[1, rows] = batch.corrupt.metric.cpu().numpy()
+        forwards += 2 * len(rows)
+        done = partial.done(rows)
+        if progress is not None and done.any():
+            progress(int(done.sum()) * len(rows))
+        todo = [k for k in range(len(sites)) if not done[k]]
+        for group in _groups(todo, sites, max(1, SWAP_ROWS // len(rows))):
+            layer = sites[group[0]].layer
+            swapped = _swap(model, pairs, batch, residuals[layer], [sites[k] for k in group])
+            partial.record(rows, group, metric[0, rows][:, None] - swapped.T)
+            forwards += len(rows) * len(group) * (1 - layer / model.cfg.n_layers)
+            if progress is not None:
+                progress(len(rows) * len(group))
+    return Interchange(
+        tuple(sites), partial.effects, metric[0], metric[1], forwards, time.perf_counter() - begin
+    )
+
+
+class _kept_residuals:
+    """Keeps the clean prompts' residual stream at the input of the layers named, during :func:`run_batch`."""
+
+    def __init__(self, model: Model, layers: set[int]) -> None:
+        self.kept: dict[int, Tensor] = {}
+        # run_batch runs the corrupt prompts first and the clean ones last: what stays is the clean run's
+        self.context = hooked(
+            model,
+            {f"blocks.{layer}.hook_resid_pre": self._keeper(layer) for layer in layers},
+        )
+
+    def _keeper(self, layer: int):
+        def keep(resid: Tensor) -> None:
+            self.kept[layer] = resid.detach().clone()
+
+        return keep
+
+    def __enter__(self) -> dict[int, Tensor]:
+        self.context.__enter__()
+        return self.kept
+
+    def __exit__(self, *exception) -> None:
+        self.context.__exit__(*exception)
+
+
+def _groups(todo: list[int], sites: Sequence[Site], most: int) -> Iterator[list[int]]:
+    """Split into runs of sites that share layer and kind, at most ``most`` long."""
+    keyed: dict[tuple, list[int]] = {}
+    for k in todo:
+        keyed.setdefault((sites[k].layer, sites[k].kind), []).append(k)
+    for group in keyed.values():
+        for begin in range(0, len(group), most):
+            yield group[begin : begin + most]
+
+
+@torch.no_grad()
+def _swap(
+    model: Model, pairs: PromptPairs, batch: PairBatch, resid: Tensor, sites: list[Site]
+) -> Float[np.ndarray, "site batch"]:
+    """Metric on the clean prompts with each site (all of one layer and kind) holding its corrupt value."""
+    n, copies = len(batch.indices), len(sites)
+    layer, kind = sites[0].layer, sites[0].kind
+    tokens = batch.clean.tokens.repeat(copies, 1)
+
+    def swap(activation: Tensor) -> Tensor:
+        if kind == "mlp":
+            return batch.corrupt.mlp[layer].to(activation.dtype)
+        swapped = activation.clone()
+        for copy, site in enumerate(sites):
+            rows = slice(copy * n, (copy + 1) * n)
+            swapped[rows, :, site.head] = batch.corrupt.z[layer][:, :, site.head].to(activation.dtype)
+        return swapped
+
+    with starting_at(model, layer, resid.repeat(copies, 1, 1)):
+        logits = end_logits(model, tokens, {sites[0].hook: swap})
+    values = task_metric(logits, batch.pairs * copies, pairs.metric)
+    return values.reshape(copies, n).cpu().numpy()

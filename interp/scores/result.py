@@ -1,0 +1,64 @@
+"""What every scoring method returns, so that one table holds them all.
+
+Sign: positive = the component helps the metric on the clean prompt, negative = it hurts it. Methods that cannot
+tell (``signed=False``, such as counts of codes) give non-negative scores. Rank by ``abs``.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method spent.
+
+    ``forwards`` is in forward-pass equivalents of one prompt: a forward counts 1, a backward 2, a forward that
+    starts at layer l of L counts (L − l) / L.
+    """
+
+    forwards: float
+    seconds: dict[str, float]
+    """Wall time by stage."""
+
+
+@dataclass(frozen=True)
+class EdgeScore:
+    """One directed edge from a sender's output to a receiver's query, key or value input (``None``: an MLP or unsplit)."""
+
+    sender: str
+    receiver: str
+    into: str | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score per head (and MLP), with what is needed to bootstrap them and to compare methods.
+
+    Attributes:
+        heads: mean score of every head.
+        heads_per_pair: the same before the mean over pairs; ``None`` for methods that score the set as a whole.
+        mlps: mean score of every MLP; ``None`` for methods that score heads only, and for attention-only models.
+        edges: best edges first; empty where the method scores none by itself.
+    """
+
+    method: str
+    heads: Float[np.ndarray, "layer head"]
+    signed: bool
+    cost: Cost
+    config: dict
+    heads_per_pair: Float[np.ndarray, "pair layer head"] | None = None
+    mlps: Float[np.ndarray, " layer"] | None = None
+    mlps_per_pair: Float[np.ndarray, "pair layer"] | None = None
+    edges: tuple[EdgeScore, ...] = ()
+    metric_clean: Float[np.ndarray, " pair"] | None = None
+    """The task metric on every clean prompt, where the method ran it."""
+    metric_corrupt: Float[np.ndarray, " pair"] | None = None
+    provenance: dict = field(default_factory=dict)
+
+    def ranked_heads(self) -> list[tuple[int, int]]:
+        """(layer, head) by falling absolute score; ties in reading order."""
+        order = np.argsort(-np.abs(self.heads), axis=None, kind="stable")
+        return [tuple(int(i) for i in np.unravel_index(k, self.heads.shape)) for k in order]

@@ -1,0 +1,142 @@
+"""Indirect object identification: "When Mary and John went to the store, John gave a drink to" -> " Mary"."""
+
+import random
+import re
+
+from .encoding import Piece, PromptEncoder
+from .errors import InputError
+from .pairs import Metric, PromptPair, PromptPairs
+from .sampling import check_request, read_data, require_words, seeded
+
+NAMES_NEEDED = 5
+"""IO and S and three more for ``abc``."""
+
+TRIES = 1000
+"""Draws without a new prompt after which a template counts as used up."""
+
+
+class IOI:
+    """Wang et al. 2022 (arXiv 2211.00593), 15 templates in both orders of the names.
+
+    ``ABBA`` names the indirect object first ("Mary and John ... John"), ``BABA`` the subject first
+    ("John and Mary ... John"). Every run of 30 pairs holds each template once in each order.
+    The metric is logit(IO) - logit(S) after the last token, " to".
+
+    Counterfactuals, all of the same length as the clean prompt:
+
+    - ``abc`` (default): IO, S1 and S2 become three different names, none of them IO or S (Wang et al.; ACDC's
+      corrupted data). No name is repeated, so the duplication signal goes too; the metric is near 0.
+    - ``s2_io``: S2 becomes the IO name, so that S is now the right answer (MIB's ``s2_io_flip``). The set of
+      names stays; only which of them is repeated changes. The metric is near minus the clean one.
+    - ``oneill``: S1 becomes the IO name and IO a new name; S2 stays. Three different names and no right
+      answer (O'Neill & Bui 2024, arXiv 2405.12522).
+
+    Roles: IO, S1, S1+1 (the token after S1, where previous-token heads act), S2, END.
+    """
+
+    name = "ioi"
+    metric: Metric = "logit_diff"
+    roles = ("IO", "S1", "S1+1", "S2", "END")
+    counterfactuals = ("abc", "s2_io", "oneill")
+    default_n = 100
+
+    def sample(
+        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+    ) -> PromptPairs:
+        """Return ``n`` distinct pairs, a pure function of the arguments.
+
+        Raises:
+            InputError: bad ``n`` or counterfactual, too few single-token names, or no more distinct prompts.
+        """
+        kind = check_request(self, n, counterfactual)
+        data = read_data(self.name)
+        encoder = PromptEncoder(tokenizer, bos)
+        names = encoder.words(data["names"])
+        require_words(self.name, "names", len(names), NAMES_NEEDED)
+        clean_stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
+        deck: list[tuple[str, int]] = []
+        seen: set[str] = set()
+        pairs = []
+        for _ in range(n):
+            if not deck:
+                deck = [(order, i) for order in ("ABBA", "BABA") for i in range(len(data["templates"]))]
+                clean_stream.shuffle(deck)
+            order, index = deck.pop()
+            scene, io, subject = _draw_scene(data, index, sorted(names), clean_stream, seen, order)
+            pairs.append(
+                _build(
+                    encoder, names, scene, order, io, subject, kind, corrupt_stream, f"{order}-{index + 1}"
+                )
+            )
+        dropped = {"names": len(data["names"]) - len(names)}
+        return PromptPairs(
+            pairs,
+            task=self.name,
+            metric=self.metric,
+            counterfactual=kind,
+            seed=seed,
+            bos=bos,
+            dropped={key: count for key, count in dropped.items() if count},
+        )
+
+
+def _draw_scene(
+    data: dict, index: int, names: list[str], stream: random.Random, seen: set[str], order: str
+) -> tuple[str, str, str]:
+    """A template with place and object filled in, the IO and the S, not drawn before."""
+    for _ in range(TRIES):
+        io, subject = stream.sample(names, 2)
+        scene = data["templates"][index]
+        scene = scene.replace("{place}", stream.choice(data["places"]))
+        scene = scene.replace("{object}", stream.choice(data["objects"]))
+        key = f"{order}/{io}/{subject}/{scene}"
+        if key not in seen:
+            seen.add(key)
+            return scene, io, subject
+    raise InputError(
+        f"the task ioi has no more distinct prompts after {len(seen)} with the {len(names)} names that are "
+        "one token each: ask for a smaller n"
+    )
+
+
+def _build(
+    encoder: PromptEncoder,
+    names: dict[str, int],
+    scene: str,
+    order: str,
+    io: str,
+    subject: str,
+    kind: str,
+    stream: random.Random,
+    template: str,
+) -> PromptPair:
+    others = sorted(set(names) - {io, subject})
+    if kind == "abc":
+        corrupt_io, corrupt_s1, corrupt_s2 = stream.sample(others, 3)
+    elif kind == "s2_io":
+        corrupt_io, corrupt_s1, corrupt_s2 = io, subject, io
+    else:
+        corrupt_io, corrupt_s1, corrupt_s2 = stream.choice(others), io, subject
+    return encoder.pair(
+        _pieces(scene, order, io, subject, subject),
+        _pieces(scene, order, corrupt_io, corrupt_s1, corrupt_s2),
+        answers=[names[io]],
+        wrong_answers=[names[subject]],
+        template=template,
+    )
+
+
+def _pieces(scene: str, order: str, io: str, s1: str, s2: str) -> list[Piece]:
+    """The prompt word by word: every word with the space before it."""
+    first, second = ("IO", "S1") if order == "ABBA" else ("S1", "IO")
+    roles = {" {first}": first, " {second}": second, " {subject}": "S2"}
+    names = {"IO": io, "S1": s1, "S2": s2}
+    pieces: list[Piece] = []
+    for word in re.findall(r" ?[^ ]+", scene):
+        role = roles.get(word)
+        if role:
+            pieces.append((" " + names[role], role))
+        else:
+            after_s1 = bool(pieces) and pieces[-1][1] == "S1"
+            pieces.append((word, "S1+1" if after_s1 else None))
+    return pieces

@@ -1,0 +1,201 @@
+"""A task of the user's own, read from a file of prompts, and any task's prompts written to one."""
+
+import contextlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .encoding import PromptEncoder
+from .errors import InputError
+from .pairs import Metric, PromptPair, PromptPairs
+from .prompt_format import FilePrompt, read_prompts
+from .sampling import check_request, seeded
+
+
+class PromptFile:
+    """Prompts from a JSON file in auto-circuit's format or a JSONL file with the same keys on each line.
+
+    JSON::
+
+        {"prompts": [{"clean": "…", "corrupt": "…", "answers": [" Mary"], "wrong_answers": [" John"]}],
+         "word_idxs": {"IO": 2}, "metric": "logit_diff"}
+
+    ``word_idxs`` gives token positions counted *without* BOS, as in auto-circuit, and may also stand in
+    single prompts (where templates differ), whose entries go before. ``END`` is always the last token; an
+    ``end`` in the file is not read. ``metric`` is optional: ``logit_diff`` unless the file says otherwise
+    (JSONL: always).
+
+    Answers are read as what follows the prompt, so they usually begin with a space. Answers of several
+    tokens are scored by the first token at which answers and wrong answers differ; what they share before it
+    is appended to both prompts, and ``notes`` says how many pairs that concerns.
+
+    Dropped and counted: pairs of unequal token lengths (``lengths``) and pairs whose answers and wrong
+    answers have no token that tells them apart (``answers``).
+    """
+
+    roles: tuple[str, ...]
+    counterfactuals = ("file",)
+
+    def __init__(self, path: str | Path) -> None:
+        """Read and check the file.
+
+        Raises:
+            InputError: no such file, not UTF-8, not JSON, or an entry that lacks a key or has the wrong type.
+        """
+        self.path = Path(path)
+        self.name = str(path)
+        self.metric: Metric
+        self.prompts, self.metric = read_prompts(self.path)
+        roles = dict.fromkeys(role for prompt in self.prompts for role in prompt.word_idxs)
+        self.roles = (*roles, "END")
+        self.default_n = min(100, len(self.prompts))
+
+    def sample(
+        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+    ) -> PromptPairs:
+        """Return ``n`` different pairs of the file; ``seed`` picks which, and in which order.
+
+        Raises:
+            InputError: fewer than ``n`` usable pairs, a role beyond its prompt, bad ``n`` or counterfactual.
+        """
+        kind = check_request(self, n, counterfactual)
+        encoder = PromptEncoder(tokenizer, bos)
+        dropped: Counter[str] = Counter()
+        usable: list[tuple[PromptPair, bool]] = []
+        for prompt in self.prompts:
+            built = _build(encoder, prompt, self.name)
+            if isinstance(built, str):
+                dropped[built] += 1
+            else:
+                usable.append(built)
+        if n > len(usable):
+            raise InputError(self._shortage(n, len(usable), dropped))
+        seeded("prompt-file", seed).shuffle(usable)
+        chosen = usable[:n]
+        several = sum(long_answer for _, long_answer in chosen)
+        note = (
+            f"{several} of {n} pairs have answers of several tokens: they are scored by the first token at "
+            "which answers and wrong answers differ, with what they share before it appended to both prompts"
+        )
+        return PromptPairs(
+            [pair for pair, _ in chosen],
+            task=self.name,
+            metric=self.metric,
+            counterfactual=kind,
+            seed=seed,
+            bos=bos,
+            dropped=dict(dropped),
+            notes=(note,) if several else (),
+        )
+
+    def _shortage(self, n: int, usable: int, dropped: Counter[str]) -> str:
+        causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
+        why = f" ({causes})" if causes else ""
+        if not usable:
+            return (
+                f"{self.name}: no usable pair among {len(self.prompts)} with this tokenizer{why}: a pair "
+                "needs prompts of equal token length and answers that differ from the wrong ones"
+            )
+        return (
+            f"{self.name}: {n} pairs asked for, but {usable} of {len(self.prompts)} are usable with this "
+            f"tokenizer{why}: ask for an n of at most {usable}"
+        )
+
+
+def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer) -> None:
+    """Write pairs as JSON in auto-circuit's format, atomically; ``PromptFile`` reads them back.
+
+    Answers are written as the text that their token adds after the prompt. Positions are written without
+    BOS: once at the top where all pairs share them, with every prompt where not (auto-circuit reads only the
+    former).
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    bos_id = getattr(tokenizer, "bos_token_id", None)
+    shift = int(pairs.bos and bos_id is not None)
+    roles = [
+        {role: index - shift for role, index in pair.positions.items() if role != "END"} for pair in pairs
+    ]
+    shared = all(role == roles[0] for role in roles)
+    prompts: list[dict[str, Any]] = []
+    for pair, positions in zip(pairs, roles, strict=True):
+        entry: dict[str, Any] = {
+            "clean": pair.clean,
+            "corrupt": pair.corrupt,
+            "answers": [_added_text(tokenizer, pair, token, shift) for token in pair.answers],
+            "wrong_answers": [_added_text(tokenizer, pair, token, shift) for token in pair.wrong_answers],
+        }
+        prompts.append(entry if shared else {**entry, "word_idxs": positions})
+    document: dict[str, Any] = {"metric": pairs.metric, "prompts": prompts}
+    if shared and roles:
+        document["word_idxs"] = roles[0]
+    _replace_text(Path(path), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _added_text(tokenizer, pair: PromptPair, token: int, shift: int) -> str:
+    # decoding a token alone would lose the leading space with SentencePiece tokenizers
+    head = list(pair.clean_tokens[shift:])
+    before = tokenizer.decode(head, clean_up_tokenization_spaces=False)
+    return tokenizer.decode([*head, token], clean_up_tokenization_spaces=False)[len(before) :]
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _build(encoder: PromptEncoder, prompt: FilePrompt, where: str) -> tuple[PromptPair, bool] | str:
+    """The pair and whether an answer has several tokens; or what is wrong: ``lengths`` or ``answers``."""
+    clean, corrupt = encoder.encode(prompt.clean), encoder.encode(prompt.corrupt)
+    if len(clean) != len(corrupt) or not clean:
+        return "lengths"
+    for role, position in prompt.word_idxs.items():
+        if position >= len(clean):
+            raise InputError(
+                f"{where}: prompts[{prompt.index}] has {len(clean)} tokens with this tokenizer, "
+                f"but word_idxs puts {role} at {position}"
+            )
+    right = [encoder.continuation(prompt.clean, answer) for answer in prompt.answers]
+    wrong = [encoder.continuation(prompt.clean, answer) for answer in prompt.wrong_answers]
+    shared = _shared_start([*right, *wrong])
+    if any(len(tokens) <= shared for tokens in (*right, *wrong)):
+        return "answers"
+    answers = tuple(dict.fromkeys(tokens[shared] for tokens in right))
+    wrong_answers = tuple(dict.fromkeys(tokens[shared] for tokens in wrong))
+    if set(answers) & set(wrong_answers):
+        return "answers"
+    start = right[0][:shared]
+    added = encoder.tokenizer.decode(list(start), clean_up_tokenization_spaces=False) if start else ""
+    clean_tokens = (*encoder.bos, *clean, *start)
+    positions = {role: position + len(encoder.bos) for role, position in prompt.word_idxs.items()}
+    pair = PromptPair(
+        clean=prompt.clean + added,
+        corrupt=prompt.corrupt + added,
+        clean_tokens=clean_tokens,
+        corrupt_tokens=(*encoder.bos, *corrupt, *start),
+        answers=answers,
+        wrong_answers=wrong_answers,
+        positions={**positions, "END": len(clean_tokens) - 1},
+    )
+    return pair, any(len(tokens) > 1 for tokens in (*right, *wrong))
+
+
+def _shared_start(sequences: list[tuple[int, ...]]) -> int:
+    """How many first tokens all sequences have in common."""
+    shared = 0
+    for tokens in zip(*sequences, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    return shared

@@ -1,0 +1,102 @@
+"""From what a user writes for a task (a name, a file, a class) to the task."""
+
+import difflib
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+from .docstring import Docstring
+from .errors import InputError
+from .greater_than import GreaterThan
+from .ioi import IOI
+from .pairs import Metric, Task
+from .prompt_file import PromptFile
+
+SHIPPED = {task.name: task for task in (IOI, GreaterThan, Docstring)}
+
+
+def task_names() -> tuple[str, ...]:
+    """The names of all tasks that ship, those of the planted models last."""
+    from .planted import planted_task_names
+
+    return (*SHIPPED, *planted_task_names())
+
+
+def load_task(spec: str) -> Task:
+    """Return the task that ``spec`` names.
+
+    Args:
+        spec: a shipped name (``task_names()``), a prompt file (``.json`` or ``.jsonl``), or a class of one's
+            own as ``package.module:ClassName`` or ``path/to/file.py:ClassName``; the class is called without
+            arguments.
+
+    Raises:
+        InputError: none of these, with the allowed names; or a file or class that is no task, with what it
+            lacks.
+    """
+    if spec in SHIPPED:
+        return SHIPPED[spec]()
+    if spec.startswith("planted-"):
+        from .planted import load_planted_task
+
+        return load_planted_task(spec)
+    if Path(spec).suffix.lower() in (".json", ".jsonl"):
+        return PromptFile(spec)
+    if ":" in spec:
+        return _load_class(spec)
+    close = difflib.get_close_matches(spec.lower().replace("_", "-"), task_names(), n=1)
+    raise InputError(
+        f"unknown task {spec!r}{f', did you mean {close[0]!r}?' if close else ''} "
+        f"(tasks: {', '.join(task_names())}; or a .json or .jsonl file of prompts, or module:ClassName)"
+    )
+
+
+def _load_class(spec: str) -> Task:
+    source, _, name = spec.rpartition(":")
+    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source, spec)
+    found = getattr(module, name, None)
+    if found is None:
+        classes = [key for key, value in vars(module).items() if isinstance(value, type) and key[0] != "_"]
+        raise InputError(f"{source} has no class {name!r}; it has {', '.join(classes) or 'none'}")
+    try:
+        task = found() if isinstance(found, type) else found
+    except Exception as error:
+        raise InputError(f"{spec}: {name}() failed: {type(error).__name__}: {error}") from error
+    _check_protocol(task, spec)
+    return task
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    found = importlib.util.spec_from_file_location(f"user_task_{path.stem}", path)
+    if found is None or found.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path}: importing it failed: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _import_module(name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise InputError(f"{spec}: importing {name!r} failed: {type(error).__name__}: {error}") from error
+
+
+def _check_protocol(task: Any, spec: str) -> None:
+    wanted = ("name", "metric", "roles", "counterfactuals", "default_n", "sample")
+    missing = [attribute for attribute in wanted if not hasattr(task, attribute)]
+    if missing:
+        raise InputError(f"{spec} is no task: it lacks {', '.join(missing)} (a task has {', '.join(wanted)})")
+    if not callable(task.sample):
+        raise InputError(f"{spec} is no task: its sample is not a method")
+    if task.metric not in get_args(Metric):
+        raise InputError(f"{spec}: metric {task.metric!r} is not one of {', '.join(get_args(Metric))}")
+    if isinstance(task.counterfactuals, str) or not task.counterfactuals:
+        raise InputError(f"{spec}: counterfactuals must be a tuple of at least one kind, the default first")

@@ -1,0 +1,178 @@
+import json
+from dataclasses import replace
+
+import pytest
+from interp.tasks.errors import InputError
+
+from interp.circuits.circuit import Circuit, Component
+from interp.circuits.graph_json import read_graph, write_graph
+from interp.scores.result import EdgeScore
+
+
+def circuit(universe="heads+mlps"):
+    sites = ["a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"]
+    scores = [0.5, 0.01, 0.2, -0.4, 0.03, 0.3]
+    members = {"a0.h0", "m0", "a1.h0"}
+    components = tuple(
+        Component(site, score, in_circuit=site in members)
+        for site, score in zip(sites, scores, strict=True)
+        if universe == "heads+mlps" or site.startswith("a")
+    )
+    edges = (
+        EdgeScore("a0.h0", "a1.h0", "q", 0.4),
+        EdgeScore("a1.h0", "logits", None, -0.3),
+        EdgeScore("a0.h0", "m1", None, 0.2),
+        EdgeScore("input", "a0.h1", "v", 0.1),
+    )
+    return Circuit(
+        "tiny",
+        "ioi",
+        "codes",
+        universe,
+        2,
+        2,
+        {"clean": 3.0, "corrupt": -1.0},
+        components,
+        edges,
+        {"seed": 0},
+    )
+
+
+@pytest.mark.parametrize("universe", ["heads+mlps", "heads"])
+@pytest.mark.parametrize("helpful", ["positive", "negative"])
+def test_a_circuit_survives_the_format(tmp_path, universe, helpful):
+    write_graph(circuit(universe), tmp_path / "g.json", d_model=16, helpful=helpful)
+    assert read_graph(tmp_path / "g.json") == circuit(universe)
+
+
+def test_the_file_is_what_eap_ig_writes(tmp_path):
+    write_graph(circuit(), tmp_path / "g.json", d_model=16)
+    value = json.loads((tmp_path / "g.json").read_text())
+    assert value["cfg"] == {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 16}
+    assert list(value["nodes"]) == ["input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1", "logits"]
+    assert value["nodes"]["a1.h0"] == {"in_graph": True, "score": -0.4}
+    assert value["nodes"]["input"] == {"in_graph": True}
+    assert value["edges"]["a0.h0->a1.h0<q>"] == {"score": 0.4, "in_graph": True}
+    assert value["edges"]["a0.h0->m1"] == {"score": 0.2, "in_graph": False}
+    assert value["edges"]["m0->logits"] == {"score": 0.0, "in_graph": True}
+    assert "a0.h0->a0.h1<q>" not in value["edges"] and "a1.h0->m1" in value["edges"]
+
+
+def test_parallel_models_have_no_edge_from_a_head_to_the_mlp_of_its_layer(tmp_path):
+    write_graph(circuit(), tmp_path / "g.json", d_model=16, parallel_attn_mlp=True)
+    edges = json.loads((tmp_path / "g.json").read_text())["edges"]
+    assert "a1.h0->m1" not in edges and "a0.h0->m1" in edges
+
+
+def test_gpt2_has_the_published_number_of_edges(tmp_path):
+    empty = replace(circuit(), n_layers=12, n_heads=12, components=(), edges=())
+    write_graph(empty, tmp_path / "g.json", d_model=768)
+    value = json.loads((tmp_path / "g.json").read_text())
+    assert (len(value["nodes"]), len(value["edges"])) == (158, 32_491)
+
+
+def test_live_mlps_are_in_the_graph_of_a_heads_only_circuit(tmp_path):
+    write_graph(circuit("heads"), tmp_path / "g.json", d_model=16)
+    nodes = json.loads((tmp_path / "g.json").read_text())["nodes"]
+    assert nodes["m1"] == {"in_graph": True}
+    assert nodes["a1.h1"]["in_graph"] is False
+
+
+def test_mib_layout_keeps_membership_and_edges_and_folds_edges_onto_nodes(tmp_path):
+    write_graph(circuit(), tmp_path / "g.json", d_model=16, layout="mib", helpful="negative")
+    value = json.loads((tmp_path / "g.json").read_text())
+    assert value["nodes"]["a0.h0"] is True and value["nodes"]["m1"] is False
+    assert value["edges"]["a0.h0->a1.h0<q>"]["score"] == -0.4
+    read = read_graph(tmp_path / "g.json")
+    assert read.edges == circuit().edges
+    assert {c.site for c in read.members} == {"a0.h0", "m0", "a1.h0"}
+    assert {c.site: c.score for c in read.components} == {
+        "a0.h0": 0.4, "a0.h1": 0.1, "m0": 0.0, "a1.h0": 0.4, "a1.h1": 0.0, "m1": 0.2,
+    }  # fmt: skip
+
+
+def test_unsplit_edges_into_heads_are_divided_over_q_k_and_v(tmp_path):
+    unsplit = replace(circuit(), edges=(EdgeScore("a0.h0", "a1.h0", None, 0.3),))
+    write_graph(unsplit, tmp_path / "g.json", d_model=16)
+    read = read_graph(tmp_path / "g.json").edges
+    assert {e.into for e in read} == {"q", "k", "v"}
+    assert sum(e.score for e in read) == pytest.approx(0.3)
+
+
+FOREIGN = {
+    "cfg": {"n_layers": 1, "n_heads": 1, "parallel_attn_mlp": False, "d_model": 4},
+    "nodes": {"input": True, "a0.h0": True, "m0": False, "logits": True},
+    "edges": {
+        "input->a0.h0<v>": {"score": -2.0, "in_graph": True},
+        "a0.h0->logits": {"score": None, "in_graph": True},
+        "m0->logits": {"score": 0.5, "in_graph": False},
+    },
+}
+
+
+def write(tmp_path, **changes):
+    path = tmp_path / "foreign.json"
+    path.write_text(json.dumps(FOREIGN | changes))
+    return path
+
+
+def test_foreign_graph_is_read_with_the_sign_that_is_asked_for(tmp_path):
+    path = write(tmp_path)
+    plain, turned = read_graph(path), read_graph(path, model="gpt2", task="ioi", helpful="negative")
+    assert plain.edges[0] == EdgeScore("input", "a0.h0", "v", -2.0)
+    assert turned.edges[0] == EdgeScore("input", "a0.h0", "v", 2.0)
+    assert [c.site for c in plain.members] == ["a0.h0"]
+    assert (plain.model, turned.model, turned.task) == ("unknown", "gpt2", "ioi")
+    assert plain.metric == {} and plain.provenance == {"source": "foreign.json"}
+
+
+def test_a_graph_without_scores_keeps_the_edges_that_are_in_it(tmp_path):
+    edges = {name: {"score": None, "in_graph": e["in_graph"]} for name, e in FOREIGN["edges"].items()}
+    read = read_graph(write(tmp_path, edges=edges))
+    assert {(e.sender, e.receiver) for e in read.edges} == {("input", "a0.h0"), ("a0.h0", "logits")}
+
+
+def test_nodes_that_were_never_scored_may_be_nan(tmp_path):
+    nodes = {name: {"in_graph": True, "score": float("nan")} for name in FOREIGN["nodes"]}
+    read = read_graph(write(tmp_path, nodes=nodes))
+    assert {c.site: c.score for c in read.components} == {"a0.h0": -2.0, "m0": 0.5}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cfg": {}},
+        {"cfg": {"n_layers": "many", "n_heads": 1}},
+        {"nodes": {"a7.h0": True}},
+        {"nodes": {"a0": True}},
+        {"nodes": {"r0": True}},
+        {"nodes": {"x": True}},
+        {"nodes": {"a0.h0": {}}},
+        {"nodes": []},
+        {"edges": {"a0.h0": {"score": 1.0, "in_graph": True}}},
+        {"edges": {"input->a0.h0": {"score": 1.0, "in_graph": True}}},
+        {"edges": {"input->a0.h0<x>": {"score": 1.0, "in_graph": True}}},
+        {"edges": {"input->m0<q>": {"score": 1.0, "in_graph": True}}},
+        {"edges": {"input->m9": {"score": 1.0, "in_graph": True}}},
+        {"edges": {"input->m0": {"score": float("nan"), "in_graph": True}}},
+        {"edges": {"input->m0": {"score": "high", "in_graph": True}}},
+        {"edges": {"input->m0": 1.0}},
+    ],
+)
+def test_a_broken_graph_is_an_input_error_that_names_the_file(tmp_path, changes):
+    with pytest.raises(InputError, match="foreign.json"):
+        read_graph(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"cfg": {}}', '"graph"'])
+def test_a_file_of_something_else_is_an_input_error(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match="x.json"):
+        read_graph(tmp_path / "x.json")
+
+
+def test_an_edge_that_the_model_lacks_is_refused(tmp_path):
+    backwards = replace(circuit(), edges=(EdgeScore("a1.h0", "a0.h0", "q", 1.0),))
+    with pytest.raises(InputError, match="a1.h0->a0.h0"):
+        write_graph(backwards, tmp_path / "g.json", d_model=16)
+    assert not (tmp_path / "g.json").exists()

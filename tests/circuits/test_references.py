@@ -1,0 +1,250 @@
+import json
+
+import numpy as np
+import pytest
+from interp.tasks.errors import InputError
+from safetensors.numpy import load_file, save_file
+
+from interp.circuits.measured import MeasuredReference, shipped_measured
+from interp.circuits.references import load_reference, reference_for, reference_names
+from interp.models.sites import parse_site
+from interp.scores.result import Cost, Scores
+
+PUBLISHED = {
+    # name: heads, edges, edges from head to head
+    "ioi/wang": (26, 963, 124),
+    "ioi/oneill": (26, 0, 0),
+    "ioi/cdt": (26, 0, 0),
+    "greater-than/acdc": (9, 235, 54),
+    "greater-than/cdt": (8, 0, 0),
+    "docstring/acdc": (6, 24, 14),
+    "docstring/oneill": (6, 0, 0),
+    "docstring/blog8": (8, 0, 0),
+}
+
+
+def short(sites):
+    return {f"{s.layer}.{s.head}" for s in map(parse_site, sites)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_list_has_the_published_counts(name):
+    heads, edges, head_edges = PUBLISHED[name]
+    reference = load_reference(name)
+    assert len(reference.heads) == reference.members().sum() == heads
+    assert len(reference.edges) == len(set(reference.edges)) == edges
+    assert len(reference.head_edges) == head_edges
+    assert reference.citation and reference.note
+
+
+def test_ioi_without_mlps_has_the_182_edges_of_the_paper():
+    edges = load_reference("ioi/wang").edges
+    assert (
+        sum(
+            not (a.startswith("m") or b.startswith("m")) for a, b, _ in edges if (a, b) != ("input", "logits")
+        )
+        == 182
+    )
+
+
+@pytest.mark.parametrize("name", ["ioi/wang", "greater-than/acdc", "docstring/acdc"])
+def test_edges_go_forward_and_end_in_q_k_or_v_just_at_heads(name):
+    reference = load_reference(name)
+    for sender, receiver, into in reference.edges:
+        assert (into in ("q", "k", "v")) == receiver.startswith("a")
+        if sender.startswith("a"):
+            assert sender in reference.heads
+        if sender.startswith("a") and receiver.startswith("a"):
+            assert parse_site(sender).layer < parse_site(receiver).layer
+
+
+def test_docstring_edges_are_the_published_ones():
+    assert set(load_reference("docstring/acdc").head_edges) == {
+        ("a0.h5", "a1.h4", "v"),
+        ("a0.h5", "a2.h0", "q"),
+        ("a0.h5", "a2.h0", "k"),
+        ("a1.h4", "a2.h0", "v"),
+        ("a0.h5", "a1.h2", "q"),
+        ("a0.h5", "a1.h2", "k"),
+        *((s, f"a3.h{h}", i) for h in (0, 6) for s, i in
+          [("a1.h4", "q"), ("a0.h5", "v"), ("a2.h0", "k"), ("a1.h2", "k")]),
+    }  # fmt: skip
+
+
+def test_variants_differ_from_one_another_as_the_papers_do():
+    heads = {name: short(load_reference(name).heads) for name in PUBLISHED}
+    assert heads["ioi/oneill"] ^ heads["ioi/wang"] == {"9.0", "11.3"}
+    assert heads["ioi/cdt"] - heads["ioi/wang"] == {"11.0"}
+    assert heads["ioi/wang"] - heads["ioi/cdt"] == {"11.10"}
+    assert heads["greater-than/cdt"] == {"5.1", "5.5", "6.1", "6.9", "7.10", "8.8", "8.11", "9.1"}
+    assert heads["greater-than/acdc"] - heads["greater-than/cdt"] == {"0.1", "0.3", "0.5"}
+    assert heads["docstring/oneill"] ^ heads["docstring/acdc"] == {"1.0", "1.2"}
+    assert heads["docstring/blog8"] - heads["docstring/acdc"] == {"0.2", "0.4"}
+
+
+def test_roles_group_the_heads():
+    roles = load_reference("ioi/wang").roles()
+    assert short(roles["name mover"]) == {"9.9", "10.0", "9.6"}
+    assert short(roles["S-inhibition"]) == {"7.3", "7.9", "8.6", "8.10"}
+    assert sum(map(len, roles.values())) == 26
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(InputError, match="ioi/wagn.*ioi/wang.*docstring/blog8"):
+        load_reference("ioi/wagn")
+
+
+def test_references_of_a_task_and_model_are_found_by_any_name_of_the_model():
+    ioi = ["ioi/wang", "ioi/oneill", "ioi/cdt"]
+    for spec in ("gpt2", "gpt2-small", "GPT2", "openai-community/gpt2"):
+        assert reference_names("ioi", spec) == ioi
+        assert [r.name for r in reference_for("ioi", spec)] == ioi
+    assert reference_for("ioi", "attn-only-4l") == []
+    assert reference_for("ioi", "./my-model") == []
+    assert {"docstring/acdc", "docstring/oneill", "docstring/blog8"} == set(
+        reference_names(model="attn-only-4l")
+    )
+
+
+def measured(n_pairs=40, largest=5.0, seed=0):
+    rng = np.random.default_rng(seed)
+    heads = rng.normal(scale=0.02, size=(n_pairs, 3, 4))
+    heads[:, 1, 2] += 1.0
+    heads[:, 2, 0] -= 0.5
+    heads[0, 0, 0] = largest
+    return MeasuredReference(
+        name="ioi/tiny",
+        task="ioi",
+        model="tiny",
+        heads=heads,
+        mlps=rng.normal(size=(n_pairs, 3)),
+        metric_clean=rng.normal(3.0, 0.1, size=n_pairs),
+        metric_corrupt=rng.normal(-1.0, 0.1, size=n_pairs),
+        provenance={"task": "ioi", "seed": 0, "bos": True, "n_pairs": n_pairs, "versions": {"torch": "2"}},
+    )
+
+
+def test_members_are_the_heads_above_a_share_of_the_gap():
+    reference = measured()
+    assert reference.gap == pytest.approx(4.0, abs=0.1)
+    assert np.argwhere(reference.members(0.05)).tolist() == [[1, 2], [2, 0]]
+    assert np.argwhere(reference.members(0.2)).tolist() == [[1, 2]]
+    np.testing.assert_array_equal(
+        reference.members(), np.abs(reference.heads.mean(0)) >= 0.02 * reference.gap
+    )
+
+
+def test_interval_covers_the_mean_and_member_share_follows_the_margin():
+    reference = measured()
+    low, high = reference.effect_interval()
+    assert (low <= reference.effects()).all() and (reference.effects() <= high).all()
+    share = reference.member_share(0.05)
+    assert share[1, 2] == 1.0 and share[1, 0] == 0.0
+    # one outlier of 5.0 in 40 pairs: a mean of .125 against a threshold of .08
+    assert 0.05 < reference.member_share(0.02)[0, 0] < 0.95
+
+
+def test_no_members_without_a_gap():
+    reference = measured()
+    flat = MeasuredReference(
+        **{**vars(reference), "metric_clean": reference.metric_corrupt, "provenance": {}}
+    )
+    with pytest.raises(InputError, match="gap 0"):
+        flat.members()
+
+
+def test_measured_reference_survives_its_file(tmp_path):
+    reference = measured()
+    path = tmp_path / "measured-ioi.safetensors"
+    reference.save(path)
+    loaded = MeasuredReference.load(path)
+    assert load_file(path)["heads"].dtype == np.int16
+    assert np.abs(loaded.heads - reference.heads).max() <= 5.0 / 65_534 * 1.001
+    assert np.abs(loaded.heads - reference.heads).max() < 1e-3 * reference.gap
+    np.testing.assert_allclose(loaded.mlps, reference.mlps, atol=1e-3)
+    np.testing.assert_allclose(loaded.metric_clean, reference.metric_clean, rtol=1e-6)
+    assert (loaded.name, loaded.task, loaded.model) == ("ioi/tiny", "ioi", "tiny")
+    assert loaded.provenance == reference.provenance
+    np.testing.assert_array_equal(loaded.members(), reference.members())
+    assert load_reference(str(path)).name == "ioi/tiny"
+
+
+def test_effects_far_beyond_the_gap_are_kept_as_floats(tmp_path):
+    reference = measured(largest=1000.0)
+    reference.save(tmp_path / "m.safetensors")
+    loaded = MeasuredReference.load(tmp_path / "m.safetensors")
+    assert load_file(tmp_path / "m.safetensors")["heads"].dtype == np.float32
+    assert np.abs(loaded.heads - reference.heads).max() < 1e-3 * reference.gap
+
+
+def test_attention_only_models_have_no_mlp_effects(tmp_path):
+    reference = MeasuredReference(**{**vars(measured()), "mlps": None})
+    reference.save(tmp_path / "m.safetensors")
+    assert MeasuredReference.load(tmp_path / "m.safetensors").mlp_effects() is None
+
+
+def test_patching_scores_become_a_reference():
+    source = measured()
+    scores = Scores(
+        method="patching",
+        heads=source.effects(),
+        signed=True,
+        cost=Cost(1.0, {}),
+        config={},
+        heads_per_pair=source.heads,
+        mlps=source.mlp_effects(),
+        mlps_per_pair=source.mlps,
+        metric_clean=source.metric_clean,
+        metric_corrupt=source.metric_corrupt,
+        provenance={"task": "ioi", "seed": 3},
+    )
+    made = MeasuredReference.from_scores(scores, name="ioi/tiny", model="tiny", provenance={"torch": "2"})
+    assert made.provenance == {"task": "ioi", "seed": 3, "model": "tiny", "torch": "2"}
+    np.testing.assert_array_equal(made.effects(), source.effects())
+    estimate = Scores("attribution", source.effects(), True, Cost(1.0, {}), {})
+    with pytest.raises(InputError, match="attribution"):
+        MeasuredReference.from_scores(estimate, name="x", model="tiny", provenance={})
+
+
+def _with_header(path, **changes):
+    reference = measured()
+    reference.save(path)
+    tensors = load_file(path)
+    header = {"kind": "measured reference", "format": 1, "name": "x", "task": "ioi", "model": "m"}
+    header |= {"scales": {"heads": 1.0, "mlps": 1.0}, "provenance": {}}
+    tensors |= changes.pop("tensors", {})
+    header |= changes
+    save_file(tensors, path, metadata={"interp": json.dumps(header)})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda p: p.write_bytes(p.read_bytes()[:-100]),
+        lambda p: p.write_bytes(b""),
+        lambda p: p.write_text("{}"),
+        lambda p: p.unlink(),
+        lambda p: save_file({"heads": np.zeros(3, np.float32)}, p),
+        lambda p: _with_header(p, format=2),
+        lambda p: _with_header(p, kind="codebook"),
+        lambda p: _with_header(p, scales={}),
+        lambda p: _with_header(p, tensors={"heads": np.full((40, 3, 4), np.nan, np.float32)}),
+        lambda p: _with_header(p, tensors={"heads": np.zeros((40, 3), np.float32)}),
+        lambda p: _with_header(p, tensors={"mlps": np.zeros((40, 4), np.float32)}),
+        lambda p: _with_header(p, tensors={"metric_clean": np.zeros(39, np.float32)}),
+    ],
+)
+def test_damaged_file_is_an_input_error_that_names_it(tmp_path, damage):
+    path = tmp_path / "measured-bad.safetensors"
+    measured().save(path)
+    damage(path)
+    with pytest.raises(InputError, match="measured-bad"):
+        MeasuredReference.load(path)
+
+
+def test_shipped_measurements_load_and_have_members():
+    for name, reference in shipped_measured().items():
+        assert load_reference(name) is reference
+        assert reference in reference_for(reference.task, reference.model)
+        assert 0 < reference.members().sum() < reference.members().size
+        assert {"task", "seed", "counterfactual", "bos", "n_pairs"} <= reference.provenance.keys()

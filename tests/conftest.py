@@ -1,0 +1,59 @@
+"""What every test shares: no network, one thread, fixed seeds, models loaded once."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same tests everywhere; set it to run them on a GPU
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import random  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from interp.models import Model, load_model  # noqa: E402
+from tests.tiny_models import make_tiny  # noqa: E402
+
+torch.set_num_threads(1)  # two threads on two busy cores are many times slower than one
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the tiny random model of a family (``tests.tiny_models.FAMILIES``), made once a session."""
+    folders: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in folders:
+            folders[family] = make_tiny(family, tmp_path_factory.mktemp(family))
+        return folders[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_folder: Callable[[str], Path]) -> Callable[[str], Model]:
+    """The tiny random model of a family, loaded once a session: leave no hook on it."""
+    models: dict[str, Model] = {}
+
+    def model(family: str) -> Model:
+        if family not in models:
+            models[family] = load_model(str(tiny_model_folder(family)))
+        return models[family]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Model:
+    """The embedded default model; for tests marked ``slow``."""
+    return load_model()

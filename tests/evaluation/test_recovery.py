@@ -1,0 +1,213 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interp.tasks.errors import InputError
+from scipy.stats import spearmanr
+from sklearn.metrics import auc, average_precision_score, roc_auc_score
+
+from interp.circuits.references import load_reference
+from interp.evaluation.edge_recovery import recover_edges
+from interp.evaluation.recovery import compare_paired, layer_prior, recover, roc_auc, roc_curve_points
+from interp.scores.result import EdgeScore
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ioi/wang", 0.680),
+        ("greater-than/acdc", 0.416),
+        ("docstring/acdc", 0.551),
+        ("docstring/blog8", 0.417),
+    ],
+)
+def test_layer_index_recovers_the_published_circuits_as_well_as_it_was_computed_to(name, expected):
+    reference = load_reference(name)
+    prior = layer_prior(reference.n_layers, reference.n_heads)
+    found = recover(prior, reference.members())
+    assert found.roc_auc == pytest.approx(expected, abs=5e-4)
+    assert found.nulls.layer_index == found.nulls.layer_mean == found.roc_auc
+
+
+@pytest.mark.parametrize(("name", "expected"), [("greater-than/acdc", 0.549), ("greater-than/cdt", 0.803)])
+def test_closeness_to_layer_7_is_a_strong_prior_on_one_greater_than_list(name, expected):
+    members = load_reference(name).members()
+    assert roc_auc(layer_prior(12, 12, near=7).ravel(), members.ravel()) == pytest.approx(expected, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sd"), [("ioi/wang", 0.063), ("greater-than/acdc", 0.100), ("docstring/acdc", 0.133)]
+)
+def test_random_scorers_average_one_half(name, sd):
+    members = load_reference(name).members()
+    nulls = recover(members.astype(float), members, n_random=20_000).nulls
+    assert nulls.random_mean == pytest.approx(0.5, abs=0.01)
+    assert nulls.random_sd == pytest.approx(sd, abs=0.005)
+
+
+def test_two_hundred_random_scorers_suffice_on_ioi():
+    members = load_reference("ioi/wang").members()
+    for seed in range(5):
+        assert recover(members * 1.0, members, seed=seed).nulls.random_mean == pytest.approx(0.5, abs=0.015)
+
+
+def test_equal_scores_give_exactly_one_half_everywhere():
+    for name in ("ioi/wang", "greater-than/acdc", "docstring/acdc"):
+        members = load_reference(name).members()
+        constant = np.full(members.shape, 0.1)
+        found = recover(constant, members, constant, np.full((7, *members.shape), 3.0))
+        assert found.roc_auc == 0.5
+        assert found.interval == (0.5, 0.5)
+        assert found.average_precision == pytest.approx(members.mean())
+        assert found.spearman is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=4, max_size=40).filter(
+        lambda rows: 0 < sum(label for _, label in rows) < len(rows)
+    )
+)
+def test_statistics_agree_with_sklearn_and_scipy_under_many_ties(rows):
+    scores = np.array([[float(s) for s, _ in rows]])
+    truth = np.array([[label for _, label in rows]])
+    effects = np.arange(len(rows), dtype=float)[None] - 2
+    found = recover(scores, truth, effects, n_random=2)
+    assert found.roc_auc == pytest.approx(roc_auc_score(truth[0], np.abs(scores[0])))
+    assert found.average_precision == pytest.approx(average_precision_score(truth[0], np.abs(scores[0])))
+    if found.spearman is not None:
+        assert found.spearman == pytest.approx(spearmanr(np.abs(scores[0]), np.abs(effects[0])).statistic)
+    points = np.array(roc_curve_points(scores, truth))
+    assert auc(points[:, 0], points[:, 1]) == pytest.approx(found.roc_auc)
+    assert points[0].tolist() == [0, 0] and points[-1].tolist() == [1, 1]
+
+
+def test_negative_scores_rank_by_size():
+    truth = np.array([[True, False], [True, False]])
+    assert recover(np.array([[-3.0, 1.0], [2.0, -0.5]]), truth).roc_auc == 1.0
+
+
+def test_bootstrap_interval_agrees_with_resampling_one_by_one():
+    rng = np.random.default_rng(1)
+    truth = load_reference("docstring/blog8").members()
+    per_pair = rng.normal(size=(30, *truth.shape)) + truth * 0.3
+    found = recover(per_pair.mean(0), truth, per_pair=per_pair, n_boot=2000)
+    slow = [
+        roc_auc_score(truth.ravel(), np.abs(per_pair[rng.integers(30, size=30)].mean(0)).ravel())
+        for _ in range(600)
+    ]
+    assert found.interval == pytest.approx(np.percentile(slow, [2.5, 97.5]), abs=0.03)
+    assert found.interval[0] < found.roc_auc < found.interval[1]
+    assert found.n_pairs == 30
+
+
+def test_layer_mean_null_takes_away_what_is_within_a_layer():
+    truth = np.array([[True, False], [True, False]])
+    found = recover(np.array([[2.0, 0.0], [3.0, 0.0]]), truth)
+    assert found.roc_auc == 1.0 and found.nulls.layer_mean == 0.5
+
+
+@pytest.mark.parametrize("fill", [True, False])
+def test_one_class_has_no_auc_but_still_a_correlation(fill):
+    scores = np.arange(6.0).reshape(2, 3)
+    found = recover(scores, np.full((2, 3), fill), scores, scores[None])
+    assert found.roc_auc is None and found.interval is None and found.nulls.random_mean is None
+    assert (found.average_precision is None) == (not fill)
+    assert found.spearman == pytest.approx(1.0)
+    assert roc_curve_points(scores, np.full((2, 3), fill)) == []
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_result_is_json():
+    truth = load_reference("ioi/wang").members()
+    per_pair = np.random.default_rng(0).normal(size=(5, 12, 12))
+    found = recover(per_pair.mean(0), truth, per_pair.mean(0), per_pair, n_boot=50)
+    value = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert value["roc_auc"] == found.roc_auc and value["interval"] == list(found.interval)
+    assert value["nulls"]["layer_index"] == pytest.approx(0.680, abs=5e-4)
+
+
+def test_bad_scores_are_input_errors():
+    truth = np.array([[True, False]])
+    with pytest.raises(InputError, match="not finite"):
+        recover(np.array([[np.nan, 1.0]]), truth)
+    with pytest.raises(InputError, match="scores per pair hold 1"):
+        recover(np.array([[0.0, 1.0]]), truth, per_pair=np.array([[[np.inf, 1.0]]]))
+    with pytest.raises(InputError, match="empty"):
+        compare_paired(np.zeros((0, 1, 2)), np.zeros((0, 1, 2)), truth)
+
+
+def test_paired_comparison_sees_a_difference_that_the_separate_intervals_hide():
+    rng = np.random.default_rng(0)
+    truth = load_reference("ioi/wang").members()
+    shared = np.abs(rng.normal(size=truth.shape)) + truth * 0.8
+    b = shared + 4.0 * rng.normal(size=(20, *truth.shape))
+    a = b + truth * 0.3 * np.sign(b.mean(0))
+    one, two = (recover(s.mean(0), truth, per_pair=s) for s in (a, b))
+    both = compare_paired(a, b, truth)
+    assert both.difference == pytest.approx(one.roc_auc - two.roc_auc)
+    assert one.interval[0] < two.interval[1]
+    assert both.interval[0] > 0 and both.p_value < 0.01
+    swapped = compare_paired(b, a, truth)
+    assert swapped.difference == -both.difference
+    assert swapped.p_value == both.p_value
+    json.dumps(both.to_dict(), allow_nan=False)
+
+
+def test_a_method_equals_itself():
+    truth = load_reference("docstring/acdc").members()
+    a = np.random.default_rng(0).normal(size=(10, 4, 8))
+    same = compare_paired(a, a, truth)
+    assert same.difference == 0 and same.interval == (0, 0) and same.p_value == 1
+
+
+def test_paired_comparison_needs_the_same_pairs_and_two_classes():
+    truth = np.array([[True, False]])
+    with pytest.raises(InputError, match="3 pairs against 4"):
+        compare_paired(np.zeros((3, 1, 2)), np.zeros((4, 1, 2)), truth)
+    with pytest.raises(InputError, match="0 of 2"):
+        compare_paired(np.zeros((3, 1, 2)), np.zeros((3, 1, 2)), ~truth & truth)
+
+
+def test_true_edges_are_recovered_and_others_are_not():
+    reference = load_reference("docstring/acdc")
+    found = recover_edges([EdgeScore(*e, -1.0) for e in reference.head_edges], reference)
+    assert (found.roc_auc, found.average_precision, found.within_roc_auc) == (1.0, 1.0, 1.0)
+    assert (found.n_positive, found.n_scored, found.n_edges) == (14, 14, 6 * 8 * 8 * 3)
+    assert recover_edges([], reference).roc_auc == 0.5
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_knowing_only_the_heads_gives_an_edge_auc_but_none_within_the_circuit():
+    reference = load_reference("ioi/wang")
+    heads = [(la, h) for la, h in np.argwhere(reference.members())]
+    edges = [
+        EdgeScore(f"a{a}.h{b}", f"a{c}.h{d}", letter, 1.0)
+        for a, b in heads
+        for c, d in heads
+        for letter in "qkv"
+        if a < c
+    ]
+    found = recover_edges(edges, reference)
+    assert found.roc_auc > 0.95
+    assert found.within_roc_auc == 0.5
+
+
+def test_unsplit_edges_are_compared_by_pairs_of_heads():
+    reference = load_reference("docstring/acdc")
+    pairs = {(s, r) for s, r, _ in reference.head_edges}
+    found = recover_edges([EdgeScore(s, r, None, 1.0) for s, r in pairs], reference)
+    assert not found.split and found.roc_auc == 1.0
+    assert (found.n_positive, found.n_edges) == (len(pairs), 6 * 8 * 8)
+
+
+def test_impossible_edges_and_edgeless_references_are_input_errors():
+    with pytest.raises(InputError, match="without edges"):
+        recover_edges([], load_reference("ioi/cdt"))
+    for sender, receiver in [("a1.h0", "a0.h0"), ("a0.h0", "a9.h0"), ("a0.h0", "a0.h1")]:
+        with pytest.raises(InputError, match="no such edge"):
+            recover_edges([EdgeScore(sender, receiver, "q", 1.0)], load_reference("docstring/acdc"))
+    with pytest.raises(InputError, match="finite"):
+        recover_edges([EdgeScore("a0.h0", "a1.h0", "q", float("nan"))], load_reference("docstring/acdc"))

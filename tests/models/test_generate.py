@@ -1,0 +1,88 @@
+"""Generation: the KV cache, batching and padding change nothing.
+
+transformers 5.24 renamed the argument through which the bridge receives its cache: greedy decoding with it
+then attends to one token only, without an error. These tests are what notices.
+"""
+
+import pytest
+import torch
+from interp.tasks.errors import InputError
+from transformers import AutoModelForCausalLM
+
+from interp.models import hooked
+from interp.models.generate import generate
+from tests.tiny_models import FAMILIES
+
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+SHORT = "The war lasted from the year 1732"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_is_the_same_with_and_without_cache_and_in_hugging_face(family, tiny_model, tiny_model_folder):
+    model = tiny_model(family)
+    reference = AutoModelForCausalLM.from_pretrained(
+        tiny_model_folder(family), attn_implementation="eager"
+    ).eval()
+    tokens = model.to_tokens(PROMPT)
+    cached = generate(model, tokens, 20)
+    uncached = generate(model, tokens, 20, use_cache=False)
+    expected = reference.generate(tokens, max_new_tokens=20, do_sample=False)
+    assert torch.equal(cached, uncached)
+    assert torch.equal(cached, expected)
+    assert cached[0, tokens.shape[1] :].unique().numel() > 4, "a degenerate continuation would prove nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_batch_of_unequal_prompts_continues_each_as_alone(family, use_cache, tiny_model):
+    model = tiny_model(family)
+    batch = generate(model, [PROMPT, SHORT], 12, use_cache=use_cache)
+    for row, prompt in zip(batch, [PROMPT, SHORT], strict=True):
+        assert torch.equal(row[-12:], generate(model, prompt, 12)[0, -12:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padded_tokens_with_their_mask_continue_as_alone(family, tiny_model):
+    model = tiny_model(family)
+    tokens = model.to_tokens(SHORT)
+    mask = torch.ones_like(tokens)
+    pads = torch.full((1, 3), model.tokenizer.pad_token_id)
+    padded, padded_mask = torch.cat([pads, tokens], 1), torch.cat([torch.zeros_like(pads), mask], 1)
+    continued = generate(model, padded, 12, attention_mask=padded_mask)
+    assert torch.equal(continued[0, -12:], generate(model, tokens, 12)[0, -12:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_steering_hook_acts_the_same_with_and_without_cache(family, tiny_model):
+    model = tiny_model(family)
+    direction = 3 * torch.randn(model.cfg.d_model)
+    plain = generate(model, PROMPT, 12)
+    with hooked(model, {"blocks.1.hook_resid_post": lambda x: x + direction}):
+        steered = generate(model, PROMPT, 12)
+        uncached = generate(model, PROMPT, 12, use_cache=False)
+    assert torch.equal(steered, uncached)
+    assert not torch.equal(steered, plain)
+    assert torch.equal(generate(model, PROMPT, 12), plain)
+
+
+def test_sampling_depends_on_the_seed_alone_and_leaves_the_callers_generator(tiny_model):
+    model = tiny_model("llama")
+    before = torch.random.get_rng_state()
+    first = generate(model, PROMPT, 12, seed=1, temperature=1.0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(7)
+    assert torch.equal(generate(model, PROMPT, 12, seed=1, temperature=1.0), first)
+    assert not torch.equal(generate(model, PROMPT, 12, seed=2, temperature=1.0), first)
+
+
+@pytest.mark.parametrize(("new", "temperature"), [(0, 0.0), (-1, 0.0), (5, -0.1)])
+def test_impossible_requests_are_refused(new, temperature, tiny_model):
+    with pytest.raises(InputError):
+        generate(tiny_model("gpt2"), PROMPT, new, temperature=temperature)
+
+
+@pytest.mark.slow
+def test_greedy_is_the_same_with_and_without_cache_on_the_default_model(smollm2):
+    cached = generate(smollm2, PROMPT, 10)
+    assert torch.equal(cached, generate(smollm2, PROMPT, 10, use_cache=False))
+    assert smollm2.tokenizer.decode(cached[0, smollm2.to_tokens(PROMPT).shape[1] :]).startswith(" Mary")

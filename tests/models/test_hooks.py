@@ -1,0 +1,153 @@
+"""Hooks change what they are meant to, nothing else, and nobody else's forward."""
+
+import threading
+
+import pytest
+import torch
+from interp.tasks.errors import InputError
+
+from interp.models import hook_point, hooked, model_lock, parse_site, resolve_site
+from tests.tiny_models import FAMILIES
+
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_restored_bit_for_bit_after_a_hook(family, tiny_model):
+    model = tiny_model(family)
+    before = model(PROMPT)
+    with hooked(model, {"blocks.0.attn.hook_z": torch.zeros_like}):
+        assert not torch.equal(model(PROMPT), before)
+    assert torch.equal(model(PROMPT), before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hooks_are_gone_and_the_lock_free_after_an_exception(family, tiny_model):
+    model = tiny_model(family)
+    before = model(PROMPT)
+
+    def fail(_):
+        raise RuntimeError("in the hook")
+
+    with pytest.raises(RuntimeError, match="in the hook"), hooked(model, {"blocks.1.hook_resid_post": fail}):
+        model(PROMPT)
+    assert torch.equal(model(PROMPT), before)
+    taken = threading.Thread(
+        target=lambda: model_lock(model).acquire(timeout=0) and model_lock(model).release()
+    )
+    taken.start()
+    taken.join()
+    with model_lock(model):
+        pass
+
+
+def test_nested_contexts_remove_only_their_own_hook(tiny_model):
+    model = tiny_model("llama")
+    point = {"blocks.0.hook_resid_post": lambda x: x + 1}
+    with hooked(model, point):
+        once = model(PROMPT)
+        with hooked(model, {"blocks.0.hook_resid_post": lambda x: 2 * x}):
+            assert not torch.equal(model(PROMPT), once)
+        assert torch.equal(model(PROMPT), once)
+
+
+def test_hooks_see_each_head_and_change_only_the_one_they_edit(tiny_model):
+    model = tiny_model("llama")
+    seen = {}
+
+    def edit(z):
+        z = z.clone()
+        z[:, :, 1] = 0
+        return z
+
+    def keep(z):
+        seen["z"] = z.clone()
+
+    with hooked(model, {"blocks.1.attn.hook_z": keep}):
+        model(PROMPT)
+    plain = seen["z"]
+    with hooked(model, {"blocks.1.attn.hook_z": edit}), hooked(model, {"blocks.1.attn.hook_z": keep}):
+        model(PROMPT)
+    assert seen["z"].shape[2:] == (4, 6)
+    assert torch.equal(seen["z"][:, :, 1], torch.zeros_like(plain[:, :, 1]))
+    others = [0, 2, 3]
+    assert torch.equal(seen["z"][:, :, others], plain[:, :, others])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_head_results_sum_to_the_attention_output(family, tiny_model):
+    # also with grouped queries, where 2 key-value heads serve 4 heads
+    model = tiny_model(family)
+    _, cache = model.run_with_cache(PROMPT)
+    for layer, block in enumerate(model.blocks):
+        z = cache[f"blocks.{layer}.attn.hook_z"]
+        total = torch.einsum("bphd,hdm->bpm", z, block.attn.W_O)
+        if block.attn.b_O is not None:
+            total = total + block.attn.b_O
+        torch.testing.assert_close(total, cache[f"blocks.{layer}.attn.hook_out"], rtol=0, atol=2e-5)
+
+
+def test_two_threads_one_steering_and_one_plain_do_not_interfere(tiny_model):
+    model = tiny_model("gpt2")
+    direction = 5 * torch.ones(model.cfg.d_model).cumsum(0)
+    steer = {"blocks.1.hook_resid_post": lambda x: x + direction}
+    tokens = model.to_tokens(PROMPT)
+    plain = model(tokens)
+    with hooked(model, steer):
+        steered = model(tokens)
+    wrong = []
+
+    def run(functions, expected):
+        for _ in range(40):
+            with hooked(model, functions):
+                if not torch.equal(model(tokens), expected):
+                    wrong.append(functions)
+
+    threads = [threading.Thread(target=run, args=args) for args in ((steer, steered), ({}, plain))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_an_unknown_hook_is_an_error_and_leaves_no_other_hook_behind(tiny_model):
+    model = tiny_model("gpt2")
+    before = model(PROMPT)
+    with (
+        pytest.raises(InputError, match="'blocks.0.nonsense'"),
+        hooked(model, {"blocks.0.attn.hook_z": torch.zeros_like, "blocks.0.nonsense": torch.zeros_like}),
+    ):
+        pass
+    assert torch.equal(model(PROMPT), before)
+    with pytest.raises(InputError, match="no hook 'blocks.2.attn.hook_z'"):
+        hook_point(model, "blocks.2.attn.hook_z")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("text", ["a1.h0", "a0", "m1", "r0"])
+def test_sites_are_resolved_to_hooks_that_fire(family, text, tiny_model):
+    model = tiny_model(family)
+    site = resolve_site(model, text)
+    assert str(site) == text
+    assert parse_site(str(site)) == site
+    shapes = []
+    with hooked(model, {site.hook: lambda x: shapes.append(x.shape)}):
+        model(PROMPT)
+    length = model.to_tokens(PROMPT).shape[1]
+    inner = (model.cfg.n_heads, model.cfg.d_head) if site.kind == "attn" else (model.cfg.d_model,)
+    assert shapes == [(1, length, *inner)]
+
+
+@pytest.mark.parametrize("text", ["a2", "a0.h9", "m2", "r7"])
+def test_an_absent_site_names_the_sites_there_are(text, tiny_model):
+    with pytest.raises(InputError, match=r"a0–a1 \(heads h0–h3\), m0–m1, r0–r1"):
+        resolve_site(tiny_model("llama"), text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "h3", "a1h3", "a-1", "x2", "a1.h", "a1.h2.3", "blocks.0.attn.hook_z"]
+)
+def test_a_malformed_site_names_the_notation(text):
+    with pytest.raises(InputError, match="a5.h3"):
+        parse_site(text)

@@ -1,0 +1,198 @@
+"""Loading: every family, from every kind of spec that needs no hub; what cannot be loaded says why."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from interp.tasks.errors import InputError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from interp.models import describe_model, load_model, load_tokenizer, model_names
+from interp.models.load import classify, parse_device
+from tests.tiny_models import FAMILIES
+
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_from_a_folder_are_those_of_hugging_face(family, tiny_model, tiny_model_folder):
+    model = tiny_model(family)
+    reference = AutoModelForCausalLM.from_pretrained(
+        tiny_model_folder(family), attn_implementation="eager"
+    ).eval()
+    tokens = model.to_tokens(PROMPT)
+    with torch.no_grad():
+        expected = reference(tokens).logits
+    torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-5)
+    assert expected.std() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_model_is_frozen_and_in_eval_mode(family, tiny_model):
+    model = tiny_model(family)
+    assert not model.training
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model(PROMPT).requires_grad
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokenizer_pads_and_stays_within_the_vocabulary(family, tiny_model, tiny_model_folder):
+    model = tiny_model(family)
+    tokenizer = load_tokenizer(str(tiny_model_folder(family)))
+    assert tokenizer.encode(PROMPT) == model.tokenizer.encode(PROMPT)
+    assert model.tokenizer.pad_token_id is not None
+    assert len(model.tokenizer) <= model.cfg.d_vocab
+    assert model.to_tokens([PROMPT, "a"]).max() < model.cfg.d_vocab
+    begins = (model.to_tokens(PROMPT)[0, :2] == tokenizer.bos_token_id).tolist()
+    assert begins == [model.cfg.default_prepend_bos, False]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padded_batch_gives_each_prompt_its_own_logits(family, tiny_model):
+    model = tiny_model(family)
+    short = "The war lasted from the year 1732"
+    batch = model([PROMPT, short], padding_side="right")
+    alone = model(short)
+    torch.testing.assert_close(batch[1, : alone.shape[1]], alone[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype_is_that_of_every_parameter(dtype, tiny_model_folder):
+    model = load_model(str(tiny_model_folder("llama")), dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+    assert model(PROMPT).dtype == getattr(torch, dtype)
+    assert describe_model(model)["dtype"] == dtype
+
+
+def test_description_says_what_was_loaded_and_is_json(tiny_model, tiny_model_folder):
+    description = describe_model(tiny_model("llama"))
+    assert json.loads(json.dumps(description)) == description
+    assert description == {
+        "spec": str(tiny_model_folder("llama")),
+        "source": str(tiny_model_folder("llama").resolve()),
+        "revision": None,
+        "architecture": "LlamaForCausalLM",
+        "dtype": "float32",
+        "device": "cpu",
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "d_model": 24,
+        "d_head": 6,
+        "d_vocab": description["d_vocab"],
+        "attn_only": False,
+    }
+
+
+def test_weights_in_several_shards_load(tmp_path, tiny_model, tiny_model_folder):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder("qwen2"))
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    AutoTokenizer.from_pretrained(tiny_model_folder("qwen2")).save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert torch.equal(load_model(str(tmp_path))(PROMPT), tiny_model("qwen2")(PROMPT))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("smollm2-135m", "did you mean smollm2-135m-instruct"),
+        ("atn-only-4l", "did you mean attn-only-4l"),
+        ("nonsense", "unknown model 'nonsense': give smollm2"),
+        ("", "unknown model ''"),
+        ("./absent", "no file or folder ./absent"),
+        ("absent.gguf", "no file or folder absent.gguf"),
+        ("attn-only-4l:/absent", "no .pth file"),
+    ],
+)
+def test_unknown_spec_names_what_is_allowed(spec, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_model(spec)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["nobody/nothing", "gpt2", "attn-only-4l"])
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_unreachable_hub_is_one_line_that_says_what_else_works(spec, load):
+    with pytest.raises(InputError, match="hub") as error:
+        load(spec)
+    assert "folder" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int8", "fp32", ""])
+def test_unknown_dtype_names_the_dtypes(dtype):
+    with pytest.raises(InputError, match="float32, bfloat16, float16"):
+        load_model(dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "tpu", ""])
+def test_unknown_device_names_the_devices(device):
+    with pytest.raises(InputError, match="use cpu, cuda, cuda:1 or mps"):
+        load_model(device=device)
+
+
+def test_absent_device_is_refused():
+    with pytest.raises(InputError, match="'cuda:99'.*finds"):
+        parse_device("cuda:99")
+
+
+def test_folder_without_config_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no config.json"):
+        load_model(str(tmp_path))
+
+
+def test_file_of_another_kind_is_refused(tmp_path):
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"x")
+    with pytest.raises(InputError, match="a .gguf file or a folder"):
+        load_model(str(file))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "noise", "absent", "config"])
+def test_damaged_folder_is_one_line(damage, tmp_path, tiny_model_folder):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("llama"), folder)
+    weights = folder / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    elif damage == "noise":
+        weights.write_bytes(bytes(range(256)) * 100)
+    elif damage == "absent":
+        weights.unlink()
+    else:
+        (folder / "config.json").write_text("{not json")
+    with pytest.raises(InputError, match="cannot read a causal language model from the folder") as error:
+        load_model(str(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_architecture_that_is_no_causal_model_is_refused(tmp_path, tiny_model_folder):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("llama"), folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
+    with pytest.raises(InputError):
+        load_model(str(folder))
+
+
+def test_local_names_start_with_the_default():
+    assert model_names()[0] == "smollm2-135m-instruct"
+    assert all(classify(name)[0] in ("embedded", "planted") for name in model_names())
+
+
+def test_import_and_local_load_open_no_connection(tiny_model_folder):
+    # a fresh process without HF_HUB_OFFLINE, in which any attempt to connect ends it
+    code = f"""
+import socket, sys
+def refuse(*a, **k):
+    sys.stderr.write("connected"); import os; os._exit(3)
+socket.socket.connect = refuse
+socket.getaddrinfo = refuse
+from interp.models import load_model
+load_model({str(tiny_model_folder("gpt2"))!r})("a")
+"""
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)

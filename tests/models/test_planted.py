@@ -1,0 +1,371 @@
+"""The planted models do what their truth says, by exact interchange and exact single-edge patching."""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp.models.hooks import hooked
+from interp.models.planted import load_planted_model, planted_names, planted_truth
+from interp.tasks.errors import InputError
+from interp.tasks.planted import VOCABULARY, load_planted_task, planted_task_names
+
+NAMES = planted_names()
+CASES = [(name, kind) for name in NAMES for kind in load_planted_task(name).counterfactuals]
+MOVER, BACKUPS, NEGATIVE, COUNTER = "a1.h4", ("a2.h1", "a2.h3"), "a3.h2", "a0.h2"
+NEGLIGIBLE = 1e-3
+"""Share of the clean-corrupt gap below which there is no effect."""
+
+
+class Bench:
+    """One model with 32 pairs of its task and the z of every head on both prompts."""
+
+    def __init__(self, name: str, counterfactual: str) -> None:
+        self.model = load_planted_model(name)
+        self.pairs = load_planted_task(name).sample(self.model.tokenizer, 32, 0, counterfactual)
+        self.clean = torch.tensor([pair.clean_tokens for pair in self.pairs])
+        self.corrupt = torch.tensor([pair.corrupt_tokens for pair in self.pairs])
+        self.z_clean, self.z_corrupt = self.read("z", self.clean), self.read("z", self.corrupt)
+        self.metric_clean = self.metric(self.model(self.clean))
+        self.metric_corrupt = self.metric(self.model(self.corrupt))
+        self.gap = (self.metric_clean - self.metric_corrupt).mean()
+
+    def metric(self, logits: Tensor) -> Tensor:
+        rows = torch.arange(len(self.pairs))
+        answer = logits[rows, -1, [pair.answers[0] for pair in self.pairs]]
+        return answer - logits[rows, -1, [pair.wrong_answers[0] for pair in self.pairs]]
+
+    def read(self, what: str, tokens: Tensor) -> list[Tensor]:
+        """hook_z (or q, pattern, …) of every layer."""
+        seen: dict[int, Tensor] = {}
+        layers = range(self.model.cfg.n_layers)
+        with hooked(self.model, {hook(layer, what): _store(seen, layer) for layer in layers}):
+            self.model(tokens)
+        return [seen[layer] for layer in layers]
+
+    def swapped(self, *sites: str) -> dict:
+        """Hooks that give these heads, at all positions, their z on the corrupt prompt."""
+        functions = {}
+        for layer in range(self.model.cfg.n_layers):
+            heads = [head for at, head in map(parse, sites) if at == layer]
+            if heads:
+                functions[hook(layer, "z")] = _replace(self.z_corrupt[layer], heads)
+        return functions
+
+    def effect(self, functions: dict, base: dict | None = None) -> float:
+        """Fall of the mean metric under these hooks, on top of ``base``, as a share of the gap."""
+        with hooked(self.model, base or {}):
+            before = self.metric(self.model(self.clean)) if base else self.metric_clean
+            with hooked(self.model, functions):
+                after = self.metric(self.model(self.clean))
+        return ((before - after).mean() / self.gap).item()
+
+    def edges(self, senders: Sequence[str], receiver: str, into: str) -> dict:
+        """Hooks for path patching: only what ``senders`` add to one input of ``receiver`` becomes corrupt.
+
+        Without norms the input is linear in what the senders write, so one run is exact.
+        """
+        to_layer, to_head = parse(receiver)
+        written = torch.zeros(*self.clean.shape, self.model.cfg.d_model)
+        for layer, head in map(parse, senders):
+            change = (self.z_corrupt[layer] - self.z_clean[layer])[:, :, head]
+            written += change @ self.model.blocks[layer].attn.W_O[head]
+        read = written @ getattr(self.model.blocks[to_layer].attn, f"W_{into.upper()}")[to_head]
+
+        def add(x: Tensor) -> Tensor:
+            x = x.clone()
+            x[:, :, to_head] += read
+            return x
+
+        return {hook(to_layer, into): add}
+
+
+def hook(layer: int, what: str) -> str:
+    return f"blocks.{layer}.attn.hook_{what}"
+
+
+def parse(site: str) -> tuple[int, int]:
+    layer, head = site.removeprefix("a").split(".h")
+    return int(layer), int(head)
+
+
+def _store(seen: dict[int, Tensor], layer: int):
+    def store(x: Tensor) -> None:
+        seen[layer] = x.clone()
+
+    return store
+
+
+def _replace(value: Tensor, heads: list[int]):
+    def replace(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, :, heads] = value[:, :, heads]
+        return x
+
+    return replace
+
+
+@cache
+def bench(name: str, counterfactual: str) -> Bench:
+    return Bench(name, counterfactual)
+
+
+@pytest.fixture(params=CASES, ids="/".join)
+def case(request) -> tuple[Bench, str]:
+    name, kind = request.param
+    return bench(name, kind), name
+
+
+def attention(b: Bench, site: str, query: str, key: str, tokens: Tensor | None = None) -> float:
+    """Mean weight of ``site`` from one role's position to another's."""
+    layer, head = parse(site)
+    pattern = b.read("pattern", b.clean if tokens is None else tokens)[layer][:, head]
+    rows = torch.arange(len(b.pairs))
+    to = [0 if key == "BOS" else pair.positions[key] for pair in b.pairs]
+    return pattern[rows, [pair.positions[query] for pair in b.pairs], to].mean().item()
+
+
+# --- the task is solved, and only because of the planted heads ----------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_clean_prompt_is_answered_and_no_corrupt_one(name, seed):
+    model = load_planted_model(name)
+    for kind in load_planted_task(name).counterfactuals:
+        pairs = load_planted_task(name).sample(model.tokenizer, 100, seed, kind)
+        answers = torch.tensor([pair.answers[0] for pair in pairs])
+        wrong = torch.tensor([pair.wrong_answers[0] for pair in pairs])
+        clean = model(torch.tensor([pair.clean_tokens for pair in pairs]))[:, -1]
+        corrupt = model(torch.tensor([pair.corrupt_tokens for pair in pairs]))[:, -1]
+        rows = torch.arange(len(pairs))
+        assert (clean.argmax(-1) == answers).all()
+        assert (clean[rows, answers] - clean[rows, wrong]).min() > 4
+        assert (corrupt[rows, answers] - corrupt[rows, wrong]).max() < 0.1
+
+
+def test_swapping_all_planted_heads_loses_everything_and_all_decoys_nothing(case):
+    b, name = case
+    truth = planted_truth(name)
+    assert b.effect(b.swapped(*truth.heads)) == pytest.approx(1, abs=NEGLIGIBLE)
+    assert b.effect(b.swapped(*truth.decoys)) == pytest.approx(0, abs=NEGLIGIBLE)
+
+
+def test_every_planted_head_but_the_backups_matters_by_itself(case):
+    b, name = case
+    for site in planted_truth(name).heads:
+        effect = abs(b.effect(b.swapped(site)))
+        assert effect < 0.02 if name == "planted-backup" and site in BACKUPS else effect > 0.2, site
+
+
+def test_no_decoy_matters_though_some_change_as_much_as_any_planted_head(case):
+    b, name = case
+    truth = planted_truth(name)
+    change = {}
+    for site in (*truth.heads, *truth.decoys):
+        layer, head = parse(site)
+        change[site] = (b.z_corrupt[layer] - b.z_clean[layer])[:, :, head].norm(dim=-1).mean().item()
+    for site in truth.decoys:
+        assert abs(b.effect(b.swapped(site))) < NEGLIGIBLE, site
+    most = max(change[site] for site in truth.heads)
+    assert sum(change[site] >= 0.99 * most for site in truth.decoys) >= 2
+
+
+def test_every_head_is_planted_or_a_decoy_and_decoys_are_most():
+    for name in NAMES:
+        truth, cfg = planted_truth(name), load_planted_model(name).cfg
+        sites = {f"a{layer}.h{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads)}
+        assert set(truth.heads) | set(truth.decoys) == sites
+        assert not set(truth.heads) & set(truth.decoys)
+        assert len(truth.decoys) >= 15
+        assert set(truth.outputs) <= set(truth.heads)
+
+
+# --- edges --------------------------------------------------------------------------------------------------
+
+
+def test_planted_edges_carry_an_effect_and_no_other_edge_between_heads_does(case):
+    b, name = case
+    truth = planted_truth(name)
+    # the backups sleep beside the mover, so their edge from the counter shows only without it
+    base = b.swapped(MOVER) if name == "planted-backup" else {}
+    # S2 repeats a name in both prompts of this counterfactual, only another one
+    unseen = {("a0.h1", "a1.h2", "k")} if b.pairs.counterfactual == "s2_io" else set()
+    for receiver, into in product(truth.heads, "qkv"):
+        earlier = {site for site in (*truth.heads, *truth.decoys) if parse(site)[0] < parse(receiver)[0]}
+        members = sorted(earlier & set(truth.heads))
+        # every planted sender by itself, all decoys together
+        for senders in (*([sender] for sender in members), sorted(earlier & set(truth.decoys))):
+            functions = b.edges(senders, receiver, into)
+            effects = [abs(b.effect(functions))]
+            if base and senders != [MOVER]:
+                effects.append(abs(b.effect(functions, base)))
+            edge = (senders[0], receiver, into) if senders else None
+            if edge in set(truth.edges) - unseen:
+                assert max(effects) > 0.15, (edge, effects)
+            else:
+                assert max(effects) < NEGLIGIBLE, (senders, receiver, into, effects)
+
+
+def test_only_the_output_heads_write_to_the_logits(case):
+    b, name = case
+    truth = planted_truth(name)
+    for site in (*truth.heads, *truth.decoys):
+        layer, head = parse(site)
+        written = (b.z_clean[layer][:, :, head]) @ b.model.blocks[layer].attn.W_O[head]
+        direct = (b.metric(written @ b.model.W_U).mean() / b.gap).abs().item()
+        if site in truth.outputs and site not in BACKUPS:
+            assert direct > 0.15, site
+        elif site not in truth.outputs:
+            assert direct < NEGLIGIBLE, site
+
+
+# --- the three mechanisms -----------------------------------------------------------------------------------
+
+
+def test_induction_attends_to_b_only_while_the_previous_token_head_works():
+    b = bench("planted-induction", "random")
+    assert attention(b, "a0.h3", "B", "A1") > 0.999
+    for site in ("a1.h1", "a2.h4"):
+        assert attention(b, site, "END", "B") > 0.95
+        with hooked(b.model, b.swapped("a0.h3")):
+            assert attention(b, site, "END", "BOS") > 0.85
+
+
+def test_inhibition_pathway_attends_as_named():
+    b = bench("planted-inhibition", "abc")
+    assert attention(b, "a0.h1", "S2", "S1") > 0.95
+    assert attention(b, "a1.h2", "END", "S2") > 0.95
+    for mover in ("a2.h0", "a3.h5"):
+        assert attention(b, mover, "END", "IO") > 0.93
+        with hooked(b.model, b.swapped("a1.h2")):
+            assert attention(b, mover, "END", "IO") == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_inhibition_acts_through_the_movers_queries_alone():
+    b = bench("planted-inhibition", "abc")
+    queries = b.read("q", b.clean)
+    frozen = {hook(layer, "q"): _replace(queries[layer], [head]) for layer, head in ((2, 0), (3, 5))}
+    assert b.effect(b.swapped("a1.h2")) > 0.9
+    assert abs(b.effect(b.swapped("a1.h2") | frozen)) < NEGLIGIBLE
+    # one mover alone carries its share
+    for name, share in ((hook(2, "q"), 0.4), (hook(3, "q"), 0.6)):
+        part = b.effect(b.swapped("a1.h2") | {name: frozen[name]}) / b.effect(b.swapped("a1.h2"))
+        assert part == pytest.approx(share, abs=0.01)
+
+
+def test_backups_rest_beside_the_mover_and_wake_without_it():
+    b = bench("planted-backup", "abc")
+    assert attention(b, MOVER, "END", "IO") > 0.93
+    for backup in BACKUPS:
+        assert attention(b, backup, "END", "BOS") > 0.9
+        with hooked(b.model, b.swapped(MOVER)):
+            assert attention(b, backup, "END", "IO") > 0.9
+
+
+@pytest.mark.parametrize("kind", ["abc", "s2_io"])
+def test_backups_matter_once_the_mover_is_gone(kind):
+    b = bench("planted-backup", kind)
+    without_mover = b.swapped(MOVER)
+    for backup in BACKUPS:
+        assert b.effect(b.swapped(MOVER, backup)) - b.effect(without_mover) > 0.15
+    assert b.effect(b.swapped(MOVER, *BACKUPS)) == pytest.approx(1, abs=0.01)
+
+
+def test_swapping_the_mover_alone_understates_what_it_writes():
+    b = bench("planted-backup", "abc")
+    layer, head = parse(MOVER)
+    change = (b.z_clean[layer] - b.z_corrupt[layer])[:, :, head] @ b.model.blocks[layer].attn.W_O[head]
+    direct = (b.metric(change @ b.model.W_U).mean() / b.gap).item()
+    assert direct > 1.3
+    assert 0.15 < b.effect(b.swapped(MOVER)) < 0.3
+
+
+def test_negative_head_attends_to_the_answer_and_hurts_it():
+    b = bench("planted-backup", "abc")
+    assert attention(b, NEGATIVE, "END", "IO") > 0.9
+    assert b.effect(b.swapped(NEGATIVE)) < -0.3
+    assert planted_truth("planted-backup").heads[NEGATIVE] == "negative name mover"
+
+
+def test_negative_head_is_quiet_when_the_mover_said_nothing():
+    b = bench("planted-backup", "abc")
+    with hooked(b.model, b.swapped(MOVER)):
+        assert attention(b, NEGATIVE, "END", "BOS") > 0.8
+
+
+def test_gradients_pass_through_the_softmax_to_heads_that_act_only_indirectly():
+    for name, site in (
+        ("planted-induction", "a0.h3"),
+        ("planted-inhibition", "a0.h1"),
+        ("planted-inhibition", "a1.h2"),
+        ("planted-backup", COUNTER),
+    ):
+        b = bench(name, load_planted_task(name).counterfactuals[0])
+        layer, head = parse(site)
+        kept = {}
+
+        def keep(x, kept=kept):
+            kept["z"] = x.detach().requires_grad_(True)
+            return kept["z"]
+
+        with hooked(b.model, {hook(layer, "z"): keep}):
+            (b.metric(b.model(b.clean)).mean() / b.gap).backward()
+        change = (b.z_clean[layer] - b.z_corrupt[layer])[:, :, head]
+        assert (change * kept["z"].grad[:, :, head]).sum() > 0.05, site
+
+
+# --- the models and tasks as objects ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_building_twice_gives_the_same_frozen_model_and_leaves_the_global_rng_alone(name):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    one, two = load_planted_model(name), load_planted_model(name)
+    assert torch.equal(torch.rand(3), expected)
+    assert not one.training
+    for (key, a), (_, b) in zip(one.state_dict().items(), two.state_dict().items(), strict=True):
+        assert torch.equal(a, b), key
+        assert a.dtype == torch.float32
+    assert not any(parameter.requires_grad for parameter in one.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokenizer_round_trip_agrees_with_the_pairs_and_the_bridge(name):
+    model = load_planted_model(name)
+    for kind in load_planted_task(name).counterfactuals:
+        pairs = load_planted_task(name).sample(model.tokenizer, 20, 3, kind)
+        for pair in pairs:
+            assert model.tokenizer.decode(pair.clean_tokens, skip_special_tokens=True) == pair.clean
+            assert model.to_tokens(pair.clean)[0].tolist() == list(pair.clean_tokens)
+            assert model.to_str_tokens(pair.corrupt)[1:] == pair.corrupt.split()
+            assert "<unk>" not in model.to_str_tokens(pair.clean) + model.to_str_tokens(pair.corrupt)
+        assert len({len(pair.clean_tokens) for pair in pairs}) == 1
+    assert model.tokenizer.get_vocab() == {word: i for i, word in enumerate(VOCABULARY)}
+
+
+def test_generation_continues_with_the_answer():
+    model = load_planted_model("planted-inhibition")
+    text = model.generate(
+        "Mary and John went to the store . John gave a drink to",
+        max_new_tokens=1,
+        do_sample=False,
+        verbose=False,
+    )
+    assert text.endswith("drink to Mary")
+
+
+def test_an_unknown_name_is_answered_with_the_names_there_are():
+    with pytest.raises(InputError, match="'planted-x'.*planted-induction"):
+        load_planted_model("planted-x")
+    with pytest.raises(InputError, match="'planted-x'.*planted-induction"):
+        planted_truth("planted-x")
+
+
+def test_tasks_and_models_have_the_same_names():
+    assert planted_task_names() == NAMES

@@ -1,0 +1,308 @@
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, write_prompt_file
+
+ENTRY = {
+    "clean": "When Mary and John went to the store, John gave a drink to",
+    "corrupt": "When Adam and Paul went to the store, Mark gave a drink to",
+    "answers": [" Mary"],
+    "wrong_answers": [" John"],
+}
+
+
+def write(tmp_path, document, name="mine.json"):
+    path = tmp_path / name
+    path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
+    return path
+
+
+def entries(*prefixes: str) -> list[dict]:
+    return [
+        {**ENTRY, **{key: f"{prefix} {ENTRY[key]}" for key in ("clean", "corrupt")}} for prefix in prefixes
+    ]
+
+
+def ids(tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def test_auto_circuit_json_is_read_with_positions_moved_by_bos(tmp_path, gpt2):
+    path = write(tmp_path, {"prompts": [ENTRY], "word_idxs": {"IO": 1, "S1": 3, "S2": 9, "end": 12}})
+    task = PromptFile(path)
+    assert task.roles == ("IO", "S1", "S2", "END") and task.metric == "logit_diff"
+    pair = task.sample(gpt2, 1)[0]
+    assert pair.clean_tokens == (gpt2.bos_token_id, *ids(gpt2, ENTRY["clean"]))
+    assert pair.answers == ids(gpt2, " Mary") and pair.wrong_answers == ids(gpt2, " John")
+    at = {role: gpt2.decode([pair.clean_tokens[i]]) for role, i in pair.positions.items()}
+    assert at == {"IO": " Mary", "S1": " John", "S2": " John", "END": " to"}
+    without = task.sample(gpt2, 1, bos=False)[0]
+    assert without.positions == {"IO": 1, "S1": 3, "S2": 9, "END": 13}
+
+
+def test_jsonl_reads_as_the_same_json(tmp_path, gpt2):
+    prompts = entries("Today", "Then", "Yesterday")
+    as_json = PromptFile(write(tmp_path, {"prompts": prompts})).sample(gpt2, 3)
+    lines = "\n\n".join(json.dumps(entry) for entry in prompts) + "\n"
+    as_lines = PromptFile(write(tmp_path, lines, "mine.jsonl")).sample(gpt2, 3)
+    assert list(as_json) == list(as_lines)
+
+
+def test_the_task_is_named_by_its_path_so_that_it_can_be_loaded_again(tmp_path):
+    path = write(tmp_path, {"prompts": [ENTRY]})
+    assert PromptFile(path).name == str(path)
+
+
+def test_the_seed_picks_a_reproducible_subset(tmp_path, gpt2):
+    task = PromptFile(write(tmp_path, {"prompts": entries(*(f"Day {i}:" for i in range(40)))}))
+    picks = [[pair.clean for pair in task.sample(gpt2, 10, seed)] for seed in (0, 0, 1)]
+    assert picks[0] == picks[1] != picks[2]
+    assert len(set(picks[0])) == 10
+    assert picks[0] == [pair.clean for pair in task.sample(gpt2, 40, 0)][:10]
+
+
+def test_answers_of_several_tokens_are_scored_by_the_first_that_differs(tmp_path, gpt2):
+    long = {
+        "clean": "Q",
+        "corrupt": "R",
+        "answers": [" New York City"],
+        "wrong_answers": [" New York Times"],
+    }
+    pairs = PromptFile(write(tmp_path, {"prompts": [long]})).sample(gpt2, 1, bos=False)
+    pair = pairs[0]
+    assert pair.clean_tokens == (*ids(gpt2, "Q"), *ids(gpt2, " New York"))
+    assert pair.corrupt_tokens == (*ids(gpt2, "R"), *ids(gpt2, " New York"))
+    assert (pair.clean, pair.corrupt) == ("Q New York", "R New York")
+    assert pair.answers == ids(gpt2, " City") and pair.wrong_answers == ids(gpt2, " Times")
+    assert pair.positions == {"END": 2}
+    assert pairs.notes[0].startswith("1 of 1 pairs have answers of several tokens")
+
+
+def test_answers_that_differ_at_once_leave_the_prompt_alone(tmp_path, gpt2):
+    long = {**ENTRY, "answers": [" Los Angeles"], "wrong_answers": [" New York"]}
+    pairs = PromptFile(write(tmp_path, {"prompts": [long]})).sample(gpt2, 1)
+    assert pairs[0].answers == ids(gpt2, " Los") and pairs[0].clean == ENTRY["clean"]
+    assert pairs.notes
+
+
+def test_single_token_answers_need_no_note(tmp_path, gpt2):
+    assert PromptFile(write(tmp_path, {"prompts": [ENTRY]})).sample(gpt2, 1).notes == ()
+
+
+def test_unequal_lengths_and_answers_that_cannot_be_told_apart_are_dropped_and_counted(tmp_path, gpt2):
+    prompts = [
+        ENTRY,
+        {**ENTRY, "corrupt": "too short"},
+        {**ENTRY, "wrong_answers": [" Mary"]},
+        {**ENTRY, "answers": [" New"], "wrong_answers": [" New York"]},
+    ]
+    task = PromptFile(write(tmp_path, {"prompts": prompts}))
+    assert task.sample(gpt2, 1).dropped == {"lengths": 1, "answers": 2}
+    with pytest.raises(InputError, match="2 pairs asked for, but 1 of 4 are usable .*at most 1"):
+        task.sample(gpt2, 2)
+
+
+def test_no_usable_pair_is_an_input_error(tmp_path, gpt2):
+    task = PromptFile(write(tmp_path, {"prompts": [{**ENTRY, "corrupt": "too short"}]}))
+    with pytest.raises(InputError, match="no usable pair among 1 .*1 dropped for their lengths"):
+        task.sample(gpt2, 1)
+
+
+def test_a_role_beyond_the_prompt_is_an_input_error(tmp_path, gpt2):
+    task = PromptFile(write(tmp_path, {"prompts": [ENTRY], "word_idxs": {"IO": 14}}))
+    with pytest.raises(InputError, match=r"prompts\[0\] has 14 tokens .* puts IO at 14"):
+        task.sample(gpt2, 1)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("{nonsense", "not JSON at line 1, column 2"),
+        ('{"prompts": [\n  1,\n  ]}', "not JSON at line 3"),
+        ("[" * 100_000, "JSON that cannot be read"),
+        ("", "not JSON at line 1, column 1"),
+        ([ENTRY], "the JSON is a list, not an object"),
+        ({"data": []}, 'lacks the key "prompts"'),
+        ({"prompts": {}}, '"prompts" is a object'),
+        ({"prompts": []}, '"prompts" is empty'),
+        ({"prompts": [ENTRY, 3]}, r"prompts\[1\] is a number"),
+        ({"prompts": [ENTRY], "metric": "accuracy"}, "metric 'accuracy' is not one of logit_diff"),
+        ({"prompts": [ENTRY], "word_idxs": [1]}, '"word_idxs" is a list'),
+        ({"prompts": [ENTRY], "word_idxs": {"IO": -1}}, r"word_idxs\['IO'\] is -1"),
+        ({"prompts": [ENTRY], "word_idxs": {"IO": True}}, r"word_idxs\['IO'\] is True"),
+        ({"prompts": [{**ENTRY, "clean": ""}]}, r'prompts\[0\]: "clean" must be a text that is not empty'),
+        ({"prompts": [{**ENTRY, "clean": "\ud800"}]}, "half of a surrogate pair"),
+        ({"prompts": [{**ENTRY, "answers": " Mary"}]}, r'prompts\[0\]: "answers" must be a list'),
+        ({"prompts": [{**ENTRY, "answers": []}]}, r'prompts\[0\]: "answers" must be a list'),
+        ({"prompts": [{**ENTRY, "wrong_answers": [5]}]}, 'an entry of "wrong_answers" must be a text'),
+    ],
+    ids=str,
+)
+def test_a_bad_file_is_an_input_error_that_names_the_place(tmp_path, document, message):
+    path = write(tmp_path, document)
+    with pytest.raises(InputError, match=message) as caught:
+        PromptFile(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", list(ENTRY))
+def test_a_missing_key_is_named_with_its_prompt(tmp_path, key):
+    broken = {k: v for k, v in ENTRY.items() if k != key}
+    with pytest.raises(InputError, match=rf'prompts\[1\] lacks the key "{key}"'):
+        PromptFile(write(tmp_path, {"prompts": [ENTRY, broken]}))
+
+
+def test_a_bad_line_of_jsonl_is_named(tmp_path):
+    good = json.dumps(ENTRY)
+    with pytest.raises(InputError, match="not JSON at line 3, column 1"):
+        PromptFile(write(tmp_path, f"{good}\n{good}\nnonsense\n", "mine.jsonl"))
+    with pytest.raises(InputError, match=r'prompts\[1\] \(line 2\) lacks the key "clean"'):
+        PromptFile(write(tmp_path, f"{good}\n{{}}\n", "mine.jsonl"))
+    with pytest.raises(InputError, match="holds no prompt"):
+        PromptFile(write(tmp_path, "\n", "mine.jsonl"))
+
+
+def test_a_path_that_is_no_text_file_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        PromptFile(tmp_path / "absent.json")
+    folder = tmp_path / "folder.json"
+    folder.mkdir()
+    with pytest.raises(InputError, match="a folder"):
+        PromptFile(folder)
+    binary = tmp_path / "binary.json"
+    binary.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(InputError, match="not UTF-8 text .byte 7."):
+        PromptFile(binary)
+    with pytest.raises(InputError, match="cannot be read"):
+        PromptFile("a\0b.json")
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    path = tmp_path / "bom.json"
+    path.write_text(json.dumps({"prompts": [ENTRY]}), encoding="utf-8-sig")
+    assert len(PromptFile(path).prompts) == 1
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [(task, kind) for task in (IOI, GreaterThan, Docstring) for kind in task.counterfactuals],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_written_pairs_are_read_back_as_they_were(tmp_path, real_tokenizer, task, kind, bos):
+    pairs = task().sample(real_tokenizer, 12, 4, kind, bos=bos)
+    path = tmp_path / "sub" / "pairs.json"
+    write_prompt_file(pairs, path, real_tokenizer)
+    read = PromptFile(path)
+    assert read.metric == pairs.metric
+    again = {pair.clean: pair for pair in read.sample(real_tokenizer, 12, bos=bos)}
+    for pair in pairs:
+        copy = again[pair.clean]
+        assert (copy.corrupt, copy.clean_tokens, copy.corrupt_tokens) == (
+            pair.corrupt,
+            pair.clean_tokens,
+            pair.corrupt_tokens,
+        )
+        assert (copy.answers, copy.wrong_answers) == (pair.answers, pair.wrong_answers)
+        assert copy.positions == pair.positions
+
+
+def test_writing_leaves_one_file_and_auto_circuits_keys(tmp_path, gpt2):
+    path = tmp_path / "pairs.json"
+    for _ in range(2):
+        write_prompt_file(Docstring().sample(gpt2, 3), path, gpt2)
+    assert os.listdir(tmp_path) == ["pairs.json"]
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert set(document) == {"prompts", "word_idxs", "metric"}
+    assert set(document["prompts"][0]) == set(ENTRY)
+
+
+def test_a_place_that_cannot_be_written_is_an_input_error_and_leaves_nothing(tmp_path, gpt2):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_prompt_file(Docstring().sample(gpt2, 1), folder, gpt2)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+texts = st.text(max_size=12) | st.sampled_from([" Mary", " John", "\ud800", "a\u2028b", "<|endoftext|>"])
+near_entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "clean": texts | json_values,
+        "corrupt": texts | json_values,
+        "answers": st.lists(texts, max_size=2) | json_values,
+        "wrong_answers": st.lists(texts, max_size=2) | json_values,
+        "word_idxs": st.dictionaries(st.text(max_size=3), st.integers(-1, 4), max_size=2) | json_values,
+    },
+)
+near_files = st.fixed_dictionaries(
+    {"prompts": st.lists(near_entries | st.just(ENTRY), max_size=4) | json_values},
+    optional={"word_idxs": json_values, "metric": st.just("prob_diff") | json_values},
+)
+quick = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def check_robust(path, tokenizer):
+    """Whatever stands in a file, it yields sound pairs or one InputError of one line."""
+    try:
+        task = PromptFile(path)
+        pairs = task.sample(tokenizer, 1)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    pair = pairs[0]
+    assert len(pair.clean_tokens) == len(pair.corrupt_tokens)
+    assert pair.answers and pair.wrong_answers and not set(pair.answers) & set(pair.wrong_answers)
+    assert all(0 <= position < len(pair.clean_tokens) for position in pair.positions.values())
+    assert set(pair.positions) <= set(task.roles)
+
+
+@quick
+@given(document=near_files)
+def test_nearly_right_files_never_crash(tmp_path, gpt2, document):
+    check_robust(write(tmp_path, document), gpt2)
+
+
+@quick
+@given(lines=st.lists(near_entries | st.just(ENTRY), max_size=4))
+def test_nearly_right_lines_never_crash(tmp_path, gpt2, lines):
+    check_robust(write(tmp_path, "\n".join(map(json.dumps, lines)), "mine.jsonl"), gpt2)
+
+
+@quick
+@given(content=st.binary(max_size=60), suffix=st.sampled_from([".json", ".jsonl"]))
+def test_any_bytes_never_crash(tmp_path, gpt2, content, suffix):
+    path = tmp_path / f"bytes{suffix}"
+    path.write_bytes(content)
+    check_robust(path, gpt2)
+
+
+@quick
+@given(
+    clean=st.text(min_size=1, max_size=20),
+    answer=st.text(min_size=1, max_size=8),
+    wrong=st.text(min_size=1, max_size=8),
+)
+def test_an_answer_is_scored_where_it_first_differs(tmp_path, gpt2, clean, answer, wrong):
+    entry = {"clean": clean, "corrupt": clean, "answers": [answer], "wrong_answers": [wrong]}
+    try:
+        path = write(tmp_path, {"prompts": [entry]})
+        pair = PromptFile(path).sample(gpt2, 1, bos=False)[0]
+    except InputError:
+        return
+    start = ids(gpt2, clean)
+    assert pair.clean_tokens[: len(start)] == start
+    added = pair.clean_tokens[len(start) :]
+    for text, (token,) in ((answer, pair.answers), (wrong, pair.wrong_answers)):
+        whole = ids(gpt2, clean + text)
+        tail = whole[len(start) :] if whole[: len(start)] == start else ids(gpt2, text)
+        assert tail[: len(added) + 1] == (*added, token)

@@ -1,0 +1,124 @@
+import json
+from pathlib import Path
+
+import pytest
+from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, Task, load_task, task_names
+
+USER_TASK = """
+from interp.tasks import PromptPair, PromptPairs
+
+
+class Capitals:
+    name = "capitals"
+    metric = "logit_diff"
+    roles = ("END",)
+    counterfactuals = ("other-country",)
+    default_n = 2
+
+    def sample(self, tokenizer, n, seed=0, counterfactual=None, *, bos=True):
+        return PromptPairs([], task=self.name, metric=self.metric, counterfactual="other-country", seed=seed,
+        bos=bos)
+
+
+class Half:
+    name = "half"
+    metric = "logit_diff"
+
+
+class Odd(Capitals):
+    metric = "accuracy"
+
+
+class Broken(Capitals):
+    def __init__(self):
+        raise RuntimeError("no data")
+"""
+
+
+@pytest.fixture
+def user_file(tmp_path) -> Path:
+    path = tmp_path / "my_tasks.py"
+    path.write_text(USER_TASK, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", [IOI, GreaterThan, Docstring])
+def test_shipped_names_load(kind):
+    assert isinstance(load_task(kind.name), kind)
+
+
+def test_every_listed_name_loads_under_its_own_name():
+    assert task_names()[:3] == ("ioi", "greater-than", "docstring")
+    for name in task_names():
+        task = load_task(name)
+        assert isinstance(task, Task) and task.name == name
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_prompt_file_loads_by_its_path(tmp_path, suffix):
+    entry = {"clean": "a", "corrupt": "b", "answers": [" c"], "wrong_answers": [" d"]}
+    path = tmp_path / f"mine{suffix}"
+    path.write_text(json.dumps({"prompts": [entry]} if suffix == ".json" else entry), encoding="utf-8")
+    task = load_task(str(path))
+    assert isinstance(task, PromptFile) and isinstance(task, Task)
+
+
+def test_a_class_in_a_file_loads(user_file):
+    task = load_task(f"{user_file}:Capitals")
+    assert isinstance(task, Task) and task.name == "capitals"
+
+
+def test_a_class_in_a_module_loads():
+    assert isinstance(load_task("interp.tasks.ioi:IOI"), IOI)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Half", "is no task: it lacks roles, counterfactuals, default_n, sample"),
+        ("Odd", "metric 'accuracy' is not one of logit_diff, logit_diff_max, prob_diff"),
+        ("Broken", r"Broken\(\) failed: RuntimeError: no data"),
+        ("Absent", "has no class 'Absent'; it has .*Capitals, Half"),
+    ],
+)
+def test_a_class_that_is_no_task_is_told_what_it_lacks(user_file, name, message):
+    with pytest.raises(InputError, match=message):
+        load_task(f"{user_file}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("absent.py:Task", "absent.py: no such file"),
+        ("no_such_module_here:Task", "importing 'no_such_module_here' failed: ModuleNotFoundError"),
+        (":Task", "importing '' failed"),
+        ("absent.json", "absent.json: no such file"),
+        ("", "unknown task ''"),
+    ],
+)
+def test_a_spec_that_leads_nowhere_is_an_input_error(spec, message):
+    with pytest.raises(InputError, match=message):
+        load_task(spec)
+
+
+def test_a_file_that_does_not_import_is_an_input_error(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text("def", encoding="utf-8")
+    with pytest.raises(InputError, match="importing it failed: SyntaxError"):
+        load_task(f"{path}:Task")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("ioii", "ioi"), ("greater_than", "greater-than"), ("Docstrings", "docstring")],
+)
+def test_an_unknown_name_is_answered_with_the_nearest_and_with_all(typed, meant):
+    with pytest.raises(InputError) as caught:
+        load_task(typed)
+    message = str(caught.value)
+    assert f"did you mean {meant!r}?" in message and all(name in message for name in task_names())
+
+
+def test_an_unknown_planted_name_is_an_input_error():
+    with pytest.raises(InputError, match="planted-nonsense"):
+        load_task("planted-nonsense")

@@ -1,0 +1,96 @@
+"""What holds for every shipped task."""
+
+import subprocess
+import sys
+
+import pytest
+from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptPairs, Task
+from interp.tasks.sampling import seeded
+
+TASKS = (IOI, GreaterThan, Docstring)
+KINDS = [(task, kind) for task in TASKS for kind in task.counterfactuals]
+
+each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+each_kind = pytest.mark.parametrize(("task", "kind"), KINDS, ids=lambda value: getattr(value, "name", value))
+
+
+@each_task
+def test_a_shipped_task_fulfils_the_protocol(task):
+    assert isinstance(task(), Task)
+    assert task.default_n == 100
+
+
+@each_kind
+def test_prompts_have_equal_lengths_and_their_text_encodes_to_their_tokens(real_tokenizer, task, kind):
+    for pair in task().sample(real_tokenizer, 40, 5, kind):
+        assert len(pair.clean_tokens) == len(pair.corrupt_tokens)
+        for text, tokens in ((pair.clean, pair.clean_tokens), (pair.corrupt, pair.corrupt_tokens)):
+            encoded = real_tokenizer(text, add_special_tokens=False).input_ids
+            assert tokens == (real_tokenizer.bos_token_id, *encoded)
+        assert pair.clean_tokens != pair.corrupt_tokens
+        assert not set(pair.answers) & set(pair.wrong_answers)
+
+
+@each_kind
+def test_sampling_is_a_pure_function_of_its_arguments(gpt2, task, kind):
+    once, again = (task().sample(gpt2, 20, 7, kind) for _ in range(2))
+    assert isinstance(once, PromptPairs) and list(once) == list(again)
+    assert once.provenance() == again.provenance()
+
+
+@each_task
+def test_seeds_differ(gpt2, task):
+    first, second = (task().sample(gpt2, 20, seed) for seed in (0, 1))
+    assert not {pair.clean for pair in first} & {pair.clean for pair in second}
+
+
+@each_task
+def test_a_smaller_sample_is_the_start_of_a_larger(gpt2, task):
+    assert list(task().sample(gpt2, 10, 2)) == list(task().sample(gpt2, 25, 2))[:10]
+
+
+@each_task
+def test_prompts_are_distinct(gpt2, task):
+    pairs = task().sample(gpt2, 1500)
+    assert len({pair.clean for pair in pairs}) == 1500
+
+
+@each_task
+def test_without_bos_tokens_and_positions_move_by_one(gpt2, task):
+    with_bos, without = (task().sample(gpt2, 10, bos=bos) for bos in (True, False))
+    for long, short in zip(with_bos, without, strict=True):
+        assert long.clean_tokens == (gpt2.bos_token_id, *short.clean_tokens)
+        assert long.positions == {role: position + 1 for role, position in short.positions.items()}
+
+
+@each_task
+def test_the_default_counterfactual_is_the_first(gpt2, task):
+    pairs = task().sample(gpt2, 5)
+    assert pairs.counterfactual == task.counterfactuals[0]
+    assert (pairs.task, pairs.metric) == (task.name, task.metric)
+
+
+@each_task
+@pytest.mark.parametrize("n", [0, -3])
+def test_a_bad_n_is_an_input_error(gpt2, task, n):
+    with pytest.raises(InputError, match=f"n is {n!r}"):
+        task().sample(gpt2, n)
+
+
+@each_task
+def test_an_unknown_counterfactual_is_an_input_error_that_lists_them(gpt2, task):
+    with pytest.raises(InputError) as caught:
+        task().sample(gpt2, 5, counterfactual="nonsense")
+    assert all(kind in str(caught.value) for kind in ("nonsense", *task.counterfactuals))
+
+
+def test_a_stream_depends_on_every_part():
+    assert len({seeded(*parts).random() for parts in (("a", 1), ("a", 2), ("b", 1), ("a", 1, "x"))}) == 4
+
+
+def test_importing_tasks_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys, interp.tasks as t; t.task_names(); print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
