@@ -129,8 +129,7 @@ def print_models() -> None:
 
 def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: int) -> None:
     """Some pairs with their roles marked, then the score over all of them."""
-    from interp.activations.stream import feed
-    from interp.scores.attribution import MetricConsumer
+    from interp.activations.stream import MetricConsumer, feed
 
     console = _console()
     for pair in pairs[:examples]:

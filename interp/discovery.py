@@ -26,8 +26,8 @@ from interp.progress import Stage, silent
 from interp.runs import FORMAT, Run
 from interp.scores import DEFAULT_METHOD, EdgeScore, Scores, load_method
 from interp.scores.edges import edge_attribution
-from interp.scores.head_codes import HeadCodes
-from interp.scores.overlap import OverlapConfig, head_codes, overlap_edges
+from interp.scores.head_codes import SIDES, HeadCodes, HeadCodesConfig, fit_head_codes, usage
+from interp.scores.overlap import edges_among
 from interp.scores.patching import Interchange
 from interp.tasks import load_task
 from interp.tasks.pairs import PromptPairs, Task
@@ -88,13 +88,13 @@ def discover(
     members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
     with clock("roles"):
         roles = head_roles(model, readout, seed)
-    with clock("codes"), stage("reading codes", 1) as advance:
-        codes_config = config if isinstance(config, OverlapConfig) else OverlapConfig(seed=seed)
-        codes = scores.codes or head_codes(means, output_weights(model), codes_config)
-        advance(1)
+    codes = scores.codes
+    if codes is None:
+        with clock("codes"), stage("reading codes", HeadCodesConfig.epochs) as advance:
+            codes = fit_head_codes(means, output_weights(model), HeadCodesConfig(seed=seed), progress=advance)
     with clock("edges"), stage("edges", 1) as advance:
         if method == "overlap":
-            edges = overlap_edges(codes, members)
+            edges = edges_among(codes, members)
         else:
             edges = edge_attribution(model, pairs.subset(range(min(EDGE_PAIRS, len(pairs)))), members)
         advance(1)
@@ -122,7 +122,7 @@ def discover(
             "threshold": threshold,
             "signed": scores.signed,
             "config": scores.config,
-            "codes": asdict(codes_config),
+            "codes": asdict(codes.config),
         },
         "provenance": {"pairs": pairs.provenance(), "model": describe_model(model)},
         "versions": versions(),
@@ -287,10 +287,7 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) ->
         "pattern": readout.patterns_[0][layer, head].round(4).tolist(),
         "direct": float(readout.direct_[:, layer, head].mean()),
         "writes": {"top": named(order[:WRITES]), "bottom": named(order[-WRITES:].flip(0))},
-        "codes": {
-            side: [[int(code), float(share)] for code, share in codes.usage(layer, head, k)]
-            for k, side in enumerate(("clean", "corrupt"))
-        },
+        "codes": {side: [list(pair) for pair in usage(codes, layer, head, side)] for side in SIDES},
     }
 
 

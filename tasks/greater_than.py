@@ -33,7 +33,7 @@ class GreaterThan:
 
     Counterfactuals, all of the same length as the clean prompt. ``01`` is the published one; the others are
     easier to tell from the clean prompt and take up the kinds that O'Neill & Bui (2024, arXiv 2405.12522)
-    name as easier negatives, with these definitions of our own:
+    speak of as easier negatives; their data script writes only ``01``, so these definitions are our own:
 
     - ``01`` (default): YY becomes 01, so that every end year is possible.
     - ``range``: the end century becomes the one before ("1732 to the year 16"): no end year is possible.

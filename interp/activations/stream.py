@@ -8,8 +8,9 @@ attribution scores, the means that codes are read from, whatever a new method ne
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -55,6 +56,7 @@ class PairBatch:
     mlp_gradient: tuple[Float[Tensor, "batch pos d_model"], ...] | None = None
 
 
+@runtime_checkable
 class Consumer(Protocol):
     """Reduces batches; the attributes ask for the backward pass and for the clean side's attention patterns."""
 
@@ -62,6 +64,20 @@ class Consumer(Protocol):
     needs_patterns: bool
 
     def update(self, batch: PairBatch) -> None: ...
+
+
+class MetricConsumer:
+    """Keeps the task metric, [side, pair]: side 0 is clean, 1 corrupt."""
+
+    needs_gradients = False
+    needs_patterns = False
+
+    def __init__(self, n_pairs: int) -> None:
+        self.metric_ = np.zeros((2, n_pairs))
+
+    def update(self, batch: PairBatch) -> None:
+        for side, activations in enumerate((batch.clean, batch.corrupt)):
+            self.metric_[side, list(batch.indices)] = activations.metric.cpu().numpy()
 
 
 def feed(

@@ -1,7 +1,7 @@
 """Pairs of codes that two heads have on the same prompt, and which of them only positive prompts show.
 
-The edge score of O'Neill & Bui 2024 (arXiv 2405.12522). Its code fills one array of heads² × codes² counts per
-class in a triple loop (6.6 GB for GPT-2 small); sorting needs neither the loop nor the array.
+The edge score of O'Neill & Bui 2024 (arXiv 2405.12522). Its code fills, per class, one array of
+heads² × codes² counts in a triple loop (6.6 GB for GPT-2 small); sorting needs neither the loop nor the array.
 """
 
 import numpy as np
@@ -39,26 +39,33 @@ def edge_overlap(
     return counts + counts.T
 
 
-def top_edges(matrix: Int[np.ndarray, "head head"], layers: int, heads: int, n: int) -> tuple[EdgeScore, ...]:
-    """The ``n`` best edges from an earlier layer to a later one; ties in reading order, zeros left out."""
+def top_edges(
+    matrix: Int[np.ndarray, "flat_head flat_head"], layers: int, heads: int, n: int
+) -> tuple[EdgeScore, ...]:
+    """The ``n`` best edges from an earlier layer to a later one; ties in reading order, zeros left out.
+
+    Args:
+        matrix: over all heads in reading order.
+    """
     layer = np.arange(layers * heads) // heads
     forward = np.where(layer[:, None] < layer[None, :], matrix, 0).ravel()
     best = np.argsort(-forward, kind="stable")[:n]
+    found = best[forward[best] > 0].tolist()
     return tuple(
-        EdgeScore(_site(sender, heads), _site(receiver, heads), None, float(matrix[sender, receiver]))
-        for sender, receiver in zip(*np.unravel_index(best[forward[best] > 0], matrix.shape), strict=True)
+        EdgeScore(_site(k // len(matrix), heads), _site(k % len(matrix), heads), None, float(forward[k]))
+        for k in found
     )
 
 
 def published_edge_fold(
-    matrix: Int[np.ndarray, "head head"], layers: int, heads: int, entries: int | None = None
+    matrix: Int[np.ndarray, "flat_head flat_head"], layers: int, heads: int, entries: int | None = None
 ) -> Int[np.ndarray, "layer head"]:
     """How often each head ends one of the best pairs: what the paper's "edge AUC" ranks heads by.
 
-    Both ends of every ordered pair, best pair first, go into one list; its first ``entries`` are counted. Ties
-    fall by falling index, so that late senders, then late receivers, come first. (There the sort is numpy's
-    default one, whose order of ties is the library's affair beyond 16 pairs; here it is a stable sort, read
-    backwards as there.)
+    Both ends of every ordered pair, best pair first, go into one list; its first ``entries`` are counted.
+    Ties fall by falling index, so that late senders, then late receivers, come first. (There the sort is
+    numpy's default one, whose order of ties is the library's affair beyond 16 pairs; here it is a stable
+    sort, read backwards as there.)
 
     Args:
         entries: by default, as the published code computes it, half the square of the number of heads *per

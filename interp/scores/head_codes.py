@@ -1,7 +1,7 @@
 """One integer code per head and prompt, from a dictionary trained on a handful of prompts.
 
 O'Neill & Bui 2024 (arXiv 2405.12522): what each head adds to the residual stream, averaged over positions, is
-one sample; one small sparse autoencoder is trained on the samples of ten prompts; all prompts are then encoded.
+one sample; one small sparse autoencoder is trained on the samples of ten prompts; then all are encoded.
 """
 
 import time

@@ -7,9 +7,9 @@ O'Neill & Bui 2024 (arXiv 2405.12522), as its published code runs it:
    (corrupt) one. There a softmax over heads follows; it changes no order, so here the counts are kept.
 3. score(head i, head j) = the same for pairs of codes that the two heads have on one and the same prompt.
 
-When it misleads: it is a correlation with the corruption, not a cause; a single negative prompt deletes a code;
-the count grows with the number of prompts, with the dictionary and with plain noise in a head's codes, so a head
-whose codes are scattered scores high. Scores are small integers with many ties.
+When it misleads: it is a correlation with the corruption, not a cause; a single negative prompt deletes a
+code; the count grows with the number of prompts, with the dictionary and with plain noise in a head's codes,
+so a head whose codes are scattered scores high. Scores are small integers with many ties.
 """
 
 import time
@@ -28,7 +28,7 @@ from interp.scores.result import Cost, Scores
 from interp.tasks.pairs import PromptPairs
 
 PUBLISHED_L1 = {"ioi": 0.02, "greater-than": 0.02, "docstring": 0.05}
-"""λ of each task's recorded runs, probably tuned against the very circuits that the result is compared with."""
+"""λ of each task's recorded runs, probably tuned against the very circuits that the results are scored on."""
 
 BEST_EDGES = 200
 """Edges kept in the result; :func:`~interp.scores.code_pairs.edge_overlap` gives them all."""

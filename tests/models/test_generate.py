@@ -6,11 +6,11 @@ then attends to one token only, without an error. These tests are what notices.
 
 import pytest
 import torch
-from interp.tasks.errors import InputError
 from transformers import AutoModelForCausalLM
 
 from interp.models import hooked
 from interp.models.generate import generate
+from interp.tasks.errors import InputError
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

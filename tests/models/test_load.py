@@ -7,11 +7,11 @@ import sys
 
 import pytest
 import torch
-from interp.tasks.errors import InputError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.models import describe_model, load_model, load_tokenizer, model_names
 from interp.models.load import classify, parse_device
+from interp.tasks.errors import InputError
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

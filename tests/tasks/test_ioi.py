@@ -2,6 +2,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+
 from interp.tasks import IOI, InputError
 from interp.tasks.sampling import read_data
 

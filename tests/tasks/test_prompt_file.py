@@ -4,6 +4,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, write_prompt_file
 
 ENTRY = {

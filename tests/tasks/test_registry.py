@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, Task, load_task, task_names
 
 USER_TASK = """

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptPairs, Task
 from interp.tasks.sampling import seeded
 

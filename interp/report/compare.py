@@ -1,0 +1,170 @@
+"""Two runs side by side: what they share, what they do not, and which agrees better with the references."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from interp.circuits.references import load_reference
+from interp.evaluation.recovery import PairedComparison, compare_paired
+from interp.report import wording
+from interp.report.recovery import score_matrix
+from interp.runs import Run
+from interp.tasks.errors import InputError
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A component that is a member in one run only; an effect is ``None`` where that run did not check it."""
+
+    site: str
+    in_a: bool
+    in_b: bool
+    score_a: float
+    score_b: float
+    effect_a: float | None
+    effect_b: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on models of one shape.
+
+    Attributes:
+        jaccard: shared members / members of either; ``None`` where neither has any.
+        spearman: rank correlation of the heads' |scores|; ``None`` where one of them is constant.
+        differing: components in one circuit only, largest absolute effect first.
+        recovery: reference -> difference in ROC AUC with its paired bootstrap interval.
+        unpaired: why ``recovery`` is empty, or an empty string.
+    """
+
+    name_a: str
+    name_b: str
+    members_a: tuple[str, ...]
+    members_b: tuple[str, ...]
+    shared: tuple[str, ...]
+    jaccard: float | None
+    spearman: float | None
+    differing: tuple[Difference, ...]
+    recovery: dict[str, PairedComparison]
+    unpaired: str
+
+    def to_dict(self) -> dict:
+        """JSON-able values."""
+        return {
+            **asdict(self),
+            "recovery": {name: found.to_dict() for name, found in self.recovery.items()},
+        }
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """The comparison as one table: what, the first run, the second run, both together."""
+        rows = [
+            ("", self.name_a, self.name_b, ""),
+            ("members", str(len(self.members_a)), str(len(self.members_b)), f"{len(self.shared)} shared"),
+            ("Jaccard", "", "", wording.number(self.jaccard, 3)),
+            ("Spearman of |score|", "", "", wording.number(self.spearman, 3)),
+        ]
+        for name, found in self.recovery.items():
+            low, high = (wording.signed(end, 3) for end in found.interval)
+            difference = f"{wording.signed(found.difference, 3)} [{low}, {high}]"
+            rows.append((f"ROC AUC, {name}", f"{found.roc_auc_a:.3f}", f"{found.roc_auc_b:.3f}", difference))
+        if self.unpaired:
+            rows.append(("ROC AUC", "", "", self.unpaired))
+        for part in self.differing:
+            effects = (part.effect_a, part.effect_b)
+            where = self.name_a if part.in_a else self.name_b
+            rows.append((part.site, *map(_effect, effects), f"only in {where}"))
+        return rows
+
+
+def compare_runs(run_a: Run, run_b: Run) -> Comparison:
+    """Compare two runs; their ROC AUCs only where both scored the same pairs, pair by pair.
+
+    Raises:
+        InputError: the models have different numbers of layers or heads.
+    """
+    scores_a, scores_b = score_matrix(run_a), score_matrix(run_b)
+    if scores_a.shape != scores_b.shape:
+        shapes = " and ".join(f"{layers} layers of {heads} heads" for layers, heads in (scores_a.shape, scores_b.shape))
+        raise InputError(f"the runs are on models of {shapes}: only runs on models of one shape can be compared")
+    name_a, name_b = _names(run_a, run_b)
+    members_a, members_b = (tuple(part["site"] for part in run.members) for run in (run_a, run_b))
+    shared = tuple(site for site in members_a if site in members_b)
+    either = set(members_a) | set(members_b)
+    unpaired = _why_unpaired(run_a, run_b)
+    return Comparison(
+        name_a=name_a,
+        name_b=name_b,
+        members_a=members_a,
+        members_b=members_b,
+        shared=shared,
+        jaccard=len(shared) / len(either) if either else None,
+        spearman=_spearman(scores_a, scores_b),
+        differing=_differing(run_a, run_b, either - set(shared)),
+        recovery={} if unpaired else _paired(run_a, run_b),
+        unpaired=unpaired,
+    )
+
+
+def _names(run_a: Run, run_b: Run) -> tuple[str, str]:
+    """What tells the runs apart: their methods, and whatever else differs."""
+    keys = ["method", *(key for key in ("task", "model", "seed", "n_pairs") if run_a.result[key] != run_b.result[key])]
+    first, second = (
+        " ".join(f"{key} {run.result[key]}" if key in ("seed", "n_pairs") else str(run.result[key]) for key in keys)
+        for run in (run_a, run_b)
+    )
+    return (first, second) if first != second else (f"{first} (1)", f"{second} (2)")
+
+
+def _spearman(scores_a: np.ndarray, scores_b: np.ndarray) -> float | None:
+    sizes = [np.abs(scores).ravel() for scores in (scores_a, scores_b)]
+    if any(np.ptp(size) == 0 for size in sizes):
+        return None
+    return float(spearmanr(*sizes).statistic)
+
+
+def _differing(run_a: Run, run_b: Run, sites: set[str]) -> tuple[Difference, ...]:
+    nothing = {"score": 0.0, "effect": None, "in_circuit": False}
+    parts_a, parts_b = (
+        {part["site"]: part for part in (*run.result["heads"], *run.result["mlps"])} for run in (run_a, run_b)
+    )
+    found = []
+    for site in sites:
+        a, b = parts_a.get(site, nothing), parts_b.get(site, nothing)
+        values = (a["in_circuit"], b["in_circuit"], a["score"], b["score"], a["effect"], b["effect"])
+        found.append(Difference(site, *values))
+    return tuple(sorted(found, key=lambda d: (-max(abs(d.effect_a or 0), abs(d.effect_b or 0)), d.site)))
+
+
+def _why_unpaired(run_a: Run, run_b: Run) -> str:
+    """An empty string where a paired comparison with a reference is possible."""
+    if any("heads_per_pair" not in run.arrays for run in (run_a, run_b)):
+        return "no interval: a run has no scores per pair"
+    if run_a.result["model"] != run_b.result["model"] or _pairs(run_a) != _pairs(run_b):
+        return "no interval: the runs are not on the same model and pairs"
+    if not _common(run_a, run_b):
+        return "no reference in common"
+    return ""
+
+
+def _pairs(run: Run) -> dict:
+    return run.result.get("provenance", {}).get("pairs", {})
+
+
+def _common(run_a: Run, run_b: Run) -> list[str]:
+    return [name for name in run_a.result.get("recovery", {}) if name in run_b.result.get("recovery", {})]
+
+
+def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
+    per_pair = [np.asarray(run.arrays["heads_per_pair"], dtype=float) for run in (run_a, run_b)]
+    found = {}
+    for name in _common(run_a, run_b):
+        try:
+            found[name] = compare_paired(*per_pair, load_reference(name).members())
+        except InputError:
+            continue  # a reference that is not installed here, or has no members: there is no AUC
+    return found
+
+
+def _effect(effect: float | None) -> str:
+    return "not checked" if effect is None else wording.signed(effect, 3)

@@ -1,0 +1,147 @@
+"""Heads, MLPs and edges of a run as the report's grid, table and graph need them."""
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from interp.circuits.roles import ROLE_BAR
+from interp.report import wording
+from interp.report.edge_graph import Node, edge_graph
+from interp.report.figures import Cell, head_grid, opacity
+from interp.runs import Run
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The units of a run: the clean–corrupt gap, and the decimals of effects and of scores."""
+
+    gap: float
+    places: int
+    score_places: int
+    largest_effect: float
+    largest_score: float
+    """Largest absolute score of a head."""
+
+    @classmethod
+    def of(cls, run: Run) -> "Scale":
+        metric = run.result["metric"]
+        gap = metric["clean"] - metric["corrupt"]
+        parts = (*run.result["heads"], *run.result["mlps"])
+        largest_score = max((abs(head["score"]) for head in run.result["heads"]), default=0.0)
+        return cls(
+            gap=gap,
+            places=max(2, wording.places(abs(gap))),
+            score_places=max(2, wording.places(largest_score)),
+            largest_effect=max((abs(part["effect"]) for part in parts if part["effect"] is not None), default=0.0),
+            largest_score=largest_score,
+        )
+
+    def share(self, effect: float | None) -> float | None:
+        """An effect as a share of the gap."""
+        return None if effect is None or self.gap == 0 else effect / self.gap
+
+
+def roles_named(roles: dict[str, float]) -> list[tuple[str, float]]:
+    """The roles that a head is called by, best first."""
+    return sorted(((r, s) for r, s in roles.items() if s >= ROLE_BAR), key=lambda pair: -pair[1])
+
+
+def effect_text(part: dict, scale: Scale) -> str:
+    """Effect with interval, as one line of text."""
+    if part["effect"] is None:
+        return "effect not checked"
+    effect, low, high = (
+        wording.signed(part[key], scale.places) for key in ("effect", "effect_low", "effect_high")
+    )
+    return f"effect {effect} [{low}, {high}], {wording.percent(scale.share(part['effect']))} of the gap"
+
+
+def grid_figures(run: Run, scale: Scale) -> list[dict]:
+    """The score of every component, and the exact effect of those that were checked; one where both are the same."""
+    score = {
+        "name": "score",
+        "title": "Method’s score of every head",
+        "figure": _grid(run, scale, "score", scale.largest_score),
+        "legend": _legend(scale.largest_score, scale.score_places, run.result["settings"].get("signed", True)),
+    }
+    effect = {
+        "name": "effect",
+        "title": "Exact effect of the checked heads, numbers in % of the gap",
+        "figure": _grid(run, scale, "effect", scale.largest_effect),
+        "legend": _legend(scale.largest_effect, scale.places, True),
+    }
+    return [effect] if run.result["method"] == "patching" else [score, effect]
+
+
+def _grid(run: Run, scale: Scale, key: str, largest: float) -> Markup:
+    rows: dict[str, list[Cell]] = {}
+    for head in run.result["heads"]:
+        rows.setdefault(f"h{head['head']}", []).append(_cell(head, scale, key))
+    if run.result["mlps"]:
+        rows["MLP"] = [_cell(mlp, scale, key) for mlp in run.result["mlps"]]
+    what = "Score" if key == "score" else "Exact effect"
+    label = f"{what} of every head by layer; the circuit’s members are outlined"
+    return head_grid(rows, largest, label)
+
+
+def _cell(part: dict, scale: Scale, key: str) -> Cell:
+    roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(part.get("roles", {})))
+    title = f"{part['site']}: score {wording.signed(part['score'], scale.score_places)}, {effect_text(part, scale)}"
+    state = "member" if part["in_circuit"] else ("checked" if part["effect"] is not None else "")
+    share = scale.share(part["effect"])
+    return Cell(
+        value=part[key],
+        title=title + (f"; looks like {roles}" if roles else ""),
+        state=state,
+        text=wording.number(100 * share, 0) if key == "effect" and share is not None else "",
+        link=part["site"] if part["in_circuit"] else "",
+    )
+
+
+def _legend(largest: float, digits: int, has_sign: bool) -> list[dict]:
+    """Swatches from the most negative to the most positive value."""
+    shares = (-1, -0.5, -0.1, 0, 0.1, 0.5, 1) if has_sign else (0, 0.1, 0.25, 0.5, 1)
+    return [
+        {
+            "label": wording.signed(share * largest, digits) if share else "0",
+            "tone": "neg" if share < 0 else "pos",
+            "opacity": f"{opacity(share * largest, largest):.2f}",
+        }
+        for share in shares
+    ]
+
+
+def member_rows(run: Run, scale: Scale) -> list[dict]:
+    """The ranked table: one row a member, largest absolute effect first."""
+    rows = []
+    for part in run.members:
+        detail = run.details.get("members", {}).get(part["site"], {})
+        share = scale.share(part["effect"])
+        writes = detail.get("writes", {"top": [], "bottom": []})
+        rows.append(
+            {
+                "site": part["site"],
+                "roles": [(role, f"{value:.2f}") for role, value in roles_named(part.get("roles", {}))],
+                "score": wording.signed(part["score"], scale.score_places),
+                "effect": wording.signed(part["effect"], scale.places),
+                "low": wording.signed(part["effect_low"], scale.places),
+                "high": wording.signed(part["effect_high"], scale.places),
+                "share": wording.percent(share),
+                "bar": 100 * abs(part["effect"]) / scale.largest_effect if scale.largest_effect else 0,
+                "tone": "neg" if part["effect"] < 0 else "pos",
+                "direct": wording.signed(detail.get("direct"), scale.places),
+                "top": [wording.token(text, 16) for text, _ in writes["top"][:5]],
+            }
+        )
+    return rows
+
+
+def edge_figure(run: Run, scale: Scale) -> Markup | None:
+    """The graph of the strongest edges; ``None`` where no edges were scored."""
+    if not run.members or not run.result["edges"]:
+        return None
+    nodes = [
+        Node(part["site"], part["layer"], part["effect"], f"{part['site']}: {effect_text(part, scale)}")
+        for part in sorted(run.members, key=lambda part: (part["layer"], part.get("head", 0)))
+    ]
+    return edge_graph(nodes, run.result["edges"], "Strongest edges among the members, by layer")

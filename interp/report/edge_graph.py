@@ -1,0 +1,173 @@
+"""The edges among a circuit's members, drawn by layer as one SVG that also stands alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from markupsafe import Markup
+
+from interp.report.figures import CSS, opacity, svg
+
+DRAWN = 40
+"""Edges drawn, largest absolute score first; more would be a thicket."""
+
+NODE_WIDTH, NODE_HEIGHT = 48, 36
+_PORTS = {"q": -11.0, "k": 0.0, "v": 11.0, None: 0.0}
+_SWEEPS = 400
+
+
+@dataclass(frozen=True)
+class Node:
+    """A member: ``site`` as written everywhere, the layer it stands in, its signed effect."""
+
+    site: str
+    layer: int
+    effect: float
+    title: str
+
+    @property
+    def is_mlp(self) -> bool:
+        return self.site.startswith("m")
+
+    @property
+    def column(self) -> tuple[int, bool]:
+        """A layer's MLP comes after its heads."""
+        return (self.layer, self.is_mlp)
+
+    @property
+    def name(self) -> str:
+        """``23.3`` for a23.h3: the graph holds nothing but heads and MLPs."""
+        return self.site if self.is_mlp else self.site[1:].replace(".h", ".")
+
+
+def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Markup:
+    """Draw members by layer and the strongest edges, which end at the receiver's q, k or v.
+
+    Args:
+        edges: ``from``, ``to``, ``into``, ``score``, as in a run; those whose ends are no nodes are left out.
+    """
+    known = {node.site for node in nodes}
+    drawn = [e for e in edges if e["from"] in known and e["to"] in known and e["score"]]
+    drawn = sorted(drawn, key=lambda e: -abs(e["score"]))[:DRAWN]
+    columns = sorted({node.column for node in nodes})
+    per_column = max(sum(node.column == c for node in nodes) for c in columns)
+    pitch = min(150.0, max(NODE_WIDTH + 18.0, 1040 / len(columns)))
+    height = min(620, max(240, 120 + 62 * per_column + 6 * len(nodes)))
+    x = np.array([(columns.index(node.column) + 0.5) * pitch for node in nodes])
+    y = _heights(nodes, drawn, columns, height)
+    where = {node.site: (x[i], y[i]) for i, node in enumerate(nodes)}
+    body = [Markup("<style>{}</style>").format(CSS)]
+    for c, (layer, is_mlp) in enumerate(columns):
+        at = f"{(c + 0.5) * pitch:.1f}"
+        body.append(Markup('<path class="line" stroke-dasharray="1 5" d="M{} 12V{}"/>').format(at, height))
+        body.append(
+            Markup('<text class="soft" x="{}" y="{}" text-anchor="middle">{}{}</text>').format(
+                at, height + 16, "mlp " if is_mlp else "", layer
+            )
+        )
+    largest = abs(drawn[0]["score"]) if drawn else 1.0
+    body += [_edge(e, where, largest) for e in reversed(drawn)]
+    most = max(abs(node.effect) for node in nodes)
+    body += [_node(node, *where[node.site], most) for node in nodes]
+    body.append(
+        Markup('<text class="soft" x="{:.1f}" y="{}" text-anchor="middle">layer</text>').format(
+            len(columns) * pitch / 2, height + 33
+        )
+    )
+    return svg(len(columns) * pitch, height + 40, label, body, role="group")
+
+
+def _heights(
+    nodes: Sequence[Node], edges: Sequence[dict], columns: list[tuple[int, bool]], height: float
+) -> Float[np.ndarray, " node"]:
+    """Vertical places: edges pull their ends together, nodes in near columns push each other apart.
+
+    Without the push an edge would run behind the nodes between its ends.
+    """
+    index = {node.site: i for i, node in enumerate(nodes)}
+    column = np.array([columns.index(node.column) for node in nodes])
+    pull = np.zeros((len(nodes), len(nodes)))
+    largest = max((abs(e["score"]) for e in edges), default=1.0)
+    for e in edges:
+        i, j = index[e["from"]], index[e["to"]]
+        pull[i, j] += abs(e["score"]) / largest
+        pull[j, i] = pull[i, j]
+    distance = np.abs(column[:, None] - column[None, :])
+    push = np.where(distance <= 3, 1.0 / (1 + distance), 0.0)
+    np.fill_diagonal(push, 0.0)
+    low, high = 14 + NODE_HEIGHT / 2, height - NODE_HEIGHT / 2 - 4
+    y = np.random.default_rng(0).uniform(low, high, len(nodes))
+    reach = NODE_HEIGHT + 22
+    for sweep in range(_SWEEPS):
+        gap = y[:, None] - y[None, :]
+        away = np.sign(gap) * np.clip(reach - np.abs(gap), 0, None) * push
+        toward = -gap * pull / np.maximum(pull.sum(1, keepdims=True), 1.0)
+        y = np.clip(y + (away + 0.25 * toward).sum(1) * 0.5 * (1 - sweep / _SWEEPS), low, high)
+    for c in set(column):
+        rows = np.flatnonzero(column == c)
+        rows = rows[np.argsort(y[rows], kind="stable")]
+        y[rows] = _spread(y[rows], NODE_HEIGHT + 8, low, high)
+    return y
+
+
+def _spread(y: np.ndarray, least: float, low: float, high: float) -> np.ndarray:
+    """The same order with at least ``least`` between neighbours, or evenly where that does not fit."""
+    if len(y) > 1 and (len(y) - 1) * least >= high - low:
+        return np.linspace(low, high, len(y))
+    y = y.copy()
+    for i in range(1, len(y)):
+        y[i] = max(y[i], y[i - 1] + least)
+    y -= max(0.0, y[-1] - high)
+    for i in range(len(y) - 2, -1, -1):
+        y[i] = min(y[i], y[i + 1] - least)
+    return y
+
+
+def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float) -> Markup:
+    (x0, y0), (x1, y1) = where[edge["from"]], where[edge["to"]]
+    x0, x1, y1 = x0 + NODE_WIDTH / 2, x1 - NODE_WIDTH / 2, y1 + _PORTS[edge["into"]]
+    bend = max(18.0, 0.45 * (x1 - x0))
+    share = abs(edge["score"]) / largest
+    into = f" ({edge['into']})" if edge["into"] else ""
+    return Markup(
+        '<path class="edge {}" stroke-width="{:.1f}" stroke-opacity="{:.2f}" '
+        'd="M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}"><title>{} → {}{}: {:+.3g}</title></path>'
+    ).format(
+        "neg" if edge["score"] < 0 else "pos",
+        0.8 + 5 * share,
+        0.35 + 0.5 * share,
+        *(x0, y0, x0 + bend, y0, x1 - bend, y1, x1, y1),
+        *(edge["from"], edge["to"], into, edge["score"]),
+    )
+
+
+def _node(node: Node, x: float, y: float, most: float) -> Markup:
+    shade = opacity(node.effect, most)
+    box = Markup('x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="5"').format(
+        x - NODE_WIDTH / 2, y - NODE_HEIGHT / 2, NODE_WIDTH, NODE_HEIGHT
+    )
+    tone = " strong" if shade > 0.6 else ""
+    ports = "" if node.is_mlp else "qkv"
+    letters = Markup("").join(
+        Markup('<text class="small{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
+            tone, x - NODE_WIDTH / 2 + 3, y + _PORTS[letter] + 3, letter
+        )
+        for letter in ports
+    )
+    return Markup(
+        '<a href="#{}" aria-label="{title}"><title>{title}</title><rect class="paper" {box}/>'
+        '<rect class="{}" fill-opacity="{:.2f}" {box}/><rect class="line" {box}/>{}'
+        '<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text></a>'
+    ).format(
+        node.site,
+        "neg" if node.effect < 0 else "pos",
+        shade,
+        letters,
+        tone.strip(),
+        x + (4 if ports else 0),
+        y + 4,
+        node.name,
+        title=node.title,
+        box=box,
+    )

@@ -1,0 +1,97 @@
+"""One card a member: the codes it uses, where it attends, what it writes, what it looks like."""
+
+import numpy as np
+from markupsafe import Markup
+
+from interp.circuits.roles import ROLE_BAR
+from interp.report import wording
+from interp.report.components import Scale, effect_text, roles_named
+from interp.report.figures import attention_pattern
+from interp.runs import Run
+
+OPEN = 3
+"""Cards that are open at first."""
+CODES = 8
+"""Codes shown of each head, most used first."""
+
+
+def member_cards(run: Run, scale: Scale) -> list[dict]:
+    """What the page shows of every member, largest absolute effect first."""
+    examples = run.details.get("examples", [])
+    cards = []
+    for rank, part in enumerate(run.members):
+        detail = run.details.get("members", {}).get(part["site"], {})
+        roles = part.get("roles", {})
+        named = roles_named(roles)
+        cards.append(
+            {
+                "site": part["site"],
+                "open": rank < OPEN,
+                "title": ", ".join(role for role, _ in named),
+                "effect": effect_text(part, scale),
+                "is_mlp": part["site"].startswith("m"),
+                "roles": [
+                    {"name": role, "value": f"{value:.2f}", "bar": 100 * value, "named": value >= ROLE_BAR}
+                    for role, value in sorted(roles.items(), key=lambda pair: -pair[1])
+                ],
+                "pattern": _pattern(part["site"], detail, examples),
+                "codes": _codes(detail.get("codes")),
+                "writes": _writes(detail.get("writes")),
+            }
+        )
+    return cards
+
+
+def _pattern(site: str, detail: dict, examples: list[dict]) -> Markup | None:
+    if "pattern" not in detail or not examples:
+        return None
+    pattern = np.asarray(detail["pattern"], dtype=float)
+    tokens = examples[0]["clean"]
+    if pattern.shape != (len(tokens), len(tokens)):
+        return None
+    marked: dict[int, str] = {}
+    for role, position in examples[0]["positions"].items():
+        marked[position] = f"{marked[position]}/{role}" if position in marked else role
+    return attention_pattern(pattern, tokens, marked, f"Attention pattern of {site} on the example’s clean prompt")
+
+
+def _codes(codes: dict | None) -> dict | None:
+    """Share of prompts with each code on either side; ``only`` where one side never uses it."""
+    if not codes or not codes["clean"] + codes["corrupt"]:
+        return None
+    shares = {side: {int(code): share for code, share in codes[side]} for side in ("clean", "corrupt")}
+    used = sorted(
+        {*shares["clean"], *shares["corrupt"]},
+        key=lambda code: (-shares["clean"].get(code, 0.0) - shares["corrupt"].get(code, 0.0), code),
+    )
+    unique = [code for code in used if code not in shares["corrupt"]]
+    rows = []
+    for code in used[:CODES]:
+        clean, corrupt = (shares[side].get(code, 0.0) for side in ("clean", "corrupt"))
+        rows.append(
+            {
+                "code": code,
+                "clean": 100 * clean,
+                "corrupt": 100 * corrupt,
+                "only": "clean" if not corrupt else ("corrupt" if not clean else ""),
+            }
+        )
+    return {
+        "rows": rows,
+        "more": len(used) - len(rows),
+        "unique": len(unique),
+        "unique_share": sum(shares["clean"][code] for code in unique),
+    }
+
+
+def _writes(writes: dict | None) -> list[dict] | None:
+    if not writes or not writes["top"]:
+        return None
+    digits = wording.places(max(abs(value) for _, value in (*writes["top"], *writes["bottom"])))
+    return [
+        {
+            "name": name,
+            "tokens": [(wording.token(text, 18), wording.signed(value, digits)) for text, value in writes[side]],
+        }
+        for side, name in (("top", "raises most"), ("bottom", "lowers most"))
+    ]

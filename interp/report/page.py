@@ -1,0 +1,134 @@
+"""The report of a run: one HTML page without scripts, in reading order from the finding to how to repeat it."""
+
+from importlib.resources import files
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from interp.report import wording
+from interp.report.components import Scale, edge_figure, grid_figures, member_rows
+from interp.report.members import member_cards
+from interp.report.recovery import recovery_panels
+from interp.report.repeat import command_line, facts, forwards, python_lines, reference_command, timings, warnings
+from interp.runs import Run
+
+TOP_EDGES = 20
+
+
+def render_report(run: Run) -> str:
+    """The report as one self-contained page: no script, no request, every token and label escaped."""
+    scale = Scale.of(run)
+    page = _environment().get_template("report.html")
+    return page.render(
+        result=run.result,
+        scale=scale,
+        metric_name=wording.METRIC_NAMES.get(run.result["metric"].get("name"), run.result["metric"].get("name")),
+        summary=summary(run, scale),
+        counts=counts(run),
+        examples=[_example(example) for example in run.details.get("examples", [])[:1]],
+        grids=grid_figures(run, scale),
+        members=member_rows(run, scale),
+        edge_figure=edge_figure(run, scale),
+        edges=_edges(run),
+        cards=member_cards(run, scale),
+        recovery=recovery_panels(run),
+        timings=timings(run),
+        forwards=forwards(run),
+        command=command_line(run),
+        python=python_lines(run),
+        reference_command=reference_command(run),
+        facts=facts(run),
+        warnings=warnings(run),
+    )
+
+
+def summary(run: Run, scale: Scale) -> str:
+    """What a person reads first."""
+    members, found = run.members, counts(run)
+    if not members:
+        return (
+            f"None of the {found['checked']} checked components carries {run.result['task']}: no effect passes "
+            "the threshold with an interval off zero."
+        )
+    first = members[0]
+    verb = "costs" if first["effect"] * scale.gap > 0 else "gains"
+    return (
+        f"{found['inside']} carry {run.result['task']}. Largest: {first['site']} — replacing what it writes by its "
+        f"value on the corrupt prompt {verb} {wording.number(abs(first['effect']), scale.places)} of a gap of "
+        f"{wording.number(scale.gap, scale.places)} ({wording.percent(abs(first['effect'] / scale.gap))})."
+    )
+
+
+def counts(run: Run) -> dict:
+    """How many components there are, were checked, are members."""
+    heads, mlps = run.result["heads"], run.result["mlps"]
+    inside = [sum(part["in_circuit"] for part in group) for group in (heads, mlps)]
+    text = f"{inside[0]} of {len(heads)} heads"
+    if run.result.get("universe") == "heads+mlps":
+        text += f" and {inside[1]} of {len(mlps)} MLPs"
+    return {
+        "checked": sum(part["effect"] is not None for part in (*heads, *mlps)),
+        "all": len(heads) + (len(mlps) if run.result.get("universe") == "heads+mlps" else 0),
+        "inside": text,
+    }
+
+
+def _example(example: dict) -> dict:
+    """Tokens of both sides with their roles, and where they differ."""
+    roles: dict[int, list[str]] = {}
+    for role, position in example["positions"].items():
+        roles.setdefault(position, []).append(role)
+    sides = {
+        side: [
+            {
+                "text": wording.token(text),
+                "roles": "/".join(roles.get(i, [])),
+                "differs": i < len(other) and other[i] != text,
+            }
+            for i, text in enumerate(example[side])
+        ]
+        for side, other in (("clean", example["corrupt"]), ("corrupt", example["clean"]))
+    }
+    metric = example["metric"]
+    digits = wording.places(max(abs(metric["clean"]), abs(metric["corrupt"])))
+    return {
+        "sides": [(side, tokens, wording.signed(metric[side], digits)) for side, tokens in sides.items()],
+        "answers": [wording.token(text) for text in example["answers"][:12]],
+        "more_answers": max(0, len(example["answers"]) - 12),
+        "wrong": [wording.token(text) for text in example["wrong_answers"][:12]],
+        "more_wrong": max(0, len(example["wrong_answers"]) - 12),
+    }
+
+
+def _edges(run: Run) -> list[dict]:
+    ranked = sorted(run.result["edges"], key=lambda edge: -abs(edge["score"]))[:TOP_EDGES]
+    largest = abs(ranked[0]["score"]) if ranked else 0.0
+    digits = wording.places(largest)
+    return [
+        {
+            "from": edge["from"],
+            "to": edge["to"],
+            "into": edge["into"] or wording.DASH,
+            "score": wording.signed(edge["score"], digits),
+            "bar": 100 * abs(edge["score"]) / largest if largest else 0,
+            "tone": "neg" if edge["score"] < 0 else "pos",
+        }
+        for edge in ranked
+    ]
+
+
+def _environment() -> Environment:
+    folder = files("interp.report")
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+    )
+    environment.globals["style"] = Markup((folder / "report.css").read_text(encoding="utf-8"))
+    environment.filters["percent"] = wording.percent
+    environment.filters["number"] = wording.number
+    environment.filters["signed"] = wording.signed
+    environment.filters["seconds"] = wording.seconds
+    return environment

@@ -1,0 +1,62 @@
+"""How the scores of a run stand against the references there are, with curves where the members are known."""
+
+import numpy as np
+from jaxtyping import Float
+from markupsafe import Markup
+
+from interp.circuits.references import load_reference
+from interp.evaluation.recovery import layer_prior, roc_curve_points
+from interp.report import wording
+from interp.report.figures import roc_panel
+from interp.runs import Run
+from interp.tasks.errors import InputError
+
+
+def recovery_panels(run: Run) -> list[dict]:
+    """One panel a reference: its numbers as the run holds them, and the ROC curve."""
+    return [_panel(name, found, run) for name, found in run.result.get("recovery", {}).items()]
+
+
+def score_matrix(run: Run) -> Float[np.ndarray, "layer head"]:
+    """The method's score of every head."""
+    heads = run.result["heads"]
+    scores = np.zeros((max(h["layer"] for h in heads) + 1, max(h["head"] for h in heads) + 1))
+    for head in heads:
+        scores[head["layer"], head["head"]] = head["score"]
+    return scores
+
+
+def _panel(name: str, found: dict, run: Run) -> dict:
+    nulls = found["nulls"]
+    interval = found["interval"]
+    random = wording.DASH if nulls["random_mean"] is None else f"{nulls['random_mean']:.3f} ± {nulls['random_sd']:.3f}"
+    return {
+        "name": name,
+        "auc": wording.number(found["roc_auc"], 3),
+        "interval": f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "no scores per pair",
+        "precision": wording.number(found["average_precision"], 3),
+        "spearman": wording.number(found["spearman"], 3),
+        "positives": f"{found['n_positive']} of {found['n_heads']}",
+        "random": random,
+        "layer_index": wording.number(nulls["layer_index"], 3),
+        "layer_mean": wording.number(nulls["layer_mean"], 3),
+        "curve": _curve(name, run),
+    }
+
+
+def _curve(name: str, run: Run) -> Markup | None:
+    """``None`` where this installation does not have the reference, or its curve is undefined."""
+    try:
+        truth = load_reference(name).members()
+    except InputError:
+        return None
+    scores = score_matrix(run)
+    if truth.shape != scores.shape or not truth.any() or truth.all():
+        return None
+    return roc_panel(
+        roc_curve_points(scores, truth),
+        roc_curve_points(layer_prior(*truth.shape), truth),
+        int(truth.sum()),
+        int((~truth).sum()),
+        f"ROC curve against {name}",
+    )

@@ -1,0 +1,125 @@
+"""What a run cost, how to repeat it, and what a reader must know before believing it."""
+
+import shlex
+
+from interp.report import wording
+from interp.runs import Run
+
+STAGES = {
+    "load": "load the model",
+    "sample": "sample pairs",
+    "score": "score every head",
+    "check": "exact interchange of candidates",
+    "roles": "head roles",
+    "codes": "read codes",
+    "edges": "score edges",
+}
+
+
+def timings(run: Run) -> list[dict]:
+    """Wall time by stage, in the order they ran."""
+    spent = run.result.get("seconds", {})
+    longest = max(spent.values(), default=0.0)
+    rows = [
+        {"name": STAGES.get(key, key), "text": wording.seconds(value), "bar": 100 * value / longest if longest else 0}
+        for key, value in spent.items()
+    ]
+    if rows:
+        rows.append({"name": "together", "text": wording.seconds(sum(spent.values())), "bar": None})
+    return rows
+
+
+def forwards(run: Run) -> list[tuple[str, str]]:
+    """Cost by stage in forward passes of one prompt."""
+    return [(STAGES.get(key, key), f"{value:,.0f}") for key, value in run.result.get("cost", {}).items()]
+
+
+def command_line(run: Run) -> str:
+    """The command that repeats the run."""
+    result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
+    words = ["interp", "discover", result["task"], "--model", result["model"] or "MODEL"]
+    words += ["--method", result["method"], "--n", result["n_pairs"], "--seed", result["seed"]]
+    if pairs.get("counterfactual"):
+        words += ["--counterfactual", pairs["counterfactual"]]
+    words += ["--candidates", settings["n_candidates"]] if "n_candidates" in settings else []
+    words += ["--threshold", settings["threshold"]] if "threshold" in settings else []
+    words += ["--mlps"] if result.get("universe") == "heads+mlps" else []
+    words += [] if pairs.get("bos", True) else ["--no-bos"]
+    for key, value in settings.get("config", {}).items():
+        if value is not None and key != "batch_size":
+            words += ["--set", f"{key}={value}"]
+    return shlex.join(str(word) for word in words)
+
+
+def python_lines(run: Run) -> str:
+    """The same from Python."""
+    result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
+    arguments = {
+        "model": result["model"],
+        "method": result["method"],
+        "n": result["n_pairs"],
+        "seed": result["seed"],
+        "counterfactual": pairs.get("counterfactual"),
+        "n_candidates": settings.get("n_candidates"),
+        "threshold": settings.get("threshold"),
+        "mlps": result.get("universe") == "heads+mlps" or None,
+        "bos": None if pairs.get("bos", True) else False,
+    }
+    given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
+    return f'from interp import discover\n\nrun = discover(\n    {result["task"]!r},\n{given})\nrun.save("run")\n'
+
+
+def warnings(run: Run) -> list[str]:
+    """What limits the findings, the general last."""
+    result, pairs = run.result, _pairs(run)
+    found = [
+        f"Dropped because of this model’s tokenizer: {count} {kind}."
+        for kind, count in pairs.get("dropped", {}).items()
+        if count
+    ]
+    found += [str(note) for note in pairs.get("notes", [])]
+    if result["mlps"] == []:
+        found.append("MLPs were not scored.")
+    elif result.get("universe") == "heads":
+        found.append("Only heads could become members; MLPs stay live, and what they do is part of every effect.")
+    if result["method"] != "patching":
+        found.append(
+            f"Only the {result.get('settings', {}).get('n_candidates', '')} components with the best scores were "
+            "checked: a component that the method overlooks cannot be a member."
+        )
+    found.append(
+        "One component at a time is replaced. Where others step in for the one that is missing (backup heads), its "
+        "effect is understated, so effects do not add up to the gap."
+    )
+    found.append(
+        "Membership and effects are measured on the same pairs that ranked the components; intervals cover the draw "
+        "of pairs and nothing else."
+    )
+    return found
+
+
+def reference_command(run: Run) -> str:
+    """The command that measures what this run could be judged against."""
+    return shlex.join(["interp", "reference", run.result["task"], "--model", run.result["model"] or "MODEL"])
+
+
+def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Versions, settings and provenance as tables of key and value; nested values are written ``a.b``."""
+    result = run.result
+    tables = {"Versions": result.get("versions"), "Settings": result.get("settings")}
+    tables |= {f"Provenance: {key}": value for key, value in result.get("provenance", {}).items()}
+    return [(name, _flat(value)) for name, value in tables.items() if value]
+
+
+def _flat(value: dict, prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            rows += _flat(item, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", str(item)))
+    return rows
+
+
+def _pairs(run: Run) -> dict:
+    return run.result.get("provenance", {}).get("pairs", {})

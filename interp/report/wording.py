@@ -1,0 +1,64 @@
+"""How numbers, metrics and tokens are written in a report."""
+
+import math
+import unicodedata
+
+METRIC_NAMES = {
+    "logit_diff": "logit difference",
+    "logit_diff_max": "logit difference to the best wrong answer",
+    "prob_diff": "probability difference",
+}
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+_SPACES = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
+
+def places(scale: float) -> int:
+    """Decimals that show about three digits of numbers up to ``scale``."""
+    return min(6, max(0, 2 - math.floor(math.log10(scale)))) if scale > 0 else 2
+
+
+def number(value: float | None, decimals: int) -> str:
+    """``1.25``, ``−0.30``; a dash for nothing."""
+    return DASH if value is None else f"{_no_negative_zero(value, decimals):.{decimals}f}".replace("-", MINUS)
+
+
+def signed(value: float | None, decimals: int) -> str:
+    """``+1.25``, ``−0.30``; a dash for nothing."""
+    return DASH if value is None else f"{_no_negative_zero(value, decimals):+.{decimals}f}".replace("-", MINUS)
+
+
+def percent(share: float | None) -> str:
+    """``71 %``, ``2.4 %``, with a sign where negative."""
+    if share is None:
+        return DASH
+    return number(100 * share, 0 if abs(share) >= 0.0995 else 1) + " %"
+
+
+def _no_negative_zero(value: float, decimals: int) -> float:
+    return round(value, decimals) + 0.0
+
+
+def seconds(value: float) -> str:
+    """``0.42 s``, ``12 s``, ``3 min 5 s``."""
+    if value >= 120:
+        return f"{int(value // 60)} min {int(value % 60)} s"
+    return f"{value:.0f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def token(text: str, limit: int | None = None) -> str:
+    """A token with its white space made visible, and control or direction characters as escapes.
+
+    Direction overrides would otherwise reorder what stands beside them.
+    """
+    shown = "".join(_visible(character) for character in text) or "∅"
+    return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def _visible(character: str) -> str:
+    if character in _SPACES:
+        return _SPACES[character]
+    if unicodedata.category(character)[0] == "C" or unicodedata.category(character) in ("Zl", "Zp"):
+        return f"\\u{ord(character):04x}"
+    return character

@@ -1,0 +1,85 @@
+"""One pass: right metrics, right gradients, every pair once, no hook left behind."""
+
+import pytest
+import torch
+
+from interp.activations.metric import task_metric
+from interp.activations.stream import MetricConsumer, end_logits, equal_length_batches, feed, run_batch
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import PromptPair
+from tests.pairs import random_pairs
+from tests.tiny_models import FAMILIES
+
+
+def _pair(answers, wrong):
+    return PromptPair("", "", (1,), (1,), answers, wrong)
+
+
+def test_metrics_equal_hand_calculation():
+    logits = torch.tensor([[1.0, 2.0, 4.0, 0.0], [0.0, 3.0, 1.0, 5.0]])
+    pairs = [_pair((2,), (0, 1)), _pair((1, 3), (0,))]
+    torch.testing.assert_close(task_metric(logits, pairs, "logit_diff"), torch.tensor([4 - 1.5, 4.0 - 0]))
+    torch.testing.assert_close(task_metric(logits, pairs, "logit_diff_max"), torch.tensor([2.0, 4.0]))
+    p = logits.softmax(-1)
+    wanted = torch.stack([p[0, 2] - p[0, 0] - p[0, 1], p[1, 1] + p[1, 3] - p[1, 0]])
+    torch.testing.assert_close(task_metric(logits, pairs, "prob_diff"), wanted)
+
+
+def test_batches_hold_one_length_and_every_pair_once():
+    pairs = random_pairs(50, n=11, lengths=(5, 8, 6))
+    batches = list(equal_length_batches(pairs, 3))
+    assert sorted(i for batch in batches for i in batch) == list(range(11))
+    for batch in batches:
+        assert len(batch) <= 3
+        assert len({len(pairs[i].clean_tokens) for i in batch}) == 1
+    with pytest.raises(InputError, match="batch size 0"):
+        list(equal_length_batches(pairs, 0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_end_logits_equal_the_last_row_of_all_logits(family, tiny_model):
+    model = tiny_model(family)
+    tokens = torch.randint(3, 60, (3, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(end_logits(model, tokens), model(tokens)[:, -1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_equal_finite_differences_of_the_metric(family, tiny_model):
+    model = tiny_model(family)
+    pairs = random_pairs(60, n=2)
+    batch = run_batch(model, pairs, (0, 1), gradients=True)
+    for layer in range(model.cfg.n_layers):
+        direction = torch.randn_like(batch.clean.z[layer])
+        predicted = (batch.z_gradient[layer] * direction).sum((1, 2, 3))
+        step = 1e-2
+
+        def moved(sign, layer=layer, direction=direction, step=step):
+            hooks = {f"blocks.{layer}.attn.hook_z": lambda z: z + sign * step * direction}
+            with torch.no_grad():
+                return task_metric(end_logits(model, batch.clean.tokens, hooks), pairs, "logit_diff")
+
+        measured = (moved(1) - moved(-1)) / (2 * step)
+        torch.testing.assert_close(predicted, measured, rtol=0.05, atol=0.05 * measured.abs().max().item())
+
+
+def test_feeding_in_small_batches_equals_one_batch_and_leaves_no_hook(tiny_model):
+    model = tiny_model("llama")
+    pairs = random_pairs(60, n=7, lengths=(7, 9))
+    small, large = MetricConsumer(7), MetricConsumer(7)
+    done = []
+    assert feed(model, pairs, [small], batch_size=2, progress=done.append) == 14
+    feed(model, pairs, [large], batch_size=16)
+    assert sum(done) == 7
+    assert abs(small.metric_ - large.metric_).max() < 1e-4
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_nan_logits_are_an_error_not_a_result(tiny_model_folder):
+    from interp.models import load_model
+
+    model = load_model(str(tiny_model_folder("gpt2")))
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="NaN"):
+        run_batch(model, random_pairs(60, n=1), (0,))

@@ -1,0 +1,172 @@
+"""Runs that look like real ones, for tests of what is drawn from them: no model is run."""
+
+import numpy as np
+
+from interp.circuits.references import load_reference, reference_for
+from interp.evaluation.recovery import recover
+from interp.runs import FORMAT, Run
+
+EVIL = "</title></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>'\"&"
+ROLES = ("previous-token", "duplicate-token", "induction", "mover", "negative-mover", "inhibition")
+_WORDS = "Then, Mary and John went to the store. After a while John gave a drink to".replace(",", " ,").split(" ")
+
+
+def make_run(
+    *,
+    n_layers: int = 30,
+    n_heads: int = 9,
+    members: int = 14,
+    mlp_members: int = 0,
+    mlps: bool = True,
+    per_pair: bool = True,
+    n_pairs: int = 40,
+    n_tokens: int = 20,
+    evil: bool = False,
+    task: str = "ioi",
+    model: str = "smollm2-135m-instruct",
+    method: str = "attribution",
+    references: tuple[str, ...] = (),
+    seed: int = 0,
+) -> Run:
+    """A run of any shape; ``evil`` puts markup into every text that comes from outside."""
+    rng = np.random.default_rng(seed)
+    scores = rng.laplace(0, 0.01, (n_layers, n_heads))
+    chosen = rng.choice(n_layers * n_heads, size=members + 6, replace=False) if members else []
+    for rank, index in enumerate(chosen):
+        scores.flat[index] = rng.choice([1, 1, -1]) * 2.4 / (1 + rank) ** 0.9
+    inside = set(map(int, chosen[:members]))
+    checked = set(np.argsort(-np.abs(scores), axis=None)[:30].tolist()) | inside
+    heads = []
+    for index in range(n_layers * n_heads):
+        layer, head = divmod(index, n_heads)
+        score = float(scores.flat[index])
+        heads.append(
+            {"site": f"a{layer}.h{head}", "layer": layer, "head": head, "score": score}
+            | _effect(score, index in checked, index in inside)
+            | {"roles": {role: round(float(value), 4) for role, value in zip(ROLES, rng.beta(0.4, 2, 6), strict=True)}}
+        )
+    mlp_rows = []
+    for layer in range(n_layers if mlps else 0):
+        score = float(rng.normal(0, 0.2) + 0.3)
+        inside_too = layer < mlp_members
+        mlp_rows.append({"site": f"m{layer}", "layer": layer, "score": score} | _effect(score, inside_too, inside_too))
+    tokens = _tokens(n_tokens, evil)
+    parts = [part for part in (*heads, *mlp_rows) if part["in_circuit"]]
+    result = {
+        "format": FORMAT,
+        "model": EVIL if evil else model,
+        "task": EVIL if evil else task,
+        "method": method,
+        "seed": seed,
+        "n_pairs": n_pairs,
+        "universe": "heads+mlps" if mlp_members else "heads",
+        "metric": {"clean": 3.62, "corrupt": 0.21, "name": "logit_diff"},
+        "seconds": {"load": 3.2, "sample": 0.02, "score": 11.4, "check": 84.0, "roles": 0.6, "codes": 2.2, "edges": 9.0},
+        "cost": {"score": 4.0 * n_pairs, "check": 31.2 * n_pairs},
+        "heads": heads,
+        "mlps": mlp_rows,
+        "edges": _edges(parts, rng),
+        "recovery": {},
+        "settings": {"n_candidates": 30, "threshold": 0.02, "signed": True, "config": {}, "codes": {"n_codes": 200}},
+        "provenance": {
+            "pairs": {
+                "task": task,
+                "metric": "logit_diff",
+                "counterfactual": "abc",
+                "seed": seed,
+                "n_pairs": n_pairs,
+                "bos": True,
+                "dropped": {"names": 3},
+                "notes": [EVIL] if evil else ["Names of several tokens are left out."],
+            },
+            "model": {"spec": model, "origin": EVIL if evil else "Q4_1 GGUF"},
+        },
+        "versions": {"interp": "0.1.0", "torch": "2.13.0"},
+    }
+    arrays = {"heads": scores.astype(np.float32)}
+    if per_pair:
+        noise = rng.normal(0, 0.1, (n_pairs, n_layers, n_heads))
+        arrays["heads_per_pair"] = (scores + noise - noise.mean(0)).astype(np.float32)
+    for name in references:
+        truth = load_reference(name).members()
+        result["recovery"][name] = recover(scores, truth, None, arrays.get("heads_per_pair"), n_boot=50).to_dict()
+    details = {
+        "examples": [
+            {
+                "clean": tokens,
+                "corrupt": ["<s>", *reversed(tokens[1:])],
+                "answers": [EVIL if evil else " Mary"],
+                "wrong_answers": [EVIL if evil else " John"],
+                "positions": {"IO": 3, "S1": 5, "S2": 13, EVIL if evil else "END": n_tokens - 1},
+                "metric": {"clean": 4.1, "corrupt": -0.4},
+            }
+        ],
+        "members": {part["site"]: _details(part["site"], tokens, evil, rng) for part in parts},
+    }
+    return Run(result, details, arrays)
+
+
+def published(task: str = "ioi", model: str = "gpt2") -> tuple[str, ...]:
+    """Names of the references for a task on a model."""
+    return tuple(reference.name for reference in reference_for(task, model))
+
+
+def _effect(score: float, checked: bool, inside: bool) -> dict:
+    if not checked:
+        return {"effect": None, "effect_low": None, "effect_high": None, "in_circuit": False}
+    effect = 0.9 * score if inside else 0.02 * score
+    return {"effect": effect, "effect_low": effect - 0.05, "effect_high": effect + 0.05, "in_circuit": inside}
+
+
+def _tokens(n: int, evil: bool) -> list[str]:
+    words = ["<s>", *(f" {word}" for word in _WORDS)]
+    tokens = [words[i % len(words)] if i else "<s>" for i in range(n)]
+    if evil:
+        tokens[4:8] = ["<script>", EVIL, "\u202e\n", "{{ 7*7 }}</style>"]
+    return tokens
+
+
+def _edges(parts: list[dict], rng: np.random.Generator) -> list[dict]:
+    edges = []
+    for sender in parts:
+        for receiver in parts:
+            if sender["layer"] < receiver["layer"]:
+                for into in "qkv" if "head" in receiver else (None,):
+                    edges.append(
+                        {
+                            "from": sender["site"],
+                            "to": receiver["site"],
+                            "into": into,
+                            "score": float(rng.laplace(0, 0.03) * (1 + 8 * (rng.random() < 0.1))),
+                        }
+                    )
+    return sorted(edges, key=lambda edge: -abs(edge["score"]))
+
+
+def _details(site: str, tokens: list[str], evil: bool, rng: np.random.Generator) -> dict:
+    if site.startswith("m"):
+        return {}
+    n = len(tokens)
+    logits = np.where(np.tril(np.ones((n, n), bool)), rng.normal(0, 2.5, (n, n)), -np.inf)
+    pattern = np.exp(logits - logits.max(1, keepdims=True))
+    pattern /= pattern.sum(1, keepdims=True)
+    words = [EVIL if evil else " Mary", " John", "\n", " the", "'s", " Sarah", " a", " supercalifragilistic"]
+    top = sorted(rng.gamma(2, 0.4, 8).tolist(), reverse=True)
+    shares = [rng.dirichlet(np.ones(k)) for k in (5, 3)]
+    codes = [rng.choice(200, k, replace=False) for k in (5, 3)]
+    codes[1][:2] = codes[0][1:3]
+    return {
+        "pattern": pattern.round(4).tolist(),
+        "direct": float(rng.normal(0, 0.5)),
+        "writes": {
+            "top": [[word, value] for word, value in zip(words, top, strict=True)],
+            "bottom": [[word, -value] for word, value in zip(words, top, strict=True)],
+        },
+        "codes": {
+            side: sorted(
+                ([int(code), float(share)] for code, share in zip(codes[k], shares[k], strict=True)),
+                key=lambda pair: -pair[1],
+            )
+            for k, side in enumerate(("clean", "corrupt"))
+        },
+    }

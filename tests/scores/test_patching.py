@@ -1,0 +1,118 @@
+"""Exact interchange against transformer-lens and brute force; batching, saving and resuming change nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from interp.activations.metric import task_metric
+from interp.models import Site, hooked
+from interp.models.planted import load_planted_model, planted_truth
+from interp.scores.patching import PatchingConfig, interchange, patching
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+from tests.pairs import random_pairs
+from tests.tiny_models import FAMILIES
+
+
+def test_head_effects_equal_transformer_lens_patching(tiny_model):
+    from transformer_lens.patching import get_act_patch_attn_head_out_all_pos
+
+    model = tiny_model("gpt2")
+    pairs = random_pairs(60, n=1)
+    clean, corrupt = (torch.tensor([getattr(pairs[0], f"{side}_tokens")]) for side in ("clean", "corrupt"))
+    _, cache = model.run_with_cache(corrupt)
+
+    def metric(logits):
+        return task_metric(logits[:, -1], pairs, "logit_diff")[0]
+
+    theirs = get_act_patch_attn_head_out_all_pos(model, clean, cache, metric)
+    with torch.no_grad():
+        wanted = metric(model(clean)) - theirs
+    np.testing.assert_allclose(patching(model, pairs).heads, wanted.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_effects_equal_whole_forwards_one_component_at_a_time(family, tiny_model):
+    model = tiny_model(family)
+    pairs = random_pairs(60, n=3, lengths=(8, 10))
+    found = patching(model, pairs, PatchingConfig(batch_size=2))
+    for row, pair in enumerate(pairs):
+        clean, corrupt = torch.tensor([pair.clean_tokens]), torch.tensor([pair.corrupt_tokens])
+        kept = {}
+
+        def run(tokens, hooks, pair=pair):
+            with torch.no_grad(), hooked(model, hooks):
+                return task_metric(model(tokens)[:, -1], [pair], "logit_diff").item()
+
+        sites = [f"blocks.{i}.attn.hook_z" for i in range(2)] + [f"blocks.{i}.hook_mlp_out" for i in range(2)]
+        run(corrupt, {name: lambda x, name=name: kept.__setitem__(name, x.clone()) for name in sites})
+        base = run(clean, {})
+        for layer in range(2):
+            name = f"blocks.{layer}.attn.hook_z"
+            for head in range(model.cfg.n_heads):
+
+                def swap(z, head=head, name=name):
+                    z = z.clone()
+                    z[:, :, head] = kept[name][:, :, head]
+                    return z
+
+                effect = base - run(clean, {name: swap})
+                assert found.heads_per_pair[row, layer, head] == pytest.approx(effect, abs=1e-4)
+            name = f"blocks.{layer}.hook_mlp_out"
+            effect = base - run(clean, {name: lambda _, name=name: kept[name]})
+            assert found.mlps_per_pair[row, layer] == pytest.approx(effect, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup"])
+def test_planted_heads_stand_out_and_decoys_do_not(name):
+    model, truth = load_planted_model(name), planted_truth(name)
+    pairs = load_task(name).sample(model.tokenizer, 8, 0)
+    scores = patching(model, pairs)
+    gap = (scores.metric_clean - scores.metric_corrupt).mean()
+    assert scores.mlps is None
+    for site in truth.decoys:
+        layer, head = (int(part[1:]) for part in site.split("."))
+        assert abs(scores.heads[layer, head]) < 1e-3 * gap
+
+
+def test_a_killed_run_resumes_to_the_same_result_without_repeating(tiny_model, tmp_path):
+    model, pairs = tiny_model("llama"), random_pairs(60, n=6)
+    whole = patching(model, pairs, PatchingConfig(batch_size=3))
+    path = str(tmp_path / "partial.safetensors")
+    seen = []
+
+    def die(done):
+        seen.append(done)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        patching(model, pairs, PatchingConfig(batch_size=3, checkpoint=path), progress=die)
+    resumed = patching(model, pairs, PatchingConfig(batch_size=3, checkpoint=path))
+    np.testing.assert_array_equal(resumed.heads_per_pair, whole.heads_per_pair)
+    np.testing.assert_array_equal(resumed.mlps_per_pair, whole.mlps_per_pair)
+    assert resumed.cost.forwards < whole.cost.forwards
+    again = patching(model, pairs, PatchingConfig(batch_size=3, checkpoint=path))
+    assert again.cost.forwards == 2 * len(pairs)
+
+
+def test_a_checkpoint_of_other_prompts_or_noise_is_refused(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    path = tmp_path / "partial.safetensors"
+    config = PatchingConfig(checkpoint=str(path))
+    patching(model, random_pairs(60, n=2), config)
+    with pytest.raises(InputError, match="belongs to another"):
+        patching(model, random_pairs(60, n=2, seed=1), config)
+    path.write_bytes(b"noise")
+    with pytest.raises(InputError, match="cannot be read"):
+        patching(model, random_pairs(60, n=2), config)
+
+
+def test_swapping_an_activation_for_itself_changes_nothing(tiny_model):
+    model = tiny_model("gemma2")
+    pairs = random_pairs(60, n=2)
+    same = pairs.subset(range(2))
+    for i, pair in enumerate(pairs):
+        same[i] = type(pair)("", "", pair.clean_tokens, pair.clean_tokens, pair.answers, pair.wrong_answers)
+    found = interchange(model, same, [Site("attn", 1, 0), Site("mlp", 0)])
+    np.testing.assert_allclose(found.effects, 0, atol=1e-5)
