@@ -20,7 +20,9 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(help="List tasks, show their prompts, export them.", invoke_without_command=True)
 models_app = typer.Typer(help="List the models that can be named, show one.", invoke_without_command=True)
-cache_app = typer.Typer(help="Where the embedded model is kept, and emptying that.", invoke_without_command=True)
+cache_app = typer.Typer(
+    help="Where the embedded model is kept, and emptying that.", invoke_without_command=True
+)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
@@ -32,8 +34,12 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is if not given")]
 DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
 BatchOption = Annotated[int, typer.Option(help="prompts per forward pass")]
-PairsOption = Annotated[int | None, typer.Option("--n", "-n", help="prompt pairs; the task's default if not given")]
-CounterfactualOption = Annotated[str | None, typer.Option(help="kind of corrupt prompt; the task's default first")]
+PairsOption = Annotated[
+    int | None, typer.Option("--n", "-n", help="prompt pairs; the task's default if not given")
+]
+CounterfactualOption = Annotated[
+    str | None, typer.Option(help="kind of corrupt prompt; the task's default first")
+]
 
 
 def main() -> None:
@@ -98,12 +104,16 @@ def discover(
     seed: Annotated[int, typer.Option(help="seed of the prompts")] = 0,
     counterfactual: CounterfactualOption = None,
     candidates: Annotated[int, typer.Option(help="best-scored components checked by exact interchange")] = 30,
-    threshold: Annotated[float, typer.Option(help="share of the clean–corrupt gap that makes a member")] = 0.02,
+    threshold: Annotated[
+        float, typer.Option(help="share of the clean–corrupt gap that makes a member")
+    ] = 0.02,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
     bos: Annotated[bool, typer.Option(help="prepend the beginning-of-sequence token")] = True,
     set_: Annotated[list[str], typer.Option("--set", help="a method's option, key=value; repeatable")] = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="run folder; runs/TASK-METHOD if not given")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the result here; - for stdout")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="also write the result here; - for stdout")
+    ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
@@ -158,10 +168,14 @@ def discover(
 
 @app.command()
 def reference(
-    task: Annotated[str | None, typer.Argument(help="task to measure; without it, the references there are")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="task to measure; without it, the references there are")
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     n: Annotated[int, typer.Option("--n", "-n", help="prompt pairs")] = 200,
-    seed: Annotated[int, typer.Option(help="seed of the prompts; not 0, so that discoveries are held out")] = 1000,
+    seed: Annotated[
+        int, typer.Option(help="seed of the prompts; not 0, so that discoveries are held out")
+    ] = 1000,
     counterfactual: CounterfactualOption = None,
     out: Annotated[Path | None, typer.Option(help="safetensors file to write")] = None,
     device: DeviceOption = None,

@@ -61,7 +61,9 @@ def recovery_line(name: str, found: dict) -> str:
 
 
 def _nulls(nulls: dict) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in nulls.items() if value is not None)
+    return ", ".join(
+        f"{key.replace('_', ' ')} {value:.3f}" for key, value in nulls.items() if value is not None
+    )
 
 
 def _number(value: float | None) -> str:
@@ -114,7 +116,11 @@ def print_tasks() -> None:
     for name in task_names():
         task = load_task(name)
         table.add_row(
-            task.name, task.metric, ", ".join(task.counterfactuals), ", ".join(task.roles), str(task.default_n)
+            task.name,
+            task.metric,
+            ", ".join(task.counterfactuals),
+            ", ".join(task.roles),
+            str(task.default_n),
         )
     console = _console()
     console.print(table)
@@ -147,7 +153,9 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
             f"{pairs.metric} on {side:<7} {values.mean():+.3f}, right (above 0) on {(values > 0).mean():.0%} "
             f"of {len(pairs)} prompts"
         )
-    console.print(f"counterfactual {pairs.counterfactual}, seed {pairs.seed}, BOS {'yes' if pairs.bos else 'no'}")
+    console.print(
+        f"counterfactual {pairs.counterfactual}, seed {pairs.seed}, BOS {'yes' if pairs.bos else 'no'}"
+    )
     for kind, count in pairs.dropped.items():
         console.print(f"dropped for this tokenizer: {count} {kind}")
     for note in pairs.notes:

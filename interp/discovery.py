@@ -90,8 +90,9 @@ def discover(
         roles = head_roles(model, readout, seed)
     codes = scores.codes
     if codes is None:
-        with clock("codes"), stage("reading codes", HeadCodesConfig.epochs) as advance:
-            codes = fit_head_codes(means, output_weights(model), HeadCodesConfig(seed=seed), progress=advance)
+        settings = HeadCodesConfig(seed=seed, examples=min(HeadCodesConfig.examples, 2 * len(pairs)))
+        with clock("codes"), stage("reading codes", settings.epochs) as advance:
+            codes = fit_head_codes(means, output_weights(model), settings, progress=advance)
     with clock("edges"), stage("edges", 1) as advance:
         if method == "overlap":
             edges = edges_among(codes, members)
@@ -122,13 +123,15 @@ def discover(
             "threshold": threshold,
             "signed": scores.signed,
             "config": scores.config,
-            "codes": asdict(codes.config),
+            "codes": asdict(codes.sae.config),
         },
         "provenance": {"pairs": pairs.provenance(), "model": describe_model(model)},
         "versions": versions(),
     }
     details = {
-        "examples": [_example(model, pairs, i, scores_metric(checked, i)) for i in range(min(EXAMPLES, len(pairs)))],
+        "examples": [
+            _example(model, pairs, i, scores_metric(checked, i)) for i in range(min(EXAMPLES, len(pairs)))
+        ],
         "members": {str(site): _member(model, site, readout, codes) for site in members},
     }
     return Run(result, details, _arrays(scores, checked))
@@ -273,11 +276,13 @@ WRITES = 8
 
 
 def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) -> dict:
-    """What the report shows of a member; an MLP has neither pattern nor codes."""
+    """What the report shows of a member, pattern and writing on the first example; an MLP has neither."""
     if site.kind == "mlp":
         return {}
     layer, head = site.layer, site.head
-    logits = (readout.written_[layer, head].to(readout.norm.unembedding.device) @ readout.norm.unembedding).cpu()
+    logits = (
+        readout.written_[0][layer, head].to(readout.norm.unembedding.device) @ readout.norm.unembedding
+    ).cpu()
     order = logits.argsort(descending=True)
 
     def named(ids):

@@ -46,5 +46,9 @@ def _cached_generation(model) -> Finding:
     prompt = "The capital of France is"
     cached, plain = (generate(model, prompt, 8, use_cache=use_cache) for use_cache in (True, False))
     same = bool(torch.equal(torch.as_tensor(cached), torch.as_tensor(plain)))
-    detail = "the same with and without the KV cache" if same else "differs with the KV cache: reinstall transformers <5.24"
+    detail = (
+        "the same with and without the KV cache"
+        if same
+        else "differs with the KV cache: reinstall transformers <5.24"
+    )
     return Finding("generation", same, detail)

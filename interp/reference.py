@@ -34,9 +34,7 @@ def measure_reference(
         raise InputError("this model was not loaded by load_model: a reference must name its model")
     pairs = task.sample(model.tokenizer, n, seed, counterfactual)
     method = METHODS["patching"]
-    config = PatchingConfig(
-        batch_size=batch_size, checkpoint=None if checkpoint is None else str(checkpoint)
-    )
+    config = PatchingConfig(batch_size=batch_size, checkpoint=None if checkpoint is None else str(checkpoint))
     with stage("exact interchange", method.steps(model, len(pairs))) as advance:
         scores = method.function(model, pairs, config, progress=advance)
     provenance = {
@@ -44,4 +42,6 @@ def measure_reference(
         "versions": versions(),
         "date": datetime.date.today().isoformat(),
     }
-    return MeasuredReference.from_scores(scores, name=f"{task.name}/{spec}", model=spec, provenance=provenance)
+    return MeasuredReference.from_scores(
+        scores, name=f"{task.name}/{spec}", model=spec, provenance=provenance
+    )

@@ -93,7 +93,9 @@ class Run:
         """Read a run folder, or say in one line what is wrong with it."""
         folder = Path(folder)
         if not (folder / RESULT).is_file():
-            raise InputError(f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)")
+            raise InputError(
+                f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)"
+            )
         try:
             result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
@@ -114,7 +116,9 @@ def check_destination(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a new folder or an earlier run")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
-        raise InputError(f"--out {folder} is a folder with other things in it: name a new folder or an earlier run")
+        raise InputError(
+            f"--out {folder} is a folder with other things in it: name a new folder or an earlier run"
+        )
 
 
 def _replace(temporary: Path, folder: Path) -> None:

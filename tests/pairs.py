@@ -24,6 +24,4 @@ def random_pairs(
         pairs.append(
             PromptPair("", "", tuple(clean), tuple(corrupt), (answer,), tuple(wrong), {"END": length - 1})
         )
-    return PromptPairs(
-        pairs, task="random", metric=metric, counterfactual="two tokens", seed=seed, bos=False
-    )
+    return PromptPairs(pairs, task="random", metric=metric, counterfactual="two tokens", seed=seed, bos=False)

@@ -12,7 +12,9 @@ from interp.tasks.errors import InputError
 RUNS = Path(os.environ.get("INTERP_RUNS", "runs")).resolve()
 
 st.title("Circuit")
-found = sorted(folder.name for folder in RUNS.glob("*") if (folder / RESULT).is_file()) if RUNS.is_dir() else []
+found = (
+    sorted(folder.name for folder in RUNS.glob("*") if (folder / RESULT).is_file()) if RUNS.is_dir() else []
+)
 if not found:
     st.info(f"No runs in {RUNS} yet. Make one in a terminal: interp discover ioi")
     st.stop()

@@ -35,7 +35,9 @@ class HeadMeans:
     needs_gradients = False
     needs_patterns = False
 
-    def __init__(self, pairs: PromptPairs, positions: Positions = "mean", *, include_bos: bool = True) -> None:
+    def __init__(
+        self, pairs: PromptPairs, positions: Positions = "mean", *, include_bos: bool = True
+    ) -> None:
         if positions not in ("mean", "last", "roles"):
             raise InputError(f"positions {positions!r}: choose mean, last or roles")
         if positions == "roles" and not all(pair.positions for pair in pairs):

@@ -42,7 +42,9 @@ def candidates(scores: Scores, n: int = CANDIDATES, *, mlps: bool = False) -> li
     """The ``n`` components with the largest absolute score; heads only unless ``mlps``."""
     if n < 1:
         raise InputError(f"{n} candidates: at least 1 is needed")
-    ranked = [(abs(scores.heads[layer, head]), Site("attn", layer, head)) for layer, head in scores.ranked_heads()]
+    ranked = [
+        (abs(scores.heads[layer, head]), Site("attn", layer, head)) for layer, head in scores.ranked_heads()
+    ]
     if mlps and scores.mlps is not None:
         ranked += [(abs(score), Site("mlp", layer)) for layer, score in enumerate(scores.mlps)]
     ranked.sort(key=lambda pair: -pair[0])
@@ -61,7 +63,9 @@ def check(
 ) -> Checked:
     """Measure the candidates by exact interchange and decide which are members."""
     if len(pairs) < MIN_PAIRS:
-        raise InputError(f"{len(pairs)} pairs are too few to check a circuit: at least {MIN_PAIRS} are needed")
+        raise InputError(
+            f"{len(pairs)} pairs are too few to check a circuit: at least {MIN_PAIRS} are needed"
+        )
     measured = interchange(model, pairs, sites, batch_size=batch_size, progress=progress)
     return decide(measured, threshold=threshold, seed=seed)
 

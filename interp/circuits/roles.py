@@ -9,7 +9,8 @@ duplicate-token attention from a token's second occurrence to its first, on rand
 induction      attention from a token's second occurrence to what followed its first, likewise
 mover          attention from END to an answer token × what it adds to the answer directly
 negative-mover the same for heads that take away from the answer directly
-inhibition     attention from END to the last wrong-answer token × the absence of a direct effect
+suppressor     attention from END to the last wrong-answer token × what it adds to the logit difference directly
+inhibition     the same attention × the absence of a direct effect: it acts through later heads
 ============== =====================================================================================
 
 A direct effect (direct logit attribution with the final norm's scale frozen) counts fully from 2 % of the prompt's
@@ -43,8 +44,9 @@ class HeadReadout:
         total_: [pair], that logit difference as a whole.
         to_answer_, to_wrong_: [pair, layer, head], attention from END to answer tokens, and to the last
             wrong-answer token; NaN where the clean prompt holds none.
-        written_: [layer, head, d_model], mean over pairs of what the head adds after the final norm.
-        patterns_: pair index -> [layer, head, query, key] for the first ``examples`` pairs.
+        written_: pair index -> [layer, head, d_model], what each head adds at END after the final norm, for the
+            first ``examples`` pairs.
+        patterns_: pair index -> [layer, head, query, key], likewise.
     """
 
     needs_gradients = False
@@ -56,7 +58,7 @@ class HeadReadout:
         shape = (n_pairs, model.cfg.n_layers, model.cfg.n_heads)
         self.direct_, self.to_answer_, self.to_wrong_ = (np.full(shape, np.nan) for _ in range(3))
         self.total_ = np.zeros(n_pairs)
-        self.written_ = torch.zeros(*shape[1:], model.cfg.d_model)
+        self.written_: dict[int, Tensor] = {}
         self.patterns_: dict[int, np.ndarray] = {}
         self.examples = examples
 
@@ -68,17 +70,20 @@ class HeadReadout:
         self.total_[rows] = (self.norm.direct(resid, resid) * direction).sum(-1).cpu().numpy()
         answer = _mask(batch.pairs, lambda pair: _holding(pair, pair.answers), resid.device)
         wrong = _mask(batch.pairs, lambda pair: _holding(pair, pair.wrong_answers)[-1:], resid.device)
+        shown = [(row, index) for row, index in enumerate(batch.indices) if index < self.examples]
+        for _, index in shown:
+            self.written_[index] = torch.zeros(*self.direct_.shape[1:], resid.shape[-1])
         for layer, (z, pattern) in enumerate(zip(batch.clean.z, batch.clean.pattern, strict=True)):
             result = torch.einsum("bhd,hdm->bhm", z[:, -1], self.model.blocks[layer].attn.W_O).float()
             written = self.norm.direct(result, resid[:, None])  # [batch, head, d_model]
             self.direct_[rows, layer] = (written * direction[:, None]).sum(-1).cpu().numpy()
-            self.written_[layer] += written.sum(0).cpu() / len(self.total_)
+            for row, index in shown:
+                self.written_[index][layer] = written[row].cpu()
             from_end = pattern[:, :, -1].float()  # [batch, head, key]
             self.to_answer_[rows, layer] = _mass(from_end, answer)
             self.to_wrong_[rows, layer] = _mass(from_end, wrong)
-        for row, index in enumerate(batch.indices):
-            if index < self.examples:
-                self.patterns_[index] = np.stack([p[row].float().cpu().numpy() for p in batch.clean.pattern])
+        for row, index in shown:
+            self.patterns_[index] = np.stack([p[row].float().cpu().numpy() for p in batch.clean.pattern])
 
     def _direction(self, pairs: tuple[PromptPair, ...]) -> Float[Tensor, "batch d_model"]:
         columns = self.norm.unembedding
@@ -117,6 +122,7 @@ def head_roles(model: Model, readout: HeadReadout, seed: int = 0) -> HeadRoles:
     to_answer, to_wrong = _mean_known(readout.to_answer_), _mean_known(readout.to_wrong_)
     scores["mover"] = to_answer * np.clip(share, 0, 1)
     scores["negative-mover"] = to_answer * np.clip(-share, 0, 1)
+    scores["suppressor"] = to_wrong * np.clip(share, 0, 1)
     scores["inhibition"] = to_wrong * (1 - np.clip(np.abs(share), 0, 1))
     return HeadRoles(scores)
 

@@ -44,9 +44,9 @@ class FinalNorm:
         return cls(plain * probe.float(), centred, scaled, model.W_U.detach().float())
 
     def direct(
-        self, written: Float[Tensor, "*any d_model"], resid: Float[Tensor, "*any d_model"]
+        self, written: Float[Tensor, "*any d_model"], resid: Float[Tensor, "*#any d_model"]
     ) -> Float[Tensor, "*any d_model"]:
-        """What ``written``, a part of the final residual stream ``resid``, becomes after the norm frozen at ``resid``."""
+        """What ``written``, a part of the final residual stream, becomes after the norm frozen at ``resid``."""
         if self.centred:
             written = written - written.mean(-1, keepdim=True)
             resid = resid - resid.mean(-1, keepdim=True)

@@ -85,8 +85,12 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
     """
     scores_a, scores_b = score_matrix(run_a), score_matrix(run_b)
     if scores_a.shape != scores_b.shape:
-        shapes = " and ".join(f"{layers} layers of {heads} heads" for layers, heads in (scores_a.shape, scores_b.shape))
-        raise InputError(f"the runs are on models of {shapes}: only runs on models of one shape can be compared")
+        shapes = " and ".join(
+            f"{layers} layers of {heads} heads" for layers, heads in (scores_a.shape, scores_b.shape)
+        )
+        raise InputError(
+            f"the runs are on models of {shapes}: only runs on models of one shape can be compared"
+        )
     name_a, name_b = _names(run_a, run_b)
     members_a, members_b = (tuple(part["site"] for part in run.members) for run in (run_a, run_b))
     shared = tuple(site for site in members_a if site in members_b)
@@ -108,9 +112,14 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
 
 def _names(run_a: Run, run_b: Run) -> tuple[str, str]:
     """What tells the runs apart: their methods, and whatever else differs."""
-    keys = ["method", *(key for key in ("task", "model", "seed", "n_pairs") if run_a.result[key] != run_b.result[key])]
+    keys = [
+        "method",
+        *(key for key in ("task", "model", "seed", "n_pairs") if run_a.result[key] != run_b.result[key]),
+    ]
     first, second = (
-        " ".join(f"{key} {run.result[key]}" if key in ("seed", "n_pairs") else str(run.result[key]) for key in keys)
+        " ".join(
+            f"{key} {run.result[key]}" if key in ("seed", "n_pairs") else str(run.result[key]) for key in keys
+        )
         for run in (run_a, run_b)
     )
     return (first, second) if first != second else (f"{first} (1)", f"{second} (2)")

@@ -21,6 +21,8 @@ class Scale:
     largest_effect: float
     largest_score: float
     """Largest absolute score of a head."""
+    has_sign: bool
+    """Whether the method's scores say if a head helps or hurts."""
 
     @classmethod
     def of(cls, run: Run) -> "Scale":
@@ -32,9 +34,16 @@ class Scale:
             gap=gap,
             places=max(2, wording.places(abs(gap))),
             score_places=max(2, wording.places(largest_score)),
-            largest_effect=max((abs(part["effect"]) for part in parts if part["effect"] is not None), default=0.0),
+            largest_effect=max(
+                (abs(part["effect"]) for part in parts if part["effect"] is not None), default=0.0
+            ),
             largest_score=largest_score,
+            has_sign=run.result.get("settings", {}).get("signed", True),
         )
+
+    def score(self, score: float) -> str:
+        """A score as text, with a sign where the method gives one."""
+        return (wording.signed if self.has_sign else wording.number)(score, self.score_places)
 
     def share(self, effect: float | None) -> float | None:
         """An effect as a share of the gap."""
@@ -57,12 +66,12 @@ def effect_text(part: dict, scale: Scale) -> str:
 
 
 def grid_figures(run: Run, scale: Scale) -> list[dict]:
-    """The score of every component, and the exact effect of those that were checked; one where both are the same."""
+    """The score of every component and the exact effect of the checked ones; one grid where both are the same."""
     score = {
         "name": "score",
         "title": "Method’s score of every head",
         "figure": _grid(run, scale, "score", scale.largest_score),
-        "legend": _legend(scale.largest_score, scale.score_places, run.result["settings"].get("signed", True)),
+        "legend": _legend(scale.largest_score, scale.score_places, scale.has_sign),
     }
     effect = {
         "name": "effect",
@@ -86,7 +95,7 @@ def _grid(run: Run, scale: Scale, key: str, largest: float) -> Markup:
 
 def _cell(part: dict, scale: Scale, key: str) -> Cell:
     roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(part.get("roles", {})))
-    title = f"{part['site']}: score {wording.signed(part['score'], scale.score_places)}, {effect_text(part, scale)}"
+    title = f"{part['site']}: score {scale.score(part['score'])}, {effect_text(part, scale)}"
     state = "member" if part["in_circuit"] else ("checked" if part["effect"] is not None else "")
     share = scale.share(part["effect"])
     return Cell(
@@ -101,9 +110,10 @@ def _cell(part: dict, scale: Scale, key: str) -> Cell:
 def _legend(largest: float, digits: int, has_sign: bool) -> list[dict]:
     """Swatches from the most negative to the most positive value."""
     shares = (-1, -0.5, -0.1, 0, 0.1, 0.5, 1) if has_sign else (0, 0.1, 0.25, 0.5, 1)
+    written = wording.signed if has_sign else wording.number
     return [
         {
-            "label": wording.signed(share * largest, digits) if share else "0",
+            "label": written(share * largest, digits) if share else "0",
             "tone": "neg" if share < 0 else "pos",
             "opacity": f"{opacity(share * largest, largest):.2f}",
         }
@@ -121,8 +131,8 @@ def member_rows(run: Run, scale: Scale) -> list[dict]:
         rows.append(
             {
                 "site": part["site"],
-                "roles": [(role, f"{value:.2f}") for role, value in roles_named(part.get("roles", {}))],
-                "score": wording.signed(part["score"], scale.score_places),
+                "roles": [(role, f"{value:.2f}") for role, value in roles_named(part.get("roles", {}))[:2]],
+                "score": scale.score(part["score"]),
                 "effect": wording.signed(part["effect"], scale.places),
                 "low": wording.signed(part["effect_low"], scale.places),
                 "high": wording.signed(part["effect_high"], scale.places),
@@ -130,7 +140,7 @@ def member_rows(run: Run, scale: Scale) -> list[dict]:
                 "bar": 100 * abs(part["effect"]) / scale.largest_effect if scale.largest_effect else 0,
                 "tone": "neg" if part["effect"] < 0 else "pos",
                 "direct": wording.signed(detail.get("direct"), scale.places),
-                "top": [wording.token(text, 16) for text, _ in writes["top"][:5]],
+                "top": [wording.token(text, 16) for text, _ in writes["top"][:3]],
             }
         )
     return rows

@@ -104,6 +104,8 @@ def _heights(
         away = np.sign(gap) * np.clip(reach - np.abs(gap), 0, None) * push
         toward = -gap * pull / np.maximum(pull.sum(1, keepdims=True), 1.0)
         y = np.clip(y + (away + 0.25 * toward).sum(1) * 0.5 * (1 - sweep / _SWEEPS), low, high)
+    if np.ptp(y) > 0:
+        y = low + (high - low) * (y - y.min()) / np.ptp(y)
     for c in set(column):
         rows = np.flatnonzero(column == c)
         rows = rows[np.argsort(y[rows], kind="stable")]
@@ -132,7 +134,8 @@ def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float) -> 
     into = f" ({edge['into']})" if edge["into"] else ""
     return Markup(
         '<path class="edge {}" stroke-width="{:.1f}" stroke-opacity="{:.2f}" '
-        'd="M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}"><title>{} → {}{}: {:+.3g}</title></path>'
+        'd="M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}">'
+        "<title>{} → {}{}: {:+.3g}</title></path>"
     ).format(
         "neg" if edge["score"] < 0 else "pos",
         0.8 + 5 * share,

@@ -1,6 +1,6 @@
 """Figures of the report as inline SVG: data in, markup out; every text is escaped on its way in.
 
-Colours are CSS variables with the sign as hue and the size as opacity, so that one drawing serves light and dark.
+Colours are CSS variables with the sign as hue and the size as opacity: one drawing serves light and dark.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ svg .small{font-size:9px}svg .strong{fill:var(--on-strong,#fff)}
 def svg(width: float, height: float, label: str, body: Sequence[Markup], *, role: str = "img") -> Markup:
     """One SVG element, which also stands alone as a file."""
     return Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="{role}" '
-        'aria-label="{label}">{body}</svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
+        'role="{role}" aria-label="{label}">{body}</svg>'
     ).format(w=_short(width), h=_short(height), role=role, label=label, body=Markup("").join(body))
 
 
@@ -71,7 +71,9 @@ def head_grid(rows: Mapping[str, Sequence[Cell]], largest: float, label: str) ->
     return svg(left + n_layers * width + 4, y + 40, label, [*body, *outlines], role="group")
 
 
-def _cell(cell: Cell, x: float, y: float, width: float, height: float, largest: float) -> tuple[Markup, Markup]:
+def _cell(
+    cell: Cell, x: float, y: float, width: float, height: float, largest: float
+) -> tuple[Markup, Markup]:
     box = Markup('x="{}" y="{}" width="{}" height="{}"').format(
         _short(x + 1), _short(y + 1), _short(width - 2), _short(height - 2)
     )
@@ -118,22 +120,24 @@ def attention_pattern(
     n = len(tokens)
     size = min(19.0, max(11.0, 400 / n))
     ticks = [token(text, 11) for text in tokens]
-    names = [f"{tick} {marked[i]}" if i in marked else tick for i, tick in enumerate(ticks)]
+    names = [f"{tick} {token(marked[i], 8)}" if i in marked else tick for i, tick in enumerate(ticks)]
     left = 14 + 6.6 * max(len(name) for name in names)
     top, side = 4, size * n
     body = [
-        Markup('<path class="line" d="M{} {}V{}H{}L{} {}Z"/>').format(
-            *map(_short, (left, top, top + side, left + side, left, top))
+        Markup('<path class="line" d="M{} {}V{}H{}"/>').format(
+            *map(_short, (left, top, top + side, left + side))
         )
     ]
+    step = _short(size)
     for low, high in _FAINT:
         found = np.argwhere((pattern >= low) & (pattern < high))
         path = "".join(
-            f"M{_short(left + k * size)} {_short(top + q * size)}h{_short(size)}v{_short(size)}h-{_short(size)}z"
-            for q, k in found
+            f"M{_short(left + k * size)} {_short(top + q * size)}h{step}v{step}h-{step}z" for q, k in found
         )
         if path:
-            body.append(Markup('<path class="pos" fill-opacity="{:.2f}" d="{}"/>').format(low**EXPONENT, path))
+            body.append(
+                Markup('<path class="pos" fill-opacity="{:.2f}" d="{}"/>').format(low**EXPONENT, path)
+            )
     for q, k in np.argwhere(pattern >= _NAMED):
         weight = float(pattern[q, k])
         body.append(
@@ -147,7 +151,7 @@ def attention_pattern(
                 names[q],
                 names[k],
                 weight,
-                s=_short(size),
+                s=step,
             )
         )
     small = "" if size >= 13 else "small"
@@ -157,9 +161,9 @@ def attention_pattern(
         body.append(_text(left - 5, middle + 3.5, name, tone, anchor="end"))
         x, y = left + (i + 0.5) * size + 3, top + side + 7
         body.append(
-            Markup('<text class="{}" text-anchor="end" transform="translate({} {}) rotate(-55)">{}</text>').format(
-                tone, _short(x), _short(y), name
-            )
+            Markup(
+                '<text class="{}" text-anchor="end" transform="translate({} {}) rotate(-55)">{}</text>'
+            ).format(tone, _short(x), _short(y), name)
         )
     below = 14 + 5.6 * max(len(name) for name in names)
     return svg(left + side + 6, top + side + below, label, body)
@@ -189,7 +193,9 @@ def roc_panel(
         Markup('<path class="band" d="{}Z"/>').format(path([*upper, *reversed(lower)])),
         Markup('<rect class="line" x="{}" y="{}" width="{s}" height="{s}"/>').format(left, top, s=side),
         Markup('<path class="diagonal" d="{}"/>').format(path([(0, 0), (1, 1)])),
-        Markup('<path class="layer-curve" d="{}"><title>layer index</title></path>').format(path(layer_curve)),
+        Markup('<path class="layer-curve" d="{}"><title>layer index</title></path>').format(
+            path(layer_curve)
+        ),
         Markup('<path class="roc" d="{}"/>').format(path(curve)),
     ]
     for tick in (0.0, 0.5, 1.0):
@@ -198,7 +204,8 @@ def roc_panel(
     body.append(_text(left + side / 2, top + side + 32, "false positive rate", "soft", anchor="middle"))
     body.append(
         Markup(
-            '<text class="soft" text-anchor="middle" transform="translate(12 {}) rotate(-90)">true positive rate</text>'
+            '<text class="soft" text-anchor="middle" transform="translate(12 {}) rotate(-90)">'
+            "true positive rate</text>"
         ).format(top + side / 2)
     )
     return svg(left + side + 14, top + side + 38, label, body)

@@ -52,11 +52,13 @@ def _pattern(site: str, detail: dict, examples: list[dict]) -> Markup | None:
     marked: dict[int, str] = {}
     for role, position in examples[0]["positions"].items():
         marked[position] = f"{marked[position]}/{role}" if position in marked else role
-    return attention_pattern(pattern, tokens, marked, f"Attention pattern of {site} on the example’s clean prompt")
+    return attention_pattern(
+        pattern, tokens, marked, f"Attention pattern of {site} on the example’s clean prompt"
+    )
 
 
 def _codes(codes: dict | None) -> dict | None:
-    """Share of prompts with each code on either side; ``only`` where one side never uses it."""
+    """Share of prompts with each code on either side, and which codes corrupt prompts never have."""
     if not codes or not codes["clean"] + codes["corrupt"]:
         return None
     shares = {side: {int(code): share for code, share in codes[side]} for side in ("clean", "corrupt")}
@@ -72,8 +74,10 @@ def _codes(codes: dict | None) -> dict | None:
             {
                 "code": code,
                 "clean": 100 * clean,
+                "clean_text": _share_text(clean),
                 "corrupt": 100 * corrupt,
-                "only": "clean" if not corrupt else ("corrupt" if not clean else ""),
+                "corrupt_text": _share_text(corrupt),
+                "only_clean": not corrupt,
             }
         )
     return {
@@ -91,7 +95,15 @@ def _writes(writes: dict | None) -> list[dict] | None:
     return [
         {
             "name": name,
-            "tokens": [(wording.token(text, 18), wording.signed(value, digits)) for text, value in writes[side]],
+            "tokens": [
+                (wording.token(text, 18), wording.signed(value, digits)) for text, value in writes[side]
+            ],
         }
         for side, name in (("top", "raises most"), ("bottom", "lowers most"))
     ]
+
+
+def _share_text(share: float) -> str:
+    if not share:
+        return wording.DASH
+    return "<1 %" if share < 0.005 else f"{100 * share:.0f} %"

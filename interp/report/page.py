@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page without scripts, in reading order from the finding to how to repeat it."""
+"""The report of a run: one HTML page without scripts, from the finding to how to repeat it."""
 
 from importlib.resources import files
 
@@ -9,7 +9,15 @@ from interp.report import wording
 from interp.report.components import Scale, edge_figure, grid_figures, member_rows
 from interp.report.members import member_cards
 from interp.report.recovery import recovery_panels
-from interp.report.repeat import command_line, facts, forwards, python_lines, reference_command, timings, warnings
+from interp.report.repeat import (
+    command_line,
+    facts,
+    forwards,
+    python_lines,
+    reference_command,
+    timings,
+    warnings,
+)
 from interp.runs import Run
 
 TOP_EDGES = 20
@@ -22,7 +30,9 @@ def render_report(run: Run) -> str:
     return page.render(
         result=run.result,
         scale=scale,
-        metric_name=wording.METRIC_NAMES.get(run.result["metric"].get("name"), run.result["metric"].get("name")),
+        metric_name=wording.METRIC_NAMES.get(
+            run.result["metric"].get("name"), run.result["metric"].get("name")
+        ),
         summary=summary(run, scale),
         counts=counts(run),
         examples=[_example(example) for example in run.details.get("examples", [])[:1]],
@@ -47,15 +57,16 @@ def summary(run: Run, scale: Scale) -> str:
     members, found = run.members, counts(run)
     if not members:
         return (
-            f"None of the {found['checked']} checked components carries {run.result['task']}: no effect passes "
-            "the threshold with an interval off zero."
+            f"None of the {found['checked']} checked components carries {run.result['task']}: "
+            "no effect passes the threshold with an interval off zero."
         )
     first = members[0]
     verb = "costs" if first["effect"] * scale.gap > 0 else "gains"
+    size, gap = (wording.number(value, scale.places) for value in (abs(first["effect"]), scale.gap))
     return (
-        f"{found['inside']} carry {run.result['task']}. Largest: {first['site']} — replacing what it writes by its "
-        f"value on the corrupt prompt {verb} {wording.number(abs(first['effect']), scale.places)} of a gap of "
-        f"{wording.number(scale.gap, scale.places)} ({wording.percent(abs(first['effect'] / scale.gap))})."
+        f"{found['inside']} carry {run.result['task']}. Largest: {first['site']} — replacing what it writes by "
+        f"its value on the corrupt prompt {verb} {size} of a gap of {gap} "
+        f"({wording.percent(abs(scale.share(first['effect'])))})."
     )
 
 

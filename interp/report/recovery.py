@@ -29,7 +29,11 @@ def score_matrix(run: Run) -> Float[np.ndarray, "layer head"]:
 def _panel(name: str, found: dict, run: Run) -> dict:
     nulls = found["nulls"]
     interval = found["interval"]
-    random = wording.DASH if nulls["random_mean"] is None else f"{nulls['random_mean']:.3f} ± {nulls['random_sd']:.3f}"
+    random = (
+        wording.DASH
+        if nulls["random_mean"] is None
+        else f"{nulls['random_mean']:.3f} ± {nulls['random_sd']:.3f}"
+    )
     return {
         "name": name,
         "auc": wording.number(found["roc_auc"], 3),

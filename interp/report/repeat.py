@@ -1,9 +1,11 @@
 """What a run cost, how to repeat it, and what a reader must know before believing it."""
 
 import shlex
+from dataclasses import asdict
 
 from interp.report import wording
 from interp.runs import Run
+from interp.scores import METHODS
 
 STAGES = {
     "load": "load the model",
@@ -21,7 +23,11 @@ def timings(run: Run) -> list[dict]:
     spent = run.result.get("seconds", {})
     longest = max(spent.values(), default=0.0)
     rows = [
-        {"name": STAGES.get(key, key), "text": wording.seconds(value), "bar": 100 * value / longest if longest else 0}
+        {
+            "name": STAGES.get(key, key),
+            "text": wording.seconds(value),
+            "bar": 100 * value / longest if longest else 0,
+        }
         for key, value in spent.items()
     ]
     if rows:
@@ -45,9 +51,8 @@ def command_line(run: Run) -> str:
     words += ["--threshold", settings["threshold"]] if "threshold" in settings else []
     words += ["--mlps"] if result.get("universe") == "heads+mlps" else []
     words += [] if pairs.get("bos", True) else ["--no-bos"]
-    for key, value in settings.get("config", {}).items():
-        if value is not None and key != "batch_size":
-            words += ["--set", f"{key}={value}"]
+    for key, value in _changed_options(result["method"], settings.get("config", {})).items():
+        words += ["--set", f"{key}={value}"]
     return shlex.join(str(word) for word in words)
 
 
@@ -66,7 +71,13 @@ def python_lines(run: Run) -> str:
         "bos": None if pairs.get("bos", True) else False,
     }
     given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
-    return f'from interp import discover\n\nrun = discover(\n    {result["task"]!r},\n{given})\nrun.save("run")\n'
+    imports = "from interp import discover\n"
+    options = _changed_options(result["method"], settings.get("config", {}))
+    if options:
+        imports += "from interp.scores import method_config\n"
+        texts = {key: str(value) for key, value in options.items()}
+        given += f"    config=method_config({result['method']!r}, {texts!r}),\n"
+    return f'{imports}\nrun = discover(\n    {result["task"]!r},\n{given})\nrun.save("run")\n'
 
 
 def warnings(run: Run) -> list[str]:
@@ -81,21 +92,33 @@ def warnings(run: Run) -> list[str]:
     if result["mlps"] == []:
         found.append("MLPs were not scored.")
     elif result.get("universe") == "heads":
-        found.append("Only heads could become members; MLPs stay live, and what they do is part of every effect.")
+        found.append(
+            "Only heads could become members; MLPs stay live, and what they do is part of every effect."
+        )
     if result["method"] != "patching":
         found.append(
-            f"Only the {result.get('settings', {}).get('n_candidates', '')} components with the best scores were "
-            "checked: a component that the method overlooks cannot be a member."
+            f"Only the {result.get('settings', {}).get('n_candidates', '')} components with the best scores "
+            "were checked: a component that the method overlooks cannot be a member."
         )
     found.append(
-        "One component at a time is replaced. Where others step in for the one that is missing (backup heads), its "
-        "effect is understated, so effects do not add up to the gap."
+        "One component at a time is replaced. Where others step in for the one that is missing (backup heads), "
+        "its effect is understated, so effects do not add up to the gap."
     )
     found.append(
-        "Membership and effects are measured on the same pairs that ranked the components; intervals cover the draw "
-        "of pairs and nothing else."
+        "Membership and effects are measured on the same pairs that ranked the components; intervals cover "
+        "the draw of pairs and nothing else."
     )
     return found
+
+
+def _changed_options(method: str, config: dict) -> dict:
+    """The method's options that are not at their defaults; a checkpoint's place is no part of the result."""
+    usual = asdict(METHODS[method].config()) if method in METHODS else {}
+    return {
+        key: value
+        for key, value in config.items()
+        if key not in ("batch_size", "checkpoint") and value is not None and usual.get(key) != value
+    }
 
 
 def reference_command(run: Run) -> str:

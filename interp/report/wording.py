@@ -26,7 +26,9 @@ def number(value: float | None, decimals: int) -> str:
 
 def signed(value: float | None, decimals: int) -> str:
     """``+1.25``, ``−0.30``; a dash for nothing."""
-    return DASH if value is None else f"{_no_negative_zero(value, decimals):+.{decimals}f}".replace("-", MINUS)
+    return (
+        DASH if value is None else f"{_no_negative_zero(value, decimals):+.{decimals}f}".replace("-", MINUS)
+    )
 
 
 def percent(share: float | None) -> str:

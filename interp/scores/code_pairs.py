@@ -1,7 +1,7 @@
 """Pairs of codes that two heads have on the same prompt, and which of them only positive prompts show.
 
 The edge score of O'Neill & Bui 2024 (arXiv 2405.12522). Its code fills, per class, one array of
-heads² × codes² counts in a triple loop (6.6 GB for GPT-2 small); sorting needs neither the loop nor the array.
+heads² × codes² counts in a triple loop (6.6 GB for GPT-2 small); sorting needs neither loop nor array.
 """
 
 import numpy as np

@@ -20,11 +20,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.activations.means import HeadMeans, Positions, output_weights
-from interp.activations.stream import BATCH_SIZE, Consumer, PairBatch, Progress, feed
-from interp.models import Model
+from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, Progress, feed
+from interp.models import Model, Site
 from interp.scores.code_pairs import edge_overlap, top_edges
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes
-from interp.scores.result import Cost, Scores
+from interp.scores.result import Cost, EdgeScore, Scores
 from interp.tasks.pairs import PromptPairs
 
 PUBLISHED_L1 = {"ioi": 0.02, "greater-than": 0.02, "docstring": 0.05}
@@ -67,7 +67,10 @@ def overlap(
         progress: told how many pairs have just been run; the dictionary comes after that.
     """
     begin = time.perf_counter()
-    means, metrics = HeadMeans(pairs, config.positions, include_bos=config.include_bos), _Metrics(len(pairs))
+    means, metrics = (
+        HeadMeans(pairs, config.positions, include_bos=config.include_bos),
+        MetricConsumer(len(pairs)),
+    )
     forwards = feed(
         model, pairs, [means, metrics, *consumers], batch_size=config.batch_size, progress=progress
     )
@@ -88,6 +91,7 @@ def overlap(
         metric_clean=metrics.metric_[0],
         metric_corrupt=metrics.metric_[1],
         provenance=pairs.provenance() | {"train_indices": list(codes.train_indices)},
+        codes=codes,
     )
 
 
@@ -113,15 +117,10 @@ def head_edges(codes: HeadCodes) -> Int[np.ndarray, "head other"]:
     )
 
 
-class _Metrics:
-    """Keeps the task metric that the forward passes give anyway."""
-
-    needs_gradients = False
-    needs_patterns = False
-
-    def __init__(self, n_pairs: int) -> None:
-        self.metric_ = np.zeros((2, n_pairs))
-
-    def update(self, batch: PairBatch) -> None:
-        for side, activations in enumerate((batch.clean, batch.corrupt)):
-            self.metric_[side, list(batch.indices)] = activations.metric.cpu().numpy()
+def edges_among(codes: HeadCodes, sites: Sequence[Site]) -> tuple[EdgeScore, ...]:
+    """Edges from an earlier to a later layer among some heads, best first."""
+    layers, heads = codes.ids.shape[-2:]
+    inside = np.zeros(layers * heads, dtype=bool)
+    inside[[site.layer * heads + site.head for site in sites if site.kind == "attn"]] = True
+    matrix = np.where(inside[:, None] & inside[None, :], head_edges(codes), 0)
+    return top_edges(matrix, layers, heads, int(inside.sum()) ** 2)

@@ -37,7 +37,9 @@ class PartialEffects:
                 known = (file.metadata() or {}).get("fingerprint")
                 stored = file.get_tensor("effects")
         except (SafetensorError, OSError) as error:
-            raise InputError(f"checkpoint {path} cannot be read ({error}): delete it to start again") from None
+            raise InputError(
+                f"checkpoint {path} cannot be read ({error}): delete it to start again"
+            ) from None
         if known != fingerprint or stored.shape != effects.shape:
             raise InputError(
                 f"checkpoint {path} belongs to another model, task, seed or set of sites: delete it, or give another path"
@@ -56,8 +58,12 @@ class PartialEffects:
 
 
 def _fingerprint(model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> str:
-    identity = json.dumps([describe_model(model), pairs.metric, [str(s) for s in sites]], sort_keys=True, default=str)
+    identity = json.dumps(
+        [describe_model(model), pairs.metric, [str(s) for s in sites]], sort_keys=True, default=str
+    )
     digest = hashlib.sha256(identity.encode())
     for pair in pairs:
-        digest.update(repr((pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers)).encode())
+        digest.update(
+            repr((pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers)).encode()
+        )
     return digest.hexdigest()

@@ -130,7 +130,13 @@ def interchange(
     for indices in equal_length_batches(pairs, batch_size):
         rows = list(indices)
         with _kept_residuals(model, {site.layer for site in sites}) as residuals:
-            batch = run_batch(model, pairs, indices)
+            batch = run_batch(
+                model,
+                pairs,
+                indices,
+                gradients=any(consumer.needs_gradients for consumer in consumers),
+                patterns=any(consumer.needs_patterns for consumer in consumers),
+            )
         for consumer in consumers:
             consumer.update(batch)
         metric[0, rows] = batch.clean.metric.cpu().numpy()

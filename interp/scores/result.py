@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from interp.scores.head_codes import HeadCodes
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -57,6 +59,8 @@ class Scores:
     """The task metric on every clean prompt, where the method ran it."""
     metric_corrupt: Float[np.ndarray, " pair"] | None = None
     provenance: dict = field(default_factory=dict)
+    codes: HeadCodes | None = None
+    """Every head's code on every prompt, where the method read them."""
 
     def ranked_heads(self) -> list[tuple[int, int]]:
         """(layer, head) by falling absolute score; ties in reading order."""

@@ -8,7 +8,9 @@ from interp.runs import FORMAT, Run
 
 EVIL = "</title></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>'\"&"
 ROLES = ("previous-token", "duplicate-token", "induction", "mover", "negative-mover", "inhibition")
-_WORDS = "Then, Mary and John went to the store. After a while John gave a drink to".replace(",", " ,").split(" ")
+_WORDS = "Then, Mary and John went to the store. After a while John gave a drink to".replace(",", " ,").split(
+    " "
+)
 
 
 def make_run(
@@ -43,13 +45,20 @@ def make_run(
         heads.append(
             {"site": f"a{layer}.h{head}", "layer": layer, "head": head, "score": score}
             | _effect(score, index in checked, index in inside)
-            | {"roles": {role: round(float(value), 4) for role, value in zip(ROLES, rng.beta(0.4, 2, 6), strict=True)}}
+            | {
+                "roles": {
+                    role: round(float(value), 4)
+                    for role, value in zip(ROLES, rng.beta(0.4, 2, 6), strict=True)
+                }
+            }
         )
     mlp_rows = []
     for layer in range(n_layers if mlps else 0):
         score = float(rng.normal(0, 0.2) + 0.3)
         inside_too = layer < mlp_members
-        mlp_rows.append({"site": f"m{layer}", "layer": layer, "score": score} | _effect(score, inside_too, inside_too))
+        mlp_rows.append(
+            {"site": f"m{layer}", "layer": layer, "score": score} | _effect(score, inside_too, inside_too)
+        )
     tokens = _tokens(n_tokens, evil)
     parts = [part for part in (*heads, *mlp_rows) if part["in_circuit"]]
     result = {
@@ -61,13 +70,27 @@ def make_run(
         "n_pairs": n_pairs,
         "universe": "heads+mlps" if mlp_members else "heads",
         "metric": {"clean": 3.62, "corrupt": 0.21, "name": "logit_diff"},
-        "seconds": {"load": 3.2, "sample": 0.02, "score": 11.4, "check": 84.0, "roles": 0.6, "codes": 2.2, "edges": 9.0},
+        "seconds": {
+            "load": 3.2,
+            "sample": 0.02,
+            "score": 11.4,
+            "check": 84.0,
+            "roles": 0.6,
+            "codes": 2.2,
+            "edges": 9.0,
+        },
         "cost": {"score": 4.0 * n_pairs, "check": 31.2 * n_pairs},
         "heads": heads,
         "mlps": mlp_rows,
         "edges": _edges(parts, rng),
         "recovery": {},
-        "settings": {"n_candidates": 30, "threshold": 0.02, "signed": True, "config": {}, "codes": {"n_codes": 200}},
+        "settings": {
+            "n_candidates": 30,
+            "threshold": 0.02,
+            "signed": True,
+            "config": {},
+            "codes": {"n_codes": 200},
+        },
         "provenance": {
             "pairs": {
                 "task": task,
@@ -89,7 +112,9 @@ def make_run(
         arrays["heads_per_pair"] = (scores + noise - noise.mean(0)).astype(np.float32)
     for name in references:
         truth = load_reference(name).members()
-        result["recovery"][name] = recover(scores, truth, None, arrays.get("heads_per_pair"), n_boot=50).to_dict()
+        result["recovery"][name] = recover(
+            scores, truth, None, arrays.get("heads_per_pair"), n_boot=50
+        ).to_dict()
     details = {
         "examples": [
             {

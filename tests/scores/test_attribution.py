@@ -34,10 +34,15 @@ def test_scores_are_the_slope_of_interpolating_towards_the_corrupt_output(family
             for sign in (1, -1):
                 hooks = {f"blocks.{layer}.attn.hook_z": lambda z, sign=sign, f=interpolate: f(z, sign=sign)}
                 with torch.no_grad():
-                    values.append(task_metric(end_logits(model, batch.clean.tokens, hooks), pairs, "logit_diff"))
+                    values.append(
+                        task_metric(end_logits(model, batch.clean.tokens, hooks), pairs, "logit_diff")
+                    )
             slope = -(values[0] - values[1]) / (2 * step)
             np.testing.assert_allclose(
-                scores.heads_per_pair[:, layer, head], slope.numpy(), rtol=0.05, atol=0.02 * abs(scores.heads).max()
+                scores.heads_per_pair[:, layer, head],
+                slope.numpy(),
+                rtol=0.05,
+                atol=0.02 * abs(scores.heads).max(),
             )
 
 
@@ -85,7 +90,9 @@ def test_per_pair_scores_do_not_depend_on_the_batch(family, tiny_model):
     together = attribution(model, pairs)
     alone = attribution(model, pairs.subset([2]))
     scale = abs(together.heads_per_pair).max()
-    np.testing.assert_allclose(alone.heads_per_pair[0], together.heads_per_pair[2], atol=1e-4 * scale, rtol=1e-3)
+    np.testing.assert_allclose(
+        alone.heads_per_pair[0], together.heads_per_pair[2], atol=1e-4 * scale, rtol=1e-3
+    )
     assert together.mlps.shape == (model.cfg.n_layers,)
 
 
@@ -96,5 +103,8 @@ def test_direct_writers_of_a_linear_model_are_scored_exactly():
     for site in planted_truth("planted-induction").outputs:
         layer, head = (int(part[1:]) for part in site.split("."))
         np.testing.assert_allclose(
-            approximate.heads_per_pair[:, layer, head], exact.heads_per_pair[:, layer, head], rtol=1e-3, atol=1e-3
+            approximate.heads_per_pair[:, layer, head],
+            exact.heads_per_pair[:, layer, head],
+            rtol=1e-3,
+            atol=1e-3,
         )

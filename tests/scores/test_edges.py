@@ -45,7 +45,11 @@ def test_an_edge_is_the_slope_of_moving_the_sender_at_that_input_alone(family, t
             for sign in (1, -1):
                 values.append(_receiver_z(model, tokens, sign * step * moved, into, receiver))
             hooks = [
-                {"blocks.1.attn.hook_z": lambda z, v=v: torch.cat([z[:, :, :2], v[:, :, 2:3], z[:, :, 3:]], 2)}
+                {
+                    "blocks.1.attn.hook_z": lambda z, v=v: torch.cat(
+                        [z[:, :, :2], v[:, :, 2:3], z[:, :, 3:]], 2
+                    )
+                }
                 for v in values
             ]
             with torch.no_grad():
@@ -60,7 +64,10 @@ def _receiver_z(model, tokens, added, into, receiver):
     from interp.models import hooked
 
     kept = {}
-    with torch.no_grad(), hooked(model, {f"blocks.1.attn.hook_{into}": lambda x: kept.__setitem__("x", x.clone())}):
+    with (
+        torch.no_grad(),
+        hooked(model, {f"blocks.1.attn.hook_{into}": lambda x: kept.__setitem__("x", x.clone())}),
+    ):
         with hooked(model, {"blocks.1.hook_resid_pre": lambda r: r + added}):
             model(tokens)
     hooks = {

@@ -1,0 +1,73 @@
+"""Choosing a circuit: planted heads are found, decoys are not, thin evidence is refused."""
+
+import numpy as np
+import pytest
+
+from interp.circuits.choose import candidates, check, decide, mean_interval
+from interp.models import Site
+from interp.models.planted import load_planted_model, planted_truth
+from interp.scores.attribution import attribution
+from interp.scores.patching import Interchange
+from interp.scores.result import Cost, Scores
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+
+
+def _scores(heads, mlps=None):
+    return Scores("test", np.array(heads, dtype=float), True, Cost(0.0, {}), {}, mlps=mlps)
+
+
+def test_candidates_are_the_largest_by_absolute_score_and_mlps_only_join_when_asked():
+    scores = _scores([[0.1, -3.0], [2.0, 0.0]], mlps=np.array([-2.5, 0.0]))
+    assert [str(s) for s in candidates(scores, 2)] == ["a0.h1", "a1.h0"]
+    assert [str(s) for s in candidates(scores, 3, mlps=True)] == ["a0.h1", "m0", "a1.h0"]
+    with pytest.raises(InputError, match="-1 candidates"):
+        candidates(scores, -1)
+
+
+@pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition"])
+def test_the_planted_circuit_is_recovered_exactly(name):
+    model, truth = load_planted_model(name), planted_truth(name)
+    pairs = load_task(name).sample(model.tokenizer, 16, 0)
+    checked = check(model, pairs, candidates(attribution(model, pairs), 12))
+    members = {str(site) for site, inside in zip(checked.sites, checked.member, strict=True) if inside}
+    assert members == set(truth.heads)
+
+
+def test_a_small_or_uncertain_effect_is_no_member():
+    generator = np.random.default_rng(0)
+    n = 40
+    effects = np.stack(
+        [
+            0.5 + 0.1 * generator.standard_normal(n),  # clear
+            -0.5 + 0.1 * generator.standard_normal(n),  # clear and negative
+            0.01 + 0.001 * generator.standard_normal(n),  # certain, below 2 % of the gap
+            0.3 + 3.0 * generator.standard_normal(n),  # large, but the interval holds 0
+        ],
+        axis=1,
+    )
+    sites = tuple(Site("attn", 0, h) for h in range(4))
+    checked = decide(Interchange(sites, effects, np.full(n, 2.0), np.full(n, 0.0), 0.0, 0.0))
+    assert checked.member.tolist() == [True, True, False, False]
+    assert checked.effect[1] < 0
+
+
+def test_a_model_that_does_not_do_the_task_has_no_circuit():
+    n = 30
+    noise = np.random.default_rng(0).standard_normal((2, n))
+    with pytest.raises(InputError, match="does not do this task"):
+        decide(Interchange((Site("attn", 0, 0),), np.zeros((n, 1)), noise[0], noise[1], 0.0, 0.0))
+
+
+def test_too_few_pairs_are_refused():
+    model = load_planted_model("planted-induction")
+    pairs = load_task("planted-induction").sample(model.tokenizer, 3, 0)
+    with pytest.raises(InputError, match="3 pairs are too few"):
+        check(model, pairs, [Site("attn", 0, 0)])
+
+
+def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    low, high = mean_interval(generator.standard_normal((50, 400)), 0)
+    covered = ((low <= 0) & (high >= 0)).mean()
+    assert 0.90 < covered < 0.97

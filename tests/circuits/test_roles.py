@@ -1,0 +1,69 @@
+"""Roles of planted heads are read off without being told."""
+
+import numpy as np
+import pytest
+
+from interp.activations.stream import MetricConsumer, feed
+from interp.circuits.roles import ROLE_BAR, HeadReadout, head_roles, role_name
+from interp.models.planted import load_planted_model, planted_truth
+from interp.tasks import load_task
+
+
+@pytest.fixture(scope="module")
+def readouts():
+    found = {}
+    for name in ("planted-induction", "planted-inhibition", "planted-backup"):
+        model = load_planted_model(name)
+        pairs = load_task(name).sample(model.tokenizer, 16, 0)
+        readout, metric = HeadReadout(model, len(pairs)), MetricConsumer(len(pairs))
+        feed(model, pairs, [readout, metric])
+        found[name] = (readout, head_roles(model, readout), metric)
+    return found
+
+
+def _heads(name, role):
+    return [
+        tuple(int(part[1:]) for part in site.split("."))
+        for site, known in planted_truth(name).heads.items()
+        if role in known.lower()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "planted", "role"),
+    [
+        ("planted-induction", "previous", "previous-token"),
+        ("planted-induction", "induction", "induction"),
+        ("planted-inhibition", "mover", "mover"),
+        ("planted-inhibition", "inhibition", "inhibition"),
+        ("planted-backup", "negative", "negative-mover"),
+    ],
+)
+def test_a_planted_head_looks_like_what_it_is(readouts, name, planted, role):
+    heads = _heads(name, planted)
+    assert heads
+    roles = readouts[name][1]
+    for layer, head in heads:
+        found = roles.of(layer, head)
+        assert found[role] >= ROLE_BAR
+        # an induction head that copies the answer to END is a mover there, too
+        assert role_name(found) == role or (role == "induction" and role_name(found) == "mover")
+
+
+def test_direct_contributions_sum_to_the_logit_difference_of_a_linear_model(readouts):
+    for readout, _, metric in readouts.values():
+        # embeddings write nothing that the planted unembeddings read
+        np.testing.assert_allclose(readout.direct_.sum((1, 2)), metric.metric_[0], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(readout.total_, metric.metric_[0], rtol=1e-3, atol=1e-3)
+
+
+def test_scores_stay_between_0_and_1_and_patterns_are_distributions(readouts):
+    for readout, roles, _ in readouts.values():
+        for score in roles.scores.values():
+            assert score.min() >= 0 and score.max() <= 1 + 1e-6
+        np.testing.assert_allclose(readout.patterns_[0].sum(-1), 1, atol=1e-4)
+
+
+def test_no_role_is_claimed_below_the_bar():
+    assert role_name({"mover": 0.1, "induction": 0.2}) == ""
+    assert role_name({}) == ""

@@ -1,0 +1,98 @@
+"""Two runs side by side, against answers known by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from interp.circuits.references import load_reference
+from interp.evaluation.recovery import compare_paired
+from interp.report.compare import compare_runs
+from interp.runs import Run
+from interp.tasks.errors import InputError
+from tests.report.synthetic import make_run, published
+
+GPT2 = {"n_layers": 12, "n_heads": 12, "model": "gpt2"}
+
+
+def _with_members(run: Run, sites: dict[str, float]) -> Run:
+    heads = [
+        {**head, "in_circuit": head["site"] in sites, "effect": sites.get(head["site"])}
+        for head in run.result["heads"]
+    ]
+    return Run({**run.result, "heads": heads}, run.details, run.arrays)
+
+
+def test_a_run_agrees_with_itself():
+    run = make_run()
+    found = compare_runs(run, run)
+    assert found.jaccard == 1 and found.spearman == pytest.approx(1)
+    assert found.differing == () and set(found.shared) == {part["site"] for part in run.members}
+    assert found.name_a != found.name_b
+
+
+def test_shared_and_differing_members_are_counted():
+    run = make_run(n_layers=4, n_heads=4, members=0)
+    a = _with_members(run, {"a0.h0": 1.0, "a1.h1": 0.5, "a2.h2": 0.3})
+    b = _with_members(run, {"a0.h0": 1.0, "a3.h3": -0.8})
+    found = compare_runs(a, b)
+    assert found.shared == ("a0.h0",) and found.jaccard == pytest.approx(1 / 4)
+    assert [(part.site, part.in_a, part.in_b) for part in found.differing] == [
+        ("a3.h3", False, True),
+        ("a1.h1", True, False),
+        ("a2.h2", True, False),
+    ]
+    assert found.differing[0].effect_a is None and found.differing[0].effect_b == -0.8
+
+
+def test_rank_correlation_ignores_signs():
+    run = make_run(n_layers=4, n_heads=4, members=0)
+    flipped = [{**head, "score": -head["score"]} for head in run.result["heads"]]
+    assert compare_runs(run, Run({**run.result, "heads": flipped})).spearman == pytest.approx(1)
+
+
+def test_two_runs_without_members_have_no_jaccard():
+    run = make_run(members=0)
+    assert compare_runs(run, run).jaccard is None
+
+
+def test_recovery_difference_is_the_paired_bootstrap_over_the_same_pairs():
+    names = published()
+    a = make_run(**GPT2, seed=0, references=names)
+    other = make_run(**GPT2, seed=1)
+    b = Run({**a.result, "heads": other.result["heads"], "method": "other"}, {}, other.arrays)
+    found = compare_runs(a, b)
+    assert set(found.recovery) == set(names) and found.unpaired == ""
+    arrays = [np.asarray(run.arrays["heads_per_pair"], dtype=float) for run in (a, b)]
+    assert found.recovery[names[0]] == compare_paired(*arrays, load_reference(names[0]).members())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"per_pair": False}, "no scores per pair"),
+        ({"seed": 1}, "not on the same model and pairs"),
+        ({"n_pairs": 39}, "not on the same model and pairs"),
+    ],
+)
+def test_unpaired_runs_say_why_there_is_no_interval(options, reason):
+    names = published()
+    found = compare_runs(make_run(**GPT2, references=names), make_run(**GPT2, references=names, **options))
+    assert found.recovery == {} and reason in found.unpaired
+    assert reason in " ".join(cell for row in found.rows() for cell in row)
+
+
+def test_models_of_different_shapes_are_refused():
+    with pytest.raises(InputError, match="30 layers of 9 heads and 12 layers of 12 heads"):
+        compare_runs(make_run(), make_run(**GPT2))
+
+
+def test_is_json_and_every_row_has_as_many_cells():
+    names = published()
+    found = compare_runs(
+        make_run(**GPT2, references=names), make_run(**GPT2, references=names, method="overlap")
+    )
+    value = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert value["recovery"][names[0]]["interval"] == list(found.recovery[names[0]].interval)
+    assert {len(row) for row in found.rows()} == {4}
+    assert found.rows()[0] == ("", "attribution", "overlap", "")

@@ -1,0 +1,49 @@
+"""The command in the report repeats the run."""
+
+import shlex
+
+from interp.report.repeat import command_line, python_lines
+from tests.report.synthetic import make_run
+
+
+def test_command_names_task_model_method_pairs_and_seed():
+    words = shlex.split(command_line(make_run(seed=3, n_pairs=12)))
+    assert words[:3] == ["interp", "discover", "ioi"]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert options == {
+        "--model": "smollm2-135m-instruct",
+        "--method": "attribution",
+        "--n": "12",
+        "--seed": "3",
+        "--counterfactual": "abc",
+        "--candidates": "30",
+        "--threshold": "0.02",
+    }
+
+
+def test_only_options_off_their_defaults_are_set():
+    run = make_run(method="overlap")
+    run.result["settings"]["config"] = {"n_codes": 300, "examples": 10, "batch_size": 4}
+    assert command_line(run).endswith("--set n_codes=300")
+    assert "config=method_config('overlap', {'n_codes': '300'})" in python_lines(run)
+
+
+def test_a_task_file_with_spaces_is_quoted():
+    run = make_run(task="my prompts.json")
+    assert "'my prompts.json'" in command_line(run)
+
+
+def test_mlps_and_missing_bos_are_part_of_the_command():
+    run = make_run(mlp_members=1)
+    run.result["provenance"]["pairs"]["bos"] = False
+    assert {"--mlps", "--no-bos"} <= set(command_line(run).split())
+
+
+def test_python_lines_compile_and_call_discover_with_the_same_values():
+    run = make_run(task='it\'s "quoted".json', mlp_members=1)
+    called = {}
+    source = python_lines(run).replace("from interp import discover", "").replace('run.save("run")', "")
+    exec(source, {"discover": lambda task, **given: called.update(given, task=task)})
+    assert called["task"] == run.result["task"]
+    assert called["model"] == run.result["model"] and called["n"] == run.result["n_pairs"]
+    assert called["mlps"] is True

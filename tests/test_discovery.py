@@ -1,0 +1,118 @@
+"""From prompts to a circuit, whole: planted circuits come out, the result has the promised form and repeats."""
+
+import json
+
+import numpy as np
+import pytest
+
+from interp import Run, discover
+from interp.discovery import EXAMPLES
+from interp.models.planted import load_planted_model, planted_truth
+from interp.scores import METHODS
+from interp.scores.overlap import OverlapConfig
+from interp.tasks.errors import InputError
+
+FAST = OverlapConfig(epochs=50, n_codes=40)
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return discover("planted-inhibition", model="planted-inhibition", n=16)
+
+
+def test_a_planted_circuit_is_found_with_signs_roles_and_edges(run):
+    truth = planted_truth("planted-inhibition")
+    members = {part["site"]: part for part in run.members}
+    assert set(members) == set(truth.heads)
+    assert all(part["effect"] > 0 for part in members.values())
+    edges = {(e["from"], e["to"], e["into"]) for e in run.result["edges"] if abs(e["score"]) > 0.02}
+    assert edges == set(truth.edges)
+
+
+def test_the_result_has_the_promised_keys_and_is_strict_json(run):
+    again = json.loads(json.dumps(run.result, allow_nan=False))
+    promised = {"model", "task", "method", "seed", "n_pairs", "seconds", "heads", "mlps", "edges", "metric"}
+    assert promised | {"recovery", "versions", "format"} <= set(again)
+    assert {"layer", "head", "score", "effect", "in_circuit", "roles"} <= set(again["heads"][0])
+    assert {"from", "to", "into", "score"} == set(again["edges"][0])
+    assert {"clean", "corrupt"} <= set(again["metric"])
+    assert len(again["heads"]) == 24 and again["mlps"] == []
+    assert again["universe"] == "heads"
+    pairs = again["provenance"]["pairs"]
+    assert (pairs["counterfactual"], pairs["seed"], pairs["bos"], pairs["n_pairs"]) == ("abc", 0, True, 16)
+
+
+def test_the_same_call_gives_the_same_result(run):
+    again = discover("planted-inhibition", model="planted-inhibition", n=16)
+    for key in ("heads", "edges", "metric"):
+        assert again.result[key] == run.result[key]
+    for name, array in run.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+    assert again.details == run.details
+
+
+def test_details_hold_what_a_report_shows_of_each_member(run):
+    assert len(run.details["examples"]) == EXAMPLES
+    example = run.details["examples"][0]
+    for part in run.members:
+        shown = run.details["members"][part["site"]]
+        pattern = np.array(shown["pattern"])
+        assert pattern.shape == (len(example["clean"]),) * 2
+        np.testing.assert_allclose(pattern.sum(1), 1, atol=1e-2)
+        assert sum(share for _, share in shown["codes"]["clean"]) == pytest.approx(1)
+        assert shown["writes"]["top"][0][1] >= shown["writes"]["top"][-1][1] > shown["writes"]["bottom"][0][1]
+    mover = run.details["members"]["a2.h0"]
+    assert mover["writes"]["top"][0][0].strip() in {answer.strip() for answer in example["answers"]}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_gives_one_kind_of_result(method):
+    config = FAST if method == "overlap" else None
+    run = discover("planted-induction", model="planted-induction", method=method, n=12, config=config)
+    assert run.result["method"] == method
+    found = {part["site"] for part in run.members}
+    truth = set(planted_truth("planted-induction").heads)
+    # every candidate is checked exactly, so no method can report a decoy
+    assert found == truth
+    assert {e["into"] for e in run.result["edges"]} <= ({None} if method == "overlap" else {"q", "k", "v"})
+
+
+def test_patching_is_not_measured_a_second_time():
+    run = discover("planted-induction", model="planted-induction", method="patching", n=8)
+    assert run.result["cost"]["check"] == 0
+    for part in run.members:
+        assert part["effect"] == pytest.approx(part["score"])
+
+
+def test_a_loaded_model_and_a_task_object_work_like_their_names(run):
+    from interp import load_task
+
+    model = load_planted_model("planted-inhibition")
+    again = discover(load_task("planted-inhibition"), model=model, n=16)
+    assert [p["site"] for p in again.members] == [p["site"] for p in run.members]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "0"),
+        ({"n": -5}, "-5"),
+        ({"n": 2}, "too few"),
+        ({"method": "magic"}, "'magic'.*attribution"),
+        ({"counterfactual": "odd"}, "odd"),
+        ({"n_candidates": 0}, "0 candidates"),
+        ({"batch_size": 0}, "batch size 0"),
+    ],
+)
+def test_bad_arguments_name_the_value(arguments, message):
+    with pytest.raises(InputError, match=message):
+        discover("planted-induction", model="planted-induction", **{"n": 8, **arguments})
+
+
+@pytest.mark.slow
+def test_the_known_heads_of_smollm2_are_members(smollm2):
+    run = discover("ioi", model=smollm2, n=24)
+    effects = {part["site"]: part["effect"] for part in run.members}
+    assert {"a23.h3", "a20.h0", "a17.h4"} <= set(effects)
+    gap = run.result["metric"]["clean"] - run.result["metric"]["corrupt"]
+    assert 0.4 < effects["a23.h3"] / gap < 1.1
