@@ -34,6 +34,7 @@ class Comparison:
         jaccard: shared members / members of either; ``None`` where neither has any.
         spearman: rank correlation of the heads' |scores|; ``None`` where one of them is constant.
         differing: components in one circuit only, largest absolute effect first.
+        aucs: reference that both were judged against -> the two ROC AUCs.
         recovery: reference -> difference in ROC AUC with its paired bootstrap interval.
         unpaired: why ``recovery`` is empty, or an empty string.
     """
@@ -46,6 +47,7 @@ class Comparison:
     jaccard: float | None
     spearman: float | None
     differing: tuple[Difference, ...]
+    aucs: dict[str, tuple[float | None, float | None]]
     recovery: dict[str, PairedComparison]
     unpaired: str
 
@@ -64,17 +66,24 @@ class Comparison:
             ("Jaccard", "", "", wording.number(self.jaccard, 3)),
             ("Spearman of |score|", "", "", wording.number(self.spearman, 3)),
         ]
-        for name, found in self.recovery.items():
-            low, high = (wording.signed(end, 3) for end in found.interval)
-            difference = f"{wording.signed(found.difference, 3)} [{low}, {high}]"
-            rows.append((f"ROC AUC, {name}", f"{found.roc_auc_a:.3f}", f"{found.roc_auc_b:.3f}", difference))
+        for name, both in self.aucs.items():
+            rows.append(
+                (f"ROC AUC, {name}", *(wording.number(auc, 3) for auc in both), self._difference(name))
+            )
         if self.unpaired:
-            rows.append(("ROC AUC", "", "", self.unpaired))
+            rows.append(("paired difference", "", "", self.unpaired))
         for part in self.differing:
             effects = (part.effect_a, part.effect_b)
             where = self.name_a if part.in_a else self.name_b
             rows.append((part.site, *map(_effect, effects), f"only in {where}"))
         return rows
+
+    def _difference(self, reference: str) -> str:
+        if reference not in self.recovery:
+            return ""
+        found = self.recovery[reference]
+        low, high = (wording.signed(end, 3) for end in found.interval)
+        return f"{wording.signed(found.difference, 3)} [{low}, {high}]"
 
 
 def compare_runs(run_a: Run, run_b: Run) -> Comparison:
@@ -105,6 +114,10 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         jaccard=len(shared) / len(either) if either else None,
         spearman=_spearman(scores_a, scores_b),
         differing=_differing(run_a, run_b, either - set(shared)),
+        aucs={
+            name: tuple(run.result["recovery"][name]["roc_auc"] for run in (run_a, run_b))
+            for name in _common(run_a, run_b)
+        },
         recovery={} if unpaired else _paired(run_a, run_b),
         unpaired=unpaired,
     )

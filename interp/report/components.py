@@ -29,11 +29,12 @@ class Scale:
         metric = run.result["metric"]
         gap = metric["clean"] - metric["corrupt"]
         parts = (*run.result["heads"], *run.result["mlps"])
+        counted = all(float(head["score"]).is_integer() for head in run.result["heads"])
         largest_score = max((abs(head["score"]) for head in run.result["heads"]), default=0.0)
         return cls(
             gap=gap,
             places=max(2, wording.places(abs(gap))),
-            score_places=max(2, wording.places(largest_score)),
+            score_places=0 if counted else max(2, wording.places(largest_score)),
             largest_effect=max(
                 (abs(part["effect"]) for part in parts if part["effect"] is not None), default=0.0
             ),
@@ -66,12 +67,12 @@ def effect_text(part: dict, scale: Scale) -> str:
 
 
 def grid_figures(run: Run, scale: Scale) -> list[dict]:
-    """The score of every component and the exact effect of the checked ones; one grid where both are the same."""
+    """The score of every component and the exact effect of the checked ones; one grid where they are the same."""
     score = {
         "name": "score",
         "title": "Method’s score of every head",
         "figure": _grid(run, scale, "score", scale.largest_score),
-        "legend": _legend(scale.largest_score, scale.score_places, scale.has_sign),
+        "legend": _legend(scale.largest_score, max(1, scale.score_places), scale.has_sign),
     }
     effect = {
         "name": "effect",

@@ -12,7 +12,7 @@ from interp.report.figures import CSS, opacity, svg
 DRAWN = 40
 """Edges drawn, largest absolute score first; more would be a thicket."""
 
-NODE_WIDTH, NODE_HEIGHT = 48, 36
+NODE_WIDTH, NODE_HEIGHT = 48.0, 36.0
 _PORTS = {"q": -11.0, "k": 0.0, "v": 11.0, None: 0.0}
 _SWEEPS = 400
 
@@ -53,16 +53,18 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Mark
     columns = sorted({node.column for node in nodes})
     per_column = max(sum(node.column == c for node in nodes) for c in columns)
     pitch = min(150.0, max(NODE_WIDTH + 18.0, 1040 / len(columns)))
-    height = min(620, max(240, 120 + 62 * per_column + 6 * len(nodes)))
+    height = min(620.0, max(240.0, 120.0 + 62 * per_column + 6 * len(nodes)))
     x = np.array([(columns.index(node.column) + 0.5) * pitch for node in nodes])
     y = _heights(nodes, drawn, columns, height)
     where = {node.site: (x[i], y[i]) for i, node in enumerate(nodes)}
     body = [Markup("<style>{}</style>").format(CSS)]
     for c, (layer, is_mlp) in enumerate(columns):
         at = f"{(c + 0.5) * pitch:.1f}"
-        body.append(Markup('<path class="line" stroke-dasharray="1 5" d="M{} 12V{}"/>').format(at, height))
         body.append(
-            Markup('<text class="soft" x="{}" y="{}" text-anchor="middle">{}{}</text>').format(
+            Markup('<path class="line" stroke-dasharray="1 5" d="M{} 12V{:.0f}"/>').format(at, height)
+        )
+        body.append(
+            Markup('<text class="soft" x="{}" y="{:.0f}" text-anchor="middle">{}{}</text>').format(
                 at, height + 16, "mlp " if is_mlp else "", layer
             )
         )
@@ -71,7 +73,7 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Mark
     most = max(abs(node.effect) for node in nodes)
     body += [_node(node, *where[node.site], most) for node in nodes]
     body.append(
-        Markup('<text class="soft" x="{:.1f}" y="{}" text-anchor="middle">layer</text>').format(
+        Markup('<text class="soft" x="{:.1f}" y="{:.0f}" text-anchor="middle">layer</text>').format(
             len(columns) * pitch / 2, height + 33
         )
     )
@@ -81,7 +83,7 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Mark
 def _heights(
     nodes: Sequence[Node], edges: Sequence[dict], columns: list[tuple[int, bool]], height: float
 ) -> Float[np.ndarray, " node"]:
-    """Vertical places: edges pull their ends together, nodes in near columns push each other apart.
+    """Vertical places: edges pull their ends together and all to the middle, nodes in near columns push apart.
 
     Without the push an edge would run behind the nodes between its ends.
     """
@@ -103,7 +105,8 @@ def _heights(
         gap = y[:, None] - y[None, :]
         away = np.sign(gap) * np.clip(reach - np.abs(gap), 0, None) * push
         toward = -gap * pull / np.maximum(pull.sum(1, keepdims=True), 1.0)
-        y = np.clip(y + (away + 0.25 * toward).sum(1) * 0.5 * (1 - sweep / _SWEEPS), low, high)
+        moved = (away + 0.25 * toward).sum(1) + 0.06 * ((low + high) / 2 - y)
+        y = np.clip(y + moved * 0.5 * (1 - sweep / _SWEEPS), low, high)
     if np.ptp(y) > 0:
         y = low + (high - low) * (y - y.min()) / np.ptp(y)
     for c in set(column):

@@ -24,7 +24,9 @@ svg .small{font-size:9px}svg .strong{fill:var(--on-strong,#fff)}
 """)
 
 
-def svg(width: float, height: float, label: str, body: Sequence[Markup], *, role: str = "img") -> Markup:
+def svg(
+    width: int | float, height: int | float, label: str, body: Sequence[Markup], *, role: str = "img"
+) -> Markup:
     """One SVG element, which also stands alone as a file."""
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
@@ -36,7 +38,7 @@ def svg(width: float, height: float, label: str, body: Sequence[Markup], *, role
 class Cell:
     """One component in the grid: ``value`` sets the colour (``None``: unknown), ``state`` the outline."""
 
-    value: float | None
+    value: int | float | None
     title: str
     state: str = ""
     """``member``, ``checked`` or empty."""
@@ -52,7 +54,7 @@ def head_grid(rows: Mapping[str, Sequence[Cell]], largest: float, label: str) ->
         largest: the absolute value that has the full colour.
     """
     n_layers = len(next(iter(rows.values())))
-    left, top, height = 36, 8, 24
+    left, top, height = 36.0, 8.0, 24.0
     width = min(56.0, max(27.0, 1006 / n_layers))
     body, outlines, y = [], [], top
     for name, cells in rows.items():
@@ -97,7 +99,7 @@ def _cell(
     return drawn, outline
 
 
-def opacity(value: float | None, largest: float) -> float:
+def opacity(value: int | float | None, largest: int | float) -> float:
     """How strong a value is drawn, in [0, 1]."""
     if value is None or largest <= 0:
         return 0.0
@@ -122,7 +124,7 @@ def attention_pattern(
     ticks = [token(text, 11) for text in tokens]
     names = [f"{tick} {token(marked[i], 8)}" if i in marked else tick for i, tick in enumerate(ticks)]
     left = 14 + 6.6 * max(len(name) for name in names)
-    top, side = 4, size * n
+    top, side = 4.0, size * n
     body = [
         Markup('<path class="line" d="M{} {}V{}H{}"/>').format(
             *map(_short, (left, top, top + side, left + side))
@@ -180,7 +182,7 @@ def roc_panel(
 
     The band holds 95 % of random rankings at each false positive rate: x ± 1.96 √(x(1−x)(1/P + 1/N)).
     """
-    left, top, side = 40, 8, 250
+    left, top, side = 40.0, 8.0, 250.0
     grid = np.linspace(0, 1, 51)
     spread = 1.96 * np.sqrt(grid * (1 - grid) * (1 / n_positive + 1 / n_negative))
     upper = list(zip(grid, np.clip(grid + spread, 0, 1), strict=True))
@@ -217,5 +219,5 @@ def _text(x: float, y: float, text: str, tone: str, *, anchor: str) -> Markup:
     )
 
 
-def _short(value: float) -> str:
+def _short(value: int | float) -> str:
     return f"{value:.1f}".rstrip("0").rstrip(".")

@@ -64,8 +64,8 @@ def summary(run: Run, scale: Scale) -> str:
     verb = "costs" if first["effect"] * scale.gap > 0 else "gains"
     size, gap = (wording.number(value, scale.places) for value in (abs(first["effect"]), scale.gap))
     return (
-        f"{found['inside']} carry {run.result['task']}. Largest: {first['site']} — replacing what it writes by "
-        f"its value on the corrupt prompt {verb} {size} of a gap of {gap} "
+        f"{found['inside']} carry {run.result['task']}. Largest: {first['site']} — replacing what it writes "
+        f"by its value on the corrupt prompt {verb} {size} of a gap of {gap} "
         f"({wording.percent(abs(scale.share(first['effect'])))})."
     )
 

@@ -101,8 +101,8 @@ def warnings(run: Run) -> list[str]:
             "were checked: a component that the method overlooks cannot be a member."
         )
     found.append(
-        "One component at a time is replaced. Where others step in for the one that is missing (backup heads), "
-        "its effect is understated, so effects do not add up to the gap."
+        "One component at a time is replaced. Where others step in for the one that is missing (backup "
+        "heads), its effect is understated, so effects do not add up to the gap."
     )
     found.append(
         "Membership and effects are measured on the same pairs that ranked the components; intervals cover "

@@ -14,35 +14,35 @@ DASH = "\N{EN DASH}"
 _SPACES = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
-def places(scale: float) -> int:
+def places(scale: int | float) -> int:
     """Decimals that show about three digits of numbers up to ``scale``."""
     return min(6, max(0, 2 - math.floor(math.log10(scale)))) if scale > 0 else 2
 
 
-def number(value: float | None, decimals: int) -> str:
+def number(value: int | float | None, decimals: int) -> str:
     """``1.25``, ``−0.30``; a dash for nothing."""
     return DASH if value is None else f"{_no_negative_zero(value, decimals):.{decimals}f}".replace("-", MINUS)
 
 
-def signed(value: float | None, decimals: int) -> str:
+def signed(value: int | float | None, decimals: int) -> str:
     """``+1.25``, ``−0.30``; a dash for nothing."""
     return (
         DASH if value is None else f"{_no_negative_zero(value, decimals):+.{decimals}f}".replace("-", MINUS)
     )
 
 
-def percent(share: float | None) -> str:
+def percent(share: int | float | None) -> str:
     """``71 %``, ``2.4 %``, with a sign where negative."""
     if share is None:
         return DASH
     return number(100 * share, 0 if abs(share) >= 0.0995 else 1) + " %"
 
 
-def _no_negative_zero(value: float, decimals: int) -> float:
+def _no_negative_zero(value: int | float, decimals: int) -> float:
     return round(value, decimals) + 0.0
 
 
-def seconds(value: float) -> str:
+def seconds(value: int | float) -> str:
     """``0.42 s``, ``12 s``, ``3 min 5 s``."""
     if value >= 120:
         return f"{int(value // 60)} min {int(value % 60)} s"
@@ -50,7 +50,7 @@ def seconds(value: float) -> str:
 
 
 def token(text: str, limit: int | None = None) -> str:
-    """A token with its white space made visible, and control or direction characters as escapes.
+    """A token with its white space made visible; control, direction and rarer space characters as escapes.
 
     Direction overrides would otherwise reorder what stands beside them.
     """
@@ -61,6 +61,6 @@ def token(text: str, limit: int | None = None) -> str:
 def _visible(character: str) -> str:
     if character in _SPACES:
         return _SPACES[character]
-    if unicodedata.category(character)[0] == "C" or unicodedata.category(character) in ("Zl", "Zp"):
+    if unicodedata.category(character)[0] in "CZ":
         return f"\\u{ord(character):04x}"
     return character

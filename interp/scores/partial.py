@@ -42,7 +42,8 @@ class PartialEffects:
             ) from None
         if known != fingerprint or stored.shape != effects.shape:
             raise InputError(
-                f"checkpoint {path} belongs to another model, task, seed or set of sites: delete it, or give another path"
+                f"checkpoint {path} belongs to another model, task, seed or set of sites: "
+                "delete it, or give another path"
             )
         return cls(stored.astype(np.float64), path, fingerprint)
 

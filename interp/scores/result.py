@@ -27,7 +27,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class EdgeScore:
-    """One directed edge from a sender's output to a receiver's query, key or value input (``None``: an MLP or unsplit)."""
+    """One directed edge from a sender's output to a receiver's query, key or value input.
+
+    ``into`` is ``None`` where the receiver is an MLP, or where the method does not tell the inputs apart.
+    """
 
     sender: str
     receiver: str

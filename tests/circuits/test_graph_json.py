@@ -2,11 +2,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from interp.tasks.errors import InputError
 
 from interp.circuits.circuit import Circuit, Component
 from interp.circuits.graph_json import read_graph, write_graph
 from interp.scores.result import EdgeScore
+from interp.tasks.errors import InputError
 
 
 def circuit(universe="heads+mlps"):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interp.tasks.errors import InputError
 from scipy.stats import spearmanr
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
@@ -12,6 +11,7 @@ from interp.circuits.references import load_reference
 from interp.evaluation.edge_recovery import recover_edges
 from interp.evaluation.recovery import compare_paired, layer_prior, recover, roc_auc, roc_curve_points
 from interp.scores.result import EdgeScore
+from interp.tasks.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,8 @@ _FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgrou
 @pytest.fixture(scope="session")
 def chromium():
     """A browser without network; the test is skipped where there is none."""
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
-        None,
-    )
-    path = os.environ.get("CHROMIUM", found)
+    names = (os.environ.get("CHROMIUM", "chromium"), "chromium-browser", "google-chrome")
+    path = next((found for name in names if (found := shutil.which(name))), None)
     if path is None:
         pytest.skip("no Chromium on the path")
     sync_api = pytest.importorskip("playwright.sync_api")

@@ -79,6 +79,7 @@ def test_unpaired_runs_say_why_there_is_no_interval(options, reason):
     names = published()
     found = compare_runs(make_run(**GPT2, references=names), make_run(**GPT2, references=names, **options))
     assert found.recovery == {} and reason in found.unpaired
+    assert set(found.aucs) == set(names)
     assert reason in " ".join(cell for row in found.rows() for cell in row)
 
 

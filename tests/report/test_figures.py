@@ -55,7 +55,7 @@ def test_figures_escape_what_they_are_given():
     figures = [
         head_grid({EVIL: [Cell(1.0, EVIL, "member", EVIL, EVIL)]}, 1.0, EVIL),
         attention_pattern(np.eye(2), [EVIL, EVIL], {0: EVIL}, EVIL),
-        roc_panel([(0, 0), (1, 1)], [(0, 0), (1, 1)], 2, 3, EVIL),
+        roc_panel([(0.0, 0.0), (1.0, 1.0)], [(0.0, 0.0), (1.0, 1.0)], 2, 3, EVIL),
         edge_graph([Node("a0.h0", 0, 1.0, EVIL)], [], EVIL),
     ]
     for figure in figures:
@@ -66,9 +66,9 @@ def test_figures_escape_what_they_are_given():
 
 def _members(n: int) -> list[Node]:
     rng = np.random.default_rng(1)
-    places_ = rng.choice(30 * 9, n, replace=False)
+    chosen = rng.choice(30 * 9, n, replace=False)
     return [
-        Node(f"a{p // 9}.h{p % 9}", int(p // 9), float(rng.normal()), f"a{p // 9}.h{p % 9}") for p in places_
+        Node(f"a{p // 9}.h{p % 9}", int(p // 9), float(rng.normal()), f"a{p // 9}.h{p % 9}") for p in chosen
     ]
 
 
@@ -104,7 +104,7 @@ def test_graph_draws_the_strongest_edges_and_no_node_on_another(n):
         assert not [1 for other in boxes[:i] if abs(other[0] - x) < 1 and abs(other[1] - y) < NODE_HEIGHT]
 
 
-def test_graph_places_later_layers_further_right_and_is_the_same_each_time():
+def test_graph_chosenlater_layers_further_right_and_is_the_same_each_time():
     nodes = sorted(_members(14), key=lambda node: node.layer)
     figure = edge_graph(nodes, _edges(nodes), "graph")
     assert figure == edge_graph(nodes, _edges(nodes), "graph")
@@ -127,7 +127,9 @@ def test_graph_leaves_out_edges_of_strangers():
 
 
 def test_roc_curve_runs_from_corner_to_corner():
-    figure = ElementTree.fromstring(roc_panel([(0, 0), (0, 1), (1, 1)], [(0, 0), (1, 1)], 5, 10, "roc"))
+    figure = ElementTree.fromstring(
+        roc_panel([(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)], [(0.0, 0.0), (1.0, 1.0)], 5, 10, "roc")
+    )
     path = next(p.get("d") for p in figure.iter(f"{_NS}path") if p.get("class") == "roc")
     points = [tuple(map(float, point.split())) for point in path[1:].split("L")]
     (x0, y0), corner, (x1, y1) = points
@@ -142,5 +144,5 @@ def test_numbers_are_written_for_readers():
 
 def test_tokens_show_their_white_space_and_no_control_characters():
     assert token(" Mary") == "·Mary" and token("\n\t") == "↵⇥" and token("") == "∅"
-    assert token("a\u202eb\x00") == "a\\u202eb\\u0000"
+    assert token("a\u202eb\x00\xa0") == "a\\u202eb\\u0000\\u00a0"
     assert token("abcdefgh", 5) == "abcd…"

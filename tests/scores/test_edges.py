@@ -18,7 +18,7 @@ from tests.tiny_models import FAMILIES
 def test_the_planted_edges_are_the_strongest(name):
     model, truth = load_planted_model(name), planted_truth(name)
     pairs = load_task(name).sample(model.tokenizer, 12, 0)
-    sites = [Site("attn", l, h) for l in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)]
+    sites = [Site("attn", layer, h) for layer in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)]
     found = edge_attribution(model, pairs, sites)
     strong = {(e.sender, e.receiver, e.into) for e in found if abs(e.score) > 0.02 * abs(found[0].score)}
     assert strong == set(truth.edges)
@@ -43,7 +43,7 @@ def test_an_edge_is_the_slope_of_moving_the_sender_at_that_input_alone(family, t
         for into in "qkv":
             values = []
             for sign in (1, -1):
-                values.append(_receiver_z(model, tokens, sign * step * moved, into, receiver))
+                values.append(_receiver_z(model, tokens, sign * step * moved, into))
             hooks = [
                 {
                     "blocks.1.attn.hook_z": lambda z, v=v: torch.cat(
@@ -59,17 +59,17 @@ def test_an_edge_is_the_slope_of_moving_the_sender_at_that_input_alone(family, t
             assert found[str(sender), into] == pytest.approx(slope, rel=0.05, abs=0.02 * scale)
 
 
-def _receiver_z(model, tokens, added, into, receiver):
+def _receiver_z(model, tokens, added, into):
     """z of the receiver's layer when ``added`` joins the residual stream read by one of q, k, v only."""
     from interp.models import hooked
 
     kept = {}
-    with (
-        torch.no_grad(),
-        hooked(model, {f"blocks.1.attn.hook_{into}": lambda x: kept.__setitem__("x", x.clone())}),
-    ):
-        with hooked(model, {"blocks.1.hook_resid_pre": lambda r: r + added}):
-            model(tokens)
+    hooks = {
+        "blocks.1.hook_resid_pre": lambda r: r + added,
+        f"blocks.1.attn.hook_{into}": lambda x: kept.__setitem__("x", x.clone()),
+    }
+    with torch.no_grad(), hooked(model, hooks):
+        model(tokens)
     hooks = {
         f"blocks.1.attn.hook_{into}": lambda _: kept["x"],
         "blocks.1.attn.hook_z": lambda z: kept.__setitem__("z", z.clone()),

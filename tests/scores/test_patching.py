@@ -37,30 +37,43 @@ def test_effects_equal_whole_forwards_one_component_at_a_time(family, tiny_model
     pairs = random_pairs(60, n=3, lengths=(8, 10))
     found = patching(model, pairs, PatchingConfig(batch_size=2))
     for row, pair in enumerate(pairs):
-        clean, corrupt = torch.tensor([pair.clean_tokens]), torch.tensor([pair.corrupt_tokens])
-        kept = {}
+        heads, mlps = _one_at_a_time(model, pair)
+        np.testing.assert_allclose(found.heads_per_pair[row], heads, atol=1e-4)
+        np.testing.assert_allclose(found.mlps_per_pair[row], mlps, atol=1e-4)
 
-        def run(tokens, hooks, pair=pair):
-            with torch.no_grad(), hooked(model, hooks):
-                return task_metric(model(tokens)[:, -1], [pair], "logit_diff").item()
 
-        sites = [f"blocks.{i}.attn.hook_z" for i in range(2)] + [f"blocks.{i}.hook_mlp_out" for i in range(2)]
-        run(corrupt, {name: lambda x, name=name: kept.__setitem__(name, x.clone()) for name in sites})
-        base = run(clean, {})
-        for layer in range(2):
-            name = f"blocks.{layer}.attn.hook_z"
-            for head in range(model.cfg.n_heads):
+def _one_at_a_time(model, pair):
+    """Effects of every head and MLP by whole forwards of one pair, without any of the code under test."""
+    clean, corrupt = torch.tensor([pair.clean_tokens]), torch.tensor([pair.corrupt_tokens])
+    kept = {}
 
-                def swap(z, head=head, name=name):
-                    z = z.clone()
-                    z[:, :, head] = kept[name][:, :, head]
-                    return z
+    def run(tokens, hooks):
+        with torch.no_grad(), hooked(model, hooks):
+            return task_metric(model(tokens)[:, -1], [pair], "logit_diff").item()
 
-                effect = base - run(clean, {name: swap})
-                assert found.heads_per_pair[row, layer, head] == pytest.approx(effect, abs=1e-4)
-            name = f"blocks.{layer}.hook_mlp_out"
-            effect = base - run(clean, {name: lambda _, name=name: kept[name]})
-            assert found.mlps_per_pair[row, layer] == pytest.approx(effect, abs=1e-4)
+    def keep(name):
+        return {name: lambda x: kept.__setitem__(name, x.clone())}
+
+    def head_from_corrupt(name, head):
+        def swap(z):
+            z = z.clone()
+            z[:, :, head] = kept[name][:, :, head]
+            return z
+
+        return {name: swap}
+
+    layers = range(model.cfg.n_layers)
+    z_names = [f"blocks.{i}.attn.hook_z" for i in layers]
+    mlp_names = [f"blocks.{i}.hook_mlp_out" for i in layers]
+    for name in (*z_names, *mlp_names):
+        run(corrupt, keep(name))
+    base = run(clean, {})
+    heads = [
+        [base - run(clean, head_from_corrupt(name, head)) for head in range(model.cfg.n_heads)]
+        for name in z_names
+    ]
+    mlps = [base - run(clean, {name: lambda _, name=name: kept[name]}) for name in mlp_names]
+    return np.array(heads), np.array(mlps)
 
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup"])
