@@ -9,7 +9,6 @@ mean head outputs, a random ranking, the layer index. The yardstick is exact int
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +71,13 @@ def measure(model, name: str, seeds: int) -> list[dict]:
             for n in (*FEW, PUBLISHED_PAIRS):
                 chosen = order[:n]
                 codes = fit_head_codes(
-                    _subset(means, chosen), weights, HeadCodesConfig(seed=seed, l1=PUBLISHED_L1[name])
+                    means.subset(chosen.tolist()), weights, HeadCodesConfig(seed=seed, l1=PUBLISHED_L1[name])
                 )
                 add("overlap (published recipe)" if n == PUBLISHED_PAIRS else "overlap", n, head_overlap(codes))
                 add("norm of mean difference", n, _mean_difference_norm(means.z_[:, chosen], weights))
                 add("attribution", n, gradients.heads_[chosen].mean(0))
             for n in FEW:
-                # other pairs than the ones it is judged by: half of the reference's against the other half
+                # some of the reference's pairs, judged by its other pairs
                 judge = reference.heads[held_out[n:]].mean(0)
                 gap = (reference.metric_clean - reference.metric_corrupt)[held_out[n:]].mean()
                 own = reference.heads[held_out[:n]].mean(0)
@@ -89,13 +88,6 @@ def measure(model, name: str, seeds: int) -> list[dict]:
             advance(1)
     add("layer index", 0, layer_prior(*truth.shape))
     return [{"method": method, "n": n, "seeds": values} for (method, n), values in found.items()]
-
-
-def _subset(means: HeadMeans, chosen: np.ndarray) -> HeadMeans:
-    """The same means for some of the pairs."""
-    part = object.__new__(HeadMeans)
-    part.__dict__.update(means.__dict__, z_=means.z_[:, chosen], n_pairs=len(chosen))
-    return part
 
 
 def _mean_difference_norm(z: torch.Tensor, weights: torch.Tensor) -> np.ndarray:

@@ -17,6 +17,7 @@ import interp
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE
 from interp.circuits.choose import CANDIDATES, THRESHOLD, Checked, candidates, check, decide
+from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import reference_for
 from interp.circuits.roles import HeadReadout, head_roles
 from interp.evaluation.recovery import recover
@@ -243,6 +244,10 @@ def _edge_row(edge: EdgeScore) -> dict:
     return {"from": edge.sender, "to": edge.receiver, "into": edge.into, "score": edge.score}
 
 
+STRICTER = (0.05, 0.10)
+"""Shares of the gap beside 2 % at which a measured reference is read, too."""
+
+
 def _recovery(pairs: PromptPairs, model: Model, scores: Scores) -> dict:
     spec = describe_model(model)["spec"]
     found = {}
@@ -250,9 +255,19 @@ def _recovery(pairs: PromptPairs, model: Model, scores: Scores) -> dict:
         truth = reference.members()
         if truth.shape != scores.heads.shape:
             continue
-        measured = reference.effects() if hasattr(reference, "effects") else None
-        found[reference.name] = recover(scores.heads, truth, measured, scores.heads_per_pair).to_dict()
+        measured = isinstance(reference, MeasuredReference)
+        effects = reference.effects() if measured else None
+        found[reference.name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()
+        if measured:
+            found[reference.name]["stricter"] = {
+                f"{share:.0%}": _short(recover(scores.heads, reference.members(share), effects).to_dict())
+                for share in STRICTER
+            }
     return found
+
+
+def _short(recovery: dict) -> dict:
+    return {key: recovery[key] for key in ("roc_auc", "average_precision", "n_positive")}
 
 
 def _example(model: Model, pairs: PromptPairs, index: int, metric: tuple[float, float]) -> dict:

@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from interp.tasks.errors import InputError
+
+_SAMPLE_BYTES = 1 << 20
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -19,7 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -36,7 +40,33 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _umask() -> int:
+def check_writable(path: Path, option: str) -> None:
+    """Refuse a path at which nothing could be written, before any work is done for it.
+
+    Tries it with a nameless file in the nearest folder that exists: permissions, read-only mounts and full disks
+    show, and nothing is left.
+
+    Raises:
+        InputError: naming the option, the path and the reason.
+    """
+    path = Path(path)
+    try:
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=parent) as file:
+            file.write(bytes(_SAMPLE_BYTES))
+            file.flush()
+    except OSError as error:
+        raise InputError(f"{option} {path}: nothing can be written there ({error.strerror})") from None
+
+
+def check_file(path: Path, option: str) -> None:
+    """As :func:`check_writable`, and refuse a folder where a file is to be written."""
+    if Path(path).is_dir():
+        raise InputError(f"{option} {path} is a folder: name a file")
+    check_writable(path, option)
+
+
+def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -15,6 +15,7 @@ failed discovery leaves an earlier run at the same place as it was.
 import csv
 import io
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from interp.files import write_json, write_text
+from interp.files import atomic_path, check_writable, umask, write_json, write_text
 from interp.tasks.errors import InputError
 
 FORMAT = 1
@@ -59,20 +60,28 @@ class Run:
         return sorted(inside, key=lambda part: -abs(part["effect"]))
 
     def save(self, folder: Path | str, *, report: str | None = None) -> Path:
-        """Write the folder, replacing a run that is there; anything else in the way is an error."""
+        """Write the folder, replacing a run that is there; anything else in the way is an error.
+
+        Raises:
+            InputError: ``folder`` is something else than a run, or cannot be written.
+            OSError: writing failed half-way, a full disk say; nothing is left of it.
+        """
         folder = Path(folder)
         check_destination(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            temporary.chmod(0o755)
+            temporary.chmod(0o777 & ~umask())
             write_json(temporary / RESULT, self.result)
             write_json(temporary / DETAILS, self.details)
-            save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, temporary / ARRAYS)
+            with atomic_path(temporary / ARRAYS) as path:
+                save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, path)
             write_text(temporary / TABLE, self.to_csv())
             if report is not None:
                 write_text(temporary / REPORT, report)
             _replace(temporary, folder)
+        except SafetensorError as error:  # its way of saying that the disk is full
+            raise OSError(f"cannot write {folder / ARRAYS} ({error})") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return folder
@@ -105,20 +114,50 @@ class Run:
         if not isinstance(result, dict) or result.get("format") != FORMAT:
             found = result.get("format") if isinstance(result, dict) else None
             raise InputError(f"run folder {folder} has format {found!r}: this version reads format {FORMAT}")
-        missing = {"model", "task", "method", "heads", "mlps", "edges", "metric"} - set(result)
-        if missing:
-            raise InputError(f"run folder {folder} is damaged: {RESULT} lacks {', '.join(sorted(missing))}")
+        fault = _fault(result, details)
+        if fault:
+            raise InputError(f"run folder {folder} is damaged ({fault}): run the discovery again")
         return cls(result, details, arrays)
 
 
 def check_destination(folder: Path) -> None:
-    """Refuse, before any work is done, to write a run over something that is not one."""
+    """Refuse, before any work is done, to write a run over something that is not one, or where nothing can be."""
+    folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a new folder or an earlier run")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RESULT).is_file():
-        raise InputError(
-            f"--out {folder} is a folder with other things in it: name a new folder or an earlier run"
-        )
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / RESULT).is_file():
+            raise InputError(
+                f"--out {folder} is a folder with other things in it: name a new folder or an earlier run"
+            )
+        if folder.samefile(os.curdir):
+            raise InputError(f"--out {folder} is the current folder: name another, such as runs/mine")
+    check_writable(folder, "--out")
+
+
+_KEYS = ("model", "task", "method", "heads", "mlps", "edges", "metric")
+_PART = ("site", "layer", "score", "effect", "in_circuit")
+
+
+def _fault(result: dict, details: object) -> str | None:
+    """What makes ``run.json`` or ``details.json`` unreadable for what follows, or ``None``."""
+    missing = sorted(set(_KEYS) - set(result))
+    if missing:
+        return f"{RESULT} lacks {', '.join(missing)}"
+    if not isinstance(details, dict):
+        return f"{DETAILS} is not an object"
+    for group in ("heads", "mlps", "edges"):
+        wanted = ("from", "to", "into", "score") if group == "edges" else _PART
+        rows = result[group]
+        if not isinstance(rows, list):
+            return f"{group} in {RESULT} is not a list"
+        for row in rows:
+            if not isinstance(row, dict) or not set(wanted) <= set(row):
+                return f"an entry of {group} in {RESULT} lacks one of {', '.join(wanted)}"
+    metric = result["metric"]
+    if not isinstance(metric, dict) or not {"clean", "corrupt"} <= set(metric):
+        return f"metric in {RESULT} lacks clean or corrupt"
+    return None
 
 
 def _replace(temporary: Path, folder: Path) -> None:
@@ -128,11 +167,13 @@ def _replace(temporary: Path, folder: Path) -> None:
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
     old = aside / folder.name
-    folder.rename(old)
     try:
+        folder.rename(old)
         temporary.rename(folder)
-    except OSError:
-        old.rename(folder)
+    except BaseException:  # an interrupt between the two as well: the earlier run goes back
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)

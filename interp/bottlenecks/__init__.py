@@ -1,0 +1,16 @@
+"""Bottlenecks: activations as integer codes, and back. Each line that imports a class registers it."""
+
+from interp.bottlenecks.base import BOTTLENECKS, Bottleneck, load_bottleneck, register
+from interp.bottlenecks.codes import NO_CODE, Codes
+from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
+
+__all__ = [
+    "BOTTLENECKS",
+    "NO_CODE",
+    "Bottleneck",
+    "Codes",
+    "DiscreteSAE",
+    "DiscreteSAEConfig",
+    "load_bottleneck",
+    "register",
+]

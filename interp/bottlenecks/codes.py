@@ -1,14 +1,75 @@
-"""What a bottleneck makes of an activation: a few integer codes and how strongly each is active."""
+"""What a bottleneck makes of an activation: a few integer codes and how strongly each enters.
+
+Everything here costs memory in proportion to the ids, never to the size of the dictionary.
+"""
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from interp.tasks.errors import InputError
+
+NO_CODE = -1
+"""An id that stands for nothing: the slot is left out of the sum."""
 
 
 @dataclass(frozen=True)
 class Codes:
-    """The k codes of every vector, strongest first; ``ids`` index the bottleneck's dictionary."""
+    """The k codes of every vector, strongest first; ``ids`` index the bottleneck's dictionary.
+
+    Attributes:
+        values: the factor with which each code enters the decoded vector; 1 where a code is just on.
+    """
 
     ids: Int[Tensor, "*batch k"]
     values: Float[Tensor, "*batch k"]
+
+
+def id_dtype(n_codes: int) -> torch.dtype:
+    """The narrowest integer that holds every id and :data:`NO_CODE`."""
+    return torch.int16 if n_codes <= 2**15 else torch.int32
+
+
+def sum_of_codes(book: Float[Tensor, "group code d_in"], codes: Codes) -> Float[Tensor, "*batch d_in"]:
+    """Σ_slots value · code, in the book's dtype; the gradient reaches the chosen codes only.
+
+    With more than one group the codes carry the group axis before the slots, [..., group, k].
+
+    Raises:
+        InputError: an id that is not in the book, or codes without the group axis.
+    """
+    n_groups, n_codes, d_in = book.shape
+    ids, shape = codes.ids, codes.ids.shape
+    if n_groups > 1 and (len(shape) < 2 or shape[-2] != n_groups):
+        raise InputError(f"codes of shape {list(shape)}: expected [..., {n_groups}, k]")
+    check_ids(ids, n_codes)
+    flat = ids.reshape(-1, n_groups, shape[-1]).long()
+    weights = codes.values.to(book.dtype).reshape(flat.shape) * (flat != NO_CODE)
+    flat = flat.clamp(min=0) + n_codes * torch.arange(n_groups, device=ids.device)[:, None]
+    total = torch.nn.functional.embedding_bag(
+        flat.flatten(0, 1),
+        book.reshape(-1, d_in),
+        mode="sum",
+        per_sample_weights=weights.flatten(0, 1),
+    )
+    return total.reshape(*shape[:-1], d_in)
+
+
+def check_ids(ids: Int[Tensor, "*batch"], n_codes: int) -> None:
+    """Raise :class:`InputError` unless every id is in the dictionary or :data:`NO_CODE`."""
+    if ids.numel():
+        low, high = (int(value) for value in torch.aminmax(ids))
+        if low < NO_CODE or high >= n_codes:
+            wrong = low if low < NO_CODE else high
+            raise InputError(
+                f"code id {wrong}: ids must be 0 to {n_codes - 1}, or {NO_CODE} for no code at all"
+            )
+
+
+def count_codes(ids: Int[Tensor, "*batch k"], n_codes: int, groups: int = 1) -> Int[Tensor, "group code"]:
+    """How often each code of each group occurs; :data:`NO_CODE` is not counted."""
+    flat = ids.reshape(-1, groups, ids.shape[-1]).long()
+    index = flat + n_codes * torch.arange(groups, device=ids.device)[:, None]
+    return torch.bincount(index[flat != NO_CODE], minlength=groups * n_codes).reshape(groups, n_codes)

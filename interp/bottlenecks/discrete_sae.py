@@ -16,27 +16,20 @@ each dictionary atom: ``decoder_norm="coordinate"``. ``"atom"`` is what was prob
 The gradient is written out by hand and computed only where something is active (:mod:`.sae_gradient`).
 """
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from interp.bottlenecks.codes import Codes
+from interp.bottlenecks.base import Bottleneck, grouped_rows, register
+from interp.bottlenecks.codes import Codes, id_dtype, sum_of_codes
 from interp.bottlenecks.sae_gradient import Weights, gradient, tangent
-from interp.files import atomic_path, write_json
 from interp.tasks.errors import InputError
-
-FORMAT = 1
-KIND = "discrete_sae"
 
 DecoderNorm = Literal["coordinate", "atom"]
 EpochProgress = Callable[[int], None]
@@ -55,6 +48,7 @@ class DiscreteSAEConfig:
         decoder_norm: which vectors of the decoder have unit norm (module docstring).
         groups: number of separate dictionaries.
         seed: of the initial weights; group g starts from ``seed + g``.
+        k: codes that :meth:`DiscreteSAE.encode` gives unless told otherwise.
     """
 
     d_in: int
@@ -65,6 +59,7 @@ class DiscreteSAEConfig:
     decoder_norm: DecoderNorm = "coordinate"
     groups: int = 1
     seed: int = 0
+    k: int = 1
 
     def __post_init__(self) -> None:
         for name in ("d_in", "n_codes", "epochs", "groups"):
@@ -78,9 +73,12 @@ class DiscreteSAEConfig:
             raise InputError(f"decoder norm {self.decoder_norm!r}: choose coordinate or atom")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: it must be 0 or more")
+        if not 1 <= self.k <= self.n_codes:
+            raise InputError(f"k {self.k}: the dictionary has {self.n_codes} codes")
 
 
-class DiscreteSAE:
+@register
+class DiscreteSAE(Bottleneck):
     """Discrete sparse autoencoder with scikit-learn's verbs.
 
     With ``groups > 1`` inputs carry the group axis before the last one, [..., group, d_in], and each group (a
@@ -89,6 +87,9 @@ class DiscreteSAE:
     Attributes:
         weights_: the dictionaries once fitted or loaded, with the group axis in front.
     """
+
+    kind = "discrete_sae"
+    config_class = DiscreteSAEConfig
 
     def __init__(self, config: DiscreteSAEConfig) -> None:
         self.config = config
@@ -100,7 +101,7 @@ class DiscreteSAE:
         Raises:
             InputError: vectors of another size, NaN or infinite values, or fewer than two rows.
         """
-        rows = self._rows(x)
+        rows = grouped_rows(x, self.config)
         if rows.shape[1] < 2:
             raise InputError(f"{rows.shape[1]} row to train a dictionary on: give at least 2")
         # one dictionary and its optimiser state fit the processor's cache, a stack of them does not
@@ -112,15 +113,16 @@ class DiscreteSAE:
         return self
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*batch d_in"], k: int = 1) -> Codes:
+    def encode(self, x: Float[Tensor, "*batch d_in"], k: int | None = None) -> Codes:
         """The ``k`` most active features of every vector, ties in order of id; inactive slots have value 0.
 
         With ``k=1`` this is the published argmax, so that a vector on which nothing is active has code 0.
         """
         weights = self._fitted()
+        k = self.config.k if k is None else k
         if not 1 <= k <= self.config.n_codes:
             raise InputError(f"k {k}: the dictionary has {self.config.n_codes} codes")
-        rows = self._rows(x)
+        rows = grouped_rows(x, self.config)
         shift = weights.encoder_bias - torch.einsum("gcd,gd->gc", weights.encoder, weights.bias)
         active = torch.baddbmm(shift[:, None], rows, weights.encoder.mT).relu_()
         if k == 1:
@@ -129,24 +131,15 @@ class DiscreteSAE:
             values, ids = torch.sort(active, dim=-1, descending=True, stable=True)
             values, ids = values[..., :k], ids[..., :k]
         shape = (*x.shape[:-1], k)
+        ids = ids.to(id_dtype(self.config.n_codes))
         return Codes(ids.transpose(0, 1).reshape(shape), values.transpose(0, 1).reshape(shape))
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
         """Sum of the coded atoms, each times its value, plus the tied bias."""
         weights = self._fitted()
-        shape = codes.ids.shape[:-1]
-        if self.config.groups > 1 and (not shape or shape[-1] != self.config.groups):
-            raise InputError(
-                f"codes of shape {tuple(codes.ids.shape)}: expected [..., {self.config.groups}, k]"
-            )
-        if codes.ids.numel() and not 0 <= int(codes.ids.min()) <= int(codes.ids.max()) < self.config.n_codes:
-            raise InputError(f"code ids must be 0 to {self.config.n_codes - 1}")
-        per_group = (-1, self.config.groups, codes.ids.shape[-1])
-        ids, values = codes.ids.reshape(per_group).long(), codes.values.reshape(per_group)
-        active = values.new_zeros(*ids.shape[:2], self.config.n_codes).scatter_add_(-1, ids, values)
-        x = torch.einsum("ngc,gdc->ngd", active, weights.decoder) + weights.bias
-        return x.reshape(*shape, self.config.d_in)
+        x = sum_of_codes(weights.decoder.mT, codes)
+        return x + (weights.bias[0] if self.config.groups == 1 else weights.bias)
 
     def select(self, groups: slice) -> "DiscreteSAE":
         """The dictionaries of some groups only, sharing memory with this one."""
@@ -156,50 +149,26 @@ class DiscreteSAE:
         part.weights_ = weights
         return part
 
-    def save(self, folder: Path) -> None:
-        """Write ``cfg.json`` and ``weights.safetensors``, each of them whole or not at all."""
-        folder = Path(folder)
-        config = {"format": FORMAT, "kind": KIND, **asdict(self.config)}
-        tensors = {name: part.contiguous() for name, part in self._fitted()._asdict().items()}
-        with atomic_path(folder / "weights.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"config": json.dumps(config)})
-        write_json(folder / "cfg.json", config)
+    def tensors(self) -> dict[str, Tensor]:
+        return self._fitted()._asdict()
 
     @classmethod
-    def load(cls, folder: Path) -> "DiscreteSAE":
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: files that are missing, damaged, of another format, or that do not belong together.
-        """
-        folder = Path(folder)
-        config = _read_config(folder / "cfg.json")
-        path = folder / "weights.safetensors"
-        try:
-            with safe_open(path, framework="pt") as file:
-                stored = (file.metadata() or {}).get("config", "null")
-                weights = Weights(*(file.get_tensor(name) for name in Weights._fields))
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"cannot read the dictionary {path}: {error}") from None
-        if json.loads(stored) != {"format": FORMAT, "kind": KIND, **asdict(config)}:
-            raise InputError(f"{path} was written with another configuration than cfg.json beside it")
+    def restored(cls, config: DiscreteSAEConfig, tensors: Mapping[str, Tensor]) -> "DiscreteSAE":
         sae = cls(config)
-        sae.weights_ = weights
+        sae.weights_ = Weights(**{name: tensors[name] for name in Weights._fields})
+        groups, n_codes, d_in = sae.weights_.encoder.shape
+        if (groups, n_codes, d_in) != (config.groups, config.n_codes, config.d_in):
+            raise InputError(f"weights of {groups} × {n_codes} codes of size {d_in} do not fit {config}")
         return sae
+
+    def to(self, target: torch.device | str) -> "DiscreteSAE":
+        self.weights_ = Weights(*(part.to(target) for part in self._fitted()))
+        return self
 
     def _fitted(self) -> Weights:
         if self.weights_ is None:
             raise NotFittedError("this DiscreteSAE has no dictionary yet: call fit or load one")
         return self.weights_
-
-    def _rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
-        groups, d_in = self.config.groups, self.config.d_in
-        if x.shape[-1] != d_in or (groups > 1 and (x.ndim < 2 or x.shape[-2] != groups)):
-            expected = f"[..., {d_in}]" if groups == 1 else f"[..., {groups}, {d_in}]"
-            raise InputError(f"activations of shape {list(x.shape)}: this dictionary takes {expected}")
-        if not torch.isfinite(x).all():
-            raise InputError("the activations hold NaN or infinite values")
-        return x.detach().float().reshape(-1, groups, d_in).transpose(0, 1)
 
 
 @torch.no_grad()
@@ -244,18 +213,3 @@ def _initial(config: DiscreteSAEConfig, device: torch.device) -> Weights:
 def _decoder_axis(config: DiscreteSAEConfig) -> int:
     """The axis of [d_in, code] along which the decoder's norms are 1."""
     return -1 if config.decoder_norm == "coordinate" else -2
-
-
-def _read_config(path: Path) -> DiscreteSAEConfig:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot read the configuration {path}: {error}") from None
-    if not isinstance(stored, dict) or stored.get("kind") != KIND:
-        raise InputError(f"{path} does not describe a discrete SAE")
-    if stored.get("format") != FORMAT:
-        raise InputError(f"{path} has format {stored.get('format')!r}: this version reads format {FORMAT}")
-    try:
-        return DiscreteSAEConfig(**{k: v for k, v in stored.items() if k not in ("format", "kind")})
-    except TypeError as error:
-        raise InputError(f"{path} is not a discrete SAE's configuration: {error}") from None

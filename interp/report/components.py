@@ -87,7 +87,7 @@ def _grid(run: Run, scale: Scale, key: str, largest: float) -> Markup:
     rows: dict[str, list[Cell]] = {}
     for head in run.result["heads"]:
         rows.setdefault(f"h{head['head']}", []).append(_cell(head, scale, key))
-    if run.result["mlps"]:
+    if any(mlp[key] is not None for mlp in run.result["mlps"]):
         rows["MLP"] = [_cell(mlp, scale, key) for mlp in run.result["mlps"]]
     what = "Score" if key == "score" else "Exact effect"
     label = f"{what} of every head by layer; the circuit’s members are outlined"

@@ -194,7 +194,7 @@ def roc_panel(
     body = [
         Markup('<path class="band" d="{}Z"/>').format(path([*upper, *reversed(lower)])),
         Markup('<rect class="line" x="{}" y="{}" width="{s}" height="{s}"/>').format(left, top, s=side),
-        Markup('<path class="diagonal" d="{}"/>').format(path([(0, 0), (1, 1)])),
+        Markup('<path class="diagonal" d="{}"/>').format(path([(0.0, 0.0), (1.0, 1.0)])),
         Markup('<path class="layer-curve" d="{}"><title>layer index</title></path>').format(
             path(layer_curve)
         ),

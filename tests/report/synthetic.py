@@ -33,7 +33,11 @@ def make_run(
     """A run of any shape; ``evil`` puts markup into every text that comes from outside."""
     rng = np.random.default_rng(seed)
     scores = rng.laplace(0, 0.01, (n_layers, n_heads))
-    chosen = rng.choice(n_layers * n_heads, size=members + 6, replace=False) if members else []
+    chosen = (
+        rng.choice(n_layers * n_heads, size=min(members + 6, n_layers * n_heads), replace=False)
+        if members
+        else []
+    )
     for rank, index in enumerate(chosen):
         scores.flat[index] = rng.choice([1, 1, -1]) * 2.4 / (1 + rank) ** 0.9
     inside = set(map(int, chosen[:members]))

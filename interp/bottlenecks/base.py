@@ -1,0 +1,216 @@
+"""The contract of every bottleneck, and the list of those there are.
+
+A new bottleneck is one file with a config dataclass and a class under :func:`register`, and one line in this
+package's ``__init__``. The conformance suite then runs over it.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.bottlenecks.codes import Codes
+from interp.files import atomic_path, write_json
+from interp.tasks.errors import InputError
+
+FORMAT = 1
+CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "weights.safetensors"
+
+
+@runtime_checkable
+class BottleneckConfig(Protocol):
+    """What every config dataclass has: size of a vector, codes per group, codes per vector, groups."""
+
+    d_in: int
+    n_codes: int
+    k: int
+    groups: int
+
+
+class Bottleneck(ABC):
+    """Turns vectors into a few integer codes and back.
+
+    With ``groups > 1`` vectors carry the group axis before the last one, [..., group, d_in], and codes before
+    the slots, [..., group, k]; a group is usually a head, and each has a dictionary of its own.
+
+    Attributes:
+        kind: name in the registry and in ``cfg.json``.
+        config_class: the config dataclass, which checks itself.
+        unit_values: whether a code is just on or off, so that setting one needs no strength.
+    """
+
+    kind: ClassVar[str]
+    config_class: ClassVar[type]
+    config: BottleneckConfig
+    unit_values: bool = False
+
+    @abstractmethod
+    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Bottleneck":
+        """Learn the dictionary from vectors, from scratch."""
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+        """The ``config.k`` codes of every vector, strongest first, without a gradient.
+
+        Raises:
+            InputError: vectors of another shape, NaN or infinite values.
+        """
+
+    @abstractmethod
+    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+        """The vectors that the codes stand for.
+
+        Raises:
+            InputError: ids that are not in the dictionary, or codes of another shape.
+        """
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What is learned, by name, for the file."""
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> "Bottleneck":
+        """The bottleneck with these tensors; raises :class:`KeyError` where one is missing."""
+
+    @abstractmethod
+    def to(self, target: Any) -> "Bottleneck":
+        """Move to a device."""
+
+    def parameters(self) -> Iterator[Tensor]:
+        """What an optimizer may train; nothing unless the bottleneck says so."""
+        return iter(())
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.tensors().values())).device
+
+    def reconstruct(self, x: Float[Tensor, "*batch d_in"], codes: Codes) -> Float[Tensor, "*batch d_in"]:
+        """``decode(codes)`` in the dtype of ``x``, with the gradient passed straight through to ``x``."""
+        decoded = self.decode(codes).to(x.dtype)
+        # the difference is exactly zero: only the gradient goes through it
+        return decoded + (x - x.detach()) if x.requires_grad else decoded
+
+    def loss(
+        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, ""]:
+        """Squared error of the codes, summed over coordinates and averaged over vectors; ``x`` is a constant."""
+        return (decoded - x.detach()).float().square().sum(-1).mean()
+
+    def save(self, folder: Path) -> None:
+        """Write ``cfg.json`` and ``weights.safetensors``, each of them whole or not at all."""
+        folder = Path(folder)
+        config = self._description(self.config)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
+            save_file(tensors, temporary, metadata={"config": json.dumps(config)})
+        write_json(folder / CONFIG_FILE, config)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Bottleneck":
+        """Read what :meth:`save` wrote, onto the CPU.
+
+        Raises:
+            InputError: files that are missing, damaged, of another format, or that do not belong together.
+        """
+        folder = Path(folder)
+        config = cls._read_config(folder / CONFIG_FILE)
+        path = folder / WEIGHTS_FILE
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = (file.metadata() or {}).get("config", "null")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"cannot read the weights {path}: {error}") from None
+        if json.loads(stored) != cls._description(config):
+            raise InputError(f"{path} was written with another configuration than {CONFIG_FILE} beside it")
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise InputError(f"{path}: {name} holds NaN or infinite values")
+        try:
+            return cls.restored(config, tensors)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise InputError(f"{path} does not hold the weights of a {cls.kind}: {error}") from None
+
+    @classmethod
+    def _description(cls, config: Any) -> dict[str, Any]:
+        return {"format": FORMAT, "kind": cls.kind, **asdict(config)}
+
+    @classmethod
+    def _read_config(cls, path: Path) -> Any:
+        stored = read_description(path)
+        if stored.get("kind") != cls.kind:
+            raise InputError(f"{path} does not describe a {cls.kind}")
+        try:
+            return cls.config_class(**{k: v for k, v in stored.items() if k not in ("format", "kind")})
+        except TypeError as error:
+            raise InputError(f"{path} is not the configuration of a {cls.kind}: {error}") from None
+
+
+BOTTLENECKS: dict[str, type[Bottleneck]] = {}
+"""Every registered bottleneck by its kind."""
+
+T = TypeVar("T", bound=type[Bottleneck])
+
+
+def register(cls: T) -> T:
+    """Add a class to :data:`BOTTLENECKS`; a decorator.
+
+    Raises:
+        ValueError: another class has this kind already.
+    """
+    known = BOTTLENECKS.get(cls.kind)
+    # a module that is executed again, as in a live session, brings the same class anew
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"there is a bottleneck of kind {cls.kind!r} already: {known.__qualname__}")
+    BOTTLENECKS[cls.kind] = cls
+    return cls
+
+
+def load_bottleneck(folder: Path) -> Bottleneck:
+    """Load whichever bottleneck was saved in ``folder``.
+
+    Raises:
+        InputError: there is none, or its files are damaged.
+    """
+    path = Path(folder) / CONFIG_FILE
+    kind = read_description(path).get("kind")
+    if kind not in BOTTLENECKS:
+        raise InputError(f"{path} has kind {kind!r}: there are {', '.join(BOTTLENECKS)}")
+    return BOTTLENECKS[kind].load(folder)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The content of a ``cfg.json`` of the format that this version reads."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from None
+    if not isinstance(stored, dict) or "kind" not in stored:
+        raise InputError(f"{path} does not describe a bottleneck")
+    if stored.get("format") != FORMAT:
+        raise InputError(f"{path} has format {stored.get('format')!r}: this version reads format {FORMAT}")
+    return stored
+
+
+def grouped_rows(x: Tensor, config: BottleneckConfig) -> Float[Tensor, "group row d_in"]:
+    """The vectors in float32 with the group axis in front.
+
+    Raises:
+        InputError: vectors of another shape, NaN or infinite values.
+    """
+    groups, d_in = config.groups, config.d_in
+    if x.shape[-1] != d_in or (groups > 1 and (x.ndim < 2 or x.shape[-2] != groups)):
+        expected = f"[..., {d_in}]" if groups == 1 else f"[..., {groups}, {d_in}]"
+        raise InputError(f"activations of shape {list(x.shape)}: this dictionary takes {expected}")
+    if not torch.isfinite(x).all():
+        raise InputError("the activations hold NaN or infinite values")
+    return x.detach().float().reshape(-1, groups, d_in).transpose(0, 1)

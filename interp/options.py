@@ -1,0 +1,65 @@
+"""What the command line's options are called and accept: checked while the words are read, before anything loads."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+MOST_SEED = 2**32 - 1
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers in a range, whose complaint names the value and the range."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most is not None and value > most):
+            allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise typer.BadParameter(f"{text} is not a whole number {allowed}")
+        return value
+
+    return parse
+
+
+def share(text: str) -> float:
+    """A parser of numbers from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{text} is not a number from 0 to 1")
+    return value
+
+
+def whole_option(*names: str, least: int, most: int | None = None, help: str):
+    return typer.Option(*names, parser=whole(least, most), metavar="INTEGER", help=help)
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="embedded model, Hugging Face id, folder, .gguf file or planted model "
+        f"[default: {DEFAULT_MODEL}; for a planted task its own model]",
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; CUDA if there is one")
+]
+DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16")]
+BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]
+PairsOption = Annotated[
+    int | None, whole_option("--n", "-n", least=1, help="prompt pairs; the task's default if not given")
+]
+SeedOption = Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the prompts")]
+CounterfactualOption = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="kind of corrupt prompt (interp tasks lists them); the default first"),
+]
