@@ -16,7 +16,7 @@ import numpy as np
 import interp
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE
-from interp.circuits.choose import CANDIDATES, THRESHOLD, Checked, candidates, check, decide
+from interp.circuits.choose import CANDIDATES, MIN_PAIRS, THRESHOLD, Checked, candidates, check, decide
 from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import reference_for
 from interp.circuits.roles import HeadReadout, head_roles
@@ -31,7 +31,9 @@ from interp.scores.head_codes import SIDES, HeadCodes, HeadCodesConfig, fit_head
 from interp.scores.overlap import edges_among
 from interp.scores.patching import Interchange
 from interp.tasks import load_task
+from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs, Task
+from interp.tasks.planted import planted_task_names
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 EXAMPLES = 3
@@ -43,7 +45,7 @@ EDGE_PAIRS = 32
 def discover(
     task: str | Task,
     *,
-    model: str | Model = DEFAULT_MODEL,
+    model: str | Model | None = None,
     method: str = DEFAULT_METHOD,
     n: int | None = None,
     seed: int = 0,
@@ -60,24 +62,36 @@ def discover(
 
     Args:
         task: a shipped name, a prompt file, a class of one's own (see :func:`interp.tasks.load_task`), or a task.
-        model: a spec (see :func:`interp.models.load_model`) or a loaded model.
+        model: a spec (see :func:`interp.models.load_model`) or a loaded model; :func:`default_model` if not given.
         n: pairs; the task's own default if not given.
         config: the method's config object; its defaults if not given.
         n_candidates: how many of the best-scored components are checked by exact interchange.
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
         mlps: whether MLPs may be members; otherwise they stay live.
         stage: draws progress (:func:`interp.progress.bar`).
+
+    Raises:
+        InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
     chosen = load_method(method)
     task = load_task(task) if isinstance(task, str) else task
+    n = task.default_n if n is None else n
+    check_settings(
+        task,
+        n=n,
+        seed=seed,
+        counterfactual=counterfactual,
+        n_candidates=n_candidates,
+        threshold=threshold,
+        batch_size=batch_size,
+    )
+    model = default_model(task) if model is None else model
     clock = _Clock()
     if isinstance(model, str):
         with clock("load"):
             model = load_model(model)
     with clock("sample"):
-        pairs = task.sample(
-            model.tokenizer, task.default_n if n is None else n, seed, counterfactual, bos=bos
-        )
+        pairs = task.sample(model.tokenizer, n, seed, counterfactual, bos=bos)
     check_memory(model, batch_size, max(len(pair.clean_tokens) for pair in pairs))
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
     config = config if config is not None else chosen.config(batch_size=batch_size)
@@ -136,6 +150,45 @@ def discover(
         "members": {str(site): _member(model, site, readout, codes) for site in members},
     }
     return Run(result, details, _arrays(scores, checked))
+
+
+def default_model(task: Task) -> str:
+    """The model for a task when none is named: a planted task's own, else the embedded one."""
+    return task.name if task.name in planted_task_names() else DEFAULT_MODEL
+
+
+def check_settings(
+    task: Task,
+    *,
+    n: int,
+    seed: int = 0,
+    counterfactual: str | None = None,
+    n_candidates: int = CANDIDATES,
+    threshold: float = THRESHOLD,
+    batch_size: int = BATCH_SIZE,
+) -> None:
+    """Refuse what could only fail later, without a model.
+
+    Raises:
+        InputError: naming the value and what is allowed.
+    """
+    if n < MIN_PAIRS:
+        raise InputError(f"n {n}: at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit")
+    for name, value, least in (("seed", seed, 0), ("candidates", n_candidates, 1), ("batch size", batch_size, 1)):
+        if value < least:
+            raise InputError(f"{name} {value}: it must be at least {least}")
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold}: it is a share of the clean–corrupt gap, from 0 to 1")
+    check_counterfactual(task, counterfactual)
+
+
+def check_counterfactual(task: Task, counterfactual: str | None) -> None:
+    """Refuse a kind of corrupt prompt that the task does not have."""
+    if counterfactual is not None and counterfactual not in task.counterfactuals:
+        raise InputError(
+            f"the task {task.name} has no counterfactual {counterfactual!r}: "
+            f"choose one of {', '.join(task.counterfactuals)}"
+        )
 
 
 def versions() -> dict[str, str]:

@@ -205,6 +205,7 @@ def _tokens(tokenizer, text: str) -> tuple[int, ...]:
     tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
     if len(tokens) != len(text.split()):
         raise InputError(
-            f"planted tasks need the tokenizer of a planted model: this one splits words of {text!r}"
+            f"planted tasks need the tokenizer of a planted model: this one splits words of {text!r}; "
+            f"name one with --model ({', '.join(_TASKS)})"
         )
     return tokens

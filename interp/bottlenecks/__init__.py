@@ -1,6 +1,7 @@
 """Bottlenecks: activations as integer codes, and back. Each line that imports a class registers it."""
 
 from interp.bottlenecks.base import BOTTLENECKS, Bottleneck, load_bottleneck, register
+from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.codes import NO_CODE, Codes
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 
@@ -8,6 +9,8 @@ __all__ = [
     "BOTTLENECKS",
     "NO_CODE",
     "Bottleneck",
+    "Codebook",
+    "CodebookConfig",
     "Codes",
     "DiscreteSAE",
     "DiscreteSAEConfig",

@@ -1,0 +1,241 @@
+"""The codebook against its formulas, written out with plain loops."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig, Codes
+from interp.tasks.errors import InputError
+
+SELECTIONS = [("cosine", "dropped"), ("cosine", "kept"), ("residual", "dropped"), ("residual", "kept")]
+
+
+def codebook(**changes) -> Codebook:
+    return Codebook(CodebookConfig(**{"d_in": 6, "n_codes": 20} | changes))
+
+
+def mixtures(n_rows: int, d_in: int = 16, n_atoms: int = 24) -> Tensor:
+    """Sums of two of a few directions, of various lengths."""
+    atoms = torch.nn.functional.normalize(torch.randn(n_atoms, d_in), dim=-1)
+    pairs = torch.randint(n_atoms, (n_rows, 2))
+    return (atoms[pairs] * torch.tensor([[3.0], [1.5]])).sum(1) * (0.9 + 0.2 * torch.rand(n_rows, 1))
+
+
+def test_codes_are_the_most_cosine_similar_and_their_plain_sum_replaces_the_vector():
+    book, x = codebook(k=3), torch.randn(4, 5, 6)
+    codes = book.encode(x)
+    assert codes.ids.dtype == torch.int16 and codes.ids.shape == (4, 5, 3)
+    similar = cosine_similarity(x[..., None, :], book.codes[0], dim=-1)
+    assert torch.equal(codes.ids.long(), similar.topk(3).indices)
+    torch.testing.assert_close(book(x), book.codes[0][codes.ids.long()].sum(-2))
+    assert (codes.values == 1).all()
+
+
+def test_length_of_the_vector_is_dropped_or_kept():
+    x = torch.randn(50, 6)
+    dropped, kept = codebook(k=2), codebook(k=2, magnitude="kept")
+    torch.testing.assert_close(dropped(10 * x), dropped(x))
+    torch.testing.assert_close(kept(10 * x), 10 * kept(x))
+
+
+def test_kept_magnitude_is_the_factor_of_least_squares():
+    book, x = codebook(k=3, magnitude="kept"), torch.randn(30, 6)
+    codes = book.encode(x)
+    total = book.codes[0][codes.ids.long()].sum(1)
+    for row in range(30):
+        best = torch.linalg.lstsq(total[row][:, None], x[row][:, None]).solution.clamp(min=0)
+        torch.testing.assert_close(codes.values[row], best[0].expand(3), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("magnitude", ["dropped", "kept"])
+def test_residual_selection_takes_the_code_that_leaves_least_each_time(magnitude):
+    book, x = codebook(k=4, selection="residual", magnitude=magnitude), torch.randn(20, 6)
+    codes = book.encode(x)
+    for row in range(20):
+        rest = x[row].clone()
+        for slot in range(4):
+            factors = (
+                (book.codes[0] @ rest).clamp(min=0) / book.codes[0].square().sum(-1)
+                if magnitude == "kept"
+                else torch.ones(20)
+            )
+            left = (rest - factors[:, None] * book.codes[0]).square().sum(-1)
+            best = int(left.argmin())
+            assert codes.ids[row, slot] == best
+            torch.testing.assert_close(codes.values[row, slot], factors[best])
+            rest = rest - factors[best] * book.codes[0][best]
+        torch.testing.assert_close(book(x[row]), x[row] - rest, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("selection", "magnitude"), SELECTIONS)
+def test_groups_together_equal_each_alone(selection, magnitude):
+    book, x = codebook(k=2, groups=3, selection=selection, magnitude=magnitude), torch.randn(7, 3, 6)
+    codes = book.encode(x)
+    assert codes.ids.shape == (7, 3, 2)
+    for group in range(3):
+        alone = codebook(k=2, selection=selection, magnitude=magnitude)
+        alone.codes.data = book.codes.data[group : group + 1]
+        assert torch.equal(alone.encode(x[:, group]).ids, codes.ids[:, group])
+        torch.testing.assert_close(alone(x[:, group]), book(x)[:, group])
+
+
+def test_many_vectors_are_encoded_in_parts_with_the_same_result(monkeypatch):
+    book, x = codebook(k=2, groups=2), torch.randn(31, 2, 6)
+    whole = book.encode(x)
+    monkeypatch.setattr("interp.bottlenecks.codebook.SIMILARITIES", 200)
+    parts = book.encode(x)
+    assert torch.equal(parts.ids, whole.ids)
+
+
+def test_no_vectors_have_no_codes():
+    assert codebook(k=2).encode(torch.randn(0, 6)).ids.shape == (0, 2)
+
+
+def test_large_books_have_wider_ids():
+    book = codebook(n_codes=40_000)
+    with torch.no_grad():
+        book.codes[0, 39_999] = 5 * torch.ones(6)
+    codes = book.encode(torch.ones(1, 6))
+    assert codes.ids.dtype == torch.int32 and codes.ids.item() == 39_999
+
+
+def test_gradient_goes_straight_through_and_to_the_chosen_codes_alone():
+    book, x = codebook(k=2, groups=2), torch.randn(3, 2, 6, requires_grad=True)
+    upstream = torch.randn(3, 2, 6)
+    (book(x) * upstream).sum().backward()
+    assert torch.equal(x.grad, upstream)
+    ids = book.encode(x.detach()).ids
+    expected = torch.zeros_like(book.codes)
+    for row in range(3):
+        for group in range(2):
+            for code in ids[row, group].tolist():
+                expected[group, code] += upstream[row, group]
+    torch.testing.assert_close(book.codes.grad, expected)
+
+
+def test_loss_is_lambda_times_the_squared_error_and_moves_the_codes_only():
+    book, x = codebook(k=2, mse_weight=0.5), torch.randn(7, 6, requires_grad=True)
+    loss = book.loss(x, book.decode(book.encode(x)))
+    torch.testing.assert_close(loss, 0.5 * (book(x) - x).square().sum(-1).mean())
+    loss.backward()
+    assert x.grad is None
+    assert set(book.codes.grad[0].any(-1).nonzero()[:, 0].tolist()) == set(
+        book.encode(x).ids.flatten().tolist()
+    )
+
+
+def test_no_code_leaves_its_slot_out_of_the_sum():
+    book = codebook()
+    with_one = book.decode(Codes(torch.tensor([[4, NO_CODE]]), torch.ones(1, 2)))
+    assert torch.equal(with_one[0], book.codes[0, 4])
+
+
+@pytest.mark.parametrize(("selection", "magnitude"), SELECTIONS)
+@pytest.mark.parametrize("k", [1, 3])
+def test_kmeans_makes_grouped_codes_that_explain_the_vectors(selection, magnitude, k):
+    x = torch.stack([mixtures(1500), mixtures(1500)], dim=1)
+    book = codebook(d_in=16, n_codes=90, k=k, groups=2, selection=selection, magnitude=magnitude)
+    before = book.codes.clone()
+    book.fit(x)
+    assert not (before == book.codes).any(-1).any(), "every code of every group is set"
+    unexplained = (book(x) - x).square().sum((0, 2)) / x.square().sum((0, 2))
+    assert (unexplained < 0.35).all()
+    if selection == "residual" and k > 1:
+        assert (unexplained < 0.12).all()
+
+
+def test_kmeans_over_shards_comes_near_to_kmeans_over_all():
+    x = mixtures(3000)
+    stream, whole = codebook(d_in=16, n_codes=60), codebook(d_in=16, n_codes=60).fit(x)
+    for shard in x.split(500):
+        stream.partial_fit(shard)
+    assert (stream(x) - x).square().sum() < 1.2 * (whole(x) - x).square().sum()
+
+
+def test_fit_is_repeatable_and_depends_on_the_seed():
+    x = mixtures(300)
+    first, again, other = (codebook(d_in=16, seed=seed).fit(x).codes for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_counts_add_up_per_group_and_leave_out_empty_slots():
+    book = codebook(groups=2, k=2)
+    book.count(torch.tensor([[[0, 1], [1, 1]], [[0, NO_CODE], [5, 19]]]))
+    assert book.counts.sum() == 7
+    assert book.counts[0, :2].tolist() == [2, 1] and book.counts[1, [1, 5, 19]].tolist() == [2, 1, 1]
+
+
+def test_dead_codes_are_replaced_and_their_optimizer_state_is_reset():
+    book, x = codebook(n_codes=30, groups=2), torch.randn(40, 2, 6)
+    optimizer = torch.optim.Adam(book.parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        book.loss(x, book(x)).backward()
+        optimizer.step()
+    state = optimizer.state[book.codes]
+    state["exp_avg"][:] = 1  # as if a dead code had been alive before
+    codes = book.encode(x)
+    book.count(codes.ids)
+    dead, before = book.counts == 0, book.codes.detach().clone()
+    assert dead.any() and not dead.all()
+    assert book.replace_dead(x, optimizer) == dead.sum()
+    assert (before != book.codes).all(-1).equal(dead)
+    assert (state["exp_avg"][dead] == 0).all() and (state["exp_avg"][~dead] == 1).all()
+    assert (state["exp_avg_sq"][dead] == 0).all() and (state["exp_avg_sq"][~dead] > 0).any()
+    assert (book.counts == 0).all()
+    for group in range(2):
+        new = book.codes[group, dead[group]]
+        assert torch.allclose(new.norm(dim=-1), before[group, ~dead[group]].norm(dim=-1).mean())
+        similar = cosine_similarity(new[:, None], x[None, :, group], dim=-1)
+        assert (similar.max(-1).values > 1 - 1e-5).all()
+    book.count(book.encode(x).ids)
+    assert (book.counts == 0).sum() < dead.sum(), "replaced codes come alive"
+
+
+def test_replacing_when_every_code_is_dead_takes_the_vectors_themselves():
+    book, x = codebook(n_codes=5, k=2), torch.randn(40, 6)
+    assert book.replace_dead(x) == 5
+    assert all((code == x / 2).all(-1).any() for code in book.codes[0])
+
+
+def test_similarity_is_that_of_the_named_codes():
+    book, x = codebook(k=3, groups=2), torch.randn(4, 2, 6)
+    ids = book.encode(x).ids
+    expected = [
+        [
+            cosine_similarity(x[row, group][None], book.codes[group, ids[row, group].long()])
+            for group in range(2)
+        ]
+        for row in range(4)
+    ]
+    torch.testing.assert_close(book.similarity(x, ids), torch.stack([torch.stack(row) for row in expected]))
+
+
+def test_memory_of_encode_does_not_hold_a_similarity_per_code():
+    book = codebook(n_codes=3000, k=2)
+    codes = book.encode(torch.randn(500, 6))
+    assert codes.ids.untyped_storage().nbytes() <= 500 * 2 * 8
+    assert codes.values.untyped_storage().nbytes() <= 500 * 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_in": 0}, "d_in 0"),
+        ({"n_codes": 0}, "n_codes 0"),
+        ({"k": 21}, "k 21"),
+        ({"k": 0}, "k 0"),
+        ({"groups": 0}, "groups 0"),
+        ({"mse_weight": -1.0}, "mse_weight -1"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(changes, message):
+    with pytest.raises(InputError, match=message):
+        codebook(**changes)
+
+
+def test_too_few_vectors_to_fit_are_refused():
+    with pytest.raises(InputError, match="10 vectors for 20 codes"):
+        codebook().fit(torch.randn(10, 6))
