@@ -1,0 +1,138 @@
+"""Setting codes: which ids, at which positions, in which groups and slots.
+
+Positions count the columns of the token batch from 0, BOS and padding included, whether the model sees the whole
+sequence at once or, with a KV cache, one position at a time. There are no negative ones: while a text is being
+generated its end is not known.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.codes import NO_CODE, Codes, check_ids
+from interp.tasks.errors import InputError
+
+Positions = int | slice | Sequence[int] | None
+"""One, some, ``slice(n, None)`` for all from n on, or None for all."""
+
+EditFunction = Callable[[Tensor, list[int]], Tensor]
+"""Takes the ids [batch, pos, (group,) slot] of the chosen positions, groups and slots, and the numbers of the
+positions; returns new ids of the same shape."""
+
+Ids = int | Tensor | EditFunction
+
+
+@dataclass(frozen=True)
+class Edit:
+    """
+    Attributes:
+        ids: one id; ids that broadcast to [batch, pos, (group,) slot] of what is chosen; or a function.
+        positions: see the module's docstring.
+        group: the head (or other group) to edit; None for all.
+        slot: the place among the k codes to edit, −1 the weakest; None for all.
+        values: strength of the set codes: a number, a tensor of the shape of the ids, or ``kept`` to leave every
+            slot's own (which may be 0).
+    """
+
+    ids: Ids
+    positions: Positions = None
+    group: int | None = None
+    slot: int | None = None
+    values: float | Float[Tensor, "*batch"] | Literal["kept"] = 1.0
+
+    def check(self, bottleneck: Bottleneck, *, grouped: bool, n_groups: int) -> None:
+        """Raise :class:`InputError` for ids, positions, groups or slots that cannot be."""
+        config = bottleneck.config
+        if isinstance(self.ids, int | Tensor):
+            check_ids(_as_ids(self.ids), config.n_codes)
+        _check_positions(self.positions)
+        if self.group is not None and not (grouped and 0 <= self.group < n_groups):
+            allowed = f"0 to {n_groups - 1}" if grouped else "None, the site has no groups"
+            raise InputError(f"group {self.group}: choose {allowed}")
+        if self.slot is not None and not -config.k <= self.slot < config.k:
+            raise InputError(f"slot {self.slot}: there are {config.k} codes per vector")
+
+    def apply(self, codes: Codes, offset: int, n_codes: int) -> Codes:
+        """New codes; the first position of ``codes`` has number ``offset``."""
+        numbers = [offset + i for i in range(codes.ids.shape[1]) if self._at(offset + i)]
+        if not numbers:
+            return codes
+        index: list[Tensor | slice] = [slice(None), torch.tensor(numbers) - offset]
+        ids, values = codes.ids[:, index[1]], codes.values[:, index[1]]
+        view = [slice(None)] * ids.ndim
+        if self.group is not None:
+            view[2] = slice(self.group, self.group + 1)
+        if self.slot is not None:
+            slot = self.slot % ids.shape[-1]
+            view[-1] = slice(slot, slot + 1)
+        where = tuple(view)
+        ids, values = ids.clone(), values.clone()
+        ids[where] = self._new_ids(ids[where], numbers, n_codes)
+        if not isinstance(self.values, str):
+            new = torch.as_tensor(self.values, dtype=values.dtype, device=values.device)
+            values[where] = _broadcast(new, values[where], "values")
+        whole = Codes(codes.ids.clone(), codes.values.clone())
+        whole.ids[:, index[1]], whole.values[:, index[1]] = ids, values
+        return whole
+
+    def _new_ids(self, chosen: Tensor, numbers: list[int], n_codes: int) -> Tensor:
+        if isinstance(self.ids, int | Tensor):
+            new = _as_ids(self.ids)
+        else:
+            new = self.ids(chosen.clone(), numbers)
+            if not (isinstance(new, Tensor) and new.shape == chosen.shape):
+                shape = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
+                raise InputError(f"the function gave {shape} for ids of shape {list(chosen.shape)}")
+            check_ids(_as_ids(new), n_codes)
+        return _broadcast(new.to(chosen), chosen, "ids")
+
+    def _at(self, number: int) -> bool:
+        positions = self.positions
+        if positions is None:
+            return True
+        if isinstance(positions, int):
+            return number == positions
+        if isinstance(positions, slice):
+            start, step = positions.start or 0, positions.step or 1
+            before_end = positions.stop is None or number < positions.stop
+            return number >= start and before_end and (number - start) % step == 0
+        return number in positions
+
+
+def needs_strength(bottleneck: Bottleneck, ids: Ids) -> bool:
+    """Whether setting these ids has no meaning without a strength."""
+    return not bottleneck.unit_values and not (isinstance(ids, int) and ids == NO_CODE)
+
+
+def _as_ids(ids: int | Tensor) -> Int[Tensor, "*batch"]:
+    if isinstance(ids, Tensor) and (ids.is_floating_point() or ids.dtype == torch.bool):
+        raise InputError(f"code ids of type {ids.dtype}: they must be integers")
+    return torch.as_tensor(ids)
+
+
+def _broadcast(new: Tensor, like: Tensor, what: str) -> Tensor:
+    try:
+        return new.expand(like.shape)
+    except RuntimeError:
+        raise InputError(
+            f"{what} of shape {list(new.shape)} do not fit the chosen {list(like.shape)} (batch, pos, …, slot)"
+        ) from None
+
+
+def _check_positions(positions: Positions) -> None:
+    if positions is None:
+        return
+    if isinstance(positions, slice):
+        numbers = [n for n in (positions.start, positions.stop) if n is not None]
+        if positions.step is not None and positions.step < 1:
+            raise InputError(f"positions with step {positions.step}: it must be 1 or more")
+    else:
+        numbers = [positions] if isinstance(positions, int) else list(positions)
+    for number in numbers:
+        if number < 0:
+            raise InputError(f"position {number}: count from 0, the end is not known while text is generated")
