@@ -9,11 +9,24 @@ from typing import Annotated
 import typer
 
 import interp
+from interp.options import (
+    DEFAULT_MODEL,
+    BatchOption,
+    CounterfactualOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    PairsOption,
+    SeedOption,
+    share,
+    whole_option,
+)
 from interp.tasks.errors import InputError
 
 app = typer.Typer(
     name="interp",
     help="Read and steer language models by discrete codes; find the circuit behind a behaviour.",
+    epilog="Begin with: interp discover ioi",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,19 +40,8 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="embedded model, Hugging Face id, folder, .gguf, planted model")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best there is if not given")]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16")]
-BatchOption = Annotated[int, typer.Option(help="prompts per forward pass")]
-PairsOption = Annotated[
-    int | None, typer.Option("--n", "-n", help="prompt pairs; the task's default if not given")
-]
-CounterfactualOption = Annotated[
-    str | None, typer.Option(help="kind of corrupt prompt; the task's default first")
-]
+UNTOUCHED = "nothing half-written is left, an earlier result stays as it was"
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def main() -> None:
@@ -47,19 +49,33 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
-    except typer.Abort:
-        _fail("interrupted: nothing half-written is left, an earlier result stays as it was", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted: nothing half-written is left, an earlier result stays as it was", 130)
-    except (MemoryError, OSError) as error:
-        _fail(f"{error}: nothing half-written is left, an earlier result stays as it was", 1)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail(f"interrupted: {UNTOUCHED}", 130)
+    except BrokenPipeError:  # the reader of a pipe, head say, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}: {UNTOUCHED}", 1)
     except Exception as error:
-        if not hasattr(error, "format_message"):
+        if hasattr(error, "format_message"):
+            _usage(error)
+        if not isinstance(error, MemoryError) and not any(t in str(error).lower() for t in _NO_MEMORY):
             raise
-        _fail(error.format_message(), 2)  # click's own usage errors
+        _fail(f"out of memory: try a smaller --batch-size or --dtype bfloat16; {UNTOUCHED}", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error) -> None:
+    """A mistake in the words themselves, in click's; without a message it is a call for help, already printed."""
+    if not error.format_message():
+        sys.exit(2)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "interp"
+    _fail(f"{error.format_message().rstrip('.')} ({command} --help says what there is)", 2)
 
 
 def _fail(message: str, status: int) -> None:
@@ -85,6 +101,7 @@ def _root(
 def _load(spec: str, device: str | None, dtype: str):
     from interp.models import load_model
 
+    typer.echo(f"loading {spec}", err=True)
     return load_model(spec, device=device, dtype=dtype)
 
 
@@ -95,124 +112,168 @@ def _options(texts: list[str]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
+def _file_name(text: str) -> str:
+    """A task or model as part of a file's name: of a path its last part without the ending."""
+    return Path(text).stem if Path(text).suffix in (".json", ".jsonl", ".gguf") else text.replace("/", "-")
+
+
 @app.command()
 def discover(
-    task: Annotated[str, typer.Argument(help="ioi, greater-than, docstring, a prompt file, module:Class")],
-    model: ModelOption = DEFAULT_MODEL,
-    method: Annotated[str, typer.Option(help="attribution, overlap or patching")] = "attribution",
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="ioi, greater-than, docstring, a prompt file, module:Class")
+    ],
+    model: ModelOption = None,
+    method: Annotated[
+        str, typer.Option(metavar="METHOD", help="attribution, overlap or patching")
+    ] = "attribution",
     n: PairsOption = None,
-    seed: Annotated[int, typer.Option(help="seed of the prompts")] = 0,
+    seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
-    candidates: Annotated[int, typer.Option(help="best-scored components checked by exact interchange")] = 30,
+    candidates: Annotated[
+        int, whole_option("--candidates", least=1, help="best-scored components checked by exact interchange")
+    ] = 30,
     threshold: Annotated[
-        float, typer.Option(help="share of the clean–corrupt gap that makes a member")
+        float,
+        typer.Option(
+            parser=share, metavar="SHARE", help="share of the clean–corrupt gap that makes a member"
+        ),
     ] = 0.02,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
     bos: Annotated[bool, typer.Option(help="prepend the beginning-of-sequence token")] = True,
-    set_: Annotated[list[str], typer.Option("--set", help="a method's option, key=value; repeatable")] = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="run folder; runs/TASK-METHOD if not given")] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="a method's option; repeatable")
+    ] = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="run folder [default: runs/TASK-METHOD]")
+    ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="also write the result here; - for stdout")
+        Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
 ) -> None:
     """Find the circuit that does TASK, check it by exact interchange, and write a run with its report."""
-    from interp.console import print_members
-    from interp.files import write_json
+    from interp.files import check_file, write_json
     from interp.progress import bar
-    from interp.runs import check_destination
-    from interp.scores import method_config
+    from interp.runs import RESULT, check_destination
     from interp.tasks import load_task
 
-    config = method_config(method, {"batch_size": str(batch_size), **_options(set_)})
+    to_stdout = str(json_file) == "-"
     wanted = load_task(task)
-    folder = out or Path("runs") / f"{wanted.name.replace('/', '-')}-{method}"
+    folder = out or Path("runs") / "-".join(_run_name(wanted.name, model, method))
     check_destination(folder)
-    typer.echo(f"loading {model}", err=True)
-    loaded = _load(model, device, dtype)
+    if json_file is not None and not to_stdout:
+        check_file(json_file, "--json")
 
+    from interp.console import print_members, print_next
+    from interp.discovery import check_settings, default_model
     from interp.discovery import discover as find
+    from interp.models import parse_device, parse_dtype
     from interp.report import render_report
+    from interp.scores import method_config
 
-    run = find(
-        wanted,
-        model=loaded,
-        method=method,
-        n=n,
-        seed=seed,
-        counterfactual=counterfactual,
-        config=config,
-        n_candidates=candidates,
-        threshold=threshold,
-        mlps=mlps,
-        bos=bos,
-        batch_size=batch_size,
-        stage=bar,
-    )
+    config = method_config(method, wanted.name, {"batch_size": str(batch_size), **_options(set_)})
+    settings = {
+        "n": wanted.default_n if n is None else n,
+        "seed": seed,
+        "counterfactual": counterfactual,
+        "n_candidates": candidates,
+        "threshold": threshold,
+        "batch_size": batch_size,
+    }
+    check_settings(wanted, **settings)
+    parse_device(device), parse_dtype(dtype)
+    spec = default_model(wanted) if model is None else model
+    loaded = _load(spec, device, dtype)
+    run = find(wanted, model=loaded, method=method, config=config, mlps=mlps, bos=bos, stage=bar, **settings)
+    replaced = (folder / RESULT).is_file()
     run.save(folder, report=render_report(run))
-    if str(json_file) == "-":
-        typer.echo(json.dumps(run.result, ensure_ascii=False))
+    if to_stdout:
+        typer.echo(json.dumps(run.result, ensure_ascii=False, allow_nan=False))
         return
     if json_file is not None:
         write_json(json_file, run.result)
     print_members(run)
-    typer.echo(f"\nreport   {folder / 'report.html'}")
-    typer.echo(
-        f"next     interp compare {folder} OTHER_RUN     two runs side by side\n"
-        f"         interp discover {task} --method overlap     the published code-overlap recipe\n"
-        f"         interp tasks show {task}     the prompts and how the model scores on them"
-    )
+    print_next(folder, task, model, method, replaced=replaced)
+
+
+def _run_name(task: str, model: str | None, method: str) -> list[str]:
+    """Parts of the default folder; a model that was named takes part, so that no run replaces another model's."""
+    named = [] if model in (None, DEFAULT_MODEL, task) else [_file_name(model)]
+    return [_file_name(task), *named, _file_name(method)]
 
 
 @app.command()
 def reference(
     task: Annotated[
-        str | None, typer.Argument(help="task to measure; without it, the references there are")
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            help="task to measure, or a reference to show; without it, the references there are",
+        ),
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", "-n", help="prompt pairs")] = 200,
-    seed: Annotated[
-        int, typer.Option(help="seed of the prompts; not 0, so that discoveries are held out")
-    ] = 1000,
+    model: ModelOption = None,
+    n: Annotated[int, whole_option("--n", "-n", least=1, help="prompt pairs")] = 200,
+    seed: SeedOption = 1000,
     counterfactual: CounterfactualOption = None,
-    out: Annotated[Path | None, typer.Option(help="safetensors file to write")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="safetensors file to write")] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
 ) -> None:
-    """Measure every head's and MLP's exact effect on TASK; resumes where a killed run stopped."""
+    """Measure every head's and MLP's exact effect on TASK; resumes where a killed run stopped.
+
+    The seed is not 0, so that discoveries are judged on pairs they have not seen.
+    """
     from interp.console import print_reference, print_references
 
     if task is None:
         print_references()
         return
+    from interp.circuits.references import load_reference
+    from interp.tasks import load_task, task_names
+
+    named_like_one = "/" in task and task.partition("/")[0] in task_names() and not Path(task).suffix
+    if named_like_one or task.endswith(".safetensors"):
+        print_reference(load_reference(task))
+        return
+    from interp.discovery import check_counterfactual, default_model
+    from interp.files import check_file
+    from interp.models import parse_device, parse_dtype
     from interp.progress import bar
     from interp.reference import measure_reference
-    from interp.tasks import load_task
 
     wanted = load_task(task)
-    path = out or Path("references") / f"measured-{wanted.name}-{model.replace('/', '-')}.safetensors"
-    loaded = _load(model, device, dtype)
-    measured = measure_reference(
-        wanted,
-        loaded,
-        n=n,
-        seed=seed,
-        counterfactual=counterfactual,
-        checkpoint=path.with_suffix(".partial.safetensors"),
-        batch_size=batch_size,
-        stage=bar,
-    )
+    check_counterfactual(wanted, counterfactual)
+    spec = default_model(wanted) if model is None else model
+    name = f"measured-{_file_name(wanted.name)}-{_file_name(spec)}.safetensors"
+    path = out or Path("references") / name
+    check_file(path, "--out")
+    parse_device(device), parse_dtype(dtype)
+    partial = path.with_suffix(".partial.safetensors")
+    loaded = _load(spec, device, dtype)
+    try:
+        measured = measure_reference(
+            wanted,
+            loaded,
+            n=n,
+            seed=seed,
+            counterfactual=counterfactual,
+            checkpoint=partial,
+            batch_size=batch_size,
+            stage=bar,
+        )
+    except KeyboardInterrupt:
+        _fail(f"interrupted: the same command goes on from {partial}", 130)
     measured.save(path)
-    path.with_suffix(".partial.safetensors").unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     print_reference(measured)
     typer.echo(f"\nsaved    {path}")
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
     """Write a run's report again."""
     from interp.report import write_report
 
@@ -221,8 +282,8 @@ def report(run: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="a run folder")],
-    second: Annotated[Path, typer.Argument(help="another run folder")],
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")],
 ) -> None:
     """Put two runs side by side: shared members, rank correlation, heads that differ."""
     from interp.console import print_comparison
@@ -234,19 +295,21 @@ def compare(
 
 @app.command()
 def doctor() -> None:
-    """Check the installation: versions, the embedded model, generation with and without the KV cache."""
+    """Check the installation: versions, the embedded model, right answers. Exit status 1 if a check fails."""
     from interp.doctor import diagnose
 
-    findings = diagnose()
-    for finding in findings:
+    passed = True
+    for finding in diagnose():
         typer.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.name}: {finding.detail}")
-    if not all(finding.ok for finding in findings):
+        passed = passed and finding.ok
+    if not passed:
         raise typer.Exit(1)
 
 
 @app.command("app")
 def workbench(
-    port: Annotated[int, typer.Option(help="port on localhost")] = 8501,
+    port: Annotated[int, whole_option("--port", least=1, most=65535, help="port on localhost")] = 8501,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="folder whose runs are shown")] = Path("runs"),
 ) -> None:
     """Open the workbench in the browser (localhost only)."""
     import subprocess
@@ -255,71 +318,92 @@ def workbench(
     main_file = find_spec("interp.app.main").origin
     command = [sys.executable, "-m", "streamlit", "run", main_file, "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false"]
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    command += ["--server.fileWatcherType", "none", "--server.showEmailPrompt", "false"]
+    environment = os.environ | {"INTERP_RUNS": str(runs.absolute())}
+    try:
+        raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)
+    except KeyboardInterrupt:  # the way to end it
+        raise typer.Exit(0) from None
 
 
 @tasks_app.callback()
 def tasks_root(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        from interp.console import print_tasks
+        from interp.listings import print_tasks
 
         print_tasks()
 
 
 @tasks_app.command("show")
 def tasks_show(
-    task: Annotated[str, typer.Argument(help="a task")],
-    model: ModelOption = DEFAULT_MODEL,
-    n: Annotated[int, typer.Option("--n", "-n", help="pairs that the score is taken over")] = 50,
-    examples: Annotated[int, typer.Option(help="pairs printed")] = 3,
-    seed: Annotated[int, typer.Option(help="seed of the prompts")] = 0,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
+    model: ModelOption = None,
+    n: Annotated[
+        int, whole_option("--n", "-n", least=1, help="pairs that the score is taken over at most")
+    ] = 50,
+    examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
+    seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
 ) -> None:
     """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
-    from interp.console import print_examples
-    from interp.tasks import load_task
+    from interp.tasks import PromptFile, load_task
 
     wanted = load_task(task)
-    loaded = _load(model, device, dtype)
-    pairs = wanted.sample(loaded.tokenizer, n, seed, counterfactual)
+
+    from interp.console import print_examples
+    from interp.discovery import check_counterfactual, default_model
+
+    check_counterfactual(wanted, counterfactual)
+    loaded = _load(default_model(wanted) if model is None else model, device, dtype)
+    # a file may well hold fewer pairs than this default
+    wanted_n = min(n, wanted.default_n) if isinstance(wanted, PromptFile) else n
+    pairs = wanted.sample(loaded.tokenizer, wanted_n, seed, counterfactual)
     print_examples(loaded, pairs, examples, batch_size)
 
 
 @tasks_app.command("export")
 def tasks_export(
-    task: Annotated[str, typer.Argument(help="a task")],
-    file: Annotated[Path, typer.Argument(help="prompt file to write, .json or .jsonl")],
-    model: Annotated[str, typer.Option("--model", "-m", help="whose tokenizer")] = DEFAULT_MODEL,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="prompt file to write, .json")],
+    model: ModelOption = None,
     n: PairsOption = None,
-    seed: Annotated[int, typer.Option(help="seed of the prompts")] = 0,
+    seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
 ) -> None:
-    """Write a task's pairs as a prompt file, to edit or to use with other tools."""
-    from interp.models import load_tokenizer
+    """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
+    from interp.files import check_file
     from interp.tasks import load_task
     from interp.tasks.prompt_file import write_prompt_file
 
     wanted = load_task(task)
-    tokenizer = load_tokenizer(model)
+    if file.suffix.lower() != ".json":
+        raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
+    check_file(file, "FILE")
+
+    from interp.discovery import check_counterfactual, default_model
+    from interp.models import load_tokenizer
+
+    check_counterfactual(wanted, counterfactual)
+    tokenizer = load_tokenizer(default_model(wanted) if model is None else model)
     pairs = wanted.sample(tokenizer, wanted.default_n if n is None else n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)
-    typer.echo(f"saved    {file}")
+    typer.echo(f"saved    {file}: {len(pairs)} pairs (interp discover {file})")
 
 
 @models_app.callback()
 def models_root(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        from interp.console import print_models
+        from interp.listings import print_models
 
         print_models()
 
 
 @models_app.command("show")
 def models_show(
-    model: Annotated[str, typer.Argument(help="a model spec")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="a model spec")] = DEFAULT_MODEL,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
 ) -> None:
@@ -345,9 +429,11 @@ def cache_clear() -> None:
 
     from interp.models.embedded import cache_folder
 
-    folder = cache_folder()
-    shutil.rmtree(folder, ignore_errors=True)
-    typer.echo(f"emptied  {folder}")
+    folder = cache_folder() / "models"  # by name: INTERP_CACHE may be a folder with other things in it
+    found = [*folder.glob(f"{DEFAULT_MODEL}-*"), *folder.glob(f".{DEFAULT_MODEL}-*")]
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    typer.echo(f"deleted  {DEFAULT_MODEL} in {folder}" if found else f"nothing in {folder}")
 
 
 if __name__ == "__main__":

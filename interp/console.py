@@ -1,16 +1,19 @@
-"""What the command line prints: tables for people, drawn with rich, data from the stages below."""
+"""What the command line prints of results: tables for people, drawn with rich, data from the stages below."""
 
+import shlex
+from pathlib import Path
+
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from interp.circuits.measured import MeasuredReference
-from interp.circuits.references import load_reference, reference_names
+from interp.circuits.references import Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
 from interp.evaluation.recovery import recover
-from interp.models import Model, model_names
+from interp.models import Model
 from interp.runs import Run
-from interp.tasks import load_task, task_names
 from interp.tasks.pairs import PromptPair, PromptPairs
 
 REFERENCE_ROWS = 20
@@ -26,7 +29,7 @@ def print_members(run: Run) -> None:
     gap = result["metric"]["clean"] - result["metric"]["corrupt"]
     console.print(
         f"{result['task']} on {result['model']} by {result['method']}: {result['metric']['name']} "
-        f"{result['metric']['clean']:.2f} clean, {result['metric']['corrupt']:.2f} corrupt, "
+        f"{_plain(result['metric']['clean'])} clean, {_plain(result['metric']['corrupt'])} corrupt, "
         f"{result['n_pairs']} pairs, universe {result['universe']}"
     )
     table = Table("member", "looks like", box=None, padding=(0, 1))
@@ -41,12 +44,37 @@ def print_members(run: Run) -> None:
             f"[{part['effect_low']:+.3f}, {part['effect_high']:+.3f}]",
             f"{part['effect'] / gap:+.1%}",
         )
-    console.print(table)
+    if run.members:
+        console.print(table)
     inside = len(run.members)
     checked = sum(part["effect"] is not None for part in (*result["heads"], *result["mlps"]))
     console.print(f"{inside} members of {checked} checked, {len(result['edges'])} edges scored among them")
     for name, found in result["recovery"].items():
         console.print(recovery_line(name, found))
+
+
+def print_next(folder: Path, task: str, model: str | None, method: str, *, replaced: bool) -> None:
+    """Where the run lies and what can be done next, as commands that can be copied."""
+    named = [] if model is None else ["--model", model]
+    other = "attribution" if method == "overlap" else "overlap"
+    steps = [
+        (["discover", task, *named, "--method", other], "the same by another method"),
+        (["compare", str(folder), f"runs/{other}"], "two runs side by side"),
+        (["tasks", "show", task, *named], "the prompts and how the model scores on them"),
+    ]
+    steps[0][0].extend(["--out", f"runs/{other}"])
+    console = _console()
+    note = "  (replaces the earlier run there)" if replaced else ""
+    console.print(Text(f"\nreport   {folder / 'report.html'}{note}"), soft_wrap=True)
+    for i, (words, why) in enumerate(steps):
+        console.print(
+            Text(f"{'next' if i == 0 else '':<9}interp {shlex.join(words)}    # {why}"), soft_wrap=True
+        )
+
+
+def _plain(value: float) -> str:
+    """Two decimals, and no minus before a zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def recovery_line(name: str, found: dict) -> str:
@@ -81,8 +109,29 @@ def print_references() -> None:
     _console().print(table)
 
 
-def print_reference(measured: MeasuredReference) -> None:
-    """The largest effects of a measurement, and how many heads pass each threshold."""
+def print_reference(reference: Reference | MeasuredReference) -> None:
+    """A published circuit by role; or a measurement's largest effects and how many heads pass each threshold."""
+    if isinstance(reference, Reference):
+        _print_published(reference)
+    else:
+        _print_measured(reference)
+
+
+def _print_published(reference: Reference) -> None:
+    table = Table("role", "heads", box=None, padding=(0, 1))
+    for role, sites in reference.roles().items():
+        table.add_row(role, " ".join(sites))
+    console = _console()
+    console.print(
+        Text(f"{reference.name}: {reference.task} on {reference.model}, {len(reference.heads)} heads")
+    )
+    console.print(table)
+    console.print(Text(reference.citation))
+    if reference.note:
+        console.print(Text(reference.note))
+
+
+def _print_measured(measured: MeasuredReference) -> None:
     effects = measured.effects()
     table = Table("head", box=None, padding=(0, 1))
     table.add_column("effect", justify="right")
@@ -93,44 +142,13 @@ def print_reference(measured: MeasuredReference) -> None:
         effect = effects[layer, head]
         table.add_row(f"a{layer}.h{head}", f"{effect:+.3f}", f"{effect / measured.gap:+.1%}")
     console = _console()
+    console.print(Text(f"{measured.name}: the {len(order)} largest effects, {measured.n_pairs} pairs"))
     console.print(table)
     counts = ", ".join(f"{measured.members(t).sum()} at {t:.0%}" for t in (0.02, 0.05, 0.10))
     console.print(f"heads with |effect| above a share of the gap {measured.gap:.3f}: {counts}")
-    layer_null = recover(_layer_index(effects), measured.members(), effects)
+    layer_index = np.broadcast_to(np.arange(len(effects), dtype=float)[:, None], effects.shape)
+    layer_null = recover(layer_index, measured.members(), effects)
     console.print(f"layer index alone: ROC AUC {_number(layer_null.roc_auc)}")
-
-
-def _layer_index(effects):
-    return effects * 0 + _rows(effects)
-
-
-def _rows(effects):
-    import numpy as np
-
-    return np.arange(len(effects), dtype=float)[:, None]
-
-
-def print_tasks() -> None:
-    """Every shipped task with its metric, counterfactuals and roles."""
-    table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None, padding=(0, 1))
-    for name in task_names():
-        task = load_task(name)
-        table.add_row(
-            task.name,
-            task.metric,
-            ", ".join(task.counterfactuals),
-            ", ".join(task.roles),
-            str(task.default_n),
-        )
-    console = _console()
-    console.print(table)
-    console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
-
-
-def print_models() -> None:
-    """Every spec that can be named."""
-    for name in model_names():
-        _console().print(name)
 
 
 def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: int) -> None:
@@ -145,7 +163,7 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
             " ".join(repr(model.tokenizer.decode([i])) for i in ids[:6]) + (" …" if len(ids) > 6 else "")
             for ids in (pair.answers, pair.wrong_answers)
         )
-        console.print(Text(f"answer {answers}   wrong {wrong}\n"))
+        console.print(Text(f"answer  {answers}   wrong {wrong}\n"))
     scorer = MetricConsumer(len(pairs))
     feed(model, pairs, [scorer], batch_size=batch_size)
     for side, values in zip(("clean", "corrupt"), scorer.metric_, strict=True):

@@ -25,7 +25,7 @@ from interp.models import Model, Site, describe_model, load_model
 from interp.models.memory import check_memory
 from interp.progress import Stage, silent
 from interp.runs import FORMAT, Run
-from interp.scores import DEFAULT_METHOD, EdgeScore, Scores, load_method
+from interp.scores import DEFAULT_METHOD, EdgeScore, Scores, load_method, method_config
 from interp.scores.edges import edge_attribution
 from interp.scores.head_codes import SIDES, HeadCodes, HeadCodesConfig, fit_head_codes, usage
 from interp.scores.overlap import edges_among
@@ -92,9 +92,13 @@ def discover(
             model = load_model(model)
     with clock("sample"):
         pairs = task.sample(model.tokenizer, n, seed, counterfactual, bos=bos)
-    check_memory(model, batch_size, max(len(pair.clean_tokens) for pair in pairs))
+    if not isinstance(pairs, PromptPairs):
+        raise InputError(f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}")
+    longest = max(len(pair.clean_tokens) for pair in pairs)
+    check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
-    config = config if config is not None else chosen.config(batch_size=batch_size)
+    if config is None:
+        config = method_config(method, pairs.task, {"batch_size": str(batch_size)})
     with clock("score"), stage(f"{method} scores", chosen.steps(model, len(pairs))) as advance:
         scores = chosen.function(model, pairs, config, consumers=(means, readout), progress=advance)
     best = candidates(scores, n_candidates, mlps=mlps)

@@ -2,14 +2,18 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
+from interp.discovery import discover
 from interp.models import load_model
 from interp.models.embedded import cache_folder
 from interp.models.generate import generate
-from interp.tasks.errors import InputError
+from interp.models.planted import planted_truth
+
+PLANTED = "planted-induction"
 
 
 @dataclass(frozen=True)
@@ -21,24 +25,46 @@ class Finding:
     detail: str
 
 
-def diagnose() -> list[Finding]:
-    """Run every check; a failing one does not stop the others."""
-    findings = [
-        Finding("python", True, platform.python_version()),
-        *(
-            Finding(name, True, importlib.metadata.version(name))
-            for name in ("torch", "transformer-lens", "transformers", "sae-lens")
-        ),
-        Finding("device", True, "cuda" if torch.cuda.is_available() else "cpu"),
-        Finding("cache", True, str(cache_folder())),
-    ]
+def diagnose() -> Iterator[Finding]:
+    """Run every check, quick ones first; a failing one does not stop the others."""
+    yield Finding("python", True, platform.python_version())
+    for name in ("torch", "transformer-lens", "transformers", "sae-lens"):
+        yield Finding(name, True, importlib.metadata.version(name))
+    yield Finding("device", True, "cuda" if torch.cuda.is_available() else "cpu")
+    yield Finding("cache", True, str(cache_folder()))
+    yield _try("planted circuit", _planted_circuit)
     try:
         model = load_model()
-    except InputError as error:
-        return [*findings, Finding("embedded model", False, str(error))]
+    except Exception as error:
+        yield _failure("embedded model", error)
+        return
     cfg = model.cfg
-    findings.append(Finding("embedded model", True, f"{cfg.n_layers} layers × {cfg.n_heads} heads"))
-    return [*findings, _cached_generation(model)]
+    yield Finding("embedded model", True, f"{cfg.n_layers} layers × {cfg.n_heads} heads")
+    yield _try("generation", lambda: _cached_generation(model))
+
+
+def _try(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:  # whatever a broken installation does: this is the place that reports it
+        return _failure(name, error)
+
+
+def _failure(name: str, error: Exception) -> Finding:
+    return Finding(name, False, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _planted_circuit() -> Finding:
+    """Whether a discovery finds a circuit that is known: a wrong torch or transformers shows here."""
+    run = discover(PLANTED, model=PLANTED, n=8)
+    found, wanted = {part["site"] for part in run.members}, set(planted_truth(PLANTED).heads)
+    if found == wanted:
+        return Finding("planted circuit", True, f"found whole, {len(wanted)} heads of {PLANTED}")
+    return Finding(
+        "planted circuit",
+        False,
+        f"found {', '.join(sorted(found))}, but {', '.join(sorted(wanted))} was written",
+    )
 
 
 def _cached_generation(model) -> Finding:

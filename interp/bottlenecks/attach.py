@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.base import Bottleneck, straight_through
 from interp.bottlenecks.codes import Codes
 from interp.bottlenecks.edits import Edit, Ids, Positions, needs_strength
 from interp.models import Model, Site, hooked, resolve_site
@@ -125,7 +125,7 @@ class Attached:
         positions: Positions = None,
         group: int | None = None,
         slot: int | None = None,
-        values: float | Tensor | Literal["kept"] | None = None,
+        values: float | int | Tensor | Literal["kept"] | None = None,
     ) -> None:
         """Set codes in every forward from now on; several settings of a site act in the order given.
 
@@ -206,18 +206,19 @@ class Attached:
         split = place.kind != "attn" and groups > 1
         x = x.unflatten(-1, (groups, -1)) if split else x
 
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in bottleneck.parameters())
         plain = codes = bottleneck.encode(x)
         for edit in self._edits[name]:
             codes = edit.apply(codes, self._offset, bottleneck.config.n_codes)
         self._seen.setdefault(name, []).append(Codes(codes.ids, codes.values.detach()))
 
-        if self.error_term:
-            changed = codes is not plain
-            out = x + (bottleneck.decode(codes) - bottleneck.decode(plain)).to(x.dtype) if changed else x
-        else:
-            out = bottleneck.reconstruct(x, codes)
-        if torch.is_grad_enabled() and any(p.requires_grad for p in bottleneck.parameters()):
-            self._losses[name] = bottleneck.loss(x, bottleneck.decode(plain))
+        decoded = bottleneck.decode(codes)
+        needs_plain = codes is not plain and (self.error_term or trains)
+        without = bottleneck.decode(plain) if needs_plain else decoded
+        if trains:
+            self._losses[name] = bottleneck.loss(x, without)
+        # of equal codes the difference is exactly zero
+        out = x + (decoded - without).to(x.dtype) if self.error_term else straight_through(x, decoded)
 
         out = out.flatten(-2) if split else out
         if place.head is None:

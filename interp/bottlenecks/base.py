@@ -93,12 +93,6 @@ class Bottleneck(ABC):
     def device(self) -> torch.device:
         return next(iter(self.tensors().values())).device
 
-    def reconstruct(self, x: Float[Tensor, "*batch d_in"], codes: Codes) -> Float[Tensor, "*batch d_in"]:
-        """``decode(codes)`` in the dtype of ``x``, with the gradient passed straight through to ``x``."""
-        decoded = self.decode(codes).to(x.dtype)
-        # the difference is exactly zero: only the gradient goes through it
-        return decoded + (x - x.detach()) if x.requires_grad else decoded
-
     def loss(
         self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, ""]:
@@ -199,6 +193,14 @@ def read_description(path: Path) -> dict[str, Any]:
     if stored.get("format") != FORMAT:
         raise InputError(f"{path} has format {stored.get('format')!r}: this version reads format {FORMAT}")
     return stored
+
+
+def straight_through(
+    x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
+) -> Float[Tensor, "*batch d_in"]:
+    """``decoded``, bit for bit, in the dtype of ``x`` and with its gradient also passed to ``x`` unchanged."""
+    decoded = decoded.to(x.dtype)
+    return decoded + (x - x.detach()) if x.requires_grad else decoded
 
 
 def grouped_rows(x: Tensor, config: BottleneckConfig) -> Float[Tensor, "group row d_in"]:

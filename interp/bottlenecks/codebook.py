@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.bottlenecks.base import Bottleneck, grouped_rows, register
+from interp.bottlenecks.base import Bottleneck, grouped_rows, register, straight_through
 from interp.bottlenecks.codes import Codes, count_codes, id_dtype, sum_of_codes
 from interp.bottlenecks.kmeans import SIMILARITIES, GroupedKMeans
 from interp.tasks.errors import InputError
@@ -113,7 +113,7 @@ class Codebook(nn.Module, Bottleneck):
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Encode and decode, the gradient straight through."""
-        return self.reconstruct(x, self.encode(x))
+        return straight_through(x, self.decode(self.encode(x)))
 
     def loss(
         self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]

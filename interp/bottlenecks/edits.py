@@ -22,7 +22,8 @@ Positions = int | slice | Sequence[int] | None
 
 EditFunction = Callable[[Tensor, list[int]], Tensor]
 """Takes the ids [batch, pos, (group,) slot] of the chosen positions, groups and slots, and the numbers of the
-positions; returns new ids of the same shape."""
+positions; returns new ids of the same shape. It must treat every position by itself: with a KV cache it is asked for
+one at a time."""
 
 Ids = int | Tensor | EditFunction
 
@@ -43,7 +44,7 @@ class Edit:
     positions: Positions = None
     group: int | None = None
     slot: int | None = None
-    values: float | Float[Tensor, "*batch"] | Literal["kept"] = 1.0
+    values: float | int | Float[Tensor, "*batch"] | Literal["kept"] = 1.0
 
     def check(self, bottleneck: Bottleneck, *, grouped: bool, n_groups: int) -> None:
         """Raise :class:`InputError` for ids, positions, groups or slots that cannot be."""

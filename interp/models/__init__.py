@@ -3,7 +3,7 @@
 from transformer_lens.model_bridge import TransformerBridge as Model
 
 from interp.models.hooks import hook_point, hooked, model_lock
-from interp.models.load import load_model, load_tokenizer, model_names
+from interp.models.load import load_model, load_tokenizer, model_names, parse_device, parse_dtype
 from interp.models.provenance import describe_model
 from interp.models.sites import Site, has_mlps, parse_site, resolve_site
 
@@ -18,6 +18,8 @@ __all__ = [
     "load_tokenizer",
     "model_lock",
     "model_names",
+    "parse_device",
+    "parse_dtype",
     "parse_site",
     "resolve_site",
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from interp.models import Model, has_mlps
 from interp.scores.attribution import AttributionConfig, attribution
-from interp.scores.overlap import OverlapConfig, overlap
+from interp.scores.overlap import PUBLISHED_L1, OverlapConfig, overlap
 from interp.scores.patching import PatchingConfig, patching
 from interp.scores.result import Cost, EdgeScore, Scores
 from interp.tasks.errors import InputError
@@ -19,6 +19,8 @@ class Method:
     config: type
     steps: Callable[[Model, int], int]
     summary: str
+    task_defaults: Callable[[str], dict] = lambda _task: {}
+    """Options whose default the method's publication gives per task."""
 
 
 def _components(model: Model) -> int:
@@ -30,7 +32,11 @@ METHODS: dict[str, Method] = {
         attribution, AttributionConfig, lambda _model, n: n, "attribution patching: one backward pass"
     ),
     "overlap": Method(
-        overlap, OverlapConfig, lambda _model, n: n, "codes unique to clean prompts, by a discrete SAE"
+        overlap,
+        OverlapConfig,
+        lambda _model, n: n,
+        "codes unique to clean prompts, by a discrete SAE",
+        lambda task: {"l1": PUBLISHED_L1.get(task, OverlapConfig.l1)},
     ),
     "patching": Method(
         patching,
@@ -49,16 +55,17 @@ def load_method(name: str) -> Method:
     return METHODS[name]
 
 
-def method_config(name: str, options: dict[str, str]):
-    """A method's config from ``key=value`` texts, each turned into the type of the config's default."""
-    config = load_method(name).config
+def method_config(name: str, task: str, options: dict[str, str]):
+    """A method's config for a task from ``key=value`` texts, each turned into the type of the config's default."""
+    method = load_method(name)
+    config = method.config
     known = {field.name: field for field in fields(config)}
     values = {}
     for key, text in options.items():
         if key not in known:
             raise InputError(f"method {name!r} has no option {key!r}: it has {', '.join(known)}")
         values[key] = _parse(key, text, known[key].default)
-    return config(**values)
+    return config(**{**method.task_defaults(task), **values})
 
 
 def _parse(key: str, text: str, default):

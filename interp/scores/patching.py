@@ -146,7 +146,7 @@ def interchange(
         if progress is not None and done.any():
             progress(int(done.sum()) * len(rows))
         todo = [k for k in range(len(sites)) if not done[k]]
-        for group in _groups(todo, sites, max(1, SWAP_ROWS // len(rows))):
+        for group in _groups(todo, sites, max(1, max(SWAP_ROWS, batch_size) // len(rows))):
             layer = sites[group[0]].layer
             swapped = _swap(model, pairs, batch, residuals[layer], [sites[k] for k in group])
             partial.record(rows, group, metric[0, rows][:, None] - swapped.T)
