@@ -44,7 +44,9 @@ def main() -> None:
     model = load_model(MODEL)
     for name in arguments.tasks:
         rows = measure(model, name, arguments.seeds)
-        write_json(arguments.out / f"recovery-{name}.json", {"task": name, "rows": rows, "versions": versions()})
+        write_json(
+            arguments.out / f"recovery-{name}.json", {"task": name, "rows": rows, "versions": versions()}
+        )
         show(name, rows)
 
 
@@ -73,7 +75,11 @@ def measure(model, name: str, seeds: int) -> list[dict]:
                 codes = fit_head_codes(
                     means.subset(chosen.tolist()), weights, HeadCodesConfig(seed=seed, l1=PUBLISHED_L1[name])
                 )
-                add("overlap (published recipe)" if n == PUBLISHED_PAIRS else "overlap", n, head_overlap(codes))
+                add(
+                    "overlap (published recipe)" if n == PUBLISHED_PAIRS else "overlap",
+                    n,
+                    head_overlap(codes),
+                )
                 add("norm of mean difference", n, _mean_difference_norm(means.z_[:, chosen], weights))
                 add("attribution", n, gradients.heads_[chosen].mean(0))
             for n in FEW:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import interp
+from interp.failures import fail, run
 from interp.options import (
     DEFAULT_MODEL,
     BatchOption,
@@ -18,6 +19,7 @@ from interp.options import (
     ModelOption,
     PairsOption,
     SeedOption,
+    key_values,
     share,
     whole_option,
 )
@@ -33,60 +35,24 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(help="List tasks, show their prompts, export them.", invoke_without_command=True)
 models_app = typer.Typer(help="List the models that can be named, show one.", invoke_without_command=True)
-cache_app = typer.Typer(
-    help="Where the embedded model is kept, and emptying that.", invoke_without_command=True
-)
+cache_app = typer.Typer(help="Where the default model is kept; delete it.", invoke_without_command=True)
+Context = typer.Context.__base__  # what typer hands over is not of its own subclass
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
-
-UNTOUCHED = "nothing half-written is left, an earlier result stays as it was"
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and a non-zero exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
-    except InputError as error:
-        _fail(str(error), 2)
-    except (typer.Abort, KeyboardInterrupt):
-        _fail(f"interrupted: {UNTOUCHED}", 130)
-    except BrokenPipeError:  # the reader of a pipe, head say, had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}: {UNTOUCHED}", 1)
-    except Exception as error:
-        if hasattr(error, "format_message"):
-            _usage(error)
-        if not isinstance(error, MemoryError) and not any(t in str(error).lower() for t in _NO_MEMORY):
-            raise
-        _fail(f"out of memory: try a smaller --batch-size or --dtype bfloat16; {UNTOUCHED}", 1)
-    sys.exit(code if isinstance(code, int) else 0)
+    run(app)
 
 
-def _usage(error) -> None:
-    """A mistake in the words themselves, in click's; without a message it is a call for help, already printed."""
-    if not error.format_message():
-        sys.exit(2)
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "interp"
-    _fail(f"{error.format_message().rstrip('.')} ({command} --help says what there is)", 2)
-
-
-def _fail(message: str, status: int) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(status)
-
-
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"interp {interp.__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback()
@@ -101,15 +67,7 @@ def _root(
 def _load(spec: str, device: str | None, dtype: str):
     from interp.models import load_model
 
-    typer.echo(f"loading {spec}", err=True)
     return load_model(spec, device=device, dtype=dtype)
-
-
-def _options(texts: list[str]) -> dict[str, str]:
-    for text in texts:
-        if "=" not in text:
-            raise InputError(f"--set {text!r}: write key=value, such as --set n_codes=300")
-    return dict(text.split("=", 1) for text in texts)
 
 
 def _file_name(text: str) -> str:
@@ -159,9 +117,8 @@ def discover(
     from interp.runs import RESULT, check_destination
     from interp.tasks import load_task
 
-    to_stdout = str(json_file) == "-"
-    wanted = load_task(task)
-    folder = out or Path("runs") / "-".join(_run_name(wanted.name, model, method))
+    wanted, to_stdout = load_task(task), str(json_file) == "-"
+    folder = out or _default_folder(wanted.name, model, method)
     check_destination(folder)
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json")
@@ -173,35 +130,38 @@ def discover(
     from interp.report import render_report
     from interp.scores import method_config
 
-    config = method_config(method, wanted.name, {"batch_size": str(batch_size), **_options(set_)})
+    config = method_config(method, wanted.name, {"batch_size": str(batch_size), **key_values(set_)})
     settings = {
         "n": wanted.default_n if n is None else n,
         "seed": seed,
         "counterfactual": counterfactual,
         "n_candidates": candidates,
         "threshold": threshold,
-        "batch_size": batch_size,
+        "batch_size": config.batch_size,  # which --set may have changed
     }
     check_settings(wanted, **settings)
     parse_device(device), parse_dtype(dtype)
     spec = default_model(wanted) if model is None else model
     loaded = _load(spec, device, dtype)
-    run = find(wanted, model=loaded, method=method, config=config, mlps=mlps, bos=bos, stage=bar, **settings)
+    found = find(
+        wanted, model=loaded, method=method, config=config, mlps=mlps, bos=bos, stage=bar, **settings
+    )
     replaced = (folder / RESULT).is_file()
-    run.save(folder, report=render_report(run))
+    found.save(folder, report=render_report(found))
     if to_stdout:
-        typer.echo(json.dumps(run.result, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(found.result, ensure_ascii=False, allow_nan=False))
         return
     if json_file is not None:
-        write_json(json_file, run.result)
-    print_members(run)
-    print_next(folder, task, model, method, replaced=replaced)
+        write_json(json_file, found.result)
+    print_members(found)
+    other = "attribution" if method == "overlap" else "overlap"
+    print_next(folder, task, model, other, _default_folder(wanted.name, model, other), replaced=replaced)
 
 
-def _run_name(task: str, model: str | None, method: str) -> list[str]:
-    """Parts of the default folder; a model that was named takes part, so that no run replaces another model's."""
+def _default_folder(task: str, model: str | None, method: str) -> Path:
+    """A model that was named is part of the name, so that no run replaces another model's."""
     named = [] if model in (None, DEFAULT_MODEL, task) else [_file_name(model)]
-    return [_file_name(task), *named, _file_name(method)]
+    return Path("runs") / "-".join([_file_name(task), *named, _file_name(method)])
 
 
 @app.command()
@@ -265,7 +225,7 @@ def reference(
             stage=bar,
         )
     except KeyboardInterrupt:
-        _fail(f"interrupted: the same command goes on from {partial}", 130)
+        fail(f"interrupted: the same command goes on from {partial}", 130)
     measured.save(path)
     partial.unlink(missing_ok=True)
     print_reference(measured)
@@ -327,7 +287,7 @@ def workbench(
 
 
 @tasks_app.callback()
-def tasks_root(context: typer.Context) -> None:
+def tasks_root(context: Context) -> None:
     if context.invoked_subcommand is None:
         from interp.listings import print_tasks
 
@@ -394,7 +354,7 @@ def tasks_export(
 
 
 @models_app.callback()
-def models_root(context: typer.Context) -> None:
+def models_root(context: Context) -> None:
     if context.invoked_subcommand is None:
         from interp.listings import print_models
 
@@ -415,7 +375,7 @@ def models_show(
 
 
 @cache_app.callback()
-def cache_root(context: typer.Context) -> None:
+def cache_root(context: Context) -> None:
     if context.invoked_subcommand is None:
         from interp.models.embedded import cache_folder
 

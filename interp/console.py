@@ -53,23 +53,22 @@ def print_members(run: Run) -> None:
         console.print(recovery_line(name, found))
 
 
-def print_next(folder: Path, task: str, model: str | None, method: str, *, replaced: bool) -> None:
-    """Where the run lies and what can be done next, as commands that can be copied."""
+def print_next(
+    folder: Path, task: str, model: str | None, other: str, other_folder: Path, *, replaced: bool
+) -> None:
+    """Where the run lies, and what can be done next as commands to copy; ``other`` is another method."""
     named = [] if model is None else ["--model", model]
-    other = "attribution" if method == "overlap" else "overlap"
-    steps = [
+    steps = (
         (["discover", task, *named, "--method", other], "the same by another method"),
-        (["compare", str(folder), f"runs/{other}"], "two runs side by side"),
-        (["tasks", "show", task, *named], "the prompts and how the model scores on them"),
-    ]
-    steps[0][0].extend(["--out", f"runs/{other}"])
-    console = _console()
+        (["compare", str(folder), str(other_folder)], "then both side by side"),
+        (["tasks", "show", task, *named], "the prompts, and how the model scores on them"),
+    )
     note = "  (replaces the earlier run there)" if replaced else ""
-    console.print(Text(f"\nreport   {folder / 'report.html'}{note}"), soft_wrap=True)
-    for i, (words, why) in enumerate(steps):
-        console.print(
-            Text(f"{'next' if i == 0 else '':<9}interp {shlex.join(words)}    # {why}"), soft_wrap=True
-        )
+    lines = [f"\nreport   {folder / 'report.html'}{note}"]
+    for first, (words, why) in zip(("next", "", ""), steps, strict=True):
+        lines.append(f"{first:<9}interp {shlex.join(words)}    # {why}")
+    for line in lines:
+        _console().print(Text(line), soft_wrap=True)
 
 
 def _plain(value: float) -> str:
@@ -158,7 +157,7 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
     console = _console()
     for pair in pairs[:examples]:
         for side, tokens in (("clean  ", pair.clean_tokens), ("corrupt", pair.corrupt_tokens)):
-            console.print(Text(side + " ").append_text(_marked(model, pair, tokens)))
+            console.print(Text(side + " ").append_text(_marked(model, pair, tokens)), soft_wrap=True)
         answers, wrong = (
             " ".join(repr(model.tokenizer.decode([i])) for i in ids[:6]) + (" …" if len(ids) > 6 else "")
             for ids in (pair.answers, pair.wrong_answers)

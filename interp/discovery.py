@@ -177,8 +177,12 @@ def check_settings(
         InputError: naming the value and what is allowed.
     """
     if n < MIN_PAIRS:
-        raise InputError(f"n {n}: at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit")
-    for name, value, least in (("seed", seed, 0), ("candidates", n_candidates, 1), ("batch size", batch_size, 1)):
+        raise InputError(
+            f"n {n}: too few, at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit"
+        )
+    if n_candidates < 1:
+        raise InputError(f"{n_candidates} candidates: at least 1 is needed")
+    for name, value, least in (("seed", seed, 0), ("batch size", batch_size, 1)):
         if value < least:
             raise InputError(f"{name} {value}: it must be at least {least}")
     if not 0 <= threshold <= 1:

@@ -41,7 +41,7 @@ def print_tasks() -> None:
 
 def print_models() -> None:
     """Every way to name a model."""
-    table = Table("model", "", box=None, padding=(0, 1))
+    table = Table("model", "what it is", box=None, padding=(0, 1))
     for name, what in _MODELS:
         table.add_row(name, what)
     _console().print(table)

@@ -5,27 +5,29 @@ from typing import Annotated
 
 import typer
 
+from interp.tasks.errors import InputError
+
 DEFAULT_MODEL = "smollm2-135m-instruct"
 MOST_SEED = 2**32 - 1
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole(least: int, most: int | None = None) -> Callable[[str | int], int]:
     """A parser of whole numbers in a range, whose complaint names the value and the range."""
 
-    def parse(text: str) -> int:
+    def parse(text: str | int) -> int:  # typer hands over defaults too
         try:
             value = int(text)
         except ValueError:
             value = None
         if value is None or value < least or (most is not None and value > most):
-            allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+            allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
             raise typer.BadParameter(f"{text} is not a whole number {allowed}")
         return value
 
     return parse
 
 
-def share(text: str) -> float:
+def share(text: str | float) -> float:
     """A parser of numbers from 0 to 1."""
     try:
         value = float(text)
@@ -34,6 +36,14 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise typer.BadParameter(f"{text} is not a number from 0 to 1")
     return value
+
+
+def key_values(texts: list[str]) -> dict[str, str]:
+    """What ``--set key=value`` gave."""
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"--set {text!r}: write key=value, such as --set n_codes=300")
+    return dict(text.split("=", 1) for text in texts)
 
 
 def whole_option(*names: str, least: int, most: int | None = None, help: str):

@@ -38,9 +38,10 @@ class PromptEncoder:
         return whole[len(head) :] if whole[: len(head)] == head else self._remember(text)
 
     def words(self, words: Iterable[str]) -> dict[str, int]:
-        """Those words that are one token after a space, with that token's id."""
+        """Those words that are one token after a space, with that token's id; not those the tokenizer lacks."""
         ids = {word: self.continuation("the", " " + word) for word in words}
-        return {word: tokens[0] for word, tokens in ids.items() if len(tokens) == 1}
+        unknown = (getattr(self.tokenizer, "unk_token_id", None),)
+        return {word: tokens[0] for word, tokens in ids.items() if len(tokens) == 1 and tokens != unknown}
 
     def place(self, pieces: Sequence[Piece]) -> tuple[tuple[int, ...], dict[str, int]]:
         """Ids of the joined pieces (with BOS) and the position of every role's last token, ``END`` included.

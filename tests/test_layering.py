@@ -23,7 +23,10 @@ ORDER = (
     "interp.reference",
     "interp.report",
     "interp.console",
+    "interp.listings",
     "interp.doctor",
+    "interp.options",
+    "interp.failures",
     "interp.cli",
     "interp.app",
 )

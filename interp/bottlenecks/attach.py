@@ -37,8 +37,9 @@ from interp.tasks.errors import InputError
 def attach(model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: bool = False) -> "Attached":
     """Put each bottleneck at its site (``a5.h3``, ``a5``, ``m2``, ``r4``).
 
-    At ``a5`` a bottleneck has one group per head, or one group that all heads share; at ``m2`` and ``r4`` one of the
-    model's width, or several that share it out in equal parts. Nothing is attached before the ``with`` block or
+    At ``a5`` a bottleneck has one group per head, or one group that all heads share, or one for the vector of all
+    heads at once, as SAEs on z have it; at ``m2`` and ``r4`` one of the model's width, or several that share it out
+    in equal parts. Nothing is attached before the ``with`` block or
     :meth:`Attached.attach`.
 
     Args:
@@ -184,11 +185,11 @@ class Attached:
 
     def _groups(self, name: str) -> int | None:
         """Length of the group axis of the codes, if they have one."""
-        groups = self.bottlenecks[name].config.groups
+        config = self.bottlenecks[name].config
         place = self._places[name]
-        if place.kind == "attn" and place.head is None:
+        if place.kind == "attn" and place.head is None and config.d_in == self.model.cfg.d_head:
             return self.model.cfg.n_heads
-        return groups if groups > 1 else None
+        return config.groups if config.groups > 1 else None
 
     def _begin(self, offset: int) -> None:
         if offset == 0 or offset != self._next:
@@ -202,9 +203,9 @@ class Attached:
             return None
         place, bottleneck = self._places[name], self.bottlenecks[name]
         x = whole if place.head is None else whole[:, :, place.head]
-        groups = bottleneck.config.groups
-        split = place.kind != "attn" and groups > 1
-        x = x.unflatten(-1, (groups, -1)) if split else x
+        shape, config = x.shape, bottleneck.config
+        if x.shape[-1] != config.d_in:  # groups share out the vector, or one takes the heads together
+            x = x.reshape(*shape[:2], *([config.groups] if config.groups > 1 else []), config.d_in)
 
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in bottleneck.parameters())
         plain = codes = bottleneck.encode(x)
@@ -220,7 +221,7 @@ class Attached:
         # of equal codes the difference is exactly zero
         out = x + (decoded - without).to(x.dtype) if self.error_term else straight_through(x, decoded)
 
-        out = out.flatten(-2) if split else out
+        out = out.reshape(shape)
         if place.head is None:
             return out
         # not in place: the gradient of the other heads must find its way too
@@ -233,7 +234,9 @@ def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
     if place.kind != "attn":
         fits, has = groups * d_in == d_model, f"vectors of size {d_model}"
     elif place.head is None:
-        fits, has = d_in == d_head and groups in (1, heads), f"{heads} heads of size {d_head}"
+        per_head = d_in == d_head and groups in (1, heads)
+        fits = per_head or (groups == 1 and d_in == heads * d_head)
+        has = f"{heads} heads of size {d_head}"
     else:
         fits, has = d_in == d_head and groups == 1, f"one head of size {d_head}"
     if not fits:

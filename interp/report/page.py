@@ -57,15 +57,15 @@ def summary(run: Run, scale: Scale) -> str:
     members, found = run.members, counts(run)
     if not members:
         return (
-            f"None of the {found['checked']} checked components carries {run.result['task']}: "
+            f"None of the {found['checked']} checked components is in a circuit for {run.result['task']}: "
             "no effect passes the threshold with an interval off zero."
         )
     first = members[0]
     verb = "costs" if first["effect"] * scale.gap > 0 else "gains"
     size, gap = (wording.number(value, scale.places) for value in (abs(first["effect"]), scale.gap))
     return (
-        f"{found['inside']} carry {run.result['task']}. Largest: {first['site']} — replacing what it writes "
-        f"by its value on the corrupt prompt {verb} {size} of a gap of {gap} "
+        f"{found['inside']} are in the circuit for {run.result['task']}. Largest: {first['site']} — replacing "
+        f"what it writes by its value on the corrupt prompt {verb} {size} of a gap of {gap} "
         f"({wording.percent(abs(scale.share(first['effect'])))})."
     )
 

@@ -1,7 +1,8 @@
 """Scoring methods under one contract: ``method(model, pairs, config, consumers=, progress=) -> Scores``."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
+from typing import Literal, get_args, get_origin
 
 from interp.models import Model, has_mlps
 from interp.scores.attribution import AttributionConfig, attribution
@@ -64,11 +65,14 @@ def method_config(name: str, task: str, options: dict[str, str]):
     for key, text in options.items():
         if key not in known:
             raise InputError(f"method {name!r} has no option {key!r}: it has {', '.join(known)}")
-        values[key] = _parse(key, text, known[key].default)
+        values[key] = _parse(key, text, known[key])
     return config(**{**method.task_defaults(task), **values})
 
 
-def _parse(key: str, text: str, default):
+def _parse(key: str, text: str, field: Field):
+    default, allowed = field.default, get_args(field.type) if get_origin(field.type) is Literal else ()
+    if allowed and text not in allowed:
+        raise InputError(f"option {key}={text!r}: choose {', '.join(allowed)}")
     kind = type(default)
     if default is None or kind is str:
         return text

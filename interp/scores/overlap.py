@@ -15,7 +15,6 @@ so a head whose codes are scattered scores high. Scores are small integers with 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,7 +25,6 @@ from interp.models import Model, Site
 from interp.scores.code_pairs import edge_overlap, top_edges
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes
 from interp.scores.result import Cost, EdgeScore, Scores
-from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
 
 PUBLISHED_L1 = {"ioi": 0.02, "greater-than": 0.02, "docstring": 0.05}
@@ -52,11 +50,6 @@ class OverlapConfig(HeadCodesConfig):
     normalise: bool = False
     batch_size: int = BATCH_SIZE
     edges: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.positions not in get_args(Positions):
-            raise InputError(f"positions {self.positions!r}: choose {', '.join(get_args(Positions))}")
 
 
 def overlap(

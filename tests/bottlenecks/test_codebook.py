@@ -62,7 +62,8 @@ def test_residual_selection_takes_the_code_that_leaves_least_each_time(magnitude
             )
             left = (rest - factors[:, None] * book.codes[0]).square().sum(-1)
             best = int(left.argmin())
-            assert codes.ids[row, slot] == best
+            if factors[best] > 1e-5:  # else none helps, and which one gets the factor 0 is open
+                assert codes.ids[row, slot] == best
             torch.testing.assert_close(codes.values[row, slot], factors[best])
             rest = rest - factors[best] * book.codes[0][best]
         torch.testing.assert_close(book(x[row]), x[row] - rest, atol=1e-5, rtol=1e-4)

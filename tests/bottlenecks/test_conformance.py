@@ -433,9 +433,7 @@ def test_generation_equals_step_by_step_forwards_with_and_without_cache(model, f
         if edited:
             attached.set_ids("m1", 3, positions=slice(n + 2, None), slot=0, values=SHIFT)
             attached.set_ids("a0", 4, positions=[2, n + 1], group=0, values=SHIFT)
-            attached.set_ids(
-                "r0", lambda ids, at: ids - ids + at[-1] % 7, positions=slice(n, n + 4), values=SHIFT
-            )
+            attached.set_ids("r0", by_position, positions=slice(n, n + 4), values=SHIFT)
         cached = generate(model, tokens, 8)
         cached_ids = attached.ids
         uncached = generate(model, tokens, 8, use_cache=False)

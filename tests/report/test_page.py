@@ -95,7 +95,7 @@ def test_says_the_finding_first():
     run = make_run(members=14)
     first = run.members[0]
     page = _Page(render_report(run))
-    assert f"14 of 270 heads carry ioi. Largest: {first['site']}" in page.text
+    assert f"14 of 270 heads are in the circuit for ioi. Largest: {first['site']}" in page.text
     assert (
         page.text.index("14 of 270") < page.text.index("An example pair") < page.text.index("Heads by layer")
     )
@@ -103,7 +103,7 @@ def test_says_the_finding_first():
 
 def test_counts_mlps_when_they_may_be_members():
     page = _Page(render_report(make_run(n_layers=6, n_heads=4, members=3, mlp_members=2)))
-    assert "3 of 24 heads and 2 of 6 MLPs carry ioi" in page.text
+    assert "3 of 24 heads and 2 of 6 MLPs are in the circuit for ioi" in page.text
 
 
 def test_a_run_without_members_says_so():

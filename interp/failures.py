@@ -1,0 +1,67 @@
+"""What the command line does when something goes wrong: one line on stderr and a non-zero exit status.
+
+=======  ==============================================================
+status
+=======  ==============================================================
+1        a check of ``interp doctor`` failed, or the machine did (disk, memory)
+2        a mistake that the user can mend
+130      interrupted
+141      the reader of a pipe had enough
+=======  ==============================================================
+
+A traceback is a bug of ours.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+
+from interp.tasks.errors import InputError
+
+UNTOUCHED = "nothing half-written is left, an earlier result stays as it was"
+INTERRUPTED = 130
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # typer turns Ctrl-C into a status, some of its versions into an Abort
+            raise KeyboardInterrupt
+    except InputError as error:
+        fail(str(error), 2)
+    except (typer.Abort, KeyboardInterrupt):
+        fail(f"interrupted: {UNTOUCHED}", INTERRUPTED)
+    except BrokenPipeError:
+        # what is still buffered would fail once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}: {UNTOUCHED}", 1)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            _usage(error)
+        if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in _NO_MEMORY):
+            raise
+        fail(f"out of memory: try a smaller --batch-size or --dtype bfloat16; {UNTOUCHED}", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+def _usage(error) -> NoReturn:
+    """A mistake in the words themselves, found by typer; without a message it is help, which is printed already."""
+    message = error.format_message().rstrip(".")
+    if not message:
+        sys.exit(2)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "interp"
+    fail(message if message.startswith("Invalid value") else f"{message} (see {command} --help)", 2)

@@ -1,0 +1,278 @@
+"""Attached codebooks in a planted model, whose change under a set code is known beforehand, and odd fits."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.attach import attach
+from interp.models import Model, hooked, load_model, parse_site
+from interp.models.generate import generate
+from interp.models.planted import load_planted_model
+from interp.tasks.errors import InputError
+from interp.tasks.planted import NOUNS, VOCABULARY, load_planted_task
+
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+
+def codebook(d_in: int, **changes) -> Codebook:
+    return Codebook(CodebookConfig(**{"d_in": d_in, "n_codes": 12} | changes))
+
+
+def site_activation(model: Model, site: str, tokens: Tensor) -> Tensor:
+    seen, place = [], parse_site(site)
+    with hooked(model, {place.hook: lambda x: seen.append(x.clone())}):
+        model(tokens)
+    return seen[0] if place.head is None else seen[0][:, :, place.head]
+
+
+class Planted:
+    """``planted-induction`` with one code per noun at an induction head, a1.h1: what the head holds at END when
+    that noun is the answer; the last code is what it holds when it rests on BOS."""
+
+    site = "a1.h1"
+
+    def __init__(self) -> None:
+        self.model = load_planted_model("planted-induction")
+        task = load_planted_task("planted-induction")
+        pairs = task.sample(self.model.tokenizer, 128, 0, task.counterfactuals[0])
+        self.tokens = torch.tensor([pair.clean_tokens for pair in pairs])
+        self.answers = torch.tensor([pair.answers[0] for pair in pairs])
+        self.words = torch.tensor([VOCABULARY.index(noun) for noun in NOUNS])
+        z = site_activation(self.model, self.site, self.tokens)
+        self.book = codebook(z.shape[-1], n_codes=len(NOUNS) + 1)
+        present = [noun for noun, word in enumerate(self.words) if (self.answers == word).any()]
+        with torch.no_grad():
+            self.book.codes.zero_()
+            for noun in present:
+                self.book.codes[0, noun] = z[self.answers == self.words[noun], -1].mean(0)
+            self.book.codes[0, -1] = z[:, 0].mean(0)
+        self.present = present
+
+    def direct(self, change: Tensor) -> Tensor:
+        """What a change of the head's z does to the logits by itself: the model is linear from there on."""
+        return change @ self.model.blocks[1].attn.W_O[1] @ self.model.W_U
+
+
+@pytest.fixture(scope="module")
+def planted() -> Planted:
+    return Planted()
+
+
+def test_codes_of_a_planted_induction_head_name_the_noun_that_it_copies(planted):
+    with attach(planted.model, {planted.site: planted.book}) as attached:
+        planted.model(planted.tokens)
+    at_end = attached.ids[planted.site][:, -1, 0].long()
+    assert torch.equal(planted.words[at_end], planted.answers)
+
+
+@pytest.mark.parametrize("error_term", [False, True])
+def test_a_code_set_in_a_planted_model_changes_the_logits_as_predicted_and_nothing_else(planted, error_term):
+    model, site, codes = planted.model, planted.site, planted.book.codes[0].detach()
+    target = planted.present[3]
+    with attach(model, {site: planted.book}, error_term=error_term) as attached:
+        before, was = model(planted.tokens), attached.ids[site][:, -1, 0].long()
+        attached.set_ids(site, target, positions=planted.tokens.shape[1] - 1)
+        others = hidden(model, planted.tokens)
+        after = model(planted.tokens)
+    assert torch.equal(after[:, :-1], before[:, :-1])
+    predicted = planted.direct(codes[target] - codes[was])
+    torch.testing.assert_close(after[:, -1] - before[:, -1], predicted, atol=2e-3, rtol=1e-3)
+    gain = (after - before)[:, -1]
+    changed = planted.answers != planted.words[target]
+    assert (gain[changed, planted.words[target]] > 2).all(), "the set noun gains"
+    assert (gain[changed].gather(1, planted.answers[changed, None]) < -2).all(), "the copied noun loses"
+    untouched = torch.ones_like(gain, dtype=torch.bool)
+    untouched[:, planted.words[target]] = False
+    untouched.scatter_(1, planted.answers[:, None], False)
+    assert gain[untouched].abs().max() < 0.01 * gain.abs().max()
+    with attach(model, {site: planted.book}, error_term=error_term):
+        plain = hidden(model, planted.tokens)
+    for layer, (ours, theirs) in enumerate(zip(others, plain, strict=True)):
+        heads = [h for h in range(ours.shape[2]) if (layer, h) != (1, 1)]
+        # a later head that reads no output notices nothing
+        torch.testing.assert_close(ours[:, :, heads], theirs[:, :, heads], atol=2e-3, rtol=1e-3)
+
+
+def hidden(model: Model, tokens: Tensor) -> list[Tensor]:
+    """z of all heads of every layer."""
+    seen: list[Tensor] = []
+    hooks = {f"blocks.{i}.attn.hook_z": lambda z: seen.append(z.clone()) for i in range(model.cfg.n_layers)}
+    with hooked(model, hooks):
+        model(tokens)
+    return seen
+
+
+def test_codes_set_while_a_planted_model_generates_choose_the_word(planted):
+    model, tokens = planted.model, planted.tokens[:4]
+    target = planted.present[0]
+    with attach(model, {planted.site: planted.book}) as attached:
+        # strong enough to outvote the second induction head, which has its own mind
+        attached.set_ids(planted.site, target, positions=slice(tokens.shape[1] - 1, None), values=3.0)
+        for use_cache in (True, False):
+            written = generate(model, tokens, 3, use_cache=use_cache)[:, tokens.shape[1] :]
+            assert (written == planted.words[target]).all()
+
+
+def test_ids_of_another_run_can_be_played_back(tiny_model):
+    model = tiny_model("llama")
+    tokens = torch.stack(
+        [model.to_tokens(text)[0, :10] for text in (PROMPT, "The war lasted from the year 1732")]
+    )
+    book = codebook(model.cfg.d_model, k=2)
+    with attach(model, {"r1": book}) as attached:
+        logits, ids = model(tokens), attached.ids["r1"]
+        attached.set_ids("r1", ids.flip(0))
+        swapped = model(tokens)
+    # after the last layer the codes are all that the logits depend on
+    torch.testing.assert_close(swapped, logits.flip(0))
+
+
+def test_one_position_may_have_another_code_per_prompt(tiny_model):
+    model = tiny_model("llama")
+    tokens = model.to_tokens(PROMPT)[:, :8].repeat(3, 1)
+    with attach(model, {"m1": codebook(model.cfg.d_model)}) as attached:
+        attached.set_ids("m1", torch.tensor([4, 5, 6])[:, None, None], positions=3)
+        model(tokens)
+        assert attached.ids["m1"][:, 3, 0].tolist() == [4, 5, 6]
+
+
+def test_heads_of_a_layer_can_have_bottlenecks_of_their_own(tiny_model):
+    model = tiny_model("llama")
+    tokens = model.to_tokens(PROMPT)
+    books = {f"a1.h{h}": codebook(model.cfg.d_head, seed=h) for h in (0, 2)}
+    z = site_activation(model, "a1", tokens)
+    with attach(model, books):
+        coded = site_activation(model, "a1", tokens)
+    assert torch.equal(coded[:, :, [1, 3]], z[:, :, [1, 3]])
+    for head in (0, 2):
+        assert torch.equal(coded[:, :, head], books[f"a1.h{head}"](z[:, :, head]))
+
+
+def test_heads_can_share_one_codebook(tiny_model):
+    model = tiny_model("llama")
+    tokens, book = model.to_tokens(PROMPT), codebook(model.cfg.d_head, k=2)
+    z = site_activation(model, "a0", tokens)
+    with attach(model, {"a0": book}) as attached:
+        assert torch.equal(site_activation(model, "a0", tokens), book(z))
+        assert attached.ids["a0"].shape == (*z.shape[:3], 2)
+        attached.set_ids("a0", 3, group=2)
+        model(tokens)
+        assert (attached.ids["a0"][:, :, 2] == 3).all() and not (attached.ids["a0"][:, :, 1] == 3).all()
+
+
+def test_one_dictionary_can_take_all_heads_of_a_layer_at_once(tiny_model):
+    model = tiny_model("llama")
+    tokens, book = model.to_tokens(PROMPT), codebook(4 * model.cfg.d_head, k=2)
+    z = site_activation(model, "a1", tokens)
+    with attach(model, {"a1": book}) as attached:
+        out = site_activation(model, "a1", tokens)
+        assert attached.ids["a1"].shape == (*z.shape[:2], 2)
+        assert torch.equal(out.flatten(-2), book(z.flatten(-2)))
+        with pytest.raises(InputError, match="no groups"):
+            attached.set_ids("a1", 1, group=0)
+
+
+def test_an_mlp_can_be_shared_out_to_several_codebooks(tiny_model):
+    model = tiny_model("pythia")
+    tokens, book = model.to_tokens(PROMPT), codebook(6, groups=4, k=2)
+    x = site_activation(model, "m0", tokens)
+    with attach(model, {"m0": book}) as attached:
+        out = site_activation(model, "m0", tokens)
+    assert attached.ids["m0"].shape == (*x.shape[:2], 4, 2)
+    assert torch.equal(out, book(x.unflatten(-1, (4, 6))).flatten(-2))
+
+
+def test_training_the_codes_lowers_the_loss_of_model_and_codes(tiny_model):
+    model = tiny_model("gpt2")
+    tokens = model.to_tokens(PROMPT)
+    book = codebook(model.cfg.d_model, n_codes=30, mse_weight=0.1)
+    optimizer = torch.optim.Adam(book.parameters(), lr=0.03)
+    losses = []
+    with attach(model, {"m0": book}) as attached:
+        for _ in range(30):
+            loss = model(tokens, return_type="loss") + attached.loss()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        with torch.no_grad():
+            model(tokens)
+        with pytest.raises(RuntimeError, match="no loss"):
+            attached.loss()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_codes_that_were_set_do_not_count_in_the_loss(tiny_model):
+    model = tiny_model("gpt2")
+    book = codebook(model.cfg.d_model)
+    with attach(model, {"m0": book}) as attached:
+        model(PROMPT)
+        loss = attached.loss().item()
+        attached.set_ids("m0", 3)
+        model(PROMPT)
+        assert attached.loss().item() == loss
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_models_in_bfloat16_run_under_codes_and_are_restored(family, tiny_model_folder):
+    model = load_model(str(tiny_model_folder(family)), dtype="bfloat16")
+    before = model(PROMPT)
+    books = {
+        "a0": codebook(model.cfg.d_head, groups=model.cfg.n_heads, k=2),
+        "r1": codebook(model.cfg.d_model).to(torch.bfloat16),
+    }
+    with attach(model, books) as attached:
+        coded = model(PROMPT)
+        assert coded.dtype == torch.bfloat16 and not torch.equal(coded, before)
+        assert torch.equal(generate(model, PROMPT, 5), generate(model, PROMPT, 5, use_cache=False))
+        assert attached.ids["a0"].dtype == torch.int16
+    with attach(model, books, error_term=True):
+        assert torch.equal(model(PROMPT), before)
+    assert torch.equal(model(PROMPT), before)
+
+
+def test_codes_of_a_forward_replace_those_of_the_one_before(tiny_model):
+    model = tiny_model("llama")
+    with attach(model, {"m0": codebook(model.cfg.d_model)}) as attached:
+        generate(model, PROMPT, 5)
+        model(PROMPT[:20])
+        assert attached.ids["m0"].shape[1] == model.to_tokens(PROMPT[:20]).shape[1]
+
+
+def test_no_code_at_all_is_an_error_for_no_bottleneck(tiny_model):
+    model = tiny_model("llama")
+    before = model(PROMPT)
+    with attach(model, {}) as attached:
+        assert torch.equal(model(PROMPT), before)
+        assert attached.ids == {}
+        with pytest.raises(InputError, match="no bottleneck at m0"):
+            attached.set_ids("m0", 1)
+
+
+@pytest.mark.slow
+def test_default_model_under_codes_of_every_kind(smollm2):
+    model = smollm2
+    tokens = model.to_tokens(PROMPT)
+    before = model(tokens)
+    text = "The little girl went to the park with her mother. She saw a big dog and a small cat. " * 3
+    books = {}
+    for site in ("a5", "a20.h3", "m12", "r25"):
+        x = site_activation(model, site, model.to_tokens(text))
+        groups = x.shape[2] if x.ndim == 4 else 1
+        books[site] = codebook(x.shape[-1], n_codes=30, k=4, groups=groups, selection="residual").fit(x[0])
+    with attach(model, books, error_term=True):
+        assert torch.equal(model(tokens), before)
+    with attach(model, books) as attached:
+        plain = model(tokens)
+        cached = generate(model, tokens, 6)
+        cached_ids = attached.ids
+        assert torch.equal(cached, generate(model, tokens, 6, use_cache=False))
+        assert all(torch.equal(cached_ids[site], ids) for site, ids in attached.ids.items())
+        attached.set_ids("r25", 7, positions=8)
+        changed = model(tokens)
+        assert torch.equal(changed[:, :8], plain[:, :8]) and not torch.equal(changed[:, 8], plain[:, 8])
+        for site in books:
+            attached.disable(site)
+        assert torch.equal(model(tokens), before)
+    assert torch.equal(model(tokens), before)

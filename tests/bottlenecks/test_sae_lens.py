@@ -1,0 +1,125 @@
+"""What SAELens reads of ours, and its SAEs attached as codes."""
+
+import pytest
+import torch
+from sae_lens import SAE, StandardSAE, StandardSAEConfig, TopKSAE
+
+from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.sae_lens import CodebookSAE, SaeLensCodes, export_to_sae_lens
+from interp.models import hooked, parse_site
+from interp.models.generate import generate
+from interp.tasks.errors import InputError
+
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+SELECTIONS = [("cosine", "dropped"), ("residual", "kept")]
+
+
+def standard_sae(d_in: int, d_sae: int = 40, **options) -> SAE:
+    sae = StandardSAE(StandardSAEConfig(d_in=d_in, d_sae=d_sae, **options))
+    with torch.no_grad():
+        sae.b_dec.normal_()
+        sae.b_enc.normal_()
+    return sae
+
+
+@pytest.mark.parametrize(("selection", "magnitude"), SELECTIONS)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_exported_codebook_is_loaded_by_sae_lens_with_the_same_codes_and_vectors(
+    selection, magnitude, groups, tmp_path
+):
+    config = CodebookConfig(6, 20, k=2, groups=groups, selection=selection, magnitude=magnitude)
+    book = Codebook(config)
+    export_to_sae_lens(book, tmp_path, model_name="tiny", site="a1")
+    sae = SAE.load_from_disk(tmp_path)
+    assert isinstance(sae, CodebookSAE)
+    assert sae.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
+    x = torch.randn(5, 7, groups * 6)
+    ours = x if groups == 1 else x.unflatten(-1, (groups, 6))
+    torch.testing.assert_close(sae(x), book(ours).reshape(x.shape))
+    acts, codes = sae.encode(x).unflatten(-1, (groups, 20)), book.encode(ours)
+    ids = codes.ids.reshape(5, 7, groups, 2).long()
+    # residual selection may name a code twice: its values add up
+    expected = torch.zeros_like(acts).scatter_add_(-1, ids, codes.values.reshape(ids.shape))
+    torch.testing.assert_close(acts, expected)
+    torch.testing.assert_close(sae.encode(x) @ sae.W_dec, sae.decode(sae.encode(x)))
+
+
+def test_exported_codebook_in_bfloat16_stays_so(tmp_path):
+    book = Codebook(CodebookConfig(6, 20, k=2)).to(torch.bfloat16)
+    export_to_sae_lens(book, tmp_path, model_name="tiny", site="m1")
+    sae = SAE.load_from_disk(tmp_path)
+    assert torch.equal(sae.book.codes, book.codes) and sae.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_exported_discrete_sae_is_a_topk_sae_with_the_same_codes_and_vectors(k, tmp_path):
+    x = torch.randn(60, 8)
+    ours = DiscreteSAE(DiscreteSAEConfig(8, 16, k=k, epochs=40, lr=0.02, l1=1e-3)).fit(x)
+    export_to_sae_lens(ours, tmp_path, model_name="tiny", site="r0")
+    sae = SAE.load_from_disk(tmp_path)
+    assert isinstance(sae, TopKSAE)
+    codes = ours.encode(x)
+    torch.testing.assert_close(sae(x), ours.decode(codes), atol=1e-5, rtol=1e-4)
+    read = SaeLensCodes.load(tmp_path, k).encode(x)
+    torch.testing.assert_close(read.values, codes.values, atol=1e-5, rtol=1e-4)
+    assert torch.equal(read.ids[codes.values > 0], codes.ids[codes.values > 0])
+
+
+def test_what_sae_lens_has_no_form_for_is_refused(tmp_path):
+    grouped = DiscreteSAE(DiscreteSAEConfig(8, 16, groups=2))
+    with pytest.raises(InputError, match="2 groups"):
+        export_to_sae_lens(grouped, tmp_path, model_name="tiny", site="a0")
+
+
+def test_a_sae_with_as_many_codes_as_are_active_reconstructs_as_in_sae_lens():
+    sae, x = standard_sae(8), torch.randn(4, 5, 8)
+    codes = SaeLensCodes(sae, k=40).encode(x)
+    assert codes.ids.shape == (4, 5, 40)
+    torch.testing.assert_close(SaeLensCodes(sae, k=40).decode(codes), sae(x))
+
+
+@pytest.mark.parametrize(("site", "reshape"), [("a1", "hook_z"), ("m0", "none"), ("r0", "none")])
+def test_any_sae_is_attached_and_its_codes_read_and_set(site, reshape, tiny_model):
+    model = tiny_model("llama")
+    tokens, place = model.to_tokens(PROMPT), parse_site(site)
+    sae = standard_sae(24, reshape_activations=reshape)
+    bottleneck = SaeLensCodes(sae, k=4)
+    seen, before = [], model(tokens)
+    with hooked(model, {place.hook: lambda x: seen.append(x.clone())}):
+        model(tokens)
+    x = seen[0].reshape(*seen[0].shape[:2], 24)
+    with attach(model, {site: bottleneck}) as attached:
+        model(tokens)
+        expected = sae.encode(x).topk(4)
+        assert torch.equal(attached.ids[site].long(), expected.indices)
+        plain = generate(model, tokens, 6)
+        assert torch.equal(plain, generate(model, tokens, 6, use_cache=False))
+        with pytest.raises(InputError, match="have a strength"):
+            attached.set_ids(site, 7)
+        logits = model(tokens)
+        attached.set_ids(site, 7, positions=5, slot=0, values=9.0)
+        changed = model(tokens)
+        assert torch.equal(changed[:, :5], logits[:, :5])
+        assert not torch.allclose(changed[:, 5], logits[:, 5], atol=1e-3)
+    with attach(model, {site: bottleneck}, error_term=True):
+        assert torch.equal(model(tokens), before)
+    assert torch.equal(model(tokens), before)
+
+
+@pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
+def test_normalisations_that_codes_cannot_undo_are_refused(normalisation):
+    with pytest.raises(InputError, match=normalisation):
+        SaeLensCodes(standard_sae(8, normalize_activations=normalisation), k=2)
+
+
+def test_errors_of_reading_name_the_folder_and_of_use_the_value(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        SaeLensCodes.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="k 41"):
+        SaeLensCodes(standard_sae(8), k=41)
+    codes = SaeLensCodes(standard_sae(8), k=2)
+    with pytest.raises(InputError, match="NaN"):
+        codes.encode(torch.full((2, 8), float("nan")))
+    with pytest.raises(InputError, match="trained by SAELens"):
+        codes.fit(torch.randn(5, 8))

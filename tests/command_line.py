@@ -1,0 +1,38 @@
+"""Running the command line inside the test's own process, as a user would see it."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from interp.cli import main
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""For processes of their own: two threads on two busy cores are many times slower than one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit status, what it printed where."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line on stderr of a command that failed."""
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        assert len(lines) == 1 and lines[0].startswith("error: "), self.err
+        return lines[0]
+
+
+def run_command(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Outcome:
+    monkeypatch.setattr(sys, "argv", ["interp", *words])
+    monkeypatch.setenv("COLUMNS", "200")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main()
+    return Outcome(end.value.code, *capsys.readouterr())

@@ -1,0 +1,36 @@
+"""The watcher knows where every forward begins, for every way in which a model is run."""
+
+import pytest
+
+from interp.models.generate import generate
+from interp.models.positions import forwards_watched
+from tests.tiny_models import FAMILIES
+
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_begin_is_told_how_many_positions_are_cached(family, tiny_model):
+    # longer than the sliding window of the Gemma models, whose cache then drops its oldest positions
+    model, begun = tiny_model(family), []
+    n = model.to_tokens(PROMPT).shape[1]
+    with forwards_watched(model, begun.append):
+        model(PROMPT)
+        assert begun == [0]
+        begun.clear()
+        new = generate(model, PROMPT, 5).shape[1] - n
+        assert begun == [0, *range(n, n + new - 1)]
+        begun.clear()
+        generate(model, PROMPT, 5, use_cache=False)
+        assert begun == [0] * new
+    begun.clear()
+    model(PROMPT)
+    assert begun == []
+
+
+def test_the_watcher_is_gone_after_an_exception(tiny_model):
+    model, begun = tiny_model("llama"), []
+    with pytest.raises(RuntimeError), forwards_watched(model, begun.append):
+        raise RuntimeError
+    model(PROMPT)
+    assert begun == []

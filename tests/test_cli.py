@@ -1,0 +1,300 @@
+"""The command line as a user meets it: what it prints, what it leaves, what it suggests next."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp.circuits.references import reference_names
+from interp.models import model_names
+from interp.models.planted import planted_truth
+from interp.options import DEFAULT_MODEL
+from interp.runs import Run
+from interp.tasks import task_names
+from tests.command_line import ONE_THREAD, Outcome, run_command
+
+PLANTED = "planted-inhibition"
+FILES = {"run.json", "details.json", "scores.safetensors", "heads.csv", "report.html"}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*words: str) -> Outcome:
+        return run_command(list(words), monkeypatch, capsys)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def journey(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """One discovery in a process of its own: nothing of the tests helps it."""
+    folder = tmp_path_factory.mktemp("journey")
+    words = ["discover", PLANTED, "-n", "16", "--json", "results/mine.json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "interp.cli", *words],
+        cwd=folder,
+        env=os.environ | ONE_THREAD,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return folder, done
+
+
+def test_a_discovery_finds_the_planted_circuit_and_says_so(journey):
+    folder, done = journey
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == ""
+    truth = planted_truth(PLANTED)
+    table = re.findall(r"^ (a\d+\.h\d+) ", done.stdout, flags=re.MULTILINE)
+    assert set(table) == set(truth.heads)
+    run = Run.load(folder / "runs" / f"{PLANTED}-attribution")
+    assert {part["site"] for part in run.members} == set(truth.heads)
+    assert run.result["model"] == PLANTED  # a planted task's own model needs no naming
+
+
+def test_the_run_folder_and_the_json_are_whole(journey):
+    folder, _ = journey
+    run = folder / "runs" / f"{PLANTED}-attribution"
+    assert {path.name for path in run.iterdir()} == FILES
+    assert json.loads((folder / "results/mine.json").read_text()) == json.loads(
+        (run / "run.json").read_text()
+    )
+    assert len({path.stat().st_mode for path in run.iterdir()}) == 1, (
+        "one file is more private than the others"
+    )
+
+
+def test_what_it_suggests_next_can_be_typed(journey, command, monkeypatch):
+    folder, done = journey
+    monkeypatch.chdir(folder)
+    suggested = re.findall(r"^(?:next)? +interp (.*?) +# ", done.stdout, flags=re.MULTILINE)
+    assert [line.split()[0] for line in suggested] == ["discover", "compare", "tasks"]
+    for line in suggested:
+        words = line.split()
+        if words[0] == "discover":
+            words += ["--set", "epochs=5", "-n", "8"]
+        outcome = command(*words)
+        assert outcome.code == 0, outcome.err
+        assert outcome.out
+
+
+def test_json_to_stdout_is_json_and_nothing_else(command):
+    outcome = command("discover", PLANTED, "-n", "8", "--json", "-")
+    result = json.loads(outcome.out)
+    assert outcome.code == 0 and outcome.err == ""
+    assert result["format"] == 1 and len(result["heads"]) == 24
+    assert Run.load(f"runs/{PLANTED}-attribution").result == result
+
+
+def test_the_same_command_replaces_its_run_and_says_so(command):
+    words = ("discover", PLANTED, "-n", "8")
+    assert "replaces" not in command(*words).out
+    assert "replaces the earlier run" in command(*words, "--seed", "1").out
+    assert Run.load(f"runs/{PLANTED}-attribution").result["seed"] == 1
+    assert [path.name for path in Path("runs").iterdir()] == [f"{PLANTED}-attribution"]
+
+
+def test_another_model_s_run_is_not_replaced(command):
+    file = "deep/prompts.json"
+    assert command("tasks", "export", PLANTED, file, "-n", "8").code == 0
+    for model in ("planted-inhibition", "planted-backup"):
+        assert command("discover", file, "--model", model).code == 0
+    assert {path.name for path in Path("runs").iterdir()} == {
+        "prompts-planted-inhibition-attribution",
+        "prompts-planted-backup-attribution",
+    }
+
+
+def test_options_reach_the_discovery(command):
+    words = ["--method", "patching", "-n", "6", "--seed", "3", "--counterfactual", "s2_io", "--no-bos"]
+    words += ["--candidates", "7", "--threshold", "0.5", "--mlps", "--dtype", "bfloat16", "--device", "cpu"]
+    outcome = command(
+        "discover", PLANTED, *words, "--set", "mlps=false", "--batch-size", "3", "--out", "mine"
+    )
+    assert outcome.code == 0, outcome.err
+    result = Run.load("mine").result
+    assert (result["method"], result["n_pairs"], result["seed"]) == ("patching", 6, 3)
+    assert result["provenance"]["pairs"]["counterfactual"] == "s2_io"
+    assert result["provenance"]["pairs"]["bos"] is False
+    assert (result["settings"]["n_candidates"], result["settings"]["threshold"]) == (7, 0.5)
+    assert result["settings"]["config"]["mlps"] is False and result["settings"]["config"]["batch_size"] == 3
+    assert result["universe"] == "heads+mlps"
+
+
+def test_a_report_can_be_written_again_and_runs_compared(journey, command):
+    folder, _ = journey
+    shutil.copytree(folder / "runs" / f"{PLANTED}-attribution", "one")
+    Path("one/report.html").unlink()
+    assert command("report", "one").out.split() == ["report", "one/report.html"]
+    assert Path("one/report.html").stat().st_size > 10_000
+    compared = command("compare", "one", "one")
+    assert compared.code == 0 and "4 shared" in compared.out
+
+
+def test_lists_name_everything_there_is(command):
+    tasks, models, references = (command(words).out for words in ("tasks", "models", "reference"))
+    for names, text in ((task_names(), tasks), (model_names(), models), (reference_names(), references)):
+        assert [name for name in names if name not in text] == []
+    assert model_names()[0] == DEFAULT_MODEL
+
+
+def test_lists_and_help_load_nothing_heavy():
+    code = (
+        "import sys, contextlib, io\nfrom interp.cli import app\n"
+        "for words in (['--help'], ['discover', '--help'], ['--version'], ['tasks'], ['models']):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "        app(words, standalone_mode=False)\n"
+        "    assert out.getvalue(), words\n"
+        "print([m for m in ('torch', 'transformers', 'numpy', 'pandas', 'plotly') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version_and_bare_call(command):
+    assert command("--version").out.strip() == f"interp {interp.__version__}"
+    bare = command()
+    assert bare.code == 2 and "interp discover ioi" in bare.out and bare.err == ""
+
+
+def test_examples_are_shown_with_tokens_roles_and_the_score(command):
+    outcome = command("tasks", "show", PLANTED, "--examples", "1", "-n", "20")
+    assert outcome.code == 0
+    for role in ("IO", "S1", "S1+1", "S2", "END"):
+        assert outcome.out.count(f"⟨{role}⟩") == 2  # once a side
+    scores = re.findall(r"logit_diff on (?:clean|corrupt) +([+-]\d+\.\d+), right .* on (\d+)%", outcome.out)
+    assert float(scores[0][0]) > 5 and scores[0][1] == "100"
+    assert abs(float(scores[1][0])) < 1
+
+
+def test_an_exported_task_is_read_back_as_the_same_task(command):
+    assert command("tasks", "export", PLANTED, "mine.json", "-n", "8", "--seed", "4").code == 0
+    assert command("discover", "mine.json", "--model", PLANTED, "--out", "a").code == 0
+    assert command("discover", PLANTED, "-n", "8", "--seed", "4", "--out", "b").code == 0
+    a, b = Run.load("a"), Run.load("b")
+    assert {p["site"]: round(p["effect"], 4) for p in a.members} == {
+        p["site"]: round(p["effect"], 4) for p in b.members
+    }
+
+
+def test_a_published_reference_is_shown_by_role(command):
+    outcome = command("reference", "ioi/wang")
+    assert "a9.h9" in outcome.out and "S-inhibition" in outcome.out and "2211.00593" in outcome.out
+
+
+def test_a_reference_is_measured_saved_and_shown_again(command):
+    outcome = command("reference", PLANTED, "-n", "8", "--out", "mine.safetensors")
+    assert outcome.code == 0, outcome.err
+    assert [path.name for path in Path().iterdir()] == ["mine.safetensors"]
+    shown = command("reference", "mine.safetensors")
+    measured, again = (re.findall(r"(a\d+\.h\d+) +(\S+)", text)[:4] for text in (outcome.out, shown.out))
+    assert measured == again
+    assert {head for head, _ in again} == set(planted_truth(PLANTED).heads)
+
+
+def test_an_interrupted_measurement_goes_on_where_it_stopped(command, monkeypatch):
+    from interp.scores.partial import PartialEffects
+
+    record, calls = PartialEffects.record, []
+
+    def stop_at_third(self, *args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        record(self, *args)
+
+    words = ("reference", PLANTED, "-n", "8", "--out", "mine.safetensors", "--batch-size", "4")
+    monkeypatch.setattr(PartialEffects, "record", stop_at_third)
+    outcome = command(*words)
+    assert outcome.code == 130 and "goes on from mine.partial.safetensors" in outcome.error
+    steps = len(calls)
+    assert command(*words).code == 0
+    resumed = len(calls) - steps
+    calls.clear()
+    calls.extend([None] * 3)  # past the third: no stop
+    assert command(*words[:-3], "whole.safetensors", *words[-2:]).code == 0
+    assert resumed == len(calls) - 3 - 2, "the two steps that were done are not done again"
+    assert {path.name for path in Path().iterdir()} == {"mine.safetensors", "whole.safetensors"}
+
+
+def test_a_model_is_described(command):
+    outcome = command("models", "show", PLANTED)
+    assert outcome.code == 0 and PLANTED in outcome.out
+
+
+def test_clearing_the_cache_deletes_our_model_and_nothing_else(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+    models = tmp_path / "cache" / "models"
+    (models / f"{DEFAULT_MODEL}-0123").mkdir(parents=True)
+    (models / "thesis").mkdir()
+    (tmp_path / "cache" / "photos").mkdir()
+    assert command("cache").out.strip() == str(tmp_path / "cache")
+    assert "deleted" in command("cache", "clear").out
+    assert {path.name for path in models.iterdir()} == {"thesis"}
+    assert (tmp_path / "cache" / "photos").is_dir()
+    assert "nothing" in command("cache", "clear").out
+
+
+def test_the_workbench_listens_on_this_machine_only(command, monkeypatch):
+    seen = {}
+
+    def run(words, **options):
+        seen.update(words=words, env=options["env"])
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert command("app", "--runs", "there", "--port", "8600").code == 0
+    words = seen["words"]
+    assert words[words.index("--server.address") + 1] == "127.0.0.1"
+    assert words[words.index("--server.port") + 1] == "8600"
+    assert seen["env"]["INTERP_RUNS"] == str(Path("there").absolute())
+    assert Path(words[words.index("run") + 1]).is_file()
+
+
+def test_doctor_reports_a_model_that_cannot_be_had_and_fails(command, monkeypatch):
+    def nothing():
+        raise OSError("no such wheel")
+
+    monkeypatch.setattr("interp.doctor.load_model", nothing)
+    outcome = command("doctor")
+    assert outcome.code == 1
+    assert "FAIL embedded model: OSError: no such wheel" in outcome.out
+    assert "ok   planted circuit" in outcome.out
+
+
+def test_doctor_notices_a_circuit_that_is_not_found(command, monkeypatch):
+    class Wrong:
+        members = ({"site": "a0.h0"},)
+
+    monkeypatch.setattr("interp.doctor.discover", lambda *_args, **_kwargs: Wrong)
+    monkeypatch.setattr("interp.doctor.load_model", lambda: 1 / 0)
+    outcome = command("doctor")
+    assert outcome.code == 1 and "FAIL planted circuit: found a0.h0, but" in outcome.out
+
+
+@pytest.mark.slow
+def test_doctor_is_content_with_this_installation(command):
+    outcome = command("doctor")
+    assert outcome.code == 0 and "FAIL" not in outcome.out
+    assert "ok   generation" in outcome.out
+
+
+@pytest.mark.slow
+def test_the_default_task_is_shown_on_the_default_model(command):
+    outcome = command("tasks", "show", "ioi", "-n", "16", "--examples", "1")
+    assert outcome.code == 0, outcome.err
+    assert "⟨IO⟩" in outcome.out
+    clean, corrupt = re.findall(r"logit_diff on \w+ +([+-]\d+\.\d+)", outcome.out)
+    assert float(clean) > 2 > float(corrupt)
