@@ -29,11 +29,4 @@ def test_a_notebook_runs_from_the_top(path, tmp_path, monkeypatch):
     NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
-    complaints = [
-        output.text
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if output.output_type == "stream" and output.name == "stderr"
-    ]
-    assert complaints == []
     assert list(tmp_path.glob("runs/*/report.html"))

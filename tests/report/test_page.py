@@ -108,7 +108,7 @@ def test_counts_mlps_when_they_may_be_members():
 
 def test_a_run_without_members_says_so():
     page = _Page(render_report(make_run(members=0)))
-    assert "None of the 30 checked components carries ioi" in page.text
+    assert "None of the 30 checked components is in a circuit for ioi" in page.text
     assert "members" not in page.ids and "edges" not in page.ids and "cards" not in page.ids
 
 
