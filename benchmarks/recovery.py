@@ -19,11 +19,11 @@ from rich.table import Table
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import feed
 from interp.circuits.references import load_reference
-from interp.discovery import versions
 from interp.evaluation.recovery import layer_prior, recover
 from interp.files import write_json
 from interp.models import load_model
 from interp.progress import bar
+from interp.record import versions
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
 from interp.scores.overlap import PUBLISHED_L1, head_overlap

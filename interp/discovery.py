@@ -5,29 +5,23 @@ read from all come from these passes. 3. Swap the best-scored components exactly
 4. Score the edges among members. 5. Read the members' codes. 6. Compare the scores with the references there are.
 """
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 
-import interp
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE
 from interp.circuits.choose import CANDIDATES, MIN_PAIRS, THRESHOLD, Checked, candidates, check, decide
-from interp.circuits.measured import MeasuredReference
-from interp.circuits.references import reference_for
 from interp.circuits.roles import HeadReadout, head_roles
-from interp.evaluation.recovery import recover
-from interp.models import Model, Site, describe_model, load_model
+from interp.models import Model, Site, load_model
 from interp.models.memory import check_memory
 from interp.progress import Stage, silent
-from interp.runs import FORMAT, Run
-from interp.scores import DEFAULT_METHOD, EdgeScore, Scores, load_method, method_config
+from interp.record import Found
+from interp.runs import Run
+from interp.scores import DEFAULT_METHOD, Scores, load_method, method_config
 from interp.scores.edges import edge_attribution
-from interp.scores.head_codes import SIDES, HeadCodes, HeadCodesConfig, fit_head_codes, usage
+from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
 from interp.scores.overlap import edges_among
 from interp.scores.patching import Interchange
 from interp.tasks import load_task
@@ -36,8 +30,6 @@ from interp.tasks.pairs import PromptPairs, Task
 from interp.tasks.planted import planted_task_names
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-EXAMPLES = 3
-"""Pairs whose tokens are kept in the run; patterns are kept for the first."""
 EDGE_PAIRS = 32
 """Pairs that the edge scores are averaged over: they rank edges among members, which are already checked."""
 
@@ -109,51 +101,18 @@ def discover(
         roles = head_roles(model, readout, seed)
     codes = scores.codes
     if codes is None:
-        settings = HeadCodesConfig(seed=seed, examples=min(HeadCodesConfig.examples, 2 * len(pairs)))
-        with clock("codes"), stage("reading codes", settings.epochs) as advance:
-            codes = fit_head_codes(means, output_weights(model), settings, progress=advance)
+        dictionary = HeadCodesConfig(seed=seed, examples=min(HeadCodesConfig.examples, 2 * len(pairs)))
+        with clock("codes"), stage("reading codes", dictionary.epochs) as advance:
+            codes = fit_head_codes(means, output_weights(model), dictionary, progress=advance)
     with clock("edges"), stage("edges", 1) as advance:
         if method == "overlap":
             edges = edges_among(codes, members)
         else:
             edges = edge_attribution(model, pairs.subset(range(min(EDGE_PAIRS, len(pairs)))), members)
         advance(1)
-    result = {
-        "format": FORMAT,
-        "model": describe_model(model)["spec"],
-        "task": pairs.task,
-        "method": method,
-        "seed": seed,
-        "n_pairs": len(pairs),
-        "universe": "heads+mlps" if mlps else "heads",
-        "metric": {
-            "clean": float(scores_metric(checked)[0]),
-            "corrupt": float(scores_metric(checked)[1]),
-            "name": pairs.metric,
-        },
-        "seconds": {k: round(v, 3) for k, v in clock.seconds.items()},
-        "cost": {"score": scores.cost.forwards, "check": checked.measured.forwards},
-        "heads": _head_rows(scores, checked, roles),
-        "mlps": _mlp_rows(scores, checked),
-        "edges": [_edge_row(edge) for edge in edges],
-        "recovery": _recovery(pairs, model, scores),
-        "settings": {
-            "n_candidates": n_candidates,
-            "threshold": threshold,
-            "signed": scores.signed,
-            "config": scores.config,
-            "codes": asdict(codes.sae.config),
-        },
-        "provenance": {"pairs": pairs.provenance(), "model": describe_model(model)},
-        "versions": versions(),
-    }
-    details = {
-        "examples": [
-            _example(model, pairs, i, scores_metric(checked, i)) for i in range(min(EXAMPLES, len(pairs)))
-        ],
-        "members": {str(site): _member(model, site, readout, codes) for site in members},
-    }
-    return Run(result, details, _arrays(scores, checked))
+    settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
+    found = Found(pairs, scores, checked, roles, readout, codes, edges)
+    return found.record(model, seconds=clock.seconds, **settings)
 
 
 def default_model(task: Task) -> str:
@@ -199,13 +158,6 @@ def check_counterfactual(task: Task, counterfactual: str | None) -> None:
         )
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything a number may depend on."""
-    names = ("torch", "transformers", "transformer-lens", "sae-lens", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"interp": interp.__version__, "python": platform.python_version(), **found}
-
-
 class _Clock:
     """Adds up wall time by stage."""
 
@@ -247,138 +199,3 @@ def _check(
         tuple(best), np.stack(effects, axis=1), scores.metric_clean, scores.metric_corrupt, 0.0, 0.0
     )
     return decide(measured, threshold=threshold, seed=seed)
-
-
-def scores_metric(checked: Checked, pair: int | None = None) -> tuple[float, float]:
-    """Metric on the clean and on the corrupt prompts: the mean, or one pair's."""
-    both = (checked.measured.metric_clean, checked.measured.metric_corrupt)
-    return tuple(float(side.mean() if pair is None else side[pair]) for side in both)
-
-
-def _effects(checked: Checked) -> dict[Site, dict]:
-    return {
-        site: {
-            "effect": float(checked.effect[k]),
-            "effect_low": float(checked.low[k]),
-            "effect_high": float(checked.high[k]),
-            "in_circuit": bool(checked.member[k]),
-        }
-        for k, site in enumerate(checked.sites)
-    }
-
-
-_UNCHECKED = {"effect": None, "effect_low": None, "effect_high": None, "in_circuit": False}
-
-
-def _head_rows(scores: Scores, checked: Checked, roles) -> list[dict]:
-    known = _effects(checked)
-    return [
-        {
-            "site": str(site := Site("attn", layer, head)),
-            "layer": layer,
-            "head": head,
-            "score": float(scores.heads[layer, head]),
-            **known.get(site, _UNCHECKED),
-            "roles": roles.of(layer, head),
-        }
-        for layer in range(scores.heads.shape[0])
-        for head in range(scores.heads.shape[1])
-    ]
-
-
-def _mlp_rows(scores: Scores, checked: Checked) -> list[dict]:
-    if scores.mlps is None:
-        return []
-    known = _effects(checked)
-    return [
-        {
-            "site": str(site := Site("mlp", layer)),
-            "layer": layer,
-            "score": float(score),
-            **known.get(site, _UNCHECKED),
-        }
-        for layer, score in enumerate(scores.mlps)
-    ]
-
-
-def _edge_row(edge: EdgeScore) -> dict:
-    return {"from": edge.sender, "to": edge.receiver, "into": edge.into, "score": edge.score}
-
-
-STRICTER = (0.05, 0.10)
-"""Shares of the gap beside 2 % at which a measured reference is read, too."""
-
-
-def _recovery(pairs: PromptPairs, model: Model, scores: Scores) -> dict:
-    spec = describe_model(model)["spec"]
-    found = {}
-    for reference in reference_for(pairs.task, spec or ""):
-        truth = reference.members()
-        if truth.shape != scores.heads.shape:
-            continue
-        measured = isinstance(reference, MeasuredReference)
-        effects = reference.effects() if measured else None
-        found[reference.name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()
-        if measured:
-            found[reference.name]["stricter"] = {
-                f"{share:.0%}": _short(recover(scores.heads, reference.members(share), effects).to_dict())
-                for share in STRICTER
-            }
-    return found
-
-
-def _short(recovery: dict) -> dict:
-    return {key: recovery[key] for key in ("roc_auc", "average_precision", "n_positive")}
-
-
-def _example(model: Model, pairs: PromptPairs, index: int, metric: tuple[float, float]) -> dict:
-    pair = pairs[index]
-
-    def texts(tokens):
-        return [model.tokenizer.decode([token]) for token in tokens]
-
-    return {
-        "clean": texts(pair.clean_tokens),
-        "corrupt": texts(pair.corrupt_tokens),
-        "answers": texts(pair.answers),
-        "wrong_answers": texts(pair.wrong_answers),
-        "positions": dict(pair.positions),
-        "metric": {"clean": metric[0], "corrupt": metric[1]},
-    }
-
-
-WRITES = 8
-"""Tokens shown at either end of what a head writes."""
-
-
-def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) -> dict:
-    """What the report shows of a member, pattern and writing on the first example; an MLP has neither."""
-    if site.kind == "mlp":
-        return {}
-    layer, head = site.layer, site.head
-    logits = (
-        readout.written_[0][layer, head].to(readout.norm.unembedding.device) @ readout.norm.unembedding
-    ).cpu()
-    order = logits.argsort(descending=True)
-
-    def named(ids):
-        return [[model.tokenizer.decode([int(i)]), float(logits[i])] for i in ids]
-
-    return {
-        "pattern": readout.patterns_[0][layer, head].round(4).tolist(),
-        "direct": float(readout.direct_[:, layer, head].mean()),
-        "writes": {"top": named(order[:WRITES]), "bottom": named(order[-WRITES:].flip(0))},
-        "codes": {side: [list(pair) for pair in usage(codes, layer, head, side)] for side in SIDES},
-    }
-
-
-def _arrays(scores: Scores, checked: Checked) -> dict[str, np.ndarray]:
-    arrays = {
-        "heads": scores.heads,
-        "heads_per_pair": scores.heads_per_pair,
-        "mlps_per_pair": scores.mlps_per_pair,
-        "effects": checked.measured.effects,
-        "metric_clean": checked.measured.metric_clean,
-        "metric_corrupt": checked.measured.metric_corrupt,
-    }
-    return {name: np.asarray(value, dtype=np.float32) for name, value in arrays.items() if value is not None}

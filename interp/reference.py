@@ -5,9 +5,9 @@ from pathlib import Path
 
 from interp.activations.stream import BATCH_SIZE
 from interp.circuits.measured import MeasuredReference
-from interp.discovery import versions
 from interp.models import Model, describe_model
 from interp.progress import Stage, silent
+from interp.record import versions
 from interp.scores import METHODS
 from interp.scores.patching import PatchingConfig
 from interp.tasks.errors import InputError

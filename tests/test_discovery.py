@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from interp import Run, discover
-from interp.discovery import EXAMPLES
 from interp.models.planted import load_planted_model, planted_truth
+from interp.record import EXAMPLES
 from interp.scores import METHODS
 from interp.scores.overlap import OverlapConfig
 from interp.tasks.errors import InputError

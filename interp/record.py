@@ -1,0 +1,215 @@
+"""From what the stages of a discovery found to the rows, details and arrays of a run."""
+
+import importlib.metadata
+import platform
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+import interp
+from interp.circuits.choose import Checked
+from interp.circuits.measured import MeasuredReference
+from interp.circuits.references import reference_for
+from interp.circuits.roles import HeadReadout, HeadRoles
+from interp.evaluation.recovery import recover
+from interp.models import Model, Site, describe_model
+from interp.runs import FORMAT, Run
+from interp.scores import EdgeScore, Scores
+from interp.scores.head_codes import SIDES, HeadCodes, usage
+from interp.tasks.pairs import PromptPairs
+
+EXAMPLES = 3
+"""Pairs whose tokens are kept in the run; patterns and writings are kept for the first."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What every stage of one discovery left behind."""
+
+    pairs: PromptPairs
+    scores: Scores
+    checked: Checked
+    roles: HeadRoles
+    readout: HeadReadout
+    codes: HeadCodes
+    edges: tuple[EdgeScore, ...]
+
+    def record(
+        self, model: Model, *, seconds: dict[str, float], n_candidates: int, threshold: float, mlps: bool
+    ) -> Run:
+        """All that a run keeps; see :mod:`interp.runs`."""
+        pairs, scores, checked = self.pairs, self.scores, self.checked
+        members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
+        result = {
+            "format": FORMAT,
+            "model": describe_model(model)["spec"],
+            "task": pairs.task,
+            "method": scores.method,
+            "seed": pairs.seed,
+            "n_pairs": len(pairs),
+            "universe": "heads+mlps" if mlps else "heads",
+            "metric": {
+                "clean": float(checked.measured.metric_clean.mean()),
+                "corrupt": float(checked.measured.metric_corrupt.mean()),
+                "name": pairs.metric,
+            },
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "cost": {"score": scores.cost.forwards, "check": checked.measured.forwards},
+            "heads": _head_rows(scores, checked, self.roles),
+            "mlps": _mlp_rows(scores, checked),
+            "edges": [_edge_row(edge) for edge in self.edges],
+            "recovery": _recovery(pairs, model, scores),
+            "settings": {
+                "n_candidates": n_candidates,
+                "threshold": threshold,
+                "signed": scores.signed,
+                "config": scores.config,
+                "codes": asdict(self.codes.sae.config),
+            },
+            "provenance": {"pairs": pairs.provenance(), "model": describe_model(model)},
+            "versions": versions(),
+        }
+        details = {
+            "examples": [_example(model, pairs, checked, i) for i in range(min(EXAMPLES, len(pairs)))],
+            "members": {str(site): _member(model, site, self.readout, self.codes) for site in members},
+        }
+        return Run(result, details, _arrays(scores, checked))
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything a number may depend on."""
+    names = ("torch", "transformers", "transformer-lens", "sae-lens", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"interp": interp.__version__, "python": platform.python_version(), **found}
+
+
+def _effects(checked: Checked) -> dict[Site, dict]:
+    return {
+        site: {
+            "effect": float(checked.effect[k]),
+            "effect_low": float(checked.low[k]),
+            "effect_high": float(checked.high[k]),
+            "in_circuit": bool(checked.member[k]),
+        }
+        for k, site in enumerate(checked.sites)
+    }
+
+
+_UNCHECKED = {"effect": None, "effect_low": None, "effect_high": None, "in_circuit": False}
+
+
+def _head_rows(scores: Scores, checked: Checked, roles: HeadRoles) -> list[dict]:
+    known = _effects(checked)
+    return [
+        {
+            "site": str(site := Site("attn", layer, head)),
+            "layer": layer,
+            "head": head,
+            "score": float(scores.heads[layer, head]),
+            **known.get(site, _UNCHECKED),
+            "roles": roles.of(layer, head),
+        }
+        for layer in range(scores.heads.shape[0])
+        for head in range(scores.heads.shape[1])
+    ]
+
+
+def _mlp_rows(scores: Scores, checked: Checked) -> list[dict]:
+    if scores.mlps is None:
+        return []
+    known = _effects(checked)
+    return [
+        {
+            "site": str(site := Site("mlp", layer)),
+            "layer": layer,
+            "score": float(score),
+            **known.get(site, _UNCHECKED),
+        }
+        for layer, score in enumerate(scores.mlps)
+    ]
+
+
+def _edge_row(edge: EdgeScore) -> dict:
+    return {"from": edge.sender, "to": edge.receiver, "into": edge.into, "score": edge.score}
+
+
+STRICTER = (0.05, 0.10)
+"""Shares of the gap beside 2 % at which a measured reference is read, too."""
+
+
+def _recovery(pairs: PromptPairs, model: Model, scores: Scores) -> dict:
+    spec = describe_model(model)["spec"]
+    found = {}
+    for reference in reference_for(pairs.task, spec or ""):
+        truth = reference.members()
+        if truth.shape != scores.heads.shape:
+            continue
+        measured = isinstance(reference, MeasuredReference)
+        effects = reference.effects() if measured else None
+        found[reference.name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()
+        if measured:
+            found[reference.name]["stricter"] = {
+                f"{share:.0%}": _short(recover(scores.heads, reference.members(share), effects).to_dict())
+                for share in STRICTER
+            }
+    return found
+
+
+def _short(recovery: dict) -> dict:
+    return {key: recovery[key] for key in ("roc_auc", "average_precision", "n_positive")}
+
+
+def _example(model: Model, pairs: PromptPairs, checked: Checked, index: int) -> dict:
+    pair = pairs[index]
+
+    def texts(tokens):
+        return [model.tokenizer.decode([token]) for token in tokens]
+
+    return {
+        "clean": texts(pair.clean_tokens),
+        "corrupt": texts(pair.corrupt_tokens),
+        "answers": texts(pair.answers),
+        "wrong_answers": texts(pair.wrong_answers),
+        "positions": dict(pair.positions),
+        "metric": {
+            "clean": float(checked.measured.metric_clean[index]),
+            "corrupt": float(checked.measured.metric_corrupt[index]),
+        },
+    }
+
+
+WRITES = 8
+"""Tokens shown at either end of what a head writes."""
+
+
+def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) -> dict:
+    """What the report shows of a member, pattern and writing on the first example; an MLP has neither."""
+    if site.kind == "mlp":
+        return {}
+    layer, head = site.layer, site.head
+    logits = (
+        readout.written_[0][layer, head].to(readout.norm.unembedding.device) @ readout.norm.unembedding
+    ).cpu()
+    order = logits.argsort(descending=True)
+
+    def named(ids):
+        return [[model.tokenizer.decode([int(i)]), float(logits[i])] for i in ids]
+
+    return {
+        "pattern": readout.patterns_[0][layer, head].round(4).tolist(),
+        "direct": float(readout.direct_[:, layer, head].mean()),
+        "writes": {"top": named(order[:WRITES]), "bottom": named(order[-WRITES:].flip(0))},
+        "codes": {side: [list(pair) for pair in usage(codes, layer, head, side)] for side in SIDES},
+    }
+
+
+def _arrays(scores: Scores, checked: Checked) -> dict[str, np.ndarray]:
+    arrays = {
+        "heads": scores.heads,
+        "heads_per_pair": scores.heads_per_pair,
+        "mlps_per_pair": scores.mlps_per_pair,
+        "effects": checked.measured.effects,
+        "metric_clean": checked.measured.metric_clean,
+        "metric_corrupt": checked.measured.metric_corrupt,
+    }
+    return {name: np.asarray(value, dtype=np.float32) for name, value in arrays.items() if value is not None}
