@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_ARGS
 
-.PHONY: run test app bench screenshots clean
+.PHONY: run test app bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/interp discover ioi

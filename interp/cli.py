@@ -268,18 +268,14 @@ def workbench(
     runs: Annotated[Path, typer.Option(metavar="DIR", help="folder whose runs are shown")] = Path("runs"),
 ) -> None:
     """Open the workbench in the browser (localhost only)."""
-    import subprocess
     from importlib.util import find_spec
 
     main_file = find_spec("interp.app.main").origin
     command = [sys.executable, "-m", "streamlit", "run", main_file, "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false"]
     command += ["--server.fileWatcherType", "none", "--server.showEmailPrompt", "false"]
-    environment = os.environ | {"INTERP_RUNS": str(runs.absolute())}
-    try:
-        raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)
-    except KeyboardInterrupt:  # the way to end it
-        raise typer.Exit(0) from None
+    # in the place of this process: whatever ends it ends the server
+    os.execve(sys.executable, command, os.environ | {"INTERP_RUNS": str(runs.absolute())})
 
 
 @tasks_app.callback()

@@ -25,7 +25,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from interp.circuits.circuit import Circuit, Component
 from interp.files import atomic_path, check_writable, umask, write_json, write_text
+from interp.scores.result import EdgeScore
 from interp.tasks.errors import InputError
 
 FORMAT = 1
@@ -58,6 +60,34 @@ class Run:
         """The circuit's heads and MLPs, largest absolute effect first; each has its ``site``."""
         inside = [part for part in (*self.result["heads"], *self.result["mlps"]) if part["in_circuit"]]
         return sorted(inside, key=lambda part: -abs(part["effect"]))
+
+    @property
+    def circuit(self) -> Circuit:
+        """The checked components and their edges, as a circuit: JSON and EAP-IG graphs are written from it."""
+        described = self.result["provenance"]["model"]
+        kept = ("site", "score", "effect", "effect_low", "effect_high", "in_circuit")
+        return Circuit(
+            model=self.result["model"],
+            task=self.result["task"],
+            method=self.result["method"],
+            universe=self.result["universe"],
+            n_layers=described["n_layers"],
+            n_heads=described["n_heads"],
+            metric={side: self.result["metric"][side] for side in ("clean", "corrupt")},
+            components=tuple(
+                Component(
+                    **{key: part[key] for key in kept},
+                    roles=part.get("roles", {}),
+                    codes=self.details["members"].get(part["site"], {}).get("codes", {}),
+                )
+                for part in (*self.result["heads"], *self.result["mlps"])
+            ),
+            edges=tuple(
+                EdgeScore(edge["from"], edge["to"], edge["into"], edge["score"])
+                for edge in self.result["edges"]
+            ),
+            provenance=self.result["provenance"],
+        )
 
     def save(self, folder: Path | str, *, report: str | None = None) -> Path:
         """Write the folder, replacing a run that is there; anything else in the way is an error.

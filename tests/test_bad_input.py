@@ -396,6 +396,8 @@ def test_ctrl_c_in_the_middle_leaves_the_earlier_run_and_nothing_else(finished, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background job, as CI may be, ignores Ctrl-C, and its children with it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         deadline = time.monotonic() + 120

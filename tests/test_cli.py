@@ -248,18 +248,20 @@ def test_clearing_the_cache_deletes_our_model_and_nothing_else(command, tmp_path
 
 
 def test_the_workbench_listens_on_this_machine_only(command, monkeypatch):
-    seen = {}
+    class Replaced(Exception):
+        pass
 
-    def run(words, **options):
-        seen.update(words=words, env=options["env"])
-        return subprocess.CompletedProcess(words, 0)
+    def execve(program, words, environment):
+        raise Replaced(program, words, environment)
 
-    monkeypatch.setattr(subprocess, "run", run)
-    assert command("app", "--runs", "there", "--port", "8600").code == 0
-    words = seen["words"]
+    monkeypatch.setattr(os, "execve", execve)
+    with pytest.raises(Replaced) as call:
+        command("app", "--runs", "there", "--port", "8600")
+    program, words, environment = call.value.args
+    assert program == words[0] == sys.executable
     assert words[words.index("--server.address") + 1] == "127.0.0.1"
     assert words[words.index("--server.port") + 1] == "8600"
-    assert seen["env"]["INTERP_RUNS"] == str(Path("there").absolute())
+    assert environment["INTERP_RUNS"] == str(Path("there").absolute())
     assert Path(words[words.index("run") + 1]).is_file()
 
 

@@ -42,7 +42,9 @@ class Recovery:
 
     Attributes:
         spearman: rank correlation of |score| with |effect|, where exact effects are known.
-        interval: 95 % bootstrap interval of the ROC AUC over pairs, where scores per pair are known.
+        interval: 95 % percentile bootstrap of the ROC AUC over pairs, where scores per pair are known. A resample
+            holds fewer distinct pairs, so its scores are noisier and its AUC lower: the interval leans low, and the
+            AUC of all pairs can lie at or above its upper end.
         n_pairs: pairs in the bootstrap.
     """
 
