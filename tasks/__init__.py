@@ -1,15 +1,23 @@
 """Tasks: pairs of a clean and a corrupt prompt, ready for any tokenizer."""
 
+from .agreement import Agreement
+from .antonym import Antonym
+from .capital import Capital
 from .docstring import Docstring
 from .errors import InputError
 from .greater_than import GreaterThan
 from .ioi import IOI
 from .pairs import Metric, PromptPair, PromptPairs, Task
 from .prompt_file import PromptFile, write_prompt_file
+from .pronoun import Pronoun
 from .registry import load_task, task_names
+from .successor import Successor
 
 __all__ = [
     "IOI",
+    "Agreement",
+    "Antonym",
+    "Capital",
     "Docstring",
     "GreaterThan",
     "InputError",
@@ -17,6 +25,8 @@ __all__ = [
     "PromptFile",
     "PromptPair",
     "PromptPairs",
+    "Pronoun",
+    "Successor",
     "Task",
     "load_task",
     "task_names",

@@ -4,14 +4,11 @@ import random
 from dataclasses import dataclass, replace
 
 from .encoding import Piece, PromptEncoder
-from .errors import InputError
 from .pairs import Metric, PromptPair, PromptPairs
-from .sampling import check_request, read_data, require_words, seeded
+from .sampling import check_request, collect, draw_unseen, read_data, require_words, seeded
 
 NAMES_NEEDED = 12
 """A method and six arguments, and five more for ``random_random``."""
-
-TRIES = 1000
 
 
 class Docstring:
@@ -86,18 +83,12 @@ class Docstring:
         seen: set[Function] = set()
         pairs = []
         for _ in range(n):
-            function = _draw_function(sorted(names), words, clean_stream, seen)
+            function = draw_unseen(
+                self.name, lambda: _draw_function(sorted(names), words, clean_stream), seen
+            )
             pairs.append(_build(encoder, names, function, kind, corrupt_stream))
         dropped = {"names": len(data["names"]) - len(names), "words": len(data["words"]) - len(words)}
-        return PromptPairs(
-            pairs,
-            task=self.name,
-            metric=self.metric,
-            counterfactual=kind,
-            seed=seed,
-            bos=bos,
-            dropped={key: count for key, count in dropped.items() if count},
-        )
+        return collect(self, pairs, kind, seed, bos, dropped)
 
 
 @dataclass(frozen=True)
@@ -136,19 +127,10 @@ class Function:
         ]
 
 
-def _draw_function(
-    names: list[str], words: list[str], stream: random.Random, seen: set[Function]
-) -> Function:
-    for _ in range(TRIES):
-        method, before1, before2, a, b, c, after = stream.sample(names, 7)
-        summary, first, second = (tuple(stream.sample(words, count)) for count in (3, 2, 2))
-        function = Function(method, (before1, before2), (a, b, c), after, (a, b), summary, (first, second))
-        if function not in seen:
-            seen.add(function)
-            return function
-    raise InputError(
-        f"the task docstring has no more distinct prompts after {len(seen)}: ask for a smaller n"
-    )
+def _draw_function(names: list[str], words: list[str], stream: random.Random) -> Function:
+    method, before1, before2, a, b, c, after = stream.sample(names, 7)
+    summary, first, second = (tuple(stream.sample(words, count)) for count in (3, 2, 2))
+    return Function(method, (before1, before2), (a, b, c), after, (a, b), summary, (first, second))
 
 
 def _build(

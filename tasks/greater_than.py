@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .encoding import Piece, PromptEncoder
 from .errors import InputError
 from .pairs import Metric, PromptPair, PromptPairs
-from .sampling import check_request, read_data, require_words, seeded
+from .sampling import check_request, collect, read_data, require_words, seeded
 
 CENTURIES = range(11, 18)
 LAST_TWO = range(2, 99)
@@ -74,16 +74,8 @@ class GreaterThan:
         stream = seeded(self.name, seed, kind)
         pairs = [_build(encoder, years, nouns, noun, year, kind, stream) for noun, year in space[:n]]
         dropped = {"nouns": len(all_nouns) - len(nouns), "years": years.dropped}
-        return PromptPairs(
-            pairs,
-            task=self.name,
-            metric=self.metric,
-            counterfactual=kind,
-            seed=seed,
-            bos=bos,
-            dropped={key: count for key, count in dropped.items() if count},
-            notes=(DIGIT_NOTE,) if years.digits else (),
-        )
+        notes = (DIGIT_NOTE,) if years.digits else ()
+        return collect(self, pairs, kind, seed, bos, dropped, notes)
 
 
 @dataclass(frozen=True)

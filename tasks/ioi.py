@@ -2,17 +2,14 @@
 
 import random
 import re
+from functools import partial
 
 from .encoding import Piece, PromptEncoder
-from .errors import InputError
 from .pairs import Metric, PromptPair, PromptPairs
-from .sampling import check_request, read_data, require_words, seeded
+from .sampling import check_request, collect, dealt, draw_unseen, read_data, require_words, seeded
 
 NAMES_NEEDED = 5
 """IO and S and three more for ``abc``."""
-
-TRIES = 1000
-"""Draws without a new prompt after which a template counts as used up."""
 
 
 class IOI:
@@ -54,49 +51,28 @@ class IOI:
         names = encoder.words(data["names"])
         require_words(self.name, "names", len(names), NAMES_NEEDED)
         clean_stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
-        deck: list[tuple[str, int]] = []
-        seen: set[str] = set()
+        cards = [(order, i) for order in ("ABBA", "BABA") for i in range(len(data["templates"]))]
+        deck = dealt(cards, clean_stream)
+        seen: set[tuple[str, ...]] = set()
         pairs = []
         for _ in range(n):
-            if not deck:
-                deck = [(order, i) for order in ("ABBA", "BABA") for i in range(len(data["templates"]))]
-                clean_stream.shuffle(deck)
-            order, index = deck.pop()
-            scene, io, subject = _draw_scene(data, index, sorted(names), clean_stream, seen, order)
-            pairs.append(
-                _build(
-                    encoder, names, scene, order, io, subject, kind, corrupt_stream, f"{order}-{index + 1}"
-                )
-            )
-        dropped = {"names": len(data["names"]) - len(names)}
-        return PromptPairs(
-            pairs,
-            task=self.name,
-            metric=self.metric,
-            counterfactual=kind,
-            seed=seed,
-            bos=bos,
-            dropped={key: count for key, count in dropped.items() if count},
-        )
+            order, index = next(deck)
+            draw = partial(_draw_scene, data, index, order, sorted(names), clean_stream)
+            scene, _, io, subject = draw_unseen(self.name, draw, seen)
+            template = f"{order}-{index + 1}"
+            pairs.append(_build(encoder, names, scene, order, io, subject, kind, corrupt_stream, template))
+        return collect(self, pairs, kind, seed, bos, {"names": len(data["names"]) - len(names)})
 
 
 def _draw_scene(
-    data: dict, index: int, names: list[str], stream: random.Random, seen: set[str], order: str
-) -> tuple[str, str, str]:
-    """A template with place and object filled in, the IO and the S, not drawn before."""
-    for _ in range(TRIES):
-        io, subject = stream.sample(names, 2)
-        scene = data["templates"][index]
-        scene = scene.replace("{place}", stream.choice(data["places"]))
-        scene = scene.replace("{object}", stream.choice(data["objects"]))
-        key = f"{order}/{io}/{subject}/{scene}"
-        if key not in seen:
-            seen.add(key)
-            return scene, io, subject
-    raise InputError(
-        f"the task ioi has no more distinct prompts after {len(seen)} with the {len(names)} names that are "
-        "one token each: ask for a smaller n"
-    )
+    data: dict, index: int, order: str, names: list[str], stream: random.Random
+) -> tuple[str, str, str, str]:
+    """A template with place and object filled in, the order of the names, the IO and the S."""
+    io, subject = stream.sample(names, 2)
+    scene = data["templates"][index]
+    scene = scene.replace("{place}", stream.choice(data["places"]))
+    scene = scene.replace("{object}", stream.choice(data["objects"]))
+    return scene, order, io, subject
 
 
 def _build(

@@ -44,6 +44,14 @@ class PromptPair:
                 "a pair must have equal lengths"
             )
 
+    @property
+    def first_difference(self) -> int:
+        """Position of the first token that is not the same in both prompts, at most that of END."""
+        both = zip(self.clean_tokens[:-1], self.corrupt_tokens[:-1], strict=True)
+        return next(
+            (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt), len(self.clean_tokens) - 1
+        )
+
 
 class PromptPairs(list[PromptPair]):
     """A list of pairs that remembers how it was sampled."""

@@ -1,13 +1,14 @@
 """Tasks of the planted models, whose circuits are known because they were written into the weights.
 
-The texts are made of whole words of a small vocabulary, one token each. ``planted-backup`` and
-``planted-inhibition`` are indirect object identification (Wang et al. 2022, arXiv 2211.00593) in that
+The texts are made of whole words of a small vocabulary, one token each. ``planted-backup``, ``planted-inhibition``
+and ``planted-or`` are indirect object identification (Wang et al. 2022, arXiv 2211.00593) in that
 vocabulary; ``planted-induction`` is a sequence of nouns in which one bigram ``A B`` is begun again:
 ``… A B … A`` -> ``B``.
 """
 
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 from .errors import InputError
 from .pairs import Metric, PromptPair, PromptPairs
@@ -50,7 +51,7 @@ class PlantedNames:
     name: str
     metric: Metric = field(default="logit_diff", init=False)
     roles: tuple[str, ...] = field(default=("IO", "S1", "S1+1", "S2", "END"), init=False)
-    counterfactuals: tuple[str, ...] = field(default=("abc", "s2_io"), init=False)
+    counterfactuals: tuple[str, ...] = ("abc", "s2_io")
     default_n: int = field(default=50, init=False)
 
     def sample(
@@ -143,6 +144,8 @@ _TASKS = {
     "planted-induction": PlantedInduction,
     "planted-backup": PlantedNames,
     "planted-inhibition": PlantedNames,
+    # under s2_io a swapped arm would not fall silent but vote for the other name: no OR-gate any more
+    "planted-or": partial(PlantedNames, counterfactuals=("abc",)),
 }
 
 

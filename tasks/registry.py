@@ -7,14 +7,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
+from .agreement import Agreement
+from .antonym import Antonym
+from .capital import Capital
 from .docstring import Docstring
 from .errors import InputError
 from .greater_than import GreaterThan
 from .ioi import IOI
 from .pairs import Metric, Task
 from .prompt_file import PromptFile
+from .pronoun import Pronoun
+from .successor import Successor
 
-SHIPPED = {task.name: task for task in (IOI, GreaterThan, Docstring)}
+SHIPPED = {
+    task.name: task for task in (IOI, GreaterThan, Docstring, Agreement, Pronoun, Capital, Successor, Antonym)
+}
 
 
 def task_names() -> tuple[str, ...]:

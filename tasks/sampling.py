@@ -1,11 +1,21 @@
-"""What every shipped task shares when it samples: checked arguments, seeded streams, its word lists."""
+"""What every shipped task shares when it samples: checked arguments, seeded streams, distinct draws, word lists."""
 
 import json
 import random
+import re
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
+from typing import TypeVar
 
+from .encoding import Piece
 from .errors import InputError
-from .pairs import Task
+from .pairs import PromptPair, PromptPairs, Task
+
+TRIES = 1000
+"""Draws without a new prompt after which a task counts as used up."""
+
+Drawn = TypeVar("Drawn", bound=Hashable)
+Card = TypeVar("Card")
 
 
 def check_request(task: Task, n: int, counterfactual: str | None) -> str:
@@ -33,6 +43,70 @@ def seeded(*parts: object) -> random.Random:
     whichever counterfactual is asked for, and the first 50 of 100 pairs are the 50 pairs of the same seed.
     """
     return random.Random("/".join(map(str, parts)))
+
+
+def dealt(cards: Sequence[Card], stream: random.Random) -> Iterator[Card]:
+    """The cards in random order, then all of them again in another, without end: equally often in any sample."""
+    while True:
+        deck = list(cards)
+        stream.shuffle(deck)
+        while deck:
+            yield deck.pop()
+
+
+def draw_unseen(task: str, draw: Callable[[], Drawn], seen: set[Drawn]) -> Drawn:
+    """What ``draw`` returns, drawn again until it is not in ``seen``, to which it is added.
+
+    Raises:
+        InputError: a thousand draws brought nothing new.
+    """
+    for _ in range(TRIES):
+        drawn = draw()
+        if drawn not in seen:
+            seen.add(drawn)
+            return drawn
+    raise InputError(
+        f"the task {task} has no more distinct prompts after {len(seen)} with the words that are one token "
+        "each: ask for a smaller n"
+    )
+
+
+def collect(
+    task: Task,
+    pairs: Iterable[PromptPair],
+    kind: str,
+    seed: int,
+    bos: bool,
+    dropped: Mapping[str, int],
+    notes: tuple[str, ...] = (),
+) -> PromptPairs:
+    """The pairs with where they come from; kinds of words of which none was dropped are left out."""
+    return PromptPairs(
+        pairs,
+        task=task.name,
+        metric=task.metric,
+        counterfactual=kind,
+        seed=seed,
+        bos=bos,
+        dropped={key: count for key, count in dropped.items() if count},
+        notes=notes,
+    )
+
+
+def fill(template: str, words: Mapping[str, str], roles: Container[str]) -> list[Piece]:
+    """The template in pieces, its ``{fields}`` filled in.
+
+    Every field, with the space before it, is a piece of its own and has the role of its name if that is one.
+    """
+    pieces: list[Piece] = []
+    for part in filter(None, re.split(r"( ?\{\w+\})", template)):
+        field = part.strip(" {}")
+        if part.endswith("}"):
+            text = part[: part.index("{")] + words[field]
+            pieces.append((text, field if field in roles else None))
+        else:
+            pieces.append((part, None))
+    return pieces
 
 
 def read_data(name: str) -> dict:

@@ -49,7 +49,9 @@ def test_the_table_of_tasks_names_every_counterfactual(page):
 def test_the_table_of_what_is_dropped_with_gpt2_is_right(page, gpt2):
     assert load_task("ioi").sample(gpt2, 1).dropped == {}
     assert load_task("greater-than").sample(gpt2, 1).dropped == {"years": 75}
-    assert load_task("docstring").sample(gpt2, 1).dropped == {}
+    for name in ("docstring", "agreement", "successor", "antonym", "pronoun"):
+        assert load_task(name).sample(gpt2, 1).dropped == {}
+    assert load_task("capital").sample(gpt2, 1).dropped == {"countries": 1}
     assert "| `greater-than` | 75 of 679 years |" in page
 
 
@@ -57,5 +59,8 @@ def test_the_table_of_what_is_dropped_with_gpt2_is_right(page, gpt2):
 def test_the_table_of_what_is_dropped_with_smollm2_is_right(page, smollm2):
     assert load_task("ioi").sample(smollm2, 1).dropped == {"names": 18}
     assert load_task("greater-than").sample(smollm2, 1).dropped == {"nouns": 6, "years": 119}
-    assert load_task("docstring").sample(smollm2, 1).dropped == {}
+    for name in ("docstring", "agreement", "successor", "antonym"):
+        assert load_task(name).sample(smollm2, 1).dropped == {}
+    assert load_task("pronoun").sample(smollm2, 1).dropped == {"names": 7}
+    assert load_task("capital").sample(smollm2, 1).dropped == {"countries": 2}
     assert "18 of 99 names" in page and "6 of 120 nouns, 119 of 679 years" in page

@@ -49,7 +49,10 @@ def test_shipped_names_load(kind):
 
 
 def test_every_listed_name_loads_under_its_own_name():
-    assert task_names()[:3] == ("ioi", "greater-than", "docstring")
+    assert task_names()[:8] == (
+        *("ioi", "greater-than", "docstring"),
+        *("agreement", "pronoun", "capital", "successor", "antonym"),
+    )
     for name in task_names():
         task = load_task(name)
         assert isinstance(task, Task) and task.name == name

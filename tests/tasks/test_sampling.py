@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptPairs, Task
-from interp.tasks.sampling import seeded
+from interp.tasks import InputError, PromptPairs, Task
+from interp.tasks.registry import SHIPPED
+from interp.tasks.sampling import dealt, draw_unseen, fill, seeded
 
-TASKS = (IOI, GreaterThan, Docstring)
+TASKS = tuple(SHIPPED.values())
 KINDS = [(task, kind) for task in TASKS for kind in task.counterfactuals]
 
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -87,6 +88,25 @@ def test_an_unknown_counterfactual_is_an_input_error_that_lists_them(gpt2, task)
 
 def test_a_stream_depends_on_every_part():
     assert len({seeded(*parts).random() for parts in (("a", 1), ("a", 2), ("b", 1), ("a", 1, "x"))}) == 4
+
+
+def test_dealt_cards_come_equally_often_in_another_order_each_time():
+    cards = dealt(range(8), seeded("cards"))
+    rounds = [[next(cards) for _ in range(8)] for _ in range(3)]
+    assert all(sorted(dealt_round) == list(range(8)) for dealt_round in rounds)
+    assert len(set(map(tuple, rounds))) == 3
+
+
+def test_drawing_ends_with_an_input_error_when_all_is_seen():
+    stream, seen = seeded("draws"), set()
+    assert {draw_unseen("x", lambda: stream.randrange(3), seen) for _ in range(3)} == {0, 1, 2}
+    with pytest.raises(InputError, match="the task x has no more distinct prompts after 3 "):
+        draw_unseen("x", lambda: stream.randrange(3), seen)
+
+
+def test_filled_templates_give_fields_with_their_space_the_role_of_their_name():
+    pieces = fill("{who} said {what}, then", {"who": "Mary", "what": "so"}, ("what",))
+    assert pieces == [("Mary", None), (" said", None), (" so", "what"), (", then", None)]
 
 
 def test_importing_tasks_imports_neither_torch_nor_transformers():

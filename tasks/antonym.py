@@ -1,0 +1,75 @@
+"""A relation given by two examples: "The list: big -> small, up -> down, hot ->" -> " cold", not " hot"."""
+
+import random
+from functools import partial
+
+from .encoding import PromptEncoder
+from .pairs import Metric, PromptPairs
+from .sampling import check_request, collect, dealt, draw_unseen, fill, read_data, require_words, seeded
+
+
+class Antonym:
+    """In-context learning: the examples say whether the opposite is asked for (the antonym task of Todd et al. 2023,
+    "Function Vectors in Large Language Models", arXiv 2310.15213, with two examples and a counterfactual of our own).
+
+    Two examples and a query in one of six frames. The metric is logit(opposite of the query) - logit(the query).
+
+    Counterfactuals, all of the same length as the clean prompt:
+
+    - ``relation`` (default): each example repeats its word ("big -> big"), so that the query itself is right. The query
+      stays; only what is asked about it changes.
+    - ``query``: the query becomes another word. The metric stays the clean prompt's.
+
+    Roles: from1, to1, from2, to2 (the examples), query, END.
+    """
+
+    name = "antonym"
+    metric: Metric = "logit_diff"
+    roles = ("from1", "to1", "from2", "to2", "query", "END")
+    counterfactuals = ("relation", "query")
+    default_n = 100
+
+    def sample(
+        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+    ) -> PromptPairs:
+        """Return ``n`` distinct pairs, a pure function of the arguments.
+
+        Raises:
+            InputError: bad ``n`` or counterfactual, too few single-token words, or no more distinct prompts.
+        """
+        kind = check_request(self, n, counterfactual)
+        data = read_data(self.name)
+        encoder = PromptEncoder(tokenizer, bos)
+        known = encoder.words(word for both in data["opposites"] for word in both)
+        opposites = [tuple(both) for both in data["opposites"] if all(word in known for word in both)]
+        require_words(self.name, "pairs of opposites", len(opposites), 4)
+        stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
+        deck = dealt(range(len(data["templates"])), stream)
+        seen: set[tuple[int, tuple]] = set()
+        pairs = []
+        for _ in range(n):
+            index, chosen = draw_unseen(self.name, partial(_draw, next(deck), opposites, stream), seen)
+            (from1, to1), (from2, to2), (query, answer) = chosen
+            clean = {"from1": from1, "to1": to1, "from2": from2, "to2": to2, "query": query}
+            if kind == "relation":
+                corrupt = {**clean, "to1": from1, "to2": from2}
+            else:
+                used = {frozenset(both) for both in chosen}
+                others = [both for both in opposites if frozenset(both) not in used]
+                corrupt = {**clean, "query": corrupt_stream.choice(others)[0]}
+            pairs.append(
+                encoder.pair(
+                    fill(data["templates"][index], clean, self.roles),
+                    fill(data["templates"][index], corrupt, self.roles),
+                    answers=[known[answer]],
+                    wrong_answers=[known[query]],
+                    template=str(index + 1),
+                )
+            )
+        return collect(self, pairs, kind, seed, bos, {"opposites": len(data["opposites"]) - len(opposites)})
+
+
+def _draw(index: int, opposites: list[tuple[str, str]], stream: random.Random) -> tuple[int, tuple]:
+    """Template, and two examples and a query, each in a direction of its own."""
+    chosen = stream.sample(opposites, 3)
+    return index, tuple(both if stream.random() < 0.5 else both[::-1] for both in chosen)

@@ -1,0 +1,19 @@
+"""Reading pairs back as words."""
+
+from interp.tasks import PromptPair
+
+
+def at(tokenizer, pair: PromptPair, role: str, side: str = "clean") -> str:
+    """The token at a role, without its space."""
+    return tokenizer.decode([getattr(pair, f"{side}_tokens")[pair.positions[role]]]).strip()
+
+
+def decoded(tokenizer, tokens) -> list[str]:
+    return [tokenizer.decode([token]).strip() for token in tokens]
+
+
+def changed_roles(pair: PromptPair) -> set[str]:
+    """Roles at whose positions the prompts differ; END where nothing else is there; "?" for a position without role."""
+    roles = {position: role for role, position in reversed(pair.positions.items())}
+    both = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
+    return {roles.get(i, "?") for i, (clean, corrupt) in enumerate(both) if clean != corrupt}
