@@ -101,10 +101,15 @@ def feed(
 
 
 def equal_length_batches(pairs: Sequence[PromptPair], batch_size: int) -> Iterator[tuple[int, ...]]:
-    """Indices of pairs of one token length, at most ``batch_size`` at a time."""
+    """Indices of pairs of one token length, at most ``batch_size`` at a time.
+
+    Pairs that begin to differ at the same position stand together, so that swaps can share their prefix.
+    """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}: it must be at least 1")
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i].clean_tokens))
+    order = sorted(
+        range(len(pairs)), key=lambda i: (len(pairs[i].clean_tokens), pairs[i].first_difference)
+    )
     for _, group in itertools.groupby(order, key=lambda i: len(pairs[i].clean_tokens)):
         yield from _chunks(list(group), batch_size)
 
@@ -116,8 +121,12 @@ def run_batch(
     *,
     gradients: bool = False,
     patterns: bool = False,
+    keep_graph: bool = False,
 ) -> PairBatch:
-    """Both sides of the pairs at ``indices`` (of equal length), with the metric's gradients if asked."""
+    """Both sides of the pairs at ``indices`` (of equal length), with the metric's gradients if asked.
+
+    ``keep_graph`` leaves the clean side's graph standing after its backward pass, for hooks that keep tensors on it.
+    """
     rows = tuple(pairs[i] for i in indices)
     device = model_device(model)
     clean = torch.tensor([row.clean_tokens for row in rows], device=device)
@@ -129,7 +138,9 @@ def run_batch(
         if not gradients:
             return PairBatch(indices, rows, clean_side, corrupt_side)
         # rows are independent, so the gradient of the sum holds each row's own gradient
-        found = torch.autograd.grad(clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp])
+        found = torch.autograd.grad(
+            clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp], retain_graph=keep_graph
+        )
     n = len(clean_side.z)
     return PairBatch(indices, rows, _detached(clean_side), corrupt_side, tuple(found[:n]), tuple(found[n:]))
 

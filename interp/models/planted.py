@@ -90,6 +90,25 @@ def _write_inhibition(plan: Blueprint) -> None:
     plan.heads[2, 3] = Head(allowed, plan.to_junk(plan.items))
 
 
+def _write_or(plan: Blueprint) -> None:
+    """An OR-gate: the movers avoid S when either of two heads tells END, and attention saturates, so one is enough.
+
+    One arm is the inhibition path; the other counts names at END, of which S has the larger share. Both write into
+    ``avoided``. Each alone puts S 7 below IO in the movers' scores, both together 14: all the same after a softmax.
+    """
+    repeated, avoided = plan.role(), plan.role()
+    plan.heads[0, 1] = Head(plan.earlier_same(), (Move(plan.items, repeated),))
+    at_repeat = (plan.any_of(repeated, 9.0), plan.resting(4.5))
+    plan.heads[1, 2] = Head(at_repeat, (Move(repeated, avoided),))
+    plan.heads[1, 4] = Head(at_repeat, plan.to_junk(repeated))
+    # the shares are 2/3 and 1/3: three times their difference is what one inhibited name is
+    plan.heads[0, 4] = Head((plan.any_of(plan.items, 12.0),), (Move(plan.items, 3.0 * avoided),))
+    allowed = (plan.any_of(plan.items, 20.0), Match(-avoided, plan.items, 7.0))
+    plan.heads[2, 0] = Head(allowed, (Move(plan.items, 0.6 * plan.output),))
+    plan.heads[3, 5] = Head(allowed, (Move(plan.items, 0.4 * plan.output),))
+    plan.heads[2, 3] = Head(allowed, plan.to_junk(plan.items))
+
+
 @dataclass(frozen=True)
 class _Planted:
     write: Callable[[Blueprint], None]
@@ -142,6 +161,27 @@ _MODELS = {
             "a3.h5": "name mover",
         },
         edges=("a0.h1 a1.h2 k", "a0.h1 a1.h2 v", "a1.h2 a2.h0 q", "a1.h2 a3.h5 q"),
+        outputs=("a2.h0", "a3.h5"),
+    ),
+    "planted-or": _Planted(
+        _write_or,
+        NAMES,
+        n_layers=4,
+        roles={
+            "a0.h1": "duplicate token",
+            "a0.h4": "name counter",
+            "a1.h2": "S-inhibition",
+            "a2.h0": "name mover",
+            "a3.h5": "name mover",
+        },
+        edges=(
+            "a0.h1 a1.h2 k",
+            "a0.h1 a1.h2 v",
+            "a1.h2 a2.h0 q",
+            "a1.h2 a3.h5 q",
+            "a0.h4 a2.h0 q",
+            "a0.h4 a3.h5 q",
+        ),
         outputs=("a2.h0", "a3.h5"),
     ),
 }

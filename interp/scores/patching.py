@@ -7,8 +7,9 @@ one forward per component and pair. Everything downstream recomputes; MLPs and o
 one component at a time: where a backup wakes up, the effect understates what the component carries.
 
 To be fast it (1) starts each forward at the component's layer (:mod:`interp.models.start`), half of the work on
-average, (2) puts many components of a layer into one batch, (3) unembeds END only. Each finished component of a
-batch of pairs is saved, and a killed run goes on where it stopped.
+average, (2) and at the first token in which the prompts differ (:mod:`interp.models.prefix`), (3) puts many components
+of a layer into one batch, (4) unembeds END only. Each finished component of a batch of pairs is saved, and a killed run
+goes on where it stopped.
 """
 
 import time
@@ -32,6 +33,7 @@ from interp.activations.stream import (
     run_batch,
 )
 from interp.models import Model, Site, has_mlps, hooked
+from interp.models.prefix import Prefix
 from interp.models.start import starting_at
 from interp.scores.partial import PartialEffects
 from interp.scores.result import Cost, Scores
@@ -97,7 +99,11 @@ def patching(
 
 @dataclass(frozen=True)
 class Interchange:
-    """Exact effects of some sites, before the mean over pairs."""
+    """Exact effects of some sites, before the mean over pairs.
+
+    ``forwards`` counts layers and positions that were run: a swap at half the depth of prompts that begin to differ
+    at half their length is a quarter of a forward.
+    """
 
     sites: tuple[Site, ...]
     effects: Float[np.ndarray, "pair site"]
@@ -146,11 +152,17 @@ def interchange(
         if progress is not None and done.any():
             progress(int(done.sum()) * len(rows))
         todo = [k for k in range(len(sites)) if not done[k]]
+        if not todo:
+            continue
+        shared = min(pair.first_difference for pair in batch.pairs)
+        prefix = Prefix(model, batch.clean.tokens[:, :shared])
+        run = 1 - prefix.length / batch.clean.tokens.shape[1]
+        forwards += len(rows) * (1 - run)
         for group in _groups(todo, sites, max(1, max(SWAP_ROWS, batch_size) // len(rows))):
             layer = sites[group[0]].layer
-            swapped = _swap(model, pairs, batch, residuals[layer], [sites[k] for k in group])
+            swapped = _swap(model, pairs, batch, prefix, residuals[layer], [sites[k] for k in group])
             partial.record(rows, group, metric[0, rows][:, None] - swapped.T)
-            forwards += len(rows) * len(group) * (1 - layer / model.cfg.n_layers)
+            forwards += len(rows) * len(group) * run * (1 - layer / model.cfg.n_layers)
             if progress is not None:
                 progress(len(rows) * len(group))
     return Interchange(
@@ -195,23 +207,23 @@ def _groups(todo: list[int], sites: Sequence[Site], most: int) -> Iterator[list[
 
 @torch.no_grad()
 def _swap(
-    model: Model, pairs: PromptPairs, batch: PairBatch, resid: Tensor, sites: list[Site]
+    model: Model, pairs: PromptPairs, batch: PairBatch, prefix: Prefix, resid: Tensor, sites: list[Site]
 ) -> Float[np.ndarray, "site batch"]:
     """Metric on the clean prompts with each site (all of one layer and kind) holding its corrupt value."""
-    n, copies = len(batch.indices), len(sites)
+    n, copies, begin = len(batch.indices), len(sites), prefix.length
     layer, kind = sites[0].layer, sites[0].kind
-    tokens = batch.clean.tokens.repeat(copies, 1)
+    tokens = batch.clean.tokens[:, begin:].repeat(copies, 1)
 
     def swap(activation: Tensor) -> Tensor:
         if kind == "mlp":
-            return batch.corrupt.mlp[layer].to(activation.dtype)
+            return batch.corrupt.mlp[layer][:, begin:].to(activation.dtype)
         swapped = activation.clone()
         for copy, site in enumerate(sites):
             rows = slice(copy * n, (copy + 1) * n)
-            swapped[rows, :, site.head] = batch.corrupt.z[layer][:, :, site.head].to(activation.dtype)
+            swapped[rows, :, site.head] = batch.corrupt.z[layer][:, begin:, site.head].to(activation.dtype)
         return swapped
 
-    with starting_at(model, layer, resid.repeat(copies, 1, 1)):
+    with starting_at(model, layer, resid[:, begin:].repeat(copies, 1, 1)), prefix.before(model):
         logits = end_logits(model, tokens, {sites[0].hook: swap})
     values = task_metric(logits, batch.pairs * copies, pairs.metric)
     return values.reshape(copies, n).cpu().numpy()

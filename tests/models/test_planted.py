@@ -16,6 +16,9 @@ from interp.tasks.planted import VOCABULARY, load_planted_task, planted_task_nam
 NAMES = planted_names()
 CASES = [(name, kind) for name in NAMES for kind in load_planted_task(name).counterfactuals]
 MOVER, BACKUPS, NEGATIVE, COUNTER = "a1.h4", ("a2.h1", "a2.h3"), "a3.h2", "a0.h2"
+ARMS = {"a1.h2": "a0.h4", "a0.h1": "a0.h4", "a0.h4": "a1.h2"}
+"""Heads of planted-or that do not matter by themselves -> the other arm."""
+ALONE_NOTHING = {"planted-backup": set(BACKUPS), "planted-or": set(ARMS)}
 NEGLIGIBLE = 1e-3
 """Share of the clean-corrupt gap below which there is no effect."""
 
@@ -62,6 +65,20 @@ class Bench:
             with hooked(self.model, functions):
                 after = self.metric(self.model(self.clean))
         return ((before - after).mean() / self.gap).item()
+
+    def attribution(self, site: str) -> float:
+        """Attribution patching: the linear estimate of ``effect(swapped(site))``."""
+        layer, head = parse(site)
+        kept = {}
+
+        def keep(x: Tensor) -> Tensor:
+            kept["z"] = x.detach().requires_grad_(True)
+            return kept["z"]
+
+        with hooked(self.model, {hook(layer, "z"): keep}):
+            (self.metric(self.model(self.clean)).mean() / self.gap).backward()
+        change = (self.z_clean[layer] - self.z_corrupt[layer])[:, :, head]
+        return (change * kept["z"].grad[:, :, head]).sum().item()
 
     def edges(self, senders: Sequence[str], receiver: str, into: str) -> dict:
         """Hooks for path patching: only what ``senders`` add to one input of ``receiver`` becomes corrupt.
@@ -154,11 +171,11 @@ def test_swapping_all_planted_heads_loses_everything_and_all_decoys_nothing(case
     assert b.effect(b.swapped(*truth.decoys)) == pytest.approx(0, abs=NEGLIGIBLE)
 
 
-def test_every_planted_head_but_the_backups_matters_by_itself(case):
+def test_every_planted_head_but_the_redundant_ones_matters_by_itself(case):
     b, name = case
     for site in planted_truth(name).heads:
         effect = abs(b.effect(b.swapped(site)))
-        assert effect < 0.02 if name == "planted-backup" and site in BACKUPS else effect > 0.2, site
+        assert effect < 0.02 if site in ALONE_NOTHING.get(name, ()) else effect > 0.2, site
 
 
 def test_no_decoy_matters_though_some_change_as_much_as_any_planted_head(case):
@@ -190,8 +207,8 @@ def test_every_head_is_planted_or_a_decoy_and_decoys_are_most():
 def test_planted_edges_carry_an_effect_and_no_other_edge_between_heads_does(case):
     b, name = case
     truth = planted_truth(name)
-    # the backups sleep beside the mover, so their edge from the counter shows only without it
-    base = b.swapped(MOVER) if name == "planted-backup" else {}
+    # the backups sleep beside the mover, and each arm of the OR-gate beside the other: their edges show only without
+    asleep = {"planted-backup": [MOVER], "planted-or": ["a0.h4", "a1.h2"]}.get(name, [])
     # S2 repeats a name in both prompts of this counterfactual, only another one
     unseen = {("a0.h1", "a1.h2", "k")} if b.pairs.counterfactual == "s2_io" else set()
     for receiver, into in product(truth.heads, "qkv"):
@@ -201,8 +218,7 @@ def test_planted_edges_carry_an_effect_and_no_other_edge_between_heads_does(case
         for senders in (*([sender] for sender in members), sorted(earlier & set(truth.decoys))):
             functions = b.edges(senders, receiver, into)
             effects = [abs(b.effect(functions))]
-            if base and senders != [MOVER]:
-                effects.append(abs(b.effect(functions, base)))
+            effects += [abs(b.effect(functions, b.swapped(other))) for other in asleep if senders != [other]]
             edge = (senders[0], receiver, into) if senders else None
             if edge in set(truth.edges) - unseen:
                 assert max(effects) > 0.15, (edge, effects)
@@ -223,7 +239,7 @@ def test_only_the_output_heads_write_to_the_logits(case):
             assert direct < NEGLIGIBLE, site
 
 
-# --- the three mechanisms -----------------------------------------------------------------------------------
+# --- the mechanisms -----------------------------------------------------------------------------------------
 
 
 def test_induction_attends_to_b_only_while_the_previous_token_head_works():
@@ -297,6 +313,26 @@ def test_negative_head_is_quiet_when_the_mover_said_nothing():
         assert attention(b, NEGATIVE, "END", "BOS") > 0.8
 
 
+@pytest.mark.parametrize(("arm", "other"), ARMS.items())
+def test_either_arm_of_the_or_gate_is_enough_and_both_together_are_everything(arm, other):
+    b = bench("planted-or", "abc")
+    assert abs(b.effect(b.swapped(arm))) < 0.01
+    # without either the movers attend to IO, S1 and S2 alike, so S wins, as without inhibition
+    assert b.effect(b.swapped(arm, other)) > 1.2
+    for mover in ("a2.h0", "a3.h5"):
+        assert attention(b, mover, "END", "IO") > 0.99
+        with hooked(b.model, b.swapped(arm)):
+            assert attention(b, mover, "END", "IO") > 0.99
+        with hooked(b.model, b.swapped(arm, other)):
+            assert attention(b, mover, "END", "IO") == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_gradients_find_no_arm_of_the_or_gate_either():
+    b = bench("planted-or", "abc")
+    for site in ARMS:
+        assert abs(b.attribution(site)) < 0.01, site
+
+
 def test_gradients_pass_through_the_softmax_to_heads_that_act_only_indirectly():
     for name, site in (
         ("planted-induction", "a0.h3"),
@@ -305,17 +341,7 @@ def test_gradients_pass_through_the_softmax_to_heads_that_act_only_indirectly():
         ("planted-backup", COUNTER),
     ):
         b = bench(name, load_planted_task(name).counterfactuals[0])
-        layer, head = parse(site)
-        kept = {}
-
-        def keep(x, kept=kept):
-            kept["z"] = x.detach().requires_grad_(True)
-            return kept["z"]
-
-        with hooked(b.model, {hook(layer, "z"): keep}):
-            (b.metric(b.model(b.clean)).mean() / b.gap).backward()
-        change = (b.z_clean[layer] - b.z_corrupt[layer])[:, :, head]
-        assert (change * kept["z"].grad[:, :, head]).sum() > 0.05, site
+        assert b.attribution(site) > 0.05, site
 
 
 # --- the models and tasks as objects ------------------------------------------------------------------------

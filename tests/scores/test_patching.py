@@ -1,5 +1,7 @@
 """Exact interchange against transformer-lens and brute force; batching, saving and resuming change nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,9 @@ from interp.tasks import load_task
 from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
+
+TAIL = 4
+"""Last tokens in which the prompts of a pair with a common beginning differ."""
 
 
 def test_head_effects_equal_transformer_lens_patching(tiny_model):
@@ -40,6 +45,28 @@ def test_effects_equal_whole_forwards_one_component_at_a_time(family, tiny_model
         heads, mlps = _one_at_a_time(model, pair)
         np.testing.assert_allclose(found.heads_per_pair[row], heads, atol=1e-4)
         np.testing.assert_allclose(found.mlps_per_pair[row], mlps, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_with_a_common_beginning_give_the_same_for_less(family, tiny_model):
+    model = tiny_model(family)
+    # 12 tokens, more than the sliding windows of the tiny Gemmas
+    pairs = random_pairs(60, n=4, lengths=(10, 12))
+    for i, pair in enumerate(pairs):
+        shared = pair.clean_tokens[: len(pair.clean_tokens) - TAIL - i % 2]
+        corrupt = (*shared, *((token + 1) % 60 for token in pair.clean_tokens[len(shared) :]))
+        pairs[i] = replace(pair, corrupt_tokens=corrupt)
+    found = patching(model, pairs, PatchingConfig(batch_size=2))
+    for row, pair in enumerate(pairs):
+        heads, mlps = _one_at_a_time(model, pair)
+        np.testing.assert_allclose(found.heads_per_pair[row], heads, atol=1e-4)
+        np.testing.assert_allclose(found.mlps_per_pair[row], mlps, atol=1e-4)
+    sites = found.heads.size + found.mlps.size
+    base, swaps = (
+        2 * len(pairs),
+        len(pairs) * sites * 0.75,
+    )  # two layers: half of the swaps start at half the depth
+    assert found.cost.forwards - base < 0.6 * swaps
 
 
 def _one_at_a_time(model, pair):
@@ -76,7 +103,7 @@ def _one_at_a_time(model, pair):
     return np.array(heads), np.array(mlps)
 
 
-@pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup"])
+@pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup", "planted-or"])
 def test_planted_heads_stand_out_and_decoys_do_not(name):
     model, truth = load_planted_model(name), planted_truth(name)
     pairs = load_task(name).sample(model.tokenizer, 8, 0)
