@@ -64,7 +64,7 @@ class Found:
                 "threshold": threshold,
                 "signed": scores.signed,
                 "config": scores.config,
-                "codes": asdict(self.codes.sae.config),
+                "codes": asdict(self.codes.dictionary.config),
             },
             "provenance": {"pairs": pairs.provenance(), "model": describe_model(model)},
             "versions": versions(),

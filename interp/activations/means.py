@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import Activations, PairBatch
+from interp.activations.stream import PairBatch
 from interp.models import Model
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
@@ -56,7 +56,7 @@ class HeadMeans:
 
     def update(self, batch: PairBatch) -> None:
         for side, activations in enumerate((batch.clean, batch.corrupt)):
-            reduced = self._reduce(activations, batch)
+            reduced = self.reduce(activations.z, batch)
             if self.z_ is None:
                 self.z_ = torch.zeros(2, self.n_pairs, *reduced.shape[1:])
             self.z_[side, list(batch.indices)] = reduced
@@ -68,16 +68,19 @@ class HeadMeans:
         part.n_pairs = len(indices)
         return part
 
-    def _reduce(self, activations: Activations, batch: PairBatch) -> Tensor:
+    def reduce(
+        self, per_layer: Sequence[Float[Tensor, "batch pos head d_head"]], batch: PairBatch
+    ) -> Float[Tensor, "batch slot layer head d_head"]:
+        """Reduce one tensor a layer, outputs or their gradients, over positions."""
         if self.positions == "mean":
-            per_layer = [z[:, self.first :].mean(1, keepdim=True) for z in activations.z]
+            reduced = [z[:, self.first :].mean(1, keepdim=True) for z in per_layer]
         elif self.positions == "last":
-            per_layer = [z[:, -1:] for z in activations.z]
+            reduced = [z[:, -1:] for z in per_layer]
         else:
             index = torch.tensor([[p.positions[role] for role in self.roles_] for p in batch.pairs])
             rows = torch.arange(len(batch.pairs))[:, None]
-            per_layer = [z[rows, index] for z in activations.z]
-        return torch.stack(per_layer, dim=2).float().cpu()  # [batch, slot, layer, head, d_head]
+            reduced = [z[rows, index] for z in per_layer]
+        return torch.stack(reduced, dim=2).float().cpu()  # [batch, slot, layer, head, d_head]
 
 
 def output_weights(model: Model) -> Float[Tensor, "layer head d_head d_model"]:

@@ -1,8 +1,7 @@
 """The final norm with its scale frozen, so that what one component writes can be read off in logits.
 
 Direct logit attribution asks how much of the logits a component adds by itself. The final LayerNorm or RMSNorm is
-linear once its scale is held at the value of the whole residual stream. Families differ in gain (Gemma adds 1),
-bias and centring, so these are measured by probing the norm rather than read from attribute names.
+linear once its scale is held at the value of the whole residual stream.
 """
 
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+
+from interp.models.linear_norm import LinearNorm
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,8 @@ class FinalNorm:
     @classmethod
     @torch.no_grad()
     def of(cls, model: TransformerBridge) -> "FinalNorm":
-        parameter = next(model.parameters())
-        d_model = model.cfg.d_model
-        # mean 0 and root-mean-square 1 (odd widths: nearly), so that the norm leaves it as it is
-        probe = torch.ones(d_model, device=parameter.device, dtype=parameter.dtype)
-        probe[1::2] = -1.0
-
-        def norm(x: Tensor) -> Tensor:
-            return model.ln_final(x[None, None]).squeeze(0).squeeze(0).float()
-
-        def same(x: Tensor, y: Tensor) -> bool:
-            return torch.allclose(x, y, atol=0.01 * y.abs().max().item())
-
-        bias = norm(torch.zeros_like(probe))
-        plain = norm(probe) - bias
-        centred = same(norm(probe + 3.0) - bias, plain)
-        scaled = same(norm(2.0 * probe) - bias, plain)
-        return cls(plain * probe.float(), centred, scaled, model.W_U.detach().float())
+        norm = LinearNorm.of(model.ln_final, model.cfg.d_model, next(model.parameters()))
+        return cls(norm.gain, norm.centred, norm.scaled, model.W_U.detach().float())
 
     def direct(
         self, written: Float[Tensor, "*any d_model"], resid: Float[Tensor, "*#any d_model"]

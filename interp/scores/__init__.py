@@ -5,10 +5,23 @@ from dataclasses import Field, dataclass, fields
 from typing import Literal, get_args, get_origin
 
 from interp.models import Model, has_mlps
+from interp.scores.acdc import ACDCConfig, acdc
+from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import AttributionConfig, attribution
+from interp.scores.codes import CodesConfig, codes
+from interp.scores.contextual_decomposition import ContextualDecompositionConfig, contextual_decomposition
+from interp.scores.eap import EAPConfig, eap
+from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations
+from interp.scores.flow_routes import FlowRoutesConfig, flow_routes
+from interp.scores.hisp import HISPConfig, hisp
+from interp.scores.mean_difference import MeanDifferenceConfig, mean_difference
+from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
 from interp.scores.overlap import PUBLISHED_L1, OverlapConfig, overlap
 from interp.scores.patching import PatchingConfig, patching
+from interp.scores.percent import HUNDREDTHS
+from interp.scores.priors import LayerIndexConfig, RandomConfig, layer_index, random_ranking
 from interp.scores.result import Cost, EdgeScore, Scores
+from interp.scores.subnetwork_probing import SubnetworkProbingConfig, subnetwork_probing
 from interp.tasks.errors import InputError
 
 
@@ -28,14 +41,21 @@ def _components(model: Model) -> int:
     return model.cfg.n_layers * (model.cfg.n_heads + has_mlps(model))
 
 
+def _pairs(_model: Model, n: int) -> int:
+    return n
+
+
+def _hundredths(_model: Model, _n: int) -> int:
+    return HUNDREDTHS
+
+
 METHODS: dict[str, Method] = {
-    "attribution": Method(
-        attribution, AttributionConfig, lambda _model, n: n, "attribution patching: one backward pass"
-    ),
+    "codes": Method(codes, CodesConfig, _pairs, "codes propose, exact swaps decide where it is uncertain"),
+    "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),
     "overlap": Method(
         overlap,
         OverlapConfig,
-        lambda _model, n: n,
+        _pairs,
         "codes unique to clean prompts, by a discrete SAE",
         lambda task: {"l1": PUBLISHED_L1.get(task, OverlapConfig.l1)},
     ),
@@ -44,6 +64,58 @@ METHODS: dict[str, Method] = {
         PatchingConfig,
         lambda model, n: n * _components(model),
         "exact interchange of every component: the reference",
+    ),
+    "nap-ig": Method(
+        nap_ig,
+        NAPIGConfig,
+        _hundredths,
+        "attribution patching with gradients between corrupt and clean input",
+    ),
+    "nap-ig-activations": Method(
+        nap_ig_activations,
+        NAPIGConfig,
+        _hundredths,
+        "the same between corrupt and clean activations, layer by layer",
+    ),
+    "atp-star": Method(
+        atp_star,
+        AtPStarConfig,
+        _pairs,
+        "attribution patching with softmax recomputed and layers dropped (AtP*)",
+    ),
+    "eap": Method(eap, EAPConfig, _pairs, "edge attribution patching, heads by their largest edge"),
+    "eap-ig": Method(
+        eap_ig, EAPIGConfig, _hundredths, "the same with gradients between corrupt and clean input"
+    ),
+    "eap-ig-activations": Method(
+        eap_ig_activations,
+        EAPIGConfig,
+        _hundredths,
+        "the same between corrupt and clean activations, layer by layer",
+    ),
+    "hisp": Method(hisp, HISPConfig, _pairs, "absolute attribution of every pair, normed in each layer"),
+    "mean-difference": Method(
+        mean_difference,
+        MeanDifferenceConfig,
+        _pairs,
+        "how far a head's mean output moves: no gradient, no codes",
+    ),
+    "random": Method(random_ranking, RandomConfig, _pairs, "a random ranking"),
+    "layer-index": Method(layer_index, LayerIndexConfig, _pairs, "later layers first"),
+    "subnetwork-probing": Method(
+        subnetwork_probing, SubnetworkProbingConfig, _hundredths, "learned masks that keep the answer"
+    ),
+    "acdc": Method(
+        acdc, ACDCConfig, _hundredths, "greedy pruning of heads or edges, a sweep of its threshold"
+    ),
+    "flow-routes": Method(
+        flow_routes, FlowRoutesConfig, _pairs, "information flow routes: what END's vector is made of"
+    ),
+    "contextual-decomposition": Method(
+        contextual_decomposition,
+        ContextualDecompositionConfig,
+        _hundredths,
+        "each head's part of every later activation, followed to the logits",
     ),
 }
 DEFAULT_METHOD = "attribution"

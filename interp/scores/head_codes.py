@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.means import HeadMeans
+from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.discrete_sae import DecoderNorm, DiscreteSAE, DiscreteSAEConfig, EpochProgress
 from interp.tasks.errors import InputError
 
@@ -73,14 +74,14 @@ class HeadCodes:
 
     Attributes:
         ids: side 0 is clean, 1 corrupt; one slot unless the means were taken at role positions.
-        sae: the dictionary, or one group per head in reading order.
+        dictionary: one for all heads, or one group per head in reading order.
         train_indices: the prompts it was trained on; i < n is clean prompt i, i ≥ n is corrupt prompt i − n.
         seconds: wall time of training and encoding.
     """
 
     ids: Int[np.ndarray, "side pair slot layer head"]
     n_codes: int
-    sae: DiscreteSAE
+    dictionary: Bottleneck
     train_indices: tuple[int, ...]
     seconds: float
 
@@ -124,7 +125,7 @@ def fit_head_codes(
     return HeadCodes(
         ids=ids.reshape(sides, n_pairs, slots, layers, heads),
         n_codes=config.n_codes,
-        sae=sae,
+        dictionary=sae,
         train_indices=tuple(int(i) for i in chosen),
         seconds=time.perf_counter() - begin,
     )

@@ -39,6 +39,47 @@ class EdgeScore:
 
 
 @dataclass(frozen=True)
+class CodeChange:
+    """A head's clean code at a role and the corrupt one in its place.
+
+    Attributes:
+        share: of the pairs.
+        attribution: Σ over those pairs of (c(clean) − c(corrupt)) · gradient, over the number of all pairs.
+    """
+
+    role: str
+    clean: int
+    corrupt: int
+    share: float
+    attribution: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a head's membership.
+
+    Attributes:
+        effect: estimated mean effect.
+        error: its standard error.
+        probability: that the effect is above the threshold.
+        p_value: of no effect at all, under permuted labels.
+        swapped: pairs on which the head was swapped exactly.
+        changes: the changes of code that the effect comes from, to first order, largest first.
+        set_codes: mean fall of the metric when the head's codes at the roles are set to the corrupt prompt's.
+        whole: mean fall on the same pairs when its whole output is swapped.
+    """
+
+    effect: float
+    error: float
+    probability: float
+    p_value: float
+    swapped: int
+    changes: tuple[CodeChange, ...]
+    set_codes: float | None
+    whole: float | None
+
+
+@dataclass(frozen=True)
 class Scores:
     """One score per head (and MLP), with what is needed to bootstrap them and to compare methods.
 
@@ -64,6 +105,10 @@ class Scores:
     provenance: dict = field(default_factory=dict)
     codes: HeadCodes | None = None
     """Every head's code on every prompt, where the method read them."""
+    probability: Float[np.ndarray, "layer head"] | None = None
+    """Probability that each head is a member, where the method says so."""
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    """By site, for the likely members, where the method gathers it."""
 
     def ranked_heads(self) -> list[tuple[int, int]]:
         """(layer, head) by falling absolute score; ties in reading order."""

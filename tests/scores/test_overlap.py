@@ -197,7 +197,7 @@ def test_codes_are_those_of_the_head_results_one_by_one(planted, positions, dict
     ):
         result = means.z_[side, pair, slot, layer, head] @ w_o[layer, head]
         group = layer * heads + head
-        sae = codes.sae if dictionary == "shared" else codes.sae.select(slice(group, group + 1))
+        sae = codes.dictionary if dictionary == "shared" else codes.dictionary.select(slice(group, group + 1))
         assert codes.ids[side, pair, slot, layer, head] == sae.encode(result).ids.item()
     assert len(np.unique(codes.ids)) > 3
 
@@ -211,10 +211,10 @@ def test_dictionary_is_trained_on_the_chosen_prompts_alone(planted):
     rest = [i for i in range(24) if i not in codes.train_indices]
     flat[rest] = torch.randn_like(flat[rest])
     again = fit_head_codes(means, w_o, config)
-    assert torch.equal(again.sae.weights_.encoder, codes.sae.weights_.encoder)
+    assert torch.equal(again.dictionary.weights_.encoder, codes.dictionary.weights_.encoder)
     flat[codes.train_indices[0]] *= 2
     changed = fit_head_codes(means, w_o, config)
-    assert not torch.equal(changed.sae.weights_.encoder, codes.sae.weights_.encoder)
+    assert not torch.equal(changed.dictionary.weights_.encoder, codes.dictionary.weights_.encoder)
 
 
 def test_usage_is_the_share_of_prompts_with_each_code():

@@ -1,0 +1,230 @@
+"""AtP*: attribution patching with two corrections, for saturated attention and for effects that cancel.
+
+Kramár et al. 2024 (arXiv 2403.00745), section 3. The nodes of a head are its queries, keys and values.
+
+QK fix. Patching a query or key is not followed through the softmax by its gradient: the head's attention is computed
+anew with the corrupt queries (clean keys), then with the corrupt keys (clean queries), and what z becomes is
+multiplied with the gradient at z; values are linear:
+
+    I_q = Σ_positions (A(q', k) v − A(q, k) v) · ∂m/∂z,   I_k = … (A(q, k') v − …),   I_v = … A(q, k) (v' − v)
+
+GradDrop. A direct and an indirect effect of opposite sign hide each other. For every layer ℓ in turn the gradient is
+taken with nothing passing back through that block (its attention and MLP; the residual stream stays open), and the
+absolute effects are averaged; in its own layer's turn a node has no effect, hence L − 1:
+
+    score = 1/(L − 1) · Σ_ℓ |I with ℓ dropped|      for every pair
+
+Here a score is of a whole head: I = I_q + I_k + I_v for ``node="qkv"``, the sum of which patching z is made up but for
+their interaction; ``node="z"`` takes z' − z itself, which holds the head's own softmax exactly as it is. All positions
+are patched at once, keys too, where the paper has a node at each position. MLPs are scored by their output. Dropping a
+layer changes no gradient above it, so each turn is a backward pass from that layer down: half a pass on average.
+
+When it misleads: only the patched head's own softmax is recomputed; what a query, say, of a *later* head makes of it is
+still a gradient, so saturated attention downstream hides a head as before. Absolute values lose the sign and add up
+noise: a head whose effects cancel for good, and swapping it changes nothing, scores high (not so without GradDrop).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.stream import (
+    BATCH_SIZE,
+    Consumer,
+    MetricConsumer,
+    PairBatch,
+    Progress,
+    end_logits,
+    equal_length_batches,
+    run_batch,
+)
+from interp.models import Model, has_mlps, hooked
+from interp.scores.result import Cost, Scores
+from interp.scores.tape import Tape
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True)
+class AtPStarConfig:
+    """
+    Attributes:
+        node: ``qkv``, a head's queries, keys and values with the QK fix, or ``z``, its output.
+        drop: GradDrop; without it scores have signs and cost one backward pass.
+        batch_size: pairs per forward.
+    """
+
+    node: Literal["qkv", "z"] = "qkv"
+    drop: bool = True
+    batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        if self.node not in ("qkv", "z"):
+            raise InputError(f"node {self.node!r}: choose qkv or z")
+
+
+def atp_star(
+    model: Model,
+    pairs: PromptPairs,
+    config: AtPStarConfig = AtPStarConfig(),
+    *,
+    consumers: Sequence[Consumer] = (),
+    progress: Progress | None = None,
+) -> Scores:
+    """Score heads and MLPs by AtP* (module docstring).
+
+    Args:
+        consumers: fed by the clean and corrupt passes.
+    """
+    begin, layers = time.perf_counter(), model.cfg.n_layers
+    metric, forwards = MetricConsumer(len(pairs)), 0.0
+    heads = np.zeros((len(pairs), layers, model.cfg.n_heads))
+    mlps = np.zeros((len(pairs), layers)) if has_mlps(model) else None
+    for indices in equal_length_batches(pairs, config.batch_size):
+        tape, rows = _tape(model, config), list(indices)
+        with hooked(model, tape.hooks):
+            batch = run_batch(
+                model,
+                pairs,
+                indices,
+                gradients=True,
+                patterns=any(consumer.needs_patterns for consumer in consumers),
+                keep_graph=config.drop,
+            )
+        for consumer in (metric, *consumers):
+            consumer.update(batch)
+        changes = _changes(batch.clean.z, batch.corrupt.z)
+        cost = BASE_COST
+        if config.node == "qkv":
+            changes = qk_fixed_changes(model, batch, tape)
+            cost += QK_COST
+        outputs = [*changes, *_changes(batch.clean.mlp, batch.corrupt.mlp)]
+        effects = _effects(outputs, [*batch.z_gradient, *batch.mlp_gradient])
+        if config.drop and layers > 1:
+            effects = _dropped(model, tape, outputs, effects)
+            cost += layers - 1
+        for layer in range(layers):
+            heads[rows, layer] = effects[layer].cpu().numpy()
+            if mlps is not None:
+                mlps[rows, layer] = effects[layers + layer].cpu().numpy()
+        forwards += cost * len(rows)
+        if progress is not None:
+            progress(len(rows))
+    return Scores(
+        method="atp-star",
+        heads=heads.mean(0),
+        heads_per_pair=heads,
+        mlps=None if mlps is None else mlps.mean(0),
+        mlps_per_pair=mlps,
+        signed=not config.drop,
+        cost=Cost(forwards, {"atp-star": time.perf_counter() - begin}),
+        config=asdict(config),
+        metric_clean=metric.metric_[0],
+        metric_corrupt=metric.metric_[1],
+        provenance=pairs.provenance(),
+    )
+
+
+BASE_COST = 4.0
+"""A corrupt forward, a clean forward and its backward pass."""
+QK_COST = 3.0
+"""The clean prompts once more with corrupt queries, keys, values."""
+
+
+def _tape(model: Model, config: AtPStarConfig) -> Tape:
+    layers = range(model.cfg.n_layers)
+    residual = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
+    kept = [f"blocks.{layer}.attn.hook_{name}" for layer in layers for name in "qkv"] * (config.node == "qkv")
+    if not config.drop:
+        return Tape([*residual, *kept])
+    return Tape(
+        [*kept, *_z_names(model), *_mlp_names(model)],
+        watch=[*residual, f"blocks.{layers[-1]}.hook_resid_post"],
+    )
+
+
+def _z_names(model: Model) -> list[str]:
+    return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+
+
+def _mlp_names(model: Model) -> list[str]:
+    return [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)] * has_mlps(model)
+
+
+@torch.no_grad()
+def qk_fixed_changes(
+    model: Model, batch: PairBatch, tape: Tape
+) -> list[Float[Tensor, "batch pos head d_head"]]:
+    """By how much each head's z is more on the clean prompt than with its queries, its keys or its values corrupt.
+
+    The three are summed. One forward of three copies of the clean prompts: in each layer the first has the corrupt
+    queries, the second the corrupt keys, the third the corrupt values, and every layer reads the clean residual stream,
+    so that all layers are measured at once and the model's own attention does the computing.
+    """
+    layers, n = range(model.cfg.n_layers), len(batch.indices)
+    hooks = {}
+    for layer in layers:
+        for third, name in enumerate("qkv"):
+            point = f"blocks.{layer}.attn.hook_{name}"
+            hooks[point] = _swap(tape.first(point), slice(third * n, (third + 1) * n))
+        resid = tape[f"blocks.{layer}.hook_resid_pre"].detach()
+        hooks[f"blocks.{layer}.hook_resid_pre"] = lambda _, resid=resid: resid.repeat(3, 1, 1)
+    names = _z_names(model)
+    patched = Tape(names)
+    end_logits(model, batch.clean.tokens.repeat(3, 1), {**hooks, **patched.hooks})
+    return [
+        3 * clean - patched[name].unflatten(0, (3, n)).sum(0)
+        for name, clean in zip(names, batch.clean.z, strict=True)
+    ]
+
+
+def _swap(corrupt: Tensor, rows: slice) -> Callable[[Tensor], Tensor]:
+    def swap(value: Tensor) -> Tensor:
+        value = value.clone()
+        value[rows] = corrupt
+        return value
+
+    return swap
+
+
+def _changes(clean: Sequence[Tensor], corrupt: Sequence[Tensor]) -> list[Tensor]:
+    return [a - b for a, b in zip(clean, corrupt, strict=True)]
+
+
+def _effects(changes: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Σ over positions and channels of change · gradient: [batch, head] for z, [batch] for an MLP's output."""
+    return [
+        (change * gradient).float().sum((1, -1)) for change, gradient in zip(changes, gradients, strict=True)
+    ]
+
+
+def _dropped(model: Model, tape: Tape, changes: Sequence[Tensor], whole: Sequence[Tensor]) -> list[Tensor]:
+    """Means of the absolute effects over the layers dropped.
+
+    Args:
+        changes, whole: of every layer's z, then of every MLP output; ``whole`` with nothing dropped.
+    """
+    layers = model.cfg.n_layers
+    names = [*_z_names(model), *_mlp_names(model)]
+    residual = [f"blocks.{layer}.hook_resid_pre" for layer in range(layers)]
+    residual.append(f"blocks.{layers - 1}.hook_resid_post")
+    arriving = dict(tape.gradients)  # a later backward pass overwrites what is watched
+    # what is dropped below a node does not touch its gradient
+    totals = [effect.abs() * (k % layers) for k, effect in enumerate(whole)]
+    for layer in range(1, layers):
+        below = [k for k in range(len(names)) if k % layers < layer]
+        found = torch.autograd.grad(
+            tape[residual[layer]],
+            [tape[names[k]] for k in below],
+            arriving[residual[layer + 1]],
+            retain_graph=True,
+        )
+        for k, effect in zip(below, _effects([changes[k] for k in below], found), strict=True):
+            totals[k] = totals[k] + effect.abs()
+    return [total / (layers - 1) for total in totals]

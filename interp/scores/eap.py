@@ -1,0 +1,202 @@
+"""Edge attribution patching: every edge's effect estimated from one backward pass.
+
+Syed et al. 2023 (arXiv 2310.10348), eq. 2; with a pair's own corrupt run as the replacement.
+
+    score(u → v) = Σ_positions (z_u − z'_u) · ∂m/∂x_v |clean      mean over pairs; positive = the edge helps
+
+z_u is what u adds to the residual stream, z' its value on the corrupt prompt, x_v the residual stream as v reads it,
+before v's norm. Positions and pairs are summed before any absolute value. Edges run from the input, heads and MLPs into
+q, k, v of heads, MLPs and the logits. Heads and MLPs are scored by a fold of their edges (:data:`.edge_fold.Fold`).
+
+When it misleads: as attribution patching does (:mod:`.attribution`), edge by edge: saturated attention hides edges into
+queries and keys, and the norm's scale is followed to first order only. An edge's estimate is not bounded by its node's:
+large edges may cancel. ``fold="max"`` is a noisy maximum where there are few pairs, and has no value per pair; any of
+the pairs can be folded again from :func:`edge_scores`. With ``fold="out"`` nodes are scored as by attribution patching.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.stream import Consumer, PairBatch, Progress, equal_length_batches, run_batch
+from interp.models import Model, hooked
+from interp.scores.component_graph import ComponentGraph
+from interp.scores.edge_fold import Fold, by_component, check_fold, fold_edges
+from interp.scores.edge_gradients import Receivers, edge_products, edge_tape, written
+from interp.scores.result import Cost, Scores
+from interp.scores.tape import Tape
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True)
+class EAPConfig:
+    """
+    Attributes:
+        fold: how heads and MLPs are scored from their edges: ``max`` or ``out``.
+        edges: how many of the best edges the result holds.
+        batch_size: pairs per forward; a batch holds what every sender writes.
+    """
+
+    fold: Fold = "max"
+    edges: int = 1000
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_fold(self.fold)
+        if self.edges < 1:
+            raise InputError(f"edges {self.edges}: at least 1")
+
+
+@dataclass(frozen=True)
+class EdgeRun:
+    """One batch of pairs, run with its graph kept: what estimators of edges start from."""
+
+    model: Model
+    pairs: PromptPairs
+    graph: ComponentGraph
+    batch: PairBatch
+    tape: Tape
+    written: Float[Tensor, "batch sender pos d_model"]
+
+    def at_clean(self) -> Receivers:
+        """Gradients at the clean prompts."""
+        outputs = {f"blocks.{k}.attn.hook_z": gradient for k, gradient in enumerate(self.batch.z_gradient)}
+        outputs |= {
+            f"blocks.{k}.hook_mlp_out": gradient for k, gradient in enumerate(self.batch.mlp_gradient)
+        }
+        return Receivers(self.model, self.graph, self.tape, outputs)
+
+
+Estimator = Callable[[EdgeRun], tuple[Float[Tensor, "batch receiver sender"], float]]
+"""Scores of all edges for the pairs of a batch, and the forward-pass equivalents spent on each beyond the base runs."""
+
+
+@dataclass
+class EdgeScores:
+    """Scores of all edges.
+
+    Attributes:
+        matrix: mean over pairs.
+        per_pair: every pair's matrix, where it was asked for: 1 MB a pair with 30 layers of 9 heads.
+        out: for each pair the sum over receivers, so ``fold="out"`` before the mean.
+        metric: side 0 is clean, 1 corrupt.
+    """
+
+    graph: ComponentGraph
+    matrix: Float[np.ndarray, "receiver sender"]
+    out: Float[np.ndarray, "pair sender"]
+    metric: Float[np.ndarray, "side pair"]
+    per_pair: Float[np.ndarray, "pair receiver sender"] | None = None
+    forwards: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def edge_scores(
+    model: Model,
+    pairs: PromptPairs,
+    estimator: Estimator,
+    *,
+    batch_size: int = EAPConfig.batch_size,
+    per_pair: bool = False,
+    consumers: Sequence[Consumer] = (),
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """Run all pairs and let ``estimator`` score their edges.
+
+    Args:
+        per_pair: keep every pair's matrix, in float32.
+    """
+    begin = time.perf_counter()
+    graph, n = ComponentGraph.of(model), len(pairs)
+    shape = (len(graph.receivers), len(graph.senders))
+    scores = EdgeScores(
+        graph,
+        np.zeros(shape),
+        np.zeros((n, shape[1])),
+        np.zeros((2, n)),
+        np.zeros((n, *shape), dtype=np.float32) if per_pair else None,
+    )
+    for indices in equal_length_batches(pairs, batch_size):
+        rows, tape = list(indices), edge_tape(model)
+        with hooked(model, tape.hooks):
+            batch = run_batch(
+                model,
+                pairs,
+                indices,
+                gradients=True,
+                patterns=any(consumer.needs_patterns for consumer in consumers),
+                keep_graph=True,
+            )
+        for consumer in consumers:
+            consumer.update(batch)
+        run = EdgeRun(model, pairs, graph, batch, tape, written(model, graph, batch, tape))
+        products, spent = estimator(run)
+        scores.matrix += products.sum(0, dtype=torch.float64).cpu().numpy() / n
+        scores.out[rows] = products.sum(1).cpu().numpy()
+        if scores.per_pair is not None:
+            scores.per_pair[rows] = products.cpu().numpy()
+        for side, activations in enumerate((batch.clean, batch.corrupt)):
+            scores.metric[side, rows] = activations.metric.cpu().numpy()
+        scores.forwards += len(rows) * (BASE_COST + spent)
+        if progress is not None:
+            progress(len(rows))
+    scores.seconds["edges"] = time.perf_counter() - begin
+    return scores
+
+
+BASE_COST = 4.0
+"""A corrupt forward, a clean forward and its backward pass."""
+WITHIN_LAYERS = 2.0
+"""From z and MLP outputs back to every receiver's input: each layer's backward pass once more, not chained."""
+
+
+def at_clean(run: EdgeRun) -> tuple[Float[Tensor, "batch receiver sender"], float]:
+    """The estimator of edge attribution patching: gradients at the clean prompts."""
+    return edge_products(run.at_clean(), run.written), WITHIN_LAYERS
+
+
+def eap(
+    model: Model,
+    pairs: PromptPairs,
+    config: EAPConfig = EAPConfig(),
+    *,
+    consumers: Sequence[Consumer] = (),
+    progress: Progress | None = None,
+) -> Scores:
+    """Score all edges, and heads and MLPs by them (module docstring).
+
+    Args:
+        consumers: fed by the same forward passes.
+    """
+    found = edge_scores(
+        model, pairs, at_clean, batch_size=config.batch_size, consumers=consumers, progress=progress
+    )
+    return node_scores("eap", found, pairs, config)
+
+
+def node_scores(method: str, found: EdgeScores, pairs: PromptPairs, config: EAPConfig) -> Scores:
+    """The result of an edge method: its best edges, and heads and MLPs folded from all of them."""
+    heads, mlps = fold_edges(found.graph, found.matrix, config.fold)
+    heads_per_pair = mlps_per_pair = None
+    if config.fold == "out":
+        heads_per_pair, mlps_per_pair = by_component(found.graph, found.out)
+    return Scores(
+        method=method,
+        heads=heads,
+        heads_per_pair=heads_per_pair,
+        mlps=mlps,
+        mlps_per_pair=mlps_per_pair,
+        signed=config.fold == "out",
+        cost=Cost(found.forwards, found.seconds),
+        config=asdict(config),
+        edges=found.graph.edges(found.matrix)[: config.edges],
+        metric_clean=found.metric[0],
+        metric_corrupt=found.metric[1],
+        provenance=pairs.provenance(),
+    )

@@ -1,0 +1,155 @@
+"""Edge attribution patching with integrated gradients.
+
+Hanna et al. 2024 (arXiv 2403.17806); "EAP-IG-inputs" and "EAP-IG-activations" in Mueller et al. 2025 (MIB, arXiv
+2504.13151). As :mod:`.eap`, but the gradient is a mean over m points of a path from the corrupt to the clean prompt
+(:mod:`.interpolation`), the clean one included:
+
+    score(u → v) = Σ_positions (z_u − z'_u) · (1/m) Σ_k ∂m/∂x_v |point k
+
+``eap-ig``: the embedded prompt is interpolated, for all edges at once. The input's edges are complete: over all
+receivers they add up to m(clean) − m(corrupt) as m grows.
+``eap-ig-activations``: the clean prompt runs with the *sender's* layer (all its heads, or its MLP, or the input)
+between z' and z, which is the formula; the released code averages every edge over the interpolations of all layers.
+Complete for each layer: the edges out of its heads add up to m(clean) − m(clean with all the layer's z corrupt).
+
+When it misleads: points on the path are no prompts; see also :mod:`.eap`, its fold included.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.stream import Consumer, Progress
+from interp.models import Model
+from interp.scores.eap import WITHIN_LAYERS, EAPConfig, EdgeRun, at_clean, edge_scores, node_scores
+from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_products, edge_tape
+from interp.scores.interpolation import FORWARD_AND_BACKWARD, check_steps, clean_metric, inner_points
+from interp.scores.percent import percent
+from interp.scores.result import Scores
+from interp.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True)
+class EAPIGConfig(EAPConfig):
+    """
+    Attributes:
+        steps: m, the points of the path; 1 is edge attribution patching.
+    """
+
+    steps: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(self.steps)
+
+
+Products = tuple[Float[Tensor, "batch receiver sender"], float]
+
+
+def eap_ig(
+    model: Model,
+    pairs: PromptPairs,
+    config: EAPIGConfig = EAPIGConfig(),
+    *,
+    consumers: Sequence[Consumer] = (),
+    progress: Progress | None = None,
+) -> Scores:
+    """Score edges along the path of the input, and heads and MLPs by them (module docstring).
+
+    Args:
+        consumers: fed by the clean and corrupt passes.
+        progress: told hundredths of the work, as for all methods of this module.
+    """
+    return _along("eap-ig", input_path, model, pairs, config, consumers, progress)
+
+
+def eap_ig_activations(
+    model: Model,
+    pairs: PromptPairs,
+    config: EAPIGConfig = EAPIGConfig(),
+    *,
+    consumers: Sequence[Consumer] = (),
+    progress: Progress | None = None,
+) -> Scores:
+    """Score edges along the path of their sender's layer, and heads and MLPs by them (module docstring)."""
+    return _along("eap-ig-activations", activation_paths, model, pairs, config, consumers, progress)
+
+
+def input_path(run: EdgeRun, steps: int) -> Products:
+    """Scores of all edges from gradients at interpolated inputs; and what they cost beyond the base runs."""
+    products, spent = at_clean(run)
+    for receivers in _points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.first(EMBEDDED), steps):
+        products += edge_products(receivers, run.written)
+        spent += FORWARD_AND_BACKWARD + WITHIN_LAYERS
+    return products / steps, spent
+
+
+def activation_paths(run: EdgeRun, steps: int) -> Products:
+    """Scores of all edges from gradients where their sender's layer is interpolated; and what they cost."""
+    products, spent = at_clean(run)
+    for layer, senders, hook, clean, corrupt in _groups(run):
+        for receivers in _points(run, hook, clean, corrupt, steps, layer):
+            products += edge_products(receivers, run.written, senders=senders, layer=layer)
+            spent += (FORWARD_AND_BACKWARD + WITHIN_LAYERS) * (1 - layer / run.graph.n_layers)
+    return products / steps, spent
+
+
+def _along(
+    method: str,
+    estimate: Callable[[EdgeRun, int], Products],
+    model: Model,
+    pairs: PromptPairs,
+    config: EAPIGConfig,
+    consumers: Sequence[Consumer],
+    progress: Progress | None,
+) -> Scores:
+    tell, done = percent(progress), 0
+
+    def advance(pairs_done: int) -> None:
+        nonlocal done
+        done += pairs_done
+        tell(done / len(pairs))
+
+    found = edge_scores(
+        model,
+        pairs,
+        lambda run: estimate(run, config.steps),
+        batch_size=config.batch_size,
+        consumers=consumers,
+        progress=advance,
+    )
+    return node_scores(method, found, pairs, config)
+
+
+def _groups(run: EdgeRun) -> Iterator[tuple[int, slice, str, Tensor, Tensor]]:
+    """(layer, senders, hook, clean, corrupt) of all that is interpolated in its turn."""
+    graph, clean, corrupt = run.graph, run.batch.clean, run.batch.corrupt
+    yield 0, slice(0, 1), EMBEDDED, run.tape[EMBEDDED], run.tape.first(EMBEDDED)
+    for layer in range(graph.n_layers):
+        heads = slice(graph.head_sender(layer, 0), graph.mlp_sender(layer))
+        yield layer, heads, f"blocks.{layer}.attn.hook_z", clean.z[layer], corrupt.z[layer]
+        if graph.mlps:
+            mlp = slice(heads.stop, heads.stop + 1)
+            yield layer, mlp, f"blocks.{layer}.hook_mlp_out", clean.mlp[layer], corrupt.mlp[layer]
+
+
+def _points(
+    run: EdgeRun, hook: str, clean: Tensor, corrupt: Tensor, steps: int, layer: int = 0
+) -> Iterator[Receivers]:
+    """Gradients of the clean prompts with what passes at ``hook`` at the path's points short of clean."""
+    resid_pre = run.tape[f"blocks.{layer}.ln1.hook_in"].detach()
+    outputs = ["attn.hook_z", *["hook_mlp_out"] * run.graph.mlps]
+    names = [f"blocks.{k}.{name}" for k in range(layer, run.graph.n_layers) for name in outputs]
+    for leaf in inner_points(clean, corrupt, steps):
+        tape = edge_tape(run.model, layer)
+        hooks = {**tape.hooks, hook: lambda _, leaf=leaf: leaf}
+        values = clean_metric(run.model, run.batch, run.pairs.metric, hooks, layer=layer, resid_pre=resid_pre)
+        # what lies beside or before the leaf is no part of its graph
+        wanted = [name for name in names if name != hook and tape[name].requires_grad]
+        # the leaf too: after the last layer's heads there may be nothing else, and the tape watches what is passed
+        at_leaf_and = [leaf, *(tape[name] for name in wanted)]
+        found = torch.autograd.grad(values.sum(), at_leaf_and, retain_graph=True)
+        yield Receivers(run.model, run.graph, tape, dict(zip(wanted, found[1:], strict=True)))

@@ -1,0 +1,168 @@
+"""What edge attribution multiplies: what each sender wrote, and the gradient at what each receiver read.
+
+The gradient at a receiver's input is taken in exact steps from ∂m/∂z and ∂m/∂(MLP output), which one backward pass
+gives: from z to q, k, v *per query head* (where heads share keys and values, a gradient at the shared key would mix
+them), through W_Q, W_K, W_V of all heads at once, and back through the norm, all heads in one batched product. So it is
+the gradient with respect to the residual stream before the norm, with the norm's scale live.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.stream import PairBatch
+from interp.models import Model, has_mlps
+from interp.models.hooks import has_hook
+from interp.models.linear_norm import LinearNorm
+from interp.scores.component_graph import ComponentGraph, Receiver
+from interp.scores.tape import Tape
+
+EMBEDDED = "blocks.0.hook_resid_pre"
+"""Where the embedded prompt enters the first block."""
+
+
+def edge_tape(model: Model, first: int = 0) -> Tape:
+    """A tape of all that :class:`Receivers` and :func:`written` need, from layer ``first`` on."""
+    layers = range(first, model.cfg.n_layers)
+    points = ["attn.hook_z", *(f"attn.hook_{name}" for name in "qkv"), "ln1.hook_in", "attn.q.hook_in"]
+    if has_mlps(model):
+        points += [_mlp_entry(model), "hook_mlp_out"]
+    if has_hook(model, "blocks.0.ln1_post.hook_in"):
+        points += ["ln1_post.hook_in", "ln1_post.hook_out"]
+    names = [f"blocks.{layer}.{point}" for layer in layers for point in points]
+    return Tape([EMBEDDED, *names] if first == 0 else names, watch=[_last(model)])
+
+
+@dataclass(frozen=True)
+class Receivers:
+    """Gradients of the metric at the inputs of every receiver, for one clean-side forward on a tape.
+
+    Attributes:
+        outputs: gradient of the metric at ``hook_z`` and ``hook_mlp_out`` of the layers asked for, by hook name.
+    """
+
+    model: Model
+    graph: ComponentGraph
+    tape: Tape
+    outputs: Mapping[str, Tensor]
+
+    def heads(self, layer: int) -> Float[Tensor, "batch receiver pos d_model"]:
+        """At q, k and v of the layer's first head, then of the next."""
+        attn = self.model.blocks[layer].attn
+        at_normed = []
+        for name, gradient in zip("qkv", self._queries_keys_values(layer), strict=True):
+            weight = getattr(attn, f"W_{name.upper()}").detach()
+            weight = weight.repeat_interleave(self.graph.n_heads // len(weight), 0)
+            at_normed.append(torch.einsum("bphc,hdc->hbpd", gradient, weight))
+        rows = torch.stack(at_normed, 1).flatten(0, 1)
+        normed, read = self._at(layer, "attn.q.hook_in"), self._at(layer, "ln1.hook_in")
+        (found,) = torch.autograd.grad(normed, read, rows, retain_graph=True, is_grads_batched=True)
+        return found.float().transpose(0, 1)
+
+    def mlp(self, layer: int) -> Float[Tensor, "batch pos d_model"]:
+        """At the residual stream that the layer's MLP reads."""
+        read = self._at(layer, _mlp_entry(self.model))
+        written = f"blocks.{layer}.hook_mlp_out"
+        (found,) = torch.autograd.grad(self.tape[written], read, self.outputs[written], retain_graph=True)
+        return found.float()
+
+    def logits(self) -> Float[Tensor, "batch pos d_model"]:
+        """At the last residual stream, before the final norm."""
+        return self.tape.gradients[_last(self.model)].float()
+
+    def _queries_keys_values(self, layer: int) -> list[Float[Tensor, "batch pos head d_head"]]:
+        """Gradient at each query head's own query, key and value."""
+        z, gradient = self._at(layer, "attn.hook_z"), self.outputs[f"blocks.{layer}.attn.hook_z"]
+        inputs = [self._at(layer, f"attn.hook_{name}") for name in "qkv"]
+        sharing = self.graph.n_heads // inputs[1].shape[2]
+        member = torch.arange(self.graph.n_heads, device=z.device) % sharing
+        parts = [
+            torch.autograd.grad(
+                z, inputs, gradient * (member == one)[:, None].to(gradient.dtype), retain_graph=True
+            )
+            for one in range(sharing)
+        ]
+        queries, keys, values = zip(*parts, strict=True)
+        # query head h reads key-value head h // sharing
+        return [sum(queries), torch.stack(keys, 3).flatten(2, 3), torch.stack(values, 3).flatten(2, 3)]
+
+    def _at(self, layer: int, point: str) -> Tensor:
+        return self.tape[f"blocks.{layer}.{point}"]
+
+
+def written(
+    model: Model, graph: ComponentGraph, batch: PairBatch, tape: Tape
+) -> Float[Tensor, "batch sender pos d_model"]:
+    """What every sender adds to the residual stream on the clean prompts less what it adds on the corrupt ones."""
+    parts = [(tape[EMBEDDED].detach() - tape.first(EMBEDDED)).float()[:, None]]
+    for layer in range(graph.n_layers):
+        parts.append(_written_by_heads(model, layer, batch, tape).transpose(1, 2))
+        if graph.mlps:
+            parts.append((batch.clean.mlp[layer] - batch.corrupt.mlp[layer]).float()[:, None])
+    return torch.cat(parts, 1)
+
+
+def _written_by_heads(
+    model: Model, layer: int, batch: PairBatch, tape: Tape
+) -> Float[Tensor, "batch pos head d_model"]:
+    block = model.blocks[layer]
+    weight = block.attn.W_O.detach()
+    clean, corrupt = batch.clean.z[layer], batch.corrupt.z[layer]
+    name = f"blocks.{layer}.ln1_post"
+    if not has_hook(model, f"{name}.hook_in"):
+        return torch.einsum("bphc,hcd->bphd", clean - corrupt, weight).float()
+    # a norm stands between the heads and the residual stream: each head's share of it, its scale held on either side
+    norm = LinearNorm.of(block.ln1_post, model.cfg.d_model, weight)
+    shares = []
+    for z, side in ((clean, tape.__getitem__), (corrupt, tape.first)):
+        inputs, outputs = (side(f"{name}.hook_{end}").detach().float() for end in ("in", "out"))
+        direction = norm.direction(torch.einsum("bphc,hcd->bphd", z, weight).float())
+        shares.append(direction * norm.factor(inputs, outputs)[:, :, None])
+    return shares[0] - shares[1]
+
+
+def edge_products(
+    receivers: Receivers,
+    written: Float[Tensor, "batch sender pos d_model"],
+    *,
+    senders: slice = slice(None),
+    receiving: Collection[tuple[str, int]] | None = None,
+    layer: int = 0,
+) -> Float[Tensor, "batch receiver sender"]:
+    """Σ over positions of what a sender wrote · the gradient at what a receiver read; zero where no edge is.
+
+    Args:
+        senders: those that are scored; the others' columns stay zero.
+        receiving: (``attn`` or ``mlp``, layer) of the receivers that are scored; all, and the logits, if not given.
+        layer: the first layer that the receivers' forward ran.
+    """
+    graph = receivers.graph
+    begin, end, _ = senders.indices(len(graph.senders))
+    products = written.new_zeros(len(written), len(graph.receivers), len(graph.senders))
+
+    def fill(first: int, read: int, gradient: Float[Tensor, "batch receiver pos d_model"]) -> None:
+        some = slice(begin, min(end, read))
+        rows = slice(first, first + gradient.shape[1])
+        products[:, rows, some] = gradient.flatten(2) @ written[:, some].flatten(2).mT
+
+    for k in range(layer, graph.n_layers):
+        heads, mlp = Receiver("attn", k, 0, "q"), Receiver("mlp", k)
+        first = k * (3 * graph.n_heads + graph.mlps)
+        if graph.reads(heads) > begin and (receiving is None or ("attn", k) in receiving):
+            fill(first, graph.reads(heads), receivers.heads(k))
+        if graph.mlps and graph.reads(mlp) > begin and (receiving is None or ("mlp", k) in receiving):
+            fill(first + 3 * graph.n_heads, graph.reads(mlp), receivers.mlp(k)[:, None])
+    if receiving is None:
+        fill(len(graph.receivers) - 1, len(graph.senders), receivers.logits()[:, None])
+    return products
+
+
+def _mlp_entry(model: Model) -> str:
+    return "ln2.hook_in" if has_hook(model, "blocks.0.ln2.hook_in") else "ln1.hook_in"
+
+
+def _last(model: Model) -> str:
+    return f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"

@@ -1,0 +1,140 @@
+"""From noisy estimates of effects to the probability that each head is a member of the circuit.
+
+A head is a member if its mean effect, over all prompts that a task could give, is at least a share of the
+clean–corrupt gap. A score from n pairs is an estimate of that mean with an error of its own, and the error differs
+from head to head by orders of magnitude. Ranking by the estimate alone puts a noisy head above a sure one. So:
+
+1. Each head's variance over pairs is shrunk towards that of all heads, because five or ten pairs say little about a
+   variance (Smyth 2004, *Statistical Applications in Genetics and Molecular Biology* 3:3).
+2. Effects have a common prior, a mixture of normals around 0 of many widths, whose weights are fitted to the
+   estimates of all heads by EM (empirical Bayes; Stephens 2017, *Biostatistics* 18:275): most heads do nothing,
+   a few do a lot, and the data say how many.
+3. What is left is a posterior of every head's effect; from it P(|effect| ≥ threshold), and the expected size of the
+   effect where it is above the threshold, which ranks heads.
+
+It misleads where estimates are biased and the bias is not in ``variance``: a gradient that is blind to a head is sure
+of its mistake. :mod:`interp.scores.codes` measures that bias and adds it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import digamma, polygamma
+from scipy.stats import norm
+
+from interp.tasks.errors import InputError
+
+WIDTHS = np.geomspace(5e-4, 2.0, 24)
+"""Standard deviations of the prior's components, as shares of the gap."""
+EM_STEPS = 300
+_PSEUDO_COUNT = 0.5  # keeps every width possible
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The posterior of every head's mean effect.
+
+    Attributes:
+        mean: posterior mean, shrunk towards 0, in units of the metric.
+        probability: P(|effect| ≥ threshold).
+        expected: E[|effect|; |effect| ≥ threshold], the size that a member's effect is expected to have times the
+            probability that it is one; ranks heads.
+        threshold: in units of the metric.
+    """
+
+    mean: Float[np.ndarray, " head"]
+    probability: Float[np.ndarray, " head"]
+    expected: Float[np.ndarray, " head"]
+    threshold: float
+
+    def circuit(self, false_discovery_rate: float) -> np.ndarray:
+        """The largest set, most probable first, whose expected share of non-members stays below the rate [head]."""
+        order = np.argsort(-self.probability, kind="stable")
+        expected_false = np.cumsum(1 - self.probability[order]) / np.arange(1, len(order) + 1)
+        chosen = np.zeros(len(order), dtype=bool)
+        chosen[order[: int((expected_false <= false_discovery_rate).sum())]] = True
+        return chosen
+
+
+def moderated_variance(
+    per_pair: Float[np.ndarray, "pair head"],
+) -> Float[np.ndarray, " head"]:
+    """Variance over pairs of each head, shrunk towards the common one by as much as the heads agree (Smyth 2004, §3).
+
+    Raises:
+        InputError: fewer than two pairs.
+    """
+    pairs, heads = per_pair.shape
+    if pairs < 2:
+        raise InputError(f"{pairs} pairs: a variance over pairs needs at least 2")
+    variance = per_pair.var(axis=0, ddof=1)
+    seen = variance > 0
+    if heads < 3 or seen.sum() < 3:
+        return variance
+    freedom = pairs - 1
+    logs = np.log(variance[seen]) - digamma(freedom / 2) + np.log(freedom / 2)
+    # how much more the log variances differ than they would by chance gives the weight of the common one
+    spread = max(float(logs.var(ddof=1) - polygamma(1, freedom / 2)), 1e-3)
+    prior_freedom = 2 * _inverse_trigamma(spread)
+    common = np.exp(logs.mean() + digamma(prior_freedom / 2) - np.log(prior_freedom / 2))
+    return (prior_freedom * common + freedom * variance) / (prior_freedom + freedom)
+
+
+def membership(
+    estimate: Float[np.ndarray, " head"],
+    variance: Float[np.ndarray, " head"],
+    *,
+    gap: float,
+    threshold: float,
+) -> Membership:
+    """Posterior of effects (module docstring).
+
+    Args:
+        estimate: of every head's mean effect.
+        variance: of the estimate's error: of the mean over pairs, plus what is known of its bias.
+        gap: of the metric from clean to corrupt prompts; only its size counts.
+        threshold: share of the gap from which on an effect makes a member.
+
+    Raises:
+        InputError: a gap of zero.
+    """
+    gap = abs(gap)
+    if gap == 0 or not np.isfinite(gap):
+        raise InputError(f"gap {gap}: the metric must differ between clean and corrupt prompts")
+    limit = threshold * gap
+    width = (WIDTHS * gap) ** 2
+    variance = np.maximum(variance, (1e-6 * gap) ** 2)
+    total = width + variance[:, None]
+    log_likelihood = -0.5 * (estimate[:, None] ** 2 / total + np.log(total))
+    likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
+    weights = np.full(len(width), 1 / len(width))
+    for _ in range(EM_STEPS):
+        share = likelihood * weights
+        share /= share.sum(axis=1, keepdims=True)
+        weights = (share.sum(axis=0) + _PSEUDO_COUNT) / (len(estimate) + _PSEUDO_COUNT * len(width))
+    share = likelihood * weights
+    share /= share.sum(axis=1, keepdims=True)
+    mean = width / total * estimate[:, None]
+    deviation = np.sqrt(width * variance[:, None] / total)
+    above, below = (limit - mean) / deviation, (-limit - mean) / deviation
+    beyond = norm.sf(above), norm.cdf(below)
+    size = mean * (beyond[0] - beyond[1]) + deviation * (norm.pdf(above) + norm.pdf(below))
+    return Membership(
+        mean=(share * mean).sum(axis=1),
+        probability=(share * (beyond[0] + beyond[1])).sum(axis=1).clip(0, 1),
+        expected=(share * size).sum(axis=1),
+        threshold=limit,
+    )
+
+
+def _inverse_trigamma(value: float) -> float:
+    """x with trigamma(x) = value, by Newton's method (Smyth 2004, appendix)."""
+    x = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(polygamma(1, x))
+        step = trigamma * (1 - trigamma / value) / float(polygamma(2, x))
+        x += step
+        if -step / x < 1e-8:
+            break
+    return x

@@ -1,0 +1,117 @@
+"""Effects known from a cheap estimate on every pair and from exact interchange on some: what is still uncertain?
+
+A head's effect on a pair is what attribution says plus a residual. Attribution is there for all n pairs; the residual
+only for the r pairs on which the head was swapped. So (a control variate, in the language of Monte Carlo)
+
+    estimate = mean over n of attribution + mean over r of (exact − attribution),
+
+whose error is what n pairs leave open plus what r of n leave open of the residual. A head that was never swapped has
+an unknown bias; its size is taken from the heads that were, in units of each head's own rms attribution.
+
+Swaps are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step).
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.scores.membership import Membership, membership, moderated_variance
+
+FIRST_BIAS = 0.3
+"""Bias in units of rms attribution that is assumed until heads have been swapped."""
+ENOUGH_SWAPPED = 8
+"""Heads that must have been swapped before their bias is believed of the others."""
+_PRIOR_WEIGHT = 3.0
+"""How many swaps the common size of residuals is worth beside a head's own."""
+
+
+class EffectEstimates:
+    """Attribution of all pairs, exact effects of some, and the membership that follows.
+
+    Args:
+        attribution: of every pair and head.
+        gap: of the metric; see :func:`~interp.scores.membership.membership`.
+        threshold: share of the gap.
+        seed: of the order in which each head's pairs are swapped.
+    """
+
+    def __init__(
+        self,
+        attribution: Float[np.ndarray, "pair head"],
+        gap: float,
+        threshold: float,
+        pairs: np.ndarray,
+        seed: int,
+    ) -> None:
+        self.attribution, self.gap, self.threshold = attribution, gap, threshold
+        self.exact = np.full(attribution.shape, np.nan)
+        generator = np.random.default_rng(seed)
+        self._order = np.stack([generator.permutation(pairs) for _ in range(attribution.shape[1])])
+        self._variance = moderated_variance(attribution)
+        self._rms = np.sqrt((attribution**2).mean(axis=0))
+
+    @property
+    def swapped(self) -> np.ndarray:
+        """Number of pairs on which each head was swapped [head]."""
+        return np.isfinite(self.exact).sum(axis=0)
+
+    def record(self, pairs: np.ndarray, heads: np.ndarray, effects: np.ndarray) -> None:
+        """Exact effects of some heads on some pairs, one of each a row."""
+        self.exact[pairs, heads] = effects
+
+    def bias(self) -> float:
+        """Typical size of attribution's bias, in units of a head's rms attribution."""
+        done = (self.swapped > 0) & (self._rms > 0)
+        if done.sum() < ENOUGH_SWAPPED:
+            return FIRST_BIAS
+        residual = np.nanmean((self.exact - self.attribution)[:, done], axis=0)
+        # the median, because one head that attribution gets wrong by 5 x says little about the others
+        return max(0.1, 1.4826 * float(np.median(np.abs(residual) / self._rms[done])))
+
+    def estimate(self) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, " head"]]:
+        """Estimate of every head's mean effect and the variance of its error."""
+        n, done = len(self.attribution), self.swapped
+        typical = (self.bias() * self._rms) ** 2
+        residual = self.exact - self.attribution
+        known = done > 0
+        shift = np.zeros(len(done))
+        shift[known] = np.nanmean(residual[:, known], axis=0)
+        spread = np.nansum((residual - shift) ** 2, axis=0)
+        spread = (_PRIOR_WEIGHT * typical + spread) / (_PRIOR_WEIGHT + np.maximum(done - 1, 0))
+        variance = self._variance / n + np.where(known, spread * (1 / np.maximum(done, 1) - 1 / n), typical)
+        whole = done == n
+        variance[whole] = self.exact[:, whole].var(axis=0, ddof=1) / n
+        return self.attribution.mean(axis=0) + shift, variance
+
+    def membership(self) -> Membership:
+        estimate, variance = self.estimate()
+        return membership(estimate, variance, gap=self.gap, threshold=self.threshold)
+
+    def per_pair(self) -> Float[np.ndarray, "pair head"]:
+        """Effects by pair: exact where swapped, attribution plus the head's mean residual elsewhere."""
+        estimate, _ = self.estimate()
+        guessed = self.attribution + (estimate - self.attribution.mean(axis=0))
+        return np.where(np.isfinite(self.exact), self.exact, guessed)
+
+    def next_swaps(
+        self, cost: Float[np.ndarray, " head"], budget: float, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs and heads to swap next, ``step`` pairs a head, the most useful heads that the budget allows.
+
+        Args:
+            cost: of swapping a head on one pair.
+        """
+        done = self.swapped
+        probability = self.membership().probability
+        value = probability * (1 - probability) / (done + step)
+        value[done >= self._order.shape[1]] = 0
+        pairs, heads = [], []
+        for head in np.argsort(-value, kind="stable"):
+            more = self._order[head, done[head] : done[head] + step]
+            budget -= cost[head] * len(more)
+            if value[head] <= 0 or budget < 0:
+                break
+            pairs.append(more)
+            heads.append(np.full(len(more), head))
+        if not pairs:
+            return np.empty(0, dtype=int), np.empty(0, dtype=int)
+        return np.concatenate(pairs), np.concatenate(heads)

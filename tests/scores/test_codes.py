@@ -1,0 +1,153 @@
+"""The finder recovers planted circuits, redundancies included, says why, and keeps its budget."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from interp.activations.stream import feed
+from interp.models import load_model
+from interp.models.planted import planted_truth
+from interp.scores.attribution import attribution
+from interp.scores.codes import CodesConfig, codes, permutation_p_values
+from interp.scores.patching import patching
+from interp.scores.redundancy import masked_gradients
+from interp.scores.role_codes import RoleCodes, RoleOutputs
+from interp.scores.swaps import Swaps
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+from interp.tasks.planted import planted_task_names
+from tests.pairs import random_pairs
+from tests.tiny_models import FAMILIES
+
+
+def _planted(name: str, n: int, seed: int = 0):
+    model = load_model(name)
+    return model, load_task(name).sample(model.tokenizer, n, seed)
+
+
+def _written(name: str, shape: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros(shape, dtype=bool)
+    for site in planted_truth(name).heads:
+        layer, head = site[1:].split(".h")
+        mask[int(layer), int(head)] = True
+    return mask
+
+
+@pytest.mark.parametrize("name", planted_task_names())
+def test_planted_heads_outrank_all_decoys(name):
+    """An OR-gate included, whose arms have no effect and no gradient of their own."""
+    model, pairs = _planted(name, 24)
+    found = codes(model, pairs)
+    written = _written(name, found.heads.shape)
+    assert np.abs(found.heads)[written].min() > np.abs(found.heads)[~written].max()
+
+
+def test_gradients_alone_miss_the_or_gate():
+    model, pairs = _planted("planted-or", 24)
+    written = _written("planted-or", (model.cfg.n_layers, model.cfg.n_heads))
+    scores = np.abs(attribution(model, pairs).heads)
+    assert scores[written].min() < scores[~written].max()
+
+
+def test_swaps_are_exact_interchange():
+    model, pairs = _planted("planted-backup", 6)
+    exact = patching(model, pairs)
+    swaps = Swaps(model, pairs, range(6))
+    with swaps:
+        feed(model, pairs, [swaps])
+    pair, layer, head = (index.ravel() for index in np.indices(exact.heads_per_pair.shape))
+    effects = swaps.effects(pair, layer, head)
+    assert np.allclose(effects.reshape(exact.heads_per_pair.shape), exact.heads_per_pair, atol=1e-4)
+    assert swaps.forwards > 0
+    nothing = swaps.effects(pair, layer, head, swaps.clean)
+    assert np.abs(nothing).max() < 1e-4, "a head given its own output changes nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_swaps_start_at_the_first_difference(family, tiny_model):
+    """Where the prefix is cached, effects equal those of interchange, whatever rows are asked for."""
+    model, pairs = tiny_model(family), random_pairs(60, n=4, lengths=(10, 12))
+    for i, pair in enumerate(pairs):
+        shared = pair.clean_tokens[:6]
+        corrupt = (*shared, *((token + 1) % 60 for token in pair.clean_tokens[6:]))
+        pairs[i] = replace(pair, corrupt_tokens=corrupt)
+    swaps = Swaps(model, pairs, range(len(pairs)))
+    with swaps:
+        feed(model, pairs, [swaps])
+    exact = patching(model, pairs).heads_per_pair
+    pair, layer, head = (index.ravel() for index in np.indices(exact.shape))
+    shuffled = np.random.default_rng(0).permutation(len(pair))
+    found = swaps.effects(pair[shuffled], layer[shuffled], head[shuffled])
+    assert np.allclose(found, exact.ravel()[shuffled], atol=1e-4)
+    assert any(run.share < 1 for run in swaps.runs)
+
+
+def test_masked_gradients_of_no_mask_are_attribution():
+    model, pairs = _planted("planted-inhibition", 5)
+    swaps = Swaps(model, pairs, range(5))
+    with swaps:
+        feed(model, pairs, [swaps])
+    values = masked_gradients(model, swaps, set(range(5)), seed=0, keep=1.1)
+    order = [index for run in swaps.runs for index in run.indices]
+    assert np.allclose(values, attribution(model, pairs).heads_per_pair[order], atol=1e-3)
+
+
+def test_budget_is_kept_and_more_of_it_swaps_more():
+    model, pairs = _planted("planted-backup", 10)
+    for budget in (0.0, 2.0, 4.0):
+        found = codes(model, pairs, CodesConfig(budget=budget))
+        assert found.cost.forwards <= (4 + budget) * len(pairs) + 1e-9
+
+
+def test_same_seed_same_scores():
+    model, pairs = _planted("planted-inhibition", 8)
+    first, second = (codes(model, pairs, CodesConfig(seed=3)) for _ in range(2))
+    assert np.array_equal(first.heads, second.heads)
+
+
+def test_evidence_of_members():
+    model, pairs = _planted("planted-inhibition", 16)
+    found = codes(model, pairs)
+    assert set(planted_truth("planted-inhibition").heads) <= set(found.evidence)
+    mover = found.evidence["a2.h0"]
+    assert mover.probability > 0.99
+    assert mover.p_value < 0.01
+    assert mover.changes
+    assert mover.changes[0].role == "END"
+    assert mover.set_codes == pytest.approx(mover.whole, rel=0.2), "its codes carry the head's effect"
+
+
+def test_code_attribution_adds_up_when_every_vector_has_its_own_code():
+    """With as many codes as vectors the books are exact, and codes' attribution is the roles' share of attribution."""
+    model, pairs = _planted("planted-inhibition", 4)
+    outputs = RoleOutputs(pairs)
+    feed(model, pairs, [outputs])
+    read = RoleCodes(outputs, 10_000, 0)
+    direct = ((outputs.z_[0] - outputs.z_[1]) * outputs.gradient_).sum(-1)
+    assert np.allclose(read.attribution, direct, atol=0.02)
+    assert torch.allclose(read.vectors, outputs.z_, atol=1e-3)
+
+
+def test_permutation_p_values_against_the_closed_form():
+    """Four pairs with one effect: 2 of the 16 sign patterns are as large."""
+    p = permutation_p_values(np.ones((4, 1)), 0, flips=20_000)
+    assert p[0] == pytest.approx(2 / 16, abs=0.01)
+    uniform = permutation_p_values(np.random.default_rng(0).normal(size=(12, 400)), 0)
+    assert np.mean(uniform <= 0.1) == pytest.approx(0.1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"threshold": 0.0}, "threshold 0"), ({"budget": -1.0}, "budget -1"), ({"n_codes": 0}, "n_codes 0")],
+)
+def test_bad_config(options, message):
+    with pytest.raises(InputError, match=message):
+        CodesConfig(**options)
+
+
+def test_one_pair_is_too_few():
+    model, pairs = _planted("planted-inhibition", 1)
+    with pytest.raises(InputError, match="at least 2"):
+        codes(model, pairs)

@@ -1,0 +1,83 @@
+"""The guesses of the greedy search change no decision; the sweep gives the largest threshold that is survived."""
+
+import numpy as np
+import pytest
+
+from interp.scores.greedy import Pruner
+
+GROUPS = [[7, 6, 5, 4], [3], [2, 1, 0]]
+
+
+def _damage(seed):
+    """Weights of parts and of pairs of parts, some of them negative."""
+    rng = np.random.default_rng(seed)
+    single, pair = rng.normal(0.3, 0.5, 8), rng.normal(0, 0.2, (8, 8))
+
+    def damage(removed):
+        gone = np.isin(np.arange(8), list(removed))
+        return float(single @ gone + gone @ pair @ gone)
+
+    return damage
+
+
+def _literal(damage, threshold):
+    """ACDC's Algorithm 1, one part at a time."""
+    removed, kept, rise = set(), [], np.zeros(8)
+    for part in (part for group in GROUPS for part in group):
+        rise[part] = damage(removed | {part}) - damage(removed)
+        if rise[part] < threshold:
+            removed.add(part)
+        else:
+            kept.append(part)
+    return sorted(kept), rise
+
+
+@pytest.mark.parametrize("most", [1, 2, 8])
+@pytest.mark.parametrize("seed", range(5))
+def test_decisions_equal_one_part_at_a_time(seed, most):
+    damage = _damage(seed)
+    pruner = Pruner(GROUPS, lambda _group, sets: [damage(s) for s in sets], most)
+    for threshold in (0.0, 0.2, 0.5):
+        kept, rise = pruner.prune(threshold)
+        wanted, wanted_rise = _literal(damage, threshold)
+        assert np.nonzero(kept)[0].tolist() == wanted
+        np.testing.assert_allclose(rise, wanted_rise)
+
+
+def test_infinity_keeps_nothing_and_minus_infinity_everything():
+    damage = _damage(0)
+    pruner = Pruner(GROUPS, lambda _group, sets: [damage(s) for s in sets], 4)
+    assert not pruner.prune(np.inf)[0].any()
+    assert pruner.prune(-np.inf)[0].all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_score_lies_between_the_largest_threshold_survived_and_the_next(seed):
+    thresholds = [0.05, 0.2, 0.6]
+    damage = _damage(seed)
+    seen, advanced = [], []
+
+    def measure(_group, sets):
+        seen.extend(sets)
+        return [damage(s) for s in sets]
+
+    scores = Pruner(GROUPS, measure, 4, advance=advanced.append).sweep(thresholds)
+    assert len(seen) == len(set(seen))  # no graph is measured twice
+    assert sum(advanced) == 8 * len(thresholds)
+    kept = [_literal(damage, threshold)[0] for threshold in thresholds]
+    for part, score in enumerate(scores):
+        survived = [k for k in range(3) if part in kept[k]]
+        low = thresholds[survived[-1]] if survived else 0.0
+        high = [*thresholds, np.inf][survived[-1] + 1 if survived else 0]
+        assert low <= score <= high
+
+
+def test_sets_with_one_canonical_form_are_measured_once():
+    seen = []
+
+    def measure(_group, sets):
+        seen.extend(sets)
+        return [0.0 for _ in sets]
+
+    Pruner(GROUPS, measure, 1, canonical=lambda _removed: 0).prune(1.0)
+    assert len(seen) == 1

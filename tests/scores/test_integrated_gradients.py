@@ -1,0 +1,164 @@
+"""NAP-IG and EAP-IG: completeness where it must hold, finite differences, and the two agree with each other."""
+
+import numpy as np
+import pytest
+import torch
+
+from interp.activations.metric import task_metric
+from interp.activations.stream import end_logits, run_batch
+from interp.models.planted import load_planted_model, planted_truth
+from interp.scores.attribution import attribution
+from interp.scores.eap import EAPConfig, eap, edge_scores
+from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations, input_path
+from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
+from interp.scores.patching import patching
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+from tests.pairs import random_pairs
+from tests.scores.exact_edges import kept
+from tests.tiny_models import FAMILIES
+
+
+def metric_of(model, batch, pairs, hooks):
+    with torch.no_grad():
+        return task_metric(end_logits(model, batch.clean.tokens, hooks), batch.pairs, pairs.metric).numpy()
+
+
+@pytest.mark.parametrize("method", [nap_ig, nap_ig_activations])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_one_step_is_attribution_patching(family, method, tiny_model):
+    model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 9))
+    whole, one = attribution(model, pairs), method(model, pairs, NAPIGConfig(steps=1))
+    np.testing.assert_array_equal(one.heads_per_pair, whole.heads_per_pair)
+    np.testing.assert_array_equal(one.mlps_per_pair, whole.mlps_per_pair)
+    assert one.cost.forwards == whole.cost.forwards
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_input_path_is_a_mean_of_slopes_at_its_points(family, tiny_model):
+    model, pairs, steps, step = tiny_model(family), random_pairs(60, n=2), 3, 1e-2
+    scores = nap_ig(model, pairs, NAPIGConfig(steps=steps))
+    batch = run_batch(model, pairs, (0, 1))
+    embedded = "blocks.0.hook_resid_pre"
+    (clean,), (corrupt,) = (kept(model, side.tokens, embedded) for side in (batch.clean, batch.corrupt))
+    for layer, head in ((0, 1), (1, 2)):
+        change = batch.clean.z[layer] - batch.corrupt.z[layer]
+        change[:, :, [h for h in range(model.cfg.n_heads) if h != head]] = 0
+        slopes = []
+        for k in range(1, steps + 1):
+            point = corrupt + k / steps * (clean - corrupt)
+            high, low = (
+                metric_of(
+                    model,
+                    batch,
+                    pairs,
+                    {
+                        embedded: lambda _, point=point: point,
+                        f"blocks.{layer}.attn.hook_z": lambda z, d=sign * step * change: z + d,
+                    },
+                )
+                for sign in (1, -1)
+            )
+            slopes.append((high - low) / (2 * step))
+        scale = abs(scores.heads).max()
+        np.testing.assert_allclose(
+            scores.heads_per_pair[:, layer, head], np.mean(slopes, 0), rtol=0.03, atol=0.01 * scale
+        )
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "pythia", "gemma2"])
+def test_heads_of_a_layer_add_up_to_the_effect_of_all_of_them(family, tiny_model):
+    """And an MLP's score is its exact effect: completeness of the path through the layer's own activations."""
+    model, pairs = tiny_model(family), random_pairs(60, n=3)
+    few, many = (nap_ig_activations(model, pairs, NAPIGConfig(steps=m)) for m in (4, 32))
+    batch = run_batch(model, pairs, (0, 1, 2))
+    clean = metric_of(model, batch, pairs, {})
+    exact = np.stack(
+        [
+            clean - metric_of(model, batch, pairs, {f"blocks.{k}.attn.hook_z": lambda _, z=z: z})
+            for k, z in enumerate(batch.corrupt.z)
+        ],
+        axis=1,
+    )
+    scale = abs(exact).max()
+    errors = [abs(s.heads_per_pair.sum(2) - exact).max() / scale for s in (few, many)]
+    assert errors[1] < 0.06
+    assert errors[1] < 0.3 * errors[0]
+    mlps = patching(model, pairs).mlps_per_pair
+    np.testing.assert_allclose(many.mlps_per_pair, mlps, atol=0.06 * abs(mlps).max())
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "planted-inhibition"])
+def test_edges_out_of_the_input_add_up_to_the_gap(name, tiny_model):
+    if name.startswith("planted"):
+        model = load_planted_model(name)
+        pairs = load_task(name).sample(model.tokenizer, 3, 0)
+    else:
+        model, pairs = tiny_model(name), random_pairs(60, n=3)
+    errors = []
+    for steps in (3, 24):
+        found = edge_scores(model, pairs, lambda run, m=steps: input_path(run, m))
+        gap = found.metric[0] - found.metric[1]
+        errors.append(abs(found.out[:, 0] - gap).max() / abs(gap).max())
+    assert errors[1] < 0.2
+    assert errors[1] < 0.4 * errors[0]
+
+
+@pytest.mark.parametrize("family", ["llama", "pythia"])
+@pytest.mark.parametrize(
+    ("by_edges", "by_nodes"), [(eap_ig, nap_ig), (eap_ig_activations, nap_ig_activations)]
+)
+def test_edges_out_of_a_node_add_up_to_its_own_integrated_gradient(family, by_edges, by_nodes, tiny_model):
+    model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 9))
+    edges = by_edges(model, pairs, EAPIGConfig(steps=3, fold="out", batch_size=2))
+    nodes = by_nodes(model, pairs, NAPIGConfig(steps=3))
+    np.testing.assert_allclose(edges.heads_per_pair, nodes.heads_per_pair, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(edges.mlps_per_pair, nodes.mlps_per_pair, rtol=1e-3, atol=1e-5)
+    assert edges.cost.forwards > nodes.cost.forwards
+
+
+@pytest.mark.parametrize("method", [eap_ig, eap_ig_activations])
+def test_one_step_is_edge_attribution_patching(method, tiny_model):
+    model, pairs = tiny_model("llama"), random_pairs(60, n=2)
+    whole, one = eap(model, pairs, EAPConfig()), method(model, pairs, EAPIGConfig(steps=1))
+    np.testing.assert_array_equal(one.heads, whole.heads)
+    assert one.edges == whole.edges
+    assert one.cost.forwards == whole.cost.forwards
+
+
+@pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition"])
+@pytest.mark.parametrize("method", [nap_ig, nap_ig_activations, eap_ig, eap_ig_activations])
+def test_heads_that_act_only_through_others_do_not_vanish(name, method):
+    model, truth = load_planted_model(name), planted_truth(name)
+    pairs = load_task(name).sample(model.tokenizer, 8, 0)
+    scores = method(model, pairs)
+    gap = (scores.metric_clean - scores.metric_corrupt).mean()
+    for site in set(truth.heads) - set(truth.outputs):
+        layer, head = (int(part[1:]) for part in site.split("."))
+        assert abs(scores.heads[layer, head]) > 0.1 * gap
+    order = [f"a{layer}.h{head}" for layer, head in scores.ranked_heads()]
+    assert set(order[: len(truth.heads)]) == set(truth.heads)
+
+
+def test_the_activation_path_sees_through_saturated_attention():
+    """The previous-token head has an effect of 1.00 of the gap, of which the gradient at the clean prompt sees .11."""
+    model = load_planted_model("planted-induction")
+    pairs = load_task("planted-induction").sample(model.tokenizer, 16, 0)
+    scores = [
+        attribution(model, pairs).heads[0, 3],
+        nap_ig_activations(model, pairs, NAPIGConfig(steps=20)).heads[0, 3],
+        patching(model, pairs).heads[0, 3],
+    ]
+    assert scores[0] < 0.2 * scores[2]
+    assert scores[1] == pytest.approx(scores[2], rel=0.1)
+
+
+def test_progress_counts_to_a_hundred_and_zero_steps_are_refused(tiny_model):
+    told = []
+    nap_ig(
+        tiny_model("gpt2"), random_pairs(60, n=5), NAPIGConfig(steps=2, batch_size=2), progress=told.append
+    )
+    assert sum(told) == 100
+    for config in (NAPIGConfig, EAPIGConfig):
+        with pytest.raises(InputError, match="steps 0"):
+            config(steps=0)

@@ -1,0 +1,102 @@
+"""The posterior is right about heads whose true effects are known, and better than the estimate alone."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from interp.scores.membership import membership, moderated_variance
+from interp.tasks.errors import InputError
+
+
+def _population(seed: int, heads: int = 300):
+    """True effects of which 10 % are large, and noise that differs from head to head by a factor of 100."""
+    generator = np.random.default_rng(seed)
+    truth = np.where(generator.random(heads) < 0.1, generator.normal(0, 0.3, heads), 0.0)
+    noise = 10 ** generator.uniform(-3, -0.5, heads)
+    return truth, noise, generator
+
+
+def test_probabilities_are_calibrated():
+    """Of the heads given a probability near p, a share near p are members."""
+    said, so = [], []
+    for seed in range(20):
+        truth, noise, generator = _population(seed)
+        found = membership(truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02)
+        said.append(found.probability)
+        so.append(np.abs(truth) >= 0.02)
+    said, so = np.concatenate(said), np.concatenate(so)
+    for low, high in ((0.0, 0.1), (0.1, 0.4), (0.4, 0.8), (0.95, 1.01)):
+        bin_ = (said >= low) & (said < high)
+        assert bin_.sum() > 30
+        assert so[bin_].mean() == pytest.approx(said[bin_].mean(), abs=0.1)
+
+
+def test_ranks_better_than_the_estimate():
+    better = 0
+    for seed in range(10):
+        truth, noise, generator = _population(seed)
+        estimate = truth + noise * generator.normal(size=len(noise))
+        found = membership(estimate, noise**2, gap=1.0, threshold=0.02)
+        members = np.abs(truth) >= 0.02
+        better += roc_auc_score(members, found.expected) > roc_auc_score(members, np.abs(estimate))
+    assert better >= 9
+
+
+def test_sure_estimates_are_kept_and_doubtful_ones_shrunk():
+    estimate = np.array([1.0, 1.0, *np.zeros(50)])
+    variance = np.array([1e-8, 1.0, *np.full(50, 1e-4)])
+    found = membership(estimate, variance, gap=1.0, threshold=0.02)
+    assert found.mean[0] == pytest.approx(1.0, abs=1e-3)
+    assert found.expected[0] == pytest.approx(1.0, abs=1e-3)
+    assert abs(found.mean[1]) < 0.5
+    assert found.probability[0] > 0.999 > found.probability[1]
+
+
+def test_sign_does_not_matter_to_membership():
+    generator = np.random.default_rng(0)
+    estimate, variance = generator.normal(0, 0.1, 40), np.full(40, 1e-3)
+    plus = membership(estimate, variance, gap=2.0, threshold=0.05)
+    minus = membership(-estimate, variance, gap=-2.0, threshold=0.05)
+    assert np.allclose(plus.expected, minus.expected)
+    assert np.allclose(plus.mean, -minus.mean)
+
+
+def test_expected_is_the_integral_it_says():
+    """Against sampling, for one head under a posterior that a huge common width makes known."""
+    estimate = np.concatenate([[0.05], np.random.default_rng(0).normal(0, 1.5, 400)])
+    variance = np.concatenate([[0.03**2], np.full(400, 1e-6)])
+    found = membership(estimate, variance, gap=1.0, threshold=0.04)
+    # the prior is nearly flat around 0.05, so the posterior is nearly the likelihood
+    draws = np.random.default_rng(1).normal(found.mean[0], 0.03, 200_000)
+    size = np.abs(draws)
+    assert found.probability[0] == pytest.approx((size >= 0.04).mean(), abs=0.1)
+    assert found.expected[0] == pytest.approx((size * (size >= 0.04)).mean(), abs=0.01)
+
+
+def test_circuit_holds_its_false_discovery_rate():
+    false = []
+    for seed in range(20):
+        truth, noise, generator = _population(seed)
+        found = membership(truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02)
+        chosen = found.circuit(0.1)
+        false.append((np.abs(truth[chosen]) < 0.02).mean() if chosen.any() else 0.0)
+    assert np.mean(false) < 0.15
+
+
+def test_moderated_variance_shrinks_more_with_fewer_pairs():
+    generator = np.random.default_rng(0)
+    true = 10 ** generator.uniform(-0.2, 0.2, 200)
+    errors = {}
+    for pairs in (4, 64):
+        sample = generator.normal(size=(pairs, 200)) * true
+        plain, moderated = sample.var(axis=0, ddof=1), moderated_variance(sample)
+        errors[pairs] = [np.abs(np.log(found / true**2)).mean() for found in (plain, moderated)]
+    assert errors[4][1] < 0.6 * errors[4][0]
+    assert errors[64][1] <= errors[64][0]
+
+
+def test_bad_input():
+    with pytest.raises(InputError, match="gap 0"):
+        membership(np.zeros(3), np.ones(3), gap=0.0, threshold=0.02)
+    with pytest.raises(InputError, match="1 pairs"):
+        moderated_variance(np.zeros((1, 3)))

@@ -1,0 +1,110 @@
+"""Subnetwork probing: closed forms against draws, the masked forward against exact swaps, planted circuits."""
+
+import numpy as np
+import pytest
+import torch
+
+from interp.activations.stream import feed
+from interp.models import Site
+from interp.models.planted import load_planted_model, planted_truth
+from interp.scores import hard_concrete
+from interp.scores.patching import interchange
+from interp.scores.subnetwork_probing import SubnetworkProbingConfig, _Masked, subnetwork_probing
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+from tests.pairs import random_pairs
+
+LOG_ALPHA = torch.tensor([-4.0, -1.0, 0.0, 0.7, 3.0])
+
+
+def test_closed_forms_equal_the_mean_of_draws():
+    generator = torch.Generator().manual_seed(0)
+    draws = hard_concrete.sample(LOG_ALPHA.repeat(200_000, 1), generator)
+    assert (draws >= 0).all()
+    assert (draws <= 1).all()
+    assert (draws == 0).any()
+    assert (draws == 1).any()
+    torch.testing.assert_close(draws.mean(0), hard_concrete.mean(LOG_ALPHA), atol=4e-3, rtol=0)
+    torch.testing.assert_close(
+        (draws > 0).float().mean(0), hard_concrete.open_probability(LOG_ALPHA), atol=4e-3, rtol=0
+    )
+
+
+def test_the_start_is_open_as_asked_and_the_mean_has_no_ties():
+    start = torch.tensor([hard_concrete.log_alpha_of(0.9)])
+    assert hard_concrete.open_probability(start).item() == pytest.approx(0.9, abs=1e-6)
+    assert (hard_concrete.mean(torch.linspace(-8, 8, 100)).diff() > 0).all()
+
+
+def test_draws_pass_a_gradient():
+    log_alpha = torch.zeros(1000, requires_grad=True)
+    hard_concrete.sample(log_alpha, torch.Generator().manual_seed(0)).sum().backward()
+    assert (log_alpha.grad >= 0).all()
+    assert log_alpha.grad.mean() > 0.1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_a_closed_mask_is_exact_interchange_and_open_ones_change_nothing(family, tiny_model):
+    model, pairs = tiny_model(family), random_pairs(60, n=2)
+    masked = _Masked(model, pairs, SubnetworkProbingConfig(metric="task", mlps=True))
+    feed(model, pairs, [masked])
+    heads = model.cfg.n_heads
+    assert masked.size == 2 * heads + 2
+    with torch.no_grad():
+        assert masked.damage(torch.ones(masked.size), 0).item() == pytest.approx(0, abs=1e-5)
+        for number, site in [
+            (1, Site("attn", 0, 1)),
+            (heads, Site("attn", 1, 0)),
+            (2 * heads, Site("mlp", 0)),
+        ]:
+            mask = torch.ones(masked.size)
+            mask[number] = 0
+            wanted = interchange(model, pairs, [site]).effects.mean()
+            assert masked.damage(mask, 0).item() == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_gradient_of_a_mask_is_the_slope_of_the_damage(tiny_model):
+    model, pairs = tiny_model("llama"), random_pairs(60, n=2)
+    masked = _Masked(model, pairs, SubnetworkProbingConfig())
+    feed(model, pairs, [masked])
+    mask = torch.full((masked.size,), 0.5, requires_grad=True)
+    with torch.enable_grad():
+        masked.damage(mask, 0).backward()
+    for number in (0, 5):
+        step = torch.zeros(masked.size)
+        step[number] = 1e-2
+        with torch.no_grad():
+            slope = (masked.damage(mask + step, 0) - masked.damage(mask - step, 0)) / 2e-2
+        assert mask.grad[number].item() == pytest.approx(slope.item(), rel=0.02, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["planted-inhibition", "planted-backup"])
+def test_planted_circuits_survive_backups_included(name):
+    model, truth = load_planted_model(name), planted_truth(name)
+    pairs = load_task(name).sample(model.tokenizer, 4, 0)
+    told = []
+    config = SubnetworkProbingConfig(steps=60, lr=0.2, sparsity=0.3)
+    scores = subnetwork_probing(model, pairs, config, progress=told.append)
+    found = {f"a{layer}.h{h}" for layer, h in zip(*np.nonzero(scores.heads > 0.3), strict=True)}
+    # the negative mover is worth least, and goes or stays with the noise of so few steps
+    assert {site for site, role in truth.heads.items() if "negative" not in role} <= found <= set(truth.heads)
+    assert sum(told) == 100
+    # clean, corrupt, untouched answer; then a forward and a backward a step
+    assert scores.cost.forwards == 4 * (2 + 1 + 60 * 3)
+
+
+def test_one_seed_gives_one_result_and_another_another():
+    model = load_planted_model("planted-induction")
+    pairs = load_task("planted-induction").sample(model.tokenizer, 4, 0)
+    runs = [
+        subnetwork_probing(model, pairs, SubnetworkProbingConfig(steps=5, seed=seed, batch_size=2)).heads
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"sparsity": -1.0}])
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        SubnetworkProbingConfig(**wrong)

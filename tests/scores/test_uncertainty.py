@@ -1,0 +1,86 @@
+"""Swaps are spent where they tell most, and correct what attribution gets wrong."""
+
+import numpy as np
+import pytest
+
+from interp.scores.uncertainty import EffectEstimates
+
+N, HEADS = 20, 40
+
+
+def _case(seed: int = 0):
+    """Exact effects, and attribution with a bias in a few heads; the first 6 heads are members."""
+    generator = np.random.default_rng(seed)
+    exact = generator.normal(0, 0.02, (N, HEADS))
+    exact[:, :6] += np.array([2.0, -1.0, 0.5, 0.3, 0.2, 0.1])
+    attribution = exact + generator.normal(0, 0.005, exact.shape)
+    attribution[:, 3] -= 0.25  # a member that the gradient hardly sees
+    return exact, attribution
+
+
+def _spend(estimates, exact, swaps: int, step: int = 2):
+    while estimates.swapped.sum() < swaps:
+        pairs, heads = estimates.next_swaps(np.ones(HEADS), 12.0, step)
+        if not len(pairs):
+            break
+        estimates.record(pairs, heads, exact[pairs, heads])
+
+
+def test_all_swapped_is_the_exact_mean():
+    exact, attribution = _case()
+    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
+    pairs, heads = (index.ravel() for index in np.indices((N, HEADS)))
+    estimates.record(pairs, heads, exact[pairs, heads])
+    estimate, variance = estimates.estimate()
+    assert np.allclose(estimate, exact.mean(axis=0))
+    assert np.allclose(variance, exact.var(axis=0, ddof=1) / N)
+    assert np.allclose(estimates.per_pair(), exact)
+
+
+def test_swaps_go_to_open_heads_and_mend_the_bias():
+    exact, attribution = _case()
+    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
+    _spend(estimates, exact, 60)
+    swapped = estimates.swapped
+    assert swapped[3] > 0
+    assert swapped[0] < swapped.max() / 2, "a sure member needs few swaps"
+    before, after = attribution.mean(axis=0)[3], estimates.estimate()[0][3]
+    truth = exact.mean(axis=0)[3]
+    assert abs(after - truth) < 0.1 * abs(before - truth)
+
+
+def test_no_head_is_swapped_twice_on_a_pair_and_only_allowed_pairs_are():
+    exact, attribution = _case()
+    allowed = np.arange(5, 15)
+    estimates = EffectEstimates(attribution, 3.0, 0.02, allowed, 0)
+    seen = set()
+    for _ in range(50):
+        pairs, heads = estimates.next_swaps(np.ones(HEADS), 40.0, 3)
+        if not len(pairs):
+            break
+        for key in zip(pairs.tolist(), heads.tolist(), strict=True):
+            assert key not in seen
+            assert key[0] in allowed
+            seen.add(key)
+        estimates.record(pairs, heads, exact[pairs, heads])
+    assert estimates.swapped.max() <= len(allowed)
+
+
+def test_budget_is_kept():
+    _, attribution = _case()
+    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
+    cost = np.linspace(0.1, 1.0, HEADS)
+    _, heads = estimates.next_swaps(cost, 2.5, 2)
+    assert 0 < cost[heads].sum() <= 2.5
+    assert len(estimates.next_swaps(cost, 0.01, 2)[0]) == 0
+
+
+def test_bias_is_learned_from_the_swapped():
+    exact, attribution = _case()
+    far = attribution * 3  # wrong by 2 rms everywhere
+    estimates = EffectEstimates(far, 3.0, 0.02, np.arange(N), 0)
+    first = estimates.bias()
+    pairs, heads = (index.ravel() for index in np.indices((N, 12)))
+    estimates.record(pairs, heads, exact[pairs, heads])
+    assert first == pytest.approx(0.3)
+    assert estimates.bias() > first
