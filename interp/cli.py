@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 import interp
+from interp.cli_bench import bench
+from interp.cli_codebook import codebook_app
 from interp.failures import fail, run
 from interp.options import (
     DEFAULT_MODEL,
@@ -40,13 +42,13 @@ Context = typer.Context.__base__  # what typer hands over is not of its own subc
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
+app.add_typer(codebook_app, name="codebook")
+app.command()(bench)
 
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and a non-zero exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # must come before torch: threads that spin while they wait made small models up to 6 times slower on two cores
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     run(app)
 
 

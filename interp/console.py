@@ -202,3 +202,41 @@ def print_comparison(comparison) -> None:
     for row in comparison.rows():
         table.add_row(*(str(cell) for cell in row))
     console.print(table)
+
+
+def print_bench(result: dict) -> None:
+    """The table of methods: means over the tasks of each group, and methods compared with one of them."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)  # a log need not be squeezed into 80 columns
+    columns = {"roc_auc": "AUC", "average_precision": "AP", "edge_roc_auc": "edge AUC", "cmd": "CMD"}
+    columns |= {"cpr": "CPR", "jaccard_bootstrap": "Jaccard"}
+    pooled = {
+        (row["group"], row["method"], row["n"]): row
+        for row in result["comparisons"]
+        if row["metric"] == "average_precision"
+    }
+    for group in dict.fromkeys(row["group"] for row in result["groups"]):
+        rows = [row for row in result["groups"] if row["group"] == group]
+        shown = {key: title for key, title in columns.items() if any(row[key] is not None for row in rows)}
+        table = Table(
+            "method", title=f"mean over tasks: {group}", title_justify="left", box=None, padding=(0, 1)
+        )
+        for title in ("pairs", "tasks", *shown.values(), "forwards", f"AP less {result['plan']['against']}"):
+            table.add_column(title, justify="right")
+        for row in rows:
+            numbers = ["–" if row[key] is None else f"{row[key]:.3f}" for key in shown]
+            forwards = "–" if row["forwards"] is None else f"{row['forwards']:,.0f}"
+            compared = pooled.get((group, row["method"], row["n"]))
+            tasks = f"{row['tasks']}/{row['of_tasks']}"
+            table.add_row(row["method"], str(row["n"]), tasks, *numbers, forwards, _compared(compared))
+        console.print(table)
+    for row in result["skipped"]:
+        console.print(Text(f"left out: {row['method']} on {row['task']}, {row['model']}: {row['why']}"))
+
+
+def _compared(row: dict | None) -> str:
+    if row is None:
+        return ""
+    interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return f"{row['difference']:+.3f}{interval}"

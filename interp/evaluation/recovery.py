@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import average_precision_score, roc_curve
 
+from interp.scores.priors import layer_prior
 from interp.tasks.errors import InputError
 
 N_BOOT = 1000
@@ -184,15 +185,6 @@ def roc_auc(scores: Float[np.ndarray, " item"], labels: Bool[np.ndarray, " item"
     if not labels.any() or labels.all():
         return None
     return float(_aucs(scores[None], labels)[0])
-
-
-def layer_prior(
-    n_layers: int, n_heads: int, near: int | float | None = None
-) -> Float[np.ndarray, "layer head"]:
-    """Signed scores that know only the layer: its index, or closeness to layer ``near``."""
-    layers = np.arange(n_layers, dtype=float)
-    prior = layers if near is None else -np.abs(layers - near)
-    return np.repeat(prior[:, None], n_heads, axis=1)
 
 
 def _aucs(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def svg(
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" '
         'role="{role}" aria-label="{label}">{body}</svg>'
-    ).format(w=_short(width), h=_short(height), role=role, label=label, body=Markup("").join(body))
+    ).format(w=short(width), h=short(height), role=role, label=label, body=Markup("").join(body))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def head_grid(rows: Mapping[str, Sequence[Cell]], largest: float, label: str) ->
     for name, cells in rows.items():
         if name == "MLP":
             y += 7
-        body.append(_text(left - 7, y + height / 2 + 4, name, "soft", anchor="end"))
+        body.append(text_at(left - 7, y + height / 2 + 4, name, "soft", anchor="end"))
         for layer, cell in enumerate(cells):
             drawn, outline = _cell(cell, left + layer * width, y, width, height, largest)
             body.append(drawn)
@@ -68,8 +68,8 @@ def head_grid(rows: Mapping[str, Sequence[Cell]], largest: float, label: str) ->
         y += height
     step = 1 if width >= 27 and n_layers <= 40 else 5
     for layer in range(0, n_layers, step):
-        body.append(_text(left + (layer + 0.5) * width, y + 15, str(layer), "soft", anchor="middle"))
-    body.append(_text(left + n_layers * width / 2, y + 33, "layer", "soft", anchor="middle"))
+        body.append(text_at(left + (layer + 0.5) * width, y + 15, str(layer), "soft", anchor="middle"))
+    body.append(text_at(left + n_layers * width / 2, y + 33, "layer", "soft", anchor="middle"))
     return svg(left + n_layers * width + 4, y + 40, label, [*body, *outlines], role="group")
 
 
@@ -77,7 +77,7 @@ def _cell(
     cell: Cell, x: float, y: float, width: float, height: float, largest: float
 ) -> tuple[Markup, Markup]:
     box = Markup('x="{}" y="{}" width="{}" height="{}"').format(
-        _short(x + 1), _short(y + 1), _short(width - 2), _short(height - 2)
+        short(x + 1), short(y + 1), short(width - 2), short(height - 2)
     )
     shade = opacity(cell.value, largest)
     known = "unknown" if cell.value is None else ("neg" if cell.value < 0 else "pos")
@@ -89,7 +89,7 @@ def _cell(
     ]
     if cell.text:
         tone = "small strong" if shade > 0.6 else "small"
-        parts.append(_text(x + width / 2, y + height / 2 + 3.5, cell.text, tone, anchor="middle"))
+        parts.append(text_at(x + width / 2, y + height / 2 + 3.5, cell.text, tone, anchor="middle"))
     drawn = Markup("").join(parts)
     if cell.link:
         drawn = Markup('<a href="#{}" aria-label="{}">{}</a>').format(cell.link, cell.title, drawn)
@@ -127,14 +127,14 @@ def attention_pattern(
     top, side = 4.0, size * n
     body = [
         Markup('<path class="line" d="M{} {}V{}H{}"/>').format(
-            *map(_short, (left, top, top + side, left + side))
+            *map(short, (left, top, top + side, left + side))
         )
     ]
-    step = _short(size)
+    step = short(size)
     for low, high in _FAINT:
         found = np.argwhere((pattern >= low) & (pattern < high))
         path = "".join(
-            f"M{_short(left + k * size)} {_short(top + q * size)}h{step}v{step}h-{step}z" for q, k in found
+            f"M{short(left + k * size)} {short(top + q * size)}h{step}v{step}h-{step}z" for q, k in found
         )
         if path:
             body.append(
@@ -147,8 +147,8 @@ def attention_pattern(
                 '<rect class="pos" x="{}" y="{}" width="{s}" height="{s}" fill-opacity="{:.2f}">'
                 "<title>{} → {}: {:.2f}</title></rect>"
             ).format(
-                _short(left + k * size),
-                _short(top + q * size),
+                short(left + k * size),
+                short(top + q * size),
                 min(1.0, weight) ** EXPONENT,
                 names[q],
                 names[k],
@@ -160,12 +160,12 @@ def attention_pattern(
     for i, name in enumerate(names):
         tone = small if i in marked else f"soft {small}"
         middle = top + (i + 0.5) * size
-        body.append(_text(left - 5, middle + 3.5, name, tone, anchor="end"))
+        body.append(text_at(left - 5, middle + 3.5, name, tone, anchor="end"))
         x, y = left + (i + 0.5) * size + 3, top + side + 7
         body.append(
             Markup(
                 '<text class="{}" text-anchor="end" transform="translate({} {}) rotate(-55)">{}</text>'
-            ).format(tone, _short(x), _short(y), name)
+            ).format(tone, short(x), short(y), name)
         )
     below = 14 + 5.6 * max(len(name) for name in names)
     return svg(left + side + 6, top + side + below, label, body)
@@ -189,7 +189,7 @@ def roc_panel(
     lower = list(zip(grid, np.clip(grid - spread, 0, 1), strict=True))
 
     def path(points: Sequence[tuple[float, float]]) -> str:
-        return "M" + "L".join(f"{_short(left + x * side)} {_short(top + (1 - y) * side)}" for x, y in points)
+        return "M" + "L".join(f"{short(left + x * side)} {short(top + (1 - y) * side)}" for x, y in points)
 
     body = [
         Markup('<path class="band" d="{}Z"/>').format(path([*upper, *reversed(lower)])),
@@ -201,9 +201,9 @@ def roc_panel(
         Markup('<path class="roc" d="{}"/>').format(path(curve)),
     ]
     for tick in (0.0, 0.5, 1.0):
-        body.append(_text(left + tick * side, top + side + 15, f"{tick:g}", "soft", anchor="middle"))
-        body.append(_text(left - 6, top + (1 - tick) * side + 4, f"{tick:g}", "soft", anchor="end"))
-    body.append(_text(left + side / 2, top + side + 32, "false positive rate", "soft", anchor="middle"))
+        body.append(text_at(left + tick * side, top + side + 15, f"{tick:g}", "soft", anchor="middle"))
+        body.append(text_at(left - 6, top + (1 - tick) * side + 4, f"{tick:g}", "soft", anchor="end"))
+    body.append(text_at(left + side / 2, top + side + 32, "false positive rate", "soft", anchor="middle"))
     body.append(
         Markup(
             '<text class="soft" text-anchor="middle" transform="translate(12 {}) rotate(-90)">'
@@ -213,11 +213,11 @@ def roc_panel(
     return svg(left + side + 14, top + side + 38, label, body)
 
 
-def _text(x: float, y: float, text: str, tone: str, *, anchor: str) -> Markup:
+def text_at(x: float, y: float, text: str, tone: str, *, anchor: str) -> Markup:
     return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}" pointer-events="none">{}</text>').format(
-        tone, _short(x), _short(y), anchor, text
+        tone, short(x), short(y), anchor, text
     )
 
 
-def _short(value: int | float) -> str:
+def short(value: int | float) -> str:
     return f"{value:.1f}".rstrip("0").rstrip(".")

@@ -1,10 +1,5 @@
 """The report of a run: one HTML page without scripts, from the finding to how to repeat it."""
 
-from importlib.resources import files
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
-
 from interp.report import wording
 from interp.report.components import Scale, edge_figure, grid_figures, member_rows
 from interp.report.members import member_cards
@@ -18,6 +13,7 @@ from interp.report.repeat import (
     timings,
     warnings,
 )
+from interp.report.templates import environment
 from interp.runs import Run
 
 TOP_EDGES = 20
@@ -26,7 +22,7 @@ TOP_EDGES = 20
 def render_report(run: Run) -> str:
     """The report as one self-contained page: no script, no request, every token and label escaped."""
     scale = Scale.of(run)
-    page = _environment().get_template("report.html")
+    page = environment().get_template("report.html")
     return page.render(
         result=run.result,
         scale=scale,
@@ -126,20 +122,3 @@ def _edges(run: Run) -> list[dict]:
         }
         for edge in ranked
     ]
-
-
-def _environment() -> Environment:
-    folder = files("interp.report")
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-    )
-    environment.globals["style"] = Markup((folder / "report.css").read_text(encoding="utf-8"))
-    environment.filters["percent"] = wording.percent
-    environment.filters["number"] = wording.number
-    environment.filters["signed"] = wording.signed
-    environment.filters["seconds"] = wording.seconds
-    return environment

@@ -5,10 +5,11 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from interp.circuits.references import load_reference
-from interp.evaluation.recovery import layer_prior, roc_curve_points
+from interp.evaluation.recovery import roc_curve_points
 from interp.report import wording
 from interp.report.figures import roc_panel
 from interp.runs import Run
+from interp.scores.priors import layer_prior
 from interp.tasks.errors import InputError
 
 

@@ -51,6 +51,8 @@ def command_line(run: Run) -> str:
     words += ["--threshold", settings["threshold"]] if "threshold" in settings else []
     words += ["--mlps"] if result.get("universe") == "heads+mlps" else []
     words += [] if pairs.get("bos", True) else ["--no-bos"]
+    for key, value in _loaded_as(run).items():
+        words += [f"--{key}", value]
     for key, value in _changed_options(result["method"], settings.get("config", {})).items():
         words += ["--set", f"{key}={value}"]
     return shlex.join(str(word) for word in words)
@@ -59,8 +61,9 @@ def command_line(run: Run) -> str:
 def python_lines(run: Run) -> str:
     """The same from Python."""
     result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
+    loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(run).items())
     arguments = {
-        "model": result["model"],
+        "model": None if loaded else result["model"],
         "method": result["method"],
         "n": result["n_pairs"],
         "seed": result["seed"],
@@ -72,6 +75,9 @@ def python_lines(run: Run) -> str:
     }
     given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
     imports = "from interp import discover\n"
+    if loaded:
+        imports = "from interp import discover, load_model\n"
+        given = f"    model=load_model({result['model']!r}{loaded}),\n{given}"
     options = _changed_options(result["method"], settings.get("config", {}))
     if options:
         imports += "from interp.scores import method_config\n"
@@ -109,6 +115,13 @@ def warnings(run: Run) -> list[str]:
         "the draw of pairs and nothing else."
     )
     return found
+
+
+def _loaded_as(run: Run) -> dict[str, str]:
+    """Dtype and device of the model where they are not what loading it gives on any machine."""
+    model = run.result.get("provenance", {}).get("model", {})
+    usual = {"dtype": "float32", "device": "cpu"}
+    return {key: model[key] for key, value in usual.items() if model.get(key, value) != value}
 
 
 def _changed_options(method: str, config: dict) -> dict:

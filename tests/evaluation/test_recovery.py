@@ -9,7 +9,8 @@ from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
 from interp.circuits.references import load_reference
 from interp.evaluation.edge_recovery import recover_edges
-from interp.evaluation.recovery import compare_paired, layer_prior, recover, roc_auc, roc_curve_points
+from interp.evaluation.recovery import compare_paired, recover, roc_auc, roc_curve_points
+from interp.scores.priors import layer_prior
 from interp.scores.result import EdgeScore
 from interp.tasks.errors import InputError
 

@@ -39,6 +39,18 @@ def test_mlps_and_missing_bos_are_part_of_the_command():
     assert {"--mlps", "--no-bos"} <= set(command_line(run).split())
 
 
+def test_dtype_and_device_are_part_of_both_where_they_are_not_the_usual_ones():
+    run = make_run()
+    run.result["provenance"]["model"] |= {"dtype": "float32", "device": "cpu"}
+    assert "--dtype" not in command_line(run) and "load_model" not in python_lines(run)
+    run.result["provenance"]["model"] |= {"dtype": "bfloat16", "device": "cuda:0"}
+    assert "--dtype bfloat16 --device cuda:0" in command_line(run)
+    assert f"model=load_model({run.result['model']!r}, dtype='bfloat16', device='cuda:0')" in python_lines(
+        run
+    )
+    compile(python_lines(run), "report", "exec")
+
+
 def test_python_lines_compile_and_call_discover_with_the_same_values():
     run = make_run(task='it\'s "quoted".json', mlp_members=1)
     called = {}

@@ -1,0 +1,174 @@
+"""Running a method for its cells: once on the pool where every pair has a score of its own, else cell by cell.
+
+A method's score of some pairs is the mean of their scores only where the method is such a mean. That is looked at,
+not assumed: the first cell is run by itself, and half of it again, and the pool is used if the scores of its pairs
+average to its scores and do not depend on the other pairs, nothing in the method is drawn at random, and no edges are
+compared (they come without scores per pair).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from interp.bench.plan import drawn
+from interp.bench.store import Say, read_record, write_record
+from interp.files import atomic_path
+from interp.models import Model
+from interp.scores import Scores, load_method, method_config
+from interp.scores.result import EdgeScore
+from interp.tasks.pairs import PromptPairs
+
+CHUNK = 100
+"""Pairs of the pool that are run, and saved, at a time."""
+
+
+Tell = Callable[[float], None]
+"""Told which share of a piece of work is done by now."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell's scores were and cost; seconds are of this machine, whatever else it was doing."""
+
+    heads: Float[np.ndarray, "layer head"]
+    forwards: float
+    seconds: float | None
+    edges: tuple[EdgeScore, ...] = ()
+
+
+class Runner:
+    """One method on one target: the pairs, the folder, and what is known of the method so far."""
+
+    def __init__(
+        self,
+        method: str,
+        model: Model,
+        pool: PromptPairs,
+        folder: Path,
+        *,
+        edges_compared: bool,
+        batch_size: int,
+        say: Say,
+    ) -> None:
+        self.method, self.model, self.pool, self.folder = method, model, pool, folder
+        self.edges_compared, self.batch_size, self.say = edges_compared, batch_size, say
+        self.per_pair: Float[np.ndarray, "pair layer head"] | None = None
+        """Scores of the pool's pairs, NaN where none was asked for; ``None`` for methods run cell by cell."""
+        self._cost = (0.0, 0.0, 0)
+        self._first: tuple[tuple[int, int], Scores] | None = None
+
+    def config(self, seed: int):
+        """The method's defaults for the task; the cell's seed, where the method draws anything."""
+        known = {field.name for field in fields(load_method(self.method).config)}
+        options = {"batch_size": str(self.batch_size), "seed": str(seed)}
+        return method_config(self.method, self.pool.task, {k: v for k, v in options.items() if k in known})
+
+    def settings(self) -> dict:
+        """What the method's scores depend on, beside the pairs; the batch size only moves the last digits."""
+        return {
+            key: value for key, value in asdict(self.config(0)).items() if key not in ("batch_size", "seed")
+        }
+
+    def run(self, indices: Sequence[int], seed: int, tell: Tell) -> Scores:
+        """The method on some pairs of the pool, which may be drawn more than once."""
+        method, pairs = load_method(self.method), self.pool.subset(indices)
+        steps, done = max(1, method.steps(self.model, len(pairs))), 0
+
+        def progress(more: int) -> None:
+            nonlocal done
+            done += more
+            tell(done / steps)
+
+        return method.function(self.model, pairs, self.config(seed), progress=progress)
+
+    def prepare(self, cells: Sequence[tuple[int, int]], tell: Tell) -> None:
+        """Find out how the method is run and, if on the pool, score all pairs that these cells need."""
+        record = self.folder / "method.json"
+        settings = {"config": self.settings(), "pool": len(self.pool), "edges_compared": self.edges_compared}
+        known = read_record(record, settings, self.say)
+        if known is None:
+            why = self._why_cell_by_cell(cells[0])
+            known = {"on_pool": not why, "why": why}
+            write_record(record, settings, known)
+        if known["on_pool"]:
+            wanted = sorted({i for n, seed in cells for i in drawn(seed, n, len(self.pool))})
+            self._fill(wanted, settings, tell)
+
+    def outcome(self, n: int, seed: int, tell: Tell) -> Outcome:
+        """The scores of one cell."""
+        indices = drawn(seed, n, len(self.pool))
+        if self.per_pair is not None:
+            forwards, seconds, count = self._cost
+            return Outcome(self.per_pair[indices].mean(0), forwards * n / count, seconds * n / count)
+        if self._first is not None and self._first[0] == (n, seed):
+            scores = self._first[1]
+        else:
+            scores = self.run(indices, seed, tell)
+        return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), scores.edges)
+
+    def _why_cell_by_cell(self, cell: tuple[int, int]) -> str:
+        """Empty where the pool serves."""
+        if hasattr(self.config(0), "seed"):
+            return "it draws at random, anew for every seed"
+        n, seed = cell
+        indices = drawn(seed, n, len(self.pool))
+        scores = self.run(indices, seed, lambda _share: None)
+        self._first = (cell, scores)
+        if scores.heads_per_pair is None:
+            return "it scores the pairs as a whole"
+        if not _alike(scores.heads_per_pair.mean(0), scores.heads):
+            return "its scores are not the mean of its scores per pair"
+        half = self.run(indices[: (n + 1) // 2], seed, lambda _share: None)
+        if not _alike(half.heads_per_pair, scores.heads_per_pair[: (n + 1) // 2]):
+            return "its score of a pair depends on the other pairs"
+        return "its edges have no scores per pair" if self.edges_compared and scores.edges else ""
+
+    def _fill(self, wanted: list[int], settings: dict, tell: Tell) -> None:
+        path = self.folder / "pool.safetensors"
+        shape = (len(self.pool), self.model.cfg.n_layers, self.model.cfg.n_heads)
+        heads, cost = self._read_pool(path, shape, settings)
+        missing = [i for i in wanted if np.isnan(heads[i]).any()]
+        for begin in range(0, len(missing), CHUNK):
+            some = missing[begin : begin + CHUNK]
+            scores = self.run(
+                some, 0, lambda share, b=begin, s=some: tell((b + share * len(s)) / len(missing))
+            )
+            heads[some] = scores.heads_per_pair
+            cost = (cost[0] + scores.cost.forwards, cost[1] + _seconds(scores), cost[2] + len(some))
+            header = {"settings": repr(settings), "cost": " ".join(map(repr, cost))}
+            with atomic_path(path) as temporary:
+                save_file({"heads": heads}, temporary, metadata=header)
+        self.per_pair, self._cost = heads, cost
+
+    def _read_pool(
+        self, path: Path, shape: tuple[int, int, int], settings: dict
+    ) -> tuple[np.ndarray, tuple[float, float, int]]:
+        nothing = np.full(shape, np.nan), (0.0, 0.0, 0)
+        if not path.is_file():
+            return nothing
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header, heads = file.metadata() or {}, file.get_tensor("heads")
+            forwards, seconds, count = header["cost"].split()
+            cost = (float(forwards), float(seconds), int(count))
+        except (SafetensorError, OSError, KeyError, ValueError):
+            self.say(f"{path} is damaged: done again")
+            return nothing
+        if header.get("settings") != repr(settings) or heads.shape != shape:
+            self.say(f"{path} was made with other settings: done again")
+            return nothing
+        return heads.copy(), cost
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Up to what float32 and another batch change."""
+    return bool(np.allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()))
+
+
+def _seconds(scores: Scores) -> float:
+    return float(sum(scores.cost.seconds.values()))

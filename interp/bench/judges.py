@@ -1,0 +1,172 @@
+"""What scores are judged by: the reference circuits of a target, and held-out prompts to run circuits on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.bench.plan import HELD_OUT_SEED, REFERENCE_SEED, Target, drawn
+from interp.circuits.measured import THRESHOLD, MeasuredReference
+from interp.circuits.references import Reference, reference_for
+from interp.evaluation.edge_recovery import recover_edges
+from interp.evaluation.recovery import recover
+from interp.evaluation.stability import precision_at
+from interp.models import Model, describe_model
+from interp.models.planted import planted_truth
+from interp.progress import Stage
+from interp.scores.patching import PatchingConfig, patching
+from interp.scores.result import EdgeScore
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import PromptPairs, Task
+
+AGREEMENT = ("roc_auc", "average_precision", "precision_at_n", "spearman")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """One reference circuit.
+
+    Attributes:
+        effects: mean exact effects, for the rank correlation.
+        edges: the reference with its edges, where they are compared: those written into planted models.
+    """
+
+    name: str
+    truth: Bool[np.ndarray, "layer head"]
+    effects: Float[np.ndarray, "layer head"] | None
+    edges: Reference | None = None
+
+    def agreement(self, scores: Float[np.ndarray, "layer head"]) -> dict[str, float | None]:
+        """ROC AUC, average precision, precision at the number of members, Spearman with |effect|."""
+        found = recover(scores, self.truth, self.effects, n_random=1)
+        return {
+            "roc_auc": found.roc_auc,
+            "average_precision": found.average_precision,
+            "precision_at_n": precision_at(scores, self.truth),
+            "spearman": found.spearman,
+        }
+
+    def edge_agreement(self, edges: tuple[EdgeScore, ...]) -> dict[str, float | None]:
+        """Of a method's own edges with the written ones; empty where either has none."""
+        if self.edges is None or not edges:
+            return {}
+        found = recover_edges(edges, self.edges)
+        return {
+            "edge_roc_auc": found.roc_auc,
+            "edge_average_precision": found.average_precision,
+            "edge_within_roc_auc": found.within_roc_auc,
+        }
+
+    @property
+    def size(self) -> int:
+        """Members of the reference: how many heads a method chooses where circuits are compared."""
+        return int(self.truth.sum())
+
+
+@dataclass(frozen=True)
+class Court:
+    """All judges of a target, the first of which decides, and the exact effects that the yardstick is taken from."""
+
+    judges: tuple[Judge, ...]
+    measured: MeasuredReference
+
+    def yardstick(
+        self, n: int, seed: int
+    ) -> tuple[Float[np.ndarray, "layer head"], tuple[Judge, ...]] | None:
+        """Exact effects over ``n`` of the measured pairs, and the judges for them; ``None`` if no pair is left.
+
+        The measured reference is replaced by what its other pairs say, so that no pair judges itself.
+        """
+        size = self.measured.n_pairs
+        if n >= size:
+            return None
+        order = drawn(seed, size, size)
+        own, others = order[:n], order[n:]
+        effects = self.measured.heads[others].mean(0)
+        gap = (self.measured.metric_clean - self.measured.metric_corrupt)[others].mean()
+        judges = tuple(
+            Judge(judge.name, np.abs(effects) >= THRESHOLD * gap, effects)
+            if judge.name == self.measured.name
+            else judge
+            for judge in self.judges
+        )
+        return self.measured.heads[own].mean(0), judges
+
+    def yardstick_forwards(self) -> float:
+        """What exact interchange of every head costs a pair: two forwards, and one from each head's layer on."""
+        return 2 + self.measured.n_heads * (self.measured.n_layers + 1) / 2
+
+
+def convene(
+    target: Target, task: Task, model: Model, folder: Path, *, n: int, batch_size: int, stage: Stage
+) -> Court:
+    """The references of a target: what was written into a planted model, else what was measured or published.
+
+    Exact effects that are not shipped are measured once on ``n`` pairs, into ``folder``; a killed measurement resumes.
+    """
+    known = reference_for(task.name, describe_model(model)["spec"] or "")
+    measured = next((r for r in known if isinstance(r, MeasuredReference)), None)
+    if measured is None:
+        measured = _measure(target, task, model, folder, n=n, batch_size=batch_size, stage=stage)
+    if measured.heads.shape[1:] != (model.cfg.n_layers, model.cfg.n_heads):
+        raise InputError(
+            f"reference {measured.name!r} is of a model of {measured.n_layers} layers of {measured.n_heads} heads, "
+            f"{target.model} has {model.cfg.n_layers} of {model.cfg.n_heads}"
+        )
+    effects = measured.effects()
+    if target.planted:
+        written = _written(target, model)
+        return Court((Judge(written.name, written.members(), effects, written),), measured)
+    published = tuple(Judge(r.name, r.members(), None) for r in known if isinstance(r, Reference))
+    return Court((Judge(measured.name, measured.members(), effects), *published), measured)
+
+
+def _written(target: Target, model: Model) -> Reference:
+    truth = planted_truth(target.model)
+    return Reference(
+        name=f"{target.task}/written",
+        task=target.task,
+        model=target.model,
+        n_layers=model.cfg.n_layers,
+        n_heads=model.cfg.n_heads,
+        heads=truth.heads,
+        edges=truth.edges,
+        citation="written into the weights",
+        note="",
+    )
+
+
+def _measure(
+    target: Target, task: Task, model: Model, folder: Path, *, n: int, batch_size: int, stage: Stage
+) -> MeasuredReference:
+    path, partial = folder / f"reference-n{n}.safetensors", folder / f"reference-n{n}.partial.safetensors"
+    if path.is_file():
+        return MeasuredReference.load(path)
+    pairs = task.sample(model.tokenizer, n, REFERENCE_SEED)
+    folder.mkdir(parents=True, exist_ok=True)
+    heads = model.cfg.n_layers * model.cfg.n_heads
+    config = PatchingConfig(batch_size=batch_size, mlps=False, checkpoint=str(partial))
+    with stage(f"{target.name}: exact effects", heads * len(pairs)) as advance:
+        scores = patching(model, pairs, config, progress=advance)
+    name = f"{target.task}/{target.model}"
+    measured = MeasuredReference.from_scores(
+        scores, name=name, model=target.model, provenance={"model_details": describe_model(model)}
+    )
+    measured.save(path)
+    partial.unlink(missing_ok=True)
+    return MeasuredReference.load(path)  # as every later run will see it
+
+
+def held_out_pairs(task: Task, model: Model, n: int, pool: PromptPairs) -> PromptPairs:
+    """Pairs that circuits are run on, none of them in the pool.
+
+    Raises:
+        InputError: the task has no others, as a short prompt file.
+    """
+    pairs = task.sample(model.tokenizer, n, HELD_OUT_SEED)
+    seen = {pair.clean_tokens for pair in pool}
+    fresh = [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen]
+    if not fresh:
+        raise InputError(f"task {task.name!r} has no pairs beyond the pool of {len(pool)}: none to hold out")
+    return pairs.subset(fresh)

@@ -1,0 +1,144 @@
+"""What a bench is to run: its cells, and which of them are too dear."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from interp.scores import METHODS, load_method
+from interp.tasks import load_task, task_names
+from interp.tasks.errors import InputError
+from interp.tasks.planted import planted_task_names
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+BASELINE = "attribution"
+YARDSTICK = "yardstick"
+"""The row of exact interchange of a few of the reference's own pairs, judged by its other pairs."""
+REFERENCE_METHOD = "patching"
+"""The method that references are measured by: its row is the yardstick, so it is left out unless it is named."""
+
+POOL, POOL_SEED = 300, 0
+REFERENCE_PAIRS, REFERENCE_SEED = 200, 1000
+HELD_OUT, HELD_OUT_SEED = 20, 2000
+FAITHFUL_SEEDS = 3
+"""Seeds whose circuits are run alone (CPR, CMD, f): each costs a dozen forwards of every held-out pair."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most pairs and seeds that a dear method is given on a model of more than ``SMALL`` heads."""
+
+    pairs: int
+    seeds: int
+
+
+SMALL = 64
+LIMITS = {
+    "eap-ig": Limit(100, 3),
+    "nap-ig-activations": Limit(10, 3),
+    "eap-ig-activations": Limit(10, 3),
+    "acdc": Limit(10, 3),
+    "acdc-edges": Limit(10, 1),
+    "subnetwork-probing": Limit(10, 3),
+    "contextual-decomposition": Limit(10, 3),
+    REFERENCE_METHOD: Limit(100, 3),
+}
+"""Methods that take dozens of passes a pair anew for every cell, or hundreds; others get all pairs and seeds."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One task on one model."""
+
+    task: str
+    model: str
+
+    @property
+    def planted(self) -> bool:
+        return self.task in planted_task_names()
+
+    @property
+    def group(self) -> str:
+        """What is averaged together: planted models apart, their circuits are known and their prompts alike."""
+        return "planted models" if self.planted else self.model
+
+    @property
+    def name(self) -> str:
+        return self.task if self.planted else f"{self.task} on {self.model}"
+
+    @property
+    def folder(self) -> str:
+        return "--".join(part.replace("/", "-").replace(":", "-") for part in (self.task, self.model))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A bench.
+
+    Attributes:
+        tasks: shipped names, prompt files or classes; planted tasks run on their own planted models.
+        models: specs that the other tasks run on.
+        methods: registered names; all of them if empty, but the one that references are measured by.
+        pairs: numbers of pairs.
+        seeds: subsets of the pool that are drawn, seeds 0, 1, ….
+        against: the method that all others are compared with.
+        pool, held_out: pairs in the pool, and pairs that circuits are run on.
+        reference: pairs that exact effects are measured on where none are shipped.
+
+    Raises:
+        InputError: an unknown task or method, or a number that cannot be.
+    """
+
+    tasks: tuple[str, ...] = field(default_factory=task_names)
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    methods: tuple[str, ...] = ()
+    pairs: tuple[int, ...] = (10, 25, 100)
+    seeds: int = 10
+    against: str = BASELINE
+    pool: int = POOL
+    held_out: int = HELD_OUT
+    reference: int = REFERENCE_PAIRS
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            every = tuple(name for name in METHODS if name != REFERENCE_METHOD)
+            object.__setattr__(self, "methods", every)
+        for name in (*self.methods, self.against):
+            load_method(name)
+        for what in ("tasks", "models", "methods", "pairs"):
+            values = getattr(self, what)
+            if not values:
+                raise InputError(f"no {what}: at least one is needed")
+            object.__setattr__(self, what, tuple(dict.fromkeys(values)))
+        for name in self.tasks:
+            load_task(name)
+        for n in self.pairs:
+            if not 1 <= n <= self.pool:
+                raise InputError(
+                    f"{n} pairs: seeds draw from a pool of {self.pool}, so it is from 1 to {self.pool}"
+                )
+        if self.seeds < 1:
+            raise InputError(f"{self.seeds} seeds: at least 1 is needed")
+
+    def targets(self) -> tuple[Target, ...]:
+        """Every task on every model it runs on."""
+        found: dict[Target, None] = {}
+        for task in self.tasks:
+            for model in (task,) if task in planted_task_names() else self.models:
+                found[Target(task, model)] = None
+        return tuple(found)
+
+    def cells(self, method: str, n_heads: int) -> tuple[tuple[int, int], ...]:
+        """(pairs, seed) of every cell of a method on a model with so many heads in all; fewest pairs first."""
+        limit = LIMITS.get(method) if n_heads > SMALL else None
+        most_pairs, most_seeds = (self.pool, self.seeds) if limit is None else (limit.pairs, limit.seeds)
+        return tuple(
+            (n, seed)
+            for n in sorted(self.pairs)
+            if n <= most_pairs
+            for seed in range(min(self.seeds, most_seeds))
+        )
+
+
+def drawn(seed: int, n: int, size: int) -> list[int]:
+    """The pairs of a cell among ``size``: a seed's smaller subsets are the beginning of its larger ones."""
+    return np.random.default_rng(seed).permutation(size)[:n].tolist()

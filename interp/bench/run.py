@@ -1,0 +1,94 @@
+"""The bench itself: target by target and method by method, every cell saved as soon as it is known."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from interp.activations.stream import BATCH_SIZE
+from interp.bench.plan import YARDSTICK, Plan
+from interp.bench.store import Say
+from interp.bench.table import Cell, one_line, tabulate
+from interp.bench.target import TargetBench
+from interp.models import Model, describe_model, load_model, load_tokenizer
+from interp.progress import Stage, silent
+from interp.tasks.errors import InputError
+
+_STEPS = 100
+"""Steps of the progress bar a cell."""
+
+
+def run_bench(
+    plan: Plan,
+    out: Path | str,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    batch_size: int = BATCH_SIZE,
+    stage: Stage = silent,
+    say: Say = lambda _line: None,
+) -> dict:
+    """Run what is not in ``out`` already, and return the table (:func:`interp.bench.table.tabulate`).
+
+    A method that refuses a target (:class:`InputError`) is left out there, and the table says why.
+
+    Args:
+        out: folder that holds every cell; see :mod:`interp.bench.store`.
+        say: told one line a method, and about files that had to be made again.
+
+    Raises:
+        InputError: a model that cannot be loaded, or a task that gives too few pairs.
+    """
+    targets, out = plan.targets(), Path(out)
+    for spec in {target.model for target in targets if not target.planted}:
+        load_tokenizer(spec)  # a misspelt model shows now and not after hours
+    cells: list[Cell] = []
+    skipped: list[dict] = []
+    estimate = _Estimate(len(targets) * (1 + len(plan.methods)))
+    model: Model | None = None
+    for target in targets:
+        if model is None or describe_model(model)["spec"] != target.model:
+            model = load_model(target.model, device=device, dtype=dtype)
+        bench = TargetBench.prepare(target, plan, model, out, batch_size=batch_size, stage=stage, say=say)
+        wanted = {name: bench.cells_of(name) for name in (YARDSTICK, *plan.methods)}
+        with stage(target.name, _STEPS * sum(map(len, wanted.values()))) as advance:
+            for name, its_cells in wanted.items():
+                meter = _Meter(advance, _STEPS * len(its_cells))
+                why = "" if its_cells else f"too dear at {min(plan.pairs)} pairs"
+                try:
+                    found = bench.run(name, its_cells, meter.to) if its_cells else []
+                except InputError as error:
+                    found, why = [], str(error)
+                meter.to(1.0)
+                cells += found
+                if why:
+                    skipped.append({"task": target.task, "model": target.model, "method": name, "why": why})
+                line = one_line(found) if found else f"left out: {why}"
+                say(f"{target.name}, {name}: {line}{estimate.after_one()}")
+    return tabulate(plan, cells, skipped)
+
+
+class _Meter:
+    """Turns the share of a method's work that is done into whole steps of the bar."""
+
+    def __init__(self, advance: Callable[[int], None], steps: int) -> None:
+        self.advance, self.steps, self.told = advance, steps, 0
+
+    def to(self, share: float) -> None:
+        reached = round(min(1.0, share) * self.steps)
+        if reached > self.told:
+            self.advance(reached - self.told)
+            self.told = reached
+
+
+class _Estimate:
+    """How long the rest may take, if what is left takes as long as what was done; rough, since methods differ."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.done, self.begin = rows, 0, time.perf_counter()
+
+    def after_one(self) -> str:
+        self.done += 1
+        left = (time.perf_counter() - self.begin) / self.done * (self.rows - self.done)
+        return (
+            f"  ({self.done} of {self.rows}, about {left / 60:.0f} min left)" if self.done < self.rows else ""
+        )

@@ -1,0 +1,218 @@
+"""From cells to the table: means over seeds, means over tasks, and methods compared pair by pair on the same subsets.
+
+Intervals are percentile bootstraps over seeds. Seeds draw subsets of one pool, so large subsets overlap: with 100 of
+300 pairs an interval is about a fifth too narrow for prompts drawn anew, and the reference is held fixed throughout.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from interp.bench.judges import AGREEMENT
+from interp.bench.plan import Plan, Target
+from interp.evaluation.faithfulness import SIZES
+from interp.evaluation.stability import best_heads, mean_jaccard
+from interp.record import versions
+
+FORMAT = 1
+EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc")
+FAITHFUL = ("cpr", "cmd", *(f"f_{size}" for size in SIZES))
+METRICS = (*AGREEMENT, *EDGE_AGREEMENT, *FAITHFUL, "forwards", "seconds")
+COMPARED = ("roc_auc", "average_precision", "edge_roc_auc", "cpr", "cmd")
+"""Of these CMD is better when it is lower."""
+N_BOOT = 2000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on ``n`` pairs of one seed.
+
+    Attributes:
+        result: as it is kept on disk: heads, agreement by reference, faithfulness, cost.
+        size: members of the first reference.
+        bootstrap_jaccard: of the method on resamples of ``n`` pairs, where it was measured.
+    """
+
+    target: Target
+    method: str
+    n: int
+    seed: int
+    result: dict
+    size: int
+    bootstrap_jaccard: float | None
+
+    @property
+    def reference(self) -> str:
+        """The reference that decides."""
+        return next(iter(self.result["agreement"]))
+
+    def rows(self) -> list[dict]:
+        """One flat row a reference."""
+        faithful = self.result["faithfulness"] or {}
+        at = faithful.get("f_at", {})
+        shared = {name: faithful.get(name) for name in ("cpr", "cmd")}
+        shared |= {f"f_{size}": at.get(str(size)) for size in SIZES}
+        shared |= {name: self.result[name] for name in ("forwards", "seconds")}
+        start = {**asdict(self.target), "method": self.method, "n": self.n, "seed": self.seed}
+        nothing = dict.fromkeys(METRICS)
+        return [
+            {**start, "reference": name, "decides": name == self.reference, **nothing, **found, **shared}
+            for name, found in self.result["agreement"].items()
+        ]
+
+
+def tabulate(plan: Plan, cells: Sequence[Cell], skipped: Sequence[dict]) -> dict:
+    """Everything that is shown, as JSON-able values.
+
+    ============== ==========================================================================================
+    ``cells``      one row a cell and reference
+    ``table``      one row a target, reference, method and number of pairs: mean, least and largest over seeds
+    ``groups``     means over the tasks of a group (a model's tasks; the planted models), deciding references
+    ``comparisons`` every method less ``plan.against`` on the same subsets, by task and for each group
+    ``skipped``    methods left out of a target, and why
+    ============== ==========================================================================================
+    """
+    rows = [row for cell in cells for row in cell.rows()]
+    table = _table(cells, rows)
+    return {
+        "format": FORMAT,
+        "plan": asdict(plan),
+        "cells": rows,
+        "table": table,
+        "groups": _groups(plan, table),
+        "comparisons": _comparisons(plan, rows),
+        "skipped": list(skipped),
+        "versions": versions(),
+    }
+
+
+def one_line(cells: Sequence[Cell]) -> str:
+    """A method on a target in a few words, for who watches."""
+    parts = []
+    for n in sorted({cell.n for cell in cells}):
+        found = [cell.result["agreement"][cell.reference] for cell in cells if cell.n == n]
+        auc, precision = (_mean(row[key] for row in found) for key in ("roc_auc", "average_precision"))
+        parts.append(f"n={n} AUC {_text(auc)} AP {_text(precision)}")
+    return "; ".join(parts)
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _keyed(rows: Iterable[dict], *keys: str) -> dict[tuple, list[dict]]:
+    found: dict[tuple, list[dict]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def _table(cells: Sequence[Cell], rows: list[dict]) -> list[dict]:
+    stability: dict[tuple, tuple[float | None, float | None]] = {}
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.target.task, cell.target.model, cell.method, cell.n), []).append(cell)
+    for key, group in groups.items():
+        circuits = [best_heads(np.array(c.result["heads"]), c.size, seed=c.seed) for c in group]
+        stability[key] = (mean_jaccard(circuits), group[0].bootstrap_jaccard)
+    names = ("task", "model", "reference", "decides", "method", "n")
+    found = []
+    for key, group in _keyed(rows, *names).items():
+        line = dict(zip(names, key, strict=True)) | {"seeds": len(group)}
+        line |= {metric: _spread(row[metric] for row in group) for metric in METRICS}
+        between, resampled = stability[line["task"], line["model"], line["method"], line["n"]]
+        found.append(line | {"jaccard_seeds": between, "jaccard_bootstrap": resampled})
+    return found
+
+
+def _spread(values: Iterable[float | None]) -> dict | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return {"mean": float(np.mean(known)), "least": min(known), "largest": max(known), "count": len(known)}
+
+
+def _groups(plan: Plan, table: list[dict]) -> list[dict]:
+    group_of = {(target.task, target.model): target.group for target in plan.targets()}
+    size = {group: list(group_of.values()).count(group) for group in group_of.values()}
+    lines = [line | {"group": group_of[line["task"], line["model"]]} for line in table if line["decides"]]
+    found = []
+    for (group, method, n), some in _keyed(lines, "group", "method", "n").items():
+        means = {m: _mean(line[m] and line[m]["mean"] for line in some) for m in METRICS}
+        means |= {m: _mean(line[m] for line in some) for m in ("jaccard_seeds", "jaccard_bootstrap")}
+        found.append(
+            {"group": group, "method": method, "n": n, "tasks": len(some), "of_tasks": size[group], **means}
+        )
+    return found
+
+
+def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
+    group_of = {(target.task, target.model): target.group for target in plan.targets()}
+    deciding = [row for row in rows if row["decides"]]
+    values = {
+        (row["task"], row["model"], row["method"], row["n"], row["seed"], metric): row[metric]
+        for row in deciding
+        for metric in COMPARED
+        if row[metric] is not None
+    }
+    methods = [m for m in dict.fromkeys(row["method"] for row in deciding) if m != plan.against]
+    targets = plan.targets()
+    groups = {group: [t for t in targets if t.group == group] for group in group_of.values()}
+    scopes = [(t.name, t.group if len(groups[t.group]) == 1 else None, [t]) for t in targets]
+    scopes += [(f"mean over {group}", group, its) for group, its in groups.items() if len(its) > 1]
+    found = []
+    for metric in COMPARED:
+        for n in plan.pairs:
+            for method in methods:
+                for scope, group, its in scopes:
+                    by_target = [
+                        _differences(values, (t.task, t.model), method, plan.against, n, metric, plan.seeds)
+                        for t in its
+                    ]
+                    known = [differences for differences in by_target if differences]
+                    if known:
+                        compared = compare_subsets(known)
+                        start = {
+                            "scope": scope,
+                            "group": group,
+                            "method": method,
+                            "against": plan.against,
+                            "n": n,
+                        }
+                        found.append(start | {"metric": metric, "tasks": len(known), **compared})
+    return found
+
+
+def _differences(
+    values: dict, target: tuple[str, str], method: str, against: str, n: int, metric: str, seeds: int
+) -> list[float]:
+    """Of the two methods on the same subsets, one a seed that both have."""
+    both = [
+        [values.get((*target, name, n, seed, metric)) for name in (method, against)] for seed in range(seeds)
+    ]
+    return [a - b for a, b in both if a is not None and b is not None]
+
+
+def compare_subsets(by_task: Sequence[Sequence[float]], *, n_boot: int = N_BOOT, seed: int = 0) -> dict:
+    """Mean over tasks of the mean over seeds of paired differences, with its 95 % bootstrap interval over seeds.
+
+    Args:
+        by_task: for every task the differences of two methods, one a seed.
+
+    Returns:
+        ``difference``, ``low`` and ``high`` (``None`` with a single seed), ``seeds`` (the fewest of any task).
+    """
+    fewest = min(len(differences) for differences in by_task)
+    result = {"difference": float(np.mean([np.mean(d) for d in by_task])), "low": None, "high": None}
+    if fewest > 1:
+        rng = np.random.default_rng(seed)
+        drawn = [rng.choice(np.asarray(d), (n_boot, len(d))).mean(1) for d in by_task]
+        low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+        result |= {"low": float(low), "high": float(high)}
+    return result | {"seeds": fewest}

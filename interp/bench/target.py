@@ -1,0 +1,179 @@
+"""One task on one model: its pairs, its judges, and every cell of a method, read where it is kept, else made."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from interp.bench.cells import Outcome, Runner, Tell
+from interp.bench.judges import Court, convene, held_out_pairs
+from interp.bench.plan import FAITHFUL_SEEDS, LIMITS, POOL_SEED, SMALL, YARDSTICK, Plan, Target, drawn
+from interp.bench.store import Say, read_record, write_record
+from interp.bench.table import Cell
+from interp.evaluation.ablation import Ablator
+from interp.evaluation.faithfulness import faithfulness_curves
+from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
+from interp.models import Model, describe_model
+from interp.progress import Stage
+from interp.tasks import load_task
+from interp.tasks.pairs import PromptPairs
+
+RERUNS = 5
+"""Bootstrap resamples of a method that has to run again for each; resampling scores per pair costs nothing."""
+
+
+@dataclass
+class TargetBench:
+    """All that the cells of one target share."""
+
+    target: Target
+    plan: Plan
+    model: Model
+    folder: Path
+    pool: PromptPairs
+    held_out: PromptPairs
+    court: Court
+    batch_size: int
+    say: Say
+    _ablator: Ablator | None = None
+
+    @classmethod
+    def prepare(
+        cls, target: Target, plan: Plan, model: Model, out: Path, *, batch_size: int, stage: Stage, say: Say
+    ) -> "TargetBench":
+        """Sample the pairs, and find or measure the references."""
+        task, folder = load_task(target.task), out / target.folder
+        pool = task.sample(model.tokenizer, plan.pool, POOL_SEED)
+        held_out = held_out_pairs(task, model, plan.held_out, pool)
+        n = plan.reference
+        court = convene(target, task, model, folder, n=n, batch_size=batch_size, stage=stage)
+        return cls(target, plan, model, folder, pool, held_out, court, batch_size, say)
+
+    def cells_of(self, method: str) -> tuple[tuple[int, int], ...]:
+        """(pairs, seed) of every cell that the method is given here."""
+        cells = self.plan.cells(method, self._n_heads)
+        if method == YARDSTICK:
+            return tuple(cell for cell in cells if cell[0] < self.court.measured.n_pairs)
+        return cells
+
+    def run(self, method: str, cells: Sequence[tuple[int, int]], tell: Tell) -> list[Cell]:
+        """Every cell of a method.
+
+        Raises:
+            InputError: the method cannot be used on this model or task.
+        """
+        runner, folder = self._runner(method), self.folder / method
+        common = self._settings(method, runner)
+        if runner is not None:
+            runner.prepare(cells, lambda share: tell(share / 2))
+        kept: dict[tuple[int, int], dict] = {}
+        for done, (n, seed) in enumerate(cells):
+            path = folder / f"n{n}-seed{seed}.json"
+            held_out = len(self.held_out) if seed < FAITHFUL_SEEDS else 0
+            settings = {**common, "n": n, "seed": seed, "held_out": held_out}
+            result = read_record(path, settings, self.say)
+            if result is None:
+                begin, width = 0.5 + done / len(cells) / 2, 0.5 / len(cells)
+                result = self._judge(runner, n, seed, lambda share, b=begin, w=width: tell(b + share * w))
+                write_record(path, settings, result)
+            kept[n, seed] = result
+        stable = {}
+        for n in self._resampled(method, runner, cells):
+            path, settings = folder / f"stability-n{n}.json", {**common, "n": n}
+            stable[n] = read_record(path, settings, self.say)
+            if stable[n] is None:
+                stable[n] = self._stability(runner, n)
+                write_record(path, settings, stable[n])
+        size = self.court.judges[0].size
+        return [
+            Cell(self.target, method, n, seed, result, size, stable.get(n, {}).get("bootstrap_jaccard"))
+            for (n, seed), result in kept.items()
+        ]
+
+    @property
+    def _n_heads(self) -> int:
+        return self.model.cfg.n_layers * self.model.cfg.n_heads
+
+    @property
+    def ablator(self) -> Ablator:
+        """Of the held-out pairs, which are run once for all cells."""
+        if self._ablator is None:
+            self._ablator = Ablator(self.model, self.held_out, batch_size=self.batch_size)
+        return self._ablator
+
+    def _runner(self, method: str) -> Runner | None:
+        """``None`` for the yardstick, whose effects are measured already."""
+        if method == YARDSTICK:
+            return None
+        return Runner(
+            method,
+            self.model,
+            self.pool,
+            self.folder / method,
+            edges_compared=any(judge.edges is not None for judge in self.court.judges),
+            batch_size=self.batch_size,
+            say=self.say,
+        )
+
+    def _settings(self, method: str, runner: Runner | None) -> dict:
+        digest = hashlib.sha256(np.ascontiguousarray(self.court.measured.heads).tobytes())
+        for judge in self.court.judges:
+            digest.update(judge.name.encode() + judge.truth.tobytes())
+        return {
+            "task": self.target.task,
+            "model": self.target.model,
+            "dtype": describe_model(self.model)["dtype"],
+            "method": method,
+            "config": {} if runner is None else runner.settings(),
+            "pool": len(self.pool),
+            "references": digest.hexdigest()[:16],
+        }
+
+    def _judge(self, runner: Runner | None, n: int, seed: int, tell: Tell) -> dict:
+        judges = self.court.judges
+        if runner is None:
+            scores, judges = self.court.yardstick(n, seed)
+            outcome = Outcome(scores, n * self.court.yardstick_forwards(), None)
+        else:
+            outcome = runner.outcome(n, seed, lambda share: tell(share / 2))
+        faithful = None
+        if seed < FAITHFUL_SEEDS:
+            faithful = faithfulness_curves(self.ablator, outcome.heads, seed=seed).to_dict()
+        return {
+            "heads": outcome.heads.tolist(),
+            "forwards": outcome.forwards,
+            "seconds": outcome.seconds,
+            "agreement": {
+                judge.name: judge.agreement(outcome.heads) | judge.edge_agreement(outcome.edges)
+                for judge in judges
+            },
+            "faithfulness": faithful,
+        }
+
+    def _resampled(
+        self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]]
+    ) -> Sequence[int]:
+        """Numbers of pairs at which the choice of heads is repeated on resamples of seed 0's pairs."""
+        sizes = sorted({n for n, _ in cells if n > 1})
+        if runner is None or runner.per_pair is not None:
+            return sizes
+        dear = method in LIMITS and self._n_heads > SMALL
+        return [] if dear else sizes[-1:]
+
+    def _stability(self, runner: Runner | None, n: int) -> dict:
+        size = self.court.judges[0].size
+        if runner is None:
+            measured = self.court.measured
+            value = bootstrap_stability(measured.heads[drawn(0, n, measured.n_pairs)], size)
+            return {"bootstrap_jaccard": value, "size": size}
+        indices = drawn(0, n, len(self.pool))
+        if runner.per_pair is not None:
+            return {"bootstrap_jaccard": bootstrap_stability(runner.per_pair[indices], size), "size": size}
+        circuits = []
+        for draw in range(RERUNS):
+            again = np.random.default_rng(draw).choice(indices, n).tolist()
+            scores = runner.run(again, draw, lambda _share: None)
+            circuits.append(best_heads(scores.heads, size, seed=draw))
+        return {"bootstrap_jaccard": mean_jaccard(circuits), "size": size}

@@ -1,0 +1,342 @@
+"""What it costs a model to pass its activations through codebooks, on held-out text and against controls.
+
+All books are in place at once. Next to the codes stand, at the same sites:
+
+* ``zero``: the activation is zero;
+* ``mean``: it is its mean over other text of the same source (the first position, which is the same in every text,
+  has a mean of its own: without that the control would be easy to beat);
+* ``random directions``: books of random directions, each code as long as the fitted one, chosen by the same rule;
+* ``random ids``: the fitted books, their ids drawn evenly.
+
+Controls are many times worse than codes, so a part of the blocks is enough for them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.attach import Attached, attach
+from interp.bottlenecks.book_folder import BookFolder, load_codebooks
+from interp.evaluation.code_usage import UsageMeter
+from interp.models import Model, hooked, resolve_site
+from interp.progress import Stage, silent
+from interp.tasks.errors import InputError
+from interp.text import TextBlocks, load_text
+
+FORMAT = 1
+BATCH_SIZE, CONTROL_BLOCKS, RESAMPLES = 16, 16, 2000
+CONTROLS = ("zero", "mean", "random directions", "random ids")
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """Means over the predicted positions of each block, [block]; all but the first position are predicted.
+
+    Attributes:
+        ce: cross-entropy of the next token, nats.
+        kl: KL(plain model ‖ this one), nats per token.
+        right: how often the likeliest token is the next one.
+        same: how often it is the plain model's likeliest.
+    """
+
+    ce: Float[np.ndarray, " block"]
+    kl: Float[np.ndarray, " block"]
+    right: Float[np.ndarray, " block"]
+    same: Float[np.ndarray, " block"]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """
+    Attributes:
+        plain: the model without codes.
+        scores: by ``codes k=8`` and by the controls' names; controls cover the first blocks only.
+        usage: per k, see :meth:`~interp.evaluation.code_usage.UsageMeter.summary`.
+    """
+
+    text: TextBlocks
+    plain: BlockScores
+    scores: Mapping[str, BlockScores]
+    usage: Mapping[int, Mapping[str, float]]
+
+    def rows(self, seed: int = 0) -> list[dict]:
+        """One JSON-ready row per condition: means, and the CE increase with a 95 % bootstrap interval over blocks."""
+        return [
+            _row(name, scores, self.plain, seed)
+            for name, scores in {"plain": self.plain, **self.scores}.items()
+        ]
+
+
+def evaluate_codebooks(
+    model: Model,
+    books: Mapping[int, Mapping[str, Codebook]],
+    text: TextBlocks,
+    other_text: TextBlocks,
+    *,
+    batch_size: int = BATCH_SIZE,
+    control_blocks: int = CONTROL_BLOCKS,
+    seed: int = 0,
+    stage: Stage = silent,
+) -> Quality:
+    """Run the text plain, through the codes of every k, and through the controls (of the largest k).
+
+    Args:
+        books: for each k the books by site, see :func:`~interp.bottlenecks.book_folder.load_codebooks`.
+        text: held-out blocks.
+        other_text: what the means of ``mean`` are taken over; not ``text``.
+        control_blocks: blocks for the controls; 0 leaves them out.
+
+    Raises:
+        InputError: no books, or a single block.
+    """
+    if not books or not all(books.values()):
+        raise InputError("no codebooks to evaluate")
+    if len(text.tokens) < 2:
+        raise InputError("one block of text: an interval over blocks needs at least two")
+    largest = max(books)
+    control_blocks = min(control_blocks, len(text.tokens))
+    parts: dict[str, list[BlockScores]] = {"plain": []}
+    meters = {k: UsageMeter(some) for k, some in books.items()}
+    batches = text.tokens.split(batch_size)
+    n_means = len(other_text.tokens) if control_blocks else 0
+    total = len(text.tokens) * (1 + len(books)) + n_means + control_blocks * len(CONTROLS)
+    with torch.no_grad(), stage(f"evaluating on {text.spec}", total) as done:
+        controls = (
+            _controls(model, books[largest], other_text, batch_size, seed, done) if control_blocks else {}
+        )
+        begin = 0
+        for batch in batches:
+            batch = batch.to(next(model.parameters()).device)
+            logits = model(batch)[:, :-1].float()
+            plain = logits.log_softmax(-1)
+            done(len(batch))
+            parts["plain"].append(_scores(plain, plain, batch))
+            for k, some in books.items():
+                with attach(model, meters[k].watching(some)) as attached:
+                    found = model(batch)[:, :-1].float().log_softmax(-1)
+                    meters[k].count(attached)
+                parts.setdefault(f"codes k={k}", []).append(_scores(found, plain, batch))
+                done(len(batch))
+            some = batch[: max(0, control_blocks - begin)]
+            for name, condition in controls.items():
+                if len(some):
+                    with condition():
+                        found = model(some)[:, :-1].float().log_softmax(-1)
+                    parts.setdefault(name, []).append(_scores(found, plain[: len(some)], some))
+                    done(len(some))
+            begin += len(batch)
+    joined = {name: _joined(found) for name, found in parts.items()}
+    usage = {k: meter.summary() for k, meter in meters.items()}
+    return Quality(text, joined.pop("plain"), joined, usage)
+
+
+def _controls(
+    model: Model,
+    books: Mapping[str, Codebook],
+    other_text: TextBlocks,
+    batch_size: int,
+    seed: int,
+    done: Callable[[int], None],
+) -> dict[str, Callable]:
+    """Contexts in which the model runs under each control, by name."""
+    hooks = {site: resolve_site(model, site) for site in books}
+    means = site_means(model, list(books), other_text.tokens, batch_size, done)
+
+    def replaced(values: Mapping[str, Tensor]) -> Callable:
+        # several heads of one layer share a hook point
+        by_hook: dict[str, list] = {}
+        for site, value in values.items():
+            by_hook.setdefault(hooks[site].hook, []).append((hooks[site].head, value))
+
+        def function(wanted: list) -> Callable[[Tensor], Tensor]:
+            def hook(x: Tensor) -> Tensor:
+                x = x.clone()
+                for head, value in wanted:
+                    part = x if head is None else x[:, :, head]
+                    part[:, 0], part[:, 1:] = value[0].to(x.dtype), value[1].to(x.dtype)
+                return x
+
+            return hook
+
+        return lambda: hooked(model, {name: function(wanted) for name, wanted in by_hook.items()})
+
+    random_books = {site: random_directions(book, seed + i) for i, (site, book) in enumerate(books.items())}
+    generator = torch.Generator().manual_seed(seed)
+
+    def random_ids() -> Attached:
+        attached = attach(model, books)
+        for site, book in books.items():
+            n_codes = book.config.n_codes
+            attached.set_ids(
+                site,
+                lambda ids, _, n=n_codes: torch.randint(n, ids.shape, generator=generator).to(ids),
+                values=1.0 if book.unit_values else "kept",
+            )
+        return attached
+
+    return {
+        "zero": replaced({site: torch.zeros_like(mean) for site, mean in means.items()}),
+        "mean": replaced(means),
+        "random directions": lambda: attach(model, random_books),
+        "random ids": random_ids,
+    }
+
+
+@torch.no_grad()
+def site_means(
+    model: Model,
+    sites: Sequence[str],
+    tokens: Int[Tensor, "block pos"],
+    batch_size: int = BATCH_SIZE,
+    done: Callable[[int], None] = lambda _: None,
+) -> dict[str, Float[Tensor, "2 *site"]]:
+    """Mean activation of every site in the plain model: at the first position, and over all others."""
+    places = {site: resolve_site(model, site) for site in sites}
+    sums: dict[str, Tensor] = {}
+
+    def keep(wanted: list[str]) -> Callable[[Tensor], None]:
+        def hook(x: Tensor) -> None:
+            for site in wanted:
+                head = places[site].head
+                part = (x if head is None else x[:, :, head]).float()
+                new = torch.stack([part[:, 0].sum(0), part[:, 1:].sum((0, 1))])
+                sums[site] = sums[site] + new if site in sums else new
+
+        return hook
+
+    by_hook: dict[str, list[str]] = {}
+    for site, place in places.items():
+        by_hook.setdefault(place.hook, []).append(site)
+    functions = {name: keep(wanted) for name, wanted in by_hook.items()}
+    with hooked(model, {**functions, "unembed.hook_in": lambda x: x[:1, -1:]}):
+        for batch in tokens.split(batch_size):
+            model(batch.to(next(model.parameters()).device))
+            done(len(batch))
+    n, positions = tokens.shape
+    counts = torch.tensor([n, n * (positions - 1)])
+    return {
+        site: total / counts.to(total).reshape(2, *[1] * (total.ndim - 1)) for site, total in sums.items()
+    }
+
+
+def random_directions(book: Codebook, seed: int) -> Codebook:
+    """A book of the same configuration with codes in random directions, each as long as before."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = book.codes.detach().float().cpu()
+    drawn = torch.nn.functional.normalize(torch.randn(codes.shape, generator=generator), dim=-1)
+    tensors = dict(book.tensors()) | {
+        "codes": (drawn * codes.norm(dim=-1, keepdim=True)).to(book.codes.dtype)
+    }
+    return book.restored(book.config, tensors).to(book.device)
+
+
+def _scores(
+    found: Float[Tensor, "block pos d_vocab"], plain: Float[Tensor, "block pos d_vocab"], tokens: Tensor
+) -> BlockScores:
+    """From log-probabilities."""
+    following = tokens[:, 1:]
+    ce = -found.gather(-1, following[..., None])[..., 0]
+    kl = torch.zeros_like(ce) if found is plain else (plain.exp() * (plain - found)).sum(-1)
+    best = found.argmax(-1)
+    values = (ce, kl, (best == following).float(), (best == plain.argmax(-1)).float())
+    return BlockScores(*(value.double().mean(1).cpu().numpy() for value in values))
+
+
+def _joined(parts: list[BlockScores]) -> BlockScores:
+    return BlockScores(*(np.concatenate([getattr(p, name) for p in parts]) for name in _FIELDS))
+
+
+_FIELDS = tuple(BlockScores.__dataclass_fields__)
+
+
+def _row(name: str, scores: BlockScores, plain: BlockScores, seed: int) -> dict:
+    n = len(scores.ce)
+    increase = scores.ce - plain.ce[:n]
+    low, high = bootstrap_interval(increase, seed)
+    return {
+        "condition": name,
+        "n_blocks": n,
+        "ce": float(scores.ce.mean()),
+        "ce_increase": float(increase.mean()),
+        "ce_increase_low": low,
+        "ce_increase_high": high,
+        "kl": float(scores.kl.mean()),
+        "accuracy": float(scores.right.mean()),
+        "agreement": float(scores.same.mean()),
+    }
+
+
+def bootstrap_interval(values: Float[np.ndarray, " block"], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean, resampling blocks."""
+    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def quality_of_folder(
+    model: Model,
+    folder: BookFolder,
+    specs: Sequence[str],
+    *,
+    ks: Sequence[int] | None = None,
+    n_tokens: int = 4096,
+    control_blocks: int = CONTROL_BLOCKS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    stage: Stage = silent,
+) -> dict:
+    """Evaluate a folder's books on the held-out split of each text apart; a JSON-ready result.
+
+    The means of the control ``mean`` are taken over training blocks of the same text, as many as ``control_blocks``.
+
+    Args:
+        specs: texts, see :mod:`interp.text.sources`.
+        ks: codes per vector; as fitted if not given.
+
+    Raises:
+        InputError: another model's books, a k they cannot have, too little text.
+    """
+    context = folder.manifest["text"]["context"]
+    books = {k: load_codebooks(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]}
+    texts = []
+    for spec in specs:
+        text = load_text(
+            spec, model, n_tokens=n_tokens, context=context, split="heldout", seed=seed, stage=stage
+        )
+        # a joined spec needs a block of each of its sources
+        other_tokens = context * max(control_blocks, spec.count("+") + 1)
+        other = load_text(spec, model, n_tokens=other_tokens, context=context, seed=seed, stage=stage)
+        found = evaluate_codebooks(
+            model,
+            books,
+            text,
+            other,
+            batch_size=batch_size,
+            control_blocks=control_blocks,
+            seed=seed,
+            stage=stage,
+        )
+        texts.append(
+            {
+                "spec": text.spec,
+                "n_blocks": len(text.tokens),
+                "context": context,
+                "fingerprint": text.fingerprint(),
+                "rows": found.rows(seed),
+                "usage": {str(k): dict(usage) for k, usage in found.usage.items()},
+            }
+        )
+    return {
+        "format": FORMAT,
+        "model": folder.manifest["model"],
+        "sites": folder.sites,
+        "fit": folder.manifest["fit"],
+        "fitted_on": folder.manifest["text"],
+        "seed": seed,
+        "texts": texts,
+    }

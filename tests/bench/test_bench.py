@@ -1,0 +1,275 @@
+"""The bench end to end on planted models: right numbers, nothing done twice, nothing lost by a kill."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from interp.bench import Plan, run_bench
+from interp.bench.plan import LIMITS, YARDSTICK, drawn
+from interp.circuits.measured import MeasuredReference
+from interp.evaluation.ablation import Ablator
+from interp.evaluation.faithfulness import faithfulness_curves
+from interp.evaluation.recovery import recover
+from interp.models.planted import load_planted_model, planted_truth
+from interp.models.sites import parse_site
+from interp.scores import METHODS
+from interp.tasks.errors import InputError
+from interp.tasks.planted import load_planted_task
+
+TASK = "planted-inhibition"
+SMALL = {"pairs": (4, 8), "seeds": 2, "pool": 16, "held_out": 5, "reference": 20}
+FOLDER = f"{TASK}--{TASK}"
+
+
+def plan(**changes) -> Plan:
+    return Plan(**{"tasks": (TASK,), "methods": ("attribution", "eap"), **SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("bench")
+    return folder, run_bench(plan(), folder)
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(finished[0], tmp_path / "bench"))
+
+
+def timeless(result: dict) -> dict:
+    """Without what a clock said."""
+    value = json.loads(json.dumps(result))
+    for row in (*value["cells"], *value["table"], *value["groups"]):
+        del row["seconds"]
+    return value
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def cell(result: dict, method: str, n: int, seed: int) -> dict:
+    (found,) = [row for row in result["cells"] if (row["method"], row["n"], row["seed"]) == (method, n, seed)]
+    return found
+
+
+def test_a_cells_numbers_are_those_of_the_method_run_on_its_pairs_alone(finished):
+    _, result = finished
+    model, task = load_planted_model(TASK), load_planted_task(TASK)
+    pool = task.sample(model.tokenizer, SMALL["pool"], 0)
+    truth = np.zeros((model.cfg.n_layers, model.cfg.n_heads), dtype=bool)
+    for text in planted_truth(TASK).heads:
+        site = parse_site(text)
+        truth[site.layer, site.head] = True
+    ablator = Ablator(model, task.sample(model.tokenizer, SMALL["held_out"], 2000))
+    for method in ("attribution", "eap"):
+        for n in SMALL["pairs"]:
+            for seed in range(2):
+                pairs = pool.subset(drawn(seed, n, len(pool)))
+                scores = METHODS[method].function(model, pairs)
+                found, expected = cell(result, method, n, seed), recover(scores.heads, truth)
+                assert found["roc_auc"] == pytest.approx(expected.roc_auc)
+                assert found["average_precision"] == pytest.approx(expected.average_precision)
+                curves = faithfulness_curves(ablator, scores.heads, seed=seed)
+                assert found["cmd"] == pytest.approx(curves.cmd, abs=1e-4)
+                assert found["cpr"] == pytest.approx(curves.cpr, abs=1e-4)
+                assert found["f_5"] == pytest.approx(curves.f_at[5], abs=1e-4)
+                assert found["f_50"] is None
+                assert found["forwards"] == pytest.approx(scores.cost.forwards)
+                assert (found["edge_roc_auc"] is None) == (method == "attribution")
+
+
+def test_the_table_holds_every_cell_the_yardstick_and_both_summaries(finished):
+    _, result = finished
+    assert {row["method"] for row in result["cells"]} == {YARDSTICK, "attribution", "eap"}
+    assert len(result["cells"]) == 3 * 2 * 2 and result["skipped"] == []
+    line = next(row for row in result["table"] if row["method"] == "attribution" and row["n"] == 8)
+    values = [cell(result, "attribution", 8, seed)["average_precision"] for seed in range(2)]
+    assert line["average_precision"] == {
+        "mean": np.mean(values),
+        "least": min(values),
+        "largest": max(values),
+        "count": 2,
+    }
+    assert line["reference"] == f"{TASK}/written" and line["jaccard_bootstrap"] is not None
+    compared = [row for row in result["comparisons"] if row["metric"] == "cmd" and row["n"] == 8]
+    assert {row["method"] for row in compared} == {YARDSTICK, "eap"}
+    difference = np.mean(
+        [cell(result, "eap", 8, s)["cmd"] - cell(result, "attribution", 8, s)["cmd"] for s in range(2)]
+    )
+    found = next(row for row in compared if row["method"] == "eap")
+    assert found["difference"] == pytest.approx(difference) and found["low"] <= found["difference"]
+    json.dumps(result, allow_nan=False)
+
+
+def test_methods_run_on_the_pool_only_where_that_is_the_same(tmp_path):
+    methods = ("attribution", "hisp", "random", "mean-difference", "eap")
+    run_bench(plan(methods=methods, pairs=(4,), seeds=1), tmp_path)
+    found = {
+        method: json.loads((tmp_path / FOLDER / method / "method.json").read_text())["result"]
+        for method in methods
+    }
+    assert found["attribution"] == {"on_pool": True, "why": ""}
+    assert "depends on the other pairs" in found["hisp"]["why"]
+    assert "draws at random" in found["random"]["why"]
+    assert "as a whole" in found["mean-difference"]["why"]
+    assert "as a whole" in found["eap"]["why"]
+    assert (tmp_path / FOLDER / "attribution" / "pool.safetensors").is_file()
+    assert not (tmp_path / FOLDER / "hisp" / "pool.safetensors").exists()
+
+
+def test_a_second_run_does_nothing_and_says_the_same(finished):
+    folder, result = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    said: list[str] = []
+    assert run_bench(plan(), folder, say=said.append) == result
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert not any("again" in line for line in said)
+
+
+class _Kill:
+    """A stage that interrupts after so many steps of progress."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, _name: str, _total: int) -> "_Kill":
+        return self
+
+    def __enter__(self):
+        return self.advance
+
+    def __exit__(self, *_exception) -> None:
+        pass
+
+    def advance(self, done: int) -> None:
+        self.left -= done
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+def test_killed_runs_go_on_to_the_same_json(finished, tmp_path):
+    kills = 0
+    # from within the measuring of the reference, the pool and the cells
+    for after in (1000, 4000, 150, 450, 700, 250, 300):
+        try:
+            run_bench(plan(), tmp_path, stage=_Kill(after))
+        except KeyboardInterrupt:
+            kills += 1
+        assert not list(tmp_path.rglob(".*")), "a temporary file was left behind"
+    kept = files(tmp_path)
+    resumed = run_bench(plan(), tmp_path)
+    assert kills >= 5
+    assert timeless(resumed) == timeless(finished[1])
+    after = files(tmp_path)
+    assert {name: after[name] for name in kept if "partial" not in name} == {
+        name: text for name, text in kept.items() if "partial" not in name
+    }, "what was finished was written again"
+    assert set(after) == set(files(finished[0]))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a digit changed", "empty", "not an object"])
+def test_a_damaged_cell_is_done_again_with_a_line_saying_so(copied, finished, damage):
+    path = copied / FOLDER / "eap" / "n4-seed1.json"
+    text = path.read_text()
+    changed = text.replace('"forwards": ', '"forwards": 9', 1)
+    path.write_text({"cut off": text[:200], "a digit changed": changed, "empty": ""}.get(damage, "[]"))
+    said: list[str] = []
+    again = run_bench(plan(), copied, say=said.append)
+    assert timeless(again) == timeless(finished[1])
+    assert [line for line in said if "again" in line] == [f"{path} is damaged: done again"]
+
+
+def test_a_damaged_pool_and_a_damaged_record_are_done_again(copied, finished):
+    for name in ("pool.safetensors", "method.json", "n8-seed0.json"):
+        (copied / FOLDER / "attribution" / name).write_bytes(b"{")
+    said: list[str] = []
+    again = run_bench(plan(), copied, say=said.append)
+    assert timeless(again) == timeless(finished[1])
+    assert sum("damaged: done again" in line for line in said) == 3
+
+
+def test_cells_of_other_settings_are_not_mistaken_for_these(copied):
+    said: list[str] = []
+    other = run_bench(plan(held_out=4), copied, say=said.append)
+    redone = [line for line in said if "other settings (held_out)" in line]
+    assert len(redone) == 3 * 2 * 2
+    assert other["plan"]["held_out"] == 4
+
+
+def test_more_seeds_and_pairs_leave_what_is_there(copied, finished):
+    before = files(copied)
+    more = run_bench(plan(seeds=3, pairs=(4, 8, 12)), copied)
+    after = files(copied)
+    assert all(after[name] == text for name, text in before.items() if "pool" not in name)
+    assert cell(more, "attribution", 4, 1) == cell(finished[1], "attribution", 4, 1)
+    assert len(more["cells"]) == 3 * 3 * 3
+
+
+def test_a_method_that_refuses_is_left_out_and_named(tmp_path):
+    # the dictionary of the code overlap is trained on 10 prompts; 4 pairs are 8
+    said: list[str] = []
+    result = run_bench(
+        plan(methods=("attribution", "overlap"), pairs=(4,), seeds=1), tmp_path, say=said.append
+    )
+    (skipped,) = result["skipped"]
+    assert skipped["method"] == "overlap" and "only 8 prompts" in skipped["why"]
+    assert any("overlap: left out" in line for line in said)
+    assert {row["method"] for row in result["cells"]} == {YARDSTICK, "attribution"}
+
+
+def test_dear_methods_get_fewer_pairs_and_seeds_on_large_models():
+    wanted = plan(methods=("acdc", "attribution"), pairs=(4, 8, 16), seeds=5, pool=16)
+    assert len(wanted.cells("attribution", 270)) == 15
+    limit = LIMITS["acdc"]
+    assert wanted.cells("acdc", 270) == tuple(
+        (n, s) for n in (4, 8, 16) if n <= limit.pairs for s in range(limit.seeds)
+    )
+    assert len(wanted.cells("acdc", 24)) == 15
+    assert set(LIMITS) - {"acdc-edges"} <= set(METHODS)
+
+
+def test_subsets_are_nested_and_differ_between_seeds():
+    assert drawn(3, 8, 16)[:4] == drawn(3, 4, 16)
+    assert set(drawn(0, 8, 16)) != set(drawn(1, 8, 16))
+
+
+def test_the_yardstick_is_judged_by_the_other_pairs():
+    from interp.bench.judges import Court, Judge
+
+    rng = np.random.default_rng(0)
+    heads = rng.normal(size=(12, 2, 3)) * 0.1 + np.array([[1.0, 0, 0], [0.5, 0, 0]])
+    measured = MeasuredReference("t/m", "t", "m", heads, None, np.full(12, 2.0), np.zeros(12), {})
+    court = Court((Judge("t/m", measured.members(), measured.effects()),), measured)
+    scores, (judge,) = court.yardstick(5, seed=3)
+    order = drawn(3, 12, 12)
+    np.testing.assert_allclose(scores, heads[order[:5]].mean(0))
+    np.testing.assert_allclose(judge.effects, heads[order[5:]].mean(0))
+    assert (judge.truth == (np.abs(heads[order[5:]].mean(0)) >= 0.04)).all()
+    assert court.yardstick(12, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ("nonsense",)}, "unknown task 'nonsense'"),
+        ({"methods": ("nonsense",)}, "unknown method 'nonsense': choose"),
+        ({"against": "nonsense"}, "unknown method 'nonsense'"),
+        ({"pairs": (4, 17)}, "17 pairs: .* pool of 16"),
+        ({"pairs": ()}, "no pairs"),
+        ({"seeds": 0}, "0 seeds"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is(changes, message):
+    with pytest.raises(InputError, match=message):
+        plan(**changes)
+
+
+def test_an_unknown_model_is_said_before_anything_is_run(tmp_path):
+    with pytest.raises(InputError, match="no-such-folder"):
+        run_bench(plan(tasks=(TASK, "ioi"), models=("./no-such-folder",)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

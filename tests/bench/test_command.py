@@ -1,0 +1,60 @@
+"""``interp bench`` as a user meets it."""
+
+import json
+
+import pandas
+import pytest
+
+from tests.command_line import run_command
+
+WORDS = (
+    "bench",
+    "--tasks",
+    "planted-induction",
+    "--methods",
+    "attribution,layer-index",
+    "--pairs",
+    "10",
+    "--seeds",
+    "2",
+)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: run_command(list(words), monkeypatch, capsys)
+
+
+def test_the_table_is_printed_and_kept_in_three_forms(command, tmp_path):
+    done = command(*WORDS, "--out", "mine")
+    assert done.code == 0, done.err
+    assert done.err.strip() == ""
+    for text in ("planted models", "yardstick", "attribution", "layer-index", "AP less attribution"):
+        assert text in done.out
+    result = json.loads((tmp_path / "mine/bench.json").read_text())
+    frame = pandas.read_parquet(tmp_path / "mine/bench.parquet")
+    assert len(frame) == len(result["cells"]) == 3 * 2
+    assert frame["roc_auc"].tolist() == [row["roc_auc"] for row in result["cells"]]
+    assert "layer-index" in (tmp_path / "mine/bench.html").read_text()
+    again = command(*WORDS, "--out", "mine")
+    assert again.code == 0 and json.loads((tmp_path / "mine/bench.json").read_text()) == result
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("--tasks", "ioo"), ("'ioo'", "did you mean 'ioi'")),
+        (("--methods", "attribution,nap"), ("'nap'", "attribution")),
+        (("--pairs", "10,many"), ("many is not a whole number",)),
+        (("--pairs", "999"), ("999 pairs", "pool of 300")),
+        (("--seeds", "0"), ("0 is not", "at least 1")),
+        (("--against", "nap"), ("'nap'",)),
+        (("--device", "tpu"), ("tpu",)),
+    ],
+)
+def test_mistakes_are_one_line(command, words, parts):
+    done = command(*WORDS[:5], *words)
+    assert done.code == 2
+    for part in parts:
+        assert part in done.error

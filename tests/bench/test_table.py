@@ -1,0 +1,33 @@
+"""Paired differences: the interval is of the differences, by task and over tasks."""
+
+import numpy as np
+import pytest
+
+from interp.bench.table import compare_subsets
+
+
+def test_the_mean_over_tasks_is_of_the_tasks_means():
+    found = compare_subsets([[0.1, 0.3], [0.0, 0.0, 0.6]])
+    assert found["difference"] == pytest.approx(0.2) and found["seeds"] == 2
+
+
+def test_the_interval_is_the_bootstrap_of_the_differences():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=40)
+    a, b = shared + 0.05 + 0.02 * rng.normal(size=40), shared
+    found = compare_subsets([(a - b).tolist()])
+    assert 0.03 < found["low"] < found["difference"] < found["high"] < 0.07
+    half = 1.96 * (a - b).std(ddof=1) / np.sqrt(40)
+    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.15)
+    # over two tasks alike, by the square root of two narrower
+    both = compare_subsets([(a - b).tolist()] * 2)
+    assert (both["high"] - both["low"]) * np.sqrt(2) == pytest.approx(found["high"] - found["low"], rel=0.15)
+
+
+def test_one_seed_has_no_interval():
+    assert compare_subsets([[0.1], [0.2, 0.3]])["low"] is None
+
+
+def test_no_difference_is_none():
+    found = compare_subsets([[0.0] * 10])
+    assert (found["low"], found["difference"], found["high"]) == (0, 0, 0)

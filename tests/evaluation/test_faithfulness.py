@@ -1,0 +1,147 @@
+"""CPR and CMD against a literal transcription; Wang et al.'s three criteria on circuits whose answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from interp.evaluation.ablation import Ablator, ablated_metric, all_or_none
+from interp.evaluation.faithfulness import GRID, completeness, faithfulness, faithfulness_curves, minimality
+from interp.models.planted import load_planted_model, planted_truth
+from interp.models.sites import parse_site
+from interp.tasks.errors import InputError
+from interp.tasks.planted import load_planted_task
+from tests.pairs import random_pairs
+
+
+@pytest.fixture(scope="module")
+def backup():
+    return _planted("planted-backup")
+
+
+def _planted(name: str):
+    model = load_planted_model(name)
+    pairs = load_planted_task(name).sample(model.tokenizer, 12, 5)
+    return Ablator(model, pairs), _circuit(planted_truth(name).heads, model)
+
+
+def _circuit(sites, model) -> np.ndarray:
+    mask = np.zeros((model.cfg.n_layers, model.cfg.n_heads), dtype=bool)
+    for text in sites:
+        site = parse_site(text)
+        mask[site.layer, site.head] = True
+    return mask
+
+
+def _transcribed_areas(model, pairs, scores):
+    """MIB's ``evaluate_area_under_curve``, one circuit at a time, with heads in place of edges."""
+
+    def mean_metric(kept):
+        mask = np.zeros(scores.size, dtype=bool)
+        mask[kept] = True
+        return ablated_metric(model, pairs, mask.reshape(1, *scores.shape)).mean()
+
+    baseline, corrupted = mean_metric(np.arange(scores.size)), mean_metric([])
+    areas = {}
+    for absolute in (False, True):
+        key = np.abs(scores).ravel() if absolute else scores.ravel()
+        order = sorted(range(scores.size), key=lambda i: -key[i])
+        faithfulnesses = []
+        for fraction in GRID:
+            kept = order[: int(fraction * scores.size)]
+            faithfulnesses.append((mean_metric(kept) - corrupted) / (baseline - corrupted))
+        area_under = area_from_1 = 0.0
+        for i in range(len(GRID) - 1):
+            x_1, x_2 = GRID[i], GRID[i + 1]
+            f_1, f_2 = faithfulnesses[i], faithfulnesses[i + 1]
+            area_from_1 += (x_2 - x_1) * ((abs(1.0 - f_1) + abs(1.0 - f_2)) / 2)
+            area_under += (x_2 - x_1) * ((f_1 + f_2) / 2)
+        areas[absolute] = (area_under, area_from_1)
+    return areas[False][0], areas[True][1]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_cpr_and_cmd_are_mibs(tiny_model, family):
+    model = tiny_model(family)
+    pairs = random_pairs(model.cfg.d_vocab, n=5)
+    scores = np.random.default_rng(3).normal(size=(model.cfg.n_layers, model.cfg.n_heads))
+    found = faithfulness_curves(Ablator(model, pairs), scores)
+    cpr, cmd = _transcribed_areas(model, pairs, scores)
+    assert found.cpr == pytest.approx(cpr, rel=1e-4) and found.cmd == pytest.approx(cmd, rel=1e-4)
+    assert found.counts[:4] == (0, 0, 0, 0) and found.counts[-1] == scores.size
+    assert found.f_signed[-1] == found.f_absolute[-1] == 1.0 and found.f_absolute[0] == 0.0
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_signed_order_leaves_heads_that_hurt_for_last_and_passes_one(backup):
+    ablator, circuit = backup
+    scores = np.where(circuit, 1.0, 0.0)
+    scores[3, 2] = -2.0  # the negative name mover
+    found = faithfulness_curves(ablator, scores, sizes=(4, 5, 50))
+    assert max(found.f_signed) > 1.1
+    assert found.f_at[5] == pytest.approx(1.0, abs=0.02)
+    assert found.f_at[50] is None
+    assert found.cpr > 1 > found.cmd
+
+
+def test_faithfulness_of_the_written_circuit_and_of_one_without_its_first_head():
+    ablator, circuit = _planted("planted-inhibition")
+    whole = faithfulness(ablator, circuit)
+    assert whole.share == pytest.approx(1.0, abs=0.02) and whole.gap < 0.02 * whole.metric_full
+    broken = circuit.copy()
+    broken[1, 2] = False  # S-inhibition
+    part = faithfulness(ablator, broken)
+    assert part.share < 0.7 and part.gap > 0.3 * part.metric_full
+
+
+def test_a_circuit_without_its_backups_is_faithful_enough_but_not_complete(backup):
+    """Taking the mover from both: the model falls back on its backups, the circuit has none."""
+    ablator, circuit = backup
+    without = circuit & ~_circuit(["a2.h1", "a2.h3"], ablator.model)
+    assert faithfulness(ablator, without).share == pytest.approx(1.0, abs=0.05)
+    full_gap = np.ptp(ablator.metric(all_or_none(circuit.shape)).mean(1))
+    short, whole = completeness(ablator, without), completeness(ablator, circuit)
+    assert short.worst > 0.3 * full_gap > 0.03 * full_gap > whole.worst
+    # the mover, or the counter that it reads: without either the backups wake, which only the model has
+    assert {"a1.h4", "a0.h2"} & set(short.worst_subset)
+    alone = dict(short.subsets).get((), 0.0)
+    assert alone < 0.03 * full_gap
+    # the greedy subset is found by random ones as well in a circuit this small, and never beats an exhaustive search
+    assert short.worst >= short.random_worst >= short.random_mean
+    json.dumps(short.subsets)
+
+
+def test_backups_are_minimal_only_once_the_mover_is_gone_and_decoys_never(backup):
+    ablator, circuit = backup
+    padded = circuit | _circuit(["a0.h0", "a3.h1"], ablator.model)  # two decoys
+    found = minimality(ablator, padded)
+    by_site = {part.site: part for part in found}
+    full_gap = np.ptp(ablator.metric(all_or_none(circuit.shape)).mean(1))
+    assert {part.site for part in found[:2]} == {"a0.h0", "a3.h1"}
+    assert all(part.contribution < 0.01 * full_gap for part in found[:2])
+    for site in ("a2.h1", "a2.h3"):
+        assert by_site[site].contribution > 0.2 * full_gap
+        assert {"a1.h4", "a0.h2"} & set(by_site[site].subset)
+        own = _circuit([site], ablator.model)
+        with_it, without_it = ablator.metric(np.stack([circuit, circuit & ~own])).mean(1)
+        assert abs(with_it - without_it) < 0.03 * full_gap  # nothing, while the mover does the work
+    assert by_site["a1.h4"].contribution > 0.5 * full_gap
+
+
+def test_subsets_are_drawn_from_the_seed(backup):
+    ablator, circuit = backup
+    first, again, other = (
+        completeness(ablator, circuit, n_random=4, greedy_runs=0, seed=s) for s in (0, 0, 1)
+    )
+    assert first == again and first.subsets != other.subsets
+
+
+def test_what_cannot_be_measured_is_said(backup):
+    ablator, circuit = backup
+    for criterion in (completeness, minimality):
+        with pytest.raises(InputError, match="circuit is empty"):
+            criterion(ablator, circuit & ~circuit)
+    same = Ablator(ablator.model, ablator.pairs)
+    same.metric = lambda keep: np.ones((len(keep), 3))
+    with pytest.raises(InputError, match="nothing to share out"):
+        faithfulness(same, circuit)
