@@ -104,12 +104,13 @@ def discover(
         dictionary = HeadCodesConfig(seed=seed, examples=min(HeadCodesConfig.examples, 2 * len(pairs)))
         with clock("codes"), stage("reading codes", dictionary.epochs) as advance:
             codes = fit_head_codes(means, output_weights(model), dictionary, progress=advance)
-    with clock("edges"), stage("edges", 1) as advance:
+    some = pairs.subset(range(min(EDGE_PAIRS, len(pairs))))
+    with clock("edges"), stage("edges", len(some)) as advance:
         if method == "overlap":
             edges = edges_among(codes, members)
+            advance(len(some))
         else:
-            edges = edge_attribution(model, pairs.subset(range(min(EDGE_PAIRS, len(pairs)))), members)
-        advance(1)
+            edges = edge_attribution(model, some, members, progress=advance)
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
     found = Found(pairs, scores, checked, roles, readout, codes, edges)
     return found.record(model, seconds=clock.seconds, **settings)

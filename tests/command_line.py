@@ -1,7 +1,9 @@
 """Running the command line inside the test's own process, as a user would see it."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +38,23 @@ def run_command(
     with pytest.raises(SystemExit) as end:
         main()
     return Outcome(end.value.code, *capsys.readouterr())
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> None:
+    """What commands write into the working folder goes into the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys) -> Callable[..., Outcome]:
+    """``command("discover", "ioi")`` runs the command line."""
+    return lambda *words: run_command(list(words), monkeypatch, capsys)
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything in a folder, hidden files too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }

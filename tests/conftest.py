@@ -15,6 +15,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from interp.models import Model, load_model  # noqa: E402
+from tests.command_line import command, elsewhere  # noqa: E402, F401 - fixtures of several files
 from tests.tiny_models import make_tiny  # noqa: E402
 
 torch.set_num_threads(1)  # two threads on two busy cores are many times slower than one

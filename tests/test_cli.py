@@ -17,23 +17,11 @@ from interp.models.planted import planted_truth
 from interp.options import DEFAULT_MODEL
 from interp.runs import Run
 from interp.tasks import task_names
-from tests.command_line import ONE_THREAD, Outcome, run_command
+from tests.command_line import ONE_THREAD
 
 PLANTED = "planted-inhibition"
 FILES = {"run.json", "details.json", "scores.safetensors", "heads.csv", "report.html"}
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def run(*words: str) -> Outcome:
-        return run_command(list(words), monkeypatch, capsys)
-
-    return run
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture(scope="module")
@@ -300,3 +288,14 @@ def test_the_default_task_is_shown_on_the_default_model(command):
     assert "⟨IO⟩" in outcome.out
     clean, corrupt = re.findall(r"logit_diff on \w+ +([+-]\d+\.\d+)", outcome.out)
     assert float(clean) > 2 > float(corrupt)
+
+
+@pytest.mark.parametrize("already", [None, "active"])
+def test_importing_the_package_lets_waiting_threads_sleep_unless_told_otherwise(already):
+    given = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    given |= {"OMP_WAIT_POLICY": already} if already else {}
+    source = "import os, interp; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run(
+        [sys.executable, "-c", source], env=given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == (already or "passive")

@@ -4,6 +4,8 @@ from interp.bottlenecks.base import BOTTLENECKS, Bottleneck, load_bottleneck, re
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.codes import NO_CODE, Codes
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
+from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.bottlenecks.metric_codebook import MetricCodebook
 
 __all__ = [
     "BOTTLENECKS",
@@ -14,6 +16,8 @@ __all__ = [
     "Codes",
     "DiscreteSAE",
     "DiscreteSAEConfig",
+    "LayerNormCodebook",
+    "MetricCodebook",
     "load_bottleneck",
     "register",
 ]

@@ -19,7 +19,8 @@ The hooks stand under a level of their own, so that contexts nest and detaching 
 import contextlib
 import threading
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -85,9 +86,11 @@ class Attached:
         if self._stack is not None:
             raise RuntimeError("these bottlenecks are attached already")
         with contextlib.ExitStack() as stack:
-            # one after the other: two heads of a layer share a hook point
+            by_hook: dict[str, list[str]] = {}
             for name, place in self._places.items():
-                stack.enter_context(hooked(self.model, {place.hook: partial(self._pass, name)}))
+                by_hook.setdefault(place.hook, []).append(name)
+            passes = {hook: partial(self._pass, names) for hook, names in by_hook.items()}
+            stack.enter_context(hooked(self.model, passes))
             stack.enter_context(forwards_watched(self.model, self._begin))
             self._stack = stack.pop_all()
         self._thread = threading.get_ident()
@@ -197,12 +200,24 @@ class Attached:
         self._losses = {}
         self._offset = offset
 
-    def _pass(self, name: str, whole: Tensor) -> Tensor | None:
+    def _pass(self, names: list[str], whole: Tensor) -> Tensor | None:
+        """What a hook point passes on: its sites in turn, the heads among them taken apart and together once."""
         self._next = self._offset + whole.shape[1]
-        if name not in self._enabled:
-            return None
-        place, bottleneck = self._places[name], self.bottlenecks[name]
-        x = whole if place.head is None else whole[:, :, place.head]
+        enabled = [name for name in names if name in self._enabled]
+        for single, some in groupby(enabled, key=lambda name: self._places[name].head is not None):
+            if not single:
+                whole = reduce(lambda x, name: self._replaced(name, x), some, whole)
+                continue
+            heads = list(whole.unbind(2))
+            for name in some:
+                head = self._places[name].head
+                heads[head] = self._replaced(name, heads[head])
+            # not in place: the gradient of the other heads must find its way too
+            whole = torch.stack(heads, 2)
+        return whole if enabled else None
+
+    def _replaced(self, name: str, x: Tensor) -> Tensor:
+        bottleneck = self.bottlenecks[name]
         shape, config = x.shape, bottleneck.config
         if x.shape[-1] != config.d_in:  # groups share out the vector, or one takes the heads together
             x = x.reshape(*shape[:2], *([config.groups] if config.groups > 1 else []), config.d_in)
@@ -221,11 +236,7 @@ class Attached:
         # of equal codes the difference is exactly zero
         out = x + (decoded - without).to(x.dtype) if self.error_term else straight_through(x, decoded)
 
-        out = out.reshape(shape)
-        if place.head is None:
-            return out
-        # not in place: the gradient of the other heads must find its way too
-        return torch.cat([whole[:, :, : place.head], out[:, :, None], whole[:, :, place.head + 1 :]], dim=2)
+        return out.reshape(shape)
 
 
 def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:

@@ -11,60 +11,23 @@ Two options leave the paper: ``selection="residual"`` picks one code after anoth
 (the paper's k codes are often near-duplicates of each other), and ``magnitude="kept"`` gives codes a strength.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.bottlenecks.base import Bottleneck, grouped_rows, register, straight_through
+from interp.bottlenecks.codebook_config import CodebookConfig
 from interp.bottlenecks.codes import Codes, count_codes, id_dtype, sum_of_codes
-from interp.bottlenecks.kmeans import SIMILARITIES, GroupedKMeans
+from interp.bottlenecks.kmeans import SIMILARITIES, GroupedKMeans, mean_by
+from interp.bottlenecks.refit import refit
 from interp.tasks.errors import InputError
 
-
-@dataclass(frozen=True)
-class CodebookConfig:
-    """
-    Attributes:
-        d_in: size of the vectors.
-        n_codes: codes per group, C.
-        k: codes per vector.
-        groups: independent codebooks, one per head.
-        selection: ``cosine`` takes the k most similar codes, as published. ``residual`` takes one at a time, each
-            the one that leaves the smallest squared remainder, from the same book.
-        magnitude: ``dropped`` as published: every chosen code enters with factor 1. ``kept``: with the factor that
-            fits best, one for all k codes (cosine) or one for each in turn, as in matching pursuit (residual).
-        mse_weight: λ of :meth:`Codebook.loss`.
-        seed: of the initial codes, which are N(0, 1), and of k-means.
-    """
-
-    d_in: int
-    n_codes: int
-    k: int = 1
-    groups: int = 1
-    selection: Literal["cosine", "residual"] = "cosine"
-    magnitude: Literal["dropped", "kept"] = "dropped"
-    mse_weight: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("d_in", "n_codes", "groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
-        if not 1 <= self.k <= self.n_codes:
-            raise InputError(f"k {self.k}: it must be 1 to {self.n_codes}, the number of codes")
-        if self.selection not in ("cosine", "residual"):
-            raise InputError(f"selection {self.selection!r}: choose cosine or residual")
-        if self.magnitude not in ("dropped", "kept"):
-            raise InputError(f"magnitude {self.magnitude!r}: choose dropped or kept")
-        if not (math.isfinite(self.mse_weight) and self.mse_weight >= 0):
-            raise InputError(f"mse_weight {self.mse_weight}: it must be 0 or more")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed}: it must be 0 or more")
+REFITS = 2
+"""Rounds of choosing and least squares after k-means. On heads of SmolLM2 with k = 8 the first two lower the held-out
+error of cosine selection by a tenth, of residual selection by a fiftieth; more raise it."""
 
 
 @register
@@ -98,12 +61,7 @@ class Codebook(nn.Module, Bottleneck):
 
         The similarities are made for as many vectors at a time as fit 64 MiB, and not kept.
         """
-        rows = grouped_rows(x, self.config)
-        book = self.codes.detach().float()
-        step = max(1, SIMILARITIES // (self.config.groups * self.config.n_codes))
-        choose = self._most_similar if self.config.selection == "cosine" else self._greedy
-        parts = [choose(part, book) for part in rows.split(step, dim=1)] or [choose(rows, book)]
-        ids, values = (torch.cat(group, 1).transpose(0, 1) for group in zip(*parts, strict=True))
+        ids, values = (part.transpose(0, 1) for part in self._chosen(self._rows(x)))
         shape = (*x.shape[:-1], self.config.k)
         return Codes(ids.reshape(shape).to(id_dtype(self.config.n_codes)), values.reshape(shape))
 
@@ -125,7 +83,7 @@ class Codebook(nn.Module, Bottleneck):
         self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
     ) -> Float[Tensor, "*batch k"]:
         """Cosine similarity of each vector with the codes named for it; takes k vectors' memory per vector."""
-        rows = grouped_rows(x, self.config).transpose(0, 1)
+        rows = self._rows(x).transpose(0, 1)
         flat = ids.reshape(*rows.shape[:2], -1).long()
         named = self.codes.detach().float()[
             torch.arange(self.config.groups, device=ids.device)[:, None], flat
@@ -139,7 +97,7 @@ class Codebook(nn.Module, Bottleneck):
             InputError: fewer vectors than codes, vectors of another shape, NaN or infinite values.
         """
         self._kmeans = None
-        self._cluster(grouped_rows(x, self.config), stream=False)
+        self._cluster(self._rows(x), stream=False)
         return self
 
     def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
@@ -147,7 +105,7 @@ class Codebook(nn.Module, Bottleneck):
 
         The first shard needs as many vectors as there are codes.
         """
-        self._cluster(grouped_rows(x, self.config), stream=True)
+        self._cluster(self._rows(x), stream=True)
         return self
 
     def count(self, ids: Int[Tensor, "*batch k"]) -> None:
@@ -171,7 +129,7 @@ class Codebook(nn.Module, Bottleneck):
         Returns:
             How many codes were replaced.
         """
-        rows = grouped_rows(x, self.config)
+        rows = self._rows(x)
         error = (rows - grouped_rows(self.decode(self.encode(x)), self.config)).square().sum(-1)
         dead = self.counts <= at_most
         lengths = self.codes.float().norm(dim=-1)
@@ -190,6 +148,22 @@ class Codebook(nn.Module, Bottleneck):
         self.counts.zero_()
         return int(dead.sum())
 
+    def with_k(self, k: int) -> "Codebook":
+        """The same codes with fewer per vector; ids of the first k slots stay as they are.
+
+        Raises:
+            InputError: more codes than now; or a plain sum of most similar codes, whose lengths are right for one k.
+        """
+        if not 1 <= k <= self.config.k:
+            raise InputError(
+                f"k {k}: this codebook was fitted for {self.config.k}, choose 1 to {self.config.k}"
+            )
+        if k < self.config.k and (self.config.selection, self.config.magnitude) == ("cosine", "dropped"):
+            raise InputError(
+                f"k {k}: the lengths of these codes are right for sums of {self.config.k}; fit a codebook for k {k}"
+            )
+        return self.restored(replace(self.config, k=k), self.tensors())
+
     def tensors(self) -> dict[str, Tensor]:
         return {"codes": self.codes, "counts": self.counts}
 
@@ -199,14 +173,27 @@ class Codebook(nn.Module, Bottleneck):
         book.load_state_dict(dict(tensors))
         return book
 
-    def to(self, *target: Any, **options: Any) -> "Codebook":
-        """As of any torch module: a device, a dtype or both."""
-        return super().to(*target, **options)
+    def _rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+        """What the codes stand for: the vectors, as they are here."""
+        return grouped_rows(x, self.config)
+
+    def _chosen(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and values, [group, row, k]."""
+        return self._choose(rows, self.codes.detach().float())
+
+    def _choose(self, rows: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and values, [group, row, k], of the codes of ``book``."""
+        step = max(1, SIMILARITIES // (self.config.groups * self.config.n_codes))
+        choose = self._most_similar if self.config.selection == "cosine" else self._greedy
+        parts = [choose(part, book) for part in rows.split(step, dim=1)] or [choose(rows, book)]
+        ids, values = (torch.cat(group, 1) for group in zip(*parts, strict=True))
+        return ids, values
 
     def _most_similar(self, rows: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
         # dividing by the row's own length would not change the order
-        similar = torch.bmm(rows, book.mT).div_(_norm(book)[:, None])
-        ids = _top(similar, self.config.k)
+        similar = torch.bmm(rows, (book / _norm(book)[..., None]).mT)
+        k = self.config.k
+        ids = similar.argmax(-1, keepdim=True) if k == 1 else similar.topk(k, dim=-1).indices
         if self.config.magnitude == "dropped":
             return ids, rows.new_ones(ids.shape)
         total = _chosen_sum(book, ids)
@@ -216,12 +203,13 @@ class Codebook(nn.Module, Bottleneck):
     def _greedy(self, rows: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
         kept = self.config.magnitude == "kept"
         norm = _norm(book)
+        unit, offset = book / norm[..., None], norm.square()[:, None] / -2
         rest, ids, values = rows.clone(), [], []
         for _ in range(self.config.k):
-            gain = torch.bmm(rest, book.mT)
             # what |rest|² loses, up to a monotone map: ⟨r, c⟩²/|c|² with a free factor ≥ 0, 2⟨r, c⟩ − |c|² without
-            gain = gain.div_(norm[:, None]) if kept else gain.sub_(norm.square()[:, None] / 2)
-            best, index = gain.max(-1)
+            gain = torch.bmm(rest, unit.mT) if kept else torch.baddbmm(offset, rest, book.mT)
+            index = gain.argmax(-1)  # cheaper than max, which gives the value too
+            best = gain.gather(-1, index[..., None])[..., 0]
             value = best.clamp(min=0) / norm.gather(1, index) if kept else torch.ones_like(best)
             rest -= value[..., None] * _chosen_sum(book, index[..., None])
             ids.append(index)
@@ -230,7 +218,15 @@ class Codebook(nn.Module, Bottleneck):
 
     @torch.no_grad()
     def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:
-        """k-means on the vectors; for greedy selection, a share of the codes on each remainder in turn."""
+        self.codes.copy_(self._learned(rows, stream=stream))
+
+    def _learned(
+        self, rows: Float[Tensor, "group row d_in"], *, stream: bool
+    ) -> Float[Tensor, "group code d_in"]:
+        """k-means on the vectors; for greedy selection, a share of the codes on each remainder in turn.
+
+        A sum of several codes is then fitted as a whole, by least squares, unless only a shard is seen.
+        """
         config = self.config
         # what counts is the direction, unless one code is subtracted after the other as it is
         spherical = config.selection == "cosine" or config.magnitude == "kept"
@@ -248,22 +244,25 @@ class Codebook(nn.Module, Bottleneck):
             chosen = kmeans.centres_.gather(1, ids[..., None].expand_as(rest))
             if spherical:
                 along = (rest * chosen).sum(-1)
-                books.append(kmeans.centres_ * _mean_by(ids, along, kmeans.counts_)[..., None])
+                books.append(kmeans.centres_ * mean_by(ids, along, kmeans.counts_)[..., None])
                 chosen = chosen * along[..., None]
             else:
                 books.append(kmeans.centres_)
             rest = rest - chosen
-        self.codes.copy_(torch.cat(books, 1))
-        if config.k > 1 and config.selection == "cosine" and config.magnitude == "dropped":
-            self._scale(rows)
+        book = torch.cat(books, 1)
+        if config.k == 1 or config.magnitude == "kept":
+            return book
+        if config.selection == "cosine":
+            book = self._scaled(rows, book)
+        for _ in range(0 if stream else REFITS):
+            book = refit(rows, self._choose(rows, book)[0], book)
+        return book
 
-    def _scale(self, rows: Tensor) -> None:
-        """Shorten the codes of each group by the one factor with which k of them together fit best."""
-        batch = rows.transpose(0, 1)
-        batch = batch[:, 0] if self.config.groups == 1 else batch
-        total = grouped_rows(self.decode(self.encode(batch)), self.config)
+    def _scaled(self, rows: Tensor, book: Tensor) -> Tensor:
+        """The codes of each group shortened by the one factor with which k of them together fit best."""
+        total = _chosen_sum(book, self._choose(rows, book)[0])
         factor = (rows * total).sum((1, 2)) / total.square().sum((1, 2)).clamp(min=1e-12)
-        self.codes.mul_(factor[:, None, None])
+        return book * factor[:, None, None]
 
     def _forget(self, optimizer: torch.optim.Optimizer, replaced: Bool[Tensor, "group code"]) -> None:
         for moment in optimizer.state.get(self.codes, {}).values():
@@ -275,18 +274,7 @@ def _norm(book: Tensor) -> Float[Tensor, "group code"]:
     return book.norm(dim=-1).clamp(min=1e-12)
 
 
-def _top(similar: Tensor, k: int) -> Int[Tensor, "group row k"]:
-    return similar.argmax(-1, keepdim=True) if k == 1 else similar.topk(k, dim=-1).indices
-
-
 def _chosen_sum(book: Tensor, ids: Int[Tensor, "group row k"]) -> Float[Tensor, "group row d_in"]:
     ids = ids.transpose(0, 1)
     total = sum_of_codes(book, Codes(ids, torch.ones_like(ids, dtype=book.dtype)))
     return total.reshape(*ids.shape[:2], -1).transpose(0, 1)
-
-
-def _mean_by(ids: Tensor, values: Tensor, like: Tensor) -> Float[Tensor, "group code"]:
-    """Mean of the values by id; where there is none, the mean of all."""
-    sums = torch.zeros_like(like).scatter_add_(1, ids, values)
-    counts = torch.zeros_like(like).scatter_add_(1, ids, torch.ones_like(values))
-    return torch.where(counts > 0, sums / counts.clamp(min=1), values.mean(1, keepdim=True))

@@ -118,3 +118,12 @@ def _nearest(
         ids.append(index)
         distances.append((part.square().sum(-1) - 2 * best).clamp(min=0))
     return torch.cat(ids, 1), torch.cat(distances, 1)
+
+
+def mean_by(
+    ids: Int[Tensor, "group row"], values: Float[Tensor, "group row"], like: Float[Tensor, "group centre"]
+) -> Float[Tensor, "group centre"]:
+    """Mean of the values by id; where there is none, the mean of all."""
+    sums = torch.zeros_like(like).scatter_add_(1, ids, values)
+    counts = torch.zeros_like(like).scatter_add_(1, ids, torch.ones_like(values))
+    return torch.where(counts > 0, sums / counts.clamp(min=1), values.mean(1, keepdim=True))

@@ -120,7 +120,7 @@ def export_to_sae_lens(bottleneck: Bottleneck, folder: Path, *, model_name: str,
     metadata = SAEMetadata(
         model_name=model_name, hook_name=parse_site(site).hook, model_class_name="TransformerBridge"
     )
-    if isinstance(bottleneck, Codebook):
+    if type(bottleneck) is Codebook:  # other kinds of it see more than the vector as it is
         sae = _codebook_sae(bottleneck, metadata)
     elif isinstance(bottleneck, DiscreteSAE) and bottleneck.config.groups == 1:
         sae = _topk_sae(bottleneck, metadata)

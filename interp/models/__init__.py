@@ -4,13 +4,14 @@ from transformer_lens.model_bridge import TransformerBridge as Model
 
 from interp.models.hooks import hook_point, hooked, model_lock
 from interp.models.load import load_model, load_tokenizer, model_names, parse_device, parse_dtype
-from interp.models.provenance import describe_model
-from interp.models.sites import Site, has_mlps, parse_site, resolve_site
+from interp.models.provenance import describe_model, weights_digest
+from interp.models.sites import Site, expand_sites, has_mlps, parse_site, resolve_site
 
 __all__ = [
     "Model",
     "Site",
     "describe_model",
+    "expand_sites",
     "has_mlps",
     "hook_point",
     "hooked",
@@ -22,4 +23,5 @@ __all__ = [
     "parse_dtype",
     "parse_site",
     "resolve_site",
+    "weights_digest",
 ]

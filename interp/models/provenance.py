@@ -1,8 +1,10 @@
 """Where a model came from: recorded when it is loaded, written into every result made with it."""
 
+import hashlib
 import weakref
 from typing import Any
 
+import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 _sources: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, str]]" = weakref.WeakKeyDictionary()
@@ -36,3 +38,16 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
         "d_vocab": cfg.d_vocab,
         "attn_only": bool(cfg.attn_only),
     }
+
+
+def weights_digest(model: TransformerBridge) -> str:
+    """A hash that tells models of one name and shape apart, whatever dtype and device they were loaded in.
+
+    Of the signs of at most 256 entries of every parameter: rounding leaves signs alone, training does not.
+    """
+    digest = hashlib.sha256()
+    for parameter in model.original_model.parameters():
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 256)]
+        digest.update((some > 0).to(device="cpu", dtype=torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -10,7 +10,9 @@ written  meaning                                              activation
 ======== ==================================================== ====================
 """
 
+import fnmatch
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,6 +68,30 @@ def resolve_site(model: TransformerBridge, text: str) -> Site:
             there += f", m0–m{layers - 1}"
         raise InputError(f"the model has no site {text!r}: it has {there}, r0–r{layers - 1}")
     return site
+
+
+def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site]:
+    """The sites that patterns name, in the order of the forward pass, each once.
+
+    A pattern is a site, one with the wildcards of file names (``a*``, ``m1?``), or a group: ``heads`` (``a*``) and
+    ``mlps`` (``m*``).
+
+    Raises:
+        InputError: a pattern that fits no site of the model, or a head beside its whole layer.
+    """
+    layers = range(model.cfg.n_layers)
+    letters = "amr" if has_mlps(model) else "ar"
+    every = [f"{letter}{layer}" for layer in layers for letter in letters]
+    found: set[Site] = set()
+    for pattern in patterns:
+        pattern = {"heads": "a*", "mlps": "m*"}.get(pattern, pattern)
+        names = fnmatch.filter(every, pattern) or [pattern]
+        found |= {resolve_site(model, name) for name in names}
+    for site in found:
+        if site.head is not None and Site("attn", site.layer) in found:
+            raise InputError(f"sites {site} and a{site.layer}: the second holds the first; choose one")
+    kinds = ("attn", "mlp", "resid")
+    return sorted(found, key=lambda site: (site.layer, kinds.index(site.kind), site.head or 0))
 
 
 def has_mlps(model: TransformerBridge) -> bool:

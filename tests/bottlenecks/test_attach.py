@@ -149,6 +149,57 @@ def test_heads_of_a_layer_can_have_bottlenecks_of_their_own(tiny_model):
         assert torch.equal(coded[:, :, head], books[f"a1.h{head}"](z[:, :, head]))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_head_by_itself_equals_the_layer_with_a_group_per_head(family, tiny_model):
+    model = tiny_model(family)
+    together, apart = layer_books(model, n_codes=64, k=3)
+    compare_together_and_apart(model, model.to_tokens(PROMPT), together, apart)
+
+
+def test_gradients_of_heads_by_themselves_equal_those_of_the_layer(tiny_model):
+    model = tiny_model("gpt2")
+    together, apart = layer_books(model, n_codes=30, k=2)
+    for books in (together, apart):
+        with attach(model, books) as attached:
+            (model(PROMPT, return_type="loss") + attached.loss() / len(books)).backward()
+    for site, book in together.items():
+        for head in range(model.cfg.n_heads):
+            torch.testing.assert_close(apart[f"{site}.h{head}"].codes.grad[0], book.codes.grad[head])
+
+
+@pytest.mark.slow
+def test_270_sites_of_one_head_each_equal_30_of_nine(smollm2):
+    together, apart = layer_books(smollm2, n_codes=512, k=1)
+    assert len(apart) == 270
+    compare_together_and_apart(smollm2, smollm2.to_tokens(PROMPT), together, apart)
+
+
+def layer_books(model: Model, **options) -> tuple[dict[str, Codebook], dict[str, Codebook]]:
+    """A grouped codebook for every layer, and the same codes head by head."""
+    heads, d_head = model.cfg.n_heads, model.cfg.d_head
+    together = {f"a{i}": codebook(d_head, groups=heads, seed=i, **options) for i in range(model.cfg.n_layers)}
+    apart = {}
+    for site, book in together.items():
+        for head in range(heads):
+            apart[f"{site}.h{head}"] = codebook(d_head, **options)
+            apart[f"{site}.h{head}"].codes.data = book.codes.data[head : head + 1].clone()
+    return together, apart
+
+
+def compare_together_and_apart(model: Model, tokens: Tensor, together: dict, apart: dict) -> None:
+    with torch.no_grad(), attach(model, together) as whole:
+        expected = model(tokens)
+    with torch.no_grad(), attach(model, apart) as single:
+        assert torch.equal(model(tokens), expected)
+        single.disable("a0.h1")
+        assert not torch.equal(model(tokens), expected) and "a0.h1" not in single.ids
+        single.enable("a0.h1")
+        assert torch.equal(model(tokens), expected)
+    for site, ids in whole.ids.items():
+        for head in range(model.cfg.n_heads):
+            assert torch.equal(single.ids[f"{site}.h{head}"], ids[:, :, head])
+
+
 def test_heads_can_share_one_codebook(tiny_model):
     model = tiny_model("llama")
     tokens, book = model.to_tokens(PROMPT), codebook(model.cfg.d_head, k=2)

@@ -1,0 +1,123 @@
+"""A forward pass with a codebook at every head against the plain one.
+
+    python benchmarks/codebook_forward.py [--rounds 5] [--threads N]
+
+SmolLM2, 16 texts of 64 tokens, 270 heads, 512 codes each (activations of the same heads). All forms run in turn,
+several rounds in one process, and are compared within a round: on a shared machine only the ratio means something, and
+best that of processor time. The similarities alone are 0.6 GFLOP a layer beside 9 of the plain forward.
+
+Measured (``docs/bottlenecks.md``): COSTLINE
+"""
+
+import argparse
+import contextlib
+import time
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.attach import attach
+from interp.models import Model, hooked, load_model
+
+BATCH, LENGTH, N_CODES = 16, 64, 512
+GOALS = {"cosine, k = 1": 1.3, "cosine, k = 8": 1.6}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = load_model()
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.cfg.d_vocab, (BATCH, LENGTH), generator=generator)
+
+    books = head_books(model, tokens)
+    forms = {"plain": contextlib.nullcontext()}
+    for name, options in {
+        "cosine, k = 1": {"k": 1},
+        "cosine, k = 8": {"k": 8},
+        "residual, k = 8": {"k": 8, "selection": "residual"},
+    }.items():
+        forms[name] = attach(model, {site: with_options(book, options) for site, book in books.items()})
+    one_by_one = {
+        f"{site}.h{head}": single(book, head)
+        for site, book in books.items()
+        for head in range(model.cfg.n_heads)
+    }
+    forms["cosine, k = 1, each head by itself"] = attach(model, one_by_one)
+
+    taken = {name: [] for name in forms}
+    for number in range(arguments.rounds + 1):
+        for name, form in forms.items():
+            with form:
+                seconds = forward_seconds(model, tokens)
+            if number:  # the first round warms up
+                taken[name].append(seconds)
+
+    plain = np.array(taken["plain"])
+    title = f"SmolLM2, {BATCH} × {LENGTH} tokens, 270 codebooks of {N_CODES}, {arguments.threads} threads"
+    table = Table(
+        "forward",
+        "seconds",
+        "× plain",
+        "× processor time",
+        "smallest, largest",
+        "goal",
+        title=title,
+        box=None,
+    )
+    for name, values in taken.items():
+        ratios = np.array(values) / plain
+        wall, processor = np.median(ratios, axis=0)
+        goal = f"≤ {GOALS[name]}" if name in GOALS else ""
+        spread = f"{ratios[:, 1].min():.2f}, {ratios[:, 1].max():.2f}"
+        table.add_row(
+            name, f"{np.median(values, axis=0)[0]:.2f}", f"{wall:.2f}", f"{processor:.2f}", spread, goal
+        )
+    Console(width=120).print(table)
+
+
+@torch.no_grad()
+def forward_seconds(model: Model, tokens: Tensor) -> tuple[float, float]:
+    """By the clock, and of the processors: the second does not count what others on the machine do."""
+    clock, processor = time.perf_counter(), time.process_time()
+    model(tokens)
+    return time.perf_counter() - clock, time.process_time() - processor
+
+
+def head_books(model: Model, tokens: Tensor) -> dict[str, Codebook]:
+    """A codebook per layer whose codes are activations of its heads."""
+    seen: dict[str, Tensor] = {}
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        for layer in range(model.cfg.n_layers):
+            keep = lambda z, site=f"a{layer}": seen.__setitem__(site, z.flatten(0, 1))  # noqa: E731
+            stack.enter_context(hooked(model, {f"blocks.{layer}.attn.hook_z": keep}))
+        model(tokens)
+    books = {}
+    for site, z in seen.items():
+        book = Codebook(CodebookConfig(z.shape[-1], N_CODES, groups=z.shape[1])).requires_grad_(False)
+        book.codes.copy_(z[torch.randperm(len(z))[:N_CODES]].transpose(0, 1))
+        books[site] = book
+    return books
+
+
+def with_options(book: Codebook, options: dict) -> Codebook:
+    new = Codebook(CodebookConfig(book.config.d_in, N_CODES, groups=book.config.groups, **options))
+    new.codes = book.codes
+    return new
+
+
+def single(book: Codebook, head: int) -> Codebook:
+    new = Codebook(CodebookConfig(book.config.d_in, N_CODES)).requires_grad_(False)
+    new.codes.copy_(book.codes[head : head + 1])
+    return new
+
+
+if __name__ == "__main__":
+    main()

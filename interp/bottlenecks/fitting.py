@@ -1,0 +1,222 @@
+"""Fitting codebooks at many sites of a model from text, by k-means alone: no gradient, no training loop.
+
+Two ways, see :class:`FitConfig`:
+
+* ``sequential``: each book is fitted to what its site carries once all earlier books stand in the model, so that it
+  knows the errors that reach it. For books that will be attached together.
+* independent: each book is fitted to what its site carries in the plain model. For books attached one at a time.
+
+The texts go through the model layer by layer (:mod:`interp.bottlenecks.layer_stream`): nothing of the size of all
+sites' activations ever exists, and a killed run loses one site's work at most.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from interp.bottlenecks.base import load_bottleneck
+from interp.bottlenecks.book_folder import BookFolder, model_identity
+from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.layer_stream import LayerStream
+from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.files import write_json
+from interp.models import Model, Site, expand_sites
+from interp.progress import Stage, silent
+from interp.tasks.errors import InputError
+from interp.text import TextBlocks
+
+IN_MEMORY = 2 * 2**30
+"""Bytes of one site's vectors up to which k-means sees all of them at once; above, batch after batch."""
+BATCH_SIZE = 32
+"""Blocks per forward pass: 2048 tokens at a context of 64."""
+_WORK = ".work"
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """
+    Attributes:
+        n_codes: codes per book, and per head where the site is a layer's heads.
+        k: codes per vector.
+        selection: see :class:`~interp.bottlenecks.codebook.CodebookConfig`, as ``magnitude``.
+        sequential: see the module's docstring.
+        by_output: compare and fit a head's vectors by what W_O makes of them.
+        seed: of k-means.
+    """
+
+    n_codes: int = 512
+    k: int = 8
+    selection: Literal["cosine", "residual"] = "cosine"
+    magnitude: Literal["dropped", "kept"] = "dropped"
+    sequential: bool = True
+    by_output: bool = True
+    seed: int = 0
+
+
+def fit_codebooks(
+    model: Model,
+    text: TextBlocks,
+    sites: Sequence[str],
+    folder: Path,
+    config: FitConfig | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    stage: Stage = silent,
+) -> BookFolder:
+    """Fit one codebook per site and write them to ``folder``; goes on where a killed run of the same request stopped.
+
+    Args:
+        sites: patterns of :func:`interp.models.expand_sites`: ``heads``, ``mlps``, ``a*``, ``r4``, …
+        batch_size: blocks per forward pass.
+
+    Raises:
+        InputError: no such site; fewer vectors than codes; a folder that holds other books, or that another process is
+            filling.
+    """
+    config = config or FitConfig()
+    folder = Path(folder)
+    places = expand_sites(model, sites)
+    if not places:
+        raise InputError("no site: name some, such as heads, mlps, a*, m5")
+    books = {
+        place: _new_book(model, place, config) for place in places
+    }  # the config is checked before any work
+    if text.n_tokens < config.n_codes:
+        raise InputError(
+            f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token per code"
+        )
+    request = _request(model, text, places, config, batch_size)
+    if BookFolder.exists(folder):
+        return _same(BookFolder.open(folder), request)
+    (folder / _WORK).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / _WORK / "lock", timeout=0):
+            _begin(folder, request)
+            _fit(model, text, books, config, folder, batch_size, stage)
+            return BookFolder.finish(folder, request, leftovers=folder / _WORK)
+    except Timeout:
+        raise InputError(f"{folder}: another process is fitting codebooks there") from None
+
+
+def _fit(
+    model: Model,
+    text: TextBlocks,
+    books: dict[Site, Codebook],
+    config: FitConfig,
+    folder: Path,
+    batch_size: int,
+    stage: Stage,
+) -> None:
+    device = next(model.parameters()).device
+    todo = [site for site in books if not BookFolder.has_book(folder, site)]
+    if not todo:
+        return
+    last = max(site.layer for site in todo)
+    stream = LayerStream(
+        model, text.tokens, folder / _WORK, batch_size=batch_size, at_most=min(site.layer for site in todo)
+    )
+    n_batches = len(stream.batches)
+    layers = last - stream.layer + (not config.sequential)
+    steps = n_batches * (layers + len(todo) * (2 if config.sequential else 1))
+    with stage(f"fitting {len(books)} sites", steps) as done:
+        for layer in range(stream.layer, last + 1):
+            here = [site for site in books if site.layer == layer]
+            seen: dict[Site, list[Tensor]] = {}
+            if not config.sequential:
+                seen = stream.advance({}, done, tuple(site for site in here if site in todo))
+            placed: dict[Site, Codebook] = {}
+            for site in here:
+                if site in todo:
+                    found = stream.collect(site, placed, done) if config.sequential else seen.pop(site)
+                    _learn(books[site], found, device)
+                    books[site].save(BookFolder.book(folder, site))
+                    done(n_batches)
+                else:
+                    books[site] = load_bottleneck(BookFolder.book(folder, site))
+                placed[site] = books[site].to(device)
+            if config.sequential and layer < last:
+                stream.advance(placed, done)
+            stream.step()
+
+
+def _learn(book: Codebook, batches: list[Tensor], device: torch.device) -> None:
+    """k-means on the vectors; then count on them how often each code is used."""
+    size = sum(batch.numel() for batch in batches) * 4
+    if size <= IN_MEMORY:
+        book.to(device).fit(torch.cat(batches).to(device))
+    else:
+        for batch in batches:
+            book.to(device).partial_fit(batch.to(device))
+    for batch in batches:
+        book.count(book.encode(batch.to(device)).ids)
+
+
+def _new_book(model: Model, site: Site, config: FitConfig) -> Codebook:
+    cfg = model.cfg
+    per_head = site.kind == "attn"
+    book_config = CodebookConfig(
+        d_in=cfg.d_head if per_head else cfg.d_model,
+        n_codes=config.n_codes,
+        k=config.k,
+        groups=cfg.n_heads if per_head and site.head is None else 1,
+        selection=config.selection,
+        magnitude=config.magnitude,
+        seed=config.seed,
+    )
+    if not (per_head and config.by_output):
+        return Codebook(book_config)
+    weights = model.blocks[site.layer].attn.W_O.detach().float().cpu()
+    return MetricCodebook(book_config).compare_by(weights if site.head is None else weights[site.head, None])
+
+
+def _request(
+    model: Model, text: TextBlocks, places: list[Site], config: FitConfig, batch_size: int
+) -> dict[str, Any]:
+    """What the books depend on, as JSON values."""
+    return {
+        "model": model_identity(model),
+        "sites": [str(place) for place in places],
+        "fit": {**asdict(config), "batch_size": batch_size},
+        "text": {
+            "spec": text.spec,
+            "split": text.split,
+            "seed": text.seed,
+            "n_tokens": text.n_tokens,
+            "context": text.tokens.shape[1],
+            "n_documents": text.n_documents,
+            "fingerprint": text.fingerprint(),
+        },
+    }
+
+
+def _begin(folder: Path, request: dict[str, Any]) -> None:
+    """Start a request, or check that the one begun here is the same."""
+    path = folder / _WORK / "request.json"
+    if not path.exists():
+        write_json(path, request)
+        return
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
+    _check_same(folder, begun, request)
+
+
+def _same(found: BookFolder, request: dict[str, Any]) -> BookFolder:
+    """Books that are finished, if they are what is asked for."""
+    _check_same(found.folder, {key: found.manifest[key] for key in request}, request)
+    return found
+
+
+def _check_same(folder: Path, begun: dict[str, Any], request: dict[str, Any]) -> None:
+    for part, wanted in request.items():
+        if begun.get(part) != wanted:
+            raise InputError(
+                f"{folder} holds codebooks of another {part}: choose another folder, or delete it to start again"
+            )

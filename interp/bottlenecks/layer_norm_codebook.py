@@ -1,0 +1,54 @@
+"""Codebook features as the authors' code runs them: the vector goes through a LayerNorm that is never undone.
+
+``codes`` are then what passes on, in the norm's scale, and everything the codebook is fitted to and judged by is the
+normed vector, not the vector: the model behind it must have been trained with it. Made for released checkpoints
+(:mod:`interp.bottlenecks.codebook_features`); for codes of a model as it is take
+:class:`~interp.bottlenecks.codebook.Codebook`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.bottlenecks.base import grouped_rows, register
+from interp.bottlenecks.codebook import Codebook, CodebookConfig
+
+EPSILON = 1e-5
+
+
+@register
+class LayerNormCodebook(Codebook):
+    """A codebook behind a LayerNorm over each group's vector.
+
+    The gradient to the vector goes straight past codes *and* norm; the authors' goes through the norm.
+
+    Attributes:
+        gain, bias: of the norm, [group, d_in].
+    """
+
+    kind = "layer_norm_codebook"
+
+    def __init__(self, config: CodebookConfig) -> None:
+        super().__init__(config)
+        self.gain = nn.Parameter(torch.ones(config.groups, config.d_in), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(config.groups, config.d_in), requires_grad=False)
+
+    def loss(
+        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, ""]:
+        """λ times the squared error against the normed vector, summed over coordinates and averaged over vectors."""
+        return super().loss(self._rows(x).transpose(0, 1).reshape(x.shape), decoded)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"gain": self.gain, "bias": self.bias}
+
+    @classmethod
+    def restored(cls, config: CodebookConfig, tensors: Mapping[str, Tensor]) -> "LayerNormCodebook":
+        return super().restored(config, tensors)
+
+    def _rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+        rows = grouped_rows(x, self.config)
+        normed = nn.functional.layer_norm(rows, rows.shape[-1:], eps=EPSILON)
+        return normed * self.gain[:, None].float() + self.bias[:, None].float()

@@ -1,0 +1,85 @@
+"""A codebook that compares vectors after a linear map: by what they do rather than by their own coordinates.
+
+A head's z acts on the model only through W_O, and W_O treats its directions very unequally. With W_O as the map, codes
+are chosen and fitted by what the head would write: the most similar code is the one whose *output* is most similar, and
+k-means minimises the error of the output. Only inner products count, so the map is kept as the d_in × d_in
+matrix L with L Lᵀ = W_O W_Oᵀ. Codes themselves, and the vectors they sum to, stay z.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.bottlenecks.base import register
+from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.tasks.errors import InputError
+
+FLOOR = 1e-4
+"""Added to the map's Gram matrix, in units of its mean diagonal: directions that do nothing keep a little weight."""
+
+
+@register
+class MetricCodebook(Codebook):
+    """See the module's docstring; without :meth:`compare_by` it is a plain codebook.
+
+    Attributes:
+        metric: L, lower triangular, [group, d_in, d_in]: row vectors are compared as x L.
+    """
+
+    kind = "metric_codebook"
+
+    def __init__(self, config: CodebookConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("metric", torch.eye(config.d_in).repeat(config.groups, 1, 1))
+
+    @torch.no_grad()
+    def compare_by(self, weights: Float[Tensor, "group d_in d_out"]) -> "MetricCodebook":
+        """Compare vectors x by x · weights: W_O of each head, for z.
+
+        Raises:
+            InputError: weights of another shape, NaN or infinite ones, or all zero.
+        """
+        config = self.config
+        if weights.ndim != 3 or tuple(weights.shape[:2]) != (config.groups, config.d_in):
+            raise InputError(
+                f"weights of shape {list(weights.shape)}: expected [{config.groups}, {config.d_in}, width]"
+            )
+        gram = weights.double() @ weights.double().mT
+        size = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+        if not (torch.isfinite(size) & (size > 0)).all():
+            raise InputError("weights that are zero, NaN or infinite tell no vectors apart")
+        # the scale is free; near 1, squared errors stay comparable with those of the vectors
+        gram = gram / size[:, None, None] + FLOOR * torch.eye(config.d_in, device=gram.device)
+        self.metric.copy_(torch.linalg.cholesky(gram))
+        return self
+
+    def similarity(
+        self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
+    ) -> Float[Tensor, "*batch k"]:
+        """Cosine similarity of each vector with the codes named for it, after the map."""
+        rows = (self._rows(x) @ self._map()).transpose(0, 1)
+        flat = ids.reshape(*rows.shape[:2], -1).long()
+        groups = torch.arange(self.config.groups, device=ids.device)[:, None]
+        named = (self.codes.detach().float() @ self._map())[groups, flat]
+        return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"metric": self.metric}
+
+    @classmethod
+    def restored(cls, config: CodebookConfig, tensors: Mapping[str, Tensor]) -> "MetricCodebook":
+        return super().restored(config, tensors)
+
+    def _map(self) -> Float[Tensor, "group d_in d_in"]:
+        return self.metric.float()
+
+    def _chosen(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self._choose(rows @ self._map(), self.codes.detach().float() @ self._map())
+
+    @torch.no_grad()
+    def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:
+        learned = self._learned(rows @ self._map(), stream=stream)
+        # x L = learned, solved for x
+        self.codes.copy_(torch.linalg.solve_triangular(self._map(), learned, upper=False, left=False))

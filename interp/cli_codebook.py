@@ -1,0 +1,164 @@
+"""``interp codebook``: fit codebooks at many sites of a model, measure what they cost it."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.options import DEFAULT_MODEL, MOST_SEED, DeviceOption, DtypeOption, whole_option
+from interp.tasks.errors import InputError
+
+codebook_app = typer.Typer(
+    help="Fit codebooks at many sites of a model; measure what they cost it.", no_args_is_help=True
+)
+
+FitModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="embedded model, Hugging Face id, folder, .gguf file"
+    ),
+]
+ContextOption = Annotated[
+    int, whole_option("--context", least=2, help="tokens per block of text, BOS included")
+]
+BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")]
+
+
+@codebook_app.command()
+def fit(
+    sites: Annotated[
+        list[str],
+        typer.Option(metavar="SITES", help="heads, mlps, a*, m5, r4 …; several with commas, or repeat"),
+    ] = ["heads"],  # noqa: B006
+    model: FitModelOption = DEFAULT_MODEL,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="stdlib, self, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
+        ),
+    ] = "stdlib+self",
+    tokens: Annotated[
+        int, whole_option("--tokens", least=1, help="tokens of text to fit on, at most")
+    ] = 11_000,
+    codes: Annotated[int, whole_option("--codes", least=1, help="codes per book (per head at heads)")] = 512,
+    k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
+    selection: Annotated[str, typer.Option(metavar="RULE", help="cosine or residual")] = "residual",
+    magnitude: Annotated[str, typer.Option(metavar="RULE", help="dropped or kept")] = "dropped",
+    sequential: Annotated[
+        bool,
+        typer.Option(
+            "--sequential/--independent",
+            help="fit each book behind the earlier ones, or each in the plain model",
+        ),
+    ] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="folder to write [default: codebooks/MODEL-SELECTION-kK]"),
+    ] = None,
+    context: ContextOption = 64,
+    seed: Annotated[
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and k-means")
+    ] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BlocksOption = 32,
+) -> None:
+    """Fit one codebook per site by k-means, without gradients; resumes where a killed run stopped."""
+    from interp.files import check_writable
+
+    name = Path(model).name if "/" in model else model
+    folder = out or Path("codebooks") / f"{name}-{selection}-k{k}"
+    check_writable(folder / "manifest.json", "--out")
+
+    from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+    from interp.models import load_model
+    from interp.progress import bar
+    from interp.text import load_text, open_sources
+
+    open_sources(data)  # a wrong name should not wait for the model
+    config = FitConfig(codes, k, selection, magnitude, sequential, seed)
+    loaded = load_model(model, device=device, dtype=dtype)
+    text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
+    patterns = [part for group in sites for part in group.replace(",", " ").split()]
+    books = fit_codebooks(loaded, text, patterns, folder, config, batch_size=batch_size, stage=bar)
+    typer.echo(
+        f"fitted   {len(books.sites)} sites on {text.n_tokens} tokens of {text.spec} "
+        f"({len(text.tokens)} blocks of {context}, {text.n_documents} documents)"
+    )
+    typer.echo(f"saved    {folder}")
+    typer.echo(
+        f"next     interp {shlex.join(['codebook', 'eval', str(folder)])}    # what they cost the model"
+    )
+
+
+@codebook_app.command("eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of fitted codebooks")],
+    data: Annotated[
+        list[str],
+        typer.Option(metavar="TEXT", help="held-out text, as of fit; repeat for several, each apart"),
+    ] = ["stdlib", "self"],  # noqa: B006
+    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of each text, at most")] = 4096,
+    k: Annotated[
+        list[str],
+        typer.Option(
+            "--k", "-k", metavar="K", help="codes per vector: 1,2,4,8 for several [default: as fitted]"
+        ),
+    ] = [],  # noqa: B006
+    controls: Annotated[
+        int, whole_option("--controls", least=0, help="blocks on which the controls are measured; 0 for none")
+    ] = 16,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="[default: the one they were fitted on]"),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="where the result goes [default: DIR/quality.json]"),
+    ] = None,
+    seed: Annotated[
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and controls")
+    ] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BlocksOption = 16,
+) -> None:
+    """Run held-out text through all codebooks at once: loss, KL, accuracy, use of codes; against controls."""
+    from interp.bottlenecks.book_folder import BookFolder
+    from interp.files import check_file, write_json
+    from interp.options import whole
+
+    path = json_file or folder / "quality.json"
+    check_file(path, "--json")
+    books = BookFolder.open(folder)
+    wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
+
+    from interp.codebook_console import print_quality
+    from interp.evaluation.codebook_quality import quality_of_folder
+    from interp.models import load_model
+    from interp.progress import bar
+
+    spec = model or books.manifest["model"]["spec"]
+    if spec is None:
+        raise InputError(f"{folder} does not say which model it is of: name it with --model")
+    loaded = load_model(spec, device=device, dtype=dtype)
+    result = quality_of_folder(
+        loaded,
+        books,
+        data,
+        ks=sorted(set(wanted)) or None,
+        n_tokens=tokens,
+        control_blocks=controls,
+        batch_size=batch_size,
+        seed=seed,
+        stage=bar,
+    )
+    write_json(path, result)
+    print_quality(result)
+    typer.echo(f"\nsaved    {path}")
+    fit_of = books.manifest["fit"]
+    other = "cosine" if fit_of["selection"] == "residual" else "residual"
+    words = ["codebook", "fit", "--selection", other, "--k", str(fit_of["k"]), "--tokens"]
+    words += [str(books.manifest["text"]["n_tokens"]), "--model", str(spec)]
+    typer.echo(f"next     interp {shlex.join(words)}    # the other selection on as much text")

@@ -1,0 +1,168 @@
+"""A forward in pieces, where every head may read its query, key and value from an input of its own.
+
+Hooks can change what a layer's heads read, but not head by head where keys and values are shared (grouped-query
+attention), and not without running the layer once per head. So attention is written out here, from the model's own
+weights, norms and MLPs: q, k and v per *query* head, rotation, scores, causal softmax, W_O.
+
+Known attention: scaled dot product, causal, with learned or rotary positions (half-split pairs, all or some of the
+channels), grouped queries, biases, parallel or sequential blocks. Not known: norms after attention or MLP (Gemma),
+where heads do not add to the residual stream one by one. :meth:`Blockwise.check` compares with the model.
+"""
+
+from functools import cache, cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from interp.models.hooks import has_hook, hooked
+from interp.models.sites import has_mlps
+from interp.tasks.errors import InputError
+
+Into = Literal["q", "k", "v"]
+_TOLERANCE = 1e-3
+
+
+class Blockwise:
+    """The blocks of a model, for prompts of one length.
+
+    Args:
+        purpose: who asks, for the message of the error.
+
+    Raises:
+        InputError: the model has norms after attention or MLP.
+    """
+
+    def __init__(self, model: TransformerBridge, n_positions: int, purpose: str) -> None:
+        self.model, self.purpose, self.n_positions = model, purpose, n_positions
+        self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
+        require_additive_heads(model, purpose)
+        self.mlps = has_mlps(model)
+        self.sequential = has_hook(model, "blocks.0.hook_resid_mid")
+        """Whether an MLP reads the residual stream after its own layer's attention (else before: Pythia)."""
+        self._weights = cache(self._read_weights)
+
+    @cached_property
+    def rotation(self) -> tuple[Float[Tensor, "pos channel"], Float[Tensor, "pos channel"]] | None:
+        """Cosines and sines of rotary positions, the same in every layer; ``None`` without them."""
+        names = {name: f"blocks.0.attn.hook_{name}" for name in ("cos", "sin")}
+        if not all(has_hook(self.model, hook) for hook in names.values()):
+            return None
+        kept: dict[str, Tensor] = {}
+        hooks = {
+            hook: lambda x, name=name: kept.__setitem__(name, x[0].clone()) for name, hook in names.items()
+        }
+        device = next(self.model.parameters()).device
+        with torch.no_grad(), hooked(self.model, hooks):
+            self.model(torch.zeros(1, self.n_positions, dtype=torch.long, device=device))
+        return (kept["cos"], kept["sin"]) if kept else None
+
+    def weight(
+        self, layer: int, into: Into
+    ) -> tuple[Float[Tensor, "group d_model d_head"], Float[Tensor, "group d_head"] | None]:
+        """W_Q, W_K or W_V of a layer with its bias: one group a query head, or a key-value head."""
+        return self._weights(layer, into)
+
+    def _read_weights(self, layer: int, into: Into) -> tuple[Tensor, Tensor | None]:
+        attn = self.model.blocks[layer].attn
+        name = into.upper()
+        return getattr(attn, f"W_{name}").detach().contiguous(), getattr(attn, f"b_{name}", None)
+
+    def per_query_head(self, x: Tensor, dim: int) -> Tensor:
+        """Repeat key-value heads along ``dim`` so that each query head has its own."""
+        return x.repeat_interleave(self.n_heads // x.shape[dim], dim)
+
+    def project(
+        self, layer: int, into: Into, x: Float[Tensor, "*any pos d_model"]
+    ) -> Float[Tensor, "*any pos head d_head"]:
+        """The linear part of q, k or v (no bias), all heads reading the same normed input."""
+        weight, _ = self.weight(layer, into)
+        flat = weight.permute(1, 0, 2).reshape(weight.shape[1], -1)
+        return self.per_query_head((x @ flat).unflatten(-1, (len(weight), -1)), -2)
+
+    def bias(self, layer: int, into: Into) -> Float[Tensor, "head d_head"] | None:
+        """What q, k or v has whatever is read, per query head."""
+        _, bias = self.weight(layer, into)
+        return None if bias is None else self.per_query_head(bias, 0)
+
+    def read(
+        self, layer: int, into: Into, inputs: Float[Tensor, "batch pos head d_model"]
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """q, k or v of every head from residual streams of its own, before the norm."""
+        weight, _ = self.weight(layer, into)
+        normed = self.model.blocks[layer].ln1(inputs.flatten(1, 2)).unflatten(1, inputs.shape[1:3])
+        found = torch.einsum("bphm,hmd->bphd", normed, self.per_query_head(weight, 0))
+        bias = self.bias(layer, into)
+        return found if bias is None else found + bias
+
+    def rotate(
+        self, x: Float[Tensor, "*any pos head d_head"], first: int = 0
+    ) -> Float[Tensor, "*any pos head d_head"]:
+        """Turn queries or keys, the first of which stands at position ``first``: linear in ``x``."""
+        if self.rotation is None:
+            return x
+        cos, sin = (part[first:, None].to(x.dtype) for part in self.rotation)
+        turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+        low, high = turned.chunk(2, -1)
+        return torch.cat([turned * cos + torch.cat([-high, low], -1) * sin, rest], -1)
+
+    def scores(
+        self, q: Float[Tensor, "*#any query head d_head"], k: Float[Tensor, "*#any key head d_head"]
+    ) -> Float[Tensor, "*#any head query key"]:
+        """Scaled products of rotated queries and keys, later keys not masked."""
+        return torch.einsum("...qhd,...khd->...hqk", q, k) / q.shape[-1] ** 0.5
+
+    def masked(self, scores: Float[Tensor, "*any query key"]) -> Float[Tensor, "*any query key"]:
+        """−inf where the key is later than the query; the queries are the last positions."""
+        queries, keys = scores.shape[-2:]
+        later = torch.ones(queries, keys, dtype=torch.bool, device=scores.device).triu(1 + keys - queries)
+        return scores.masked_fill(later, float("-inf"))
+
+    def mix(
+        self, pattern: Float[Tensor, "*#any head query key"], v: Float[Tensor, "*#any key head d_head"]
+    ) -> Float[Tensor, "*#any query head d_head"]:
+        """z: values averaged by the pattern."""
+        return torch.einsum("...hqk,...khd->...qhd", pattern, v)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "*any pos head d_head"]:
+        """z of every head from its query, key and value, before rotation."""
+        return self.mix(self.masked(self.scores(self.rotate(q), self.rotate(k))).softmax(-1), v)
+
+    def write(
+        self, layer: int, z: Float[Tensor, "*any pos head d_head"]
+    ) -> Float[Tensor, "*any pos head d_model"]:
+        """What every head adds to the residual stream; the layer's bias is apart (:func:`output_bias`)."""
+        return torch.einsum("...hd,hdm->...hm", z, self.model.blocks[layer].attn.W_O)
+
+    def mlp(
+        self, layer: int, inputs: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Output of a layer's MLP from the residual stream before its norm."""
+        block = self.model.blocks[layer]
+        return block.mlp(block.ln2(inputs))
+
+    def check(self, ours: Float[Tensor, "*any"], models: Float[Tensor, "*any"]) -> None:
+        """Raise :class:`InputError` when a forward in pieces does not come out where the model's own does."""
+        error = (ours - models).abs().max() / models.abs().max()
+        if not error <= _TOLERANCE:
+            raise InputError(
+                f"{self.purpose} does not know this model's attention: written out, its residual stream is "
+                f"{error.item():.1g} off; attribution and patching work on every model"
+            )
+
+
+def output_bias(model: TransformerBridge, layer: int) -> Float[Tensor, " d_model"] | float:
+    """What attention adds to the residual stream whatever its heads do."""
+    bias = getattr(model.blocks[layer].attn, "b_O", None)
+    return 0.0 if bias is None else bias
+
+
+def require_additive_heads(model: TransformerBridge, purpose: str) -> None:
+    """Raise :class:`InputError` where a norm stands between the heads and the residual stream."""
+    if any(has_hook(model, f"blocks.0.{name}.hook_out") for name in ("ln1_post", "ln2_post")):
+        raise InputError(
+            f"{purpose} needs heads that add to the residual stream: this model has a norm after attention; "
+            "attribution and patching work on every model"
+        )

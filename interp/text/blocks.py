@@ -1,0 +1,159 @@
+"""Documents as blocks of equal length: BOS, then a stretch of the documents joined by EOS.
+
+The stream of documents is cut wherever a block is full, so every token but the last few is used and no position is
+padding. A block's first tokens may therefore continue a sentence that they do not see.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.models import Model
+from interp.progress import Stage, silent
+from interp.tasks.errors import InputError
+from interp.text.sources import Document, TextSource, open_sources
+from interp.text.special import between, first_token
+
+HELDOUT_SHARE = 4
+"""One document in so many is held out."""
+_FRUITLESS = 4096
+"""An endless source that brings nothing new in so many documents has nothing more to say."""
+
+Split = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class TextBlocks:
+    """
+    Attributes:
+        tokens: every block begins with BOS (if the tokenizer has one), and none holds padding.
+        spec: the sources.
+        split: which documents.
+        seed: their order, and the samples of ``self``.
+        n_documents: documents that the blocks were cut from.
+    """
+
+    tokens: Int[Tensor, "block pos"]
+    spec: str
+    split: Split
+    seed: int
+    n_documents: int
+
+    @property
+    def n_tokens(self) -> int:
+        return self.tokens.numel()
+
+    def fingerprint(self) -> str:
+        """A hash of the tokens."""
+        return hashlib.sha256(self.tokens.to(torch.int32).numpy().tobytes()).hexdigest()[:16]
+
+
+def load_text(
+    spec: str,
+    model: Model,
+    *,
+    n_tokens: int,
+    context: int = 64,
+    split: Split = "train",
+    seed: int = 0,
+    stage: Stage = silent,
+) -> TextBlocks:
+    """Blocks of ``context`` tokens, as many as fit into ``n_tokens``, BOS included.
+
+    A document is held out or not by a hash of its text, whatever the seed, the context and the other sources, so what
+    one call held out never trains in another. Documents that occur twice count once. Several sources share the tokens
+    equally, and their blocks alternate.
+
+    Args:
+        spec: see :mod:`interp.text.sources`; several are joined with ``+``.
+
+    Raises:
+        InputError: an unknown source, no text, fewer tokens than asked for (says how many), or a context that is
+            longer than the model's.
+    """
+    if split not in ("train", "heldout"):
+        raise InputError(f"split {split!r}: choose train or heldout")
+    if not 2 <= context <= model.cfg.n_ctx:
+        raise InputError(f"context {context}: it must be 2 to {model.cfg.n_ctx}, the model's longest")
+    if model.tokenizer is None:
+        raise InputError("this model has no tokenizer: it cannot read text")
+    sources = open_sources(spec)
+    total = n_tokens // context
+    if total < len(sources):
+        raise InputError(f"{n_tokens} tokens: at least {len(sources)} blocks of {context} are needed")
+    wanted = [total // len(sources) + (i < total % len(sources)) for i in range(len(sources))]
+    parts, n_documents = [], 0
+    for source, n_blocks in zip(sources, wanted, strict=True):
+        blocks, documents = _blocks(source, model, n_blocks, context, split, seed, stage)
+        parts.append(blocks)
+        n_documents += documents
+    order = sorted((i / len(part), s, i) for s, part in enumerate(parts) for i in range(len(part)))
+    tokens = torch.stack([parts[s][i] for _, s, i in order])
+    return TextBlocks(tokens, "+".join(source.spec for source in sources), split, seed, n_documents)
+
+
+def is_heldout(document: Document) -> bool:
+    """Whether a document is held out: by its words alone, so that spacing makes no second document."""
+    return int.from_bytes(_digest(document)[:8], "big") % HELDOUT_SHARE == 0
+
+
+def _blocks(
+    source: TextSource, model: Model, n_blocks: int, context: int, split: Split, seed: int, stage: Stage
+) -> tuple[Int[Tensor, "block pos"], int]:
+    """Blocks of one source, and how many documents they are from."""
+    begin, join = first_token(model.tokenizer), between(model.tokenizer)
+    head = [] if begin is None else [begin]
+    body = context - len(head)
+    stream: list[int] = []
+    documents = 0
+    for document in _ordered(source, model, split, seed, stage):
+        stream += _token_ids(model, document)
+        stream += [] if join is None else [join]
+        documents += 1
+        if len(stream) >= n_blocks * body:
+            break
+    if documents == 0:
+        raise InputError(f"text {source.spec!r}: no document for the split {split!r}")
+    if len(stream) < n_blocks * body:
+        raise InputError(
+            f"text {source.spec!r} has {len(stream)} tokens in its split {split!r}, "
+            f"{n_blocks * body} are needed for {n_blocks} blocks of {context}: ask for fewer, or add a source"
+        )
+    rows = torch.tensor(stream[: n_blocks * body]).reshape(n_blocks, body)
+    return torch.cat([torch.tensor(head).expand(n_blocks, -1), rows], 1), documents
+
+
+def _ordered(source: TextSource, model: Model, split: Split, seed: int, stage: Stage) -> Iterator[Document]:
+    """Documents of the split, each once; those of a finite source in an order drawn from the seed."""
+    found = source.documents(model, seed=seed, stage=stage)
+    if not source.endless:
+        found = iter(sorted(found, key=lambda text: hashlib.sha256(b"%d:" % seed + _digest(text)).digest()))
+    seen: set[bytes] = set()
+    fruitless = 0
+    for document in found:
+        digest = _digest(document)
+        wanted = (document.strip() if isinstance(document, str) else document) and digest not in seen
+        if wanted and is_heldout(document) == (split == "heldout"):
+            seen.add(digest)
+            fruitless = 0
+            yield document
+        else:
+            fruitless += 1
+            if source.endless and fruitless >= _FRUITLESS:
+                return
+
+
+def _token_ids(model: Model, document: Document) -> list[int]:
+    if isinstance(document, str):
+        return list(model.tokenizer(document, add_special_tokens=False, verbose=False).input_ids)
+    return list(document)
+
+
+def _digest(document: Document) -> bytes:
+    text = " ".join(document.split()) if isinstance(document, str) else repr(document)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

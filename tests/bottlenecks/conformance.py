@@ -1,0 +1,89 @@
+"""What the conformance suite runs over: every registered bottleneck, on three architectures and the default model.
+
+A new bottleneck adds a line to ``CASES`` and nothing else.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.bottlenecks import BOTTLENECKS, Bottleneck
+from interp.models import Model, hooked, parse_site
+
+
+@dataclass(frozen=True)
+class Case:
+    kind: str
+    options: dict[str, Any]
+
+    def build(self, d_in: int, groups: int) -> Bottleneck:
+        cls = BOTTLENECKS[self.kind]
+        return cls(cls.config_class(d_in=d_in, groups=groups, **self.options))
+
+
+CASES = {
+    "codebook": Case("codebook", {"n_codes": 12, "k": 2}),
+    "discrete-sae": Case(
+        "discrete_sae", {"n_codes": 16, "k": 2, "epochs": 60, "lr": 0.02, "l1": 1e-3, "decoder_norm": "atom"}
+    ),
+    "layer-norm-codebook": Case("layer_norm_codebook", {"n_codes": 12, "k": 2}),
+    "metric-codebook": Case("metric_codebook", {"n_codes": 12, "k": 2, "selection": "residual"}),
+    "codebook-residual-kept": Case(
+        "codebook", {"n_codes": 12, "k": 3, "selection": "residual", "magnitude": "kept"}
+    ),
+}
+FAMILIES = ("gpt2", "llama", "gemma2")
+SITES = ("a0", "a1.h1", "m1", "r0")
+PROMPTS = (
+    "When Mary and John went to the store, John gave a drink to",
+    "The war lasted from the year 1732 to the year",
+    "def load(self, files, code): :param files:",
+)
+SHIFT = 4.0
+"""Strength of the codes that tests set."""
+
+
+def first_of_each_kind() -> list[str]:
+    """One case per registered bottleneck, for the model that takes seconds."""
+    kinds = [case.kind for case in CASES.values()]
+    return [name for number, name in enumerate(CASES) if kinds.index(kinds[number]) == number]
+
+
+def fit_all(model: Model, case: Case) -> dict[str, Bottleneck]:
+    """A bottleneck for each of :data:`SITES`."""
+    fitted = {}
+    for site, rows in activations(model).items():
+        fitted[site] = case.build(d_in=rows.shape[-1], groups=rows.shape[1] if rows.ndim == 3 else 1)
+        fitted[site].fit(rows)
+    return fitted
+
+
+def activations(model: Model) -> dict[str, Tensor]:
+    seen: dict[str, list[Tensor]] = {site: [] for site in SITES}
+
+    def keep(site: str):
+        head = parse_site(site).head
+        return lambda x: seen[site].append((x if head is None else x[:, :, head])[0].clone())
+
+    for site in SITES:
+        with hooked(model, {parse_site(site).hook: keep(site)}):
+            for prompt in PROMPTS:
+                model(prompt)
+    return {site: torch.cat(rows) for site, rows in seen.items()}
+
+
+def trained(case: Case, d_in: int, groups: int) -> Bottleneck:
+    """Of a given size, fitted to noise."""
+    bottleneck = case.build(d_in, groups)
+    return bottleneck.fit(vectors(bottleneck, 20))
+
+
+def vectors(bottleneck: Bottleneck, n: int = 9) -> Tensor:
+    groups, d_in = bottleneck.config.groups, bottleneck.config.d_in
+    return 2 * torch.randn(n, *([groups] if groups > 1 else []), d_in)
+
+
+def watcher(seen: list[Tensor]):
+    return lambda x: seen.append(x.clone())

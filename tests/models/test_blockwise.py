@@ -1,0 +1,78 @@
+"""A forward in pieces equals the model's own; a head that reads something else changes itself only."""
+
+import pytest
+import torch
+
+from interp.models import hooked
+from interp.models.blockwise import Blockwise
+from interp.models.linear_norm import LinearNorm
+from interp.models.planted import load_planted_model
+from interp.tasks.errors import InputError
+from tests.tiny_models import FAMILIES
+
+KNOWN = ("gpt2", "pythia", "llama", "qwen2", "planted-inhibition")
+
+
+def _model(family, tiny_model):
+    return load_planted_model(family) if family.startswith("planted") else tiny_model(family)
+
+
+def _kept(model, tokens, names):
+    found = {}
+    hooks = {name: lambda x, name=name: found.__setitem__(name, x.clone()) for name in names}
+    with torch.no_grad(), hooked(model, hooks):
+        model(tokens)
+    return found
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_z_of_every_layer_equals_the_models(family, tiny_model):
+    model = _model(family, tiny_model)
+    tokens = torch.randint(3, 50, (2, 9))
+    blocks = Blockwise(model, 9, "the test")
+    for layer in range(model.cfg.n_layers):
+        resid, z = (f"blocks.{layer}.{name}" for name in ("hook_resid_pre", "attn.hook_z"))
+        found = _kept(model, tokens, [resid, z])
+        inputs = found[resid][:, :, None].expand(-1, -1, model.cfg.n_heads, -1)
+        q, k, v = (blocks.read(layer, into, inputs) for into in "qkv")
+        torch.testing.assert_close(blocks.attend(q, k, v), found[z], atol=1e-5, rtol=1e-4)
+
+
+def test_query_heads_that_share_keys_can_read_different_ones(tiny_model):
+    """The second head's keys read noise; the first, of the same group, is as before."""
+    model = tiny_model("llama")
+    blocks = Blockwise(model, 7, "the test")
+    resid = torch.randn(1, 7, 1, 24).expand(-1, -1, 4, -1)
+    q, k, v = (blocks.read(1, into, resid) for into in "qkv")
+    other = resid.clone()
+    other[:, :, 1] = torch.randn(1, 7, 24)
+    before, after = blocks.attend(q, k, v), blocks.attend(q, blocks.read(1, "k", other), v)
+    changed = (before - after).abs().amax((0, 1, 3))
+    assert changed[1] > 1e-3
+    assert changed[[0, 2, 3]].max() == 0
+
+
+def test_norms_after_attention_are_refused(tiny_model):
+    with pytest.raises(InputError, match="a method needs heads that add"):
+        Blockwise(tiny_model("gemma2"), 5, "a method")
+
+
+def test_another_residual_stream_is_refused(tiny_model):
+    blocks = Blockwise(tiny_model("llama"), 5, "a method")
+    blocks.check(torch.ones(3), torch.ones(3))
+    for wrong in (torch.ones(3) * 1.01, torch.full((3,), float("nan"))):
+        with pytest.raises(InputError, match="a method does not know this model's attention"):
+            blocks.check(wrong, torch.ones(3))
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "planted-inhibition"])
+def test_a_norm_is_linear_once_its_scale_is_read_off(family, tiny_model):
+    model = _model(family, tiny_model)
+    module = model.blocks[1].ln1
+    x = torch.randn(2, 5, model.cfg.d_model) * 3
+    y = module(x)
+    norm = LinearNorm.of(module, model.cfg.d_model, next(model.parameters()))
+    torch.testing.assert_close(norm.direction(x) * norm.factor(x, y) + norm.bias, y, atol=1e-5, rtol=1e-4)
+    part = torch.randn_like(x)
+    parts = norm.direction(part) + norm.direction(x - part)
+    torch.testing.assert_close(parts, norm.direction(x), atol=1e-5, rtol=1e-4)

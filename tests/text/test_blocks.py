@@ -1,0 +1,127 @@
+"""Blocks: packed without padding, deterministic, and no document both trains and is held out."""
+
+import json
+
+import pytest
+import torch
+
+from interp.tasks.errors import InputError
+from interp.text import load_text
+from interp.text.blocks import is_heldout
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Forty documents of a few words."""
+    path = tmp_path / "corpus.txt"
+    path.write_text(
+        "\n\n".join(f"document number {i} tells of {i * 7 % 40}\nin two lines" for i in range(40))
+    )
+    return str(path)
+
+
+def documents(model, blocks) -> set[str]:
+    """Whole documents in the blocks."""
+    stream = blocks.tokens[:, 1:].flatten().tolist()
+    text = "".join(model.tokenizer.decode(stream)).split("<|endoftext|>")
+    return {part for part in text[:-1] if part.startswith("document")}
+
+
+def test_every_block_is_bos_and_a_stretch_of_documents_joined_by_eos(model, corpus):
+    blocks = load_text(corpus, model, n_tokens=200, context=20)
+    assert blocks.tokens.shape == (10, 20) and blocks.n_tokens == 200
+    assert (blocks.tokens[:, 0] == model.tokenizer.bos_token_id).all()
+    text = model.tokenizer.decode(blocks.tokens[:, 1:].flatten().tolist())
+    assert text.startswith("document number ") and "in two lines<|endoftext|>document number" in text
+    assert model.tokenizer.pad_token not in text
+
+
+def test_asking_for_more_tokens_keeps_the_first_ones_and_never_gives_more_than_asked(model, corpus):
+    short, long = (load_text(corpus, model, n_tokens=n, context=16).tokens for n in (100, 207))
+    assert short.shape == (6, 16) and long.shape == (12, 16)
+    assert torch.equal(long[:6], short)
+
+
+def test_the_same_seed_gives_the_same_blocks_and_another_seed_another_order(model, corpus):
+    first, again, other = (load_text(corpus, model, n_tokens=300, context=16, seed=s) for s in (0, 0, 1))
+    assert torch.equal(first.tokens, again.tokens) and first.fingerprint() == again.fingerprint()
+    assert first.fingerprint() != other.fingerprint()
+
+
+def test_held_out_documents_never_train_whatever_the_seed_and_context(model, corpus):
+    train, heldout = set(), set()
+    for seed, context in ((0, 16), (1, 16), (2, 30)):
+        train |= documents(model, load_text(corpus, model, n_tokens=500, context=context, seed=seed))
+        heldout |= documents(
+            model, load_text(corpus, model, n_tokens=150, context=context, seed=seed, split="heldout")
+        )
+    assert len(train) > 10 and len(heldout) > 2
+    assert not train & heldout
+    assert all(is_heldout(text) for text in heldout) and not any(is_heldout(text) for text in train)
+
+
+def test_held_out_stdlib_never_overlaps_train(model):
+    shingles = []
+    for split in ("train", "heldout"):
+        tokens = load_text("stdlib", model, n_tokens=30_000, context=64, split=split).tokens
+        text = model.tokenizer.decode(tokens[:, 1:].flatten().tolist())
+        shingles.append(set(text.split("<|endoftext|>")[1:-1]))
+    assert min(map(len, shingles)) > 20
+    assert not shingles[0] & shingles[1]
+
+
+def test_spacing_makes_no_second_document(model, tmp_path):
+    path = tmp_path / "twice.jsonl"
+    texts = [f"the same words {i}" for i in range(40)]
+    rows = [json.dumps(text) for text in texts] + [json.dumps({"text": text + " \n"}) for text in texts]
+    path.write_text("\n".join(rows))
+    assert all(is_heldout(text) == is_heldout(f" {text}\n") for text in texts)
+    with pytest.raises(InputError, match="has .* tokens in its split 'train'"):
+        load_text(str(path), model, n_tokens=100_000)
+    once = tmp_path / "once.jsonl"
+    once.write_text("\n".join(rows[:40]))
+    n_tokens = 300
+    both = [load_text(str(p), model, n_tokens=n_tokens, context=10).n_documents for p in (path, once)]
+    assert both[0] == both[1]
+
+
+def test_joined_sources_share_the_tokens_and_alternate(model, corpus):
+    joined = load_text(f"{corpus} + stdlib", model, n_tokens=160, context=16)
+    own, stdlib = (load_text(spec, model, n_tokens=80, context=16).tokens for spec in (corpus, "stdlib"))
+    assert torch.equal(joined.tokens[0::2], own) and torch.equal(joined.tokens[1::2], stdlib)
+    assert joined.spec == f"{corpus}+stdlib"
+
+
+def test_too_little_text_says_how_much_there_is_and_how_much_is_needed(model, corpus):
+    with pytest.raises(InputError, match=r"has \d+ tokens in its split 'train', 29484 are needed"):
+        load_text(corpus, model, n_tokens=30_000, context=64)
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings", "message"),
+    [
+        ("wikipedia", {}, "neither a source nor a file"),
+        ("", {}, "neither a source nor a file"),
+        ("stdlib:3", {}, "neither a source nor a file"),
+        ("stdlib+", {}, "neither a source nor a file"),
+        ("stdlib", {"context": 1}, "context 1: it must be 2 to 128"),
+        ("stdlib", {"context": 129}, "context 129"),
+        ("stdlib", {"n_tokens": 10}, "at least 1 blocks of 64"),
+        ("stdlib+stdlib", {"n_tokens": 100}, "at least 2 blocks"),
+        ("stdlib", {"split": "test"}, "choose train or heldout"),
+    ],
+)
+def test_bad_requests_are_named(model, spec, settings, message):
+    with pytest.raises(InputError, match=message):
+        load_text(spec, model, **{"n_tokens": 1000, **settings})
+
+
+def test_a_tokenizer_without_bos_gets_eos_in_front(model, corpus, monkeypatch):
+    monkeypatch.setattr(type(model.tokenizer), "bos_token_id", None)
+    tokens = load_text(corpus, model, n_tokens=100, context=20).tokens
+    assert (tokens[:, 0] == model.tokenizer.eos_token_id).all()
