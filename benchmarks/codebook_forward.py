@@ -6,7 +6,8 @@ SmolLM2, 16 texts of 64 tokens, 270 heads, 512 codes each (activations of the sa
 several rounds in one process, and are compared within a round: on a shared machine only the ratio means something, and
 best that of processor time. The similarities alone are 0.6 GFLOP a layer beside 9 of the plain forward.
 
-Measured (``docs/bottlenecks.md``): COSTLINE
+Measured (one thread, processor time): 1.16 × plain for k = 1, 1.23 for k = 8, 2.34 for residual k = 8, 1.27 for k = 1
+with every head attached by itself (``docs/bottlenecks.md``).
 """
 
 import argparse

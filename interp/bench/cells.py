@@ -3,7 +3,9 @@
 A method's score of some pairs is the mean of their scores only where the method is such a mean. That is looked at,
 not assumed: the first cell is run by itself, and half of it again, and the pool is used if the scores of its pairs
 average to its scores and do not depend on the other pairs, nothing in the method is drawn at random, and no edges are
-compared (they come without scores per pair).
+compared (they come without scores per pair). A method that draws at random but ranks subsets of a pool from one set
+of base runs (``Method.pooled``) makes those once; seconds of its cells then leave out swaps that an earlier cell made,
+while forward-pass equivalents count them.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,6 +63,8 @@ class Runner:
         """Scores of the pool's pairs, NaN where none was asked for; ``None`` for methods run cell by cell."""
         self._cost = (0.0, 0.0, 0)
         self._first: tuple[tuple[int, int], Scores] | None = None
+        self._base = None
+        self._cells: Sequence[tuple[int, int]] = ()
 
     def config(self, seed: int):
         """The method's defaults for the task; the cell's seed, where the method draws anything."""
@@ -88,6 +92,9 @@ class Runner:
 
     def prepare(self, cells: Sequence[tuple[int, int]], tell: Tell) -> None:
         """Find out how the method is run and, if on the pool, score all pairs that these cells need."""
+        if self._pooled:
+            self._cells = cells
+            return
         record = self.folder / "method.json"
         settings = {"config": self.settings(), "pool": len(self.pool), "edges_compared": self.edges_compared}
         known = read_record(record, settings, self.say)
@@ -102,6 +109,8 @@ class Runner:
     def outcome(self, n: int, seed: int, tell: Tell) -> Outcome:
         """The scores of one cell."""
         indices = drawn(seed, n, len(self.pool))
+        if self._pooled:
+            return self._ranked(indices, seed, tell)
         if self.per_pair is not None:
             forwards, seconds, count = self._cost
             return Outcome(self.per_pair[indices].mean(0), forwards * n / count, seconds * n / count)
@@ -110,6 +119,34 @@ class Runner:
         else:
             scores = self.run(indices, seed, tell)
         return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), scores.edges)
+
+    @property
+    def _pooled(self) -> bool:
+        return load_method(self.method).pooled is not None and not self.edges_compared
+
+    def _ranked(self, indices: list[int], seed: int, tell: Tell) -> Outcome:
+        """A cell of a method that ranks subsets of a pool; its base runs are made when the first is asked for."""
+        if self._base is None:
+            wanted = sorted({i for n, seed in self._cells for i in drawn(seed, n, len(self.pool))})
+            done = 0
+
+            def progress(more: int) -> None:
+                nonlocal done
+                done += more
+                tell(done / len(wanted))
+
+            base = load_method(self.method).pooled(
+                self.model,
+                self.pool.subset(wanted),
+                kept=range(len(wanted)),
+                batch_size=self.batch_size,
+                progress=progress,
+            )
+            self._base = base, {index: row for row, index in enumerate(wanted)}
+        base, row = self._base
+        ranking = base.rank([row[i] for i in indices], self.config(seed))
+        seconds = sum(ranking.seconds.values()) + sum(base.seconds.values()) * len(indices) / len(row)
+        return Outcome(ranking.heads, base.forwards_a_pair * len(indices) + ranking.forwards, seconds)
 
     def _why_cell_by_cell(self, cell: tuple[int, int]) -> str:
         """Empty where the pool serves."""

@@ -18,7 +18,7 @@ REFERENCE_METHOD = "patching"
 
 POOL, POOL_SEED = 300, 0
 REFERENCE_PAIRS, REFERENCE_SEED = 200, 1000
-HELD_OUT, HELD_OUT_SEED = 20, 2000
+HELD_OUT, HELD_OUT_SEED = 10, 2000
 FAITHFUL_SEEDS = 3
 """Seeds whose circuits are run alone (CPR, CMD, f): each costs a dozen forwards of every held-out pair."""
 

@@ -8,7 +8,7 @@ from interp.models import Model, has_mlps
 from interp.scores.acdc import ACDCConfig, acdc
 from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import AttributionConfig, attribution
-from interp.scores.codes import CodesConfig, codes
+from interp.scores.codes import CodesBase, CodesConfig, codes
 from interp.scores.contextual_decomposition import ContextualDecompositionConfig, contextual_decomposition
 from interp.scores.eap import EAPConfig, eap
 from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations
@@ -35,6 +35,9 @@ class Method:
     summary: str
     task_defaults: Callable[[str], dict] = lambda _task: {}
     """Options whose default the method's publication gives per task."""
+    pooled: Callable | None = None
+    """``pooled(model, pool, kept=, batch_size=, progress=)`` for methods that rank any subset of a pool from one set of
+    base runs: its ``rank(indices, config)`` has ``heads``, ``forwards`` beyond the base's and ``seconds``."""
 
 
 def _components(model: Model) -> int:
@@ -50,7 +53,13 @@ def _hundredths(_model: Model, _n: int) -> int:
 
 
 METHODS: dict[str, Method] = {
-    "codes": Method(codes, CodesConfig, _pairs, "codes propose, exact swaps decide where it is uncertain"),
+    "codes": Method(
+        codes,
+        CodesConfig,
+        _pairs,
+        "codes propose, exact swaps decide where it is uncertain",
+        pooled=CodesBase,
+    ),
     "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),
     "overlap": Method(
         overlap,

@@ -21,7 +21,7 @@ stated share of the gap, by resampling from the given counterfactual. docs/codes
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -30,7 +30,7 @@ from interp.activations.stream import BATCH_SIZE, Consumer, Progress, feed
 from interp.models import Model, Site
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.membership import Membership, membership, moderated_variance
-from interp.scores.redundancy import COST, masked_gradients
+from interp.scores.redundancy import COST, MaskedGradients
 from interp.scores.result import Cost, Evidence, Scores
 from interp.scores.role_codes import RoleCodes, RoleOutputs
 from interp.scores.swaps import Swaps
@@ -49,6 +49,10 @@ CODES_SHARE = 0.15
 """Shares of the budget."""
 REDUNDANCY_WEIGHT = 0.01
 """How a part in redundancies counts beside an effect of one's own: enough to order heads that have none."""
+TIE_BREAK = 1e-6
+"""How an effect that is surely below the threshold counts: enough to order such heads."""
+BASE_COST = 4.0
+"""Forward-pass equivalents a pair: clean, corrupt, and a backward pass."""
 FLIPS = 4000
 CHANGES = 8
 """Changes of code that are told of a head."""
@@ -102,58 +106,141 @@ def codes(
     Raises:
         InputError: fewer than 2 pairs.
     """
-    if len(pairs) < 2:
-        raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
-    clock = _Clock()
-    generator = np.random.default_rng(config.seed)
-    kept = np.sort(generator.permutation(len(pairs))[:MOST_KEPT])
-    scorer, outputs = AttributionConsumer(len(pairs)), RoleOutputs(pairs)
-    swaps = Swaps(model, pairs, kept.tolist())
-    with swaps:
-        forwards = feed(
-            model,
-            pairs,
-            [scorer, outputs, swaps, *consumers],
-            batch_size=config.batch_size,
-            progress=progress,
-        )
-    clock("attribution")
-    shape = scorer.heads_.shape[1:]
-    gap = float((scorer.metric_[0] - scorer.metric_[1]).mean())
-    estimates = EffectEstimates(
-        scorer.heads_.reshape(len(pairs), -1), gap, config.threshold, kept, config.seed
+    outputs = RoleOutputs(pairs)
+    base = CodesBase(
+        model, pairs, batch_size=config.batch_size, consumers=[outputs, *consumers], progress=progress
     )
-    budget = config.budget * len(pairs)
-    _swap_uncertain(swaps, estimates, shape, budget * (1 - REDUNDANCY_SHARE - CODES_SHARE))
-    clock("swaps")
-    redundancy = _redundancy(model, swaps, kept, budget * (1 - CODES_SHARE), gap, config)
-    clock("redundancy")
+    everything = range(len(pairs))
+    ranking = base.rank(everything, config)
+    begin = time.perf_counter()
     vectors = 2 * len(pairs) * len(outputs.roles_)
     role_codes = RoleCodes(outputs, max(2, min(config.n_codes, vectors // VECTORS_PER_CODE)), config.seed)
-    member = estimates.membership()
-    p_values = permutation_p_values(estimates.per_pair(), config.seed)
-    evidence = _evidence(pairs, swaps, estimates, member, p_values, role_codes, shape, budget)
-    clock("codes")
-
-    mean, _ = estimates.estimate()
-    size = member.expected + 1e-6 * np.abs(mean)
-    if redundancy is not None:
-        size = size + REDUNDANCY_WEIGHT * np.abs(redundancy.mean)
+    spent = base.swaps.forwards
+    left = config.budget * len(pairs) - ranking.forwards
+    evidence = _evidence(pairs, base.swaps, ranking, role_codes, left, config.seed)
+    seconds = {**base.seconds, **ranking.seconds, "codes": time.perf_counter() - begin}
+    forwards = BASE_COST * len(pairs) + ranking.forwards + base.swaps.forwards - spent
+    scorer = base.scorer
     return Scores(
         method="codes",
-        heads=(np.where(mean < 0, -1.0, 1.0) * size).reshape(shape),
+        heads=ranking.heads,
         mlps=None if scorer.mlps_ is None else scorer.mlps_.mean(0),
         mlps_per_pair=scorer.mlps_,
         signed=True,
-        cost=Cost(forwards + swaps.forwards, clock.seconds),
+        cost=Cost(forwards, seconds),
         config=asdict(config),
         metric_clean=scorer.metric_[0],
         metric_corrupt=scorer.metric_[1],
         provenance=pairs.provenance(),
-        codes=role_codes.head_codes(clock.seconds["codes"]),
-        probability=member.probability.reshape(shape),
+        codes=role_codes.head_codes(seconds["codes"]),
+        probability=ranking.member.probability.reshape(ranking.heads.shape),
         evidence=evidence,
     )
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Heads ranked from some pairs.
+
+    Attributes:
+        forwards: spent on swaps and redundancy, the passes of the base not included.
+    """
+
+    heads: Float[np.ndarray, "layer head"]
+    member: Membership
+    estimates: EffectEstimates
+    forwards: float
+    seconds: dict[str, float]
+
+
+class CodesBase:
+    """The base runs of a pool of pairs, from which any of its subsets can be ranked: steps 1 to 3 of the method.
+
+    Swaps that several subsets ask for are run once, and counted for each of them.
+    """
+
+    forwards_a_pair = BASE_COST
+
+    def __init__(
+        self,
+        model: Model,
+        pairs: PromptPairs,
+        *,
+        batch_size: int = BATCH_SIZE,
+        kept: Sequence[int] | None = None,
+        consumers: Sequence[Consumer] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        if len(pairs) < 2:
+            raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
+        begin = time.perf_counter()
+        self.scorer = AttributionConsumer(len(pairs))
+        self.swaps = Swaps(model, pairs, _kept(range(len(pairs)), 0) if kept is None else kept)
+        self.redundancy = MaskedGradients(model, self.swaps)
+        with self.swaps:
+            feed(
+                model, pairs, [self.scorer, self.swaps, *consumers], batch_size=batch_size, progress=progress
+            )
+        self.seconds = {"attribution": time.perf_counter() - begin}
+
+    def rank(self, indices: Sequence[int], config: CodesConfig) -> Ranking:
+        """Rank the heads from the pairs at ``indices``."""
+        begin, spent = time.perf_counter(), self.swaps.forwards
+        indices = list(indices)
+        attribution = self.scorer.heads_[indices]
+        shape = attribution.shape[1:]
+        gap = float((self.scorer.metric_[0] - self.scorer.metric_[1])[indices].mean())
+        kept = [row for row, index in enumerate(indices) if self.swaps.keeps(index)]
+        estimates = EffectEstimates(
+            attribution.reshape(len(indices), -1), gap, config.threshold, np.array(kept), config.seed
+        )
+        prefix = self.swaps.prefix_cost([indices[row] for row in kept])
+        budget = config.budget * len(indices) * (1 - CODES_SHARE) - prefix
+        self._swap_uncertain(estimates, indices, budget * (1 - REDUNDANCY_SHARE))
+        swapped = time.perf_counter()
+        value = self._redundancy(
+            [indices[row] for row in kept], budget + spent - self.swaps.forwards, gap, config
+        )
+        member = estimates.membership()
+        mean, _ = estimates.estimate()
+        size = member.expected + TIE_BREAK * np.abs(mean) + REDUNDANCY_WEIGHT * np.abs(value)
+        return Ranking(
+            (np.where(mean < 0, -1.0, 1.0) * size).reshape(shape),
+            member,
+            estimates,
+            prefix + self.swaps.forwards - spent,
+            {"swaps": swapped - begin, "redundancy": time.perf_counter() - swapped},
+        )
+
+    def _swap_uncertain(self, estimates: EffectEstimates, indices: list[int], budget: float) -> None:
+        """Spend the budget where membership is open."""
+        heads = self.scorer.heads_.shape[2]
+        cost = np.repeat(self.swaps.cost([i for i in indices if self.swaps.keeps(i)]), heads)
+        pool, left = np.array(indices), budget
+        while True:
+            rows, flat = estimates.next_swaps(cost, min(left, budget / ROUNDS), STEP)
+            if len(rows) == 0:
+                return
+            spent = self.swaps.forwards
+            estimates.record(rows, flat, self.swaps.effects(pool[rows], flat // heads, flat % heads))
+            left -= self.swaps.forwards - spent
+
+    def _redundancy(
+        self, kept: list[int], budget: float, gap: float, config: CodesConfig
+    ) -> Float[np.ndarray, " head"]:
+        """Posterior mean of every head's value with others off, from as many pairs as the budget allows."""
+        affordable = int(budget / (COST * self.swaps.share(kept)))
+        if affordable < 2:
+            return np.zeros(self.scorer.heads_[0].size)
+        order = np.random.default_rng(config.seed + 1).permutation(kept)
+        values = self.redundancy.of(order[:affordable].tolist())
+        values = values.reshape(len(values), -1)
+        variance = moderated_variance(values) / len(values)
+        return membership(values.mean(axis=0), variance, gap=gap, threshold=config.threshold).mean
+
+
+def _kept(indices: Sequence[int], seed: int) -> list[int]:
+    return sorted(np.random.default_rng(seed).permutation(indices)[:MOST_KEPT].tolist())
 
 
 def permutation_p_values(
@@ -169,42 +256,8 @@ def permutation_p_values(
     return (as_large + 1) / (flips + 1)
 
 
-def _swap_uncertain(swaps: Swaps, estimates: EffectEstimates, shape: tuple[int, int], budget: float) -> None:
-    """Spend the budget where membership is open."""
-    spent, per_layer = swaps.forwards, swaps.cost()
-    cost = np.repeat(per_layer, shape[1])
-    while True:
-        left = budget - (swaps.forwards - spent)
-        chosen, heads = estimates.next_swaps(cost, min(left, budget / ROUNDS), STEP)
-        if len(chosen) == 0:
-            return
-        estimates.record(chosen, heads, swaps.effects(chosen, heads // shape[1], heads % shape[1]))
-
-
-def _redundancy(
-    model: Model, swaps: Swaps, kept: np.ndarray, budget: float, gap: float, config: CodesConfig
-) -> Membership | None:
-    """Posterior of every head's value with others off, from as many pairs as the rest of the budget allows."""
-    share = float(np.mean([run.share for run in swaps.runs]))
-    affordable = int((budget - swaps.forwards) / (COST * share))
-    if affordable < 2:
-        return None
-    chosen = set(np.random.default_rng(config.seed + 1).permutation(kept)[:affordable].tolist())
-    values = masked_gradients(model, swaps, chosen, seed=config.seed)
-    values = values.reshape(len(values), -1)
-    variance = moderated_variance(values) / len(values)
-    return membership(values.mean(axis=0), variance, gap=gap, threshold=config.threshold)
-
-
 def _evidence(
-    pairs: PromptPairs,
-    swaps: Swaps,
-    estimates: EffectEstimates,
-    member: Membership,
-    p_values: np.ndarray,
-    role_codes: RoleCodes,
-    shape: tuple[int, int],
-    budget: float,
+    pairs: PromptPairs, swaps: Swaps, ranking: Ranking, role_codes: RoleCodes, budget: float, seed: int
 ) -> dict[str, Evidence]:
     """What speaks for each likely member; codes are set on pairs that were swapped, best heads first."""
 
@@ -213,38 +266,28 @@ def _evidence(
         return role_codes.replaced(pairs, pair, layer, head, clean, swaps.first_position(pair))
 
     found = {}
-    swapped = estimates.swapped
+    estimates, probability = ranking.estimates, ranking.member.probability
     estimate, variance = estimates.estimate()
-    for flat in np.argsort(-member.probability * np.abs(estimate), kind="stable"):
-        if member.probability[flat] < LIKELY:
+    p_values = permutation_p_values(estimates.per_pair(), seed)
+    for flat in np.argsort(-probability * np.abs(estimate), kind="stable"):
+        if probability[flat] < LIKELY:
             continue
-        layer, head = divmod(int(flat), shape[1])
+        layer, head = divmod(int(flat), ranking.heads.shape[1])
         done = np.flatnonzero(np.isfinite(estimates.exact[:, flat]))[:SET_PAIRS]
         set_effect = whole = None
-        if len(done) and swaps.forwards + len(done) * swaps.cost()[layer] <= budget:
+        if len(done) and (cost := len(done) * swaps.cost(done.tolist())[layer]) <= budget:
             same = np.full(len(done), 1)
             effects = swaps.effects(done, layer * same, head * same, with_codes)
             set_effect, whole = float(effects.mean()), float(estimates.exact[done, flat].mean())
+            budget -= cost
         found[str(Site("attn", layer, head))] = Evidence(
             effect=float(estimate[flat]),
             error=float(np.sqrt(variance[flat])),
-            probability=float(member.probability[flat]),
+            probability=float(probability[flat]),
             p_value=float(p_values[flat]),
-            swapped=int(swapped[flat]),
+            swapped=int(estimates.swapped[flat]),
             changes=tuple(role_codes.changes(layer, head, CHANGES)),
             set_codes=set_effect,
             whole=whole,
         )
     return found
-
-
-@dataclass
-class _Clock:
-    """Seconds since the last call, by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    last: float = field(default_factory=time.perf_counter)
-
-    def __call__(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage], self.last = now - self.last, now

@@ -32,7 +32,8 @@ def norm(
 ) -> Float[Tensor, "*#any d"]:
     """LayerNorm and RMSNorm: linear, with the scale of the whole input; the bias is shared as in :func:`share_bias`."""
     moved = linear.direction(part) * linear.factor(whole_in, whole_out)
-    return share_bias(moved, whole_out, linear.bias) if linear.scaled else moved
+    shared = share_bias(moved, whole_out, linear.bias) if linear.scaled else moved
+    return shared.to(part.dtype)  # the norm was measured in float32
 
 
 def activation(

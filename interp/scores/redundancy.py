@@ -13,6 +13,8 @@ When it misleads: with half of the heads off the model is half in the corrupt ru
 matter to the task. So the values only *order* heads that are no members by themselves.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -30,25 +32,29 @@ COST = 3.0
 """A forward and a backward."""
 
 
-def masked_gradients(
-    model: Model, swaps: Swaps, pairs: set[int], *, seed: int, keep: float = KEEP
-) -> Float[np.ndarray, "pair layer head"]:
-    """Value of every head (module docstring) on each of some pairs, which ``swaps`` must have kept."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for run in swaps.runs:
-        rows = [row for row, index in enumerate(run.indices) if index in pairs]
-        if rows:
-            found.append(_masked(model, run, rows, generator, keep))
-            swaps.forwards += COST * len(rows) * run.share
-    return np.concatenate(found)
+class MaskedGradients:
+    """Values of every head (module docstring) on pairs that ``swaps`` has kept; each pair is run once at most."""
+
+    def __init__(self, model: Model, swaps: Swaps, keep: float = KEEP) -> None:
+        self.model, self.swaps, self.keep = model, swaps, keep
+        self._known: dict[int, np.ndarray] = {}
+
+    def of(self, pairs: Sequence[int]) -> Float[np.ndarray, "pair layer head"]:
+        """In the order of ``pairs``. Counts as run anew in ``swaps.forwards``."""
+        missing = set(pairs) - set(self._known)
+        for run in self.swaps.runs:
+            rows = [row for row, index in enumerate(run.indices) if index in missing]
+            if rows:
+                values = _masked(self.model, run, rows, self.keep)
+                self._known |= {run.indices[row]: value for row, value in zip(rows, values, strict=True)}
+        self.swaps.forwards += COST * self.swaps.share(pairs) * len(pairs)
+        return np.stack([self._known[pair] for pair in pairs])
 
 
-def _masked(
-    model: Model, run: BaseRun, rows: list[int], generator: torch.Generator, keep: float
-) -> np.ndarray:
+def _masked(model: Model, run: BaseRun, rows: list[int], keep: float) -> np.ndarray:
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    on = torch.rand(layers, len(rows), 1, heads, 1, generator=generator) < keep
+    drawn = [np.random.default_rng(run.pairs[row].clean_tokens).random((layers, heads)) for row in rows]
+    on = torch.from_numpy(np.stack(drawn, axis=1) < keep)[:, :, None, :, None]
     corrupt = run.corrupt_z[:, rows]
     used: list[Tensor] = []
     live: list[Tensor] = []

@@ -12,8 +12,8 @@ Masks belong to the set of prompts, so there are no per-pair scores, and they de
 steps. Cost: a forward and a backward of ``batch_size`` pairs a step; published runs take 3,000 epochs with rate .001,
 the defaults here a tenth of that with a larger rate.
 
-When it misleads: λ decides how many heads survive, so compare ranks, not values; heads that can replace each other
-share one survivor, and which one is chance; ``metric="task"`` closes the masks of heads that work against the answer.
+When it misleads: λ decides how many heads survive, so compare ranks, not values; of heads that can replace each
+other some may be left, and which is chance; ``metric="task"`` closes the masks of heads that work against the answer.
 """
 
 import time

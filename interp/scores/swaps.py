@@ -51,7 +51,8 @@ class Swaps:
 
     Attributes:
         runs: the base runs, one of each batch.
-        forwards: spent so far, in forward-pass equivalents; layers and positions that are not run do not count.
+        forwards: spent so far, in forward-pass equivalents; layers and positions that are not run do not count, and a
+            swap that was asked for before counts again although it is not run again.
     """
 
     needs_gradients = False
@@ -62,6 +63,9 @@ class Swaps:
         self.forwards = 0.0
         self._wanted = set(wanted)
         self.runs: list[BaseRun] = []
+        self._known: Float[np.ndarray, "pair layer head"] = np.full(
+            (len(pairs), model.cfg.n_layers, model.cfg.n_heads), np.nan
+        )
         self._where: dict[int, tuple[int, int]] = {}
         self._resid: dict[int, Tensor] = {}
         # the corrupt prompts run first and the clean ones last: what stays is the clean run's
@@ -101,13 +105,23 @@ class Swaps:
                 1 - begin / clean.shape[1],
             )
         )
-        self.forwards += len(rows) * begin / clean.shape[1]
 
-    def cost(self) -> Float[np.ndarray, " layer"]:
-        """Forward-pass equivalents of one swap at each layer, on an average pair."""
+    def keeps(self, pair: int) -> bool:
+        """Whether the pair's base run is kept."""
+        return pair in self._where
+
+    def prefix_cost(self, pairs: Sequence[int]) -> float:
+        """Forward-pass equivalents of what the base runs of some pairs ran once more: their prefixes."""
+        return sum(1 - self.runs[self._where[pair][0]].share for pair in pairs)
+
+    def share(self, pairs: Sequence[int]) -> float:
+        """Mean share of the prompts' positions that a run of some pairs runs."""
+        return float(np.mean([self.runs[self._where[pair][0]].share for pair in pairs]))
+
+    def cost(self, pairs: Sequence[int]) -> Float[np.ndarray, " layer"]:
+        """Forward-pass equivalents of one swap at each layer, on an average one of some pairs."""
         layers = self.model.cfg.n_layers
-        share = np.average([run.share for run in self.runs], weights=[len(run.pairs) for run in self.runs])
-        return share * (1 - np.arange(layers) / layers)
+        return self.share(pairs) * (1 - np.arange(layers) / layers)
 
     def clean(self, pair: int, layer: int, head: int) -> Float[Tensor, "pos d_head"]:
         """A head's clean output from the first kept position on."""
@@ -137,14 +151,20 @@ class Swaps:
         Args:
             replacement: what by; the head's corrupt output if not given.
         """
-        replacement = replacement or self.corrupt
-        found = np.zeros(len(pairs))
         runs = np.array([self._where[int(pair)][0] for pair in pairs], dtype=int)
-        for run, layer in sorted(set(zip(runs.tolist(), layers.tolist(), strict=True))):
-            swaps = np.flatnonzero((runs == run) & (layers == layer))
+        shares = np.array([self.runs[run].share for run in runs])
+        self.forwards += float((shares * (1 - layers / self.model.cfg.n_layers)).sum())
+        found = np.full(len(pairs), np.nan) if replacement else self._known[pairs, layers, heads]
+        missing = np.isnan(found)
+        for run, layer in sorted(set(zip(runs[missing].tolist(), layers[missing].tolist(), strict=True))):
+            swaps = np.flatnonzero(missing & (runs == run) & (layers == layer))
             for begin in range(0, len(swaps), SWAP_ROWS):
                 some = swaps[begin : begin + SWAP_ROWS]
-                found[some] = self._swap(self.runs[run], layer, pairs[some], heads[some], replacement)
+                found[some] = self._swap(
+                    self.runs[run], layer, pairs[some], heads[some], replacement or self.corrupt
+                )
+        if replacement is None:
+            self._known[pairs, layers, heads] = found
         return found
 
     def _swap(
@@ -161,7 +181,6 @@ class Swaps:
 
         with starting_at(self.model, layer, run.resid[layer, rows]), run.prefix.before(self.model, rows):
             logits = end_logits(self.model, run.tokens[rows], {f"blocks.{layer}.attn.hook_z": swap})
-        self.forwards += len(rows) * run.share * (1 - layer / self.model.cfg.n_layers)
         values = task_metric(logits, tuple(run.pairs[row] for row in rows), run.metric_name)
         return run.metric[rows] - values.cpu().numpy()
 

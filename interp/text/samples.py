@@ -1,7 +1,7 @@
 """The model's own samples: text that it finds likely, for any model and without any data.
 
 Sampled at temperature 1 from BOS. Batches are generated one after the other, each from a seed of its own, and kept in
-the cache folder by model, dtype and parameters: the same ones serve every later call, a longer call adds to them, and
+the cache folder by model and parameters: the same ones serve every later call, a longer call adds to them, and
 a killed one loses only the batch at work.
 """
 
@@ -94,8 +94,11 @@ class ModelSamples:
         return tokens
 
     def folder(self, model: Model, seed: int, length: int) -> Path:
-        """Where this model's samples lie: its revision, dtype and shape, and the parameters name the folder."""
-        known = {key: value for key, value in describe_model(model).items() if key != "device"}
+        """Where this model's samples lie: its revision, weights and shape, and the parameters name the folder.
+
+        Not device and dtype: a model is measured on the same text wherever it runs.
+        """
+        known = {key: value for key, value in describe_model(model).items() if key not in ("device", "dtype")}
         digest = weights_digest(model)
         identity = json.dumps([_FORMAT, known, digest, self.batch, length, seed], sort_keys=True)
         name = str(known["spec"] or "model").rpartition("/")[2]

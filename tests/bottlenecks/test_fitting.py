@@ -216,7 +216,7 @@ def test_with_the_metric_the_error_of_the_output_is_smaller(model, text):
     config = CodebookConfig(d_in=x.shape[-1], n_codes=8, groups=x.shape[2], selection="residual")
 
     def error(book: Codebook) -> float:
-        return float(torch.einsum("bphd,hde->bphe", book(x) - x, weights).square().sum())
+        return float(torch.einsum("bphd,hde->bphe", book(x).detach() - x, weights).square().sum())
 
     plain, metric = Codebook(config).fit(x), MetricCodebook(config).compare_by(weights).fit(x)
     assert error(metric) < 0.9 * error(plain)
@@ -236,7 +236,7 @@ def test_the_metric_compares_what_is_written(model, text):
     torch.testing.assert_close(book.similarity(x, ids), similar.gather(-1, ids), atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("weights", [torch.zeros(2, 6, 10), torch.randn(2, 5, 10), torch.randn(6, 10)])
+@pytest.mark.parametrize("weights", [torch.zeros(2, 6, 10), torch.randn(2, 5, 10)])
 def test_weights_that_make_no_metric_are_refused(weights):
     with pytest.raises(InputError, match="weights"):
         MetricCodebook(CodebookConfig(d_in=6, n_codes=4, groups=2)).compare_by(weights)

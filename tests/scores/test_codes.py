@@ -10,9 +10,9 @@ from interp.activations.stream import feed
 from interp.models import load_model
 from interp.models.planted import planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.codes import CodesConfig, codes, permutation_p_values
+from interp.scores.codes import CodesBase, CodesConfig, codes, permutation_p_values
 from interp.scores.patching import patching
-from interp.scores.redundancy import masked_gradients
+from interp.scores.redundancy import MaskedGradients
 from interp.scores.role_codes import RoleCodes, RoleOutputs
 from interp.scores.swaps import Swaps
 from interp.tasks import load_task
@@ -89,9 +89,8 @@ def test_masked_gradients_of_no_mask_are_attribution():
     swaps = Swaps(model, pairs, range(5))
     with swaps:
         feed(model, pairs, [swaps])
-    values = masked_gradients(model, swaps, set(range(5)), seed=0, keep=1.1)
-    order = [index for run in swaps.runs for index in run.indices]
-    assert np.allclose(values, attribution(model, pairs).heads_per_pair[order], atol=1e-3)
+    values = MaskedGradients(model, swaps, keep=1.1).of(range(5))
+    assert np.allclose(values, attribution(model, pairs).heads_per_pair, atol=1e-3)
 
 
 def test_budget_is_kept_and_more_of_it_swaps_more():
@@ -99,6 +98,17 @@ def test_budget_is_kept_and_more_of_it_swaps_more():
     for budget in (0.0, 2.0, 4.0):
         found = codes(model, pairs, CodesConfig(budget=budget))
         assert found.cost.forwards <= (4 + budget) * len(pairs) + 1e-9
+
+
+def test_a_subset_of_a_pool_is_ranked_as_if_alone():
+    model, pairs = _planted("planted-backup", 20)
+    base = CodesBase(model, pairs, kept=range(20))
+    some = [3, 17, 4, 9, 0, 12]
+    for _ in range(2):  # the second time every swap is known
+        ranking = base.rank(some, CodesConfig())
+        alone = CodesBase(model, pairs.subset(some), kept=range(6)).rank(range(6), CodesConfig())
+        assert np.allclose(ranking.heads, alone.heads, atol=1e-3)
+        assert ranking.forwards == pytest.approx(alone.forwards)
 
 
 def test_same_seed_same_scores():

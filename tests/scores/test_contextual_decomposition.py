@@ -6,7 +6,7 @@ import torch
 from transformers.activations import ACT2FN
 
 from interp.activations.stream import feed, run_batch
-from interp.models import Site, hooked
+from interp.models import Site, hooked, load_model
 from interp.models.blockwise import Blockwise
 from interp.models.linear_norm import LinearNorm
 from interp.models.planted import load_planted_model, planted_truth
@@ -232,3 +232,10 @@ def test_equal_prompts_score_nothing(tiny_model):
 def test_norms_after_attention_are_refused(tiny_model):
     with pytest.raises(InputError, match="contextual-decomposition needs heads that add"):
         contextual_decomposition(tiny_model("gemma2"), random_pairs(60, n=1))
+
+
+def test_half_precision_gives_nearly_the_same_scores(tiny_model, tiny_model_folder):
+    pairs = random_pairs(60, n=2)
+    half = load_model(str(tiny_model_folder("llama")), dtype="bfloat16")
+    exact, rough = (contextual_decomposition(model, pairs).heads for model in (tiny_model("llama"), half))
+    assert np.corrcoef(exact.ravel(), rough.ravel())[0, 1] > 0.98

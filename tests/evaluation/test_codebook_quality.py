@@ -1,0 +1,259 @@
+"""The cost of codebooks against what a plain loop computes, and the controls against what they claim to be."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.evaluation.codebook_quality import (
+    CONTROLS,
+    bootstrap_interval,
+    evaluate_codebooks,
+    quality_of_folder,
+    random_directions,
+    site_means,
+)
+from interp.models import Model, hooked
+from interp.tasks.errors import InputError
+from interp.text import load_text
+
+SITES = ("a0", "a1.h2", "m1", "r0")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model) -> Model:
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def texts(model):
+    return [load_text("stdlib", model, n_tokens=9 * 16, context=16, split=s) for s in ("heldout", "train")]
+
+
+@pytest.fixture(scope="module")
+def books(model, tmp_path_factory):
+    text = load_text("stdlib", model, n_tokens=640, context=32)
+    folder = tmp_path_factory.mktemp("books")
+    config = FitConfig(n_codes=12, k=3, selection="residual")
+    return fit_codebooks(model, text, SITES, folder, config)
+
+
+@pytest.fixture(scope="module")
+def by_k(books, model):
+    from interp.bottlenecks.book_folder import load_codebooks
+
+    return {k: load_codebooks(books.folder, model, k=k) for k in (1, 3)}
+
+
+@pytest.fixture(scope="module")
+def found(model, by_k, texts):
+    return evaluate_codebooks(model, by_k, *texts, batch_size=4, control_blocks=6)
+
+
+def losses(model: Model, tokens: torch.Tensor) -> np.ndarray:
+    """Cross-entropy of each block, written out."""
+    rows = []
+    with torch.no_grad():
+        for block in tokens:
+            logits = model(block[None])[0]
+            rows.append(torch.nn.functional.cross_entropy(logits[:-1], block[1:]).item())
+    return np.array(rows)
+
+
+def test_cross_entropy_is_that_of_a_plain_loop(model, by_k, texts, found):
+    tokens = texts[0].tokens
+    np.testing.assert_allclose(found.plain.ce, losses(model, tokens), rtol=1e-4)
+    for k, books in by_k.items():
+        with attach(model, books):
+            np.testing.assert_allclose(found.scores[f"codes k={k}"].ce, losses(model, tokens), rtol=1e-3)
+    assert not np.allclose(found.plain.ce, found.scores["codes k=3"].ce)
+
+
+def test_kl_accuracy_and_agreement_are_those_of_a_plain_loop(model, by_k, texts, found):
+    block = texts[0].tokens[2:3]
+    with torch.no_grad():
+        plain = model(block)[0, :-1].log_softmax(-1)
+        with attach(model, by_k[3]):
+            coded = model(block)[0, :-1].log_softmax(-1)
+    kl = torch.nn.functional.kl_div(coded, plain, log_target=True, reduction="batchmean")
+    scores = found.scores["codes k=3"]
+    assert scores.kl[2] == pytest.approx(kl.item(), rel=1e-3)
+    assert scores.right[2] == pytest.approx((coded.argmax(-1) == block[0, 1:]).float().mean().item())
+    assert scores.same[2] == pytest.approx((coded.argmax(-1) == plain.argmax(-1)).float().mean().item())
+    assert (found.plain.kl == 0).all() and (found.plain.same == 1).all()
+
+
+def test_controls_cover_the_first_blocks(found):
+    assert set(found.scores) == {"codes k=1", "codes k=3", *CONTROLS}
+    assert {len(found.scores[name].ce) for name in CONTROLS} == {6}
+    assert len(found.scores["codes k=1"].ce) == 9
+
+
+def ablated(model, texts, values) -> np.ndarray:
+    """Losses with activations at all sites replaced: ``values`` gives first position and rest of a site."""
+
+    def whole(site):
+        def hook(x):
+            x = x.clone()
+            x[:, :1], x[:, 1:] = values[site][0], values[site][1]
+            return x
+
+        return hook
+
+    def head(x):
+        x = x.clone()
+        x[:, :1, 2], x[:, 1:, 2] = values["a1.h2"][0], values["a1.h2"][1]
+        return x
+
+    hooks = {
+        "blocks.0.attn.hook_z": whole("a0"),
+        "blocks.1.attn.hook_z": head,
+        "blocks.1.hook_mlp_out": whole("m1"),
+        "blocks.0.hook_resid_post": whole("r0"),
+    }
+    with hooked(model, hooks):
+        return losses(model, texts[0].tokens[:6])
+
+
+def test_zero_ablation_is_zero_at_every_site(model, texts, found):
+    expected = ablated(model, texts, {site: (0.0, 0.0) for site in SITES})
+    np.testing.assert_allclose(found.scores["zero"].ce, expected, rtol=1e-3)
+
+
+def test_mean_ablation_takes_the_means_of_other_text_with_the_first_position_apart(model, texts, found):
+    other, kept = texts[1].tokens, {}
+    names = dict(zip(SITES, ("attn.hook_z", "attn.hook_z", "hook_mlp_out", "hook_resid_post"), strict=True))
+    for site, name in names.items():
+        layer = site[1]
+
+        def keep(x, site=site):
+            kept[site] = (x[:, :, 2] if site == "a1.h2" else x).clone()
+
+        with torch.no_grad(), hooked(model, {f"blocks.{layer}.{name}": keep}):
+            model(other)
+    means = {site: (x[:, 0].mean(0), x[:, 1:].flatten(0, 1).mean(0)) for site, x in kept.items()}
+    for site, mean in site_means(model, SITES, other, batch_size=2).items():
+        torch.testing.assert_close(mean, torch.stack(means[site]), atol=1e-4, rtol=1e-3)
+    np.testing.assert_allclose(found.scores["mean"].ce, ablated(model, texts, means), rtol=1e-3)
+
+
+def test_random_directions_have_the_codes_lengths_and_nothing_else(by_k):
+    for book in by_k[3].values():
+        drawn = random_directions(book, seed=1)
+        assert type(drawn) is type(book) and drawn.config == book.config
+        torch.testing.assert_close(drawn.codes.norm(dim=-1), book.codes.norm(dim=-1))
+        similar = torch.nn.functional.cosine_similarity(drawn.codes, book.codes, dim=-1)
+        assert similar.abs().mean() < 0.5
+
+
+def test_a_model_whose_vectors_are_all_in_the_books_loses_nothing(model, texts):
+    kept = []
+    tokens = texts[0].tokens
+    with torch.no_grad(), hooked(model, {"blocks.1.hook_mlp_out": lambda x: kept.append(x.clone())}):
+        model(tokens)
+    rows = kept[0].flatten(0, 1)
+    book = Codebook(CodebookConfig(d_in=rows.shape[-1], n_codes=len(rows), selection="residual"))
+    book.codes.data = rows[None].clone()
+    found = evaluate_codebooks(model, {1: {"m1": book}}, *texts, control_blocks=0, batch_size=9)
+    np.testing.assert_allclose(found.scores["codes k=1"].ce, found.plain.ce, atol=1e-5)
+    usage = found.usage[1]
+    assert usage["variance_explained_min"] == pytest.approx(1, abs=1e-4)
+    assert usage["active_codes"] == 1 and usage["n_groups"] == 1
+
+
+def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
+    tokens, usage = texts[0].tokens, found.usage[3]
+    kept = []
+    # a0 comes first: what reaches it is what the plain model has there
+    with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: kept.append(x.clone())}):
+        model(tokens)
+    x, book = kept[0], by_k[3]["a0"]
+    coded = book(x).detach()[:, 1:].flatten(0, 1)
+    x = x[:, 1:].flatten(0, 1)
+    error = (x - coded).square().sum()
+    variance = (x - x.mean(0)).square().sum()
+    assert usage["variance_explained_sites"]["a0"] == pytest.approx(1 - float(error / variance), abs=1e-4)
+
+    alone = evaluate_codebooks(model, {3: {"m1": by_k[3]["m1"]}}, *texts, control_blocks=0).usage[3]
+    with torch.no_grad(), attach(model, {"m1": by_k[3]["m1"]}) as attached:
+        model(tokens)
+    ids = attached.ids["m1"].flatten(0, 1)
+    share = torch.bincount(ids.flatten().long(), minlength=12) / ids.numel()
+    entropy = float(-(share[share > 0] * share[share > 0].log2()).sum())
+    assert alone["entropy_bits"] == pytest.approx(entropy, rel=1e-4)
+    assert alone["bits_per_token"] == pytest.approx(3 * entropy, rel=1e-4)
+    assert alone["bits_per_token_most"] == pytest.approx(3 * np.log2(12))
+    assert alone["dead_on_text"] == pytest.approx(float((share == 0).float().mean()))
+    different = np.mean([len(set(row)) for row in ids.tolist()])
+    assert alone["active_codes"] == pytest.approx(different)
+    assert alone["dead_when_fitted"] == float((by_k[3]["m1"].counts == 0).float().mean())
+
+
+def test_usage_is_over_heads_and_sites(model, found):
+    usage = found.usage[3]
+    assert usage["n_groups"] == model.cfg.n_heads + 3
+    assert usage["bits_per_token_most"] == pytest.approx(3 * np.log2(12) * usage["n_groups"])
+    assert 0 < usage["bits_per_token"] <= usage["bits_per_token_most"]
+    assert usage["variance_explained_min"] <= usage["variance_explained_mean"] <= 1
+
+
+def test_batches_of_another_size_change_nothing(model, by_k, texts, found):
+    again = evaluate_codebooks(model, {3: by_k[3]}, *texts, batch_size=9, control_blocks=0)
+    np.testing.assert_allclose(again.scores["codes k=3"].ce, found.scores["codes k=3"].ce, rtol=1e-3)
+    assert again.usage[3]["dead_on_text"] == pytest.approx(found.usage[3]["dead_on_text"], abs=0.02)
+
+
+def test_rows_hold_the_increase_with_an_interval_over_the_same_blocks(found):
+    rows = {row["condition"]: row for row in found.rows()}
+    assert rows["plain"]["ce_increase"] == 0
+    zero = rows["zero"]
+    increase = found.scores["zero"].ce - found.plain.ce[:6]
+    assert zero["ce_increase"] == pytest.approx(increase.mean())
+    assert zero["ce_increase_low"] < zero["ce_increase"] < zero["ce_increase_high"]
+    json.dumps(list(rows.values()), allow_nan=False)
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    hits = [
+        low <= 1 <= high for low, high in (bootstrap_interval(generator.normal(1, 2, 60)) for _ in range(200))
+    ]
+    assert 0.88 <= np.mean(hits) <= 0.99
+
+
+def test_a_folder_is_evaluated_on_each_text_apart(model, books, tmp_path):
+    (tmp_path / "own.txt").write_text("\n\n".join(f"a document with number {i} in it" for i in range(200)))
+    result = quality_of_folder(
+        model, books, ["stdlib", str(tmp_path / "own.txt")], ks=[1, 3], n_tokens=300, control_blocks=2
+    )
+    assert [text["spec"] for text in result["texts"]] == ["stdlib", str(tmp_path / "own.txt")]
+    assert list(result["texts"][0]["usage"]) == ["1", "3"]
+    assert result["fitted_on"]["n_tokens"] == 640 and result["sites"] == books.sites
+    json.dumps(result, allow_nan=False)
+
+
+def test_too_little_to_evaluate_is_refused(model, by_k, texts):
+    one = load_text("stdlib", model, n_tokens=16, context=16)
+    with pytest.raises(InputError, match="one block of text"):
+        evaluate_codebooks(model, by_k, one, texts[1])
+    with pytest.raises(InputError, match="no codebooks"):
+        evaluate_codebooks(model, {}, *texts)
+
+
+@pytest.mark.slow
+def test_codes_of_all_heads_of_smollm2_beat_the_controls(smollm2, tmp_path):
+    text = load_text("stdlib", smollm2, n_tokens=1024, context=64)
+    folder = fit_codebooks(
+        smollm2, text, ["heads"], tmp_path, FitConfig(n_codes=64, k=4, selection="residual")
+    )
+    result = quality_of_folder(smollm2, folder, ["stdlib"], n_tokens=256, control_blocks=2)
+    rows = {row["condition"]: row for row in result["texts"][0]["rows"]}
+    assert rows["plain"]["ce"] < 4.5
+    assert rows["codes k=4"]["ce_increase"] < 2
+    for name in CONTROLS:
+        assert rows[name]["ce"] > rows["codes k=4"]["ce"] + 1, name
+    assert result["texts"][0]["usage"]["4"]["n_groups"] == 270
