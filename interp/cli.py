@@ -80,8 +80,8 @@ def discover(
     ],
     model: ModelOption = None,
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help="attribution, overlap or patching")
-    ] = "attribution",
+        str, typer.Option(metavar="METHOD", help="codes, attribution, overlap, patching, … (docs/scores.md)")
+    ] = "codes",
     n: PairsOption = None,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
@@ -128,7 +128,9 @@ def discover(
     from interp.report import render_report
     from interp.scores import method_config
 
-    config = method_config(method, wanted.name, {"batch_size": str(batch_size), **key_values(set_)})
+    config = method_config(
+        method, wanted.name, key_values(set_), batch_size=batch_size, threshold=threshold, seed=seed
+    )
     settings = {
         "n": wanted.default_n if n is None else n,
         "seed": seed,

@@ -90,7 +90,7 @@ def discover(
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
     if config is None:
-        config = method_config(method, pairs.task, {"batch_size": str(batch_size)})
+        config = method_config(method, pairs.task, {}, batch_size=batch_size, threshold=threshold, seed=seed)
     with clock("score"), stage(f"{method} scores", chosen.steps(model, len(pairs))) as advance:
         scores = chosen.function(model, pairs, config, consumers=(means, readout), progress=advance)
     best = candidates(scores, n_candidates, mlps=mlps)

@@ -71,7 +71,13 @@ class Found:
         }
         details = {
             "examples": [_example(model, pairs, checked, i) for i in range(min(EXAMPLES, len(pairs)))],
-            "members": {str(site): _member(model, site, self.readout, self.codes) for site in members},
+            "members": {
+                str(site): {
+                    **_member(model, site, self.readout, self.codes),
+                    **_evidence(scores, site),
+                }
+                for site in members
+            },
         }
         return Run(result, details, _arrays(scores, checked))
 
@@ -201,6 +207,11 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) ->
         "writes": {"top": named(order[:WRITES]), "bottom": named(order[-WRITES:].flip(0))},
         "codes": {side: [list(pair) for pair in usage(codes, layer, head, side)] for side in SIDES},
     }
+
+
+def _evidence(scores: Scores, site: Site) -> dict:
+    found = scores.evidence.get(str(site))
+    return {} if found is None else {"evidence": asdict(found)}
 
 
 def _arrays(scores: Scores, checked: Checked) -> dict[str, np.ndarray]:

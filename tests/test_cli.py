@@ -47,14 +47,14 @@ def test_a_discovery_finds_the_planted_circuit_and_says_so(journey):
     truth = planted_truth(PLANTED)
     table = re.findall(r"^ (a\d+\.h\d+) ", done.stdout, flags=re.MULTILINE)
     assert set(table) == set(truth.heads)
-    run = Run.load(folder / "runs" / f"{PLANTED}-attribution")
+    run = Run.load(folder / "runs" / f"{PLANTED}-codes")
     assert {part["site"] for part in run.members} == set(truth.heads)
     assert run.result["model"] == PLANTED  # a planted task's own model needs no naming
 
 
 def test_the_run_folder_and_the_json_are_whole(journey):
     folder, _ = journey
-    run = folder / "runs" / f"{PLANTED}-attribution"
+    run = folder / "runs" / f"{PLANTED}-codes"
     assert {path.name for path in run.iterdir()} == FILES
     assert json.loads((folder / "results/mine.json").read_text()) == json.loads(
         (run / "run.json").read_text()
@@ -83,15 +83,15 @@ def test_json_to_stdout_is_json_and_nothing_else(command):
     result = json.loads(outcome.out)
     assert outcome.code == 0 and outcome.err == ""
     assert result["format"] == 1 and len(result["heads"]) == 24
-    assert Run.load(f"runs/{PLANTED}-attribution").result == result
+    assert Run.load(f"runs/{PLANTED}-codes").result == result
 
 
 def test_the_same_command_replaces_its_run_and_says_so(command):
     words = ("discover", PLANTED, "-n", "8")
     assert "replaces" not in command(*words).out
     assert "replaces the earlier run" in command(*words, "--seed", "1").out
-    assert Run.load(f"runs/{PLANTED}-attribution").result["seed"] == 1
-    assert [path.name for path in Path("runs").iterdir()] == [f"{PLANTED}-attribution"]
+    assert Run.load(f"runs/{PLANTED}-codes").result["seed"] == 1
+    assert [path.name for path in Path("runs").iterdir()] == [f"{PLANTED}-codes"]
 
 
 def test_another_model_s_run_is_not_replaced(command):
@@ -100,8 +100,8 @@ def test_another_model_s_run_is_not_replaced(command):
     for model in ("planted-inhibition", "planted-backup"):
         assert command("discover", file, "--model", model).code == 0
     assert {path.name for path in Path("runs").iterdir()} == {
-        "prompts-planted-inhibition-attribution",
-        "prompts-planted-backup-attribution",
+        "prompts-planted-inhibition-codes",
+        "prompts-planted-backup-codes",
     }
 
 
@@ -123,7 +123,7 @@ def test_options_reach_the_discovery(command):
 
 def test_a_report_can_be_written_again_and_runs_compared(journey, command):
     folder, _ = journey
-    shutil.copytree(folder / "runs" / f"{PLANTED}-attribution", "one")
+    shutil.copytree(folder / "runs" / f"{PLANTED}-codes", "one")
     Path("one/report.html").unlink()
     assert command("report", "one").out.split() == ["report", "one/report.html"]
     assert Path("one/report.html").stat().st_size > 10_000

@@ -114,9 +114,10 @@ def _nearest(
     offset = centres.square().sum(-1)[:, None] / 2
     ids, distances = [], []
     for part in rows.split(max(1, SIMILARITIES // offset.numel()), dim=1):
-        best, index = torch.baddbmm(offset, part, centres.mT, beta=-1).max(-1)
-        ids.append(index)
-        distances.append((part.square().sum(-1) - 2 * best).clamp(min=0))
+        gain = torch.baddbmm(offset, part, centres.mT, beta=-1)
+        index = gain.argmax(-1, keepdim=True)  # cheaper than max, which gives the value too
+        ids.append(index[..., 0])
+        distances.append((part.square().sum(-1) - 2 * gain.gather(-1, index)[..., 0]).clamp(min=0))
     return torch.cat(ids, 1), torch.cat(distances, 1)
 
 

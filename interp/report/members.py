@@ -35,6 +35,7 @@ def member_cards(run: Run, scale: Scale) -> list[dict]:
                     for role, value in sorted(roles.items(), key=lambda pair: -pair[1])
                 ],
                 "pattern": _pattern(part["site"], detail, examples),
+                "evidence": _evidence(detail.get("evidence")),
                 "codes": _codes(detail.get("codes")),
                 "writes": _writes(detail.get("writes")),
             }
@@ -55,6 +56,31 @@ def _pattern(site: str, detail: dict, examples: list[dict]) -> Markup | None:
     return attention_pattern(
         pattern, tokens, marked, f"Attention pattern of {site} on the example’s clean prompt"
     )
+
+
+def _evidence(evidence: dict | None) -> dict | None:
+    """What speaks for the head, as the ``codes`` method found it."""
+    if not evidence:
+        return None
+    digits = wording.places(abs(evidence["effect"]))
+    set_codes, whole = evidence["set_codes"], evidence["whole"]
+    return {
+        "effect": wording.signed(evidence["effect"], digits),
+        "error": f"{evidence['error']:.{digits}f}",
+        "probability": f"{evidence['probability']:.3f}",
+        "p_value": f"{evidence['p_value']:.2g}",
+        "swapped": evidence["swapped"],
+        "set_codes": None if set_codes is None else wording.signed(set_codes, digits),
+        "whole": None if whole is None else wording.signed(whole, digits),
+        "changes": [
+            {
+                **change,
+                "share": _share_text(change["share"]),
+                "attribution": wording.signed(change["attribution"], digits),
+            }
+            for change in evidence["changes"]
+        ],
+    }
 
 
 def _codes(codes: dict | None) -> dict | None:

@@ -127,7 +127,7 @@ METHODS: dict[str, Method] = {
         "each head's part of every later activation, followed to the logits",
     ),
 }
-DEFAULT_METHOD = "attribution"
+DEFAULT_METHOD = "codes"
 
 
 def load_method(name: str) -> Method:
@@ -137,12 +137,16 @@ def load_method(name: str) -> Method:
     return METHODS[name]
 
 
-def method_config(name: str, task: str, options: dict[str, str]):
-    """A method's config for a task from ``key=value`` texts, each turned into the type of the config's default."""
+def method_config(name: str, task: str, options: dict[str, str], **common: float | int):
+    """A method's config for a task from ``key=value`` texts, each turned into the type of the config's default.
+
+    Args:
+        common: settings that every method may have; those that this one lacks are left out.
+    """
     method = load_method(name)
     config = method.config
     known = {field.name: field for field in fields(config)}
-    values = {}
+    values = {key: value for key, value in common.items() if key in known}
     for key, text in options.items():
         if key not in known:
             raise InputError(f"method {name!r} has no option {key!r}: it has {', '.join(known)}")

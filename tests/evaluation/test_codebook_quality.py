@@ -142,12 +142,13 @@ def test_mean_ablation_takes_the_means_of_other_text_with_the_first_position_apa
 
 
 def test_random_directions_have_the_codes_lengths_and_nothing_else(by_k):
+    similar = []
     for book in by_k[3].values():
         drawn = random_directions(book, seed=1)
         assert type(drawn) is type(book) and drawn.config == book.config
         torch.testing.assert_close(drawn.codes.norm(dim=-1), book.codes.norm(dim=-1))
-        similar = torch.nn.functional.cosine_similarity(drawn.codes, book.codes, dim=-1)
-        assert similar.abs().mean() < 0.5
+        similar.append(torch.nn.functional.cosine_similarity(drawn.codes, book.codes, dim=-1).flatten())
+    assert torch.cat(similar).abs().mean() < 0.45  # of directions in 6 to 24 dimensions
 
 
 def test_a_model_whose_vectors_are_all_in_the_books_loses_nothing(model, texts):

@@ -1,0 +1,106 @@
+"""``interp codebook`` as a user meets it."""
+
+import json
+import shlex
+
+import pytest
+
+from tests.command_line import Outcome, run_command
+
+FIT = [
+    "--sites",
+    "heads,m1",
+    "--data",
+    "stdlib",
+    "--tokens",
+    "640",
+    "--context",
+    "32",
+    "--codes",
+    "12",
+    "--k",
+    "2",
+]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*words: str) -> Outcome:
+        return run_command(["codebook", *words], monkeypatch, capsys)
+
+    return run
+
+
+@pytest.fixture
+def model(tiny_model_folder) -> str:
+    return str(tiny_model_folder("llama"))
+
+
+def test_fit_then_eval_then_what_it_suggests(command, model, tmp_path, monkeypatch, capsys):
+    fitted = command("fit", "--model", model, *FIT, "--out", "books")
+    assert fitted.code == 0, fitted.err
+    assert "3 sites on 640 tokens of stdlib (20 blocks of 32" in fitted.out
+    (following,) = [line for line in fitted.out.splitlines() if line.startswith("next")]
+    words = shlex.split(following.partition("#")[0])[2:]
+    assert words == ["codebook", "eval", "books"]
+
+    found = command(*words[1:], "--data", "stdlib", "--tokens", "320", "--controls", "2", "--k", "1,2")
+    assert found.code == 0, found.err
+    for text in (
+        "held-out stdlib: 10 blocks of 32",
+        "codes k=1",
+        "codes k=2",
+        "random ids",
+        "variance explained",
+    ):
+        assert text in found.out
+    result = json.loads((tmp_path / "books" / "quality.json").read_text())
+    assert [row["condition"] for row in result["texts"][0]["rows"]][:3] == ["plain", "codes k=1", "codes k=2"]
+    (following,) = [line for line in found.out.splitlines() if line.startswith("next")]
+    words = shlex.split(following.partition("#")[0])[2:]
+    again = command(*words[1:], "--data", "stdlib", "--codes", "12", "--out", "other")
+    assert again.code == 0, again.err
+
+
+def test_the_models_own_samples_are_the_second_text(command, model):
+    assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
+    found = command("eval", "books", "--tokens", "128", "--controls", "1")
+    assert found.code == 0, found.err
+    assert "held-out stdlib" in found.out and "held-out self" in found.out
+
+
+def test_a_second_fit_of_the_same_is_at_once_done_and_of_another_refused(command, model):
+    assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
+    assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
+    other = command("fit", "--model", model, *FIT, "--seed", "1", "--out", "books")
+    assert other.code == 2 and "codebooks of another" in other.error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "--data", "wikipedia"], "text 'wikipedia' is neither a source nor a file"),
+        (["fit", "--sites", "b5"], "unknown site 'b5'"),
+        (["fit", "--selection", "greedy"], "selection 'greedy': choose cosine or residual"),
+        (["fit", "--codes", "4", "--k", "5"], "k 5: it must be 1 to 4"),
+        (["fit", "--tokens", "none"], "none is not a whole number"),
+        (["fit", "--tokens", "100000000", "--data", "stdlib"], "tokens in its split 'train'"),
+        (["eval", "nowhere"], "no folder of codebooks"),
+    ],
+)
+def test_mistakes_are_one_line(command, model, words, message):
+    named = ["--model", model] if words[0] == "fit" else []
+    done = command(words[0], *named, *words[1:])
+    assert done.code == 2 and message in done.error
+
+
+def test_books_of_another_model_are_refused(command, model, tiny_model_folder):
+    assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
+    other = command("eval", "books", "--model", str(tiny_model_folder("gpt2")), "--data", "stdlib")
+    assert other.code == 2 and "holds codebooks of" in other.error
