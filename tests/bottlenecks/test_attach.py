@@ -299,31 +299,3 @@ def test_no_code_at_all_is_an_error_for_no_bottleneck(tiny_model):
         assert attached.ids == {}
         with pytest.raises(InputError, match="no bottleneck at m0"):
             attached.set_ids("m0", 1)
-
-
-@pytest.mark.slow
-def test_default_model_under_codes_of_every_kind(smollm2):
-    model = smollm2
-    tokens = model.to_tokens(PROMPT)
-    before = model(tokens)
-    text = "The little girl went to the park with her mother. She saw a big dog and a small cat. " * 3
-    books = {}
-    for site in ("a5", "a20.h3", "m12", "r25"):
-        x = site_activation(model, site, model.to_tokens(text))
-        groups = x.shape[2] if x.ndim == 4 else 1
-        books[site] = codebook(x.shape[-1], n_codes=30, k=4, groups=groups, selection="residual").fit(x[0])
-    with attach(model, books, error_term=True):
-        assert torch.equal(model(tokens), before)
-    with attach(model, books) as attached:
-        plain = model(tokens)
-        cached = generate(model, tokens, 6)
-        cached_ids = attached.ids
-        assert torch.equal(cached, generate(model, tokens, 6, use_cache=False))
-        assert all(torch.equal(cached_ids[site], ids) for site, ids in attached.ids.items())
-        attached.set_ids("r25", 7, positions=8)
-        changed = model(tokens)
-        assert torch.equal(changed[:, :8], plain[:, :8]) and not torch.equal(changed[:, 8], plain[:, 8])
-        for site in books:
-            attached.disable(site)
-        assert torch.equal(model(tokens), before)
-    assert torch.equal(model(tokens), before)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig, TopKSAE
 
-from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig
+from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig, LayerNormCodebook
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.sae_lens import CodebookSAE, SaeLensCodes, export_to_sae_lens
 from interp.models import hooked, parse_site
@@ -70,6 +70,9 @@ def test_what_sae_lens_has_no_form_for_is_refused(tmp_path):
     grouped = DiscreteSAE(DiscreteSAEConfig(8, 16, groups=2))
     with pytest.raises(InputError, match="2 groups"):
         export_to_sae_lens(grouped, tmp_path, model_name="tiny", site="a0")
+    normed = LayerNormCodebook(CodebookConfig(8, 16))
+    with pytest.raises(InputError, match="layer_norm_codebook"):
+        export_to_sae_lens(normed, tmp_path, model_name="tiny", site="m0")
 
 
 def test_a_sae_with_as_many_codes_as_are_active_reconstructs_as_in_sae_lens():
