@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from interp.options import DEFAULT_MODEL, MOST_SEED, DeviceOption, DtypeOption, whole_option
+from interp.options import DEFAULT_MODEL, MOST_SEED, DeviceOption, DtypeOption, one_of, whole_option
 from interp.tasks.errors import InputError
 
 codebook_app = typer.Typer(
@@ -43,8 +43,12 @@ def fit(
     ] = 11_000,
     codes: Annotated[int, whole_option("--codes", least=1, help="codes per book (per head at heads)")] = 512,
     k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
-    selection: Annotated[str, typer.Option(metavar="RULE", help="cosine or residual")] = "residual",
-    magnitude: Annotated[str, typer.Option(metavar="RULE", help="dropped or kept")] = "dropped",
+    selection: Annotated[
+        str, typer.Option(parser=one_of("cosine", "residual"), metavar="RULE", help="cosine or residual")
+    ] = "residual",
+    magnitude: Annotated[
+        str, typer.Option(parser=one_of("dropped", "kept"), metavar="RULE", help="dropped or kept")
+    ] = "dropped",
     sequential: Annotated[
         bool,
         typer.Option(
@@ -77,7 +81,9 @@ def fit(
     from interp.text import load_text, open_sources
 
     open_sources(data)  # a wrong name should not wait for the model
-    config = FitConfig(codes, k, selection, magnitude, sequential, seed)
+    config = FitConfig(
+        n_codes=codes, k=k, selection=selection, magnitude=magnitude, sequential=sequential, seed=seed
+    )
     loaded = load_model(model, device=device, dtype=dtype)
     text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
     patterns = [part for group in sites for part in group.replace(",", " ").split()]

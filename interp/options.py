@@ -38,6 +38,17 @@ def share(text: str | float) -> float:
     return value
 
 
+def one_of(*names: str) -> Callable[[str], str]:
+    """A parser of names, whose complaint gives those there are."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"{text} is not {' or '.join(names)}")
+        return text
+
+    return parse
+
+
 def key_values(texts: list[str]) -> dict[str, str]:
     """What ``--set key=value`` gave."""
     for text in texts:

@@ -42,7 +42,7 @@ def model(tiny_model_folder) -> str:
     return str(tiny_model_folder("llama"))
 
 
-def test_fit_then_eval_then_what_it_suggests(command, model, tmp_path, monkeypatch, capsys):
+def test_fit_then_eval_then_what_it_suggests(command, model, tmp_path):
     fitted = command("fit", "--model", model, *FIT, "--out", "books")
     assert fitted.code == 0, fitted.err
     assert "3 sites on 640 tokens of stdlib (20 blocks of 32" in fitted.out
@@ -87,7 +87,7 @@ def test_a_second_fit_of_the_same_is_at_once_done_and_of_another_refused(command
     [
         (["fit", "--data", "wikipedia"], "text 'wikipedia' is neither a source nor a file"),
         (["fit", "--sites", "b5"], "unknown site 'b5'"),
-        (["fit", "--selection", "greedy"], "selection 'greedy': choose cosine or residual"),
+        (["fit", "--selection", "greedy"], "greedy is not cosine or residual"),
         (["fit", "--codes", "4", "--k", "5"], "k 5: it must be 1 to 4"),
         (["fit", "--tokens", "none"], "none is not a whole number"),
         (["fit", "--tokens", "100000000", "--data", "stdlib"], "tokens in its split 'train'"),

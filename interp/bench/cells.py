@@ -90,6 +90,12 @@ class Runner:
 
         return method.function(self.model, pairs, self.config(seed), progress=progress)
 
+    def heads(self, indices: list[int], seed: int) -> Float[np.ndarray, "layer head"]:
+        """Scores from some pairs of the pool, drawn with replacement, of a method that is run cell by cell."""
+        if self._pooled:
+            return self._ranked(indices, seed, lambda _share: None).heads
+        return self.run(indices, seed, lambda _share: None).heads
+
     def prepare(self, cells: Sequence[tuple[int, int]], tell: Tell) -> None:
         """Find out how the method is run and, if on the pool, score all pairs that these cells need."""
         if self._pooled:

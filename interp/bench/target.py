@@ -174,6 +174,5 @@ class TargetBench:
         circuits = []
         for draw in range(RERUNS):
             again = np.random.default_rng(draw).choice(indices, n).tolist()
-            scores = runner.run(again, draw, lambda _share: None)
-            circuits.append(best_heads(scores.heads, size, seed=draw))
+            circuits.append(best_heads(runner.heads(again, draw), size, seed=draw))
         return {"bootstrap_jaccard": mean_jaccard(circuits), "size": size}

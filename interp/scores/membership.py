@@ -101,7 +101,10 @@ def membership(
     """
     gap = abs(gap)
     if gap == 0 or not np.isfinite(gap):
-        raise InputError(f"gap {gap}: the metric must differ between clean and corrupt prompts")
+        raise InputError(
+            f"the model's scores on clean and corrupt prompts have a gap of {gap:.3g}: "
+            "it does not do this task, so there is no circuit to find"
+        )
     limit = threshold * gap
     width = (WIDTHS * gap) ** 2
     variance = np.maximum(variance, (1e-6 * gap) ** 2)

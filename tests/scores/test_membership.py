@@ -96,7 +96,7 @@ def test_moderated_variance_shrinks_more_with_fewer_pairs():
 
 
 def test_bad_input():
-    with pytest.raises(InputError, match="gap 0"):
+    with pytest.raises(InputError, match="gap of 0"):
         membership(np.zeros(3), np.ones(3), gap=0.0, threshold=0.02)
     with pytest.raises(InputError, match="1 pairs"):
         moderated_variance(np.zeros((1, 3)))
