@@ -17,18 +17,17 @@ def print_quality(result: dict) -> None:
         console.print(f"\nheld-out {text['spec']}: {text['n_blocks']} blocks of {text['context']} tokens")
         table = Table(box=None, padding=(0, 1))
         table.add_column("", no_wrap=True)
-        for name in ("CE", "increase", "95 %", "KL", "top-1", "agree", "blocks"):
+        for name in ("CE", "increase [95 %]", "KL", "top-1", "agree", "blocks"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in text["rows"]:
             plain = row["condition"] == "plain"
             table.add_row(
                 row["condition"],
                 f"{row['ce']:.3f}",
-                "" if plain else f"{row['ce_increase']:+.3f}",
-                "" if plain else f"[{row['ce_increase_low']:+.3f}, {row['ce_increase_high']:+.3f}]",
-                "" if plain else f"{row['kl']:.3f}",
-                f"{row['accuracy']:.1%}",
-                "" if plain else f"{row['agreement']:.1%}",
+                "" if plain else _increase(row),
+                "" if plain else f"{row['kl']:.2f}",
+                f"{row['accuracy']:.0%}",
+                "" if plain else f"{row['agreement']:.0%}",
                 str(row["n_blocks"]),
             )
         console.print(table)
@@ -41,11 +40,15 @@ def _short(sites: list[str]) -> str:
     return " ".join(sites) if len(sites) <= 6 else f"{sites[0]} … {sites[-1]}"
 
 
+def _increase(row: dict) -> str:
+    return f"{row['ce_increase']:+.3f} [{row['ce_increase_low']:+.2f}, {row['ce_increase_high']:+.2f}]"
+
+
 def _usage_line(k: str, usage: dict) -> str:
     parts = (
         f"variance explained {usage['variance_explained_mean']:.2f} on average, "
-        f"{usage['variance_explained_min']:.2f} at worst, positive in {usage['variance_explained_positive']:.0%} "
-        f"of {usage['n_groups']}",
+        f"{usage['variance_explained_min']:.2f} at worst, positive in "
+        f"{round(usage['variance_explained_positive'] * usage['n_groups'])} of {usage['n_groups']}",
         f"dead codes {usage['dead_on_text']:.0%} here, {usage['dead_when_fitted']:.0%} when fitted",
         f"{usage['bits_per_token']:.0f} bits a token of {usage['bits_per_token_most']:.0f} "
         f"(entropy {usage['entropy_bits']:.2f} a slot)",

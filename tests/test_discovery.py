@@ -10,6 +10,7 @@ from interp.circuits.circuit import Circuit
 from interp.circuits.graph_json import read_graph, write_graph
 from interp.models.planted import load_planted_model, planted_truth
 from interp.record import EXAMPLES
+from interp.report import render_report
 from interp.scores import METHODS
 from interp.scores.overlap import OverlapConfig
 from interp.tasks.errors import InputError
@@ -129,3 +130,26 @@ def test_the_known_heads_of_smollm2_are_members(smollm2):
     assert {"a23.h3", "a20.h0", "a17.h4"} <= set(effects)
     gap = run.result["metric"]["clean"] - run.result["metric"]["corrupt"]
     assert 0.4 < effects["a23.h3"] / gap < 1.1
+
+
+def test_members_say_why_and_the_report_shows_it():
+    run = discover("planted-inhibition", n=12)
+    assert run.result["method"] == "codes"
+    mover = run.details["members"]["a2.h0"]["evidence"]
+    assert mover["probability"] > 0.99
+    assert mover["changes"][0]["role"] == "END"
+    page = render_report(run)
+    assert "Why it is here" in page
+    assert "under permuted labels" in page
+
+
+def test_roles_in_a_report_are_escaped():
+    run = discover("planted-inhibition", n=6)
+    for change in run.details["members"]["a2.h0"]["evidence"]["changes"]:
+        change["role"] = "<script>alert(1)</script>"
+    assert "<script>alert(1)" not in render_report(run)
+
+
+def test_the_threshold_reaches_the_method():
+    run = discover("planted-inhibition", n=6, threshold=0.07)
+    assert run.result["settings"]["config"]["threshold"] == 0.07

@@ -32,10 +32,20 @@ class Point:
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats at their cost or less, cheapest first; the yardstick is none of them."""
+    """The points that no other beats at their cost or less, cheapest first; the yardstick is none of them.
+
+    Of points that are level in both, all are on the front.
+    """
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost, -p.quality)):
-        if not point.yardstick and (not front or point.quality > front[-1].quality):
+        if point.yardstick:
+            continue
+        last = front[-1] if front else None
+        if (
+            last is None
+            or point.quality > last.quality
+            or (point.cost, point.quality) == (last.cost, last.quality)
+        ):
             front.append(point)
     return front
 

@@ -1,0 +1,30 @@
+"""Methods that rank subsets of one pool give what they give alone."""
+
+import numpy as np
+import pytest
+
+from interp.bench.cells import Runner
+from interp.bench.plan import drawn
+from interp.models import load_model
+from interp.scores.codes import CodesBase, CodesConfig
+from interp.tasks import load_task
+
+PLANTED = "planted-inhibition"
+
+
+def test_pooled_cells_equal_the_method_alone(tmp_path):
+    model = load_model(PLANTED)
+    pool = load_task(PLANTED).sample(model.tokenizer, 20, 0)
+    runner = Runner("codes", model, pool, tmp_path, edges_compared=False, batch_size=16, say=print)
+    cells = [(4, 0), (4, 1), (8, 0)]
+    runner.prepare(cells, lambda _share: None)
+    for n, seed in cells:
+        told: list[float] = []
+        outcome = runner.outcome(n, seed, told.append)
+        alone = CodesBase(model, pool.subset(drawn(seed, n, 20)), kept=range(n))
+        ranking = alone.rank(range(n), CodesConfig(seed=seed))
+        np.testing.assert_allclose(outcome.heads, ranking.heads, atol=1e-3)
+        assert outcome.forwards == pytest.approx(4 * n + ranking.forwards)
+    again = runner.heads([drawn(0, 8, 20)[0]] * 4 + drawn(0, 8, 20)[:4], 0)
+    assert again.shape == outcome.heads.shape
+    assert np.isfinite(again).all()
