@@ -22,14 +22,12 @@ def refit(
 
 
 def _of_group(rows: Tensor, ids: Tensor, book: Tensor) -> Tensor:
-    n_codes, k = len(book), ids.shape[1]
-    together = torch.zeros(n_codes * n_codes, device=rows.device)  # how often two codes are in one vector
+    n_codes = len(book)
     sums = torch.zeros_like(book)
-    for slot in range(k):
-        sums.index_add_(0, ids[:, slot], rows)
-        for other in range(k):
-            pairs = torch.bincount(ids[:, slot] * n_codes + ids[:, other], minlength=n_codes * n_codes)
-            together += pairs
-    together = together.reshape(n_codes, n_codes)
+    for slot in ids.T:
+        sums.index_add_(0, slot, rows)
+    # how often two codes are in one vector
+    pairs = (ids[:, :, None] * n_codes + ids[:, None, :]).flatten()
+    together = torch.bincount(pairs, minlength=n_codes**2).reshape(n_codes, n_codes).to(book.dtype)
     ridge = RIDGE * torch.eye(n_codes, device=rows.device)
     return book + torch.linalg.solve(together + ridge, sums - together @ book)

@@ -59,7 +59,7 @@ def load_text(
     *,
     n_tokens: int,
     context: int = 64,
-    split: Split = "train",
+    split: str = "train",
     seed: int = 0,
     stage: Stage = silent,
 ) -> TextBlocks:

@@ -24,7 +24,7 @@ class FileText:
         if path.is_file() and path.suffix.lower() not in KINDS:
             raise InputError(f"text {path}: a text file ends in {' or '.join(KINDS)}")
 
-    def documents(self, model: Model, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
+    def documents(self, model: Model | None, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
         paths = [self.path]
         if self.path.is_dir():
             paths = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in KINDS and p.is_file())

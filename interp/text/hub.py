@@ -27,7 +27,7 @@ class HubText:
         config, split, column = (*rest, "", "", "")[:3]
         self.config, self.split, self.column = config or None, split or "train", column or "text"
 
-    def documents(self, model: Model, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
+    def documents(self, model: Model | None, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
         from datasets import load_dataset
 
         local = Path(self.name).expanduser()

@@ -28,7 +28,7 @@ class StdlibText:
     def __init__(self, _options: str = "") -> None:
         self.spec = "stdlib"
 
-    def documents(self, model: Model, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
+    def documents(self, model: Model | None, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
         found = stdlib_docstrings()
         if not found:
             raise InputError("text stdlib: this Python has no source files of its standard library")

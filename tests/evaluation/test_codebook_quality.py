@@ -253,7 +253,7 @@ def test_codes_of_all_heads_of_smollm2_beat_the_controls(smollm2, tmp_path):
     )
     result = quality_of_folder(smollm2, folder, ["stdlib"], n_tokens=256, control_blocks=2)
     rows = {row["condition"]: row for row in result["texts"][0]["rows"]}
-    assert rows["plain"]["ce"] < 4.5
+    assert rows["plain"]["ce"] < 5.0
     assert rows["codes k=4"]["ce_increase"] < 2
     for name in CONTROLS:
         assert rows[name]["ce"] > rows["codes k=4"]["ce"] + 1, name

@@ -122,6 +122,6 @@ def test_bad_requests_are_named(model, spec, settings, message):
 
 
 def test_a_tokenizer_without_bos_gets_eos_in_front(model, corpus, monkeypatch):
-    monkeypatch.setattr(type(model.tokenizer), "bos_token_id", None)
+    monkeypatch.setattr(type(model.tokenizer), "bos_token_id", None, raising=False)
     tokens = load_text(corpus, model, n_tokens=100, context=20).tokens
     assert (tokens[:, 0] == model.tokenizer.eos_token_id).all()
