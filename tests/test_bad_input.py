@@ -23,7 +23,10 @@ BEFORE_LOADING = {
     "no task": (("discover",), ("Missing argument", "interp discover --help")),
     "unknown command": (("discovr", "ioi"), ("'discovr'", "interp --help")),
     "unknown option": (("discover", "ioi", "--modle", "x"), ("--modle", "--model")),
-    "unknown method": (("discover", "ioi", "--method", "saliency"), ("'saliency'", "attribution", "patching")),
+    "unknown method": (
+        ("discover", "ioi", "--method", "saliency"),
+        ("'saliency'", "attribution", "patching"),
+    ),
     "n of 0": (("discover", "ioi", "-n", "0"), ("0 is not", "at least 1")),
     "n of -5": (("discover", "ioi", "-n", "-5"), ("-5 is not", "at least 1")),
     "n of -5 pairs shown": (("tasks", "show", "ioi", "-n", "-5"), ("-5 is not", "at least 1")),

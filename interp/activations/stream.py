@@ -107,9 +107,7 @@ def equal_length_batches(pairs: Sequence[PromptPair], batch_size: int) -> Iterat
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}: it must be at least 1")
-    order = sorted(
-        range(len(pairs)), key=lambda i: (len(pairs[i].clean_tokens), pairs[i].first_difference)
-    )
+    order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean_tokens), pairs[i].first_difference))
     for _, group in itertools.groupby(order, key=lambda i: len(pairs[i].clean_tokens)):
         yield from _chunks(list(group), batch_size)
 

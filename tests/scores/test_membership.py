@@ -21,7 +21,9 @@ def test_probabilities_are_calibrated():
     said, so = [], []
     for seed in range(20):
         truth, noise, generator = _population(seed)
-        found = membership(truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02)
+        found = membership(
+            truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02
+        )
         said.append(found.probability)
         so.append(np.abs(truth) >= 0.02)
     said, so = np.concatenate(said), np.concatenate(so)
@@ -77,7 +79,9 @@ def test_circuit_holds_its_false_discovery_rate():
     false = []
     for seed in range(20):
         truth, noise, generator = _population(seed)
-        found = membership(truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02)
+        found = membership(
+            truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02
+        )
         chosen = found.circuit(0.1)
         false.append((np.abs(truth[chosen]) < 0.02).mean() if chosen.any() else 0.0)
     assert np.mean(false) < 0.15
