@@ -26,8 +26,8 @@ from interp.bottlenecks.refit import refit
 from interp.tasks.errors import InputError
 
 REFITS = 1
-"""Rounds of choosing and least squares after k-means. On heads of SmolLM2 with k = 8 the first lowers the held-out error
-of cosine selection by a tenth, of residual selection by a fiftieth; a second hardly changes it, more raise it."""
+"""Rounds of choosing and least squares after k-means. On heads of SmolLM2 with k = 8 the first lowers the held-out
+error of cosine selection by a tenth, of residual selection by a fiftieth; a second hardly changes it, more raise it."""
 
 
 @register
