@@ -3,8 +3,8 @@
 A method's score of some pairs is the mean of their scores only where the method is such a mean. That is looked at,
 not assumed: the first cell is run by itself, and half of it again, and the pool is used if the scores of its pairs
 average to its scores and do not depend on the other pairs, nothing in the method is drawn at random, and no edges are
-compared (they come without scores per pair). A method that draws at random but ranks subsets of a pool from one set
-of base runs (``Method.pooled``) makes those once; seconds of its cells then leave out swaps that an earlier cell made,
+compared (they come without scores per pair). A method that is no such mean but ranks subsets of a pool from one set of
+base runs (``Method.pooled``) makes those once; seconds of its cells then leave out swaps that an earlier cell made,
 while forward-pass equivalents count them.
 """
 
@@ -144,8 +144,7 @@ class Runner:
             base = load_method(self.method).pooled(
                 self.model,
                 self.pool.subset(wanted),
-                kept=range(len(wanted)),
-                batch_size=self.batch_size,
+                self.config(0),
                 progress=progress,
             )
             self._base = base, {index: row for row, index in enumerate(wanted)}

@@ -19,8 +19,9 @@ REFERENCE_METHOD = "patching"
 POOL, POOL_SEED = 300, 0
 REFERENCE_PAIRS, REFERENCE_SEED = 200, 1000
 HELD_OUT, HELD_OUT_SEED = 10, 2000
-FAITHFUL_SEEDS = 3
-"""Seeds whose circuits are run alone (CPR, CMD, f): each costs a dozen forwards of every held-out pair."""
+FAITHFUL_SEEDS = 5
+"""Seeds whose circuits from the fewest pairs are run alone (CPR, CMD, f): each costs some twenty forwards of every
+held-out pair."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Limit:
 
 SMALL = 64
 LIMITS = {
-    "eap-ig": Limit(100, 3),
+    "nap-ig": Limit(25, 10),
+    "atp-star": Limit(10, 10),
+    "eap-ig": Limit(25, 10),
     "nap-ig-activations": Limit(10, 3),
     "eap-ig-activations": Limit(10, 3),
     "acdc": Limit(10, 3),
@@ -42,7 +45,7 @@ LIMITS = {
     "contextual-decomposition": Limit(10, 3),
     REFERENCE_METHOD: Limit(100, 3),
 }
-"""Methods that take dozens of passes a pair anew for every cell, or hundreds; others get all pairs and seeds."""
+"""Methods that take a dozen passes a pair or more; others get all pairs and seeds."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,10 @@ class Plan:
                 )
         if self.seeds < 1:
             raise InputError(f"{self.seeds} seeds: at least 1 is needed")
+
+    def runs_alone(self, n: int, seed: int) -> bool:
+        """Whether the circuits of a cell are run alone."""
+        return n == min(self.pairs) and seed < FAITHFUL_SEEDS
 
     def targets(self) -> tuple[Target, ...]:
         """Every task on every model it runs on."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from interp.bench.cells import Outcome, Runner, Tell
 from interp.bench.judges import Court, convene, held_out_pairs
-from interp.bench.plan import FAITHFUL_SEEDS, LIMITS, POOL_SEED, SMALL, YARDSTICK, Plan, Target, drawn
+from interp.bench.plan import LIMITS, POOL_SEED, SMALL, YARDSTICK, Plan, Target, drawn
 from interp.bench.store import Say, read_record, write_record
 from interp.bench.table import Cell
 from interp.evaluation.ablation import Ablator
@@ -71,7 +71,7 @@ class TargetBench:
         kept: dict[tuple[int, int], dict] = {}
         for done, (n, seed) in enumerate(cells):
             path = folder / f"n{n}-seed{seed}.json"
-            held_out = len(self.held_out) if seed < FAITHFUL_SEEDS else 0
+            held_out = len(self.held_out) if self.plan.runs_alone(n, seed) else 0
             settings = {**common, "n": n, "seed": seed, "held_out": held_out}
             result = read_record(path, settings, self.say)
             if result is None:
@@ -139,7 +139,7 @@ class TargetBench:
         else:
             outcome = runner.outcome(n, seed, lambda share: tell(share / 2))
         faithful = None
-        if seed < FAITHFUL_SEEDS:
+        if self.plan.runs_alone(n, seed):
             faithful = faithfulness_curves(self.ablator, outcome.heads, seed=seed).to_dict()
         return {
             "heads": outcome.heads.tolist(),

@@ -8,7 +8,7 @@ from interp.models import Model, has_mlps
 from interp.scores.acdc import ACDCConfig, acdc
 from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import AttributionConfig, attribution
-from interp.scores.codes import CodesBase, CodesConfig, codes
+from interp.scores.codes import CodesConfig, codes
 from interp.scores.contextual_decomposition import ContextualDecompositionConfig, contextual_decomposition
 from interp.scores.eap import EAPConfig, eap
 from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations
@@ -19,6 +19,15 @@ from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
 from interp.scores.overlap import PUBLISHED_L1, OverlapConfig, overlap
 from interp.scores.patching import PatchingConfig, patching
 from interp.scores.percent import HUNDREDTHS
+from interp.scores.pools import (
+    Pool,
+    codes_pool,
+    eap_ig_pool,
+    eap_pool,
+    hisp_pool,
+    mean_difference_pool,
+    overlap_pool,
+)
 from interp.scores.priors import LayerIndexConfig, RandomConfig, layer_index, random_ranking
 from interp.scores.result import Cost, EdgeScore, Scores
 from interp.scores.subnetwork_probing import SubnetworkProbingConfig, subnetwork_probing
@@ -35,9 +44,9 @@ class Method:
     summary: str
     task_defaults: Callable[[str], dict] = lambda _task: {}
     """Options whose default the method's publication gives per task."""
-    pooled: Callable | None = None
-    """``pooled(model, pool, kept=, batch_size=, progress=)`` for methods that rank any subset of a pool from one set of
-    base runs: its ``rank(indices, config)`` has ``heads``, ``forwards`` beyond the base's and ``seconds``."""
+    pooled: Callable[..., Pool] | None = None
+    """``pooled(model, pool, config, progress=)`` for methods that are no mean over pairs, but rank any subset of a pool
+    from one set of base runs."""
 
 
 def _components(model: Model) -> int:
@@ -58,7 +67,7 @@ METHODS: dict[str, Method] = {
         CodesConfig,
         _pairs,
         "codes propose, exact swaps decide where it is uncertain",
-        pooled=CodesBase,
+        pooled=codes_pool,
     ),
     "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),
     "overlap": Method(
@@ -67,6 +76,7 @@ METHODS: dict[str, Method] = {
         _pairs,
         "codes unique to clean prompts, by a discrete SAE",
         lambda task: {"l1": PUBLISHED_L1.get(task, OverlapConfig.l1)},
+        pooled=overlap_pool,
     ),
     "patching": Method(
         patching,
@@ -92,9 +102,19 @@ METHODS: dict[str, Method] = {
         _pairs,
         "attribution patching with softmax recomputed and layers dropped (AtP*)",
     ),
-    "eap": Method(eap, EAPConfig, _pairs, "edge attribution patching, heads by their largest edge"),
+    "eap": Method(
+        eap,
+        EAPConfig,
+        _pairs,
+        "edge attribution patching, heads by their largest edge",
+        pooled=eap_pool,
+    ),
     "eap-ig": Method(
-        eap_ig, EAPIGConfig, _hundredths, "the same with gradients between corrupt and clean input"
+        eap_ig,
+        EAPIGConfig,
+        _hundredths,
+        "the same with gradients between corrupt and clean input",
+        pooled=eap_ig_pool,
     ),
     "eap-ig-activations": Method(
         eap_ig_activations,
@@ -102,12 +122,19 @@ METHODS: dict[str, Method] = {
         _hundredths,
         "the same between corrupt and clean activations, layer by layer",
     ),
-    "hisp": Method(hisp, HISPConfig, _pairs, "absolute attribution of every pair, normed in each layer"),
+    "hisp": Method(
+        hisp,
+        HISPConfig,
+        _pairs,
+        "absolute attribution of every pair, normed in each layer",
+        pooled=hisp_pool,
+    ),
     "mean-difference": Method(
         mean_difference,
         MeanDifferenceConfig,
         _pairs,
         "how far a head's mean output moves: no gradient, no codes",
+        pooled=mean_difference_pool,
     ),
     "random": Method(random_ranking, RandomConfig, _pairs, "a random ranking"),
     "layer-index": Method(layer_index, LayerIndexConfig, _pairs, "later layers first"),

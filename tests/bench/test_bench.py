@@ -74,11 +74,14 @@ def test_a_cells_numbers_are_those_of_the_method_run_on_its_pairs_alone(finished
                 found, expected = cell(result, method, n, seed), recover(scores.heads, truth)
                 assert found["roc_auc"] == pytest.approx(expected.roc_auc)
                 assert found["average_precision"] == pytest.approx(expected.average_precision)
-                curves = faithfulness_curves(ablator, scores.heads, seed=seed)
-                assert found["cmd"] == pytest.approx(curves.cmd, abs=1e-4)
-                assert found["cpr"] == pytest.approx(curves.cpr, abs=1e-4)
-                assert found["f_5"] == pytest.approx(curves.f_at[5], abs=1e-4)
                 assert found["f_50"] is None
+                if n == min(SMALL["pairs"]):
+                    curves = faithfulness_curves(ablator, scores.heads, seed=seed)
+                    assert found["cmd"] == pytest.approx(curves.cmd, abs=1e-4)
+                    assert found["cpr"] == pytest.approx(curves.cpr, abs=1e-4)
+                    assert found["f_5"] == pytest.approx(curves.f_at[5], abs=1e-4)
+                else:
+                    assert found["cmd"] is None
                 assert found["forwards"] == pytest.approx(scores.cost.forwards)
                 assert (found["edge_roc_auc"] is None) == (method == "attribution")
 
@@ -96,10 +99,10 @@ def test_the_table_holds_every_cell_the_yardstick_and_both_summaries(finished):
         "count": 2,
     }
     assert line["reference"] == f"{TASK}/written" and line["jaccard_bootstrap"] is not None
-    compared = [row for row in result["comparisons"] if row["metric"] == "cmd" and row["n"] == 8]
+    compared = [row for row in result["comparisons"] if row["metric"] == "cmd" and row["n"] == 4]
     assert {row["method"] for row in compared} == {YARDSTICK, "eap"}
     difference = np.mean(
-        [cell(result, "eap", 8, s)["cmd"] - cell(result, "attribution", 8, s)["cmd"] for s in range(2)]
+        [cell(result, "eap", 4, s)["cmd"] - cell(result, "attribution", 4, s)["cmd"] for s in range(2)]
     )
     found = next(row for row in compared if row["method"] == "eap")
     assert found["difference"] == pytest.approx(difference) and found["low"] <= found["difference"]
@@ -197,7 +200,7 @@ def test_cells_of_other_settings_are_not_mistaken_for_these(copied):
     said: list[str] = []
     other = run_bench(plan(held_out=4), copied, say=said.append)
     redone = [line for line in said if "other settings (held_out)" in line]
-    assert len(redone) == 3 * 2 * 2
+    assert len(redone) == 3 * 2  # of the fewest pairs, whose circuits are run alone
     assert other["plan"]["held_out"] == 4
 
 

@@ -1,0 +1,28 @@
+"""A subset ranked from a pool's base runs is the method run on that subset."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from interp.models.planted import load_planted_model
+from interp.scores import METHODS
+from interp.tasks import load_task
+
+SUBSET = (7, 2, 2, 9, 0, 5)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.pooled])
+def test_a_subset_of_a_pool_scores_as_by_itself(name):
+    model, method = load_planted_model("planted-inhibition"), METHODS[name]
+    pairs = load_task("planted-inhibition").sample(model.tokenizer, 10, 0)
+    config = method.config()
+    if name == "overlap":
+        config = replace(config, n_codes=20, epochs=5, examples=4)
+    pool = method.pooled(model, pairs, config)
+    ranking = pool.rank(SUBSET, config)
+    alone = method.function(model, pairs.subset(SUBSET), config)
+    np.testing.assert_allclose(ranking.heads, alone.heads, rtol=1e-3, atol=1e-5)
+    if name != "codes":  # which goes on to set codes
+        cost = pool.forwards_a_pair * len(SUBSET) + ranking.forwards
+        assert cost == pytest.approx(alone.cost.forwards)
