@@ -10,7 +10,10 @@ import typer
 
 import interp
 from interp.cli_bench import bench
-from interp.cli_codebook import codebook_app
+from interp.cli_codebook_train import codebook_app
+from interp.cli_index import index_app
+from interp.cli_reproduce import reproduce_app
+from interp.cli_steer import steer
 from interp.failures import fail, run
 from interp.options import (
     DEFAULT_MODEL,
@@ -43,7 +46,10 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
 app.add_typer(codebook_app, name="codebook")
+app.add_typer(index_app, name="index")
+app.add_typer(reproduce_app, name="reproduce")
 app.command()(bench)
+app.command()(steer)
 
 
 def main() -> None:

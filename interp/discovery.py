@@ -2,7 +2,8 @@
 
 1. Sample pairs. 2. Run them once; the method's scores, the readout behind head roles and the means that codes are
 read from all come from these passes. 3. Swap the best-scored components exactly and decide who is a member.
-4. Score the edges among members. 5. Read the members' codes. 6. Compare the scores with the references there are.
+4. Score the edges among members (``codes``: by path patching, unless MLPs are members). 5. Read the members' codes.
+6. Compare the scores with the references there are.
 """
 
 import time
@@ -20,10 +21,12 @@ from interp.progress import Stage, silent
 from interp.record import Found
 from interp.runs import Run
 from interp.scores import DEFAULT_METHOD, Scores, load_method, method_config
+from interp.scores.code_edges import EdgeEvidence
 from interp.scores.edges import edge_attribution
 from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
 from interp.scores.overlap import edges_among
 from interp.scores.patching import Interchange
+from interp.scores.percent import HUNDREDTHS
 from interp.tasks import load_task
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs, Task
@@ -31,7 +34,7 @@ from interp.tasks.planted import planted_task_names
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 EDGE_PAIRS = 32
-"""Pairs that the edge scores are averaged over: they rank edges among members, which are already checked."""
+"""Pairs that edge attribution is averaged over: they rank edges among members, which are already checked."""
 
 
 def discover(
@@ -105,14 +108,19 @@ def discover(
         with clock("codes"), stage("reading codes", dictionary.epochs) as advance:
             codes = fit_head_codes(means, output_weights(model), dictionary, progress=advance)
     some = pairs.subset(range(min(EDGE_PAIRS, len(pairs))))
-    with clock("edges"), stage("edges", len(some)) as advance:
-        if method == "overlap":
+    evidence: tuple[EdgeEvidence, ...] = ()
+    ours = chosen.edges is not None and all(site.kind == "attn" for site in members)
+    with clock("edges"), stage("edges", HUNDREDTHS if ours else len(some)) as advance:
+        if ours:
+            measured = chosen.edges(model, pairs, scores, sites=members, seed=seed, progress=advance)
+            edges, evidence = measured.edges, measured.evidence
+        elif method == "overlap":
             edges = edges_among(codes, members)
             advance(len(some))
         else:
             edges = edge_attribution(model, some, members, progress=advance)
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
-    found = Found(pairs, scores, checked, roles, readout, codes, edges)
+    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence)
     return found.record(model, seconds=clock.seconds, **settings)
 
 

@@ -27,6 +27,17 @@ def whole(least: int, most: int | None = None) -> Callable[[str | int], int]:
     return parse
 
 
+def not_negative(text: str | float) -> float:
+    """A parser of numbers of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise typer.BadParameter(f"{text} is not a number of at least 0")
+    return value
+
+
 def share(text: str | float) -> float:
     """A parser of numbers from 0 to 1."""
     try:
@@ -59,6 +70,10 @@ def key_values(texts: list[str]) -> dict[str, str]:
 
 def whole_option(*names: str, least: int, most: int | None = None, help: str):
     return typer.Option(*names, parser=whole(least, most), metavar="INTEGER", help=help)
+
+
+def number_option(*names: str, help: str):
+    return typer.Option(*names, parser=not_negative, metavar="NUMBER", help=help)
 
 
 ModelOption = Annotated[

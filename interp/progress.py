@@ -13,18 +13,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-Stage = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
-"""Opens a named stage of so many steps; its context yields the function that is told how many were just done."""
+Stage = Callable[[str, int], contextlib.AbstractContextManager[Callable[..., None]]]
+"""Opens a named stage of so many steps; its context yields the function that is told how many were just done, and
+perhaps a note on how it goes."""
 
 
 @contextlib.contextmanager
-def silent(_name: str, _total: int) -> Iterator[Callable[[int], None]]:
+def silent(_name: str, _total: int) -> Iterator[Callable[..., None]]:
     """A stage that shows nothing: the default in Python."""
-    yield lambda _done: None
+    yield lambda _done, _note="": None
 
 
 @contextlib.contextmanager
-def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(name: str, total: int) -> Iterator[Callable[..., None]]:
     """A stage drawn as a bar with an estimate of the time left, on a terminal's stderr."""
     console = Console(stderr=True)
     columns = (
@@ -34,7 +35,8 @@ def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda done: progress.advance(task, done)
+        task = progress.add_task(name, total=total, note="")
+        yield lambda done, note="": progress.update(task, advance=done, note=note)

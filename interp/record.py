@@ -1,6 +1,7 @@
 """From what the stages of a discovery found to the rows, details and arrays of a run."""
 
 import importlib.metadata
+import itertools
 import platform
 from dataclasses import asdict, dataclass
 
@@ -15,6 +16,7 @@ from interp.evaluation.recovery import recover
 from interp.models import Model, Site, describe_model
 from interp.runs import FORMAT, Run
 from interp.scores import EdgeScore, Scores
+from interp.scores.code_edges import EdgeEvidence
 from interp.scores.head_codes import SIDES, HeadCodes, usage
 from interp.tasks.pairs import PromptPairs
 
@@ -33,6 +35,8 @@ class Found:
     readout: HeadReadout
     codes: HeadCodes
     edges: tuple[EdgeScore, ...]
+    edge_evidence: tuple[EdgeEvidence, ...] = ()
+    """Of each edge in turn, where the method gathers it."""
 
     def record(
         self, model: Model, *, seconds: dict[str, float], n_candidates: int, threshold: float, mlps: bool
@@ -57,7 +61,10 @@ class Found:
             "cost": {"score": scores.cost.forwards, "check": checked.measured.forwards},
             "heads": _head_rows(scores, checked, self.roles),
             "mlps": _mlp_rows(scores, checked),
-            "edges": [_edge_row(edge) for edge in self.edges],
+            "edges": [
+                _edge_row(edge) | (asdict(evidence) if evidence else {})
+                for edge, evidence in itertools.zip_longest(self.edges, self.edge_evidence)
+            ],
             "recovery": _recovery(pairs, model, scores),
             "settings": {
                 "n_candidates": n_candidates,

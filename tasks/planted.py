@@ -1,9 +1,8 @@
 """Tasks of the planted models, whose circuits are known because they were written into the weights.
 
-The texts are made of whole words of a small vocabulary, one token each. ``planted-backup``, ``planted-inhibition``
-and ``planted-or`` are indirect object identification (Wang et al. 2022, arXiv 2211.00593) in that
-vocabulary; ``planted-induction`` is a sequence of nouns in which one bigram ``A B`` is begun again:
-``… A B … A`` -> ``B``.
+The texts are made of whole words of a small vocabulary, one token each. ``planted-induction`` is a sequence of nouns
+in which one bigram ``A B`` is begun again: ``… A B … A`` -> ``B``. All others are indirect object identification
+(Wang et al. 2022, arXiv 2211.00593) in that vocabulary.
 """
 
 import random
@@ -146,6 +145,10 @@ _TASKS = {
     "planted-inhibition": PlantedNames,
     # under s2_io a swapped arm would not fall silent but vote for the other name: no OR-gate any more
     "planted-or": partial(PlantedNames, counterfactuals=("abc",)),
+    # s2_io repeats a name too, so that the nudges, which look for that, would do nothing
+    "planted-hydra": partial(PlantedNames, counterfactuals=("abc",)),
+    "planted-suppression": partial(PlantedNames, counterfactuals=("abc",)),
+    "planted-gates": partial(PlantedNames, counterfactuals=("abc",)),
 }
 
 

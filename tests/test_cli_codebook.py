@@ -104,3 +104,36 @@ def test_books_of_another_model_are_refused(command, model, tiny_model_folder):
     assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
     other = command("eval", "books", "--model", str(tiny_model_folder("gpt2")), "--data", "stdlib")
     assert other.code == 2 and "holds codebooks of" in other.error
+
+
+TRAIN = ["--data", "stdlib", "--tokens", "1024", "--batch-size", "8", "--checkpoint-every", "2"]
+
+
+def test_train_then_pack_then_eval(command, model):
+    assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
+    trained = command("train", "books", *TRAIN)
+    assert trained.code == 0, trained.err
+    assert "trained  3 sites on 1 × 1024 tokens of stdlib, distilled" in trained.out
+    assert "step 4/4  loss" in trained.out and "KL" in trained.out and "dead" in trained.out
+    assert "next     interp codebook eval books-distilled" in trained.out
+    again = command("train", "books", *TRAIN)
+    assert again.code == 0 and "step" not in again.out
+    packed = command("pack", "books-distilled", "--out", "packed")
+    assert packed.code == 0 and "saved    packed (3 sites" in packed.out
+    found = command("eval", "packed", "--data", "stdlib", "--tokens", "128", "--controls", "0")
+    assert found.code == 0, found.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "nowhere"], "no folder of codebooks"),
+        (["train", "--lr", "fast"], "fast is not a number of at least 0"),
+        (["train", "--objective", "global"], "global is not local or distilled or joint"),
+        (["pack", "nowhere", "--out", "x"], "no folder of codebooks"),
+        (["pack", "nowhere", "--out", "x", "--storage", "int4"], "int4 is not int8 or float16"),
+    ],
+)
+def test_mistakes_in_training_are_one_line(command, words, message):
+    done = command(*words)
+    assert done.code == 2 and message in done.error

@@ -37,7 +37,7 @@ def test_the_result_has_the_promised_keys_and_is_strict_json(run):
     promised = {"model", "task", "method", "seed", "n_pairs", "seconds", "heads", "mlps", "edges", "metric"}
     assert promised | {"recovery", "versions", "format"} <= set(again)
     assert {"layer", "head", "score", "effect", "in_circuit", "roles"} <= set(again["heads"][0])
-    assert {"from", "to", "into", "score"} == set(again["edges"][0])
+    assert {"from", "to", "into", "score", "effect", "measured", "co_occurrence"} <= set(again["edges"][0])
     assert {"clean", "corrupt"} <= set(again["metric"])
     assert len(again["heads"]) == 24 and again["mlps"] == []
     assert again["universe"] == "heads"

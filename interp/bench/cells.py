@@ -41,6 +41,8 @@ class Outcome:
     forwards: float
     seconds: float | None
     edges: tuple[EdgeScore, ...] = ()
+    edge_forwards: float = 0.0
+    """Spent on edges beyond the scores of heads, by methods that score edges only when asked."""
 
 
 class Runner:
@@ -124,7 +126,16 @@ class Runner:
             scores = self._first[1]
         else:
             scores = self.run(indices, seed, tell)
-        return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), scores.edges)
+        edges, edge_forwards = scores.edges, 0.0
+        if self.scores_edges_apart:
+            found = load_method(self.method).edges(self.model, self.pool.subset(indices), scores, seed=seed)
+            edges, edge_forwards = found.edges, found.cost.forwards
+        return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), edges, edge_forwards)
+
+    @property
+    def scores_edges_apart(self) -> bool:
+        """Whether edges are compared and the method scores them only when asked."""
+        return self.edges_compared and load_method(self.method).edges is not None
 
     @property
     def _pooled(self) -> bool:

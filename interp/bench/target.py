@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
 from interp.models import Model, describe_model
 from interp.progress import Stage
+from interp.scores.code_edges import CodeEdgesConfig
 from interp.tasks import load_task
 from interp.tasks.pairs import PromptPairs
 
@@ -121,7 +122,9 @@ class TargetBench:
         digest = hashlib.sha256(np.ascontiguousarray(self.court.measured.heads).tobytes())
         for judge in self.court.judges:
             digest.update(judge.name.encode() + judge.truth.tobytes())
-        return {
+        # heads' own settings stay as they are where edges are not compared: those cells are kept
+        apart = runner is not None and runner.scores_edges_apart
+        return ({"edges": asdict(CodeEdgesConfig())} if apart else {}) | {
             "task": self.target.task,
             "model": self.target.model,
             "dtype": describe_model(self.model)["dtype"],
@@ -144,6 +147,7 @@ class TargetBench:
         return {
             "heads": outcome.heads.tolist(),
             "forwards": outcome.forwards,
+            "edge_forwards": outcome.edge_forwards,
             "seconds": outcome.seconds,
             "agreement": {
                 judge.name: judge.agreement(outcome.heads) | judge.edge_agreement(outcome.edges)

@@ -223,9 +223,8 @@ class Attached:
             x = x.reshape(*shape[:2], *([config.groups] if config.groups > 1 else []), config.d_in)
 
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in bottleneck.parameters())
-        plain = codes = bottleneck.encode(x)
-        for edit in self._edits[name]:
-            codes = edit.apply(codes, self._offset, bottleneck.config.n_codes)
+        plain = bottleneck.encode(x)
+        codes = self._edited(name, x, plain)
         self._seen.setdefault(name, []).append(Codes(codes.ids, codes.values.detach()))
 
         decoded = bottleneck.decode(codes)
@@ -237,6 +236,12 @@ class Attached:
         out = x + (decoded - without).to(x.dtype) if self.error_term else straight_through(x, decoded)
 
         return out.reshape(shape)
+
+    def _edited(self, name: str, _x: Tensor, codes: Codes) -> Codes:
+        """The codes of a site as set; the very same object where nothing is set."""
+        for edit in self._edits[name]:
+            codes = edit.apply(codes, self._offset, self.bottlenecks[name].config.n_codes)
+        return codes
 
 
 def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:

@@ -2,10 +2,12 @@
 
 ::
 
-    manifest.json        format, the model, the sites, how and on which text they were fitted; written last
-    a0/  a1/  m5/  …     one book each, as Codebook.save writes it
+    manifest.json           format, the model, the sites, how and on which text they were fitted; written last
+    a0/  a1/  m5/  …        one book each, as Codebook.save writes it
+    codebooks.safetensors   or all of them packed, see packed_books
 """
 
+import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -16,12 +18,16 @@ from typing import Any
 
 from interp.bottlenecks.base import CONFIG_FILE, load_bottleneck
 from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.packed_books import read_packed
 from interp.files import write_json
 from interp.models import Model, Site, describe_model, weights_digest
 from interp.tasks.errors import InputError
+from interp.text import TextBlocks
 
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST, PACKED_FILE = "manifest.json", "codebooks.safetensors"
+WORK = ".work"
+"""What is only needed until the books are a whole."""
 _ALWAYS_SAME = (
     "architecture",
     "n_layers",
@@ -64,12 +70,8 @@ class BookFolder:
         folder = Path(folder)
         path = folder / MANIFEST
         if not path.is_file():
-            unfinished = any(folder.glob("*/" + CONFIG_FILE)) or (folder / ".work").is_dir()
-            why = (
-                "they are not finished; the same fit command goes on"
-                if unfinished
-                else f"no {MANIFEST} there"
-            )
+            unfinished = any(folder.glob("*/" + CONFIG_FILE)) or (folder / WORK).is_dir()
+            why = "they are not finished; the same command goes on" if unfinished else f"no {MANIFEST} there"
             raise InputError(f"{folder} is no folder of codebooks: {why}")
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -99,8 +101,22 @@ class BookFolder:
         # the configuration is written after the weights
         return (cls.book(folder, site) / CONFIG_FILE).is_file()
 
+    def books(self) -> dict[str, Codebook]:
+        """The books by site, on the CPU."""
+        if self.manifest.get("storage") is None:
+            return {site: load_bottleneck(self.book(self.folder, site)) for site in self.sites}
+        books = read_packed(self.folder / PACKED_FILE)
+        if sorted(books) != sorted(self.sites):
+            raise InputError(f"{self.folder / PACKED_FILE} does not hold the books that {MANIFEST} names")
+        return {site: books[site] for site in self.sites}
+
+    def is_of(self, model: Model) -> bool:
+        """Whether the books were made for this model."""
+        theirs, ours = self.manifest["model"], model_identity(model)
+        return all(theirs.get(key) == ours[key] for key in _ALWAYS_SAME)
+
     def check_model(self, model: Model) -> None:
-        """Raise :class:`InputError` unless the books were fitted on this model."""
+        """Raise :class:`InputError` unless the books were made for this model."""
         theirs, ours = self.manifest["model"], model_identity(model)
         for key in _ALWAYS_SAME:
             if theirs.get(key) != ours[key]:
@@ -110,20 +126,25 @@ class BookFolder:
                 )
 
 
-def load_codebooks(folder: Path, model: Model, *, k: int | None = None) -> dict[str, Codebook]:
+def load_codebooks(folder: Path | None, model: Model, *, k: int | None = None) -> dict[str, Codebook]:
     """The codebooks of a folder by site, on the model's device, ready for :func:`~interp.bottlenecks.attach.attach`.
 
     Args:
+        folder: None for those that come with the package, see :func:`~interp.bottlenecks.shipped.default_codebooks`.
         k: fewer codes per vector than the books were fitted for; possible unless a vector is a plain sum of its most
             similar codes, whose lengths are fitted for one k.
 
     Raises:
         InputError: no codebooks there, another model's, or a k that they cannot have.
     """
+    if folder is None:
+        from interp.bottlenecks.shipped import default_codebooks  # which opens folders itself
+
+        folder = default_codebooks(model, k=k)
     found = BookFolder.open(folder)
     found.check_model(model)
     device = next(model.parameters()).device
-    books = {site: load_bottleneck(found.book(folder, site)) for site in found.sites}
+    books = found.books()
     if k is not None:
         books = {site: book.with_k(k) for site, book in books.items()}
     return {site: book.to(device) for site, book in books.items()}
@@ -133,3 +154,59 @@ def model_identity(model: Model) -> dict[str, Any]:
     """What tells models apart, and the precision this one runs in."""
     known = {key: value for key, value in describe_model(model).items() if key != "device"}
     return known | {"weights": weights_digest(model)}
+
+
+def describe_text(text: TextBlocks) -> dict[str, Any]:
+    """Which text it was, for a manifest."""
+    return {
+        "spec": text.spec,
+        "split": text.split,
+        "seed": text.seed,
+        "n_tokens": text.n_tokens,
+        "context": text.tokens.shape[1],
+        "n_documents": text.n_documents,
+        "fingerprint": text.fingerprint(),
+    }
+
+
+def books_fingerprint(books: Mapping[str, Codebook]) -> str:
+    """A hash of all codes."""
+    digest = hashlib.sha256()
+    for site, book in books.items():
+        digest.update(site.encode() + book.codes.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def begin_request(folder: Path, request: Mapping[str, Any]) -> None:
+    """Note what is being made in a folder, or check that what was begun there is the same."""
+    path = folder / WORK / "request.json"
+    if not path.exists():
+        write_json(path, request)
+        return
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
+    check_request(folder, begun, request)
+
+
+def check_request(folder: Path, begun: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError`, naming the first difference, unless a folder's books are what is asked for."""
+    for part, wanted in request.items():
+        if begun.get(part) != wanted:
+            raise InputError(
+                f"{folder} holds codebooks of another {difference(part, begun.get(part), wanted)}: "
+                "choose another folder, or delete it to start again"
+            )
+
+
+def difference(name: str, there: Any, wanted: Any) -> str:
+    """Where two JSON values differ first, in words: ``training (lr 0.1, not 0.2)``."""
+    path: list[str] = []
+    while isinstance(there, Mapping) and isinstance(wanted, Mapping):
+        key = next(key for key in [*wanted, *there] if there.get(key) != wanted.get(key))
+        path.append(key)
+        there, wanted = there.get(key), wanted.get(key)
+    if isinstance(there, Mapping) or isinstance(wanted, Mapping) or not path:
+        return name
+    return f"{name} ({'.'.join(path)} {there}, not {wanted})"

@@ -51,7 +51,7 @@ class Edit:
         config = bottleneck.config
         if isinstance(self.ids, int | Tensor):
             check_ids(_as_ids(self.ids), config.n_codes)
-        _check_positions(self.positions)
+        check_positions(self.positions)
         if self.group is not None and not (grouped and 0 <= self.group < n_groups):
             allowed = f"0 to {n_groups - 1}" if grouped else "None, the site has no groups"
             raise InputError(f"group {self.group}: choose {allowed}")
@@ -60,7 +60,7 @@ class Edit:
 
     def apply(self, codes: Codes, offset: int, n_codes: int) -> Codes:
         """New codes; the first position of ``codes`` has number ``offset``."""
-        numbers = [offset + i for i in range(codes.ids.shape[1]) if self._at(offset + i)]
+        numbers = [offset + i for i in range(codes.ids.shape[1]) if is_among(self.positions, offset + i)]
         if not numbers:
             return codes
         index: list[Tensor | slice] = [slice(None), torch.tensor(numbers) - offset]
@@ -92,17 +92,18 @@ class Edit:
             check_ids(_as_ids(new), n_codes)
         return _broadcast(new.to(chosen), chosen, "ids")
 
-    def _at(self, number: int) -> bool:
-        positions = self.positions
-        if positions is None:
-            return True
-        if isinstance(positions, int):
-            return number == positions
-        if isinstance(positions, slice):
-            start, step = positions.start or 0, positions.step or 1
-            before_end = positions.stop is None or number < positions.stop
-            return number >= start and before_end and (number - start) % step == 0
-        return number in positions
+
+def is_among(positions: Positions, number: int) -> bool:
+    """Whether the position of this number is one of these."""
+    if positions is None:
+        return True
+    if isinstance(positions, int):
+        return number == positions
+    if isinstance(positions, slice):
+        start, step = positions.start or 0, positions.step or 1
+        before_end = positions.stop is None or number < positions.stop
+        return number >= start and before_end and (number - start) % step == 0
+    return number in positions
 
 
 def needs_strength(bottleneck: Bottleneck, ids: Ids) -> bool:
@@ -125,7 +126,8 @@ def _broadcast(new: Tensor, like: Tensor, what: str) -> Tensor:
         ) from None
 
 
-def _check_positions(positions: Positions) -> None:
+def check_positions(positions: Positions) -> None:
+    """Raise :class:`InputError` for positions that cannot be."""
     if positions is None:
         return
     if isinstance(positions, slice):

@@ -10,7 +10,6 @@ The texts go through the model layer by layer (:mod:`interp.bottlenecks.layer_st
 sites' activations ever exists, and a killed run loses one site's work at most.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +20,17 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from interp.bottlenecks.base import load_bottleneck
-from interp.bottlenecks.book_folder import BookFolder, model_identity
+from interp.bottlenecks.book_folder import (
+    WORK,
+    BookFolder,
+    begin_request,
+    check_request,
+    describe_text,
+    model_identity,
+)
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.metric_codebook import MetricCodebook
-from interp.files import write_json
 from interp.models import Model, Site, expand_sites
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
@@ -35,7 +40,6 @@ IN_MEMORY = 2 * 2**30
 """Bytes of one site's vectors up to which k-means sees all of them at once; above, batch after batch."""
 BATCH_SIZE = 32
 """Blocks per forward pass: 2048 tokens at a context of 64."""
-_WORK = ".work"
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,15 @@ def fit_codebooks(
         )
     request = _request(model, text, places, config, batch_size)
     if BookFolder.exists(folder):
-        return _same(BookFolder.open(folder), request)
-    (folder / _WORK).mkdir(parents=True, exist_ok=True)
+        found = BookFolder.open(folder)
+        check_request(folder, found.manifest, request)
+        return found
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / _WORK / "lock", timeout=0):
-            _begin(folder, request)
+        with FileLock(folder / WORK / "lock", timeout=0):
+            begin_request(folder, request)
             _fit(model, text, books, config, folder, batch_size, stage)
-            return BookFolder.finish(folder, request, leftovers=folder / _WORK)
+            return BookFolder.finish(folder, request, leftovers=folder / WORK)
     except Timeout:
         raise InputError(f"{folder}: another process is fitting codebooks there") from None
 
@@ -119,7 +125,7 @@ def _fit(
         return
     last = max(site.layer for site in todo)
     stream = LayerStream(
-        model, text.tokens, folder / _WORK, batch_size=batch_size, at_most=min(site.layer for site in todo)
+        model, text.tokens, folder / WORK, batch_size=batch_size, at_most=min(site.layer for site in todo)
     )
     n_batches = len(stream.batches)
     layers = last - stream.layer + (not config.sequential)
@@ -183,40 +189,5 @@ def _request(
         "model": model_identity(model),
         "sites": [str(place) for place in places],
         "fit": {**asdict(config), "batch_size": batch_size},
-        "text": {
-            "spec": text.spec,
-            "split": text.split,
-            "seed": text.seed,
-            "n_tokens": text.n_tokens,
-            "context": text.tokens.shape[1],
-            "n_documents": text.n_documents,
-            "fingerprint": text.fingerprint(),
-        },
+        "text": describe_text(text),
     }
-
-
-def _begin(folder: Path, request: dict[str, Any]) -> None:
-    """Start a request, or check that the one begun here is the same."""
-    path = folder / _WORK / "request.json"
-    if not path.exists():
-        write_json(path, request)
-        return
-    try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
-    _check_same(folder, begun, request)
-
-
-def _same(found: BookFolder, request: dict[str, Any]) -> BookFolder:
-    """Books that are finished, if they are what is asked for."""
-    _check_same(found.folder, {key: found.manifest[key] for key in request}, request)
-    return found
-
-
-def _check_same(folder: Path, begun: dict[str, Any], request: dict[str, Any]) -> None:
-    for part, wanted in request.items():
-        if begun.get(part) != wanted:
-            raise InputError(
-                f"{folder} holds codebooks of another {part}: choose another folder, or delete it to start again"
-            )

@@ -75,8 +75,8 @@ class MetricCodebook(Codebook):
     def _map(self) -> Float[Tensor, "group d_in d_in"]:
         return self.metric.float()
 
-    def _chosen(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self._choose(rows @ self._map(), self.codes.detach().float() @ self._map())
+    def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
+        return rows @ self._map()
 
     @torch.no_grad()
     def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:

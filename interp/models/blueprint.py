@@ -1,6 +1,7 @@
 """What the planted models have in common: subspaces, ways of attending, and decoy heads."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -70,6 +71,22 @@ class Blueprint:
         )
         return (Move(features, write),)
 
+    def bystander(self, deviation: float) -> Head:
+        """Attend to names, some more than others, and write a random mixture of names for each to the output.
+
+        Args:
+            deviation: of its effect over prompts, about, as a share of what a mover of weight 1 writes.
+        """
+        size = len(self.items)
+        mixture = torch.randn(size, size, generator=self.generator)
+        # no name speaks for itself, nor all names for all others: so the mean effect over prompts is zero
+        mixture.fill_diagonal_(0)
+        mixture -= mixture.sum() / (size * (size - 1)) * (1 - torch.eye(size))
+        liked = torch.rand(size, 1, generator=self.generator) * 2 + 11
+        return Head(
+            (self.any_of(liked * self.items, 1.0),), (Move(self.items, deviation * mixture @ self.output),)
+        )
+
     def fill_with_decoys(self) -> None:
         """Write a decoy, the kinds in turn, into every head that is still free."""
         kinds: tuple[Callable[[], Head], ...] = (
@@ -107,3 +124,21 @@ class Blueprint:
             d_head=D_HEAD,
             generator=self.generator,
         )
+
+
+@dataclass(frozen=True)
+class Planted:
+    """How one planted model is written, and what is true of it.
+
+    Attributes:
+        edges: ``sender receiver into``.
+        distractors: see :class:`~interp.models.planted.PlantedTruth`.
+    """
+
+    write: Callable[[Blueprint], None]
+    items: tuple[str, ...]
+    n_layers: int
+    roles: dict[str, str]
+    edges: tuple[str, ...]
+    outputs: tuple[str, ...]
+    distractors: tuple[str, ...] = ()

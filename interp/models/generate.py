@@ -6,6 +6,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.models.hooks import model_lock
+from interp.models.positions import generation_marked
 from interp.tasks.errors import InputError
 
 
@@ -36,7 +37,8 @@ def generate(
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
     sampled = temperature > 0
-    with model_lock(model), torch.random.fork_rng(_cuda_devices(model)), torch.no_grad():
+    seeded = torch.random.fork_rng(_cuda_devices(model))
+    with model_lock(model), generation_marked(model), seeded, torch.no_grad():
         torch.manual_seed(seed)
         return model.generate(
             prompts,

@@ -8,7 +8,6 @@ through the softmax. Most heads are decoys; some carry the very information that
 it where nothing reads.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -17,8 +16,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
-from interp.models.blueprint import N_CTX, N_HEADS, Blueprint
+from interp.models.blueprint import N_CTX, N_HEADS, Blueprint, Planted
 from interp.models.handwritten import Head, Match, Move
+from interp.models.planted_redundancy import REDUNDANT
 from interp.tasks.errors import InputError
 from interp.tasks.planted import NAMES, NOUNS, SPECIAL_TOKENS, VOCABULARY
 
@@ -33,12 +33,14 @@ class PlantedTruth:
             which the circuit works.
         outputs: heads that write to the logits, the negative ones included.
         decoys: all other heads.
+        distractors: decoys that have an attribution, or effects on single prompts, and no part in the task.
     """
 
     heads: dict[str, str]
     edges: tuple[tuple[str, str, str], ...]
     outputs: tuple[str, ...]
     decoys: tuple[str, ...]
+    distractors: tuple[str, ...]
 
 
 def _write_induction(plan: Blueprint) -> None:
@@ -109,19 +111,8 @@ def _write_or(plan: Blueprint) -> None:
     plan.heads[2, 3] = Head(allowed, plan.to_junk(plan.items))
 
 
-@dataclass(frozen=True)
-class _Planted:
-    write: Callable[[Blueprint], None]
-    items: tuple[str, ...]
-    n_layers: int
-    roles: dict[str, str]
-    edges: tuple[str, ...]
-    """``sender receiver into``"""
-    outputs: tuple[str, ...]
-
-
 _MODELS = {
-    "planted-induction": _Planted(
+    "planted-induction": Planted(
         _write_induction,
         NOUNS,
         n_layers=3,
@@ -129,7 +120,7 @@ _MODELS = {
         edges=("a0.h3 a1.h1 k", "a0.h3 a2.h4 k"),
         outputs=("a1.h1", "a2.h4"),
     ),
-    "planted-backup": _Planted(
+    "planted-backup": Planted(
         _write_backup,
         NAMES,
         n_layers=4,
@@ -150,7 +141,7 @@ _MODELS = {
         ),
         outputs=("a1.h4", "a2.h1", "a2.h3", "a3.h2"),
     ),
-    "planted-inhibition": _Planted(
+    "planted-inhibition": Planted(
         _write_inhibition,
         NAMES,
         n_layers=4,
@@ -163,7 +154,7 @@ _MODELS = {
         edges=("a0.h1 a1.h2 k", "a0.h1 a1.h2 v", "a1.h2 a2.h0 q", "a1.h2 a3.h5 q"),
         outputs=("a2.h0", "a3.h5"),
     ),
-    "planted-or": _Planted(
+    "planted-or": Planted(
         _write_or,
         NAMES,
         n_layers=4,
@@ -184,6 +175,7 @@ _MODELS = {
         ),
         outputs=("a2.h0", "a3.h5"),
     ),
+    **REDUNDANT,
 }
 
 
@@ -220,10 +212,11 @@ def planted_truth(name: str) -> PlantedTruth:
         edges=tuple(tuple(edge.split()) for edge in planted.edges),
         outputs=planted.outputs,
         decoys=tuple(site for site in sites if site not in planted.roles),
+        distractors=planted.distractors,
     )
 
 
-def _planted(name: str) -> _Planted:
+def _planted(name: str) -> Planted:
     if name not in _MODELS:
         raise InputError(f"unknown planted model {name!r}: there are {', '.join(_MODELS)}")
     return _MODELS[name]

@@ -1,10 +1,17 @@
-"""Where a forward begins: with a KV cache a hook sees one position at a time, and must know which one it is."""
+"""Where a forward begins: with a KV cache a hook sees one position at a time, and must know which one it is.
+
+Without a cache every step of a generation is a forward from position 0 that looks like any other: what was prompt and
+what is generated can only be told by who generates.
+"""
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
+
+_generations: "weakref.WeakKeyDictionary[TransformerBridge, object]" = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -24,3 +31,18 @@ def forwards_watched(model: TransformerBridge, begin: Callable[[int], None]) -> 
         yield
     finally:
         handle.remove()
+
+
+@contextlib.contextmanager
+def generation_marked(model: TransformerBridge) -> Iterator[None]:
+    """Within the body :func:`running_generation` gives an object of this one generation; holds no lock."""
+    _generations[model] = object()
+    try:
+        yield
+    finally:
+        del _generations[model]
+
+
+def running_generation(model: TransformerBridge) -> object | None:
+    """What stands for the generation under way, the same in all its forwards; None for a forward by itself."""
+    return _generations.get(model)

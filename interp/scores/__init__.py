@@ -8,6 +8,7 @@ from interp.models import Model, has_mlps
 from interp.scores.acdc import ACDCConfig, acdc
 from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import AttributionConfig, attribution
+from interp.scores.code_edges import CodeEdges, edges_of_codes
 from interp.scores.codes import CodesConfig, codes
 from interp.scores.contextual_decomposition import ContextualDecompositionConfig, contextual_decomposition
 from interp.scores.eap import EAPConfig, eap
@@ -47,6 +48,9 @@ class Method:
     pooled: Callable[..., Pool] | None = None
     """``pooled(model, pool, config, progress=)`` for methods that are no mean over pairs, but rank any subset of a pool
     from one set of base runs."""
+    edges: Callable[..., CodeEdges] | None = None
+    """``edges(model, pairs, scores, sites=, seed=, progress=)`` for methods that score edges only when asked, after
+    the heads: from their scores of the same pairs."""
 
 
 def _components(model: Model) -> int:
@@ -68,6 +72,7 @@ METHODS: dict[str, Method] = {
         _pairs,
         "codes propose, exact swaps decide where it is uncertain",
         pooled=codes_pool,
+        edges=edges_of_codes,
     ),
     "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),
     "overlap": Method(

@@ -11,9 +11,10 @@
    for the likely members, which change of code the effect comes from, and the effect of setting those codes.
 
 A head's score is the size that its effect is expected to have, as far as it is above ``threshold`` of the gap
-(:mod:`interp.scores.membership`), with the sign of its effect. Heads that are no members by themselves follow in the
-order of their part in redundancies. p-values come from permuted labels: under the null hypothesis clean and corrupt
-could change places in any pair, which turns the sign of its effect.
+(:mod:`interp.scores.membership`), with the sign of its effect; and a tenth of the same for its value while others are
+off, which ranks heads that are no members by themselves and helps where membership is open. p-values come from
+permuted labels: under the null hypothesis clean and corrupt could change places in any pair, which turns the sign of
+its effect.
 
 It misleads where the reference asks another question: it looks for single heads whose swap changes the metric by a
 stated share of the gap, by resampling from the given counterfactual. docs/codes.md says what each step buys.
@@ -47,8 +48,8 @@ MOST_KEPT = 128
 REDUNDANCY_SHARE = 0.15
 CODES_SHARE = 0.15
 """Shares of the budget."""
-REDUNDANCY_WEIGHT = 0.01
-"""How a part in redundancies counts beside an effect of one's own: enough to order heads that have none."""
+REDUNDANCY_WEIGHT = 0.1
+"""How a value while others are off counts beside an effect of one's own (chosen in docs/codes.md)."""
 TIE_BREAK = 1e-6
 """How an effect that is surely below the threshold counts: enough to order such heads."""
 BASE_COST = 4.0
@@ -198,12 +199,12 @@ class CodesBase:
         budget = config.budget * len(indices) * (1 - CODES_SHARE) - prefix
         self._swap_uncertain(estimates, indices, budget * (1 - REDUNDANCY_SHARE))
         swapped = time.perf_counter()
-        value = self._redundancy(
+        hidden = self._redundancy(
             [indices[row] for row in kept], budget + spent - self.swaps.forwards, gap, config
         )
         member = estimates.membership()
         mean, _ = estimates.estimate()
-        size = member.expected + TIE_BREAK * np.abs(mean) + REDUNDANCY_WEIGHT * np.abs(value)
+        size = member.expected + TIE_BREAK * np.abs(mean) + REDUNDANCY_WEIGHT * hidden
         return Ranking(
             (np.where(mean < 0, -1.0, 1.0) * size).reshape(shape),
             member,
@@ -228,7 +229,10 @@ class CodesBase:
     def _redundancy(
         self, kept: list[int], budget: float, gap: float, config: CodesConfig
     ) -> Float[np.ndarray, " head"]:
-        """Posterior mean of every head's value with others off, from as many pairs as the budget allows."""
+        """Size of every head's value with others off, as far as it is expected to be above the threshold.
+
+        From as many pairs as the budget allows; zero where that is fewer than two.
+        """
         affordable = int(budget / (COST * self.swaps.share(kept)))
         if affordable < 2:
             return np.zeros(self.scorer.heads_[0].size)
@@ -236,7 +240,7 @@ class CodesBase:
         values = self.redundancy.of(order[:affordable].tolist())
         values = values.reshape(len(values), -1)
         variance = moderated_variance(values) / len(values)
-        return membership(values.mean(axis=0), variance, gap=gap, threshold=config.threshold).mean
+        return membership(values.mean(axis=0), variance, gap=gap, threshold=config.threshold).expected
 
 
 def _kept(indices: Sequence[int], seed: int) -> list[int]:
@@ -277,7 +281,8 @@ def _evidence(
         set_effect = whole = None
         if len(done) and (cost := len(done) * swaps.cost(done.tolist())[layer]) <= budget:
             same = np.full(len(done), 1)
-            effects = swaps.effects(done, layer * same, head * same, with_codes)
+            given = [with_codes(pair, layer, head) for pair in done.tolist()]
+            effects = swaps.effects(done, layer * same, head * same, given)
             set_effect, whole = float(effects.mean()), float(estimates.exact[done, flat].mean())
             budget -= cost
         found[str(Site("attn", layer, head))] = Evidence(

@@ -15,7 +15,7 @@ the pairs can be folded again from :func:`edge_scores`. With ``fold="out"`` node
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -77,6 +77,27 @@ Estimator = Callable[[EdgeRun], tuple[Float[Tensor, "batch receiver sender"], fl
 """Scores of all edges for the pairs of a batch, and the forward-pass equivalents spent on each beyond the base runs."""
 
 
+def edge_runs(
+    model: Model, pairs: PromptPairs, *, batch_size: int, consumers: Sequence[Consumer] = ()
+) -> Iterator[EdgeRun]:
+    """Run all pairs, batch by batch, each at :data:`BASE_COST` a pair, and update the consumers."""
+    graph = ComponentGraph.of(model)
+    for indices in equal_length_batches(pairs, batch_size):
+        tape = edge_tape(model)
+        with hooked(model, tape.hooks):
+            batch = run_batch(
+                model,
+                pairs,
+                indices,
+                gradients=True,
+                patterns=any(consumer.needs_patterns for consumer in consumers),
+                keep_graph=True,
+            )
+        for consumer in consumers:
+            consumer.update(batch)
+        yield EdgeRun(model, pairs, graph, batch, tape, written(model, graph, batch, tape))
+
+
 @dataclass
 class EdgeScores:
     """Scores of all edges.
@@ -122,20 +143,8 @@ def edge_scores(
         np.zeros((2, n)),
         np.zeros((n, *shape), dtype=np.float32) if per_pair else None,
     )
-    for indices in equal_length_batches(pairs, batch_size):
-        rows, tape = list(indices), edge_tape(model)
-        with hooked(model, tape.hooks):
-            batch = run_batch(
-                model,
-                pairs,
-                indices,
-                gradients=True,
-                patterns=any(consumer.needs_patterns for consumer in consumers),
-                keep_graph=True,
-            )
-        for consumer in consumers:
-            consumer.update(batch)
-        run = EdgeRun(model, pairs, graph, batch, tape, written(model, graph, batch, tape))
+    for run in edge_runs(model, pairs, batch_size=batch_size, consumers=consumers):
+        batch, rows = run.batch, list(run.batch.indices)
         products, spent = estimator(run)
         scores.matrix += products.sum(0, dtype=torch.float64).cpu().numpy() / n
         scores.out[rows] = products.sum(1).cpu().numpy()

@@ -81,7 +81,7 @@ def eap_ig_activations(
 def input_path(run: EdgeRun, steps: int) -> Products:
     """Scores of all edges from gradients at interpolated inputs; and what they cost beyond the base runs."""
     products, spent = at_clean(run)
-    for receivers in _points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.first(EMBEDDED), steps):
+    for receivers in path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.first(EMBEDDED), steps):
         products += edge_products(receivers, run.written)
         spent += FORWARD_AND_BACKWARD + WITHIN_LAYERS
     return products / steps, spent
@@ -91,7 +91,7 @@ def activation_paths(run: EdgeRun, steps: int) -> Products:
     """Scores of all edges from gradients where their sender's layer is interpolated; and what they cost."""
     products, spent = at_clean(run)
     for layer, senders, hook, clean, corrupt in _groups(run):
-        for receivers in _points(run, hook, clean, corrupt, steps, layer):
+        for receivers in path_points(run, hook, clean, corrupt, steps, layer):
             products += edge_products(receivers, run.written, senders=senders, layer=layer)
             spent += (FORWARD_AND_BACKWARD + WITHIN_LAYERS) * (1 - layer / run.graph.n_layers)
     return products / steps, spent
@@ -136,7 +136,7 @@ def _groups(run: EdgeRun) -> Iterator[tuple[int, slice, str, Tensor, Tensor]]:
             yield layer, mlp, f"blocks.{layer}.hook_mlp_out", clean.mlp[layer], corrupt.mlp[layer]
 
 
-def _points(
+def path_points(
     run: EdgeRun, hook: str, clean: Tensor, corrupt: Tensor, steps: int, layer: int = 0
 ) -> Iterator[Receivers]:
     """Gradients of the clean prompts with what passes at ``hook`` at the path's points short of clean."""

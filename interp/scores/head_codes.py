@@ -77,6 +77,7 @@ class HeadCodes:
         dictionary: one for all heads, or one group per head in reading order.
         train_indices: the prompts it was trained on; i < n is clean prompt i, i ≥ n is corrupt prompt i − n.
         seconds: wall time of training and encoding.
+        roles: the role of each slot; empty where slots are no role positions.
     """
 
     ids: Int[np.ndarray, "side pair slot layer head"]
@@ -84,6 +85,7 @@ class HeadCodes:
     dictionary: Bottleneck
     train_indices: tuple[int, ...]
     seconds: float
+    roles: tuple[str, ...] = ()
 
 
 def fit_head_codes(

@@ -87,7 +87,7 @@ class RoleCodes:
     def head_codes(self, seconds: float) -> HeadCodes:
         """As every reader of codes wants them."""
         prompts = tuple(range(2 * self.ids.shape[1]))
-        return HeadCodes(self.ids, self.book.config.n_codes, self.book, prompts, seconds)
+        return HeadCodes(self.ids, self.book.config.n_codes, self.book, prompts, seconds, self.roles)
 
     def changes(self, layer: int, head: int, most: int) -> list[CodeChange]:
         """The changes of code that a head's effect comes from, largest first; those that change nothing left out."""

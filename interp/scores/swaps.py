@@ -6,7 +6,7 @@ streams and corrupt head outputs are kept, for the pairs named, from the first d
 position of SmolLM2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,6 @@ from interp.models.prefix import Prefix
 from interp.models.start import starting_at
 from interp.scores.patching import SWAP_ROWS
 from interp.tasks.pairs import Metric, PromptPair, PromptPairs
-
-Replacement = Callable[[int, int, int], Float[Tensor, "pos d_head"]]
-"""(pair, layer, head) -> the output that the head is given, from the pair's first kept position on."""
 
 
 @dataclass(frozen=True)
@@ -144,34 +141,36 @@ class Swaps:
         pairs: Int[np.ndarray, " swap"],
         layers: Int[np.ndarray, " swap"],
         heads: Int[np.ndarray, " swap"],
-        replacement: Replacement | None = None,
+        replacements: Sequence[Float[Tensor, "pos d_head"]] | None = None,
     ) -> Float[np.ndarray, " swap"]:
         """Fall of the metric when a head's clean output is replaced, one swap a row.
 
         Args:
-            replacement: what by; the head's corrupt output if not given.
+            replacements: what by, from the pair's first kept position on; the heads' corrupt outputs if not given.
         """
         runs = np.array([self._where[int(pair)][0] for pair in pairs], dtype=int)
         shares = np.array([self.runs[run].share for run in runs])
         self.forwards += float((shares * (1 - layers / self.model.cfg.n_layers)).sum())
-        found = np.full(len(pairs), np.nan) if replacement else self._known[pairs, layers, heads]
+        known = replacements is None
+        found = self._known[pairs, layers, heads] if known else np.full(len(pairs), np.nan)
         missing = np.isnan(found)
         for run, layer in sorted(set(zip(runs[missing].tolist(), layers[missing].tolist(), strict=True))):
             swaps = np.flatnonzero(missing & (runs == run) & (layers == layer))
             for begin in range(0, len(swaps), SWAP_ROWS):
                 some = swaps[begin : begin + SWAP_ROWS]
-                found[some] = self._swap(
-                    self.runs[run], layer, pairs[some], heads[some], replacement or self.corrupt
-                )
-        if replacement is None:
+                given = [
+                    self.corrupt(int(pairs[swap]), layer, int(heads[swap])) if known else replacements[swap]
+                    for swap in some
+                ]
+                found[some] = self._swap(self.runs[run], layer, pairs[some], heads[some], given)
+        if known:
             self._known[pairs, layers, heads] = found
         return found
 
     def _swap(
-        self, run: BaseRun, layer: int, pairs: np.ndarray, heads: np.ndarray, replacement: Replacement
+        self, run: BaseRun, layer: int, pairs: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]
     ) -> np.ndarray:
         rows = [self._where[int(pair)][1] for pair in pairs]
-        given = [replacement(int(pair), layer, int(head)) for pair, head in zip(pairs, heads, strict=True)]
 
         def swap(z: Tensor) -> Tensor:
             swapped = z.clone()

@@ -6,6 +6,7 @@ import pytest
 from interp.bench.cells import Runner
 from interp.bench.plan import drawn
 from interp.models import load_model
+from interp.models.planted import planted_truth
 from interp.scores.codes import CodesBase, CodesConfig
 from interp.tasks import load_task
 
@@ -28,3 +29,17 @@ def test_pooled_cells_equal_the_method_alone(tmp_path):
     again = runner.heads([drawn(0, 8, 20)[0]] * 4 + drawn(0, 8, 20)[:4], 0)
     assert again.shape == outcome.heads.shape
     assert np.isfinite(again).all()
+
+
+def test_edges_are_scored_apart_where_they_are_compared(tmp_path):
+    model = load_model(PLANTED)
+    pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
+    runner = Runner("codes", model, pool, tmp_path, edges_compared=True, batch_size=16, say=print)
+    runner.prepare([(4, 0)], lambda _share: None)
+    outcome = runner.outcome(4, 0, lambda _share: None)
+    assert runner.scores_edges_apart
+    assert {(edge.sender, edge.receiver, edge.into) for edge in outcome.edges[:4]} == set(
+        planted_truth(PLANTED).edges
+    )
+    assert 0 < outcome.edge_forwards <= 26 * 4
+    assert outcome.forwards <= 8 * 4, "what edges cost is told apart from what heads cost"

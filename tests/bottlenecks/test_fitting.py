@@ -109,7 +109,7 @@ def test_a_killed_fit_goes_on_and_gives_the_same_books(model, text, tmp_path, mo
     with contextlib.suppress(Killed):
         fit_codebooks(model, text, sites, part, config, batch_size=8)
     if len(calls) > after:
-        with pytest.raises(InputError, match="not finished; the same fit command goes on"):
+        with pytest.raises(InputError, match="not finished; the same command goes on"):
             load_codebooks(part, model)
     monkeypatch.undo()
     fit_codebooks(model, text, sites, part, config, batch_size=8)

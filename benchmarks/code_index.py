@@ -1,0 +1,158 @@
+"""Size, opening, regex query and a code's page of a large code index.
+
+    python benchmarks/code_index.py [--tokens 2000000] [--books 384] [--codes 10000] [--k 8] [--dir DIR]
+
+Synthetic ids, Zipf-distributed, as many as a model of 24 layers and 16 heads has: 384 books × 2 M tokens × 8
+codes are 12.3 GB. Each book holds the same draws, shifted and renamed. With --dir the index stays there and is used
+again. Processor time stands beside wall time: on a shared machine the first is what a query costs.
+
+Goals: at most 1.1 × 2 bytes per id with lists and all else; opens in 1 s; regex with 10 000 matches, precision and
+recall of every code, in 1 s warm; a code's page in 200 ms.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.book_folder import books_fingerprint
+from interp.codesearch import Book, CodeIndex, code_page, search_regex, search_similar
+from interp.codesearch.build import WORK, finish
+from interp.codesearch.corpus import Corpus
+from interp.codesearch.index import IDS, MANIFEST
+from interp.codesearch.layout import BLOCK, IdFile, Layout, without_repeats
+from interp.codesearch.strengths import Gathered
+from interp.progress import bar
+
+HEADS, D_HEAD, CONTEXT, MATCHES, ROUNDS = 16, 64, 1024, 10_000, 5
+WORDS = 5000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=2_000_000)
+    parser.add_argument("--books", type=int, default=384)
+    parser.add_argument("--codes", type=int, default=10_000)
+    parser.add_argument("--k", type=int, default=8)
+    parser.add_argument("--dir", type=Path, default=None)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    book = Codebook(CodebookConfig(D_HEAD, arguments.codes, k=arguments.k, groups=HEADS)).requires_grad_(
+        False
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.dir or Path(temporary)
+        if not (folder / MANIFEST).exists():
+            make_index(folder, book, arguments.tokens, arguments.books, arguments.codes, arguments.k)
+        measure(folder, book)
+
+
+def make_index(folder: Path, book: Codebook, n: int, n_books: int, n_codes: int, k: int) -> None:
+    rng = np.random.default_rng(0)
+    places = [(i // HEADS, i % HEADS) for i in range(n_books)]
+    books = tuple(Book(f"a{a}.h{h}", f"a{a}", h, h, n_codes, k) for a, h in places)
+    layout = Layout(books, n)
+    ids = IdFile.create(folder / WORK / IDS, layout)
+    weight = np.cumsum(1 / np.arange(1, n_codes + 1))
+    drawn = np.searchsorted(weight / weight[-1], rng.random((layout.n_blocks * BLOCK, k), np.float32))
+    drawn = without_repeats(np.minimum(drawn, n_codes - 1), n_codes).astype(layout.dtype)
+    with bar("writing ids", n_books) as done:
+        for i in range(n_books):
+            names = np.append(rng.permutation(n_codes), n_codes).astype(layout.dtype)
+            shifted = np.roll(drawn.reshape(layout.n_blocks, BLOCK, k), int(rng.integers(layout.n_blocks)), 0)
+            ids.book(i)[:] = names[shifted]
+            ids.book(i)[-1, n - (layout.n_blocks - 1) * BLOCK :] = n_codes
+            done(1)
+    gathered = Gathered(layout.n_codes)
+    gathered.token[:] = rng.integers(n, size=gathered.token.shape, dtype=np.uint32)
+    gathered.margin[:] = -np.sort(-rng.random(gathered.margin.shape, np.float32), 1)
+    gathered.similarity[:] = gathered.margin
+    request = {
+        "model": {"spec": None},
+        "books": {"fingerprint": books_fingerprint({"a0": book}), "folder": None},
+        "text": {"spec": "synthetic", "split": "train"},
+        "error_term": True,
+    }
+    finish(folder, ids, make_corpus(rng, n), gathered, request, bar)
+
+
+def make_corpus(rng: np.random.Generator, n: int) -> Corpus:
+    """Words of three to eight letters, Zipf-distributed, and 10 000 times New York."""
+    letters = rng.integers(97, 123, (WORDS, 8), dtype=np.uint8)
+    words = [" " + bytes(row[: rng.integers(3, 9)]).decode() for row in letters]
+    table = [b"", b" New", b" York", *(word.encode() for word in words)]
+    weight = np.cumsum(1 / np.arange(1, WORDS + 1))
+    tokens = 3 + np.minimum(np.searchsorted(weight / weight[-1], rng.random(n)), WORDS - 1)
+    tokens[::CONTEXT] = 0
+    at = (
+        rng.choice(
+            np.flatnonzero(np.arange(n // 4) % (CONTEXT // 4) > 0), min(MATCHES, n // 8), replace=False
+        )
+        * 4
+    )
+    tokens[at], tokens[at + 1] = 1, 2
+    return Corpus(
+        tokens.astype(np.uint16),
+        CONTEXT,
+        np.arange(0, n, CONTEXT),
+        np.frombuffer(b"".join(table), np.uint8),
+        np.cumsum([len(part) for part in table], dtype=np.int64),
+        np.arange(len(table)) == 0,
+        np.frombuffer(b"".join([table[t] for t in tokens.tolist()]), np.uint8),
+    )
+
+
+def measure(folder: Path, book: Codebook) -> None:
+    begin = time.perf_counter()
+    index = CodeIndex.open(folder)
+    opened = time.perf_counter() - begin
+    index = CodeIndex.open(folder, {"a0": book})
+    frequent, rare = (int(i) for i in np.argsort(index.counts[: index.books[0].n_codes])[[-1, 0]])
+    usual = int(np.argsort(index.counts[: index.books[0].n_codes])[len(book.codes[0]) // 2])
+    prompt = {b.name: index.ids.rows(i, np.array([4321]))[0].astype(int) for i, b in enumerate(index.books)}
+    prompt = {n: np.where(c < book.config.n_codes, c, -1) for n, c in prompt.items()}
+    queries: dict[str, tuple[Callable[[], object], str]] = {
+        "regex 'New York', 10 000 × 2 tokens": (lambda: search_regex(index, "New York").best(20), "1000 ms"),
+        r"regex '\bYork\b', 10 000 × 1 token": (lambda: search_regex(index, r"\bYork\b").best(20), "1000 ms"),
+        f"page of the most frequent code ({index.counts[frequent]})": (
+            lambda: code_page(index, "a0.h0", frequent),
+            "200 ms",
+        ),
+        f"page of a usual code ({index.counts[usual]})": (lambda: code_page(index, "a0.h0", usual), "200 ms"),
+        f"page of the rarest code ({index.counts[rare]})": (
+            lambda: code_page(index, "a0.h0", rare),
+            "200 ms",
+        ),
+        "contexts like a prompt": (lambda: search_similar(index, prompt, 20), ""),
+    }
+    title = f"{len(index.books)} books × {index.n_tokens} tokens × {index.books[0].k} codes of {book.config.n_codes}"
+    table = Table("", "wall, median of 5", "fastest", "processor time", "goal", title=title, box=None)
+    ratio = index.n_bytes / (index.layout.dtype.itemsize * index.layout.n_ids)
+    table.add_row("bytes / 2 bytes per id", f"{ratio:.3f}", "", f"{index.n_bytes / 1e9:.2f} GB", "1.1")
+    table.add_row("open", f"{opened * 1000:.0f} ms", "", "", "1000 ms")
+    for name, (query, goal) in queries.items():
+        query(), query()  # into memory
+        wall, processor = [], []
+        for _ in range(ROUNDS):
+            clock, own = time.perf_counter(), time.process_time()
+            query()
+            wall.append(1000 * (time.perf_counter() - clock))
+            processor.append(1000 * (time.process_time() - own))
+        table.add_row(
+            name, f"{np.median(wall):.0f} ms", f"{min(wall):.0f} ms", f"{np.median(processor):.0f} ms", goal
+        )
+    Console(width=130).print(table)
+    sizes = sorted(index.manifest["bytes"].items(), key=lambda item: -item[1])
+    whole = sum(size for _, size in sizes)
+    print(", ".join(f"{name} {size / whole:.2%}" for name, size in sizes[:7]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Time per token of steered generation against plain generation.
+
+    python benchmarks/steered_generation.py [--codebooks DIR] [--rounds 5] [--tokens 40] [--threads N]
+
+SmolLM2, one text, KV cache, k = 1. Plain and steered forms run in turn, several rounds in one process, and are compared
+within a round: on a shared machine only the ratio means something, and best that of processor time.
+"""
+
+import argparse
+import contextlib
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.models import load_model
+from interp.models.generate import generate
+from interp.steering import AddCode, SetCode, steer
+
+GOAL = 1.25
+PROMPT = "Once upon a time, there was a little girl who"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--codebooks", type=Path, help="folder [default: those of the package]")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    model = load_model()
+    books = load_codebooks(given.codebooks, model, k=1)
+    layers = [site for site in books if site.startswith("a") and "." not in site]
+    heads = [f"{site}.h{head}" for site in layers for head in range(model.cfg.n_heads)]
+    spread = heads[:: max(1, len(heads) // 40)][:40]
+    forms = {
+        "plain": contextlib.nullcontext(),
+        "40 heads set": steer(model, books, [SetCode(site, 1) for site in spread]),
+        "40 heads added to": steer(model, books, [AddCode(site, 1, 0.1) for site in spread]),
+        f"{len(heads)} heads set": steer(model, books, [SetCode(site, 1) for site in heads]),
+        f"{len(heads)} heads set, spliced": steer(
+            model, books, [SetCode(site, 1) for site in heads], error_term=False
+        ),
+    }
+    tokens = model.to_tokens(PROMPT)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
+    for number in range(given.rounds + 1):
+        for name, form in forms.items():
+            with form:
+                clock, processor = time.perf_counter(), time.process_time()
+                # sampled, so that hardly any text ends early; what was made is counted
+                made = (
+                    generate(model, tokens, given.tokens, temperature=1.0, seed=number).shape[1]
+                    - tokens.shape[1]
+                )
+                each = (time.perf_counter() - clock) / made, (time.process_time() - processor) / made
+            if number:  # the first round warms up
+                taken[name].append(each)
+    plain = np.array(taken["plain"])
+    table = Table(
+        "generation", "ms a token", "× plain", "× processor time", "smallest, largest", "goal", box=None
+    )
+    for name, values in taken.items():
+        ratios = np.array(values) / plain
+        wall, processor = np.median(ratios, axis=0)
+        table.add_row(
+            name,
+            f"{1000 * np.median(values, axis=0)[0]:.0f}",
+            f"{wall:.2f}",
+            f"{processor:.2f}",
+            f"{ratios[:, 1].min():.2f}, {ratios[:, 1].max():.2f}",
+            f"≤ {GOAL}" if name != "plain" else "",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Codebooks of many sites in one small file, for shipping.
+
+``float16`` halves the codes; ``int8`` quarters them: each code is rounded to 255 steps of its own largest coordinate,
+which is at most 1/254 of that coordinate off. The metric of :class:`MetricCodebook` is float16 in both, so that a
+vector halfway between two codes may get the other one.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from interp.bottlenecks.base import BOTTLENECKS
+from interp.bottlenecks.codebook import Codebook
+from interp.files import atomic_path
+from interp.tasks.errors import InputError
+
+FORMAT = 1
+STORAGES = ("int8", "float16")
+_STEPS = 127
+
+
+def write_packed(path: Path, books: Mapping[str, Codebook], storage: str) -> None:
+    """Write books, by site, to one file.
+
+    Raises:
+        InputError: an unknown storage.
+    """
+    if storage not in STORAGES:
+        raise InputError(f"storage {storage!r}: choose {' or '.join(STORAGES)}")
+    tensors: dict[str, Tensor] = {}
+    for site, book in books.items():
+        for name, tensor in book.tensors().items():
+            tensor = tensor.detach().cpu()
+            if name == "codes" and storage == "int8":
+                scale = tensor.float().abs().amax(-1, keepdim=True).clamp(min=1e-30) / _STEPS
+                tensors[f"{site}/scales"] = scale
+                tensor = (tensor.float() / scale).round().to(torch.int8)
+            elif tensor.is_floating_point():
+                tensor = tensor.half()
+            else:
+                tensor = tensor.clamp(max=2**31 - 1).int()
+            tensors[f"{site}/{name}"] = tensor.contiguous()
+    about = {
+        "format": FORMAT,
+        "books": {site: {"kind": b.kind, "config": asdict(b.config)} for site, b in books.items()},
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"packed": json.dumps(about)})
+
+
+def read_packed(path: Path) -> dict[str, Codebook]:
+    """The books by site, in float32.
+
+    Raises:
+        InputError: a file that is missing, damaged, or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("packed", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"cannot read the codebooks {path}: {error}") from None
+    if about.get("format") != FORMAT:
+        raise InputError(f"{path} does not hold packed codebooks of format {FORMAT}")
+    books = {}
+    for site, book in about["books"].items():
+        cls = BOTTLENECKS[book["kind"]]
+        own = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
+        own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
+        if (scales := own.pop("scales", None)) is not None:
+            own["codes"] = own["codes"].float() * scales
+        try:
+            books[site] = cls.restored(cls.config_class(**book["config"]), own)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise InputError(f"{path} does not hold the codebook of {site}: {error}") from None
+    return books

@@ -1,0 +1,57 @@
+"""Codebooks that come with the package, and packing a folder for that."""
+
+import json
+from pathlib import Path
+
+from interp.bottlenecks.book_folder import MANIFEST, PACKED_FILE, BookFolder
+from interp.bottlenecks.packed_books import write_packed
+from interp.files import write_json
+from interp.models import Model, describe_model
+from interp.tasks.errors import InputError
+
+SHIPPED = Path(__file__).parent / "data"
+"""One packed folder each."""
+
+
+def default_codebooks(model: Model, *, k: int | None = None) -> Path:
+    """The folder of the codebooks that come with the package for this model.
+
+    Args:
+        k: codes per vector that are wanted: of several folders the one made for the fewest, but not for fewer than k;
+            the one made for most if not given.
+
+    Raises:
+        InputError: there are none for this model, or none for so many codes per vector.
+    """
+    every = [BookFolder.open(path.parent) for path in sorted(SHIPPED.glob(f"*/{MANIFEST}"))]
+    own = sorted(
+        (found for found in every if found.is_of(model)), key=lambda found: found.manifest["fit"]["k"]
+    )
+    if not own:
+        names = sorted({str(found.manifest["model"]["spec"]) for found in every})
+        there = f"there are some for {', '.join(names)}" if names else "none come with this version"
+        raise InputError(
+            f"no codebooks come with the package for {describe_model(model)['spec']} ({there}): "
+            "make some with interp codebook fit, and name their folder"
+        )
+    fitting = [found for found in own if k is None or found.manifest["fit"]["k"] >= k]
+    if not fitting:
+        raise InputError(
+            f"k {k}: the codebooks that come with the package have {own[-1].manifest['fit']['k']}"
+        )
+    return fitting[-1 if k is None else 0].folder
+
+
+def pack_codebooks(source: Path, out: Path, storage: str = "int8") -> BookFolder:
+    """Write the books of a folder to another as one small file, see :mod:`~interp.bottlenecks.packed_books`.
+
+    Raises:
+        InputError: no finished codebooks in ``source``, an unknown storage, or codebooks in ``out`` already.
+    """
+    found, out = BookFolder.open(source), Path(out)
+    if BookFolder.exists(out):
+        raise InputError(f"{out} holds codebooks already: choose another folder")
+    write_packed(out / PACKED_FILE, found.books(), storage)
+    manifest = json.loads(json.dumps(dict(found.manifest)))
+    write_json(out / MANIFEST, {**manifest, "storage": storage})
+    return BookFolder.open(out)

@@ -1,0 +1,153 @@
+"""``interp codebook train`` and ``pack``."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli_codebook import BlocksOption, codebook_app
+from interp.options import DEFAULT_MODEL, MOST_SEED, DeviceOption, number_option, one_of, whole_option
+from interp.tasks.errors import InputError
+
+
+@codebook_app.command()
+def train(
+    start: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="fitted codebooks to start from; fitted first if not given"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder to write [default: START-OBJECTIVE]")
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("local", "distilled", "joint"),
+            metavar="NAME",
+            help="local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)",
+        ),
+    ] = "distilled",
+    data: Annotated[str, typer.Option(metavar="TEXT", help="as of fit")] = "stdlib+self",
+    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 100_000,
+    epochs: Annotated[int, whole_option("--epochs", least=1, help="times that the text is seen")] = 1,
+    lr: Annotated[
+        float, number_option("--lr", help="step of the codes, in units of the spread at their site")
+    ] = 0.01,
+    model_lr: Annotated[
+        float, number_option("--model-lr", help="step of the model's weights (joint)")
+    ] = 2e-5,
+    mse_weight: Annotated[
+        float, number_option("--mse-weight", help="nats that the unexplained share of variance weighs")
+    ] = 0.1,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the books' own k")
+    ] = False,
+    replace_every: Annotated[
+        int,
+        whole_option("--replace-every", least=0, help="steps between replacements of dead codes; 0: never"),
+    ] = 50,
+    checkpoint_every: Annotated[
+        int, whole_option("--checkpoint-every", least=1, help="steps between checkpoints")
+    ] = 50,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="[default: the one they were fitted on]"),
+    ] = None,
+    context: Annotated[
+        int | None, whole_option("--context", least=2, help="tokens per block [default: as fitted]")
+    ] = None,
+    seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="of text and order")] = 0,
+    device: DeviceOption = None,
+    batch_size: BlocksOption = 8,
+) -> None:
+    """Train codebooks with gradients; resumes where a killed run stopped."""
+    from interp.bottlenecks.book_folder import BookFolder
+    from interp.files import check_writable
+
+    if start is not None:
+        found = BookFolder.open(start)
+    else:
+        name = (model or DEFAULT_MODEL).rpartition("/")[2]
+        start = Path("codebooks") / f"{name}-residual-k8"
+        found = BookFolder.open(start) if BookFolder.exists(start) else None
+    folder = out or start.with_name(f"{start.name}-{objective}")
+    check_writable(folder / "manifest.json", "--out")
+
+    from interp.models import load_model
+    from interp.progress import bar
+    from interp.text import load_text, open_sources
+    from interp.training import StepResult, TrainConfig, train_codebooks
+    from interp.training.run import MODEL_FOLDER, describe
+
+    config = TrainConfig(
+        objective=objective,
+        lr=lr,
+        model_lr=model_lr,
+        mse_weight=mse_weight,
+        batch_size=batch_size,
+        epochs=epochs,
+        nested=nested,
+        replace_every=replace_every,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+    )
+    open_sources(data)  # a wrong name should not wait for the model
+    spec = model or (found.manifest["model"]["spec"] if found else DEFAULT_MODEL)
+    if spec is None:
+        raise InputError(f"{start} does not say which model it is of: name it with --model")
+    loaded = load_model(spec, device=device)
+    if found is None:
+        found = _fitted(loaded, start, context or 64, seed)
+    length = context or found.manifest["text"]["context"]
+    text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=bar)
+    begun, seen = time.perf_counter(), []
+
+    def watch(done: int, n_steps: int, result: StepResult) -> None:
+        seen.append((done, time.perf_counter()))
+        (first, then), (last, now) = ((0, begun) if len(seen) < 2 else seen[-2]), seen[-1]
+        speed = (
+            f"  {(last - first) * batch_size * length / (now - then):.0f} tokens/s" if len(seen) > 1 else ""
+        )
+        typer.echo(f"step {done}/{n_steps}  {describe(result)}{speed}")
+
+    books = train_codebooks(loaded, found, text, folder, config, stage=bar, watch=watch)
+    typer.echo(
+        f"trained  {len(books.sites)} sites on {epochs} × {text.n_tokens} tokens of {text.spec}, {objective}"
+    )
+    typer.echo(f"saved    {folder}")
+    if objective == "joint":
+        typer.echo(f"model    {folder / MODEL_FOLDER}    # finetuned; the codebooks are of this one")
+    words = ["codebook", "eval", str(folder)]
+    typer.echo(f"next     interp {shlex.join(words)}    # what they cost the model")
+
+
+def _fitted(model, folder: Path, context: int, seed: int):
+    """Codebooks at all heads, as ``interp codebook fit`` makes them unless told otherwise."""
+    from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+    from interp.progress import bar
+    from interp.text import load_text
+
+    text = load_text("stdlib+self", model, n_tokens=11_000, context=context, seed=seed, stage=bar)
+    config = FitConfig(n_codes=512, k=8, selection="residual", seed=seed)
+    typer.echo(f"fitting  codebooks at all heads into {folder}")
+    return fit_codebooks(model, text, ["heads"], folder, config, stage=bar)
+
+
+@codebook_app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of codebooks")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")],
+    storage: Annotated[
+        str, typer.Option(parser=one_of("int8", "float16"), metavar="NAME", help="int8 or float16")
+    ] = "int8",
+) -> None:
+    """Write codebooks as one small file, a quarter or half of the size."""
+    from interp.bottlenecks.shipped import pack_codebooks
+    from interp.files import check_writable
+
+    check_writable(out / "manifest.json", "--out")
+    books = pack_codebooks(folder, out, storage)
+    size = sum(path.stat().st_size for path in books.folder.iterdir())
+    typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")

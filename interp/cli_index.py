@@ -1,0 +1,191 @@
+"""``interp index``: the codes of a corpus on disk; search them."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.options import DEFAULT_MODEL, MOST_SEED, DeviceOption, DtypeOption, one_of, share, whole_option
+from interp.tasks.errors import InputError
+
+index_app = typer.Typer(
+    help="Index the codes of a corpus; find codes by regular expression, token or prompt.",
+    no_args_is_help=True,
+)
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a code index")]
+
+
+@index_app.command()
+def build(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="embedded model, Hugging Face id, folder, .gguf file"
+        ),
+    ] = DEFAULT_MODEL,
+    codebooks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="a folder of fitted codebooks [default: those that come with the package]"
+        ),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help="stdlib, self, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
+        ),
+    ] = "stdlib",
+    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 50_000,
+    k: Annotated[
+        int | None, whole_option("--k", "-k", least=1, help="codes per vector [default: as fitted]")
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(parser=one_of("train", "heldout"), metavar="SPLIT", help="documents: train or heldout"),
+    ] = "train",
+    spliced: Annotated[
+        bool,
+        typer.Option(
+            "--spliced/--plain",
+            help="codes of the model with every codebook in place, or of the plain model",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder to write [default: indexes/MODEL-TEXT]")
+    ] = None,
+    context: Annotated[
+        int, whole_option("--context", least=2, help="tokens per block of text, BOS included")
+    ] = 128,
+    seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the text")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: Annotated[
+        int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")
+    ] = 16,
+) -> None:
+    """Write the codes of a corpus to disk; resumes where a killed build stopped."""
+    from interp.files import check_writable
+
+    name, source = Path(model).name, Path(data).stem if Path(data).exists() else data
+    folder = out or Path("indexes") / f"{name}-{source.replace(':', '-').replace('/', '-')}"
+    check_writable(folder / "manifest.json", "--out")
+
+    from interp.bottlenecks.book_folder import BookFolder, load_codebooks
+    from interp.codesearch import build_index
+    from interp.index_console import print_index
+    from interp.models import load_model
+    from interp.progress import bar
+    from interp.text import load_text, open_sources
+
+    open_sources(data)  # a wrong name should not wait for the model
+    if codebooks is not None:
+        BookFolder.open(codebooks)
+    loaded = load_model(model, device=device, dtype=dtype)
+    where = codebooks
+    if where is None:
+        from interp.bottlenecks.shipped import default_codebooks
+
+        where = default_codebooks(loaded, k=k)
+    books = load_codebooks(where, loaded, k=k)
+    text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
+    index = build_index(
+        loaded,
+        books,
+        text,
+        folder,
+        books_folder=where,
+        error_term=not spliced,
+        batch_size=batch_size,
+        stage=bar,
+    )
+    print_index(index)
+    typer.echo(f"saved    {folder}")
+    words = ["index", "search", str(folder), "--regex", r"\bNew \w+"]
+    typer.echo(f"next     interp {shlex.join(words)}    # codes that mark a pattern")
+
+
+@index_app.command()
+def info(folder: FolderArgument) -> None:
+    """Print what an index holds."""
+    from interp.codesearch import CodeIndex
+    from interp.index_console import print_index
+
+    print_index(CodeIndex.open(folder))
+
+
+@index_app.command()
+def search(
+    folder: FolderArgument,
+    regex: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN", help="codes against a regular expression (Rust's syntax, linear time)"
+        ),
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="codes against one token, with or without a space")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="contexts that share codes with the prompt's token")
+    ] = None,
+    position: Annotated[
+        int, typer.Option(metavar="INTEGER", help="which token of the prompt; -1 the last")
+    ] = -1,
+    code: Annotated[
+        str | None, typer.Option(metavar="BOOK:CODE", help="one code's page, such as a12.h3:97")
+    ] = None,
+    n: Annotated[int, whole_option("--n", "-n", least=1, help="results")] = 20,
+    sort: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("f1", "precision", "recall", "count"),
+            metavar="KEY",
+            help="f1, precision, recall or count",
+        ),
+    ] = "f1",
+    min_precision: Annotated[
+        float, typer.Option("--min-precision", parser=share, metavar="SHARE", help="least precision")
+    ] = 0.0,
+    min_recall: Annotated[
+        float, typer.Option("--min-recall", parser=share, metavar="SHARE", help="least recall")
+    ] = 0.0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Find codes by --regex or --token, contexts by --prompt, or show one --code."""
+    if sum(value is not None for value in (regex, token, prompt, code)) != 1:
+        raise InputError("choose one of --regex, --token, --prompt and --code")
+    from interp.codesearch import (
+        CodeIndex,
+        code_page,
+        prompt_codes,
+        search_regex,
+        search_similar,
+        search_token,
+    )
+    from interp.index_console import print_page, print_scores, print_similar
+
+    index = CodeIndex.open(folder)
+    if code is not None:
+        book, separator, number = code.rpartition(":")
+        if not separator or not number.isdecimal():
+            raise InputError(f"--code {code!r}: write BOOK:CODE, such as a12.h3:97")
+        print_page(code_page(index, book, int(number), n=n))
+        return
+    if prompt is not None:
+        from interp.models import load_model
+
+        spec = index.manifest["model"]["spec"]
+        if spec is None:
+            raise InputError(f"{folder} does not say which model it is of: search it from Python")
+        loaded = load_model(spec, device=device, dtype=dtype)
+        codes = prompt_codes(index, loaded, prompt, position=position)
+        print_similar(index, search_similar(index, codes, n))
+        return
+    scores = search_regex(index, regex) if regex is not None else search_token(index, token)
+    best = scores.best(n, sort=sort, min_precision=min_precision, min_recall=min_recall)
+    print_scores(scores, best)
+    if best:
+        words = ["index", "search", str(folder), "--code", f"{best[0].book}:{best[0].code}"]
+        typer.echo(f"\nnext     interp {shlex.join(words)}")

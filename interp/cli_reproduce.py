@@ -1,0 +1,63 @@
+"""``interp reproduce``: published experiments from scratch, beside their published numbers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.failures import INTERRUPTED, fail
+from interp.options import MOST_SEED, DeviceOption, one_of, whole_option
+
+reproduce_app = typer.Typer(
+    help="Published experiments from scratch, beside their published numbers.", no_args_is_help=True
+)
+
+
+@reproduce_app.callback()
+def _root() -> None:
+    """Keeps the experiment's name a word of the command while there is but one."""
+
+
+@reproduce_app.command()
+def tokfsm(
+    scale: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("cpu", "full"), metavar="SCALE", help="cpu (38 M tokens) or full (2.6 G, a GPU)"
+        ),
+    ] = "cpu",
+    seed: Annotated[
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of weights and text")
+    ] = 0,
+    tokens: Annotated[
+        int | None, whole_option("--tokens", least=1, help="train on so many in all [default: the scale's]")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="folder to write [default: reproductions/tokfsm-SCALE-seedN]"),
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train the finite-state model with codebooks, measure it, compare. Resumes where a killed run stopped."""
+    from interp.files import check_writable
+    from interp.tokfsm.recipe import recipe
+
+    wanted = recipe(scale, seed=seed, tokens=tokens)
+    folder = out or Path("reproductions") / f"tokfsm-{scale}-seed{seed}"
+    check_writable(folder / "result.json", "--out")
+
+    from interp.models import parse_device
+    from interp.progress import bar
+    from interp.tokfsm.folder import PAGE, save
+    from interp.tokfsm.reproduce import measure, train
+
+    words = ["interp", "reproduce", "tokfsm", "--scale", scale, "--seed", str(seed)]
+    words += [] if tokens is None else ["--tokens", str(tokens)]
+    words += [] if out is None else ["--out", str(out)]
+    try:
+        training = train(wanted, folder, device=str(parse_device(device)), stage=bar)
+        save(training, measure(training, stage=bar), folder, words)
+    except KeyboardInterrupt:
+        fail(f"interrupted: the same command goes on from {folder}", INTERRUPTED)
+    typer.echo((folder / PAGE).read_text(encoding="utf-8"))
+    typer.echo(f"saved    {folder}")

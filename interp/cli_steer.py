@@ -1,0 +1,165 @@
+"""``interp steer``: a prompt continued with and without a topic's codes, side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.options import (
+    DEFAULT_MODEL,
+    MOST_SEED,
+    DeviceOption,
+    DtypeOption,
+    number_option,
+    one_of,
+    share,
+    whole_option,
+)
+from interp.tasks.errors import InputError
+
+_PROMPTS = ["Once upon a time, there was a little girl who"]
+
+
+def steer(
+    codes: Annotated[
+        str | None, typer.Option(metavar="SITE=ID,…", help="codes to set, such as a12.h3=417,m5=31")
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOPIC", help="dragon, slide, friend, flower, fire, baby, princess: finds its codes"
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="texts with the behaviour, one a line: finds its codes"),
+    ] = None,
+    unlike: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="texts without it [default: everyday sentences]")
+    ] = None,
+    prompt: Annotated[
+        list[str], typer.Option(metavar="TEXT", help="what is continued; repeatable")
+    ] = _PROMPTS,
+    tokens: Annotated[int, whole_option("--tokens", least=1, help="new tokens")] = 60,
+    dose: Annotated[
+        int, whole_option("--dose", least=1, help="of the codes found, how many are set, best first")
+    ] = 40,
+    slots: Annotated[
+        int, whole_option("--slots", least=1, help="of a vector's k codes, how many become the code")
+    ] = 1,
+    add: Annotated[
+        float | None,
+        number_option(
+            "--add", help="add so many times each code's difference from its book's mean, rather than set it"
+        ),
+    ] = None,
+    token_share: Annotated[
+        float, typer.Option("--share", parser=share, metavar="SHARE", help="of the tokens that are steered")
+    ] = 1.0,
+    positions: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("generated", "prompt", "all"), metavar="WHERE", help="generated, prompt or all"
+        ),
+    ] = "generated",
+    by: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("effect", "detection"), metavar="RULE", help="what ranks codes: effect, detection"
+        ),
+    ] = "effect",
+    chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
+    temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 1.0,
+    seed: Annotated[
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, share and split")
+    ] = 0,
+    codebooks: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder of codebooks [default: those of the package]")
+    ] = None,
+    k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 1,
+    error_term: Annotated[
+        bool,
+        typer.Option(
+            "--error-term/--splice", help="change only what the codes say, or run all sites on codes"
+        ),
+    ] = True,
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="as of interp discover")
+    ] = DEFAULT_MODEL,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Continue a prompt with and without codes set; perplexity is that of the model without them."""
+    if sum(choice is not None for choice in (codes, topic, like)) != 1:
+        raise InputError("say what to steer towards: one of --codes, --topic and --like")
+    if unlike is not None and like is None:
+        raise InputError("--unlike goes with --like: name the texts with the behaviour too")
+
+    from interp.steering.edits import parse_codes
+    from interp.steering.topics import load_topic, neutral_texts, read_lines
+
+    # a wrong name should not wait for the model
+    given = parse_codes(codes) if codes is not None else []
+    positive, negative = (), ()
+    if topic is not None:
+        chosen = load_topic(topic)
+        positive, negative = chosen.positive, chosen.negative
+    elif like is not None:
+        positive = read_lines(like)
+        negative = neutral_texts() if unlike is None else read_lines(unlike)
+
+    from interp.bottlenecks.book_folder import load_codebooks
+    from interp.models import load_model
+    from interp.progress import bar
+    from interp.steer_console import print_found, print_repeat, print_side_by_side
+    from interp.steering.edits import AddCode, SetCode
+    from interp.steering.find import find_codes
+    from interp.steering.steer import steer as steered_model
+
+    loaded = load_model(model, device=device, dtype=dtype)
+    books = load_codebooks(codebooks, loaded, k=k)
+    if not given:
+        found = find_codes(loaded, books, positive, negative, by=by, seed=seed, stage=bar)
+        n = min(dose, len(found))
+        given = [(edit.site, edit.code) for edit in found.sets(n)]
+        print_found(found, n)
+    steered_rows = list(range(len(prompt), 2 * len(prompt)))
+    if add is None:
+        edits = [SetCode(site, code, slots, rows=steered_rows) for site, code in given]
+    else:
+        edits = [AddCode(site, code, add, rows=steered_rows, from_mean=True) for site, code in given]
+    within = steered_model(
+        loaded,
+        books,
+        edits,
+        positions=positions,
+        share=token_share,
+        seed=seed,
+        error_term=error_term,
+    )
+
+    from interp.steering.continuations import continue_prompts
+
+    # base and steered are rows of one batch
+    texts = continue_prompts(
+        loaded, [*prompt, *prompt], tokens, within=within, temperature=temperature, seed=seed, chat=chat
+    )
+    print_side_by_side(texts[: len(prompt)], texts[len(prompt) :])
+    print_repeat(
+        {
+            "model": model,
+            "codebooks": None if codebooks is None else str(codebooks),
+            "k": k,
+            "codes": given,
+            "slots": slots,
+            "add": add,
+            "prompts": list(prompt),
+            "tokens": tokens,
+            "positions": positions,
+            "share": token_share,
+            "seed": seed,
+            "error_term": error_term,
+            "temperature": temperature,
+            "chat": chat,
+        }
+    )

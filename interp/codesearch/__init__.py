@@ -1,0 +1,51 @@
+"""The codes of a corpus on disk, and what can be asked of them. See ``docs/index.md``."""
+
+from interp.codesearch.build import build_index
+from interp.codesearch.index import CodeIndex, Similarities, Top
+from interp.codesearch.layout import Book
+from interp.codesearch.matches import Matches, find_regex
+from interp.codesearch.page import (
+    CodePage,
+    Context,
+    code_page,
+    context_at,
+    related_codes,
+    token_shares,
+)
+from interp.codesearch.search import (
+    CodeHit,
+    CodeScores,
+    score_codes,
+    search_regex,
+    search_token,
+)
+from interp.codesearch.similar import Similar, prompt_codes, search_similar
+from interp.codesearch.vectors import LogitLens, Neighbour, logit_lens, nearest_codes
+
+__all__ = [
+    "Book",
+    "CodeHit",
+    "CodeIndex",
+    "CodePage",
+    "CodeScores",
+    "Context",
+    "LogitLens",
+    "Matches",
+    "Neighbour",
+    "Similar",
+    "Similarities",
+    "Top",
+    "build_index",
+    "code_page",
+    "context_at",
+    "find_regex",
+    "logit_lens",
+    "nearest_codes",
+    "prompt_codes",
+    "related_codes",
+    "score_codes",
+    "search_regex",
+    "search_similar",
+    "search_token",
+    "token_shares",
+]

@@ -1,0 +1,275 @@
+"""Building an index: the corpus through the model once, codes to disk as they come; a killed build goes on.
+
+Batches are written straight to their place in the file of ids. What is gathered over all of them (best contexts,
+histograms) is saved every half minute together with how far it goes; a build that starts again repeats from there,
+with the same result, bit for bit.
+"""
+
+import importlib.metadata
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.book_folder import books_fingerprint, describe_text, model_identity
+from interp.codesearch.corpus import read_corpus
+from interp.codesearch.index import FORMAT, IDS, MANIFEST, CodeIndex, save_array
+from interp.codesearch.layout import Book, IdFile, Layout, names_of_groups
+from interp.codesearch.postings import count_and_list, span_of
+from interp.codesearch.strengths import EVERY, Gathered, Watched, pack_counts
+from interp.files import atomic_path, write_json
+from interp.models import Model, hooked, resolve_site
+from interp.progress import Stage, silent
+from interp.tasks.errors import InputError
+from interp.text import TextBlocks
+from interp.text.special import between, first_token
+
+BATCH_SIZE = 32
+SAVE_SECONDS = 30.0
+WORK, STATE = ".work", "state.safetensors"
+
+
+def build_index(
+    model: Model,
+    books: Mapping[str, Codebook],
+    text: TextBlocks,
+    folder: Path,
+    *,
+    books_folder: Path | None = None,
+    error_term: bool = True,
+    batch_size: int = BATCH_SIZE,
+    save_seconds: float = SAVE_SECONDS,
+    stage: Stage = silent,
+) -> CodeIndex:
+    """Index the codes of a text; at once done where the folder holds this very index.
+
+    Args:
+        books: by site, see :func:`~interp.bottlenecks.book_folder.load_codebooks`.
+        books_folder: where they were read from, so that the index can show their vectors by itself.
+        error_term: codes of the plain model's activations, as steering reads them; without it every book is spliced in
+            and later ones see what the earlier ones leave.
+        batch_size: blocks of text per forward pass.
+        save_seconds: work that a killed build loses at most.
+
+    Raises:
+        InputError: no books, or a folder that holds another index or another one's beginnings.
+    """
+    if not books:
+        raise InputError("no codebooks to index")
+    folder = Path(folder)
+    request = {
+        "model": model_identity(model),
+        "books": {"fingerprint": books_fingerprint(books), "sites": list(books)},
+        "text": describe_text(text),
+        "error_term": error_term,
+    }
+    if (folder / MANIFEST).exists():
+        done = CodeIndex.open(folder)
+        _check_same(folder, done.manifest, request)
+        return done
+    layout = Layout(tuple(_books(model, books)), text.n_tokens)
+    work = folder / WORK
+    _begin(work, folder, request, layout)
+    gathered = _run(model, books, text, layout, work, error_term, batch_size, save_seconds, stage)
+
+    corpus = read_corpus(
+        text.tokens.cpu().numpy(),
+        model.tokenizer,
+        model.cfg.d_vocab,
+        first_token(model.tokenizer),
+        between(model.tokenizer),
+    )
+    ids = IdFile.open(work / IDS, layout)
+    where = None if books_folder is None else str(Path(books_folder).absolute())
+    return finish(
+        folder, ids, corpus, gathered, {**request, "books": {**request["books"], "folder": where}}, stage
+    )
+
+
+def finish(
+    folder: Path,
+    ids: IdFile,
+    corpus: Any,
+    gathered: Gathered,
+    request: Mapping[str, Any],
+    stage: Stage = silent,
+) -> CodeIndex:
+    """Write everything beside the ids, move these into place, and the manifest last.
+
+    Args:
+        ids: complete, at ``folder/.work``.
+        request: ``model``, ``books``, ``text``, ``error_term``.
+    """
+    layout = ids.layout
+    span = span_of(layout)
+    counts, lists = count_and_list(ids, span, stage)
+    arrays = {
+        "tokens": corpus.tokens,
+        "documents": corpus.documents,
+        "vocabulary": corpus.vocabulary,
+        "vocabulary_ends": corpus.vocabulary_ends,
+        "special": corpus.special,
+        "text": corpus.text,
+        "counts": counts,
+        "lists": lists,
+        "top_token": gathered.token,
+        "top_similarity": gathered.similarity.astype(np.float16),
+        "top_margin": gathered.margin.astype(np.float16),
+        "histogram": pack_counts(gathered.histogram),
+    }
+    for name, array in arrays.items():
+        save_array(folder / f"{name}.npy", array)
+    (folder / WORK / IDS).replace(folder / IDS)
+    write_json(
+        folder / MANIFEST,
+        {
+            "format": FORMAT,
+            **request,
+            "context": corpus.context,
+            "n_tokens": layout.n_tokens,
+            "span": span,
+            "layout": [[b.name, b.site, b.group, b.vectors, b.n_codes, b.k] for b in layout.books],
+            "bytes": {path.name: path.stat().st_size for path in sorted(folder.glob("*.npy"))},
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformer-lens")},
+        },
+    )
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    return CodeIndex.open(folder)
+
+
+def _books(model: Model, books: Mapping[str, Codebook]) -> list[Book]:
+    found = []
+    for name, book in books.items():
+        site, config = resolve_site(model, name), book.config
+        per_head = site.kind == "attn" and site.head is None and config.d_in == model.cfg.d_head
+        groups = model.cfg.n_heads if per_head else (config.groups if config.groups > 1 else None)
+        for group, part in enumerate(names_of_groups(str(site), groups)):
+            vectors = group if config.groups > 1 else 0
+            found.append(Book(part, str(site), group, vectors, config.n_codes, config.k))
+    return found
+
+
+def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout) -> None:
+    path = work / "request.json"
+    if path.exists():
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
+        _check_same(folder, begun, request)
+    if not (work / IDS).exists():
+        (work / STATE).unlink(missing_ok=True)
+        IdFile.create(work / f"{IDS}.new", layout)
+        (work / f"{IDS}.new").replace(work / IDS)
+    write_json(path, request)
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key, value in wanted.items():
+        theirs = found.get(key)
+        if isinstance(value, dict):
+            differing = [k for k in value if (theirs or {}).get(k) != value[k]]
+            if differing:
+                k = differing[0]
+                raise InputError(
+                    f"{folder} holds another index ({key} {k} {(theirs or {}).get(k)}, not {value[k]}): "
+                    "choose another folder, or delete it"
+                )
+        elif theirs != value:
+            raise InputError(
+                f"{folder} holds another index ({key} {theirs}, not {value}): choose another folder, or delete it"
+            )
+
+
+def _run(
+    model: Model,
+    books: Mapping[str, Codebook],
+    text: TextBlocks,
+    layout: Layout,
+    work: Path,
+    error_term: bool,
+    batch_size: int,
+    save_seconds: float,
+    stage: Stage,
+) -> Gathered:
+    """All batches that an earlier process has not done."""
+    ids = IdFile.open(work / IDS, layout, write=True)
+    gathered, done = _restored(work / STATE, layout.n_codes)
+    watched = {site: Watched(book) for site, book in books.items()}
+    context = text.tokens.shape[1]
+    saved = time.monotonic()
+    device = next(model.parameters()).device
+    with torch.no_grad(), stage("reading codes", len(text.tokens)) as progress:
+        progress(done)
+        while done < len(text.tokens):
+            batch = text.tokens[done : done + batch_size]
+            # nobody reads the logits
+            with (
+                hooked(model, {"unembed.hook_in": lambda x: x[:1, -1:]}),
+                attach(model, watched, error_term=error_term),
+            ):
+                model(batch.to(device))
+            _store(watched, layout, ids, gathered, done * context)
+            done += len(batch)
+            if time.monotonic() - saved >= save_seconds or done == len(text.tokens):
+                ids.flush()
+                _save(work / STATE, gathered, done)
+                saved = time.monotonic()
+            progress(len(batch))
+    return gathered
+
+
+def _store(
+    watched: Mapping[str, Watched], layout: Layout, ids: IdFile, gathered: Gathered, start: int
+) -> None:
+    """Write what one batch chose; ``start`` is its first token."""
+    for i, book in enumerate(layout.books):
+        found, similarity, margin, sampled = watched[book.site].seen
+        config = watched[book.site].config
+        n_groups = sum(other.site == book.site for other in layout.books)
+        # where heads share a dictionary they lie among the rows
+        own = (slice(None), book.group) if config.groups > 1 else (slice(book.group, None, n_groups), 0)
+        chosen, near, ahead, others = (
+            part[own].cpu().numpy() for part in (found, similarity, margin, sampled)
+        )
+        ids.write(i, start, chosen)
+        token, slot = np.nonzero(_first_of_token(chosen))
+        begin = int(layout.codes[i])
+        gathered.add(begin + chosen[token, slot], start + token, near[token, slot], ahead[token, slot])
+        gathered.add_silent(begin, others, chosen[::EVERY])
+
+
+def _first_of_token(chosen: np.ndarray) -> np.ndarray:
+    """Which slots hold a code that no earlier slot of the token has."""
+    fresh = chosen >= 0
+    for slot in range(1, chosen.shape[1]):
+        fresh[:, slot] &= (chosen[:, :slot] != chosen[:, slot : slot + 1]).all(1)
+    return fresh
+
+
+def _save(path: Path, gathered: Gathered, done: int) -> None:
+    with atomic_path(path) as temporary:
+        save_file({**gathered.state(), "done": np.array([done])}, temporary)
+
+
+def _restored(path: Path, n_codes: int) -> tuple[Gathered, int]:
+    """What was gathered, and the blocks that are done."""
+    gathered = Gathered(n_codes)
+    if path.exists():
+        try:
+            state = load_file(path)
+            done = int(state.pop("done")[0])
+            gathered.restore(state)
+            return gathered, done
+        except (SafetensorError, KeyError, ValueError, OSError):
+            gathered = Gathered(n_codes)  # from the start
+    return gathered, 0

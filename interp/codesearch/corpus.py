@@ -1,0 +1,191 @@
+"""The text behind an index: tokens, documents, and the bytes of every token, so that no tokenizer is needed to read it.
+
+Bytes, because a token may hold a part of a character: what a match overlaps and what a token shows are both right for
+any script. Special tokens have no bytes: the text of a document runs on where the model's blocks are cut.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped, UInt8
+from transformers import PreTrainedTokenizerBase
+
+from interp.tasks.errors import InputError
+
+INVALID = "\x1a"
+"""Stands for each byte that is no part of a character; one byte, so that offsets stay."""
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"})
+"""For callers that want to see spaces."""
+
+codecs.register_error("interp-same-length", lambda e: (INVALID * (e.end - e.start), e.end))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """
+    Attributes:
+        tokens: all blocks behind each other.
+        context: tokens per block, which is what the model saw at once.
+        documents: where each begins.
+        vocabulary: bytes of all tokens of the vocabulary behind each other.
+        vocabulary_ends: where each one's end.
+        special: which tokens of the vocabulary are special: their bytes are for show only.
+        text: bytes of all tokens, valid UTF-8 in every document.
+    """
+
+    tokens: Shaped[np.ndarray, " token"]
+    context: int
+    documents: Int[np.ndarray, " document"]
+    vocabulary: UInt8[np.ndarray, " byte"]
+    vocabulary_ends: Int[np.ndarray, " d_vocab"]
+    special: Bool[np.ndarray, " d_vocab"]
+    text: UInt8[np.ndarray, " text_byte"]
+
+    @cached_property
+    def ends(self) -> Int[np.ndarray, " token"]:
+        """Where each token ends in :attr:`text`; a special token ends where it begins.
+
+        Raises:
+            InputError: tokens that the vocabulary lacks, or another length than the text's.
+        """
+        lengths = np.diff(self.vocabulary_ends, prepend=0) * ~self.special
+        if len(self.tokens) and int(self.tokens.max()) >= len(lengths):
+            raise InputError("the index is damaged: it has tokens that its vocabulary lacks; build it again")
+        ends = np.cumsum(lengths[self.tokens])
+        if len(ends) and ends[-1] != len(self.text):
+            raise InputError("the index is damaged: its text is not that of its tokens; build it again")
+        return ends
+
+    @cached_property
+    def starts(self) -> Int[np.ndarray, " token"]:
+        """Where each token begins in :attr:`text`."""
+        return np.concatenate([[0], self.ends[:-1]])
+
+    @cached_property
+    def document_bytes(self) -> Int[np.ndarray, " bound"]:
+        """Where each document begins in :attr:`text`, and the end."""
+        return np.concatenate([self.starts[self.documents], [len(self.text)]])
+
+    def document_of(self, tokens: Shaped[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        return np.searchsorted(self.documents, tokens, side="right") - 1
+
+    def document_lengths(self) -> Int[np.ndarray, " document"]:
+        """Tokens of each document."""
+        return np.diff(self.documents, append=len(self.tokens))
+
+    def token_bytes(self, token: int) -> bytes:
+        begin = int(self.vocabulary_ends[token - 1]) if token else 0
+        return self.vocabulary[begin : int(self.vocabulary_ends[token])].tobytes()
+
+    def token_text(self, token: int) -> str:
+        """One token of the vocabulary by itself; a part of a character shows as U+FFFD."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def pieces(self, tokens: Sequence[int] | Shaped[np.ndarray, " n"]) -> list[str]:
+        """What each token adds to the text: a character of several tokens stands at the one that completes it."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        found = []
+        for token in map(int, tokens):
+            if self.special[token]:
+                found.append(decoder.decode(b"", final=True) + self.token_text(token))
+                decoder.reset()
+            else:
+                found.append(decoder.decode(self.token_bytes(token)))
+        if found:
+            found[-1] += decoder.decode(b"", final=True)
+        return found
+
+    def find_tokens(self, text: str) -> Int[np.ndarray, " n"]:
+        """Ids of the vocabulary that are this text, with or without a space in front."""
+        wanted = {text.encode(), b" " + text.lstrip(" ").encode(), text.lstrip(" ").encode() or b" "}
+        lengths = np.diff(self.vocabulary_ends, prepend=0)
+        likely = np.flatnonzero(np.isin(lengths, [len(w) for w in wanted]))
+        return np.array([i for i in likely if self.token_bytes(int(i)) in wanted], np.int64)
+
+
+def read_corpus(
+    tokens: Int[np.ndarray, "block pos"],
+    tokenizer: PreTrainedTokenizerBase,
+    d_vocab: int,
+    begin: int | None,
+    join: int | None,
+) -> Corpus:
+    """A corpus from blocks of text.
+
+    Args:
+        begin: token in front of every block, if any.
+        join: token behind every document, if any; without one every block is a document.
+    """
+    n_blocks, context = tokens.shape
+    table, special = vocabulary(tokenizer, d_vocab)
+    last = np.zeros(tokens.shape, bool)
+    if join is None:
+        last[:, -1] = True
+    else:
+        last = tokens == join
+        if begin is not None:
+            last[:, 0] = False
+    flat = tokens.reshape(-1)
+    documents = np.concatenate([[0], np.flatnonzero(last.reshape(-1)) + 1])
+    documents = documents[documents < len(flat)].astype(np.int64)
+    plain = [b"" if is_special else part for part, is_special in zip(table, special, strict=True)]
+    bounds = [*documents.tolist(), len(flat)]
+    parts = []
+    for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+        raw = b"".join([plain[t] for t in flat[first:end].tolist()])
+        parts.append(raw.decode("utf-8", "interp-same-length").encode())
+    small = flat.astype(np.uint16 if d_vocab <= 2**16 else np.uint32)
+    return Corpus(
+        small,
+        context,
+        documents,
+        np.frombuffer(b"".join(table), np.uint8),
+        np.cumsum([len(part) for part in table], dtype=np.int64),
+        special,
+        np.frombuffer(b"".join(parts), np.uint8),
+    )
+
+
+def vocabulary(
+    tokenizer: PreTrainedTokenizerBase, d_vocab: int
+) -> tuple[list[bytes], Bool[np.ndarray, " d_vocab"]]:
+    """The bytes of every token, and which are special; rows of the embedding without a token are empty and special."""
+    added = tokenizer.added_tokens_decoder
+    names = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), d_vocab))))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    byte_level = backend is not None and "ByteLevel" in json.dumps(
+        json.loads(backend.to_str()).get("decoder")
+    )
+    alphabet = _byte_alphabet() if byte_level else {}
+    table: list[bytes] = []
+    special = np.ones(d_vocab, bool)
+    for i, name in enumerate(names):
+        if name is None:
+            table.append(b"")
+            continue
+        if i in added:
+            table.append(added[i].content.encode())
+            special[i] = added[i].special
+            continue
+        special[i] = i in tokenizer.all_special_ids
+        if byte_level and all(letter in alphabet for letter in name):
+            table.append(bytes(alphabet[letter] for letter in name))
+        elif match := _BYTE_TOKEN.fullmatch(name):
+            table.append(bytes([int(match[1], 16)]))
+        else:
+            table.append(name.replace("\u2581", " ").encode())
+    table += [b""] * (d_vocab - len(table))
+    return table, special
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's letters for bytes: printable ones for themselves, the others from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}

@@ -1,0 +1,213 @@
+"""An index on disk, and what it answers without a model.
+
+::
+
+    manifest.json     format, model, codebooks, text, layout, sizes; written last
+    ids.npy           uint16, block by block of 1024 tokens, in it [book, token, k]
+    counts.npy        tokens that carry each code;   lists.npy   the spans of tokens that hold it, one bit each
+    top_*.npy         best contexts of each code;    histogram.npy   its similarities, fired and not
+    tokens.npy  documents.npy  text.npy  vocabulary*.npy  special.npy     the text
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt32
+
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.book_folder import BookFolder, books_fingerprint, model_identity
+from interp.codesearch.corpus import Corpus
+from interp.codesearch.layout import Book, IdFile, Layout
+from interp.codesearch.postings import positions
+from interp.codesearch.strengths import BINS, unpack_counts
+from interp.files import atomic_path
+from interp.models import Model
+from interp.tasks.errors import InputError
+
+FORMAT = 1
+MANIFEST, IDS = "manifest.json", "ids.npy"
+_CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
+_TABLES = ("counts", "lists", "top_token", "top_similarity", "top_margin", "histogram")
+
+
+@dataclass(frozen=True)
+class Top:
+    """The contexts in which a code was chosen most clearly, by falling margin."""
+
+    tokens: Int[np.ndarray, " n"]
+    similarity: Float[np.ndarray, " n"]
+    margin: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """
+    Attributes:
+        edges: of the bins.
+        fired: tokens per bin when the code fired, right to 5 %.
+        silent: the same at a sample of the tokens at which it did not.
+    """
+
+    edges: Float[np.ndarray, " edge"]
+    fired: Float[np.ndarray, " bin"]
+    silent: Float[np.ndarray, " bin"]
+
+
+class CodeIndex:
+    """Open one with :meth:`open`; everything is mapped, nothing is read before it is asked for.
+
+    Attributes:
+        manifest: ``model``, ``books``, ``text``, ``error_term``, ``context``, ``versions`` …
+        layout: the books, see :class:`~interp.codesearch.layout.Layout`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        layout: Layout,
+        ids: IdFile,
+        tables: Mapping[str, np.ndarray],
+        books: Mapping[str, Codebook] | None = None,
+    ) -> None:
+        self.folder, self.manifest, self.layout, self.ids = folder, manifest, layout, ids
+        self.tables = tables
+        self._books = books
+
+    @classmethod
+    def open(cls, folder: Path, books: Mapping[str, Codebook] | None = None) -> "CodeIndex":
+        """Map the files of an index.
+
+        Args:
+            books: the codebooks it was made with, if they are loaded already.
+
+        Raises:
+            InputError: no finished index there, a file missing or damaged, or other codebooks.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        try:
+            layout = Layout(tuple(Book(*entry) for entry in manifest["layout"]), int(manifest["n_tokens"]))
+            for name, size in manifest["bytes"].items():
+                found = (folder / name).stat().st_size
+                if found != size:
+                    raise InputError(
+                        f"{folder / name} is damaged: {found} bytes, not {size}; build the index again"
+                    )
+            tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_CORPUS, *_TABLES)}
+        except InputError:
+            raise
+        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+            raise InputError(f"the index {folder} is damaged: {error}; build it again") from None
+        found = cls(folder, manifest, layout, IdFile.open(folder / IDS, layout), tables, books)
+        if books is not None:
+            found.check_books(books)
+        return found
+
+    @property
+    def books(self) -> tuple[Book, ...]:
+        return self.layout.books
+
+    @property
+    def n_tokens(self) -> int:
+        return self.layout.n_tokens
+
+    @property
+    def counts(self) -> UInt32[np.ndarray, " code"]:
+        """How many tokens carry each code, of all books behind each other."""
+        return self.tables["counts"]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size on disk."""
+        return sum(self.manifest["bytes"].values())
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        parts = {name: np.asarray(self.tables[name]) for name in _CORPUS}
+        return Corpus(context=int(self.manifest["context"]), **parts)
+
+    def count(self, book: str, code: int) -> int:
+        """How many tokens carry a code."""
+        return int(self.counts[self.layout.code(book, code)])
+
+    def positions(self, book: str, code: int) -> Int[np.ndarray, " n"]:
+        """The tokens that carry a code, in order of the corpus."""
+        spans = self.tables["lists"][self.layout.code(book, code)]
+        return positions(self.ids, self.layout.number(book), code, spans, int(self.manifest["span"]))
+
+    def top(self, book: str, code: int) -> Top:
+        """At most :data:`~interp.codesearch.strengths.N_TOP` contexts."""
+        index = self.layout.code(book, code)
+        margin = self.tables["top_margin"][index].astype(np.float32)
+        n = int((margin > -np.inf).sum())
+        token = self.tables["top_token"][index][:n].astype(np.int64)
+        return Top(token, self.tables["top_similarity"][index][:n].astype(np.float32), margin[:n])
+
+    def similarities(self, book: str, code: int) -> Similarities:
+        fired, silent = unpack_counts(self.tables["histogram"][self.layout.code(book, code)])
+        return Similarities(BINS, fired, silent)
+
+    def codebooks(self) -> Mapping[str, Codebook]:
+        """The codebooks by site: those given to :meth:`open`, or from the folder that the manifest names.
+
+        Raises:
+            InputError: they are not there any more, or are others.
+        """
+        if self._books is None:
+            where = self.manifest["books"].get("folder")
+            if where is None:
+                raise InputError("this index does not say where its codebooks are: open it with them")
+            books = BookFolder.open(Path(where)).books()
+            kept = self._with_slots(books)
+            self.check_books(kept)
+            self._books = kept
+        return self._books
+
+    def check_books(self, books: Mapping[str, Codebook]) -> None:
+        """Raise :class:`InputError` unless these are the codebooks it was made with."""
+        theirs, ours = self.manifest["books"]["fingerprint"], books_fingerprint(books)
+        if theirs != ours:
+            raise InputError(
+                f"{self.folder} was made with other codebooks ({theirs}, not {ours}): build it again"
+            )
+
+    def check_model(self, model: Model) -> None:
+        """Raise :class:`InputError` unless it was made with this model."""
+        theirs, ours = self.manifest["model"], model_identity(model)
+        for key in ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights"):
+            if theirs.get(key) != ours[key]:
+                raise InputError(
+                    f"{self.folder} is an index of {theirs.get('spec')} ({key} {theirs.get(key)}), "
+                    f"not of {ours['spec']} ({key} {ours[key]})"
+                )
+
+    def _with_slots(self, books: Mapping[str, Codebook]) -> dict[str, Codebook]:
+        """With as many codes a vector as were indexed."""
+        k = {book.site: book.k for book in self.books}
+        return {site: book.with_k(k[site]) for site, book in books.items() if site in k}
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        unfinished = (folder / ".work").is_dir()
+        why = "it is not finished; the same build command goes on" if unfinished else f"no {MANIFEST} there"
+        raise InputError(f"{folder} is no code index: {why}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{path} is not of format {FORMAT}, which this version reads")
+    return manifest

@@ -1,0 +1,198 @@
+"""The codes of a corpus in one memory-mapped file: ids by block of tokens, within it by book, token and slot.
+
+A block of :data:`BLOCK` tokens of one book is contiguous, so that both ways of reading are quick: all codes of one
+book (chunks of 16 KiB at eight codes a token), and all books' codes at a few tokens (which then lie near each other).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt
+from numpy.lib.format import open_memmap
+
+from interp.tasks.errors import InputError
+
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Book:
+    """One dictionary at one place.
+
+    Attributes:
+        name: ``a5.h3``, ``m2``, ``r4``; a part of a shared-out vector is ``m2.g1``.
+        site: where the bottleneck was attached, ``a5``.
+        group: which of its groups.
+        vectors: which of the bottleneck's dictionaries: 0 where heads share one.
+    """
+
+    name: str
+    site: str
+    group: int
+    vectors: int
+    n_codes: int
+    k: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where which book's codes lie. All arrays over "every code" concatenate the books in this order."""
+
+    books: tuple[Book, ...]
+    n_tokens: int
+
+    @cached_property
+    def slots(self) -> Int[np.ndarray, " bound"]:
+        """Where each book's slots begin in the ids of a token; the last entry is their number."""
+        return np.cumsum([0, *(book.k for book in self.books)])
+
+    @cached_property
+    def codes(self) -> Int[np.ndarray, " bound"]:
+        """Where each book's codes begin among all codes; the last entry is their number."""
+        return np.cumsum([0, *(book.n_codes for book in self.books)])
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        return {book.name: i for i, book in enumerate(self.books)}
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n_tokens // BLOCK)
+
+    @property
+    def n_slots(self) -> int:
+        return int(self.slots[-1])
+
+    @property
+    def n_codes(self) -> int:
+        return int(self.codes[-1])
+
+    @property
+    def n_ids(self) -> int:
+        return self.n_tokens * self.n_slots
+
+    @property
+    def dtype(self) -> np.dtype:
+        # one id is kept for "no code"
+        return np.dtype(np.uint16 if max(book.n_codes for book in self.books) < 2**16 else np.uint32)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.n_blocks, BLOCK * self.n_slots
+
+    def number(self, name: str) -> int:
+        """Place of a book in the order.
+
+        Raises:
+            InputError: no book of this name.
+        """
+        if name not in self.numbers:
+            names = [book.name for book in self.books]
+            some = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} … {names[-1]}"
+            raise InputError(f"no codebook {name!r} in this index: there are {some}")
+        return self.numbers[name]
+
+    def code(self, name: str, code: int) -> int:
+        """Place of a code among all codes.
+
+        Raises:
+            InputError: no such book, or no such code in it.
+        """
+        number = self.number(name)
+        if not 0 <= code < self.books[number].n_codes:
+            raise InputError(f"code {code} of {name}: there are 0 to {self.books[number].n_codes - 1}")
+        return int(self.codes[number]) + code
+
+    def of_code(self, index: int) -> tuple[Book, int]:
+        """The book and the id of a place among all codes."""
+        number = int(np.searchsorted(self.codes, index, side="right")) - 1
+        return self.books[number], int(index - self.codes[number])
+
+
+class IdFile:
+    """The ids on disk. A slot without a code, or with one that an earlier slot of the token has, holds ``n_codes``."""
+
+    def __init__(self, layout: Layout, array: np.ndarray) -> None:
+        self.layout, self.array = layout, np.asarray(array)  # without the memmap's slow indexing
+        self._mapped = array
+
+    @classmethod
+    def create(cls, path: Path, layout: Layout) -> "IdFile":
+        """A file of the final size, sparse where the file system can."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = cls(layout, open_memmap(path, "w+", layout.dtype, layout.shape))
+        for i, book in enumerate(layout.books):
+            found.book(i)[-1] = book.n_codes  # behind the last token
+        return found
+
+    @classmethod
+    def open(cls, path: Path, layout: Layout, *, write: bool = False) -> "IdFile":
+        """Map an existing file.
+
+        Raises:
+            InputError: missing, damaged, or of another layout.
+        """
+        try:
+            array = open_memmap(path, "r+" if write else "r")
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path} is damaged: {error}") from None
+        if array.shape != layout.shape or array.dtype != layout.dtype:
+            raise InputError(f"{path} is damaged: {array.dtype} {array.shape}, not as the manifest has it")
+        return cls(layout, array)
+
+    def book(self, number: int) -> UInt[np.ndarray, "block token k"]:
+        """A view of one book."""
+        k = self.layout.books[number].k
+        begin = BLOCK * int(self.layout.slots[number])
+        part, size = self.array[:, begin : begin + BLOCK * k], self.array.itemsize
+        strides = (part.strides[0], k * size, size)
+        shape = (len(part), BLOCK, k)
+        return np.lib.stride_tricks.as_strided(part, shape, strides, writeable=part.flags.writeable)
+
+    def flush(self) -> None:
+        """To the disk."""
+        if isinstance(self._mapped, np.memmap):
+            self._mapped.flush()
+
+    def write(self, number: int, start: int, ids: Int[np.ndarray, "token k"]) -> None:
+        """Set the ids of tokens from ``start`` on; negative ids mean no code."""
+        view, n_codes = self.book(number), self.layout.books[number].n_codes
+        ids = without_repeats(ids, n_codes).astype(self.array.dtype)
+        done = 0
+        while done < len(ids):
+            block, token = divmod(start + done, BLOCK)
+            n = min(BLOCK - token, len(ids) - done)
+            view[block, token : token + n] = ids[done : done + n]
+            done += n
+
+    def rows(self, number: int, tokens: Int[np.ndarray, " n"]) -> UInt[np.ndarray, "n k"]:
+        """One book's ids at some tokens."""
+        k, n_slots = self.layout.books[number].k, self.layout.n_slots
+        begin = BLOCK * int(self.layout.slots[number])
+        block, token = np.divmod(tokens, BLOCK)
+        if begin % k or (BLOCK * n_slots) % k:
+            return self.book(number)[block, token]
+        # a token's ids as one element: ten times as fast as indexing rows of small numbers
+        flat = self.array.reshape(-1).view(f"V{k * self.array.itemsize}")
+        found = flat.take(block * (BLOCK * n_slots // k) + (begin // k + token))
+        return found.view(self.array.dtype).reshape(-1, k)
+
+
+def without_repeats(ids: Int[np.ndarray, "token k"], none: int) -> Int[np.ndarray, "token k"]:
+    """Later slots with a code that the token has already, and empty slots, become ``none``."""
+    ids = np.where(ids < 0, none, ids)
+    for slot in range(1, ids.shape[1]):
+        repeated = (ids[:, :slot] == ids[:, slot : slot + 1]).any(1)
+        ids[repeated, slot] = none
+    return ids
+
+
+def names_of_groups(site: str, n_groups: int | None) -> Sequence[str]:
+    """Names of the books at a site whose codes have so many groups."""
+    if n_groups is None:
+        return [site]
+    letter = "h" if site.startswith("a") else "g"
+    return [f"{site}.{letter}{group}" for group in range(n_groups)]

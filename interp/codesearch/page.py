@@ -1,0 +1,283 @@
+"""What is known about one code, in one call."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from interp.codesearch.index import CodeIndex, Similarities
+from interp.codesearch.search import count_at, largest, wilson
+from interp.codesearch.vectors import LogitLens, Neighbour, logit_lens, nearest_codes
+from interp.models import Model
+from interp.tasks.errors import InputError
+
+RELATED_SAMPLE = 1000
+"""Tokens with the code at which other codes are counted, at most: evenly spaced ones."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A token of the corpus among its neighbours in the block that the model saw.
+
+    Attributes:
+        pieces: the tokens' texts, which join to the text; not escaped. A character of several tokens stands at its
+            last one.
+        focus: which piece is the token.
+        active: at which pieces the code is on.
+        document: number of its document.
+        similarity, margin: how clearly the code was chosen; None where that was not kept.
+    """
+
+    token: int
+    document: int
+    pieces: list[str]
+    focus: int
+    active: list[bool]
+    similarity: float | None = None
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Related:
+    """Another code that is on at the same tokens.
+
+    Attributes:
+        share: of the (sampled) tokens with the code, those that have the other too; with Wilson's 95 % interval.
+        lift: share / the other's share of all tokens; log2 of it is the pointwise mutual information.
+        weight: share · log2 lift, bits: what they are ranked by.
+    """
+
+    book: str
+    code: int
+    share: float
+    interval: tuple[float, float]
+    lift: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class TokenShare:
+    """A token of the vocabulary at which the code is on.
+
+    Attributes:
+        precision: of the code's tokens, those that are this one.
+        recall: of this token's occurrences, those with the code.
+    """
+
+    token: int
+    text: str
+    count: int
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """A document and how much of it has the code.
+
+    Attributes:
+        first: the first of its tokens with the code.
+    """
+
+    document: int
+    first: int
+    count: int
+    length: int
+
+    @property
+    def share(self) -> float:
+        return self.count / self.length
+
+
+@dataclass(frozen=True)
+class CodePage:
+    """
+    Attributes:
+        count: tokens with the code, of ``n_tokens``.
+        n_documents: documents with the code.
+        contexts: where it was chosen most clearly, by falling margin.
+        spread: as many others, evenly spaced over the corpus: what the code is like on average.
+        related_sample: tokens that ``related`` was counted on.
+        neighbours, logits: None without codebooks, without a model.
+    """
+
+    book: str
+    code: int
+    count: int
+    n_tokens: int
+    n_documents: int
+    contexts: list[Context]
+    spread: list[Context]
+    similarities: Similarities
+    tokens: list[TokenShare]
+    coverage: list[Coverage]
+    related: list[Related]
+    related_sample: int
+    neighbours: list[Neighbour] | None
+    logits: LogitLens | None
+
+    @property
+    def frequency(self) -> float:
+        return self.count / self.n_tokens
+
+
+def code_page(
+    index: CodeIndex,
+    book: str,
+    code: int,
+    *,
+    model: Model | None = None,
+    n: int = 10,
+    before: int = 16,
+    after: int = 8,
+) -> CodePage:
+    """All of it; ``n`` of every list.
+
+    Args:
+        model: for the logit lens; the index's own.
+        before, after: tokens around each context.
+
+    Raises:
+        InputError: no such book or code.
+    """
+    tokens = index.positions(book, code)
+    top = index.top(book, code)
+    contexts = [
+        context_at(
+            index, int(token), book, code, before=before, after=after, similarity=float(s), margin=float(m)
+        )
+        for token, s, m in zip(top.tokens[:n], top.similarity, top.margin, strict=False)
+    ]
+    spread = [
+        context_at(index, int(token), book, code, before=before, after=after) for token in _spaced(tokens, n)
+    ]
+    documents, counts = np.unique(index.corpus.document_of(tokens), return_counts=True)
+    try:
+        neighbours = nearest_codes(index, book, code, n)
+    except InputError:
+        neighbours = None
+    related, sample = related_codes(index, book, code, n, tokens=tokens)
+    return CodePage(
+        book=book,
+        code=code,
+        count=len(tokens),
+        n_tokens=index.n_tokens,
+        n_documents=len(documents),
+        contexts=contexts,
+        spread=spread,
+        similarities=index.similarities(book, code),
+        tokens=token_shares(index, tokens, n),
+        coverage=_coverage(index, tokens, documents, counts, n),
+        related=related,
+        related_sample=sample,
+        neighbours=neighbours,
+        logits=None if model is None or neighbours is None else logit_lens(index, model, book, code, n),
+    )
+
+
+def context_at(
+    index: CodeIndex,
+    token: int,
+    book: str | None = None,
+    code: int | None = None,
+    *,
+    before: int = 16,
+    after: int = 8,
+    similarity: float | None = None,
+    margin: float | None = None,
+) -> Context:
+    """One token of the corpus with its neighbours; with a code, where else that is on.
+
+    Raises:
+        InputError: no such token, book or code.
+    """
+    if not 0 <= token < index.n_tokens:
+        raise InputError(f"token {token}: the corpus has 0 to {index.n_tokens - 1}")
+    corpus = index.corpus
+    begin = token - token % corpus.context
+    first, end = max(begin, token - before), min(begin + corpus.context, token + after + 1)
+    here = np.arange(first, end)
+    active = np.zeros(len(here), bool)
+    if book is not None and code is not None:
+        index.layout.code(book, code)
+        active = (index.ids.rows(index.layout.number(book), here) == code).any(1)
+    return Context(
+        token,
+        int(corpus.document_of(np.array([token]))[0]),
+        corpus.pieces(corpus.tokens[first:end]),
+        token - first,
+        active.tolist(),
+        similarity,
+        margin,
+    )
+
+
+def token_shares(index: CodeIndex, tokens: Int[np.ndarray, " token"], n: int = 10) -> list[TokenShare]:
+    """The vocabulary's tokens among some tokens of the corpus, the most frequent first."""
+    corpus = index.corpus
+    found, counts = np.unique(corpus.tokens[tokens], return_counts=True)
+    best = np.lexsort((found, -counts))[:n]
+    every = np.bincount(corpus.tokens)
+    return [
+        TokenShare(
+            int(found[i]),
+            corpus.token_text(int(found[i])),
+            int(counts[i]),
+            float(counts[i] / len(tokens)),
+            float(counts[i] / every[found[i]]),
+        )
+        for i in best
+    ]
+
+
+def related_codes(
+    index: CodeIndex,
+    book: str,
+    code: int,
+    n: int = 10,
+    *,
+    tokens: Int[np.ndarray, " token"] | None = None,
+    sample: int = RELATED_SAMPLE,
+) -> tuple[list[Related], int]:
+    """Codes of all books that are on at the same tokens more often than elsewhere, and on how many tokens counted."""
+    own = index.layout.code(book, code)
+    some = _spaced(index.positions(book, code) if tokens is None else tokens, sample)
+    if not len(some):
+        return [], 0
+    together = count_at(index, some)
+    others = np.flatnonzero(together)
+    others = others[others != own]
+    share = together[others] / len(some)
+    lift = share / (index.counts[others] / index.n_tokens)
+    weight = share * np.log2(lift)
+    found = []
+    for i in largest(weight, n).tolist():
+        if weight[i] > 0:
+            other, its = index.layout.of_code(int(others[i]))
+            interval = wilson(int(together[others[i]]), len(some))
+            found.append(
+                Related(other.name, its, float(share[i]), interval, float(lift[i]), float(weight[i]))
+            )
+    return found, len(some)
+
+
+def _coverage(
+    index: CodeIndex,
+    tokens: Int[np.ndarray, " token"],
+    documents: Int[np.ndarray, " document"],
+    counts: Int[np.ndarray, " document"],
+    n: int,
+) -> list[Coverage]:
+    """Documents by the share of their tokens with the code; of equal shares the longer first."""
+    lengths = index.corpus.document_lengths()[documents]
+    best = np.lexsort((-lengths, -counts / lengths))[:n]
+    firsts = np.searchsorted(tokens, index.corpus.documents[documents])
+    return [
+        Coverage(int(documents[i]), int(tokens[firsts[i]]), int(counts[i]), int(lengths[i])) for i in best
+    ]
+
+
+def _spaced(tokens: Int[np.ndarray, " token"], n: int) -> Int[np.ndarray, " n"]:
+    if len(tokens) <= n:
+        return tokens
+    return tokens[np.linspace(0, len(tokens) - 1, n).astype(np.int64)]

@@ -1,0 +1,218 @@
+"""Every code of every book against matches in the text."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt
+
+from interp.codesearch.index import CodeIndex
+from interp.codesearch.matches import Matches, find_regex
+from interp.codesearch.postings import check_counts
+from interp.tasks.errors import InputError
+
+SORTS = ("f1", "precision", "recall", "count")
+Z_95 = 1.959964
+
+
+@dataclass(frozen=True)
+class CodeHit:
+    """How well one code tells matches from the rest; intervals are Wilson's at 95 %.
+
+    Attributes:
+        count: tokens with the code.
+        hits: of these, tokens in a match.
+        found: matches in which it occurs.
+    """
+
+    book: str
+    code: int
+    count: int
+    hits: int
+    found: int
+    precision: float
+    recall: float
+    f1: float
+    precision_interval: tuple[float, float]
+    recall_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CodeScores:
+    """Scores of every code of every book (all behind each other, in the order of the index).
+
+    precision = tokens with the code that lie in a match / tokens with the code; recall = matches with the code at one
+    of their tokens / matches; F1 is their harmonic mean. A code that was looked for by its matches fits them better
+    than it will fit other text: choose on one corpus, report on another.
+
+    Attributes:
+        matches: what was matched.
+        n_tokens: different tokens in matches.
+        hits, found: per code, see :class:`CodeHit`.
+    """
+
+    index: CodeIndex
+    matches: Matches
+    n_tokens: int
+    hits: Int[np.ndarray, " code"]
+    found: Int[np.ndarray, " code"]
+
+    @cached_property
+    def precision(self) -> Float[np.ndarray, " code"]:
+        return self.hits / np.maximum(self.index.counts, 1)
+
+    @cached_property
+    def recall(self) -> Float[np.ndarray, " code"]:
+        return self.found / max(self.matches.n, 1)
+
+    @cached_property
+    def f1(self) -> Float[np.ndarray, " code"]:
+        return 2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12)
+
+    def best(
+        self,
+        n: int = 20,
+        *,
+        sort: str = "f1",
+        min_precision: float = 0.0,
+        min_recall: float = 0.0,
+        min_hits: int = 1,
+        per_book: int | None = None,
+    ) -> list[CodeHit]:
+        """The best codes.
+
+        Args:
+            sort: ``f1``, ``precision``, ``recall`` or ``count`` (tokens with the code).
+            min_hits: tokens in matches that a code must have: one of one is no evidence.
+            per_book: at most so many of each book.
+
+        Raises:
+            InputError: another sort.
+        """
+        if sort not in SORTS:
+            raise InputError(f"sort {sort!r}: choose {', '.join(SORTS)}")
+        keys = self.index.counts if sort == "count" else getattr(self, sort)
+        kept = np.flatnonzero(
+            (self.hits >= max(min_hits, 1)) & (self.precision >= min_precision) & (self.recall >= min_recall)
+        )
+        if per_book is not None:
+            parts = np.split(kept, np.searchsorted(kept, self.index.layout.codes[1:-1]))
+            kept = np.concatenate([part[largest(keys[part], per_book, self.hits[part])] for part in parts])
+        return [self.hit(int(i)) for i in kept[largest(keys[kept], n, self.hits[kept])]]
+
+    def hit(self, place: int) -> CodeHit:
+        """One code by its place among all."""
+        book, code = self.index.layout.of_code(place)
+        count, hits, found = (int(a[place]) for a in (self.index.counts, self.hits, self.found))
+        return CodeHit(
+            book.name,
+            code,
+            count,
+            hits,
+            found,
+            float(self.precision[place]),
+            float(self.recall[place]),
+            float(self.f1[place]),
+            wilson(hits, count),
+            wilson(found, self.matches.n),
+        )
+
+
+def search_regex(index: CodeIndex, pattern: str) -> CodeScores:
+    """Scores of every code against a regular expression (Rust's syntax; ``(?i)`` ignores case).
+
+    Raises:
+        InputError: a pattern that the engine does not know.
+    """
+    return score_codes(index, find_regex(index.corpus, pattern))
+
+
+def search_token(index: CodeIndex, token: str | int) -> CodeScores:
+    """Scores of every code against one token, by its id, or by its text with and without a space in front.
+
+    Raises:
+        InputError: no such token.
+    """
+    corpus = index.corpus
+    if isinstance(token, int):
+        if not 0 <= token < len(corpus.special):
+            raise InputError(f"token {token}: there are 0 to {len(corpus.special) - 1}")
+        ids = np.array([token])
+    else:
+        ids = corpus.find_tokens(token)
+        if not len(ids):
+            raise InputError(f"{token!r} is no single token: search it as a regular expression")
+    return score_codes(index, Matches.of_tokens(np.flatnonzero(np.isin(corpus.tokens, ids))))
+
+
+def score_codes(index: CodeIndex, matches: Matches) -> CodeScores:
+    """Scores of every code against matches: the ids there are read once, and counted by one bincount per book."""
+    tokens = np.unique(matches.tokens)
+    shared = len(tokens) < len(matches.tokens)
+    # matches of one length at a time: a row of ids each
+    lengths = np.bincount(matches.match, minlength=matches.n)
+    first = np.cumsum(lengths) - lengths
+    groups = [
+        matches.tokens[first[lengths == length][:, None] + np.arange(length)]
+        for length in np.unique(lengths[lengths > 0])
+    ]
+    layout = index.layout
+    found = np.zeros(layout.n_codes, np.int64)
+    hits = np.zeros(layout.n_codes, np.int64) if not shared else count_at(index, tokens)
+    for i in range(len(layout.books)):
+        own = slice(layout.codes[i], layout.codes[i + 1])
+        for some in groups:
+            ids = index.ids.rows(i, some.ravel())
+            inside = _counted(index, i, ids)
+            if not shared:
+                hits[own] += inside
+            if some.shape[1] > 1:
+                inside = _counted(index, i, _once_a_row(ids.reshape(len(some), -1), index.books[i].n_codes))
+            found[own] += inside
+    return CodeScores(index, matches, len(tokens), hits, found)
+
+
+def count_at(index: CodeIndex, tokens: Int[np.ndarray, " n"]) -> Int[np.ndarray, " code"]:
+    """At how many of some different tokens every code occurs."""
+    parts = [_counted(index, i, index.ids.rows(i, tokens)) for i in range(len(index.books))]
+    return np.concatenate(parts)
+
+
+def _counted(index: CodeIndex, number: int, ids: UInt[np.ndarray, "n k"]) -> Int[np.ndarray, " code"]:
+    """How often each code of a book is among some ids."""
+    book = index.books[number]
+    found = np.bincount(ids.ravel(), minlength=book.n_codes + 1)
+    check_counts(found, book.n_codes, book.name)
+    return found[: book.n_codes]
+
+
+def _once_a_row(ids: UInt[np.ndarray, "match slot"], none: int) -> UInt[np.ndarray, "match slot"]:
+    """A code that several tokens of a match have counts once."""
+    ids = np.sort(ids, axis=1)
+    ids[:, 1:][ids[:, 1:] == ids[:, :-1]] = none
+    return ids
+
+
+def largest(
+    keys: Shaped[np.ndarray, " n"], n: int, ties: Shaped[np.ndarray, " n"] | None = None
+) -> Int[np.ndarray, " most"]:
+    """Where the largest keys stand, the largest first; of equal ones that with the larger ``ties``, then the first.
+
+    Sorting millions of codes would take longer than counting them.
+    """
+    keys = keys.astype(np.float64)
+    some = np.arange(len(keys))
+    if n < len(keys):
+        some = np.flatnonzero(keys >= np.partition(keys, len(keys) - n)[len(keys) - n])
+    order = np.lexsort((-keys[some],) if ties is None else (-ties[some].astype(np.float64), -keys[some]))
+    return some[order][:n]
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    if not n:
+        return 0.0, 1.0
+    share, z2 = hits / n, Z_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

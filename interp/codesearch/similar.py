@@ -1,0 +1,120 @@
+"""Contexts of the corpus that share codes with a prompt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.attach import attach
+from interp.codesearch.index import CodeIndex
+from interp.codesearch.layout import names_of_groups
+from interp.models import Model
+from interp.tasks.errors import InputError
+from interp.text.special import first_token
+
+RAREST = 96
+"""Codes of a prompt whose tokens are candidates: the rarest of them, which say most."""
+
+
+@dataclass(frozen=True)
+class Similar:
+    """A token of the corpus whose codes are like a prompt's.
+
+    Attributes:
+        score: idf of the codes it shares, of the idf of all the prompt's codes.
+        shared: how many codes it shares.
+    """
+
+    token: int
+    score: float
+    shared: int
+
+
+@torch.no_grad()
+def prompt_codes(
+    index: CodeIndex,
+    model: Model,
+    prompt: str | Sequence[int],
+    *,
+    position: int = -1,
+    books: Mapping[str, Codebook] | None = None,
+) -> dict[str, Int[np.ndarray, " k"]]:
+    """The codes of one token of a prompt, by book, read as the index was.
+
+    Args:
+        prompt: text, or token ids without BOS.
+        position: which token, counted without BOS; −1 the last.
+        books: on the model's device; those of the index if not given.
+
+    Raises:
+        InputError: another model or other codebooks than the index's, or no such position.
+    """
+    index.check_model(model)
+    device = next(model.parameters()).device
+    if books is None:
+        books = {site: book.to(device) for site, book in index.codebooks().items()}
+    else:
+        index.check_books(books)
+    ids = (
+        model.tokenizer(prompt, add_special_tokens=False).input_ids
+        if isinstance(prompt, str)
+        else list(prompt)
+    )
+    if not -len(ids) <= position < len(ids):
+        raise InputError(f"position {position}: the prompt has {len(ids)} tokens")
+    begin = first_token(model.tokenizer)
+    place = position % len(ids) + (begin is not None)
+    tokens = torch.tensor([[*([] if begin is None else [begin]), *ids]], device=device)
+    with attach(model, books, error_term=bool(index.manifest["error_term"])) as attached:
+        model(tokens)
+    found = {}
+    for site, codes in attached.codes.items():
+        own = codes.ids.masked_fill(codes.values == 0, -1)[0, place].cpu().numpy().astype(np.int64)
+        groups = own[None] if own.ndim == 1 else own
+        names = names_of_groups(site, None if own.ndim == 1 else len(own))
+        found |= dict(zip(names, groups, strict=True))
+    return found
+
+
+def search_similar(
+    index: CodeIndex, codes: Mapping[str, Shaped[np.ndarray, " k"]], n: int = 20
+) -> list[Similar]:
+    """The tokens of the corpus that share most with some codes, each weighted by log(tokens / tokens with the code).
+
+    Candidates are all tokens with one of the :data:`RAREST` rarest codes; these are compared by all codes. A token
+    that shares only frequent codes is not found.
+
+    Args:
+        codes: by book, see :func:`prompt_codes`; negative ids are none.
+
+    Raises:
+        InputError: a book or a code that the index does not have.
+    """
+    wanted = [(book, int(c)) for book, ids in codes.items() for c in dict.fromkeys(ids.tolist()) if c >= 0]
+    counts = np.array([index.count(book, code) for book, code in wanted])
+    idf = np.log(index.n_tokens / np.maximum(counts, 1))
+    rarest = [i for i in np.argsort(counts, kind="stable") if counts[i] > 0][:RAREST]
+    score = np.zeros(index.n_tokens, np.float32)
+    for i in rarest:
+        score[index.positions(*wanted[i])] += idf[i]
+    n_candidates = min(max(50 * n, 1000), int((score > 0).sum()))
+    if not n_candidates:
+        return []
+    candidates = np.sort(np.argpartition(-score, n_candidates - 1)[:n_candidates])
+    total, shared = np.zeros(len(candidates)), np.zeros(len(candidates), np.int64)
+    for book in dict.fromkeys(book for book, _ in wanted):
+        number = index.layout.number(book)
+        weight = np.zeros(index.books[number].n_codes + 1)
+        carried = np.zeros(len(weight), np.int64)
+        for (other, code), value in zip(wanted, idf, strict=True):
+            if other == book:
+                weight[code], carried[code] = value, 1
+        ids = index.ids.rows(number, candidates)
+        total += weight[ids].sum(1)
+        shared += carried[ids].sum(1)
+    order = np.lexsort((candidates, -total))[:n]
+    whole = max(float(idf.sum()), 1e-12)
+    return [Similar(int(candidates[i]), float(total[i]) / whole, int(shared[i])) for i in order]

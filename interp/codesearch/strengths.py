@@ -1,0 +1,197 @@
+"""How clearly a code was chosen, gathered while a corpus passes: best contexts, and similarities fired and not fired.
+
+Codes are just on or off, so contexts need another rank:
+
+* **similarity**: cosine of the code with the vector (k = 1, or ``cosine`` selection), or with what the codes taken
+  before it leave of the vector (``residual`` selection), as the codebook compares them (by a head's output, where it
+  does);
+* **margin**: similarity minus the highest similarity of a code that was passed over. Where codes of
+  different lengths compete for the squared error the most similar one need not win: margins can be negative.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from interp.bottlenecks import Bottleneck, Codebook, Codes
+from interp.bottlenecks.kmeans import SIMILARITIES
+
+N_TOP = 12
+"""Best contexts kept per code."""
+BINS = np.linspace(-1, 1, 25)
+"""Edges of the histograms of similarities."""
+EVERY = 16
+"""One token in so many counts for the similarities of codes that did not fire."""
+_PER_OCTAVE = 8
+_TENSORS = ("token", "similarity", "margin", "histogram")
+
+
+class Watched(Bottleneck):
+    """A codebook that looks at how it chooses; it is the codebook in everything else.
+
+    Attributes:
+        seen: what the last :meth:`encode` chose: ids and similarity and margin of each,
+            all [row, group, k], and similarities of every code at one token in :data:`EVERY`.
+    """
+
+    kind = "codebook"
+
+    def __init__(self, book: Codebook) -> None:
+        self.book, self.config, self.unit_values = book, book.config, book.unit_values
+        self.seen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def encode(self, x: Tensor) -> Codes:
+        codes = self.book.encode(x)
+        self.seen = _strengths(self.book, x, codes)
+        return codes
+
+    def decode(self, codes: Codes) -> Tensor:
+        return self.book.decode(codes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.book.tensors()
+
+    def fit(self, x: Tensor) -> Bottleneck:
+        raise NotImplementedError
+
+    @classmethod
+    def restored(cls, config: Any, tensors: Any) -> Bottleneck:
+        raise NotImplementedError
+
+    def to(self, target: Any) -> Bottleneck:
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    config = book.config
+    rows = book.comparable(book._rows(x))  # [dictionary, row, d]
+    ids, values = (
+        part.reshape(-1, config.groups, config.k).transpose(0, 1) for part in (codes.ids.long(), codes.values)
+    )
+    compared, _ = book._compared()
+    unit = torch.nn.functional.normalize(compared, dim=-1)
+    step = max(1, SIMILARITIES // (config.groups * config.n_codes))
+    parts = []
+    for some, taken, value in zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True):
+        one_by_one = config.selection == "residual" and config.k > 1
+        found = (_one_by_one if one_by_one else _at_once)(some, taken, value, compared, unit)
+        parts.append(found)
+    similarity, margin = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))
+    # where heads share a dictionary they lie among the rows: a token is sampled with all of its heads
+    heads = x.shape[2] if x.ndim == 4 and config.groups == 1 else 1
+    sampled = rows.unflatten(1, (-1, heads))[:, ::EVERY].flatten(1, 2)
+    sampled = torch.nn.functional.normalize(sampled, dim=-1) @ unit.mT
+    ids = torch.where(values == 0, -1, ids).transpose(0, 1)
+    return ids, similarity, margin, sampled.transpose(0, 1)
+
+
+def _at_once(
+    rows: Tensor, ids: Tensor, _values: Tensor, _codes: Tensor, unit: Tensor
+) -> tuple[Tensor, Tensor]:
+    similar = torch.nn.functional.normalize(rows, dim=-1) @ unit.mT
+    similarity = similar.gather(-1, ids)
+    best = similar.scatter(-1, ids, -torch.inf).amax(-1, keepdim=True)
+    return similarity, similarity - best
+
+
+def _one_by_one(
+    rows: Tensor, ids: Tensor, values: Tensor, codes: Tensor, unit: Tensor
+) -> tuple[Tensor, Tensor]:
+    rest, found = rows.clone(), []
+    which = torch.arange(len(codes), device=ids.device)[:, None]
+    for slot in range(ids.shape[-1]):
+        taken = ids[..., slot]
+        found.append(_at_once(rest, taken[..., None], values, codes, unit))
+        rest -= values[..., slot, None] * codes[which, taken]
+    similarity, margin = (torch.cat(part, -1) for part in zip(*found, strict=True))
+    return similarity, margin
+
+
+class Gathered:
+    """Best contexts and histograms of every code, over any number of batches.
+
+    Attributes:
+        token, similarity, margin: the best contexts of each code, [code, context], by falling margin; an unused
+            place has margin −∞.
+        histogram: [code, 2, bin]: similarities when it fired, and at a sample of tokens when it did not.
+    """
+
+    def __init__(self, n_codes: int) -> None:
+        self.token = np.zeros((n_codes, N_TOP), np.uint32)
+        self.similarity = np.zeros((n_codes, N_TOP), np.float32)
+        self.margin = np.full((n_codes, N_TOP), -np.inf, np.float32)
+        self.histogram = np.zeros((n_codes, 2, len(BINS) - 1), np.uint32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in _TENSORS}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        for name in _TENSORS:
+            getattr(self, name)[...] = state[name]
+
+    def add(
+        self,
+        code: Int[np.ndarray, " n"],
+        token: Int[np.ndarray, " n"],
+        similarity: Float[np.ndarray, " n"],
+        margin: Float[np.ndarray, " n"],
+    ) -> None:
+        """Firings of codes, each (code, token) once, tokens later than all before."""
+        bins = _bin(similarity)
+        np.add.at(self.histogram, (code, 0, bins), 1)
+        better = margin > self.margin[code, -1]
+        if not better.any():
+            return
+        code, token, similarity, margin = (part[better] for part in (code, token, similarity, margin))
+        order = np.lexsort((token, -margin, code))
+        code, token, similarity, margin = (part[order] for part in (code, token, similarity, margin))
+        first = np.flatnonzero(np.diff(code, prepend=-1))
+        rank = np.arange(len(code)) - np.repeat(first, np.diff(first, append=len(code)))
+        kept = rank < N_TOP
+        touched, row = np.unique(code[kept], return_inverse=True)
+        new = np.full((len(touched), N_TOP), -np.inf, np.float32)
+        new_token = np.zeros((len(touched), N_TOP), np.uint32)
+        new_similarity = np.zeros_like(new)
+        place = row, rank[kept]
+        new[place], new_token[place], new_similarity[place] = margin[kept], token[kept], similarity[kept]
+        both = np.concatenate([self.margin[touched], new], 1)
+        best = np.argsort(-both, axis=1, kind="stable")[:, :N_TOP]
+        for name, fresh in (("token", new_token), ("similarity", new_similarity), ("margin", new)):
+            table = getattr(self, name)
+            joined = np.concatenate([table[touched], fresh], 1)
+            table[touched] = np.take_along_axis(joined, best, 1)
+
+    def add_silent(self, begin: int, similarity: Float[np.ndarray, "row code"], fired: np.ndarray) -> None:
+        """Similarities of all codes of one book at sampled tokens.
+
+        Args:
+            begin: where the book's codes begin.
+            fired: the ids of those rows, [row, k].
+        """
+        n_codes, n_bins = similarity.shape[1], len(BINS) - 1
+        flat = np.arange(n_codes) * n_bins + _bin(similarity)
+        silent = np.ones(similarity.shape, bool)
+        np.put_along_axis(silent, np.maximum(fired, 0), False, 1)
+        found = np.bincount(flat[silent], minlength=n_codes * n_bins).reshape(n_codes, n_bins)
+        self.histogram[begin : begin + n_codes, 1] += found.astype(np.uint32)
+
+
+def pack_counts(counts: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    """Counts in eight bits, by their logarithm: right to 5 %, 0 and 1 exact, up to 2³¹."""
+    packed = np.zeros(counts.shape, np.uint8)
+    some = counts > 0  # most are not
+    packed[some] = np.rint(_PER_OCTAVE * np.log2(counts[some] + 1.0))
+    return packed
+
+
+def unpack_counts(packed: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return np.exp2(packed.astype(np.float64) / _PER_OCTAVE) - 1
+
+
+def _bin(similarity: np.ndarray) -> np.ndarray:
+    n = len(BINS) - 1
+    return np.clip(((similarity + 1) * (n / 2)).astype(np.int64), 0, n - 1)

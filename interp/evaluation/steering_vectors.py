@@ -1,0 +1,93 @@
+"""The vectors that steering by codes is compared with: means of activations over texts, and their differences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.codes import Codes
+from interp.models import Model, hooked, parse_site, resolve_site
+from interp.steering import SetCode
+from interp.steering.texts import BATCH_SIZE, tokenize
+
+
+@dataclass(frozen=True)
+class SiteMeans:
+    """Mean activations over the tokens of texts, BOS left out, by site: [d_in], of a layer's heads [head, d_head]."""
+
+    positive: Mapping[str, Tensor]
+    negative: Mapping[str, Tensor]
+
+    def difference(self, site: str) -> Float[Tensor, " d_in"]:
+        """Mean over positive minus mean over negative texts: the vector of contrastive activation addition (Rimsky
+        et al. 2023, arXiv 2312.06681), from unpaired texts."""
+        return _at(self.positive, site) - _at(self.negative, site)
+
+    def distance(self, codebooks: Mapping[str, Bottleneck], edit: SetCode) -> Float[Tensor, " d_in"]:
+        """From the mean over negative texts to a code."""
+        book = book_of(codebooks, edit.site)
+        head = parse_site(edit.site).head
+        ids = torch.full((book.config.groups, 1), edit.code, device=book.device)
+        ids = ids if book.config.groups > 1 else ids[0]
+        with torch.no_grad():
+            vector = book.decode(Codes(ids, torch.ones(ids.shape, device=book.device))).float().cpu()
+        return (vector[head] if vector.ndim == 2 else vector) - _at(self.negative, edit.site)
+
+
+@torch.no_grad()
+def site_means(
+    model: Model, sites: Sequence[str], positive: Sequence[str], negative: Sequence[str]
+) -> SiteMeans:
+    """Means at sites, of a head those of its layer's heads, in one forward pass over the texts."""
+    device = next(model.parameters()).device
+    names = {site.partition(".")[0] for site in sites}
+    places = {name: resolve_site(model, name) for name in sorted(names)}
+    found = []
+    for texts in (positive, negative):
+        tokenized = tokenize(model, texts)
+        totals: dict[str, Tensor] = {}
+
+        def add(site: str, counted: Tensor, totals: dict[str, Tensor], x: Tensor) -> None:
+            total = (x.float() * counted[(..., *[None] * (x.ndim - 2))]).sum((0, 1)).cpu()
+            totals[site] = totals.get(site, 0) + total
+
+        for tokens, counted in zip(
+            tokenized.tokens.split(BATCH_SIZE), tokenized.counted.split(BATCH_SIZE), strict=True
+        ):
+            there = counted.to(device)
+            hooks = {place.hook: partial(add, site, there, totals) for site, place in places.items()}
+            with hooked(model, hooks):
+                model(tokens.to(device))
+        found.append({site: total / tokenized.counted.sum() for site, total in totals.items()})
+    return SiteMeans(*found)
+
+
+def vector_books(model: Model, vectors: Mapping[str, Tensor]) -> dict[str, Codebook]:
+    """Codebooks of one code each, a vector, so that ``AddCode(site, 0)`` adds it; heads of a layer in one."""
+    device = next(model.parameters()).device
+    books: dict[str, Codebook] = {}
+    for site, vector in vectors.items():
+        place = parse_site(site)
+        name = site if place.head is None else f"a{place.layer}"
+        if name not in books:
+            groups = 1 if place.head is None else model.cfg.n_heads
+            book = Codebook(CodebookConfig(d_in=len(vector), n_codes=1, groups=groups)).to(device)
+            book.requires_grad_(False).codes.zero_()
+            books[name] = book
+        books[name].codes[place.head or 0, 0] = vector.to(device)
+    return books
+
+
+def book_of(codebooks: Mapping[str, Bottleneck], site: str) -> Bottleneck:
+    """The codebook of a site, or of its layer's heads."""
+    return codebooks[site] if site in codebooks else codebooks[site.partition(".")[0]]
+
+
+def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:
+    place = parse_site(site)
+    return means[site] if place.head is None else means[f"a{place.layer}"][place.head]

@@ -1,0 +1,22 @@
+"""Steering: set, add or forbid codes while a model runs; find the codes of a topic."""
+
+from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode, parse_codes
+from interp.steering.find import FoundCode, FoundCodes, find_codes
+from interp.steering.steer import Steered, steer
+from interp.steering.topics import Topic, load_topic, topic_names
+
+__all__ = [
+    "AddCode",
+    "CodeEdit",
+    "ForbidCode",
+    "FoundCode",
+    "FoundCodes",
+    "SetCode",
+    "Steered",
+    "Topic",
+    "find_codes",
+    "load_topic",
+    "parse_codes",
+    "steer",
+    "topic_names",
+]

@@ -1,0 +1,140 @@
+"""Prompts continued by sampling, and how likely the plain model finds what was written."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.models import Model
+from interp.models.generate import generate
+from interp.tasks.errors import InputError
+from interp.text.special import first_token
+
+BATCH_SIZE = 32
+"""Texts per forward pass when they are judged: logits over the vocabulary take the memory."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """
+    Attributes:
+        text: what was added to the prompt.
+        surprise: −log p of each new token under the model without steering, in nats.
+    """
+
+    prompt: str
+    text: str
+    surprise: Float[np.ndarray, " token"]
+
+    @property
+    def perplexity(self) -> float | None:
+        """Under the model without steering; None for a text that ended at once."""
+        return float(np.exp(self.surprise.mean())) if len(self.surprise) else None
+
+
+def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
+    """Token ids, BOS included; with ``chat`` as a user's message in the model's chat template.
+
+    Raises:
+        InputError: no prompts, a model without a tokenizer or without a chat template.
+    """
+    if not prompts:
+        raise InputError("no prompts")
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise InputError("this model has no tokenizer: it cannot read text")
+    begin = first_token(tokenizer)
+    head = [] if begin is None else [begin]
+    if chat:
+        if not tokenizer.chat_template:
+            raise InputError("this model's tokenizer has no chat template: leave out --chat")
+        prompts = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+            for prompt in prompts
+        ]
+        head = []  # the template brings its own
+    found = [head + list(tokenizer(prompt, add_special_tokens=False).input_ids) for prompt in prompts]
+    for prompt, ids in zip(prompts, found, strict=True):
+        if not ids:
+            raise InputError(f"prompt {prompt!r} is empty")
+    return found
+
+
+def continue_prompts(
+    model: Model,
+    prompts: Sequence[str],
+    n_tokens: int,
+    *,
+    within: contextlib.AbstractContextManager | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+    chat: bool = False,
+) -> list[Continuation]:
+    """Sample one continuation a prompt, all in one batch, inside a context such as :func:`~interp.steering.steer`.
+
+    The context is left before the texts are judged.
+
+    Raises:
+        InputError: as :func:`encode_prompts`, or prompts and new tokens longer than the model's context.
+    """
+    ids = encode_prompts(model, prompts, chat=chat)
+    longest = max(map(len, ids))
+    if longest + n_tokens > model.cfg.n_ctx:
+        raise InputError(
+            f"{longest} tokens of prompt and {n_tokens} new ones: the model reads {model.cfg.n_ctx}"
+        )
+    device = next(model.parameters()).device
+    filler = ids[0][0]
+    tokens = torch.tensor([[filler] * (longest - len(row)) + row for row in ids], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device)
+    with within or contextlib.nullcontext():
+        out = generate(
+            model,
+            tokens,
+            n_tokens,
+            attention_mask=None if bool(mask.all()) else mask,
+            seed=seed,
+            temperature=temperature,
+        )
+    new = [_until_end(row[longest:].tolist(), model.tokenizer.eos_token_id) for row in out]
+    surprises = surprise(model, ids, new)
+    return [
+        Continuation(prompt, model.tokenizer.decode(row, skip_special_tokens=True), found)
+        for prompt, row, found in zip(prompts, new, surprises, strict=True)
+    ]
+
+
+@torch.no_grad()
+def surprise(
+    model: Model, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
+    """−log p of each new token after its prompt, in nats; outside of any steering."""
+    device = next(model.parameters()).device
+    rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
+    found: list[np.ndarray] = []
+    for begin in range(0, len(rows), BATCH_SIZE):
+        some = rows[begin : begin + BATCH_SIZE]
+        longest = max(map(len, some))
+        # padding on the right is seen by no earlier position
+        tokens = torch.tensor([row + row[-1:] * (longest - len(row)) for row in some], device=device)
+        nll = _surprise_of(model(tokens), tokens).cpu().numpy()
+        found += [
+            nll[i, len(prompts[begin + i]) - 1 : len(row) - 1].astype(np.float64)
+            for i, row in enumerate(some)
+        ]
+    return found
+
+
+def _surprise_of(logits: Float[Tensor, "text pos vocab"], tokens: Tensor) -> Float[Tensor, "text before"]:
+    chosen = logits[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0].float()
+    return logits[:, :-1].float().logsumexp(-1) - chosen
+
+
+def _until_end(row: list[int], end: int | None) -> list[int]:
+    return row[: row.index(end)] if end in row else row

@@ -1,0 +1,150 @@
+"""The edits of one site as tensors: however many heads they name, a forward does a handful of operations."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.codes import Codes
+from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode
+from interp.tasks.errors import InputError
+
+Rows = tuple[int, ...] | None
+_KEEP = -2
+"""An id that leaves a slot as it is."""
+
+
+class SitePlan:
+    """Forbidden codes act first, then set ones, then added ones.
+
+    Args:
+        name: of the site, for messages.
+        groups: length of the group axis of the codes, if they have one.
+    """
+
+    def __init__(self, name: str, bottleneck: Bottleneck, groups: int | None) -> None:
+        self.name, self.bottleneck, self.groups = name, bottleneck, groups
+        self._lead = () if groups is None else (groups,)
+        self._set: dict[Rows, tuple[Tensor, Tensor]] = {}
+        self._added: dict[Rows, Tensor] = {}
+        self._forbidden: dict[Rows, Tensor] = {}
+
+    @property
+    def edits_codes(self) -> bool:
+        """Whether the codes have to be known."""
+        return bool(self._set or self._forbidden)
+
+    def add(self, edit: CodeEdit, group: int | None) -> None:
+        """Take in an edit of one group, or of all.
+
+        Raises:
+            InputError: a code, a strength, a number of slots or rows that cannot be.
+        """
+        n_codes = self.bottleneck.config.n_codes
+        if not 0 <= edit.code < n_codes:
+            raise InputError(f"code {edit.code} at {edit.site}: the codebook there has 0 to {n_codes - 1}")
+        rows = _rows(edit.rows)
+        if isinstance(edit, SetCode):
+            self._add_set(edit, rows, group)
+        elif isinstance(edit, AddCode):
+            shape = (*self._lead, self.bottleneck.config.d_in)
+            total = self._added.setdefault(rows, torch.zeros(shape, device=self.bottleneck.device))
+            which = slice(None) if group is None else group
+            vectors = self._vectors(edit.code)
+            if edit.from_mean:
+                vectors = vectors - self._mean(edit.site)
+            total[which] += edit.scale * vectors[which]
+        else:
+            self._add_forbidden(edit, rows, group)
+
+    def apply(self, codes: Codes, x: Tensor, at: Bool[Tensor, "batch pos"]) -> Codes:
+        """The codes of ``x`` as edited; the same object if nothing is."""
+        for rows, without in self._forbidden.items():
+            chosen = _among(at, rows)[(..., *[None] * (codes.ids.ndim - 2))]
+            # groups in which nothing is forbidden choose as before
+            other = self.bottleneck.encode_without(x, without)
+            codes = Codes(
+                torch.where(chosen, other.ids, codes.ids), torch.where(chosen, other.values, codes.values)
+            )
+        for rows, (ids, strengths) in self._set.items():
+            chosen = _among(at, rows)[(..., *[None] * (codes.ids.ndim - 2))] & (ids != _KEEP)
+            codes = Codes(
+                torch.where(chosen, ids.to(codes.ids), codes.ids),
+                torch.where(chosen, strengths.to(codes.values), codes.values),
+            )
+        return codes
+
+    def added(self, x: Tensor, at: Bool[Tensor, "batch pos"]) -> Tensor | None:
+        """What is added to ``x``, if anything, in its shape from the third axis on."""
+        total = None
+        for rows, vectors in self._added.items():
+            chosen = _among(at, rows)[(..., *[None] * (x.ndim - 2))]
+            part = chosen * vectors.reshape(x.shape[2:]).to(x)
+            total = part if total is None else total + part
+        return total
+
+    def _vectors(self, code: int) -> Float[Tensor, "*group d_in"]:
+        ids = torch.full((*self._lead, 1), code, device=self.bottleneck.device)
+        return self.bottleneck.decode(Codes(ids, torch.ones(ids.shape, device=ids.device))).detach().float()
+
+    def _mean(self, site: str) -> Float[Tensor, "*group d_in"]:
+        """Of the codes by their counts, or evenly if they were never counted."""
+        if not isinstance(self.bottleneck, Codebook):
+            raise InputError(f"from_mean at {site}: only codebooks have a mean, not a {self.bottleneck.kind}")
+        counts = self.bottleneck.counts.float()
+        weights = torch.where(counts.sum(-1, keepdim=True) > 0, counts, 1.0)
+        weights = weights / weights.sum(-1, keepdim=True)
+        mean = torch.einsum("gc,gcd->gd", weights, self.bottleneck.codes.detach().float())
+        return mean if self.groups is not None else mean[0]
+
+    def _add_set(self, edit: SetCode, rows: Rows, group: int | None) -> None:
+        k, unit = self.bottleneck.config.k, self.bottleneck.unit_values
+        if unit and edit.strength is not None:
+            raise InputError(f"strength {edit.strength} at {edit.site}: codes there are just on or off")
+        if not unit and edit.strength is None:
+            raise InputError(f"codes at {edit.site} have a strength: give SetCode a strength")
+        if rows not in self._set:
+            shape, device = (*self._lead, k), self.bottleneck.device
+            self._set[rows] = torch.full(shape, _KEEP, device=device), torch.ones(shape, device=device)
+        ids, strengths = (part if group is None else part[group] for part in self._set[rows])
+        taken = int((ids != _KEEP).sum(-1).max())
+        if not 1 <= edit.slots <= k - taken:
+            free = f"{k - taken} of {k}" if taken else str(k)
+            raise InputError(f"slots {edit.slots} for code {edit.code} at {edit.site}: {free} can be set")
+        ids[..., taken : taken + edit.slots] = edit.code
+        strengths[..., taken : taken + edit.slots] = 1.0 if edit.strength is None else edit.strength
+
+    def _add_forbidden(self, edit: ForbidCode, rows: Rows, group: int | None) -> None:
+        config = self.bottleneck.config
+        if not isinstance(self.bottleneck, Codebook):
+            raise InputError(
+                f"code {edit.code} at {edit.site}: only codebooks know a next best code, not a {self.bottleneck.kind}"
+            )
+        if group is not None and config.groups == 1 and self.groups is not None:
+            raise InputError(f"code {edit.code} at {edit.site}: heads share a codebook, name the whole layer")
+        shape, device = (config.groups, config.n_codes), self.bottleneck.device
+        without = self._forbidden.setdefault(rows, torch.zeros(shape, dtype=torch.bool, device=device))
+        without[0 if group is None else group, edit.code] = True
+        if int(without.sum(-1).max()) > config.n_codes - config.k:
+            raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
+
+
+def _rows(rows: Sequence[int] | None) -> Rows:
+    if rows is None:
+        return None
+    if not rows or min(rows) < 0:
+        raise InputError(f"rows {list(rows)}: name rows of the batch, from 0")
+    return tuple(sorted(set(rows)))
+
+
+def _among(at: Bool[Tensor, "batch pos"], rows: Rows) -> Bool[Tensor, "batch pos"]:
+    if rows is None:
+        return at
+    if rows[-1] >= len(at):
+        raise InputError(f"row {rows[-1]}: the batch has {len(at)}")
+    wanted = torch.zeros(len(at), 1, dtype=torch.bool, device=at.device)
+    wanted[list(rows)] = True
+    return at & wanted

@@ -1,0 +1,90 @@
+"""Seven topics named in advance, with the words that count, texts to find codes from, and prompts to be judged on."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from interp.tasks.errors import InputError
+
+_FILE = Path(__file__).parent / "data" / "topics.json"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """
+    Attributes:
+        words: a text is of the topic if it holds one of them, as a whole word, whatever the case.
+        positive: texts of the topic.
+        negative: texts of no topic, and some of each of the other ones.
+        prompts: beginnings of texts, of no topic, none of them among the texts.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+    def is_in(self, text: str) -> bool:
+        return holds_word(text, self.words)
+
+
+def topic_names() -> list[str]:
+    return list(_stored()["topics"])
+
+
+def load_topic(name: str) -> Topic:
+    """The topic of a name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    stored = _stored()
+    if name not in stored["topics"]:
+        raise InputError(f"unknown topic {name!r}: there are {', '.join(stored['topics'])}")
+    # as many of the other topics as of none: more would cost time and tell little
+    others = [
+        text for other, topic in stored["topics"].items() if other != name for text in topic["texts"][::3]
+    ]
+    mine = stored["topics"][name]
+    return Topic(
+        name,
+        words=tuple(mine["words"]),
+        positive=tuple(mine["texts"]),
+        negative=(*stored["neutral"], *others),
+        prompts=tuple(stored["prompts"]),
+    )
+
+
+def neutral_texts() -> tuple[str, ...]:
+    """Everyday sentences of no topic."""
+    return tuple(_stored()["neutral"])
+
+
+def read_lines(path: Path) -> tuple[str, ...]:
+    """Texts of a file, one a line.
+
+    Raises:
+        InputError: it cannot be read, or holds none.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    texts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not texts:
+        raise InputError(f"{path} holds no text: one a line")
+    return texts
+
+
+def holds_word(text: str, words: Sequence[str]) -> bool:
+    """Whether one of the words stands in the text as a whole word: ``fire`` is not in ``fireman``."""
+    return re.search(rf"\b(?:{'|'.join(map(re.escape, words))})\b", text, re.IGNORECASE) is not None
+
+
+@cache
+def _stored() -> dict:
+    return json.loads(_FILE.read_text(encoding="utf-8"))

@@ -1,0 +1,97 @@
+"""A model whose heads and MLPs speak in codes: where codebooks stand, how they are run, fitted and kept alive."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.base import straight_through
+from interp.bottlenecks.codes import Codes
+from interp.models.neox import NeoX, NeoXShape
+
+Ids = dict[str, Int[Tensor, "batch pos *group"]]
+"""The code at every position by site; ``a2`` has one a head, ``m2`` one."""
+Edit = Callable[[str, Tensor], Tensor]
+"""Takes a site and its ids, returns the ids that take their place."""
+
+
+class Books(nn.ModuleDict):
+    """One codebook at z of each layer's heads (a book a head) and one at each MLP's output, k = 1."""
+
+    def __init__(self, shape: NeoXShape, n_codes: int, seed: int = 0) -> None:
+        super().__init__()
+        for number, site in enumerate(shape.sites):
+            heads = site.startswith("a")
+            self[site] = Codebook(
+                CodebookConfig(
+                    d_in=shape.d_head if heads else shape.d_model,
+                    groups=shape.n_heads if heads else 1,
+                    n_codes=n_codes,
+                    seed=seed * len(shape.sites) + number,
+                )
+            )
+
+    def run(self, edit: Edit | None = None) -> "Running":
+        return Running(self, edit)
+
+    @torch.no_grad()
+    def fit(self, model: NeoX, tokens: Int[Tensor, "batch pos"]) -> None:
+        """k-means, site after site in one pass: each sees what reaches it through the books before it."""
+
+        def fitted(site: str, x: Tensor) -> Tensor:
+            self[site].fit(x)
+            return self[site](x)
+
+        model(tokens, fitted)
+
+
+class Running:
+    """Books at work in one forward pass; give it to the model as ``at``.
+
+    Attributes:
+        ids: the codes as decoded, that is after the edit.
+        x: what the books replaced.
+        loss: Σ_sites of the books' losses, and of the pull of activations to their codes, apart.
+    """
+
+    def __init__(self, books: Books, edit: Edit | None = None) -> None:
+        self.books, self.edit = books, edit
+        self.ids: Ids = {}
+        self.x: dict[str, Tensor] = {}
+        self.loss: list[Tensor] = []
+        self.commitment: list[Tensor] = []
+
+    def __call__(self, site: str, x: Tensor) -> Tensor:
+        book = self.books[site]
+        ids = book.encode(x).ids[..., 0]
+        if self.edit is not None:
+            ids = self.edit(site, ids)
+        decoded = book.decode(as_codes(ids))
+        self.ids[site] = ids
+        if torch.is_grad_enabled():
+            self.x[site] = x.detach()
+            self.loss.append(book.loss(x, decoded))
+            self.commitment.append((x - decoded.detach()).square().sum(-1).mean())
+        return straight_through(x, decoded)
+
+
+def as_codes(ids: Int[Tensor, "*batch"]) -> Codes:
+    return Codes(ids[..., None], torch.ones(*ids.shape, 1, device=ids.device))
+
+
+@torch.no_grad()
+def replace_dead(
+    books: Books, running: Running, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> int:
+    """Give codes that did not occur since the last time the vectors of this pass that are worst coded."""
+    return sum(
+        book.replace_dead(running.x[site], optimizer, generator=generator) for site, book in books.items()
+    )
+
+
+def explained(x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]) -> float:
+    """1 − |x − x̂|² / |x − mean|²: below 0 the mean alone would be better."""
+    flat = x.flatten(0, 1)
+    return 1 - float((x - decoded).square().sum() / (flat - flat.mean(0)).square().sum())

@@ -1,0 +1,180 @@
+"""Training from scratch, in two parts, resumable at any moment with the same losses."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from interp.files import atomic_path
+from interp.models.neox import NeoX
+from interp.progress import Stage, silent
+from interp.tasks.errors import InputError
+from interp.tokfsm.accuracy import quick_look
+from interp.tokfsm.coded import Books, replace_dead
+from interp.tokfsm.data import generator_of, make_machine, sequences
+from interp.tokfsm.recipe import Recipe
+
+TEXT, FIT, REPLACE = 1, 2, 3
+"""What a draw is for: part of the key of its generator."""
+LOOKS = 24
+"""Points of the curve."""
+
+
+class Training:
+    """A run: model, books, optimizer, and what was seen on the way.
+
+    Attributes:
+        step: done so far.
+        losses: cross-entropy of every step.
+        curve: what :func:`~interp.tokfsm.accuracy.quick_look` saw, against tokens.
+        plain: the model as it was just before the codebooks, its state dict; None before.
+    """
+
+    def __init__(self, recipe: Recipe, device: str = "cpu") -> None:
+        self.recipe, self.device = recipe, device
+        self.machine = make_machine(recipe.machine_seed)
+        self.model = NeoX(recipe.shape, recipe.seed).to(device)
+        self.books = Books(recipe.shape, recipe.n_codes, recipe.seed).to(device)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(part.parameters())} for part in (self.model, self.books)],
+            lr=recipe.lr,
+            weight_decay=0.0,
+            # not fused: that writes past the version counters by which codebooks know that they have changed
+            foreach=True,
+        )
+        self.step = 0
+        self.losses: list[float] = []
+        self.curve: list[dict[str, float]] = []
+        self.plain: dict[str, Tensor] | None = None
+
+    @property
+    def coded(self) -> bool:
+        """Whether the codebooks are in."""
+        return self.plain is not None
+
+    def advance(self) -> float:
+        """One step; returns its cross-entropy."""
+        recipe = self.recipe
+        if self.step == recipe.plain_steps and not self.coded:
+            self.plain = {name: value.clone() for name, value in self.model.state_dict().items()}
+            text = sequences(self.machine, recipe.fit_sequences, recipe.seed, FIT)
+            self.books.fit(self.model, text.to(self.device))
+        tokens = sequences(self.machine, recipe.batch, recipe.seed, TEXT, self.step).to(self.device)
+        running = self.books.run() if self.coded else None
+        logits = self.model(tokens, running)
+        ce = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        loss = ce
+        if running is not None:
+            loss = ce + torch.stack(running.loss).sum()
+            if recipe.commitment:
+                loss = loss + recipe.commitment * torch.stack(running.commitment).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr_at(self.step)
+        self.optimizer.step()
+        if running is not None:
+            for site, book in self.books.items():
+                book.count(running.ids[site][..., None])
+            if recipe.replaces_at(self.step):
+                replace_dead(
+                    self.books, running, self.optimizer, generator_of(recipe.seed, REPLACE, self.step)
+                )
+        self.step += 1
+        self.losses.append(ce.item())
+        return self.losses[-1]
+
+    def look(self) -> None:
+        """Add a point to the curve."""
+        seen = quick_look(self.model, self.machine, self.books if self.coded else None)
+        tokens = self.step * self.recipe.per_step
+        self.curve.append({"tokens": tokens, "coded": float(self.coded), **seen})
+
+    def run(self, checkpoint: Path, *, every: int, stage: Stage = silent) -> None:
+        """Train to the end, with a checkpoint after every so many steps.
+
+        Raises:
+            InputError: the loss is no longer finite.
+        """
+        looks = max(1, self.recipe.steps // LOOKS)
+        with stage("training, steps", self.recipe.steps) as done:
+            done(self.step)
+            while self.step < self.recipe.steps:
+                if not math.isfinite(self.advance()):
+                    raise InputError(
+                        f"the loss is not finite at step {self.step}: a lower learning rate helps"
+                    )
+                last = self.step in (self.recipe.plain_steps, self.recipe.steps)
+                if last or self.step % looks == 0:
+                    self.look()
+                if last or self.step % every == 0:
+                    self.save(checkpoint)
+                done(1)
+
+    def save(self, path: Path) -> None:
+        """Everything that the next step depends on, in one file, whole or not at all."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"books.{name}": value for name, value in self.books.state_dict().items()}
+        for number, parameter in enumerate(self._parameters()):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{number}.{name}"] = value
+        tensors |= {f"plain.{name}": value for name, value in (self.plain or {}).items()}
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        facts = {"recipe": json.dumps(asdict(self.recipe)), "curve": json.dumps(self.curve)}
+        with atomic_path(path) as temporary:
+            # a copy of each: safetensors refuses tensors that share memory
+            save_file(
+                {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, temporary, facts
+            )
+
+    @classmethod
+    def load(cls, path: Path, recipe: Recipe, device: str = "cpu") -> "Training":
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: a damaged one, or one of another recipe.
+        """
+        self = cls(recipe, device)
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"cannot read the checkpoint {path}: {error}") from None
+        stored, wanted = json.loads(facts.get("recipe", "{}")), asdict(recipe)
+        for key, value in wanted.items():
+            if stored.get(key) != value:
+                raise InputError(
+                    f"{path} is of a run with {key} {stored.get(key)}, not {value}: name another --out"
+                )
+        parts = {
+            prefix: {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+            for prefix in ("model.", "books.", "plain.")
+        }
+        self.model.load_state_dict(parts["model."])
+        self.books.load_state_dict(parts["books."])
+        self.plain = {n: v.to(device) for n, v in parts["plain."].items()} or None
+        for number, parameter in enumerate(self._parameters()):
+            prefix = f"optimizer.{number}."
+            state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+            if state:
+                self.optimizer.state[parameter] = {n: v.to(device) for n, v in state.items()}
+        self.losses = tensors["losses"].tolist()
+        self.step, self.curve = len(self.losses), json.loads(facts["curve"])
+        return self
+
+    def plain_model(self) -> NeoX:
+        """The model as it was just before the codebooks: the control without any."""
+        model = NeoX(self.recipe.shape).to(self.device)
+        model.load_state_dict(self.plain or self.model.state_dict())
+        return model
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]

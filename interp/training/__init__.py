@@ -1,0 +1,7 @@
+"""Training fitted codebooks with gradients, see docs/codebooks.md."""
+
+from interp.training.config import TrainConfig
+from interp.training.run import train_codebooks
+from interp.training.trainer import StepResult, Trainer
+
+__all__ = ["StepResult", "TrainConfig", "Trainer", "train_codebooks"]

@@ -1,0 +1,66 @@
+"""What codebooks are trained by."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.tasks.errors import InputError
+
+OBJECTIVES = ("local", "distilled", "joint")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """
+    Attributes:
+        objective: ``local``: each book reconstructs what reaches its site, nothing else. ``distilled``: KL from the
+            plain model's next-token distribution to the spliced model's, which is frozen, plus λ times the
+            reconstruction error. ``joint``: the spliced model's cross-entropy plus the same, and the model is finetuned
+            along with the codes (Tamkin, Taufeeque & Goodman 2023, §2).
+        lr: Adam's step for the codes, in units of the spread (standard deviation per coordinate) of what comes to
+            each head or site, as the book compares vectors.
+        model_lr: AdamW's step for the model's weights (joint only).
+        mse_weight: λ. The error is the share of variance not explained, averaged over heads and sites, so λ = 1 weighs
+            explaining nothing at all like one nat.
+        batch_size: blocks of text a step.
+        epochs: times each block is seen.
+        warmup: share of the steps over which the step sizes rise; they fall to zero, linearly, over the rest.
+        nested: train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book
+            serves them all.
+        replace_every: steps after which codes that were not used meanwhile are replaced, until four fifths of
+            the run; 0 leaves them.
+        checkpoint_every: steps between checkpoints.
+        seed: of the order of the text and of everything drawn.
+    """
+
+    objective: Literal["local", "distilled", "joint"] = "distilled"
+    lr: float = 0.01
+    model_lr: float = 2e-5
+    mse_weight: float = 0.1
+    batch_size: int = 8
+    epochs: int = 1
+    warmup: float = 0.05
+    nested: bool = False
+    replace_every: int = 50
+    checkpoint_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"objective {self.objective!r}: choose {', '.join(OBJECTIVES)}")
+        for name, least in (("batch_size", 1), ("epochs", 1), ("replace_every", 0), ("checkpoint_every", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} {getattr(self, name)}: it must be at least {least}")
+        for name in ("lr", "model_lr", "mse_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{name} {value}: it must be 0 or more")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup {self.warmup}: it must be from 0 to below 1")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed}: it must be 0 or more")
+
+    def step_size(self, step: int, n_steps: int) -> float:
+        """Factor of the step sizes at a step, counted from 0."""
+        rising = max(1, round(self.warmup * n_steps))
+        return min((step + 1) / rising, (n_steps - step) / max(1, n_steps - rising))

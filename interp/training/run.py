@@ -1,0 +1,181 @@
+"""A training run on disk: from a folder of fitted books and blocks of text to a folder of trained books.
+
+::
+
+    manifest.json          as of fitted books, with ``training``; written last
+    a0/ a1/ …              the trained books
+    training.json          what every step measured
+    model/                 joint training: the finetuned model, which the books belong to
+    .work/checkpoints/     while it runs
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.bottlenecks.book_folder import (
+    WORK,
+    BookFolder,
+    begin_request,
+    books_fingerprint,
+    check_request,
+    describe_text,
+    load_codebooks,
+    model_identity,
+)
+from interp.bottlenecks.codebook import Codebook
+from interp.files import write_json
+from interp.models import Model
+from interp.models.save import save_model
+from interp.progress import Stage, silent
+from interp.tasks.errors import InputError
+from interp.text import TextBlocks
+from interp.training.checkpoint import Checkpoint, Checkpoints
+from interp.training.config import TrainConfig
+from interp.training.trainer import StepResult, Trainer, drawn_from
+
+HISTORY_FILE, MODEL_FOLDER = "training.json", "model"
+Watch = Callable[[int, int, StepResult], None]
+"""Told at every checkpoint: steps done, steps in all, what the last one measured."""
+
+
+def train_codebooks(
+    model: Model,
+    start: BookFolder,
+    text: TextBlocks,
+    folder: Path,
+    config: TrainConfig | None = None,
+    *,
+    stage: Stage = silent,
+    watch: Watch = lambda *_: None,
+) -> BookFolder:
+    """Train the books of a folder further and write them to another; goes on where a killed run stopped.
+
+    A run that goes on repeats the losses of one that was never killed, on the same device and number of threads. In
+    joint training ``model`` is finetuned where it is, and written into the folder.
+
+    Args:
+        text: training blocks.
+
+    Raises:
+        InputError: books of another model, held-out text, less text than one batch; a folder or checkpoint of
+            another run, damaged, or being filled by another process; NaN or infinite activations or loss.
+    """
+    config, folder = config or TrainConfig(), Path(folder)
+    if text.split != "train":
+        raise InputError(f"text of the split {text.split!r}: codebooks are trained on 'train' only")
+    n_steps = config.epochs * (len(text.tokens) // config.batch_size)
+    if n_steps == 0:
+        raise InputError(f"{len(text.tokens)} blocks of text: a batch is {config.batch_size}")
+    books = load_codebooks(start.folder, model)
+    request = _request(model, start, books, text, config)
+    if BookFolder.exists(folder):
+        found = BookFolder.open(folder)
+        if "training" not in found.manifest:
+            raise InputError(f"{folder} holds fitted codebooks: write the trained ones to another folder")
+        check_request(folder, {**found.manifest, "model": found.manifest["training"]["base"]}, request)
+        return found
+    work = folder / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / "lock", timeout=0):
+            begin_request(folder, request)
+            checkpoints = Checkpoints(work / "checkpoints", request)
+            trainer = Trainer(model, books, config, n_steps)
+            _train(trainer, text.tokens, checkpoints, folder, stage, watch)
+            return _finish(trainer, folder, request)
+    except Timeout:
+        raise InputError(f"{folder}: another process is training codebooks there") from None
+
+
+def _train(
+    trainer: Trainer,
+    blocks: Int[Tensor, "block pos"],
+    checkpoints: Checkpoints,
+    folder: Path,
+    stage: Stage,
+    watch: Watch,
+) -> None:
+    config, n_steps = trainer.config, trainer.n_steps
+    history: dict[str, list[float | None]] = {name: [] for name in StepResult.__dataclass_fields__}
+    begin = 0
+    if (last := checkpoints.latest()) is not None:
+        trainer.restore(last.tensors)
+        begin, history = last.step, {name: list(values) for name, values in last.history.items()}
+    device = next(trainer.model.parameters()).device
+    with stage(f"training, {config.objective}", n_steps) as done:
+        done(begin)
+        for number in range(begin, n_steps):
+            batch = blocks[batch_of(number, len(blocks), config)]
+            try:
+                result = trainer.step(number, batch.to(device))
+            except InputError as error:
+                raise InputError(f"step {number + 1} of {n_steps}: {error}; {checkpoints.kept()}") from None
+            for name, values in history.items():
+                values.append(getattr(result, name))
+            done(1, describe(result))
+            if (number + 1) % config.checkpoint_every == 0 or number + 1 == n_steps:
+                checkpoints.save(Checkpoint(number + 1, trainer.state(), history))
+                write_json(folder / HISTORY_FILE, history)
+                watch(number + 1, n_steps, result)
+
+
+def batch_of(number: int, n_blocks: int, config: TrainConfig) -> Int[Tensor, " block"]:
+    """Which blocks step ``number`` sees: each epoch is in an order of its own, and leaves out what fills no batch."""
+    epoch, place = divmod(number, n_blocks // config.batch_size)
+    order = torch.randperm(n_blocks, generator=drawn_from(config.seed, "order", epoch))
+    return order[place * config.batch_size :][: config.batch_size]
+
+
+def describe(result: StepResult) -> str:
+    """One line on a step."""
+    return "  ".join(f"{name} {value}" for name, value in _words(result))
+
+
+def _words(result: StepResult) -> Iterator[tuple[str, str]]:
+    yield "loss", f"{result.loss:.3f}"
+    for name in ("kl", "ce"):
+        if (value := getattr(result, name)) is not None:
+            yield name.upper(), f"{value:.3f}"
+    yield "explained", f"{result.explained:.2f}"
+    yield "dead", f"{result.dead:.1%}"
+
+
+def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> BookFolder:
+    trainer.finish()
+    for site, book in trainer.books.items():
+        book.save(BookFolder.book(folder, site))
+    if trainer.weights:
+        save_model(trainer.model, folder / MODEL_FOLDER)
+        where = str((folder / MODEL_FOLDER).resolve())
+        own = {**model_identity(trainer.model), "spec": where, "source": where, "revision": None}
+        request = {**request, "model": own}
+    return BookFolder.finish(folder, request, leftovers=folder / WORK)
+
+
+def _request(
+    model: Model, start: BookFolder, books: dict[str, Codebook], text: TextBlocks, config: TrainConfig
+) -> dict[str, Any]:
+    """What the trained books depend on, as JSON values."""
+    identity = model_identity(model)
+    return {
+        "model": identity,
+        "sites": start.sites,
+        "fit": dict(start.manifest["fit"]),
+        "text": dict(start.manifest["text"]),
+        "training": {
+            **asdict(config),
+            "base": identity,
+            "text": describe_text(text),
+            "start": {
+                "fingerprint": books_fingerprint(books),
+                "training": start.manifest.get("training"),
+            },
+        },
+    }

@@ -1,0 +1,98 @@
+"""A codebook as it is trained: at its site it also measures itself."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.bottlenecks import Bottleneck, Codebook, Codes
+
+NEWEST = 0.05
+"""Share of the newest batch in the running variance."""
+
+
+class TrainedBook(Bottleneck):
+    """The book in everything, for :func:`~interp.bottlenecks.attach.attach`, with a loss that knows no units.
+
+    Args:
+        alone: train it on its own error only: no gradient goes on to the rest of the model.
+
+    Attributes:
+        x: what came to the site in the last forward pass.
+        explained: share of the variance that the codes explained there, averaged over groups, the first position
+            left out.
+        variance: of what comes to each group, as the book compares vectors, the first position left out; a running
+            mean, since some heads hardly vary in most batches and a lot in a few. Part of the run's state.
+    """
+
+    kind = "codebook"
+
+    def __init__(self, book: Codebook, *, alone: bool) -> None:
+        self.book, self.alone, self.unit_values = book, alone, book.unit_values
+        self.x: Tensor | None = None
+        self.explained: Tensor | None = None
+        self.variance: Tensor | None = None
+        self._codes: Codes | None = None
+
+    @property
+    def config(self) -> Any:
+        return self.book.config
+
+    def set_k(self, k: int) -> None:
+        """From now on k codes per vector."""
+        self.book.config = replace(self.book.config, k=k)
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+        self.x = x.detach()
+        with torch.autocast(x.device.type, enabled=False):  # similarities are float32 always
+            self._codes = self.book.encode(x)
+        return self._codes
+
+    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.alone):
+            return self.book.decode(codes)
+
+    def loss(
+        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, ""]:
+        """Squared error over variance, averaged over groups; both as the book compares vectors."""
+        with torch.autocast(x.device.type, enabled=False):
+            if self.alone:
+                decoded = self.book.decode(self._codes)
+            n_blocks, n_positions = x.shape[:2]
+            shape = (self.config.groups, n_blocks, n_positions, -1, self.config.d_in)
+            error = self._compared(x.detach().float() - decoded.float()).reshape(shape)
+            error = error.square().sum(-1).mean(-1)  # over the heads that share a book
+            here = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
+            apart = (here - here.mean((1, 2, 3), keepdim=True)).square().sum(-1)
+            variance = apart.mean((1, 2, 3)).clamp(min=1e-12)
+            self.variance = variance if self.variance is None else self.variance.lerp(variance, NEWEST)
+            self.explained = (1 - error.detach()[:, :, 1:].mean((1, 2)) / self.variance).mean()
+            return (error.mean((1, 2)) / self.variance).mean()
+
+    @property
+    def spread(self) -> Float[Tensor, " group"]:
+        """Standard deviation per coordinate, by which the codes' steps are measured."""
+        return (self.variance / self.config.d_in).sqrt()
+
+    def _compared(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+        return self.book.comparable(x.reshape(-1, self.config.groups, self.config.d_in).transpose(0, 1))
+
+    def parameters(self):
+        return self.book.parameters()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.book.tensors()
+
+    def fit(self, x: Tensor) -> Bottleneck:
+        raise NotImplementedError
+
+    @classmethod
+    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> Bottleneck:
+        raise NotImplementedError
+
+    def to(self, target: Any) -> Bottleneck:
+        raise NotImplementedError

@@ -1,0 +1,267 @@
+"""One step of training after another; files and text are elsewhere."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.attach import Attached, attach
+from interp.models import Model
+from interp.models.save import trained_weights
+from interp.tasks.errors import InputError
+from interp.training.config import TrainConfig
+from interp.training.distillation import kl_and_gradient
+from interp.training.relative_adam import RelativeAdam
+from interp.training.trained_book import TrainedBook
+
+KL_EVERY = 10
+"""Steps from one KL to the next where it is not trained on, since it takes the plain model's forward as well."""
+REPLACED_UNTIL = 0.8
+"""Share of the run after which no code is replaced: a new one needs time to find its place."""
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step measured, on its own batch and before its update.
+
+    Attributes:
+        loss: what was minimised, λ times the reconstruction error included.
+        kl: KL(plain ‖ spliced), nats per token; None where not measured (local: every tenth step; joint: never, the
+            plain model is gone).
+        ce: cross-entropy of the spliced model, nats per token (joint only).
+        explained: share of variance explained, averaged over groups and sites.
+        dead: share of codes not used in the last full stretch between replacements.
+        k: codes per vector in this step.
+    """
+
+    loss: float
+    kl: float | None
+    ce: float | None
+    explained: float
+    dead: float
+    k: int
+
+
+class Trainer:
+    """Trains books at their sites, in place, and in joint training the model too.
+
+    Args:
+        books: by site; their codes are trained where they are.
+        n_steps: of the whole run, which the step sizes follow.
+
+    Raises:
+        InputError: a book that does not fit its site, or nested training of books that are right for one k only.
+    """
+
+    def __init__(
+        self, model: Model, books: Mapping[str, Codebook], config: TrainConfig, n_steps: int
+    ) -> None:
+        self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
+        self._watched = {
+            site: TrainedBook(book, alone=config.objective == "local") for site, book in books.items()
+        }
+        attach(model, self._watched)  # checks that they fit
+        self.ks = {site: book.config.k for site, book in books.items()}
+        if config.nested:
+            for book in books.values():
+                book.with_k(1)  # refuses where fewer are no prefix
+        self.optimizer = RelativeAdam([book.codes for book in books.values()], config.lr)
+        self.weights: dict[str, Tensor] = {}
+        self.model_optimizer: torch.optim.Optimizer | None = None
+        if config.objective == "joint":
+            self.weights = trained_weights(model)
+            self.model_optimizer = torch.optim.AdamW(
+                self.weights.values(), lr=config.model_lr, weight_decay=0.0
+            )
+        self.dead = self._dead()
+        for book in books.values():
+            book.counts.zero_()
+
+    def step(self, number: int, tokens: Int[Tensor, "block pos"]) -> StepResult:
+        """The update of step ``number``, counted from 0, on a batch.
+
+        Raises:
+            InputError: NaN or infinite activations or loss; nothing has been updated then.
+        """
+        k = self._set_k(number)
+        factor = self.config.step_size(number, self.n_steps)
+        for optimizer, lr in ((self.optimizer, self.config.lr), (self.model_optimizer, self.config.model_lr)):
+            if optimizer is not None:
+                optimizer.param_groups[0]["lr"] = lr * factor
+                optimizer.zero_grad()
+        for tensor in self.weights.values():
+            tensor.requires_grad_(True)
+        try:
+            loss, kl, ce, attached = self._gradients(number, tokens)
+        finally:
+            for tensor in self.weights.values():
+                tensor.requires_grad_(False)
+        if not math.isfinite(loss):
+            raise InputError(f"the loss is {loss}")
+        self.optimizer.step_in([book.spread for book in self._watched.values()])
+        if self.model_optimizer is not None:
+            # a frozen parameter keeps its gradient, which is all the optimizer asks for
+            self.model_optimizer.step()
+        for site, ids in attached.ids.items():
+            self.books[site].count(ids)
+        self._replace(number + 1)
+        explained = torch.stack([book.explained for book in self._watched.values()]).mean()
+        return StepResult(loss, kl, ce, float(explained), self.dead, k)
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that the next step depends on."""
+        found = {"dead": torch.tensor(self.dead, dtype=torch.float64)}
+        for site, book in self.books.items():
+            found |= {f"{site}/codes": book.codes, f"{site}/counts": book.counts}
+            found |= _moments(site, self.optimizer, book.codes)
+            found[f"{site}/variance"] = self._watched[site].variance
+        for name, tensor in self.weights.items():
+            found[f"model/{name}"] = tensor
+            found |= _moments(f"model/{name}", self.model_optimizer, tensor)
+        return found
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`.
+
+        Raises:
+            InputError: tensors that are missing or of another shape.
+        """
+        wanted = {"dead": ()}
+        for name, tensor in [
+            *((site, book.codes) for site, book in self.books.items()),
+            *((f"model/{name}", tensor) for name, tensor in self.weights.items()),
+        ]:
+            wanted |= {f"{name}/exp_avg": tensor.shape, f"{name}/exp_avg_sq": tensor.shape}
+        for site, book in self.books.items():
+            wanted |= {f"{site}/codes": book.codes.shape, f"{site}/counts": book.counts.shape}
+            wanted[f"{site}/variance"] = (book.config.groups,)
+        wanted |= {f"model/{name}": tensor.shape for name, tensor in self.weights.items()}
+        for name, shape in wanted.items():
+            if name not in tensors:
+                raise InputError(f"the checkpoint lacks {name}")
+            if tuple(tensors[name].shape) != tuple(shape):
+                raise InputError(
+                    f"the checkpoint has {name} of shape {list(tensors[name].shape)}, not {list(shape)}"
+                )
+        self.dead = float(tensors["dead"])
+        for site, book in self.books.items():
+            book.codes.copy_(tensors[f"{site}/codes"])
+            book.counts.copy_(tensors[f"{site}/counts"])
+            self._watched[site].variance = tensors[f"{site}/variance"].to(book.codes)
+            _set_moments(site, self.optimizer, book.codes, tensors)
+        for name, tensor in self.weights.items():
+            tensor.copy_(tensors[f"model/{name}"])
+            _set_moments(f"model/{name}", self.model_optimizer, tensor, tensors)
+
+    def finish(self) -> None:
+        """Give the books the number of codes per vector that they came with."""
+        for site, book in self._watched.items():
+            book.set_k(self.ks[site])
+
+    def _gradients(
+        self, number: int, tokens: Int[Tensor, "block pos"]
+    ) -> tuple[float, float | None, float | None, Attached]:
+        """One forward and backward pass: loss, KL, cross-entropy, and what was attached."""
+        objective = self.config.objective
+        measured = objective == "distilled" or (objective == "local" and number % KL_EVERY == 0)
+        teacher = self._plain(tokens) if measured else None
+        with attach(self.model, self._watched) as attached, self._precision(tokens):
+            logits = self.model(tokens)
+            error = attached.loss() / len(self._watched)
+        kl = ce = gradient = None
+        if teacher is not None:
+            kl, gradient = kl_and_gradient(logits, teacher)
+        if objective == "local":
+            loss = error
+            error.backward()
+        elif objective == "distilled":
+            loss = kl + self.config.mse_weight * error
+            # the KL's gradient is made already, and by the logits alone
+            torch.autograd.backward([logits, self.config.mse_weight * error], [gradient, None])
+        else:
+            ce = next_token_loss(logits, tokens)
+            loss = ce + self.config.mse_weight * error
+            loss.backward()
+        return (
+            float(loss.detach()),
+            None if kl is None else float(kl),
+            None if ce is None else float(ce.detach()),
+            attached,
+        )
+
+    @torch.no_grad()
+    def _plain(self, tokens: Int[Tensor, "block pos"]) -> Float[Tensor, "block pos vocab"]:
+        with self._precision(tokens):
+            return self.model(tokens)
+
+    @staticmethod
+    def _precision(tokens: Tensor) -> torch.autocast:
+        """bfloat16 where there is a GPU; float32 codes and similarities all the same."""
+        return torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda")
+
+    def _set_k(self, number: int) -> int:
+        most = max(self.ks.values())
+        k = most
+        if self.config.nested:
+            choices = sorted({*(2**i for i in range(most.bit_length()) if 2**i < most), most})
+            k = choices[
+                int(torch.randint(len(choices), (), generator=drawn_from(self.config.seed, "k", number)))
+            ]
+        for site, book in self._watched.items():
+            book.set_k(min(k, self.ks[site]))
+        return k
+
+    def _replace(self, done: int) -> None:
+        """At the end of a stretch see which codes were not used in it, and replace them."""
+        every = self.config.replace_every
+        if not every or done % every:
+            return
+        self.dead = self._dead()
+        if done > REPLACED_UNTIL * self.n_steps:
+            return
+        device = next(iter(self.books.values())).codes.device
+        generator = drawn_from(self.config.seed, "replace", done, device)
+        for site, book in self.books.items():
+            book.replace_dead(self._watched[site].x, self.optimizer, generator=generator)
+
+    def _dead(self) -> float:
+        return float(torch.cat([(book.counts == 0).flatten() for book in self.books.values()]).float().mean())
+
+
+def next_token_loss(
+    logits: Float[Tensor, "block pos vocab"], tokens: Int[Tensor, "block pos"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy in nats per predicted token."""
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+
+
+def drawn_from(seed: int, what: str, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one thing at one step: nothing but these numbers decides what it gives."""
+    digest = hashlib.sha256(f"{seed}:{what}:{number}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _moments(name: str, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    state = optimizer.state.get(parameter) or {
+        "step": torch.zeros(()),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
+    return {f"{name}/{moment}": state[moment] for moment in _MOMENTS}
+
+
+def _set_moments(
+    name: str, optimizer: torch.optim.Optimizer, parameter: Tensor, tensors: Mapping[str, Tensor]
+) -> None:
+    optimizer.state[parameter] = {
+        "step": tensors[f"{name}/step"].clone(),
+        "exp_avg": tensors[f"{name}/exp_avg"].to(parameter, copy=True),
+        "exp_avg_sq": tensors[f"{name}/exp_avg_sq"].to(parameter, copy=True),
+    }

@@ -1,0 +1,90 @@
+"""Small files for shipping, and finding them by model."""
+
+import pytest
+import torch
+
+from interp.bottlenecks import shipped
+from interp.bottlenecks.book_folder import BookFolder, load_codebooks
+from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bottlenecks.shipped import default_codebooks, pack_codebooks
+from interp.tasks.errors import InputError
+from interp.text import load_text
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def fitted(model, tmp_path_factory) -> dict[int, BookFolder]:
+    text = load_text("stdlib", model, n_tokens=640, context=32)
+    folder = tmp_path_factory.mktemp("fitted")
+    return {
+        k: fit_codebooks(
+            model, text, ["heads", "m0"], folder / f"k{k}", FitConfig(n_codes=12, k=k, selection="residual")
+        )
+        for k in (1, 4)
+    }
+
+
+@pytest.fixture
+def no_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "shipped")
+    return tmp_path / "shipped"
+
+
+@pytest.mark.parametrize(("storage", "steps"), [("int8", 254), ("float16", 2048)])
+def test_packed_codes_are_off_by_at_most_half_a_step(model, fitted, tmp_path, storage, steps):
+    packed = pack_codebooks(fitted[4].folder, tmp_path / "packed", storage)
+    assert sorted(p.name for p in packed.folder.iterdir()) == ["codebooks.safetensors", "manifest.json"]
+    whole, small = (load_codebooks(folder, model) for folder in (fitted[4].folder, packed.folder))
+    assert list(whole) == list(small)
+    for site, book in whole.items():
+        assert small[site].config == book.config and torch.equal(small[site].counts, book.counts)
+        most = book.codes.abs().amax(-1, keepdim=True)
+        assert ((small[site].codes - book.codes).abs() <= most / steps * 1.001).all()
+        x = torch.randn(50, book.config.groups, book.config.d_in)
+        x = x if book.config.groups > 1 else x[:, 0]
+        same = (small[site].encode(x).ids == book.encode(x).ids).float().mean()
+        assert same > 0.95
+    assert (packed.folder / "codebooks.safetensors").stat().st_size < 0.6 * sum(
+        path.stat().st_size for path in fitted[4].folder.glob("*/weights.safetensors")
+    )
+
+
+def test_a_damaged_or_foreign_file_is_named(model, fitted, tmp_path):
+    packed = pack_codebooks(fitted[1].folder, tmp_path / "packed")
+    path = packed.folder / "codebooks.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-10])
+    with pytest.raises(InputError, match="cannot read the codebooks"):
+        load_codebooks(packed.folder, model)
+    path.write_bytes((fitted[1].folder / "a0" / "weights.safetensors").read_bytes())
+    with pytest.raises(InputError, match="does not hold packed codebooks"):
+        load_codebooks(packed.folder, model)
+    with pytest.raises(InputError, match="storage 'int4'"):
+        pack_codebooks(fitted[1].folder, tmp_path / "other", "int4")
+    with pytest.raises(InputError, match="holds codebooks already"):
+        pack_codebooks(fitted[1].folder, fitted[4].folder)
+
+
+def test_the_shipped_ones_are_found_by_model(model, fitted, no_shipped, tiny_model):
+    with pytest.raises(InputError, match=r"no codebooks come with the package for .* \(none come with"):
+        load_codebooks(None, model)
+    for k, found in fitted.items():
+        pack_codebooks(found.folder, no_shipped / f"tiny-k{k}")
+    assert default_codebooks(model).name == "tiny-k4"
+    assert default_codebooks(model, k=1).name == "tiny-k1"
+    assert {book.config.k for book in load_codebooks(None, model, k=2).values()} == {2}
+    with pytest.raises(InputError, match="k 5: the codebooks that come with the package have 4"):
+        load_codebooks(None, model, k=5)
+    with pytest.raises(InputError, match="no codebooks come with the package for .*there are some for"):
+        load_codebooks(None, tiny_model("gpt2"))
+
+
+def test_what_ships_is_whole_and_small():
+    sizes = [path.stat().st_size for path in shipped.SHIPPED.rglob("*") if path.is_file()]
+    assert sum(sizes) <= 25 * 2**20
+    for manifest in shipped.SHIPPED.glob("*/manifest.json"):
+        assert BookFolder.open(manifest.parent).books()

@@ -1,0 +1,209 @@
+"""An index holds what the model's codes are, however often the build was killed."""
+
+import contextlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from interp.bottlenecks.attach import attach
+from interp.codesearch import CodeIndex, build_index
+from interp.codesearch.layout import BLOCK
+from interp.tasks.errors import InputError
+from tests.codesearch.conftest import make_books
+from tests.command_line import tree
+
+
+@pytest.fixture(scope="module")
+def expected(model, text, books) -> dict[str, np.ndarray]:
+    """[token, k] of every book, by attaching them."""
+    with torch.no_grad(), attach(model, books, error_term=True) as attached:
+        model(text.tokens)
+    found = {}
+    for site, codes in attached.codes.items():
+        ids = codes.ids.masked_fill(codes.values == 0, -1).flatten(0, 1).numpy()
+        if ids.ndim == 2:
+            found[site] = ids
+        else:
+            letter = "h" if site.startswith("a") else "g"
+            found |= {f"{site}.{letter}{i}": ids[:, i] for i in range(ids.shape[1])}
+    return found
+
+
+def test_books_and_ids_are_those_of_the_attached_model(index, expected):
+    assert sorted(book.name for book in index.books) == sorted(expected)
+    assert index.n_tokens == 48 * 40 and index.n_tokens % BLOCK  # the last block is not full
+    for i, book in enumerate(index.books):
+        found = index.ids.rows(i, np.arange(index.n_tokens)).astype(int)
+        found[found == book.n_codes] = -1
+        for ours, theirs in zip(found.tolist(), expected[book.name].tolist(), strict=True):
+            assert set(ours) - {-1} == set(theirs) - {-1}
+            assert len(set(ours) - {-1}) == sum(code >= 0 for code in ours)  # each code once
+
+
+def test_counts_and_positions(index, expected):
+    for book in index.books:
+        for code in range(book.n_codes):
+            there = np.flatnonzero((expected[book.name] == code).any(1))
+            assert index.count(book.name, code) == len(there)
+            np.testing.assert_array_equal(index.positions(book.name, code), there)
+
+
+def test_the_best_contexts_are_those_of_the_highest_margin(model, text, books, index):
+    """Against the definition, written out for each way of choosing codes."""
+    seen = {}
+    hooks = {"blocks.0.attn.hook_z": "a0", "blocks.0.hook_mlp_out": "m0"}
+    from interp.models import hooked
+
+    with (
+        torch.no_grad(),
+        hooked(model, {h: lambda x, s=s: seen.update({s: x.clone()}) for h, s in hooks.items()}),
+    ):
+        model(text.tokens)
+    head = seen["a0"][:, :, 2].flatten(0, 1)  # residual selection
+    codes = books["a0"].codes[2]
+    margins: dict[int, list[tuple[float, int]]] = {code: [] for code in range(len(codes))}
+    for token, x in enumerate(head):
+        taken = index.ids.rows(2, np.array([token]))[0].tolist()
+        for code in taken:
+            if code < len(codes):
+                cosine = torch.nn.functional.cosine_similarity(x, codes, dim=-1)
+                own = cosine[code].item()
+                cosine[code] = -2
+                margins[code].append((own - cosine.max().item(), token))
+                x = x - codes[code]
+    _agree(index, "a0.h2", margins)
+
+    half = seen["m0"].flatten(0, 1)[:, 12:]  # the three most similar of the second half
+    codes = books["m0"].codes[1]
+    margins = {code: [] for code in range(len(codes))}
+    for token, x in enumerate(half):
+        cosine = torch.nn.functional.cosine_similarity(x, codes, dim=-1)
+        best = cosine.topk(4)
+        for code, similarity in zip(best.indices[:3].tolist(), best.values[:3].tolist(), strict=True):
+            margins[code].append((similarity - best.values[3].item(), token))
+    _agree(index, "m0.g1", margins)
+
+
+def _agree(index, book, margins):
+    for code, every in margins.items():
+        top = index.top(book, code)
+        wanted = sorted(every, reverse=True)[:12]
+        assert len(top.tokens) == len(wanted)
+        assert list(top.margin) == sorted(top.margin, reverse=True)
+        np.testing.assert_allclose(top.margin, [margin for margin, _ in wanted], atol=2e-3)
+        assert set(top.tokens.tolist()) <= set(index.positions(book, code).tolist())
+        assert (top.similarity >= top.margin - 1.001).all() and (top.similarity <= 1.001).all()
+
+
+def test_histograms_count_every_firing_and_a_sample_of_the_rest(index):
+    for book in index.books:
+        for code in (0, 7):
+            shown = index.similarities(book.name, code)
+            count = index.count(book.name, code)
+            assert shown.fired.sum() == pytest.approx(count, rel=0.1, abs=1)
+            assert shown.silent.sum() == pytest.approx((index.n_tokens - count) / 16, rel=0.3)
+
+
+class _KilledError(Exception):
+    pass
+
+
+def _killed_after(steps):
+    """A stage that ends the process after so many reports of progress."""
+
+    @contextlib.contextmanager
+    def stage(_name, _total):
+        count = iter(range(steps))
+
+        def done(_n, _note=""):
+            if next(count, None) is None:
+                raise _KilledError
+
+        yield done
+
+    return stage
+
+
+@pytest.mark.parametrize("save_seconds", [0.0, 1e9])
+def test_a_killed_build_goes_on_to_the_same_bytes(model, text, books, index, tmp_path, save_seconds):
+    def build(**options):
+        return build_index(
+            model, books, text, tmp_path / "new", batch_size=8, save_seconds=save_seconds, **options
+        )
+
+    for steps in (2, 3):
+        with pytest.raises(_KilledError):
+            build(stage=_killed_after(steps))
+        with pytest.raises(InputError, match="not finished; the same build command goes on"):
+            CodeIndex.open(tmp_path / "new")
+    build()
+    assert tree(tmp_path / "new") == tree(index.folder)
+
+
+def test_a_finished_build_is_at_once_done_and_another_is_refused(model, text, books, index, tiny_model):
+    before = tree(index.folder)
+    assert build_index(model, books, text, index.folder).n_tokens == index.n_tokens
+    with pytest.raises(InputError, match="holds another index .error_term True, not False"):
+        build_index(model, books, text, index.folder, error_term=False)
+    other = make_books()
+    other["r1"].codes += 1
+    with pytest.raises(InputError, match="holds another index .books fingerprint"):
+        build_index(model, other, text, index.folder)
+    with pytest.raises(InputError, match="is an index of .* not of"):
+        index.check_model(tiny_model("gpt2"))
+    with pytest.raises(InputError, match="was made with other codebooks"):
+        CodeIndex.open(index.folder, other)
+    assert tree(index.folder) == before
+
+
+def test_spliced_codes_are_those_behind_other_codebooks(model, text, books, index, tmp_path):
+    spliced = build_index(model, books, text, tmp_path / "spliced", error_term=False)
+    everywhere = np.arange(index.n_tokens)
+    same = [
+        (index.ids.rows(i, everywhere) == spliced.ids.rows(i, everywhere)).all()
+        for i in range(len(index.books))
+    ]
+    assert same[:4] == [True] * 4 and not same[-1]
+
+
+@pytest.mark.parametrize("name", ["ids.npy", "tokens.npy", "lists.npy", "manifest.json"])
+@pytest.mark.parametrize("how", ["cut", "gone", "garbage"])
+def test_damage_is_one_clear_line(index, tmp_path, name, how):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    path = folder / name
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
+    else:
+        path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(InputError) as error:
+        CodeIndex.open(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_ids_out_of_range_are_called_damage(index, tmp_path):
+    from interp.codesearch import search_regex
+
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    raw = bytearray((folder / "ids.npy").read_bytes())
+    raw[200:] = b"\xfe" * (len(raw) - 200)
+    (folder / "ids.npy").write_bytes(raw)
+    with pytest.raises(InputError, match="the index is damaged"):
+        search_regex(CodeIndex.open(folder), r"\w+")
+
+
+def test_a_manifest_of_another_format(index, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(InputError, match="not of format"):
+        CodeIndex.open(folder)
+    with pytest.raises(InputError, match="no code index"):
+        CodeIndex.open(tmp_path)

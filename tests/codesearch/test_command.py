@@ -1,0 +1,79 @@
+"""``interp index`` as a user meets it."""
+
+import shlex
+
+import pytest
+import torch
+
+from interp.bottlenecks.book_folder import BookFolder, describe_text, model_identity
+from tests.codesearch.conftest import make_books
+
+
+@pytest.fixture
+def folder(model, text, tmp_path):
+    """The books as a folder, without fitting."""
+    for site, book in make_books().items():
+        book.save(BookFolder.book(tmp_path / "books", site))
+    request = {
+        "model": model_identity(model),
+        "sites": list(make_books()),
+        "fit": {"k": 3},
+        "text": describe_text(text),
+    }
+    BookFolder.finish(tmp_path / "books", request, tmp_path / "none")
+    return tmp_path / "books"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_build_info_search(command, folder, text_file, tiny_model_folder):
+    torch.manual_seed(0)
+    model = str(tiny_model_folder("llama"))
+    words = ["--model", model, "--codebooks", str(folder), "--data", str(text_file), "--tokens", "400"]
+    built = command("index", "build", *words, "--context", "40", "--out", "ix")
+    assert built.code == 0, built.err
+    assert "400 tokens of" in built.out and "11 a token" not in built.out and "bytes per id" in built.out
+    again = command("index", "build", *words, "--context", "40", "--out", "ix")
+    assert again.code == 0, again.err
+    other = command("index", "build", *words, "--context", "20", "--out", "ix")
+    assert other.code == 2 and "ix holds another index" in other.error
+
+    (following,) = [line for line in built.out.splitlines() if line.startswith("next")]
+    words = shlex.split(following.partition("#")[0])[2:]
+    found = command(*words, "--min-precision", "0.01")
+    assert found.code == 0, found.err
+    assert "matches of" in found.out and "precision [95 %]" in found.out
+    (following,) = [line for line in found.out.splitlines() if line.startswith("next")]
+    page = command(*shlex.split(following)[2:])
+    assert page.code == 0, page.err
+    assert "tokens" in page.out and "nearest" in page.out and "margin" in page.out
+
+    assert "documents, blocks of 40" in command("index", "info", "ix").out
+    assert "matches of" in command("index", "search", "ix", "--token", "M").out
+    similar = command("index", "search", "ix", "--prompt", "Mary gave", "-n", "3")
+    assert similar.code == 0 and similar.out.count(" codes ") == 3, similar.err
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["info", "nowhere"], "nowhere is no code index"),
+        (["search", "nowhere"], "choose one of --regex, --token, --prompt and --code"),
+        (["build", "--codebooks", "nowhere"], "nowhere is no folder of codebooks"),
+        (["build", "--data", "wikipedia"], "text 'wikipedia' is neither a source nor a file"),
+    ],
+)
+def test_mistakes_are_one_line(command, words, message):
+    done = command("index", *words)
+    assert done.code == 2 and message in done.error
+
+
+def test_mistakes_in_a_search(command, index):
+    for words, message in (
+        (["--regex", "("], "unclosed group"),
+        (["--code", "a0.h1"], "write BOOK:CODE"),
+        (["--code", "a9.h1:3"], "no codebook 'a9.h1' in this index"),
+        (["--token", "Mary gave"], "is no single token"),
+    ):
+        done = command("index", "search", str(index.folder), *words)
+        assert done.code == 2 and message in done.error

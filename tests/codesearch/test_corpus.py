@@ -1,0 +1,103 @@
+"""Tokens and bytes: what a match overlaps and what a token shows are right for parts of characters."""
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from interp.codesearch import find_regex
+from interp.codesearch.corpus import INVALID, read_corpus, vocabulary
+from interp.text.special import between, first_token
+from tests.codesearch.conftest import DOCUMENTS
+from tests.tiny_models import make_tokenizer
+
+
+def _corpus(rows, tokenizer):
+    return read_corpus(
+        np.array(rows), tokenizer, len(tokenizer) + 3, first_token(tokenizer), between(tokenizer)
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def test_documents_are_whole_across_blocks(index, text):
+    corpus = index.corpus
+    texts = []
+    for start, end in zip(corpus.document_bytes[:-1], corpus.document_bytes[1:], strict=True):
+        texts.append(corpus.text[start:end].tobytes().decode())
+    assert all(document in DOCUMENTS for document in texts[:-1])
+    assert any(document.startswith(texts[-1]) for document in DOCUMENTS)  # the last is cut off
+    # the second token of the text begins a document wherever one ended
+    assert len(texts) == (text.tokens[:, 1:-1] == 0).sum() + (text.tokens[:-1, -1] == 0).sum() + 1
+
+
+def test_an_emoji_of_several_tokens_is_one_match(index, model):
+    matches = find_regex(index.corpus, "🙂")
+    per_match = np.bincount(matches.match)
+    length = len(model.tokenizer("🙂", add_special_tokens=False).input_ids)
+    assert length == 4 and set(per_match) == {4}
+    assert matches.n == sum("🙂" in t for t in index.corpus.text.tobytes().decode().split("Mary")[1:])
+    # BOS in its middle is not of the match
+    assert not index.corpus.special[index.corpus.tokens[matches.tokens]].any()
+
+
+def test_pieces_join_to_the_text(index):
+    corpus = index.corpus
+    tokens = corpus.tokens[:200]
+    plain = tokens[~corpus.special[tokens]]
+    assert "".join(corpus.pieces(plain)) == corpus.text[: corpus.ends[199]].tobytes().decode(errors="replace")
+    assert corpus.pieces([]) == []
+    first = int(np.flatnonzero(corpus.text == 0xF0)[0])
+    token = int(np.searchsorted(corpus.ends, first, side="right"))
+    here = [t for t in corpus.tokens[token : token + 5].tolist() if not corpus.special[t]][:4]
+    assert corpus.pieces(here) == ["", "", "", "🙂"]
+    assert corpus.pieces(here[:2]) == ["", "�"]  # what is cut off shows
+    assert corpus.pieces([here[0], 0])[1] == "�<|endoftext|>"
+
+
+def test_bytes_that_are_no_text_stay_one_byte_long(tokenizer):
+    smile = tokenizer("🙂").input_ids
+    rows = [[0, *smile[:2], *tokenizer("ab").input_ids, 0, *smile]]
+    corpus = _corpus([row + [0] * (12 - len(row)) for row in rows], tokenizer)
+    assert corpus.text.tobytes().decode() == INVALID * 2 + "ab" + "🙂"
+    matches = find_regex(corpus, "ab|🙂")
+    assert matches.tokens.tolist() == [3, 4, 6, 7, 8, 9] or corpus.ends[-1] == len(corpus.text)
+    assert matches.n == 2
+
+
+def test_rows_without_a_token_are_empty(tokenizer):
+    table, special = vocabulary(tokenizer, len(tokenizer) + 3)
+    assert table[-3:] == [b""] * 3 and special[-3:].all() and special[0] and not special[1:-3].any()
+    ids = tokenizer("naïve 日本語 🙂\n").input_ids
+    assert b"".join(table[i] for i in ids).decode() == "naïve 日本語 🙂\n"
+
+
+def test_sentencepiece_with_byte_fallback():
+    pieces = ["<unk>", "<s>", "▁New", "▁York", *(f"<0x{byte:02X}>" for byte in range(256))]
+    backend = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(pieces)},
+            merges=[],
+            byte_fallback=True,
+            unk_token="<unk>",
+        )
+    )
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
+    smile = [4 + byte for byte in "🙂".encode()]
+    corpus = _corpus([[1, 2, 3, *smile, 1]], tokenizer)
+    assert corpus.text.tobytes().decode() == " New York🙂"
+    assert corpus.pieces([3, *smile]) == [" York", "", "", "", "🙂"]
+    assert find_regex(corpus, "York🙂").tokens.tolist() == [2, 3, 4, 5, 6]
+
+
+def test_tokens_by_text(index):
+    corpus = index.corpus
+    (found,) = corpus.find_tokens("M")
+    assert corpus.token_text(int(found)) == "M"
+    assert len(corpus.find_tokens("no such token")) == 0

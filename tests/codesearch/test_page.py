@@ -1,0 +1,135 @@
+"""One code's page against what the index and the codebooks say."""
+
+import numpy as np
+import pytest
+import torch
+
+from interp.bottlenecks.attach import attach
+from interp.codesearch import (
+    CodeIndex,
+    code_page,
+    context_at,
+    logit_lens,
+    nearest_codes,
+    prompt_codes,
+    related_codes,
+    search_similar,
+)
+from interp.tasks.errors import InputError
+from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
+
+
+@pytest.fixture
+def busy(index) -> tuple[str, int]:
+    """The most frequent code of a head."""
+    begin = index.layout.code("a0.h1", 0)
+    return "a0.h1", int(np.argmax(index.counts[begin : begin + 20]))
+
+
+def test_page(index, model, busy):
+    page = code_page(index, *busy, model=model, n=5, before=3, after=2)
+    on = set(index.positions(*busy).tolist())
+    assert page.count == len(on) and page.frequency == len(on) / index.n_tokens
+    margins = [context.margin for context in page.contexts]
+    assert len(margins) == 5 and margins == sorted(margins, reverse=True)
+    for context in [*page.contexts, *page.spread]:
+        assert context.token in on and context.active[context.focus]
+        first = context.token - context.focus
+        assert context.active == [t in on for t in range(first, first + len(context.pieces))]
+        assert first // 40 == (first + len(context.pieces) - 1) // 40  # never beyond what the model saw
+        assert context.focus <= 3 and len(context.pieces) <= 6
+    assert [c.token for c in page.spread] == sorted(c.token for c in page.spread)
+    documents = index.corpus.document_of(np.array(sorted(on)))
+    assert page.n_documents == len(set(documents.tolist()))
+    for entry in page.coverage:
+        assert entry.count == (documents == entry.document).sum() and entry.first in on
+        assert entry.length == index.corpus.document_lengths()[entry.document]
+    assert [e.share for e in page.coverage] == sorted((e.share for e in page.coverage), reverse=True)
+    ids = index.corpus.tokens[sorted(on)]
+    for shown in page.tokens:
+        assert shown.count == (ids == shown.token).sum() and shown.precision == shown.count / len(on)
+        assert shown.recall == shown.count / (index.corpus.tokens == shown.token).sum()
+    assert page.similarities.fired.sum() > 0 and len(page.similarities.edges) == 25
+    assert len(page.logits.up) == len(page.logits.down) == 5
+
+
+def test_a_context_that_nobody_asked_a_code_of(index):
+    context = context_at(index, 45, before=100, after=100)
+    assert context.focus == 5 and len(context.pieces) == 40 and not any(context.active)
+    assert context.pieces[0] == "<|endoftext|>" and context.similarity is None
+    with pytest.raises(InputError, match="token 99999: the corpus has"):
+        context_at(index, 99999)
+    with pytest.raises(InputError, match="code 20 of a0.h1: there are 0 to 19"):
+        code_page(index, "a0.h1", 20)
+
+
+def test_nearest_codes_are_by_cosine_whatever_the_lengths(index, books):
+    codes = books["m0"].codes[1]
+    cosine = torch.nn.functional.cosine_similarity(codes[4], codes, dim=-1)
+    found = nearest_codes(index, "m0.g1", 4, 15)
+    assert len(found) == 15 and 4 not in [one.code for one in found]
+    np.testing.assert_allclose([one.cosine for one in found], [cosine[one.code] for one in found], atol=1e-6)
+    assert [one.cosine for one in found] == sorted((one.cosine for one in found), reverse=True)
+
+
+@pytest.mark.parametrize("book", ["a0.h1", "a1.h3", "m0.g1", "r1"])
+def test_logit_lens(index, model, books, book):
+    site = book.partition(".")[0]
+    group = int(book[-1]) if "." in book else 0
+    codes = books[site].codes
+    vector = codes[group if len(codes) > 1 else 0, 3]
+    if site.startswith("a"):
+        vector = vector @ model.blocks[int(site[1])].attn.W_O[group]
+    elif site == "m0":
+        vector = torch.cat([torch.zeros(12), vector])
+    with torch.no_grad():
+        logits = model.unembed(model.ln_final(vector[None, None]))[0, 0]
+    found = logit_lens(index, model, book, 3, 4)
+    for ours, theirs in ((found.up, logits.topk(4)), (found.down, logits.topk(4, largest=False))):
+        np.testing.assert_allclose([value for _, value in ours], theirs.values, rtol=1e-3, atol=1e-3)
+        assert [text for text, _ in ours] == [index.corpus.token_text(i) for i in theirs.indices.tolist()]
+
+
+def test_codes_that_go_together(tmp_path):
+    rng = np.random.default_rng(0)
+    corpus = word_corpus([" a", " b"], rng.integers(1, 3, 4096))
+    ids = [zipf_ids(rng, (4096, 2), 30) for _ in range(3)]
+    ids[1][ids[1] == 11] = 12
+    ids[1][(ids[0] == 5).any(1), 0] = 11  # of another book
+    index = synthetic_index(tmp_path, corpus, ids, 30)
+    found, sample = related_codes(index, "a0.h0", 5, 3)
+    assert (found[0].book, found[0].code, found[0].share) == ("a1.h0", 11, 1.0)
+    assert found[0].lift == pytest.approx(4096 / index.count("a1.h0", 11))
+    assert found[0].weight == pytest.approx(np.log2(found[0].lift)) and found[0].interval[1] == 1
+    assert all(one.weight < 0.5 for one in found[1:])
+    assert sample == min(1000, index.count("a0.h0", 5))
+    assert all((one.book, one.code) != ("a0.h0", 5) for one in found)
+
+
+def test_the_codes_of_a_prompt_and_contexts_like_it(index, model, books):
+    prompt = "Mary gave 7 drinks to John"
+    codes = prompt_codes(index, model, prompt)
+    assert set(codes) == {book.name for book in index.books}
+    tokens = model.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+    tokens = torch.cat([torch.tensor([[model.tokenizer.eos_token_id]]), tokens], 1)
+    with torch.no_grad(), attach(model, books, error_term=True) as attached:
+        model(tokens)
+    assert codes["a0.h3"].tolist() == attached.ids["a0"][0, -1, 3].tolist()
+    assert codes["r1"].tolist() == attached.ids["r1"][0, -1].tolist()
+    earlier = prompt_codes(index, model, prompt, position=0)
+    assert earlier["m0.g0"].tolist() == attached.ids["m0"][0, 1, 0].tolist()
+    with pytest.raises(InputError, match="position 99: the prompt has"):
+        prompt_codes(index, model, prompt, position=99)
+
+    # a context of the corpus finds itself
+    row = index.corpus.tokens[80:100].tolist()
+    itself = search_similar(index, prompt_codes(index, model, row[1:]), 3)[0]
+    assert itself.score == pytest.approx(1) and itself.token == 99
+
+
+def test_an_index_without_its_codebooks_shows_the_rest(index, busy):
+    bare = CodeIndex.open(index.folder)
+    page = code_page(bare, *busy)
+    assert page.neighbours is None and page.logits is None and page.contexts
+    with pytest.raises(InputError, match="does not say where its codebooks are"):
+        nearest_codes(bare, *busy)

@@ -1,0 +1,193 @@
+"""Precision, recall and similarity against brute force."""
+
+import re
+
+import numpy as np
+import pytest
+
+from interp.codesearch import code_page, find_regex, search_regex, search_similar, search_token
+from interp.codesearch.postings import span_of
+from interp.codesearch.search import wilson
+from interp.tasks.errors import InputError
+from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
+
+WORDS = [" New", " York", " Zür", "ich", " na", "ïve", " 12", "34", ".", "\n", " 日本", "語", "\x1a"]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Three books over 1200 tokens; code 3 of the first is on at every "York" behind "New", and nowhere else."""
+    rng = np.random.default_rng(0)
+    corpus = word_corpus(WORDS, rng.integers(1, len(WORDS) + 1, 1200))
+    ids = [zipf_ids(rng, (1200, k), 40) for k in (3, 1, 2)]
+    york = np.flatnonzero((corpus.tokens[1:] == 2) & (corpus.tokens[:-1] == 1)) + 1
+    ids[0][ids[0] == 3] = 4
+    ids[0][york, 1] = 3
+    return synthetic_index(tmp_path_factory.mktemp("planted"), corpus, ids, 40), ids
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"New York",
+        r"New|York",
+        r"\w+",
+        r"(?i)zürich",
+        r"\b\d+\b",
+        r"日本語?",
+        r"ich na",
+        r"\(?:",
+        r"^ New",
+        r"e.w",
+        r"York\s",
+    ],
+)
+def test_every_code_against_brute_force(planted, pattern):
+    index, ids = planted
+    scores = search_regex(index, pattern)
+    corpus = index.corpus
+    matches: list[set[int]] = []
+    starts, ends = corpus.document_bytes[:-1], corpus.document_bytes[1:]
+    for start, end in zip(starts, ends, strict=True):
+        text = corpus.text[start:end].tobytes().decode()
+        for match in re.finditer(pattern, text):
+            first, last = (start + len(text[:at].encode()) for at in match.span())
+            matches.append({t for t in range(1200) if corpus.starts[t] < last and corpus.ends[t] > first})
+    inside = set().union(*matches)
+    assert (scores.matches.n, scores.n_tokens) == (len(matches), len(inside))
+    for i, part in enumerate(ids):
+        for code in range(40):
+            on = set(np.flatnonzero((part == code).any(1)).tolist())
+            place = 40 * i + code
+            assert scores.hits[place] == len(on & inside)
+            assert scores.found[place] == sum(bool(match & on) for match in matches)
+            assert scores.precision[place] == pytest.approx(len(on & inside) / max(len(on), 1))
+            assert scores.recall[place] == pytest.approx(scores.found[place] / max(len(matches), 1))
+
+
+def test_a_code_of_the_second_token_finds_whole_matches(planted):
+    index, _ = planted
+    best = search_regex(index, "New York").best(3)
+    assert (best[0].book, best[0].code) == ("a0.h0", 3)
+    assert best[0].precision == best[0].recall == best[0].f1 == 1
+    assert best[0].precision_interval[0] < 1 == best[0].precision_interval[1]
+    assert best[1].f1 < 1
+
+
+def test_sorting_and_limits(planted):
+    index, _ = planted
+    scores = search_regex(index, r"York")
+    for sort in ("precision", "recall", "f1"):
+        values = [getattr(hit, sort) for hit in scores.best(30, sort=sort)]
+        assert values == sorted(values, reverse=True)
+    assert [hit.count for hit in scores.best(5, sort="count")] == sorted(
+        (hit.count for hit in scores.best(5, sort="count")), reverse=True
+    )
+    assert all(hit.recall >= 0.1 for hit in scores.best(30, min_recall=0.1))
+    books = [hit.book for hit in scores.best(30, per_book=2)]
+    assert max(map(books.count, books)) == 2
+    assert all(hit.hits >= 5 for hit in scores.best(30, min_hits=5))
+    with pytest.raises(InputError, match="sort 'size': choose f1"):
+        scores.best(sort="size")
+
+
+def test_matches_end_at_documents_and_go_on_past_blocks(planted):
+    corpus = planted[0].corpus
+    matches = find_regex(corpus, r"(?s).+")
+    assert matches.n == len(corpus.documents)
+    np.testing.assert_array_equal(
+        corpus.document_of(matches.tokens), matches.match
+    )  # every document is one match, the end token in none
+    assert len(matches.tokens) == (~corpus.special[corpus.tokens]).sum()
+    assert find_regex(corpus, r"\A").n == 0  # empty ones say nothing
+    assert find_regex(corpus, "no such thing").n == 0
+    assert search_regex(planted[0], "no such thing").best() == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(", "unclosed group"),
+        (r"(a)\1", "backreferences are not supported"),
+        ("(?=a)", "look-around"),
+        ("", "empty"),
+    ],
+)
+def test_patterns_that_the_engine_lacks_are_one_line(planted, pattern, message):
+    with pytest.raises(InputError, match=message) as error:
+        search_regex(planted[0], pattern)
+    assert "\n" not in str(error.value)
+
+
+def test_linear_time(planted):
+    """Exponential for a backtracking engine."""
+    assert find_regex(planted[0].corpus, r"(\w*)*\w*\d{9}$").n == 0
+
+
+def test_tokens(planted):
+    index, _ = planted
+    by_text, by_id = search_token(index, "York"), search_token(index, 2)
+    assert by_text.matches.n == by_id.matches.n == (index.corpus.tokens == 2).sum()
+    np.testing.assert_array_equal(by_text.hits, by_id.hits)
+    with pytest.raises(InputError, match="'New York' is no single token"):
+        search_token(index, "New York")
+    with pytest.raises(InputError, match="token 99: there are 0 to 13"):
+        search_token(index, 99)
+
+
+def test_similar_contexts_against_brute_force(planted):
+    index, ids = planted
+    token = 834
+    wanted = {f"a{i}.h0": part[token] for i, part in enumerate(ids)}
+    found = search_similar(index, wanted, 15)
+    assert found[0].token == token or found[0].score == pytest.approx(1)
+    idf = {
+        (book, int(c)): np.log(1200 / index.count(book, int(c)))
+        for book, codes in wanted.items()
+        for c in set(codes)
+    }
+    score = np.zeros(1200)
+    for (book, code), value in idf.items():
+        score[(ids[int(book[1])] == code).any(1)] += value
+    expected = np.sort(score)[::-1][:15] / sum(idf.values())
+    np.testing.assert_allclose([one.score for one in found], expected)
+    assert search_similar(index, {"a0.h0": np.array([-1, 39])}, 3)[0].shared <= 1
+    with pytest.raises(InputError, match="no codebook 'a9.h0'"):
+        search_similar(index, {"a9.h0": np.array([0])})
+
+
+def test_size_with_lists_of_384_books(tmp_path):
+    """As the large index, on fewer tokens and codes: ids and all that is beside them."""
+    rng = np.random.default_rng(0)
+    n = 16384
+    corpus = word_corpus(WORDS, rng.integers(1, len(WORDS) + 1, n), context=64)
+    one = zipf_ids(rng, (n, 8), 64)
+    index = synthetic_index(tmp_path / "i", corpus, [np.roll(one, i, 0) for i in range(48)], 64)
+    assert index.n_bytes <= 1.1 * 2 * index.layout.n_ids
+    assert index.n_bytes == sum(path.stat().st_size for path in index.folder.glob("*.npy"))
+    for code in (0, 63):
+        expected = np.flatnonzero((np.roll(one, 5, 0) == code).any(1))
+        np.testing.assert_array_equal(index.positions("a5.h0", code), expected)
+
+
+def test_rare_codes_read_only_their_spans(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 64 * 1024
+    corpus = word_corpus(WORDS, rng.integers(1, len(WORDS) + 1, n), context=64)
+    ids = rng.integers(0, 20, (n, 2))
+    ids[5000:5003, 1] = 777
+    index = synthetic_index(tmp_path / "i", corpus, [ids], 1000)
+    span = index.manifest["span"]
+    assert span == span_of(index.layout) > 1
+    listed = np.unpackbits(index.tables["lists"][777])
+    assert listed.sum() == 1 and listed[5000 // (1024 * span)]
+    assert index.positions("a0.h0", 777).tolist() == [5000, 5001, 5002]
+    assert index.positions("a0.h0", 778).tolist() == []
+    page = code_page(index, "a0.h0", 778)
+    assert page.count == 0 and page.contexts == page.spread == page.related == page.tokens == []
+
+
+def test_wilson():
+    assert wilson(26, 40) == pytest.approx((0.4951, 0.7787), abs=1e-3)  # 65 % of 40
+    assert wilson(0, 40)[0] == 0 and wilson(0, 40)[1] == pytest.approx(0.0876, abs=1e-3)
+    assert wilson(0, 0) == (0, 1)

@@ -1,0 +1,166 @@
+"""Edges of the codes finder: planted ones come out with direction and input, and what is measured is exact."""
+
+import numpy as np
+import pytest
+
+from interp.activations.stream import feed
+from interp.models import Site, load_model
+from interp.models.planted import planted_truth
+from interp.scores.co_occurrence import conditional_information
+from interp.scores.code_edges import EDGE_PAIRS, CodeEdgesConfig, code_edges, edges_of_codes
+from interp.scores.codes import codes
+from interp.scores.eap import edge_runs, edge_scores
+from interp.scores.eap_ig import eap_ig, input_path
+from interp.scores.edge_proposals import EdgeList, edge_products_among, halfway_products, masked_products
+from interp.scores.edge_swaps import EdgeSwaps
+from interp.scores.head_codes import HeadCodes
+from interp.scores.role_codes import RoleCodes, RoleOutputs
+from interp.scores.swaps import Swaps
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+from tests.pairs import random_pairs
+from tests.scores.exact_edges import exact_edge
+
+
+def _planted(name: str, n: int, seed: int = 0):
+    model = load_model(name)
+    return model, load_task(name).sample(model.tokenizer, n, seed)
+
+
+def _all_heads(model) -> list[Site]:
+    return [Site("attn", layer, h) for layer in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)]
+
+
+def _read(pairs, model) -> HeadCodes:
+    outputs = RoleOutputs(pairs)
+    feed(model, pairs, [outputs])
+    return RoleCodes(outputs, 16, 0).head_codes(0.0)
+
+
+def _named(edges, n: int) -> set:
+    return {(edge.sender, edge.receiver, edge.into) for edge in edges[:n]}
+
+
+@pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup", "planted-or"])
+def test_the_written_edges_come_first(name):
+    """An OR-gate's included, none of which has an effect of its own; so ROC AUC is 1, and EAP-IG's cannot be more."""
+    model, pairs = _planted(name, 10)
+    truth = planted_truth(name)
+    found = code_edges(model, pairs)
+    assert _named(found.edges, len(truth.edges)) == set(truth.edges)
+
+
+def test_a_gate_of_gates_is_seen_better_than_by_integrated_gradients_at_less_cost():
+    model, pairs = _planted("planted-hydra", 5)
+    written = set(planted_truth("planted-hydra").edges)
+    found, baseline = code_edges(model, pairs), eap_ig(model, pairs)
+    ours, theirs = (
+        np.mean([(e.sender, e.receiver, e.into) in written for e in edges[: len(written)]])
+        for edges in (
+            found.edges,
+            [e for e in baseline.edges if e.sender.startswith("a") and e.receiver.startswith("a")],
+        )
+    )
+    assert ours >= theirs
+    assert found.cost.forwards <= baseline.cost.forwards
+
+
+@pytest.mark.parametrize("family", ["llama", "pythia", "gpt2"])
+def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
+    model, pairs = tiny_model(family), random_pairs(60, n=3)
+    swaps = Swaps(model, pairs, range(len(pairs)))
+    patched = EdgeSwaps(model, swaps)
+    with swaps:
+        for run in edge_runs(model, pairs, batch_size=2, consumers=[swaps]):
+            patched.keep(run)
+    edges = EdgeList.among([Site("attn", 0, 1), Site("attn", 1, 0), Site("attn", 1, 2)])
+    which, rows = (part.ravel() for part in np.meshgrid(range(len(edges)), range(3), indexing="ij"))
+    found = patched.effects(rows, edges.subset(which)).reshape(len(edges), 3)
+    for k in range(len(edges)):
+        ends = str(edges.sites[edges.sender[k]]), str(edges.sites[edges.receiver[k]]), str(edges.into[k])
+        assert np.allclose(found[k], exact_edge(model, pairs, *ends).numpy(), atol=1e-4), ends
+
+
+def test_an_edge_measured_on_every_pair_is_its_exact_effect():
+    model, pairs = _planted("planted-inhibition", 3)
+    found = code_edges(model, pairs, config=CodeEdgesConfig(budget=1000.0))
+    whole = [k for k, why in enumerate(found.evidence) if why.measured == len(pairs)]
+    assert len(whole) >= len(planted_truth("planted-inhibition").edges)
+    for k in whole[:6]:
+        edge = found.edges[k]
+        exact = exact_edge(model, pairs, edge.sender, edge.receiver, edge.into).mean().item()
+        assert found.evidence[k].effect == pytest.approx(exact, abs=1e-3)
+
+
+def test_proposals_are_edge_attribution_at_the_clean_prompt_and_on_the_path():
+    model, pairs = _planted("planted-backup", 4)
+    edges = EdgeList.among(_all_heads(model))
+    (run,) = edge_runs(model, pairs, batch_size=4)
+    clean = edge_products_among(run.at_clean(), edges, [edges.written(run)])[0]
+    path = (clean + halfway_products(run, edges)) / 2
+    masked = masked_products(run, edges, keep=1.1)
+    assert np.allclose(masked, clean, atol=1e-3), "with no head off it is the clean run"
+    matrix = edge_scores(model, pairs, lambda run: input_path(run, 2), batch_size=4)
+    expected = {(e.sender, e.receiver, e.into): e.score for e in matrix.graph.edges(matrix.matrix)}
+    names = [str(site) for site in edges.sites]
+    ends = zip(edges.sender, edges.receiver, edges.into, strict=True)
+    wanted = [expected[names[u], names[v], str(into)] for u, v, into in ends]
+    assert np.allclose(path.mean(0), wanted, atol=1e-3)
+
+
+def test_evidence_names_what_codes_carry():
+    model, pairs = _planted("planted-inhibition", 20)
+    scores = codes(model, pairs)
+    told: list[int] = []
+    found = edges_of_codes(model, pairs, scores, sites=_all_heads(model), progress=told.append)
+    assert sum(told) == 100
+    best, why = found.edges[0], found.evidence[0]
+    assert (best.sender, best.receiver, best.into) in planted_truth("planted-inhibition").edges
+    assert why.measured > 0
+    assert why.codes == pytest.approx(why.attribution, rel=0.3), "the sender's codes carry the edge"
+    assert why.probability > 0.9
+    assert why.co_occurrence >= 0
+    assert found.cost.forwards <= 26 * EDGE_PAIRS
+
+
+def test_information_is_that_of_the_label_left_out():
+    """Two heads that only tell clean from corrupt say nothing of each other; two with a coin in common, one bit."""
+    coin, other = np.random.default_rng(0).integers(2, size=(2, 2, 200))
+    side = np.broadcast_to(np.arange(2)[:, None], (2, 200))
+    ids = np.stack([coin, coin, other, side, side], axis=-1)[:, :, None]
+    bits = conditional_information(ids)[:, 0, :, 0]
+    assert bits[0, 1] == pytest.approx(1.0, abs=0.02)
+    assert bits[0, 2] < 0.02
+    assert bits[3, 4] == 0
+
+
+def test_unknown_attention_is_not_measured(tiny_model):
+    found = code_edges(tiny_model("gemma2"), random_pairs(60, n=3))
+    assert found.edges
+    assert all(why.measured == 0 for why in found.evidence)
+
+
+def test_bad_input():
+    model, pairs = _planted("planted-inhibition", 3)
+    with pytest.raises(InputError, match="at least 2"):
+        code_edges(model, pairs.subset([0]))
+    with pytest.raises(InputError, match="m1: edges are measured between heads only"):
+        code_edges(model, pairs, sites=[Site("attn", 0, 0), Site("mlp", 1)])
+    with pytest.raises(InputError, match="codes of 2 pairs"):
+        code_edges(model, pairs, _read(pairs.subset([0, 1]), model))
+    with pytest.raises(InputError, match="at least 2"):
+        conditional_information(np.zeros((2, 1, 1, 3), dtype=int))
+    assert code_edges(model, pairs, sites=[Site("attn", 0, 0)]).edges == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.0}, "threshold 1"),
+        ({"budget": -1.0}, "budget -1"),
+        ({"candidates": 0}, "candidates 0"),
+    ],
+)
+def test_bad_config(options, message):
+    with pytest.raises(InputError, match=message):
+        CodeEdgesConfig(**options)

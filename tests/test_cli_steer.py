@@ -1,0 +1,95 @@
+"""``interp steer`` as a user meets it."""
+
+import re
+
+import pytest
+
+from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.models import load_model
+from interp.text import load_text
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_model_folder, tmp_path_factory) -> dict[str, str]:
+    """A model and its codebooks, and those of another model."""
+    found = {}
+    for name in ("llama", "gpt2"):
+        spec = str(tiny_model_folder(name))
+        model = load_model(spec)
+        text = load_text("stdlib", model, n_tokens=640, context=32)
+        out = tmp_path_factory.mktemp("books") / name
+        fit_codebooks(model, text, ["heads"], out, FitConfig(n_codes=12, k=2, selection="residual"))
+        found |= {name: spec, f"{name} books": str(out)}
+    return found
+
+
+@pytest.fixture
+def steer(command, folders):
+    def run(*words: str, model: str = "llama", books: str = "llama books"):
+        return command("steer", "--model", folders[model], "--codebooks", folders[books], *words)
+
+    return run
+
+
+@pytest.mark.parametrize("how", [[], ["--add", "2"]], ids=["set", "add"])
+def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how):
+    words = [*how, "--codes", "a0.h1=3,a1.h2=5", "--prompt", "John went to", "--tokens", "8", "--seed", "4"]
+    found = steer(*words)
+    assert found.code == 0, found.err
+    assert "base" in found.out and "steered" in found.out and "perplexity" in found.out
+    program = found.out[found.out.index("from pathlib") :]
+    capsys.readouterr()
+    exec(program, {})  # noqa: S102 - what the user is told to run
+    printed = re.findall(r" (\d+\.\d{4,})$", capsys.readouterr().out, re.MULTILINE)
+    perplexities = [f"perplexity {float(number):.1f}" for number in printed]
+    assert len(perplexities) == 2 and all(text in found.out for text in perplexities)
+
+
+def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_path):
+    like, unlike = tmp_path / "like.txt", tmp_path / "unlike.txt"
+    like.write_text("".join(f"Z {word} the store\n" for word in ("to", "from", "in", "at", "by", "of")))
+    unlike.write_text("".join(f"{word} the store\n" for word in ("to", "from", "in", "at", "by", "of")))
+    found = steer(
+        "--like", str(like), "--unlike", str(unlike), "--dose", "1", "--tokens", "4", "--share", "0.5"
+    )
+    assert found.code == 0, found.err
+    assert (
+        "1 codes by effect, of one site each, of " in found.out and "6 texts with it, 6 without" in found.out
+    )
+    assert "precision" in found.out and "recall" in found.out
+    assert found.out.count("parse_codes('a") == 1 and "share=0.5" in found.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "one of --codes, --topic and --like"),
+        (["--codes", "a0.h1=1", "--topic", "fire"], "one of --codes, --topic and --like"),
+        (["--topic", "water"], "unknown topic 'water': there are dragon"),
+        (["--codes", "a0.h1"], "code 'a0.h1': write SITE=ID"),
+        (["--codes", "a7.h1=1"], "no site 'a7.h1'"),
+        (["--codes", "m0=1"], "no codebook at m0: there are some at a0, a1"),
+        (["--codes", "a0.h1=12"], "code 12 at a0.h1: the codebook there has 0 to 11"),
+        (["--codes", "a0.h1=1", "--unlike", "x"], "--unlike goes with --like"),
+        (["--codes", "a0.h1=1", "--slots", "2"], "slots 2 for code 1 at a0.h1: 1 can be set"),
+        (["--codes", "a0.h1=1", "--chat"], "no chat template"),
+        (["--codes", "a0.h1=1", "--tokens", "500"], "500 new ones: the model reads 128"),
+        (["--like", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["--codes", "a0.h1=1", "--positions", "last"], "last is not generated or prompt or all"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_clear_line(steer, words, message):
+    found = steer(*words)
+    assert found.code == 2
+    assert message in found.error
+
+
+def test_codebooks_of_another_model(steer):
+    found = steer("--codes", "a0.h1=1", books="gpt2 books")
+    assert found.code == 2 and "holds codebooks of" in found.error
+
+
+def test_no_folder_and_none_in_the_package(command, folders):
+    found = command("steer", "--model", folders["llama"], "--codes", "a0.h1=1")
+    assert found.code == 2 and "interp codebook fit" in found.error

@@ -1,0 +1,24 @@
+"""A recipe small enough to train in a second."""
+
+import pytest
+
+from interp.models.neox import NeoXShape
+from interp.tokfsm.recipe import Recipe
+
+SHAPE = NeoXShape(d_model=32, n_layers=2, n_heads=2, d_mlp=64)
+
+
+@pytest.fixture
+def tiny() -> Recipe:
+    return Recipe(
+        tokens=16 * 4 * 128,
+        batch=4,
+        n_codes=40,
+        plain_share=0.5,
+        lr=1e-2,
+        lr_codes=3e-3,
+        warmup=2,
+        replace_every=3,
+        fit_sequences=4,
+        shape=SHAPE,
+    )

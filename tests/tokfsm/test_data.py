@@ -1,0 +1,85 @@
+"""The dataset against an oracle that goes digit by digit."""
+
+import numpy as np
+import pytest
+import torch
+
+from interp.tasks.errors import InputError
+from interp.tokfsm.data import BOS, decode, encode, generator_of, make_machine, sequences, walk
+
+MACHINE = make_machine()
+
+
+def published_matrix() -> np.ndarray:
+    """The published machine, as its description says, one state after the other."""
+    rng, matrix = np.random.default_rng(42), np.zeros((100, 100))
+    for state in range(100):
+        matrix[state, rng.choice(100, size=10, replace=False)] = 0.1
+    return matrix
+
+
+def test_the_machine_is_the_published_one():
+    assert np.array_equal(MACHINE.allowed.numpy(), published_matrix() > 0)
+    assert (MACHINE.allowed.sum(1) == 10).all()
+    assert len(MACHINE.trigrams) == 686  # the number that the paper gives
+
+
+def test_trigrams_and_next_tokens_are_those_that_the_matrix_allows():
+    matrix = published_matrix()
+    wanted = {(s // 10, s % 10, t // 10) for s in range(100) for t in range(100) if matrix[s, t]}
+    assert {tuple(row) for row in MACHINE.trigrams.tolist()} == wanted
+    by_digit = matrix.reshape(100, 10, 10).sum(-1)
+    torch.testing.assert_close(
+        MACHINE.next_token(torch.arange(100)), torch.from_numpy(by_digit), check_dtype=False
+    )
+
+
+def test_sequences_are_walks_written_in_digits():
+    matrix = published_matrix()
+    tokens = sequences(MACHINE, 200, 3, 1)
+    assert tokens.shape == (200, 128)
+    for row in tokens.tolist():
+        assert row[0] == BOS
+        assert all(0 <= digit <= 9 for digit in row[1:])
+        text = "".join(map(str, row[1:]))
+        states = [int(text[i : i + 2]) for i in range(0, 126, 2)]
+        assert len(text) == 127 and len(states) == 63
+        assert all(matrix[a, b] > 0 for a, b in zip(states, states[1:], strict=False))
+        # the 64th state lost its last digit
+        assert any(matrix[states[-1], int(text[-1]) * 10 + last] > 0 for last in range(10))
+
+
+def test_starts_and_steps_are_uniform():
+    states = walk(MACHINE, 4000, generator_of(0))
+    starts = torch.bincount(states[:, 0], minlength=100)
+    assert starts.min() > 10 and starts.max() < 80  # mean 40, deviation 6.3
+    pairs = torch.bincount((states[:, :-1] * 100 + states[:, 1:]).flatten(), minlength=10_000).reshape(
+        100, 100
+    )
+    shares = pairs / pairs.sum(1, keepdim=True)
+    assert (shares[MACHINE.allowed] - 0.1).abs().max() < 0.05
+    assert (shares[~MACHINE.allowed] == 0).all()
+
+
+def test_a_key_gives_one_text_and_another_key_another():
+    assert torch.equal(sequences(MACHINE, 8, 0, 1, 5), sequences(MACHINE, 8, 0, 1, 5))
+    others = [sequences(MACHINE, 8, *key) for key in ((0, 1, 6), (0, 2, 5), (1, 1, 5))]
+    assert not any(torch.equal(sequences(MACHINE, 8, 0, 1, 5), other) for other in others)
+
+
+def test_decoding_undoes_encoding_up_to_the_lost_digit():
+    states = walk(MACHINE, 5, generator_of(1))
+    assert torch.equal(decode(encode(states)), states[:, :63])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: make_machine(-1), "machine seed -1"),
+        (lambda: walk(MACHINE, 0, generator_of(0)), "0 walks of 64 states"),
+        (lambda: walk(MACHINE, 2, generator_of(0), 0), "2 walks of 0 states"),
+    ],
+)
+def test_bad_input(wrong, words):
+    with pytest.raises(InputError, match=words):
+        wrong()

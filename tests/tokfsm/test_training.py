@@ -1,0 +1,150 @@
+"""Training: it learns, it resumes with the same losses, it leaves what other tools read."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from interp.bottlenecks import load_bottleneck
+from interp.bottlenecks.attach import attach
+from interp.models import load_model
+from interp.models.neox import Cache, NeoX
+from interp.tasks.errors import InputError
+from interp.tokfsm.coded import Books
+from interp.tokfsm.data import BOS, generator_of, make_machine, sequences
+from interp.tokfsm.folder import save
+from interp.tokfsm.recipe import Recipe, recipe
+from interp.tokfsm.reproduce import CHECKPOINT, measure, train
+from interp.tokfsm.training import Training
+from tests.tokfsm.conftest import SHAPE
+
+
+def test_a_cache_changes_nothing():
+    model, tokens = NeoX(SHAPE, 3), sequences(make_machine(), 3, 0)[:, :20]
+    books = Books(SHAPE, 30)
+    with torch.no_grad():
+        whole, cache = model(tokens, books.run()), Cache()
+        steps = torch.cat([model(tokens[:, i : i + 1], books.run(), cache) for i in range(20)], 1)
+    torch.testing.assert_close(steps, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_sampling_is_seeded_and_never_draws_bos():
+    model = NeoX(SHAPE)
+    first, again = (model.sample(5, generator_of(1), bos=BOS) for _ in range(2))
+    assert torch.equal(first, again) and first.shape == (5, 128)
+    assert (first[:, 0] == BOS).all() and (first[:, 1:] < BOS).all()
+
+
+def test_training_lowers_the_loss_in_both_parts(tiny):
+    training = Training(replace(tiny, tokens=60 * 4 * 128))
+    while training.step < training.recipe.steps:
+        training.advance()
+    losses = training.losses
+    assert sum(losses[:3]) / 3 > 2.3  # ln 11 before anything is learned
+    assert sum(losses[-3:]) / 3 < 2.31 and losses[-1] < losses[0]
+    came_in = training.recipe.plain_steps
+    assert sum(losses[-3:]) <= sum(losses[came_in : came_in + 3]) + 0.1
+    assert training.coded and not torch.equal(
+        training.plain["embed_in.weight"], training.model.embed_in.weight
+    )
+
+
+@pytest.mark.parametrize("stop", [3, 8, 11])
+def test_a_killed_run_goes_on_with_the_same_losses(tiny, tmp_path, stop):
+    whole = Training(tiny)
+    while whole.step < tiny.steps:
+        whole.advance()
+    part = Training(tiny)
+    for _ in range(stop):
+        part.advance()
+    part.save(tmp_path / "c.safetensors")
+    rest = Training.load(tmp_path / "c.safetensors", tiny)
+    while rest.step < tiny.steps:
+        rest.advance()
+    assert rest.losses == whole.losses
+    for site, book in whole.books.items():
+        assert torch.equal(book.codes, rest.books[site].codes), site
+
+
+def test_dead_codes_are_replaced_and_forgotten_by_the_optimizer(tiny):
+    training = Training(tiny)
+    while not tiny.replaces_at(training.step):
+        training.advance()
+    book = training.books["m1"]
+    with torch.no_grad():  # nothing is most similar to zero
+        book.codes[0, :5] = 0
+    book.counts[0, :5] = 0
+    training.advance()
+    lengths = book.codes.detach().norm(dim=-1)[0]
+    assert torch.allclose(lengths[:5], lengths[:5].mean()) and lengths[0] > 0.1 * lengths[5:].mean()
+    moments = training.optimizer.state[book.codes]
+    assert (moments["exp_avg"][0, :5] == 0).all() and (moments["exp_avg_sq"][0, :5] == 0).all()
+    assert (moments["exp_avg"][0, 5:] != 0).any()
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tiny, tmp_path):
+    path = tmp_path / "c.safetensors"
+    Training(tiny).save(path)
+    with pytest.raises(InputError, match="seed 0, not 1: name another --out"):
+        Training.load(path, replace(tiny, seed=1))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot read the checkpoint"):
+        Training.load(path, tiny)
+
+
+def test_what_is_saved_is_the_same_model_for_every_other_tool(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("interp.tokfsm.training.LOOKS", 2)
+    training = train(tiny, tmp_path)
+    measured = measure(training, evaluated=8, samples=4, pairs=4)
+    result = save(training, measured, tmp_path, ["interp", "reproduce", "tokfsm"])
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
+    page = (tmp_path / "table.md").read_text()
+    assert "63.6" in page and "interp reproduce tokfsm" in page
+    assert train(tiny, tmp_path).step == tiny.steps  # nothing is left to do
+    assert (tmp_path / CHECKPOINT).is_file()
+
+    bridge = load_model(str(tmp_path / "model"))
+    assert bridge.tokenizer("042").input_ids == [BOS, 0, 4, 2]
+    books = {site: load_bottleneck(tmp_path / "codebooks" / site) for site in training.books}
+    tokens = sequences(training.machine, 2, 9)
+    with torch.no_grad():
+        plain = training.model(tokens)
+        torch.testing.assert_close(bridge(tokens), plain, atol=1e-4, rtol=1e-3)
+        running = training.books.run()
+        coded = training.model(tokens, running)
+        with attach(bridge, books) as attached:
+            found = bridge(tokens)
+            ids = attached.ids
+    torch.testing.assert_close(found, coded, atol=1e-4, rtol=1e-3)
+    assert all(torch.equal(ids[site][..., 0].long(), running.ids[site].long()) for site in books)
+
+
+def test_the_rate_rises_and_falls_twice():
+    tried = Recipe(tokens=4096 * 1000)
+    rates = [tried.lr_at(step) for step in range(tried.steps)]
+    cut = tried.plain_steps
+    assert rates[0] < max(rates[:cut]) == tried.lr and rates[cut - 1] < 0.2 * tried.lr
+    assert rates[cut] < max(rates[cut:]) == tried.lr_codes and rates[-1] < 0.02 * tried.lr_codes
+    assert not tried.replaces_at(cut) and not tried.replaces_at(tried.steps - 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: recipe("gpu"), "scale 'gpu': choose cpu or full"),
+        (lambda: recipe("cpu", tokens=5000), "tokens 5000: give at least 8192"),
+        (lambda: recipe("cpu", seed=-1), "seed -1"),
+        (lambda: Recipe(n_codes=0), "n_codes 0"),
+    ],
+)
+def test_bad_input(wrong, words):
+    with pytest.raises(InputError, match=words):
+        wrong()
+
+
+def test_the_command_prints_the_page_and_names_what_is_wrong(command, elsewhere):  # noqa: ARG001
+    assert "38 M" in command("reproduce", "tokfsm", "--help").out
+    failed = command("reproduce", "tokfsm", "--scale", "huge")
+    assert failed.code == 2 and "huge is not cpu or full" in failed.error
+    assert "tokens 10: give at least 8192" in command("reproduce", "tokfsm", "--tokens", "10").error

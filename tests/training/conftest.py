@@ -1,0 +1,24 @@
+"""A tiny model, text, and books fitted to it."""
+
+import pytest
+
+from interp.bottlenecks.book_folder import BookFolder
+from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.models import Model
+from interp.text import TextBlocks, load_text
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model) -> Model:
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def text(model) -> TextBlocks:
+    return load_text("stdlib", model, n_tokens=64 * 32, context=32)
+
+
+@pytest.fixture(scope="session")
+def start(model, text, tmp_path_factory) -> BookFolder:
+    config = FitConfig(n_codes=12, k=4, selection="residual")
+    return fit_codebooks(model, text, ["heads", "m0"], tmp_path_factory.mktemp("fitted"), config)

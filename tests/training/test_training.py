@@ -1,0 +1,237 @@
+"""What training does to codebooks: losses fall, nothing else changes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.book_folder import BookFolder, load_codebooks
+from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.evaluation.codebook_quality import evaluate_codebooks
+from interp.models import hooked, load_model, weights_digest
+from interp.models.save import save_model, trained_weights
+from interp.tasks.errors import InputError
+from interp.text import load_text
+from interp.training import TrainConfig, Trainer, train_codebooks
+from interp.training.distillation import kl_and_gradient
+from interp.training.run import batch_of
+from tests.tiny_models import FAMILIES
+
+QUICK = TrainConfig(epochs=4, lr=0.02, checkpoint_every=20, replace_every=10)
+
+
+def kl_on(model, books, text) -> float:
+    with torch.no_grad():
+        plain = model(text.tokens).log_softmax(-1)
+        with attach(model, books):
+            found = model(text.tokens).log_softmax(-1)
+    return float((plain.exp() * (plain - found)).sum(-1).mean())
+
+
+def error_on(model, books, text) -> float:
+    """Share of variance not explained, over all sites."""
+    trainer = Trainer(model, books, TrainConfig(objective="local", lr=0.0), 1)
+    return 1 - trainer.step(0, text.tokens).explained
+
+
+def test_distilled_training_brings_held_out_kl_down(model, text, start, tmp_path):
+    heldout = load_text("stdlib", model, n_tokens=32 * 32, context=32, split="heldout")
+    before = weights_digest(model)
+    found = train_codebooks(model, start, text, tmp_path / "out", QUICK)
+    fitted, trained = (load_codebooks(folder, model) for folder in (start.folder, found.folder))
+    assert kl_on(model, trained, text) < 0.95 * kl_on(model, fitted, text)
+    assert kl_on(model, trained, heldout) < 0.98 * kl_on(model, fitted, heldout)
+    assert weights_digest(model) == before and not any(p.requires_grad for p in model.parameters())
+    assert all(book.config == fitted[site].config for site, book in trained.items())
+    assert found.manifest["training"]["objective"] == "distilled" and found.sites == start.sites
+    assert not (found.folder / ".work").exists()
+    result = evaluate_codebooks(model, {4: trained}, heldout, text, control_blocks=0)
+    assert result.usage[4]["variance_explained_mean"] > 0
+
+
+def test_local_training_lowers_the_error_and_gives_each_site_its_own_gradient(model, text, start, tmp_path):
+    found = train_codebooks(model, start, text, tmp_path, replace(QUICK, objective="local"))
+    fitted, trained = (load_codebooks(folder, model) for folder in (start.folder, found.folder))
+    assert error_on(model, trained, text) < error_on(model, fitted, text)
+    # the first site's gradient is the same whatever stands behind it
+    gradients = []
+    for sites in (["a0"], ["a0", "a1", "m0"]):
+        books = load_codebooks(start.folder, model)
+        trainer = Trainer(model, {s: books[s] for s in sites}, TrainConfig(objective="local", lr=0.0), 2)
+        trainer.step(0, text.tokens[:8])
+        gradients.append(books["a0"].codes.grad * len(sites))
+    torch.testing.assert_close(*gradients)
+
+
+def test_joint_training_lowers_the_loss_and_the_finetuned_model_is_saved(
+    start, text, tiny_model_folder, tmp_path
+):
+    model = load_model(str(tiny_model_folder("llama")))
+    before = weights_digest(model)
+    config = replace(QUICK, objective="joint", model_lr=1e-2)
+    found = train_codebooks(model, start, text, tmp_path / "out", config)
+    history = json.loads((found.folder / "training.json").read_text())
+    assert sum(history["ce"][-8:]) < sum(history["ce"][:8]) - 1 and set(history["kl"]) == {None}
+    assert weights_digest(model) != before
+    again = load_model(found.manifest["model"]["spec"])
+    assert torch.equal(again(text.tokens[:4]), model(text.tokens[:4]))
+    load_codebooks(found.folder, again)
+    with pytest.raises(InputError, match="holds codebooks of"):
+        load_codebooks(found.folder, load_model(str(tiny_model_folder("llama"))))
+    # asked for once more, it is done
+    untouched = load_model(str(tiny_model_folder("llama")))
+    assert train_codebooks(untouched, start, text, tmp_path / "out", config).manifest == found.manifest
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_finetuned_model_is_saved_as_it_is(family, tiny_model_folder, tmp_path):
+    model = load_model(str(tiny_model_folder(family)))
+    if family in ("gpt2", "pythia"):
+        with pytest.raises(InputError, match="joint query-key-value matrix"):
+            trained_weights(model)
+        return
+    tokens = torch.randint(5, 200, (2, 12))
+    plain, weights = model(tokens), trained_weights(model)
+    for parameter in weights.values():
+        parameter.requires_grad_(True)
+    model(tokens).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in weights.values())
+    torch.optim.SGD(weights.values(), lr=1e-3).step()
+    model.requires_grad_(False)
+    changed = model(tokens)
+    assert not torch.allclose(changed, plain)
+    save_model(model, tmp_path)
+    torch.testing.assert_close(load_model(str(tmp_path))(tokens), changed)
+
+
+def test_kl_and_its_gradient_are_those_of_autograd():
+    logits, teacher = torch.randn(3, 70, 11, requires_grad=True), torch.randn(3, 70, 11)
+    log_p, log_q = teacher.log_softmax(-1), logits.log_softmax(-1)
+    expected = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    expected.backward()
+    kl, gradient = kl_and_gradient(logits, teacher)
+    torch.testing.assert_close(kl, expected.detach())
+    torch.testing.assert_close(gradient, logits.grad)
+
+
+def test_the_gradient_of_a_code_is_the_slope_of_the_loss(model, text, start):
+    """A step along one code's gradient changes KL + λ·error by as much as the gradient says, the ids being the same."""
+    tokens, config = text.tokens[:4], TrainConfig(lr=0.0, mse_weight=0.3)
+
+    def loss_with(change) -> tuple[float, dict]:
+        books = {"m0": load_codebooks(start.folder, model)["m0"]}
+        with torch.no_grad():
+            books["m0"].codes += change
+        return Trainer(model, books, config, 2).step(0, tokens).loss, books
+
+    base, books = loss_with(torch.zeros(()))
+    gradient = books["m0"].codes.grad
+    code = int(gradient[0].norm(dim=-1).argmax())
+    change = torch.zeros_like(gradient)
+    change[0, code] = gradient[0, code] / gradient[0, code].norm() * 1e-3
+    up, down = loss_with(change)[0], loss_with(-change)[0]
+    assert (up - down) / 2e-3 == pytest.approx(float(gradient[0, code].norm()), rel=0.1)
+
+
+def test_steps_are_in_units_of_the_spread_at_the_site(model, text, start):
+    books = load_codebooks(start.folder, model)
+    before = {site: book.codes.detach().clone() for site, book in books.items()}
+    seen = []
+    with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: seen.append(x.clone())}):
+        model(text.tokens[:8])
+    Trainer(model, books, TrainConfig(lr=0.01, warmup=0.0), 2).step(0, text.tokens[:8])
+    moved = (books["a0"].codes.detach() - before["a0"]).abs().amax(-1)
+    gradient = books["a0"].codes.grad.abs().amax(-1)
+    vectors = books["a0"].comparable(seen[0][:, 1:].flatten(0, 1).transpose(0, 1))
+    spread = vectors.var(1, correction=0).mean(-1).sqrt()
+    used = gradient > 1e-5
+    torch.testing.assert_close(
+        moved[used], (0.01 * spread)[:, None].expand_as(moved)[used], rtol=0.01, atol=1e-6
+    )
+    assert (moved[gradient == 0] == 0).all() and used.any()
+
+
+def test_nested_training_serves_every_number_of_codes(model, text, start, tmp_path):
+    found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, nested=True))
+    for k in (1, 2, 4):
+        fitted, trained = (load_codebooks(f, model, k=k) for f in (start.folder, found.folder))
+        assert kl_on(model, trained, text) < kl_on(model, fitted, text)
+    assert all(book.config.k == 4 for book in load_codebooks(found.folder, model).values())
+
+
+def test_codes_that_are_never_used_are_replaced_until_near_the_end(model, text, start):
+    book = load_codebooks(start.folder, model)["a0"]
+    with torch.no_grad():
+        book.codes[:, :3] = 1e4  # nothing is near them
+    trainer = Trainer(model, {"a0": book}, TrainConfig(replace_every=4), 8)
+    for number in range(8):
+        result = trainer.step(number, text.tokens[8 * number :][:8])
+        assert (book.codes > 1e3).any() == (number < 3)
+        assert result.dead == (0 if number < 3 else pytest.approx(result.dead))
+        if number == 3:
+            assert result.dead >= 3 / 12
+            assert not trainer.optimizer.state[book.codes]["exp_avg"][:, :3].any()
+            replaced = book.codes.detach().clone()
+    assert (book.codes - replaced).abs().max() < 1, "no second replacement after four fifths"
+
+
+def test_a_batch_is_part_of_an_epochs_own_order():
+    config = TrainConfig(batch_size=4, epochs=3)
+    seen = [batch_of(number, 14, config).tolist() for number in range(9)]
+    for epoch in range(3):
+        blocks = sum(seen[3 * epoch :][:3], [])
+        assert len(set(blocks)) == 12
+    assert seen[0] != seen[3] and seen == [batch_of(number, 14, config).tolist() for number in range(9)]
+
+
+def test_under_autocast_similarities_stay_exact(model, start):
+    """As on a GPU: bfloat16 around the book changes neither ids nor the precision of codes."""
+    from interp.training.trained_book import TrainedBook
+
+    book = TrainedBook(load_codebooks(start.folder, model)["a0"], alone=False)
+    x = torch.randn(2, 9, book.config.groups, book.config.d_in)
+    plain = book.encode(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = book.encode(x)
+        decoded = book.decode(codes)
+        loss = book.loss(x, decoded)
+    assert torch.equal(codes.ids, plain.ids) and decoded.dtype == torch.float32
+    torch.testing.assert_close(loss, book.loss(x, book.decode(plain)))
+
+
+def test_held_out_text_is_refused(model, start, tmp_path):
+    heldout = load_text("stdlib", model, n_tokens=1024, context=32, split="heldout")
+    with pytest.raises(InputError, match="split 'heldout': codebooks are trained on 'train' only"):
+        train_codebooks(model, start, heldout, tmp_path, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": float("nan")}, "lr nan"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"warmup": 1.0}, "warmup 1.0"),
+        ({"batch_size": 65}, "64 blocks of text: a batch is 65"),
+    ],
+)
+def test_what_cannot_be_is_named(model, text, start, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        train_codebooks(model, start, text, tmp_path / "out", TrainConfig(**change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_books_of_another_shape_are_refused(model):
+    wrong = {"a0": Codebook(CodebookConfig(d_in=5, n_codes=12))}
+    with pytest.raises(InputError, match="site a0 has .* does not fit"):
+        Trainer(model, wrong, TrainConfig(), 2)
+
+
+def test_nested_training_of_plain_sums_is_refused(model, text, tmp_path):
+    config = FitConfig(n_codes=12, k=2, selection="cosine")
+    start = fit_codebooks(model, text, ["a0"], tmp_path / "cosine", config)
+    with pytest.raises(InputError, match="lengths of these codes are right for sums of 2"):
+        train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, nested=True))
+    assert BookFolder.exists(start.folder)
