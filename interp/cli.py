@@ -14,6 +14,7 @@ from interp.cli_codebook_train import codebook_app
 from interp.cli_index import index_app
 from interp.cli_reproduce import reproduce_app
 from interp.cli_steer import steer
+from interp.cli_tasks import tasks_app
 from interp.failures import fail, run
 from interp.options import (
     DEFAULT_MODEL,
@@ -28,7 +29,6 @@ from interp.options import (
     share,
     whole_option,
 )
-from interp.tasks.errors import InputError
 
 app = typer.Typer(
     name="interp",
@@ -38,7 +38,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-tasks_app = typer.Typer(help="List tasks, show their prompts, export them.", invoke_without_command=True)
 models_app = typer.Typer(help="List the models that can be named, show one.", invoke_without_command=True)
 cache_app = typer.Typer(help="Where the default model is kept; delete it.", invoke_without_command=True)
 Context = typer.Context.__base__  # what typer hands over is not of its own subclass
@@ -48,8 +47,6 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(codebook_app, name="codebook")
 app.add_typer(index_app, name="index")
 app.add_typer(reproduce_app, name="reproduce")
-app.command()(bench)
-app.command()(steer)
 
 
 def main() -> None:
@@ -288,73 +285,8 @@ def workbench(
     os.execve(sys.executable, command, os.environ | {"INTERP_RUNS": str(runs.absolute())})
 
 
-@tasks_app.callback()
-def tasks_root(context: Context) -> None:
-    if context.invoked_subcommand is None:
-        from interp.listings import print_tasks
-
-        print_tasks()
-
-
-@tasks_app.command("show")
-def tasks_show(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
-    model: ModelOption = None,
-    n: Annotated[
-        int, whole_option("--n", "-n", least=1, help="pairs that the score is taken over at most")
-    ] = 50,
-    examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
-) -> None:
-    """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
-    from interp.tasks import PromptFile, load_task
-
-    wanted = load_task(task)
-
-    from interp.console import print_examples
-    from interp.discovery import check_counterfactual, default_model
-    from interp.models import load_model
-
-    check_counterfactual(wanted, counterfactual)
-    spec = default_model(wanted) if model is None else model
-    loaded = load_model(spec, device=device, dtype=dtype)
-    # a file may well hold fewer pairs than this default
-    wanted_n = min(n, wanted.default_n) if isinstance(wanted, PromptFile) else n
-    pairs = wanted.sample(loaded.tokenizer, wanted_n, seed, counterfactual)
-    print_examples(loaded, pairs, examples, batch_size)
-
-
-@tasks_app.command("export")
-def tasks_export(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="prompt file to write, .json")],
-    model: ModelOption = None,
-    n: PairsOption = None,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
-) -> None:
-    """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
-    from interp.files import check_file
-    from interp.tasks import load_task
-    from interp.tasks.prompt_file import write_prompt_file
-
-    wanted = load_task(task)
-    if file.suffix.lower() != ".json":
-        raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
-    check_file(file, "FILE")
-
-    from interp.discovery import check_counterfactual, default_model
-    from interp.models import load_tokenizer
-
-    check_counterfactual(wanted, counterfactual)
-    tokenizer = load_tokenizer(default_model(wanted) if model is None else model)
-    pairs = wanted.sample(tokenizer, wanted.default_n if n is None else n, seed, counterfactual)
-    write_prompt_file(pairs, file, tokenizer)
-    typer.echo(f"saved    {file}: {len(pairs)} pairs (interp discover {file})")
+app.command()(bench)
+app.command()(steer)
 
 
 @models_app.callback()

@@ -41,6 +41,7 @@ ORDER = (
     "interp.cli_codebook_train",
     "interp.cli_steer",
     "interp.cli_reproduce",
+    "interp.cli_tasks",
     "interp.cli",
     "interp.app",
 )

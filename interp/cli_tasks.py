@@ -1,0 +1,90 @@
+"""``interp tasks``: list tasks, show their prompts, export them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.options import (
+    BatchOption,
+    CounterfactualOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    PairsOption,
+    SeedOption,
+    whole_option,
+)
+from interp.tasks.errors import InputError
+
+tasks_app = typer.Typer(help="List tasks, show their prompts, export them.", invoke_without_command=True)
+Context = typer.Context.__base__  # what typer hands over is not of its own subclass
+
+
+@tasks_app.callback()
+def tasks_root(context: Context) -> None:
+    if context.invoked_subcommand is None:
+        from interp.listings import print_tasks
+
+        print_tasks()
+
+
+@tasks_app.command("show")
+def tasks_show(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
+    model: ModelOption = None,
+    n: Annotated[
+        int, whole_option("--n", "-n", least=1, help="pairs that the score is taken over at most")
+    ] = 50,
+    examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
+    seed: SeedOption = 0,
+    counterfactual: CounterfactualOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BatchOption = 16,
+) -> None:
+    """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
+    from interp.tasks import PromptFile, load_task
+
+    wanted = load_task(task)
+
+    from interp.console import print_examples
+    from interp.discovery import check_counterfactual, default_model
+    from interp.models import load_model
+
+    check_counterfactual(wanted, counterfactual)
+    spec = default_model(wanted) if model is None else model
+    loaded = load_model(spec, device=device, dtype=dtype)
+    # a file may well hold fewer pairs than this default
+    wanted_n = min(n, wanted.default_n) if isinstance(wanted, PromptFile) else n
+    pairs = wanted.sample(loaded.tokenizer, wanted_n, seed, counterfactual)
+    print_examples(loaded, pairs, examples, batch_size)
+
+
+@tasks_app.command("export")
+def tasks_export(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="prompt file to write, .json")],
+    model: ModelOption = None,
+    n: PairsOption = None,
+    seed: SeedOption = 0,
+    counterfactual: CounterfactualOption = None,
+) -> None:
+    """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
+    from interp.files import check_file
+    from interp.tasks import load_task
+    from interp.tasks.prompt_file import write_prompt_file
+
+    wanted = load_task(task)
+    if file.suffix.lower() != ".json":
+        raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
+    check_file(file, "FILE")
+
+    from interp.discovery import check_counterfactual, default_model
+    from interp.models import load_tokenizer
+
+    check_counterfactual(wanted, counterfactual)
+    tokenizer = load_tokenizer(default_model(wanted) if model is None else model)
+    pairs = wanted.sample(tokenizer, wanted.default_n if n is None else n, seed, counterfactual)
+    write_prompt_file(pairs, file, tokenizer)
+    typer.echo(f"saved    {file}: {len(pairs)} pairs (interp discover {file})")
