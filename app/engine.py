@@ -8,11 +8,26 @@ from pathlib import Path
 
 import streamlit as st
 
-RUNS = Path(os.environ.get("INTERP_RUNS", "runs")).resolve()
-"""The only folder that pages open files in."""
-MODEL = os.environ.get("INTERP_MODEL", "smollm2-135m-instruct")
+from interp.app.tokens import plain
+from interp.tasks.errors import InputError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
 PATIENCE = 0.05
 """Seconds that a tab waits for the lock before it says that it waits."""
+
+
+def runs() -> Path:
+    """The only folder that pages open files in."""
+    return Path(os.environ.get("INTERP_RUNS", "runs")).resolve()
+
+
+def model_name() -> str:
+    return os.environ.get("INTERP_MODEL", DEFAULT_MODEL)
+
+
+def say(error: InputError) -> None:
+    """What was wrong with an input, in one line; what the user wrote is no markup."""
+    st.error(plain(str(error)), icon=":material/error:")
 
 
 @st.cache_resource(show_spinner=False)
@@ -27,14 +42,19 @@ def _model(spec: str):
     return load_model(spec)
 
 
-def model(spec: str = MODEL):
-    """The model, with a word on the page while it is being loaded."""
-    with st.spinner(f"Loading {spec}: a few seconds, once", show_time=True):
-        return _model(spec)
+def model(spec: str | None = None):
+    """The model, with a word on the page while it is being loaded; if it cannot be, the page ends with why."""
+    spec = spec or model_name()
+    try:
+        with st.spinner(f"Loading {plain(spec)}: a few seconds, once", show_time=True):
+            return _model(spec)
+    except InputError as error:
+        say(error)
+        st.stop()
 
 
 @contextmanager
-def running(spec: str = MODEL) -> Iterator:
+def running(spec: str | None = None) -> Iterator:
     """The model for one piece of work; two tabs take turns, and the one that waits says so.
 
     Hooks are global to a model, so nothing may run it while another tab has codes set.

@@ -5,6 +5,15 @@ from pathlib import Path
 import streamlit as st
 
 VIEWS = Path(__file__).parent / "views"
+PAGES = (
+    ("circuit.py", "Circuit", ":material/account_tree:"),
+    ("codes.py", "Codes", ":material/search:"),
+    ("live.py", "Live text", ":material/text_fields:"),
+    ("steering.py", "Steering", ":material/tune:"),
+)
 
 st.set_page_config(page_title="interp", page_icon="◆", layout="wide")
-st.navigation([st.Page(VIEWS / "circuit.py", title="Circuit", icon=":material/account_tree:")]).run()
+pages = [
+    st.Page(VIEWS / file, title=title, icon=icon) for file, title, icon in PAGES if (VIEWS / file).exists()
+]
+st.navigation(pages).run()

@@ -45,18 +45,29 @@ def print_side_by_side(base: Sequence[Continuation], steered: Sequence[Continuat
 
 def print_repeat(settings: dict) -> None:
     """Python that makes the same two texts."""
+    print("\n" + program(settings))  # noqa: T201 - no wrapping, so that it can be copied
+
+
+def program(settings: dict) -> str:
+    """Python that continues prompts as ``settings`` say, first without and then with the codes.
+
+    Args:
+        settings: ``codes`` as pairs of site and id, ``add`` their factor (None sets them), ``forbid`` if they are
+            forbidden, and the arguments of the calls below by their names.
+    """
     codes = ",".join(f"{site}={code}" for site, code in settings["codes"])
     n = len(settings["prompts"])
     folder = None if settings["codebooks"] is None else f"Path({settings['codebooks']!r})"
     rows = f"rows={list(range(n, 2 * n))}"
-    if settings["add"] is None:
+    if settings.get("forbid"):
+        kind, edit = "ForbidCode", f"ForbidCode(site, code, {rows})"
+    elif settings["add"] is None:
         slots = "" if settings["slots"] == 1 else f"slots={settings['slots']}, "
         kind, edit = "SetCode", f"SetCode(site, code, {slots}{rows})"
     else:
         kind, edit = "AddCode", f"AddCode(site, code, {settings['add']}, {rows}, from_mean=True)"
-    print(  # noqa: T201 - no wrapping, so that it can be copied
-        f"""
-from pathlib import Path
+    return (
+        f"""from pathlib import Path
 
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model

@@ -1,9 +1,13 @@
 """Generation: the bridge's own, greedy unless a temperature is given, and the same under hooks."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import StoppingCriteria
 
 from interp.models.hooks import model_lock
 from interp.models.positions import generation_marked
@@ -19,6 +23,7 @@ def generate(
     seed: int = 0,
     temperature: float = 0.0,
     use_cache: bool = True,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Int[Tensor, "batch pos_out"]:
     """Continue prompts; returns the prompt's tokens and the new ones, BOS included.
 
@@ -26,7 +31,8 @@ def generate(
     on the left if at all, and then need their ``attention_mask`` (1 for real tokens): without it pads are
     read as text. Generation goes on to ``max_new_tokens`` or until every row has ended; after its end a row
     is filled with the end or padding token. Temperature 0 is greedy; else tokens are sampled from the whole
-    distribution, the same for the same seed.
+    distribution, the same for the same seed. ``watch`` is called after every new token with all tokens so
+    far, [batch, pos], and changes nothing; what it raises ends the generation.
 
     Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
     once and then one position at a time: one that edits must not count positions from the front. Raises
@@ -49,8 +55,20 @@ def generate(
             attention_mask=attention_mask,
             return_type="tokens",
             stop_at_eos=model.tokenizer is not None,
+            stopping_criteria=None if watch is None else _Watching(watch),
             verbose=False,
         )
+
+
+class _Watching(StoppingCriteria):
+    """Stops nothing: the place at which the library hands out the tokens so far."""
+
+    def __init__(self, watch: Callable[[Tensor], None]) -> None:
+        self.watch = watch
+
+    def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
+        self.watch(input_ids)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _cuda_devices(model: TransformerBridge) -> list[torch.device]:

@@ -50,6 +50,8 @@ CODES_SHARE = 0.15
 """Shares of the budget."""
 REDUNDANCY_WEIGHT = 0.1
 """How a value while others are off counts beside an effect of one's own (chosen in docs/codes.md)."""
+HIDDEN_TIE_BREAK = 0.01
+"""How a value that is surely below the threshold counts beside one above it."""
 TIE_BREAK = 1e-6
 """How an effect that is surely below the threshold counts: enough to order such heads."""
 BASE_COST = 4.0
@@ -144,11 +146,13 @@ class Ranking:
     """Heads ranked from some pairs.
 
     Attributes:
+        hidden: size of every head's value with others off, in units of the metric.
         forwards: spent on swaps and redundancy, the passes of the base not included.
     """
 
     heads: Float[np.ndarray, "layer head"]
     member: Membership
+    hidden: Float[np.ndarray, " head"]
     estimates: EffectEstimates
     forwards: float
     seconds: dict[str, float]
@@ -208,6 +212,7 @@ class CodesBase:
         return Ranking(
             (np.where(mean < 0, -1.0, 1.0) * size).reshape(shape),
             member,
+            hidden,
             estimates,
             prefix + self.swaps.forwards - spent,
             {"swaps": swapped - begin, "redundancy": time.perf_counter() - swapped},
@@ -240,7 +245,8 @@ class CodesBase:
         values = self.redundancy.of(order[:affordable].tolist())
         values = values.reshape(len(values), -1)
         variance = moderated_variance(values) / len(values)
-        return membership(values.mean(axis=0), variance, gap=gap, threshold=config.threshold).expected
+        found = membership(values.mean(axis=0), variance, gap=gap, threshold=config.threshold)
+        return found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean)
 
 
 def _kept(indices: Sequence[int], seed: int) -> list[int]:

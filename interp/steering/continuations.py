@@ -1,7 +1,7 @@
 """Prompts continued by sampling, and how likely the plain model finds what was written."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,13 @@ class Continuation:
     """
     Attributes:
         text: what was added to the prompt.
+        tokens: ids of the same, up to the end token and without it.
         surprise: −log p of each new token under the model without steering, in nats.
     """
 
     prompt: str
     text: str
+    tokens: tuple[int, ...]
     surprise: Float[np.ndarray, " token"]
 
     @property
@@ -75,10 +77,14 @@ def continue_prompts(
     temperature: float = 1.0,
     seed: int = 0,
     chat: bool = False,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> list[Continuation]:
     """Sample one continuation a prompt, all in one batch, inside a context such as :func:`~interp.steering.steer`.
 
     The context is left before the texts are judged.
+
+    Args:
+        watch: as of :func:`~interp.models.generate.generate`; prompts are padded on the left.
 
     Raises:
         InputError: as :func:`encode_prompts`, or prompts and new tokens longer than the model's context.
@@ -101,11 +107,12 @@ def continue_prompts(
             attention_mask=None if bool(mask.all()) else mask,
             seed=seed,
             temperature=temperature,
+            watch=watch,
         )
     new = [_until_end(row[longest:].tolist(), model.tokenizer.eos_token_id) for row in out]
     surprises = surprise(model, ids, new)
     return [
-        Continuation(prompt, model.tokenizer.decode(row, skip_special_tokens=True), found)
+        Continuation(prompt, model.tokenizer.decode(row, skip_special_tokens=True), tuple(row), found)
         for prompt, row, found in zip(prompts, new, surprises, strict=True)
     ]
 

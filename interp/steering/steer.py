@@ -122,7 +122,8 @@ class Steered(Attached):
     def _pass(self, names: list[str], whole: Tensor) -> Tensor | None:
         if self._at is None:  # the first site of this forward
             self._prompt = self._prompt or whole.shape[1]
-            self._at = self._chosen(whole.shape[0], whole.shape[1]).to(whole.device)
+            columns = range(self._offset, self._offset + whole.shape[1])
+            self._at = self._chosen(whole.shape[0], columns).to(whole.device)
             self._anywhere = bool(self._at.any())
         return super()._pass(names, whole)
 
@@ -138,9 +139,14 @@ class Steered(Attached):
         plan = self._plans.get(name)
         return codes if plan is None or not self._anywhere else plan.apply(codes, x, self._at)
 
-    def _chosen(self, n_rows: int, n_positions: int) -> Bool[Tensor, "batch pos"]:
-        """At which rows and positions of this forward codes are edited."""
-        columns = [self._offset + i for i in range(n_positions)]
+    def chosen(self, n_rows: int, n_positions: int) -> Bool[Tensor, "batch pos"]:
+        """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name.
+
+        The last token that is generated is never read: nothing is edited there.
+        """
+        return self._chosen(n_rows, range(n_positions))
+
+    def _chosen(self, n_rows: int, columns: Sequence[int]) -> Bool[Tensor, "batch pos"]:
         chosen = torch.tensor([self._is_chosen(column) for column in columns])
         if self.share == 1:
             return chosen.expand(n_rows, -1)

@@ -1,0 +1,71 @@
+"""The codes of a typed text, for the page *Live text*."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+import torch
+
+from interp.app import engine
+from interp.app.tokens import pieces
+from interp.codesearch.reading import TokenCodes, read_codes
+from interp.steering.continuations import encode_prompts
+from interp.tasks.errors import InputError
+from interp.text.special import first_token
+
+MOST = 128
+"""Tokens that can still be overlooked, and that a browser draws at once."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    Attributes:
+        pieces: the text's tokens as text, BOS left out.
+        codes: by site, heads apart, at the same tokens.
+    """
+
+    pieces: list[str]
+    codes: dict[str, TokenCodes]
+
+    @property
+    def has_code_page(self) -> bool:
+        return (Path(__file__).parent / "views" / "codes.py").is_file()
+
+
+def read(books: dict, text: str) -> Reading:
+    """One forward pass, holding the lock; none if this tab has read the same text last.
+
+    Raises:
+        InputError: an empty text, or one too long.
+    """
+    kept = st.session_state.get("reading")
+    # codebooks are cached as long as they have not changed: the object tells which they are
+    if kept is not None and kept[0] is books and kept[1] == text:
+        return kept[2]
+    with engine.running() as model:
+        if not text.strip():
+            raise InputError("no text: write some")
+        ids = encode_prompts(model, [text])[0]
+        first = int(first_token(model.tokenizer) is not None)
+        if len(ids) - first > MOST:
+            raise InputError(f"a text of {len(ids) - first} tokens: this page shows at most {MOST}")
+        codes = {
+            site: TokenCodes(*(part[first:] for part in (found.ids, found.similarity, found.margin)))
+            for site, found in read_codes(model, books, torch.tensor(ids)).items()
+        }
+        reading = Reading(pieces(model.tokenizer, ids[first:]), codes)
+    st.session_state["reading"] = books, text, reading
+    return reading
+
+
+def heads_of(sites: Iterable[str]) -> dict[str, list[str]]:
+    """What can be shown at once: each site, and before the heads of a layer all of them together."""
+    found: dict[str, list[str]] = {}
+    for site in sites:
+        layer, dot, _ = site.partition(".")
+        if dot:
+            found.setdefault(layer, []).append(site)
+        found[site] = [site]
+    return found

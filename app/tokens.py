@@ -1,0 +1,75 @@
+"""Tokens on a page: whatever they hold, they are shown as text."""
+
+import html
+import re
+from collections.abc import Sequence
+
+LEGIBLE = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:2"
+STEERED = "border-bottom:2px solid #e8590c;background:rgba(232,89,12,.16)"
+"""Half transparent, so that the text keeps the theme's colour."""
+_GOLDEN = 137.508
+"""Degrees between the hues of neighbouring ids: no two near ids look alike."""
+
+
+def plain(text: str) -> str:
+    """Text for a place that reads Markdown, so that it shows as it is."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+
+
+def pieces(tokenizer, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a character of several tokens stands at the one that completes it."""
+    found, so_far = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
+        if end < len(ids):
+            text = text.rstrip("\ufffd")
+        if text.startswith(so_far):
+            found.append(text[len(so_far) :])
+            so_far = text
+        else:  # the tokenizer changed its mind about what came before
+            found.append(tokenizer.decode(ids[end - 1 : end]))
+            so_far = text
+    return found
+
+
+def visible(text: str) -> str:
+    """A token by itself, its white space to be seen."""
+    return text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "·") if not text.strip() else text.strip()
+
+
+def colour(code: int) -> str:
+    """A background by the code's id, readable under dark and light text; none for an empty slot."""
+    return "none" if code < 0 else f"hsla({code * _GOLDEN % 360:.0f},75%,50%,.32)"
+
+
+def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int) -> str:
+    """HTML of a prompt and what was written, steered tokens marked."""
+    spans = []
+    for i, (text, is_steered) in enumerate(zip(texts, steered, strict=True)):
+        style = ("opacity:.65;" if i < n_prompt else "") + (STEERED if is_steered else "")
+        label = ' title="codes edited here"' if is_steered else ""
+        spans.append(f'<span style="{style}"{label}>{html.escape(text)}</span>')
+    return f'<div style="{LEGIBLE}">{"".join(spans)}</div>'
+
+
+def written(prompt: str, text: str) -> str:
+    """HTML of a text while it is being written."""
+    return (
+        f'<div style="{LEGIBLE}"><span style="opacity:.65">{html.escape(prompt)}</span>'
+        f"{html.escape(text)}<span>▌</span></div>"
+    )
+
+
+def coloured(name: str, texts: Sequence[str], codes: Sequence[int], chosen: int | None = None) -> str:
+    """HTML of tokens coloured by their codes at one head or site, each code's id beside its token."""
+    spans = []
+    for i, (text, code) in enumerate(zip(texts, codes, strict=True)):
+        ring = "outline:2px solid currentColor;" if i == chosen else ""
+        number = "–" if code < 0 else str(code)
+        spans.append(
+            f'<span style="background:{colour(code)};border-radius:3px;padding:1px 2px;{ring}" '
+            f'title="{html.escape(name)} = {number}">{html.escape(text)}'
+            f'<sub style="font-size:.65em;opacity:.8">{number}</sub></span>'
+        )
+    head = f'<b style="font-size:.8em">{html.escape(name)}</b> '
+    return f'<div style="{LEGIBLE};margin-bottom:.3em">{head}{"".join(spans)}</div>'

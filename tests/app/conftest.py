@@ -1,0 +1,55 @@
+"""A tiny model with codebooks in a runs folder of its own, and pages of the workbench on it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.models import load_model
+from interp.text import load_text
+
+MAIN = Path(__file__).parent.parent.parent / "app" / "main.py"
+TIMEOUT = 60
+N_CODES = 12
+
+
+@pytest.fixture(scope="session")
+def runs_with_books(tiny_model_folder, tmp_path_factory) -> Path:
+    """A runs folder with ``books``: 12 codes, 2 per vector, at all heads and MLPs of the tiny Llama."""
+    folder = tmp_path_factory.mktemp("runs")
+    model = load_model(str(tiny_model_folder("llama")))
+    text = load_text("stdlib", model, n_tokens=640, context=32)
+    config = FitConfig(n_codes=N_CODES, k=2, selection="residual")
+    fit_codebooks(model, text, ["heads", "mlps"], folder / "books", config)
+    return folder
+
+
+@pytest.fixture
+def open_page(tiny_model_folder, monkeypatch) -> Callable[..., AppTest]:
+    """Opens a page by its file, on a runs folder, with what the address says."""
+
+    def open_it(view: str, runs: Path, **address: str) -> AppTest:
+        monkeypatch.setenv("INTERP_MODEL", str(tiny_model_folder("llama")))
+        monkeypatch.setenv("INTERP_RUNS", str(runs))
+        st.cache_resource.clear()
+        app = AppTest.from_file(str(MAIN), default_timeout=TIMEOUT).run()
+        app.switch_page(f"views/{view}.py")
+        for name, value in address.items():
+            app.query_params[name] = value
+        app.run()
+        assert not app.exception
+        return app
+
+    return open_it
+
+
+def html_of(app: AppTest) -> list[str]:
+    return [element.proto.body for element in app.get("html")]
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """Every file below a folder and when it was last written."""
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
