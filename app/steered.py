@@ -11,6 +11,7 @@ from interp.app.tokens import marked, pieces
 from interp.steer_console import program
 from interp.steering import AddCode, ForbidCode, FoundCodes, SetCode, find_codes, steer
 from interp.steering.continuations import Continuation, continue_prompts, encode_prompts
+from interp.text.special import first_token
 
 BASE, STEERED = 0, 1
 """Rows of the batch."""
@@ -107,8 +108,10 @@ def compare(
         edited = within.chosen(2, len(ids) + len(steered.tokens))[STEERED].tolist()
         if len(steered.tokens) == dose.n_tokens:  # the last one was not read any more
             edited[-1] = False
+        # BOS is not what the user wrote: it is shown only if codes were edited there
+        begin = int(ids[0] == first_token(model.tokenizer) and not edited[0])
         strips = tuple(
-            marked(pieces(model.tokenizer, [*ids, *text.tokens]), marks, len(ids))
+            marked(pieces(model.tokenizer, [*ids, *text.tokens][begin:]), marks[begin:], len(ids) - begin)
             for text, marks in ((base, [False] * (len(ids) + len(base.tokens))), (steered, edited))
         )
     settings = {

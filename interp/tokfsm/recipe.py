@@ -34,7 +34,7 @@ class Recipe:
     tokens: int = 38_000_000
     plain_share: float = 0.4
     n_codes: int = 1000
-    batch: int = 32
+    batch: int = 16
     lr: float = 2e-3
     lr_codes: float = 1e-3
     warmup: int = 200

@@ -25,7 +25,7 @@ from interp.tokfsm.usage import alive, neuron_precision, purities, state_precisi
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.safetensors"
-CHECKPOINT_EVERY = 100
+CHECKPOINT_EVERY = 200
 """Steps: about a minute on one core."""
 EVALUATED, SAMPLES, CLASSIFIED = 2048, 1000, 64
 """Sequences held out, sampled, and read for state precision (as many to choose codes as to judge them)."""

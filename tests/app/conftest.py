@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
@@ -34,7 +33,6 @@ def open_page(tiny_model_folder, monkeypatch) -> Callable[..., AppTest]:
     def open_it(view: str, runs: Path, **address: str) -> AppTest:
         monkeypatch.setenv("INTERP_MODEL", str(tiny_model_folder("llama")))
         monkeypatch.setenv("INTERP_RUNS", str(runs))
-        st.cache_resource.clear()
         app = AppTest.from_file(str(MAIN), default_timeout=TIMEOUT).run()
         app.switch_page(f"views/{view}.py")
         for name, value in address.items():

@@ -75,6 +75,25 @@ def test_sampling_depends_on_the_seed_alone_and_leaves_the_callers_generator(tin
     assert not torch.equal(generate(model, PROMPT, 12, seed=2, temperature=1.0), first)
 
 
+def test_watching_sees_every_step_changes_nothing_and_can_end_it(tiny_model):
+    model, seen = tiny_model("llama"), []
+    prompt = torch.tensor([[5, 9, 17], [5, 9, 17]])
+    plain = generate(model, prompt, 6, seed=3, temperature=1.0)
+    watched = generate(
+        model, prompt, 6, seed=3, temperature=1.0, watch=lambda tokens: seen.append(tokens.tolist())
+    )
+    assert torch.equal(watched, plain)
+    assert [len(tokens[0]) for tokens in seen] == list(range(4, plain.shape[1] + 1))
+    assert seen[-1] == plain.tolist()
+
+    def stop(_tokens):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), hooked(model, {"blocks.0.attn.hook_z": lambda z: z * 0}):
+        generate(model, prompt, 6, watch=stop)
+    assert torch.equal(generate(model, prompt, 6, seed=3, temperature=1.0), plain)
+
+
 @pytest.mark.parametrize(("new", "temperature"), [(0, 0.0), (-1, 0.0), (5, -0.1)])
 def test_impossible_requests_are_refused(new, temperature, tiny_model):
     with pytest.raises(InputError):

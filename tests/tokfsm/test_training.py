@@ -121,7 +121,7 @@ def test_what_is_saved_is_the_same_model_for_every_other_tool(tiny, tmp_path, mo
 
 
 def test_the_rate_rises_and_falls_twice():
-    tried = Recipe(tokens=4096 * 1000)
+    tried = Recipe(tokens=2048 * 1000)
     rates = [tried.lr_at(step) for step in range(tried.steps)]
     cut = tried.plain_steps
     assert rates[0] < max(rates[:cut]) == tried.lr and rates[cut - 1] < 0.2 * tried.lr
@@ -133,7 +133,7 @@ def test_the_rate_rises_and_falls_twice():
     ("wrong", "words"),
     [
         (lambda: recipe("gpu"), "scale 'gpu': choose cpu or full"),
-        (lambda: recipe("cpu", tokens=5000), "tokens 5000: give at least 8192"),
+        (lambda: recipe("cpu", tokens=1000), "tokens 1000: give at least 4096"),
         (lambda: recipe("cpu", seed=-1), "seed -1"),
         (lambda: Recipe(n_codes=0), "n_codes 0"),
     ],
@@ -147,4 +147,4 @@ def test_the_command_prints_the_page_and_names_what_is_wrong(command, elsewhere)
     assert "38 M" in command("reproduce", "tokfsm", "--help").out
     failed = command("reproduce", "tokfsm", "--scale", "huge")
     assert failed.code == 2 and "huge is not cpu or full" in failed.error
-    assert "tokens 10: give at least 8192" in command("reproduce", "tokfsm", "--tokens", "10").error
+    assert "tokens 10: give at least 4096" in command("reproduce", "tokfsm", "--tokens", "10").error
