@@ -57,7 +57,7 @@ def _task(model, task: str, args: argparse.Namespace) -> dict:
             others = order[n:]
             truth = np.abs(exact[others].mean(0)) >= CodesConfig.threshold * gaps[others].mean()
             for weight in WEIGHTS:
-                size = ranking.member.expected + weight * ranking.hidden
+                size = ranking.member.expected + weight * ranking.hidden.ravel()
                 scored = roc_auc_score(truth, size), average_precision_score(truth, size)
                 found.setdefault((n, weight), []).append(scored)
     return found

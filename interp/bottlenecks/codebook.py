@@ -135,11 +135,12 @@ class Codebook(nn.Module, Bottleneck):
         *,
         at_most: int = 0,
         generator: torch.Generator | None = None,
+        own_length: bool = False,
     ) -> int:
         """Give codes counted at most ``at_most`` times the direction of a vector that is badly coded.
 
         Vectors are drawn from ``x`` with chances ∝ their squared error. The new code is as long as the living codes
-        of its group are on average; what the optimizer has gathered on the old one is set to zero. All counts begin
+        of its group are on average, or with ``own_length`` as its share of the vector itself; what the optimizer has gathered on the old one is set to zero. All counts begin
         anew.
 
         Returns:
@@ -156,7 +157,7 @@ class Codebook(nn.Module, Bottleneck):
             repeated = size > int((weights > 0).sum())
             index = torch.multinomial(weights, size, replacement=repeated, generator=generator)
             drawn = rows[group, index]
-            if mask.all():
+            if own_length or mask.all():
                 new = drawn / self.config.k
             else:
                 new = nn.functional.normalize(drawn, dim=-1) * lengths[group, ~mask].mean()

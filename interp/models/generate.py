@@ -21,7 +21,7 @@ def generate(
     *,
     attention_mask: Int[Tensor, "batch pos"] | None = None,
     seed: int = 0,
-    temperature: float = 0.0,
+    temperature: float | int = 0.0,
     use_cache: bool = True,
     watch: Callable[[Tensor], None] | None = None,
 ) -> Int[Tensor, "batch pos_out"]:

@@ -152,7 +152,7 @@ class Ranking:
 
     heads: Float[np.ndarray, "layer head"]
     member: Membership
-    hidden: Float[np.ndarray, " head"]
+    hidden: Float[np.ndarray, "layer head"]
     estimates: EffectEstimates
     forwards: float
     seconds: dict[str, float]
@@ -212,7 +212,7 @@ class CodesBase:
         return Ranking(
             (np.where(mean < 0, -1.0, 1.0) * size).reshape(shape),
             member,
-            hidden,
+            hidden.reshape(shape),
             estimates,
             prefix + self.swaps.forwards - spent,
             {"swaps": swapped - begin, "redundancy": time.perf_counter() - swapped},

@@ -141,7 +141,7 @@ class Swaps:
         pairs: Int[np.ndarray, " swap"],
         layers: Int[np.ndarray, " swap"],
         heads: Int[np.ndarray, " swap"],
-        replacements: Sequence[Float[Tensor, "pos d_head"]] | None = None,
+        replacements: Sequence[Float[Tensor, "_ d_head"]] | None = None,
     ) -> Float[np.ndarray, " swap"]:
         """Fall of the metric when a head's clean output is replaced, one swap a row.
 

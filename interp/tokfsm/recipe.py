@@ -19,7 +19,9 @@ class Recipe:
         n_codes: per MLP, and per head.
         batch: sequences of 128 tokens a step.
         lr: at the height of the first part, of Adam (0.9, 0.999).
-        lr_codes: of model and codes at the height of the second.
+        lr_coded: of the model at the height of the second. Codes cannot follow a model that moves faster: at 1e-3, with
+            codes at 1e-3 too, what the books explain fell by half within 80 steps.
+        lr_codes: of the codes at the height of the second.
         warmup: steps at the beginning of each part in which the rate rises.
         decay_share: of each part, at its end, in which the rate falls: to a tenth before the codebooks, then to 0.
         commitment: weight of |x − stopgrad(code)|², which holds activations near their codes; not in the publication.
@@ -32,16 +34,17 @@ class Recipe:
 
     scale: str = "cpu"
     tokens: int = 38_000_000
-    plain_share: float = 0.4
+    plain_share: float = 0.6
     n_codes: int = 1000
     batch: int = 16
     lr: float = 2e-3
-    lr_codes: float = 1e-3
+    lr_coded: float = 5e-4
+    lr_codes: float = 5e-3
     warmup: int = 200
     decay_share: float = 0.3
-    commitment: float = 0.0
-    replace_every: int = 100
-    replace_until: float = 0.7
+    commitment: float = 0.02
+    replace_every: int = 500
+    replace_until: float = 0.5
     fit_sequences: int = 256
     seed: int = 0
     machine_seed: int = MACHINE_SEED
@@ -70,10 +73,10 @@ class Recipe:
         return min(max(1, round(self.steps * self.plain_share)), self.steps - 1)
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of a step: up, level, down, twice."""
+        """Learning rate of the model at a step: up, level, down, twice; the codes' is in proportion."""
         plain = step < self.plain_steps
         begin, end = (0, self.plain_steps) if plain else (self.plain_steps, self.steps)
-        height, lowest = (self.lr, 0.1) if plain else (self.lr_codes, 0.0)
+        height, lowest = (self.lr, 0.1) if plain else (self.lr_coded, 0.0)
         up = (step - begin + 1) / max(1, min(self.warmup, (end - begin) // 10))
         left = (end - step) / max(1.0, self.decay_share * (end - begin))
         down = lowest + (1 - lowest) * (1 - math.cos(math.pi * min(1.0, left))) / 2

@@ -77,8 +77,9 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr_at(self.step)
+        of_model, of_books = self.optimizer.param_groups
+        of_model["lr"] = recipe.lr_at(self.step)
+        of_books["lr"] = of_model["lr"] * recipe.lr_codes / recipe.lr_coded
         self.optimizer.step()
         if running is not None:
             for site, book in self.books.items():

@@ -198,6 +198,9 @@ def test_replacing_when_every_code_is_dead_takes_the_vectors_themselves():
     book, x = codebook(n_codes=5, k=2), torch.randn(40, 6)
     assert book.replace_dead(x) == 5
     assert all((code == x / 2).all(-1).any() for code in book.codes[0])
+    book.counts[0, 1:] = 1
+    assert book.replace_dead(x, own_length=True) == 1
+    assert (book.codes[0, 0] == x / 2).all(-1).any()
 
 
 def test_similarity_is_that_of_the_named_codes():

@@ -16,7 +16,7 @@ def tiny() -> Recipe:
         n_codes=40,
         plain_share=0.5,
         lr=1e-2,
-        lr_codes=3e-3,
+        lr_coded=3e-3,
         warmup=2,
         replace_every=3,
         fit_sequences=4,

@@ -125,7 +125,7 @@ def test_the_rate_rises_and_falls_twice():
     rates = [tried.lr_at(step) for step in range(tried.steps)]
     cut = tried.plain_steps
     assert rates[0] < max(rates[:cut]) == tried.lr and rates[cut - 1] < 0.2 * tried.lr
-    assert rates[cut] < max(rates[cut:]) == tried.lr_codes and rates[-1] < 0.02 * tried.lr_codes
+    assert rates[cut] < max(rates[cut:]) == tried.lr_coded and rates[-1] < 0.02 * tried.lr_coded
     assert not tried.replaces_at(cut) and not tried.replaces_at(tried.steps - 1)
 
 
