@@ -140,8 +140,8 @@ class Codebook(nn.Module, Bottleneck):
         """Give codes counted at most ``at_most`` times the direction of a vector that is badly coded.
 
         Vectors are drawn from ``x`` with chances ∝ their squared error. The new code is as long as the living codes
-        of its group are on average, or with ``own_length`` as its share of the vector itself; what the optimizer has gathered on the old one is set to zero. All counts begin
-        anew.
+        of its group are on average, or with ``own_length`` as its share of the vector itself; what the optimizer has
+        gathered on the old one is set to zero. All counts begin anew.
 
         Returns:
             How many codes were replaced.

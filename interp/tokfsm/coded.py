@@ -87,7 +87,8 @@ def replace_dead(
 ) -> int:
     """Give codes that did not occur since the last time the vectors of this pass that are worst coded."""
     return sum(
-        book.replace_dead(running.x[site], optimizer, generator=generator, own_length=True) for site, book in books.items()
+        book.replace_dead(running.x[site], optimizer, generator=generator, own_length=True)
+        for site, book in books.items()
     )
 
 
