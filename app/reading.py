@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import streamlit as st
 import torch
@@ -28,10 +27,6 @@ class Reading:
 
     pieces: list[str]
     codes: dict[str, TokenCodes]
-
-    @property
-    def has_code_page(self) -> bool:
-        return (Path(__file__).parent / "views" / "codes.py").is_file()
 
 
 def read(books: dict, text: str) -> Reading:

@@ -21,7 +21,7 @@ from interp.files import atomic_path
 from interp.models import load_model
 from interp.progress import bar
 from interp.scores.attribution import attribution
-from interp.scores.codes import CODES_SHARE, REDUNDANCY_SHARE, ROUNDS, STEP, CodesConfig
+from interp.scores.codes import CODES_SHARE, REDUNDANCY_SHARE, CodesConfig
 from interp.scores.membership import membership, moderated_variance
 from interp.scores.uncertainty import EffectEstimates
 from interp.tasks import load_task
@@ -79,13 +79,7 @@ def _steps(estimate: np.ndarray, exact: np.ndarray, gap: float, cost: np.ndarray
     alone = membership(estimate.mean(0), variance, gap=gap, threshold=THRESHOLD)
     spent = EffectEstimates(estimate, gap, THRESHOLD, np.arange(n), seed)
     budget = CodesConfig.budget * n * (1 - CODES_SHARE) * (1 - REDUNDANCY_SHARE)
-    left = budget
-    while True:
-        rows, heads = spent.next_swaps(cost, min(left, budget / ROUNDS), STEP)
-        if len(rows) == 0:
-            break
-        spent.record(rows, heads, exact[rows, heads])
-        left -= cost[heads].sum()
+    spent.spend(cost, budget, lambda rows, heads: (exact[rows, heads], cost[heads].sum()))
     corrected, _ = spent.estimate()
     swapped = spent.swapped > 0
     only = np.where(swapped, np.nanmean(np.where(swapped, spent.exact, 0.0), axis=0), estimate.mean(0))

@@ -21,6 +21,7 @@ from interp.circuits.references import load_reference
 from interp.models import Model, Site, load_model
 from interp.progress import bar
 from interp.scores.code_edges import CodeEdgesConfig, code_edges
+from interp.scores.codes import VECTORS_PER_CODE
 from interp.scores.eap import EAPConfig, eap, edge_runs
 from interp.scores.eap_ig import EAPIGConfig, eap_ig
 from interp.scores.edge_proposals import EdgeList
@@ -35,7 +36,6 @@ from interp.tasks.pairs import PromptPairs
 HELD_OUT_SEED = 3000
 EVERY = 10**7
 RESAMPLES = 1000
-VECTORS_PER_CODE = 4
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndar
         for layer in np.unique(edges.of_receivers("layer")):
             some = np.flatnonzero(edges.of_receivers("layer") == layer)
             rows, columns = (part.ravel() for part in np.meshgrid(range(len(pairs)), some, indexing="ij"))
-            found[rows, columns] = patched.effects(rows, edges.subset(columns))
+            found[rows, columns], _ = patched.effects(rows, edges.subset(columns))
             advance(len(some))
     return found, metrics.metric_[0] - metrics.metric_[1]
 

@@ -19,6 +19,7 @@ from interp.failures import fail, run
 from interp.options import (
     DEFAULT_MODEL,
     BatchOption,
+    Context,
     CounterfactualOption,
     DeviceOption,
     DtypeOption,
@@ -40,7 +41,6 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List the models that can be named, show one.", invoke_without_command=True)
 cache_app = typer.Typer(help="Where the default model is kept; delete it.", invoke_without_command=True)
-Context = typer.Context.__base__  # what typer hands over is not of its own subclass
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")

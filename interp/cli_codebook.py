@@ -6,23 +6,23 @@ from typing import Annotated
 
 import typer
 
-from interp.options import DEFAULT_MODEL, MOST_SEED, DeviceOption, DtypeOption, one_of, whole_option
+from interp.options import (
+    DEFAULT_MODEL,
+    MOST_SEED,
+    BlocksOption,
+    ContextOption,
+    DeviceOption,
+    DtypeOption,
+    SomeModelOption,
+    TextOption,
+    one_of,
+    whole_option,
+)
 from interp.tasks.errors import InputError
 
 codebook_app = typer.Typer(
     help="Fit codebooks at many sites of a model; measure what they cost it.", no_args_is_help=True
 )
-
-FitModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", metavar="MODEL", help="embedded model, Hugging Face id, folder, .gguf file"
-    ),
-]
-ContextOption = Annotated[
-    int, whole_option("--context", least=2, help="tokens per block of text, BOS included")
-]
-BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")]
 
 
 @codebook_app.command()
@@ -31,13 +31,8 @@ def fit(
         list[str],
         typer.Option(metavar="SITES", help="heads, mlps, a*, m5, r4 …; several with commas, or repeat"),
     ] = ["heads"],  # noqa: B006
-    model: FitModelOption = DEFAULT_MODEL,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT", help="stdlib, self, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
-        ),
-    ] = "stdlib+self",
+    model: SomeModelOption = DEFAULT_MODEL,
+    data: TextOption = "stdlib+self",
     tokens: Annotated[
         int, whole_option("--tokens", least=1, help="tokens of text to fit on, at most")
     ] = 11_000,

@@ -7,8 +7,17 @@ from typing import Annotated
 
 import typer
 
-from interp.cli_codebook import BlocksOption, codebook_app
-from interp.options import DEFAULT_MODEL, MOST_SEED, DeviceOption, number_option, one_of, whole_option
+from interp.cli_codebook import codebook_app
+from interp.options import (
+    DEFAULT_MODEL,
+    MOST_SEED,
+    BlocksOption,
+    DeviceOption,
+    TextOption,
+    number_option,
+    one_of,
+    whole_option,
+)
 from interp.tasks.errors import InputError
 
 
@@ -29,7 +38,7 @@ def train(
             help="local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)",
         ),
     ] = "distilled",
-    data: Annotated[str, typer.Option(metavar="TEXT", help="as of fit")] = "stdlib+self",
+    data: TextOption = "stdlib+self",
     tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 100_000,
     epochs: Annotated[int, whole_option("--epochs", least=1, help="times that the text is seen")] = 1,
     lr: Annotated[

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from interp.options import DEFAULT_MODEL, MOST_SEED, DeviceOption, DtypeOption, one_of, share, whole_option
+from interp.options import (
+    DEFAULT_MODEL,
+    MOST_SEED,
+    BlocksOption,
+    CodebooksOption,
+    ContextOption,
+    DeviceOption,
+    DtypeOption,
+    SomeModelOption,
+    TextOption,
+    one_of,
+    share,
+    whole_option,
+)
 from interp.tasks.errors import InputError
 
 index_app = typer.Typer(
@@ -18,24 +31,9 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a code inde
 
 @index_app.command()
 def build(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", metavar="MODEL", help="embedded model, Hugging Face id, folder, .gguf file"
-        ),
-    ] = DEFAULT_MODEL,
-    codebooks: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="a folder of fitted codebooks [default: those that come with the package]"
-        ),
-    ] = None,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT", help="stdlib, self, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
-        ),
-    ] = "stdlib",
+    model: SomeModelOption = DEFAULT_MODEL,
+    codebooks: CodebooksOption = None,
+    data: TextOption = "stdlib",
     tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 50_000,
     k: Annotated[
         int | None, whole_option("--k", "-k", least=1, help="codes per vector [default: as fitted]")
@@ -54,15 +52,11 @@ def build(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder to write [default: indexes/MODEL-TEXT]")
     ] = None,
-    context: Annotated[
-        int, whole_option("--context", least=2, help="tokens per block of text, BOS included")
-    ] = 128,
+    context: ContextOption = 128,
     seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the text")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
-    batch_size: Annotated[
-        int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")
-    ] = 16,
+    batch_size: BlocksOption = 16,
 ) -> None:
     """Write the codes of a corpus to disk; resumes where a killed build stopped."""
     from interp.files import check_writable

@@ -8,8 +8,10 @@ import typer
 from interp.options import (
     DEFAULT_MODEL,
     MOST_SEED,
+    CodebooksOption,
     DeviceOption,
     DtypeOption,
+    SomeModelOption,
     number_option,
     one_of,
     share,
@@ -73,9 +75,7 @@ def steer(
     seed: Annotated[
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, share and split")
     ] = 0,
-    codebooks: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder of codebooks [default: those of the package]")
-    ] = None,
+    codebooks: CodebooksOption = None,
     k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 1,
     error_term: Annotated[
         bool,
@@ -83,9 +83,7 @@ def steer(
             "--error-term/--splice", help="change only what the codes say, or run all sites on codes"
         ),
     ] = True,
-    model: Annotated[
-        str, typer.Option("--model", "-m", metavar="MODEL", help="as of interp discover")
-    ] = DEFAULT_MODEL,
+    model: SomeModelOption = DEFAULT_MODEL,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
 ) -> None:
@@ -140,10 +138,17 @@ def steer(
 
     from interp.steering.continuations import continue_prompts
 
-    # base and steered are rows of one batch
-    texts = continue_prompts(
-        loaded, [*prompt, *prompt], tokens, within=within, temperature=temperature, seed=seed, chat=chat
-    )
+    with bar("writing", tokens) as tell:
+        texts = continue_prompts(
+            loaded,
+            [*prompt, *prompt],  # base and steered are rows of one batch
+            tokens,
+            within=within,
+            temperature=temperature,
+            seed=seed,
+            chat=chat,
+            watch=lambda _tokens: tell(1),
+        )
     print_side_by_side(texts[: len(prompt)], texts[len(prompt) :])
     print_repeat(
         {

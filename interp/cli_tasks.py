@@ -7,6 +7,7 @@ import typer
 
 from interp.options import (
     BatchOption,
+    Context,
     CounterfactualOption,
     DeviceOption,
     DtypeOption,
@@ -18,7 +19,6 @@ from interp.options import (
 from interp.tasks.errors import InputError
 
 tasks_app = typer.Typer(help="List tasks, show their prompts, export them.", invoke_without_command=True)
-Context = typer.Context.__base__  # what typer hands over is not of its own subclass
 
 
 @tasks_app.callback()

@@ -1,6 +1,7 @@
 """What the command line's options are called and accept: checked while the words are read, before anything loads."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -76,6 +77,13 @@ def number_option(*names: str, help: str):
     return typer.Option(*names, parser=not_negative, metavar="NUMBER", help=help)
 
 
+Context = typer.Context.__base__  # what typer hands over is not of its own subclass
+SomeModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="embedded model, Hugging Face id, folder, .gguf file"
+    ),
+]
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -90,6 +98,22 @@ DeviceOption = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; CUDA if there is one")
 ]
 DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16")]
+TextOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", help="stdlib, self, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
+    ),
+]
+ContextOption = Annotated[
+    int, whole_option("--context", least=2, help="tokens per block of text, BOS included")
+]
+BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")]
+CodebooksOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="a folder of fitted codebooks [default: those that come with the package]"
+    ),
+]
 BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]
 PairsOption = Annotated[
     int | None, whole_option("--n", "-n", least=1, help="prompt pairs; the task's default if not given")

@@ -45,7 +45,7 @@ ORDER = (
     "interp.cli",
     "interp.app",
 )
-EVERYWHERE = ("interp.files", "interp.progress", "interp.tasks.errors")
+EVERYWHERE = ("interp.files", "interp.intervals", "interp.progress", "interp.tasks.errors")
 ONLY_IN = {
     "transformer_lens": ("interp.models",),
     "streamlit": ("interp.app",),

@@ -1,15 +1,13 @@
 """Open a run: its circuit as a table, and its report."""
 
-import os
-from pathlib import Path
-
 import streamlit as st
 
+from interp.app import engine
 from interp.report import render_report
 from interp.runs import RESULT, Run
 from interp.tasks.errors import InputError
 
-RUNS = Path(os.environ.get("INTERP_RUNS", "runs")).resolve()
+RUNS = engine.runs()
 HEIGHT = 900
 
 
@@ -39,7 +37,7 @@ try:
     run = Run.load(RUNS / name)
     report = page(str(RUNS / name), (RUNS / name / RESULT).stat().st_mtime)
 except InputError as error:
-    st.error(str(error))
+    engine.say(error)
     st.stop()
 metric = run.result["metric"]
 columns = st.columns(4)

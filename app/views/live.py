@@ -1,7 +1,5 @@
 """Type a text, see its codes: coloured at one site, listed at all sites for one token."""
 
-from urllib.parse import urlencode
-
 import streamlit as st
 
 from interp.app import engine
@@ -63,7 +61,6 @@ rows = [
         "code": int(codes.ids[token, slot]),
         "similarity": float(codes.similarity[token, slot]),
         "margin": float(codes.margin[token, slot]),
-        "page": "/codes?" + urlencode({"site": name, "code": int(codes.ids[token, slot])}),
     }
     for name, codes in reading.codes.items()
     for slot in range(codes.ids.shape[1])
@@ -76,7 +73,6 @@ columns = {
     "margin": st.column_config.NumberColumn(
         format="%.3f", help="Similarity minus the highest one of a code that was passed over."
     ),
-    "page": st.column_config.LinkColumn("", display_text="open") if reading.has_code_page else None,
 }
 st.subheader(f"Codes of {plain(visible(reading.pieces[token]))}")
 st.dataframe(rows, hide_index=True, column_config=columns)

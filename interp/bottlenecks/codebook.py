@@ -98,7 +98,7 @@ class Codebook(nn.Module, Bottleneck):
         self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
     ) -> Float[Tensor, "*batch k"]:
         """Cosine similarity of each vector with the codes named for it; takes k vectors' memory per vector."""
-        rows = self._rows(x).transpose(0, 1)
+        rows = self.rows(x).transpose(0, 1)
         flat = ids.reshape(*rows.shape[:2], -1).long()
         named = self.codes.detach().float()[
             torch.arange(self.config.groups, device=ids.device)[:, None], flat
@@ -112,7 +112,7 @@ class Codebook(nn.Module, Bottleneck):
             InputError: fewer vectors than codes, vectors of another shape, NaN or infinite values.
         """
         self._kmeans = None
-        self._cluster(self._rows(x), stream=False)
+        self._cluster(self.rows(x), stream=False)
         return self
 
     def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
@@ -120,7 +120,7 @@ class Codebook(nn.Module, Bottleneck):
 
         The first shard needs as many vectors as there are codes.
         """
-        self._cluster(self._rows(x), stream=True)
+        self._cluster(self.rows(x), stream=True)
         return self
 
     def count(self, ids: Int[Tensor, "*batch k"]) -> None:
@@ -146,7 +146,7 @@ class Codebook(nn.Module, Bottleneck):
         Returns:
             How many codes were replaced.
         """
-        rows = self._rows(x)
+        rows = self.rows(x)
         error = (rows - grouped_rows(self.decode(self.encode(x)), self.config)).square().sum(-1)
         dead = self.counts <= at_most
         lengths = self.codes.float().norm(dim=-1)
@@ -192,13 +192,13 @@ class Codebook(nn.Module, Bottleneck):
         book.load_state_dict(dict(tensors))
         return book
 
-    def _rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+    def rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
         """What the codes stand for: the vectors, as they are here."""
         return grouped_rows(x, self.config)
 
     def _encoded(self, x: Tensor, without: Bool[Tensor, "group code"] | None) -> Codes:
-        book, norm = self._compared()
-        chosen = self._choose(self.comparable(self._rows(x)), book, norm, without)
+        book, norm = self.compared()
+        chosen = self._choose(self.comparable(self.rows(x)), book, norm, without)
         ids, values = (part.transpose(0, 1) for part in chosen)
         shape = (*x.shape[:-1], self.config.k)
         return Codes(ids.reshape(shape).to(id_dtype(self.config.n_codes)), values.reshape(shape))
@@ -207,7 +207,7 @@ class Codebook(nn.Module, Bottleneck):
         """Vectors, or codes, as they are compared with each other; here as they are."""
         return rows
 
-    def _compared(self) -> tuple[Float[Tensor, "group code d_in"], Float[Tensor, "group code"]]:
+    def compared(self) -> tuple[Float[Tensor, "group code d_in"], Float[Tensor, "group code"]]:
         """The codes as vectors are compared with them, and their lengths; made anew when a tensor has changed.
 
         While a text is generated position by position this would cost more than the comparison.

@@ -73,3 +73,11 @@ def count_codes(ids: Int[Tensor, "*batch k"], n_codes: int, groups: int = 1) -> 
     flat = ids.reshape(-1, groups, ids.shape[-1]).long()
     index = flat + n_codes * torch.arange(groups, device=ids.device)[:, None]
     return torch.bincount(index[flat != NO_CODE], minlength=groups * n_codes).reshape(groups, n_codes)
+
+
+def distinct(ids: Int[Tensor, "*batch k"]) -> Int[Tensor, "*batch k"]:
+    """The ids of each vector in rising order, every further slot with the same code set to :data:`NO_CODE`."""
+    ordered = ids.sort(-1).values
+    again = torch.zeros_like(ordered, dtype=torch.bool)
+    again[..., 1:] = ordered[..., 1:] == ordered[..., :-1]
+    return ordered.masked_fill(again, NO_CODE)

@@ -39,7 +39,7 @@ class LayerNormCodebook(Codebook):
         self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, ""]:
         """λ times the squared error against the normed vector, summed over coordinates and averaged over vectors."""
-        return super().loss(self._rows(x).transpose(0, 1).reshape(x.shape), decoded)
+        return super().loss(self.rows(x).transpose(0, 1).reshape(x.shape), decoded)
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"gain": self.gain, "bias": self.bias}
@@ -48,7 +48,7 @@ class LayerNormCodebook(Codebook):
     def restored(cls, config: CodebookConfig, tensors: Mapping[str, Tensor]) -> "LayerNormCodebook":
         return super().restored(config, tensors)
 
-    def _rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
+    def rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
         rows = grouped_rows(x, self.config)
         normed = nn.functional.layer_norm(rows, rows.shape[-1:], eps=EPSILON)
         return normed * self.gain[:, None].float() + self.bias[:, None].float()

@@ -59,7 +59,7 @@ class MetricCodebook(Codebook):
         self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
     ) -> Float[Tensor, "*batch k"]:
         """Cosine similarity of each vector with the codes named for it, after the map."""
-        rows = (self._rows(x) @ self._map()).transpose(0, 1)
+        rows = (self.rows(x) @ self._map()).transpose(0, 1)
         flat = ids.reshape(*rows.shape[:2], -1).long()
         groups = torch.arange(self.config.groups, device=ids.device)[:, None]
         named = (self.codes.detach().float() @ self._map())[groups, flat]

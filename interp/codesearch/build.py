@@ -21,9 +21,10 @@ from safetensors.numpy import load_file, save_file
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import books_fingerprint, describe_text, model_identity
+from interp.bottlenecks.codes import NO_CODE
 from interp.codesearch.corpus import read_corpus
 from interp.codesearch.index import FORMAT, IDS, MANIFEST, CodeIndex, save_array
-from interp.codesearch.layout import Book, IdFile, Layout, names_of_groups
+from interp.codesearch.layout import Book, IdFile, Layout, names_of_groups, without_repeats
 from interp.codesearch.postings import count_and_list, span_of
 from interp.codesearch.strengths import EVERY, Gathered, Watched, pack_counts
 from interp.files import atomic_path, write_json
@@ -242,18 +243,10 @@ def _store(
             part[own].cpu().numpy() for part in (found, similarity, margin, sampled)
         )
         ids.write(i, start, chosen)
-        token, slot = np.nonzero(_first_of_token(chosen))
+        token, slot = np.nonzero(without_repeats(chosen, NO_CODE) >= 0)
         begin = int(layout.codes[i])
         gathered.add(begin + chosen[token, slot], start + token, near[token, slot], ahead[token, slot])
         gathered.add_silent(begin, others, chosen[::EVERY])
-
-
-def _first_of_token(chosen: np.ndarray) -> np.ndarray:
-    """Which slots hold a code that no earlier slot of the token has."""
-    fresh = chosen >= 0
-    for slot in range(1, chosen.shape[1]):
-        fresh[:, slot] &= (chosen[:, :slot] != chosen[:, slot : slot + 1]).all(1)
-    return fresh
 
 
 def _save(path: Path, gathered: Gathered, done: int) -> None:

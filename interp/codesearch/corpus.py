@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int, Shaped, UInt8
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.tasks.errors import InputError
 
@@ -162,7 +163,7 @@ def vocabulary(
     byte_level = backend is not None and "ByteLevel" in json.dumps(
         json.loads(backend.to_str()).get("decoder")
     )
-    alphabet = _byte_alphabet() if byte_level else {}
+    alphabet = {letter: byte for byte, letter in bytes_to_unicode().items()} if byte_level else {}
     table: list[bytes] = []
     special = np.ones(d_vocab, bool)
     for i, name in enumerate(names):
@@ -182,10 +183,3 @@ def vocabulary(
             table.append(name.replace("\u2581", " ").encode())
     table += [b""] * (d_vocab - len(table))
     return table, special
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable ones for themselves, the others from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}

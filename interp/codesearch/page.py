@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Int
 
 from interp.codesearch.index import CodeIndex, Similarities
-from interp.codesearch.search import count_at, largest, wilson
+from interp.codesearch.search import count_at, largest
 from interp.codesearch.vectors import LogitLens, Neighbour, logit_lens, nearest_codes
+from interp.intervals import wilson
 from interp.models import Model
 from interp.tasks.errors import InputError
 

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int, Shaped, UInt
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.matches import Matches, find_regex
 from interp.codesearch.postings import check_counts
+from interp.intervals import wilson
 from interp.tasks.errors import InputError
 
 SORTS = ("f1", "precision", "recall", "count")
-Z_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -206,13 +206,3 @@ def largest(
         some = np.flatnonzero(keys >= np.partition(keys, len(keys) - n)[len(keys) - n])
     order = np.lexsort((-keys[some],) if ties is None else (-ties[some].astype(np.float64), -keys[some]))
     return some[order][:n]
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    if not n:
-        return 0.0, 1.0
-    share, z2 = hits / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -9,15 +9,14 @@ Codes are just on or off, so contexts need another rank:
   different lengths compete for the squared error the most similar one need not win: margins can be negative.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from interp.bottlenecks import Bottleneck, Codebook, Codes
+from interp.bottlenecks import Codebook, Codes
 from interp.bottlenecks.kmeans import SIMILARITIES
+from interp.bottlenecks.watched_book import WatchedBook
 
 N_TOP = 12
 """Best contexts kept per code."""
@@ -29,7 +28,7 @@ _PER_OCTAVE = 8
 _TENSORS = ("token", "similarity", "margin", "histogram")
 
 
-class Watched(Bottleneck):
+class Watched(WatchedBook):
     """A codebook that looks at how it chooses; it is the codebook in everything else.
 
     Attributes:
@@ -37,10 +36,8 @@ class Watched(Bottleneck):
             all [row, group, k], and similarities of every code at one token in :data:`EVERY`.
     """
 
-    kind = "codebook"
-
     def __init__(self, book: Codebook) -> None:
-        self.book, self.config, self.unit_values = book, book.config, book.unit_values
+        super().__init__(book)
         self.seen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def encode(self, x: Tensor) -> Codes:
@@ -48,31 +45,15 @@ class Watched(Bottleneck):
         self.seen = _strengths(self.book, x, codes)
         return codes
 
-    def decode(self, codes: Codes) -> Tensor:
-        return self.book.decode(codes)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return self.book.tensors()
-
-    def fit(self, x: Tensor) -> Bottleneck:
-        raise NotImplementedError
-
-    @classmethod
-    def restored(cls, config: Any, tensors: Any) -> Bottleneck:
-        raise NotImplementedError
-
-    def to(self, target: Any) -> Bottleneck:
-        raise NotImplementedError
-
 
 @torch.no_grad()
 def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     config = book.config
-    rows = book.comparable(book._rows(x))  # [dictionary, row, d]
+    rows = book.comparable(book.rows(x))  # [dictionary, row, d]
     ids, values = (
         part.reshape(-1, config.groups, config.k).transpose(0, 1) for part in (codes.ids.long(), codes.values)
     )
-    compared, _ = book._compared()
+    compared, _ = book.compared()
     unit = torch.nn.functional.normalize(compared, dim=-1)
     step = max(1, SIMILARITIES // (config.groups * config.n_codes))
     parts = []

@@ -10,7 +10,8 @@ from torch import Tensor
 from interp.bottlenecks import NO_CODE, Bottleneck, Codebook, Codes
 from interp.bottlenecks.attach import Attached
 from interp.bottlenecks.base import grouped_rows
-from interp.bottlenecks.codes import count_codes
+from interp.bottlenecks.codes import count_codes, distinct
+from interp.bottlenecks.watched_book import WatchedBook
 
 
 class UsageMeter:
@@ -63,13 +64,11 @@ class UsageMeter:
         }
 
 
-class _Watched(Bottleneck):
+class _Watched(WatchedBook):
     """A book that keeps sums of what passes; it is the book in everything else."""
 
-    kind = "codebook"
-
     def __init__(self, book: Codebook) -> None:
-        self.book, self.config, self.unit_values = book, book.config, book.unit_values
+        super().__init__(book)
         self.counts = torch.zeros_like(book.counts)
         self.active = self.n_vectors = 0
         self._x: Tensor | None = None
@@ -77,9 +76,6 @@ class _Watched(Bottleneck):
         self._sum: Tensor | float = 0.0
         self._square: Tensor | float = 0.0
         self._error: Tensor | float = 0.0
-
-    def fit(self, x: Tensor) -> Bottleneck:
-        raise NotImplementedError
 
     def encode(self, x: Tensor) -> Codes:
         self._x = x
@@ -94,24 +90,11 @@ class _Watched(Bottleneck):
         self._error = self._error + (x - kept).square().sum((1, 2)).double()
         return decoded
 
-    def tensors(self) -> dict[str, Tensor]:
-        return self.book.tensors()
-
-    @classmethod
-    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> Bottleneck:
-        raise NotImplementedError
-
-    def to(self, target: Any) -> Bottleneck:
-        raise NotImplementedError
-
     def count(self, codes: Codes) -> None:
         used = codes.ids.masked_fill(codes.values == 0, NO_CODE)
         self.counts += count_codes(used, self.config.n_codes, self.config.groups)
-        ordered = used.sort(-1).values
-        fresh = torch.ones_like(ordered, dtype=torch.bool)
-        fresh[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-        self.active += int((fresh & (ordered != NO_CODE)).sum())
-        self.n_vectors += ordered[..., 0].numel()
+        self.active += int((distinct(used) != NO_CODE).sum())
+        self.n_vectors += used[..., 0].numel()
 
     def explained(self, *, together: bool = False) -> Tensor:
         """Variance explained per group, or of the site as a whole."""

@@ -31,8 +31,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck
-from interp.codesearch.search import wilson
 from interp.evaluation.steering_vectors import SiteMeans, book_of, vector_books
+from interp.intervals import wilson
 from interp.models import Model
 from interp.steering import AddCode, CodeEdit, SetCode, Topic, steer
 from interp.steering.continuations import Continuation, continue_prompts

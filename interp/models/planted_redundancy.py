@@ -12,11 +12,13 @@ else has an effect or a gradient. So these models hold two kinds of distractors,
   their effect below 1 % of it, in every context (false positives of attribution patching as in Kramár et al. 2024,
   arXiv 2403.00745).
 
-Strengths were set by these sources and before any method was run on the models.
+Strengths were set by these sources, and those of the backups once more after looking at every head's exact effect and
+plain attribution, so that they hide as described; no other method had been run on the models then.
 """
 
 from interp.models.blueprint import Blueprint, Planted
 from interp.models.handwritten import Head, Match, Move, Rows
+from interp.models.sites import parse_site
 from interp.tasks.planted import NAMES
 
 BYSTANDER = 0.05
@@ -111,8 +113,8 @@ def _write_distractors(plan: Blueprint) -> Rows:
 
 
 def _at(site: str) -> tuple[int, int]:
-    layer, head = site.removeprefix("a").split(".h")
-    return int(layer), int(head)
+    place = parse_site(site)
+    return place.layer, place.head
 
 
 REDUNDANT = {

@@ -43,14 +43,12 @@ from interp.scores.interpolation import FORWARD_AND_BACKWARD
 from interp.scores.percent import percent
 from interp.scores.result import Cost, EdgeScore, Scores
 from interp.scores.swaps import Swaps
-from interp.scores.uncertainty import EffectEstimates
+from interp.scores.uncertainty import TIE_BREAK, EffectEstimates
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
 
-ROUNDS, STEP = 16, 3  # as for heads
 REDUNDANCY_WEIGHT = 0.01
 """How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
-TIE_BREAK = 1e-6
 EDGE_PAIRS = 16
 """Pairs that edges are scored on where heads are scored on more."""
 PROPOSING_COST = BASE_COST + WITHIN_LAYERS + 2 * (FORWARD_AND_BACKWARD + WITHIN_LAYERS)
@@ -249,16 +247,12 @@ def _measure(
     tell: Callable[[float], None],
 ) -> None:
     """Spend the budget where it is open whether an edge's effect is above the threshold."""
-    swaps, pairs = proposed.swaps, range(len(estimates.attribution))
-    cost, left = swaps.cost(pairs)[edges.of_receivers("layer")], budget
-    while True:
-        rows, chosen = estimates.next_swaps(cost, min(left, budget / ROUNDS), STEP)
-        if len(rows) == 0:
-            return
-        spent = swaps.forwards
-        estimates.record(rows, chosen, proposed.exact.effects(rows, edges.subset(chosen)))
-        left -= swaps.forwards - spent
-        tell(1 - left / budget)
+    cost = proposed.swaps.cost(range(len(estimates.attribution)))[edges.of_receivers("layer")]
+
+    def patch(rows: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, float]:
+        return proposed.exact.effects(rows, edges.subset(chosen))
+
+    estimates.spend(cost, budget, patch, tell)
 
 
 def _result(

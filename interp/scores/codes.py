@@ -35,14 +35,10 @@ from interp.scores.redundancy import COST, MaskedGradients
 from interp.scores.result import Cost, Evidence, Scores
 from interp.scores.role_codes import RoleCodes, RoleOutputs
 from interp.scores.swaps import Swaps
-from interp.scores.uncertainty import EffectEstimates
+from interp.scores.uncertainty import TIE_BREAK, EffectEstimates
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
 
-ROUNDS = 16
-"""Swaps are chosen this many times; more rounds choose better and batch worse."""
-STEP = 3
-"""Pairs that a chosen head is swapped on before the next look."""
 MOST_KEPT = 128
 """Pairs whose base runs are kept for swaps."""
 REDUNDANCY_SHARE = 0.15
@@ -52,8 +48,6 @@ REDUNDANCY_WEIGHT = 0.1
 """How a value while others are off counts beside an effect of one's own (chosen in docs/codes.md)."""
 HIDDEN_TIE_BREAK = 0.01
 """How a value that is surely below the threshold counts beside one above it."""
-TIE_BREAK = 1e-6
-"""How an effect that is surely below the threshold counts: enough to order such heads."""
 BASE_COST = 4.0
 """Forward-pass equivalents a pair: clean, corrupt, and a backward pass."""
 FLIPS = 4000
@@ -222,14 +216,12 @@ class CodesBase:
         """Spend the budget where membership is open."""
         heads = self.scorer.heads_.shape[2]
         cost = np.repeat(self.swaps.cost([i for i in indices if self.swaps.keeps(i)]), heads)
-        pool, left = np.array(indices), budget
-        while True:
-            rows, flat = estimates.next_swaps(cost, min(left, budget / ROUNDS), STEP)
-            if len(rows) == 0:
-                return
-            spent = self.swaps.forwards
-            estimates.record(rows, flat, self.swaps.effects(pool[rows], flat // heads, flat % heads))
-            left -= self.swaps.forwards - spent
+        pool = np.array(indices)
+
+        def swap(rows: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, float]:
+            return self.swaps.priced(pool[rows], flat // heads, flat % heads)
+
+        estimates.spend(cost, budget, swap)
 
     def _redundancy(
         self, kept: list[int], budget: float, gap: float, config: CodesConfig

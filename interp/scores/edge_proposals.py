@@ -25,7 +25,7 @@ from interp.scores.eap_ig import path_points
 from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_tape, written
 from interp.scores.head_codes import HeadCodes
 from interp.scores.interpolation import clean_metric
-from interp.scores.redundancy import KEEP
+from interp.scores.redundancy import KEEP, drawn_on
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,7 @@ def halfway_products(run: EdgeRun, edges: EdgeList) -> Float[np.ndarray, "batch 
 def masked_products(run: EdgeRun, edges: EdgeList, keep: float = KEEP) -> Float[np.ndarray, "batch edge"]:
     """Attribution of edges in a clean run where each head holds its corrupt output with probability 1 − ``keep``."""
     model, graph, corrupt = run.model, run.graph, run.batch.corrupt.z
-    shape = (graph.n_layers, graph.n_heads)
-    drawn = [np.random.default_rng(pair.clean_tokens).random(shape) for pair in run.batch.pairs]
-    on = torch.from_numpy(np.stack(drawn, axis=1) < keep)[:, :, None, :, None]
+    on = drawn_on(run.batch.pairs, graph.n_layers, graph.n_heads, keep)
     tape = edge_tape(model)
 
     def mask(layer: int):

@@ -74,8 +74,8 @@ class EdgeSwaps:
         self,
         pairs: Int[np.ndarray, " edge"],
         edges: EdgeList,
-    ) -> Float[np.ndarray, " edge"]:
-        """Fall of the metric when one edge is removed on one pair, an edge and a pair a row."""
+    ) -> tuple[Float[np.ndarray, " edge"], float]:
+        """Fall of the metric when one edge is removed on one pair, an edge and a pair a row; and the cost."""
         layers, heads, inputs = edges.of_receivers("layer"), edges.of_receivers("head"), edges.into
         batches = np.array([self._where[int(pair)][0] for pair in pairs], dtype=int)
         groups = sorted(set(zip(batches.tolist(), layers.tolist(), inputs.tolist(), strict=True)))
@@ -89,7 +89,7 @@ class EdgeSwaps:
                 z = self._replaced(self._kept[batch], layer, into, rows, heads[chunk], senders)
                 for place, one in zip(chunk, z, strict=True):
                     given[place] = one[self.swaps.first_position(int(pairs[place])) :]
-        return self.swaps.effects(pairs, layers, heads, given)
+        return self.swaps.priced(pairs, layers, heads, given)
 
     @torch.no_grad()
     def _replaced(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.metric import task_metric
@@ -25,6 +25,7 @@ from interp.activations.stream import end_logits
 from interp.models import Model
 from interp.models.start import starting_at
 from interp.scores.swaps import BaseRun, Swaps
+from interp.tasks.pairs import PromptPair
 
 KEEP = 0.5
 """Probability that a head stays on: every pair of heads is then off together in a quarter of the runs."""
@@ -51,10 +52,17 @@ class MaskedGradients:
         return np.stack([self._known[pair] for pair in pairs])
 
 
+def drawn_on(
+    pairs: Sequence[PromptPair], n_layers: int, n_heads: int, keep: float
+) -> Bool[Tensor, "layer pair 1 head 1"]:
+    """Which heads stay on; a pair's draw depends on its clean prompt alone."""
+    drawn = [np.random.default_rng(pair.clean_tokens).random((n_layers, n_heads)) for pair in pairs]
+    return torch.from_numpy(np.stack(drawn, axis=1) < keep)[:, :, None, :, None]
+
+
 def _masked(model: Model, run: BaseRun, rows: list[int], keep: float) -> np.ndarray:
-    layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    drawn = [np.random.default_rng(run.pairs[row].clean_tokens).random((layers, heads)) for row in rows]
-    on = torch.from_numpy(np.stack(drawn, axis=1) < keep)[:, :, None, :, None]
+    layers = model.cfg.n_layers
+    on = drawn_on([run.pairs[row] for row in rows], layers, model.cfg.n_heads, keep)
     corrupt = run.corrupt_z[:, rows]
     used: list[Tensor] = []
     live: list[Tensor] = []

@@ -167,6 +167,17 @@ class Swaps:
             self._known[pairs, layers, heads] = found
         return found
 
+    def priced(
+        self,
+        pairs: Int[np.ndarray, " swap"],
+        layers: Int[np.ndarray, " swap"],
+        heads: Int[np.ndarray, " swap"],
+        replacements: Sequence[Float[Tensor, "_ d_head"]] | None = None,
+    ) -> tuple[Float[np.ndarray, " swap"], float]:
+        """:meth:`effects`, and what they cost in forward-pass equivalents."""
+        before = self.forwards
+        return self.effects(pairs, layers, heads, replacements), self.forwards - before
+
     def _swap(
         self, run: BaseRun, layer: int, pairs: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]
     ) -> np.ndarray:

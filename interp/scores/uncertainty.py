@@ -11,6 +11,8 @@ an unknown bias; its size is taken from the heads that were, in units of each he
 Swaps are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -20,6 +22,12 @@ FIRST_BIAS = 0.3
 """Bias in units of rms attribution that is assumed until heads have been swapped."""
 ENOUGH_SWAPPED = 8
 """Heads that must have been swapped before their bias is believed of the others."""
+ROUNDS = 16
+"""Swaps are chosen this many times; more rounds choose better and batch worse."""
+STEP = 3
+"""Pairs that a chosen head is swapped on before the next look."""
+TIE_BREAK = 1e-6
+"""How an effect that is surely below the threshold counts: enough to order such heads."""
 _PRIOR_WEIGHT = 3.0
 """How many swaps the common size of residuals is worth beside a head's own."""
 
@@ -91,6 +99,30 @@ class EffectEstimates:
         estimate, _ = self.estimate()
         guessed = self.attribution + (estimate - self.attribution.mean(axis=0))
         return np.where(np.isfinite(self.exact), self.exact, guessed)
+
+    def spend(
+        self,
+        cost: Float[np.ndarray, " head"],
+        budget: float,
+        swap: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]],
+        tell: Callable[[float], None] = lambda _share: None,
+    ) -> None:
+        """Swap, in :data:`ROUNDS` rounds, where membership is open, until the budget is spent.
+
+        Args:
+            cost: of swapping a head on one pair, at most.
+            swap: given pairs and heads, their exact effects and what they did cost.
+            tell: told which share of the budget is spent.
+        """
+        left = budget
+        while True:
+            pairs, heads = self.next_swaps(cost, min(left, budget / ROUNDS), STEP)
+            if len(pairs) == 0:
+                return
+            effects, spent = swap(pairs, heads)
+            self.record(pairs, heads, effects)
+            left -= spent
+            tell(1 - left / budget)
 
     def next_swaps(
         self, cost: Float[np.ndarray, " head"], budget: float, step: int

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from interp.models import Model
 from interp.models.generate import generate
 from interp.tasks.errors import InputError
-from interp.text.special import first_token
+from interp.text.special import opened
 
 BATCH_SIZE = 32
 """Texts per forward pass when they are judged: logits over the vocabulary take the memory."""
@@ -49,23 +50,20 @@ def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) 
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError("this model has no tokenizer: it cannot read text")
-    begin = first_token(tokenizer)
-    head = [] if begin is None else [begin]
-    if chat:
-        if not tokenizer.chat_template:
-            raise InputError("this model's tokenizer has no chat template: leave out --chat")
-        prompts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-            )
-            for prompt in prompts
-        ]
-        head = []  # the template brings its own
-    found = [head + list(tokenizer(prompt, add_special_tokens=False).input_ids) for prompt in prompts]
+    if chat and not tokenizer.chat_template:
+        raise InputError("this model's tokenizer has no chat template: leave out --chat")
+    found = [_said(tokenizer, prompt) if chat else opened(tokenizer, prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, found, strict=True):
         if not ids:
             raise InputError(f"prompt {prompt!r} is empty")
     return found
+
+
+def _said(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """A user's message; the template brings what stands in front."""
+    message = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def continue_prompts(

@@ -28,7 +28,7 @@ from scipy.stats import false_discovery_control, hypergeom
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.codes import NO_CODE, Codes
+from interp.bottlenecks.codes import NO_CODE, Codes, distinct
 from interp.models import Model, resolve_site
 from interp.progress import Stage, silent
 from interp.steering.edits import AddCode, SetCode
@@ -199,12 +199,10 @@ def _counts(
     """In which texts each code fires, and at how many of their tokens."""
     n_texts, _, groups, _ = ids.shape
     # a code that takes two slots of a token counts once
-    ordered = ids.long().sort(-1).values
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    wanted = first & (ordered != NO_CODE) & texts.counted[..., None, None]
+    once = distinct(ids.long())
+    wanted = (once != NO_CODE) & texts.counted[..., None, None]
     text, group = torch.arange(n_texts)[:, None, None, None], torch.arange(groups)[:, None]
-    index = (text * groups + group) * n_codes + ordered
+    index = (text * groups + group) * n_codes + once
     counts = torch.bincount(index[wanted], minlength=n_texts * groups * n_codes)
     counts = counts.reshape(n_texts, groups, n_codes).numpy()
     return counts > 0, counts

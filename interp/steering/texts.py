@@ -13,7 +13,7 @@ from interp.bottlenecks.codes import Codes
 from interp.models import Model, hooked, resolve_site
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
-from interp.text.special import first_token
+from interp.text.special import first_token, opened
 
 BATCH_SIZE = 32
 
@@ -54,8 +54,7 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
     if model.tokenizer is None:
         raise InputError("this model has no tokenizer: it cannot read text")
     begin = first_token(model.tokenizer)
-    head = [] if begin is None else [begin]
-    rows = [head + list(model.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
+    rows = [opened(model.tokenizer, text) for text in texts]
     for text, row in zip(texts, rows, strict=True):
         if len(row) < 2:
             raise InputError(f"text {text!r} is empty: each text needs a token to read")
@@ -68,7 +67,7 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
     tokens = torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])[:, None]
     place = torch.arange(longest)
-    return TokenizedTexts(tokens, (place >= len(head)) & (place < lengths))
+    return TokenizedTexts(tokens, (place >= (begin is not None)) & (place < lengths))
 
 
 def read_texts(

@@ -11,3 +11,10 @@ def first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def between(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """What stands between two documents: EOS, or BOS where there is no EOS."""
     return tokenizer.bos_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+
+
+def opened(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text behind what a block begins with."""
+    begin = first_token(tokenizer)
+    head = [] if begin is None else [begin]
+    return head + list(tokenizer(text, add_special_tokens=False).input_ids)

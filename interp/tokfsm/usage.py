@@ -151,7 +151,7 @@ def neuron_precision(
             precision, neuron = ((positive >= threshold).sum(0) / fired.clamp(min=1)).max(0)
             if precision > best[state]:
                 best[state] = precision
-                mask: Bool[Tensor, position] = there[:, neuron] >= threshold[neuron]
+                mask: Bool[Tensor, " position"] = there[:, neuron] >= threshold[neuron]
                 judged[state] = (states[1][mask] == state).sum() / mask.sum().clamp(min=1)
     return judged
 

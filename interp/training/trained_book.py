@@ -1,20 +1,19 @@
 """A codebook as it is trained: at its site it also measures itself."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks import Bottleneck, Codebook, Codes
+from interp.bottlenecks import Codebook, Codes
+from interp.bottlenecks.watched_book import WatchedBook
 
 NEWEST = 0.05
 """Share of the newest batch in the running variance."""
 
 
-class TrainedBook(Bottleneck):
+class TrainedBook(WatchedBook):
     """The book in everything, for :func:`~interp.bottlenecks.attach.attach`, with a loss that knows no units.
 
     Args:
@@ -28,18 +27,13 @@ class TrainedBook(Bottleneck):
             mean, since some heads hardly vary in most batches and a lot in a few. Part of the run's state.
     """
 
-    kind = "codebook"
-
     def __init__(self, book: Codebook, *, alone: bool) -> None:
-        self.book, self.alone, self.unit_values = book, alone, book.unit_values
+        super().__init__(book)
+        self.alone = alone
         self.x: Tensor | None = None
         self.explained: Tensor | None = None
         self.variance: Tensor | None = None
         self._codes: Codes | None = None
-
-    @property
-    def config(self) -> Any:
-        return self.book.config
 
     def set_k(self, k: int) -> None:
         """From now on k codes per vector."""
@@ -80,19 +74,3 @@ class TrainedBook(Bottleneck):
 
     def _compared(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
         return self.book.comparable(x.reshape(-1, self.config.groups, self.config.d_in).transpose(0, 1))
-
-    def parameters(self):
-        return self.book.parameters()
-
-    def tensors(self) -> dict[str, Tensor]:
-        return self.book.tensors()
-
-    def fit(self, x: Tensor) -> Bottleneck:
-        raise NotImplementedError
-
-    @classmethod
-    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> Bottleneck:
-        raise NotImplementedError
-
-    def to(self, target: Any) -> Bottleneck:
-        raise NotImplementedError

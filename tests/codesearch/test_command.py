@@ -31,7 +31,8 @@ def test_build_info_search(command, folder, text_file, tiny_model_folder):
     words = ["--model", model, "--codebooks", str(folder), "--data", str(text_file), "--tokens", "400"]
     built = command("index", "build", *words, "--context", "40", "--out", "ix")
     assert built.code == 0, built.err
-    assert "400 tokens of" in built.out and "11 a token" not in built.out and "bytes per id" in built.out
+    assert "400 tokens of" in built.out and "bytes per id" in built.out
+    assert "11, 190 codes, 23 a token" in built.out  # heads and groups: 4 · 2 + 4 · 2 + 2 · 3 + 1
     again = command("index", "build", *words, "--context", "40", "--out", "ix")
     assert again.code == 0, again.err
     other = command("index", "build", *words, "--context", "20", "--out", "ix")

@@ -7,7 +7,7 @@ import pytest
 
 from interp.codesearch import code_page, find_regex, search_regex, search_similar, search_token
 from interp.codesearch.postings import span_of
-from interp.codesearch.search import wilson
+from interp.intervals import wilson
 from interp.tasks.errors import InputError
 from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
 
@@ -156,8 +156,8 @@ def test_similar_contexts_against_brute_force(planted):
         search_similar(index, {"a9.h0": np.array([0])})
 
 
-def test_size_with_lists_of_384_books(tmp_path):
-    """As the large index, on fewer tokens and codes: ids and all that is beside them."""
+def test_lists_of_48_books_take_little_beside_the_ids(tmp_path):
+    """As the large index, on fewer tokens, books and codes: ids and all that is beside them."""
     rng = np.random.default_rng(0)
     n = 16384
     corpus = word_corpus(WORDS, rng.integers(1, len(WORDS) + 1, n), context=64)

@@ -75,7 +75,7 @@ def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
             patched.keep(run)
     edges = EdgeList.among([Site("attn", 0, 1), Site("attn", 1, 0), Site("attn", 1, 2)])
     which, rows = (part.ravel() for part in np.meshgrid(range(len(edges)), range(3), indexing="ij"))
-    found = patched.effects(rows, edges.subset(which)).reshape(len(edges), 3)
+    found = patched.effects(rows, edges.subset(which))[0].reshape(len(edges), 3)
     for k in range(len(edges)):
         ends = str(edges.sites[edges.sender[k]]), str(edges.sites[edges.receiver[k]]), str(edges.into[k])
         assert np.allclose(found[k], exact_edge(model, pairs, *ends).numpy(), atol=1e-4), ends
