@@ -36,10 +36,10 @@ def generate(
 
     Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
     once and then one position at a time: one that edits must not count positions from the front. Raises
-    :class:`InputError` for a negative temperature or no new tokens.
+    :class:`InputError` for a temperature that is negative or not finite, or no new tokens.
     """
-    if temperature < 0:
-        raise InputError(f"temperature {temperature} is negative: use 0 for greedy, or a positive number")
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
     sampled = temperature > 0

@@ -94,6 +94,15 @@ class FoundCodes:
     def to_json(self) -> dict:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, stored: Mapping) -> "FoundCodes":
+        """What :meth:`to_json` gave.
+
+        Raises:
+            TypeError: something else.
+        """
+        return cls(**{**stored, "codes": tuple(FoundCode(**code) for code in stored["codes"])})
+
     def _first(self, n: int) -> tuple[FoundCode, ...]:
         if not 1 <= n <= len(self.codes):
             raise InputError(f"{n} codes: choose 1 to {len(self.codes)}, of one head or site each")

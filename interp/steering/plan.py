@@ -1,5 +1,6 @@
 """The edits of one site as tensors: however many heads they name, a forward does a handful of operations."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -50,6 +51,8 @@ class SitePlan:
         if isinstance(edit, SetCode):
             self._add_set(edit, rows, group)
         elif isinstance(edit, AddCode):
+            if not math.isfinite(edit.scale):
+                raise InputError(f"scale {edit.scale} at {edit.site}: it must be a finite number")
             shape = (*self._lead, self.bottleneck.config.d_in)
             total = self._added.setdefault(rows, torch.zeros(shape, device=self.bottleneck.device))
             which = slice(None) if group is None else group

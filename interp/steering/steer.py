@@ -15,6 +15,7 @@ Replaced codes have no strength of their own. The dose is how many sites, how ma
 the tokens.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,8 +34,9 @@ from interp.steering.plan import SitePlan
 from interp.tasks.errors import InputError
 
 Where = str | Positions
-"""Which positions: one of three names, or columns; see :func:`steer`."""
+"""Which positions: one of three names, ``generated:N``, or columns; see :func:`steer`."""
 _NAMED = ("generated", "prompt", "all")
+_FROM = re.compile(r"generated:([1-9]\d{0,5})")
 
 
 def steer(
@@ -53,8 +55,8 @@ def steer(
         codebooks: by site, as :func:`~interp.bottlenecks.book_folder.load_codebooks` gives them.
         edits: at most one book's k codes a head can be set; of sites beside each other all act.
         positions: ``generated`` (from the last token of the prompt on, which is where the first new token is made;
-            in a forward by itself the last position), ``prompt``, ``all``, or columns of the token batch from 0:
-            ``slice(n, None)`` for all from n on, a number, or several.
+            in a forward by itself the last position), ``generated:N`` (from the N-th new token on), ``prompt``,
+            ``all``, or columns of the token batch from 0: ``slice(n, None)`` for all from n on, a number, or several.
         share: of these positions, drawn for each row and position by itself, the same with and without a KV cache.
         seed: of the share.
         error_term: see the module's docstring.
@@ -86,19 +88,16 @@ class Steered(Attached):
     ) -> None:
         if not edits:
             raise InputError("no edits: give at least one SetCode, AddCode or ForbidCode")
-        if isinstance(positions, str) and positions not in _NAMED:
-            raise InputError(f"positions {positions!r}: choose {', '.join(_NAMED)}, or give columns")
+        columns_of(positions, 1)
         if not 0 <= share <= 1:
             raise InputError(f"share {share}: it must be 0 to 1")
         if not 0 <= seed < 2**64:
             raise InputError(f"seed {seed}: it must be 0 or more")
-        homes = [_home(model, codebooks, edit.site) for edit in edits]
+        homes = [home_of(model, codebooks, edit.site) for edit in edits]
         # sites that nothing is done to are left alone
         wanted = {name for name, _ in homes} if error_term else set(codebooks)
         books = {name: book for name, book in codebooks.items() if name in wanted}
         super().__init__(model, books, error_term=error_term)
-        if not isinstance(positions, str):
-            check_positions(positions)
         self.positions, self.share, self.seed = positions, share, seed
         self._plans: dict[str, SitePlan] = {}
         for edit, (name, head) in zip(edits, homes, strict=True):
@@ -147,18 +146,12 @@ class Steered(Attached):
         return self._chosen(n_rows, range(n_positions))
 
     def _chosen(self, n_rows: int, columns: Sequence[int]) -> Bool[Tensor, "batch pos"]:
-        chosen = torch.tensor([self._is_chosen(column) for column in columns])
+        positions = columns_of(self.positions, self._prompt)
+        chosen = torch.tensor([is_among(positions, column) for column in columns])
         if self.share == 1:
             return chosen.expand(n_rows, -1)
         drawn = np.stack([self._drawn(column, n_rows) for column in columns], 1)
         return torch.from_numpy(drawn) & chosen
-
-    def _is_chosen(self, column: int) -> bool:
-        if self.positions == "prompt":
-            return column < self._prompt
-        if self.positions == "generated":
-            return column >= self._prompt - 1
-        return self.positions == "all" or is_among(self.positions, column)
 
     def _drawn(self, column: int, n_rows: int) -> Bool[np.ndarray, " batch"]:
         """A row's draw depends on seed, column and its own number: not on the batch or on how it is run."""
@@ -166,7 +159,29 @@ class Steered(Attached):
         return generator.random(n_rows) < self.share
 
 
-def _home(model: Model, codebooks: Mapping[str, Bottleneck], site: str) -> tuple[str, int | None]:
+def columns_of(positions: Where, n_prompt: int) -> Positions:
+    """The columns that positions stand for where a prompt of so many tokens is continued.
+
+    The token that makes the N-th new one is the one before it.
+
+    Raises:
+        InputError: positions that cannot be.
+    """
+    if not isinstance(positions, str):
+        check_positions(positions)
+        return positions
+    if positions in _NAMED:
+        return {"prompt": slice(0, n_prompt), "generated": slice(n_prompt - 1, None), "all": None}[positions]
+    later = _FROM.fullmatch(positions)
+    if later is None:
+        raise InputError(
+            f"positions {positions!r}: choose {', '.join(_NAMED)} or generated:N (from the N-th new token on), "
+            "or give columns"
+        )
+    return slice(n_prompt + int(later[1]) - 2, None)
+
+
+def home_of(model: Model, codebooks: Mapping[str, Bottleneck], site: str) -> tuple[str, int | None]:
     """The codebook that holds the codes of a site, and which of its groups."""
     place = resolve_site(model, site)
     by_site = {resolve_site(model, name): name for name in codebooks}

@@ -188,6 +188,7 @@ def test_rows_can_be_steered_differently(model, books, tokens):
         ("prompt", 1.0),
         ("all", 1.0),
         ("generated", 0.5),
+        ("generated:4", 1.0),
         (slice(11, None), 1.0),
         ([10, 14], 1.0),
     ],
@@ -201,7 +202,7 @@ def test_generation_is_the_same_with_and_without_a_cache(model, books, tokens, p
             texts[cached] = generate(model, tokens, 10, use_cache=cached)
             codes = steered.ids["a1"][:, :, 2, 0]
         if share == 1:
-            first = {"generated": 8, "prompt": 0, "all": 0}.get(str(positions))
+            first = {"generated": 8, "generated:4": 11, "prompt": 0, "all": 0}.get(str(positions))
             if first is not None:
                 stop = 9 if positions == "prompt" else None
                 assert (codes[:, first:stop] == 5).all()
@@ -271,7 +272,10 @@ def test_codes_of_a_head_with_a_codebook_of_its_own_and_of_codes_with_strengths(
         ([ForbidCode("m1", i) for i in range(11)], {}, "too few codes"),
         ([SetCode("a0.h1", 1)], {"share": 1.5}, "share 1.5"),
         ([SetCode("a0.h1", 1)], {"positions": "last"}, "positions 'last': choose generated, prompt, all"),
+        ([SetCode("a0.h1", 1)], {"positions": "generated:0"}, "positions 'generated:0'"),
         ([SetCode("a0.h1", 1)], {"positions": -1}, "position -1"),
+        ([AddCode("m1", 1, scale=float("nan"))], {}, "scale nan at m1"),
+        ([SetCode("a0.h1", 1)], {"share": float("nan")}, "share nan"),
         ([SetCode("a0.h1", 1, rows=[-1])], {}, r"rows \[-1\]"),
     ],
     ids=str,
