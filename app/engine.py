@@ -1,8 +1,11 @@
 """What all tabs share: the model, loaded once, and one lock around whatever runs it with hooks on."""
 
+import importlib
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,19 +38,72 @@ def _lock() -> threading.Lock:
     return threading.Lock()
 
 
-@st.cache_resource(show_spinner=False)
-def _model(spec: str):
-    from interp.models import load_model
+class Loading(threading.Thread):
+    """Libraries, then the model, in a thread of its own: pages are painted and clicked meanwhile.
 
-    return load_model(spec)
+    Attributes:
+        libraries, model: done when they are there, or when they cannot be.
+        began: on the monotonic clock.
+    """
+
+    def __init__(self, spec: str) -> None:
+        super().__init__(daemon=True, name=f"loading {spec}")
+        self.spec = spec
+        self.began = time.monotonic()
+        self.libraries: Future = Future()
+        self.model: Future = Future()
+
+    def run(self) -> None:
+        _settle(self.libraries, lambda: importlib.import_module("interp.steering"))
+        _settle(self.model, self._load)
+
+    def _load(self):
+        from interp.models import load_model
+
+        return load_model(self.spec)
+
+
+def _settle(future: Future, work: Callable) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # whoever asks for the result gets it
+        future.set_exception(error)
+
+
+@st.cache_resource(show_spinner=False)
+def _loading(spec: str) -> Loading:
+    thread = Loading(spec)
+    thread.start()
+    return thread
+
+
+def loading(spec: str | None = None) -> Loading:
+    """The model's loading, begun by whoever asks first."""
+    return _loading(spec or model_name())
+
+
+def libraries() -> None:
+    """Wait, with a word on the page, until what pages import is there.
+
+    Modules that are imported from two threads at once can meet half-made.
+    """
+    waited_for = loading().libraries
+    if not waited_for.done():
+        with st.spinner("Starting: a few seconds, once", show_time=True):
+            waited_for.result()
 
 
 def model(spec: str | None = None):
     """The model, with a word on the page while it is being loaded; if it cannot be, the page ends with why."""
-    spec = spec or model_name()
+    found = loading(spec)
+    if found.model.done() and found.model.exception() is not None:
+        _loading.clear(found.spec)  # what was missing may be there by now
+        found = loading(spec)
     try:
-        with st.spinner(f"Loading {plain(spec)}: a few seconds, once", show_time=True):
-            return _model(spec)
+        if found.model.done():
+            return found.model.result()
+        with st.spinner(f"Loading {plain(found.spec)}: a few seconds, once", show_time=True):
+            return found.model.result()
     except InputError as error:
         say(error)
         st.stop()

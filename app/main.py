@@ -1,21 +1,27 @@
 """The workbench's entry: pages live in ``app/views`` and are addressed by path."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import streamlit as st
 
-VIEWS = Path(__file__).parent / "views"
+from interp.app import engine
+
+HERE = Path(__file__).parent
+VIEWS = HERE / "views"
+START = st.Page(VIEWS / "start.py", title="Start", icon=":material/home:", default=True)
 PAGES = [
-    st.Page(VIEWS / "circuit.py", title="Circuit", icon=":material/account_tree:"),
+    START,
     st.Page(VIEWS / "live.py", title="Live text", icon=":material/text_fields:"),
+    st.Page(VIEWS / "circuit.py", title="Circuit", icon=":material/account_tree:"),
     st.Page(VIEWS / "steering.py", title="Steering", icon=":material/tune:"),
+    st.Page(VIEWS / "evaluation.py", title="Evaluation", icon=":material/monitoring:"),
 ]
 
-st.set_page_config(page_title="interp", page_icon="◆", layout="wide")
-page = st.navigation(PAGES)
-if page.title != "Circuit" and "torch" not in sys.modules:
-    with st.spinner("Starting: a few seconds, once", show_time=True):
-        importlib.import_module("interp.steering")
+st.set_page_config(page_icon=str(HERE / "icon.svg"), layout="wide")
+page = st.navigation(PAGES, position="top")
+st.set_page_config(page_title=f"{page.title} · interp")
+st.html(HERE / "style.css")
+if page is not START:
+    engine.libraries()
 page.run()
+engine.loading()

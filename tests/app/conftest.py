@@ -45,7 +45,9 @@ def open_page(tiny_model_folder, monkeypatch) -> Callable[..., AppTest]:
 
 
 def html_of(app: AppTest) -> list[str]:
-    return [element.proto.body for element in app.get("html")]
+    """HTML of the page, without the style sheet of the workbench."""
+    bodies = [element.proto.body for element in app.get("html")]
+    return [body for body in bodies if not body.startswith("<style>")]
 
 
 def files_of(folder: Path) -> dict[str, int]:

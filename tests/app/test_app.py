@@ -1,101 +1,107 @@
-"""The workbench: says what to do when there is nothing, shows runs, survives damaged ones, looks nowhere else."""
+"""The shell of the workbench: the first page, what it finds, where it listens, and what no file of it does."""
 
 import re
-import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from interp.runs import DETAILS, RESULT
-from tests.report.synthetic import make_run
+from interp.app import engine, shelf
+from interp.bottlenecks.book_folder import MANIFEST
+from interp.codesearch.index import IDS
+from interp.codesearch.index import MANIFEST as INDEX_MANIFEST
+from interp.runs import RESULT
+from interp.tokfsm.folder import RESULT as REPRODUCTION
+from tests.app.conftest import MAIN, TIMEOUT
 
 ROOT = Path(__file__).parent.parent.parent
-TIMEOUT = 60
+VIEWS = sorted(path.stem for path in (ROOT / "app" / "views").glob("[!_]*.py"))
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    make_run(n_layers=4, n_heads=4, members=3, n_pairs=10).save(folder / "small")
-    make_run(n_layers=4, n_heads=4, members=5, n_pairs=12, seed=1).save(folder / "larger")
-    return folder
+def _write(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text("{}", encoding="utf-8")
 
 
 @pytest.fixture
-def runs(saved, tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "runs"
-    shutil.copytree(saved, folder)
-    monkeypatch.setenv("INTERP_RUNS", str(folder))
-    return folder
+def start(tiny_model_folder, monkeypatch, tmp_path):
+    """Opens the first page on a runs folder and waits for the model that it began to load."""
+
+    def open_it(model: str | None = None) -> AppTest:
+        monkeypatch.setenv("INTERP_MODEL", model or str(tiny_model_folder("llama")))
+        monkeypatch.setenv("INTERP_RUNS", str(tmp_path / "runs"))
+        app = AppTest.from_file(str(MAIN), default_timeout=TIMEOUT).run()
+        engine.loading().model.exception(timeout=TIMEOUT)
+        app.run()
+        assert not app.exception
+        return app
+
+    return open_it
 
 
-def _open(run: str | None = None) -> AppTest:
-    app = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=TIMEOUT)
-    if run is not None:
-        app.query_params["run"] = run
-    app.run()
+def _text(app: AppTest) -> str:
+    return "\n".join(element.value for element in (*app.markdown, *app.caption))
+
+
+def test_the_first_page_says_that_the_model_is_ready_and_leads_everywhere(start):
+    app = start()
+    assert "is ready: 2 layers of 4 heads" in _text(app)
+    links = {link.proto.page.rpartition("/")[2] for link in app.get("page_link")}
+    assert links == {view for view in VIEWS if view != "start"}
+
+
+def test_a_model_that_cannot_be_loaded_is_named_on_the_first_page_and_on_others(start):
+    app = start("nowhere/<b>nothing</b>")
+    assert "is ready" not in _text(app) and r"nowhere\/\<b\>nothing" in _text(app)
+    app.switch_page("views/live.py").run()
+    assert not app.exception and len(app.error) == 1 and r"\<b\>" in app.error[0].value
+
+
+def test_the_first_page_counts_what_lies_in_the_runs_folder(start, tmp_path):
+    runs = tmp_path / "runs"
+    assert "no runs · no code indexes · no sets of codebooks · no benches" in _text(start())
+    for name in ("a", "b", ".hidden"):
+        _write(runs / name, RESULT)
+    _write(runs / "index", INDEX_MANIFEST, IDS)
+    _write(runs / "books", MANIFEST)
+    _write(runs / "tokfsm", REPRODUCTION)
+    assert "2 runs · 1 code index · 1 set of codebooks · no benches" in _text(start())
+    assert sorted(shelf.folders("runs")) == ["a", "b"]
+    assert shelf.folders("reproductions") == ["tokfsm"]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_page_opens_on_an_empty_folder(open_page, tmp_path, view):
+    app = open_page(view, tmp_path / "none")
+    assert len(app.title) == 1 and not app.error
+
+
+def test_a_crash_in_one_page_leaves_the_others_working(open_page, tmp_path, monkeypatch):
+    monkeypatch.setattr(shelf, "shown_path", lambda: 1 / 0)
+    app = open_page("live", tmp_path)
     assert not app.exception
-    return app
-
-
-def _metric(app: AppTest, label: str) -> str:
-    return next(metric.value for metric in app.metric if metric.label == label)
-
-
-def test_without_runs_it_says_how_to_make_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("INTERP_RUNS", str(tmp_path / "none"))
-    app = _open()
-    assert "No runs" in app.info[0].value and app.code[0].value == "interp discover ioi"
-    assert not app.metric
-
-
-@pytest.mark.usefixtures("runs")
-def test_a_run_shows_its_circuit():
-    app = _open("small")
-    assert app.selectbox[0].value == "small"
-    assert _metric(app, "Members") == "3" and _metric(app, "Pairs") == "10"
-    assert len(app.dataframe[0].value) == 3
-    assert not app.error
-
-
-@pytest.mark.usefixtures("runs")
-def test_choosing_another_run_shows_that_one_and_changes_the_address():
-    app = _open("small")
-    app.selectbox[0].set_value("larger").run()
-    assert _metric(app, "Members") == "5"
-    assert app.query_params["run"] in ("larger", ["larger"])
-
-
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "stripped"])
-def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(runs, damage):
-    path = runs / "small" / (DETAILS if damage == "emptied" else RESULT)
-    whole = path.read_text(encoding="utf-8")
-    path.write_text({"truncated": whole[:200], "emptied": "", "stripped": '{"format": 1}'}[damage])
-    app = _open("small")
-    assert "damaged" in app.error[0].value and not app.metric
-    app.selectbox[0].set_value("larger").run()
-    assert not app.error and _metric(app, "Members") == "5"
-
-
-@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ".", "nothing", "small/../../elsewhere"])
-def test_an_address_cannot_name_a_path_outside_the_runs_folder(runs, name):
-    shutil.copytree(runs / "larger", runs.parent / "elsewhere")
-    app = _open(name)
-    assert app.selectbox[0].value in ("small", "larger")
-    assert app.query_params["run"] in ("small", "larger", ["small"], ["larger"])
-    assert set(app.selectbox[0].options) == {"small", "larger"}
+    app.switch_page("views/start.py").run()
+    assert "division by zero" in app.exception[0].message
+    app.switch_page("views/live.py").run()
+    assert not app.exception and app.title[0].value == "Live text"
 
 
 def test_it_listens_on_this_machine_only():
-    config = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
+    config = tomllib.loads((ROOT / "app" / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
     assert config["server"]["address"] == "127.0.0.1"
+    assert not (ROOT / ".streamlit" / "config.toml").exists()  # it would be read only where it lies
 
 
-def test_views_only_read():
-    """No file of the app opens one for writing, and only the engine, which has the lock, loads a model."""
+def test_only_the_engine_loads_a_model():
+    """It has the lock."""
     for path in (ROOT / "app").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
+        assert path.name == "engine.py" or not re.search(r"\bload_model\(", text), path
+
+
+def test_views_hold_layout_and_write_no_file():
+    for path in (ROOT / "app" / "views").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
         assert not re.search(r"\bopen\(|write_|unlink|rmtree|mkdir|\.save\(", text), path
-        assert path.name == "engine.py" or "load_model" not in text, path

@@ -1,0 +1,5 @@
+"""How good it all is."""
+
+import streamlit as st
+
+st.title("Evaluation")

@@ -1,0 +1,93 @@
+"""The first page: what the others do, what to click first, and how far the model is."""
+
+import time
+
+import streamlit as st
+
+from interp.app import engine, shelf
+from interp.app.tokens import plain
+
+POLL = 0.5  # seconds between two looks at a model that is being loaded
+COUNTED = (
+    ("runs", "run", "runs"),
+    ("indexes", "code index", "code indexes"),
+    ("codebooks", "set of codebooks", "sets of codebooks"),
+    ("benches", "bench", "benches"),
+)
+STORY = "One day, Tim and his mom went to"
+PAGES = (
+    (
+        "steering",
+        "Steering",
+        "Set, add or forbid codes while the model writes. Base and steered text appear side by side.",
+        "a story with fire in it",
+        {"source": "of a topic", "topic": "fire", "how": "added", "scale": "1.5", "prompt": STORY},
+    ),
+    (
+        "live",
+        "Live text",
+        "Type a text and see every token coloured by its code. Click a token for its codes at all sites.",
+        "a sentence of two names",
+        {"site": "a12"},
+    ),
+    (
+        "codes",
+        "Codes",
+        "Search a corpus by regular expression, token or prompt for the codes that fire there, and read one code.",
+        "codes of a word",
+        {},
+    ),
+    (
+        "circuit",
+        "Circuit",
+        "Find which heads do a task, read their codes, set one and see the metric change.",
+        "the newest run",
+        {},
+    ),
+    (
+        "evaluation",
+        "Evaluation",
+        "Methods compared, what codebooks cost the model, and the finite-state experiment, with controls.",
+        "what the shipped codebooks cost",
+        {"show": "Codebooks"},
+    ),
+)
+
+
+def state() -> None:
+    """The model's line, which draws itself again until the model is there or cannot be."""
+    found = engine.loading()
+    name, waited = plain(found.spec), f"{time.monotonic() - found.began:.0f} s"
+    if not found.libraries.done():
+        st.markdown(f":material/hourglass_top: **{name}**: starting, {waited}")
+    elif not found.model.done():
+        st.markdown(f":material/hourglass_top: **{name}**: loading, {waited}")
+    elif found.model.exception() is not None:
+        st.markdown(f":material/error: **{name}**: {plain(str(found.model.exception()))}")
+    else:
+        shape = found.model.result().cfg
+        st.markdown(
+            f":material/check_circle: **{name}** is ready: {shape.n_layers} layers of {shape.n_heads} heads"
+        )
+
+
+st.title("Read and steer a language model by its codes")
+waiting = not engine.loading().model.done()
+with st.container(border=True):
+    st.fragment(state, run_every=POLL if waiting else None)()
+    counts = [(len(shelf.folders(kind)), one, many) for kind, one, many in COUNTED]
+    words = " · ".join(f"{n or 'no'} {one if n == 1 else many}" for n, one, many in counts)
+    st.caption(
+        f"In {plain(shelf.shown_path())}: {words}. Codebooks for the default model come with the package."
+    )
+for column, (view, name, does, example, address) in zip(
+    [*st.columns(2), *st.columns(2), *st.columns(2)],
+    [page for page in PAGES if page[0] != "codes"],
+    strict=False,
+):
+    with column.container(border=True, height="stretch"):
+        st.page_link(f"views/{view}.py", label=f"**{name}**")
+        st.markdown(does)
+        st.page_link(
+            f"views/{view}.py", label=f"Try: {example}", query_params=address, icon=":material/arrow_forward:"
+        )
