@@ -72,7 +72,7 @@ def make_index(folder: Path, book: Codebook, n: int, n_books: int, n_codes: int,
             done(1)
     gathered = Gathered(layout.n_codes)
     gathered.token[:] = rng.integers(n, size=gathered.token.shape, dtype=np.uint32)
-    gathered.margin[:] = -np.sort(-rng.random(gathered.margin.shape, np.float32), 1)
+    gathered.margin[:] = -np.sort(-rng.random(gathered.margin.shape, np.float32), 2)
     gathered.similarity[:] = gathered.margin
     request = {
         "model": {"spec": None},

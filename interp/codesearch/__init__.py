@@ -1,17 +1,11 @@
 """The codes of a corpus on disk, and what can be asked of them. See ``docs/index.md``."""
 
 from interp.codesearch.build import build_index
+from interp.codesearch.contexts import Context, code_contexts, context_at
 from interp.codesearch.index import CodeIndex, Similarities, Top
 from interp.codesearch.layout import Book
 from interp.codesearch.matches import Matches, find_regex
-from interp.codesearch.page import (
-    CodePage,
-    Context,
-    code_page,
-    context_at,
-    related_codes,
-    token_shares,
-)
+from interp.codesearch.page import CodePage, code_page, related_codes, token_shares
 from interp.codesearch.search import (
     CodeHit,
     CodeScores,
@@ -36,6 +30,7 @@ __all__ = [
     "Similarities",
     "Top",
     "build_index",
+    "code_contexts",
     "code_page",
     "context_at",
     "find_regex",

@@ -5,16 +5,19 @@ histograms) is saved every half minute together with how far it goes; a build th
 with the same result, bit for bit.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -36,7 +39,7 @@ from interp.text.special import between, first_token
 
 BATCH_SIZE = 32
 SAVE_SECONDS = 30.0
-WORK, STATE = ".work", "state.safetensors"
+WORK, STATE, LOCK = ".work", "state.safetensors", "lock"
 
 
 def build_index(
@@ -49,6 +52,7 @@ def build_index(
     error_term: bool = True,
     batch_size: int = BATCH_SIZE,
     save_seconds: float = SAVE_SECONDS,
+    turn: Callable[[], AbstractContextManager] = contextlib.nullcontext,
     stage: Stage = silent,
 ) -> CodeIndex:
     """Index the codes of a text; at once done where the folder holds this very index.
@@ -60,9 +64,11 @@ def build_index(
             and later ones see what the earlier ones leave.
         batch_size: blocks of text per forward pass.
         save_seconds: work that a killed build loses at most.
+        turn: held during each forward pass; a lock, where others use the model meanwhile.
 
     Raises:
-        InputError: no books, or a folder that holds another index or another one's beginnings.
+        InputError: no books, or a folder that holds another index or another one's beginnings, or that another
+            process is building in.
     """
     if not books:
         raise InputError("no codebooks to index")
@@ -79,21 +85,20 @@ def build_index(
         return done
     layout = Layout(tuple(_books(model, books)), text.n_tokens)
     work = folder / WORK
-    _begin(work, folder, request, layout)
-    gathered = _run(model, books, text, layout, work, error_term, batch_size, save_seconds, stage)
-
-    corpus = read_corpus(
-        text.tokens.cpu().numpy(),
-        model.tokenizer,
-        model.cfg.d_vocab,
-        first_token(model.tokenizer),
-        between(model.tokenizer),
-    )
-    ids = IdFile.open(work / IDS, layout)
-    where = None if books_folder is None else str(Path(books_folder).absolute())
-    return finish(
-        folder, ids, corpus, gathered, {**request, "books": {**request["books"], "folder": where}}, stage
-    )
+    with _alone(work):
+        _begin(work, folder, request, layout)
+        gathered = _run(model, books, text, layout, work, error_term, batch_size, save_seconds, turn, stage)
+        corpus = read_corpus(
+            text.tokens.cpu().numpy(),
+            model.tokenizer,
+            model.cfg.d_vocab,
+            first_token(model.tokenizer),
+            between(model.tokenizer),
+        )
+        ids = IdFile.open(work / IDS, layout)
+        where = None if books_folder is None else str(Path(books_folder).absolute())
+        request["books"] = {**request["books"], "folder": where}
+        return finish(folder, ids, corpus, gathered, request, stage)
 
 
 def finish(
@@ -159,6 +164,17 @@ def _books(model: Model, books: Mapping[str, Codebook]) -> list[Book]:
     return found
 
 
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Two builds in one folder would write each other's files."""
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise InputError(f"{work.parent} is being built by another process: wait for it") from None
+
+
 def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout) -> None:
     path = work / "request.json"
     if path.exists():
@@ -200,6 +216,7 @@ def _run(
     error_term: bool,
     batch_size: int,
     save_seconds: float,
+    turn: Callable[[], AbstractContextManager],
     stage: Stage,
 ) -> Gathered:
     """All batches that an earlier process has not done."""
@@ -215,6 +232,7 @@ def _run(
             batch = text.tokens[done : done + batch_size]
             # nobody reads the logits
             with (
+                turn(),
                 hooked(model, {"unembed.hook_in": lambda x: x[:1, -1:]}),
                 attach(model, watched, error_term=error_term),
             ):

@@ -10,7 +10,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +24,12 @@ from interp.bottlenecks.book_folder import BookFolder, books_fingerprint, model_
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.layout import Book, IdFile, Layout
 from interp.codesearch.postings import positions
-from interp.codesearch.strengths import BINS, unpack_counts
+from interp.codesearch.strengths import BINS, RANKS, unpack_counts
 from interp.files import atomic_path
 from interp.models import Model
 from interp.tasks.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, IDS = "manifest.json", "ids.npy"
 _CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
 _TABLES = ("counts", "lists", "top_token", "top_similarity", "top_margin", "histogram")
@@ -37,7 +37,7 @@ _TABLES = ("counts", "lists", "top_token", "top_similarity", "top_margin", "hist
 
 @dataclass(frozen=True)
 class Top:
-    """The contexts in which a code was chosen most clearly, by falling margin."""
+    """The contexts in which a code was chosen most clearly, by falling margin or similarity."""
 
     tokens: Int[np.ndarray, " n"]
     similarity: Float[np.ndarray, " n"]
@@ -74,17 +74,25 @@ class CodeIndex:
         ids: IdFile,
         tables: Mapping[str, np.ndarray],
         books: Mapping[str, Codebook] | None = None,
+        books_within: Sequence[Path] | None = None,
     ) -> None:
         self.folder, self.manifest, self.layout, self.ids = folder, manifest, layout, ids
         self.tables = tables
-        self._books = books
+        self._books, self._books_within = books, books_within
 
     @classmethod
-    def open(cls, folder: Path, books: Mapping[str, Codebook] | None = None) -> "CodeIndex":
+    def open(
+        cls,
+        folder: Path,
+        books: Mapping[str, Codebook] | None = None,
+        *,
+        books_within: Sequence[Path] | None = None,
+    ) -> "CodeIndex":
         """Map the files of an index.
 
         Args:
             books: the codebooks it was made with, if they are loaded already.
+            books_within: if not, the folders below which the one that the manifest names may be read; any if None.
 
         Raises:
             InputError: no finished index there, a file missing or damaged, or other codebooks.
@@ -104,7 +112,7 @@ class CodeIndex:
             raise
         except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
             raise InputError(f"the index {folder} is damaged: {error}; build it again") from None
-        found = cls(folder, manifest, layout, IdFile.open(folder / IDS, layout), tables, books)
+        found = cls(folder, manifest, layout, IdFile.open(folder / IDS, layout), tables, books, books_within)
         if books is not None:
             found.check_books(books)
         return found
@@ -141,13 +149,17 @@ class CodeIndex:
         spans = self.tables["lists"][self.layout.code(book, code)]
         return positions(self.ids, self.layout.number(book), code, spans, int(self.manifest["span"]))
 
-    def top(self, book: str, code: int) -> Top:
-        """At most :data:`~interp.codesearch.strengths.N_TOP` contexts."""
-        index = self.layout.code(book, code)
-        margin = self.tables["top_margin"][index].astype(np.float32)
+    def top(self, book: str, code: int, by: str = "margin") -> Top:
+        """At most :data:`~interp.codesearch.strengths.N_TOP` contexts.
+
+        Args:
+            by: of :data:`~interp.codesearch.strengths.RANKS`.
+        """
+        own = self.layout.code(book, code), RANKS.index(by)
+        margin = self.tables["top_margin"][own].astype(np.float32)
         n = int((margin > -np.inf).sum())
-        token = self.tables["top_token"][index][:n].astype(np.int64)
-        return Top(token, self.tables["top_similarity"][index][:n].astype(np.float32), margin[:n])
+        token = self.tables["top_token"][own][:n].astype(np.int64)
+        return Top(token, self.tables["top_similarity"][own][:n].astype(np.float32), margin[:n])
 
     def similarities(self, book: str, code: int) -> Similarities:
         fired, silent = unpack_counts(self.tables["histogram"][self.layout.code(book, code)])
@@ -163,6 +175,8 @@ class CodeIndex:
             where = self.manifest["books"].get("folder")
             if where is None:
                 raise InputError("this index does not say where its codebooks are: open it with them")
+            if self._books_within is not None:
+                _check_within(Path(where), self._books_within)
             books = BookFolder.open(Path(where)).books()
             kept = self._with_slots(books)
             self.check_books(kept)
@@ -191,6 +205,13 @@ class CodeIndex:
         """With as many codes a vector as were indexed."""
         k = {book.site: book.k for book in self.books}
         return {site: book.with_k(k[site]) for site, book in books.items() if site in k}
+
+
+def _check_within(where: Path, folders: Sequence[Path]) -> None:
+    if not any(where.resolve().is_relative_to(folder.resolve()) for folder in folders):
+        raise InputError(
+            f"the codebooks of this index are at {where}, which is not among the folders that are read"
+        )
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from interp.codesearch.contexts import Context, code_contexts, spaced
 from interp.codesearch.index import CodeIndex, Similarities
 from interp.codesearch.search import count_at, largest
 from interp.codesearch.vectors import LogitLens, Neighbour, logit_lens, nearest_codes
@@ -14,28 +15,6 @@ from interp.tasks.errors import InputError
 
 RELATED_SAMPLE = 1000
 """Tokens with the code at which other codes are counted, at most: evenly spaced ones."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """A token of the corpus among its neighbours in the block that the model saw.
-
-    Attributes:
-        pieces: the tokens' texts, which join to the text; not escaped. A character of several tokens stands at its
-            last one.
-        focus: which piece is the token.
-        active: at which pieces the code is on.
-        document: number of its document.
-        similarity, margin: how clearly the code was chosen; None where that was not kept.
-    """
-
-    token: int
-    document: int
-    pieces: list[str]
-    focus: int
-    active: list[bool]
-    similarity: float | None = None
-    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,16 +121,10 @@ def code_page(
         InputError: no such book or code.
     """
     tokens = index.positions(book, code)
-    top = index.top(book, code)
-    contexts = [
-        context_at(
-            index, int(token), book, code, before=before, after=after, similarity=float(s), margin=float(m)
-        )
-        for token, s, m in zip(top.tokens[:n], top.similarity, top.margin, strict=False)
-    ]
-    spread = [
-        context_at(index, int(token), book, code, before=before, after=after) for token in _spaced(tokens, n)
-    ]
+    contexts, spread = (
+        code_contexts(index, book, code, order, n, before=before, after=after, tokens=tokens)
+        for order in ("margin", "spread")
+    )
     documents, counts = np.unique(index.corpus.document_of(tokens), return_counts=True)
     try:
         neighbours = nearest_codes(index, book, code, n)
@@ -173,43 +146,6 @@ def code_page(
         related_sample=sample,
         neighbours=neighbours,
         logits=None if model is None or neighbours is None else logit_lens(index, model, book, code, n),
-    )
-
-
-def context_at(
-    index: CodeIndex,
-    token: int,
-    book: str | None = None,
-    code: int | None = None,
-    *,
-    before: int = 16,
-    after: int = 8,
-    similarity: float | None = None,
-    margin: float | None = None,
-) -> Context:
-    """One token of the corpus with its neighbours; with a code, where else that is on.
-
-    Raises:
-        InputError: no such token, book or code.
-    """
-    if not 0 <= token < index.n_tokens:
-        raise InputError(f"token {token}: the corpus has 0 to {index.n_tokens - 1}")
-    corpus = index.corpus
-    begin = token - token % corpus.context
-    first, end = max(begin, token - before), min(begin + corpus.context, token + after + 1)
-    here = np.arange(first, end)
-    active = np.zeros(len(here), bool)
-    if book is not None and code is not None:
-        index.layout.code(book, code)
-        active = (index.ids.rows(index.layout.number(book), here) == code).any(1)
-    return Context(
-        token,
-        int(corpus.document_of(np.array([token]))[0]),
-        corpus.pieces(corpus.tokens[first:end]),
-        token - first,
-        active.tolist(),
-        similarity,
-        margin,
     )
 
 
@@ -242,7 +178,7 @@ def related_codes(
 ) -> tuple[list[Related], int]:
     """Codes of all books that are on at the same tokens more often than elsewhere, and on how many tokens counted."""
     own = index.layout.code(book, code)
-    some = _spaced(index.positions(book, code) if tokens is None else tokens, sample)
+    some = spaced(index.positions(book, code) if tokens is None else tokens, sample)
     if not len(some):
         return [], 0
     together = count_at(index, some)
@@ -276,9 +212,3 @@ def _coverage(
     return [
         Coverage(int(documents[i]), int(tokens[firsts[i]]), int(counts[i]), int(lengths[i])) for i in best
     ]
-
-
-def _spaced(tokens: Int[np.ndarray, " token"], n: int) -> Int[np.ndarray, " n"]:
-    if len(tokens) <= n:
-        return tokens
-    return tokens[np.linspace(0, len(tokens) - 1, n).astype(np.int64)]

@@ -18,8 +18,10 @@ from interp.bottlenecks import Codebook, Codes
 from interp.bottlenecks.kmeans import SIMILARITIES
 from interp.bottlenecks.watched_book import WatchedBook
 
-N_TOP = 12
-"""Best contexts kept per code."""
+N_TOP = 10
+"""Best contexts kept per code and way of ranking."""
+RANKS = ("margin", "similarity")
+"""What contexts are ranked by."""
 BINS = np.linspace(-1, 1, 25)
 """Edges of the histograms of similarities."""
 EVERY = 16
@@ -75,7 +77,7 @@ def _at_once(
 ) -> tuple[Tensor, Tensor]:
     similar = torch.nn.functional.normalize(rows, dim=-1) @ unit.mT
     similarity = similar.gather(-1, ids)
-    best = similar.scatter(-1, ids, -torch.inf).amax(-1, keepdim=True)
+    best = similar.scatter_(-1, ids, -torch.inf).amax(-1, keepdim=True)
     return similarity, similarity - best
 
 
@@ -96,15 +98,16 @@ class Gathered:
     """Best contexts and histograms of every code, over any number of batches.
 
     Attributes:
-        token, similarity, margin: the best contexts of each code, [code, context], by falling margin; an unused
-            place has margin −∞.
+        token, similarity, margin: the best contexts of each code, [code, rank, context]: those by falling margin, then
+            those by falling similarity; an unused place has −∞.
         histogram: [code, 2, bin]: similarities when it fired, and at a sample of tokens when it did not.
     """
 
     def __init__(self, n_codes: int) -> None:
-        self.token = np.zeros((n_codes, N_TOP), np.uint32)
-        self.similarity = np.zeros((n_codes, N_TOP), np.float32)
-        self.margin = np.full((n_codes, N_TOP), -np.inf, np.float32)
+        shape = n_codes, len(RANKS), N_TOP
+        self.token = np.zeros(shape, np.uint32)
+        self.similarity = np.full(shape, -np.inf, np.float32)
+        self.margin = np.full(shape, -np.inf, np.float32)
         self.histogram = np.zeros((n_codes, 2, len(BINS) - 1), np.uint32)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -122,29 +125,33 @@ class Gathered:
         margin: Float[np.ndarray, " n"],
     ) -> None:
         """Firings of codes, each (code, token) once, tokens later than all before."""
-        bins = _bin(similarity)
-        np.add.at(self.histogram, (code, 0, bins), 1)
-        better = margin > self.margin[code, -1]
+        np.add.at(self.histogram, (code, 0, _bin(similarity)), 1)
+        for rank in RANKS:
+            self._keep(rank, code, {"token": token, "similarity": similarity, "margin": margin})
+
+    def _keep(self, rank: str, code: Int[np.ndarray, " n"], found: dict[str, np.ndarray]) -> None:
+        """Put what is better than the worst that is kept in its place."""
+        own = RANKS.index(rank)
+        better = found[rank] > getattr(self, rank)[code, own, -1]
         if not better.any():
             return
-        code, token, similarity, margin = (part[better] for part in (code, token, similarity, margin))
-        order = np.lexsort((token, -margin, code))
-        code, token, similarity, margin = (part[order] for part in (code, token, similarity, margin))
+        code, found = code[better], {name: part[better] for name, part in found.items()}
+        order = np.lexsort((found["token"], -found[rank], code))
+        code = code[order]
         first = np.flatnonzero(np.diff(code, prepend=-1))
-        rank = np.arange(len(code)) - np.repeat(first, np.diff(first, append=len(code)))
-        kept = rank < N_TOP
+        place = np.arange(len(code)) - np.repeat(first, np.diff(first, append=len(code)))
+        kept = place < N_TOP
+        order, place = order[kept], place[kept]
         touched, row = np.unique(code[kept], return_inverse=True)
-        new = np.full((len(touched), N_TOP), -np.inf, np.float32)
-        new_token = np.zeros((len(touched), N_TOP), np.uint32)
-        new_similarity = np.zeros_like(new)
-        place = row, rank[kept]
-        new[place], new_token[place], new_similarity[place] = margin[kept], token[kept], similarity[kept]
-        both = np.concatenate([self.margin[touched], new], 1)
-        best = np.argsort(-both, axis=1, kind="stable")[:, :N_TOP]
-        for name, fresh in (("token", new_token), ("similarity", new_similarity), ("margin", new)):
+        joined = {}
+        for name, part in found.items():
             table = getattr(self, name)
-            joined = np.concatenate([table[touched], fresh], 1)
-            table[touched] = np.take_along_axis(joined, best, 1)
+            new = np.full((len(touched), N_TOP), 0 if name == "token" else -np.inf, table.dtype)
+            new[row, place] = part[order]
+            joined[name] = np.concatenate([table[touched, own], new], 1)
+        best = np.argsort(-joined[rank], axis=1, kind="stable")[:, :N_TOP]
+        for name, both in joined.items():
+            getattr(self, name)[touched, own] = np.take_along_axis(both, best, 1)
 
     def add_silent(self, begin: int, similarity: Float[np.ndarray, "row code"], fired: np.ndarray) -> None:
         """Similarities of all codes of one book at sampled tokens.

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from interp.bottlenecks.attach import attach
 from interp.codesearch import CodeIndex, build_index
 from interp.codesearch.layout import BLOCK
+from interp.codesearch.strengths import N_TOP
 from interp.tasks.errors import InputError
 from tests.codesearch.conftest import make_books
 from tests.command_line import tree
@@ -51,7 +53,7 @@ def test_counts_and_positions(index, expected):
             np.testing.assert_array_equal(index.positions(book.name, code), there)
 
 
-def test_the_best_contexts_are_those_of_the_highest_margin(model, text, books, index):
+def test_the_best_contexts_are_those_of_the_highest_margin_and_similarity(model, text, books, index):
     """Against the definition, written out for each way of choosing codes."""
     seen = {}
     hooks = {"blocks.0.attn.hook_z": "a0", "blocks.0.hook_mlp_out": "m0"}
@@ -64,38 +66,40 @@ def test_the_best_contexts_are_those_of_the_highest_margin(model, text, books, i
         model(text.tokens)
     head = seen["a0"][:, :, 2].flatten(0, 1)  # residual selection
     codes = books["a0"].codes[2]
-    margins: dict[int, list[tuple[float, int]]] = {code: [] for code in range(len(codes))}
+    taken: dict[int, list[tuple[float, float]]] = {code: [] for code in range(len(codes))}
     for token, x in enumerate(head):
-        taken = index.ids.rows(2, np.array([token]))[0].tolist()
-        for code in taken:
+        for code in index.ids.rows(2, np.array([token]))[0].tolist():
             if code < len(codes):
                 cosine = torch.nn.functional.cosine_similarity(x, codes, dim=-1)
                 own = cosine[code].item()
                 cosine[code] = -2
-                margins[code].append((own - cosine.max().item(), token))
+                taken[code].append((own - cosine.max().item(), own))
                 x = x - codes[code]
-    _agree(index, "a0.h2", margins)
+    _agree(index, "a0.h2", taken)
 
     half = seen["m0"].flatten(0, 1)[:, 12:]  # the three most similar of the second half
     codes = books["m0"].codes[1]
-    margins = {code: [] for code in range(len(codes))}
-    for token, x in enumerate(half):
+    taken = {code: [] for code in range(len(codes))}
+    for x in half:
         cosine = torch.nn.functional.cosine_similarity(x, codes, dim=-1)
         best = cosine.topk(4)
         for code, similarity in zip(best.indices[:3].tolist(), best.values[:3].tolist(), strict=True):
-            margins[code].append((similarity - best.values[3].item(), token))
-    _agree(index, "m0.g1", margins)
+            taken[code].append((similarity - best.values[3].item(), similarity))
+    _agree(index, "m0.g1", taken)
 
 
-def _agree(index, book, margins):
-    for code, every in margins.items():
-        top = index.top(book, code)
-        wanted = sorted(every, reverse=True)[:12]
-        assert len(top.tokens) == len(wanted)
-        assert list(top.margin) == sorted(top.margin, reverse=True)
-        np.testing.assert_allclose(top.margin, [margin for margin, _ in wanted], atol=2e-3)
-        assert set(top.tokens.tolist()) <= set(index.positions(book, code).tolist())
-        assert (top.similarity >= top.margin - 1.001).all() and (top.similarity <= 1.001).all()
+def _agree(index, book, taken):
+    """``taken``: margin and similarity of every firing of each code."""
+    for code, every in taken.items():
+        on = set(index.positions(book, code).tolist())
+        for column, by in enumerate(("margin", "similarity")):
+            top = index.top(book, code, by)
+            ours = getattr(top, by)
+            wanted = sorted((pair[column] for pair in every), reverse=True)[:N_TOP]
+            assert list(ours) == sorted(ours, reverse=True)
+            np.testing.assert_allclose(ours, wanted, atol=2e-3)
+            assert len(set(top.tokens.tolist())) == len(wanted) and set(top.tokens.tolist()) <= on
+            assert (top.similarity >= top.margin - 1.001).all() and (top.similarity <= 1.001).all()
 
 
 def test_histograms_count_every_firing_and_a_sample_of_the_rest(index):
@@ -157,6 +161,30 @@ def test_a_finished_build_is_at_once_done_and_another_is_refused(model, text, bo
     with pytest.raises(InputError, match="was made with other codebooks"):
         CodeIndex.open(index.folder, other)
     assert tree(index.folder) == before
+
+
+def test_two_builds_do_not_write_in_one_folder_and_others_have_their_turn(model, text, books, tmp_path):
+    """The second one is refused while the first is at work; between batches the lock is free."""
+    lock, held = threading.Lock(), []
+
+    @contextlib.contextmanager
+    def stage(name, _total):
+        def done(_n, _note=""):
+            held.append(lock.locked())
+            if name == "reading codes" and len(held) == 2:
+                with pytest.raises(InputError, match="is being built by another process"):
+                    build_index(model, books, text, tmp_path / "new")
+
+        yield done
+
+    seen = []
+
+    def turn():
+        seen.append(lock.locked())
+        return lock
+
+    build_index(model, books, text, tmp_path / "new", batch_size=16, turn=turn, stage=stage)
+    assert seen == [False] * 3 and not any(held)
 
 
 def test_spliced_codes_are_those_behind_other_codebooks(model, text, books, index, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from interp.bottlenecks.attach import attach
 from interp.codesearch import (
     CodeIndex,
+    code_contexts,
     code_page,
     context_at,
     logit_lens,
@@ -125,6 +126,42 @@ def test_the_codes_of_a_prompt_and_contexts_like_it(index, model, books):
     row = index.corpus.tokens[80:100].tolist()
     itself = search_similar(index, prompt_codes(index, model, row[1:]), 3)[0]
     assert itself.score == pytest.approx(1) and itself.token == 99
+
+
+def test_codebooks_are_read_only_where_it_is_allowed(model, text, books, tmp_path, busy):
+    from interp.bottlenecks.book_folder import BookFolder, describe_text, model_identity
+    from interp.codesearch import build_index
+
+    folder = tmp_path / "in" / "books"
+    for site, book in books.items():
+        book.save(BookFolder.book(folder, site))
+    request = {"model": model_identity(model), "sites": list(books), "fit": {}, "text": describe_text(text)}
+    BookFolder.finish(folder, request, tmp_path / "none")
+    build_index(model, books, text, tmp_path / "ix", books_folder=folder)
+    within = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "in"])
+    assert nearest_codes(within, *busy) == nearest_codes(CodeIndex.open(tmp_path / "ix"), *busy)
+    outside = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "ix"])
+    with pytest.raises(InputError, match="not among the folders that are read"):
+        outside.codebooks()
+    assert code_page(outside, *busy).neighbours is None
+
+
+def test_every_order_of_contexts_shows_exactly_as_many_as_there_are(index, busy):
+    """All of them, or N, each with its token marked: the anchor showed one, unmarked, and N + 2."""
+    positions = index.positions(*busy).tolist()
+    every = code_contexts(index, *busy, "corpus", None)
+    assert [context.token for context in every] == positions
+    assert all(context.active[context.focus] for context in every)
+    for n in (1, 3, 10):
+        assert [c.token for c in code_contexts(index, *busy, "corpus", n, start=2)] == positions[2 : 2 + n]
+        assert len(code_contexts(index, *busy, "spread", n)) == n
+        assert len(code_contexts(index, *busy, "margin", n)) == n
+    by_similarity = code_contexts(index, *busy, "similarity", 10)
+    similarities = [context.similarity for context in by_similarity]
+    assert similarities == sorted(similarities, reverse=True)
+    assert code_contexts(index, *busy, "corpus", 10, start=len(positions)) == []
+    with pytest.raises(InputError, match="order 'size': choose margin, similarity, spread, corpus"):
+        code_contexts(index, *busy, "size")
 
 
 def test_an_index_without_its_codebooks_shows_the_rest(index, busy):

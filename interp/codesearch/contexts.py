@@ -1,0 +1,120 @@
+"""Tokens of the corpus among their neighbours: where a code is on, ranked, evenly spread or all of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from interp.codesearch.index import CodeIndex
+from interp.codesearch.strengths import RANKS
+from interp.tasks.errors import InputError
+
+ORDERS = (*RANKS, "spread", "corpus")
+"""By falling margin or similarity (the best ones, see :data:`~interp.codesearch.strengths.N_TOP`), evenly spaced over
+the corpus, or all in its order."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A token of the corpus among its neighbours in the block that the model saw.
+
+    Attributes:
+        pieces: the tokens' texts, which join to the text; not escaped. A character of several tokens stands at its
+            last one.
+        focus: which piece is the token.
+        active: at which pieces the code is on.
+        document: number of its document.
+        similarity, margin: how clearly the code was chosen; None where that was not kept.
+    """
+
+    token: int
+    document: int
+    pieces: list[str]
+    focus: int
+    active: list[bool]
+    similarity: float | None = None
+    margin: float | None = None
+
+
+def code_contexts(
+    index: CodeIndex,
+    book: str,
+    code: int,
+    order: str = "margin",
+    n: int | None = 10,
+    *,
+    start: int = 0,
+    before: int = 16,
+    after: int = 8,
+    tokens: Int[np.ndarray, " token"] | None = None,
+) -> list[Context]:
+    """Where a code is on.
+
+    Args:
+        order: of :data:`ORDERS`.
+        n: how many; all if None.
+        start: how many are left out in front, in the corpus' order.
+        before, after: tokens around each.
+        tokens: all with the code, if they are known.
+
+    Raises:
+        InputError: no such book, code or order.
+    """
+    if order not in ORDERS:
+        raise InputError(f"order {order!r}: choose {', '.join(ORDERS)}")
+    around = {"before": before, "after": after}
+    if order in RANKS:
+        top = index.top(book, code, order)
+        ranked = list(zip(top.tokens.tolist(), top.similarity.tolist(), top.margin.tolist(), strict=True))[:n]
+        return [
+            context_at(index, token, book, code, **around, similarity=similarity, margin=margin)
+            for token, similarity, margin in ranked
+        ]
+    every = index.positions(book, code) if tokens is None else tokens
+    end = None if n is None else start + n
+    some = every[start:end] if order == "corpus" or n is None else spaced(every, n)
+    return [context_at(index, token, book, code, **around) for token in some.tolist()]
+
+
+def context_at(
+    index: CodeIndex,
+    token: int,
+    book: str | None = None,
+    code: int | None = None,
+    *,
+    before: int = 16,
+    after: int = 8,
+    similarity: float | None = None,
+    margin: float | None = None,
+) -> Context:
+    """One token of the corpus with its neighbours; with a code, where else that is on.
+
+    Raises:
+        InputError: no such token, book or code.
+    """
+    if not 0 <= token < index.n_tokens:
+        raise InputError(f"token {token}: the corpus has 0 to {index.n_tokens - 1}")
+    corpus = index.corpus
+    begin = token - token % corpus.context
+    first, end = max(begin, token - before), min(begin + corpus.context, token + after + 1)
+    here = np.arange(first, end)
+    active = np.zeros(len(here), bool)
+    if book is not None and code is not None:
+        index.layout.code(book, code)
+        active = (index.ids.rows(index.layout.number(book), here) == code).any(1)
+    return Context(
+        token,
+        int(corpus.document_of(np.array([token]))[0]),
+        corpus.pieces(corpus.tokens[first:end]),
+        token - first,
+        active.tolist(),
+        similarity,
+        margin,
+    )
+
+
+def spaced(tokens: Int[np.ndarray, " token"], n: int) -> Int[np.ndarray, " n"]:
+    """At most n of them, evenly spaced."""
+    if len(tokens) <= n:
+        return tokens
+    return tokens[np.linspace(0, len(tokens) - 1, n).astype(np.int64)]
