@@ -1,5 +1,6 @@
 """``interp steer``: a prompt continued with and without a topic's codes, side by side."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from interp.options import (
     DeviceOption,
     DtypeOption,
     SomeModelOption,
+    finite,
     number_option,
     one_of,
     share,
@@ -19,7 +21,14 @@ from interp.options import (
 )
 from interp.tasks.errors import InputError
 
+_WHERE = re.compile(r"generated(:[1-9]\d{0,5})?|prompt|all")
 _PROMPTS = ["Once upon a time, there was a little girl who"]
+
+
+def _where(text: str) -> str:
+    if not _WHERE.fullmatch(text):
+        raise typer.BadParameter(f"{text} is not generated, generated:N, prompt or all")
+    return text
 
 
 def steer(
@@ -51,17 +60,20 @@ def steer(
     ] = 1,
     add: Annotated[
         float | None,
-        number_option(
-            "--add", help="add so many times each code's difference from its book's mean, rather than set it"
+        typer.Option(
+            parser=finite,
+            metavar="NUMBER",
+            help="add so many times each code's difference from its book's mean, rather than set it",
         ),
     ] = None,
+    forbid: Annotated[bool, typer.Option("--forbid", help="forbid the codes rather than set them")] = False,
     token_share: Annotated[
         float, typer.Option("--share", parser=share, metavar="SHARE", help="of the tokens that are steered")
     ] = 1.0,
     positions: Annotated[
         str,
         typer.Option(
-            parser=one_of("generated", "prompt", "all"), metavar="WHERE", help="generated, prompt or all"
+            parser=_where, metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all"
         ),
     ] = "generated",
     by: Annotated[
@@ -70,6 +82,9 @@ def steer(
             parser=one_of("effect", "detection"), metavar="RULE", help="what ranks codes: effect, detection"
         ),
     ] = "effect",
+    control: Annotated[
+        bool, typer.Option("--control", help="a third text, with random codes of the same sites")
+    ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
     temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 1.0,
     seed: Annotated[
@@ -87,7 +102,9 @@ def steer(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
 ) -> None:
-    """Continue a prompt with and without codes set; perplexity is that of the model without them."""
+    """Continue a prompt with and without codes; perplexity is that of the model without them."""
+    if add is not None and forbid:
+        raise InputError("--add and --forbid: codes are added or forbidden, choose one")
     if sum(choice is not None for choice in (codes, topic, like)) != 1:
         raise InputError("say what to steer towards: one of --codes, --topic and --like")
     if unlike is not None and like is None:
@@ -110,7 +127,8 @@ def steer(
     from interp.models import load_model
     from interp.progress import bar
     from interp.steer_console import print_found, print_repeat, print_side_by_side
-    from interp.steering.edits import AddCode, SetCode
+    from interp.steering.controls import random_codes
+    from interp.steering.edits import code_edits
     from interp.steering.find import find_codes
     from interp.steering.steer import steer as steered_model
 
@@ -121,11 +139,19 @@ def steer(
         n = min(dose, len(found))
         given = [(edit.site, edit.code) for edit in found.sets(n)]
         print_found(found, n)
-    steered_rows = list(range(len(prompt), 2 * len(prompt)))
-    if add is None:
-        edits = [SetCode(site, code, slots, rows=steered_rows) for site, code in given]
-    else:
-        edits = [AddCode(site, code, add, rows=steered_rows, from_mean=True) for site, code in given]
+    drawn = random_codes(loaded, books, given, seed=seed) if control else None
+    arms = {"base": [], "steered": given} | ({} if drawn is None else {"random codes": drawn})
+    edits = [
+        edit
+        for i, codes_of_arm in enumerate(arms.values())
+        for edit in code_edits(
+            codes_of_arm,
+            add=add,
+            forbid=forbid,
+            slots=slots,
+            rows=range(i * len(prompt), (i + 1) * len(prompt)),
+        )
+    ]
     within = steered_model(
         loaded,
         books,
@@ -141,7 +167,7 @@ def steer(
     with bar("writing", tokens) as tell:
         texts = continue_prompts(
             loaded,
-            [*prompt, *prompt],  # base and steered are rows of one batch
+            [*prompt] * len(arms),  # all arms are rows of one batch
             tokens,
             within=within,
             temperature=temperature,
@@ -149,15 +175,18 @@ def steer(
             chat=chat,
             watch=lambda _tokens: tell(1),
         )
-    print_side_by_side(texts[: len(prompt)], texts[len(prompt) :])
+    n_prompts = len(prompt)
+    print_side_by_side({name: texts[i * n_prompts : (i + 1) * n_prompts] for i, name in enumerate(arms)})
     print_repeat(
         {
             "model": model,
             "codebooks": None if codebooks is None else str(codebooks),
             "k": k,
             "codes": given,
+            "control": drawn,
             "slots": slots,
             "add": add,
+            "forbid": forbid,
             "prompts": list(prompt),
             "tokens": tokens,
             "positions": positions,

@@ -1,5 +1,6 @@
 """What the command line's options are called and accept: checked while the words are read, before anything loads."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,17 @@ def not_negative(text: str | float) -> float:
         value = float("nan")
     if not 0 <= value < float("inf"):
         raise typer.BadParameter(f"{text} is not a number of at least 0")
+    return value
+
+
+def finite(text: str | float) -> float:
+    """A parser of numbers, negative ones among them."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{text} is not a finite number")
     return value
 
 

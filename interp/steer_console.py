@@ -1,12 +1,13 @@
 """What ``interp steer`` prints."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from interp.steering.continuations import Continuation
 from interp.steering.find import FoundCode, FoundCodes
+from interp.steering.repeat import program
 
 SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
@@ -29,61 +30,23 @@ def print_found(found: FoundCodes, n: int) -> None:
         console.print(f"and {n - SHOWN} more")
 
 
-def print_side_by_side(base: Sequence[Continuation], steered: Sequence[Continuation]) -> None:
-    """Each prompt's two texts, with the perplexity of what was added."""
+def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:
+    """Each prompt's texts by name in columns, with the perplexity of what was added."""
     console = Console(highlight=False)
     table = Table(expand=True, show_lines=True)
-    table.add_column("base", ratio=1)
-    table.add_column("steered", ratio=1)
-    for pair in zip(base, steered, strict=True):
+    for name in texts:
+        table.add_column(name, ratio=1)
+    for row in zip(*texts.values(), strict=True):
         # brackets in a text are no markup
-        table.add_row(*(_escaped(text) for text in pair))
+        table.add_row(*(_escaped(text) for text in row))
     console.print()
     console.print(table)
     console.print("perplexity of the new tokens under the model without steering")
 
 
 def print_repeat(settings: dict) -> None:
-    """Python that makes the same two texts."""
+    """Python that makes the same texts."""
     print("\n" + program(settings))  # noqa: T201 - no wrapping, so that it can be copied
-
-
-def program(settings: dict) -> str:
-    """Python that continues prompts as ``settings`` say, first without and then with the codes.
-
-    Args:
-        settings: ``codes`` as pairs of site and id, ``add`` their factor (None sets them), ``forbid`` if they are
-            forbidden, and the arguments of the calls below by their names.
-    """
-    codes = ",".join(f"{site}={code}" for site, code in settings["codes"])
-    n = len(settings["prompts"])
-    folder = None if settings["codebooks"] is None else f"Path({settings['codebooks']!r})"
-    rows = f"rows={list(range(n, 2 * n))}"
-    if settings.get("forbid"):
-        kind, edit = "ForbidCode", f"ForbidCode(site, code, {rows})"
-    elif settings["add"] is None:
-        slots = "" if settings["slots"] == 1 else f"slots={settings['slots']}, "
-        kind, edit = "SetCode", f"SetCode(site, code, {slots}{rows})"
-    else:
-        kind, edit = "AddCode", f"AddCode(site, code, {settings['add']}, {rows}, from_mean=True)"
-    return (
-        f"""from pathlib import Path
-
-from interp.bottlenecks.book_folder import load_codebooks
-from interp.models import load_model
-from interp.steering import {kind}, parse_codes, steer
-from interp.steering.continuations import continue_prompts
-
-model = load_model({settings["model"]!r})
-codebooks = load_codebooks({folder}, model, k={settings["k"]})
-codes = parse_codes({codes!r})
-edits = [{edit} for site, code in codes]
-within = steer(model, codebooks, edits, positions={settings["positions"]!r}, share={settings["share"]}, """
-        f"""seed={settings["seed"]}, error_term={settings["error_term"]})
-for text in continue_prompts(model, {settings["prompts"]!r} * 2, {settings["tokens"]}, within=within, """
-        f"""temperature={settings["temperature"]}, seed={settings["seed"]}, chat={settings["chat"]}):
-    print(text.prompt, text.text, text.perplexity)"""
-    )
 
 
 def _cells(code: FoundCode) -> list[str]:

@@ -31,7 +31,7 @@ def steer(command, folders):
     return run
 
 
-@pytest.mark.parametrize("how", [[], ["--add", "2"]], ids=["set", "add"])
+@pytest.mark.parametrize("how", [[], ["--add", "-2"], ["--forbid"]], ids=["set", "add", "forbid"])
 def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how):
     words = [*how, "--codes", "a0.h1=3,a1.h2=5", "--prompt", "John went to", "--tokens", "8", "--seed", "4"]
     found = steer(*words)
@@ -43,6 +43,20 @@ def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how):
     printed = re.findall(r" (\d+\.\d{4,})$", capsys.readouterr().out, re.MULTILINE)
     perplexities = [f"perplexity {float(number):.1f}" for number in printed]
     assert len(perplexities) == 2 and all(text in found.out for text in perplexities)
+
+
+def test_a_control_of_random_codes_from_the_third_token_on(steer, capsys):
+    prompts = ["--prompt", "John went to", "--prompt", "Mary"]
+    words = ["--codes", "a0.h1=3", *prompts, "--tokens", "6", "--slots", "2", "--k", "2"]
+    found = steer(*words, "--control", "--positions", "generated:3")
+    assert found.code == 0, found.err
+    assert "random codes" in found.out and found.out.count("perplexity ") == 6 + 1
+    program = found.out[found.out.index("from pathlib") :]
+    assert "positions='generated:3'" in program and program.count("parse_codes('a0.h1=") == 2
+    capsys.readouterr()
+    exec(program, {})  # noqa: S102 - what the user is told to run
+    printed = re.findall(r" (\d+\.\d{4,})$", capsys.readouterr().out, re.MULTILINE)
+    assert len(printed) == 6 and all(f"perplexity {float(p):.1f}" in found.out for p in printed)
 
 
 def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_path):
@@ -75,7 +89,9 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
         (["--codes", "a0.h1=1", "--chat"], "no chat template"),
         (["--codes", "a0.h1=1", "--tokens", "500"], "500 new ones: the model reads 128"),
         (["--like", "nowhere.txt"], "cannot read nowhere.txt"),
-        (["--codes", "a0.h1=1", "--positions", "last"], "last is not generated or prompt or all"),
+        (["--codes", "a0.h1=1", "--add", "nan"], "nan is not a finite number"),
+        (["--codes", "a0.h1=1", "--add", "1", "--forbid"], "choose one"),
+        (["--codes", "a0.h1=1", "--positions", "last"], "last is not generated, generated:N, prompt or all"),
     ],
     ids=str,
 )

@@ -65,6 +65,23 @@ class ForbidCode:
 CodeEdit = SetCode | AddCode | ForbidCode
 
 
+def code_edits(
+    codes: Sequence[tuple[str, int]],
+    *,
+    add: float | int | None = None,
+    forbid: bool = False,
+    slots: int = 1,
+    rows: Sequence[int] | None = None,
+) -> list[CodeEdit]:
+    """The same for each of several codes: set in so many slots, added so many times from the mean, or forbidden."""
+    rows = None if rows is None else tuple(rows)
+    if forbid:
+        return [ForbidCode(site, code, rows) for site, code in codes]
+    if add is not None:
+        return [AddCode(site, code, add, rows, from_mean=True) for site, code in codes]
+    return [SetCode(site, code, slots, rows=rows) for site, code in codes]
+
+
 def parse_codes(text: str) -> list[tuple[str, int]]:
     """Read ``a12.h3=417,m5=31``: sites and code ids.
 

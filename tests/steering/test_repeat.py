@@ -1,0 +1,63 @@
+"""What is shown to be run again says everything: the words of the command line, and Python that compiles."""
+
+import ast
+import shlex
+
+import pytest
+
+from interp.steering.repeat import command, program
+
+SETTINGS = {
+    "model": "smollm2-135m-instruct",
+    "codebooks": None,
+    "k": None,
+    "codes": [("a12.h3", 417), ("m5", 31)],
+    "control": None,
+    "slots": 1,
+    "add": None,
+    "forbid": False,
+    "prompts": ["it's $HOME; `x`"],
+    "tokens": 40,
+    "positions": "generated",
+    "share": 1.0,
+    "seed": 3,
+    "error_term": True,
+    "temperature": 1.0,
+    "chat": False,
+}
+
+
+def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():
+    assert shlex.split(command(SETTINGS)) == [
+        *("interp", "steer", "--codes", "a12.h3=417,m5=31", "--prompt", "it's $HOME; `x`", "--tokens", "40"),
+        *("--positions", "generated", "--temperature", "1.0", "--seed", "3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words", "python"),
+    [
+        ({"add": -1.5}, "--add=-1.5", "AddCode(site, code, scale=-1.5, from_mean=True, rows=[1])"),
+        ({"forbid": True}, "--forbid", "ForbidCode(site, code, rows=[1])"),
+        ({"slots": 2, "k": 4}, "--slots 2", "SetCode(site, code, slots=2, rows=[1])"),
+        ({"k": 4}, "--k 4", "k=4)"),
+        ({"chat": True, "error_term": False}, "--chat --splice", "chat=True"),
+        ({"share": 0.5, "positions": "generated:4"}, "--positions generated:4 --share 0.5", "'generated:4'"),
+        (
+            {"control": [("a12.h3", 1), ("m5", 2)]},
+            "--control",
+            "rows=[2]) for site, code in parse_codes('a12.h3=1,m5=2')",
+        ),
+        (
+            {"model": "gpt2", "codebooks": "runs/a b"},
+            "--codebooks 'runs/a b' --model gpt2",
+            "Path('runs/a b')",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_not_usual_stands_in_both(changed, words, python):
+    assert words in command(SETTINGS | changed)
+    source = program(SETTINGS | changed)
+    ast.parse(source)
+    assert python in source
