@@ -2,13 +2,13 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import interp
+from interp.cli_app import workbench
 from interp.cli_bench import bench
 from interp.cli_codebook_train import codebook_app
 from interp.cli_index import index_app
@@ -269,22 +269,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command("app")
-def workbench(
-    port: Annotated[int, whole_option("--port", least=1, most=65535, help="port on localhost")] = 8501,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="folder whose runs are shown")] = Path("runs"),
-) -> None:
-    """Open the workbench in the browser (localhost only)."""
-    from importlib.util import find_spec
-
-    main_file = find_spec("interp.app.main").origin
-    command = [sys.executable, "-m", "streamlit", "run", main_file, "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--browser.gatherUsageStats", "false"]
-    command += ["--server.fileWatcherType", "none", "--server.showEmailPrompt", "false"]
-    # in the place of this process: whatever ends it ends the server
-    os.execve(sys.executable, command, os.environ | {"INTERP_RUNS": str(runs.absolute())})
-
-
+app.command("app")(workbench)
 app.command()(bench)
 app.command()(steer)
 

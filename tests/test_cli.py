@@ -235,22 +235,41 @@ def test_clearing_the_cache_deletes_our_model_and_nothing_else(command, tmp_path
     assert "nothing" in command("cache", "clear").out
 
 
-def test_the_workbench_listens_on_this_machine_only(command, monkeypatch):
+@pytest.fixture
+def started(command, monkeypatch):
+    """Runs ``interp app``: what it would have been replaced by, and what it said."""
+
     class Replaced(Exception):
         pass
 
     def execve(program, words, environment):
         raise Replaced(program, words, environment)
 
+    def start(*words):
+        with pytest.raises(Replaced) as call:
+            command("app", *words)
+        return call.value.args
+
     monkeypatch.setattr(os, "execve", execve)
-    with pytest.raises(Replaced) as call:
-        command("app", "--runs", "there", "--port", "8600")
-    program, words, environment = call.value.args
+    return start
+
+
+def test_the_workbench_listens_on_this_machine_only(started, capsys):
+    program, words, environment = started("--runs", "there", "--port", "8600")
     assert program == words[0] == sys.executable
     assert words[words.index("--server.address") + 1] == "127.0.0.1"
     assert words[words.index("--server.port") + 1] == "8600"
     assert environment["INTERP_RUNS"] == str(Path("there").absolute())
     assert Path(words[words.index("run") + 1]).is_file()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_workbench_opens_to_others_only_when_told_to_and_says_so(started, capsys, monkeypatch):
+    monkeypatch.setenv("INTERP_MODEL", "mine")
+    _, words, environment = started("--host", "0.0.0.0")
+    assert words[words.index("--server.address") + 1] == "0.0.0.0" and environment["INTERP_MODEL"] == "mine"
+    assert "there is no password" in capsys.readouterr().err
+    assert started("--model", "planted-induction")[2]["INTERP_MODEL"] == "planted-induction"
 
 
 def test_doctor_reports_a_model_that_cannot_be_had_and_fails(command, monkeypatch):

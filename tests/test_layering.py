@@ -35,6 +35,7 @@ ORDER = (
     "interp.listings",
     "interp.doctor",
     "interp.failures",
+    "interp.cli_app",
     "interp.cli_bench",
     "interp.cli_codebook",
     "interp.cli_index",
