@@ -50,7 +50,7 @@ def build(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder to write [default: indexes/MODEL-TEXT]")
+        Path | None, typer.Option(metavar="DIR", help="folder to write [default: runs/index-MODEL-TEXT]")
     ] = None,
     context: ContextOption = 128,
     seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the text")] = 0,
@@ -62,7 +62,7 @@ def build(
     from interp.files import check_writable
 
     name, source = Path(model).name, Path(data).stem if Path(data).exists() else data
-    folder = out or Path("indexes") / f"{name}-{source.replace(':', '-').replace('/', '-')}"
+    folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
     check_writable(folder / "manifest.json", "--out")
 
     from interp.bottlenecks.book_folder import BookFolder, load_codebooks

@@ -1,11 +1,26 @@
 """Intervals of shares."""
 
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+_Z = 1.959963984540054
+"""The normal distribution's quantile at 97.5 %."""
+
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share; 0 to 1 where nothing was counted."""
-    from scipy.stats import binomtest
+    low, high = wilson_bounds(np.array([hits]), np.array([n]))
+    return float(low[0]), float(high[0])
 
-    if not n:
-        return 0.0, 1.0
-    low, high = binomtest(hits, n).proportion_ci(method="wilson")
-    return float(low), float(high)
+
+def wilson_bounds(
+    hits: Int[np.ndarray, " share"], n: Shaped[np.ndarray, " share"]
+) -> tuple[Float[np.ndarray, " share"], Float[np.ndarray, " share"]]:
+    """:func:`wilson` of many at once: scipy takes half a millisecond for each."""
+    hits, whole = hits.astype(float), np.maximum(n, 1).astype(float)
+    share, z = hits / whole, _Z**2 / whole
+    centre = (share + z / 2) / (1 + z)
+    half = np.sqrt(share * (1 - share) * z + z**2 / 4) / (1 + z)
+    low = np.where(hits <= 0, 0.0, centre - half)
+    high = np.where((hits >= n) | (n <= 0), 1.0, centre + half)
+    return low, high

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Shaped, UInt
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.matches import Matches, find_regex
 from interp.codesearch.postings import check_counts
-from interp.intervals import wilson
+from interp.intervals import wilson_bounds
 from interp.tasks.errors import InputError
 
 SORTS = ("f1", "precision", "recall", "count")
@@ -98,24 +98,25 @@ class CodeScores:
         if per_book is not None:
             parts = np.split(kept, np.searchsorted(kept, self.index.layout.codes[1:-1]))
             kept = np.concatenate([part[largest(keys[part], per_book, self.hits[part])] for part in parts])
-        return [self.hit(int(i)) for i in kept[largest(keys[kept], n, self.hits[kept])]]
+        return self._hits(kept[largest(keys[kept], n, self.hits[kept])])
 
-    def hit(self, place: int) -> CodeHit:
-        """One code by its place among all."""
-        book, code = self.index.layout.of_code(place)
-        count, hits, found = (int(a[place]) for a in (self.index.counts, self.hits, self.found))
-        return CodeHit(
-            book.name,
-            code,
-            count,
-            hits,
-            found,
-            float(self.precision[place]),
-            float(self.recall[place]),
-            float(self.f1[place]),
-            wilson(hits, count),
-            wilson(found, self.matches.n),
+    def _hits(self, places: Int[np.ndarray, " n"]) -> list[CodeHit]:
+        """Codes by their places among all."""
+        counts, hits, found = (
+            part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found)
         )
+        precision = zip(*(part.tolist() for part in wilson_bounds(hits, counts)), strict=True)
+        recall = zip(
+            *(part.tolist() for part in wilson_bounds(found, np.full_like(found, self.matches.n))),
+            strict=True,
+        )
+        shares = (part[places].tolist() for part in (self.precision, self.recall, self.f1))
+        names = ((book.name, code) for book, code in map(self.index.layout.of_code, places.tolist()))
+        numbers = (part.tolist() for part in (counts, hits, found))
+        return [
+            CodeHit(*name, *rest)
+            for name, *rest in zip(names, *numbers, *shares, precision, recall, strict=True)
+        ]
 
 
 def search_regex(index: CodeIndex, pattern: str) -> CodeScores:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from interp.codesearch import code_page, find_regex, search_regex, search_similar, search_token
 from interp.codesearch.postings import span_of
@@ -191,3 +192,6 @@ def test_wilson():
     assert wilson(26, 40) == pytest.approx((0.4951, 0.7787), abs=1e-3)  # 65 % of 40
     assert wilson(0, 40)[0] == 0 and wilson(0, 40)[1] == pytest.approx(0.0876, abs=1e-3)
     assert wilson(0, 0) == (0, 1)
+    for hits, n in ((0, 7), (1, 7), (3, 7), (7, 7), (1, 1), (999, 1_000_000)):
+        theirs = binomtest(hits, n).proportion_ci(method="wilson")
+        assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
