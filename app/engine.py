@@ -1,22 +1,24 @@
-"""What all tabs share: the model, loaded once, and one lock around whatever runs it with hooks on."""
+"""What all tabs share: the model, loaded once, and turns at whatever runs it with hooks on."""
 
 import importlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 import streamlit as st
 
 from interp.app.tokens import plain
+from interp.app.turns import Turns
 from interp.tasks.errors import InputError
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-PATIENCE = 0.05
-"""Seconds that a tab waits for the lock before it says that it waits."""
+PATIENCE = 0.25
+"""Seconds between two looks at something that is waited for."""
+_TURNS = Turns()
 
 
 def runs() -> Path:
@@ -31,11 +33,6 @@ def model_name() -> str:
 def say(error: InputError) -> None:
     """What was wrong with an input, in one line; what the user wrote is no markup."""
     st.error(plain(str(error)), icon=":material/error:")
-
-
-@st.cache_resource(show_spinner=False)
-def _lock() -> threading.Lock:
-    return threading.Lock()
 
 
 class Loading(threading.Thread):
@@ -88,9 +85,7 @@ def libraries() -> None:
     Modules that are imported from two threads at once can meet half-made.
     """
     waited_for = loading().libraries
-    if not waited_for.done():
-        with st.spinner("Starting: a few seconds, once", show_time=True):
-            waited_for.result()
+    _awaited(waited_for, "Starting: a few seconds, once")
 
 
 def model(spec: str | None = None):
@@ -100,27 +95,35 @@ def model(spec: str | None = None):
         _loading.clear(found.spec)  # what was missing may be there by now
         found = loading(spec)
     try:
-        if found.model.done():
-            return found.model.result()
-        with st.spinner(f"Loading {plain(found.spec)}: a few seconds, once", show_time=True):
-            return found.model.result()
+        return _awaited(found.model, f"Loading {plain(found.spec)}: a few seconds, once")
     except InputError as error:
         say(error)
         st.stop()
 
 
+def _awaited(future: Future, text: str):
+    """What a thread makes, with a word on the page until it is there."""
+    if not future.done():
+        with st.spinner(text, show_time=True):
+            pulse = st.empty()
+            while not wait([future], PATIENCE).done:
+                pulse.empty()  # where Streamlit ends a script whose user has gone elsewhere
+    return future.result()
+
+
 @contextmanager
 def running(spec: str | None = None) -> Iterator:
-    """The model for one piece of work; two tabs take turns, and the one that waits says so.
+    """The model for one piece of work; tabs take turns, and one that waits says how many are before it.
 
-    Hooks are global to a model, so nothing may run it while another tab has codes set.
+    The turn ends with the body, also when Streamlit ends the script in the middle of it. It must not be asked for
+    within another one.
     """
-    loaded, lock, notice = model(spec), _lock(), st.empty()
-    if not lock.acquire(timeout=PATIENCE):
-        notice.info("Another tab is using the model: this one is next.", icon=":material/hourglass_top:")
-        lock.acquire()
-    try:
+    loaded, notice = model(spec), st.empty()
+
+    def waiting(before: int) -> None:
+        others = "another tab is" if before == 1 else f"{before} other tabs are"
+        notice.info(f"Waiting for the model: {others} before this one.", icon=":material/hourglass_top:")
+
+    with _TURNS.turn(waiting, PATIENCE):
         notice.empty()
         yield loaded
-    finally:
-        lock.release()
