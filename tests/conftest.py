@@ -15,6 +15,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from interp.models import Model, load_model  # noqa: E402
+from tests.chromium import chromium  # noqa: E402, F401 - a fixture of several files
 from tests.command_line import command, elsewhere  # noqa: E402, F401 - fixtures of several files
 from tests.tiny_models import make_tiny  # noqa: E402
 

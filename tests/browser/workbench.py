@@ -1,0 +1,133 @@
+"""The workbench as a process of its own, and a tab of a browser that minds what goes wrong in it."""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.command_line import ONE_THREAD
+
+ROOT = Path(__file__).parent.parent.parent
+STARTS = 60
+"""Seconds that a server may take to answer on a busy machine."""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serve(runs: Path, log: Path, model: str | None = None, *, threads: int = 1) -> Iterator[str]:
+    """The address of a workbench on a runs folder; it ends with the block."""
+    port = free_port()
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py")]
+    command += ["--server.port", str(port), "--server.headless", "true"]
+    told = ONE_THREAD | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
+    told |= {"INTERP_RUNS": str(runs)} | ({} if model is None else {"INTERP_MODEL": model})
+    with open(log, "w", encoding="utf-8") as out:
+        process = subprocess.Popen(command, cwd=runs, env=os.environ | told, stdout=out, stderr=out)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait(address, process, log)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(address: str, process: subprocess.Popen, log: Path) -> None:
+    until = time.monotonic() + STARTS
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the workbench did not start: {log.read_text(encoding='utf-8')}")
+
+
+class Tab:
+    """A tab on the workbench.
+
+    Attributes:
+        page: Playwright's.
+        trouble: console errors, exceptions, dialogs, failed requests and any request to elsewhere.
+    """
+
+    def __init__(self, browser, address: str, *, width: int = 1280, scheme: str = "light") -> None:
+        self.address, self.trouble = address, []
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.context.set_default_timeout(30_000)
+        self.page = self.context.new_page()
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self._note(f"exception: {error}"))
+        self.page.on("requestfailed", self._failed)
+        self.page.on(
+            "request", lambda r: self._note(f"elsewhere: {r.url}") if self._elsewhere(r.url) else None
+        )
+        self.page.on("dialog", self._dialog)
+
+    def open(self, path: str = "/"):
+        """Go to a page of the workbench and wait until it has been drawn."""
+        self.page.goto(self.address + path)
+        self.page.locator("h1").first.wait_for(timeout=60_000)
+        self.settle()
+        return self.page
+
+    def settle(self) -> None:
+        """Wait until the page's script has run."""
+        self.page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=60_000)
+
+    def exceptions(self) -> list[str]:
+        """What Streamlit shows where a script fails."""
+        return self.page.locator("[data-testid=stException]").all_inner_texts()
+
+    def overflow(self) -> int:
+        """Pixels by which the page is wider than the window."""
+        return self.page.evaluate(
+            "Math.max(...[document.scrollingElement, document.querySelector('[data-testid=stMain]')]"
+            ".map(e => e.scrollWidth - e.clientWidth))"
+        )
+
+    def close(self) -> None:
+        self.context.close()
+
+    def _console(self, message) -> None:
+        # Streamlit looks for its server below the page's address first, then where it is
+        looking = re.search(r"/\w+/_stcore/(health|host-config)$", message.location["url"])
+        if message.type == "error" and not looking:
+            self._note(f"console: {message.text} {message.location['url']}")
+
+    def _note(self, text: str) -> None:
+        self.trouble.append(text)
+
+    def _elsewhere(self, url: str) -> bool:
+        return not url.startswith((self.address, "data:", "blob:", "about:"))
+
+    def _failed(self, request) -> None:
+        # what a page that is left still asked for
+        if request.failure != "net::ERR_ABORTED":
+            self._note(f"failed: {request.url} {request.failure}")
+
+    def _dialog(self, dialog) -> None:
+        self._note(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+
+def complaints(log: Path) -> list[str]:
+    """Lines of a server's log that tell of an exception."""
+    return [
+        line
+        for line in log.read_text(encoding="utf-8").splitlines()
+        if re.search(r"Traceback|Uncaught", line)
+    ]
