@@ -5,6 +5,7 @@
 ``details.json``             what the report shows of examples and members: tokens, patterns, writings, codes
 ``scores.safetensors``       scores and exact effects before the mean over pairs
 ``heads.csv``                one row a head
+``prompts.json``/``.jsonl``  the prompts, where they came from a file
 ``report.html``              the report
 ============================ =================================================================================
 
@@ -12,12 +13,16 @@ The folder is filled under a temporary name and renamed: a reader never meets ha
 failed discovery leaves an earlier run at the same place as it was.
 """
 
+import contextlib
 import csv
+import errno
 import io
+import itertools
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +33,7 @@ from safetensors.numpy import load_file, save_file
 from interp.circuits.circuit import Circuit, Component
 from interp.files import atomic_path, check_writable, umask, write_json, write_text
 from interp.scores.result import EdgeScore
+from interp.tasks import PromptFile, PromptPairs, load_task, task_names
 from interp.tasks.errors import InputError
 
 FORMAT = 1
@@ -38,6 +44,7 @@ RESULT, DETAILS, ARRAYS, TABLE, REPORT = (
     "heads.csv",
     "report.html",
 )
+PROMPTS = ("prompts.json", "prompts.jsonl")
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,13 @@ class Run:
             provenance=self.result["provenance"],
         )
 
-    def save(self, folder: Path | str, *, report: str | None = None) -> Path:
+    def save(
+        self, folder: Path | str, *, report: str | None = None, prompts: PromptFile | None = None
+    ) -> Path:
         """Write the folder, replacing a run that is there; anything else in the way is an error.
+
+        Args:
+            prompts: the task, where it is a file of prompts, which is then kept.
 
         Raises:
             InputError: ``folder`` is something else than a run, or cannot be written.
@@ -98,6 +110,36 @@ class Run:
         """
         folder = Path(folder)
         check_destination(folder)
+        with self._written(folder, report, prompts) as temporary:
+            _replace(temporary, folder)
+        return folder
+
+    def save_new(
+        self, parent: Path, name: str, *, report: str | None = None, prompts: PromptFile | None = None
+    ) -> Path:
+        """Write a folder of this name, or ``NAME-2``, ``NAME-3``, … where that is taken, and return it.
+
+        Nothing that is there is replaced, whoever else is writing.
+
+        Raises:
+            OSError: as :meth:`save`.
+        """
+        with self._written(parent / name, report, prompts) as temporary:
+            for number in itertools.count(1):
+                folder = parent / (name if number == 1 else f"{name}-{number}")
+                if folder.exists():  # an empty folder would be replaced without a word
+                    continue
+                try:
+                    temporary.rename(folder)
+                    return folder
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                        raise
+        raise AssertionError("numbers do not end")
+
+    @contextlib.contextmanager
+    def _written(self, folder: Path, report: str | None, prompts: PromptFile | None) -> Iterator[Path]:
+        """The run in a temporary folder beside ``folder``, which is deleted unless it is moved away."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -107,14 +149,50 @@ class Run:
             with atomic_path(temporary / ARRAYS) as path:
                 save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, path)
             write_text(temporary / TABLE, self.to_csv())
+            if prompts is not None:
+                (temporary / f"prompts{prompts.path.suffix.lower()}").write_bytes(prompts.data)
             if report is not None:
                 write_text(temporary / REPORT, report)
-            _replace(temporary, folder)
+            yield temporary
         except SafetensorError as error:  # its way of saying that the disk is full
             raise OSError(f"cannot write {folder / ARRAYS} ({error})") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return folder
+
+    def sample_again(self, folder: Path, tokenizer, most: int) -> PromptPairs:
+        """The first ``most`` of the run's pairs, made as they were.
+
+        Of the tasks that a run may name only those that ship are made, and the prompts that lie in its folder: no
+        other file is opened and no class is run because a run names it.
+
+        Raises:
+            InputError: another task, or prompts that are no longer made in this way.
+        """
+        name, how = self.result["task"], self.result.get("provenance", {}).get("pairs", {})
+        kept = next((path for path in (folder / name for name in PROMPTS) if path.is_file()), None)
+        if name in task_names():
+            task = load_task(name)
+        elif kept is not None:
+            task = PromptFile(kept)
+        else:
+            raise InputError(
+                f"the prompts of this run are not at hand: {name!r} is no task of this package, and no prompts lie "
+                "in the run's folder (a discovery from a file of prompts keeps them there)"
+            )
+        n = min(most, self.result["n_pairs"])
+        pairs = task.sample(
+            tokenizer, n, self.result["seed"], how.get("counterfactual"), bos=bool(how.get("bos", True))
+        )
+        for example, pair in zip(self.details.get("examples", []), pairs, strict=False):
+            sides = {"clean": pair.clean_tokens, "corrupt": pair.corrupt_tokens}
+            if any(
+                example[side] != [tokenizer.decode([token]) for token in ids] for side, ids in sides.items()
+            ):
+                raise InputError(
+                    "the prompts of this run come out differently now, so nothing can be read beside its numbers: "
+                    "run the discovery again"
+                )
+        return pairs
 
     def to_csv(self) -> str:
         """One row a head: layer, head, score, effect and its interval, membership, roles."""
@@ -165,8 +243,14 @@ def check_destination(folder: Path) -> None:
     check_writable(folder, "--out")
 
 
-_KEYS = ("model", "task", "method", "heads", "mlps", "edges", "metric")
-_PART = ("site", "layer", "score", "effect", "in_circuit")
+_KEYS = ("model", "task", "method", "seed", "n_pairs", "heads", "mlps", "edges", "metric")
+_PART = ("site", "layer", "score", "effect", "effect_low", "effect_high", "in_circuit")
+_WANTED = {
+    "heads": (*_PART, "head", "roles"),
+    "mlps": _PART,
+    "edges": ("from", "to", "into", "score"),
+}
+_NUMBERS = {"layer", "head", "score", "effect", "effect_low", "effect_high"}
 
 
 def _fault(result: dict, details: object) -> str | None:
@@ -176,17 +260,26 @@ def _fault(result: dict, details: object) -> str | None:
         return f"{RESULT} lacks {', '.join(missing)}"
     if not isinstance(details, dict):
         return f"{DETAILS} is not an object"
-    for group in ("heads", "mlps", "edges"):
-        wanted = ("from", "to", "into", "score") if group == "edges" else _PART
+    if not isinstance(details.get("examples", []), list) or not isinstance(details.get("members", {}), dict):
+        return f"examples or members in {DETAILS} are of the wrong kind"
+    for group, wanted in _WANTED.items():
         rows = result[group]
         if not isinstance(rows, list):
             return f"{group} in {RESULT} is not a list"
         for row in rows:
             if not isinstance(row, dict) or not set(wanted) <= set(row):
                 return f"an entry of {group} in {RESULT} lacks one of {', '.join(wanted)}"
+            if not all(isinstance(row[key], int | float | None) for key in _NUMBERS & set(wanted)):
+                return f"an entry of {group} in {RESULT} has no number where one belongs"
+    if not result["heads"]:
+        return f"heads in {RESULT} is empty"
+    if not all(isinstance(result[key], int) for key in ("seed", "n_pairs")):
+        return f"seed or n_pairs in {RESULT} is no whole number"
     metric = result["metric"]
     if not isinstance(metric, dict) or not {"clean", "corrupt"} <= set(metric):
         return f"metric in {RESULT} lacks clean or corrupt"
+    if not all(isinstance(metric[side], int | float) for side in ("clean", "corrupt")):
+        return f"metric in {RESULT} has no number where one belongs"
     return None
 
 

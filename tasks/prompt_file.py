@@ -10,7 +10,7 @@ from typing import Any
 from .encoding import PromptEncoder
 from .errors import InputError
 from .pairs import Metric, PromptPair, PromptPairs
-from .prompt_format import FilePrompt, read_prompts
+from .prompt_format import FilePrompt, parse_prompts, read_file
 from .sampling import check_request, seeded
 
 
@@ -38,8 +38,11 @@ class PromptFile:
     roles: tuple[str, ...]
     counterfactuals = ("file",)
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, data: bytes | None = None) -> None:
         """Read and check the file.
+
+        Args:
+            data: what the file holds, where it lies nowhere, such as an upload; ``path`` is then only its name.
 
         Raises:
             InputError: no such file, not UTF-8, not JSON, or an entry that lacks a key or has the wrong type.
@@ -47,7 +50,8 @@ class PromptFile:
         self.path = Path(path)
         self.name = str(path)
         self.metric: Metric
-        self.prompts, self.metric = read_prompts(self.path)
+        self.data = read_file(self.path) if data is None else data
+        self.prompts, self.metric = parse_prompts(self.data, self.path)
         roles = dict.fromkeys(role for prompt in self.prompts for role in prompt.word_idxs)
         self.roles = (*roles, "END")
         self.default_n = min(100, len(self.prompts))

@@ -28,28 +28,32 @@ class FilePrompt:
     """Token index by role, counted without BOS."""
 
 
-def read_prompts(path: Path) -> tuple[list[FilePrompt], Metric]:
+def parse_prompts(data: bytes, path: Path) -> tuple[list[FilePrompt], Metric]:
     """The prompts of a ``.jsonl`` file, or of a JSON file, and the metric to score them by.
 
+    Args:
+        path: what the file is called; it is not read.
+
     Raises:
-        InputError: no such file, not UTF-8, not JSON, no prompt, or an entry that lacks a key or has a wrong
-            type.
+        InputError: not UTF-8, not JSON, no prompt, or an entry that lacks a key or has a wrong type.
     """
-    text = _read_text(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
     if path.suffix.lower() == ".jsonl":
         return _parse_lines(text, str(path)), "logit_diff"
     return _parse_json(text, str(path))
 
 
-def _read_text(path: Path) -> str:
+def read_file(path: Path) -> bytes:
+    """What a prompt file holds; a file that cannot be read is an :class:`InputError`."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: a folder; a prompt file (.json or .jsonl) is needed") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
 

@@ -7,7 +7,9 @@ import stat
 import numpy as np
 import pytest
 
-from interp.runs import ARRAYS, RESULT, Run
+from interp.models.planted import load_planted_model
+from interp.runs import ARRAYS, DETAILS, RESULT, Run
+from interp.tasks import PromptFile, load_task, write_prompt_file
 from interp.tasks.errors import InputError
 
 
@@ -16,8 +18,12 @@ def run() -> Run:
     head = {"site": "a0.h1", "layer": 0, "head": 1, "score": 0.5, "effect": 1.0, "effect_low": 0.5}
     head |= {"effect_high": 1.5, "in_circuit": True, "roles": {"mover": 0.5}}
     result = {"format": 1, "model": "m", "task": "t", "method": "attribution", "heads": [head], "mlps": []}
-    result |= {"edges": [], "metric": {"clean": 1.0, "corrupt": 0.0}}
+    result |= {"seed": 0, "n_pairs": 5, "edges": [], "metric": {"clean": 1.0, "corrupt": 0.0}}
     return Run(result, {"examples": []}, {"heads": np.ones((1, 2), dtype=np.float32)})
+
+
+def _change(path, **values) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def test_round_trip(run, tmp_path):
@@ -45,7 +51,7 @@ def test_a_failing_write_leaves_the_earlier_run_and_no_debris(run, tmp_path, mon
     monkeypatch.setattr("interp.runs.save_file", full)
     with pytest.raises(OSError, match="No space"):
         Run({**run.result, "seed": 5}, {}, run.arrays).save(tmp_path / "run")
-    assert "seed" not in Run.load(tmp_path / "run").result
+    assert Run.load(tmp_path / "run").result["seed"] == 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
@@ -58,6 +64,46 @@ def test_a_file_or_a_foreign_folder_in_the_way_is_never_overwritten(run, tmp_pat
     with pytest.raises(InputError, match="other things"):
         run.save(tmp_path / "folder")
     assert (tmp_path / "folder" / "thesis.tex").read_text() == "precious"
+
+
+def test_a_new_run_takes_a_free_name_and_replaces_nothing(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").write_text("precious")
+    folders = [run.save_new(tmp_path, "run", report="<p>") for _ in range(2)]
+    assert [folder.name for folder in folders] == ["run-3", "run-4"]
+    assert [Run.load(folder).result for folder in folders] == [run.result] * 2
+    assert (tmp_path / "run-2").read_text() == "precious" and not any((tmp_path / "run").iterdir())
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_prompts_of_a_file_are_kept_and_sampled_again(run, tmp_path):
+    model = load_planted_model("planted-induction")
+    pairs = load_task("planted-induction").sample(model.tokenizer, 6, seed=3)
+    write_prompt_file(pairs, tmp_path / "mine.json", model.tokenizer)
+    task = PromptFile("mine.json", (tmp_path / "mine.json").read_bytes())
+    expected = task.sample(model.tokenizer, 5, 7)
+    found = Run({**run.result, "task": "mine.json", "seed": 7, "n_pairs": 5}, run.details, run.arrays)
+    folder = found.save(tmp_path / "run", prompts=task)
+    assert (folder / "prompts.json").read_bytes() == task.data
+    again = Run.load(folder).sample_again(folder, model.tokenizer, 4)
+    assert list(again) == list(expected)[:4]
+
+
+def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass T: pass")
+    for task in (f"{tmp_path / 'trap.py'}:T", "os:path", "/etc/passwd.json", "../mine.json"):
+        found = Run({**run.result, "task": task}, run.details, run.arrays)
+        with pytest.raises(InputError, match="not at hand"):
+            found.sample_again(found.save(tmp_path / "run"), None, 4)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_prompts_that_come_out_differently_are_an_input_error(run, tmp_path):
+    tokenizer = load_planted_model("planted-induction").tokenizer
+    details = {"examples": [{"clean": ["other"], "corrupt": ["other"]}]}
+    found = Run({**run.result, "task": "planted-induction"}, details, run.arrays)
+    with pytest.raises(InputError, match="come out differently"):
+        found.sample_again(tmp_path, tokenizer, 2)
 
 
 def test_nan_is_not_written_as_json(run, tmp_path):
@@ -75,6 +121,10 @@ def test_nan_is_not_written_as_json(run, tmp_path):
         (lambda f: (f / RESULT).write_text("[]"), "format None"),
         (lambda f: (f / RESULT).write_text(json.dumps({"format": 99})), "format 99"),
         (lambda f: (f / RESULT).write_text(json.dumps({"format": 1})), "lacks"),
+        (lambda f: _change(f / RESULT, heads=[]), "heads in run.json is empty"),
+        (lambda f: _change(f / RESULT, seed="x"), "seed or n_pairs"),
+        (lambda f: _change(f / RESULT, metric={"clean": "x", "corrupt": 0}), "no number"),
+        (lambda f: _change(f / DETAILS, members=[]), "wrong kind"),
     ],
 )
 def test_a_damaged_folder_is_named_with_its_fault(run, tmp_path, damage, message):
