@@ -55,6 +55,35 @@ def read(books: dict, text: str) -> Reading:
     return reading
 
 
+def codes_at(reading: Reading, token: int) -> list[dict[str, str | int | float]]:
+    """The codes of one token at all sites, strongest first within a site, with the addresses of what is known of them
+    and of steering by them."""
+    return [
+        {
+            "site": site,
+            "slot": slot + 1,
+            "code": int(codes.ids[token, slot]),
+            "similarity": float(codes.similarity[token, slot]),
+            "margin": float(codes.margin[token, slot]),
+            "page": f"/codes?code={site}:{codes.ids[token, slot]}",
+            "steer": f"/steering?codes={site}%3D{codes.ids[token, slot]}",
+        }
+        for site, codes in reading.codes.items()
+        for slot in range(codes.ids.shape[1])
+        if codes.ids[token, slot] >= 0
+    ]
+
+
+def shared(reading: Reading, token: int, other: int) -> dict[str, float]:
+    """By site, the share of one token's codes that another token has too; sites at which it has none left out."""
+    found = {}
+    for site, codes in reading.codes.items():
+        mine, theirs = (set(codes.ids[i][codes.ids[i] >= 0].tolist()) for i in (token, other))
+        if mine:
+            found[site] = len(mine & theirs) / len(mine)
+    return found
+
+
 def heads_of(sites: Iterable[str]) -> dict[str, list[str]]:
     """What can be shown at once: each site, and before the heads of a layer all of them together."""
     found: dict[str, list[str]] = {}

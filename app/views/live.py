@@ -1,15 +1,95 @@
-"""Type a text, see its codes: coloured at one site, listed at all sites for one token."""
+"""Type a text, see its codes: coloured at one site, listed at all sites for the token that is clicked."""
 
 import streamlit as st
 
 from interp.app import engine
 from interp.app.books import choose
-from interp.app.reading import MOST, heads_of, read
-from interp.app.tokens import coloured, plain, visible
+from interp.app.reading import MOST, Reading, codes_at, heads_of, read, shared
+from interp.app.token_strip import picked, token_strip
+from interp.app.tokens import plain, visible
+from interp.report.site_grid import site_grid
 from interp.tasks.errors import InputError
 
 TEXT = "When Mary and John went to the store, John gave a drink to"
 IN_URL = "query-params"
+NOBODY = "no other"
+COLUMNS = {
+    "similarity": st.column_config.NumberColumn(
+        format="%.3f", help="Cosine of the code with the vector, or with what earlier codes left of it."
+    ),
+    "margin": st.column_config.NumberColumn(
+        format="%.3f", help="Similarity minus the highest one of a code that was passed over."
+    ),
+    "page": st.column_config.LinkColumn("its page", display_text="what it is", help="Opens the page Codes."),
+    "steer": st.column_config.LinkColumn(
+        "steering", display_text="steer by it", help="Opens the page Steering."
+    ),
+}
+
+
+def label(reading: Reading, token: int) -> str:
+    return f"{token} {plain(visible(reading.pieces[token]))}"
+
+
+def whole_number(name: str, n: int, otherwise: int) -> int:
+    """What the address says, if it is one of n."""
+    given = st.query_params.get(name, "")
+    return int(given) if given.isdecimal() and int(given) < n else otherwise
+
+
+@st.fragment
+def tokens(reading: Reading, text: str) -> None:
+    """Everything that a click on a token changes: no other part of the page is drawn anew."""
+    n = len(reading.pieces)
+    sites = heads_of(reading.codes)
+    site = st.selectbox(
+        "Coloured by",
+        list(sites),
+        key="site",
+        bind=IN_URL,
+        help="A head, an MLP, the residual stream, or all heads of a layer.",
+    )
+    # the choice belongs to the text: another one begins at its last token
+    chosen, strip = f"token of {text}", "strip"
+    st.session_state.setdefault(chosen, whole_number("token", n, n - 1))
+
+    def take() -> None:
+        token = picked(strip)
+        if token is not None and 0 <= token < n:
+            st.session_state[chosen] = token
+
+    token_strip(
+        reading.pieces,
+        {name: reading.codes[name].ids[:, 0].tolist() for name in sites[site]},
+        st.session_state[chosen],
+        strip,
+        take,
+    )
+    st.caption(
+        "Colour and number: the strongest code of each token; the same code has the same colour. "
+        "Click a token, or walk with the arrow keys and press Enter."
+    )
+    left, right = st.columns(2)
+    token = left.selectbox("Token", range(n), format_func=lambda i: label(reading, i), key=chosen)
+    other = right.selectbox(
+        "Compared with",
+        [None, *range(n)],
+        format_func=lambda i: NOBODY if i is None else label(reading, i),
+        key=f"other of {text}",
+        help="Shows at which sites the two tokens have the same code.",
+    )
+    st.query_params["token"] = str(token)
+    rows = codes_at(reading, token)
+    st.subheader(f"Codes of {plain(visible(reading.pieces[token]))}")
+    if other is not None:
+        same = shared(reading, token, other)
+        st.markdown(
+            f"The same code as {plain(visible(reading.pieces[other]))} ({other}) at "
+            f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
+        )
+        st.plotly_chart(site_grid(same, "shared"), theme="streamlit", key="shared")
+    st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=380, key="codes")
+
 
 st.title("Live text")
 st.caption("Every token is read once; its codes at any site are then a click away.")
@@ -22,57 +102,4 @@ try:
 except InputError as error:
     engine.say(error)
     st.stop()
-
-sites = heads_of(reading.codes)
-site = st.selectbox(
-    "Coloured by",
-    list(sites),
-    key="site",
-    bind=IN_URL,
-    help="A head, an MLP, the residual stream, or all heads of a layer.",
-)
-place = st.container()
-
-n = len(reading.pieces)
-wanted = st.query_params.get("token", "")
-wanted = int(wanted) if wanted.isdecimal() and int(wanted) < n else n - 1
-key = f"token of {text}"
-st.session_state.setdefault(key, wanted)
-token = st.pills(
-    "Token",
-    range(n),
-    format_func=lambda i: f"{i} {plain(visible(reading.pieces[i]))}",
-    key=key,
-    help="Its codes at all sites are listed below.",
-)
-with place:
-    for name in sites[site]:
-        st.html(coloured(name, reading.pieces, reading.codes[name].ids[:, 0].tolist(), token))
-    st.caption("Colour and number: the strongest code of each token. The same code has the same colour.")
-if token is None:
-    st.caption("Choose a token to see its codes at all sites.")
-    st.stop()
-st.query_params["token"] = str(token)
-
-rows = [
-    {
-        "site": name,
-        "slot": slot + 1,
-        "code": int(codes.ids[token, slot]),
-        "similarity": float(codes.similarity[token, slot]),
-        "margin": float(codes.margin[token, slot]),
-    }
-    for name, codes in reading.codes.items()
-    for slot in range(codes.ids.shape[1])
-    if codes.ids[token, slot] >= 0
-]
-columns = {
-    "similarity": st.column_config.NumberColumn(
-        format="%.3f", help="Cosine of the code with the vector, or with what earlier codes left of it."
-    ),
-    "margin": st.column_config.NumberColumn(
-        format="%.3f", help="Similarity minus the highest one of a code that was passed over."
-    ),
-}
-st.subheader(f"Codes of {plain(visible(reading.pieces[token]))}")
-st.dataframe(rows, hide_index=True, column_config=columns)
+tokens(reading, text)

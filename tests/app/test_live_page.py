@@ -1,15 +1,28 @@
 """The page *Live text*: codes as the codebooks choose them, at every token and site."""
 
+import base64
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from interp.app import token_strip
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
 from tests.app.conftest import files_of, html_of
+
+
+def values_of(array: list | dict) -> np.ndarray:
+    """Numbers of a figure, which plotly packs."""
+    if isinstance(array, list):
+        return np.array(array)
+    flat = np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"])
+    return flat.reshape([int(n) for n in str(array.get("shape", flat.size)).split(",")])
+
 
 TEXT = "Mary had a store"
 
@@ -30,20 +43,25 @@ def expected(tiny_model_folder, runs_with_books) -> dict[str, np.ndarray]:
     return {site: found[0, 1:].numpy() for site, found in attached.ids.items()}
 
 
-def _numbers(strip: str) -> list[int]:
-    return [int(number) for number in re.findall(r"<sub[^>]*>(\d+)</sub>", strip)]
+def _strip(app) -> dict:
+    """What the component is given to draw."""
+    [element] = app.get("bidi_component")
+    return json.loads(element.proto.json or element.proto.mixed.json)
 
 
 def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page, runs_with_books, expected):
     before = files_of(runs_with_books)
     app = page(text=TEXT, site="a1.h2")
     assert app.text_area(key="text").value == TEXT and app.selectbox(key="site").value == "a1.h2"
-    [strip] = html_of(app)
-    assert _numbers(strip) == expected["a1"][:, 2, 0].tolist()
-    hues = re.findall(r"hsla\((\d+)", strip)
-    assert len(set(zip(hues, _numbers(strip), strict=True))) == len(set(_numbers(strip))) == len(set(hues))
+    strip = _strip(app)
+    [row] = strip["rows"]
+    assert "".join(strip["pieces"]) == TEXT and strip["chosen"] == len(strip["pieces"]) - 1
+    assert row["name"] == "a1.h2" and row["codes"] == expected["a1"][:, 2, 0].tolist()
+    pairs = set(zip(row["colours"], row["codes"], strict=True))
+    assert len(pairs) == len(set(row["codes"])) == len(set(row["colours"]))
 
-    app.get("button_group")[0].set_value(2).run()
+    app.selectbox(key=f"token of {TEXT}").set_value(2).run()
+    assert _strip(app)["chosen"] == 2
     assert not app.exception and app.query_params["token"] in ("2", ["2"])
     table = app.dataframe[0].value
     # two layers of four heads and an MLP, two slots each
@@ -53,23 +71,62 @@ def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page,
         codes = expected[layer][2] if not head else expected[layer][2, int(head)]
         assert row.code == codes[row.slot - 1]
         assert -1 <= row.similarity <= 1 and row.margin <= 2
+        assert row.page == f"/codes?code={row.site}:{row.code}"
+        assert row.steer == f"/steering?codes={row.site}%3D{row.code}"
     assert files_of(runs_with_books) == before
 
 
 def test_all_heads_of_a_layer_are_shown_at_once(page, expected):
     app = page(text=TEXT)
     app.selectbox(key="site").set_value("a0").run()
-    strips = html_of(app)
-    assert [_numbers(strip) for strip in strips] == expected["a0"][:, :, 0].T.tolist()
+    assert [row["codes"] for row in _strip(app)["rows"]] == expected["a0"][:, :, 0].T.tolist()
+
+
+def test_two_tokens_are_compared_site_by_site(page, expected):
+    app = page(text=TEXT, token="1")
+    app.selectbox(key=f"other of {TEXT}").set_value(3).run()
+    assert not app.exception
+    same = {}
+    for site, codes in expected.items():
+        heads = codes[:, None] if codes.ndim == 2 else codes
+        for head in range(heads.shape[1]):
+            mine, theirs = set(heads[1, head].tolist()), set(heads[3, head].tolist())
+            same[site, head] = len(mine & theirs) / len(mine)
+    text = " ".join(markdown.value for markdown in app.markdown)
+    assert f"**{sum(value > 0 for value in same.values())} of 10**" in text
+    [chart] = app.get("plotly_chart")
+    [trace] = json.loads(chart.proto.spec)["data"]
+    assert trace["y"] == ["head 0", "head 1", "head 2", "head 3", "MLP"]
+    grid = values_of(trace["z"])
+    assert grid.shape == (5, 2)
+    assert all(grid[head, layer] == same[f"a{layer}", head] for layer in (0, 1) for head in range(4))
+    assert all(grid[4, layer] == same[f"m{layer}", 0] for layer in (0, 1))
 
 
 def test_markup_in_a_text_is_shown_as_text(page):
     app = page(text="<script>alert(1)</script> *a* ![x](https://example.org)")
-    for strip in html_of(app):
-        assert "&lt;" in strip and not re.search(r"<(?!/?(?:div|span|sub|b)\b)", strip)
-    labels = app.get("button_group")[0].options
-    assert any(r"\<" in label for label in labels)
-    assert not any(re.search(r"(?<!\\)[<*\[!]", label) for label in labels)
+    # the component makes text of what it is given, see test_the_component_makes_only_text
+    assert "".join(_strip(app)["pieces"]).startswith("<script>")
+    assert not html_of(app)
+    for chosen in app.selectbox:
+        if chosen.label in ("Token", "Compared with"):
+            assert any(r"\<" in label for label in chosen.options)
+            assert not any(re.search(r"(?<!\\)[<*\[!]", label) for label in chosen.options)
+    for element in (*app.subheader, *app.markdown, *app.caption):
+        assert not re.search(r"(?<!\\)<", element.value)
+
+
+def test_the_component_makes_only_text():
+    source = (Path(token_strip.__file__)).read_text(encoding="utf-8")
+    assert "textContent" in source
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source)
+
+
+@pytest.mark.parametrize("token", ["-1", "99", "x", "1e3", "²"])
+def test_an_address_that_names_no_token_begins_at_the_last(page, token):
+    app = page(text=TEXT, token=token, site="a9.h9")
+    assert _strip(app)["chosen"] == len(_strip(app)["pieces"]) - 1
+    assert app.selectbox(key="site").value == "a0" and not app.error
 
 
 @pytest.mark.parametrize(
