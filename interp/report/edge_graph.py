@@ -8,6 +8,7 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from interp.report.figures import CSS, opacity, svg
+from interp.report.spacing import spread
 
 DRAWN = 40
 """Edges drawn, largest absolute score first; more would be a thicket."""
@@ -112,20 +113,7 @@ def _heights(
     for c in set(column):
         rows = np.flatnonzero(column == c)
         rows = rows[np.argsort(y[rows], kind="stable")]
-        y[rows] = _spread(y[rows], NODE_HEIGHT + 8, low, high)
-    return y
-
-
-def _spread(y: np.ndarray, least: float, low: float, high: float) -> np.ndarray:
-    """The same order with at least ``least`` between neighbours, or evenly where that does not fit."""
-    if len(y) > 1 and (len(y) - 1) * least >= high - low:
-        return np.linspace(low, high, len(y))
-    y = y.copy()
-    for i in range(1, len(y)):
-        y[i] = max(y[i], y[i - 1] + least)
-    y -= max(0.0, y[-1] - high)
-    for i in range(len(y) - 2, -1, -1):
-        y[i] = min(y[i], y[i + 1] - least)
+        y[rows] = spread(y[rows], NODE_HEIGHT + 8, low, high)
     return y
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from interp.report.figures import short, svg, text_at
+from interp.report.spacing import spread
 
 LEFT, TOP, WIDTH, HEIGHT = 48.0, 12.0, 640.0, 360.0
 NAMES = 210.0
@@ -71,7 +72,7 @@ def pareto_figure(points: Sequence[Point], quality: str, label: str) -> Markup:
     for point in sorted(points, key=lambda p: p.n):
         by_name.setdefault(point.name, []).append(point)
     ends = sorted((place(its[-1])[1], name) for name, its in by_name.items())
-    heights = _spread([y for y, _ in ends])
+    heights = spread([y for y, _ in ends], LINE, TOP, TOP + HEIGHT)
     for (_, name), y in zip(ends, heights, strict=True):
         body += _method(by_name[name], place, y, any(p in front for p in by_name[name]))
     return svg(LEFT + WIDTH + NAMES, TOP + HEIGHT + 40, label, body, role="group")
@@ -130,15 +131,3 @@ def _method(points: Sequence[Point], place, y_name: float, on_front: bool) -> li
             )
         )
     return body
-
-
-def _spread(heights: Sequence[float]) -> list[float]:
-    """Heights in rising order, moved as little as a sweep down and one up need to keep ``LINE`` between them."""
-    found: list[float] = []
-    for y in heights:
-        found.append(max(y, found[-1] + LINE) if found else y)
-    last = TOP + HEIGHT
-    for i in reversed(range(len(found))):
-        found[i] = min(found[i], last)
-        last = found[i] - LINE
-    return found

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from interp.bench.table import METRICS
 from interp.report.bench import bench_command, render_bench
-from interp.report.pareto import LINE, Point, _spread, pareto_figure, pareto_front
+from interp.report.pareto import LINE, Point, pareto_figure, pareto_front
+from interp.report.spacing import spread
 from tests.report.synthetic import EVIL
 from tests.report.test_page import _Page
 
@@ -143,9 +144,11 @@ def test_every_point_is_drawn_inside_the_figure(points):
 
 
 def test_names_do_not_lie_on_each_other():
-    found = _spread([100.0, 100.5, 101.0, 300.0, 371.0, 371.5])
+    found = spread([100.0, 100.5, 101.0, 300.0, 371.0, 371.5], LINE, 12.0, 372.0)
     assert all(b - a >= LINE - 1e-9 for a, b in zip(found, found[1:], strict=False))
     assert found[3] == 300.0 and max(found) <= 372
+    crowded = spread([0.0] * 10, LINE, 0.0, 90.0)
+    assert crowded.tolist() == [10.0 * i for i in range(10)]
 
 
 @pytest.mark.browser
