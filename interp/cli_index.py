@@ -162,10 +162,7 @@ def search(
 
     index = CodeIndex.open(folder)
     if code is not None:
-        book, separator, number = code.rpartition(":")
-        if not separator or not number.isdecimal():
-            raise InputError(f"--code {code!r}: write BOOK:CODE, such as a12.h3:97")
-        print_page(code_page(index, book, int(number), n=n))
+        print_page(code_page(index, *index.layout.named(code), n=n))
         return
     if prompt is not None:
         from interp.models import load_model

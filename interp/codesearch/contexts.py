@@ -1,11 +1,12 @@
 """Tokens of the corpus among their neighbours: where a code is on, ranked, evenly spread or all of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
 
 from interp.codesearch.index import CodeIndex
+from interp.codesearch.matches import Matches
 from interp.codesearch.strengths import RANKS
 from interp.tasks.errors import InputError
 
@@ -74,6 +75,20 @@ def code_contexts(
     end = None if n is None else start + n
     some = every[start:end] if order == "corpus" or n is None else spaced(every, n)
     return [context_at(index, token, book, code, **around) for token in some.tolist()]
+
+
+def match_contexts(
+    index: CodeIndex, matches: Matches, n: int = 10, *, before: int = 16, after: int = 16
+) -> list[Context]:
+    """Matches of a search, evenly spaced, in the contexts of their first tokens; active is what lies in a match."""
+    inside = np.unique(matches.tokens)
+    firsts = matches.tokens[np.flatnonzero(np.diff(matches.match, prepend=-1))]
+    found = []
+    for token in spaced(firsts, n).tolist():
+        context = context_at(index, token, before=before, after=after)
+        here = token - context.focus + np.arange(len(context.pieces))
+        found.append(replace(context, active=np.isin(here, inside).tolist()))
+    return found
 
 
 def context_at(

@@ -24,7 +24,7 @@ from interp.bottlenecks.book_folder import BookFolder, books_fingerprint, model_
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.layout import Book, IdFile, Layout
 from interp.codesearch.postings import positions
-from interp.codesearch.strengths import BINS, RANKS, unpack_counts
+from interp.codesearch.strengths import BINS, N_TOP, RANKS, unpack_counts
 from interp.files import atomic_path
 from interp.models import Model
 from interp.tasks.errors import InputError
@@ -32,6 +32,18 @@ from interp.tasks.errors import InputError
 FORMAT = 2
 MANIFEST, IDS = "manifest.json", "ids.npy"
 _CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
+_KEYS = {
+    "model": dict,
+    "books": dict,
+    "text": dict,
+    "error_term": bool,
+    "context": int,
+    "n_tokens": int,
+    "span": int,
+    "layout": list,
+    "bytes": dict,
+}
+"""What a manifest must have."""
 _TABLES = ("counts", "lists", "top_token", "top_similarity", "top_margin", "histogram")
 
 
@@ -101,17 +113,14 @@ class CodeIndex:
         manifest = _read_manifest(folder)
         try:
             layout = Layout(tuple(Book(*entry) for entry in manifest["layout"]), int(manifest["n_tokens"]))
-            for name, size in manifest["bytes"].items():
-                found = (folder / name).stat().st_size
-                if found != size:
-                    raise InputError(
-                        f"{folder / name} is damaged: {found} bytes, not {size}; build the index again"
-                    )
+            _check_sizes(folder, manifest["bytes"])
             tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_CORPUS, *_TABLES)}
+            _check_shapes(folder, layout, tables)
         except InputError:
             raise
-        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-            raise InputError(f"the index {folder} is damaged: {error}; build it again") from None
+        except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            why = f"no {error} there" if isinstance(error, KeyError) else error
+            raise InputError(f"the index {folder} is damaged: {why}; build it again") from None
         found = cls(folder, manifest, layout, IdFile.open(folder / IDS, layout), tables, books, books_within)
         if books is not None:
             found.check_books(books)
@@ -230,5 +239,43 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(f"{path} is not of format {FORMAT}, which this version reads")
+        raise InputError(f"{path} is not of format {FORMAT}, which this version reads: build the index again")
+    for name, kind in _KEYS.items():
+        if not isinstance(manifest.get(name), kind) or (kind is int and manifest[name] < 1):
+            raise InputError(
+                f"{path} is damaged: its {name} is {manifest.get(name)!r}; build the index again"
+            )
+    if not isinstance(manifest["books"].get("fingerprint"), str):
+        raise InputError(
+            f"{path} is damaged: it does not say which codebooks it is of; build the index again"
+        )
     return manifest
+
+
+def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
+    for name in (IDS, *(f"{table}.npy" for table in (*_CORPUS, *_TABLES))):
+        found = (folder / name).stat().st_size
+        if found != sizes[name]:
+            raise InputError(
+                f"{folder / name} is damaged: {found} bytes, not {sizes[name]}; build the index again"
+            )
+
+
+def _check_shapes(folder: Path, layout: Layout, tables: Mapping[str, np.ndarray]) -> None:
+    n = layout.n_codes
+    best = n, len(RANKS), N_TOP
+    wanted = {
+        "tokens": (layout.n_tokens,),
+        "counts": (n,),
+        "lists": (n, tables["lists"].shape[-1]),
+        "top_token": best,
+        "top_similarity": best,
+        "top_margin": best,
+        "histogram": (n, 2, len(BINS) - 1),
+        "vocabulary_ends": tables["special"].shape,
+    }
+    for name, shape in wanted.items():
+        if tables[name].shape != shape:
+            raise InputError(
+                f"{folder / name}.npy is damaged: {tables[name].shape}, not {shape}; build the index again"
+            )

@@ -4,6 +4,7 @@ A block of :data:`BLOCK` tokens of one book is contiguous, so that both ways of 
 book (chunks of 16 KiB at eight codes a token), and all books' codes at a few tokens (which then lie near each other).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,6 +106,19 @@ class Layout:
         if not 0 <= code < self.books[number].n_codes:
             raise InputError(f"code {code} of {name}: there are 0 to {self.books[number].n_codes - 1}")
         return int(self.codes[number]) + code
+
+    def named(self, name: str) -> tuple[str, int]:
+        """Book and id of a code's name, ``a12.h3:97``.
+
+        Raises:
+            InputError: no such name, book or code.
+        """
+        found = re.fullmatch(r"\s*([^\s:=]+)\s*[:=]\s*([0-9]{1,9})\s*", name)
+        if found is None:
+            raise InputError(f"code {name!r}: write BOOK:CODE, such as {self.books[0].name}:7")
+        book, code = found[1], int(found[2])
+        self.code(book, code)
+        return book, code
 
     def of_code(self, index: int) -> tuple[Book, int]:
         """The book and the id of a place among all codes."""

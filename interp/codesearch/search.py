@@ -79,12 +79,34 @@ class CodeScores:
         min_hits: int = 1,
         per_book: int | None = None,
     ) -> list[CodeHit]:
-        """The best codes.
+        """The best codes, see :meth:`places`."""
+        found = self.places(
+            sort=sort,
+            min_precision=min_precision,
+            min_recall=min_recall,
+            min_hits=min_hits,
+            per_book=per_book,
+            most=n,
+        )
+        return self.hits_at(found)
+
+    def places(
+        self,
+        *,
+        sort: str = "f1",
+        min_precision: float = 0.0,
+        min_recall: float = 0.0,
+        min_hits: int = 1,
+        per_book: int | None = None,
+        most: int | None = None,
+    ) -> Int[np.ndarray, " n"]:
+        """The places of codes among all, the best first.
 
         Args:
             sort: ``f1``, ``precision``, ``recall`` or ``count`` (tokens with the code).
             min_hits: tokens in matches that a code must have: one of one is no evidence.
             per_book: at most so many of each book.
+            most: at most so many; all if None.
 
         Raises:
             InputError: another sort.
@@ -98,9 +120,9 @@ class CodeScores:
         if per_book is not None:
             parts = np.split(kept, np.searchsorted(kept, self.index.layout.codes[1:-1]))
             kept = np.concatenate([part[largest(keys[part], per_book, self.hits[part])] for part in parts])
-        return self._hits(kept[largest(keys[kept], n, self.hits[kept])])
+        return kept[largest(keys[kept], len(kept) if most is None else most, self.hits[kept])]
 
-    def _hits(self, places: Int[np.ndarray, " n"]) -> list[CodeHit]:
+    def hits_at(self, places: Int[np.ndarray, " n"]) -> list[CodeHit]:
         """Codes by their places among all."""
         counts, hits, found = (
             part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found)

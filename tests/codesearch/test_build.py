@@ -235,3 +235,29 @@ def test_a_manifest_of_another_format(index, tmp_path):
         CodeIndex.open(folder)
     with pytest.raises(InputError, match="no code index"):
         CodeIndex.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model", "books", "text", "context", "n_tokens", "span", "layout", "bytes"])
+@pytest.mark.parametrize("value", [None, 0, -3, "x", [], [[1]], {}, {"x": 1}])
+def test_no_manifest_ends_in_more_than_one_line(index, tmp_path, name, value):
+    """Any of its values may be anything: it opens or says what is wrong."""
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for changed in ({**manifest, name: value}, {k: v for k, v in manifest.items() if k != name}):
+        (folder / "manifest.json").write_text(json.dumps(changed))
+        try:
+            CodeIndex.open(folder)
+        except InputError as error:
+            assert "\n" not in str(error) and str(folder) in str(error)
+        else:
+            assert value in ({}, {"x": 1}) and name in ("model", "text")
+
+
+def test_tables_of_another_index_are_called_damage(index, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    table = np.load(folder / "top_token.npy")
+    np.save(folder / "top_token.npy", table.reshape(2, -1, table.shape[-1]))
+    with pytest.raises(InputError, match=r"top_token.npy is damaged: \(2, "):
+        CodeIndex.open(folder)
