@@ -56,7 +56,7 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Mark
     pitch = min(150.0, max(NODE_WIDTH + 18.0, 1040 / len(columns)))
     height = min(620.0, max(240.0, 120.0 + 62 * per_column + 6 * len(nodes)))
     x = np.array([(columns.index(node.column) + 0.5) * pitch for node in nodes])
-    y = _heights(nodes, drawn, columns, height)
+    y = place_nodes(nodes, drawn, columns, height)
     where = {node.site: (x[i], y[i]) for i, node in enumerate(nodes)}
     body = [Markup("<style>{}</style>").format(CSS)]
     for c, (layer, is_mlp) in enumerate(columns):
@@ -81,12 +81,20 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Mark
     return svg(len(columns) * pitch, height + 40, label, body, role="group")
 
 
-def _heights(
-    nodes: Sequence[Node], edges: Sequence[dict], columns: list[tuple[int, bool]], height: float
+def place_nodes(
+    nodes: Sequence[Node],
+    edges: Sequence[dict],
+    columns: list[tuple[int, bool]],
+    height: float,
+    extent: float = NODE_HEIGHT,
 ) -> Float[np.ndarray, " node"]:
     """Vertical places: edges pull their ends together and all to the middle, nodes in near columns push apart.
 
     Without the push an edge would run behind the nodes between its ends.
+
+    Args:
+        height: there is for them.
+        extent: that a node takes of it.
     """
     index = {node.site: i for i, node in enumerate(nodes)}
     column = np.array([columns.index(node.column) for node in nodes])
@@ -99,9 +107,9 @@ def _heights(
     distance = np.abs(column[:, None] - column[None, :])
     push = np.where(distance <= 3, 1.0 / (1 + distance), 0.0)
     np.fill_diagonal(push, 0.0)
-    low, high = 14 + NODE_HEIGHT / 2, height - NODE_HEIGHT / 2 - 4
+    low, high = 14 + extent / 2, height - extent / 2 - 4
     y = np.random.default_rng(0).uniform(low, high, len(nodes))
-    reach = NODE_HEIGHT + 22
+    reach = extent + 22
     for sweep in range(_SWEEPS):
         gap = y[:, None] - y[None, :]
         away = np.sign(gap) * np.clip(reach - np.abs(gap), 0, None) * push
@@ -113,7 +121,7 @@ def _heights(
     for c in set(column):
         rows = np.flatnonzero(column == c)
         rows = rows[np.argsort(y[rows], kind="stable")]
-        y[rows] = spread(y[rows], NODE_HEIGHT + 8, low, high)
+        y[rows] = spread(y[rows], extent + 8, low, high)
     return y
 
 

@@ -1,0 +1,288 @@
+"""Figures of a circuit for a page that draws with plotly: data in, figure out.
+
+Colours are half-tones that hold on a light and on a dark page, the sign as hue and the size as opacity; text takes
+the page's own colour. Plotly reads a little HTML in labels, so every token and name is escaped.
+"""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from interp.report import wording
+from interp.report.components import Scale, effect_text, roles_named
+from interp.report.figures import EXPONENT, opacity
+from interp.report.plot_style import BLUE, GREY, ORANGE
+from interp.runs import Run
+
+SMALL = 10
+CHOSEN = "#dc325a"
+_MARGIN = {"l": 4, "r": 4, "t": 4, "b": 4}
+_CELL = 22
+"""Pixels of a row of heads."""
+
+
+def tone(value: int | float, alpha: float) -> str:
+    """The colour of a sign."""
+    red, green, blue = (int((ORANGE if value < 0 else BLUE)[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha:.2f})"
+
+
+_NOTHING = "rgba(128,128,128,.08)"
+_UNSIGNED = [[0, _NOTHING], [1, tone(1, 0.95)]]
+_SIGNED = [[0, tone(-1, 0.95)], [0.5, _NOTHING], [1, tone(1, 0.95)]]
+
+
+def grid_plot(run: Run, scale: Scale, chosen: str | None = None) -> go.Figure:
+    """Layers from left to right, a row a head: the score as colour, members outlined and numbered.
+
+    A member's number is its exact effect in percent of the clean–corrupt gap. Each head has one selectable point whose
+    ``customdata`` is its site.
+    """
+    heads = run.result["heads"]
+    n_layers, n_heads = (1 + max(head[key] for head in heads) for key in ("layer", "head"))
+    shade = np.zeros((n_heads, n_layers))
+    for head in heads:
+        size = opacity(head["score"], scale.largest_score)
+        shade[head["head"], head["layer"]] = np.sign(head["score"]) * size if scale.has_sign else size
+    figure = go.Figure(
+        go.Heatmap(
+            z=shade,
+            colorscale=_SIGNED if scale.has_sign else _UNSIGNED,
+            zmin=-1 if scale.has_sign else 0,
+            zmax=1,
+            xgap=1,
+            ygap=1,
+            hoverinfo="skip",
+            colorbar=_colorbar(scale),
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=[head["layer"] for head in heads],
+            y=[head["head"] for head in heads],
+            customdata=[head["site"] for head in heads],
+            mode="markers+text",
+            marker={"symbol": "square", "size": _CELL - 2, "opacity": 0},
+            selected={"marker": {"opacity": 0}},
+            unselected={"marker": {"opacity": 0}},
+            text=[_number(head, scale) for head in heads],
+            textfont={"size": SMALL},
+            hovertext=[_said(head, scale) for head in heads],
+            hoverinfo="text",
+        )
+    )
+    for head in heads:
+        if head["in_circuit"] or head["site"] == chosen:
+            figure.add_shape(
+                type="rect",
+                **_square(head["layer"], head["head"]),
+                line={"color": CHOSEN, "width": 2.5}
+                if head["site"] == chosen
+                else {"color": GREY, "width": 1.5},
+            )
+    step = 1 if n_layers <= 40 else 5
+    figure.update_xaxes(
+        title="layer",
+        tickmode="linear",
+        dtick=step,
+        range=[-0.55, n_layers - 0.45],
+        **_plain_axis(),
+        tickangle=0,
+    )
+    figure.update_yaxes(
+        title="head", tickmode="linear", dtick=1, range=[n_heads - 0.45, -0.55], **_plain_axis()
+    )
+    return _finished(figure, height=62 + _CELL * max(n_heads, 4))
+
+
+def _colorbar(scale: Scale) -> dict:
+    """Ticks at values of the score, which the colour follows by a power."""
+    shares = (-1, -0.25, 0, 0.25, 1) if scale.has_sign else (0, 0.1, 0.4, 1)
+    digits = max(1, scale.score_places - 1)
+    return {
+        "title": {"text": "score", "side": "right"},
+        "thickness": 10,
+        "outlinewidth": 0,
+        "tickvals": [float(np.sign(share)) * abs(share) ** EXPONENT for share in shares],
+        "ticktext": [
+            wording.signed(share * scale.largest_score, digits) if share else "0" for share in shares
+        ],
+        "tickfont": {"size": SMALL},
+    }
+
+
+def _number(head: dict, scale: Scale) -> str:
+    share = scale.share(head["effect"])
+    return wording.number(100 * share, 0) if head["in_circuit"] and share is not None else ""
+
+
+def _said(head: dict, scale: Scale) -> str:
+    roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.get("roles", {})))
+    text = f"{head['site']}: score {scale.score(head['score'])}<br>{effect_text(head, scale)}"
+    return text + (f"<br>looks like {html.escape(roles)}" if roles else "")
+
+
+def pattern_plot(
+    pattern: Float[np.ndarray, "query key"], tokens: Sequence[str], roles: Mapping[int, str]
+) -> go.Figure:
+    """Attention from every token (rows) to every token (columns), weights from .05 on as numbers.
+
+    Args:
+        pattern: its rows are the last tokens, all of them or fewer.
+        roles: token index -> its role in the task.
+    """
+    n, queries = len(tokens), len(pattern)
+    names = [_tick(text, roles.get(i)) for i, text in enumerate(tokens)]
+    rows = names[n - queries :]
+    shown = np.where(pattern >= 0.005, pattern, np.nan) ** EXPONENT
+    size = max(12, min(20, 420 // max(queries, 1)))
+    figure = go.Figure(
+        go.Heatmap(
+            z=shown,
+            zmin=0,
+            zmax=1,
+            colorscale=_UNSIGNED,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            text=[
+                [f"{weight:.2f}"[1:] if 0.05 <= weight < 0.995 else "" for weight in row] for row in pattern
+            ]
+            if n <= 24
+            else None,
+            texttemplate="%{text}" if n <= 24 else None,
+            textfont={"size": 8},
+            customdata=pattern,
+            hovertemplate="%{y} → %{x}: %{customdata:.3f}<extra></extra>",
+            x=np.arange(n),
+            y=np.arange(queries),
+        )
+    )
+    figure.update_xaxes(
+        title="attends to", tickvals=np.arange(n), ticktext=names, tickangle=-55, **_plain_axis(SMALL - 1)
+    )
+    figure.update_yaxes(
+        title="from",
+        tickvals=np.arange(queries),
+        ticktext=rows,
+        range=[queries - 0.5, -0.5],
+        **_plain_axis(SMALL - 1),
+    )
+    longest = max(len(text) for text in names)
+    return _finished(figure, height=40 + size * max(queries, 3) + 5 * longest)
+
+
+def _tick(text: str, role: str | None) -> str:
+    shown = html.escape(wording.token(text, 11))
+    return f"<b>{shown} {html.escape(wording.token(role, 8))}</b>" if role else shown
+
+
+def writes_plot(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, float]]) -> go.Figure:
+    """The tokens whose logits a head raises and lowers most by what it writes at END, with the amounts."""
+    rows = [*top, *reversed(bottom)]
+    digits = wording.places(max((abs(value) for _, value in rows), default=1.0))
+    values = [value for _, value in rows]
+    figure = go.Figure(
+        go.Bar(
+            x=values,
+            y=np.arange(len(rows)),
+            orientation="h",
+            marker={"color": [tone(value, 0.75) for value in values]},
+            text=[wording.signed(value, digits) for value in values],
+            textposition="auto",
+            textfont={"size": SMALL},
+            hoverinfo="skip",
+        )
+    )
+    figure.update_yaxes(
+        tickvals=np.arange(len(rows)),
+        ticktext=[html.escape(wording.token(text, 18)) for text, _ in rows],
+        range=[len(rows) - 0.4, -0.6],
+        **_plain_axis(),
+    )
+    figure.update_xaxes(title="added to the logit", zeroline=True, zerolinecolor=GREY, **_plain_axis())
+    return _finished(figure, height=46 + 19 * max(len(rows), 4))
+
+
+def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> go.Figure:
+    """The metric of every pair, one mark a series; pairs in the order of the first series."""
+    order = np.argsort(-next(iter(series.values())), kind="stable")
+    styles = (
+        {"symbol": "circle", "color": BLUE},
+        {"symbol": "circle", "color": ORANGE},
+        {"symbol": "diamond", "color": CHOSEN, "size": 10},
+        {"symbol": "x-thin-open", "color": GREY},
+    )
+    figure = go.Figure()
+    for (name, values), style in zip(series.items(), styles, strict=True):
+        figure.add_trace(
+            go.Scatter(
+                x=[str(i + 1) for i in order],
+                y=values[order],
+                name=name,
+                mode="markers",
+                marker={"size": 8, **style, "line": {"width": 2 if "open" in style["symbol"] else 0}},
+                hovertemplate=f"pair %{{x}}: %{{y:.3f}}<extra>{html.escape(name)}</extra>",
+            )
+        )
+    figure.update_xaxes(title="pair", type="category", **_plain_axis())
+    figure.update_yaxes(title=html.escape(metric), zeroline=True, zerolinecolor=GREY)
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    return _finished(figure, height=300)
+
+
+def scores_plot(
+    x: Float[np.ndarray, "layer head"],
+    y: Float[np.ndarray, "layer head"],
+    groups: Mapping[str, Sequence[tuple[int, int]]],
+    x_name: str,
+    y_name: str,
+) -> go.Figure:
+    """Two values of every head against each other; heads of a named group stand out and the largest are labelled.
+
+    Args:
+        groups: name -> (layer, head); a head that is in none is grey.
+    """
+    named = [place for places in groups.values() for place in places]
+    others = [place for place in np.ndindex(x.shape) if place not in set(named)]
+    colours = (BLUE, ORANGE, CHOSEN)
+    figure = go.Figure()
+    far = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
+    every = {"other heads": (others, GREY)}
+    every |= {name: (places, colour) for (name, places), colour in zip(groups.items(), colours, strict=False)}
+    for name, (places, colour) in every.items():
+        figure.add_trace(
+            go.Scatter(
+                x=[x[place] for place in places],
+                y=[y[place] for place in places],
+                name=html.escape(name),
+                mode="markers+text",
+                text=[f"{place[0]}.{place[1]}" if place in far else "" for place in places],
+                textposition="top center",
+                textfont={"size": SMALL},
+                marker={"color": colour, "size": 5 if name == "other heads" else 8},
+                hovertext=[f"a{layer}.h{head}" for layer, head in places],
+                hovertemplate="%{hovertext}: %{x:.3f}, %{y:.3f}<extra></extra>",
+                cliponaxis=False,
+            )
+        )
+    figure.update_xaxes(title=html.escape(x_name), zeroline=True, zerolinecolor=GREY)
+    figure.update_yaxes(title=html.escape(y_name), zeroline=True, zerolinecolor=GREY)
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    return _finished(figure, height=380)
+
+
+def _square(x: float, y: float, half: float = 0.47) -> dict:
+    return {"x0": x - half, "x1": x + half, "y0": y - half, "y1": y + half}
+
+
+def _plain_axis(size: int = SMALL) -> dict:
+    return {"showgrid": False, "ticks": "", "tickfont": {"size": size}, "automargin": True}
+
+
+def _finished(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(margin=_MARGIN, height=height, dragmode=False)
+    return figure

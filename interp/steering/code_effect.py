@@ -1,0 +1,199 @@
+"""What setting a head's code does to a task: the metric on some pairs with it, without it, and with a random code.
+
+The head's output x becomes x + decode(code) − decode(its own code) at one role's token, or at all, and everything
+after it is recomputed. A code carries what the head does there if setting the corrupt prompt's code on clean prompts
+moves the metric towards the corrupt one, and a random code of the same codebook does not.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from interp.activations.metric import task_metric
+from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_length_batches, model_device
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.base import Bottleneck
+from interp.circuits.choose import mean_interval
+from interp.circuits.head_view import codes_of_head
+from interp.models import Model
+from interp.scores.head_codes import SIDES
+from interp.steering.edits import SetCode
+from interp.steering.steer import steer
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import PromptPair, PromptPairs
+
+Side = Literal["clean", "corrupt"]
+END = "END"
+
+
+@dataclass(frozen=True)
+class PairCodes:
+    """What :func:`read_pairs` found.
+
+    Attributes:
+        metric: on every prompt.
+        codes: of each pair, ids by site as ``attach`` gives them, side first.
+    """
+
+    pairs: PromptPairs
+    metric: Float[np.ndarray, "side pair"]
+    codes: tuple[Mapping[str, Int[np.ndarray, "side pos *group k"]], ...]
+
+    def strongest(self, layer: int, head: int, role: str, side: Side) -> list[int] | None:
+        """The head's strongest code at the role on each prompt of a side; ``None`` without a codebook for it."""
+        found = [codes_of_head(codes, layer, head, SIDES.index(side)) for codes in self.codes]
+        if any(codes is None for codes in found):
+            return None
+        return [int(codes[position(pair, role), 0]) for codes, pair in zip(found, self.pairs, strict=True)]
+
+    def shares(self, layer: int, head: int, role: str, side: Side) -> dict[int, float]:
+        """Share of a side's prompts with each code, most used first."""
+        counts = Counter(self.strongest(layer, head, role, side))
+        return {code: count / len(self.pairs) for code, count in counts.most_common()}
+
+
+@dataclass(frozen=True)
+class CodeEffect:
+    """The metric on every pair.
+
+    Attributes:
+        side: the prompts on which codes were set.
+        role: the token at which they were; ``None`` for all tokens.
+        codes, random_codes: of each pair.
+        before: without any.
+    """
+
+    site: str
+    side: Side
+    role: str | None
+    codes: tuple[int, ...]
+    random_codes: tuple[int, ...]
+    before: Float[np.ndarray, " pair"]
+    with_codes: Float[np.ndarray, " pair"]
+    with_random: Float[np.ndarray, " pair"]
+
+    def change(self, *, random: bool = False, seed: int = 0) -> tuple[float, float, float]:
+        """Mean change of the metric, and its 95 % bootstrap interval over pairs."""
+        return mean_with_interval((self.with_random if random else self.with_codes) - self.before, seed)
+
+
+def mean_with_interval(values: Float[np.ndarray, " pair"], seed: int = 0) -> tuple[float, float, float]:
+    """A mean and its 95 % bootstrap interval over pairs; without one for a single pair, NaN."""
+    if len(values) < 2:
+        return float(values.mean()), float("nan"), float("nan")
+    low, high = mean_interval(values[:, None], seed)
+    return float(values.mean()), float(low[0]), float(high[0])
+
+
+def roles_of(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
+    """The roles that every pair has, END first."""
+    common = [role for role in pairs[0].positions if all(role in pair.positions for pair in pairs)]
+    return (END, *(role for role in common if role != END))
+
+
+def position(pair: PromptPair, role: str) -> int:
+    """Where a role stands; END is the last token also where a task names no roles."""
+    return pair.positions[role] if role in pair.positions else len(pair.clean_tokens) - 1
+
+
+@torch.no_grad()
+def read_pairs(
+    model: Model,
+    codebooks: Mapping[str, Bottleneck],
+    pairs: PromptPairs,
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> PairCodes:
+    """The metric and the heads' codes on all prompts of some pairs, each run once.
+
+    Args:
+        progress: told of forwards, two a pair.
+    """
+    books = {site: book for site, book in codebooks.items() if site[0] == "a"}
+    metric = np.zeros((2, len(pairs)))
+    codes: list[Mapping[str, np.ndarray]] = [{}] * len(pairs)
+    with attach(model, books, error_term=True) as attached:
+        for indices in equal_length_batches(pairs, batch_size):
+            seen: list[dict[str, np.ndarray]] = []
+            for row, side in enumerate(SIDES):
+                metric[row, list(indices)] = _metric(model, pairs, indices, side)
+                seen.append({site: ids.cpu().numpy().astype(np.int32) for site, ids in attached.ids.items()})
+                if progress is not None:
+                    progress(len(indices))
+            for row, index in enumerate(indices):
+                codes[index] = {site: np.stack([found[site][row] for found in seen]) for site in books}
+    return PairCodes(pairs, metric, tuple(codes))
+
+
+@torch.no_grad()
+def set_code(
+    model: Model,
+    codebooks: Mapping[str, Bottleneck],
+    read: PairCodes,
+    site: str,
+    codes: int | Sequence[int],
+    *,
+    role: str | None = END,
+    side: Side = "clean",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CodeEffect:
+    """Set a head's strongest code on the prompts of one side, then a random one of its codebook, once each.
+
+    Args:
+        read: of the pairs, by the same model.
+        codes: one for all pairs, or one for each.
+        role: at which token; ``None`` for all tokens, BOS included.
+        seed: of the random codes, one a pair, each another than the code set there.
+        progress: told of forwards, two a pair.
+
+    Raises:
+        InputError: a site without a codebook, a code that it does not have, or a role that not all pairs have.
+    """
+    pairs = read.pairs
+    if role is not None and role not in roles_of(pairs):
+        raise InputError(f"role {role!r}: choose {', '.join(roles_of(pairs))}")
+    codes = [codes] * len(pairs) if isinstance(codes, int) else [int(code) for code in codes]
+    checked = steer(model, codebooks, [SetCode(site, code, rows=[i]) for i, code in enumerate(codes)])
+    (book,) = checked.bottlenecks.values()
+    if book.config.n_codes < 2:
+        raise InputError(f"the codebook at {site} has one code: there is nothing to compare it with")
+    drawn = np.random.default_rng(seed).integers(book.config.n_codes - 1, size=len(pairs))
+    drawn = [int(code) + (int(code) >= given) for code, given in zip(drawn, codes, strict=True)]
+    found = {}
+    for name, chosen in (("set", codes), ("random", drawn)):
+        values = np.zeros(len(pairs))
+        for indices, column in _batches(pairs, role):
+            edits = [SetCode(site, chosen[i], rows=[row]) for row, i in enumerate(indices)]
+            where = "all" if column is None else column
+            with steer(model, codebooks, edits, positions=where):
+                values[indices] = _metric(model, pairs, indices, side)
+            if progress is not None:
+                progress(len(indices))
+        found[name] = values
+    before = read.metric[SIDES.index(side)]
+    return CodeEffect(site, side, role, tuple(codes), tuple(drawn), before, found["set"], found["random"])
+
+
+def _batches(pairs: PromptPairs, role: str | None) -> Iterator[tuple[list[int], int | None]]:
+    """Pairs of one length whose role stands at one column, and that column."""
+    for indices in equal_length_batches(pairs, BATCH_SIZE):
+        columns = [None if role is None else position(pairs[i], role) for i in indices]
+        for column in dict.fromkeys(columns):
+            yield [i for i, at in zip(indices, columns, strict=True) if at == column], column
+
+
+def _metric(
+    model: Model, pairs: PromptPairs, indices: Sequence[int], side: Side
+) -> Float[np.ndarray, " batch"]:
+    """The metric on one side of pairs of one length."""
+    rows = [pairs[i] for i in indices]
+    tokens = [row.clean_tokens if side == "clean" else row.corrupt_tokens for row in rows]
+    logits = end_logits(model, torch.tensor(tokens, device=model_device(model)))
+    return task_metric(logits, rows, pairs.metric).cpu().double().numpy()
