@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import streamlit as st
@@ -127,3 +127,26 @@ def running(spec: str | None = None) -> Iterator:
     with _TURNS.turn(waiting, PATIENCE):
         notice.empty()
         yield loaded
+
+
+def turn() -> AbstractContextManager[None]:
+    """A turn at the model for a thread behind the pages, which tells nobody that it waits."""
+    return _TURNS.turn(lambda _before: None, PATIENCE)
+
+
+@contextmanager
+def stage(name: str, total: int) -> Iterator[Callable[..., None]]:
+    """A stage of work as a bar on the page, see :data:`interp.progress.Stage`; it vanishes with the work."""
+    bar, done, began = st.progress(0.0, name), 0, time.monotonic()
+
+    def tell(more: int, note: str = "") -> None:
+        nonlocal done
+        done += more
+        took = time.monotonic() - began
+        left = f", about {took / done * (total - done):.0f} s left" if done else ""
+        bar.progress(min(1.0, done / max(1, total)), f"{name}: {done} of {total}{left} {note}")
+
+    try:
+        yield tell
+    finally:
+        bar.empty()

@@ -1,36 +1,45 @@
-"""One comparison for the page *Steering*: a prompt continued without and with codes, as two rows of one batch."""
+"""One comparison for the page *Steering*: a prompt continued without and with codes, as rows of one batch."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import streamlit as st
+import numpy as np
+from jaxtyping import Float
 
 from interp.app import engine
-from interp.app.tokens import marked, pieces
-from interp.steer_console import program
-from interp.steering import AddCode, ForbidCode, FoundCodes, SetCode, find_codes, steer
+from interp.app.tokens import pieces
+from interp.steering import FoundCodes, find_codes, steer
 from interp.steering.continuations import Continuation, continue_prompts, encode_prompts
+from interp.steering.controls import random_codes
+from interp.steering.divergence import step_divergences
+from interp.steering.edits import code_edits
+from interp.steering.kept import keep, recall, request_key
+from interp.steering.repeat import command, program
+from interp.tasks.errors import InputError
 from interp.text.special import first_token
 
-BASE, STEERED = 0, 1
-"""Rows of the batch."""
+BASE, STEERED, RANDOM = "Base", "Steered", "Random codes"
 EVERY = 2
 """New tokens between two looks at what was written so far."""
 HOW = ("set", "added", "forbidden")
 
 
 @dataclass(frozen=True)
-class Dose:
-    """How codes are edited and how the text is sampled.
+class Request:
+    """What is asked for.
 
     Attributes:
         how: of :data:`HOW`.
         scale: of added codes, of their difference from their book's mean.
         slots: of set codes.
-        share: of the positions.
+        positions, share: as of :func:`~interp.steering.steer`.
+        control: write a third text with random codes at the same sites.
     """
 
+    prompt: str
+    codes: tuple[tuple[str, int], ...]
     how: str
     scale: float
     slots: int
@@ -39,122 +48,159 @@ class Dose:
     n_tokens: int
     temperature: float
     seed: int
+    chat: bool = False
+    control: bool = False
 
-    def edits(self, codes: Sequence[tuple[str, int]]) -> list:
-        rows = [STEERED]
-        if self.how == "set":
-            return [SetCode(site, code, self.slots, rows=rows) for site, code in codes]
-        if self.how == "added":
-            return [AddCode(site, code, self.scale, rows=rows, from_mean=True) for site, code in codes]
-        return [ForbidCode(site, code, rows=rows) for site, code in codes]
+
+@dataclass(frozen=True)
+class Written:
+    """One of the texts.
+
+    Attributes:
+        pieces: the prompt's and the new tokens as text; BOS is among them only if codes were edited there.
+        n_prompt: how many of them are the prompt.
+        marks: at which of them codes were edited as the model read them.
+        divergence: KL(steered ‖ plain) at the step of each new token, nats; None without edits.
+    """
+
+    name: str
+    text: Continuation
+    pieces: list[str]
+    n_prompt: int
+    marks: list[bool]
+    divergence: Float[np.ndarray, " token"] | None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """
     Attributes:
-        texts, strips: base and steered: what was written, and HTML of it with its prompt, steered tokens marked.
-        codes: sites and ids as edited.
-        n_steered: tokens at which codes were edited.
-        program: Python that does it again.
+        codes: those used, and the random ones of the control, if there is one.
+        program, command: Python, and a command line, that write the same again.
     """
 
-    texts: tuple[Continuation, Continuation]
-    strips: tuple[str, str]
-    codes: list[tuple[str, int]]
-    n_steered: int
+    texts: tuple[Written, ...]
+    codes: tuple[tuple[str, int], ...]
+    random: tuple[tuple[str, int], ...] | None
     program: str
+    command: str
 
 
 def compare(
-    folder: Path | None,
-    books: dict,
-    prompt: str,
-    codes: Sequence[tuple[str, int]],
-    dose: Dose,
-    show: Callable[[int, str], None],
+    folder: Path | None, books: dict, request: Request, show: Callable[[int, str], None]
 ) -> Comparison:
-    """Continue the prompt twice, holding the lock; ``show`` is told a row's text so far.
+    """Write all texts, taking a turn at the model; ``show`` is told the number of a text and what it is so far.
 
     Raises:
         InputError: an unknown site or code, a prompt that is empty or too long, …
     """
+    if not request.prompt.strip():
+        raise InputError("no prompt: write the beginning of a text")
     with engine.running() as model:
-        ids = encode_prompts(model, [prompt])[0]
-        within = steer(
-            model,
-            books,
-            dose.edits(codes),
-            positions=dose.positions,
-            share=dose.share,
-            seed=dose.seed,
-        )
+        ids = encode_prompts(model, [request.prompt], chat=request.chat)[0]
+        drawn = None
+        if request.control:
+            drawn = tuple(random_codes(model, books, request.codes, seed=request.seed))
+        arms = {BASE: (), STEERED: request.codes} | ({} if drawn is None else {RANDOM: drawn})
+        edits = [edit for row, codes in enumerate(arms.values()) for edit in _edits(request, codes, row)]
+        where = {"positions": request.positions, "share": request.share, "seed": request.seed}
+        within = steer(model, books, edits, **where)
 
         def watch(tokens) -> None:
             if (tokens.shape[1] - len(ids)) % EVERY == 1:
-                for row in (BASE, STEERED):
+                for row in range(len(arms)):
                     new = tokens[row, len(ids) :].tolist()
                     show(row, model.tokenizer.decode(new, skip_special_tokens=True))
 
-        base, steered = continue_prompts(
+        texts = continue_prompts(
             model,
-            [prompt, prompt],
-            dose.n_tokens,
+            [request.prompt] * len(arms),
+            request.n_tokens,
             within=within,
-            temperature=dose.temperature,
-            seed=dose.seed,
+            temperature=request.temperature,
+            seed=request.seed,
+            chat=request.chat,
             watch=watch,
         )
-        edited = within.chosen(2, len(ids) + len(steered.tokens))[STEERED].tolist()
-        if len(steered.tokens) == dose.n_tokens:  # the last one was not read any more
-            edited[-1] = False
-        # BOS is not what the user wrote: it is shown only if codes were edited there
-        begin = int(ids[0] == first_token(model.tokenizer) and not edited[0])
-        strips = tuple(
-            marked(pieces(model.tokenizer, [*ids, *text.tokens][begin:]), marks[begin:], len(ids) - begin)
-            for text, marks in ((base, [False] * (len(ids) + len(base.tokens))), (steered, edited))
+        divergences = step_divergences(model, books, edits, ids, [text.tokens for text in texts], **where)
+        longest = len(ids) + max(len(text.tokens) for text in texts)
+        chosen = within.chosen(len(arms), longest).tolist()
+        written = tuple(
+            _written(model.tokenizer, ids, name, text, marks, found, request.n_tokens)
+            for (name, text, marks, found) in zip(arms, texts, chosen, divergences, strict=True)
         )
-    settings = {
+    settings = _settings(folder, books, request, drawn)
+    return Comparison(written, request.codes, drawn, program(settings), command(settings))
+
+
+def _edits(request: Request, codes: tuple[tuple[str, int], ...], row: int) -> list:
+    add = request.scale if request.how == "added" else None
+    return code_edits(codes, add=add, forbid=request.how == "forbidden", slots=request.slots, rows=[row])
+
+
+def _written(
+    tokenizer,
+    prompt: list[int],
+    name: str,
+    text: Continuation,
+    marks: list[bool],
+    divergence: Float[np.ndarray, " token"],
+    n_tokens: int,
+) -> Written:
+    whole = [*prompt, *text.tokens]
+    marks = [name != BASE and mark for mark in marks[: len(whole)]]
+    if len(text.tokens) == n_tokens:  # the last one was not read any more
+        marks[-1] = False
+    # BOS is not what the user wrote: it is shown only if codes were edited there
+    begin = int(prompt[0] == first_token(tokenizer) and not marks[0])
+    return Written(
+        name,
+        text,
+        pieces(tokenizer, whole[begin:]),
+        len(prompt) - begin,
+        marks[begin:],
+        None if name == BASE else divergence,
+    )
+
+
+def _settings(folder: Path | None, books: dict, request: Request, drawn) -> dict:
+    return {
         "model": engine.model_name(),
         "codebooks": None if folder is None else str(folder),
-        "k": None,
-        "codes": list(codes),
-        "slots": dose.slots,
-        "add": dose.scale if dose.how == "added" else None,
-        "forbid": dose.how == "forbidden",
-        "prompts": [prompt],
-        "tokens": dose.n_tokens,
-        "positions": dose.positions,
-        "share": dose.share,
-        "seed": dose.seed,
+        "k": max(book.config.k for book in books.values()),
+        "codes": request.codes,
+        "control": drawn,
+        "slots": request.slots,
+        "add": request.scale if request.how == "added" else None,
+        "forbid": request.how == "forbidden",
+        "prompts": [request.prompt],
+        "tokens": request.n_tokens,
+        "positions": request.positions,
+        "share": request.share,
+        "seed": request.seed,
         "error_term": True,
-        "temperature": dose.temperature,
-        "chat": False,
+        "temperature": request.temperature,
+        "chat": request.chat,
     }
-    return Comparison((base, steered), strips, list(codes), sum(edited), program(settings))
 
 
 def find(
-    folder: Path | None, books: dict, positive: tuple[str, ...], negative: tuple[str, ...], by: str, seed: int
+    books: dict, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str, seed: int
 ) -> FoundCodes:
-    """The codes of some texts, holding the lock; looked for once.
+    """The codes of some texts: looked up, or looked for once, taking a turn at the model.
+
+    Args:
+        made_with: the identity of model and codebooks.
 
     Raises:
         InputError: as :func:`~interp.steering.find_codes`.
     """
+    folder = engine.runs() / ".found"
+    key = request_key(made_with, positive, negative, by, seed)
+    if (known := recall(folder, key)) is not None:
+        return known
     with engine.running() as model:
-        return _found(engine.model_name(), folder, positive, negative, by, seed, model, books)
-
-
-@st.cache_resource(max_entries=16, show_spinner="Reading the texts to find codes")
-def _found(
-    spec: str,  # noqa: ARG001 - a key of the cache
-    folder: Path | None,  # noqa: ARG001 - a key of the cache
-    positive: tuple[str, ...],
-    negative: tuple[str, ...],
-    by: str,
-    seed: int,
-    _model,
-    _books: dict,
-) -> FoundCodes:
-    return find_codes(_model, _books, positive, negative, by=by, seed=seed)
+        found = find_codes(model, books, positive, negative, by=by, seed=seed, stage=engine.stage)
+    with contextlib.suppress(OSError):  # a folder that cannot be written to costs only the time
+        keep(folder, key, found)
+    return found

@@ -1,10 +1,20 @@
-"""Turns at the model: fair, counted, given back however the work ends."""
+"""Turns at the model: fair, counted, given back however the work ends; two tabs get what each asked for."""
 
+import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from streamlit.runtime.scriptrunner_utils.exceptions import RerunException, StopException
+from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
+from interp.app import engine
+from interp.app.steered import Request, compare
 from interp.app.turns import Turns
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.models import load_model
+from interp.steering import SetCode, steer
+from interp.steering.continuations import continue_prompts
 
 SOON = 10
 
@@ -65,3 +75,82 @@ def test_a_turn_ends_with_its_body_however_that_ends(turns, error):
         raise error
     with turns.turn(lambda _before: pytest.fail("the turn was not given back")):
         pass
+
+
+@pytest.fixture
+def books(tiny_model_folder, runs_with_books, monkeypatch) -> dict:
+    """The codebooks, and the environment in which the engine loads their model."""
+    monkeypatch.setenv("INTERP_MODEL", str(tiny_model_folder("llama")))
+    monkeypatch.setenv("INTERP_RUNS", str(runs_with_books))
+    return load_codebooks(runs_with_books / "books", engine.model())
+
+
+def _request(prompt: str, site: str, code: int, seed: int, n_tokens: int = 24) -> Request:
+    return Request(prompt, ((site, code),), "set", 1.0, 2, "generated", 1.0, n_tokens, 1.0, seed)
+
+
+def _expected(tiny_model_folder, runs_with_books, request: Request) -> list[tuple[int, ...]]:
+    """The tokens of base and steered, by a model of its own."""
+    model = load_model(str(tiny_model_folder("llama")))
+    books = load_codebooks(runs_with_books / "books", model)
+    [(site, code)] = request.codes
+    within = steer(model, books, [SetCode(site, code, 2, rows=[1])], seed=request.seed)
+    written = continue_prompts(
+        model, [request.prompt] * 2, request.n_tokens, within=within, seed=request.seed
+    )
+    return [text.tokens for text in written]
+
+
+def test_tabs_that_steer_at_once_get_what_each_asked_for(books, tiny_model_folder, runs_with_books):
+    requests = [
+        _request("Mary had a", "a1.h2", 5, seed=1),
+        _request("John went to the store", "a0.h1", 3, seed=2),
+        _request("Once", "m0", 7, seed=3),
+    ]
+    together = threading.Barrier(len(requests))
+
+    def steered(request: Request) -> list[tuple[int, ...]]:
+        together.wait(SOON)
+        found = compare(None, books, request, lambda _row, _text: None)
+        return [one.text.tokens for one in found.texts]
+
+    with ThreadPoolExecutor(len(requests)) as tabs:
+        found = list(tabs.map(steered, requests))
+    expected = [_expected(tiny_model_folder, runs_with_books, request) for request in requests]
+    assert found == expected
+    assert all(base != steered for base, steered in expected)
+
+
+@pytest.mark.parametrize("error", [StopException(), RerunException(RerunData()), RuntimeError("crash")])
+def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
+    books, tiny_model_folder, runs_with_books, error
+):
+    """Streamlit ends the script in the middle of the generation when its tab is closed or clicked again."""
+    seen = []
+
+    def show(_row: int, text: str) -> None:
+        seen.append(text)
+        if len(seen) == 5:
+            raise error
+
+    request = _request("Mary had a", "a1.h2", 5, seed=1)
+    with pytest.raises(type(error)):
+        compare(None, books, request, show)
+    assert len(seen) == 5
+    # neither the turn nor a hook nor a code is left: another thread gets it all, and gets it right
+    with ThreadPoolExecutor(1) as tab:
+        found = tab.submit(compare, None, books, request, lambda _row, _text: None).result(SOON)
+    expected = _expected(tiny_model_folder, runs_with_books, request)
+    assert [one.text.tokens for one in found.texts] == expected
+    assert not any(point.fwd_hooks for point in engine.model().hook_dict.values())
+
+
+def test_loading_goes_on_in_a_thread_of_its_own(tiny_model_folder):
+    loading = engine.Loading(str(tiny_model_folder("llama")))
+    loading.start()
+    assert loading.model.result(SOON).cfg.n_layers == 2
+    broken = engine.Loading("no-such-model")
+    broken.start()
+    with contextlib.suppress(Exception):
+        broken.model.result(SOON)
+    assert "unknown model" in str(broken.model.exception())

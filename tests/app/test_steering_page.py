@@ -1,14 +1,22 @@
 """The page *Steering*: base and steered as the library makes them, and nothing it is given becomes markup."""
 
+import html
+import json
 import re
+import shlex
+from urllib.parse import parse_qsl, urlsplit
 
+import numpy as np
 import pytest
 
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
-from interp.steering import SetCode, steer
-from interp.steering.continuations import continue_prompts
+from interp.steering import SetCode, parse_codes, steer
+from interp.steering.continuations import continue_prompts, encode_prompts
+from interp.steering.controls import random_codes
+from interp.steering.divergence import step_divergences
 from tests.app.conftest import files_of, html_of
+from tests.app.test_live_page import values_of
 
 CODES = "a0.h1=3, a1.h2=5"
 WORDS = ("to", "from", "in", "at", "by", "of")
@@ -29,7 +37,7 @@ def _press(app):
 
 
 def test_base_and_steered_are_what_the_library_makes_of_them(
-    page, runs_with_books, tiny_model_folder, capsys
+    page, runs_with_books, tiny_model_folder, capsys, command
 ):
     before = files_of(runs_with_books)
     app = page()
@@ -45,19 +53,35 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
     within = steer(model, books, edits, seed=4)
     base, steered = continue_prompts(model, ["John went to"] * 2, 8, within=within, seed=4)
     assert base.tokens != steered.tokens
+    ids = encode_prompts(model, ["John went to"])[0]
+    _, divergence = step_divergences(model, books, edits, ids, [base.tokens, steered.tokens], seed=4)
     shown = {metric.label: metric.value for metric in app.metric}
     assert shown == {
         "Base: perplexity": f"{base.perplexity:.1f}",
         "Steered: perplexity": f"{steered.perplexity:.1f}",
+        "KL per token": f"{divergence.mean():.2f}",
     }
+    table = app.dataframe[0].value
+    assert table["text"].tolist() == ["Base"] * len(base.tokens) + ["Steered"] * len(steered.tokens)
+    expected = np.concatenate([base.surprise, steered.surprise])
+    np.testing.assert_allclose(table["surprise"].astype(float), expected, atol=1e-5)
+    mine = table[table["text"] == "Steered"]
+    np.testing.assert_allclose(mine["KL"].astype(float), divergence, atol=1e-5)
+    assert "".join(mine["token"]) == steered.text and table["KL"][table["text"] == "Base"].isna().all()
+    bars = [json.loads(chart.proto.spec)["data"] for chart in app.get("plotly_chart")]
+    assert [len(traces) for traces in bars] == [1, 2]
+    np.testing.assert_allclose(values_of(bars[1][1]["y"]), divergence, atol=1e-5)
     left, right = html_of(app)
     assert "codes edited here" not in left
     # the last token of the prompt and all new ones but the last
     assert right.count("codes edited here") == 8 == len(steered.tokens)
     assert "the 8 tokens at which" in " ".join(caption.value for caption in app.caption)
-    # the Python that the page gives makes the same
+    # the Python that the page gives makes the same, and so does the command line
     exec(app.code[0].value, {})  # noqa: S102 - what the user is told to run
     assert f"{steered.perplexity}" in capsys.readouterr().out
+    again = command(*shlex.split(app.code[1].value)[1:])
+    assert again.code == 0, again.err
+    assert f"perplexity {steered.perplexity:.1f}" in again.out
     assert files_of(runs_with_books) == before
 
 
@@ -65,22 +89,66 @@ def test_what_the_address_says_is_steered(page):
     app = page(prompt="Mary had", codes="m0=2", how="added", scale="3", temperature="0", books="books")
     assert app.text_input(key="codes").value == "m0=2" and app.number_input(key="scale").value == 3
     _press(app)
-    assert "AddCode(site, code, 3.0, rows=[1], from_mean=True)" in app.code[0].value
+    assert "AddCode(site, code, scale=3.0, from_mean=True, rows=[1])" in app.code[0].value
     assert "temperature=0.0" in app.code[0].value
     assert re.sub("<[^>]*>", "", html_of(app)[0]).startswith("Mary had")
 
 
-def test_codes_are_found_from_texts_and_listed(page):
+def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_with_books):
+    app = page()
+    app.text_area(key="prompt").set_value("John & <Mary>?")
+    app.text_input(key="codes").set_value(CODES)
+    app.selectbox(key="positions").set_value("generated")
+    app.number_input(key="begin").set_value(3)
+    app.number_input(key="share").set_value(0.5)
+    app.number_input(key="seed").set_value(7)
+    app.toggle(key="control").set_value(True)
+    _press(app)
+    perplexities = [metric.value for metric in app.metric]
+    assert [metric.label for metric in app.metric][-2:] == ["Random codes: perplexity", "KL per token"]
+    other = page(**dict(parse_qsl(urlsplit(app.code[2].value).query)))
+    assert other.text_area(key="prompt").value == "John & <Mary>?" and other.toggle(key="control").value
+    _press(other)
+    assert [metric.value for metric in other.metric] == perplexities
+    assert other.code[0].value == app.code[0].value
+
+    # and the library makes the same three texts
+    model = load_model(str(tiny_model_folder("llama")))
+    books = load_codebooks(runs_with_books / "books", model)
+    codes = parse_codes(CODES)
+    edits = [
+        SetCode(site, code, rows=[row])
+        for row, some in ((1, codes), (2, random_codes(model, books, codes, seed=7)))
+        for site, code in some
+    ]
+    within = steer(model, books, edits, positions="generated:3", share=0.5, seed=7)
+    texts = continue_prompts(model, ["John & <Mary>?"] * 3, 8, within=within, seed=7)
+    strips = [re.sub("<[^>]*>", "", strip) for strip in html_of(app)]
+    assert [html.unescape(strip) for strip in strips] == [text.prompt + text.text for text in texts]
+    marks = within.chosen(3, len(encode_prompts(model, ["John & <Mary>?"])[0]) + 8)[1, :-1]
+    assert html_of(app)[1].count("codes edited here") == int(marks.sum()) > 0
+
+
+def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     app = page(source="of texts")
     app.text_area(key="like").set_value("\n".join(f"Z {word} the store" for word in WORDS))
     app.text_area(key="unlike").set_value("\n".join(f"{word} the store" for word in WORDS))
     app.number_input(key="dose").set_value(2)
     _press(app)
     assert not app.error
-    table = app.dataframe[0].value
-    assert list(table.columns) == ["site", "code", "precision", "recall", "effect", "q"] and len(table) == 2
+    table = app.dataframe[1].value
+    assert list(table.columns) == ["site", "code", "precision", "recall", "effect", "q", "page"]
+    assert len(table) == 2 and table["page"][0] == f"/codes?code={table['site'][0]}:{table['code'][0]}"
     codes = ",".join(f"{row.site}={row.code}" for row in table.itertuples())
     assert f"parse_codes('{codes}')" in app.code[0].value
+    [kept] = (runs_with_books / ".found").glob("*.json")
+    assert f'"code": {table["code"][0]}' in kept.read_text(encoding="utf-8")
+    before = files_of(runs_with_books)
+    _press(app)
+    assert files_of(runs_with_books) == before and len(app.dataframe[1].value) == 2
+    kept.write_text("{", encoding="utf-8")
+    _press(app)
+    assert not app.error and files_of(runs_with_books)[str(kept)] != before[str(kept)]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +159,7 @@ def test_codes_are_found_from_texts_and_listed(page):
         ("r0=1", "no codebook at r0"),
         ("a0.h1", "write SITE=ID"),
         ("", "no codes"),
+        ("a0.h1=1 a0.h1=2 a0.h1=3", "slots 1 for code 3 at a0.h1"),
     ],
 )
 def test_a_wrong_code_is_one_clear_line(page, codes, message):
@@ -100,6 +169,31 @@ def test_a_wrong_code_is_one_clear_line(page, codes, message):
     [error] = app.error
     assert message in re.sub(r"\\(.)", r"\1", error.value) and "\n" not in error.value
     assert not app.metric
+
+
+@pytest.mark.parametrize(("prompt", "message"), [(" ", "no prompt"), ("a b " * 100, "8 new ones")])
+def test_a_prompt_that_cannot_be_continued_is_one_clear_line(page, prompt, message):
+    app = page(codes=CODES)
+    app.text_area(key="prompt").set_value(prompt)
+    _press(app)
+    [error] = app.error
+    assert message in error.value and not app.metric
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "otherwise"),
+    [
+        ("scale", "nan", 1.0),
+        ("scale", "1e99", 1.0),
+        ("share", "-1", 1.0),
+        ("begin", "0", 1),
+        ("how", "x", "set"),
+    ],
+)
+def test_an_address_out_of_range_leaves_what_is_usual(page, key, value, otherwise):
+    app = page(**{"how": "added", key: value})
+    widget = app.radio(key=key) if key == "how" else app.number_input(key=key)
+    assert widget.value == otherwise
 
 
 def test_markup_in_a_prompt_or_a_code_is_shown_as_text(page):

@@ -1,0 +1,179 @@
+"""Make the workbench's presets and the topics' codes that come with the package, and measure the presets.
+
+    python benchmarks/steering_presets.py [--n 40] [--tokens 40] [--out interp/steering/data]
+
+Run it anew whenever the codebooks of the package change: both files name the codebooks that they were made with, and
+are passed over with others. All presets are made by one rule: the best 80 codes by effect, added 0.75 times at every
+new token, temperature 0.7. One is kept if half of the steered texts or more hold one of its words, and twice as many as
+of those without codes and of those with random codes of the same heads, at no more than four times the perplexity.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.files import write_json
+from interp.models import load_model
+from interp.steering import find_codes, load_topic, steer, topic_names
+from interp.steering.continuations import continue_prompts
+from interp.steering.controls import random_codes
+from interp.steering.edits import code_edits
+from interp.steering.find import RANKINGS, FoundCodes
+from interp.steering.kept import SHIPPED, identity, request_key
+from interp.steering.presets import FILE, FORMAT
+from interp.steering.repeat import joined
+from interp.steering.topics import holds_word, neutral_texts
+
+N_CODES, SCALE, TEMPERATURE = 80, 0.75, 0.7
+SEED = 1  # texts were looked at with seed 0 while the rule was chosen
+STORY = "One day, Tim and his mom went to"
+BEHAVIOURS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "in French": (
+        ("le", "la", "les", "des", "est", "une", "et", "dans", "du", "je", "il", "elle", "pour", "que"),
+        (
+            "Le chat dort sur la chaise près de la fenêtre.",
+            "Nous avons mangé du pain et du fromage à midi.",
+            "La petite fille joue dans le jardin avec son frère.",
+            "Il fait très beau aujourd'hui et les oiseaux chantent.",
+            "Je ne sais pas où sont les clés de la voiture.",
+            "Elle achète des pommes et des poires au marché.",
+            "Les enfants vont à l'école tous les matins.",
+            "Mon père travaille dans une grande usine de la ville.",
+            "Est-ce que vous voulez un café ou un thé ?",
+            "Le train pour Paris part dans une heure.",
+            "On a regardé un film très drôle hier soir.",
+            "Cette maison est plus vieille que toutes les autres.",
+            "Il a perdu son chapeau dans le vent.",
+            "Ma sœur écrit une longue lettre à son amie.",
+            "Le boulanger ouvre sa boutique à six heures.",
+            "Nous irons à la mer pendant les vacances.",
+        ),
+    ),
+    "a question": (
+        ("?",),
+        (
+            "Where did you put the keys to the house?",
+            "What time does the next train leave?",
+            "Why is the sky blue in the morning?",
+            "Have you ever been to the sea?",
+            "How many people live in this village?",
+            "Who left the door open last night?",
+            "Could you tell me where the station is?",
+            "Do you know what happened to her?",
+            "Which of these books have you read?",
+            "When will the rain stop?",
+            "Is there any bread left in the kitchen?",
+            "Would you like to come with us?",
+            "Are they really going to sell the farm?",
+            "Whose coat is hanging on the chair?",
+            "Did he say when he would be back?",
+            "Can anybody hear me down there?",
+        ),
+    ),
+    "feeling sad": (
+        ("sad", "cry", "cried", "crying", "tears", "sadly", "sorry", "sadness", "lonely", "wept"),
+        (
+            "She was so sad that she could not stop crying.",
+            "Tears ran down his cheeks as he read the letter.",
+            "The boy sat alone in his room and wept.",
+            "Nobody came to the party, and she felt lonely.",
+            "He missed his old friend and was sad all day.",
+            "The loss of her dog broke the girl's heart.",
+            "They stood by the grave in silence and cried.",
+            "With a heavy heart he said goodbye to his home.",
+            "The sad song made everyone in the room cry.",
+            "She hid her face so that no one would see her tears.",
+            "He had never felt so miserable in his life.",
+            "The old man was lonely after his wife had died.",
+            "I am so sorry, she sobbed, I have lost everything.",
+            "All hope was gone, and there was only grief.",
+            "The child cried because his toy was broken.",
+            "It was the saddest day that they could remember.",
+        ),
+    ),
+}
+"""Words that count and texts with it, beside the seven topics."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=40)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--out", type=Path, default=FILE.parent)
+    given = parser.parse_args()
+    model = load_model()
+    books = load_codebooks(None, model)
+    made_with = identity(model, books)
+    prompts = load_topic(topic_names()[0]).prompts
+    prompts = [prompts[i % len(prompts)] for i in range(given.n)]
+
+    def texts(codes: Sequence[tuple[str, int]]) -> tuple[list[str], float]:
+        within = steer(model, books, code_edits(codes, add=SCALE)) if codes else None
+        made = continue_prompts(
+            model, prompts, given.tokens, within=within, temperature=TEMPERATURE, seed=SEED
+        )
+        surprise = np.concatenate([text.surprise for text in made])
+        return [text.text for text in made], math.exp(surprise.mean())
+
+    known: dict[str, dict] = {}
+    wanted: dict[str, tuple[tuple[str, ...], FoundCodes, str]] = {}
+    for name in topic_names():
+        topic = load_topic(name)
+        for by in RANKINGS:
+            found = find_codes(model, books, topic.positive, topic.negative, by=by)
+            known[request_key(made_with, topic.positive, topic.negative, by, 0)] = _short(found.to_json())
+            if by == "effect":
+                about = (
+                    f"Found from {len(topic.positive)} sentences about it and {len(topic.negative)} others."
+                )
+                wanted[name] = topic.words, found, about
+    write_json(given.out / SHIPPED.name, {"found": known})
+    for name, (words, positive) in BEHAVIOURS.items():
+        found = find_codes(model, books, positive, neutral_texts())
+        about = f"Found from {len(positive)} sentences like it and {len(neutral_texts())} others."
+        wanted[name] = words, found, about
+
+    base = texts(())
+    table = Table("preset", "codes", "base", "steered", "random", "perplexities", "kept", box=None)
+    presets = []
+    for name, (words, found, about) in wanted.items():
+        codes = [(edit.site, edit.code) for edit in found.sets(min(N_CODES, len(found)))]
+        arms = (base, texts(codes), texts(random_codes(model, books, codes, seed=SEED)))
+        hits = [sum(_has(text, words) for text in written) for written, _ in arms]
+        perplexities = [round(perplexity, 1) for _, perplexity in arms]
+        kept = (
+            hits[1] >= max(given.n / 2, 2 * hits[0], 2 * hits[2]) and perplexities[1] <= 4 * perplexities[0]
+        )
+        table.add_row(name, str(len(codes)), *map(str, hits), str(perplexities), "yes" if kept else "no")
+        Console(width=140).print(name, hits, perplexities, repr(arms[1][0][0][:100]))
+        if kept:
+            measured = {"n": given.n, "words": list(words), "hits": hits, "perplexities": perplexities}
+            settings = {"prompt": STORY, "codes": joined(codes), "how": "added", "scale": SCALE}
+            settings |= {"temperature": TEMPERATURE, "n_tokens": given.tokens, "found": about}
+            presets.append({"name": name, **settings, "measured": measured})
+    write_json(given.out / FILE.name, {"format": FORMAT, "made_with": made_with, "presets": presets})
+    Console(width=140).print(table)
+
+
+def _has(text: str, words: Sequence[str]) -> bool:
+    """Whether a word stands in the text; a question mark is a part of one."""
+    return any(word in text for word in words) if words == ("?",) else holds_word(text, words)
+
+
+def _short(value):
+    """Four digits are enough for numbers that are only shown."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _short(one) for key, one in value.items()}
+    return [_short(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+if __name__ == "__main__":
+    main()
