@@ -1,5 +1,23 @@
-"""How good it all is."""
+"""How well methods find circuits, what codebooks cost, and the finite-state experiment; each against controls."""
 
 import streamlit as st
 
+from interp.app import evaluation_codebooks, evaluation_machine, evaluation_methods
+
+PARTS = {
+    "Methods": evaluation_methods.show,
+    "Codebooks": evaluation_codebooks.show,
+    "Finite-state machine": evaluation_machine.show,
+}
+
 st.title("Evaluation")
+part = st.segmented_control(
+    "What to see",
+    list(PARTS),
+    default="Methods",
+    required=True,
+    key="show",
+    bind="query-params",
+    label_visibility="collapsed",
+)
+PARTS[part]()

@@ -1,0 +1,147 @@
+"""The part *Methods* of the page *Evaluation*: tables of methods that find circuits, as benches left them."""
+
+import streamlit as st
+
+from interp.app import engine, shelf
+from interp.app import evaluation_sources as sources
+from interp.app.tokens import plain
+from interp.report import wording
+from interp.report.bench_plot import COST, PAIRS, bench_plot
+from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, BenchRows, Difference, MethodRow, best_first
+from interp.tasks.errors import InputError
+
+ALL = "all"
+IN_URL = "query-params"
+BEST = "average_precision"
+SHORT, TALL = 16, 600
+"""Lines that are all shown, and pixels of a table with more."""
+
+
+def command() -> str:
+    """What makes a bench that this page finds."""
+    return f"interp bench --tasks planted-backup --seeds 3 --out {shelf.shown_path()}/bench"
+
+
+def show() -> None:
+    files = sources.benches()
+    if not files:
+        st.info("No table of methods yet. Make one in a terminal (a minute), then reload this page:")
+        st.code(command(), language="bash")
+        return
+    left, right = st.columns(2)
+    name = left.selectbox("Bench", list(files), key="bench", bind=IN_URL)
+    try:
+        found = sources.bench(files[name])
+    except InputError as error:
+        engine.say(error)
+        return
+    scope = right.selectbox("Measured on", list(found.scopes), key="task", bind=IN_URL)
+    rows = found.scopes[scope]
+    metrics = found.metrics(scope)
+    left, middle, right = st.columns(3)
+    metric = left.selectbox(
+        "Metric",
+        metrics,
+        index=metrics.index(BEST) if BEST in metrics else 0,
+        format_func=TITLES.get,
+        key="metric",
+        bind=IN_URL,
+    )
+    numbers = [str(n) for n in sorted({row.n for row in rows if row.n})]
+    pairs = middle.segmented_control(
+        "Prompt pairs", [ALL, *numbers], default=ALL, required=True, key="pairs", bind=IN_URL
+    )
+    costs = any("forwards" in row.values for row in rows)
+    along = right.segmented_control(
+        "Drawn against",
+        [COST, PAIRS] if costs else [PAIRS],
+        default=COST if costs else PAIRS,
+        required=True,
+        key="along",
+        bind=IN_URL,
+    )
+    # rankings that use no pairs belong beside every number of them
+    chosen = [row for row in rows if pairs == ALL or row.n in (0, int(pairs))]
+    ranked = best_first(chosen, metric)
+    st.plotly_chart(bench_plot(chosen, metric, along), width="stretch", theme="streamlit")
+    st.caption(
+        "A line a method, a point a number of pairs; bars reach from the least to the largest seed. Blue: nothing is "
+        "better at its cost or less. Hollow: the yardstick, exact interchange of as many of the reference’s own pairs. "
+        "Crosses: controls that know nothing of the prompts."
+    )
+    st.dataframe(
+        table(ranked, metric, found.against),
+        hide_index=True,
+        column_config=columns(found, metric),
+        height="content" if len(ranked) <= SHORT else TALL,
+    )
+    with st.expander("All metrics"):
+        st.dataframe(wide(ranked, metrics), hide_index=True)
+    if found.skipped:
+        with st.expander(f"Left out: {len(found.skipped)}"):
+            st.markdown("\n".join(f"- {plain(line)}" for line in found.skipped))
+    if found.command is not None:
+        st.caption("The same again:")
+        st.code(found.command, language="bash", wrap_lines=True)
+
+
+def table(rows: list[MethodRow], metric: str, against: str | None) -> list[dict]:
+    """One line a method and number of pairs, with its range over seeds and its difference from ``against``."""
+    found = []
+    ranged = any(metric in row.values and row.values[metric].least is not None for row in rows)
+    for row in rows:
+        value, difference = row.values.get(metric), row.differences.get(metric)
+        line = {"method": row.method, "kind": row.kind, "pairs": row.n, "over": row.over}
+        line["value"] = value and value.mean
+        if ranged:
+            line["least, largest seed"] = _pair(value and (value.least, value.largest))
+        if against is not None:
+            line["difference"] = _difference(difference)
+        forwards = row.values.get("forwards")
+        found.append(line if forwards is None else line | {"forward passes": forwards.mean})
+    return found
+
+
+def wide(rows: list[MethodRow], metrics: list[str]) -> list[dict]:
+    """Every metric, its mean and the range over seeds."""
+    return [
+        {"method": row.method, "pairs": row.n} | {TITLES[metric]: _spread(row, metric) for metric in metrics}
+        for row in rows
+    ]
+
+
+def columns(found: BenchRows, metric: str) -> dict:
+    better = "lower" if metric in LOWER_IS_BETTER else "higher"
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    return {
+        "value": number(TITLES[metric], format="%.3f", help=f"Mean over seeds; {better} is better."),
+        "difference": text(
+            f"less {plain(found.against or '')} [95 %]",
+            help="On the same pairs; mean over seeds, and its bootstrap interval over seeds.",
+        ),
+        "forward passes": number(format="%.0f", help="Of one prompt; a backward pass counts 2."),
+    }
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return wording.DASH
+    ends = "" if found.low is None else f" [{wording.signed(found.low, 3)}, {wording.signed(found.high, 3)}]"
+    return wording.signed(found.mean, 3) + ends
+
+
+def _pair(ends: tuple[float | None, float | None] | None) -> str:
+    if ends is None or None in ends:
+        return wording.DASH
+    return f"{wording.number(ends[0], 3)}, {wording.number(ends[1], 3)}"
+
+
+def _spread(row: MethodRow, metric: str) -> str:
+    value = row.values.get(metric)
+    if value is None:
+        return wording.DASH
+    decimals = 0 if metric == "forwards" else 3
+    mean = wording.number(value.mean, decimals)
+    if value.least is None or value.least == value.largest:
+        return mean
+    return f"{mean} [{wording.number(value.least, decimals)}, {wording.number(value.largest, decimals)}]"

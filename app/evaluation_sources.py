@@ -1,0 +1,67 @@
+"""Where the page *Evaluation* finds its numbers: the runs folder, the package, and the repository if there is one."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from interp.app import engine, shelf
+from interp.bottlenecks.shipped import SHIPPED
+from interp.report.bench_rows import BenchRows, read_bench
+from interp.report.machine_rows import Reproduction, read_reproduction
+from interp.report.quality_rows import Quality, read_quality
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+"""Tables that come with a checkout."""
+
+
+def benches() -> dict[str, Path]:
+    """Files by the names that are shown, those of the runs folder first."""
+    found = {name: engine.runs() / name / shelf.BENCH for name in shelf.folders("benches")}
+    return found | {f"{path.stem}, of the repository": path for path in sorted(RESULTS.glob("*.json"))}
+
+
+def qualities() -> dict[str, Path]:
+    """Files by the names of their codebooks, those of the package first."""
+    found = {
+        f"{path.parent.name}, of the package": path for path in sorted(SHIPPED.glob(f"*/{shelf.QUALITY}"))
+    }
+    folders = [engine.runs() / name for name in shelf.folders("codebooks")]
+    return found | {f.name: f / shelf.QUALITY for f in folders if (f / shelf.QUALITY).is_file()}
+
+
+def unmeasured() -> list[str]:
+    """Folders of codebooks that have not been evaluated."""
+    return [
+        name for name in shelf.folders("codebooks") if not (engine.runs() / name / shelf.QUALITY).is_file()
+    ]
+
+
+def reproductions() -> dict[str, Path]:
+    return {name: engine.runs() / name / shelf.REPRODUCTION for name in shelf.folders("reproductions")}
+
+
+def bench(path: Path) -> BenchRows:
+    return _bench(str(path), path.stat().st_mtime_ns)
+
+
+def quality(path: Path) -> Quality:
+    return _quality(str(path), path.stat().st_mtime_ns)
+
+
+def reproduction(path: Path) -> Reproduction:
+    return _reproduction(str(path), path.stat().st_mtime_ns)
+
+
+@st.cache_data(max_entries=16, show_spinner="Reading the bench")
+def _bench(path: str, changed: int) -> BenchRows:  # noqa: ARG001 - a key of the cache
+    return read_bench(Path(path))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _quality(path: str, changed: int) -> Quality:  # noqa: ARG001 - a key of the cache
+    return read_quality(Path(path))
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _reproduction(path: str, changed: int) -> Reproduction:  # noqa: ARG001 - a key of the cache
+    return read_reproduction(Path(path))

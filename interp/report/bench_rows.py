@@ -1,0 +1,167 @@
+"""A bench read back from its file, as rows that tables and figures are made of; what is damaged is told at once."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interp.bench.table import COMPARED, METRICS
+from interp.report.bench import COLUMNS, YARDSTICK, bench_command
+from interp.tasks.errors import InputError
+
+TITLES = dict(COLUMNS)
+LOWER_IS_BETTER = ("cmd", "forwards", "seconds")
+CONTROLS = ("random", "layer-index", "random ranking", "layer index")
+"""Rankings that know nothing of the prompts, by their names now and in earlier tables."""
+_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds, with the least and the largest seed; means over tasks have no such range."""
+
+    mean: float
+    least: float | None = None
+    largest: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a method and the one it is compared with, on the same subsets, with its 95 % interval over seeds."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method with so many pairs.
+
+    Attributes:
+        over: how many seeds, or for a mean over tasks how many of them.
+        values: by metric, those that were measured.
+        differences: by metric, from the method that the bench compares with.
+    """
+
+    method: str
+    n: int
+    over: str
+    values: Mapping[str, Spread]
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        if self.method.endswith(("(yardstick)", YARDSTICK)):
+            return "yardstick"
+        return "control" if self.method in CONTROLS else "method"
+
+
+@dataclass(frozen=True)
+class BenchRows:
+    """
+    Attributes:
+        scopes: rows by what they are measured on, means over tasks first.
+        against: the method that differences are from.
+        skipped: methods left out, with where and why.
+        command: what makes it again.
+    """
+
+    scopes: Mapping[str, Sequence[MethodRow]]
+    against: str | None = None
+    skipped: Sequence[str] = ()
+    command: str | None = None
+
+    def metrics(self, scope: str) -> list[str]:
+        """Those with a value, in the order of the bench's page."""
+        return [name for name in TITLES if any(name in row.values for row in self.scopes[scope])]
+
+
+def read_bench(path: Path) -> BenchRows:
+    """Read ``bench.json`` of ``interp bench``, or an earlier table of recovery with its values by seed.
+
+    Raises:
+        InputError: not such a file, or one that was damaged.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        found = _of_bench(result) if "table" in result else _of_recovery(result)
+    except _FAULTS as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}): run the bench again, or delete it"
+        ) from None
+    if not found.scopes:
+        raise InputError(f"{path} holds no rows: run the bench again, or delete it")
+    return found
+
+
+def best_first(rows: Sequence[MethodRow], metric: str) -> list[MethodRow]:
+    """Rows by falling value (rising where lower is better), those without one last."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+
+    def order(row: MethodRow) -> tuple:
+        value = row.values.get(metric)
+        return (value is None, 0.0 if value is None else sign * value.mean, row.method, row.n)
+
+    return sorted(rows, key=order)
+
+
+def _of_bench(result: Mapping[str, Any]) -> BenchRows:
+    differences: dict[tuple, dict[str, Difference]] = {}
+    for row in result["comparisons"]:
+        key = (str(row["scope"]), str(row["method"]), int(row["n"]))
+        if row["metric"] in COMPARED:
+            differences.setdefault(key, {})[row["metric"]] = Difference(
+                float(row["difference"]), _number(row["low"]), _number(row["high"])
+            )
+    scopes: dict[str, list[MethodRow]] = {}
+    for row in result["groups"]:
+        if int(row["of_tasks"]) > 1:
+            scope = f"mean over {row['group']}"
+            over = f"{row['tasks']} of {row['of_tasks']} tasks"
+            scopes.setdefault(scope, []).append(_row(row, over, differences, scope))
+    several = {
+        (row["task"], row["model"])
+        for row in result["table"]
+        if not row["decides"]  # a target with a second reference
+    }
+    for row in result["table"]:
+        target = str(row["task"]) if row["task"] == row["model"] else f"{row['task']} on {row['model']}"
+        scope = target
+        if (row["task"], row["model"]) in several:
+            scope = f"{target}, against {row['reference']}"
+        its = differences if row["decides"] else {}
+        scopes.setdefault(scope, []).append(_row(row, f"{int(row['seeds'])} seeds", its, target))
+    skipped = [
+        f"{row['method']} on {row['task']} ({row['model']}): {row['why']}" for row in result["skipped"]
+    ]
+    return BenchRows(scopes, str(result["plan"]["against"]), skipped, bench_command(result["plan"]))
+
+
+def _row(row: Mapping[str, Any], over: str, differences: Mapping, scope: str) -> MethodRow:
+    method, n = str(row["method"]), int(row["n"])
+    names = (*METRICS, "jaccard_seeds", "jaccard_bootstrap")
+    values = {name: _spread(row[name]) for name in names if row[name] is not None}
+    return MethodRow(method, n, over, values, differences.get((scope, method, n), {}))
+
+
+def _spread(value: Mapping[str, Any] | float) -> Spread:
+    if isinstance(value, Mapping):
+        return Spread(*(float(value[part]) for part in ("mean", "least", "largest")))
+    return Spread(float(value))
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _of_recovery(result: Mapping[str, Any]) -> BenchRows:
+    rows = []
+    for row in result["rows"]:
+        seeds = row["seeds"]
+        names = [name for name in TITLES if all(seed.get(name) is not None for seed in seeds)]
+        by_name = {name: [float(seed[name]) for seed in seeds] for name in names}
+        values = {name: Spread(sum(v) / len(v), min(v), max(v)) for name, v in by_name.items()}
+        rows.append(MethodRow(str(row["method"]), int(row["n"]), f"{len(seeds)} seeds", values))
+    return BenchRows({str(result["task"]): rows} if rows else {})

@@ -1,0 +1,122 @@
+"""The finite-state experiment read back from ``result.json`` of ``interp reproduce tokfsm``."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.tasks.errors import InputError
+from interp.tokfsm.table import NAMES
+
+CODED = "codebooks"
+"""The arm that is the experiment; the others are its controls."""
+_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """The model on its way: tokens read so far, and whether it had codebooks by then."""
+
+    tokens: int
+    coded: bool
+    loss: float
+    state_accuracy: float
+    top10_overlap: float
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """
+    Attributes:
+        scores: by arm and by the names of :data:`interp.tokfsm.table.NAMES`.
+        alive: share of codes alive by site, mean over the books there.
+        purity: by ``bigram`` and ``trigram``, of each MLP, by site.
+        precision: of states, by who tells them: codes, neurons, k-means.
+        recall: of the codes.
+        divergence: by arm and by where codes were set.
+        n: how many sequences, samples and pairs.
+    """
+
+    scale: str
+    seed: int
+    n_codes: int
+    tokens: int
+    plain_tokens: int
+    scores: Mapping[str, Mapping[str, Estimate]]
+    alive: Mapping[str, float]
+    purity: Mapping[str, Mapping[str, float]]
+    precision: Mapping[str, Estimate]
+    recall: Estimate
+    divergence: Mapping[str, Mapping[str, float]]
+    curve: Sequence[Point]
+    n: Mapping[str, int]
+    command: str
+
+
+def read_reproduction(path: Path) -> Reproduction:
+    """Read the file.
+
+    Raises:
+        InputError: not such a file, or one that was damaged.
+    """
+    try:
+        return _read(json.loads(path.read_text(encoding="utf-8")))
+    except _FAULTS as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}): "
+            f"make it again with interp reproduce tokfsm --out {path.parent}"
+        ) from None
+
+
+def _read(result: Mapping[str, Any]) -> Reproduction:
+    codes, recipe = result["codes"], result["recipe"]
+    ours, kmeans = codes[CODED], codes["untrained k-means"]
+    best = ours["state"]["best"]
+    return Reproduction(
+        str(recipe["scale"]),
+        int(recipe["seed"]),
+        int(recipe["n_codes"]),
+        int(result["tokens"]),
+        int(result["plain_tokens"]),
+        {str(a): {key: _estimate(by[key]) for key in NAMES} for a, by in result["scores"].items()},
+        {str(site): sum(map(float, rates)) / len(rates) for site, rates in ours["alive"].items()},
+        {
+            kind: {
+                str(site): float(values[0]) for site, values in ours["purity"][kind].items() if site[0] == "m"
+            }
+            for kind in ("bigram", "trigram")
+        },
+        {
+            "codes": _estimate(best["precision"]),
+            "best neuron": _estimate(ours["neuron_precision"]),
+            "untrained k-means": _estimate(kmeans["state"]["best"]["precision"]),
+        },
+        _estimate(best["recall"]),
+        {str(a): {str(at): float(v) for at, v in by.items()} for a, by in result["intervention"].items()},
+        tuple(
+            Point(
+                int(point["tokens"]),
+                bool(point["coded"]),
+                float(point["loss"]),
+                float(point["transition_accuracy"]),
+                float(point["top10_overlap"]),
+            )
+            for point in result["curve"]
+        ),
+        {str(name): int(value) for name, value in result["n"].items()},
+        str(result["command"]),
+    )
+
+
+def _estimate(value: Mapping[str, Any]) -> Estimate:
+    return Estimate(*(float(value[part]) for part in ("mean", "low", "high")))

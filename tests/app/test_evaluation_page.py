@@ -1,0 +1,226 @@
+"""The page *Evaluation*: it shows what benches, evaluations and reproductions wrote, intervals and controls too."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from interp.bottlenecks.book_folder import BookFolder
+from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
+from interp.files import write_json
+from interp.models import load_model
+from interp.tokfsm.folder import save
+from interp.tokfsm.reproduce import measure, train
+from interp.tokfsm.table import NAMES
+from tests.app.conftest import files_of
+from tests.report.synthetic import EVIL
+from tests.report.test_bench_page import make_result
+from tests.tokfsm.conftest import tiny  # noqa: F401 - a fixture
+
+METHODS, CODEBOOKS, MACHINE = "Methods", "Codebooks", "Finite-state machine"
+
+
+@pytest.fixture(scope="module")
+def measured(runs_with_books, tiny_model_folder, tmp_path_factory) -> Path:
+    """A runs folder with codebooks that were evaluated and a bench."""
+    folder = tmp_path_factory.mktemp("measured")
+    shutil.copytree(runs_with_books / "books", folder / "books")
+    model = load_model(str(tiny_model_folder("llama")))
+    opened = BookFolder.open(folder / "books")
+    found = quality_of_folder(model, opened, ["stdlib"], ks=[1, 2], n_tokens=256, control_blocks=4)
+    write_json(folder / "books" / "quality.json", found)
+    write_json(folder / "table" / "bench.json", make_result())
+    return folder
+
+
+@pytest.fixture
+def runs(measured, tmp_path) -> Path:
+    return Path(shutil.copytree(measured, tmp_path / "runs"))
+
+
+@pytest.fixture
+def page(open_page):
+    return lambda runs, part, **address: open_page("evaluation", runs, show=part, **address)
+
+
+def _plot(app, number: int = 0) -> dict:
+    return json.loads(app.get("plotly_chart")[number].proto.spec)
+
+
+def _metrics(app) -> dict[str, str]:
+    return {metric.label: metric.value for metric in app.metric}
+
+
+def _spoken(app) -> str:
+    return " ".join(element.value for element in (*app.caption, *app.info, *app.markdown))
+
+
+def test_a_bench_is_shown_with_ranges_differences_and_controls(page, runs):
+    before = files_of(runs)
+    app = page(runs, METHODS, bench="table")
+    assert not app.error and app.selectbox(key="task").value == "ioi on smollm2-135m-instruct"
+    table = app.dataframe[0].value.set_index(["method", "pairs"])
+    result = json.loads((runs / "table" / "bench.json").read_text())
+    assert len(table) == len(result["table"])
+    for row in result["table"]:
+        shown, value = table.loc[row["method"], row["n"]], row["average_precision"]
+        assert shown["value"] == pytest.approx(value["mean"])
+        assert shown["least, largest seed"] == f"{value['least']:.3f}, {value['largest']:.3f}"
+        assert shown["forward passes"] == row["forwards"]["mean"]
+    assert table["value"].is_monotonic_decreasing
+    assert table["kind"].to_dict() == {
+        key: {"yardstick": "yardstick", "random": "control"}.get(key[0], "method") for key in table.index
+    }
+    assert (table["difference"] == "–").all()  # of this metric none was compared
+    assert "too dear" in _spoken(app) and "interp bench --tasks ioi" in app.code[-1].value
+    assert files_of(runs) == before
+
+
+def test_another_metric_number_of_pairs_and_axis_change_table_and_figure(page, runs):
+    app = page(runs, METHODS, bench="table", metric="ROC AUC")
+    app.get("button_group")[1].set_value("100")
+    app.run()
+    table = app.dataframe[0].value.set_index("method")
+    assert set(table.index) == {"yardstick", "attribution", "random"}  # codes has no 100 pairs
+    assert table.loc["random", "difference"] == "+0.100 [+0.050, +0.200]"
+    assert [trace["x"] for trace in _plot(app)["data"] if trace["name"] == "attribution"] == [[400.0]]
+    app.get("button_group")[2].set_value("prompt pairs").run()
+    assert [trace["x"] for trace in _plot(app)["data"] if trace["name"] == "attribution"] == [[100.0]]
+
+
+def test_tables_of_the_repository_are_there_without_any_run(page, tmp_path):
+    app = page(tmp_path, METHODS)
+    assert app.selectbox(key="bench").value == "recovery-docstring, of the repository"
+    table = app.dataframe[0].value.set_index(["method", "pairs"])
+    # the README's numbers
+    assert table.loc[("attribution", 100), "value"] == pytest.approx(0.921, abs=5e-4)
+    assert table.loc[("random ranking", 0), "least, largest seed"] == "0.104, 0.208"
+
+
+def test_codebooks_are_shown_with_what_they_cost_and_what_controls_cost(page, runs):
+    app = page(runs, CODEBOOKS, quality="books")
+    quality = json.loads((runs / "books" / "quality.json").read_text())
+    [text] = quality["texts"]
+    rows = {row["condition"]: row for row in text["rows"]}
+    assert _metrics(app)["CE rise, k = 2"] == f"{rows['codes k=2']['ce_increase']:+.3f}".replace("-", "−")
+    assert _metrics(app)["KL from the plain model"] in [
+        f"{rows[name]['kl']:.3f}" for name in ("codes k=1", "codes k=2")
+    ]
+    table = app.dataframe[1].value.set_index("condition")
+    assert set(table.index) == {"plain", "codes k=1", "codes k=2", *CONTROLS}
+    assert set(table.index[table["kind"] == "control"]) == set(CONTROLS)
+    for name, row in rows.items():
+        assert table.loc[name, "CE"] == f"{row['ce']:.3f}"
+    bars = _plot(app)["data"][0]
+    assert dict(zip(bars["y"], bars["x"], strict=True)) == pytest.approx(
+        {name: row["ce_increase"] for name, row in rows.items() if name != "plain"}
+    )
+    sites = text["usage"]["1"]["variance_explained_sites"]
+    heads, mlps = _plot(app, 1)["data"]
+    assert [*heads["y"], *mlps["y"]] == pytest.approx([sites[s] for s in ("a0", "a1", "m0", "m1")])
+
+
+def test_the_codebooks_of_the_package_are_there_and_new_ones_say_what_measures_them(page, runs):
+    (runs / "books" / "quality.json").unlink()
+    app = page(runs, CODEBOOKS)
+    assert app.selectbox(key="quality").value == "smollm2-135m-instruct-k1, of the package"
+    assert "+0.390" in app.dataframe[0].value["CE rise"].iloc[1]  # docs/codebooks.md
+    assert "books" in app.info[0].value and "codebook eval" in app.code[0].value
+    assert app.code[0].value.endswith("/books")
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory) -> Path:
+    recipe = tiny.__wrapped__() if hasattr(tiny, "__wrapped__") else tiny._get_wrapped_function()()
+    folder = tmp_path_factory.mktemp("reproduced") / "runs" / "tokfsm"
+    training = train(recipe, folder)
+    save(
+        training,
+        measure(training, evaluated=8, samples=8, pairs=8),
+        folder,
+        ["interp", "reproduce", "tokfsm"],
+    )
+    return folder
+
+
+def test_a_reproduction_is_shown_beside_controls_and_published_numbers(page, reproduced):
+    app = page(reproduced.parent, MACHINE)
+    result = json.loads((reproduced / "result.json").read_text())
+    coded = result["scores"]["codebooks"]
+    assert _metrics(app)["Loss, nats a token"] == f"{coded['loss']['mean']:.3f}"
+    table = app.dataframe[0].value.set_index("")
+    assert list(table.index) == list(NAMES.values())
+    for key, name in NAMES.items():
+        for arm, scores in result["scores"].items():
+            mean, low, high = (scores[key][part] for part in ("mean", "low", "high"))
+            assert table.loc[name, arm].replace("−", "-") == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    assert table.loc["state accuracy: transitions sampled", "published"] == "0.636"
+    drawn = {trace["name"]: trace for trace in _plot(app)["data"]}
+    assert drawn["random codes"]["x"][0] == pytest.approx(
+        result["scores"]["random codes"]["token_accuracy"]["mean"]
+    )
+    left = {trace["name"]: trace for trace in _plot(app, 2)["data"]}
+    places = dict(zip(left["codebooks"]["x"], left["codebooks"]["y"], strict=True))
+    assert places == pytest.approx(
+        {k: v for k, v in result["intervention"]["codebooks"].items() if k != "none"}
+    )
+    assert app.code[0].value == "interp reproduce tokfsm"
+
+
+def test_without_a_reproduction_it_says_what_makes_one(page, tmp_path):
+    app = page(tmp_path / "none", MACHINE)
+    assert app.code[0].value.startswith("interp reproduce tokfsm --scale cpu --out ")
+    assert not app.metric
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "a list", "no rows", "words for numbers"])
+@pytest.mark.parametrize("part", [METHODS, CODEBOOKS, MACHINE])
+def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, reproduced, part, damage):
+    shutil.copytree(reproduced, runs / "tokfsm", ignore=shutil.ignore_patterns("*.safetensors", "model"))
+    path = (
+        runs
+        / {METHODS: "table/bench.json", CODEBOOKS: "books/quality.json", MACHINE: "tokfsm/result.json"}[part]
+    )
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(
+        {
+            "truncated": whole[: len(whole) // 2],
+            "empty": "",
+            "a list": "[]",
+            "no rows": "{}",
+            "words for numbers": whole.replace(": 0.", ': "x0.').replace(": 0.", ""),
+        }[damage]
+    )
+    app = page(runs, part, bench="table")
+    assert not app.exception and len(app.error) == 1 and "damaged" in app.error[0].value
+    app.get("button_group")[0].set_value(CODEBOOKS if part != CODEBOOKS else METHODS).run()
+    assert not app.exception and not app.error and app.dataframe
+
+
+@pytest.mark.parametrize("name", ["../table", "/etc/passwd", "table/../../x"])
+def test_an_address_names_no_file(page, runs, name):
+    write_json(runs.parent / "x" / "bench.json", make_result(("attribution",)))
+    app = page(runs, METHODS, bench=name)
+    assert app.selectbox(key="bench").value == "table" and not app.error
+
+
+def test_a_link_out_of_the_runs_folder_is_not_followed(page, runs):
+    write_json(runs.parent / "x" / "bench.json", make_result(("attribution",)))
+    (runs / "linked").symlink_to(runs.parent / "x")
+    assert "linked" not in page(runs, METHODS).selectbox(key="bench").options
+
+
+def test_markup_in_names_is_text(page, runs):
+    evil = "<img src=x onerror=alert(1)> **b**"
+    write_json(
+        runs / evil.replace("/", "") / "bench.json",
+        make_result((EVIL, "attribution"), model=EVIL, tasks=(EVIL,)),
+    )
+    app = page(runs, METHODS, bench=evil)
+    assert app.selectbox(key="bench").value == evil
+    drawn = json.dumps(_plot(app))
+    assert "<script" not in drawn and "<img" not in drawn
+    for element in (*app.markdown, *app.caption):
+        assert not re.search(r"(?<!\\)[<*]", element.value)
