@@ -35,7 +35,7 @@ def show() -> None:
     except InputError as error:
         engine.say(error)
         return
-    scope = right.selectbox("Measured on", list(found.scopes), key="task", bind=IN_URL)
+    scope = right.selectbox("Measured on", list(found.scopes), key="scope", bind=IN_URL)
     rows = found.scopes[scope]
     metrics = found.metrics(scope)
     left, middle, right = st.columns(3)
@@ -44,12 +44,12 @@ def show() -> None:
         metrics,
         index=metrics.index(BEST) if BEST in metrics else 0,
         format_func=TITLES.get,
-        key="metric",
+        key="bench_metric",
         bind=IN_URL,
     )
     numbers = [str(n) for n in sorted({row.n for row in rows if row.n})]
     pairs = middle.segmented_control(
-        "Prompt pairs", [ALL, *numbers], default=ALL, required=True, key="pairs", bind=IN_URL
+        "Prompt pairs", [ALL, *numbers], default=ALL, required=True, key="bench_pairs", bind=IN_URL
     )
     costs = any("forwards" in row.values for row in rows)
     along = right.segmented_control(

@@ -14,18 +14,18 @@ COUNTED = (
     ("codebooks", "set of codebooks", "sets of codebooks"),
     ("benches", "bench", "benches"),
 )
-STORY = "One day, Tim and his mom went to"
+FIRST = {
+    "source": "of a topic",
+    "topic": "fire",
+    "how": "added",
+    "scale": "1.5",
+    "prompt": "One day, Tim and his mom went to",
+}
 PAGES = (
-    (
-        "steering",
-        "Steering",
-        "Set, add or forbid codes while the model writes. Base and steered text appear side by side.",
-        "a story with fire in it",
-        {"source": "of a topic", "topic": "fire", "how": "added", "scale": "1.5", "prompt": STORY},
-    ),
     (
         "live",
         "Live text",
+        ":material/text_fields:",
         "Type a text and see every token coloured by its code. Click a token for its codes at all sites.",
         "a sentence of two names",
         {"site": "a12"},
@@ -33,13 +33,15 @@ PAGES = (
     (
         "codes",
         "Codes",
-        "Search a corpus by regular expression, token or prompt for the codes that fire there, and read one code.",
+        ":material/search:",
+        "Search a corpus by regular expression, token or prompt for the codes that fire there; read one code.",
         "codes of a word",
-        {},
+        {"q": r"\breturn\w*"},
     ),
     (
         "circuit",
         "Circuit",
+        ":material/account_tree:",
         "Find which heads do a task, read their codes, set one and see the metric change.",
         "the newest run",
         {},
@@ -47,8 +49,9 @@ PAGES = (
     (
         "evaluation",
         "Evaluation",
+        ":material/monitoring:",
         "Methods compared, what codebooks cost the model, and the finite-state experiment, with controls.",
-        "what the shipped codebooks cost",
+        "what codebooks cost",
         {"show": "Codebooks"},
     ),
 )
@@ -71,6 +74,17 @@ def state() -> None:
         )
 
 
+def card(view: str, name: str, icon: str, does: str, example: str, address: dict[str, str]) -> None:
+    st.page_link(f"views/{view}.py", label=f"**{name}**", icon=icon)
+    st.markdown(does)
+    st.page_link(
+        f"views/{view}.py",
+        label=f"Try: {example}",
+        icon=":material/arrow_forward:",
+        query_params=address,
+    )
+
+
 st.title("Read and steer a language model by its codes")
 waiting = not engine.loading().model.done()
 with st.container(border=True):
@@ -80,14 +94,15 @@ with st.container(border=True):
     st.caption(
         f"In {plain(shelf.shown_path())}: {words}. Codebooks for the default model come with the package."
     )
-for column, (view, name, does, example, address) in zip(
-    [*st.columns(2), *st.columns(2), *st.columns(2)],
-    [page for page in PAGES if page[0] != "codes"],
-    strict=False,
-):
+with st.container(border=True):
+    st.page_link("views/steering.py", label="**Steering**", icon=":material/tune:")
+    st.markdown(
+        "Set, add or forbid codes while the model writes. Base and steered text appear side by side, with what every "
+        "token cost."
+    )
+    # a button, since it is what a newcomer should click
+    if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
+        st.switch_page("views/steering.py", query_params=FIRST)
+for column, page in zip([*st.columns(2), *st.columns(2)], PAGES, strict=True):
     with column.container(border=True, height="stretch"):
-        st.page_link(f"views/{view}.py", label=f"**{name}**")
-        st.markdown(does)
-        st.page_link(
-            f"views/{view}.py", label=f"Try: {example}", query_params=address, icon=":material/arrow_forward:"
-        )
+        card(*page)

@@ -60,7 +60,7 @@ def _spoken(app) -> str:
 def test_a_bench_is_shown_with_ranges_differences_and_controls(page, runs):
     before = files_of(runs)
     app = page(runs, METHODS, bench="table")
-    assert not app.error and app.selectbox(key="task").value == "ioi on smollm2-135m-instruct"
+    assert not app.error and app.selectbox(key="scope").value == "ioi on smollm2-135m-instruct"
     table = app.dataframe[0].value.set_index(["method", "pairs"])
     result = json.loads((runs / "table" / "bench.json").read_text())
     assert len(table) == len(result["table"])
@@ -79,7 +79,7 @@ def test_a_bench_is_shown_with_ranges_differences_and_controls(page, runs):
 
 
 def test_another_metric_number_of_pairs_and_axis_change_table_and_figure(page, runs):
-    app = page(runs, METHODS, bench="table", metric="ROC AUC")
+    app = page(runs, METHODS, bench="table", bench_metric="ROC AUC")
     app.get("button_group")[1].set_value("100")
     app.run()
     table = app.dataframe[0].value.set_index("method")

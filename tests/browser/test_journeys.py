@@ -11,7 +11,7 @@ VIEWS = {"": "Read and steer", "live": "Live text", "circuit": "Circuit", "steer
 def test_the_first_page_tells_when_the_model_is_ready_and_leads_to_the_others(tab):
     page = tab().page
     expect(page.get_by_text("is ready: 2 layers of 4 heads")).to_be_visible(timeout=60_000)
-    page.get_by_role("link", name="Try: a story with fire in it").click()
+    page.get_by_role("button", name="Begin here: a story with fire in it").click()
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()
     expect(page.get_by_label("Prompt")).to_have_value("One day, Tim and his mom went to")
 
