@@ -12,6 +12,7 @@ START = st.Page(VIEWS / "start.py", title="Start", icon=":material/home:", defau
 PAGES = [
     START,
     st.Page(VIEWS / "live.py", title="Live text", icon=":material/text_fields:"),
+    st.Page(VIEWS / "codes.py", title="Codes", icon=":material/search:"),
     st.Page(VIEWS / "circuit.py", title="Circuit", icon=":material/account_tree:"),
     st.Page(VIEWS / "steering.py", title="Steering", icon=":material/tune:"),
     st.Page(VIEWS / "evaluation.py", title="Evaluation", icon=":material/monitoring:"),

@@ -107,6 +107,9 @@ class Layout:
             raise InputError(f"code {code} of {name}: there are 0 to {self.books[number].n_codes - 1}")
         return int(self.codes[number]) + code
 
+    def has(self, name: str, code: int) -> bool:
+        return name in self.numbers and 0 <= code < self.books[self.numbers[name]].n_codes
+
     def named(self, name: str) -> tuple[str, int]:
         """Book and id of a code's name, ``a12.h3:97``.
 

@@ -1,0 +1,159 @@
+"""Building a small code index behind the pages: one at a time, seen in every tab, gone on with where it was left.
+
+The thread takes its turn at the model batch by batch, so that other tabs can use it meanwhile.
+"""
+
+import contextlib
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp.app import engine, shelf
+from interp.app.books import SHIPPED
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.codesearch import build_index
+from interp.tasks.errors import InputError
+from interp.text import load_text
+
+TOKENS = 24_000
+"""Rather more than a minute for the default model on two idle cores, which read 400 tokens a second."""
+SIZES = (8_000, TOKENS, 100_000)
+SOURCE, CONTEXT = "stdlib", 128
+BLOCKS = 4
+"""Blocks of text a batch: how long another tab waits for its turn."""
+SAVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is built: the folder's name says it, so that it can be gone on with.
+
+    Attributes:
+        books: a folder of the runs folder, or :data:`~interp.app.books.SHIPPED`.
+    """
+
+    books: str
+    n_tokens: int
+
+    @property
+    def folder(self) -> Path:
+        model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(engine.model_name()).name)
+        books = "" if self.books == SHIPPED else f"-{self.books}"
+        return engine.runs() / f"index-{model}{books}-{SOURCE}-{self.n_tokens}"
+
+    def command(self) -> str:
+        """The same in a terminal."""
+        words = ["interp", "index", "build", "--data", SOURCE, "--tokens", str(self.n_tokens)]
+        if engine.model_name() != engine.DEFAULT_MODEL:
+            words += ["--model", engine.model_name()]
+        if self.books != SHIPPED:
+            words += ["--codebooks", f"{shelf.shown_path()}/{self.books}"]
+        return shlex.join([*words, "--out", f"{shelf.shown_path()}/{self.folder.name}"])
+
+
+def plans() -> list[Plan]:
+    """All that this page can build."""
+    return [Plan(books, size) for books in (SHIPPED, *shelf.folders("codebooks")) for size in SIZES]
+
+
+class Build(threading.Thread):
+    """
+    Attributes:
+        stage, done, total: how far it is.
+        left: seconds, once that can be told.
+        error: why it stopped, if it did.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(daemon=True, name=f"building {plan.folder.name}")
+        self.plan = plan
+        self.began = time.monotonic()
+        self.stage, self.done, self.total = "waiting for the model", 0, 1
+        self.left: float | None = None
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._build()
+        except Exception as error:  # shown on the page
+            self.error = error
+
+    def _build(self) -> None:
+        model = engine.loading().model.result()
+        self.stage = "reading the codebooks"
+        folder = None if self.plan.books == SHIPPED else engine.runs() / self.plan.books
+        if folder is None:
+            from interp.bottlenecks.shipped import default_codebooks
+
+            folder = default_codebooks(model)
+        books = load_codebooks(folder, model)
+        self.stage = "reading the text"
+        text = load_text(SOURCE, model, n_tokens=self.plan.n_tokens, context=CONTEXT)
+        build_index(
+            model,
+            books,
+            text,
+            self.plan.folder,
+            books_folder=folder,
+            batch_size=BLOCKS,
+            save_seconds=SAVE_SECONDS,
+            turn=engine.turn,
+            stage=self._stage,
+        )
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        self.stage, self.done, self.total, self.left = name, 0, total, None
+        first: tuple[float, int] | None = None
+
+        def tell(more: int, _note: str = "") -> None:
+            nonlocal first
+            self.done += more
+            now = time.monotonic()
+            if first is None:  # what an earlier process did comes at once
+                first = now, self.done
+            elif self.done > first[1]:
+                self.left = (now - first[0]) / (self.done - first[1]) * (total - self.done)
+
+        yield tell
+
+    def line(self) -> str:
+        """How far it is, in words."""
+        took = f"{time.monotonic() - self.began:.0f} s"
+        left = "" if self.left is None else f", about {self.left:.0f} s left"
+        count = f" {self.done} of {self.total}" if self.total > 1 else ""
+        return f"{self.stage}{count}, {took}{left}"
+
+
+_builds: dict[Path, Build] = {}
+_starting = threading.Lock()
+
+
+def start(plan: Plan) -> Build:
+    """Begin, or go on; while another index is being built that one goes first.
+
+    Raises:
+        InputError: another one is being built.
+    """
+    with _starting:
+        busy = running()
+        if busy is not None and busy.plan != plan:
+            raise InputError(f"{busy.plan.folder.name} is being built: wait for it")
+        if busy is None:
+            busy = _builds[plan.folder] = Build(plan)
+            busy.start()
+        return busy
+
+
+def running() -> Build | None:
+    """What is being built in the runs folder now."""
+    return next((b for b in _builds.values() if b.is_alive() and b.plan.folder.parent == engine.runs()), None)
+
+
+def failed(plan: Plan) -> Exception | None:
+    """Why the last attempt ended, if it did."""
+    found = _builds.get(plan.folder)
+    return None if found is None or found.is_alive() else found.error

@@ -1,0 +1,132 @@
+"""What the page *Codes* finds: every code scored against matches, contexts like a prompt's token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+
+from interp.app import engine
+from interp.app.code_index import changed
+from interp.app.tokens import pieces
+from interp.codesearch import (
+    CodeHit,
+    CodeIndex,
+    CodeScores,
+    Context,
+    context_at,
+    prompt_codes,
+    search_regex,
+    search_similar,
+    search_token,
+)
+from interp.codesearch.notes import Note
+from interp.tasks.errors import InputError
+
+REGEX, TOKEN, PROMPT, NAME = "regular expression", "token", "prompt", "name"
+EXAMPLES = (
+    (REGEX, r"\bself\b"),
+    (REGEX, r"(?i)\berrors?\b"),
+    (REGEX, r"\d+\.\d+"),
+    (REGEX, r"\b[Rr]eturns? \w+"),
+    (TOKEN, "None"),
+    (TOKEN, "("),
+    (PROMPT, "Return the name of the file"),
+)
+MOST = 128
+"""Tokens of a prompt."""
+
+
+def scores(index: CodeIndex, by: str, text: str) -> CodeScores:
+    """Every code against a regular expression or a token; looked for once.
+
+    Raises:
+        InputError: a pattern that the engine does not know, a text that is no token.
+    """
+    return _scores(index.folder, changed(index.folder), by, text, index)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _scores(folder: Path, changed: float, by: str, text: str, _index: CodeIndex) -> CodeScores:  # noqa: ARG001
+    return search_regex(_index, text) if by == REGEX else search_token(_index, text)
+
+
+def name_of(book: str, code: int) -> str:
+    return f"{book}:{code}"
+
+
+def kept(note: Note | None) -> str:
+    """A star and the beginning of a note, for a table's column."""
+    if note is None:
+        return ""
+    text = " ".join(note.text.split())
+    return f"{'★ ' if note.star else ''}{text if len(text) <= 40 else text[:39] + '…'}".strip()
+
+
+def rows(hits: Sequence[CodeHit], notes: dict[tuple[str, int], Note]) -> list[dict]:
+    """A line of the table each."""
+    return [
+        {
+            "code": name_of(hit.book, hit.code),
+            "precision": hit.precision,
+            "P 95 %": interval(hit.precision_interval),
+            "recall": hit.recall,
+            "R 95 %": interval(hit.recall_interval),
+            "F1": hit.f1,
+            "tokens": hit.count,
+            "in matches": hit.hits,
+            "kept": kept(notes.get((hit.book, hit.code))),
+        }
+        for hit in hits
+    ]
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.2f} – {bounds[1]:.2f}"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """
+    Attributes:
+        pieces: the prompt's tokens.
+        codes: those of the chosen token, (book, code, tokens of the corpus with it), the rarest first.
+        contexts: of the corpus' tokens that share most of them, with how much.
+    """
+
+    pieces: list[str]
+    codes: list[tuple[str, int, int]]
+    contexts: list[tuple[float, int, Context]]
+
+
+def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
+    """Contexts like one token of a prompt: one forward pass, holding the lock, unless it was asked before.
+
+    Args:
+        position: −1 for the last token.
+
+    Raises:
+        InputError: an empty or long prompt, another model than the index's.
+    """
+    key = index.folder, changed(index.folder), engine.model_name(), prompt, position, n
+    found = st.session_state.get("likeness")
+    if found is None or found[0] != key:
+        with engine.running() as model:
+            index.check_model(model)
+            ids = model.tokenizer(prompt, add_special_tokens=False).input_ids
+            if not prompt.strip():
+                raise InputError("an empty prompt: write a text")
+            if len(ids) > MOST:
+                raise InputError(f"a prompt of {len(ids)} tokens: this page reads at most {MOST}")
+            codes = prompt_codes(index, model, ids, position=min(position, len(ids) - 1))
+            texts = pieces(model.tokenizer, ids)
+        named = [(book, int(code)) for book, its in codes.items() for code in np.unique(its[its >= 0])]
+        counted = [(book, code, index.count(book, code)) for book, code in named]
+        contexts = [
+            (one.score, one.shared, context_at(index, one.token)) for one in search_similar(index, codes, n)
+        ]
+        # codes that the corpus has once say little, those it never has nothing
+        order = sorted(counted, key=lambda entry: (entry[2] == 0, entry[2]))
+        found = st.session_state["likeness"] = key, Likeness(texts, order, contexts)
+    return found[1]
