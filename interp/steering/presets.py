@@ -45,7 +45,7 @@ class Preset:
     measured: Measured
 
 
-def load_presets(made_with: str, file: Path = FILE) -> list[Preset]:
+def load_presets(made_with: str) -> list[Preset]:
     """Those of a model with its codebooks; none for others.
 
     Args:
@@ -55,12 +55,12 @@ def load_presets(made_with: str, file: Path = FILE) -> list[Preset]:
         InputError: the file is damaged.
     """
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(FILE.read_text(encoding="utf-8"))
         if stored["format"] != FORMAT:
-            raise InputError(f"{file} is not of format {FORMAT}")
+            raise InputError(f"{FILE} is not of format {FORMAT}")
         return [_preset(one) for one in stored["presets"]] if stored["made_with"] == made_with else []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read {file}: {error}; install the package again") from None
+        raise InputError(f"cannot read {FILE}: {error}; install the package again") from None
 
 
 def _preset(stored: Mapping) -> Preset:

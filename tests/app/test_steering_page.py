@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shlex
+from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -15,6 +16,7 @@ from interp.steering import SetCode, parse_codes, steer
 from interp.steering.continuations import continue_prompts, encode_prompts
 from interp.steering.controls import random_codes
 from interp.steering.divergence import step_divergences
+from interp.steering.kept import identity
 from tests.app.conftest import files_of, html_of
 from tests.app.test_live_page import values_of
 
@@ -43,7 +45,7 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
     app = page()
     assert "Nothing steered yet" in " ".join(caption.value for caption in app.caption)
     app.text_area(key="prompt").set_value("John went to")
-    app.text_input(key="codes").set_value(CODES)
+    app.text_area(key="codes").set_value(CODES)
     app.number_input(key="seed").set_value(4)
     _press(app)
     assert not app.error
@@ -55,12 +57,11 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
     assert base.tokens != steered.tokens
     ids = encode_prompts(model, ["John went to"])[0]
     _, divergence = step_divergences(model, books, edits, ids, [base.tokens, steered.tokens], seed=4)
-    shown = {metric.label: metric.value for metric in app.metric}
-    assert shown == {
-        "Base: perplexity": f"{base.perplexity:.1f}",
-        "Steered: perplexity": f"{steered.perplexity:.1f}",
-        "KL per token": f"{divergence.mean():.2f}",
-    }
+    assert [(metric.label, metric.value) for metric in app.metric] == [
+        ("Perplexity", f"{base.perplexity:.1f}"),
+        ("Perplexity", f"{steered.perplexity:.1f}"),
+        ("KL per token", f"{divergence.mean():.2f}"),
+    ]
     table = app.dataframe[0].value
     assert table["text"].tolist() == ["Base"] * len(base.tokens) + ["Steered"] * len(steered.tokens)
     expected = np.concatenate([base.surprise, steered.surprise])
@@ -69,8 +70,10 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
     np.testing.assert_allclose(mine["KL"].astype(float), divergence, atol=1e-5)
     assert "".join(mine["token"]) == steered.text and table["KL"][table["text"] == "Base"].isna().all()
     bars = [json.loads(chart.proto.spec)["data"] for chart in app.get("plotly_chart")]
-    assert [len(traces) for traces in bars] == [1, 2]
-    np.testing.assert_allclose(values_of(bars[1][1]["y"]), divergence, atol=1e-5)
+    for traces, values in zip(bars, (base.surprise, steered.surprise, divergence), strict=True):
+        np.testing.assert_allclose(values_of(traces[0]["y"]), values, atol=1e-5)
+    captions = " ".join(caption.value for caption in app.caption)
+    assert f"mean {divergence.mean():.2f}, largest {divergence.max():.2f} at " in captions
     left, right = html_of(app)
     assert "codes edited here" not in left
     # the last token of the prompt and all new ones but the last
@@ -87,7 +90,7 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
 
 def test_what_the_address_says_is_steered(page):
     app = page(prompt="Mary had", codes="m0=2", how="added", scale="3", temperature="0", books="books")
-    assert app.text_input(key="codes").value == "m0=2" and app.number_input(key="scale").value == 3
+    assert app.text_area(key="codes").value == "m0=2" and app.number_input(key="scale").value == 3
     _press(app)
     assert "AddCode(site, code, scale=3.0, from_mean=True, rows=[1])" in app.code[0].value
     assert "temperature=0.0" in app.code[0].value
@@ -97,7 +100,7 @@ def test_what_the_address_says_is_steered(page):
 def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_with_books):
     app = page()
     app.text_area(key="prompt").set_value("John & <Mary>?")
-    app.text_input(key="codes").set_value(CODES)
+    app.text_area(key="codes").set_value(CODES)
     app.selectbox(key="positions").set_value("generated")
     app.number_input(key="begin").set_value(3)
     app.number_input(key="share").set_value(0.5)
@@ -105,7 +108,7 @@ def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_w
     app.toggle(key="control").set_value(True)
     _press(app)
     perplexities = [metric.value for metric in app.metric]
-    assert [metric.label for metric in app.metric][-2:] == ["Random codes: perplexity", "KL per token"]
+    assert "**Random codes**" in [markdown.value for markdown in app.markdown]
     other = page(**dict(parse_qsl(urlsplit(app.code[2].value).query)))
     assert other.text_area(key="prompt").value == "John & <Mary>?" and other.toggle(key="control").value
     _press(other)
@@ -127,6 +130,56 @@ def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_w
     assert [html.unescape(strip) for strip in strips] == [text.prompt + text.text for text in texts]
     marks = within.chosen(3, len(encode_prompts(model, ["John & <Mary>?"])[0]) + 8)[1, :-1]
     assert html_of(app)[1].count("codes edited here") == int(marks.sum()) > 0
+
+
+@pytest.fixture
+def presets(tiny_model_folder, runs_with_books, tmp_path, monkeypatch) -> Path:
+    """A file of two presets, one of them with markup in its name, for the tiny model and its codebooks."""
+    model = load_model(str(tiny_model_folder("llama")))
+    made_with = identity(model, load_codebooks(runs_with_books / "books", model))
+    measured = {"n": 20, "words": ["b"], "hits": [1, 15, 2], "perplexities": [9.0, 14.2, 12.0]}
+    preset = {
+        "name": "to the store",
+        "prompt": "Mary had",
+        "codes": "a1.h2=5,m0=2",
+        "how": "added",
+        "scale": 2.5,
+        "temperature": 0.7,
+        "n_tokens": 8,
+        "found": "Found from 6 sentences.",
+        "measured": measured,
+    }
+    file = tmp_path / "presets.json"
+    both = [preset, preset | {"name": "<b>*", "codes": "m1=1"}]
+    file.write_text(json.dumps({"format": 1, "made_with": made_with, "presets": both}), encoding="utf-8")
+    monkeypatch.setattr("interp.steering.presets.FILE", file)
+    return file
+
+
+@pytest.mark.usefixtures("presets")
+def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
+    app = page(source="of a topic", share="0.5", temperature="2", control="true")
+    assert [button.label for button in app.button] == ["to the store", r"\<b\>\*", "Steer"]
+    app.button[0].click().run()
+    assert not app.exception
+    assert app.radio(key="source").value == "by name" and app.radio(key="how").value == "added"
+    assert app.text_area(key="codes").value == "a1.h2=5,m0=2"
+    assert app.text_area(key="prompt").value == "Mary had"
+    numbers = {key: app.number_input(key=key).value for key in ("scale", "share", "temperature", "tokens")}
+    assert numbers == {"scale": 2.5, "share": 1.0, "temperature": 0.7, "tokens": 8}
+    [caption] = [caption.value for caption in app.caption if "to the store" in caption.value]
+    assert "15 of 20 texts" in caption and "1 of 20 without" in caption and "2 of 20 with random" in caption
+    _press(app)
+    assert not app.error and "scale=2.5" in app.code[0].value and "temperature=0.7" in app.code[0].value
+
+
+def test_damaged_presets_are_an_error_card_and_the_page_steers(page, presets):
+    presets.write_text('{"format": 1', encoding="utf-8")
+    app = page(codes=CODES)
+    [error] = app.error
+    assert "cannot read" in error.value and "install the package again" in error.value
+    _press(app)
+    assert len(app.metric) == 3
 
 
 def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
@@ -164,7 +217,7 @@ def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
 )
 def test_a_wrong_code_is_one_clear_line(page, codes, message):
     app = page()
-    app.text_input(key="codes").set_value(codes)
+    app.text_area(key="codes").set_value(codes)
     _press(app)
     [error] = app.error
     assert message in re.sub(r"\\(.)", r"\1", error.value) and "\n" not in error.value
@@ -199,11 +252,11 @@ def test_an_address_out_of_range_leaves_what_is_usual(page, key, value, otherwis
 def test_markup_in_a_prompt_or_a_code_is_shown_as_text(page):
     app = page()
     app.text_area(key="prompt").set_value("<script>alert(1)</script> <b>")
-    app.text_input(key="codes").set_value(CODES)
+    app.text_area(key="codes").set_value(CODES)
     _press(app)
     for strip in html_of(app):
         assert "&lt;" in strip and not re.search(r"<(?!/?(?:div|span)\b)", strip)
-    app.text_input(key="codes").set_value("![x](https://example.org/x.png)=1")
+    app.text_area(key="codes").set_value("![x](https://example.org/x.png)=1")
     _press(app)
     assert r"\!\[x\]\(" in app.error[0].value
 

@@ -1,0 +1,35 @@
+"""What comes with the package was made with the codebooks that come with it."""
+
+import pytest
+
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.steering import load_topic, parse_codes, steer, topic_names
+from interp.steering.edits import code_edits
+from interp.steering.find import RANKINGS
+from interp.steering.kept import identity, recall, request_key
+from interp.steering.presets import load_presets
+
+STALE = "made with other codebooks: run benchmarks/steering_presets.py"
+
+
+@pytest.mark.slow
+def test_presets_and_topics_codes_belong_to_the_shipped_codebooks(smollm2, tmp_path):
+    books = load_codebooks(None, smollm2)
+    made_with = identity(smollm2, books)
+    presets = load_presets(made_with)
+    assert presets, STALE
+    for preset in presets:
+        steer(smollm2, books, code_edits(parse_codes(preset.codes), add=preset.scale))
+        measured = preset.measured
+        assert measured.hits[1] >= max(measured.n / 2, 2 * measured.hits[0], 2 * measured.hits[2])
+    for name in topic_names():
+        topic = load_topic(name)
+        for by in RANKINGS:
+            found = recall(tmp_path, request_key(made_with, topic.positive, topic.negative, by, 0))
+            assert found is not None, STALE
+            assert found.by == by and found.n_positive == len(topic.positive) and len(found) > 100
+            steer(smollm2, books, found.sets(len(found)))
+
+
+def test_presets_of_other_codebooks_are_none():
+    assert load_presets("another") == []
