@@ -1,5 +1,6 @@
 """What all tabs share: the model, loaded once, and turns at whatever runs it with hooks on."""
 
+import gc
 import importlib
 import os
 import threading
@@ -53,6 +54,9 @@ class Loading(threading.Thread):
     def run(self) -> None:
         _settle(self.libraries, lambda: importlib.import_module("interp.steering"))
         _settle(self.model, self._load)
+        # Streamlit collects garbage after every click, which would go over all that was just loaded: 0.3 s
+        gc.collect()
+        gc.freeze()
 
     def _load(self):
         from interp.models import load_model

@@ -90,6 +90,8 @@ def discover(
     if not isinstance(pairs, PromptPairs):
         raise InputError(f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}")
     longest = max(len(pair.clean_tokens) for pair in pairs)
+    if longest > model.cfg.n_ctx:
+        raise InputError(f"prompts of {longest} tokens: the model reads at most {model.cfg.n_ctx}")
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
     if config is None:

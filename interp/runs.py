@@ -260,8 +260,13 @@ def _fault(result: dict, details: object) -> str | None:
         return f"{RESULT} lacks {', '.join(missing)}"
     if not isinstance(details, dict):
         return f"{DETAILS} is not an object"
-    if not isinstance(details.get("examples", []), list) or not isinstance(details.get("members", {}), dict):
+    examples, members = details.get("examples", []), details.get("members", {})
+    if not isinstance(examples, list) or not isinstance(members, dict):
         return f"examples or members in {DETAILS} are of the wrong kind"
+    if not all(isinstance(row, dict) and {"clean", "corrupt", "positions"} <= set(row) for row in examples):
+        return f"an entry of examples in {DETAILS} lacks one of clean, corrupt, positions"
+    if not all(isinstance(row, dict) for row in members.values()):
+        return f"an entry of members in {DETAILS} is not an object"
     for group, wanted in _WANTED.items():
         rows = result[group]
         if not isinstance(rows, list):

@@ -100,7 +100,7 @@ def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
 
 def test_prompts_that_come_out_differently_are_an_input_error(run, tmp_path):
     tokenizer = load_planted_model("planted-induction").tokenizer
-    details = {"examples": [{"clean": ["other"], "corrupt": ["other"]}]}
+    details = {"examples": [{"clean": ["other"], "corrupt": ["other"], "positions": {}}]}
     found = Run({**run.result, "task": "planted-induction"}, details, run.arrays)
     with pytest.raises(InputError, match="come out differently"):
         found.sample_again(tmp_path, tokenizer, 2)

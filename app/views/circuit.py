@@ -1,57 +1,91 @@
-"""Open a run: its circuit as a table, and its report."""
+"""Find a circuit or open one: its heads, what each does, its edges, how it stands beside others, its report."""
 
 import streamlit as st
 
-from interp.app import engine
-from interp.report import render_report
-from interp.runs import RESULT, Run
+from interp.app import engine, shelf
+from interp.app.circuit_compared import compared
+from interp.app.circuit_edges import edges
+from interp.app.circuit_find import form
+from interp.app.circuit_head import heads
+from interp.app.circuit_runs import Opened, opened, report
+from interp.app.tokens import plain
+from interp.circuits.choose import THRESHOLD
+from interp.report import wording
+from interp.report.repeat import command_line, python_lines
+from interp.runs import PROMPTS
 from interp.tasks.errors import InputError
 
-RUNS = engine.runs()
+HEADS, EDGES, COMPARED, REPORT = TABS = ("Heads", "Edges", "Compared", "Report")
 HEIGHT = 900
 
 
-@st.cache_data(max_entries=8, show_spinner="Drawing the report")
-def page(folder: str, _changed: float) -> str:
-    return render_report(Run.load(folder))
+def choose(names: list[str]) -> str:
+    """The run that the address, the reader or the last discovery says; the newest otherwise."""
+    if "found run" in st.session_state:
+        st.session_state["run"] = st.session_state.pop("found run")
+    wanted = st.query_params.get("run")
+    name = st.selectbox("Run", names, index=names.index(wanted) if wanted in names else 0, key="run")
+    st.query_params["run"] = name
+    return name
 
 
-def runs() -> list[str]:
-    """Names of the run folders, newest first; a name from outside is only ever looked up in this list."""
-    if not RUNS.is_dir():
-        return []
-    found = [folder for folder in RUNS.iterdir() if (folder / RESULT).is_file() and folder.name[0] != "."]
-    return [folder.name for folder in sorted(found, key=lambda f: -(f / RESULT).stat().st_mtime)]
+def summary(found: Opened) -> None:
+    run, scale = found.run, found.scale
+    metric = run.result["metric"]
+    name = wording.METRIC_NAMES.get(metric.get("name"), str(metric.get("name")))
+    columns = st.columns(4)
+    columns[0].metric("Members", len(run.members))
+    columns[1].metric("On clean prompts", wording.signed(metric["clean"], scale.places), help=f"Mean {name}.")
+    columns[2].metric(
+        "On corrupt prompts", wording.signed(metric["corrupt"], scale.places), help=f"Mean {name}."
+    )
+    columns[3].metric("Pairs", run.result["n_pairs"])
+    threshold = run.result.get("settings", {}).get("threshold", THRESHOLD)
+    st.caption(
+        f"{plain(run.result['task'])} on {plain(run.result['model'] or 'a model')} by "
+        f"{plain(run.result['method'])}, seed {run.result['seed']}, scored by {plain(name)}. A member moves it by "
+        f"{threshold:.0%} of the gap or more when it is swapped, with a 95 % interval off zero."
+    )
+
+
+def whole_report(found: Opened) -> None:
+    """The report, what to take away, and how to repeat the run."""
+    page = report(found)
+    left, right, _ = st.columns([1, 1, 3])
+    left.download_button("Report as HTML", page, f"{found.name}.html", "text/html", on_click="ignore")
+    right.download_button(
+        "Heads as CSV", found.run.to_csv(), f"{found.name}-heads.csv", "text/csv", on_click="ignore"
+    )
+    kept = next((found.folder / name for name in PROMPTS if (found.folder / name).is_file()), None)
+    task = None if kept is None else f"{shelf.shown_path()}/{found.name}/{kept.name}"
+    with st.expander("Repeat this run"):
+        st.code(command_line(found.run, task), language="bash")
+        st.code(python_lines(found.run, task), language="python")
+    st.iframe(page, height=HEIGHT)
 
 
 st.title("Circuit")
-names = runs()
-if not names:
-    st.info(f"No runs in {RUNS} yet. Make one in a terminal, then reload this page:")
+names = shelf.folders("runs")
+if names:
+    name = choose(names)
+else:
+    st.info(
+        f"No runs in {plain(shelf.shown_path())} yet. Find the circuit of a task here: it takes about a minute and "
+        "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
+    )
     st.code("interp discover ioi", language="bash")
+form(expanded=not names)
+if not names:
     st.stop()
-wanted = st.query_params.get("run")
-name = st.selectbox("Run", names, index=names.index(wanted) if wanted in names else 0, key="run")
-st.query_params["run"] = name
 try:
-    run = Run.load(RUNS / name)
-    report = page(str(RUNS / name), (RUNS / name / RESULT).stat().st_mtime)
+    found = opened(name)
 except InputError as error:
     engine.say(error)
+    st.caption("The other runs can be chosen above. This one can be deleted, or made again.")
     st.stop()
-metric = run.result["metric"]
-columns = st.columns(4)
-columns[0].metric("Members", len(run.members))
-columns[1].metric(f"{metric.get('name', 'metric')} on clean", f"{metric['clean']:.2f}")
-columns[2].metric("on corrupt", f"{metric['corrupt']:.2f}")
-columns[3].metric("Pairs", run.result.get("n_pairs"))
-st.dataframe(
-    [
-        {key: part[key] for key in ("site", "score", "effect", "effect_low", "effect_high")}
-        for part in run.members
-    ],
-    hide_index=True,
-)
-st.download_button("Heads as CSV", run.to_csv(), file_name=f"{name}-heads.csv", mime="text/csv")
-with st.expander("Report", expanded=True):
-    st.iframe(report, height=HEIGHT)
+summary(found)
+tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind="query-params"), strict=True))
+for title, draw in ((HEADS, heads), (EDGES, edges), (COMPARED, compared), (REPORT, whole_report)):
+    if tabs[title].open:
+        with tabs[title]:
+            draw(found)

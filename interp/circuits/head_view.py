@@ -1,21 +1,18 @@
-"""Every head on one pair of prompts: where it attends, what it writes at END, which codes it has.
+"""Every head on one pair of prompts: where it attends and what it writes at END.
 
 One forward pass of two rows, the clean and the corrupt prompt, gives all of it for all heads, so that going from head
 to head runs nothing.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, model_device
-from interp.bottlenecks.attach import attach
-from interp.bottlenecks.base import Bottleneck
 from interp.models import Model
 from interp.models.final_norm import FinalNorm
 from interp.scores.head_codes import SIDES
@@ -34,14 +31,12 @@ class PairView:
         metric: the task metric on either side.
         patterns: of all queries, or of END alone for prompts of more than :data:`LONGEST` tokens.
         written: what each head adds at END, after the final norm frozen at that prompt's scale.
-        codes: ids by site as ``attach`` gives them, side first, where codebooks were given.
     """
 
     pair: PromptPair
     metric: tuple[float, float]
     patterns: Float[np.ndarray, "side layer head query key"]
     written: Float[Tensor, "side layer head d_model"]
-    codes: Mapping[str, Int[np.ndarray, "side pos *group k"]]
     norm: FinalNorm
 
     def tokens(self, side: str) -> tuple[int, ...]:
@@ -60,31 +55,10 @@ class PairView:
         right, wrong = (logits[list(ids)].mean() for ids in (self.pair.answers, self.pair.wrong_answers))
         return float(right), float(wrong)
 
-    def head_codes(self, side: str, layer: int, head: int) -> Int[np.ndarray, "pos k"] | None:
-        """The head's codes at every token; ``None`` without a codebook for it alone."""
-        return codes_of_head(self.codes, layer, head, SIDES.index(side))
-
-
-def codes_of_head(
-    codes: Mapping[str, Int[np.ndarray, "row pos *group k"]], layer: int, head: int, row: int
-) -> Int[np.ndarray, "pos k"] | None:
-    """One head's codes of one row, whether it has a codebook by itself or one of a layer's."""
-    alone = codes.get(f"a{layer}.h{head}")
-    if alone is not None:
-        return alone[row]
-    of_layer = codes.get(f"a{layer}")
-    # without an axis of heads the codebook is of all heads' outputs together
-    return of_layer[row, :, head] if of_layer is not None and of_layer.ndim == 4 else None
-
 
 @torch.no_grad()
-def view_pair(
-    model: Model, pair: PromptPair, metric: Metric, codebooks: Mapping[str, Bottleneck] | None = None
-) -> PairView:
+def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     """Run both prompts of a pair once, as two rows of one batch.
-
-    Args:
-        codebooks: by site; those of heads are read.
 
     Raises:
         InputError: prompts longer than the model's context, or logits that are not finite.
@@ -111,9 +85,7 @@ def view_pair(
     hooks = {f"blocks.{layer}.attn.hook_z": keep_end for layer in layers}
     hooks |= {f"blocks.{layer}.attn.hook_pattern": keep_pattern for layer in layers}
     hooks[f"blocks.{layers[-1]}.hook_resid_post"] = keep_resid
-    books = {site: book for site, book in (codebooks or {}).items() if site[0] == "a"}
-    with attach(model, books, error_term=True) as attached:
-        logits = end_logits(model, tokens, hooks)
+    logits = end_logits(model, tokens, hooks)
     if not torch.isfinite(logits).all():
         raise InputError("the model gives NaN or infinite logits on this pair: try --dtype float32")
     norm = FinalNorm.of(model)
@@ -127,6 +99,5 @@ def view_pair(
         (float(found[0]), float(found[1])),
         torch.stack(patterns, 1).numpy(),
         torch.stack(written, 1),
-        {site: ids.cpu().numpy() for site, ids in attached.ids.items()},
         norm,
     )

@@ -1,7 +1,8 @@
 """Figures of a circuit for a page that draws with plotly: data in, figure out.
 
-Colours are half-tones that hold on a light and on a dark page, the sign as hue and the size as opacity; text takes
-the page's own colour. Plotly reads a little HTML in labels, so every token and name is escaped.
+Colours are half-tones that hold on a light and on a dark page, the sign as hue and the size as opacity; ``ink`` is
+the page's colour of text, for what stands on them. Plotly reads a little HTML in labels: every token and name is
+escaped.
 """
 
 import html
@@ -35,7 +36,7 @@ _UNSIGNED = [[0, _NOTHING], [1, tone(1, 0.95)]]
 _SIGNED = [[0, tone(-1, 0.95)], [0.5, _NOTHING], [1, tone(1, 0.95)]]
 
 
-def grid_plot(run: Run, scale: Scale, chosen: str | None = None) -> go.Figure:
+def grid_plot(run: Run, scale: Scale, ink: str, chosen: str | None = None) -> go.Figure:
     """Layers from left to right, a row a head: the score as colour, members outlined and numbered.
 
     A member's number is its exact effect in percent of the clean–corrupt gap. Each head has one selectable point whose
@@ -59,6 +60,11 @@ def grid_plot(run: Run, scale: Scale, chosen: str | None = None) -> go.Figure:
             colorbar=_colorbar(scale),
         )
     )
+    members = [
+        (head["layer"], head["head"]) for head in heads if head["in_circuit"] and head["site"] != chosen
+    ]
+    ring = [(head["layer"], head["head"]) for head in heads if head["site"] == chosen]
+    figure.add_traces([_outlines(members, GREY, 1.5), _outlines(ring, CHOSEN, 2.5)])
     figure.add_trace(
         go.Scatter(
             x=[head["layer"] for head in heads],
@@ -69,20 +75,12 @@ def grid_plot(run: Run, scale: Scale, chosen: str | None = None) -> go.Figure:
             selected={"marker": {"opacity": 0}},
             unselected={"marker": {"opacity": 0}},
             text=[_number(head, scale) for head in heads],
-            textfont={"size": SMALL},
+            textfont={"size": SMALL + 1, "color": ink},
             hovertext=[_said(head, scale) for head in heads],
             hoverinfo="text",
+            showlegend=False,
         )
     )
-    for head in heads:
-        if head["in_circuit"] or head["site"] == chosen:
-            figure.add_shape(
-                type="rect",
-                **_square(head["layer"], head["head"]),
-                line={"color": CHOSEN, "width": 2.5}
-                if head["site"] == chosen
-                else {"color": GREY, "width": 1.5},
-            )
     step = 1 if n_layers <= 40 else 5
     figure.update_xaxes(
         title="layer",
@@ -121,12 +119,12 @@ def _number(head: dict, scale: Scale) -> str:
 
 def _said(head: dict, scale: Scale) -> str:
     roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.get("roles", {})))
-    text = f"{head['site']}: score {scale.score(head['score'])}<br>{effect_text(head, scale)}"
+    text = f"{html.escape(head['site'])}: score {scale.score(head['score'])}<br>{effect_text(head, scale)}"
     return text + (f"<br>looks like {html.escape(roles)}" if roles else "")
 
 
 def pattern_plot(
-    pattern: Float[np.ndarray, "query key"], tokens: Sequence[str], roles: Mapping[int, str]
+    pattern: Float[np.ndarray, "query key"], tokens: Sequence[str], roles: Mapping[int, str], ink: str
 ) -> go.Figure:
     """Attention from every token (rows) to every token (columns), weights from .05 on as numbers.
 
@@ -154,7 +152,7 @@ def pattern_plot(
             if n <= 24
             else None,
             texttemplate="%{text}" if n <= 24 else None,
-            textfont={"size": 8},
+            textfont={"size": SMALL - 1, "color": ink},
             customdata=pattern,
             hovertemplate="%{y} → %{x}: %{customdata:.3f}<extra></extra>",
             x=np.arange(n),
@@ -192,8 +190,9 @@ def writes_plot(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, fl
             orientation="h",
             marker={"color": [tone(value, 0.75) for value in values]},
             text=[wording.signed(value, digits) for value in values],
-            textposition="auto",
+            textposition="outside",
             textfont={"size": SMALL},
+            cliponaxis=False,
             hoverinfo="skip",
         )
     )
@@ -203,7 +202,9 @@ def writes_plot(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, fl
         range=[len(rows) - 0.4, -0.6],
         **_plain_axis(),
     )
-    figure.update_xaxes(title="added to the logit", zeroline=True, zerolinecolor=GREY, **_plain_axis())
+    far = 1.3 * max((abs(value) for value in values), default=1.0)
+    ends = [far * min(0, *np.sign(values)), far * max(0, *np.sign(values))] if values else [-1, 1]
+    figure.update_xaxes(title="added to the logit", range=ends, **_plain_axis())
     return _finished(figure, height=46 + 19 * max(len(rows), 4))
 
 
@@ -275,12 +276,21 @@ def scores_plot(
     return _finished(figure, height=380)
 
 
-def _square(x: float, y: float, half: float = 0.47) -> dict:
-    return {"x0": x - half, "x1": x + half, "y0": y - half, "y1": y + half}
+def _outlines(places: Sequence[tuple[int, int]], colour: str, width: float) -> go.Scatter:
+    """Squares around cells as one line with gaps: hundreds of shapes would take plotly a second."""
+    half = 0.47
+    return go.Scatter(
+        x=[x + dx for x, _ in places for dx in (-half, half, half, -half, -half, np.nan)],
+        y=[y + dy for _, y in places for dy in (-half, -half, half, half, -half, np.nan)],
+        mode="lines",
+        line={"color": colour, "width": width},
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def _plain_axis(size: int = SMALL) -> dict:
-    return {"showgrid": False, "ticks": "", "tickfont": {"size": size}, "automargin": True}
+    return {"showgrid": False, "zeroline": False, "ticks": "", "tickfont": {"size": size}, "automargin": True}
 
 
 def _finished(figure: go.Figure, height: int) -> go.Figure:

@@ -151,8 +151,14 @@ def edge_figure(run: Run, scale: Scale) -> Markup | None:
     """The graph of the strongest edges; ``None`` where no edges were scored."""
     if not run.members or not run.result["edges"]:
         return None
-    nodes = [
+    return edge_graph(
+        member_nodes(run, scale), run.result["edges"], "Strongest edges among the members, by layer"
+    )
+
+
+def member_nodes(run: Run, scale: Scale) -> list[Node]:
+    """The members as a graph of edges draws them, in reading order."""
+    return [
         Node(part["site"], part["layer"], part["effect"], f"{part['site']}: {effect_text(part, scale)}")
         for part in sorted(run.members, key=lambda part: (part["layer"], part.get("head", 0)))
     ]
-    return edge_graph(nodes, run.result["edges"], "Strongest edges among the members, by layer")

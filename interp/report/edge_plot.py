@@ -21,11 +21,12 @@ _SPAN = 900.0
 """Width that nodes are spread over; the figure shrinks it to the page's."""
 
 
-def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], n: int = DRAWN) -> go.Figure:
+def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], ink: str, n: int = DRAWN) -> go.Figure:
     """Members as boxes coloured by their effect; edges by sign, as wide as their score is large.
 
     Args:
         edges: ``from``, ``to``, ``into``, ``score``, as in a run; the ``n`` largest between nodes are drawn.
+        ink: the page's colour of text.
     """
     known = {node.site for node in nodes}
     drawn = [e for e in edges if e["from"] in known and e["to"] in known and e["score"]]
@@ -42,11 +43,7 @@ def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], n: int = DRAWN) -> g
         figure.add_trace(_edge(edge, where, largest))
     _legend(figure)
     most = max(abs(node.effect) for node in nodes)
-    for node in nodes:
-        x, y = where[node.site]
-        box = {"x0": x - _WIDTH / 2, "x1": x + _WIDTH / 2, "y0": y - _HEIGHT / 2, "y1": y + _HEIGHT / 2}
-        shade = tone(node.effect, 0.15 + 0.75 * opacity(node.effect, most))
-        figure.add_shape(type="rect", **box, fillcolor=shade, line={"color": GREY, "width": 1})
+    figure.update_layout(shapes=[_box(node, *where[node.site], most) for node in nodes])
     places = [where[node.site] for node in nodes]
     figure.add_trace(
         go.Scatter(
@@ -56,8 +53,8 @@ def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], n: int = DRAWN) -> g
             marker={"symbol": "square", "size": 26, "opacity": 0},
             selected={"marker": {"opacity": 0}},
             unselected={"marker": {"opacity": 0}},
-            text=[node.name for node in nodes],
-            textfont={"size": SMALL + 1},
+            text=[html.escape(node.name) for node in nodes],
+            textfont={"size": SMALL + 1, "color": ink},
             customdata=[node.site for node in nodes],
             hovertext=[html.escape(node.title) for node in nodes],
             hoverinfo="text",
@@ -83,6 +80,16 @@ def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], n: int = DRAWN) -> g
         hovermode="closest",
     )
     return figure
+
+
+def _box(node: Node, x: float, y: float, most: float) -> dict:
+    return {
+        "type": "rect",
+        **{"x0": x - _WIDTH / 2, "x1": x + _WIDTH / 2, "y0": y - _HEIGHT / 2, "y1": y + _HEIGHT / 2},
+        "fillcolor": tone(node.effect, 0.15 + 0.75 * opacity(node.effect, most)),
+        "line": {"color": GREY, "width": 1},
+        "layer": "between",
+    }
 
 
 DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "solid"}

@@ -40,10 +40,14 @@ def forwards(run: Run) -> list[tuple[str, str]]:
     return [(STAGES.get(key, key), f"{value:,.0f}") for key, value in run.result.get("cost", {}).items()]
 
 
-def command_line(run: Run) -> str:
-    """The command that repeats the run."""
+def command_line(run: Run, task: str | None = None) -> str:
+    """The command that repeats the run.
+
+    Args:
+        task: what is written for it where the run's own name is not enough: where a file of prompts lies.
+    """
     result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
-    words = ["interp", "discover", result["task"], "--model", result["model"] or "MODEL"]
+    words = ["interp", "discover", task or result["task"], "--model", result["model"] or "MODEL"]
     words += ["--method", result["method"], "--n", result["n_pairs"], "--seed", result["seed"]]
     if pairs.get("counterfactual"):
         words += ["--counterfactual", pairs["counterfactual"]]
@@ -58,7 +62,7 @@ def command_line(run: Run) -> str:
     return shlex.join(str(word) for word in words)
 
 
-def python_lines(run: Run) -> str:
+def python_lines(run: Run, task: str | None = None) -> str:
     """The same from Python."""
     result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
     loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(run).items())
@@ -83,7 +87,7 @@ def python_lines(run: Run) -> str:
         imports += "from interp.scores import method_config\n"
         texts = {key: str(value) for key, value in options.items()}
         given += f"    config=method_config({result['method']!r}, {texts!r}),\n"
-    return f'{imports}\nrun = discover(\n    {result["task"]!r},\n{given})\nrun.save("run")\n'
+    return f'{imports}\nrun = discover(\n    {task or result["task"]!r},\n{given})\nrun.save("run")\n'
 
 
 def warnings(run: Run) -> list[str]:

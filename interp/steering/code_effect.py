@@ -19,7 +19,6 @@ from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_le
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.circuits.choose import mean_interval
-from interp.circuits.head_view import codes_of_head
 from interp.models import Model
 from interp.scores.head_codes import SIDES
 from interp.steering.edits import SetCode
@@ -44,16 +43,30 @@ class PairCodes:
     metric: Float[np.ndarray, "side pair"]
     codes: tuple[Mapping[str, Int[np.ndarray, "side pos *group k"]], ...]
 
-    def strongest(self, layer: int, head: int, role: str, side: Side) -> list[int] | None:
-        """The head's strongest code at the role on each prompt of a side; ``None`` without a codebook for it."""
-        found = [codes_of_head(codes, layer, head, SIDES.index(side)) for codes in self.codes]
-        if any(codes is None for codes in found):
-            return None
-        return [int(codes[position(pair, role), 0]) for codes, pair in zip(found, self.pairs, strict=True)]
+    def of_head(self, site: str, side: Side, pair: int) -> Int[np.ndarray, "pos k"]:
+        """A head's codes at every token of a prompt, strongest first.
 
-    def shares(self, layer: int, head: int, role: str, side: Side) -> dict[int, float]:
+        Raises:
+            InputError: no codebook for it, by itself or as one of its layer's heads.
+        """
+        row, found = SIDES.index(side), self.codes[pair]
+        if site in found:
+            return found[site][row]
+        layer, _, head = site.partition(".h")
+        # without an axis of heads the codebook is of all heads' outputs together
+        if layer not in found or found[layer].ndim != 4:
+            raise InputError(f"no codebook at {site}: there are some at {', '.join(found) or 'no head'}")
+        return found[layer][row, :, int(head)]
+
+    def strongest(self, site: str, role: str, side: Side) -> list[int]:
+        """The head's strongest code at the role on each prompt of a side."""
+        return [
+            int(self.of_head(site, side, i)[position(pair, role), 0]) for i, pair in enumerate(self.pairs)
+        ]
+
+    def shares(self, site: str, role: str, side: Side) -> dict[int, float]:
         """Share of a side's prompts with each code, most used first."""
-        counts = Counter(self.strongest(layer, head, role, side))
+        counts = Counter(self.strongest(site, role, side))
         return {code: count / len(self.pairs) for code, count in counts.most_common()}
 
 

@@ -1,0 +1,177 @@
+"""A discovery begun on the page *Circuit*: from a form to a new run in the runs folder, with progress at once."""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp.app import engine
+from interp.circuits.choose import CANDIDATES
+from interp.discovery import check_settings, discover
+from interp.report import render_report, wording
+from interp.scores.code_edges import EDGE_PAIRS, PROPOSING_COST, CodeEdgesConfig
+from interp.tasks import PromptFile, load_task
+from interp.tasks.errors import InputError
+from interp.tasks.pairs import Task
+from interp.tasks.planted import planted_task_names
+
+LARGEST = 2
+"""Megabytes of an uploaded file."""
+DEFAULT_N = 10
+MOST_N = 300
+COSTS: dict[str, float] = {
+    "mean-difference": 2,
+    "overlap": 2,
+    "flow-routes": 2,
+    "attribution": 4,
+    "hisp": 4,
+    "eap": 6,
+    "codes": 8,
+    "nap-ig": 16,
+    "eap-ig": 26,
+    "atp-star": 36,
+    "contextual-decomposition": 120,
+    "subnetwork-probing": 130,
+    "patching": 142,
+    "nap-ig-activations": 380,
+    "acdc": 470,
+    "eap-ig-activations": 650,
+    "layer-index": 2,
+    "random": 2,
+}
+"""Forward passes a pair on the default model, the cheap ones first and those that look at nothing last; see
+docs/scores.md."""
+_CHECK = 0.43  # forwards a pair and candidate: swaps begin at the candidate's layer
+_EDGES = 4 * 2.0  # forwards a pair: attribution of edges
+_BETWEEN = 0.2  # seconds between two looks at the progress
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as the browser sent it."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the form says.
+
+    Attributes:
+        task: a shipped name, or an uploaded file.
+    """
+
+    task: str | Upload
+    method: str
+    n: int
+    seed: int
+
+
+def model_for(task: str | Upload) -> str:
+    """The spec of the model that a task is run on: a planted task's own, else the workbench's."""
+    return task if task in planted_task_names() else engine.model_name()
+
+
+def prompt_file(upload: Upload) -> PromptFile:
+    """The task in an uploaded file; nothing is written.
+
+    Raises:
+        InputError: too large, of another kind, or not of the format.
+    """
+    name = wording.token(upload.name, 60)
+    if len(upload.data) > LARGEST * 2**20:
+        size = len(upload.data) / 2**20
+        raise InputError(f"{name} has {size:.1f} MB: a file of prompts has at most {LARGEST} MB")
+    if Path(name).suffix.lower() not in (".json", ".jsonl"):
+        raise InputError(f"{name} is no file of prompts: its name ends in .json or .jsonl")
+    return PromptFile(name, upload.data)
+
+
+def run_name(task: str, method: str) -> str:
+    """What the folder is called, a file's name reduced to what every system can take."""
+    stem = Path(task).stem if Path(task).suffix else task
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:40] or "prompts"
+    return f"{stem}-{method}"
+
+
+def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) -> str:
+    """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned.
+
+    Args:
+        draw: is told the share of the work that is done, one line on what is being done, and the stages behind it.
+
+    Raises:
+        InputError: what is wrong with the file, the numbers, or the task on this model.
+    """
+    upload = wanted.task if isinstance(wanted.task, Upload) else None
+    task: Task = load_task(wanted.task) if upload is None else prompt_file(upload)
+    check_settings(task, n=wanted.n, seed=wanted.seed)
+    with engine.running(model_for(wanted.task)) as model:
+        progress = Progress(wanted.method, wanted.n, draw)
+        run = discover(
+            task, model=model, method=wanted.method, n=wanted.n, seed=wanted.seed, stage=progress.stage
+        )
+    progress.say(1.0, "writing the run")
+    prompts = task if upload is not None else None
+    try:
+        name = run_name(task.name, wanted.method)
+        return run.save_new(engine.runs(), name, report=render_report(run), prompts=prompts).name
+    except OSError as error:
+        raise InputError(
+            f"the run cannot be written to {engine.runs()} ({error.strerror or error})"
+        ) from None
+
+
+class Progress:
+    """Draws the stages of a discovery as shares of one bar, with an estimate of the time left.
+
+    Stages are weighed by their forward passes. How long one takes is known from those behind, so that the estimate
+    is there with the first batch.
+    """
+
+    def __init__(self, method: str, n: int, draw: Callable[[float, str, list[str]], None]) -> None:
+        edges = {"codes": (PROPOSING_COST + CodeEdgesConfig.budget) * min(n, EDGE_PAIRS), "overlap": 0}
+        self.weights = {
+            f"{method} scores": COSTS[method] * n,
+            "exact interchange": 0 if method == "patching" else _CHECK * CANDIDATES * n,
+            "edges": edges.get(method, _EDGES * min(n, 32)),
+        }
+        self.draw = draw
+        self.behind: list[str] = []
+        self.done = 0.0
+        self.began = self.drawn = time.monotonic()
+        self.say(0.0, "preparing the prompts")
+
+    def say(self, share: float, text: str) -> None:
+        self.drawn = time.monotonic()
+        self.draw(min(1.0, share), text, self.behind)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        """See :data:`interp.progress.Stage`."""
+        weight, began, steps = self.weights.get(name, 0.0), time.monotonic(), 0
+        self.say(self.done / self.whole, name)
+
+        def advance(more: int, note: str = "") -> None:
+            nonlocal steps
+            steps += more
+            if time.monotonic() - self.drawn >= _BETWEEN:
+                done = self.done + weight * min(1.0, steps / max(1, total))
+                self.say(done / self.whole, f"{name}: {steps} of {total}{self._left(done)} {note}".rstrip())
+
+        yield advance
+        self.done += weight
+        self.behind.append(f"{name}, {time.monotonic() - began:.0f} s")
+
+    @property
+    def whole(self) -> float:
+        return sum(self.weights.values())
+
+    def _left(self, done: float) -> str:
+        if not done:
+            return ""
+        left = (time.monotonic() - self.began) / done * (self.whole - done)
+        return f", about {wording.seconds(max(1.0, round(left)))} left in all"

@@ -1,0 +1,77 @@
+"""The edges among a circuit's members, as a graph and as a table."""
+
+import streamlit as st
+
+from interp.app.circuit_runs import Opened, ink
+from interp.report.components import member_nodes
+from interp.report.edge_plot import DRAWN, edge_plot
+
+MOST_DRAWN = 100
+_NUMBER = {
+    "score": "%+.3f",
+    "effect": "%+.3f",
+    "error": "%.3f",
+    "attribution": "%+.3f",
+    "co_occurrence": "%.2f",
+}
+_COLUMNS = (
+    "from",
+    "to",
+    "into",
+    "score",
+    "effect",
+    "error",
+    "probability",
+    "measured",
+    "attribution",
+    "co_occurrence",
+)
+
+
+@st.fragment
+def edges(found: Opened) -> None:
+    """The strongest edges; a click on a member opens it among the heads."""
+    run = found.run
+    if not run.members or not run.result["edges"]:
+        st.info("This run has no edges: they are scored among members, and it has too few of them.")
+        return
+    known = {part["site"] for part in run.members}
+    among = [edge for edge in run.result["edges"] if {edge["from"], edge["to"]} <= known and edge["score"]]
+    left, _ = st.columns([1, 2])
+    n = left.slider(
+        "Edges drawn",
+        5,
+        max(6, min(MOST_DRAWN, len(among))),
+        min(DRAWN, max(6, len(among))),
+        key="edges drawn",
+    )
+    st.plotly_chart(
+        edge_plot(member_nodes(run, found.scale), among, ink(), n),
+        key=f"graph of {found.name}",
+        config={"displayModeBar": False},
+        alt=f"The {n} strongest edges among the members, by layer; the same as the table below",
+    )
+    st.caption(
+        f"The {min(n, len(among))} strongest of {len(among)} edges, layers from bottom to top. Boxes: members, "
+        "coloured by their effect. Lines: what a head writes reaching another's query, key or value; blue helps "
+        "the answer, orange hurts it, as wide as the score is large."
+    )
+    present = [key for key in _COLUMNS if any(edge.get(key) is not None for edge in among)]
+    st.dataframe(
+        [{key: edge.get(key) for key in present} for edge in among],
+        hide_index=True,
+        key="edge table",
+        column_config={
+            **{key: st.column_config.NumberColumn(format=form) for key, form in _NUMBER.items()},
+            "probability": st.column_config.NumberColumn(
+                format="%.2f", help="That the effect is above the threshold."
+            ),
+            "measured": st.column_config.NumberColumn(
+                "pairs patched",
+                help="Pairs on which the edge was path-patched; others have attribution only.",
+            ),
+            "co_occurrence": st.column_config.NumberColumn(
+                "bits shared", format="%.2f", help="What the codes of the two heads tell of each other."
+            ),
+        },
+    )

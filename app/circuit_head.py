@@ -1,0 +1,179 @@
+"""The heads of a circuit: all of them as a grid, and one of them on one prompt."""
+
+import numpy as np
+import streamlit as st
+
+from interp.app import engine
+from interp.app.circuit_code import codes_section
+from interp.app.circuit_reading import (
+    has_view,
+    n_pairs,
+    stored,
+    texts,
+    token_texts,
+    tokens_written,
+    view,
+)
+from interp.app.circuit_runs import Opened, ink
+from interp.app.tokens import plain
+from interp.circuits.roles import ROLE_BAR, role_name
+from interp.models import parse_site
+from interp.report import wording
+from interp.report.circuit_plots import grid_plot, pattern_plot, writes_plot
+from interp.report.components import Scale, effect_text
+from interp.scores.head_codes import SIDES
+from interp.tasks.errors import InputError
+
+IN_URL = "query-params"
+
+
+@st.fragment
+def heads(found: Opened) -> None:
+    """Everything that a click on a head changes: no other part of the page is drawn anew."""
+    run, scale = found.run, found.scale
+    parts = {head["site"]: head for head in run.result["heads"]}
+    inside = [part["site"] for part in run.members if part["site"] in parts]
+    others = sorted((s for s in parts if s not in inside), key=lambda s: -abs(parts[s]["score"]))
+    _from_address("head", [*inside, *others])
+    grid, key = st.container(), f"grid of {found.name}"
+
+    def take() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        if points and points[0].get("customdata") in parts:
+            st.session_state["head"] = points[0]["customdata"]
+
+    pairs = [str(i + 1) for i in range(n_pairs(found))]
+    _from_address("pair", pairs)
+    left, middle, right = st.columns([5, 3, 3], vertical_alignment="bottom")
+    site = left.selectbox(
+        "Head",
+        [*inside, *others],
+        format_func=lambda name: _label(parts[name], scale),
+        key="head",
+        help="The members first, largest effect first. Or click it in the grid.",
+    )
+    pair = middle.selectbox("Pair", pairs, key="pair", help="Of the run's prompts, the first ones.")
+    side = right.segmented_control("Prompt", SIDES, default="clean", required=True, key="side", bind=IN_URL)
+    st.query_params["head"], st.query_params["pair"] = site, pair
+    with grid:
+        st.plotly_chart(
+            grid_plot(run, scale, ink(), site),
+            key=key,
+            on_select=take,
+            selection_mode="points",
+            config={"displayModeBar": False},
+            alt="Score of every head by layer, members outlined; the same as the box Head below",
+        )
+        st.caption(
+            "Colour: the method's score. Outlined: members, with their exact effect in % of the gap between clean "
+            "and corrupt prompts. Click a head."
+        )
+        _members(found)
+    st.markdown(_line(parts[site], scale))
+    try:
+        _on_prompt(found, site, int(pair) - 1, side)
+    except InputError as error:
+        engine.say(error)
+    codes_section(found, site, int(pair) - 1)
+
+
+def _from_address(name: str, allowed: list[str]) -> None:
+    """What the address says, unless the reader has chosen something since; the first if neither can be."""
+    if st.session_state.get(name) not in allowed:
+        given = st.query_params.get(name)
+        st.session_state[name] = given if given in allowed else allowed[0]
+
+
+def _label(part: dict, scale: Scale) -> str:
+    words = [part["site"], scale.score(part["score"]), role_name(part["roles"])]
+    words.insert(1, "member" if part["in_circuit"] else "")
+    return " · ".join(word for word in words if word)
+
+
+def _line(part: dict, scale: Scale) -> str:
+    """One head in one line, as Markdown."""
+    roles = sorted(part["roles"].items(), key=lambda pair: -pair[1])
+    named = [f"{role} {value:.2f}" for role, value in roles if value >= ROLE_BAR]
+    words = [
+        "member" if part["in_circuit"] else "not a member",
+        f"score {scale.score(part['score'])}",
+        effect_text(part, scale),
+        f"looks like {', '.join(named)}" if named else "looks like no known kind",
+    ]
+    return f"**{plain(part['site'])}** · " + " · ".join(plain(word) for word in words)
+
+
+def _members(found: Opened) -> None:
+    columns = ("site", "score", "effect", "effect_low", "effect_high")
+    rows = [
+        {key: part[key] for key in columns}
+        | {"share of gap": found.scale.share(part["effect"]), "looks like": role_name(part.get("roles", {}))}
+        for part in found.run.members
+    ]
+    with st.expander(f"All {len(rows)} members as a table"):
+        st.dataframe(
+            rows,
+            hide_index=True,
+            key="members",
+            column_config={
+                "effect_low": st.column_config.NumberColumn("from", format="%.3f"),
+                "effect_high": st.column_config.NumberColumn("to", format="%.3f"),
+                "score": st.column_config.NumberColumn(format="%.3f"),
+                "effect": st.column_config.NumberColumn(format="%.3f"),
+                "share of gap": st.column_config.NumberColumn(format="percent"),
+            },
+        )
+
+
+def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
+    """Where the head attends and what it writes; from the run if it holds that, else from one forward pass."""
+    detail = found.run.details["members"][site] if stored(found, site, index, side) else None
+    where = parse_site(site)
+    layer, head = where.layer, where.head
+    names, roles = texts(found, index, side)
+    if detail is not None and not has_view(found, index):
+        pattern = np.array(detail["pattern"])
+        top, bottom = ([tuple(row) for row in detail["writes"][end]] for end in ("top", "bottom"))
+        direct = (
+            f"Directly it adds **{plain(wording.signed(detail['direct'], 3))}** to the logit difference, the mean of "
+            "the run's pairs. The tokens are those of this prompt."
+        )
+    else:
+        seen = view(found, index)
+        pattern = seen.pattern(side, layer, head)
+        top, bottom = tokens_written(found, seen, side, layer, head)
+        direct = _direct(found, seen, side, layer, head)
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Where it attends")
+        st.plotly_chart(
+            pattern_plot(pattern, names, roles, ink()),
+            key="pattern",
+            config={"displayModeBar": False},
+            alt=f"Attention pattern of {site} on the {side} prompt",
+        )
+    with right:
+        st.subheader("What it writes at END")
+        st.markdown(direct)
+        st.plotly_chart(
+            writes_plot(top, bottom),
+            key="writes",
+            config={"displayModeBar": False},
+            alt=f"Tokens whose logits {site} raises and lowers most",
+        )
+
+
+def _direct(found: Opened, seen, side: str, layer: int, head: int) -> str:
+    right, wrong = seen.direct(side, layer, head)
+    pair = seen.pair
+    answers, others = (
+        plain(", ".join(names[:2]) + ("…" if len(names) > 2 else ""))
+        for names in (token_texts(found, pair.answers), token_texts(found, pair.wrong_answers))
+    )
+    difference, metric = right - wrong, seen.metric[SIDES.index(side)]
+    return (
+        f"Directly it adds **{plain(wording.signed(right, 3))}** to the answer {answers} and "
+        f"**{plain(wording.signed(wrong, 3))}** to the wrong {others}: "
+        f"**{plain(wording.signed(difference, 3))}** together. "
+        f"The model's metric here is {plain(wording.signed(metric, 3))}."
+    )
