@@ -69,6 +69,11 @@ class Corpus:
         return np.concatenate([[0], self.ends[:-1]])
 
     @cached_property
+    def token_counts(self) -> Int[np.ndarray, " d_vocab"]:
+        """How often each token of the vocabulary occurs."""
+        return np.bincount(self.tokens, minlength=len(self.special))
+
+    @cached_property
     def document_bytes(self) -> Int[np.ndarray, " bound"]:
         """Where each document begins in :attr:`text`, and the end."""
         return np.concatenate([self.starts[self.documents], [len(self.text)]])

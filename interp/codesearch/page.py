@@ -125,7 +125,10 @@ def code_page(
         code_contexts(index, book, code, order, n, before=before, after=after, tokens=tokens)
         for order in ("margin", "spread")
     )
-    documents, counts = np.unique(index.corpus.document_of(tokens), return_counts=True)
+    # tokens are in order: a document's are those between its bounds
+    bounds = np.searchsorted(tokens, np.append(index.corpus.documents, index.n_tokens))
+    documents = np.flatnonzero(np.diff(bounds))
+    counts = np.diff(bounds)[documents]
     try:
         neighbours = nearest_codes(index, book, code, n)
     except InputError:
@@ -152,9 +155,11 @@ def code_page(
 def token_shares(index: CodeIndex, tokens: Int[np.ndarray, " token"], n: int = 10) -> list[TokenShare]:
     """The vocabulary's tokens among some tokens of the corpus, the most frequent first."""
     corpus = index.corpus
-    found, counts = np.unique(corpus.tokens[tokens], return_counts=True)
+    every = corpus.token_counts
+    counts = np.bincount(corpus.tokens[tokens], minlength=len(every))
+    found = np.flatnonzero(counts)
+    counts = counts[found]
     best = np.lexsort((found, -counts))[:n]
-    every = np.bincount(corpus.tokens)
     return [
         TokenShare(
             int(found[i]),
