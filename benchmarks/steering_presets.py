@@ -1,6 +1,6 @@
 """Make the workbench's presets and the topics' codes that come with the package, and measure the presets.
 
-    python benchmarks/steering_presets.py [--n 40] [--tokens 40] [--out interp/steering/data]
+    python benchmarks/steering_presets.py [--n 24] [--tokens 40] [--out interp/steering/data]
 
 Run it anew whenever the codebooks of the package change: both files name the codebooks that they were made with, and
 are passed over with others. All presets are made by one rule: the best 80 codes by effect, added 0.75 times at every
@@ -25,7 +25,7 @@ from interp.steering.continuations import continue_prompts
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
 from interp.steering.find import RANKINGS, FoundCodes
-from interp.steering.kept import SHIPPED, identity, request_key
+from interp.steering.kept import SHIPPED, identity, recall, request_key, write_shipped
 from interp.steering.presets import FILE, FORMAT
 from interp.steering.repeat import joined
 from interp.steering.topics import holds_word, neutral_texts
@@ -103,7 +103,7 @@ BEHAVIOURS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=40)
+    parser.add_argument("--n", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--out", type=Path, default=FILE.parent)
     given = parser.parse_args()
@@ -121,19 +121,20 @@ def main() -> None:
         surprise = np.concatenate([text.surprise for text in made])
         return [text.text for text in made], math.exp(surprise.mean())
 
-    known: dict[str, dict] = {}
+    known: dict[str, FoundCodes] = {}
     wanted: dict[str, tuple[tuple[str, ...], FoundCodes, str]] = {}
     for name in topic_names():
         topic = load_topic(name)
         for by in RANKINGS:
-            found = find_codes(model, books, topic.positive, topic.negative, by=by)
-            known[request_key(made_with, topic.positive, topic.negative, by, 0)] = _short(found.to_json())
+            key = request_key(made_with, topic.positive, topic.negative, by, 0)
+            found = recall(given.out, key) or find_codes(model, books, topic.positive, topic.negative, by=by)
+            known[key] = found
             if by == "effect":
                 about = (
                     f"Found from {len(topic.positive)} sentences about it and {len(topic.negative)} others."
                 )
                 wanted[name] = topic.words, found, about
-    write_json(given.out / SHIPPED.name, {"found": known})
+    write_shipped(given.out / SHIPPED.name, known)
     for name, (words, positive) in BEHAVIOURS.items():
         found = find_codes(model, books, positive, neutral_texts())
         about = f"Found from {len(positive)} sentences like it and {len(neutral_texts())} others."
@@ -164,15 +165,6 @@ def main() -> None:
 def _has(text: str, words: Sequence[str]) -> bool:
     """Whether a word stands in the text; a question mark is a part of one."""
     return any(word in text for word in words) if words == ("?",) else holds_word(text, words)
-
-
-def _short(value):
-    """Four digits are enough for numbers that are only shown."""
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: _short(one) for key, one in value.items()}
-    return [_short(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Those of the seven topics with the codebooks of the package come with it; others lie in a folder, a file each.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,9 @@ from pathlib import Path
 
 from interp.bottlenecks.book_folder import books_fingerprint
 from interp.bottlenecks.codebook import Codebook
-from interp.files import write_json
+from interp.files import write_json, write_text
 from interp.models import Model, weights_digest
-from interp.steering.find import FoundCodes
+from interp.steering.find import FoundCode, FoundCodes
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
 _METHOD = 1
@@ -54,10 +55,31 @@ def _digest(value: list) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:24]
 
 
+def write_shipped(file: Path, known: Mapping[str, FoundCodes]) -> None:
+    """What comes with the package, by request: codes as rows, four digits of each number."""
+    fields = [field.name for field in dataclasses.fields(FoundCode)]
+    stored = {
+        key: found.to_json()
+        | {"codes": [[_short(getattr(code, name)) for name in fields] for code in found.codes]}
+        for key, found in known.items()
+    }
+    write_text(file, json.dumps({"fields": fields, "found": stored}, separators=(",", ":")) + "\n")
+
+
+def _short(value: str | float | None) -> str | float | None:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def _file(folder: Path, key: str) -> Path:
     return folder / f"{key}.json"
 
 
 @cache
 def _shipped() -> dict[str, dict]:
-    return json.loads(SHIPPED.read_text(encoding="utf-8"))["found"] if SHIPPED.is_file() else {}
+    if not SHIPPED.is_file():
+        return {}
+    stored = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    return {
+        key: found | {"codes": [dict(zip(stored["fields"], row, strict=True)) for row in found["codes"]]}
+        for key, found in stored["found"].items()
+    }
