@@ -87,9 +87,9 @@ class Comparison:
 
 
 def compare(
-    folder: Path | None, books: dict, request: Request, show: Callable[[int, str], None]
+    folder: Path | None, books: dict, request: Request, show: Callable[[int, str, str], None]
 ) -> Comparison:
-    """Write all texts, taking a turn at the model; ``show`` is told the number of a text and what it is so far.
+    """Write all texts, taking a turn at the model; ``show`` is told the number of a text, its prompt, and what is new.
 
     Raises:
         InputError: an unknown site or code, a prompt that is empty or too long, …
@@ -110,7 +110,7 @@ def compare(
             if (tokens.shape[1] - len(ids)) % EVERY == 1:
                 for row in range(len(arms)):
                     new = tokens[row, len(ids) :].tolist()
-                    show(row, model.tokenizer.decode(new, skip_special_tokens=True))
+                    show(row, request.prompt, model.tokenizer.decode(new, skip_special_tokens=True))
 
         texts = continue_prompts(
             model,

@@ -4,10 +4,9 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.books import choose, made_with
-from interp.app.comparison import draw, draw_again, draw_found
+from interp.app.comparison import draw, draw_again, draw_found, streaming
 from interp.app.presets import BY_NAME, offer
 from interp.app.steered import HOW, Request, compare, find
-from interp.app.tokens import written
 from interp.steering import load_topic, parse_codes, topic_names
 from interp.steering.find import RANKINGS
 from interp.steering.presets import load_presets
@@ -124,9 +123,11 @@ with st.form("steer"):
     )
     pressed = st.form_submit_button("Steer", type="primary")
 
+# one place: what is being written takes that of what was written before
+place = st.empty()
 if pressed:
     st.session_state.pop("comparison", None)
-    places = [column.empty() for column in st.columns(3 if control else 2)]
+    shown = streaming(place, control)
     try:
         found = None
         if source == BY_NAME:
@@ -155,21 +156,18 @@ if pressed:
             chat,
             control,
         )
-        comparison = compare(
-            folder, books, request, lambda row, text: places[row].html(written(prompt, text))
-        )
+        comparison = compare(folder, books, request, shown)
         st.session_state["comparison"] = found, request, comparison
     except InputError as error:
-        engine.say(error)
-    for place in places:
         place.empty()
+        engine.say(error)
 
-if "comparison" not in st.session_state:
-    if not pressed:
-        st.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")
-    st.stop()
-found, request, comparison = st.session_state["comparison"]
-draw(comparison)
-if found is not None:
-    draw_found(found, len(comparison.codes))
-draw_again(comparison, request)
+if "comparison" in st.session_state:
+    found, request, comparison = st.session_state["comparison"]
+    with place.container():
+        draw(comparison)
+        if found is not None:
+            draw_found(found, len(comparison.codes))
+        draw_again(comparison, request)
+elif not pressed:
+    place.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")

@@ -31,10 +31,10 @@ def token_costs(
     )
     figure.add_hline(values.mean(), line={"dash": "dot", "width": 1, "color": colour})
     figure.update_layout(
-        height=130,
+        height=140,
         margin={"l": 0, "r": 0, "t": 4, "b": 0},
         bargap=0.15,
-        xaxis={"title": "new token", "title_standoff": 4},
-        yaxis={"title": "nats", "range": [0, 1.05 * max(top, 1e-3)], "nticks": 4, "title_standoff": 4},
+        xaxis={"title": {"text": "new token", "standoff": 12}, "tickangle": 0, "automargin": True},
+        yaxis={"range": [0, 1.05 * max(top, 1e-3)], "nticks": 4, "automargin": True},
     )
     return figure

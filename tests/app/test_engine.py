@@ -111,7 +111,7 @@ def test_tabs_that_steer_at_once_get_what_each_asked_for(books, tiny_model_folde
 
     def steered(request: Request) -> list[tuple[int, ...]]:
         together.wait(SOON)
-        found = compare(None, books, request, lambda _row, _text: None)
+        found = compare(None, books, request, lambda *_: None)
         return [one.text.tokens for one in found.texts]
 
     with ThreadPoolExecutor(len(requests)) as tabs:
@@ -128,7 +128,7 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
     """Streamlit ends the script in the middle of the generation when its tab is closed or clicked again."""
     seen = []
 
-    def show(_row: int, text: str) -> None:
+    def show(_row: int, _prompt: str, text: str) -> None:
         seen.append(text)
         if len(seen) == 5:
             raise error
@@ -139,7 +139,7 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
     assert len(seen) == 5
     # neither the turn nor a hook nor a code is left: another thread gets it all, and gets it right
     with ThreadPoolExecutor(1) as tab:
-        found = tab.submit(compare, None, books, request, lambda _row, _text: None).result(SOON)
+        found = tab.submit(compare, None, books, request, lambda *_: None).result(SOON)
     expected = _expected(tiny_model_folder, runs_with_books, request)
     assert [one.text.tokens for one in found.texts] == expected
     assert not any(point.fwd_hooks for point in engine.model().hook_dict.values())
