@@ -174,4 +174,6 @@ class Progress:
         if not done:
             return ""
         left = (time.monotonic() - self.began) / done * (self.whole - done)
-        return f", about {wording.seconds(max(1.0, round(left)))} left in all"
+        return (
+            f", about {left:.0f} s left in all" if left < 100 else f", about {left / 60:.0f} min left in all"
+        )

@@ -87,7 +87,8 @@ def form(*, expanded: bool) -> None:
 
 def _find(wanted: Wanted) -> None:
     label = wanted.task if isinstance(wanted.task, str) else wanted.task.name
-    with st.status(f"Finding the circuit of {plain(label)} in {plain(model_for(wanted.task))}") as status:
+    title = f"{plain(label)} in {plain(model_for(wanted.task))}"
+    with st.status(f"Finding the circuit of {title}", expanded=True) as status:
         bar, behind = st.progress(0.0, "getting ready"), st.empty()
 
         def draw(share: float, text: str, stages: list[str]) -> None:

@@ -107,11 +107,14 @@ def model(spec: str | None = None):
 
 def _awaited(future: Future, text: str):
     """What a thread makes, with a word on the page until it is there."""
+    # also where nothing is waited for, so that what follows keeps its place when the page is drawn again
+    place = st.empty()
     if not future.done():
-        with st.spinner(text, show_time=True):
+        with place.container(), st.spinner(text, show_time=True):
             pulse = st.empty()
             while not wait([future], PATIENCE).done:
                 pulse.empty()  # where Streamlit ends a script whose user has gone elsewhere
+        place.empty()
     return future.result()
 
 
