@@ -41,6 +41,8 @@ class Outcome:
     forwards: float
     seconds: float | None
     edges: tuple[EdgeScore, ...] = ()
+    alone: Float[np.ndarray, "layer head"] | None = None
+    """What heads join circuits that run alone by, where that is not ``heads``."""
     edge_forwards: float = 0.0
     """Spent on edges beyond the scores of heads, by methods that score edges only when asked."""
 
@@ -130,7 +132,9 @@ class Runner:
         if self.scores_edges_apart:
             found = load_method(self.method).edges(self.model, self.pool.subset(indices), scores, seed=seed)
             edges, edge_forwards = found.edges, found.cost.forwards
-        return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), edges, edge_forwards)
+        return Outcome(
+            scores.heads, scores.cost.forwards, _seconds(scores), edges, scores.alone, edge_forwards
+        )
 
     @property
     def scores_edges_apart(self) -> bool:
@@ -162,7 +166,8 @@ class Runner:
         base, row = self._base
         ranking = base.rank([row[i] for i in indices], self.config(seed))
         seconds = sum(ranking.seconds.values()) + sum(base.seconds.values()) * len(indices) / len(row)
-        return Outcome(ranking.heads, base.forwards_a_pair * len(indices) + ranking.forwards, seconds)
+        forwards = base.forwards_a_pair * len(indices) + ranking.forwards
+        return Outcome(ranking.heads, forwards, seconds, alone=getattr(ranking, "alone", None))
 
     def _why_cell_by_cell(self, cell: tuple[int, int]) -> str:
         """Empty where the pool serves."""

@@ -143,7 +143,8 @@ class TargetBench:
             outcome = runner.outcome(n, seed, lambda share: tell(share / 2))
         faithful = None
         if self.plan.runs_alone(n, seed):
-            faithful = faithfulness_curves(self.ablator, outcome.heads, seed=seed).to_dict()
+            order = outcome.heads if outcome.alone is None else outcome.alone
+            faithful = faithfulness_curves(self.ablator, order, seed=seed).to_dict()
         return {
             "heads": outcome.heads.tolist(),
             "forwards": outcome.forwards,

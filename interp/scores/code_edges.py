@@ -3,7 +3,7 @@
 Directed edges from a head to the query, key or value of a head in a later layer:
 
 1. **Propose** (16 forward-pass equivalents a pair): every edge's attribution, the same in the space of codes, half-way
-   to the corrupt prompt, and with random heads off (:mod:`interp.scores.edge_proposals`); and how much the sender's
+   to the corrupt prompt, and with all heads half off (:mod:`interp.scores.edge_proposals`); and how much the sender's
    code tells of the receiver's on prompts of one side (:mod:`interp.scores.co_occurrence`).
 2. **Measure** (``budget`` more): path patching of single edges on single pairs (:mod:`interp.scores.edge_swaps`), spent
    on those edges among the ``candidates`` best of which it is open whether their effect is above ``threshold`` of the
@@ -34,7 +34,7 @@ from interp.scores.edge_proposals import (
     EdgeList,
     edge_products_among,
     halfway_products,
-    masked_products,
+    partial_products,
     written_codes,
 )
 from interp.scores.edge_swaps import EdgeSwaps
@@ -192,7 +192,7 @@ class _Proposed:
 
     attribution: Float[np.ndarray, "pair edge"]
     path: Float[np.ndarray, "pair edge"]
-    masked: Float[np.ndarray, "pair edge"]
+    partial: Float[np.ndarray, "pair edge"]
     by_codes: Float[np.ndarray, "pair edge"] | None
     gap: float
     swaps: Swaps
@@ -208,7 +208,7 @@ def _propose(
     tell: Callable[[float], None],
 ) -> _Proposed:
     shape = (len(pairs), len(edges))
-    attribution, path, masked, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))
+    attribution, path, partial, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))
     metrics, swaps = MetricConsumer(len(pairs)), Swaps(model, pairs, range(len(pairs)))
     exact, done = EdgeSwaps(model, swaps), 0
     with swaps:
@@ -221,12 +221,12 @@ def _propose(
             if of_codes:
                 by_codes[rows] = of_codes[0]
             path[rows] = (attribution[rows] + halfway_products(run, edges)) / 2
-            masked[rows] = masked_products(run, edges)
+            partial[rows] = partial_products(run, edges)
             exact = _kept(exact, run)
             done += len(rows)
             tell(done / len(pairs))
     gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
-    return _Proposed(attribution, path, masked, None if codes is None else by_codes, gap, swaps, exact)
+    return _Proposed(attribution, path, partial, None if codes is None else by_codes, gap, swaps, exact)
 
 
 def _kept(exact: EdgeSwaps | None, run: EdgeRun) -> EdgeSwaps | None:
@@ -272,7 +272,7 @@ def _result(
     error[chosen] = np.sqrt(variance)
     expected[chosen], probability[chosen] = member.expected, member.probability
     measured[chosen] = estimates.swapped
-    elsewhere = np.abs(proposed.path.mean(0)) + np.abs(proposed.masked.mean(0))
+    elsewhere = np.abs(proposed.path.mean(0)) + np.abs(proposed.partial.mean(0))
     size = expected + TIE_BREAK * np.abs(effect) + REDUNDANCY_WEIGHT * elsewhere
     by_codes = None if proposed.by_codes is None else proposed.by_codes.mean(0)
     names, found = [str(site) for site in edges.sites], []

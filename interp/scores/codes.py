@@ -5,14 +5,15 @@
 2. **Swap where it is uncertain** (``budget`` more): exact interchange of single heads on single pairs, spent on the
    heads of which it is open whether they are members (:mod:`interp.scores.uncertainty`). What attribution gets wrong
    on the pairs swapped corrects it on all.
-3. **Ask what others hide**: gradients in runs with random heads off (:mod:`interp.scores.redundancy`) find arms of
-   OR-gates and backups, which have no effect by themselves.
+3. **Ask what others hide**: gradients in runs with all heads partly off (:mod:`interp.scores.redundancy`) find arms of
+   OR-gates and backups, which have no effect by themselves, and steady the ranking of those that have one.
 4. **Read codes**: each head's outputs at the roles become codes of its own codebook (:mod:`interp.scores.role_codes`);
    for the likely members, which change of code the effect comes from, and the effect of setting those codes.
 
 A head's score is the size that its effect is expected to have, as far as it is above ``threshold`` of the gap
 (:mod:`interp.scores.membership`), with the sign of its effect; and a tenth of the same for its value while others are
-off, which ranks heads that are no members by themselves and helps where membership is open. p-values come from
+half off, which ranks heads that are no members by themselves and helps where membership is open. That value by itself
+orders circuits that are to do the task alone (``Scores.alone``). p-values come from
 permuted labels: under the null hypothesis clean and corrupt could change places in any pair, which turns the sign of
 its effect.
 
@@ -31,7 +32,7 @@ from interp.activations.stream import BATCH_SIZE, Consumer, Progress, feed
 from interp.models import Model, Site
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.membership import Membership, membership, moderated_variance
-from interp.scores.redundancy import COST, MaskedGradients
+from interp.scores.redundancy import COST, HALF_ON, QUARTER_ON, PartialGradients
 from interp.scores.result import Cost, Evidence, Scores
 from interp.scores.role_codes import RoleCodes, RoleOutputs
 from interp.scores.swaps import Swaps
@@ -41,11 +42,14 @@ from interp.tasks.pairs import PromptPairs
 
 MOST_KEPT = 128
 """Pairs whose base runs are kept for swaps."""
-REDUNDANCY_SHARE = 0.15
 CODES_SHARE = 0.15
-"""Shares of the budget."""
-REDUNDANCY_WEIGHT = 0.1
-"""How a value while others are off counts beside an effect of one's own (chosen in docs/codes.md)."""
+"""Share of the budget."""
+PARTIAL_RUNS = 10
+"""Pairs that are run with all heads partly off, at most: beyond them swaps tell more."""
+QUARTER_RUNS = 0.3
+"""Share of those pairs on which a quarter of every head stays on, and not a half."""
+HALF_WEIGHT, QUARTER_WEIGHT = 0.1, 0.03
+"""How a value while others are partly off counts beside an effect of one's own (chosen in docs/codes.md)."""
 HIDDEN_TIE_BREAK = 0.01
 """How a value that is surely below the threshold counts beside one above it."""
 BASE_COST = 4.0
@@ -131,6 +135,7 @@ def codes(
         provenance=pairs.provenance(),
         codes=role_codes.head_codes(seconds["codes"]),
         probability=ranking.member.probability.reshape(ranking.heads.shape),
+        alone=ranking.alone,
         evidence=evidence,
     )
 
@@ -140,13 +145,15 @@ class Ranking:
     """Heads ranked from some pairs.
 
     Attributes:
-        hidden: size of every head's value with others off, in units of the metric.
+        hidden: size of every head's value with others partly off, weighted, in units of the metric.
+        alone: every head's value with others half off; ``None`` where the budget allows no such run.
         forwards: spent on swaps and redundancy, the passes of the base not included.
     """
 
     heads: Float[np.ndarray, "layer head"]
     member: Membership
     hidden: Float[np.ndarray, "layer head"]
+    alone: Float[np.ndarray, "layer head"] | None
     estimates: EffectEstimates
     forwards: float
     seconds: dict[str, float]
@@ -175,7 +182,7 @@ class CodesBase:
         begin = time.perf_counter()
         self.scorer = AttributionConsumer(len(pairs))
         self.swaps = Swaps(model, pairs, _kept(range(len(pairs)), 0) if kept is None else kept)
-        self.redundancy = MaskedGradients(model, self.swaps)
+        self.redundancy = PartialGradients(model, self.swaps)
         with self.swaps:
             feed(
                 model, pairs, [self.scorer, self.swaps, *consumers], batch_size=batch_size, progress=progress
@@ -195,21 +202,20 @@ class CodesBase:
         )
         prefix = self.swaps.prefix_cost([indices[row] for row in kept])
         budget = config.budget * len(indices) * (1 - CODES_SHARE) - prefix
-        self._swap_uncertain(estimates, indices, budget * (1 - REDUNDANCY_SHARE))
-        swapped = time.perf_counter()
-        hidden = self._redundancy(
-            [indices[row] for row in kept], budget + spent - self.swaps.forwards, gap, config
-        )
+        hidden, alone = self._redundancy([indices[row] for row in kept], budget, gap, config)
+        between = time.perf_counter()
+        self._swap_uncertain(estimates, indices, budget + spent - self.swaps.forwards)
         member = estimates.membership()
         mean, _ = estimates.estimate()
-        size = member.expected + TIE_BREAK * np.abs(mean) + REDUNDANCY_WEIGHT * hidden
+        size = member.expected + TIE_BREAK * np.abs(mean) + hidden.ravel()
         return Ranking(
             (np.where(mean < 0, -1.0, 1.0) * size).reshape(shape),
             member,
-            hidden.reshape(shape),
+            hidden,
+            alone,
             estimates,
             prefix + self.swaps.forwards - spent,
-            {"swaps": swapped - begin, "redundancy": time.perf_counter() - swapped},
+            {"redundancy": between - begin, "swaps": time.perf_counter() - between},
         )
 
     def _swap_uncertain(self, estimates: EffectEstimates, indices: list[int], budget: float) -> None:
@@ -225,20 +231,31 @@ class CodesBase:
 
     def _redundancy(
         self, kept: list[int], budget: float, gap: float, config: CodesConfig
-    ) -> Float[np.ndarray, " head"]:
-        """Size of every head's value with others off, as far as it is expected to be above the threshold.
+    ) -> tuple[Float[np.ndarray, "layer head"], Float[np.ndarray, "layer head"] | None]:
+        """``hidden`` and ``alone`` of :class:`Ranking`: as far as the values are expected to be above the threshold.
 
-        From as many pairs as the budget allows; zero where that is fewer than two.
+        From as many pairs as the budget allows; zero and ``None`` where that is fewer than two.
         """
-        affordable = int(budget / (COST * self.swaps.share(kept)))
-        if affordable < 2:
-            return np.zeros(self.scorer.heads_[0].size)
-        order = np.random.default_rng(config.seed + 1).permutation(kept)
-        values = self.redundancy.of(order[:affordable].tolist())
-        values = values.reshape(len(values), -1)
-        variance = moderated_variance(values) / len(values)
-        found = membership(values.mean(axis=0), variance, gap=gap, threshold=config.threshold)
-        return found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean)
+        hidden, alone = np.zeros(self.scorer.heads_.shape[1:]), None
+        runs = min(PARTIAL_RUNS, len(kept), int(budget / (COST * self.swaps.share(kept))))
+        order = np.random.default_rng(config.seed + 1).permutation(kept)[: max(runs, 0)].tolist()
+        quarter = round(QUARTER_RUNS * len(order))
+        parts = (
+            (HALF_ON, HALF_WEIGHT, order[quarter:] if quarter > 1 else order),
+            (QUARTER_ON, QUARTER_WEIGHT, order[:quarter]),
+        )
+        for share, weight, pairs in parts:
+            if len(pairs) < 2:
+                continue
+            values = self.redundancy.of(pairs, share)
+            if share == HALF_ON:
+                alone = values.mean(0)
+            flat = values.reshape(len(pairs), -1)
+            variance = moderated_variance(flat) / len(pairs)
+            found = membership(flat.mean(0), variance, gap=gap, threshold=config.threshold)
+            size = found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean)
+            hidden += weight * size.reshape(hidden.shape)
+        return hidden, alone
 
 
 def _kept(indices: Sequence[int], seed: int) -> list[int]:

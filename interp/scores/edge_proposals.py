@@ -4,7 +4,7 @@
 2. **Code vectors**: the same between u's codes at the roles, c(clean) − c(corrupt), in place of its outputs.
 3. **Half-way**: attribution with the gradient taken at the mean of the clean and the corrupt prompt's embeddings, the
    inner point of the shortest path of integrated gradients (:mod:`interp.scores.eap_ig` with two steps).
-4. **With others off**: attribution in a run where every head is off with probability ½ (:mod:`.redundancy`).
+4. **With others off**: attribution in a run where every head is half off (:mod:`.redundancy`).
 
 The last two see edges into saturated softmaxes and into gates that another edge holds open, where 1 and 2 are blind.
 """
@@ -25,7 +25,7 @@ from interp.scores.eap_ig import path_points
 from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_tape, written
 from interp.scores.head_codes import HeadCodes
 from interp.scores.interpolation import clean_metric
-from interp.scores.redundancy import KEEP, drawn_on
+from interp.scores.redundancy import HALF_ON
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,18 @@ def halfway_products(run: EdgeRun, edges: EdgeList) -> Float[np.ndarray, "batch 
     return edge_products_among(halfway, edges, [edges.written(run)])[0]
 
 
-def masked_products(run: EdgeRun, edges: EdgeList, keep: float = KEEP) -> Float[np.ndarray, "batch edge"]:
-    """Attribution of edges in a clean run where each head holds its corrupt output with probability 1 − ``keep``."""
+def partial_products(
+    run: EdgeRun, edges: EdgeList, share: float = HALF_ON
+) -> Float[np.ndarray, "batch edge"]:
+    """Attribution of edges in a clean run where ``share`` of each head stays on, the rest being its corrupt output."""
     model, graph, corrupt = run.model, run.graph, run.batch.corrupt.z
-    on = drawn_on(run.batch.pairs, graph.n_layers, graph.n_heads, keep)
     tape = edge_tape(model)
 
-    def mask(layer: int):
+    def mix(layer: int):
         watch = tape.hooks[f"blocks.{layer}.attn.hook_z"]
 
         def hook(z: Tensor) -> Tensor:
-            return torch.where(on[layer].to(z.device), watch(z), corrupt[layer].to(z.dtype))
+            return torch.lerp(corrupt[layer].to(z.dtype), watch(z), share)
 
         return hook
 
@@ -144,10 +145,11 @@ def masked_products(run: EdgeRun, edges: EdgeList, keep: float = KEEP) -> Float[
         return tape.hooks[EMBEDDED](embedded.detach().requires_grad_(True))
 
     names = [f"blocks.{layer}.attn.hook_z" for layer in range(graph.n_layers)]
-    hooks = {**tape.hooks, EMBEDDED: begin, **{name: mask(layer) for layer, name in enumerate(names)}}
+    hooks = {**tape.hooks, EMBEDDED: begin, **{name: mix(layer) for layer, name in enumerate(names)}}
     metric = clean_metric(model, run.batch, run.pairs.metric, hooks)
     live = [tape[name] for name in names]
-    gradients = torch.autograd.grad(metric.sum(), live, retain_graph=True)
+    # of the mixture: what is live holds only its share of that
+    gradients = [g / share for g in torch.autograd.grad(metric.sum(), live, retain_graph=True)]
     receivers = Receivers(model, graph, tape, dict(zip(names, gradients, strict=True)))
     there = replace(run.batch, clean=replace(run.batch.clean, z=tuple(z.detach() for z in live)))
     differences = replace(run, batch=there, written=written(model, graph, there, tape).detach())

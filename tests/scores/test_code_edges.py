@@ -11,7 +11,7 @@ from interp.scores.code_edges import EDGE_PAIRS, CodeEdgesConfig, code_edges, ed
 from interp.scores.codes import codes
 from interp.scores.eap import edge_runs, edge_scores
 from interp.scores.eap_ig import eap_ig, input_path
-from interp.scores.edge_proposals import EdgeList, edge_products_among, halfway_products, masked_products
+from interp.scores.edge_proposals import EdgeList, edge_products_among, halfway_products, partial_products
 from interp.scores.edge_swaps import EdgeSwaps
 from interp.scores.head_codes import HeadCodes
 from interp.scores.role_codes import RoleCodes, RoleOutputs
@@ -98,8 +98,8 @@ def test_proposals_are_edge_attribution_at_the_clean_prompt_and_on_the_path():
     (run,) = edge_runs(model, pairs, batch_size=4)
     clean = edge_products_among(run.at_clean(), edges, [edges.written(run)])[0]
     path = (clean + halfway_products(run, edges)) / 2
-    masked = masked_products(run, edges, keep=1.1)
-    assert np.allclose(masked, clean, atol=1e-3), "with no head off it is the clean run"
+    partial = partial_products(run, edges, share=1.0)
+    assert np.allclose(partial, clean, atol=1e-3), "with all heads wholly on it is the clean run"
     matrix = edge_scores(model, pairs, lambda run: input_path(run, 2), batch_size=4)
     expected = {(e.sender, e.receiver, e.into): e.score for e in matrix.graph.edges(matrix.matrix)}
     names = [str(site) for site in edges.sites]

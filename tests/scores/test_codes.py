@@ -12,7 +12,7 @@ from interp.models.planted import planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.codes import CodesBase, CodesConfig, codes, permutation_p_values
 from interp.scores.patching import patching
-from interp.scores.redundancy import MaskedGradients
+from interp.scores.redundancy import PartialGradients
 from interp.scores.role_codes import RoleCodes, RoleOutputs
 from interp.scores.swaps import Swaps
 from interp.tasks import load_task
@@ -87,12 +87,12 @@ def test_swaps_start_at_the_first_difference(family, tiny_model):
     assert any(run.share < 1 for run in swaps.runs)
 
 
-def test_masked_gradients_of_no_mask_are_attribution():
+def test_with_all_heads_wholly_on_the_partial_gradient_is_attribution():
     model, pairs = _planted("planted-inhibition", 5)
     swaps = Swaps(model, pairs, range(5))
     with swaps:
         feed(model, pairs, [swaps])
-    values = MaskedGradients(model, swaps, keep=1.1).of(range(5))
+    values = PartialGradients(model, swaps).of(range(5), share=1.0)
     assert np.allclose(values, attribution(model, pairs).heads_per_pair, atol=1e-3)
 
 
