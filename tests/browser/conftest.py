@@ -1,22 +1,43 @@
 """One workbench on a tiny model for all journeys; a tab that had trouble fails its test."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from interp.bottlenecks.book_folder import load_codebooks
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.codesearch import build_index
+from interp.files import write_json
 from interp.models import load_model
 from interp.text import load_text
 from tests.browser.workbench import Tab, complaints, serve
+from tests.report.synthetic import make_run
+from tests.report.test_bench_page import make_result
+
+MARKUP = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
+NAME = "<img src=x onerror=window.hacked=3> *b*"
+"""A folder's: no slash can be in it."""
+CITY = "New York"
+DOCUMENTS = [
+    f"Mary gave {n} drinks to John in {CITY}. {MARKUP} The store of number {7 * n}." for n in range(60)
+]
 
 
 @pytest.fixture(scope="session")
 def runs(tiny_model_folder, tmp_path_factory) -> Path:
-    """A runs folder with codebooks, a code index and a run; names and texts in it try to be markup."""
+    """A runs folder with codebooks, a code index, runs and benches; texts and names in it try to be markup."""
     folder = tmp_path_factory.mktemp("workbench") / "runs"
     model = load_model(str(tiny_model_folder("llama")))
     text = load_text("stdlib", model, n_tokens=640, context=32)
     fit_codebooks(model, text, ["heads", "mlps"], folder / "books", FitConfig(n_codes=12, k=2))
+    corpus = folder.parent / "documents.jsonl"
+    corpus.write_text("\n".join(json.dumps({"text": document}) for document in DOCUMENTS))
+    text = load_text(str(corpus), model, n_tokens=2000, context=40)
+    books = load_codebooks(folder / "books", model)
+    build_index(model, books, text, folder / f"index {NAME}", books_folder=folder / "books", batch_size=8)
+    make_run(n_layers=4, n_heads=4, members=3, n_pairs=10, evil=True).save(folder / NAME)
+    write_json(folder / f"bench {NAME}" / "bench.json", make_result(("attribution", NAME), tasks=(NAME,)))
     return folder
 
 
@@ -29,13 +50,21 @@ def workbench(chromium, runs, tiny_model_folder):  # noqa: ARG001 - skipped befo
     assert complaints(log) == [], log.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="session")
+def context(chromium):
+    """One for all tabs: what the workbench is made of is fetched once."""
+    made = chromium.new_context()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def tab(chromium, workbench):
+def tab(context, workbench):
     """Opens tabs on the workbench; afterwards none of them may have had trouble."""
     tabs: list[Tab] = []
 
     def open_(path: str = "/", **options) -> Tab:
-        tabs.append(Tab(chromium, workbench, **options))
+        tabs.append(Tab(context, workbench, **options))
         tabs[-1].open(path)
         return tabs[-1]
 

@@ -1,27 +1,105 @@
 """What a user does in the workbench, in Chromium against the real server."""
 
+import itertools
+import json
+import re
+from string import ascii_letters
+
 import pytest
+import torch
 from playwright.sync_api import expect
+
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.codesearch import CodeIndex, search_regex
+from interp.models import load_model
+from interp.steering import SetCode, steer
+from interp.steering.continuations import continue_prompts
+from tests.browser.conftest import CITY
 
 pytestmark = pytest.mark.browser
 
-VIEWS = {"": "Read and steer", "live": "Live text", "circuit": "Circuit", "steering": "Steering"}
+
+@pytest.fixture(scope="module")
+def pairs(tiny_model_folder) -> bytes:
+    """A file of prompts at which the tiny model does a task: its answer is what it says after the clean prompt."""
+    model = load_model(str(tiny_model_folder("llama")))
+
+    def encoded(text: str) -> list[int]:
+        return model.tokenizer(text, add_special_tokens=False).input_ids
+
+    letters = {letter: encoded(letter)[0] for letter in ascii_letters}
+    prompts, n_tokens = [], None
+    for a, b in itertools.product("BCDFGHKLMN", "PQRSTVWXYZ"):
+        texts = [f"When {x} and {y} met, {x} gave to" for x, y in ((a, b), (b, a))]
+        ids = [[model.tokenizer.bos_token_id, *encoded(text)] for text in texts]
+        n_tokens = n_tokens or len(ids[0])
+        logits = [model(torch.tensor([i]))[0, -1, list(letters.values())] for i in ids]
+        answer, wrong = (list(letters)[int(row.argmax())] for row in logits)
+        if answer != wrong and {len(i) for i in ids} == {n_tokens}:
+            prompts.append(dict(zip(("clean", "corrupt"), texts, strict=True)))
+            prompts[-1] |= {"answers": [answer], "wrong_answers": [wrong]}
+    return json.dumps({"prompts": prompts[:12]}).encode()
 
 
-def test_the_first_page_tells_when_the_model_is_ready_and_leads_to_the_others(tab):
+def test_the_first_page_tells_when_the_model_is_ready_and_leads_to_steering(tab):
     page = tab().page
     expect(page.get_by_text("is ready: 2 layers of 4 heads")).to_be_visible(timeout=60_000)
-    page.get_by_role("button", name="Begin here: a story with fire in it").click()
+    page.get_by_role("button", name="Begin here").click()
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()
     expect(page.get_by_label("Prompt")).to_have_value("One day, Tim and his mom went to")
 
 
-@pytest.mark.parametrize("width", [800, 1280])
-@pytest.mark.parametrize("view", VIEWS)
-def test_no_page_is_wider_than_its_window(tab, view, width):
-    opened = tab(f"/{view}", width=width)
-    expect(opened.page.get_by_role("heading", level=1)).to_contain_text(VIEWS[view])
-    assert opened.overflow() <= 0
+def test_search_a_pattern_and_open_a_code(tab, runs):
+    opened = tab(f"/codes?q={CITY.replace(' ', '+')}")
+    page = opened.page
+    [folder] = [path for path in runs.iterdir() if (path / "ids.npy").is_file()]
+    index = CodeIndex.open(folder)
+    found = search_regex(index, CITY)
+    best = found.best(1)[0]
+    expect(page.get_by_text(f"{found.matches.n} matches")).to_be_visible()
+    page.locator("[data-testid=stDataFrame] .dvn-scroller").first.click(position={"x": 15, "y": 52})
+    name = f"{best.book}:{best.code}"
+    expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    assert re.search(rf"code={best.book}(:|%3A){best.code}", page.url)
+    opened.settle()
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text(f"{index.count(best.book, best.code):,}")
+    page.get_by_role("button", name="Star", exact=True).click()
+    expect(page.get_by_role("button", name="Starred")).to_be_visible()
+    page.get_by_role("button").filter(has_text="Search").click()
+    expect(page.get_by_role("heading", name="Starred and noted (1)")).to_be_visible()
+
+
+def test_a_token_that_is_clicked_shows_its_codes(tab):
+    page = tab("/live?text=Mary+had+a+store").page
+    page.locator(".token").first.click()
+    expect(page).to_have_url(re.compile("token=0"))
+    expect(page.get_by_role("heading", name=re.compile("^Codes of M"))).to_be_visible()
+    expect(page.locator(".token[aria-selected=true]").first).to_have_attribute("data-token", "0")
+
+
+def test_find_a_circuit_and_set_a_code(tab, runs, pairs):
+    before = {path.name for path in runs.iterdir()}
+    opened = tab("/circuit")
+    page = opened.page
+    page.get_by_text("Find a circuit").click()
+    page.get_by_role("radio", name="a file of prompts").or_(
+        page.get_by_text("a file of prompts")
+    ).first.click()
+    page.locator("input[type=file]").set_input_files(
+        {"name": "mine.json", "mimeType": "application/json", "buffer": pairs}
+    )
+    page.get_by_label("Pairs", exact=True).fill("10")
+    page.get_by_role("button", name="Find", exact=True).click()
+    expect(page.get_by_text("Finding the circuit of")).to_be_visible()
+    expect(page.get_by_text("Finding the circuit of")).to_be_hidden(timeout=60_000)
+    opened.settle()
+    assert page.get_by_test_id("stAlert").all_inner_texts() == []
+    [new] = {path.name for path in runs.iterdir()} - before
+    assert f"run={new}" in page.url and "head=" in page.url
+    page.get_by_text("Read its codes in the codebooks").click()
+    page.get_by_role("button", name="Set it").click()
+    expect(page.get_by_text("changes by")).to_be_visible()
+    expect(page.get_by_text("with a random code by")).to_be_visible()
 
 
 def test_steer_and_compare(tab):
@@ -29,13 +107,34 @@ def test_steer_and_compare(tab):
     page.get_by_label("Prompt").fill("John went to")
     page.get_by_label("Codes", exact=True).fill("a0.h1=3, a1.h2=5")
     page.get_by_role("button", name="Steer", exact=True).click()
-    expect(page.get_by_text("Base: perplexity")).to_be_visible()
-    expect(page.get_by_text("Steered: perplexity")).to_be_visible()
+    expect(page.get_by_test_id("stMetric").filter(has_text="Perplexity")).to_have_count(2)
     expect(page.locator("[title='codes edited here']").first).to_be_visible()
 
 
-def test_a_token_that_is_clicked_shows_its_codes(tab):
-    page = tab("/live?text=Mary+had+a+store").page
-    page.get_by_role("button", name="0 Mary").or_(page.get_by_text("0 M")).first.click()
-    expect(page.get_by_role("heading", name="Codes of")).to_be_visible()
-    assert "token=0" in page.url
+def test_two_tabs_that_steer_at_once_each_get_what_they_asked_for(tab, runs, tiny_model_folder):
+    asked = [("John went to", "a0.h1", 3, 4), ("Mary gave", "a1.h2", 5, 7)]
+    tabs = [
+        tab(f"/steering?prompt={prompt.replace(' ', '+')}&codes={site}={code}&seed={seed}&tokens=30")
+        for prompt, site, code, seed in asked
+    ]
+    for opened in tabs:
+        opened.page.get_by_role("button", name="Steer", exact=True).click()
+    model = load_model(str(tiny_model_folder("llama")))
+    books = load_codebooks(runs / "books", model)
+    for opened, (prompt, site, code, seed) in zip(tabs, asked, strict=True):
+        within = steer(model, books, [SetCode(site, code, rows=[1])], seed=seed)
+        texts = continue_prompts(model, [prompt] * 2, 30, within=within, seed=seed)
+        shown = opened.page.get_by_test_id("stMetric").filter(has_text="Perplexity")
+        expect(shown.get_by_test_id("stMetricValue")).to_have_text(
+            [f"{text.perplexity:.1f}" for text in texts]
+        )
+
+
+def test_parts_metrics_and_pairs_of_the_evaluation_stand_in_the_address(tab):
+    page = tab("/evaluation?bench=recovery-ioi%2C+of+the+repository").page
+    page.get_by_test_id("stButtonGroup").get_by_text("100", exact=True).click()
+    expect(page).to_have_url(re.compile("bench_pairs=100"))
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    page.get_by_text("Codebooks", exact=True).click()
+    expect(page).to_have_url(re.compile("show=Codebooks"))
+    expect(page.get_by_text("CE rise, k = 1")).to_be_visible()

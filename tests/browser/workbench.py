@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.command_line import ONE_THREAD
 
 ROOT = Path(__file__).parent.parent.parent
+HEIGHT = 900
 STARTS = 60
 """Seconds that a server may take to answer on a busy machine."""
 
@@ -64,11 +65,12 @@ class Tab:
         trouble: console errors, exceptions, dialogs, failed requests and any request to elsewhere.
     """
 
-    def __init__(self, browser, address: str, *, width: int = 1280, scheme: str = "light") -> None:
+    def __init__(self, context, address: str, *, width: int = 1280, scheme: str = "light") -> None:
         self.address, self.trouble = address, []
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.context.set_default_timeout(30_000)
-        self.page = self.context.new_page()
+        self.page = context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        self.page.emulate_media(color_scheme=scheme)
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self._note(f"exception: {error}"))
         self.page.on("requestfailed", self._failed)
@@ -80,7 +82,7 @@ class Tab:
     def open(self, path: str = "/"):
         """Go to a page of the workbench and wait until it has been drawn."""
         self.page.goto(self.address + path)
-        self.page.locator("h1").first.wait_for(timeout=60_000)
+        self.page.locator("h1, [data-testid=stException]").first.wait_for(timeout=60_000)
         self.settle()
         return self.page
 
@@ -100,7 +102,7 @@ class Tab:
         )
 
     def close(self) -> None:
-        self.context.close()
+        self.page.close()
 
     def _console(self, message) -> None:
         # Streamlit looks for its server below the page's address first, then where it is

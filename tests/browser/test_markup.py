@@ -1,0 +1,55 @@
+"""Nothing that a corpus, a prompt, a note, a run or a file name holds is ever run."""
+
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import MARKUP, NAME
+from tests.report.synthetic import EVIL
+
+pytestmark = pytest.mark.browser
+
+PLACES = {
+    "a bench": ("/evaluation", {"bench": f"bench {NAME}"}),
+    "a run": ("/circuit", {"run": NAME}),
+    "a corpus": ("/codes", {"q": "script"}),
+    "a pattern": ("/codes", {"q": MARKUP}),
+    "a code's name": ("/codes", {"code": MARKUP}),
+    "a live text": ("/live", {"text": MARKUP}),
+    "a site": ("/live", {"site": MARKUP, "text": "a"}),
+    "codes to steer by": ("/steering", {"codes": f"a0.h1={MARKUP}"}),
+}
+
+
+def _inert(page) -> bool:
+    return page.evaluate("window.hacked === undefined && !document.querySelector('img[src=x]')")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_markup_in(tab, place):
+    path, address = PLACES[place]
+    query = "&".join(f"{name}={quote(value, safe='')}" for name, value in address.items())
+    page = tab(f"{path}?{query}").page
+    page.wait_for_timeout(300)
+    assert _inert(page)
+
+
+def test_markup_in_what_is_steered(tab):
+    page = tab(f"/steering?prompt={quote(EVIL)}&codes=a0.h1=3&tokens=8").page
+    page.get_by_role("button", name="Steer", exact=True).click()
+    expect(page.get_by_text("Perplexity")).to_have_count(2)
+    expect(page.get_by_text("window.hacked=1").first).to_be_visible()
+    assert _inert(page)
+
+
+def test_markup_in_a_note_is_kept_and_shown_as_text(tab):
+    page = tab("/codes?code=a0.h0:1").page
+    page.get_by_text("Note", exact=True).click()
+    page.locator("textarea").first.fill(MARKUP)
+    page.get_by_role("button", name="Keep the note").click()
+    expect(page.get_by_text("Note: <script>window.hacked=1</script>")).to_be_visible()
+    assert _inert(page)
+    page.get_by_role("button").filter(has_text="Search").click()
+    expect(page.get_by_role("heading", name="Starred and noted")).to_be_visible()
+    assert _inert(page)
