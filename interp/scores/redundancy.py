@@ -11,8 +11,10 @@ Banzhaf value (Banzhaf 1965; s = ½), but without the noise of the draw: one run
 An arm of an OR-gate has such a value and a decoy has not. Two shares see different gates: where two arms of weight ½
 still saturate what they feed, two of weight ¼ do not.
 
-It is also the value that a head has for a circuit that runs alone, with everything else off: circuits ordered by it are
-the most faithful ones (docs/codes.md).
+Summed over all heads the values are the derivative of the metric by s, so their integral from 0 to 1 shares out among
+the heads all of what the metric loses when every head is off (Aumann & Shapley 1974, *Values of Non-Atomic Games*), and
+the values at s = ½ are the midpoint rule for it. That is what a circuit that runs alone needs: ordered by them, circuits
+come closest to the whole model (docs/codes.md).
 
 When it misleads: half off, the model is half in the corrupt run, and what matters there may not matter to the task.
 """

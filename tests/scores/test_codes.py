@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.stream import feed
-from interp.models import load_model
+from interp.activations.metric import task_metric
+from interp.activations.stream import end_logits, feed
+from interp.models import Site, load_model
 from interp.models.planted import planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.codes import CodesBase, CodesConfig, codes, permutation_p_values
@@ -94,6 +95,47 @@ def test_with_all_heads_wholly_on_the_partial_gradient_is_attribution():
         feed(model, pairs, [swaps])
     values = PartialGradients(model, swaps).of(range(5), share=1.0)
     assert np.allclose(values, attribution(model, pairs).heads_per_pair, atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+@pytest.mark.parametrize("family", [*FAMILIES, "planted-or"])
+def test_partial_gradients_add_up_to_the_metrics_derivative(family, share, tiny_model):
+    """The sum over heads against a central difference of the metric in the share that stays on."""
+    if family == "planted-or":
+        model, pairs = _planted(family, 3)
+    else:
+        model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(9,))
+    swaps = Swaps(model, pairs, range(3))
+    with swaps:
+        feed(model, pairs, [swaps])
+    values = PartialGradients(model, swaps).of(range(3), share).sum((1, 2))
+    (run,) = swaps.runs
+
+    def metric(share: float) -> np.ndarray:
+        def mix(layer: int):
+            off = run.corrupt_z[layer]
+            begin = clean.shape[1] - off.shape[1]
+            return lambda z: torch.cat([z[:, :begin], torch.lerp(off, z[:, begin:], share)], 1)
+
+        clean = torch.tensor([pair.clean_tokens for pair in run.pairs])
+        hooks = {f"blocks.{layer}.attn.hook_z": mix(layer) for layer in range(model.cfg.n_layers)}
+        with torch.no_grad():
+            return task_metric(end_logits(model, clean, hooks), run.pairs, pairs.metric).double().numpy()
+
+    step = 5e-3
+    slope = (metric(share + step) - metric(share - step)) / (2 * step)
+    in_order = np.empty(3)
+    in_order[list(run.indices)] = slope
+    assert np.allclose(values, in_order, rtol=0.02, atol=5e-3 * np.abs(slope).max() + 1e-4)
+
+
+def test_arms_of_a_gate_have_a_value_with_others_half_off_and_decoys_have_none():
+    model, pairs = _planted("planted-or", 8)
+    found, truth = codes(model, pairs), planted_truth("planted-or")
+    sizes = {str(Site("attn", *head)): abs(found.alone[head]) for head in np.ndindex(found.alone.shape)}
+    gap = (found.metric_clean - found.metric_corrupt).mean()
+    assert min(sizes[site] for site in truth.heads) > 0.01 * gap
+    assert max(size for site, size in sizes.items() if site not in truth.heads) < 1e-3 * gap
 
 
 def test_budget_is_kept_and_more_of_it_swaps_more():
