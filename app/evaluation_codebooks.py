@@ -62,7 +62,7 @@ def show() -> None:
 def overview(found: dict[str, Quality]) -> list[dict]:
     """One line a folder, text and k."""
     return [
-        {"codebooks": name, "model": quality.model, "k": usage.k, "codes": quality.n_codes, "text": text.spec}
+        {"codebooks": name, "k": usage.k, "codes": quality.n_codes, "text": text.spec}
         | _costs(condition, usage)
         for name, quality in found.items()
         for text in quality.texts

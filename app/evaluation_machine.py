@@ -50,12 +50,11 @@ def show() -> None:
         (
             "Codes alive",
             wording.percent(alive),
-            f"published {wording.percent(min(PUBLISHED_ALIVE))} to {wording.percent(max(PUBLISHED_ALIVE))}",
+            f"published ≤ {wording.percent(max(PUBLISHED_ALIVE))}",
         ),
         (
             "State precision",
             wording.percent(precision.mean),
-            f"recall {wording.percent(found.recall.mean)}; "
             f"published {wording.percent(PUBLISHED_PRECISION['codes'])}",
         ),
     )
@@ -73,21 +72,18 @@ def show() -> None:
         "model when the codebooks came in, on fewer tokens. Random codes: every code drawn at random. Diamonds: "
         "published."
     )
-    left, right = st.columns(2)
-    with left:
-        st.subheader("On the way")
-        st.plotly_chart(curve_plot(found), width="stretch", theme="streamlit")
-    with right:
-        st.subheader("After setting codes")
-        st.plotly_chart(divergence_plot(found), width="stretch", theme="streamlit")
+    st.subheader("On the way")
+    st.plotly_chart(curve_plot(found), width="stretch", theme="streamlit")
+    st.subheader("After setting codes")
+    st.plotly_chart(divergence_plot(found), width="stretch", theme="streamlit")
     st.caption(
         f"Divergence from the target’s prediction over {found.n['pairs']} pairs, 1 without intervention: the less, the "
         "more the codes carry."
     )
     st.subheader("What the codes stand for")
-    left, right = st.columns(2)
-    left.dataframe(layers(found), hide_index=True)
-    right.dataframe(precisions(found), hide_index=True)
+    st.dataframe(layers(found), hide_index=True)
+    st.dataframe(precisions(found), hide_index=True)
+    st.caption(f"Precision of codes at recall {wording.percent(found.recall.mean)}, of neurons at the same.")
     st.caption("The same again:")
     st.code(found.command, language="bash", wrap_lines=True)
 

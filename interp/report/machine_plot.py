@@ -24,7 +24,7 @@ def accuracy_plot(found: Reproduction) -> go.Figure:
             continue
         figure.add_scatter(
             x=[its[key].mean for key in keys],
-            y=[i + 0.14 * (number - 1.5) for i in range(len(keys))],
+            y=[i + 0.19 * (number - 1.5) for i in range(len(keys))],
             error_x={
                 "type": "data",
                 "symmetric": False,
@@ -69,7 +69,7 @@ def curve_plot(found: Reproduction) -> go.Figure:
         x=found.plain_tokens / 1e6,
         line={"color": GREY, "dash": "dot"},
         annotation_text="codebooks from here on",
-        annotation_position="bottom right",
+        annotation_position="top right",
     )
     figure.update_xaxes(title="million tokens", rangemode="tozero")
     figure.update_yaxes(title="state accuracy", range=[0, 1.02])
@@ -99,5 +99,6 @@ def divergence_plot(found: Reproduction) -> go.Figure:
         marker={"size": 11, "color": BLUE, "symbol": "diamond-open", "line": {"width": 2}},
     )
     figure.add_hline(y=1, line={"color": GREY, "dash": "dot"})
+    figure.update_xaxes(tickangle=0)
     figure.update_yaxes(title="divergence left", rangemode="tozero")
     return layout(figure, height=300, left=60, legend=True)
