@@ -32,7 +32,7 @@ def offer(presets: list[Preset]) -> None:
             base, steered, control = (f"{hits} of {measured.n}" for hits in measured.hits)
             plain_one, with_codes, random = (f"{value:.0f}" for value in measured.perplexities)
             st.caption(
-                f"{plain(preset.name)}: {steered} texts had one of its words with these codes, {base} without them, "
-                f"{control} with random codes of the same heads; perplexity {with_codes}, {plain_one}, {random}. "
-                f"{plain(preset.found)}"
+                f"{plain(preset.name)}: of texts with these codes {steered} have one of its words, of those without "
+                f"{base}, of those with random codes of the same heads {control}; perplexities {with_codes}, "
+                f"{plain_one} and {random}. {plain(preset.found)}"
             )

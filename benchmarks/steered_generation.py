@@ -4,11 +4,15 @@
 
 SmolLM2, one text, KV cache, k = 1. Plain and steered forms run in turn, several rounds in one process, and are compared
 within a round: on a shared machine only the ratio means something, and best that of processor time.
+
+Then the way to the first new token, as the workbench goes it: from codes by name to the moment at which the page is
+told the first token of base and steered (and of random codes), rows of one batch, in plain forwards of the prompt.
 """
 
 import argparse
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +24,13 @@ from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, steer
+from interp.steering.continuations import continue_prompts
+from interp.steering.controls import random_codes
+from interp.steering.edits import code_edits
 
 GOAL = 1.25
+FIRST_GOAL = 5
+"""Plain forwards."""
 PROMPT = "Once upon a time, there was a little girl who"
 
 
@@ -77,6 +86,51 @@ def main() -> None:
             f"≤ {GOAL}" if name != "plain" else "",
         )
     Console(width=120).print(table)
+    print_first(model, books, [(site, 1) for site in spread], given.rounds)
+
+
+class _Told(Exception):
+    """Ends a generation at its first token."""
+
+
+def print_first(model, books, codes: list[tuple[str, int]], rounds: int) -> None:
+    """How long the first token takes."""
+    tokens = model.to_tokens(PROMPT)
+    table = Table("first token", "ms", "plain forwards", "smallest, largest", "goal", box=None)
+    for name, options, n_rows in (
+        ("set", {}, 2),
+        ("added", {"add": 0.75}, 2),
+        ("added, with random codes", {"add": 0.75}, 3),
+    ):
+        taken = []
+        for _ in range(rounds + 1):
+            plain = _seconds(lambda: model(tokens))
+            taken.append((_seconds(lambda o=options, n=n_rows: _first(model, books, codes, o, n)), plain))
+        seconds, plain = np.array(taken[1:]).T  # the first round warms up
+        ratios = seconds / plain
+        spread = f"{ratios.min():.1f}, {ratios.max():.1f}"
+        cells = (f"{1000 * np.median(seconds):.0f}", f"{np.median(ratios):.1f}", spread, f"≤ {FIRST_GOAL}")
+        table.add_row(f"{len(codes)} heads {name}", *cells)
+    Console(width=120).print(table)
+
+
+def _first(model, books, codes: list[tuple[str, int]], options: dict, n_rows: int) -> None:
+    arms = [codes, random_codes(model, books, codes)][: n_rows - 1]
+    edits = [edit for row, some in enumerate(arms, 1) for edit in code_edits(some, rows=[row], **options)]
+    within = steer(model, books, edits)
+
+    def told(_tokens: torch.Tensor) -> None:
+        raise _Told
+
+    with contextlib.suppress(_Told):
+        continue_prompts(model, [PROMPT] * n_rows, 40, within=within, watch=told)
+
+
+@torch.no_grad()
+def _seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
 
 
 if __name__ == "__main__":

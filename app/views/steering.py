@@ -123,11 +123,11 @@ with st.form("steer"):
     )
     pressed = st.form_submit_button("Steer", type="primary")
 
-# one place: what is being written takes that of what was written before
-place = st.empty()
+# two places: in one and the same the last texts would stay below those that are being written
+writing, done = st.empty(), st.empty()
 if pressed:
     st.session_state.pop("comparison", None)
-    shown = streaming(place, control)
+    shown = streaming(writing, control)
     try:
         found = None
         if source == BY_NAME:
@@ -159,15 +159,15 @@ if pressed:
         comparison = compare(folder, books, request, shown)
         st.session_state["comparison"] = found, request, comparison
     except InputError as error:
-        place.empty()
         engine.say(error)
+    writing.empty()
 
 if "comparison" in st.session_state:
     found, request, comparison = st.session_state["comparison"]
-    with place.container():
+    with done.container():
         draw(comparison)
         if found is not None:
             draw_found(found, len(comparison.codes))
         draw_again(comparison, request)
 elif not pressed:
-    place.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")
+    done.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")

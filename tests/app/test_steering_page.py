@@ -168,7 +168,8 @@ def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
     numbers = {key: app.number_input(key=key).value for key in ("scale", "share", "temperature", "tokens")}
     assert numbers == {"scale": 2.5, "share": 1.0, "temperature": 0.7, "tokens": 8}
     [caption] = [caption.value for caption in app.caption if "to the store" in caption.value]
-    assert "15 of 20 texts" in caption and "1 of 20 without" in caption and "2 of 20 with random" in caption
+    assert "these codes 15 of 20" in caption and "without 1 of 20" in caption and "heads 2 of 20" in caption
+    assert "perplexities 14, 9 and 12" in caption
     _press(app)
     assert not app.error and "scale=2.5" in app.code[0].value and "temperature=0.7" in app.code[0].value
 
