@@ -21,6 +21,7 @@ from interp.steering.code_effect import CodeEffect, PairCodes, mean_with_interva
 from interp.tasks.errors import InputError
 
 IN_URL = "query-params"
+IN_ADDRESS = "set"
 ALL_TOKENS = "all tokens"
 SHOWN = 8
 """Codes listed of a head and role, most used first."""
@@ -49,30 +50,37 @@ def codes_section(found: Opened, site: str, index: int) -> None:
         return
     left, _ = st.columns([1, 2])
     roles = [*roles_of(read.pairs), ALL_TOKENS]
+    given = next((name for name in roles if _given(site, name)), _acts_at(detail, roles))
     role = left.selectbox(
         "At",
         roles,
-        index=roles.index(_acts_at(detail, roles)),
+        index=roles.index(given),
         key=f"role of {site}",
         help="The token at which codes are counted and set. At first where the head acts, if the run says so.",
     )
     role = None if role == ALL_TOKENS else role
     _strips(found, read, site, index, role)
-    if role is not None:
-        st.dataframe(
-            _shares(read, site, role),
-            hide_index=True,
-            column_config={
-                "clean": _percent("on clean prompts"),
-                "corrupt": _percent("on corrupt prompts"),
-                "page": st.column_config.LinkColumn("its page", display_text="what it is"),
-            },
-        )
+    st.dataframe(
+        _shares(read, site, role),
+        hide_index=True,
+        key="shares",
+        column_config={
+            "clean": _percent("on clean prompts"),
+            "corrupt": _percent("on corrupt prompts"),
+            "page": st.column_config.LinkColumn("its page", display_text="what it is"),
+        },
+    )
     _set(found, folder, books, read, site, role)
 
 
 def _percent(title: str):
     return st.column_config.ProgressColumn(title, format="%d %%", min_value=0, max_value=100)
+
+
+def _given(site: str, role: str) -> str:
+    """The code that the address says is set there, if any: ``set=SITE@ROLE=CODE``."""
+    text, begin = st.query_params.get(IN_ADDRESS, ""), f"{site}@{role}="
+    return text.removeprefix(begin) if text.startswith(begin) else ""
 
 
 def _acts_at(detail: dict, roles: list[str]) -> str:
@@ -130,7 +138,7 @@ def _strips(found: Opened, read: PairCodes, site: str, index: int, role: str | N
         st.html(coloured(f"{site}, {side}", names, ids, at))
 
 
-def _shares(read: PairCodes, site: str, role: str) -> list[dict]:
+def _shares(read: PairCodes, site: str, role: str | None) -> list[dict]:
     shares = {side: read.shares(site, role, side) for side in SIDES}
     every = sorted(
         {*shares["clean"], *shares["corrupt"]}, key=lambda c: -max(shares[s].get(c, 0) for s in SIDES)
@@ -151,12 +159,18 @@ def _set(found: Opened, folder, books: dict, read: PairCodes, site: str, role: s
         "On", [f"{side} prompts" for side in SIDES], default="clean prompts", required=True, key="set on"
     ).removesuffix(" prompts")
     other = "corrupt" if side == "clean" else "clean"
-    offered = [] if role is None else [row["code"] for row in _shares(read, site, role)]
-    options = [*([] if role is None else [f"its own code on the {other} prompt"]), *map(str, offered)]
+    own = f"its own code on the {other} prompt"
+    offered = [str(row["code"]) for row in _shares(read, site, role)]
+    options = offered if role is None else [own, *offered]
+    key, at = f"code of {site} {role} {side}", role or ALL_TOKENS
+    typed = st.session_state.get(key) or _given(site, at)
+    if typed and typed not in options:
+        options.append(typed)
     chosen = middle.selectbox(
         "Code",
         options,
-        key=f"code of {site} {role} {side}",
+        index=options.index(typed) if typed else 0,
+        key=key,
         accept_new_options=True,
         placeholder="Type the id of a code",
         help="Codes that the head has on these prompts; any other can be typed.",
@@ -165,8 +179,9 @@ def _set(found: Opened, folder, books: dict, read: PairCodes, site: str, role: s
     if chosen is None:
         st.caption("Choose a code, or type an id.")
         return
+    st.query_params[IN_ADDRESS] = f"{site}@{at}={chosen}"
     try:
-        code = OWN if chosen == f"its own code on the {other} prompt" else _number(chosen)
+        code = OWN if chosen == own else _number(chosen)
         arguments = (found, folder, books, site, code, role, side)
         if not pressed and not has_effect(*arguments):
             st.caption(

@@ -81,7 +81,7 @@ def prompt_file(upload: Upload) -> PromptFile:
     Raises:
         InputError: too large, of another kind, or not of the format.
     """
-    name = wording.token(upload.name, 60)
+    name = wording.token(upload.name, 60).replace("·", " ")
     if len(upload.data) > LARGEST * 2**20:
         size = len(upload.data) / 2**20
         raise InputError(f"{name} has {size:.1f} MB: a file of prompts has at most {LARGEST} MB")

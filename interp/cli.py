@@ -116,7 +116,7 @@ def discover(
     from interp.files import check_file, write_json
     from interp.progress import bar
     from interp.runs import RESULT, check_destination
-    from interp.tasks import load_task
+    from interp.tasks import PromptFile, load_task
 
     wanted, to_stdout = load_task(task), str(json_file) == "-"
     folder = out or _default_folder(wanted.name, model, method)
@@ -150,7 +150,8 @@ def discover(
         wanted, model=loaded, method=method, config=config, mlps=mlps, bos=bos, stage=bar, **settings
     )
     replaced = (folder / RESULT).is_file()
-    found.save(folder, report=render_report(found))
+    prompts = wanted if isinstance(wanted, PromptFile) else None
+    found.save(folder, report=render_report(found), prompts=prompts)
     if to_stdout:
         typer.echo(json.dumps(found.result, ensure_ascii=False, allow_nan=False))
         return

@@ -64,10 +64,14 @@ class PairCodes:
             int(self.of_head(site, side, i)[position(pair, role), 0]) for i, pair in enumerate(self.pairs)
         ]
 
-    def shares(self, site: str, role: str, side: Side) -> dict[int, float]:
-        """Share of a side's prompts with each code, most used first."""
-        counts = Counter(self.strongest(site, role, side))
-        return {code: count / len(self.pairs) for code, count in counts.most_common()}
+    def shares(self, site: str, role: str | None, side: Side) -> dict[int, float]:
+        """Share of a side's prompts with each code at the role, or of all their tokens, most used first."""
+        if role is None:
+            found = [self.of_head(site, side, i)[:, 0].tolist() for i in range(len(self.pairs))]
+            counts = Counter(code for codes in found for code in codes)
+        else:
+            counts = Counter(self.strongest(site, role, side))
+        return {code: count / counts.total() for code, count in counts.most_common()}
 
 
 @dataclass(frozen=True)
