@@ -1,5 +1,6 @@
 # make run    find the IOI circuit in SmolLM2-135M-Instruct, from nothing
 # make test   install what the tests need and run them
+# make app    open the workbench in the browser
 #
 # PYTHON=python3.12   which Python makes the virtual environment (3.11 to 3.13)
 # PIP_ARGS="…"        passed to pip, e.g. --extra-index-url of a CPU-only torch build, or a mirror
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_ARGS
 
-.PHONY: run test app bench clean
+.PHONY: run test app bench screenshots clean
 
 run: $(VENV)/.installed
 	$(BIN)/interp discover ioi
@@ -25,6 +26,9 @@ app: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/discover.py
 	$(BIN)/python benchmarks/edge_score.py
+
+screenshots: $(VENV)/.installed-test
+	$(BIN)/python -m tests.browser.screenshots screenshots
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

@@ -1,0 +1,192 @@
+"""How the workbench feels, in Chromium against the real server on the default model.
+
+    python -m benchmarks.workbench RUNS [--rounds 5] [--threads 2]
+
+RUNS is a folder with a run, a code index and whatever else the pages are to show (``python -m tests.browser.screenshots
+OUT`` makes one in ``OUT/runs``). Times are from the click to the first frame that shows the answer; a click needs no
+forward pass unless it says so. Forwards are of the prompt, by the same model in this process, with as many threads.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from playwright.sync_api import Locator, Page, sync_playwright
+from rich.console import Console
+from rich.table import Table
+
+from interp.models import load_model
+from tests.browser.workbench import Tab, serve
+from tests.chromium import FLAGS, chromium_path
+
+GOAL, FIRST_GOAL = 200, 5
+"""Milliseconds of a click, plain forwards until the first steered token."""
+PROMPT = "One day, Tim and his mom went to"
+PAGES = {
+    "Live text": ".token",
+    "Codes": "[data-testid=stTextInput]",
+    "Circuit": ".js-plotly-plot",
+    "Steering": "[data-testid=stTextArea]",
+    "Evaluation": ".js-plotly-plot",
+    "Start": "[data-testid=stPageLink]",
+}
+_IDLE = "document.querySelector('[data-test-script-state=notRunning]')"
+
+
+def until(page: Page, act: Callable[[], None], shown: str) -> float:
+    """Milliseconds from ``act`` to the first frame in which ``shown``, an expression, holds."""
+    begin = time.perf_counter()
+    act()
+    page.wait_for_function(shown, polling="raf", timeout=120_000)
+    return 1000 * (time.perf_counter() - begin)
+
+
+def press(
+    page: Page, target: Locator, dx: float | None = None, dy: float | None = None
+) -> Callable[[], None]:
+    """A click at a place that is known beforehand: looking for it is no part of the time."""
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    x = box["x"] + (box["width"] / 2 if dx is None else dx)
+    y = box["y"] + (box["height"] / 2 if dy is None else dy)
+    return lambda: page.mouse.click(x, y)
+
+
+def switch_pages(page: Page, rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for n in range(rounds + 1):
+        for name, content in PAGES.items():
+            link = page.get_by_role("navigation").get_by_role("link", name=name, exact=True)
+            title = name if name != "Start" else "Read and steer"
+            shown = (
+                f"document.querySelector('h1')?.innerText.startsWith('{title}') "
+                f"&& document.querySelector('{content}')"
+            )
+            took = until(page, press(page, link), shown)
+            page.wait_for_function(_IDLE)
+            if n:  # the first visit reads what later ones have at hand
+                found.setdefault(f"page switch: {name}", []).append(took)
+    return found
+
+
+def choose_tokens(tab: Tab, rounds: int) -> list[float]:
+    page = tab.open("/live?site=a12")
+    page.locator(".token").first.wait_for()
+    found = []
+    for n in range(rounds):
+        shown = f"new URL(location).searchParams.get('token') === '{n}' && {_IDLE}"
+        found.append(until(page, press(page, page.locator(".token").nth(n)), shown))
+    return found
+
+
+def choose_heads(tab: Tab, rounds: int) -> list[float]:
+    page = tab.open("/circuit")
+    found = []
+    for n in range(1, rounds + 2):
+        page.get_by_role("combobox", name="Head").click()
+        option = page.get_by_role("option").nth(n)
+        option.wait_for()
+        site = option.inner_text().split()[0]
+        shown = f"document.querySelector('[aria-label^=\"Attention pattern of {site} \"]')"
+        found.append(until(page, press(page, option), shown))
+        page.wait_for_function(_IDLE)
+    return found[1:]
+
+
+def open_codes(tab: Tab, rounds: int) -> list[float]:
+    found = []
+    page = tab.open("/codes?q=%5Cbreturn%5Cw*")
+    for n in range(rounds):
+        table = page.locator("[data-testid=stDataFrame] .dvn-scroller").first
+        table.wait_for()
+        page.wait_for_timeout(300)
+        act = press(page, table, 15, 52 + 35 * n)
+        found.append(until(page, act, "document.querySelector('h1')?.innerText.includes(':')"))
+        page.wait_for_function(_IDLE)
+        page.get_by_role("button").filter(has_text="Search").click()
+        page.get_by_text("match").first.wait_for()
+    return found
+
+
+def first_tokens(tab: Tab, rounds: int) -> list[float]:
+    """From the button to the first new token of both texts on the page; forwards included."""
+    found = []
+    address = f"/steering?codes=a12.h3=417,a20.h0=5&tokens=20&prompt={PROMPT.replace(' ', '+')}"
+    page = tab.open(address)
+    written = (
+        "[...document.querySelectorAll('[data-testid=stHtml]')]"
+        f".filter(e => e.innerText.includes('▌') && e.innerText.trim().length > {len(PROMPT) + 1}).length >= 2"
+    )
+    for _ in range(rounds + 1):
+        button = page.get_by_role("button", name="Steer", exact=True)
+        found.append(until(page, press(page, button), written))
+        page.wait_for_function(f"!document.body.innerText.includes('▌') && {_IDLE}", timeout=120_000)
+    return found[1:]
+
+
+def forwards(threads: int, rounds: int) -> list[float]:
+    torch.set_num_threads(threads)
+    model = load_model()
+    tokens = model.to_tokens(PROMPT)
+    found = []
+    with torch.no_grad():
+        for _ in range(rounds + 3):
+            begin = time.perf_counter()
+            model(tokens)
+            found.append(1000 * (time.perf_counter() - begin))
+    return found[3:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    plain = forwards(given.threads, 2 * given.rounds)
+    times: dict[str, list[float]] = {}
+    with (
+        TemporaryDirectory() as log,
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS) as browser,
+        browser.new_context() as context,
+    ):
+        begin = time.perf_counter()
+        with serve(given.runs.absolute(), Path(log) / "log", threads=given.threads) as address:
+            times["server answers"] = [1000 * (time.perf_counter() - begin)]
+            tab = Tab(context, address)
+            begin = time.perf_counter()
+            tab.page.goto(address)
+            tab.page.locator("h1").wait_for()
+            times["first paint of the first page, nothing loaded or cached"] = [
+                1000 * (time.perf_counter() - begin)
+            ]
+            tab.page.get_by_text("is ready").wait_for(timeout=300_000)
+            times["model is ready"] = [1000 * (time.perf_counter() - begin)]
+            times |= switch_pages(tab.page, given.rounds)
+            times["choose a token"] = choose_tokens(tab, given.rounds)
+            times["choose a head"] = choose_heads(tab, given.rounds)
+            times["open a code"] = open_codes(tab, given.rounds)
+            times["first steered token (with forwards)"] = first_tokens(tab, given.rounds)
+    report(times, statistics.median(plain))
+
+
+def report(times: dict[str, list[float]], plain: float) -> None:
+    table = Table(box=None, padding=(0, 1))
+    for name in ("", "median, ms", "largest", "goal"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, taken in times.items():
+        goal = "" if len(taken) == 1 else f"{FIRST_GOAL * plain:.0f}" if "steered" in name else str(GOAL)
+        table.add_row(name, f"{statistics.median(taken):.0f}", f"{max(taken):.0f}", goal)
+    table.add_row("a plain forward of the prompt", f"{plain:.0f}", "", "")
+    Console(highlight=False).print(table)
+    steered = statistics.median(times["first steered token (with forwards)"])
+    print(f"\nfirst steered token: {steered / plain:.1f} plain forwards (goal {FIRST_GOAL})")
+
+
+if __name__ == "__main__":
+    main()

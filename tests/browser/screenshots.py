@@ -1,0 +1,133 @@
+"""Pictures of every page at two widths and in both themes: ``python -m tests.browser.screenshots OUT``.
+
+The real server on the default model. What the pages show is made first, in ``OUT/runs`` (some ten minutes, once): two
+runs, a code index, a bench, and a finite-state reproduction that is far too short to mean anything.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from interp.tokfsm.folder import save
+from interp.tokfsm.recipe import Recipe
+from interp.tokfsm.reproduce import measure, train
+from tests.browser.workbench import HEIGHT, Tab, serve
+from tests.chromium import FLAGS, chromium_path
+
+WIDTHS, SCHEMES = (1280, 800), ("light", "dark")
+TALLEST = 4000
+STORY = "source=of+a+topic&topic=fire&how=added&scale=1.5&prompt=One+day,+Tim+and+his+mom+went+to"
+COMMANDS = {
+    "ioi/run.json": "discover ioi -n 24",
+    "ioi-attribution/run.json": "discover ioi -n 24 --method attribution",
+    "index/manifest.json": "index build --data stdlib --tokens 16000",
+    "bench/bench.json": "bench --tasks planted-induction,planted-backup --pairs 10,25 --seeds 3 "
+    "--methods attribution,codes,eap,mean-difference,overlap,layer-index,random",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A page, and what is done on it before it is taken."""
+
+    name: str
+    path: str
+    prepare: Callable[[Page], None] = lambda _page: None
+
+
+def _steer(page: Page) -> None:
+    page.get_by_role("button", name="Steer", exact=True).click()
+    page.get_by_text("Perplexity").first.wait_for(timeout=120_000)
+
+
+def _ready(page: Page) -> None:
+    page.get_by_text("is ready").wait_for(timeout=120_000)
+
+
+def _set_a_code(page: Page) -> None:
+    page.get_by_role("button", name="Set it").click()
+    page.get_by_text("with a random code by").wait_for(timeout=120_000)
+
+
+PICTURES = (
+    Picture("start", "/", _ready),
+    Picture("live", "/live?site=a12&token=9"),
+    Picture("codes", "/codes?q=%5Cbreturn%5Cw*"),
+    Picture("code", "/codes?code=a2.h4:97"),
+    Picture("circuit", "/circuit?run=ioi"),
+    Picture("circuit-code", "/circuit?run=ioi&codes=true", _set_a_code),
+    Picture("circuit-edges", "/circuit?run=ioi&tab=Edges"),
+    Picture("circuit-compared", "/circuit?run=ioi&tab=Compared&with=ioi-attribution"),
+    Picture("circuit-report", "/circuit?run=ioi&tab=Report"),
+    Picture("steering", f"/steering?{STORY}", _steer),
+    Picture("evaluation", "/evaluation?bench=bench"),
+    Picture("evaluation-codebooks", "/evaluation?show=Codebooks"),
+    Picture("evaluation-machine", "/evaluation?show=Finite-state+machine"),
+)
+
+
+def make(runs: Path) -> None:
+    """What the pages show, where it is not there yet."""
+    runs.mkdir(parents=True, exist_ok=True)
+    for name, words in COMMANDS.items():
+        if not (runs / name).is_file():
+            out = ["--out", str((runs / name).parent)]
+            subprocess.run([sys.executable, "-m", "interp.cli", *words.split(), *out], check=True)
+    if not (runs / "machine" / "result.json").is_file():
+        recipe = Recipe(tokens=200_000, n_codes=100, fit_sequences=32)
+        training = train(recipe, runs / "machine")
+        measured = measure(training, evaluated=64, samples=64, pairs=64)
+        save(training, measured, runs / "machine", ["interp", "reproduce", "tokfsm", "--tokens", "200000"])
+
+
+def take(out: Path, wanted: str) -> list[str]:
+    """Every picture whose name begins with ``wanted``; what went wrong meanwhile."""
+    trouble = []
+    with (
+        serve(out / "runs", out / "server.log", threads=2) as address,
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS) as browser,
+        browser.new_context() as context,
+    ):
+        for scheme in SCHEMES:
+            for picture in (p for p in PICTURES if p.name.startswith(wanted)):
+                tab = Tab(context, address, scheme=scheme)
+                tab.open(picture.path)
+                picture.prepare(tab.page)
+                for width in WIDTHS:
+                    _shoot(tab, width, out / f"{picture.name}-{width}-{scheme}.png")
+                trouble += [f"{picture.name}, {scheme}: {line}" for line in (*tab.trouble, *tab.exceptions())]
+                tab.close()
+    return trouble
+
+
+def _shoot(tab: Tab, width: int, path: Path) -> None:
+    """The whole page, at most ``TALLEST`` pixels of it."""
+    tab.page.set_viewport_size({"width": width, "height": HEIGHT})
+    tab.page.wait_for_timeout(700)  # figures and tables follow the width
+    height = tab.page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    tab.page.set_viewport_size({"width": width, "height": max(HEIGHT, min(height, TALLEST))})
+    tab.page.wait_for_timeout(700)
+    tab.page.screenshot(path=path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder for the pictures")
+    parser.add_argument("--only", default="", help="pictures whose names begin so")
+    arguments = parser.parse_args()
+    out = arguments.out.absolute()
+    make(out / "runs")
+    trouble = take(out, arguments.only)
+    for line in trouble:
+        print(line, file=sys.stderr)  # noqa: T201
+    return bool(trouble)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
