@@ -36,12 +36,12 @@ class PairCodes:
 
     Attributes:
         metric: on every prompt.
-        codes: of each pair, ids by site as ``attach`` gives them, side first.
+        codes: of each pair, ids by site as ``attach`` gives them, side first: [side, pos, (head,) k].
     """
 
     pairs: PromptPairs
     metric: Float[np.ndarray, "side pair"]
-    codes: tuple[Mapping[str, Int[np.ndarray, "side pos *group k"]], ...]
+    codes: tuple[Mapping[str, np.ndarray], ...]
 
     def of_head(self, site: str, side: Side, pair: int) -> Int[np.ndarray, "pos k"]:
         """A head's codes at every token of a prompt, strongest first.

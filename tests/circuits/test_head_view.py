@@ -1,0 +1,69 @@
+"""A pair read for all heads at once: what the model's own cache says, on every kind of architecture."""
+
+import numpy as np
+import pytest
+import torch
+
+from interp.circuits.head_view import LONGEST, view_pair
+from interp.tasks.errors import InputError
+from tests.pairs import random_pairs
+from tests.tiny_models import FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_patterns_and_the_metric_are_the_models_own(tiny_model, family):
+    model = tiny_model(family)
+    [pair] = random_pairs(model.cfg.d_vocab, n=1)
+    view = view_pair(model, pair, "logit_diff")
+    for row, side in enumerate(("clean", "corrupt")):
+        with torch.no_grad():
+            logits, cache = model.run_with_cache(torch.tensor([view.tokens(side)]))
+        end = logits[0, -1].float()
+        expected = end[list(pair.answers)].mean() - end[list(pair.wrong_answers)].mean()
+        assert view.metric[row] == pytest.approx(float(expected), abs=1e-4)
+        for layer in range(model.cfg.n_layers):
+            own = cache[f"blocks.{layer}.attn.hook_pattern"][0].float().numpy()
+            np.testing.assert_allclose(view.patterns[row, layer], own, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_heads_write_is_their_part_of_the_logits(tiny_model, family):
+    """With the final norm's scale fixed the logits are linear: taking a head's part away lowers them by it."""
+    model = tiny_model(family)
+    [pair] = random_pairs(model.cfg.d_vocab, n=1)
+    view = view_pair(model, pair, "logit_diff")
+    tokens = torch.tensor([pair.clean_tokens])
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+        resid = cache["blocks.1.hook_resid_post"][0, -1]
+        part = cache["blocks.1.attn.hook_z"][0, -1, 2] @ model.blocks[1].attn.W_O[2]
+        step = 1e-3
+
+        def scaled(x):
+            """The norm as the model has it, but with the scale of the whole residual stream."""
+            mean = resid.mean() if family == "gpt2" else 0.0
+            scale = (resid - mean).pow(2).mean().sqrt()
+            centred = x - x.mean() if family == "gpt2" else x
+            return centred / scale * model.ln_final.weight @ model.W_U
+
+        expected = (scaled(resid) - scaled(resid - step * part)) / step
+    np.testing.assert_allclose(view.logits("clean", 1, 2), expected, atol=2e-3)
+    right, wrong = view.direct("clean", 1, 2)
+    assert right == pytest.approx(float(view.logits("clean", 1, 2)[pair.answers[0]]))
+    assert wrong == pytest.approx(float(view.logits("clean", 1, 2)[list(pair.wrong_answers)].mean()))
+
+
+def test_of_a_long_prompt_the_row_of_end_is_kept(tiny_model, monkeypatch):
+    model = tiny_model("llama")
+    [pair] = random_pairs(model.cfg.d_vocab, n=1)
+    whole = view_pair(model, pair, "logit_diff")
+    monkeypatch.setattr("interp.circuits.head_view.LONGEST", 5)
+    view = view_pair(model, pair, "logit_diff")
+    np.testing.assert_array_equal(view.pattern("corrupt", 1, 0), whole.pattern("corrupt", 1, 0)[-1:])
+    assert LONGEST == 128
+
+
+def test_a_prompt_beyond_the_context_is_an_input_error(tiny_model):
+    [pair] = random_pairs(100, n=1, lengths=(200,))
+    with pytest.raises(InputError, match="prompts of 200 tokens: the model reads at most 128"):
+        view_pair(tiny_model("llama"), pair, "logit_diff")

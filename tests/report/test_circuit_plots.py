@@ -1,0 +1,96 @@
+"""Plotly figures of a circuit: the numbers given, whole, and text that is only text."""
+
+import numpy as np
+import pytest
+
+from interp.report.circuit_plots import code_plot, grid_plot, pattern_plot, scores_plot, writes_plot
+from interp.report.components import Scale, member_nodes
+from interp.report.edge_plot import edge_plot
+from interp.report.wording import signed
+from tests.report.synthetic import EVIL, make_run
+
+
+def test_a_method_without_signs_has_one_hue():
+    run = make_run(n_layers=4, n_heads=3, members=2, method="overlap")
+    run.result["settings"]["signed"] = False
+    for head in run.result["heads"]:
+        head["score"] = abs(head["score"])
+    grid = grid_plot(run, Scale.of(run), "black").data[0]
+    assert grid.zmin == 0 and len(grid.colorscale) == 2 and grid.z.max() == pytest.approx(1)
+
+
+def test_the_colour_bar_names_the_scores_that_colours_stand_for():
+    run = make_run(n_layers=4, n_heads=3, members=2)
+    scale = Scale.of(run)
+    bar = grid_plot(run, scale, "black").data[0].colorbar
+    assert bar.ticktext[-1] == signed(scale.largest_score, 1) and bar.tickvals[-1] == 1
+    assert bar.tickvals[3] == pytest.approx(0.25**0.6)
+
+
+def test_a_pattern_marks_roles_and_takes_the_last_rows_of_long_prompts():
+    pattern = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
+    figure = pattern_plot(pattern, ["a", " b", "<i>", "d"], {2: "S<"}, "black")
+    assert figure.layout.xaxis.ticktext == ("a", "·b", "<b>&lt;i&gt; S&lt;</b>", "d")
+    assert (
+        figure.data[0].text[1] == (".50", ".50", "", "") and figure.data[0].text[0][0] == ""
+    )  # 1.00 is the colour
+    end = pattern_plot(pattern[-1:], ["a", " b", "c", "d"], {}, "black")
+    assert end.layout.yaxis.ticktext == ("d",)
+
+
+def test_what_a_head_writes_is_in_order_with_amounts():
+    figure = writes_plot([("x", 2.0), ("y", 1.0)], [("z", -3.0), ("w", -1.0)])
+    assert figure.layout.yaxis.ticktext == ("x", "y", "w", "z")
+    assert list(figure.data[0].x) == [2.0, 1.0, -1.0, -3.0] and figure.data[0].text[3] == "−3.00"
+    assert writes_plot([], []).data[0].x is not None
+
+
+def test_pairs_are_in_the_order_of_the_first_series():
+    series = {
+        name: np.array(values)
+        for name, values in {"a": [1.0, 3.0], "b": [2.0, 0.5], "c": [0, 0], "d": [1, 1]}.items()
+    }
+    figure = code_plot(series, "m<")
+    assert figure.data[0].x == ("2", "1") and list(figure.data[1].y) == [0.5, 2.0]
+    assert figure.layout.yaxis.title.text == "m&lt;"
+
+
+def test_every_head_is_in_one_group_of_scores():
+    x, y = np.arange(6.0).reshape(2, 3), -np.arange(6.0).reshape(2, 3)
+    figure = scores_plot(x, y, {"in <both>": [(0, 1)], "only here": [(1, 2)]}, "x", "y")
+    assert [trace.name for trace in figure.data] == ["other heads", "in &lt;both&gt;", "only here"]
+    assert [len(trace.x) for trace in figure.data] == [4, 1, 1]
+    assert figure.data[2].hovertext == ("a1.h2",) and figure.data[2].x[0] == 5 and figure.data[2].y[0] == -5
+
+
+def test_edges_end_at_their_input_and_grow_with_the_layer():
+    run = make_run(n_layers=6, n_heads=3, members=5, mlp_members=1)
+    nodes = member_nodes(run, Scale.of(run))
+    figure = edge_plot(nodes, run.result["edges"], "black", n=7)
+    lines = [trace for trace in figure.data if trace.hovertext and "→" in str(trace.hovertext)]
+    assert len(lines) == 7
+    strongest = max(run.result["edges"], key=lambda edge: abs(edge["score"]))
+    widest = max(lines, key=lambda trace: trace.line.width)
+    assert f"{strongest['from']} → {strongest['to']}" in widest.hovertext.replace("&gt;", ">")
+    boxes = {node.site: shape for node, shape in zip(nodes, figure.layout.shapes, strict=True)}
+    assert all(line.y[0] < line.y[-1] for line in lines)
+    start, end = boxes[strongest["from"]], boxes[strongest["to"]]
+    assert start.x0 < widest.x[0] < start.x1 and widest.y[0] == start.y1
+    assert end.x0 < widest.x[-1] < end.x1 and widest.y[-1] == end.y0
+
+
+def test_no_figure_holds_markup_of_a_run():
+    run = make_run(n_layers=4, n_heads=3, members=3, evil=True)
+    for head in run.result["heads"]:
+        head["roles"] = {EVIL: 0.9}
+    detail = next(iter(run.details["members"].values()))
+    example = run.details["examples"][0]
+    roles = {position: role for role, position in example["positions"].items()}
+    for figure in (
+        grid_plot(run, Scale.of(run), "black"),
+        pattern_plot(np.array(detail["pattern"]), example["clean"], roles, "black"),
+        writes_plot([tuple(row) for row in detail["writes"]["top"]], []),
+        edge_plot(member_nodes(run, Scale.of(run)), run.result["edges"], "black"),
+    ):
+        text = figure.to_json().replace("\\u003c", "<")
+        assert "<script" not in text and "<img" not in text
