@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.browser.workbench import free_port, started
 from tests.command_line import ONE_THREAD
 
 pytestmark = pytest.mark.slow
@@ -83,8 +85,18 @@ def test_it_finds_a_circuit_where_the_repository_is_not(installed, tmp_path):
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
-def test_the_workbench_comes_along(installed, tmp_path):
+def test_the_workbench_comes_along_and_starts(installed, tmp_path):
     code = "from importlib.util import find_spec; print(find_spec('interp.app.main').origin)"
     main = Path(_run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).stdout.strip())
     assert main.is_relative_to(installed)
     assert (main.parent / "views" / "circuit.py").is_file()
+    port = free_port()
+    command = [sys.executable, "-m", "interp.cli", "app", "--port", str(port)]
+    with (
+        started(command, port, tmp_path / "log", cwd=tmp_path, PYTHONPATH=str(installed)) as address,
+        urllib.request.urlopen(address) as answer,
+    ):
+        assert answer.status == 200
+    said = (tmp_path / "log").read_text()
+    # the configuration came along too: no statistics are gathered, no mail address is asked for
+    assert address in said and "statistics" not in said and "email" not in said

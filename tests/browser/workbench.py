@@ -31,11 +31,19 @@ def serve(runs: Path, log: Path, model: str | None = None, *, threads: int = 1) 
     """The address of a workbench on a runs folder; it ends with the block."""
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py")]
-    command += ["--server.port", str(port), "--server.headless", "true"]
-    told = ONE_THREAD | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
-    told |= {"INTERP_RUNS": str(runs)} | ({} if model is None else {"INTERP_MODEL": model})
+    told = {"INTERP_RUNS": str(runs)} | ({} if model is None else {"INTERP_MODEL": model})
+    told |= {"OMP_NUM_THREADS": str(threads)}
+    with started([*command, "--server.port", str(port)], port, log, cwd=runs, **told) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def started(command: list[str], port: int, log: Path, *, cwd: Path, **told: str) -> Iterator[str]:
+    """The address of a server that a command starts, once it answers; what it says goes to ``log``."""
+    quiet = {"STREAMLIT_SERVER_HEADLESS": "true", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
     with open(log, "w", encoding="utf-8") as out:
-        process = subprocess.Popen(command, cwd=runs, env=os.environ | told, stdout=out, stderr=out)
+        environment = os.environ | ONE_THREAD | quiet | told
+        process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=out, stderr=out)
     try:
         address = f"http://127.0.0.1:{port}"
         _wait(address, process, log)
