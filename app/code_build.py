@@ -91,7 +91,7 @@ class Build(threading.Thread):
             folder = default_codebooks(model)
         books = load_codebooks(folder, model)
         self.stage = "reading the text"
-        text = load_text(SOURCE, model, n_tokens=self.plan.n_tokens, context=CONTEXT)
+        text = load_text(SOURCE, model, n_tokens=self.plan.n_tokens, context=min(CONTEXT, model.cfg.n_ctx))
         build_index(
             model,
             books,

@@ -26,13 +26,16 @@ from interp.tasks.errors import InputError
 
 REGEX, TOKEN, PROMPT, NAME = "regular expression", "token", "prompt", "name"
 EXAMPLES = (
-    (REGEX, r"\bself\b"),
-    (REGEX, r"(?i)\berrors?\b"),
-    (REGEX, r"\d+\.\d+"),
-    (REGEX, r"\b[Rr]eturns? \w+"),
-    (TOKEN, "None"),
+    (REGEX, r"\b[Rr]eturns?\b"),
+    (REGEX, r"\b(if|when|unless)\b"),
+    (REGEX, r"\d+"),
+    (REGEX, r"\b(not|no|never)\b"),
+    (REGEX, r"\bPython\b"),
+    (TOKEN, "not"),
+    (TOKEN, "file"),
     (TOKEN, "("),
     (PROMPT, "Return the name of the file"),
+    (PROMPT, "It is not an error"),
 )
 MOST = 128
 """Tokens of a prompt."""

@@ -95,6 +95,9 @@ def unfinished(name: str) -> None:
     """Go on with what was begun, where this page knows how."""
     plan = next((plan for plan in code_build.plans() if plan.folder.name == name), None)
     if plan is not None and code_build.running() is None:
+        why = code_build.failed(plan)
+        if why is not None:
+            engine.say(InputError(f"it could not be built: {why}"))
         st.button("Go on building it", on_click=go, args=(plan,), type="primary", icon=":material/resume:")
 
 
