@@ -40,18 +40,19 @@ def codes_section(found: Opened, site: str, index: int) -> None:
     )
     if not wanted:
         return
+    left, right = st.columns(2)
     try:
         spec = model_of(found.run)
-        folder, books = choose(spec)
+        with left:
+            folder, books = choose(spec)
         read = codes(found, folder, books)
         read.of_head(site, "clean", 0)
     except InputError as error:
         engine.say(error)
         return
-    left, _ = st.columns([1, 2])
     roles = [*roles_of(read.pairs), ALL_TOKENS]
     given = next((name for name in roles if _given(site, name)), _acts_at(detail, roles))
-    role = left.selectbox(
+    role = right.selectbox(
         "At",
         roles,
         index=roles.index(given),
@@ -206,11 +207,13 @@ def _result(found: Opened, read: PairCodes, result: CodeEffect, chosen: str) -> 
     where = "every token" if result.role is None else result.role
     metric = found.run.result["metric"].get("name")
     name = wording.METRIC_NAMES.get(metric, str(metric))
-    change, random = result.change(), result.change(random=True)
+    change, random, more = (
+        _said(found) for found in (result.change(), result.change(random=True), result.beyond())
+    )
     what = chosen if not chosen.isdecimal() else f"code {chosen}"
     st.markdown(
         f"With {plain(what)} at {plain(where)} the {plain(name)} of the {result.side} prompts changes by "
-        f"**{plain(_said(change))}**, with a random code by {plain(_said(random))} "
+        f"**{plain(change)}**, with a random code by {plain(random)}: {plain(more)} beyond it "
         f"({len(read.pairs)} pairs, 95 % bootstrap intervals)."
     )
     series = {

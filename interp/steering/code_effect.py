@@ -98,6 +98,10 @@ class CodeEffect:
         """Mean change of the metric, and its 95 % bootstrap interval over pairs."""
         return mean_with_interval((self.with_random if random else self.with_codes) - self.before, seed)
 
+    def beyond(self, seed: int = 0) -> tuple[float, float, float]:
+        """The same of the metric with the code less that with a random code."""
+        return mean_with_interval(self.with_codes - self.with_random, seed)
+
 
 def mean_with_interval(values: Float[np.ndarray, " pair"], seed: int = 0) -> tuple[float, float, float]:
     """A mean and its 95 % bootstrap interval over pairs; without one for a single pair, NaN."""

@@ -111,6 +111,7 @@ def test_a_prompts_own_code_changes_nothing(model, books, pairs):
     random = effect.with_random - effect.before
     low, high = mean_interval(random[:, None], 0)
     assert effect.change(random=True) == pytest.approx((random.mean(), low[0], high[0]))
+    assert effect.beyond()[0] == pytest.approx(mean - random.mean())
 
 
 def test_shares_count_prompts_or_tokens(pairs):
