@@ -43,7 +43,7 @@ def pairs(tiny_model_folder) -> bytes:
 
 def test_the_first_page_tells_when_the_model_is_ready_and_leads_to_steering(tab):
     page = tab().page
-    expect(page.get_by_text("is ready: 2 layers of 4 heads")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("is ready: 2 layers of 4 heads")).to_be_visible(timeout=180_000)
     page.get_by_role("button", name="Begin here").click()
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()
     expect(page.get_by_label("Prompt")).to_have_value("One day, Tim and his mom went to")
@@ -59,7 +59,7 @@ def test_search_a_pattern_and_open_a_code(tab, runs):
     expect(page.get_by_text(f"{found.matches.n} matches")).to_be_visible()
     page.locator("[data-testid=stDataFrame] .dvn-scroller").first.click(position={"x": 15, "y": 52})
     name = f"{best.book}:{best.code}"
-    expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    expect(page.get_by_role("heading", level=1, name=name)).to_be_visible()
     assert re.search(rf"code={best.book}(:|%3A){best.code}", page.url)
     opened.settle()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text(f"{index.count(best.book, best.code):,}")

@@ -16,8 +16,10 @@ from tests.command_line import ONE_THREAD
 
 ROOT = Path(__file__).parent.parent.parent
 HEIGHT = 900
-STARTS = 60
+STARTS = 120
 """Seconds that a server may take to answer on a busy machine."""
+PATIENCE = 120_000
+"""Milliseconds that a page may take there: the first one waits for the libraries."""
 
 
 def free_port() -> int:
@@ -90,13 +92,13 @@ class Tab:
     def open(self, path: str = "/"):
         """Go to a page of the workbench and wait until it has been drawn."""
         self.page.goto(self.address + path)
-        self.page.locator("h1, [data-testid=stException]").first.wait_for(timeout=60_000)
+        self.page.locator("h1, [data-testid=stException]").first.wait_for(timeout=PATIENCE)
         self.settle()
         return self.page
 
     def settle(self) -> None:
         """Wait until the page's script has run."""
-        self.page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=60_000)
+        self.page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=PATIENCE)
 
     def exceptions(self) -> list[str]:
         """What Streamlit shows where a script fails."""
