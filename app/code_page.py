@@ -97,10 +97,16 @@ def strip(
     background = MATCHED if code is None else colour(code)
     spans = []
     for i, (piece, on) in enumerate(zip(context.pieces, context.active, strict=True)):
-        text = html.escape(piece.translate(_LINE)) or ("·" if i == context.focus else "")
+        text = piece.translate(_LINE)
         style = f"background:{background};border-radius:3px;" if on else ""
         style += _FOCUS if i == context.focus and framed else ""
-        spans.append(f'<span style="{style}">{text}</span>' if style else text)
+        if not style:
+            spans.append(html.escape(text))
+            continue
+        # a line may break at the space in front of a token, which belongs to no frame then
+        bare = text.lstrip(" ")
+        spans.append(" " * (len(text) - len(bare)))
+        spans.append(f'<span style="{style}">{html.escape(bare) or "·"}</span>')
     cells = "".join(f'<span style="{_NUMBERS}">{html.escape(number)}</span>' for number in numbers)
     return f'<div style="{_ROW}">{cells}<span style="{_TEXT}">{"".join(spans)}</span></div>'
 

@@ -15,14 +15,14 @@ def similarity_histogram(similarities: Similarities) -> go.Figure:
     edges = np.asarray(similarities.edges)
     middles, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
     figure = go.Figure()
-    both = {"not fired": (similarities.silent, GREY), "fired": (similarities.fired, BLUE)}
+    both = {"not fired, a sample": (similarities.silent, GREY), "fired": (similarities.fired, BLUE)}
     for name, (counts, colour) in both.items():
         total = float(np.sum(counts))
         figure.add_bar(
             x=middles,
             y=100 * np.asarray(counts) / max(total, 1e-12),
             width=0.92 * width,
-            name=f"{name} ({round(total)} {'tokens' if name == 'fired' else 'tokens of a sample'})",
+            name=name,
             marker_color=colour,
             opacity=0.75,
             hovertemplate=f"{name}, similarity %{{x:.2f}}: %{{y:.1f}} %<extra></extra>",
