@@ -21,7 +21,7 @@ _CSS = """
 .code { font-size: .65em; vertical-align: sub; line-height: 0; opacity: .8; margin-left: 1px }
 """
 _JS = """
-const visible = (piece) => piece.replace(/\\n/g, "↵\\n").replace(/\\t/g, "⇥");
+const visible = (piece) => piece.replace(/\\n/g, "↵").replace(/\\t/g, "⇥");
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -40,7 +40,7 @@ function draw(root, data, choose) {
     data.pieces.forEach((piece, i) => {
       const number = row.codes[i] < 0 ? "–" : String(row.codes[i]);
       const token = element("span", "token", visible(piece));
-      token.append(element("span", "code", number));
+      token.append(element("span", "code", number), piece.includes("\\n") ? "\\n" : "");
       token.dataset.token = i;
       token.style.background = row.colours[i];
       token.setAttribute("role", "option");

@@ -130,12 +130,16 @@ def steer(
     from interp.steering.controls import random_codes
     from interp.steering.edits import code_edits
     from interp.steering.find import find_codes
+    from interp.steering.kept import identity, recall, request_key
     from interp.steering.steer import steer as steered_model
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = load_codebooks(codebooks, loaded, k=k)
     if not given:
-        found = find_codes(loaded, books, positive, negative, by=by, seed=seed, stage=bar)
+        key = request_key(identity(loaded, books), positive, negative, by, seed)
+        found = recall(None, key) or find_codes(
+            loaded, books, positive, negative, by=by, seed=seed, stage=bar
+        )
         n = min(dose, len(found))
         given = [(edit.site, edit.code) for edit in found.sets(n)]
         print_found(found, n)

@@ -18,7 +18,9 @@ COLUMNS = {
         format="%.3f", help="Cosine of the code with the vector, or with what earlier codes left of it."
     ),
     "margin": st.column_config.NumberColumn(
-        format="%.3f", help="Similarity minus the highest one of a code that was passed over."
+        format="%.3f",
+        help="Similarity minus the highest one of a code that was passed over; below 0 where the codebook's own metric "
+        "chose against the cosine.",
     ),
     "page": st.column_config.LinkColumn("its page", display_text="what it is", help="Opens the page Codes."),
     "steer": st.column_config.LinkColumn(

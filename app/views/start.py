@@ -18,7 +18,9 @@ FIRST = {
     "source": "of a topic",
     "topic": "fire",
     "how": "added",
-    "scale": "1.5",
+    "scale": "0.75",
+    "dose": "80",
+    "temperature": "0.7",
     "prompt": "One day, Tim and his mom went to",
 }
 PAGES = (

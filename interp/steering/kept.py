@@ -36,13 +36,17 @@ def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str]
     return _digest([_METHOD, made_with, list(positive), list(negative), by, seed])
 
 
-def recall(folder: Path, key: str) -> FoundCodes | None:
-    """What was found for a request, if it is known; a damaged file counts as none."""
+def recall(folder: Path | None, key: str) -> FoundCodes | None:
+    """What was found for a request, if it is known; a damaged file counts as none.
+
+    Args:
+        folder: None looks only among what comes with the package.
+    """
     stored = _shipped().get(key)
     try:
-        if stored is None:
+        if stored is None and folder is not None:
             stored = json.loads(_file(folder, key).read_text(encoding="utf-8"))
-        return FoundCodes.from_json(stored)
+        return None if stored is None else FoundCodes.from_json(stored)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
