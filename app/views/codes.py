@@ -3,7 +3,7 @@
 import streamlit as st
 
 from interp.app import code_build, code_index, engine, shelf
-from interp.app.code_build import Plan
+from interp.app.code_offer import offer, show_progress, unfinished
 from interp.app.code_page import strip
 from interp.app.code_search import (
     EXAMPLES,
@@ -27,7 +27,6 @@ from interp.codesearch.tables import hits_csv
 from interp.tasks.errors import InputError
 
 IN_URL = "query-params"
-POLL = 1.0  # seconds between two looks at a build
 MATCHES_SHOWN = 5
 WIDTH = 172  # pixels of a filter
 FIELDS = {REGEX: "q", TOKEN: "token", PROMPT: "prompt"}  # what is typed, as it stands in the URL
@@ -47,58 +46,6 @@ COLUMNS = {
     "in matches": st.column_config.NumberColumn(help="Of these, tokens in a match."),
     "kept": st.column_config.TextColumn("★", help="Your star and note."),
 }
-
-
-def progress() -> None:
-    """The running build, which draws itself again until it is done."""
-    build = code_build.running()
-    if build is None:
-        st.rerun(scope="app")
-    st.progress(min(1.0, build.done / max(build.total, 1)), plain(build.line()))
-    st.caption(
-        f"Building {plain(build.plan.folder.name)}. It takes turns with whatever else uses the model, goes on while "
-        "you look at other pages, and where it stopped if the workbench is closed."
-    )
-
-
-def go(plan: Plan) -> None:
-    try:
-        code_build.start(plan)
-    except InputError as error:
-        engine.say(error)
-
-
-def offer() -> None:
-    """Build an index here, or in a terminal."""
-    left, right = st.columns(2)
-    books = [code_build.SHIPPED, *shelf.folders("codebooks")]
-    plan = Plan(
-        left.selectbox("Codebooks", books, key="build books"),
-        right.selectbox(
-            "Tokens of text",
-            code_build.SIZES,
-            index=code_build.SIZES.index(code_build.TOKENS),
-            format_func=lambda n: f"{n:,}",
-            key="build tokens",
-            help="Docstrings of Python's standard library. The default model reads some 200 tokens a second and core.",
-        ),
-    )
-    st.button("Build the index", type="primary", on_click=go, args=(plan,), icon=":material/database:")
-    why = code_build.failed(plan)
-    if why is not None:
-        engine.say(InputError(f"it could not be built: {why}"))
-    st.caption("The same in a terminal, with any text and size:")
-    st.code(plan.command(), language="bash")
-
-
-def unfinished(name: str) -> None:
-    """Go on with what was begun, where this page knows how."""
-    plan = next((plan for plan in code_build.plans() if plan.folder.name == name), None)
-    if plan is not None and code_build.running() is None:
-        why = code_build.failed(plan)
-        if why is not None:
-            engine.say(InputError(f"it could not be built: {why}"))
-        st.button("Go on building it", on_click=go, args=(plan,), type="primary", icon=":material/resume:")
 
 
 def example(by: str, text: str) -> None:
@@ -275,7 +222,7 @@ heading = st.container()
 if code is None or not names:
     heading.title("Codes")
 if code_build.running() is not None:
-    st.fragment(progress, run_every=POLL)()
+    show_progress()
 if not names:
     if code_build.running() is None:
         st.info(

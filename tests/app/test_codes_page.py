@@ -468,7 +468,7 @@ def test_an_address_cannot_name_an_index_outside_the_runs_folder(page, runs, nam
     assert app.selectbox(key="index").value == NAME and app.selectbox(key="index").options == [NAME]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "format", "missing", "cut", "unfinished"])
+@pytest.mark.parametrize("damage", ["truncated", "format", "missing", "cut", "unfinished", "link"])
 def test_a_damaged_index_is_a_card_and_others_stay_reachable(page, runs, damage):
     broken = runs / "broken"
     shutil.copytree(runs / NAME, broken)
@@ -481,6 +481,9 @@ def test_a_damaged_index_is_a_card_and_others_stay_reachable(page, runs, damage)
         (broken / "ids.npy").unlink()
     elif damage == "cut":
         (broken / "tokens.npy").write_bytes((broken / "tokens.npy").read_bytes()[:-5])
+    elif damage == "link":
+        (broken / "tokens.npy").rename(runs.parent / "tokens.npy")
+        (broken / "tokens.npy").symlink_to(runs.parent / "tokens.npy")
     else:
         manifest.unlink()
     app = page(runs, index="broken")

@@ -1,0 +1,67 @@
+"""The layout of building an index: the button, how far it is, and how to go on."""
+
+import streamlit as st
+
+from interp.app import code_build, engine, shelf
+from interp.app.code_build import Plan
+from interp.app.tokens import plain
+from interp.tasks.errors import InputError
+
+POLL = 1.0
+"""Seconds between two looks at a build."""
+
+
+def show_progress() -> None:
+    """The running build as a bar that draws itself again."""
+    st.fragment(_progress, run_every=POLL)()
+
+
+def _progress() -> None:
+    build = code_build.running()
+    if build is None:
+        st.rerun(scope="app")
+    st.progress(min(1.0, build.done / max(build.total, 1)), plain(build.line()))
+    st.caption(
+        f"Building {plain(build.plan.folder.name)}. It takes turns with whatever else uses the model, goes on while "
+        "you look at other pages, and where it stopped if the workbench is closed."
+    )
+
+
+def _go(plan: Plan) -> None:
+    try:
+        code_build.start(plan)
+    except InputError as error:
+        engine.say(error)
+
+
+def offer() -> None:
+    """Build an index here, or in a terminal."""
+    left, right = st.columns(2)
+    books = [code_build.SHIPPED, *shelf.folders("codebooks")]
+    plan = Plan(
+        left.selectbox("Codebooks", books, key="build books"),
+        right.selectbox(
+            "Tokens of text",
+            code_build.SIZES,
+            index=code_build.SIZES.index(code_build.TOKENS),
+            format_func=lambda n: f"{n:,}",
+            key="build tokens",
+            help="Docstrings of Python's standard library. The default model reads some 200 tokens a second and core.",
+        ),
+    )
+    st.button("Build the index", type="primary", on_click=_go, args=(plan,), icon=":material/database:")
+    why = code_build.failed(plan)
+    if why is not None:
+        engine.say(InputError(f"it could not be built: {why}"))
+    st.caption("The same in a terminal, with any text and size:")
+    st.code(plan.command(), language="bash")
+
+
+def unfinished(name: str) -> None:
+    """Go on with what was begun, where this page knows how."""
+    plan = next((plan for plan in code_build.plans() if plan.folder.name == name), None)
+    if plan is not None and code_build.running() is None:
+        why = code_build.failed(plan)
+        if why is not None:
+            engine.say(InputError(f"it could not be built: {why}"))
+        st.button("Go on building it", on_click=_go, args=(plan,), type="primary", icon=":material/resume:")
