@@ -23,6 +23,14 @@ def lines(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
 
 
+def topics() -> list[str]:
+    try:
+        return topic_names()
+    except InputError as error:
+        engine.say(error)
+        return []
+
+
 st.title("Steering")
 st.caption("The same prompt continued twice: by the model as it is, and with some of its codes edited.")
 folder, books = choose()
@@ -48,7 +56,7 @@ with st.form("steer"):
     if source == BY_NAME:
         named = st.text_area("Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, m5=31")
     elif source == OF_TOPIC:
-        topic = st.selectbox("Topic", topic_names(), key="topic", bind=IN_URL)
+        topic = st.selectbox("Topic", topics(), key="topic", bind=IN_URL)
     else:
         left, right = st.columns(2)
         like = left.text_area("Texts with it, one a line", key="like", bind=IN_URL, height=150)

@@ -51,7 +51,7 @@ def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) 
     if tokenizer is None:
         raise InputError("this model has no tokenizer: it cannot read text")
     if chat and not tokenizer.chat_template:
-        raise InputError("this model's tokenizer has no chat template: leave out --chat")
+        raise InputError("this model's tokenizer has no chat template: continue the prompt as plain text")
     found = [_said(tokenizer, prompt) if chat else opened(tokenizer, prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, found, strict=True):
         if not ids:

@@ -87,4 +87,7 @@ def holds_word(text: str, words: Sequence[str]) -> bool:
 
 @cache
 def _stored() -> dict:
-    return json.loads(_FILE.read_text(encoding="utf-8"))
+    try:
+        return json.loads(_FILE.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {_FILE}: {error}; install the package again") from None

@@ -137,3 +137,21 @@ def test_a_text_that_cannot_be_read_is_one_clear_line(page, text, message):
     app.text_area(key="text").set_value(text).run()
     [error] = app.error
     assert message in error.value and not app.dataframe
+
+
+def test_a_page_that_crashes_leaves_the_others_and_itself_working(page, monkeypatch):
+    def crash(*_):
+        raise RuntimeError("out of memory")
+
+    app = page(text=TEXT)
+    with monkeypatch.context() as broken:
+        broken.setattr("interp.app.reading.read_codes", crash)
+        app.text_area(key="text").set_value("another text").run()
+        assert "out of memory" in app.exception[0].message
+    app.switch_page("views/steering.py").run()
+    app.text_area(key="codes").set_value("a0.h1=3")
+    app.number_input(key="tokens").set_value(3)
+    next(button for button in app.button if button.label == "Steer").click().run()
+    assert not app.exception and app.metric
+    app.switch_page("views/live.py").run()
+    assert not app.exception and _strip(app)["pieces"]

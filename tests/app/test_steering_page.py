@@ -12,7 +12,7 @@ import pytest
 
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
-from interp.steering import SetCode, parse_codes, steer
+from interp.steering import SetCode, parse_codes, steer, topics
 from interp.steering.continuations import continue_prompts, encode_prompts
 from interp.steering.controls import random_codes
 from interp.steering.divergence import step_divergences
@@ -181,6 +181,23 @@ def test_damaged_presets_are_an_error_card_and_the_page_steers(page, presets):
     assert "cannot read" in error.value and "install the package again" in error.value
     _press(app)
     assert len(app.metric) == 3
+
+
+def test_a_damaged_file_of_topics_is_an_error_card_and_names_still_steer(page, tmp_path, monkeypatch):
+    (tmp_path / "topics.json").write_text("{", encoding="utf-8")
+    monkeypatch.setattr("interp.steering.topics._FILE", tmp_path / "topics.json")
+    topics._stored.cache_clear()
+    app = page(source="of a topic", codes=CODES)
+    assert "cannot read" in app.error[0].value
+    app.radio(key="source").set_value("by name").run()
+    _press(app)
+    assert not app.error and len(app.metric) == 3
+
+
+def test_a_model_without_a_chat_template_says_so(page):
+    app = page(codes=CODES, chat="true")
+    _press(app)
+    assert "no chat template" in app.error[0].value and not app.metric
 
 
 def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
