@@ -47,12 +47,19 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
     )
     folder = None if name == SHIPPED else engine.runs() / name
     try:
-        return folder, _books(spec, folder, _changed(folder), model)
+        with st.spinner("Reading codebooks"):
+            return folder, _books(spec, folder, _changed(folder), model)
     except InputError as error:
         engine.say(error)
         st.caption("Choose others, or make some in a terminal:")
         st.code(fit_command(spec), language="bash")
         st.stop()
+
+
+def prepare(spec: str, model) -> None:
+    """Read the codebooks of the package, so that no page has to wait for them."""
+    if _shipped(spec, model):
+        _books(spec, None, _changed(None), model)
 
 
 def made_with(folder: Path | None, books: dict) -> str:
@@ -73,7 +80,7 @@ def _shipped(spec: str, _model) -> bool:  # noqa: ARG001 - key of the cache
     return True
 
 
-@st.cache_resource(max_entries=2, show_spinner="Reading codebooks")
+@st.cache_resource(max_entries=2, show_spinner=False)
 def _books(spec: str, folder: Path | None, changed: float, _model) -> dict:  # noqa: ARG001 - keys of the cache
     return load_codebooks(folder, _model)
 

@@ -52,16 +52,26 @@ class Loading(threading.Thread):
         self.model: Future = Future()
 
     def run(self) -> None:
-        _settle(self.libraries, lambda: importlib.import_module("interp.steering"))
+        _settle(self.libraries, _import_all)
         _settle(self.model, self._load)
         # Streamlit collects garbage after every click, which would go over all that was just loaded: 0.3 s
         gc.collect()
         gc.freeze()
 
     def _load(self):
+        from interp.app.books import prepare
         from interp.models import load_model
 
-        return load_model(self.spec)
+        loaded = load_model(self.spec)
+        prepare(self.spec, loaded)
+        return loaded
+
+
+def _import_all() -> None:
+    """Whatever pages import: a first visit should take no longer than the next one."""
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        if path.stem != "main":
+            importlib.import_module(f"interp.app.{path.stem}")
 
 
 def _settle(future: Future, work: Callable) -> None:

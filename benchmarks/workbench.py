@@ -68,8 +68,8 @@ def switch_pages(page: Page, rounds: int) -> dict[str, list[float]]:
             )
             took = until(page, press(page, link), shown)
             page.wait_for_function(_IDLE)
-            if n:  # the first visit reads what later ones have at hand
-                found.setdefault(f"page switch: {name}", []).append(took)
+            # the first visit reads what later ones have at hand
+            found.setdefault(f"page switch: {name}" if n else f"first visit: {name}", []).append(took)
     return found
 
 
