@@ -21,7 +21,7 @@ from tests.chromium import FLAGS, chromium_path
 
 WIDTHS, SCHEMES = (1280, 800), ("light", "dark")
 TALLEST = 4000
-STORY = (
+STORY = "source=of+a+topic&topic=fire&how=added&scale=0.75&dose=80&temperature=0.7&prompt=One+day,+Tim+and+his+mom+went+to"
     "source=of+a+topic&topic=fire&how=added&scale=0.75&dose=80&temperature=0.7&control=true"
     "&prompt=One+day,+Tim+and+his+mom+went+to"
 )
@@ -61,7 +61,7 @@ PICTURES = (
     Picture("start", "/", _ready),
     Picture("live", "/live?site=a12&token=9"),
     Picture("codes", "/codes?q=%5Cbreturn%5Cw*"),
-    Picture("code", "/codes?code=a2.h4:97"),
+    Picture("code", "/codes?code=a11.h6:127"),
     Picture("circuit", "/circuit?run=ioi"),
     Picture("circuit-code", "/circuit?run=ioi&codes=true", _set_a_code),
     Picture("circuit-edges", "/circuit?run=ioi&tab=Edges"),
