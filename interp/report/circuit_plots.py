@@ -6,6 +6,7 @@ escaped.
 """
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,8 @@ from interp.runs import Run
 
 SMALL = 10
 CHOSEN = "#dc325a"
-_MARGIN = {"l": 4, "r": 4, "t": 4, "b": 4}
+MOST_TICKS = 36
+"""Tokens that are named below a pattern; of more every other one, or fewer."""
 _CELL = 22
 """Pixels of a row of heads."""
 
@@ -93,7 +95,7 @@ def grid_plot(run: Run, scale: Scale, ink: str, chosen: str | None = None) -> go
     figure.update_yaxes(
         title="head", tickmode="linear", dtick=1, range=[n_heads - 0.45, -0.55], **_plain_axis()
     )
-    return _finished(figure, height=62 + _CELL * max(n_heads, 4))
+    return _finished(figure, 46 + _CELL * max(n_heads, 4), left=40)
 
 
 def _colorbar(scale: Scale) -> dict:
@@ -134,7 +136,8 @@ def pattern_plot(
     """
     n, queries = len(tokens), len(pattern)
     names = [_tick(text, roles.get(i)) for i, text in enumerate(tokens)]
-    rows = names[n - queries :]
+    longest = max(len(re.sub("<[^>]*>|&[a-z]+;", "x", name)) for name in names)
+    step = -(-n // MOST_TICKS)
     shown = np.where(pattern >= 0.005, pattern, np.nan) ** EXPONENT
     size = max(12, min(20, 420 // max(queries, 1)))
     figure = go.Figure(
@@ -160,17 +163,21 @@ def pattern_plot(
         )
     )
     figure.update_xaxes(
-        title="attends to", tickvals=np.arange(n), ticktext=names, tickangle=-55, **_plain_axis(SMALL - 1)
+        title="attends to",
+        tickvals=np.arange(0, n, step),
+        ticktext=names[::step],
+        tickangle=-55,
+        **_plain_axis(SMALL - 1),
     )
     figure.update_yaxes(
         title="from",
         tickvals=np.arange(queries),
-        ticktext=rows,
+        ticktext=names[n - queries :],
         range=[queries - 0.5, -0.5],
         **_plain_axis(SMALL - 1),
     )
-    longest = max(len(text) for text in names)
-    return _finished(figure, height=40 + size * max(queries, 3) + 5 * longest)
+    below = 30 + 4.6 * longest
+    return _finished(figure, 4 + size * max(queries, 3) + below, left=30 + 5.4 * longest, bottom=below)
 
 
 def _tick(text: str, role: str | None) -> str:
@@ -181,6 +188,7 @@ def _tick(text: str, role: str | None) -> str:
 def writes_plot(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, float]]) -> go.Figure:
     """The tokens whose logits a head raises and lowers most by what it writes at END, with the amounts."""
     rows = [*top, *reversed(bottom)]
+    names = [wording.token(text, 18) for text, _ in rows]
     digits = wording.places(max((abs(value) for _, value in rows), default=1.0))
     values = [value for _, value in rows]
     figure = go.Figure(
@@ -198,14 +206,15 @@ def writes_plot(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, fl
     )
     figure.update_yaxes(
         tickvals=np.arange(len(rows)),
-        ticktext=[html.escape(wording.token(text, 18)) for text, _ in rows],
+        ticktext=[html.escape(text) for text in names],
         range=[len(rows) - 0.4, -0.6],
         **_plain_axis(),
     )
     far = 1.3 * max((abs(value) for value in values), default=1.0)
     ends = [far * min(0, *np.sign(values)), far * max(0, *np.sign(values))] if values else [-1, 1]
     figure.update_xaxes(title="added to the logit", range=ends, **_plain_axis())
-    return _finished(figure, height=46 + 19 * max(len(rows), 4))
+    longest = max((len(text) for text in names), default=1)
+    return _finished(figure, 46 + 19 * max(len(rows), 4), left=10 + 6.2 * longest)
 
 
 def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> go.Figure:
@@ -232,7 +241,7 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
     figure.update_xaxes(title="pair", type="category", **_plain_axis())
     figure.update_yaxes(title=html.escape(metric), zeroline=True, zerolinecolor=GREY)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
-    return _finished(figure, height=300)
+    return _finished(figure, 300, top=28)
 
 
 def scores_plot(
@@ -273,7 +282,7 @@ def scores_plot(
     figure.update_xaxes(title=html.escape(x_name), zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=html.escape(y_name), zeroline=True, zerolinecolor=GREY)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
-    return _finished(figure, height=380)
+    return _finished(figure, 380, top=28)
 
 
 def _outlines(places: Sequence[tuple[int, int]], colour: str, width: float) -> go.Scatter:
@@ -290,9 +299,19 @@ def _outlines(places: Sequence[tuple[int, int]], colour: str, width: float) -> g
 
 
 def _plain_axis(size: int = SMALL) -> dict:
-    return {"showgrid": False, "zeroline": False, "ticks": "", "tickfont": {"size": size}, "automargin": True}
+    # margins are given: to find them plotly would draw every figure twice
+    return {
+        "showgrid": False,
+        "zeroline": False,
+        "ticks": "",
+        "tickfont": {"size": size},
+        "automargin": False,
+    }
 
 
-def _finished(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(margin=_MARGIN, height=height, dragmode=False)
+def _finished(
+    figure: go.Figure, height: int | float, *, left: int | float = 56, bottom: int | float = 40, top: int = 4
+) -> go.Figure:
+    margin = {"l": left, "r": 8, "t": top, "b": bottom}
+    figure.update_layout(margin=margin, height=int(height), dragmode=False)
     return figure

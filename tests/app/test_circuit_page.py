@@ -11,19 +11,20 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
-from interp.app.circuit_discovery import COSTS, LARGEST, run_name
+from interp.app.circuit_discovery import COSTS, LARGEST, Progress, run_name
+from interp.app.circuit_runs import Kept
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.circuits.choose import mean_interval
 from interp.circuits.head_view import view_pair
 from interp.discovery import discover
-from interp.models import load_model
+from interp.models import load_model, parse_site
 from interp.report import wording
 from interp.report.components import Scale
 from interp.report.figures import EXPONENT
 from interp.runs import DETAILS, PROMPTS, RESULT, Run
 from interp.scores import METHODS
-from interp.tasks import PromptFile
+from interp.tasks import PromptFile, load_task
 from tests.app.conftest import files_of, html_of
 from tests.report.synthetic import make_run
 
@@ -355,6 +356,20 @@ def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):
     assert found.details == json.loads(json.dumps(expected.details))
     assert (folder / "report.html").is_file() and not any((folder / name).exists() for name in PROMPTS)
     assert _metric(app, "Members") == str(len(expected.members))
+    # its own model is run for another prompt; there are no codebooks of it, and the page says how to make some
+    app.selectbox(key="pair").set_value("4").run()
+    model = load_model("planted-induction")
+    pairs = load_task("planted-induction").sample(model.tokenizer, N, seed=2)
+    where = parse_site(app.selectbox(key="head").value)
+    shown = _figure(app, "Attention pattern")["data"][0]
+    seen = view_pair(model, pairs[3], pairs.metric).pattern("clean", where.layer, where.head)
+    np.testing.assert_allclose(_array(shown["customdata"]), seen, atol=1e-5)
+    app.toggle(key="codes").set_value(True).run()
+    assert not app.exception and "No codebooks for planted-induction" in re.sub(
+        r"\\(.)", r"\1", app.info[0].value
+    )
+    assert app.code[0].value.endswith("--model planted-induction")
+    app.toggle(key="codes").set_value(False).run()
     _press(app, "Find")
     assert app.selectbox(key="run").value == "planted-induction-codes-2"
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}-2"]
@@ -417,6 +432,28 @@ def test_without_a_file_it_asks_for_one(page, tmp_path):
     app.get("button_group")[0].set_value("a file of prompts").run()
     _press(app, "Find")
     assert "no file" in app.error[0].value
+
+
+def test_what_was_read_is_kept_up_to_a_number():
+    kept = Kept(2)
+    for name in ("a", "b", "a", "c"):
+        assert kept.get(name, name.upper) == name.upper()
+    assert "a" in kept and "c" in kept and "b" not in kept
+    assert kept.get("a", lambda: 1 / 0) == "A"
+
+
+def test_progress_weighs_stages_by_their_forward_passes():
+    told = []
+    progress = Progress("codes", 10, lambda share, text, behind: told.append((share, text, list(behind))))
+    assert told[0][0] == 0
+    with progress.stage("codes scores", 10) as advance:
+        advance(10)
+    with progress.stage("exact interchange", 300):
+        pass
+    assert told[-1][0] == pytest.approx(80 / (80 + 129 + 260)) and told[-1][2] == ["codes scores, 0 s"]
+    with progress.stage("edges", 100) as advance:
+        advance(100)
+    assert progress.done == pytest.approx(progress.whole)
 
 
 def test_names_of_runs_are_harmless():
