@@ -115,8 +115,10 @@ class EffectEstimates:
             tell: told which share of the budget is spent.
         """
         left = budget
+        # a round that cannot pay for one head would pass over the dearest ones, which are those in early layers
+        a_round = max(budget / ROUNDS, STEP * float(cost.max()))
         while True:
-            pairs, heads = self.next_swaps(cost, min(left, budget / ROUNDS), STEP)
+            pairs, heads = self.next_swaps(cost, min(left, a_round), STEP)
             if len(pairs) == 0:
                 return
             effects, spent = swap(pairs, heads)
