@@ -5,6 +5,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.circuit_code import codes_section
+from interp.app.circuit_grid import begin, grid, members
 from interp.app.circuit_reading import (
     has_view,
     n_pairs,
@@ -19,29 +20,30 @@ from interp.app.tokens import plain
 from interp.circuits.roles import ROLE_BAR, role_name
 from interp.models import parse_site
 from interp.report import wording
-from interp.report.circuit_plots import grid_plot, pattern_plot, writes_plot
+from interp.report.circuit_plots import pattern_plot
 from interp.report.components import Scale, effect_text
+from interp.report.token_bars import token_bars
 from interp.scores.head_codes import SIDES
 from interp.tasks.errors import InputError
 
 IN_URL = "query-params"
 
 
-@st.fragment
 def heads(found: Opened) -> None:
+    begin(found)
+    _heads(found)
+    members(found)
+
+
+@st.fragment
+def _heads(found: Opened) -> None:
     """Everything that a click on a head changes: no other part of the page is drawn anew."""
     run, scale = found.run, found.scale
     parts = {head["site"]: head for head in run.result["heads"]}
     inside = [part["site"] for part in run.members if part["site"] in parts]
     others = sorted((s for s in parts if s not in inside), key=lambda s: -abs(parts[s]["score"]))
     _from_address("head", [*inside, *others])
-    grid, key = st.container(), f"grid of {found.name}"
-
-    def take() -> None:
-        points = st.session_state[key]["selection"]["points"]
-        if points and points[0].get("customdata") in parts:
-            st.session_state["head"] = points[0]["customdata"]
-
+    above = st.container()
     pairs = [str(i + 1) for i in range(n_pairs(found))]
     _from_address("pair", pairs)
     left, middle, right = st.columns([5, 3, 3], vertical_alignment="bottom")
@@ -55,20 +57,8 @@ def heads(found: Opened) -> None:
     pair = middle.selectbox("Pair", pairs, key="pair", help="Of the run's prompts, the first ones.")
     side = right.segmented_control("Prompt", SIDES, default="clean", required=True, key="side", bind=IN_URL)
     st.query_params["head"], st.query_params["pair"] = site, pair
-    with grid:
-        st.plotly_chart(
-            grid_plot(run, scale, ink(), site),
-            key=key,
-            on_select=take,
-            selection_mode="points",
-            config={"displayModeBar": False},
-            alt="Score of every head by layer, members outlined; the same as the box Head below",
-        )
-        st.caption(
-            "Colour: the method's score. Outlined: members, with their exact effect in % of the gap between clean "
-            "and corrupt prompts. Click a head."
-        )
-        _members(found)
+    with above:
+        grid(found, site, parts)
     st.markdown(_line(parts[site], scale))
     try:
         _on_prompt(found, site, int(pair) - 1, side)
@@ -103,28 +93,6 @@ def _line(part: dict, scale: Scale) -> str:
     return f"**{plain(part['site'])}** · " + " · ".join(plain(word) for word in words)
 
 
-def _members(found: Opened) -> None:
-    columns = ("site", "score", "effect", "effect_low", "effect_high")
-    rows = [
-        {key: part[key] for key in columns}
-        | {"share of gap": found.scale.share(part["effect"]), "looks like": role_name(part.get("roles", {}))}
-        for part in found.run.members
-    ]
-    with st.expander(f"All {len(rows)} members as a table"):
-        st.dataframe(
-            rows,
-            hide_index=True,
-            key="members",
-            column_config={
-                "effect_low": st.column_config.NumberColumn("from", format="%.3f"),
-                "effect_high": st.column_config.NumberColumn("to", format="%.3f"),
-                "score": st.column_config.NumberColumn(format="%.3f"),
-                "effect": st.column_config.NumberColumn(format="%.3f"),
-                "share of gap": st.column_config.NumberColumn(format="percent"),
-            },
-        )
-
-
 def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
     """Where the head attends and what it writes; from the run if it holds that, else from one forward pass."""
     detail = found.run.details["members"][site] if stored(found, site, index, side) else None
@@ -155,12 +123,7 @@ def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
     with right:
         st.subheader("What it writes at END")
         st.markdown(direct)
-        st.plotly_chart(
-            writes_plot(top, bottom),
-            key="writes",
-            config={"displayModeBar": False},
-            alt=f"Tokens whose logits {site} raises and lowers most",
-        )
+        st.html(token_bars([("raises most", top), ("lowers most", bottom)]))
 
 
 def _direct(found: Opened, seen, side: str, layer: int, head: int) -> str:

@@ -63,7 +63,8 @@ def pairs(found: Opened) -> PromptPairs:
 def stored(found: Opened, site: str, index: int, side: str) -> bool:
     """Whether the run itself holds the head's pattern and what it writes on this prompt."""
     detail = found.run.details.get("members", {}).get(site, {})
-    return index == 0 and side == "clean" and "pattern" in detail and bool(found.run.details.get("examples"))
+    whole = {"pattern", "writes", "direct"} <= set(detail) and found.run.details.get("examples")
+    return index == 0 and side == "clean" and bool(whole)
 
 
 def has_view(found: Opened, index: int) -> bool:

@@ -38,11 +38,15 @@ _UNSIGNED = [[0, _NOTHING], [1, tone(1, 0.95)]]
 _SIGNED = [[0, tone(-1, 0.95)], [0.5, _NOTHING], [1, tone(1, 0.95)]]
 
 
-def grid_plot(run: Run, scale: Scale, ink: str, chosen: str | None = None) -> go.Figure:
+def grid_plot(run: Run, scale: Scale, ink: str, chosen: str = "", turn: int = 0) -> go.Figure:
     """Layers from left to right, a row a head: the score as colour, members outlined and numbered.
 
-    A member's number is its exact effect in percent of the clean–corrupt gap. Each head has one selectable point whose
-    ``customdata`` is its site.
+    A member's number is its exact effect in percent of the clean–corrupt gap. Each head has one selectable point; the
+    one that is selected has a ring.
+
+    Args:
+        chosen: the site that is selected at first.
+        turn: stands in the ``customdata`` of every point, after its site.
     """
     heads = run.result["heads"]
     n_layers, n_heads = (1 + max(head[key] for head in heads) for key in ("layer", "head"))
@@ -62,20 +66,18 @@ def grid_plot(run: Run, scale: Scale, ink: str, chosen: str | None = None) -> go
             colorbar=_colorbar(scale),
         )
     )
-    members = [
-        (head["layer"], head["head"]) for head in heads if head["in_circuit"] and head["site"] != chosen
-    ]
-    ring = [(head["layer"], head["head"]) for head in heads if head["site"] == chosen]
-    figure.add_traces([_outlines(members, GREY, 1.5), _outlines(ring, CHOSEN, 2.5)])
+    members = [(head["layer"], head["head"]) for head in heads if head["in_circuit"]]
+    figure.add_trace(_outlines(members, GREY, 1.5))
     figure.add_trace(
         go.Scatter(
             x=[head["layer"] for head in heads],
             y=[head["head"] for head in heads],
-            customdata=[head["site"] for head in heads],
+            customdata=[[head["site"], turn] for head in heads],
+            selectedpoints=[i for i, head in enumerate(heads) if head["site"] == chosen],
             mode="markers+text",
-            marker={"symbol": "square", "size": _CELL - 2, "opacity": 0},
-            selected={"marker": {"opacity": 0}},
-            unselected={"marker": {"opacity": 0}},
+            marker={"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}},
+            selected={"marker": {"opacity": 1}, "textfont": {"color": ink}},
+            unselected={"marker": {"opacity": 0}, "textfont": {"color": ink}},
             text=[_number(head, scale) for head in heads],
             textfont={"size": SMALL + 1, "color": ink},
             hovertext=[_said(head, scale) for head in heads],
@@ -183,38 +185,6 @@ def pattern_plot(
 def _tick(text: str, role: str | None) -> str:
     shown = html.escape(wording.token(text, 11))
     return f"<b>{shown} {html.escape(wording.token(role, 8))}</b>" if role else shown
-
-
-def writes_plot(top: Sequence[tuple[str, float]], bottom: Sequence[tuple[str, float]]) -> go.Figure:
-    """The tokens whose logits a head raises and lowers most by what it writes at END, with the amounts."""
-    rows = [*top, *reversed(bottom)]
-    names = [wording.token(text, 18) for text, _ in rows]
-    digits = wording.places(max((abs(value) for _, value in rows), default=1.0))
-    values = [value for _, value in rows]
-    figure = go.Figure(
-        go.Bar(
-            x=values,
-            y=np.arange(len(rows)),
-            orientation="h",
-            marker={"color": [tone(value, 0.75) for value in values]},
-            text=[wording.signed(value, digits) for value in values],
-            textposition="outside",
-            textfont={"size": SMALL},
-            cliponaxis=False,
-            hoverinfo="skip",
-        )
-    )
-    figure.update_yaxes(
-        tickvals=np.arange(len(rows)),
-        ticktext=[html.escape(text) for text in names],
-        range=[len(rows) - 0.4, -0.6],
-        **_plain_axis(),
-    )
-    far = 1.3 * max((abs(value) for value in values), default=1.0)
-    ends = [far * min(0, *np.sign(values)), far * max(0, *np.sign(values))] if values else [-1, 1]
-    figure.update_xaxes(title="added to the logit", range=ends, **_plain_axis())
-    longest = max((len(text) for text in names), default=1)
-    return _finished(figure, 46 + 19 * max(len(rows), 4), left=10 + 6.2 * longest)
 
 
 def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> go.Figure:

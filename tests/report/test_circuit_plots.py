@@ -1,11 +1,14 @@
 """Plotly figures of a circuit: the numbers given, whole, and text that is only text."""
 
+import re
+
 import numpy as np
 import pytest
 
-from interp.report.circuit_plots import code_plot, grid_plot, pattern_plot, scores_plot, writes_plot
+from interp.report.circuit_plots import code_plot, grid_plot, pattern_plot, scores_plot
 from interp.report.components import Scale, member_nodes
 from interp.report.edge_plot import edge_plot
+from interp.report.token_bars import token_bars
 from interp.report.wording import signed
 from tests.report.synthetic import EVIL, make_run
 
@@ -37,11 +40,12 @@ def test_a_pattern_marks_roles_and_takes_the_last_rows_of_long_prompts():
     assert end.layout.yaxis.ticktext == ("d",)
 
 
-def test_what_a_head_writes_is_in_order_with_amounts():
-    figure = writes_plot([("x", 2.0), ("y", 1.0)], [("z", -3.0), ("w", -1.0)])
-    assert figure.layout.yaxis.ticktext == ("x", "y", "w", "z")
-    assert list(figure.data[0].x) == [2.0, 1.0, -1.0, -3.0] and figure.data[0].text[3] == "−3.00"
-    assert writes_plot([], []).data[0].x is not None
+def test_tokens_have_bars_by_their_amount():
+    text = token_bars([("up <", [("x", 2.0), ("<b>", 1.0)]), ("down", [("z", -3.0)])])
+    assert re.findall(r"width:([\d.]+)%", text) == ["66.7", "33.3", "100.0"]
+    assert re.findall(r">([+−][\d.]+)<", text) == ["+2.00", "+1.00", "−3.00"]
+    assert "up &lt;" in text and "&lt;b&gt;" in text and not re.search(r"<(?!/?(?:div|span)\b)", text)
+    assert "width" not in token_bars([("up", [])])
 
 
 def test_pairs_are_in_the_order_of_the_first_series():
@@ -88,7 +92,6 @@ def test_no_figure_holds_markup_of_a_run():
     for figure in (
         grid_plot(run, Scale.of(run), "black"),
         pattern_plot(np.array(detail["pattern"]), example["clean"], roles, "black"),
-        writes_plot([tuple(row) for row in detail["writes"]["top"]], []),
         edge_plot(member_nodes(run, Scale.of(run)), run.result["edges"], "black"),
     ):
         text = figure.to_json().replace("\\u003c", "<")
