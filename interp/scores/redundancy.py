@@ -7,14 +7,13 @@ head partly off, holding a mixture of its output there and its corrupt output, a
     value(u) = Σ_positions (z_u − z'_u) · ∂m/∂(s z_u + (1 − s) z'_u)     z_u as it is in the run with share s
 
 It is the mean field of turning each head off at random with probability 1 − s, which to first order would give the
-Banzhaf value (Banzhaf 1965; s = ½), but without the noise of the draw: one run a pair says as much as dozens of draws.
-An arm of an OR-gate has such a value and a decoy has not. Two shares see different gates: where two arms of weight ½
+Banzhaf value (Banzhaf 1965; s = ½), but without the noise of the draw. An arm of an OR-gate has such a value and a
+decoy has not. Two shares see different gates: where two arms of weight ½
 still saturate what they feed, two of weight ¼ do not.
 
 Summed over all heads the values are the derivative of the metric by s, so their integral from 0 to 1 shares out among
 the heads all of what the metric loses when every head is off (Aumann & Shapley 1974, *Values of Non-Atomic Games*), and
-the values at s = ½ are the midpoint rule for it. That is what a circuit that runs alone needs: ordered by them, circuits
-come closest to the whole model (docs/codes.md).
+the values at s = ½ are the midpoint rule for it. That is the order for circuits that run alone (docs/codes.md).
 
 When it misleads: half off, the model is half in the corrupt run, and what matters there may not matter to the task.
 """
