@@ -172,6 +172,7 @@ def test_an_exported_task_is_read_back_as_the_same_task(command):
     assert command("discover", "mine.json", "--model", PLANTED, "--out", "a").code == 0
     assert command("discover", PLANTED, "-n", "8", "--seed", "4", "--out", "b").code == 0
     a, b = Run.load("a"), Run.load("b")
+    assert Path("a/prompts.json").read_bytes() == Path("mine.json").read_bytes()
     assert {p["site"]: round(p["effect"], 4) for p in a.members} == {
         p["site"]: round(p["effect"], 4) for p in b.members
     }
