@@ -8,6 +8,7 @@ forward pass unless it says so. Forwards are of the prompt, by the same model in
 """
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from playwright.sync_api import Locator, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from interp.models import load_model
+from interp.models import load_model, parse_site
+from interp.runs import Run
 from tests.browser.workbench import Tab, serve
 from tests.chromium import FLAGS, chromium_path
 
@@ -27,13 +29,18 @@ GOAL, FIRST_GOAL = 200, 5
 """Milliseconds of a click, plain forwards until the first steered token."""
 PROMPT = "One day, Tim and his mom went to"
 PAGES = {
-    "Live text": ".token",
+    "Live text": "h3",
     "Codes": "[data-testid=stTextInput]",
-    "Circuit": ".js-plotly-plot",
+    "Circuit": '[aria-label^="Attention pattern"]',
     "Steering": "[data-testid=stTextArea]",
     "Evaluation": ".js-plotly-plot",
     "Start": "[data-testid=stPageLink]",
 }
+_CELL = """([layer, head]) => {
+  const plot = document.querySelector('.js-plotly-plot'), { xaxis, yaxis } = plot._fullLayout;
+  const box = plot.getBoundingClientRect();
+  return [box.left + xaxis._offset + xaxis.d2p(layer), box.top + yaxis._offset + yaxis.d2p(head)];
+}"""
 _IDLE = "document.querySelector('[data-test-script-state=notRunning]')"
 
 
@@ -83,17 +90,20 @@ def choose_tokens(tab: Tab, rounds: int) -> list[float]:
     return found
 
 
-def choose_heads(tab: Tab, rounds: int) -> list[float]:
-    page = tab.open("/circuit")
+def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[float]:
+    """Members of a run, clicked in the grid: what the page shows of them is in the run."""
+    folder = max(runs.glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent
+    sites = [part["site"] for part in Run.load(folder).members if "." in part["site"]]
+    page = tab.open(f"/circuit?run={folder.name}")
+    page.locator("[aria-label^='Attention pattern']").wait_for()
     found = []
     for n in range(1, rounds + 2):
-        page.get_by_role("combobox", name="Head").click()
-        option = page.get_by_role("option").nth(n)
-        option.wait_for()
-        site = option.inner_text().split()[0]
-        shown = f"document.querySelector('[aria-label^=\"Attention pattern of {site} \"]')"
-        found.append(until(page, press(page, option), shown))
+        where = parse_site(sites[n % len(sites)])
+        x, y = page.evaluate(_CELL, [where.layer, where.head])
+        shown = f"document.querySelector('[aria-label^=\"Attention pattern of {where} \"]')"
+        found.append(until(page, functools.partial(page.mouse.click, x, y), shown))
         page.wait_for_function(_IDLE)
+        page.wait_for_timeout(300)
     return found[1:]
 
 
@@ -110,6 +120,20 @@ def open_codes(tab: Tab, rounds: int) -> list[float]:
         page.get_by_role("button").filter(has_text="Search").click()
         page.get_by_text("match").first.wait_for()
     return found
+
+
+def next_codes(tab: Tab, rounds: int) -> list[float]:
+    found = []
+    page = tab.open("/codes?code=a11.h6:127")
+    for _ in range(rounds + 1):
+        name = page.locator("h1").inner_text()
+        button = page.get_by_role("button", name="Next")
+        found.append(
+            until(page, press(page, button), f"document.querySelector('h1')?.innerText !== '{name}'")
+        )
+        page.wait_for_function(_IDLE)
+        page.wait_for_timeout(300)
+    return found[1:]
 
 
 def first_tokens(tab: Tab, rounds: int) -> list[float]:
@@ -169,8 +193,9 @@ def main() -> None:
             times["model is ready"] = [1000 * (time.perf_counter() - begin)]
             times |= switch_pages(tab.page, given.rounds)
             times["choose a token"] = choose_tokens(tab, given.rounds)
-            times["choose a head"] = choose_heads(tab, given.rounds)
-            times["open a code"] = open_codes(tab, given.rounds)
+            times["choose a head"] = choose_heads(tab, given.rounds, given.runs)
+            times["open a code from a table"] = open_codes(tab, given.rounds)
+            times["next code"] = next_codes(tab, given.rounds)
             times["first steered token (with forwards)"] = first_tokens(tab, given.rounds)
     report(times, statistics.median(plain))
 

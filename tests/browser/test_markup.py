@@ -38,7 +38,7 @@ def test_markup_in(tab, place):
 def test_markup_in_what_is_steered(tab):
     page = tab(f"/steering?prompt={quote(EVIL)}&codes=a0.h1=3&tokens=8").page
     page.get_by_role("button", name="Steer", exact=True).click()
-    expect(page.get_by_text("Perplexity")).to_have_count(2)
+    expect(page.get_by_text("Perplexity", exact=True)).to_have_count(2, timeout=30_000)
     expect(page.get_by_text("window.hacked=1").first).to_be_visible()
     assert _inert(page)
 
