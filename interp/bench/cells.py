@@ -78,9 +78,11 @@ class Runner:
 
     def settings(self) -> dict:
         """What the method's scores depend on, beside the pairs; the batch size only moves the last digits."""
-        return {
+        version = load_method(self.method).version
+        kept = {
             key: value for key, value in asdict(self.config(0)).items() if key not in ("batch_size", "seed")
         }
+        return kept if version == 1 else kept | {"version": version}
 
     def run(self, indices: Sequence[int], seed: int, tell: Tell) -> Scores:
         """The method on some pairs of the pool, which may be drawn more than once."""
@@ -167,7 +169,7 @@ class Runner:
         ranking = base.rank([row[i] for i in indices], self.config(seed))
         seconds = sum(ranking.seconds.values()) + sum(base.seconds.values()) * len(indices) / len(row)
         forwards = base.forwards_a_pair * len(indices) + ranking.forwards
-        return Outcome(ranking.heads, forwards, seconds, alone=getattr(ranking, "alone", None))
+        return Outcome(ranking.heads, forwards, seconds, alone=ranking.alone)
 
     def _why_cell_by_cell(self, cell: tuple[int, int]) -> str:
         """Empty where the pool serves."""

@@ -51,6 +51,8 @@ class Method:
     edges: Callable[..., CodeEdges] | None = None
     """``edges(model, pairs, scores, sites=, seed=, progress=)`` for methods that score edges only when asked, after
     the heads: from their scores of the same pairs."""
+    version: int = 1
+    """Raised whenever the same config gives other scores: cells of an older bench are then made again."""
 
 
 def _components(model: Model) -> int:
@@ -73,6 +75,7 @@ METHODS: dict[str, Method] = {
         "codes propose, exact swaps decide where it is uncertain",
         pooled=codes_pool,
         edges=edges_of_codes,
+        version=2,  # all heads half off instead of random heads off
     ),
     "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),
     "overlap": Method(

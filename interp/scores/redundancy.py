@@ -8,8 +8,8 @@ head partly off, holding a mixture of its output there and its corrupt output, a
 
 It is the mean field of turning each head off at random with probability 1 − s, which to first order would give the
 Banzhaf value (Banzhaf 1965; s = ½), but without the noise of the draw. An arm of an OR-gate has such a value and a
-decoy has not. Two shares see different gates: where two arms of weight ½
-still saturate what they feed, two of weight ¼ do not.
+decoy has not. Two shares see different gates: where two arms of weight ½ still saturate what they feed, two of weight ¼
+do not.
 
 Summed over all heads the values are the derivative of the metric by s, so their integral from 0 to 1 shares out among
 the heads all of what the metric loses when every head is off (Aumann & Shapley 1974, *Values of Non-Atomic Games*), and

@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 import streamlit as st
 
-from interp.app import code_build
+from interp.app import code_build, engine
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.codesearch import (
     CodeIndex,
@@ -527,21 +527,19 @@ def test_tables_leave_as_csv(page, busy):
     assert labels == ["These as CSV"]
 
 
-def test_a_click_that_needs_no_forward_pass_is_quick(page, index):
-    """Processor time of the script; a warm page, as in a tab that has been open for a while."""
-    best = search_regex(index, "Mary").best(5)
+def test_going_from_code_to_code_takes_no_turn_at_the_model(page, index, monkeypatch):
+    """How long a click takes is in ``benchmarks/workbench.py``."""
     app = page(q="Mary")
-    for hit in best:
-        page_of = f"{hit.book}:{hit.code}"
-        app.query_params["code"] = page_of
-        app.run()
-    spent = []
-    for hit in best:
+
+    def refuse(*_):
+        raise AssertionError("a page of a code asked for a turn at the model")
+
+    monkeypatch.setattr(engine, "running", refuse)
+    monkeypatch.setattr(engine, "turn", refuse)
+    for hit in search_regex(index, "Mary").best(3):
         app.query_params["code"] = f"{hit.book}:{hit.code}"
-        begin = time.process_time()
         app.run()
-        spent.append(time.process_time() - begin)
-    assert np.median(spent) < 0.2
+        assert not app.exception and f"{hit.book}:{hit.code}" in _plain(app.title[0].value)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The bench end to end on planted models: right numbers, nothing done twice, nothing lost by a kill."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,16 @@ def test_a_cells_numbers_are_those_of_the_method_run_on_its_pairs_alone(finished
                     assert found["cmd"] is None
                 assert found["forwards"] == pytest.approx(scores.cost.forwards)
                 assert (found["edge_roc_auc"] is None) == (method == "attribution")
+
+
+def test_circuits_that_run_alone_are_built_in_the_order_that_a_method_gives_for_it(tmp_path):
+    found = cell(run_bench(plan(methods=("codes",), pairs=(8,), seeds=1), tmp_path), "codes", 8, 0)
+    model, task = load_planted_model(TASK), load_planted_task(TASK)
+    scores = METHODS["codes"].function(model, task.sample(model.tokenizer, 16, 0).subset(drawn(0, 8, 16)))
+    ablator = Ablator(model, task.sample(model.tokenizer, SMALL["held_out"], 2000))
+    by_alone, by_heads = (faithfulness_curves(ablator, s, seed=0).cpr for s in (scores.alone, scores.heads))
+    assert by_alone != pytest.approx(by_heads, abs=1e-3), "the two orders differ here"
+    assert found["cpr"] == pytest.approx(by_alone, abs=1e-4)
 
 
 def test_the_table_holds_every_cell_the_yardstick_and_both_summaries(finished):
@@ -202,6 +213,14 @@ def test_cells_of_other_settings_are_not_mistaken_for_these(copied):
     redone = [line for line in said if "other settings (held_out)" in line]
     assert len(redone) == 3 * 2  # of the fewest pairs, whose circuits are run alone
     assert other["plan"]["held_out"] == 4
+
+
+def test_cells_of_an_older_version_of_a_method_are_done_again(copied, monkeypatch):
+    monkeypatch.setitem(METHODS, "eap", replace(METHODS["eap"], version=7))
+    said: list[str] = []
+    run_bench(plan(), copied, say=said.append)
+    redone = [line for line in said if "was made with other settings" in line]
+    assert redone and all(f"{FOLDER}/eap/" in line for line in redone)
 
 
 def test_more_seeds_and_pairs_leave_what_is_there(copied, finished):
