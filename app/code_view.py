@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import code_index, engine
 from interp.app.code_page import (
@@ -56,37 +57,37 @@ def go_to(name: str | None) -> None:
 
 
 def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "auto") -> None:
-    """A table; selecting a row opens its code."""
+    """A table; a press on a code's name opens it.
 
-    def selected() -> None:
-        chosen = st.session_state[key]["selection"]["rows"]
-        if chosen and chosen[0] < len(rows):
-            go_to(rows[chosen[0]]["code"])
+    Buttons, because the selection of a row is told to the server only after a pause of 150 ms.
+    """
 
-    st.dataframe(
-        rows,
-        hide_index=True,
-        column_config=columns,
-        height=height,
-        key=key,
-        on_select=selected,
-        selection_mode="single-row",
-    )
+    def pressed() -> None:
+        row = st.session_state[key]["row"]
+        if row < len(rows):
+            go_to(rows[row]["code"])
+
+    named = st.column_config.ButtonColumn(type="tertiary", alignment="left", on_click=pressed, key=key)
+    st.dataframe(rows, hide_index=True, column_config={**columns, "code": named}, height=height)
 
 
-def show_code(index: CodeIndex, wanted: str) -> None:
-    """The page of the code that the URL names; a wrong name is one clear line."""
+def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
+    """The page of the code that the URL names; a wrong name is one clear line.
+
+    Args:
+        heading: where the title goes, in place of the search's, which would stay until all else is there.
+    """
     try:
         book, code = index.layout.named(wanted)
-        found = page(index, book, code)
     except InputError as error:
-        st.title("Codes")
+        heading.title("Codes")
         engine.say(error)
         st.button("Search", on_click=go_to, args=(None,), icon=":material/arrow_back:")
         return
     name = name_of(book, code)
-    st.title(plain(name))
+    heading.title(plain(name))
     toolbar(index, book, code)
+    found = page(index, book, code)
     numbers(index, found)
     if found.count:
         where(index, found)

@@ -136,7 +136,7 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
         listed = rows(hits, code_index.notes(index))
         pick(listed, "hits", COLUMNS, height="content" if len(listed) <= 20 else 600)
         st.caption(
-            "Select a row to open the code. A code that was chosen by its matches fits them better than it will fit "
+            "Press a code to open it. A code that was chosen by its matches fits them better than it will fit "
             "other text."
         )
         st.download_button(
@@ -253,7 +253,7 @@ except InputError as error:
         offer()
     st.stop()
 if code is not None:
-    show_code(index, code)
+    show_code(index, code, heading)
 else:
     st.caption(plain(code_index.describe(index)))
     search(index)
