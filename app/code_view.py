@@ -67,7 +67,9 @@ def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "aut
         if row < len(rows):
             go_to(rows[row]["code"])
 
-    named = st.column_config.ButtonColumn(type="tertiary", alignment="left", on_click=pressed, key=key)
+    named = st.column_config.ButtonColumn(
+        help="Press one to open its page.", type="tertiary", alignment="left", on_click=pressed, key=key
+    )
     st.dataframe(rows, hide_index=True, column_config={**columns, "code": named}, height=height)
 
 

@@ -57,6 +57,15 @@ def open_named() -> None:
         st.query_params[CODE] = st.session_state["named"].strip()
 
 
+def open_one_of(names: list[str]) -> None:
+    """What a press in the table does, from the keyboard: the table's cells take none."""
+
+    def chosen() -> None:
+        st.query_params[CODE] = st.session_state.pop("open")
+
+    st.selectbox("Open", names, None, key="open", on_change=chosen, placeholder="a code above", width=220)
+
+
 def search(index: CodeIndex) -> None:
     by = st.segmented_control(
         "Search by", [REGEX, TOKEN, PROMPT, NAME], key="by", bind=IN_URL, default=REGEX, required=True
@@ -139,14 +148,16 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
             "Press a code to open it. A code that was chosen by its matches fits them better than it will fit "
             "other text."
         )
-        st.download_button(
-            f"All {len(places):,} as CSV",
-            lambda: hits_csv(found.hits_at(places)),
-            file_name="codes.csv",
-            mime="text/csv",
-            on_click="ignore",
-            icon=":material/download:",
-        )
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            open_one_of([row["code"] for row in listed])
+            st.download_button(
+                f"All {len(places):,} as CSV",
+                lambda: hits_csv(found.hits_at(places)),
+                file_name="codes.csv",
+                mime="text/csv",
+                on_click="ignore",
+                icon=":material/download:",
+            )
     else:
         st.info(
             "No code is that good: ask for less." if found.hits.any() else "No code fires at these matches."

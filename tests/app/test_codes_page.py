@@ -218,6 +218,15 @@ def test_a_pattern_on_the_page(page, index):
         assert any(text.value.startswith(counts) for text in app.markdown)
 
 
+def test_a_code_that_was_found_is_opened_from_the_keyboard(page, index):
+    app = page(q="Mary")
+    best = search_regex(index, "Mary").best(2)[1]
+    app.selectbox(key="open").select(f"{best.book}:{best.code}").run()
+    assert not app.exception and _code(app) == f"{best.book}:{best.code}"
+    _button(app, "Search").click().run()
+    assert app.selectbox(key="open").value is None
+
+
 def test_filters_and_order_are_the_librarys(page, index):
     app = page(q="Mary", sort="precision", recall="0.1", each="1", rows="4", hits_least="2")
     wanted = search_regex(index, "Mary").best(4, sort="precision", min_recall=0.1, per_book=1, min_hits=2)
