@@ -1,23 +1,22 @@
 """How a comparison is shown: the texts beside each other, what each token cost, and how to have it again."""
 
-from collections.abc import Callable
-
 import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from interp.app.share import address
-from interp.app.steered import BASE, RANDOM, STEERED, Comparison, Request, Written
-from interp.app.tokens import marked, plain, visible, written
+from interp.app.steered import BASE, RANDOM, STEERED, Comparison, Request, Show, Written
+from interp.app.tokens import marked, plain, visible
 from interp.report.token_costs import DIVERGENCE, SURPRISE, token_costs
 from interp.steering import FoundCodes
 
+CURSOR = "▌"
 CODE = 320
 """Pixels: eighty codes make a long program."""
 
 
-def streaming(place: DeltaGenerator, control: bool) -> Callable[[int, str, str], None]:
-    """Cards for texts that are being written; what is returned takes a text's number, its prompt and what is new."""
+def streaming(place: DeltaGenerator, control: bool) -> Show:
+    """Cards for texts that are being written."""
     names = (BASE, STEERED, RANDOM)[: 3 if control else 2]
     spots = []
     with place.container():
@@ -25,7 +24,7 @@ def streaming(place: DeltaGenerator, control: bool) -> Callable[[int, str, str],
             with column.container(border=True, height="stretch"):
                 st.markdown(f"**{name}**")
                 spots.append(st.empty())
-    return lambda row, prompt, text: spots[row].html(written(prompt, text))
+    return lambda row, texts, marks, n_prompt: spots[row].html(marked(texts, marks, n_prompt, ends=CURSOR))
 
 
 def draw_costs(one: Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from interp.app import engine
 from interp.app.tokens import pieces
 from interp.steering import FoundCodes, find_codes, steer
-from interp.steering.continuations import Continuation, continue_prompts, encode_prompts
+from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, until_end
 from interp.steering.controls import random_codes
 from interp.steering.divergence import step_divergences
 from interp.steering.edits import code_edits
@@ -86,10 +87,12 @@ class Comparison:
     command: str
 
 
-def compare(
-    folder: Path | None, books: dict, request: Request, show: Callable[[int, str, str], None]
-) -> Comparison:
-    """Write all texts, taking a turn at the model; ``show`` is told the number of a text, its prompt, and what is new.
+Show = Callable[[int, list[str], list[bool], int], None]
+"""Is told a text's number, pieces of it, which of them codes were edited at, and how many are of the prompt."""
+
+
+def compare(folder: Path | None, books: dict, request: Request, show: Show) -> Comparison:
+    """Write all texts, taking a turn at the model; ``show`` is told of each as far as it is written.
 
     Raises:
         InputError: an unknown site or code, a prompt that is empty or too long, …
@@ -108,9 +111,11 @@ def compare(
 
         def watch(tokens) -> None:
             if (tokens.shape[1] - len(ids)) % EVERY == 1:
-                for row in range(len(arms)):
-                    new = tokens[row, len(ids) :].tolist()
-                    show(row, request.prompt, model.tokenizer.decode(new, skip_special_tokens=True))
+                marks = within.chosen(*tokens.shape).tolist()
+                for row, name in enumerate(arms):
+                    so_far = until_end(tokens[row, len(ids) :].tolist(), model.tokenizer.eos_token_id)
+                    edited = _edited(name, marks[row], len(ids) + len(so_far), ended=False)
+                    show(row, *_runs(model.tokenizer, ids, so_far, edited))
 
         texts = continue_prompts(
             model,
@@ -138,6 +143,24 @@ def _edits(request: Request, codes: tuple[tuple[str, int], ...], row: int) -> li
     return code_edits(codes, add=add, forbid=request.how == "forbidden", slots=request.slots, rows=[row])
 
 
+def _edited(name: str, marks: list[bool], n: int, *, ended: bool) -> list[bool]:
+    """Of n tokens, those at which codes were edited: not of the base, nor the last one if it was not read any more."""
+    return [name != BASE and mark for mark in marks[: n if ended else n - 1]] + [False] * (not ended)
+
+
+def _runs(
+    tokenizer, prompt: list[int], new: list[int], edited: list[bool]
+) -> tuple[list[str], list[bool], int]:
+    """The text in runs of tokens that are marked alike, which are fewer to decode than tokens."""
+    found, marks, n_prompt = [], [], 0
+    for begin, part in ((0, prompt), (len(prompt), new)):
+        for mark, run in groupby(range(len(part)), lambda i, begin=begin: edited[begin + i]):
+            found.append(tokenizer.decode([part[i] for i in run], skip_special_tokens=True))
+            marks.append(mark)
+            n_prompt += not begin
+    return found, marks, n_prompt
+
+
 def _written(
     tokenizer,
     prompt: list[int],
@@ -148,9 +171,7 @@ def _written(
     n_tokens: int,
 ) -> Written:
     whole = [*prompt, *text.tokens]
-    marks = [name != BASE and mark for mark in marks[: len(whole)]]
-    if len(text.tokens) == n_tokens:  # the last one was not read any more
-        marks[-1] = False
+    marks = _edited(name, marks, len(whole), ended=len(text.tokens) < n_tokens)
     # BOS is not what the user wrote: it is shown only if codes were edited there
     begin = int(prompt[0] == first_token(tokenizer) and not marks[0])
     return Written(

@@ -42,22 +42,14 @@ def colour(code: int) -> str:
     return "none" if code < 0 else f"hsla({code * _GOLDEN % 360:.0f},75%,50%,.32)"
 
 
-def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int) -> str:
-    """HTML of a prompt and what was written, steered tokens marked."""
+def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int, *, ends: str = "") -> str:
+    """HTML of a prompt and what was written, steered tokens marked; ``ends`` is what stands behind it."""
     spans = []
     for i, (text, is_steered) in enumerate(zip(texts, steered, strict=True)):
         style = ("opacity:.65;" if i < n_prompt else "") + (STEERED if is_steered else "")
         label = ' title="codes edited here"' if is_steered else ""
         spans.append(f'<span style="{style}"{label}>{html.escape(text)}</span>')
-    return f'<div style="{LEGIBLE}">{"".join(spans)}</div>'
-
-
-def written(prompt: str, text: str) -> str:
-    """HTML of a text while it is being written."""
-    return (
-        f'<div style="{LEGIBLE}"><span style="opacity:.65">{html.escape(prompt)}</span>'
-        f"{html.escape(text)}<span>▌</span></div>"
-    )
+    return f'<div style="{LEGIBLE}">{"".join(spans)}{html.escape(ends)}</div>'
 
 
 def coloured(name: str, texts: Sequence[str], codes: Sequence[int], chosen: int | None = None) -> str:

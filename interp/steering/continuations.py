@@ -107,7 +107,7 @@ def continue_prompts(
             temperature=temperature,
             watch=watch,
         )
-    new = [_until_end(row[longest:].tolist(), model.tokenizer.eos_token_id) for row in out]
+    new = [until_end(row[longest:].tolist(), model.tokenizer.eos_token_id) for row in out]
     surprises = surprise(model, ids, new)
     return [
         Continuation(prompt, model.tokenizer.decode(row, skip_special_tokens=True), tuple(row), found)
@@ -141,5 +141,6 @@ def _surprise_of(logits: Float[Tensor, "text pos vocab"], tokens: Tensor) -> Flo
     return logits[:, :-1].float().logsumexp(-1) - chosen
 
 
-def _until_end(row: list[int], end: int | None) -> list[int]:
+def until_end(row: list[int], end: int | None) -> list[int]:
+    """New tokens up to the end token, and without it."""
     return row[: row.index(end)] if end in row else row

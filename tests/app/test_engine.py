@@ -3,13 +3,14 @@
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException, StopException
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
 from interp.app import engine
-from interp.app.steered import Request, compare
+from interp.app.steered import EVERY, Request, compare
 from interp.app.turns import Turns
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
@@ -121,6 +122,35 @@ def test_tabs_that_steer_at_once_get_what_each_asked_for(books, tiny_model_folde
     assert all(base != steered for base, steered in expected)
 
 
+def _whole(text: str) -> str:
+    """Without characters of which a token is missing."""
+    return text.replace("\ufffd", "")
+
+
+def _marked(texts: list[str], marks: list[bool]) -> str:
+    return _whole("".join(text for text, mark in zip(texts, marks, strict=True) if mark))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_texts_are_shown_as_far_as_they_are_written_with_edited_tokens_marked(books, share):
+    shown: dict[int, list] = {0: [], 1: []}
+
+    def show(row: int, texts: list[str], marks: list[bool], n_prompt: int) -> None:
+        shown[row].append((texts, marks, n_prompt))
+
+    request = replace(_request("Mary had a", "a1.h2", 5, seed=1), share=share)
+    base, steered = compare(None, books, request, show).texts
+    for row, written in enumerate((base, steered)):
+        for texts, marks, n_prompt in shown[row]:
+            assert "".join(texts[:n_prompt]) == "Mary had a"
+            assert _whole(written.text.text).startswith(_whole("".join(texts[n_prompt:])))
+            edited = _marked(written.pieces, written.marks)
+            assert edited.startswith(_marked(texts, marks))
+        assert len(shown[row]) == request.n_tokens / EVERY
+    assert not any(any(marks) for _, marks, _ in shown[0])
+    assert all(any(marks) and not marks[-1] for _, marks, _ in shown[1][2:])
+
+
 @pytest.mark.parametrize("error", [StopException(), RerunException(RerunData()), RuntimeError("crash")])
 def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
     books, tiny_model_folder, runs_with_books, error
@@ -128,8 +158,8 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
     """Streamlit ends the script in the middle of the generation when its tab is closed or clicked again."""
     seen = []
 
-    def show(_row: int, _prompt: str, text: str) -> None:
-        seen.append(text)
+    def show(row: int, *_: object) -> None:
+        seen.append(row)
         if len(seen) == 5:
             raise error
 
