@@ -35,7 +35,7 @@ def codes_section(found: Opened, site: str, index: int) -> None:
         _stored(detail, found)
     wanted = st.toggle(
         f"Read its codes in the codebooks, and set one: runs the first {n_pairs(found)} pairs",
-        key="codes",
+        key="read",
         bind=IN_URL,
     )
     if not wanted:

@@ -25,6 +25,8 @@ from interp.codesearch.notes import Note
 from interp.tasks.errors import InputError
 
 REGEX, TOKEN, PROMPT, NAME = "regular expression", "token", "prompt", "name"
+FIELDS = {REGEX: "q", TOKEN: "token", PROMPT: "near"}
+"""What is typed, as it stands in the URL."""
 EXAMPLES = (
     (REGEX, r"\b[Rr]eturns?\b"),
     (REGEX, r"\b(if|when|unless)\b"),

@@ -7,6 +7,7 @@ from interp.app.code_offer import offer, show_progress, unfinished
 from interp.app.code_page import strip
 from interp.app.code_search import (
     EXAMPLES,
+    FIELDS,
     NAME,
     PROMPT,
     REGEX,
@@ -29,7 +30,6 @@ from interp.tasks.errors import InputError
 IN_URL = "query-params"
 MATCHES_SHOWN = 5
 WIDTH = 172  # pixels of a filter
-FIELDS = {REGEX: "q", TOKEN: "token", PROMPT: "prompt"}  # what is typed, as it stands in the URL
 SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))
 SHARE = st.column_config.NumberColumn(format="%.2f")
 COLUMNS = {
@@ -49,7 +49,7 @@ COLUMNS = {
 
 
 def example(by: str, text: str) -> None:
-    st.session_state["by"], st.session_state[FIELDS[by]] = by, text
+    st.session_state["search"], st.session_state[FIELDS[by]] = by, text
 
 
 def open_named() -> None:
@@ -68,7 +68,7 @@ def open_one_of(names: list[str]) -> None:
 
 def search(index: CodeIndex) -> None:
     by = st.segmented_control(
-        "Search by", [REGEX, TOKEN, PROMPT, NAME], key="by", bind=IN_URL, default=REGEX, required=True
+        "Search by", [REGEX, TOKEN, PROMPT, NAME], key="search", bind=IN_URL, default=REGEX, required=True
     )
     if by == NAME:
         st.text_input("Code", key="named", placeholder=f"{index.books[-1].name}:7", on_change=open_named)

@@ -90,7 +90,7 @@ def tokens(reading: Reading, text: str) -> None:
             f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
         )
         st.plotly_chart(site_grid(same, "shared"), theme="streamlit", key="shared")
-    st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=380, key="codes")
+    st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=380, key="codes of a token")
 
 
 st.title("Live text")

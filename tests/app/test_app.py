@@ -2,12 +2,14 @@
 
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from interp.app import engine, shelf
+from interp.app.code_search import FIELDS
 from interp.bottlenecks.book_folder import MANIFEST
 from interp.codesearch.index import IDS
 from interp.codesearch.index import MANIFEST as INDEX_MANIFEST
@@ -105,3 +107,12 @@ def test_views_hold_layout_and_write_no_file():
     for path in (ROOT / "app" / "views").glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"\bopen\(|write_|unlink|rmtree|mkdir|\.save\(", text), path
+
+
+def test_no_two_widgets_share_a_key():
+    """Pages share the session: a widget would begin with what another page's of its key was left at."""
+    keys = Counter()
+    for path in (ROOT / "app").rglob("*.py"):
+        keys.update(re.findall(r'\bkey="([^"]+)"', path.read_text(encoding="utf-8")))
+    keys.update(FIELDS.values())
+    assert [key for key, times in keys.items() if times > 1] == []

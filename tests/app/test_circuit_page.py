@@ -237,7 +237,7 @@ def _set_by_hand(model, books, pairs, code: int, head: int, column: int | None) 
 @pytest.mark.parametrize("where", ["S1", "all tokens"])
 def test_a_code_set_changes_the_metric_by_what_attach_gives(page, real, model, where):
     before = files_of(real)
-    app = page(real, run="mine", head="a0.h2", codes="true", set=f"a0.h2@{where}=7")
+    app = page(real, run="mine", head="a0.h2", read="true", set=f"a0.h2@{where}=7")
     books = load_codebooks(real / "books", model)
     pairs = Run.load(real / "mine").sample_again(real / "mine", model.tokenizer, 16)
     assert len(pairs) == N
@@ -271,7 +271,7 @@ def test_a_code_set_changes_the_metric_by_what_attach_gives(page, real, model, w
 
 
 def test_each_prompt_can_get_its_partners_code(page, real):
-    app = page(real, run="mine", head="a0.h2", codes="true")
+    app = page(real, run="mine", head="a0.h2", read="true")
     app.selectbox(key="role of a0.h2").set_value("S1").run()
     assert app.selectbox(key="code of a0.h2 S1 clean").options[0] == "its own code on the corrupt prompt"
     _press(app, "Set it")
@@ -286,7 +286,7 @@ def test_each_prompt_can_get_its_partners_code(page, real):
     ],
 )
 def test_a_wrong_code_is_one_clear_line(page, real, code, message):
-    app = page(real, run="mine", head="a0.h2", codes="true", set=f"a0.h2@S1={code}")
+    app = page(real, run="mine", head="a0.h2", read="true", set=f"a0.h2@S1={code}")
     _press(app, "Set it")
     [error] = app.error
     assert message in re.sub(r"\\(.)", r"\1", error.value) and "<" not in re.sub(r"\\<", "", error.value)
@@ -367,12 +367,12 @@ def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):
     shown = _figure(app, "Attention pattern")["data"][0]
     seen = view_pair(model, pairs[3], pairs.metric).pattern("clean", where.layer, where.head)
     np.testing.assert_allclose(_array(shown["customdata"]), seen, atol=1e-5)
-    app.toggle(key="codes").set_value(True).run()
+    app.toggle(key="read").set_value(True).run()
     assert not app.exception and "No codebooks for planted-induction" in re.sub(
         r"\\(.)", r"\1", app.info[0].value
     )
     assert app.code[0].value.endswith("--model planted-induction")
-    app.toggle(key="codes").set_value(False).run()
+    app.toggle(key="read").set_value(False).run()
     _press(app, "Find")
     assert app.selectbox(key="run").value == "planted-induction-codes-2"
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}-2"]
@@ -500,7 +500,7 @@ def test_an_address_cannot_name_a_path_outside_the_runs_folder(page, runs, name)
 def test_markup_in_a_run_is_shown_as_text(page, tmp_path, tab):
     make_run(n_layers=4, n_heads=4, members=4, mlp_members=1, evil=True).save(tmp_path / "evil")
     make_run(n_layers=4, n_heads=4, members=3, evil=True, seed=1).save(tmp_path / "other")
-    app = page(tmp_path, run="evil", tab=tab, codes="true", **{"with": "other"})
+    app = page(tmp_path, run="evil", tab=tab, read="true", **{"with": "other"})
     shown = [element.value for element in (*app.markdown, *app.caption, *app.error, *app.info)]
     shown += [metric.value for metric in app.metric]
     assert not any(re.search(r"(?<!\\)<", text) for text in shown)
@@ -518,6 +518,6 @@ def test_markup_in_a_run_is_shown_as_text(page, tmp_path, tab):
 
 def test_a_run_of_a_model_that_is_not_here_loads_none(page, tmp_path):
     make_run(n_layers=4, n_heads=4, members=4, model="/etc/somewhere", n_pairs=10).save(tmp_path / "a")
-    app = page(tmp_path, run="a", pair="2", codes="true")
+    app = page(tmp_path, run="a", pair="2", read="true")
     assert [error.value for error in app.error] and all("this workbench runs" in e.value for e in app.error)
     assert _metric(app, "Members") == "4"

@@ -246,7 +246,7 @@ def test_a_token_on_the_page(page, index):
         for text in (corpus.token_text(int(token)).strip() for token in often)
         if len(text) > 1 and text.isalpha()
     )
-    app = page(by="token", token=text)
+    app = page(search="token", token=text)
     best = search_token(index, text).best(20)
     rows = _tables(app)["code, precision, P 95 %"]
     assert [(row["code"], row["F1"]) for row in rows] == [(f"{h.book}:{h.code}", h.f1) for h in best]
@@ -257,8 +257,8 @@ def test_a_token_on_the_page(page, index):
     [
         ({"q": "(" + EVIL}, "unclosed group"),
         ({"q": r"(a)\1"}, "backreferences are not supported"),
-        ({"by": "token", "token": EVIL}, "is no single token: search it as a regular expression"),
-        ({"by": "prompt", "prompt": "a b " * 100}, "this page reads at most 128"),
+        ({"search": "token", "token": EVIL}, "is no single token: search it as a regular expression"),
+        ({"search": "prompt", "near": "a b " * 100}, "this page reads at most 128"),
     ],
 )
 def test_what_cannot_be_searched_is_one_clear_line(page, address, message):
@@ -278,7 +278,7 @@ def test_examples_are_a_click_away(page):
 
 
 def test_a_code_by_its_name(page, busy):
-    app = page(by="name")
+    app = page(search="name")
     app.text_input(key="named").set_value("{}={}".format(*busy)).run()
     assert app.title[0].value == r"{}\:{}".format(busy[0].replace(".", r"\."), busy[1])
     assert not app.error
@@ -286,7 +286,7 @@ def test_a_code_by_its_name(page, busy):
 
 def test_contexts_like_a_token_of_a_prompt(page, index, model):
     prompt = "Mary gave 7 drinks to John"
-    app = page(by="prompt", prompt=prompt, at="1")
+    app = page(search="prompt", near=prompt, at="1")
     codes = prompt_codes(index, model, prompt, position=1)
     similar = search_similar(index, codes, 15)
     [strips] = html_of(app)
@@ -510,7 +510,7 @@ def test_an_index_of_another_model_is_searched_but_no_prompt_is_read(page, runs)
     manifest.write_text(json.dumps(found))
     app = page(runs, q="Mary")
     assert not app.error and app.dataframe
-    app = page(runs, by="prompt", prompt="Mary")
+    app = page(runs, search="prompt", near="Mary")
     [error] = app.error
     assert "is an index of another<b>" in _plain(error.value) and "<" not in error.value.replace(r"\<", "")
     app = page(runs, code="a0.h1:3")

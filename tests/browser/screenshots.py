@@ -63,7 +63,7 @@ PICTURES = (
     Picture("codes", "/codes?q=%5Cbreturn%5Cw*"),
     Picture("code", "/codes?code=a11.h6:127"),
     Picture("circuit", "/circuit?run=ioi"),
-    Picture("circuit-code", "/circuit?run=ioi&codes=true", _set_a_code),
+    Picture("circuit-code", "/circuit?run=ioi&read=true", _set_a_code),
     Picture("circuit-edges", "/circuit?run=ioi&tab=Edges"),
     Picture("circuit-compared", "/circuit?run=ioi&tab=Compared&with=ioi-attribution"),
     Picture("circuit-report", "/circuit?run=ioi&tab=Report"),

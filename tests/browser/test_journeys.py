@@ -102,6 +102,26 @@ def test_find_a_circuit_and_set_a_code(tab, runs, pairs):
     expect(page.get_by_text("with a random code by")).to_be_visible()
 
 
+def test_a_discovery_that_is_left_ends_and_leaves_nothing(tab, runs):
+    before = {path.name for path in runs.iterdir()}
+    opened = tab("/circuit")
+    page = opened.page
+    page.get_by_text("Find a circuit").click()
+    page.get_by_role("combobox", name=re.compile("Task")).click()
+    page.keyboard.type("planted-gates")
+    page.get_by_role("option", name="planted-gates").click()
+    page.get_by_label("Pairs", exact=True).fill("300")
+    page.get_by_role("button", name="Find", exact=True).click()
+    expect(page.get_by_text(re.compile("codes scores: [1-9]"))).to_be_visible()
+    page.get_by_role("navigation").get_by_role("link", name="Steering", exact=True).click()
+    expect(page.get_by_role("heading", name="Steering")).to_be_visible()
+    # its turn at the model is free again
+    page.get_by_label("Codes", exact=True).fill("a0.h1=3")
+    page.get_by_role("button", name="Steer", exact=True).click()
+    expect(page.get_by_test_id("stMetric").filter(has_text="Perplexity")).to_have_count(2)
+    assert {path.name for path in runs.iterdir()} == before
+
+
 def test_steer_and_compare(tab):
     page = tab("/steering").page
     page.get_by_label("Prompt").fill("John went to")
