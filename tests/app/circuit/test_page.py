@@ -1,0 +1,228 @@
+"""The page *Circuit*: what it shows is what the run and the library say, whatever it is given."""
+
+import html
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from interp.report import wording
+from interp.report.components import Scale
+from interp.report.figures import EXPONENT
+from interp.runs import DETAILS, RESULT, Run
+from tests.app.circuit.conftest import N, array_of, figure_of, metric_of, table_of, text_of
+from tests.app.conftest import html_of
+from tests.report.synthetic import make_run
+
+
+def test_without_runs_it_says_how_to_make_one_here_or_in_a_terminal(page, tmp_path):
+    app = page(tmp_path / "none")
+    assert "No runs" in app.info[0].value and app.code[0].value == "interp discover ioi"
+    assert app.selectbox(key="find task").value == "ioi" and app.selectbox(key="find method").value == "codes"
+    assert [button.label for button in app.button] == ["Find"] and not app.metric
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_grid_holds_the_runs_scores_and_marks_its_members(page, runs):
+    run = Run.load(runs / "small")
+    app = page(runs, run="small")
+    assert app.selectbox[0].value == "small" and not app.error
+    assert metric_of(app, "Members") == "3" and metric_of(app, "Pairs") == "10"
+    colours, members, points = figure_of(app, "Score of every head")["data"]
+    scores = np.zeros((4, 4))
+    for head in run.result["heads"]:
+        scores[head["head"], head["layer"]] = head["score"]
+    expected = np.sign(scores) * (abs(scores) / abs(scores).max()) ** EXPONENT
+    np.testing.assert_allclose(array_of(colours["z"]), expected, atol=1e-6)
+    sites = [site for site, _turn in points["customdata"]]
+    assert sites == [head["site"] for head in run.result["heads"]]
+    assert len(array_of(members["x"])) == 3 * 6
+    assert points["selectedpoints"] == [sites.index(run.members[0]["site"])]
+    gap = run.result["metric"]["clean"] - run.result["metric"]["corrupt"]
+    shares = {part["site"]: f"{100 * part['effect'] / gap:.0f}".replace("-", "−") for part in run.members}
+    written = {site: text for site, text in zip(sites, points["text"], strict=True) if text}
+    assert written == shares
+    table = table_of(app, "site", "effect", "share of gap")
+    assert list(table.site) == [part["site"] for part in run.members]
+    np.testing.assert_allclose(table.effect, [part["effect"] for part in run.members])
+
+
+def test_a_stored_head_shows_what_the_run_holds_and_runs_nothing(page, runs):
+    run = Run.load(runs / "small")
+    scale = Scale.of(run)
+    app = page(runs, run="small")
+    for part in run.members:
+        app.selectbox(key="head").set_value(part["site"]).run()
+        assert not app.exception and not app.error
+        detail = run.details["members"][part["site"]]
+        effect = [wording.signed(part[key], scale.places) for key in ("effect", "effect_low", "effect_high")]
+        assert f"**{part['site']}** · member · score {scale.score(part['score'])}" in text_of(app)
+        assert "effect {} [{}, {}]".format(*effect) in text_of(app)
+        assert f"**{wording.signed(detail['direct'], 3)}** to the logit difference" in text_of(app)
+        pattern = figure_of(app, f"Attention pattern of {part['site']}")["data"][0]
+        np.testing.assert_allclose(array_of(pattern["customdata"]), detail["pattern"])
+        bars = next(body for body in html_of(app) if "raises most" in body)
+        written = [(wording.token(text, 18), value) for text, value in detail["writes"]["top"]]
+        assert [html.unescape(text) for text in re.findall('title="([^"]*)"', bars)][:8] == [
+            t for t, _ in written
+        ]
+        assert re.findall(r">([+−][\d.]+)<", bars)[:8] == [wording.signed(value, 2) for _, value in written]
+        clean = {row.code: row.clean for row in table_of(app, "code", "clean", "corrupt").itertuples()}
+        assert clean[detail["codes"]["clean"][0][0]] == pytest.approx(100 * detail["codes"]["clean"][0][1])
+        assert app.query_params["head"] in (part["site"], [part["site"]])
+    # the run is of a model that this workbench does not have: everything above came from the run
+    app.selectbox(key="pair").set_value("2").run()
+    assert not app.exception and not app.get("plotly_chart")[1:]
+
+
+def test_what_is_chosen_stands_in_the_address_and_is_read_from_it(page, real):
+    run = Run.load(real / "mine")
+    other = next(head["site"] for head in run.result["heads"] if not head["in_circuit"])
+    app = page(real, run="mine", head=other, pair="2", side="corrupt")
+    assert app.selectbox(key="head").value == other and app.selectbox(key="pair").value == "2"
+    assert f"**{other}** · not a member" in text_of(app)
+    assert [chart.proto.alt for chart in app.get("plotly_chart")][
+        1
+    ] == f"Attention pattern of {other} on the corrupt prompt"
+    app = page(real, run="mine", head="a9.h9", pair="99")
+    assert (
+        app.selectbox(key="head").value == run.members[0]["site"] and app.selectbox(key="pair").value == "1"
+    )
+
+
+def test_a_head_on_a_prompt_that_the_run_does_not_hold_is_read_from_the_model(page, real, model):
+    app = page(real, run="mine", head="a1.h3", pair="3", side="corrupt")
+    run = Run.load(real / "mine")
+    pair = run.sample_again(real / "mine", model.tokenizer, N)[2]
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(torch.tensor([pair.corrupt_tokens]))
+    pattern = cache["blocks.1.attn.hook_pattern"][0, 3]
+    shown = figure_of(app, "Attention pattern of a1.h3 on the corrupt prompt")["data"][0]
+    np.testing.assert_allclose(array_of(shown["customdata"]), pattern, atol=1e-5)
+    # by hand: the head's part of the final residual stream, through the RMS norm of the whole, to the logits
+    written = cache["blocks.1.attn.hook_z"][0, -1, 3] @ model.blocks[1].attn.W_O[3]
+    resid = cache["blocks.1.hook_resid_post"][0, -1]
+    added = (written / resid.pow(2).mean().sqrt() * model.ln_final.weight) @ model.W_U
+    right, wrong = (float(added[list(ids)].mean()) for ids in (pair.answers, pair.wrong_answers))
+    assert f"adds **{wording.signed(right, 3)}** to the answer G" in text_of(app)
+    assert (
+        f"**{wording.signed(wrong, 3)}** to the wrong m: **{wording.signed(right - wrong, 3)}** together"
+        in text_of(app)
+    )
+    metric = float(logits[0, -1, pair.answers[0]] - logits[0, -1, pair.wrong_answers[0]])
+    assert f"metric here is {wording.signed(metric, 3)}" in text_of(app)
+    bars = next(body for body in html_of(app) if "raises most" in body)
+    largest = max(float(text) for text in re.findall(r">\+([\d.]+)<", bars))
+    assert largest == pytest.approx(float(added.max()), abs=0.006)
+
+
+def test_edges_are_drawn_and_listed(page, real):
+    run = Run.load(real / "mine")
+    app = page(real, run="mine", tab="Edges")
+    figure = figure_of(app, "The 2")
+    names = [trace["text"] for trace in figure["data"] if trace.get("customdata")]
+    assert sorted(*names) == sorted(part["site"][1:].replace(".h", ".") for part in run.members)
+    lines = [trace for trace in figure["data"] if "→" in str(trace.get("hovertext"))]
+    assert len(lines) == min(30, len(run.result["edges"])) == len(figure["data"]) - len(names) - 5
+    table = table_of(app, "from", "to", "into", "score")
+    assert [tuple(row) for row in table[["from", "to", "into"]].itertuples(index=False)] == [
+        (edge["from"], edge["to"], edge["into"]) for edge in run.result["edges"] if edge["score"]
+    ]
+    assert len(app.get("plotly_chart")) == 1
+
+
+def test_a_run_is_compared_with_its_references_and_with_another_run(page, tmp_path):
+    name = "ioi/smollm2-135m-instruct"
+    run = make_run(references=(name,))
+    run.save(tmp_path / "a")
+    make_run(references=(name,), method="overlap", seed=3).save(tmp_path / "b")
+    app = page(tmp_path, run="a", tab="Compared", **{"with": "b"})
+    judged = run.result["recovery"][name]
+    row = table_of(app, "reference", "ROC AUC").iloc[0]
+    assert (row.reference, row["members"]) == (name, "28 of 270")
+    assert row["ROC AUC"] == pytest.approx(judged["roc_auc"])
+    assert [row["from"], row["to"]] == pytest.approx(judged["interval"])
+    assert row["average precision"] == pytest.approx(judged["average_precision"])
+    both = app.dataframe[1].value
+    assert "shared" in both.iloc[0, 3] and both.iloc[1, 0] == "Jaccard"
+    against = figure_of(app, f"Score of every head against its exact effect in {name}")
+    assert sum(len(trace["hovertext"]) for trace in against["data"]) == 270
+    scores = {h["site"]: h["score"] for h in run.result["heads"]}
+    for trace in figure_of(app, "Scores of every head in a")["data"]:
+        np.testing.assert_allclose(array_of(trace["x"]), [scores[site] for site in trace["hovertext"]])
+
+
+def test_models_of_other_shapes_are_not_compared_but_said_so(page, runs):
+    make_run(n_layers=3, n_heads=4, members=2).save(runs / "other")
+    app = page(runs, run="small", tab="Compared", **{"with": "other"})
+    [error] = app.error
+    assert "only runs on models of one shape" in error.value
+
+
+def test_the_report_the_table_and_the_way_to_repeat_it_are_there(page, real):
+    app = page(real, run="mine", tab="Report")
+    labels = [button.label for button in app.get("download_button")]
+    assert labels == ["Report as HTML", "Heads as CSV"]
+    assert "mine/prompts.json --model" in app.code[0].value and "--seed 0" in app.code[0].value
+    assert "mine/prompts.json'" in app.code[1].value and "discover(" in app.code[1].value
+    assert app.get("iframe")
+
+
+def test_choosing_another_run_shows_that_one_and_changes_the_address(page, runs):
+    app = page(runs, run="small")
+    app.selectbox[0].set_value("larger").run()
+    assert metric_of(app, "Members") == "5"
+    assert app.query_params["run"] in ("larger", ["larger"])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "stripped"])
+def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(page, runs, damage):
+    path = runs / "small" / (DETAILS if damage == "emptied" else RESULT)
+    whole = path.read_text(encoding="utf-8")
+    path.write_text({"truncated": whole[:200], "emptied": "", "stripped": '{"format": 1}'}[damage])
+    app = page(runs, run="small")
+    assert "damaged" in app.error[0].value and not app.metric
+    app.selectbox[0].set_value("larger").run()
+    assert not app.error and metric_of(app, "Members") == "5"
+    # as the other side of a comparison it is a line too
+    app = page(runs, run="larger", tab="Compared", **{"with": "small"})
+    assert "damaged" in app.error[0].value and metric_of(app, "Members") == "5"
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ".", "nothing", "small/../../elsewhere"])
+def test_an_address_cannot_name_a_path_outside_the_runs_folder(page, runs, name):
+    shutil.copytree(runs / "larger", runs.parent / "elsewhere")
+    app = page(runs, run=name, tab="Compared", **{"with": name})
+    assert app.selectbox(key="run").value in ("small", "larger") and app.selectbox(key="with").value is None
+    assert app.query_params["run"] in ("small", "larger", ["small"], ["larger"])
+    assert set(app.selectbox(key="run").options) == {"small", "larger"}
+
+
+@pytest.mark.parametrize("tab", ["Heads", "Edges", "Compared", "Report"])
+def test_markup_in_a_run_is_shown_as_text(page, tmp_path, tab):
+    make_run(n_layers=4, n_heads=4, members=4, mlp_members=1, evil=True).save(tmp_path / "evil")
+    make_run(n_layers=4, n_heads=4, members=3, evil=True, seed=1).save(tmp_path / "other")
+    app = page(tmp_path, run="evil", tab=tab, read="true", **{"with": "other"})
+    shown = [element.value for element in (*app.markdown, *app.caption, *app.error, *app.info)]
+    shown += [metric.value for metric in app.metric]
+    assert not any(re.search(r"(?<!\\)<", text) for text in shown)
+    for body in html_of(app):
+        assert not re.search(r"<(?!/?(?:div|span)\b)", body)
+    if tab == "Heads":
+        assert r"\<\/title\>\<\/script\>" in " ".join(shown)
+    for chart in app.get("plotly_chart"):
+        figure = json.loads(chart.proto.spec)
+        assert not re.search(
+            r"<(?!/?b>|br>|extra>|/extra>)",
+            json.dumps([figure["data"], figure["layout"]["xaxis"], figure["layout"]["yaxis"]]),
+        )
+
+
+def test_a_run_of_a_model_that_is_not_here_loads_none(page, tmp_path):
+    make_run(n_layers=4, n_heads=4, members=4, model="/etc/somewhere", n_pairs=10).save(tmp_path / "a")
+    app = page(tmp_path, run="a", pair="2", read="true")
+    assert [error.value for error in app.error] and all("this workbench runs" in e.value for e in app.error)
+    assert metric_of(app, "Members") == "4"

@@ -1,0 +1,93 @@
+"""Setting a code on the page *Circuit* changes the metric by what the library gives."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from interp.app.circuit_runs import Kept
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.circuits.choose import mean_interval
+from interp.report import wording
+from interp.runs import Run
+from tests.app.circuit.conftest import N, array_of, figure_of, press, table_of, text_of
+from tests.app.conftest import files_of, html_of
+
+
+def _set_by_hand(model, books, pairs, code: int, head: int, column: int | None) -> np.ndarray:
+    """The metric on the clean prompts with head ``head`` of layer 0 set, one prompt at a time."""
+    values = []
+    for pair in pairs:
+        with torch.no_grad(), attach(model, {"a0": books["a0"]}, error_term=True) as attached:
+            attached.set_ids("a0", code, group=head, slot=0, positions=column)
+            logits = model(torch.tensor([pair.clean_tokens]))[0, -1]
+        values.append(float(logits[list(pair.answers)].mean() - logits[list(pair.wrong_answers)].mean()))
+    return np.array(values)
+
+
+@pytest.mark.parametrize("where", ["S1", "all tokens"])
+def test_a_code_set_changes_the_metric_by_what_attach_gives(page, real, model, where):
+    before = files_of(real)
+    app = page(real, run="mine", head="a0.h2", read="true", set=f"a0.h2@{where}=7")
+    books = load_codebooks(real / "books", model)
+    pairs = Run.load(real / "mine").sample_again(real / "mine", model.tokenizer, 16)
+    assert len(pairs) == N
+    with torch.no_grad(), attach(model, {"a0": books["a0"]}, error_term=True) as attached:
+        model(torch.tensor([pairs[0].clean_tokens]))
+        ids = attached.ids["a0"][0, :, 2, 0].tolist()
+    strip = next(body for body in html_of(app) if "a0.h2, clean" in body)
+    assert [int(code) for code in re.findall(r"<sub[^>]*>(\d+)</sub>", strip)] == ids
+
+    role = None if where == "all tokens" else where
+    assert app.selectbox(key="role of a0.h2").value == where
+    assert app.selectbox(key=f"code of a0.h2 {role} clean").value == "7"
+    press(app, "Set it")
+    assert not app.error
+    expected = _set_by_hand(model, books, pairs, 7, 2, None if role is None else 5)  # S1 stands at 4, and BOS
+    clean = _set_by_hand(model, {"a0": books["a0"]}, pairs, 7, 2, 10_000)  # nowhere: as it is
+    table = table_of(app, "prompts", "mean", "from", "to")
+    means = dict(zip(table.prompts, table["mean"], strict=True))
+    assert means["clean"] == pytest.approx(clean.mean(), abs=1e-4)
+    assert means["code set"] == pytest.approx(expected.mean(), abs=1e-4)
+    assert abs(means["code set"] - means["clean"]) > 1e-3 and means["random code"] != means["code set"]
+    low, high = mean_interval((expected - clean)[:, None], 0)
+    numbers = (wording.signed(float(value), 3) for value in ((expected - clean).mean(), low[0], high[0]))
+    assert "by **{} [{}, {}]**, with a random code by".format(*numbers) in text_of(app)
+    assert f"({N} pairs, 95 % bootstrap intervals)" in text_of(app)
+    shown = figure_of(app, "logit difference of every pair")["data"][2]
+    assert shown["name"] == "code set"
+    order = np.array(shown["x"], dtype=int) - 1
+    np.testing.assert_allclose(array_of(shown["y"]), expected[order], atol=1e-4)
+    assert files_of(real) == before
+
+
+def test_each_prompt_can_get_its_partners_code(page, real):
+    app = page(real, run="mine", head="a0.h2", read="true")
+    app.selectbox(key="role of a0.h2").set_value("S1").run()
+    assert app.selectbox(key="code of a0.h2 S1 clean").options[0] == "its own code on the corrupt prompt"
+    press(app, "Set it")
+    assert not app.error and "With its own code on the corrupt prompt at S1" in text_of(app)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("99", "code 99 at a0.h2: the codebook there has 0 to 11"),
+        ("<b>x", "code '<b>x': it is a whole number"),
+    ],
+)
+def test_a_wrong_code_is_one_clear_line(page, real, code, message):
+    app = page(real, run="mine", head="a0.h2", read="true", set=f"a0.h2@S1={code}")
+    press(app, "Set it")
+    [error] = app.error
+    assert message in re.sub(r"\\(.)", r"\1", error.value) and "<" not in re.sub(r"\\<", "", error.value)
+
+
+def test_what_was_read_is_kept_up_to_a_number():
+    kept = Kept(2)
+    for name in ("a", "b", "a", "c"):
+        assert kept.get(name, name.upper) == name.upper()
+    assert "a" in kept and "c" in kept and "b" not in kept
+    assert kept.get("a", lambda: 1 / 0) == "A"

@@ -1,0 +1,98 @@
+"""A runs folder with an index of texts that try to be markup, and the page *Codes* on it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import streamlit as st
+
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.codesearch import (
+    CodeIndex,
+    build_index,
+)
+from interp.models import load_model
+from interp.text import load_text
+
+EVIL = "<script>alert(1)</script> *a* ![x](https://example.org)"
+DOCUMENTS = [f"Mary gave {n} drinks to John. Zürich 🙂 (New) York {EVIL} number {7 * n}." for n in range(60)]
+NAME = "index <b>"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_folder):
+    return load_model(str(tiny_model_folder("llama")))
+
+
+@pytest.fixture(scope="module")
+def saved(runs_with_books, model, tmp_path_factory) -> Path:
+    """A runs folder with codebooks, an index of texts that try to be markup, and its copy under another name."""
+    folder = tmp_path_factory.mktemp("indexes") / "runs"
+    shutil.copytree(runs_with_books / "books", folder / "books")
+    corpus = folder.parent / "documents.jsonl"
+    corpus.write_text("\n".join(json.dumps({"text": document}) for document in DOCUMENTS), encoding="utf-8")
+    text = load_text(str(corpus), model, n_tokens=2400, context=40)
+    books = load_codebooks(folder / "books", model)
+    build_index(model, books, text, folder / NAME, books_folder=folder / "books", batch_size=8)
+    return folder
+
+
+@pytest.fixture
+def runs(saved, tmp_path) -> Path:
+    """A copy that a test may damage."""
+    shutil.copytree(saved, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def index(saved) -> CodeIndex:
+    return CodeIndex.open(saved / NAME)
+
+
+@pytest.fixture(scope="module")
+def busy(index) -> tuple[str, int]:
+    """The most frequent code of a head."""
+    begin = index.layout.code("a1.h2", 0)
+    return "a1.h2", int(np.argmax(index.counts[begin : begin + 12]))
+
+
+@pytest.fixture
+def page(open_page, saved):
+    return lambda runs=saved, **address: open_page("codes", runs, **address)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    """Caches are the process's: no test sees another one's index."""
+    yield
+    st.cache_resource.clear()
+
+
+def code_of(app) -> str | None:
+    found = app.query_params.get("code")
+    return found[0] if isinstance(found, list) else found
+
+
+def tables_of(app) -> dict[str, list]:
+    """Rows of the tables, by their first columns' names."""
+    return {
+        ", ".join(table.value.columns[:3]): table.value.to_dict("records")
+        for table in app.dataframe
+        if len(table.value.columns)
+    }
+
+
+def unescaped(text: str) -> str:
+    """Markdown's escapes undone."""
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def button(app, label: str):
+    return next(button for button in app.button if button.label == label)
+
+
+def captions(app) -> str:
+    return unescaped(" ".join(caption.value for caption in app.caption))

@@ -1,0 +1,148 @@
+"""Indexes on the page *Codes*: built, damaged, elsewhere, of another model."""
+
+import json
+import shutil
+import time
+
+import pytest
+
+from interp.app import code_build
+from interp.codesearch import (
+    CodeIndex,
+)
+from tests.app.codes.conftest import NAME, button, captions, tables_of, unescaped
+
+
+def test_without_an_index_it_offers_to_build_one(page, tmp_path):
+    app = page(tmp_path)
+    assert "No code index yet" in app.info[0].value
+    assert button(app, "Build the index")
+    assert app.code[0].value.startswith("interp index build --data stdlib --tokens 24000")
+    assert f"--out {tmp_path}/index-" in app.code[0].value
+    assert app.selectbox(key="build books").options == ["those of the package"]
+    assert not app.dataframe and not app.error
+
+
+def _built(app):
+    """The page once the build behind it has ended."""
+    until = time.monotonic() + 60
+    while code_build.running() is not None and time.monotonic() < until:
+        code_build.running().join(1)
+    return app.run()
+
+
+def test_an_index_is_built_on_the_page(page, runs, model):
+    shutil.rmtree(runs / NAME)
+    app = page(runs)
+    app.selectbox(key="build books").set_value("books")
+    app.selectbox(key="build tokens").set_value(8_000).run()
+    command = app.code[0].value
+    button(app, "Build the index").click().run()
+    assert not app.exception
+    built = code_build.Plan("books", 8_000).folder
+    assert built.name in command
+    app = _built(app)
+    assert not app.exception and not app.error
+    assert app.selectbox(key="index").options == [built.name]
+    index = CodeIndex.open(built)
+    assert (
+        index.n_tokens == 8_000 // 128 * 128 or index.n_tokens == 8_000 // model.cfg.n_ctx * model.cfg.n_ctx
+    )
+    index.check_model(model)
+    assert f"{index.n_tokens:,} tokens in" in captions(app)
+    assert code_build.running() is None
+
+
+def test_a_build_without_codebooks_says_why(page, runs):
+    shutil.rmtree(runs / NAME)
+    app = page(runs)
+    button(app, "Build the index").click().run()
+    app = _built(app)
+    assert "no codebooks come with the package" in unescaped(app.error[0].value)
+    assert not list(runs.glob("index*")) and button(app, "Build the index")
+
+
+def test_a_build_that_was_killed_goes_on(page, runs):
+    app = page(runs)
+    plan = code_build.Plan("books", 8_000)
+
+    class Killed(Exception):  # noqa: N818 - as if the process had ended
+        pass
+
+    build = code_build.Build(plan)
+    stage = build._stage
+
+    def killing(name, total):
+        if name == "listing codes":
+            raise Killed
+        return stage(name, total)
+
+    build._stage = killing
+    build.run()
+    assert isinstance(build.error, Killed) and (plan.folder / ".work").is_dir()
+    app = page(runs, index=plan.folder.name)
+    assert "not finished" in unescaped(app.error[0].value)
+    assert NAME in app.selectbox(key="index").options
+    button(app, "Go on building it").click().run()
+    app = _built(app)
+    assert not app.error and app.selectbox(key="index").value == plan.folder.name
+    assert CodeIndex.open(plan.folder).n_tokens > 0
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ".", "books", f"{NAME}/../../elsewhere"])
+def test_an_address_cannot_name_an_index_outside_the_runs_folder(page, runs, name):
+    shutil.copytree(runs / NAME, runs.parent / "elsewhere")
+    app = page(runs, index=name)
+    assert app.selectbox(key="index").value == NAME and app.selectbox(key="index").options == [NAME]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "format", "missing", "cut", "unfinished", "link"])
+def test_a_damaged_index_is_a_card_and_others_stay_reachable(page, runs, damage):
+    broken = runs / "broken"
+    shutil.copytree(runs / NAME, broken)
+    manifest = broken / "manifest.json"
+    if damage == "truncated":
+        manifest.write_text(manifest.read_text()[:100])
+    elif damage == "format":
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    elif damage == "missing":
+        (broken / "ids.npy").unlink()
+    elif damage == "cut":
+        (broken / "tokens.npy").write_bytes((broken / "tokens.npy").read_bytes()[:-5])
+    elif damage == "link":
+        (broken / "tokens.npy").rename(runs.parent / "tokens.npy")
+        (broken / "tokens.npy").symlink_to(runs.parent / "tokens.npy")
+    else:
+        manifest.unlink()
+    app = page(runs, index="broken")
+    [error] = app.error
+    assert "broken" in error.value and "\n" not in error.value and not app.dataframe
+    assert "delete its folder and build it again" in captions(app)
+    app.selectbox(key="index").set_value(NAME).run()
+    assert not app.error and f"{CodeIndex.open(runs / NAME).n_tokens:,} tokens in" in captions(app)
+
+
+def test_an_index_of_another_model_is_searched_but_no_prompt_is_read(page, runs):
+    manifest = runs / NAME / "manifest.json"
+    found = json.loads(manifest.read_text())
+    found["model"] |= {"spec": "another<b>", "weights": "0"}
+    manifest.write_text(json.dumps(found))
+    app = page(runs, q="Mary")
+    assert not app.error and app.dataframe
+    app = page(runs, search="prompt", near="Mary")
+    [error] = app.error
+    assert "is an index of another<b>" in unescaped(error.value) and "<" not in error.value.replace(r"\<", "")
+    app = page(runs, code="a0.h1:3")
+    assert not app.error and "is an index of another<b>" in captions(app)
+
+
+def test_codebooks_elsewhere_are_not_read(page, runs):
+    """A foreign index may name any folder of this machine."""
+    shutil.copytree(runs / "books", runs.parent / "books elsewhere")
+    manifest = runs / NAME / "manifest.json"
+    found = json.loads(manifest.read_text())
+    found["books"]["folder"] = str(runs.parent / "books elsewhere")
+    manifest.write_text(json.dumps(found))
+    app = page(runs, code="a0.h1:3")
+    assert not app.error and "not among the folders that are read" in captions(app)
+    assert "code, cosine, tokens" not in tables_of(app)

@@ -1,0 +1,123 @@
+"""Searching on the page *Codes*: what it shows is what the library finds."""
+
+import re
+
+import numpy as np
+import pytest
+
+from interp.codesearch import (
+    prompt_codes,
+    search_regex,
+    search_similar,
+    search_token,
+)
+from tests.app.codes.conftest import EVIL, button, code_of, tables_of, unescaped
+from tests.app.conftest import html_of
+
+
+def test_a_pattern_on_the_page(page, index):
+    r"""Escaped and non-capturing parentheses, a character of many bytes before, matches of many tokens."""
+    for pattern in (r"🙂 \(New\) (?:York)", r"(?i)\bMARY\b"):
+        app = page(q=pattern)
+        scores = search_regex(index, pattern)
+        assert scores.matches.n > 10
+        every = scores.places()
+        rows = tables_of(app)["code, precision, P 95 %"]
+        best = scores.best(20)
+        assert len(rows) == len(best) > 3
+        for row, hit in zip(rows, best, strict=True):
+            assert row["code"] == f"{hit.book}:{hit.code}"
+            assert (row["precision"], row["recall"], row["F1"]) == (hit.precision, hit.recall, hit.f1)
+            assert row["tokens"] == hit.count and row["in matches"] == hit.hits
+            assert row["P 95 %"] == "{:.2f} – {:.2f}".format(*hit.precision_interval)
+            assert row["R 95 %"] == "{:.2f} – {:.2f}".format(*hit.recall_interval)
+        counts = (
+            f"**{scores.matches.n} matches** of {scores.n_tokens} tokens; {len(best)} of {len(every)} codes"
+        )
+        assert any(text.value.startswith(counts) for text in app.markdown)
+
+
+def test_a_code_that_was_found_is_opened_from_the_keyboard(page, index):
+    app = page(q="Mary")
+    best = search_regex(index, "Mary").best(2)[1]
+    app.selectbox(key="open").select(f"{best.book}:{best.code}").run()
+    assert not app.exception and code_of(app) == f"{best.book}:{best.code}"
+    button(app, "Search").click().run()
+    assert app.selectbox(key="open").value is None
+
+
+def test_filters_and_order_are_the_librarys(page, index):
+    app = page(q="Mary", sort="precision", recall="0.1", each="1", rows="4", hits_least="2")
+    wanted = search_regex(index, "Mary").best(4, sort="precision", min_recall=0.1, per_book=1, min_hits=2)
+    shown = [row["code"] for row in tables_of(app)["code, precision, P 95 %"]]
+    assert shown == [f"{hit.book}:{hit.code}" for hit in wanted]
+    app.number_input(key="precision").set_value(1.0).run()
+    assert not app.exception
+    app.number_input(key="recall").set_value(1.0).run()
+    assert "No code is that good" in app.info[0].value
+
+
+def test_a_token_on_the_page(page, index):
+    corpus = index.corpus
+    often = np.argsort(-corpus.token_counts)
+    text = next(
+        text
+        for text in (corpus.token_text(int(token)).strip() for token in often)
+        if len(text) > 1 and text.isalpha()
+    )
+    app = page(search="token", token=text)
+    best = search_token(index, text).best(20)
+    rows = tables_of(app)["code, precision, P 95 %"]
+    assert [(row["code"], row["F1"]) for row in rows] == [(f"{h.book}:{h.code}", h.f1) for h in best]
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ({"q": "(" + EVIL}, "unclosed group"),
+        ({"q": r"(a)\1"}, "backreferences are not supported"),
+        ({"search": "token", "token": EVIL}, "is no single token: search it as a regular expression"),
+        ({"search": "prompt", "near": "a b " * 100}, "this page reads at most 128"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_clear_line(page, address, message):
+    app = page(**address)
+    [error] = app.error
+    assert message in unescaped(error.value) and "\n" not in error.value
+    assert not re.search(r"(?<!\\)[<*!]", error.value) and not app.dataframe
+
+
+def test_examples_are_a_click_away(page):
+    app = page()
+    assert not app.dataframe
+    label = r"\b(not|no|never)\b"
+    next(button for button in app.button if unescaped(button.label) == label).click().run()
+    assert app.text_input(key="q").value == label and not app.exception
+    assert app.query_params["q"] in (label, [label])
+
+
+def test_a_code_by_its_name(page, busy):
+    app = page(search="name")
+    app.text_input(key="named").set_value("{}={}".format(*busy)).run()
+    assert app.title[0].value == r"{}\:{}".format(busy[0].replace(".", r"\."), busy[1])
+    assert not app.error
+
+
+def test_contexts_like_a_token_of_a_prompt(page, index, model):
+    prompt = "Mary gave 7 drinks to John"
+    app = page(search="prompt", near=prompt, at="1")
+    codes = prompt_codes(index, model, prompt, position=1)
+    similar = search_similar(index, codes, 15)
+    [strips] = html_of(app)
+    assert [float(score) for score in re.findall(r">(\d\.\d\d)<", strips)] == [
+        pytest.approx(one.score, abs=0.006) for one in similar
+    ]
+    wanted = {(book, int(code)) for book, its in codes.items() for code in its if code >= 0}
+    rows = tables_of(app)["code, tokens, kept"]
+    assert {row["code"] for row in rows} == {f"{book}:{code}" for book, code in wanted}
+    assert [row["tokens"] for row in rows if row["tokens"]] == sorted(
+        row["tokens"] for row in rows if row["tokens"]
+    )
+    # another token of the prompt
+    app.get("button_group")[-1].set_value(0).run()
+    assert app.query_params["at"] in ("0", ["0"]) and html_of(app) != [strips]
