@@ -41,8 +41,6 @@ class Outcome:
     forwards: float
     seconds: float | None
     edges: tuple[EdgeScore, ...] = ()
-    alone: Float[np.ndarray, "layer head"] | None = None
-    """What heads join circuits that run alone by, where that is not ``heads``."""
     edge_forwards: float = 0.0
     """Spent on edges beyond the scores of heads, by methods that score edges only when asked."""
 
@@ -134,9 +132,15 @@ class Runner:
         if self.scores_edges_apart:
             found = load_method(self.method).edges(self.model, self.pool.subset(indices), scores, seed=seed)
             edges, edge_forwards = found.edges, found.cost.forwards
-        return Outcome(
-            scores.heads, scores.cost.forwards, _seconds(scores), edges, scores.alone, edge_forwards
-        )
+        return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), edges, edge_forwards)
+
+    def alone(self, n: int, seed: int, outcome: Outcome) -> tuple[Float[np.ndarray, "layer head"], float]:
+        """What heads join circuits that run alone by, in one cell, and the forwards that this took of its own."""
+        grow = load_method(self.method).alone
+        if grow is None:
+            return outcome.heads, 0.0
+        growth = grow(self.model, self.pool.subset(drawn(seed, n, len(self.pool))))
+        return growth.heads, growth.cost.forwards
 
     @property
     def scores_edges_apart(self) -> bool:
@@ -169,7 +173,7 @@ class Runner:
         ranking = base.rank([row[i] for i in indices], self.config(seed))
         seconds = sum(ranking.seconds.values()) + sum(base.seconds.values()) * len(indices) / len(row)
         forwards = base.forwards_a_pair * len(indices) + ranking.forwards
-        return Outcome(ranking.heads, forwards, seconds, alone=ranking.alone)
+        return Outcome(ranking.heads, forwards, seconds)
 
     def _why_cell_by_cell(self, cell: tuple[int, int]) -> str:
         """Empty where the pool serves."""

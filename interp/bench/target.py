@@ -17,7 +17,9 @@ from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
 from interp.models import Model, describe_model
 from interp.progress import Stage
+from interp.scores import load_method
 from interp.scores.code_edges import CodeEdgesConfig
+from interp.scores.growth import GrowthConfig
 from interp.tasks import load_task
 from interp.tasks.pairs import PromptPairs
 
@@ -74,6 +76,8 @@ class TargetBench:
             path = folder / f"n{n}-seed{seed}.json"
             held_out = len(self.held_out) if self.plan.runs_alone(n, seed) else 0
             settings = {**common, "n": n, "seed": seed, "held_out": held_out}
+            if held_out and runner is not None and load_method(method).alone is not None:
+                settings["alone"] = asdict(GrowthConfig())
             result = read_record(path, settings, self.say)
             if result is None:
                 begin, width = 0.5 + done / len(cells) / 2, 0.5 / len(cells)
@@ -141,14 +145,17 @@ class TargetBench:
             outcome = Outcome(scores, n * self.court.yardstick_forwards(), None)
         else:
             outcome = runner.outcome(n, seed, lambda share: tell(share / 2))
-        faithful = None
+        faithful, alone_forwards = None, 0.0
         if self.plan.runs_alone(n, seed):
-            order = outcome.heads if outcome.alone is None else outcome.alone
+            order = outcome.heads
+            if runner is not None:
+                order, alone_forwards = runner.alone(n, seed, outcome)
             faithful = faithfulness_curves(self.ablator, order, seed=seed).to_dict()
         return {
             "heads": outcome.heads.tolist(),
             "forwards": outcome.forwards,
             "edge_forwards": outcome.edge_forwards,
+            "alone_forwards": alone_forwards,
             "seconds": outcome.seconds,
             "agreement": {
                 judge.name: judge.agreement(outcome.heads) | judge.edge_agreement(outcome.edges)

@@ -14,6 +14,7 @@ from interp.scores.contextual_decomposition import ContextualDecompositionConfig
 from interp.scores.eap import EAPConfig, eap
 from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations
 from interp.scores.flow_routes import FlowRoutesConfig, flow_routes
+from interp.scores.growth import Growth, grow
 from interp.scores.hisp import HISPConfig, hisp
 from interp.scores.mean_difference import MeanDifferenceConfig, mean_difference
 from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
@@ -51,6 +52,9 @@ class Method:
     edges: Callable[..., CodeEdges] | None = None
     """``edges(model, pairs, scores, sites=, seed=, progress=)`` for methods that score edges only when asked, after
     the heads: from their scores of the same pairs."""
+    alone: Callable[..., Growth] | None = None
+    """``alone(model, pairs, progress=)`` for methods that, when asked, order heads anew for circuits that are to do the
+    task by themselves. Others order them by their scores."""
     version: int = 1
     """Raised whenever the same config gives other scores: cells of an older bench are then made again."""
 
@@ -75,6 +79,7 @@ METHODS: dict[str, Method] = {
         "codes propose, exact swaps decide where it is uncertain",
         pooled=codes_pool,
         edges=edges_of_codes,
+        alone=grow,
         version=2,  # all heads half off instead of random heads off
     ),
     "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),

@@ -12,10 +12,9 @@
 
 A head's score is the size that its effect is expected to have, as far as it is above ``threshold`` of the gap
 (:mod:`interp.scores.membership`), with the sign of its effect; and a tenth of the same for its value while others are
-half off, which ranks heads that are no members by themselves and helps where membership is open. That value by itself
-orders circuits that are to do the task alone (``Scores.alone``). p-values come from
-permuted labels: under the null hypothesis clean and corrupt could change places in any pair, which turns the sign of
-its effect.
+half off, which ranks heads that are no members by themselves and helps where membership is open. Circuits that are to
+do the task alone are another question, which :mod:`interp.scores.growth` answers. p-values come from permuted labels:
+under the null hypothesis clean and corrupt could change places in any pair, which turns the sign of its effect.
 
 It misleads where the reference asks another question: it looks for single heads whose swap changes the metric by a
 stated share of the gap, by resampling from the given counterfactual. docs/codes.md says what each step buys.
@@ -135,7 +134,6 @@ def codes(
         provenance=pairs.provenance(),
         codes=role_codes.head_codes(seconds["codes"]),
         probability=ranking.member.probability.reshape(ranking.heads.shape),
-        alone=ranking.alone,
         evidence=evidence,
     )
 
@@ -146,14 +144,12 @@ class Ranking:
 
     Attributes:
         hidden: size of every head's value with others partly off, weighted, in units of the metric.
-        alone: every head's value with others half off; ``None`` where the budget allows no such run.
         forwards: spent on swaps and redundancy, the passes of the base not included.
     """
 
     heads: Float[np.ndarray, "layer head"]
     member: Membership
     hidden: Float[np.ndarray, "layer head"]
-    alone: Float[np.ndarray, "layer head"] | None
     estimates: EffectEstimates
     forwards: float
     seconds: dict[str, float]
@@ -202,7 +198,7 @@ class CodesBase:
         )
         prefix = self.swaps.prefix_cost([indices[row] for row in kept])
         budget = config.budget * len(indices) * (1 - CODES_SHARE) - prefix
-        hidden, alone = self._redundancy([indices[row] for row in kept], budget, gap, config)
+        hidden = self._redundancy([indices[row] for row in kept], budget, gap, config)
         between = time.perf_counter()
         self._swap_uncertain(estimates, indices, budget + spent - self.swaps.forwards)
         member = estimates.membership()
@@ -212,7 +208,6 @@ class CodesBase:
             (np.where(mean < 0, -1.0, 1.0) * size).reshape(shape),
             member,
             hidden,
-            alone,
             estimates,
             prefix + self.swaps.forwards - spent,
             {"redundancy": between - begin, "swaps": time.perf_counter() - between},
@@ -231,12 +226,12 @@ class CodesBase:
 
     def _redundancy(
         self, kept: list[int], budget: float, gap: float, config: CodesConfig
-    ) -> tuple[Float[np.ndarray, "layer head"], Float[np.ndarray, "layer head"] | None]:
-        """``hidden`` and ``alone`` of :class:`Ranking`: as far as the values are expected to be above the threshold.
+    ) -> Float[np.ndarray, "layer head"]:
+        """``hidden`` of :class:`Ranking`: the values as far as they are expected to be above the threshold.
 
-        From as many pairs as the budget allows; zero and ``None`` where that is fewer than two.
+        From as many pairs as the budget allows; zero where that is fewer than two.
         """
-        hidden, alone = np.zeros(self.scorer.heads_.shape[1:]), None
+        hidden = np.zeros(self.scorer.heads_.shape[1:])
         runs = min(PARTIAL_RUNS, len(kept), int(budget / (COST * self.swaps.share(kept))))
         order = np.random.default_rng(config.seed + 1).permutation(kept)[: max(runs, 0)].tolist()
         quarter = round(QUARTER_RUNS * len(order))
@@ -248,14 +243,12 @@ class CodesBase:
             if len(pairs) < 2:
                 continue
             values = self.redundancy.of(pairs, share)
-            if share == HALF_ON:
-                alone = values.mean(0)
             flat = values.reshape(len(pairs), -1)
             variance = moderated_variance(flat) / len(pairs)
             found = membership(flat.mean(0), variance, gap=gap, threshold=config.threshold)
             size = found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean)
             hidden += weight * size.reshape(hidden.shape)
-        return hidden, alone
+        return hidden
 
 
 def _kept(indices: Sequence[int], seed: int) -> list[int]:

@@ -30,13 +30,9 @@ from interp.tasks.pairs import PromptPairs
 
 @runtime_checkable
 class Ranking(Protocol):
-    """Heads scored from some pairs; ``forwards`` and ``seconds`` are what that took beyond the base runs.
-
-    ``alone`` as of :class:`~interp.scores.result.Scores`.
-    """
+    """Heads scored from some pairs; ``forwards`` and ``seconds`` are what that took beyond the base runs."""
 
     heads: Float[np.ndarray, "layer head"]
-    alone: Float[np.ndarray, "layer head"] | None
     forwards: float
     seconds: dict[str, float]
 
@@ -58,7 +54,6 @@ class Ranked:
     """A :class:`Ranking` that took no forward pass."""
 
     heads: Float[np.ndarray, "layer head"]
-    alone: None = None
     forwards: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -13,7 +13,8 @@ do not.
 
 Summed over all heads the values are the derivative of the metric by s, so their integral from 0 to 1 shares out among
 the heads all of what the metric loses when every head is off (Aumann & Shapley 1974, *Values of Non-Atomic Games*), and
-the values at s = ½ are the midpoint rule for it. That is the order for circuits that run alone (docs/codes.md).
+the values at s = ½ are the midpoint rule for it. With some heads on and the others half off they are the same for what
+is lost without the others: :mod:`.growth` builds circuits that run alone of that.
 
 When it misleads: half off, the model is half in the corrupt run, and what matters there may not matter to the task.
 """
@@ -54,7 +55,8 @@ class PartialGradients:
         for run in self.swaps.runs:
             rows = [row for row, index in enumerate(run.indices) if index in missing]
             if rows:
-                values = _partial(self.model, run, rows, share)
+                everywhere = torch.full((len(rows), self.model.cfg.n_layers, self.model.cfg.n_heads), share)
+                values = partial_values(self.model, run, rows, everywhere)
                 self._known |= {
                     (run.indices[row], share): value for row, value in zip(rows, values, strict=True)
                 }
@@ -62,15 +64,20 @@ class PartialGradients:
         return np.stack([self._known[pair, share] for pair in pairs])
 
 
-def _partial(model: Model, run: BaseRun, rows: list[int], share: float) -> np.ndarray:
+def partial_values(
+    model: Model, run: BaseRun, rows: Sequence[int], share: Float[Tensor, "pair layer head"]
+) -> Float[np.ndarray, "pair layer head"]:
+    """Values of every head on the pairs in these rows of a base run, each head holding its own share of its output."""
+    rows = list(rows)
     corrupt = run.corrupt_z[:, rows]
+    shares = share.to(corrupt)[:, :, None, :, None]
     used: list[Tensor] = []
     live: list[Tensor] = []
 
     def mix(layer: int):
         def hook(z: Tensor) -> Tensor:
             live.append(z.detach())
-            used.append(torch.lerp(corrupt[layer].to(z.dtype), z, share))
+            used.append(torch.lerp(corrupt[layer].to(z.dtype), z, shares[:, layer]))
             return used[-1]
 
         return hook

@@ -107,9 +107,6 @@ class Scores:
     """Every head's code on every prompt, where the method read them."""
     probability: Float[np.ndarray, "layer head"] | None = None
     """Probability that each head is a member, where the method says so."""
-    alone: Float[np.ndarray, "layer head"] | None = None
-    """Value of every head in a model whose other heads are partly off, where the method asks for it: the order in which
-    heads join circuits that run alone. Other methods order them by ``heads``."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
     """By site, for the likely members, where the method gathers it."""
 

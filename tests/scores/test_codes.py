@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import end_logits, feed
+from interp.activations.stream import MetricConsumer, end_logits, feed
 from interp.models import Site, load_model
 from interp.models.planted import planted_truth
 from interp.scores.attribution import attribution
@@ -131,9 +131,12 @@ def test_partial_gradients_add_up_to_the_metrics_derivative(family, share, tiny_
 
 def test_arms_of_a_gate_have_a_value_with_others_half_off_and_decoys_have_none():
     model, pairs = _planted("planted-or", 8)
-    found, truth = codes(model, pairs), planted_truth("planted-or")
-    sizes = {str(Site("attn", *head)): abs(found.alone[head]) for head in np.ndindex(found.alone.shape)}
-    gap = (found.metric_clean - found.metric_corrupt).mean()
+    truth, swaps, metrics = planted_truth("planted-or"), Swaps(model, pairs, range(8)), MetricConsumer(8)
+    with swaps:
+        feed(model, pairs, [swaps, metrics])
+    values = PartialGradients(model, swaps).of(range(8), 0.5).mean(0)
+    sizes = {str(Site("attn", *head)): abs(values[head]) for head in np.ndindex(values.shape)}
+    gap = (metrics.metric_[0] - metrics.metric_[1]).mean()
     assert min(sizes[site] for site in truth.heads) > 0.01 * gap
     assert max(size for site, size in sizes.items() if site not in truth.heads) < 1e-3 * gap
 

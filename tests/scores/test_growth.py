@@ -1,0 +1,152 @@
+"""A circuit that was grown does the task alone, and what it says it lacks is what it lacks."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.activations.metric import task_metric
+from interp.activations.stream import MetricConsumer, end_logits, feed
+from interp.evaluation.ablation import Ablator, ablated_metric, all_or_none
+from interp.evaluation.faithfulness import faithfulness_curves
+from interp.models import load_model
+from interp.models.planted import planted_truth
+from interp.models.sites import parse_site
+from interp.models.start import starting_at
+from interp.scores.attribution import attribution
+from interp.scores.growth import POINTS, GrowthConfig, grow, rank_so_that_the_rest_cancels
+from interp.scores.swaps import Swaps
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+from tests.pairs import random_pairs
+from tests.tiny_models import FAMILIES
+
+
+def _planted(name: str, n: int, seed: int = 0):
+    model = load_model(name)
+    return model, load_task(name).sample(model.tokenizer, n, seed)
+
+
+def _share(model, pairs, circuit: np.ndarray) -> float:
+    """What the circuit has of the metric, by running it."""
+    nothing, all_of_it, own = ablated_metric(
+        model, pairs, np.stack([*all_or_none(circuit.shape), circuit])
+    ).mean(1)
+    return float((own - nothing) / (all_of_it - nothing))
+
+
+@pytest.mark.parametrize("name", ["planted-induction", "planted-or", "planted-gates"])
+def test_a_grown_circuit_has_the_planted_heads_and_does_the_task_on_other_prompts(name):
+    """Arms of OR-gates among them, which have no effect by themselves."""
+    model, pairs = _planted(name, 10)
+    truth = {(site.layer, site.head) for site in map(parse_site, planted_truth(name).heads)}
+    n_heads = model.cfg.n_layers * model.cfg.n_heads
+    found = grow(model, pairs, GrowthConfig(fractions=(len(truth) / n_heads + 1e-9, 0.9)))
+    assert found.sizes[0] == len(truth)
+    _, others = _planted(name, 10, seed=1)
+    assert _share(model, others, found.circuit(len(truth))) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, tiny_model):
+    """Heads that are left out are turned on a little more and a little less, the others stay as they are."""
+    model, pairs = tiny_model(family), random_pairs(60, n=3)
+    found = grow(model, pairs, GrowthConfig(fractions=(0.5,)))
+    kept = torch.from_numpy(found.circuit(found.sizes[0]))
+    swaps, metrics = Swaps(model, pairs, range(3)), MetricConsumer(3)
+    with swaps:
+        feed(model, pairs, [swaps, metrics])
+    (run,) = swaps.runs
+
+    points = torch.tensor([POINTS[index] for index in run.indices])
+
+    def metric(more: float) -> float:
+        shares = points[:, None, None] + torch.where(kept, 0.0, more)
+        hooks = {
+            f"blocks.{layer}.attn.hook_z": lambda z, layer=layer: torch.lerp(
+                run.corrupt_z[layer], z, shares[:, None, layer, :, None]
+            )
+            for layer in range(model.cfg.n_layers)
+        }
+        with torch.no_grad(), starting_at(model, 0, run.resid[0]), run.prefix.before(model, [0, 1, 2]):
+            logits = end_logits(model, run.tokens, hooks)
+        return float(task_metric(logits, run.pairs, pairs.metric).double().mean())
+
+    gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
+    slope = (metric(0.01) - metric(-0.01)) / 0.02
+    assert found.left_out[0] * gap == pytest.approx(slope, rel=0.02, abs=1e-4)
+
+
+def test_circuits_are_nested_and_end_with_all_heads():
+    model, pairs = _planted("planted-backup", 6)
+    found = grow(model, pairs)
+    n_heads = found.heads.size
+    assert sorted(np.abs(found.heads).ravel()) == list(range(1, n_heads + 1))
+    circuits = [found.circuit(size) for size in range(n_heads + 1)]
+    assert [circuit.sum() for circuit in circuits] == list(range(n_heads + 1))
+    assert all((small <= large).all() for small, large in zip(circuits, circuits[1:], strict=False))
+    assert found.sizes == tuple(GrowthConfig().sizes(n_heads))
+    # two base passes, the prefix once more, and a forward and a backward a round
+    assert found.cost.forwards <= len(pairs) * (3 + 3 * len(found.sizes))
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=2, max_size=8),
+    st.integers(1, 7),
+)
+def test_no_set_of_the_same_sum_is_smaller(heads, kept):
+    """Of all sets with the sum of the one left out, none has a smaller sum of squares."""
+    mean, noise = (np.array(column) for column in zip(*heads, strict=True))
+    kept, square = min(kept, len(heads)), mean**2 + noise
+    order, left = rank_so_that_the_rest_cancels(mean, square, kept)
+    assert sorted(order) == list(range(len(heads)))
+    out = order[kept:]
+    assert left == pytest.approx(mean[out].sum(), abs=1e-9)
+    sets = [list(chosen) for chosen in combinations(range(len(heads)), len(out))]
+    rivals = [chosen for chosen in sets if abs(mean[chosen].sum() - left) < 1e-12]
+    assert square[out].sum() <= min(square[chosen].sum() for chosen in rivals) + 1e-6
+
+
+def test_heads_that_cancel_are_left_out_and_those_that_vary_are_kept():
+    mean, varies = np.array([1.0, 0.2, 0.2, 0.2, -0.5, 0.0]), np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.5])
+    order, left = rank_so_that_the_rest_cancels(mean, mean**2, 2)
+    assert order[0] == 0 and order[1] in (1, 2, 3) and left == pytest.approx(-0.1)  # not the larger -0.5
+    order, left = rank_so_that_the_rest_cancels(mean, mean**2 + varies, 3)
+    assert {0, 5} < set(order[:3]) and left == pytest.approx(-0.1)
+
+
+def test_bad_input_is_named():
+    model, pairs = _planted("planted-or", 4)
+    with pytest.raises(InputError, match="1 pair: at least 2"):
+        grow(model, pairs.subset([0]))
+    for fractions in ((), (0.0,), (0.5, 1.0)):
+        with pytest.raises(InputError, match="fractions"):
+            GrowthConfig(fractions=fractions)
+    with pytest.raises(InputError, match="none is a whole head"):
+        grow(model, pairs, GrowthConfig(fractions=(1e-6,)))
+    with pytest.raises(InputError, match="size 999"):
+        grow(model, pairs).circuit(999)
+
+
+@pytest.mark.slow
+def test_on_smollm2_a_grown_circuit_is_more_faithful_on_other_prompts_than_the_best_heads_of_attribution():
+    model = load_model("smollm2-135m-instruct")
+    pairs, others = (load_task("ioi").sample(model.tokenizer, 10, seed) for seed in (21, 22))
+    ablator = Ablator(model, others)
+    grown, single = (
+        faithfulness_curves(ablator, scores, sizes=()).cmd
+        for scores in (grow(model, pairs).heads, attribution(model, pairs).heads)
+    )
+    assert grown < 0.75 * single
+
+
+@pytest.mark.slow
+def test_on_smollm2_large_circuits_lack_what_they_are_said_to_lack():
+    model = load_model("smollm2-135m-instruct")
+    pairs = load_task("greater-than").sample(model.tokenizer, 10, 21)
+    found = grow(model, pairs)
+    for size, left in list(zip(found.sizes, found.left_out, strict=True))[-2:]:
+        assert 1 - _share(model, pairs, found.circuit(size)) == pytest.approx(left, abs=0.05)
