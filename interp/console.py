@@ -11,12 +11,15 @@ from rich.text import Text
 from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
+from interp.evaluation.grown import GrownCurve
 from interp.evaluation.recovery import recover
 from interp.models import Model
 from interp.runs import Run
+from interp.scores.growth import Growth
 from interp.tasks.pairs import PromptPair, PromptPairs
 
 REFERENCE_ROWS = 20
+GROWN_SHOWN = 8
 
 
 def _console() -> Console:
@@ -69,6 +72,31 @@ def print_next(
         lines.append(f"{first:<9}interp {shlex.join(words)}    # {why}")
     for line in lines:
         _console().print(Text(line), soft_wrap=True)
+
+
+def print_grown(curve: GrownCurve, growth: Growth, task: str, n_pairs: int) -> None:
+    """Grown circuits by size: what they have on held-out prompts beside what growth expects and random heads have."""
+    console = _console()
+    table = Table(box=None, padding=(0, 1))
+    for name in ("heads", "of the gap", "95 % interval", "expected", "random heads"):
+        table.add_column(name, justify="right")
+    table.add_column("joined")
+    for circuit in curve.circuits:
+        interval = circuit.interval
+        table.add_row(
+            str(circuit.size),
+            f"{circuit.share:.2f}",
+            f"[{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "",
+            f"{circuit.expected:.2f}",
+            f"{circuit.random:.2f}",
+            " ".join(circuit.joined[:GROWN_SHOWN]) + (" …" if len(circuit.joined) > GROWN_SHOWN else ""),
+        )
+    console.print(
+        f"{task}: grown on {n_pairs} pairs ({growth.cost.forwards / n_pairs:.0f} forward passes a pair), "
+        f"all other heads off, on {curve.n_pairs} held-out pairs"
+    )
+    console.print(table)
+    console.print(f"CMD {curve.cmd:.3f} (area between the circuits and the model, all sizes; 0 is best)")
 
 
 def _plain(value: float) -> str:

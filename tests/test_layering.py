@@ -38,6 +38,7 @@ ORDER = (
     "interp.cli_app",
     "interp.cli_bench",
     "interp.cli_codebook",
+    "interp.cli_grow",
     "interp.cli_index",
     "interp.cli_codebook_train",
     "interp.cli_steer",

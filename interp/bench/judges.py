@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.bench.plan import HELD_OUT_SEED, REFERENCE_SEED, Target, drawn
+from interp.bench.plan import REFERENCE_SEED, Target, drawn
 from interp.circuits.measured import THRESHOLD, MeasuredReference
 from interp.circuits.references import Reference, reference_for
 from interp.evaluation.edge_recovery import recover_edges
@@ -18,7 +18,7 @@ from interp.progress import Stage
 from interp.scores.patching import PatchingConfig, patching
 from interp.scores.result import EdgeScore
 from interp.tasks.errors import InputError
-from interp.tasks.pairs import PromptPairs, Task
+from interp.tasks.pairs import Task
 
 AGREEMENT = ("roc_auc", "average_precision", "precision_at_n", "spearman")
 
@@ -156,17 +156,3 @@ def _measure(
     measured.save(path)
     partial.unlink(missing_ok=True)
     return MeasuredReference.load(path)  # as every later run will see it
-
-
-def held_out_pairs(task: Task, model: Model, n: int, pool: PromptPairs) -> PromptPairs:
-    """Pairs that circuits are run on, none of them in the pool.
-
-    Raises:
-        InputError: the task has no others, as a short prompt file.
-    """
-    pairs = task.sample(model.tokenizer, n, HELD_OUT_SEED)
-    seen = {pair.clean_tokens for pair in pool}
-    fresh = [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen]
-    if not fresh:
-        raise InputError(f"task {task.name!r} has no pairs beyond the pool of {len(pool)}: none to hold out")
-    return pairs.subset(fresh)

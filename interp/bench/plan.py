@@ -18,7 +18,7 @@ REFERENCE_METHOD = "patching"
 
 POOL, POOL_SEED = 300, 0
 REFERENCE_PAIRS, REFERENCE_SEED = 200, 1000
-HELD_OUT, HELD_OUT_SEED = 10, 2000
+HELD_OUT = 10
 FAITHFUL_SEEDS = 5
 """Seeds whose circuits from the fewest pairs are run alone (CPR, CMD, f): each costs some twenty forwards of every
 held-out pair."""

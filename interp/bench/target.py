@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from interp.bench.cells import Outcome, Runner, Tell
-from interp.bench.judges import Court, convene, held_out_pairs
+from interp.bench.judges import Court, convene
 from interp.bench.plan import LIMITS, POOL_SEED, SMALL, YARDSTICK, Plan, Target, drawn
 from interp.bench.store import Say, read_record, write_record
 from interp.bench.table import Cell
@@ -21,6 +21,7 @@ from interp.scores import load_method
 from interp.scores.code_edges import CodeEdgesConfig
 from interp.scores.growth import GrowthConfig
 from interp.tasks import load_task
+from interp.tasks.holdout import held_out_pairs
 from interp.tasks.pairs import PromptPairs
 
 RERUNS = 5
@@ -49,7 +50,7 @@ class TargetBench:
         """Sample the pairs, and find or measure the references."""
         task, folder = load_task(target.task), out / target.folder
         pool = task.sample(model.tokenizer, plan.pool, POOL_SEED)
-        held_out = held_out_pairs(task, model, plan.held_out, pool)
+        held_out = held_out_pairs(task, model.tokenizer, plan.held_out, pool)
         n = plan.reference
         court = convene(target, task, model, folder, n=n, batch_size=batch_size, stage=stage)
         return cls(target, plan, model, folder, pool, held_out, court, batch_size, say)

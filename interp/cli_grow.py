@@ -1,0 +1,81 @@
+"""``interp grow``: nested circuits that do a task by themselves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.options import (
+    BatchOption,
+    CounterfactualOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    PairsOption,
+    SeedOption,
+    whole_option,
+)
+
+
+def grow(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="as of interp discover")],
+    model: ModelOption = None,
+    n: PairsOption = None,
+    held_out: Annotated[
+        int, whole_option("--held-out", least=2, help="other pairs that the circuits are run on")
+    ] = 20,
+    seed: SeedOption = 0,
+    counterfactual: CounterfactualOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file to write [default: runs/TASK-grown.json]")
+    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BatchOption = 16,
+) -> None:
+    """Grow circuits that do TASK with all other heads off, and run them on prompts they have not seen.
+
+    Another question than interp discover's, which asks what each head does with all others on. Up to 32 pairs are used.
+    """
+    from interp.discovery import check_counterfactual, default_model
+    from interp.files import check_file, write_json
+    from interp.tasks import load_task
+
+    wanted = load_task(task)
+    check_counterfactual(wanted, counterfactual)
+    path = out or Path("runs") / f"{wanted.name}-grown.json"
+    check_file(path, "--out")
+
+    from dataclasses import asdict
+
+    from interp.console import print_grown
+    from interp.evaluation.ablation import Ablator
+    from interp.evaluation.grown import RANDOM_DRAWS, run_grown
+    from interp.models import describe_model, load_model, parse_device, parse_dtype
+    from interp.progress import bar
+    from interp.scores.growth import MOST_PAIRS, GrowthConfig
+    from interp.scores.growth import grow as grown
+    from interp.tasks.holdout import held_out_pairs
+
+    parse_device(device), parse_dtype(dtype)
+    loaded = load_model(default_model(wanted) if model is None else model, device=device, dtype=dtype)
+    n = min(wanted.default_n if n is None else n, MOST_PAIRS)
+    pairs = wanted.sample(loaded.tokenizer, n, seed, counterfactual)
+    others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
+    config = GrowthConfig(batch_size=batch_size)
+    rounds = len(config.sizes(loaded.cfg.n_layers * loaded.cfg.n_heads))
+    with bar("growing", len(pairs) * (1 + rounds)) as advance:
+        growth = grown(loaded, pairs, config, progress=advance)
+    with bar("circuits alone", (2 + (1 + RANDOM_DRAWS) * rounds) * len(others)) as advance:
+        curve = run_grown(growth, Ablator(loaded, others, batch_size=batch_size), seed=seed, progress=advance)
+    result = {
+        "model": describe_model(loaded),
+        "prompts": pairs.provenance(),
+        "held_out": others.provenance(),
+        "growth": {"config": growth.config, "cost": asdict(growth.cost), "heads": growth.heads.tolist()},
+        **curve.to_json(),
+    }
+    write_json(path, result)
+    print_grown(curve, growth, wanted.name, len(pairs))
+    typer.echo(f"\nsaved    {path}")
+    typer.echo(f"next     interp discover {task}     # what each head does with all others on")

@@ -1,0 +1,125 @@
+"""Grown circuits run alone on prompts that they were not grown on, beside random heads and the method's own scores."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import bootstrap
+
+from interp.activations.stream import Progress
+from interp.evaluation.ablation import Ablator, all_or_none
+from interp.evaluation.faithfulness import faithfulness_curves
+from interp.models import Site
+from interp.scores.growth import Growth
+from interp.tasks.errors import InputError
+
+RANDOM_DRAWS = 5
+
+
+@dataclass(frozen=True)
+class GrownCircuit:
+    """One size.
+
+    Attributes:
+        joined: heads that the next smaller circuit does not have, first joined first.
+        expected: share of the gap that growth says it has.
+        share: what it has on the held-out pairs, f(C) of :mod:`.faithfulness`.
+        interval: 95 % bootstrap interval of ``share`` over those pairs (BCa); ``None`` for one pair.
+        random: mean share of as many random heads.
+    """
+
+    size: int
+    joined: tuple[str, ...]
+    expected: float
+    share: float
+    interval: tuple[float, float] | None
+    random: float
+
+
+@dataclass(frozen=True)
+class GrownCurve:
+    """All sizes, and the area between what they have and what the model has (CMD, 0 is best)."""
+
+    circuits: tuple[GrownCircuit, ...]
+    cmd: float
+    n_pairs: int
+    ablation: str
+
+    def to_json(self) -> dict:
+        """JSON-able values."""
+        return asdict(self)
+
+
+def run_grown(
+    growth: Growth, ablator: Ablator, *, seed: int = 0, progress: Progress | None = None
+) -> GrownCurve:
+    """Run every grown circuit on the ablator's pairs, with all other heads ablated.
+
+    Args:
+        ablator: of held-out pairs.
+        seed: of the random heads and the bootstrap.
+        progress: told how many circuit × pair values have just become known, of
+            (2 + 6 × sizes) × pairs; the curve's own circuits come after that.
+
+    Raises:
+        InputError: the ablator is of another model, or ablating every head leaves the metric as it was.
+    """
+    shape = growth.heads.shape
+    if shape != ablator.shape:
+        raise InputError(f"heads of shape {shape} for a model of shape {ablator.shape}")
+    rng = np.random.default_rng(seed)
+    circuits = [*all_or_none(shape), *map(growth.circuit, growth.sizes)]
+    for size in growth.sizes:
+        for _ in range(RANDOM_DRAWS):
+            chosen = np.zeros(growth.heads.size, dtype=bool)
+            chosen[rng.permutation(growth.heads.size)[:size]] = True
+            circuits.append(chosen.reshape(shape))
+    curves = faithfulness_curves(
+        ablator, growth.heads, sizes=()
+    )  # raises where there is nothing to share out
+    empty, full, *values = ablator.metric(np.stack(circuits), progress=progress)
+    grown, random = values[: len(growth.sizes)], np.array(values[len(growth.sizes) :])
+    random = (random.mean(1) - empty.mean()) / (full.mean() - empty.mean())
+    random = random.reshape(len(growth.sizes), RANDOM_DRAWS).mean(1)
+    before, found = np.zeros(shape, dtype=bool), []
+    for k, size in enumerate(growth.sizes):
+        circuit = growth.circuit(size)
+        joined = sorted(np.argwhere(circuit & ~before), key=lambda head: -abs(growth.heads[tuple(head)]))
+        before = circuit
+        found.append(
+            GrownCircuit(
+                size,
+                tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
+                1 - growth.left_out[k],
+                float(_share(grown[k], empty, full)),
+                _interval(grown[k], empty, full, seed),
+                float(random[k]),
+            )
+        )
+    return GrownCurve(tuple(found), curves.cmd, len(ablator.pairs), ablator.kind)
+
+
+def _share(own, empty, full, axis=-1):
+    """f(C); of many resamples at once along the last axis."""
+    lost = empty.mean(axis)
+    return (own.mean(axis) - lost) / (full.mean(axis) - lost)
+
+
+def _interval(
+    own: Float[np.ndarray, " pair"],
+    empty: Float[np.ndarray, " pair"],
+    full: Float[np.ndarray, " pair"],
+    seed: int,
+) -> tuple[float, float] | None:
+    if len(own) < 2:
+        return None
+    resampled = bootstrap(
+        (own, empty, full),
+        _share,
+        paired=True,
+        vectorized=True,
+        n_resamples=2000,
+        rng=np.random.default_rng(seed),
+    )
+    low, high = resampled.confidence_interval
+    return float(low), float(high)

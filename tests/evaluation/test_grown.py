@@ -1,0 +1,91 @@
+"""A grown circuit is run on other prompts: its shares are those of running it, with an interval and random heads."""
+
+import json
+
+import numpy as np
+import pytest
+
+from interp.evaluation.ablation import Ablator, ablated_metric, all_or_none
+from interp.evaluation.grown import run_grown
+from interp.models import load_model
+from interp.models.planted import planted_truth
+from interp.scores.growth import grow
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+from interp.tasks.holdout import held_out_pairs
+from tests.command_line import run_command
+
+NAME = "planted-inhibition"
+
+
+@pytest.fixture(scope="module")
+def grown():
+    model, task = load_model(NAME), load_task(NAME)
+    pairs = task.sample(model.tokenizer, 8, 0)
+    others = held_out_pairs(task, model.tokenizer, 10, pairs)
+    growth = grow(model, pairs)
+    return model, others, growth, run_grown(growth, Ablator(model, others))
+
+
+def test_shares_are_those_of_running_the_circuit(grown):
+    model, others, growth, curve = grown
+    assert [circuit.size for circuit in curve.circuits] == list(growth.sizes)
+    for circuit in curve.circuits:
+        both = np.stack([*all_or_none(growth.heads.shape), growth.circuit(circuit.size)])
+        empty, full, own = ablated_metric(model, others, both).mean(1)
+        assert circuit.share == pytest.approx((own - empty) / (full - empty))
+        assert circuit.interval[0] - 1e-9 <= circuit.share <= circuit.interval[1] + 1e-9
+
+
+def test_the_written_heads_do_the_task_and_as_many_random_heads_do_not(grown):
+    *_, growth, curve = grown
+    written = set(planted_truth(NAME).heads)
+    joined = [site for circuit in curve.circuits for site in circuit.joined]
+    assert len(joined) == len(set(joined)) == growth.sizes[-1]
+    large = next(circuit for circuit in curve.circuits if circuit.size >= len(written))
+    assert set(joined[: large.size]) == written
+    assert large.share > 0.95 and large.random < 0.6
+
+
+def test_held_out_pairs_are_none_of_the_pool(grown):
+    model, others, *_ = grown
+    task = load_task(NAME)
+    pool = task.sample(model.tokenizer, 8, 0)
+    assert not {pair.clean_tokens for pair in pool} & {pair.clean_tokens for pair in others}
+    with pytest.raises(InputError, match="no pairs beyond the 10 used"):
+        held_out_pairs(task, model.tokenizer, 10, task.sample(model.tokenizer, 10, 2000))
+
+
+def test_another_model_is_refused(grown):
+    growth = grown[2]
+    model = load_model("planted-hydra")
+    pairs = load_task("planted-hydra").sample(model.tokenizer, 3, 0)
+    with pytest.raises(InputError, match="for a model of shape"):
+        run_grown(growth, Ablator(model, pairs))
+
+
+def test_the_command_prints_sizes_and_writes_what_it_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    outcome = run_command(["grow", NAME, "-n", "6", "--held-out", "5"], monkeypatch, capsys)
+    assert outcome.code == 0 and "random heads" in outcome.out and "next     interp discover" in outcome.out
+    found = json.loads((tmp_path / "runs" / f"{NAME}-grown.json").read_text(encoding="utf-8"))
+    assert found["n_pairs"] == 5 and found["prompts"]["n_pairs"] == 6
+    assert {site for circuit in found["circuits"] for site in circuit["joined"]} >= set(
+        planted_truth(NAME).heads
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["grow", "nothing"], "nothing"),
+        (["grow", NAME, "-n", "1"], "1 pair: at least 2"),
+        (["grow", NAME, "--counterfactual", "no"], "no counterfactual 'no'"),
+        (["grow", NAME, "--model", "no-such-model"], "no-such-model"),
+    ],
+)
+def test_a_wrong_word_is_one_line(words, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    outcome = run_command(words, monkeypatch, capsys)
+    assert outcome.code != 0 and named in outcome.error
+    assert not (tmp_path / "runs").exists()
