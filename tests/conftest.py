@@ -22,6 +22,14 @@ from tests.tiny_models import make_tiny  # noqa: E402
 torch.set_num_threads(1)  # two threads on two busy cores are many times slower than one
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n 2 --dist loadgroup``: a file stays in one process, and all that drives Chromium in the same one."""
+    for item in items:
+        group = "browser" if item.get_closest_marker("browser") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     random.seed(0)
