@@ -69,7 +69,7 @@ def discover(
         InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
     chosen = load_method(method)
-    task = load_task(task) if isinstance(task, str) else task
+    task = load_task(task)
     n = task.default_n if n is None else n
     check_settings(
         task,

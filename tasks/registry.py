@@ -31,18 +31,21 @@ def task_names() -> tuple[str, ...]:
     return (*SHIPPED, *planted_task_names())
 
 
-def load_task(spec: str) -> Task:
-    """Return the task that ``spec`` names.
+def load_task(spec: str | Task) -> Task:
+    """Return the task that ``spec`` names, or is.
 
     Args:
         spec: a shipped name (``task_names()``), a prompt file (``.json`` or ``.jsonl``), or a class of one's
             own as ``package.module:ClassName`` or ``path/to/file.py:ClassName``; the class is called without
-            arguments.
+            arguments. Or a task itself, an object of such a class.
 
     Raises:
         InputError: none of these, with the allowed names; or a file or class that is no task, with what it
             lacks.
     """
+    if not isinstance(spec, str):
+        _check_protocol(spec, type(spec).__name__)
+        return spec
     if spec in SHIPPED:
         return SHIPPED[spec]()
     if spec.startswith("planted-"):

@@ -126,3 +126,10 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_with_all(typed, meant)
 def test_an_unknown_planted_name_is_an_input_error():
     with pytest.raises(InputError, match="planted-nonsense"):
         load_task("planted-nonsense")
+
+
+def test_an_object_is_a_task_or_told_what_it_lacks():
+    task = load_task("ioi")
+    assert load_task(task) is task
+    with pytest.raises(InputError, match="object is no task: it lacks name, metric"):
+        load_task(object())
