@@ -31,7 +31,7 @@ def task_names() -> tuple[str, ...]:
     return (*SHIPPED, *planted_task_names())
 
 
-def load_task(spec: str | Task) -> Task:
+def load_task(spec: str | Task | object) -> Task:
     """Return the task that ``spec`` names, or is.
 
     Args:
