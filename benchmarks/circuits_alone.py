@@ -1,0 +1,133 @@
+"""CMD of a finished bench's rankings on more held-out pairs, with intervals over those pairs, too.
+
+    interp bench --tasks ioi --methods codes,eap-ig,attribution --pairs 10 --seeds 5 --out bench-ioi
+    python benchmarks/circuits_alone.py bench-ioi [--held-out 40] [--out FILE]
+
+``interp bench`` runs circuits on ten held-out pairs and takes its intervals over seeds, the draws of the pairs that
+circuits were found from; which ten prompts they are run on counts for as much. Here the rankings that the bench has
+kept (and circuits grown from the same pairs, where a method grows them) are run on more, and both are resampled.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.integrate import trapezoid
+
+from interp.bench.plan import POOL, POOL_SEED, drawn
+from interp.evaluation.ablation import Ablator, all_or_none
+from interp.evaluation.faithfulness import GRID
+from interp.evaluation.stability import best_heads
+from interp.files import write_json
+from interp.models import load_model
+from interp.progress import bar
+from interp.scores import load_method
+from interp.tasks import load_task
+from interp.tasks.errors import InputError
+from interp.tasks.holdout import held_out_pairs
+
+N_BOOT = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bench", type=Path, help="folder that interp bench wrote, of one task")
+    parser.add_argument("--held-out", type=int, default=40)
+    parser.add_argument("--against", default="codes")
+    parser.add_argument("--out", type=Path, help="JSON file [default: BENCH/circuits-alone.json]")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    plan = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
+    if len(plan["tasks"]) != 1 or len(plan["models"]) != 1:
+        raise InputError(f"{args.bench} is of the tasks {', '.join(plan['tasks'])}: one at a time")
+    task, model, n = load_task(plan["tasks"][0]), load_model(plan["models"][0]), min(plan["pairs"])
+    pool = task.sample(model.tokenizer, plan.get("pool", POOL), POOL_SEED)
+    others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
+    rankings = _rankings(args.bench, n, model, pool)
+    counts = [int(share * model.cfg.n_layers * model.cfg.n_heads) for share in GRID]
+    shape = (model.cfg.n_layers, model.cfg.n_heads)
+    ablator = Ablator(model, others)
+    values: dict[str, list[np.ndarray]] = {}
+    cells = [(method, seed, heads) for method, found in rankings.items() for seed, heads in found.items()]
+    with bar("circuits alone", len(cells) * (2 + len(counts)) * len(others)) as advance:
+        for method, seed, heads in cells:
+            circuits = [best_heads(heads, count, seed=seed) for count in counts]
+            found = ablator.metric(np.stack([*all_or_none(shape), *circuits]), progress=advance)
+            values.setdefault(method, []).append(found)
+    result = _compare({key: np.array(found) for key, found in values.items()}, args.against)
+    result |= {"task": task.name, "pairs": n, "held_out": len(others), "grid": GRID, "counts": counts}
+    write_json(args.out or args.bench / "circuits-alone.json", result)
+    _print(result, args.against)
+
+
+def _rankings(bench: Path, n: int, model, pool) -> dict[str, dict[int, np.ndarray]]:
+    """By method and seed; grown anew where the method grows circuits."""
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for path in sorted(bench.glob(f"*/*/n{n}-seed*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        if not cell["settings"]["held_out"]:
+            continue
+        method, seed = path.parent.name, cell["settings"]["seed"]
+        heads = np.array(cell["result"]["heads"])
+        grow = None if method == "yardstick" else load_method(method).alone
+        if grow is not None:
+            heads = grow(model, pool.subset(drawn(seed, n, len(pool)))).heads
+        found.setdefault(method, {})[seed] = heads
+    if not found:
+        raise InputError(f"{bench} holds no circuits that were run alone from {n} pairs")
+    return found
+
+
+def _cmd(values: np.ndarray) -> np.ndarray:
+    """[..., seed, 2 + size, pair] -> CMD, mean over seeds."""
+    means = values.mean(-1)
+    empty, full = means[..., :1], means[..., 1:2]
+    share = (means[..., 2:] - empty) / (full - empty)
+    return trapezoid(np.abs(1 - share), GRID, axis=-1).mean(-1)
+
+
+def _compare(values: dict[str, np.ndarray], against: str) -> dict:
+    rng = np.random.default_rng(0)
+    seeds, _, pairs = values[against].shape
+    boots: dict[str, list[float]] = {method: [] for method in values}
+    for _ in range(N_BOOT):
+        some, rows = rng.integers(seeds, size=seeds), rng.integers(pairs, size=pairs)
+        for method, found in values.items():
+            boots[method].append(float(_cmd(found[some][:, :, rows])))
+    methods = {}
+    for method, found in values.items():
+        difference = np.array(boots[against]) - np.array(boots[method])
+        by_seed = [float(_cmd(found[[seed]])) for seed in range(seeds)]
+        methods[method] = {
+            "cmd": float(_cmd(found)),
+            "interval": np.percentile(boots[method], [2.5, 97.5]).tolist(),
+            "by_seed": by_seed,
+            "less": float(_cmd(values[against]) - _cmd(found)),
+            "less_interval": np.percentile(difference, [2.5, 97.5]).tolist(),
+        }
+    return {"methods": methods, "against": against}
+
+
+def _print(result: dict, against: str) -> None:
+    table = Table("order of heads", "CMD", "95 %", "seeds", f"{against} less it", "95 %", box=None)
+    for method, found in sorted(result["methods"].items(), key=lambda item: item[1]["cmd"]):
+        table.add_row(
+            method,
+            f"{found['cmd']:.3f}",
+            "[{:.3f}, {:.3f}]".format(*found["interval"]),
+            f"{min(found['by_seed']):.3f}–{max(found['by_seed']):.3f}",
+            "" if method == against else f"{found['less']:+.3f}",
+            "" if method == against else "[{:+.3f}, {:+.3f}]".format(*found["less_interval"]),
+        )
+    console = Console(width=110, highlight=False)
+    console.print(f"{result['task']}: found from {result['pairs']} pairs, run on {result['held_out']} others")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
