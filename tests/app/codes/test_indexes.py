@@ -26,8 +26,8 @@ def test_without_an_index_it_offers_to_build_one(page, tmp_path):
 def _built(app):
     """The page once the build behind it has ended."""
     until = time.monotonic() + 60
-    while code_build.running() is not None and time.monotonic() < until:
-        code_build.running().join(1)
+    while (build := code_build.running()) is not None and time.monotonic() < until:
+        build.join(1)
     return app.run()
 
 
