@@ -24,7 +24,8 @@ class Recipe:
         lr_codes: of the codes at the height of the second.
         warmup: steps at the beginning of each part in which the rate rises.
         decay_share: of each part, at its end, in which the rate falls: to a tenth before the codebooks, then to 0.
-        commitment: weight of |x − stopgrad(code)|², which holds activations near their codes; not in the publication.
+        commitment: weight of the share of |x|² that codes leave unexplained, which holds activations near them; not in
+            the publication.
         replace_every: steps between replacements of dead codes.
         replace_until: share of the second part after which codes are left alone.
         fit_sequences: that k-means sees.
@@ -42,7 +43,7 @@ class Recipe:
     lr_codes: float = 5e-3
     warmup: int = 200
     decay_share: float = 0.3
-    commitment: float = 0.02
+    commitment: float = 0.1
     replace_every: int = 500
     replace_until: float = 0.5
     fit_sequences: int = 256
