@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy.integrate import trapezoid
 
 from interp.bench.plan import POOL, POOL_SEED, drawn
 from interp.evaluation.ablation import Ablator, all_or_none
-from interp.evaluation.faithfulness import GRID
+from interp.evaluation.faithfulness import GRID, area_to_the_model
 from interp.evaluation.stability import best_heads
 from interp.files import write_json
 from interp.models import load_model
@@ -88,7 +87,7 @@ def _cmd(values: np.ndarray) -> np.ndarray:
     means = values.mean(-1)
     empty, full = means[..., :1], means[..., 1:2]
     share = (means[..., 2:] - empty) / (full - empty)
-    return trapezoid(np.abs(1 - share), GRID, axis=-1).mean(-1)
+    return area_to_the_model(share).mean(-1)
 
 
 def _compare(values: dict[str, np.ndarray], against: str) -> dict:

@@ -72,11 +72,6 @@ def _root(
     pass
 
 
-def _file_name(text: str) -> str:
-    """A task or model as part of a file's name: of a path its last part without the ending."""
-    return Path(text).stem if Path(text).suffix in (".json", ".jsonl", ".gguf") else text.replace("/", "-")
-
-
 @app.command()
 def discover(
     task: Annotated[
@@ -120,7 +115,7 @@ def discover(
     from interp.tasks import PromptFile, load_task
 
     wanted, to_stdout = load_task(task), str(json_file) == "-"
-    folder = out or _default_folder(wanted.name, model, method)
+    folder = out or default_folder(wanted.name, model, method)
     check_destination(folder)
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json")
@@ -160,13 +155,7 @@ def discover(
         write_json(json_file, found.result)
     print_members(found)
     other = "attribution" if method == "overlap" else "overlap"
-    print_next(folder, task, model, other, _default_folder(wanted.name, model, other), replaced=replaced)
-
-
-def _default_folder(task: str, model: str | None, method: str) -> Path:
-    """A model that was named is part of the name, so that no run replaces another model's."""
-    named = [] if model in (None, DEFAULT_MODEL, task) else [_file_name(model)]
-    return Path("runs") / "-".join([_file_name(task), *named, _file_name(method)])
+    print_next(folder, task, model, other, default_folder(wanted.name, model, other), replaced=replaced)
 
 
 @app.command()
@@ -212,7 +201,7 @@ def reference(
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
-    name = f"measured-{_file_name(wanted.name)}-{_file_name(spec)}.safetensors"
+    name = f"measured-{file_name(wanted.name)}-{file_name(spec)}.safetensors"
     path = out or Path("references") / name
     check_file(path, "--out")
     parse_device(device), parse_dtype(dtype)

@@ -1,5 +1,6 @@
 """``interp grow``: nested circuits that do a task by themselves."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from interp.options import (
     ModelOption,
     PairsOption,
     SeedOption,
+    default_folder,
     whole_option,
 )
 
@@ -43,14 +45,14 @@ def grow(
 
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
-    path = out or Path("runs") / f"{wanted.name}-grown.json"
+    path = out or Path(f"{default_folder(wanted.name, model, 'grown')}.json")
     check_file(path, "--out")
 
     from dataclasses import asdict
 
     from interp.console import print_grown
     from interp.evaluation.ablation import Ablator
-    from interp.evaluation.grown import RANDOM_DRAWS, run_grown
+    from interp.evaluation.grown import n_circuits, run_grown
     from interp.models import describe_model, load_model, parse_device, parse_dtype
     from interp.progress import bar
     from interp.scores.growth import MOST_PAIRS, GrowthConfig
@@ -66,7 +68,7 @@ def grow(
     rounds = len(config.sizes(loaded.cfg.n_layers * loaded.cfg.n_heads))
     with bar("growing", len(pairs) * (1 + rounds)) as advance:
         growth = grown(loaded, pairs, config, progress=advance)
-    with bar("circuits alone", (2 + (1 + RANDOM_DRAWS) * rounds) * len(others)) as advance:
+    with bar("circuits alone", n_circuits(growth) * len(others)) as advance:
         curve = run_grown(growth, Ablator(loaded, others, batch_size=batch_size), seed=seed, progress=advance)
     result = {
         "model": describe_model(loaded),
@@ -78,4 +80,6 @@ def grow(
     write_json(path, result)
     print_grown(curve, growth, wanted.name, len(pairs))
     typer.echo(f"\nsaved    {path}")
-    typer.echo(f"next     interp discover {task}     # what each head does with all others on")
+    named = [] if model is None else ["--model", model]
+    command = shlex.join(["interp", "discover", task, *named])
+    typer.echo(f"next     {command}     # what each head does with all others on")

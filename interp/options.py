@@ -81,6 +81,17 @@ def key_values(texts: list[str]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
+def file_name(text: str) -> str:
+    """A task or model as part of a file's name: of a path its last part without the ending."""
+    return Path(text).stem if Path(text).suffix in (".json", ".jsonl", ".gguf") else text.replace("/", "-")
+
+
+def default_folder(task: str, model: str | None, method: str) -> Path:
+    """A model that was named is part of the name, so that no run replaces another model's."""
+    named = [] if model in (None, DEFAULT_MODEL, task) else [file_name(model)]
+    return Path("runs") / "-".join([file_name(task), *named, file_name(method)])
+
+
 def whole_option(*names: str, least: int, most: int | None = None, help: str):
     return typer.Option(*names, parser=whole(least, most), metavar="INTEGER", help=help)
 

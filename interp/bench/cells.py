@@ -22,6 +22,7 @@ from interp.bench.store import Say, read_record, write_record
 from interp.files import atomic_path
 from interp.models import Model
 from interp.scores import Scores, load_method, method_config
+from interp.scores.growth import GrowthConfig
 from interp.scores.result import EdgeScore
 from interp.tasks.pairs import PromptPairs
 
@@ -139,7 +140,8 @@ class Runner:
         grow = load_method(self.method).alone
         if grow is None:
             return outcome.heads, 0.0
-        growth = grow(self.model, self.pool.subset(drawn(seed, n, len(self.pool))))
+        pairs = self.pool.subset(drawn(seed, n, len(self.pool)))
+        growth = grow(self.model, pairs, GrowthConfig(batch_size=self.batch_size))
         return growth.heads, growth.cost.forwards
 
     @property

@@ -86,7 +86,7 @@ def faithfulness_curves(
     by_sign = [best_heads(scores, size, signed=True, seed=seed) for size in counts]
     circuits = np.stack([*all_or_none(scores.shape), *by_sign, *by_size])
     empty, full, *values = ablator.metric(circuits).mean(1)
-    f = _shares(np.array(values), empty, full)
+    f = shares_of_gap(np.array(values), empty, full)
     f_signed, f_absolute, rest = f[: len(grid)], f[len(grid) : 2 * len(grid)], f[2 * len(grid) :]
     at = dict(zip(fitting, rest.tolist(), strict=True))
     return Curves(
@@ -96,7 +96,7 @@ def faithfulness_curves(
         f_absolute=tuple(f_absolute.tolist()),
         f_at={size: at.get(size) for size in sizes},
         cpr=float(trapezoid(f_signed, grid)),
-        cmd=float(trapezoid(np.abs(1 - f_absolute), grid)),
+        cmd=float(area_to_the_model(f_absolute, grid)),
         metric_full=float(full),
         metric_empty=float(empty),
         ablation=ablator.kind,
@@ -105,7 +105,19 @@ def faithfulness_curves(
     )
 
 
-def _shares(values: Float[np.ndarray, " circuit"], empty: float, full: float) -> np.ndarray:
+def area_to_the_model(
+    f_absolute: Float[np.ndarray, "*circuits fraction"], grid: tuple[float, ...] = GRID
+) -> np.ndarray | np.floating:
+    """CMD: the area of |1 − f| over the fractions of the grid, [*circuits]."""
+    return trapezoid(np.abs(1 - f_absolute), grid, axis=-1)
+
+
+def shares_of_gap(values: Float[np.ndarray, " circuit"], empty: float, full: float) -> np.ndarray:
+    """f of circuits whose mean metric is given.
+
+    Raises:
+        InputError: nothing lies between no head and all heads.
+    """
     if abs(full - empty) < 1e-6 * max(abs(full), abs(empty), 1e-12):
         raise InputError(
             f"the metric is {full:.3g} with every head and {empty:.3g} with none: there is nothing to share out"
@@ -132,7 +144,7 @@ def faithfulness(ablator: Ablator, circuit: Bool[np.ndarray, "layer head"]) -> F
     """
     both = np.stack([*all_or_none(circuit.shape), circuit])
     empty, full, alone = (float(value) for value in ablator.metric(both).mean(1))
-    share = _shares(np.array([alone]), empty, full)[0]
+    share = shares_of_gap(np.array([alone]), empty, full)[0]
     return Faithfulness(abs(full - alone), float(share), full, alone, empty)
 
 

@@ -8,12 +8,17 @@ from scipy.stats import bootstrap
 
 from interp.activations.stream import Progress
 from interp.evaluation.ablation import Ablator, all_or_none
-from interp.evaluation.faithfulness import faithfulness_curves
+from interp.evaluation.faithfulness import GRID, area_to_the_model, shares_of_gap
 from interp.models import Site
 from interp.scores.growth import Growth
 from interp.tasks.errors import InputError
 
 RANDOM_DRAWS = 5
+
+
+def n_circuits(growth: Growth) -> int:
+    """How many circuits :func:`run_grown` runs, those counted that it is asked for twice."""
+    return 2 + len(GRID) + (1 + RANDOM_DRAWS) * len(growth.sizes)
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,7 @@ def run_grown(
     Args:
         ablator: of held-out pairs.
         seed: of the random heads and the bootstrap.
-        progress: told how many circuit × pair values have just become known, of
-            (2 + 6 × sizes) × pairs; the curve's own circuits come after that.
+        progress: told how many circuit × pair values have just become known, of :func:`n_circuits` × pairs.
 
     Raises:
         InputError: the ablator is of another model, or ablating every head leaves the metric as it was.
@@ -68,18 +72,17 @@ def run_grown(
     if shape != ablator.shape:
         raise InputError(f"heads of shape {shape} for a model of shape {ablator.shape}")
     rng = np.random.default_rng(seed)
-    circuits = [*all_or_none(shape), *map(growth.circuit, growth.sizes)]
+    fractions = [int(share * growth.heads.size) for share in GRID]
+    circuits = [*all_or_none(shape), *map(growth.circuit, (*growth.sizes, *fractions))]
     for size in growth.sizes:
         for _ in range(RANDOM_DRAWS):
             chosen = np.zeros(growth.heads.size, dtype=bool)
             chosen[rng.permutation(growth.heads.size)[:size]] = True
             circuits.append(chosen.reshape(shape))
-    curves = faithfulness_curves(
-        ablator, growth.heads, sizes=()
-    )  # raises where there is nothing to share out
+    # one call: it runs a circuit once that is asked for twice
     empty, full, *values = ablator.metric(np.stack(circuits), progress=progress)
-    grown, random = values[: len(growth.sizes)], np.array(values[len(growth.sizes) :])
-    random = (random.mean(1) - empty.mean()) / (full.mean() - empty.mean())
+    f = shares_of_gap(np.array(values).mean(1), float(empty.mean()), float(full.mean()))
+    grown, by_fraction, random = np.split(f, [len(growth.sizes), len(growth.sizes) + len(GRID)])
     random = random.reshape(len(growth.sizes), RANDOM_DRAWS).mean(1)
     before, found = np.zeros(shape, dtype=bool), []
     for k, size in enumerate(growth.sizes):
@@ -91,12 +94,12 @@ def run_grown(
                 size,
                 tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
                 1 - growth.left_out[k],
-                float(_share(grown[k], empty, full)),
-                _interval(grown[k], empty, full, seed),
+                float(grown[k]),
+                _interval(values[k], empty, full, seed),
                 float(random[k]),
             )
         )
-    return GrownCurve(tuple(found), curves.cmd, len(ablator.pairs), ablator.kind)
+    return GrownCurve(tuple(found), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
 
 
 def _share(own, empty, full, axis=-1):

@@ -53,8 +53,8 @@ class Method:
     """``edges(model, pairs, scores, sites=, seed=, progress=)`` for methods that score edges only when asked, after
     the heads: from their scores of the same pairs."""
     alone: Callable[..., Growth] | None = None
-    """``alone(model, pairs, progress=)`` for methods that, when asked, order heads anew for circuits that are to do the
-    task by themselves. Others order them by their scores."""
+    """``alone(model, pairs, config, progress=)`` for methods that, when asked, order heads anew for circuits that are
+    to do the task by themselves. Others order them by their scores."""
     version: int = 1
     """Raised whenever the same config gives other scores: cells of an older bench are then made again."""
 

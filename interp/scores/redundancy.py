@@ -77,7 +77,7 @@ def partial_values(
     def mix(layer: int):
         def hook(z: Tensor) -> Tensor:
             live.append(z.detach())
-            used.append(torch.lerp(corrupt[layer].to(z.dtype), z, shares[:, layer]))
+            used.append(torch.lerp(corrupt[layer].to(z.dtype), z, shares[:, layer].to(z.dtype)))
             return used[-1]
 
         return hook

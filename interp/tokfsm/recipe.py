@@ -24,8 +24,8 @@ class Recipe:
         lr_codes: of the codes at the height of the second.
         warmup: steps at the beginning of each part in which the rate rises.
         decay_share: of each part, at its end, in which the rate falls: to a tenth before the codebooks, then to 0.
-        commitment: weight of the share of |x|² that codes leave unexplained, which holds activations near them; not in
-            the publication.
+        commitment: weight of the share of the activations' spread that codes leave unexplained, which holds
+            activations near them; not in the publication.
         replace_every: steps between replacements of dead codes.
         replace_until: share of the second part after which codes are left alone.
         fit_sequences: that k-means sees.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from interp.evaluation.ablation import Ablator, ablated_metric, all_or_none
-from interp.evaluation.grown import run_grown
+from interp.evaluation.faithfulness import faithfulness_curves
+from interp.evaluation.grown import n_circuits, run_grown
 from interp.models import load_model
 from interp.models.planted import planted_truth
 from interp.scores.growth import grow
@@ -73,6 +74,25 @@ def test_the_command_prints_sizes_and_writes_what_it_found(tmp_path, monkeypatch
     assert {site for circuit in found["circuits"] for site in circuit["joined"]} >= set(
         planted_truth(NAME).heads
     )
+
+
+def test_another_models_circuits_do_not_replace_the_tasks_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["grow", NAME, "-n", "4", "--held-out", "3"]
+    for more in ([], ["--model", "planted-backup"]):
+        outcome = run_command([*words, *more], monkeypatch, capsys)
+        assert outcome.code == 0 and " ".join(["next     interp discover", NAME, *more]) in outcome.out
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert names == [f"{NAME}-grown.json", f"{NAME}-planted-backup-grown.json"]
+
+
+def test_cmd_is_that_of_the_curves_and_progress_ends_where_it_is_said_to(grown):
+    model, others, growth, curve = grown
+    done = []
+    again = run_grown(growth, Ablator(model, others), progress=done.append)
+    assert sum(done) == n_circuits(growth) * len(others) and again == curve
+    curves = faithfulness_curves(Ablator(model, others), growth.heads, sizes=())
+    assert curve.cmd == pytest.approx(curves.cmd, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from interp.bottlenecks.attach import attach
 from interp.models import load_model
 from interp.models.neox import Cache, NeoX
 from interp.tasks.errors import InputError
-from interp.tokfsm.coded import Books
+from interp.tokfsm.coded import Books, unexplained
 from interp.tokfsm.data import BOS, generator_of, make_machine, sequences
 from interp.tokfsm.folder import save
 from interp.tokfsm.recipe import Recipe, recipe
@@ -81,6 +81,16 @@ def test_dead_codes_are_replaced_and_forgotten_by_the_optimizer(tiny):
     moments = training.optimizer.state[book.codes]
     assert (moments["exp_avg"][0, :5] == 0).all() and (moments["exp_avg_sq"][0, :5] == 0).all()
     assert (moments["exp_avg"][0, 5:] != 0).any()
+
+
+def test_the_pull_to_codes_does_not_grow_with_the_activations():
+    """Squared distances do, and drowned the language model's gradient at ``cpu`` scale."""
+    x, codes = torch.randn(4, 7, 8, requires_grad=True), torch.randn(4, 7, 8)
+    small, large = unexplained(x, codes), unexplained(100 * x, 100 * codes)
+    assert large.item() == pytest.approx(small.item(), rel=1e-4)
+    (gradient,) = torch.autograd.grad(small, x)
+    spread = (x.detach().flatten(0, 1) - x.detach().flatten(0, 1).mean(0)).square().sum()
+    torch.testing.assert_close(gradient, 2 * (x.detach() - codes) / spread)
 
 
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tiny, tmp_path):
