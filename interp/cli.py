@@ -27,6 +27,8 @@ from interp.options import (
     ModelOption,
     PairsOption,
     SeedOption,
+    default_folder,
+    file_name,
     key_values,
     share,
     whole_option,
