@@ -1,14 +1,13 @@
 """Steering towards seven topics by codes, against its controls, at equal perplexity.
 
-    python benchmarks/steering.py [--codebooks DIR] [--topics fire,baby] [--n 200] [--tokens 60] [--out FILE]
+    python benchmarks/steering.py [--topics fire,baby] [--n 200] [--tokens 60] [--out benchmarks/results/steering]
 
-Every cell is one arm at one dose (``interp/evaluation/steering.py``); all are kept in the JSON file, and a killed run
-goes on from there. Codes are found from the topic's texts; prompts hold no topic. The wrong topic of a topic is the
-next one of the list, whose cells are counted for its words: at least two topics are needed for that arm.
+Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
+topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
+no topic. A cell of 200 texts of 60 tokens takes five to seven minutes of one core, its dose included.
 """
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,143 +15,125 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from interp.bench.store import read_record, write_record
 from interp.bottlenecks.book_folder import load_codebooks
-from interp.evaluation.steering import ARMS, Cell, SteeringConfig, at_perplexity, measure, plan_arms
+from interp.evaluation.steering import (
+    ARMS,
+    BASE,
+    WRONG,
+    Cell,
+    MeanRate,
+    SteeringConfig,
+    mean_rate,
+    measure,
+    plan_arms,
+)
 from interp.evaluation.steering_vectors import site_means
-from interp.files import write_json
-from interp.models import describe_model, load_model
+from interp.models import load_model
 from interp.progress import bar
-from interp.steering import find_codes, load_topic, topic_names
-from interp.tasks.errors import InputError
+from interp.steering import Topic, find_codes, load_topic, topic_names
 
-TIMES_BASE = (1.25, 1.5, 2.0, 3.0)
-"""Perplexities at which arms are compared, as multiples of the base's."""
+OUT = Path(__file__).parent / "results" / "steering"
+console = Console(width=140, highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--codebooks", type=Path, help="folder [default: those of the package]")
-    parser.add_argument("--k", type=int, default=1, help="codes per vector")
-    parser.add_argument("--topics", default=",".join(topic_names()))
+    parser.add_argument("--topics", default=",".join(topic_names()), help="to run; words of all are counted")
     parser.add_argument("--by", default="effect", help="effect or detection")
-    parser.add_argument("--out", type=Path, default=Path("steering.json"))
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    numbers = {"n": int, "n_tokens": int, "layer": int, "share": float, "seed": int, "batch_size": int}
+    numbers = {"n": int, "n_tokens": int, "n_codes": int, "times": float, "temperature": float, "seed": int}
     for name, kind in numbers.items():
-        default = getattr(SteeringConfig, name)
-        parser.add_argument(
-            "--tokens" if name == "n_tokens" else f"--{name}", dest=name, type=kind, default=default
-        )
-    parser.add_argument("--heads", default=",".join(map(str, SteeringConfig.heads)))
-    parser.add_argument("--scales", default=",".join(map(str, SteeringConfig.scales)))
+        flag = "tokens" if name == "n_tokens" else name.replace("_", "-")
+        parser.add_argument(f"--{flag}", dest=name, type=kind, default=getattr(SteeringConfig, name))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    config = SteeringConfig(
-        heads=tuple(map(int, given.heads.split(","))),
-        scales=tuple(map(float, given.scales.split(","))),
-        **{name: getattr(given, name) for name in numbers},
-    )
-    topics = [load_topic(name) for name in given.topics.split(",")]
+    config = SteeringConfig(**{name: getattr(given, name) for name in numbers})
+    settings = {"codebooks": str(given.codebooks), "by": given.by, "config": asdict(config)}
+    topics = [load_topic(name) for name in topic_names()]
+    wanted = [load_topic(name) for name in given.topics.split(",")]
+    missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in ARMS)]
+    if missing or _read(given.out, settings, None, BASE) is None:
+        _run(missing, topics, config, settings, given)
+    _print(topics, config, settings, given.out)
+
+
+def _run(
+    missing: list[Topic],
+    topics: list[Topic],
+    config: SteeringConfig,
+    settings: dict,
+    given: argparse.Namespace,
+) -> None:
     model = load_model()
-    books = load_codebooks(given.codebooks, model, k=given.k)
-    # as JSON has it, so that it can be compared with what is stored
-    settings = json.loads(
-        json.dumps(
-            {
-                "model": describe_model(model)["spec"],
-                "codebooks": str(given.codebooks),
-                "k": given.k,
-                "by": given.by,
-                "config": {key: value for key, value in asdict(config).items() if key != "batch_size"},
-                "batch_size": config.batch_size,
-                "topics": [topic.name for topic in topics],
-            }
-        )
-    )
-    result = _begun(given.out, settings)
-    done = {(cell["arm"], cell["topic"], cell["dose"]) for cell in result["cells"]}
-
-    def keep(cell: Cell) -> None:
-        result["cells"].append(cell.to_json())
-        write_json(given.out, result)
-
+    books = load_codebooks(given.codebooks, model)
     layer = model.cfg.n_layers // 2 if config.layer is None else config.layer
-    per_topic = 3 * len(config.heads) + 3 * len(config.scales)
-    with bar("texts", 1 + per_topic * len(topics)) as progress:
-        if ("base", None, 0) not in done:
-            keep(measure(model, topics, config))
+    with bar("cells", 1 + len(ARMS) * len(missing)) as progress:
+        base = _read(given.out, settings, None, BASE)
+        if base is None:
+            base = measure(model, topics, config)
+            write_record(_path(given.out, None, BASE), settings, base.to_json())
         progress(1)
-        for topic in topics:
+        for topic in missing:
             found = find_codes(model, books, topic.positive, topic.negative, by=given.by, seed=config.seed)
-            result["found"][topic.name] = found.to_json()
             means = site_means(model, [*books, f"r{layer}"], topic.positive, topic.negative)
-            for arm, dose, with_books, edits in plan_arms(model, books, found, means, config):
-                if (arm, topic.name, dose) not in done:
-                    keep(measure(model, topics, config, arm, topic.name, dose, with_books, edits))
+            for arm in plan_arms(model, books, found, means, config):
+                if _read(given.out, settings, topic, arm.name) is None:
+                    cell = measure(model, topics, config, arm=arm, topic=topic.name, base=base.perplexity)
+                    write_record(_path(given.out, topic, arm.name), settings, cell.to_json())
                 progress(1)
-    _print(result)
 
 
-def _begun(path: Path, settings: dict) -> dict:
-    """What an earlier run of the same settings has left."""
-    if not path.exists():
-        return {"settings": settings, "found": {}, "cells": []}
-    result = json.loads(path.read_text(encoding="utf-8"))
-    if result["settings"] != settings:
-        raise InputError(f"{path} holds a run of other settings: name another file with --out")
-    return result
+def _path(out: Path, topic: Topic | None, arm: str) -> Path:
+    return out / f"{topic.name if topic else 'all'}--{arm.replace(', ', '-').replace(' ', '-')}.json"
 
 
-def _print(result: dict) -> None:
-    cells = [Cell(**cell) for cell in result["cells"]]
-    topics = result["settings"]["topics"]
-    (base,) = (cell for cell in cells if cell.arm == "base")
-    console = Console(width=130, highlight=False)
+def _read(out: Path, settings: dict, topic: Topic | None, arm: str) -> Cell | None:
+    kept = read_record(_path(out, topic, arm), settings, console.print)
+    return None if kept is None else Cell(**kept)
+
+
+def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Path) -> None:
+    cells = {(t.name, arm): _read(out, settings, t, arm) for t in topics for arm in ARMS}
+    base = _read(out, settings, None, BASE)
     every = Table("topic", "arm", "dose", "rate", "95 %", "perplexity", "distinct-2", box=None)
     for number, topic in enumerate(topics):
-        wrong = topics[(number + 1) % len(topics)]
-        every.add_row(topic, "base", "", *_numbers(base, topic))
-        for arm in ARMS[1:]:
-            for cell in _cells(cells, arm, topic, wrong):
-                every.add_row(topic, arm, f"{cell.dose:g}", *_numbers(cell, topic))
-    console.print(every)
-
-    table = Table("arm", *(f"{times:g} × base" for times in TIMES_BASE), box=None)
-    table.title = f"mean rate over topics at a perplexity of so many times the base's {base.perplexity:.1f}"
-    for arm in ARMS[1:]:
-        row = []
-        for times in TIMES_BASE:
-            rates = [
-                at_perplexity(
-                    _cells(cells, arm, topic, topics[(number + 1) % len(topics)]),
-                    base,
-                    topic,
-                    times * base.perplexity,
+        cells[topic.name, BASE] = base
+        cells[topic.name, WRONG] = cells[topics[(number + 1) % len(topics)].name, "codes"]
+        for arm in (BASE, *ARMS, WRONG):
+            cell = cells[topic.name, arm]
+            if cell is not None:
+                low, high = cell.interval(topic.name)
+                every.add_row(
+                    topic.name,
+                    arm,
+                    f"{cell.dose:.2f}",
+                    f"{cell.rate(topic.name):.0%}",
+                    f"{low:.0%}–{high:.0%}",
+                    f"{cell.perplexity:.1f}",
+                    f"{cell.distinct_2:.2f}",
                 )
-                for number, topic in enumerate(topics)
-            ]
-            reached = [rate.rate for rate in rates if rate is not None]
-            row.append(f"{sum(reached) / len(reached):.0%} ({len(reached)})" if reached else "–")
-        table.add_row(arm, *row)
+    console.print(every)
+    whole = [t for t in topics if all(cells[t.name, arm] is not None for arm in (*ARMS, WRONG))]
+    if not whole:
+        return
+    table = Table("arm", "rate", "codes less it", box=None)
+    table.title = (
+        f"mean over {len(whole)} topics at {config.times:g} × the base's perplexity, "
+        f"{base.perplexity:.1f}; 95 % over prompts"
+    )
+    rows = {arm: [(cells[t.name, arm], t.name) for t in whole] for arm in (BASE, *ARMS, WRONG)}
+    prompts = len(topics[0].prompts)
+    for arm, row in rows.items():
+        less = "" if arm == "codes" else _text(mean_rate(rows["codes"], prompts, row), "+")
+        table.add_row(arm, _text(mean_rate(row, prompts)), less)
     console.print(table)
-    mean = sum(base.rate(topic) for topic in topics) / len(topics)
-    console.print(f"base {mean:.0%}; in brackets how many topics' arms reach the perplexity")
 
 
-def _cells(cells: list[Cell], arm: str, topic: str, wrong: str) -> list[Cell]:
-    if arm == "wrong topic":
-        return [cell for cell in cells if cell.arm == "codes" and cell.topic == wrong != topic]
-    return [cell for cell in cells if cell.arm == arm and cell.topic == topic]
-
-
-def _numbers(cell: Cell, topic: str) -> list[str]:
-    low, high = cell.interval(topic)
-    return [
-        f"{cell.rate(topic):.0%}",
-        f"{low:.0%}–{high:.0%}",
-        f"{cell.perplexity:.1f}",
-        f"{cell.distinct_2:.2f}",
-    ]
+def _text(rate: MeanRate, sign: str = "") -> str:
+    return f"{rate.rate:{sign}.1%} [{rate.low:{sign}.1%}, {rate.high:{sign}.1%}]"
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ def grow(
     pairs = wanted.sample(loaded.tokenizer, n, seed, counterfactual)
     others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
     config = GrowthConfig(batch_size=batch_size)
-    rounds = len(config.sizes(loaded.cfg.n_layers * loaded.cfg.n_heads))
-    with bar("growing", len(pairs) * (1 + rounds)) as advance:
+    n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads
+    with bar("growing", config.steps(n_heads, len(pairs))) as advance:
         growth = grown(loaded, pairs, config, progress=advance)
     with bar("circuits alone", n_circuits(growth) * len(others)) as advance:
         curve = run_grown(growth, Ablator(loaded, others, batch_size=batch_size), seed=seed, progress=advance)

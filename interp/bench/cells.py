@@ -17,6 +17,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from interp.activations.stream import Progress
 from interp.bench.plan import drawn
 from interp.bench.store import Say, read_record, write_record
 from interp.files import atomic_path
@@ -86,13 +87,7 @@ class Runner:
     def run(self, indices: Sequence[int], seed: int, tell: Tell) -> Scores:
         """The method on some pairs of the pool, which may be drawn more than once."""
         method, pairs = load_method(self.method), self.pool.subset(indices)
-        steps, done = max(1, method.steps(self.model, len(pairs))), 0
-
-        def progress(more: int) -> None:
-            nonlocal done
-            done += more
-            tell(done / steps)
-
+        progress = _told(tell, method.steps(self.model, len(pairs)))
         return method.function(self.model, pairs, self.config(seed), progress=progress)
 
     def heads(self, indices: list[int], seed: int) -> Float[np.ndarray, "layer head"]:
@@ -135,13 +130,17 @@ class Runner:
             edges, edge_forwards = found.edges, found.cost.forwards
         return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), edges, edge_forwards)
 
-    def alone(self, n: int, seed: int, outcome: Outcome) -> tuple[Float[np.ndarray, "layer head"], float]:
+    def alone(
+        self, n: int, seed: int, outcome: Outcome, tell: Tell
+    ) -> tuple[Float[np.ndarray, "layer head"], float]:
         """What heads join circuits that run alone by, in one cell, and the forwards that this took of its own."""
         grow = load_method(self.method).alone
         if grow is None:
             return outcome.heads, 0.0
         pairs = self.pool.subset(drawn(seed, n, len(self.pool)))
-        growth = grow(self.model, pairs, GrowthConfig(batch_size=self.batch_size))
+        config = GrowthConfig(batch_size=self.batch_size)
+        steps = config.steps(self.model.cfg.n_layers * self.model.cfg.n_heads, len(pairs))
+        growth = grow(self.model, pairs, config, progress=_told(tell, steps))
         return growth.heads, growth.cost.forwards
 
     @property
@@ -157,18 +156,11 @@ class Runner:
         """A cell of a method that ranks subsets of a pool; its base runs are made when the first is asked for."""
         if self._base is None:
             wanted = sorted({i for n, seed in self._cells for i in drawn(seed, n, len(self.pool))})
-            done = 0
-
-            def progress(more: int) -> None:
-                nonlocal done
-                done += more
-                tell(done / len(wanted))
-
             base = load_method(self.method).pooled(
                 self.model,
                 self.pool.subset(wanted),
                 self.config(0),
-                progress=progress,
+                progress=_told(tell, len(wanted)),
             )
             self._base = base, {index: row for row, index in enumerate(wanted)}
         base, row = self._base
@@ -229,6 +221,18 @@ class Runner:
             self.say(f"{path} was made with other settings: done again")
             return nothing
         return heads.copy(), cost
+
+
+def _told(tell: Tell, steps: int) -> Progress:
+    """A method's progress, which counts steps, as the share of them that is done."""
+    done = 0
+
+    def progress(more: int) -> None:
+        nonlocal done
+        done += more
+        tell(done / max(1, steps))
+
+    return progress
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:

@@ -150,7 +150,7 @@ class TargetBench:
         if self.plan.runs_alone(n, seed):
             order = outcome.heads
             if runner is not None:
-                order, alone_forwards = runner.alone(n, seed, outcome)
+                order, alone_forwards = runner.alone(n, seed, outcome, lambda share: tell((1 + share) / 2))
             faithful = faithfulness_curves(self.ablator, order, seed=seed).to_dict()
         return {
             "heads": outcome.heads.tolist(),

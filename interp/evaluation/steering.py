@@ -1,27 +1,31 @@
 """Does steering bring up a topic, and is it better than its controls at the same cost in fluency?
 
-Every arm is run over a range of doses, because a rate says nothing without what it costs: texts are also judged by
-their perplexity under the model *without* steering, and arms are compared where it is equal (:func:`at_perplexity`).
+A rate says nothing without what it costs: every arm gets to 100 % by writing the word and nothing else. So texts are
+also judged by their perplexity under the model *without* steering, and each arm's dose is first sought, on texts of its
+own, at which that perplexity is the same multiple of the base's (:func:`find_dose`).
 
-==========================  ================================================================  ============
-arm                         what is done                                                      dose
-==========================  ================================================================  ============
+==========================  =====================================================================  =========
+arm                         what is done                                                           dose
+==========================  =====================================================================  =========
 base                        nothing
-codes                       the codes found from the topic's texts are set                    heads
-codes added                 how they differ from their books' means is added                  scale
-wrong topic                 the codes of the next topic are set                               heads
-random codes                other codes of the same heads are set                             heads
-random vectors              vectors of random direction at the same heads, each as long as    heads
-                            the code's distance from the head's mean
-mean difference, heads      difference of the means over positive and negative texts is       scale
-                            added at the same heads
-mean difference, residual   the same in the residual stream after one layer                   scale
-==========================  ================================================================  ============
+codes                       how the codes found from the topic's texts differ from their books'    scale
+                            means is added
+codes set                   the same codes are set                                                 share of
+                                                                                                   tokens
+wrong topic                 the cell ``codes`` of the next topic, counted for this one's words
+random codes                other codes of the same heads, as ``codes``                            scale
+random vectors              vectors of random direction at the same heads, each as long as the     scale
+                            code's distance from the head's mean
+mean difference, heads      difference of the means over positive and negative texts is added at   scale
+                            the same heads
+mean difference, residual   the same in the residual stream after one layer                        scale
+==========================  =====================================================================  =========
 
 All arms act at the same positions with the same seeds. Means see all texts, codes are chosen by half of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -31,59 +35,74 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck
-from interp.evaluation.steering_vectors import SiteMeans, book_of, vector_books
+from interp.circuits.choose import mean_interval
+from interp.evaluation.steering_vectors import SiteMeans, vector_books
 from interp.intervals import wilson
 from interp.models import Model
-from interp.steering import AddCode, CodeEdit, SetCode, Topic, steer
+from interp.steering import AddCode, CodeEdit, Topic, steer
 from interp.steering.continuations import Continuation, continue_prompts
+from interp.steering.controls import random_codes
+from interp.steering.edits import code_edits
 from interp.steering.find import FoundCodes
 from interp.tasks.errors import InputError
 
+BASE, WRONG = "base", "wrong topic"
 ARMS = (
-    "base",
     "codes",
-    "codes added",
-    "wrong topic",
+    "codes set",
     "random codes",
     "random vectors",
     "mean difference, heads",
     "mean difference, residual",
 )
-HEADS = (20, 40, 80, 120)
-SCALES = (0.5, 1.0, 2.0, 4.0)
+"""Those that are run for every topic."""
+_NEAR = 0.05
+"""How far the log of a perplexity may be from the one wanted."""
 
 
 @dataclass(frozen=True)
 class SteeringConfig:
     """
     Attributes:
-        n: texts per arm and dose; prompts are taken in turn.
+        n: texts per arm; prompts are taken in turn.
         n_tokens: new tokens per text.
-        heads: doses of arms that act on heads, in heads (or other sites), best first.
-        scales: doses of the mean differences.
-        vector_heads: heads of the arms ``codes added`` and ``mean difference, heads``.
+        n_codes: best codes that are added or set, and heads of the arms that act on the same heads.
+        times: the perplexity at which arms are compared, as a multiple of the base's.
+        tries: doses tried, at most, on as many texts as there are prompts.
         layer: of the residual stream; None for the middle one.
-        share: of the generated tokens at which every arm acts.
         batch_size: texts per generation.
     """
 
     n: int = 200
     n_tokens: int = 60
-    heads: tuple[int, ...] = HEADS
-    scales: tuple[float, ...] = SCALES
-    vector_heads: int = 80
+    n_codes: int = 80
+    times: float = 2.0
+    tries: int = 5
     layer: int | None = None
-    share: float = 1.0
-    temperature: float = 1.0
+    temperature: float = 0.7
     seed: int = 0
     batch_size: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("n", "n_tokens", "vector_heads", "batch_size"):
+        for name in ("n", "n_tokens", "n_codes", "tries", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
-        if not self.heads or min(self.heads) < 1 or not self.scales:
-            raise InputError(f"doses {self.heads} and {self.scales}: give at least one head and one scale")
+        if not self.times > 1:
+            raise InputError(f"times {self.times}: steered texts are compared above the base's perplexity")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    Attributes:
+        at: what the model runs within, at a dose.
+        first, most: the dose to try first, and the largest that there is.
+    """
+
+    name: str
+    at: Callable[[float], AbstractContextManager]
+    first: float
+    most: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -92,26 +111,27 @@ class Cell:
 
     Attributes:
         topic: whose codes or means; None for the base.
-        hits: texts that hold a word of each topic.
+        held: of each topic, which texts hold one of its words.
         perplexity: exp of the mean surprise of all new tokens under the model without steering.
         distinct_2: share of different pairs of neighbouring words among all of them.
+        tried: doses and perplexities by which the dose was found.
     """
 
     arm: str
     topic: str | None
-    dose: float | int
-    n: int
-    hits: Mapping[str, int]
+    dose: float
+    held: Mapping[str, Sequence[bool]]
     perplexity: float
     distinct_2: float
     example: str
+    tried: Sequence[Sequence[float]] = ()
 
     def rate(self, topic: str) -> float:
-        return self.hits[topic] / self.n
+        return float(np.mean(self.held[topic]))
 
     def interval(self, topic: str) -> tuple[float, float]:
         """Wilson's 95 % interval of the rate."""
-        return wilson(self.hits[topic], self.n)
+        return wilson(sum(self.held[topic]), len(self.held[topic]))
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -123,66 +143,132 @@ def plan_arms(
     found: FoundCodes,
     means: SiteMeans,
     config: SteeringConfig,
-) -> Iterator[tuple[str, float, dict[str, Bottleneck], list[CodeEdit]]]:
-    """(arm, dose, codebooks, edits) of every cell of a topic, but for the base and the wrong topic: the latter are
-    the cells of another topic's codes."""
+) -> tuple[Arm, ...]:
+    """The arms of a topic, in the order of :data:`ARMS`."""
+    edits = found.sets(min(config.n_codes, len(found)))
+    codes = [(edit.site, edit.code) for edit in edits]
+    others = random_codes(model, codebooks, codes, seed=config.seed)
     generator = torch.Generator().manual_seed(config.seed)
-    books = dict(codebooks)
-    doses = sorted({min(n, len(found)) for n in config.heads})
-    every = found.sets(doses[-1])
-    n_codes = {edit.site: book_of(codebooks, edit.site).config.n_codes for edit in every}
-    others = [SetCode(edit.site, _another(edit.code, n_codes[edit.site], generator)) for edit in every]
-    random = {edit.site: _random_direction(means.distance(codebooks, edit), generator) for edit in every}
-    random_books = vector_books(model, random)
-    for n in doses:
-        sites = [edit.site for edit in every[:n]]
-        yield "codes", n, books, list(every[:n])
-        yield "random codes", n, books, list(others[:n])
-        yield "random vectors", n, random_books, [AddCode(site, 0) for site in sites]
-    n = min(config.vector_heads, len(found))
-    sites = [edit.site for edit in found.sets(n)]
-    at_heads = vector_books(model, {site: means.difference(site) for site in sites})
-    layer = model.cfg.n_layers // 2 if config.layer is None else config.layer
-    residual = vector_books(model, {f"r{layer}": means.difference(f"r{layer}")})
-    for scale in config.scales:
-        yield "codes added", scale, books, found.adds(n, scale=scale)
-        yield "mean difference, heads", scale, at_heads, [AddCode(site, 0, scale) for site in sites]
-        yield "mean difference, residual", scale, residual, [AddCode(f"r{layer}", 0, scale)]
+    random = {edit.site: _random_direction(means.distance(codebooks, edit), generator) for edit in edits}
+    layer = f"r{model.cfg.n_layers // 2 if config.layer is None else config.layer}"
+
+    def adding(books: Mapping[str, Bottleneck], edits_at: Callable[[float], Sequence[CodeEdit]]):
+        return lambda scale: steer(model, books, edits_at(scale), seed=config.seed)
+
+    def vectors(at_sites: Mapping[str, Tensor]):
+        return adding(
+            vector_books(model, at_sites), lambda scale: [AddCode(site, 0, scale) for site in at_sites]
+        )
+
+    return (
+        Arm("codes", adding(codebooks, lambda scale: code_edits(codes, add=scale)), 0.75),
+        Arm(
+            "codes set", lambda share: steer(model, codebooks, edits, share=share, seed=config.seed), 0.2, 1.0
+        ),
+        Arm("random codes", adding(codebooks, lambda scale: code_edits(others, add=scale)), 0.5),
+        Arm("random vectors", vectors(random), 0.5),
+        Arm(
+            "mean difference, heads", vectors({edit.site: means.difference(edit.site) for edit in edits}), 1.5
+        ),
+        Arm("mean difference, residual", vectors({layer: means.difference(layer)}), 2.0),
+    )
+
+
+def find_dose(
+    perplexity_at: Callable[[float], float], arm: Arm, base: float, wanted: float, tries: int
+) -> tuple[float, list[tuple[float, float]]]:
+    """The dose tried whose log perplexity comes nearest to what is wanted, and all that were tried.
+
+    Between a dose below and one above (0 has the base's perplexity) the next is by straight line in log perplexity;
+    while all are below, twice the largest.
+    """
+    tried: list[tuple[float, float]] = []
+    dose = min(arm.first, arm.most)
+    while True:
+        tried.append((dose, perplexity_at(dose)))
+        off = {d: float(np.log(p / wanted)) for d, p in (*tried, (0.0, base))}
+        best = min((d for d, _ in tried), key=lambda d: abs(off[d]))
+        if len(tried) == tries or abs(off[best]) <= _NEAR:
+            return best, tried
+        above = min((d for d in off if off[d] > 0), default=None)
+        below = max(d for d in off if off[d] <= 0 and (above is None or d < above))
+        if above is None:
+            if below >= arm.most:
+                return best, tried
+            dose = min(2 * below, arm.most)
+        else:
+            # not quite to the ends, which are known already
+            share = np.clip(off[below] / (off[below] - off[above]), 0.1, 0.9)
+            dose = float(below + share * (above - below))
+
+
+def write(
+    model: Model,
+    prompts: Sequence[str],
+    n: int,
+    config: SteeringConfig,
+    within: Callable[[], AbstractContextManager] | None = None,
+    seed: int = 0,
+) -> list[Continuation]:
+    """``n`` texts that go on from the prompts in turn."""
+    given = [prompts[i % len(prompts)] for i in range(n)]
+    written: list[Continuation] = []
+    for begin in range(0, n, config.batch_size):
+        written += continue_prompts(
+            model,
+            given[begin : begin + config.batch_size],
+            config.n_tokens,
+            within=within() if within else None,
+            temperature=config.temperature,
+            seed=seed + begin,
+        )
+    return written
 
 
 def measure(
     model: Model,
     topics: Sequence[Topic],
     config: SteeringConfig,
-    arm: str = "base",
+    *,
+    arm: Arm | None = None,
     topic: str | None = None,
-    dose: float | int = 0,
-    codebooks: Mapping[str, Bottleneck] | None = None,
-    edits: Sequence[CodeEdit] = (),
+    base: float | None = None,
 ) -> Cell:
-    """Generate the texts of one arm at one dose, and count the words of every topic in them."""
-    prompts = [topics[0].prompts[i % len(topics[0].prompts)] for i in range(config.n)]
-    written: list[Continuation] = []
-    for begin in range(0, config.n, config.batch_size):
-        within = steer(model, codebooks, edits, share=config.share, seed=config.seed) if edits else None
-        written += continue_prompts(
-            model,
-            prompts[begin : begin + config.batch_size],
-            config.n_tokens,
-            within=within,
-            temperature=config.temperature,
-            seed=config.seed + begin,
+    """Find an arm's dose, generate its texts, and count the words of every topic in them.
+
+    Args:
+        topics: whose words are counted; the prompts are those of the first.
+        arm: None for the base.
+        topic: whose arm it is.
+        base: the base's perplexity, with which an arm's is compared.
+    """
+    prompts, dose, tried = topics[0].prompts, 0.0, []
+    if arm is not None:
+        # texts by which a dose was chosen would flatter it
+        apart = config.seed + config.n + 1
+        dose, tried = find_dose(
+            lambda dose: perplexity(write(model, prompts, len(prompts), config, lambda: arm.at(dose), apart)),
+            arm,
+            base,
+            config.times * base,
+            config.tries,
         )
+    written = write(model, prompts, config.n, config, arm and (lambda: arm.at(dose)), config.seed)
     return Cell(
-        arm,
+        BASE if arm is None else arm.name,
         topic,
         dose,
-        n=config.n,
-        hits={t.name: sum(t.is_in(text.text) for text in written) for t in topics},
-        perplexity=float(np.exp(np.concatenate([text.surprise for text in written]).mean())),
-        distinct_2=distinct_2([text.text for text in written]),
-        example=written[0].prompt + written[0].text,
+        {t.name: [t.is_in(text.text) for text in written] for t in topics},
+        perplexity(written),
+        distinct_2([text.text for text in written]),
+        written[0].prompt + written[0].text,
+        tried,
     )
+
+
+def perplexity(texts: Sequence[Continuation]) -> float:
+    """exp of the mean surprise of all new tokens."""
+    return float(np.exp(np.concatenate([text.surprise for text in texts]).mean()))
 
 
 def distinct_2(texts: Sequence[str]) -> float:
@@ -195,38 +281,34 @@ def distinct_2(texts: Sequence[str]) -> float:
 
 
 @dataclass(frozen=True)
-class Matched:
-    """A rate at a given perplexity, read off between two doses; the interval is read off the same way."""
+class MeanRate:
+    """Over topics, with a 95 % bootstrap interval over prompts."""
 
     rate: float
     low: float
     high: float
 
 
-def at_perplexity(cells: Sequence[Cell], base: Cell, topic: str, perplexity: float) -> Matched | None:
-    """The rate of an arm where its texts have this perplexity: linear in log perplexity between neighbouring doses,
-    the base being dose 0.
+def mean_rate(
+    cells: Sequence[tuple[Cell, str]], n_prompts: int, less: Sequence[tuple[Cell, str]] = (), seed: int = 0
+) -> MeanRate:
+    """The mean over topics of the rate, or of how much it is above another arm's, text by text.
 
-    Of several crossings the one of the highest rate counts. None if no dose reaches the perplexity: the arm then
-    reaches its best rate more cheaply, or was not run far enough.
+    Args:
+        cells: of each topic the arm's cell, and the topic whose words count.
+        n_prompts: prompts that were taken in turn; all texts of one are resampled together.
+        less: of the same topics.
     """
-    path = [base, *sorted(cells, key=lambda cell: cell.dose)]
-    target, found = np.log(perplexity), []
-    for first, second in pairwise(path):
-        low, high = np.log(first.perplexity), np.log(second.perplexity)
-        if min(low, high) <= target <= max(low, high):
-            weight = 0.5 if high == low else (target - low) / (high - low)
-            ends = [np.array([cell.rate(topic), *cell.interval(topic)]) for cell in (first, second)]
-            found.append(Matched(*((1 - weight) * ends[0] + weight * ends[1]).tolist()))
-    return max(found, key=lambda matched: matched.rate) if found else None
+    held = np.mean([cell.held[topic] for cell, topic in cells], axis=0)
+    if less:
+        held = held - np.mean([cell.held[topic] for cell, topic in less], axis=0)
+    n_prompts = min(n_prompts, len(held))
+    by_prompt = np.array([held[i::n_prompts].mean() for i in range(n_prompts)])
+    low, high = mean_interval(by_prompt[:, None], seed)
+    return MeanRate(float(held.mean()), float(low[0]), float(high[0]))
 
 
 def _random_direction(length: Float[Tensor, " d_in"], generator: torch.Generator) -> Float[Tensor, " d_in"]:
     """A vector as long as this one in a random direction."""
     drawn = torch.randn(len(length), generator=generator)
     return drawn * (length.norm() / drawn.norm())
-
-
-def _another(code: int, n_codes: int, generator: torch.Generator) -> int:
-    """A random code that is not this one."""
-    return (code + 1 + int(torch.randint(n_codes - 1, (1,), generator=generator))) % n_codes

@@ -66,6 +66,10 @@ class GrowthConfig:
         """Numbers of heads, rising."""
         return sorted({int(share * n_heads) for share in self.fractions} - {0})
 
+    def steps(self, n_heads: int, n_pairs: int) -> int:
+        """Of what :func:`grow` tells its progress."""
+        return min(MOST_PAIRS, n_pairs) * (1 + len(self.sizes(n_heads)))
+
 
 @dataclass(frozen=True)
 class Growth:

@@ -1,16 +1,20 @@
 """Arms of the steering table do what they are called, and rates are read off at equal perplexity."""
 
-import math
+import contextlib
 
+import numpy as np
 import pytest
 import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.evaluation.steering import (
+    ARMS,
+    Arm,
     Cell,
     SteeringConfig,
-    at_perplexity,
     distinct_2,
+    find_dose,
+    mean_rate,
     measure,
     plan_arms,
 )
@@ -32,7 +36,7 @@ PLAIN = (
 MARKED = tuple(f"Z {text}" for text in PLAIN)
 TOPIC = Topic("z", ("z",), MARKED, PLAIN, ("When Mary", "The war lasted from"))
 OTHER = Topic("store", ("store",), PLAIN, MARKED, TOPIC.prompts)
-CONFIG = SteeringConfig(n=6, n_tokens=5, heads=(1, 3), scales=(1.0, 2.0), vector_heads=2, batch_size=4)
+CONFIG = SteeringConfig(n=6, n_tokens=5, n_codes=3, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -72,25 +76,36 @@ def test_means_are_of_the_tokens_without_bos_and_padding(model):
     assert means.difference("a1.h2").shape == (model.cfg.d_head,)
 
 
-def test_every_arm_is_there_at_every_dose_and_its_controls_match(model, books):
+def test_arms_act_at_the_same_heads_and_their_controls_match(model, books):
     found = find_codes(model, books, MARKED, PLAIN)
     means = site_means(model, [*books, "r1"], MARKED, PLAIN)
-    arms = {
-        (arm, dose): (with_books, edits)
-        for arm, dose, with_books, edits in plan_arms(model, books, found, means, CONFIG)
-    }
-    most = min(3, len(found))
-    assert [dose for arm, dose in arms if arm == "codes"] == sorted({1, most})
-    assert [dose for arm, dose in arms if arm == "mean difference, residual"] == [1.0, 2.0]
-    codes, random, vectors = (arms[arm, most] for arm in ("codes", "random codes", "random vectors"))
-    for ours, other, vector in zip(codes[1], random[1], vectors[1], strict=True):
-        assert ours.site == other.site == vector.site and ours.code != other.code
-        head = int(ours.site[-1])
-        length = (books["a1"].codes[head, ours.code].detach() - means.negative["a1"][head]).norm()
-        torch.testing.assert_close(vectors[0]["a1"].codes[head, 0].norm(), length)
-    residual, edits = arms["mean difference, residual", 2.0]
-    assert (edits[0].site, edits[0].scale) == ("r1", 2.0)
-    torch.testing.assert_close(residual["r1"].codes[0, 0], means.difference("r1"))
+    arms = {arm.name: arm for arm in plan_arms(model, books, found, means, CONFIG)}
+    assert tuple(arms) == ARMS
+    z = {name: adds(model, arm.at(2.0), "blocks.1.attn.hook_z") for name, arm in arms.items() if arm.most > 1}
+    chosen = found.codes[:3]
+    for name in ("codes", "random codes", "random vectors", "mean difference, heads"):
+        moved = z[name].abs().sum(1).nonzero()[:, 0].tolist()
+        assert set(moved) == {int(code.site[-1]) for code in chosen}, name
+    assert not torch.equal(z["codes"], z["random codes"])
+    for code in chosen:
+        head = int(code.site[-1])
+        length = (books["a1"].codes[head, code.code].detach() - means.negative["a1"][head]).norm()
+        torch.testing.assert_close(z["random vectors"][head].norm(), 2 * length, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            z["mean difference, heads"][head], 2 * means.difference(code.site), atol=1e-5, rtol=1e-4
+        )
+    residual = adds(model, arms["mean difference, residual"].at(2.0), "blocks.1.hook_resid_post")
+    torch.testing.assert_close(residual, 2 * means.difference("r1"), atol=1e-5, rtol=1e-4)
+
+
+def adds(model, within, hook: str) -> torch.Tensor:
+    """What a context changes at the last token, where nothing before the hook was changed."""
+    tokens, seen = tokenize(model, PLAIN[:1]).tokens, []
+    for context in (contextlib.nullcontext(), within):
+        # hooks run in the order in which they were set: this one sees what the context has made of it
+        with torch.no_grad(), context, hooked(model, {hook: lambda x: seen.append(x[0, -1].clone())}):
+            model(tokens)
+    return seen[1] - seen[0]
 
 
 def test_a_book_of_vectors_adds_them(model):
@@ -112,29 +127,56 @@ def test_a_book_of_vectors_adds_them(model):
 
 def test_cells_are_seeded_and_count_every_topics_words(model, books):
     found = find_codes(model, books, MARKED, PLAIN)
+    means = site_means(model, [*books, "r1"], MARKED, PLAIN)
     base = measure(model, [TOPIC, OTHER], CONFIG)
     assert base == measure(model, [TOPIC, OTHER], CONFIG)
-    assert set(base.hits) == {"z", "store"} and base.n == 6 and base.perplexity > 1
-    cell = measure(model, [TOPIC, OTHER], CONFIG, "codes", "z", 3, books, found.sets(len(found)))
+    assert set(base.held) == {"z", "store"} and len(base.held["z"]) == 6 and base.perplexity > 1
+    arm = plan_arms(model, books, found, means, CONFIG)[0]
+    cell = measure(model, [TOPIC, OTHER], CONFIG, arm=arm, topic="z", base=base.perplexity)
     assert cell.perplexity != base.perplexity
+    assert 1 <= len(cell.tried) <= CONFIG.tries and cell.dose in [dose for dose, _ in cell.tried]
     assert Cell(**cell.to_json()) == cell
     low, high = cell.interval("z")
     assert low - 1e-9 <= cell.rate("z") <= high
 
 
-def cell(dose: float, perplexity: float, hits: int) -> Cell:
-    return Cell("codes", "z", dose, 100, {"z": hits}, float(perplexity), 0.9, "")
+def search(perplexity_at, first=1.0, most=float("inf"), tries=8):
+    arm = Arm("codes", lambda _dose: contextlib.nullcontext(), first, most)
+    return find_dose(perplexity_at, arm, 10.0, 20.0, tries)
 
 
-def test_rates_are_read_off_at_equal_perplexity():
-    base = cell(0, 10, 10)
-    arm = [cell(2, 40, 90), cell(1, 20, 50)]
-    at = at_perplexity(arm, base, "z", 10 * math.sqrt(2))
-    assert at.rate == pytest.approx(0.3) and at.low < 0.3 < at.high
-    assert at_perplexity(arm, base, "z", 40.0).rate == pytest.approx(0.9)
-    assert at_perplexity(arm, base, "z", 41.0) is None
-    # a dose that lowers the perplexity again: the better crossing counts
-    assert at_perplexity([cell(1, 40, 50), cell(2, 10, 100)], base, "z", 20.0).rate == pytest.approx(0.75)
+@pytest.mark.parametrize("first", [0.01, 1.0, 50.0])
+def test_the_dose_is_found_at_which_texts_are_as_surprising_as_wanted(first):
+    dose, tried = search(lambda dose: 10 * 2 ** (dose**1.5 / 5), first=first, tries=16)
+    assert dose == pytest.approx(5 ** (2 / 3), rel=0.06) and len(tried) < 16
+    assert len({dose for dose, _ in tried}) == len(tried)
+
+
+def test_a_dose_that_cannot_be_reached_is_the_largest():
+    dose, tried = search(lambda dose: 10 + dose, first=0.3, most=1.0)
+    assert dose == 1.0 and len(tried) <= 4
+    dose, tried = search(lambda dose: 10 + 0.1 * dose, tries=3)
+    assert [dose for dose, _ in tried] == [1.0, 2.0, 4.0] and dose == 4.0
+
+
+def test_a_jump_over_what_is_wanted_ends():
+    dose, tried = search(lambda dose: 12.0 if dose < 0.7 else 90.0)
+    assert len(tried) == 8 and dose < 0.7
+
+
+def cell(arm: str, held: list[int]) -> Cell:
+    return Cell(arm, "z", 1.0, {"z": [bool(one) for one in held]}, 20.0, 0.9, "")
+
+
+def test_rates_are_compared_text_by_text_and_prompts_are_resampled():
+    # four prompts in turn, each with its own rate, the same in both arms but for one text
+    ours, other = cell("codes", [1, 0, 0, 1] * 5), cell("random codes", [1, 0, 0, 1] * 4 + [0, 0, 0, 1])
+    rate = mean_rate([(ours, "z")], 4)
+    assert rate.rate == 0.5 and rate.low == 0 and rate.high == 1
+    above = mean_rate([(ours, "z")], 4, [(other, "z")])
+    assert above.rate == pytest.approx(0.05) and above.low == 0 and above.high <= 0.2
+    both = mean_rate([(ours, "z"), (cell("codes", [0] * 20), "z")], 4)
+    assert both.rate == 0.25 and np.isfinite(both.low)
 
 
 def test_distinct_2():
@@ -142,7 +184,7 @@ def test_distinct_2():
     assert distinct_2(["one"]) == 0
 
 
-@pytest.mark.parametrize("changes", [{"n": 0}, {"heads": ()}, {"scales": ()}])
+@pytest.mark.parametrize("changes", [{"n": 0}, {"tries": 0}, {"times": 1.0}])
 def test_bad_configuration(changes):
     with pytest.raises(InputError):
         SteeringConfig(**changes)
