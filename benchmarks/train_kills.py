@@ -92,10 +92,12 @@ def main() -> None:
         while True:
             process, before = begin(folder, "killed")
             if kills < options.kills:
-                time.sleep(draw.uniform(0, 1.6 * lasts / options.kills))
+                time.sleep(draw.uniform(0, 1.2 * lasts / options.kills))
                 process.send_signal(signal.SIGKILL)
             process.wait()
             lines = (folder / "killed.log").read_text().splitlines()[before:]
+            if not lines:  # the last kill came after everything was written
+                break
             first = int(lines[0].split()[1])
             if kills:
                 again.append(max(0, reached - first))
