@@ -43,7 +43,14 @@ def test_swaps_go_to_open_heads_and_mend_the_bias():
     _spend(estimates, exact, 60)
     swapped = estimates.swapped
     assert swapped[3] > 0
-    assert swapped[0] < swapped.max() / 2, "a sure member needs few swaps"
+    # of one order of pairs the last digit decides, which is another on another processor
+    counts = []
+    for seed in range(8):
+        other = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), seed)
+        _spend(other, exact, 60)
+        counts.append(other.swapped)
+    counts = np.array(counts)
+    assert counts[:, 0].mean() < counts.max(1).mean() / 2, "a sure member needs few swaps"
     before, after = attribution.mean(axis=0)[3], estimates.estimate()[0][3]
     truth = exact.mean(axis=0)[3]
     assert abs(after - truth) < 0.1 * abs(before - truth)
