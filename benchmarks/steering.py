@@ -35,6 +35,8 @@ from interp.models import Model, load_model
 from interp.progress import bar
 from interp.steering import Topic, find_codes, load_topic, topic_names
 from interp.steering.kept import identity
+from interp.steering.pulls import read_pulls
+from interp.steering.texts import tokenize
 
 OUT = Path(__file__).parent / "results" / "steering"
 console = Console(width=140, highlight=False)
@@ -44,10 +46,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--codebooks", type=Path, help="folder [default: those of the package]")
     parser.add_argument("--topics", default=",".join(topic_names()), help="to run; words of all are counted")
-    parser.add_argument("--by", default="effect", help="effect or detection")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    numbers = {"n": int, "n_tokens": int, "n_codes": int, "times": float, "temperature": float, "seed": int}
+    numbers = {"n": int, "n_tokens": int, "times": float, "temperature": float, "seed": int}
     for name, kind in numbers.items():
         flag = "tokens" if name == "n_tokens" else name.replace("_", "-")
         parser.add_argument(f"--{flag}", dest=name, type=kind, default=getattr(SteeringConfig, name))
@@ -56,7 +57,7 @@ def main() -> None:
     config = SteeringConfig(**{name: getattr(given, name) for name in numbers})
     model = load_model()
     books = load_codebooks(given.codebooks, model)
-    settings = {"made_with": identity(model, books), "by": given.by, "config": asdict(config)}
+    settings = {"made_with": identity(model, books), "config": asdict(config)}
     topics = [load_topic(name) for name in topic_names()]
     wanted = [load_topic(name) for name in given.topics.split(",")]
     missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in ARMS)]
@@ -81,10 +82,16 @@ def _run(
             base = measure(model, topics, config)
             write_record(_path(given.out, None, BASE), settings, base.to_json())
         progress(1)
+        planned = []
         for topic in missing:
-            found = find_codes(model, books, topic.positive, topic.negative, by=given.by, seed=config.seed)
+            found = find_codes(model, books, topic.positive, topic.negative, seed=config.seed)
             means = site_means(model, [*books, f"r{layer}"], topic.positive, topic.negative)
-            for arm in plan_arms(model, books, found, means, config):
+            texts = (tokenize(model, some) for some in (topic.positive, topic.negative))
+            pulls = read_pulls(model, books, *texts, seed=config.seed)
+            planned.append(plan_arms(model, books, found, means, pulls, config))
+        # arm by arm: a run that is cut short has whole arms to compare
+        for arms in zip(*planned, strict=True):
+            for topic, arm in zip(missing, arms, strict=True):
                 if _read(given.out, settings, topic, arm.name) is None:
                     cell = measure(model, topics, config, arm=arm, topic=topic.name, base=base.perplexity)
                     write_record(_path(given.out, topic, arm.name), settings, cell.to_json())
@@ -121,17 +128,19 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
                     f"{cell.distinct_2:.2f}",
                 )
     console.print(every)
-    whole = [t for t in topics if all(cells[t.name, arm] is not None for arm in (*ARMS, WRONG))]
-    if not whole:
+    shown = [t for t in topics if cells[t.name, "codes"] is not None and cells[t.name, WRONG] is not None]
+    if not shown:
         return
     table = Table("arm", "rate", "codes less it", box=None)
     table.title = (
-        f"mean over {len(whole)} topics at {config.times:g} × the base's perplexity, "
+        f"mean over {', '.join(t.name for t in shown)} at {config.times:g} × the base's perplexity, "
         f"{base.perplexity:.1f}; 95 % over prompts"
     )
-    rows = {arm: [(cells[t.name, arm], t.name) for t in whole] for arm in (BASE, *ARMS, WRONG)}
+    rows = {arm: [(cells[t.name, arm], t.name) for t in shown] for arm in (BASE, *ARMS, WRONG)}
     prompts = len(topics[0].prompts)
     for arm, row in rows.items():
+        if any(cell is None for cell, _ in row):
+            continue  # an arm that is not there for all of them
         less = "" if arm == "codes" else _text(mean_rate(rows["codes"], prompts, row), "+")
         table.add_row(arm, _text(mean_rate(row, prompts)), less)
     console.print(table)

@@ -3,8 +3,8 @@
     python benchmarks/steering_presets.py [--n 24] [--tokens 40] [--out interp/steering/data]
 
 Run it anew whenever the codebooks of the package change: both files name the codebooks that they were made with, and
-are passed over with others. All presets are made by one rule: the best 80 codes by effect, added 0.75 times at every
-new token, temperature 0.7. One is kept if half of the steered texts or more hold one of its words, and twice as many as
+are passed over with others. All presets are made by one rule: the codes found by gain, added 0.5 times at every new
+token, temperature 0.7. One is kept if half of the steered texts or more hold one of its words, and twice as many as
 of those without codes and of those with random codes of the same heads, at no more than four times the perplexity.
 """
 
@@ -24,13 +24,13 @@ from interp.steering import find_codes, load_topic, steer, topic_names
 from interp.steering.continuations import continue_prompts
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
-from interp.steering.find import RANKINGS, FoundCodes
+from interp.steering.find import RANKINGS, STEP, FoundCodes
 from interp.steering.kept import SHIPPED, identity, recall, request_key, write_shipped
 from interp.steering.presets import FILE, FORMAT
 from interp.steering.repeat import joined
 from interp.steering.topics import holds_word, neutral_texts
 
-N_CODES, SCALE, TEMPERATURE = 80, 0.75, 0.7
+TEMPERATURE = 0.7
 SEED = 1  # texts were looked at with seed 0 while the rule was chosen
 STORY = "One day, Tim and his mom went to"
 BEHAVIOURS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -114,7 +114,7 @@ def main() -> None:
     prompts = [prompts[i % len(prompts)] for i in range(given.n)]
 
     def texts(codes: Sequence[tuple[str, int]]) -> tuple[list[str], float]:
-        within = steer(model, books, code_edits(codes, add=SCALE)) if codes else None
+        within = steer(model, books, code_edits(codes, add=STEP)) if codes else None
         made = continue_prompts(
             model, prompts, given.tokens, within=within, temperature=TEMPERATURE, seed=SEED
         )
@@ -129,7 +129,7 @@ def main() -> None:
             key = request_key(made_with, topic.positive, topic.negative, by, 0)
             found = recall(given.out, key) or find_codes(model, books, topic.positive, topic.negative, by=by)
             known[key] = found
-            if by == "effect":
+            if by == "gain":
                 about = (
                     f"Found from {len(topic.positive)} sentences about it and {len(topic.negative)} others."
                 )
@@ -144,7 +144,7 @@ def main() -> None:
     table = Table("preset", "codes", "base", "steered", "random", "perplexities", "kept", box=None)
     presets = []
     for name, (words, found, about) in wanted.items():
-        codes = [(edit.site, edit.code) for edit in found.sets(min(N_CODES, len(found)))]
+        codes = [(edit.site, edit.code) for edit in found.adds(len(found))]
         arms = (base, texts(codes), texts(random_codes(model, books, codes, seed=SEED)))
         hits = [sum(_has(text, words) for text in written) for written, _ in arms]
         perplexities = [round(perplexity, 1) for _, perplexity in arms]
@@ -155,7 +155,7 @@ def main() -> None:
         Console(width=140).print(name, hits, perplexities, repr(arms[1][0][0][:100]))
         if kept:
             measured = {"n": given.n, "words": list(words), "hits": hits, "perplexities": perplexities}
-            settings = {"prompt": STORY, "codes": joined(codes), "how": "added", "scale": SCALE}
+            settings = {"prompt": STORY, "codes": joined(codes), "how": "added", "scale": STEP}
             settings |= {"temperature": TEMPERATURE, "n_tokens": given.tokens, "found": about}
             presets.append({"name": name, **settings, "measured": measured})
     write_json(given.out / FILE.name, {"format": FORMAT, "made_with": made_with, "presets": presets})

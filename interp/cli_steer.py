@@ -53,8 +53,8 @@ def steer(
     ] = _PROMPTS,
     tokens: Annotated[int, whole_option("--tokens", least=1, help="new tokens")] = 60,
     dose: Annotated[
-        int, whole_option("--dose", least=1, help="of the codes found, how many are set, best first")
-    ] = 40,
+        int, whole_option("--dose", least=1, help="of the codes found, how many are used, best first")
+    ] = 200,
     slots: Annotated[
         int, whole_option("--slots", least=1, help="of a vector's k codes, how many become the code")
     ] = 1,
@@ -63,10 +63,13 @@ def steer(
         typer.Option(
             parser=finite,
             metavar="NUMBER",
-            help="add so many times each code's difference from its book's mean, rather than set it",
+            help="add so many times each code's difference from its book's mean [default: 0.5 if found by gain]",
         ),
     ] = None,
-    forbid: Annotated[bool, typer.Option("--forbid", help="forbid the codes rather than set them")] = False,
+    set_them: Annotated[
+        bool, typer.Option("--set", help="set the codes, as those that are named or found by detection are")
+    ] = False,
+    forbid: Annotated[bool, typer.Option("--forbid", help="forbid the codes")] = False,
     token_share: Annotated[
         float, typer.Option("--share", parser=share, metavar="SHARE", help="of the tokens that are steered")
     ] = 1.0,
@@ -79,9 +82,11 @@ def steer(
     by: Annotated[
         str,
         typer.Option(
-            parser=one_of("effect", "detection"), metavar="RULE", help="what ranks codes: effect, detection"
+            parser=one_of("gain", "detection"),
+            metavar="RULE",
+            help="what ranks codes: gain (what they bring about), detection (what they tell of)",
         ),
-    ] = "effect",
+    ] = "gain",
     control: Annotated[
         bool, typer.Option("--control", help="a third text, with random codes of the same sites")
     ] = False,
@@ -103,8 +108,8 @@ def steer(
     dtype: DtypeOption = "float32",
 ) -> None:
     """Continue a prompt with and without codes; perplexity is that of the model without them."""
-    if add is not None and forbid:
-        raise InputError("--add and --forbid: codes are added or forbidden, choose one")
+    if (add is not None) + forbid + set_them > 1:
+        raise InputError("--add, --set and --forbid: codes are added, set or forbidden, choose one")
     if sum(choice is not None for choice in (codes, topic, like)) != 1:
         raise InputError("say what to steer towards: one of --codes, --topic and --like")
     if unlike is not None and like is None:
@@ -129,7 +134,7 @@ def steer(
     from interp.steer_console import print_found, print_repeat, print_side_by_side
     from interp.steering.controls import random_codes
     from interp.steering.edits import code_edits
-    from interp.steering.find import find_codes
+    from interp.steering.find import STEP, find_codes
     from interp.steering.kept import identity, recall, request_key
     from interp.steering.steer import steer as steered_model
 
@@ -141,7 +146,10 @@ def steer(
             loaded, books, positive, negative, by=by, seed=seed, stage=bar
         )
         n = min(dose, len(found))
-        given = [(edit.site, edit.code) for edit in found.sets(n)]
+        if add is None and not (set_them or forbid) and by == "gain":
+            add = STEP
+        edits = found.sets(n) if add is None and not forbid else found.adds(n)
+        given = [(edit.site, edit.code) for edit in edits]
         print_found(found, n)
     drawn = random_codes(loaded, books, given, seed=seed) if control else None
     arms = {"base": [], "steered": given} | ({} if drawn is None else {"random codes": drawn})

@@ -14,10 +14,10 @@ SHOWN = 12
 
 
 def print_found(found: FoundCodes, n: int) -> None:
-    """The first of the codes that are set, with how well they tell the held-out texts apart."""
+    """The first of the codes that are used, with how well they tell the held-out texts apart."""
     console = Console(highlight=False)
     console.print(
-        f"{n} codes by {found.by}, of one site each, of {len(found)}; "
+        f"{n} codes by {found.by}, of {len(found)}; "
         f"{found.n_positive} texts with it, {found.n_negative} without; half of them choose, half judge"
     )
     table = Table(box=None, padding=(0, 1))
@@ -53,7 +53,7 @@ def _cells(code: FoundCode) -> list[str]:
     return [
         code.site,
         str(code.code),
-        f"{code.effect:+.3f}",
+        "–" if code.effect is None else f"{code.effect:+.3f}",
         _share(code.precision),
         _share(code.recall),
         _share(code.token_precision),

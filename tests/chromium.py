@@ -30,6 +30,8 @@ def chromium():
         complain("no Chromium on the path")
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
+        # both cores may be busy with other tests
+        sync_api.expect.set_options(timeout=30_000)
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()

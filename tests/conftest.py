@@ -11,8 +11,16 @@ from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
+import pandas  # noqa: E402, F401
+import plotly.graph_objects  # noqa: E402, F401
 import pytest  # noqa: E402
+import scipy.stats  # noqa: E402, F401
+import sklearn.cluster  # noqa: E402, F401
+import streamlit.testing.v1  # noqa: E402, F401
 import torch  # noqa: E402
+
+# before anything of interp: what is imported while a module with checked shapes is loaded is compiled anew
+import transformer_lens  # noqa: E402, F401
 
 from interp.models import Model, load_model  # noqa: E402
 from tests.chromium import chromium  # noqa: E402, F401 - a fixture of several files

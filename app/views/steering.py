@@ -8,7 +8,7 @@ from interp.app.comparison import draw, draw_again, draw_found, streaming
 from interp.app.presets import BY_NAME, offer
 from interp.app.steered import HOW, Request, compare, find
 from interp.steering import load_topic, parse_codes, topic_names
-from interp.steering.find import RANKINGS
+from interp.steering.find import RANKINGS, STEP
 from interp.steering.presets import load_presets
 from interp.steering.topics import neutral_texts
 from interp.tasks.errors import InputError
@@ -31,6 +31,12 @@ def topics() -> list[str]:
         return []
 
 
+def suit() -> None:
+    """Codes that are found are added as they were found to be worth it; those that are named are set."""
+    named = st.session_state["source"] == BY_NAME
+    st.session_state["how"], st.session_state["scale"] = (HOW[0], 1.0) if named else (HOW[1], STEP)
+
+
 st.title("Steering")
 st.caption("The same prompt continued twice: by the model as it is, and with some of its codes edited.")
 folder, books = choose()
@@ -41,7 +47,9 @@ except InputError as error:
     engine.say(error)
 
 left, right = st.columns(2)
-source = left.radio("Which codes", [BY_NAME, OF_TOPIC, OF_TEXTS], horizontal=True, key="source", bind=IN_URL)
+source = left.radio(
+    "Which codes", [BY_NAME, OF_TOPIC, OF_TEXTS], horizontal=True, key="source", bind=IN_URL, on_change=suit
+)
 how = right.radio(
     "They are",
     HOW,
@@ -73,7 +81,7 @@ with st.form("steer"):
             "Dose",
             1,
             None,
-            40,
+            200,
             key="dose",
             bind=IN_URL,
             help="Of the codes found, how many are used, best first.",
@@ -147,7 +155,8 @@ if pressed:
             else:
                 positive, negative = lines(like), lines(unlike) or neutral_texts()
             found = find(books, made_with(folder, books), positive, negative, by, seed)
-            codes = [(edit.site, edit.code) for edit in found.sets(min(dose, len(found)))]
+            n = min(dose, len(found))
+            codes = [(edit.site, edit.code) for edit in (found.sets(n) if how == "set" else found.adds(n))]
         if positions == "generated" and begin > 1:
             positions = f"generated:{begin}"
         request = Request(

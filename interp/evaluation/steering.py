@@ -4,24 +4,21 @@ A rate says nothing without what it costs: every arm gets to 100 % by writing th
 also judged by their perplexity under the model *without* steering, and each arm's dose is first sought, on texts of its
 own, at which that perplexity is the same multiple of the base's (:func:`find_dose`).
 
-==========================  =====================================================================  =========
-arm                         what is done                                                           dose
-==========================  =====================================================================  =========
-base                        nothing
-codes                       how the codes found from the topic's texts differ from their books'    scale
-                            means is added
-codes set                   the same codes are set                                                 share of
-                                                                                                   tokens
-wrong topic                 the cell ``codes`` of the next topic, counted for this one's words
-random codes                other codes of the same heads, as ``codes``                            scale
-random vectors              vectors of random direction at the same heads, each as long as the     scale
-                            code's distance from the head's mean
-mean difference, heads      difference of the means over positive and negative texts is added at   scale
-                            the same heads
-mean difference, residual   the same in the residual stream after one layer                        scale
-==========================  =====================================================================  =========
+==================================  =============================================================================
+arm                                 what is done
+==================================  =============================================================================
+base                                nothing
+codes                               how the codes found from the topic's texts differ from their books' means is added
+wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
+random codes                        other codes of the same heads, as ``codes``
+random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
+mean difference, residual           difference of the means over positive and negative texts, after one layer
+mean difference, heads              the same at all heads at which it raises the target's log p to first order
+mean difference, dosed              the same, each head's dose by the natural gradient, as codes are chosen
+==================================  =============================================================================
 
-All arms act at the same positions with the same seeds. Means see all texts, codes are chosen by half of them.
+The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means see all texts,
+codes are chosen by half of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,28 +29,30 @@ from itertools import pairwise
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.optimize import nnls
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck
 from interp.circuits.choose import mean_interval
-from interp.evaluation.steering_vectors import SiteMeans, vector_books
+from interp.evaluation.steering_vectors import SiteMeans, from_mean, vector_books
 from interp.intervals import wilson
 from interp.models import Model
 from interp.steering import AddCode, CodeEdit, Topic, steer
 from interp.steering.continuations import Continuation, continue_prompts
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
-from interp.steering.find import FoundCodes
+from interp.steering.find import NATS, RIDGE, STEP, FoundCodes
+from interp.steering.pulls import Pull
 from interp.tasks.errors import InputError
 
 BASE, WRONG = "base", "wrong topic"
 ARMS = (
     "codes",
-    "codes set",
+    "mean difference, residual",
+    "mean difference, heads",
+    "mean difference, dosed",
     "random codes",
     "random vectors",
-    "mean difference, heads",
-    "mean difference, residual",
 )
 """Those that are run for every topic."""
 _NEAR = 0.05
@@ -66,7 +65,6 @@ class SteeringConfig:
     Attributes:
         n: texts per arm; prompts are taken in turn.
         n_tokens: new tokens per text.
-        n_codes: best codes that are added or set, and heads of the arms that act on the same heads.
         times: the perplexity at which arms are compared, as a multiple of the base's.
         tries: doses tried, at most, on as many texts as there are prompts.
         layer: of the residual stream; None for the middle one.
@@ -75,16 +73,15 @@ class SteeringConfig:
 
     n: int = 200
     n_tokens: int = 60
-    n_codes: int = 80
     times: float = 2.0
-    tries: int = 5
+    tries: int = 4
     layer: int | None = None
     temperature: float = 0.7
     seed: int = 0
     batch_size: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("n", "n_tokens", "n_codes", "tries", "batch_size"):
+        for name in ("n", "n_tokens", "tries", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
         if not self.times > 1:
@@ -96,13 +93,12 @@ class Arm:
     """
     Attributes:
         at: what the model runs within, at a dose.
-        first, most: the dose to try first, and the largest that there is.
+        first: the dose to try first.
     """
 
     name: str
     at: Callable[[float], AbstractContextManager]
     first: float
-    most: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -142,15 +138,25 @@ def plan_arms(
     codebooks: Mapping[str, Bottleneck],
     found: FoundCodes,
     means: SiteMeans,
+    pulls: Mapping[str, Pull],
     config: SteeringConfig,
 ) -> tuple[Arm, ...]:
-    """The arms of a topic, in the order of :data:`ARMS`."""
-    edits = found.sets(min(config.n_codes, len(found)))
+    """The arms of a topic, in the order of :data:`ARMS`.
+
+    Args:
+        found: by gain.
+        pulls: of the sites of heads' codebooks, from the texts that the means are of.
+    """
+    edits = found.adds(len(found), scale=1)
     codes = [(edit.site, edit.code) for edit in edits]
     others = random_codes(model, codebooks, codes, seed=config.seed)
+    added: dict[str, Tensor] = {}
+    for edit in edits:
+        added[edit.site] = added.get(edit.site, 0) + from_mean(codebooks, edit.site, edit.code)
     generator = torch.Generator().manual_seed(config.seed)
-    random = {edit.site: _random_direction(means.distance(codebooks, edit), generator) for edit in edits}
+    random = {site: _random_direction(vector, generator) for site, vector in added.items()}
     layer = f"r{model.cfg.n_layers // 2 if config.layer is None else config.layer}"
+    differences = _helpful(model, means, pulls)
 
     def adding(books: Mapping[str, Bottleneck], edits_at: Callable[[float], Sequence[CodeEdit]]):
         return lambda scale: steer(model, books, edits_at(scale), seed=config.seed)
@@ -161,17 +167,47 @@ def plan_arms(
         )
 
     return (
-        Arm("codes", adding(codebooks, lambda scale: code_edits(codes, add=scale)), 0.75),
-        Arm(
-            "codes set", lambda share: steer(model, codebooks, edits, share=share, seed=config.seed), 0.2, 1.0
-        ),
-        Arm("random codes", adding(codebooks, lambda scale: code_edits(others, add=scale)), 0.5),
-        Arm("random vectors", vectors(random), 0.5),
-        Arm(
-            "mean difference, heads", vectors({edit.site: means.difference(edit.site) for edit in edits}), 1.5
-        ),
+        Arm("codes", adding(codebooks, lambda scale: code_edits(codes, add=scale)), STEP),
         Arm("mean difference, residual", vectors({layer: means.difference(layer)}), 2.0),
+        Arm("mean difference, heads", vectors(differences), 1.0),
+        Arm("mean difference, dosed", vectors(_dosed(differences, pulls)), 1.0),
+        Arm("random codes", adding(codebooks, lambda scale: code_edits(others, add=scale)), STEP / 2),
+        Arm("random vectors", vectors(random), STEP),
     )
+
+
+def _helpful(
+    model: Model, means: SiteMeans, pulls: Mapping[str, Pull]
+) -> dict[str, Float[Tensor, " d_head"]]:
+    """Differences of means of the heads at which adding them raises the target, to first order."""
+    sites = (f"{layer}.h{head}" for layer in pulls for head in range(model.cfg.n_heads))
+    differences = {site: means.difference(site) for site in sites}
+    return {site: v for site, v in differences.items() if v @ _pull_of(pulls, site).gain[0] > 0}
+
+
+def _dosed(
+    differences: Mapping[str, Float[Tensor, " d_head"]], pulls: Mapping[str, Pull]
+) -> dict[str, Float[Tensor, " d_head"]]:
+    """The vectors times the doses d ≥ 0 that raise the target most for their KL of :data:`NATS` to second order."""
+    at = {site: _pull_of(pulls, site) for site in differences}
+    gains = np.array([float(v @ at[site].gain[0]) for site, v in differences.items()])
+    moves = np.stack([(at[site].scores[:, 0] @ v).numpy() for site, v in differences.items()], 1).astype(
+        float
+    )
+    information = moves.T @ moves
+    information += RIDGE * np.diag(np.diag(information))
+    # max ⟨gains, d⟩ − ½ dᵀ K d over d ≥ 0, with K = L Lᵀ: min ‖Lᵀ d − L⁻¹ gains‖
+    lower = np.linalg.cholesky(information)
+    doses, _ = nnls(lower.T, np.linalg.solve(lower, gains), maxiter=30 * len(gains))
+    doses *= np.sqrt(2 * NATS / (doses @ information @ doses))
+    return {site: float(d) * v for d, (site, v) in zip(doses, differences.items(), strict=True) if d > 0}
+
+
+def _pull_of(pulls: Mapping[str, Pull], site: str) -> Pull:
+    """Of one head, as a group of one."""
+    layer, _, head = site.partition(".h")
+    one = slice(int(head), int(head) + 1)
+    return Pull(pulls[layer].gain[one], pulls[layer].scores[:, one])
 
 
 def find_dose(
@@ -183,7 +219,7 @@ def find_dose(
     while all are below, twice the largest.
     """
     tried: list[tuple[float, float]] = []
-    dose = min(arm.first, arm.most)
+    dose = arm.first
     while True:
         tried.append((dose, perplexity_at(dose)))
         off = {d: float(np.log(p / wanted)) for d, p in (*tried, (0.0, base))}
@@ -193,9 +229,7 @@ def find_dose(
         above = min((d for d in off if off[d] > 0), default=None)
         below = max(d for d in off if off[d] <= 0 and (above is None or d < above))
         if above is None:
-            if below >= arm.most:
-                return best, tried
-            dose = min(2 * below, arm.most)
+            dose = 2 * below
         else:
             # not quite to the ends, which are known already
             share = np.clip(off[below] / (off[below] - off[above]), 0.1, 0.9)

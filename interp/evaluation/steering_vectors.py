@@ -9,10 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.codes import Codes
 from interp.models import Model, hooked, parse_site, resolve_site
-from interp.steering import SetCode
+from interp.steering.plan import mean_code
 from interp.steering.texts import BATCH_SIZE, tokenize
 
 
@@ -27,16 +25,6 @@ class SiteMeans:
         """Mean over positive minus mean over negative texts: the vector of contrastive activation addition (Rimsky
         et al. 2023, arXiv 2312.06681), from unpaired texts."""
         return _at(self.positive, site) - _at(self.negative, site)
-
-    def distance(self, codebooks: Mapping[str, Bottleneck], edit: SetCode) -> Float[Tensor, " d_in"]:
-        """From the mean over negative texts to a code."""
-        book = book_of(codebooks, edit.site)
-        head = parse_site(edit.site).head
-        ids = torch.full((book.config.groups, 1), edit.code, device=book.device)
-        ids = ids if book.config.groups > 1 else ids[0]
-        with torch.no_grad():
-            vector = book.decode(Codes(ids, torch.ones(ids.shape, device=book.device))).float().cpu()
-        return (vector[head] if vector.ndim == 2 else vector) - _at(self.negative, edit.site)
 
 
 @torch.no_grad()
@@ -83,9 +71,12 @@ def vector_books(model: Model, vectors: Mapping[str, Tensor]) -> dict[str, Codeb
     return books
 
 
-def book_of(codebooks: Mapping[str, Bottleneck], site: str) -> Bottleneck:
-    """The codebook of a site, or of its layer's heads."""
-    return codebooks[site] if site in codebooks else codebooks[site.partition(".")[0]]
+@torch.no_grad()
+def from_mean(codebooks: Mapping[str, Codebook], site: str, code: int) -> Float[Tensor, " d_in"]:
+    """What ``AddCode(site, code, from_mean=True)`` adds."""
+    book = codebooks[site] if site in codebooks else codebooks[site.partition(".")[0]]
+    group = parse_site(site).head if book.config.groups > 1 else 0
+    return (book.codes[group, code].float() - mean_code(book)[group]).cpu()
 
 
 def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:

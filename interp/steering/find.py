@@ -1,21 +1,25 @@
 """The codes of a topic or a behaviour, found from a few texts that have it and some that do not.
 
-Half of the texts choose, the other half judge. A code *fires* in a text if it is chosen at any token of it. On the
-half that chooses, every code of every head gets two numbers:
+Half of the texts choose, the other half judge: precision, recall and p of a code are of texts that did not choose it.
+Nothing is filtered by hand. A code *fires* in a text if it is chosen at any token of it.
 
-* ``detection``: how unlikely it is that so many of the texts in which it fires are positive by chance, −log10 p of the
-  hypergeometric test;
-* ``effect``: how much setting it at every token would raise the log-likelihood of the positive texts and lower that of
-  the negative ones, in nats per token, to first order: ⟨code − strongest code there, gradient⟩, from one backward pass.
+``by="gain"``, for steering: which codes bring about most for what they cost.
 
-Only codes that fire in positive texts more than by chance (p ≤ .05 on the choosing half) are looked at: the largest
-first-order effects of all belong to codes far from anything the texts hold. A code that tells of a topic need not bring
-it about (in a late layer it may be about the token just read), so codes for steering are ranked by effect, and codes
-for reading by detection. Of each head the best code is kept, if it has one, nothing is filtered by hand, and precision,
-recall and p are those of the other half.
+* The target is the tokens that the positive texts have and others do not (:mod:`interp.steering.target`).
+* ``effect``: how much adding a code's difference from its codebook's mean at every token of the *negative* texts would
+  raise the target's log p, in nats per token, to first order: e = ⟨code − mean, gradient⟩.
+* What it costs: KL(with ‖ without) to second order, ½ dᵀ K d for codes added d times, where K is the Fisher
+  information of the next tokens' distribution along the codes, from tokens drawn from the model. Codes that move the
+  model alike are seen in it: after one of them the next costs more.
+* Codes that fire in some text are taken greedily, each added :data:`STEP` times, by how much they raise
+  ⟨e, d⟩ − price · ½ dᵀ K d, until none does; the price is that at which they cost :data:`NATS`. This is the natural
+  gradient (Amari 1998) in steps of codes.
 
-When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference; a
-first-order effect says little about a code far from what is there.
+``by="detection"``, for reading: of each head or site the code that is surest to tell the texts apart, −log10 p of the
+hypergeometric test on the choosing half, if p ≤ .05. It need not bring about what it tells of.
+
+When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference; what
+is added far from what the texts hold does not do what first and second order say.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,16 +32,27 @@ from scipy.stats import false_discovery_control, hypergeom
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.codes import NO_CODE, Codes, distinct
 from interp.models import Model, resolve_site
 from interp.progress import Stage, silent
 from interp.steering.edits import AddCode, SetCode
-from interp.steering.texts import TokenizedTexts, read_texts, tokenize
+from interp.steering.plan import mean_code
+from interp.steering.pulls import Pull, read_pulls
+from interp.steering.texts import TokenizedTexts, read_codes, tokenize
 from interp.tasks.errors import InputError
 
-RANKINGS = ("effect", "detection")
+RANKINGS = ("gain", "detection")
 DETECTED = -np.log10(0.05)
-"""Least detection of a code that is looked at; it is one of many looked at, so the judging half has the last word."""
+"""Least detection of a code that is looked at for reading; the judging half has the last word."""
+STEP = 0.5
+"""How many times each code is added for which codes are chosen by gain."""
+NATS = 0.2
+"""What all codes chosen by gain cost together, KL per token to second order."""
+PER_GROUP = 4
+"""Codes of a head, or other site, that are candidates."""
+RIDGE = 0.3
+"""Added to each code's own information, as a share of it: fewer samples than candidates are drawn."""
 LEAST = 6
 """Texts of each kind: with fewer than three to choose by no code could be detected."""
 
@@ -51,7 +66,7 @@ class FoundCode:
         token_precision, token_recall: the same of tokens, each counted as its text.
         p_value: hypergeometric, one-sided, held-out texts.
         q_value: after Benjamini and Hochberg over the codes found.
-        effect, detection: of the other half, see the module's docstring.
+        effect, detection: of the other half, see the module's docstring; no effect where codes were found by detection.
     """
 
     site: str
@@ -62,13 +77,13 @@ class FoundCode:
     token_recall: float
     p_value: float
     q_value: float
-    effect: float
+    effect: float | None
     detection: float
 
 
 @dataclass(frozen=True)
 class FoundCodes:
-    """One code per head (or other site) that has one, best first.
+    """Best first; at a site one or, by gain, some.
 
     Attributes:
         n_positive, n_negative: texts, those that chose and those that judged together.
@@ -84,10 +99,12 @@ class FoundCodes:
         return len(self.codes)
 
     def sets(self, n: int, *, slots: int = 1, strength: float | int | None = None) -> list[SetCode]:
-        """Edits that set the first n."""
-        return [SetCode(code.site, code.code, slots, strength) for code in self._first(n)]
+        """Edits that set the first n; of a site's codes only the best, as one takes the other's place."""
+        best = {code.site: code.code for code in reversed(self._first(n))}
+        sites = dict.fromkeys(code.site for code in self._first(n))
+        return [SetCode(site, best[site], slots, strength) for site in sites]
 
-    def adds(self, n: int, *, scale: float | int = 1.0) -> list[AddCode]:
+    def adds(self, n: int, *, scale: float | int = STEP) -> list[AddCode]:
         """Edits that add how each of the first n differs from its codebook's mean."""
         return [AddCode(code.site, code.code, scale, from_mean=True) for code in self._first(n)]
 
@@ -105,7 +122,7 @@ class FoundCodes:
 
     def _first(self, n: int) -> tuple[FoundCode, ...]:
         if not 1 <= n <= len(self.codes):
-            raise InputError(f"{n} codes: choose 1 to {len(self.codes)}, of one head or site each")
+            raise InputError(f"{n} codes: choose 1 to {len(self.codes)}")
         return self.codes[:n]
 
 
@@ -115,65 +132,173 @@ def find_codes(
     positive: Sequence[str],
     negative: Sequence[str],
     *,
-    by: str = "effect",
+    by: str = "gain",
     seed: int = 0,
     stage: Stage = silent,
 ) -> FoundCodes:
-    """Find the codes that positive texts have and negative ones do not.
+    """Find the codes that bring about what positive texts have and negative ones do not, or that tell them apart.
 
-    One forward pass over all texts, one backward pass over half of them.
+    One forward pass over all texts; by gain those of :func:`~interp.steering.pulls.read_pulls` over the half that
+    chooses.
 
     Args:
         by: see the module's docstring.
-        seed: of the split into halves.
+        seed: of the split into halves, and of the tokens drawn.
 
     Raises:
         InputError: fewer than :data:`LEAST` texts of a kind, a text in both, an empty or too long one, no codebooks,
-            or no code that tells the texts apart.
+            or no code (by gain: no token) that tells the texts apart.
     """
     _check(codebooks, positive, negative, by)
     texts = tokenize(model, [*positive, *negative])
     is_positive = np.arange(len(positive) + len(negative)) < len(positive)
     heldout = _split(is_positive, seed)
-    sign = np.where(is_positive, 1 / (is_positive & ~heldout).sum(), -1 / (~is_positive & ~heldout).sum())
-    weights = torch.tensor(np.where(heldout, 0, sign), dtype=torch.float32)
-    readings = read_texts(model, codebooks, texts, weights, stage=stage)
-    n_tokens = texts.counted.sum(1).numpy()
-    found: list[FoundCode] = []
-    for name, reading in readings.items():
-        book = codebooks[name]
-        effect = _vectors(book, reading.pull.shape[0]) @ reading.pull[..., None]
-        effect = effect[..., 0].numpy() - reading.pulled[:, None].numpy()
-        fires, tokens = _counts(reading.ids, texts, book.config.n_codes)
-        detection = -_log10_p(fires, is_positive, ~heldout)
-        place = resolve_site(model, name)
-        heads = place.kind == "attn" and place.head is None and effect.shape[0] > 1
-        # of equal detections the code that fires at more tokens of positive texts
-        share = tokens[is_positive & ~heldout].sum(0) / (1 + tokens[~heldout].sum(0))
-        score = effect if by == "effect" else detection + 1e-6 * share
-        score = np.where(detection >= DETECTED - 1e-9, score, -np.inf)
-        best = score.argmax(1)
-        for group, code in enumerate(best.tolist()):
-            if score[group, code] == -np.inf:
-                continue
-            found.append(
-                FoundCode(
-                    site=f"{name}.h{group}" if heads else name,
-                    code=code,
-                    **_judged(fires[:, group, code], tokens[:, group, code], n_tokens, is_positive, heldout),
-                    q_value=1.0,
-                    effect=float(effect[group, code]),
-                    detection=float(detection[group, code]),
-                )
-            )
-    if not found:
+    places = [
+        place
+        for name, ids in read_codes(model, codebooks, texts, stage=stage).items()
+        for place in _places(model, name, codebooks[name], ids, texts, is_positive, heldout)
+    ]
+    if by == "gain":
+        by_kind = (texts.at(kind & ~heldout) for kind in (is_positive, ~is_positive))
+        pulls = read_pulls(model, codebooks, *by_kind, seed=seed, stage=stage)
+        chosen = _by_gain(codebooks, places, pulls)
+    else:
+        chosen = _by_detection(places, is_positive, heldout)
+    if not chosen:
         raise InputError("no code tells the positive texts from the negative ones (p ≤ .05): give more texts")
-    found.sort(key=lambda code: -getattr(code, by))
+    n_tokens = texts.counted.sum(1).numpy()
+    found = [
+        FoundCode(
+            site=place.site,
+            code=code,
+            **_judged(place.fires[:, code], place.tokens[:, code], n_tokens, is_positive, heldout),
+            q_value=1.0,
+            effect=effect,
+            detection=float(place.detection[code]),
+        )
+        for place, code, effect in chosen
+    ]
     adjusted = false_discovery_control([code.p_value for code in found])
     found = [
         FoundCode(**{**vars(code), "q_value": float(q)}) for code, q in zip(found, adjusted, strict=True)
     ]
     return FoundCodes(tuple(found), by, seed, len(positive), len(negative))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A head, or another site, and where each of its codes fires.
+
+    Attributes:
+        name, group: its codebook's, and its own among the codebook's.
+        detection: −log10 p on the choosing half.
+    """
+
+    site: str
+    name: str
+    group: int
+    fires: Bool[np.ndarray, "text code"]
+    tokens: Int[np.ndarray, "text code"]
+    detection: Float[np.ndarray, " code"]
+
+
+_Chosen = tuple[_Place, int, float | None]
+"""A code and its effect."""
+
+
+def _places(
+    model: Model,
+    name: str,
+    book: Bottleneck,
+    ids: Int[Tensor, "text pos group k"],
+    texts: TokenizedTexts,
+    is_positive: Bool[np.ndarray, " text"],
+    heldout: Bool[np.ndarray, " text"],
+) -> list[_Place]:
+    fires, tokens = _counts(ids, texts, book.config.n_codes)
+    detection = -_log10_p(fires, is_positive, ~heldout)
+    site, groups = resolve_site(model, name), ids.shape[2]
+    heads = site.kind == "attn" and site.head is None and groups > 1
+    return [
+        _Place(f"{name}.h{g}" if heads else name, name, g, fires[:, g], tokens[:, g], detection[g])
+        for g in range(groups)
+    ]
+
+
+def _by_detection(
+    places: Sequence[_Place], is_positive: Bool[np.ndarray, " text"], heldout: Bool[np.ndarray, " text"]
+) -> list[_Chosen]:
+    """The surest code of each place, surest first."""
+    found = []
+    for place in places:
+        # of equal detections the code that fires at more tokens of positive texts
+        share = place.tokens[is_positive & ~heldout].sum(0) / (1 + place.tokens[~heldout].sum(0))
+        code = int((place.detection + 1e-6 * share).argmax())
+        if place.detection[code] >= DETECTED - 1e-9:
+            found.append((place, code, None))
+    return sorted(found, key=lambda chosen: -chosen[0].detection[chosen[1]])
+
+
+def _by_gain(
+    codebooks: Mapping[str, Bottleneck], places: Sequence[_Place], pulls: Mapping[str, Pull]
+) -> list[_Chosen]:
+    """Codes in the order in which they are worth adding."""
+    candidates: list[_Chosen] = []
+    moves = []
+    for place in places:
+        vectors = _from_mean(codebooks[place.name])[
+            place.group if codebooks[place.name].config.groups > 1 else 0
+        ]
+        pull = pulls[place.name]
+        gain = (vectors @ pull.gain[place.group]).numpy()
+        moved = (pull.scores[:, place.group] @ vectors.T).numpy()
+        worth = np.where(place.fires.any(0), np.maximum(gain, 0) ** 2 / ((moved**2).sum(0) + 1e-12), 0)
+        for code in np.argsort(-worth, kind="stable")[:PER_GROUP].tolist():
+            if worth[code] > 0:
+                candidates.append((place, code, float(gain[code])))
+                moves.append(moved[:, code])
+    if not candidates:
+        return []
+    gains, moves = np.array([effect for *_, effect in candidates]), np.stack(moves, 1).astype(float)
+    information = moves.T @ moves
+    information += RIDGE * np.diag(np.diag(information))
+    return [candidates[i] for i in _within(gains, information, STEP, NATS)]
+
+
+def _within(
+    gains: Float[np.ndarray, " code"], information: Float[np.ndarray, "code code"], step: float, nats: float
+) -> list[int]:
+    """The greedy choice at the lowest price at which it costs no more than ``nats``; at least one code."""
+
+    def cost(log_price: float) -> float:
+        chosen = _greedy(gains, information, step, np.exp(log_price))
+        return float(step**2 / 2 * information[np.ix_(chosen, chosen)].sum())
+
+    # at the highest price the first code is not worth its cost any more
+    high = float(np.log((2 * gains / (step * np.diag(information))).max()))
+    low = high - 25
+    if cost(low) > nats:
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if cost(middle) > nats else (low, middle)
+    else:
+        high = low
+    return _greedy(gains, information, step, np.exp(high)) or [
+        int((gains**2 / np.diag(information)).argmax())
+    ]
+
+
+def _greedy(
+    gains: Float[np.ndarray, " code"], information: Float[np.ndarray, "code code"], step: float, price: float
+) -> list[int]:
+    """Codes by how much each raises ⟨gains, d⟩ − price · ½ dᵀ information d after those before it."""
+    left = step * gains - price * step**2 / 2 * np.diag(information)
+    order: list[int] = []
+    while (best := int(left.argmax())) not in order and left[best] > 0:
+        order.append(best)
+        left = left - price * step**2 * information[best]
+        left[order] = -np.inf
+    return order
 
 
 def _check(
@@ -251,10 +376,11 @@ def _judged(
 
 
 @torch.no_grad()
-def _vectors(book: Bottleneck, groups: int) -> Float[Tensor, "group code d_in"]:
-    """The vector of every code of every group."""
+def _from_mean(book: Bottleneck) -> Float[Tensor, "group code d_in"]:
+    """How every code differs from its codebook's mean; of other bottlenecks, the codes' own vectors."""
     config = book.config
     ids = torch.arange(config.n_codes, device=book.device)[:, None, None].expand(-1, config.groups, 1)
     ids = ids if config.groups > 1 else ids[:, 0]
     vectors = book.decode(Codes(ids, torch.ones(ids.shape, device=book.device))).float().cpu()
-    return vectors.reshape(config.n_codes, config.groups, -1).transpose(0, 1).expand(groups, -1, -1)
+    vectors = vectors.reshape(config.n_codes, config.groups, -1).transpose(0, 1)
+    return vectors - mean_code(book).cpu()[:, None] if isinstance(book, Codebook) else vectors

@@ -1,16 +1,19 @@
-"""Texts through a model once: the codes at every site, and how the texts' likelihood depends on each site."""
+"""Texts through a model: their codes at every site, and what the model expects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.activations.stream import model_device
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.codes import Codes
 from interp.models import Model, hooked, resolve_site
+from interp.models.sites import Site
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text.special import first_token, opened
@@ -29,20 +32,10 @@ class TokenizedTexts:
     tokens: Int[Tensor, "text pos"]
     counted: Bool[Tensor, "text pos"]
 
-
-@dataclass(frozen=True)
-class SiteReading:
-    """
-    Attributes:
-        ids: with one group where the site has no groups.
-        pull: the gradient of Σ weight · log-likelihood, in nats per token, towards the site's vector, summed over
-            positions.
-        pulled: how far the strongest codes that are there go along it: Σ ⟨code, gradient⟩.
-    """
-
-    ids: Int[Tensor, "text pos group k"]
-    pull: Float[Tensor, "group d_in"]
-    pulled: Float[Tensor, " group"]
+    def at(self, rows: Bool[np.ndarray, " text"]) -> "TokenizedTexts":
+        """Some of them."""
+        chosen = torch.from_numpy(rows)
+        return TokenizedTexts(self.tokens[chosen], self.counted[chosen])
 
 
 def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
@@ -70,82 +63,67 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
     return TokenizedTexts(tokens, (place >= (begin is not None)) & (place < lengths))
 
 
-def read_texts(
-    model: Model,
-    codebooks: Mapping[str, Bottleneck],
-    texts: TokenizedTexts,
-    weights: Float[Tensor, " text"],
-    *,
-    stage: Stage = silent,
-) -> dict[str, SiteReading]:
-    """Codes at every site, and the pull of the texts by their weights, in one pass; only those of weight 0 go without
-    a backward pass."""
-    device = next(model.parameters()).device
+@torch.no_grad()
+def read_codes(
+    model: Model, codebooks: Mapping[str, Bottleneck], texts: TokenizedTexts, *, stage: Stage = silent
+) -> dict[str, Int[Tensor, "text pos group k"]]:
+    """Codes at every site, in one forward pass; one group where the site has no groups."""
     places = {name: resolve_site(model, name) for name in codebooks}
-    seen: dict[str, Tensor] = {}
-
-    def keep(hook: str, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            x.retain_grad()
-        seen[hook] = x
-        return x
-
-    functions = {place.hook: partial(keep, place.hook) for place in places.values()}
-    begin = {"blocks.0.hook_resid_pre": lambda x: x.detach().requires_grad_()}
-    weighted, others = weights.nonzero()[:, 0], (weights == 0).nonzero()[:, 0]
-    parts: dict[str, list[SiteReading]] = {name: [] for name in codebooks}
-    with stage("reading texts", len(weights)) as done:
-        for rows in (*weighted.split(BATCH_SIZE), *others.split(BATCH_SIZE)):
-            if len(rows) == 0:
-                continue
-            pulls = bool(weights[rows[0]])
-            width = int(texts.counted[rows].any(0).nonzero().max()) + 1
-            tokens, counted = (part[rows, :width].to(device) for part in (texts.tokens, texts.counted))
-            with torch.set_grad_enabled(pulls), hooked(model, (begin if pulls else {}) | functions):
-                logits = model(tokens)
-                if pulls:
-                    (weights[rows].to(device) * _likelihood(logits, tokens, counted)).sum().backward()
-            for name, book in codebooks.items():
-                read = _read(book, places[name].head, seen[places[name].hook], counted)
-                missing = texts.tokens.shape[1] - width
-                ids = torch.nn.functional.pad(read.ids, (0, 0, 0, 0, 0, missing))
-                parts[name].append(SiteReading(ids, read.pull, read.pulled))
-            seen.clear()
-            done(len(rows))
-    back = torch.argsort(torch.cat([weighted, others]))
-    return {name: _joined(some, back) for name, some in parts.items()}
-
-
-def _likelihood(
-    logits: Float[Tensor, "text pos vocab"],
-    tokens: Int[Tensor, "text pos"],
-    counted: Bool[Tensor, "text pos"],
-) -> Float[Tensor, " text"]:
-    """Of each text, in nats per token."""
-    each = logits[:, :-1].float().log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
-    return (each * counted[:, 1:]).sum(-1) / counted.sum(-1)
+    parts: dict[str, list[Tensor]] = {name: [] for name in codebooks}
+    width = texts.tokens.shape[1]
+    for tokens, counted in batches(texts, stage, "reading texts"):
+        with watched(model, places) as seen:
+            model(tokens.to(model_device(model)))
+        for name, book in codebooks.items():
+            rows = grouped(seen[places[name].hook], places[name].head, book)
+            # codes of a single group come without the axis
+            ids = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0]).ids
+            ids = (ids if rows.shape[2] > 1 else ids[:, :, None]).cpu()
+            parts[name].append(torch.nn.functional.pad(ids, (0, 0, 0, 0, 0, width - counted.shape[1])))
+    return {name: torch.cat(some) for name, some in parts.items()}
 
 
 @torch.no_grad()
-def _read(book: Bottleneck, head: int | None, x: Tensor, counted: Bool[Tensor, "text pos"]) -> SiteReading:
-    def grouped(vectors: Tensor) -> Float[Tensor, "text pos group d_in"]:
-        vectors = vectors.detach() if head is None else vectors.detach()[:, :, head]
-        return vectors.reshape(*vectors.shape[:2], -1, book.config.d_in)
-
-    rows = grouped(x)
-    # codes of a single group come without the axis
-    codes = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0])
-    ids = (codes.ids if rows.shape[2] > 1 else codes.ids[:, :, None]).cpu()
-    if x.grad is None:
-        return SiteReading(ids, torch.zeros(rows.shape[2:]), torch.zeros(rows.shape[2]))
-    gradient = grouped(x.grad).float() * counted[..., None, None]
-    strongest = book.decode(Codes(codes.ids[..., :1], codes.values[..., :1])).reshape(rows.shape).float()
-    return SiteReading(ids, gradient.sum((0, 1)).cpu(), (gradient * strongest).sum((0, 1, 3)).cpu())
+def expected_tokens(model: Model, texts: TokenizedTexts) -> Float[Tensor, " vocab"]:
+    """The mean over the texts' tokens of the probabilities that the model gives to what comes next."""
+    device, total = model_device(model), 0
+    for tokens, counted in batches(texts, silent, ""):
+        p = model(tokens.to(device)).float().softmax(-1)
+        total = total + p[counted.to(device)].sum(0).cpu()
+    return total / texts.counted.sum()
 
 
-def _joined(parts: list[SiteReading], back: Int[Tensor, " text"]) -> SiteReading:
-    return SiteReading(
-        torch.cat([part.ids for part in parts])[back],
-        torch.stack([part.pull for part in parts]).sum(0),
-        torch.stack([part.pulled for part in parts]).sum(0),
-    )
+def batches(texts: TokenizedTexts, stage: Stage, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens and what counts, as wide as the longest text of the batch."""
+    with stage(what, len(texts.tokens)) as done:
+        for tokens, counted in zip(
+            texts.tokens.split(BATCH_SIZE), texts.counted.split(BATCH_SIZE), strict=True
+        ):
+            width = int(counted.any(0).nonzero().max()) + 1
+            yield tokens[:, :width], counted[:, :width]
+            done(len(tokens))
+
+
+@contextmanager
+def watched(
+    model: Model, places: Mapping[str, Site], begin: Mapping[str, Callable] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """What passes each place, by its hook.
+
+    Args:
+        begin: hooks that act before it is seen.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(hook: str, x: Tensor) -> Tensor:
+        seen[hook] = x
+        return x
+
+    with hooked(model, dict(begin or {}) | {p.hook: partial(keep, p.hook) for p in places.values()}):
+        yield seen
+
+
+def grouped(x: Tensor, head: int | None, book: Bottleneck) -> Float[Tensor, "text pos group d_in"]:
+    """What passes a site, or one head of it, with an axis of groups."""
+    x = x if head is None else x[:, :, head]
+    return x.reshape(*x.shape[:2], -1, book.config.d_in)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
@@ -13,6 +14,13 @@ from interp.text import load_text
 MAIN = Path(__file__).parent.parent.parent / "app" / "main.py"
 TIMEOUT = 60
 N_CODES = 12
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _as_the_workbench_is_configured() -> None:
+    """``app/.streamlit/config.toml`` is read by ``streamlit run``, not here. Without it each page is parsed for bare
+    expressions, and Python 3.11 may fail if another thread parses at the same time."""
+    config.set_option("runner.magicEnabled", False)
 
 
 @pytest.fixture(scope="session")

@@ -200,6 +200,15 @@ def test_a_model_without_a_chat_template_says_so(page):
     assert "no chat template" in app.error[0].value and not app.metric
 
 
+def test_codes_that_are_found_are_added_unless_it_is_said_otherwise(page):
+    app = page()
+    assert app.radio(key="how").value == "set"
+    app.radio(key="source").set_value("of texts").run()
+    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == 0.5
+    app.radio(key="source").set_value("by name").run()
+    assert app.radio(key="how").value == "set"
+
+
 def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     app = page(source="of texts")
     app.text_area(key="like").set_value("\n".join(f"Z {word} the store" for word in WORDS))

@@ -22,7 +22,7 @@ from tests.chromium import FLAGS, chromium_path
 WIDTHS, SCHEMES = (1280, 800), ("light", "dark")
 TALLEST = 4000
 STORY = (
-    "source=of+a+topic&topic=fire&how=added&scale=0.75&dose=80&temperature=0.7&control=true"
+    "source=of+a+topic&topic=fire&how=added&scale=0.5&temperature=0.7&control=true"
     "&prompt=One+day,+Tim+and+his+mom+went+to"
 )
 COMMANDS = {

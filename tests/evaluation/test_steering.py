@@ -21,6 +21,8 @@ from interp.evaluation.steering import (
 from interp.evaluation.steering_vectors import site_means, vector_books
 from interp.models import Model, hooked
 from interp.steering import Topic, find_codes, steer
+from interp.steering.find import NATS
+from interp.steering.pulls import read_pulls
 from interp.steering.texts import tokenize
 from interp.tasks.errors import InputError
 
@@ -35,8 +37,9 @@ PLAIN = (
 )
 MARKED = tuple(f"Z {text}" for text in PLAIN)
 TOPIC = Topic("z", ("z",), MARKED, PLAIN, ("When Mary", "The war lasted from"))
+CONTROLLED = ("codes", "random codes", "random vectors")
 OTHER = Topic("store", ("store",), PLAIN, MARKED, TOPIC.prompts)
-CONFIG = SteeringConfig(n=6, n_tokens=5, n_codes=3, batch_size=4)
+CONFIG = SteeringConfig(n=6, n_tokens=5, layer=1, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -76,24 +79,43 @@ def test_means_are_of_the_tokens_without_bos_and_padding(model):
     assert means.difference("a1.h2").shape == (model.cfg.d_head,)
 
 
-def test_arms_act_at_the_same_heads_and_their_controls_match(model, books):
+@pytest.fixture(scope="module")
+def arms(model, books) -> dict[str, Arm]:
     found = find_codes(model, books, MARKED, PLAIN)
     means = site_means(model, [*books, "r1"], MARKED, PLAIN)
-    arms = {arm.name: arm for arm in plan_arms(model, books, found, means, CONFIG)}
+    pulls = read_pulls(model, books, tokenize(model, MARKED), tokenize(model, PLAIN))
+    return {arm.name: arm for arm in plan_arms(model, books, found, means, pulls, CONFIG)}
+
+
+def test_controls_act_at_the_heads_of_the_codes(model, books, arms):
     assert tuple(arms) == ARMS
-    z = {name: adds(model, arm.at(2.0), "blocks.1.attn.hook_z") for name, arm in arms.items() if arm.most > 1}
-    chosen = found.codes[:3]
-    for name in ("codes", "random codes", "random vectors", "mean difference, heads"):
+    z = {name: adds(model, arms[name].at(2.0), "blocks.1.attn.hook_z") for name in CONTROLLED}
+    found = find_codes(model, books, MARKED, PLAIN)
+    for name in CONTROLLED:
         moved = z[name].abs().sum(1).nonzero()[:, 0].tolist()
-        assert set(moved) == {int(code.site[-1]) for code in chosen}, name
+        assert set(moved) == {int(code.site[-1]) for code in found.codes}, name
     assert not torch.equal(z["codes"], z["random codes"])
-    for code in chosen:
-        head = int(code.site[-1])
-        length = (books["a1"].codes[head, code.code].detach() - means.negative["a1"][head]).norm()
-        torch.testing.assert_close(z["random vectors"][head].norm(), 2 * length, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(
-            z["mean difference, heads"][head], 2 * means.difference(code.site), atol=1e-5, rtol=1e-4
-        )
+    torch.testing.assert_close(z["random vectors"].norm(dim=1), z["codes"].norm(dim=1), atol=1e-4, rtol=1e-4)
+
+
+def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms):
+    means = site_means(model, [*books, "r1"], MARKED, PLAIN)
+    pulls = read_pulls(model, books, tokenize(model, MARKED), tokenize(model, PLAIN))["a1"]
+    added, dosed = (
+        adds(model, arms[name].at(2.0), "blocks.1.attn.hook_z")
+        for name in ("mean difference, heads", "mean difference, dosed")
+    )
+    for head in range(model.cfg.n_heads):
+        difference = means.difference(f"a1.h{head}")
+        helps = float(difference @ pulls.gain[head]) > 0
+        expected = 2 * difference if helps else torch.zeros_like(difference)
+        torch.testing.assert_close(added[head], expected, atol=1e-5, rtol=1e-4)
+        dose = float(dosed[head] @ difference / difference.square().sum())
+        assert dose >= 0 if helps else dose == 0
+        torch.testing.assert_close(dosed[head], dose * difference, atol=1e-5, rtol=1e-3)
+    # what all heads cost together, half of it on the diagonal's ridge at most
+    moved = (pulls.scores * dosed / 2).sum((1, 2))
+    assert 0.3 * NATS < float(moved.square().sum()) / 2 <= NATS * 1.001
     residual = adds(model, arms["mean difference, residual"].at(2.0), "blocks.1.hook_resid_post")
     torch.testing.assert_close(residual, 2 * means.difference("r1"), atol=1e-5, rtol=1e-4)
 
@@ -125,14 +147,11 @@ def test_a_book_of_vectors_adds_them(model):
     torch.testing.assert_close(seen[1], seen[0] + 2)
 
 
-def test_cells_are_seeded_and_count_every_topics_words(model, books):
-    found = find_codes(model, books, MARKED, PLAIN)
-    means = site_means(model, [*books, "r1"], MARKED, PLAIN)
+def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     base = measure(model, [TOPIC, OTHER], CONFIG)
     assert base == measure(model, [TOPIC, OTHER], CONFIG)
     assert set(base.held) == {"z", "store"} and len(base.held["z"]) == 6 and base.perplexity > 1
-    arm = plan_arms(model, books, found, means, CONFIG)[0]
-    cell = measure(model, [TOPIC, OTHER], CONFIG, arm=arm, topic="z", base=base.perplexity)
+    cell = measure(model, [TOPIC, OTHER], CONFIG, arm=arms["codes"], topic="z", base=base.perplexity)
     assert cell.perplexity != base.perplexity
     assert 1 <= len(cell.tried) <= CONFIG.tries and cell.dose in [dose for dose, _ in cell.tried]
     assert Cell(**cell.to_json()) == cell
@@ -140,8 +159,8 @@ def test_cells_are_seeded_and_count_every_topics_words(model, books):
     assert low - 1e-9 <= cell.rate("z") <= high
 
 
-def search(perplexity_at, first=1.0, most=float("inf"), tries=8):
-    arm = Arm("codes", lambda _dose: contextlib.nullcontext(), first, most)
+def search(perplexity_at, first=1.0, tries=8):
+    arm = Arm("codes", lambda _dose: contextlib.nullcontext(), first)
     return find_dose(perplexity_at, arm, 10.0, 20.0, tries)
 
 
@@ -152,9 +171,7 @@ def test_the_dose_is_found_at_which_texts_are_as_surprising_as_wanted(first):
     assert len({dose for dose, _ in tried}) == len(tried)
 
 
-def test_a_dose_that_cannot_be_reached_is_the_largest():
-    dose, tried = search(lambda dose: 10 + dose, first=0.3, most=1.0)
-    assert dose == 1.0 and len(tried) <= 4
+def test_of_a_dose_that_is_not_reached_in_time_the_largest_is_taken():
     dose, tried = search(lambda dose: 10 + 0.1 * dose, tries=3)
     assert [dose for dose, _ in tried] == [1.0, 2.0, 4.0] and dose == 4.0
 

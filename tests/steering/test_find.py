@@ -1,5 +1,7 @@
 """Codes are found where they were put; precision, recall and p are those of other texts."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,12 @@ from scipy.stats import fisher_exact
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.models import Model, hooked, load_model
 from interp.steering import find_codes, load_topic, steer, topic_names
-from interp.steering.find import DETECTED
-from interp.steering.texts import read_texts, tokenize
+from interp.steering.controls import random_codes
+from interp.steering.edits import code_edits
+from interp.steering.find import DETECTED, STEP, _within
+from interp.steering.pulls import read_pulls
+from interp.steering.target import find_target
+from interp.steering.texts import expected_tokens, tokenize
 from interp.steering.topics import holds_word, neutral_texts
 from interp.tasks.errors import InputError
 
@@ -81,36 +87,73 @@ def test_p_values_are_fishers_on_the_held_out_texts_and_the_split_is_seeded(mode
             assert code.p_value == pytest.approx(fisher_exact(table, alternative="greater").pvalue)
 
 
-def test_the_effect_is_the_change_of_log_likelihood_to_first_order(model, books):
-    # a code that differs from what is there by a small step: the effect predicts what setting it does
-    texts = tokenize(model, MARKED)
-    weights = torch.full((len(MARKED),), 1 / len(MARKED))
-    reading = read_texts(model, {"m0": books["m0"]}, texts, weights)["m0"]
-    place = reading.pull[0]
-    assert reading.ids.shape[2:] == (1, 1)
+def test_a_token_of_the_topic_is_the_target_and_what_the_model_expects_is_not(model):
+    marked, plain = tokenize(model, MARKED), tokenize(model, PLAIN)
+    nothing = torch.zeros(model.cfg.d_vocab)
+    target = find_target(marked, plain, (nothing, nothing))
+    assert model.tokenizer.decode(target.tokens[:1]).strip() == MARK
+    assert float(target.weights.sum()) == pytest.approx(1)
+    expected = nothing.clone()
+    expected[target.tokens] = 0.5
+    for by_model in ((expected, nothing), (nothing, expected)):
+        with pytest.raises(InputError, match="no token is in more of the positive texts"):
+            find_target(marked, plain, by_model)
 
-    def likelihood(step: float) -> float:
-        counted = texts.counted
-        push = lambda x: x + step * counted[..., None] * place / place.norm()  # noqa: E731
+
+def test_pulls_predict_what_adding_a_vector_raises_and_what_it_costs(model, books):
+    marked, plain = tokenize(model, MARKED), tokenize(model, PLAIN)
+    pull = read_pulls(model, {"m0": books["m0"]}, marked, plain, seed=3)["m0"]
+    target = find_target(marked, plain, (expected_tokens(model, marked), expected_tokens(model, plain)))
+    direction = pull.gain[0] / pull.gain[0].norm()
+
+    def log_p(step: float) -> torch.Tensor:
+        push = lambda x: x + step * plain.counted[..., None] * direction  # noqa: E731
         with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": push}):
-            logits = model(texts.tokens).double()
-        each = logits[:, :-1].log_softmax(-1).gather(-1, texts.tokens[:, 1:, None])[..., 0]
-        return float(((each * counted[:, 1:]).sum(1) / counted.sum(1)).mean())
+            return model(plain.tokens).double().log_softmax(-1)[plain.counted]
 
-    slope = (likelihood(1e-3) - likelihood(-1e-3)) / 2e-3
-    assert slope == pytest.approx(float(place.norm()), rel=2e-2)
+    def raised(step: float) -> float:
+        return float((log_p(step)[:, target.tokens] @ target.weights.double()).mean())
+
+    small = 1e-3
+    slope = (raised(small) - raised(-small)) / (2 * small)
+    assert slope == pytest.approx(float(pull.gain[0].norm()), rel=2e-2)
+    base, step = log_p(0), 0.05
+    moved = log_p(step)
+    cost = float((moved.exp() * (moved - base)).sum(-1).mean())
+    predicted = float(((step * pull.scores[:, 0] @ direction) ** 2).sum()) / 2
+    assert predicted == pytest.approx(cost, rel=0.3)  # 400 draws
 
 
-def test_effects_of_found_codes_can_be_set(model, books):
+def test_codes_are_taken_while_they_are_worth_their_cost_and_what_is_there_already_costs_more():
+    # 0 and 1 move the model alike, 2 another way, 3 costs much and 4 brings nothing
+    moves = np.array([[1.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.1, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 9.0, 1.0]])
+    gains, information = np.array([1.0, 0.9, 0.8, 1.0, 0.0]), moves.T @ moves
+    order = _within(gains, information, step=0.5, nats=0.4)
+    assert order[:2] == [0, 2] and 3 not in order and 4 not in order
+    cheap = _within(gains, information, step=0.5, nats=0.13)
+    assert cheap == [0]
+    assert _within(gains, information, step=0.5, nats=1e-9) == [0]  # one at least
+
+
+def test_codes_by_gain_raise_the_target_when_they_are_added(model, books):
     found = find_codes(model, books, MARKED, PLAIN)
-    assert list(found.codes) == sorted(found.codes, key=lambda code: -code.effect)
-    assert all(np.isfinite(code.effect) for code in found.codes)
-    tokens = tokenize(model, PLAIN[:2]).tokens
-    with torch.no_grad(), steer(model, books, found.sets(1), positions="all") as steered:
-        model(tokens)
-    assert steered.ids
-    with pytest.raises(InputError, match="99 codes: choose 1 to"):
-        found.sets(99)
+    assert found.by == "gain" and all(code.effect > 0 for code in found.codes)
+    texts = tokenize(model, PLAIN)
+    mark = model.tokenizer(MARK, add_special_tokens=False).input_ids[0]
+
+    def log_p(within=contextlib.nullcontext()) -> float:  # noqa: B008
+        with torch.no_grad(), within:
+            return float(model(texts.tokens).log_softmax(-1)[texts.counted][:, mark].mean())
+
+    added = steer(model, books, found.adds(len(found)), positions="all")
+    others = random_codes(model, books, [(code.site, code.code) for code in found.codes], seed=1)
+    assert log_p(added) > max(
+        log_p(), log_p(steer(model, books, code_edits(others, add=STEP), positions="all"))
+    )
+    sites = [edit.site for edit in found.sets(len(found))]
+    assert len(sites) == len(set(sites)) == len({code.site for code in found.codes})
+    with pytest.raises(InputError, match="999 codes: choose 1 to"):
+        found.sets(999)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +164,19 @@ def test_effects_of_found_codes_can_be_set(model, books):
         ([*MARKED, PLAIN[0]], PLAIN, {}, "is among the positive and the negative texts"),
         ([*MARKED, ""], PLAIN, {}, "is empty"),
         ([*MARKED, "a " * 400], PLAIN, {}, "the model reads 128"),
-        ([*MARKED[:4], *PLAIN[4:]], [*PLAIN[:4], *MARKED[4:]], {}, "no code tells the positive texts"),
-        (MARKED, PLAIN, {"by": "taste"}, "ranking 'taste': choose effect or detection"),
+        (
+            [*MARKED[:4], *PLAIN[4:]],
+            [*PLAIN[:4], *MARKED[4:]],
+            {},
+            "no token is in more of the positive texts",
+        ),
+        (
+            [*MARKED[:4], *PLAIN[4:]],
+            [*PLAIN[:4], *MARKED[4:]],
+            {"by": "detection"},
+            "no code tells the positive texts",
+        ),
+        (MARKED, PLAIN, {"by": "taste"}, "ranking 'taste': choose gain or detection"),
     ],
 )
 def test_bad_input(model, books, positive, negative, options, message):
