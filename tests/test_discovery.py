@@ -123,15 +123,6 @@ def test_bad_arguments_name_the_value(arguments, message):
         discover("planted-induction", model="planted-induction", **{"n": 8, **arguments})
 
 
-@pytest.mark.slow
-def test_the_known_heads_of_smollm2_are_members(smollm2):
-    run = discover("ioi", model=smollm2, n=24)
-    effects = {part["site"]: part["effect"] for part in run.members}
-    assert {"a23.h3", "a20.h0", "a17.h4"} <= set(effects)
-    gap = run.result["metric"]["clean"] - run.result["metric"]["corrupt"]
-    assert 0.4 < effects["a23.h3"] / gap < 1.1
-
-
 def test_members_say_why_and_the_report_shows_it():
     run = discover("planted-inhibition", n=12)
     assert run.result["method"] == "codes"

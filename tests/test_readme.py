@@ -10,11 +10,17 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_five_lines_of_python_run(tmp_path, monkeypatch, capsys):
+def test_the_five_lines_of_python_run_and_find_the_known_heads(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
     assert "a23.h3" in capsys.readouterr().out
+    run = names["run"]
+    effects = {part["site"]: part["effect"] for part in run.members}
+    assert {"a23.h3", "a20.h0", "a17.h4"} <= set(effects)
+    gap = run.result["metric"]["clean"] - run.result["metric"]["corrupt"]
+    assert 0.4 < effects["a23.h3"] / gap < 1.1
     assert (tmp_path / "runs/ioi/report.html").stat().st_size > 10_000
 
 

@@ -45,12 +45,6 @@ SHIFT = 4.0
 """Strength of the codes that tests set."""
 
 
-def first_of_each_kind() -> list[str]:
-    """One case per registered bottleneck, for the model that takes seconds."""
-    kinds = [case.kind for case in CASES.values()]
-    return [name for number, name in enumerate(CASES) if kinds.index(kinds[number]) == number]
-
-
 def fit_all(model: Model, case: Case) -> dict[str, Bottleneck]:
     """A bottleneck for each of :data:`SITES`."""
     fitted = {}

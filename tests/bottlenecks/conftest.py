@@ -4,13 +4,11 @@ import pytest
 
 from interp.bottlenecks import Bottleneck
 from interp.models import Model
-from tests.bottlenecks.conformance import CASES, FAMILIES, Case, first_of_each_kind, fit_all
+from tests.bottlenecks.conformance import CASES, FAMILIES, Case, fit_all
 
 SETTINGS = [(family, name) for family in FAMILIES for name in CASES]
-SETTINGS += [
-    pytest.param(("smollm2", name), marks=pytest.mark.slow, id=f"smollm2-{name}")
-    for name in first_of_each_kind()
-]
+# every kind is attached to every family above: of the model in real size one is enough
+SETTINGS += [pytest.param(("smollm2", next(iter(CASES))), marks=pytest.mark.slow, id="smollm2")]
 
 
 @pytest.fixture(scope="session", params=SETTINGS, ids="-".join)

@@ -132,21 +132,21 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.slow
-def test_on_smollm2_a_grown_circuit_is_more_faithful_on_other_prompts_than_the_best_heads_of_attribution():
-    model = load_model("smollm2-135m-instruct")
-    pairs, others = (load_task("ioi").sample(model.tokenizer, 10, seed) for seed in (21, 22))
-    ablator = Ablator(model, others)
+def test_on_smollm2_a_grown_circuit_is_more_faithful_on_other_prompts_than_the_best_heads_of_attribution(
+    smollm2,
+):
+    pairs, others = (load_task("ioi").sample(smollm2.tokenizer, 5, seed) for seed in (21, 22))
+    ablator = Ablator(smollm2, others)
     grown, single = (
         faithfulness_curves(ablator, scores, sizes=()).cmd
-        for scores in (grow(model, pairs).heads, attribution(model, pairs).heads)
+        for scores in (grow(smollm2, pairs).heads, attribution(smollm2, pairs).heads)
     )
     assert grown < 0.75 * single
 
 
 @pytest.mark.slow
-def test_on_smollm2_large_circuits_lack_what_they_are_said_to_lack():
-    model = load_model("smollm2-135m-instruct")
-    pairs = load_task("greater-than").sample(model.tokenizer, 10, 21)
-    found = grow(model, pairs)
+def test_on_smollm2_large_circuits_lack_what_they_are_said_to_lack(smollm2):
+    pairs = load_task("greater-than").sample(smollm2.tokenizer, 6, 21)
+    found = grow(smollm2, pairs)
     for size, left in list(zip(found.sizes, found.left_out, strict=True))[-2:]:
-        assert 1 - _share(model, pairs, found.circuit(size)) == pytest.approx(left, abs=0.05)
+        assert 1 - _share(smollm2, pairs, found.circuit(size)) == pytest.approx(left, abs=0.05)
