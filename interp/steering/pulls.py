@@ -63,20 +63,22 @@ def read_pulls(
     scores: dict[str, list[Tensor]] = {name: [] for name in codebooks}
     begin = {"blocks.0.hook_resid_pre": lambda x: x.detach().requires_grad_()}
     words, weights = target.tokens.to(device), target.weights.to(device)
-    for tokens, counted in batches(negative, stage, "reading gradients"):
-        with torch.enable_grad(), watched(model, places, begin) as seen:
-            log_p = model(tokens.to(device)).float().log_softmax(-1)[counted.to(device)]
-            at = list(seen.values())
-            objectives = [(log_p[:, words] @ weights).sum()]
-            drawn = torch.multinomial(log_p.detach().exp(), draws, replacement=True, generator=generator)
-            objectives += [log_p.gather(1, column).sum() for column in drawn.split(1, dim=1)]
-            for i, objective in enumerate(objectives):
-                pulls = torch.autograd.grad(objective, at, retain_graph=i < draws)
-                by_hook = dict(zip(seen, pulls, strict=True))
-                for name, book in codebooks.items():
-                    pull = grouped(by_hook[places[name].hook], places[name].head, book).float().cpu()
-                    pull = (pull * counted[..., None, None]).sum(1)
-                    (scores if i else gains)[name].append(pull if i else pull.sum(0))
+    with stage("reading gradients", len(negative.tokens) * (1 + draws)) as done:
+        for tokens, counted in batches(negative, silent, ""):
+            with torch.enable_grad(), watched(model, places, begin) as seen:
+                log_p = model(tokens.to(device)).float().log_softmax(-1)[counted.to(device)]
+                at = list(seen.values())
+                objectives = [(log_p[:, words] @ weights).sum()]
+                drawn = torch.multinomial(log_p.detach().exp(), draws, replacement=True, generator=generator)
+                objectives += [log_p.gather(1, column).sum() for column in drawn.split(1, dim=1)]
+                for i, objective in enumerate(objectives):
+                    pulls = torch.autograd.grad(objective, at, retain_graph=i < draws)
+                    by_hook = dict(zip(seen, pulls, strict=True))
+                    for name, book in codebooks.items():
+                        pull = grouped(by_hook[places[name].hook], places[name].head, book).float().cpu()
+                        pull = (pull * counted[..., None, None]).sum(1)
+                        (scores if i else gains)[name].append(pull if i else pull.sum(0))
+                    done(len(tokens))
     return {
         name: Pull(
             torch.stack(gains[name]).sum(0) / n_tokens,
