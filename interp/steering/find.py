@@ -23,7 +23,7 @@ is added far from what the texts hold does not do what first and second order sa
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -179,9 +179,7 @@ def find_codes(
         for place, code, effect in chosen
     ]
     adjusted = false_discovery_control([code.p_value for code in found])
-    found = [
-        FoundCode(**{**vars(code), "q_value": float(q)}) for code, q in zip(found, adjusted, strict=True)
-    ]
+    found = [replace(code, q_value=float(q)) for code, q in zip(found, adjusted, strict=True)]
     return FoundCodes(tuple(found), by, seed, len(positive), len(negative))
 
 
@@ -245,10 +243,10 @@ def _by_gain(
     """Codes in the order in which they are worth adding."""
     candidates: list[_Chosen] = []
     moves = []
+    vectors_of = {name: _from_mean(book) for name, book in codebooks.items()}
     for place in places:
-        vectors = _from_mean(codebooks[place.name])[
-            place.group if codebooks[place.name].config.groups > 1 else 0
-        ]
+        # heads may share one group of codes
+        vectors = vectors_of[place.name][place.group if len(vectors_of[place.name]) > 1 else 0]
         pull = pulls[place.name]
         gain = (vectors @ pull.gain[place.group]).numpy()
         moved = (pull.scores[:, place.group] @ vectors.T).numpy()
