@@ -1,4 +1,4 @@
-"""Steering towards seven topics by codes, against its controls, at equal perplexity.
+"""Steering towards seven topics by codes, against its controls, at equal fluency.
 
     python benchmarks/steering.py [--topics fire,baby] [--n 200] [--tokens 60] [--out benchmarks/results/steering]
 
@@ -10,6 +10,7 @@ no topic. A cell is up to 19,000 tokens, its dose included: about four to five m
 import argparse
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,9 +34,9 @@ from interp.evaluation.steering import (
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, load_model
 from interp.progress import bar
-from interp.steering import Topic, find_codes, load_topic, topic_names
-from interp.steering.kept import identity
-from interp.steering.pulls import read_pulls
+from interp.steering import FoundCodes, Topic, find_codes, load_topic, topic_names
+from interp.steering.kept import identity, recall, request_key
+from interp.steering.pulls import Pull, read_pulls
 from interp.steering.texts import tokenize
 
 OUT = Path(__file__).parent / "results" / "steering"
@@ -84,18 +85,29 @@ def _run(
         progress(1)
         planned = []
         for topic in missing:
-            found = find_codes(model, books, topic.positive, topic.negative, seed=config.seed)
             means = site_means(model, [*books, f"r{layer}"], topic.positive, topic.negative)
-            texts = (tokenize(model, some) for some in (topic.positive, topic.negative))
-            pulls = read_pulls(model, books, *texts, seed=config.seed)
-            planned.append(plan_arms(model, books, found, means, pulls, config))
+            pulls_of = partial(_pulls, model, books, topic, config.seed)
+            planned.append(plan_arms(model, books, _found(model, books, topic), means, pulls_of, config))
         # arm by arm: a run that is cut short has whole arms to compare
         for arms in zip(*planned, strict=True):
             for topic, arm in zip(missing, arms, strict=True):
                 if _read(given.out, settings, topic, arm.name) is None:
-                    cell = measure(model, topics, config, arm=arm, topic=topic.name, base=base.perplexity)
+                    cell = measure(model, topics, config, arm=arm, topic=topic.name, base=base)
                     write_record(_path(given.out, topic, arm.name), settings, cell.to_json())
                 progress(1)
+
+
+def _found(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> FoundCodes:
+    """Those that come with the package, if it is with its codebooks."""
+    key = request_key(identity(model, books), topic.positive, topic.negative, "gain", 0)
+    return recall(None, key) or find_codes(model, books, topic.positive, topic.negative)
+
+
+def _pulls(
+    model: Model, books: Mapping[str, Bottleneck], topic: Topic, seed: int, samples: int
+) -> dict[str, Pull]:
+    texts = (tokenize(model, some) for some in (topic.positive, topic.negative))
+    return read_pulls(model, books, *texts, samples=samples, seed=seed)
 
 
 def _path(out: Path, topic: Topic | None, arm: str) -> Path:
@@ -133,8 +145,8 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
         return
     table = Table("arm", "rate", "codes less it", box=None)
     table.title = (
-        f"mean over {', '.join(t.name for t in shown)} at {config.times:g} × the base's perplexity, "
-        f"{base.perplexity:.1f}; 95 % over prompts"
+        f"mean over {', '.join(t.name for t in shown)}; perplexity up to {config.times:g} × the base's "
+        f"{base.perplexity:.1f}, distinct-2 down to {config.variety:g} × its {base.distinct_2:.2f}; 95 % over prompts"
     )
     rows = {arm: [(cells[t.name, arm], t.name) for t in shown] for arm in (BASE, *ARMS, WRONG)}
     prompts = len(topics[0].prompts)

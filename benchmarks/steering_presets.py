@@ -3,7 +3,7 @@
     python benchmarks/steering_presets.py [--n 24] [--tokens 40] [--out interp/steering/data]
 
 Run it anew whenever the codebooks of the package change: both files name the codebooks that they were made with, and
-are passed over with others. All presets are made by one rule: the codes found by gain, added 0.5 times at every new
+are passed over with others. All presets are made by one rule: the codes found by gain, added 0.25 times at every new
 token, temperature 0.7. One is kept if half of the steered texts or more hold one of its words, and twice as many as
 of those without codes and of those with random codes of the same heads, at no more than four times the perplexity.
 """
@@ -24,7 +24,7 @@ from interp.steering import find_codes, load_topic, steer, topic_names
 from interp.steering.continuations import continue_prompts
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
-from interp.steering.find import RANKINGS, STEP, FoundCodes
+from interp.steering.find import RANKINGS, SCALE, FoundCodes
 from interp.steering.kept import SHIPPED, identity, recall, request_key, write_shipped
 from interp.steering.presets import FILE, FORMAT
 from interp.steering.repeat import joined
@@ -114,7 +114,7 @@ def main() -> None:
     prompts = [prompts[i % len(prompts)] for i in range(given.n)]
 
     def texts(codes: Sequence[tuple[str, int]]) -> tuple[list[str], float]:
-        within = steer(model, books, code_edits(codes, add=STEP)) if codes else None
+        within = steer(model, books, code_edits(codes, add=SCALE)) if codes else None
         made = continue_prompts(
             model, prompts, given.tokens, within=within, temperature=TEMPERATURE, seed=SEED
         )
@@ -155,7 +155,7 @@ def main() -> None:
         Console(width=140).print(name, hits, perplexities, repr(arms[1][0][0][:100]))
         if kept:
             measured = {"n": given.n, "words": list(words), "hits": hits, "perplexities": perplexities}
-            settings = {"prompt": STORY, "codes": joined(codes), "how": "added", "scale": STEP}
+            settings = {"prompt": STORY, "codes": joined(codes), "how": "added", "scale": SCALE}
             settings |= {"temperature": TEMPERATURE, "n_tokens": given.tokens, "found": about}
             presets.append({"name": name, **settings, "measured": measured})
     write_json(given.out / FILE.name, {"format": FORMAT, "made_with": made_with, "presets": presets})

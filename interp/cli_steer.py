@@ -63,7 +63,7 @@ def steer(
         typer.Option(
             parser=finite,
             metavar="NUMBER",
-            help="add so many times each code's difference from its book's mean [default: 0.5 if found by gain]",
+            help="add so many times each code's difference from its book's mean [default: 0.25 if found by gain]",
         ),
     ] = None,
     set_them: Annotated[
@@ -134,7 +134,7 @@ def steer(
     from interp.steer_console import print_found, print_repeat, print_side_by_side
     from interp.steering.controls import random_codes
     from interp.steering.edits import code_edits
-    from interp.steering.find import STEP, find_codes
+    from interp.steering.find import SCALE, find_codes
     from interp.steering.kept import identity, recall, request_key
     from interp.steering.steer import steer as steered_model
 
@@ -147,7 +147,7 @@ def steer(
         )
         n = min(dose, len(found))
         if add is None and not (set_them or forbid) and by == "gain":
-            add = STEP
+            add = SCALE
         edits = found.sets(n) if add is None and not forbid else found.adds(n)
         given = [(edit.site, edit.code) for edit in edits]
         print_found(found, n)

@@ -69,7 +69,7 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
     assert found.code == 0, found.err
     assert "1 codes by gain, of " in found.out and "6 texts with it, 6 without" in found.out
     assert found.out.count("parse_codes('a") == 1 and "share=0.5" in found.out
-    assert "AddCode(site, code, scale=0.5, from_mean=True" in found.out
+    assert "AddCode(site, code, scale=0.25, from_mean=True" in found.out
     assert "precision" in found.out and "recall" in found.out
     found = steer("--like", str(like), "--unlike", str(unlike), "--dose", "1", "--tokens", "4", "--set")
     assert "SetCode(site, code, rows" in found.out

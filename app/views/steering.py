@@ -8,7 +8,7 @@ from interp.app.comparison import draw, draw_again, draw_found, streaming
 from interp.app.presets import BY_NAME, offer
 from interp.app.steered import HOW, Request, compare, find
 from interp.steering import load_topic, parse_codes, topic_names
-from interp.steering.find import RANKINGS, STEP
+from interp.steering.find import RANKINGS, SCALE
 from interp.steering.presets import load_presets
 from interp.steering.topics import neutral_texts
 from interp.tasks.errors import InputError
@@ -34,7 +34,7 @@ def topics() -> list[str]:
 def suit() -> None:
     """Codes that are found are added as they were found to be worth it; those that are named are set."""
     named = st.session_state["source"] == BY_NAME
-    st.session_state["how"], st.session_state["scale"] = (HOW[0], 1.0) if named else (HOW[1], STEP)
+    st.session_state["how"], st.session_state["scale"] = (HOW[0], 1.0) if named else (HOW[1], SCALE)
 
 
 st.title("Steering")

@@ -1,8 +1,9 @@
 """Does steering bring up a topic, and is it better than its controls at the same cost in fluency?
 
-A rate says nothing without what it costs: every arm gets to 100 % by writing the word and nothing else. So texts are
-also judged by their perplexity under the model *without* steering, and each arm's dose is first sought, on texts of its
-own, at which that perplexity is the same multiple of the base's (:func:`find_dose`).
+A rate says nothing without what it costs: every arm gets to 100 % by writing the word and nothing else. So each arm's
+dose is first sought, on texts of its own, at which texts are just as fluent as is asked for (:func:`strain`): their
+perplexity under the model *without* steering is at most a multiple of the base's, **and** they have at least a share of
+the base's different pairs of words. Perplexity alone would not do: a word repeated to the end is hardly surprising.
 
 ==================================  =============================================================================
 arm                                 what is done
@@ -24,6 +25,7 @@ codes are chosen by half of them.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -37,12 +39,12 @@ from interp.circuits.choose import mean_interval
 from interp.evaluation.steering_vectors import SiteMeans, from_mean, vector_books
 from interp.intervals import wilson
 from interp.models import Model
-from interp.steering import AddCode, CodeEdit, Topic, steer
+from interp.steering import AddCode, Topic, steer
 from interp.steering.continuations import Continuation, continue_prompts
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
-from interp.steering.find import NATS, RIDGE, STEP, FoundCodes
-from interp.steering.pulls import Pull
+from interp.steering.find import NATS, RIDGE, SCALE, STEP, FoundCodes
+from interp.steering.pulls import SAMPLES, Pull
 from interp.tasks.errors import InputError
 
 BASE, WRONG = "base", "wrong topic"
@@ -50,13 +52,13 @@ ARMS = (
     "codes",
     "mean difference, residual",
     "mean difference, heads",
-    "mean difference, dosed",
     "random codes",
     "random vectors",
+    "mean difference, dosed",
 )
 """Those that are run for every topic."""
-_NEAR = 0.05
-"""How far the log of a perplexity may be from the one wanted."""
+_NEAR = 0.1
+"""How far from 1 the strain of a dose may be."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class SteeringConfig:
     Attributes:
         n: texts per arm; prompts are taken in turn.
         n_tokens: new tokens per text.
-        times: the perplexity at which arms are compared, as a multiple of the base's.
+        times: the perplexity of texts, at most, as a multiple of the base's.
+        variety: their distinct-2, at least, as a share of the base's.
         tries: doses tried, at most, on as many texts as there are prompts.
         layer: of the residual stream; None for the middle one.
         batch_size: texts per generation.
@@ -74,6 +77,7 @@ class SteeringConfig:
     n: int = 200
     n_tokens: int = 60
     times: float = 2.0
+    variety: float = 0.75
     tries: int = 4
     layer: int | None = None
     temperature: float = 0.7
@@ -86,6 +90,8 @@ class SteeringConfig:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
         if not self.times > 1:
             raise InputError(f"times {self.times}: steered texts are compared above the base's perplexity")
+        if not 0 <= self.variety < 1:
+            raise InputError(f"variety {self.variety}: steered texts have less than the base, 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class Cell:
         held: of each topic, which texts hold one of its words.
         perplexity: exp of the mean surprise of all new tokens under the model without steering.
         distinct_2: share of different pairs of neighbouring words among all of them.
-        tried: doses and perplexities by which the dose was found.
+        tried: doses and, on the texts by which the dose was found, perplexity and distinct-2; of the base its own.
     """
 
     arm: str
@@ -138,14 +144,14 @@ def plan_arms(
     codebooks: Mapping[str, Bottleneck],
     found: FoundCodes,
     means: SiteMeans,
-    pulls: Mapping[str, Pull],
+    pulls_of: Callable[[int], Mapping[str, Pull]],
     config: SteeringConfig,
 ) -> tuple[Arm, ...]:
     """The arms of a topic, in the order of :data:`ARMS`.
 
     Args:
         found: by gain.
-        pulls: of the sites of heads' codebooks, from the texts that the means are of.
+        pulls_of: the pulls of the heads' codebooks' sites, from the texts that the means are of, with so many samples.
     """
     edits = found.adds(len(found), scale=1)
     codes = [(edit.site, edit.code) for edit in edits]
@@ -156,23 +162,26 @@ def plan_arms(
     generator = torch.Generator().manual_seed(config.seed)
     random = {site: _random_direction(vector, generator) for site, vector in added.items()}
     layer = f"r{model.cfg.n_layers // 2 if config.layer is None else config.layer}"
-    differences = _helpful(model, means, pulls)
 
-    def adding(books: Mapping[str, Bottleneck], edits_at: Callable[[float], Sequence[CodeEdit]]):
-        return lambda scale: steer(model, books, edits_at(scale), seed=config.seed)
+    def adding(chosen: Sequence[tuple[str, int]]):
+        return lambda scale: steer(model, codebooks, code_edits(chosen, add=scale), seed=config.seed)
 
-    def vectors(at_sites: Mapping[str, Tensor]):
-        return adding(
-            vector_books(model, at_sites), lambda scale: [AddCode(site, 0, scale) for site in at_sites]
-        )
+    def vectors(at_sites: Callable[[], Mapping[str, Tensor]]):
+        def at(scale: float) -> AbstractContextManager:
+            found = once()
+            edits = [AddCode(site, 0, scale) for site in found]
+            return steer(model, vector_books(model, found), edits, seed=config.seed)
+
+        once = cache(at_sites)  # some take minutes, and a run that goes on may not need them
+        return at
 
     return (
-        Arm("codes", adding(codebooks, lambda scale: code_edits(codes, add=scale)), STEP),
-        Arm("mean difference, residual", vectors({layer: means.difference(layer)}), 2.0),
-        Arm("mean difference, heads", vectors(differences), 1.0),
-        Arm("mean difference, dosed", vectors(_dosed(differences, pulls)), 1.0),
-        Arm("random codes", adding(codebooks, lambda scale: code_edits(others, add=scale)), STEP / 2),
-        Arm("random vectors", vectors(random), STEP),
+        Arm("codes", adding(codes), SCALE),
+        Arm("mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0),
+        Arm("mean difference, heads", vectors(lambda: _helpful(model, means, pulls_of(0))), 1.0),
+        Arm("random codes", adding(others), SCALE),
+        Arm("random vectors", vectors(lambda: random), STEP),
+        Arm("mean difference, dosed", vectors(lambda: _dosed(model, means, pulls_of(SAMPLES))), 0.5),
     )
 
 
@@ -185,10 +194,9 @@ def _helpful(
     return {site: v for site, v in differences.items() if v @ _pull_of(pulls, site).gain[0] > 0}
 
 
-def _dosed(
-    differences: Mapping[str, Float[Tensor, " d_head"]], pulls: Mapping[str, Pull]
-) -> dict[str, Float[Tensor, " d_head"]]:
-    """The vectors times the doses d ≥ 0 that raise the target most for their KL of :data:`NATS` to second order."""
+def _dosed(model: Model, means: SiteMeans, pulls: Mapping[str, Pull]) -> dict[str, Float[Tensor, " d_head"]]:
+    """The same times the doses d ≥ 0 that raise the target most for their KL of :data:`NATS` to second order."""
+    differences = _helpful(model, means, pulls)
     at = {site: _pull_of(pulls, site) for site in differences}
     gains = np.array([float(v @ at[site].gain[0]) for site, v in differences.items()])
     moves = np.stack([(at[site].scores[:, 0] @ v).numpy() for site, v in differences.items()], 1).astype(
@@ -210,22 +218,29 @@ def _pull_of(pulls: Mapping[str, Pull], site: str) -> Pull:
     return Pull(pulls[layer].gain[one], pulls[layer].scores[:, one])
 
 
-def find_dose(
-    perplexity_at: Callable[[float], float], arm: Arm, base: float, wanted: float, tries: int
-) -> tuple[float, list[tuple[float, float]]]:
-    """The dose tried whose log perplexity comes nearest to what is wanted, and all that were tried.
+def strain(perplexity: float, distinct_2: float, base: tuple[float, float], config: SteeringConfig) -> float:
+    """How far texts are from the base's fluency to the least that is asked for: 0 as fluent as the base, 1 just at it.
 
-    Between a dose below and one above (0 has the base's perplexity) the next is by straight line in log perplexity;
-    while all are below, twice the largest.
+    Args:
+        base: its perplexity and distinct-2, on as many texts.
     """
-    tried: list[tuple[float, float]] = []
-    dose = arm.first
+    surprise = float(np.log(perplexity / base[0]) / np.log(config.times))
+    return max(surprise, (1 - distinct_2 / base[1]) / (1 - config.variety))
+
+
+def find_dose(strain_at: Callable[[float], float], first: float, tries: int) -> float:
+    """The dose tried whose strain comes nearest to 1.
+
+    Between a dose below and one above (0 has no strain) the next is by straight line; while all are below, twice the
+    largest.
+    """
+    off: dict[float, float] = {0.0: -1.0}
+    dose = first
     while True:
-        tried.append((dose, perplexity_at(dose)))
-        off = {d: float(np.log(p / wanted)) for d, p in (*tried, (0.0, base))}
-        best = min((d for d, _ in tried), key=lambda d: abs(off[d]))
-        if len(tried) == tries or abs(off[best]) <= _NEAR:
-            return best, tried
+        off[dose] = strain_at(dose) - 1
+        best = min((d for d in off if d > 0), key=lambda d: abs(off[d]))
+        if len(off) > tries or abs(off[best]) <= _NEAR:
+            return best
         above = min((d for d in off if off[d] > 0), default=None)
         below = max(d for d in off if off[d] <= 0 and (above is None or d < above))
         if above is None:
@@ -266,7 +281,7 @@ def measure(
     *,
     arm: Arm | None = None,
     topic: str | None = None,
-    base: float | None = None,
+    base: Cell | None = None,
 ) -> Cell:
     """Find an arm's dose, generate its texts, and count the words of every topic in them.
 
@@ -274,19 +289,23 @@ def measure(
         topics: whose words are counted; the prompts are those of the first.
         arm: None for the base.
         topic: whose arm it is.
-        base: the base's perplexity, with which an arm's is compared.
+        base: with which an arm is compared.
     """
-    prompts, dose, tried = topics[0].prompts, 0.0, []
-    if arm is not None:
+    prompts, tried = topics[0].prompts, []
+
+    def fluency(dose: float) -> tuple[float, float]:
         # texts by which a dose was chosen would flatter it
         apart = config.seed + config.n + 1
-        dose, tried = find_dose(
-            lambda dose: perplexity(write(model, prompts, len(prompts), config, lambda: arm.at(dose), apart)),
-            arm,
-            base,
-            config.times * base,
-            config.tries,
-        )
+        texts = write(model, prompts, len(prompts), config, arm and (lambda: arm.at(dose)), apart)
+        tried.append((dose, perplexity(texts), distinct_2([text.text for text in texts])))
+        return tried[-1][1:]
+
+    dose = 0.0
+    if arm is None:
+        fluency(dose)
+    else:
+        known = tuple(base.tried[0][1:])
+        dose = find_dose(lambda dose: strain(*fluency(dose), known, config), arm.first, config.tries)
     written = write(model, prompts, config.n, config, arm and (lambda: arm.at(dose)), config.seed)
     return Cell(
         BASE if arm is None else arm.name,

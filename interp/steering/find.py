@@ -48,7 +48,10 @@ DETECTED = -np.log10(0.05)
 STEP = 0.5
 """How many times each code is added for which codes are chosen by gain."""
 NATS = 0.2
-"""What all codes chosen by gain cost together, KL per token to second order."""
+"""What all codes chosen by gain would cost together, KL per token to second order."""
+SCALE = 0.25
+"""How many times codes found by gain are added where nothing is said: for a quarter of that, after which many a topic's
+words come one after the other."""
 PER_GROUP = 4
 """Codes of a head, or other site, that are candidates."""
 RIDGE = 0.3
@@ -104,7 +107,7 @@ class FoundCodes:
         sites = dict.fromkeys(code.site for code in self._first(n))
         return [SetCode(site, best[site], slots, strength) for site in sites]
 
-    def adds(self, n: int, *, scale: float | int = STEP) -> list[AddCode]:
+    def adds(self, n: int, *, scale: float | int = SCALE) -> list[AddCode]:
         """Edits that add how each of the first n differs from its codebook's mean."""
         return [AddCode(code.site, code.code, scale, from_mean=True) for code in self._first(n)]
 

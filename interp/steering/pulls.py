@@ -15,7 +15,7 @@ from interp.steering.target import find_target
 from interp.steering.texts import TokenizedTexts, batches, expected_tokens, grouped, watched
 
 SAMPLES = 400
-"""Of the texts, from which the Fisher information is estimated."""
+"""Texts drawn, from which the Fisher information is estimated."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,17 @@ def read_pulls(
     positive: TokenizedTexts,
     negative: TokenizedTexts,
     *,
+    samples: int = SAMPLES,
     seed: int = 0,
     stage: Stage = silent,
 ) -> dict[str, Pull]:
     """How the target of texts (:func:`~interp.steering.target.find_target`) depends on every site in the negative ones.
 
     One forward pass over all texts, another over the negative ones, and one backward pass over these for the target and
-    for every draw of their next tokens, of which there are so many that :data:`SAMPLES` texts are drawn.
+    for every draw of their next tokens, of which there are so many that ``samples`` texts are drawn.
 
     Args:
+        samples: 0 where the cost is not asked for.
         seed: of the draws.
 
     Raises:
@@ -57,7 +59,7 @@ def read_pulls(
     target = find_target(positive, negative, expected)
     device, n_tokens = model_device(model), int(negative.counted.sum())
     places = {name: resolve_site(model, name) for name in codebooks}
-    draws = -(-SAMPLES // len(negative.tokens))
+    draws = -(-samples // len(negative.tokens))
     generator = torch.Generator(device).manual_seed(seed)
     gains: dict[str, list[Tensor]] = {name: [] for name in codebooks}
     scores: dict[str, list[Tensor]] = {name: [] for name in codebooks}
@@ -69,8 +71,10 @@ def read_pulls(
                 log_p = model(tokens.to(device)).float().log_softmax(-1)[counted.to(device)]
                 at = list(seen.values())
                 objectives = [(log_p[:, words] @ weights).sum()]
-                drawn = torch.multinomial(log_p.detach().exp(), draws, replacement=True, generator=generator)
-                objectives += [log_p.gather(1, column).sum() for column in drawn.split(1, dim=1)]
+                if draws:
+                    p = log_p.detach().exp()
+                    drawn = torch.multinomial(p, draws, replacement=True, generator=generator)
+                    objectives += [log_p.gather(1, column).sum() for column in drawn.split(1, dim=1)]
                 for i, objective in enumerate(objectives):
                     pulls = torch.autograd.grad(objective, at, retain_graph=i < draws)
                     by_hook = dict(zip(seen, pulls, strict=True))
@@ -82,7 +86,7 @@ def read_pulls(
     return {
         name: Pull(
             torch.stack(gains[name]).sum(0) / n_tokens,
-            torch.cat(scores[name]) / (draws * n_tokens) ** 0.5,
+            torch.cat(scores[name]) / (draws * n_tokens) ** 0.5 if draws else gains[name][0][None][:0],
         )
         for name in codebooks
     }

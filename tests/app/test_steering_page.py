@@ -204,7 +204,7 @@ def test_codes_that_are_found_are_added_unless_it_is_said_otherwise(page):
     app = page()
     assert app.radio(key="how").value == "set"
     app.radio(key="source").set_value("of texts").run()
-    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == 0.5
+    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == 0.25
     app.radio(key="source").set_value("by name").run()
     assert app.radio(key="how").value == "set"
 

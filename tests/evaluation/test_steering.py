@@ -17,6 +17,7 @@ from interp.evaluation.steering import (
     mean_rate,
     measure,
     plan_arms,
+    strain,
 )
 from interp.evaluation.steering_vectors import site_means, vector_books
 from interp.models import Model, hooked
@@ -83,8 +84,11 @@ def test_means_are_of_the_tokens_without_bos_and_padding(model):
 def arms(model, books) -> dict[str, Arm]:
     found = find_codes(model, books, MARKED, PLAIN)
     means = site_means(model, [*books, "r1"], MARKED, PLAIN)
-    pulls = read_pulls(model, books, tokenize(model, MARKED), tokenize(model, PLAIN))
-    return {arm.name: arm for arm in plan_arms(model, books, found, means, pulls, CONFIG)}
+
+    def pulls_of(samples: int):
+        return read_pulls(model, books, tokenize(model, MARKED), tokenize(model, PLAIN), samples=samples)
+
+    return {arm.name: arm for arm in plan_arms(model, books, found, means, pulls_of, CONFIG)}
 
 
 def test_controls_act_at_the_heads_of_the_codes(model, books, arms):
@@ -151,34 +155,41 @@ def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     base = measure(model, [TOPIC, OTHER], CONFIG)
     assert base == measure(model, [TOPIC, OTHER], CONFIG)
     assert set(base.held) == {"z", "store"} and len(base.held["z"]) == 6 and base.perplexity > 1
-    cell = measure(model, [TOPIC, OTHER], CONFIG, arm=arms["codes"], topic="z", base=base.perplexity)
+    cell = measure(model, [TOPIC, OTHER], CONFIG, arm=arms["codes"], topic="z", base=base)
     assert cell.perplexity != base.perplexity
-    assert 1 <= len(cell.tried) <= CONFIG.tries and cell.dose in [dose for dose, _ in cell.tried]
+    assert 1 <= len(cell.tried) <= CONFIG.tries and cell.dose in [dose for dose, *_ in cell.tried]
+    assert base.tried[0][0] == 0 and base.tried[0][1] > 1
     assert Cell(**cell.to_json()) == cell
     low, high = cell.interval("z")
     assert low - 1e-9 <= cell.rate("z") <= high
 
 
-def search(perplexity_at, first=1.0, tries=8):
-    arm = Arm("codes", lambda _dose: contextlib.nullcontext(), first)
-    return find_dose(perplexity_at, arm, 10.0, 20.0, tries)
-
-
 @pytest.mark.parametrize("first", [0.01, 1.0, 50.0])
-def test_the_dose_is_found_at_which_texts_are_as_surprising_as_wanted(first):
-    dose, tried = search(lambda dose: 10 * 2 ** (dose**1.5 / 5), first=first, tries=16)
-    assert dose == pytest.approx(5 ** (2 / 3), rel=0.06) and len(tried) < 16
-    assert len({dose for dose, _ in tried}) == len(tried)
+def test_the_dose_is_found_at_which_texts_are_as_fluent_as_asked_for(first):
+    tried = []
+    dose = find_dose(lambda dose: tried.append(dose) or dose**1.5 / 5, first, tries=16)
+    assert dose == pytest.approx(5 ** (2 / 3), rel=0.07) and len(tried) < 16
+    assert len(set(tried)) == len(tried)
 
 
 def test_of_a_dose_that_is_not_reached_in_time_the_largest_is_taken():
-    dose, tried = search(lambda dose: 10 + 0.1 * dose, tries=3)
-    assert [dose for dose, _ in tried] == [1.0, 2.0, 4.0] and dose == 4.0
+    tried = []
+    dose = find_dose(lambda dose: tried.append(dose) or 0.1 * dose, 1.0, tries=3)
+    assert tried == [1.0, 2.0, 4.0] and dose == 4.0
 
 
 def test_a_jump_over_what_is_wanted_ends():
-    dose, tried = search(lambda dose: 12.0 if dose < 0.7 else 90.0)
+    tried = []
+    dose = find_dose(lambda dose: tried.append(dose) or (0.2 if dose < 0.7 else 9.0), 1.0, tries=8)
     assert len(tried) == 8 and dose < 0.7
+
+
+def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():
+    base = (10.0, 0.8)
+    assert strain(10.0, 0.8, base, CONFIG) == 0
+    assert strain(20.0, 0.8, base, CONFIG) == pytest.approx(1)
+    assert strain(10.0, 0.6, base, CONFIG) == pytest.approx(1)
+    assert strain(4.0, 0.1, base, CONFIG) > 3
 
 
 def cell(arm: str, held: list[int]) -> Cell:
