@@ -1,6 +1,6 @@
 """Steering towards seven topics by codes, against its controls, at equal fluency.
 
-    python benchmarks/steering.py [--topics fire,baby] [--n 200] [--tokens 60] [--out benchmarks/results/steering]
+    python benchmarks/steering.py [--show] [--topics fire,baby] [--n 200] [--tokens 60] [--out results]
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--codebooks", type=Path, help="folder [default: those of the package]")
     parser.add_argument("--topics", default=",".join(topic_names()), help="to run; words of all are counted")
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     numbers = {"n": int, "n_tokens": int, "times": float, "temperature": float, "seed": int}
@@ -62,7 +63,7 @@ def main() -> None:
     topics = [load_topic(name) for name in topic_names()]
     wanted = [load_topic(name) for name in given.topics.split(",")]
     missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in ARMS)]
-    if missing or _read(given.out, settings, None, BASE) is None:
+    if not given.show and (missing or _read(given.out, settings, None, BASE) is None):
         _run(model, books, missing, topics, config, settings, given)
     _print(topics, config, settings, given.out)
 
@@ -140,21 +141,19 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
                     f"{cell.distinct_2:.2f}",
                 )
     console.print(every)
-    shown = [t for t in topics if cells[t.name, "codes"] is not None and cells[t.name, WRONG] is not None]
-    if not shown:
-        return
-    table = Table("arm", "rate", "codes less it", box=None)
+    table = Table("arm", "topics", "rate", "codes, the same topics", "codes less it", box=None)
     table.title = (
-        f"mean over {', '.join(t.name for t in shown)}; perplexity up to {config.times:g} × the base's "
-        f"{base.perplexity:.1f}, distinct-2 down to {config.variety:g} × its {base.distinct_2:.2f}; 95 % over prompts"
+        f"mean over topics; perplexity up to {config.times:g} × the base's {base.perplexity:.1f}, "
+        f"distinct-2 down to {config.variety:g} × its {base.distinct_2:.2f}; 95 % over prompts"
     )
-    rows = {arm: [(cells[t.name, arm], t.name) for t in shown] for arm in (BASE, *ARMS, WRONG)}
     prompts = len(topics[0].prompts)
-    for arm, row in rows.items():
-        if any(cell is None for cell, _ in row):
-            continue  # an arm that is not there for all of them
-        less = "" if arm == "codes" else _text(mean_rate(rows["codes"], prompts, row), "+")
-        table.add_row(arm, _text(mean_rate(row, prompts)), less)
+    for arm in (BASE, *ARMS, WRONG):
+        both = [t.name for t in topics if cells[t.name, arm] and cells[t.name, "codes"]]
+        if both:
+            row, codes = ([(cells[name, of], name) for name in both] for of in (arm, "codes"))
+            less = "" if arm == "codes" else _text(mean_rate(codes, prompts, row), "+")
+            means = (_text(mean_rate(some, prompts)) for some in (row, codes))
+            table.add_row(arm, str(len(both)), *means, less)
     console.print(table)
 
 
