@@ -4,7 +4,7 @@
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
-no topic. A cell is up to 19,000 tokens, its dose included: about four to five minutes of one core at 17 ms a token.
+no topic. A cell is up to 18,000 tokens, its dose included: four to five minutes of one core.
 """
 
 import argparse
@@ -20,17 +20,8 @@ from rich.table import Table
 from interp.bench.store import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.book_folder import load_codebooks
-from interp.evaluation.steering import (
-    ARMS,
-    BASE,
-    WRONG,
-    Cell,
-    MeanRate,
-    SteeringConfig,
-    mean_rate,
-    measure,
-    plan_arms,
-)
+from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, mean_rate, measure
+from interp.evaluation.steering_arms import ARMS, WRONG, plan_arms
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, load_model
 from interp.progress import bar
@@ -77,7 +68,7 @@ def _run(
     settings: dict,
     given: argparse.Namespace,
 ) -> None:
-    layer = model.cfg.n_layers // 2 if config.layer is None else config.layer
+    layer = f"r{model.cfg.n_layers // 2 if config.layer is None else config.layer}"
     with bar("cells", 1 + len(ARMS) * len(missing)) as progress:
         base = _read(given.out, settings, None, BASE)
         if base is None:
@@ -86,9 +77,10 @@ def _run(
         progress(1)
         planned = []
         for topic in missing:
-            means = site_means(model, [*books, f"r{layer}"], topic.positive, topic.negative)
+            means = site_means(model, [*books, layer], topic.positive, topic.negative)
             pulls_of = partial(_pulls, model, books, topic, config.seed)
-            planned.append(plan_arms(model, books, _found(model, books, topic), means, pulls_of, config))
+            found = _found(model, books, topic, settings["made_with"], config.seed)
+            planned.append(plan_arms(model, books, found, means, pulls_of, layer=layer, seed=config.seed))
         # arm by arm: a run that is cut short has whole arms to compare
         for arms in zip(*planned, strict=True):
             for topic, arm in zip(missing, arms, strict=True):
@@ -98,10 +90,12 @@ def _run(
                 progress(1)
 
 
-def _found(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> FoundCodes:
-    """Those that come with the package, if it is with its codebooks."""
-    key = request_key(identity(model, books), topic.positive, topic.negative, "gain", 0)
-    return recall(None, key) or find_codes(model, books, topic.positive, topic.negative)
+def _found(
+    model: Model, books: Mapping[str, Bottleneck], topic: Topic, made_with: str, seed: int
+) -> FoundCodes:
+    """Those that come with the package, if it is with its codebooks and their seed."""
+    key = request_key(made_with, topic.positive, topic.negative, "gain", seed)
+    return recall(None, key) or find_codes(model, books, topic.positive, topic.negative, seed=seed, stage=bar)
 
 
 def _pulls(

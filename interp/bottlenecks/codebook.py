@@ -123,6 +123,13 @@ class Codebook(nn.Module, Bottleneck):
         self._cluster(self.rows(x), stream=True)
         return self
 
+    def mean_code(self) -> Float[Tensor, "group d_in"]:
+        """The mean of the codes by how often each was counted, or evenly if they never were."""
+        counts = self.counts.float()
+        weights = torch.where(counts.sum(-1, keepdim=True) > 0, counts, 1.0)
+        weights = weights / weights.sum(-1, keepdim=True)
+        return torch.einsum("gc,gcd->gd", weights, self.codes.detach().float())
+
     def count(self, ids: Int[Tensor, "*batch k"]) -> None:
         """Add to the usage statistics ``counts``."""
         self.counts += count_codes(ids, self.config.n_codes, self.config.groups)

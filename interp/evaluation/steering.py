@@ -4,59 +4,24 @@ A rate says nothing without what it costs: every arm gets to 100 % by writing th
 dose is first sought, on texts of its own, at which texts are just as fluent as is asked for (:func:`strain`): their
 perplexity under the model *without* steering is at most a multiple of the base's, **and** they have at least a share of
 the base's different pairs of words. Perplexity alone would not do: a word repeated to the end is hardly surprising.
-
-==================================  =============================================================================
-arm                                 what is done
-==================================  =============================================================================
-base                                nothing
-codes                               how the codes found from the topic's texts differ from their books' means is added
-wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
-random codes                        other codes of the same heads, as ``codes``
-random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
-mean difference, residual           difference of the means over positive and negative texts, after one layer
-mean difference, heads              the same at all heads at which it raises the target's log p to first order
-mean difference, dosed              the same, each head's dose by the natural gradient, as codes are chosen
-==================================  =============================================================================
-
-The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means see all texts,
-codes are chosen by half of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from scipy.optimize import nnls
-from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck
 from interp.circuits.choose import mean_interval
-from interp.evaluation.steering_vectors import SiteMeans, from_mean, vector_books
+from interp.evaluation.steering_arms import Arm
 from interp.intervals import wilson
 from interp.models import Model
-from interp.steering import AddCode, Topic, steer
+from interp.steering import Topic
 from interp.steering.continuations import Continuation, continue_prompts
-from interp.steering.controls import random_codes
-from interp.steering.edits import code_edits
-from interp.steering.find import NATS, RIDGE, SCALE, STEP, FoundCodes
-from interp.steering.pulls import SAMPLES, Pull
 from interp.tasks.errors import InputError
 
-BASE, WRONG = "base", "wrong topic"
-ARMS = (
-    "codes",
-    "mean difference, residual",
-    "mean difference, heads",
-    "random codes",
-    "random vectors",
-    "mean difference, dosed",
-)
-"""Those that are run for every topic."""
+BASE = "base"
 _NEAR = 0.1
 """How far from 1 the strain of a dose may be."""
 
@@ -95,19 +60,6 @@ class SteeringConfig:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """
-    Attributes:
-        at: what the model runs within, at a dose.
-        first: the dose to try first.
-    """
-
-    name: str
-    at: Callable[[float], AbstractContextManager]
-    first: float
-
-
-@dataclass(frozen=True)
 class Cell:
     """One arm at one dose.
 
@@ -137,85 +89,6 @@ class Cell:
 
     def to_json(self) -> dict:
         return asdict(self)
-
-
-def plan_arms(
-    model: Model,
-    codebooks: Mapping[str, Bottleneck],
-    found: FoundCodes,
-    means: SiteMeans,
-    pulls_of: Callable[[int], Mapping[str, Pull]],
-    config: SteeringConfig,
-) -> tuple[Arm, ...]:
-    """The arms of a topic, in the order of :data:`ARMS`.
-
-    Args:
-        found: by gain.
-        pulls_of: the pulls of the heads' codebooks' sites, from the texts that the means are of, with so many samples.
-    """
-    edits = found.adds(len(found), scale=1)
-    codes = [(edit.site, edit.code) for edit in edits]
-    others = random_codes(model, codebooks, codes, seed=config.seed)
-    added: dict[str, Tensor] = {}
-    for edit in edits:
-        added[edit.site] = added.get(edit.site, 0) + from_mean(codebooks, edit.site, edit.code)
-    generator = torch.Generator().manual_seed(config.seed)
-    random = {site: _random_direction(vector, generator) for site, vector in added.items()}
-    layer = f"r{model.cfg.n_layers // 2 if config.layer is None else config.layer}"
-
-    def adding(chosen: Sequence[tuple[str, int]]):
-        return lambda scale: steer(model, codebooks, code_edits(chosen, add=scale), seed=config.seed)
-
-    def vectors(at_sites: Callable[[], Mapping[str, Tensor]]):
-        def at(scale: float) -> AbstractContextManager:
-            found = once()
-            edits = [AddCode(site, 0, scale) for site in found]
-            return steer(model, vector_books(model, found), edits, seed=config.seed)
-
-        once = cache(at_sites)  # some take minutes, and a run that goes on may not need them
-        return at
-
-    return (
-        Arm("codes", adding(codes), SCALE),
-        Arm("mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0),
-        Arm("mean difference, heads", vectors(lambda: _helpful(model, means, pulls_of(0))), 1.0),
-        Arm("random codes", adding(others), SCALE),
-        Arm("random vectors", vectors(lambda: random), STEP),
-        Arm("mean difference, dosed", vectors(lambda: _dosed(model, means, pulls_of(SAMPLES))), 0.5),
-    )
-
-
-def _helpful(
-    model: Model, means: SiteMeans, pulls: Mapping[str, Pull]
-) -> dict[str, Float[Tensor, " d_head"]]:
-    """Differences of means of the heads at which adding them raises the target, to first order."""
-    sites = (f"{layer}.h{head}" for layer in pulls for head in range(model.cfg.n_heads))
-    differences = {site: means.difference(site) for site in sites}
-    return {site: v for site, v in differences.items() if v @ _pull_of(pulls, site).gain[0] > 0}
-
-
-def _dosed(model: Model, means: SiteMeans, pulls: Mapping[str, Pull]) -> dict[str, Float[Tensor, " d_head"]]:
-    """The same times the doses d ≥ 0 that raise the target most for their KL of :data:`NATS` to second order."""
-    differences = _helpful(model, means, pulls)
-    at = {site: _pull_of(pulls, site) for site in differences}
-    gains = np.array([float(v @ at[site].gain[0]) for site, v in differences.items()])
-    moves = np.stack([(at[site].scores[:, 0] @ v).numpy() for site, v in differences.items()], 1).astype(
-        float
-    )
-    information = moves.T @ moves
-    information += RIDGE * np.diag(np.diag(information))
-    # max ⟨gains, d⟩ − ½ dᵀ K d over d ≥ 0, with K = L Lᵀ: min ‖Lᵀ d − L⁻¹ gains‖
-    lower = np.linalg.cholesky(information)
-    doses, _ = nnls(lower.T, np.linalg.solve(lower, gains), maxiter=30 * len(gains))
-    doses *= np.sqrt(2 * NATS / (doses @ information @ doses))
-    return {site: float(d) * v for d, (site, v) in zip(doses, differences.items(), strict=True) if d > 0}
-
-
-def _pull_of(pulls: Mapping[str, Pull], site: str) -> Pull:
-    """Of one head, as a group of one."""
-    layer, _, head = site.partition(".h")
-    one = slice(int(head), int(head) + 1)
-    return Pull(pulls[layer].gain[one], pulls[layer].scores[:, one])
 
 
 def strain(perplexity: float, distinct_2: float, base: tuple[float, float], config: SteeringConfig) -> float:
@@ -359,9 +232,3 @@ def mean_rate(
     by_prompt = np.array([held[i::n_prompts].mean() for i in range(n_prompts)])
     low, high = mean_interval(by_prompt[:, None], seed)
     return MeanRate(float(held.mean()), float(low[0]), float(high[0]))
-
-
-def _random_direction(length: Float[Tensor, " d_in"], generator: torch.Generator) -> Float[Tensor, " d_in"]:
-    """A vector as long as this one in a random direction."""
-    drawn = torch.randn(len(length), generator=generator)
-    return drawn * (length.norm() / drawn.norm())

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.models import Model, hooked, parse_site, resolve_site
-from interp.steering.plan import mean_code
 from interp.steering.texts import BATCH_SIZE, tokenize
 
 
@@ -76,7 +75,7 @@ def from_mean(codebooks: Mapping[str, Codebook], site: str, code: int) -> Float[
     """What ``AddCode(site, code, from_mean=True)`` adds."""
     book = codebooks[site] if site in codebooks else codebooks[site.partition(".")[0]]
     group = parse_site(site).head if book.config.groups > 1 else 0
-    return (book.codes[group, code].float() - mean_code(book)[group]).cpu()
+    return (book.codes[group, code].float() - book.mean_code()[group]).cpu()
 
 
 def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:

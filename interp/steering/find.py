@@ -8,12 +8,9 @@ Nothing is filtered by hand. A code *fires* in a text if it is chosen at any tok
 * The target is the tokens that the positive texts have and others do not (:mod:`interp.steering.target`).
 * ``effect``: how much adding a code's difference from its codebook's mean at every token of the *negative* texts would
   raise the target's log p, in nats per token, to first order: e = ⟨code − mean, gradient⟩.
-* What it costs: KL(with ‖ without) to second order, ½ dᵀ K d for codes added d times, where K is the Fisher
-  information of the next tokens' distribution along the codes, from tokens drawn from the model. Codes that move the
-  model alike are seen in it: after one of them the next costs more.
-* Codes that fire in some text are taken greedily, each added :data:`STEP` times, by how much they raise
-  ⟨e, d⟩ − price · ½ dᵀ K d, until none does; the price is that at which they cost :data:`NATS`. This is the natural
-  gradient (Amari 1998) in steps of codes.
+* What it costs: the information of the next tokens' distribution along the codes, from tokens drawn from the model.
+* Of the codes that fire in some text the best four of each head are candidates, and as many are taken as are worth
+  their cost together (:mod:`interp.steering.natural_gradient`). They need not tell of the topic at all.
 
 ``by="detection"``, for reading: of each head or site the code that is surest to tell the texts apart, −log10 p of the
 hypergeometric test on the choosing half, if p ≤ .05. It need not bring about what it tells of.
@@ -37,7 +34,7 @@ from interp.bottlenecks.codes import NO_CODE, Codes, distinct
 from interp.models import Model, resolve_site
 from interp.progress import Stage, silent
 from interp.steering.edits import AddCode, SetCode
-from interp.steering.plan import mean_code
+from interp.steering.natural_gradient import NATS, STEP, choose, information
 from interp.steering.pulls import Pull, read_pulls
 from interp.steering.texts import TokenizedTexts, read_codes, tokenize
 from interp.tasks.errors import InputError
@@ -45,17 +42,11 @@ from interp.tasks.errors import InputError
 RANKINGS = ("gain", "detection")
 DETECTED = -np.log10(0.05)
 """Least detection of a code that is looked at for reading; the judging half has the last word."""
-STEP = 0.5
-"""How many times each code is added for which codes are chosen by gain."""
-NATS = 0.2
-"""What all codes chosen by gain would cost together, KL per token to second order."""
 SCALE = 0.25
-"""How many times codes found by gain are added where nothing is said: for a quarter of that, after which many a topic's
-words come one after the other."""
+"""How many times codes found by gain are added where nothing is said: half of what they were chosen for, at a quarter
+of the cost; at more some topics are nothing but their word."""
 PER_GROUP = 4
 """Codes of a head, or other site, that are candidates."""
-RIDGE = 0.3
-"""Added to each code's own information, as a share of it: fewer samples than candidates are drawn."""
 LEAST = 6
 """Texts of each kind: with fewer than three to choose by no code could be detected."""
 
@@ -260,46 +251,8 @@ def _by_gain(
                 moves.append(moved[:, code])
     if not candidates:
         return []
-    gains, moves = np.array([effect for *_, effect in candidates]), np.stack(moves, 1).astype(float)
-    information = moves.T @ moves
-    information += RIDGE * np.diag(np.diag(information))
-    return [candidates[i] for i in _within(gains, information, STEP, NATS)]
-
-
-def _within(
-    gains: Float[np.ndarray, " code"], information: Float[np.ndarray, "code code"], step: float, nats: float
-) -> list[int]:
-    """The greedy choice at the lowest price at which it costs no more than ``nats``; at least one code."""
-
-    def cost(log_price: float) -> float:
-        chosen = _greedy(gains, information, step, np.exp(log_price))
-        return float(step**2 / 2 * information[np.ix_(chosen, chosen)].sum())
-
-    # at the highest price the first code is not worth its cost any more
-    high = float(np.log((2 * gains / (step * np.diag(information))).max()))
-    low = high - 25
-    if cost(low) > nats:
-        for _ in range(30):
-            middle = (low + high) / 2
-            low, high = (middle, high) if cost(middle) > nats else (low, middle)
-    else:
-        high = low
-    return _greedy(gains, information, step, np.exp(high)) or [
-        int((gains**2 / np.diag(information)).argmax())
-    ]
-
-
-def _greedy(
-    gains: Float[np.ndarray, " code"], information: Float[np.ndarray, "code code"], step: float, price: float
-) -> list[int]:
-    """Codes by how much each raises ⟨gains, d⟩ − price · ½ dᵀ information d after those before it."""
-    left = step * gains - price * step**2 / 2 * np.diag(information)
-    order: list[int] = []
-    while (best := int(left.argmax())) not in order and left[best] > 0:
-        order.append(best)
-        left = left - price * step**2 * information[best]
-        left[order] = -np.inf
-    return order
+    gains = np.array([effect for *_, effect in candidates])
+    return [candidates[i] for i in choose(gains, information(np.stack(moves, 1)), step=STEP, nats=NATS)]
 
 
 def _check(
@@ -384,4 +337,4 @@ def _from_mean(book: Bottleneck) -> Float[Tensor, "group code d_in"]:
     ids = ids if config.groups > 1 else ids[:, 0]
     vectors = book.decode(Codes(ids, torch.ones(ids.shape, device=book.device))).float().cpu()
     vectors = vectors.reshape(config.n_codes, config.groups, -1).transpose(0, 1)
-    return vectors - mean_code(book).cpu()[:, None] if isinstance(book, Codebook) else vectors
+    return vectors - book.mean_code().cpu()[:, None] if isinstance(book, Codebook) else vectors

@@ -96,7 +96,7 @@ class SitePlan:
     def _mean(self, site: str) -> Float[Tensor, "*group d_in"]:
         if not isinstance(self.bottleneck, Codebook):
             raise InputError(f"from_mean at {site}: only codebooks have a mean, not a {self.bottleneck.kind}")
-        mean = mean_code(self.bottleneck)
+        mean = self.bottleneck.mean_code()
         return mean if self.groups is not None else mean[0]
 
     def _add_set(self, edit: SetCode, rows: Rows, group: int | None) -> None:
@@ -129,14 +129,6 @@ class SitePlan:
         without[0 if group is None else group, edit.code] = True
         if int(without.sum(-1).max()) > config.n_codes - config.k:
             raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
-
-
-def mean_code(book: Codebook) -> Float[Tensor, "group d_in"]:
-    """The mean of the codes by their counts, or evenly if they were never counted."""
-    counts = book.counts.float()
-    weights = torch.where(counts.sum(-1, keepdim=True) > 0, counts, 1.0)
-    weights = weights / weights.sum(-1, keepdim=True)
-    return torch.einsum("gc,gcd->gd", weights, book.codes.detach().float())
 
 
 def _rows(rows: Sequence[int] | None) -> Rows:

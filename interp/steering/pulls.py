@@ -66,7 +66,7 @@ def read_pulls(
     begin = {"blocks.0.hook_resid_pre": lambda x: x.detach().requires_grad_()}
     words, weights = target.tokens.to(device), target.weights.to(device)
     with stage("reading gradients", len(negative.tokens) * (1 + draws)) as done:
-        for tokens, counted in batches(negative, silent, ""):
+        for tokens, counted in batches(negative):
             with torch.enable_grad(), watched(model, places, begin) as seen:
                 log_p = model(tokens.to(device)).float().log_softmax(-1)[counted.to(device)]
                 at = list(seen.values())

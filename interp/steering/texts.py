@@ -71,15 +71,17 @@ def read_codes(
     places = {name: resolve_site(model, name) for name in codebooks}
     parts: dict[str, list[Tensor]] = {name: [] for name in codebooks}
     width = texts.tokens.shape[1]
-    for tokens, counted in batches(texts, stage, "reading texts"):
-        with watched(model, places) as seen:
-            model(tokens.to(model_device(model)))
-        for name, book in codebooks.items():
-            rows = grouped(seen[places[name].hook], places[name].head, book)
-            # codes of a single group come without the axis
-            ids = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0]).ids
-            ids = (ids if rows.shape[2] > 1 else ids[:, :, None]).cpu()
-            parts[name].append(torch.nn.functional.pad(ids, (0, 0, 0, 0, 0, width - counted.shape[1])))
+    with stage("reading texts", len(texts.tokens)) as done:
+        for tokens, counted in batches(texts):
+            with watched(model, places) as seen:
+                model(tokens.to(model_device(model)))
+            for name, book in codebooks.items():
+                rows = grouped(seen[places[name].hook], places[name].head, book)
+                # codes of a single group come without the axis
+                ids = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0]).ids
+                ids = (ids if rows.shape[2] > 1 else ids[:, :, None]).cpu()
+                parts[name].append(torch.nn.functional.pad(ids, (0, 0, 0, 0, 0, width - counted.shape[1])))
+            done(len(tokens))
     return {name: torch.cat(some) for name, some in parts.items()}
 
 
@@ -87,21 +89,17 @@ def read_codes(
 def expected_tokens(model: Model, texts: TokenizedTexts) -> Float[Tensor, " vocab"]:
     """The mean over the texts' tokens of the probabilities that the model gives to what comes next."""
     device, total = model_device(model), 0
-    for tokens, counted in batches(texts, silent, ""):
+    for tokens, counted in batches(texts):
         p = model(tokens.to(device)).float().softmax(-1)
         total = total + p[counted.to(device)].sum(0).cpu()
     return total / texts.counted.sum()
 
 
-def batches(texts: TokenizedTexts, stage: Stage, what: str) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(texts: TokenizedTexts) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens and what counts, as wide as the longest text of the batch."""
-    with stage(what, len(texts.tokens)) as done:
-        for tokens, counted in zip(
-            texts.tokens.split(BATCH_SIZE), texts.counted.split(BATCH_SIZE), strict=True
-        ):
-            width = int(counted.any(0).nonzero().max()) + 1
-            yield tokens[:, :width], counted[:, :width]
-            done(len(tokens))
+    for tokens, counted in zip(texts.tokens.split(BATCH_SIZE), texts.counted.split(BATCH_SIZE), strict=True):
+        width = int(counted.any(0).nonzero().max()) + 1
+        yield tokens[:, :width], counted[:, :width]
 
 
 @contextmanager

@@ -8,21 +8,19 @@ import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.evaluation.steering import (
-    ARMS,
-    Arm,
     Cell,
     SteeringConfig,
     distinct_2,
     find_dose,
     mean_rate,
     measure,
-    plan_arms,
     strain,
 )
+from interp.evaluation.steering_arms import ARMS, Arm, plan_arms
 from interp.evaluation.steering_vectors import site_means, vector_books
 from interp.models import Model, hooked
 from interp.steering import Topic, find_codes, steer
-from interp.steering.find import NATS
+from interp.steering.natural_gradient import NATS
 from interp.steering.pulls import read_pulls
 from interp.steering.texts import tokenize
 from interp.tasks.errors import InputError
@@ -40,7 +38,7 @@ MARKED = tuple(f"Z {text}" for text in PLAIN)
 TOPIC = Topic("z", ("z",), MARKED, PLAIN, ("When Mary", "The war lasted from"))
 CONTROLLED = ("codes", "random codes", "random vectors")
 OTHER = Topic("store", ("store",), PLAIN, MARKED, TOPIC.prompts)
-CONFIG = SteeringConfig(n=6, n_tokens=5, layer=1, batch_size=4)
+CONFIG = SteeringConfig(n=6, n_tokens=5, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +86,7 @@ def arms(model, books) -> dict[str, Arm]:
     def pulls_of(samples: int):
         return read_pulls(model, books, tokenize(model, MARKED), tokenize(model, PLAIN), samples=samples)
 
-    return {arm.name: arm for arm in plan_arms(model, books, found, means, pulls_of, CONFIG)}
+    return {arm.name: arm for arm in plan_arms(model, books, found, means, pulls_of, layer="r1", seed=0)}
 
 
 def test_controls_act_at_the_heads_of_the_codes(model, books, arms):

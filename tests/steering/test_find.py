@@ -2,7 +2,6 @@
 
 import contextlib
 
-import numpy as np
 import pytest
 import torch
 from scipy.stats import fisher_exact
@@ -12,7 +11,8 @@ from interp.models import Model, hooked, load_model
 from interp.steering import find_codes, load_topic, steer, topic_names
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
-from interp.steering.find import DETECTED, STEP, _within
+from interp.steering.find import DETECTED
+from interp.steering.natural_gradient import STEP
 from interp.steering.pulls import read_pulls
 from interp.steering.target import find_target
 from interp.steering.texts import expected_tokens, tokenize
@@ -122,17 +122,6 @@ def test_pulls_predict_what_adding_a_vector_raises_and_what_it_costs(model, book
     cost = float((moved.exp() * (moved - base)).sum(-1).mean())
     predicted = float(((step * pull.scores[:, 0] @ direction) ** 2).sum()) / 2
     assert predicted == pytest.approx(cost, rel=0.3)  # 400 draws
-
-
-def test_codes_are_taken_while_they_are_worth_their_cost_and_what_is_there_already_costs_more():
-    # 0 and 1 move the model alike, 2 another way, 3 costs much and 4 brings nothing
-    moves = np.array([[1.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.1, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 9.0, 1.0]])
-    gains, information = np.array([1.0, 0.9, 0.8, 1.0, 0.0]), moves.T @ moves
-    order = _within(gains, information, step=0.5, nats=0.4)
-    assert order[:2] == [0, 2] and 3 not in order and 4 not in order
-    cheap = _within(gains, information, step=0.5, nats=0.13)
-    assert cheap == [0]
-    assert _within(gains, information, step=0.5, nats=1e-9) == [0]  # one at least
 
 
 def test_codes_by_gain_raise_the_target_when_they_are_added(model, books):
