@@ -6,11 +6,11 @@ arm                                 what is done
 base                                nothing
 codes                               how the codes found from the topic's texts differ from their books' means is added
 wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
-random codes                        other codes of the same heads, as ``codes``
-random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
 mean difference, residual           difference of the means over positive and negative texts, after one layer
 mean difference, heads              the same at all heads at which it raises the target's log p to first order
 mean difference, dosed              the same, each head's dose by the natural gradient, as codes are chosen
+random codes                        other codes of the same heads, as ``codes``
+random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
 ==================================  =============================================================================
 
 The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means see all texts,
@@ -42,9 +42,9 @@ ARMS = (
     "codes",
     "mean difference, residual",
     "mean difference, heads",
+    "mean difference, dosed",
     "random codes",
     "random vectors",
-    "mean difference, dosed",
 )
 """Those that are run for every topic."""
 
@@ -104,9 +104,9 @@ def plan_arms(
         Arm("codes", adding(codes), SCALE),
         Arm("mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0),
         Arm("mean difference, heads", vectors(lambda: _helpful(model, means, pulls_of(0))), 1.0),
+        Arm("mean difference, dosed", vectors(lambda: _dosed(model, means, pulls_of(SAMPLES))), 0.5),
         Arm("random codes", adding(others), SCALE),
         Arm("random vectors", vectors(lambda: random), STEP),
-        Arm("mean difference, dosed", vectors(lambda: _dosed(model, means, pulls_of(SAMPLES))), 0.5),
     )
 
 

@@ -17,7 +17,7 @@ from interp.models import Model, weights_digest
 from interp.steering.find import FoundCode, FoundCodes
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
-_METHOD = 2
+_METHOD = 3
 """Raised whenever the same request finds other codes."""
 
 

@@ -45,8 +45,8 @@ def read_pulls(
 ) -> dict[str, Pull]:
     """How the target of texts (:func:`~interp.steering.target.find_target`) depends on every site in the negative ones.
 
-    One forward pass over all texts, another over the negative ones, and one backward pass over these for the target and
-    for every draw of their next tokens, of which there are so many that ``samples`` texts are drawn.
+    Two forward passes over the negative texts, and one backward pass over these for the target and for every draw of
+    their next tokens, of which there are so many that ``samples`` texts are drawn.
 
     Args:
         samples: 0 where the cost is not asked for.
@@ -55,8 +55,7 @@ def read_pulls(
     Raises:
         InputError: no token tells the texts apart.
     """
-    expected = expected_tokens(model, positive), expected_tokens(model, negative)
-    target = find_target(positive, negative, expected)
+    target = find_target(positive, negative, expected_tokens(model, negative))
     device, n_tokens = model_device(model), int(negative.counted.sum())
     places = {name: resolve_site(model, name) for name in codebooks}
     draws = -(-samples // len(negative.tokens))

@@ -1,12 +1,13 @@
 """What a topic's texts say and others do not: the tokens that steering is to bring up, with their weights.
 
-A token belongs to the target if it stands in more of the positive texts than in the negative ones, and in more than
-the model would write it in either: a one-sided Poisson test against the largest of the three rates, at a chance of 5 %
-that any token of the positive texts passes wrongly (Bonferroni). It weighs by the texts that hold it times the
-logarithm of how much more often it stands there. What the positive texts make likely themselves is left out: function
-words that two of a dozen texts happen to share would otherwise steer as much as the topic's own words.
+A token belongs to the target if more of the positive texts hold it than would by chance, if it stood there as often as
+in the negative texts or as often as the model would write it in these, whichever is more: a one-sided binomial test,
+at a chance of 5 % that any token of the positive texts passes wrongly (Bonferroni). Texts are counted, not tokens: one
+that says a word five times is one text. A token weighs by the texts that hold it times the logarithm of how many more
+these are than by chance.
 
-When it misleads: what shows in no token (a style, a structure) is not seen; a topic's words may have other meanings.
+When it misleads: what shows in no token (a tone, an order) is not seen; a topic's words may have other meanings; of a
+dozen texts, a rare word of a single one passes, as likely the topic's own as not.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import poisson
+from scipy.stats import binom
 from torch import Tensor
 
 from interp.steering.texts import TokenizedTexts
@@ -36,32 +37,33 @@ class Target:
 
 
 def find_target(
-    positive: TokenizedTexts,
-    negative: TokenizedTexts,
-    expected: tuple[Float[Tensor, " vocab"], Float[Tensor, " vocab"]],
+    positive: TokenizedTexts, negative: TokenizedTexts, expected: Float[Tensor, " vocab"]
 ) -> Target:
-    """The tokens of a topic.
+    """The tokens of a topic or a behaviour.
 
     Args:
-        expected: how often the model would write each token at the positive texts' places, and at the negative ones'
+        expected: how often the model would write each token at the negative texts' places, as a share of them
             (:func:`~interp.steering.texts.expected_tokens`).
 
     Raises:
         InputError: there are none.
     """
-    by_model = torch.maximum(*expected).numpy()
-    texts_with = _texts_with(positive, len(by_model))
+    n_texts = len(positive.tokens)
+    texts_with = _texts_with(positive, len(expected))
     tokens = np.flatnonzero(texts_with)
-    rate = np.maximum(_texts_with(negative, len(by_model)) / int(negative.counted.sum()), by_model)
-    by_chance = int(positive.counted.sum()) * rate[tokens]
     texts = texts_with[tokens]
-    p_values = poisson.sf(texts - 1, by_chance)
+    in_others = _texts_with(negative, len(expected)) / int(negative.counted.sum())
+    rate = np.maximum(in_others, expected.numpy())[tokens]
+    # of texts of different lengths the mean chance: a binomial of it has the wider tail (Hoeffding 1956)
+    lengths = positive.counted.sum(1).numpy()
+    chance = -np.expm1(-rate[:, None] * lengths).mean(1)
+    p_values = binom.sf(texts - 1, n_texts, chance)
     # half a text more, so that a token that nobody expects does not outweigh all others
-    weights = texts * np.log(texts / (by_chance + 0.5))
+    weights = texts * np.log(texts / (n_texts * chance + 0.5))
     chosen = (p_values <= FAMILY_ERROR / len(tokens)) & (weights > 0)
     if not chosen.any():
         raise InputError(
-            "no token is in more of the positive texts than in the negative ones and than the model expects: "
+            "no token is in more of the positive texts than in the negative ones and than the model expects there: "
             "give more texts, or rank by detection"
         )
     order = np.argsort(-weights[chosen], kind="stable")

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from scipy.stats import fisher_exact
+from scipy.stats import binomtest, fisher_exact, poisson
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.models import Model, hooked, load_model
@@ -15,7 +15,7 @@ from interp.steering.find import DETECTED
 from interp.steering.natural_gradient import STEP
 from interp.steering.pulls import read_pulls
 from interp.steering.target import find_target
-from interp.steering.texts import expected_tokens, tokenize
+from interp.steering.texts import TokenizedTexts, expected_tokens, tokenize
 from interp.steering.topics import holds_word, neutral_texts
 from interp.tasks.errors import InputError
 
@@ -90,20 +90,38 @@ def test_p_values_are_fishers_on_the_held_out_texts_and_the_split_is_seeded(mode
 def test_a_token_of_the_topic_is_the_target_and_what_the_model_expects_is_not(model):
     marked, plain = tokenize(model, MARKED), tokenize(model, PLAIN)
     nothing = torch.zeros(model.cfg.d_vocab)
-    target = find_target(marked, plain, (nothing, nothing))
+    target = find_target(marked, plain, nothing)
     assert model.tokenizer.decode(target.tokens[:1]).strip() == MARK
     assert float(target.weights.sum()) == pytest.approx(1)
     expected = nothing.clone()
     expected[target.tokens] = 0.5
-    for by_model in ((expected, nothing), (nothing, expected)):
-        with pytest.raises(InputError, match="no token is in more of the positive texts"):
-            find_target(marked, plain, by_model)
+    with pytest.raises(InputError, match="no token is in more of the positive texts"):
+        find_target(marked, plain, expected)
+
+
+def test_what_all_positive_texts_hold_is_the_target_even_if_it_stands_in_many_others_too():
+    # token 1 ends each of eight positive texts and a third of the others, token 2 is as frequent in all
+    positive = torch.tensor([[2 if i % 3 == 0 else 10 + i, 20 + i, 1] for i in range(8)])
+    negative = torch.tensor(
+        [[2 if i % 3 == 0 else 40 + i, 70 + i, 1 if i % 3 == 1 else 0] for i in range(24)]
+    )
+    positive, negative = (
+        TokenizedTexts(t, torch.ones_like(t, dtype=torch.bool)) for t in (positive, negative)
+    )
+    target = find_target(positive, negative, torch.full((100,), 1e-3))
+    assert int(target.tokens[0]) == 1 and 2 not in target.tokens
+    share = (negative.tokens == 1).double().mean()
+    chance = 8 * (1 - torch.exp(-3 * share))
+    words = len(positive.tokens.unique())
+    assert binomtest(8, 8, float(chance) / 8, alternative="greater").pvalue < 0.05 / words
+    # by the number of tokens expected, as if a text could hold it any number of times, it would not pass
+    assert poisson.sf(7, 8 * 3 * share) > 0.05 / words
 
 
 def test_pulls_predict_what_adding_a_vector_raises_and_what_it_costs(model, books):
     marked, plain = tokenize(model, MARKED), tokenize(model, PLAIN)
     pull = read_pulls(model, {"m0": books["m0"]}, marked, plain, seed=3)["m0"]
-    target = find_target(marked, plain, (expected_tokens(model, marked), expected_tokens(model, plain)))
+    target = find_target(marked, plain, expected_tokens(model, plain))
     direction = pull.gain[0] / pull.gain[0].norm()
 
     def log_p(step: float) -> torch.Tensor:
