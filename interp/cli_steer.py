@@ -63,11 +63,11 @@ def steer(
         typer.Option(
             parser=finite,
             metavar="NUMBER",
-            help="add so many times each code's difference from its book's mean [default: 0.25 if found by gain]",
+            help="add so many times each code's difference from its book's mean [default: 0.25 if found]",
         ),
     ] = None,
     set_them: Annotated[
-        bool, typer.Option("--set", help="set the codes, as those that are named or found by detection are")
+        bool, typer.Option("--set", help="set the codes, as those that are named are")
     ] = False,
     forbid: Annotated[bool, typer.Option("--forbid", help="forbid the codes")] = False,
     token_share: Annotated[
@@ -146,7 +146,7 @@ def steer(
             loaded, books, positive, negative, by=by, seed=seed, stage=bar
         )
         n = min(dose, len(found))
-        if add is None and not (set_them or forbid) and by == "gain":
+        if add is None and not (set_them or forbid):
             add = SCALE
         edits = found.sets(n) if add is None and not forbid else found.adds(n)
         given = [(edit.site, edit.code) for edit in edits]

@@ -31,10 +31,14 @@ def topics() -> list[str]:
         return []
 
 
+def usual(source: str) -> tuple[str, float]:
+    """Codes that are found are added, so many times; those that are named are set."""
+    return ("set", 1.0) if source == BY_NAME else ("added", SCALE)
+
+
 def suit() -> None:
-    """Codes that are found are added as they were found to be worth it; those that are named are set."""
-    named = st.session_state["source"] == BY_NAME
-    st.session_state["how"], st.session_state["scale"] = (HOW[0], 1.0) if named else (HOW[1], SCALE)
+    """What is chosen below follows the source."""
+    st.session_state["how"], st.session_state["scale"] = usual(st.session_state["source"])
 
 
 st.title("Steering")
@@ -50,9 +54,11 @@ left, right = st.columns(2)
 source = left.radio(
     "Which codes", [BY_NAME, OF_TOPIC, OF_TEXTS], horizontal=True, key="source", bind=IN_URL, on_change=suit
 )
+usual_how, usual_scale = usual(source)
 how = right.radio(
     "They are",
     HOW,
+    HOW.index(usual_how),
     horizontal=True,
     key="how",
     bind=IN_URL,
@@ -90,7 +96,7 @@ with st.form("steer"):
     a, b, c, d = st.columns(4)
     scale, slots = 1.0, 1
     if how == "added":
-        scale = a.number_input("Times", -100.0, 100.0, 1.0, 0.5, key="scale", bind=IN_URL)
+        scale = a.number_input("Times", -100.0, 100.0, usual_scale, 0.05, key="scale", bind=IN_URL)
     elif how == "set":
         slots = a.number_input(
             "Slots",

@@ -227,14 +227,15 @@ class Attached:
         codes = self._edited(name, x, plain)
         self._seen.setdefault(name, []).append(Codes(codes.ids, codes.values.detach()))
 
+        if self.error_term and not trains:
+            out = x if codes is plain else x + bottleneck.difference(codes, plain).to(x.dtype)
+            return out.reshape(shape)
         decoded = bottleneck.decode(codes)
-        needs_plain = codes is not plain and (self.error_term or trains)
-        without = bottleneck.decode(plain) if needs_plain else decoded
+        without = bottleneck.decode(plain) if codes is not plain and trains else decoded
         if trains:
             self._losses[name] = bottleneck.loss(x, without)
         # of equal codes the difference is exactly zero
         out = x + (decoded - without).to(x.dtype) if self.error_term else straight_through(x, decoded)
-
         return out.reshape(shape)
 
     def _edited(self, name: str, _x: Tensor, codes: Codes) -> Codes:

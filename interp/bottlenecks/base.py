@@ -74,6 +74,10 @@ class Bottleneck(ABC):
             InputError: ids that are not in the dictionary, or codes of another shape.
         """
 
+    def difference(self, codes: Codes, others: Codes) -> Float[Tensor, "*batch d_in"]:
+        """decode(codes) − decode(others): exactly 0 where they are the same."""
+        return self.decode(codes) - self.decode(others)
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """What is learned, by name, for the file."""

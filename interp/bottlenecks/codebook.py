@@ -12,7 +12,7 @@ Two options leave the paper: ``selection="residual"`` picks one code after anoth
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,6 +32,30 @@ error of cosine selection by a tenth, of residual selection by a fiftieth; a sec
 IN_CACHE = 2**20
 """Elements of the similarities that a processor makes at a time: 4 MiB are still in its cache when the best is looked
 for, which halved the time of four heads of size 32 with 1000 codes each."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A book as vectors are compared with it.
+
+    Attributes:
+        codes: in the space of the comparison.
+        norm: their lengths.
+        factors, offset: ⟨vector, factor⟩ + offset is highest for the code to choose.
+    """
+
+    codes: Float[Tensor, "group code d_in"]
+    norm: Float[Tensor, "group code"]
+    factors: Float[Tensor, "group code d_in"]
+    offset: Float[Tensor, "group 1 code"] | None
+
+    def gain(
+        self, rows: Float[Tensor, "group row d_in"], without: Bool[Tensor, "group code"] | None
+    ) -> Float[Tensor, "group row code"]:
+        """Higher is better; −∞ for codes that are left out."""
+        factors = self.factors.mT
+        gain = torch.bmm(rows, factors) if self.offset is None else torch.baddbmm(self.offset, rows, factors)
+        return gain if without is None else gain.masked_fill(without[:, None], float("-inf"))
 
 
 @register
@@ -54,7 +78,7 @@ class Codebook(nn.Module, Bottleneck):
         self.codes = nn.Parameter(torch.randn(shape, generator=generator))
         self.register_buffer("counts", torch.zeros(shape[:2], dtype=torch.int64))
         self._kmeans: list[GroupedKMeans] | None = None
-        self._ready: tuple[list, tuple[Tensor, Tensor]] | None = None
+        self._ready: tuple[list, Compared] | None = None
 
     @property
     def unit_values(self) -> bool:
@@ -83,6 +107,12 @@ class Codebook(nn.Module, Bottleneck):
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
         """Σ value · code, with a gradient to the codes that are named."""
         return sum_of_codes(self.codes, codes)
+
+    def difference(self, codes: Codes, others: Codes) -> Float[Tensor, "*batch d_in"]:
+        """One sum over the slots of both, those in which they are the same left out."""
+        same = (codes.ids == others.ids) & (codes.values == others.values)
+        values = torch.cat([codes.values, -others.values], -1).masked_fill(torch.cat([same, same], -1), 0)
+        return sum_of_codes(self.codes, Codes(torch.cat([codes.ids, others.ids], -1), values))
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Encode and decode, the gradient straight through."""
@@ -204,8 +234,7 @@ class Codebook(nn.Module, Bottleneck):
         return grouped_rows(x, self.config)
 
     def _encoded(self, x: Tensor, without: Bool[Tensor, "group code"] | None) -> Codes:
-        book, norm = self.compared()
-        chosen = self._choose(self.comparable(self.rows(x)), book, norm, without)
+        chosen = self._choose(self.comparable(self.rows(x)), self.compared(), without)
         ids, values = (part.transpose(0, 1) for part in chosen)
         shape = (*x.shape[:-1], self.config.k)
         return Codes(ids.reshape(shape).to(id_dtype(self.config.n_codes)), values.reshape(shape))
@@ -214,8 +243,8 @@ class Codebook(nn.Module, Bottleneck):
         """Vectors, or codes, as they are compared with each other; here as they are."""
         return rows
 
-    def compared(self) -> tuple[Float[Tensor, "group code d_in"], Float[Tensor, "group code"]]:
-        """The codes as vectors are compared with them, and their lengths; made anew when a tensor has changed.
+    def compared(self) -> "Compared":
+        """The codes as vectors are compared with them; made anew when a tensor has changed.
 
         While a text is generated position by position this would cost more than the comparison.
         """
@@ -224,57 +253,57 @@ class Codebook(nn.Module, Bottleneck):
         if self._ready is None or not all(
             old[0] is new[0] and old[1:] == new[1:] for old, new in zip(self._ready[0], made_of, strict=True)
         ):
-            book = self.comparable(self.codes.detach().float())
-            self._ready = made_of, (book, _norm(book))
+            self._ready = made_of, self._made_ready(self.comparable(self.codes.detach().float()))
         return self._ready[1]
+
+    def _made_ready(self, book: Float[Tensor, "group code d_in"]) -> "Compared":
+        norm = book.norm(dim=-1).clamp(min=1e-12)
+        if (self.config.selection, self.config.magnitude) == ("residual", "dropped"):
+            return Compared(book, norm, book, norm.square()[:, None] / -2)
+        return Compared(book, norm, book / norm[..., None], None)
 
     def _choose(
         self,
         rows: Tensor,
-        book: Tensor,
-        norm: Tensor | None = None,
+        book: "Compared",
         without: Bool[Tensor, "group code"] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Ids and values, [group, row, k], of the codes of ``book``, those ``without`` left out."""
         most = SIMILARITIES if rows.is_cuda else IN_CACHE
         step = max(1, most // (self.config.groups * self.config.n_codes))
-        norm = _norm(book) if norm is None else norm
         select = self._most_similar if self.config.selection == "cosine" else self._greedy
-        parts = [select(part, book, norm, without) for part in rows.split(step, dim=1)]
-        parts = parts or [select(rows, book, norm, without)]
+        if rows.shape[1] <= step:
+            return select(rows, book, without)
+        parts = [select(part, book, without) for part in rows.split(step, dim=1)]
         ids, values = (torch.cat(group, 1) for group in zip(*parts, strict=True))
         return ids, values
 
-    def _most_similar(
-        self, rows: Tensor, book: Tensor, norm: Tensor, without: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _most_similar(self, rows: Tensor, book: "Compared", without: Tensor | None) -> tuple[Tensor, Tensor]:
         # dividing by the row's own length would not change the order
-        similar = _left_out(torch.bmm(rows, (book / norm[..., None]).mT), without)
+        similar = book.gain(rows, without)
         k = self.config.k
         ids = similar.argmax(-1, keepdim=True) if k == 1 else similar.topk(k, dim=-1).indices
         if self.config.magnitude == "dropped":
             return ids, rows.new_ones(ids.shape)
-        total = _chosen_sum(book, ids)
+        total = _chosen_sum(book.codes, ids)
         factor = (rows * total).sum(-1, keepdim=True) / total.square().sum(-1, keepdim=True).clamp(min=1e-12)
         return ids, factor.clamp(min=0).expand(ids.shape)
 
-    def _greedy(
-        self, rows: Tensor, book: Tensor, norm: Tensor, without: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        kept = self.config.magnitude == "kept"
-        unit, offset = book / norm[..., None] if kept else book, norm.square()[:, None] / -2
-        rest, ids, values = rows.clone(), [], []
-        for _ in range(self.config.k):
+    def _greedy(self, rows: Tensor, book: "Compared", without: Tensor | None) -> tuple[Tensor, Tensor]:
+        rest, ids, values = rows, [], []
+        for slot in range(self.config.k):
+            if slot:
+                rest = rest - values[-1] * _chosen_sum(book.codes, ids[-1])
             # what |rest|² loses, up to a monotone map: ⟨r, c⟩²/|c|² with a free factor ≥ 0, 2⟨r, c⟩ − |c|² without
-            gain = torch.bmm(rest, unit.mT) if kept else torch.baddbmm(offset, rest, book.mT)
-            gain = _left_out(gain, without)
-            index = gain.argmax(-1)  # cheaper than max, which gives the value too
-            best = gain.gather(-1, index[..., None])[..., 0]
-            value = best.clamp(min=0) / norm.gather(1, index) if kept else torch.ones_like(best)
-            rest -= value[..., None] * _chosen_sum(book, index[..., None])
+            gain = book.gain(rest, without)
+            index = gain.argmax(-1, keepdim=True)  # cheaper than max, which gives the value too
             ids.append(index)
-            values.append(value)
-        return torch.stack(ids, -1), torch.stack(values, -1)
+            if self.config.magnitude == "kept":
+                norm = book.norm.gather(1, index[..., 0])[..., None]
+                values.append(gain.gather(-1, index).clamp(min=0) / norm)
+            else:
+                values.append(rows.new_ones(index.shape))
+        return torch.cat(ids, -1), torch.cat(values, -1)
 
     @torch.no_grad()
     def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:
@@ -315,12 +344,12 @@ class Codebook(nn.Module, Bottleneck):
         if config.selection == "cosine":
             book = self._scaled(rows, book)
         for _ in range(0 if stream else REFITS):
-            book = refit(rows, self._choose(rows, book)[0], book)
+            book = refit(rows, self._choose(rows, self._made_ready(book))[0], book)
         return book
 
     def _scaled(self, rows: Tensor, book: Tensor) -> Tensor:
         """The codes of each group shortened by the one factor with which k of them together fit best."""
-        total = _chosen_sum(book, self._choose(rows, book)[0])
+        total = _chosen_sum(book, self._choose(rows, self._made_ready(book))[0])
         factor = (rows * total).sum((1, 2)) / total.square().sum((1, 2)).clamp(min=1e-12)
         return book * factor[:, None, None]
 
@@ -328,14 +357,6 @@ class Codebook(nn.Module, Bottleneck):
         for moment in optimizer.state.get(self.codes, {}).values():
             if isinstance(moment, Tensor) and moment.shape == self.codes.shape:
                 moment[replaced] = 0
-
-
-def _left_out(gain: Float[Tensor, "group row code"], without: Tensor | None) -> Tensor:
-    return gain if without is None else gain.masked_fill(without[:, None], float("-inf"))
-
-
-def _norm(book: Tensor) -> Float[Tensor, "group code"]:
-    return book.norm(dim=-1).clamp(min=1e-12)
 
 
 def _chosen_sum(book: Tensor, ids: Int[Tensor, "group row k"]) -> Float[Tensor, "group row d_in"]:

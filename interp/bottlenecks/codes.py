@@ -44,28 +44,34 @@ def sum_of_codes(book: Float[Tensor, "group code d_in"], codes: Codes) -> Float[
     ids, shape = codes.ids, codes.ids.shape
     if n_groups > 1 and (len(shape) < 2 or shape[-2] != n_groups):
         raise InputError(f"codes of shape {list(shape)}: expected [..., {n_groups}, k]")
-    check_ids(ids, n_codes)
-    flat = ids.reshape(-1, n_groups, shape[-1]).long()
-    weights = codes.values.to(book.dtype).reshape(flat.shape) * (flat != NO_CODE)
-    flat = flat.clamp(min=0) + n_codes * torch.arange(n_groups, device=ids.device)[:, None]
+    flat, weights = ids.long(), codes.values.to(book.dtype)
+    # asked first: while a text is written position by position every operation counts
+    if check_ids(ids, n_codes) == NO_CODE:
+        weights, flat = weights * (flat != NO_CODE), flat.clamp(min=0)
+    if n_groups > 1:
+        flat = flat + n_codes * torch.arange(n_groups, device=ids.device)[:, None]
     total = torch.nn.functional.embedding_bag(
-        flat.flatten(0, 1),
+        flat.reshape(-1, shape[-1]),
         book.reshape(-1, d_in),
         mode="sum",
-        per_sample_weights=weights.flatten(0, 1),
+        per_sample_weights=weights.reshape(-1, shape[-1]),
     )
     return total.reshape(*shape[:-1], d_in)
 
 
-def check_ids(ids: Int[Tensor, "*batch"], n_codes: int) -> None:
-    """Raise :class:`InputError` unless every id is in the dictionary or :data:`NO_CODE`."""
-    if ids.numel():
-        low, high = (int(value) for value in torch.aminmax(ids))
-        if low < NO_CODE or high >= n_codes:
-            wrong = low if low < NO_CODE else high
-            raise InputError(
-                f"code id {wrong}: ids must be 0 to {n_codes - 1}, or {NO_CODE} for no code at all"
-            )
+def check_ids(ids: Int[Tensor, "*batch"], n_codes: int) -> int:
+    """The least id, or 0 if there are none.
+
+    Raises:
+        InputError: one that is neither in the dictionary nor :data:`NO_CODE`.
+    """
+    if not ids.numel():
+        return 0
+    low, high = (int(value) for value in torch.aminmax(ids))
+    if low < NO_CODE or high >= n_codes:
+        wrong = low if low < NO_CODE else high
+        raise InputError(f"code id {wrong}: ids must be 0 to {n_codes - 1}, or {NO_CODE} for no code at all")
+    return low
 
 
 def count_codes(ids: Int[Tensor, "*batch k"], n_codes: int, groups: int = 1) -> Int[Tensor, "group code"]:

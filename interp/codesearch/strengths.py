@@ -55,7 +55,7 @@ def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, Tensor,
     ids, values = (
         part.reshape(-1, config.groups, config.k).transpose(0, 1) for part in (codes.ids.long(), codes.values)
     )
-    compared, _ = book.compared()
+    compared = book.compared().codes
     unit = torch.nn.functional.normalize(compared, dim=-1)
     step = max(1, SIMILARITIES // (config.groups * config.n_codes))
     parts = []

@@ -209,6 +209,12 @@ def test_codes_that_are_found_are_added_unless_it_is_said_otherwise(page):
     assert app.radio(key="how").value == "set"
 
 
+def test_an_address_that_names_a_topic_adds_its_codes_unless_it_says_otherwise(page):
+    app = page(source="of a topic")
+    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == 0.25
+    assert page(source="of a topic", how="set").radio(key="how").value == "set"
+
+
 def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     app = page(source="of texts")
     app.text_area(key="like").set_value("\n".join(f"Z {word} the store" for word in WORDS))

@@ -8,6 +8,7 @@ import torch
 
 from interp.bottlenecks import BOTTLENECKS, Bottleneck, Codes, load_bottleneck
 from interp.bottlenecks.base import straight_through
+from interp.bottlenecks.codes import NO_CODE
 from interp.tasks.errors import InputError
 from tests.bottlenecks.conformance import CASES, Case, vectors
 
@@ -49,6 +50,17 @@ def test_leading_axes_are_free_and_rows_do_not_meet(alone):
         assert torch.equal(alone.encode(x[row : row + 1]).ids[0], whole.ids[row])
         one = alone.decode(Codes(whole.ids[row : row + 1], whole.values[row : row + 1]))
         assert torch.equal(one[0], alone.decode(whole)[row])
+
+
+def test_difference_is_that_of_what_is_decoded_and_exactly_zero_where_codes_are_the_same(alone):
+    plain = alone.encode(vectors(alone, 12))
+    ids, values = plain.ids.clone(), plain.values.clone()
+    ids[::2, ..., 0] = (ids[::2, ..., 0] + 1) % alone.config.n_codes
+    ids[::4, ..., -1], values[1::4] = NO_CODE, 2 * values[1::4]
+    edited = Codes(ids, values)
+    difference = alone.difference(edited, plain)
+    torch.testing.assert_close(difference, alone.decode(edited) - alone.decode(plain))
+    assert not difference[3::4].any() and difference[:3].any()
 
 
 def test_save_and_load_give_back_the_same_codes_and_vectors(alone, tmp_path):
