@@ -73,6 +73,9 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
     assert "precision" in found.out and "recall" in found.out
     found = steer("--like", str(like), "--unlike", str(unlike), "--dose", "1", "--tokens", "4", "--set")
     assert "SetCode(site, code, rows" in found.out
+    found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--by", "detection")
+    assert " codes by detection, of " in found.out
+    assert "AddCode(site, code, scale=0.25, from_mean=True" in found.out
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ Two options leave the paper: ``selection="residual"`` picks one code after anoth
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from interp.bottlenecks.base import Bottleneck, grouped_rows, register, straight_through
 from interp.bottlenecks.codebook_config import CodebookConfig
 from interp.bottlenecks.codes import Codes, count_codes, id_dtype, sum_of_codes
+from interp.bottlenecks.compared import Compared
 from interp.bottlenecks.kmeans import SIMILARITIES, GroupedKMeans, mean_by
 from interp.bottlenecks.refit import refit
 from interp.tasks.errors import InputError
@@ -32,30 +33,6 @@ error of cosine selection by a tenth, of residual selection by a fiftieth; a sec
 IN_CACHE = 2**20
 """Elements of the similarities that a processor makes at a time: 4 MiB are still in its cache when the best is looked
 for, which halved the time of four heads of size 32 with 1000 codes each."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A book as vectors are compared with it.
-
-    Attributes:
-        codes: in the space of the comparison.
-        norm: their lengths.
-        factors, offset: ⟨vector, factor⟩ + offset is highest for the code to choose.
-    """
-
-    codes: Float[Tensor, "group code d_in"]
-    norm: Float[Tensor, "group code"]
-    factors: Float[Tensor, "group code d_in"]
-    offset: Float[Tensor, "group 1 code"] | None
-
-    def gain(
-        self, rows: Float[Tensor, "group row d_in"], without: Bool[Tensor, "group code"] | None
-    ) -> Float[Tensor, "group row code"]:
-        """Higher is better; −∞ for codes that are left out."""
-        factors = self.factors.mT
-        gain = torch.bmm(rows, factors) if self.offset is None else torch.baddbmm(self.offset, rows, factors)
-        return gain if without is None else gain.masked_fill(without[:, None], float("-inf"))
 
 
 @register
@@ -243,7 +220,7 @@ class Codebook(nn.Module, Bottleneck):
         """Vectors, or codes, as they are compared with each other; here as they are."""
         return rows
 
-    def compared(self) -> "Compared":
+    def compared(self) -> Compared:
         """The codes as vectors are compared with them; made anew when a tensor has changed.
 
         While a text is generated position by position this would cost more than the comparison.
@@ -256,7 +233,7 @@ class Codebook(nn.Module, Bottleneck):
             self._ready = made_of, self._made_ready(self.comparable(self.codes.detach().float()))
         return self._ready[1]
 
-    def _made_ready(self, book: Float[Tensor, "group code d_in"]) -> "Compared":
+    def _made_ready(self, book: Float[Tensor, "group code d_in"]) -> Compared:
         norm = book.norm(dim=-1).clamp(min=1e-12)
         if (self.config.selection, self.config.magnitude) == ("residual", "dropped"):
             return Compared(book, norm, book, norm.square()[:, None] / -2)
@@ -265,7 +242,7 @@ class Codebook(nn.Module, Bottleneck):
     def _choose(
         self,
         rows: Tensor,
-        book: "Compared",
+        book: Compared,
         without: Bool[Tensor, "group code"] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Ids and values, [group, row, k], of the codes of ``book``, those ``without`` left out."""
@@ -278,7 +255,7 @@ class Codebook(nn.Module, Bottleneck):
         ids, values = (torch.cat(group, 1) for group in zip(*parts, strict=True))
         return ids, values
 
-    def _most_similar(self, rows: Tensor, book: "Compared", without: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _most_similar(self, rows: Tensor, book: Compared, without: Tensor | None) -> tuple[Tensor, Tensor]:
         # dividing by the row's own length would not change the order
         similar = book.gain(rows, without)
         k = self.config.k
@@ -289,7 +266,7 @@ class Codebook(nn.Module, Bottleneck):
         factor = (rows * total).sum(-1, keepdim=True) / total.square().sum(-1, keepdim=True).clamp(min=1e-12)
         return ids, factor.clamp(min=0).expand(ids.shape)
 
-    def _greedy(self, rows: Tensor, book: "Compared", without: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _greedy(self, rows: Tensor, book: Compared, without: Tensor | None) -> tuple[Tensor, Tensor]:
         rest, ids, values = rows, [], []
         for slot in range(self.config.k):
             if slot:

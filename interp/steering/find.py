@@ -43,8 +43,8 @@ RANKINGS = ("gain", "detection")
 DETECTED = -np.log10(0.05)
 """Least detection of a code that is looked at for reading; the judging half has the last word."""
 SCALE = 0.25
-"""How many times codes found by gain are added where nothing is said: half of what they were chosen for, at a quarter
-of the cost; at more some topics are nothing but their word."""
+"""How many times codes that were found are added where nothing is said: of those by gain half of what they were chosen
+for, at a quarter of the cost; at more some topics are nothing but their word."""
 PER_GROUP = 4
 """Codes of a head, or other site, that are candidates."""
 LEAST = 6

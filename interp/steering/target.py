@@ -7,7 +7,7 @@ that says a word five times is one text. A token weighs by the texts that hold i
 these are than by chance.
 
 When it misleads: what shows in no token (a tone, an order) is not seen; a topic's words may have other meanings; of a
-dozen texts, a rare word of a single one passes, as likely the topic's own as not.
+dozen texts, a rare word of a single one passes, whether it is the topic's or not.
 """
 
 from dataclasses import dataclass
