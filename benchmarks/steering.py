@@ -21,12 +21,12 @@ from interp.bench.store import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, mean_rate, measure
-from interp.evaluation.steering_arms import ARMS, WRONG, plan_arms
+from interp.evaluation.steering_arms import ARMS, BLIND, WRONG, plan_arms
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, load_model
 from interp.progress import bar
 from interp.steering import FoundCodes, Topic, find_codes, load_topic, topic_names
-from interp.steering.kept import identity, recall, request_key
+from interp.steering.kept import FINDER, identity, recall, request_key
 from interp.steering.pulls import Pull, read_pulls
 from interp.steering.texts import tokenize
 
@@ -73,7 +73,7 @@ def _run(
         base = _read(given.out, settings, None, BASE)
         if base is None:
             base = measure(model, topics, config)
-            write_record(_path(given.out, None, BASE), settings, base.to_json())
+            _write(given.out, settings, None, BASE, base)
         progress(1)
         planned = []
         for topic in missing:
@@ -86,7 +86,7 @@ def _run(
             for topic, arm in zip(missing, arms, strict=True):
                 if _read(given.out, settings, topic, arm.name) is None:
                     cell = measure(model, topics, config, arm=arm, topic=topic.name, base=base)
-                    write_record(_path(given.out, topic, arm.name), settings, cell.to_json())
+                    _write(given.out, settings, topic, arm.name, cell)
                 progress(1)
 
 
@@ -110,8 +110,17 @@ def _path(out: Path, topic: Topic | None, arm: str) -> Path:
 
 
 def _read(out: Path, settings: dict, topic: Topic | None, arm: str) -> Cell | None:
-    kept = read_record(_path(out, topic, arm), settings, console.print)
+    kept = read_record(_path(out, topic, arm), _of(settings, arm), console.print)
     return None if kept is None else Cell(**kept)
+
+
+def _write(out: Path, settings: dict, topic: Topic | None, arm: str, cell: Cell) -> None:
+    write_record(_path(out, topic, arm), _of(settings, arm), cell.to_json())
+
+
+def _of(settings: dict, arm: str) -> dict:
+    """Cells of codes found in another way are not those of today."""
+    return settings if arm in (BASE, *BLIND) else settings | {"finder": FINDER}
 
 
 def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Path) -> None:

@@ -47,6 +47,8 @@ ARMS = (
     "random vectors",
 )
 """Those that are run for every topic."""
+BLIND = ("mean difference, residual",)
+"""Those that do not depend on how codes, or the target, are found."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from interp.models import Model, weights_digest
 from interp.steering.find import FoundCode, FoundCodes
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
-_METHOD = 3
+FINDER = 3
 """Raised whenever the same request finds other codes."""
 
 
@@ -33,7 +33,7 @@ def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str]
     Args:
         made_with: the :func:`identity` of model and codebooks.
     """
-    return _digest([_METHOD, made_with, list(positive), list(negative), by, seed])
+    return _digest([FINDER, made_with, list(positive), list(negative), by, seed])
 
 
 def recall(folder: Path | None, key: str) -> FoundCodes | None:
