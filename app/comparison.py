@@ -94,18 +94,19 @@ def draw(comparison: Comparison) -> None:
 def draw_found(found: FoundCodes, n: int) -> None:
     st.subheader("Codes found")
     st.caption(
-        f"{n} of {len(found)} used. Half of the {found.n_positive} texts with it and "
-        f"{found.n_negative} without chose them; precision and recall are of the other half."
+        f"{n} of {len(found)} used, from {found.n_positive} texts with it and {found.n_negative} without. Precision, "
+        "recall and q are of texts that did not choose; – if the half of them that chooses alone did not find a code."
     )
     st.dataframe(
         [
             {
                 "site": code.site,
                 "code": code.code,
-                "precision": code.precision,
-                "recall": code.recall,
+                "weight": code.weight,
                 "effect": code.effect,
-                "q": code.q_value,
+                "precision": None if code.verdict is None else code.verdict.precision,
+                "recall": None if code.verdict is None else code.verdict.recall,
+                "q": None if code.verdict is None else code.verdict.q_value,
                 "page": f"/codes?code={code.site}:{code.code}",
             }
             for code in found.codes[:n]

@@ -5,7 +5,7 @@ from urllib.parse import urlencode, urlsplit
 import streamlit as st
 
 from interp.app.steered import Request
-from interp.steering.repeat import joined
+from interp.steering.edits import written
 
 
 def address(request: Request, books: str) -> str:
@@ -20,7 +20,7 @@ def address(request: Request, books: str) -> str:
         "source": "by name",
         "how": request.how,
         "prompt": request.prompt,
-        "codes": joined(request.codes),
+        "codes": written(request.codes),
         "scale": request.scale,
         "slots": request.slots,
         "positions": positions,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from interp.app import engine
 from interp.app.tokens import pieces
-from interp.steering import FoundCodes, find_codes, steer
+from interp.steering import FoundCodes, WeightedCode, find_codes, steer
 from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, until_end
 from interp.steering.controls import random_codes
 from interp.steering.divergence import step_divergences
@@ -33,14 +33,14 @@ class Request:
 
     Attributes:
         how: of :data:`HOW`.
-        scale: of added codes, of their difference from their book's mean.
+        scale: of added codes, of their difference from their book's mean times their weight.
         slots: of set codes.
         positions, share: as of :func:`~interp.steering.steer`.
         control: write a third text with random codes at the same sites.
     """
 
     prompt: str
-    codes: tuple[tuple[str, int], ...]
+    codes: tuple[WeightedCode, ...]
     how: str
     scale: float
     slots: int
@@ -81,8 +81,8 @@ class Comparison:
     """
 
     texts: tuple[Written, ...]
-    codes: tuple[tuple[str, int], ...]
-    random: tuple[tuple[str, int], ...] | None
+    codes: tuple[WeightedCode, ...]
+    random: tuple[WeightedCode, ...] | None
     program: str
     command: str
 
@@ -138,7 +138,7 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
     return Comparison(written, request.codes, drawn, program(settings), command(settings))
 
 
-def _edits(request: Request, codes: tuple[tuple[str, int], ...], row: int) -> list:
+def _edits(request: Request, codes: tuple[WeightedCode, ...], row: int) -> list:
     add = request.scale if request.how == "added" else None
     return code_edits(codes, add=add, forbid=request.how == "forbidden", slots=request.slots, rows=[row])
 

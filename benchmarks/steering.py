@@ -13,9 +13,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from interp.bench.store import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
@@ -26,9 +28,11 @@ from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, load_model
 from interp.progress import bar
 from interp.steering import FoundCodes, Topic, find_codes, load_topic, topic_names
+from interp.steering.find import RANKINGS
+from interp.steering.gains import read_gains
 from interp.steering.kept import FINDER, identity, recall, request_key
-from interp.steering.pulls import Pull, read_pulls
-from interp.steering.texts import tokenize
+from interp.steering.target import find_target
+from interp.steering.texts import read_texts, tokenize
 
 OUT = Path(__file__).parent / "results" / "steering"
 console = Console(width=140, highlight=False)
@@ -78,9 +82,9 @@ def _run(
         planned = []
         for topic in missing:
             means = site_means(model, [*books, layer], topic.positive, topic.negative)
-            pulls_of = partial(_pulls, model, books, topic, config.seed)
+            gains_of = partial(_gains, model, books, topic)
             found = _found(model, books, topic, settings["made_with"], config.seed)
-            planned.append(plan_arms(model, books, found, means, pulls_of, layer=layer, seed=config.seed))
+            planned.append(plan_arms(model, books, found, means, gains_of, layer=layer, seed=config.seed))
         # arm by arm: a run that is cut short has whole arms to compare
         for arms in zip(*planned, strict=True):
             for topic, arm in zip(missing, arms, strict=True):
@@ -94,15 +98,15 @@ def _found(
     model: Model, books: Mapping[str, Bottleneck], topic: Topic, made_with: str, seed: int
 ) -> FoundCodes:
     """Those that come with the package, if it is with its codebooks and their seed."""
-    key = request_key(made_with, topic.positive, topic.negative, "gain", seed)
+    key = request_key(made_with, topic.positive, topic.negative, RANKINGS[0], seed)
     return recall(None, key) or find_codes(model, books, topic.positive, topic.negative, seed=seed, stage=bar)
 
 
-def _pulls(
-    model: Model, books: Mapping[str, Bottleneck], topic: Topic, seed: int, samples: int
-) -> dict[str, Pull]:
-    texts = (tokenize(model, some) for some in (topic.positive, topic.negative))
-    return read_pulls(model, books, *texts, samples=samples, seed=seed)
+def _gains(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> dict[str, Tensor]:
+    positive, negative = (tokenize(model, some) for some in (topic.positive, topic.negative))
+    kinds = np.zeros(len(topic.negative), dtype=int)
+    expected = read_texts(model, {}, negative, kinds).expectation([0])
+    return read_gains(model, books, find_target(positive, negative, expected), negative)
 
 
 def _path(out: Path, topic: Topic | None, arm: str) -> Path:

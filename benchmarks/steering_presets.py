@@ -3,9 +3,10 @@
     python benchmarks/steering_presets.py [--n 24] [--tokens 40] [--out interp/steering/data]
 
 Run it anew whenever the codebooks of the package change: both files name the codebooks that they were made with, and
-are passed over with others. All presets are made by one rule: the codes found by gain, added 0.35 times at every new
-token, temperature 0.7. One is kept if half of the steered texts or more hold one of its words, and twice as many as
-of those without codes and of those with random codes of the same heads, at no more than four times the perplexity.
+are passed over with others. All presets are made by one rule: the codes found by difference, added SCALE times at
+every new token, temperature 0.7. One is kept if half of the steered texts or more hold one of its words, and twice as
+many as of those without codes and of those with random codes of the same heads, at no more than four times the
+perplexity.
 """
 
 import argparse
@@ -23,11 +24,10 @@ from interp.models import load_model
 from interp.steering import find_codes, load_topic, steer, topic_names
 from interp.steering.continuations import continue_prompts
 from interp.steering.controls import random_codes
-from interp.steering.edits import code_edits
+from interp.steering.edits import WeightedCode, code_edits, written
 from interp.steering.find import RANKINGS, FoundCodes
 from interp.steering.kept import SHIPPED, identity, recall, request_key, write_shipped
 from interp.steering.presets import FILE, FORMAT
-from interp.steering.repeat import joined
 from interp.steering.topics import holds_word, neutral_texts
 
 SCALE, TEMPERATURE = 0.35, 0.7
@@ -113,7 +113,7 @@ def main() -> None:
     prompts = load_topic(topic_names()[0]).prompts
     prompts = [prompts[i % len(prompts)] for i in range(given.n)]
 
-    def texts(codes: Sequence[tuple[str, int]]) -> tuple[list[str], float]:
+    def texts(codes: Sequence[WeightedCode]) -> tuple[list[str], float]:
         within = steer(model, books, code_edits(codes, add=SCALE)) if codes else None
         made = continue_prompts(
             model, prompts, given.tokens, within=within, temperature=TEMPERATURE, seed=SEED
@@ -129,7 +129,7 @@ def main() -> None:
             key = request_key(made_with, topic.positive, topic.negative, by, 0)
             found = recall(given.out, key) or find_codes(model, books, topic.positive, topic.negative, by=by)
             known[key] = found
-            if by == "gain":
+            if by == RANKINGS[0]:
                 about = (
                     f"Found from {len(topic.positive)} sentences about it and {len(topic.negative)} others."
                 )
@@ -144,9 +144,9 @@ def main() -> None:
     table = Table("preset", "codes", "base", "steered", "random", "perplexities", "kept", box=None)
     presets = []
     for name, (words, found, about) in wanted.items():
-        codes = [(edit.site, edit.code) for edit in found.adds(len(found))]
+        codes = found.named(len(found), "added")
         arms = (base, texts(codes), texts(random_codes(model, books, codes, seed=SEED)))
-        hits = [sum(_has(text, words) for text in written) for written, _ in arms]
+        hits = [sum(_has(text, words) for text in some) for some, _ in arms]
         perplexities = [round(perplexity, 1) for _, perplexity in arms]
         kept = (
             hits[1] >= max(given.n / 2, 2 * hits[0], 2 * hits[2]) and perplexities[1] <= 4 * perplexities[0]
@@ -155,7 +155,7 @@ def main() -> None:
         Console(width=140).print(name, hits, perplexities, repr(arms[1][0][0][:100]))
         if kept:
             measured = {"n": given.n, "words": list(words), "hits": hits, "perplexities": perplexities}
-            settings = {"prompt": STORY, "codes": joined(codes), "how": "added", "scale": SCALE}
+            settings = {"prompt": STORY, "codes": written(codes), "how": "added", "scale": SCALE}
             settings |= {"temperature": TEMPERATURE, "n_tokens": given.tokens, "found": about}
             presets.append({"name": name, **settings, "measured": measured})
     write_json(given.out / FILE.name, {"format": FORMAT, "made_with": made_with, "presets": presets})

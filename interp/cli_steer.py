@@ -33,7 +33,11 @@ def _where(text: str) -> str:
 
 def steer(
     codes: Annotated[
-        str | None, typer.Option(metavar="SITE=ID,…", help="codes to set, such as a12.h3=417,m5=31")
+        str | None,
+        typer.Option(
+            metavar="SITE=ID,…",
+            help="codes, such as a12.h3=417,m5=31; to be added with a weight, a12.h3=417*0.5",
+        ),
     ] = None,
     topic: Annotated[
         str | None,
@@ -53,8 +57,11 @@ def steer(
     ] = _PROMPTS,
     tokens: Annotated[int, whole_option("--tokens", least=1, help="new tokens")] = 60,
     dose: Annotated[
-        int, whole_option("--dose", least=1, help="of the codes found, how many are used, best first")
-    ] = 200,
+        int | None,
+        whole_option(
+            "--dose", least=1, help="of the codes found, how many are used, best first [default: all]"
+        ),
+    ] = None,
     slots: Annotated[
         int, whole_option("--slots", least=1, help="of a vector's k codes, how many become the code")
     ] = 1,
@@ -63,7 +70,7 @@ def steer(
         typer.Option(
             parser=finite,
             metavar="NUMBER",
-            help="add so many times each code's difference from its book's mean [default: 0.25 if found]",
+            help="add so many times each code's weight and difference from its book's mean [default: 1.5 if found]",
         ),
     ] = None,
     set_them: Annotated[
@@ -82,11 +89,11 @@ def steer(
     by: Annotated[
         str,
         typer.Option(
-            parser=one_of("gain", "detection"),
+            parser=one_of("difference", "detection"),
             metavar="RULE",
-            help="what ranks codes: gain (what they bring about), detection (what they tell of)",
+            help="what ranks codes: difference (what texts with it have more), detection (what tells of it)",
         ),
-    ] = "gain",
+    ] = "difference",
     control: Annotated[
         bool, typer.Option("--control", help="a third text, with random codes of the same sites")
     ] = False,
@@ -145,11 +152,10 @@ def steer(
         found = recall(None, key) or find_codes(
             loaded, books, positive, negative, by=by, seed=seed, stage=bar
         )
-        n = min(dose, len(found))
+        n = min(dose or len(found), len(found))
         if add is None and not (set_them or forbid):
             add = SCALE
-        edits = found.sets(n) if add is None and not forbid else found.adds(n)
-        given = [(edit.site, edit.code) for edit in edits]
+        given = found.named(n, "forbidden" if forbid else "set" if add is None else "added")
         print_found(found, n)
     drawn = random_codes(loaded, books, given, seed=seed) if control else None
     arms = {"base": [], "steered": given} | ({} if drawn is None else {"random codes": drawn})

@@ -18,10 +18,21 @@ def print_found(found: FoundCodes, n: int) -> None:
     console = Console(highlight=False)
     console.print(
         f"{n} codes by {found.by}, of {len(found)}; "
-        f"{found.n_positive} texts with it, {found.n_negative} without; half of them choose, half judge"
+        f"{found.n_positive} texts with it, {found.n_negative} without; "
+        "precision, recall and q are of texts that did not choose"
     )
     table = Table(box=None, padding=(0, 1))
-    for name in ("site", "code", "effect", "precision", "recall", "of tokens: precision", "recall", "q"):
+    for name in (
+        "site",
+        "code",
+        "weight",
+        "effect",
+        "precision",
+        "recall",
+        "of tokens: precision",
+        "recall",
+        "q",
+    ):
         table.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
     for code in found.codes[: min(n, SHOWN)]:
         table.add_row(*_cells(code))
@@ -50,15 +61,23 @@ def print_repeat(settings: dict) -> None:
 
 
 def _cells(code: FoundCode) -> list[str]:
+    verdict = code.verdict
     return [
         code.site,
         str(code.code),
+        f"{code.weight:.3g}",
         "–" if code.effect is None else f"{code.effect:+.3f}",
-        _share(code.precision),
-        _share(code.recall),
-        _share(code.token_precision),
-        _share(code.token_recall),
-        f"{code.q_value:.2g}",
+        *(
+            ("–",) * 5
+            if verdict is None
+            else (
+                _share(verdict.precision),
+                _share(verdict.recall),
+                _share(verdict.token_precision),
+                _share(verdict.token_recall),
+                f"{verdict.q_value:.2g}",
+            )
+        ),
     ]
 
 

@@ -31,9 +31,13 @@ def steer(command, folders):
     return run
 
 
-@pytest.mark.parametrize("how", [[], ["--add", "-2"], ["--forbid"]], ids=["set", "add", "forbid"])
-def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how):
-    words = [*how, "--codes", "a0.h1=3,a1.h2=5", "--prompt", "John went to", "--tokens", "8", "--seed", "4"]
+@pytest.mark.parametrize(
+    ("how", "codes"),
+    [([], "a0.h1=3,a1.h2=5"), (["--add", "-2"], "a0.h1=3*0.5,a1.h2=5"), (["--forbid"], "a0.h1=3,a1.h2=5")],
+    ids=["set", "add", "forbid"],
+)
+def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how, codes):
+    words = [*how, "--codes", codes, "--prompt", "John went to", "--tokens", "8", "--seed", "4"]
     found = steer(*words)
     assert found.code == 0, found.err
     assert "base" in found.out and "steered" in found.out and "perplexity" in found.out
@@ -67,15 +71,15 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
         "--like", str(like), "--unlike", str(unlike), "--dose", "1", "--tokens", "4", "--share", "0.5"
     )
     assert found.code == 0, found.err
-    assert "1 codes by gain, of " in found.out and "6 texts with it, 6 without" in found.out
+    assert "1 codes by difference, of " in found.out and "6 texts with it, 6 without" in found.out
     assert found.out.count("parse_codes('a") == 1 and "share=0.5" in found.out
-    assert "AddCode(site, code, scale=0.25, from_mean=True" in found.out
+    assert "AddCode(site, code, scale=1.5 * weight, from_mean=True" in found.out
     assert "precision" in found.out and "recall" in found.out
     found = steer("--like", str(like), "--unlike", str(unlike), "--dose", "1", "--tokens", "4", "--set")
     assert "SetCode(site, code, rows" in found.out
     found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--by", "detection")
     assert " codes by detection, of " in found.out
-    assert "AddCode(site, code, scale=0.25, from_mean=True" in found.out
+    assert "AddCode(site, code, scale=1.5 * weight, from_mean=True" in found.out
 
 
 @pytest.mark.parametrize(
@@ -85,6 +89,8 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
         (["--codes", "a0.h1=1", "--topic", "fire"], "one of --codes, --topic and --like"),
         (["--topic", "water"], "unknown topic 'water': there are dragon"),
         (["--codes", "a0.h1"], "code 'a0.h1': write SITE=ID"),
+        (["--codes", "a0.h1=1*x", "--add", "1"], "code 'a0.h1=1*x': write SITE=ID"),
+        (["--codes", "a0.h1=1*0.5"], "code 'a0.h1=1*0.5': only codes that are added have a weight"),
         (["--codes", "a7.h1=1"], "no site 'a7.h1'"),
         (["--codes", "m0=1"], "no codebook at m0: there are some at a0, a1"),
         (["--codes", "a0.h1=12"], "code 12 at a0.h1: the codebook there has 0 to 11"),

@@ -62,13 +62,16 @@ how = right.radio(
     horizontal=True,
     key="how",
     bind=IN_URL,
-    help="Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is added. "
+    help="Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is added, as "
+    "often as its weight says. "
     "Forbidden: the next best code is taken.",
 )
 with st.form("steer"):
     prompt = st.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=80)
     if source == BY_NAME:
-        named = st.text_area("Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, m5=31")
+        named = st.text_area(
+            "Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, m5=31*0.5"
+        )
     elif source == OF_TOPIC:
         topic = st.selectbox("Topic", topics(), key="topic", bind=IN_URL)
     else:
@@ -87,9 +90,10 @@ with st.form("steer"):
             "Dose",
             1,
             None,
-            200,
+            None,
             key="dose",
             bind=IN_URL,
+            placeholder="all",
             help="Of the codes found, how many are used, best first.",
         )
         by = right.selectbox("Ranked by", RANKINGS, key="by", bind=IN_URL)
@@ -161,8 +165,8 @@ if pressed:
             else:
                 positive, negative = lines(like), lines(unlike) or neutral_texts()
             found = find(books, made_with(folder, books), positive, negative, by, seed)
-            n = min(dose, len(found))
-            codes = [(edit.site, edit.code) for edit in (found.sets(n) if how == "set" else found.adds(n))]
+            n = min(dose or len(found), len(found))
+            codes = found.named(n, how)
         if positions == "generated" and begin > 1:
             positions = f"generated:{begin}"
         request = Request(

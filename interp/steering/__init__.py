@@ -1,7 +1,7 @@
 """Steering: set, add or forbid codes while a model runs; find the codes of a topic."""
 
-from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode, parse_codes
-from interp.steering.find import FoundCode, FoundCodes, find_codes
+from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode, WeightedCode, parse_codes
+from interp.steering.find import FoundCode, FoundCodes, Verdict, find_codes
 from interp.steering.steer import Steered, steer
 from interp.steering.topics import Topic, load_topic, topic_names
 
@@ -14,6 +14,8 @@ __all__ = [
     "SetCode",
     "Steered",
     "Topic",
+    "Verdict",
+    "WeightedCode",
     "find_codes",
     "load_topic",
     "parse_codes",

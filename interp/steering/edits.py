@@ -7,10 +7,15 @@ edit                                  at the positions chosen
 ``AddCode("m5", code=31, scale=2)``   twice the vector of code 31 is added, whatever the codes are
 ``ForbidCode("a12.h3", code=417)``    417 is never chosen there: the next best code is
 ====================================  ==================================================================
+
+In a line of text codes are ``a12.h3=417,m5=31``; those that are added can have a weight, ``a12.h3=417*0.5``.
 """
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from interp.tasks.errors import InputError
 
@@ -64,36 +69,63 @@ class ForbidCode:
 
 CodeEdit = SetCode | AddCode | ForbidCode
 
+_CODE = re.compile(r"([^=*]+)=(\d+)(?:\*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?", re.ASCII)
+_FORM = "SITE=ID, such as a12.h3=417, or SITE=ID*WEIGHT if it is added; several with commas"
+
+
+class WeightedCode(NamedTuple):
+    """
+    Attributes:
+        weight: of codes that are added together, how much of this one.
+    """
+
+    site: str
+    code: int
+    weight: float = 1.0
+
 
 def code_edits(
-    codes: Sequence[tuple[str, int]],
+    codes: Sequence[WeightedCode],
     *,
     add: float | int | None = None,
     forbid: bool = False,
     slots: int = 1,
     rows: Sequence[int] | None = None,
 ) -> list[CodeEdit]:
-    """The same for each of several codes: set in so many slots, added so many times from the mean, or forbidden."""
+    """The same for each of several codes: set in so many slots, added so many times their weight from the mean, or
+    forbidden.
+
+    Raises:
+        InputError: codes that are not added have a weight.
+    """
     rows = None if rows is None else tuple(rows)
-    if forbid:
-        return [ForbidCode(site, code, rows) for site, code in codes]
     if add is not None:
-        return [AddCode(site, code, add, rows, from_mean=True) for site, code in codes]
-    return [SetCode(site, code, slots, rows=rows) for site, code in codes]
+        return [AddCode(site, code, add * weight, rows, from_mean=True) for site, code, weight in codes]
+    for code in codes:
+        if code.weight != 1:
+            raise InputError(f"code {written([code])!r}: only codes that are added have a weight (*NUMBER)")
+    if forbid:
+        return [ForbidCode(site, code, rows) for site, code, _ in codes]
+    return [SetCode(site, code, slots, rows=rows) for site, code, _ in codes]
 
 
-def parse_codes(text: str) -> list[tuple[str, int]]:
-    """Read ``a12.h3=417,m5=31``: sites and code ids.
+def parse_codes(text: str) -> list[WeightedCode]:
+    """Read ``a12.h3=417,m5=31*0.5``: sites, code ids, and a weight where it is not 1.
 
     Raises:
         InputError: anything else.
     """
     found = []
     for part in text.replace(",", " ").split():
-        site, equals, code = part.partition("=")
-        if not (site and equals and code.isdecimal()):
-            raise InputError(f"code {part!r}: write SITE=ID, such as a12.h3=417; several with commas")
-        found.append((site, int(code)))
+        matched = _CODE.fullmatch(part)
+        if matched is None or not math.isfinite(weight := float(matched[3] or 1)):
+            raise InputError(f"code {part!r}: write {_FORM}")
+        found.append(WeightedCode(matched[1], int(matched[2]), weight))
     if not found:
-        raise InputError("no codes: write SITE=ID, such as a12.h3=417; several with commas")
+        raise InputError(f"no codes: write {_FORM}")
     return found
+
+
+def written(codes: Sequence[WeightedCode]) -> str:
+    """Codes as :func:`parse_codes` reads them."""
+    return ",".join(f"{site}={code}" + ("" if weight == 1 else f"*{weight}") for site, code, weight in codes)

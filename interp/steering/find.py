@@ -1,22 +1,25 @@
 """The codes of a topic or a behaviour, found from a few texts that have it and some that do not.
 
-Half of the texts choose, the other half judge: precision, recall and p of a code are of texts that did not choose it.
 Nothing is filtered by hand. A code *fires* in a text if it is chosen at any token of it.
 
-``by="gain"``, for steering: which codes bring about most for what they cost.
+``by="difference"``, for steering: the codes that add up to what the positive texts have more than the negative ones.
 
-* The target is the tokens that the positive texts have and others do not (:mod:`interp.steering.target`).
-* ``effect``: how much adding a code's difference from its codebook's mean at every token of the *negative* texts would
-  raise the target's log p, in nats per token, to first order: e = ⟨code − mean, gradient⟩.
-* What it costs: the information of the next tokens' distribution along the codes, from tokens drawn from the model.
-* Of the codes that fire in some text the best four of each head are candidates, and as many are taken as are worth
-  their cost together (:mod:`interp.steering.natural_gradient`). They need not tell of the topic at all.
+* The difference of the means of a head's output over the tokens of both kinds of texts is what contrastive activation
+  addition adds (Rimsky et al. 2023, arXiv 2312.06681). Here it is told in codes: of each head the few whose
+  differences from the codebook's mean add up to it best, with a weight each (:mod:`interp.steering.pursuit`).
+* What counts is what it brings about: the *target* are the tokens that the positive texts have and others do not
+  (:mod:`interp.steering.target`), and along the gradient of their log p in the *negative* texts an error weighs
+  more. Heads are left out at which adding the difference would not raise it, to first order.
+* ``effect``: by how much, nats per token, a code with its weight does.
 
 ``by="detection"``, for reading: of each head or site the code that is surest to tell the texts apart, −log10 p of the
-hypergeometric test on the choosing half, if p ≤ .05. It need not bring about what it tells of.
+hypergeometric test, if p ≤ .05. It need not bring about what it tells of.
 
-When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference; what
-is added far from what the texts hold does not do what first and second order say.
+Half of the texts choose by themselves, and the other half judges what they chose: precision, recall, p and q are of
+texts that did not choose. By detection nothing else is returned; by difference all texts choose, and a code that the
+half alone did not choose has no verdict.
+
+When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,54 +36,71 @@ from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.codes import NO_CODE, Codes, distinct
 from interp.models import Model, resolve_site
 from interp.progress import Stage, silent
-from interp.steering.edits import AddCode, SetCode
-from interp.steering.natural_gradient import NATS, STEP, choose, information
-from interp.steering.pulls import Pull, read_pulls
-from interp.steering.texts import TokenizedTexts, read_codes, tokenize
+from interp.steering.edits import AddCode, SetCode, WeightedCode, code_edits
+from interp.steering.gains import read_gains
+from interp.steering.pursuit import pursue
+from interp.steering.target import find_target
+from interp.steering.texts import Readings, TokenizedTexts, read_texts, tokenize
 from interp.tasks.errors import InputError
 
-RANKINGS = ("gain", "detection")
+RANKINGS = ("difference", "detection")
 DETECTED = -np.log10(0.05)
 """Least detection of a code that is looked at for reading; the judging half has the last word."""
-SCALE = 0.25
-"""How many times codes that were found are added where nothing is said: of those by gain half of what they were chosen
-for, at a quarter of the cost; at more some topics are nothing but their word."""
+SCALE = 1.5
+"""How many times codes that were found are added, with their weights, where nothing is said."""
 PER_GROUP = 4
-"""Codes of a head, or other site, that are candidates."""
+"""Codes in which the difference of means of a head, or other site, is told."""
+EMPHASIS = 8.0
+"""How much more often than along any other direction an error along the target's gradient counts, of the difference
+told in codes."""
 LEAST = 6
 """Texts of each kind: with fewer than three to choose by no code could be detected."""
 
 
 @dataclass(frozen=True)
-class FoundCode:
-    """
+class Verdict:
+    """What texts that did not choose a code say of it.
+
     Attributes:
-        precision, recall: of held-out texts: share of those in which it fires that are positive (None if it fires in
-            none), share of the positive ones in which it fires.
+        precision, recall: share of those in which it fires that are positive (None if it fires in none), share of the
+            positive ones in which it fires.
         token_precision, token_recall: the same of tokens, each counted as its text.
-        p_value: hypergeometric, one-sided, held-out texts.
-        q_value: after Benjamini and Hochberg over the codes found.
-        effect, detection: of the other half, see the module's docstring; no effect where codes were found by detection.
+        p_value: hypergeometric, one-sided.
+        q_value: after Benjamini and Hochberg over all codes that were judged.
     """
 
-    site: str
-    code: int
     precision: float | None
     recall: float
     token_precision: float | None
     token_recall: float
     p_value: float
     q_value: float
+
+
+@dataclass(frozen=True)
+class FoundCode:
+    """
+    Attributes:
+        weight: how many times it is in the difference of means, of a site's codes together.
+        effect: see the module's docstring; None where codes were found by detection.
+        detection: −log10 p of the half that chooses.
+        verdict: None if the half that chooses would not have found it.
+    """
+
+    site: str
+    code: int
+    weight: float
     effect: float | None
     detection: float
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True)
 class FoundCodes:
-    """Best first; at a site one or, by gain, some.
+    """Best first; at a site one or, by difference, some.
 
     Attributes:
-        n_positive, n_negative: texts, those that chose and those that judged together.
+        n_positive, n_negative: texts, those of both halves together.
     """
 
     codes: tuple[FoundCode, ...]
@@ -94,13 +114,23 @@ class FoundCodes:
 
     def sets(self, n: int, *, slots: int = 1, strength: float | int | None = None) -> list[SetCode]:
         """Edits that set the first n; of a site's codes only the best, as one takes the other's place."""
-        best = {code.site: code.code for code in reversed(self._first(n))}
-        sites = dict.fromkeys(code.site for code in self._first(n))
-        return [SetCode(site, best[site], slots, strength) for site in sites]
+        return [SetCode(site, code, slots, strength) for site, code, _ in self.named(n, "set")]
 
     def adds(self, n: int, *, scale: float | int = SCALE) -> list[AddCode]:
-        """Edits that add how each of the first n differs from its codebook's mean."""
-        return [AddCode(code.site, code.code, scale, from_mean=True) for code in self._first(n)]
+        """Edits that add how each of the first n differs from its codebook's mean, so many times its weight."""
+        return code_edits(self.named(n, "added"), add=scale)
+
+    def named(self, n: int, how: str) -> list[WeightedCode]:
+        """The first n: to be ``added``, with their weights, ``set``, of each site only the best, or ``forbidden``."""
+        if how == "added":
+            return [WeightedCode(code.site, code.code, code.weight) for code in self._first(n)]
+        codes = [WeightedCode(code.site, code.code) for code in self._first(n)]
+        if how == "forbidden":
+            return codes
+        best: dict[str, WeightedCode] = {}
+        for code in codes:
+            best.setdefault(code.site, code)
+        return list(best.values())
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -112,7 +142,11 @@ class FoundCodes:
         Raises:
             TypeError: something else.
         """
-        return cls(**{**stored, "codes": tuple(FoundCode(**code) for code in stored["codes"])})
+        codes = (
+            FoundCode(**{**code, "verdict": None if code["verdict"] is None else Verdict(**code["verdict"])})
+            for code in stored["codes"]
+        )
+        return cls(**{**stored, "codes": tuple(codes)})
 
     def _first(self, n: int) -> tuple[FoundCode, ...]:
         if not 1 <= n <= len(self.codes):
@@ -126,54 +160,56 @@ def find_codes(
     positive: Sequence[str],
     negative: Sequence[str],
     *,
-    by: str = "gain",
+    by: str = "difference",
     seed: int = 0,
     stage: Stage = silent,
 ) -> FoundCodes:
     """Find the codes that bring about what positive texts have and negative ones do not, or that tell them apart.
 
-    One forward pass over all texts; by gain those of :func:`~interp.steering.pulls.read_pulls` over the half that
-    chooses.
+    One forward pass over all texts; by difference another, and a backward pass, over the negative ones, and over half
+    of them once more.
 
     Args:
         by: see the module's docstring.
-        seed: of the split into halves, and of the tokens drawn.
+        seed: of the split into halves.
 
     Raises:
         InputError: fewer than :data:`LEAST` texts of a kind, a text in both, an empty or too long one, no codebooks,
-            or no code (by gain: no token) that tells the texts apart.
+            or no code (by difference: no token) that tells the texts apart.
     """
     _check(codebooks, positive, negative, by)
     texts = tokenize(model, [*positive, *negative])
     is_positive = np.arange(len(positive) + len(negative)) < len(positive)
     heldout = _split(is_positive, seed)
+    read = read_texts(model, codebooks, texts, is_positive + 2 * heldout, stage=stage)
     places = [
         place
-        for name, ids in read_codes(model, codebooks, texts, stage=stage).items()
-        for place in _places(model, name, codebooks[name], ids, texts, is_positive, heldout)
+        for name, book in codebooks.items()
+        for place in _places(model, name, book, read, texts, is_positive, heldout)
     ]
-    if by == "gain":
-        by_kind = (texts.at(kind & ~heldout) for kind in (is_positive, ~is_positive))
-        pulls = read_pulls(model, codebooks, *by_kind, seed=seed, stage=stage)
-        chosen = _by_gain(codebooks, places, pulls)
+    if by == "detection":
+        chosen = choice = _by_detection(places, read, is_positive, heldout)
     else:
-        chosen = _by_detection(places, is_positive, heldout)
+        arguments = (model, codebooks, texts, read, places, is_positive)
+        chosen = _by_difference(*arguments, np.ones_like(heldout), stage)
+        try:
+            choice = _by_difference(*arguments, ~heldout, stage)
+        except InputError:  # half of them are too few
+            choice = []
     if not chosen:
         raise InputError("no code tells the positive texts from the negative ones (p ≤ .05): give more texts")
-    n_tokens = texts.counted.sum(1).numpy()
-    found = [
+    verdicts = _judge(choice, texts.counted.sum(1).numpy(), is_positive, heldout)
+    found = (
         FoundCode(
-            site=place.site,
-            code=code,
-            **_judged(place.fires[:, code], place.tokens[:, code], n_tokens, is_positive, heldout),
-            q_value=1.0,
-            effect=effect,
-            detection=float(place.detection[code]),
+            place.site,
+            code,
+            weight,
+            effect,
+            float(place.detection[code]),
+            verdicts.get((place.site, code)),
         )
-        for place, code, effect in chosen
-    ]
-    adjusted = false_discovery_control([code.p_value for code in found])
-    found = [replace(code, q_value=float(q)) for code, q in zip(found, adjusted, strict=True)]
+        for place, code, weight, effect in chosen
+    )
     return FoundCodes(tuple(found), by, seed, len(positive), len(negative))
 
 
@@ -183,42 +219,59 @@ class _Place:
 
     Attributes:
         name, group: its codebook's, and its own among the codebook's.
+        vectors: how each code differs from its codebook's mean; of other bottlenecks, the codes' own.
         detection: −log10 p on the choosing half.
     """
 
     site: str
     name: str
     group: int
+    vectors: Float[np.ndarray, "code d_in"]
     fires: Bool[np.ndarray, "text code"]
     tokens: Int[np.ndarray, "text code"]
     detection: Float[np.ndarray, " code"]
 
 
-_Chosen = tuple[_Place, int, float | None]
-"""A code and its effect."""
+_Chosen = tuple[_Place, int, float, float | None]
+"""A code, its weight and its effect."""
+_CHOOSING, _ALL = ((1,), (0,)), ((1, 3), (0, 2))
+"""Kinds of texts as they are read, positive and negative."""
 
 
 def _places(
     model: Model,
     name: str,
     book: Bottleneck,
-    ids: Int[Tensor, "text pos group k"],
+    read: Readings,
     texts: TokenizedTexts,
     is_positive: Bool[np.ndarray, " text"],
     heldout: Bool[np.ndarray, " text"],
 ) -> list[_Place]:
+    ids = read.ids[name]
     fires, tokens = _counts(ids, texts, book.config.n_codes)
     detection = -_log10_p(fires, is_positive, ~heldout)
     site, groups = resolve_site(model, name), ids.shape[2]
     heads = site.kind == "attn" and site.head is None and groups > 1
+    vectors = _from_mean(book).numpy()
     return [
-        _Place(f"{name}.h{g}" if heads else name, name, g, fires[:, g], tokens[:, g], detection[g])
+        _Place(
+            f"{name}.h{g}" if heads else name,
+            name,
+            g,
+            vectors[g if len(vectors) > 1 else 0],  # heads may share one group of codes
+            fires[:, g],
+            tokens[:, g],
+            detection[g],
+        )
         for g in range(groups)
     ]
 
 
 def _by_detection(
-    places: Sequence[_Place], is_positive: Bool[np.ndarray, " text"], heldout: Bool[np.ndarray, " text"]
+    places: Sequence[_Place],
+    read: Readings,
+    is_positive: Bool[np.ndarray, " text"],
+    heldout: Bool[np.ndarray, " text"],
 ) -> list[_Chosen]:
     """The surest code of each place, surest first."""
     found = []
@@ -227,32 +280,41 @@ def _by_detection(
         share = place.tokens[is_positive & ~heldout].sum(0) / (1 + place.tokens[~heldout].sum(0))
         code = int((place.detection + 1e-6 * share).argmax())
         if place.detection[code] >= DETECTED - 1e-9:
-            found.append((place, code, None))
+            found.append((place, code, _times(place, code, read), None))
     return sorted(found, key=lambda chosen: -chosen[0].detection[chosen[1]])
 
 
-def _by_gain(
-    codebooks: Mapping[str, Bottleneck], places: Sequence[_Place], pulls: Mapping[str, Pull]
+def _by_difference(
+    model: Model,
+    codebooks: Mapping[str, Bottleneck],
+    texts: TokenizedTexts,
+    read: Readings,
+    places: Sequence[_Place],
+    is_positive: Bool[np.ndarray, " text"],
+    choosing: Bool[np.ndarray, " text"],
+    stage: Stage,
 ) -> list[_Chosen]:
-    """Codes in the order in which they are worth adding."""
-    candidates: list[_Chosen] = []
-    moves = []
-    vectors_of = {name: _from_mean(book) for name, book in codebooks.items()}
+    """Codes that add up to the difference of means, those of most effect first."""
+    kinds = _ALL if choosing.all() else _CHOOSING
+    positive, negative = (texts.at(kind & choosing) for kind in (is_positive, ~is_positive))
+    target = find_target(positive, negative, read.expectation(kinds[1]))
+    gains = read_gains(model, codebooks, target, negative, stage=stage)
+    found = []
     for place in places:
-        # heads may share one group of codes
-        vectors = vectors_of[place.name][place.group if len(vectors_of[place.name]) > 1 else 0]
-        pull = pulls[place.name]
-        gain = (vectors @ pull.gain[place.group]).numpy()
-        moved = (pull.scores[:, place.group] @ vectors.T).numpy()
-        worth = np.where(place.fires.any(0), np.maximum(gain, 0) ** 2 / ((moved**2).sum(0) + 1e-12), 0)
-        for code in np.argsort(-worth, kind="stable")[:PER_GROUP].tolist():
-            if worth[code] > 0:
-                candidates.append((place, code, float(gain[code])))
-                moves.append(moved[:, code])
-    if not candidates:
-        return []
-    gains = np.array([effect for *_, effect in candidates])
-    return [candidates[i] for i in choose(gains, information(np.stack(moves, 1)), step=STEP, nats=NATS)]
+        difference, gain = _difference(place, read, kinds), gains[place.name][place.group].numpy()
+        if difference @ gain > 0:
+            emphasised = (_emphasised(some, gain) for some in (place.vectors, difference))
+            for code, weight in pursue(*emphasised, PER_GROUP):
+                found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
+    return sorted(found, key=lambda chosen: -chosen[3])
+
+
+def _difference(
+    place: _Place, read: Readings, kinds: tuple[Sequence[int], Sequence[int]]
+) -> Float[np.ndarray, " d_in"]:
+    """Of the means over positive and negative texts."""
+    positive, negative = (read.mean(place.name, some)[place.group] for some in kinds)
+    return (positive - negative).numpy()
 
 
 def _check(
@@ -311,22 +373,53 @@ def _log10_p(
     return log_p[which].reshape(hits.shape)
 
 
-def _judged(
-    fires: Bool[np.ndarray, " text"],
-    tokens: Int[np.ndarray, " text"],
+def _emphasised(
+    vectors: Float[np.ndarray, "*vector d_in"], gain: Float[np.ndarray, " d_in"]
+) -> Float[np.ndarray, "*vector d_in+1"]:
+    """Vectors with what they are along the gain once more, as one more coordinate."""
+    along = vectors @ (gain * (EMPHASIS**0.5 / np.linalg.norm(gain)))
+    return np.concatenate([vectors, along[..., None]], -1)
+
+
+def _judge(
+    choice: Sequence[_Chosen],
     n_tokens: Int[np.ndarray, " text"],
     is_positive: Bool[np.ndarray, " text"],
     heldout: Bool[np.ndarray, " text"],
-) -> dict[str, float | None]:
+) -> dict[tuple[str, int], Verdict]:
+    """The verdicts of held-out texts, by site and code."""
     positive = heldout & is_positive
-    in_texts, at_tokens = int(fires[heldout].sum()), int(tokens[heldout].sum())
+    found = {}
+    for place, code, *_ in choice:
+        fires, tokens = place.fires[:, code], place.tokens[:, code]
+        in_texts, at_tokens = int(fires[heldout].sum()), int(tokens[heldout].sum())
+        found[place.site, code] = Verdict(
+            precision=float(fires[positive].sum() / in_texts) if in_texts else None,
+            recall=float(fires[positive].mean()),
+            token_precision=float(tokens[positive].sum() / at_tokens) if at_tokens else None,
+            token_recall=float(tokens[positive].sum() / n_tokens[positive].sum()),
+            p_value=min(1.0, 10 ** float(_log10_p(fires, is_positive, heldout))),
+            q_value=1.0,
+        )
+    if not found:
+        return found
+    adjusted = false_discovery_control([verdict.p_value for verdict in found.values()])
     return {
-        "precision": float(fires[positive].sum() / in_texts) if in_texts else None,
-        "recall": float(fires[positive].mean()),
-        "token_precision": float(tokens[positive].sum() / at_tokens) if at_tokens else None,
-        "token_recall": float(tokens[positive].sum() / n_tokens[positive].sum()),
-        "p_value": min(1.0, 10 ** float(_log10_p(fires, is_positive, heldout))),
+        key: replace(verdict, q_value=float(q))
+        for (key, verdict), q in zip(found.items(), adjusted, strict=True)
     }
+
+
+def _times(place: _Place, code: int, read: Readings) -> float:
+    """How many times a code is in the difference of means by itself, 0 or more."""
+    vector = place.vectors[code]
+    along = float(vector @ _difference(place, read, _ALL) / max(float(vector @ vector), 1e-12))
+    return _short(max(0.0, along))
+
+
+def _short(weight: float) -> float:
+    """Four digits, so that it is the same wherever it is written down."""
+    return float(f"{weight:.4g}")
 
 
 @torch.no_grad()

@@ -14,11 +14,13 @@ from interp.bottlenecks.book_folder import books_fingerprint
 from interp.bottlenecks.codebook import Codebook
 from interp.files import write_json, write_text
 from interp.models import Model, weights_digest
-from interp.steering.find import FoundCode, FoundCodes
+from interp.steering.find import FoundCode, FoundCodes, Verdict
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
-FINDER = 3
+FINDER = 5
 """Raised whenever the same request finds other codes."""
+
+_CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind in (FoundCode, Verdict))
 
 
 def identity(model: Model, codebooks: Mapping[str, Codebook]) -> str:
@@ -60,18 +62,20 @@ def _digest(value: list) -> str:
 
 
 def write_shipped(file: Path, known: Mapping[str, FoundCodes]) -> None:
-    """What comes with the package, by request: codes as rows, four digits of each number."""
-    fields = [field.name for field in dataclasses.fields(FoundCode)]
+    """What comes with the package, by request: codes as rows, three digits of what is only looked at."""
     stored = {
-        key: found.to_json()
-        | {"codes": [[_short(getattr(code, name)) for name in fields] for code in found.codes]}
-        for key, found in known.items()
+        key: found.to_json() | {"codes": [_row(code) for code in found.codes]} for key, found in known.items()
     }
-    write_text(file, json.dumps({"fields": fields, "found": stored}, separators=(",", ":")) + "\n")
+    write_text(file, json.dumps({"found": stored}, separators=(",", ":")) + "\n")
 
 
-def _short(value: str | float | None) -> str | float | None:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _row(code: FoundCode) -> list:
+    verdict = None if code.verdict is None else [_short(n) for n in dataclasses.astuple(code.verdict)]
+    return [code.site, code.code, code.weight, _short(code.effect), _short(code.detection), verdict]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
 
 
 def _file(folder: Path, key: str) -> Path:
@@ -84,6 +88,13 @@ def _shipped() -> dict[str, dict]:
         return {}
     stored = json.loads(SHIPPED.read_text(encoding="utf-8"))
     return {
-        key: found | {"codes": [dict(zip(stored["fields"], row, strict=True)) for row in found["codes"]]}
+        key: found | {"codes": [_from_row(row) for row in found["codes"]]}
         for key, found in stored["found"].items()
     }
+
+
+def _from_row(row: list) -> dict:
+    *values, verdict = row
+    if verdict is not None:
+        verdict = dict(zip(_VERDICT, verdict, strict=True))
+    return dict(zip(_CODE, (*values, verdict), strict=True))

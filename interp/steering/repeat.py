@@ -1,10 +1,11 @@
 """A steered text asked for again: in Python, and on the command line."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from interp.models.embedded import EMBEDDED
+from interp.steering.edits import written
 
 _FROM_BOOKS = "from interp.bottlenecks.book_folder import load_codebooks"
 
@@ -14,26 +15,25 @@ def program(settings: Mapping[str, Any]) -> str:
     with random ones.
 
     Args:
-        settings: ``codes`` as pairs of site and id, ``control`` the same of random ones (or None), ``add`` their
-            factor (None sets them), ``forbid`` if they are forbidden, and the arguments of the calls below by their
-            names.
+        settings: ``codes``, ``control`` the same of random ones (or None), ``add`` their factor (None sets them),
+            ``forbid`` if they are forbidden, and the arguments of the calls below by their names.
     """
     n = len(settings["prompts"])
     folder = None if settings["codebooks"] is None else f"Path({settings['codebooks']!r})"
     begin = f"from pathlib import Path\n\n{_FROM_BOOKS}" if folder else _FROM_BOOKS
     kind = "ForbidCode" if settings["forbid"] else "SetCode" if settings["add"] is None else "AddCode"
-    options = ""
+    options, weight = "", "_"
     if kind == "SetCode" and settings["slots"] != 1:
         options = f"slots={settings['slots']}, "
     elif kind == "AddCode":
-        options = f"scale={settings['add']}, from_mean=True, "
+        options, weight = f"scale={settings['add']} * weight, from_mean=True, ", "weight"
     lines = []
     arms = [codes for codes in (settings["codes"], settings["control"]) if codes is not None]
     for i, codes in enumerate(arms, 1):
         rows = f"rows={list(range(i * n, (i + 1) * n))}"
         lines.append(
             f"edits {'=' if i == 1 else '+='} [{kind}(site, code, {options}{rows}) "
-            f"for site, code in parse_codes({joined(codes)!r})]"
+            f"for site, code, {weight} in parse_codes({written(codes)!r})]"
         )
     return f"""{begin}
 from interp.models import load_model
@@ -67,7 +67,7 @@ for text in texts:
 
 def command(settings: Mapping[str, Any]) -> str:
     """The ``interp steer`` that makes the same texts; a control's codes are drawn by the seed."""
-    words = ["interp", "steer", "--codes", joined(settings["codes"])]
+    words = ["interp", "steer", "--codes", written(settings["codes"])]
     for prompt in settings["prompts"]:
         words += ["--prompt", prompt]
     words += ["--tokens", str(settings["tokens"])]
@@ -87,8 +87,3 @@ def command(settings: Mapping[str, Any]) -> str:
     words += ["--codebooks", settings["codebooks"]] if settings["codebooks"] is not None else []
     words += ["--model", settings["model"]] if settings["model"] != EMBEDDED else []
     return shlex.join(words)
-
-
-def joined(codes: Sequence[tuple[str, int]]) -> str:
-    """Sites and ids as :func:`~interp.steering.parse_codes` reads them."""
-    return ",".join(f"{site}={code}" for site, code in codes)

@@ -42,8 +42,7 @@ def find_target(
     """The tokens of a topic or a behaviour.
 
     Args:
-        expected: how often the model would write each token at the negative texts' places, as a share of them
-            (:func:`~interp.steering.texts.expected_tokens`).
+        expected: how often the model would write each token at the negative texts' places, as a share of them.
 
     Raises:
         InputError: there are none.

@@ -1,4 +1,4 @@
-"""Texts through a model: their codes at every site, and what the model expects."""
+"""Texts through a model: their codes and means at every site, and what the model expects."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,36 +63,69 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
     return TokenizedTexts(tokens, (place >= (begin is not None)) & (place < lengths))
 
 
+@dataclass(frozen=True)
+class Readings:
+    """
+    Attributes:
+        ids: codes at every site; one group where the site has no groups.
+        sums: what passes each site, added up over the tokens of each kind of text.
+        expected: how often the model would write each token there, the probabilities of what comes next added up.
+        n_tokens: of each kind.
+    """
+
+    ids: Mapping[str, Int[Tensor, "text pos group k"]]
+    sums: Mapping[str, Float[Tensor, "kind group d_in"]]
+    expected: Float[Tensor, "kind vocab"]
+    n_tokens: Int[Tensor, " kind"]
+
+    def mean(self, name: str, kinds: Sequence[int]) -> Float[Tensor, "group d_in"]:
+        """Of what passes a site over the tokens of some kinds of texts."""
+        return self.sums[name][[*kinds]].sum(0) / self.n_tokens[[*kinds]].sum()
+
+    def expectation(self, kinds: Sequence[int]) -> Float[Tensor, " vocab"]:
+        """The probabilities that the model gives to what comes next, in the mean over the tokens of some kinds."""
+        return self.expected[[*kinds]].sum(0) / self.n_tokens[[*kinds]].sum()
+
+
 @torch.no_grad()
-def read_codes(
-    model: Model, codebooks: Mapping[str, Bottleneck], texts: TokenizedTexts, *, stage: Stage = silent
-) -> dict[str, Int[Tensor, "text pos group k"]]:
-    """Codes at every site, in one forward pass; one group where the site has no groups."""
+def read_texts(
+    model: Model,
+    codebooks: Mapping[str, Bottleneck],
+    texts: TokenizedTexts,
+    kinds: Int[np.ndarray, " text"],
+    *,
+    stage: Stage = silent,
+) -> Readings:
+    """Everything that is read of texts, in one forward pass.
+
+    Args:
+        kinds: of each text a number from 0 on.
+    """
     places = {name: resolve_site(model, name) for name in codebooks}
-    parts: dict[str, list[Tensor]] = {name: [] for name in codebooks}
-    width = texts.tokens.shape[1]
+    device, width, n_kinds = model_device(model), texts.tokens.shape[1], int(kinds.max()) + 1
+    ids: dict[str, list[Tensor]] = {name: [] for name in codebooks}
+    sums: dict[str, Tensor] = {}
+    expected = torch.zeros(n_kinds, model.cfg.d_vocab_out)
+    of_text = torch.from_numpy(kinds).split(BATCH_SIZE)
     with stage("reading texts", len(texts.tokens)) as done:
-        for tokens, counted in batches(texts):
+        for (tokens, counted), kind in zip(batches(texts), of_text, strict=True):
             with watched(model, places) as seen:
-                model(tokens.to(model_device(model)))
+                p = model(tokens.to(device)).float().softmax(-1).cpu()
+            of_token = kind[:, None].expand_as(counted)[counted]
+            expected.index_add_(0, of_token, p[counted])
             for name, book in codebooks.items():
                 rows = grouped(seen[places[name].hook], places[name].head, book)
                 # codes of a single group come without the axis
-                ids = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0]).ids
-                ids = (ids if rows.shape[2] > 1 else ids[:, :, None]).cpu()
-                parts[name].append(torch.nn.functional.pad(ids, (0, 0, 0, 0, 0, width - counted.shape[1])))
+                found = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0]).ids
+                found = (found if rows.shape[2] > 1 else found[:, :, None]).cpu()
+                ids[name].append(torch.nn.functional.pad(found, (0, 0, 0, 0, 0, width - counted.shape[1])))
+                values = rows.float().cpu()[counted]
+                if name not in sums:
+                    sums[name] = torch.zeros(n_kinds, *values.shape[1:])
+                sums[name].index_add_(0, of_token, values)
             done(len(tokens))
-    return {name: torch.cat(some) for name, some in parts.items()}
-
-
-@torch.no_grad()
-def expected_tokens(model: Model, texts: TokenizedTexts) -> Float[Tensor, " vocab"]:
-    """The mean over the texts' tokens of the probabilities that the model gives to what comes next."""
-    device, total = model_device(model), 0
-    for tokens, counted in batches(texts):
-        p = model(tokens.to(device)).float().softmax(-1)
-        total = total + p[counted.to(device)].sum(0).cpu()
-    return total / texts.counted.sum()
+    n_tokens = torch.bincount(torch.from_numpy(kinds), texts.counted.sum(1), n_kinds).long()
+    return Readings({name: torch.cat(some) for name, some in ids.items()}, sums, expected, n_tokens)
 
 
 def batches(texts: TokenizedTexts) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from interp.steering import SetCode, parse_codes, steer, topics
 from interp.steering.continuations import continue_prompts, encode_prompts
 from interp.steering.controls import random_codes
 from interp.steering.divergence import step_divergences
+from interp.steering.find import SCALE
 from interp.steering.kept import identity
 from tests.app.conftest import files_of, html_of
 from tests.app.test_live_page import values_of
@@ -92,7 +93,7 @@ def test_what_the_address_says_is_steered(page):
     app = page(prompt="Mary had", codes="m0=2", how="added", scale="3", temperature="0", books="books")
     assert app.text_area(key="codes").value == "m0=2" and app.number_input(key="scale").value == 3
     _press(app)
-    assert "AddCode(site, code, scale=3.0, from_mean=True, rows=[1])" in app.code[0].value
+    assert "AddCode(site, code, scale=3.0 * weight, from_mean=True, rows=[1])" in app.code[0].value
     assert "temperature=0.0" in app.code[0].value
     assert re.sub("<[^>]*>", "", html_of(app)[0]).startswith("Mary had")
 
@@ -122,7 +123,7 @@ def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_w
     edits = [
         SetCode(site, code, rows=[row])
         for row, some in ((1, codes), (2, random_codes(model, books, codes, seed=7)))
-        for site, code in some
+        for site, code, _ in some
     ]
     within = steer(model, books, edits, positions="generated:3", share=0.5, seed=7)
     texts = continue_prompts(model, ["John & <Mary>?"] * 3, 8, within=within, seed=7)
@@ -141,7 +142,7 @@ def presets(tiny_model_folder, runs_with_books, tmp_path, monkeypatch) -> Path:
     preset = {
         "name": "to the store",
         "prompt": "Mary had",
-        "codes": "a1.h2=5,m0=2",
+        "codes": "a1.h2=5*0.25,m0=2",
         "how": "added",
         "scale": 2.5,
         "temperature": 0.7,
@@ -163,7 +164,7 @@ def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
     app.button[0].click().run()
     assert not app.exception
     assert app.radio(key="source").value == "by name" and app.radio(key="how").value == "added"
-    assert app.text_area(key="codes").value == "a1.h2=5,m0=2"
+    assert app.text_area(key="codes").value == "a1.h2=5*0.25,m0=2"
     assert app.text_area(key="prompt").value == "Mary had"
     numbers = {key: app.number_input(key=key).value for key in ("scale", "share", "temperature", "tokens")}
     assert numbers == {"scale": 2.5, "share": 1.0, "temperature": 0.7, "tokens": 8}
@@ -171,7 +172,9 @@ def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
     assert "these codes 15 of 20" in caption and "without 1 of 20" in caption and "heads 2 of 20" in caption
     assert "perplexities 14, 9 and 12" in caption
     _press(app)
-    assert not app.error and "scale=2.5" in app.code[0].value and "temperature=0.7" in app.code[0].value
+    assert (
+        not app.error and "scale=2.5 * weight" in app.code[0].value and "temperature=0.7" in app.code[0].value
+    )
 
 
 def test_damaged_presets_are_an_error_card_and_the_page_steers(page, presets):
@@ -204,14 +207,14 @@ def test_codes_that_are_found_are_added_unless_it_is_said_otherwise(page):
     app = page()
     assert app.radio(key="how").value == "set"
     app.radio(key="source").set_value("of texts").run()
-    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == 0.25
+    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == SCALE
     app.radio(key="source").set_value("by name").run()
     assert app.radio(key="how").value == "set"
 
 
 def test_an_address_that_names_a_topic_adds_its_codes_unless_it_says_otherwise(page):
     app = page(source="of a topic")
-    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == 0.25
+    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == SCALE
     assert page(source="of a topic", how="set").radio(key="how").value == "set"
 
 
@@ -223,9 +226,9 @@ def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     _press(app)
     assert not app.error
     table = app.dataframe[1].value
-    assert list(table.columns) == ["site", "code", "precision", "recall", "effect", "q", "page"]
+    assert list(table.columns) == ["site", "code", "weight", "effect", "precision", "recall", "q", "page"]
     assert len(table) == 2 and table["page"][0] == f"/codes?code={table['site'][0]}:{table['code'][0]}"
-    codes = ",".join(f"{row.site}={row.code}" for row in table.itertuples())
+    codes = ",".join(f"{row.site}={row.code}*{row.weight}" for row in table.itertuples())
     assert f"parse_codes('{codes}')" in app.code[0].value
     [kept] = (runs_with_books / ".found").glob("*.json")
     assert f'"code": {table["code"][0]}' in kept.read_text(encoding="utf-8")

@@ -20,9 +20,10 @@ from interp.evaluation.steering_arms import ARMS, Arm, plan_arms
 from interp.evaluation.steering_vectors import site_means, vector_books
 from interp.models import Model, hooked
 from interp.steering import Topic, find_codes, steer
-from interp.steering.natural_gradient import NATS
-from interp.steering.pulls import read_pulls
-from interp.steering.texts import tokenize
+from interp.steering.find import EMPHASIS, PER_GROUP
+from interp.steering.gains import read_gains
+from interp.steering.target import find_target
+from interp.steering.texts import read_texts, tokenize
 from interp.tasks.errors import InputError
 
 PLAIN = (
@@ -83,10 +84,14 @@ def arms(model, books) -> dict[str, Arm]:
     found = find_codes(model, books, MARKED, PLAIN)
     means = site_means(model, [*books, "r1"], MARKED, PLAIN)
 
-    def pulls_of(samples: int):
-        return read_pulls(model, books, tokenize(model, MARKED), tokenize(model, PLAIN), samples=samples)
+    arms = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)
+    return {arm.name: arm for arm in arms}
 
-    return {arm.name: arm for arm in plan_arms(model, books, found, means, pulls_of, layer="r1", seed=0)}
+
+def gains(model, books) -> dict[str, torch.Tensor]:
+    plain = tokenize(model, PLAIN)
+    expected = read_texts(model, {}, plain, np.zeros(len(PLAIN), dtype=int)).expectation([0])
+    return read_gains(model, books, find_target(tokenize(model, MARKED), plain, expected), plain)
 
 
 def test_controls_act_at_the_heads_of_the_codes(model, books, arms):
@@ -102,22 +107,22 @@ def test_controls_act_at_the_heads_of_the_codes(model, books, arms):
 
 def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms):
     means = site_means(model, [*books, "r1"], MARKED, PLAIN)
-    pulls = read_pulls(model, books, tokenize(model, MARKED), tokenize(model, PLAIN))["a1"]
-    added, dosed = (
-        adds(model, arms[name].at(2.0), "blocks.1.attn.hook_z")
-        for name in ("mean difference, heads", "mean difference, dosed")
-    )
+    at, found = gains(model, books)["a1"], find_codes(model, books, MARKED, PLAIN)
+    vectors = adds(model, arms["mean difference, heads"].at(2.0), "blocks.1.attn.hook_z")
+    codes = adds(model, arms["codes"].at(2.0), "blocks.1.attn.hook_z")
     for head in range(model.cfg.n_heads):
         difference = means.difference(f"a1.h{head}")
-        helps = float(difference @ pulls.gain[head]) > 0
+        helps = float(difference @ at[head]) > 0
         expected = 2 * difference if helps else torch.zeros_like(difference)
-        torch.testing.assert_close(added[head], expected, atol=1e-5, rtol=1e-4)
-        dose = float(dosed[head] @ difference / difference.square().sum())
-        assert dose >= 0 if helps else dose == 0
-        torch.testing.assert_close(dosed[head], dose * difference, atol=1e-5, rtol=1e-3)
-    # what all heads cost together, half of it on the diagonal's ridge at most
-    moved = (pulls.scores * dosed / 2).sum((1, 2))
-    assert 0.3 * NATS < float(moved.square().sum()) / 2 <= NATS * 1.001
+        torch.testing.assert_close(vectors[head], expected, atol=1e-5, rtol=1e-4)
+        # codes tell the same vector, at no other heads, and what they leave is at right angles to what they add
+        assert sum(code.site == f"a1.h{head}" for code in found.codes) <= (PER_GROUP if helps else 0)
+        unit = at[head] / at[head].norm()
+        metric = torch.eye(len(unit)) + EMPHASIS * torch.outer(unit, unit)
+        length = float(codes[head] @ metric @ codes[head])
+        assert float(codes[head] @ metric @ expected) == pytest.approx(
+            length, rel=5e-3
+        )  # weights are rounded
     residual = adds(model, arms["mean difference, residual"].at(2.0), "blocks.1.hook_resid_post")
     torch.testing.assert_close(residual, 2 * means.difference("r1"), atol=1e-5, rtol=1e-4)
 

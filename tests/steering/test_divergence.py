@@ -6,7 +6,7 @@ import torch
 
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate
-from interp.steering import AddCode, SetCode, steer
+from interp.steering import AddCode, SetCode, WeightedCode, steer
 from interp.steering.continuations import surprise
 from interp.steering.controls import random_codes
 from interp.steering.divergence import step_divergences
@@ -82,12 +82,12 @@ def test_texts_that_ended_at_once(model, books):
 
 
 def test_random_codes_are_others_of_the_same_sites(model, books):
-    codes = [("a0.h1", 3), ("a0.h1", 4), ("m1", 4), ("a1.h2", 5)]
+    codes = [WeightedCode(*code) for code in (("a0.h1", 3), ("a0.h1", 4), ("m1", 4, 0.5), ("a1.h2", 5))]
     drawn = random_codes(model, books, codes, seed=1)
-    assert [site for site, _ in drawn] == [site for site, _ in codes]
+    assert [(c.site, c.weight) for c in drawn] == [(c.site, c.weight) for c in codes]
     assert not set(drawn) & set(codes) and len(set(drawn)) == 4
     assert drawn == random_codes(model, books, codes, seed=1) != random_codes(model, books, codes, seed=2)
     with pytest.raises(InputError, match="8 codes at m1: too few of its 12"):
-        random_codes(model, books, [("m1", i) for i in range(8)])
+        random_codes(model, books, [WeightedCode("m1", i) for i in range(8)])
     with pytest.raises(InputError, match="no codebook at m0"):
-        random_codes(model, books, [("m0", 1)])
+        random_codes(model, books, [WeightedCode("m0", 1)])

@@ -1,21 +1,24 @@
 """Codes are found where they were put; precision, recall and p are those of other texts."""
 
 import contextlib
+import json
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest, fisher_exact, poisson
 
 from interp.bottlenecks import Codebook, CodebookConfig
+from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, hooked, load_model
-from interp.steering import find_codes, load_topic, steer, topic_names
+from interp.steering import FoundCodes, find_codes, load_topic, steer, topic_names
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
-from interp.steering.find import DETECTED
-from interp.steering.natural_gradient import STEP
-from interp.steering.pulls import read_pulls
+from interp.steering.find import DETECTED, EMPHASIS, PER_GROUP, _split
+from interp.steering.gains import read_gains
+from interp.steering.pursuit import pursue
 from interp.steering.target import find_target
-from interp.steering.texts import TokenizedTexts, expected_tokens, tokenize
+from interp.steering.texts import TokenizedTexts, read_texts, tokenize
 from interp.steering.topics import holds_word, neutral_texts
 from interp.tasks.errors import InputError
 
@@ -66,25 +69,77 @@ def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
     found = find_codes(model, books, MARKED, PLAIN, by="detection")
     best = next(code for code in found.codes if code.site == "m0")
     assert best.code == 3
-    assert (best.precision, best.recall, best.token_precision) == (1.0, 1.0, 1.0)
-    assert best.token_recall < 1
+    verdict = best.verdict
+    assert (verdict.precision, verdict.recall, verdict.token_precision) == (1.0, 1.0, 1.0)
+    assert verdict.token_recall < 1
     # four of four positive among eight held-out texts: 1 / C(8, 4)
-    assert best.p_value == pytest.approx(1 / 70)
-    assert best.q_value >= best.p_value
+    assert verdict.p_value == pytest.approx(1 / 70)
+    assert verdict.q_value >= verdict.p_value
     assert all(code.detection >= DETECTED - 1e-9 for code in found.codes)
     assert [edit.site for edit in found.sets(1)] == [found.codes[0].site]
 
 
-def test_p_values_are_fishers_on_the_held_out_texts_and_the_split_is_seeded(model, books):
-    found = find_codes(model, books, MARKED, PLAIN, seed=1)
-    assert find_codes(model, books, MARKED, PLAIN, seed=1) == found
-    assert find_codes(model, books, MARKED, PLAIN, seed=2) != found
-    for code in found.codes:
-        with_it = round(code.recall * 4)
-        fires = 0 if code.precision is None else round(with_it / code.precision) if with_it else None
+@pytest.mark.parametrize("by", ["difference", "detection"])
+def test_p_values_are_fishers_on_the_held_out_texts_and_the_split_is_seeded(model, books, by):
+    found = find_codes(model, books, MARKED, PLAIN, seed=1, by=by)
+    assert find_codes(model, books, MARKED, PLAIN, seed=1, by=by) == found
+    assert find_codes(model, books, MARKED, PLAIN, seed=2, by=by) != found
+    assert FoundCodes.from_json(json.loads(json.dumps(found.to_json()))) == found
+    verdicts = [code.verdict for code in found.codes if code.verdict is not None]
+    assert verdicts and (by == "difference" or len(verdicts) == len(found))
+    for verdict in verdicts:
+        with_it = round(verdict.recall * 4)
+        fires = 0 if verdict.precision is None else round(with_it / verdict.precision) if with_it else None
         if fires is not None:
             table = [[with_it, fires - with_it], [4 - with_it, 4 - fires + with_it]]
-            assert code.p_value == pytest.approx(fisher_exact(table, alternative="greater").pvalue)
+            assert verdict.p_value == pytest.approx(fisher_exact(table, alternative="greater").pvalue)
+
+
+def told_in_codes(model, books, marked, plain):
+    """By site and code: weights and effects, of means by another implementation."""
+    means = site_means(model, [*books], marked, plain)
+    texts = tokenize(model, plain)
+    expected = read_texts(model, {}, texts, np.zeros(len(plain), dtype=int)).expectation([0])
+    target = find_target(tokenize(model, marked), texts, expected)
+    gains = read_gains(model, books, target, texts)
+    told = {}
+    for name, book in books.items():
+        for group in range(len(gains[name])):
+            site = f"{name}.h{group}" if name == "a1" else name
+            difference, gain = means.difference(site), gains[name][group]
+            vectors = book.codes.detach()[group] - book.mean_code()[group]
+            if difference @ gain > 0:
+                # ‖x‖² + EMPHASIS · (x along the gain)² = ‖root x‖²
+                unit = gain / gain.norm()
+                root = torch.eye(len(gain)) + ((1 + EMPHASIS) ** 0.5 - 1) * torch.outer(unit, unit)
+                for code, weight in pursue((vectors @ root).numpy(), (root @ difference).numpy(), PER_GROUP):
+                    told[site, code] = weight, float(weight * vectors[code] @ gain)
+    return told
+
+
+def test_codes_add_up_to_the_difference_of_means_where_it_helps(model, books):
+    found = find_codes(model, books, MARKED, PLAIN)
+    told = told_in_codes(model, books, MARKED, PLAIN)
+    assert {(code.site, code.code) for code in found.codes} == set(told)
+    for code in found.codes:
+        weight, effect = told[code.site, code.code]
+        assert code.weight == pytest.approx(weight, rel=2e-3)
+        assert code.effect == pytest.approx(effect, rel=1e-2, abs=1e-6)
+    effects = [code.effect for code in found.codes]
+    assert effects == sorted(effects, reverse=True)
+
+
+def test_a_code_is_judged_if_the_half_that_chooses_would_have_found_it(model, books):
+    found = find_codes(model, books, MARKED, PLAIN, seed=1)
+    heldout = _split(np.arange(16) < 8, 1)
+    marked, plain = (
+        [text for text, out in zip(texts, part, strict=True) if not out]
+        for texts, part in ((MARKED, heldout[:8]), (PLAIN, heldout[8:]))
+    )
+    half = told_in_codes(model, books, marked, plain)
+    judged = {(code.site, code.code) for code in found.codes if code.verdict is not None}
+    assert judged == {(code.site, code.code) for code in found.codes} & set(half)
+    assert 0 < len(judged) < len(found)
 
 
 def test_a_token_of_the_topic_is_the_target_and_what_the_model_expects_is_not(model):
@@ -118,33 +173,48 @@ def test_what_all_positive_texts_hold_is_the_target_even_if_it_stands_in_many_ot
     assert poisson.sf(7, 8 * 3 * share) > 0.05 / words
 
 
-def test_pulls_predict_what_adding_a_vector_raises_and_what_it_costs(model, books):
+def test_gains_are_the_slope_of_the_target(model, books):
     marked, plain = tokenize(model, MARKED), tokenize(model, PLAIN)
-    pull = read_pulls(model, {"m0": books["m0"]}, marked, plain, seed=3)["m0"]
-    target = find_target(marked, plain, expected_tokens(model, plain))
-    direction = pull.gain[0] / pull.gain[0].norm()
-
-    def log_p(step: float) -> torch.Tensor:
-        push = lambda x: x + step * plain.counted[..., None] * direction  # noqa: E731
-        with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": push}):
-            return model(plain.tokens).double().log_softmax(-1)[plain.counted]
+    expected = read_texts(model, {}, plain, np.zeros(len(PLAIN), dtype=int)).expectation([0])
+    target = find_target(marked, plain, expected)
+    gain = read_gains(model, {"m0": books["m0"]}, target, plain)["m0"][0]
+    direction = gain / gain.norm()
 
     def raised(step: float) -> float:
-        return float((log_p(step)[:, target.tokens] @ target.weights.double()).mean())
+        push = lambda x: x + step * plain.counted[..., None] * direction  # noqa: E731
+        with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": push}):
+            log_p = model(plain.tokens).double().log_softmax(-1)[plain.counted]
+        return float((log_p[:, target.tokens] @ target.weights.double()).mean())
 
     small = 1e-3
     slope = (raised(small) - raised(-small)) / (2 * small)
-    assert slope == pytest.approx(float(pull.gain[0].norm()), rel=2e-2)
-    base, step = log_p(0), 0.05
-    moved = log_p(step)
-    cost = float((moved.exp() * (moved - base)).sum(-1).mean())
-    predicted = float(((step * pull.scores[:, 0] @ direction) ** 2).sum()) / 2
-    assert predicted == pytest.approx(cost, rel=0.3)  # 400 draws
+    assert slope == pytest.approx(float(gain.norm()), rel=2e-2)
 
 
-def test_codes_by_gain_raise_the_target_when_they_are_added(model, books):
+def test_what_is_read_of_texts_is_that_of_each_text_by_itself(model, books):
+    texts = [*MARKED[:3], *PLAIN[:2]]
+    kinds = np.array([1, 1, 0, 0, 2])
+    read = read_texts(model, books, tokenize(model, texts), kinds)
+    sums, expected = torch.zeros(3, model.cfg.d_model), torch.zeros(3, model.cfg.d_vocab)
+    for row, (text, kind) in enumerate(zip(texts, kinds, strict=True)):
+        tokens = tokenize(model, [text]).tokens
+        seen = []
+        with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": lambda x, seen=seen: seen.append(x)}):
+            expected[kind] += model(tokens).softmax(-1)[0, 1:].sum(0)
+        sums[kind] += seen[0][0, 1:].sum(0)
+        ids = books["m0"].encode(seen[0]).ids[0]
+        assert torch.equal(read.ids["m0"][row, 1 : len(ids), 0], ids[1:])
+    torch.testing.assert_close(read.sums["m0"][:, 0], sums, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(read.expected, expected, atol=1e-5, rtol=1e-4)
+    lengths = [len(tokenize(model, [text]).tokens[0]) - 1 for text in texts]
+    assert read.n_tokens.tolist() == [lengths[2] + lengths[3], lengths[0] + lengths[1], lengths[4]]
+    torch.testing.assert_close(
+        read.mean("m0", (0, 2))[0], (sums[0] + sums[2]) / (sum(lengths[2:])), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
     found = find_codes(model, books, MARKED, PLAIN)
-    assert found.by == "gain" and all(code.effect > 0 for code in found.codes)
     texts = tokenize(model, PLAIN)
     mark = model.tokenizer(MARK, add_special_tokens=False).input_ids[0]
 
@@ -152,13 +222,14 @@ def test_codes_by_gain_raise_the_target_when_they_are_added(model, books):
         with torch.no_grad(), within:
             return float(model(texts.tokens).log_softmax(-1)[texts.counted][:, mark].mean())
 
-    added = steer(model, books, found.adds(len(found)), positions="all")
-    others = random_codes(model, books, [(code.site, code.code) for code in found.codes], seed=1)
-    assert log_p(added) > max(
-        log_p(), log_p(steer(model, books, code_edits(others, add=STEP), positions="all"))
-    )
+    named = found.named(len(found), "added")
+    added = steer(model, books, found.adds(len(found), scale=1), positions="all")
+    others = random_codes(model, books, named, seed=1)
+    assert [code.weight for code in others] == [code.weight for code in named]
+    assert log_p(added) > max(log_p(), log_p(steer(model, books, code_edits(others, add=1), positions="all")))
     sites = [edit.site for edit in found.sets(len(found))]
     assert len(sites) == len(set(sites)) == len({code.site for code in found.codes})
+    assert found.named(len(found), "forbidden") == [code._replace(weight=1.0) for code in named]
     with pytest.raises(InputError, match="999 codes: choose 1 to"):
         found.sets(999)
 
@@ -183,7 +254,7 @@ def test_codes_by_gain_raise_the_target_when_they_are_added(model, books):
             {"by": "detection"},
             "no code tells the positive texts",
         ),
-        (MARKED, PLAIN, {"by": "taste"}, "ranking 'taste': choose gain or detection"),
+        (MARKED, PLAIN, {"by": "taste"}, "ranking 'taste': choose difference or detection"),
     ],
 )
 def test_bad_input(model, books, positive, negative, options, message):

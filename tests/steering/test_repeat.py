@@ -5,13 +5,14 @@ import shlex
 
 import pytest
 
+from interp.steering import WeightedCode
 from interp.steering.repeat import command, program
 
 SETTINGS = {
     "model": "smollm2-135m-instruct",
     "codebooks": None,
     "k": None,
-    "codes": [("a12.h3", 417), ("m5", 31)],
+    "codes": [WeightedCode("a12.h3", 417), WeightedCode("m5", 31)],
     "control": None,
     "slots": 1,
     "add": None,
@@ -37,16 +38,20 @@ def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():
 @pytest.mark.parametrize(
     ("changed", "words", "python"),
     [
-        ({"add": -1.5}, "--add=-1.5", "AddCode(site, code, scale=-1.5, from_mean=True, rows=[1])"),
-        ({"forbid": True}, "--forbid", "ForbidCode(site, code, rows=[1])"),
+        (
+            {"add": -1.5},
+            "--add=-1.5",
+            "AddCode(site, code, scale=-1.5 * weight, from_mean=True, rows=[1]) for site, code, weight in",
+        ),
+        ({"forbid": True}, "--forbid", "ForbidCode(site, code, rows=[1]) for site, code, _ in"),
         ({"slots": 2, "k": 4}, "--slots 2", "SetCode(site, code, slots=2, rows=[1])"),
         ({"k": 4}, "--k 4", "k=4)"),
         ({"chat": True, "error_term": False}, "--chat --splice", "chat=True"),
         ({"share": 0.5, "positions": "generated:4"}, "--positions generated:4 --share 0.5", "'generated:4'"),
         (
-            {"control": [("a12.h3", 1), ("m5", 2)]},
+            {"control": [WeightedCode("a12.h3", 1), WeightedCode("m5", 2, 0.5)]},
             "--control",
-            "rows=[2]) for site, code in parse_codes('a12.h3=1,m5=2')",
+            "rows=[2]) for site, code, _ in parse_codes('a12.h3=1,m5=2*0.5')",
         ),
         (
             {"model": "gpt2", "codebooks": "runs/a b"},
