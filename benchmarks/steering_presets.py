@@ -3,7 +3,7 @@
     python benchmarks/steering_presets.py [--n 24] [--tokens 40] [--out interp/steering/data]
 
 Run it anew whenever the codebooks of the package change: both files name the codebooks that they were made with, and
-are passed over with others. All presets are made by one rule: the codes found by difference, added SCALE times at
+are passed over with others. All presets are made by one rule: the codes found by difference, added 1.5 times at
 every new token, temperature 0.7. One is kept if half of the steered texts or more hold one of its words, and twice as
 many as of those without codes and of those with random codes of the same heads, at no more than four times the
 perplexity.
@@ -25,12 +25,12 @@ from interp.steering import find_codes, load_topic, steer, topic_names
 from interp.steering.continuations import continue_prompts
 from interp.steering.controls import random_codes
 from interp.steering.edits import WeightedCode, code_edits, written
-from interp.steering.find import RANKINGS, FoundCodes
+from interp.steering.find import RANKINGS, SCALE, FoundCodes
 from interp.steering.kept import SHIPPED, identity, recall, request_key, write_shipped
 from interp.steering.presets import FILE, FORMAT
 from interp.steering.topics import holds_word, neutral_texts
 
-SCALE, TEMPERATURE = 0.35, 0.7
+TEMPERATURE = 0.7
 SEED = 1  # texts were looked at with seed 0 while the rule was chosen
 STORY = "One day, Tim and his mom went to"
 BEHAVIOURS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

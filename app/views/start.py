@@ -17,9 +17,6 @@ COUNTED = (
 FIRST = {
     "source": "of a topic",
     "topic": "fire",
-    "how": "added",
-    "scale": "0.75",
-    "dose": "80",
     "temperature": "0.7",
     "prompt": "One day, Tim and his mom went to",
 }
