@@ -1,5 +1,7 @@
 """How a comparison is shown: the texts beside each other, what each token cost, and how to have it again."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -8,11 +10,11 @@ from interp.app.share import address
 from interp.app.steered import BASE, RANDOM, STEERED, Comparison, Request, Show, Written
 from interp.app.tokens import marked, plain, visible
 from interp.report.token_costs import DIVERGENCE, SURPRISE, token_costs
-from interp.steering import FoundCodes
+from interp.steering import FoundCodes, WeightedCode
 
 CURSOR = "▌"
 CODE = 320
-"""Pixels: eighty codes make a long program."""
+"""Pixels: hundreds of codes make a long program."""
 
 
 def streaming(place: DeltaGenerator, control: bool) -> Show:
@@ -91,11 +93,13 @@ def draw(comparison: Comparison) -> None:
         )
 
 
-def draw_found(found: FoundCodes, n: int) -> None:
+def draw_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
+    listed = found.listed(used)
     st.subheader("Codes found")
     st.caption(
-        f"{n} of {len(found)} used, from {found.n_positive} texts with it and {found.n_negative} without. Precision, "
-        "recall and q are of texts that did not choose; – if the half of them that chooses alone did not find a code."
+        f"{len(listed)} of {len(found)} used, from {found.n_positive} texts with it and {found.n_negative} without. "
+        "Precision, recall and q are of texts that did not choose; – if the half of them that chooses alone did not "
+        "find a code."
     )
     st.dataframe(
         [
@@ -109,7 +113,7 @@ def draw_found(found: FoundCodes, n: int) -> None:
                 "q": None if code.verdict is None else code.verdict.q_value,
                 "page": f"/codes?code={code.site}:{code.code}",
             }
-            for code in found.codes[:n]
+            for code in listed
         ],
         hide_index=True,
         column_config={"page": st.column_config.LinkColumn("its page", display_text="what it is")},

@@ -122,11 +122,12 @@ def steer(
     if unlike is not None and like is None:
         raise InputError("--unlike goes with --like: name the texts with the behaviour too")
 
-    from interp.steering.edits import parse_codes
+    from interp.steering.edits import code_edits, parse_codes
     from interp.steering.topics import load_topic, neutral_texts, read_lines
 
-    # a wrong name should not wait for the model
+    # a mistake should not wait for the model
     given = parse_codes(codes) if codes is not None else []
+    code_edits(given, add=add, forbid=forbid)
     positive, negative = (), ()
     if topic is not None:
         chosen = load_topic(topic)
@@ -140,7 +141,6 @@ def steer(
     from interp.progress import bar
     from interp.steer_console import print_found, print_repeat, print_side_by_side
     from interp.steering.controls import random_codes
-    from interp.steering.edits import code_edits
     from interp.steering.find import SCALE, find_codes
     from interp.steering.kept import identity, recall, request_key
     from interp.steering.steer import steer as steered_model
@@ -156,7 +156,7 @@ def steer(
         if add is None and not (set_them or forbid):
             add = SCALE
         given = found.named(n, "forbidden" if forbid else "set" if add is None else "added")
-        print_found(found, n)
+        print_found(found, given)
     drawn = random_codes(loaded, books, given, seed=seed) if control else None
     arms = {"base": [], "steered": given} | ({} if drawn is None else {"random codes": drawn})
     edits = [

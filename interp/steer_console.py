@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.steering.continuations import Continuation
+from interp.steering.edits import WeightedCode
 from interp.steering.find import FoundCode, FoundCodes
 from interp.steering.repeat import program
 
@@ -13,11 +14,11 @@ SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
 
 
-def print_found(found: FoundCodes, n: int) -> None:
+def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
-    console = Console(highlight=False)
+    console, listed = Console(highlight=False), found.listed(used)
     console.print(
-        f"{n} codes by {found.by}, of {len(found)}; "
+        f"{len(listed)} codes by {found.by}, of {len(found)}; "
         f"{found.n_positive} texts with it, {found.n_negative} without; "
         "precision, recall and q are of texts that did not choose"
     )
@@ -34,11 +35,11 @@ def print_found(found: FoundCodes, n: int) -> None:
         "q",
     ):
         table.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
-    for code in found.codes[: min(n, SHOWN)]:
+    for code in listed[:SHOWN]:
         table.add_row(*_cells(code))
     console.print(table)
-    if n > SHOWN:
-        console.print(f"and {n - SHOWN} more")
+    if len(listed) > SHOWN:
+        console.print(f"and {len(listed) - SHOWN} more")
 
 
 def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:

@@ -75,8 +75,13 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
     assert found.out.count("parse_codes('a") == 1 and "share=0.5" in found.out
     assert "AddCode(site, code, scale=1.5 * weight, from_mean=True" in found.out
     assert "precision" in found.out and "recall" in found.out
-    found = steer("--like", str(like), "--unlike", str(unlike), "--dose", "1", "--tokens", "4", "--set")
+    found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--set")
     assert "SetCode(site, code, rows" in found.out
+    named = re.search(r"parse_codes\('(.*)'\)", found.out)[1].split(",")
+    sites = [code.partition("=")[0] for code in named]
+    assert f"{len(sites)} codes by difference, of " in found.out and len(sites) == len(set(sites))
+    listed = re.findall(r"^ *(a\d\.h\d) +(\d+)", found.out, re.MULTILINE)
+    assert listed and {f"{site}={code}" for site, code in listed} <= set(named)
     found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--by", "detection")
     assert " codes by detection, of " in found.out
     assert "AddCode(site, code, scale=1.5 * weight, from_mean=True" in found.out

@@ -44,6 +44,8 @@ ARMS = (
 """Those that are run for every topic."""
 BLIND = ("mean difference, residual",)
 """Those that do not depend on how codes, or the target, are found."""
+RANDOM_DOSE = 6.0
+"""Tried first for random vectors: they cost little for their length."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def plan_arms(
         Arm("mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0),
         Arm("mean difference, heads", vectors(lambda: _helpful(model, means, gains_of())), 1.0),
         Arm("random codes", adding(others), SCALE),
-        Arm("random vectors", vectors(lambda: random), SCALE),
+        Arm("random vectors", vectors(lambda: random), RANDOM_DOSE),
     )
 
 

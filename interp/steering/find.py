@@ -16,10 +16,13 @@ Nothing is filtered by hand. A code *fires* in a text if it is chosen at any tok
 hypergeometric test, if p ≤ .05. It need not bring about what it tells of.
 
 Half of the texts choose by themselves, and the other half judges what they chose: precision, recall, p and q are of
-texts that did not choose. By detection nothing else is returned; by difference all texts choose, and a code that the
-half alone did not choose has no verdict.
+texts that did not choose. By detection nothing else is returned. By difference all texts choose what is returned, and
+a code that the half alone did not choose has no verdict.
 
-When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference.
+When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference. By
+difference q is controlled over what the half chose; those of it that all texts chose too look a little better than
+they are. Codes are weighted to be added all together: some lower the target, and a few of them alone are not the
+nearest that so few could come.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,7 +84,8 @@ class Verdict:
 class FoundCode:
     """
     Attributes:
-        weight: how many times it is in the difference of means, of a site's codes together.
+        weight: how many times it is in the difference of means over all texts: by difference of a site's codes
+            together, by detection by itself, 0 or more.
         effect: see the module's docstring; None where codes were found by detection.
         detection: −log10 p of the half that chooses.
         verdict: None if the half that chooses would not have found it.
@@ -121,9 +125,10 @@ class FoundCodes:
         return code_edits(self.named(n, "added"), add=scale)
 
     def named(self, n: int, how: str) -> list[WeightedCode]:
-        """The first n: to be ``added``, with their weights, ``set``, of each site only the best, or ``forbidden``."""
+        """The first n: to be ``added``, with their weights, without those of weight 0; ``set``, of each site only the
+        best; or ``forbidden``."""
         if how == "added":
-            return [WeightedCode(code.site, code.code, code.weight) for code in self._first(n)]
+            return [WeightedCode(code.site, code.code, code.weight) for code in self._first(n) if code.weight]
         codes = [WeightedCode(code.site, code.code) for code in self._first(n)]
         if how == "forbidden":
             return codes
@@ -131,6 +136,11 @@ class FoundCodes:
         for code in codes:
             best.setdefault(code.site, code)
         return list(best.values())
+
+    def listed(self, used: Sequence[WeightedCode]) -> list[FoundCode]:
+        """Those that are used, best first."""
+        named = {(code.site, code.code) for code in used}
+        return [code for code in self.codes if (code.site, code.code) in named]
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -140,7 +150,7 @@ class FoundCodes:
         """What :meth:`to_json` gave.
 
         Raises:
-            TypeError: something else.
+            TypeError, KeyError: something else.
         """
         codes = (
             FoundCode(**{**code, "verdict": None if code["verdict"] is None else Verdict(**code["verdict"])})
@@ -197,7 +207,12 @@ def find_codes(
         except InputError:  # half of them are too few
             choice = []
     if not chosen:
-        raise InputError("no code tells the positive texts from the negative ones (p ≤ .05): give more texts")
+        raise InputError(
+            "no code tells the positive texts from the negative ones (p ≤ .05): give more texts"
+            if by == "detection"
+            else "at no site does the difference between the texts raise the positive ones' tokens: give more texts, "
+            "or rank by detection"
+        )
     verdicts = _judge(choice, texts.counted.sum(1).numpy(), is_positive, heldout)
     found = (
         FoundCode(
@@ -324,6 +339,11 @@ def _check(
         raise InputError(f"ranking {by!r}: choose {' or '.join(RANKINGS)}")
     if not codebooks:
         raise InputError("no codebooks to find codes in")
+    for name, book in codebooks.items():
+        if by == "difference" and not isinstance(book, Codebook):
+            raise InputError(
+                f"a {book.kind} at {name}: only codebooks have a mean to differ from; rank by detection"
+            )
     for kind, texts in (("positive", positive), ("negative", negative)):
         if len(texts) < LEAST:
             raise InputError(

@@ -4,6 +4,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import nnls
 
+EXACT = 1e-5
+"""What may be left of a vector, as a share of its length: rounding is not told in codes."""
+
 
 def pursue(
     codes: Float[np.ndarray, "code d_in"],
@@ -23,6 +26,8 @@ def pursue(
     taken: list[int] = []
     weights, left = np.zeros(0), vector
     for _ in range(min(n, len(codes))):
+        if np.linalg.norm(left) <= EXACT * np.linalg.norm(vector):
+            break
         along = codes @ left / np.maximum(norms, 1e-12)
         along[taken] = 0
         best = int(along.argmax())

@@ -9,13 +9,15 @@ import torch
 from scipy.stats import binomtest, fisher_exact, poisson
 
 from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, hooked, load_model
-from interp.steering import FoundCodes, find_codes, load_topic, steer, topic_names
+from interp.steering import FoundCodes, find_codes, kept, load_topic, steer, topic_names
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
 from interp.steering.find import DETECTED, EMPHASIS, PER_GROUP, _split
 from interp.steering.gains import read_gains
+from interp.steering.kept import write_shipped
 from interp.steering.pursuit import pursue
 from interp.steering.target import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
@@ -232,6 +234,64 @@ def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
     assert found.named(len(found), "forbidden") == [code._replace(weight=1.0) for code in named]
     with pytest.raises(InputError, match="999 codes: choose 1 to"):
         found.sets(999)
+
+
+def test_heads_that_share_a_codebook_and_a_codebook_of_one_head(model, books):
+    book = books["a1"]
+    config = CodebookConfig(d_in=book.config.d_in, n_codes=book.config.n_codes, selection="residual")
+    first = {"codes": book.codes[:1], "counts": book.counts[:1]}
+    shared, single = (Codebook.restored(config, first) for _ in range(2))
+    found = find_codes(model, {"a1": shared}, MARKED, PLAIN)
+    alone = find_codes(model, {"a1.h1": single}, MARKED, PLAIN)
+    told = told_in_codes(model, {"a1.h1": single}, MARKED, PLAIN)
+    assert len({code.site for code in found.codes}) > 1 and {code.site for code in alone.codes} == {"a1.h1"}
+    for some in (alone.codes, [code for code in found.codes if code.site == "a1.h1"]):
+        assert {code.code: code.weight for code in some} == pytest.approx(
+            {code: weight for (_, code), (weight, _) in told.items()}, rel=2e-3
+        )
+    steer(model, {"a1": shared}, found.adds(len(found)))
+
+
+def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(
+    model, books, tmp_path, monkeypatch
+):
+    # a mark among three negative texts of the half that chooses: three positive ones do not stand out
+    seed = next(seed for seed in range(20) if not _split(np.arange(12) < 6, seed)[11])
+    found = find_codes(model, books, MARKED[:6], [*PLAIN[:5], f"Mary had {MARK}"], seed=seed)
+    assert all(code.verdict is None for code in found.codes)
+    judged = find_codes(model, books, MARKED, PLAIN)
+    write_shipped(tmp_path / "found.json", {"few": found, "more": judged})
+    monkeypatch.setattr(kept, "SHIPPED", tmp_path / "found.json")
+    kept._shipped.cache_clear()
+    again = kept.recall(None, "few"), kept.recall(None, "more")
+    kept._shipped.cache_clear()
+    for one, before in zip(again, (found, judged), strict=True):
+        assert one.named(len(one), "added") == before.named(len(before), "added")
+        for code, old in zip(one.codes, before.codes, strict=True):
+            assert code.effect == pytest.approx(old.effect, rel=6e-3)
+            assert (code.verdict is None) == (old.verdict is None)
+            if old.verdict is not None:
+                assert code.verdict.p_value == pytest.approx(old.verdict.p_value, rel=6e-3)
+
+
+def test_codes_by_detection_weigh_what_they_are_in_the_difference(model, books):
+    found = find_codes(model, books, MARKED, PLAIN, by="detection")
+    means = site_means(model, [*books], MARKED, PLAIN)
+    for code in found.codes:
+        name, _, head = code.site.partition(".h")
+        book, group = books[name], int(head or 0)
+        vector = book.codes.detach()[group, code.code] - book.mean_code()[group]
+        along = float(vector @ means.difference(code.site) / vector.square().sum())
+        assert code.weight == pytest.approx(max(0.0, along), rel=2e-3, abs=1e-6)
+    named = found.named(len(found), "added")
+    assert all(code.weight > 0 for code in named)
+    assert [(c.site, c.code) for c in found.listed(named)] == [(c.site, c.code) for c in named]
+
+
+def test_only_codebooks_have_a_mean_to_differ_from(model):
+    sae = DiscreteSAE(DiscreteSAEConfig(d_in=model.cfg.d_model, n_codes=8))
+    with pytest.raises(InputError, match="at m0: only codebooks have a mean to differ from"):
+        find_codes(model, {"m0": sae}, MARKED, PLAIN)
 
 
 @pytest.mark.parametrize(
