@@ -25,7 +25,8 @@ from interp.steering import find_codes, load_topic, steer, topic_names
 from interp.steering.continuations import continue_prompts
 from interp.steering.controls import random_codes
 from interp.steering.edits import WeightedCode, code_edits, written
-from interp.steering.find import RANKINGS, SCALE, FoundCodes
+from interp.steering.find import RANKINGS
+from interp.steering.found import SCALE, FoundCodes
 from interp.steering.kept import SHIPPED, identity, recall, request_key, write_shipped
 from interp.steering.presets import FILE, FORMAT
 from interp.steering.topics import holds_word, neutral_texts

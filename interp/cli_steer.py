@@ -141,7 +141,8 @@ def steer(
     from interp.progress import bar
     from interp.steer_console import print_found, print_repeat, print_side_by_side
     from interp.steering.controls import random_codes
-    from interp.steering.find import SCALE, find_codes
+    from interp.steering.find import find_codes
+    from interp.steering.found import SCALE
     from interp.steering.kept import identity, recall, request_key
     from interp.steering.steer import steer as steered_model
 

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from interp.steering.continuations import Continuation
 from interp.steering.edits import WeightedCode
-from interp.steering.find import FoundCode, FoundCodes
+from interp.steering.found import FoundCode, FoundCodes
 from interp.steering.repeat import program
 
 SHOWN = 12

@@ -31,7 +31,7 @@ from interp.models import Model
 from interp.steering import AddCode, steer
 from interp.steering.controls import random_codes
 from interp.steering.edits import WeightedCode, code_edits
-from interp.steering.find import SCALE, FoundCodes
+from interp.steering.found import SCALE, FoundCodes
 
 WRONG = "wrong topic"
 ARMS = (

@@ -1,7 +1,8 @@
 """Steering: set, add or forbid codes while a model runs; find the codes of a topic."""
 
 from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode, WeightedCode, parse_codes
-from interp.steering.find import FoundCode, FoundCodes, Verdict, find_codes
+from interp.steering.find import find_codes
+from interp.steering.found import FoundCode, FoundCodes, Verdict
 from interp.steering.steer import Steered, steer
 from interp.steering.topics import Topic, load_topic, topic_names
 

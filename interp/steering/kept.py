@@ -14,7 +14,7 @@ from interp.bottlenecks.book_folder import books_fingerprint
 from interp.bottlenecks.codebook import Codebook
 from interp.files import write_json, write_text
 from interp.models import Model, weights_digest
-from interp.steering.find import FoundCode, FoundCodes, Verdict
+from interp.steering.found import FoundCode, FoundCodes, Verdict
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
 FINDER = 5

@@ -14,7 +14,7 @@ from interp.app.steered import EVERY, Request, compare
 from interp.app.turns import Turns
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
-from interp.steering import SetCode, steer
+from interp.steering import SetCode, WeightedCode, steer
 from interp.steering.continuations import continue_prompts
 
 SOON = 10
@@ -87,7 +87,7 @@ def books(tiny_model_folder, runs_with_books, monkeypatch) -> dict:
 
 
 def _request(prompt: str, site: str, code: int, seed: int, n_tokens: int = 24) -> Request:
-    return Request(prompt, ((site, code),), "set", 1.0, 2, "generated", 1.0, n_tokens, 1.0, seed)
+    return Request(prompt, (WeightedCode(site, code),), "set", 1.0, 2, "generated", 1.0, n_tokens, 1.0, seed)
 
 
 def _expected(tiny_model_folder, runs_with_books, request: Request) -> list[tuple[int, ...]]:

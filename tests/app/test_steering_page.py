@@ -16,7 +16,7 @@ from interp.steering import SetCode, parse_codes, steer, topics
 from interp.steering.continuations import continue_prompts, encode_prompts
 from interp.steering.controls import random_codes
 from interp.steering.divergence import step_divergences
-from interp.steering.find import SCALE
+from interp.steering.found import SCALE
 from interp.steering.kept import identity
 from tests.app.conftest import files_of, html_of
 from tests.app.test_live_page import values_of
