@@ -23,7 +23,7 @@ from rich.table import Table
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
 from interp.models.generate import generate
-from interp.steering import AddCode, SetCode, steer
+from interp.steering import AddCode, SetCode, WeightedCode, steer
 from interp.steering.continuations import continue_prompts
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
@@ -86,14 +86,14 @@ def main() -> None:
             f"≤ {GOAL}" if name != "plain" else "",
         )
     Console(width=120).print(table)
-    print_first(model, books, [(site, 1) for site in spread], given.rounds)
+    print_first(model, books, [WeightedCode(site, 1) for site in spread], given.rounds)
 
 
 class _Told(Exception):
     """Ends a generation at its first token."""
 
 
-def print_first(model, books, codes: list[tuple[str, int]], rounds: int) -> None:
+def print_first(model, books, codes: list[WeightedCode], rounds: int) -> None:
     """How long the first token takes."""
     tokens = model.to_tokens(PROMPT)
     table = Table("first token", "ms", "plain forwards", "smallest, largest", "goal", box=None)
@@ -114,7 +114,7 @@ def print_first(model, books, codes: list[tuple[str, int]], rounds: int) -> None
     Console(width=120).print(table)
 
 
-def _first(model, books, codes: list[tuple[str, int]], options: dict, n_rows: int) -> None:
+def _first(model, books, codes: list[WeightedCode], options: dict, n_rows: int) -> None:
     arms = [codes, random_codes(model, books, codes)][: n_rows - 1]
     edits = [edit for row, some in enumerate(arms, 1) for edit in code_edits(some, rows=[row], **options)]
     within = steer(model, books, edits)

@@ -94,7 +94,7 @@ def _expected(tiny_model_folder, runs_with_books, request: Request) -> list[tupl
     """The tokens of base and steered, by a model of its own."""
     model = load_model(str(tiny_model_folder("llama")))
     books = load_codebooks(runs_with_books / "books", model)
-    [(site, code)] = request.codes
+    [(site, code, _)] = request.codes
     within = steer(model, books, [SetCode(site, code, 2, rows=[1])], seed=request.seed)
     written = continue_prompts(
         model, [request.prompt] * 2, request.n_tokens, within=within, seed=request.seed
