@@ -28,9 +28,9 @@ def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
         "code",
         "weight",
         "effect",
-        "precision",
+        "prec.",
         "recall",
-        "of tokens: precision",
+        "token prec.",
         "recall",
         "q",
     ):
