@@ -24,7 +24,6 @@ from interp.text.special import first_token
 BASE, STEERED, RANDOM = "Base", "Steered", "Random codes"
 EVERY = 2
 """New tokens between two looks at what was written so far."""
-HOW = ("set", "added", "forbidden")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Request:
     """What is asked for.
 
     Attributes:
-        how: of :data:`HOW`.
+        how: of :data:`~interp.steering.found.HOW`.
         scale: of added codes, of their difference from their book's mean times their weight.
         slots: of set codes.
         positions, share: as of :func:`~interp.steering.steer`.

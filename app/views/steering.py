@@ -6,10 +6,10 @@ from interp.app import engine
 from interp.app.books import choose, made_with
 from interp.app.comparison import draw, draw_again, draw_found, streaming
 from interp.app.presets import BY_NAME, offer
-from interp.app.steered import HOW, Request, compare, find
+from interp.app.steered import Request, compare, find
 from interp.steering import load_topic, parse_codes, topic_names
 from interp.steering.find import RANKINGS
-from interp.steering.found import SCALE
+from interp.steering.found import HOW, SCALE
 from interp.steering.presets import load_presets
 from interp.steering.topics import neutral_texts
 from interp.tasks.errors import InputError

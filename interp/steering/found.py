@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from interp.steering.edits import AddCode, SetCode, WeightedCode, code_edits
 from interp.tasks.errors import InputError
 
+HOW = ("set", "added", "forbidden")
+"""What is done to codes."""
 SCALE = 1.5
 """How many times codes that were found are added, with their weights, where nothing is said."""
 
@@ -76,7 +78,13 @@ class FoundCodes:
 
     def named(self, n: int, how: str) -> list[WeightedCode]:
         """The first n: to be ``added``, with their weights, without those of weight 0; ``set``, of each site only the
-        best; or ``forbidden``."""
+        best; or ``forbidden``.
+
+        Raises:
+            InputError: fewer codes than n, or something else is to be done to them.
+        """
+        if how not in HOW:
+            raise InputError(f"codes to be {how!r}: choose {', '.join(HOW)}")
         if how == "added":
             return [WeightedCode(code.site, code.code, code.weight) for code in self._first(n) if code.weight]
         codes = [WeightedCode(code.site, code.code) for code in self._first(n)]

@@ -33,7 +33,7 @@ def read_gains(
     with stage("reading gradients", len(texts.tokens)) as done:
         for tokens, counted in batches(texts):
             with torch.enable_grad(), watched(model, places, begin) as seen:
-                log_p = model(tokens.to(device)).float().log_softmax(-1)[counted.to(device)]
+                log_p = model(tokens.to(device))[counted.to(device)].float().log_softmax(-1)
                 found = torch.autograd.grad((log_p[:, words] @ weights).sum(), list(seen.values()))
             by_hook = dict(zip(seen, found, strict=True))
             for name, book in codebooks.items():

@@ -110,9 +110,9 @@ def read_texts(
     with stage("reading texts", len(texts.tokens)) as done:
         for (tokens, counted), kind in zip(batches(texts), of_text, strict=True):
             with watched(model, places) as seen:
-                p = model(tokens.to(device)).float().softmax(-1).cpu()
+                p = model(tokens.to(device))[counted.to(device)].float().softmax(-1)
             of_token = kind[:, None].expand_as(counted)[counted]
-            expected.index_add_(0, of_token, p[counted])
+            expected.index_add_(0, of_token, p.cpu())
             for name, book in codebooks.items():
                 rows = grouped(seen[places[name].hook], places[name].head, book)
                 # codes of a single group come without the axis

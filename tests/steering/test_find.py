@@ -234,6 +234,8 @@ def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
     assert found.named(len(found), "forbidden") == [code._replace(weight=1.0) for code in named]
     with pytest.raises(InputError, match="999 codes: choose 1 to"):
         found.sets(999)
+    with pytest.raises(InputError, match="codes to be 'removed': choose set, added, forbidden"):
+        found.named(1, "removed")
 
 
 def test_heads_that_share_a_codebook_and_a_codebook_of_one_head(model, books):

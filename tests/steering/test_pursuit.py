@@ -1,4 +1,4 @@
-"""A vector that is a sum of codes is told in these, and no other choice that was tried comes nearer."""
+"""A vector that is a sum of codes is told in these; of others what is left cannot be told better in those taken."""
 
 import numpy as np
 import pytest

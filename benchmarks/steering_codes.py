@@ -1,0 +1,79 @@
+"""Do the codes that bring a topic about also tell of it? Of the seven topics' codes that come with the package.
+
+    python benchmarks/steering_codes.py
+
+Nothing is run: verdicts are of the texts that did not choose (``interp/steering/find.py``). *By chance* is the share
+that the test itself would pass at p ≤ .05, given in how many texts each code fires; the test is discrete, so that it is
+mostly far less. Where that number is not kept, as the code fires in no positive text, .05 is taken: a bound from above.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import hypergeom
+
+from interp.bottlenecks.book_folder import load_codebooks
+from interp.models import load_model
+from interp.steering import FoundCode, FoundCodes, Verdict, load_topic, topic_names
+from interp.steering.find import RANKINGS
+from interp.steering.kept import identity, recall, request_key
+
+LEVEL, FIRST = 0.05, 20
+
+
+def main() -> None:
+    model = load_model()
+    made_with = identity(model, load_codebooks(None, model))
+    table = Table("topic", "codes", "lower the target", "", "net effect", "judged", box=None)
+    for name in (f"p ≤ {LEVEL}", "by chance, at most", f"q ≤ {LEVEL}", "their net effect", "fire in none"):
+        table.add_column(name)
+    groups: dict[str, list[tuple[FoundCodes, FoundCode]]] = {f"first {FIRST}": [], "others": []}
+    for name in topic_names():
+        topic = load_topic(name)
+        found = recall(None, request_key(made_with, topic.positive, topic.negative, RANKINGS[0], 0))
+        if found is None:
+            raise SystemExit(f"no codes of {name} come with the package: run benchmarks/steering_presets.py")
+        total = sum(code.effect for code in found.codes)
+        lower = sum(code.effect < 0 for code in found.codes)
+        for group, codes in zip(groups, (found.codes[:FIRST], found.codes[FIRST:]), strict=True):
+            rows = [(found, code) for code in codes]
+            groups[group] += rows
+            share = sum(code.effect for code in codes) / total
+            table.add_row(name, str(len(found)), str(lower), group, f"{share:.0%}", *_cells(rows, total))
+    for group, rows in groups.items():
+        table.add_row("all", str(len(rows)), "", group, "", *_cells(rows, None))
+    Console(width=150).print(table)
+
+
+def _cells(rows: Sequence[tuple[FoundCodes, FoundCode]], total: float | None) -> list[str]:
+    judged = [(found, code) for found, code in rows if code.verdict is not None]
+    sure = [code for _, code in judged if code.verdict.q_value <= LEVEL]
+    passed = sum(code.verdict.p_value <= LEVEL for _, code in judged)
+    chance = sum(_chance(found, code.verdict) for found, code in judged)
+    return [
+        str(len(judged)),
+        f"{passed} ({passed / len(judged):.1%})",
+        f"{chance / len(judged):.1%}",
+        str(len(sure)),
+        "" if total is None else f"{sum(code.effect for code in sure) / total:.0%}",
+        str(sum(code.verdict.precision is None for _, code in judged)),
+    ]
+
+
+def _chance(found: FoundCodes, verdict: Verdict) -> float:
+    """The chance that a code which fires in as many judging texts passes, whichever of them are positive."""
+    if verdict.precision is None:
+        return 0.0
+    positive, negative = found.n_positive // 2, found.n_negative // 2
+    hits = round(verdict.recall * positive)
+    if hits == 0:
+        return LEVEL
+    test = hypergeom(positive + negative, positive, round(hits / verdict.precision))
+    possible = np.arange(positive + 1)
+    return float(test.pmf(possible[test.sf(possible - 1) <= LEVEL]).sum())
+
+
+if __name__ == "__main__":
+    main()
