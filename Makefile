@@ -18,7 +18,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
-	$(BIN)/pytest -n 2 --dist loadgroup --durations=20
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
 
 app: $(VENV)/.installed
 	$(BIN)/streamlit run app/main.py

@@ -32,10 +32,21 @@ torch.set_num_threads(1)  # two threads on two busy cores are many times slower 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2 --dist loadgroup``: a file stays in one process, and all that drives Chromium in the same one."""
+    """With ``-n 2 --dist loadgroup --no-loadscope-reorder``: what takes long starts first, so that no process is
+    left alone with it; a file stays in one process, unless it groups its tests itself, and all that drives
+    Chromium in the same one."""
+    long = set()
     for item in items:
-        group = "browser" if item.get_closest_marker("browser") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        if not item.get_closest_marker("xdist_group"):
+            group = "browser" if item.get_closest_marker("browser") else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("slow") or item.get_closest_marker("browser"):
+            long.add(_group(item))
+    items.sort(key=lambda item: _group(item) not in long)
+
+
+def _group(item: pytest.Item) -> str:
+    return item.get_closest_marker("xdist_group").args[0]
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,8 @@ from nbclient import NotebookClient
 from tests.command_line import ONE_THREAD
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+ALONE = [pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.stem)) for path in NOTEBOOKS]
+"""Each runs in a kernel of its own, so that no two of them need the same test process."""
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -21,7 +23,7 @@ def test_a_notebook_is_kept_without_output(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALONE)
 def test_a_notebook_runs_from_the_top(path, tmp_path, monkeypatch):
     for name, value in ONE_THREAD.items():
         monkeypatch.setenv(name, value)

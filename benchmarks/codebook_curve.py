@@ -1,0 +1,130 @@
+"""What all heads through codes cost a model, against the tokens that the codes were trained on.
+
+::
+
+    python benchmarks/codebook_curve.py --show                       # print what is there, run nothing
+    python benchmarks/codebook_curve.py --k 1 8 --tokens 0 12800
+
+Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, the default of ``interp
+codebook train``: each number of tokens is a run of its own with its whole schedule. Judged on held-out text of
+both kinds; the controls are those of the fitted books. One file a row, so that a killed run goes on; fits and
+trainings resume too. One seed: intervals are over blocks of text, so they hold for these books.
+"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from interp.bench.store import read_record, write_record
+from interp.bottlenecks.book_folder import BookFolder
+from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.evaluation.codebook_quality import quality_of_folder
+from interp.models import load_model
+from interp.progress import bar
+from interp.text import load_text
+from interp.training import TrainConfig, train_codebooks
+
+OUT = Path(__file__).parent / "results" / "codebook_curve"
+DATA, JUDGED = "stdlib+self", ["self", "stdlib"]
+TRAINED = TrainConfig()
+console = Console(width=110, highlight=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--k", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[0, 12_800, 51_200], help="trained on")
+    parser.add_argument("--fit-tokens", type=int, default=22_000)
+    parser.add_argument("--eval-tokens", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--work", type=Path, default=Path("codebooks/curve"), help="where codebooks lie")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    rows = [(k, tokens) for k in given.k for tokens in sorted({0, *given.tokens})]
+    found = {row: _read(given, *row) for row in rows}
+    if not given.show and None in found.values():
+        model = load_model()
+        for row in rows:
+            if found[row] is None:
+                found[row] = _measured(given, model, *row)
+    found = {row: result for row, result in found.items() if result is not None}
+    console.print(_costs(found))
+    console.print(_controls(found))
+
+
+def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
+    text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
+    books = fit_codebooks(model, text, ["heads"], given.work / f"k{k}-fitted", _fitted(k), stage=bar)
+    if tokens:
+        text = load_text(DATA, model, n_tokens=tokens, stage=bar)
+        books = train_codebooks(model, books, text, given.work / f"k{k}-{tokens}", TRAINED, stage=bar)
+    result = _quality(given, model, books, controls=0 if tokens else 16)
+    write_record(_path(given, k, tokens), _settings(given, k, tokens), result)
+    return result
+
+
+def _fitted(k: int) -> FitConfig:
+    return FitConfig(k=k, selection="residual")
+
+
+def _quality(given: argparse.Namespace, model, books: BookFolder, controls: int) -> dict:
+    found = quality_of_folder(
+        model, books, JUDGED, n_tokens=given.eval_tokens, control_blocks=controls, stage=bar
+    )
+    return {text["spec"]: {"rows": text["rows"], "usage": text["usage"]} for text in found["texts"]}
+
+
+def _path(given: argparse.Namespace, k: int, tokens: int) -> Path:
+    return given.out / f"k{k}-{tokens}.json"
+
+
+def _settings(given: argparse.Namespace, k: int, tokens: int) -> dict:
+    return {
+        "data": DATA,
+        "tokens": tokens,
+        "fit_tokens": given.fit_tokens,
+        "eval_tokens": given.eval_tokens,
+        "fit": asdict(_fitted(k)),
+        "train": asdict(TRAINED),
+    }
+
+
+def _read(given: argparse.Namespace, k: int, tokens: int) -> dict | None:
+    return read_record(_path(given, k, tokens), _settings(given, k, tokens), console.print)
+
+
+def _costs(found: dict[tuple[int, int], dict]) -> Table:
+    names = ("k", "trained on", "text", "CE increase [95 %]", "KL", "variance explained: mean, least", "dead")
+    table = Table(*names, box=None)
+    for (k, tokens), result in found.items():
+        for spec, part in result.items():
+            [row] = [row for row in part["rows"] if row["condition"] == f"codes k={k}"]
+            usage = part["usage"][str(k)]
+            explained = f"{usage['variance_explained_mean']:.2f}, {usage['variance_explained_min']:.2f}"
+            dead = f"{usage['dead_when_fitted']:.0%}"
+            table.add_row(str(k), f"{tokens:,}", spec, _increase(row), f"{row['kl']:.2f}", explained, dead)
+    return table
+
+
+def _controls(found: dict[tuple[int, int], dict]) -> Table:
+    table = Table("k", "text", "control, before training", "CE increase [95 %]", box=None)
+    for (k, tokens), result in found.items():
+        for spec, part in result.items() if tokens == 0 else []:
+            for row in part["rows"]:
+                if row["condition"] not in ("plain", f"codes k={k}"):
+                    table.add_row(str(k), spec, row["condition"], _increase(row))
+    return table
+
+
+def _increase(row: dict) -> str:
+    return f"{row['ce_increase']:+.3f} [{row['ce_increase_low']:+.2f}, {row['ce_increase_high']:+.2f}]"
+
+
+if __name__ == "__main__":
+    main()
