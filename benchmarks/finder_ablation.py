@@ -5,7 +5,8 @@
 The development split: the 200 pairs of each shipped reference, whose exact effects are known, so that a swap costs a
 look-up. Attribution and the gradients with all heads partly off run once on all of them (kept in ``--cache``); a seed
 draws n pairs, ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is
-counted as if the swaps were run: every row "codes" has the same budget.
+counted as if the swaps were run: every row "codes" has the same budget. A second table tells how much the best heads,
+as many as there are members, depend on the prompts drawn: their overlap between bootstraps.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from interp.circuits.references import load_reference
+from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
 from interp.models import load_model
 from interp.progress import bar
@@ -48,6 +50,10 @@ PARTIAL = (
     (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.1, 0.1),
 )
 """Pairs with a half and with a quarter of every head on, and how their values count."""
+RESAMPLED, DRAWS = 3, 12
+"""Sets of pairs whose choice of heads is repeated on bootstraps, and bootstraps of each."""
+EXACT_PAIRS = (50, 100, 150, 200, 400)
+"""Sizes of the bootstraps that exact effects are tried on: how many prompts it would take."""
 
 
 def main() -> None:
@@ -61,35 +67,75 @@ def main() -> None:
     table = Table(title="ROC AUC (average precision), mean over seeds")
     for name in ("step", "pairs", *args.tasks):
         table.add_column(name, justify="left" if name == "step" else "right")
-    columns = {task: _task(task, args) for task in args.tasks}
+    measured = {task: _Measured(task, args) for task in args.tasks}
+    columns = {
+        task: {n: _recovered(measured[task], n, args.seeds) for n in args.pairs} for task in args.tasks
+    }
     for n in args.pairs:
         for step in columns[args.tasks[0]][n]:
             cells = [np.mean(columns[task][n][step], axis=0) for task in args.tasks]
             table.add_row(step, str(n), *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells))
         table.add_section()
     Console().print(table)
+    table = Table(title=f"Jaccard between bootstraps, mean of {RESAMPLED} sets of pairs")
+    for name in ("step", "pairs", *args.tasks):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    found = {task: _stability(measured[task], max(args.pairs)) for task in args.tasks}
+    for step in found[args.tasks[0]]:
+        table.add_row(*step, *(f"{found[task][step]:.3f}" for task in args.tasks))
+    Console().print(table)
 
 
-def _task(task: str, args: argparse.Namespace) -> dict:
-    reference = load_reference(f"{task}/{args.model}")
-    exact = reference.heads.reshape(reference.n_pairs, -1)
-    values = _values(task, args, reference.n_pairs)
-    layers = np.repeat(np.arange(reference.n_layers), reference.n_heads)
-    cost = values["share"] * (1 - layers / reference.n_layers)
-    gaps = reference.metric_clean - reference.metric_corrupt
-    found: dict = {}
-    for n in args.pairs:
-        rows: dict[str, list] = {}
-        for seed in range(args.seeds):
-            some = np.random.default_rng(seed).permutation(len(exact))[:n]
-            others = np.setdiff1d(np.arange(len(exact)), some)
-            truth = np.abs(exact[others].mean(0)) >= THRESHOLD * gaps[others].mean()
-            own = {key: value if key == "share" else value[some] for key, value in values.items()}
-            for step, size in _steps(own, exact[some], gaps[some].mean(), cost, seed).items():
-                pair = roc_auc_score(truth, size), average_precision_score(truth, size)
-                rows.setdefault(step, []).append(pair)
-        found[n] = rows
-    return found
+class _Measured:
+    """A reference's exact effects, and what a finder would see of them, by pair."""
+
+    def __init__(self, task: str, args: argparse.Namespace) -> None:
+        reference = load_reference(f"{task}/{args.model}")
+        self.exact = reference.heads.reshape(reference.n_pairs, -1)
+        self.gaps = reference.metric_clean - reference.metric_corrupt
+        self.values = _values(task, args, reference.n_pairs)
+        layers = np.repeat(np.arange(reference.n_layers), reference.n_heads)
+        self.cost = self.values["share"] * (1 - layers / reference.n_layers)
+
+    def members(self, pairs: np.ndarray) -> np.ndarray:
+        return np.abs(self.exact[pairs].mean(0)) >= THRESHOLD * self.gaps[pairs].mean()
+
+    def steps(self, pairs: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+        own = {key: value if key == "share" else value[pairs] for key, value in self.values.items()}
+        return _steps(own, self.exact[pairs], self.gaps[pairs].mean(), self.cost, seed)
+
+
+def _recovered(measured: _Measured, n: int, seeds: int) -> dict[str, list]:
+    rows: dict[str, list] = {}
+    everything = np.arange(len(measured.exact))
+    for seed in range(seeds):
+        some = np.random.default_rng(seed).permutation(everything)[:n]
+        truth = measured.members(np.setdiff1d(everything, some))
+        for step, size in measured.steps(some, seed).items():
+            pair = roc_auc_score(truth, size), average_precision_score(truth, size)
+            rows.setdefault(step, []).append(pair)
+    return rows
+
+
+def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
+    everything = np.arange(len(measured.exact))
+    members = int(measured.members(everything).sum())
+    found: dict[tuple[str, str], list[float]] = {}
+    for base in range(RESAMPLED):
+        some, chosen = np.random.default_rng(base).permutation(everything)[:n], {}
+        for draw in range(DRAWS):
+            again = np.random.default_rng(draw).choice(some, n)
+            for step, size in measured.steps(again, draw).items():
+                chosen.setdefault(step, []).append(best_heads(size[None], members, seed=draw))
+        for step, circuits in chosen.items():
+            found.setdefault((step, str(n)), []).append(mean_jaccard(circuits))
+    for pairs in EXACT_PAIRS:
+        circuits = []
+        for draw in range(RESAMPLED * DRAWS):
+            again = np.random.default_rng(draw).choice(everything, pairs)
+            circuits.append(best_heads(np.abs(measured.exact[again].mean(0))[None], members, seed=draw))
+        found["exact, of all pairs", str(pairs)] = [mean_jaccard(circuits)]
+    return {step: float(np.mean(values)) for step, values in found.items()}
 
 
 def _steps(values: dict, exact: np.ndarray, gap: float, cost: np.ndarray, seed: int) -> dict:
@@ -128,6 +174,7 @@ def _steps(values: dict, exact: np.ndarray, gap: float, cost: np.ndarray, seed: 
         "+ swaps in place of attribution": np.abs(only),
         "+ swaps as a control variate": np.abs(corrected),
         "both": spent.membership().expected,
+        "both, three times the swaps": swapped(3 * budget).membership().expected,
         "half off alone": np.abs(values["half"][order[:PARTIAL_RUNS]].mean(0)),
         **{
             f"codes: {a} half at {v:g}" + (f", {b} quarter at {w:g}" if b else ""): with_partial(a, b, v, w)
