@@ -8,6 +8,7 @@ results.
 import ast
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 
 LEAST_WORDS, LEAST_LETTERS = 20, 0.8
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 _SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__", "idlelib", "lib2to3"}
 
 
@@ -64,8 +66,18 @@ def _docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):  # a distribution may ship files for other versions
         return
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
                 yield text
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """What ``ast.walk`` yields, in its order, without the expressions, which are most of it and hold no docstring."""
+    todo: deque[ast.AST] = deque([tree])
+    while todo:
+        node = todo.popleft()
+        yield node
+        for field in _BLOCKS:
+            todo.extend(getattr(node, field, ()))

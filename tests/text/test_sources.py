@@ -1,5 +1,6 @@
 """Each source of text: what it reads, what it refuses."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -8,7 +9,33 @@ import pytest
 
 from interp.tasks.errors import InputError
 from interp.text import load_text, open_sources
-from interp.text.stdlib import is_prose, stdlib_docstrings
+from interp.text.stdlib import _docstrings, is_prose, stdlib_docstrings
+
+NESTED = '''"""module"""
+if x:
+    def a(): "if"
+else:
+    def b(): "else"
+try:
+    def c(): "try"
+except E:
+    def d(): "except"
+else:
+    def e(): "try else"
+finally:
+    def f(): "finally"
+for i in (lambda: 0,):
+    class G:
+        """class"""
+        async def h(self):
+            """method"""
+            def i(): "inner"
+with y:
+    def j(): "with"
+match z:
+    case 1:
+        def k(): "case"
+'''
 
 
 def texts(spec: str) -> list[str]:
@@ -38,6 +65,17 @@ def test_stdlib_is_read_without_importing_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_docstrings_are_found_wherever_a_definition_may_stand(tmp_path):
+    path = tmp_path / "nested.py"
+    path.write_text(NESTED)
+    walked = [
+        ast.get_docstring(node)
+        for node in ast.walk(ast.parse(NESTED))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert list(_docstrings(path)) == walked and len(walked) == 12
 
 
 def test_text_files_are_split_at_blank_lines(tmp_path):
