@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge, LinearBridge
 from transformers import AutoModelForCausalLM
 
 from interp.tasks.errors import InputError
@@ -14,22 +16,15 @@ _WRAPPED = "._original_component"
 def trained_weights(model: TransformerBridge) -> dict[str, nn.Parameter]:
     """The parameters that finetuning may change, by name: those that the original architecture has.
 
-    The bridge adds some of its own: a bias to the unembedding, and a split copy of a joint query-key-value matrix,
-    which it computes with. Families with such a matrix (GPT-2, GPT-NeoX) are refused: their attention would stay as
-    it is.
-
-    Raises:
-        InputError: a family with a joint matrix.
+    The bridge adds some of its own, such as a bias to the unembedding. Where the architecture has a joint
+    query-key-value matrix (GPT-2, GPT-NeoX), the bridge computes with three in its place: those are trained, and
+    :func:`save_model` joins them.
     """
     original = model.original_model
     plain = AutoModelForCausalLM.from_config(original.config).state_dict()
+    split = {id(p) for attention in _joint(model) for part in _parts(attention) for p in part.parameters()}
     named = {name.replace(_WRAPPED, ""): p for name, p in original.named_parameters()}
-    if any(name.endswith(".attn.q.weight") or name.endswith(".attention.q.weight") for name in named):
-        raise InputError(
-            "a model with a joint query-key-value matrix (GPT-2, GPT-NeoX) cannot be finetuned here: "
-            "take objective local or distilled, or a model of another family"
-        )
-    return {name: p for name, p in named.items() if name in plain}
+    return {name: p for name, p in named.items() if name in plain or id(p) in split}
 
 
 def save_model(model: TransformerBridge, folder: Path) -> None:
@@ -38,6 +33,8 @@ def save_model(model: TransformerBridge, folder: Path) -> None:
     Raises:
         InputError: weights of the original architecture that the bridge does not have under their own names.
     """
+    for attention in _joint(model):
+        _join(attention)
     original = model.original_model
     # the bridge wraps the original's parts, and lists them under its own names once more
     weights = {name.replace(_WRAPPED, ""): tensor for name, tensor in original.state_dict().items()}
@@ -49,3 +46,37 @@ def save_model(model: TransformerBridge, folder: Path) -> None:
     plain.save_pretrained(folder)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
+
+
+def _joint(model: TransformerBridge) -> list[JointQKVAttentionBridge]:
+    return [module for module in model.modules() if isinstance(module, JointQKVAttentionBridge)]
+
+
+def _parts(attention: JointQKVAttentionBridge) -> tuple[LinearBridge, LinearBridge, LinearBridge]:
+    return attention.q, attention.k, attention.v
+
+
+@torch.no_grad()
+def _join(attention: JointQKVAttentionBridge) -> None:
+    """Write the query, key and value matrices that the bridge computes with into the joint one that they came from.
+
+    How a family lays them out is asked of the bridge's own splitting: given the places of a matrix in place of its
+    entries, it says where each entry went.
+    """
+    joint = attention.qkv.original_component
+    for name in ("weight", "bias"):
+        parameter = getattr(joint, name, None)
+        if parameter is None:
+            continue
+        entries = parameter.data
+        places = torch.arange(entries.numel(), dtype=torch.float64, device=entries.device)
+        parameter.data = places.view_as(entries)
+        try:
+            split = attention.split_qkv_matrix(attention.original_component)
+        finally:
+            parameter.data = entries
+        for part, went in zip(_parts(attention), split, strict=True):
+            own = (
+                getattr(part.original_component, name).flatten().clone()
+            )  # in some families a view of the joint one
+            entries.view(-1)[getattr(went, name).flatten().long()] = own
