@@ -6,7 +6,8 @@ The development split: the 200 pairs of each shipped reference, whose exact effe
 look-up. Attribution and the gradients with all heads partly off run once on all of them (kept in ``--cache``); a seed
 draws n pairs, ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is
 counted as if the swaps were run: every row "codes" has the same budget. A second table tells how much the best heads,
-as many as there are members, depend on the prompts drawn: their overlap between bootstraps.
+as many as there are members, depend on the prompts drawn: their overlap between bootstraps. A third table
+tells whether circuits at a stated false-discovery rate hold it.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from interp.scores.codes import (
     CodesBase,
     CodesConfig,
 )
-from interp.scores.membership import membership, moderated_variance
+from interp.scores.membership import at_false_discovery_rate, membership, moderated_variance
 from interp.scores.redundancy import COST, HALF_ON, QUARTER_ON
 from interp.scores.uncertainty import EffectEstimates
 from interp.tasks import load_task
@@ -50,6 +51,7 @@ PARTIAL = (
     (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.1, 0.1),
 )
 """Pairs with a half and with a quarter of every head on, and how their values count."""
+RATES = (0.05, 0.1, 0.2)
 RESAMPLED, DRAWS = 3, 12
 """Sets of pairs whose choice of heads is repeated on bootstraps, and bootstraps of each."""
 EXACT_PAIRS = (50, 100, 150, 200, 400)
@@ -84,6 +86,17 @@ def main() -> None:
     for step in found[args.tasks[0]]:
         table.add_row(*step, *(f"{found[task][step]:.3f}" for task in args.tasks))
     Console().print(table)
+    table = Table(
+        title="share of a circuit that is no member (share of the members that are in it), codes unchecked"
+    )
+    for name in ("rate", "pairs", *args.tasks):
+        table.add_column(name, justify="right")
+    rates = {task: {n: _rates(measured[task], n, args.seeds) for n in args.pairs} for task in args.tasks}
+    for n in args.pairs:
+        for rate in RATES:
+            cells = [np.mean(rates[task][n][rate], axis=0) for task in args.tasks]
+            table.add_row(f"{rate:.0%}", str(n), *(f"{false:.3f} ({power:.2f})" for false, power in cells))
+    Console().print(table)
 
 
 class _Measured:
@@ -100,9 +113,20 @@ class _Measured:
     def members(self, pairs: np.ndarray) -> np.ndarray:
         return np.abs(self.exact[pairs].mean(0)) >= THRESHOLD * self.gaps[pairs].mean()
 
-    def steps(self, pairs: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-        own = {key: value if key == "share" else value[pairs] for key, value in self.values.items()}
-        return _steps(own, self.exact[pairs], self.gaps[pairs].mean(), self.cost, seed)
+    def budget(self, n: int) -> float:
+        """Forward-pass equivalents for swaps and partial runs, after what swaps of n pairs need kept."""
+        return CodesConfig.budget * n * (1 - CODES_SHARE) - (1 - float(self.values["share"])) * n
+
+    def swapped(self, pairs: np.ndarray, seed: int, budget: float) -> EffectEstimates:
+        """What is known of the effects after swaps of that price."""
+        gap, exact = self.gaps[pairs].mean(), self.exact[pairs]
+        attribution = self.values["attribution"][pairs]
+        estimates = EffectEstimates(attribution, gap, THRESHOLD, np.arange(len(pairs)), seed)
+        estimates.spend(self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum()))
+        return estimates
+
+    def partial_cost(self, runs: int) -> float:
+        return COST * float(self.values["share"]) * runs
 
 
 def _recovered(measured: _Measured, n: int, seeds: int) -> dict[str, list]:
@@ -111,9 +135,23 @@ def _recovered(measured: _Measured, n: int, seeds: int) -> dict[str, list]:
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         truth = measured.members(np.setdiff1d(everything, some))
-        for step, size in measured.steps(some, seed).items():
+        for step, size in _steps(measured, some, seed).items():
             pair = roc_auc_score(truth, size), average_precision_score(truth, size)
             rows.setdefault(step, []).append(pair)
+    return rows
+
+
+def _rates(measured: _Measured, n: int, seeds: int) -> dict[float, list]:
+    rows: dict[float, list] = {rate: [] for rate in RATES}
+    everything = np.arange(len(measured.exact))
+    for seed in range(seeds):
+        some = np.random.default_rng(seed).permutation(everything)[:n]
+        truth = measured.members(np.setdiff1d(everything, some))
+        budget = measured.budget(n) - measured.partial_cost(PARTIAL_RUNS)
+        probability = measured.swapped(some, seed, budget).membership().probability
+        for rate, row in rows.items():
+            chosen = at_false_discovery_rate(probability, rate)
+            row.append(((chosen & ~truth).sum() / max(1, chosen.sum()), (chosen & truth).sum() / truth.sum()))
     return rows
 
 
@@ -125,7 +163,7 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
         some, chosen = np.random.default_rng(base).permutation(everything)[:n], {}
         for draw in range(DRAWS):
             again = np.random.default_rng(draw).choice(some, n)
-            for step, size in measured.steps(again, draw).items():
+            for step, size in _steps(measured, again, draw).items():
                 chosen.setdefault(step, []).append(best_heads(size[None], members, seed=draw))
         for step, circuits in chosen.items():
             found.setdefault((step, str(n)), []).append(mean_jaccard(circuits))
@@ -138,29 +176,26 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
     return {step: float(np.mean(values)) for step, values in found.items()}
 
 
-def _steps(values: dict, exact: np.ndarray, gap: float, cost: np.ndarray, seed: int) -> dict:
-    estimate, share = values["attribution"], float(values["share"])
-    n = len(estimate)
-    budget = CodesConfig.budget * n * (1 - CODES_SHARE) - (1 - share) * n
-    order = np.random.default_rng(seed + 1).permutation(n)
+def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    estimate, exact = measured.values["attribution"][pairs], measured.exact[pairs]
+    n, gap, budget = len(pairs), measured.gaps[pairs].mean(), measured.budget(len(pairs))
+    order = np.random.default_rng(seed + 1).permutation(pairs)
 
     def posterior(per_pair: np.ndarray):
         variance = moderated_variance(per_pair) / len(per_pair)
         return membership(per_pair.mean(0), variance, gap=gap, threshold=THRESHOLD)
 
     def swapped(spent: float) -> EffectEstimates:
-        estimates = EffectEstimates(estimate, gap, THRESHOLD, np.arange(n), seed)
-        estimates.spend(cost, spent, lambda rows, heads: (exact[rows, heads], cost[heads].sum()))
-        return estimates
+        return measured.swapped(pairs, seed, spent)
 
     def with_partial(halves: int, quarters: int, half_weight: float, quarter_weight: float) -> np.ndarray:
-        fits = min(1.0, n / PARTIAL_RUNS, budget / (COST * share * PARTIAL_RUNS))
+        fits = min(1.0, n / PARTIAL_RUNS, budget / measured.partial_cost(PARTIAL_RUNS))
         halves, quarters = round(halves * fits), round(quarters * fits)
-        size = swapped(budget - COST * share * (halves + quarters)).membership().expected
+        size = swapped(budget - measured.partial_cost(halves + quarters)).membership().expected
         parts = (("half", order[quarters : quarters + halves], half_weight),)
-        for key, pairs, weight in (*parts, ("quarter", order[:quarters], quarter_weight)):
-            if len(pairs) > 1:
-                found = posterior(values[key][pairs])
+        for key, some, weight in (*parts, ("quarter", order[:quarters], quarter_weight)):
+            if len(some) > 1:
+                found = posterior(measured.values[key][some])
                 size = size + weight * (found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean))
         return size
 
@@ -175,7 +210,7 @@ def _steps(values: dict, exact: np.ndarray, gap: float, cost: np.ndarray, seed: 
         "+ swaps as a control variate": np.abs(corrected),
         "both": spent.membership().expected,
         "both, three times the swaps": swapped(3 * budget).membership().expected,
-        "half off alone": np.abs(values["half"][order[:PARTIAL_RUNS]].mean(0)),
+        "half off alone": np.abs(measured.values["half"][order[:PARTIAL_RUNS]].mean(0)),
         **{
             f"codes: {a} half at {v:g}" + (f", {b} quarter at {w:g}" if b else ""): with_partial(a, b, v, w)
             for a, b, v, w in PARTIAL

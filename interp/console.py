@@ -52,6 +52,13 @@ def print_members(run: Run) -> None:
     inside = len(run.members)
     checked = sum(part["effect"] is not None for part in (*result["heads"], *result["mlps"]))
     console.print(f"{inside} members of {checked} checked, {len(result['edges'])} edges scored among them")
+    if proposed := result.get("proposed"):
+        members = {part["site"] for part in run.members}
+        right = sum(site in members for site in proposed["heads"])
+        console.print(
+            f"before the check, at a false-discovery rate of {proposed['false_discovery_rate']:.0%}: "
+            f"{len(proposed['heads'])} heads, of which {right} are members"
+        )
     for name, found in result["recovery"].items():
         console.print(recovery_line(name, found))
 

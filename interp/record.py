@@ -18,6 +18,7 @@ from interp.runs import FORMAT, Run
 from interp.scores import EdgeScore, Scores
 from interp.scores.code_edges import EdgeEvidence
 from interp.scores.head_codes import SIDES, HeadCodes, usage
+from interp.scores.result import FALSE_DISCOVERY_RATE
 from interp.tasks.pairs import PromptPairs
 
 EXAMPLES = 3
@@ -65,6 +66,7 @@ class Found:
                 _edge_row(edge) | (asdict(evidence) if evidence else {})
                 for edge, evidence in itertools.zip_longest(self.edges, self.edge_evidence)
             ],
+            "proposed": _proposed(scores),
             "recovery": _recovery(pairs, model, scores),
             "settings": {
                 "n_candidates": n_candidates,
@@ -94,6 +96,15 @@ def versions() -> dict[str, str]:
     names = ("torch", "transformers", "transformer-lens", "sae-lens", "numpy")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"interp": interp.__version__, "python": platform.python_version(), **found}
+
+
+def _proposed(scores: Scores) -> dict | None:
+    """The circuit before any check, where the method tells how probable members are."""
+    if scores.probability is None:
+        return None
+    chosen = scores.circuit(FALSE_DISCOVERY_RATE)
+    sites = [str(Site("attn", int(layer), int(head))) for layer, head in np.argwhere(chosen)]
+    return {"false_discovery_rate": FALSE_DISCOVERY_RATE, "heads": sites}
 
 
 def _effects(checked: Checked) -> dict[Site, dict]:

@@ -285,6 +285,13 @@ def _fault(result: dict, details: object) -> str | None:
         return f"metric in {RESULT} lacks clean or corrupt"
     if not all(isinstance(metric[side], int | float) for side in ("clean", "corrupt")):
         return f"metric in {RESULT} has no number where one belongs"
+    proposed = result.get("proposed")
+    if proposed is not None and not (
+        isinstance(proposed, dict)
+        and isinstance(proposed.get("false_discovery_rate"), int | float)
+        and isinstance(proposed.get("heads"), list)
+    ):
+        return f"proposed in {RESULT} is neither null nor heads at a false_discovery_rate"
     return None
 
 

@@ -32,6 +32,16 @@ def test_a_planted_circuit_is_found_with_signs_roles_and_edges(run):
     assert edges == set(truth.edges)
 
 
+def test_what_the_finder_takes_to_be_members_is_there_and_right_before_any_check(run):
+    proposed = run.result["proposed"]
+    assert proposed["false_discovery_rate"] == 0.1
+    assert set(proposed["heads"]) == set(planted_truth("planted-inhibition").heads)
+    heads = proposed["heads"]
+    assert f"{len(heads)} heads, {len(heads)} of them members" in render_report(run)
+    plain = discover("planted-inhibition", model="planted-inhibition", n=16, method="attribution")
+    assert plain.result["proposed"] is None and "of them members" not in render_report(plain)
+
+
 def test_the_result_has_the_promised_keys_and_is_strict_json(run):
     again = json.loads(json.dumps(run.result, allow_nan=False))
     promised = {"model", "task", "method", "seed", "n_pairs", "seconds", "heads", "mlps", "edges", "metric"}

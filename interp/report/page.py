@@ -73,7 +73,10 @@ def counts(run: Run) -> dict:
     text = f"{inside[0]} of {len(heads)} heads"
     if run.result.get("universe") == "heads+mlps":
         text += f" and {inside[1]} of {len(mlps)} MLPs"
+    members = {part["site"] for part in heads if part["in_circuit"]}
+    proposed = run.result.get("proposed")
     return {
+        "proposed": proposed and {**proposed, "right": sum(site in members for site in proposed["heads"])},
         "checked": sum(part["effect"] is not None for part in (*heads, *mlps)),
         "all": len(heads) + (len(mlps) if run.result.get("universe") == "heads+mlps" else 0),
         "inside": text,

@@ -19,7 +19,7 @@ of its mistake. :mod:`interp.scores.codes` measures that bias and adds it.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import digamma, polygamma
 from scipy.stats import norm
 
@@ -48,13 +48,23 @@ class Membership:
     expected: Float[np.ndarray, " head"]
     threshold: float
 
-    def circuit(self, false_discovery_rate: float) -> np.ndarray:
-        """The largest set, most probable first, whose expected share of non-members stays below the rate [head]."""
-        order = np.argsort(-self.probability, kind="stable")
-        expected_false = np.cumsum(1 - self.probability[order]) / np.arange(1, len(order) + 1)
-        chosen = np.zeros(len(order), dtype=bool)
-        chosen[order[: int((expected_false <= false_discovery_rate).sum())]] = True
-        return chosen
+
+def at_false_discovery_rate(probability: Float[np.ndarray, "..."], rate: float) -> Bool[np.ndarray, "..."]:
+    """The largest set, most probable first, whose expected share of non-members stays below ``rate``.
+
+    The Bayesian counterpart of Benjamini and Hochberg's rule (Newton et al. 2004, *Biostatistics* 5:155): as right as
+    the probabilities are. docs/codes.md says what share was found to be wrong.
+
+    Raises:
+        InputError: a rate that is not above 0 and below 1.
+    """
+    if not 0 < rate < 1:
+        raise InputError(f"false-discovery rate {rate}: it is a share of the circuit, above 0 and below 1")
+    order = np.argsort(-probability, axis=None, kind="stable")
+    expected_false = np.cumsum(1 - probability.ravel()[order]) / np.arange(1, len(order) + 1)
+    chosen = np.zeros(len(order), dtype=bool)
+    chosen[order[: int((expected_false <= rate).sum())]] = True
+    return chosen.reshape(probability.shape)
 
 
 def moderated_variance(

@@ -7,9 +7,14 @@ tell (``signed=False``, such as counts of codes) give non-negative scores. Rank 
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from interp.scores.head_codes import HeadCodes
+from interp.scores.membership import at_false_discovery_rate
+from interp.tasks.errors import InputError
+
+FALSE_DISCOVERY_RATE = 0.1
+"""Share of a circuit that may be expected to be no members, where none is stated."""
 
 
 @dataclass(frozen=True)
@@ -114,3 +119,15 @@ class Scores:
         """(layer, head) by falling absolute score; ties in reading order."""
         order = np.argsort(-np.abs(self.heads), axis=None, kind="stable")
         return [tuple(int(i) for i in np.unravel_index(k, self.heads.shape)) for k in order]
+
+    def circuit(self, false_discovery_rate: float = FALSE_DISCOVERY_RATE) -> Bool[np.ndarray, "layer head"]:
+        """The heads that the method itself takes to be members, without a check: as many as the rate allows.
+
+        Raises:
+            InputError: a method that tells no probabilities, or a rate that is not above 0 and below 1.
+        """
+        if self.probability is None:
+            raise InputError(
+                f"method {self.method}: it tells no probability that a head is a member; codes does"
+            )
+        return at_false_discovery_rate(self.probability, false_discovery_rate)

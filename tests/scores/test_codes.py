@@ -47,6 +47,14 @@ def test_planted_heads_outrank_all_decoys(name):
     assert np.abs(found.heads)[written].min() > np.abs(found.heads)[~written].max()
 
 
+def test_a_method_that_tells_no_probabilities_has_no_circuit_of_its_own():
+    model, pairs = _planted("planted-induction", 8)
+    with pytest.raises(InputError, match="method attribution: it tells no probability"):
+        attribution(model, pairs).circuit(0.1)
+    found = codes(model, pairs)
+    assert (found.circuit(0.1) == _written("planted-induction", found.heads.shape)).all()
+
+
 def test_gradients_alone_miss_the_or_gate():
     model, pairs = _planted("planted-or", 24)
     written = _written("planted-or", (model.cfg.n_layers, model.cfg.n_heads))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from interp.scores.membership import membership, moderated_variance
+from interp.scores.membership import at_false_discovery_rate, membership, moderated_variance
 from interp.tasks.errors import InputError
 
 
@@ -82,9 +82,19 @@ def test_circuit_holds_its_false_discovery_rate():
         found = membership(
             truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02
         )
-        chosen = found.circuit(0.1)
+        chosen = at_false_discovery_rate(found.probability, 0.1)
         false.append((np.abs(truth[chosen]) < 0.02).mean() if chosen.any() else 0.0)
     assert np.mean(false) < 0.15
+
+
+def test_the_rate_is_the_expected_share_of_non_members_and_shapes_are_kept():
+    probability = np.array([[0.99, 0.5], [0.95, 0.9]])
+    assert at_false_discovery_rate(probability, 0.06).tolist() == [[True, False], [True, True]]
+    assert at_false_discovery_rate(probability, 0.02).tolist() == [[True, False], [False, False]]
+    assert at_false_discovery_rate(probability, 0.001).sum() == 0
+    for rate in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(InputError, match=f"false-discovery rate {rate}"):
+            at_false_discovery_rate(probability, rate)
 
 
 def test_moderated_variance_shrinks_more_with_fewer_pairs():
