@@ -56,8 +56,8 @@ def print_members(run: Run) -> None:
         members = {part["site"] for part in run.members}
         right = sum(site in members for site in proposed["heads"])
         console.print(
-            f"before the check, at a false-discovery rate of {proposed['false_discovery_rate']:.0%}: "
-            f"{len(proposed['heads'])} heads, of which {right} are members"
+            f"before the check, at {proposed['false_discovery_rate']:.0%} false discoveries: "
+            f"{len(proposed['heads'])} heads, {right} of them members"
         )
     for name, found in result["recovery"].items():
         console.print(recovery_line(name, found))
