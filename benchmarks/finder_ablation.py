@@ -34,7 +34,7 @@ from interp.scores.codes import (
     CodesBase,
     CodesConfig,
 )
-from interp.scores.membership import at_false_discovery_rate, membership, moderated_variance
+from interp.scores.membership import Membership, at_false_discovery_rate, membership, moderated_variance
 from interp.scores.redundancy import COST, HALF_ON, QUARTER_ON
 from interp.scores.uncertainty import EffectEstimates
 from interp.tasks import load_task
@@ -87,16 +87,22 @@ def main() -> None:
         table.add_row(*step, *(f"{found[task][step]:.3f}" for task in args.tasks))
     Console().print(table)
     table = Table(
-        title="share of a circuit that is no member (share of the members that are in it), codes unchecked"
+        title="circuits at a stated rate: share that is no member, ± standard error (members in it)"
     )
-    for name in ("rate", "pairs", *args.tasks):
+    for name in ("rate", "by", "pairs", *args.tasks):
         table.add_column(name, justify="right")
     rates = {task: {n: _rates(measured[task], n, args.seeds) for n in args.pairs} for task in args.tasks}
     for n in args.pairs:
-        for rate in RATES:
-            cells = [np.mean(rates[task][n][rate], axis=0) for task in args.tasks]
-            table.add_row(f"{rate:.0%}", str(n), *(f"{false:.3f} ({power:.2f})" for false, power in cells))
+        for rate, by in rates[args.tasks[0]][n]:
+            cells = [_rate_cell(np.array(rates[task][n][rate, by])) for task in args.tasks]
+            table.add_row(f"{rate:.0%}", by, str(n), *cells)
+        table.add_section()
     Console().print(table)
+
+
+def _rate_cell(draws: np.ndarray) -> str:
+    (false, power), error = draws.mean(0), draws[:, 0].std(ddof=1) / len(draws) ** 0.5
+    return f"{false:.3f} ± {error:.3f} ({power:.2f})"
 
 
 class _Measured:
@@ -141,18 +147,29 @@ def _recovered(measured: _Measured, n: int, seeds: int) -> dict[str, list]:
     return rows
 
 
-def _rates(measured: _Measured, n: int, seeds: int) -> dict[float, list]:
-    rows: dict[float, list] = {rate: [] for rate in RATES}
+def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], list]:
+    """By codes, and by the same posterior of attribution alone, which does not know where it is wrong."""
+    rows: dict[tuple[float, str], list] = {}
     everything = np.arange(len(measured.exact))
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         truth = measured.members(np.setdiff1d(everything, some))
         budget = measured.budget(n) - measured.partial_cost(PARTIAL_RUNS)
-        probability = measured.swapped(some, seed, budget).membership().probability
-        for rate, row in rows.items():
-            chosen = at_false_discovery_rate(probability, rate)
-            row.append(((chosen & ~truth).sum() / max(1, chosen.sum()), (chosen & truth).sum() / truth.sum()))
+        found = {
+            "codes": measured.swapped(some, seed, budget).membership(),
+            "attribution": _posterior(measured.values["attribution"][some], measured.gaps[some].mean()),
+        }
+        for rate in RATES:
+            for by, member in found.items():
+                chosen = at_false_discovery_rate(member.probability, rate)
+                false, right = (chosen & ~truth).sum(), (chosen & truth).sum()
+                rows.setdefault((rate, by), []).append((false / max(1, chosen.sum()), right / truth.sum()))
     return rows
+
+
+def _posterior(per_pair: np.ndarray, gap: float) -> Membership:
+    variance = moderated_variance(per_pair) / len(per_pair)
+    return membership(per_pair.mean(0), variance, gap=gap, threshold=THRESHOLD)
 
 
 def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
@@ -181,9 +198,8 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     n, gap, budget = len(pairs), measured.gaps[pairs].mean(), measured.budget(len(pairs))
     order = np.random.default_rng(seed + 1).permutation(pairs)
 
-    def posterior(per_pair: np.ndarray):
-        variance = moderated_variance(per_pair) / len(per_pair)
-        return membership(per_pair.mean(0), variance, gap=gap, threshold=THRESHOLD)
+    def posterior(per_pair: np.ndarray) -> Membership:
+        return _posterior(per_pair, gap)
 
     def swapped(spent: float) -> EffectEstimates:
         return measured.swapped(pairs, seed, spent)

@@ -53,11 +53,9 @@ def print_members(run: Run) -> None:
     checked = sum(part["effect"] is not None for part in (*result["heads"], *result["mlps"]))
     console.print(f"{inside} members of {checked} checked, {len(result['edges'])} edges scored among them")
     if proposed := result.get("proposed"):
-        members = {part["site"] for part in run.members}
-        right = sum(site in members for site in proposed["heads"])
         console.print(
             f"before the check, at {proposed['false_discovery_rate']:.0%} false discoveries: "
-            f"{len(proposed['heads'])} heads, {right} of them members"
+            f"{len(proposed['heads'])} heads, {len(run.proposed_members)} of them members"
         )
     for name, found in result["recovery"].items():
         console.print(recovery_line(name, found))

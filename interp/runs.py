@@ -69,6 +69,12 @@ class Run:
         return sorted(inside, key=lambda part: -abs(part["effect"]))
 
     @property
+    def proposed_members(self) -> list[str]:
+        """Of the heads that the method took for members before the check (``proposed``), those that are."""
+        members = {part["site"] for part in self.members}
+        return [site for site in (self.result.get("proposed") or {}).get("heads", ()) if site in members]
+
+    @property
     def circuit(self) -> Circuit:
         """The checked components and their edges, as a circuit: JSON and EAP-IG graphs are written from it."""
         described = self.result["provenance"]["model"]
@@ -290,6 +296,7 @@ def _fault(result: dict, details: object) -> str | None:
         isinstance(proposed, dict)
         and isinstance(proposed.get("false_discovery_rate"), int | float)
         and isinstance(proposed.get("heads"), list)
+        and all(isinstance(site, str) for site in proposed["heads"])
     ):
         return f"proposed in {RESULT} is neither null nor heads at a false_discovery_rate"
     return None

@@ -125,6 +125,10 @@ def test_nan_is_not_written_as_json(run, tmp_path):
         (lambda f: _change(f / RESULT, seed="x"), "seed or n_pairs"),
         (lambda f: _change(f / RESULT, metric={"clean": "x", "corrupt": 0}), "no number"),
         (lambda f: _change(f / RESULT, proposed=["a0.h1"]), "proposed in run.json"),
+        (
+            lambda f: _change(f / RESULT, proposed={"false_discovery_rate": 0.1, "heads": [[]]}),
+            "proposed in run.json",
+        ),
         (lambda f: _change(f / DETAILS, members=[]), "wrong kind"),
     ],
 )

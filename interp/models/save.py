@@ -69,14 +69,13 @@ def _join(attention: JointQKVAttentionBridge) -> None:
         if parameter is None:
             continue
         entries = parameter.data
-        places = torch.arange(entries.numel(), dtype=torch.float64, device=entries.device)
-        parameter.data = places.view_as(entries)
+        # in float64 every place is exact, and on the processor float64 is always there
+        parameter.data = torch.arange(entries.numel(), dtype=torch.float64).view_as(entries)
         try:
             split = attention.split_qkv_matrix(attention.original_component)
         finally:
             parameter.data = entries
         for part, went in zip(_parts(attention), split, strict=True):
-            own = (
-                getattr(part.original_component, name).flatten().clone()
-            )  # in some families a view of the joint one
-            entries.view(-1)[getattr(went, name).flatten().long()] = own
+            places = getattr(went, name).flatten().long().to(entries.device)
+            own = getattr(part.original_component, name).flatten()
+            entries.view(-1)[places] = own.clone()  # in some families a view of the joint one

@@ -73,10 +73,9 @@ def counts(run: Run) -> dict:
     text = f"{inside[0]} of {len(heads)} heads"
     if run.result.get("universe") == "heads+mlps":
         text += f" and {inside[1]} of {len(mlps)} MLPs"
-    members = {part["site"] for part in heads if part["in_circuit"]}
-    proposed = run.result.get("proposed")
     return {
-        "proposed": proposed and {**proposed, "right": sum(site in members for site in proposed["heads"])},
+        "proposed": run.result.get("proposed"),  # older runs have none
+        "proposed_members": len(run.proposed_members),
         "checked": sum(part["effect"] is not None for part in (*heads, *mlps)),
         "all": len(heads) + (len(mlps) if run.result.get("universe") == "heads+mlps" else 0),
         "inside": text,
