@@ -73,6 +73,7 @@ class _Watched(WatchedBook):
         self.active = self.n_vectors = 0
         self._x: Tensor | None = None
         self._n = 0
+        self._shift: Tensor | None = None
         self._sum: Tensor | float = 0.0
         self._square: Tensor | float = 0.0
         self._error: Tensor | float = 0.0
@@ -84,10 +85,14 @@ class _Watched(WatchedBook):
     def decode(self, codes: Codes) -> Tensor:
         decoded = self.book.decode(codes)
         x, kept = (grouped_rows(part[:, 1:], self.config) for part in (self._x, decoded))
+        if self._shift is None:
+            # some heads' vectors lie so far from zero and so close together that squares of x itself cancel to nothing
+            self._shift = x.mean(1, keepdim=True)
+        apart = x - self._shift
         self._n += x.shape[1]
-        self._sum = self._sum + x.sum(1).double()
-        self._square = self._square + x.square().sum((1, 2)).double()
-        self._error = self._error + (x - kept).square().sum((1, 2)).double()
+        self._sum = self._sum + apart.sum(1).cpu().double()
+        self._square = self._square + apart.square().sum((1, 2)).cpu().double()
+        self._error = self._error + (x - kept).square().sum((1, 2)).cpu().double()
         return decoded
 
     def count(self, codes: Codes) -> None:

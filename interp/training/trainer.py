@@ -121,6 +121,7 @@ class Trainer:
             found |= {f"{site}/codes": book.codes, f"{site}/counts": book.counts}
             found |= _moments(site, self.optimizer, book.codes)
             found[f"{site}/variance"] = self._watched[site].variance
+            found[f"{site}/usual_variance"] = self._watched[site].usual_variance
         for name, tensor in self.weights.items():
             found[f"model/{name}"] = tensor
             found |= _moments(f"model/{name}", self.model_optimizer, tensor)
@@ -141,7 +142,7 @@ class Trainer:
             wanted |= {f"{name}/exp_avg": tensor.shape, f"{name}/exp_avg_sq": tensor.shape}
         for site, book in self.books.items():
             wanted |= {f"{site}/codes": book.codes.shape, f"{site}/counts": book.counts.shape}
-            wanted[f"{site}/variance"] = (book.config.groups,)
+            wanted[f"{site}/variance"] = wanted[f"{site}/usual_variance"] = (book.config.groups,)
         wanted |= {f"model/{name}": tensor.shape for name, tensor in self.weights.items()}
         for name, shape in wanted.items():
             if name not in tensors:
@@ -155,6 +156,7 @@ class Trainer:
             book.codes.copy_(tensors[f"{site}/codes"])
             book.counts.copy_(tensors[f"{site}/counts"])
             self._watched[site].variance = tensors[f"{site}/variance"].to(book.codes)
+            self._watched[site].usual_variance = tensors[f"{site}/usual_variance"].to(book.codes)
             _set_moments(site, self.optimizer, book.codes, tensors)
         for name, tensor in self.weights.items():
             tensor.copy_(tensors[f"model/{name}"])

@@ -9,6 +9,7 @@ import torch
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.evaluation.code_usage import UsageMeter
 from interp.evaluation.codebook_quality import (
     CONTROLS,
     bootstrap_interval,
@@ -192,6 +193,19 @@ def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
     different = np.mean([len(set(row)) for row in ids.tolist()])
     assert alone["active_codes"] == pytest.approx(different)
     assert alone["dead_when_fitted"] == float((by_k[3]["m1"].counts == 0).float().mean())
+
+
+def test_variance_explained_of_vectors_close_together_and_far_from_zero():
+    generator = torch.Generator().manual_seed(0)
+    x = 100 + 0.05 * torch.randn(6, 40, 4, generator=generator)
+    book = Codebook(CodebookConfig(d_in=4, n_codes=16, selection="residual")).fit(x)
+    watched = UsageMeter({"m0": book}).watching({"m0": book})["m0"]
+    for part in x.split(2):
+        decoded = watched.decode(watched.encode(part))
+    exact, kept = (y[:, 1:].double().flatten(0, 1) for y in (x, book(x).detach()))
+    error = (exact - kept).square().sum() / (exact - exact.mean(0)).square().sum()
+    assert decoded.shape == (2, 40, 4) and 0 < error < 1
+    assert float(watched.explained()) == pytest.approx(1 - float(error), abs=1e-4)
 
 
 def test_usage_is_over_heads_and_sites(model, found):

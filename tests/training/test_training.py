@@ -18,6 +18,7 @@ from interp.text import load_text
 from interp.training import TrainConfig, Trainer, train_codebooks
 from interp.training.distillation import kl_and_gradient
 from interp.training.run import batch_of
+from interp.training.trained_book import TrainedBook
 from tests.tiny_models import FAMILIES
 
 QUICK = TrainConfig(epochs=4, lr=0.02, checkpoint_every=20, replace_every=10)
@@ -103,6 +104,18 @@ def test_a_finetuned_model_is_saved_as_it_is(family, tiny_model_folder, tmp_path
     assert not torch.allclose(changed, plain)
     save_model(model, tmp_path)
     torch.testing.assert_close(load_model(str(tmp_path))(tokens), changed)
+
+
+def test_a_few_batches_that_vary_a_lot_hardly_lengthen_the_steps():
+    watched = TrainedBook(Codebook(CodebookConfig(d_in=4, n_codes=3, groups=2)), alone=False)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(40):
+        size = torch.tensor([1.0, 100.0 if number % 20 == 10 else 1.0])
+        x = torch.randn(3, 30, 2, 4, generator=generator) * size[:, None]
+        watched.loss(x, watched.decode(watched.encode(x)))
+    quiet, now_and_then = watched.spread
+    assert quiet == pytest.approx(1, rel=0.1) and 1 < now_and_then < 2
+    assert (watched.variance[1] / watched.variance[0]).sqrt() > 5
 
 
 def test_kl_and_its_gradient_are_those_of_autograd():
