@@ -30,7 +30,8 @@ from interp.training import TrainConfig, train_codebooks
 
 OUT = Path(__file__).parent / "results" / "codebook_curve"
 DATA, JUDGED = "stdlib+self", ["self", "stdlib"]
-TRAINED = TrainConfig()
+ONE_CODE = TrainConfig(lr=0.02, batch_size=4, replace_every=100)
+"""For k = 1: chosen on 12,800 tokens, by other blocks of the training split (docs/codebooks.md)."""
 console = Console(width=110, highlight=False)
 
 
@@ -63,7 +64,7 @@ def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
     books = fit_codebooks(model, text, ["heads"], given.work / f"k{k}-fitted", _fitted(k), stage=bar)
     if tokens:
         text = load_text(DATA, model, n_tokens=tokens, stage=bar)
-        books = train_codebooks(model, books, text, given.work / f"k{k}-{tokens}", TRAINED, stage=bar)
+        books = train_codebooks(model, books, text, given.work / f"k{k}-{tokens}", _trained(k), stage=bar)
     result = _quality(given, model, books, controls=0 if tokens else 16)
     write_record(_path(given, k, tokens), _settings(given, k, tokens), result)
     return result
@@ -71,6 +72,10 @@ def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
 
 def _fitted(k: int) -> FitConfig:
     return FitConfig(k=k, selection="residual")
+
+
+def _trained(k: int) -> TrainConfig:
+    return ONE_CODE if k == 1 else TrainConfig()
 
 
 def _quality(given: argparse.Namespace, model, books: BookFolder, controls: int) -> dict:
@@ -91,7 +96,7 @@ def _settings(given: argparse.Namespace, k: int, tokens: int) -> dict:
         "fit_tokens": given.fit_tokens,
         "eval_tokens": given.eval_tokens,
         "fit": asdict(_fitted(k)),
-        "train": asdict(TRAINED),
+        "train": asdict(_trained(k)),
     }
 
 

@@ -23,7 +23,7 @@ from interp.bench.store import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, mean_rate, measure
-from interp.evaluation.steering_arms import ARMS, BLIND, WRONG, plan_arms
+from interp.evaluation.steering_arms import ARMS, BLIND, VECTORS, WRONG, plan_arms
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, load_model
 from interp.progress import bar
@@ -54,7 +54,7 @@ def main() -> None:
     config = SteeringConfig(**{name: getattr(given, name) for name in numbers})
     model = load_model()
     books = load_codebooks(given.codebooks, model)
-    settings = {"made_with": identity(model, books), "config": asdict(config)}
+    settings = {"made_with": identity(model, books), "model": identity(model, {}), "config": asdict(config)}
     topics = [load_topic(name) for name in topic_names()]
     wanted = [load_topic(name) for name in given.topics.split(",")]
     missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in ARMS)]
@@ -123,8 +123,10 @@ def _write(out: Path, settings: dict, topic: Topic | None, arm: str, cell: Cell)
 
 
 def _of(settings: dict, arm: str) -> dict:
-    """Cells of codes found in another way are not those of today."""
-    return settings if arm in (BASE, *BLIND) else settings | {"finder": FINDER}
+    """What a cell depends on: cells of other codebooks, or of codes found in another way, are not those of today."""
+    made_with = settings["model" if arm in (BASE, *VECTORS) else "made_with"]
+    found = {} if arm in (BASE, *BLIND) else {"finder": FINDER}
+    return {"made_with": made_with, "config": settings["config"], **found}
 
 
 def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Path) -> None:

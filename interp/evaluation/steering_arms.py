@@ -42,6 +42,8 @@ ARMS = (
     "random vectors",
 )
 """Those that are run for every topic."""
+VECTORS = ("mean difference, residual", "mean difference, heads")
+"""Those that no codebook has a part in."""
 BLIND = ("mean difference, residual",)
 """Those that do not depend on how codes, or the target, are found."""
 RANDOM_DOSE = 6.0

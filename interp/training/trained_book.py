@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, Codes
@@ -11,6 +11,8 @@ from interp.bottlenecks.watched_book import WatchedBook
 
 NEWEST = 0.05
 """Share of the newest batch in the running variance."""
+FOLLOWED = 0.1
+"""Share of a group's mean error, beyond its usual deviation, that the codes used are moved by after each step."""
 
 
 class TrainedBook(WatchedBook):
@@ -36,6 +38,7 @@ class TrainedBook(WatchedBook):
         self.variance: Tensor | None = None
         self.usual_variance: Tensor | None = None
         self._codes: Codes | None = None
+        self._bias: Tensor | None = None
 
     def set_k(self, k: int) -> None:
         """From now on k codes per vector."""
@@ -49,7 +52,9 @@ class TrainedBook(WatchedBook):
 
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.alone):
-            return self.book.decode(codes)
+            decoded = self.book.decode(codes)
+        # no gradient to the code of the first position
+        return torch.cat([decoded[:, :1].detach(), decoded[:, 1:]], 1)
 
     def loss(
         self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
@@ -61,7 +66,7 @@ class TrainedBook(WatchedBook):
             n_blocks, n_positions = x.shape[:2]
             shape = (self.config.groups, n_blocks, n_positions, -1, self.config.d_in)
             error = self._compared(x.detach().float() - decoded.float()).reshape(shape)
-            error = error.square().sum(-1).mean(-1)  # over the heads that share a book
+            error = error[:, :, 1:].square().sum(-1).mean(-1)  # over the heads that share a book
             here = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
             apart = (here - here.mean((1, 2, 3), keepdim=True)).square().sum(-1)
             variance = apart.mean((1, 2, 3)).clamp(min=1e-12)
@@ -69,16 +74,27 @@ class TrainedBook(WatchedBook):
                 self.variance = self.usual_variance = variance
             self.variance = self.variance.lerp(variance, NEWEST)
             self.usual_variance = self.usual_variance.log().lerp(variance.log(), NEWEST).exp()
-            self.explained = (1 - error.detach()[:, :, 1:].mean((1, 2)) / self.variance).mean()
+            self.explained = (1 - error.detach().mean((1, 2)) / self.variance).mean()
+            missing = (x.detach().float() - decoded.detach().float())[:, 1:]
+            self._bias = missing.reshape(-1, self.config.groups, self.config.d_in).mean(0)
             return (error.mean((1, 2)) / self.variance).mean()
+
+    @torch.no_grad()
+    def follow(self, counts: Int[Tensor, "group code"]) -> None:
+        """Move the codes used in the last step to where what comes has gone, if that is beyond its usual deviation.
+
+        As earlier codes change, so does the mean of what comes: by little for most heads, but by many times its own
+        deviation for one that hardly varies, such as a head that attends to the first position nearly always
+        (a18.h8 of SmolLM2-135M). Steps of the size of its deviation would never get there.
+        """
+        usual = self.usual_variance.sqrt()
+        distance = self.book.comparable(self._bias[:, None])[:, 0].norm(dim=-1).clamp(min=1e-12)
+        step = self._bias * (FOLLOWED * (1 - usual / distance).relu() / self.config.k)[:, None]
+        self.book.codes.add_((counts > 0)[..., None] * step[:, None])
 
     @property
     def spread(self) -> Float[Tensor, " group"]:
-        """Usual standard deviation per coordinate, by which the codes' steps are measured.
-
-        In units of the running mean a head that attends to the first position in nearly every batch (a18.h8 of
-        SmolLM2-135M) would be carried away from all its vectors, by steps of the size of its exceptions.
-        """
+        """Usual standard deviation per coordinate, by which the codes' steps are measured."""
         return (self.usual_variance / self.config.d_in).sqrt()
 
     def _compared(self, x: Tensor) -> Float[Tensor, "group row d_in"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import Attached, attach
+from interp.bottlenecks.codes import count_codes
 from interp.models import Model
 from interp.models.save import trained_weights
 from interp.tasks.errors import InputError
@@ -109,7 +110,9 @@ class Trainer:
             # a frozen parameter keeps its gradient, which is all the optimizer asks for
             self.model_optimizer.step()
         for site, ids in attached.ids.items():
-            self.books[site].count(ids)
+            book = self.books[site]
+            book.count(ids)
+            self._watched[site].follow(count_codes(ids[:, 1:], book.config.n_codes, book.config.groups))
         self._replace(number + 1)
         explained = torch.stack([book.explained for book in self._watched.values()]).mean()
         return StepResult(loss, kl, ce, float(explained), self.dead, k)

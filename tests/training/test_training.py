@@ -18,7 +18,7 @@ from interp.text import load_text
 from interp.training import TrainConfig, Trainer, train_codebooks
 from interp.training.distillation import kl_and_gradient
 from interp.training.run import batch_of
-from interp.training.trained_book import TrainedBook
+from interp.training.trained_book import FOLLOWED, TrainedBook
 from tests.tiny_models import FAMILIES
 
 QUICK = TrainConfig(epochs=4, lr=0.02, checkpoint_every=20, replace_every=10)
@@ -41,7 +41,7 @@ def error_on(model, books, text) -> float:
 def test_distilled_training_brings_held_out_kl_down(model, text, start, tmp_path):
     heldout = load_text("stdlib", model, n_tokens=32 * 32, context=32, split="heldout")
     before = weights_digest(model)
-    found = train_codebooks(model, start, text, tmp_path / "out", QUICK)
+    found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, epochs=8))
     fitted, trained = (load_codebooks(folder, model) for folder in (start.folder, found.folder))
     assert kl_on(model, trained, text) < 0.95 * kl_on(model, fitted, text)
     assert kl_on(model, trained, heldout) < 0.98 * kl_on(model, fitted, heldout)
@@ -116,6 +116,33 @@ def test_a_few_batches_that_vary_a_lot_hardly_lengthen_the_steps():
     quiet, now_and_then = watched.spread
     assert quiet == pytest.approx(1, rel=0.1) and 1 < now_and_then < 2
     assert (watched.variance[1] / watched.variance[0]).sqrt() > 5
+
+
+def test_codes_follow_a_mean_that_has_moved_beyond_its_usual_deviation():
+    generator = torch.Generator().manual_seed(0)
+    watched = TrainedBook(Codebook(CodebookConfig(d_in=4, n_codes=2, groups=2)), alone=False)
+    before = watched.book.codes.detach().clone()
+    # of both groups the mean is off by a half; the first varies by far more than that, the second by far less
+    x = torch.randn(40, 20, 2, 4, generator=generator) * torch.tensor([3.0, 0.01])[:, None]
+    x = x - x[:, 1:].mean((0, 1)) + 0.5
+    x[:, 0] = 50.0  # the first position has no say
+    watched.loss(x, torch.zeros_like(x))
+    watched.follow(torch.tensor([[1, 1], [3, 0]]))
+    moved = (watched.book.codes - before).detach()
+    usual = watched.usual_variance[1].sqrt()
+    torch.testing.assert_close(moved[1, 0], torch.full((4,), float(FOLLOWED * (1 - usual / 1) * 0.5)))
+    assert not moved[0].any() and not moved[1, 1].any()
+
+
+def test_no_gradient_reaches_what_stands_at_the_first_position():
+    watched = TrainedBook(Codebook(CodebookConfig(d_in=4, n_codes=2)), alone=False)
+    x = torch.randn(3, 5, 4)
+    x[:, 0] = 9 * watched.book.codes[0, 1]
+    x[:, 1:] = watched.book.codes[0, 0].detach()
+    decoded = watched.decode(watched.encode(x))
+    (decoded.square().sum() + watched.loss(x, decoded)).backward()
+    first, second = watched.book.codes.grad[0]
+    assert first.any() and not second.any()
 
 
 def test_kl_and_its_gradient_are_those_of_autograd():
@@ -201,7 +228,7 @@ def test_a_batch_is_part_of_an_epochs_own_order():
 
 def test_under_autocast_similarities_stay_exact(model, start):
     """As on a GPU: bfloat16 around the book changes neither ids nor the precision of codes."""
-    from interp.training.trained_book import TrainedBook
+    from interp.training.trained_book import FOLLOWED, TrainedBook
 
     book = TrainedBook(load_codebooks(start.folder, model)["a0"], alone=False)
     x = torch.randn(2, 9, book.config.groups, book.config.d_in)
