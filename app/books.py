@@ -1,5 +1,6 @@
 """The codebooks that a page works with: those of the package, or a folder of the runs folder."""
 
+import contextlib
 from pathlib import Path
 
 import streamlit as st
@@ -7,11 +8,12 @@ import streamlit as st
 from interp.app import engine, shelf
 from interp.app.tokens import plain
 from interp.bottlenecks.book_folder import MANIFEST, load_codebooks
-from interp.bottlenecks.shipped import default_codebooks
+from interp.bottlenecks.shipped import MLPS, codebooks_folder
 from interp.steering.kept import identity
 from interp.tasks.errors import InputError
 
 SHIPPED = "those of the package"
+SHIPPED_MLPS = "those of the package at MLP outputs"
 _FIT = "interp codebook fit --data self --tokens 11000 --codes 512 --k 1 --selection residual"
 
 
@@ -33,7 +35,7 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
     """
     spec = spec or engine.model_name()
     model = engine.model(spec)
-    names = ([SHIPPED] if _shipped(spec, model) else []) + shelf.folders("codebooks")
+    names = shipped_names(spec, model) + shelf.folders("codebooks")
     if not names:
         st.info(f"No codebooks for {plain(spec)} yet. Make some in a terminal, then reload this page:")
         st.code(fit_command(spec), language="bash")
@@ -45,7 +47,7 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
         bind="query-params",
         help="Those that come with the package, and folders of the runs folder.",
     )
-    folder = None if name == SHIPPED else engine.runs() / name
+    folder = folder_of(name)
     try:
         with st.spinner("Reading codebooks"):
             return folder, _books(spec, folder, _changed(folder), model)
@@ -56,9 +58,14 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
         st.stop()
 
 
+def folder_of(name: str) -> Path | None:
+    """What :func:`~interp.bottlenecks.book_folder.load_codebooks` takes for a name that is shown."""
+    return {SHIPPED: None, SHIPPED_MLPS: MLPS}.get(name, engine.runs() / name)
+
+
 def prepare(spec: str, model) -> None:
     """Read the codebooks of the package, so that no page has to wait for them."""
-    if _shipped(spec, model):
+    if SHIPPED in shipped_names(spec, model):
         _books(spec, None, _changed(None), model)
 
 
@@ -68,16 +75,18 @@ def made_with(folder: Path | None, books: dict) -> str:
 
 
 def _changed(folder: Path | None) -> float:
-    return 0.0 if folder is None else (folder / MANIFEST).stat().st_mtime
+    return 0.0 if folder in (None, MLPS) else (folder / MANIFEST).stat().st_mtime
 
 
 @st.cache_resource(show_spinner=False)
-def _shipped(spec: str, _model) -> bool:  # noqa: ARG001 - key of the cache
-    try:
-        default_codebooks(_model)
-    except InputError:
-        return False
-    return True
+def shipped_names(spec: str, _model) -> list[str]:  # noqa: ARG001 - key of the cache
+    """Those of :data:`SHIPPED` and :data:`SHIPPED_MLPS` that there are for a model."""
+    found = []
+    for name in (SHIPPED, SHIPPED_MLPS):
+        with contextlib.suppress(InputError):
+            codebooks_folder(_model, folder_of(name))
+            found.append(name)
+    return found
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.app import engine, shelf
-from interp.app.books import SHIPPED
+from interp.app.books import SHIPPED, SHIPPED_MLPS, folder_of
 from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.shipped import MLPS, codebooks_folder
 from interp.codesearch import build_index
 from interp.tasks.errors import InputError
 from interp.text import load_text
@@ -32,7 +33,7 @@ class Plan:
     """What is built: the folder's name says it, so that it can be gone on with.
 
     Attributes:
-        books: a folder of the runs folder, or :data:`~interp.app.books.SHIPPED`.
+        books: a folder of the runs folder, or :data:`~interp.app.books.SHIPPED` or ``SHIPPED_MLPS``.
     """
 
     books: str
@@ -41,7 +42,7 @@ class Plan:
     @property
     def folder(self) -> Path:
         model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(engine.model_name()).name)
-        books = "" if self.books == SHIPPED else f"-{self.books}"
+        books = {SHIPPED: "", SHIPPED_MLPS: f"-{MLPS}"}.get(self.books, f"-{self.books}")
         return engine.runs() / f"index-{model}{books}-{SOURCE}-{self.n_tokens}"
 
     def command(self) -> str:
@@ -49,14 +50,21 @@ class Plan:
         words = ["interp", "index", "build", "--data", SOURCE, "--tokens", str(self.n_tokens)]
         if engine.model_name() != engine.DEFAULT_MODEL:
             words += ["--model", engine.model_name()]
-        if self.books != SHIPPED:
+        if self.books == SHIPPED_MLPS:
+            words += ["--codebooks", str(MLPS)]
+        elif self.books != SHIPPED:
             words += ["--codebooks", f"{shelf.shown_path()}/{self.books}"]
         return shlex.join([*words, "--out", f"{shelf.shown_path()}/{self.folder.name}"])
 
 
 def plans() -> list[Plan]:
     """All that this page can build."""
-    return [Plan(books, size) for books in (SHIPPED, *shelf.folders("codebooks")) for size in SIZES]
+    return [Plan(name, size) for name in choices() for size in SIZES]
+
+
+def choices() -> list[str]:
+    """The codebooks that an index can be built of."""
+    return [SHIPPED, SHIPPED_MLPS, *shelf.folders("codebooks")]
 
 
 class Build(threading.Thread):
@@ -84,11 +92,7 @@ class Build(threading.Thread):
     def _build(self) -> None:
         model = engine.loading().model.result()
         self.stage = "reading the codebooks"
-        folder = None if self.plan.books == SHIPPED else engine.runs() / self.plan.books
-        if folder is None:
-            from interp.bottlenecks.shipped import default_codebooks
-
-            folder = default_codebooks(model)
+        folder = codebooks_folder(model, folder_of(self.plan.books))
         books = load_codebooks(folder, model)
         self.stage = "reading the text"
         text = load_text(SOURCE, model, n_tokens=self.plan.n_tokens, context=min(CONTEXT, model.cfg.n_ctx))

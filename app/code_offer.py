@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from interp.app import code_build, engine, shelf
+from interp.app import code_build, engine
 from interp.app.code_build import Plan
 from interp.app.tokens import plain
 from interp.tasks.errors import InputError
@@ -37,9 +37,8 @@ def _go(plan: Plan) -> None:
 def offer() -> None:
     """Build an index here, or in a terminal."""
     left, right = st.columns(2)
-    books = [code_build.SHIPPED, *shelf.folders("codebooks")]
     plan = Plan(
-        left.selectbox("Codebooks", books, key="build books"),
+        left.selectbox("Codebooks", code_build.choices(), key="build books"),
         right.selectbox(
             "Tokens of text",
             code_build.SIZES,

@@ -66,6 +66,7 @@ def build(
     check_writable(folder / "manifest.json", "--out")
 
     from interp.bottlenecks.book_folder import BookFolder, load_codebooks
+    from interp.bottlenecks.shipped import MLPS, codebooks_folder
     from interp.codesearch import build_index
     from interp.index_console import print_index
     from interp.models import load_model
@@ -73,14 +74,10 @@ def build(
     from interp.text import load_text, open_sources
 
     open_sources(data)  # a wrong name should not wait for the model
-    if codebooks is not None:
+    if codebooks not in (None, MLPS):
         BookFolder.open(codebooks)
     loaded = load_model(model, device=device, dtype=dtype)
-    where = codebooks
-    if where is None:
-        from interp.bottlenecks.shipped import default_codebooks
-
-        where = default_codebooks(loaded, k=k)
+    where = codebooks_folder(loaded, codebooks, k=k)
     books = load_codebooks(where, loaded, k=k)
     text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
     index = build_index(

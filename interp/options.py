@@ -134,7 +134,9 @@ BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks
 CodebooksOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="a folder of fitted codebooks [default: those that come with the package]"
+        metavar="DIR",
+        help="a folder of fitted codebooks; mlps: those of the package at MLP outputs "
+        "[default: those of the package at heads]",
     ),
 ]
 BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]

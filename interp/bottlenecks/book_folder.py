@@ -130,18 +130,17 @@ def load_codebooks(folder: Path | None, model: Model, *, k: int | None = None) -
     """The codebooks of a folder by site, on the model's device, ready for :func:`~interp.bottlenecks.attach.attach`.
 
     Args:
-        folder: None for those that come with the package, see :func:`~interp.bottlenecks.shipped.default_codebooks`.
+        folder: None or ``Path("mlps")`` for those that come with the package, at heads or at MLP outputs, see
+            :func:`~interp.bottlenecks.shipped.codebooks_folder`.
         k: fewer codes per vector than the books were fitted for; possible unless a vector is a plain sum of its most
             similar codes, whose lengths are fitted for one k.
 
     Raises:
         InputError: no codebooks there, another model's, or a k that they cannot have.
     """
-    if folder is None:
-        from interp.bottlenecks.shipped import default_codebooks  # which opens folders itself
+    from interp.bottlenecks.shipped import codebooks_folder  # which opens folders itself
 
-        folder = default_codebooks(model, k=k)
-    found = BookFolder.open(folder)
+    found = BookFolder.open(codebooks_folder(model, folder, k=k))
     found.check_model(model)
     device = next(model.parameters()).device
     books = found.books()

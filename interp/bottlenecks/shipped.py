@@ -11,27 +11,34 @@ from interp.tasks.errors import InputError
 
 SHIPPED = Path(__file__).parent / "data"
 """One packed folder each."""
+MLPS = Path("mlps")
+"""Names the codebooks at MLP outputs, where a folder could stand; those at heads are the default and need no name."""
 
 
-def default_codebooks(model: Model, *, k: int | None = None) -> Path:
-    """The folder of the codebooks that come with the package for this model.
+def codebooks_folder(model: Model, folder: Path | None = None, *, k: int | None = None) -> Path:
+    """The folder of codebooks that come with the package for this model, unless ``folder`` is one itself.
 
     Args:
+        folder: None for those at heads, :data:`MLPS` for those at MLP outputs, both at all layers.
         k: codes per vector that are wanted: of several folders the one made for the fewest, but not for fewer than k;
             the one made for most if not given.
 
     Raises:
         InputError: there are none for this model, or none for so many codes per vector.
     """
+    if folder is not None and (folder != MLPS or BookFolder.exists(folder)):
+        return folder
     every = [BookFolder.open(path.parent) for path in sorted(SHIPPED.glob(f"*/{MANIFEST}"))]
     own = sorted(
-        (found for found in every if found.is_of(model)), key=lambda found: found.manifest["fit"]["k"]
+        (found for found in every if found.is_of(model) and _at_mlps(found) == (folder == MLPS)),
+        key=lambda found: found.manifest["fit"]["k"],
     )
     if not own:
         names = sorted({str(found.manifest["model"]["spec"]) for found in every})
         there = f"there are some for {', '.join(names)}" if names else "none come with this version"
+        where = " at MLP outputs" if folder == MLPS else ""
         raise InputError(
-            f"no codebooks come with the package for {describe_model(model)['spec']} ({there}): "
+            f"no codebooks come with the package{where} for {describe_model(model)['spec']} ({there}): "
             "make some with interp codebook fit, and name their folder"
         )
     fitting = [found for found in own if k is None or found.manifest["fit"]["k"] >= k]
@@ -40,6 +47,10 @@ def default_codebooks(model: Model, *, k: int | None = None) -> Path:
             f"k {k}: the codebooks that come with the package have {own[-1].manifest['fit']['k']}"
         )
     return fitting[-1 if k is None else 0].folder
+
+
+def _at_mlps(found: BookFolder) -> bool:
+    return all(site.startswith("m") for site in found.sites)
 
 
 def pack_codebooks(source: Path, out: Path, storage: str = "int8") -> BookFolder:

@@ -6,7 +6,7 @@ import torch
 from interp.bottlenecks import shipped
 from interp.bottlenecks.book_folder import BookFolder, load_codebooks
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
-from interp.bottlenecks.shipped import default_codebooks, pack_codebooks
+from interp.bottlenecks.shipped import codebooks_folder, pack_codebooks
 from interp.tasks.errors import InputError
 from interp.text import load_text
 
@@ -74,13 +74,29 @@ def test_the_shipped_ones_are_found_by_model(model, fitted, no_shipped, tiny_mod
         load_codebooks(None, model)
     for k, found in fitted.items():
         pack_codebooks(found.folder, no_shipped / f"tiny-k{k}")
-    assert default_codebooks(model).name == "tiny-k4"
-    assert default_codebooks(model, k=1).name == "tiny-k1"
+    assert codebooks_folder(model).name == "tiny-k4"
+    assert codebooks_folder(model, k=1).name == "tiny-k1"
     assert {book.config.k for book in load_codebooks(None, model, k=2).values()} == {2}
     with pytest.raises(InputError, match="k 5: the codebooks that come with the package have 4"):
         load_codebooks(None, model, k=5)
     with pytest.raises(InputError, match="no codebooks come with the package for .*there are some for"):
         load_codebooks(None, tiny_model("gpt2"))
+
+
+def test_those_at_mlps_are_asked_for_by_name(model, fitted, no_shipped, tmp_path, monkeypatch):
+    text = load_text("stdlib", model, n_tokens=640, context=32)
+    mlps = fit_codebooks(model, text, ["mlps"], tmp_path / "fitted-mlps", FitConfig(n_codes=12, k=1))
+    pack_codebooks(fitted[1].folder, no_shipped / "tiny-k1")
+    with pytest.raises(InputError, match="no codebooks come with the package at MLP outputs for"):
+        load_codebooks(shipped.MLPS, model)
+    pack_codebooks(mlps.folder, no_shipped / "tiny-mlps-k1")
+    assert codebooks_folder(model).name == "tiny-k1"
+    assert list(load_codebooks(shipped.MLPS, model)) == [f"m{i}" for i in range(model.cfg.n_layers)]
+    # a folder of that name comes first
+    monkeypatch.chdir(tmp_path)
+    pack_codebooks(fitted[4].folder, shipped.MLPS)
+    assert codebooks_folder(model, shipped.MLPS) == shipped.MLPS
+    assert "a0" in load_codebooks(shipped.MLPS, model)
 
 
 def test_what_ships_is_whole_and_small():

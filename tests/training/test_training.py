@@ -228,7 +228,7 @@ def test_a_batch_is_part_of_an_epochs_own_order():
 
 def test_under_autocast_similarities_stay_exact(model, start):
     """As on a GPU: bfloat16 around the book changes neither ids nor the precision of codes."""
-    from interp.training.trained_book import FOLLOWED, TrainedBook
+    from interp.training.trained_book import TrainedBook
 
     book = TrainedBook(load_codebooks(start.folder, model)["a0"], alone=False)
     x = torch.randn(2, 9, book.config.groups, book.config.d_in)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from interp.app import code_build
+from interp.app.books import SHIPPED, SHIPPED_MLPS
 from interp.codesearch import (
     CodeIndex,
 )
@@ -19,8 +20,10 @@ def test_without_an_index_it_offers_to_build_one(page, tmp_path):
     assert button(app, "Build the index")
     assert app.code[0].value.startswith("interp index build --data stdlib --tokens 24000")
     assert f"--out {tmp_path}/index-" in app.code[0].value
-    assert app.selectbox(key="build books").options == ["those of the package"]
+    assert app.selectbox(key="build books").options == [SHIPPED, SHIPPED_MLPS]
     assert not app.dataframe and not app.error
+    app.selectbox(key="build books").set_value(SHIPPED_MLPS).run()
+    assert "--codebooks mlps --out" in app.code[0].value and "-mlps-stdlib-24000" in app.code[0].value
 
 
 def _built(app):
