@@ -20,6 +20,8 @@ class TrainedBook(WatchedBook):
 
     Args:
         alone: train it on its own error only: no gradient goes on to the rest of the model.
+        first: let gradients reach the codes of the first position. In a frozen model what comes there is the same in
+            every text and stays so as long as its codes do.
 
     Attributes:
         x: what came to the site in the last forward pass.
@@ -30,9 +32,9 @@ class TrainedBook(WatchedBook):
         usual_variance: the same as a running geometric mean, which those few batches hardly raise. Part of the state.
     """
 
-    def __init__(self, book: Codebook, *, alone: bool) -> None:
+    def __init__(self, book: Codebook, *, alone: bool, first: bool = False) -> None:
         super().__init__(book)
-        self.alone = alone
+        self.alone, self.first = alone, first
         self.x: Tensor | None = None
         self.explained: Tensor | None = None
         self.variance: Tensor | None = None
@@ -53,8 +55,7 @@ class TrainedBook(WatchedBook):
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.alone):
             decoded = self.book.decode(codes)
-        # no gradient to the code of the first position
-        return torch.cat([decoded[:, :1].detach(), decoded[:, 1:]], 1)
+        return decoded if self.first else torch.cat([decoded[:, :1].detach(), decoded[:, 1:]], 1)
 
     def loss(
         self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
@@ -66,7 +67,7 @@ class TrainedBook(WatchedBook):
             n_blocks, n_positions = x.shape[:2]
             shape = (self.config.groups, n_blocks, n_positions, -1, self.config.d_in)
             error = self._compared(x.detach().float() - decoded.float()).reshape(shape)
-            error = error[:, :, 1:].square().sum(-1).mean(-1)  # over the heads that share a book
+            error = error.square().sum(-1).mean(-1)  # over the heads that share a book
             here = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
             apart = (here - here.mean((1, 2, 3), keepdim=True)).square().sum(-1)
             variance = apart.mean((1, 2, 3)).clamp(min=1e-12)
@@ -74,10 +75,11 @@ class TrainedBook(WatchedBook):
                 self.variance = self.usual_variance = variance
             self.variance = self.variance.lerp(variance, NEWEST)
             self.usual_variance = self.usual_variance.log().lerp(variance.log(), NEWEST).exp()
-            self.explained = (1 - error.detach().mean((1, 2)) / self.variance).mean()
+            self.explained = (1 - error.detach()[:, :, 1:].mean((1, 2)) / self.variance).mean()
             missing = (x.detach().float() - decoded.detach().float())[:, 1:]
             self._bias = missing.reshape(-1, self.config.groups, self.config.d_in).mean(0)
-            return (error.mean((1, 2)) / self.variance).mean()
+            counted = error if self.first else error[:, :, 1:]
+            return (counted.mean((1, 2)) / self.variance).mean()
 
     @torch.no_grad()
     def follow(self, counts: Int[Tensor, "group code"]) -> None:

@@ -65,7 +65,8 @@ class Trainer:
     ) -> None:
         self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
         self._watched = {
-            site: TrainedBook(book, alone=config.objective == "local") for site, book in books.items()
+            site: TrainedBook(book, alone=config.objective == "local", first=config.objective == "joint")
+            for site, book in books.items()
         }
         attach(model, self._watched)  # checks that they fit
         self.ks = {site: book.config.k for site, book in books.items()}
