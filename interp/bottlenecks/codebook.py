@@ -332,7 +332,7 @@ class Codebook(nn.Module, Bottleneck):
 
     def _forget(self, optimizer: torch.optim.Optimizer, replaced: Bool[Tensor, "group code"]) -> None:
         for moment in optimizer.state.get(self.codes, {}).values():
-            if isinstance(moment, Tensor) and moment.shape == self.codes.shape:
+            if isinstance(moment, Tensor) and moment.shape[:2] == self.codes.shape[:2]:  # of each code
                 moment[replaced] = 0
 
 

@@ -235,7 +235,13 @@ class Trainer:
         device = next(iter(self.books.values())).codes.device
         generator = drawn_from(self.config.seed, "replace", done, device)
         for site, book in self.books.items():
-            book.replace_dead(self._watched[site].x, self.optimizer, generator=generator)
+            # where one code is all of a vector, a new one is the vector that it is for
+            book.replace_dead(
+                self._watched[site].x[:, 1:],
+                self.optimizer,
+                generator=generator,
+                own_length=self.ks[site] == 1,
+            )
 
     def _dead(self) -> float:
         return float(torch.cat([(book.counts == 0).flatten() for book in self.books.values()]).float().mean())
@@ -266,8 +272,10 @@ def _moments(name: str, optimizer: torch.optim.Optimizer, parameter: Tensor) -> 
 def _set_moments(
     name: str, optimizer: torch.optim.Optimizer, parameter: Tensor, tensors: Mapping[str, Tensor]
 ) -> None:
+    step = tensors[f"{name}/step"]
     optimizer.state[parameter] = {
-        "step": tensors[f"{name}/step"].clone(),
+        # a count of each code is where the code is; torch keeps the one of a whole tensor on the processor
+        "step": step.to(parameter.device, copy=True) if step.ndim else step.clone(),
         "exp_avg": tensors[f"{name}/exp_avg"].to(parameter, copy=True),
         "exp_avg_sq": tensors[f"{name}/exp_avg_sq"].to(parameter, copy=True),
     }
