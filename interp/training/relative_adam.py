@@ -54,4 +54,5 @@ class RelativeAdam(torch.optim.Optimizer):
                 state[name][group, code] = moment
                 moments.append(moment / (1 - beta**used))  # as if there had been no zeros at first
             mean, square = moments
-            codes[group, code] -= given["lr"] * unit[group, None] * mean / (square.sqrt() + EPSILON)
+            step = given["lr"] * unit[group, None] * mean / (square.sqrt() + EPSILON)
+            codes[group, code] -= step.to(codes.dtype)

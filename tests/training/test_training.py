@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from interp.tasks.errors import InputError
 from interp.text import load_text
 from interp.training import TrainConfig, Trainer, train_codebooks
 from interp.training.distillation import kl_and_gradient
+from interp.training.relative_adam import RelativeAdam
 from interp.training.run import batch_of
 from interp.training.trained_book import FOLLOWED, TrainedBook
 from tests.tiny_models import FAMILIES
@@ -116,6 +118,30 @@ def test_a_few_batches_that_vary_a_lot_hardly_lengthen_the_steps():
     quiet, now_and_then = watched.spread
     assert quiet == pytest.approx(1, rel=0.1) and 1 < now_and_then < 2
     assert (watched.variance[1] / watched.variance[0]).sqrt() > 5
+
+
+def test_steps_are_adams_over_the_uses_of_each_code():
+    """What torch's Adam does on a code's gradients alone, the steps in which it had none left out."""
+    generator = torch.Generator().manual_seed(0)
+    units, lr = torch.tensor([1.0, 30.0]), 0.02
+    codes = torch.nn.Parameter(torch.randn(2, 5, 3, generator=generator))
+    alone = {place: torch.nn.Parameter(codes.detach()[place].clone()) for place in np.ndindex(2, 5)}
+    theirs = {place: torch.optim.Adam([p], lr=lr, betas=(0.9, 0.99)) for place, p in alone.items()}
+    ours = RelativeAdam([codes], lr)
+    for _ in range(12):
+        used = torch.rand(2, 5, generator=generator) < 0.4
+        used[1, 4] = False
+        codes.grad = torch.randn(2, 5, 3, generator=generator) * used[..., None]
+        before = codes.detach().clone()
+        ours.step_in([units])
+        assert torch.equal(codes[~used], before[~used])
+        for place, p in alone.items():
+            if used[place]:
+                p.grad, old = codes.grad[place], p.detach().clone()
+                theirs[place].step()
+                p.data = old + units[place[0]] * (p.data - old)
+    for place, p in alone.items():
+        torch.testing.assert_close(codes[place], p)
 
 
 def test_codes_follow_a_mean_that_has_moved_beyond_its_usual_deviation():
