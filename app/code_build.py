@@ -42,7 +42,7 @@ class Plan:
     @property
     def folder(self) -> Path:
         model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(engine.model_name()).name)
-        books = {SHIPPED: "", SHIPPED_MLPS: f"-{MLPS}"}.get(self.books, f"-{self.books}")
+        books = {SHIPPED: "", SHIPPED_MLPS: "-mlps"}.get(self.books, f"-{self.books}")
         return engine.runs() / f"index-{model}{books}-{SOURCE}-{self.n_tokens}"
 
     def command(self) -> str:

@@ -135,7 +135,7 @@ CodebooksOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="a folder of fitted codebooks; mlps: those of the package at MLP outputs "
+        help="a folder of fitted codebooks; package:mlps: those of the package at MLP outputs "
         "[default: those of the package at heads]",
     ),
 ]

@@ -130,7 +130,7 @@ def load_codebooks(folder: Path | None, model: Model, *, k: int | None = None) -
     """The codebooks of a folder by site, on the model's device, ready for :func:`~interp.bottlenecks.attach.attach`.
 
     Args:
-        folder: None or ``Path("mlps")`` for those that come with the package, at heads or at MLP outputs, see
+        folder: None or ``Path("package:mlps")`` for those that come with the package, at heads or at MLP outputs, see
             :func:`~interp.bottlenecks.shipped.codebooks_folder`.
         k: fewer codes per vector than the books were fitted for; possible unless a vector is a plain sum of its most
             similar codes, whose lengths are fitted for one k.

@@ -11,8 +11,8 @@ from interp.tasks.errors import InputError
 
 SHIPPED = Path(__file__).parent / "data"
 """One packed folder each."""
-MLPS = Path("mlps")
-"""Names the codebooks at MLP outputs, where a folder could stand; those at heads are the default and need no name."""
+MLPS = Path("package:mlps")
+"""Stands for the codebooks at MLP outputs where a folder could be named; those at heads are the default."""
 
 
 def codebooks_folder(model: Model, folder: Path | None = None, *, k: int | None = None) -> Path:
@@ -26,7 +26,7 @@ def codebooks_folder(model: Model, folder: Path | None = None, *, k: int | None 
     Raises:
         InputError: there are none for this model, or none for so many codes per vector.
     """
-    if folder is not None and (folder != MLPS or BookFolder.exists(folder)):
+    if folder not in (None, MLPS):
         return folder
     every = [BookFolder.open(path.parent) for path in sorted(SHIPPED.glob(f"*/{MANIFEST}"))]
     own = sorted(

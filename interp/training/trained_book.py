@@ -66,7 +66,9 @@ class TrainedBook(WatchedBook):
                 decoded = self.book.decode(self._codes)
             n_blocks, n_positions = x.shape[:2]
             shape = (self.config.groups, n_blocks, n_positions, -1, self.config.d_in)
-            error = self._compared(x.detach().float() - decoded.float()).reshape(shape)
+            missing = x.detach().float() - decoded.float()
+            self._bias = missing.detach()[:, 1:].reshape(-1, self.config.groups, self.config.d_in).mean(0)
+            error = self._compared(missing).reshape(shape)
             error = error.square().sum(-1).mean(-1)  # over the heads that share a book
             here = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
             apart = (here - here.mean((1, 2, 3), keepdim=True)).square().sum(-1)
@@ -76,8 +78,6 @@ class TrainedBook(WatchedBook):
             self.variance = self.variance.lerp(variance, NEWEST)
             self.usual_variance = self.usual_variance.log().lerp(variance.log(), NEWEST).exp()
             self.explained = (1 - error.detach()[:, :, 1:].mean((1, 2)) / self.variance).mean()
-            missing = (x.detach().float() - decoded.detach().float())[:, 1:]
-            self._bias = missing.reshape(-1, self.config.groups, self.config.d_in).mean(0)
             counted = error if self.first else error[:, :, 1:]
             return (counted.mean((1, 2)) / self.variance).mean()
 

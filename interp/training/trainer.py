@@ -146,6 +146,7 @@ class Trainer:
             wanted |= {f"{name}/exp_avg": tensor.shape, f"{name}/exp_avg_sq": tensor.shape}
         for site, book in self.books.items():
             wanted |= {f"{site}/codes": book.codes.shape, f"{site}/counts": book.counts.shape}
+            wanted[f"{site}/step"] = book.codes.shape[:2]
             wanted[f"{site}/variance"] = wanted[f"{site}/usual_variance"] = (book.config.groups,)
         wanted |= {f"model/{name}": tensor.shape for name, tensor in self.weights.items()}
         for name, shape in wanted.items():

@@ -23,7 +23,7 @@ def test_without_an_index_it_offers_to_build_one(page, tmp_path):
     assert app.selectbox(key="build books").options == [SHIPPED, SHIPPED_MLPS]
     assert not app.dataframe and not app.error
     app.selectbox(key="build books").set_value(SHIPPED_MLPS).run()
-    assert "--codebooks mlps --out" in app.code[0].value and "-mlps-stdlib-24000" in app.code[0].value
+    assert "--codebooks package:mlps --out" in app.code[0].value and "-mlps-stdlib-24000" in app.code[0].value
 
 
 def _built(app):
