@@ -21,13 +21,25 @@ def refit(
     return torch.stack([_of_group(*parts) for parts in zip(rows, ids.long(), book, strict=True)])
 
 
-def _of_group(rows: Tensor, ids: Tensor, book: Tensor) -> Tensor:
-    n_codes = len(book)
-    sums = torch.zeros_like(book)
-    for slot in ids.T:
-        sums.index_add_(0, slot, rows)
+def step(
+    lacking: Float[Tensor, "code d_in"], ids: Int[Tensor, "row k"], values: Float[Tensor, "row k"]
+) -> Float[Tensor, "code d_in"]:
+    """How far :func:`refit` moves a group's codes, from Σ_rows value · (row − Σ_k value · code) of each code.
+
+    The ridge stands for vectors of the usual strength.
+    """
+    n_codes = len(lacking)
     # how often two codes are in one vector
-    pairs = (ids[:, :, None] * n_codes + ids[:, None, :]).flatten()
-    together = torch.bincount(pairs, minlength=n_codes**2).reshape(n_codes, n_codes).to(book.dtype)
-    ridge = RIDGE * torch.eye(n_codes, device=rows.device)
-    return book + torch.linalg.solve(together + ridge, sums - together @ book)
+    pairs = (ids.long()[:, :, None] * n_codes + ids[:, None, :]).flatten()
+    weights = (values[:, :, None] * values[:, None, :]).flatten()
+    together = torch.bincount(pairs, weights, minlength=n_codes**2).reshape(n_codes, n_codes).to(lacking)
+    ridge = RIDGE * values.square().mean() * torch.eye(n_codes, device=lacking.device)
+    return torch.linalg.solve(together + ridge, lacking)
+
+
+def _of_group(rows: Tensor, ids: Tensor, book: Tensor) -> Tensor:
+    lacking = torch.zeros_like(book)
+    missing = rows - book[ids].sum(1)
+    for slot in ids.T:
+        lacking.index_add_(0, slot, missing)
+    return book + step(lacking, ids, rows.new_ones(ids.shape))

@@ -38,6 +38,7 @@ from interp.tasks.errors import InputError
 from interp.text import TextBlocks
 from interp.training.checkpoint import Checkpoint, Checkpoints
 from interp.training.config import TrainConfig
+from interp.training.settling import ROUNDS, TOKENS, settle
 from interp.training.trainer import StepResult, Trainer, drawn_from
 
 HISTORY_FILE, MODEL_FOLDER = "training.json", "model"
@@ -89,6 +90,9 @@ def train_codebooks(
             checkpoints = Checkpoints(work / "checkpoints", request)
             trainer = Trainer(model, books, config, n_steps)
             _train(trainer, text.tokens, checkpoints, folder, stage, watch)
+            trainer.finish()
+            for blocks in settled_on(text.tokens, config):
+                settle(model, books, blocks, config.batch_size, stage)
             return _finish(trainer, folder, request)
     except Timeout:
         raise InputError(f"{folder}: another process is training codebooks there") from None
@@ -133,6 +137,14 @@ def batch_of(number: int, n_blocks: int, config: TrainConfig) -> Int[Tensor, " b
     return order[place * config.batch_size :][: config.batch_size]
 
 
+def settled_on(blocks: Int[Tensor, "block pos"], config: TrainConfig) -> Iterator[Int[Tensor, "some pos"]]:
+    """The text of each round of settling, drawn from all of it."""
+    most = max(1, TOKENS // blocks.shape[1])
+    for number in range(ROUNDS):
+        order = torch.randperm(len(blocks), generator=drawn_from(config.seed, "settle", number))
+        yield blocks[order[:most]]
+
+
 def describe(result: StepResult) -> str:
     """One line on a step."""
     return "  ".join(f"{name} {value}" for name, value in _words(result))
@@ -148,7 +160,6 @@ def _words(result: StepResult) -> Iterator[tuple[str, str]]:
 
 
 def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> BookFolder:
-    trainer.finish()
     for site, book in trainer.books.items():
         book.save(BookFolder.book(folder, site))
     if trainer.weights:
