@@ -91,8 +91,9 @@ def train_codebooks(
             trainer = Trainer(model, books, config, n_steps)
             _train(trainer, text.tokens, checkpoints, folder, stage, watch)
             trainer.finish()
-            for blocks in settled_on(text.tokens, config):
-                settle(model, books, blocks, config.batch_size, stage)
+            if config.objective == "distilled":
+                for blocks in settled_on(text.tokens, config):
+                    settle(model, books, blocks, config.batch_size, stage)
             return _finish(trainer, folder, request)
     except Timeout:
         raise InputError(f"{folder}: another process is training codebooks there") from None

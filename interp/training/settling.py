@@ -1,9 +1,10 @@
-"""The last thing that is done to trained codes: a part of the way to what they stand for now.
+"""The last thing that is done to distilled codes: a part of the way to what they stand for now.
 
 A code is trained by the few tokens of each step that have it, with steps that keep their size however little those
 gradients agree, while the codes before it move too: where it ends is off by noise. What it stands for, the vectors that
 come to its site and have it, with all other codes as they are in the end, is known far better, and the best place for
-the loss lies near. So, as in shrinkage, it goes part of the way, less far if it is rare.
+the loss lies near. So, as in shrinkage, it goes part of the way, less far if it is rare. A model that was finetuned
+with its codes has been fitted to them as they are: there it does not help.
 """
 
 from collections.abc import Mapping
