@@ -15,8 +15,9 @@ class TrainConfig:
     Attributes:
         objective: ``local``: each book reconstructs what reaches its site, nothing else. ``distilled``: KL from the
             plain model's next-token distribution to the spliced model's, which is frozen, plus λ times the
-            reconstruction error; at the end the codes settle (:mod:`interp.training.settling`). ``joint``: the spliced model's cross-entropy plus the same, and the model is finetuned
-            along with the codes (Tamkin, Taufeeque & Goodman 2023, §2).
+            reconstruction error; at the end the codes settle (:mod:`interp.training.settling`). ``joint``: the spliced
+            model's cross-entropy plus the same, and the model is finetuned along with the codes (Tamkin, Taufeeque &
+            Goodman 2023, §2).
         lr: Adam's step for the codes, in units of the spread (standard deviation per coordinate) of what comes to
             each head or site, as the book compares vectors.
         model_lr: AdamW's step for the model's weights (joint only).
