@@ -53,6 +53,9 @@ def train(
     nested: Annotated[
         bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the books' own k")
     ] = False,
+    settle: Annotated[
+        int, whole_option("--settle", least=0, help="rounds of settling at the end (distilled, not nested)")
+    ] = 2,
     replace_every: Annotated[
         int,
         whole_option("--replace-every", least=0, help="steps between replacements of dead codes; 0: never"),
@@ -98,6 +101,7 @@ def train(
         batch_size=batch_size,
         epochs=epochs,
         nested=nested,
+        settle=settle,
         replace_every=replace_every,
         checkpoint_every=checkpoint_every,
         seed=seed,

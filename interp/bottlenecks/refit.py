@@ -21,25 +21,35 @@ def refit(
     return torch.stack([_of_group(*parts) for parts in zip(rows, ids.long(), book, strict=True)])
 
 
-def step(
-    lacking: Float[Tensor, "code d_in"], ids: Int[Tensor, "row k"], values: Float[Tensor, "row k"]
-) -> Float[Tensor, "code d_in"]:
-    """How far :func:`refit` moves a group's codes, from Σ_rows value · (row − Σ_k value · code) of each code.
-
-    The ridge stands for vectors of the usual strength.
-    """
-    n_codes = len(lacking)
-    # how often two codes are in one vector
-    pairs = (ids.long()[:, :, None] * n_codes + ids[:, None, :]).flatten()
-    weights = (values[:, :, None] * values[:, None, :]).flatten()
-    together = torch.bincount(pairs, weights, minlength=n_codes**2).reshape(n_codes, n_codes).to(lacking)
-    ridge = RIDGE * values.square().mean() * torch.eye(n_codes, device=lacking.device)
-    return torch.linalg.solve(together + ridge, lacking)
-
-
 def _of_group(rows: Tensor, ids: Tensor, book: Tensor) -> Tensor:
     lacking = torch.zeros_like(book)
     missing = rows - book[ids].sum(1)
     for slot in ids.T:
         lacking.index_add_(0, slot, missing)
-    return book + step(lacking, ids, rows.new_ones(ids.shape))
+    return book + least_squares_move(lacking, ids)
+
+
+def least_squares_move(
+    lacking: Float[Tensor, "code d_in"],
+    ids: Int[Tensor, "row k"],
+    values: Float[Tensor, "row k"] | None = None,
+) -> Float[Tensor, "code d_in"]:
+    """How far :func:`refit` moves one group's codes.
+
+    Args:
+        lacking: of each code Σ_rows value · (row − Σ_k value · code).
+        values: with which codes enter the sum; 1 if not given. The ridge is RIDGE times their mean square.
+    """
+    ids, n_codes = ids.long(), len(lacking)
+    ridge = RIDGE if values is None else float(RIDGE * values.square().mean().clamp(min=1e-12))
+    if ids.shape[1] == 1:
+        weight = torch.bincount(
+            ids[:, 0], None if values is None else values[:, 0].square(), minlength=n_codes
+        )
+        return lacking / (weight.to(lacking) + ridge)[:, None]
+    # how often two codes are in one vector
+    pairs = (ids[:, :, None] * n_codes + ids[:, None, :]).flatten()
+    products = None if values is None else (values[:, :, None] * values[:, None, :]).flatten()
+    together = torch.bincount(pairs, products, minlength=n_codes**2).reshape(n_codes, n_codes).to(lacking)
+    together.diagonal().add_(ridge)
+    return torch.linalg.solve(together, lacking)

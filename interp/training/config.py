@@ -15,9 +15,8 @@ class TrainConfig:
     Attributes:
         objective: ``local``: each book reconstructs what reaches its site, nothing else. ``distilled``: KL from the
             plain model's next-token distribution to the spliced model's, which is frozen, plus λ times the
-            reconstruction error; at the end the codes settle (:mod:`interp.training.settling`). ``joint``: the spliced
-            model's cross-entropy plus the same, and the model is finetuned along with the codes (Tamkin, Taufeeque &
-            Goodman 2023, §2).
+            reconstruction error. ``joint``: the spliced model's cross-entropy plus the same, and the model is finetuned
+            along with the codes (Tamkin, Taufeeque & Goodman 2023, §2).
         lr: Adam's step for the codes, in units of the spread (standard deviation per coordinate) of what comes to
             each head or site, as the book compares vectors.
         model_lr: AdamW's step for the model's weights (joint only).
@@ -28,6 +27,8 @@ class TrainConfig:
         warmup: share of the steps over which the step sizes rise; they fall to zero, linearly, over the rest.
         nested: train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book
             serves them all.
+        settle: rounds of settling at the end (:mod:`interp.training.settling`), for ``distilled`` codes that are not
+            ``nested``.
         replace_every: steps after which codes that were not used meanwhile are replaced, until four fifths of
             the run; 0 leaves them.
         checkpoint_every: steps between checkpoints.
@@ -42,6 +43,7 @@ class TrainConfig:
     epochs: int = 1
     warmup: float = 0.05
     nested: bool = False
+    settle: int = 2
     replace_every: int = 50
     checkpoint_every: int = 50
     seed: int = 0
@@ -49,7 +51,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise InputError(f"objective {self.objective!r}: choose {', '.join(OBJECTIVES)}")
-        for name, least in (("batch_size", 1), ("epochs", 1), ("replace_every", 0), ("checkpoint_every", 1)):
+        for name, least in (
+            ("batch_size", 1),
+            ("epochs", 1),
+            ("settle", 0),
+            ("replace_every", 0),
+            ("checkpoint_every", 1),
+        ):
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least {least}")
         for name in ("lr", "model_lr", "mse_weight"):
@@ -60,6 +68,11 @@ class TrainConfig:
             raise InputError(f"warmup {self.warmup}: it must be from 0 to below 1")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: it must be 0 or more")
+
+    @property
+    def settling_rounds(self) -> int:
+        """``settle`` where codes settle at all."""
+        return self.settle if self.objective == "distilled" and not self.nested else 0
 
     def step_size(self, step: int, n_steps: int) -> float:
         """Factor of the step sizes at a step, counted from 0."""

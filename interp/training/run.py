@@ -38,7 +38,7 @@ from interp.tasks.errors import InputError
 from interp.text import TextBlocks
 from interp.training.checkpoint import Checkpoint, Checkpoints
 from interp.training.config import TrainConfig
-from interp.training.settling import ROUNDS, TOKENS, settle
+from interp.training.settling import TOKENS, settle
 from interp.training.trainer import StepResult, Trainer, drawn_from
 
 HISTORY_FILE, MODEL_FOLDER = "training.json", "model"
@@ -91,9 +91,8 @@ def train_codebooks(
             trainer = Trainer(model, books, config, n_steps)
             _train(trainer, text.tokens, checkpoints, folder, stage, watch)
             trainer.finish()
-            if config.objective == "distilled":
-                for blocks in settled_on(text.tokens, config):
-                    settle(model, books, blocks, config.batch_size, stage)
+            for blocks in settled_on(text.tokens, config):
+                settle(model, books, blocks, config.batch_size, stage)
             return _finish(trainer, folder, request)
     except Timeout:
         raise InputError(f"{folder}: another process is training codebooks there") from None
@@ -139,9 +138,9 @@ def batch_of(number: int, n_blocks: int, config: TrainConfig) -> Int[Tensor, " b
 
 
 def settled_on(blocks: Int[Tensor, "block pos"], config: TrainConfig) -> Iterator[Int[Tensor, "some pos"]]:
-    """The text of each round of settling, drawn from all of it."""
+    """The text of each round of settling, drawn from all of it; none where codes are not settled."""
     most = max(1, TOKENS // blocks.shape[1])
-    for number in range(ROUNDS):
+    for number in range(config.settling_rounds):
         order = torch.randperm(len(blocks), generator=drawn_from(config.seed, "settle", number))
         yield blocks[order[:most]]
 

@@ -1,10 +1,11 @@
-"""The last thing that is done to distilled codes: a part of the way to what they stand for now.
+"""The last thing that is done to distilled codes: a part of the way to what they stand for by then.
 
-A code is trained by the few tokens of each step that have it, with steps that keep their size however little those
-gradients agree, while the codes before it move too: where it ends is off by noise. What it stands for, the vectors that
-come to its site and have it, with all other codes as they are in the end, is known far better, and the best place for
-the loss lies near. So, as in shrinkage, it goes part of the way, less far if it is rare. A model that was finetuned
-with its codes has been fitted to them as they are: there it does not help.
+A code is trained by the few tokens of each step that have it, while the codes before it move too. Where it ends is
+probably off by noise and a little behind; what it stands for, given all other codes as they are in the end, is better
+known. So, as in shrinkage, it goes part of the way, less far if it is rare. docs/codebooks.md has what this buys.
+
+Not for codes that a model was finetuned with: it has been fitted to them as they are. Nor for ``nested`` training, as
+the least squares is for one number of codes.
 """
 
 from collections.abc import Mapping
@@ -17,16 +18,16 @@ from torch import Tensor
 from interp.bottlenecks import Codebook, Codes
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import grouped_rows
-from interp.bottlenecks.refit import step
+from interp.bottlenecks.refit import least_squares_move
 from interp.bottlenecks.watched_book import WatchedBook
 from interp.models import Model
 from interp.progress import Stage, silent
 
 SHARE = 0.25
-"""Of the way. Codes of all sites move at once, each by what it sees of the others' old places: for all of the way that
-is too far where a head's mean hangs on the codes before it."""
-ROUNDS, TOKENS = 2, 20_000
-"""Passes of text that this is worth, and tokens in each."""
+"""Of the way. All of it at once is too far: codes of all sites move together, each by what it sees of the others' old
+places, and the error of one head, which hardly varies, came to twenty times its variance."""
+TOKENS = 20_000
+"""Of the text of one round."""
 
 
 @torch.no_grad()
@@ -37,10 +38,11 @@ def settle(
     batch_size: int,
     stage: Stage = silent,
 ) -> None:
-    """Move the codes, in place, by one pass of text without gradients.
+    """One round: move the codes, in place, by one pass of text without gradients.
 
-    All of the way is :func:`~interp.bottlenecks.refit.refit`: with one code a vector, n / (n + RIDGE) of that to the
-    mean of a code's n vectors. The first position has no say, as it has none in training.
+    They go :data:`SHARE` of the way to the least squares of :func:`~interp.bottlenecks.refit.refit`. With one code a
+    vector, a code goes SHARE · n / (n + RIDGE) of the way to the mean of its n vectors. The first position has no say,
+    as it has none in training.
     """
     watched = {site: _Lacking(book) for site, book in books.items()}
     device = next(model.parameters()).device
@@ -49,7 +51,7 @@ def settle(
             model(batch.to(device))
             done(len(batch))
     for site, book in books.items():
-        book.codes.add_((SHARE * watched[site].steps()).to(book.codes.dtype))
+        book.codes.add_((SHARE * watched[site].moves()).to(book.codes.dtype))
 
 
 class _Lacking(WatchedBook):
@@ -60,7 +62,7 @@ class _Lacking(WatchedBook):
         shape = (book.config.groups, book.config.n_codes, book.config.d_in)
         self._lacking = torch.zeros(shape, device=book.device)
         self._ids: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self._values: list[Tensor] = []  # none where codes are just on
         self._x: Tensor | None = None
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
@@ -73,15 +75,17 @@ class _Lacking(WatchedBook):
         shape = (-1, config.groups, config.k)
         ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
         self._ids.append(ids)
-        # where codes are just on, one 1 will do for all
-        self._values.append(values[:, :, :1] if self.unit_values else values)
+        if not self.unit_values:
+            self._values.append(values.float())
         for group, slot in product(range(config.groups), range(config.k)):
             part = missing[group] * values[group, :, slot, None].float()
             self._lacking[group].index_add_(0, ids[group, :, slot].long(), part)
         return decoded
 
-    def steps(self) -> Float[Tensor, "group code d_in"]:
+    def moves(self) -> Float[Tensor, "group code d_in"]:
         """All of the way."""
         ids = torch.cat(self._ids, 1)
-        values = torch.cat(self._values, 1).float().expand(ids.shape)
-        return torch.stack([step(*parts) for parts in zip(self._lacking, ids, values, strict=True)])
+        values = torch.cat(self._values, 1) if self._values else [None] * len(ids)
+        return torch.stack(
+            [least_squares_move(*parts) for parts in zip(self._lacking, ids, values, strict=True)]
+        )

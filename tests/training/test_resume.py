@@ -61,6 +61,8 @@ def kill_at(monkeypatch, call: int, target, name: str, *, after: bool) -> list[i
         (2, checkpoint, "save_file", False),
         (2, checkpoint, "save_file", True),
         (2, training_run, "write_json", False),
+        (2, training_run, "settle", False),
+        (2, training_run, "settle", True),
         (1, training_run.BookFolder, "finish", False),
     ],
 )
@@ -80,7 +82,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     ):
         torch.testing.assert_close(one.codes, other.codes, atol=1e-6, rtol=0)
         assert torch.equal(one.counts, other.counts)
-    done = call if target is Trainer else {"save_file": 6, "write_json": 6, "finish": 16}[name]
+    done = call if target is Trainer else {"save_file": 6, "write_json": 6, "settle": 16, "finish": 16}[name]
     done -= target is Trainer and not after
     assert len(steps) <= 16 - done + CONFIG.checkpoint_every, "more than an interval was done again"
 

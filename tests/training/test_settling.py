@@ -1,5 +1,7 @@
 """Trained codes go a part of the way to what they stand for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.bottlenecks.metric_codebook import MetricCodebook
-from interp.bottlenecks.refit import RIDGE
+from interp.bottlenecks.refit import RIDGE, least_squares_move
 from interp.models import hooked
 from interp.training import TrainConfig, run, train_codebooks
 from interp.training.settling import SHARE, settle
@@ -49,29 +51,82 @@ def test_one_code_goes_towards_the_mean_of_its_vectors(model, text):
 
 
 @pytest.mark.parametrize("magnitude", ["dropped", "kept"])
-def test_several_codes_together_explain_more(model, text, magnitude):
-    tokens = text.tokens[:24]
-    x = what_comes(model, tokens, "blocks.1.hook_mlp_out", {})
+@pytest.mark.parametrize("groups", ["one book for a layer", "one book for all heads", "one book a head"])
+def test_several_codes_together_explain_more(model, text, magnitude, groups):
+    tokens, cfg = text.tokens[:24], model.cfg
+    site, hook, d_in, n_books = {
+        "one book for a layer": ("m1", "blocks.1.hook_mlp_out", cfg.d_model, 1),
+        "one book for all heads": ("a1", "blocks.1.attn.hook_z", cfg.d_head, 1),
+        "one book a head": ("a1", "blocks.1.attn.hook_z", cfg.d_head, cfg.n_heads),
+    }[groups]
+    x = what_comes(model, tokens, hook, {})
     config = CodebookConfig(
-        d_in=model.cfg.d_model, n_codes=24, k=3, selection="residual", magnitude=magnitude
+        d_in=d_in, n_codes=24, k=3, groups=n_books, selection="residual", magnitude=magnitude
     )
     book = Codebook(config).fit(x)
     codes = book.codes.detach()
     codes += 0.3 * codes.std() * torch.randn(codes.shape)
     found = book.encode(x)
     error = (x - book.decode(found))[:, 1:].square().sum()
-    unused = torch.ones(24, dtype=torch.bool).index_fill(0, found.ids[:, 1:].flatten().long(), False)
+    ids = found.ids[:, 1:].reshape(-1, n_books, 3)
+    unused = [
+        (group, code)
+        for group in range(n_books)
+        for code in {*range(24)} - {*ids[:, group].flatten().tolist()}
+    ]
     before = codes.clone()
-    settle(model, {"m1": book}, tokens, batch_size=8)
+    settle(model, {site: book}, tokens, batch_size=8)
     assert (x - book.decode(found))[:, 1:].square().sum() < 0.95 * error
-    torch.testing.assert_close(codes[0, unused], before[0, unused])
+    for place in unused:
+        torch.testing.assert_close(codes[place], before[place])
 
 
-def test_training_ends_with_it(model, text, start, tmp_path, monkeypatch):
+def test_a_head_that_writes_nothing_is_left_alone(model, text):
+    tokens, hook = text.tokens[:8], "blocks.1.attn.hook_z"
+    config = CodebookConfig(
+        d_in=model.cfg.d_head,
+        n_codes=9,
+        k=2,
+        groups=model.cfg.n_heads,
+        selection="residual",
+        magnitude="kept",
+    )
+    book = Codebook(config).fit(what_comes(model, tokens, hook, {}))
+    before = book.codes.detach().clone()
+    with hooked(model, {hook: lambda z: z * (torch.arange(z.shape[2]) > 0)[:, None]}):
+        settle(model, {"a1": book}, tokens, batch_size=4)
+    assert torch.equal(book.codes[0], before[0]) and not torch.equal(book.codes[1:], before[1:])
+
+
+def test_with_one_code_least_squares_is_a_division():
+    lacking, ids, values = torch.randn(5, 3), torch.randint(5, (40, 1)), torch.rand(40, 1) + 0.5
+    weight = torch.bincount(ids[:, 0], values[:, 0].square(), minlength=5)
+    ridge = RIDGE * values.square().mean()
+    found = least_squares_move(lacking, ids, values)
+    torch.testing.assert_close(found, lacking / (weight + ridge)[:, None])
+    # a second slot that adds nothing but halves the mean square
+    two = least_squares_move(lacking, ids.expand(-1, 2), torch.cat([values, torch.zeros(40, 1)], 1))
+    torch.testing.assert_close(two, lacking / (weight + ridge / 2)[:, None])
+
+
+@pytest.mark.parametrize(("change", "rounds"), [({}, 2), ({"settle": 0}, 0), ({"nested": True}, 0)])
+def test_only_distilled_codes_for_one_k_settle(change, rounds):
+    assert TrainConfig(**change).settling_rounds == rounds
+    assert not any(TrainConfig(objective=name, **change).settling_rounds for name in ("local", "joint"))
+
+
+def test_training_ends_with_it(model, text, start, tmp_path):
     config = TrainConfig(epochs=2, lr=0.02)
-    settled = load_codebooks(train_codebooks(model, start, text, tmp_path / "a", config).folder, model)
-    monkeypatch.setattr(run, "settle", lambda *_: None)
-    left = load_codebooks(train_codebooks(model, start, text, tmp_path / "b", config).folder, model)
+    settled, left = (
+        load_codebooks(
+            train_codebooks(
+                model, start, text, tmp_path / str(rounds), replace(config, settle=rounds)
+            ).folder,
+            model,
+        )
+        for rounds in (2, 0)
+    )
+    assert not any(torch.equal(book.codes, settled[site].codes) for site, book in left.items())
     for blocks in run.settled_on(text.tokens, config):
         settle(model, left, blocks, config.batch_size)
     for site, book in left.items():
