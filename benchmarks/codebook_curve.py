@@ -33,6 +33,8 @@ OUT = Path(__file__).parent / "results" / "codebook_curve"
 DATA, JUDGED = "stdlib+self", ["self", "stdlib"]
 ONE_CODE = TrainConfig(lr=0.02, batch_size=4, replace_every=100)
 """For k = 1: chosen on 12,800 tokens, by other blocks of the training split (docs/codebooks.md)."""
+UNSETTLED = TrainConfig(settle=0)
+"""For k = 8, whose rows were run before codes settled."""
 console = Console(width=110, highlight=False)
 
 
@@ -76,7 +78,7 @@ def _fitted(k: int) -> FitConfig:
 
 
 def _trained(k: int) -> TrainConfig:
-    return ONE_CODE if k == 1 else TrainConfig()
+    return {1: ONE_CODE, 8: UNSETTLED}.get(k, TrainConfig())
 
 
 def _quality(given: argparse.Namespace, model, books: BookFolder, controls: int) -> dict:
