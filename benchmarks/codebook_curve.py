@@ -33,8 +33,8 @@ OUT = Path(__file__).parent / "results" / "codebook_curve"
 DATA, JUDGED = "stdlib+self", ["self", "stdlib"]
 ONE_CODE = TrainConfig(lr=0.02, batch_size=4, replace_every=100)
 """For k = 1: chosen on 12,800 tokens, by other blocks of the training split (docs/codebooks.md)."""
-UNSETTLED = TrainConfig(settle=0)
-"""For k = 8, whose rows were run before codes settled."""
+MANY_CODES = TrainConfig(lr=0.002)
+"""For k = 32: with steps of 0.01 each, so many codes together go too far (docs/codebooks.md)."""
 console = Console(width=110, highlight=False)
 
 
@@ -78,7 +78,7 @@ def _fitted(k: int) -> FitConfig:
 
 
 def _trained(k: int) -> TrainConfig:
-    return {1: ONE_CODE, 8: UNSETTLED}.get(k, TrainConfig())
+    return {1: ONE_CODE, 32: MANY_CODES}.get(k, TrainConfig())
 
 
 def _quality(given: argparse.Namespace, model, books: BookFolder, controls: int) -> dict:

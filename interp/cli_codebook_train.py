@@ -55,7 +55,7 @@ def train(
     ] = False,
     settle: Annotated[
         int, whole_option("--settle", least=0, help="rounds of settling at the end (distilled, not nested)")
-    ] = 2,
+    ] = 0,
     replace_every: Annotated[
         int,
         whole_option("--replace-every", least=0, help="steps between replacements of dead codes; 0: never"),

@@ -25,7 +25,8 @@ from interp.progress import Stage, silent
 
 SHARE = 0.25
 """Of the way. All of it at once is too far: codes of all sites move together, each by what it sees of the others' old
-places, and the error of one head, which hardly varies, came to twenty times its variance."""
+places, and the error of one head, which hardly varies, came to twenty times its variance. A quarter can be too far for
+such a head, too (docs/codebooks.md): look at the least variance explained."""
 TOKENS = 20_000
 """Of the text of one round."""
 

@@ -16,7 +16,7 @@ from interp.text import load_text
 from interp.training import TrainConfig, Trainer, checkpoint, train_codebooks
 from interp.training import run as training_run
 
-CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, checkpoint_every=3, replace_every=2)
+CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, checkpoint_every=3, replace_every=2, settle=2)
 """16 steps."""
 
 

@@ -109,14 +109,16 @@ def test_with_one_code_least_squares_is_a_division():
     torch.testing.assert_close(two, lacking / (weight + ridge / 2)[:, None])
 
 
-@pytest.mark.parametrize(("change", "rounds"), [({}, 2), ({"settle": 0}, 0), ({"nested": True}, 0)])
+@pytest.mark.parametrize(
+    ("change", "rounds"), [({}, 0), ({"settle": 2}, 2), ({"settle": 2, "nested": True}, 0)]
+)
 def test_only_distilled_codes_for_one_k_settle(change, rounds):
     assert TrainConfig(**change).settling_rounds == rounds
     assert not any(TrainConfig(objective=name, **change).settling_rounds for name in ("local", "joint"))
 
 
 def test_training_ends_with_it(model, text, start, tmp_path):
-    config = TrainConfig(epochs=2, lr=0.02)
+    config = TrainConfig(epochs=2, lr=0.02, settle=2)
     settled, left = (
         load_codebooks(
             train_codebooks(
