@@ -1,4 +1,4 @@
-"""The last thing that is done to distilled codes: a part of the way to what they stand for by then.
+"""The last thing that can be done to distilled codes: a part of the way to what they stand for by then.
 
 A code is trained by the few tokens of each step that have it, while the codes before it move too. Where it ends is
 probably off by noise and a little behind; what it stands for, given all other codes as they are in the end, is better
@@ -9,7 +9,6 @@ the least squares is for one number of codes.
 """
 
 from collections.abc import Mapping
-from itertools import product
 
 import torch
 from jaxtyping import Float, Int
@@ -78,9 +77,11 @@ class _Lacking(WatchedBook):
         self._ids.append(ids)
         if not self.unit_values:
             self._values.append(values.float())
-        for group, slot in product(range(config.groups), range(config.k)):
-            part = missing[group] * values[group, :, slot, None].float()
-            self._lacking[group].index_add_(0, ids[group, :, slot].long(), part)
+        first = config.n_codes * torch.arange(config.groups, device=ids.device)[:, None]
+        for slot in range(config.k):
+            part = missing * values[..., slot, None].float()
+            flat = (ids[..., slot].long() + first).flatten()
+            self._lacking.flatten(0, 1).index_add_(0, flat, part.flatten(0, 1))
         return decoded
 
     def moves(self) -> Float[Tensor, "group code d_in"]:
