@@ -4,16 +4,17 @@
 
     python benchmarks/codebook_curve.py --show                       # print what is there, run nothing
     python benchmarks/codebook_curve.py --k 1 8 --tokens 0 12800
+    python benchmarks/codebook_curve.py --k 1 --tokens 1020000 --threads 1
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
-:data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``: each number of
-tokens is a run of its own with its whole schedule. Judged on held-out text of both kinds; the controls are those of the
-fitted books. One file a row, so that a killed run goes on; fits and trainings resume too. One seed: intervals are over
-blocks of text, so they hold for these books.
+:data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, beyond
+:data:`TEXT` with :data:`LONG`: each number of tokens is a run of its own with its whole schedule. Judged on held-out
+text of both kinds; the controls are those of the fitted books. One file a row, so that a killed run goes on; fits and
+trainings resume too. One seed: intervals are over blocks of text, so they hold for these books.
 """
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +36,9 @@ ONE_CODE = TrainConfig(lr=0.02, batch_size=4, replace_every=100)
 """For k = 1: chosen on 12,800 tokens, by other blocks of the training split (docs/codebooks.md)."""
 MANY_CODES = TrainConfig(lr=0.002)
 """For k = 32: with steps of 0.01 each, so many codes together go too far (docs/codebooks.md)."""
+TEXT = 204_800
+"""Tokens of text at most, since samples are dear and docstrings few; for more tokens it is seen several times."""
+LONG = TrainConfig(precision="bfloat16")
 console = Console(width=110, highlight=False)
 
 
@@ -66,8 +70,9 @@ def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
     text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
     books = fit_codebooks(model, text, ["heads"], given.work / f"k{k}-fitted", _fitted(k), stage=bar)
     if tokens:
-        text = load_text(DATA, model, n_tokens=tokens, stage=bar)
-        books = train_codebooks(model, books, text, given.work / f"k{k}-{tokens}", _trained(k), stage=bar)
+        config = _trained(k, tokens)
+        text = load_text(DATA, model, n_tokens=tokens // config.epochs, stage=bar)
+        books = train_codebooks(model, books, text, given.work / f"k{k}-{tokens}", config, stage=bar)
     result = _quality(given, model, books, controls=0 if tokens else 16)
     write_record(_path(given, k, tokens), _settings(given, k, tokens), result)
     return result
@@ -77,7 +82,9 @@ def _fitted(k: int) -> FitConfig:
     return FitConfig(k=k, selection="residual")
 
 
-def _trained(k: int) -> TrainConfig:
+def _trained(k: int, tokens: int) -> TrainConfig:
+    if tokens > TEXT:
+        return replace(LONG, epochs=-(-tokens // TEXT))
     return {1: ONE_CODE, 32: MANY_CODES}.get(k, TrainConfig())
 
 
@@ -99,7 +106,7 @@ def _settings(given: argparse.Namespace, k: int, tokens: int) -> dict:
         "fit_tokens": given.fit_tokens,
         "eval_tokens": given.eval_tokens,
         "fit": asdict(_fitted(k)),
-        "train": asdict(_trained(k)),
+        "train": asdict(_trained(k, tokens)),
     }
 
 

@@ -63,6 +63,14 @@ def train(
     checkpoint_every: Annotated[
         int, whole_option("--checkpoint-every", least=1, help="steps between checkpoints")
     ] = 50,
+    precision: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("auto", "float32", "bfloat16"),
+            metavar="NAME",
+            help="of products; bfloat16 is faster if the processor has it; auto: on a GPU only",
+        ),
+    ] = "auto",
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="[default: the one they were fitted on]"),
@@ -104,6 +112,7 @@ def train(
         settle=settle,
         replace_every=replace_every,
         checkpoint_every=checkpoint_every,
+        precision=precision,
         seed=seed,
     )
     open_sources(data)  # a wrong name should not wait for the model

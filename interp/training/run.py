@@ -92,7 +92,7 @@ def train_codebooks(
             _train(trainer, text.tokens, checkpoints, folder, stage, watch)
             trainer.finish()
             for blocks in settled_on(text.tokens, config):
-                settle(model, books, blocks, config.batch_size, stage)
+                settle(model, books, blocks, work, stage)
             return _finish(trainer, folder, request)
     except Timeout:
         raise InputError(f"{folder}: another process is training codebooks there") from None

@@ -1,33 +1,37 @@
 """The last thing that can be done to distilled codes: a part of the way to what they stand for by then.
 
 A code is trained by the few tokens of each step that have it, while the codes before it move too. Where it ends is
-probably off by noise and a little behind; what it stands for, given all other codes as they are in the end, is better
-known. So, as in shrinkage, it goes part of the way, less far if it is rare. docs/codebooks.md has what this buys.
+probably off by noise and a little behind; what it stands for, given the codes before it as they are in the end, is
+better known. So, as in shrinkage, it goes part of the way, less far if it is rare. docs/codebooks.md says what it buys.
+
+Layer by layer, as books are fitted: the codes of a layer move by what reaches it when those before it have moved. Where
+all moved at once, the mean of what comes to a head that hardly varies moved by more than its deviation, and the head
+was lost.
 
 Not for codes that a model was finetuned with: it has been fitted to them as they are. Nor for ``nested`` training, as
 the least squares is for one number of codes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks import Codebook, Codes
-from interp.bottlenecks.attach import attach
+from interp.bottlenecks import Codebook
 from interp.bottlenecks.base import grouped_rows
+from interp.bottlenecks.fitting import BATCH_SIZE
+from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.refit import least_squares_move
-from interp.bottlenecks.watched_book import WatchedBook
-from interp.models import Model
+from interp.models import Model, Site, expand_sites
 from interp.progress import Stage, silent
 
 SHARE = 0.25
-"""Of the way. All of it at once is too far: codes of all sites move together, each by what it sees of the others' old
-places, and the error of one head, which hardly varies, came to twenty times its variance. A quarter can be too far for
-such a head, too (docs/codebooks.md): look at the least variance explained."""
+"""Of the way."""
 TOKENS = 20_000
-"""Of the text of one round."""
+"""Of the text."""
 
 
 @torch.no_grad()
@@ -35,59 +39,52 @@ def settle(
     model: Model,
     books: Mapping[str, Codebook],
     blocks: Int[Tensor, "block pos"],
-    batch_size: int,
+    folder: Path,
     stage: Stage = silent,
 ) -> None:
-    """One round: move the codes, in place, by one pass of text without gradients.
+    """Move the codes, in place, by one pass of text without gradients.
 
     They go :data:`SHARE` of the way to the least squares of :func:`~interp.bottlenecks.refit.refit`. With one code a
     vector, a code goes SHARE · n / (n + RIDGE) of the way to the mean of its n vectors. The first position has no say,
     as it has none in training.
+
+    Args:
+        folder: where the residual streams between two layers lie meanwhile.
     """
-    watched = {site: _Lacking(book) for site, book in books.items()}
-    device = next(model.parameters()).device
-    with attach(model, watched), stage("settling the codes", len(blocks)) as done:
-        for batch in blocks.split(batch_size):
-            model(batch.to(device))
-            done(len(batch))
-    for site, book in books.items():
-        book.codes.add_((SHARE * watched[site].moves()).to(book.codes.dtype))
+    places = {site: books[str(site)] for site in expand_sites(model, books)}
+    last = max(site.layer for site in places)
+    with TemporaryDirectory(prefix="settling-", dir=folder) as own:
+        stream = LayerStream(model, blocks, Path(own), batch_size=BATCH_SIZE, at_most=0)
+        with stage("settling the codes", len(stream.batches) * (len(places) + last)) as done:
+            _settle(stream, places, last, done)
 
 
-class _Lacking(WatchedBook):
-    """A book that keeps which codes its vectors have, and sums what the vectors of each code still lack."""
+def _settle(
+    stream: LayerStream, places: Mapping[Site, Codebook], last: int, done: Callable[[int], None]
+) -> None:
+    for layer in range(last + 1):
+        moved: dict[Site, Codebook] = {}
+        for site, book in places.items():
+            if site.layer == layer:
+                vectors = torch.cat(stream.collect(site, moved, done)).to(book.device)
+                book.codes.add_((SHARE * moves(book, vectors)).to(book.codes.dtype))
+                moved[site] = book
+        if layer < last:
+            stream.advance(moved, done)
+        stream.step()
 
-    def __init__(self, book: Codebook) -> None:
-        super().__init__(book)
-        shape = (book.config.groups, book.config.n_codes, book.config.d_in)
-        self._lacking = torch.zeros(shape, device=book.device)
-        self._ids: list[Tensor] = []
-        self._values: list[Tensor] = []  # none where codes are just on
-        self._x: Tensor | None = None
 
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
-        self._x = x
-        return self.book.encode(x)
-
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
-        decoded, config = self.book.decode(codes), self.config
-        missing = self.book.rows(self._x[:, 1:]) - grouped_rows(decoded[:, 1:], config)
-        shape = (-1, config.groups, config.k)
-        ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
-        self._ids.append(ids)
-        if not self.unit_values:
-            self._values.append(values.float())
-        first = config.n_codes * torch.arange(config.groups, device=ids.device)[:, None]
-        for slot in range(config.k):
-            part = missing * values[..., slot, None].float()
-            flat = (ids[..., slot].long() + first).flatten()
-            self._lacking.flatten(0, 1).index_add_(0, flat, part.flatten(0, 1))
-        return decoded
-
-    def moves(self) -> Float[Tensor, "group code d_in"]:
-        """All of the way."""
-        ids = torch.cat(self._ids, 1)
-        values = torch.cat(self._values, 1) if self._values else [None] * len(ids)
-        return torch.stack(
-            [least_squares_move(*parts) for parts in zip(self._lacking, ids, values, strict=True)]
-        )
+def moves(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> Float[Tensor, "group code d_in"]:
+    """From each code to the least squares, all of the way."""
+    config, codes = book.config, book.encode(x)
+    missing = book.rows(x[:, 1:]) - grouped_rows(book.decode(codes)[:, 1:], config)
+    shape = (-1, config.groups, config.k)
+    ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
+    lacking = torch.zeros((config.groups, config.n_codes, config.d_in), device=book.device)
+    first = config.n_codes * torch.arange(config.groups, device=ids.device)[:, None]
+    for slot in range(config.k):
+        part = missing * values[..., slot, None].float()
+        flat = (ids[..., slot].long() + first).flatten()
+        lacking.flatten(0, 1).index_add_(0, flat, part.flatten(0, 1))
+    weights = [None] * config.groups if book.unit_values else values.float()
+    return torch.stack([least_squares_move(*parts) for parts in zip(lacking, ids, weights, strict=True)])

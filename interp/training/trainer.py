@@ -208,10 +208,11 @@ class Trainer:
         with self._precision(tokens):
             return self.model(tokens)
 
-    @staticmethod
-    def _precision(tokens: Tensor) -> torch.autocast:
-        """bfloat16 where there is a GPU; float32 codes and similarities all the same."""
-        return torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.device.type == "cuda")
+    def _precision(self, tokens: Tensor) -> torch.autocast:
+        """Of the model's products; codes and similarities are float32 all the same."""
+        where, wanted = tokens.device.type, self.config.precision
+        half = where == "cuda" if wanted == "auto" else wanted == "bfloat16"
+        return torch.autocast(where, torch.bfloat16, enabled=half)
 
     def _set_k(self, number: int) -> int:
         most = max(self.ks.values())

@@ -1,5 +1,6 @@
 """Trained codes go a part of the way to what they stand for."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -24,35 +25,37 @@ def what_comes(model, tokens, hook: str, earlier) -> Tensor:
     return seen[0]
 
 
-def test_one_code_goes_towards_the_mean_of_its_vectors(model, text):
-    tokens, books, expected = text.tokens[:24], {}, {}
+def test_one_code_goes_towards_the_mean_of_its_vectors(model, text, tmp_path):
+    tokens, books, moved = text.tokens[:24], {}, {}
     heads = CodebookConfig(d_in=model.cfg.d_head, n_codes=6, groups=model.cfg.n_heads, selection="residual")
     layer = CodebookConfig(d_in=model.cfg.d_model, n_codes=6, selection="residual")
     for site, hook, book in (
         ("a0", "blocks.0.attn.hook_z", MetricCodebook(heads)),
         ("m1", "blocks.1.hook_mlp_out", Codebook(layer)),
     ):
-        x = what_comes(model, tokens, hook, books)
+        x = what_comes(model, tokens, hook, moved)  # layer by layer: earlier codes have moved by then
         book.fit(x)
         codes = book.codes.detach()  # shares the memory
         codes += 0.3 * x.std() * torch.randn(codes.shape)
         # the first position has no say
         vectors = x[:, 1:].reshape(-1, book.config.groups, book.config.d_in)
         ids = book.encode(x).ids[:, 1:].reshape(-1, book.config.groups)
-        books[site], expected[site] = book, codes.clone()
+        books[site], moved[site] = book, copy.deepcopy(book)
+        expected = moved[site].codes.detach()
         for group, code in torch.cartesian_prod(torch.arange(book.config.groups), torch.arange(6)).tolist():
             its = vectors[ids[:, group] == code, group]
             if len(its):
                 way = SHARE * len(its) / (len(its) + RIDGE)
-                expected[site][group, code] += way * (its.mean(0) - codes[group, code])
-    settle(model, books, tokens, batch_size=7)
+                expected[group, code] += way * (its.mean(0) - codes[group, code])
+    settle(model, books, tokens, tmp_path)
     for site, book in books.items():
-        torch.testing.assert_close(book.codes.detach(), expected[site])
+        torch.testing.assert_close(book.codes, moved[site].codes)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("magnitude", ["dropped", "kept"])
 @pytest.mark.parametrize("groups", ["one book for a layer", "one book for all heads", "one book a head"])
-def test_several_codes_together_explain_more(model, text, magnitude, groups):
+def test_several_codes_together_explain_more(model, text, tmp_path, magnitude, groups):
     tokens, cfg = text.tokens[:24], model.cfg
     site, hook, d_in, n_books = {
         "one book for a layer": ("m1", "blocks.1.hook_mlp_out", cfg.d_model, 1),
@@ -75,13 +78,13 @@ def test_several_codes_together_explain_more(model, text, magnitude, groups):
         for code in {*range(24)} - {*ids[:, group].flatten().tolist()}
     ]
     before = codes.clone()
-    settle(model, {site: book}, tokens, batch_size=8)
+    settle(model, {site: book}, tokens, tmp_path)
     assert (x - book.decode(found))[:, 1:].square().sum() < 0.95 * error
     for place in unused:
         torch.testing.assert_close(codes[place], before[place])
 
 
-def test_a_head_that_writes_nothing_is_left_alone(model, text):
+def test_a_head_that_writes_nothing_is_left_alone(model, text, tmp_path):
     tokens, hook = text.tokens[:8], "blocks.1.attn.hook_z"
     config = CodebookConfig(
         d_in=model.cfg.d_head,
@@ -94,7 +97,7 @@ def test_a_head_that_writes_nothing_is_left_alone(model, text):
     book = Codebook(config).fit(what_comes(model, tokens, hook, {}))
     before = book.codes.detach().clone()
     with hooked(model, {hook: lambda z: z * (torch.arange(z.shape[2]) > 0)[:, None]}):
-        settle(model, {"a1": book}, tokens, batch_size=4)
+        settle(model, {"a1": book}, tokens, tmp_path)
     assert torch.equal(book.codes[0], before[0]) and not torch.equal(book.codes[1:], before[1:])
 
 
@@ -130,6 +133,6 @@ def test_training_ends_with_it(model, text, start, tmp_path):
     )
     assert not any(torch.equal(book.codes, settled[site].codes) for site, book in left.items())
     for blocks in run.settled_on(text.tokens, config):
-        settle(model, left, blocks, config.batch_size)
+        settle(model, left, blocks, tmp_path)
     for site, book in left.items():
         assert torch.equal(book.codes, settled[site].codes)

@@ -267,6 +267,18 @@ def test_under_autocast_similarities_stay_exact(model, start):
     torch.testing.assert_close(loss, book.loss(x, book.decode(plain)))
 
 
+def test_bfloat16_is_asked_for_on_a_processor(model, start, text):
+    """Losses are nearly those of float32, and what is trained stays float32; ``auto`` is float32 here."""
+    losses = {}
+    for precision in ("auto", "float32", "bfloat16"):
+        books = load_codebooks(start.folder, model)
+        trainer = Trainer(model, books, replace(QUICK, precision=precision), 10)
+        losses[precision] = [trainer.step(i, text.tokens[4 * i :][:4]).loss for i in range(3)]
+        assert all(tensor.dtype != torch.bfloat16 for tensor in trainer.state().values())
+    assert losses["auto"] == losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+
+
 def test_held_out_text_is_refused(model, start, tmp_path):
     heldout = load_text("stdlib", model, n_tokens=1024, context=32, split="heldout")
     with pytest.raises(InputError, match="split 'heldout': codebooks are trained on 'train' only"):
