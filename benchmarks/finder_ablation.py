@@ -44,11 +44,11 @@ QUARTERS = round(QUARTER_RUNS * PARTIAL_RUNS)
 CHOSEN = (PARTIAL_RUNS - QUARTERS, QUARTERS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = (
     CHOSEN,
-    (PARTIAL_RUNS, 0, 0.03, 0.0),
+    (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.1, 0.03),
+    (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.3, 0.1),
     (PARTIAL_RUNS, 0, 0.1, 0.0),
     (PARTIAL_RUNS, 0, 0.3, 0.0),
     (PARTIAL_RUNS, 0, 1.0, 0.0),
-    (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.1, 0.1),
 )
 """Pairs with a half and with a quarter of every head on, and how their values count."""
 RATES = (0.05, 0.1, 0.2)

@@ -7,7 +7,8 @@ Directed edges from a head to the query, key or value of a head in a later layer
    code tells of the receiver's on prompts of one side (:mod:`interp.scores.co_occurrence`).
 2. **Measure** (``budget`` more): path patching of single edges on single pairs (:mod:`interp.scores.edge_swaps`), spent
    on those edges among the ``candidates`` best of which it is open whether their effect is above ``threshold`` of the
-   gap. What attribution gets wrong on the pairs measured corrects it on all (:mod:`interp.scores.uncertainty`).
+   gap. What the mean of attribution at the clean prompt and half-way gets wrong on the pairs measured corrects it on
+   all (:mod:`interp.scores.uncertainty`).
 
 An edge's score is the size that its effect is expected to have, as far as it is above the threshold
 (:mod:`interp.scores.membership`), with the sign of its effect; edges with no effect of their own follow, by what they
@@ -169,7 +170,7 @@ def code_edges(
     promise = np.maximum(np.abs(proposed.attribution.mean(0)), np.abs(proposed.path.mean(0)))
     chosen = np.sort(np.argsort(-promise, kind="stable")[: config.candidates])
     estimates = EffectEstimates(
-        proposed.attribution[:, chosen], proposed.gap, config.threshold, np.arange(len(pairs)), config.seed
+        proposed.path[:, chosen], proposed.gap, config.threshold, np.arange(len(pairs)), config.seed
     )
     if proposed.exact is not None and config.budget:
         budget = config.budget * len(pairs) - proposed.swaps.prefix_cost(range(len(pairs)))
@@ -264,15 +265,15 @@ def _result(
     cost: Cost,
     config: CodeEdgesConfig,
 ) -> CodeEdges:
-    attribution = proposed.attribution.mean(0, dtype=float)
-    effect, error = attribution.copy(), np.full(len(edges), np.nan)
+    attribution, path = (part.mean(0, dtype=float) for part in (proposed.attribution, proposed.path))
+    effect, error = path.copy(), np.full(len(edges), np.nan)
     expected, probability, measured = np.zeros((3, len(edges)))
     member = estimates.membership()
     effect[chosen], variance = estimates.estimate()
     error[chosen] = np.sqrt(variance)
     expected[chosen], probability[chosen] = member.expected, member.probability
     measured[chosen] = estimates.swapped
-    elsewhere = np.abs(proposed.path.mean(0)) + np.abs(proposed.partial.mean(0))
+    elsewhere = np.abs(path) + np.abs(proposed.partial.mean(0))
     size = expected + TIE_BREAK * np.abs(effect) + REDUNDANCY_WEIGHT * elsewhere
     by_codes = None if proposed.by_codes is None else proposed.by_codes.mean(0)
     names, found = [str(site) for site in edges.sites], []

@@ -47,7 +47,7 @@ PARTIAL_RUNS = 10
 """Pairs that are run with all heads partly off, at most: beyond them swaps tell more."""
 QUARTER_RUNS = 0.3
 """Share of those pairs on which a quarter of every head stays on, and not a half."""
-HALF_WEIGHT, QUARTER_WEIGHT = 0.1, 0.03
+HALF_WEIGHT, QUARTER_WEIGHT = 0.2, 0.06
 """How a value while others are partly off counts beside an effect of one's own (chosen in docs/codes.md)."""
 HIDDEN_TIE_BREAK = 0.01
 """How a value that is surely below the threshold counts beside one above it."""

@@ -8,7 +8,9 @@ from head to head by orders of magnitude. Ranking by the estimate alone puts a n
    variance (Smyth 2004, *Statistical Applications in Genetics and Molecular Biology* 3:3).
 2. Effects have a common prior, a mixture of normals around 0 of many widths, whose weights are fitted to the
    estimates of all heads by EM (empirical Bayes; Stephens 2017, *Biostatistics* 18:275): most heads do nothing,
-   a few do a lot, and the data say how many.
+   a few do a lot, and the data say how many. Common to all is the prior of effect / error^α (ibid., equation 10).
+   With α = 0 an estimate that varies a lot over pairs is taken for one of the many heads that do nothing; but those
+   vary little, and what does a lot varies a lot. So α too is what makes the estimates likeliest, of :data:`POWERS`.
 3. What is left is a posterior of every head's effect; from it P(|effect| ≥ threshold), and the expected size of the
    effect where it is above the threshold, which ranks heads.
 
@@ -25,10 +27,16 @@ from scipy.stats import norm
 
 from interp.tasks.errors import InputError
 
-WIDTHS = np.geomspace(5e-4, 2.0, 24)
-"""Standard deviations of the prior's components, as shares of the gap."""
-EM_STEPS = 300
-_PSEUDO_COUNT = 0.5  # keeps every width possible
+POWERS = (0.0, 0.5, 1.0, 1.5, 2.0)
+"""α: of the error, to which effects are in proportion."""
+N_WIDTHS = 32
+"""Normals in the prior: one next to nothing, the others from a tenth of the smallest error to twice the largest effect."""
+_NOTHING = 1e-4  # of the smallest width; a width of 0 would divide by it
+EM_STEPS = 100
+_PSEUDO_COUNT = 0.05  # keeps every width possible
+_NULL_COUNT = 10.0
+"""Heads that the normal next to nothing has beforehand, so that where the errors are large a head counts as one that
+does nothing unless its estimate says otherwise (Stephens 2017, section 2.3: the same weight)."""
 
 
 @dataclass(frozen=True)
@@ -116,20 +124,12 @@ def membership(
             "it does not do this task, so there is no circuit to find"
         )
     limit = threshold * gap
-    width = (WIDTHS * gap) ** 2
-    variance = np.maximum(variance, (1e-6 * gap) ** 2)
-    total = width + variance[:, None]
-    log_likelihood = -0.5 * (estimate[:, None] ** 2 / total + np.log(total))
-    likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
-    weights = np.full(len(width), 1 / len(width))
-    for _ in range(EM_STEPS):
-        share = likelihood * weights
-        share /= share.sum(axis=1, keepdims=True)
-        weights = (share.sum(axis=0) + _PSEUDO_COUNT) / (len(estimate) + _PSEUDO_COUNT * len(width))
-    share = likelihood * weights
-    share /= share.sum(axis=1, keepdims=True)
+    error = np.sqrt(np.maximum(variance, (1e-6 * gap) ** 2))
+    priors = [_fitted_prior(estimate, error, power) for power in POWERS]
+    _, share, width = max(priors, key=lambda prior: prior[0])
+    total = width + error[:, None] ** 2
     mean = width / total * estimate[:, None]
-    deviation = np.sqrt(width * variance[:, None] / total)
+    deviation = np.sqrt(width / total) * error[:, None]
     above, below = (limit - mean) / deviation, (-limit - mean) / deviation
     beyond = norm.sf(above), norm.cdf(below)
     size = mean * (beyond[0] - beyond[1]) + deviation * (norm.pdf(above) + norm.pdf(below))
@@ -139,6 +139,29 @@ def membership(
         expected=(share * size).sum(axis=1),
         threshold=limit,
     )
+
+
+def _fitted_prior(
+    estimate: Float[np.ndarray, " head"], error: Float[np.ndarray, " head"], power: float
+) -> tuple[float, Float[np.ndarray, "head width"], Float[np.ndarray, "head width"]]:
+    """Log-likelihood of the estimates, each head's share in each normal of the prior, and their variances."""
+    unit = error**power
+    least = (error / unit).min() / 10
+    most = max(2 * np.abs(estimate / unit).max(), 10 * least)
+    widths = np.array([_NOTHING * least, *np.geomspace(least, most, N_WIDTHS - 1)])
+    width = (widths * unit[:, None]) ** 2
+    total = width + error[:, None] ** 2
+    log_likelihood = -0.5 * (estimate[:, None] ** 2 / total + np.log(total))
+    largest = log_likelihood.max(axis=1, keepdims=True)
+    likelihood = np.exp(log_likelihood - largest)
+    weights, beforehand = np.full(N_WIDTHS, 1 / N_WIDTHS), np.full(N_WIDTHS, _PSEUDO_COUNT)
+    beforehand[0] += _NULL_COUNT
+    for _ in range(EM_STEPS):
+        counts = weights * (likelihood.T @ (1 / (likelihood @ weights)))
+        weights = (counts + beforehand) / (len(estimate) + beforehand.sum())
+    evidence = likelihood @ weights
+    share = likelihood * weights / evidence[:, None]
+    return float((np.log(evidence) + largest[:, 0]).sum()), share, width
 
 
 def _inverse_trigamma(value: float) -> float:

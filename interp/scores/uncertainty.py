@@ -8,7 +8,8 @@ only for the r pairs on which the head was swapped. So (a control variate, in th
 whose error is what n pairs leave open plus what r of n leave open of the residual. A head that was never swapped has
 an unknown bias; its size is taken from the heads that were, in units of each head's own rms attribution.
 
-Swaps are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step).
+Swaps are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step). Of a
+head that was never swapped P is held to be :data:`TRUST` at most: attribution can be sure of itself and quite wrong.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,8 @@ FIRST_BIAS = 0.3
 """Bias in units of rms attribution that is assumed until heads have been swapped."""
 ENOUGH_SWAPPED = 8
 """Heads that must have been swapped before their bias is believed of the others."""
+TRUST = 0.9
+"""Probability of membership that attribution alone can make sure of, when swaps are chosen."""
 ROUNDS = 16
 """Swaps are chosen this many times; more rounds choose better and batch worse."""
 STEP = 3
@@ -136,6 +139,7 @@ class EffectEstimates:
         """
         done = self.swapped
         probability = self.membership().probability
+        probability = np.where(done == 0, np.minimum(probability, TRUST), probability)
         value = probability * (1 - probability) / (done + step)
         value[done >= self._order.shape[1]] = 0
         pairs, heads = [], []

@@ -8,19 +8,21 @@ from interp.scores.membership import at_false_discovery_rate, membership, modera
 from interp.tasks.errors import InputError
 
 
-def _population(seed: int, heads: int = 300):
-    """True effects of which 10 % are large, and noise that differs from head to head by a factor of 100."""
+def _population(seed: int, power: float, heads: int = 300):
+    """True effects of which 10 % are large, times error^power; errors differ from head to head by a factor of 300."""
     generator = np.random.default_rng(seed)
-    truth = np.where(generator.random(heads) < 0.1, generator.normal(0, 0.3, heads), 0.0)
     noise = 10 ** generator.uniform(-3, -0.5, heads)
+    size = {0: 0.3, 1: 3.0, 1.5: 10.0}[power] * noise**power
+    truth = np.where(generator.random(heads) < 0.1, size * generator.normal(size=heads), 0.0)
     return truth, noise, generator
 
 
-def test_probabilities_are_calibrated():
-    """Of the heads given a probability near p, a share near p are members."""
+@pytest.mark.parametrize("power", [0, 1, 1.5])
+def test_probabilities_are_calibrated(power):
+    """Of the heads given a probability near p, a share near p are members, whatever errors tell of effects."""
     said, so = [], []
     for seed in range(20):
-        truth, noise, generator = _population(seed)
+        truth, noise, generator = _population(seed, power)
         found = membership(
             truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02
         )
@@ -33,10 +35,22 @@ def test_probabilities_are_calibrated():
         assert so[bin_].mean() == pytest.approx(said[bin_].mean(), abs=0.1)
 
 
-def test_ranks_better_than_the_estimate():
+def test_what_varies_a_lot_is_not_taken_for_one_of_the_many_that_do_nothing():
+    """Two hundred heads of tiny effects and errors say nothing about the one that has a large effect and error."""
+    generator = np.random.default_rng(0)
+    many, few = np.full(200, 1e-3), np.full(20, 0.02)
+    error = np.concatenate([many, few])
+    estimate = np.concatenate([1e-3 * generator.normal(size=200), 0.06 * generator.normal(size=20)])
+    estimate[-1] = 0.05
+    found = membership(estimate, error**2, gap=1.0, threshold=0.02)
+    assert found.probability[-1] > 0.5 and found.mean[-1] > 0.02
+
+
+@pytest.mark.parametrize("power", [0, 1])
+def test_ranks_better_than_the_estimate(power):
     better = 0
     for seed in range(10):
-        truth, noise, generator = _population(seed)
+        truth, noise, generator = _population(seed, power)
         estimate = truth + noise * generator.normal(size=len(noise))
         found = membership(estimate, noise**2, gap=1.0, threshold=0.02)
         members = np.abs(truth) >= 0.02
@@ -75,10 +89,11 @@ def test_expected_is_the_integral_it_says():
     assert found.expected[0] == pytest.approx((size * (size >= 0.04)).mean(), abs=0.01)
 
 
-def test_circuit_holds_its_false_discovery_rate():
+@pytest.mark.parametrize("power", [0, 1, 1.5])
+def test_circuit_holds_its_false_discovery_rate(power):
     false = []
     for seed in range(20):
-        truth, noise, generator = _population(seed)
+        truth, noise, generator = _population(seed, power)
         found = membership(
             truth + noise * generator.normal(size=len(noise)), noise**2, gap=1.0, threshold=0.02
         )

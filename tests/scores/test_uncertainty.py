@@ -61,6 +61,15 @@ def test_swaps_go_to_open_heads(seed):
     assert swapped[6:10].sum() > swapped.sum() / 2
 
 
+def test_a_head_is_not_believed_before_it_was_swapped():
+    """Attribution says the same on all pairs, and is wrong: what it is surest of is looked at, too."""
+    exact, attribution = _case()
+    attribution[:, 4], exact[:, 4] = 0.6, 0.0
+    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
+    _spend(estimates, exact, 120)
+    assert estimates.swapped[4] > 0 and estimates.membership().probability[4] < 0.5
+
+
 def test_no_head_is_swapped_twice_on_a_pair_and_only_allowed_pairs_are():
     exact, attribution = _case()
     allowed = np.arange(5, 15)
