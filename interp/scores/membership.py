@@ -30,7 +30,7 @@ from interp.tasks.errors import InputError
 POWERS = (0.0, 0.5, 1.0, 1.5, 2.0)
 """α: of the error, to which effects are in proportion."""
 N_WIDTHS = 32
-"""Normals in the prior: one next to nothing, the others from a tenth of the smallest error to twice the largest effect."""
+"""Normals in the prior: next to nothing, then from a tenth of the smallest error to twice the largest effect."""
 _NOTHING = 1e-4  # of the smallest width; a width of 0 would divide by it
 EM_STEPS = 100
 _PSEUDO_COUNT = 0.05  # keeps every width possible
