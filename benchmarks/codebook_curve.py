@@ -8,7 +8,7 @@
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
 :data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, beyond
-:data:`TEXT` with :data:`LONG`: each number of tokens is a run of its own with its whole schedule. Judged on held-out
+:data:`TEXT` in bfloat16: each number of tokens is a run of its own with its whole schedule. Judged on held-out
 text of both kinds; the controls are those of the fitted books. One file a row, so that a killed run goes on; fits and
 trainings resume too. One seed: intervals are over blocks of text, so they hold for these books.
 """
@@ -38,7 +38,8 @@ MANY_CODES = TrainConfig(lr=0.002)
 """For k = 32: with steps of 0.01 each, so many codes together go too far (docs/codebooks.md)."""
 TEXT = 204_800
 """Tokens of text at most, since samples are dear and docstrings few; for more tokens it is seen several times."""
-LONG = TrainConfig(precision="bfloat16")
+LONG_PRECISION = "bfloat16"
+"""Beyond :data:`TEXT`: hours become bearable where the processor multiplies bfloat16."""
 console = Console(width=110, highlight=False)
 
 
@@ -83,9 +84,10 @@ def _fitted(k: int) -> FitConfig:
 
 
 def _trained(k: int, tokens: int) -> TrainConfig:
+    config = {1: ONE_CODE, 32: MANY_CODES}.get(k, TrainConfig())
     if tokens > TEXT:
-        return replace(LONG, epochs=-(-tokens // TEXT))
-    return {1: ONE_CODE, 32: MANY_CODES}.get(k, TrainConfig())
+        config = replace(config, precision=LONG_PRECISION, epochs=-(-tokens // TEXT))
+    return config
 
 
 def _quality(given: argparse.Namespace, model, books: BookFolder, controls: int) -> dict:

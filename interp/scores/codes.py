@@ -11,10 +11,11 @@
    for the likely members, which change of code the effect comes from, and the effect of setting those codes.
 
 A head's score is the size that its effect is expected to have, as far as it is above ``threshold`` of the gap
-(:mod:`interp.scores.membership`), with the sign of its effect; and a tenth of the same for its value while others are
-half off, which ranks heads that are no members by themselves and helps where membership is open. Circuits that are to
-do the task alone are another question, which :mod:`interp.scores.growth` answers. p-values come from permuted labels:
-under the null hypothesis clean and corrupt could change places in any pair, which turns the sign of its effect.
+(:mod:`interp.scores.membership`), with the sign of its effect; and a fifth of the same for its value while others are
+half off (:data:`HALF_WEIGHT`), which ranks heads that are no members by themselves and helps where membership is open.
+Circuits that are to do the task alone are another question, which :mod:`interp.scores.growth` answers. p-values come
+from permuted labels: under the null hypothesis clean and corrupt could change places in any pair, which turns the sign
+of its effect.
 
 It misleads where the reference asks another question: it looks for single heads whose swap changes the metric by a
 stated share of the gap, by resampling from the given counterfactual. docs/codes.md says what each step buys.

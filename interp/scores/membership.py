@@ -15,7 +15,8 @@ from head to head by orders of magnitude. Ranking by the estimate alone puts a n
    effect where it is above the threshold, which ranks heads.
 
 It misleads where estimates are biased and the bias is not in ``variance``: a gradient that is blind to a head is sure
-of its mistake. :mod:`interp.scores.codes` measures that bias and adds it.
+of its mistake. :mod:`interp.scores.codes` measures that bias and adds it. A bias that is added in proportion to the
+estimate makes α larger by itself, as errors then go with estimates whatever effects do (docs/codes.md).
 """
 
 from dataclasses import dataclass
@@ -30,13 +31,15 @@ from interp.tasks.errors import InputError
 POWERS = (0.0, 0.5, 1.0, 1.5, 2.0)
 """α: of the error, to which effects are in proportion."""
 N_WIDTHS = 32
-"""Normals in the prior: next to nothing, then from a tenth of the smallest error to twice the largest effect."""
+"""Normals in the prior of effect / error^α: next to nothing, then from a tenth of the smallest error to twice the
+largest effect, both in the same unit."""
 _NOTHING = 1e-4  # of the smallest width; a width of 0 would divide by it
 EM_STEPS = 100
 _PSEUDO_COUNT = 0.05  # keeps every width possible
 _NULL_COUNT = 10.0
 """Heads that the normal next to nothing has beforehand, so that where the errors are large a head counts as one that
-does nothing unless its estimate says otherwise (Stephens 2017, section 2.3: the same weight)."""
+does nothing unless its estimate says otherwise (Stephens 2017, section 2.3: the same weight). Among a few heads only
+it weighs more than they do: the posterior is then too modest."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,10 @@ def membership(
         threshold: share of the gap from which on an effect makes a member.
 
     Raises:
-        InputError: a gap of zero.
+        InputError: no head, an estimate that is not finite, or a gap of zero.
     """
+    if not len(estimate) or not np.isfinite(estimate).all() or not np.isfinite(variance).all():
+        raise InputError("effects cannot be judged: there is none, or one is NaN or infinite")
     gap = abs(gap)
     if gap == 0 or not np.isfinite(gap):
         raise InputError(

@@ -9,7 +9,8 @@ whose error is what n pairs leave open plus what r of n leave open of the residu
 an unknown bias; its size is taken from the heads that were, in units of each head's own rms attribution.
 
 Swaps are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step). Of a
-head that was never swapped P is held to be :data:`TRUST` at most: attribution can be sure of itself and quite wrong.
+head that was never swapped P is held to be :data:`TRUST` at most: attribution can be sure of a member and quite wrong.
+(Of a head to which it is blind it is as sure; looking at those would take swaps of all the many that do nothing.)
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ FIRST_BIAS = 0.3
 ENOUGH_SWAPPED = 8
 """Heads that must have been swapped before their bias is believed of the others."""
 TRUST = 0.9
-"""Probability of membership that attribution alone can make sure of, when swaps are chosen."""
+"""Probability of membership that attribution alone can bring a head to, when swaps are chosen."""
 ROUNDS = 16
 """Swaps are chosen this many times; more rounds choose better and batch worse."""
 STEP = 3

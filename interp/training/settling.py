@@ -1,12 +1,11 @@
 """The last thing that can be done to distilled codes: a part of the way to what they stand for by then.
 
-A code is trained by the few tokens of each step that have it, while the codes before it move too. Where it ends is
-probably off by noise and a little behind; what it stands for, given the codes before it as they are in the end, is
-better known. So, as in shrinkage, it goes part of the way, less far if it is rare. docs/codebooks.md says what it buys.
+Training moves codes away from the vectors that they stand for, by noise and since the layers behind them are served
+better so. Part of the way back makes a code again what its vectors have in common, at little cost to the model; all of
+it would cost half of what training has gained. Less far if the code is rare. docs/codebooks.md has the numbers.
 
 Layer by layer, as books are fitted: the codes of a layer move by what reaches it when those before it have moved. Where
-all moved at once, the mean of what comes to a head that hardly varies moved by more than its deviation, and the head
-was lost.
+all moved at once, the mean of what comes to a head that hardly varies moved by many times its deviation.
 
 Not for codes that a model was finetuned with: it has been fitted to them as they are. Nor for ``nested`` training, as
 the least squares is for one number of codes.
