@@ -22,25 +22,26 @@ def refit(
 
 
 def _of_group(rows: Tensor, ids: Tensor, book: Tensor) -> Tensor:
-    lacking = torch.zeros_like(book)
-    missing = rows - book[ids].sum(1)
-    for slot in ids.T:
-        lacking.index_add_(0, slot, missing)
-    return book + least_squares_move(lacking, ids)
+    return book + least_squares_move(rows - book[ids].sum(1), ids, len(book))
 
 
 def least_squares_move(
-    lacking: Float[Tensor, "code d_in"],
+    missing: Float[Tensor, "row d_in"],
     ids: Int[Tensor, "row k"],
+    n_codes: int,
     values: Float[Tensor, "row k"] | None = None,
 ) -> Float[Tensor, "code d_in"]:
     """How far :func:`refit` moves one group's codes.
 
     Args:
-        lacking: of each code Σ_rows value · (row − Σ_k value · code).
+        missing: of each row what its codes leave, row − Σ_k value · code.
         values: with which codes enter the sum; 1 if not given. The ridge is RIDGE times their mean square.
     """
-    ids, n_codes = ids.long(), len(lacking)
+    ids = ids.long()
+    lacking = missing.new_zeros(n_codes, missing.shape[1])  # of each code Σ_rows value · missing
+    for slot in range(ids.shape[1]):
+        part = missing if values is None else missing * values[:, slot, None]
+        lacking.index_add_(0, ids[:, slot], part)
     ridge = RIDGE if values is None else float(RIDGE * values.square().mean().clamp(min=1e-12))
     if ids.shape[1] == 1:
         weight = torch.bincount(

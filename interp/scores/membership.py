@@ -8,9 +8,10 @@ from head to head by orders of magnitude. Ranking by the estimate alone puts a n
    variance (Smyth 2004, *Statistical Applications in Genetics and Molecular Biology* 3:3).
 2. Effects have a common prior, a mixture of normals around 0 of many widths, whose weights are fitted to the
    estimates of all heads by EM (empirical Bayes; Stephens 2017, *Biostatistics* 18:275): most heads do nothing,
-   a few do a lot, and the data say how many. Common to all is the prior of effect / error^α (ibid., equation 10).
-   With α = 0 an estimate that varies a lot over pairs is taken for one of the many heads that do nothing; but those
-   vary little, and what does a lot varies a lot. So α too is what makes the estimates likeliest, of :data:`POWERS`.
+   a few do a lot, and the data say how many. Common to all is the prior of effect / error^α (``alpha`` of his
+   ``ashr``). With α = 0 an estimate that varies a lot over pairs is taken for one of the many heads that do nothing;
+   but those vary little, and what does a lot varies a lot. So α too is what makes the estimates likeliest, of
+   :data:`POWERS`.
 3. What is left is a posterior of every head's effect; from it P(|effect| ≥ threshold), and the expected size of the
    effect where it is above the threshold, which ranks heads.
 
@@ -38,8 +39,8 @@ EM_STEPS = 100
 _PSEUDO_COUNT = 0.05  # keeps every width possible
 _NULL_COUNT = 10.0
 """Heads that the normal next to nothing has beforehand, so that where the errors are large a head counts as one that
-does nothing unless its estimate says otherwise (Stephens 2017, section 2.3: the same weight). Among a few heads only
-it weighs more than they do: the posterior is then too modest."""
+does nothing unless its estimate says otherwise (``nullweight`` of Stephens' ``ashr``, its default). Among a few heads
+only it weighs more than they do: the posterior is then too modest."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,11 @@ def membership(
     Raises:
         InputError: no head, an estimate that is not finite, or a gap of zero.
     """
-    if not len(estimate) or not np.isfinite(estimate).all() or not np.isfinite(variance).all():
-        raise InputError("effects cannot be judged: there is none, or one is NaN or infinite")
+    bad = (~np.isfinite(estimate) | ~np.isfinite(variance)).sum()
+    if not len(estimate) or bad:
+        raise InputError(
+            f"{len(estimate)} effects, {bad} of them NaN or infinite: give finite ones, at least one"
+        )
     gap = abs(gap)
     if gap == 0 or not np.isfinite(gap):
         raise InputError(

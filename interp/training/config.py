@@ -29,7 +29,7 @@ class TrainConfig:
         nested: train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book
             serves them all.
         settle: rounds of settling at the end (:mod:`interp.training.settling`), for ``distilled`` codes that are not
-            ``nested``: nearer to the plain model, but a head that hardly varies can be lost.
+            ``nested``: nearer to the vectors that the codes stand for.
         replace_every: steps after which codes that were not used meanwhile are replaced, until four fifths of
             the run; 0 leaves them.
         checkpoint_every: steps between checkpoints.

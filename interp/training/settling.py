@@ -79,11 +79,6 @@ def moves(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> Float[Te
     missing = book.rows(x[:, 1:]) - grouped_rows(book.decode(codes)[:, 1:], config)
     shape = (-1, config.groups, config.k)
     ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
-    lacking = torch.zeros((config.groups, config.n_codes, config.d_in), device=book.device)
-    first = config.n_codes * torch.arange(config.groups, device=ids.device)[:, None]
-    for slot in range(config.k):
-        part = missing * values[..., slot, None].float()
-        flat = (ids[..., slot].long() + first).flatten()
-        lacking.flatten(0, 1).index_add_(0, flat, part.flatten(0, 1))
     weights = [None] * config.groups if book.unit_values else values.float()
-    return torch.stack([least_squares_move(*parts) for parts in zip(lacking, ids, weights, strict=True)])
+    groups = zip(missing, ids, weights, strict=True)
+    return torch.stack([least_squares_move(lacks, own, config.n_codes, w) for lacks, own, w in groups])

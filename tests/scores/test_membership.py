@@ -127,8 +127,8 @@ def test_moderated_variance_shrinks_more_with_fewer_pairs():
 def test_bad_input():
     with pytest.raises(InputError, match="gap of 0"):
         membership(np.zeros(3), np.ones(3), gap=0.0, threshold=0.02)
-    for estimate in ([], [np.nan, 0.1]):
-        with pytest.raises(InputError, match="there is none, or one is NaN"):
+    for estimate, told in (([], "0 effects, 0 of them NaN"), ([np.nan, 0.1], "2 effects, 1 of them NaN")):
+        with pytest.raises(InputError, match=told):
             membership(np.array(estimate), np.ones(len(estimate)), gap=1.0, threshold=0.02)
     with pytest.raises(InputError, match="1 pairs"):
         moderated_variance(np.zeros((1, 3)))

@@ -62,12 +62,15 @@ def test_swaps_go_to_open_heads(seed):
 
 
 def test_a_head_is_not_believed_before_it_was_swapped():
-    """Attribution says the same on all pairs, and is wrong: what it is surest of is looked at, too."""
-    exact, attribution = _case()
-    attribution[:, 4], exact[:, 4] = 0.6, 0.0
+    """Where attribution was right of nineteen large heads it is sure of the twentieth; that one is looked at next."""
+    attribution = np.random.default_rng(0).normal(0, 0.02, (N, HEADS))
+    attribution[:, :20] += np.linspace(1.0, 3.0, 20)
     estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
-    _spend(estimates, exact, 120)
-    assert estimates.swapped[4] > 0 and estimates.membership().probability[4] < 0.5
+    for head in range(19):
+        estimates.record(np.arange(6), np.full(6, head), attribution[:6, head])
+    assert estimates.membership().probability[19] > 0.9999
+    _, heads = estimates.next_swaps(np.ones(HEADS), 3.0, 3)
+    assert heads.tolist() == [19, 19, 19]
 
 
 def test_no_head_is_swapped_twice_on_a_pair_and_only_allowed_pairs_are():

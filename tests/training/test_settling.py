@@ -102,13 +102,14 @@ def test_a_head_that_writes_nothing_is_left_alone(model, text, tmp_path):
 
 
 def test_with_one_code_least_squares_is_a_division():
-    lacking, ids, values = torch.randn(5, 3), torch.randint(5, (40, 1)), torch.rand(40, 1) + 0.5
+    missing, ids, values = torch.randn(40, 3), torch.randint(5, (40, 1)), torch.rand(40, 1) + 0.5
+    lacking = torch.stack([(missing * values)[ids[:, 0] == code].sum(0) for code in range(5)])
     weight = torch.bincount(ids[:, 0], values[:, 0].square(), minlength=5)
     ridge = RIDGE * values.square().mean()
-    found = least_squares_move(lacking, ids, values)
+    found = least_squares_move(missing, ids, 5, values)
     torch.testing.assert_close(found, lacking / (weight + ridge)[:, None])
     # a second slot that adds nothing but halves the mean square
-    two = least_squares_move(lacking, ids.expand(-1, 2), torch.cat([values, torch.zeros(40, 1)], 1))
+    two = least_squares_move(missing, ids.expand(-1, 2), 5, torch.cat([values, torch.zeros(40, 1)], 1))
     torch.testing.assert_close(two, lacking / (weight + ridge / 2)[:, None])
 
 
