@@ -17,6 +17,7 @@ from interp.models.save import trained_weights
 from interp.tasks.errors import InputError
 from interp.training.config import TrainConfig
 from interp.training.distillation import kl_and_gradient
+from interp.training.plain_model import PlainModel
 from interp.training.relative_adam import RelativeAdam
 from interp.training.trained_book import TrainedBook
 
@@ -69,6 +70,7 @@ class Trainer:
             for site, book in books.items()
         }
         attach(model, self._watched)  # checks that they fit
+        self._plain = PlainModel(model, again=config.objective == "distilled" and config.epochs > 1)
         self.ks = {site: book.config.k for site, book in books.items()}
         if config.nested:
             for book in books.values():
@@ -178,7 +180,8 @@ class Trainer:
         """One forward and backward pass: loss, KL, cross-entropy, and what was attached."""
         objective = self.config.objective
         measured = objective == "distilled" or (objective == "local" and number % KL_EVERY == 0)
-        teacher = self._plain(tokens) if measured else None
+        with self._precision(tokens):
+            teacher = self._plain.logits(tokens) if measured else None
         with attach(self.model, self._watched) as attached, self._precision(tokens):
             logits = self.model(tokens)
             error = attached.loss() / len(self._watched)
@@ -202,11 +205,6 @@ class Trainer:
             None if ce is None else float(ce.detach()),
             attached,
         )
-
-    @torch.no_grad()
-    def _plain(self, tokens: Int[Tensor, "block pos"]) -> Float[Tensor, "block pos vocab"]:
-        with self._precision(tokens):
-            return self.model(tokens)
 
     def _precision(self, tokens: Tensor) -> torch.autocast:
         """Of the model's products; codes and similarities are float32 all the same."""
