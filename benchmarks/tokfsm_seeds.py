@@ -1,0 +1,95 @@
+"""The finite-state experiment over seeds: each seed, their mean, and what it leaves open.
+
+::
+
+    python benchmarks/tokfsm_seeds.py                  # the runs that come with the repository
+    python benchmarks/tokfsm_seeds.py runs/tokfsm-*    # folders of ``interp reproduce tokfsm``, of one scale
+
+Runs nothing. The interval is Student's, 95 %, over seeds: how far the mean over all seeds may be from this one, where
+those of a single run (``table.md``) are over its sequences. Of two or three seeds it is wide.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t
+
+from interp.tokfsm.table import NAMES, PUBLISHED, PUBLISHED_JSD, PUBLISHED_PLAIN, PUBLISHED_PRECISION
+
+RESULTS = Path(__file__).parent / "results" / "tokfsm"
+PLAIN = {
+    "loss": "loss, no codebooks",
+    "transition_accuracy": "state accuracy: transitions sampled, no codebooks",
+}
+AIMS = {"loss": "≤ 1.20", "transition_accuracy": "≥ 90 %"}
+
+
+class Row(NamedTuple):
+    """One number of every seed, and what it is beside."""
+
+    name: str
+    values: list[float]
+    published: float | None = None
+    aim: str = ""
+    form: str = ".1%"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", type=Path, nargs="*", help="result files, or folders with a result.json")
+    given = parser.parse_args()
+    paths = [run / "result.json" if run.is_dir() else run for run in given.runs] or RESULTS.glob("*.json")
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    scales = {result["recipe"]["scale"] for result in results}
+    if len(scales) != 1:
+        parser.error(f"runs of the scales {', '.join(sorted(scales))}: give those of one")
+    results.sort(key=lambda result: result["recipe"]["seed"])
+    seeds = [f"seed {result['recipe']['seed']}" for result in results]
+    table = Table("", *seeds, "mean [95 % over seeds]", "published", "aim", box=None)
+    for row in rows(results):
+        cells = [format(value, row.form) for value in row.values]
+        published = "" if row.published is None else format(row.published, row.form)
+        table.add_row(row.name, *cells, _interval(row), published, row.aim)
+    Console(width=150, highlight=False).print(table)
+
+
+def rows(results: list[dict[str, Any]]) -> Iterator[Row]:
+    """The numbers that were published, and those that an aim was set for, from one result a seed."""
+
+    def scores(arm: str, key: str) -> list[float]:
+        return [result["scores"][arm][key]["mean"] for result in results]
+
+    for key, name in NAMES.items():
+        form = ".3f" if key == "loss" else ".1%"
+        yield Row(name, scores("codebooks", key), PUBLISHED[key], AIMS.get(key, ""), form)
+    for key, name in PLAIN.items():
+        form = ".3f" if key == "loss" else ".1%"
+        yield Row(name, scores("no codebooks", key), PUBLISHED_PLAIN[key], "", form)
+    codes = [result["codes"]["codebooks"] for result in results]
+    yield Row("alive, mean of books", [one["alive_mean"] for one in codes], None, "≥ 50 %")
+    precision = [one["state"]["best"]["precision"]["mean"] for one in codes]
+    yield Row("state precision", precision, PUBLISHED_PRECISION["codes"], "≥ 97.1 %")
+    neuron = [one["neuron_precision"]["mean"] for one in codes]
+    yield Row("the best neuron's", neuron, PUBLISHED_PRECISION["neuron"])
+    for key, aim in (("all MLP", "≤ 0.26"), ("all attention", "")):
+        left = [result["intervention"]["codebooks"][key] for result in results]
+        yield Row(f"divergence left, codes of {key} set", left, PUBLISHED_JSD[key], aim, ".2f")
+
+
+def _interval(row: Row) -> str:
+    mean, n = float(np.mean(row.values)), len(row.values)
+    if n < 2:
+        return format(mean, row.form)
+    half = float(t.ppf(0.975, n - 1) * np.std(row.values, ddof=1) / np.sqrt(n))
+    low, high = (format(value, row.form) for value in (mean - half, mean + half))
+    return f"{mean:{row.form}} [{low}, {high}]"
+
+
+if __name__ == "__main__":
+    main()
