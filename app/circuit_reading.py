@@ -87,11 +87,6 @@ def view(found: Opened, index: int) -> PairView:
     return _views().get((*found.key, index), make)
 
 
-def has_codes(found: Opened, folder: Path | None) -> bool:
-    """Whether :func:`codes` would run nothing."""
-    return _key(found, folder) in _codes()
-
-
 def _key(found: Opened, folder: Path | None) -> tuple:
     """A run and codebooks as they are now."""
     return (*found.key, folder, 0 if folder is None else (folder / MANIFEST).stat().st_mtime_ns)

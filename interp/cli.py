@@ -33,6 +33,7 @@ from interp.options import (
     share,
     whole_option,
 )
+from interp.tasks.errors import InputError
 
 app = typer.Typer(
     name="interp",
@@ -137,8 +138,9 @@ def discover(
         "seed": seed,
         "counterfactual": counterfactual,
         "n_candidates": candidates,
-        "threshold": threshold,
-        "batch_size": config.batch_size,  # which --set may have changed
+        # which --set may have changed
+        "threshold": getattr(config, "threshold", threshold),
+        "batch_size": config.batch_size,
     }
     check_settings(wanted, **settings)
     parse_device(device), parse_dtype(dtype)
@@ -206,6 +208,8 @@ def reference(
     name = f"measured-{file_name(wanted.name)}-{file_name(spec)}.safetensors"
     path = out or Path("references") / name
     check_file(path, "--out")
+    if path.suffix != ".safetensors":
+        raise InputError(f"--out {path}: a reference is a .safetensors file")
     parse_device(device), parse_dtype(dtype)
     partial = path.with_suffix(".partial.safetensors")
     loaded = load_model(spec, device=device, dtype=dtype)

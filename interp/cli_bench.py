@@ -51,11 +51,11 @@ def bench(
     Without the exact effects of a task on a model they are measured first, which takes long.
     """
     from interp.bench.plan import Plan
-    from interp.files import check_writable
+    from interp.files import check_folder
 
     given = {"tasks": tasks, "methods": methods, "models": models, "pairs": pairs, "against": against}
     plan = Plan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
-    check_writable(out / "bench.json", "--out")
+    check_folder(out, "bench.json", "--out")
 
     from interp.bench import run_bench
     from interp.console import print_bench

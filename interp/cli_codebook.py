@@ -64,11 +64,11 @@ def fit(
     batch_size: BlocksOption = 32,
 ) -> None:
     """Fit one codebook per site by k-means, without gradients; resumes where a killed run stopped."""
-    from interp.files import check_writable
+    from interp.files import check_folder
 
     name = Path(model).name if "/" in model else model
     folder = out or Path("codebooks") / f"{name}-{selection}-k{k}"
-    check_writable(folder / "manifest.json", "--out")
+    check_folder(folder, "manifest.json", "--out")
 
     from interp.bottlenecks.fitting import FitConfig, fit_codebooks
     from interp.models import load_model

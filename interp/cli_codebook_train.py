@@ -84,7 +84,7 @@ def train(
 ) -> None:
     """Train codebooks with gradients; resumes where a killed run stopped."""
     from interp.bottlenecks.book_folder import BookFolder
-    from interp.files import check_writable
+    from interp.files import check_folder
 
     if start is not None:
         found = BookFolder.open(start)
@@ -93,7 +93,7 @@ def train(
         start = Path("codebooks") / f"{name}-residual-k8"
         found = BookFolder.open(start) if BookFolder.exists(start) else None
     folder = out or start.with_name(f"{start.name}-{objective}")
-    check_writable(folder / "manifest.json", "--out")
+    check_folder(folder, "manifest.json", "--out")
 
     from interp.models import load_model
     from interp.progress import bar
@@ -167,9 +167,9 @@ def pack(
 ) -> None:
     """Write codebooks as one small file, a quarter or half of the size."""
     from interp.bottlenecks.shipped import pack_codebooks
-    from interp.files import check_writable
+    from interp.files import check_folder
 
-    check_writable(out / "manifest.json", "--out")
+    check_folder(out, "manifest.json", "--out")
     books = pack_codebooks(folder, out, storage)
     size = sum(path.stat().st_size for path in books.folder.iterdir())
     typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")

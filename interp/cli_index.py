@@ -59,11 +59,11 @@ def build(
     batch_size: BlocksOption = 16,
 ) -> None:
     """Write the codes of a corpus to disk; resumes where a killed build stopped."""
-    from interp.files import check_writable
+    from interp.files import check_folder
 
     name, source = Path(model).name, Path(data).stem if Path(data).exists() else data
     folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
-    check_writable(folder / "manifest.json", "--out")
+    check_folder(folder, "manifest.json", "--out")
 
     from interp.bottlenecks.book_folder import BookFolder, load_codebooks
     from interp.bottlenecks.shipped import MLPS, codebooks_folder

@@ -39,12 +39,12 @@ def tokfsm(
     device: DeviceOption = None,
 ) -> None:
     """Train the finite-state model with codebooks, measure it, compare. Resumes where a killed run stopped."""
-    from interp.files import check_writable
+    from interp.files import check_folder
     from interp.tokfsm.recipe import recipe
 
     wanted = recipe(scale, seed=seed, tokens=tokens)
     folder = out or Path("reproductions") / f"tokfsm-{scale}-seed{seed}"
-    check_writable(folder / "result.json", "--out")
+    check_folder(folder, "result.json", "--out")
 
     from interp.models import parse_device
     from interp.progress import bar

@@ -69,6 +69,15 @@ def discover(
         InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
     chosen = load_method(method)
+    if config is not None and not isinstance(config, chosen.config):
+        raise InputError(
+            f"config of type {type(config).__name__}: method {method!r} takes a {chosen.config.__name__}"
+        )
+    if getattr(config, "threshold", threshold) != threshold:
+        raise InputError(
+            f"threshold {threshold}, but {config.threshold} in the method's config: members are what both mean by "
+            "them, so give the same"
+        )
     task = load_task(task)
     n = task.default_n if n is None else n
     check_settings(

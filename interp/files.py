@@ -59,6 +59,26 @@ def check_writable(path: Path, option: str) -> None:
         raise InputError(f"{option} {path}: nothing can be written there ({error.strerror})") from None
 
 
+DESCRIPTIONS = {
+    "run.json": "a run",
+    "manifest.json": "codebooks or a code index",
+    "bench.json": "a bench",
+    "result.json": "a reproduction",
+}
+"""By which file each kind of folder is known."""
+
+
+def check_folder(folder: Path, own: str, option: str) -> None:
+    """As :func:`check_writable` of the file ``own`` in a folder, and refuse a folder that holds another kind of thing.
+
+    Two kinds in one folder would be taken for one, and replaced as one.
+    """
+    for name, kind in DESCRIPTIONS.items():
+        if name != own and (Path(folder) / name).exists():
+            raise InputError(f"{option} {folder} holds {kind}: name a new folder")
+    check_writable(Path(folder) / own, option)
+
+
 def check_file(path: Path, option: str) -> None:
     """As :func:`check_writable`, and refuse a folder where a file is to be written."""
     if Path(path).is_dir():

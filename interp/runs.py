@@ -45,6 +45,7 @@ RESULT, DETAILS, ARRAYS, TABLE, REPORT = (
     "report.html",
 )
 PROMPTS = ("prompts.json", "prompts.jsonl")
+_OWN = {RESULT, DETAILS, ARRAYS, TABLE, REPORT, *PROMPTS}
 
 
 @dataclass(frozen=True)
@@ -240,9 +241,11 @@ def check_destination(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a new folder or an earlier run")
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / RESULT).is_file():
+        others = {path.name for path in folder.iterdir()} - _OWN
+        if others or (any(folder.iterdir()) and not (folder / RESULT).is_file()):
+            named = f" ({', '.join(sorted(others)[:3])})" if others else ""
             raise InputError(
-                f"--out {folder} is a folder with other things in it: name a new folder or an earlier run"
+                f"--out {folder} is a folder with other things in it{named}: name a new folder or an earlier run"
             )
         if folder.samefile(os.curdir):
             raise InputError(f"--out {folder} is the current folder: name another, such as runs/mine")
@@ -257,6 +260,8 @@ _WANTED = {
     "edges": ("from", "to", "into", "score"),
 }
 _NUMBERS = {"layer", "head", "score", "effect", "effect_low", "effect_high"}
+_SURE = ("layer", "head", "score")
+"""Numbers that no head can lack, as it lacks an effect where it was not checked."""
 
 
 def _fault(result: dict, details: object) -> str | None:
@@ -282,6 +287,8 @@ def _fault(result: dict, details: object) -> str | None:
                 return f"an entry of {group} in {RESULT} lacks one of {', '.join(wanted)}"
             if not all(isinstance(row[key], int | float | None) for key in _NUMBERS & set(wanted)):
                 return f"an entry of {group} in {RESULT} has no number where one belongs"
+    if not all(isinstance(row[key], int | float) for row in result["heads"] for key in _SURE):
+        return f"an entry of heads in {RESULT} has no number where one belongs"
     if not result["heads"]:
         return f"heads in {RESULT} is empty"
     if not all(isinstance(result[key], int) for key in ("seed", "n_pairs")):
@@ -291,6 +298,8 @@ def _fault(result: dict, details: object) -> str | None:
         return f"metric in {RESULT} lacks clean or corrupt"
     if not all(isinstance(metric[side], int | float) for side in ("clean", "corrupt")):
         return f"metric in {RESULT} has no number where one belongs"
+    if not isinstance(result.get("recovery") or {}, dict):
+        return f"recovery in {RESULT} is not an object"
     proposed = result.get("proposed")
     if proposed is not None and not (
         isinstance(proposed, dict)

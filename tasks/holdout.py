@@ -1,24 +1,59 @@
 """Pairs of a task that are none of those already used."""
 
-from interp.tasks.errors import InputError
-from interp.tasks.pairs import PromptPairs, Task
+from .errors import InputError
+from .pairs import PromptPairs, Task
 
 HELD_OUT_SEED = 2000
 
 
 def held_out_pairs(
-    task: Task, tokenizer, n: int, pool: PromptPairs, counterfactual: str | None = None
+    task: Task,
+    tokenizer,
+    n: int,
+    pool: PromptPairs,
+    counterfactual: str | None = None,
+    *,
+    seed: int = HELD_OUT_SEED,
 ) -> PromptPairs:
-    """Up to ``n`` pairs, none of whose clean prompts is in the pool.
+    """``n`` pairs, none of whose clean prompts is in the pool; as many as there are where the task has fewer.
 
     Raises:
         InputError: the task has no others, as a short prompt file.
     """
-    pairs = task.sample(tokenizer, n, HELD_OUT_SEED, counterfactual)
     seen = {pair.clean_tokens for pair in pool}
-    fresh = [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen]
-    if not fresh:
+
+    def sample(asked: int) -> PromptPairs:
+        return task.sample(tokenizer, asked, seed, counterfactual)
+
+    def fresh(pairs: PromptPairs) -> list[int]:
+        return [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen][:n]
+
+    asked = n
+    pairs = _as_many_as_there_are(sample, 0, asked)
+    # a larger sample begins with the smaller one
+    while (missing := n - len(fresh(pairs))) and len(pairs) == asked:
+        asked += missing
+        pairs = _as_many_as_there_are(sample, len(pairs), asked)
+    if not fresh(pairs):
         raise InputError(
-            f"task {task.name!r} has no pairs beyond the {len(pool)} used: none to hold out, take fewer"
+            f"task {task.name!r} has no pairs beyond the {len(pool)} used: none to hold out, use fewer"
         )
-    return pairs.subset(fresh)
+    return pairs.subset(fresh(pairs))
+
+
+def _as_many_as_there_are(sample, least: int, most: int) -> PromptPairs:
+    """The largest sample of at most ``most`` pairs; the task is known to have ``least``."""
+    try:
+        return sample(most)
+    except InputError:
+        if most == 1:
+            raise
+    most -= 1
+    while least < most:
+        middle = (least + most + 1) // 2
+        try:
+            sample(middle)
+            least = middle
+        except InputError:
+            most = middle - 1
+    return sample(max(least, 1))

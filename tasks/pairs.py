@@ -5,6 +5,7 @@ same number of tokens but lacks the information that the task needs. Everything 
 interchange, the report — reads only these pairs, never a task's text.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -91,6 +92,14 @@ class PromptPairs(list[PromptPair]):
             dropped=self.dropped,
             notes=self.notes,
         )
+
+    def digest(self) -> str:
+        """A hash of what the model reads and how it is scored: the same name and seed may give other prompts."""
+        found = hashlib.sha256(self.metric.encode())
+        for pair in self:
+            tokens = (pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers)
+            found.update(repr(tokens).encode())
+        return found.hexdigest()[:16]
 
     def provenance(self) -> dict:
         """What is needed to sample these pairs again, as JSON-able values."""

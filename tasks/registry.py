@@ -31,7 +31,7 @@ def task_names() -> tuple[str, ...]:
     return (*SHIPPED, *planted_task_names())
 
 
-def load_task(spec: str | Task | object) -> Task:
+def load_task(spec: str | Path | Task | object) -> Task:
     """Return the task that ``spec`` names, or is.
 
     Args:
@@ -43,6 +43,8 @@ def load_task(spec: str | Task | object) -> Task:
         InputError: none of these, with the allowed names; or a file or class that is no task, with what it
             lacks.
     """
+    if isinstance(spec, Path):
+        spec = str(spec)
     if not isinstance(spec, str):
         _check_protocol(spec, type(spec).__name__)
         return spec

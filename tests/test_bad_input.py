@@ -65,6 +65,13 @@ BEFORE_LOADING = {
     "unknown reference": (("reference", "ioi/wong"), ("'ioi/wong'", "ioi/wang")),
     "no reference file": (("reference", "none.safetensors"), ("none.safetensors",)),
     "reference into a folder": (("reference", "ioi", "--out", "folder"), ("--out folder is a folder",)),
+    "reference as json": (("reference", "ioi", "--out", "ioi.json"), ("--out ioi.json", ".safetensors")),
+    "--set seed": (("discover", "ioi", "--set", "seed=-1"), ("seed -1",)),
+    "--set budget": (("discover", "ioi", "--set", "budget=inf"), ("budget inf",)),
+    "models that nothing runs on": (
+        ("bench", "--tasks", "planted-or", "--models", "nosuch"),
+        ("models nosuch", "planted"),
+    ),
     "reference noise": (("reference", "noise.safetensors"), ("noise.safetensors",)),
     "export as csv": (("tasks", "export", "ioi", "ioi.csv"), ("ioi.csv", ".json")),
     "export into a folder": (("tasks", "export", "ioi", "full.json"), ("full.json is a folder",)),

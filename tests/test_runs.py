@@ -7,6 +7,7 @@ import stat
 import numpy as np
 import pytest
 
+from interp.files import check_folder
 from interp.models.planted import load_planted_model
 from interp.runs import ARRAYS, DETAILS, RESULT, Run
 from interp.tasks import PromptFile, load_task, write_prompt_file
@@ -63,7 +64,18 @@ def test_a_file_or_a_foreign_folder_in_the_way_is_never_overwritten(run, tmp_pat
     (tmp_path / "folder" / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="other things"):
         run.save(tmp_path / "folder")
-    assert (tmp_path / "folder" / "thesis.tex").read_text() == "precious"
+    run.save(tmp_path / "run")
+    (tmp_path / "folder" / "thesis.tex").rename(tmp_path / "run" / "thesis.tex")
+    with pytest.raises(InputError, match="other things in it \\(thesis.tex\\)"):
+        run.save(tmp_path / "run")
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "precious"
+
+
+def test_nothing_else_is_written_into_a_run(run, tmp_path):
+    run.save(tmp_path / "run")
+    with pytest.raises(InputError, match="--out .*run holds a run: name a new folder"):
+        check_folder(tmp_path / "run", "manifest.json", "--out")
+    check_folder(tmp_path / "run", RESULT, "--out")
 
 
 def test_a_new_run_takes_a_free_name_and_replaces_nothing(run, tmp_path):
@@ -122,6 +134,13 @@ def test_nan_is_not_written_as_json(run, tmp_path):
         (lambda f: (f / RESULT).write_text(json.dumps({"format": 99})), "format 99"),
         (lambda f: (f / RESULT).write_text(json.dumps({"format": 1})), "lacks"),
         (lambda f: _change(f / RESULT, heads=[]), "heads in run.json is empty"),
+        (
+            lambda f: _change(
+                f / RESULT, heads=[{**json.loads((f / RESULT).read_text())["heads"][0], "score": None}]
+            ),
+            "heads in run.json has no number",
+        ),
+        (lambda f: _change(f / RESULT, recovery=7), "recovery in run.json"),
         (lambda f: _change(f / RESULT, seed="x"), "seed or n_pairs"),
         (lambda f: _change(f / RESULT, metric={"clean": "x", "corrupt": 0}), "no number"),
         (lambda f: _change(f / RESULT, proposed=["a0.h1"]), "proposed in run.json"),

@@ -21,7 +21,7 @@ from interp.activations.stream import Progress
 from interp.bench.plan import drawn
 from interp.bench.store import Say, read_record, write_record
 from interp.files import atomic_path
-from interp.models import Model
+from interp.models import Model, weights_digest
 from interp.scores import Scores, load_method, method_config
 from interp.scores.growth import GrowthConfig
 from interp.scores.result import EdgeScore
@@ -102,7 +102,12 @@ class Runner:
             self._cells = cells
             return
         record = self.folder / "method.json"
-        settings = {"config": self.settings(), "pool": len(self.pool), "edges_compared": self.edges_compared}
+        settings = {
+            "config": self.settings(),
+            "pool": self.pool.digest(),
+            "weights": weights_digest(self.model),
+            "edges_compared": self.edges_compared,
+        }
         known = read_record(record, settings, self.say)
         if known is None:
             why = self._why_cell_by_cell(cells[0])

@@ -7,18 +7,20 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.bench.plan import REFERENCE_SEED, Target, drawn
+from interp.bench.store import Say
 from interp.circuits.measured import THRESHOLD, MeasuredReference
 from interp.circuits.references import Reference, reference_for
 from interp.evaluation.edge_recovery import recover_edges
 from interp.evaluation.recovery import recover
 from interp.evaluation.stability import precision_at
-from interp.models import Model, describe_model
+from interp.models import Model, describe_model, weights_digest
 from interp.models.planted import planted_truth
 from interp.progress import Stage
 from interp.scores.patching import PatchingConfig, patching
 from interp.scores.result import EdgeScore
 from interp.tasks.errors import InputError
-from interp.tasks.pairs import Task
+from interp.tasks.holdout import held_out_pairs
+from interp.tasks.pairs import PromptPairs, Task
 
 AGREEMENT = ("roc_auc", "average_precision", "precision_at_n", "spearman")
 
@@ -99,16 +101,28 @@ class Court:
 
 
 def convene(
-    target: Target, task: Task, model: Model, folder: Path, *, n: int, batch_size: int, stage: Stage
+    target: Target,
+    task: Task,
+    model: Model,
+    folder: Path,
+    pool: PromptPairs,
+    *,
+    n: int,
+    batch_size: int,
+    stage: Stage,
+    say: Say,
 ) -> Court:
     """The references of a target: what was written into a planted model, else what was measured or published.
 
-    Exact effects that are not shipped are measured once on ``n`` pairs, into ``folder``; a killed measurement resumes.
+    Exact effects that are not shipped are measured once, into ``folder``, on ``n`` pairs that are not in the pool, or
+    fewer where the task has no more; a killed measurement resumes.
     """
     known = reference_for(task.name, describe_model(model)["spec"] or "")
     measured = next((r for r in known if isinstance(r, MeasuredReference)), None)
     if measured is None:
-        measured = _measure(target, task, model, folder, n=n, batch_size=batch_size, stage=stage)
+        pairs = held_out_pairs(task, model.tokenizer, n, pool, seed=REFERENCE_SEED)
+        path = folder / f"reference-n{n}.safetensors"
+        measured = _measured(target, model, pairs, path, batch_size=batch_size, stage=stage, say=say)
     if measured.heads.shape[1:] != (model.cfg.n_layers, model.cfg.n_heads):
         raise InputError(
             f"reference {measured.name!r} is of a model of {measured.n_layers} layers of {measured.n_heads} heads, "
@@ -137,21 +151,32 @@ def _written(target: Target, model: Model) -> Reference:
     )
 
 
-def _measure(
-    target: Target, task: Task, model: Model, folder: Path, *, n: int, batch_size: int, stage: Stage
+def _measured(
+    target: Target,
+    model: Model,
+    pairs: PromptPairs,
+    path: Path,
+    *,
+    batch_size: int,
+    stage: Stage,
+    say: Say,
 ) -> MeasuredReference:
-    path, partial = folder / f"reference-n{n}.safetensors", folder / f"reference-n{n}.partial.safetensors"
+    """The exact effects kept at ``path`` if they are of these pairs and weights, else measured and kept there."""
+    wanted = {"pairs": pairs.digest(), "weights": weights_digest(model)}
     if path.is_file():
-        return MeasuredReference.load(path)
-    pairs = task.sample(model.tokenizer, n, REFERENCE_SEED)
-    folder.mkdir(parents=True, exist_ok=True)
+        found = MeasuredReference.load(path)
+        if wanted.items() <= found.provenance.items():
+            return found
+        say(f"{path}: of other prompts or weights, measured again")
+    partial = path.with_suffix(".partial.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
     heads = model.cfg.n_layers * model.cfg.n_heads
     config = PatchingConfig(batch_size=batch_size, mlps=False, checkpoint=str(partial))
     with stage(f"{target.name}: exact effects", heads * len(pairs)) as advance:
         scores = patching(model, pairs, config, progress=advance)
     name = f"{target.task}/{target.model}"
     measured = MeasuredReference.from_scores(
-        scores, name=name, model=target.model, provenance={"model_details": describe_model(model)}
+        scores, name=name, model=target.model, provenance={"model_details": describe_model(model), **wanted}
     )
     measured.save(path)
     partial.unlink(missing_ok=True)

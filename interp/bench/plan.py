@@ -114,6 +114,11 @@ class Plan:
             object.__setattr__(self, what, tuple(dict.fromkeys(values)))
         for name in self.tasks:
             load_task(name)
+        if self.models != (DEFAULT_MODEL,) and set(self.tasks) <= set(planted_task_names()):
+            raise InputError(
+                f"models {', '.join(self.models)}: planted tasks run on planted models of their own; "
+                "name a task that runs on these too"
+            )
         for n in self.pairs:
             if not 1 <= n <= self.pool:
                 raise InputError(

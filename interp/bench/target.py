@@ -15,7 +15,7 @@ from interp.bench.table import Cell
 from interp.evaluation.ablation import Ablator
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
-from interp.models import Model, describe_model
+from interp.models import Model, describe_model, weights_digest
 from interp.progress import Stage
 from interp.scores import load_method
 from interp.scores.code_edges import CodeEdgesConfig
@@ -52,7 +52,7 @@ class TargetBench:
         pool = task.sample(model.tokenizer, plan.pool, POOL_SEED)
         held_out = held_out_pairs(task, model.tokenizer, plan.held_out, pool)
         n = plan.reference
-        court = convene(target, task, model, folder, n=n, batch_size=batch_size, stage=stage)
+        court = convene(target, task, model, folder, pool, n=n, batch_size=batch_size, stage=stage, say=say)
         return cls(target, plan, model, folder, pool, held_out, court, batch_size, say)
 
     def cells_of(self, method: str) -> tuple[tuple[int, int], ...]:
@@ -75,7 +75,7 @@ class TargetBench:
         kept: dict[tuple[int, int], dict] = {}
         for done, (n, seed) in enumerate(cells):
             path = folder / f"n{n}-seed{seed}.json"
-            held_out = len(self.held_out) if self.plan.runs_alone(n, seed) else 0
+            held_out = self.held_out.digest() if self.plan.runs_alone(n, seed) else None
             settings = {**common, "n": n, "seed": seed, "held_out": held_out}
             if held_out and runner is not None and load_method(method).alone is not None:
                 settings["alone"] = asdict(GrowthConfig())
@@ -135,7 +135,8 @@ class TargetBench:
             "dtype": describe_model(self.model)["dtype"],
             "method": method,
             "config": {} if runner is None else runner.settings(),
-            "pool": len(self.pool),
+            "pairs": self.pool.digest(),
+            "weights": weights_digest(self.model),
             "references": digest.hexdigest()[:16],
         }
 

@@ -82,6 +82,10 @@ class BookFolder:
         missing = [key for key in ("model", "sites", "fit", "text") if key not in manifest]
         if missing:
             raise InputError(f"{path} lacks {', '.join(missing)}")
+        if not all(isinstance(manifest[key], dict) for key in ("model", "fit", "text")):
+            raise InputError(f"{path}: model, fit and text must be objects")
+        if not isinstance(manifest["text"].get("context"), int):
+            raise InputError(f"{path}: text lacks its context, a whole number")
         return cls(folder, manifest)
 
     @classmethod
@@ -126,11 +130,11 @@ class BookFolder:
                 )
 
 
-def load_codebooks(folder: Path | None, model: Model, *, k: int | None = None) -> dict[str, Codebook]:
+def load_codebooks(folder: Path | str | None, model: Model, *, k: int | None = None) -> dict[str, Codebook]:
     """The codebooks of a folder by site, on the model's device, ready for :func:`~interp.bottlenecks.attach.attach`.
 
     Args:
-        folder: None or ``Path("package:mlps")`` for those that come with the package, at heads or at MLP outputs, see
+        folder: None or ``package:mlps`` for those that come with the package, at heads or at MLP outputs, see
             :func:`~interp.bottlenecks.shipped.codebooks_folder`.
         k: fewer codes per vector than the books were fitted for; possible unless a vector is a plain sum of its most
             similar codes, whose lengths are fitted for one k.
@@ -140,7 +144,7 @@ def load_codebooks(folder: Path | None, model: Model, *, k: int | None = None) -
     """
     from interp.bottlenecks.shipped import codebooks_folder  # which opens folders itself
 
-    found = BookFolder.open(codebooks_folder(model, folder, k=k))
+    found = BookFolder.open(codebooks_folder(model, None if folder is None else Path(folder), k=k))
     found.check_model(model)
     device = next(model.parameters()).device
     books = found.books()

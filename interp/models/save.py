@@ -13,6 +13,18 @@ from interp.tasks.errors import InputError
 _WRAPPED = "._original_component"
 
 
+def check_saveable(model: TransformerBridge) -> None:
+    """Refuse a model that :func:`save_model` cannot write.
+
+    Raises:
+        InputError: its architecture is not one of Hugging Face's, as of planted models and ``attn-only-4l``.
+    """
+    if not hasattr(model.original_model, "config"):
+        raise InputError(
+            f"a {type(model.original_model).__name__} cannot be saved in Hugging Face's format: it is not finetuned"
+        )
+
+
 def trained_weights(model: TransformerBridge) -> dict[str, nn.Parameter]:
     """The parameters that finetuning may change, by name: those that the original architecture has.
 

@@ -84,6 +84,10 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
     every = [f"{letter}{layer}" for layer in layers for letter in letters]
     found: set[Site] = set()
     for pattern in patterns:
+        if pattern == "mlps" and not has_mlps(model):
+            raise InputError(
+                "sites mlps: this model has attention only; choose heads, or sites such as a2 or r1"
+            )
         pattern = {"heads": "a*", "mlps": "m*"}.get(pattern, pattern)
         names = fnmatch.filter(every, pattern) or [pattern]
         found |= {resolve_site(model, name) for name in names}

@@ -84,10 +84,12 @@ class CodesConfig:
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
-        if not self.budget >= 0:
+        if not 0 <= self.budget < float("inf"):
             raise InputError(f"budget {self.budget}: forward passes a pair, 0 or more")
         if self.n_codes < 1:
             raise InputError(f"n_codes {self.n_codes}: at least 1 is needed")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed}: it must be 0 or more")
 
 
 def codes(

@@ -60,11 +60,6 @@ class PartialEffects:
 
 def _fingerprint(model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> str:
     identity = json.dumps(
-        [describe_model(model), pairs.metric, [str(s) for s in sites]], sort_keys=True, default=str
+        [describe_model(model), pairs.digest(), [str(s) for s in sites]], sort_keys=True, default=str
     )
-    digest = hashlib.sha256(identity.encode())
-    for pair in pairs:
-        digest.update(
-            repr((pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers)).encode()
-        )
-    return digest.hexdigest()
+    return hashlib.sha256(identity.encode()).hexdigest()

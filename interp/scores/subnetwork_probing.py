@@ -70,8 +70,8 @@ class SubnetworkProbingConfig:
             raise InputError(f"steps {self.steps}: it must be at least 1")
         if not self.lr > 0:
             raise InputError(f"lr {self.lr}: it must be above 0")
-        if not self.sparsity >= 0:
-            raise InputError(f"sparsity {self.sparsity}: it must not be negative")
+        if not 0 <= self.sparsity < float("inf"):
+            raise InputError(f"sparsity {self.sparsity}: it must be a number, 0 or more")
 
 
 def subnetwork_probing(

@@ -87,6 +87,8 @@ def continue_prompts(
     Raises:
         InputError: as :func:`encode_prompts`, or prompts and new tokens longer than the model's context.
     """
+    if isinstance(prompts, str):
+        raise InputError(f"prompts {prompts[:40]!r}: give a list of texts, [prompt] for one")
     ids = encode_prompts(model, prompts, chat=chat)
     longest = max(map(len, ids))
     if longest + n_tokens > model.cfg.n_ctx:

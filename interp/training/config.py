@@ -74,11 +74,11 @@ class TrainConfig:
             raise InputError(f"warmup {self.warmup}: it must be from 0 to below 1")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: it must be 0 or more")
-
-    @property
-    def settling_rounds(self) -> int:
-        """``settle`` where codes settle at all."""
-        return self.settle if self.objective == "distilled" and not self.nested else 0
+        if self.settle and (self.nested or self.objective != "distilled"):
+            kind = "nested" if self.nested else self.objective
+            raise InputError(
+                f"settle {self.settle}: codes of {kind} training do not settle, only distilled ones"
+            )
 
     def step_size(self, step: int, n_steps: int) -> float:
         """Factor of the step sizes at a step, counted from 0."""

@@ -32,7 +32,7 @@ from interp.bottlenecks.book_folder import (
 from interp.bottlenecks.codebook import Codebook
 from interp.files import write_json
 from interp.models import Model
-from interp.models.save import save_model
+from interp.models.save import check_saveable, save_model
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks
@@ -66,7 +66,8 @@ def train_codebooks(
 
     Raises:
         InputError: books of another model, held-out text, less text than one batch; a folder or checkpoint of
-            another run, damaged, or being filled by another process; NaN or infinite activations or loss.
+            another run, damaged, or being filled by another process; NaN or infinite activations or loss; joint
+            training of a model that cannot be saved.
     """
     config, folder = config or TrainConfig(), Path(folder)
     if text.split != "train":
@@ -74,6 +75,8 @@ def train_codebooks(
     n_steps = config.epochs * (len(text.tokens) // config.batch_size)
     if n_steps == 0:
         raise InputError(f"{len(text.tokens)} blocks of text: a batch is {config.batch_size}")
+    if config.objective == "joint":
+        check_saveable(model)
     books = load_codebooks(start.folder, model)
     request = _request(model, start, books, text, config)
     if BookFolder.exists(folder):
@@ -138,9 +141,9 @@ def batch_of(number: int, n_blocks: int, config: TrainConfig) -> Int[Tensor, " b
 
 
 def settled_on(blocks: Int[Tensor, "block pos"], config: TrainConfig) -> Iterator[Int[Tensor, "some pos"]]:
-    """The text of each round of settling, drawn from all of it; none where codes are not settled."""
+    """The text of each round of settling, drawn from all of it."""
     most = max(1, TOKENS // blocks.shape[1])
-    for number in range(config.settling_rounds):
+    for number in range(config.settle):
         order = torch.randperm(len(blocks), generator=drawn_from(config.seed, "settle", number))
         yield blocks[order[:most]]
 

@@ -16,6 +16,7 @@ from interp.evaluation.recovery import recover
 from interp.models.planted import load_planted_model, planted_truth
 from interp.models.sites import parse_site
 from interp.scores import METHODS
+from interp.tasks import write_prompt_file
 from interp.tasks.errors import InputError
 from interp.tasks.planted import load_planted_task
 
@@ -296,3 +297,23 @@ def test_an_unknown_model_is_said_before_anything_is_run(tmp_path):
     with pytest.raises(InputError, match="no-such-folder"):
         run_bench(plan(tasks=(TASK, "ioi"), models=("./no-such-folder",)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_file_that_has_changed_is_measured_again(tmp_path, monkeypatch):
+    """The same name with other prompts: neither cells nor exact effects are those of before."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer, task = load_planted_model(TASK).tokenizer, load_planted_task(TASK)
+    pairs = task.sample(tokenizer, 60, 3)
+    path, lines = tmp_path / "mine.json", []
+    write_prompt_file(pairs.subset(range(40)), path, tokenizer)
+    wanted = plan(tasks=("mine.json",), models=(TASK,), methods=("attribution",), pairs=(4,), seeds=1)
+    first = run_bench(wanted, tmp_path / "bench", say=lines.append)
+    assert timeless(run_bench(wanted, tmp_path / "bench")) == timeless(first)
+    reference = MeasuredReference.load(next((tmp_path / "bench").glob("*/reference-n20.safetensors")))
+    assert reference.n_pairs == 20, "of 40 prompts 16 are the pool, and 20 of the others the reference"
+
+    write_prompt_file(pairs.subset(range(20, 60)), path, tokenizer)
+    again = run_bench(wanted, tmp_path / "bench", say=lines.append)
+    assert any("of other prompts or weights, measured again" in line for line in lines)
+    assert timeless(again) == timeless(run_bench(wanted, tmp_path / "fresh"))
+    assert cell(again, "attribution", 4, 0)["spearman"] != cell(first, "attribution", 4, 0)["spearman"]

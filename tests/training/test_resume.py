@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(
 
 
 def test_joint_training_goes_on_too(start, text, tiny_model_folder, tmp_path, monkeypatch):
-    config = replace(CONFIG, objective="joint", epochs=1, model_lr=1e-3)
+    config = replace(CONFIG, objective="joint", settle=0, epochs=1, model_lr=1e-3)
 
     def fresh():
         return load_model(str(tiny_model_folder("llama")))

@@ -13,6 +13,7 @@ from interp.bottlenecks.book_folder import load_codebooks
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.bottlenecks.refit import RIDGE, least_squares_move
 from interp.models import hooked
+from interp.tasks.errors import InputError
 from interp.training import TrainConfig, run, train_codebooks
 from interp.training.settling import SHARE, settle
 
@@ -113,12 +114,11 @@ def test_with_one_code_least_squares_is_a_division():
     torch.testing.assert_close(two, lacking / (weight + ridge / 2)[:, None])
 
 
-@pytest.mark.parametrize(
-    ("change", "rounds"), [({}, 0), ({"settle": 2}, 2), ({"settle": 2, "nested": True}, 0)]
-)
-def test_only_distilled_codes_for_one_k_settle(change, rounds):
-    assert TrainConfig(**change).settling_rounds == rounds
-    assert not any(TrainConfig(objective=name, **change).settling_rounds for name in ("local", "joint"))
+@pytest.mark.parametrize("change", [{"nested": True}, {"objective": "local"}, {"objective": "joint"}])
+def test_only_distilled_codes_for_one_k_settle(change):
+    with pytest.raises(InputError, match="settle 2: codes of (nested|local|joint) training do not settle"):
+        TrainConfig(settle=2, **change)
+    assert TrainConfig(settle=2).settle == 2
 
 
 def test_training_ends_with_it(model, text, start, tmp_path):
