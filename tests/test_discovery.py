@@ -8,12 +8,19 @@ import pytest
 from interp import Run, discover
 from interp.circuits.circuit import Circuit
 from interp.circuits.graph_json import read_graph, write_graph
+from interp.models import load_model
 from interp.models.planted import load_planted_model, planted_truth
+from interp.models.save import check_saveable
+from interp.models.sites import expand_sites
 from interp.record import EXAMPLES
+from interp.reference import measure_reference
 from interp.report import render_report
 from interp.scores import METHODS
+from interp.scores.codes import CodesConfig
 from interp.scores.overlap import OverlapConfig
+from interp.tasks import load_task, write_prompt_file
 from interp.tasks.errors import InputError
+from interp.tasks.planted import load_planted_task
 
 FAST = OverlapConfig(epochs=50, n_codes=40)
 
@@ -154,3 +161,34 @@ def test_roles_in_a_report_are_escaped():
 def test_the_threshold_reaches_the_method():
     run = discover("planted-inhibition", n=6, threshold=0.07)
     assert run.result["settings"]["config"]["threshold"] == 0.07
+
+
+def test_a_config_of_another_method_or_threshold_is_refused():
+    with pytest.raises(InputError, match="config of type OverlapConfig: method 'attribution' takes a Attr"):
+        discover("planted-inhibition", method="attribution", config=FAST)
+    with pytest.raises(InputError, match=r"threshold 0.02, but 0.3 in the method's config"):
+        discover("planted-inhibition", config=CodesConfig(threshold=0.3))
+
+
+def test_a_reference_is_refused_before_the_sweep_where_the_model_does_not_do_the_task(tmp_path):
+    """Clean and corrupt prompts the other way about have a gap below zero."""
+    model = load_model("planted-inhibition")
+    path = tmp_path / "swapped.json"
+    write_prompt_file(
+        load_planted_task("planted-inhibition").sample(model.tokenizer, 6, 0), path, model.tokenizer
+    )
+    document = json.loads(path.read_text())
+    for prompt in document["prompts"]:
+        prompt["clean"], prompt["corrupt"] = prompt["corrupt"], prompt["clean"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="it does not do this task"):
+        measure_reference(load_task(path), model, n=6, checkpoint=tmp_path / "partial.safetensors")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["swapped.json"]
+
+
+def test_models_without_mlps_or_a_format_of_their_own_say_so():
+    model = load_planted_model("planted-inhibition")
+    with pytest.raises(InputError, match="sites mlps: this model has attention only"):
+        expand_sites(model, ["mlps"])
+    with pytest.raises(InputError, match="cannot be saved in Hugging Face's format"):
+        check_saveable(model)
