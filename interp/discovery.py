@@ -8,6 +8,7 @@ read from all come from these passes. 3. Swap the best-scored components exactly
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +39,7 @@ EDGE_PAIRS = 32
 
 
 def discover(
-    task: str | Task,
+    task: str | Path | Task,
     *,
     model: str | Model | None = None,
     method: str = DEFAULT_METHOD,

@@ -38,7 +38,8 @@ def measure_reference(
         raise InputError("this model was not loaded by load_model: a reference must name its model")
     pairs = task.sample(model.tokenizer, n, seed, counterfactual)
     scorer = MetricConsumer(len(pairs))
-    feed(model, pairs, [scorer], batch_size=batch_size)
+    with stage("does the model do the task?", len(pairs)) as advance:
+        feed(model, pairs, [scorer], batch_size=batch_size, progress=advance)
     clean, corrupt = scorer.metric_.mean(1)
     if not clean > corrupt:
         raise InputError(

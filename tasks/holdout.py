@@ -30,7 +30,6 @@ def held_out_pairs(
 
     asked = n
     pairs = _as_many_as_there_are(sample, 0, asked)
-    # a larger sample begins with the smaller one
     while (missing := n - len(fresh(pairs))) and len(pairs) == asked:
         asked += missing
         pairs = _as_many_as_there_are(sample, len(pairs), asked)
