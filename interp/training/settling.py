@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.base import grouped_rows
+from interp.bottlenecks.codes import count_codes
 from interp.bottlenecks.fitting import BATCH_SIZE
 from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.refit import least_squares_move
@@ -45,7 +46,7 @@ def settle(
 
     They go :data:`SHARE` of the way to the least squares of :func:`~interp.bottlenecks.refit.refit`. With one code a
     vector, a code goes SHARE · n / (n + RIDGE) of the way to the mean of its n vectors. The first position has no say,
-    as it has none in training.
+    and its codes are held, as in training.
 
     Args:
         folder: where the residual streams between two layers lie meanwhile.
@@ -74,11 +75,13 @@ def _settle(
 
 
 def moves(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> Float[Tensor, "group code d_in"]:
-    """From each code to the least squares, all of the way."""
+    """From each code to the least squares, all of the way; none for the codes of the first position."""
     config, codes = book.config, book.encode(x)
     missing = book.rows(x[:, 1:]) - grouped_rows(book.decode(codes)[:, 1:], config)
     shape = (-1, config.groups, config.k)
     ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
     weights = [None] * config.groups if book.unit_values else values.float()
     groups = zip(missing, ids, weights, strict=True)
-    return torch.stack([least_squares_move(lacks, own, config.n_codes, w) for lacks, own, w in groups])
+    found = torch.stack([least_squares_move(lacks, own, config.n_codes, w) for lacks, own, w in groups])
+    held = count_codes(codes.ids[:, :1], config.n_codes, config.groups) > 0
+    return found.masked_fill(held[..., None], 0)

@@ -3,101 +3,132 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, Codes
+from interp.bottlenecks.codes import count_codes
 from interp.bottlenecks.watched_book import WatchedBook
 
 NEWEST = 0.05
-"""Share of the newest batch in the running variance."""
-FOLLOWED = 0.1
-"""Share of a group's mean error, beyond its usual deviation, that the codes used are moved by after each step."""
+"""Share of the newest batch in the running means."""
+ANCHORED = 3
+"""Times that the first position's first code takes what is missing there; one code a vector needs one."""
+MEASURES = ("variance", "usual_variance", "gain")
+"""The running means, each [group]: part of a run's state."""
 
 
 class TrainedBook(WatchedBook):
     """The book in everything, for :func:`~interp.bottlenecks.attach.attach`, with a loss that knows no units.
 
+    *The gradient through a book.* Straight through, a book would pass on all of the gradient to what comes to it, as if
+    what it passes on forward were what came. It is not: where it explains a share g of the variance, what it passes
+    on moves, in the mean over vectors, by g for each unit that what comes to it moves (the linear part of a
+    quantiser; for normal vectors E[∇Q] = Cov(Q, x) Σ⁻¹, and Cov(Q, x) = g Σ in the trace where codes are
+    the means of their vectors: Bussgang 1952). So g of the gradient is passed on, a running mean for each group.
+
     Args:
         alone: train it on its own error only: no gradient goes on to the rest of the model.
-        first: let gradients reach the codes of the first position. In a frozen model what comes there is the same in
-            every text and stays so as long as its codes do.
+        joint: the model is trained too. All of the gradient is passed on then, as published, and the codes of the first
+            position are trained as the others are. In a frozen model what comes there is the same in every text as long
+            as its codes are, so they are held (:attr:`anchors`, :meth:`hold`).
 
     Attributes:
+        anchors: while set, a forward pass puts the codes of the first position where it is.
         x: what came to the site in the last forward pass.
         explained: share of the variance that the codes explained there, averaged over groups, the first position
             left out.
         variance: of what comes to each group, as the book compares vectors, the first position left out; a running
-            mean, since some heads hardly vary in most batches and a lot in a few. Part of the run's state.
-        usual_variance: the same as a running geometric mean, which those few batches hardly raise. Part of the state.
+            mean, since some heads hardly vary in most batches and a lot in a few.
+        usual_variance: the same as a running geometric mean, which those few batches hardly raise.
+        gain: share of the gradient passed on, from 0 to 1.
     """
 
-    def __init__(self, book: Codebook, *, alone: bool, first: bool = False) -> None:
+    def __init__(self, book: Codebook, *, alone: bool, joint: bool = False) -> None:
         super().__init__(book)
-        self.alone, self.first = alone, first
+        self.alone, self.joint, self.anchors = alone, joint, False
         self.x: Tensor | None = None
         self.explained: Tensor | None = None
         self.variance: Tensor | None = None
         self.usual_variance: Tensor | None = None
-        self._codes: Codes | None = None
-        self._bias: Tensor | None = None
+        self.gain: Tensor | None = None
+        self._live: Tensor | None = None
+        self._decoded: Tensor | None = None
 
     def set_k(self, k: int) -> None:
         """From now on k codes per vector."""
         self.book.config = replace(self.book.config, k=k)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
-        self.x = x.detach()
+        self._live, self.x = x, x.detach()
         with torch.autocast(x.device.type, enabled=False):  # similarities are float32 always
-            self._codes = self.book.encode(x)
-        return self._codes
+            if self.anchors:
+                self._anchor(x)
+            return self.book.encode(x)
 
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.alone):
-            decoded = self.book.decode(codes)
-        return decoded if self.first else torch.cat([decoded[:, :1].detach(), decoded[:, 1:]], 1)
+        self._decoded = self.book.decode(codes)
+        if self.alone:
+            return self._decoded.detach()
+        if self.joint or self.gain is None or not self._live.requires_grad:
+            return self._decoded
+        gain = self.gain[:, None] if self.config.groups > 1 else self.gain
+        # attach() passes all of the gradient straight through; nothing is added to the value
+        return self._decoded - (1 - gain) * (self._live - self.x)
 
     def loss(
-        self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
+        self, x: Float[Tensor, "*batch d_in"], _decoded: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, ""]:
-        """Squared error over variance, averaged over groups; both as the book compares vectors."""
+        """Squared error over variance, averaged over groups; both as the book compares vectors.
+
+        Of the codes alone: what is decoded has a gradient to what came before, which has no part in it.
+        """
         with torch.autocast(x.device.type, enabled=False):
-            if self.alone:
-                decoded = self.book.decode(self._codes)
             n_blocks, n_positions = x.shape[:2]
             shape = (self.config.groups, n_blocks, n_positions, -1, self.config.d_in)
-            missing = x.detach().float() - decoded.float()
-            self._bias = missing.detach()[:, 1:].reshape(-1, self.config.groups, self.config.d_in).mean(0)
-            error = self._compared(missing).reshape(shape)
+            error = self._compared(x.detach().float() - self._decoded.float()).reshape(shape)
             error = error.square().sum(-1).mean(-1)  # over the heads that share a book
             here = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
             apart = (here - here.mean((1, 2, 3), keepdim=True)).square().sum(-1)
-            variance = apart.mean((1, 2, 3)).clamp(min=1e-12)
-            if self.variance is None:
-                self.variance = self.usual_variance = variance
-            self.variance = self.variance.lerp(variance, NEWEST)
-            self.usual_variance = self.usual_variance.log().lerp(variance.log(), NEWEST).exp()
-            self.explained = (1 - error.detach()[:, :, 1:].mean((1, 2)) / self.variance).mean()
-            counted = error if self.first else error[:, :, 1:]
+            self._measure(apart.mean((1, 2, 3)).clamp(min=1e-12), error.detach()[:, :, 1:].mean((1, 2)))
+            counted = error if self.joint else error[:, :, 1:]
             return (counted.mean((1, 2)) / self.variance).mean()
 
     @torch.no_grad()
-    def follow(self, counts: Int[Tensor, "group code"]) -> None:
-        """Move the codes used in the last step to where what comes has gone, if that is beyond its usual deviation.
+    def hold(self, ids: Int[Tensor, "block pos *group k"]) -> Bool[Tensor, "group code"]:
+        """Take the gradient from the codes that the first position has; which they are.
 
-        As earlier codes change, so does the mean of what comes: by little for most heads, but by many times its own
-        deviation for one that hardly varies, such as a head that attends to the first position nearly always
-        (a18.h8 of SmolLM2-135M). Steps of the size of its deviation would never get there.
+        Most heads rest on the first position most of the time. Other positions use its codes too, and if they train
+        them, what all heads rest on wanders: z there was 10 to 70 % of its length away after 600 000 tokens.
         """
-        usual = self.usual_variance.sqrt()
-        distance = self.book.comparable(self._bias[:, None])[:, 0].norm(dim=-1).clamp(min=1e-12)
-        step = self._bias * (FOLLOWED * (1 - usual / distance).relu() / self.config.k)[:, None]
-        self.book.codes.add_((counts > 0)[..., None] * step[:, None])
+        held = count_codes(ids[:, :1], self.config.n_codes, self.config.groups) > 0
+        self.book.codes.grad[held] = 0
+        return held
 
     @property
     def spread(self) -> Float[Tensor, " group"]:
         """Usual standard deviation per coordinate, by which the codes' steps are measured."""
         return (self.usual_variance / self.config.d_in).sqrt()
+
+    @torch.no_grad()
+    def _anchor(self, x: Float[Tensor, "block pos *group d_in"]) -> None:
+        """Let the codes of the first position sum to what stands there, so that no other comes nearer later on."""
+        here, groups = x[:1, :1], torch.arange(self.config.groups, device=x.device)
+        for _ in range(ANCHORED):
+            codes = self.book.encode(here)
+            missing = (self.book.rows(here) - self.book.rows(self.book.decode(codes)))[:, 0]
+            ids, values = (part.reshape(-1, self.config.k)[:, 0] for part in (codes.ids, codes.values))
+            self.book.codes[groups, ids.long()] += missing / values.clamp(min=1e-6)[:, None]
+
+    def _measure(self, variance: Float[Tensor, " group"], error: Float[Tensor, " group"]) -> None:
+        if self.variance is None:
+            self.variance = self.usual_variance = variance
+        self.variance = self.variance.lerp(variance, NEWEST)
+        self.usual_variance = self.usual_variance.log().lerp(variance.log(), NEWEST).exp()
+        explained = 1 - error / self.variance
+        self.explained = explained.mean()
+        gain = explained.clamp(0, 1)
+        self.gain = gain if self.gain is None else self.gain.lerp(gain, NEWEST)
 
     def _compared(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
         return self.book.comparable(x.reshape(-1, self.config.groups, self.config.d_in).transpose(0, 1))

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import Attached, attach
-from interp.bottlenecks.codes import count_codes
 from interp.models import Model
 from interp.models.save import trained_weights
 from interp.tasks.errors import InputError
@@ -19,7 +18,7 @@ from interp.training.config import TrainConfig
 from interp.training.distillation import kl_and_gradient
 from interp.training.plain_model import PlainModel
 from interp.training.relative_adam import RelativeAdam
-from interp.training.trained_book import TrainedBook
+from interp.training.trained_book import MEASURES, TrainedBook
 
 KL_EVERY = 10
 """Steps from one KL to the next where it is not trained on, since it takes the plain model's forward as well."""
@@ -66,7 +65,7 @@ class Trainer:
     ) -> None:
         self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
         self._watched = {
-            site: TrainedBook(book, alone=config.objective == "local", first=config.objective == "joint")
+            site: TrainedBook(book, alone=config.objective == "local", joint=config.objective == "joint")
             for site, book in books.items()
         }
         attach(model, self._watched)  # checks that they fit
@@ -94,6 +93,9 @@ class Trainer:
             InputError: NaN or infinite activations or loss; nothing has been updated then.
         """
         k = self._set_k(number)
+        frozen = self.config.objective != "joint"
+        if frozen and number == 0:
+            self._anchor(tokens[:1, :1])
         factor = self.config.step_size(number, self.n_steps)
         for optimizer, lr in ((self.optimizer, self.config.lr), (self.model_optimizer, self.config.model_lr)):
             if optimizer is not None:
@@ -108,14 +110,15 @@ class Trainer:
                 tensor.requires_grad_(False)
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss}")
+        if frozen:
+            for site, ids in attached.ids.items():
+                self._watched[site].hold(ids)
         self.optimizer.step_in([book.spread for book in self._watched.values()])
         if self.model_optimizer is not None:
             # a frozen parameter keeps its gradient, which is all the optimizer asks for
             self.model_optimizer.step()
         for site, ids in attached.ids.items():
-            book = self.books[site]
-            book.count(ids)
-            self._watched[site].follow(count_codes(ids[:, 1:], book.config.n_codes, book.config.groups))
+            self.books[site].count(ids)
         self._replace(number + 1)
         explained = torch.stack([book.explained for book in self._watched.values()]).mean()
         return StepResult(loss, kl, ce, float(explained), self.dead, k)
@@ -126,8 +129,7 @@ class Trainer:
         for site, book in self.books.items():
             found |= {f"{site}/codes": book.codes, f"{site}/counts": book.counts}
             found |= _moments(site, self.optimizer, book.codes)
-            found[f"{site}/variance"] = self._watched[site].variance
-            found[f"{site}/usual_variance"] = self._watched[site].usual_variance
+            found |= {f"{site}/{name}": getattr(self._watched[site], name) for name in MEASURES}
         for name, tensor in self.weights.items():
             found[f"model/{name}"] = tensor
             found |= _moments(f"model/{name}", self.model_optimizer, tensor)
@@ -149,7 +151,7 @@ class Trainer:
         for site, book in self.books.items():
             wanted |= {f"{site}/codes": book.codes.shape, f"{site}/counts": book.counts.shape}
             wanted[f"{site}/step"] = book.codes.shape[:2]
-            wanted[f"{site}/variance"] = wanted[f"{site}/usual_variance"] = (book.config.groups,)
+            wanted |= {f"{site}/{name}": (book.config.groups,) for name in MEASURES}
         wanted |= {f"model/{name}": tensor.shape for name, tensor in self.weights.items()}
         for name, shape in wanted.items():
             if name not in tensors:
@@ -162,8 +164,8 @@ class Trainer:
         for site, book in self.books.items():
             book.codes.copy_(tensors[f"{site}/codes"])
             book.counts.copy_(tensors[f"{site}/counts"])
-            self._watched[site].variance = tensors[f"{site}/variance"].to(book.codes)
-            self._watched[site].usual_variance = tensors[f"{site}/usual_variance"].to(book.codes)
+            for name in MEASURES:
+                setattr(self._watched[site], name, tensors[f"{site}/{name}"].to(book.codes))
             _set_moments(site, self.optimizer, book.codes, tensors)
         for name, tensor in self.weights.items():
             tensor.copy_(tensors[f"model/{name}"])
@@ -205,6 +207,19 @@ class Trainer:
             None if ce is None else float(ce.detach()),
             attached,
         )
+
+    @torch.no_grad()
+    def _anchor(self, first: Int[Tensor, "1 1"]) -> None:
+        """Codes for what stands at the first position, layer by layer in one forward pass.
+
+        Every text begins with the same token, so that it stays so from then on.
+        """
+        for book in self._watched.values():
+            book.anchors = True
+        with attach(self.model, self._watched):
+            self.model(first)
+        for book in self._watched.values():
+            book.anchors = False
 
     def _precision(self, tokens: Tensor) -> torch.autocast:
         """Of the model's products; codes and similarities are float32 all the same."""

@@ -42,10 +42,10 @@ def test_one_code_goes_towards_the_mean_of_its_vectors(model, text, tmp_path):
         vectors = x[:, 1:].reshape(-1, book.config.groups, book.config.d_in)
         ids = book.encode(x).ids[:, 1:].reshape(-1, book.config.groups)
         books[site], moved[site] = book, copy.deepcopy(book)
-        expected = moved[site].codes.detach()
+        expected, held = moved[site].codes.detach(), book.encode(x).ids[0, 0].flatten()
         for group, code in torch.cartesian_prod(torch.arange(book.config.groups), torch.arange(6)).tolist():
             its = vectors[ids[:, group] == code, group]
-            if len(its):
+            if len(its) and code != held[group]:
                 way = SHARE * len(its) / (len(its) + RIDGE)
                 expected[group, code] += way * (its.mean(0) - codes[group, code])
     settle(model, books, tokens, tmp_path)
@@ -80,7 +80,8 @@ def test_several_codes_together_explain_more(model, text, tmp_path, magnitude, g
     ]
     before = codes.clone()
     settle(model, {site: book}, tokens, tmp_path)
-    assert (x - book.decode(found))[:, 1:].square().sum() < 0.95 * error
+    # those of the first position do not move, of so few codes a good part
+    assert (x - book.decode(found))[:, 1:].square().sum() < 0.97 * error
     for place in unused:
         torch.testing.assert_close(codes[place], before[place])
 
