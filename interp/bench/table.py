@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from interp.bench.judges import AGREEMENT
-from interp.bench.plan import Plan, Target
+from interp.bench.plan import YARDSTICK, Plan, Target
 from interp.evaluation.faithfulness import SIZES
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.record import versions
@@ -69,7 +69,8 @@ def tabulate(plan: Plan, cells: Sequence[Cell], skipped: Sequence[dict]) -> dict
     ``cells``      one row a cell and reference
     ``table``      one row a target, reference, method and number of pairs: mean, least and largest over seeds
     ``groups``     means over the tasks of a group (a model's tasks; the planted models), deciding references
-    ``comparisons`` every method less ``plan.against`` on the same subsets (the yardstick: its own), by task and group
+    ``comparisons`` every method less ``plan.against`` on the same subsets, by task and group; not the yardstick, whose
+                   pairs and reference are its own
     ``skipped``    methods left out of a target, and why
     ============== ==========================================================================================
     """
@@ -161,7 +162,8 @@ def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
         for metric in COMPARED
         if row[metric] is not None
     }
-    methods = [m for m in dict.fromkeys(row["method"] for row in deciding) if m != plan.against]
+    apart = (plan.against, YARDSTICK)
+    methods = [m for m in dict.fromkeys(row["method"] for row in deciding) if m not in apart]
     targets = plan.targets()
     groups = {group: [t for t in targets if t.group == group] for group in group_of.values()}
     scopes = [(t.name, t.group if len(groups[t.group]) == 1 else None, [t]) for t in targets]
