@@ -45,8 +45,9 @@ def train(
         float, number_option("--lr", help="step of the codes, in units of the spread at their site")
     ] = 0.01,
     model_lr: Annotated[
-        float, number_option("--model-lr", help="step of the model's weights (joint)")
-    ] = 2e-5,
+        float | None,
+        number_option("--model-lr", help="step of the model's weights, in joint training [default: 2e-5]"),
+    ] = None,
     mse_weight: Annotated[
         float, number_option("--mse-weight", help="nats that the unexplained share of variance weighs")
     ] = 0.1,
@@ -86,6 +87,10 @@ def train(
     from interp.bottlenecks.book_folder import BookFolder
     from interp.files import check_folder
 
+    if model_lr is not None and objective != "joint":
+        raise InputError(
+            f"--model-lr {model_lr}: {objective} training leaves the model as it is, joint trains it"
+        )
     if start is not None:
         found = BookFolder.open(start)
     else:
@@ -104,7 +109,7 @@ def train(
     config = TrainConfig(
         objective=objective,
         lr=lr,
-        model_lr=model_lr,
+        **({} if model_lr is None else {"model_lr": model_lr}),
         mse_weight=mse_weight,
         batch_size=batch_size,
         epochs=epochs,
