@@ -4,7 +4,7 @@
 
     python benchmarks/codebook_curve.py --show                       # print what is there, run nothing
     python benchmarks/codebook_curve.py --k 1 8 --tokens 0 12800
-    python benchmarks/codebook_curve.py --k 1 --tokens 1020000 --threads 1
+    python benchmarks/codebook_curve.py --k 1 --tokens 614400 --settle 2 --threads 1
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
 :data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, beyond
@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--k", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, nargs="+", default=[0, 12_800, 51_200], help="trained on")
+    parser.add_argument("--settle", type=int, default=0, help="rounds of settling after training")
     parser.add_argument("--fit-tokens", type=int, default=22_000)
     parser.add_argument("--eval-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -71,9 +72,9 @@ def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
     text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
     books = fit_codebooks(model, text, ["heads"], given.work / f"k{k}-fitted", _fitted(k), stage=bar)
     if tokens:
-        config = _trained(k, tokens)
+        config = _trained(given, k, tokens)
         text = load_text(DATA, model, n_tokens=tokens // config.epochs, stage=bar)
-        books = train_codebooks(model, books, text, given.work / f"k{k}-{tokens}", config, stage=bar)
+        books = train_codebooks(model, books, text, given.work / _name(given, k, tokens), config, stage=bar)
     result = _quality(given, model, books, controls=0 if tokens else 16)
     write_record(_path(given, k, tokens), _settings(given, k, tokens), result)
     return result
@@ -83,8 +84,10 @@ def _fitted(k: int) -> FitConfig:
     return FitConfig(k=k, selection="residual")
 
 
-def _trained(k: int, tokens: int) -> TrainConfig:
-    config = {1: ONE_CODE, 32: MANY_CODES}.get(k, TrainConfig())
+def _trained(given: argparse.Namespace, k: int, tokens: int) -> TrainConfig:
+    config = replace(
+        {1: ONE_CODE, 32: MANY_CODES}.get(k, TrainConfig()), settle=given.settle if tokens else 0
+    )
     if tokens > TEXT:
         config = replace(config, precision=LONG_PRECISION, epochs=-(-tokens // TEXT))
     return config
@@ -98,7 +101,11 @@ def _quality(given: argparse.Namespace, model, books: BookFolder, controls: int)
 
 
 def _path(given: argparse.Namespace, k: int, tokens: int) -> Path:
-    return given.out / f"k{k}-{tokens}.json"
+    return given.out / f"{_name(given, k, tokens)}.json"
+
+
+def _name(given: argparse.Namespace, k: int, tokens: int) -> str:
+    return f"k{k}-{tokens}" + (f"-settled{given.settle}" if given.settle and tokens else "")
 
 
 def _settings(given: argparse.Namespace, k: int, tokens: int) -> dict:
@@ -108,7 +115,7 @@ def _settings(given: argparse.Namespace, k: int, tokens: int) -> dict:
         "fit_tokens": given.fit_tokens,
         "eval_tokens": given.eval_tokens,
         "fit": asdict(_fitted(k)),
-        "train": asdict(_trained(k, tokens)),
+        "train": asdict(_trained(given, k, tokens)),
     }
 
 
