@@ -90,7 +90,7 @@ class Trainer:
         """The update of step ``number``, counted from 0, on a batch.
 
         Raises:
-            InputError: NaN or infinite activations or loss; nothing has been updated then.
+            InputError: NaN or infinite activations or loss; nothing has been trained then.
         """
         k = self._set_k(number)
         frozen = self.config.objective != "joint"

@@ -69,7 +69,8 @@ def test_several_codes_together_explain_more(model, text, tmp_path, magnitude, g
     )
     book = Codebook(config).fit(x)
     codes = book.codes.detach()
-    codes += 0.3 * codes.std() * torch.randn(codes.shape)
+    # far off, since the first position's codes, of so few a good part, do not move
+    codes += 0.5 * codes.std() * torch.randn(codes.shape)
     found = book.encode(x)
     error = (x - book.decode(found))[:, 1:].square().sum()
     ids = found.ids[:, 1:].reshape(-1, n_books, 3)
@@ -80,8 +81,7 @@ def test_several_codes_together_explain_more(model, text, tmp_path, magnitude, g
     ]
     before = codes.clone()
     settle(model, {site: book}, tokens, tmp_path)
-    # those of the first position do not move, of so few codes a good part
-    assert (x - book.decode(found))[:, 1:].square().sum() < 0.97 * error
+    assert (x - book.decode(found))[:, 1:].square().sum() < 0.95 * error
     for place in unused:
         torch.testing.assert_close(codes[place], before[place])
 

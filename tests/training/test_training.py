@@ -148,14 +148,13 @@ def test_steps_are_adams_over_the_uses_of_each_code():
 
 
 @pytest.mark.parametrize("objective", ["distilled", "local"])
-def test_what_stands_at_the_first_position_is_exact_and_stays(objective, model, text, tmp_path):
+def test_with_one_code_the_first_position_is_exact_and_stays(objective, model, text, tmp_path):
     start = fit_codebooks(model, text, ["heads"], tmp_path / "fitted", FitConfig(n_codes=12, k=1))
     found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, objective=objective))
     tokens = text.tokens[:3]
     plain, coded, before = {}, {}, {}
     for seen, folder in ((plain, None), (coded, found.folder), (before, start.folder)):
         books = load_codebooks(folder, model) if folder else {}
-        # hooks of an outer level see what has passed through the codes
         watch = {
             f"blocks.{layer}.hook_resid_post": partial(seen.__setitem__, layer)
             for layer in range(model.cfg.n_layers)
@@ -175,8 +174,7 @@ def test_codes_of_the_first_position_take_no_gradient_from_elsewhere():
     ids = watched.encode(x).ids
     watched.loss(x, watched.decode(watched.encode(x))).backward()
     assert watched.book.codes.grad[0].any(-1).all()
-    held = watched.hold(ids)
-    assert held.tolist() == [[True, False, False]]
+    watched.hold(ids)
     assert watched.book.codes.grad[0].any(-1).tolist() == [False, True, True]
 
 
