@@ -12,9 +12,6 @@ from interp.bottlenecks.watched_book import WatchedBook
 
 NEWEST = 0.05
 """Share of the newest batch in the running means."""
-ANCHORED = 3
-"""Times that the first position's first code takes what is missing there. One is enough for one code a vector; with
-several residual ones others may be chosen after each, and three need not bring it nearer."""
 MEASURES = ("variance", "usual_variance", "gain")
 """The running means, each [group]: part of a run's state."""
 
@@ -112,13 +109,23 @@ class TrainedBook(WatchedBook):
 
     @torch.no_grad()
     def _anchor(self, x: Float[Tensor, "block pos *group d_in"]) -> None:
-        """Move the first position's codes to sum to what stands there: of one code, no other comes nearer later on."""
-        here, groups = x[:1, :1], torch.arange(self.config.groups, device=x.device)
-        for _ in range(ANCHORED):
-            codes = self.book.encode(here)
-            missing = (self.book.rows(here) - self.book.rows(self.book.decode(codes)))[:, 0]
-            ids, values = (part.reshape(-1, self.config.k)[:, 0] for part in (codes.ids, codes.values))
-            self.book.codes[groups, ids.long()] += missing / values.clamp(min=1e-6)[:, None]
+        """Put codes where they are all of the first position, and where no other code can come nearer.
+
+        Of codes taken one after another the first becomes what stands there. If codes have no strength, the one
+        nearest to nothing becomes nothing, for the slots after it. Of k most similar codes each becomes a k-th of it.
+        """
+        book, k, groups = self.book, self.config.k, torch.arange(self.config.groups, device=x.device)
+        here = book.rows(x[:1, :1])
+        chosen = book.encode(x[:1, :1]).ids.long().reshape(self.config.groups, k)
+        if self.config.selection == "cosine":
+            book.codes[groups[:, None], chosen] = (here / k).to(book.codes.dtype)
+            return
+        first = chosen[:, 0]
+        book.codes[groups, first] = here[:, 0].to(book.codes.dtype)
+        if k > 1 and book.unit_values:
+            length = book.comparable(book.codes.float()).norm(dim=-1)
+            length[groups, first] = torch.inf
+            book.codes[groups, length.argmin(-1)] = 0
 
     def _measure(self, variance: Float[Tensor, " group"], error: Float[Tensor, " group"]) -> None:
         if self.variance is None:

@@ -43,19 +43,22 @@ def error_on(model, books, text) -> float:
     return 1 - trainer.step(0, text.tokens).explained
 
 
-def test_distilled_training_brings_held_out_kl_down(model, text, start, tmp_path):
+@pytest.mark.parametrize(("k", "heldout_share"), [(1, 0.98), (4, 1.0)])  # four of twelve generalise less
+def test_distilled_training_brings_held_out_kl_down(k, heldout_share, model, text, tmp_path):
+    fit = FitConfig(n_codes=12, k=k, selection="residual")
+    start = fit_codebooks(model, text, ["heads", "m0"], tmp_path / "fitted", fit)
     heldout = load_text("stdlib", model, n_tokens=32 * 32, context=32, split="heldout")
     before = weights_digest(model)
     found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, epochs=8))
     fitted, trained = (load_codebooks(folder, model) for folder in (start.folder, found.folder))
     assert kl_on(model, trained, text) < 0.95 * kl_on(model, fitted, text)
-    assert kl_on(model, trained, heldout) < 0.98 * kl_on(model, fitted, heldout)
+    assert kl_on(model, trained, heldout) < heldout_share * kl_on(model, fitted, heldout)
     assert weights_digest(model) == before and not any(p.requires_grad for p in model.parameters())
     assert all(book.config == fitted[site].config for site, book in trained.items())
     assert found.manifest["training"]["objective"] == "distilled" and found.sites == start.sites
     assert not (found.folder / ".work").exists()
-    result = evaluate_codebooks(model, {4: trained}, heldout, text, control_blocks=0)
-    assert result.usage[4]["variance_explained_mean"] > 0
+    result = evaluate_codebooks(model, {k: trained}, heldout, text, control_blocks=0)
+    assert result.usage[k]["variance_explained_mean"] > 0
 
 
 def test_local_training_lowers_the_error_and_gives_each_site_its_own_gradient(model, text, start, tmp_path):
@@ -147,9 +150,19 @@ def test_steps_are_adams_over_the_uses_of_each_code():
         torch.testing.assert_close(codes[place], p)
 
 
-@pytest.mark.parametrize("objective", ["distilled", "local"])
-def test_with_one_code_the_first_position_is_exact_and_stays(objective, model, text, tmp_path):
-    start = fit_codebooks(model, text, ["heads"], tmp_path / "fitted", FitConfig(n_codes=12, k=1))
+@pytest.mark.parametrize(
+    ("objective", "codes"),
+    [
+        ("distilled", {"k": 1}),
+        ("local", {"k": 1}),
+        ("distilled", {"k": 4, "selection": "residual"}),
+        ("distilled", {"k": 4, "selection": "residual", "magnitude": "kept"}),
+        ("distilled", {"k": 4, "selection": "cosine"}),
+        ("distilled", {"k": 4, "selection": "cosine", "magnitude": "kept"}),
+    ],
+)
+def test_the_first_position_is_exact_and_stays(objective, codes, model, text, tmp_path):
+    start = fit_codebooks(model, text, ["heads"], tmp_path / "fitted", FitConfig(n_codes=24, **codes))
     found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, objective=objective))
     tokens = text.tokens[:3]
     plain, coded, before = {}, {}, {}
