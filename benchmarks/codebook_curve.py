@@ -4,11 +4,12 @@
 
     python benchmarks/codebook_curve.py --show                       # print what is there, run nothing
     python benchmarks/codebook_curve.py --k 1 8 --tokens 0 12800
-    python benchmarks/codebook_curve.py --k 1 --tokens 614400 --settle 2 --threads 1
+    python benchmarks/codebook_curve.py --k 1 --tokens 614400 998400 --settle 2 --threads 1
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
 :data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, beyond
-:data:`TEXT` in bfloat16: each number of tokens is a run of its own with its whole schedule. Judged on held-out
+:data:`TEXT` in bfloat16: each number of tokens is a run of its own with its whole schedule, but that beyond
+:data:`LONGEST` the books of that run go on. Judged on held-out
 text of both kinds; the controls are those of the fitted books. One file a row, so that a killed run goes on; fits and
 trainings resume too. One seed: intervals are over blocks of text, so they hold for these books.
 """
@@ -38,6 +39,9 @@ MANY_CODES = TrainConfig(lr=0.002)
 """For k = 32: with steps of 0.01 each, so many codes together go too far (docs/codebooks.md)."""
 TEXT = 204_800
 """Tokens of text at most, since samples are dear and docstrings few; for more tokens it is seen several times."""
+LONGEST = 614_400
+"""Tokens of one run at most; with more its books, settled or not, go on for an epoch of a longer text, with steps of
+half the size."""
 LONG_PRECISION = "bfloat16"
 """Beyond :data:`TEXT`: hours become bearable where the processor multiplies bfloat16."""
 console = Console(width=110, highlight=False)
@@ -69,15 +73,24 @@ def main() -> None:
 
 
 def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
-    text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
-    books = fit_codebooks(model, text, ["heads"], given.work / f"k{k}-fitted", _fitted(k), stage=bar)
-    if tokens:
-        config = _trained(given, k, tokens)
-        text = load_text(DATA, model, n_tokens=tokens // config.epochs, stage=bar)
-        books = train_codebooks(model, books, text, given.work / _name(given, k, tokens), config, stage=bar)
-    result = _quality(given, model, books, controls=0 if tokens else 16)
+    result = _quality(given, model, _books(given, model, k, tokens), controls=0 if tokens else 16)
     write_record(_path(given, k, tokens), _settings(given, k, tokens), result)
     return result
+
+
+def _books(given: argparse.Namespace, model, k: int, tokens: int) -> BookFolder:
+    if tokens == 0:
+        text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
+        return fit_codebooks(model, text, ["heads"], given.work / f"k{k}-fitted", _fitted(k), stage=bar)
+    before = _before(tokens)
+    start, config = _books(given, model, k, before), _trained(given, k, tokens)
+    text = load_text(DATA, model, n_tokens=(tokens - before) // config.epochs, stage=bar)
+    return train_codebooks(model, start, text, given.work / _name(given, k, tokens), config, stage=bar)
+
+
+def _before(tokens: int) -> int:
+    """Tokens that the books have seen when a row's own run begins."""
+    return LONGEST if tokens > LONGEST else 0
 
 
 def _fitted(k: int) -> FitConfig:
@@ -88,8 +101,10 @@ def _trained(given: argparse.Namespace, k: int, tokens: int) -> TrainConfig:
     config = replace(
         {1: ONE_CODE, 32: MANY_CODES}.get(k, TrainConfig()), settle=given.settle if tokens else 0
     )
+    if _before(tokens):
+        return replace(config, precision=LONG_PRECISION, lr=config.lr / 2)
     if tokens > TEXT:
-        config = replace(config, precision=LONG_PRECISION, epochs=-(-tokens // TEXT))
+        return replace(config, precision=LONG_PRECISION, epochs=-(-tokens // TEXT))
     return config
 
 

@@ -5,7 +5,9 @@
 The universe: every edge into q, k or v among the ``--heads`` heads of largest exact effect (the shipped reference),
 each path-patched alone on held-out pairs. True edges are those whose mean effect is at least ``--threshold`` of the
 clean–corrupt gap. A seed draws pairs of its own, none of them held out; every method scores *all* edges of the model
-from those and is judged on the universe. Intervals are 95 % bootstraps over the held-out pairs, seeds averaged.
+from those and is judged on the universe. *codes, among these* is told the universe's heads, as ``interp discover``
+tells it the members, and spends its patches there; what the gradients say is the same. Intervals are 95 % bootstraps
+over the held-out pairs, seeds averaged.
 """
 
 import argparse
@@ -101,6 +103,9 @@ def _scores(
     codes = RoleCodes(outputs, 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, seed).head_codes(0.0)
     with bar(f"codes, seed {seed}", HUNDREDTHS) as advance:
         ours = code_edges(model, pairs, codes, CodeEdgesConfig(edges=EVERY, seed=seed), progress=advance)
+    with bar(f"codes among these, seed {seed}", HUNDREDTHS) as advance:
+        config = CodeEdgesConfig(edges=EVERY, seed=seed)
+        within = code_edges(model, pairs, codes, config, sites=edges.sites, progress=advance)
     with bar(f"eap, seed {seed}", n) as advance:
         plain = eap(model, pairs, EAPConfig(edges=EVERY), progress=advance)
     with bar(f"eap-ig, seed {seed}", HUNDREDTHS) as advance:
@@ -112,6 +117,7 @@ def _scores(
     print(f"seed {seed}: {measured} patches of {sum(why.measured > 0 for _, why in told)} edges")
     return {
         "codes": (_of(ours.edges, edges), ours.cost.forwards / n),
+        "codes, among these": (_of(within.edges, edges), within.cost.forwards / n),
         "eap-ig": (_of(path.edges, edges), path.cost.forwards / n),
         "eap": (_of(plain.edges, edges), plain.cost.forwards / n),
         "code-vector attribution": (_of(by_codes, edges), 6.0),
