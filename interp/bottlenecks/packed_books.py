@@ -1,7 +1,9 @@
 """Codebooks of many sites in one small file, for shipping.
 
-``float16`` halves the codes; ``int8`` quarters them: each code is rounded to 255 steps of its own largest coordinate,
-which is at most 1/254 of that coordinate off. The metric of :class:`MetricCodebook` is float16 in both, so that a
+``float16`` halves the codes; ``int8`` quarters them: of each code, less the mean of its book, which is kept as it is,
+the coordinates are rounded to 255 steps of the largest one, and so at most 1/254 of that one off. Less the mean, since
+the codes of some heads lie close together far from zero, and steps of their length would be as wide as they are apart.
+The metric of :class:`MetricCodebook` is float16 in both, so that a
 vector halfway between two codes may get the other one.
 """
 
@@ -38,9 +40,12 @@ def write_packed(path: Path, books: Mapping[str, Codebook], storage: str) -> Non
         for name, tensor in book.tensors().items():
             tensor = tensor.detach().cpu()
             if name == "codes" and storage == "int8":
-                scale = tensor.float().abs().amax(-1, keepdim=True).clamp(min=1e-30) / _STEPS
-                tensors[f"{site}/scales"] = scale
-                tensor = (tensor.float() / scale).round().to(torch.int8)
+                tensors[f"{site}/centres"] = centre = tensor.float().mean(1, keepdim=True)
+                apart = tensor.float() - centre
+                tensors[f"{site}/scales"] = scale = (
+                    apart.abs().amax(-1, keepdim=True).clamp(min=1e-30) / _STEPS
+                )
+                tensor = (apart / scale).round().to(torch.int8)
             elif tensor.is_floating_point():
                 tensor = tensor.half()
             else:
@@ -74,7 +79,7 @@ def read_packed(path: Path) -> dict[str, Codebook]:
         own = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
         own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
         if (scales := own.pop("scales", None)) is not None:
-            own["codes"] = own["codes"].float() * scales
+            own["codes"] = own["codes"].float() * scales + own.pop("centres", 0)  # none in files of before
         try:
             books[site] = cls.restored(cls.config_class(**book["config"]), own)
         except (KeyError, RuntimeError, TypeError) as error:

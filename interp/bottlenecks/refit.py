@@ -5,7 +5,7 @@ is as firmly as a few more vectors would: a code that few vectors have does not 
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 RIDGE = 10.0
@@ -30,18 +30,22 @@ def least_squares_move(
     ids: Int[Tensor, "row k"],
     n_codes: int,
     values: Float[Tensor, "row k"] | None = None,
+    fixed: Bool[Tensor, " code"] | None = None,
 ) -> Float[Tensor, "code d_in"]:
     """How far :func:`refit` moves one group's codes.
 
     Args:
         missing: of each row what its codes leave, row − Σ_k value · code.
         values: with which codes enter the sum; 1 if not given. The ridge is RIDGE times their mean square.
+        fixed: codes that stay where they are, and that the others make up for.
     """
     ids = ids.long()
     lacking = missing.new_zeros(n_codes, missing.shape[1])  # of each code Σ_rows value · missing
     for slot in range(ids.shape[1]):
         part = missing if values is None else missing * values[:, slot, None]
         lacking.index_add_(0, ids[:, slot], part)
+    if fixed is not None:
+        lacking[fixed] = 0
     ridge = RIDGE if values is None else float(RIDGE * values.square().mean().clamp(min=1e-12))
     if ids.shape[1] == 1:
         weight = torch.bincount(
@@ -52,5 +56,7 @@ def least_squares_move(
     pairs = (ids[:, :, None] * n_codes + ids[:, None, :]).flatten()
     products = None if values is None else (values[:, :, None] * values[:, None, :]).flatten()
     together = torch.bincount(pairs, products, minlength=n_codes**2).reshape(n_codes, n_codes).to(lacking)
+    if fixed is not None:
+        together[fixed], together[:, fixed] = 0, 0
     together.diagonal().add_(ridge)
     return torch.linalg.solve(together, lacking)

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.base import grouped_rows
-from interp.bottlenecks.codes import count_codes
 from interp.bottlenecks.fitting import BATCH_SIZE
 from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.refit import least_squares_move
 from interp.models import Model, Site, expand_sites
 from interp.progress import Stage, silent
+from interp.training.first_position import codes_there
 
 SHARE = 0.25
 """Of the way."""
@@ -81,7 +81,7 @@ def moves(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> Float[Te
     shape = (-1, config.groups, config.k)
     ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
     weights = [None] * config.groups if book.unit_values else values.float()
-    groups = zip(missing, ids, weights, strict=True)
-    found = torch.stack([least_squares_move(lacks, own, config.n_codes, w) for lacks, own, w in groups])
-    held = count_codes(codes.ids[:, :1], config.n_codes, config.groups) > 0
-    return found.masked_fill(held[..., None], 0)
+    groups = zip(missing, ids, weights, codes_there(book, x), strict=True)
+    return torch.stack(
+        [least_squares_move(lacks, own, config.n_codes, w, fixed) for lacks, own, w, fixed in groups]
+    )

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, Codes
-from interp.bottlenecks.codes import count_codes
 from interp.bottlenecks.watched_book import WatchedBook
+from interp.training.first_position import codes_there, put_codes_there
 
 NEWEST = 0.05
 """Share of the newest batch in the running means."""
@@ -28,11 +28,11 @@ class TrainedBook(WatchedBook):
     Args:
         alone: train it on its own error only: no gradient goes on to the rest of the model.
         joint: the model is trained too. All of the gradient is passed on then, as published, and the codes of the first
-            position are trained as the others are. In a frozen model what comes there is the same in every text as long
-            as its codes are, so they are held (:attr:`anchors`, :meth:`hold`).
+            position are trained as the others are. In a frozen model they are held (:attr:`anchors`, :meth:`hold`).
 
     Attributes:
-        anchors: while set, a forward pass puts the codes of the first position where it is.
+        anchors: while set, a forward pass puts the codes of the first position where it is, and holds these.
+        held: the codes that take no gradient.
         x: what came to the site in the last forward pass.
         explained: share of the variance that the codes explained there, averaged over groups, the first position
             left out.
@@ -45,6 +45,7 @@ class TrainedBook(WatchedBook):
     def __init__(self, book: Codebook, *, alone: bool, joint: bool = False) -> None:
         super().__init__(book)
         self.alone, self.joint, self.anchors = alone, joint, False
+        self.held: Bool[Tensor, "group code"] = torch.zeros_like(book.counts, dtype=torch.bool)
         self.x: Tensor | None = None
         self.explained: Tensor | None = None
         self.variance: Tensor | None = None
@@ -61,7 +62,8 @@ class TrainedBook(WatchedBook):
         self._live, self.x = x, x.detach()
         with torch.autocast(x.device.type, enabled=False):  # similarities are float32 always
             if self.anchors:
-                self._anchor(x)
+                put_codes_there(self.book, x)
+                self.held = codes_there(self.book, x)
             return self.book.encode(x)
 
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
@@ -92,40 +94,14 @@ class TrainedBook(WatchedBook):
             counted = error if self.joint else error[:, :, 1:]
             return (counted.mean((1, 2)) / self.variance).mean()
 
-    @torch.no_grad()
-    def hold(self, ids: Int[Tensor, "block pos *group k"]) -> None:
-        """Take the gradient from the codes that the first position has.
-
-        Most heads rest on the first position most of the time. Other positions use its codes too, and if they train
-        them, what all heads rest on wanders: z there was 12 to 66 % of its length away after 600 000 tokens.
-        """
-        held = count_codes(ids[:, :1], self.config.n_codes, self.config.groups) > 0
-        self.book.codes.grad[held] = 0
+    def hold(self) -> None:
+        """Take the gradient from the codes that the first position has (:mod:`interp.training.first_position`)."""
+        self.book.codes.grad[self.held] = 0
 
     @property
     def spread(self) -> Float[Tensor, " group"]:
         """Usual standard deviation per coordinate, by which the codes' steps are measured."""
         return (self.usual_variance / self.config.d_in).sqrt()
-
-    @torch.no_grad()
-    def _anchor(self, x: Float[Tensor, "block pos *group d_in"]) -> None:
-        """Put codes where they are all of the first position, and where no other code can come nearer.
-
-        Of codes taken one after another the first becomes what stands there. If codes have no strength, the one
-        nearest to nothing becomes nothing, for the slots after it. Of k most similar codes each becomes a k-th of it.
-        """
-        book, k, groups = self.book, self.config.k, torch.arange(self.config.groups, device=x.device)
-        here = book.rows(x[:1, :1])
-        chosen = book.encode(x[:1, :1]).ids.long().reshape(self.config.groups, k)
-        if self.config.selection == "cosine":
-            book.codes[groups[:, None], chosen] = (here / k).to(book.codes.dtype)
-            return
-        first = chosen[:, 0]
-        book.codes[groups, first] = here[:, 0].to(book.codes.dtype)
-        if k > 1 and book.unit_values:
-            length = book.comparable(book.codes.float()).norm(dim=-1)
-            length[groups, first] = torch.inf
-            book.codes[groups, length.argmin(-1)] = 0
 
     def _measure(self, variance: Float[Tensor, " group"], error: Float[Tensor, " group"]) -> None:
         if self.variance is None:

@@ -92,10 +92,10 @@ class Trainer:
         Raises:
             InputError: NaN or infinite activations or loss; nothing has been trained then.
         """
-        k = self._set_k(number)
         frozen = self.config.objective != "joint"
         if frozen and number == 0:
             self._anchor(tokens[:1, :1])
+        k = self._set_k(number)
         factor = self.config.step_size(number, self.n_steps)
         for optimizer, lr in ((self.optimizer, self.config.lr), (self.model_optimizer, self.config.model_lr)):
             if optimizer is not None:
@@ -111,8 +111,8 @@ class Trainer:
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss}")
         if frozen:
-            for site, ids in attached.ids.items():
-                self._watched[site].hold(ids)
+            for book in self._watched.values():
+                book.hold()
         self.optimizer.step_in([book.spread for book in self._watched.values()])
         if self.model_optimizer is not None:
             # a frozen parameter keeps its gradient, which is all the optimizer asks for
@@ -130,6 +130,7 @@ class Trainer:
             found |= {f"{site}/codes": book.codes, f"{site}/counts": book.counts}
             found |= _moments(site, self.optimizer, book.codes)
             found |= {f"{site}/{name}": getattr(self._watched[site], name) for name in MEASURES}
+            found[f"{site}/held"] = self._watched[site].held
         for name, tensor in self.weights.items():
             found[f"model/{name}"] = tensor
             found |= _moments(f"model/{name}", self.model_optimizer, tensor)
@@ -150,7 +151,7 @@ class Trainer:
             wanted |= {f"{name}/exp_avg": tensor.shape, f"{name}/exp_avg_sq": tensor.shape}
         for site, book in self.books.items():
             wanted |= {f"{site}/codes": book.codes.shape, f"{site}/counts": book.counts.shape}
-            wanted[f"{site}/step"] = book.codes.shape[:2]
+            wanted |= {f"{site}/{name}": book.codes.shape[:2] for name in ("step", "held")}
             wanted |= {f"{site}/{name}": (book.config.groups,) for name in MEASURES}
         wanted |= {f"model/{name}": tensor.shape for name, tensor in self.weights.items()}
         for name, shape in wanted.items():
@@ -164,6 +165,7 @@ class Trainer:
         for site, book in self.books.items():
             book.codes.copy_(tensors[f"{site}/codes"])
             book.counts.copy_(tensors[f"{site}/counts"])
+            self._watched[site].held = tensors[f"{site}/held"].to(book.codes.device)
             for name in MEASURES:
                 setattr(self._watched[site], name, tensors[f"{site}/{name}"].to(book.codes))
             _set_moments(site, self.optimizer, book.codes, tensors)

@@ -115,6 +115,20 @@ def test_with_one_code_least_squares_is_a_division():
     torch.testing.assert_close(two, lacking / (weight + ridge / 2)[:, None])
 
 
+def test_codes_that_are_fixed_are_made_up_for_by_the_others():
+    generator = torch.Generator().manual_seed(0)
+    missing, ids = (
+        torch.randn(60, 3, generator=generator) + 1,
+        torch.randint(5, (60, 3), generator=generator),
+    )
+    ids[:, 2] = 5  # in every vector, as nothing is that fills spare slots
+    fixed = torch.arange(6) == 5
+    found = least_squares_move(missing, ids, 6, fixed=fixed)
+    assert not found[5].any()
+    free = least_squares_move(missing, ids[:, :2], 6)  # as if it were not there
+    torch.testing.assert_close(found, free)
+
+
 @pytest.mark.parametrize("change", [{"nested": True}, {"objective": "local"}, {"objective": "joint"}])
 def test_only_distilled_codes_for_one_k_settle(change):
     with pytest.raises(InputError, match="settle 2: codes of (nested|local|joint) training do not settle"):
