@@ -38,10 +38,11 @@ ONE_CODE = TrainConfig(lr=0.02, batch_size=4, replace_every=100)
 MANY_CODES = TrainConfig(lr=0.002)
 """For k = 32: with steps of 0.01 each, so many codes together go too far (docs/codebooks.md)."""
 TEXT = 204_800
-"""Tokens of text at most, since samples are dear and docstrings few; for more tokens it is seen several times."""
+"""Tokens of text at most in a run from fitted books, since samples are dear and docstrings few; for more tokens it is
+seen several times."""
 LONGEST = 614_400
-"""Tokens of one run at most; with more its books, settled or not, go on for an epoch of a longer text, with steps of
-half the size."""
+"""Tokens of one run at most; with more its books, settled or not, go on for one epoch with steps of half the size, on
+as much text as is missing. Docstrings end at 206 829 tokens, so rows do at about 1.03 million."""
 LONG_PRECISION = "bfloat16"
 """Beyond :data:`TEXT`: hours become bearable where the processor multiplies bfloat16."""
 console = Console(width=110, highlight=False)
@@ -131,6 +132,7 @@ def _settings(given: argparse.Namespace, k: int, tokens: int) -> dict:
         "eval_tokens": given.eval_tokens,
         "fit": asdict(_fitted(k)),
         "train": asdict(_trained(given, k, tokens)),
+        **({"start": _settings(given, k, before)} if (before := _before(tokens)) else {}),
     }
 
 

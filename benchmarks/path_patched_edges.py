@@ -5,9 +5,10 @@
 The universe: every edge into q, k or v among the ``--heads`` heads of largest exact effect (the shipped reference),
 each path-patched alone on held-out pairs. True edges are those whose mean effect is at least ``--threshold`` of the
 clean–corrupt gap. A seed draws pairs of its own, none of them held out; every method scores *all* edges of the model
-from those and is judged on the universe. *codes, among these* is told the universe's heads, as ``interp discover``
-tells it the members, and spends its patches there; what the gradients say is the same. Intervals are 95 % bootstraps
-over the held-out pairs, seeds averaged.
+from those and is judged on the universe. *codes, among these* scores the universe's edges alone, as ``interp discover``
+does those among the members that it found: they get all of its patches, and its prior is theirs. That these are the
+heads of largest exact effect is more than ``interp discover`` knows. Intervals are 95 % bootstraps over the held-out
+pairs, seeds averaged.
 """
 
 import argparse
@@ -113,8 +114,9 @@ def _scores(
     told = list(zip(ours.edges, ours.evidence, strict=True))
     by_codes = [replace(edge, score=why.codes) for edge, why in told]
     together = [replace(edge, score=why.co_occurrence) for edge, why in told]
-    measured = sum(why.measured for _, why in told)
-    print(f"seed {seed}: {measured} patches of {sum(why.measured > 0 for _, why in told)} edges")
+    for name, found in (("codes", ours), ("codes, among these", within)):
+        patched = [why.measured for why in found.evidence if why.measured]
+        print(f"seed {seed}, {name}: {sum(patched)} patches of {len(patched)} edges")
     return {
         "codes": (_of(ours.edges, edges), ours.cost.forwards / n),
         "codes, among these": (_of(within.edges, edges), within.cost.forwards / n),
