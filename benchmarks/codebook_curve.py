@@ -9,9 +9,9 @@
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
 :data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, beyond
 :data:`TEXT` in bfloat16: each number of tokens is a run of its own with its whole schedule, but that beyond
-:data:`LONGEST` the books of that run go on. Judged on held-out
-text of both kinds; the controls are those of the fitted books. One file a row, so that a killed run goes on; fits and
-trainings resume too. One seed: intervals are over blocks of text, so they hold for these books.
+:data:`LONGEST` the books of that run go on. Judged on held-out text of both kinds; the controls are those of the fitted
+books. One file a row, so that a killed run goes on; fits and trainings resume too. One seed: intervals are over blocks
+of text, so they hold for these books.
 """
 
 import argparse

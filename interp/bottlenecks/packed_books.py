@@ -3,8 +3,8 @@
 ``float16`` halves the codes; ``int8`` quarters them: of each code, less the mean of its book, which is kept as it is,
 the coordinates are rounded to 255 steps of the largest one, and so at most 1/254 of that one off. Less the mean, since
 the codes of some heads lie close together far from zero, and steps of their length would be as wide as they are apart.
-The metric of :class:`MetricCodebook` is float16 in both, so that a
-vector halfway between two codes may get the other one.
+The metric of :class:`MetricCodebook` is float16 in both, so that a vector halfway between two codes may get the other
+one.
 """
 
 import json

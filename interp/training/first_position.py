@@ -7,8 +7,9 @@ positions use its codes too: where these trained them, what all heads rest on wa
 
 import torch
 from jaxtyping import Bool, Float
+from torch import Tensor
 
-from interp.bottlenecks import Codebook
+from interp.bottlenecks import Codebook, CodebookConfig, Codes
 from interp.bottlenecks.codes import NO_CODE, count_codes
 
 NO_PART = 1e-3
@@ -16,7 +17,7 @@ NO_PART = 1e-3
 
 
 @torch.no_grad()
-def put_codes_there(book: Codebook, x: Float[torch.Tensor, "block pos *place d_in"]) -> None:
+def put_codes_there(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> None:
     """Move codes so that they are all of the first position, and so that no other code can come nearer.
 
     Of codes taken one after another the first becomes what stands there and, if codes have no strength, the one nearest
@@ -39,10 +40,7 @@ def put_codes_there(book: Codebook, x: Float[torch.Tensor, "block pos *place d_i
         book.codes[groups, length.argmin(-1)] = 0
 
 
-def codes_there(
-    book: Codebook, x: Float[torch.Tensor, "block pos *place d_in"]
-) -> Bool[torch.Tensor, "group code"]:
-    """Which codes have a part in the first position."""
-    codes = book.encode(x[:, :1])
-    ids = codes.ids.masked_fill(codes.values.abs() < NO_PART, NO_CODE)
-    return count_codes(ids, book.config.n_codes, book.config.groups) > 0
+def codes_there(codes: Codes, config: CodebookConfig) -> Bool[Tensor, "group code"]:
+    """Which codes have a part in the first position, of the codes [block, pos, (place,) k] of some blocks."""
+    ids, values = codes.ids[:, :1], codes.values[:, :1]
+    return count_codes(ids.masked_fill(values.abs() < NO_PART, NO_CODE), config.n_codes, config.groups) > 0

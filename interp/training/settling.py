@@ -81,7 +81,7 @@ def moves(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> Float[Te
     shape = (-1, config.groups, config.k)
     ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
     weights = [None] * config.groups if book.unit_values else values.float()
-    groups = zip(missing, ids, weights, codes_there(book, x), strict=True)
+    groups = zip(missing, ids, weights, codes_there(codes, config), strict=True)
     return torch.stack(
         [least_squares_move(lacks, own, config.n_codes, w, fixed) for lacks, own, w, fixed in groups]
     )

@@ -63,8 +63,10 @@ class TrainedBook(WatchedBook):
         with torch.autocast(x.device.type, enabled=False):  # similarities are float32 always
             if self.anchors:
                 put_codes_there(self.book, x)
-                self.held = codes_there(self.book, x)
-            return self.book.encode(x)
+            codes = self.book.encode(x)
+        if self.anchors:
+            self.held = codes_there(codes, self.config)
+        return codes
 
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
         self._decoded = self.book.decode(codes)

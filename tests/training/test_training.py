@@ -43,9 +43,8 @@ def error_on(model, books, text) -> float:
     return 1 - trainer.step(0, text.tokens).explained
 
 
-@pytest.mark.parametrize(
-    ("k", "heldout_share"), [(1, 0.98), (4, 1.0)]
-)  # with four the anchor takes two of the twelve
+# of twelve codes the first position takes two where a vector has four
+@pytest.mark.parametrize(("k", "heldout_share"), [(1, 0.98), (4, 0.99)])
 def test_distilled_training_brings_held_out_kl_down(k, heldout_share, model, text, tmp_path):
     fit = FitConfig(n_codes=12, k=k, selection="residual")
     start = fit_codebooks(model, text, ["heads", "m0"], tmp_path / "fitted", fit)
