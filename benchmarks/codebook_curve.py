@@ -7,8 +7,8 @@
     python benchmarks/codebook_curve.py --k 1 --tokens 614400 998400 --settle 2 --threads 1
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
-:data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, beyond
-:data:`TEXT` in bfloat16: each number of tokens is a run of its own with its whole schedule, but that beyond
+:data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, from
+:data:`TEXT` on in bfloat16: each number of tokens is a run of its own with its whole schedule, but that beyond
 :data:`LONGEST` the books of that run go on. Judged on held-out text of both kinds; the controls are those of the fitted
 books. One file a row, so that a killed run goes on; fits and trainings resume too. One seed: intervals are over blocks
 of text, so they hold for these books.
@@ -44,7 +44,7 @@ LONGEST = 614_400
 """Tokens of one run at most; with more its books, settled or not, go on for one epoch with steps of half the size, on
 as much text as is missing. Docstrings end at 206 829 tokens, so rows do at about 1.03 million."""
 LONG_PRECISION = "bfloat16"
-"""Beyond :data:`TEXT`: hours become bearable where the processor multiplies bfloat16."""
+"""From :data:`TEXT` on: hours become bearable where the processor multiplies bfloat16."""
 console = Console(width=110, highlight=False)
 
 
@@ -104,7 +104,7 @@ def _trained(given: argparse.Namespace, k: int, tokens: int) -> TrainConfig:
     )
     if _before(tokens):
         return replace(config, precision=LONG_PRECISION, lr=config.lr / 2)
-    if tokens > TEXT:
+    if tokens >= TEXT:
         return replace(config, precision=LONG_PRECISION, epochs=-(-tokens // TEXT))
     return config
 
