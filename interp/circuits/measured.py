@@ -69,10 +69,6 @@ class MeasuredReference:
         """Mean effect of every head."""
         return self.heads.mean(axis=0)
 
-    def mlp_effects(self) -> Float[np.ndarray, " layer"] | None:
-        """Mean effect of every MLP; ``None`` for attention-only models."""
-        return None if self.mlps is None else self.mlps.mean(axis=0)
-
     def members(self, threshold: float = THRESHOLD) -> Bool[np.ndarray, "layer head"]:
         """Heads whose absolute mean effect is at least ``threshold`` of the gap.
 

@@ -191,19 +191,6 @@ class Ablator:
         return self._below[indices]
 
 
-def ablated_metric(
-    model: Model,
-    pairs: PromptPairs,
-    keep: Bool[np.ndarray, "circuit layer head"],
-    kind: str = "resample",
-    *,
-    keep_mlps: Bool[np.ndarray, "circuit layer"] | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> Float[np.ndarray, "circuit pair"]:
-    """:meth:`Ablator.metric` for circuits that are all known at once."""
-    return Ablator(model, pairs, kind, batch_size=batch_size).metric(keep, keep_mlps)
-
-
 def _replace(live: Bool[Tensor, "circuit ..."], fill: Tensor):
     """A hook on [circuit × batch, pos, …] that keeps what is live and puts ``fill`` in place of the rest."""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,6 +46,8 @@ class SitePlan:
             InputError: a code, a strength, a number of slots or rows that cannot be.
         """
         n_codes = self.bottleneck.config.n_codes
+        if not isinstance(edit.code, Integral):
+            raise InputError(f"code {edit.code!r} at {edit.site}: it must be a whole number")
         if not 0 <= edit.code < n_codes:
             raise InputError(f"code {edit.code} at {edit.site}: the codebook there has 0 to {n_codes - 1}")
         rows = _rows(edit.rows)

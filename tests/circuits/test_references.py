@@ -180,7 +180,7 @@ def test_effects_far_beyond_the_gap_are_kept_as_floats(tmp_path):
 def test_attention_only_models_have_no_mlp_effects(tmp_path):
     reference = MeasuredReference(**{**vars(measured()), "mlps": None})
     reference.save(tmp_path / "m.safetensors")
-    assert MeasuredReference.load(tmp_path / "m.safetensors").mlp_effects() is None
+    assert MeasuredReference.load(tmp_path / "m.safetensors").mlps is None
 
 
 def test_patching_scores_become_a_reference():
@@ -192,7 +192,7 @@ def test_patching_scores_become_a_reference():
         cost=Cost(1.0, {}),
         config={},
         heads_per_pair=source.heads,
-        mlps=source.mlp_effects(),
+        mlps=source.mlps.mean(0),
         mlps_per_pair=source.mlps,
         metric_clean=source.metric_clean,
         metric_corrupt=source.metric_corrupt,

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from interp.activations.metric import task_metric
-from interp.evaluation.ablation import KINDS, Ablator, ablated_metric, all_or_none
+from interp.evaluation.ablation import KINDS, Ablator, all_or_none
 from interp.models import has_mlps
 from interp.models.planted import load_planted_model, planted_truth
 from interp.models.sites import parse_site
 from interp.tasks.errors import InputError
 from interp.tasks.planted import load_planted_task
+from tests.ablated import ablated_metric
 from tests.pairs import random_pairs
 
 FAMILIES = ("gpt2", "pythia", "llama", "gemma3")

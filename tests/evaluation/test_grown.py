@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from interp.evaluation.ablation import Ablator, ablated_metric, all_or_none
+from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.grown import n_circuits, run_grown
 from interp.models import load_model
@@ -14,6 +14,7 @@ from interp.scores.growth import grow
 from interp.tasks import load_task
 from interp.tasks.errors import InputError
 from interp.tasks.holdout import held_out_pairs
+from tests.ablated import ablated_metric
 from tests.command_line import run_command
 
 NAME = "planted-inhibition"

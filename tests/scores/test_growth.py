@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import MetricConsumer, end_logits, feed
-from interp.evaluation.ablation import Ablator, ablated_metric, all_or_none
+from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.models import load_model
 from interp.models.planted import planted_truth
@@ -21,6 +21,7 @@ from interp.scores.growth import POINTS, GrowthConfig, grow, rank_so_that_the_re
 from interp.scores.swaps import Swaps
 from interp.tasks import load_task
 from interp.tasks.errors import InputError
+from tests.ablated import ablated_metric
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 

@@ -285,6 +285,13 @@ def test_bad_input(model, books, edits, options, message):
         steer(model, books, edits, **options)
 
 
+def test_half_a_code(model, books):
+    edit = SetCode("a0.h1", 1)
+    object.__setattr__(edit, "code", 1.5)  # what the tests' type checker would not let in
+    with pytest.raises(InputError, match=r"code 1\.5 at a0\.h1: it must be a whole number"):
+        steer(model, books, [edit])
+
+
 def test_a_row_that_the_batch_lacks(model, books, tokens):
     with (
         steer(model, books, [SetCode("a0.h1", 1, rows=[7])]),
