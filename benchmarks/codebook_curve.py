@@ -5,6 +5,7 @@
     python benchmarks/codebook_curve.py --show                       # print what is there, run nothing
     python benchmarks/codebook_curve.py --k 1 8 --tokens 0 12800
     python benchmarks/codebook_curve.py --k 1 --tokens 614400 998400 --settle 2 --threads 1
+    python benchmarks/codebook_curve.py --k 8 --codes 2048 --fit-tokens 44000
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
 :data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, from
@@ -37,6 +38,8 @@ ONE_CODE = TrainConfig(lr=0.02, batch_size=4, replace_every=100)
 """For k = 1: chosen on 12,800 tokens, by other blocks of the training split (docs/codebooks.md)."""
 MANY_CODES = TrainConfig(lr=0.002)
 """For k = 32: with steps of 0.01 each, so many codes together go too far (docs/codebooks.md)."""
+N_CODES, FIT_TOKENS = 512, 22_000
+"""Of the rows whose names say neither."""
 TEXT = 204_800
 """Tokens of text at most in a run from fitted books, since samples are dear and docstrings few; for more tokens it is
 seen several times."""
@@ -53,7 +56,8 @@ def main() -> None:
     parser.add_argument("--k", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, nargs="+", default=[0, 12_800, 51_200], help="trained on")
     parser.add_argument("--settle", type=int, default=0, help="rounds of settling after training")
-    parser.add_argument("--fit-tokens", type=int, default=22_000)
+    parser.add_argument("--codes", type=int, default=N_CODES, help="of each head")
+    parser.add_argument("--fit-tokens", type=int, default=FIT_TOKENS)
     parser.add_argument("--eval-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--work", type=Path, default=Path("codebooks/curve"), help="where codebooks lie")
@@ -82,7 +86,8 @@ def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
 def _books(given: argparse.Namespace, model, k: int, tokens: int) -> BookFolder:
     if tokens == 0:
         text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
-        return fit_codebooks(model, text, ["heads"], given.work / f"k{k}-fitted", _fitted(k), stage=bar)
+        folder = given.work / f"{_kind(given, k)}-fitted"
+        return fit_codebooks(model, text, ["heads"], folder, _fitted(given, k), stage=bar)
     before = _before(tokens)
     start, config = _books(given, model, k, before), _trained(given, k, tokens)
     text = load_text(DATA, model, n_tokens=(tokens - before) // config.epochs, stage=bar)
@@ -94,8 +99,8 @@ def _before(tokens: int) -> int:
     return LONGEST if tokens > LONGEST else 0
 
 
-def _fitted(k: int) -> FitConfig:
-    return FitConfig(k=k, selection="residual")
+def _fitted(given: argparse.Namespace, k: int) -> FitConfig:
+    return FitConfig(n_codes=given.codes, k=k, selection="residual")
 
 
 def _trained(given: argparse.Namespace, k: int, tokens: int) -> TrainConfig:
@@ -121,7 +126,12 @@ def _path(given: argparse.Namespace, k: int, tokens: int) -> Path:
 
 
 def _name(given: argparse.Namespace, k: int, tokens: int) -> str:
-    return f"k{k}-{tokens}" + (f"-settled{given.settle}" if given.settle and tokens else "")
+    return f"{_kind(given, k)}-{tokens}" + (f"-settled{given.settle}" if given.settle and tokens else "")
+
+
+def _kind(given: argparse.Namespace, k: int) -> str:
+    codes = f"-{given.codes}codes" if given.codes != N_CODES else ""
+    return f"k{k}{codes}" + (f"-fit{given.fit_tokens}" if given.fit_tokens != FIT_TOKENS else "")
 
 
 def _settings(given: argparse.Namespace, k: int, tokens: int) -> dict:
@@ -130,7 +140,7 @@ def _settings(given: argparse.Namespace, k: int, tokens: int) -> dict:
         "tokens": tokens,
         "fit_tokens": given.fit_tokens,
         "eval_tokens": given.eval_tokens,
-        "fit": asdict(_fitted(k)),
+        "fit": asdict(_fitted(given, k)),
         "train": asdict(_trained(given, k, tokens)),
         **({"start": _settings(given, k, before)} if (before := _before(tokens)) else {}),
     }
