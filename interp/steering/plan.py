@@ -1,8 +1,8 @@
 """The edits of one site as tensors: however many heads they name, a forward does a handful of operations."""
 
 import math
+import operator
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,8 +46,10 @@ class SitePlan:
             InputError: a code, a strength, a number of slots or rows that cannot be.
         """
         n_codes = self.bottleneck.config.n_codes
-        if not isinstance(edit.code, Integral):
-            raise InputError(f"code {edit.code!r} at {edit.site}: it must be a whole number")
+        try:
+            operator.index(edit.code)
+        except TypeError:
+            raise InputError(f"code {edit.code!r} at {edit.site}: it must be a whole number") from None
         if not 0 <= edit.code < n_codes:
             raise InputError(f"code {edit.code} at {edit.site}: the codebook there has 0 to {n_codes - 1}")
         rows = _rows(edit.rows)

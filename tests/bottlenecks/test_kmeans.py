@@ -42,6 +42,16 @@ def test_error_without_clusters_is_at_the_level_of_scikit_learn():
     assert error < 1.03 * KMeans(40, n_init=1, random_state=0).fit(rows[0].numpy()).inertia_
 
 
+def test_many_rows_are_compared_in_parts_with_the_same_result(monkeypatch):
+    rows = torch.randn(2, 301, 6)
+    whole = GroupedKMeans(20, spherical=False).fit(rows)
+    for name in ("IN_CACHE", "PART"):
+        monkeypatch.setattr(f"interp.bottlenecks.kmeans.{name}", 200)
+    parts = GroupedKMeans(20, spherical=False).fit(rows)
+    torch.testing.assert_close(parts.centres_, whole.centres_)
+    assert torch.equal(parts.predict(rows), whole.predict(rows))
+
+
 def test_groups_do_not_mix():
     rows, _ = clusters(2, 300)
     both = GroupedKMeans(8, spherical=False).fit(rows)
