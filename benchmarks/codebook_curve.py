@@ -5,7 +5,7 @@
     python benchmarks/codebook_curve.py --show                       # print what is there, run nothing
     python benchmarks/codebook_curve.py --k 1 8 --tokens 0 12800
     python benchmarks/codebook_curve.py --k 1 --tokens 614400 998400 --settle 2 --threads 1
-    python benchmarks/codebook_curve.py --k 8 --codes 2048 --fit-tokens 44000
+    python benchmarks/codebook_curve.py --k 8 --codes 2048 --fit-tokens 44000 --tokens 12800
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
 :data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, from

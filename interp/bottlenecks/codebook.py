@@ -22,7 +22,7 @@ from interp.bottlenecks.base import Bottleneck, grouped_rows, register, straight
 from interp.bottlenecks.codebook_config import CodebookConfig
 from interp.bottlenecks.codes import Codes, count_codes, id_dtype, sum_of_codes
 from interp.bottlenecks.compared import Compared
-from interp.bottlenecks.kmeans import IN_CACHE, SIMILARITIES, GroupedKMeans, mean_by
+from interp.bottlenecks.kmeans import GroupedKMeans, mean_by, similarities_at_once
 from interp.bottlenecks.refit import refit
 from interp.tasks.errors import InputError
 
@@ -242,8 +242,7 @@ class Codebook(nn.Module, Bottleneck):
         without: Bool[Tensor, "group code"] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Ids and values, [group, row, k], of the codes of ``book``, those ``without`` left out."""
-        most = SIMILARITIES if rows.is_cuda else IN_CACHE
-        step = max(1, most // (self.config.groups * self.config.n_codes))
+        step = max(1, similarities_at_once(rows) // (self.config.groups * self.config.n_codes))
         select = self._most_similar if self.config.selection == "cosine" else self._greedy
         if rows.shape[1] <= step:
             return select(rows, book, without)

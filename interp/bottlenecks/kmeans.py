@@ -135,13 +135,17 @@ def _gains(
     """Index of the nearest centre and ⟨row, centre⟩ − |centre|²/2 there."""
     offset = centres.square().sum(-1)[:, None] / 2
     ids, gains = [], []
-    most = SIMILARITIES if rows.is_cuda else IN_CACHE
-    for part in rows.split(max(1, most // offset.numel()), dim=1):
+    for part in rows.split(max(1, similarities_at_once(rows) // offset.numel()), dim=1):
         gain = torch.baddbmm(offset, part, centres.mT, beta=-1)
         index = gain.argmax(-1, keepdim=True)  # cheaper than max, which gives the value too
         ids.append(index[..., 0])
         gains.append(gain.gather(-1, index)[..., 0])
     return torch.cat(ids, 1), torch.cat(gains, 1)
+
+
+def similarities_at_once(rows: Float[Tensor, "group row d_in"]) -> int:
+    """Elements of the similarities with a dictionary to make at a time, where these vectors lie."""
+    return SIMILARITIES if rows.is_cuda else IN_CACHE
 
 
 def mean_by(

@@ -84,7 +84,7 @@ def test_groups_together_equal_each_alone(selection, magnitude):
 def test_many_vectors_are_encoded_in_parts_with_the_same_result(monkeypatch):
     book, x = codebook(k=2, groups=2), torch.randn(31, 2, 6)
     whole = book.encode(x)
-    monkeypatch.setattr("interp.bottlenecks.codebook.IN_CACHE", 200)
+    monkeypatch.setattr("interp.bottlenecks.kmeans.IN_CACHE", 200)
     parts = book.encode(x)
     assert torch.equal(parts.ids, whole.ids)
 
