@@ -1,11 +1,12 @@
 """CMD of a finished bench's rankings on more held-out pairs, with intervals over those pairs, too.
 
-    interp bench --tasks ioi --methods codes,eap-ig,attribution --pairs 10 --seeds 5 --out bench-ioi
-    python benchmarks/circuits_alone.py bench-ioi [--held-out 40] [--out FILE]
+    interp bench --tasks ioi --methods codes,nap-ig,eap-ig --pairs 10,25 --out bench-ioi
+    python benchmarks/circuits_alone.py bench-ioi [--pairs 10] [--held-out 40] [--methods codes,eap-ig] [--out FILE]
 
-``interp bench`` runs circuits on ten held-out pairs and takes its intervals over seeds, the draws of the pairs that
-circuits were found from; which ten prompts they are run on counts for as much. Here the rankings that the bench has
-kept (and circuits grown from the same pairs, where a method grows them) are run on more, and both are resampled.
+``interp bench`` runs circuits of five seeds on ten held-out pairs and takes its intervals over seeds, the draws of the
+pairs that circuits were found from; which ten prompts they are run on counts for as much. Here the rankings of every
+seed that the bench has kept (and circuits grown from the same pairs, where a method grows them) are run on more, and
+both are resampled.
 """
 
 import argparse
@@ -35,7 +36,11 @@ N_BOOT = 2000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bench", type=Path, help="folder that interp bench wrote, of one task")
+    parser.add_argument(
+        "--pairs", type=int, help="that circuits were found from [default: the bench's fewest]"
+    )
     parser.add_argument("--held-out", type=int, default=40)
+    parser.add_argument("--methods", help="separated by commas [default: all that the bench has kept]")
     parser.add_argument("--against", default="codes")
     parser.add_argument("--out", type=Path, help="JSON file [default: BENCH/circuits-alone.json]")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -44,10 +49,12 @@ def main() -> None:
     plan = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
     if len(plan["tasks"]) != 1 or len(plan["models"]) != 1:
         raise InputError(f"{args.bench} is of the tasks {', '.join(plan['tasks'])}: one at a time")
-    task, model, n = load_task(plan["tasks"][0]), load_model(plan["models"][0]), min(plan["pairs"])
+    task, model = load_task(plan["tasks"][0]), load_model(plan["models"][0])
+    n = args.pairs or min(plan["pairs"])
     pool = task.sample(model.tokenizer, plan.get("pool", POOL), POOL_SEED)
     others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
-    rankings = _rankings(args.bench, n, model, pool)
+    methods = args.methods.split(",") if args.methods else None
+    rankings = _rankings(args.bench, n, methods, model, pool)
     counts = [int(share * model.cfg.n_layers * model.cfg.n_heads) for share in GRID]
     shape = (model.cfg.n_layers, model.cfg.n_heads)
     ablator = Ablator(model, others)
@@ -64,21 +71,25 @@ def main() -> None:
     _print(result, args.against)
 
 
-def _rankings(bench: Path, n: int, model, pool) -> dict[str, dict[int, np.ndarray]]:
+def _rankings(
+    bench: Path, n: int, methods: list[str] | None, model, pool
+) -> dict[str, dict[int, np.ndarray]]:
     """By method and seed; grown anew where the method grows circuits."""
     found: dict[str, dict[int, np.ndarray]] = {}
     for path in sorted(bench.glob(f"*/*/n{n}-seed*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
-        if not cell["settings"]["held_out"]:
-            continue
         method, seed = path.parent.name, cell["settings"]["seed"]
+        if methods is not None and method not in methods:
+            continue
         heads = np.array(cell["result"]["heads"])
         grow = None if method == "yardstick" else load_method(method).alone
         if grow is not None:
             heads = grow(model, pool.subset(drawn(seed, n, len(pool)))).heads
         found.setdefault(method, {})[seed] = heads
     if not found:
-        raise InputError(f"{bench} holds no circuits that were run alone from {n} pairs")
+        raise InputError(
+            f"{bench} holds no rankings of {', '.join(methods or ['any method'])} from {n} pairs"
+        )
     return found
 
 
