@@ -73,7 +73,9 @@ def main() -> None:
             if found[row] is None:
                 found[row] = _measured(given, model, *row)
     found = {row: result for row, result in found.items() if result is not None}
-    console.print(_costs(found))
+    costs = _costs(found)
+    costs.title = f"{given.codes:,} codes a head, fitted on {given.fit_tokens:,} tokens"
+    console.print(costs)
     console.print(_controls(found))
 
 
