@@ -1,10 +1,12 @@
 """Steering towards seven topics by codes, against its controls, at equal fluency.
 
     python benchmarks/steering.py [--show] [--topics fire,baby] [--n 200] [--tokens 60] [--out results]
+    python benchmarks/steering.py --development --n 96 --arms codes "mean difference, heads"
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
-no topic. A cell is up to 18,000 tokens, its dose included: four to five minutes of one core.
+no topic. ``--development``: the topics by which it was chosen how codes are found. A cell is up to 18,000 tokens, its
+dose included: four to five minutes of one core.
 """
 
 import argparse
@@ -33,17 +35,20 @@ from interp.steering.gains import read_gains
 from interp.steering.kept import FINDER, identity, recall, request_key
 from interp.steering.target import find_target
 from interp.steering.texts import read_texts, tokenize
+from interp.steering.topics import development_topic_names
 
-OUT = Path(__file__).parent / "results" / "steering"
+OUT, DEVELOPMENT = (Path(__file__).parent / "results" / name for name in ("steering", "steering-development"))
 console = Console(width=140, highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--codebooks", type=Path, help="folder [default: those of the package]")
-    parser.add_argument("--topics", default=",".join(topic_names()), help="to run; words of all are counted")
+    parser.add_argument("--development", action="store_true", help="the topics of development")
+    parser.add_argument("--topics", help="to run [default: all]; words of all are counted")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help="to run")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     numbers = {"n": int, "n_tokens": int, "times": float, "temperature": float, "seed": int}
     for name, kind in numbers.items():
@@ -55,9 +60,11 @@ def main() -> None:
     model = load_model()
     books = load_codebooks(given.codebooks, model)
     settings = {"made_with": identity(model, books), "model": identity(model, {}), "config": asdict(config)}
-    topics = [load_topic(name) for name in topic_names()]
-    wanted = [load_topic(name) for name in given.topics.split(",")]
-    missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in ARMS)]
+    names = development_topic_names() if given.development else topic_names()
+    given.out = given.out or (DEVELOPMENT if given.development else OUT)
+    topics = [load_topic(name) for name in names]
+    wanted = [load_topic(name) for name in (given.topics.split(",") if given.topics else names)]
+    missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in given.arms)]
     if not given.show and (missing or _read(given.out, settings, None, BASE) is None):
         _run(model, books, missing, topics, config, settings, given)
     _print(topics, config, settings, given.out)
@@ -73,7 +80,7 @@ def _run(
     given: argparse.Namespace,
 ) -> None:
     layer = f"r{model.cfg.n_layers // 2 if config.layer is None else config.layer}"
-    with bar("cells", 1 + len(ARMS) * len(missing)) as progress:
+    with bar("cells", 1 + len(given.arms) * len(missing)) as progress:
         base = _read(given.out, settings, None, BASE)
         if base is None:
             base = measure(model, topics, config)
@@ -88,6 +95,8 @@ def _run(
         # arm by arm: a run that is cut short has whole arms to compare
         for arms in zip(*planned, strict=True):
             for topic, arm in zip(missing, arms, strict=True):
+                if arm.name not in given.arms:
+                    continue
                 if _read(given.out, settings, topic, arm.name) is None:
                     cell = measure(model, topics, config, arm=arm, topic=topic.name, base=base)
                     _write(given.out, settings, topic, arm.name, cell)

@@ -70,7 +70,7 @@ def steer(
         typer.Option(
             parser=finite,
             metavar="NUMBER",
-            help="add so many times each code's weight and difference from its book's mean [default: 1.5 if found]",
+            help="add so many times each code's weight and difference from its book's mean [default: 2.5 if found]",
         ),
     ] = None,
     set_them: Annotated[

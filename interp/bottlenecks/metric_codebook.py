@@ -46,13 +46,8 @@ class MetricCodebook(Codebook):
             raise InputError(
                 f"weights of shape {list(weights.shape)}: expected [{config.groups}, {config.d_in}, width]"
             )
-        gram = weights.double() @ weights.double().mT
-        size = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-        if not (torch.isfinite(size) & (size > 0)).all():
-            raise InputError("weights that are zero, NaN or infinite tell no vectors apart")
         # the scale is free; near 1, squared errors stay comparable with those of the vectors
-        gram = gram / size[:, None, None] + FLOOR * torch.eye(config.d_in, device=gram.device)
-        self.metric.copy_(torch.linalg.cholesky(gram))
+        self.metric.copy_(_root(weights)[0])
         return self
 
     def similarity(
@@ -83,3 +78,26 @@ class MetricCodebook(Codebook):
         learned = self._learned(rows @ self._map(), stream=stream)
         # x L = learned, solved for x
         self.codes.copy_(torch.linalg.solve_triangular(self._map(), learned, upper=False, left=False))
+
+
+def output_map(weights: Float[Tensor, "group d_in d_out"]) -> Float[Tensor, "group d_in d_in"]:
+    """L with L Lᵀ = weights · weightsᵀ, lower triangular: ‖x L‖ is the length of x · weights, of every group in the
+    same units (beside :data:`FLOOR`, by which L can be inverted).
+
+    Raises:
+        InputError: NaN or infinite weights, or all of a group zero.
+    """
+    root, size = _root(weights)
+    return root * size.sqrt()[:, None, None]
+
+
+def _root(
+    weights: Float[Tensor, "group d_in d_out"],
+) -> tuple[Float[Tensor, "group d_in d_in"], Float[Tensor, " group"]]:
+    """That of the Gram matrix over its mean diagonal, and that diagonal."""
+    gram = weights.double() @ weights.double().mT
+    size = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    if not (torch.isfinite(size) & (size > 0)).all():
+        raise InputError("weights that are zero, NaN or infinite tell no vectors apart")
+    gram = gram / size[:, None, None] + FLOOR * torch.eye(gram.shape[-1], device=gram.device)
+    return torch.linalg.cholesky(gram), size

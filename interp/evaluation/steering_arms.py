@@ -8,6 +8,7 @@ codes                               the codes found from the topic's texts are a
 wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
 mean difference, residual           difference of the means over positive and negative texts, after one layer
 mean difference, heads              the same at all heads at which it raises the target's log p to first order
+mean difference, same heads         the same at the heads of ``codes``
 random codes                        other codes of the same heads with the same weights
 random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
 ==================================  =============================================================================
@@ -38,6 +39,7 @@ ARMS = (
     "codes",
     "mean difference, residual",
     "mean difference, heads",
+    "mean difference, same heads",
     "random codes",
     "random vectors",
 )
@@ -105,6 +107,11 @@ def plan_arms(
         Arm("codes", adding(codes), SCALE),
         Arm("mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0),
         Arm("mean difference, heads", vectors(lambda: _helpful(model, means, gains_of())), 1.0),
+        Arm(
+            "mean difference, same heads",
+            vectors(lambda: {site: means.difference(site) for site in added}),
+            SCALE,
+        ),
         Arm("random codes", adding(others), SCALE),
         Arm("random vectors", vectors(lambda: random), RANDOM_DOSE),
     )

@@ -5,8 +5,9 @@ Nothing is filtered by hand. A code *fires* in a text if it is chosen at any tok
 ``by="difference"``, for steering: the codes that add up to what the positive texts have more than the negative ones.
 
 * The difference of the means of a head's output over the tokens of both kinds of texts is what contrastive activation
-  addition adds (Rimsky et al. 2023, arXiv 2312.06681). Here it is told in codes: of each head the few whose
-  differences from the codebook's mean add up to it best, with a weight each (:mod:`interp.steering.pursuit`).
+  addition adds (Rimsky et al. 2023, arXiv 2312.06681). Here those of all heads are told in codes: a few whose
+  differences from their codebook's mean add up to them best, by what the heads write, with a weight each
+  (:mod:`interp.steering.pursuit`). A head that differs much has several codes, most have none.
 * What counts is what it brings about: the *target* are the tokens that the positive texts have and others do not
   (:mod:`interp.steering.target`), and along the gradient of their log p in the *negative* texts an error weighs
   more. Heads are left out at which adding the difference would not raise it, to first order.
@@ -37,6 +38,7 @@ from torch import Tensor
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.codes import NO_CODE, Codes, distinct
+from interp.bottlenecks.metric_codebook import output_map
 from interp.models import Model, resolve_site
 from interp.progress import Stage, silent
 from interp.steering.found import FoundCode, FoundCodes, Verdict
@@ -49,8 +51,9 @@ from interp.tasks.errors import InputError
 RANKINGS = ("difference", "detection")
 DETECTED = -np.log10(0.05)
 """Least detection of a code that is looked at for reading; the judging half has the last word."""
-PER_GROUP = 4
-"""Codes in which the difference of means of a head, or other site, is told."""
+SHARE, AT_LEAST = 0.5, 4
+"""Codes in which differences of means are told: as a share of the heads, or other places, where these help, and
+in all."""
 EMPHASIS = 8.0
 """How much more often than along any other direction an error along the target's gradient counts, of the difference
 told in codes."""
@@ -208,13 +211,18 @@ def _by_difference(
     positive, negative = (texts.at(kind & choosing) for kind in (is_positive, ~is_positive))
     target = find_target(positive, negative, read.expectation(kinds[1]))
     gains = read_gains(model, codebooks, target, negative, stage=stage)
-    found = []
+    helpful, codes, differences = [], [], []
     for place in places:
         difference, gain = _difference(place, read, kinds), gains[place.name][place.group].numpy()
         if difference @ gain > 0:
-            emphasised = (_emphasised(some, gain) for some in (place.vectors, difference))
-            for code, weight in pursue(*emphasised, PER_GROUP):
-                found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
+            write = _write_map(model, place)
+            helpful.append((place, gain))
+            codes.append(_compared(place.vectors, gain, write))
+            differences.append(_compared(difference, gain, write))
+    found = []
+    for number, code, weight in pursue(codes, differences, max(AT_LEAST, int(SHARE * len(helpful)))):
+        place, gain = helpful[number]
+        found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
     return sorted(found, key=lambda chosen: -chosen[3])
 
 
@@ -287,12 +295,24 @@ def _log10_p(
     return log_p[which].reshape(hits.shape)
 
 
-def _emphasised(
-    vectors: Float[np.ndarray, "*vector d_in"], gain: Float[np.ndarray, " d_in"]
+def _write_map(model: Model, place: _Place) -> Float[np.ndarray, "d_in d_in"]:
+    """By what vectors of a place are compared: of a head, what it writes, so that heads compare with each other."""
+    site = resolve_site(model, place.site)
+    if site.kind != "attn":
+        return np.eye(place.vectors.shape[-1])
+    weights = model.blocks[site.layer].attn.W_O.detach().float().cpu()
+    return output_map(weights[site.head, None])[0].numpy()
+
+
+def _compared(
+    vectors: Float[np.ndarray, "*vector d_in"],
+    gain: Float[np.ndarray, " d_in"],
+    write: Float[np.ndarray, "d_in d_in"],
 ) -> Float[np.ndarray, "*vector d_in+1"]:
-    """Vectors with what they are along the gain once more, as one more coordinate."""
-    along = vectors @ (gain * (EMPHASIS**0.5 / np.linalg.norm(gain)))
-    return np.concatenate([vectors, along[..., None]], -1)
+    """What vectors write, with what that is along the gain once more, as one more coordinate."""
+    length = np.linalg.norm(np.linalg.solve(write, gain))
+    along = vectors @ gain * (EMPHASIS**0.5 / length)
+    return np.concatenate([vectors @ write, along[..., None]], -1)
 
 
 def _judge(

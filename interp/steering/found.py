@@ -8,7 +8,7 @@ from interp.tasks.errors import InputError
 
 HOW = ("set", "added", "forbidden")
 """What is done to codes."""
-SCALE = 1.5
+SCALE = 2.5
 """How many times codes that were found are added, with their weights, where nothing is said."""
 
 

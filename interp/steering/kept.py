@@ -17,7 +17,7 @@ from interp.models import Model, weights_digest
 from interp.steering.found import FoundCode, FoundCodes, Verdict
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
-FINDER = 5
+FINDER = 6
 """Raised whenever the same request finds other codes."""
 
 _CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind in (FoundCode, Verdict))

@@ -1,4 +1,8 @@
-"""A vector told in a few codes: non-negative orthogonal matching pursuit (Bruckstein, Elad & Zibulevsky 2008)."""
+"""Vectors at several places told in a few codes of theirs: non-negative orthogonal matching pursuit (Bruckstein, Elad &
+Zibulevsky 2008), of all places together.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -9,31 +13,61 @@ EXACT = 1e-5
 
 
 def pursue(
-    codes: Float[np.ndarray, "code d_in"],
-    vector: Float[np.ndarray, " d_in"],
+    codes: Sequence[Float[np.ndarray, "_ _"]],
+    vectors: Sequence[Float[np.ndarray, " _"]],
     n: int,
-) -> list[tuple[int, float]]:
-    """Codes and their weights, above 0, whose sum is as near to the vector as may be; in the order in which they are
-    taken.
+) -> list[tuple[int, int, float]]:
+    """Places, codes and their weights, above 0, whose sums are as near to the vectors as may be.
 
-    One code after another is taken, the one most along what is left, and after each all weights are fitted anew.
+    One code after another is taken, wherever it tells most: the one by which, with its best weight, the sum of squares
+    of all that is left falls most. After each the weights of its place are fitted anew; those of others would not
+    change. So a place whose vector is long, or well told by its codes, has many, and another none.
 
     Args:
-        n: codes, at most: fewer if no other code points along what is left, or a weight comes out as 0.
+        codes, vectors: of every place, [code, d_in] and [d_in]; both may differ between places.
+        n: codes of all places together, at most: fewer if no other code points along what is left, or a weight comes
+            out as 0.
     """
-    codes, vector = codes.astype(np.float64), vector.astype(np.float64)
-    norms = np.linalg.norm(codes, axis=1)
-    taken: list[int] = []
-    weights, left = np.zeros(0), vector
-    for _ in range(min(n, len(codes))):
-        if np.linalg.norm(left) <= EXACT * np.linalg.norm(vector):
+    places = [_Place(some, vector) for some, vector in zip(codes, vectors, strict=True)]
+    gains = np.array([place.gain for place in places])
+    for _ in range(min(n, sum(len(place.codes) for place in places))):
+        best = int(gains.argmax())
+        if gains[best] <= 0:
             break
-        along = codes @ left / np.maximum(norms, 1e-12)
-        along[taken] = 0
-        best = int(along.argmax())
-        if along[best] <= 0:
-            break
-        taken.append(best)
-        weights, _ = nnls(codes[taken].T, vector)
-        left = vector - weights @ codes[taken]
-    return [(code, float(weight)) for code, weight in zip(taken, weights, strict=True) if weight > 0]
+        places[best].take()
+        gains[best] = places[best].gain
+    return [
+        (number, code, float(weight))
+        for number, place in enumerate(places)
+        for code, weight in zip(place.taken, place.weights, strict=True)
+        if weight > 0
+    ]
+
+
+class _Place:
+    """The pursuit of one vector.
+
+    Attributes:
+        taken, weights: codes so far.
+        next: the code to take next.
+        gain: by how much the length of what is left, along it, would fall; 0 if no code points along what is left.
+    """
+
+    def __init__(self, codes: Float[np.ndarray, "code d_in"], vector: Float[np.ndarray, " d_in"]) -> None:
+        self.codes, self.vector = codes.astype(np.float64), vector.astype(np.float64)
+        self._lengths = np.maximum(np.linalg.norm(self.codes, axis=1), 1e-12)
+        self.taken: list[int] = []
+        self.weights = np.zeros(0)
+        self._look(self.vector)
+
+    def take(self) -> None:
+        self.taken.append(self.next)
+        self.weights, _ = nnls(self.codes[self.taken].T, self.vector)
+        self._look(self.vector - self.weights @ self.codes[self.taken])
+
+    def _look(self, left: Float[np.ndarray, " d_in"]) -> None:
+        along = self.codes @ left / self._lengths
+        along[self.taken] = 0
+        self.next = int(along.argmax())
+        told = np.linalg.norm(left) <= EXACT * np.linalg.norm(self.vector)
+        self.gain = 0.0 if told else max(0.0, float(along[self.next]))

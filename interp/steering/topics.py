@@ -1,4 +1,6 @@
-"""Seven topics named in advance, with the words that count, texts to find codes from, and prompts to be judged on."""
+"""Seven topics named in advance, with the words that count, texts to find codes from, and prompts to be judged on.
+
+Four more are for development: by them it was chosen how codes are found, so that the seven judge it."""
 
 import json
 import re
@@ -18,7 +20,7 @@ class Topic:
     Attributes:
         words: a text is of the topic if it holds one of them, as a whole word, whatever the case.
         positive: texts of the topic.
-        negative: texts of no topic, and some of each of the other ones.
+        negative: texts of no topic, and some of each other one of the seven, or of the four.
         prompts: beginnings of texts, of no topic, none of them among the texts.
     """
 
@@ -36,6 +38,10 @@ def topic_names() -> list[str]:
     return list(_stored()["topics"])
 
 
+def development_topic_names() -> list[str]:
+    return list(_stored()["development"])
+
+
 def load_topic(name: str) -> Topic:
     """The topic of a name.
 
@@ -43,13 +49,12 @@ def load_topic(name: str) -> Topic:
         InputError: there is none of that name.
     """
     stored = _stored()
-    if name not in stored["topics"]:
+    kind = "development" if name in stored["development"] else "topics"
+    if name not in stored[kind]:
         raise InputError(f"unknown topic {name!r}: there are {', '.join(stored['topics'])}")
     # as many of the other topics as of none: more would cost time and tell little
-    others = [
-        text for other, topic in stored["topics"].items() if other != name for text in topic["texts"][::3]
-    ]
-    mine = stored["topics"][name]
+    others = [text for other, topic in stored[kind].items() if other != name for text in topic["texts"][::3]]
+    mine = stored[kind][name]
     return Topic(
         name,
         words=tuple(mine["words"]),

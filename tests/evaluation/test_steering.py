@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.metric_codebook import FLOOR
 from interp.evaluation.steering import (
     Cell,
     SteeringConfig,
@@ -20,7 +21,7 @@ from interp.evaluation.steering_arms import ARMS, Arm, plan_arms
 from interp.evaluation.steering_vectors import site_means, vector_books
 from interp.models import Model, hooked
 from interp.steering import Topic, find_codes, steer
-from interp.steering.find import EMPHASIS, PER_GROUP
+from interp.steering.find import EMPHASIS
 from interp.steering.gains import read_gains
 from interp.steering.target import find_target
 from interp.steering.texts import read_texts, tokenize
@@ -116,13 +117,19 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
         expected = 2 * difference if helps else torch.zeros_like(difference)
         torch.testing.assert_close(vectors[head], expected, atol=1e-5, rtol=1e-4)
         # codes tell the same vector, at no other heads, and what they leave is at right angles to what they add
-        assert sum(code.site == f"a1.h{head}" for code in found.codes) <= (PER_GROUP if helps else 0)
-        unit = at[head] / at[head].norm()
-        metric = torch.eye(len(unit)) + EMPHASIS * torch.outer(unit, unit)
+        assert helps or not any(code.site == f"a1.h{head}" for code in found.codes)
+        write = model.blocks[1].attn.W_O[head].detach()
+        metric = write @ write.mT
+        metric = metric + FLOOR * metric.diagonal().mean() * torch.eye(len(metric))
+        along = torch.outer(at[head], at[head]) / (at[head] @ torch.linalg.solve(metric, at[head]))
+        metric = metric + EMPHASIS * along
         length = float(codes[head] @ metric @ codes[head])
         assert float(codes[head] @ metric @ expected) == pytest.approx(
             length, rel=5e-3
         )  # weights are rounded
+    same = adds(model, arms["mean difference, same heads"].at(2.0), "blocks.1.attn.hook_z")
+    has_codes = codes.abs().sum(1) > 0
+    torch.testing.assert_close(same, vectors * has_codes[:, None])
     residual = adds(model, arms["mean difference, residual"].at(2.0), "blocks.1.hook_resid_post")
     torch.testing.assert_close(residual, 2 * means.difference("r1"), atol=1e-5, rtol=1e-4)
 

@@ -10,12 +10,13 @@ from scipy.stats import binomtest, fisher_exact, poisson
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
+from interp.bottlenecks.metric_codebook import FLOOR
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, hooked, load_model
 from interp.steering import FoundCodes, find_codes, kept, load_topic, steer, topic_names
 from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
-from interp.steering.find import DETECTED, EMPHASIS, PER_GROUP, _split
+from interp.steering.find import AT_LEAST, DETECTED, EMPHASIS, SHARE, _split
 from interp.steering.gains import read_gains
 from interp.steering.kept import write_shipped
 from interp.steering.pursuit import pursue
@@ -104,18 +105,27 @@ def told_in_codes(model, books, marked, plain):
     expected = read_texts(model, {}, texts, np.zeros(len(plain), dtype=int)).expectation([0])
     target = find_target(tokenize(model, marked), texts, expected)
     gains = read_gains(model, books, target, texts)
-    told = {}
+    roots, wanted, named = [], [], []
     for name, book in books.items():
         for group in range(len(gains[name])):
             site = f"{name}.h{group}" if name == "a1" else name
-            difference, gain = means.difference(site), gains[name][group]
-            vectors = book.codes.detach()[group] - book.mean_code()[group]
+            difference, gain = means.difference(site).double(), gains[name][group].double()
+            own = group if len(book.codes) > 1 else 0  # heads may share one group of codes
+            vectors = (book.codes.detach()[own] - book.mean_code()[own]).double()
             if difference @ gain > 0:
-                # ‖x‖² + EMPHASIS · (x along the gain)² = ‖root x‖²
-                unit = gain / gain.norm()
-                root = torch.eye(len(gain)) + ((1 + EMPHASIS) ** 0.5 - 1) * torch.outer(unit, unit)
-                for code, weight in pursue((vectors @ root).numpy(), (root @ difference).numpy(), PER_GROUP):
-                    told[site, code] = weight, float(weight * vectors[code] @ gain)
+                write = model.blocks[1].attn.W_O[int(site[-1])] if site[0] == "a" else torch.eye(len(gain))
+                metric = (write.double() @ write.double().mT).detach()
+                metric = metric + FLOOR * metric.diagonal().mean() * torch.eye(len(gain))
+                # ‖what it writes‖² + EMPHASIS · (that along the gain)² = ‖x root‖²
+                along = torch.outer(gain, gain) / (gain @ torch.linalg.solve(metric, gain))
+                root = torch.linalg.cholesky(metric + EMPHASIS * along)
+                roots.append((vectors @ root).numpy())
+                wanted.append((difference @ root).numpy())
+                named.append((site, vectors @ gain))
+    told = {}
+    for place, code, weight in pursue(roots, wanted, max(AT_LEAST, int(SHARE * len(roots)))):
+        site, effects = named[place]
+        told[site, code] = weight, float(weight * effects[code])
     return told
 
 
@@ -245,11 +255,11 @@ def test_heads_that_share_a_codebook_and_a_codebook_of_one_head(model, books):
     shared, single = (Codebook.restored(config, first) for _ in range(2))
     found = find_codes(model, {"a1": shared}, MARKED, PLAIN)
     alone = find_codes(model, {"a1.h1": single}, MARKED, PLAIN)
-    told = told_in_codes(model, {"a1.h1": single}, MARKED, PLAIN)
     assert len({code.site for code in found.codes}) > 1 and {code.site for code in alone.codes} == {"a1.h1"}
-    for some in (alone.codes, [code for code in found.codes if code.site == "a1.h1"]):
-        assert {code.code: code.weight for code in some} == pytest.approx(
-            {code: weight for (_, code), (weight, _) in told.items()}, rel=2e-3
+    for some, book in ((found, {"a1": shared}), (alone, {"a1.h1": single})):
+        told = told_in_codes(model, book, MARKED, PLAIN)
+        assert {(code.site, code.code): code.weight for code in some.codes} == pytest.approx(
+            {at: weight for at, (weight, _) in told.items()}, rel=2e-3
         )
     steer(model, {"a1": shared}, found.adds(len(found)))
 

@@ -1,7 +1,8 @@
-"""A vector that is a sum of codes is told in these; of others what is left cannot be told better in those taken."""
+"""Vectors that are sums of codes are told in these; of others what is left cannot be told better in those taken."""
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 
 from interp.steering.pursuit import pursue
 
@@ -9,17 +10,22 @@ RANDOM = np.random.default_rng(0)
 CODES = RANDOM.normal(size=(64, 32))
 
 
+def told(codes, vector, n) -> list[tuple[int, float]]:
+    """Of one place."""
+    return [(code, weight) for _, code, weight in pursue([codes], [vector], n)]
+
+
 def test_a_sum_of_codes_is_told_in_these_codes():
     vector = 2 * CODES[5] + 0.5 * CODES[40]
-    assert dict(pursue(CODES, vector, 2)) == pytest.approx({5: 2.0, 40: 0.5})
-    assert [code for code, _ in pursue(CODES, vector, 4)] == [5, 40]  # what rounding leaves is not told
+    assert dict(told(CODES, vector, 2)) == pytest.approx({5: 2.0, 40: 0.5})
+    assert [code for code, _ in told(CODES, vector, 4)] == [5, 40]  # what rounding leaves is not told
 
 
 def test_what_is_left_is_at_right_angles_to_what_was_taken():
     vector = RANDOM.normal(size=32)
     left, before = vector, np.inf
     for n in range(1, 7):
-        taken = pursue(CODES, vector, n)
+        taken = told(CODES, vector, n)
         left = vector - sum(weight * CODES[code] for code, weight in taken)
         assert len(taken) <= n and all(weight > 0 for _, weight in taken)
         assert np.abs([CODES[code] @ left for code, _ in taken]).max() < 1e-9
@@ -29,5 +35,21 @@ def test_what_is_left_is_at_right_angles_to_what_was_taken():
 
 def test_only_codes_that_point_along_it_are_taken():
     codes = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
-    assert pursue(codes, np.array([-2.0, 0.0]), 4) == [(1, 2.0)]
-    assert pursue(codes, np.array([0.0, 0.0]), 4) == []
+    assert told(codes, np.array([-2.0, 0.0]), 4) == [(1, 2.0)]
+    assert told(codes, np.array([0.0, 0.0]), 4) == []
+    assert pursue([], [], 4) == []
+
+
+def test_places_are_told_as_one_vector_of_all_of_them():
+    codes = [CODES, RANDOM.normal(size=(40, 16)), RANDOM.normal(size=(50, 24))]
+    vectors = [3 * RANDOM.normal(size=32), RANDOM.normal(size=16), 0.05 * RANDOM.normal(size=24)]
+    together = told(block_diag(*codes), np.concatenate(vectors), 12)
+    begin = np.cumsum([0, 64, 40])
+    expected = {(int((begin <= code).sum()) - 1, code) for code, _ in together}
+    found = pursue(codes, vectors, 12)
+    assert {(place, int(begin[place]) + code) for place, code, _ in found} == expected
+    weights = {int(begin[place]) + code: weight for place, code, weight in found}
+    assert weights == pytest.approx(dict(together))
+    # the long vector has most of the codes, the one of hardly any length none
+    first, second, third = (sum(place == at for place, *_ in found) for at in range(3))
+    assert first > second > third == 0
