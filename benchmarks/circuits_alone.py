@@ -53,7 +53,7 @@ def main() -> None:
     n = args.pairs or min(plan["pairs"])
     pool = task.sample(model.tokenizer, plan.get("pool", POOL), POOL_SEED)
     others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
-    methods = args.methods.split(",") if args.methods else None
+    methods = list({*args.methods.split(","), args.against}) if args.methods else None
     rankings = _rankings(args.bench, n, methods, model, pool)
     counts = [int(share * model.cfg.n_layers * model.cfg.n_heads) for share in GRID]
     shape = (model.cfg.n_layers, model.cfg.n_heads)
@@ -86,11 +86,12 @@ def _rankings(
         if grow is not None:
             heads = grow(model, pool.subset(drawn(seed, n, len(pool)))).heads
         found.setdefault(method, {})[seed] = heads
-    if not found:
-        raise InputError(
-            f"{bench} holds no rankings of {', '.join(methods or ['any method'])} from {n} pairs"
-        )
-    return found
+    missing = sorted({*methods} - {*found}) if methods else [] if found else ["any method"]
+    if missing:
+        raise InputError(f"{bench} holds no rankings of {', '.join(missing)} from {n} pairs")
+    # seeds are resampled together, so only those that every method has
+    common = set.intersection(*(set(by_seed) for by_seed in found.values()))
+    return {method: {seed: by_seed[seed] for seed in sorted(common)} for method, by_seed in found.items()}
 
 
 def _cmd(values: np.ndarray) -> np.ndarray:

@@ -141,6 +141,8 @@ def _of(settings: dict, arm: str) -> dict:
 def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Path) -> None:
     cells = {(t.name, arm): _read(out, settings, t, arm) for t in topics for arm in ARMS}
     base = _read(out, settings, None, BASE)
+    if base is None:
+        raise SystemExit(f"{out} holds no cells with these settings: run it without --show")
     every = Table("topic", "arm", "dose", "rate", "95 %", "perplexity", "distinct-2", box=None)
     for number, topic in enumerate(topics):
         cells[topic.name, BASE] = base

@@ -82,7 +82,7 @@ class MetricCodebook(Codebook):
 
 def output_map(weights: Float[Tensor, "group d_in d_out"]) -> Float[Tensor, "group d_in d_in"]:
     """L with L Lᵀ = weights · weightsᵀ, lower triangular: ‖x L‖ is the length of x · weights, of every group in the
-    same units (beside :data:`FLOOR`, by which L can be inverted).
+    same units (beside :data:`FLOOR`, by which L can be inverted); float64.
 
     Raises:
         InputError: NaN or infinite weights, or all of a group zero.
@@ -94,7 +94,7 @@ def output_map(weights: Float[Tensor, "group d_in d_out"]) -> Float[Tensor, "gro
 def _root(
     weights: Float[Tensor, "group d_in d_out"],
 ) -> tuple[Float[Tensor, "group d_in d_in"], Float[Tensor, " group"]]:
-    """That of the Gram matrix over its mean diagonal, and that diagonal."""
+    """Cholesky root of the Gram matrix over its mean diagonal, and that diagonal; float64."""
     gram = weights.double() @ weights.double().mT
     size = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
     if not (torch.isfinite(size) & (size > 0)).all():

@@ -23,7 +23,8 @@ a code that the half alone did not choose has no verdict.
 When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference. By
 difference q is controlled over what the half chose; those of it that all texts chose too look a little better than
 they are. Codes are weighted to be added all together: some lower the target, and a few of them alone are not the
-nearest that so few could come.
+nearest that so few could come. Where a norm stands behind W_O (Gemma), heads of different layers are compared as before
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,8 +53,8 @@ RANKINGS = ("difference", "detection")
 DETECTED = -np.log10(0.05)
 """Least detection of a code that is looked at for reading; the judging half has the last word."""
 SHARE, AT_LEAST = 0.5, 4
-"""Codes in which differences of means are told: as a share of the heads, or other places, where these help, and
-in all."""
+"""Codes in which differences of means are told: as a share of the heads, or other places, where these help; and at
+least."""
 EMPHASIS = 8.0
 """How much more often than along any other direction an error along the target's gradient counts, of the difference
 told in codes."""
@@ -301,7 +302,9 @@ def _write_map(model: Model, place: _Place) -> Float[np.ndarray, "d_in d_in"]:
     if site.kind != "attn":
         return np.eye(place.vectors.shape[-1])
     weights = model.blocks[site.layer].attn.W_O.detach().float().cpu()
-    return output_map(weights[site.head, None])[0].numpy()
+    # a codebook of the whole z has one vector for all heads, which write together
+    weights = weights.flatten(0, 1) if site.head is None else weights[site.head]
+    return output_map(weights[None])[0].numpy()
 
 
 def _compared(

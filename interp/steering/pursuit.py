@@ -24,7 +24,7 @@ def pursue(
     change. So a place whose vector is long, or well told by its codes, has many, and another none.
 
     Args:
-        codes, vectors: of every place, [code, d_in] and [d_in]; both may differ between places.
+        codes, vectors: of every place, [code, d_in], of one code or more, and [d_in]; places may differ in both.
         n: codes of all places together, at most: fewer if no other code points along what is left, or a weight comes
             out as 0.
     """

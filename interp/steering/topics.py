@@ -1,6 +1,8 @@
 """Seven topics named in advance, with the words that count, texts to find codes from, and prompts to be judged on.
 
-Four more are for development: by them it was chosen how codes are found, so that the seven judge it."""
+Four more are for development: by them it was chosen how codes are found. The seven had been seen with earlier ways to
+find them, but not with that one.
+"""
 
 import json
 import re
@@ -39,6 +41,7 @@ def topic_names() -> list[str]:
 
 
 def development_topic_names() -> list[str]:
+    """Those that :func:`load_topic` takes beside the seven."""
     return list(_stored()["development"])
 
 

@@ -12,6 +12,7 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import BookFolder, load_codebooks
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
 from interp.bottlenecks.layer_stream import LayerStream
+from interp.bottlenecks.metric_codebook import output_map
 from interp.models import Model, hooked, resolve_site
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks, load_text
@@ -240,3 +241,14 @@ def test_the_metric_compares_what_is_written(model, text):
 def test_weights_that_make_no_metric_are_refused(weights):
     with pytest.raises(InputError, match="weights"):
         MetricCodebook(CodebookConfig(d_in=6, n_codes=4, groups=2)).compare_by(weights)
+
+
+def test_an_output_map_keeps_lengths_of_outputs_and_their_units():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(3, 8, 20, generator=generator) * torch.tensor([0.1, 1.0, 30.0])[:, None, None]
+    x = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64)
+    lengths = (x @ weights.double()).norm(dim=-1)
+    torch.testing.assert_close((x @ output_map(weights)).norm(dim=-1), lengths, rtol=1e-3, atol=0)
+    for bad in (torch.zeros(1, 8, 20), torch.full((1, 8, 20), float("nan"))):
+        with pytest.raises(InputError, match="zero, NaN or infinite"):
+            output_map(bad)

@@ -127,11 +127,25 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
         assert float(codes[head] @ metric @ expected) == pytest.approx(
             length, rel=5e-3
         )  # weights are rounded
-    same = adds(model, arms["mean difference, same heads"].at(2.0), "blocks.1.attn.hook_z")
-    has_codes = codes.abs().sum(1) > 0
-    torch.testing.assert_close(same, vectors * has_codes[:, None])
     residual = adds(model, arms["mean difference, residual"].at(2.0), "blocks.1.hook_resid_post")
     torch.testing.assert_close(residual, 2 * means.difference("r1"), atol=1e-5, rtol=1e-4)
+
+
+def test_vectors_at_the_same_heads_are_where_the_codes_are_and_nowhere_else(model, books, monkeypatch):
+    monkeypatch.setattr("interp.steering.find.AT_LEAST", 1)
+    found = find_codes(model, books, MARKED, PLAIN)
+    means = site_means(model, [*books, "r1"], MARKED, PLAIN)
+    planned = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)
+    some, all_of_them = (
+        adds(model, arm.at(2.0), "blocks.1.attn.hook_z")
+        for name in ("mean difference, same heads", "mean difference, heads")
+        for arm in planned
+        if arm.name == name
+    )
+    heads = {int(code.site[-1]) for code in found.codes}
+    assert set(some.abs().sum(1).nonzero()[:, 0].tolist()) == heads
+    assert heads < set(all_of_them.abs().sum(1).nonzero()[:, 0].tolist())
+    torch.testing.assert_close(some[[*heads]], all_of_them[[*heads]])
 
 
 def adds(model, within, hook: str) -> torch.Tensor:

@@ -98,7 +98,14 @@ def test_p_values_are_fishers_on_the_held_out_texts_and_the_split_is_seeded(mode
             assert verdict.p_value == pytest.approx(fisher_exact(table, alternative="greater").pvalue)
 
 
-def told_in_codes(model, books, marked, plain):
+def metric_of(write, gain):
+    """‖what is written‖² + EMPHASIS · (that along the gain)² as a matrix."""
+    metric = (write.double() @ write.double().mT).detach()
+    metric = metric + FLOOR * metric.diagonal().mean() * torch.eye(len(gain))
+    return metric + EMPHASIS * torch.outer(gain, gain) / (gain @ torch.linalg.solve(metric, gain))
+
+
+def told_in_codes(model, books, marked, plain, at_least=AT_LEAST):
     """By site and code: weights and effects, of means by another implementation."""
     means = site_means(model, [*books], marked, plain)
     texts = tokenize(model, plain)
@@ -113,17 +120,15 @@ def told_in_codes(model, books, marked, plain):
             own = group if len(book.codes) > 1 else 0  # heads may share one group of codes
             vectors = (book.codes.detach()[own] - book.mean_code()[own]).double()
             if difference @ gain > 0:
-                write = model.blocks[1].attn.W_O[int(site[-1])] if site[0] == "a" else torch.eye(len(gain))
-                metric = (write.double() @ write.double().mT).detach()
-                metric = metric + FLOOR * metric.diagonal().mean() * torch.eye(len(gain))
-                # ‖what it writes‖² + EMPHASIS · (that along the gain)² = ‖x root‖²
-                along = torch.outer(gain, gain) / (gain @ torch.linalg.solve(metric, gain))
-                root = torch.linalg.cholesky(metric + EMPHASIS * along)
+                write = torch.eye(len(gain))
+                if site[0] == "a":
+                    write = model.blocks[1].attn.W_O[int(site[-1])]
+                root = torch.linalg.cholesky(metric_of(write, gain))
                 roots.append((vectors @ root).numpy())
                 wanted.append((difference @ root).numpy())
                 named.append((site, vectors @ gain))
     told = {}
-    for place, code, weight in pursue(roots, wanted, max(AT_LEAST, int(SHARE * len(roots)))):
+    for place, code, weight in pursue(roots, wanted, max(at_least, int(SHARE * len(roots)))):
         site, effects = named[place]
         told[site, code] = weight, float(weight * effects[code])
     return told
@@ -139,6 +144,36 @@ def test_codes_add_up_to_the_difference_of_means_where_it_helps(model, books):
         assert code.effect == pytest.approx(effect, rel=1e-2, abs=1e-6)
     effects = [code.effect for code in found.codes]
     assert effects == sorted(effects, reverse=True)
+
+
+def test_there_are_half_as_many_codes_as_places_where_the_difference_helps(model, books, monkeypatch):
+    monkeypatch.setattr("interp.steering.find.AT_LEAST", 1)
+    found = find_codes(model, books, MARKED, PLAIN)
+    told = told_in_codes(model, books, MARKED, PLAIN, at_least=1)
+    assert {(code.site, code.code) for code in found.codes} == set(told)
+    assert 0 < len(found) < AT_LEAST
+
+
+def test_a_codebook_of_the_whole_z_is_compared_by_what_all_heads_write(model):
+    seen, texts = [], tokenize(model, [*MARKED, *PLAIN])
+    with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: seen.append(x.flatten(2))}):
+        model(texts.tokens)
+    config = CodebookConfig(d_in=seen[0].shape[-1], n_codes=16, selection="residual")
+    whole = {"a0": Codebook(config).fit(seen[0][texts.counted])}
+    found = find_codes(model, whole, MARKED, PLAIN)
+    means = site_means(model, ["a0"], MARKED, PLAIN)
+    left = (means.positive["a0"] - means.negative["a0"]).flatten().double()
+    named = [whole["a0"].codes.detach()[0, code.code] - whole["a0"].mean_code()[0] for code in found.codes]
+    left = left - sum(code.weight * vector.double() for code, vector in zip(found.codes, named, strict=True))
+    plain = tokenize(model, PLAIN)
+    expected = read_texts(model, {}, plain, np.zeros(len(PLAIN), dtype=int)).expectation([0])
+    gain = read_gains(model, whole, find_target(tokenize(model, MARKED), plain, expected), plain)["a0"][0]
+    metric = metric_of(model.blocks[0].attn.W_O.flatten(0, 1), gain.double())
+    # what is left cannot be told better in these codes
+    for vector in named:
+        vector = vector.double()
+        assert float(vector @ metric @ left) == pytest.approx(0, abs=2e-3 * float(vector @ metric @ vector))
+    steer(model, whole, found.adds(len(found)))
 
 
 def test_a_code_is_judged_if_the_half_that_chooses_would_have_found_it(model, books):

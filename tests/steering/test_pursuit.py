@@ -40,9 +40,29 @@ def test_only_codes_that_point_along_it_are_taken():
     assert pursue([], [], 4) == []
 
 
+def test_each_code_taken_is_the_one_that_leaves_least():
+    draw = np.random.default_rng(2).normal
+    codes = list(np.exp(draw(size=(2, 40, 1))) * draw(size=(2, 40, 16)))  # of unlike lengths
+    vectors = [draw(size=16), 2 * draw(size=16)]
+    taken: set[tuple[int, int]] = set()
+    for n in range(1, 8):
+        left = list(vectors)
+        for place, code, weight in pursue(codes, vectors, n - 1):
+            left[place] = left[place] - weight * codes[place][code]
+        falls = {}
+        for place, some in enumerate(codes):
+            for code, vector in enumerate(some):
+                best = max(0.0, vector @ left[place] / (vector @ vector))
+                falls[place, code] = (left[place] ** 2).sum() - ((left[place] - best * vector) ** 2).sum()
+        now = {(place, code) for place, code, _ in pursue(codes, vectors, n)}
+        assert now - taken == {max(falls, key=falls.get)}
+        taken = now
+
+
 def test_places_are_told_as_one_vector_of_all_of_them():
-    codes = [CODES, RANDOM.normal(size=(40, 16)), RANDOM.normal(size=(50, 24))]
-    vectors = [3 * RANDOM.normal(size=32), RANDOM.normal(size=16), 0.05 * RANDOM.normal(size=24)]
+    draw = np.random.default_rng(1).normal
+    codes = [CODES, draw(size=(40, 16)), draw(size=(50, 24))]
+    vectors = [3 * draw(size=32), draw(size=16), 0.05 * draw(size=24)]
     together = told(block_diag(*codes), np.concatenate(vectors), 12)
     begin = np.cumsum([0, 64, 40])
     expected = {(int((begin <= code).sum()) - 1, code) for code, _ in together}
