@@ -53,7 +53,7 @@ def main() -> None:
     n = args.pairs or min(plan["pairs"])
     pool = task.sample(model.tokenizer, plan.get("pool", POOL), POOL_SEED)
     others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
-    methods = list({*args.methods.split(","), args.against}) if args.methods else None
+    methods = {*args.methods.split(","), args.against} if args.methods else set()
     rankings = _rankings(args.bench, n, methods, model, pool)
     counts = [int(share * model.cfg.n_layers * model.cfg.n_heads) for share in GRID]
     shape = (model.cfg.n_layers, model.cfg.n_heads)
@@ -71,26 +71,26 @@ def main() -> None:
     _print(result, args.against)
 
 
-def _rankings(
-    bench: Path, n: int, methods: list[str] | None, model, pool
-) -> dict[str, dict[int, np.ndarray]]:
-    """By method and seed; grown anew where the method grows circuits."""
+def _rankings(bench: Path, n: int, methods: set[str], model, pool) -> dict[str, dict[int, np.ndarray]]:
+    """By method, all if none is named, and seed; grown anew where the method grows circuits."""
     found: dict[str, dict[int, np.ndarray]] = {}
     for path in sorted(bench.glob(f"*/*/n{n}-seed*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
         method, seed = path.parent.name, cell["settings"]["seed"]
-        if methods is not None and method not in methods:
+        if methods and method not in methods:
             continue
         heads = np.array(cell["result"]["heads"])
         grow = None if method == "yardstick" else load_method(method).alone
         if grow is not None:
             heads = grow(model, pool.subset(drawn(seed, n, len(pool)))).heads
         found.setdefault(method, {})[seed] = heads
-    missing = sorted({*methods} - {*found}) if methods else [] if found else ["any method"]
-    if missing:
+    if not found or methods - set(found):
+        missing = sorted(methods - set(found)) or ["any method"]
         raise InputError(f"{bench} holds no rankings of {', '.join(missing)} from {n} pairs")
     # seeds are resampled together, so only those that every method has
     common = set.intersection(*(set(by_seed) for by_seed in found.values()))
+    if not common:
+        raise InputError(f"{bench} holds no seed from {n} pairs that {', '.join(found)} share")
     return {method: {seed: by_seed[seed] for seed in sorted(common)} for method, by_seed in found.items()}
 
 

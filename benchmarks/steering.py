@@ -63,7 +63,10 @@ def main() -> None:
     names = development_topic_names() if given.development else topic_names()
     given.out = given.out or (DEVELOPMENT if given.development else OUT)
     topics = [load_topic(name) for name in names]
-    wanted = [load_topic(name) for name in (given.topics.split(",") if given.topics else names)]
+    chosen = given.topics.split(",") if given.topics else names
+    if unknown := [name for name in chosen if name not in names]:
+        parser.error(f"no topic {', '.join(unknown)} here: there are {', '.join(names)}")
+    wanted = [topic for topic in topics if topic.name in chosen]
     missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in given.arms)]
     if not given.show and (missing or _read(given.out, settings, None, BASE) is None):
         _run(model, books, missing, topics, config, settings, given)
