@@ -6,7 +6,8 @@
 ``interp bench`` runs circuits of five seeds on ten held-out pairs and takes its intervals over seeds, the draws of the
 pairs that circuits were found from; which ten prompts they are run on counts for as much. Here the rankings of every
 seed that the bench has kept (and circuits grown from the same pairs, where a method grows them) are run on more, and
-both are resampled.
+both are resampled. What each seed's circuits do is kept in ``BENCH/circuits-alone``: a killed run goes on, and methods
+can be added.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from interp.bench.plan import POOL, POOL_SEED, drawn
+from interp.bench.plan import POOL, POOL_SEED, YARDSTICK, drawn
+from interp.bench.store import read_record, write_record
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model
 from interp.evaluation.stability import best_heads
@@ -51,43 +53,49 @@ def main() -> None:
         raise InputError(f"{args.bench} is of the tasks {', '.join(plan['tasks'])}: one at a time")
     task, model = load_task(plan["tasks"][0]), load_model(plan["models"][0])
     n = args.pairs or min(plan["pairs"])
+    methods = {*args.methods.split(","), args.against} if args.methods else set()
+    rankings = _rankings(args.bench, n, methods)
     pool = task.sample(model.tokenizer, plan.get("pool", POOL), POOL_SEED)
     others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
-    methods = {*args.methods.split(","), args.against} if args.methods else set()
-    rankings = _rankings(args.bench, n, methods, model, pool)
     counts = [int(share * model.cfg.n_layers * model.cfg.n_heads) for share in GRID]
-    shape = (model.cfg.n_layers, model.cfg.n_heads)
     ablator = Ablator(model, others)
     values: dict[str, list[np.ndarray]] = {}
-    cells = [(method, seed, heads) for method, found in rankings.items() for seed, heads in found.items()]
+    cells = [(method, seed) for method, found in rankings.items() for seed in found]
     with bar("circuits alone", len(cells) * (2 + len(counts)) * len(others)) as advance:
-        for method, seed, heads in cells:
-            circuits = [best_heads(heads, count, seed=seed) for count in counts]
-            found = ablator.metric(np.stack([*all_or_none(shape), *circuits]), progress=advance)
-            values.setdefault(method, []).append(found)
+        for method, seed in cells:
+            kept = rankings[method][seed]
+            path = args.bench / "circuits-alone" / f"{method}-n{n}-seed{seed}.json"
+            settings = {"cell": kept["sha256"], "held_out": len(others), "counts": counts}
+            found = read_record(path, settings, print)
+            if found is None:
+                grow = None if method == YARDSTICK else load_method(method).alone
+                heads = np.array(kept["result"]["heads"])
+                if grow is not None:
+                    heads = grow(model, pool.subset(drawn(seed, n, len(pool)))).heads
+                circuits = [best_heads(heads, count, seed=seed) for count in counts]
+                masks = np.stack([*all_or_none(heads.shape), *circuits])
+                found = {"metric": ablator.metric(masks, progress=advance).tolist()}
+                write_record(path, settings, found)
+            else:
+                advance((2 + len(counts)) * len(others))
+            values.setdefault(method, []).append(np.array(found["metric"]))
     result = _compare({key: np.array(found) for key, found in values.items()}, args.against)
     result |= {"task": task.name, "pairs": n, "held_out": len(others), "grid": GRID, "counts": counts}
     write_json(args.out or args.bench / "circuits-alone.json", result)
     _print(result, args.against)
 
 
-def _rankings(bench: Path, n: int, methods: set[str], model, pool) -> dict[str, dict[int, np.ndarray]]:
-    """By method, all if none is named, and seed; grown anew where the method grows circuits."""
-    found: dict[str, dict[int, np.ndarray]] = {}
+def _rankings(bench: Path, n: int, methods: set[str]) -> dict[str, dict[int, dict]]:
+    """The bench's records by method, all if none is named, and seed: those seeds that every method has."""
+    found: dict[str, dict[int, dict]] = {}
     for path in sorted(bench.glob(f"*/*/n{n}-seed*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))
-        method, seed = path.parent.name, cell["settings"]["seed"]
-        if methods and method not in methods:
-            continue
-        heads = np.array(cell["result"]["heads"])
-        grow = None if method == "yardstick" else load_method(method).alone
-        if grow is not None:
-            heads = grow(model, pool.subset(drawn(seed, n, len(pool)))).heads
-        found.setdefault(method, {})[seed] = heads
+        kept, method = json.loads(path.read_text(encoding="utf-8")), path.parent.name
+        if not methods or method in methods:
+            found.setdefault(method, {})[kept["settings"]["seed"]] = kept
     if not found or methods - set(found):
         missing = sorted(methods - set(found)) or ["any method"]
         raise InputError(f"{bench} holds no rankings of {', '.join(missing)} from {n} pairs")
-    # seeds are resampled together, so only those that every method has
+    # seeds are resampled together
     common = set.intersection(*(set(by_seed) for by_seed in found.values()))
     if not common:
         raise InputError(f"{bench} holds no seed from {n} pairs that {', '.join(found)} share")

@@ -5,8 +5,9 @@
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
-no topic. ``--development``: the topics by which it was chosen how codes are found. A cell is up to 18,000 tokens, its
-dose included: four to five minutes of one core.
+no topic. ``--development``: the topics by which it was chosen how codes are found. ``--times`` and ``--variety``: how
+far a dose may go (cells of other bounds belong into a folder of their own). A cell is up to 18,000 tokens, its dose
+included: four to five minutes of one core.
 """
 
 import argparse
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    numbers = {"n": int, "n_tokens": int, "times": float, "temperature": float, "seed": int}
+    numbers = {"n": int, "n_tokens": int, "times": float, "variety": float, "temperature": float, "seed": int}
     for name, kind in numbers.items():
         flag = "tokens" if name == "n_tokens" else name.replace("_", "-")
         parser.add_argument(f"--{flag}", dest=name, type=kind, default=getattr(SteeringConfig, name))

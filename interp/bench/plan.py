@@ -39,10 +39,10 @@ LIMITS = {
     "eap-ig": Limit(25, 10),
     "nap-ig-activations": Limit(10, 3),
     "eap-ig-activations": Limit(10, 3),
-    "acdc": Limit(10, 3),
+    "acdc": Limit(10, 10),
     "acdc-edges": Limit(10, 1),
-    "subnetwork-probing": Limit(10, 3),
-    "contextual-decomposition": Limit(10, 3),
+    "subnetwork-probing": Limit(10, 10),
+    "contextual-decomposition": Limit(10, 10),
     REFERENCE_METHOD: Limit(100, 3),
 }
 """Methods that take a dozen passes a pair or more; others get all pairs and seeds."""
