@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, Codes
-from interp.bottlenecks.kmeans import SIMILARITIES
+from interp.bottlenecks.kmeans import similarities_at_once
 from interp.bottlenecks.watched_book import WatchedBook
 
 N_TOP = 10
@@ -57,7 +57,7 @@ def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, Tensor,
     )
     compared = book.compared().codes
     unit = torch.nn.functional.normalize(compared, dim=-1)
-    step = max(1, SIMILARITIES // (config.groups * config.n_codes))
+    step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
     parts = []
     for some, taken, value in zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True):
         one_by_one = config.selection == "residual" and config.k > 1
