@@ -5,13 +5,16 @@
 The development split: the 200 pairs of each shipped reference, whose exact effects are known, so that a swap costs a
 look-up. Attribution and the gradients with all heads partly off run once on all of them (kept in ``--cache``); a seed
 draws n pairs, ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is
-counted as if the swaps were run: every row "codes" has the same budget. A second table tells how much the best heads,
-as many as there are members, depend on the prompts drawn: their overlap between bootstraps. A third table
-tells whether circuits at a stated false-discovery rate hold it.
+counted as if the swaps were run: every row "codes" has the same budget. A second table tells how far ``codes`` is
+above each step, with intervals over seeds (whose pairs overlap: they lean narrow); a third how much the best heads, as
+many as there are members, depend on the prompts drawn: their overlap between bootstraps; a fourth whether circuits at
+a stated false-discovery rate hold it.
 """
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from rich.console import Console
@@ -24,6 +27,7 @@ from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
 from interp.models import load_model
 from interp.progress import bar
+from interp.scores import membership as prior
 from interp.scores.codes import (
     CODES_SHARE,
     HALF_WEIGHT,
@@ -51,7 +55,25 @@ PARTIAL = (
     (PARTIAL_RUNS, 0, 1.0, 0.0),
 )
 """Pairs with a half and with a quarter of every head on, and how their values count."""
+
+
+def _partial_name(halves: int, quarters: int, half_weight: float, quarter_weight: float) -> str:
+    """Of a row."""
+    quarter = f", {quarters} quarter at {quarter_weight:g}" if quarters else ""
+    return f"codes: {halves} half at {half_weight:g}{quarter}"
+
+
+CODES = _partial_name(*CHOSEN)
+PRIORS = {
+    "one prior for all heads (α = 0)": {"POWERS": (0.0,)},
+    "α = 1": {"POWERS": (1.0,)},
+    "α = 1½": {"POWERS": (1.5,)},
+    "no weight on nothing": {"NULL_COUNT": 0.0},
+    "α = 0, no weight on nothing": {"POWERS": (0.0,), "NULL_COUNT": 0.0},
+}
+"""The finder with other constants of its prior, wherever it uses it."""
 RATES = (0.05, 0.1, 0.2)
+N_BOOT = 2000
 RESAMPLED, DRAWS = 3, 12
 """Sets of pairs whose choice of heads is repeated on bootstraps, and bootstraps of each."""
 EXACT_PAIRS = (50, 100, 150, 200, 400)
@@ -79,6 +101,13 @@ def main() -> None:
             table.add_row(step, str(n), *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells))
         table.add_section()
     Console().print(table)
+    table = Table(title="codes less it, average precision, mean of the tasks [95 % over seeds]")
+    for name in ("step", *(f"{n} pairs" for n in args.pairs)):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    for step in columns[args.tasks[0]][args.pairs[0]]:
+        cells = [_less([columns[task][n] for task in args.tasks], step) for n in args.pairs]
+        table.add_row(step, *cells)
+    Console().print(table)
     table = Table(title=f"Jaccard between bootstraps, mean of {RESAMPLED} sets of pairs")
     for name in ("step", "pairs", *args.tasks):
         table.add_column(name, justify="left" if name == "step" else "right")
@@ -98,6 +127,14 @@ def main() -> None:
             table.add_row(f"{rate:.0%}", by, str(n), *cells)
         table.add_section()
     Console().print(table)
+
+
+def _less(columns: list[dict[str, list]], step: str) -> str:
+    """How far codes is above a step in average precision; the same seeds of all tasks are resampled together."""
+    above = np.mean([np.array(rows[CODES])[:, 1] - np.array(rows[step])[:, 1] for rows in columns], axis=0)
+    drawn = np.random.default_rng(0).integers(len(above), size=(N_BOOT, len(above)))
+    low, high = np.percentile(above[drawn].mean(1), [2.5, 97.5])
+    return f"{above.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _rate_cell(draws: np.ndarray) -> str:
@@ -159,12 +196,19 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
             "codes": measured.swapped(some, seed, budget).membership(),
             "attribution": _posterior(measured.values["attribution"][some], measured.gaps[some].mean()),
         }
+        for name in PRIORS:
+            with _prior(name):
+                found[name] = measured.swapped(some, seed, budget).membership()
         for rate in RATES:
             for by, member in found.items():
                 chosen = at_false_discovery_rate(member.probability, rate)
                 false, right = (chosen & ~truth).sum(), (chosen & truth).sum()
                 rows.setdefault((rate, by), []).append((false / max(1, chosen.sum()), right / truth.sum()))
     return rows
+
+
+def _prior(name: str) -> AbstractContextManager:
+    return mock.patch.multiple(prior, **PRIORS[name])
 
 
 def _posterior(per_pair: np.ndarray, gap: float) -> Membership:
@@ -215,6 +259,10 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
                 size = size + weight * (found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean))
         return size
 
+    def under(name: str) -> np.ndarray:
+        with _prior(name):
+            return with_partial(*CHOSEN)
+
     spent = swapped(budget)
     corrected, _ = spent.estimate()
     done = spent.swapped > 0
@@ -227,10 +275,8 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         "both": spent.membership().expected,
         "both, three times the swaps": swapped(3 * budget).membership().expected,
         "half off alone": np.abs(measured.values["half"][order[:PARTIAL_RUNS]].mean(0)),
-        **{
-            f"codes: {a} half at {v:g}" + (f", {b} quarter at {w:g}" if b else ""): with_partial(a, b, v, w)
-            for a, b, v, w in PARTIAL
-        },
+        **{_partial_name(*some): with_partial(*some) for some in PARTIAL},
+        **{f"codes, {name}": under(name) for name in PRIORS},
         "exact, all heads": np.abs(exact.mean(0)),
         "exact + posterior": posterior(exact).expected,
     }

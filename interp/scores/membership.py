@@ -37,7 +37,7 @@ largest effect, both in the same unit."""
 _NOTHING = 1e-4  # of the smallest width; a width of 0 would divide by it
 EM_STEPS = 100
 _PSEUDO_COUNT = 0.05  # keeps every width possible
-_NULL_COUNT = 10.0
+NULL_COUNT = 10.0
 """Heads that the normal next to nothing has beforehand, so that where the errors are large a head counts as one that
 does nothing unless its estimate says otherwise (``nullweight`` of Stephens' ``ashr``, its default). Among a few heads
 only it weighs more than they do: the posterior is then too modest."""
@@ -164,7 +164,7 @@ def _fitted_prior(
     largest = log_likelihood.max(axis=1, keepdims=True)
     likelihood = np.exp(log_likelihood - largest)
     weights, beforehand = np.full(N_WIDTHS, 1 / N_WIDTHS), np.full(N_WIDTHS, _PSEUDO_COUNT)
-    beforehand[0] += _NULL_COUNT
+    beforehand[0] += NULL_COUNT
     for _ in range(EM_STEPS):
         counts = weights * (likelihood.T @ (1 / (likelihood @ weights)))
         weights = (counts + beforehand) / (len(estimate) + beforehand.sum())
