@@ -48,11 +48,13 @@ QUARTERS = round(QUARTER_RUNS * PARTIAL_RUNS)
 CHOSEN = (PARTIAL_RUNS - QUARTERS, QUARTERS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = (
     CHOSEN,
+    (7, 3, HALF_WEIGHT, QUARTER_WEIGHT),
+    (3, 2, HALF_WEIGHT, QUARTER_WEIGHT),
+    (PARTIAL_RUNS, 0, HALF_WEIGHT, 0.0),
+    (PARTIAL_RUNS, 0, 1.0, 0.0),
     (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.1, 0.03),
     (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.3, 0.1),
-    (PARTIAL_RUNS, 0, 0.1, 0.0),
-    (PARTIAL_RUNS, 0, 0.3, 0.0),
-    (PARTIAL_RUNS, 0, 1.0, 0.0),
+    (PARTIAL_RUNS - QUARTERS, QUARTERS, HALF_WEIGHT, HALF_WEIGHT),
 )
 """Pairs with a half and with a quarter of every head on, and how their values count."""
 
@@ -249,7 +251,8 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         return measured.swapped(pairs, seed, spent)
 
     def with_partial(halves: int, quarters: int, half_weight: float, quarter_weight: float) -> np.ndarray:
-        fits = min(1.0, n / PARTIAL_RUNS, budget / measured.partial_cost(PARTIAL_RUNS))
+        runs = halves + quarters
+        fits = min(1.0, n / runs, budget / measured.partial_cost(runs))
         halves, quarters = round(halves * fits), round(quarters * fits)
         size = swapped(budget - measured.partial_cost(halves + quarters)).membership().expected
         parts = (("half", order[quarters : quarters + halves], half_weight),)

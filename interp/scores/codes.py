@@ -44,7 +44,7 @@ MOST_KEPT = 128
 """Pairs whose base runs are kept for swaps."""
 CODES_SHARE = 0.15
 """Share of the budget."""
-PARTIAL_RUNS = 10
+PARTIAL_RUNS = 7
 """Pairs that are run with all heads partly off, at most: beyond them swaps tell more."""
 QUARTER_RUNS = 0.3
 """Share of those pairs on which a quarter of every head stays on, and not a half."""
