@@ -76,6 +76,7 @@ PRIORS = {
 """The finder with other constants of its prior, wherever it uses it."""
 RATES = (0.05, 0.1, 0.2)
 N_BOOT = 2000
+CONSOLE = Console(width=140)
 RESAMPLED, DRAWS = 3, 12
 """Sets of pairs whose choice of heads is repeated on bootstraps, and bootstraps of each."""
 EXACT_PAIRS = (50, 100, 150, 200, 400)
@@ -102,21 +103,21 @@ def main() -> None:
             cells = [np.mean(columns[task][n][step], axis=0) for task in args.tasks]
             table.add_row(step, str(n), *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells))
         table.add_section()
-    Console().print(table)
+    CONSOLE.print(table)
     table = Table(title="codes less it, average precision, mean of the tasks [95 % over seeds]")
     for name in ("step", *(f"{n} pairs" for n in args.pairs)):
         table.add_column(name, justify="left" if name == "step" else "right")
     for step in columns[args.tasks[0]][args.pairs[0]]:
         cells = [_less([columns[task][n] for task in args.tasks], step) for n in args.pairs]
         table.add_row(step, *cells)
-    Console().print(table)
+    CONSOLE.print(table)
     table = Table(title=f"Jaccard between bootstraps, mean of {RESAMPLED} sets of pairs")
     for name in ("step", "pairs", *args.tasks):
         table.add_column(name, justify="left" if name == "step" else "right")
     found = {task: _stability(measured[task], max(args.pairs)) for task in args.tasks}
     for step in found[args.tasks[0]]:
         table.add_row(*step, *(f"{found[task][step]:.3f}" for task in args.tasks))
-    Console().print(table)
+    CONSOLE.print(table)
     table = Table(
         title="circuits at a stated rate: share that is no member, ± standard error (members in it)"
     )
@@ -128,7 +129,7 @@ def main() -> None:
             cells = [_rate_cell(np.array(rates[task][n][rate, by])) for task in args.tasks]
             table.add_row(f"{rate:.0%}", by, str(n), *cells)
         table.add_section()
-    Console().print(table)
+    CONSOLE.print(table)
 
 
 def _less(columns: list[dict[str, list]], step: str) -> str:
