@@ -33,6 +33,7 @@ from interp.scores.codes import (
     HALF_WEIGHT,
     HIDDEN_TIE_BREAK,
     PARTIAL_RUNS,
+    PARTIAL_SHARE,
     QUARTER_RUNS,
     QUARTER_WEIGHT,
     CodesBase,
@@ -44,34 +45,23 @@ from interp.scores.uncertainty import EffectEstimates
 from interp.tasks import load_task
 
 THRESHOLD = CodesConfig.threshold
-QUARTERS = round(QUARTER_RUNS * PARTIAL_RUNS)
-CHOSEN = (PARTIAL_RUNS - QUARTERS, QUARTERS, HALF_WEIGHT, QUARTER_WEIGHT)
-PARTIAL = (
-    CHOSEN,
-    (7, 3, HALF_WEIGHT, QUARTER_WEIGHT),
-    (3, 2, HALF_WEIGHT, QUARTER_WEIGHT),
-    (PARTIAL_RUNS, 0, HALF_WEIGHT, 0.0),
-    (PARTIAL_RUNS, 0, 1.0, 0.0),
-    (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.1, 0.03),
-    (PARTIAL_RUNS - QUARTERS, QUARTERS, 0.3, 0.1),
-    (PARTIAL_RUNS - QUARTERS, QUARTERS, HALF_WEIGHT, HALF_WEIGHT),
-)
-"""Pairs with a half and with a quarter of every head on, and how their values count."""
-
-
-def _partial_name(halves: int, quarters: int, half_weight: float, quarter_weight: float) -> str:
-    """Of a row."""
-    quarter = f", {quarters} quarter at {quarter_weight:g}" if quarters else ""
-    return f"codes: {halves} half at {half_weight:g}{quarter}"
-
-
-CODES = _partial_name(*CHOSEN)
+CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
+PARTIAL = {
+    "codes": CHOSEN,
+    "codes, all of the budget": (1.0, *CHOSEN[1:]),
+    "codes, a third": (1 / 3, *CHOSEN[1:]),
+    "codes, no quarters": (PARTIAL_SHARE, 0.0, HALF_WEIGHT, 0.0),
+    "codes, no quarters, halves at 1": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
+    "codes, halves at .1, quarters at .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
+    "codes, halves at .3, quarters at .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
+    "codes, quarters at .2": (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, HALF_WEIGHT),
+}
+"""Share of the budget that pairs with all heads partly off may take, share of these that have a quarter on and not a
+half, and how their values count."""
 PRIORS = {
     "one prior for all heads (α = 0)": {"POWERS": (0.0,)},
-    "α = 1": {"POWERS": (1.0,)},
     "α = 1½": {"POWERS": (1.5,)},
     "no weight on nothing": {"NULL_COUNT": 0.0},
-    "α = 0, no weight on nothing": {"POWERS": (0.0,), "NULL_COUNT": 0.0},
 }
 """The finder with other constants of its prior, wherever it uses it."""
 RATES = (0.05, 0.1, 0.2)
@@ -134,7 +124,7 @@ def main() -> None:
 
 def _less(columns: list[dict[str, list]], step: str) -> str:
     """How far codes is above a step in average precision; the same seeds of all tasks are resampled together."""
-    above = np.mean([np.array(rows[CODES])[:, 1] - np.array(rows[step])[:, 1] for rows in columns], axis=0)
+    above = np.mean([np.array(rows["codes"])[:, 1] - np.array(rows[step])[:, 1] for rows in columns], axis=0)
     drawn = np.random.default_rng(0).integers(len(above), size=(N_BOOT, len(above)))
     low, high = np.percentile(above[drawn].mean(1), [2.5, 97.5])
     return f"{above.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
@@ -194,7 +184,8 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         truth = measured.members(np.setdiff1d(everything, some))
-        budget = measured.budget(n) - measured.partial_cost(PARTIAL_RUNS)
+        runs = min(PARTIAL_RUNS, n, int(PARTIAL_SHARE * measured.budget(n) / measured.partial_cost(1)))
+        budget = measured.budget(n) - measured.partial_cost(runs)
         found = {
             "codes": measured.swapped(some, seed, budget).membership(),
             "attribution": _posterior(measured.values["attribution"][some], measured.gaps[some].mean()),
@@ -251,13 +242,15 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     def swapped(spent: float) -> EffectEstimates:
         return measured.swapped(pairs, seed, spent)
 
-    def with_partial(halves: int, quarters: int, half_weight: float, quarter_weight: float) -> np.ndarray:
-        runs = halves + quarters
-        fits = min(1.0, n / runs, budget / measured.partial_cost(runs))
-        halves, quarters = round(halves * fits), round(quarters * fits)
-        size = swapped(budget - measured.partial_cost(halves + quarters)).membership().expected
-        parts = (("half", order[quarters : quarters + halves], half_weight),)
-        for key, some, weight in (*parts, ("quarter", order[:quarters], quarter_weight)):
+    def with_partial(
+        share: float, quarter_runs: float, half_weight: float, quarter_weight: float
+    ) -> np.ndarray:
+        runs = min(PARTIAL_RUNS, n, int(share * budget / measured.partial_cost(1)))
+        quarters = round(quarter_runs * runs)
+        quarters = quarters if quarters > 1 else 0
+        size = swapped(budget - measured.partial_cost(runs)).membership().expected
+        parts = (("half", order[quarters:runs], half_weight), ("quarter", order[:quarters], quarter_weight))
+        for key, some, weight in parts:
             if len(some) > 1:
                 found = posterior(measured.values[key][some])
                 size = size + weight * (found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean))
@@ -279,7 +272,7 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         "both": spent.membership().expected,
         "both, three times the swaps": swapped(3 * budget).membership().expected,
         "half off alone": np.abs(measured.values["half"][order[:PARTIAL_RUNS]].mean(0)),
-        **{_partial_name(*some): with_partial(*some) for some in PARTIAL},
+        **{name: with_partial(*some) for name, some in PARTIAL.items()},
         **{f"codes, {name}": under(name) for name in PRIORS},
         "exact, all heads": np.abs(exact.mean(0)),
         "exact + posterior": posterior(exact).expected,

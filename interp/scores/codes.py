@@ -44,8 +44,9 @@ MOST_KEPT = 128
 """Pairs whose base runs are kept for swaps."""
 CODES_SHARE = 0.15
 """Share of the budget."""
-PARTIAL_RUNS = 7
-"""Pairs that are run with all heads partly off, at most: beyond them swaps tell more."""
+PARTIAL_RUNS, PARTIAL_SHARE = 10, 2 / 3
+"""Pairs that are run with all heads partly off, at most, and the share of the budget that they may take: beyond them
+swaps tell more."""
 QUARTER_RUNS = 0.3
 """Share of those pairs on which a quarter of every head stays on, and not a half."""
 HALF_WEIGHT, QUARTER_WEIGHT = 0.2, 0.06
@@ -235,7 +236,8 @@ class CodesBase:
         From as many pairs as the budget allows; zero where that is fewer than two.
         """
         hidden = np.zeros(self.scorer.heads_.shape[1:])
-        runs = min(PARTIAL_RUNS, len(kept), int(budget / (COST * self.swaps.share(kept))))
+        affordable = int(PARTIAL_SHARE * budget / (COST * self.swaps.share(kept)))
+        runs = min(PARTIAL_RUNS, len(kept), affordable)
         order = np.random.default_rng(config.seed + 1).permutation(kept)[: max(runs, 0)].tolist()
         quarter = round(QUARTER_RUNS * len(order))
         parts = (
