@@ -60,15 +60,22 @@ def main() -> None:
     counts = [int(share * model.cfg.n_layers * model.cfg.n_heads) for share in GRID]
     ablator = Ablator(model, others)
     values: dict[str, list[np.ndarray]] = {}
+    notes: list[str] = []
     cells = [(method, seed) for method, found in rankings.items() for seed in found]
     with bar("circuits alone", len(cells) * (2 + len(counts)) * len(others)) as advance:
         for method, seed in cells:
             kept = rankings[method][seed]
             path = args.bench / "circuits-alone" / f"{method}-n{n}-seed{seed}.json"
-            settings = {"cell": kept["sha256"], "held_out": len(others), "counts": counts}
-            found = read_record(path, settings, print)
+            registered = None if method == YARDSTICK else load_method(method)
+            grow = registered and registered.alone
+            settings = {
+                "cell": kept["sha256"],
+                "version": registered and registered.version,
+                "held_out": others.digest(),
+                "counts": counts,
+            }
+            found = read_record(path, settings, notes.append)
             if found is None:
-                grow = None if method == YARDSTICK else load_method(method).alone
                 heads = np.array(kept["result"]["heads"])
                 if grow is not None:
                     heads = grow(model, pool.subset(drawn(seed, n, len(pool)))).heads
@@ -79,6 +86,8 @@ def main() -> None:
             else:
                 advance((2 + len(counts)) * len(others))
             values.setdefault(method, []).append(np.array(found["metric"]))
+    for note in notes:
+        print(note)
     result = _compare({key: np.array(found) for key, found in values.items()}, args.against)
     result |= {"task": task.name, "pairs": n, "held_out": len(others), "grid": GRID, "counts": counts}
     write_json(args.out or args.bench / "circuits-alone.json", result)

@@ -48,13 +48,13 @@ THRESHOLD = CodesConfig.threshold
 CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = {
     "codes": CHOSEN,
-    "codes, all of the budget": (1.0, *CHOSEN[1:]),
-    "codes, a third": (1 / 3, *CHOSEN[1:]),
-    "codes, no quarters": (PARTIAL_SHARE, 0.0, HALF_WEIGHT, 0.0),
-    "codes, no quarters, halves at 1": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
-    "codes, halves at .1, quarters at .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
-    "codes, halves at .3, quarters at .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
-    "codes, quarters at .2": (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, HALF_WEIGHT),
+    "codes, pairs partly off may take all of the budget": (1.0, *CHOSEN[1:]),
+    "codes, a third of it": (1 / 3, *CHOSEN[1:]),
+    "codes, all of these pairs half off": (PARTIAL_SHARE, 0.0, HALF_WEIGHT, 0.0),
+    "codes, all half off, counting 1 in place of .2": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
+    "codes, half off counting .1, a quarter on .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
+    "codes, .3 and .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
+    "codes, .2 and .2": (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, HALF_WEIGHT),
 }
 """Share of the budget that pairs with all heads partly off may take, share of these that have a quarter on and not a
 half, and how their values count."""
@@ -161,6 +161,10 @@ class _Measured:
         estimates.spend(self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum()))
         return estimates
 
+    def partial_runs(self, n: int, share: float) -> int:
+        """Of n pairs, those that are run partly off where that may take this share of the budget."""
+        return min(PARTIAL_RUNS, n, int(share * self.budget(n) / self.partial_cost(1)))
+
     def partial_cost(self, runs: int) -> float:
         return COST * float(self.values["share"]) * runs
 
@@ -184,7 +188,7 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         truth = measured.members(np.setdiff1d(everything, some))
-        runs = min(PARTIAL_RUNS, n, int(PARTIAL_SHARE * measured.budget(n) / measured.partial_cost(1)))
+        runs = measured.partial_runs(n, PARTIAL_SHARE)
         budget = measured.budget(n) - measured.partial_cost(runs)
         found = {
             "codes": measured.swapped(some, seed, budget).membership(),
@@ -227,7 +231,7 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
         for draw in range(RESAMPLED * DRAWS):
             again = np.random.default_rng(draw).choice(everything, pairs)
             circuits.append(best_heads(np.abs(measured.exact[again].mean(0))[None], members, seed=draw))
-        found["exact, of all pairs", str(pairs)] = [mean_jaccard(circuits)]
+        found["exact interchange, of all pairs", str(pairs)] = [mean_jaccard(circuits)]
     return {step: float(np.mean(values)) for step, values in found.items()}
 
 
@@ -245,7 +249,7 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     def with_partial(
         share: float, quarter_runs: float, half_weight: float, quarter_weight: float
     ) -> np.ndarray:
-        runs = min(PARTIAL_RUNS, n, int(share * budget / measured.partial_cost(1)))
+        runs = measured.partial_runs(n, share)
         quarters = round(quarter_runs * runs)
         quarters = quarters if quarters > 1 else 0
         size = swapped(budget - measured.partial_cost(runs)).membership().expected
@@ -269,13 +273,13 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         "+ posterior": posterior(estimate).expected,
         "+ swaps in place of attribution": np.abs(only),
         "+ swaps as a control variate": np.abs(corrected),
-        "both": spent.membership().expected,
-        "both, three times the swaps": swapped(3 * budget).membership().expected,
-        "half off alone": np.abs(measured.values["half"][order[:PARTIAL_RUNS]].mean(0)),
+        "posterior and control variate, all the budget in swaps": spent.membership().expected,
+        "the same, three times the swaps": swapped(3 * budget).membership().expected,
+        "ten pairs half off, nothing else": np.abs(measured.values["half"][order[:PARTIAL_RUNS]].mean(0)),
         **{name: with_partial(*some) for name, some in PARTIAL.items()},
         **{f"codes, {name}": under(name) for name in PRIORS},
-        "exact, all heads": np.abs(exact.mean(0)),
-        "exact + posterior": posterior(exact).expected,
+        "exact interchange of all heads on the same pairs": np.abs(exact.mean(0)),
+        "the same + posterior": posterior(exact).expected,
     }
 
 

@@ -39,7 +39,7 @@ LIMITS = {
     "eap-ig": Limit(25, 10),
     "nap-ig-activations": Limit(10, 3),
     "eap-ig-activations": Limit(10, 3),
-    "acdc": Limit(10, 10),
+    "acdc": Limit(10, 3),
     "acdc-edges": Limit(10, 1),
     "subnetwork-probing": Limit(10, 10),
     "contextual-decomposition": Limit(10, 10),

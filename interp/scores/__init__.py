@@ -80,7 +80,7 @@ METHODS: dict[str, Method] = {
         pooled=codes_pool,
         edges=edges_of_codes,
         alone=grow,
-        version=3,  # of few pairs fewer are run partly off, so that swaps are left
+        version=4,  # the prior's power is fitted; of few pairs fewer are run partly off, so that swaps are left
     ),
     "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),
     "overlap": Method(

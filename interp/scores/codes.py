@@ -236,8 +236,9 @@ class CodesBase:
         From as many pairs as the budget allows; zero where that is fewer than two.
         """
         hidden = np.zeros(self.scorer.heads_.shape[1:])
-        affordable = int(PARTIAL_SHARE * budget / (COST * self.swaps.share(kept)))
-        runs = min(PARTIAL_RUNS, len(kept), affordable)
+        affordable = budget / (COST * self.swaps.share(kept))
+        # two at least, as one says nothing of its error
+        runs = min(PARTIAL_RUNS, len(kept), int(max(PARTIAL_SHARE * affordable, min(affordable, 2))))
         order = np.random.default_rng(config.seed + 1).permutation(kept)[: max(runs, 0)].tolist()
         quarter = round(QUARTER_RUNS * len(order))
         parts = (
