@@ -89,13 +89,15 @@ def test_a_cells_numbers_are_those_of_the_method_run_on_its_pairs_alone(finished
 
 
 def test_circuits_that_run_alone_are_built_in_the_order_that_a_method_gives_for_it(tmp_path):
-    found = cell(run_bench(plan(methods=("codes",), pairs=(8,), seeds=1), tmp_path), "codes", 8, 0)
-    model, task = load_planted_model(TASK), load_planted_task(TASK)
+    name = "planted-or"  # arms of a gate count for more there than by what each does alone
+    result = run_bench(plan(tasks=(name,), methods=("codes",), pairs=(8,), seeds=1), tmp_path)
+    found = cell(result, "codes", 8, 0)
+    model, task = load_planted_model(name), load_planted_task(name)
     pairs = task.sample(model.tokenizer, 16, 0).subset(drawn(0, 8, 16))
     scores, grown = METHODS["codes"].function(model, pairs), METHODS["codes"].alone(model, pairs)
     ablator = Ablator(model, task.sample(model.tokenizer, SMALL["held_out"], 2000))
     by_alone, by_heads = (faithfulness_curves(ablator, s, seed=0).cpr for s in (grown.heads, scores.heads))
-    assert by_alone != pytest.approx(by_heads, abs=1e-3), "the two orders differ here"
+    assert by_alone != pytest.approx(by_heads, abs=1e-2), "the two orders differ here"
     assert found["cpr"] == pytest.approx(by_alone, abs=1e-4)
 
 
