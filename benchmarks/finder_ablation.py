@@ -38,6 +38,7 @@ from interp.scores.codes import (
     QUARTER_WEIGHT,
     CodesBase,
     CodesConfig,
+    partial_runs,
 )
 from interp.scores.membership import Membership, at_false_discovery_rate, membership, moderated_variance
 from interp.scores.redundancy import COST, HALF_ON, QUARTER_ON
@@ -161,10 +162,6 @@ class _Measured:
         estimates.spend(self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum()))
         return estimates
 
-    def partial_runs(self, n: int, share: float) -> int:
-        """Of n pairs, those that are run partly off where that may take this share of the budget."""
-        return min(PARTIAL_RUNS, n, int(share * self.budget(n) / self.partial_cost(1)))
-
     def partial_cost(self, runs: int) -> float:
         return COST * float(self.values["share"]) * runs
 
@@ -188,7 +185,7 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         truth = measured.members(np.setdiff1d(everything, some))
-        runs = measured.partial_runs(n, PARTIAL_SHARE)
+        runs = partial_runs(n, measured.budget(n), measured.partial_cost(1), PARTIAL_SHARE)
         budget = measured.budget(n) - measured.partial_cost(runs)
         found = {
             "codes": measured.swapped(some, seed, budget).membership(),
@@ -249,7 +246,7 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     def with_partial(
         share: float, quarter_runs: float, half_weight: float, quarter_weight: float
     ) -> np.ndarray:
-        runs = measured.partial_runs(n, share)
+        runs = partial_runs(n, budget, measured.partial_cost(1), share)
         quarters = round(quarter_runs * runs)
         quarters = quarters if quarters > 1 else 0
         size = swapped(budget - measured.partial_cost(runs)).membership().expected

@@ -233,13 +233,11 @@ class CodesBase:
     ) -> Float[np.ndarray, "layer head"]:
         """``hidden`` of :class:`Ranking`: the values as far as they are expected to be above the threshold.
 
-        From as many pairs as the budget allows; zero where that is fewer than two.
+        From :func:`partial_runs` pairs; zero where that is fewer than two.
         """
         hidden = np.zeros(self.scorer.heads_.shape[1:])
-        affordable = budget / (COST * self.swaps.share(kept))
-        # two at least, as one says nothing of its error
-        runs = min(PARTIAL_RUNS, len(kept), int(max(PARTIAL_SHARE * affordable, min(affordable, 2))))
-        order = np.random.default_rng(config.seed + 1).permutation(kept)[: max(runs, 0)].tolist()
+        runs = partial_runs(len(kept), budget, COST * self.swaps.share(kept), PARTIAL_SHARE)
+        order = np.random.default_rng(config.seed + 1).permutation(kept)[:runs].tolist()
         quarter = round(QUARTER_RUNS * len(order))
         parts = (
             (HALF_ON, HALF_WEIGHT, order[quarter:] if quarter > 1 else order),
@@ -255,6 +253,18 @@ class CodesBase:
             size = found.expected + HIDDEN_TIE_BREAK * np.abs(found.mean)
             hidden += weight * size.reshape(hidden.shape)
         return hidden
+
+
+def partial_runs(n: int, budget: float, cost: float, share: float) -> int:
+    """Of n pairs, how many are run with all heads partly off.
+
+    Args:
+        budget, cost: of all there is to spend, and of one run, in forward-pass equivalents.
+        share: of the budget that the runs may take; two are run where it pays for two, as one says nothing of its
+            error.
+    """
+    affordable = max(budget / cost, 0)
+    return min(PARTIAL_RUNS, n, int(max(share * affordable, min(affordable, 2))))
 
 
 def _kept(indices: Sequence[int], seed: int) -> list[int]:

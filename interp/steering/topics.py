@@ -54,8 +54,8 @@ def load_topic(name: str) -> Topic:
     stored = _stored()
     kind = "development" if name in stored["development"] else "topics"
     if name not in stored[kind]:
-        seven, others = ", ".join(stored["topics"]), ", ".join(stored["development"])
-        raise InputError(f"unknown topic {name!r}: there are {seven}, and for development {others}")
+        seven, four = ", ".join(stored["topics"]), ", ".join(stored["development"])
+        raise InputError(f"unknown topic {name!r}: there are {seven}, and for development {four}")
     # as many of the other topics as of none: more would cost time and tell little
     others = [text for other, topic in stored[kind].items() if other != name for text in topic["texts"][::3]]
     mine = stored[kind][name]
