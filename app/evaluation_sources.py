@@ -10,14 +10,17 @@ from interp.report.bench_rows import BenchRows, read_bench
 from interp.report.machine_rows import Reproduction, read_reproduction
 from interp.report.quality_rows import Quality, read_quality
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "bench"
 """Tables that come with a checkout."""
+FIRST = "ioi"
+"""The README's, so that it is what a checkout shows before anything was run."""
 
 
 def benches() -> dict[str, Path]:
     """Files by the names that are shown, those of the runs folder first."""
     found = {name: engine.runs() / name / shelf.BENCH for name in shelf.folders("benches")}
-    return found | {f"{path.stem}, of the repository": path for path in sorted(RESULTS.glob("*.json"))}
+    kept = sorted(RESULTS.glob("*.json"), key=lambda path: (path.stem != FIRST, path.stem))
+    return found | {f"{path.stem}, of the repository": path for path in kept}
 
 
 def qualities() -> dict[str, Path]:

@@ -12,8 +12,8 @@ from interp.tasks.errors import InputError
 
 TITLES = dict(COLUMNS)
 LOWER_IS_BETTER = ("cmd", "forwards", "seconds")
-CONTROLS = ("random", "layer-index", "random ranking", "layer index")
-"""Rankings that know nothing of the prompts, by their names now and in earlier tables."""
+CONTROLS = ("random", "layer-index")
+"""Rankings that know nothing of the prompts."""
 _FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -53,7 +53,7 @@ class MethodRow:
 
     @property
     def kind(self) -> str:
-        if self.method.endswith(("(yardstick)", YARDSTICK)):
+        if self.method == YARDSTICK:
             return "yardstick"
         return "control" if self.method in CONTROLS else "method"
 
@@ -79,14 +79,13 @@ class BenchRows:
 
 
 def read_bench(path: Path) -> BenchRows:
-    """Read ``bench.json`` of ``interp bench``, or an earlier table of recovery with its values by seed.
+    """Read ``bench.json`` of ``interp bench``.
 
     Raises:
         InputError: not such a file, or one that was damaged.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        found = _of_bench(result) if "table" in result else _of_recovery(result)
+        found = _read(json.loads(path.read_text(encoding="utf-8")))
     except _FAULTS as error:
         raise InputError(
             f"{path} is damaged ({type(error).__name__}: {error}): run the bench again, or delete it"
@@ -107,7 +106,7 @@ def best_first(rows: Sequence[MethodRow], metric: str) -> list[MethodRow]:
     return sorted(rows, key=order)
 
 
-def _of_bench(result: Mapping[str, Any]) -> BenchRows:
+def _read(result: Mapping[str, Any]) -> BenchRows:
     differences: dict[tuple, dict[str, Difference]] = {}
     for row in result["comparisons"]:
         key = (str(row["scope"]), str(row["method"]), int(row["n"]))
@@ -154,14 +153,3 @@ def _spread(value: Mapping[str, Any] | float) -> Spread:
 
 def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
-
-
-def _of_recovery(result: Mapping[str, Any]) -> BenchRows:
-    rows = []
-    for row in result["rows"]:
-        seeds = row["seeds"]
-        names = [name for name in TITLES if all(seed.get(name) is not None for seed in seeds)]
-        by_name = {name: [float(seed[name]) for seed in seeds] for name in names}
-        values = {name: Spread(sum(v) / len(v), min(v), max(v)) for name, v in by_name.items()}
-        rows.append(MethodRow(str(row["method"]), int(row["n"]), f"{len(seeds)} seeds", values))
-    return BenchRows({str(result["task"]): rows} if rows else {})

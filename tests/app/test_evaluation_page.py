@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from interp.app import evaluation_sources
 from interp.bottlenecks.book_folder import BookFolder
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
@@ -92,11 +93,20 @@ def test_another_metric_number_of_pairs_and_axis_change_table_and_figure(page, r
 
 def test_tables_of_the_repository_are_there_without_any_run(page, tmp_path):
     app = page(tmp_path, METHODS)
-    assert app.selectbox(key="bench").value == "recovery-docstring, of the repository"
+    assert app.selectbox(key="bench").value == "ioi, of the repository"
     table = app.dataframe[0].value.set_index(["method", "pairs"])
     # the README's numbers
-    assert table.loc[("attribution", 100), "value"] == pytest.approx(0.921, abs=5e-4)
-    assert table.loc[("random ranking", 0), "least, largest seed"] == "0.104, 0.208"
+    assert table.loc[("codes", 10), "value"] == pytest.approx(0.845, abs=5e-4)
+    assert table.loc[("random", 10), "value"] == pytest.approx(0.121, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(evaluation_sources.RESULTS.glob("*.json")), ids=lambda path: path.stem
+)
+def test_every_table_of_the_repository_can_be_shown(page, tmp_path, path):
+    app = page(tmp_path, METHODS, bench=f"{path.stem}, of the repository")
+    assert app.selectbox(key="bench").value.startswith(path.stem) and not app.error
+    assert app.dataframe[0].value["value"].notna().any()
 
 
 def test_codebooks_are_shown_with_what_they_cost_and_what_controls_cost(page, runs):

@@ -151,7 +151,7 @@ def test_two_tabs_that_steer_at_once_each_get_what_they_asked_for(tab, runs, tin
 
 
 def test_parts_metrics_and_pairs_of_the_evaluation_stand_in_the_address(tab):
-    page = tab("/evaluation?bench=recovery-ioi%2C+of+the+repository").page
+    page = tab("/evaluation?bench=ioi%2C+of+the+repository").page
     page.get_by_test_id("stButtonGroup").get_by_text("100", exact=True).click()
     expect(page).to_have_url(re.compile("bench_pairs=100"))
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
