@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from interp.bench.plan import POOL, POOL_SEED, YARDSTICK, drawn
+from interp.bench.plan import POOL_SEED, YARDSTICK, Plan, drawn
 from interp.bench.store import read_record, write_record
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model
@@ -48,14 +48,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    plan = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
-    if len(plan["tasks"]) != 1 or len(plan["models"]) != 1:
-        raise InputError(f"{args.bench} is of the tasks {', '.join(plan['tasks'])}: one at a time")
-    task, model = load_task(plan["tasks"][0]), load_model(plan["models"][0])
-    n = args.pairs or min(plan["pairs"])
+    kept = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
+    plan = Plan(**{name: tuple(its) if isinstance(its, list) else its for name, its in kept.items()})
+    if len(targets := plan.targets()) != 1:
+        raise InputError(f"{args.bench} is of {', '.join(target.name for target in targets)}: one at a time")
+    task, model = load_task(targets[0].task), load_model(targets[0].model)
+    n = args.pairs or min(plan.pairs)
     methods = {*args.methods.split(","), args.against} if args.methods else set()
     rankings = _rankings(args.bench, n, methods)
-    pool = task.sample(model.tokenizer, plan.get("pool", POOL), POOL_SEED)
+    pool = task.sample(model.tokenizer, plan.pool, POOL_SEED)
     others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
     counts = [int(share * model.cfg.n_layers * model.cfg.n_heads) for share in GRID]
     ablator = Ablator(model, others)
