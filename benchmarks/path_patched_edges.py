@@ -1,7 +1,7 @@
 """Edge scores against path patching: docs/codes.md's table of edges on the embedded model.
 
     python benchmarks/path_patched_edges.py [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16] [--heads 16]
-    python benchmarks/path_patched_edges.py --pairs 10 --seeds 6 --reference-pairs 48    # the table, in 18 minutes
+    python benchmarks/path_patched_edges.py --seeds 10 --reference-pairs 96 --out FILE    # the table
 
 The universe: every edge into q, k or v among the ``--heads`` heads of largest exact effect (the shipped reference),
 each path-patched alone on held-out pairs. True edges are those whose mean effect is at least ``--threshold`` of the
@@ -9,11 +9,12 @@ clean–corrupt gap. A seed draws pairs of its own, none of them held out; every
 from those and is judged on the universe. *codes, among these* scores the universe's edges alone, as ``interp discover``
 does those among the members that it found: they get all of its patches, and its prior is theirs. That these are the
 heads of largest exact effect is more than ``interp discover`` knows. Intervals are 95 % bootstraps over the held-out
-pairs, seeds averaged.
+pairs and over seeds, both drawn anew.
 """
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +23,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from interp.activations.stream import MetricConsumer, feed
 from interp.circuits.references import load_reference
+from interp.files import write_json
 from interp.models import Model, Site, load_model
 from interp.progress import bar
 from interp.scores.code_edges import CodeEdgesConfig, code_edges
@@ -35,11 +37,14 @@ from interp.scores.result import EdgeScore
 from interp.scores.role_codes import RoleCodes, RoleOutputs
 from interp.scores.swaps import Swaps
 from interp.tasks import load_task
+from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
 
 HELD_OUT_SEED = 3000
 EVERY = 10**7
 RESAMPLES = 1000
+AGAINST = "eap-ig"
+MEASURES = ("roc_auc", "average_precision")
 
 
 def main() -> None:
@@ -51,6 +56,7 @@ def main() -> None:
     parser.add_argument("--reference-pairs", type=int, default=16)
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--threshold", type=float, default=0.02)
+    parser.add_argument("--out", type=Path, help="JSON file that the table is written to")
     args = parser.parse_args()
     model, task = load_model(args.model), load_task(args.task)
     held_out = task.sample(model.tokenizer, args.reference_pairs, HELD_OUT_SEED)
@@ -66,11 +72,17 @@ def main() -> None:
     console.print(
         f"{len(edges)} edges among {args.heads} heads, {len(held_out)} held-out pairs, gap {gap:.2f}: {counts}"
     )
+    if not 0 < (true := int((share >= args.threshold).sum())) < len(edges):
+        raise InputError(f"{true} of {len(edges)} edges reach {args.threshold:.1%}: nothing to tell apart")
     runs = []
     for seed in range(args.seeds):
         pairs = _fresh(task.sample(model.tokenizer, args.pairs + len(held_out), seed), held_out, args.pairs)
         runs.append(_scores(model, pairs, edges, seed))
-    console.print(_table(runs, exact, gaps, args.threshold))
+    rows = _compare(runs, exact, gaps, args.threshold)
+    if args.out:
+        asked = {name: value for name, value in vars(args).items() if name != "out"}
+        write_json(args.out, {**asked, "edges": len(edges), "true": true, "rows": rows})
+    console.print(_table(rows))
 
 
 def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
@@ -136,39 +148,62 @@ def _of(scores: list[EdgeScore] | tuple[EdgeScore, ...], edges: EdgeList) -> np.
     return np.array([known.get((names[u], names[v], str(into)), 0.0) for u, v, into in ends])
 
 
-def _table(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: float) -> Table:
+def _compare(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: float) -> list[dict]:
+    """A row a method: its mean over seeds, and how much that is above EAP-IG's, each with its interval."""
     generator = np.random.default_rng(0)
-    draws = [np.arange(len(exact)), *generator.integers(len(exact), size=(RESAMPLES, len(exact)))]
-    truths = [np.abs(exact[draw].mean(0)) >= threshold * abs(gaps[draw].mean()) for draw in draws]
+    n, seeds = len(exact), len(runs)
+    draws = [(np.arange(n), np.arange(seeds))]
+    draws += [
+        (generator.integers(n, size=n), generator.integers(seeds, size=seeds)) for _ in range(RESAMPLES)
+    ]
     # [draw, method, ROC AUC or average precision], mean over seeds
-    both = np.array(
-        [
-            [np.mean([_agreement(truth, run[method][0]) for run in runs], axis=0) for method in runs[0]]
-            for truth in truths
-        ]
-    )
-    table = Table(title=f"{truths[0].sum()} true edges of {len(truths[0])}, mean over {len(runs)} seeds")
-    for name in ("method", "forwards a pair", "ROC AUC", "less eap-ig", "average precision", "less eap-ig"):
+    both = []
+    for rows, some in draws:
+        truth = np.abs(exact[rows].mean(0)) >= threshold * abs(gaps[rows].mean())
+        by_seed = {
+            seed: [_agreement(truth, scores) for scores, _cost in runs[seed].values()] for seed in set(some)
+        }
+        both.append(np.mean([by_seed[seed] for seed in some], axis=0))
+    both = np.array(both)
+    less = both - both[:, [list(runs[0]).index(AGAINST)]]
+    return [
+        {
+            "method": method,
+            "forwards": float(np.mean([run[method][1] for run in runs])),
+            **{name: _spread(both[:, row, which]) for which, name in enumerate(MEASURES)},
+            **{f"{name}_less": _spread(less[:, row, which]) for which, name in enumerate(MEASURES)},
+        }
+        for row, method in enumerate(runs[0])
+    ]
+
+
+def _table(rows: list[dict]) -> Table:
+    table = Table(box=None)
+    for name in (
+        "method",
+        "forwards a pair",
+        "ROC AUC",
+        f"less {AGAINST}",
+        "average precision",
+        f"less {AGAINST}",
+    ):
         table.add_column(name, justify="left" if name == "method" else "right")
-    against = list(runs[0]).index("eap-ig")
-    for row, method in enumerate(runs[0]):
+    for row in rows:
         cells = []
-        for which in range(2):
-            cells.append(_interval(both[:, row, which], "{:.3f}"))
-            less = both[:, row, which] - both[:, against, which]
-            cells.append("" if row == against else _interval(less, "{:+.3f}"))
-        cost = np.mean([run[method][1] for run in runs])
-        table.add_row(method, f"{cost:.1f}", *cells)
+        for name in MEASURES:
+            cells.append("{:.3f} [{:.3f}, {:.3f}]".format(*row[name]))
+            less = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row[f"{name}_less"])
+            cells.append("" if row["method"] == AGAINST else less)
+        table.add_row(row["method"], f"{row['forwards']:.1f}", *cells)
     return table
+
+
+def _spread(values: np.ndarray) -> list[float]:
+    return [float(values[0]), *np.percentile(values[1:], [2.5, 97.5]).tolist()]
 
 
 def _agreement(truth: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     return roc_auc_score(truth, scores), average_precision_score(truth, scores)
-
-
-def _interval(values: np.ndarray, text: str) -> str:
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return " ".join((text.format(values[0]), f"[{text.format(low)}, {text.format(high)}]"))
 
 
 if __name__ == "__main__":
