@@ -36,7 +36,7 @@ def steer(
         str | None,
         typer.Option(
             metavar="SITE=ID,…",
-            help="codes, such as a12.h3=417,m5=31; to be added with a weight, a12.h3=417*0.5",
+            help="codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5",
         ),
     ] = None,
     topic: Annotated[

@@ -52,6 +52,9 @@ def print_members(run: Run) -> None:
     inside = len(run.members)
     checked = sum(part["effect"] is not None for part in (*result["heads"], *result["mlps"]))
     console.print(f"{inside} members of {checked} checked, {len(result['edges'])} edges scored among them")
+    universe = len(result["heads"]) + (len(result["mlps"]) if "mlps" in result["universe"] else 0)
+    if inside == checked < universe:
+        console.print(f"all that were checked are members, so there may be more: --candidates {2 * checked}")
     if proposed := result.get("proposed"):
         console.print(
             f"before the check, at {proposed['false_discovery_rate']:.0%} false discoveries: "

@@ -121,6 +121,12 @@ def test_options_reach_the_discovery(command):
     assert result["universe"] == "heads+mlps"
 
 
+def test_a_circuit_that_the_number_of_candidates_cuts_off_says_so(journey, command):
+    hint = "all that were checked are members, so there may be more: --candidates 2"
+    assert hint in command("discover", PLANTED, "-n", "8", "--candidates", "1").out
+    assert "there may be more" not in journey[1].stdout
+
+
 def test_a_report_can_be_written_again_and_runs_compared(journey, command):
     folder, _ = journey
     shutil.copytree(folder / "runs" / f"{PLANTED}-codes", "one")

@@ -71,7 +71,7 @@ with st.form("steer"):
     prompt = st.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=80)
     if source == BY_NAME:
         named = st.text_area(
-            "Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, m5=31*0.5"
+            "Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, a14.h0=3*0.5"
         )
     elif source == OF_TOPIC:
         topic = st.selectbox("Topic", topics(), key="topic", bind=IN_URL)
