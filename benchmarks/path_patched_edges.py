@@ -160,6 +160,8 @@ def _compare(runs: list[dict], exact: np.ndarray, gaps: np.ndarray, threshold: f
     both = []
     for rows, some in draws:
         truth = np.abs(exact[rows].mean(0)) >= threshold * abs(gaps[rows].mean())
+        if not 0 < truth.sum() < len(truth):
+            continue  # a resample with nothing to tell apart has no ROC AUC
         by_seed = {
             seed: [_agreement(truth, scores) for scores, _cost in runs[seed].values()] for seed in set(some)
         }

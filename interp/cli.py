@@ -16,7 +16,7 @@ from interp.cli_index import index_app
 from interp.cli_reproduce import reproduce_app
 from interp.cli_steer import steer
 from interp.cli_tasks import tasks_app
-from interp.failures import fail, run
+from interp.failures import goes_on, run
 from interp.options import (
     DEFAULT_MODEL,
     BatchOption,
@@ -134,7 +134,6 @@ def discover(
         method, wanted.name, key_values(set_), batch_size=batch_size, threshold=threshold, seed=seed
     )
     settings = {
-        "n": wanted.default_n if n is None else n,
         "seed": seed,
         "counterfactual": counterfactual,
         "n_candidates": candidates,
@@ -142,12 +141,12 @@ def discover(
         "threshold": getattr(config, "threshold", threshold),
         "batch_size": config.batch_size,
     }
-    check_settings(wanted, **settings)
+    check_settings(wanted, n=wanted.default_n if n is None else n, **settings)
     parse_device(device), parse_dtype(dtype)
     spec = default_model(wanted) if model is None else model
     loaded = load_model(spec, device=device, dtype=dtype)
     found = find(
-        wanted, model=loaded, method=method, config=config, mlps=mlps, bos=bos, stage=bar, **settings
+        wanted, model=loaded, method=method, config=config, n=n, mlps=mlps, bos=bos, stage=bar, **settings
     )
     replaced = (folder / RESULT).is_file()
     prompts = wanted if isinstance(wanted, PromptFile) else None
@@ -172,7 +171,12 @@ def reference(
         ),
     ] = None,
     model: ModelOption = None,
-    n: Annotated[int, whole_option("--n", "-n", least=1, help="prompt pairs")] = 200,
+    n: Annotated[
+        int | None,
+        whole_option(
+            "--n", "-n", least=1, help="prompt pairs [default: 200, or as many as a prompt file has]"
+        ),
+    ] = None,
     seed: SeedOption = 1000,
     counterfactual: CounterfactualOption = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="safetensors file to write")] = None,
@@ -213,7 +217,7 @@ def reference(
     parse_device(device), parse_dtype(dtype)
     partial = path.with_suffix(".partial.safetensors")
     loaded = load_model(spec, device=device, dtype=dtype)
-    try:
+    with goes_on(partial):
         measured = measure_reference(
             wanted,
             loaded,
@@ -224,8 +228,6 @@ def reference(
             batch_size=batch_size,
             stage=bar,
         )
-    except KeyboardInterrupt:
-        fail(f"interrupted: the same command goes on from {partial}", 130)
     measured.save(path)
     partial.unlink(missing_ok=True)
     print_reference(measured)

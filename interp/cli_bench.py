@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from interp.failures import INTERRUPTED, fail
+from interp.failures import goes_on
 from interp.options import DEFAULT_MODEL, BatchOption, DeviceOption, DtypeOption, whole, whole_option
 
 
@@ -36,7 +36,9 @@ def bench(
     against: Annotated[
         str | None,
         typer.Option(
-            metavar="METHOD", show_default="attribution", help="method the others are compared with"
+            metavar="METHOD",
+            show_default="attribution if it is among them, else the first",
+            help="method the others are compared with",
         ),
     ] = None,
     out: Annotated[
@@ -65,12 +67,10 @@ def bench(
     from interp.report.bench import render_bench
 
     parse_device(device), parse_dtype(dtype)
-    try:
+    with goes_on(out):
         result = run_bench(
             plan, out, device=device, dtype=dtype, batch_size=batch_size, stage=bar, say=typer.echo
         )
-    except KeyboardInterrupt:
-        fail(f"interrupted: the same command goes on from {out}", INTERRUPTED)
     import pandas
 
     write_json(out / "bench.json", result)

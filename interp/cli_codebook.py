@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from interp.failures import goes_on
 from interp.options import (
     DEFAULT_MODEL,
     MOST_SEED,
@@ -15,6 +16,7 @@ from interp.options import (
     DtypeOption,
     SomeModelOption,
     TextOption,
+    file_name,
     one_of,
     whole_option,
 )
@@ -66,11 +68,10 @@ def fit(
     """Fit one codebook per site by k-means, without gradients; resumes where a killed run stopped."""
     from interp.files import check_folder
 
-    name = Path(model).name if "/" in model else model
-    folder = out or Path("codebooks") / f"{name}-{selection}-k{k}"
+    folder = out or Path("codebooks") / f"{file_name(model)}-{selection}-k{k}"
     check_folder(folder, "manifest.json", "--out")
 
-    from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+    from interp.bottlenecks.fitting import FitConfig, fit_codebooks, new_books
     from interp.models import load_model
     from interp.progress import bar
     from interp.text import load_text, open_sources
@@ -80,9 +81,11 @@ def fit(
         n_codes=codes, k=k, selection=selection, magnitude=magnitude, sequential=sequential, seed=seed
     )
     loaded = load_model(model, device=device, dtype=dtype)
-    text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
     patterns = [part for group in sites for part in group.replace(",", " ").split()]
-    books = fit_codebooks(loaded, text, patterns, folder, config, batch_size=batch_size, stage=bar)
+    new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
+    text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
+    with goes_on(folder):
+        books = fit_codebooks(loaded, text, patterns, folder, config, batch_size=batch_size, stage=bar)
     typer.echo(
         f"fitted   {len(books.sites)} sites on {text.n_tokens} tokens of {text.spec} "
         f"({len(text.tokens)} blocks of {context}, {text.n_documents} documents)"

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from interp.cli_codebook import codebook_app
+from interp.failures import goes_on
 from interp.options import (
     DEFAULT_MODEL,
     MOST_SEED,
     BlocksOption,
     DeviceOption,
     TextOption,
+    file_name,
     number_option,
     one_of,
     whole_option,
@@ -94,8 +96,7 @@ def train(
     if start is not None:
         found = BookFolder.open(start)
     else:
-        name = (model or DEFAULT_MODEL).rpartition("/")[2]
-        start = Path("codebooks") / f"{name}-residual-k8"
+        start = Path("codebooks") / f"{file_name(model or DEFAULT_MODEL)}-residual-k8"
         found = BookFolder.open(start) if BookFolder.exists(start) else None
     folder = out or start.with_name(f"{start.name}-{objective}")
     check_folder(folder, "manifest.json", "--out")
@@ -139,7 +140,8 @@ def train(
         )
         typer.echo(f"step {done}/{n_steps}  {describe(result)}{speed}")
 
-    books = train_codebooks(loaded, found, text, folder, config, stage=bar, watch=watch)
+    with goes_on(folder):
+        books = train_codebooks(loaded, found, text, folder, config, stage=bar, watch=watch)
     typer.echo(
         f"trained  {len(books.sites)} sites on {epochs} × {text.n_tokens} tokens of {text.spec}, {objective}"
     )

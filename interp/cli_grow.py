@@ -58,11 +58,13 @@ def grow(
     from interp.scores.growth import MOST_PAIRS, GrowthConfig
     from interp.scores.growth import grow as grown
     from interp.tasks.holdout import held_out_pairs
+    from interp.tasks.sampling import sample_pairs
 
     parse_device(device), parse_dtype(dtype)
     loaded = load_model(default_model(wanted) if model is None else model, device=device, dtype=dtype)
-    n = min(wanted.default_n if n is None else n, MOST_PAIRS)
-    pairs = wanted.sample(loaded.tokenizer, n, seed, counterfactual)
+    most = min(wanted.default_n, MOST_PAIRS)
+    asked = None if n is None else min(n, MOST_PAIRS)
+    pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
     others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
     config = GrowthConfig(batch_size=batch_size)
     n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads

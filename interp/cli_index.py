@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from interp.failures import goes_on
 from interp.options import (
     DEFAULT_MODEL,
     MOST_SEED,
@@ -16,6 +17,7 @@ from interp.options import (
     DtypeOption,
     SomeModelOption,
     TextOption,
+    file_name,
     one_of,
     share,
     whole_option,
@@ -61,7 +63,7 @@ def build(
     """Write the codes of a corpus to disk; resumes where a killed build stopped."""
     from interp.files import check_folder
 
-    name, source = Path(model).name, Path(data).stem if Path(data).exists() else data
+    name, source = file_name(model), Path(data).stem if Path(data).exists() else data
     folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
     check_folder(folder, "manifest.json", "--out")
 
@@ -80,16 +82,17 @@ def build(
     where = codebooks_folder(loaded, codebooks, k=k)
     books = load_codebooks(where, loaded, k=k)
     text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
-    index = build_index(
-        loaded,
-        books,
-        text,
-        folder,
-        books_folder=where,
-        error_term=not spliced,
-        batch_size=batch_size,
-        stage=bar,
-    )
+    with goes_on(folder):
+        index = build_index(
+            loaded,
+            books,
+            text,
+            folder,
+            books_folder=where,
+            error_term=not spliced,
+            batch_size=batch_size,
+            stage=bar,
+        )
     print_index(index)
     typer.echo(f"saved    {folder}")
     words = ["index", "search", str(folder), "--regex", r"\bNew \w+"]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from interp.failures import INTERRUPTED, fail
+from interp.failures import goes_on
 from interp.options import MOST_SEED, DeviceOption, one_of, whole_option
 
 reproduce_app = typer.Typer(
@@ -54,10 +54,8 @@ def tokfsm(
     words = ["interp", "reproduce", "tokfsm", "--scale", scale, "--seed", str(seed)]
     words += [] if tokens is None else ["--tokens", str(tokens)]
     words += [] if out is None else ["--out", str(out)]
-    try:
+    with goes_on(folder):
         training = train(wanted, folder, device=str(parse_device(device)), stage=bar)
         save(training, measure(training, stage=bar), folder, words)
-    except KeyboardInterrupt:
-        fail(f"interrupted: the same command goes on from {folder}", INTERRUPTED)
     typer.echo((folder / PAGE).read_text(encoding="utf-8"))
     typer.echo(f"saved    {folder}")

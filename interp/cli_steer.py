@@ -63,8 +63,9 @@ def steer(
         ),
     ] = None,
     slots: Annotated[
-        int, whole_option("--slots", least=1, help="of a vector's k codes, how many become the code")
-    ] = 1,
+        int | None,
+        whole_option("--slots", least=1, help="of a vector's k codes, how many become the code [default: 1]"),
+    ] = None,
     add: Annotated[
         float | None,
         typer.Option(
@@ -87,13 +88,14 @@ def steer(
         ),
     ] = "generated",
     by: Annotated[
-        str,
+        str | None,
         typer.Option(
             parser=one_of("difference", "detection"),
             metavar="RULE",
-            help="what ranks codes: difference (what texts with it have more), detection (what tells of it)",
+            help="what ranks codes: difference (what texts with it have more), detection (what tells of it) "
+            "[default: difference]",
         ),
-    ] = "difference",
+    ] = None,
     control: Annotated[
         bool, typer.Option("--control", help="a third text, with random codes of the same sites")
     ] = False,
@@ -121,6 +123,13 @@ def steer(
         raise InputError("say what to steer towards: one of --codes, --topic and --like")
     if unlike is not None and like is None:
         raise InputError("--unlike goes with --like: name the texts with the behaviour too")
+    if codes is not None and (dose is not None or by is not None):
+        raise InputError(
+            "--dose and --by go with --topic and --like: codes that are named are not looked for"
+        )
+    if slots is not None and not (set_them or (codes is not None and add is None and not forbid)):
+        raise InputError("--slots goes with codes that are set: name them, or give --set")
+    slots = slots or 1
 
     from interp.steering.edits import code_edits, parse_codes
     from interp.steering.topics import load_topic, neutral_texts, read_lines
@@ -141,7 +150,7 @@ def steer(
     from interp.progress import bar
     from interp.steer_console import print_found, print_repeat, print_side_by_side
     from interp.steering.controls import random_codes
-    from interp.steering.find import find_codes
+    from interp.steering.find import RANKINGS, find_codes
     from interp.steering.found import SCALE
     from interp.steering.kept import identity, recall, request_key
     from interp.steering.steer import steer as steered_model
@@ -149,6 +158,7 @@ def steer(
     loaded = load_model(model, device=device, dtype=dtype)
     books = load_codebooks(codebooks, loaded, k=k)
     if not given:
+        by = by or RANKINGS[0]
         key = request_key(identity(loaded, books), positive, negative, by, seed)
         found = recall(None, key) or find_codes(
             loaded, books, positive, negative, by=by, seed=seed, stage=bar

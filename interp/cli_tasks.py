@@ -44,7 +44,8 @@ def tasks_show(
     batch_size: BatchOption = 16,
 ) -> None:
     """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
-    from interp.tasks import PromptFile, load_task
+    from interp.tasks import load_task
+    from interp.tasks.sampling import sample_pairs
 
     wanted = load_task(task)
 
@@ -55,9 +56,7 @@ def tasks_show(
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
     loaded = load_model(spec, device=device, dtype=dtype)
-    # a file may well hold fewer pairs than this default
-    wanted_n = min(n, wanted.default_n) if isinstance(wanted, PromptFile) else n
-    pairs = wanted.sample(loaded.tokenizer, wanted_n, seed, counterfactual)
+    pairs = sample_pairs(wanted, loaded.tokenizer, None, n, seed, counterfactual)
     print_examples(loaded, pairs, examples, batch_size)
 
 
@@ -74,6 +73,7 @@ def tasks_export(
     from interp.files import check_file
     from interp.tasks import load_task
     from interp.tasks.prompt_file import write_prompt_file
+    from interp.tasks.sampling import sample_pairs
 
     wanted = load_task(task)
     if file.suffix.lower() != ".json":
@@ -85,6 +85,6 @@ def tasks_export(
 
     check_counterfactual(wanted, counterfactual)
     tokenizer = load_tokenizer(default_model(wanted) if model is None else model)
-    pairs = wanted.sample(tokenizer, wanted.default_n if n is None else n, seed, counterfactual)
+    pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)
     typer.echo(f"saved    {file}: {len(pairs)} pairs (interp discover {file})")

@@ -30,10 +30,12 @@ def print_members(run: Run) -> None:
     """The circuit as a table, and how the scores compare with the references there are."""
     result, console = run.result, _console()
     gap = result["metric"]["clean"] - result["metric"]["corrupt"]
+    dropped = result.get("provenance", {}).get("pairs", {}).get("dropped", {})
+    causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
     console.print(
         f"{result['task']} on {result['model']} by {result['method']}: {result['metric']['name']} "
         f"{_plain(result['metric']['clean'])} clean, {_plain(result['metric']['corrupt'])} corrupt, "
-        f"{result['n_pairs']} pairs, universe {result['universe']}"
+        f"{result['n_pairs']} pairs{f' ({causes})' if causes else ''}, universe {result['universe']}"
     )
     table = Table("member", "looks like", box=None, padding=(0, 1))
     for name in ("score", "effect", "95 % interval", "of the gap"):

@@ -32,6 +32,7 @@ from interp.tasks import load_task
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs, Task
 from interp.tasks.planted import planted_task_names
+from interp.tasks.sampling import sample_pairs
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 EDGE_PAIRS = 32
@@ -59,7 +60,7 @@ def discover(
     Args:
         task: a shipped name, a prompt file, a class of one's own (see :func:`interp.tasks.load_task`), or a task.
         model: a spec (see :func:`interp.models.load_model`) or a loaded model; :func:`default_model` if not given.
-        n: pairs; the task's own default if not given.
+        n: pairs; if not given the task's own default, or as many as a prompt file has with this tokenizer.
         config: the method's config object; its defaults if not given.
         n_candidates: how many of the best-scored components are checked by exact interchange.
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
@@ -80,10 +81,9 @@ def discover(
             "them, so give the same"
         )
     task = load_task(task)
-    n = task.default_n if n is None else n
     check_settings(
         task,
-        n=n,
+        n=task.default_n if n is None else n,
         seed=seed,
         counterfactual=counterfactual,
         n_candidates=n_candidates,
@@ -96,9 +96,10 @@ def discover(
         with clock("load"):
             model = load_model(model)
     with clock("sample"):
-        pairs = task.sample(model.tokenizer, n, seed, counterfactual, bos=bos)
+        pairs = sample_pairs(task, model.tokenizer, n, task.default_n, seed, counterfactual, bos=bos)
     if not isinstance(pairs, PromptPairs):
         raise InputError(f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}")
+    _check_number(task, len(pairs))
     longest = max(len(pair.clean_tokens) for pair in pairs)
     if longest > model.cfg.n_ctx:
         raise InputError(f"prompts of {longest} tokens: the model reads at most {model.cfg.n_ctx}")
@@ -156,10 +157,7 @@ def check_settings(
     Raises:
         InputError: naming the value and what is allowed.
     """
-    if n < MIN_PAIRS:
-        raise InputError(
-            f"n {n}: too few, at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit"
-        )
+    _check_number(task, n)
     if n_candidates < 1:
         raise InputError(f"{n_candidates} candidates: at least 1 is needed")
     for name, value, least in (("seed", seed, 0), ("batch size", batch_size, 1)):
@@ -168,6 +166,13 @@ def check_settings(
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold}: it is a share of the clean–corrupt gap, from 0 to 1")
     check_counterfactual(task, counterfactual)
+
+
+def _check_number(task: Task, n: int) -> None:
+    if n < MIN_PAIRS:
+        raise InputError(
+            f"n {n}: too few, at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit"
+        )
 
 
 def check_counterfactual(task: Task, counterfactual: str | None) -> None:

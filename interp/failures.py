@@ -12,16 +12,19 @@ status
 A traceback is a bug of ours.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import typer
 
 from interp.tasks.errors import InputError
 
-UNTOUCHED = "nothing half-written is left, an earlier result stays as it was"
 INTERRUPTED = 130
+UNTOUCHED = "nothing half-written is left, an earlier result stays as it was"
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -50,6 +53,15 @@ def run(app: typer.Typer) -> NoReturn:
             raise
         fail(f"out of memory: try a smaller --batch-size or --dtype bfloat16; {UNTOUCHED}", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def goes_on(place: Path) -> Iterator[None]:
+    """Around work that is kept as it is done: an interrupt says that the same command goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(f"interrupted: the same command goes on from {place}", INTERRUPTED)
 
 
 def fail(message: str, status: int) -> NoReturn:

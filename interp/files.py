@@ -13,6 +13,16 @@ from interp.tasks.errors import InputError
 _SAMPLE_BYTES = 1 << 20
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()
+"""Read once, while there is one thread: reading means setting, and other threads write files meanwhile."""
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success and vanishes on any failure."""
@@ -23,7 +33,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~umask())
+        os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -84,9 +94,3 @@ def check_file(path: Path, option: str) -> None:
     if Path(path).is_dir():
         raise InputError(f"{option} {path} is a folder: name a file")
     check_writable(path, option)
-
-
-def umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -83,7 +83,9 @@ def key_values(texts: list[str]) -> dict[str, str]:
 
 def file_name(text: str) -> str:
     """A task or model as part of a file's name: of a path its last part without the ending."""
-    return Path(text).stem if Path(text).suffix in (".json", ".jsonl", ".gguf") else text.replace("/", "-")
+    if Path(text).suffix in (".json", ".jsonl", ".gguf"):
+        return Path(text).stem
+    return text.strip("/").replace("/", "-")
 
 
 def default_folder(task: str, model: str | None, method: str) -> Path:

@@ -169,6 +169,9 @@ def _recovery(pairs: PromptPairs, model: Model, scores: Scores) -> dict:
         if truth.shape != scores.heads.shape:
             continue
         measured = isinstance(reference, MeasuredReference)
+        # an effect of exchange with other corrupt prompts is another quantity
+        if measured and reference.provenance["counterfactual"] != pairs.counterfactual:
+            continue
         effects = reference.effects() if measured else None
         found[reference.name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()
         if measured:

@@ -12,13 +12,16 @@ from interp.scores import METHODS
 from interp.scores.patching import PatchingConfig
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import Task
+from interp.tasks.sampling import sample_pairs
+
+N_PAIRS = 200
 
 
 def measure_reference(
     task: Task,
     model: Model,
     *,
-    n: int = 200,
+    n: int | None = None,
     seed: int = 1000,
     counterfactual: str | None = None,
     checkpoint: Path | None = None,
@@ -27,7 +30,8 @@ def measure_reference(
 ) -> MeasuredReference:
     """Exact interchange of every component on ``n`` pairs; a killed run resumes from ``checkpoint``.
 
-    The seed differs from a discovery's default, so that a method is judged on prompts it has not seen.
+    Without ``n`` it is 200 pairs, or as many as a prompt file has. The seed differs from a discovery's default, so that
+    a method is judged on prompts it has not seen.
 
     Raises:
         InputError: the model does not score clean prompts higher than corrupt ones; looked at first, with a hundredth
@@ -36,7 +40,7 @@ def measure_reference(
     spec = describe_model(model)["spec"]
     if spec is None:
         raise InputError("this model was not loaded by load_model: a reference must name its model")
-    pairs = task.sample(model.tokenizer, n, seed, counterfactual)
+    pairs = sample_pairs(task, model.tokenizer, n, N_PAIRS, seed, counterfactual)
     scorer = MetricConsumer(len(pairs))
     with stage("does the model do the task?", len(pairs)) as advance:
         feed(model, pairs, [scorer], batch_size=batch_size, progress=advance)

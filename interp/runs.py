@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from interp.circuits.circuit import Circuit, Component
-from interp.files import atomic_path, check_writable, umask, write_json, write_text
+from interp.files import UMASK, atomic_path, check_writable, write_json, write_text
 from interp.scores.result import EdgeScore
 from interp.tasks import PromptFile, PromptPairs, load_task, task_names
 from interp.tasks.errors import InputError
@@ -150,7 +150,7 @@ class Run:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            temporary.chmod(0o777 & ~umask())
+            temporary.chmod(0o777 & ~UMASK)
             write_json(temporary / RESULT, self.result)
             write_json(temporary / DETAILS, self.details)
             with atomic_path(temporary / ARRAYS) as path:

@@ -2,6 +2,7 @@
 
 from .errors import InputError
 from .pairs import PromptPairs, Task
+from .sampling import as_many_as_there_are
 
 HELD_OUT_SEED = 2000
 
@@ -29,30 +30,12 @@ def held_out_pairs(
         return [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen][:n]
 
     asked = n
-    pairs = _as_many_as_there_are(sample, 0, asked)
+    pairs = as_many_as_there_are(sample, asked)
     while (missing := n - len(fresh(pairs))) and len(pairs) == asked:
         asked += missing
-        pairs = _as_many_as_there_are(sample, len(pairs), asked)
+        pairs = as_many_as_there_are(sample, asked, least=len(pairs))
     if not fresh(pairs):
         raise InputError(
             f"task {task.name!r} has no pairs beyond the {len(pool)} used: none to hold out, use fewer"
         )
     return pairs.subset(fresh(pairs))
-
-
-def _as_many_as_there_are(sample, least: int, most: int) -> PromptPairs:
-    """The largest sample of at most ``most`` pairs; the task is known to have ``least``."""
-    try:
-        return sample(most)
-    except InputError:
-        if most == 1:
-            raise
-    most -= 1
-    while least < most:
-        middle = (least + most + 1) // 2
-        try:
-            sample(middle)
-            least = middle
-        except InputError:
-            most = middle - 1
-    return sample(max(least, 1))

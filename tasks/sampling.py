@@ -36,6 +36,50 @@ def check_request(task: Task, n: int, counterfactual: str | None) -> str:
     return counterfactual
 
 
+def sample_pairs(
+    task: Task,
+    tokenizer,
+    n: int | None,
+    usual: int,
+    seed: int = 0,
+    counterfactual: str | None = None,
+    *,
+    bos: bool = True,
+) -> PromptPairs:
+    """``n`` pairs; where no number is asked for ``usual``, or as many as the task has with this tokenizer.
+
+    Raises:
+        InputError: fewer than were asked for, or none.
+    """
+
+    def sample(asked: int) -> PromptPairs:
+        return task.sample(tokenizer, asked, seed, counterfactual, bos=bos)
+
+    return as_many_as_there_are(sample, usual) if n is None else sample(n)
+
+
+def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, least: int = 0) -> PromptPairs:
+    """The largest sample of at most ``most`` pairs; there are known to be ``least``.
+
+    Raises:
+        InputError: there are none.
+    """
+    try:
+        return sample(most)
+    except InputError:
+        if most == 1:
+            raise
+    most -= 1
+    while least < most:
+        middle = (least + most + 1) // 2
+        try:
+            sample(middle)
+            least = middle
+        except InputError:
+            most = middle - 1
+    return sample(max(least, 1))
+
+
 def seeded(*parts: object) -> random.Random:
     """A random stream that depends on nothing but ``parts``.
 

@@ -308,6 +308,14 @@ def test_doctor_is_content_with_this_installation(command):
 
 
 @pytest.mark.slow
+def test_effects_with_other_corrupt_prompts_are_no_reference(command):
+    words = ["discover", "ioi", "-n", "5", "--method", "layer-index", "--candidates", "1"]
+    assert "against ioi/smollm2-135m-instruct" in command(*words).out
+    other = command(*words, "--counterfactual", "s2_io")
+    assert other.code == 0 and "against ioi" not in other.out
+
+
+@pytest.mark.slow
 def test_the_default_task_is_shown_on_the_default_model(command):
     outcome = command("tasks", "show", "ioi", "-n", "16", "--examples", "1")
     assert outcome.code == 0, outcome.err

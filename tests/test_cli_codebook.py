@@ -82,6 +82,22 @@ def test_a_second_fit_of_the_same_is_at_once_done_and_of_another_refused(command
     assert other.code == 2 and "codebooks of another" in other.error
 
 
+def test_an_interrupted_fit_says_where_it_goes_on_from(command, model, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.bottlenecks.fitting._learn", interrupted)
+        done = command("fit", "--model", model, *FIT, "--out", "books")
+    assert done.code == 130 and "the same command goes on from books" in done.error
+    assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
+
+
+def test_a_site_that_is_not_there_does_not_wait_for_the_text(command, model, monkeypatch):
+    monkeypatch.setattr("interp.text.load_text", None)
+    assert "unknown site 'hedas'" in command("fit", "--model", model, "--sites", "hedas").error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

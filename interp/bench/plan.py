@@ -40,7 +40,6 @@ LIMITS = {
     "nap-ig-activations": Limit(10, 3),
     "eap-ig-activations": Limit(10, 3),
     "acdc": Limit(10, 3),
-    "acdc-edges": Limit(10, 1),
     "subnetwork-probing": Limit(10, 10),
     "contextual-decomposition": Limit(10, 10),
     REFERENCE_METHOD: Limit(100, 3),
@@ -83,7 +82,8 @@ class Plan:
         methods: registered names; all of them if empty, but the one that references are measured by.
         pairs: numbers of pairs.
         seeds: subsets of the pool that are drawn, seeds 0, 1, ….
-        against: the method that all others are compared with.
+        against: the method among them that all others are compared with; if not given attribution, or the first where
+            that is not among them.
         pool, held_out: pairs in the pool, and pairs that circuits are run on.
         reference: pairs that exact effects are measured on where none are shipped.
 
@@ -96,7 +96,7 @@ class Plan:
     methods: tuple[str, ...] = ()
     pairs: tuple[int, ...] = (10, 25, 100)
     seeds: int = 10
-    against: str = BASELINE
+    against: str | None = None
     pool: int = POOL
     held_out: int = HELD_OUT
     reference: int = REFERENCE_PAIRS
@@ -105,13 +105,18 @@ class Plan:
         if not self.methods:
             every = tuple(name for name in METHODS if name != REFERENCE_METHOD)
             object.__setattr__(self, "methods", every)
-        for name in (*self.methods, self.against):
+        for name in self.methods:
             load_method(name)
         for what in ("tasks", "models", "methods", "pairs"):
             values = getattr(self, what)
             if not values:
                 raise InputError(f"no {what}: at least one is needed")
             object.__setattr__(self, what, tuple(dict.fromkeys(values)))
+        if self.against is None:
+            object.__setattr__(self, "against", BASELINE if BASELINE in self.methods else self.methods[0])
+        elif self.against not in self.methods:
+            load_method(self.against)
+            raise InputError(f"against {self.against}: it is not among the methods {', '.join(self.methods)}")
         for name in self.tasks:
             load_task(name)
         if self.models != (DEFAULT_MODEL,) and set(self.tasks) <= set(planted_task_names()):

@@ -85,17 +85,12 @@ def fit_codebooks(
     """
     config = config or FitConfig()
     folder = Path(folder)
-    places = expand_sites(model, sites)
-    if not places:
-        raise InputError("no site: name some, such as heads, mlps, a*, m5")
-    books = {
-        place: _new_book(model, place, config) for place in places
-    }  # the config is checked before any work
+    books = new_books(model, sites, config)
     if text.n_tokens < config.n_codes:
         raise InputError(
             f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token per code"
         )
-    request = _request(model, text, places, config, batch_size)
+    request = _request(model, text, list(books), config, batch_size)
     if BookFolder.exists(folder):
         found = BookFolder.open(folder)
         check_request(folder, found.manifest, request)
@@ -108,6 +103,18 @@ def fit_codebooks(
             return BookFolder.finish(folder, request, leftovers=folder / WORK)
     except Timeout:
         raise InputError(f"{folder}: another process is fitting codebooks there") from None
+
+
+def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Site, Codebook]:
+    """Codebooks that have seen nothing yet, one a site.
+
+    Raises:
+        InputError: no such site, or a config that cannot be.
+    """
+    places = expand_sites(model, sites)
+    if not places:
+        raise InputError("no site: name some, such as heads, mlps, a*, m5")
+    return {place: _new_book(model, place, config) for place in places}
 
 
 def _fit(

@@ -34,7 +34,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Circuit:
-    """The outcome of a discovery; JSON round trip by :meth:`save` and :meth:`load`."""
+    """The outcome of a discovery."""
 
     model: str
     task: str

@@ -71,11 +71,14 @@ class Reference:
 
 
 def load_reference(name: str) -> Reference | MeasuredReference:
-    """The published list or shipped measurement of this name, or the measurement in a safetensors file."""
+    """As :func:`named_reference`, or the measurement in a safetensors file."""
+    return MeasuredReference.load(name) if name.endswith(".safetensors") else named_reference(name)
+
+
+def named_reference(name: str) -> Reference | MeasuredReference:
+    """The published list or shipped measurement of this name; never a file, so that a name can come from anywhere."""
     if name in _published():
         return _published()[name]
-    if name.endswith(".safetensors"):
-        return MeasuredReference.load(name)
     measured = shipped_measured()
     if name in measured:
         return measured[name]

@@ -68,6 +68,8 @@ def prompt_codes(
     begin = first_token(model.tokenizer)
     place = position % len(ids) + (begin is not None)
     tokens = torch.tensor([[*([] if begin is None else [begin]), *ids]], device=device)
+    if tokens.shape[1] > model.cfg.n_ctx:
+        raise InputError(f"a prompt of {tokens.shape[1]} tokens: the model reads at most {model.cfg.n_ctx}")
     with attach(model, books, error_term=bool(index.manifest["error_term"])) as attached:
         model(tokens)
     found = {}

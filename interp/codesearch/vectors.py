@@ -48,13 +48,16 @@ def nearest_codes(index: CodeIndex, book: str, code: int, n: int = 10) -> list[N
 def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10) -> LogitLens:
     """The code's vector through W_O (heads), the final norm and the unembedding, as if it were all of the residual.
 
-    What the blocks between make of it is left out: early layers' codes often say little here.
+    What the blocks between make of it is left out: early layers' codes often say little here. A code of nothing, which
+    training puts into books of several codes, writes no token.
 
     Raises:
         InputError: the codebooks are not there, or it is another model.
     """
     index.check_model(model)
     vector = written_vector(index, model, book, code)
+    if not vector.any():
+        return LogitLens([], [])
     norm = FinalNorm.of(model)
     logits = (norm.direct(vector, vector) @ norm.unembedding).cpu()
     text = index.corpus.token_text

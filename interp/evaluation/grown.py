@@ -1,10 +1,11 @@
 """Grown circuits run alone on prompts that they were not grown on, beside random heads and the method's own scores."""
 
+import warnings
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 from interp.activations.stream import Progress
 from interp.evaluation.ablation import Ablator, all_or_none
@@ -116,13 +117,17 @@ def _interval(
 ) -> tuple[float, float] | None:
     if len(own) < 2:
         return None
-    resampled = bootstrap(
-        (own, empty, full),
-        _share,
-        paired=True,
-        vectorized=True,
-        n_resamples=2000,
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        resampled = bootstrap(
+            (own, empty, full),
+            _share,
+            paired=True,
+            vectorized=True,
+            n_resamples=2000,
+            rng=np.random.default_rng(seed),
+        )
     low, high = resampled.confidence_interval
-    return float(low), float(high)
+    # undefined where every resample has the same share: there is no width then
+    same = float(_share(own, empty, full))
+    return tuple(float(end) if np.isfinite(end) else same for end in (low, high))

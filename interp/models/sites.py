@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from interp.models.hooks import has_hook
 from interp.tasks.errors import InputError
 
-_PATTERN = re.compile(r"a(?P<attn>\d+)(\.h(?P<head>\d+))?|m(?P<mlp>\d+)|r(?P<resid>\d+)")
+_PATTERN = re.compile(r"a(?P<attn>\d{1,9})(\.h(?P<head>\d{1,9}))?|m(?P<mlp>\d{1,9})|r(?P<resid>\d{1,9})")
 
 
 @dataclass(frozen=True, order=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from interp.circuits.references import load_reference
+from interp.circuits.references import named_reference
 from interp.evaluation.recovery import PairedComparison, compare_paired
 from interp.report import wording
 from interp.report.recovery import score_matrix
@@ -182,7 +182,7 @@ def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
     found = {}
     for name in _common(run_a, run_b):
         try:
-            found[name] = compare_paired(*per_pair, load_reference(name).members())
+            found[name] = compare_paired(*per_pair, named_reference(name).members())
         except InputError:
             continue  # a reference that is not installed here, or has no members: there is no AUC
     return found

@@ -1,6 +1,7 @@
 """The finite-state experiment as plotly figures."""
 
 from collections.abc import Mapping
+from html import escape
 
 import plotly.graph_objects as go
 
@@ -79,12 +80,13 @@ def curve_plot(found: Reproduction) -> go.Figure:
 def divergence_plot(found: Reproduction) -> go.Figure:
     """What is left of the divergence from the target after setting codes: less is better."""
     places = [place for place in found.divergence[CODED] if place != "none"]
+    shown = [escape(place) for place in places]
     colours = {CODED: BLUE, "untrained k-means": ORANGE, "another pair's codes": GREY}
     figure = go.Figure()
     for arm, colour in colours.items():
         its: Mapping[str, float] = found.divergence.get(arm, {})
         figure.add_bar(
-            x=places,
+            x=shown,
             y=[its.get(place) for place in places],
             name=arm,
             marker_color=colour,

@@ -1,6 +1,7 @@
 """What codebooks cost a model, and how much of each site they hold, as plotly figures."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import plotly.graph_objects as go
 
@@ -18,7 +19,7 @@ def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             x=[c.increase for c in rows],
-            y=[c.name for c in rows],
+            y=[escape(c.name) for c in rows],
             orientation="h",
             marker={"color": [GREY if c.is_control else BLUE for c in rows], "opacity": 0.55},
             error_x={
@@ -35,7 +36,7 @@ def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
     )
     for condition, label in zip(rows, labels, strict=True):
         figure.add_annotation(
-            x=condition.high, y=condition.name, text=label, showarrow=False, xanchor="left", xshift=8
+            x=condition.high, y=escape(condition.name), text=label, showarrow=False, xanchor="left", xshift=8
         )
     most = max([c.high for c in rows] + [0.0])
     figure.update_xaxes(

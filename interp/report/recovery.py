@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
-from interp.circuits.references import load_reference
+from interp.circuits.references import named_reference
 from interp.evaluation.recovery import roc_curve_points
 from interp.report import wording
 from interp.report.figures import roc_panel
@@ -52,7 +52,7 @@ def _panel(name: str, found: dict, run: Run) -> dict:
 def _curve(name: str, run: Run) -> Markup | None:
     """``None`` where this installation does not have the reference, or its curve is undefined."""
     try:
-        truth = load_reference(name).members()
+        truth = named_reference(name).members()
     except InputError:
         return None
     scores = score_matrix(run)

@@ -65,6 +65,7 @@ def command_line(run: Run, task: str | None = None) -> str:
 def python_lines(run: Run, task: str | None = None) -> str:
     """The same from Python."""
     result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
+    task = task or result["task"]
     loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(run).items())
     arguments = {
         "model": None if loaded else result["model"],
@@ -86,8 +87,8 @@ def python_lines(run: Run, task: str | None = None) -> str:
     if options:
         imports += "from interp.scores import method_config\n"
         texts = {key: str(value) for key, value in options.items()}
-        given += f"    config=method_config({result['method']!r}, {texts!r}),\n"
-    return f'{imports}\nrun = discover(\n    {task or result["task"]!r},\n{given})\nrun.save("run")\n'
+        given += f"    config=method_config({result['method']!r}, {task!r}, {texts!r}),\n"
+    return f'{imports}\nrun = discover(\n    {task!r},\n{given})\nrun.save("run")\n'
 
 
 def warnings(run: Run) -> list[str]:
@@ -138,9 +139,11 @@ def _changed_options(method: str, config: dict) -> dict:
     }
 
 
-def reference_command(run: Run) -> str:
-    """The command that measures what this run could be judged against."""
-    return shlex.join(["interp", "reference", run.result["task"], "--model", run.result["model"] or "MODEL"])
+def reference_command(run: Run, task: str | None = None) -> str:
+    """The command that measures what this run could be judged against; ``task`` as of :func:`command_line`."""
+    words = ["interp", "reference", task or run.result["task"], "--model", run.result["model"] or "MODEL"]
+    kind = _pairs(run).get("counterfactual")
+    return shlex.join([*words, "--counterfactual", kind] if kind else words)
 
 
 def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -69,7 +69,7 @@ class ForbidCode:
 
 CodeEdit = SetCode | AddCode | ForbidCode
 
-_CODE = re.compile(r"([^=*]+)=(\d+)(?:\*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?", re.ASCII)
+_CODE = re.compile(r"([^=*]+)=(\d{1,9})(?:\*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?", re.ASCII)
 _FORM = "SITE=ID, such as a12.h3=417, or SITE=ID*WEIGHT if it is added; several with commas"
 
 

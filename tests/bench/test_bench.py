@@ -256,7 +256,7 @@ def test_dear_methods_get_fewer_pairs_and_seeds_on_large_models():
         (n, s) for n in (4, 8, 16) if n <= limit.pairs for s in range(limit.seeds)
     )
     assert len(wanted.cells("acdc", 24)) == 15
-    assert set(LIMITS) - {"acdc-edges"} <= set(METHODS)
+    assert set(LIMITS) <= set(METHODS)
 
 
 def test_subsets_are_nested_and_differ_between_seeds():
@@ -285,6 +285,10 @@ def test_the_yardstick_is_judged_by_the_other_pairs():
         ({"tasks": ("nonsense",)}, "unknown task 'nonsense'"),
         ({"methods": ("nonsense",)}, "unknown method 'nonsense': choose"),
         ({"against": "nonsense"}, "unknown method 'nonsense'"),
+        (
+            {"methods": ("eap",), "against": "attribution"},
+            "against attribution: it is not among the methods eap",
+        ),
         ({"pairs": (4, 17)}, "17 pairs: .* pool of 16"),
         ({"pairs": ()}, "no pairs"),
         ({"seeds": 0}, "0 seeds"),

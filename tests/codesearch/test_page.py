@@ -15,7 +15,9 @@ from interp.codesearch import (
     prompt_codes,
     related_codes,
     search_similar,
+    vectors,
 )
+from interp.codesearch.vectors import LogitLens
 from interp.tasks.errors import InputError
 from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
 
@@ -89,6 +91,16 @@ def test_logit_lens(index, model, books, book):
     for ours, theirs in ((found.up, logits.topk(4)), (found.down, logits.topk(4, largest=False))):
         np.testing.assert_allclose([value for _, value in ours], theirs.values, rtol=1e-3, atol=1e-3)
         assert [text for text, _ in ours] == [index.corpus.token_text(i) for i in theirs.indices.tolist()]
+
+
+def test_a_code_of_nothing_writes_no_token(index, model, monkeypatch):
+    monkeypatch.setattr(vectors, "written_vector", lambda *_: torch.zeros(model.cfg.d_model))
+    assert logit_lens(index, model, "a0.h1", 3) == LogitLens([], [])
+
+
+def test_a_prompt_beyond_the_context_is_refused(index, model):
+    with pytest.raises(InputError, match=f"the model reads at most {model.cfg.n_ctx}"):
+        prompt_codes(index, model, [1] * (model.cfg.n_ctx + 1))
 
 
 def test_codes_that_go_together(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
-from interp.evaluation.grown import n_circuits, run_grown
+from interp.evaluation.grown import _interval, n_circuits, run_grown
 from interp.models import load_model
 from interp.models.planted import planted_truth
 from interp.scores.growth import grow
@@ -58,6 +58,12 @@ def test_held_out_pairs_are_none_of_the_pool(grown):
     others = held_out_pairs(task, model.tokenizer, 10, pool)
     assert len(others) == 10
     assert not {pair.clean_tokens for pair in pool} & {pair.clean_tokens for pair in others}
+
+
+def test_a_circuit_that_is_the_whole_model_on_every_pair_has_an_interval_without_width():
+    empty, full = np.zeros(8), np.linspace(1, 2, 8)
+    assert _interval(full, empty, full, seed=0) == (1.0, 1.0)
+    assert _interval(empty, empty, full, seed=0) == (0.0, 0.0)
 
 
 def test_another_model_is_refused(grown):

@@ -135,7 +135,7 @@ def test_shows_effects_with_interval_and_share_of_the_gap():
 
 def test_without_a_reference_it_gives_the_command_that_makes_one():
     page = _Page(render_report(make_run()))
-    assert "There is no reference for ioi on smollm2-135m-instruct" in page.text
+    assert "No reference for ioi on smollm2-135m-instruct" in page.text
     assert "interp reference ioi --model smollm2-135m-instruct" in page.text
 
 

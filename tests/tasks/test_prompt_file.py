@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, write_prompt_file
+from interp.tasks.sampling import sample_pairs
 
 ENTRY = {
     "clean": "When Mary and John went to the store, John gave a drink to",
@@ -104,6 +105,16 @@ def test_unequal_lengths_and_answers_that_cannot_be_told_apart_are_dropped_and_c
     assert task.sample(gpt2, 1).dropped == {"lengths": 1, "answers": 2}
     with pytest.raises(InputError, match="2 pairs asked for, but 1 of 4 are usable .*at most 1"):
         task.sample(gpt2, 2)
+
+
+def test_without_a_number_there_are_as_many_pairs_as_are_usable(tmp_path, gpt2):
+    prompts = [*entries(*(f"Day {i}:" for i in range(5))), {**ENTRY, "corrupt": "too short"}]
+    task = PromptFile(write(tmp_path, {"prompts": prompts}))
+    found = sample_pairs(task, gpt2, None, task.default_n)
+    assert len(found) == 5 and found.dropped == {"lengths": 1}
+    assert len(sample_pairs(task, gpt2, None, 3)) == 3
+    with pytest.raises(InputError, match="6 pairs asked for, but 5 of 6 are usable"):
+        sample_pairs(task, gpt2, 6, 3)
 
 
 def test_no_usable_pair_is_an_input_error(tmp_path, gpt2):
