@@ -20,7 +20,7 @@ from interp.bottlenecks.base import CONFIG_FILE, load_bottleneck
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.packed_books import read_packed
 from interp.files import write_json
-from interp.models import Model, Site, describe_model, weights_digest
+from interp.models import Model, Site, describe_model, parse_site, weights_digest
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks
 
@@ -84,6 +84,11 @@ class BookFolder:
             raise InputError(f"{path} lacks {', '.join(missing)}")
         if not all(isinstance(manifest[key], dict) for key in ("model", "fit", "text")):
             raise InputError(f"{path}: model, fit and text must be objects")
+        sites = manifest["sites"]
+        if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
+            raise InputError(f"{path}: sites must be a list of names")
+        for site in sites:
+            parse_site(site)  # they name folders: nothing else may stand there
         if not isinstance(manifest["text"].get("context"), int):
             raise InputError(f"{path}: text lacks its context, a whole number")
         return cls(folder, manifest)

@@ -193,6 +193,8 @@ def test_what_cannot_be_fitted_is_named(model, text, tmp_path, sites, config, me
         ("{", "cannot read"),
         ('{"format": 99}', "not of format"),
         ('{"format": 1, "sites": []}', "lacks model, fit, text"),
+        ('{"format": 1, "sites": ["../a0"], "model": {}, "fit": {}, "text": {}}', "unknown site '../a0'"),
+        ('{"format": 1, "sites": [7], "model": {}, "fit": {}, "text": {}}', "sites must be a list of names"),
     ],
 )
 def test_a_folder_that_holds_no_books_is_refused(model, tmp_path, content, message):
