@@ -25,6 +25,12 @@ def fit_command(spec: str | None = None) -> str:
     return f"{_FIT} --out {out}" + ("" if spec == engine.DEFAULT_MODEL else f" --model {spec}")
 
 
+def none_yet(spec: str) -> None:
+    """Say how to make codebooks of a model that has none."""
+    st.info(f"No codebooks for {plain(spec)} yet. Make some in a terminal, then reload this page:")
+    st.code(fit_command(spec), language="bash")
+
+
 def choose(spec: str | None = None) -> tuple[Path | None, dict]:
     """The folder (None for those of the package) and its codebooks by site; without any the page ends here.
 
@@ -37,8 +43,7 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
     model = engine.model(spec)
     names = shipped_names(spec, model) + shelf.folders("codebooks")
     if not names:
-        st.info(f"No codebooks for {plain(spec)} yet. Make some in a terminal, then reload this page:")
-        st.code(fit_command(spec), language="bash")
+        none_yet(spec)
         st.stop()
     name = st.selectbox(
         "Codebooks",
@@ -50,7 +55,7 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
     folder = folder_of(name)
     try:
         with st.spinner("Reading codebooks"):
-            return folder, _books(spec, folder, _changed(folder), model)
+            return folder, _books(spec, folder, changed(folder), model)
     except InputError as error:
         engine.say(error)
         st.caption("Choose others, or make some in a terminal:")
@@ -66,16 +71,36 @@ def folder_of(name: str) -> Path | None:
 def prepare(spec: str, model) -> None:
     """Read the codebooks of the package, so that no page has to wait for them."""
     if SHIPPED in shipped_names(spec, model):
-        _books(spec, None, _changed(None), model)
+        _books(spec, None, changed(None), model)
 
 
 def made_with(folder: Path | None, books: dict) -> str:
-    """The identity of the model with what :func:`choose` gave."""
-    return _identity(engine.model_name(), folder, _changed(folder), engine.model(), books)
+    """The identity of the model with what :func:`choose` gave.
+
+    Raises:
+        InputError: as :func:`changed`.
+    """
+    return _identity(engine.model_name(), folder, changed(folder), engine.model(), books)
 
 
-def _changed(folder: Path | None) -> float:
-    return 0.0 if folder in (None, MLPS) else (folder / MANIFEST).stat().st_mtime
+def changed(folder: Path | None) -> int:
+    """When codebooks were written; those of the package stay as they are.
+
+    Raises:
+        InputError: as :func:`~interp.app.shelf.changed`.
+    """
+    return 0 if folder in (None, MLPS) else shelf.changed(folder / MANIFEST)
+
+
+def load(folder: Path | None, model) -> dict:
+    """The codebooks of a folder, read anew.
+
+    Raises:
+        InputError: none for this model, damaged ones, or a file of theirs that is a link to another place.
+    """
+    if folder not in (None, MLPS):
+        shelf.check_inside(folder)
+    return load_codebooks(folder, model)
 
 
 @st.cache_resource(show_spinner=False)
@@ -90,10 +115,10 @@ def shipped_names(spec: str, _model) -> list[str]:  # noqa: ARG001 - key of the 
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _books(spec: str, folder: Path | None, changed: float, _model) -> dict:  # noqa: ARG001 - keys of the cache
-    return load_codebooks(folder, _model)
+def _books(spec: str, folder: Path | None, changed: int, _model) -> dict:  # noqa: ARG001 - keys of the cache
+    return load(folder, _model)
 
 
 @st.cache_resource(max_entries=2, show_spinner=False)
-def _identity(spec: str, folder: Path | None, changed: float, _model, _books: dict) -> str:  # noqa: ARG001
+def _identity(spec: str, folder: Path | None, changed: int, _model, _books: dict) -> str:  # noqa: ARG001
     return identity(_model, _books)

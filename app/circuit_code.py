@@ -198,8 +198,10 @@ def _set(found: Opened, folder, books: dict, read: PairCodes, site: str, role: s
 
 
 def _number(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise InputError(f"code {text!r}: it is a whole number of at least 0")
+    if not text.strip().isdecimal() or len(text.strip()) > 9:
+        raise InputError(
+            f"code {wording.token(text, 20)!r}: it is a whole number of at least 0, at most 9 digits"
+        )
     return int(text)
 
 

@@ -7,7 +7,7 @@ from interp.app import engine, shelf
 from interp.app.circuit_runs import Opened, comparison, opened
 from interp.app.tokens import plain
 from interp.circuits.measured import MeasuredReference
-from interp.circuits.references import load_reference
+from interp.circuits.references import named_reference
 from interp.report.circuit_plots import scores_plot
 from interp.report.recovery import score_matrix
 from interp.report.repeat import reference_command
@@ -21,10 +21,10 @@ def compared(found: Opened) -> None:
         _references(found)
     else:
         st.caption(
-            "No reference for this task on this model comes with the package. This measures one, the exact effect of "
-            "every head on 200 other pairs:"
+            "No reference for this task on this model with these corrupt prompts comes with the package. This measures "
+            "one, the exact effect of every head on other pairs (a file, which `interp reference FILE` prints):"
         )
-        st.code(reference_command(found.run), language="bash")
+        st.code(reference_command(found.run, found.prompts), language="bash")
     st.subheader("Another run")
     _another(found)
 
@@ -78,7 +78,7 @@ def _references(found: Opened) -> None:
 def _against(found: Opened, name: str) -> None:
     """The scores against the effects of a measured reference."""
     try:
-        reference = load_reference(name)
+        reference = named_reference(name)
     except InputError:
         return
     scores = score_matrix(found.run)

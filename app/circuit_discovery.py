@@ -81,12 +81,12 @@ def prompt_file(upload: Upload) -> PromptFile:
     Raises:
         InputError: too large, of another kind, or not of the format.
     """
-    name = wording.token(upload.name, 60).replace("·", " ")
+    name, short = (wording.token(upload.name, limit).replace("·", " ") for limit in (None, 60))
     if len(upload.data) > LARGEST * 2**20:
         size = len(upload.data) / 2**20
-        raise InputError(f"{name} has {size:.1f} MB: a file of prompts has at most {LARGEST} MB")
-    if Path(name).suffix.lower() not in (".json", ".jsonl"):
-        raise InputError(f"{name} is no file of prompts: its name ends in .json or .jsonl")
+        raise InputError(f"{short} has {size:.1f} MB: a file of prompts has at most {LARGEST} MB")
+    if Path(upload.name).suffix.lower() not in (".json", ".jsonl"):
+        raise InputError(f"{short} is no file of prompts: its name ends in .json or .jsonl")
     return PromptFile(name, upload.data)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from interp.app import engine
+from interp.app import engine, shelf
+from interp.app.books import changed
 from interp.app.circuit_runs import Kept, Opened, check_shape, model_of
-from interp.bottlenecks.book_folder import MANIFEST
 from interp.circuits.head_view import PairView, view_pair
 from interp.record import WRITES
 from interp.report import wording
@@ -55,6 +55,7 @@ def pairs(found: Opened) -> PromptPairs:
     def make() -> PromptPairs:
         model = engine.model(spec)
         check_shape(found.run, model)
+        shelf.check_inside(found.folder)
         return found.run.sample_again(found.folder, model.tokenizer, PAIRS)
 
     return _pairs().get((*found.key, spec), make)
@@ -89,7 +90,7 @@ def view(found: Opened, index: int) -> PairView:
 
 def _key(found: Opened, folder: Path | None) -> tuple:
     """A run and codebooks as they are now."""
-    return (*found.key, folder, 0 if folder is None else (folder / MANIFEST).stat().st_mtime_ns)
+    return (*found.key, folder, changed(folder))
 
 
 def codes(found: Opened, folder: Path | None, books: Mapping) -> PairCodes:

@@ -9,12 +9,12 @@ from typing import Any
 
 import streamlit as st
 
-from interp.app import engine
+from interp.app import engine, shelf
 from interp.models import Model, model_names
 from interp.report import render_report
 from interp.report.compare import Comparison, compare_runs
 from interp.report.components import Scale
-from interp.runs import RESULT, Run
+from interp.runs import PROMPTS, RESULT, Run
 from interp.tasks.errors import InputError
 
 
@@ -35,6 +35,12 @@ class Opened:
         return engine.runs() / self.name
 
     @property
+    def prompts(self) -> str | None:
+        """What to type for the task where the run keeps its prompts."""
+        kept = next((name for name in PROMPTS if (self.folder / name).is_file()), None)
+        return None if kept is None else f"{shelf.shown_path()}/{self.name}/{kept}"
+
+    @property
     def scale(self) -> Scale:
         return Scale.of(self.run)
 
@@ -47,15 +53,16 @@ def opened(name: str) -> Opened:
     """The run of this name.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, not there any more, or a file of it is a link to another place.
     """
     folder = engine.runs() / name
-    changed = (folder / RESULT).stat().st_mtime_ns
+    changed = shelf.changed(folder / RESULT)
     return Opened(name, _run(folder, changed), changed)
 
 
 @st.cache_resource(max_entries=16, show_spinner="Opening the run")
 def _run(folder: Path, changed: int) -> Run:  # noqa: ARG001 - a key of the cache
+    shelf.check_inside(folder)
     return Run.load(folder)
 
 

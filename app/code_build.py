@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.app import engine, shelf
-from interp.app.books import SHIPPED, SHIPPED_MLPS, folder_of
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.app.books import SHIPPED, SHIPPED_MLPS, folder_of, load, shipped_names
 from interp.bottlenecks.shipped import MLPS, codebooks_folder
 from interp.codesearch import build_index
 from interp.tasks.errors import InputError
@@ -57,14 +56,16 @@ class Plan:
         return shlex.join([*words, "--out", f"{shelf.shown_path()}/{self.folder.name}"])
 
 
-def plans() -> list[Plan]:
-    """All that this page can build."""
-    return [Plan(name, size) for name in choices() for size in SIZES]
+def plan_of(folder: str) -> Plan | None:
+    """What this page would build in a folder of this name; None if nothing."""
+    names = [SHIPPED, SHIPPED_MLPS, *shelf.folders("codebooks")]
+    plans = (Plan(name, size) for name in names for size in SIZES)
+    return next((plan for plan in plans if plan.folder.name == folder), None)
 
 
-def choices() -> list[str]:
-    """The codebooks that an index can be built of."""
-    return [SHIPPED, SHIPPED_MLPS, *shelf.folders("codebooks")]
+def choices(model) -> list[str]:
+    """The codebooks that an index can be built of, with those of the package if it has some for the model."""
+    return shipped_names(engine.model_name(), model) + shelf.folders("codebooks")
 
 
 class Build(threading.Thread):
@@ -92,8 +93,9 @@ class Build(threading.Thread):
     def _build(self) -> None:
         model = engine.loading().model.result()
         self.stage = "reading the codebooks"
-        folder = codebooks_folder(model, folder_of(self.plan.books))
-        books = load_codebooks(folder, model)
+        shelf.check_inside(self.plan.folder)
+        chosen = folder_of(self.plan.books)
+        folder, books = codebooks_folder(model, chosen), load(chosen, model)
         self.stage = "reading the text"
         text = load_text(SOURCE, model, n_tokens=self.plan.n_tokens, context=min(CONTEXT, model.cfg.n_ctx))
         build_index(
@@ -132,7 +134,8 @@ class Build(threading.Thread):
         return f"{self.stage}{count}, {took}{left}"
 
 
-_builds: dict[Path, Build] = {}
+_last: dict[Path, Build] = {}
+"""By runs folder."""
 _starting = threading.Lock()
 
 
@@ -147,17 +150,18 @@ def start(plan: Plan) -> Build:
         if busy is not None and busy.plan != plan:
             raise InputError(f"{busy.plan.folder.name} is being built: wait for it")
         if busy is None:
-            busy = _builds[plan.folder] = Build(plan)
+            busy = _last[engine.runs()] = Build(plan)
             busy.start()
         return busy
 
 
 def running() -> Build | None:
     """What is being built in the runs folder now."""
-    return next((b for b in _builds.values() if b.is_alive() and b.plan.folder.parent == engine.runs()), None)
+    last = _last.get(engine.runs())
+    return last if last is not None and last.is_alive() else None
 
 
-def failed(plan: Plan) -> Exception | None:
-    """Why the last attempt ended, if it did."""
-    found = _builds.get(plan.folder)
-    return None if found is None or found.is_alive() else found.error
+def failed() -> Build | None:
+    """The last build in the runs folder, if it ended with an error."""
+    last = _last.get(engine.runs())
+    return last if last is not None and last.error is not None else None

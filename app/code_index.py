@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from interp.app import engine
+from interp.app import engine, shelf
 from interp.bottlenecks.shipped import SHIPPED
 from interp.codesearch import CodeIndex
 from interp.codesearch.index import MANIFEST
@@ -19,27 +19,38 @@ def opened(name: str) -> CodeIndex:
     """The index in a folder of the runs folder.
 
     Raises:
-        InputError: not finished, damaged, of another version.
+        InputError: not finished, damaged, of another version, not there any more, or with a link to another place.
     """
     folder = engine.runs() / name
     return _opened(folder, changed(folder))
 
 
 def changed(folder: Path) -> float:
-    """When it was finished: what was read of another one of that name is not used any more."""
-    manifest = folder / MANIFEST
-    return manifest.stat().st_mtime if manifest.is_file() else 0.0
+    """When it was finished, 0 if it was not: what was read of another one of that name is not used any more."""
+    try:
+        return (folder / MANIFEST).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 @st.cache_resource(max_entries=4, show_spinner="Opening the index")
 def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key of the cache
     import plotly.graph_objects  # noqa: F401 - for the first code's page
 
-    return ready_index(folder, [engine.runs(), SHIPPED])
+    shelf.check_inside(folder)
+    try:
+        return ready_index(folder, [engine.runs(), SHIPPED])
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror or error}): reload the page") from None
 
 
 def kept_notes(index: CodeIndex) -> Notes:
-    """The file of stars and notes."""
+    """The file of stars and notes.
+
+    Raises:
+        InputError: it is a link to another place.
+    """
+    shelf.check_inside(engine.runs() / NOTES)
     return Notes(engine.runs() / NOTES, index.manifest["books"]["fingerprint"])
 
 

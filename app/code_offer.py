@@ -3,6 +3,7 @@
 import streamlit as st
 
 from interp.app import code_build, engine
+from interp.app.books import none_yet
 from interp.app.code_build import Plan
 from interp.app.tokens import plain
 from interp.tasks.errors import InputError
@@ -34,11 +35,29 @@ def _go(plan: Plan) -> None:
         engine.say(error)
 
 
+def last_error() -> None:
+    """Why the last build stopped, if it did."""
+    failed = code_build.failed()
+    if failed is not None:
+        engine.say(InputError(f"{failed.plan.folder.name} could not be built: {failed.error}"))
+
+
 def offer() -> None:
-    """Build an index here, or in a terminal."""
+    """Build an index here, or in a terminal, of the codebooks there are for the model."""
+    loading = engine.loading()
+    if not loading.model.done():
+        st.fragment(_until_loaded, run_every=POLL)()
+        return
+    if loading.model.exception() is not None:
+        st.caption(plain(str(loading.model.exception())))
+        return
+    choices = code_build.choices(loading.model.result())
+    if not choices:
+        none_yet(loading.spec)
+        return
     left, right = st.columns(2)
     plan = Plan(
-        left.selectbox("Codebooks", code_build.choices(), key="build books"),
+        left.selectbox("Codebooks", choices, key="build books"),
         right.selectbox(
             "Tokens of text",
             code_build.SIZES,
@@ -49,18 +68,18 @@ def offer() -> None:
         ),
     )
     st.button("Build the index", type="primary", on_click=_go, args=(plan,), icon=":material/database:")
-    why = code_build.failed(plan)
-    if why is not None:
-        engine.say(InputError(f"it could not be built: {why}"))
     st.caption("The same in a terminal, with any text and size:")
     st.code(plan.command(), language="bash")
 
 
+def _until_loaded() -> None:
+    if engine.loading().model.done():
+        st.rerun(scope="app")
+    st.caption("Offered as soon as the model is loaded.")
+
+
 def unfinished(name: str) -> None:
     """Go on with what was begun, where this page knows how."""
-    plan = next((plan for plan in code_build.plans() if plan.folder.name == name), None)
+    plan = code_build.plan_of(name)
     if plan is not None and code_build.running() is None:
-        why = code_build.failed(plan)
-        if why is not None:
-            engine.say(InputError(f"it could not be built: {why}"))
         st.button("Go on building it", on_click=_go, args=(plan,), type="primary", icon=":material/resume:")

@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 PATIENCE = 0.25
 """Seconds between two looks at something that is waited for."""
 _TURNS = Turns()
+_BEGINNING = threading.Lock()
 
 
 def runs() -> Path:
@@ -40,7 +42,7 @@ class Loading(threading.Thread):
     """Libraries, then the model, in a thread of its own: pages are painted and clicked meanwhile.
 
     Attributes:
-        libraries, model: done when they are there, or when they cannot be.
+        libraries, model: done when they are there, or, with an :class:`InputError`, when they cannot be.
         began: on the monotonic clock.
     """
 
@@ -52,11 +54,21 @@ class Loading(threading.Thread):
         self.model: Future = Future()
 
     def run(self) -> None:
-        _settle(self.libraries, _import_all)
-        _settle(self.model, self._load)
+        self._settle(self.libraries, _import_all)
+        self._settle(self.model, self._load)
         # Streamlit collects garbage after every click, which would go over all that was just loaded: 0.3 s
         gc.collect()
         gc.freeze()
+
+    def _settle(self, future: Future, work: Callable) -> None:
+        try:
+            future.set_result(work())
+        except InputError as error:  # whoever asks for the result gets it
+            future.set_exception(error)
+        except BaseException as error:
+            logging.getLogger(__name__).exception("%s cannot be loaded", self.spec)  # the page has one line of it
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            future.set_exception(InputError(f"{self.spec} cannot be loaded ({why})"))
 
     def _load(self):
         from interp.app.books import prepare
@@ -74,13 +86,6 @@ def _import_all() -> None:
             importlib.import_module(f"interp.app.{path.stem}")
 
 
-def _settle(future: Future, work: Callable) -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:  # whoever asks for the result gets it
-        future.set_exception(error)
-
-
 @st.cache_resource(show_spinner=False)
 def _loading(spec: str) -> Loading:
     thread = Loading(spec)
@@ -94,22 +99,28 @@ def loading(spec: str | None = None) -> Loading:
 
 
 def libraries() -> None:
-    """Wait, with a word on the page, until what pages import is there.
+    """Wait, with a word on the page, until what pages import is there; if it cannot be, the page ends with why.
 
     Modules that are imported from two threads at once can meet half-made.
     """
-    waited_for = loading().libraries
-    _awaited(waited_for, "Starting: a few seconds, once")
+    _needed(loading().libraries, "Starting: a few seconds, once")
 
 
 def model(spec: str | None = None):
     """The model, with a word on the page while it is being loaded; if it cannot be, the page ends with why."""
     found = loading(spec)
     if found.model.done() and found.model.exception() is not None:
-        _loading.clear(found.spec)  # what was missing may be there by now
-        found = loading(spec)
+        with _BEGINNING:
+            if loading(spec) is found:  # no other tab has begun again
+                _loading.clear(found.spec)  # what was missing may be there by now
+            found = loading(spec)
+    return _needed(found.model, f"Loading {plain(found.spec)}: a few seconds, once")
+
+
+def _needed(future: Future, text: str):
+    """What a thread makes; if it cannot be made, the page ends with why."""
     try:
-        return _awaited(found.model, f"Loading {plain(found.spec)}: a few seconds, once")
+        return _awaited(future, text)
     except InputError as error:
         say(error)
         st.stop()

@@ -36,7 +36,13 @@ def show() -> None:
     quality = found[name]
     texts = {text.spec: text for text in quality.texts}
     spec = right.segmented_control(
-        "Held-out text", list(texts), default=next(iter(texts)), required=True, key="heldout", bind=IN_URL
+        "Held-out text",
+        list(texts),
+        default=next(iter(texts)),
+        format_func=plain,
+        required=True,
+        key="heldout",
+        bind=IN_URL,
     )
     text = texts[spec]
     st.caption(

@@ -44,15 +44,25 @@ def reproductions() -> dict[str, Path]:
 
 
 def bench(path: Path) -> BenchRows:
-    return _bench(str(path), path.stat().st_mtime_ns)
+    """
+    Raises:
+        InputError: damaged, not there any more, or a link out of the runs folder; as the two below.
+    """
+    return _bench(str(path), _changed(path))
 
 
 def quality(path: Path) -> Quality:
-    return _quality(str(path), path.stat().st_mtime_ns)
+    return _quality(str(path), _changed(path))
 
 
 def reproduction(path: Path) -> Reproduction:
-    return _reproduction(str(path), path.stat().st_mtime_ns)
+    return _reproduction(str(path), _changed(path))
+
+
+def _changed(path: Path) -> int:
+    if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
+        shelf.check_inside(path)
+    return shelf.changed(path)
 
 
 @st.cache_data(max_entries=16, show_spinner="Reading the bench")

@@ -1,9 +1,11 @@
 """What lies in the runs folder, told by file names: needs no library, so that the first page has it at once."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from interp.app import engine
+from interp.tasks.errors import InputError
 
 BENCH, QUALITY, REPRODUCTION = "bench.json", "quality.json", "result.json"
 _KINDS: dict[str, Callable[[Path], bool]] = {
@@ -26,15 +28,38 @@ def folders(kind: str) -> list[str]:
     Links to other places are left out.
     """
     runs, is_one = engine.runs(), _KINDS[kind]
-    inside = (
-        (f for f in runs.iterdir() if f.name[0] != "." and f.resolve().parent == runs)
-        if runs.is_dir()
-        else ()
-    )
-    found = [folder for folder in inside if is_one(folder)]
-    return [
-        folder.name for folder in sorted(found, key=lambda folder: (-folder.stat().st_mtime, folder.name))
-    ]
+    found = []
+    for folder in runs.iterdir() if runs.is_dir() else ():
+        # one that is being replaced is away for a moment; Python has RuntimeError for a link to itself
+        with contextlib.suppress(OSError, RuntimeError):
+            if folder.name[0] != "." and folder.resolve().parent == runs and is_one(folder):
+                found.append((-folder.stat().st_mtime, folder.name))
+    return [name for _, name in sorted(found)]
+
+
+def changed(path: Path) -> int:
+    """When a file was written: what was read of another one of that name is not used any more.
+
+    Raises:
+        InputError: it is not there any more, or cannot be looked at.
+    """
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}): if it is being replaced, reload the page in a moment"
+        ) from None
+
+
+def check_inside(path: Path) -> None:
+    """Raise :class:`InputError` if a file or folder of the runs folder, or anything in it, is a link out of there."""
+    runs = engine.runs()
+    try:
+        for one in (path, *path.rglob("*")):
+            if not one.resolve().is_relative_to(runs):
+                raise InputError(f"{one} is a link to another place, which is not followed")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from None
 
 
 def shown_path() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from interp.app import engine
+from interp.app import engine, shelf
 from interp.app.tokens import pieces
 from interp.steering import FoundCodes, WeightedCode, find_codes, steer
 from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, until_end
@@ -213,9 +213,10 @@ def find(
         made_with: the identity of model and codebooks.
 
     Raises:
-        InputError: as :func:`~interp.steering.find_codes`.
+        InputError: as :func:`~interp.steering.find_codes`; what was kept is a link to another place.
     """
     folder = engine.runs() / ".found"
+    shelf.check_inside(folder)
     key = request_key(made_with, positive, negative, by, seed)
     if (known := recall(folder, key)) is not None:
         return known

@@ -12,7 +12,7 @@ from interp.app.tokens import plain
 from interp.circuits.choose import THRESHOLD
 from interp.report import wording
 from interp.report.repeat import command_line, python_lines
-from interp.runs import PROMPTS
+from interp.scores.head_codes import SIDES
 from interp.tasks.errors import InputError
 
 HEADS, EDGES, COMPARED, REPORT = TABS = ("Heads", "Edges", "Compared", "Report")
@@ -35,10 +35,9 @@ def summary(found: Opened) -> None:
     name = wording.METRIC_NAMES.get(metric.get("name"), str(metric.get("name")))
     columns = st.columns(4)
     columns[0].metric("Members", len(run.members))
-    columns[1].metric("On clean prompts", wording.signed(metric["clean"], scale.places), help=f"Mean {name}.")
-    columns[2].metric(
-        "On corrupt prompts", wording.signed(metric["corrupt"], scale.places), help=f"Mean {name}."
-    )
+    for column, side in zip(columns[1:3], SIDES, strict=True):
+        mean = wording.signed(metric[side], scale.places)
+        column.metric(f"On {side} prompts", mean, help=f"Mean {plain(name)}.")
     columns[3].metric("Pairs", run.result["n_pairs"])
     threshold = run.result.get("settings", {}).get("threshold", THRESHOLD)
     st.caption(
@@ -56,11 +55,9 @@ def whole_report(found: Opened) -> None:
     right.download_button(
         "Heads as CSV", found.run.to_csv(), f"{found.name}-heads.csv", "text/csv", on_click="ignore"
     )
-    kept = next((found.folder / name for name in PROMPTS if (found.folder / name).is_file()), None)
-    task = None if kept is None else f"{shelf.shown_path()}/{found.name}/{kept.name}"
     with st.expander("Repeat this run"):
-        st.code(command_line(found.run, task), language="bash")
-        st.code(python_lines(found.run, task), language="python")
+        st.code(command_line(found.run, found.prompts), language="bash")
+        st.code(python_lines(found.run, found.prompts), language="python")
     st.iframe(page, height=HEIGHT)
 
 

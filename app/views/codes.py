@@ -3,7 +3,7 @@
 import streamlit as st
 
 from interp.app import code_build, code_index, engine, shelf
-from interp.app.code_offer import offer, show_progress, unfinished
+from interp.app.code_offer import last_error, offer, show_progress, unfinished
 from interp.app.code_page import strip
 from interp.app.code_search import (
     EXAMPLES,
@@ -50,6 +50,13 @@ COLUMNS = {
 
 def example(by: str, text: str) -> None:
     st.session_state["search"], st.session_state[FIELDS[by]] = by, text
+    forget_token(by)
+
+
+def forget_token(by: str) -> None:
+    """Another prompt begins at its last token: the address still has the former one's."""
+    if by == PROMPT:
+        st.query_params.pop("at", None)
 
 
 def open_named() -> None:
@@ -79,7 +86,9 @@ def search(index: CodeIndex) -> None:
         TOKEN: "One token of the vocabulary, with and without a space in front.",
         PROMPT: "The model reads it once; contexts of the corpus that share most of a token's codes are listed.",
     }
-    text = st.text_input(by.capitalize(), key=FIELDS[by], bind=IN_URL, help=helps[by])
+    text = st.text_input(
+        by.capitalize(), key=FIELDS[by], bind=IN_URL, on_change=forget_token, args=(by,), help=helps[by]
+    )
     if not text:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("Try")
@@ -234,11 +243,12 @@ if code is None or not names:
     heading.title("Codes")
 if code_build.running() is not None:
     show_progress()
+last_error()  # not beside the button, which is out of sight while an index is open
 if not names:
     if code_build.running() is None:
         st.info(
             "No code index yet: the codes of a text at every head, to be searched by pattern, token or prompt. "
-            "The button builds a small one of the codebooks that come with the package, in a minute or two.",
+            "A small one is built here in a minute or two.",
             icon=":material/search:",
         )
         offer()

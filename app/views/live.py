@@ -36,7 +36,13 @@ def label(reading: Reading, token: int) -> str:
 def whole_number(name: str, n: int, otherwise: int) -> int:
     """What the address says, if it is one of n."""
     given = st.query_params.get(name, "")
-    return int(given) if given.isdecimal() and int(given) < n else otherwise
+    # Python refuses to read a number of thousands of digits
+    return int(given) if given.isdecimal() and len(given) < 5 and int(given) < n else otherwise
+
+
+def forget_token() -> None:
+    """Another text begins at its last token: the address still has the former text's, and keeps a link's."""
+    st.query_params.pop("token", None)
 
 
 @st.fragment
@@ -51,7 +57,7 @@ def tokens(reading: Reading, text: str) -> None:
         bind=IN_URL,
         help="A head, an MLP, the residual stream, or all heads of a layer.",
     )
-    # the choice belongs to the text: another one begins at its last token
+    # the choice belongs to the text
     chosen, strip = f"token of {text}", "strip"
     st.session_state.setdefault(chosen, whole_number("token", n, n - 1))
 
@@ -97,7 +103,13 @@ st.title("Live text")
 st.caption("Every token is read once; its codes at any site are then a click away.")
 _, books = choose()
 text = st.text_area(
-    "Text", TEXT, key="text", bind=IN_URL, height=80, help=f"At most {MOST} tokens. Ctrl+Enter reads it."
+    "Text",
+    TEXT,
+    key="text",
+    bind=IN_URL,
+    height=80,
+    on_change=forget_token,
+    help=f"At most {MOST} tokens. Ctrl+Enter reads it.",
 )
 try:
     reading = read(books, text)

@@ -7,6 +7,8 @@ import pytest
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
+from interp.app import books
+from interp.bottlenecks import shipped
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
 from interp.models import load_model
 from interp.text import load_text
@@ -32,6 +34,20 @@ def runs_with_books(tiny_model_folder, tmp_path_factory) -> Path:
     config = FitConfig(n_codes=N_CODES, k=2, selection="residual")
     fit_codebooks(model, text, ["heads", "mlps"], folder / "books", config)
     return folder
+
+
+@pytest.fixture
+def shipped_at_mlps(tiny_model_folder, tmp_path_factory, monkeypatch) -> None:
+    """The package comes with codebooks of the tiny Llama, at MLP outputs and nowhere else."""
+    folder = tmp_path_factory.mktemp("package")
+    model = load_model(str(tiny_model_folder("llama")))
+    text = load_text("stdlib", model, n_tokens=320, context=32)
+    fit_codebooks(model, text, ["mlps"], folder / "tiny-mlps", FitConfig(n_codes=N_CODES, k=1))
+    books.shipped_names.clear()
+    with monkeypatch.context() as package:
+        package.setattr(shipped, "SHIPPED", folder)
+        yield
+    books.shipped_names.clear()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The shell of the workbench: the first page, what it finds, where it listens, and what no file of it does."""
 
 import re
+import shutil
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -72,6 +73,38 @@ def test_the_first_page_counts_what_lies_in_the_runs_folder(start, tmp_path):
     assert "2 runs · 1 code index · 1 set of codebooks · no benches" in _text(start())
     assert sorted(shelf.folders("runs")) == ["a", "b"]
     assert shelf.folders("reproductions") == ["tokfsm"]
+
+
+@pytest.mark.parametrize("of_libraries", [False, True])
+def test_whatever_goes_wrong_in_loading_is_one_line_on_every_page(start, tmp_path, monkeypatch, of_libraries):
+    def fail(*_):
+        raise OSError("no space\nleft")
+
+    monkeypatch.setattr("interp.models.load_model", fail)
+    if of_libraries:
+        monkeypatch.setattr(engine, "_import_all", fail)
+    name = f"{tmp_path}/model"  # one that no other test has loaded
+    app = start(name)
+    assert r"OSError\: no space left" in _text(app)
+    for view in ("live", "codes"):
+        app.switch_page(f"views/{view}.py").run()
+        shown = [element.value for element in (*app.error, *app.caption)]
+        assert not app.exception and any(r"cannot be loaded \(OSError\: no space left\)" in s for s in shown)
+
+
+def test_a_folder_that_vanishes_while_it_is_looked_at_counts_as_not_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("INTERP_RUNS", str(tmp_path))
+    for name in "abc":
+        _write(tmp_path / name, RESULT)
+    (tmp_path / "link").symlink_to("link")
+
+    def look(folder: Path) -> bool:
+        if folder.name == "b":
+            shutil.rmtree(folder)
+        return True
+
+    monkeypatch.setitem(shelf._KINDS, "runs", look)
+    assert sorted(shelf.folders("runs")) == ["a", "c"]
 
 
 @pytest.mark.parametrize("view", VIEWS)

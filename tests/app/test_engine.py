@@ -2,7 +2,8 @@
 
 import contextlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
 from interp.steering import SetCode, WeightedCode, steer
 from interp.steering.continuations import continue_prompts
+from interp.tasks.errors import InputError
 
 SOON = 10
 
@@ -173,6 +175,36 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
     expected = _expected(tiny_model_folder, runs_with_books, request)
     assert [one.text.tokens for one in found.texts] == expected
     assert not any(point.fwd_hooks for point in engine.model().hook_dict.values())
+
+
+def test_two_tabs_that_see_a_failed_load_begin_it_again_once(monkeypatch):
+    """Both have seen the failure before either begins again."""
+    begun, both = [], threading.Barrier(2)
+
+    class Failed(Future):
+        def exception(self, timeout=None):
+            both.wait(SOON)
+            return super().exception(timeout)
+
+    class Loading(engine.Loading):
+        def start(self) -> None:
+            begun.append(self)
+            if len(begun) == 1:
+                self.model = Failed()
+                self.model.set_exception(InputError("not there yet"))
+
+    monkeypatch.setattr(engine, "Loading", Loading)
+    engine.loading("a model of two tabs")
+    with ThreadPoolExecutor(2) as tabs:
+        asked = [tabs.submit(engine.model, "a model of two tabs") for _ in range(2)]
+        until = time.monotonic() + SOON
+        while len(begun) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)  # for a third, which would take the second's place
+        for loading in begun[1:]:
+            loading.model.set_result("loaded")
+        assert [tab.result(SOON) for tab in asked] == ["loaded"] * 2
+    assert len(begun) == 2
 
 
 def test_loading_goes_on_in_a_thread_of_its_own(tiny_model_folder):

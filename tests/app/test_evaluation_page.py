@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.app import evaluation_sources
+from interp.app import evaluation_sources, shelf
 from interp.bottlenecks.book_folder import BookFolder
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
@@ -220,6 +220,34 @@ def test_a_link_out_of_the_runs_folder_is_not_followed(page, runs):
     write_json(runs.parent / "x" / "bench.json", make_result(("attribution",)))
     (runs / "linked").symlink_to(runs.parent / "x")
     assert "linked" not in page(runs, METHODS).selectbox(key="bench").options
+
+
+@pytest.mark.parametrize("part", [METHODS, CODEBOOKS])
+def test_a_file_that_is_a_link_out_of_the_runs_folder_is_not_followed(page, runs, part):
+    path = runs / {METHODS: "table/bench.json", CODEBOOKS: "books/quality.json"}[part]
+    path.rename(runs.parent / path.name)
+    path.symlink_to(runs.parent / path.name)
+    app = page(runs, part, bench="table")
+    [error] = app.error
+    assert "is a link to another place" in error.value
+
+
+@pytest.mark.parametrize("part", [METHODS, MACHINE])
+def test_a_folder_that_is_being_replaced_is_one_clear_line(page, runs, part, monkeypatch):
+    monkeypatch.setattr(shelf, "folders", lambda _kind: ["away"])
+    [error] = page(runs, part).error
+    assert "cannot be read" in error.value
+
+
+def test_the_name_of_a_text_is_text(page, runs):
+    path = runs / "books" / "quality.json"
+    found = json.loads(path.read_text())
+    found["texts"][0]["spec"] = "![x](https://example.org)"
+    write_json(path, found)
+    app = page(runs, CODEBOOKS, quality="books")
+    texts = app.get("button_group")[1]
+    assert texts.options == [r"\!\[x\]\(https\:\/\/example\.org\)"]
+    assert texts.value == "![x](https://example.org)" and not app.error
 
 
 def test_markup_in_names_is_text(page, runs):

@@ -122,11 +122,21 @@ def test_the_component_makes_only_text():
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source)
 
 
-@pytest.mark.parametrize("token", ["-1", "99", "x", "1e3", "²"])
+@pytest.mark.parametrize("token", ["-1", "99", "x", "1e3", "²", "9" * 5000])
 def test_an_address_that_names_no_token_begins_at_the_last(page, token):
     app = page(text=TEXT, token=token, site="a9.h9")
     assert _strip(app)["chosen"] == len(_strip(app)["pieces"]) - 1
     assert app.selectbox(key="site").value == "a0" and not app.error
+
+
+def test_another_text_begins_at_its_last_token(page):
+    app = page(text=TEXT, token="1")
+    assert _strip(app)["chosen"] == 1
+    app.text_area(key="text").set_value("Mary had a store and John had one too").run()
+    strip = _strip(app)
+    last = len(strip["pieces"]) - 1
+    assert last > 1 and strip["chosen"] == last
+    assert app.query_params["token"] in (str(last), [str(last)])
 
 
 @pytest.mark.parametrize(

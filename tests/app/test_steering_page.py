@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -87,6 +88,15 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
     assert again.code == 0, again.err
     assert f"perplexity {steered.perplexity:.1f}" in again.out
     assert files_of(runs_with_books) == before
+
+
+def test_what_was_kept_elsewhere_is_neither_read_nor_written(open_page, runs_with_books, tmp_path):
+    runs = Path(shutil.copytree(runs_with_books, tmp_path / "runs"))
+    (tmp_path / "elsewhere").mkdir()
+    (runs / ".found").symlink_to(tmp_path / "elsewhere")
+    app = open_page("steering", runs, source="of texts", like="a fire", unlike="a store")
+    _press(app)
+    assert "is a link to another place" in app.error[0].value and not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_what_the_address_says_is_steered(page):

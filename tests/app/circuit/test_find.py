@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from interp.app.circuit_discovery import COSTS, LARGEST, Progress, run_name
+from interp.app.circuit_discovery import COSTS, LARGEST, Progress, Upload, prompt_file, run_name
 from interp.circuits.head_view import view_pair
 from interp.discovery import discover
 from interp.models import load_model, parse_site
 from interp.runs import PROMPTS, Run
 from interp.scores import METHODS
 from interp.tasks import PromptFile, load_task
+from interp.tasks.errors import InputError
 from tests.app.circuit.conftest import N, array_of, figure_of, metric_of, press, prompts_file
 
 
@@ -107,6 +108,13 @@ def test_a_bad_file_is_one_clear_line_and_nothing_is_kept(page, tmp_path, name, 
     assert message in re.sub(r"\\(.)", r"\1", error.value)
     assert "\n" not in error.value and not re.search(r"(?<!\\)<", error.value)
     assert not list(tmp_path.iterdir()) and not app.metric
+
+
+def test_a_long_name_is_shortened_in_messages_only():
+    found = prompt_file(Upload("pairs " + 20 * "of names " + ".json", prompts_file()))
+    assert found.path.suffix == ".json" and found.name.count("of names") == 20
+    with pytest.raises(InputError, match=r"^pairs of .{40,60}… is no file of prompts"):
+        prompt_file(Upload("pairs " + 20 * "of names " + ".txt", prompts_file()))
 
 
 def test_without_a_file_it_asks_for_one(page, tmp_path):

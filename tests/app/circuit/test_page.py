@@ -4,11 +4,13 @@ import html
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from interp.app import shelf
 from interp.report import wording
 from interp.report.components import Scale
 from interp.report.figures import EXPONENT
@@ -190,6 +192,47 @@ def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(page, runs
     # as the other side of a comparison it is a line too
     app = page(runs, run="larger", tab="Compared", **{"with": "small"})
     assert "damaged" in app.error[0].value and metric_of(app, "Members") == "5"
+
+
+@pytest.mark.parametrize("file", [RESULT, DETAILS])
+def test_a_file_of_a_run_that_is_a_link_to_another_place_is_not_followed(page, runs, file):
+    (runs / "small" / file).rename(runs.parent / file)
+    (runs / "small" / file).symlink_to(runs.parent / file)
+    app = page(runs, run="small")
+    assert f"small/{file} is a link to another place" in re.sub(r"\\(.)", r"\1", app.error[0].value)
+    assert not app.metric
+    app.selectbox(key="run").set_value("larger").run()
+    assert not app.error and metric_of(app, "Members") == "5"
+
+
+def test_prompts_that_are_a_link_to_another_place_are_not_read(page, real, tmp_path):
+    runs = Path(shutil.copytree(real, tmp_path / "runs"))
+    page(runs, run="mine")  # the run was read before
+    changed = (runs / "mine" / RESULT).stat().st_mtime_ns
+    (runs / "mine" / "prompts.json").rename(tmp_path / "prompts.json")
+    (runs / "mine" / "prompts.json").symlink_to(tmp_path / "prompts.json")
+    assert (runs / "mine" / RESULT).stat().st_mtime_ns == changed
+    app = page(runs, run="mine", pair="2")
+    assert "mine/prompts.json is a link to another place" in re.sub(r"\\(.)", r"\1", app.error[0].value)
+
+
+def test_a_run_that_is_being_replaced_is_one_clear_line(page, runs, monkeypatch):
+    """``interp discover --out`` renames the former one away for a moment."""
+    listed = shelf.folders
+    monkeypatch.setattr(shelf, "folders", lambda kind: [*listed(kind), "away"])
+    app = page(runs, run="away")
+    [error] = app.error
+    assert "away/run.json cannot be read" in re.sub(r"\\(.)", r"\1", error.value) and not app.metric
+    app = page(runs, run="small", tab="Compared", **{"with": "away"})
+    assert "cannot be read" in app.error[0].value and metric_of(app, "Members") == "3"
+
+
+def test_an_unknown_metrics_name_is_text(page, tmp_path):
+    run = make_run(n_layers=4, n_heads=4, members=3)
+    run.result["metric"]["name"] = "![x](https://example.org)"
+    run.save(tmp_path / "a")
+    helps = [metric.proto.help for metric in page(tmp_path, run="a").metric]
+    assert [text for text in helps if text] == [r"Mean \!\[x\]\(https\:\/\/example\.org\)."] * 2
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ".", "nothing", "small/../../elsewhere"])

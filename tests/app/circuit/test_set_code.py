@@ -1,11 +1,14 @@
 """Setting a code on the page *Circuit* changes the metric by what the library gives."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from interp.app import shelf
+from interp.app.books import SHIPPED_MLPS
 from interp.app.circuit_runs import Kept
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import load_codebooks
@@ -76,6 +79,7 @@ def test_each_prompt_can_get_its_partners_code(page, real):
     [
         ("99", "code 99 at a0.h2: the codebook there has 0 to 11"),
         ("<b>x", "code '<b>x': it is a whole number"),
+        ("9" * 5000, "at most 9 digits"),
     ],
 )
 def test_a_wrong_code_is_one_clear_line(page, real, code, message):
@@ -83,6 +87,28 @@ def test_a_wrong_code_is_one_clear_line(page, real, code, message):
     press(app, "Set it")
     [error] = app.error
     assert message in re.sub(r"\\(.)", r"\1", error.value) and "<" not in re.sub(r"\\<", "", error.value)
+
+
+@pytest.mark.usefixtures("shipped_at_mlps")
+def test_codebooks_of_the_package_that_have_none_at_the_head_are_one_clear_line(page, real):
+    app = page(real, run="mine", head="a0.h2", read="true", books=SHIPPED_MLPS)
+    assert app.selectbox(key="books").value == SHIPPED_MLPS
+    [error] = app.error
+    assert "no codebook at a0.h2" in re.sub(r"\\(.)", r"\1", error.value)
+
+
+def test_codebooks_that_are_away_or_lead_elsewhere_are_one_clear_line(page, runs, real, monkeypatch):
+    shutil.copytree(real, runs, dirs_exist_ok=True)
+    shutil.copytree(runs / "books", runs / "linked")
+    book = runs / "linked" / "a0"
+    book.rename(runs.parent / "elsewhere")
+    book.symlink_to(runs.parent / "elsewhere")
+    app = page(runs, run="mine", read="true", books="linked")
+    assert "linked/a0 is a link to another place" in re.sub(r"\\(.)", r"\1", app.error[0].value)
+    listed = shelf.folders
+    monkeypatch.setattr(shelf, "folders", lambda kind: [*listed(kind), "away"])
+    app = page(runs, run="mine", read="true", books="away")
+    assert "away/manifest.json cannot be read" in re.sub(r"\\(.)", r"\1", app.error[0].value)
 
 
 def test_what_was_read_is_kept_up_to_a_number():

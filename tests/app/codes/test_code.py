@@ -179,6 +179,16 @@ def test_damaged_notes_do_not_hide_the_rest(page, runs, busy):
     assert (runs / "notes.json").read_text() == "{"
 
 
+def test_notes_that_are_a_link_to_another_place_are_neither_read_nor_written(page, runs, busy):
+    elsewhere = runs.parent / "notes.json"
+    elsewhere.write_text("{}")
+    (runs / "notes.json").symlink_to(elsewhere)
+    app = page(runs, code="{}:{}".format(*busy))
+    assert "notes.json is a link to another place" in unescaped(app.error[0].value) and app.metric
+    app.button(key="star").click().run()
+    assert not app.exception and elsewhere.read_text() == "{}" and (runs / "notes.json").is_symlink()
+
+
 def test_markup_in_a_corpus_and_a_name_is_shown_as_text(page, busy, index):
     scores = search_regex(index, "script")
     for address in ({"q": "script"}, {"code": "{}:{}".format(*busy), "order": "all, in order"}):

@@ -6,24 +6,38 @@ import time
 
 import pytest
 
-from interp.app import code_build
-from interp.app.books import SHIPPED, SHIPPED_MLPS
+from interp.app import code_build, engine
+from interp.app.books import SHIPPED_MLPS
 from interp.codesearch import (
     CodeIndex,
 )
 from tests.app.codes.conftest import NAME, button, captions, tables_of, unescaped
+from tests.app.conftest import TIMEOUT
 
 
-def test_without_an_index_it_offers_to_build_one(page, tmp_path):
-    app = page(tmp_path)
+def _offered(app):
+    """The page once the model is there, which an index is built with."""
+    engine.loading().model.result(TIMEOUT)
+    return app.run()
+
+
+@pytest.mark.usefixtures("shipped_at_mlps")
+def test_without_an_index_it_offers_to_build_one_of_the_codebooks_there_are(page, runs):
+    shutil.rmtree(runs / NAME)
+    app = _offered(page(runs))
     assert "No code index yet" in app.info[0].value
     assert button(app, "Build the index")
     assert app.code[0].value.startswith("interp index build --data stdlib --tokens 24000")
-    assert f"--out {tmp_path}/index-" in app.code[0].value
-    assert app.selectbox(key="build books").options == [SHIPPED, SHIPPED_MLPS]
+    assert f"--out {runs}/index-" in app.code[0].value
+    assert app.selectbox(key="build books").options == [SHIPPED_MLPS, "books"]
     assert not app.dataframe and not app.error
-    app.selectbox(key="build books").set_value(SHIPPED_MLPS).run()
     assert "--codebooks package:mlps --out" in app.code[0].value and "-mlps-stdlib-24000" in app.code[0].value
+
+
+def test_without_codebooks_it_says_how_to_make_some(page, tmp_path):
+    app = _offered(page(tmp_path))
+    assert "No code index yet" in app.info[0].value and "No codebooks for" in app.info[1].value
+    assert app.code[0].value.startswith("interp codebook fit") and not app.button and not app.error
 
 
 def _built(app):
@@ -36,7 +50,7 @@ def _built(app):
 
 def test_an_index_is_built_on_the_page(page, runs, model):
     shutil.rmtree(runs / NAME)
-    app = page(runs)
+    app = _offered(page(runs))
     app.selectbox(key="build books").set_value("books")
     app.selectbox(key="build tokens").set_value(8_000).run()
     command = app.code[0].value
@@ -56,13 +70,15 @@ def test_an_index_is_built_on_the_page(page, runs, model):
     assert code_build.running() is None
 
 
-def test_a_build_without_codebooks_says_why(page, runs):
-    shutil.rmtree(runs / NAME)
-    app = page(runs)
+def test_why_a_build_failed_is_seen_beside_another_index(page, runs):
+    (runs / "books" / "manifest.json").write_text('{"format": 99}')
+    app = _offered(page(runs))
     button(app, "Build the index").click().run()
     app = _built(app)
-    assert "no codebooks come with the package" in unescaped(app.error[0].value)
-    assert not list(runs.glob("index*")) and button(app, "Build the index")
+    [error] = app.error
+    assert "could not be built" in error.value and "is not of format" in unescaped(error.value)
+    assert not any(expander.error for expander in app.expander)
+    assert app.selectbox(key="index").value == NAME and button(app, "Build the index")
 
 
 def test_a_build_that_was_killed_goes_on(page, runs):

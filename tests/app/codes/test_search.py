@@ -121,3 +121,7 @@ def test_contexts_like_a_token_of_a_prompt(page, index, model):
     # another token of the prompt
     app.get("button_group")[-1].set_value(0).run()
     assert app.query_params["at"] in ("0", ["0"]) and html_of(app) != [strips]
+    # another prompt begins at its last one
+    app.text_input(key="near").set_value("John went to the store").run()
+    pills = app.get("button_group")[-1]
+    assert pills.value == len(pills.options) - 1 > 1 and "at" not in app.query_params
