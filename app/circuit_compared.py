@@ -22,7 +22,7 @@ def compared(found: Opened) -> None:
     else:
         st.caption(
             "No reference for this task on this model with these corrupt prompts comes with the package. This measures "
-            "one, the exact effect of every head on other pairs (a file, which `interp reference FILE` prints):"
+            "one, the exact effect of every head on other pairs, in a file that `interp discover --reference FILE` reads:"
         )
         st.code(reference_command(found.run, found.prompts), language="bash")
     st.subheader("Another run")

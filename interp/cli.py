@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,10 @@ def discover(
     ] = 0.02,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
     bos: Annotated[bool, typer.Option(help="prepend the beginning-of-sequence token")] = True,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="judge the scores by what interp reference measured, too"),
+    ] = None,
     set_: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="a method's option; repeatable")
     ] = [],  # noqa: B006
@@ -146,7 +151,16 @@ def discover(
     spec = default_model(wanted) if model is None else model
     loaded = load_model(spec, device=device, dtype=dtype)
     found = find(
-        wanted, model=loaded, method=method, config=config, n=n, mlps=mlps, bos=bos, stage=bar, **settings
+        wanted,
+        model=loaded,
+        method=method,
+        config=config,
+        n=n,
+        mlps=mlps,
+        bos=bos,
+        reference=reference,
+        stage=bar,
+        **settings,
     )
     replaced = (folder / RESULT).is_file()
     prompts = wanted if isinstance(wanted, PromptFile) else None
@@ -232,6 +246,10 @@ def reference(
     partial.unlink(missing_ok=True)
     print_reference(measured)
     typer.echo(f"\nsaved    {path}")
+    named = [] if model is None else ["--model", model]
+    named += [] if counterfactual is None else ["--counterfactual", counterfactual]
+    words = ["discover", task, *named, "--reference", str(path)]
+    typer.echo(f"next     interp {shlex.join(words)}    # judged by it")
 
 
 @app.command()

@@ -15,8 +15,9 @@ import numpy as np
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE
 from interp.circuits.choose import CANDIDATES, MIN_PAIRS, THRESHOLD, Checked, candidates, check, decide
+from interp.circuits.measured import MeasuredReference
 from interp.circuits.roles import HeadReadout, head_roles
-from interp.models import Model, Site, load_model
+from interp.models import Model, Site, describe_model, load_model
 from interp.models.memory import check_memory
 from interp.progress import Stage, silent
 from interp.record import Found
@@ -52,6 +53,7 @@ def discover(
     threshold: float = THRESHOLD,
     mlps: bool = False,
     bos: bool = True,
+    reference: str | Path | None = None,
     batch_size: int = BATCH_SIZE,
     stage: Stage = silent,
 ) -> Run:
@@ -65,6 +67,7 @@ def discover(
         n_candidates: how many of the best-scored components are checked by exact interchange.
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
         mlps: whether MLPs may be members; otherwise they stay live.
+        reference: a file that ``interp reference`` wrote, to judge the scores by beside those of the package.
         stage: draws progress (:func:`interp.progress.bar`).
 
     Raises:
@@ -90,6 +93,7 @@ def discover(
         threshold=threshold,
         batch_size=batch_size,
     )
+    own = None if reference is None else MeasuredReference.load(reference)
     model = default_model(task) if model is None else model
     clock = _Clock()
     if isinstance(model, str):
@@ -100,6 +104,8 @@ def discover(
     if not isinstance(pairs, PromptPairs):
         raise InputError(f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}")
     _check_number(task, len(pairs))
+    if own is not None:
+        _check_reference(reference, own, pairs, model)
     longest = max(len(pair.clean_tokens) for pair in pairs)
     if longest > model.cfg.n_ctx:
         raise InputError(f"prompts of {longest} tokens: the model reads at most {model.cfg.n_ctx}")
@@ -133,8 +139,10 @@ def discover(
         else:
             edges = edge_attribution(model, some, members, progress=advance)
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
-    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence)
-    return found.record(model, seconds=clock.seconds, **settings)
+    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, own)
+    return found.record(
+        model, seconds=clock.seconds, reference=None if own is None else str(reference), **settings
+    )
 
 
 def default_model(task: Task) -> str:
@@ -166,6 +174,14 @@ def check_settings(
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold}: it is a share of the clean–corrupt gap, from 0 to 1")
     check_counterfactual(task, counterfactual)
+
+
+def _check_reference(path: str | Path, own: MeasuredReference, pairs: PromptPairs, model: Model) -> None:
+    theirs = (Path(own.task).name, own.model, own.provenance.get("counterfactual"))
+    ours = (Path(pairs.task).name, describe_model(model)["spec"], pairs.counterfactual)
+    for what, here, there in zip(("task", "model", "counterfactual"), ours, theirs, strict=True):
+        if here != there:
+            raise InputError(f"reference {path} is of the {what} {there}, not of {here}")
 
 
 def _check_number(task: Task, n: int) -> None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import itertools
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -38,11 +39,24 @@ class Found:
     edges: tuple[EdgeScore, ...]
     edge_evidence: tuple[EdgeEvidence, ...] = ()
     """Of each edge in turn, where the method gathers it."""
+    own_reference: MeasuredReference | None = None
+    """A file's, beside those of the package."""
 
     def record(
-        self, model: Model, *, seconds: dict[str, float], n_candidates: int, threshold: float, mlps: bool
+        self,
+        model: Model,
+        *,
+        seconds: dict[str, float],
+        n_candidates: int,
+        threshold: float,
+        mlps: bool,
+        reference: str | None = None,
     ) -> Run:
-        """All that a run keeps; see :mod:`interp.runs`."""
+        """All that a run keeps; see :mod:`interp.runs`.
+
+        Args:
+            reference: the file of ``own_reference``, by which it is called in the run.
+        """
         pairs, scores, checked = self.pairs, self.scores, self.checked
         members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
         result = {
@@ -67,10 +81,13 @@ class Found:
                 for edge, evidence in itertools.zip_longest(self.edges, self.edge_evidence)
             ],
             "proposed": _proposed(scores),
-            "recovery": _recovery(pairs, model, scores),
+            "recovery": _recovery(
+                pairs, model, scores, {} if reference is None else {reference: self.own_reference}
+            ),
             "settings": {
                 "n_candidates": n_candidates,
                 "threshold": threshold,
+                **({} if reference is None else {"reference": reference}),
                 "signed": scores.signed,
                 "config": scores.config,
                 "codes": asdict(self.codes.dictionary.config),
@@ -161,10 +178,11 @@ STRICTER = (0.05, 0.10)
 """Shares of the gap beside 2 % at which a measured reference is read, too."""
 
 
-def _recovery(pairs: PromptPairs, model: Model, scores: Scores) -> dict:
+def _recovery(pairs: PromptPairs, model: Model, scores: Scores, own: Mapping[str, MeasuredReference]) -> dict:
     spec = describe_model(model)["spec"]
     found = {}
-    for reference in reference_for(pairs.task, spec or ""):
+    named = {reference.name: reference for reference in reference_for(pairs.task, spec or "")}
+    for name, reference in (named | dict(own)).items():
         truth = reference.members()
         if truth.shape != scores.heads.shape:
             continue
@@ -173,9 +191,9 @@ def _recovery(pairs: PromptPairs, model: Model, scores: Scores) -> dict:
         if measured and reference.provenance["counterfactual"] != pairs.counterfactual:
             continue
         effects = reference.effects() if measured else None
-        found[reference.name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()
+        found[name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()
         if measured:
-            found[reference.name]["stricter"] = {
+            found[name]["stricter"] = {
                 f"{share:.0%}": _short(recover(scores.heads, reference.members(share), effects).to_dict())
                 for share in STRICTER
             }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from interp.circuits.references import reference_names
 from interp.models import model_names
 from interp.models.planted import planted_truth
 from interp.options import DEFAULT_MODEL
+from interp.report.repeat import command_line, python_lines
 from interp.runs import Run
 from interp.tasks import task_names
 from tests.command_line import ONE_THREAD
@@ -197,6 +199,17 @@ def test_a_reference_is_measured_saved_and_shown_again(command):
     measured, again = (re.findall(r"(a\d+\.h\d+) +(\S+)", text)[:4] for text in (outcome.out, shown.out))
     assert measured == again
     assert {head for head, _ in again} == set(planted_truth(PLANTED).heads)
+    (following,) = re.findall(r"^next +interp (.*?) +# judged by it", outcome.out, flags=re.MULTILINE)
+    judged = command(*shlex.split(following), "-n", "8")
+    assert "against mine.safetensors: ROC AUC 1.000" in judged.out
+    run = Run.load(f"runs/{PLANTED}-codes")
+    assert "--reference mine.safetensors" in command_line(run) and "reference='mine" in python_lines(run)
+    other = command(
+        "discover", PLANTED, "-n", "8", "--reference", "mine.safetensors", "--counterfactual", "s2_io"
+    )
+    assert other.code == 2 and "mine.safetensors is of the counterfactual" in other.error
+    wrong = command("discover", "planted-backup", "-n", "8", "--reference", "mine.safetensors")
+    assert wrong.code == 2 and f"is of the task {PLANTED}, not of planted-backup" in wrong.error
 
 
 def test_an_interrupted_measurement_goes_on_where_it_stopped(command, monkeypatch):

@@ -53,6 +53,7 @@ def command_line(run: Run, task: str | None = None) -> str:
         words += ["--counterfactual", pairs["counterfactual"]]
     words += ["--candidates", settings["n_candidates"]] if "n_candidates" in settings else []
     words += ["--threshold", settings["threshold"]] if "threshold" in settings else []
+    words += ["--reference", settings["reference"]] if "reference" in settings else []
     words += ["--mlps"] if result.get("universe") == "heads+mlps" else []
     words += [] if pairs.get("bos", True) else ["--no-bos"]
     for key, value in _loaded_as(run).items():
@@ -77,6 +78,7 @@ def python_lines(run: Run, task: str | None = None) -> str:
         "threshold": settings.get("threshold"),
         "mlps": result.get("universe") == "heads+mlps" or None,
         "bos": None if pairs.get("bos", True) else False,
+        "reference": settings.get("reference"),
     }
     given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
     imports = "from interp import discover\n"
