@@ -21,8 +21,9 @@ def compared(found: Opened) -> None:
         _references(found)
     else:
         st.caption(
-            "No reference for this task on this model with these corrupt prompts comes with the package. This measures "
-            "one, the exact effect of every head on other pairs, in a file that `interp discover --reference FILE` reads:"
+            "No reference for this task on this model with these corrupt prompts comes with the package. This "
+            "measures one, the exact effect of every head on other pairs, in a file that "
+            "`interp discover --reference FILE` reads:"
         )
         st.code(reference_command(found.run, found.prompts), language="bash")
     st.subheader("Another run")
