@@ -15,6 +15,7 @@ from interp.app import engine, shelf
 from interp.app.books import SHIPPED, SHIPPED_MLPS, folder_of, load, shipped_names
 from interp.bottlenecks.shipped import MLPS, codebooks_folder
 from interp.codesearch import build_index
+from interp.codesearch.index import MANIFEST
 from interp.tasks.errors import InputError
 from interp.text import load_text
 
@@ -162,6 +163,7 @@ def running() -> Build | None:
 
 
 def failed() -> Build | None:
-    """The last build in the runs folder, if it ended with an error."""
+    """The last build in the runs folder, if it ended with an error and the index was not made in another way since."""
     last = _last.get(engine.runs())
-    return last if last is not None and last.error is not None else None
+    made = last is not None and (last.plan.folder / MANIFEST).is_file()
+    return last if last is not None and last.error is not None and not made else None

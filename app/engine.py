@@ -105,18 +105,25 @@ def libraries() -> None:
 
     Modules that are imported from two threads at once can meet half-made.
     """
-    _needed(loading().libraries, "Starting: a few seconds, once")
+    _needed(_begun_again(None, "libraries").libraries, "Starting: a few seconds, once")
 
 
 def model(spec: str | None = None):
     """The model, with a word on the page while it is being loaded; if it cannot be, the page ends with why."""
+    found = _begun_again(spec, "model")
+    return _needed(found.model, f"Loading {plain(found.spec)}: a few seconds, once")
+
+
+def _begun_again(spec: str | None, what: str) -> Loading:
+    """The thread that loads, another one if it could not: what was missing may be there by now."""
     found = loading(spec)
-    if found.model.done() and found.model.exception() is not None:
+    future = getattr(found, what)
+    if future.done() and future.exception() is not None:
         with _BEGINNING:
             if loading(spec) is found:  # no other tab has begun again
-                _loading.clear(found.spec)  # what was missing may be there by now
+                _loading.clear(found.spec)
             found = loading(spec)
-    return _needed(found.model, f"Loading {plain(found.spec)}: a few seconds, once")
+    return found
 
 
 def _needed(future: Future, text: str):

@@ -49,6 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     kept = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
+    del kept["against"]  # of the bench's own table
     plan = Plan(**{name: tuple(its) if isinstance(its, list) else its for name, its in kept.items()})
     if len(targets := plan.targets()) != 1:
         raise InputError(f"{args.bench} is of {', '.join(target.name for target in targets)}: one at a time")

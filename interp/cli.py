@@ -128,6 +128,7 @@ def discover(
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json")
 
+    from interp.circuits.measured import MeasuredReference
     from interp.console import print_members, print_next
     from interp.discovery import check_settings, default_model
     from interp.discovery import discover as find
@@ -147,6 +148,8 @@ def discover(
         "batch_size": config.batch_size,
     }
     check_settings(wanted, n=wanted.default_n if n is None else n, **settings)
+    if reference is not None:
+        MeasuredReference.load(reference)  # a wrong file should not wait for the model
     parse_device(device), parse_dtype(dtype)
     spec = default_model(wanted) if model is None else model
     loaded = load_model(spec, device=device, dtype=dtype)
@@ -223,8 +226,8 @@ def reference(
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
-    name = f"measured-{file_name(wanted.name)}-{file_name(spec)}.safetensors"
-    path = out or Path("references") / name
+    parts = [file_name(wanted.name), file_name(spec), *([] if counterfactual is None else [counterfactual])]
+    path = out or Path("references") / f"measured-{'-'.join(parts)}.safetensors"
     check_file(path, "--out")
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")

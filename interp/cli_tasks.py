@@ -34,8 +34,14 @@ def tasks_show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
     model: ModelOption = None,
     n: Annotated[
-        int, whole_option("--n", "-n", least=1, help="pairs that the score is taken over at most")
-    ] = 50,
+        int | None,
+        whole_option(
+            "--n",
+            "-n",
+            least=1,
+            help="pairs that the score is taken over [default: 50, or as many as there are]",
+        ),
+    ] = None,
     examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
@@ -56,7 +62,7 @@ def tasks_show(
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
     loaded = load_model(spec, device=device, dtype=dtype)
-    pairs = sample_pairs(wanted, loaded.tokenizer, None, n, seed, counterfactual)
+    pairs = sample_pairs(wanted, loaded.tokenizer, n, 50, seed, counterfactual)
     print_examples(loaded, pairs, examples, batch_size)
 
 

@@ -30,7 +30,9 @@ def print_members(run: Run) -> None:
     """The circuit as a table, and how the scores compare with the references there are."""
     result, console = run.result, _console()
     gap = result["metric"]["clean"] - result["metric"]["corrupt"]
-    dropped = result.get("provenance", {}).get("pairs", {}).get("dropped", {})
+    pairs = result.get("provenance", {}).get("pairs", {})
+    # what other tasks drop are words, of which they have enough
+    dropped = pairs.get("dropped", {}) if pairs.get("counterfactual") == "file" else {}
     causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
     console.print(
         f"{result['task']} on {result['model']} by {result['method']}: {result['metric']['name']} "

@@ -177,9 +177,16 @@ def check_settings(
 
 
 def _check_reference(path: str | Path, own: MeasuredReference, pairs: PromptPairs, model: Model) -> None:
-    theirs = (Path(own.task).name, own.model, own.provenance.get("counterfactual"))
-    ours = (Path(pairs.task).name, describe_model(model)["spec"], pairs.counterfactual)
-    for what, here, there in zip(("task", "model", "counterfactual"), ours, theirs, strict=True):
+    made = own.provenance
+    agree = {
+        "model": (describe_model(model)["spec"], own.model),
+        "counterfactual": (pairs.counterfactual, made.get("counterfactual")),
+        "BOS": (pairs.bos, made.get("bos")),
+    }
+    # the same prompts can lie in several files, as a run's own
+    if not {Path(pairs.task).suffix, Path(own.task).suffix} <= {".json", ".jsonl"}:
+        agree = {"task": (pairs.task, own.task), **agree}
+    for what, (here, there) in agree.items():
         if here != there:
             raise InputError(f"reference {path} is of the {what} {there}, not of {here}")
 

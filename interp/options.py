@@ -82,10 +82,11 @@ def key_values(texts: list[str]) -> dict[str, str]:
 
 
 def file_name(text: str) -> str:
-    """A task or model as part of a file's name: of a path its last part without the ending."""
-    if Path(text).suffix in (".json", ".jsonl", ".gguf"):
-        return Path(text).stem
-    return text.strip("/").replace("/", "-")
+    """A task or model as part of a file's name: of a file its own without the ending."""
+    path = Path(text)
+    if path.suffix in (".json", ".jsonl", ".gguf"):
+        return path.stem
+    return "-".join(part for part in path.parts if part not in ("/", ".", ".."))
 
 
 def default_folder(task: str, model: str | None, method: str) -> Path:
@@ -143,7 +144,8 @@ CodebooksOption = Annotated[
 ]
 BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]
 PairsOption = Annotated[
-    int | None, whole_option("--n", "-n", least=1, help="prompt pairs; the task's default if not given")
+    int | None,
+    whole_option("--n", "-n", least=1, help="prompt pairs [default: the task's, or as many as a file has]"),
 ]
 SeedOption = Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the prompts")]
 CounterfactualOption = Annotated[

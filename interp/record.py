@@ -187,8 +187,9 @@ def _recovery(pairs: PromptPairs, model: Model, scores: Scores, own: Mapping[str
         if truth.shape != scores.heads.shape:
             continue
         measured = isinstance(reference, MeasuredReference)
-        # an effect of exchange with other corrupt prompts is another quantity
-        if measured and reference.provenance["counterfactual"] != pairs.counterfactual:
+        # an effect of exchange with other corrupt prompts, or without BOS, is another quantity
+        made = reference.provenance if measured else {}
+        if measured and (made["counterfactual"], made["bos"]) != (pairs.counterfactual, pairs.bos):
             continue
         effects = reference.effects() if measured else None
         found[name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()

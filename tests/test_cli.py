@@ -15,7 +15,7 @@ import interp
 from interp.circuits.references import reference_names
 from interp.models import model_names
 from interp.models.planted import planted_truth
-from interp.options import DEFAULT_MODEL
+from interp.options import DEFAULT_MODEL, file_name
 from interp.report.repeat import command_line, python_lines
 from interp.runs import Run
 from interp.tasks import task_names
@@ -320,10 +320,33 @@ def test_doctor_is_content_with_this_installation(command):
     assert "ok   generation" in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("./tiny", "tiny"), ("../models/llama/", "models-llama"), ("org/model", "org-model"), ("a/b.gguf", "b")],
+)
+def test_names_of_files_are_neither_hidden_nor_elsewhere(text, name):
+    assert file_name(text) == name
+
+
+def test_a_reference_of_the_same_prompts_in_another_file_is_taken(command):
+    assert command("tasks", "export", PLANTED, "mine.json", "-n", "8").code == 0
+    assert command("tasks", "export", PLANTED, "again.json", "-n", "8").code == 0
+    words = ("--model", PLANTED)
+    assert command("reference", "mine.json", *words, "--out", "own.safetensors").code == 0
+    assert (
+        "against own.safetensors"
+        in command("discover", "again.json", *words, "--reference", "own.safetensors").out
+    )
+    other = command("discover", PLANTED, "-n", "8", "--reference", "own.safetensors")
+    assert other.code == 2 and "is of the task mine.json" in other.error
+
+
 @pytest.mark.slow
 def test_effects_with_other_corrupt_prompts_are_no_reference(command):
     words = ["discover", "ioi", "-n", "5", "--method", "layer-index", "--candidates", "1"]
-    assert "against ioi/smollm2-135m-instruct" in command(*words).out
+    usual = command(*words).out
+    assert "against ioi/smollm2-135m-instruct" in usual and "dropped" not in usual
+    assert "against ioi" not in command(*words, "--no-bos").out
     other = command(*words, "--counterfactual", "s2_io")
     assert other.code == 0 and "against ioi" not in other.out
 

@@ -164,6 +164,11 @@ class MeasuredReference:
             raise InputError(f"{path}: not a measured reference ({error})") from None
         if not isinstance(header, dict) or (header.get("kind"), header.get("format")) != (KIND, FORMAT):
             raise InputError(f"{path}: not a measured reference of format {FORMAT}")
+        texts, made = (header.get(key) for key in ("name", "task", "model")), header.get("provenance")
+        if not all(isinstance(text, str) for text in texts) or not isinstance(made, dict):
+            raise InputError(
+                f"{path}: not a measured reference (its header lacks name, task, model or provenance)"
+            )
         try:
             scales = header["scales"]
             loaded = cls(

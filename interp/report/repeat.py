@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import asdict
+from pathlib import Path
 
 from interp.report import wording
 from interp.runs import Run
@@ -144,8 +145,11 @@ def _changed_options(method: str, config: dict) -> dict:
 def reference_command(run: Run, task: str | None = None) -> str:
     """The command that measures what this run could be judged against; ``task`` as of :func:`command_line`."""
     words = ["interp", "reference", task or run.result["task"], "--model", run.result["model"] or "MODEL"]
-    kind = _pairs(run).get("counterfactual")
-    return shlex.join([*words, "--counterfactual", kind] if kind else words)
+    if task is not None:  # every run calls its own prompts the same
+        words += ["--out", f"references/measured-{Path(task).parent.name}.safetensors"]
+    elif kind := _pairs(run).get("counterfactual"):
+        words += ["--counterfactual", kind]
+    return shlex.join(words)
 
 
 def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:

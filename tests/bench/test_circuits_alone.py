@@ -56,6 +56,13 @@ def test_what_was_run_is_not_run_again(alone, monkeypatch):
     assert alone("--held-out", "5", "--methods", "attribution") == first
 
 
+def test_a_bench_compared_with_a_method_that_is_not_in_it_can_be_read(alone, bench):
+    path = bench[0] / "bench.json"
+    table = json.loads(path.read_text())
+    write_json(path, table | {"plan": table["plan"] | {"against": "eap"}})
+    assert "codes" in alone("--held-out", "5", "--methods", "attribution")["methods"]
+
+
 def test_a_method_that_the_bench_has_not_kept_is_named(alone):
     with pytest.raises(InputError, match="eap"):
         alone("--methods", "eap")

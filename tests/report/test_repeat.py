@@ -2,7 +2,7 @@
 
 import shlex
 
-from interp.report.repeat import command_line, python_lines
+from interp.report.repeat import command_line, python_lines, reference_command
 from tests.report.synthetic import make_run
 
 
@@ -30,6 +30,15 @@ def test_only_options_off_their_defaults_are_set():
     source = python_lines(run).replace("from interp import discover", "").replace('run.save("run")', "")
     exec(source, {"discover": lambda _task, **given: called.update(given)})
     assert called["config"].n_codes == 300
+
+
+def test_references_of_two_runs_prompts_do_not_replace_each_other():
+    words = reference_command(make_run(), "runs/mine/prompts.json").split()
+    assert words[2] == "runs/mine/prompts.json" and words[-2:] == [
+        "--out",
+        "references/measured-mine.safetensors",
+    ]
+    assert reference_command(make_run()).endswith("--counterfactual abc")
 
 
 def test_a_task_file_with_spaces_is_quoted():
