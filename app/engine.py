@@ -66,9 +66,8 @@ class Loading(threading.Thread):
         except InputError as error:  # whoever asks for the result gets it
             future.set_exception(error)
         except BaseException as error:
-            logging.getLogger(__name__).exception(
-                "%s cannot be loaded", self.spec
-            )  # the page has one line of it
+            # the page has one line of it
+            logging.getLogger(__name__).exception("%s cannot be loaded", self.spec)
             why = " ".join(f"{type(error).__name__}: {error}".split())
             future.set_exception(InputError(f"{self.spec} cannot be loaded ({why})"))
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import sem
 from torch import Tensor
 
 from interp.bench.store import read_record, write_record
@@ -147,7 +148,10 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
     base = _read(out, settings, None, BASE)
     if base is None:
         raise SystemExit(f"{out} holds no cells with these settings: run it without --show")
-    every = Table("topic", "arm", "dose", "rate", "95 %", "perplexity", "distinct-2", box=None)
+    prompts = len(topics[0].prompts)
+    every = Table(
+        "topic", "arm", "dose", "rate", "95 %", "perplexity", "distinct-2", "codes less it", box=None
+    )
     for number, topic in enumerate(topics):
         cells[topic.name, BASE] = base
         cells[topic.name, WRONG] = cells[topics[(number + 1) % len(topics)].name, "codes"]
@@ -155,6 +159,9 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
             cell = cells[topic.name, arm]
             if cell is not None:
                 low, high = cell.interval(topic.name)
+                codes = cells[topic.name, "codes"]
+                compared = codes is not None and arm != "codes"
+                less = mean_rate([(codes, topic.name)], prompts, [(cell, topic.name)]) if compared else None
                 every.add_row(
                     topic.name,
                     arm,
@@ -163,21 +170,26 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
                     f"{low:.0%}–{high:.0%}",
                     f"{cell.perplexity:.1f}",
                     f"{cell.distinct_2:.2f}",
+                    "" if less is None else _text(less, "+"),
                 )
     console.print(every)
-    table = Table("arm", "topics", "rate", "codes, the same topics", "codes less it", box=None)
+    table = Table(
+        "arm", "topics", "rate", "codes, the same topics", "codes less it", "± over topics", box=None
+    )
     table.title = (
-        f"mean over topics; perplexity up to {config.times:g} × the base's {base.perplexity:.1f}, "
+        "mean over topics (±: its standard error, topics as draws); perplexity up to "
+        f"{config.times:g} × the base's {base.perplexity:.1f}, "
         f"distinct-2 down to {config.variety:g} × its {base.distinct_2:.2f}; 95 % over prompts"
     )
-    prompts = len(topics[0].prompts)
     for arm in (BASE, *ARMS, WRONG):
         both = [t.name for t in topics if cells[t.name, arm] and cells[t.name, "codes"]]
         if both:
             row, codes = ([(cells[name, of], name) for name in both] for of in (arm, "codes"))
             less = "" if arm == "codes" else _text(mean_rate(codes, prompts, row), "+")
+            each = [a.rate(name) - b.rate(name) for (a, name), (b, _) in zip(codes, row, strict=True)]
+            error = f"{sem(each):.1%}" if less and len(each) > 1 else ""
             means = (_text(mean_rate(some, prompts)) for some in (row, codes))
-            table.add_row(arm, str(len(both)), *means, less)
+            table.add_row(arm, str(len(both)), *means, less, error)
     console.print(table)
 
 

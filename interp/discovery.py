@@ -139,10 +139,9 @@ def discover(
         else:
             edges = edge_attribution(model, some, members, progress=advance)
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
-    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, own)
-    return found.record(
-        model, seconds=clock.seconds, reference=None if own is None else str(reference), **settings
-    )
+    references = {} if own is None else {str(reference): own}
+    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, references)
+    return found.record(model, seconds=clock.seconds, **settings)
 
 
 def default_model(task: Task) -> str:
@@ -181,7 +180,7 @@ def _check_reference(path: str | Path, own: MeasuredReference, pairs: PromptPair
     agree = {
         "model": (describe_model(model)["spec"], own.model),
         "counterfactual": (pairs.counterfactual, made.get("counterfactual")),
-        "BOS": (pairs.bos, made.get("bos")),
+        "prompts": tuple("with BOS" if bos else "without BOS" for bos in (pairs.bos, made.get("bos"))),
     }
     # the same prompts can lie in several files, as a run's own
     if not {Path(pairs.task).suffix, Path(own.task).suffix} <= {".json", ".jsonl"}:

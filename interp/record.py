@@ -4,7 +4,7 @@ import importlib.metadata
 import itertools
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -39,24 +39,13 @@ class Found:
     edges: tuple[EdgeScore, ...]
     edge_evidence: tuple[EdgeEvidence, ...] = ()
     """Of each edge in turn, where the method gathers it."""
-    own_reference: MeasuredReference | None = None
-    """A file's, beside those of the package."""
+    references: Mapping[str, MeasuredReference] = field(default_factory=dict)
+    """By their files, beside those of the package."""
 
     def record(
-        self,
-        model: Model,
-        *,
-        seconds: dict[str, float],
-        n_candidates: int,
-        threshold: float,
-        mlps: bool,
-        reference: str | None = None,
+        self, model: Model, *, seconds: dict[str, float], n_candidates: int, threshold: float, mlps: bool
     ) -> Run:
-        """All that a run keeps; see :mod:`interp.runs`.
-
-        Args:
-            reference: the file of ``own_reference``, by which it is called in the run.
-        """
+        """All that a run keeps; see :mod:`interp.runs`."""
         pairs, scores, checked = self.pairs, self.scores, self.checked
         members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
         result = {
@@ -81,13 +70,11 @@ class Found:
                 for edge, evidence in itertools.zip_longest(self.edges, self.edge_evidence)
             ],
             "proposed": _proposed(scores),
-            "recovery": _recovery(
-                pairs, model, scores, {} if reference is None else {reference: self.own_reference}
-            ),
+            "recovery": _recovery(pairs, model, scores, self.references),
             "settings": {
                 "n_candidates": n_candidates,
                 "threshold": threshold,
-                **({} if reference is None else {"reference": reference}),
+                **({"reference": next(iter(self.references))} if self.references else {}),
                 "signed": scores.signed,
                 "config": scores.config,
                 "codes": asdict(self.codes.dictionary.config),
