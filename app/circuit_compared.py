@@ -7,7 +7,7 @@ from interp.app import engine, shelf
 from interp.app.circuit_runs import Opened, comparison, opened
 from interp.app.tokens import plain
 from interp.circuits.measured import MeasuredReference
-from interp.circuits.references import named_reference
+from interp.report import wording
 from interp.report.circuit_plots import scores_plot
 from interp.report.recovery import score_matrix
 from interp.report.repeat import reference_command
@@ -72,14 +72,16 @@ def _references(found: Opened) -> None:
         "where the method scores every pair by itself. The last two columns are rankings that know nothing of the "
         "task."
     )
-    for name in found.run.result["recovery"]:
+    for name, judged in found.run.result["recovery"].items():
+        if shared := wording.shared_pairs(judged, found.run.result["n_pairs"]):
+            st.caption(f"{plain(name)}: {shared}")
         _against(found, name)
 
 
 def _against(found: Opened, name: str) -> None:
     """The scores against the effects of a measured reference."""
     try:
-        reference = named_reference(name)
+        reference = found.run.reference(name)
     except InputError:
         return
     scores = score_matrix(found.run)

@@ -14,6 +14,7 @@ from interp.circuits.roles import role_name
 from interp.evaluation.grown import GrownCurve
 from interp.evaluation.recovery import recover
 from interp.models import Model
+from interp.report import wording
 from interp.runs import Run
 from interp.scores.growth import Growth
 from interp.tasks.pairs import PromptPair, PromptPairs
@@ -66,6 +67,8 @@ def print_members(run: Run) -> None:
         )
     for name, found in result["recovery"].items():
         console.print(recovery_line(name, found))
+        if shared := wording.shared_pairs(found, result["n_pairs"]):
+            console.print(f"  {shared}")
 
 
 def print_next(

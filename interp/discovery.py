@@ -139,8 +139,8 @@ def discover(
         else:
             edges = edge_attribution(model, some, members, progress=advance)
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
-    references = {} if own is None else {str(reference): own}
-    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, references)
+    judge = None if own is None else (str(reference), own)
+    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, judge)
     return found.record(model, seconds=clock.seconds, **settings)
 
 

@@ -3,8 +3,7 @@
 import importlib.metadata
 import itertools
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -39,8 +38,8 @@ class Found:
     edges: tuple[EdgeScore, ...]
     edge_evidence: tuple[EdgeEvidence, ...] = ()
     """Of each edge in turn, where the method gathers it."""
-    references: Mapping[str, MeasuredReference] = field(default_factory=dict)
-    """By their files, beside those of the package."""
+    reference: tuple[str, MeasuredReference] | None = None
+    """One's own and its file, beside those of the package."""
 
     def record(
         self, model: Model, *, seconds: dict[str, float], n_candidates: int, threshold: float, mlps: bool
@@ -70,11 +69,11 @@ class Found:
                 for edge, evidence in itertools.zip_longest(self.edges, self.edge_evidence)
             ],
             "proposed": _proposed(scores),
-            "recovery": _recovery(pairs, model, scores, self.references),
+            "recovery": _recovery(pairs, model, scores, self.reference),
             "settings": {
                 "n_candidates": n_candidates,
                 "threshold": threshold,
-                **({"reference": next(iter(self.references))} if self.references else {}),
+                **({"reference": self.reference[0]} if self.reference else {}),
                 "signed": scores.signed,
                 "config": scores.config,
                 "codes": asdict(self.codes.dictionary.config),
@@ -92,7 +91,8 @@ class Found:
                 for site in members
             },
         }
-        return Run(result, details, _arrays(scores, checked))
+        own = self.reference[1] if self.reference else None
+        return Run(result, details, _arrays(scores, checked), own)
 
 
 def versions() -> dict[str, str]:
@@ -165,11 +165,13 @@ STRICTER = (0.05, 0.10)
 """Shares of the gap beside 2 % at which a measured reference is read, too."""
 
 
-def _recovery(pairs: PromptPairs, model: Model, scores: Scores, own: Mapping[str, MeasuredReference]) -> dict:
+def _recovery(
+    pairs: PromptPairs, model: Model, scores: Scores, own: tuple[str, MeasuredReference] | None
+) -> dict:
     spec = describe_model(model)["spec"]
     found = {}
     named = {reference.name: reference for reference in reference_for(pairs.task, spec or "")}
-    for name, reference in (named | dict(own)).items():
+    for name, reference in (named | dict([own] if own else [])).items():
         truth = reference.members()
         if truth.shape != scores.heads.shape:
             continue
@@ -181,6 +183,7 @@ def _recovery(pairs: PromptPairs, model: Model, scores: Scores, own: Mapping[str
         effects = reference.effects() if measured else None
         found[name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()
         if measured:
+            found[name]["shared_pairs"] = reference.shared(pairs)
             found[name]["stricter"] = {
                 f"{share:.0%}": _short(recover(scores.heads, reference.members(share), effects).to_dict())
                 for share in STRICTER

@@ -6,6 +6,7 @@
 ``scores.safetensors``       scores and exact effects before the mean over pairs
 ``heads.csv``                one row a head
 ``prompts.json``/``.jsonl``  the prompts, where they came from a file
+``reference.safetensors``    the reference of one's own, where one was given
 ``report.html``              the report
 ============================ =================================================================================
 
@@ -31,6 +32,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from interp.circuits.circuit import Circuit, Component
+from interp.circuits.measured import MeasuredReference
+from interp.circuits.references import Reference, named_reference
 from interp.files import UMASK, atomic_path, check_writable, write_json, write_text
 from interp.scores.result import EdgeScore
 from interp.tasks import PromptFile, PromptPairs, load_task, task_names
@@ -45,7 +48,8 @@ RESULT, DETAILS, ARRAYS, TABLE, REPORT = (
     "report.html",
 )
 PROMPTS = ("prompts.json", "prompts.jsonl")
-_OWN = {RESULT, DETAILS, ARRAYS, TABLE, REPORT, *PROMPTS}
+REFERENCE = "reference.safetensors"
+_OWN = {RESULT, DETAILS, ARRAYS, TABLE, REPORT, *PROMPTS, REFERENCE}
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,13 @@ class Run:
             and how it came about (``provenance``, ``settings``, ``universe``, ``gap``, ``cost``).
         details: ``examples`` and ``members``, see :mod:`interp.record`.
         arrays: ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair``, ``effects`` [pair, candidate], ….
+        own_reference: what ``settings["reference"]`` names.
     """
 
     result: dict
     details: dict = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    own_reference: MeasuredReference | None = None
 
     @property
     def members(self) -> list[dict]:
@@ -74,6 +80,16 @@ class Run:
         """Of the heads that the method took for members before the check (``proposed``), those that are."""
         members = {part["site"] for part in self.members}
         return [site for site in (self.result.get("proposed") or {}).get("heads", ()) if site in members]
+
+    def reference(self, name: str) -> Reference | MeasuredReference:
+        """What ``recovery`` knows by this name: the run's own, or one of the package. No other file is opened.
+
+        Raises:
+            InputError: neither.
+        """
+        if self.own_reference is not None and name == self.result.get("settings", {}).get("reference"):
+            return self.own_reference
+        return named_reference(name)
 
     @property
     def circuit(self) -> Circuit:
@@ -156,6 +172,8 @@ class Run:
             with atomic_path(temporary / ARRAYS) as path:
                 save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, path)
             write_text(temporary / TABLE, self.to_csv())
+            if self.own_reference is not None:
+                self.own_reference.save(temporary / REFERENCE)
             if prompts is not None:
                 (temporary / f"prompts{prompts.path.suffix.lower()}").write_bytes(prompts.data)
             if report is not None:
@@ -224,7 +242,8 @@ class Run:
             result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
             details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
             arrays = load_file(folder / ARRAYS)
-        except (OSError, ValueError, SafetensorError) as error:
+            own = MeasuredReference.load(folder / REFERENCE) if (folder / REFERENCE).exists() else None
+        except (OSError, ValueError, SafetensorError, InputError) as error:
             raise InputError(f"run folder {folder} is damaged ({error}): run the discovery again") from None
         if not isinstance(result, dict) or result.get("format") != FORMAT:
             found = result.get("format") if isinstance(result, dict) else None
@@ -232,7 +251,7 @@ class Run:
         fault = _fault(result, details)
         if fault:
             raise InputError(f"run folder {folder} is damaged ({fault}): run the discovery again")
-        return cls(result, details, arrays)
+        return cls(result, details, arrays, own)
 
 
 def check_destination(folder: Path) -> None:

@@ -53,6 +53,11 @@ class PromptPair:
             (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt), len(self.clean_tokens) - 1
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of both prompts' tokens, by which a pair is known again."""
+        return hashlib.sha256(repr((self.clean_tokens, self.corrupt_tokens)).encode()).hexdigest()[:8]
+
 
 class PromptPairs(list[PromptPair]):
     """A list of pairs that remembers how it was sampled."""

@@ -3,10 +3,12 @@
 import json
 import os
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from interp.circuits.references import load_reference
 from interp.files import check_folder
 from interp.models.planted import load_planted_model
 from interp.runs import ARRAYS, DETAILS, RESULT, Run
@@ -108,6 +110,23 @@ def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
         with pytest.raises(InputError, match="not at hand"):
             found.sample_again(found.save(tmp_path / "run"), None, 4)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_an_own_reference_goes_with_its_run_and_no_other_file_is_opened(run, tmp_path):
+    reference = load_reference("ioi/smollm2-135m-instruct")
+    own = replace(
+        run, result={**run.result, "settings": {"reference": "mine.safetensors"}}, own_reference=reference
+    )
+    own.save(tmp_path / "run")
+    reference.save(tmp_path / "run" / "other.safetensors")
+    again = Run.load(tmp_path / "run")
+    np.testing.assert_array_equal(again.reference("mine.safetensors").heads, reference.heads)
+    for name in ("other.safetensors", str(tmp_path / "run" / "other.safetensors")):
+        with pytest.raises(InputError, match="unknown reference"):
+            again.reference(name)
+    (tmp_path / "run" / "reference.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"damaged \(.*reference.safetensors: not a measured reference"):
+        Run.load(tmp_path / "run")
 
 
 def test_prompts_that_come_out_differently_are_an_input_error(run, tmp_path):

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 from interp.files import atomic_path
 from interp.scores.result import Scores
 from interp.tasks.errors import InputError
+from interp.tasks.pairs import PromptPairs
 
 FORMAT = 1
 KIND = "measured reference"
@@ -36,7 +37,7 @@ class MeasuredReference:
         heads, mlps: effect of each component on each pair, in units of the metric; ``mlps`` is ``None`` for
             attention-only models.
         metric_clean, metric_corrupt: the task metric of the untouched model on both prompts of each pair.
-        provenance: model, task, counterfactual, seed, bos, n_pairs, versions; JSON-able.
+        provenance: model, task, counterfactual, seed, bos, n_pairs, fingerprints of the pairs, versions; JSON-able.
     """
 
     name: str
@@ -94,6 +95,11 @@ class MeasuredReference:
         self._positive_gap()
         effects, gaps = self._resampled(n_boot, seed)
         return (np.abs(effects) >= threshold * gaps[:, None, None]).mean(axis=0)
+
+    def shared(self, pairs: PromptPairs) -> int:
+        """How many of ``pairs`` are among those measured; of a file that does not say which those were, none."""
+        measured = set(self.provenance.get("pairs", ()))
+        return sum(pair.fingerprint in measured for pair in pairs)
 
     def _positive_gap(self) -> float:
         if self.gap <= 0:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from interp.circuits.references import named_reference
 from interp.evaluation.recovery import PairedComparison, compare_paired
 from interp.report import wording
 from interp.report.recovery import score_matrix
@@ -182,9 +181,11 @@ def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
     found = {}
     for name in _common(run_a, run_b):
         try:
-            found[name] = compare_paired(*per_pair, named_reference(name).members())
+            truth, other = (run.reference(name).members() for run in (run_a, run_b))
+            if np.array_equal(truth, other):  # one file may have been measured again meanwhile
+                found[name] = compare_paired(*per_pair, truth)
         except InputError:
-            continue  # a reference that is not installed here, or has no members: there is no AUC
+            continue  # a reference that is not at hand, or has no members: there is no AUC
     return found
 
 

@@ -4,7 +4,6 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
-from interp.circuits.references import named_reference
 from interp.evaluation.recovery import roc_curve_points
 from interp.report import wording
 from interp.report.figures import roc_panel
@@ -45,14 +44,15 @@ def _panel(name: str, found: dict, run: Run) -> dict:
         "random": random,
         "layer_index": wording.number(nulls["layer_index"], 3),
         "layer_mean": wording.number(nulls["layer_mean"], 3),
+        "shared": wording.shared_pairs(found, run.result["n_pairs"]),
         "curve": _curve(name, run),
     }
 
 
 def _curve(name: str, run: Run) -> Markup | None:
-    """``None`` where this installation does not have the reference, or its curve is undefined."""
+    """``None`` where the reference is not at hand, or its curve is undefined."""
     try:
-        truth = named_reference(name).members()
+        truth = run.reference(name).members()
     except InputError:
         return None
     scores = score_matrix(run)

@@ -49,6 +49,19 @@ def seconds(value: int | float) -> str:
     return f"{value:.0f} s" if value >= 10 else f"{value:.2f} s"
 
 
+def shared_pairs(judged: dict, n_pairs: int) -> str:
+    """A sentence where scores are judged by exact effects of their own pairs, or of some, else an empty string."""
+    shared = judged.get("shared_pairs", 0)
+    if not shared:
+        return ""
+    if shared == n_pairs:
+        return (
+            "It was measured on the run’s own pairs, so it says how near the scores come to exact effects of these, "
+            "not of others."
+        )
+    return f"Of the run’s {n_pairs} pairs {shared} {'are' if shared > 1 else 'is'} among those that it was measured on."
+
+
 def token(text: str, limit: int | None = None) -> str:
     """A token with its white space made visible; control, direction and rarer space characters as escapes.
 

@@ -1,6 +1,7 @@
 """Two runs side by side, against answers known by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,18 @@ def test_recovery_difference_is_the_paired_bootstrap_over_the_same_pairs():
     assert set(found.recovery) == set(names) and found.unpaired == ""
     arrays = [np.asarray(run.arrays["heads_per_pair"], dtype=float) for run in (a, b)]
     assert found.recovery[names[0]] == compare_paired(*arrays, load_reference(names[0]).members())
+
+
+def test_runs_that_were_judged_by_one_file_are_compared_and_not_by_two_of_one_name():
+    mine = load_reference("ioi/smollm2-135m-instruct")
+    a, b = (make_run(method=method, references=(mine.name,)) for method in ("attribution", "overlap"))
+    for run in (a, b):
+        run.result["recovery"] = {"mine.safetensors": run.result["recovery"][mine.name]}
+        run.result["settings"]["reference"] = "mine.safetensors"
+    a, b = (replace(run, own_reference=mine) for run in (a, b))
+    assert set(compare_runs(a, b).recovery) == {"mine.safetensors"}
+    later = replace(mine, metric_clean=2 * mine.metric_clean)
+    assert compare_runs(a, replace(b, own_reference=later)).recovery == {}
 
 
 @pytest.mark.parametrize(
