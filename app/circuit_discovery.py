@@ -16,6 +16,7 @@ from interp.tasks import PromptFile, load_task
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import Task
 from interp.tasks.planted import planted_task_names
+from interp.tasks.sampling import sample_pairs
 
 LARGEST = 2
 """Megabytes of an uploaded file."""
@@ -110,10 +111,10 @@ def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) 
     task: Task = load_task(wanted.task) if upload is None else prompt_file(upload)
     check_settings(task, n=wanted.n, seed=wanted.seed)
     with engine.running(model_for(wanted.task)) as model:
-        progress = Progress(wanted.method, wanted.n, draw)
-        run = discover(
-            task, model=model, method=wanted.method, n=wanted.n, seed=wanted.seed, stage=progress.stage
-        )
+        # of a file as many as it has for this model: how many it lacks is not known before
+        n = wanted.n if upload is None else len(sample_pairs(task, model.tokenizer, None, wanted.n))
+        progress = Progress(wanted.method, n, draw)
+        run = discover(task, model=model, method=wanted.method, n=n, seed=wanted.seed, stage=progress.stage)
     progress.say(1.0, "writing the run")
     prompts = task if upload is not None else None
     try:

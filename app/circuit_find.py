@@ -69,7 +69,12 @@ def form(*, expanded: bool) -> None:
                 help="Whatever it ranks first is then checked by exact interchange, 13 forward passes a pair.",
             )
             n = a.number_input(
-                "Pairs", 5, MOST_N, DEFAULT_N, key="find n", help="More pairs narrow the intervals."
+                "Pairs" if kind == A_TASK else "Pairs, at most",
+                5,
+                MOST_N,
+                DEFAULT_N,
+                key="find n",
+                help="More pairs narrow the intervals.",
             )
             seed = b.number_input("Seed", 0, MOST_SEED, 0, key="find seed", help="Of the prompts.")
             pressed = st.form_submit_button("Find", type="primary")

@@ -79,6 +79,20 @@ def test_a_circuit_is_found_from_an_uploaded_file(page, model, tmp_path):
     np.testing.assert_allclose(array_of(shown["customdata"]), expected_pattern, atol=1e-5)
 
 
+def test_of_a_file_as_many_pairs_are_taken_as_the_model_can_use(page, tmp_path):
+    data = json.loads(prompts_file())
+    data["prompts"][1]["corrupt"] += " longer"  # than the clean prompt
+    app = _with_file(page(tmp_path), "mine.json", json.dumps(data).encode())
+    app.selectbox(key="find method").set_value("attribution")
+    assert app.number_input(key="find n").label == "Pairs, at most"
+    app.number_input(key="find n").set_value(100)
+    press(app, "Find")
+    assert not app.error
+    found = Run.load(tmp_path / "mine-attribution").result
+    assert found["n_pairs"] == len(data["prompts"]) - 1
+    assert found["provenance"]["pairs"]["dropped"] == {"lengths": 1}
+
+
 def _with_file(app: AppTest, name: str, data: bytes) -> AppTest:
     app.get("button_group")[0].set_value("a file of prompts").run()
     app.file_uploader(key="find file").set_value((name, data, "application/json"))
@@ -96,7 +110,7 @@ def _with_file(app: AppTest, name: str, data: bytes) -> AppTest:
         (
             "few.json",
             json.dumps({"prompts": json.loads(prompts_file())["prompts"][:3]}).encode(),
-            "pairs asked for",
+            "n 3: too few, at least 5 pairs of few.json",
         ),
     ],
     ids=("not JSON", "markup", "two lines", "large", "keys", "few"),
