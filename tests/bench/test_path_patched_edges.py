@@ -1,4 +1,4 @@
-"""``benchmarks/path_patched_edges.py``: what it measures against the written edges, its intervals against known ones."""
+"""``benchmarks/path_patched_edges.py``: effects against the written edges, intervals against known ones."""
 
 import runpy
 from pathlib import Path
