@@ -9,9 +9,15 @@ from interp.bottlenecks.shipped import SHIPPED
 from interp.report.bench_rows import BenchRows, read_bench
 from interp.report.machine_rows import Reproduction, read_reproduction
 from interp.report.quality_rows import Quality, read_quality
+from interp.report.steering_rows import BASE_FILE, Steering, read_steering
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "bench"
-"""Tables that come with a checkout."""
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+"""What comes with a checkout."""
+STEERINGS = {
+    "seven topics": RESULTS / "steering",
+    "seven topics, at tighter bounds of fluency": RESULTS / "steering-tight",
+    "four topics of development": RESULTS / "steering-development",
+}
 FIRST = "ioi"
 """The README's, so that it is what a checkout shows before anything was run."""
 
@@ -19,7 +25,7 @@ FIRST = "ioi"
 def benches() -> dict[str, Path]:
     """Files by the names that are shown, those of the runs folder first."""
     found = {name: engine.runs() / name / shelf.BENCH for name in shelf.folders("benches")}
-    kept = sorted(RESULTS.glob("*.json"), key=lambda path: (path.stem != FIRST, path.stem))
+    kept = sorted((RESULTS / "bench").glob("*.json"), key=lambda path: (path.stem != FIRST, path.stem))
     return found | {f"{path.stem}, of the repository": path for path in kept}
 
 
@@ -43,6 +49,11 @@ def reproductions() -> dict[str, Path]:
     return {name: engine.runs() / name / shelf.REPRODUCTION for name in shelf.folders("reproductions")}
 
 
+def steerings() -> dict[str, Path]:
+    """Folders by the bounds of fluency that were asked for."""
+    return {name: folder for name, folder in STEERINGS.items() if (folder / BASE_FILE).is_file()}
+
+
 def bench(path: Path) -> BenchRows:
     """
     Raises:
@@ -59,6 +70,10 @@ def reproduction(path: Path) -> Reproduction:
     return _reproduction(str(path), _changed(path))
 
 
+def steering(folder: Path) -> Steering:
+    return _steering(str(folder), max(shelf.changed(path) for path in folder.glob("*.json")))
+
+
 def _changed(path: Path) -> int:
     if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
         shelf.check_inside(path)
@@ -73,6 +88,11 @@ def _bench(path: str, changed: int) -> BenchRows:  # noqa: ARG001 - a key of the
 @st.cache_data(max_entries=64, show_spinner=False)
 def _quality(path: str, changed: int) -> Quality:  # noqa: ARG001 - a key of the cache
     return read_quality(Path(path))
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _steering(folder: str, changed: int) -> Steering:  # noqa: ARG001 - a key of the cache
+    return read_steering(Path(folder))
 
 
 @st.cache_data(max_entries=16, show_spinner=False)

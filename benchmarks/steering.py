@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import sem
 from torch import Tensor
 
 from interp.bench.store import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.book_folder import load_codebooks
-from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, mean_rate, measure
-from interp.evaluation.steering_arms import ARMS, BLIND, VECTORS, WRONG, plan_arms
+from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, measure
+from interp.evaluation.steering_arms import ARMS, BLIND, VECTORS, plan_arms
+from interp.evaluation.steering_table import steering_table
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, load_model
 from interp.progress import bar
@@ -148,30 +148,26 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
     base = _read(out, settings, None, BASE)
     if base is None:
         raise SystemExit(f"{out} holds no cells with these settings: run it without --show")
-    prompts = len(topics[0].prompts)
+    found = steering_table(
+        [topic.name for topic in topics],
+        base,
+        {key: cell for key, cell in cells.items() if cell},
+        len(topics[0].prompts),
+    )
     every = Table(
         "topic", "arm", "dose", "rate", "95 %", "perplexity", "distinct-2", "codes less it", box=None
     )
-    for number, topic in enumerate(topics):
-        cells[topic.name, BASE] = base
-        cells[topic.name, WRONG] = cells[topics[(number + 1) % len(topics)].name, "codes"]
-        for arm in (BASE, *ARMS, WRONG):
-            cell = cells[topic.name, arm]
-            if cell is not None:
-                low, high = cell.interval(topic.name)
-                codes = cells[topic.name, "codes"]
-                compared = codes is not None and arm != "codes"
-                less = mean_rate([(codes, topic.name)], prompts, [(cell, topic.name)]) if compared else None
-                every.add_row(
-                    topic.name,
-                    arm,
-                    f"{cell.dose:.2f}",
-                    f"{cell.rate(topic.name):.0%}",
-                    f"{low:.0%}–{high:.0%}",
-                    f"{cell.perplexity:.1f}",
-                    f"{cell.distinct_2:.2f}",
-                    "" if less is None else _text(less, "+"),
-                )
+    for row in found.by_topic:
+        every.add_row(
+            row.topic,
+            row.arm,
+            f"{row.cell.dose:.2f}",
+            f"{row.rate:.0%}",
+            f"{row.low:.0%}–{row.high:.0%}",
+            f"{row.cell.perplexity:.1f}",
+            f"{row.cell.distinct_2:.2f}",
+            _text(row.less, "+"),
+        )
     console.print(every)
     table = Table(
         "arm", "topics", "rate", "codes, the same topics", "codes less it", "± over topics", box=None
@@ -181,20 +177,16 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
         f"{config.times:g} × the base's {base.perplexity:.1f}, "
         f"distinct-2 down to {config.variety:g} × its {base.distinct_2:.2f}; 95 % over prompts"
     )
-    for arm in (BASE, *ARMS, WRONG):
-        both = [t.name for t in topics if cells[t.name, arm] and cells[t.name, "codes"]]
-        if both:
-            row, codes = ([(cells[name, of], name) for name in both] for of in (arm, "codes"))
-            less = "" if arm == "codes" else _text(mean_rate(codes, prompts, row), "+")
-            each = [a.rate(name) - b.rate(name) for (a, name), (b, _) in zip(codes, row, strict=True)]
-            error = f"{sem(each):.1%}" if less and len(each) > 1 else ""
-            means = (_text(mean_rate(some, prompts)) for some in (row, codes))
-            table.add_row(arm, str(len(both)), *means, less, error)
+    for row in found.by_arm:
+        error = "" if row.error is None else f"{row.error:.1%}"
+        table.add_row(
+            row.arm, str(len(row.topics)), _text(row.rate), _text(row.codes), _text(row.less, "+"), error
+        )
     console.print(table)
 
 
-def _text(rate: MeanRate, sign: str = "") -> str:
-    return f"{rate.rate:{sign}.1%} [{rate.low:{sign}.1%}, {rate.high:{sign}.1%}]"
+def _text(rate: MeanRate | None, sign: str = "") -> str:
+    return "" if rate is None else f"{rate.rate:{sign}.1%} [{rate.low:{sign}.1%}, {rate.high:{sign}.1%}]"
 
 
 if __name__ == "__main__":

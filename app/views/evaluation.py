@@ -1,12 +1,13 @@
-"""How well methods find circuits, what codebooks cost, and the finite-state experiment; each against controls."""
+"""How well methods find circuits, what codebooks cost, how far codes steer, a finite-state machine; with controls."""
 
 import streamlit as st
 
-from interp.app import evaluation_codebooks, evaluation_machine, evaluation_methods
+from interp.app import evaluation_codebooks, evaluation_machine, evaluation_methods, evaluation_steering
 
 PARTS = {
     "Methods": evaluation_methods.show,
     "Codebooks": evaluation_codebooks.show,
+    "Steering": evaluation_steering.show,
     "Finite-state machine": evaluation_machine.show,
 }
 

@@ -20,7 +20,7 @@ from tests.report.synthetic import EVIL
 from tests.report.test_bench_page import make_result
 from tests.tokfsm.conftest import tiny  # noqa: F401 - a fixture
 
-METHODS, CODEBOOKS, MACHINE = "Methods", "Codebooks", "Finite-state machine"
+METHODS, CODEBOOKS, STEERING, MACHINE = "Methods", "Codebooks", "Steering", "Finite-state machine"
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_tables_of_the_repository_are_there_without_any_run(page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(evaluation_sources.RESULTS.glob("*.json")), ids=lambda path: path.stem
+    "path", sorted((evaluation_sources.RESULTS / "bench").glob("*.json")), ids=lambda path: path.stem
 )
 def test_every_table_of_the_repository_can_be_shown(page, tmp_path, path):
     app = page(tmp_path, METHODS, bench=f"{path.stem}, of the repository")
@@ -139,6 +139,48 @@ def test_the_codebooks_of_the_package_are_there_and_new_ones_say_what_measures_t
     assert "+0.169" in app.dataframe[0].value["CE rise"].iloc[1]  # docs/codebooks.md
     assert "books" in app.info[0].value and "codebook eval" in app.code[0].value
     assert app.code[0].value.endswith("/books")
+
+
+def test_steering_is_shown_with_rates_differences_and_controls(page, tmp_path):
+    app = page(tmp_path, STEERING)
+    assert not app.error and not app.warning and app.selectbox(key="steering").value == "seven topics"
+    table = app.dataframe[0].value.set_index("arm")
+    # the README's numbers
+    assert table.loc["codes", "rate [95 %]"] == "97.3 % [96.4, 98.1]"
+    assert table.loc["base", "rate [95 %]"].startswith("1.7 %")
+    assert table.loc["mean difference, residual", "codes less it [95 %]"] == "+24.1 [+21.7, +26.3]"
+    drawn = {trace["name"]: trace for trace in _plot(app)["data"]}
+    assert set(drawn) == set(table.index)
+    by_topic = app.dataframe[1].value.set_index("arm")
+    assert by_topic.loc["codes", "rate [95 %]"].startswith(f"{100 * drawn['codes']['x'][0]:.0f} %")
+    assert (by_topic["its first text"].str.len() > 100).all()
+
+
+@pytest.mark.parametrize("name", list(evaluation_sources.STEERINGS))
+def test_every_comparison_of_steering_can_be_shown(page, tmp_path, name):
+    app = page(tmp_path, STEERING, steering=name)
+    assert app.selectbox(key="steering").value == name and not app.error and not app.warning
+    before = app.dataframe[1].value
+    topics = _plot(app)["layout"]["yaxis"]["ticktext"]
+    app.get("button_group")[1].set_value(topics[-1]).run()
+    assert not app.exception and not before.equals(app.dataframe[1].value)
+
+
+def test_cells_of_other_settings_are_left_out_and_a_damaged_one_is_a_card(page, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(evaluation_sources.STEERINGS["seven topics"], tmp_path / "steering"))
+    monkeypatch.setattr(evaluation_sources, "STEERINGS", {"mine": folder})
+    cell = json.loads((folder / "baby--codes.json").read_text())
+    cell["settings"]["config"]["times"] = 3.0
+    write_json(folder / "baby--codes.json", cell)
+    app = page(tmp_path / "runs", STEERING)
+    assert "1 cell of that folder was" in app.warning[0].value
+    assert app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 6
+    (folder / "baby--codes.json").write_text("{")
+    app = page(tmp_path / "runs", STEERING)
+    [error] = app.error
+    assert "is damaged" in error.value and not app.dataframe
+    monkeypatch.setattr(evaluation_sources, "STEERINGS", {"mine": tmp_path / "nothing"})
+    assert "comes with a checkout" in page(tmp_path / "runs", STEERING).info[0].value
 
 
 @pytest.fixture(scope="module")
