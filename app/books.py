@@ -5,6 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from interp import DEFAULT_MODEL
 from interp.app import engine, shelf
 from interp.app.tokens import plain
 from interp.bottlenecks.book_folder import MANIFEST, load_codebooks
@@ -22,7 +23,7 @@ def fit_command(spec: str | None = None) -> str:
     spec = spec or engine.model_name()
     out, here = engine.runs() / "codebooks", Path.cwd()
     out = out.relative_to(here) if out.is_relative_to(here) else out
-    return f"{_FIT} --out {out}" + ("" if spec == engine.DEFAULT_MODEL else f" --model {spec}")
+    return f"{_FIT} --out {out}" + ("" if spec == DEFAULT_MODEL else f" --model {spec}")
 
 
 def none_yet(spec: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from interp import DEFAULT_MODEL
 from interp.app import engine, shelf
 from interp.app.books import SHIPPED, SHIPPED_MLPS, folder_of, load, shipped_names
 from interp.bottlenecks.shipped import MLPS, codebooks_folder
@@ -48,7 +49,7 @@ class Plan:
     def command(self) -> str:
         """The same in a terminal."""
         words = ["interp", "index", "build", "--data", SOURCE, "--tokens", str(self.n_tokens)]
-        if engine.model_name() != engine.DEFAULT_MODEL:
+        if engine.model_name() != DEFAULT_MODEL:
             words += ["--model", engine.model_name()]
         if self.books == SHIPPED_MLPS:
             words += ["--codebooks", str(MLPS)]

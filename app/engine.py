@@ -13,11 +13,11 @@ from pathlib import Path
 
 import streamlit as st
 
+from interp import DEFAULT_MODEL
 from interp.app.tokens import plain
 from interp.app.turns import Turns
 from interp.tasks.errors import InputError
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 PATIENCE = 0.25
 """Seconds between two looks at something that is waited for."""
 _TURNS = Turns()

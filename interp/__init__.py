@@ -7,6 +7,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+DEFAULT_MODEL = "smollm2-135m-instruct"
+"""The embedded one, which is meant where no model is named."""
+
 # read once, when torch loads: threads that spin while they wait made small models up to 6 times slower on two cores
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -20,7 +23,7 @@ _EXPORTS = {
     "load_reference": "interp.circuits.references",
     "write_report": "interp.report",
 }
-__all__ = ["__version__", *_EXPORTS]
+__all__ = ["DEFAULT_MODEL", "__version__", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from interp import DEFAULT_MODEL
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE
 from interp.circuits.choose import CANDIDATES, MIN_PAIRS, THRESHOLD, Checked, candidates, check, decide
@@ -35,7 +36,6 @@ from interp.tasks.pairs import PromptPairs, Task
 from interp.tasks.planted import planted_task_names
 from interp.tasks.sampling import sample_pairs
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 EDGE_PAIRS = 32
 """Pairs that edge attribution is averaged over: they rank edges among members, which are already checked."""
 

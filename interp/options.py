@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from interp import DEFAULT_MODEL
 from interp.tasks.errors import InputError
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 MOST_SEED = 2**32 - 1
 
 

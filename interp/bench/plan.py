@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from interp import DEFAULT_MODEL
 from interp.scores import METHODS, load_method
 from interp.tasks import load_task, task_names
 from interp.tasks.errors import InputError
 from interp.tasks.planted import planted_task_names
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 BASELINE = "attribution"
 YARDSTICK = "yardstick"
 """The row of exact interchange of a few of the reference's own pairs, judged by its other pairs."""
