@@ -7,12 +7,11 @@
     python benchmarks/codebook_curve.py --k 1 --tokens 614400 998400 --settle 2 --threads 1
     python benchmarks/codebook_curve.py --k 8 --codes 2048 --fit-tokens 44000 --tokens 12800
 
-Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, for one code with
-:data:`ONE_CODE`, for 32 with :data:`MANY_CODES` and else with the defaults of ``interp codebook train``, from
-:data:`TEXT` on in bfloat16: each number of tokens is a run of its own with its whole schedule, but that beyond
-:data:`LONGEST` the books of that run go on. Judged on held-out text of both kinds; the controls are those of the fitted
-books. One file a row, so that a killed run goes on; fits and trainings resume too. One seed: intervals are over blocks
-of text, so they hold for these books.
+Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, with the defaults of
+``interp codebook train`` but for :data:`ONE_CODE`, from :data:`TEXT` on in bfloat16: each number of tokens is a run of
+its own with its whole schedule, but that beyond :data:`LONGEST` the books of that run go on. Judged on held-out text of
+both kinds; the controls are those of the fitted books. One file a row, so that a killed run goes on; fits and trainings
+resume too. One seed: intervals are over blocks of text, so they hold for these books.
 """
 
 import argparse
@@ -34,10 +33,8 @@ from interp.training import TrainConfig, train_codebooks
 
 OUT = Path(__file__).parent / "results" / "codebook_curve"
 DATA, JUDGED = "stdlib+self", ["self", "stdlib"]
-ONE_CODE = TrainConfig(lr=0.02, batch_size=4, replace_every=100)
+ONE_CODE = TrainConfig(batch_size=4, replace_every=100)
 """For k = 1: chosen on 12,800 tokens, by other blocks of the training split (docs/codebooks.md)."""
-MANY_CODES = TrainConfig(lr=0.002)
-"""For k = 32: with steps of 0.01 each, so many codes together go too far (docs/codebooks.md)."""
 N_CODES, FIT_TOKENS = 512, 22_000
 """Of the rows whose names say neither."""
 TEXT = 204_800
@@ -106,9 +103,7 @@ def _fitted(given: argparse.Namespace, k: int) -> FitConfig:
 
 
 def _trained(given: argparse.Namespace, k: int, tokens: int) -> TrainConfig:
-    config = replace(
-        {1: ONE_CODE, 32: MANY_CODES}.get(k, TrainConfig()), settle=given.settle if tokens else 0
-    )
+    config = replace(ONE_CODE if k == 1 else TrainConfig(), settle=given.settle if tokens else 0).for_codes(k)
     if _before(tokens):
         return replace(config, precision=LONG_PRECISION, lr=config.lr / 2)
     if tokens >= TEXT:

@@ -44,8 +44,13 @@ def train(
     tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 100_000,
     epochs: Annotated[int, whole_option("--epochs", least=1, help="times that the text is seen")] = 1,
     lr: Annotated[
-        float, number_option("--lr", help="step of the codes, in units of the spread at their site")
-    ] = 0.01,
+        float | None,
+        number_option(
+            "--lr",
+            help="step of the codes, in units of the spread at their site "
+            "[default: .02 for one code a vector, .01 for up to 8, .002 for more]",
+        ),
+    ] = None,
     model_lr: Annotated[
         float | None,
         number_option("--model-lr", help="step of the model's weights, in joint training [default: 2e-5]"),

@@ -69,15 +69,16 @@ def train_codebooks(
             another run, damaged, or being filled by another process; NaN or infinite activations or loss; joint
             training of a model that cannot be saved.
     """
-    config, folder = config or TrainConfig(), Path(folder)
+    folder = Path(folder)
     if text.split != "train":
         raise InputError(f"text of the split {text.split!r}: codebooks are trained on 'train' only")
+    books = load_codebooks(start.folder, model)
+    config = (config or TrainConfig()).for_codes(max(book.config.k for book in books.values()))
     n_steps = config.epochs * (len(text.tokens) // config.batch_size)
     if n_steps == 0:
         raise InputError(f"{len(text.tokens)} blocks of text: a batch is {config.batch_size}")
     if config.objective == "joint":
         check_saveable(model)
-    books = load_codebooks(start.folder, model)
     request = _request(model, start, books, text, config)
     if BookFolder.exists(folder):
         found = BookFolder.open(folder)

@@ -197,3 +197,18 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(model, start, t
         train_codebooks(model, start, text, whole.folder, replace(CONFIG, seed=1))
     with pytest.raises(InputError, match="holds fitted codebooks: write the trained ones"):
         train_codebooks(model, start, text, start.folder, CONFIG)
+
+
+def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, start, text, tmp_path):
+    k = start.manifest["fit"]["k"]
+    assert [TrainConfig().for_codes(some).lr for some in (1, 2, 8, 9, 32)] == [0.02, 0.01, 0.01, 0.002, 0.002]
+    assert TrainConfig(lr=0.5).for_codes(1).lr == 0.5
+    unsaid = replace(CONFIG, epochs=1, settle=0, lr=None)
+    told = replace(unsaid, lr=unsaid.for_codes(k).lr)
+    first = train_codebooks(model, start, text, tmp_path / "first", unsaid)
+    assert first.manifest["training"]["lr"] == told.lr
+    # so that the same command with the number said is the same run
+    again = train_codebooks(model, start, text, tmp_path / "first", told)
+    assert again.manifest == first.manifest
+    trained = train_codebooks(model, start, text, tmp_path / "second", told)
+    assert history(trained.folder) == history(first.folder)
