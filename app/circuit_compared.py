@@ -82,12 +82,13 @@ def _against(found: Opened, name: str) -> None:
     """The scores against the effects of a measured reference."""
     try:
         reference = found.run.reference(name)
-    except InputError:
+        theirs = reference.members()
+    except InputError:  # not at hand, or without a gap of which effects could be a share
         return
     scores = score_matrix(found.run)
     if not isinstance(reference, MeasuredReference) or reference.effects().shape != scores.shape:
         return
-    mine, theirs = found.run.result["heads"], reference.members()
+    mine = found.run.result["heads"]
     inside = {(head["layer"], head["head"]) for head in mine if head["in_circuit"]}
     reference_inside = {(int(layer), int(head)) for layer, head in np.argwhere(theirs)}
     groups = {

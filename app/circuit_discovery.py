@@ -14,7 +14,6 @@ from interp.report import render_report, wording
 from interp.scores.code_edges import EDGE_PAIRS, PROPOSING_COST, CodeEdgesConfig
 from interp.tasks import PromptFile, load_task
 from interp.tasks.errors import InputError
-from interp.tasks.pairs import Task
 from interp.tasks.planted import planted_task_names
 from interp.tasks.sampling import sample_pairs
 
@@ -108,12 +107,13 @@ def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) 
         InputError: what is wrong with the file, the numbers, or the task on this model.
     """
     upload = wanted.task if isinstance(wanted.task, Upload) else None
-    task: Task = load_task(wanted.task) if upload is None else prompt_file(upload)
-    check_settings(task, n=wanted.n, seed=wanted.seed)
+    task = load_task(wanted.task) if upload is None else prompt_file(upload)
+    most = wanted.n if upload is None else min(wanted.n, len(task.prompts))
+    check_settings(task, n=most, seed=wanted.seed)
     with engine.running(model_for(wanted.task)) as model:
+        progress = Progress(wanted.method, most, draw)
         # of a file as many as it has for this model: how many it lacks is not known before
-        n = wanted.n if upload is None else len(sample_pairs(task, model.tokenizer, None, wanted.n))
-        progress = Progress(wanted.method, n, draw)
+        n = most if upload is None else len(sample_pairs(task, model.tokenizer, None, most))
         run = discover(task, model=model, method=wanted.method, n=n, seed=wanted.seed, stage=progress.stage)
     progress.say(1.0, "writing the run")
     prompts = task if upload is not None else None

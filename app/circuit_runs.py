@@ -14,7 +14,7 @@ from interp.models import Model, model_names
 from interp.report import render_report
 from interp.report.compare import Comparison, compare_runs
 from interp.report.components import Scale
-from interp.runs import PROMPTS, RESULT, Run
+from interp.runs import PROMPTS, REFERENCE, RESULT, Run
 from interp.tasks.errors import InputError
 
 
@@ -39,6 +39,11 @@ class Opened:
         """What to type for the task where the run keeps its prompts."""
         kept = next((name for name in PROMPTS if (self.folder / name).is_file()), None)
         return None if kept is None else f"{shelf.shown_path()}/{self.name}/{kept}"
+
+    @property
+    def reference(self) -> str | None:
+        """What to type for the reference of one's own where the run keeps it."""
+        return None if self.run.own_reference is None else f"{shelf.shown_path()}/{self.name}/{REFERENCE}"
 
     @property
     def scale(self) -> Scale:

@@ -26,11 +26,13 @@ def show() -> None:
     except InputError as error:
         engine.say(error)
         return
-    config, base = found.config, found.base
+    config = found.config
+    _, perplexity, distinct_2 = found.base.tried[0]
     st.caption(
-        f"{config.n} texts of {config.n_tokens} tokens an arm and topic. Every arm acts as strongly as fluency allows: "
-        f"perplexity without steering up to {config.times:g} times the base’s {base.perplexity:.1f}, different pairs "
-        f"of words down to {config.variety:g} of its {base.distinct_2:.2f}; the dose is sought on other texts."
+        f"{config.n} texts of {config.n_tokens} tokens an arm and topic, at like fluency: of at most {config.tries} "
+        f"doses each arm has that which comes nearest, on other texts, to {config.times:g} times the base’s perplexity "
+        f"of {perplexity:.1f} or {config.variety:g} of its {distinct_2:.2f} different pairs of words, whichever is "
+        "reached first. The texts that are counted can lie on either side of that; what they have is in the table."
     )
     if found.left_out:
         were = "cell of that folder was" if found.left_out == 1 else "cells of that folder were"
@@ -63,6 +65,8 @@ def arms(found: Steering) -> list[dict]:
             "codes, same topics": _rate(row.codes),
             "codes less it [95 %]": _less(row.less),
             "± over topics": wording.DASH if row.error is None else f"{100 * row.error:.1f}",
+            "perplexity": wording.number(row.perplexity, 1),
+            "distinct-2": wording.number(row.distinct_2, 2),
         }
         for row in found.table.by_arm
     ]

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import interp.bottlenecks.codebook as codebook
+from interp import DEFAULT_MODEL
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
 from interp.evaluation.codebook_quality import quality_of_folder
 from interp.models import load_model
@@ -29,7 +30,7 @@ STEPS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--data", default="self")
     parser.add_argument("--tokens", type=int, default=11_000)
     parser.add_argument("--eval-tokens", type=int, default=4096)

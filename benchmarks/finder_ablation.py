@@ -22,6 +22,7 @@ from rich.table import Table
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from interp import DEFAULT_MODEL
 from interp.circuits.references import load_reference
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["ioi", "greater-than", "docstring"])
     parser.add_argument("--pairs", nargs="+", type=int, default=[10, 25, 100])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
     args = parser.parse_args()
     table = Table(title="ROC AUC (average precision), mean over seeds")

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from interp import DEFAULT_MODEL
 from interp.activations.stream import MetricConsumer, feed
 from interp.circuits.references import load_reference
 from interp.files import write_json
@@ -50,7 +51,7 @@ MEASURES = ("roc_auc", "average_precision")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="ioi")
-    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--reference-pairs", type=int, default=16)

@@ -12,7 +12,6 @@ included: four to five minutes of one core.
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from interp.bench.store import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, measure
-from interp.evaluation.steering_arms import ARMS, BLIND, VECTORS, plan_arms
-from interp.evaluation.steering_table import steering_table
+from interp.evaluation.steering_arms import ARMS, plan_arms
+from interp.evaluation.steering_table import made_of, steering_table
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, load_model
 from interp.progress import bar
@@ -40,7 +39,7 @@ from interp.steering.texts import read_texts, tokenize
 from interp.steering.topics import development_topic_names
 
 OUT, DEVELOPMENT = (Path(__file__).parent / "results" / name for name in ("steering", "steering-development"))
-console = Console(width=140, highlight=False)
+console = Console(width=170, highlight=False)
 
 
 def main() -> None:
@@ -61,7 +60,12 @@ def main() -> None:
     config = SteeringConfig(**{name: getattr(given, name) for name in numbers})
     model = load_model()
     books = load_codebooks(given.codebooks, model)
-    settings = {"made_with": identity(model, books), "model": identity(model, {}), "config": asdict(config)}
+    settings = {
+        "model": identity(model, {}),
+        "books": identity(model, books),
+        "finder": FINDER,
+        "config": config,
+    }
     names = development_topic_names() if given.development else topic_names()
     given.out = given.out or (DEVELOPMENT if given.development else OUT)
     topics = [load_topic(name) for name in names]
@@ -95,7 +99,7 @@ def _run(
         for topic in missing:
             means = site_means(model, [*books, layer], topic.positive, topic.negative)
             gains_of = partial(_gains, model, books, topic)
-            found = _found(model, books, topic, settings["made_with"], config.seed)
+            found = _found(model, books, topic, settings["books"], config.seed)
             planned.append(plan_arms(model, books, found, means, gains_of, layer=layer, seed=config.seed))
         # arm by arm: a run that is cut short has whole arms to compare
         for arms in zip(*planned, strict=True):
@@ -128,19 +132,12 @@ def _path(out: Path, topic: Topic | None, arm: str) -> Path:
 
 
 def _read(out: Path, settings: dict, topic: Topic | None, arm: str) -> Cell | None:
-    kept = read_record(_path(out, topic, arm), _of(settings, arm), console.print)
+    kept = read_record(_path(out, topic, arm), made_of(arm, **settings), console.print)
     return None if kept is None else Cell(**kept)
 
 
 def _write(out: Path, settings: dict, topic: Topic | None, arm: str, cell: Cell) -> None:
-    write_record(_path(out, topic, arm), _of(settings, arm), cell.to_json())
-
-
-def _of(settings: dict, arm: str) -> dict:
-    """What a cell depends on: cells of other codebooks, or of codes found in another way, are not those of today."""
-    made_with = settings["model" if arm in (BASE, *VECTORS) else "made_with"]
-    found = {} if arm in (BASE, *BLIND) else {"finder": FINDER}
-    return {"made_with": made_with, "config": settings["config"], **found}
+    write_record(_path(out, topic, arm), made_of(arm, **settings), cell.to_json())
 
 
 def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Path) -> None:
@@ -170,17 +167,32 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
         )
     console.print(every)
     table = Table(
-        "arm", "topics", "rate", "codes, the same topics", "codes less it", "± over topics", box=None
+        "arm",
+        "topics",
+        "rate",
+        "codes, the same topics",
+        "codes less it",
+        "± over topics",
+        "perplexity",
+        "distinct-2",
+        box=None,
     )
     table.title = (
-        "mean over topics (±: its standard error, topics as draws); perplexity up to "
-        f"{config.times:g} × the base's {base.perplexity:.1f}, "
-        f"distinct-2 down to {config.variety:g} × its {base.distinct_2:.2f}; 95 % over prompts"
+        "mean over topics (±: its standard error, topics as draws); doses by perplexity up to "
+        f"{config.times:g} × the base's {base.tried[0][1]:.1f} and distinct-2 down to {config.variety:g} × its "
+        f"{base.tried[0][2]:.2f}, on other texts; 95 % over prompts"
     )
     for row in found.by_arm:
         error = "" if row.error is None else f"{row.error:.1%}"
         table.add_row(
-            row.arm, str(len(row.topics)), _text(row.rate), _text(row.codes), _text(row.less, "+"), error
+            row.arm,
+            str(len(row.topics)),
+            _text(row.rate),
+            _text(row.codes),
+            _text(row.less, "+"),
+            error,
+            f"{row.perplexity:.1f}",
+            f"{row.distinct_2:.2f}",
         )
     console.print(table)
 

@@ -179,6 +179,7 @@ def _check_reference(path: str | Path, own: MeasuredReference, pairs: PromptPair
     made = own.provenance
     agree = {
         "model": (describe_model(model)["spec"], own.model),
+        "metric": (pairs.metric, made.get("metric", pairs.metric)),
         "counterfactual": (pairs.counterfactual, made.get("counterfactual")),
         "prompts": tuple("with BOS" if bos else "without BOS" for bos in (pairs.bos, made.get("bos"))),
     }

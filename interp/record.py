@@ -183,7 +183,7 @@ def _recovery(
         effects = reference.effects() if measured else None
         found[name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()
         if measured:
-            found[name]["shared_pairs"] = reference.shared(pairs)
+            found[name]["pairs"] = {"shared": reference.shared(pairs), "measured": reference.n_pairs}
             found[name]["stricter"] = {
                 f"{share:.0%}": _short(recover(scores.heads, reference.members(share), effects).to_dict())
                 for share in STRICTER

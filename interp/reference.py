@@ -55,7 +55,7 @@ def measure_reference(
     with stage("exact interchange", method.steps(model, len(pairs))) as advance:
         scores = method.function(model, pairs, config, progress=advance)
     provenance = {
-        "pairs": [pair.fingerprint for pair in pairs],
+        "fingerprints": [pair.fingerprint for pair in pairs],
         "model_details": describe_model(model),
         "versions": versions(),
         "date": datetime.date.today().isoformat(),

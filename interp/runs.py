@@ -261,6 +261,8 @@ def check_destination(folder: Path) -> None:
         raise InputError(f"--out {folder} is a file: name a new folder or an earlier run")
     if folder.is_dir():
         others = {path.name for path in folder.iterdir()} - _OWN
+        if (folder / REFERENCE).exists() and not _names_a_reference(folder):
+            others.add(REFERENCE)  # put there by someone, who wants to keep it
         if others or (any(folder.iterdir()) and not (folder / RESULT).is_file()):
             named = f" ({', '.join(sorted(others)[:3])})" if others else ""
             raise InputError(
@@ -269,6 +271,13 @@ def check_destination(folder: Path) -> None:
         if folder.samefile(os.curdir):
             raise InputError(f"--out {folder} is the current folder: name another, such as runs/mine")
     check_writable(folder, "--out")
+
+
+def _names_a_reference(folder: Path) -> bool:
+    try:
+        return "reference" in json.loads((folder / RESULT).read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 _KEYS = ("model", "task", "method", "seed", "n_pairs", "heads", "mlps", "edges", "metric")

@@ -55,8 +55,9 @@ class PromptPair:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of both prompts' tokens, by which a pair is known again."""
-        return hashlib.sha256(repr((self.clean_tokens, self.corrupt_tokens)).encode()).hexdigest()[:8]
+        """A hash of what the model reads and of what counts as right, by which a pair is known again."""
+        found = (self.clean_tokens, self.corrupt_tokens, self.answers, self.wrong_answers)
+        return hashlib.sha256(repr(found).encode()).hexdigest()[:8]
 
 
 class PromptPairs(list[PromptPair]):

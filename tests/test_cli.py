@@ -204,18 +204,25 @@ def test_a_reference_is_measured_saved_and_shown_again(command):
     assert "against mine.safetensors: ROC AUC 1.000" in judged.out
     run = Run.load(f"runs/{PLANTED}-codes")
     assert "--reference mine.safetensors" in command_line(run) and "reference='mine" in python_lines(run)
-    assert "among those" not in judged.out and "own pairs" not in judged.out
+    assert "it was measured on" not in judged.out and "own pairs" not in judged.out
     words = ("discover", PLANTED, "-n", "8", "--reference", "mine.safetensors")
     same = command(*words, "--seed", "1000", "--method", "attribution")
     assert "It was measured on the run’s own pairs" in same.out
     some = command(*words, "-n", "12", "--seed", "1000", "--out", "some")
-    assert "Of the run’s 12 pairs 8 are among those that it was measured on" in some.out
+    assert "Of the run’s 12 pairs 8 are among the 8 that it was measured on." in some.out
+    few = command(*words, "-n", "5", "--seed", "1000", "--out", "few")
+    assert "Of the run’s 5 pairs 5 are among the 8 that it was measured on." in few.out
     assert "ROC curve against mine.safetensors" in Path("some/report.html").read_text()
-    Path("mine.safetensors").unlink()  # what a run was judged by goes with it
-    compared = command("compare", f"runs/{PLANTED}-codes", "some").out
-    assert "no interval: a run has no scores per pair" in compared
-    assert re.search(r"ROC AUC, mine.safetensors +1\.000 +1\.000", compared)
-    shutil.move("some/reference.safetensors", "mine.safetensors")
+    # what a run was judged by goes with it, whatever becomes of the file and whatever it is called
+    moved = str(Path("mine.safetensors").rename("moved.safetensors").absolute())
+    elsewhere = [*words[:4], "--reference", moved, "--seed", "1000", "--method", "attribution"]
+    assert command(*elsewhere, "--out", "moved").code == 0
+    compared = command("compare", f"runs/{PLANTED}-attribution", "moved").out
+    assert re.search(r"ROC AUC, mine.safetensors +1\.000 +1\.000 +\S+ \[", compared), compared
+    Path("some/report.html").unlink()
+    assert command("report", "some").code == 0
+    assert "ROC curve against mine.safetensors" in Path("some/report.html").read_text()
+    Path(moved).rename("mine.safetensors")
     other = command(*words, "--counterfactual", "s2_io")
     assert other.code == 2 and "mine.safetensors is of the counterfactual" in other.error
     wrong = command("discover", "planted-backup", "-n", "8", "--reference", "mine.safetensors")

@@ -11,7 +11,7 @@ import pytest
 from interp.circuits.references import load_reference
 from interp.files import check_folder
 from interp.models.planted import load_planted_model
-from interp.runs import ARRAYS, DETAILS, RESULT, Run
+from interp.runs import ARRAYS, DETAILS, RESULT, Run, check_destination
 from interp.tasks import PromptFile, load_task, write_prompt_file
 from interp.tasks.errors import InputError
 
@@ -71,6 +71,15 @@ def test_a_file_or_a_foreign_folder_in_the_way_is_never_overwritten(run, tmp_pat
     with pytest.raises(InputError, match="other things in it \\(thesis.tex\\)"):
         run.save(tmp_path / "run")
     assert (tmp_path / "run" / "thesis.tex").read_text() == "precious"
+
+
+def test_a_reference_that_somebody_put_into_a_run_is_not_replaced(run, tmp_path):
+    folder = run.save(tmp_path / "run")
+    (folder / "reference.safetensors").write_bytes(b"precious")
+    with pytest.raises(InputError, match=r"other things in it \(reference.safetensors\)"):
+        check_destination(folder)
+    _change(folder / RESULT, settings={"reference": "mine.safetensors"})
+    check_destination(folder)
 
 
 def test_nothing_else_is_written_into_a_run(run, tmp_path):

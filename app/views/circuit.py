@@ -56,8 +56,8 @@ def whole_report(found: Opened) -> None:
         "Heads as CSV", found.run.to_csv(), f"{found.name}-heads.csv", "text/csv", on_click="ignore"
     )
     with st.expander("Repeat this run"):
-        st.code(command_line(found.run, found.prompts), language="bash")
-        st.code(python_lines(found.run, found.prompts), language="python")
+        st.code(command_line(found.run, found.prompts, found.reference), language="bash")
+        st.code(python_lines(found.run, found.prompts, found.reference), language="python")
     st.iframe(page, height=HEIGHT)
 
 

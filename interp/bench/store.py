@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.files import write_json
+from interp.tasks.errors import InputError
 
 FORMAT = 1
 Say = Callable[[str], None]
@@ -34,17 +35,30 @@ def read_record(path: Path, settings: dict, say: Say) -> dict | None:
     if not path.is_file():
         return None
     try:
+        kept, result = whole_record(path)
+    except InputError:
+        say(f"{path} is damaged: done again")
+        return None
+    if kept != _as_json(settings):
+        say(f"{path} was made with other settings ({_difference(kept, settings)}): done again")
+        return None
+    return result
+
+
+def whole_record(path: Path) -> tuple[dict, dict]:
+    """The settings and the result kept at ``path``, whatever they are.
+
+    Raises:
+        InputError: not there, of another format, or not as it was written.
+    """
+    try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         whole = kept["format"] == FORMAT and kept["sha256"] == _digest(kept["settings"], kept["result"])
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        say(f"{path} is damaged: done again")
-        return None
-    if kept["settings"] != _as_json(settings):
-        say(f"{path} was made with other settings ({_difference(kept['settings'], settings)}): done again")
-        return None
-    return kept["result"]
+        raise InputError(f"{path} is damaged")
+    return kept["settings"], kept["result"]
 
 
 def _as_json(value: Any) -> Any:

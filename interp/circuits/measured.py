@@ -96,10 +96,10 @@ class MeasuredReference:
         effects, gaps = self._resampled(n_boot, seed)
         return (np.abs(effects) >= threshold * gaps[:, None, None]).mean(axis=0)
 
-    def shared(self, pairs: PromptPairs) -> int:
-        """How many of ``pairs`` are among those measured; of a file that does not say which those were, none."""
-        measured = set(self.provenance.get("pairs", ()))
-        return sum(pair.fingerprint in measured for pair in pairs)
+    def shared(self, pairs: PromptPairs) -> int | None:
+        """How many of ``pairs`` are among those measured; ``None`` where the file does not say which those were."""
+        measured = self.provenance.get("fingerprints")
+        return None if measured is None else sum(pair.fingerprint in measured for pair in pairs)
 
     def _positive_gap(self) -> float:
         if self.gap <= 0:
@@ -175,6 +175,9 @@ class MeasuredReference:
             raise InputError(
                 f"{path}: not a measured reference (its header lacks name, task, model or provenance)"
             )
+        known = made.get("fingerprints", [])
+        if not isinstance(known, list) or not all(isinstance(one, str) for one in known):
+            raise InputError(f"{path}: damaged measured reference: its fingerprints are no list of texts")
         try:
             scales = header["scales"]
             loaded = cls(

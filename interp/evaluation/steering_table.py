@@ -1,15 +1,28 @@
 """Cells of steering beside each other: codes less every other arm, by topic and in the mean of the topics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
 from scipy.stats import sem
 
-from interp.evaluation.steering import BASE, Cell, MeanRate, mean_rate
-from interp.evaluation.steering_arms import ARMS, WRONG
+from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, mean_rate
+from interp.evaluation.steering_arms import ARMS, BLIND, VECTORS, WRONG
 
 CODES = "codes"
 ORDER = (BASE, *ARMS, WRONG)
+
+
+def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringConfig) -> dict[str, Any]:
+    """What a cell of this arm depends on, as JSON values: with other codebooks or another finder it is another cell.
+
+    Args:
+        model, books: identities of the model alone and with its codebooks.
+        finder: the version of how codes, and what they are to do, are found.
+    """
+    found = {"made_with": model if arm in (BASE, *VECTORS) else books, "config": asdict(config)}
+    return found if arm in (BASE, *BLIND) else {**found, "finder": finder}
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class ArmRow:
         codes: of the same topics.
         less: codes less this arm, text by text; None for codes.
         error: standard error of that difference with topics as draws; None for codes, and of a single topic.
+        perplexity, distinct_2: means over the topics.
     """
 
     arm: str
@@ -46,6 +60,8 @@ class ArmRow:
     codes: MeanRate
     less: MeanRate | None
     error: float | None
+    perplexity: float
+    distinct_2: float
 
 
 @dataclass(frozen=True)
@@ -94,8 +110,11 @@ def _arm_row(
 ) -> ArmRow:
     its, codes = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
     means = (mean_rate(some, n_prompts) for some in (its, codes))
+    fluency = [
+        float(np.mean([getattr(cell, name) for cell, _ in its])) for name in ("perplexity", "distinct_2")
+    ]
     if arm == CODES:
-        return ArmRow(arm, tuple(topics), *means, None, None)
+        return ArmRow(arm, tuple(topics), *means, None, None, *fluency)
     each = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(codes, its, strict=True)]
     error = float(sem(each)) if len(each) > 1 else None
-    return ArmRow(arm, tuple(topics), *means, mean_rate(codes, n_prompts, its), error)
+    return ArmRow(arm, tuple(topics), *means, mean_rate(codes, n_prompts, its), error, *fluency)

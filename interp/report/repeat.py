@@ -41,11 +41,12 @@ def forwards(run: Run) -> list[tuple[str, str]]:
     return [(STAGES.get(key, key), f"{value:,.0f}") for key, value in run.result.get("cost", {}).items()]
 
 
-def command_line(run: Run, task: str | None = None) -> str:
+def command_line(run: Run, task: str | None = None, reference: str | None = None) -> str:
     """The command that repeats the run.
 
     Args:
         task: what is written for it where the run's own name is not enough: where a file of prompts lies.
+        reference: the same of a reference of one's own.
     """
     result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
     words = ["interp", "discover", task or result["task"], "--model", result["model"] or "MODEL"]
@@ -54,7 +55,7 @@ def command_line(run: Run, task: str | None = None) -> str:
         words += ["--counterfactual", pairs["counterfactual"]]
     words += ["--candidates", settings["n_candidates"]] if "n_candidates" in settings else []
     words += ["--threshold", settings["threshold"]] if "threshold" in settings else []
-    words += ["--reference", settings["reference"]] if "reference" in settings else []
+    words += ["--reference", reference or settings["reference"]] if "reference" in settings else []
     words += ["--mlps"] if result.get("universe") == "heads+mlps" else []
     words += [] if pairs.get("bos", True) else ["--no-bos"]
     for key, value in _loaded_as(run).items():
@@ -64,7 +65,7 @@ def command_line(run: Run, task: str | None = None) -> str:
     return shlex.join(str(word) for word in words)
 
 
-def python_lines(run: Run, task: str | None = None) -> str:
+def python_lines(run: Run, task: str | None = None, reference: str | None = None) -> str:
     """The same from Python."""
     result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
     task = task or result["task"]
@@ -79,7 +80,7 @@ def python_lines(run: Run, task: str | None = None) -> str:
         "threshold": settings.get("threshold"),
         "mlps": result.get("universe") == "heads+mlps" or None,
         "bos": None if pairs.get("bos", True) else False,
-        "reference": settings.get("reference"),
+        "reference": settings.get("reference") and (reference or settings["reference"]),
     }
     given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
     imports = "from interp import discover\n"

@@ -1,24 +1,23 @@
 """A comparison of steering, read back from the folder of cells that ``benchmarks/steering.py`` wrote."""
 
-import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from interp.evaluation.steering import BASE, Cell, SteeringConfig
-from interp.evaluation.steering_table import SteeringTable, steering_table
+from interp.bench.store import whole_record
+from interp.evaluation.steering import Cell, SteeringConfig
+from interp.evaluation.steering_table import CODES, SteeringTable, made_of, steering_table
 from interp.steering import load_topic
 from interp.tasks.errors import InputError
 
 BASE_FILE = "all--base.json"
-_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True)
 class Steering:
     """
     Attributes:
-        left_out: cells of the folder that were made with other settings than its base.
+        left_out: cells of the folder that are of another model, codebooks, finder or settings than the others.
     """
 
     config: SteeringConfig
@@ -34,27 +33,30 @@ def read_steering(folder: Path) -> Steering:
     Raises:
         InputError: a cell that is damaged, no base, or topics that are not of the package.
     """
-    path = folder / BASE_FILE
+    records = {path: _record(path) for path in sorted(folder.glob("*--*.json"))}
+    if folder / BASE_FILE not in records:
+        raise InputError(f"{folder} has no {BASE_FILE}: run benchmarks/steering.py")
+    settings, base = records.pop(folder / BASE_FILE)
+    config, topics = SteeringConfig(**settings["config"]), tuple(base.held)
+    # whose codes most of the folder is of
+    made = Counter(
+        (kept["made_with"], kept["finder"]) for kept, cell in records.values() if cell.arm == CODES
+    )
+    books, finder = made.most_common(1)[0][0] if made else ("", 0)
+    kept_as = {"model": settings["made_with"], "books": books, "finder": finder, "config": config}
+    cells = {
+        (cell.topic, cell.arm): cell
+        for kept, cell in records.values()
+        if kept == made_of(cell.arm, **kept_as) and set(cell.held) == set(topics)
+    }
+    prompts = load_topic(topics[0]).prompts
+    table = steering_table(topics, base, cells, len(prompts))
+    return Steering(config, base, topics, table, len(records) - len(cells))
+
+
+def _record(path: Path) -> tuple[dict, Cell]:
     try:
-        settings, base = _record(path)
-        config, topics = SteeringConfig(**settings["config"]), tuple(base.held)
-        cells, left_out = {}, 0
-        for path in sorted(folder.glob("*--*.json")):
-            made, cell = _record(path)
-            if cell.arm == BASE:
-                continue
-            if made["config"] != settings["config"] or set(cell.held) != set(topics):
-                left_out += 1
-            else:
-                cells[cell.topic, cell.arm] = cell
-        prompts = load_topic(topics[0]).prompts
-        return Steering(config, base, topics, steering_table(topics, base, cells, len(prompts)), left_out)
-    except _FAULTS as error:
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}): delete it and run benchmarks/steering.py again"
-        ) from None
-
-
-def _record(path: Path) -> tuple[dict[str, Any], Cell]:
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return kept["settings"], Cell(**kept["result"])
+        settings, result = whole_record(path)
+        return settings, Cell(**result)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{error}: delete it and run benchmarks/steering.py again") from None

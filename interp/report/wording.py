@@ -51,15 +51,17 @@ def seconds(value: int | float) -> str:
 
 def shared_pairs(judged: dict, n_pairs: int) -> str:
     """A sentence where scores are judged by exact effects of their own pairs, or of some, else an empty string."""
-    shared = judged.get("shared_pairs", 0)
+    known = judged.get("pairs", {})
+    shared, measured = known.get("shared"), known.get("measured")
     if not shared:
         return ""
-    if shared == n_pairs:
+    if shared == n_pairs == measured:
         return (
             "It was measured on the run’s own pairs, so it says how near the scores come to exact effects of these, "
             "not of others."
         )
-    return f"Of the run’s {n_pairs} pairs {shared} {'are' if shared > 1 else 'is'} among those that it was measured on."
+    are = "are" if shared > 1 else "is"
+    return f"Of the run’s {n_pairs} pairs {shared} {are} among the {measured} that it was measured on."
 
 
 def token(text: str, limit: int | None = None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from interp.app import evaluation_sources, shelf
+from interp.bench.store import whole_record, write_record
 from interp.bottlenecks.book_folder import BookFolder
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
@@ -169,16 +170,20 @@ def test_every_comparison_of_steering_can_be_shown(page, tmp_path, name):
 def test_cells_of_other_settings_are_left_out_and_a_damaged_one_is_a_card(page, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(evaluation_sources.STEERINGS["seven topics"], tmp_path / "steering"))
     monkeypatch.setattr(evaluation_sources, "STEERINGS", {"mine": folder})
-    cell = json.loads((folder / "baby--codes.json").read_text())
-    cell["settings"]["config"]["times"] = 3.0
-    write_json(folder / "baby--codes.json", cell)
-    app = page(tmp_path / "runs", STEERING)
-    assert "1 cell of that folder was" in app.warning[0].value
-    assert app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 6
-    (folder / "baby--codes.json").write_text("{")
-    app = page(tmp_path / "runs", STEERING)
-    [error] = app.error
-    assert "is damaged" in error.value and not app.dataframe
+    path = folder / "baby--codes.json"
+    settings, result = whole_record(path)
+    others = ({"made_with": "other books"}, {"finder": 1}, {"config": {**settings["config"], "times": 3.0}})
+    for other in others:
+        write_record(path, {**settings, **other}, result)
+        app = page(tmp_path / "runs", STEERING)
+        assert "1 cell of that folder was" in app.warning[0].value
+        assert app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 6
+    changed = {**json.loads(path.read_text()), "result": {**result, "dose": 0.0}}  # by hand
+    for damaged in ("{", json.dumps(changed)):
+        path.write_text(damaged)
+        app = page(tmp_path / "runs", STEERING)
+        [error] = app.error
+        assert "is damaged" in error.value and not app.dataframe
     monkeypatch.setattr(evaluation_sources, "STEERINGS", {"mine": tmp_path / "nothing"})
     assert "comes with a checkout" in page(tmp_path / "runs", STEERING).info[0].value
 

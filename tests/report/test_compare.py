@@ -68,16 +68,23 @@ def test_recovery_difference_is_the_paired_bootstrap_over_the_same_pairs():
     assert found.recovery[names[0]] == compare_paired(*arrays, load_reference(names[0]).members())
 
 
-def test_runs_that_were_judged_by_one_file_are_compared_and_not_by_two_of_one_name():
+def test_own_references_go_by_what_they_hold_and_not_by_their_names():
     mine = load_reference("ioi/smollm2-135m-instruct")
     a, b = (make_run(method=method, references=(mine.name,)) for method in ("attribution", "overlap"))
     for run in (a, b):
         run.result["recovery"] = {"mine.safetensors": run.result["recovery"][mine.name]}
         run.result["settings"]["reference"] = "mine.safetensors"
     a, b = (replace(run, own_reference=mine) for run in (a, b))
-    assert set(compare_runs(a, b).recovery) == {"mine.safetensors"}
-    later = replace(mine, metric_clean=2 * mine.metric_clean)
-    assert compare_runs(a, replace(b, own_reference=later)).recovery == {}
+    b.result["recovery"] = {"/elsewhere/mine.safetensors": b.result["recovery"].popitem()[1]}
+    b.result["settings"]["reference"] = "/elsewhere/mine.safetensors"
+    found = compare_runs(a, b)
+    assert set(found.recovery) == set(found.aucs) == {"mine.safetensors"} and not found.unpaired
+    assert found.aucs["mine.safetensors"][1] == b.result["recovery"]["/elsewhere/mine.safetensors"]["roc_auc"]
+    other = replace(b, own_reference=replace(mine, heads=2 * mine.heads))
+    other.result["recovery"] = {"mine.safetensors": other.result["recovery"].popitem()[1]}
+    other.result["settings"]["reference"] = "mine.safetensors"
+    found = compare_runs(a, other)
+    assert found.aucs == {} and found.unpaired == "no reference in common"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The report says what the run holds, and nothing in the run can become markup."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from interp.circuits.references import load_reference
 from interp.report import render_report, write_report
 from interp.runs import Run
 from interp.tasks.errors import InputError
@@ -149,6 +151,31 @@ def test_with_references_it_shows_auc_interval_and_nulls_of_each():
         assert f"{found['roc_auc']:.3f}" in text
         assert f"[{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]" in text
         assert f"{found['nulls']['layer_index']:.3f}" in text
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        ({"shared": 40, "measured": 40}, "mine.safetensors: It was measured on the run’s own pairs"),
+        (
+            {"shared": 40, "measured": 90},
+            "Of the run’s 40 pairs 40 are among the 90 that it was measured on.",
+        ),
+        ({"shared": 1, "measured": 90}, "Of the run’s 40 pairs 1 is among the 90"),
+        ({"shared": 0, "measured": 90}, ""),
+        ({"shared": None, "measured": 90}, ""),
+    ],
+)
+def test_an_own_reference_has_a_curve_and_it_is_said_if_pairs_are_shared(pairs, said):
+    own = load_reference("ioi/smollm2-135m-instruct")
+    run = make_run(references=(own.name,), n_pairs=40)
+    judged = run.result["recovery"].popitem()[1]
+    run.result["recovery"] = {"mine.safetensors": {**judged, "pairs": pairs}}
+    run.result["settings"]["reference"] = "mine.safetensors"
+    text = render_report(replace(run, own_reference=own))
+    assert "ROC curve against mine.safetensors" in text
+    assert said in text if said else "it was measured on" not in text.lower()
+    assert "ROC curve" not in render_report(run)  # as of a run that did not keep it
 
 
 def test_a_reference_that_is_not_installed_keeps_its_numbers_but_has_no_curve():

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from interp.app import shelf
+from interp.circuits.references import load_reference
 from interp.report import wording
 from interp.report.components import Scale
 from interp.report.figures import EXPONENT
@@ -155,6 +157,27 @@ def test_a_run_is_compared_with_its_references_and_with_another_run(page, tmp_pa
     scores = {h["site"]: h["score"] for h in run.result["heads"]}
     for trace in figure_of(app, "Scores of every head in a")["data"]:
         np.testing.assert_allclose(array_of(trace["x"]), [scores[site] for site in trace["hovertext"]])
+
+
+def test_an_own_reference_is_read_from_the_run_folder_and_from_nowhere_else(page, tmp_path):
+    own = load_reference("ioi/smollm2-135m-instruct")
+    run = make_run(references=(own.name,), n_pairs=40)
+    judged = run.result["recovery"].popitem()[1]
+    run.result["recovery"] = {"mine.safetensors": {**judged, "pairs": {"shared": 40, "measured": 40}}}
+    run.result["settings"]["reference"] = "mine.safetensors"
+    replace(run, own_reference=own).save(tmp_path / "mine")
+    app = page(tmp_path, run="mine", tab="Compared")
+    against = figure_of(app, "Score of every head against its exact effect in mine.safetensors")
+    assert sum(len(trace["hovertext"]) for trace in against["data"]) == 270
+    assert "run’s own pairs" in " ".join(caption.value for caption in app.caption)
+    app = page(tmp_path, run="mine", tab="Report")
+    for lines in app.code[:2]:
+        assert "mine/reference.safetensors" in lines.value
+    # one that has no gap has no members; the rest of the page goes on
+    replace(run, own_reference=replace(own, metric_clean=own.metric_corrupt)).save(tmp_path / "flat")
+    app = page(tmp_path, run="flat", tab="Compared")
+    assert not app.exception and not app.error and len(app.dataframe[0].value) == 1
+    assert not any("mine.safetensors" in chart.proto.alt for chart in app.get("plotly_chart"))
 
 
 def test_models_of_other_shapes_are_not_compared_but_said_so(page, runs):
