@@ -180,12 +180,10 @@ def _common(run_a: Run, run_b: Run) -> dict[str, str]:
 
     One's own goes by what it holds: two files can have one name, and one file several.
     """
-    found = {
-        name: name for name in run_a.result.get("recovery", {}) if name in run_b.result.get("recovery", {})
-    }
+    judged_a, judged_b = (run.result.get("recovery", {}) for run in (run_a, run_b))
     mine, theirs = (run.result.get("settings", {}).get("reference") for run in (run_a, run_b))
-    found = {name: name for name in found if name not in (mine, theirs)}
-    if mine is not None and theirs is not None and _same(run_a.own_reference, run_b.own_reference):
+    found = {name: name for name in judged_a if name in judged_b and name not in (mine, theirs)}
+    if mine in judged_a and theirs in judged_b and _same(run_a.own_reference, run_b.own_reference):
         found[mine] = theirs
     return found
 
@@ -193,7 +191,7 @@ def _common(run_a: Run, run_b: Run) -> dict[str, str]:
 def _same(a: MeasuredReference | None, b: MeasuredReference | None) -> bool:
     if a is None or b is None:  # of runs before references were kept with them
         return False
-    return a.heads.shape == b.heads.shape and bool((a.heads == b.heads).all())
+    return np.array_equal(a.heads, b.heads) and a.gap == b.gap
 
 
 def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
