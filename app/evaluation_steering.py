@@ -36,7 +36,9 @@ def show() -> None:
     )
     if found.left_out:
         were = "cell of that folder was" if found.left_out == 1 else "cells of that folder were"
-        st.warning(f"{found.left_out} {were} made with other settings: left out.")
+        st.warning(
+            f"{found.left_out} {were} made with another model, codebooks, finder or settings: left out."
+        )
     st.plotly_chart(rate_plot(found), width="stretch", theme="streamlit")
     st.subheader("Mean of the topics")
     st.dataframe(arms(found), hide_index=True)

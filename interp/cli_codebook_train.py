@@ -48,7 +48,7 @@ def train(
         number_option(
             "--lr",
             help="step of the codes, in units of the spread at their site "
-            "[default: .02 for one code a vector, .01 for up to 8, .002 for more]",
+            "[default: .02 for one code a vector, .01 for up to 8, .002 for more; at MLPs .003 at most]",
         ),
     ] = None,
     model_lr: Annotated[

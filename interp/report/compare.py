@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from interp.circuits.measured import MeasuredReference
 from interp.evaluation.recovery import PairedComparison, compare_paired
 from interp.report import wording
 from interp.report.recovery import score_matrix
@@ -116,9 +115,9 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         differing=_differing(run_a, run_b, either - set(shared)),
         aucs={
             name: tuple(
-                run.result["recovery"][its]["roc_auc"] for run, its in ((run_a, name), (run_b, other))
+                run.result["recovery"][its]["roc_auc"] for run, its in zip((run_a, run_b), both, strict=True)
             )
-            for name, other in _common(run_a, run_b).items()
+            for name, both in _common(run_a, run_b).items()
         },
         recovery={} if unpaired else _paired(run_a, run_b),
         unpaired=unpaired,
@@ -175,31 +174,32 @@ def _pairs(run: Run) -> dict:
     return run.result.get("provenance", {}).get("pairs", {})
 
 
-def _common(run_a: Run, run_b: Run) -> dict[str, str]:
-    """References that both were judged by: what the first calls it, what the second does.
+def _common(run_a: Run, run_b: Run) -> dict[str, tuple[str, str]]:
+    """References that both were judged by: what the first calls it and what the second does, under a name for both.
 
     One's own goes by what it holds: two files can have one name, and one file several.
     """
     judged_a, judged_b = (run.result.get("recovery", {}) for run in (run_a, run_b))
     mine, theirs = (run.result.get("settings", {}).get("reference") for run in (run_a, run_b))
-    found = {name: name for name in judged_a if name in judged_b and name not in (mine, theirs)}
-    if mine in judged_a and theirs in judged_b and _same(run_a.own_reference, run_b.own_reference):
-        found[mine] = theirs
+    found = {name: (name, name) for name in judged_a if name in judged_b and name not in (mine, theirs)}
+    if mine in judged_a and theirs in judged_b and _same(run_a, run_b):
+        found[mine if mine == theirs else f"{mine} = {theirs}"] = (mine, theirs)
     return found
 
 
-def _same(a: MeasuredReference | None, b: MeasuredReference | None) -> bool:
-    if a is None or b is None:  # of runs before references were kept with them
-        return False
-    return np.array_equal(a.heads, b.heads) and a.gap == b.gap
+def _same(run_a: Run, run_b: Run) -> bool:
+    a, b = run_a.own_reference, run_b.own_reference
+    if a is None and b is None:  # before references were kept with their runs a name was all there was
+        return run_a.result["settings"]["reference"] == run_b.result["settings"]["reference"]
+    return a is not None and b is not None and np.array_equal(a.heads, b.heads) and a.gap == b.gap
 
 
 def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
     per_pair = [np.asarray(run.arrays["heads_per_pair"], dtype=float) for run in (run_a, run_b)]
     found = {}
-    for name in _common(run_a, run_b):
+    for name, (its, _) in _common(run_a, run_b).items():
         try:
-            found[name] = compare_paired(*per_pair, run_a.reference(name).members())
+            found[name] = compare_paired(*per_pair, run_a.reference(its).members())
         except InputError:
             continue  # a reference that is not at hand, or has no members: there is no AUC
     return found

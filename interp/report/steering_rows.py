@@ -31,25 +31,30 @@ def read_steering(folder: Path) -> Steering:
     """Read a folder of cells.
 
     Raises:
-        InputError: a cell that is damaged, no base, or topics that are not of the package.
+        InputError: a cell that is damaged, no base or one of an earlier form, or topics that are not of the package.
     """
     records = {path: _record(path) for path in sorted(folder.glob("*--*.json"))}
     if folder / BASE_FILE not in records:
         raise InputError(f"{folder} has no {BASE_FILE}: run benchmarks/steering.py")
     settings, base = records.pop(folder / BASE_FILE)
-    config, topics = SteeringConfig(**settings["config"]), tuple(base.held)
+    try:
+        config, topics = SteeringConfig(**settings["config"]), tuple(base.held)
+        prompts, model = load_topic(topics[0]).prompts, settings["made_with"]
+    except (KeyError, TypeError, IndexError, AttributeError):
+        raise InputError(
+            f"{folder / BASE_FILE} is of an earlier form: delete the folder and run benchmarks/steering.py again"
+        ) from None
     # whose codes most of the folder is of
     made = Counter(
-        (kept["made_with"], kept["finder"]) for kept, cell in records.values() if cell.arm == CODES
+        (kept.get("made_with"), kept.get("finder")) for kept, cell in records.values() if cell.arm == CODES
     )
     books, finder = made.most_common(1)[0][0] if made else ("", 0)
-    kept_as = {"model": settings["made_with"], "books": books, "finder": finder, "config": config}
+    kept_as = {"model": model, "books": books, "finder": finder, "config": config}
     cells = {
         (cell.topic, cell.arm): cell
         for kept, cell in records.values()
         if kept == made_of(cell.arm, **kept_as) and set(cell.held) == set(topics)
     }
-    prompts = load_topic(topics[0]).prompts
     table = steering_table(topics, base, cells, len(prompts))
     return Steering(config, base, topics, table, len(records) - len(cells))
 

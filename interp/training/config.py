@@ -1,22 +1,26 @@
 """What codebooks are trained by."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from interp.bottlenecks.codebook import Codebook
 from interp.tasks.errors import InputError
 
 OBJECTIVES = ("local", "distilled", "joint")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-def usual_step(k: int) -> float:
+def usual_step(k: int, *, mlps: bool = False) -> float:
     """The step of codes of which each vector gets ``k``: many together move a vector's code far, where one does not.
 
-    Measured at 1, 8 and 32 codes (docs/codebooks.md): .02 is better than .01 for one, .01 than .003 for eight; of 32,
-    steps of .01 lose what k-means had, and of .002 keep it.
+    It rests on runs of 1, 8 and 32 codes at heads and of one at MLP outputs, distilled, some by earlier code
+    (docs/codebooks.md): .02 was better than .01 for one, .01 than .003 for eight; of 32, steps of .01 lost what k-means
+    had, and of .002 kept it; .003 was best at MLPs. What lies between, and other objectives, follow from these.
     """
-    return 0.02 if k == 1 else 0.01 if k <= 8 else 0.002
+    at_heads = 0.02 if k == 1 else 0.01 if k <= 8 else 0.002
+    return min(at_heads, 0.003) if mlps else at_heads
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class TrainConfig:
             reconstruction error. ``joint``: the spliced model's cross-entropy plus the same, and the model is finetuned
             along with the codes (Tamkin, Taufeeque & Goodman 2023, §2).
         lr: Adam's step for the codes, in units of the spread (standard deviation per coordinate) of what comes to
-            each head or site, as the book compares vectors. ``None``: :func:`usual_step` of the books' k.
+            each head or site, as the book compares vectors. ``None``: :func:`usual_step`.
         model_lr: AdamW's step for the model's weights (joint only).
         mse_weight: λ. The error is the share of variance not explained, averaged over heads and sites, so λ = 1 weighs
             explaining nothing at all like one nat.
@@ -91,9 +95,14 @@ class TrainConfig:
                 f"settle {self.settle}: codes of {kind} training do not settle, only distilled ones"
             )
 
-    def for_codes(self, k: int) -> "TrainConfig":
-        """The same with ``lr`` filled in for books that give each vector ``k`` codes."""
-        return self if self.lr is not None else replace(self, lr=usual_step(k))
+    def for_codes(self, k: int, *, mlps: bool = False) -> "TrainConfig":
+        """The same with ``lr`` filled in for books that give each vector ``k`` codes; ``mlps``: all at MLP outputs."""
+        return self if self.lr is not None else replace(self, lr=usual_step(k, mlps=mlps))
+
+    def for_books(self, books: Mapping[str, Codebook]) -> "TrainConfig":
+        """The same for books by their sites, by their largest k, nested or not."""
+        k = max(book.config.k for book in books.values())
+        return self.for_codes(k, mlps=all(site.startswith("m") for site in books))
 
     def step_size(self, step: int, n_steps: int) -> float:
         """Factor of the step sizes at a step, counted from 0."""

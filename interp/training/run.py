@@ -73,7 +73,7 @@ def train_codebooks(
     if text.split != "train":
         raise InputError(f"text of the split {text.split!r}: codebooks are trained on 'train' only")
     books = load_codebooks(start.folder, model)
-    config = (config or TrainConfig()).for_codes(max(book.config.k for book in books.values()))
+    config = (config or TrainConfig()).for_books(books)
     n_steps = config.epochs * (len(text.tokens) // config.batch_size)
     if n_steps == 0:
         raise InputError(f"{len(text.tokens)} blocks of text: a batch is {config.batch_size}")

@@ -63,7 +63,7 @@ class Trainer:
     def __init__(
         self, model: Model, books: Mapping[str, Codebook], config: TrainConfig, n_steps: int
     ) -> None:
-        config = config.for_codes(max(book.config.k for book in books.values()))
+        config = config.for_books(books)
         self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
         self._watched = {
             site: TrainedBook(book, alone=config.objective == "local", joint=config.objective == "joint")

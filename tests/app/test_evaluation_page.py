@@ -13,6 +13,7 @@ from interp.bottlenecks.book_folder import BookFolder
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
 from interp.models import load_model
+from interp.report.steering_rows import BASE_FILE
 from interp.tokfsm.folder import save
 from interp.tokfsm.reproduce import measure, train
 from interp.tokfsm.table import NAMES
@@ -173,8 +174,9 @@ def test_cells_of_other_settings_are_left_out_and_a_damaged_one_is_a_card(page, 
     path = folder / "baby--codes.json"
     settings, result = whole_record(path)
     others = ({"made_with": "other books"}, {"finder": 1}, {"config": {**settings["config"], "times": 3.0}})
-    for other in others:
-        write_record(path, {**settings, **other}, result)
+    earlier = {key: value for key, value in settings.items() if key != "finder"}
+    for changed in (*({**settings, **other} for other in others), earlier):
+        write_record(path, changed, result)
         app = page(tmp_path / "runs", STEERING)
         assert "1 cell of that folder was" in app.warning[0].value
         assert app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 6
@@ -184,6 +186,10 @@ def test_cells_of_other_settings_are_left_out_and_a_damaged_one_is_a_card(page, 
         app = page(tmp_path / "runs", STEERING)
         [error] = app.error
         assert "is damaged" in error.value and not app.dataframe
+    path.unlink()
+    settings, result = whole_record(folder / BASE_FILE)
+    write_record(folder / BASE_FILE, {"config": {**settings["config"], "gone": 1}}, result)
+    assert "is of an earlier form" in page(tmp_path / "runs", STEERING).error[0].value
     monkeypatch.setattr(evaluation_sources, "STEERINGS", {"mine": tmp_path / "nothing"})
     assert "comes with a checkout" in page(tmp_path / "runs", STEERING).info[0].value
 

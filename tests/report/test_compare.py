@@ -78,13 +78,18 @@ def test_own_references_go_by_what_they_hold_and_not_by_their_names():
     b.result["recovery"] = {"/elsewhere/mine.safetensors": b.result["recovery"].popitem()[1]}
     b.result["settings"]["reference"] = "/elsewhere/mine.safetensors"
     found = compare_runs(a, b)
-    assert set(found.recovery) == set(found.aucs) == {"mine.safetensors"} and not found.unpaired
-    assert found.aucs["mine.safetensors"][1] == b.result["recovery"]["/elsewhere/mine.safetensors"]["roc_auc"]
+    [name] = found.recovery
+    assert name == "mine.safetensors = /elsewhere/mine.safetensors"
+    assert set(found.aucs) == {name} and not found.unpaired
+    assert found.aucs[name][1] == b.result["recovery"]["/elsewhere/mine.safetensors"]["roc_auc"]
     other = replace(b, own_reference=replace(mine, heads=2 * mine.heads))
     other.result["recovery"] = {"mine.safetensors": other.result["recovery"].popitem()[1]}
     other.result["settings"]["reference"] = "mine.safetensors"
     found = compare_runs(a, other)
     assert found.aucs == {} and found.unpaired == "no reference in common"
+    before = [replace(run, own_reference=None) for run in (a, other)]  # kept by name alone
+    found = compare_runs(*before)
+    assert set(found.aucs) == {"mine.safetensors"} and found.recovery == {}
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,11 @@ def test_a_finished_run_is_not_done_again_and_another_is_refused(model, start, t
 def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, start, text, tmp_path):
     k = start.manifest["fit"]["k"]
     assert [TrainConfig().for_codes(some).lr for some in (1, 2, 8, 9, 32)] == [0.02, 0.01, 0.01, 0.002, 0.002]
-    assert TrainConfig(lr=0.5).for_codes(1).lr == 0.5
+    assert [TrainConfig().for_codes(some, mlps=True).lr for some in (1, 8, 32)] == [0.003, 0.003, 0.002]
+    assert TrainConfig(lr=0.5).for_codes(1, mlps=True).lr == 0.5
+    assert {site[0] for site in start.sites} == {"a", "m"}  # so by what is right for heads
+    books = load_codebooks(start.folder, model)
+    assert TrainConfig().for_books({"m0": books["m0"]}).lr == 0.003
     unsaid = replace(CONFIG, epochs=1, settle=0, lr=None)
     told = replace(unsaid, lr=unsaid.for_codes(k).lr)
     first = train_codebooks(model, start, text, tmp_path / "first", unsaid)
