@@ -88,7 +88,7 @@ def test_find_a_circuit_and_set_a_code(tab, runs, pairs):
     page.locator("input[type=file]").set_input_files(
         {"name": "mine.json", "mimeType": "application/json", "buffer": pairs}
     )
-    page.get_by_label("Pairs", exact=True).fill("10")
+    page.get_by_label("Pairs, at most", exact=True).fill("10")
     page.get_by_role("button", name="Find", exact=True).click()
     expect(page.get_by_text("Finding the circuit of")).to_be_visible()
     expect(page.get_by_text("Finding the circuit of")).to_be_hidden(timeout=60_000)
