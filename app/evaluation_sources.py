@@ -71,7 +71,7 @@ def reproduction(path: Path) -> Reproduction:
 
 
 def steering(folder: Path) -> Steering:
-    return _steering(str(folder), max(shelf.changed(path) for path in folder.glob("*.json")))
+    return _steering(str(folder), tuple(shelf.changed(path) for path in sorted(folder.glob("*.json"))))
 
 
 def _changed(path: Path) -> int:
@@ -91,7 +91,7 @@ def _quality(path: str, changed: int) -> Quality:  # noqa: ARG001 - a key of the
 
 
 @st.cache_data(max_entries=16, show_spinner=False)
-def _steering(folder: str, changed: int) -> Steering:  # noqa: ARG001 - a key of the cache
+def _steering(folder: str, changed: tuple[int, ...]) -> Steering:  # noqa: ARG001 - a key: cells may go, too
     return read_steering(Path(folder))
 
 

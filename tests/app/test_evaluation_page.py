@@ -187,6 +187,12 @@ def test_cells_of_other_settings_are_left_out_and_a_damaged_one_is_a_card(page, 
         [error] = app.error
         assert "is damaged" in error.value and not app.dataframe
     path.unlink()
+    app = page(tmp_path / "runs", STEERING)
+    assert not app.error and app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 6
+    other = folder / "fire--codes.json"  # nothing is written, only taken away
+    other.unlink()
+    app = page(tmp_path / "runs", STEERING)
+    assert app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 5
     settings, result = whole_record(folder / BASE_FILE)
     write_record(folder / BASE_FILE, {"config": {**settings["config"], "gone": 1}}, result)
     assert "is of an earlier form" in page(tmp_path / "runs", STEERING).error[0].value

@@ -58,6 +58,18 @@ def test_rows_are_means_over_seeds_and_differences_are_from_eap_ig(compared):
     assert [row["forwards"] for row in rows.values()] == [7.0, 26.0, 0.0]
 
 
+def test_intervals_draw_pairs(compared):
+    """One seed, and an edge whose effect is at the threshold: which pairs are drawn decides whether it is a member."""
+    runs, exact, _ = compared
+    exact = exact.copy()
+    exact[:, 6] = np.where(np.arange(20) % 2, 0.16, 0.0)
+    rows = SCRIPT["_compare"](runs[:1], exact, np.full(20, 4.0), 0.02)
+    [random] = [row for row in rows if row["method"] == "random"]
+    scores = runs[0]["random"][0]
+    either = sorted(roc_auc_score(np.arange(30) < members, scores) for members in (6, 7))
+    assert random["roc_auc"][1:] == pytest.approx(either) and either[0] < either[1]
+
+
 def test_intervals_draw_seeds_too(compared):
     """Where every pair agrees on the members, what is left to vary are the seeds: the ends are the two of them."""
     runs, exact, rows = compared
