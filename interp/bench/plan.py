@@ -26,7 +26,7 @@ held-out pair."""
 
 @dataclass(frozen=True)
 class Limit:
-    """The most pairs and seeds that a dear method is given on a model of more than ``SMALL`` heads."""
+    """The most pairs and seeds that a dear method is given on a model of more than ``SMALL`` heads, when all are run."""
 
     pairs: int
     seeds: int
@@ -44,7 +44,7 @@ LIMITS = {
     "contextual-decomposition": Limit(10, 10),
     REFERENCE_METHOD: Limit(100, 3),
 }
-"""Methods that take a dozen passes a pair or more; others get all pairs and seeds."""
+"""Methods that take a dozen passes a pair or more; others, and those that are named, get all pairs and seeds."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Plan:
     Attributes:
         tasks: shipped names, prompt files or classes; planted tasks run on their own planted models.
         models: specs that the other tasks run on.
-        methods: registered names; all of them if empty, but the one that references are measured by.
+        methods: registered names; all of them if empty, but the one that references are measured by. Dear ones get
+            fewer pairs and seeds (``LIMITS``) where all are run, and what is asked for where they are named.
         pairs: numbers of pairs.
         seeds: subsets of the pool that are drawn, seeds 0, 1, ….
         against: the method among them that all others are compared with; if not given attribution, or the first where
@@ -132,6 +133,10 @@ class Plan:
         if self.seeds < 1:
             raise InputError(f"{self.seeds} seeds: at least 1 is needed")
 
+    @property
+    def _runs_all(self) -> bool:
+        return set(METHODS) - {REFERENCE_METHOD} <= set(self.methods)
+
     def runs_alone(self, n: int, seed: int) -> bool:
         """Whether the circuits of a cell are run alone."""
         return n == min(self.pairs) and seed < FAITHFUL_SEEDS
@@ -146,7 +151,7 @@ class Plan:
 
     def cells(self, method: str, n_heads: int) -> tuple[tuple[int, int], ...]:
         """(pairs, seed) of every cell of a method on a model with so many heads in all; fewest pairs first."""
-        limit = LIMITS.get(method) if n_heads > SMALL else None
+        limit = LIMITS.get(method) if n_heads > SMALL and self._runs_all else None
         most_pairs, most_seeds = (self.pool, self.seeds) if limit is None else (limit.pairs, limit.seeds)
         return tuple(
             (n, seed)

@@ -53,7 +53,7 @@ def run_bench(
         with stage(target.name, _STEPS * sum(map(len, wanted.values()))) as advance:
             for name, its_cells in wanted.items():
                 meter = _Meter(advance, _STEPS * len(its_cells))
-                why = "" if its_cells else f"too dear at {min(plan.pairs)} pairs"
+                why = "" if its_cells else f"too dear at {min(plan.pairs)} pairs; --methods {name} runs it"
                 try:
                     found = bench.run(name, its_cells, meter.to) if its_cells else []
                 except InputError as error:
