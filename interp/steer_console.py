@@ -20,7 +20,7 @@ def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
     console.print(
         f"{len(listed)} codes by {found.by}, of {len(found)}; "
         f"{found.n_positive} texts with it, {found.n_negative} without; "
-        "precision, recall and q are of texts that did not choose"
+        "precision, recall and q: chosen by half of the texts, judged by the other half"
     )
     table = Table(box=None, padding=(0, 1))
     for name in (

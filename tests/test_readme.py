@@ -12,9 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 @pytest.mark.slow
 def test_the_five_lines_of_python_run_and_find_the_known_heads(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    names = _run("interp.discover")
     assert "a23.h3" in capsys.readouterr().out
     run = names["run"]
     effects = {part["site"]: part["effect"] for part in run.members}
@@ -22,6 +20,22 @@ def test_the_five_lines_of_python_run_and_find_the_known_heads(tmp_path, monkeyp
     gap = run.result["metric"]["clean"] - run.result["metric"]["corrupt"]
     assert 0.4 < effects["a23.h3"] / gap < 1.1
     assert (tmp_path / "runs/ioi/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_example_of_a_bottleneck_runs(capsys):
+    attached = _run("attach(model")["attached"]
+    assert "[1, 5, 9, 1]" in capsys.readouterr().out
+    assert attached.ids["a12"].shape == (1, 5, 9, 1)
+
+
+def _run(holding: str) -> dict:
+    """The names that the one example in the README that holds this text leaves behind."""
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (code,) = [example for example in examples if holding in example]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    return names
 
 
 def test_links_lead_somewhere():

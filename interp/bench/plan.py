@@ -26,7 +26,7 @@ held-out pair."""
 
 @dataclass(frozen=True)
 class Limit:
-    """The most pairs and seeds that a dear method is given on a model of more than ``SMALL`` heads, when all are run."""
+    """The most pairs and seeds that a dear method is given on models of more than ``SMALL`` heads, when all run."""
 
     pairs: int
     seeds: int

@@ -76,7 +76,7 @@ METHODS: dict[str, Method] = {
         codes,
         CodesConfig,
         _pairs,
-        "codes propose, exact swaps decide where it is uncertain",
+        "attribution, corrected by exact swaps where membership is open; codes say what a head does",
         pooled=codes_pool,
         edges=edges_of_codes,
         alone=grow,
