@@ -1,4 +1,4 @@
-"""Training fitted codebooks with gradients, see docs/codebooks.md."""
+"""Training fitted codebooks with gradients, see docs/training.md."""
 
 from interp.training.config import TrainConfig
 from interp.training.run import train_codebooks

@@ -2,7 +2,7 @@
 
 What stands there is the same in every text as long as its codes are, and most heads rest on it most of the time. Other
 positions use its codes too: where these trained them, what all heads rest on wandered, by 12 to 66 % of its length over
-600 000 tokens (docs/codebooks.md).
+600 000 tokens (docs/training.md).
 """
 
 import torch
