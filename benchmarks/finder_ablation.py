@@ -51,19 +51,19 @@ CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = {
     "codes": CHOSEN,
     "codes, pairs partly off may take all of the budget": (1.0, *CHOSEN[1:]),
-    "codes, a third of it": (1 / 3, *CHOSEN[1:]),
+    "codes, they may take a third of it": (1 / 3, *CHOSEN[1:]),
     "codes, all of these pairs half off": (PARTIAL_SHARE, 0.0, HALF_WEIGHT, 0.0),
-    "codes, all half off, counting 1 in place of .2": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
-    "codes, half off counting .1, a quarter on .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
-    "codes, .3 and .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
-    "codes, .2 and .2": (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, HALF_WEIGHT),
+    "codes, all half off, counting 1": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
+    "codes, half off counts .1, a quarter on .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
+    "codes, half off counts .3, a quarter on .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
+    "codes, half off counts .2, a quarter on .2": (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, HALF_WEIGHT),
 }
 """Share of the budget that pairs with all heads partly off may take, share of these that have a quarter on and not a
 half, and how their values count."""
 PRIORS = {
     "one prior for all heads (α = 0)": {"POWERS": (0.0,)},
     "α = 1½": {"POWERS": (1.5,)},
-    "no weight on nothing": {"NULL_COUNT": 0.0},
+    "no weight on effects of nothing": {"NULL_COUNT": 0.0},
 }
 """The finder with other constants of its prior, wherever it uses it."""
 RATES = (0.05, 0.1, 0.2)
@@ -268,16 +268,16 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     only = np.where(done, np.nanmean(np.where(done, spent.exact, 0.0), axis=0), estimate.mean(0))
     return {
         "attribution": np.abs(estimate.mean(0)),
-        "+ posterior": posterior(estimate).expected,
-        "+ swaps in place of attribution": np.abs(only),
-        "+ swaps as a control variate": np.abs(corrected),
-        "posterior and control variate, all the budget in swaps": spent.membership().expected,
+        "attribution, posterior": posterior(estimate).expected,
+        "swaps in place of attribution": np.abs(only),
+        "swaps as a control variate of attribution": np.abs(corrected),
+        "control variate and posterior, all the budget in swaps": spent.membership().expected,
         "the same, three times the swaps": swapped(3 * budget).membership().expected,
         "ten pairs half off, nothing else": np.abs(measured.values["half"][order[:PARTIAL_RUNS]].mean(0)),
         **{name: with_partial(*some) for name, some in PARTIAL.items()},
         **{f"codes, {name}": under(name) for name in PRIORS},
-        "exact interchange of all heads on the same pairs": np.abs(exact.mean(0)),
-        "the same + posterior": posterior(exact).expected,
+        "exact interchange of all heads": np.abs(exact.mean(0)),
+        "exact interchange of all heads, posterior": posterior(exact).expected,
     }
 
 
