@@ -1,6 +1,7 @@
 """The codebooks that a page works with: those of the package, or a folder of the runs folder."""
 
 import contextlib
+import shlex
 from pathlib import Path
 
 import streamlit as st
@@ -15,7 +16,7 @@ from interp.tasks.errors import InputError
 
 SHIPPED = "those of the package"
 SHIPPED_MLPS = "those of the package at MLP outputs"
-_FIT = "interp codebook fit --data self --tokens 11000 --codes 512 --k 1 --selection residual"
+_FIT = "codebook fit --data self --tokens 11000 --codes 512 --k 1 --selection residual"
 
 
 def fit_command(spec: str | None = None) -> str:
@@ -23,7 +24,8 @@ def fit_command(spec: str | None = None) -> str:
     spec = spec or engine.model_name()
     out, here = engine.runs() / "codebooks", Path.cwd()
     out = out.relative_to(here) if out.is_relative_to(here) else out
-    return f"{_FIT} --out {out}" + ("" if spec == DEFAULT_MODEL else f" --model {spec}")
+    words = ["interp", *_FIT.split(), "--out", str(out)]
+    return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
 
 
 def none_yet(spec: str) -> None:

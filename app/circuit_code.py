@@ -164,7 +164,8 @@ def _set(found: Opened, folder, books: dict, read: PairCodes, site: str, role: s
     offered = [str(row["code"]) for row in _shares(read, site, role)]
     options = offered if role is None else [own, *offered]
     key, at = f"code of {site} {role} {side}", role or ALL_TOKENS
-    typed = st.session_state.get(key) or _given(site, at)
+    given = _given(site, at)
+    typed = st.session_state.get(key) or (own if given == OWN and role is not None else given)
     if typed and typed not in options:
         options.append(typed)
     chosen = middle.selectbox(
@@ -180,7 +181,8 @@ def _set(found: Opened, folder, books: dict, read: PairCodes, site: str, role: s
     if chosen is None:
         st.caption("Choose a code, or type an id.")
         return
-    st.query_params[IN_ADDRESS] = f"{site}@{at}={chosen}"
+    # in words it would be of one side's prompts only
+    st.query_params[IN_ADDRESS] = f"{site}@{at}={OWN if chosen == own else chosen}"
     try:
         code = OWN if chosen == own else _number(chosen)
         arguments = (found, folder, books, site, code, role, side)

@@ -152,5 +152,5 @@ def _another(found: Opened) -> None:
         ),
         key="both scores",
         config={"displayModeBar": False},
-        alt=f"Scores of every head in {plain(found.name)} and in {plain(other.name)}",
+        alt=f"Scores of every head in {found.name} and in {other.name}",
     )

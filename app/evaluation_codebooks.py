@@ -1,5 +1,7 @@
 """The part *Codebooks* of the page *Evaluation*: what passing through codes costs the model."""
 
+import shlex
+
 import streamlit as st
 
 from interp.app import engine, shelf
@@ -24,7 +26,8 @@ def show() -> None:
     waiting = sources.unmeasured()
     if waiting:
         st.info(f"Not measured yet: {plain(', '.join(waiting))}. A command in a terminal measures one:")
-        st.code(f"interp codebook eval {shelf.shown_path()}/{waiting[0]}", language="bash")
+        folder = f"{shelf.shown_path()}/{waiting[0]}"
+        st.code(shlex.join(["interp", "codebook", "eval", folder]), language="bash")
     if not found:
         if not waiting:
             st.info("No codebooks have been measured yet. Make some in a terminal, then reload this page:")

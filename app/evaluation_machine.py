@@ -1,5 +1,7 @@
 """The part *Finite-state machine* of the page *Evaluation*: the published experiment, done again."""
 
+import shlex
+
 import streamlit as st
 
 from interp.app import engine, shelf
@@ -19,7 +21,8 @@ from interp.tokfsm.table import (
 
 
 def command() -> str:
-    return f"interp reproduce tokfsm --scale cpu --out {shelf.shown_path()}/tokfsm"
+    out = f"{shelf.shown_path()}/tokfsm"
+    return shlex.join(["interp", "reproduce", "tokfsm", "--scale", "cpu", "--out", out])
 
 
 def show() -> None:

@@ -1,5 +1,7 @@
 """The part *Methods* of the page *Evaluation*: tables of methods that find circuits, as benches left them."""
 
+import shlex
+
 import streamlit as st
 
 from interp.app import engine, shelf
@@ -19,7 +21,8 @@ SHORT, TALL = 16, 600
 
 def command() -> str:
     """What makes a bench that this page finds."""
-    return f"interp bench --tasks planted-backup --seeds 3 --out {shelf.shown_path()}/bench"
+    out = f"{shelf.shown_path()}/bench"
+    return shlex.join(["interp", "bench", "--tasks", "planted-backup", "--seeds", "3", "--out", out])
 
 
 def show() -> None:
@@ -116,7 +119,7 @@ def columns(found: BenchRows, metric: str) -> dict:
     return {
         "value": number(TITLES[metric], format="%.3f", help=f"Mean over seeds; {better} is better."),
         "difference": text(
-            f"less {plain(found.against or '')} [95 %]",
+            f"less {found.against or ''} [95 %]",
             help="On the same pairs; mean over seeds, and its bootstrap interval over seeds.",
         ),
         "forward passes": number(format="%.0f", help="Of one prompt; a backward pass counts 2."),

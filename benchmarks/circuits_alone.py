@@ -19,8 +19,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from interp.bench.plan import POOL_SEED, YARDSTICK, Plan, drawn
+from interp.bench.plan import YARDSTICK, Plan, drawn
 from interp.bench.store import read_record, write_record
+from interp.bench.target import pool_of
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model
 from interp.evaluation.stability import best_heads
@@ -57,7 +58,7 @@ def main() -> None:
     n = args.pairs or min(plan.pairs)
     methods = {*args.methods.split(","), args.against} if args.methods else set()
     rankings = _rankings(args.bench, n, methods)
-    pool = task.sample(model.tokenizer, plan.pool, POOL_SEED)
+    pool = pool_of(task, model.tokenizer, plan)
     others = held_out_pairs(task, model.tokenizer, args.held_out, pool)
     counts = [int(share * model.cfg.n_layers * model.cfg.n_heads) for share in GRID]
     ablator = Ablator(model, others)

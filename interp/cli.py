@@ -119,14 +119,18 @@ def discover(
     """Find the circuit that does TASK, check it by exact interchange, and write a run with its report."""
     from interp.files import check_file, write_json
     from interp.progress import bar
-    from interp.runs import RESULT, check_destination
+    from interp.runs import RESULT, apart, check_destination
     from interp.tasks import PromptFile, load_task
 
     wanted, to_stdout = load_task(task), str(json_file) == "-"
-    folder = out or default_folder(wanted.name, model, method)
+    folder = out or apart(default_folder(wanted.name, model, method), wanted.name)
     check_destination(folder)
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json")
+        if json_file.absolute().is_relative_to(folder.absolute()):
+            raise InputError(
+                f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
+            )
 
     from interp.circuits.measured import MeasuredReference
     from interp.console import print_members, print_next
@@ -175,7 +179,19 @@ def discover(
         write_json(json_file, found.result)
     print_members(found)
     other = "attribution" if method == "overlap" else "overlap"
-    print_next(folder, task, model, other, default_folder(wanted.name, model, other), replaced=replaced)
+    given = {
+        "--model": model,
+        "--n": n,
+        "--seed": seed or None,
+        "--counterfactual": counterfactual,
+        "--reference": reference,
+        "--device": device,
+        "--dtype": None if dtype == "float32" else dtype,
+    }
+    same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+    same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
+    other_folder = apart(default_folder(wanted.name, model, other), wanted.name)
+    print_next(folder, task, same, model, other, other_folder, replaced=replaced)
 
 
 @app.command()

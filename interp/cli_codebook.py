@@ -161,8 +161,16 @@ def evaluate(
     write_json(path, result)
     print_quality(result)
     typer.echo(f"\nsaved    {path}")
-    fit_of = books.manifest["fit"]
-    other = "cosine" if fit_of["selection"] == "residual" else "residual"
-    words = ["codebook", "fit", "--selection", other, "--k", str(fit_of["k"]), "--tokens"]
-    words += [str(books.manifest["text"]["n_tokens"]), "--model", str(spec)]
-    typer.echo(f"next     interp {shlex.join(words)}    # the other selection on as much text")
+    fit_of, text = books.manifest["fit"], books.manifest["text"]
+    other = {
+        "selection": "cosine" if fit_of["selection"] == "residual" else "residual",
+        "k": fit_of["k"],
+        "codes": fit_of["n_codes"],
+        "sites": ",".join(books.manifest["sites"]),
+        "data": text["spec"],
+        "tokens": text["n_tokens"],
+        "context": text["context"],
+        "model": spec,
+    }
+    words = ["codebook", "fit", *(str(word) for key, value in other.items() for word in (f"--{key}", value))]
+    typer.echo(f"next     interp {shlex.join(words)}    # the other selection, else the same")

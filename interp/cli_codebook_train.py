@@ -103,7 +103,10 @@ def train(
     else:
         start = Path("codebooks") / f"{file_name(model or DEFAULT_MODEL)}-residual-k8"
         found = BookFolder.open(start) if BookFolder.exists(start) else None
-    folder = out or start.with_name(f"{start.name}-{objective}")
+    named = (
+        start if start.name not in ("", "..") else start.resolve()
+    )  # the current folder has no name of its own
+    folder = out or named.with_name(f"{named.name}-{objective}")
     check_folder(folder, "manifest.json", "--out")
 
     from interp.models import load_model

@@ -1,5 +1,6 @@
 """``interp tasks``: list tasks, show their prompts, export them."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -93,4 +94,5 @@ def tasks_export(
     tokenizer = load_tokenizer(default_model(wanted) if model is None else model)
     pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)
-    typer.echo(f"saved    {file}: {len(pairs)} pairs (interp discover {file})")
+    command = shlex.join(["interp", "discover", str(file)])
+    typer.echo(f"saved    {file}: {len(pairs)} pairs ({command})")

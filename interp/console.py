@@ -23,8 +23,9 @@ REFERENCE_ROWS = 20
 GROWN_SHOWN = 8
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+def _console(width: int | None = None) -> Console:
+    # names of files and models are no markup
+    return Console(highlight=False, markup=False, soft_wrap=False, width=width)
 
 
 def print_members(run: Run) -> None:
@@ -72,12 +73,24 @@ def print_members(run: Run) -> None:
 
 
 def print_next(
-    folder: Path, task: str, model: str | None, other: str, other_folder: Path, *, replaced: bool
+    folder: Path,
+    task: str,
+    same: list[str],
+    model: str | None,
+    other: str,
+    other_folder: Path,
+    *,
+    replaced: bool,
 ) -> None:
-    """Where the run lies, and what can be done next as commands to copy; ``other`` is another method."""
+    """Where the run lies, and what can be done next as commands to copy.
+
+    Args:
+        same: the options by which another method sees the same pairs and model.
+        other: that method.
+    """
     named = [] if model is None else ["--model", model]
     steps = (
-        (["discover", task, *named, "--method", other], "the same by another method"),
+        (["discover", task, *same, "--method", other], "the same by another method"),
         (["compare", str(folder), str(other_folder)], "then both side by side"),
         (["tasks", "show", task, *named], "the prompts, and how the model scores on them"),
     )
@@ -249,9 +262,9 @@ def print_comparison(comparison) -> None:
 
 def print_bench(result: dict) -> None:
     """The table of methods: means over the tasks of each group, and methods compared with one of them."""
-    console = Console(highlight=False)
+    console = _console()
     if not console.is_terminal:
-        console = Console(highlight=False, width=120)  # a log need not be squeezed into 80 columns
+        console = _console(width=120)  # a log need not be squeezed into 80 columns
     columns = {"roc_auc": "AUC", "average_precision": "AP", "edge_roc_auc": "edge AUC", "cmd": "CMD"}
     columns |= {"cpr": "CPR", "jaccard_bootstrap": "Jaccard"}
     pooled = {

@@ -11,7 +11,7 @@ from interp.codesearch.corpus import VISIBLE
 
 
 def print_index(index: CodeIndex) -> None:
-    console, manifest = Console(highlight=False), index.manifest
+    console, manifest = Console(highlight=False, markup=False), index.manifest
     ids = index.layout.n_ids
     read = "plain model" if manifest["error_term"] else "model with every codebook in place"
     lines = {
@@ -23,11 +23,11 @@ def print_index(index: CodeIndex) -> None:
         "size": f"{index.n_bytes / 1e6:.1f} MB, {index.n_bytes / ids:.2f} bytes per id",
     }
     for name, value in lines.items():
-        console.print(f"{name:<8} {value}", soft_wrap=True, markup=False)
+        console.print(f"{name:<8} {value}", soft_wrap=True)
 
 
 def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{scores.matches.n} matches of {scores.n_tokens} tokens")
     if not best:
         console.print(
@@ -50,7 +50,7 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
 
 
 def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not found:
         console.print("no context shares a code")
     for similar in found:
@@ -59,20 +59,20 @@ def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
 
 
 def print_page(page: CodePage) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(
         f"{page.book}:{page.code}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), "
         f"{page.n_documents} documents"
     )
     if page.tokens:
         shown = (f"{_visible(t.text)} {t.precision:.0%}" for t in page.tokens)
-        console.print("tokens   " + ", ".join(shown), markup=False, soft_wrap=True)
+        console.print("tokens   " + ", ".join(shown), soft_wrap=True)
     if page.neighbours:
         shown = (f"{one.code} ({one.cosine:.2f})" for one in page.neighbours)
-        console.print("nearest  " + ", ".join(shown), markup=False, soft_wrap=True)
+        console.print("nearest  " + ", ".join(shown), soft_wrap=True)
     if page.related:
         shown = (f"{one.book}:{one.code} ({one.share:.0%}, ×{one.lift:.1f})" for one in page.related)
-        console.print("with     " + ", ".join(shown), markup=False, soft_wrap=True)
+        console.print("with     " + ", ".join(shown), soft_wrap=True)
     console.print("margin  similarity")
     for context in page.contexts:
         line = Text(f"{context.margin:6.2f} {context.similarity:6.2f}   ")

@@ -18,7 +18,7 @@ _MODELS = (
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 def print_tasks() -> None:

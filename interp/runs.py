@@ -261,8 +261,9 @@ def check_destination(folder: Path) -> None:
         raise InputError(f"--out {folder} is a file: name a new folder or an earlier run")
     if folder.is_dir():
         others = {path.name for path in folder.iterdir()} - _OWN
-        if (folder / REFERENCE).exists() and not _names_a_reference(folder):
-            others.add(REFERENCE)  # put there by someone, who wants to keep it
+        others |= {name for name in (REFERENCE, *PROMPTS) if (folder / name).exists()} - _kept_by_the_run(
+            folder
+        )
         if others or (any(folder.iterdir()) and not (folder / RESULT).is_file()):
             named = f" ({', '.join(sorted(others)[:3])})" if others else ""
             raise InputError(
@@ -273,11 +274,29 @@ def check_destination(folder: Path) -> None:
     check_writable(folder, "--out")
 
 
-def _names_a_reference(folder: Path) -> bool:
+def apart(folder: Path, task: str) -> Path:
+    """``folder``, or ``folder-2``, … where a run of another task lies: files in two places may have one name."""
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(
+        place for place in itertools.chain([folder], numbered) if _told(place).get("task", task) == task
+    )
+
+
+def _kept_by_the_run(folder: Path) -> set[str]:
+    """The reference and the prompts in a run's folder, if it put them there: what someone else did is to be kept."""
+    told = _told(folder)
+    settings, ending = told.get("settings"), Path(str(told.get("task", ""))).suffix.lower()
+    reference = {REFERENCE} if isinstance(settings, dict) and "reference" in settings else set()
+    return reference | {name for name in PROMPTS if Path(name).suffix == ending}
+
+
+def _told(folder: Path) -> dict:
+    """What ``run.json`` in a folder says, nothing if there is none that can be read."""
     try:
-        return "reference" in json.loads((folder / RESULT).read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        told = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 _KEYS = ("model", "task", "method", "seed", "n_pairs", "heads", "mlps", "edges", "metric")
@@ -288,8 +307,7 @@ _WANTED = {
     "edges": ("from", "to", "into", "score"),
 }
 _NUMBERS = {"layer", "head", "score", "effect", "effect_low", "effect_high"}
-_SURE = ("layer", "head", "score")
-"""Numbers that no head can lack, as it lacks an effect where it was not checked."""
+_EXAMPLE = ("clean", "corrupt", "positions", "metric", "answers", "wrong_answers")
 
 
 def _fault(result: dict, details: object) -> str | None:
@@ -302,8 +320,8 @@ def _fault(result: dict, details: object) -> str | None:
     examples, members = details.get("examples", []), details.get("members", {})
     if not isinstance(examples, list) or not isinstance(members, dict):
         return f"examples or members in {DETAILS} are of the wrong kind"
-    if not all(isinstance(row, dict) and {"clean", "corrupt", "positions"} <= set(row) for row in examples):
-        return f"an entry of examples in {DETAILS} lacks one of clean, corrupt, positions"
+    if not all(isinstance(row, dict) and set(_EXAMPLE) <= set(row) for row in examples):
+        return f"an entry of examples in {DETAILS} lacks one of {', '.join(_EXAMPLE)}"
     if not all(isinstance(row, dict) for row in members.values()):
         return f"an entry of members in {DETAILS} is not an object"
     for group, wanted in _WANTED.items():
@@ -315,8 +333,10 @@ def _fault(result: dict, details: object) -> str | None:
                 return f"an entry of {group} in {RESULT} lacks one of {', '.join(wanted)}"
             if not all(isinstance(row[key], int | float | None) for key in _NUMBERS & set(wanted)):
                 return f"an entry of {group} in {RESULT} has no number where one belongs"
-    if not all(isinstance(row[key], int | float) for row in result["heads"] for key in _SURE):
-        return f"an entry of heads in {RESULT} has no number where one belongs"
+    sure = {"heads": ("layer", "head", "score"), "mlps": ("layer", "score"), "edges": ("score",)}
+    for group, keys in sure.items():  # which no part can lack, as it lacks an effect where it was not checked
+        if not all(isinstance(row[key], int | float) for row in result[group] for key in keys):
+            return f"an entry of {group} in {RESULT} has no number where one belongs"
     if not result["heads"]:
         return f"heads in {RESULT} is empty"
     if not all(isinstance(result[key], int) for key in ("seed", "n_pairs")):
@@ -326,7 +346,7 @@ def _fault(result: dict, details: object) -> str | None:
         return f"metric in {RESULT} lacks clean or corrupt"
     if not all(isinstance(metric[side], int | float) for side in ("clean", "corrupt")):
         return f"metric in {RESULT} has no number where one belongs"
-    if not isinstance(result.get("recovery") or {}, dict):
+    if not isinstance(result.get("recovery", {}), dict):
         return f"recovery in {RESULT} is not an object"
     proposed = result.get("proposed")
     if proposed is not None and not (

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from interp.steering.continuations import Continuation
 from interp.steering.edits import WeightedCode
@@ -16,7 +17,7 @@ SHOWN = 12
 
 def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
-    console, listed = Console(highlight=False), found.listed(used)
+    console, listed = Console(highlight=False, markup=False), found.listed(used)
     console.print(
         f"{len(listed)} codes by {found.by}, of {len(found)}; "
         f"{found.n_positive} texts with it, {found.n_negative} without; "
@@ -44,13 +45,12 @@ def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
 
 def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:
     """Each prompt's texts by name in columns, with the perplexity of what was added."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(expand=True, show_lines=True)
     for name in texts:
         table.add_column(name, ratio=1)
     for row in zip(*texts.values(), strict=True):
-        # brackets in a text are no markup
-        table.add_row(*(_escaped(text) for text in row))
+        table.add_row(*map(_shown, row))
     console.print()
     console.print(table)
     console.print("perplexity of the new tokens under the model without steering")
@@ -86,8 +86,6 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
 
-def _escaped(text: Continuation) -> str:
-    from rich.markup import escape
-
+def _shown(text: Continuation) -> Text:
     surprise = "ended at once" if text.perplexity is None else f"perplexity {text.perplexity:.1f}"
-    return f"[dim]{escape(text.prompt)}[/dim]{escape(text.text)}\n\n[dim]{surprise}[/dim]"
+    return Text.assemble((text.prompt, "dim"), text.text, "\n\n", (surprise, "dim"))

@@ -125,13 +125,16 @@ def test_books_of_another_model_are_refused(command, model, tiny_model_folder):
 TRAIN = ["--data", "stdlib", "--tokens", "1024", "--batch-size", "8", "--checkpoint-every", "2"]
 
 
-def test_train_then_pack_then_eval(command, model):
+def test_train_then_pack_then_eval(command, model, monkeypatch):
     assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
     trained = command("train", "books", *TRAIN)
     assert trained.code == 0, trained.err
     assert "trained  3 sites on 1 × 1024 tokens of stdlib, distilled" in trained.out
     assert "step 4/4  loss" in trained.out and "KL" in trained.out and "dead" in trained.out
     assert "next     interp codebook eval books-distilled" in trained.out
+    monkeypatch.chdir("books")  # which has no name of its own
+    assert command("train", ".", *TRAIN).code == 0
+    monkeypatch.chdir("..")
     again = command("train", "books", *TRAIN)
     assert again.code == 0 and "step" not in again.out
     packed = command("pack", "books-distilled", "--out", "packed")

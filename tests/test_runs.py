@@ -169,6 +169,17 @@ def test_nan_is_not_written_as_json(run, tmp_path):
             "heads in run.json has no number",
         ),
         (lambda f: _change(f / RESULT, recovery=7), "recovery in run.json"),
+        (lambda f: _change(f / RESULT, recovery=None), "recovery in run.json"),
+        (
+            lambda f: _change(
+                f / RESULT, edges=[{"from": "a0.h0", "to": "a1.h0", "into": "q", "score": None}]
+            ),
+            "edges in run.json has no number",
+        ),
+        (
+            lambda f: _change(f / DETAILS, examples=[{"clean": [], "corrupt": [], "positions": {}}]),
+            "lacks one of clean, corrupt, positions, metric, answers",
+        ),
         (lambda f: _change(f / RESULT, seed="x"), "seed or n_pairs"),
         (lambda f: _change(f / RESULT, metric={"clean": "x", "corrupt": 0}), "no number"),
         (lambda f: _change(f / RESULT, proposed=["a0.h1"]), "proposed in run.json"),

@@ -30,7 +30,7 @@ COLUMNS = {
 
 
 def label(reading: Reading, token: int) -> str:
-    return f"{token} {plain(visible(reading.pieces[token]))}"
+    return f"{token} {visible(reading.pieces[token])}"
 
 
 def whole_number(name: str, n: int, otherwise: int) -> int:

@@ -1,11 +1,11 @@
 """Running a method for its cells: once on the pool where every pair has a score of its own, else cell by cell.
 
 A method's score of some pairs is the mean of their scores only where the method is such a mean. That is looked at,
-not assumed: the first cell is run by itself, and half of it again, and the pool is used if the scores of its pairs
-average to its scores and do not depend on the other pairs, nothing in the method is drawn at random, and no edges are
-compared (they come without scores per pair). A method that is no such mean but ranks subsets of a pool from one set of
-base runs (``Method.pooled``) makes those once; seconds of its cells then leave out swaps that an earlier cell made,
-while forward-pass equivalents count them.
+not assumed: the first cell of at least two pairs is run by itself, and half of it again, and the pool is used if the
+scores of its pairs average to its scores and do not depend on the other pairs, nothing in the method is drawn at
+random, and no edges are compared (they come without scores per pair). A method that is no such mean but ranks subsets
+of a pool from one set of base runs (``Method.pooled``) makes those once; seconds of its cells then leave out swaps that
+an earlier cell made, while forward-pass equivalents count them.
 """
 
 from collections.abc import Callable, Sequence
@@ -108,11 +108,12 @@ class Runner:
             "weights": weights_digest(self.model),
             "edges_compared": self.edges_compared,
         }
-        known = read_record(record, settings, self.say)
+        looked_at = settings | {"probe": "of two pairs at least"}
+        known = read_record(record, looked_at, self.say)
         if known is None:
-            why = self._why_cell_by_cell(cells[0])
+            why = self._why_cell_by_cell(cells)
             known = {"on_pool": not why, "why": why}
-            write_record(record, settings, known)
+            write_record(record, looked_at, known)
         if known["on_pool"]:
             wanted = sorted({i for n, seed in cells for i in drawn(seed, n, len(self.pool))})
             self._fill(wanted, settings, tell)
@@ -174,14 +175,14 @@ class Runner:
         forwards = base.forwards_a_pair * len(indices) + ranking.forwards
         return Outcome(ranking.heads, forwards, seconds)
 
-    def _why_cell_by_cell(self, cell: tuple[int, int]) -> str:
-        """Empty where the pool serves."""
+    def _why_cell_by_cell(self, cells: Sequence[tuple[int, int]]) -> str:
+        """Empty where the pool serves. One pair by itself would say nothing of what the others do."""
         if hasattr(self.config(0), "seed"):
             return "it draws at random, anew for every seed"
-        n, seed = cell
+        n, seed = next((cell for cell in cells if cell[0] > 1), (2, 0))
         indices = drawn(seed, n, len(self.pool))
         scores = self.run(indices, seed, lambda _share: None)
-        self._first = (cell, scores)
+        self._first = ((n, seed), scores)
         if scores.heads_per_pair is None:
             return "it scores the pairs as a whole"
         if not _alike(scores.heads_per_pair.mean(0), scores.heads):

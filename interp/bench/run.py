@@ -47,6 +47,7 @@ def run_bench(
     model: Model | None = None
     for target in targets:
         if model is None or describe_model(model)["spec"] != target.model:
+            model = bench = None  # one model at a time in memory
             model = load_model(target.model, device=device, dtype=dtype)
         bench = TargetBench.prepare(target, plan, model, out, batch_size=batch_size, stage=stage, say=say)
         wanted = {name: bench.cells_of(name) for name in (YARDSTICK, *plan.methods)}

@@ -21,11 +21,35 @@ from interp.scores import load_method
 from interp.scores.code_edges import CodeEdgesConfig
 from interp.scores.growth import GrowthConfig
 from interp.tasks import load_task
+from interp.tasks.errors import InputError
 from interp.tasks.holdout import held_out_pairs
-from interp.tasks.pairs import PromptPairs
+from interp.tasks.pairs import PromptPairs, Task
+from interp.tasks.sampling import as_many_as_there_are
 
 RERUNS = 5
 """Bootstrap resamples of a method that has to run again for each; resampling scores per pair costs nothing."""
+
+
+def pool_of(task: Task, tokenizer, plan: Plan) -> PromptPairs:
+    """The pairs that seeds draw from; of a task without more than the plan's pool half of what it has, and at least
+    what the plan asks for, so that others are left to judge by.
+
+    Raises:
+        InputError: no others are left.
+    """
+
+    def sample(n: int) -> PromptPairs:
+        return task.sample(tokenizer, n, POOL_SEED)
+
+    there, most = len(as_many_as_there_are(sample, plan.pool + 1)), max(plan.pairs)
+    if there > plan.pool:
+        return sample(plan.pool)
+    if there <= most:
+        raise InputError(
+            f"task {task.name!r} has {there} pairs, and --pairs asks for {most}: some must be left to judge by, so "
+            f"ask for at most {there - 1}"
+        )
+    return sample(max(most, there // 2))
 
 
 @dataclass
@@ -49,7 +73,7 @@ class TargetBench:
     ) -> "TargetBench":
         """Sample the pairs, and find or measure the references."""
         task, folder = load_task(target.task), out / target.folder
-        pool = task.sample(model.tokenizer, plan.pool, POOL_SEED)
+        pool = pool_of(task, model.tokenizer, plan)
         held_out = held_out_pairs(task, model.tokenizer, plan.held_out, pool)
         n = plan.reference
         court = convene(target, task, model, folder, pool, n=n, batch_size=batch_size, stage=stage, say=say)

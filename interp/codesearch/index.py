@@ -21,6 +21,7 @@ from jaxtyping import Float, Int, UInt32
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.book_folder import BookFolder, books_fingerprint, model_identity
+from interp.bottlenecks.shipped import SHIPPED
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.layout import Book, IdFile, Layout
 from interp.codesearch.postings import positions
@@ -217,10 +218,17 @@ class CodeIndex:
 
 
 def _check_within(where: Path, folders: Sequence[Path]) -> None:
-    if not any(where.resolve().is_relative_to(folder.resolve()) for folder in folders):
-        raise InputError(
-            f"the codebooks of this index are at {where}, which is not among the folders that are read"
-        )
+    """Neither the codebooks nor anything in their folder may lie elsewhere, as what links lead to would.
+
+    Files of the package may be links: an installer makes them.
+    """
+    allowed = [folder.resolve() for folder in folders]
+    inside = () if where.resolve().is_relative_to(SHIPPED.resolve()) else where.rglob("*")
+    for path in (where, *inside):
+        if not any(path.resolve().is_relative_to(folder) for folder in allowed):
+            raise InputError(
+                f"the codebooks of this index are at {path}, which is not among the folders that are read"
+            )
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

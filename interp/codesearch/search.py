@@ -161,6 +161,8 @@ def search_token(index: CodeIndex, token: str | int) -> CodeScores:
         if not 0 <= token < len(corpus.special):
             raise InputError(f"token {token}: there are 0 to {len(corpus.special) - 1}")
         ids = np.array([token])
+    elif not token:
+        raise InputError("the token is empty: give its text, a space for one in front")
     else:
         ids = corpus.find_tokens(token)
         if not len(ids):

@@ -325,3 +325,19 @@ def test_a_prompt_file_that_has_changed_is_measured_again(tmp_path, monkeypatch)
     assert any("of other prompts or weights, measured again" in line for line in lines)
     assert timeless(again) == timeless(run_bench(wanted, tmp_path / "fresh"))
     assert cell(again, "attribution", 4, 0)["spearman"] != cell(first, "attribution", 4, 0)["spearman"]
+
+
+def test_a_short_prompt_file_is_shared_between_the_pool_and_the_judges(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = load_planted_task(TASK)
+    write_prompt_file(
+        task.sample(load_planted_model(TASK).tokenizer, 12, 3),
+        "mine.json",
+        load_planted_model(TASK).tokenizer,
+    )
+    short = {"tasks": ("mine.json",), "models": (TASK,), "methods": ("attribution",), "seeds": 1, "pool": 300}
+    found = run_bench(plan(**short, pairs=(5,)), tmp_path / "bench")
+    assert cell(found, "attribution", 5, 0)["roc_auc"] is not None
+    assert MeasuredReference.load(next((tmp_path / "bench").glob("*/reference-*"))).n_pairs == 6
+    with pytest.raises(InputError, match=r"has 12 pairs, and --pairs asks for 12.*at most 11"):
+        run_bench(plan(**short, pairs=(12,)), tmp_path / "more")

@@ -43,3 +43,20 @@ def test_edges_are_scored_apart_where_they_are_compared(tmp_path):
     )
     assert 0 < outcome.edge_forwards <= 26 * 4
     assert outcome.forwards <= 8 * 4, "what edges cost is told apart from what heads cost"
+
+
+def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(tmp_path):
+    """HISP's score of a pair depends on the others, which a cell of one pair cannot show."""
+    model = load_model(PLANTED)
+    pool = load_task(PLANTED).sample(model.tokenizer, 8, 0)
+    runner = Runner("hisp", model, pool, tmp_path, edges_compared=False, batch_size=16, say=print)
+    runner.prepare([(1, 0), (4, 0)], lambda _share: None)
+    assert runner.per_pair is None
+    outcome = runner.outcome(4, 0, lambda _share: None)
+    alone = runner.run(drawn(0, 4, 8), 0, lambda _share: None)
+    np.testing.assert_allclose(outcome.heads, alone.heads, atol=1e-6)
+    alone = Runner(
+        "attribution", model, pool, tmp_path / "more", edges_compared=False, batch_size=16, say=print
+    )
+    alone.prepare([(1, 0)], lambda _share: None)
+    assert alone.per_pair is not None, "looked at with two pairs"

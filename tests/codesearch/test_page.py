@@ -156,6 +156,11 @@ def test_codebooks_are_read_only_where_it_is_allowed(model, text, books, tmp_pat
     with pytest.raises(InputError, match="not among the folders that are read"):
         outside.codebooks()
     assert code_page(outside, *busy).neighbours is None
+    (folder / "a1").rename(tmp_path / "elsewhere")
+    (folder / "a1").symlink_to(tmp_path / "elsewhere")
+    linked = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "in"])
+    with pytest.raises(InputError, match="not among the folders that are read"):
+        linked.codebooks()
 
 
 def test_every_order_of_contexts_shows_exactly_as_many_as_there_are(index, busy):

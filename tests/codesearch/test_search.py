@@ -132,6 +132,8 @@ def test_tokens(planted):
     np.testing.assert_array_equal(by_text.hits, by_id.hits)
     with pytest.raises(InputError, match="'New York' is no single token"):
         search_token(index, "New York")
+    with pytest.raises(InputError, match="the token is empty"):
+        search_token(index, "")
     with pytest.raises(InputError, match="token 99: there are 0 to 13"):
         search_token(index, 99)
 

@@ -74,6 +74,18 @@ def test_each_prompt_can_get_its_partners_code(page, real):
     assert not app.error and "With its own code on the corrupt prompt at S1" in text_of(app)
 
 
+def test_the_partners_code_stays_chosen_on_the_other_side(page, real):
+    app = page(real, run="mine", head="a0.h2", read="true")
+    app.selectbox(key="role of a0.h2").set_value("S1").run()
+    assert app.query_params["set"] == "a0.h2@S1=own"
+    app.segmented_control(key="set on").set_value("corrupt prompts").run()
+    assert not app.error
+    assert app.selectbox(key="code of a0.h2 S1 corrupt").value == "its own code on the clean prompt"
+    linked = page(real, run="mine", head="a0.h2", read="true", set="a0.h2@S1=own")
+    assert linked.selectbox(key="code of a0.h2 S1 clean").value == "its own code on the corrupt prompt"
+    assert not linked.error
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
