@@ -57,44 +57,38 @@ def steerings() -> dict[str, Path]:
 def bench(path: Path) -> BenchRows:
     """
     Raises:
-        InputError: damaged, not there any more, or a link out of the runs folder; as the two below.
+        InputError: damaged, not there any more, or a link out of the runs folder; as the three below.
     """
-    return _bench(str(path), _changed(path))
+    return _read("bench", str(path), _changed(path))
 
 
 def quality(path: Path) -> Quality:
-    return _quality(str(path), _changed(path))
+    return _read("quality", str(path), _changed(path))
 
 
 def reproduction(path: Path) -> Reproduction:
-    return _reproduction(str(path), _changed(path))
+    return _read("reproduction", str(path), _changed(path))
 
 
 def steering(folder: Path) -> Steering:
-    return _steering(str(folder), tuple(shelf.changed(path) for path in sorted(folder.glob("*.json"))))
+    changed = tuple(shelf.changed(path) for path in sorted(folder.glob("*.json")))  # cells may go, too
+    return _read("steering", str(folder), changed)
+
+
+_READERS = {
+    "bench": read_bench,
+    "quality": read_quality,
+    "reproduction": read_reproduction,
+    "steering": read_steering,
+}
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _read(kind: str, path: str, changed: int | tuple[int, ...]):  # noqa: ARG001 - a key of the cache
+    return _READERS[kind](Path(path))
 
 
 def _changed(path: Path) -> int:
     if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
         shelf.check_inside(path)
     return shelf.changed(path)
-
-
-@st.cache_data(max_entries=16, show_spinner="Reading the bench")
-def _bench(path: str, changed: int) -> BenchRows:  # noqa: ARG001 - a key of the cache
-    return read_bench(Path(path))
-
-
-@st.cache_data(max_entries=64, show_spinner=False)
-def _quality(path: str, changed: int) -> Quality:  # noqa: ARG001 - a key of the cache
-    return read_quality(Path(path))
-
-
-@st.cache_data(max_entries=16, show_spinner=False)
-def _steering(folder: str, changed: tuple[int, ...]) -> Steering:  # noqa: ARG001 - a key: cells may go, too
-    return read_steering(Path(folder))
-
-
-@st.cache_data(max_entries=16, show_spinner=False)
-def _reproduction(path: str, changed: int) -> Reproduction:  # noqa: ARG001 - a key of the cache
-    return read_reproduction(Path(path))

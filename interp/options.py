@@ -29,37 +29,24 @@ def whole(least: int, most: int | None = None) -> Callable[[str | int], int]:
     return parse
 
 
-def not_negative(text: str | float) -> float:
-    """A parser of numbers of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value < float("inf"):
-        raise typer.BadParameter(f"{text} is not a number of at least 0")
-    return value
+def number(allowed: Callable[[float], bool], words: str) -> Callable[[str | float], float]:
+    """A parser of finite numbers, whose complaint names the value and what is allowed."""
+
+    def parse(text: str | float) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and allowed(value)):
+            raise typer.BadParameter(f"{text} is not a {words}")
+        return value
+
+    return parse
 
 
-def finite(text: str | float) -> float:
-    """A parser of numbers, negative ones among them."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise typer.BadParameter(f"{text} is not a finite number")
-    return value
-
-
-def share(text: str | float) -> float:
-    """A parser of numbers from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1:
-        raise typer.BadParameter(f"{text} is not a number from 0 to 1")
-    return value
+not_negative = number(lambda value: value >= 0, "number of at least 0")
+finite = number(lambda _value: True, "finite number")
+share = number(lambda value: 0 <= value <= 1, "number from 0 to 1")
 
 
 def one_of(*names: str) -> Callable[[str], str]:

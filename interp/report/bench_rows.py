@@ -1,6 +1,5 @@
 """A bench read back from its file, as rows that tables and figures are made of; what is damaged is told at once."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +7,13 @@ from typing import Any
 
 from interp.bench.table import COMPARED, METRICS
 from interp.report.bench import COLUMNS, YARDSTICK, bench_command
+from interp.report.reading import read_rows
 from interp.tasks.errors import InputError
 
 TITLES = dict(COLUMNS)
 LOWER_IS_BETTER = ("cmd", "forwards", "seconds")
 CONTROLS = ("random", "layer-index")
 """Rankings that know nothing of the prompts."""
-_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,7 @@ def read_bench(path: Path) -> BenchRows:
     Raises:
         InputError: not such a file, or one that was damaged.
     """
-    try:
-        found = _read(json.loads(path.read_text(encoding="utf-8")))
-    except _FAULTS as error:
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}): run the bench again, or delete it"
-        ) from None
+    found = read_rows(path, _read, "run the bench again, or delete it")
     if not found.scopes:
         raise InputError(f"{path} holds no rows: run the bench again, or delete it")
     return found

@@ -1,17 +1,15 @@
 """The finite-state experiment read back from ``result.json`` of ``interp reproduce tokfsm``."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.tasks.errors import InputError
+from interp.report.reading import read_rows
 from interp.tokfsm.table import NAMES
 
 CODED = "codebooks"
 """The arm that is the experiment; the others are its controls."""
-_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,7 @@ def read_reproduction(path: Path) -> Reproduction:
     Raises:
         InputError: not such a file, or one that was damaged.
     """
-    try:
-        return _read(json.loads(path.read_text(encoding="utf-8")))
-    except _FAULTS as error:
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}): "
-            f"make it again with interp reproduce tokfsm --out {path.parent}"
-        ) from None
+    return read_rows(path, _read, f"make it again with interp reproduce tokfsm --out {path.parent}")
 
 
 def _read(result: Mapping[str, Any]) -> Reproduction:

@@ -1,15 +1,12 @@
 """What codebooks cost a model, read back from ``quality.json`` of ``interp codebook eval``."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interp.evaluation.codebook_quality import CONTROLS
-from interp.tasks.errors import InputError
-
-_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
+from interp.report.reading import read_rows
 
 
 @dataclass(frozen=True)
@@ -89,24 +86,21 @@ def read_quality(path: Path) -> Quality:
     Raises:
         InputError: not such a file, or one that was damaged.
     """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        text = result["fitted_on"]
-        quality = Quality(
-            str(result["model"]["spec"]),
-            len(result["sites"]),
-            int(result["fit"]["n_codes"]),
-            str(result["fit"]["selection"]),
-            f"{int(text['n_tokens']):,} tokens of {text['spec']}",
-            tuple(_text(entry) for entry in result["texts"]),
-        )
-        for entry in quality.texts:
-            entry.codes()
-    except _FAULTS as error:
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {error}): "
-            f"make it again with interp codebook eval {path.parent}"
-        ) from None
+    return read_rows(path, _read, f"make it again with interp codebook eval {path.parent}")
+
+
+def _read(result: Mapping[str, Any]) -> Quality:
+    text = result["fitted_on"]
+    quality = Quality(
+        str(result["model"]["spec"]),
+        len(result["sites"]),
+        int(result["fit"]["n_codes"]),
+        str(result["fit"]["selection"]),
+        f"{int(text['n_tokens']):,} tokens of {text['spec']}",
+        tuple(_text(entry) for entry in result["texts"]),
+    )
+    for entry in quality.texts:
+        entry.codes()
     return quality
 
 
