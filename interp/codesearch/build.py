@@ -183,6 +183,8 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
         except (OSError, json.JSONDecodeError):
             raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
         _check_same(folder, begun, request)
+    if not (work / IDS).exists() and (work / STATE).exists() and (folder / IDS).exists():
+        (folder / IDS).replace(work / IDS)  # killed after the ids were put in place and before the manifest
     if not (work / IDS).exists():
         (work / STATE).unlink(missing_ok=True)
         IdFile.create(work / f"{IDS}.new", layout)

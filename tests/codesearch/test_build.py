@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from interp.bottlenecks.attach import attach
-from interp.codesearch import CodeIndex, build_index
+from interp.codesearch import CodeIndex, build, build_index
+from interp.codesearch.index import MANIFEST
 from interp.codesearch.layout import BLOCK
 from interp.codesearch.strengths import N_TOP
+from interp.files import write_json
 from interp.tasks.errors import InputError
 from tests.codesearch.conftest import make_books
 from tests.command_line import tree
@@ -144,6 +146,22 @@ def test_a_killed_build_goes_on_to_the_same_bytes(model, text, books, index, tmp
         with pytest.raises(InputError, match="not finished; the same build command goes on"):
             CodeIndex.open(tmp_path / "new")
     build()
+    assert tree(tmp_path / "new") == tree(index.folder)
+
+
+def test_a_build_killed_before_its_manifest_reads_nothing_again(
+    model, text, books, index, tmp_path, monkeypatch
+):
+    def killed(path, value):
+        if path.name == MANIFEST:
+            raise _KilledError
+        write_json(path, value)
+
+    with monkeypatch.context() as patch, pytest.raises(_KilledError):
+        patch.setattr(build, "write_json", killed)
+        build_index(model, books, text, tmp_path / "new", batch_size=8)
+    monkeypatch.setattr(build, "_store", None)  # no batch is read
+    build_index(model, books, text, tmp_path / "new", batch_size=8)
     assert tree(tmp_path / "new") == tree(index.folder)
 
 
