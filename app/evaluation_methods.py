@@ -84,7 +84,7 @@ def show() -> None:
         with st.expander(f"Left out: {len(found.skipped)}"):
             st.markdown("\n".join(f"- {plain(line)}" for line in found.skipped))
     if found.command is not None:
-        st.caption("The same again:")
+        st.caption("Again, with all pairs and seeds of the methods that are named:")
         st.code(found.command, language="bash", wrap_lines=True)
 
 

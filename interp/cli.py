@@ -123,7 +123,7 @@ def discover(
     from interp.tasks import PromptFile, load_task
 
     wanted, to_stdout = load_task(task), str(json_file) == "-"
-    folder = out or apart(default_folder(wanted.name, model, method), wanted.name)
+    folder = out or apart(default_folder(wanted.name, model, method), wanted.name, model)
     check_destination(folder)
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json")
@@ -184,14 +184,18 @@ def discover(
         "--n": n,
         "--seed": seed or None,
         "--counterfactual": counterfactual,
+        "--candidates": None if candidates == 30 else candidates,
+        "--threshold": None if threshold == 0.02 else threshold,
         "--reference": reference,
         "--device": device,
         "--dtype": None if dtype == "float32" else dtype,
     }
+    prompts = ("--model", "--n", "--seed", "--counterfactual", "--device", "--dtype")
+    shown = [str(word) for key in prompts if given[key] is not None for word in (key, given[key])]
     same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
     same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
-    other_folder = apart(default_folder(wanted.name, model, other), wanted.name)
-    print_next(folder, task, same, model, other, other_folder, replaced=replaced)
+    other_folder = apart(default_folder(wanted.name, model, other), wanted.name, model)
+    print_next(folder, task, same, shown, other, other_folder, replaced=replaced)
 
 
 @app.command()

@@ -170,7 +170,10 @@ def evaluate(
         "data": text["spec"],
         "tokens": text["n_tokens"],
         "context": text["context"],
+        "magnitude": fit_of["magnitude"],
+        "seed": fit_of["seed"],
         "model": spec,
     }
     words = ["codebook", "fit", *(str(word) for key, value in other.items() for word in (f"--{key}", value))]
+    words += [] if fit_of["sequential"] else ["--independent"]
     typer.echo(f"next     interp {shlex.join(words)}    # the other selection, else the same")

@@ -6,7 +6,7 @@ from rich.table import Table
 
 def print_quality(result: dict) -> None:
     """One table per text: the model plain, through its codes, and through the controls."""
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     fit, fitted_on = result["fit"], result["fitted_on"]
     console.print(
         f"{len(result['sites'])} codebooks of {fit['n_codes']} codes at {_short(result['sites'])} of "

@@ -25,7 +25,7 @@ GROWN_SHOWN = 8
 
 def _console(width: int | None = None) -> Console:
     # names of files and models are no markup
-    return Console(highlight=False, markup=False, soft_wrap=False, width=width)
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
 
 
 def print_members(run: Run) -> None:
@@ -76,7 +76,7 @@ def print_next(
     folder: Path,
     task: str,
     same: list[str],
-    model: str | None,
+    shown: list[str],
     other: str,
     other_folder: Path,
     *,
@@ -85,14 +85,14 @@ def print_next(
     """Where the run lies, and what can be done next as commands to copy.
 
     Args:
-        same: the options by which another method sees the same pairs and model.
+        same: the options by which another method is judged alike on the same pairs and model.
+        shown: those of them by which the same prompts are shown.
         other: that method.
     """
-    named = [] if model is None else ["--model", model]
     steps = (
         (["discover", task, *same, "--method", other], "the same by another method"),
         (["compare", str(folder), str(other_folder)], "then both side by side"),
-        (["tasks", "show", task, *named], "the prompts, and how the model scores on them"),
+        (["tasks", "show", task, *shown], "the prompts, and how the model scores on them"),
     )
     note = "  (replaces the earlier run there)" if replaced else ""
     lines = [f"\nreport   {folder / 'report.html'}{note}"]

@@ -11,7 +11,7 @@ from interp.codesearch.corpus import VISIBLE
 
 
 def print_index(index: CodeIndex) -> None:
-    console, manifest = Console(highlight=False, markup=False), index.manifest
+    console, manifest = Console(highlight=False, markup=False, emoji=False), index.manifest
     ids = index.layout.n_ids
     read = "plain model" if manifest["error_term"] else "model with every codebook in place"
     lines = {
@@ -27,7 +27,7 @@ def print_index(index: CodeIndex) -> None:
 
 
 def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(f"{scores.matches.n} matches of {scores.n_tokens} tokens")
     if not best:
         console.print(
@@ -50,7 +50,7 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
 
 
 def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not found:
         console.print("no context shares a code")
     for similar in found:
@@ -59,7 +59,7 @@ def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
 
 
 def print_page(page: CodePage) -> None:
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.print(
         f"{page.book}:{page.code}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), "
         f"{page.n_documents} documents"

@@ -18,7 +18,7 @@ _MODELS = (
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def print_tasks() -> None:

@@ -244,13 +244,17 @@ class Run:
             arrays = load_file(folder / ARRAYS)
             own = MeasuredReference.load(folder / REFERENCE) if (folder / REFERENCE).exists() else None
         except (OSError, ValueError, SafetensorError, InputError) as error:
-            raise InputError(f"run folder {folder} is damaged ({error}): run the discovery again") from None
+            raise InputError(
+                f"run folder {folder} is damaged ({error}): delete it, and run the discovery again"
+            ) from None
         if not isinstance(result, dict) or result.get("format") != FORMAT:
             found = result.get("format") if isinstance(result, dict) else None
             raise InputError(f"run folder {folder} has format {found!r}: this version reads format {FORMAT}")
         fault = _fault(result, details)
         if fault:
-            raise InputError(f"run folder {folder} is damaged ({fault}): run the discovery again")
+            raise InputError(
+                f"run folder {folder} is damaged ({fault}): delete it, and run the discovery again"
+            )
         return cls(result, details, arrays, own)
 
 
@@ -274,12 +278,15 @@ def check_destination(folder: Path) -> None:
     check_writable(folder, "--out")
 
 
-def apart(folder: Path, task: str) -> Path:
-    """``folder``, or ``folder-2``, … where a run of another task lies: files in two places may have one name."""
+def apart(folder: Path, task: str, model: str | None) -> Path:
+    """``folder``, or ``folder-2``, … where a run of another task or model lies: files in two places share a name."""
+    wanted = {"task": task} | ({} if model is None else {"model": model})
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    return next(
-        place for place in itertools.chain([folder], numbered) if _told(place).get("task", task) == task
-    )
+    for place in itertools.chain([folder], numbered):
+        told = _told(place)
+        if all(told.get(key, value) == value for key, value in wanted.items()):
+            return place
+    raise AssertionError("numbers do not end")
 
 
 def _kept_by_the_run(folder: Path) -> set[str]:

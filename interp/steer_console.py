@@ -17,11 +17,11 @@ SHOWN = 12
 
 def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
-    console, listed = Console(highlight=False, markup=False), found.listed(used)
+    console, listed = Console(highlight=False, markup=False, emoji=False), found.listed(used)
     console.print(
         f"{len(listed)} codes by {found.by}, of {len(found)}; "
         f"{found.n_positive} texts with it, {found.n_negative} without; "
-        "precision, recall and q: chosen by half of the texts, judged by the other half"
+        "precision, recall and q: of the half of the texts that judges what the other half chose"
     )
     table = Table(box=None, padding=(0, 1))
     for name in (
@@ -45,7 +45,7 @@ def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
 
 def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:
     """Each prompt's texts by name in columns, with the perplexity of what was added."""
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table(expand=True, show_lines=True)
     for name in texts:
         table.add_column(name, ratio=1)

@@ -27,6 +27,7 @@ from interp.scores.growth import GrowthConfig
 from interp.scores.result import EdgeScore
 from interp.tasks.pairs import PromptPairs
 
+POOL_FILE = "pool.safetensors"
 CHUNK = 100
 """Pairs of the pool that are run, and saved, at a time."""
 
@@ -113,6 +114,8 @@ class Runner:
         if known is None:
             why = self._why_cell_by_cell(cells)
             known = {"on_pool": not why, "why": why}
+            if why:
+                self._forget_the_pool()
             write_record(record, looked_at, known)
         if known["on_pool"]:
             wanted = sorted({i for n, seed in cells for i in drawn(seed, n, len(self.pool))})
@@ -175,6 +178,14 @@ class Runner:
         forwards = base.forwards_a_pair * len(indices) + ranking.forwards
         return Outcome(ranking.heads, forwards, seconds)
 
+    def _forget_the_pool(self) -> None:
+        """Delete what an earlier version made on the pool, of a method that has no scores of single pairs."""
+        pool = self.folder / POOL_FILE
+        if pool.is_file():
+            for path in (*self.folder.glob("n*-seed*.json"), *self.folder.glob("stability-*.json"), pool):
+                path.unlink()
+            self.say(f"{self.method} was run on the pool, and is no mean over pairs: done again")
+
     def _why_cell_by_cell(self, cells: Sequence[tuple[int, int]]) -> str:
         """Empty where the pool serves. One pair by itself would say nothing of what the others do."""
         if hasattr(self.config(0), "seed"):
@@ -193,7 +204,7 @@ class Runner:
         return "its edges have no scores per pair" if self.edges_compared and scores.edges else ""
 
     def _fill(self, wanted: list[int], settings: dict, tell: Tell) -> None:
-        path = self.folder / "pool.safetensors"
+        path = self.folder / POOL_FILE
         shape = (len(self.pool), self.model.cfg.n_layers, self.model.cfg.n_heads)
         heads, cost = self._read_pool(path, shape, settings)
         missing = [i for i in wanted if np.isnan(heads[i]).any()]

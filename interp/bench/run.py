@@ -54,7 +54,7 @@ def run_bench(
         with stage(target.name, _STEPS * sum(map(len, wanted.values()))) as advance:
             for name, its_cells in wanted.items():
                 meter = _Meter(advance, _STEPS * len(its_cells))
-                why = "" if its_cells else f"too dear at {min(plan.pairs)} pairs; --methods {name} runs it"
+                why = "" if its_cells else _why_none(name, plan)
                 try:
                     found = bench.run(name, its_cells, meter.to) if its_cells else []
                 except InputError as error:
@@ -66,6 +66,12 @@ def run_bench(
                 line = one_line(found) if found else f"left out: {why}"
                 say(f"{target.name}, {name}: {line}{estimate.after_one()}")
     return tabulate(plan, cells, skipped)
+
+
+def _why_none(method: str, plan: Plan) -> str:
+    if method == YARDSTICK:
+        return f"the reference has too few pairs for {min(plan.pairs)} and others to judge by"
+    return f"too dear at {min(plan.pairs)} pairs; --methods {method} runs it"
 
 
 class _Meter:

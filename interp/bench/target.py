@@ -20,7 +20,7 @@ from interp.progress import Stage
 from interp.scores import load_method
 from interp.scores.code_edges import CodeEdgesConfig
 from interp.scores.growth import GrowthConfig
-from interp.tasks import load_task
+from interp.tasks import PromptFile, load_task
 from interp.tasks.errors import InputError
 from interp.tasks.holdout import held_out_pairs
 from interp.tasks.pairs import PromptPairs, Task
@@ -31,25 +31,25 @@ RERUNS = 5
 
 
 def pool_of(task: Task, tokenizer, plan: Plan) -> PromptPairs:
-    """The pairs that seeds draw from; of a task without more than the plan's pool half of what it has, and at least
-    what the plan asks for, so that others are left to judge by.
+    """The pairs that seeds draw from; of a prompt file that has no more than the plan's pool and reference half of what
+    it has, and at least what the plan asks for, so that others are left to judge by.
 
     Raises:
-        InputError: no others are left.
+        InputError: no others are left, or a task has fewer than the plan's pool.
     """
 
     def sample(n: int) -> PromptPairs:
         return task.sample(tokenizer, n, POOL_SEED)
 
-    there, most = len(as_many_as_there_are(sample, plan.pool + 1)), max(plan.pairs)
-    if there > plan.pool:
+    enough = plan.pool + plan.reference
+    there = len(as_many_as_there_are(sample, enough)) if isinstance(task, PromptFile) else enough
+    if there == enough:
         return sample(plan.pool)
-    if there <= most:
+    if there <= (most := max(plan.pairs)):
         raise InputError(
-            f"task {task.name!r} has {there} pairs, and --pairs asks for {most}: some must be left to judge by, so "
-            f"ask for at most {there - 1}"
+            f"task {task.name!r} has {there} pairs, and --pairs asks for {most}: others are needed to judge by"
         )
-    return sample(max(most, there // 2))
+    return sample(min(plan.pool, max(most, there // 2)))
 
 
 @dataclass

@@ -224,11 +224,14 @@ def _check_within(where: Path, folders: Sequence[Path]) -> None:
     """
     allowed = [folder.resolve() for folder in folders]
     inside = () if where.resolve().is_relative_to(SHIPPED.resolve()) else where.rglob("*")
-    for path in (where, *inside):
-        if not any(path.resolve().is_relative_to(folder) for folder in allowed):
-            raise InputError(
-                f"the codebooks of this index are at {path}, which is not among the folders that are read"
-            )
+    try:
+        outside = [p for p in (where, *inside) if not any(map(p.resolve().is_relative_to, allowed))]
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise InputError(f"the codebooks of this index at {where} cannot be read ({error})") from None
+    if outside:
+        raise InputError(
+            f"the codebooks of this index are at {outside[0]}, which is not among the folders that are read"
+        )
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

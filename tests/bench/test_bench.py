@@ -339,5 +339,5 @@ def test_a_short_prompt_file_is_shared_between_the_pool_and_the_judges(tmp_path,
     found = run_bench(plan(**short, pairs=(5,)), tmp_path / "bench")
     assert cell(found, "attribution", 5, 0)["roc_auc"] is not None
     assert MeasuredReference.load(next((tmp_path / "bench").glob("*/reference-*"))).n_pairs == 6
-    with pytest.raises(InputError, match=r"has 12 pairs, and --pairs asks for 12.*at most 11"):
+    with pytest.raises(InputError, match=r"has 12 pairs, and --pairs asks for 12: others are needed"):
         run_bench(plan(**short, pairs=(12,)), tmp_path / "more")

@@ -49,9 +49,14 @@ def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(tmp_path):
     """HISP's score of a pair depends on the others, which a cell of one pair cannot show."""
     model = load_model(PLANTED)
     pool = load_task(PLANTED).sample(model.tokenizer, 8, 0)
-    runner = Runner("hisp", model, pool, tmp_path, edges_compared=False, batch_size=16, say=print)
+    # HISP ranks subsets of a pool by itself, unless edges are compared
+    runner = Runner("hisp", model, pool, tmp_path, edges_compared=True, batch_size=16, say=print)
+    made_before = [tmp_path / "n1-seed0.json", tmp_path / "stability-n4.json", tmp_path / "pool.safetensors"]
+    for path in made_before:
+        path.write_text("of a version that looked at one pair")
     runner.prepare([(1, 0), (4, 0)], lambda _share: None)
     assert runner.per_pair is None
+    assert not any(path.exists() for path in made_before)
     outcome = runner.outcome(4, 0, lambda _share: None)
     alone = runner.run(drawn(0, 4, 8), 0, lambda _share: None)
     np.testing.assert_allclose(outcome.heads, alone.heads, atol=1e-6)
@@ -59,4 +64,5 @@ def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(tmp_path):
         "attribution", model, pool, tmp_path / "more", edges_compared=False, batch_size=16, say=print
     )
     alone.prepare([(1, 0)], lambda _share: None)
-    assert alone.per_pair is not None, "looked at with two pairs"
+    assert alone.per_pair is not None
+    assert alone._first[0] == (2, 0), "looked at with two pairs"
