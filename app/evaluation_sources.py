@@ -16,6 +16,7 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 STEERINGS = {
     "seven topics": RESULTS / "steering",
     "seven topics, at tighter bounds of fluency": RESULTS / "steering-tight",
+    "the same, another seed": RESULTS / "steering-tight-seed1",
     "four topics of development": RESULTS / "steering-development",
 }
 FIRST = "ioi"
