@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from interp.models.neox import NeoX, NeoXShape
-from interp.tokfsm.accuracy import language_scores, next_states, top10_overlap, transitions
+from interp.tokfsm.accuracy import (
+    forbidden,
+    language_scores,
+    next_states,
+    one_digit_off,
+    top10_overlap,
+    transitions,
+)
 from interp.tokfsm.coded import Books
 from interp.tokfsm.data import BOS, N_STATES, encode, generator_of, make_machine, sequences, walk
 from interp.tokfsm.intervention import divergences, groups, jensen_shannon, normalised
@@ -79,6 +86,36 @@ def test_a_perfect_solution_is_as_good_as_can_be(perfect):
     loss, _ = language_scores(model, [sequences(MACHINE, 200, 0)], at)
     # ln 100 for the first state, ln 10 for each further one, and of the last a first digit only
     assert loss.mean() == pytest.approx(1.170, abs=0.01)
+    assert forbidden(MACHINE, model, [sequences(MACHINE, 20, 0)], at).max() < 1e-6
+
+
+def test_forbidden_digits_are_counted_as_by_hand():
+    model, tokens = NeoX(NeoXShape(d_model=32, n_layers=1, n_heads=2, d_mlp=64)), sequences(MACHINE, 3, 0)
+    with torch.no_grad():
+        model.embed_out.weight *= 50
+        probs = model(tokens)[..., :10].softmax(-1)
+    for row, digits in enumerate(tokens.tolist()):
+        states = [10 * digits[i] + digits[i + 1] for i in range(1, 127, 2)]
+        wrong = []
+        for i in range(1, len(states)):
+            may = set(MACHINE.successors[states[i - 1]].tolist())
+            begins = {state // 10 for state in may}
+            ends = {state % 10 for state in may if state // 10 == states[i] // 10}
+            first, second = probs[row, 2 * i], probs[row, 2 * i + 1]
+            wrong.append(sum(float(first[d]) for d in range(10) if d not in begins))
+            wrong[-1] += sum(float(second[d]) for d in range(10) if d not in ends)
+        expected = sum(wrong) / len(wrong)
+        assert float(forbidden(MACHINE, model, [tokens])[row]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_text_that_slips_is_a_walk_one_digit_off():
+    whole = sequences(MACHINE, 200, 0)
+    late = torch.cat([whole[:, :65], torch.full((200, 1), 7), sequences(MACHINE, 200, 1)[:, 1:63]], 1)
+    assert transitions(MACHINE, whole).min() == 1
+    assert float(one_digit_off(MACHINE, whole).mean()) == pytest.approx(0.1, abs=0.02)
+    assert (transitions(MACHINE, late)[:, :31] == 1).all()
+    assert float(transitions(MACHINE, late)[:, 33:].mean()) == pytest.approx(0.1, abs=0.03)
+    assert (one_digit_off(MACHINE, late)[:, 33:] == 1).all()
 
 
 def test_its_codes_are_pure_and_precise_and_alive(perfect):
