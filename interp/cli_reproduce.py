@@ -23,7 +23,9 @@ def tokfsm(
     scale: Annotated[
         str,
         typer.Option(
-            parser=one_of("cpu", "full"), metavar="SCALE", help="cpu (38 M tokens) or full (2.6 G, a GPU)"
+            parser=one_of("quick", "cpu", "full"),
+            metavar="SCALE",
+            help="quick (10 M tokens), cpu (38 M) or full (2.6 G, a GPU)",
         ),
     ] = "cpu",
     seed: Annotated[

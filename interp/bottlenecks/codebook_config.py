@@ -6,6 +6,8 @@ from typing import Literal
 
 from interp.tasks.errors import InputError
 
+Selection = Literal["cosine", "residual"]
+
 
 @dataclass(frozen=True)
 class CodebookConfig:
@@ -27,7 +29,7 @@ class CodebookConfig:
     n_codes: int
     k: int = 1
     groups: int = 1
-    selection: Literal["cosine", "residual"] = "cosine"
+    selection: Selection = "cosine"
     magnitude: Literal["dropped", "kept"] = "dropped"
     mse_weight: float = 1.0
     seed: int = 0

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.base import straight_through
+from interp.bottlenecks.codebook_config import Selection
 from interp.bottlenecks.codes import Codes
+from interp.bottlenecks.moving_means import MovingMeans
 from interp.models.neox import NeoX, NeoXShape
 
 Ids = dict[str, Int[Tensor, "batch pos *group"]]
@@ -20,7 +22,9 @@ Edit = Callable[[str, Tensor], Tensor]
 class Books(nn.ModuleDict):
     """One codebook at z of each layer's heads (a book a head) and one at each MLP's output, k = 1."""
 
-    def __init__(self, shape: NeoXShape, n_codes: int, seed: int = 0) -> None:
+    def __init__(
+        self, shape: NeoXShape, n_codes: int, seed: int = 0, selection: Selection = "cosine"
+    ) -> None:
         super().__init__()
         for number, site in enumerate(shape.sites):
             heads = site.startswith("a")
@@ -29,9 +33,15 @@ class Books(nn.ModuleDict):
                     d_in=shape.d_head if heads else shape.d_model,
                     groups=shape.n_heads if heads else 1,
                     n_codes=n_codes,
+                    selection=selection,
                     seed=seed * len(shape.sites) + number,
                 )
             )
+
+    def means(self, memory: float) -> nn.ModuleDict:
+        """Running means for every book, and no gradient for its codes."""
+        self.requires_grad_(False)
+        return nn.ModuleDict({site: MovingMeans(book, memory) for site, book in self.items()})
 
     def run(self, edit: Edit | None = None) -> "Running":
         return Running(self, edit)

@@ -16,8 +16,9 @@ from interp.models.neox import NeoX
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.tokfsm.accuracy import quick_look
-from interp.tokfsm.coded import Books, replace_dead
+from interp.tokfsm.coded import Books, Running, replace_dead
 from interp.tokfsm.data import generator_of, make_machine, sequences
+from interp.tokfsm.optimizers import optimizers_of
 from interp.tokfsm.recipe import Recipe
 
 TEXT, FIT, REPLACE = 1, 2, 3
@@ -33,6 +34,7 @@ class Training:
         step: done so far.
         losses: cross-entropy of every step.
         curve: what :func:`~interp.tokfsm.accuracy.quick_look` saw, against tokens.
+        means: what the codes follow, by site; None where they learn by gradient.
         plain: the model as it was just before the codebooks, its state dict; None before.
     """
 
@@ -40,14 +42,10 @@ class Training:
         self.recipe, self.device = recipe, device
         self.machine = make_machine(recipe.machine_seed)
         self.model = NeoX(recipe.shape, recipe.seed).to(device)
-        self.books = Books(recipe.shape, recipe.n_codes, recipe.seed).to(device)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(part.parameters())} for part in (self.model, self.books)],
-            lr=recipe.lr,
-            weight_decay=0.0,
-            # not fused: that writes past the version counters by which codebooks know that they have changed
-            foreach=True,
-        )
+        self.books = Books(recipe.shape, recipe.n_codes, recipe.seed, recipe.selection).to(device)
+        self.means = None if recipe.memory is None else self.books.means(recipe.memory).to(device)
+        self.optimizers = optimizers_of(recipe, self.model, self.books)
+        self._teacher: NeoX | None = None
         self.step = 0
         self.losses: list[float] = []
         self.curve: list[dict[str, float]] = []
@@ -71,26 +69,43 @@ class Training:
         ce = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         loss = ce
         if running is not None:
-            loss = ce + torch.stack(running.loss).sum()
+            if recipe.taught:
+                loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), self._foretold(tokens).flatten(0, 1))
+            if self.means is None:
+                loss = loss + torch.stack(running.loss).sum()
             if recipe.commitment:
                 loss = loss + recipe.commitment * torch.stack(running.commitment).sum()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        of_model, of_books = self.optimizer.param_groups
-        of_model["lr"] = recipe.lr_at(self.step)
-        of_books["lr"] = of_model["lr"] * recipe.lr_codes / recipe.lr_coded
-        self.optimizer.step()
+        rate = recipe.lr_at(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["of_rate"]
+            optimizer.step()
         if running is not None:
-            for site, book in self.books.items():
-                book.count(running.ids[site][..., None])
-            if recipe.replaces_at(self.step):
-                replace_dead(
-                    self.books, running, self.optimizer, generator_of(recipe.seed, REPLACE, self.step)
-                )
+            self._after(running)
         self.step += 1
         self.losses.append(ce.item())
         return self.losses[-1]
+
+    def _after(self, running: Running) -> None:
+        """What a step does to the codes beside the optimizer."""
+        for site, book in self.books.items():
+            if self.means is not None:
+                self.means[site].follow(book, running.x[site], running.ids[site])
+            book.count(running.ids[site][..., None])
+        if self.recipe.replaces_at(self.step):
+            generator = generator_of(self.recipe.seed, REPLACE, self.step)
+            replace_dead(self.books, running, self.optimizers[-1], generator)
+
+    @torch.no_grad()
+    def _foretold(self, tokens: Tensor) -> Tensor:
+        """Probabilities of every next token by the model without codebooks."""
+        if self._teacher is None:
+            self._teacher = self.plain_model()
+        return self._teacher(tokens)[:, :-1].softmax(-1)
 
     def look(self) -> None:
         """Add a point to the curve."""
@@ -123,9 +138,11 @@ class Training:
         """Everything that the next step depends on, in one file, whole or not at all."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"books.{name}": value for name, value in self.books.state_dict().items()}
-        for number, parameter in enumerate(self._parameters()):
-            for name, value in self.optimizer.state.get(parameter, {}).items():
+        for number, (optimizer, parameter) in enumerate(self._moved()):
+            for name, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{number}.{name}"] = value
+        if self.means is not None:
+            tensors |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
         tensors |= {f"plain.{name}": value for name, value in (self.plain or {}).items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         facts = {"recipe": json.dumps(asdict(self.recipe)), "curve": json.dumps(self.curve)}
@@ -150,6 +167,8 @@ class Training:
         except (SafetensorError, OSError) as error:
             raise InputError(f"cannot read the checkpoint {path}: {error}") from None
         stored, wanted = json.loads(facts.get("recipe", "{}")), asdict(recipe)
+        if stored:  # what recipes did not say before was as it is by default
+            stored = asdict(Recipe()) | stored
         for key, value in wanted.items():
             if stored.get(key) != value:
                 raise InputError(
@@ -157,16 +176,18 @@ class Training:
                 )
         parts = {
             prefix: {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            for prefix in ("model.", "books.", "plain.")
+            for prefix in ("model.", "books.", "means.", "plain.")
         }
         self.model.load_state_dict(parts["model."])
         self.books.load_state_dict(parts["books."])
+        if self.means is not None:
+            self.means.load_state_dict(parts["means."])
         self.plain = {n: v.to(device) for n, v in parts["plain."].items()} or None
-        for number, parameter in enumerate(self._parameters()):
+        for number, (optimizer, parameter) in enumerate(self._moved()):
             prefix = f"optimizer.{number}."
             state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
             if state:
-                self.optimizer.state[parameter] = {n: v.to(device) for n, v in state.items()}
+                optimizer.state[parameter] = {n: v.to(device) for n, v in state.items()}
         self.losses = tensors["losses"].tolist()
         self.step, self.curve = len(self.losses), json.loads(facts["curve"])
         return self
@@ -177,5 +198,6 @@ class Training:
         model.load_state_dict(self.plain or self.model.state_dict())
         return model
 
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+    def _moved(self) -> list[tuple[torch.optim.Optimizer, Tensor]]:
+        """Every parameter that an optimizer moves, in an order that does not change."""
+        return [(one, p) for one in self.optimizers for group in one.param_groups for p in group["params"]]

@@ -1,24 +1,40 @@
-"""A recipe small enough to train in a second."""
+"""Recipes small enough to train in a second."""
+
+from dataclasses import replace
 
 import pytest
 
 from interp.models.neox import NeoXShape
-from interp.tokfsm.recipe import Recipe
+from interp.tokfsm.recipe import SCALES, Recipe
 
 SHAPE = NeoXShape(d_model=32, n_layers=2, n_heads=2, d_mlp=64)
+TINY = Recipe(
+    tokens=16 * 4 * 128,
+    batch=4,
+    n_codes=40,
+    plain_share=0.5,
+    lr=1e-2,
+    lr_coded=3e-3,
+    warmup=2,
+    replace_every=3,
+    fit_sequences=4,
+    shape=SHAPE,
+)
+NOT_BY_GRADIENT = ("optimizer", "selection", "memory", "taught", "replace_every")
+"""In what the recipe of ``quick`` differs, other than in sizes."""
 
 
 @pytest.fixture
 def tiny() -> Recipe:
-    return Recipe(
-        tokens=16 * 4 * 128,
-        batch=4,
-        n_codes=40,
-        plain_share=0.5,
-        lr=1e-2,
-        lr_coded=3e-3,
-        warmup=2,
-        replace_every=3,
-        fit_sequences=4,
-        shape=SHAPE,
+    """As ``cpu`` trains."""
+    return TINY
+
+
+@pytest.fixture(params=["cpu", "quick"])
+def each(request) -> Recipe:
+    """As each scale trains."""
+    return replace(
+        TINY,
+        **{name: getattr(SCALES[request.param], name) for name in NOT_BY_GRADIENT}
+        | ({"replace_every": 3} if request.param == "cpu" else {}),
     )

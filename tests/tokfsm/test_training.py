@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from interp.bottlenecks import load_bottleneck
+from interp.bottlenecks import Codebook, CodebookConfig, load_bottleneck
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.moving_means import MovingMeans
 from interp.models import load_model
 from interp.models.neox import Cache, NeoX
 from interp.tasks.errors import InputError
@@ -36,8 +37,8 @@ def test_sampling_is_seeded_and_never_draws_bos():
     assert (first[:, 0] == BOS).all() and (first[:, 1:] < BOS).all()
 
 
-def test_training_lowers_the_loss_in_both_parts(tiny):
-    training = Training(replace(tiny, tokens=60 * 4 * 128))
+def test_training_lowers_the_loss_in_both_parts(each):
+    training = Training(replace(each, tokens=60 * 4 * 128))
     while training.step < training.recipe.steps:
         training.advance()
     losses = training.losses
@@ -51,16 +52,16 @@ def test_training_lowers_the_loss_in_both_parts(tiny):
 
 
 @pytest.mark.parametrize("stop", [3, 8, 11])
-def test_a_killed_run_goes_on_with_the_same_losses(tiny, tmp_path, stop):
-    whole = Training(tiny)
-    while whole.step < tiny.steps:
+def test_a_killed_run_goes_on_with_the_same_losses(each, tmp_path, stop):
+    whole = Training(each)
+    while whole.step < each.steps:
         whole.advance()
-    part = Training(tiny)
+    part = Training(each)
     for _ in range(stop):
         part.advance()
     part.save(tmp_path / "c.safetensors")
-    rest = Training.load(tmp_path / "c.safetensors", tiny)
-    while rest.step < tiny.steps:
+    rest = Training.load(tmp_path / "c.safetensors", each)
+    while rest.step < each.steps:
         rest.advance()
     assert rest.losses == whole.losses
     for site, book in whole.books.items():
@@ -78,9 +79,39 @@ def test_dead_codes_are_replaced_and_forgotten_by_the_optimizer(tiny):
     training.advance()
     lengths = book.codes.detach().norm(dim=-1)[0]
     assert (lengths[:5] > 0.1 * lengths[5:].mean()).all()
-    moments = training.optimizer.state[book.codes]
+    moments = training.optimizers[-1].state[book.codes]
     assert (moments["exp_avg"][0, :5] == 0).all() and (moments["exp_avg_sq"][0, :5] == 0).all()
     assert (moments["exp_avg"][0, 5:] != 0).any()
+
+
+def test_codes_follow_the_running_means_of_their_vectors():
+    book = Codebook(CodebookConfig(d_in=3, n_codes=4, groups=2, selection="residual"))
+    means, before = MovingMeans(book, 0.5), book.codes.detach().clone()
+    steps = [(torch.randn(5, 7, 2, 3), torch.randint(3, (5, 7, 2))) for _ in range(3)]  # code 3 never occurs
+    for x, ids in steps:
+        means.follow(book, x, ids)
+    assert torch.equal(book.codes[:, 3], before[:, 3])
+    for group in range(2):
+        for code in range(3):
+            now, mass, total = before[group, code], 0.0, torch.zeros(3)
+            for x, ids in steps:
+                theirs = x[..., group, :][ids[..., group] == code]
+                mass, total = 0.5 * mass + len(theirs), 0.5 * total + theirs.sum(0)
+                now = (total + now) / (mass + 1)
+            torch.testing.assert_close(book.codes[group, code].detach(), now)
+
+
+def test_a_taught_part_is_at_rest_where_the_model_without_codebooks_was(tiny):
+    """Of its loss, not of the next digit's, whose gradient is noise there."""
+    training = Training(replace(tiny, taught=True))
+    while not training.coded:
+        training.advance()
+    model, tokens = training.plain_model(), sequences(training.machine, 4, 0)
+    loss = torch.nn.functional.cross_entropy(
+        model(tokens)[:, :-1].flatten(0, 1), training._foretold(tokens).flatten(0, 1)
+    )
+    loss.backward()
+    assert max(float(p.grad.abs().max()) for p in model.parameters()) < 1e-6
 
 
 def test_the_pull_to_codes_does_not_grow_with_the_activations():
@@ -103,15 +134,15 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tiny, tmp_path)
         Training.load(path, tiny)
 
 
-def test_what_is_saved_is_the_same_model_for_every_other_tool(tiny, tmp_path, monkeypatch):
+def test_what_is_saved_is_the_same_model_for_every_other_tool(each, tmp_path, monkeypatch):
     monkeypatch.setattr("interp.tokfsm.training.LOOKS", 2)
-    training = train(tiny, tmp_path)
+    training = train(each, tmp_path)
     measured = measure(training, evaluated=8, samples=4, pairs=4)
     result = save(training, measured, tmp_path, ["interp", "reproduce", "tokfsm"])
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
     page = (tmp_path / "table.md").read_text()
     assert "63.6" in page and "interp reproduce tokfsm" in page
-    assert train(tiny, tmp_path).step == tiny.steps  # nothing is left to do
+    assert train(each, tmp_path).step == each.steps  # nothing is left to do
     assert (tmp_path / CHECKPOINT).is_file()
 
     bridge = load_model(str(tmp_path / "model"))
@@ -142,7 +173,7 @@ def test_the_rate_rises_and_falls_twice():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda: recipe("gpu"), "scale 'gpu': choose cpu or full"),
+        (lambda: recipe("gpu"), "scale 'gpu': choose quick, cpu, full"),
         (lambda: recipe("cpu", tokens=1000), "tokens 1000: give at least 4096"),
         (lambda: recipe("cpu", seed=-1), "seed -1"),
         (lambda: Recipe(n_codes=0), "n_codes 0"),
@@ -154,7 +185,7 @@ def test_bad_input(wrong, words):
 
 
 def test_the_command_prints_the_page_and_names_what_is_wrong(command, elsewhere):  # noqa: ARG001
-    assert "38 M" in command("reproduce", "tokfsm", "--help").out
+    assert "(38 M)" in command("reproduce", "tokfsm", "--help").out
     failed = command("reproduce", "tokfsm", "--scale", "huge")
-    assert failed.code == 2 and "huge is not cpu or full" in failed.error
+    assert failed.code == 2 and "huge is not quick or cpu or full" in failed.error
     assert "tokens 10: give at least 4096" in command("reproduce", "tokfsm", "--tokens", "10").error
