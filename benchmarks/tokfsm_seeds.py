@@ -2,7 +2,8 @@
 
 ::
 
-    python benchmarks/tokfsm_seeds.py                  # the runs that come with the repository
+    python benchmarks/tokfsm_seeds.py                  # the runs that come with the repository, of scale cpu
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/quick-*.json
     python benchmarks/tokfsm_seeds.py runs/tokfsm-*    # folders of ``interp reproduce tokfsm``, of one scale
 
 Runs nothing. The interval is Student's, 95 %, over seeds: how far the mean over all seeds may be from this one, where
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 
-from interp.tokfsm.table import NAMES, PUBLISHED, PUBLISHED_JSD, PUBLISHED_PLAIN, PUBLISHED_PRECISION
+from interp.tokfsm.table import NAMES, PHASE, PUBLISHED, PUBLISHED_JSD, PUBLISHED_PLAIN, PUBLISHED_PRECISION
 
 RESULTS = Path(__file__).parent / "results" / "tokfsm"
 PLAIN = {
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", type=Path, nargs="*", help="result files, or folders with a result.json")
     given = parser.parse_args()
-    paths = [run / "result.json" if run.is_dir() else run for run in given.runs] or RESULTS.glob("*.json")
+    paths = [run / "result.json" if run.is_dir() else run for run in given.runs] or RESULTS.glob("cpu-*.json")
     results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     scales = {result["recipe"]["scale"] for result in results}
     if len(scales) != 1:
@@ -71,6 +72,14 @@ def rows(results: list[dict[str, Any]]) -> Iterator[Row]:
     for key, name in PLAIN.items():
         form = ".3f" if key == "loss" else ".1%"
         yield Row(name, scores("no codebooks", key), PUBLISHED_PLAIN[key], "", form)
+    for key, name in PHASE.items():
+        if all(key in result["scores"]["codebooks"] for result in results):  # runs made before have none
+            yield Row(name, scores("codebooks", key), form=".4f" if key == "forbidden" else ".1%")
+            yield Row(
+                f"{name}, no codebooks",
+                scores("no codebooks", key),
+                form=".4f" if key == "forbidden" else ".1%",
+            )
     codes = [result["codes"]["codebooks"] for result in results]
     yield Row("alive, mean of books", [one["alive_mean"] for one in codes], None, "≥ 50 %")
     precision = [one["state"]["best"]["precision"]["mean"] for one in codes]
