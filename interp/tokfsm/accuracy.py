@@ -27,6 +27,8 @@ With h slips a state a text is still, or again, in phase after n states with pro
 a small h costs much: .004 takes a tenth of the transitions of 63 states, .025 a third.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -45,18 +47,28 @@ def held_out(machine: Machine, n: int, seed: int = 0) -> list[Int[Tensor, "batch
     return list(sequences(machine, n, seed, HELD_OUT).split(BATCH))
 
 
+class LanguageScores(NamedTuple):
+    """Of every sequence: mean loss in nats a token; share of tokens foretold by the most probable; ``forbidden``."""
+
+    loss: Float[Tensor, "sequence"]
+    right: Float[Tensor, "sequence"]
+    forbidden: Float[Tensor, "sequence"]
+
+
 @torch.no_grad()
 def language_scores(
-    model: NeoX, batches: list[Tensor], at: At | None = None
-) -> tuple[Float[Tensor, "sequence"], Float[Tensor, "sequence"]]:
-    """Mean loss in nats a token, and share of tokens foretold by the most probable, of every sequence."""
-    losses, right = [], []
+    model: NeoX, machine: Machine, batches: list[Tensor], at: At | None = None
+) -> LanguageScores:
+    """What one forward pass of each batch tells."""
+    found = []
     for tokens in batches:
         tokens = tokens.to(model.rotary.device)
         logits, follows = model(tokens, at)[:, :-1], tokens[:, 1:]
-        losses.append(torch.nn.functional.cross_entropy(logits.mT, follows, reduction="none").mean(1))
-        right.append((logits.argmax(-1) == follows).float().mean(1))
-    return torch.cat(losses).cpu(), torch.cat(right).cpu()
+        loss = torch.nn.functional.cross_entropy(logits.mT, follows, reduction="none").mean(1)
+        right = (logits.argmax(-1) == follows).float().mean(1)
+        outside = forbidden(machine, tokens.cpu(), logits[..., :BASE].softmax(-1).cpu())
+        found.append((loss.cpu(), right.cpu(), outside))
+    return LanguageScores(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def transitions(machine: Machine, tokens: Int[Tensor, "n n_ctx"]) -> Float[Tensor, "n pair"]:
@@ -65,25 +77,23 @@ def transitions(machine: Machine, tokens: Int[Tensor, "n n_ctx"]) -> Float[Tenso
     return machine.allowed[states[:, :-1], states[:, 1:]].float()
 
 
-@torch.no_grad()
 def forbidden(
-    machine: Machine, model: NeoX, batches: list[Tensor], at: At | None = None
-) -> Float[Tensor, "sequence"]:
-    """See the module's docstring, mean over the states of every sequence but the first, which may be any."""
+    machine: Machine, tokens: Int[Tensor, "n n_ctx"], probs: Float[Tensor, "n pos digit"]
+) -> Float[Tensor, "n"]:
+    """See the module's docstring; mean over the states of every sequence but its first, which may be any.
+
+    Args:
+        probs: of the digit that follows each position; BOS is never drawn.
+    """
     begins = torch.zeros(N_STATES, BASE).scatter(1, machine.successors // BASE, 1.0)
     ends = machine.allowed.float().view(N_STATES, BASE, BASE)
-    found = []
-    for tokens in batches:
-        probs = model(tokens.to(model.rotary.device), at)[..., :BASE].softmax(-1).cpu()
-        states = decode(tokens)
-        last, first = states[:, :-1], states[:, 1:] // BASE
-        # BOS at 0, a state's digits at 2i + 1 and 2i + 2, each foretold a position before
-        at_first = torch.arange(1, states.shape[1]) * 2
-        allowed = (probs[:, at_first] * begins[last]).sum(-1) + (
-            probs[:, at_first + 1] * ends[last, first]
-        ).sum(-1)
-        found.append((2 - allowed).mean(1))
-    return torch.cat(found)
+    states = decode(tokens)
+    last, first = states[:, :-1], states[:, 1:] // BASE
+    # BOS at 0, a state's digits at 2i + 1 and 2i + 2, each foretold a position before
+    at_first = torch.arange(1, states.shape[1]) * 2
+    allowed_first = (probs[:, at_first] * begins[last]).sum(-1)
+    allowed_second = (probs[:, at_first + 1] * ends[last, first]).sum(-1)
+    return (2 - allowed_first - allowed_second).mean(1)
 
 
 def one_digit_off(machine: Machine, tokens: Int[Tensor, "n n_ctx"]) -> Float[Tensor, "n pair"]:
@@ -112,11 +122,11 @@ def top10_overlap(machine: Machine, model: NeoX, at: At | None = None) -> Float[
 def quick_look(model: NeoX, machine: Machine, books: Books | None) -> dict[str, float]:
     """Loss and accuracies on a hundred sequences: a point of the curve."""
     at = None if books is None else books.run()
-    loss, right = language_scores(model, held_out(machine, 100), at)
+    language = language_scores(model, machine, held_out(machine, 100), at)
     sampled = transitions(machine, model.sample(100, generator_of(0, SAMPLED), bos=BOS, at=at))
     return {
-        "loss": float(loss.mean()),
-        "token_accuracy": float(right.mean()),
+        "loss": float(language.loss.mean()),
+        "token_accuracy": float(language.right.mean()),
         "transition_accuracy": float(sampled.mean()),
         "top10_overlap": float(top10_overlap(machine, model, at).mean()),
     }

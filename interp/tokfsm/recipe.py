@@ -30,7 +30,7 @@ class Recipe:
         memory: share that a step keeps of the running means that codes follow without gradient; None: they learn by
             gradient.
         taught: whether the second part learns from what the model without codebooks foretells, and not from the text's
-            next digit: the same in the mean over texts as far as that model is right, with a tenth of the noise.
+            next digit: the same in the mean over texts as far as that model is right, with less noise.
         warmup: steps at the beginning of each part in which the rate rises.
         decay_share: of each part, at its end, in which the rate falls: to a tenth before the codebooks, then to 0.
         commitment: weight of the share of the activations' spread that codes leave unexplained, which holds

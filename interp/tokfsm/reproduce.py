@@ -11,7 +11,6 @@ from interp.models.neox import At, NeoX
 from interp.progress import Stage, silent
 from interp.tokfsm.accuracy import (
     SAMPLED,
-    forbidden,
     held_out,
     language_scores,
     one_digit_off,
@@ -103,16 +102,16 @@ def _random_codes(recipe: Recipe):
 def _scores(
     model: NeoX, machine: Machine, at: At | None, batches: list[Tensor], samples: int
 ) -> dict[str, dict[str, float]]:
-    loss, right = language_scores(model, batches, at)
+    language = language_scores(model, machine, batches, at)
     texts = model.sample(samples, generator_of(0, SAMPLED), bos=BOS, at=at)
     sampled = transitions(machine, texts)
     return {
-        "loss": _interval(loss),
-        "token_accuracy": _interval(right),
+        "loss": _interval(language.loss),
+        "token_accuracy": _interval(language.right),
         "transition_accuracy": _interval(sampled.mean(1)),
         "first_transition": _interval(sampled[:, 0]),
         "top10_overlap": _interval(top10_overlap(machine, model, at)),
-        "forbidden": _interval(forbidden(machine, model, batches, at)),
+        "forbidden": _interval(language.forbidden),
         "one_digit_off": _interval(one_digit_off(machine, texts).mean(1)),
     }
 
