@@ -22,7 +22,7 @@ from interp.tokfsm.table import (
 
 def command() -> str:
     out = f"{shelf.shown_path()}/tokfsm"
-    return shlex.join(["interp", "reproduce", "tokfsm", "--scale", "cpu", "--out", out])
+    return shlex.join(["interp", "reproduce", "tokfsm", "--scale", "quick", "--out", out])
 
 
 def show() -> None:
@@ -32,7 +32,7 @@ def show() -> None:
     )
     files = sources.reproductions()
     if not files:
-        st.info("The experiment has not been run yet. In a terminal (an hour of one core; it resumes):")
+        st.info("The experiment has not been run yet. In a terminal (half an hour of one core; it resumes):")
         st.code(command(), language="bash")
         return
     name = st.selectbox("Reproduction", list(files), key="machine", bind="query-params")

@@ -21,7 +21,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 
-from interp.tokfsm.table import NAMES, PHASE, PUBLISHED, PUBLISHED_JSD, PUBLISHED_PLAIN, PUBLISHED_PRECISION
+from interp.tokfsm.table import (
+    NAMES,
+    PHASE,
+    PUBLISHED,
+    PUBLISHED_JSD,
+    PUBLISHED_PLAIN,
+    PUBLISHED_PRECISION,
+    form_of,
+)
 
 RESULTS = Path(__file__).parent / "results" / "tokfsm"
 PLAIN = {
@@ -67,19 +75,13 @@ def rows(results: list[dict[str, Any]]) -> Iterator[Row]:
         return [result["scores"][arm][key]["mean"] for result in results]
 
     for key, name in NAMES.items():
-        form = ".3f" if key == "loss" else ".1%"
-        yield Row(name, scores("codebooks", key), PUBLISHED[key], AIMS.get(key, ""), form)
+        yield Row(name, scores("codebooks", key), PUBLISHED[key], AIMS.get(key, ""), form_of(key))
     for key, name in PLAIN.items():
-        form = ".3f" if key == "loss" else ".1%"
-        yield Row(name, scores("no codebooks", key), PUBLISHED_PLAIN[key], "", form)
+        yield Row(name, scores("no codebooks", key), PUBLISHED_PLAIN[key], "", form_of(key))
     for key, name in PHASE.items():
         if all(key in result["scores"]["codebooks"] for result in results):  # runs made before have none
-            yield Row(name, scores("codebooks", key), form=".4f" if key == "forbidden" else ".1%")
-            yield Row(
-                f"{name}, no codebooks",
-                scores("no codebooks", key),
-                form=".4f" if key == "forbidden" else ".1%",
-            )
+            yield Row(name, scores("codebooks", key), form=form_of(key))
+            yield Row(f"{name}, no codebooks", scores("no codebooks", key), form=form_of(key))
     codes = [result["codes"]["codebooks"] for result in results]
     yield Row("alive, mean of books", [one["alive_mean"] for one in codes], None, "≥ 50 %")
     precision = [one["state"]["best"]["precision"]["mean"] for one in codes]

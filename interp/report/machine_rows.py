@@ -67,7 +67,9 @@ def read_reproduction(path: Path) -> Reproduction:
     Raises:
         InputError: not such a file, or one that was damaged.
     """
-    return read_rows(path, _read, f"make it again with interp reproduce tokfsm --out {path.parent}")
+    return read_rows(
+        path, _read, f"make it again with interp reproduce tokfsm --out {path.parent}, and its --scale"
+    )
 
 
 def _read(result: Mapping[str, Any]) -> Reproduction:

@@ -85,13 +85,12 @@ def forbidden(
     Args:
         probs: of the digit that follows each position; BOS is never drawn.
     """
-    begins = torch.zeros(N_STATES, BASE).scatter(1, machine.successors // BASE, 1.0)
     ends = machine.allowed.float().view(N_STATES, BASE, BASE)
     states = decode(tokens)
     last, first = states[:, :-1], states[:, 1:] // BASE
     # BOS at 0, a state's digits at 2i + 1 and 2i + 2, each foretold a position before
     at_first = torch.arange(1, states.shape[1]) * 2
-    allowed_first = (probs[:, at_first] * begins[last]).sum(-1)
+    allowed_first = (probs[:, at_first] * (machine.next_token(last) > 0)).sum(-1)
     allowed_second = (probs[:, at_first + 1] * ends[last, first]).sum(-1)
     return (2 - allowed_first - allowed_second).mean(1)
 

@@ -38,8 +38,8 @@ class Books(nn.ModuleDict):
                 )
             )
 
-    def means(self, memory: float) -> nn.ModuleDict:
-        """Running means for every book, and no gradient for its codes."""
+    def follow_means(self, memory: float) -> nn.ModuleDict:
+        """From now on codes take no gradient: running means of what they stand for, by site, are to move them."""
         self.requires_grad_(False)
         return nn.ModuleDict({site: MovingMeans(book, memory) for site, book in self.items()})
 
@@ -63,7 +63,7 @@ class Running:
     Attributes:
         ids: the codes as decoded, that is after the edit.
         x: what the books replaced.
-        loss: the books' losses, one a site.
+        loss: the books' losses, one a site; none where codes take no gradient.
         commitment: what the codes leave unexplained at each site, whose gradient pulls activations to their codes. A
             share: squared distances grow with the activations, which by 20 M tokens are 260 long at the last MLP, and
             their pull had drowned the language model's gradient a thousandfold.
@@ -85,7 +85,8 @@ class Running:
         self.ids[site] = ids
         if torch.is_grad_enabled():
             self.x[site] = x.detach()
-            self.loss.append(book.loss(x, decoded))
+            if book.codes.requires_grad:
+                self.loss.append(book.loss(x, decoded))
             self.commitment.append(unexplained(x, decoded.detach()))
         return straight_through(x, decoded)
 

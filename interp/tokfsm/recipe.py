@@ -67,6 +67,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise InputError(f"tokens {self.tokens}: give at least {2 * self.batch * N_CTX}, two steps")
+        if self.optimizer not in ("adam", "muon"):
+            raise InputError(f"optimizer {self.optimizer!r}: choose adam or muon")
         if self.memory is not None and not 0 <= self.memory < 1:
             raise InputError(f"memory {self.memory}: it must be at least 0 and below 1")
         if self.memory is not None and self.replace_every:
@@ -129,7 +131,7 @@ SCALES = {
         Recipe(), scale="full", tokens=2_621_440_000, n_codes=10_000, batch=512, fit_sequences=1024
     ),
 }
-"""``quick`` is of another recipe than the other two, found later.
+"""``quick`` is another recipe, found later, and not the others' on fewer tokens.
 
 ``full`` sees as many tokens as the published run: 20 000 steps of 1024 sequences."""
 

@@ -120,16 +120,22 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def form_of(key: str) -> str:
+    """How a number of this name is written."""
+    return {"loss": ".3f", "forbidden": ".4f"}.get(key, ".1%")
+
+
 def _score(value: Mapping[str, float], key: str) -> str:
-    if key == "loss":
-        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    if form_of(key) != ".1%":
+        mean, low, high = (format(value[part], form_of(key)) for part in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]"
     return f"{value['mean']:.1%} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
 def _given(published: Mapping[str, float], key: str) -> str:
     if key not in published:
         return ""
-    return f"{published[key]:.3f}" if key == "loss" else _percent(published[key])
+    return format(published[key], form_of(key))
 
 
 def _percent(value: float) -> str:

@@ -25,6 +25,8 @@ TEXT, FIT, REPLACE = 1, 2, 3
 """What a draw is for: part of the key of its generator."""
 LOOKS = 24
 """Points of the curve."""
+BEFORE = {"optimizer": "adam", "selection": "cosine", "memory": None, "taught": False}
+"""What the recipes were that do not say so, in checkpoints made before they could differ in it."""
 
 
 class Training:
@@ -43,7 +45,7 @@ class Training:
         self.machine = make_machine(recipe.machine_seed)
         self.model = NeoX(recipe.shape, recipe.seed).to(device)
         self.books = Books(recipe.shape, recipe.n_codes, recipe.seed, recipe.selection).to(device)
-        self.means = None if recipe.memory is None else self.books.means(recipe.memory).to(device)
+        self.means = None if recipe.memory is None else self.books.follow_means(recipe.memory).to(device)
         self.optimizers = optimizers_of(recipe, self.model, self.books)
         self._teacher: NeoX | None = None
         self.step = 0
@@ -167,8 +169,8 @@ class Training:
         except (SafetensorError, OSError) as error:
             raise InputError(f"cannot read the checkpoint {path}: {error}") from None
         stored, wanted = json.loads(facts.get("recipe", "{}")), asdict(recipe)
-        if stored:  # what recipes did not say before was as it is by default
-            stored = asdict(Recipe()) | stored
+        if stored:
+            stored = BEFORE | stored
         for key, value in wanted.items():
             if stored.get(key) != value:
                 raise InputError(

@@ -240,7 +240,7 @@ def test_a_reproduction_is_shown_beside_controls_and_published_numbers(page, rep
 
 def test_without_a_reproduction_it_says_what_makes_one(page, tmp_path):
     app = page(tmp_path / "none", MACHINE)
-    assert app.code[0].value.startswith("interp reproduce tokfsm --scale cpu --out ")
+    assert app.code[0].value.startswith("interp reproduce tokfsm --scale quick --out ")
     assert not app.metric
 
 

@@ -20,8 +20,8 @@ TINY = Recipe(
     fit_sequences=4,
     shape=SHAPE,
 )
-NOT_BY_GRADIENT = ("optimizer", "selection", "memory", "taught", "replace_every")
-"""In what the recipe of ``quick`` differs, other than in sizes."""
+KINDS = ("optimizer", "selection", "memory", "taught", "commitment")
+"""In what the recipe of ``quick`` differs, other than in tokens and rates."""
 
 
 @pytest.fixture
@@ -33,8 +33,6 @@ def tiny() -> Recipe:
 @pytest.fixture(params=["cpu", "quick"])
 def each(request) -> Recipe:
     """As each scale trains."""
-    return replace(
-        TINY,
-        **{name: getattr(SCALES[request.param], name) for name in NOT_BY_GRADIENT}
-        | ({"replace_every": 3} if request.param == "cpu" else {}),
-    )
+    scale = SCALES[request.param]
+    replaced = TINY.replace_every if scale.replace_every else 0
+    return replace(TINY, replace_every=replaced, **{name: getattr(scale, name) for name in KINDS})
