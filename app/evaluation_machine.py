@@ -12,6 +12,7 @@ from interp.report.machine_rows import CODED, Estimate, Reproduction
 from interp.tasks.errors import InputError
 from interp.tokfsm.table import (
     NAMES,
+    PHASE,
     PUBLISHED,
     PUBLISHED_ALIVE,
     PUBLISHED_PLAIN,
@@ -73,7 +74,8 @@ def show() -> None:
     st.caption(
         "Mean and 95 % interval over sequences (top-10 overlap: over states). No codebooks, untrained k-means: the "
         "model when the codebooks came in, on fewer tokens. Random codes: every code drawn at random. Diamonds: "
-        "published."
+        "published. A digit that is forbidden is nearly always right a digit earlier or later: the text loses count of "
+        "which digits begin a state, and is from there on a walk that is allowed if read one digit off."
     )
     st.subheader("On the way")
     st.plotly_chart(curve_plot(found), width="stretch", theme="streamlit")
@@ -94,7 +96,9 @@ def show() -> None:
 def scores(found: Reproduction) -> list[dict]:
     """A line a number, a column an arm, what was published beside it."""
     rows = []
-    for key, name in NAMES.items():
+    for key, name in (NAMES | PHASE).items():
+        if key not in found.scores[CODED]:
+            continue
         given, plain = PUBLISHED.get(key), PUBLISHED_PLAIN.get(key)
         row: dict = {"": name}
         for arm in (arm for arm in ARMS if arm in found.scores):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.report.reading import read_rows
-from interp.tokfsm.table import NAMES
+from interp.tokfsm.table import NAMES, PHASE
 
 CODED = "codebooks"
 """The arm that is the experiment; the others are its controls."""
@@ -36,7 +36,7 @@ class Point:
 class Reproduction:
     """
     Attributes:
-        scores: by arm and by the names of :data:`interp.tokfsm.table.NAMES`.
+        scores: by arm and by the names of :data:`interp.tokfsm.table.NAMES`, and of ``PHASE`` where the run has them.
         alive: share of codes alive by site, mean over the books there.
         purity: by ``bigram`` and ``trigram``, of each MLP, by site.
         precision: of states, by who tells them: codes, neurons, k-means.
@@ -82,7 +82,7 @@ def _read(result: Mapping[str, Any]) -> Reproduction:
         int(recipe["n_codes"]),
         int(result["tokens"]),
         int(result["plain_tokens"]),
-        {str(a): {key: _estimate(by[key]) for key in NAMES} for a, by in result["scores"].items()},
+        {str(a): _scores(by) for a, by in result["scores"].items()},
         {str(site): sum(map(float, rates)) / len(rates) for site, rates in ours["alive"].items()},
         {
             kind: {
@@ -110,6 +110,11 @@ def _read(result: Mapping[str, Any]) -> Reproduction:
         {str(name): int(value) for name, value in result["n"].items()},
         str(result["command"]),
     )
+
+
+def _scores(by: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Numbers of one arm; results of earlier versions have none of the phase."""
+    return {key: _estimate(by[key]) for key in (*NAMES, *(key for key in PHASE if key in by))}
 
 
 def _estimate(value: Mapping[str, Any]) -> Estimate:

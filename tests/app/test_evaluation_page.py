@@ -16,7 +16,7 @@ from interp.models import load_model
 from interp.report.steering_rows import BASE_FILE
 from interp.tokfsm.folder import save
 from interp.tokfsm.reproduce import measure, train
-from interp.tokfsm.table import NAMES
+from interp.tokfsm.table import NAMES, PHASE
 from tests.app.conftest import files_of
 from tests.report.synthetic import EVIL
 from tests.report.test_bench_page import make_result
@@ -220,8 +220,8 @@ def test_a_reproduction_is_shown_beside_controls_and_published_numbers(page, rep
     coded = result["scores"]["codebooks"]
     assert _metrics(app)["Loss, nats a token"] == f"{coded['loss']['mean']:.3f}"
     table = app.dataframe[0].value.set_index("")
-    assert list(table.index) == list(NAMES.values())
-    for key, name in NAMES.items():
+    assert list(table.index) == list((NAMES | PHASE).values())
+    for key, name in (NAMES | PHASE).items():
         for arm, scores in result["scores"].items():
             mean, low, high = (scores[key][part] for part in ("mean", "low", "high"))
             assert table.loc[name, arm].replace("−", "-") == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
@@ -236,6 +236,19 @@ def test_a_reproduction_is_shown_beside_controls_and_published_numbers(page, rep
         {k: v for k, v in result["intervention"]["codebooks"].items() if k != "none"}
     )
     assert app.code[0].value == "interp reproduce tokfsm"
+
+
+def test_a_reproduction_of_before_there_were_numbers_of_the_phase_is_shown_without_them(
+    page, runs, reproduced
+):
+    result = json.loads((reproduced / "result.json").read_text())
+    for scores in result["scores"].values():
+        for key in PHASE:
+            del scores[key]
+    (runs / "before").mkdir()
+    (runs / "before/result.json").write_text(json.dumps(result))
+    app = page(runs, MACHINE)
+    assert list(app.dataframe[0].value[""]) == list(NAMES.values())
 
 
 def test_without_a_reproduction_it_says_what_makes_one(page, tmp_path):
