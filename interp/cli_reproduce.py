@@ -25,7 +25,7 @@ def tokfsm(
         typer.Option(
             parser=one_of("quick", "cpu", "full"),
             metavar="SCALE",
-            help="cpu (38 M tokens), full (2.6 G, a GPU), or quick (10 M, another recipe)",
+            help="quick (10 M tokens), cpu (38 M) or full (2.6 G, a GPU)",
         ),
     ] = "cpu",
     seed: Annotated[

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.base import straight_through
-from interp.bottlenecks.codebook_config import Selection
 from interp.bottlenecks.codes import Codes
 from interp.bottlenecks.moving_means import MovingMeans
 from interp.models.neox import NeoX, NeoXShape
@@ -20,11 +19,10 @@ Edit = Callable[[str, Tensor], Tensor]
 
 
 class Books(nn.ModuleDict):
-    """One codebook at z of each layer's heads (a book a head) and one at each MLP's output, k = 1."""
+    """One codebook at z of each layer's heads (a book a head) and one at each MLP's output; the code of a vector is the
+    nearest. Codes take no gradient: running means of what they stand for move them."""
 
-    def __init__(
-        self, shape: NeoXShape, n_codes: int, seed: int = 0, selection: Selection = "cosine"
-    ) -> None:
+    def __init__(self, shape: NeoXShape, n_codes: int, seed: int = 0) -> None:
         super().__init__()
         for number, site in enumerate(shape.sites):
             heads = site.startswith("a")
@@ -33,14 +31,14 @@ class Books(nn.ModuleDict):
                     d_in=shape.d_head if heads else shape.d_model,
                     groups=shape.n_heads if heads else 1,
                     n_codes=n_codes,
-                    selection=selection,
+                    selection="residual",  # of one code: the nearest
                     seed=seed * len(shape.sites) + number,
                 )
             )
-
-    def follow_means(self, memory: float) -> nn.ModuleDict:
-        """From now on codes take no gradient: running means of what they stand for, by site, are to move them."""
         self.requires_grad_(False)
+
+    def running_means(self, memory: float) -> nn.ModuleDict:
+        """Of what each code stands for, by site."""
         return nn.ModuleDict({site: MovingMeans(book, memory) for site, book in self.items()})
 
     def run(self, edit: Edit | None = None) -> "Running":
@@ -63,7 +61,6 @@ class Running:
     Attributes:
         ids: the codes as decoded, that is after the edit.
         x: what the books replaced.
-        loss: the books' losses, one a site; none where codes take no gradient.
         commitment: what the codes leave unexplained at each site, whose gradient pulls activations to their codes. A
             share: squared distances grow with the activations, which by 20 M tokens are 260 long at the last MLP, and
             their pull had drowned the language model's gradient a thousandfold.
@@ -73,7 +70,6 @@ class Running:
         self.books, self.edit = books, edit
         self.ids: Ids = {}
         self.x: dict[str, Tensor] = {}
-        self.loss: list[Tensor] = []
         self.commitment: list[Tensor] = []
 
     def __call__(self, site: str, x: Tensor) -> Tensor:
@@ -85,30 +81,12 @@ class Running:
         self.ids[site] = ids
         if torch.is_grad_enabled():
             self.x[site] = x.detach()
-            if book.codes.requires_grad:
-                self.loss.append(book.loss(x, decoded))
-            self.commitment.append(unexplained(x, decoded.detach()))
+            self.commitment.append(unexplained(x, decoded))
         return straight_through(x, decoded)
 
 
 def as_codes(ids: Int[Tensor, "*batch"]) -> Codes:
     return Codes(ids[..., None], torch.ones(*ids.shape, 1, device=ids.device))
-
-
-@torch.no_grad()
-def replace_dead(
-    books: Books, running: Running, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> int:
-    """Give codes that did not occur since the last time the vectors of this pass that are worst coded."""
-    return sum(
-        book.replace_dead(running.x[site], optimizer, generator=generator, own_length=True)
-        for site, book in books.items()
-    )
-
-
-def explained(x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]) -> float:
-    """1 − |x − x̂|² / |x − mean|²: below 0 the mean alone would be better."""
-    return 1 - float(unexplained(x, decoded))
 
 
 def unexplained(x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]) -> Float[Tensor, ""]:

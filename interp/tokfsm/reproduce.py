@@ -60,7 +60,7 @@ def measure(
     model, books = training.model.eval(), training.books
     batches = held_out(machine, evaluated, recipe.seed)
     plain = training.plain_model()
-    untrained = Books(recipe.shape, recipe.n_codes, recipe.seed, recipe.selection).to(training.device)
+    untrained = Books(recipe.shape, recipe.n_codes, recipe.seed).to(training.device)
     untrained.fit(plain, sequences(machine, recipe.fit_sequences, recipe.seed, FIT).to(training.device))
     arms: dict[str, tuple[NeoX, At | None]] = {
         "codebooks": (model, books.run()),

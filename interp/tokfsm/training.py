@@ -16,17 +16,15 @@ from interp.models.neox import NeoX
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.tokfsm.accuracy import quick_look
-from interp.tokfsm.coded import Books, Running, replace_dead
-from interp.tokfsm.data import generator_of, make_machine, sequences
+from interp.tokfsm.coded import Books, Running
+from interp.tokfsm.data import make_machine, sequences
 from interp.tokfsm.optimizers import optimizers_of
 from interp.tokfsm.recipe import Recipe
 
-TEXT, FIT, REPLACE = 1, 2, 3
+TEXT, FIT = 1, 2
 """What a draw is for: part of the key of its generator."""
 LOOKS = 24
 """Points of the curve."""
-BEFORE = {"optimizer": "adam", "selection": "cosine", "memory": None, "taught": False}
-"""What the recipes were that do not say so, in checkpoints made before they could differ in it."""
 
 
 class Training:
@@ -36,7 +34,7 @@ class Training:
         step: done so far.
         losses: cross-entropy of every step.
         curve: what :func:`~interp.tokfsm.accuracy.quick_look` saw, against tokens.
-        means: what the codes follow, by site; None where they learn by gradient.
+        means: what the codes follow, by site.
         plain: the model as it was just before the codebooks, its state dict; None before.
     """
 
@@ -44,9 +42,9 @@ class Training:
         self.recipe, self.device = recipe, device
         self.machine = make_machine(recipe.machine_seed)
         self.model = NeoX(recipe.shape, recipe.seed).to(device)
-        self.books = Books(recipe.shape, recipe.n_codes, recipe.seed, recipe.selection).to(device)
-        self.means = None if recipe.memory is None else self.books.follow_means(recipe.memory).to(device)
-        self.optimizers = optimizers_of(recipe, self.model, self.books)
+        self.books = Books(recipe.shape, recipe.n_codes, recipe.seed).to(device)
+        self.means = self.books.running_means(recipe.memory).to(device)
+        self.optimizers = optimizers_of(self.model)
         self._teacher: NeoX | None = None
         self.step = 0
         self.losses: list[float] = []
@@ -69,14 +67,7 @@ class Training:
         running = self.books.run() if self.coded else None
         logits = self.model(tokens, running)
         ce = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-        loss = ce
-        if running is not None:
-            if recipe.taught:
-                loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), self._foretold(tokens).flatten(0, 1))
-            if self.means is None:
-                loss = loss + torch.stack(running.loss).sum()
-            if recipe.commitment:
-                loss = loss + recipe.commitment * torch.stack(running.commitment).sum()
+        loss = ce if running is None else self._coded_loss(tokens, logits, running)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -87,20 +78,20 @@ class Training:
                 group["lr"] = rate * group["of_rate"]
             optimizer.step()
         if running is not None:
-            self._after(running)
+            for site, book in self.books.items():
+                self.means[site].follow(book, running.x[site], running.ids[site])
+                book.count(running.ids[site][..., None])
         self.step += 1
         self.losses.append(ce.item())
         return self.losses[-1]
 
-    def _after(self, running: Running) -> None:
-        """What a step does to the codes beside the optimizer."""
-        for site, book in self.books.items():
-            if self.means is not None:
-                self.means[site].follow(book, running.x[site], running.ids[site])
-            book.count(running.ids[site][..., None])
-        if self.recipe.replaces_at(self.step):
-            generator = generator_of(self.recipe.seed, REPLACE, self.step)
-            replace_dead(self.books, running, self.optimizers[-1], generator)
+    def _coded_loss(self, tokens: Tensor, logits: Tensor, running: Running) -> Tensor:
+        """Cross-entropy with what the model without codebooks foretells, and the pull of activations to their codes.
+
+        In the mean the same as with the text's next digit, as far as that model is right, with less noise.
+        """
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), self._foretold(tokens).flatten(0, 1))
+        return loss + self.recipe.commitment * torch.stack(running.commitment).sum()
 
     @torch.no_grad()
     def _foretold(self, tokens: Tensor) -> Tensor:
@@ -143,8 +134,7 @@ class Training:
         for number, (optimizer, parameter) in enumerate(self._moved()):
             for name, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{number}.{name}"] = value
-        if self.means is not None:
-            tensors |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
+        tensors |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
         tensors |= {f"plain.{name}": value for name, value in (self.plain or {}).items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         facts = {"recipe": json.dumps(asdict(self.recipe)), "curve": json.dumps(self.curve)}
@@ -169,8 +159,6 @@ class Training:
         except (SafetensorError, OSError) as error:
             raise InputError(f"cannot read the checkpoint {path}: {error}") from None
         stored, wanted = json.loads(facts.get("recipe", "{}")), asdict(recipe)
-        if stored:
-            stored = BEFORE | stored
         for key, value in wanted.items():
             if stored.get(key) != value:
                 raise InputError(
@@ -182,8 +170,7 @@ class Training:
         }
         self.model.load_state_dict(parts["model."])
         self.books.load_state_dict(parts["books."])
-        if self.means is not None:
-            self.means.load_state_dict(parts["means."])
+        self.means.load_state_dict(parts["means."])
         self.plain = {n: v.to(device) for n, v in parts["plain."].items()} or None
         for number, (optimizer, parameter) in enumerate(self._moved()):
             prefix = f"optimizer.{number}."
