@@ -52,6 +52,14 @@ def attach(model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: b
     return Attached(model, bottlenecks, error_term=error_term)
 
 
+def groups_at(model: Model, site: Site, bottleneck: Bottleneck) -> int | None:
+    """Length of the group axis that codes have at a site, if they have one there."""
+    config = bottleneck.config
+    if site.kind == "attn" and site.head is None and config.d_in == model.cfg.d_head:
+        return model.cfg.n_heads
+    return config.groups if config.groups > 1 else None
+
+
 class Attached:
     """Bottlenecks at the sites of a model; a context manager, or :meth:`attach` and :meth:`detach`.
 
@@ -188,11 +196,7 @@ class Attached:
 
     def _groups(self, name: str) -> int | None:
         """Length of the group axis of the codes, if they have one."""
-        config = self.bottlenecks[name].config
-        place = self._places[name]
-        if place.kind == "attn" and place.head is None and config.d_in == self.model.cfg.d_head:
-            return self.model.cfg.n_heads
-        return config.groups if config.groups > 1 else None
+        return groups_at(self.model, self._places[name], self.bottlenecks[name])
 
     def _begin(self, offset: int) -> None:
         if offset == 0 or offset != self._next:

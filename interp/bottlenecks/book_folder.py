@@ -198,21 +198,26 @@ def begin_request(folder: Path, request: Mapping[str, Any]) -> None:
     check_request(folder, begun, request)
 
 
-def check_request(folder: Path, begun: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-    """Raise :class:`InputError`, naming the first difference, unless a folder's books are what is asked for."""
+def check_request(
+    folder: Path, begun: Mapping[str, Any], request: Mapping[str, Any], *, made: str = "codebooks"
+) -> None:
+    """Raise :class:`InputError`, naming the first difference, unless what a folder holds is what is asked for."""
     for part, wanted in request.items():
         if begun.get(part) != wanted:
             raise InputError(
-                f"{folder} holds codebooks of another {difference(part, begun.get(part), wanted)}: "
+                f"{folder} holds {made} of another {difference(part, begun.get(part), wanted)}: "
                 "choose another folder, or delete it to start again"
             )
+
+
+_ABSENT = object()  # None is a value
 
 
 def difference(name: str, there: Any, wanted: Any) -> str:
     """Where two JSON values differ first, in words: ``training (lr 0.1, not 0.2)``."""
     path: list[str] = []
     while isinstance(there, Mapping) and isinstance(wanted, Mapping):
-        key = next(key for key in [*wanted, *there] if there.get(key) != wanted.get(key))
+        key = next(key for key in [*wanted, *there] if there.get(key, _ABSENT) != wanted.get(key, _ABSENT))
         path.append(key)
         there, wanted = there.get(key), wanted.get(key)
     if isinstance(there, Mapping) or isinstance(wanted, Mapping) or not path:

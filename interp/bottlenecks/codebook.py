@@ -12,7 +12,7 @@ Two options leave the paper: ``selection="residual"`` picks one code after anoth
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +22,7 @@ from interp.bottlenecks.base import Bottleneck, grouped_rows, register, straight
 from interp.bottlenecks.codebook_config import CodebookConfig
 from interp.bottlenecks.codes import Codes, count_codes, id_dtype, sum_of_codes
 from interp.bottlenecks.compared import Compared
-from interp.bottlenecks.kmeans import GroupedKMeans, mean_by, similarities_at_once
+from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, similarities_at_once
 from interp.bottlenecks.refit import refit
 from interp.tasks.errors import InputError
 
@@ -50,7 +50,7 @@ class Codebook(nn.Module, Bottleneck):
         shape = (config.groups, config.n_codes, config.d_in)
         self.codes = nn.Parameter(torch.randn(shape, generator=generator))
         self.register_buffer("counts", torch.zeros(shape[:2], dtype=torch.int64))
-        self._kmeans: list[GroupedKMeans] | None = None
+        self._learning: _Learning | None = None
         self._ready: tuple[list, Compared] | None = None
 
     @property
@@ -100,28 +100,31 @@ class Codebook(nn.Module, Bottleneck):
     def similarity(
         self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
     ) -> Float[Tensor, "*batch k"]:
-        """Cosine similarity of each vector with the codes named for it; takes k vectors' memory per vector."""
-        rows = self.rows(x).transpose(0, 1)
+        """Cosine similarity of each vector with the codes named for it, as they are compared.
+
+        Takes k vectors' memory per vector.
+        """
+        rows = self.comparable(self.rows(x)).transpose(0, 1)
         flat = ids.reshape(*rows.shape[:2], -1).long()
-        named = self.codes.detach().float()[
-            torch.arange(self.config.groups, device=ids.device)[:, None], flat
-        ]
+        named = self.compared().codes[torch.arange(self.config.groups, device=ids.device)[:, None], flat]
         return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
 
     def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
         """Set the codes by k-means; the same vectors and config give the same codes.
 
         Raises:
-            InputError: fewer vectors than codes, vectors of another shape, NaN or infinite values.
+            InputError: fewer vectors than codes (than codes of one slot, for ``residual``), vectors of another shape,
+                NaN or infinite values.
         """
-        self._kmeans = None
+        self._learning = None
         self._cluster(self.rows(x), stream=False)
         return self
 
     def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
         """One step of k-means on a shard; call it on shard after shard.
 
-        The first shard needs as many vectors as there are codes.
+        The first shard needs as many vectors as there are codes (of one slot, for ``residual``). Directions and lengths
+        are means over all shards, so that a small last one does no harm.
         """
         self._cluster(self.rows(x), stream=True)
         return self
@@ -292,20 +295,23 @@ class Codebook(nn.Module, Bottleneck):
         # what counts is the direction, unless one code is subtracted after the other as it is
         spherical = config.selection == "cosine" or config.magnitude == "kept"
         stages = min(config.k, config.n_codes) if config.selection == "residual" else 1
-        if self._kmeans is None:
+        if self._learning is None:
             sizes = [len(part) for part in torch.arange(config.n_codes).tensor_split(stages)]
-            self._kmeans = [
-                GroupedKMeans(size, spherical=spherical, seed=config.seed + stage)
-                for stage, size in enumerate(sizes)
-            ]
+            self._learning = _Learning(
+                [
+                    GroupedKMeans(size, spherical=spherical, seed=config.seed + stage)
+                    for stage, size in enumerate(sizes)
+                ],
+                [MeanBy(size) for size in sizes],
+            )
         rest, books = rows, []
-        for kmeans in self._kmeans:
+        for kmeans, lengths in zip(self._learning.kmeans, self._learning.lengths, strict=True):
             kmeans.partial_fit(rest) if stream else kmeans.fit(rest)
             ids = kmeans.predict(rest)
             chosen = kmeans.centres_.gather(1, ids[..., None].expand_as(rest))
             if spherical:
                 along = (rest * chosen).sum(-1)
-                books.append(kmeans.centres_ * mean_by(ids, along, kmeans.counts_)[..., None])
+                books.append(kmeans.centres_ * lengths.add(ids, along).mean()[..., None])
                 chosen = chosen * along[..., None]
             else:
                 books.append(kmeans.centres_)
@@ -322,13 +328,30 @@ class Codebook(nn.Module, Bottleneck):
     def _scaled(self, rows: Tensor, book: Tensor) -> Tensor:
         """The codes of each group shortened by the one factor with which k of them together fit best."""
         total = _chosen_sum(book, self._choose(rows, self._made_ready(book))[0])
-        factor = (rows * total).sum((1, 2)) / total.square().sum((1, 2)).clamp(min=1e-12)
-        return book * factor[:, None, None]
+        self._learning.along = self._learning.along + (rows * total).sum((1, 2))
+        self._learning.square = self._learning.square + total.square().sum((1, 2))
+        return book * (self._learning.along / self._learning.square.clamp(min=1e-12))[:, None, None]
 
     def _forget(self, optimizer: torch.optim.Optimizer, replaced: Bool[Tensor, "group code"]) -> None:
         for moment in optimizer.state.get(self.codes, {}).values():
             if isinstance(moment, Tensor) and moment.shape[:2] == self.codes.shape[:2]:  # of each code
                 moment[replaced] = 0
+
+
+@dataclass
+class _Learning:
+    """What shards have added up to so far.
+
+    Attributes:
+        kmeans: one, or one a slot for greedy selection.
+        lengths: of their codes, where k-means has directions alone.
+        along, square: Σ⟨row, sum of its codes⟩ and Σ|sum of its codes|², by group.
+    """
+
+    kmeans: list[GroupedKMeans]
+    lengths: list[MeanBy]
+    along: Tensor | float = 0.0
+    square: Tensor | float = 0.0
 
 
 def _chosen_sum(book: Tensor, ids: Int[Tensor, "group row k"]) -> Float[Tensor, "group row d_in"]:

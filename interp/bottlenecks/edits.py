@@ -5,8 +5,10 @@ sequence at once or, with a KV cache, one position at a time. There are no negat
 generated its end is not known.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -25,14 +27,15 @@ EditFunction = Callable[[Tensor, list[int]], Tensor]
 positions; returns new ids of the same shape. It must treat every position by itself: with a KV cache it is asked for
 one at a time."""
 
-Ids = int | Tensor | EditFunction
+Ids = int | Sequence[int] | Tensor | EditFunction
 
 
 @dataclass(frozen=True)
 class Edit:
     """
     Attributes:
-        ids: one id; ids that broadcast to [batch, pos, (group,) slot] of what is chosen; or a function.
+        ids: one id; several, as numbers or a tensor, that broadcast to [batch, pos, (group,) slot] of what is chosen;
+            or a function.
         positions: see the module's docstring.
         group: the head (or other group) to edit; None for all.
         slot: the place among the k codes to edit, −1 the weakest; None for all.
@@ -49,9 +52,11 @@ class Edit:
     def check(self, bottleneck: Bottleneck, *, grouped: bool, n_groups: int) -> None:
         """Raise :class:`InputError` for ids, positions, groups or slots that cannot be."""
         config = bottleneck.config
-        if isinstance(self.ids, int | Tensor):
+        if not callable(self.ids):
             check_ids(_as_ids(self.ids), config.n_codes)
         check_positions(self.positions)
+        if isinstance(self.values, str) and self.values != "kept":
+            raise InputError(f"values {self.values!r}: a number, a tensor, or 'kept'")
         if self.group is not None and not (grouped and 0 <= self.group < n_groups):
             allowed = f"0 to {n_groups - 1}" if grouped else "None, the site has no groups"
             raise InputError(f"group {self.group}: choose {allowed}")
@@ -82,7 +87,7 @@ class Edit:
         return whole
 
     def _new_ids(self, chosen: Tensor, numbers: list[int], n_codes: int) -> Tensor:
-        if isinstance(self.ids, int | Tensor):
+        if not callable(self.ids):
             new = _as_ids(self.ids)
         else:
             new = self.ids(chosen.clone(), numbers)
@@ -97,7 +102,7 @@ def is_among(positions: Positions, number: int) -> bool:
     """Whether the position of this number is one of these."""
     if positions is None:
         return True
-    if isinstance(positions, int):
+    if isinstance(positions, Integral):
         return number == positions
     if isinstance(positions, slice):
         start, step = positions.start or 0, positions.step or 1
@@ -111,10 +116,14 @@ def needs_strength(bottleneck: Bottleneck, ids: Ids) -> bool:
     return not bottleneck.unit_values and not (isinstance(ids, int) and ids == NO_CODE)
 
 
-def _as_ids(ids: int | Tensor) -> Int[Tensor, "*batch"]:
-    if isinstance(ids, Tensor) and (ids.is_floating_point() or ids.dtype == torch.bool):
-        raise InputError(f"code ids of type {ids.dtype}: they must be integers")
-    return torch.as_tensor(ids)
+def _as_ids(ids: int | Sequence[int] | Tensor) -> Int[Tensor, "*batch"]:
+    try:
+        found = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"code ids {ids!r}: give a number, numbers, a tensor, or a function") from None
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise InputError(f"code ids of type {found.dtype}: they must be integers")
+    return found
 
 
 def _broadcast(new: Tensor, like: Tensor, what: str) -> Tensor:
@@ -135,7 +144,12 @@ def check_positions(positions: Positions) -> None:
         if positions.step is not None and positions.step < 1:
             raise InputError(f"positions with step {positions.step}: it must be 1 or more")
     else:
-        numbers = [positions] if isinstance(positions, int) else list(positions)
+        try:
+            numbers = (
+                [positions] if isinstance(positions, Integral) else [operator.index(n) for n in positions]
+            )
+        except TypeError:
+            raise InputError(f"positions {positions!r}: numbers, slice(n, None), or None") from None
     for number in numbers:
         if number < 0:
             raise InputError(f"position {number}: count from 0, the end is not known while text is generated")

@@ -101,8 +101,8 @@ class GroupedKMeans:
         empty = self.counts_ == 0
         for group in empty.any(1).nonzero()[:, 0].tolist():
             some = slice(group, group + 1)
-            size = int(empty[group].sum())
-            self.centres_[group, empty[group]] = self._draw(rows[some], distance[some], size)[0]
+            moved = empty[group].nonzero()[: rows.shape[1], 0]  # a shard may have fewer rows
+            self.centres_[group, moved] = self._draw(rows[some], distance[some], len(moved))[0]
 
     def _draw(self, rows: Tensor, weights: Tensor, size: int) -> Float[Tensor, "group drawn d_in"]:
         """``size`` different rows of every group with chances ∝ weights."""
@@ -148,10 +148,21 @@ def similarities_at_once(rows: Float[Tensor, "group row d_in"]) -> int:
     return SIMILARITIES if rows.is_cuda else IN_CACHE
 
 
-def mean_by(
-    ids: Int[Tensor, "group row"], values: Float[Tensor, "group row"], like: Float[Tensor, "group centre"]
-) -> Float[Tensor, "group centre"]:
-    """Mean of the values by id; where there is none, the mean of all."""
-    sums = torch.zeros_like(like).scatter_add_(1, ids, values)
-    counts = torch.zeros_like(like).scatter_add_(1, ids, torch.ones_like(values))
-    return torch.where(counts > 0, sums / counts.clamp(min=1), values.mean(1, keepdim=True))
+class MeanBy:
+    """Mean of values by id over all batches that were added; where an id has none, the mean of all."""
+
+    def __init__(self, n_ids: int) -> None:
+        self.n_ids = n_ids
+        self.sums: Float[Tensor, "group id"] | None = None
+        self.counts: Float[Tensor, "group id"] | None = None
+
+    def add(self, ids: Int[Tensor, "group row"], values: Float[Tensor, "group row"]) -> "MeanBy":
+        if self.sums is None:
+            self.sums, self.counts = (values.new_zeros(len(values), self.n_ids) for _ in range(2))
+        self.sums.scatter_add_(1, ids, values)
+        self.counts.scatter_add_(1, ids, torch.ones_like(values))
+        return self
+
+    def mean(self) -> Float[Tensor, "group id"]:
+        of_all = self.sums.sum(1, keepdim=True) / self.counts.sum(1, keepdim=True)
+        return torch.where(self.counts > 0, self.sums / self.counts.clamp(min=1), of_all)

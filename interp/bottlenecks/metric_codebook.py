@@ -9,7 +9,7 @@ matrix L with L Lᵀ = W_O W_Oᵀ. Codes themselves, and the vectors they sum to
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import register
@@ -49,16 +49,6 @@ class MetricCodebook(Codebook):
         # the scale is free; near 1, squared errors stay comparable with those of the vectors
         self.metric.copy_(_root(weights)[0])
         return self
-
-    def similarity(
-        self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
-    ) -> Float[Tensor, "*batch k"]:
-        """Cosine similarity of each vector with the codes named for it, after the map."""
-        rows = (self.rows(x) @ self._map()).transpose(0, 1)
-        flat = ids.reshape(*rows.shape[:2], -1).long()
-        groups = torch.arange(self.config.groups, device=ids.device)[:, None]
-        named = (self.codes.detach().float() @ self._map())[groups, flat]
-        return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"metric": self.metric}

@@ -69,19 +69,25 @@ def read_packed(path: Path) -> dict[str, Codebook]:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("packed", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"cannot read the codebooks {path}: {error}") from None
-    if about.get("format") != FORMAT:
+    if (
+        not isinstance(about, dict)
+        or about.get("format") != FORMAT
+        or not isinstance(about.get("books"), dict)
+    ):
         raise InputError(f"{path} does not hold packed codebooks of format {FORMAT}")
     books = {}
     for site, book in about["books"].items():
-        cls = BOTTLENECKS[book["kind"]]
         own = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
         own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
         if (scales := own.pop("scales", None)) is not None:
             own["codes"] = own["codes"].float() * scales + own.pop("centres", 0)  # none in files of before
         try:
+            cls = BOTTLENECKS[book["kind"]]
             books[site] = cls.restored(cls.config_class(**book["config"]), own)
         except (KeyError, RuntimeError, TypeError) as error:
             raise InputError(f"{path} does not hold the codebook of {site}: {error}") from None
+        if not all(bool(t.isfinite().all()) for t in own.values()):
+            raise InputError(f"{path}: the codebook of {site} has values that are not finite")
     return books

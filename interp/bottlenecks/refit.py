@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+PART = 4096
+"""Rows whose pairs of codes are counted at a time."""
 RIDGE = 10.0
 """Vectors that the ridge stands for."""
 
@@ -53,9 +55,13 @@ def least_squares_move(
         )
         return lacking / (weight.to(lacking) + ridge)[:, None]
     # how often two codes are in one vector
-    pairs = (ids[:, :, None] * n_codes + ids[:, None, :]).flatten()
-    products = None if values is None else (values[:, :, None] * values[:, None, :]).flatten()
-    together = torch.bincount(pairs, products, minlength=n_codes**2).reshape(n_codes, n_codes).to(lacking)
+    together = lacking.new_zeros(n_codes**2)
+    for i, rows in enumerate(ids.split(PART)):
+        pairs = (rows[:, :, None] * n_codes + rows[:, None, :]).flatten()
+        own = None if values is None else values[i * PART : (i + 1) * PART]
+        products = None if own is None else (own[:, :, None] * own[:, None, :]).flatten()
+        together += torch.bincount(pairs, products, minlength=n_codes**2).to(together)
+    together = together.reshape(n_codes, n_codes)
     if fixed is not None:
         together[fixed], together[:, fixed] = 0, 0
     together.diagonal().add_(ridge)

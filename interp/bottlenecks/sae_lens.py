@@ -93,8 +93,11 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
         raise NotImplementedError("the lengths of codes are what they add: they cannot be folded away")
 
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
-        self.book.codes.data /= scaling_factor
-        self.b_dec.data /= scaling_factor
+        with (
+            torch.no_grad()
+        ):  # and not by .data, past the version by which the book knows that its codes changed
+            self.book.codes /= scaling_factor
+            self.b_dec /= scaling_factor
         self.cfg.normalize_activations = "none"
 
     def fold_activation_whitening(self, *_: Any, **__: Any) -> None:

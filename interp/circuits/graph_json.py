@@ -113,8 +113,8 @@ def read_graph(
     """
     value = _load(path)
     ours = value.get("interp", {})
-    sign = 1.0 if (helpful or ours.get("helpful", "positive")) == "positive" else -1.0
     try:
+        sign = 1.0 if (helpful or ours.get("helpful", "positive")) == "positive" else -1.0
         n_layers, n_heads = int(value["cfg"]["n_layers"]), int(value["cfg"]["n_heads"])
         nodes = {name: _node(entry) for name, entry in value["nodes"].items()}
         edges = [
@@ -128,6 +128,8 @@ def read_graph(
             raise InputError(f"{path}: node {name!r} does not fit {n_layers} layers of {n_heads} heads")
     if not all(math.isfinite(e.score) for e in edges):
         raise InputError(f"{path}: an edge score is not finite")
+    if not all(score is None or math.isfinite(score) for _, score in nodes.values()):
+        raise InputError(f"{path}: a node score is not finite")
     scored = [e for e in edges if e.score != 0.0]
     members = [e for e, inside in zip(edges, in_graph, strict=True) if inside]
     strongest: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The codes of a corpus on disk, and what can be asked of them. See ``docs/index.md``."""
+"""The codes of a corpus on disk, and what can be asked of them. See ``docs/code_index.md``."""
 
 from interp.codesearch.build import build_index
 from interp.codesearch.contexts import Context, code_contexts, context_at

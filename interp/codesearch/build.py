@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from interp.bottlenecks import Codebook
-from interp.bottlenecks.attach import attach
-from interp.bottlenecks.book_folder import books_fingerprint, describe_text, model_identity
+from interp.bottlenecks.attach import attach, groups_at
+from interp.bottlenecks.book_folder import (
+    books_fingerprint,
+    check_request,
+    describe_text,
+    model_identity,
+)
 from interp.bottlenecks.codes import NO_CODE
 from interp.codesearch.corpus import read_corpus
 from interp.codesearch.index import FORMAT, IDS, MANIFEST, CodeIndex, save_array
@@ -75,13 +81,17 @@ def build_index(
     folder = Path(folder)
     request = {
         "model": model_identity(model),
-        "books": {"fingerprint": books_fingerprint(books), "sites": list(books)},
+        "books": {
+            "fingerprint": books_fingerprint(books),
+            "sites": list(books),
+            "configs": {site: asdict(book.config) for site, book in books.items()},
+        },
         "text": describe_text(text),
         "error_term": error_term,
     }
     if (folder / MANIFEST).exists():
         done = CodeIndex.open(folder)
-        _check_same(folder, done.manifest, request)
+        done.check_request(request)
         return done
     layout = Layout(tuple(_books(model, books)), text.n_tokens)
     work = folder / WORK
@@ -156,9 +166,7 @@ def _books(model: Model, books: Mapping[str, Codebook]) -> list[Book]:
     found = []
     for name, book in books.items():
         site, config = resolve_site(model, name), book.config
-        per_head = site.kind == "attn" and site.head is None and config.d_in == model.cfg.d_head
-        groups = model.cfg.n_heads if per_head else (config.groups if config.groups > 1 else None)
-        for group, part in enumerate(names_of_groups(str(site), groups)):
+        for group, part in enumerate(names_of_groups(str(site), groups_at(model, site, book))):
             vectors = group if config.groups > 1 else 0
             found.append(Book(part, str(site), group, vectors, config.n_codes, config.k))
     return found
@@ -182,7 +190,7 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
             begun = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
-        _check_same(folder, begun, request)
+        check_request(folder, begun, request, made="an index")
     if not (work / IDS).exists() and (work / STATE).exists() and (folder / IDS).exists():
         (folder / IDS).replace(work / IDS)  # killed after the ids were put in place and before the manifest
     if not (work / IDS).exists():
@@ -190,23 +198,6 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
         IdFile.create(work / f"{IDS}.new", layout)
         (work / f"{IDS}.new").replace(work / IDS)
     write_json(path, request)
-
-
-def _check_same(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key, value in wanted.items():
-        theirs = found.get(key)
-        if isinstance(value, dict):
-            differing = [k for k in value if (theirs or {}).get(k) != value[k]]
-            if differing:
-                k = differing[0]
-                raise InputError(
-                    f"{folder} holds another index ({key} {k} {(theirs or {}).get(k)}, not {value[k]}): "
-                    "choose another folder, or delete it"
-                )
-        elif theirs != value:
-            raise InputError(
-                f"{folder} holds another index ({key} {theirs}, not {value}): choose another folder, or delete it"
-            )
 
 
 def _run(

@@ -11,7 +11,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt32
 
 from interp.bottlenecks import Codebook
-from interp.bottlenecks.book_folder import BookFolder, books_fingerprint, model_identity
+from interp.bottlenecks.book_folder import (
+    BookFolder,
+    books_fingerprint,
+    check_request,
+    difference,
+    model_identity,
+)
 from interp.bottlenecks.shipped import SHIPPED
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.layout import Book, IdFile, Layout
@@ -194,12 +200,33 @@ class CodeIndex:
         return self._books
 
     def check_books(self, books: Mapping[str, Codebook]) -> None:
-        """Raise :class:`InputError` unless these are the codebooks it was made with."""
-        theirs, ours = self.manifest["books"]["fingerprint"], books_fingerprint(books)
+        """Raise :class:`InputError` unless these are, among others, the codebooks it was made with."""
+        made = self.manifest["books"]
+        own = {site: books[site] for site in made["sites"] if site in books}
+        theirs, ours = made["fingerprint"], books_fingerprint(own)
         if theirs != ours:
             raise InputError(
                 f"{self.folder} was made with other codebooks ({theirs}, not {ours}): build it again"
             )
+        # indexes of before say how many codes a vector has and no more of how they are chosen
+        known = made.get("configs") or {book.site: {"k": book.k} for book in self.books}
+        for site, config in known.items():
+            now = {key: value for key, value in asdict(own[site].config).items() if key in config}
+            if now != config:
+                raise InputError(
+                    f"{self.folder} was made with another {difference(site, config, now)}: build it again"
+                )
+
+    def check_request(self, request: Mapping[str, Any]) -> None:
+        """Raise :class:`InputError`, naming the first difference, unless it is what is asked to be built."""
+        books = {key: value for key, value in self.manifest["books"].items() if key != "folder"}
+        if "configs" not in books:
+            k = {book.site: book.k for book in self.books}
+            books["configs"] = {
+                site: config | {"k": k.get(site, config["k"])}
+                for site, config in request["books"]["configs"].items()
+            }
+        check_request(self.folder, {**self.manifest, "books": books}, request, made="an index")
 
     def check_model(self, model: Model) -> None:
         """Raise :class:`InputError` unless it was made with this model."""

@@ -1,8 +1,8 @@
 """Which tokens carry a code: inverted lists at the resolution of a span of tokens, exact within it by comparison.
 
-Exact lists would cost as much again as the ids, even gap-coded (``docs/index.md``); all of one book's ids are compared
-with a code in milliseconds. So a list names the spans of tokens that hold the code, one bit each, and only those are
-read. The span is the shortest for which all lists take at most :data:`SHARE` of the ids.
+Exact lists would cost as much again as the ids, even gap-coded (``docs/code_index.md``); all of one book's ids are
+compared with a code in milliseconds. So a list names the spans of tokens that hold the code, one bit each, and only
+those are read. The span is the shortest for which all lists take at most :data:`SHARE` of the ids.
 """
 
 import numpy as np

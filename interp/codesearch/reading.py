@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.bottlenecks import Codebook
-from interp.bottlenecks.attach import attach
+from interp.bottlenecks.attach import attach, groups_at
 from interp.codesearch.layout import names_of_groups
 from interp.codesearch.strengths import Watched
-from interp.models import Model
+from interp.models import Model, resolve_site
 from interp.tasks.errors import InputError
 
 
@@ -55,7 +55,7 @@ def read_codes(
         ids, similarity, margin = (
             part.reshape(len(tokens), -1, book.config.k).cpu().numpy() for part in book.seen[:3]
         )
-        groups = ids.shape[1]
-        for i, name in enumerate(names_of_groups(site, groups if groups > 1 else None)):
+        groups = groups_at(model, resolve_site(model, site), book)
+        for i, name in enumerate(names_of_groups(site, groups)):
             found[name] = TokenCodes(ids[:, i], similarity[:, i], margin[:, i])
     return found

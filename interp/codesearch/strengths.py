@@ -163,7 +163,8 @@ class Gathered:
         n_codes, n_bins = similarity.shape[1], len(BINS) - 1
         flat = np.arange(n_codes) * n_bins + _bin(similarity)
         silent = np.ones(similarity.shape, bool)
-        np.put_along_axis(silent, np.maximum(fired, 0), False, 1)
+        row, slot = np.nonzero(fired >= 0)
+        silent[row, fired[row, slot]] = False
         found = np.bincount(flat[silent], minlength=n_codes * n_bins).reshape(n_codes, n_bins)
         self.histogram[begin : begin + n_codes, 1] += found.astype(np.uint32)
 

@@ -61,6 +61,7 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
     norm = FinalNorm.of(model)
     logits = (norm.direct(vector, vector) @ norm.unembedding).cpu()
     text = index.corpus.token_text
+    n = min(n, len(logits))
     up, down = logits.topk(n), (-logits).topk(n)
     return LogitLens(
         [(text(i), v) for v, i in zip(up.values.tolist(), up.indices.tolist(), strict=True)],

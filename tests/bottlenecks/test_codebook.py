@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig, Codes
@@ -152,6 +152,23 @@ def test_kmeans_over_shards_comes_near_to_kmeans_over_all():
     for shard in x.split(500):
         stream.partial_fit(shard)
     assert (stream(x) - x).square().sum() < 1.2 * (whole(x) - x).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("selection", "magnitude", "k"),
+    [("cosine", "dropped", 1), ("cosine", "dropped", 3), ("residual", "kept", 2)],
+)
+def test_a_small_last_shard_does_not_decide_how_long_codes_are(selection, magnitude, k):
+    scales = torch.linspace(1, 20, 32)[torch.arange(3200) % 32, None]
+    x = nn.functional.normalize(mixtures(32), dim=-1)[torch.arange(3200) % 32] * scales
+    book = codebook(d_in=16, n_codes=64, selection=selection, magnitude=magnitude, k=k)
+    for shard in x.split(800):
+        book.partial_fit(shard)
+    before = (book(x) - x).square().sum()
+    book.partial_fit(x[:8])
+    assert (
+        book(x) - x
+    ).square().sum() < before + 0.03 * x.square().sum()  # lengths of that shard alone: 0.18 more
 
 
 def test_fit_is_repeatable_and_depends_on_the_seed():

@@ -1,5 +1,6 @@
 """Codes of every registered bottleneck set while models run and generate."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -145,12 +146,27 @@ def test_settings_that_cannot_be_are_refused_at_once(model, fitted):
         (("m1", 1), {"group": 0}, "no groups"),
         (("a0", 1), {"group": heads}, f"0 to {heads - 1}"),
         (("m1", 1), {"slot": 9}, "slot 9"),
+        (("m1", "seven"), {}, "code ids 'seven'"),
+        (("m1", 1.5), {}, "must be integers"),
+        (("m1", 1), {"positions": 1.5}, "positions 1.5"),
+        (("m1", 1), {"values": "kpet"}, "values 'kpet'"),
     ]:
         with pytest.raises(InputError, match=message):
-            attached.set_ids(*arguments, values=1.0, **options)
+            attached.set_ids(*arguments, **({"values": 1.0} | options))
     if not fitted["m1"].unit_values:
         with pytest.raises(InputError, match="have a strength"):
             attached.set_ids("m1", 1)
+
+
+def test_numbers_of_numpy_and_lists_set_what_numbers_and_tensors_do(model, fitted):
+    found = []
+    for ids, positions in [(3, 2), (np.int64(3), np.int64(2)), ([3], [np.int64(2)]), (torch.tensor(3), (2,))]:
+        with attach(model, {"m1": fitted["m1"]}) as attached:
+            attached.set_ids("m1", ids, positions=positions, values=1.0)
+            model(PROMPTS[0])
+            found.append(attached.ids["m1"].clone())
+    assert (found[0][:, 2] == 3).all()
+    assert all(torch.equal(ids, found[0]) for ids in found)
 
 
 def test_settings_that_do_not_fit_the_text_are_refused_as_it_runs(model, fitted):

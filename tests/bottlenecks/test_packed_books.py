@@ -64,10 +64,30 @@ def test_codes_far_from_zero_are_told_apart(tmp_path):
     assert (read_packed(tmp_path / "far")["a0"].codes - book.codes).abs().max() < 0.02
 
 
+def test_codes_too_large_for_half_precision_are_refused_when_read(tmp_path):
+    book = Codebook(CodebookConfig(d_in=4, n_codes=3))
+    with torch.no_grad():
+        book.codes *= 1e6
+    write_packed(tmp_path / "far", {"a0": book}, "float16")
+    with pytest.raises(InputError, match="codebook of a0 has values that are not finite"):
+        read_packed(tmp_path / "far")
+
+
 def test_a_damaged_or_foreign_file_is_named(model, fitted, tmp_path):
     packed = pack_codebooks(fitted[1].folder, tmp_path / "packed")
     path = packed.folder / "codebooks.safetensors"
     content = path.read_bytes()
+    sound = content.decode("latin1")
+    for old, new, words in [
+        ('\\"kind\\"', '\\"kins\\"', "does not hold the codebook of"),
+        ('\\"kind\\": \\"codebook\\"', '\\"kind\\": \\"codebuch\\"', "does not hold the codebook of"),
+        ('\\"books\\"', '\\"boots\\"', "does not hold packed codebooks"),
+        ('{\\"format\\"', '[\\"format\\"', "cannot read the codebooks"),
+    ]:
+        assert old in sound and len(old) == len(new)
+        path.write_bytes(sound.replace(old, new).encode("latin1"))
+        with pytest.raises(InputError, match=words):
+            load_codebooks(packed.folder, model)
     path.write_bytes(content[:-10])
     with pytest.raises(InputError, match="cannot read the codebooks"):
         load_codebooks(packed.folder, model)

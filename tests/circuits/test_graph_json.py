@@ -149,6 +149,8 @@ def test_nodes_that_were_never_scored_may_be_nan(tmp_path):
         {"nodes": {"x": True}},
         {"nodes": {"a0.h0": {}}},
         {"nodes": []},
+        {"nodes": {"a0.h0": {"in_graph": True, "score": float("inf")}}},
+        {"interp": "x"},
         {"edges": {"a0.h0": {"score": 1.0, "in_graph": True}}},
         {"edges": {"input->a0.h0": {"score": 1.0, "in_graph": True}}},
         {"edges": {"input->a0.h0<x>": {"score": 1.0, "in_graph": True}}},

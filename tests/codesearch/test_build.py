@@ -168,12 +168,21 @@ def test_a_build_killed_before_its_manifest_reads_nothing_again(
 def test_a_finished_build_is_at_once_done_and_another_is_refused(model, text, books, index, tiny_model):
     before = tree(index.folder)
     assert build_index(model, books, text, index.folder).n_tokens == index.n_tokens
-    with pytest.raises(InputError, match="holds another index .error_term True, not False"):
+    with pytest.raises(InputError, match="holds an index of another error_term .True, not False"):
         build_index(model, books, text, index.folder, error_term=False)
     other = make_books()
     other["r1"].codes += 1
-    with pytest.raises(InputError, match="holds another index .books fingerprint"):
+    with pytest.raises(InputError, match="holds an index of another books .fingerprint"):
         build_index(model, other, text, index.folder)
+    fewer = {site: book.with_k(1) if site == "a0" else book for site, book in books.items()}
+    with pytest.raises(InputError, match="holds an index of another books .configs.a0.k 2, not 1"):
+        build_index(model, fewer, text, index.folder)
+    with pytest.raises(InputError, match="was made with another a0 .k 2, not 1"):
+        CodeIndex.open(index.folder, fewer)
+    del index.manifest["books"]["configs"]  # as in indexes of before
+    with pytest.raises(InputError, match="was made with another a0 .k 2, not 1"):
+        index.check_books(fewer)
+    index.check_books(dict(reversed(books.items())))
     with pytest.raises(InputError, match="is an index of .* not of"):
         index.check_model(tiny_model("gpt2"))
     with pytest.raises(InputError, match="was made with other codebooks"):

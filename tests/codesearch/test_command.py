@@ -36,7 +36,7 @@ def test_build_info_search(command, folder, text_file, tiny_model_folder):
     again = command("index", "build", *words, "--context", "40", "--out", "ix")
     assert again.code == 0, again.err
     other = command("index", "build", *words, "--context", "20", "--out", "ix")
-    assert other.code == 2 and "ix holds another index" in other.error
+    assert other.code == 2 and "ix holds an index of another text" in other.error
 
     (following,) = [line for line in built.out.splitlines() if line.startswith("next")]
     words = shlex.split(following.partition("#")[0])[2:]
