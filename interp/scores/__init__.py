@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import Field, dataclass, fields
-from typing import Literal, get_args, get_origin
 
 from interp.models import Model, has_mlps
 from interp.scores.acdc import ACDCConfig, acdc
@@ -33,7 +32,7 @@ from interp.scores.pools import (
 from interp.scores.priors import LayerIndexConfig, RandomConfig, layer_index, random_ranking
 from interp.scores.result import Cost, EdgeScore, Scores
 from interp.scores.subnetwork_probing import SubnetworkProbingConfig, subnetwork_probing
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, check_choice
 
 
 @dataclass(frozen=True)
@@ -195,9 +194,8 @@ def method_config(name: str, task: str, options: dict[str, str], **common: float
 
 
 def _parse(key: str, text: str, field: Field):
-    default, allowed = field.default, get_args(field.type) if get_origin(field.type) is Literal else ()
-    if allowed and text not in allowed:
-        raise InputError(f"option {key}={text!r}: choose {', '.join(allowed)}")
+    check_choice(f"option {key}", field.type, text)
+    default = field.default
     kind = type(default)
     if default is None or kind is str:
         return text

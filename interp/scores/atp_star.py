@@ -47,7 +47,7 @@ from interp.activations.stream import (
 from interp.models import Model, has_mlps, hooked
 from interp.scores.result import Cost, Scores
 from interp.scores.tape import Tape
-from interp.tasks.errors import InputError
+from interp.tasks.errors import check_choices
 from interp.tasks.pairs import PromptPairs
 
 
@@ -65,8 +65,7 @@ class AtPStarConfig:
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
-        if self.node not in ("qkv", "z"):
-            raise InputError(f"node {self.node!r}: choose qkv or z")
+        check_choices(self)
 
 
 def atp_star(

@@ -42,6 +42,7 @@ from interp.scores import decomposition_rules as rules
 from interp.scores.decomposed_layer import AttentionRule, DecomposedLayer, Norms
 from interp.scores.percent import percent
 from interp.scores.result import Cost, Scores
+from interp.tasks.errors import check_choices
 from interp.tasks.pairs import Metric, PromptPairs
 
 ROWS = 64
@@ -58,6 +59,9 @@ class ContextualDecompositionConfig:
 
     attention: AttentionRule = "shared"
     batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def contextual_decomposition(

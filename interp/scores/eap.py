@@ -26,11 +26,11 @@ from torch import Tensor
 from interp.activations.stream import Consumer, PairBatch, Progress, equal_length_batches, run_batch
 from interp.models import Model, hooked
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.edge_fold import Fold, by_component, check_fold, fold_edges
+from interp.scores.edge_fold import Fold, by_component, fold_edges
 from interp.scores.edge_gradients import Receivers, edge_products, edge_tape, written
 from interp.scores.result import Cost, Scores
 from interp.scores.tape import Tape
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, check_choices
 from interp.tasks.pairs import PromptPairs
 
 
@@ -48,7 +48,7 @@ class EAPConfig:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        check_fold(self.fold)
+        check_choices(self)
         if self.edges < 1:
             raise InputError(f"edges {self.edges}: at least 1")
 

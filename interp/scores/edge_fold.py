@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.scores.component_graph import ComponentGraph
-from interp.tasks.errors import InputError
 
 Fold = Literal["max", "out"]
 """How a node's score comes from its edges.
@@ -18,12 +17,6 @@ node's gradient is the sum of what its readers pass back, so this is attribution
 
 NodeScores = tuple[Float[np.ndarray, "*any layer head"], Float[np.ndarray, "*any layer"] | None]
 """Scores of heads, and of MLPs if there are any."""
-
-
-def check_fold(fold: str) -> None:
-    """Raise :class:`InputError` for a fold that there is not."""
-    if fold not in ("max", "out"):
-        raise InputError(f"fold {fold!r}: choose max or out")
 
 
 def fold_edges(

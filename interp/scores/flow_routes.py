@@ -36,6 +36,7 @@ from interp.models import Model, hooked
 from interp.models.blockwise import require_additive_heads
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.result import Cost, Scores
+from interp.tasks.errors import check_choices
 from interp.tasks.pairs import PromptPairs
 
 
@@ -50,6 +51,9 @@ class FlowRoutesConfig:
 
     combine: Literal["threshold", "flow"] = "threshold"
     batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def importances(

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.activations.means import HeadMeans
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.discrete_sae import DecoderNorm, DiscreteSAE, DiscreteSAEConfig, EpochProgress
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, check_choices
 
 PROMPTS_AT_ONCE = 128
 """Prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB."""
@@ -46,8 +46,7 @@ class HeadCodesConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dictionary not in ("shared", "per-head"):
-            raise InputError(f"dictionary {self.dictionary!r}: choose shared or per-head")
+        check_choices(self)
         least = 1 if self.dictionary == "shared" else 2
         if self.examples < least:
             raise InputError(

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from interp.files import atomic_path
-from interp.models import Model, Site, describe_model
+from interp.models import Model, Site, describe_model, weights_digest
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
 
@@ -60,6 +60,8 @@ class PartialEffects:
 
 def _fingerprint(model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> str:
     identity = json.dumps(
-        [describe_model(model), pairs.digest(), [str(s) for s in sites]], sort_keys=True, default=str
+        [describe_model(model), weights_digest(model), pairs.digest(), [str(s) for s in sites]],
+        sort_keys=True,
+        default=str,
     )
     return hashlib.sha256(identity.encode()).hexdigest()

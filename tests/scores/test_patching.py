@@ -136,13 +136,18 @@ def test_a_killed_run_resumes_to_the_same_result_without_repeating(tiny_model, t
     assert again.cost.forwards == 2 * len(pairs)
 
 
-def test_a_checkpoint_of_other_prompts_or_noise_is_refused(tiny_model, tmp_path):
+def test_a_checkpoint_of_other_prompts_weights_or_noise_is_refused(tiny_model, tmp_path, monkeypatch):
     model = tiny_model("llama")
     path = tmp_path / "partial.safetensors"
     config = PatchingConfig(checkpoint=str(path))
     patching(model, random_pairs(60, n=2), config)
     with pytest.raises(InputError, match="belongs to another"):
         patching(model, random_pairs(60, n=2, seed=1), config)
+    weight = model.blocks[0].attn.W_O
+    with monkeypatch.context() as patch:  # other weights by the same name
+        patch.setattr(weight, "data", weight.data + 0.1)
+        with pytest.raises(InputError, match="belongs to another"):
+            patching(model, random_pairs(60, n=2), config)
     path.write_bytes(b"noise")
     with pytest.raises(InputError, match="cannot be read"):
         patching(model, random_pairs(60, n=2), config)
