@@ -238,7 +238,7 @@ def reference(
         print_reference(load_reference(task))
         return
     from interp.discovery import check_counterfactual, default_model
-    from interp.files import check_file
+    from interp.files import check_file, unused
     from interp.models import load_model, parse_device, parse_dtype
     from interp.progress import bar
     from interp.reference import measure_reference
@@ -247,7 +247,7 @@ def reference(
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
     parts = [file_name(wanted.name), file_name(spec), *([] if counterfactual is None else [counterfactual])]
-    path = out or Path("references") / f"measured-{'-'.join(parts)}.safetensors"
+    path = out or unused(Path("references") / f"measured-{'-'.join(parts)}.safetensors")
     check_file(path, "--out")
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")

@@ -135,7 +135,8 @@ def train(
         raise InputError(f"{start} does not say which model it is of: name it with --model")
     loaded = load_model(spec, device=device)
     if found is None:
-        found = _fitted(loaded, start, context or 64, seed)
+        with goes_on(start):
+            found = _fitted(loaded, start, context or 64, seed)
     length = context or found.manifest["text"]["context"]
     text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=bar)
     begun, seen = time.perf_counter(), []

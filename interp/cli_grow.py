@@ -40,16 +40,17 @@ def grow(
     Another question than interp discover's, which asks what each head does with all others on. Up to 32 pairs are used.
     """
     from interp.discovery import check_counterfactual, default_model
-    from interp.files import check_file, write_json
+    from interp.files import check_file, unused, write_json
     from interp.tasks import load_task
 
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
-    path = out or Path(f"{default_folder(wanted.name, model, 'grown')}.json")
+    path = out or unused(Path(f"{default_folder(wanted.name, model, 'grown')}.json"))
     check_file(path, "--out")
 
     from dataclasses import asdict
 
+    from interp.activations.stream import check_context
     from interp.console import print_grown
     from interp.evaluation.ablation import Ablator
     from interp.evaluation.grown import n_circuits, run_grown
@@ -65,6 +66,7 @@ def grow(
     most = min(wanted.default_n, MOST_PAIRS)
     asked = None if n is None else min(n, MOST_PAIRS)
     pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
+    check_context(loaded, pairs)
     others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
     config = GrowthConfig(batch_size=batch_size)
     n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads

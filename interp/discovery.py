@@ -14,7 +14,7 @@ import numpy as np
 
 from interp import DEFAULT_MODEL
 from interp.activations.means import HeadMeans, output_weights
-from interp.activations.stream import BATCH_SIZE
+from interp.activations.stream import BATCH_SIZE, check_context
 from interp.circuits.choose import CANDIDATES, MIN_PAIRS, THRESHOLD, Checked, candidates, check, decide
 from interp.circuits.measured import MeasuredReference
 from interp.circuits.roles import HeadReadout, head_roles
@@ -101,14 +101,10 @@ def discover(
             model = load_model(model)
     with clock("sample"):
         pairs = sample_pairs(task, model.tokenizer, n, task.default_n, seed, counterfactual, bos=bos)
-    if not isinstance(pairs, PromptPairs):
-        raise InputError(f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}")
     _check_number(task, len(pairs))
     if own is not None:
         _check_reference(reference, own, pairs, model)
-    longest = max(len(pair.clean_tokens) for pair in pairs)
-    if longest > model.cfg.n_ctx:
-        raise InputError(f"prompts of {longest} tokens: the model reads at most {model.cfg.n_ctx}")
+    longest = check_context(model, pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
     if config is None:

@@ -1,12 +1,15 @@
 """Writing files so that a reader never meets half of one: a temporary name first, then a rename."""
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from interp.tasks.errors import InputError
 
@@ -35,6 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, path)
+    except SafetensorError as error:  # its way of saying that the disk is full
+        raise OSError(f"cannot write {path} ({error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,6 +53,12 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def unused(path: Path) -> Path:
+    """``path``, or ``path-2``, … of the same ending, where nothing lies yet: for results that took long to make."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], numbered) if not place.exists())
 
 
 def check_writable(path: Path, option: str) -> None:

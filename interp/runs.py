@@ -179,8 +179,6 @@ class Run:
             if report is not None:
                 write_text(temporary / REPORT, report)
             yield temporary
-        except SafetensorError as error:  # its way of saying that the disk is full
-            raise OSError(f"cannot write {folder / ARRAYS} ({error})") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

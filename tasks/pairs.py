@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
+from .errors import InputError
+
 Metric = Literal["logit_diff", "logit_diff_max", "prob_diff"]
 """How a prompt is scored at END, from the logits after its last token.
 
@@ -40,9 +42,17 @@ class PromptPair:
 
     def __post_init__(self) -> None:
         if len(self.clean_tokens) != len(self.corrupt_tokens):
-            raise ValueError(
+            raise InputError(
                 f"clean has {len(self.clean_tokens)} tokens and corrupt {len(self.corrupt_tokens)}: "
                 "a pair must have equal lengths"
+            )
+        if not (self.answers and self.wrong_answers):
+            raise InputError(f"the pair of {self.clean!r} needs an answer and a wrong answer")
+        outside = {role: at for role, at in self.positions.items() if not 0 <= at < len(self.clean_tokens)}
+        if outside:
+            raise InputError(
+                f"roles outside of the {len(self.clean_tokens)} tokens of {self.clean!r}: "
+                f"{', '.join(f'{role} at {at}' for role, at in outside.items())}"
             )
 
     @property

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -87,9 +88,11 @@ def _import_file(path: Path) -> ModuleType:
     if found is None or found.loader is None:
         raise InputError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # where dataclasses look for what their annotations name
     try:
         found.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[found.name]
         raise InputError(f"{path}: importing it failed: {type(error).__name__}: {error}") from error
     return module
 

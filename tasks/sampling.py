@@ -49,11 +49,16 @@ def sample_pairs(
     """``n`` pairs; where no number is asked for ``usual``, or as many as the task has with this tokenizer.
 
     Raises:
-        InputError: fewer than were asked for, or none.
+        InputError: fewer than were asked for, or none; or a task whose sample returns something else.
     """
 
     def sample(asked: int) -> PromptPairs:
-        return task.sample(tokenizer, asked, seed, counterfactual, bos=bos)
+        pairs = task.sample(tokenizer, asked, seed, counterfactual, bos=bos)
+        if not isinstance(pairs, PromptPairs):
+            raise InputError(
+                f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}"
+            )
+        return pairs
 
     return as_many_as_there_are(sample, usual) if n is None else sample(n)
 

@@ -13,7 +13,9 @@ import pytest
 from safetensors import SafetensorError
 
 import interp
+from interp.models.planted import load_planted_model
 from interp.runs import ARRAYS, DETAILS, RESULT, Run
+from interp.tasks.planted import load_planted_task
 from tests.command_line import ONE_THREAD, Outcome, tree
 
 PLANTED = "planted-induction"
@@ -203,3 +205,37 @@ def test_a_bug_of_ours_is_not_dressed_up(command, monkeypatch):
     monkeypatch.setattr("interp.discovery.discover", fail)
     with pytest.raises(RuntimeError, match="axes"):
         command(*DISCOVER)
+
+
+@pytest.mark.parametrize("where", ["interp.scores.partial.save_file", "interp.circuits.measured.save_file"])
+def test_a_disk_that_fills_up_under_a_long_command_is_one_line(command, monkeypatch, where):
+    monkeypatch.setattr(where, _full_safetensors)
+    outcome = command("reference", PLANTED, "-n", "8")
+    assert outcome.code == 1 and "No space left on device" in outcome.error
+    assert "Traceback" not in outcome.err
+
+
+def test_a_reference_does_not_replace_one_that_was_measured_before(command):
+    for seed in ("0", "1"):
+        assert command("reference", PLANTED, "-n", "8", "--seed", seed).code == 0
+    found = sorted(path.name for path in Path("references").iterdir())
+    assert found == [
+        f"measured-{PLANTED}-{PLANTED}-2.safetensors",
+        f"measured-{PLANTED}-{PLANTED}.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("words", [("tasks", "show"), ("reference",), ("grow",), ("discover",)])
+def test_prompts_longer_than_the_model_reads_are_one_line(command, words):
+    model = load_planted_model(PLANTED)
+    (pair,) = load_planted_task(PLANTED).sample(model.tokenizer, 1, 0)
+    prompt = {
+        name: [model.tokenizer.decode(i) for i in getattr(pair, name)]
+        for name in ("answers", "wrong_answers")
+    }
+    for side in ("clean", "corrupt"):
+        first, *rest = getattr(pair, side).split()
+        prompt[side] = " ".join([first] * model.cfg.n_ctx + rest)
+    Path("long.json").write_text(json.dumps({"prompts": [prompt] * 6}), encoding="utf-8")
+    outcome = command(*words, "long.json", "--model", PLANTED, "-n", "5")
+    assert outcome.code == 2 and f"the model reads at most {model.cfg.n_ctx}" in outcome.error

@@ -80,6 +80,18 @@ class MetricConsumer:
             self.metric_[side, list(batch.indices)] = activations.metric.cpu().numpy()
 
 
+def check_context(model: Model, pairs: PromptPairs) -> int:
+    """Length of the longest prompt.
+
+    Raises:
+        InputError: it is more than the model reads.
+    """
+    longest = max(len(pair.clean_tokens) for pair in pairs)
+    if longest > model.cfg.n_ctx:
+        raise InputError(f"prompts of {longest} tokens: the model reads at most {model.cfg.n_ctx}")
+    return longest
+
+
 def feed(
     model: Model,
     pairs: PromptPairs,
@@ -89,6 +101,7 @@ def feed(
     progress: Progress | None = None,
 ) -> float:
     """Run all pairs once and update every consumer; return the cost in forward-pass equivalents."""
+    check_context(model, pairs)
     gradients = any(consumer.needs_gradients for consumer in consumers)
     patterns = any(consumer.needs_patterns for consumer in consumers)
     for indices in equal_length_batches(pairs, batch_size):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from interp.activations.stream import BATCH_SIZE
-from interp.bench.plan import YARDSTICK, Plan
+from interp.bench.plan import YARDSTICK, Plan, Target
 from interp.bench.store import Say
 from interp.bench.table import Cell, one_line, tabulate
 from interp.bench.target import TargetBench
@@ -29,14 +29,15 @@ def run_bench(
 ) -> dict:
     """Run what is not in ``out`` already, and return the table (:func:`interp.bench.table.tabulate`).
 
-    A method that refuses a target (:class:`InputError`) is left out there, and the table says why.
+    A method that refuses a target (:class:`InputError`) is left out there, a target that refuses everything as a whole,
+    and the table says why.
 
     Args:
         out: folder that holds every cell; see :mod:`interp.bench.store`.
         say: told one line a method, and about files that had to be made again.
 
     Raises:
-        InputError: a model that cannot be loaded, or a task that gives too few pairs.
+        InputError: a model that cannot be loaded; or no target at all can be run, with the last one's reason.
     """
     targets, out = plan.targets(), Path(out)
     for spec in {target.model for target in targets if not target.planted}:
@@ -44,12 +45,19 @@ def run_bench(
     cells: list[Cell] = []
     skipped: list[dict] = []
     estimate = _Estimate(len(targets) * (1 + len(plan.methods)))
+    refused: InputError | None = None
     model: Model | None = None
     for target in targets:
         if model is None or describe_model(model)["spec"] != target.model:
             model = bench = None  # one model at a time in memory
             model = load_model(target.model, device=device, dtype=dtype)
-        bench = TargetBench.prepare(target, plan, model, out, batch_size=batch_size, stage=stage, say=say)
+        try:
+            bench = TargetBench.prepare(target, plan, model, out, batch_size=batch_size, stage=stage, say=say)
+        except InputError as error:
+            refused = error
+            skipped += [_left_out(target, name, str(error)) for name in (YARDSTICK, *plan.methods)]
+            say(f"{target.name}: left out: {error}{estimate.after(1 + len(plan.methods))}")
+            continue
         wanted = {name: bench.cells_of(name) for name in (YARDSTICK, *plan.methods)}
         with stage(target.name, _STEPS * sum(map(len, wanted.values()))) as advance:
             for name, its_cells in wanted.items():
@@ -62,10 +70,18 @@ def run_bench(
                 meter.to(1.0)
                 cells += found
                 if why:
-                    skipped.append({"task": target.task, "model": target.model, "method": name, "why": why})
+                    skipped.append(_left_out(target, name, why))
                 line = one_line(found) if found else f"left out: {why}"
-                say(f"{target.name}, {name}: {line}{estimate.after_one()}")
-    return tabulate(plan, cells, skipped)
+                say(f"{target.name}, {name}: {line}{estimate.after(1)}")
+    if refused is not None and not cells:
+        raise refused
+    table = tabulate(plan, cells, skipped)
+    table["plan"]["dtype"] = dtype
+    return table
+
+
+def _left_out(target: Target, method: str, why: str) -> dict:
+    return {"task": target.task, "model": target.model, "method": method, "why": why}
 
 
 def _why_none(method: str, plan: Plan) -> str:
@@ -93,8 +109,8 @@ class _Estimate:
     def __init__(self, rows: int) -> None:
         self.rows, self.done, self.begin = rows, 0, time.perf_counter()
 
-    def after_one(self) -> str:
-        self.done += 1
+    def after(self, rows: int) -> str:
+        self.done += rows
         left = (time.perf_counter() - self.begin) / self.done * (self.rows - self.done)
         return (
             f"  ({self.done} of {self.rows}, about {left / 60:.0f} min left)" if self.done < self.rows else ""

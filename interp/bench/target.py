@@ -20,7 +20,7 @@ from interp.progress import Stage
 from interp.scores import load_method
 from interp.scores.code_edges import CodeEdgesConfig
 from interp.scores.growth import GrowthConfig
-from interp.tasks import PromptFile, load_task
+from interp.tasks import load_task
 from interp.tasks.errors import InputError
 from interp.tasks.holdout import held_out_pairs
 from interp.tasks.pairs import PromptPairs, Task
@@ -31,18 +31,20 @@ RERUNS = 5
 
 
 def pool_of(task: Task, tokenizer, plan: Plan) -> PromptPairs:
-    """The pairs that seeds draw from; of a prompt file that has no more than the plan's pool and reference half of what
-    it has, and at least what the plan asks for, so that others are left to judge by.
+    """The pairs that seeds draw from.
+
+    Of a task that has no more than the plan's pool and reference it is half of what there is, and at least what the
+    plan asks for, so that others are left to judge by.
 
     Raises:
-        InputError: no others are left, or a task has fewer than the plan's pool.
+        InputError: no others are left.
     """
 
     def sample(n: int) -> PromptPairs:
         return task.sample(tokenizer, n, POOL_SEED)
 
     enough = plan.pool + plan.reference
-    there = len(as_many_as_there_are(sample, enough)) if isinstance(task, PromptFile) else enough
+    there = len(as_many_as_there_are(sample, enough))
     if there == enough:
         return sample(plan.pool)
     if there <= (most := max(plan.pairs)):

@@ -13,6 +13,9 @@ from interp.models.hooks import model_lock
 from interp.models.positions import generation_marked
 from interp.tasks.errors import InputError
 
+GREEDY = 1e-6
+"""Temperature at and below which logits divided by it may overflow, and one token has all the probability."""
+
 
 def generate(
     model: TransformerBridge,
@@ -42,7 +45,7 @@ def generate(
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
-    sampled = temperature > 0
+    sampled = temperature > GREEDY
     seeded = torch.random.fork_rng(_cuda_devices(model))
     with model_lock(model), generation_marked(model), seeded, torch.no_grad():
         torch.manual_seed(seed)

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def classify(spec: str) -> tuple[str, str]:
     them.
     """
     name, _, rest = spec.partition(":")
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))  # Path.expanduser fails for a user that there is not
     if spec == EMBEDDED:
         return "embedded", spec
     if spec.startswith("planted-"):

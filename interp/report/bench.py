@@ -62,6 +62,8 @@ def bench_command(plan: dict) -> str:
     words = ["interp", "bench"]
     for name in ("tasks", "models", "methods", "pairs"):
         words += [f"--{name}", ",".join(map(str, plan[name]))]
+    if (dtype := plan.get("dtype", "float32")) != "float32":  # benches of before do not say
+        words += ["--dtype", dtype]
     return shlex.join([*words, "--seeds", str(plan["seeds"]), "--against", plan["against"]])
 
 

@@ -12,6 +12,7 @@ a file or folder                    ``.txt`` (split at blank lines into document
 A new source is one class with ``documents`` and one line in :data:`SOURCES`.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -65,8 +66,9 @@ def _open(part: str) -> TextSource:
     name, _, rest = part.partition(":")
     if name in SOURCES and (not rest or name == "datasets"):
         return SOURCES[name](rest)
-    if part and Path(part).expanduser().exists():
-        return FileText(Path(part).expanduser())
+    path = Path(os.path.expanduser(part))  # Path.expanduser fails for a user that there is not
+    if part and path.exists():
+        return FileText(path)
     raise InputError(
         f"text {part!r} is neither a source nor a file that exists: choose stdlib, self, "
         "a .txt or .jsonl file, a folder of them, or datasets:NAME (several joined with +)"

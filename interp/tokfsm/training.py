@@ -117,9 +117,7 @@ class Training:
             done(self.step)
             while self.step < self.recipe.steps:
                 if not math.isfinite(self.advance()):
-                    raise InputError(
-                        f"the loss is not finite at step {self.step}: a lower learning rate helps"
-                    )
+                    raise InputError(f"the loss is not finite at step {self.step}: try another --seed")
                 last = self.step in (self.recipe.plain_steps, self.recipe.steps)
                 if last or self.step % looks == 0:
                     self.look()

@@ -185,7 +185,7 @@ def _request(
         "fit": dict(start.manifest["fit"]),
         "text": dict(start.manifest["text"]),
         "training": {
-            **asdict(config),
+            **{key: value for key, value in asdict(config).items() if key != "checkpoint_every"},
             "base": identity,
             "text": describe_text(text),
             "start": {

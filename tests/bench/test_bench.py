@@ -341,3 +341,9 @@ def test_a_short_prompt_file_is_shared_between_the_pool_and_the_judges(tmp_path,
     assert MeasuredReference.load(next((tmp_path / "bench").glob("*/reference-*"))).n_pairs == 6
     with pytest.raises(InputError, match=r"has 12 pairs, and --pairs asks for 12: others are needed"):
         run_bench(plan(**short, pairs=(12,)), tmp_path / "more")
+    # beside another that can be run it is left out, and what was found of that is kept
+    both = {**short, "tasks": (TASK, "mine.json"), "pool": 16}
+    found = run_bench(plan(**both, pairs=(12,)), tmp_path / "both")
+    assert {c["task"] for c in found["cells"]} == {TASK}
+    (why,) = {left["why"] for left in found["skipped"] if left["task"] == "mine.json"}
+    assert "has 12 pairs, and --pairs asks for 12" in why

@@ -105,6 +105,7 @@ def test_weights_in_several_shards_load(tmp_path, tiny_model, tiny_model_folder)
         ("", "unknown model ''"),
         ("./absent", "no file or folder ./absent"),
         ("absent.gguf", "no file or folder absent.gguf"),
+        ("~nosuchuser/model", "~nosuchuser/model"),
         ("attn-only-4l:/absent", "no .pth file"),
     ],
 )

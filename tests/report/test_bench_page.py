@@ -101,6 +101,8 @@ def test_the_command_repeats_the_plan():
         "interp bench --tasks ioi --models smollm2-135m-instruct --methods attribution,codes,random "
         "--pairs 10,100 --seeds 3 --against attribution"
     )
+    halved = bench_command(make_result()["plan"] | {"dtype": "bfloat16"})
+    assert halved == f"{words} --dtype bfloat16"
 
 
 POINTS = st.lists(

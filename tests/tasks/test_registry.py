@@ -43,6 +43,14 @@ def user_file(tmp_path) -> Path:
     return path
 
 
+def test_a_file_of_dataclasses_with_late_annotations_loads(tmp_path):
+    path = tmp_path / "late.py"
+    imports = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    extra = "@dataclass\nclass Extra:\n    n: int = 3\n"
+    path.write_text(imports + extra + USER_TASK, encoding="utf-8")
+    assert load_task(f"{path}:Capitals").name
+
+
 @pytest.mark.parametrize("kind", [IOI, GreaterThan, Docstring])
 def test_shipped_names_load(kind):
     assert isinstance(load_task(kind.name), kind)

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from interp.tasks import InputError, PromptPairs, Task
+from interp.tasks import InputError, PromptPair, PromptPairs, Task
+from interp.tasks.ioi import IOI
 from interp.tasks.registry import SHIPPED
-from interp.tasks.sampling import dealt, draw_unseen, fill, seeded
+from interp.tasks.sampling import dealt, draw_unseen, fill, sample_pairs, seeded
 
 TASKS = tuple(SHIPPED.values())
 KINDS = [(task, kind) for task in TASKS for kind in task.counterfactuals]
@@ -115,3 +116,28 @@ def test_importing_tasks_imports_neither_torch_nor_transformers():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_sample_that_is_no_prompt_pairs_is_an_input_error():
+    class Listing(IOI):
+        def sample(self, *_arguments, **_named):
+            return []
+
+    with pytest.raises(InputError, match="sample must return PromptPairs, not list"):
+        sample_pairs(Listing(), None, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"corrupt_tokens": (1,)}, "clean has 3 tokens and corrupt 1"),
+        ({"wrong_answers": ()}, "needs an answer and a wrong answer"),
+        ({"answers": ()}, "needs an answer and a wrong answer"),
+        ({"positions": {"IO": 1, "END": 3}}, "outside of the 3 tokens of 'a b c': END at 3"),
+    ],
+)
+def test_a_pair_that_cannot_be_is_an_input_error(wrong, words):
+    sound = {"clean_tokens": (1, 2, 3), "corrupt_tokens": (1, 2, 4), "answers": (5,), "wrong_answers": (6,)}
+    PromptPair("a b c", "a b d", **sound)
+    with pytest.raises(InputError, match=words):
+        PromptPair("a b c", "a b d", **sound | wrong)

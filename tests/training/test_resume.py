@@ -74,7 +74,8 @@ def test_a_killed_run_goes_on_with_the_same_losses(
         train_codebooks(model, start, text, tmp_path / "out", CONFIG)
     monkeypatch.undo()
     steps = kill_at(monkeypatch, -1, Trainer, "step", after=True)
-    found = train_codebooks(model, start, text, tmp_path / "out", CONFIG)
+    oftener = replace(CONFIG, checkpoint_every=2)  # which changes nothing that is found
+    found = train_codebooks(model, start, text, tmp_path / "out", oftener)
     first, second = history(whole.folder), history(found.folder)
     assert first["loss"] == pytest.approx(second["loss"], abs=1e-6) and first["dead"] == second["dead"]
     for one, other in zip(
