@@ -51,10 +51,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     kept = json.loads((args.bench / "bench.json").read_text(encoding="utf-8"))["plan"]
     del kept["against"]  # of the bench's own table
+    dtype = kept.pop("dtype", "float32")
     plan = Plan(**{name: tuple(its) if isinstance(its, list) else its for name, its in kept.items()})
     if len(targets := plan.targets()) != 1:
         raise InputError(f"{args.bench} is of {', '.join(target.name for target in targets)}: one at a time")
-    task, model = load_task(targets[0].task), load_model(targets[0].model)
+    task, model = load_task(targets[0].task), load_model(targets[0].model, dtype=dtype)
     n = args.pairs or min(plan.pairs)
     methods = {*args.methods.split(","), args.against} if args.methods else set()
     rankings = _rankings(args.bench, n, methods)

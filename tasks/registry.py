@@ -1,6 +1,7 @@
 """From what a user writes for a task (a name, a file, a class) to the task."""
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -84,7 +85,8 @@ def _load_class(spec: str) -> Task:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    found = importlib.util.spec_from_file_location(f"user_task_{path.stem}", path)
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # files in two places share a name
+    found = importlib.util.spec_from_file_location(f"user_task_{path.stem}_{place}", path)
     if found is None or found.loader is None:
         raise InputError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(found)
@@ -92,7 +94,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         found.loader.exec_module(module)
     except Exception as error:
-        del sys.modules[found.name]
+        sys.modules.pop(found.name, None)
         raise InputError(f"{path}: importing it failed: {type(error).__name__}: {error}") from error
     return module
 

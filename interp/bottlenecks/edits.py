@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.codes import NO_CODE, Codes, check_ids
 from interp.tasks.errors import InputError
 
-Positions = int | slice | Sequence[int] | None
+Positions = Integral | slice | Sequence[Integral] | None
 """One, some, ``slice(n, None)`` for all from n on, or None for all."""
 
 EditFunction = Callable[[Tensor, list[int]], Tensor]
@@ -27,7 +27,7 @@ EditFunction = Callable[[Tensor, list[int]], Tensor]
 positions; returns new ids of the same shape. It must treat every position by itself: with a KV cache it is asked for
 one at a time."""
 
-Ids = int | Sequence[int] | Tensor | EditFunction
+Ids = Integral | Sequence[Integral] | Tensor | EditFunction
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def is_among(positions: Positions, number: int) -> bool:
 
 def needs_strength(bottleneck: Bottleneck, ids: Ids) -> bool:
     """Whether setting these ids has no meaning without a strength."""
-    return not bottleneck.unit_values and not (isinstance(ids, int) and ids == NO_CODE)
+    return not bottleneck.unit_values and (callable(ids) or not bool((_as_ids(ids) == NO_CODE).all()))
 
 
-def _as_ids(ids: int | Sequence[int] | Tensor) -> Int[Tensor, "*batch"]:
+def _as_ids(ids: Any) -> Int[Tensor, "*batch"]:
     try:
         found = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError):
@@ -135,7 +135,7 @@ def _broadcast(new: Tensor, like: Tensor, what: str) -> Tensor:
         ) from None
 
 
-def check_positions(positions: Positions) -> None:
+def check_positions(positions: Any) -> None:
     """Raise :class:`InputError` for positions that cannot be."""
     if positions is None:
         return

@@ -11,7 +11,7 @@ slower on 20 000 rows of size 64. Here all groups share every matrix product, wh
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.tasks.errors import InputError
@@ -157,12 +157,19 @@ class MeanBy:
         self.counts: Float[Tensor, "group id"] | None = None
 
     def add(self, ids: Int[Tensor, "group row"], values: Float[Tensor, "group row"]) -> "MeanBy":
+        values = values.double()  # many shards make large counts
         if self.sums is None:
             self.sums, self.counts = (values.new_zeros(len(values), self.n_ids) for _ in range(2))
         self.sums.scatter_add_(1, ids, values)
         self.counts.scatter_add_(1, ids, torch.ones_like(values))
         return self
 
+    def forget(self, ids: Bool[Tensor, "group id"]) -> "MeanBy":
+        """Of ids that stand for something else now."""
+        if self.sums is not None:
+            self.sums[ids], self.counts[ids] = 0, 0
+        return self
+
     def mean(self) -> Float[Tensor, "group id"]:
         of_all = self.sums.sum(1, keepdim=True) / self.counts.sum(1, keepdim=True)
-        return torch.where(self.counts > 0, self.sums / self.counts.clamp(min=1), of_all)
+        return torch.where(self.counts > 0, self.sums / self.counts.clamp(min=1), of_all).float()

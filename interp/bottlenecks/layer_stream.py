@@ -22,6 +22,7 @@ from interp.bottlenecks.base import Bottleneck
 from interp.files import atomic_path
 from interp.models import Model, Site, hooked
 from interp.models.start import starting_at
+from interp.tasks.errors import InputError
 
 
 class LayerStream:

@@ -190,6 +190,7 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
             begun = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
+        begun["books"].setdefault("configs", request["books"]["configs"])  # builds of before do not say
         check_request(folder, begun, request, made="an index")
     if not (work / IDS).exists() and (work / STATE).exists() and (folder / IDS).exists():
         (folder / IDS).replace(work / IDS)  # killed after the ids were put in place and before the manifest

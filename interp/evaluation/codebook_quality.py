@@ -194,7 +194,7 @@ def site_means(
     tokens: Int[Tensor, "block pos"],
     batch_size: int = BATCH_SIZE,
     done: Callable[[int], None] = lambda _: None,
-) -> dict[str, Float[Tensor, "2 *site"]]:
+) -> dict[str, Float[Tensor, " 2 *site"]]:
     """Mean activation of every site in the plain model: at the first position, and over all others."""
     places = {site: resolve_site(model, site) for site in sites}
     sums: dict[str, Tensor] = {}

@@ -69,7 +69,7 @@ class Pruner:
         A part that survives τ_k and not τ_k+1 gets its rise at τ_k (at most τ_k+1); one that survives none gets its
         rise at the smallest threshold, in [0, τ_0). One threshold alone gives the rise when tried.
         """
-        ordered = sorted(thresholds)
+        ordered, scores = sorted(thresholds), np.empty(0)
         for k, threshold in enumerate(ordered):
             kept, rise = self.prune(threshold)
             above = ordered[k + 1] if k + 1 < len(ordered) else np.inf

@@ -282,7 +282,7 @@ def _counts(
 
 
 def _log10_p(
-    fires: Bool[np.ndarray, "text *code"],
+    fires: Bool[np.ndarray, " text *code"],
     is_positive: Bool[np.ndarray, " text"],
     among: Bool[np.ndarray, " text"],
 ) -> Float[np.ndarray, "*code"]:

@@ -51,9 +51,9 @@ def held_out(machine: Machine, n: int, seed: int = 0) -> list[Int[Tensor, "batch
 class LanguageScores(NamedTuple):
     """Of every sequence: mean loss in nats a token; share of tokens foretold by the most probable; ``forbidden``."""
 
-    loss: Float[Tensor, "sequence"]
-    right: Float[Tensor, "sequence"]
-    forbidden: Float[Tensor, "sequence"]
+    loss: Float[Tensor, " sequence"]
+    right: Float[Tensor, " sequence"]
+    forbidden: Float[Tensor, " sequence"]
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def transitions(machine: Machine, tokens: Int[Tensor, "n n_ctx"]) -> Float[Tenso
 
 def forbidden(
     machine: Machine, tokens: Int[Tensor, "n n_ctx"], probs: Float[Tensor, "n pos digit"]
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """See the module's docstring; mean over the states of every sequence but its first, which may be any.
 
     Args:
@@ -113,7 +113,7 @@ def next_states(model: NeoX, at: At | None = None) -> Float[Tensor, "state state
     return (first[:, None] * probs[:, 1, :BASE]).reshape(N_STATES, N_STATES)
 
 
-def top10_overlap(machine: Machine, model: NeoX, at: At | None = None) -> Float[Tensor, "state"]:
+def top10_overlap(machine: Machine, model: NeoX, at: At | None = None) -> Float[Tensor, " state"]:
     """See the module's docstring, of every state."""
     best = next_states(model, at).topk(N_EDGES, dim=1).indices
     return machine.allowed.gather(1, best).float().mean(1)

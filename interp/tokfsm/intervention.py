@@ -42,7 +42,7 @@ def divergences(
     target: Int[Tensor, "pair pos"],
     *,
     shuffled: bool = False,
-) -> dict[str, Float[Tensor, "pair"]]:
+) -> dict[str, Float[Tensor, " pair"]]:
     """Of each pair from what the target foretells, by the set of sites set.
 
     Args:

@@ -74,7 +74,7 @@ def state_ending(tokens: Int[Tensor, "n pos"]) -> Int[Tensor, "n pos"]:
 
 
 def contingency(
-    codes: Int[Tensor, "position"], states: Int[Tensor, "position"], n_codes: int
+    codes: Int[Tensor, " position"], states: Int[Tensor, " position"], n_codes: int
 ) -> Float[Tensor, "code column"]:
     """How often each code met each state; the last column is for no state."""
     width = N_STATES + 1
@@ -83,7 +83,7 @@ def contingency(
 
 def classify(
     chosen_on: Float[Tensor, "code column"], judged_on: Float[Tensor, "code column"]
-) -> tuple[Float[Tensor, "state"], Float[Tensor, "state"], Float[Tensor, "state"]]:
+) -> tuple[Float[Tensor, " state"], Float[Tensor, " state"], Float[Tensor, " state"]]:
     """Precision and recall of each state's best code on the second table, and the F1 it was chosen by on the first.
 
     Where that code does not occur in the second, both are 0.
@@ -105,7 +105,7 @@ def state_precision(
     books: Books,
     chosen_on: Int[Tensor, "n pos"],
     judged_on: Int[Tensor, "m pos"],
-) -> dict[str, dict[str, Float[Tensor, "state"]]]:
+) -> dict[str, dict[str, Float[Tensor, " state"]]]:
     """Precision and recall of each state's code, by MLP, and under ``best`` of the MLP chosen for each state."""
     codes = [codes_of(model, books, tokens) for tokens in (chosen_on, judged_on)]
     states = [state_ending(tokens).flatten() for tokens in (chosen_on, judged_on)]
@@ -131,8 +131,8 @@ def neuron_precision(
     books: Books | None,
     chosen_on: Int[Tensor, "n pos"],
     judged_on: Int[Tensor, "m pos"],
-    recall: Float[Tensor, "state"],
-) -> Float[Tensor, "state"]:
+    recall: Float[Tensor, " state"],
+) -> Float[Tensor, " state"]:
     """Precision of each state's best MLP neuron, thresholded so that its recall is the code's on the first sequences.
 
     The neuron, of all layers, and its threshold are chosen on the first sequences and judged on the second.

@@ -10,7 +10,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,8 @@ def _request(
         "fit": dict(start.manifest["fit"]),
         "text": dict(start.manifest["text"]),
         "training": {
-            **{key: value for key, value in asdict(config).items() if key != "checkpoint_every"},
+            # how often checkpoints are written changes nothing that is found: every request says the same
+            **asdict(replace(config, checkpoint_every=TrainConfig.checkpoint_every)),
             "base": identity,
             "text": describe_text(text),
             "start": {

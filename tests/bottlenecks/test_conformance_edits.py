@@ -7,6 +7,7 @@ from torch import Tensor
 
 from interp.bottlenecks import NO_CODE, Codes
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import Edit
 from interp.models import hooked, parse_site
 from interp.models.generate import generate
 from interp.tasks.errors import InputError
@@ -146,16 +147,28 @@ def test_settings_that_cannot_be_are_refused_at_once(model, fitted):
         (("m1", 1), {"group": 0}, "no groups"),
         (("a0", 1), {"group": heads}, f"0 to {heads - 1}"),
         (("m1", 1), {"slot": 9}, "slot 9"),
-        (("m1", "seven"), {}, "code ids 'seven'"),
-        (("m1", 1.5), {}, "must be integers"),
-        (("m1", 1), {"positions": 1.5}, "positions 1.5"),
-        (("m1", 1), {"values": "kpet"}, "values 'kpet'"),
     ]:
         with pytest.raises(InputError, match=message):
-            attached.set_ids(*arguments, **({"values": 1.0} | options))
+            attached.set_ids(*arguments, values=1.0, **options)
     if not fitted["m1"].unit_values:
         with pytest.raises(InputError, match="have a strength"):
             attached.set_ids("m1", 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("ids", "seven", "code ids 'seven'"),
+        ("ids", 1.5, "must be integers"),
+        ("positions", 1.5, "positions 1.5"),
+        ("values", "kpet", "values 'kpet'"),
+    ],
+)
+def test_what_is_neither_numbers_nor_a_function_is_refused(fitted, field, value, message):
+    edit = Edit(1)
+    object.__setattr__(edit, field, value)  # tests check types before a constructor is reached
+    with pytest.raises(InputError, match=message):
+        edit.check(fitted["m1"], grouped=False, n_groups=1)
 
 
 def test_numbers_of_numpy_and_lists_set_what_numbers_and_tensors_do(model, fitted):

@@ -179,15 +179,28 @@ def test_a_finished_build_is_at_once_done_and_another_is_refused(model, text, bo
         build_index(model, fewer, text, index.folder)
     with pytest.raises(InputError, match="was made with another a0 .k 2, not 1"):
         CodeIndex.open(index.folder, fewer)
-    del index.manifest["books"]["configs"]  # as in indexes of before
-    with pytest.raises(InputError, match="was made with another a0 .k 2, not 1"):
-        index.check_books(fewer)
     index.check_books(dict(reversed(books.items())))
     with pytest.raises(InputError, match="is an index of .* not of"):
         index.check_model(tiny_model("gpt2"))
     with pytest.raises(InputError, match="was made with other codebooks"):
         CodeIndex.open(index.folder, other)
     assert tree(index.folder) == before
+
+
+def test_an_index_made_before_it_knew_how_codes_were_chosen_is_used_and_knows_how_many(
+    model, text, books, index, tmp_path
+):
+    folder = tmp_path / "before"
+    shutil.copytree(index.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["books"]["configs"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert build_index(model, books, text, folder).n_tokens == index.n_tokens
+    fewer = {site: book.with_k(1) if site == "a0" else book for site, book in books.items()}
+    with pytest.raises(InputError, match="holds an index of another books .configs.a0.k 2, not 1"):
+        build_index(model, fewer, text, folder)
+    with pytest.raises(InputError, match="was made with another a0 .k 2, not 1"):
+        CodeIndex.open(folder, fewer)
 
 
 def test_two_builds_do_not_write_in_one_folder_and_others_have_their_turn(model, text, books, tmp_path):

@@ -285,7 +285,7 @@ def test_unknown_dictionary_is_refused():
     settings = OverlapConfig()
     # set past the constructor, where the tests' type checker would be quicker than our own message
     object.__setattr__(settings, "dictionary", "private")
-    with pytest.raises(InputError, match="shared or per-head"):
+    with pytest.raises(InputError, match="choose shared, per-head"):
         settings.__post_init__()
 
 

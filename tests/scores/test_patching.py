@@ -143,9 +143,9 @@ def test_a_checkpoint_of_other_prompts_weights_or_noise_is_refused(tiny_model, t
     patching(model, random_pairs(60, n=2), config)
     with pytest.raises(InputError, match="belongs to another"):
         patching(model, random_pairs(60, n=2, seed=1), config)
-    weight = model.blocks[0].attn.W_O
+    weight = next(model.original_model.parameters())
     with monkeypatch.context() as patch:  # other weights by the same name
-        patch.setattr(weight, "data", weight.data + 0.1)
+        patch.setattr(weight, "data", -weight.data)
         with pytest.raises(InputError, match="belongs to another"):
             patching(model, random_pairs(60, n=2), config)
     path.write_bytes(b"noise")
