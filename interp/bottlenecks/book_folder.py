@@ -220,6 +220,7 @@ def difference(name: str, there: Any, wanted: Any) -> str:
         key = next(key for key in [*wanted, *there] if there.get(key, _ABSENT) != wanted.get(key, _ABSENT))
         path.append(key)
         there, wanted = there.get(key), wanted.get(key)
-    if isinstance(there, Mapping) or isinstance(wanted, Mapping) or not path:
+    plain = isinstance(there, str | int | float) and isinstance(wanted, str | int | float)
+    if isinstance(there, Mapping) or isinstance(wanted, Mapping) or not (path or plain):
         return name
-    return f"{name} ({'.'.join(path)} {there}, not {wanted})"
+    return f"{name} ({' '.join(filter(None, ['.'.join(path), str(there)]))}, not {wanted})"

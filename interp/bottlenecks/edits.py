@@ -103,7 +103,7 @@ def is_among(positions: Positions, number: int) -> bool:
     if positions is None:
         return True
     if isinstance(positions, Integral):
-        return number == positions
+        return number == int(positions)
     if isinstance(positions, slice):
         start, step = positions.start or 0, positions.step or 1
         before_end = positions.stop is None or number < positions.stop
