@@ -3,11 +3,11 @@
 ::
 
     python benchmarks/tokfsm_seeds.py                  # the runs that come with the repository, of scale cpu
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/quick-*.json
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/quick-*.json    # or adam-*.json, of an earlier recipe
     python benchmarks/tokfsm_seeds.py runs/tokfsm-*    # folders of ``interp reproduce tokfsm``, of one scale
 
 Runs nothing. The interval is Student's, 95 %, over seeds: how far the mean over all seeds may be from this one, where
-those of a single run (``table.md``) are over its sequences. Of two or three seeds it is wide.
+those of a single run (``table.md``) are over its sequences. Of fewer than three seeds there is none.
 """
 
 import argparse
@@ -32,10 +32,11 @@ from interp.tokfsm.table import (
 )
 
 RESULTS = Path(__file__).parent / "results" / "tokfsm"
-PLAIN = {
-    "loss": "loss, no codebooks",
-    "transition_accuracy": "state accuracy: transitions sampled, no codebooks",
+CONTROLLED = {
+    "loss": "loss",
+    "transition_accuracy": "state accuracy: transitions sampled",
 }
+ARMS = ("codebooks", "untrained k-means", "another pair's codes")
 AIMS = {"loss": "≤ 1.20", "transition_accuracy": "≥ 90 %"}
 
 
@@ -76,26 +77,36 @@ def rows(results: list[dict[str, Any]]) -> Iterator[Row]:
 
     for key, name in NAMES.items():
         yield Row(name, scores("codebooks", key), PUBLISHED[key], AIMS.get(key, ""), form_of(key))
-    for key, name in PLAIN.items():
-        yield Row(name, scores("no codebooks", key), PUBLISHED_PLAIN[key], "", form_of(key))
+    for key, name in CONTROLLED.items():
+        yield Row(
+            f"{name}, no codebooks", scores("no codebooks", key), PUBLISHED_PLAIN[key], "", form_of(key)
+        )
+        yield Row(f"{name}, untrained k-means", scores("untrained k-means", key), form=form_of(key))
     for key, name in PHASE.items():
         if all(key in result["scores"]["codebooks"] for result in results):  # runs made before have none
             yield Row(name, scores("codebooks", key), form=form_of(key))
             yield Row(f"{name}, no codebooks", scores("no codebooks", key), form=form_of(key))
     codes = [result["codes"]["codebooks"] for result in results]
     yield Row("alive, mean of books", [one["alive_mean"] for one in codes], None, "≥ 50 %")
-    precision = [one["state"]["best"]["precision"]["mean"] for one in codes]
+    untrained = [result["codes"]["untrained k-means"] for result in results]
+    precision, recall = (
+        [one["state"]["best"][part]["mean"] for one in codes] for part in ("precision", "recall")
+    )
     yield Row("state precision", precision, PUBLISHED_PRECISION["codes"], "≥ 97.1 %")
+    yield Row("at a recall of", recall)
+    yield Row("untrained k-means'", [one["state"]["best"]["precision"]["mean"] for one in untrained])
     neuron = [one["neuron_precision"]["mean"] for one in codes]
     yield Row("the best neuron's", neuron, PUBLISHED_PRECISION["neuron"])
     for key, aim in (("all MLP", "≤ 0.26"), ("all attention", "")):
-        left = [result["intervention"]["codebooks"][key] for result in results]
-        yield Row(f"divergence left, codes of {key} set", left, PUBLISHED_JSD[key], aim, ".2f")
+        for arm in ARMS:
+            left = [result["intervention"][arm][key] for result in results]
+            name, given = ("", (PUBLISHED_JSD[key], aim)) if arm == "codebooks" else (f", {arm}", (None, ""))
+            yield Row(f"divergence left, codes of {key} set{name}", left, *given, ".2f")
 
 
 def _interval(row: Row) -> str:
     mean, n = float(np.mean(row.values)), len(row.values)
-    if n < 2:
+    if n < 3:
         return format(mean, row.form)
     half = float(t.ppf(0.975, n - 1) * np.std(row.values, ddof=1) / np.sqrt(n))
     low, high = (format(value, row.form) for value in (mean - half, mean + half))
