@@ -311,7 +311,6 @@ class Codebook(nn.Module, Bottleneck):
             chosen = kmeans.centres_.gather(1, ids[..., None].expand_as(rest))
             if spherical:
                 along = (rest * chosen).sum(-1)
-                lengths.forget(kmeans.counts_ == 0)  # those that this step has drawn anew
                 books.append(kmeans.centres_ * lengths.add(ids, along).mean()[..., None])
                 chosen = chosen * along[..., None]
             else:

@@ -11,7 +11,7 @@ slower on 20 000 rows of size 64. Here all groups share every matrix product, wh
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.tasks.errors import InputError
@@ -162,12 +162,6 @@ class MeanBy:
             self.sums, self.counts = (values.new_zeros(len(values), self.n_ids) for _ in range(2))
         self.sums.scatter_add_(1, ids, values)
         self.counts.scatter_add_(1, ids, torch.ones_like(values))
-        return self
-
-    def forget(self, ids: Bool[Tensor, "group id"]) -> "MeanBy":
-        """Of ids that stand for something else now."""
-        if self.sums is not None:
-            self.sums[ids], self.counts[ids] = 0, 0
         return self
 
     def mean(self) -> Float[Tensor, "group id"]:

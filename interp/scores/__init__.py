@@ -194,7 +194,7 @@ def method_config(name: str, task: str, options: dict[str, str], **common: float
 
 
 def _parse(key: str, text: str, field: Field):
-    check_choice(f"option {key}", field.type, text)
+    check_choice(f"option {key}=", field.type, text)
     default = field.default
     kind = type(default)
     if default is None or kind is str:
