@@ -157,7 +157,6 @@ class MeanBy:
         self.counts: Float[Tensor, "group id"] | None = None
 
     def add(self, ids: Int[Tensor, "group row"], values: Float[Tensor, "group row"]) -> "MeanBy":
-        values = values.double()  # many shards make large counts
         if self.sums is None:
             self.sums, self.counts = (values.new_zeros(len(values), self.n_ids) for _ in range(2))
         self.sums.scatter_add_(1, ids, values)
@@ -166,4 +165,4 @@ class MeanBy:
 
     def mean(self) -> Float[Tensor, "group id"]:
         of_all = self.sums.sum(1, keepdim=True) / self.counts.sum(1, keepdim=True)
-        return torch.where(self.counts > 0, self.sums / self.counts.clamp(min=1), of_all).float()
+        return torch.where(self.counts > 0, self.sums / self.counts.clamp(min=1), of_all)

@@ -93,9 +93,8 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
         raise NotImplementedError("the lengths of codes are what they add: they cannot be folded away")
 
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
-        with (
-            torch.no_grad()
-        ):  # and not by .data, past the version by which the book knows that its codes changed
+        # not by .data, which passes by the version that tells the book of a change
+        with torch.no_grad():
             self.book.codes /= scaling_factor
             self.b_dec /= scaling_factor
         self.cfg.normalize_activations = "none"

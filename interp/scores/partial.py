@@ -28,9 +28,11 @@ class PartialEffects:
         cls, path: Path | None, model: Model, pairs: PromptPairs, sites: Sequence[Site]
     ) -> "PartialEffects":
         """Start, or resume the file at ``path``, which must be of the same model, pairs and sites."""
-        fingerprint = _fingerprint(model, pairs, sites)
         effects = np.full((len(pairs), len(sites)), np.nan)
-        if path is None or not path.exists():
+        if path is None:
+            return cls(effects, path, "")  # which nothing reads: the weights need not be hashed
+        fingerprint = _fingerprint(model, pairs, sites)
+        if not path.exists():
             return cls(effects, path, fingerprint)
         try:
             with safe_open(path, framework="numpy") as file:
