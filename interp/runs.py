@@ -108,7 +108,7 @@ class Run:
                 Component(
                     **{key: part[key] for key in kept},
                     roles=part.get("roles", {}),
-                    codes=self.details["members"].get(part["site"], {}).get("codes", {}),
+                    codes=self.details.get("members", {}).get(part["site"], {}).get("codes", {}),
                 )
                 for part in (*self.result["heads"], *self.result["mlps"])
             ),
@@ -248,7 +248,7 @@ class Run:
         if not isinstance(result, dict) or result.get("format") != FORMAT:
             found = result.get("format") if isinstance(result, dict) else None
             raise InputError(f"run folder {folder} has format {found!r}: this version reads format {FORMAT}")
-        fault = _fault(result, details)
+        fault = _fault(result, details, arrays)
         if fault:
             raise InputError(
                 f"run folder {folder} is damaged ({fault}): delete it, and run the discovery again"
@@ -304,63 +304,22 @@ def _told(folder: Path) -> dict:
     return told if isinstance(told, dict) else {}
 
 
-_KEYS = ("model", "task", "method", "seed", "n_pairs", "heads", "mlps", "edges", "metric")
-_PART = ("site", "layer", "score", "effect", "effect_low", "effect_high", "in_circuit")
-_WANTED = {
-    "heads": (*_PART, "head", "roles"),
-    "mlps": _PART,
-    "edges": ("from", "to", "into", "score"),
-}
-_NUMBERS = {"layer", "head", "score", "effect", "effect_low", "effect_high"}
-_EXAMPLE = ("clean", "corrupt", "positions", "metric", "answers", "wrong_answers")
+def _fault(result: dict, details: object, arrays: dict[str, np.ndarray]) -> str | None:
+    """What makes a run unreadable for what follows, or ``None``."""
+    from interp.run_format import (
+        fault_of_details,
+        fault_of_result,
+    )  # pydantic is heavy, and most commands read no run
 
-
-def _fault(result: dict, details: object) -> str | None:
-    """What makes ``run.json`` or ``details.json`` unreadable for what follows, or ``None``."""
-    missing = sorted(set(_KEYS) - set(result))
-    if missing:
-        return f"{RESULT} lacks {', '.join(missing)}"
-    if not isinstance(details, dict):
-        return f"{DETAILS} is not an object"
-    examples, members = details.get("examples", []), details.get("members", {})
-    if not isinstance(examples, list) or not isinstance(members, dict):
-        return f"examples or members in {DETAILS} are of the wrong kind"
-    if not all(isinstance(row, dict) and set(_EXAMPLE) <= set(row) for row in examples):
-        return f"an entry of examples in {DETAILS} lacks one of {', '.join(_EXAMPLE)}"
-    if not all(isinstance(row, dict) for row in members.values()):
-        return f"an entry of members in {DETAILS} is not an object"
-    for group, wanted in _WANTED.items():
-        rows = result[group]
-        if not isinstance(rows, list):
-            return f"{group} in {RESULT} is not a list"
-        for row in rows:
-            if not isinstance(row, dict) or not set(wanted) <= set(row):
-                return f"an entry of {group} in {RESULT} lacks one of {', '.join(wanted)}"
-            if not all(isinstance(row[key], int | float | None) for key in _NUMBERS & set(wanted)):
-                return f"an entry of {group} in {RESULT} has no number where one belongs"
-    sure = {"heads": ("layer", "head", "score"), "mlps": ("layer", "score"), "edges": ("score",)}
-    for group, keys in sure.items():  # which no part can lack, as it lacks an effect where it was not checked
-        if not all(isinstance(row[key], int | float) for row in result[group] for key in keys):
-            return f"an entry of {group} in {RESULT} has no number where one belongs"
-    if not result["heads"]:
-        return f"heads in {RESULT} is empty"
-    if not all(isinstance(result[key], int) for key in ("seed", "n_pairs")):
-        return f"seed or n_pairs in {RESULT} is no whole number"
-    metric = result["metric"]
-    if not isinstance(metric, dict) or not {"clean", "corrupt"} <= set(metric):
-        return f"metric in {RESULT} lacks clean or corrupt"
-    if not all(isinstance(metric[side], int | float) for side in ("clean", "corrupt")):
-        return f"metric in {RESULT} has no number where one belongs"
-    if not isinstance(result.get("recovery", {}), dict):
-        return f"recovery in {RESULT} is not an object"
-    proposed = result.get("proposed")
-    if proposed is not None and not (
-        isinstance(proposed, dict)
-        and isinstance(proposed.get("false_discovery_rate"), int | float)
-        and isinstance(proposed.get("heads"), list)
-        and all(isinstance(site, str) for site in proposed["heads"])
-    ):
-        return f"proposed in {RESULT} is neither null nor heads at a false_discovery_rate"
+    for name, fault in ((RESULT, fault_of_result(result)), (DETAILS, fault_of_details(details))):
+        if fault:
+            return f"{name} {fault}"
+    shape = tuple(1 + max(head[key] for head in result["heads"]) for key in ("layer", "head"))
+    per_pair = arrays.get("heads_per_pair")
+    if per_pair is not None and (per_pair.ndim != 3 or per_pair.shape[1:] != shape):
+        return (
+            f"heads_per_pair in {ARRAYS} is of shape {per_pair.shape}, and the heads of {RESULT} are {shape}"
+        )
     return None
 
 

@@ -20,6 +20,7 @@ ORDER = (
     "interp.codesearch",
     "interp.steering",
     "interp.evaluation",
+    "interp.run_format",
     "interp.runs",
     "interp.record",
     "interp.discovery",

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from interp.circuits.references import load_reference
 from interp.files import check_folder
@@ -27,6 +28,10 @@ def run() -> Run:
 
 def _change(path, **values) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def _head(folder, **values) -> dict:
+    return {**json.loads((folder / RESULT).read_text())["heads"][0], **values}
 
 
 def test_round_trip(run, tmp_path):
@@ -160,34 +165,27 @@ def test_nan_is_not_written_as_json(run, tmp_path):
         (lambda f: (f / ARRAYS).write_bytes(b"noise"), "damaged"),
         (lambda f: (f / RESULT).write_text("[]"), "format None"),
         (lambda f: (f / RESULT).write_text(json.dumps({"format": 99})), "format 99"),
-        (lambda f: (f / RESULT).write_text(json.dumps({"format": 1})), "lacks"),
-        (lambda f: _change(f / RESULT, heads=[]), "heads in run.json is empty"),
+        (lambda f: (f / RESULT).write_text(json.dumps({"format": 1})), "run.json lacks model, and 8 more"),
+        (lambda f: _change(f / RESULT, heads=[]), "heads: List should have at least 1 item"),
+        (lambda f: _change(f / RESULT, recovery=7), "run.json recovery: Input should be an object"),
+        (lambda f: _change(f / RESULT, seed="x"), "seed: Input should be a valid integer"),
+        (lambda f: _change(f / RESULT, n_pairs=-1), "n_pairs: Input should be greater than or equal to 0"),
+        (lambda f: _change(f / RESULT, metric={"clean": float("nan"), "corrupt": 0}), "a finite number"),
         (
-            lambda f: _change(
-                f / RESULT, heads=[{**json.loads((f / RESULT).read_text())["heads"][0], "score": None}]
-            ),
-            "heads in run.json has no number",
+            lambda f: _change(f / RESULT, proposed={"false_discovery_rate": 2, "heads": []}),
+            "less than or equal",
         ),
-        (lambda f: _change(f / RESULT, recovery=7), "recovery in run.json"),
-        (lambda f: _change(f / RESULT, recovery=None), "recovery in run.json"),
+        (lambda f: _change(f / DETAILS, members=[]), "details.json members: Input should be an object"),
+        (lambda f: _change(f / DETAILS, members={"a0.h1": {"pattern": [[1.0], [0, 1]]}}), "is not square"),
         (
-            lambda f: _change(
-                f / RESULT, edges=[{"from": "a0.h0", "to": "a1.h0", "into": "q", "score": None}]
-            ),
-            "edges in run.json has no number",
+            lambda f: _change(f / RESULT, heads=[_head(f, effect_low=None)]),
+            "a0.h1 is in the circuit and has no",
         ),
+        (lambda f: _change(f / RESULT, heads=[_head(f, site="../a0")]), "heads.0.site: String should match"),
         (
-            lambda f: _change(f / DETAILS, examples=[{"clean": [], "corrupt": [], "positions": {}}]),
-            "lacks one of clean, corrupt, positions, metric, answers",
+            lambda f: save_file({"heads_per_pair": np.zeros((5, 3, 1))}, f / ARRAYS),
+            r"heads_per_pair in scores.safetensors is of shape \(5, 3, 1\), and the heads of run.json are \(1, 2\)",
         ),
-        (lambda f: _change(f / RESULT, seed="x"), "seed or n_pairs"),
-        (lambda f: _change(f / RESULT, metric={"clean": "x", "corrupt": 0}), "no number"),
-        (lambda f: _change(f / RESULT, proposed=["a0.h1"]), "proposed in run.json"),
-        (
-            lambda f: _change(f / RESULT, proposed={"false_discovery_rate": 0.1, "heads": [[]]}),
-            "proposed in run.json",
-        ),
-        (lambda f: _change(f / DETAILS, members=[]), "wrong kind"),
     ],
 )
 def test_a_damaged_folder_is_named_with_its_fault(run, tmp_path, damage, message):
