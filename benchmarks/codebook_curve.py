@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--fit-tokens", type=int, default=FIT_TOKENS)
     parser.add_argument("--eval-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--work", type=Path, default=Path("codebooks/curve"), help="where codebooks lie")
+    parser.add_argument("--work", type=Path, default=Path("runs/curve"), help="where codebooks lie")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     given = parser.parse_args()

@@ -43,7 +43,7 @@ def bench(
     ] = None,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="folder of the results, gone on with where there are some")
-    ] = Path("bench"),
+    ] = Path("runs/bench"),
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,

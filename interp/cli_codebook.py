@@ -55,7 +55,7 @@ def fit(
     ] = True,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="folder to write [default: codebooks/MODEL-SELECTION-kK]"),
+        typer.Option(metavar="DIR", help="folder to write [default: runs/MODEL-SELECTION-kK]"),
     ] = None,
     context: ContextOption = 64,
     seed: Annotated[
@@ -68,7 +68,7 @@ def fit(
     """Fit one codebook per site by k-means, without gradients; resumes where a killed run stopped."""
     from interp.files import check_folder
 
-    folder = out or Path("codebooks") / f"{file_name(model)}-{selection}-k{k}"
+    folder = out or Path("runs") / f"{file_name(model)}-{selection}-k{k}"
     check_folder(folder, "manifest.json", "--out")
 
     from interp.bottlenecks.fitting import FitConfig, fit_codebooks, new_books

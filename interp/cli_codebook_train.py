@@ -101,7 +101,7 @@ def train(
     if start is not None:
         found = BookFolder.open(start)
     else:
-        start = Path("codebooks") / f"{file_name(model or DEFAULT_MODEL)}-residual-k8"
+        start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-residual-k8"
         found = BookFolder.open(start) if BookFolder.exists(start) else None
     named = (
         start if start.name not in ("", "..") else start.resolve()

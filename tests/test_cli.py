@@ -386,3 +386,31 @@ def test_importing_the_package_lets_waiting_threads_sleep_unless_told_otherwise(
         [sys.executable, "-c", source], env=given, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == (already or "passive")
+
+
+def test_what_commands_write_lies_where_the_workbench_looks(command):
+    words = (
+        "--tasks",
+        "planted-induction",
+        "--methods",
+        "random,layer-index",
+        "--pairs",
+        "5",
+        "--seeds",
+        "1",
+    )
+    assert command("bench", *words).code == 0
+    words = (
+        "--model",
+        "planted-induction",
+        "--data",
+        "stdlib",
+        "--tokens",
+        "640",
+        "--context",
+        "32",
+        "--codes",
+        "8",
+    )
+    assert command("codebook", "fit", *words).code == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"bench", "planted-induction-residual-k8"}
