@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import os
 import re
+import threading
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # ids from before the hub asked for owners
 _OWNERLESS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?|mps")
+_ONE_AT_A_TIME = threading.RLock()
+"""transformers makes models on the meta device while it loads one, for every thread."""
 
 
 def load_model(
@@ -46,6 +49,14 @@ def load_model(
     cannot be loaded.
     """
     where, precision = parse_device(device), parse_dtype(dtype)
+    with _ONE_AT_A_TIME:
+        model = _load(spec, where, precision)
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def _load(spec: str, where: torch.device, precision: torch.dtype) -> TransformerBridge:
     kind, rest = classify(spec)
     if kind == "embedded":
         model = read_pretrained(embedded_folder(), where, precision)
@@ -69,8 +80,6 @@ def load_model(
         model = read_pretrained(rest, where, precision)
         commit = getattr(model.original_model.config, "_commit_hash", None)
         record_source(model, spec, f"Hugging Face hub, {rest}", commit)
-    model.eval()
-    model.requires_grad_(False)
     return model
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -197,3 +198,12 @@ load_model({str(tiny_model_folder("gpt2"))!r})("a")
 """
     environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
+
+
+def test_models_can_be_loaded_from_several_threads(tiny_model_folder):
+    specs = [str(tiny_model_folder(family)) for family in ("llama", "qwen2", "gpt2")] * 4
+    with ThreadPoolExecutor(len(specs)) as threads:
+        models = list(threads.map(load_model, specs))
+    assert [model.cfg.n_layers > 0 and not model.training for model in models] == [True] * len(specs)
+    for model in models:
+        assert not any(parameter.is_meta for parameter in model.parameters())
