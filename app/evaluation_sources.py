@@ -21,6 +21,8 @@ STEERINGS = {
 }
 FIRST = "ioi"
 """The README's, so that it is what a checkout shows before anything was run."""
+SCALE = "cpu-"
+"""How the README's reproductions of the finite-state experiment begin."""
 
 
 def benches() -> dict[str, Path]:
@@ -47,7 +49,12 @@ def unmeasured() -> list[str]:
 
 
 def reproductions() -> dict[str, Path]:
-    return {name: engine.runs() / name / shelf.REPRODUCTION for name in shelf.folders("reproductions")}
+    """Files by the names that are shown, those of the runs folder first."""
+    found = {name: engine.runs() / name / shelf.REPRODUCTION for name in shelf.folders("reproductions")}
+    kept = sorted(
+        (RESULTS / "tokfsm").glob("*.json"), key=lambda path: (not path.stem.startswith(SCALE), path.stem)
+    )
+    return found | {f"{path.stem}, of the repository": path for path in kept}
 
 
 def steerings() -> dict[str, Path]:

@@ -251,7 +251,18 @@ def test_a_reproduction_of_before_there_were_numbers_of_the_phase_is_shown_witho
     assert list(app.dataframe[0].value[""]) == list(NAMES.values())
 
 
-def test_without_a_reproduction_it_says_what_makes_one(page, tmp_path):
+def test_reproductions_of_the_repository_are_there_without_any_run(page, tmp_path):
+    app = page(tmp_path, MACHINE)
+    assert app.selectbox(key="machine").value == "cpu-seed0, of the repository"
+    kept = {path.stem for path in (evaluation_sources.RESULTS / "tokfsm").glob("*.json")}
+    assert {name.removesuffix(", of the repository") for name in app.selectbox(key="machine").options} == kept
+    for name in app.selectbox(key="machine").options:
+        shown = page(tmp_path, MACHINE, machine=name)
+        assert not shown.error and shown.selectbox(key="machine").value == name and shown.metric
+
+
+def test_without_a_reproduction_it_says_what_makes_one(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_sources, "RESULTS", tmp_path / "no checkout")
     app = page(tmp_path / "none", MACHINE)
     assert app.code[0].value.startswith("interp reproduce tokfsm --scale quick --out ")
     assert not app.metric
@@ -275,7 +286,7 @@ def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, reproduced, p
             "words for numbers": whole.replace(": 0.", ': "x0.').replace(": 0.", ""),
         }[damage]
     )
-    app = page(runs, part, bench="table")
+    app = page(runs, part, bench="table", machine="tokfsm")
     assert not app.exception and len(app.error) == 1 and "damaged" in app.error[0].value
     app.get("button_group")[0].set_value(CODEBOOKS if part != CODEBOOKS else METHODS).run()
     assert not app.exception and not app.error and app.dataframe
