@@ -21,8 +21,8 @@ STEERINGS = {
 }
 FIRST = "ioi"
 """The README's, so that it is what a checkout shows before anything was run."""
-SCALE = "cpu-"
-"""How the README's reproductions of the finite-state experiment begin."""
+SCALES = ("cpu", "quick")
+"""Of the finite-state runs that their command still repeats; others are of earlier recipes."""
 
 
 def benches() -> dict[str, Path]:
@@ -51,9 +51,7 @@ def unmeasured() -> list[str]:
 def reproductions() -> dict[str, Path]:
     """Files by the names that are shown, those of the runs folder first."""
     found = {name: engine.runs() / name / shelf.REPRODUCTION for name in shelf.folders("reproductions")}
-    kept = sorted(
-        (RESULTS / "tokfsm").glob("*.json"), key=lambda path: (not path.stem.startswith(SCALE), path.stem)
-    )
+    kept = [path for scale in SCALES for path in sorted((RESULTS / "tokfsm").glob(f"{scale}-*.json"))]
     return found | {f"{path.stem}, of the repository": path for path in kept}
 
 

@@ -3,7 +3,9 @@
 ::
 
     python benchmarks/tokfsm_seeds.py                  # the runs that come with the repository, of scale cpu
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/quick-*.json    # or adam-*.json, of an earlier recipe
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/quick-*.json
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/long-*.json     # 38 M tokens
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/adam-*.json     # the same by an earlier recipe
     python benchmarks/tokfsm_seeds.py runs/tokfsm-*    # folders of ``interp reproduce tokfsm``, of one scale
 
 Runs nothing. The interval is Student's, 95 %, over seeds: how far the mean over all seeds may be from this one, where

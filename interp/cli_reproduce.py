@@ -25,7 +25,7 @@ def tokfsm(
         typer.Option(
             parser=one_of("quick", "cpu", "full"),
             metavar="SCALE",
-            help="quick (10 M tokens), cpu (38 M) or full (2.6 G, a GPU)",
+            help="quick (10 M tokens), cpu (20 M) or full (2.6 G, a GPU)",
         ),
     ] = "cpu",
     seed: Annotated[
@@ -36,7 +36,7 @@ def tokfsm(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="folder to write [default: reproductions/tokfsm-SCALE-seedN]"),
+        typer.Option(metavar="DIR", help="folder to write [default: runs/tokfsm-SCALE-seedN]"),
     ] = None,
     device: DeviceOption = None,
 ) -> None:
@@ -45,7 +45,7 @@ def tokfsm(
     from interp.tokfsm.recipe import recipe
 
     wanted = recipe(scale, seed=seed, tokens=tokens)
-    folder = out or Path("reproductions") / f"tokfsm-{scale}-seed{seed}"
+    folder = out or Path("runs") / f"tokfsm-{scale}-seed{seed}"
     check_folder(folder, "result.json", "--out")
 
     from interp.models import parse_device

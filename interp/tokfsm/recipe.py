@@ -31,8 +31,8 @@ class Recipe:
     """
 
     scale: str = "cpu"
-    tokens: int = 38_000_000
-    plain_share: float = 0.6
+    tokens: int = 20_000_000
+    plain_share: float = 0.7
     n_codes: int = 1000
     batch: int = 16
     lr: float = 5e-3
@@ -82,7 +82,7 @@ class Recipe:
 
 
 SCALES = {
-    "quick": replace(Recipe(), scale="quick", tokens=10_000_000),
+    "quick": replace(Recipe(), scale="quick", tokens=10_000_000, plain_share=0.6),
     "cpu": Recipe(),
     "full": replace(
         Recipe(), scale="full", tokens=2_621_440_000, n_codes=10_000, batch=512, fit_sequences=1024

@@ -254,7 +254,7 @@ def test_a_reproduction_of_before_there_were_numbers_of_the_phase_is_shown_witho
 def test_reproductions_of_the_repository_are_there_without_any_run(page, tmp_path):
     app = page(tmp_path, MACHINE)
     assert app.selectbox(key="machine").value == "cpu-seed0, of the repository"
-    kept = {path.stem for path in (evaluation_sources.RESULTS / "tokfsm").glob("*.json")}
+    kept = {path.stem for path in (evaluation_sources.RESULTS / "tokfsm").glob("[cq]*.json")}
     assert {name.removesuffix(", of the repository") for name in app.selectbox(key="machine").options} == kept
     for name in app.selectbox(key="machine").options:
         shown = page(tmp_path, MACHINE, machine=name)

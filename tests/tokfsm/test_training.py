@@ -172,7 +172,7 @@ def test_bad_input(wrong, words):
 
 
 def test_the_command_prints_the_page_and_names_what_is_wrong(command, elsewhere):  # noqa: ARG001
-    assert "38 M" in command("reproduce", "tokfsm", "--help").out
+    assert "20 M" in command("reproduce", "tokfsm", "--help").out
     failed = command("reproduce", "tokfsm", "--scale", "huge")
     assert failed.code == 2 and "huge is not quick or cpu or full" in failed.error
     assert "tokens 10: give at least 4096" in command("reproduce", "tokfsm", "--tokens", "10").error
