@@ -121,9 +121,10 @@ def draw_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
     )
 
 
-def draw_again(comparison: Comparison, request: Request) -> None:
+def draw_again(comparison: Comparison, request: Request, books: str) -> None:
+    """How to get the same texts again; ``books`` is what the codebooks that made them are called."""
     st.subheader("Again")
     in_python, in_terminal, link = st.tabs(["In Python", "On the command line", "Link"])
     in_python.code(comparison.program, language="python", wrap_lines=True, height=CODE)
     in_terminal.code(comparison.command, language="bash", wrap_lines=True, height=CODE)
-    link.code(address(request, st.session_state["books"]), language=None, wrap_lines=True, height=CODE)
+    link.code(address(request, books), language=None, wrap_lines=True, height=CODE)

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from interp.app import engine, shelf
 from interp.app.tokens import pieces
 from interp.steering import FoundCodes, WeightedCode, find_codes, steer
-from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, until_end
+from interp.steering.continuations import Continuation, continue_prompts, encode_prompts
 from interp.steering.controls import random_codes
 from interp.steering.divergence import step_divergences
 from interp.steering.edits import code_edits
 from interp.steering.kept import keep, recall, request_key
 from interp.steering.repeat import command, program
 from interp.tasks.errors import InputError
-from interp.text.special import first_token
+from interp.text.special import ends, first_token, until_end
 
 BASE, STEERED, RANDOM = "Base", "Steered", "Random codes"
 EVERY = 2
@@ -112,7 +112,7 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
             if (tokens.shape[1] - len(ids)) % EVERY == 1:
                 marks = within.chosen(*tokens.shape).tolist()
                 for row, name in enumerate(arms):
-                    so_far = until_end(tokens[row, len(ids) :].tolist(), model.tokenizer.eos_token_id)
+                    so_far = until_end(tokens[row, len(ids) :].tolist(), ends(model))
                     edited = _edited(name, marks[row], len(ids) + len(so_far), ended=False)
                     show(row, *_runs(model.tokenizer, ids, so_far, edited))
 

@@ -105,7 +105,9 @@ def steer(
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, share and split")
     ] = 0,
     codebooks: CodebooksOption = None,
-    k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 1,
+    k: Annotated[
+        int | None, whole_option("--k", "-k", least=1, help="codes per vector [default: as fitted]")
+    ] = None,
     error_term: Annotated[
         bool,
         typer.Option(
@@ -209,6 +211,8 @@ def steer(
     print_repeat(
         {
             "model": model,
+            "device": device,
+            "dtype": dtype,
             "codebooks": None if codebooks is None else str(codebooks),
             "k": k,
             "codes": given,

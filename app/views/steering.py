@@ -185,17 +185,17 @@ if pressed:
             control,
         )
         comparison = compare(folder, books, request, shown)
-        st.session_state["comparison"] = found, request, comparison
+        st.session_state["comparison"] = found, request, comparison, st.session_state["books"]
     except InputError as error:
         engine.say(error)
     writing.empty()
 
 if "comparison" in st.session_state:
-    found, request, comparison = st.session_state["comparison"]
+    found, request, comparison, made_with = st.session_state["comparison"]
     with done.container():
         draw(comparison)
         if found is not None:
             draw_found(found, comparison.codes)
-        draw_again(comparison, request)
+        draw_again(comparison, request, made_with)
 elif not pressed:
     done.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")

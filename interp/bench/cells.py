@@ -21,7 +21,7 @@ from interp.activations.stream import Progress
 from interp.bench.plan import drawn
 from interp.bench.store import Say, read_record, write_record
 from interp.files import atomic_path
-from interp.models import Model, weights_digest
+from interp.models import Model, describe_model, weights_digest
 from interp.scores import Scores, load_method, method_config
 from interp.scores.growth import GrowthConfig
 from interp.scores.result import EdgeScore
@@ -78,12 +78,12 @@ class Runner:
         return method_config(self.method, self.pool.task, {k: v for k, v in options.items() if k in known})
 
     def settings(self) -> dict:
-        """What the method's scores depend on, beside the pairs; the batch size only moves the last digits."""
-        version = load_method(self.method).version
-        kept = {
-            key: value for key, value in asdict(self.config(0)).items() if key not in ("batch_size", "seed")
-        }
-        return kept if version == 1 else kept | {"version": version}
+        """What the method's scores depend on, beside the pairs."""
+        method = load_method(self.method)
+        kept = {key: value for key, value in asdict(self.config(0)).items() if key != "seed"}
+        if not method.by_batch:
+            kept.pop("batch_size", None)
+        return kept if method.version == 1 else kept | {"version": method.version}
 
     def run(self, indices: Sequence[int], seed: int, tell: Tell) -> Scores:
         """The method on some pairs of the pool, which may be drawn more than once."""
@@ -107,6 +107,7 @@ class Runner:
             "config": self.settings(),
             "pool": self.pool.digest(),
             "weights": weights_digest(self.model),
+            "dtype": describe_model(self.model)["dtype"],
             "edges_compared": self.edges_compared,
         }
         looked_at = settings | {"probe": "of two pairs at least"}

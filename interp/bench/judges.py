@@ -1,6 +1,6 @@
 """What scores are judged by: the reference circuits of a target, and held-out prompts to run circuits on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ class Court:
     ) -> tuple[Float[np.ndarray, "layer head"], tuple[Judge, ...]] | None:
         """Exact effects over ``n`` of the measured pairs, and the judges for them; ``None`` if no pair is left.
 
-        The measured reference is replaced by what its other pairs say, so that no pair judges itself.
+        Measured effects are replaced by what the other pairs say, so that no pair judges itself.
         """
         size = self.measured.n_pairs
         if n >= size:
@@ -90,13 +90,16 @@ class Court:
         judges = tuple(
             Judge(judge.name, np.abs(effects) >= THRESHOLD * gap, effects)
             if judge.name == self.measured.name
-            else judge
+            else replace(judge, effects=None if judge.effects is None else effects)
             for judge in self.judges
         )
         return self.measured.heads[own].mean(0), judges
 
     def yardstick_forwards(self) -> float:
-        """What exact interchange of every head costs a pair: two forwards, and one from each head's layer on."""
+        """What exact interchange of every head costs a pair: two forwards, and one from each head's layer on.
+
+        Nothing is skipped of them; without what the prompts begin with in common it is less.
+        """
         return 2 + self.measured.n_heads * (self.measured.n_layers + 1) / 2
 
 

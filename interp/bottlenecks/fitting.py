@@ -10,7 +10,7 @@ The texts go through the model layer by layer (:mod:`interp.bottlenecks.layer_st
 sites' activations ever exists, and a killed run loses one site's work at most.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -164,10 +164,22 @@ def _learn(book: Codebook, batches: list[Tensor], device: torch.device) -> None:
     if size <= IN_MEMORY:
         book.to(device).fit(torch.cat(batches).to(device))
     else:
-        for batch in batches:
-            book.to(device).partial_fit(batch.to(device))
+        for shard in _shards(batches, book.config.n_codes * book.config.d_in * book.config.groups):
+            book.to(device).partial_fit(shard.to(device))
     for batch in batches:
         book.count(book.encode(batch.to(device)).ids)
+
+
+def _shards(batches: list[Tensor], least: int) -> Iterator[Tensor]:
+    """The batches, as many joined as hold so many numbers: the first step of k-means needs a vector for every code."""
+    waiting: list[Tensor] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(batch.numel() for batch in waiting) >= least:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def _new_book(model: Model, site: Site, config: FitConfig) -> Codebook:

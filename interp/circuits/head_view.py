@@ -15,6 +15,7 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, model_device
 from interp.models import Model
 from interp.models.final_norm import FinalNorm
+from interp.models.linear_norm import added_by_heads
 from interp.scores.head_codes import SIDES
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import Metric, PromptPair
@@ -90,8 +91,7 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
         raise InputError("the model gives NaN or infinite logits on this pair: try --dtype float32")
     norm = FinalNorm.of(model)
     written = [
-        norm.direct(torch.einsum("bhd,hdm->bhm", z, model.blocks[layer].attn.W_O).float(), resid[0][:, None])
-        for layer, z in enumerate(ends)
+        norm.direct(added_by_heads(model, layer, z), resid[0][:, None]) for layer, z in enumerate(ends)
     ]
     found = task_metric(logits, [pair, pair], metric)
     return PairView(

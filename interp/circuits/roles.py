@@ -27,6 +27,7 @@ from torch import Tensor
 from interp.activations.stream import PairBatch, model_device
 from interp.models import Model, hooked
 from interp.models.final_norm import FinalNorm
+from interp.models.linear_norm import added_by_heads
 from interp.tasks.pairs import PromptPair
 
 FULL_SHARE = 0.02
@@ -74,8 +75,7 @@ class HeadReadout:
         for _, index in shown:
             self.written_[index] = torch.zeros(*self.direct_.shape[1:], resid.shape[-1])
         for layer, (z, pattern) in enumerate(zip(batch.clean.z, batch.clean.pattern, strict=True)):
-            result = torch.einsum("bhd,hdm->bhm", z[:, -1], self.model.blocks[layer].attn.W_O).float()
-            written = self.norm.direct(result, resid[:, None])  # [batch, head, d_model]
+            written = self.norm.direct(added_by_heads(self.model, layer, z[:, -1]), resid[:, None])
             self.direct_[rows, layer] = (written * direction[:, None]).sum(-1).cpu().numpy()
             for row, index in shown:
                 self.written_[index][layer] = written[row].cpu()

@@ -4,6 +4,8 @@ A block of :data:`BLOCK` tokens of one book is contiguous, so that both ways of 
 book (chunks of 16 KiB at eight codes a token), and all books' codes at a few tokens (which then lie near each other).
 """
 
+import errno
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,9 +140,20 @@ class IdFile:
 
     @classmethod
     def create(cls, path: Path, layout: Layout) -> "IdFile":
-        """A file of the final size, sparse where the file system can."""
+        """A file of the final size, with its place on the disk: a write to a mapped file has no other way to fail than
+        to end the process.
+
+        Raises:
+            OSError: the disk has not that much left; nothing is left of the file.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = cls(layout, open_memmap(path, "w+", layout.dtype, layout.shape))
+        array = open_memmap(path, "w+", layout.dtype, layout.shape)
+        try:
+            _reserve(path)
+        except OSError:
+            path.unlink()
+            raise
+        found = cls(layout, array)
         for i, book in enumerate(layout.books):
             found.book(i)[-1] = book.n_codes  # behind the last token
         return found
@@ -213,3 +226,14 @@ def names_of_groups(site: str, n_groups: int | None) -> Sequence[str]:
         return [site]
     letter = "h" if site.startswith("a") else "g"
     return [f"{site}.{letter}{group}" for group in range(n_groups)]
+
+
+def _reserve(path: Path) -> None:
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
+                raise

@@ -54,6 +54,8 @@ class Method:
     alone: Callable[..., Growth] | None = None
     """``alone(model, pairs, config, progress=)`` for methods that, when asked, order heads anew for circuits that are
     to do the task by themselves. Others order them by their scores."""
+    by_batch: bool = False
+    """Whether another batch size gives other scores, and not only other last digits."""
     version: int = 1
     """Raised whenever the same config gives other scores: cells of an older bench are then made again."""
 
@@ -151,7 +153,11 @@ METHODS: dict[str, Method] = {
     "random": Method(random_ranking, RandomConfig, _pairs, "a random ranking"),
     "layer-index": Method(layer_index, LayerIndexConfig, _pairs, "later layers first"),
     "subnetwork-probing": Method(
-        subnetwork_probing, SubnetworkProbingConfig, _hundredths, "learned masks that keep the answer"
+        subnetwork_probing,
+        SubnetworkProbingConfig,
+        _hundredths,
+        "learned masks that keep the answer",
+        by_batch=True,  # a step of its optimizer is a batch
     ),
     "acdc": Method(
         acdc, ACDCConfig, _hundredths, "greedy pruning of heads or edges, a sweep of its threshold"

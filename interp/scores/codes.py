@@ -55,7 +55,6 @@ HIDDEN_TIE_BREAK = 0.01
 """How a value that is surely below the threshold counts beside one above it."""
 BASE_COST = 4.0
 """Forward-pass equivalents a pair: clean, corrupt, and a backward pass."""
-FLIPS = 4000
 CHANGES = 8
 """Changes of code that are told of a head."""
 LIKELY = 0.5
@@ -271,19 +270,6 @@ def _kept(indices: Sequence[int], seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).permutation(indices)[:MOST_KEPT].tolist())
 
 
-def permutation_p_values(
-    per_pair: Float[np.ndarray, "pair head"], seed: int, flips: int = FLIPS
-) -> Float[np.ndarray, " head"]:
-    """Two-sided p-value of each head's mean effect under permuted clean/corrupt labels (sign flips of pairs).
-
-    The observed labelling counts as one of the permutations, so that p is never 0 (Phipson & Smyth 2010).
-    """
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, len(per_pair)))
-    observed = np.abs(per_pair.sum(axis=0))
-    as_large = (np.abs(signs @ per_pair) >= observed * (1 - 1e-12)).sum(axis=0)
-    return (as_large + 1) / (flips + 1)
-
-
 def _evidence(
     pairs: PromptPairs, swaps: Swaps, ranking: Ranking, role_codes: RoleCodes, budget: float, seed: int
 ) -> dict[str, Evidence]:
@@ -296,7 +282,7 @@ def _evidence(
     found = {}
     estimates, probability = ranking.estimates, ranking.member.probability
     estimate, variance = estimates.estimate()
-    p_values = permutation_p_values(estimates.per_pair(), seed)
+    p_values = estimates.p_values(seed)
     for flat in np.argsort(-probability * np.abs(estimate), kind="stable"):
         if probability[flat] < LIKELY:
             continue

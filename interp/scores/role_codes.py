@@ -122,7 +122,8 @@ class RoleCodes:
             clean: from position ``first`` on.
         """
         replaced = clean.clone()
-        positions = pairs[pair].positions or {"last": len(pairs[pair].clean_tokens) - 1}
+        # where one pair names no roles, all have but their last position
+        positions = {"last": len(pairs[pair].clean_tokens) - 1, **pairs[pair].positions}
         done = set()
         for slot, role in enumerate(self.roles):
             at = positions[role] - first

@@ -32,6 +32,8 @@ STEP = 3
 """Pairs that a chosen head is swapped on before the next look."""
 TIE_BREAK = 1e-6
 """How an effect that is surely below the threshold counts: enough to order such heads."""
+FLIPS = 4000
+"""Permutations of the labels."""
 _PRIOR_WEIGHT = 3.0
 """How many swaps the common size of residuals is worth beside a head's own."""
 
@@ -103,6 +105,22 @@ class EffectEstimates:
         estimate, _ = self.estimate()
         guessed = self.attribution + (estimate - self.attribution.mean(axis=0))
         return np.where(np.isfinite(self.exact), self.exact, guessed)
+
+    def p_values(self, seed: int, flips: int = FLIPS) -> Float[np.ndarray, " head"]:
+        """Two-sided p-value of every head's estimate under permuted clean/corrupt labels: of no effect at all.
+
+        A permutation turns the signs of what is known of a pair, attribution and exact effect together, and the
+        estimate is made again; so a head that was swapped on few pairs, where the swaps say something else than
+        attribution, cannot be sure. Of a head that was never swapped it says that attribution is not by chance, and
+        attribution's bias is open. The observed labels count as one of the permutations, so that p is never 0
+        (Phipson & Smyth 2010).
+        """
+        n, done = len(self.attribution), np.maximum(self.swapped, 1)
+        residual = np.nan_to_num(self.exact - self.attribution)
+        parts = self.attribution / n + residual / done
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, n))
+        as_large = (np.abs(signs @ parts) >= np.abs(parts.sum(axis=0)) * (1 - 1e-12)).sum(axis=0)
+        return (as_large + 1) / (flips + 1)
 
     def spend(
         self,

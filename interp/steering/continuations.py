@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from interp.models import Model
 from interp.models.generate import generate
 from interp.tasks.errors import InputError
-from interp.text.special import opened
+from interp.text.special import check_unicode, ends, opened, until_end
 
 BATCH_SIZE = 32
 """Texts per forward pass when they are judged: logits over the vocabulary take the memory."""
@@ -61,6 +61,7 @@ def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) 
 
 def _said(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """A user's message; the template brings what stands in front."""
+    check_unicode(prompt)
     message = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False).input_ids)
@@ -109,7 +110,8 @@ def continue_prompts(
             temperature=temperature,
             watch=watch,
         )
-    new = [until_end(row[longest:].tolist(), model.tokenizer.eos_token_id) for row in out]
+    stops = ends(model)
+    new = [until_end(row[longest:].tolist(), stops) for row in out]
     surprises = surprise(model, ids, new)
     return [
         Continuation(prompt, model.tokenizer.decode(row, skip_special_tokens=True), tuple(row), found)
@@ -141,8 +143,3 @@ def surprise(
 def _surprise_of(logits: Float[Tensor, "text pos vocab"], tokens: Tensor) -> Float[Tensor, "text before"]:
     chosen = logits[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0].float()
     return logits[:, :-1].float().logsumexp(-1) - chosen
-
-
-def until_end(row: list[int], end: int | None) -> list[int]:
-    """New tokens up to the end token, and without it."""
-    return row[: row.index(end)] if end in row else row

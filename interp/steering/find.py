@@ -361,10 +361,12 @@ def _short(weight: float) -> float:
 
 @torch.no_grad()
 def _from_mean(book: Bottleneck) -> Float[Tensor, "group code d_in"]:
-    """How every code differs from its codebook's mean; of other bottlenecks, the codes' own vectors."""
+    """How every code differs from its codebook's mean; of other bottlenecks, what the code adds."""
     config = book.config
     ids = torch.arange(config.n_codes, device=book.device)[:, None, None].expand(-1, config.groups, 1)
     ids = ids if config.groups > 1 else ids[:, 0]
-    vectors = book.decode(Codes(ids, torch.ones(ids.shape, device=book.device))).float().cpu()
+    strength = torch.ones(ids.shape, device=book.device)
+    nothing = Codes(torch.full_like(ids, NO_CODE), strength)
+    vectors = book.difference(Codes(ids, strength), nothing).float().cpu()
     vectors = vectors.reshape(config.n_codes, config.groups, -1).transpose(0, 1)
     return vectors - book.mean_code().cpu()[:, None] if isinstance(book, Codebook) else vectors

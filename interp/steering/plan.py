@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.codebook import Codebook
-from interp.bottlenecks.codes import Codes
+from interp.bottlenecks.codes import NO_CODE, Codes
 from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode
 from interp.tasks.errors import InputError
 
@@ -65,12 +65,16 @@ class SitePlan:
             if edit.from_mean:
                 vectors = vectors - self._mean(edit.site)
             total[which] += edit.scale * vectors[which]
+            if not total[which].isfinite().all():
+                raise InputError(
+                    f"scale {edit.scale} at {edit.site}: what is added there is beyond any number"
+                )
         else:
             self._add_forbidden(edit, rows, group)
 
     def apply(self, codes: Codes, x: Tensor, at: Bool[Tensor, "batch pos"]) -> Codes:
         """The codes of ``x`` as edited; the same object if nothing is."""
-        for rows, without in self._forbidden.items():
+        for rows, without in self._forbidden_at(at).items():
             chosen = _among(at, rows)[(..., *[None] * (codes.ids.ndim - 2))]
             # groups in which nothing is forbidden choose as before
             other = self.bottleneck.encode_without(x, without)
@@ -90,13 +94,32 @@ class SitePlan:
         total = None
         for rows, vectors in self._added.items():
             chosen = _among(at, rows)[(..., *[None] * (x.ndim - 2))]
-            part = chosen * vectors.reshape(x.shape[2:]).to(x)
+            part = torch.where(chosen, vectors.reshape(x.shape[2:]).to(x), 0)
             total = part if total is None else total + part
         return total
 
+    def _forbidden_at(self, at: Bool[Tensor, "batch pos"]) -> dict[Rows, Tensor]:
+        """What is forbidden in which rows, every row once: all that is forbidden there is so together."""
+        if len(self._forbidden) < 2:
+            return self._forbidden
+        for rows in self._forbidden:
+            _among(at, rows)  # which refuses rows that the batch has not
+        together: dict[tuple[Rows, ...], list[int]] = {}
+        for row in range(len(at)):
+            named = tuple(rows for rows in self._forbidden if rows is None or row in rows)
+            if named:
+                together.setdefault(named, []).append(row)
+        return {
+            tuple(rows): torch.stack([self._forbidden[one] for one in named]).any(0)
+            for named, rows in together.items()
+        }
+
     def _vectors(self, code: int) -> Float[Tensor, "*group d_in"]:
+        """What the code adds to a decoded vector, at every group; a bias belongs to none."""
         ids = torch.full((*self._lead, 1), code, device=self.bottleneck.device)
-        return self.bottleneck.decode(Codes(ids, torch.ones(ids.shape, device=ids.device))).detach().float()
+        strength = torch.ones(ids.shape, device=ids.device)
+        nothing = Codes(torch.full_like(ids, NO_CODE), strength)
+        return self.bottleneck.difference(Codes(ids, strength), nothing).detach().float()
 
     def _mean(self, site: str) -> Float[Tensor, "*group d_in"]:
         if not isinstance(self.bottleneck, Codebook):
@@ -132,7 +155,12 @@ class SitePlan:
         shape, device = (config.groups, config.n_codes), self.bottleneck.device
         without = self._forbidden.setdefault(rows, torch.zeros(shape, dtype=torch.bool, device=device))
         without[0 if group is None else group, edit.code] = True
-        if int(without.sum(-1).max()) > config.n_codes - config.k:
+        overlapping = [
+            other
+            for named, other in self._forbidden.items()
+            if None in (rows, named) or not set(rows).isdisjoint(named)
+        ]
+        if int(torch.stack(overlapping).any(0).sum(-1).max()) > config.n_codes - config.k:
             raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
 
 

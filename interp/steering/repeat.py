@@ -16,7 +16,8 @@ def program(settings: Mapping[str, Any]) -> str:
 
     Args:
         settings: ``codes``, ``control`` the same of random ones (or None), ``add`` their factor (None sets them),
-            ``forbid`` if they are forbidden, and the arguments of the calls below by their names.
+            ``forbid`` if they are forbidden, and the arguments of the calls below by their names; ``device`` and
+            ``dtype`` may be left out.
     """
     n = len(settings["prompts"])
     folder = None if settings["codebooks"] is None else f"Path({settings['codebooks']!r})"
@@ -27,6 +28,7 @@ def program(settings: Mapping[str, Any]) -> str:
         options = f"slots={settings['slots']}, "
     elif kind == "AddCode":
         options, weight = f"scale={settings['add']} * weight, from_mean=True, ", "weight"
+    loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(settings).items())
     lines = []
     arms = [codes for codes in (settings["codes"], settings["control"]) if codes is not None]
     for i, codes in enumerate(arms, 1):
@@ -40,7 +42,7 @@ from interp.models import load_model
 from interp.steering import {kind}, parse_codes, steer
 from interp.steering.continuations import continue_prompts
 
-model = load_model({settings["model"]!r})
+model = load_model({settings["model"]!r}{loaded})
 codebooks = load_codebooks({folder}, model, k={settings["k"]})
 {chr(10).join(lines)}
 within = steer(
@@ -83,7 +85,16 @@ def command(settings: Mapping[str, Any]) -> str:
     words += ["--chat"] if settings["chat"] else []
     words += ["--control"] if settings["control"] is not None else []
     words += [] if settings["error_term"] else ["--splice"]
-    words += ["--k", str(settings["k"])] if settings["k"] not in (None, 1) else []
+    fitted_for = 1 if settings["codebooks"] is None else None  # those of the package have one code a vector
+    words += ["--k", str(settings["k"])] if settings["k"] not in (None, fitted_for) else []
     words += ["--codebooks", settings["codebooks"]] if settings["codebooks"] is not None else []
     words += ["--model", settings["model"]] if settings["model"] != EMBEDDED else []
+    for key, value in _loaded_as(settings).items():
+        words += [f"--{key}", value]
     return shlex.join(words)
+
+
+def _loaded_as(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Dtype and device of the model where they were asked for."""
+    asked = {"device": settings.get("device"), "dtype": settings.get("dtype", "float32")}
+    return {key: value for key, value in asked.items() if value not in (None, "float32")}

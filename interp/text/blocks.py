@@ -17,7 +17,7 @@ from interp.models import Model
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text.sources import Document, TextSource, open_sources
-from interp.text.special import between, first_token
+from interp.text.special import between, first_token, token_ids
 
 HELDOUT_SHARE = 4
 """One document in so many is held out."""
@@ -150,7 +150,7 @@ def _ordered(source: TextSource, model: Model, split: Split, seed: int, stage: S
 
 def _token_ids(model: Model, document: Document) -> list[int]:
     if isinstance(document, str):
-        return list(model.tokenizer(document, add_special_tokens=False, verbose=False).input_ids)
+        return token_ids(model.tokenizer, document)
     return list(document)
 
 

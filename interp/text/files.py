@@ -7,6 +7,7 @@ from pathlib import Path
 from interp.models import Model
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
+from interp.text.special import check_unicode
 
 KINDS = (".txt", ".jsonl")
 
@@ -57,6 +58,7 @@ def _json_lines(path: Path) -> Iterator[str]:
         text = value.get("text") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise InputError(f'{path}, line {number}: expected a string, or an object with a string "text"')
+        check_unicode(text, f"{path}, line {number}")
         yield text
 
 

@@ -1,6 +1,10 @@
-"""Which special tokens stand around a text."""
+"""The tokens of a text, and which special ones stand around it."""
+
+import itertools
 
 from transformers import PreTrainedTokenizerBase
+
+from interp.tasks.errors import InputError
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -17,4 +21,38 @@ def opened(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text behind what a block begins with."""
     begin = first_token(tokenizer)
     head = [] if begin is None else [begin]
-    return head + list(tokenizer(text, add_special_tokens=False).input_ids)
+    return head + token_ids(tokenizer, text)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text alone.
+
+    Raises:
+        InputError: it is no Unicode text.
+    """
+    check_unicode(text)
+    return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def check_unicode(text: str, where: str = "text") -> None:
+    """Raise :class:`InputError` for half of a surrogate pair: a cut emoji, or bytes of a terminal that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.start + 1]
+        raise InputError(
+            f"{where}: character {error.start} (behind {near[:-1]!r}) is {near[-1]!r}, half of a surrogate pair and no "
+            "Unicode text"
+        ) from None
+
+
+def ends(model) -> set[int]:
+    """Token ids that end a text: the tokenizer's, and those that the model's generation stops at."""
+    stops = getattr(model.cfg, "eos_token_id", None)
+    stops = stops if isinstance(stops, list | tuple) else [stops]
+    return {int(end) for end in (model.tokenizer.eos_token_id, *stops) if end is not None}
+
+
+def until_end(row: list[int], ends: set[int]) -> list[int]:
+    """Tokens up to the first that ends a text, and without it."""
+    return list(itertools.takewhile(lambda token: token not in ends, row))

@@ -45,6 +45,34 @@ def test_edges_are_scored_apart_where_they_are_compared(tmp_path):
     assert outcome.forwards <= 8 * 4, "what edges cost is told apart from what heads cost"
 
 
+def test_scores_of_another_precision_are_made_again(tmp_path):
+    found = {}
+    for dtype in ("float32", "bfloat16", "float32"):
+        model = load_model(PLANTED, dtype=dtype)
+        pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
+        for folder in (tmp_path / "kept", tmp_path / dtype):
+            runner = Runner(
+                "attribution", model, pool, folder, edges_compared=False, batch_size=16, say=print
+            )
+            runner.prepare([(4, 0)], lambda _share: None)
+            found[folder.name, dtype] = runner.outcome(4, 0, lambda _share: None).heads
+        np.testing.assert_array_equal(found["kept", dtype], found[dtype, dtype])
+    assert not np.array_equal(found["kept", "float32"], found["kept", "bfloat16"])
+
+
+def test_the_batch_size_counts_where_it_moves_scores(tmp_path):
+    model = load_model(PLANTED)
+    pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
+
+    def settings(method: str, batch_size: int) -> dict:
+        return Runner(
+            method, model, pool, tmp_path, edges_compared=False, batch_size=batch_size, say=print
+        ).settings()
+
+    assert settings("attribution", 4) == settings("attribution", 16)
+    assert settings("subnetwork-probing", 4) != settings("subnetwork-probing", 16)
+
+
 def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(tmp_path):
     """HISP's score of a pair depends on the others, which a cell of one pair cannot show."""
     model = load_model(PLANTED)

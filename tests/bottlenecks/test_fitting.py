@@ -254,3 +254,11 @@ def test_an_output_map_keeps_lengths_of_outputs_and_their_units():
     for bad in (torch.zeros(1, 8, 20), torch.full((1, 8, 20), float("nan"))):
         with pytest.raises(InputError, match="zero, NaN or infinite"):
             output_map(bad)
+
+
+def test_small_batches_of_more_text_than_fits_are_joined(model, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("interp.bottlenecks.fitting.IN_MEMORY", 0)
+    config = FitConfig(n_codes=48, k=1, selection="residual")
+    fit_codebooks(model, text, ["heads", "m1"], tmp_path, config, batch_size=1)  # 32 vectors a batch
+    for book in load_codebooks(tmp_path, model).values():
+        assert book.counts.sum(-1).eq(text.tokens.numel()).all()

@@ -1,7 +1,9 @@
 """An index holds what the model's codes are, however often the build was killed."""
 
 import contextlib
+import errno
 import json
+import os
 import shutil
 import threading
 
@@ -12,7 +14,7 @@ import torch
 from interp.bottlenecks.attach import attach
 from interp.codesearch import CodeIndex, build, build_index
 from interp.codesearch.index import MANIFEST
-from interp.codesearch.layout import BLOCK
+from interp.codesearch.layout import BLOCK, Book, IdFile, Layout
 from interp.codesearch.strengths import N_TOP
 from interp.files import write_json
 from interp.tasks.errors import InputError
@@ -301,3 +303,18 @@ def test_tables_of_another_index_are_called_damage(index, tmp_path):
     np.save(folder / "top_token.npy", table.reshape(2, -1, table.shape[-1]))
     with pytest.raises(InputError, match=r"top_token.npy is damaged: \(2, "):
         CodeIndex.open(folder)
+
+
+def test_a_disk_without_room_is_told_before_the_work_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    layout = Layout((Book("a0.h0", "a0", 0, 0, 8, 1),), 1000)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        IdFile.create(tmp_path / "ids.npy", layout)
+    assert not any(tmp_path.iterdir())
+    monkeypatch.undo()
+    IdFile.create(tmp_path / "ids.npy", layout)
+    status = (tmp_path / "ids.npy").stat()
+    assert status.st_blocks * 512 >= status.st_size, "no hole is left in the file"

@@ -1,5 +1,6 @@
 """The finder recovers planted circuits, redundancies included, says why, and keeps its budget."""
 
+import copy
 import sys
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from interp.activations.stream import MetricConsumer, end_logits, feed
 from interp.models import Site, load_model
 from interp.models.planted import planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.codes import CodesBase, CodesConfig, codes, permutation_p_values
+from interp.scores.codes import CodesBase, CodesConfig, codes
 from interp.scores.patching import patching
 from interp.scores.redundancy import PartialGradients
 from interp.scores.role_codes import RoleCodes, RoleOutputs
@@ -224,12 +225,14 @@ def test_code_attribution_adds_up_when_every_vector_has_its_own_code():
     assert torch.allclose(read.vectors, outputs.z_, atol=1e-3)
 
 
-def test_permutation_p_values_against_the_closed_form():
-    """Four pairs with one effect: 2 of the 16 sign patterns are as large."""
-    p = permutation_p_values(np.ones((4, 1)), 0, flips=20_000)
-    assert p[0] == pytest.approx(2 / 16, abs=0.01)
-    uniform = permutation_p_values(np.random.default_rng(0).normal(size=(12, 400)), 0)
-    assert np.mean(uniform <= 0.1) == pytest.approx(0.1, abs=0.05)
+def test_pairs_of_which_some_name_no_roles_are_read_at_their_last_position():
+    model, pairs = _planted("planted-induction", 8)
+    found = []
+    for nameless in (1, len(pairs)):
+        some = copy.copy(pairs)
+        some[:nameless] = [replace(pair, positions={}) for pair in pairs[:nameless]]
+        found.append(codes(model, some).heads)
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize(

@@ -108,3 +108,22 @@ def test_bias_is_learned_from_the_swapped():
     estimates.record(pairs, heads, exact[pairs, heads])
     assert first == pytest.approx(0.3)
     assert estimates.bias() > first
+
+
+def test_p_values_against_the_closed_form():
+    """Four pairs with one effect: 2 of the 16 sign patterns are as large."""
+    estimates = EffectEstimates(np.ones((4, 1)), 1.0, 0.02, np.arange(4), 0)
+    assert estimates.p_values(0, flips=20_000)[0] == pytest.approx(2 / 16, abs=0.01)
+
+
+@pytest.mark.parametrize("swapped", [0, 1, 3, 12])
+def test_without_an_effect_p_values_are_no_smaller_than_chance(swapped):
+    """Heads without any effect, whose swaps say something else than attribution: however few the swaps are."""
+    generator = np.random.default_rng(0)
+    pairs, heads = 12, 2000
+    attribution = generator.normal(size=(pairs, heads)) * 0.1
+    estimates = EffectEstimates(attribution, 1.0, 0.02, np.arange(pairs), 0)
+    estimates.exact[:swapped] = (attribution + generator.normal(size=(pairs, heads)) * 0.3)[:swapped]
+    p = estimates.p_values(0)
+    for level in (0.01, 0.05, 0.2):
+        assert np.mean(p <= level) < level + 3 * np.sqrt(level * (1 - level) / heads) + 0.002

@@ -58,6 +58,12 @@ def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():
             "--codebooks 'runs/a b' --model gpt2",
             "Path('runs/a b')",
         ),
+        ({"codebooks": "runs/books", "k": 1}, "--k 1", "k=1)"),
+        (
+            {"device": "cuda:1", "dtype": "bfloat16"},
+            "--device cuda:1 --dtype bfloat16",
+            "load_model('smollm2-135m-instruct', device='cuda:1', dtype='bfloat16')",
+        ),
     ],
     ids=str,
 )

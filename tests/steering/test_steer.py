@@ -1,10 +1,12 @@
 """Steering changes what it should and nothing else, with a KV cache and without."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate
@@ -155,6 +157,30 @@ def test_a_forbidden_code_gives_way_to_the_next_best(model, tokens, options):
         assert torch.equal(found[:, :, 1, 0].long(), cosine.argmax(-1))
 
 
+def test_what_is_forbidden_in_a_row_is_so_together(model, tokens):
+    books = fitted(model, tokens, k=1)
+    everywhere, here = ForbidCode("a1.h0", 2), ForbidCode("a1.h1", 3, rows=[1])
+    both = [*(ForbidCode("a1.h0", code) for code in range(6)), *(replace(here, code=c) for c in range(6))]
+    again = [replace(here, site="a1.h0", code=c, rows=[0, 1]) for c in range(6, 9)]
+    for edits in ([everywhere, here], [here, everywhere], both + again, again + both):
+        with steer(model, books, edits, positions="all") as steered:
+            logits(model, tokens)
+        for edit in edits:
+            rows, head = slice(None) if edit.rows is None else list(edit.rows), int(edit.site[-1])
+            assert (steered.ids["a1"][rows][:, :, head] != edit.code).all()
+
+
+def test_a_bias_is_not_added_with_a_code(model, tokens):
+    x = activation(model, "blocks.1.hook_mlp_out", tokens)
+    sae = DiscreteSAE(DiscreteSAEConfig(d_in=model.cfg.d_model, n_codes=16, k=2, epochs=20)).fit(
+        x.flatten(0, 1)
+    )
+    with steer(model, {"m1": sae}, [AddCode("m1", 5, scale=2)], positions="all"):
+        added = activation(model, "blocks.1.hook_mlp_out", tokens) - x
+    atom = sae.weights_.decoder[0, :, 5] if sae.weights_.decoder.ndim == 3 else sae.weights_.decoder[:, 5]
+    torch.testing.assert_close(added, (2 * atom).expand_as(added).contiguous(), atol=1e-4, rtol=1e-4)
+
+
 def test_earlier_positions_and_other_rows_stay_bit_equal(model, books, tokens):
     plain = logits(model, tokens)
     with steer(model, books, EVERYWHERE, positions=slice(4, None)):
@@ -275,6 +301,11 @@ def test_codes_of_a_head_with_a_codebook_of_its_own_and_of_codes_with_strengths(
         ([SetCode("a0.h1", 1)], {"positions": "generated:0"}, "positions 'generated:0'"),
         ([SetCode("a0.h1", 1)], {"positions": -1}, "position -1"),
         ([AddCode("m1", 1, scale=float("nan"))], {}, "scale nan at m1"),
+        (
+            [AddCode("m1", 1, scale=1e300)],
+            {},
+            r"scale 1e\+300 at m1: what is added there is beyond any number",
+        ),
         ([SetCode("a0.h1", 1)], {"share": float("nan")}, "share nan"),
         ([SetCode("a0.h1", 1, rows=[-1])], {}, r"rows \[-1\]"),
     ],

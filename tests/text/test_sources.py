@@ -91,6 +91,11 @@ def test_text_files_are_split_at_blank_lines(tmp_path):
     [
         ("a.jsonl", b'{"text": 3}', 'line 1: expected a string, or an object with a string "text"'),
         ("a.jsonl", b'"fine"\n{', "line 2 is not JSON"),
+        (
+            "a.jsonl",
+            rb'"fine"' + b"\n" + rb'{"text": "a cut emoji \ud83d"}',
+            r"line 2: character 12 .* half of a surrogate",
+        ),
         ("a.txt", b"\xff\xfe\xfa", "cannot read the text file"),
         ("a.csv", b"a,b", "ends in .txt or .jsonl"),
     ],
