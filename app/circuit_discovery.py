@@ -116,10 +116,9 @@ def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) 
         n = most if upload is None else len(sample_pairs(task, model.tokenizer, None, most))
         run = discover(task, model=model, method=wanted.method, n=n, seed=wanted.seed, stage=progress.stage)
     progress.say(1.0, "writing the run")
-    prompts = task if upload is not None else None
     try:
         name = run_name(task.name, wanted.method)
-        return run.save_new(engine.runs(), name, report=render_report(run), prompts=prompts).name
+        return run.save_new(engine.runs(), name, report=render_report(run)).name
     except OSError as error:
         raise InputError(
             f"the run cannot be written to {engine.runs()} ({error.strerror or error})"

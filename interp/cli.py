@@ -120,7 +120,7 @@ def discover(
     from interp.files import check_file, write_json
     from interp.progress import bar
     from interp.runs import RESULT, apart, check_destination
-    from interp.tasks import PromptFile, load_task
+    from interp.tasks import load_task
 
     wanted, to_stdout = load_task(task), str(json_file) == "-"
     folder = out or apart(default_folder(wanted.name, model, method), wanted.name, model)
@@ -170,8 +170,7 @@ def discover(
         **settings,
     )
     replaced = (folder / RESULT).is_file()
-    prompts = wanted if isinstance(wanted, PromptFile) else None
-    found.save(folder, report=render_report(found), prompts=prompts)
+    found.save(folder, report=render_report(found))
     if to_stdout:
         typer.echo(json.dumps(found.result, ensure_ascii=False, allow_nan=False))
         return

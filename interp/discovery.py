@@ -8,6 +8,7 @@ read from all come from these passes. 3. Swap the best-scored components exactly
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
 from interp.scores.overlap import edges_among
 from interp.scores.patching import Interchange
 from interp.scores.percent import HUNDREDTHS
-from interp.tasks import load_task
+from interp.tasks import PromptFile, load_task
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs, Task
 from interp.tasks.planted import planted_task_names
@@ -137,7 +138,8 @@ def discover(
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
     judge = None if own is None else (str(reference), own)
     found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, judge)
-    return found.record(model, seconds=clock.seconds, **settings)
+    run = found.record(model, seconds=clock.seconds, **settings)
+    return replace(run, prompts=task) if isinstance(task, PromptFile) else run
 
 
 def default_model(task: Task) -> str:

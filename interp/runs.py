@@ -62,12 +62,14 @@ class Run:
         details: ``examples`` and ``members``, see :mod:`interp.record`.
         arrays: ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair``, ``effects`` [pair, candidate], ….
         own_reference: what ``settings["reference"]`` names.
+        prompts: the task of a discovery just made, where it is a file of prompts: it is kept with the run.
     """
 
     result: dict
     details: dict = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     own_reference: MeasuredReference | None = None
+    prompts: PromptFile | None = None
 
     @property
     def members(self) -> list[dict]:
@@ -119,13 +121,8 @@ class Run:
             provenance=self.result["provenance"],
         )
 
-    def save(
-        self, folder: Path | str, *, report: str | None = None, prompts: PromptFile | None = None
-    ) -> Path:
+    def save(self, folder: Path | str, *, report: str | None = None) -> Path:
         """Write the folder, replacing a run that is there; anything else in the way is an error.
-
-        Args:
-            prompts: the task, where it is a file of prompts, which is then kept.
 
         Raises:
             InputError: ``folder`` is something else than a run, or cannot be written.
@@ -133,13 +130,11 @@ class Run:
         """
         folder = Path(folder)
         check_destination(folder)
-        with self._written(folder, report, prompts) as temporary:
+        with self._written(folder, report) as temporary:
             _replace(temporary, folder)
         return folder
 
-    def save_new(
-        self, parent: Path, name: str, *, report: str | None = None, prompts: PromptFile | None = None
-    ) -> Path:
+    def save_new(self, parent: Path, name: str, *, report: str | None = None) -> Path:
         """Write a folder of this name, or ``NAME-2``, ``NAME-3``, … where that is taken, and return it.
 
         Nothing that is there is replaced, whoever else is writing.
@@ -147,7 +142,7 @@ class Run:
         Raises:
             OSError: as :meth:`save`.
         """
-        with self._written(parent / name, report, prompts) as temporary:
+        with self._written(parent / name, report) as temporary:
             for number in itertools.count(1):
                 folder = parent / (name if number == 1 else f"{name}-{number}")
                 if folder.exists():  # an empty folder would be replaced without a word
@@ -161,7 +156,7 @@ class Run:
         raise AssertionError("numbers do not end")
 
     @contextlib.contextmanager
-    def _written(self, folder: Path, report: str | None, prompts: PromptFile | None) -> Iterator[Path]:
+    def _written(self, folder: Path, report: str | None) -> Iterator[Path]:
         """The run in a temporary folder beside ``folder``, which is deleted unless it is moved away."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -174,8 +169,8 @@ class Run:
             write_text(temporary / TABLE, self.to_csv())
             if self.own_reference is not None:
                 self.own_reference.save(temporary / REFERENCE)
-            if prompts is not None:
-                (temporary / f"prompts{prompts.path.suffix.lower()}").write_bytes(prompts.data)
+            if self.prompts is not None:
+                (temporary / f"prompts{self.prompts.path.suffix.lower()}").write_bytes(self.prompts.data)
             if report is not None:
                 write_text(temporary / REPORT, report)
             yield temporary

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from interp import discover
 from interp.circuits.references import load_reference
 from interp.files import check_folder
 from interp.models.planted import load_planted_model
@@ -110,8 +111,10 @@ def test_prompts_of_a_file_are_kept_and_sampled_again(run, tmp_path):
     write_prompt_file(pairs, tmp_path / "mine.json", model.tokenizer)
     task = PromptFile("mine.json", (tmp_path / "mine.json").read_bytes())
     expected = task.sample(model.tokenizer, 5, 7)
-    found = Run({**run.result, "task": "mine.json", "seed": 7, "n_pairs": 5}, run.details, run.arrays)
-    folder = found.save(tmp_path / "run", prompts=task)
+    found = Run(
+        {**run.result, "task": "mine.json", "seed": 7, "n_pairs": 5}, run.details, run.arrays, prompts=task
+    )
+    folder = found.save(tmp_path / "run")
     assert (folder / "prompts.json").read_bytes() == task.data
     again = Run.load(folder).sample_again(folder, model.tokenizer, 4)
     assert list(again) == list(expected)[:4]
@@ -200,3 +203,12 @@ def test_files_are_readable_by_others_as_the_umask_says(run, tmp_path):
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE((folder / RESULT).stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_discovery_from_a_file_keeps_its_prompts_from_python_too(tmp_path):
+    model = load_planted_model("planted-induction")
+    pairs = load_task("planted-induction").sample(model.tokenizer, 8, seed=3)
+    write_prompt_file(pairs, tmp_path / "mine.json", model.tokenizer)
+    folder = discover(tmp_path / "mine.json", model=model, n_candidates=4).save(tmp_path / "run")
+    assert (folder / "prompts.json").read_bytes() == (tmp_path / "mine.json").read_bytes()
+    assert len(Run.load(folder).sample_again(folder, model.tokenizer, 4)) == 4

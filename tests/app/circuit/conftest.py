@@ -80,7 +80,7 @@ def real(model, runs_with_books, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     shutil.copytree(runs_with_books / "books", folder / "books")
     task = PromptFile("mine.json", prompts_file())
-    discover(task, model=model, n=N).save(folder / "mine", prompts=task)
+    discover(task, model=model, n=N).save(folder / "mine")
     return folder
 
 
