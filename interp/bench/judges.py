@@ -168,9 +168,10 @@ def _measured(
     wanted = {"pairs": pairs.digest(), "weights": weights_digest(model)}
     if path.is_file():
         found = MeasuredReference.load(path)
-        if wanted.items() <= found.provenance.items():
+        made_in = found.provenance.get("model_details", {}).get("dtype")
+        if wanted.items() <= found.provenance.items() and made_in == describe_model(model)["dtype"]:
             return found
-        say(f"{path}: of other prompts or weights, measured again")
+        say(f"{path}: of other prompts, weights or precision, measured again")
     partial = path.with_suffix(".partial.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     heads = model.cfg.n_layers * model.cfg.n_heads

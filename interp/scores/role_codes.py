@@ -123,7 +123,8 @@ class RoleCodes:
         """
         replaced = clean.clone()
         # where one pair names no roles, all have but their last position
-        positions = {"last": len(pairs[pair].clean_tokens) - 1, **pairs[pair].positions}
+        last = {"last": len(pairs[pair].clean_tokens) - 1}
+        positions = last if self.roles == ("last",) else pairs[pair].positions
         done = set()
         for slot, role in enumerate(self.roles):
             at = positions[role] - first

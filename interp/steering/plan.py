@@ -155,12 +155,15 @@ class SitePlan:
         shape, device = (config.groups, config.n_codes), self.bottleneck.device
         without = self._forbidden.setdefault(rows, torch.zeros(shape, dtype=torch.bool, device=device))
         without[0 if group is None else group, edit.code] = True
-        overlapping = [
-            other
-            for named, other in self._forbidden.items()
-            if None in (rows, named) or not set(rows).isdisjoint(named)
-        ]
-        if int(torch.stack(overlapping).any(0).sum(-1).max()) > config.n_codes - config.k:
+        apart = {row for named in self._forbidden if named for row in named} | {
+            -1
+        }  # −1: a row that none names
+        most = max(
+            int(torch.stack(masks).any(0).sum(-1).max())
+            for row in apart
+            if (masks := [mask for named, mask in self._forbidden.items() if named is None or row in named])
+        )
+        if most > config.n_codes - config.k:
             raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
 
 

@@ -170,6 +170,16 @@ def test_what_is_forbidden_in_a_row_is_so_together(model, tokens):
             assert (steered.ids["a1"][rows][:, :, head] != edit.code).all()
 
 
+def test_what_is_forbidden_in_other_rows_does_not_count(model, tokens):
+    books = fitted(model, tokens, k=1)
+    edits = [ForbidCode("m1", code, rows=[code % 2]) for code in range(N_CODES - 1)]
+    with steer(model, books, [*edits, ForbidCode("m1", N_CODES - 1)], positions="all"):
+        logits(model, tokens)
+    everywhere = [ForbidCode("m1", code) for code in range(6)]
+    with pytest.raises(InputError, match="too few codes"):
+        steer(model, books, [*everywhere, *(ForbidCode("m1", code, rows=[0]) for code in range(6, 12))])
+
+
 def test_a_bias_is_not_added_with_a_code(model, tokens):
     x = activation(model, "blocks.1.hook_mlp_out", tokens)
     sae = DiscreteSAE(DiscreteSAEConfig(d_in=model.cfg.d_model, n_codes=16, k=2, epochs=20)).fit(
