@@ -228,7 +228,8 @@ def _fault(kind: type[_Read], value: object) -> str | None:
         kind.model_validate_json(json.dumps(value))  # in JSON a list may be a tuple, in Python not if strict
     except ValidationError as error:
         first, others = error.errors(include_url=False)[0], error.error_count() - 1
-        where = ".".join(str(step) for step in first["loc"]) or "all of it"
+        # a key of a damaged file may hold anything, and a fault is one line
+        where = " ".join(".".join(str(step) for step in first["loc"]).split()) or "all of it"
         what = first["msg"].removeprefix("Value error, ")
         fault = f"lacks {where}" if first["type"] == "missing" else f"{where}: {what}"
         return fault + (f", and {others} more" if others else "")

@@ -78,6 +78,7 @@ def test_a_wrong_value_anywhere_is_a_line_or_harmless(finished, name, tmp_path):
     [
         ({"examples": [{"clean": "x"}]}, "examples.0.clean: Input should be a valid array, and 5 more"),
         ([], "all of it: Input should be an object"),
+        ({"members": {"m0\n": []}}, "members.m0"),
         (
             {"members": {"a0.h0": {"codes": {"clean": [[0, "x"]], "corrupt": []}}}},
             "members.a0.h0.codes.clean.0.1",
@@ -85,4 +86,4 @@ def test_a_wrong_value_anywhere_is_a_line_or_harmless(finished, name, tmp_path):
     ],
 )
 def test_a_fault_is_named_with_its_place(value, fault):
-    assert fault in fault_of_details(value)
+    assert fault in fault_of_details(value) and "\n" not in fault_of_details(value)
