@@ -114,15 +114,15 @@ class _Pairs(_Read):
 
 
 class _Model(_Read):
-    n_layers: NonNegativeInt = 0
-    n_heads: NonNegativeInt = 0
+    n_layers: NonNegativeInt
+    n_heads: NonNegativeInt
     dtype: str = ""
     device: str = ""
 
 
 class _Provenance(_Read):
     pairs: _Pairs = _Pairs()
-    model: _Model = _Model()
+    model: _Model
 
 
 class _Result(_Read):
@@ -137,13 +137,13 @@ class _Result(_Read):
     mlps: list[_Part]
     edges: list[_Edge]
     metric: _Metric
-    universe: str | None = None
+    universe: str
     seconds: dict[str, FiniteFloat] = {}
     cost: dict[str, FiniteFloat] = {}
     proposed: _Proposed | None = None
     recovery: dict[str, _Judged] = {}
     settings: _Settings = _Settings()
-    provenance: _Provenance = _Provenance()
+    provenance: _Provenance
     versions: dict[str, str] = {}
 
 

@@ -24,6 +24,7 @@ def run() -> Run:
     head |= {"effect_high": 1.5, "in_circuit": True, "roles": {"mover": 0.5}}
     result = {"format": 1, "model": "m", "task": "t", "method": "attribution", "heads": [head], "mlps": []}
     result |= {"seed": 0, "n_pairs": 5, "edges": [], "metric": {"clean": 1.0, "corrupt": 0.0}}
+    result |= {"universe": "heads", "provenance": {"model": {"n_layers": 1, "n_heads": 2}}}
     return Run(result, {"examples": []}, {"heads": np.ones((1, 2), dtype=np.float32)})
 
 
@@ -168,9 +169,10 @@ def test_nan_is_not_written_as_json(run, tmp_path):
         (lambda f: (f / ARRAYS).write_bytes(b"noise"), "damaged"),
         (lambda f: (f / RESULT).write_text("[]"), "format None"),
         (lambda f: (f / RESULT).write_text(json.dumps({"format": 99})), "format 99"),
-        (lambda f: (f / RESULT).write_text(json.dumps({"format": 1})), "run.json lacks model, and 8 more"),
+        (lambda f: (f / RESULT).write_text(json.dumps({"format": 1})), "run.json lacks model, and 10 more"),
         (lambda f: _change(f / RESULT, heads=[]), "heads: List should have at least 1 item"),
         (lambda f: _change(f / RESULT, recovery=7), "run.json recovery: Input should be an object"),
+        (lambda f: _change(f / RESULT, provenance={}), "run.json lacks provenance.model"),
         (lambda f: _change(f / RESULT, seed="x"), "seed: Input should be a valid integer"),
         (lambda f: _change(f / RESULT, n_pairs=-1), "n_pairs: Input should be greater than or equal to 0"),
         (lambda f: _change(f / RESULT, metric={"clean": float("nan"), "corrupt": 0}), "a finite number"),
