@@ -12,6 +12,7 @@ import interp
 from interp.cli_app import workbench
 from interp.cli_bench import bench
 from interp.cli_codebook_train import codebook_app
+from interp.cli_export import export
 from interp.cli_grow import grow
 from interp.cli_index import index_app
 from interp.cli_reproduce import reproduce_app
@@ -309,6 +310,7 @@ def doctor() -> None:
 
 
 app.command("app")(workbench)
+app.command()(export)
 app.command()(bench)
 app.command()(grow)
 app.command()(steer)

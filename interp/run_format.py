@@ -116,6 +116,8 @@ class _Pairs(_Read):
 class _Model(_Read):
     n_layers: NonNegativeInt
     n_heads: NonNegativeInt
+    d_model: NonNegativeInt
+    parallel_attn_mlp: bool = False
     dtype: str = ""
     device: str = ""
 

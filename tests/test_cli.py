@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import interp
+from interp.circuits.graph_json import read_graph
 from interp.circuits.references import reference_names
 from interp.models import model_names
 from interp.models.planted import planted_truth
@@ -78,6 +79,29 @@ def test_what_it_suggests_next_can_be_typed(journey, command, monkeypatch):
         outcome = command(*words)
         assert outcome.code == 0, outcome.err
         assert outcome.out
+
+
+def test_a_run_is_exported_as_the_graph_that_other_tools_read(journey, command, monkeypatch):
+    folder, _ = journey
+    run = folder / "runs" / f"{PLANTED}-codes"
+    signs = {"positive": "eap-ig", "negative": "mib"}
+    for number, (helpful, layout) in enumerate(signs.items()):
+        told = command("export", str(run), "--layout", layout, "--helpful", helpful)
+        assert told.code == 0, told.err
+        path = run.with_name(f"{run.name}-graph{'-2' * number}.json")  # the first is not replaced
+        assert f"saved    {path}" in told.out
+        graph = read_graph(path)
+        members = {part.site for part in graph.members if part.site.startswith("a")}
+        assert members == {part["site"] for part in Run.load(run).members}
+        strongest = max(Run.load(run).result["edges"], key=lambda edge: abs(edge["score"]))
+        sign = 1 if helpful == "positive" else -1
+        name = f"{strongest['from']}->{strongest['to']}<{strongest['into']}>"
+        assert json.loads(path.read_text())["edges"][name]["score"] == sign * strongest["score"]
+    assert command("export", str(run), "--out", "a/b/graph.json").code == 0
+    monkeypatch.chdir(run)
+    assert str(run.with_name(f"{run.name}-graph-3.json")) in command("export", ".").out
+    refused = command("export", "nothing-here")
+    assert refused.code == 2 and "nothing-here is not a run folder" in refused.err
 
 
 def test_json_to_stdout_is_json_and_nothing_else(command):

@@ -39,6 +39,7 @@ ORDER = (
     "interp.cli_app",
     "interp.cli_bench",
     "interp.cli_codebook",
+    "interp.cli_export",
     "interp.cli_grow",
     "interp.cli_index",
     "interp.cli_codebook_train",

@@ -24,7 +24,7 @@ def run() -> Run:
     head |= {"effect_high": 1.5, "in_circuit": True, "roles": {"mover": 0.5}}
     result = {"format": 1, "model": "m", "task": "t", "method": "attribution", "heads": [head], "mlps": []}
     result |= {"seed": 0, "n_pairs": 5, "edges": [], "metric": {"clean": 1.0, "corrupt": 0.0}}
-    result |= {"universe": "heads", "provenance": {"model": {"n_layers": 1, "n_heads": 2}}}
+    result |= {"universe": "heads", "provenance": {"model": {"n_layers": 1, "n_heads": 2, "d_model": 8}}}
     return Run(result, {"examples": []}, {"heads": np.ones((1, 2), dtype=np.float32)})
 
 

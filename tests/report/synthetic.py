@@ -106,7 +106,13 @@ def make_run(
                 "dropped": {"names": 3},
                 "notes": [EVIL] if evil else ["Names of several tokens are left out."],
             },
-            "model": {"spec": model, "origin": EVIL if evil else "Q4_1 GGUF"},
+            "model": {
+                "spec": model,
+                "origin": EVIL if evil else "Q4_1 GGUF",
+                "n_layers": n_layers,
+                "n_heads": n_heads,
+                "d_model": 576,
+            },
         },
         "versions": {"interp": "0.1.0", "torch": "2.13.0"},
     }
