@@ -11,6 +11,7 @@ from interp.app import engine, shelf
 from interp.app.tokens import plain
 from interp.bottlenecks.book_folder import MANIFEST, load_codebooks
 from interp.bottlenecks.shipped import MLPS, codebooks_folder
+from interp.files import unused
 from interp.steering.kept import identity
 from interp.tasks.errors import InputError
 
@@ -22,7 +23,7 @@ _FIT = "codebook fit --data self --tokens 11000 --codes 512 --k 1 --selection re
 def fit_command(spec: str | None = None) -> str:
     """What makes codebooks that this page finds, of the workbench's model unless another is named."""
     spec = spec or engine.model_name()
-    out, here = engine.runs() / "codebooks", Path.cwd()
+    out, here = unused(engine.runs() / "codebooks"), Path.cwd()
     out = out.relative_to(here) if out.is_relative_to(here) else out
     words = ["interp", *_FIT.split(), "--out", str(out)]
     return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))

@@ -108,7 +108,7 @@ def discover(
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="a method's option; repeatable")
     ] = [],  # noqa: B006
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="run folder [default: runs/TASK-METHOD]")
+        Path | None, typer.Option(metavar="DIR", help="run folder (default: runs/TASK-METHOD)")
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
@@ -211,7 +211,7 @@ def reference(
     n: Annotated[
         int | None,
         whole_option(
-            "--n", "-n", least=1, help="prompt pairs [default: 200, or as many as a prompt file has]"
+            "--n", "-n", least=1, help="prompt pairs (default: 200, or as many as a prompt file has)"
         ),
     ] = None,
     seed: SeedOption = 1000,

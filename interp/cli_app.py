@@ -18,7 +18,10 @@ def workbench(
         str,
         typer.Option(metavar="ADDRESS", help="address to listen on; anything but this machine's own is open"),
     ] = HERE,
-    runs: Annotated[Path, typer.Option(metavar="DIR", help="folder whose runs are shown")] = Path("runs"),
+    runs: Annotated[
+        Path,
+        typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown"),
+    ] = Path("runs"),
     model: Annotated[
         str | None,
         typer.Option(

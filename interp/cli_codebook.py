@@ -11,11 +11,11 @@ from interp.options import (
     DEFAULT_MODEL,
     MOST_SEED,
     BlocksOption,
-    ContextOption,
     DeviceOption,
     DtypeOption,
     SomeModelOption,
     TextOption,
+    context_option,
     file_name,
     one_of,
     whole_option,
@@ -55,9 +55,9 @@ def fit(
     ] = True,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="folder to write [default: runs/MODEL-SELECTION-kK]"),
+        typer.Option(metavar="DIR", help="folder to write (default: runs/MODEL-SELECTION-kK)"),
     ] = None,
-    context: ContextOption = 64,
+    context: Annotated[int | None, context_option(64)] = None,
     seed: Annotated[
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and k-means")
     ] = 0,
@@ -83,6 +83,7 @@ def fit(
     loaded = load_model(model, device=device, dtype=dtype)
     patterns = [part for group in sites for part in group.replace(",", " ").split()]
     new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
+    context = context or min(64, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
     with goes_on(folder):
         books = fit_codebooks(loaded, text, patterns, folder, config, batch_size=batch_size, stage=bar)
@@ -107,7 +108,7 @@ def evaluate(
     k: Annotated[
         list[str],
         typer.Option(
-            "--k", "-k", metavar="K", help="codes per vector: 1,2,4,8 for several [default: as fitted]"
+            "--k", "-k", metavar="K", help="codes per vector: 1,2,4,8 for several (default: as fitted)"
         ),
     ] = [],  # noqa: B006
     controls: Annotated[
@@ -115,11 +116,11 @@ def evaluate(
     ] = 16,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="[default: the one they were fitted on]"),
+        typer.Option("--model", "-m", metavar="MODEL", help="(default: the one they were fitted on)"),
     ] = None,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="where the result goes [default: DIR/quality.json]"),
+        typer.Option("--json", metavar="FILE", help="where the result goes (default: DIR/quality.json)"),
     ] = None,
     seed: Annotated[
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and controls")

@@ -30,7 +30,7 @@ def train(
         typer.Argument(metavar="[DIR]", help="fitted codebooks to start from; fitted first if not given"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder to write [default: START-OBJECTIVE]")
+        Path | None, typer.Option(metavar="DIR", help="folder to write (default: START-OBJECTIVE)")
     ] = None,
     objective: Annotated[
         str,
@@ -48,12 +48,12 @@ def train(
         number_option(
             "--lr",
             help="step of the codes, in units of the spread at their site "
-            "[default: .02 for one code a vector, .01 for up to 8, .002 for more; at MLPs .003 at most]",
+            "(default: .02 for one code a vector, .01 for up to 8, .002 for more; at MLPs .003 at most)",
         ),
     ] = None,
     model_lr: Annotated[
         float | None,
-        number_option("--model-lr", help="step of the model's weights, in joint training [default: 2e-5]"),
+        number_option("--model-lr", help="step of the model's weights, in joint training (default: 2e-5)"),
     ] = None,
     mse_weight: Annotated[
         float, number_option("--mse-weight", help="nats that the unexplained share of variance weighs")
@@ -81,10 +81,10 @@ def train(
     ] = "auto",
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="[default: the one they were fitted on]"),
+        typer.Option("--model", "-m", metavar="MODEL", help="(default: the one they were fitted on)"),
     ] = None,
     context: Annotated[
-        int | None, whole_option("--context", least=2, help="tokens per block [default: as fitted]")
+        int | None, whole_option("--context", least=2, help="tokens per block (default: as fitted)")
     ] = None,
     seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="of text and order")] = 0,
     device: DeviceOption = None,
@@ -136,7 +136,7 @@ def train(
     loaded = load_model(spec, device=device)
     if found is None:
         with goes_on(start):
-            found = _fitted(loaded, start, context or 64, seed)
+            found = _fitted(loaded, start, context or min(64, loaded.cfg.n_ctx), seed)
     length = context or found.manifest["text"]["context"]
     text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=bar)
     begun, seen = time.perf_counter(), []

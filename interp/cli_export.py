@@ -11,7 +11,7 @@ from interp.options import one_of
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON file to write [default: RUN-graph.json]")
+        Path | None, typer.Option(metavar="FILE", help="JSON file to write (default: RUN-graph.json)")
     ] = None,
     layout: Annotated[
         str,

@@ -29,7 +29,7 @@ def grow(
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON file to write [default: runs/TASK-grown.json]")
+        Path | None, typer.Option(metavar="FILE", help="JSON file to write (default: runs/TASK-grown.json)")
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",

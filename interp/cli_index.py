@@ -12,11 +12,11 @@ from interp.options import (
     MOST_SEED,
     BlocksOption,
     CodebooksOption,
-    ContextOption,
     DeviceOption,
     DtypeOption,
     SomeModelOption,
     TextOption,
+    context_option,
     file_name,
     one_of,
     share,
@@ -38,7 +38,7 @@ def build(
     data: TextOption = "stdlib",
     tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 50_000,
     k: Annotated[
-        int | None, whole_option("--k", "-k", least=1, help="codes per vector [default: as fitted]")
+        int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
     ] = None,
     split: Annotated[
         str,
@@ -52,9 +52,9 @@ def build(
         ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder to write [default: runs/index-MODEL-TEXT]")
+        Path | None, typer.Option(metavar="DIR", help="folder to write (default: runs/index-MODEL-TEXT)")
     ] = None,
-    context: ContextOption = 128,
+    context: Annotated[int | None, context_option(128)] = None,
     seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the text")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -81,6 +81,7 @@ def build(
     loaded = load_model(model, device=device, dtype=dtype)
     where = codebooks_folder(loaded, codebooks, k=k)
     books = load_codebooks(where, loaded, k=k)
+    context = context or min(128, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
     with goes_on(folder):
         index = build_index(

@@ -32,11 +32,11 @@ def tokfsm(
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of weights and text")
     ] = 0,
     tokens: Annotated[
-        int | None, whole_option("--tokens", least=1, help="train on so many in all [default: the scale's]")
+        int | None, whole_option("--tokens", least=1, help="train on so many in all (default: the scale's)")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="folder to write [default: runs/tokfsm-SCALE-seedN]"),
+        typer.Option(metavar="DIR", help="folder to write (default: runs/tokfsm-SCALE-seedN)"),
     ] = None,
     device: DeviceOption = None,
 ) -> None:

@@ -50,7 +50,7 @@ def steer(
         typer.Option(metavar="FILE", help="texts with the behaviour, one a line: finds its codes"),
     ] = None,
     unlike: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="texts without it [default: everyday sentences]")
+        Path | None, typer.Option(metavar="FILE", help="texts without it (default: everyday sentences)")
     ] = None,
     prompt: Annotated[
         list[str], typer.Option(metavar="TEXT", help="what is continued; repeatable")
@@ -59,19 +59,19 @@ def steer(
     dose: Annotated[
         int | None,
         whole_option(
-            "--dose", least=1, help="of the codes found, how many are used, best first [default: all]"
+            "--dose", least=1, help="of the codes found, how many are used, best first (default: all)"
         ),
     ] = None,
     slots: Annotated[
         int | None,
-        whole_option("--slots", least=1, help="of a vector's k codes, how many become the code [default: 1]"),
+        whole_option("--slots", least=1, help="of a vector's k codes, how many become the code (default: 1)"),
     ] = None,
     add: Annotated[
         float | None,
         typer.Option(
             parser=finite,
             metavar="NUMBER",
-            help="add so many times each code's weight and difference from its book's mean [default: 2.5 if found]",
+            help="add so many times each code's weight and difference from its book's mean (default: 2.5 if found)",
         ),
     ] = None,
     set_them: Annotated[
@@ -93,7 +93,7 @@ def steer(
             parser=one_of("difference", "detection"),
             metavar="RULE",
             help="what ranks codes: difference (what texts with it have more), detection (what tells of it) "
-            "[default: difference]",
+            "(default: difference)",
         ),
     ] = None,
     control: Annotated[
@@ -106,7 +106,7 @@ def steer(
     ] = 0,
     codebooks: CodebooksOption = None,
     k: Annotated[
-        int | None, whole_option("--k", "-k", least=1, help="codes per vector [default: as fitted]")
+        int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
     ] = None,
     error_term: Annotated[
         bool,

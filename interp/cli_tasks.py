@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from interp.options import (
+    DEFAULT_MODEL,
     BatchOption,
     Context,
     CounterfactualOption,
@@ -40,7 +41,7 @@ def tasks_show(
             "--n",
             "-n",
             least=1,
-            help="pairs that the score is taken over [default: 50, or as many as there are]",
+            help="pairs that the score is taken over (default: 50, or as many as there are)",
         ),
     ] = None,
     examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
@@ -91,8 +92,10 @@ def tasks_export(
     from interp.models import load_tokenizer
 
     check_counterfactual(wanted, counterfactual)
-    tokenizer = load_tokenizer(default_model(wanted) if model is None else model)
+    spec = default_model(wanted) if model is None else model
+    tokenizer = load_tokenizer(spec)
     pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)
-    command = shlex.join(["interp", "discover", str(file)])
+    words = ["interp", "discover", str(file)] + ([] if spec == DEFAULT_MODEL else ["--model", spec])
+    command = shlex.join(words)
     typer.echo(f"saved    {file}: {len(pairs)} pairs ({command})")

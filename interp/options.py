@@ -86,6 +86,12 @@ def whole_option(*names: str, least: int, most: int | None = None, help: str):
     return typer.Option(*names, parser=whole(least, most), metavar="INTEGER", help=help)
 
 
+def context_option(usual: int):
+    """``--context``; a model that reads less than usual gets blocks as long as it reads."""
+    told = f"tokens per block of text, BOS included (default: {usual}, or the model's longest)"
+    return whole_option("--context", least=2, help=told)
+
+
 def number_option(*names: str, help: str):
     return typer.Option(*names, parser=not_negative, metavar="NUMBER", help=help)
 
@@ -104,7 +110,7 @@ ModelOption = Annotated[
         "-m",
         metavar="MODEL",
         help="embedded model, Hugging Face id, folder, .gguf file or planted model "
-        f"[default: {DEFAULT_MODEL}; for a planted task its own model]",
+        f"(default: {DEFAULT_MODEL}; for a planted task its own model)",
     ),
 ]
 DeviceOption = Annotated[
@@ -117,22 +123,19 @@ TextOption = Annotated[
         metavar="TEXT", help="stdlib, self, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
     ),
 ]
-ContextOption = Annotated[
-    int, whole_option("--context", least=2, help="tokens per block of text, BOS included")
-]
 BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")]
 CodebooksOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
         help="a folder of fitted codebooks; package:mlps: those of the package at MLP outputs "
-        "[default: those of the package at heads]",
+        "(default: those of the package at heads)",
     ),
 ]
 BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]
 PairsOption = Annotated[
     int | None,
-    whole_option("--n", "-n", least=1, help="prompt pairs [default: the task's, or as many as a file has]"),
+    whole_option("--n", "-n", least=1, help="prompt pairs (default: the task's, or as many as a file has)"),
 ]
 SeedOption = Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the prompts")]
 CounterfactualOption = Annotated[

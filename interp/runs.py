@@ -19,7 +19,6 @@ import csv
 import errno
 import io
 import itertools
-import json
 import os
 import shutil
 import tempfile
@@ -34,7 +33,7 @@ from safetensors.numpy import load_file, save_file
 from interp.circuits.circuit import Circuit, Component
 from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import Reference, named_reference
-from interp.files import UMASK, atomic_path, check_writable, write_json, write_text
+from interp.files import UMASK, atomic_path, check_writable, read_json, write_json, write_text
 from interp.scores.result import EdgeScore
 from interp.tasks import PromptFile, PromptPairs, load_task, task_names
 from interp.tasks.errors import InputError
@@ -232,8 +231,8 @@ class Run:
                 f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)"
             )
         try:
-            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-            details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+            result = read_json(folder / RESULT)
+            details = read_json(folder / DETAILS)
             arrays = load_file(folder / ARRAYS)
             own = MeasuredReference.load(folder / REFERENCE) if (folder / REFERENCE).exists() else None
         except (OSError, ValueError, SafetensorError, InputError) as error:
@@ -293,7 +292,7 @@ def _kept_by_the_run(folder: Path) -> set[str]:
 def _told(folder: Path) -> dict:
     """What ``run.json`` in a folder says, nothing if there is none that can be read."""
     try:
-        told = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        told = read_json(folder / RESULT)
     except (OSError, ValueError):
         return {}
     return told if isinstance(told, dict) else {}

@@ -7,13 +7,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import rich.markup
+import typer
 
 import interp
 from interp.circuits.graph_json import read_graph
 from interp.circuits.references import reference_names
+from interp.cli import app
 from interp.models import model_names
 from interp.models.planted import planted_truth
 from interp.options import DEFAULT_MODEL, file_name
@@ -102,6 +107,22 @@ def test_a_run_is_exported_as_the_graph_that_other_tools_read(journey, command, 
     assert str(run.with_name(f"{run.name}-graph-3.json")) in command("export", ".").out
     refused = command("export", "nothing-here")
     assert refused.code == 2 and "nothing-here is not a run folder" in refused.err
+
+
+def _options(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Every option of every command, with what is said of it."""
+    for name, one in getattr(group, "commands", {}).items():
+        yield from _options(one, (*words, name))
+    yield from (
+        (" ".join((*words, param.name)), getattr(param, "help", None) or "") for param in group.params
+    )
+
+
+def test_no_help_text_is_eaten_as_markup():
+    """``[default: all]`` would be taken for a style and left out."""
+    told = dict(_options(typer.main.get_command(app)))
+    assert len(told) > 100
+    assert {name: text for name, text in told.items() if rich.markup.render(text).plain != text} == {}
 
 
 def test_json_to_stdout_is_json_and_nothing_else(command):

@@ -43,7 +43,7 @@ def summary(found: Opened) -> None:
     st.caption(
         f"{plain(run.result['task'])} on {plain(run.result['model'] or 'a model')} by "
         f"{plain(run.result['method'])}, seed {run.result['seed']}, scored by {plain(name)}. A member moves it by "
-        f"{threshold:.0%} of the gap or more when it is swapped, with a 95 % interval off zero."
+        f"{wording.percent(threshold)} of the gap or more when it is swapped, with a 95 % interval off zero."
     )
 
 

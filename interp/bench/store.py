@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from interp.files import write_json
+from interp.files import read_json, write_json
 from interp.tasks.errors import InputError
 
 FORMAT = 1
@@ -52,7 +52,7 @@ def whole_record(path: Path) -> tuple[dict, dict]:
         InputError: not there, of another format, or not as it was written.
     """
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path)
         whole = kept["format"] == FORMAT and kept["sha256"] == _digest(kept["settings"], kept["result"])
     except (OSError, ValueError, KeyError, TypeError):
         whole = False

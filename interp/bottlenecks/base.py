@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.bottlenecks.codes import Codes
 from interp.bottlenecks.hub import fetch, push
-from interp.files import atomic_path, write_json
+from interp.files import atomic_path, read_json, write_json
 from interp.tasks.errors import InputError
 
 FORMAT = 1
@@ -239,8 +239,8 @@ def load_bottleneck(
 def read_description(path: Path) -> dict[str, Any]:
     """The content of a ``cfg.json`` of the format that this version reads."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        stored = read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
     if not isinstance(stored, dict) or "kind" not in stored:
         raise InputError(f"{path} does not describe a bottleneck")

@@ -9,7 +9,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 from interp.bottlenecks.base import CONFIG_FILE, load_bottleneck
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.packed_books import read_packed
-from interp.files import write_json
+from interp.files import read_json, write_json
 from interp.models import Model, Site, describe_model, parse_site, weights_digest
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks
@@ -74,8 +73,8 @@ class BookFolder:
             why = "they are not finished; the same command goes on" if unfinished else f"no {MANIFEST} there"
             raise InputError(f"{folder} is no folder of codebooks: {why}")
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            manifest = read_json(path)
+        except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}") from None
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{path} is not of format {FORMAT}, which this version reads")
@@ -192,8 +191,8 @@ def begin_request(folder: Path, request: Mapping[str, Any]) -> None:
         write_json(path, request)
         return
     try:
-        begun = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        begun = read_json(path)
+    except (OSError, ValueError):
         raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
     check_request(folder, begun, request)
 

@@ -14,7 +14,6 @@ by k, which changes no choice of codes (:class:`~interp.bottlenecks.layer_norm_c
 model alone is another model: codes mean something only behind the weights that were trained with them.
 """
 
-import json
 import pickle
 import re
 from collections import defaultdict
@@ -29,6 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp.bottlenecks.codebook import CodebookConfig
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.files import read_json
 from interp.models.pretrained import read_tokenizer
 from interp.tasks.errors import InputError
 
@@ -148,8 +148,8 @@ def _place(folder: Path, inside: str, codebook_at: list[str]) -> str:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
     if not isinstance(config, dict) or config.get("model_type") != "codebook":
         raise InputError(f"{path} is not of a codebook-features checkpoint: its model_type is not 'codebook'")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from interp.circuits.circuit import Circuit, Component
-from interp.files import write_text
+from interp.files import read_json, write_text
 from interp.models.sites import parse_site
 from interp.scores.result import EdgeScore
 from interp.tasks.errors import InputError
@@ -167,7 +167,7 @@ def _live(name: str, ours: dict) -> bool:
 
 def _load(path: Path) -> dict:
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = read_json(Path(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
     missing = {"cfg", "nodes", "edges"} - set(value if isinstance(value, dict) else ())

@@ -5,7 +5,6 @@ circuit, so every list keeps its own name and an AUC is meaningless without it. 
 effects of every head, see :mod:`interp.circuits.measured`.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from interp.circuits.measured import MeasuredReference, shipped_measured
+from interp.files import read_json
 from interp.models.sites import parse_site
 from interp.tasks.errors import InputError
 
@@ -104,7 +104,7 @@ def _canonical(model: str) -> str:
 
 @cache
 def _published() -> dict[str, Reference]:
-    value = json.loads((_DATA / "published.json").read_text(encoding="utf-8"))
+    value = read_json(_DATA / "published.json")
     return {name: _from_entry(name, entry) for name, entry in value["references"].items()}
 
 

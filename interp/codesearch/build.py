@@ -7,7 +7,6 @@ with the same result, bit for bit.
 
 import contextlib
 import importlib.metadata
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +35,7 @@ from interp.codesearch.index import FORMAT, IDS, MANIFEST, CodeIndex, save_array
 from interp.codesearch.layout import Book, IdFile, Layout, names_of_groups, without_repeats
 from interp.codesearch.postings import count_and_list, span_of
 from interp.codesearch.strengths import EVERY, Gathered, Watched, pack_counts
-from interp.files import atomic_path, write_json
+from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, hooked, resolve_site
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
@@ -187,8 +186,8 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
     path = work / "request.json"
     if path.exists():
         try:
-            begun = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
+            begun = read_json(path)
+        except (OSError, ValueError):
             raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
         begun["books"].setdefault("configs", request["books"]["configs"])  # builds of before do not say
         check_request(folder, begun, request, made="an index")

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from interp.tasks.errors import InputError
+from interp.text.special import check_unicode
 
 INVALID = "\x1a"
 """Stands for each byte that is no part of a character; one byte, so that offsets stay."""
@@ -108,8 +109,14 @@ class Corpus:
         return found
 
     def find_tokens(self, text: str) -> Int[np.ndarray, " n"]:
-        """Ids of the vocabulary that are this text, with or without a space in front."""
-        wanted = {text.encode(), b" " + text.lstrip(" ").encode(), text.lstrip(" ").encode() or b" "}
+        """Ids of the vocabulary that are this text, with or without a space in front; of spaces alone, just these.
+
+        Raises:
+            InputError: it is no Unicode text.
+        """
+        check_unicode(text)
+        bare = text.removeprefix(" ") if text.strip(" ") else text
+        wanted = {bare.encode()} | ({f" {bare}".encode()} if bare.strip(" ") else set())
         lengths = np.diff(self.vocabulary_ends, prepend=0)
         likely = np.flatnonzero(np.isin(lengths, [len(w) for w in wanted]))
         return np.array([i for i in likely if self.token_bytes(int(i)) in wanted], np.int64)

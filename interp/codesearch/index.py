@@ -9,7 +9,6 @@
     tokens.npy  documents.npy  text.npy  vocabulary*.npy  special.npy     the text
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,7 +31,7 @@ from interp.codesearch.corpus import Corpus
 from interp.codesearch.layout import Book, IdFile, Layout
 from interp.codesearch.postings import positions
 from interp.codesearch.strengths import BINS, N_TOP, RANKS, unpack_counts
-from interp.files import atomic_path
+from interp.files import atomic_path, read_json
 from interp.models import Model
 from interp.tasks.errors import InputError
 
@@ -273,8 +272,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         why = "it is not finished; the same build command goes on" if unfinished else f"no {MANIFEST} there"
         raise InputError(f"{folder} is no code index: {why}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        manifest = read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}, which this version reads: build the index again")

@@ -4,14 +4,13 @@ A write reads the file, changes one entry and replaces the file, all under a loc
 the other wrote.
 """
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from interp.files import write_json
+from interp.files import read_json, write_json
 from interp.tasks.errors import InputError
 
 FORMAT = 1
@@ -89,10 +88,10 @@ class Notes:
     def _read(self) -> dict[str, Any]:
         """Notes by codebooks."""
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            found = read_json(self.path)
         except FileNotFoundError:
             return {}
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        except (OSError, ValueError):
             raise self._damaged() from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(f"{self.path} is not of format {FORMAT}, which this version reads")

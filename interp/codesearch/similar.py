@@ -13,7 +13,7 @@ from interp.codesearch.index import CodeIndex
 from interp.codesearch.layout import names_of_groups
 from interp.models import Model
 from interp.tasks.errors import InputError
-from interp.text.special import first_token
+from interp.text.special import first_token, token_ids
 
 RAREST = 96
 """Codes of a prompt whose tokens are candidates: the rarest of them, which say most."""
@@ -58,11 +58,7 @@ def prompt_codes(
         books = {site: book.to(device) for site, book in index.codebooks().items()}
     else:
         index.check_books(books)
-    ids = (
-        model.tokenizer(prompt, add_special_tokens=False).input_ids
-        if isinstance(prompt, str)
-        else list(prompt)
-    )
+    ids = token_ids(model.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
     if not -len(ids) <= position < len(ids):
         raise InputError(f"position {position}: the prompt has {len(ids)} tokens")
     begin = first_token(model.tokenizer)

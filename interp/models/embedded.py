@@ -9,7 +9,6 @@ Model: Ben Allal et al. 2025, "SmolLM2: When Smol Goes Big", arXiv 2502.02737.
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import shlex
@@ -26,7 +25,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from interp import DEFAULT_MODEL
-from interp.files import write_json
+from interp.files import read_json, write_json
 from interp.models.gguf import read_gguf
 from interp.models.progress import status
 from interp.tasks.errors import InputError
@@ -78,7 +77,7 @@ def embedded_folder() -> Path:
 def _fault(folder: Path) -> str | None:
     """What is wrong with the cached model, or ``None``. Reads every byte: a CRC costs little."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / _MANIFEST)
         if manifest["format"] != _FORMAT:
             return f"format {manifest['format']}, not {_FORMAT}"
         for name, (size, crc) in manifest["files"].items():

@@ -8,7 +8,6 @@ transformer-lens 4 on.
 ``attn-only-4l`` itself is NeelNanda/Attn_Only_4L512W_C4_Code, the model of the published docstring circuit.
 """
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+from interp.files import read_json
 from interp.models.pretrained import read_tokenizer
 from interp.tasks.errors import InputError
 
@@ -150,7 +150,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except ValueError as error:
         raise InputError(f"{path} is not JSON") from error
     if config.get("shortformer_pos"):

@@ -1,10 +1,10 @@
 """Reading result files back: whatever is wrong with one is a line that says how to make it again."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from interp.files import read_json
 from interp.tasks.errors import InputError
 
 Rows = TypeVar("Rows")
@@ -20,6 +20,6 @@ def read_rows(path: Path, parse: Callable[[Mapping[str, Any]], Rows], again: str
         InputError: no such file, or one that was damaged.
     """
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return parse(read_json(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): {again}") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from interp.bottlenecks.book_folder import books_fingerprint
 from interp.bottlenecks.codebook import Codebook
-from interp.files import write_json, write_text
+from interp.files import read_json, write_json, write_text
 from interp.models import Model, weights_digest
 from interp.steering.found import FoundCode, FoundCodes, Verdict
 
@@ -47,7 +47,7 @@ def recall(folder: Path | None, key: str) -> FoundCodes | None:
     stored = _shipped().get(key)
     try:
         if stored is None and folder is not None:
-            stored = json.loads(_file(folder, key).read_text(encoding="utf-8"))
+            stored = read_json(_file(folder, key))
         return None if stored is None else FoundCodes.from_json(stored)
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -86,7 +86,7 @@ def _file(folder: Path, key: str) -> Path:
 def _shipped() -> dict[str, dict]:
     if not SHIPPED.is_file():
         return {}
-    stored = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    stored = read_json(SHIPPED)
     return {
         key: found | {"codes": [_from_row(row) for row in found["codes"]]}
         for key, found in stored["found"].items()

@@ -1,10 +1,10 @@
 """Settings that were tried and steer: a prompt, codes, a dose, and how often it worked."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from interp.files import read_json
 from interp.tasks.errors import InputError
 
 FILE = Path(__file__).parent / "data" / "presets.json"
@@ -55,7 +55,7 @@ def load_presets(made_with: str) -> list[Preset]:
         InputError: the file is damaged.
     """
     try:
-        stored = json.loads(FILE.read_text(encoding="utf-8"))
+        stored = read_json(FILE)
         if stored["format"] != FORMAT:
             raise InputError(f"{FILE} is not of format {FORMAT}")
         return [_preset(one) for one in stored["presets"]] if stored["made_with"] == made_with else []

@@ -4,13 +4,13 @@ Four more are for development: by them it was chosen how codes are found. The se
 find them, but not with that one.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from interp.files import read_json
 from interp.tasks.errors import InputError
 
 _FILE = Path(__file__).parent / "data" / "topics.json"
@@ -97,6 +97,6 @@ def holds_word(text: str, words: Sequence[str]) -> bool:
 @cache
 def _stored() -> dict:
     try:
-        return json.loads(_FILE.read_text(encoding="utf-8"))
+        return read_json(_FILE)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {_FILE}: {error}; install the package again") from None

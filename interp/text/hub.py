@@ -32,21 +32,24 @@ class HubText:
 
         local = Path(self.name).expanduser()
         name = str(local) if local.is_dir() else self.name
-        try:
-            rows = iter(load_dataset(name, self.config, split=self.split, streaming=True))
-            first = next(rows, None)
-        except Exception as error:  # the library raises whatever its readers raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise InputError(f"cannot load the dataset {self.spec!r}: {reason}") from None
-        if first is None:
-            return
-        if not isinstance(first.get(self.column), str):
-            texts = [name for name, value in first.items() if isinstance(value, str)]
-            raise InputError(
-                f"the dataset {self.spec!r} has no text column {self.column!r}: it has {', '.join(texts) or 'none'}"
-                f" ({_FORM})"
-            )
-        yield first[self.column]
-        for row in rows:
+        rows = None
+        while True:
+            try:
+                if rows is None:
+                    rows = iter(load_dataset(name, self.config, split=self.split, streaming=True))
+                row = next(rows, None)
+            except Exception as error:  # the library raises whatever its readers raise, at any row
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+                raise InputError(f"cannot load the dataset {self.spec!r}: {reason}") from None
+            if row is None:
+                return
+            if row.get(self.column, "") is None:  # a row without a text, of a column that has some
+                continue
+            if not isinstance(row.get(self.column), str):
+                texts = [name for name, value in row.items() if isinstance(value, str)]
+                raise InputError(
+                    f"the dataset {self.spec!r} has no text column {self.column!r}: "
+                    f"it has {', '.join(texts) or 'none'} ({_FORM})"
+                )
             if row[self.column]:
                 yield row[self.column]

@@ -59,7 +59,9 @@ def open_sources(spec: str) -> list[TextSource]:
     Raises:
         InputError: a name that is neither a source nor a file.
     """
-    return [_open(part.strip()) for part in spec.split("+")]
+    whole = Path(os.path.expanduser(spec))
+    parts = [spec] if "+" in spec and whole.exists() else spec.split("+")  # a name may have a + in it
+    return [_open(part.strip()) for part in parts]
 
 
 def _open(part: str) -> TextSource:
