@@ -22,6 +22,7 @@ from interp.failures import goes_on, run
 from interp.options import (
     DEFAULT_MODEL,
     BatchOption,
+    BosOption,
     Context,
     CounterfactualOption,
     DeviceOption,
@@ -99,7 +100,7 @@ def discover(
         ),
     ] = 0.02,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
-    bos: Annotated[bool, typer.Option(help="prepend the beginning-of-sequence token")] = True,
+    bos: BosOption = True,
     reference: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="judge the scores by what interp reference measured, too"),
@@ -216,6 +217,7 @@ def reference(
     ] = None,
     seed: SeedOption = 1000,
     counterfactual: CounterfactualOption = None,
+    bos: BosOption = True,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="safetensors file to write")] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -247,6 +249,7 @@ def reference(
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
     parts = [file_name(wanted.name), file_name(spec), *([] if counterfactual is None else [counterfactual])]
+    parts += ["no-bos"] * (not bos)
     path = out or unused(Path("references") / f"measured-{'-'.join(parts)}.safetensors")
     check_file(path, "--out")
     if path.suffix != ".safetensors":
@@ -261,6 +264,7 @@ def reference(
             n=n,
             seed=seed,
             counterfactual=counterfactual,
+            bos=bos,
             checkpoint=partial,
             batch_size=batch_size,
             stage=bar,
@@ -270,7 +274,9 @@ def reference(
     print_reference(measured)
     typer.echo(f"\nsaved    {path}")
     named = [] if model is None else ["--model", model]
-    named += [] if counterfactual is None else ["--counterfactual", counterfactual]
+    named += ([] if counterfactual is None else ["--counterfactual", counterfactual]) + ["--no-bos"] * (
+        not bos
+    )
     words = ["discover", task, *named, "--reference", str(path)]
     typer.echo(f"next     interp {shlex.join(words)}    # judged by it")
 

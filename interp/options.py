@@ -117,6 +117,7 @@ DeviceOption = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; CUDA if there is one")
 ]
 DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16")]
+BosOption = Annotated[bool, typer.Option(help="prepend the beginning-of-sequence token")]
 TextOption = Annotated[
     str,
     typer.Option(

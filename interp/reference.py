@@ -24,6 +24,7 @@ def measure_reference(
     n: int | None = None,
     seed: int = 1000,
     counterfactual: str | None = None,
+    bos: bool = True,
     checkpoint: Path | None = None,
     batch_size: int = BATCH_SIZE,
     stage: Stage = silent,
@@ -40,7 +41,7 @@ def measure_reference(
     spec = describe_model(model)["spec"]
     if spec is None:
         raise InputError("this model was not loaded by load_model: a reference must name its model")
-    pairs = sample_pairs(task, model.tokenizer, n, N_PAIRS, seed, counterfactual)
+    pairs = sample_pairs(task, model.tokenizer, n, N_PAIRS, seed, counterfactual, bos=bos)
     scorer = MetricConsumer(len(pairs))
     with stage("does the model do the task?", len(pairs)) as advance:
         feed(model, pairs, [scorer], batch_size=batch_size, progress=advance)

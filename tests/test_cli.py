@@ -22,7 +22,7 @@ from interp.cli import app
 from interp.models import model_names
 from interp.models.planted import planted_truth
 from interp.options import DEFAULT_MODEL, file_name
-from interp.report.repeat import command_line, python_lines
+from interp.report.repeat import command_line, python_lines, reference_command
 from interp.runs import Run
 from interp.tasks import task_names
 from tests.command_line import ONE_THREAD
@@ -107,6 +107,16 @@ def test_a_run_is_exported_as_the_graph_that_other_tools_read(journey, command, 
     assert str(run.with_name(f"{run.name}-graph-3.json")) in command("export", ".").out
     refused = command("export", "nothing-here")
     assert refused.code == 2 and "nothing-here is not a run folder" in refused.err
+
+
+def test_a_run_without_bos_can_be_judged_by_what_its_report_says(command):
+    assert command("discover", PLANTED, "--no-bos", "-n", "40", "--out", "mine").code == 0
+    words = shlex.split(reference_command(Run.load("mine")))
+    measured = command(*words[1:], "-n", "40")
+    assert measured.code == 0, measured.err
+    then = shlex.split(re.search(r"^next +interp (.*?) +#", measured.out, re.MULTILINE)[1])
+    judged = command(*then, "-n", "40", "--out", "judged")
+    assert judged.code == 0 and "ROC AUC" in judged.out, judged.err
 
 
 def _options(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

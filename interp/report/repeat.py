@@ -150,6 +150,7 @@ def reference_command(run: Run, task: str | None = None) -> str:
         words += ["--out", f"references/measured-{Path(task).parent.name}.safetensors"]
     elif kind := _pairs(run).get("counterfactual"):
         words += ["--counterfactual", kind]
+    words += ["--no-bos"] * (not _pairs(run).get("bos", True))
     return shlex.join(words)
 
 
