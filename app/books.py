@@ -9,8 +9,9 @@ import streamlit as st
 from interp import DEFAULT_MODEL
 from interp.app import engine, shelf
 from interp.app.tokens import plain
-from interp.bottlenecks.book_folder import MANIFEST, load_codebooks
-from interp.bottlenecks.shipped import MLPS, codebooks_folder
+from interp.bottlenecks.book_folder import MANIFEST, BookFolder, load_codebooks
+from interp.bottlenecks.shipped import MLPS, at_mlps, codebooks_folder
+from interp.bottlenecks.shipped import SHIPPED as PACKAGED
 from interp.files import unused
 from interp.steering.kept import identity
 from interp.tasks.errors import InputError
@@ -70,6 +71,21 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
 def folder_of(name: str) -> Path | None:
     """What :func:`~interp.bottlenecks.book_folder.load_codebooks` takes for a name that is shown."""
     return {SHIPPED: None, SHIPPED_MLPS: MLPS}.get(name, engine.runs() / name)
+
+
+def name_of(folder: Path | None) -> str:
+    """What codebooks are called on the pages: the other way round than :func:`folder_of`."""
+    return {None: SHIPPED, MLPS: SHIPPED_MLPS}.get(folder) or folder.name
+
+
+def shipped_name(path: Path) -> str | None:
+    """What a folder of codebooks of the package is called, None for any other."""
+    if path.parent != PACKAGED:
+        return None
+    try:
+        return SHIPPED_MLPS if at_mlps(BookFolder.open(path)) else SHIPPED
+    except InputError:  # of another version of the package
+        return None
 
 
 def prepare(spec: str, model) -> None:

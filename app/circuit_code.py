@@ -3,7 +3,7 @@
 import streamlit as st
 
 from interp.app import engine
-from interp.app.books import choose
+from interp.app.books import choose, name_of
 from interp.app.circuit_reading import (
     OWN,
     codes,
@@ -13,6 +13,7 @@ from interp.app.circuit_reading import (
     texts,
 )
 from interp.app.circuit_runs import Opened, model_of
+from interp.app.links import page_of
 from interp.app.tokens import coloured, plain
 from interp.report import wording
 from interp.report.circuit_plots import code_plot
@@ -62,7 +63,7 @@ def codes_section(found: Opened, site: str, index: int) -> None:
     role = None if role == ALL_TOKENS else role
     _strips(found, read, site, index, role)
     st.dataframe(
-        _shares(read, site, role),
+        _shares(read, site, role, name_of(folder)),
         hide_index=True,
         key="shares",
         column_config={
@@ -139,7 +140,7 @@ def _strips(found: Opened, read: PairCodes, site: str, index: int, role: str | N
         st.html(coloured(f"{site}, {side}", names, ids, at))
 
 
-def _shares(read: PairCodes, site: str, role: str | None) -> list[dict]:
+def _shares(read: PairCodes, site: str, role: str | None, books: str) -> list[dict]:
     shares = {side: read.shares(site, role, side) for side in SIDES}
     every = sorted(
         {*shares["clean"], *shares["corrupt"]}, key=lambda c: -max(shares[s].get(c, 0) for s in SIDES)
@@ -147,7 +148,7 @@ def _shares(read: PairCodes, site: str, role: str | None) -> list[dict]:
     return [
         {"code": code}
         | {side: 100 * shares[side].get(code, 0.0) for side in SIDES}
-        | {"page": f"/codes?code={site}:{code}"}
+        | {"page": page_of(site, code, books)}
         for code in every[:SHOWN]
     ]
 
@@ -161,7 +162,7 @@ def _set(found: Opened, folder, books: dict, read: PairCodes, site: str, role: s
     ).removesuffix(" prompts")
     other = "corrupt" if side == "clean" else "clean"
     own = f"its own code on the {other} prompt"
-    offered = [str(row["code"]) for row in _shares(read, site, role)]
+    offered = [str(row["code"]) for row in _shares(read, site, role, name_of(folder))]
     options = offered if role is None else [own, *offered]
     key, at = f"code of {site} {role} {side}", role or ALL_TOKENS
     given = _given(site, at)

@@ -22,6 +22,7 @@ from interp.app.code_page import (
     token_rows,
 )
 from interp.app.code_search import name_of
+from interp.app.links import made_with
 from interp.app.tokens import plain
 from interp.codesearch import CodeIndex, CodePage
 from interp.codesearch.notes import MOST, Note
@@ -152,12 +153,13 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
             icon=":material/star:",
             type="primary" if note.star else "secondary",
         )
-        if ".g" not in book:
+        books = made_with(index.folder.name)
+        if ".g" not in book and books is not None:
             st.page_link(
                 "views/steering.py",
                 label="Steer with it",
                 icon=":material/tune:",
-                query_params={"codes": f"{book}={code}", "source": "by name"},
+                query_params={"books": books, "codes": f"{book}={code}", "source": "by name"},
             )
     if "not kept" in st.session_state:
         engine.say(InputError(st.session_state.pop("not kept")))

@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from interp.app.links import page_of
 from interp.app.share import address
 from interp.app.steered import BASE, RANDOM, STEERED, Comparison, Request, Show, Written
 from interp.app.tokens import marked, plain, visible
@@ -93,7 +94,7 @@ def draw(comparison: Comparison) -> None:
         )
 
 
-def draw_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
+def draw_found(found: FoundCodes, used: Sequence[WeightedCode], books: str) -> None:
     listed = found.listed(used)
     st.subheader("Codes found")
     st.caption(
@@ -111,7 +112,7 @@ def draw_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
                 "precision": None if code.verdict is None else code.verdict.precision,
                 "recall": None if code.verdict is None else code.verdict.recall,
                 "q": None if code.verdict is None else code.verdict.q_value,
-                "page": f"/codes?code={code.site}:{code.code}",
+                "page": page_of(code.site, code.code, books),
             }
             for code in listed
         ],

@@ -7,6 +7,7 @@ import streamlit as st
 import torch
 
 from interp.app import engine
+from interp.app.links import page_of, steering_by
 from interp.app.tokens import pieces
 from interp.codesearch.reading import TokenCodes, read_codes
 from interp.steering.continuations import encode_prompts
@@ -55,9 +56,13 @@ def read(books: dict, text: str) -> Reading:
     return reading
 
 
-def codes_at(reading: Reading, token: int) -> list[dict[str, str | int | float]]:
+def codes_at(reading: Reading, token: int, books: str) -> list[dict[str, str | int | float | None]]:
     """The codes of one token at all sites, strongest first within a site, with the addresses of what is known of them
-    and of steering by them."""
+    and of steering by them.
+
+    Args:
+        books: what the codebooks are called.
+    """
     return [
         {
             "site": site,
@@ -65,8 +70,8 @@ def codes_at(reading: Reading, token: int) -> list[dict[str, str | int | float]]
             "code": int(codes.ids[token, slot]),
             "similarity": float(codes.similarity[token, slot]),
             "margin": float(codes.margin[token, slot]),
-            "page": f"/codes?code={site}:{codes.ids[token, slot]}",
-            "steer": f"/steering?codes={site}%3D{codes.ids[token, slot]}",
+            "page": page_of(site, int(codes.ids[token, slot]), books),
+            "steer": steering_by(f"{site}={codes.ids[token, slot]}", books),
         }
         for site, codes in reading.codes.items()
         for slot in range(codes.ids.shape[1])

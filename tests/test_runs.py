@@ -166,6 +166,7 @@ def test_nan_is_not_written_as_json(run, tmp_path):
     [
         (lambda f: (f / RESULT).unlink(), "not a run folder"),
         (lambda f: (f / RESULT).write_text("{"), "damaged"),
+        (lambda f: (f / RESULT).write_text("[" * 200_000), "nested too deeply"),
         (lambda f: (f / ARRAYS).write_bytes(b"noise"), "damaged"),
         (lambda f: (f / RESULT).write_text("[]"), "format None"),
         (lambda f: (f / RESULT).write_text(json.dumps({"format": 99})), "format 99"),

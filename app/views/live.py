@@ -3,7 +3,7 @@
 import streamlit as st
 
 from interp.app import engine
-from interp.app.books import choose
+from interp.app.books import choose, name_of
 from interp.app.reading import MOST, Reading, codes_at, heads_of, read, shared
 from interp.app.token_strip import picked, token_strip
 from interp.app.tokens import plain, visible
@@ -46,7 +46,7 @@ def forget_token() -> None:
 
 
 @st.fragment
-def tokens(reading: Reading, text: str) -> None:
+def tokens(reading: Reading, text: str, made_with: str) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
     n = len(reading.pieces)
     sites = heads_of(reading.codes)
@@ -87,7 +87,7 @@ def tokens(reading: Reading, text: str) -> None:
         help="Shows at which sites the two tokens have the same code.",
     )
     st.query_params["token"] = str(token)
-    rows = codes_at(reading, token)
+    rows = codes_at(reading, token, made_with)
     st.subheader(f"Codes of {plain(visible(reading.pieces[token]))}")
     if other is not None:
         same = shared(reading, token, other)
@@ -101,7 +101,7 @@ def tokens(reading: Reading, text: str) -> None:
 
 st.title("Live text")
 st.caption("Every token is read once; its codes at any site are then a click away.")
-_, books = choose()
+folder, books = choose()
 text = st.text_area(
     "Text",
     TEXT,
@@ -116,4 +116,4 @@ try:
 except InputError as error:
     engine.say(error)
     st.stop()
-tokens(reading, text)
+tokens(reading, text, name_of(folder))

@@ -195,7 +195,7 @@ if "comparison" in st.session_state:
     with done.container():
         draw(comparison)
         if found is not None:
-            draw_found(found, comparison.codes)
+            draw_found(found, comparison.codes, made_with)
         draw_again(comparison, request, made_with)
 elif not pressed:
     done.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")

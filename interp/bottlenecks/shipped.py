@@ -30,7 +30,7 @@ def codebooks_folder(model: Model, folder: Path | None = None, *, k: int | None 
         return folder
     every = [BookFolder.open(path.parent) for path in sorted(SHIPPED.glob(f"*/{MANIFEST}"))]
     own = sorted(
-        (found for found in every if found.is_of(model) and _at_mlps(found) == (folder == MLPS)),
+        (found for found in every if found.is_of(model) and at_mlps(found) == (folder == MLPS)),
         key=lambda found: found.manifest["fit"]["k"],
     )
     if not own:
@@ -49,7 +49,8 @@ def codebooks_folder(model: Model, folder: Path | None = None, *, k: int | None 
     return fitting[-1 if k is None else 0].folder
 
 
-def _at_mlps(found: BookFolder) -> bool:
+def at_mlps(found: BookFolder) -> bool:
+    """Whether codebooks are those of MLP outputs, and not of heads."""
     return all(site.startswith("m") for site in found.sites)
 
 

@@ -50,6 +50,14 @@ _KEYS = {
     "bytes": dict,
 }
 """What a manifest must have."""
+_PARTS = {
+    ("model", "spec"): (str, type(None)),
+    ("books", "fingerprint"): str,
+    ("books", "sites"): list,
+    ("text", "spec"): str,
+    ("text", "split"): str,
+}
+"""The same within its parts."""
 _TABLES = ("counts", "lists", "top_token", "top_similarity", "top_margin", "histogram")
 
 
@@ -122,12 +130,13 @@ class CodeIndex:
             _check_sizes(folder, manifest["bytes"])
             tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_CORPUS, *_TABLES)}
             _check_shapes(folder, layout, tables)
+            ids = IdFile.open(folder / IDS, layout)
         except InputError:
             raise
         except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, OverflowError) as error:
             why = f"no {error} there" if isinstance(error, KeyError) else error
             raise InputError(f"the index {folder} is damaged: {why}; build it again") from None
-        found = cls(folder, manifest, layout, IdFile.open(folder / IDS, layout), tables, books, books_within)
+        found = cls(folder, manifest, layout, ids, tables, books, books_within)
         if books is not None:
             found.check_books(books)
         return found
@@ -282,10 +291,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path} is damaged: its {name} is {manifest.get(name)!r}; build the index again"
             )
-    if not isinstance(manifest["books"].get("fingerprint"), str):
-        raise InputError(
-            f"{path} is damaged: it does not say which codebooks it is of; build the index again"
-        )
+    for (where, part), kind in _PARTS.items():
+        known = manifest[where].get(part, "missing")
+        if part not in manifest[where] or not isinstance(known, kind):
+            raise InputError(
+                f"{path} is damaged: its {where} has the {part} {known!r}; build the index again"
+            )
     return manifest
 
 

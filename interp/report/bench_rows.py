@@ -84,8 +84,10 @@ def read_bench(path: Path) -> BenchRows:
         InputError: not such a file, or one that was damaged.
     """
     found = read_rows(path, _read, "run the bench again, or delete it")
-    if not found.scopes:
-        raise InputError(f"{path} holds no rows: run the bench again, or delete it")
+    if not found.scopes or not all(found.metrics(scope) for scope in found.scopes):
+        raise InputError(
+            f"{path} holds no rows, or a target without numbers: run the bench again, or delete it"
+        )
     return found
 
 

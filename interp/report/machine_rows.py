@@ -76,6 +76,8 @@ def _read(result: Mapping[str, Any]) -> Reproduction:
     codes, recipe = result["codes"], result["recipe"]
     ours, kmeans = codes[CODED], codes["untrained k-means"]
     best = ours["state"]["best"]
+    if CODED not in result["scores"] or "pairs" not in result["n"]:
+        raise ValueError("it does not score the model with codebooks, or not say on how many pairs")
     return Reproduction(
         str(recipe["scale"]),
         int(recipe["seed"]),

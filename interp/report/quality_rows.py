@@ -99,6 +99,8 @@ def _read(result: Mapping[str, Any]) -> Quality:
         f"{int(text['n_tokens']):,} tokens of {text['spec']}",
         tuple(_text(entry) for entry in result["texts"]),
     )
+    if not quality.texts:
+        raise ValueError("no text was measured")
     for entry in quality.texts:
         entry.codes()
     return quality

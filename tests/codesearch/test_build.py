@@ -293,7 +293,7 @@ def test_no_manifest_ends_in_more_than_one_line(index, tmp_path, name, value):
         except InputError as error:
             assert "\n" not in str(error) and str(folder) in str(error)
         else:
-            assert value in ({}, {"x": 1}) and name in ("model", "text")
+            raise AssertionError(f"opened with {name} = {value!r}")
 
 
 def test_tables_of_another_index_are_called_damage(index, tmp_path):

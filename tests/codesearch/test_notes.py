@@ -52,6 +52,7 @@ def test_two_processes_that_write_at_once_lose_nothing(notes):
     ("content", "message"),
     [
         ("{", "is damaged"),
+        ("[" * 200_000, "is damaged"),
         ("[]", "is not of format 1"),
         ('{"format": 2, "notes": {}}', "is not of format 1"),
         ('{"format": 1}', "is damaged"),

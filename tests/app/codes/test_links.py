@@ -1,0 +1,39 @@
+"""Links from one page to another name the codebooks: of others the same number is another code."""
+
+import shutil
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.app.codes.conftest import NAME
+
+
+@pytest.fixture
+def others(saved):
+    """Codebooks beside those of the index, newer than them."""
+    folder = shutil.copytree(saved / "books", saved / "others")
+    yield folder.name
+    shutil.rmtree(folder)
+
+
+def _asked(address: str) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(address).query)
+
+
+def test_codes_of_a_text_lead_to_the_index_of_their_codebooks_and_to_no_other(open_page, saved, others):
+    for books in ("books", others):
+        app = open_page("live", saved, text="Mary gave a drink", books=books)
+        assert not app.exception
+        for row in app.dataframe[0].value.itertuples():
+            assert _asked(row.steer)["books"] == [books]
+            if books == others:
+                assert row.page is None
+            else:
+                assert _asked(row.page) == {"code": [f"{row.site}:{row.code}"], "index": [NAME]}
+
+
+def test_a_code_s_page_steers_by_the_codebooks_of_its_index(page, busy, others):  # noqa: ARG001
+    app = page(code=f"{busy[0]}:{busy[1]}")
+    [link] = [link.proto for link in app.get("page_link") if link.proto.label == "Steer with it"]
+    assert parse_qs(link.query_string)["books"] == ["books"]
+    assert parse_qs(link.query_string)["codes"] == [f"{busy[0]}={busy[1]}"]

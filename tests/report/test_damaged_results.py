@@ -1,0 +1,66 @@
+"""Result files that parse and lack what a page shows: one line, made again how, and never a page that fails."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from interp.bottlenecks.shipped import SHIPPED
+from interp.report.bench_rows import read_bench
+from interp.report.machine_rows import read_reproduction
+from interp.report.quality_rows import read_quality
+from interp.tasks.errors import InputError
+from tests.report.test_bench_page import make_result
+
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "tokfsm" / "cpu-seed0.json"
+DEEP = "[" * 200_000
+
+
+def machine(**changed) -> dict:
+    return {**json.loads(KEPT.read_text()), **changed}
+
+
+def quality(**changed) -> dict:
+    path = next(SHIPPED.glob("*-k1/quality.json"))
+    return {**json.loads(path.read_text()), **changed}
+
+
+def silent_bench() -> dict:
+    """A bench that has rows and not one number in them."""
+    result = make_result()
+    for row in (*result["table"], *result["groups"]):
+        row.update({key: None for key, value in row.items() if isinstance(value, dict | float)})
+    return result
+
+
+def nobody_alive() -> dict:
+    codes = json.loads(KEPT.read_text())["codes"]
+    codes["codebooks"]["alive"]["a0"] = []
+    return machine(codes=codes)
+
+
+@pytest.mark.parametrize(
+    ("read", "result"),
+    [
+        (read_quality, quality(texts=[])),
+        (read_reproduction, machine(scores={})),
+        (read_reproduction, machine(n={})),
+        (read_reproduction, nobody_alive()),
+        (read_bench, silent_bench()),
+        *((read, DEEP) for read in (read_quality, read_reproduction, read_bench)),
+    ],
+)
+def test_what_a_page_could_not_show_is_one_line(tmp_path, read: Callable, result: dict | str):
+    path = tmp_path / "result.json"
+    path.write_text(result if isinstance(result, str) else json.dumps(result))
+    with pytest.raises(InputError, match=str(path)) as error:
+        read(path)
+    assert "\n" not in str(error.value) and "again" in str(error.value)
+
+
+@pytest.mark.parametrize(("read", "result"), [(read_quality, quality()), (read_reproduction, machine())])
+def test_the_same_files_unchanged_are_read(tmp_path, read: Callable, result: dict):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result))
+    assert read(path)
