@@ -78,7 +78,11 @@ class Found:
                 "config": scores.config,
                 "codes": asdict(self.codes.dictionary.config),
             },
-            "provenance": {"pairs": pairs.provenance(), "model": describe_model(model)},
+            "provenance": {
+                "pairs": pairs.provenance(),
+                # not in describe_model: what earlier versions wrote is compared with it
+                "model": describe_model(model) | {"parallel_attn_mlp": bool(model.cfg.parallel_attn_mlp)},
+            },
             "versions": versions(),
         }
         details = {

@@ -40,7 +40,7 @@ def make_tiny(family: str, folder: Path) -> Path:
     return folder
 
 
-def make_config(family: str, d_vocab: int, eos: int) -> PreTrainedConfig:
+def make_config(family: str, d_vocab: int, eos: int | None) -> PreTrainedConfig:
     # weights ten times the usual scale: at the usual one a random model repeats its last token for ever
     ids = {"vocab_size": d_vocab, "bos_token_id": eos, "eos_token_id": eos, "initializer_range": 0.2}
     if family == "gpt2":

@@ -39,12 +39,17 @@ def generate(
 
     Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
     once and then one position at a time: one that edits must not count positions from the front. Raises
-    :class:`InputError` for a temperature that is negative or not finite, or no new tokens.
+    :class:`InputError` for a temperature that is negative or not finite, no new tokens, or strings and a tokenizer
+    that cannot pad.
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
+    if not isinstance(prompts, Tensor) and getattr(model.tokenizer, "pad_token_id", None) is None:
+        raise InputError(
+            "the model's tokenizer has no padding token: give prompts as tokens, or continue_prompts"
+        )
     sampled = temperature > GREEDY
     seeded = torch.random.fork_rng(_cuda_devices(model))
     with model_lock(model), generation_marked(model), seeded, torch.no_grad():
@@ -57,7 +62,8 @@ def generate(
             use_past_kv_cache=use_cache,
             attention_mask=attention_mask,
             return_type="tokens",
-            stop_at_eos=model.tokenizer is not None,
+            stop_at_eos=getattr(model.tokenizer or model.cfg, "eos_token_id", None) is not None
+            or getattr(model.cfg, "eos_token_id", None) is not None,
             stopping_criteria=None if watch is None else _Watching(watch),
             verbose=False,
         )

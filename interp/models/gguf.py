@@ -8,6 +8,7 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.models.memory import check_fits
+from interp.models.pretrained import check_whole
 from interp.models.progress import quiet
 from interp.tasks.errors import InputError
 
@@ -32,18 +33,20 @@ def read_gguf(
     check_fits(elements * dtype.itemsize, torch.device("cpu"), "a smaller model")
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, told = AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 gguf_file=path.name,
                 dtype=dtype,
                 attn_implementation="eager",
                 local_files_only=True,
+                output_loading_info=True,
             )
             tokenizer = _tokenizer(path)
     except MemoryError:
         raise
     except Exception as error:
         raise _unreadable(path, error) from error
+    check_whole(told, path)
     _forget_quantisation(model)
     return model.eval(), tokenizer
 

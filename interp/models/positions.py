@@ -36,11 +36,14 @@ def forwards_watched(model: TransformerBridge, begin: Callable[[int], None]) -> 
 @contextlib.contextmanager
 def generation_marked(model: TransformerBridge) -> Iterator[None]:
     """Within the body :func:`running_generation` gives an object of this one generation; holds no lock."""
-    _generations[model] = object()
+    outer, _generations[model] = _generations.get(model), object()
     try:
         yield
     finally:
-        del _generations[model]
+        if outer is None:
+            del _generations[model]
+        else:  # one generation within another, as what watches a generation may do
+            _generations[model] = outer
 
 
 def running_generation(model: TransformerBridge) -> object | None:

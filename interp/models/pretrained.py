@@ -1,10 +1,17 @@
 """Hugging Face models, from a folder or from the hub, wrapped in a TransformerBridge."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
@@ -20,6 +27,19 @@ from interp.models.memory import check_weights
 from interp.models.progress import status
 from interp.tasks.errors import InputError
 
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers raises for files that are not what they seem."""
+
 
 def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
     """Read a causal language model and its tokenizer from a folder (a ``Path``) or the hub (an id).
@@ -33,13 +53,18 @@ def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype
         check_weights(config, dtype, device)
         # a hub's download bars stay: they are worth seeing
         with status(f"loading {source}") if local else contextlib.nullcontext():
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation="eager", local_files_only=local
+            model, told = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation="eager",
+                local_files_only=local,
+                output_loading_info=True,
             )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise _unreadable(source, error) from error
+    check_whole(told, source)
     return wrap(model, tokenizer, str(source), device, config=config)
 
 
@@ -52,7 +77,7 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             return AutoTokenizer.from_pretrained(source, add_bos_token=True, local_files_only=local)
         except ValueError:  # it has no BOS
             return AutoTokenizer.from_pretrained(source, local_files_only=local)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise _unreadable(source, error, "a tokenizer") from error
 
 
@@ -70,7 +95,7 @@ def wrap(
     """
     architecture = ((config or model.config).architectures or [type(model).__name__])[0]
     try:
-        return TransformerBridge.boot_transformers(
+        bridge = TransformerBridge.boot_transformers(
             name, hf_model=model.to(device), tokenizer=tokenizer, dtype=model.dtype, device=device
         )
     except (ValueError, NotImplementedError, KeyError) as error:
@@ -78,6 +103,30 @@ def wrap(
         raise InputError(
             f"{name}: transformer-lens cannot wrap the architecture {architecture} ({reason})"
         ) from error
+    _without_foreign_tokens(bridge)
+    return bridge
+
+
+def check_whole(told: Mapping[str, Any], source: str | Path) -> None:
+    """Raise :class:`InputError` if weights were not in the checkpoint: transformers draws them at random.
+
+    Args:
+        told: what ``from_pretrained`` tells with ``output_loading_info``.
+    """
+    missing = sorted(told["missing_keys"])
+    if missing:
+        others = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise InputError(
+            f"{source} lacks weights, {missing[0]}{others}: it is damaged, or not of a causal language model"
+        )
+
+
+def _without_foreign_tokens(bridge: TransformerBridge) -> None:
+    """A tokenizer without special tokens is given one by the bridge, which the model has no embedding of."""
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(bridge.tokenizer, f"{name}_id")
+        if number is not None and number >= bridge.cfg.d_vocab:
+            setattr(bridge.tokenizer, name, None)
 
 
 def _unreadable(source: str | Path, error: Exception, what: str = "a causal language model") -> InputError:

@@ -37,7 +37,6 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
         "d_head": cfg.d_head,
         "d_vocab": cfg.d_vocab,
         "attn_only": bool(cfg.attn_only),
-        "parallel_attn_mlp": bool(cfg.parallel_attn_mlp),
     }
 
 

@@ -125,7 +125,7 @@ def _blocks(
             f"{n_blocks * body} are needed for {n_blocks} blocks of {context}: ask for fewer, or add a source"
         )
     rows = torch.tensor(stream[: n_blocks * body]).reshape(n_blocks, body)
-    return torch.cat([torch.tensor(head).expand(n_blocks, -1), rows], 1), documents
+    return torch.cat([torch.tensor(head, dtype=torch.long).expand(n_blocks, -1), rows], 1), documents
 
 
 def _ordered(source: TextSource, model: Model, split: Split, seed: int, stage: Stage) -> Iterator[Document]:

@@ -8,12 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from interp.models import describe_model, load_model, load_tokenizer, model_names
+from interp.models.generate import generate
 from interp.models.load import classify, parse_device
+from interp.steering.continuations import continue_prompts
 from interp.tasks.errors import InputError
-from tests.tiny_models import FAMILIES
+from interp.text import load_text
+from tests.tiny_models import FAMILIES, make_config
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
@@ -154,7 +163,10 @@ def test_file_of_another_kind_is_refused(tmp_path):
         load_model(str(file))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "noise", "absent", "config"])
+ODD_CONFIGS = {"no heads": {"num_attention_heads": 0}, "no width": {"hidden_size": None}}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "noise", "absent", "config", *ODD_CONFIGS])
 def test_damaged_folder_is_one_line(damage, tmp_path, tiny_model_folder):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder("llama"), folder)
@@ -165,11 +177,48 @@ def test_damaged_folder_is_one_line(damage, tmp_path, tiny_model_folder):
         weights.write_bytes(bytes(range(256)) * 100)
     elif damage == "absent":
         weights.unlink()
-    else:
+    elif damage == "config":
         (folder / "config.json").write_text("{not json")
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | ODD_CONFIGS[damage]))
     with pytest.raises(InputError, match="cannot read a causal language model from the folder") as error:
         load_model(str(folder))
     assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, tiny_model_folder):
+    """transformers would draw them at random, and the model would be another one at every load."""
+    folder = tmp_path / "classifier"
+    shutil.copytree(tiny_model_folder("qwen2"), folder)
+    AutoModelForSequenceClassification.from_pretrained(folder, pad_token_id=0).save_pretrained(folder)
+    with pytest.raises(InputError, match="lacks weights, lm_head.weight: it is damaged, or not of a causal"):
+        load_model(str(folder))
+    shutil.rmtree(folder)
+    shutil.copytree(
+        tiny_model_folder("llama"), folder
+    )  # whose tied lm_head is not in the file, as it should be
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3, "layer_types": None}))
+    with pytest.raises(InputError, match=r"lacks weights, model\.layers\.2\..* and 8 more"):
+        load_model(str(folder))
+
+
+def test_a_tokenizer_without_special_tokens_is_given_none_that_the_model_does_not_know(tmp_path):
+    characters = [chr(i) for i in range(32, 127)]
+    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(characters)}, merges=[]))
+    backend.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(tmp_path)
+    config = make_config("llama", len(characters), eos=None)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path))
+    names = ("bos_token", "eos_token", "pad_token")
+    assert [getattr(model.tokenizer, name) for name in names] == [None] * 3
+    assert load_text("stdlib", model, n_tokens=64, context=32).tokens.dtype == torch.long
+    [continued] = continue_prompts(model, ["Mary"], 4)
+    assert len(continued.tokens) == 4
+    with pytest.raises(InputError, match="no padding token"):
+        generate(model, "Mary", 4)
 
 
 def test_architecture_that_is_no_causal_model_is_refused(tmp_path, tiny_model_folder):

@@ -3,7 +3,7 @@
 import pytest
 
 from interp.models.generate import generate
-from interp.models.positions import forwards_watched
+from interp.models.positions import forwards_watched, running_generation
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -26,6 +26,19 @@ def test_begin_is_told_how_many_positions_are_cached(family, tiny_model):
     begun.clear()
     model(PROMPT)
     assert begun == []
+
+
+def test_a_generation_within_a_generation_ends_alone(tiny_model):
+    model, seen = tiny_model("llama"), []
+
+    def watch(_tokens) -> None:
+        outer = running_generation(model)
+        generate(model, PROMPT, 1)
+        seen.append((outer, running_generation(model)))
+
+    generate(model, PROMPT, 3, watch=watch)
+    assert len({id(one) for pair in seen for one in pair}) == 1 and seen[0][0] is not None
+    assert running_generation(model) is None
 
 
 def test_the_watcher_is_gone_after_an_exception(tiny_model):
