@@ -52,6 +52,17 @@ def has_hook(model: TransformerBridge, name: str) -> bool:
     return True
 
 
+def check_plain(model: TransformerBridge, what: str) -> None:
+    """Raise :class:`InputError` if hooks are in place, for what has to be by the model as it is."""
+    with _guard:
+        points = _points.get(model, {}).values()
+    if any(point.fwd_hooks for point in points):
+        raise InputError(
+            f"{what} has to be by the model as it is, and something is attached to it: leave that context before, or "
+            "give it to continue_prompts as within"
+        )
+
+
 @contextlib.contextmanager
 def hooked(model: TransformerBridge, functions: Mapping[str, HookFunction]) -> Iterator[None]:
     """Run the body with these functions (hook name -> function) in place, holding the model's lock.

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.models import Model
 from interp.models.generate import generate
+from interp.models.hooks import check_plain
 from interp.tasks.errors import InputError
 from interp.text.special import check_unicode, ends, opened, until_end
 
@@ -86,10 +87,12 @@ def continue_prompts(
         watch: as of :func:`~interp.models.generate.generate`; prompts are padded on the left.
 
     Raises:
-        InputError: as :func:`encode_prompts`, or prompts and new tokens longer than the model's context.
+        InputError: as :func:`encode_prompts`, prompts and new tokens longer than the model's context, or something
+            attached to the model already.
     """
     if isinstance(prompts, str):
         raise InputError(f"prompts {prompts[:40]!r}: give a list of texts, [prompt] for one")
+    check_plain(model, "perplexity")  # before the texts are written, which takes longer
     ids = encode_prompts(model, prompts, chat=chat)
     longest = max(map(len, ids))
     if longest + n_tokens > model.cfg.n_ctx:
@@ -123,7 +126,12 @@ def continue_prompts(
 def surprise(
     model: Model, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """−log p of each new token after its prompt, in nats; outside of any steering."""
+    """−log p of each new token after its prompt, in nats.
+
+    Raises:
+        InputError: something is attached to the model, which is to judge as it is.
+    """
+    check_plain(model, "perplexity")
     device = next(model.parameters()).device
     rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
     found: list[np.ndarray] = []

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from interp.models import load_model
+from interp.models.hooks import hooked
+from interp.steering.continuations import continue_prompts
+from interp.tasks.errors import InputError
 from interp.text import load_text
 from interp.text.samples import ModelSamples
 
@@ -59,6 +62,19 @@ def test_a_killed_sampling_goes_on_and_damaged_files_are_made_again(tiny_model, 
     (folder / "00001.safetensors").write_bytes(b"half of it")
     (folder / "00002.safetensors").unlink()
     assert first(source, model, 24) == whole
+
+
+def test_what_a_hooked_model_writes_is_not_taken_for_its_own(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
+    model, source = tiny_model("llama"), ModelSamples(batch=8, length=20)
+    with hooked(model, {"blocks.0.hook_resid_pre": lambda x: 0 * x}):
+        with pytest.raises(InputError, match="text of the source 'self' has to be by the model as it is"):
+            first(source, model, 1)
+        with pytest.raises(InputError, match="perplexity has to be by the model as it is"):
+            continue_prompts(model, ["Mary"], 2)
+    whole = first(source, model, 1)
+    with hooked(model, {"blocks.0.hook_resid_pre": lambda x: 0 * x}):
+        assert first(source, model, 1) == whole  # what was sampled before is
 
 
 def test_other_weights_have_other_samples(tiny_model_folder, tiny_model):
