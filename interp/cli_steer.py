@@ -171,7 +171,10 @@ def steer(
         given = found.named(n, "forbidden" if forbid else "set" if add is None else "added")
         print_found(found, given)
     drawn = random_codes(loaded, books, given, seed=seed) if control else None
-    arms = {"base": [], "steered": given} | ({} if drawn is None else {"random codes": drawn})
+    # spliced, all rows are written by the model on codes, those without an edit as well
+    arms = {"base" if error_term else "on codes, unedited": [], "steered": given} | (
+        {} if drawn is None else {"random codes": drawn}
+    )
     edits = [
         edit
         for i, codes_of_arm in enumerate(arms.values())

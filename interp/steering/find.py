@@ -36,6 +36,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import false_discovery_control, hypergeom
 from torch import Tensor
 
+from interp.bottlenecks.attach import groups_at
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.codes import NO_CODE, Codes, distinct
@@ -85,7 +86,7 @@ def find_codes(
         InputError: fewer than :data:`LEAST` texts of a kind, a text in both, an empty or too long one, no codebooks,
             or no code (by difference: no token) that tells the texts apart.
     """
-    _check(codebooks, positive, negative, by)
+    _check(model, codebooks, positive, negative, by)
     texts = tokenize(model, [*positive, *negative])
     is_positive = np.arange(len(positive) + len(negative)) < len(positive)
     heldout = _split(is_positive, seed)
@@ -236,7 +237,11 @@ def _difference(
 
 
 def _check(
-    codebooks: Mapping[str, Bottleneck], positive: Sequence[str], negative: Sequence[str], by: str
+    model: Model,
+    codebooks: Mapping[str, Bottleneck],
+    positive: Sequence[str],
+    negative: Sequence[str],
+    by: str,
 ) -> None:
     if by not in RANKINGS:
         raise InputError(f"ranking {by!r}: choose {' or '.join(RANKINGS)}")
@@ -246,6 +251,12 @@ def _check(
         if by == "difference" and not isinstance(book, Codebook):
             raise InputError(
                 f"a {book.kind} at {name}: only codebooks have a mean to differ from; rank by detection"
+            )
+        site = resolve_site(model, name)
+        if site.kind != "attn" and groups_at(model, site, book) is not None:
+            raise InputError(
+                f"the codebook at {name} has {book.config.groups} groups that share out its vector: codes are found in "
+                "books of one group, or of one a head"
             )
     for kind, texts in (("positive", positive), ("negative", negative)):
         if len(texts) < LEAST:

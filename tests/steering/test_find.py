@@ -82,6 +82,12 @@ def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
     assert [edit.site for edit in found.sets(1)] == [found.codes[0].site]
 
 
+def test_books_whose_groups_share_out_a_vector_are_refused(model):
+    book = Codebook(CodebookConfig(d_in=model.cfg.d_model // 2, n_codes=4, groups=2, selection="residual"))
+    with pytest.raises(InputError, match="the codebook at m0 has 2 groups that share out its vector"):
+        find_codes(model, {"m0": book}, MARKED, PLAIN)
+
+
 @pytest.mark.parametrize("by", ["difference", "detection"])
 def test_p_values_are_fishers_on_the_held_out_texts_and_the_split_is_seeded(model, books, by):
     found = find_codes(model, books, MARKED, PLAIN, seed=1, by=by)
