@@ -128,13 +128,15 @@ def discover(
     ours = chosen.edges is not None and all(site.kind == "attn" for site in members)
     with clock("edges"), stage("edges", HUNDREDTHS if ours else len(some)) as advance:
         if ours:
-            measured = chosen.edges(model, pairs, scores, sites=members, seed=seed, progress=advance)
+            measured = chosen.edges(
+                model, pairs, scores, sites=members, seed=seed, batch_size=batch_size, progress=advance
+            )
             edges, evidence = measured.edges, measured.evidence
         elif method == "overlap":
             edges = edges_among(codes, members)
             advance(len(some))
         else:
-            edges = edge_attribution(model, some, members, progress=advance)
+            edges = edge_attribution(model, some, members, batch_size=batch_size, progress=advance)
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
     judge = None if own is None else (str(reference), own)
     found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, judge)

@@ -3,8 +3,9 @@
 import datetime
 from pathlib import Path
 
-from interp.activations.stream import BATCH_SIZE, MetricConsumer, feed
+from interp.activations.stream import BATCH_SIZE
 from interp.circuits.measured import MeasuredReference
+from interp.evaluation.gap import check_gap
 from interp.models import Model, describe_model
 from interp.progress import Stage, silent
 from interp.record import versions
@@ -42,15 +43,7 @@ def measure_reference(
     if spec is None:
         raise InputError("this model was not loaded by load_model: a reference must name its model")
     pairs = sample_pairs(task, model.tokenizer, n, N_PAIRS, seed, counterfactual, bos=bos)
-    scorer = MetricConsumer(len(pairs))
-    with stage("does the model do the task?", len(pairs)) as advance:
-        feed(model, pairs, [scorer], batch_size=batch_size, progress=advance)
-    clean, corrupt = scorer.metric_.mean(1)
-    if not clean > corrupt:
-        raise InputError(
-            f"{spec} scores {clean:.3g} on clean prompts of {task.name} and {corrupt:.3g} on corrupt ones: "
-            "it does not do this task, so there is no gap of which effects could be a share"
-        )
+    check_gap(model, pairs, batch_size=batch_size, stage=stage)
     method = METHODS["patching"]
     config = PatchingConfig(batch_size=batch_size, checkpoint=None if checkpoint is None else str(checkpoint))
     with stage("exact interchange", method.steps(model, len(pairs))) as advance:

@@ -16,6 +16,7 @@ from interp.record import EXAMPLES
 from interp.reference import measure_reference
 from interp.report import render_report
 from interp.scores import METHODS
+from interp.scores.code_edges import code_edges
 from interp.scores.codes import CodesConfig
 from interp.scores.overlap import OverlapConfig
 from interp.tasks import load_task, write_prompt_file
@@ -184,6 +185,18 @@ def test_a_reference_is_refused_before_the_sweep_where_the_model_does_not_do_the
     with pytest.raises(InputError, match="it does not do this task"):
         measure_reference(load_task(path), model, n=6, checkpoint=tmp_path / "partial.safetensors")
     assert [entry.name for entry in tmp_path.iterdir()] == ["swapped.json"]
+
+
+def test_edges_are_scored_by_the_discovery_s_own_threshold_and_batch_size(monkeypatch):
+    seen = []
+
+    def watched(*args, **kwargs):
+        seen.append(args[3])
+        return code_edges(*args, **kwargs)
+
+    monkeypatch.setattr("interp.scores.code_edges.code_edges", watched)
+    discover("planted-inhibition", n=16, threshold=0.3, batch_size=2)
+    assert (seen[0].threshold, seen[0].batch_size) == (0.3, 2)
 
 
 def test_models_without_mlps_or_a_format_of_their_own_say_so():

@@ -1,5 +1,7 @@
 """What scores are judged by: the reference circuits of a target, and held-out prompts to run circuits on."""
 
+import contextlib
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from interp.bench.store import Say
 from interp.circuits.measured import THRESHOLD, MeasuredReference
 from interp.circuits.references import Reference, reference_for
 from interp.evaluation.edge_recovery import recover_edges
+from interp.evaluation.gap import check_gap
 from interp.evaluation.recovery import recover
 from interp.evaluation.stability import precision_at
 from interp.models import Model, describe_model, weights_digest
@@ -166,13 +169,22 @@ def _measured(
 ) -> MeasuredReference:
     """The exact effects kept at ``path`` if they are of these pairs and weights, else measured and kept there."""
     wanted = {"pairs": pairs.digest(), "weights": weights_digest(model)}
+    dtype = describe_model(model)["dtype"]
     if path.is_file():
-        found = MeasuredReference.load(path)
-        made_in = found.provenance.get("model_details", {}).get("dtype")
-        if wanted.items() <= found.provenance.items() and made_in == describe_model(model)["dtype"]:
+        found = _kept(path)
+        if found is None:
+            say(f"{path}: damaged, measured again")
+        elif (
+            wanted.items() <= found.provenance.items()
+            and found.provenance.get("model_details", {}).get("dtype") == dtype
+        ):
             return found
-        say(f"{path}: of other prompts, weights or precision, measured again")
-    partial = path.with_suffix(".partial.safetensors")
+        else:
+            say(f"{path}: of other prompts, weights or precision, measured again")
+    check_gap(model, pairs, batch_size=batch_size, stage=stage)
+    # named by what it is of: one that a bench of another precision left is no use, and no obstacle
+    own = hashlib.sha256(f"{wanted}{dtype}".encode()).hexdigest()[:8]
+    partial = path.with_suffix(f".{own}.partial.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     heads = model.cfg.n_layers * model.cfg.n_heads
     config = PatchingConfig(batch_size=batch_size, mlps=False, checkpoint=str(partial))
@@ -185,3 +197,10 @@ def _measured(
     measured.save(path)
     partial.unlink(missing_ok=True)
     return MeasuredReference.load(path)  # as every later run will see it
+
+
+def _kept(path: Path) -> MeasuredReference | None:
+    """What is there, ``None`` if it cannot be read."""
+    with contextlib.suppress(InputError):
+        return MeasuredReference.load(path)
+    return None

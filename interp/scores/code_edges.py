@@ -125,11 +125,22 @@ def edges_of_codes(
     *,
     sites: Sequence[Site] | None = None,
     seed: int = 0,
+    batch_size: int = CodeEdgesConfig.batch_size,
     progress: Progress | None = None,
 ) -> CodeEdges:
-    """:func:`code_edges` on the first :data:`EDGE_PAIRS`, with the codes that the finder read on the same pairs."""
+    """:func:`code_edges` on the first :data:`EDGE_PAIRS`, with the codes that the finder read on the same pairs.
+
+    Args:
+        scores: of the finder, whose threshold is that of edges too.
+        batch_size: smaller than usual where memory is short; a larger one is not taken.
+    """
     some = pairs.subset(range(min(EDGE_PAIRS, len(pairs))))
-    return code_edges(model, some, scores.codes, CodeEdgesConfig(seed=seed), sites=sites, progress=progress)
+    config = CodeEdgesConfig(
+        threshold=scores.config["threshold"],
+        seed=seed,
+        batch_size=min(batch_size, CodeEdgesConfig.batch_size),
+    )
+    return code_edges(model, some, scores.codes, config, sites=sites, progress=progress)
 
 
 def code_edges(

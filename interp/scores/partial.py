@@ -61,8 +61,9 @@ class PartialEffects:
 
 
 def _fingerprint(model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> str:
+    known = {key: value for key, value in describe_model(model).items() if key != "device"}
     identity = json.dumps(
-        [describe_model(model), weights_digest(model), pairs.digest(), [str(s) for s in sites]],
+        [known, weights_digest(model), pairs.digest(), [str(s) for s in sites]],
         sort_keys=True,
         default=str,
     )

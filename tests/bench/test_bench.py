@@ -311,6 +311,24 @@ def test_an_unknown_model_is_said_before_anything_is_run(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damaged_reference_and_what_another_precision_left_are_measured_again(tmp_path):
+    """Of a task without a reference in the package; a bench killed while it measured leaves what it has."""
+    load_planted_model(TASK)
+    prompts = tmp_path / "mine.json"
+    pairs = load_planted_task(TASK).sample(load_planted_model(TASK).tokenizer, 40, 3)
+    write_prompt_file(pairs, prompts, load_planted_model(TASK).tokenizer)
+    wanted = plan(tasks=(str(prompts),), models=(TASK,), methods=("attribution",), pairs=(4,), seeds=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(wanted, tmp_path / "bench", stage=_Kill(60), dtype="bfloat16")
+    assert list((tmp_path / "bench").rglob("*.partial.safetensors"))
+    first = run_bench(wanted, tmp_path / "bench")
+    [reference] = (tmp_path / "bench").glob("*/reference-n*[0-9].safetensors")
+    reference.write_bytes(reference.read_bytes()[:100])
+    lines = []
+    assert timeless(run_bench(wanted, tmp_path / "bench", say=lines.append)) == timeless(first)
+    assert f"{reference}: damaged, measured again" in lines
+
+
 def test_a_prompt_file_that_has_changed_is_measured_again(tmp_path, monkeypatch):
     """The same name with other prompts: neither cells nor exact effects are those of before."""
     monkeypatch.chdir(tmp_path)
