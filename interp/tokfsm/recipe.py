@@ -31,8 +31,8 @@ class Recipe:
     """
 
     scale: str = "cpu"
-    tokens: int = 25_000_000
-    plain_share: float = 0.8
+    tokens: int = 20_000_000
+    plain_share: float = 0.7
     n_codes: int = 1000
     batch: int = 16
     lr: float = 5e-3
