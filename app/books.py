@@ -24,7 +24,8 @@ _FIT = "codebook fit --data self --tokens 11000 --codes 512 --k 1 --selection re
 def fit_command(spec: str | None = None) -> str:
     """What makes codebooks that this page finds, of the workbench's model unless another is named."""
     spec = spec or engine.model_name()
-    out, here = unused(engine.runs() / "codebooks"), Path.cwd()
+    folder, here = engine.runs() / "codebooks", Path.cwd()
+    out = unused(folder) if (folder / MANIFEST).exists() else folder  # one that was not finished goes on
     out = out.relative_to(here) if out.is_relative_to(here) else out
     words = ["interp", *_FIT.split(), "--out", str(out)]
     return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
@@ -80,10 +81,10 @@ def name_of(folder: Path | None) -> str:
 
 def shipped_name(path: Path) -> str | None:
     """What a folder of codebooks of the package is called, None for any other."""
-    if path.parent != PACKAGED:
+    if path.parts[-4:-1] != PACKAGED.parts[-3:]:  # wherever the package was installed when they were read
         return None
     try:
-        return SHIPPED_MLPS if at_mlps(BookFolder.open(path)) else SHIPPED
+        return SHIPPED_MLPS if at_mlps(BookFolder.open(PACKAGED / path.name)) else SHIPPED
     except InputError:  # of another version of the package
         return None
 

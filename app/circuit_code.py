@@ -13,7 +13,7 @@ from interp.app.circuit_reading import (
     texts,
 )
 from interp.app.circuit_runs import Opened, model_of
-from interp.app.links import page_of
+from interp.app.links import code_pages
 from interp.app.tokens import coloured, plain
 from interp.report import wording
 from interp.report.circuit_plots import code_plot
@@ -145,10 +145,11 @@ def _shares(read: PairCodes, site: str, role: str | None, books: str) -> list[di
     every = sorted(
         {*shares["clean"], *shares["corrupt"]}, key=lambda c: -max(shares[s].get(c, 0) for s in SIDES)
     )
+    page = code_pages(books)
     return [
         {"code": code}
         | {side: 100 * shares[side].get(code, 0.0) for side in SIDES}
-        | {"page": page_of(site, code, books)}
+        | {"page": page(site, code)}
         for code in every[:SHOWN]
     ]
 

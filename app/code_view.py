@@ -22,7 +22,7 @@ from interp.app.code_page import (
     token_rows,
 )
 from interp.app.code_search import name_of
-from interp.app.links import made_with
+from interp.app.links import books_of
 from interp.app.tokens import plain
 from interp.codesearch import CodeIndex, CodePage
 from interp.codesearch.notes import MOST, Note
@@ -153,7 +153,7 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
             icon=":material/star:",
             type="primary" if note.star else "secondary",
         )
-        books = made_with(index.folder.name)
+        books = books_of(index.folder.name)
         if ".g" not in book and books is not None:
             st.page_link(
                 "views/steering.py",

@@ -6,7 +6,7 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from interp.app.links import page_of
+from interp.app.links import code_pages
 from interp.app.share import address
 from interp.app.steered import BASE, RANDOM, STEERED, Comparison, Request, Show, Written
 from interp.app.tokens import marked, plain, visible
@@ -95,7 +95,7 @@ def draw(comparison: Comparison) -> None:
 
 
 def draw_found(found: FoundCodes, used: Sequence[WeightedCode], books: str) -> None:
-    listed = found.listed(used)
+    listed, page = found.listed(used), code_pages(books)
     st.subheader("Codes found")
     st.caption(
         f"{len(listed)} of {len(found)} used, from {found.n_positive} texts with it and {found.n_negative} without. "
@@ -112,7 +112,7 @@ def draw_found(found: FoundCodes, used: Sequence[WeightedCode], books: str) -> N
                 "precision": None if code.verdict is None else code.verdict.precision,
                 "recall": None if code.verdict is None else code.verdict.recall,
                 "q": None if code.verdict is None else code.verdict.q_value,
-                "page": page_of(code.site, code.code, books),
+                "page": page(code.site, code.code),
             }
             for code in listed
         ],

@@ -7,7 +7,7 @@ import streamlit as st
 import torch
 
 from interp.app import engine
-from interp.app.links import page_of, steering_by
+from interp.app.links import code_pages, steering_by
 from interp.app.tokens import pieces
 from interp.codesearch.reading import TokenCodes, read_codes
 from interp.steering.continuations import encode_prompts
@@ -63,6 +63,7 @@ def codes_at(reading: Reading, token: int, books: str) -> list[dict[str, str | i
     Args:
         books: what the codebooks are called.
     """
+    page = code_pages(books)
     return [
         {
             "site": site,
@@ -70,7 +71,7 @@ def codes_at(reading: Reading, token: int, books: str) -> list[dict[str, str | i
             "code": int(codes.ids[token, slot]),
             "similarity": float(codes.similarity[token, slot]),
             "margin": float(codes.margin[token, slot]),
-            "page": page_of(site, int(codes.ids[token, slot]), books),
+            "page": page(site, int(codes.ids[token, slot])),
             "steer": steering_by(f"{site}={codes.ids[token, slot]}", books),
         }
         for site, codes in reading.codes.items()

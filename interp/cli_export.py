@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from interp.options import one_of
+from interp.tasks.errors import InputError
 
 
 def export(
@@ -30,7 +31,10 @@ def export(
         ),
     ] = "positive",
 ) -> None:
-    """Write a run's circuit as the graph JSON that EAP-IG and the MIB benchmark read."""
+    """Write a run's circuit as the graph JSON that EAP-IG and the MIB benchmark read.
+
+    The format has an MLP in every layer; those of a model without MLPs are in it, and stand for nothing.
+    """
     from interp.circuits.graph_json import write_graph
     from interp.files import check_file, unused
     from interp.runs import Run
@@ -40,11 +44,15 @@ def export(
     path = out or unused(folder.with_name(f"{folder.name}-graph.json"))
     check_file(path, "--out")
     shape = found.result["provenance"]["model"]
+    if "parallel_attn_mlp" not in shape:
+        raise InputError(
+            f"{run} is of a version that did not keep whether attention and MLP stand side by side: run it again"
+        )
     write_graph(
         found.circuit,
         path,
         d_model=shape["d_model"],
-        parallel_attn_mlp=shape.get("parallel_attn_mlp", False),
+        parallel_attn_mlp=shape["parallel_attn_mlp"],
         layout=layout,
         helpful=helpful,
     )

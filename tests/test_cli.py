@@ -231,8 +231,10 @@ def test_examples_are_shown_with_tokens_roles_and_the_score(command):
 
 
 def test_an_exported_task_is_read_back_as_the_same_task(command):
-    assert command("tasks", "export", PLANTED, "mine.json", "-n", "8", "--seed", "4").code == 0
-    assert command("discover", "mine.json", "--model", PLANTED, "--out", "a").code == 0
+    told = command("tasks", "export", PLANTED, "mine.json", "-n", "8", "--seed", "4")
+    suggested = re.search(r"\(interp (.*)\)", told.out)[1]
+    assert suggested == f"discover mine.json --model {PLANTED}"
+    assert command(*suggested.split(), "--out", "a").code == 0
     assert command("discover", PLANTED, "-n", "8", "--seed", "4", "--out", "b").code == 0
     a, b = Run.load("a"), Run.load("b")
     assert Path("a/prompts.json").read_bytes() == Path("mine.json").read_bytes()
@@ -362,6 +364,12 @@ def test_the_workbench_opens_to_others_only_when_told_to_and_says_so(started, ca
     assert words[words.index("--server.address") + 1] == "0.0.0.0" and environment["INTERP_MODEL"] == "mine"
     assert "there is no password" in capsys.readouterr().err
     assert started("--model", "planted-induction")[2]["INTERP_MODEL"] == "planted-induction"
+
+
+def test_the_workbench_shows_the_runs_folder_of_the_environment_unless_told_another(started, monkeypatch):
+    monkeypatch.setenv("INTERP_RUNS", "/data/runs")
+    assert started()[2]["INTERP_RUNS"] == "/data/runs"
+    assert started("--runs", "there")[2]["INTERP_RUNS"] == str(Path("there").absolute())
 
 
 def test_doctor_reports_a_model_that_cannot_be_had_and_fails(command, monkeypatch):

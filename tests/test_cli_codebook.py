@@ -68,6 +68,14 @@ def test_fit_then_eval_then_what_it_suggests(command, model, tmp_path):
     assert again.code == 0, again.err
 
 
+def test_a_model_that_reads_less_than_usual_gets_blocks_as_long_as_it_reads(command):
+    fitted = command(
+        "fit", "--model", "planted-induction", "--data", "self", "--tokens", "640", "--codes", "4"
+    )
+    assert fitted.code == 0, fitted.err
+    assert "(20 blocks of 32," in fitted.out
+
+
 def test_the_models_own_samples_are_the_second_text(command, model):
     assert command("fit", "--model", model, *FIT, "--out", "books").code == 0
     found = command("eval", "books", "--tokens", "128", "--controls", "1")

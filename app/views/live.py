@@ -46,7 +46,7 @@ def forget_token() -> None:
 
 
 @st.fragment
-def tokens(reading: Reading, text: str, made_with: str) -> None:
+def tokens(reading: Reading, text: str, called: str) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
     n = len(reading.pieces)
     sites = heads_of(reading.codes)
@@ -87,7 +87,7 @@ def tokens(reading: Reading, text: str, made_with: str) -> None:
         help="Shows at which sites the two tokens have the same code.",
     )
     st.query_params["token"] = str(token)
-    rows = codes_at(reading, token, made_with)
+    rows = codes_at(reading, token, called)
     st.subheader(f"Codes of {plain(visible(reading.pieces[token]))}")
     if other is not None:
         same = shared(reading, token, other)

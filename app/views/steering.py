@@ -191,11 +191,11 @@ if pressed:
     writing.empty()
 
 if "comparison" in st.session_state:
-    found, request, comparison, made_with = st.session_state["comparison"]
+    found, request, comparison, called = st.session_state["comparison"]
     with done.container():
         draw(comparison)
         if found is not None:
-            draw_found(found, comparison.codes, made_with)
-        draw_again(comparison, request, made_with)
+            draw_found(found, comparison.codes, called)
+        draw_again(comparison, request, called)
 elif not pressed:
     done.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")

@@ -136,7 +136,9 @@ class Runner:
             scores = self.run(indices, seed, tell)
         edges, edge_forwards = scores.edges, 0.0
         if self.scores_edges_apart:
-            found = load_method(self.method).edges(self.model, self.pool.subset(indices), scores, seed=seed)
+            found = load_method(self.method).edges(
+                self.model, self.pool.subset(indices), scores, seed=seed, batch_size=self.batch_size
+            )
             edges, edge_forwards = found.edges, found.cost.forwards
         return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), edges, edge_forwards)
 

@@ -183,7 +183,7 @@ def _measured(
             say(f"{path}: of other prompts, weights or precision, measured again")
     check_gap(model, pairs, batch_size=batch_size, stage=stage)
     # named by what it is of: one that a bench of another precision left is no use, and no obstacle
-    own = hashlib.sha256(f"{wanted}{dtype}".encode()).hexdigest()[:8]
+    own = hashlib.sha256(f"{wanted}{describe_model(model) | {'device': None}}".encode()).hexdigest()[:8]
     partial = path.with_suffix(f".{own}.partial.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     heads = model.cfg.n_layers * model.cfg.n_heads

@@ -62,8 +62,9 @@ def generate(
             use_past_kv_cache=use_cache,
             attention_mask=attention_mask,
             return_type="tokens",
-            stop_at_eos=getattr(model.tokenizer or model.cfg, "eos_token_id", None) is not None
-            or getattr(model.cfg, "eos_token_id", None) is not None,
+            stop_at_eos=any(
+                getattr(one, "eos_token_id", None) is not None for one in (model.tokenizer, model.cfg)
+            ),
             stopping_criteria=None if watch is None else _Watching(watch),
             verbose=False,
         )

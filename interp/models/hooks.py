@@ -34,13 +34,18 @@ def model_lock(model: TransformerBridge) -> threading.RLock:
 
 def hook_point(model: TransformerBridge, name: str) -> HookPoint:
     """The hook point called ``name``; transformer-lens 3.9 would ignore an unknown one without a word."""
+    points = _points_of(model)
+    if name not in points:
+        raise InputError(f"the model has no hook {name!r}")
+    return points[name]
+
+
+def _points_of(model: TransformerBridge) -> dict[str, HookPoint]:
     with _guard:
         points = _points.setdefault(model, {})
         if not points:
             points.update(model.hook_dict)
-    if name not in points:
-        raise InputError(f"the model has no hook {name!r}")
-    return points[name]
+        return points
 
 
 def has_hook(model: TransformerBridge, name: str) -> bool:
@@ -52,15 +57,25 @@ def has_hook(model: TransformerBridge, name: str) -> bool:
     return True
 
 
-def check_plain(model: TransformerBridge, what: str) -> None:
-    """Raise :class:`InputError` if hooks are in place, for what has to be by the model as it is."""
-    with _guard:
-        points = _points.get(model, {}).values()
-    if any(point.fwd_hooks for point in points):
-        raise InputError(
-            f"{what} has to be by the model as it is, and something is attached to it: leave that context before, or "
-            "give it to continue_prompts as within"
-        )
+@contextlib.contextmanager
+def as_it_is(
+    model: TransformerBridge, what: str, remedy: str = "leave that context before"
+) -> Iterator[None]:
+    """Hold the model's lock for what has to be by the model without any hooks.
+
+    Args:
+        what: that is, as the error begins.
+        remedy: as it ends.
+
+    Raises:
+        InputError: this thread has hooks in place; those of another are waited for.
+    """
+    with model_lock(model):
+        if any(point.fwd_hooks for point in _points_of(model).values()):
+            raise InputError(
+                f"{what} has to be by the model as it is, and something is attached to it: {remedy}"
+            )
+        yield
 
 
 @contextlib.contextmanager

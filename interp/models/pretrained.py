@@ -127,6 +127,8 @@ def _without_foreign_tokens(bridge: TransformerBridge) -> None:
         number = getattr(bridge.tokenizer, f"{name}_id")
         if number is not None and number >= bridge.cfg.d_vocab:
             setattr(bridge.tokenizer, name, None)
+    if bridge.tokenizer.pad_token is None:  # a pad is never read, so any that the model knows will do
+        bridge.tokenizer.pad_token = bridge.tokenizer.eos_token or bridge.tokenizer.bos_token
 
 
 def _unreadable(source: str | Path, error: Exception, what: str = "a causal language model") -> InputError:

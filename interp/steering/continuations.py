@@ -12,12 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.models import Model
 from interp.models.generate import generate
-from interp.models.hooks import check_plain
+from interp.models.hooks import as_it_is
 from interp.tasks.errors import InputError
 from interp.text.special import check_unicode, ends, opened, until_end
 
 BATCH_SIZE = 32
 """Texts per forward pass when they are judged: logits over the vocabulary take the memory."""
+WITHIN = "leave that context before, or give it as within"
+"""What to do about a context that is open already."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def continue_prompts(
     """
     if isinstance(prompts, str):
         raise InputError(f"prompts {prompts[:40]!r}: give a list of texts, [prompt] for one")
-    check_plain(model, "perplexity")  # before the texts are written, which takes longer
+    with as_it_is(model, "perplexity", WITHIN):
+        pass  # told before the texts are written, which takes longer
     ids = encode_prompts(model, prompts, chat=chat)
     longest = max(map(len, ids))
     if longest + n_tokens > model.cfg.n_ctx:
@@ -131,7 +134,13 @@ def surprise(
     Raises:
         InputError: something is attached to the model, which is to judge as it is.
     """
-    check_plain(model, "perplexity")
+    with as_it_is(model, "perplexity", WITHIN):
+        return _surprises(model, prompts, new)
+
+
+def _surprises(
+    model: Model, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
     device = next(model.parameters()).device
     rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
     found: list[np.ndarray] = []

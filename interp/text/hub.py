@@ -7,6 +7,8 @@ from interp.models import Model
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 
+_MOST_EMPTY = 1000
+"""Rows without a text, one after another, after which a column is taken for one that has none."""
 _FORM = "datasets:NAME[:CONFIG[:SPLIT[:COLUMN]]]"
 
 
@@ -32,7 +34,7 @@ class HubText:
 
         local = Path(self.name).expanduser()
         name = str(local) if local.is_dir() else self.name
-        rows = None
+        rows, empty = None, 0
         while True:
             try:
                 if rows is None:
@@ -43,7 +45,8 @@ class HubText:
                 raise InputError(f"cannot load the dataset {self.spec!r}: {reason}") from None
             if row is None:
                 return
-            if row.get(self.column, "") is None:  # a row without a text, of a column that has some
+            if row.get(self.column, "") is None and empty < _MOST_EMPTY:  # a column may have gaps
+                empty += 1
                 continue
             if not isinstance(row.get(self.column), str):
                 texts = [name for name, value in row.items() if isinstance(value, str)]
@@ -51,5 +54,6 @@ class HubText:
                     f"the dataset {self.spec!r} has no text column {self.column!r}: "
                     f"it has {', '.join(texts) or 'none'} ({_FORM})"
                 )
+            empty = 0
             if row[self.column]:
                 yield row[self.column]

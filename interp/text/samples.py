@@ -21,7 +21,7 @@ from interp.files import atomic_path
 from interp.models import Model, describe_model, weights_digest
 from interp.models.embedded import cache_folder
 from interp.models.generate import generate
-from interp.models.hooks import check_plain
+from interp.models.hooks import as_it_is
 from interp.models.positions import forwards_watched
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
@@ -81,10 +81,10 @@ class ModelSamples:
             raise InputError(
                 "text 'self': the model's tokenizer has neither BOS nor EOS to start a sample from"
             )
-        check_plain(model, "text of the source 'self'")
         start = torch.full((self.batch, 1), begin, device=next(model.parameters()).device)
         own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
         with (
+            as_it_is(model, "text of the source 'self'"),
             stage(f"sampling text, batch {number + 1}", length) as done,
             forwards_watched(model, lambda _offset: done(1)),
         ):

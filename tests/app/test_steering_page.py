@@ -315,6 +315,10 @@ def test_without_codebooks_it_says_how_to_make_some(open_page, tmp_path):
         "interp codebook fit --data self --tokens 11000 --codes 512 --k 1 --selection residual --out "
     )
     assert not app.selectbox and not app.metric
+    (tmp_path / "codebooks").mkdir()
+    (tmp_path / "codebooks" / "manifest.json").write_text("{}", encoding="utf-8")
+    books = open_page("steering", tmp_path, books="codebooks").code[0].value
+    assert books.endswith("codebooks-2 --model " + books.split()[-1]), "what is there is not replaced"
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "nothing"])

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.codesearch import find_regex
 from interp.codesearch.corpus import INVALID, read_corpus, vocabulary
+from interp.tasks.errors import InputError
 from interp.text.special import between, first_token
 from tests.codesearch.conftest import DOCUMENTS
 from tests.tiny_models import make_tokenizer
@@ -101,3 +102,9 @@ def test_tokens_by_text(index):
     (found,) = corpus.find_tokens("M")
     assert corpus.token_text(int(found)) == "M"
     assert len(corpus.find_tokens("no such token")) == 0
+    names = [corpus.token_text(int(i)) for i in corpus.find_tokens(" M")]
+    assert set(names) <= {"M", " M"} and "M" in names
+    for spaces in (" ", "    "):  # no other number of spaces
+        assert {corpus.token_text(int(i)) for i in corpus.find_tokens(spaces)} <= {spaces}
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        corpus.find_tokens("\udcff")

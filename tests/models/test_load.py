@@ -221,6 +221,17 @@ def test_a_tokenizer_without_special_tokens_is_given_none_that_the_model_does_no
         generate(model, "Mary", 4)
 
 
+def test_a_padding_token_outside_the_vocabulary_gives_way_to_the_end(tmp_path, tiny_model_folder):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_folder("gpt2"), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    model = load_model(str(folder))
+    assert model.tokenizer.pad_token == model.tokenizer.eos_token is not None
+    assert generate(model, ["Mary", "Mary and John"], 2).shape[0] == 2
+
+
 def test_architecture_that_is_no_causal_model_is_refused(tmp_path, tiny_model_folder):
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_folder("llama"), folder)

@@ -151,6 +151,30 @@ def test_datasets_that_cannot_be_read_are_named(dataset, options, message):
         texts(f"datasets:{dataset}{options}")
 
 
+def test_a_dataset_that_goes_wrong_after_its_first_row_is_one_line(tmp_path):
+    def told(*rows: str) -> str:
+        (tmp_path / "train.jsonl").write_text("\n".join(rows))
+        with pytest.raises(InputError, match="the dataset") as error:
+            texts(f"datasets:{tmp_path}")
+        return str(error.value)
+
+    assert "\n" not in told('{"text": "good"}', '{"text": broken')
+    assert "no text column 'text': it has title" in told(*['{"text": null, "title": "t"}'] * 1002)
+
+
+def test_gaps_in_a_column_are_passed_over(tmp_path):
+    rows = [{"text": None}, {"text": "a"}, {"text": None}, {"text": ""}, {"text": "b"}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert texts(f"datasets:{tmp_path}") == ["a", "b"]
+
+
+def test_a_name_may_have_a_plus_in_it(tmp_path):
+    path = tmp_path / "c++" / "notes.txt"
+    path.parent.mkdir()
+    path.write_text("About pointers.\n\nAbout references.")
+    assert texts(str(path)) == ["About pointers.", "About references."]
+
+
 def test_a_dataset_that_is_not_there():
     with pytest.raises(InputError, match="cannot load the dataset"):
         texts("datasets:/no/such/folder")
