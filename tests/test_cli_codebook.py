@@ -69,9 +69,8 @@ def test_fit_then_eval_then_what_it_suggests(command, model, tmp_path):
 
 
 def test_a_model_that_reads_less_than_usual_gets_blocks_as_long_as_it_reads(command):
-    fitted = command(
-        "fit", "--model", "planted-induction", "--data", "self", "--tokens", "640", "--codes", "4"
-    )
+    words = "fit --model planted-induction --data self --tokens 640 --codes 4 --k 1"
+    fitted = command(*words.split())
     assert fitted.code == 0, fitted.err
     assert "(20 blocks of 32," in fitted.out
 
