@@ -76,7 +76,7 @@ def make_index(folder: Path, book: Codebook, n: int, n_books: int, n_codes: int,
     gathered.similarity[:] = gathered.margin
     request = {
         "model": {"spec": None},
-        "books": {"fingerprint": books_fingerprint({"a0": book}), "folder": None},
+        "books": {"fingerprint": books_fingerprint({"a0": book}), "folder": None, "sites": ["a0"]},
         "text": {"spec": "synthetic", "split": "train"},
         "error_term": True,
     }

@@ -14,8 +14,8 @@ from interp.codesearch.strengths import Gathered
 
 REQUEST = {
     "model": {"spec": None},
-    "books": {"fingerprint": "", "folder": None},
-    "text": {},
+    "books": {"fingerprint": "", "folder": None, "sites": []},
+    "text": {"spec": "synthetic", "split": "train"},
     "error_term": True,
 }
 

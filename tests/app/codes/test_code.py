@@ -74,7 +74,7 @@ def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, mode
     assert sum(_values(fired["y"])) == pytest.approx(100) == sum(_values(silent["y"]))
     assert chart["layout"]["xaxis"]["title"]["text"] == "cosine similarity with the code"
     [link] = app.get("page_link")
-    assert link.proto.query_string == f"codes={busy[0]}%3D{busy[1]}&source=by+name"
+    assert link.proto.query_string == f"books=books&codes={busy[0]}%3D{busy[1]}&source=by+name"
 
 
 def _values(values) -> list[float]:
