@@ -1,5 +1,7 @@
 """The codes of one head on the run's prompts, and what setting one of them does to the metric."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from interp.app import engine
@@ -62,8 +64,9 @@ def codes_section(found: Opened, site: str, index: int) -> None:
     )
     role = None if role == ALL_TOKENS else role
     _strips(found, read, site, index, role)
+    shares = _shares(read, site, role, name_of(folder))
     st.dataframe(
-        _shares(read, site, role, name_of(folder)),
+        shares,
         hide_index=True,
         key="shares",
         column_config={
@@ -72,7 +75,7 @@ def codes_section(found: Opened, site: str, index: int) -> None:
             "page": st.column_config.LinkColumn("its page", display_text="what it is"),
         },
     )
-    _set(found, folder, books, read, site, role)
+    _set(found, folder, books, read, site, role, [str(row["code"]) for row in shares])
 
 
 def _percent(title: str):
@@ -154,7 +157,15 @@ def _shares(read: PairCodes, site: str, role: str | None, books: str) -> list[di
     ]
 
 
-def _set(found: Opened, folder, books: dict, read: PairCodes, site: str, role: str | None) -> None:
+def _set(
+    found: Opened,
+    folder: Path | None,
+    books: dict,
+    read: PairCodes,
+    site: str,
+    role: str | None,
+    offered: list[str],
+) -> None:
     """Choose a code, set it, see the metric."""
     st.subheader("Set a code")
     left, middle, right = st.columns([4, 5, 2], vertical_alignment="bottom")
@@ -163,7 +174,6 @@ def _set(found: Opened, folder, books: dict, read: PairCodes, site: str, role: s
     ).removesuffix(" prompts")
     other = "corrupt" if side == "clean" else "clean"
     own = f"its own code on the {other} prompt"
-    offered = [str(row["code"]) for row in _shares(read, site, role, name_of(folder))]
     options = offered if role is None else [own, *offered]
     key, at = f"code of {site} {role} {side}", role or ALL_TOKENS
     given = _given(site, at)

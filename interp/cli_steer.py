@@ -172,9 +172,9 @@ def steer(
         print_found(found, given)
     drawn = random_codes(loaded, books, given, seed=seed) if control else None
     # spliced, all rows are written by the model on codes, those without an edit as well
-    arms = {"base" if error_term else "on codes, unedited": [], "steered": given} | (
-        {} if drawn is None else {"random codes": drawn}
-    )
+    arms = {"base" if error_term else "on codes, unedited": [], "steered": given}
+    if drawn is not None:
+        arms["random codes"] = drawn
     edits = [
         edit
         for i, codes_of_arm in enumerate(arms.values())

@@ -292,11 +292,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
                 f"{path} is damaged: its {name} is {manifest.get(name)!r}; build the index again"
             )
     for (where, part), kind in _PARTS.items():
-        known = manifest[where].get(part, "missing")
-        if part not in manifest[where] or not isinstance(known, kind):
-            raise InputError(
-                f"{path} is damaged: its {where} has the {part} {known!r}; build the index again"
-            )
+        known = manifest[where].get(part, ...)
+        if not isinstance(known, kind):
+            told = "missing" if known is ... else repr(known)
+            raise InputError(f"{path} is damaged: {part} of its {where} is {told}; build the index again")
     return manifest
 
 

@@ -1,5 +1,6 @@
 """Links from one page to another name the codebooks: of others the same number is another code."""
 
+import os
 import shutil
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,7 +11,7 @@ from tests.app.codes.conftest import NAME
 
 @pytest.fixture
 def others(saved):
-    """Codebooks beside those of the index, newer than them."""
+    """The same codebooks under another name, which the index was not made with."""
     folder = shutil.copytree(saved / "books", saved / "others")
     yield folder.name
     shutil.rmtree(folder)
@@ -37,3 +38,16 @@ def test_a_code_s_page_steers_by_the_codebooks_of_its_index(page, busy, others):
     [link] = [link.proto for link in app.get("page_link") if link.proto.label == "Steer with it"]
     assert parse_qs(link.query_string)["books"] == ["books"]
     assert parse_qs(link.query_string)["codes"] == [f"{busy[0]}={busy[1]}"]
+
+
+def test_codebooks_that_were_made_anew_since_are_not_those_of_the_index(page, open_page, saved, busy):
+    manifest = saved / "books" / "manifest.json"
+    times = manifest.stat().st_atime, manifest.stat().st_mtime
+    os.utime(manifest, (times[0], (saved / NAME / "manifest.json").stat().st_mtime + 10))
+    try:
+        shown = page(code=f"{busy[0]}:{busy[1]}").get("page_link")
+        assert "Steer with it" not in [link.proto.label for link in shown]
+        table = open_page("live", saved, text="Mary gave a drink", books="books").dataframe[0].value
+        assert table["page"].isna().all() and len(table)
+    finally:
+        os.utime(manifest, times)
