@@ -168,10 +168,10 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
         st.expander(f"Note: {plain(begins)}" if begins else "Note"),
         st.form(f"note of {name}", border=False),
     ):
-        text = st.text_area("Note", note.text, max_chars=MOST, height=100, label_visibility="collapsed")
-        if st.form_submit_button("Keep the note"):
-            keep(text=text)
-            st.rerun()
+        key = f"note of {name}: {note.text}"  # another tab's note makes another field
+        st.text_area("Note", note.text, max_chars=MOST, height=100, label_visibility="collapsed", key=key)
+        # a callback comes before the script: one that looks at the button loses the click if it is run again meanwhile
+        st.form_submit_button("Keep the note", on_click=lambda: keep(text=st.session_state[key]))
 
 
 def numbers(index: CodeIndex, found: CodePage) -> None:
