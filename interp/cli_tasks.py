@@ -88,6 +88,7 @@ def tasks_export(
         raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
     check_file(file, "FILE")
 
+    from interp.circuits.choose import MIN_PAIRS
     from interp.discovery import check_counterfactual, default_model
     from interp.models import load_tokenizer
 
@@ -96,6 +97,6 @@ def tasks_export(
     tokenizer = load_tokenizer(spec)
     pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)
-    words = ["interp", "discover", str(file)] + ([] if spec == DEFAULT_MODEL else ["--model", spec])
-    command = shlex.join(words)
+    words = ["tasks", "show"] if len(pairs) < MIN_PAIRS else ["discover"]
+    command = shlex.join(["interp", *words, str(file)] + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
     typer.echo(f"saved    {file}: {len(pairs)} pairs ({command})")

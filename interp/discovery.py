@@ -84,7 +84,7 @@ def discover(
             f"threshold {threshold}, but {config.threshold} in the method's config: members are what both mean by "
             "them, so give the same"
         )
-    task = load_task(task)
+    asked, task = task, load_task(task)
     check_settings(
         task,
         n=task.default_n if n is None else n,
@@ -94,6 +94,8 @@ def discover(
         threshold=threshold,
         batch_size=batch_size,
     )
+    if config is None:
+        config = method_config(method, task.name, {}, batch_size=batch_size, threshold=threshold, seed=seed)
     own = None if reference is None else MeasuredReference.load(reference)
     model = default_model(task) if model is None else model
     clock = _Clock()
@@ -108,8 +110,6 @@ def discover(
     longest = check_context(model, pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
-    if config is None:
-        config = method_config(method, pairs.task, {}, batch_size=batch_size, threshold=threshold, seed=seed)
     with clock("score"), stage(f"{method} scores", chosen.steps(model, len(pairs))) as advance:
         scores = chosen.function(model, pairs, config, consumers=(means, readout), progress=advance)
     best = candidates(scores, n_candidates, mlps=mlps)
@@ -137,7 +137,9 @@ def discover(
             advance(len(some))
         else:
             edges = edge_attribution(model, some, members, batch_size=batch_size, progress=advance)
+    by_class = isinstance(asked, str) and asked != task.name and not isinstance(task, PromptFile)
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
+    settings |= {"task_class": asked} if by_class else {}
     judge = None if own is None else (str(reference), own)
     found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, judge)
     run = found.record(model, seconds=clock.seconds, **settings)

@@ -42,9 +42,20 @@ class Found:
     """One's own and its file, beside those of the package."""
 
     def record(
-        self, model: Model, *, seconds: dict[str, float], n_candidates: int, threshold: float, mlps: bool
+        self,
+        model: Model,
+        *,
+        seconds: dict[str, float],
+        n_candidates: int,
+        threshold: float,
+        mlps: bool,
+        task_class: str | None = None,
     ) -> Run:
-        """All that a run keeps; see :mod:`interp.runs`."""
+        """All that a run keeps; see :mod:`interp.runs`.
+
+        Args:
+            task_class: where the task is a class of one's own, what :func:`~interp.tasks.load_task` finds it by.
+        """
         pairs, scores, checked = self.pairs, self.scores, self.checked
         members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
         result = {
@@ -74,12 +85,14 @@ class Found:
                 "n_candidates": n_candidates,
                 "threshold": threshold,
                 **({"reference": self.reference[0]} if self.reference else {}),
+                **({"task_class": task_class} if task_class else {}),
                 "signed": scores.signed,
                 "config": scores.config,
                 "codes": asdict(self.codes.dictionary.config),
             },
             "provenance": {
-                "pairs": pairs.provenance(),
+                # not in provenance(), which what earlier versions measured is compared with
+                "pairs": pairs.provenance() | {"digest": pairs.digest()},
                 # not in describe_model: what earlier versions wrote is compared with it
                 "model": describe_model(model) | {"parallel_attn_mlp": bool(model.cfg.parallel_attn_mlp)},
             },

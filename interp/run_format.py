@@ -103,6 +103,7 @@ class _Settings(_Read):
     threshold: FiniteFloat = 0.0
     signed: bool = True
     reference: str = ""
+    task_class: str = ""
     config: dict[str, Any] = {}
 
 

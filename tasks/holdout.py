@@ -5,6 +5,8 @@ from .pairs import PromptPairs, Task
 from .sampling import as_many_as_there_are
 
 HELD_OUT_SEED = 2000
+STALE = 20
+"""Times the pairs that are wanted or used which, without a new one in the last half of them, are all that there are."""
 
 
 def held_out_pairs(
@@ -29,10 +31,16 @@ def held_out_pairs(
     def fresh(pairs: PromptPairs) -> list[int]:
         return [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen][:n]
 
-    asked = n
+    asked, before = n, -1
     pairs = as_many_as_there_are(sample, asked)
     while (missing := n - len(fresh(pairs))) and len(pairs) == asked:
-        asked += missing
+        if missing != before:
+            asked += missing
+        elif asked < STALE * (n + len(pool)):
+            asked *= 2
+        else:  # a task that repeats itself, as a class of one's own may, never says that it has no more
+            break
+        before = missing
         pairs = as_many_as_there_are(sample, asked, least=len(pairs))
     if not fresh(pairs):
         raise InputError(

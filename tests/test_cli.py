@@ -238,6 +238,8 @@ def test_an_exported_task_is_read_back_as_the_same_task(command):
     assert command("discover", PLANTED, "-n", "8", "--seed", "4", "--out", "b").code == 0
     a, b = Run.load("a"), Run.load("b")
     assert Path("a/prompts.json").read_bytes() == Path("mine.json").read_bytes()
+    few = re.search(r"\(interp (.*)\)", command("tasks", "export", PLANTED, "few.json", "-n", "2").out)[1]
+    assert few.startswith("tasks show few.json") and command(*few.split()).code == 0
     assert {p["site"]: round(p["effect"], 4) for p in a.members} == {
         p["site"]: round(p["effect"], 4) for p in b.members
     }

@@ -134,11 +134,12 @@ def test_a_loaded_model_and_a_task_object_work_like_their_names(run):
         ({"counterfactual": "odd"}, "odd"),
         ({"n_candidates": 0}, "0 candidates"),
         ({"batch_size": 0}, "batch size 0"),
+        ({"threshold": 0.0, "model": "no-such-model"}, "threshold 0.0"),  # before it is looked for
     ],
 )
 def test_bad_arguments_name_the_value(arguments, message):
     with pytest.raises(InputError, match=message):
-        discover("planted-induction", model="planted-induction", **{"n": 8, **arguments})
+        discover("planted-induction", **{"model": "planted-induction", "n": 8, **arguments})
 
 
 def test_members_say_why_and_the_report_shows_it():

@@ -26,7 +26,7 @@ class HeadMeans:
     Args:
         positions: ``mean`` over all positions (O'Neill & Bui 2024), ``last`` (END only), or ``roles``: one vector at
             each of the task's role positions.
-        include_bos: whether ``mean`` includes the BOS position, as the published recipe does.
+        first: position from which ``mean`` is taken.
 
     Attributes:
         z_: after feeding, [side, pair, slot, layer, head, d_head]; side 0 is clean, 1 corrupt; one slot unless
@@ -37,15 +37,13 @@ class HeadMeans:
     needs_gradients = False
     needs_patterns = False
 
-    def __init__(
-        self, pairs: PromptPairs, positions: Positions = "mean", *, include_bos: bool = True
-    ) -> None:
+    def __init__(self, pairs: PromptPairs, positions: Positions = "mean", *, first: int = 0) -> None:
         if positions not in ("mean", "last", "roles"):
             raise InputError(f"positions {positions!r}: choose mean, last or roles")
         if positions == "roles" and not all(pair.positions for pair in pairs):
             raise InputError("positions 'roles': this task's pairs name no roles; choose mean or last")
         self.positions = positions
-        self.first = 1 if pairs.bos and not include_bos else 0
+        self.first = first
         self.n_pairs = len(pairs)
         self.roles_: tuple[str, ...] = (
             tuple(role for role in pairs[0].positions if all(role in p.positions for p in pairs))

@@ -64,14 +64,14 @@ def run_bench(
                 meter = _Meter(advance, _STEPS * len(its_cells))
                 why = "" if its_cells else _why_none(name, plan)
                 try:
-                    found = bench.run(name, its_cells, meter.to) if its_cells else []
+                    found, sizes = bench.run(name, its_cells, meter.to) if its_cells else ([], {})
                 except InputError as error:
-                    found, why = [], str(error)
+                    found, sizes, why = [], {}, str(error)
                 meter.to(1.0)
                 cells += found
-                if why:
-                    skipped.append(_left_out(target, name, why))
-                line = one_line(found) if found else f"left out: {why}"
+                reasons = [why] * bool(why) + [f"with {n} pairs: {reason}" for n, reason in sizes.items()]
+                skipped += [_left_out(target, name, reason) for reason in reasons]
+                line = "; ".join(([one_line(found)] if found else []) + [f"left out: {r}" for r in reasons])
                 say(f"{target.name}, {name}: {line}{estimate.after(1)}")
     if refused is not None and not cells:
         raise refused

@@ -88,17 +88,20 @@ class TargetBench:
             return tuple(cell for cell in cells if cell[0] < self.court.measured.n_pairs)
         return cells
 
-    def run(self, method: str, cells: Sequence[tuple[int, int]], tell: Tell) -> list[Cell]:
-        """Every cell of a method.
+    def run(
+        self, method: str, cells: Sequence[tuple[int, int]], tell: Tell
+    ) -> tuple[list[Cell], dict[int, str]]:
+        """Every cell of a method, and why there is none of some numbers of pairs.
 
         Raises:
-            InputError: the method cannot be used on this model or task.
+            InputError: the method cannot be used on this model or task, whatever the number.
         """
         runner, folder = self._runner(method), self.folder / method
         common = self._settings(method, runner)
         if runner is not None:
             runner.prepare(cells, lambda share: tell(share / 2))
         kept: dict[tuple[int, int], dict] = {}
+        refused: dict[int, str] = {}
         for done, (n, seed) in enumerate(cells):
             path = folder / f"n{n}-seed{seed}.json"
             held_out = self.held_out.digest() if self.plan.runs_alone(n, seed) else None
@@ -108,11 +111,17 @@ class TargetBench:
             result = read_record(path, settings, self.say)
             if result is None:
                 begin, width = 0.5 + done / len(cells) / 2, 0.5 / len(cells)
-                result = self._judge(runner, n, seed, lambda share, b=begin, w=width: tell(b + share * w))
+                try:
+                    result = self._judge(runner, n, seed, lambda share, b=begin, w=width: tell(b + share * w))
+                except InputError as error:
+                    refused.setdefault(n, str(error))
+                    continue
                 write_record(path, settings, result)
             kept[n, seed] = result
+        if refused and not kept:
+            raise InputError(next(iter(refused.values())))
         stable = {}
-        for n in self._resampled(method, runner, cells):
+        for n in self._resampled(method, runner, [*kept]):
             path, settings = folder / f"stability-n{n}.json", {**common, "n": n}
             stable[n] = read_record(path, settings, self.say)
             if stable[n] is None:
@@ -122,7 +131,7 @@ class TargetBench:
         return [
             Cell(self.target, method, n, seed, result, size, stable.get(n, {}).get("bootstrap_jaccard"))
             for (n, seed), result in kept.items()
-        ]
+        ], refused
 
     @property
     def _n_heads(self) -> int:

@@ -194,7 +194,7 @@ def begin_request(folder: Path, request: Mapping[str, Any]) -> None:
         begun = read_json(path)
     except (OSError, ValueError):
         raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
-    check_request(folder, begun, request)
+    check_request(folder, begun, {**dict.fromkeys(begun), **request})
 
 
 def check_request(

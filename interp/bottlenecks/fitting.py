@@ -93,6 +93,9 @@ def fit_codebooks(
     request = _request(model, text, list(books), config, batch_size)
     if BookFolder.exists(folder):
         found = BookFolder.open(folder)
+        for part, kind in (("training", "trained"), ("storage", "packed")):
+            if part in found.manifest:
+                raise InputError(f"{folder} holds {kind} codebooks: write the fitted ones to another folder")
         check_request(folder, found.manifest, request)
         return found
     (folder / WORK).mkdir(parents=True, exist_ok=True)

@@ -141,7 +141,7 @@ def read_graph(
         Component(
             site=name,
             score=strongest.get(name, 0.0) if score is None else sign * score,
-            in_circuit=inside,
+            in_circuit=inside and not _live(name, ours),
         )
         for name, (inside, score) in nodes.items()
         if name not in ("input", "logits") and not (score is None and _live(name, ours))
@@ -161,7 +161,7 @@ def read_graph(
 
 
 def _live(name: str, ours: dict) -> bool:
-    """Whether a node is an MLP that only stays live: it is no component of a heads-only circuit."""
+    """Whether a node is an MLP that only stays live: in the graph, and no member of a heads-only circuit."""
     return ours.get("universe") == "heads" and name.startswith("m")
 
 

@@ -26,6 +26,7 @@ _ALIASES = {
     "neelnanda/attn_only_4l512w_c4_code": "attn-only-4l",
 }
 """Other specs under which a model of a published list is loaded."""
+_WITH_FOLDER = "attn-only-4l"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def reference_for(task_name: str, model_spec: str) -> list[Reference | MeasuredR
 
 def _canonical(model: str) -> str:
     lowered = model.strip().lower()
+    if lowered.startswith(f"{_WITH_FOLDER}:"):  # the same from a folder of one's own
+        return _WITH_FOLDER
     return _ALIASES.get(lowered, lowered)
 
 

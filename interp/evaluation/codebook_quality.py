@@ -244,7 +244,7 @@ def _scores(
     kl = torch.zeros_like(ce) if found is plain else (plain.exp() * (plain - found)).sum(-1)
     best = found.argmax(-1)
     values = (ce, kl, (best == following).float(), (best == plain.argmax(-1)).float())
-    return BlockScores(*(value.double().mean(1).cpu().numpy() for value in values))
+    return BlockScores(*(value.cpu().double().mean(1).numpy() for value in values))
 
 
 def _joined(parts: list[BlockScores]) -> BlockScores:

@@ -163,11 +163,17 @@ def _why_unpaired(run_a: Run, run_b: Run) -> str:
     """An empty string where a paired comparison with a reference is possible."""
     if any("heads_per_pair" not in run.arrays for run in (run_a, run_b)):
         return "no interval: a run has no scores per pair"
-    if run_a.result["model"] != run_b.result["model"] or _pairs(run_a) != _pairs(run_b):
+    if run_a.result["model"] != run_b.result["model"] or not _same_pairs(_pairs(run_a), _pairs(run_b)):
         return "no interval: the runs are not on the same model and pairs"
     if not _common(run_a, run_b):
         return "no reference in common"
     return ""
+
+
+def _same_pairs(a: dict, b: dict) -> bool:
+    """The prompts themselves too, where both runs know them: runs of earlier versions do not."""
+    known = {key for key in a.keys() | b.keys() if key != "digest" or {"digest"} <= a.keys() & b.keys()}
+    return all(a.get(key) == b.get(key) for key in known)
 
 
 def _pairs(run: Run) -> dict:

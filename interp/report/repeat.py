@@ -45,11 +45,11 @@ def command_line(run: Run, task: str | None = None, reference: str | None = None
     """The command that repeats the run.
 
     Args:
-        task: what is written for it where the run's own name is not enough: where a file of prompts lies.
+        task: what is written for it where what the run was asked for is not enough: where a file of prompts lies.
         reference: the same of a reference of one's own.
     """
     result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
-    words = ["interp", "discover", task or result["task"], "--model", result["model"] or "MODEL"]
+    words = ["interp", "discover", task or _task(run), "--model", result["model"] or "MODEL"]
     words += ["--method", result["method"], "--n", result["n_pairs"], "--seed", result["seed"]]
     if pairs.get("counterfactual"):
         words += ["--counterfactual", pairs["counterfactual"]]
@@ -68,7 +68,7 @@ def command_line(run: Run, task: str | None = None, reference: str | None = None
 def python_lines(run: Run, task: str | None = None, reference: str | None = None) -> str:
     """The same from Python."""
     result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
-    task = task or result["task"]
+    task = task or _task(run)
     loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(run).items())
     arguments = {
         "model": None if loaded else result["model"],
@@ -145,7 +145,7 @@ def _changed_options(method: str, config: dict) -> dict:
 
 def reference_command(run: Run, task: str | None = None) -> str:
     """The command that measures what this run could be judged against; ``task`` as of :func:`command_line`."""
-    words = ["interp", "reference", task or run.result["task"], "--model", run.result["model"] or "MODEL"]
+    words = ["interp", "reference", task or _task(run), "--model", run.result["model"] or "MODEL"]
     if task is not None:  # every run calls its own prompts the same
         words += ["--out", f"references/measured-{Path(task).parent.name}.safetensors"]
     elif kind := _pairs(run).get("counterfactual"):
@@ -170,6 +170,11 @@ def _flat(value: dict, prefix: str = "") -> list[tuple[str, str]]:
         else:
             rows.append((f"{prefix}{key}", str(item)))
     return rows
+
+
+def _task(run: Run) -> str:
+    """What was asked for: a class of one's own is not known by its name."""
+    return run.result.get("settings", {}).get("task_class") or run.result["task"]
 
 
 def _pairs(run: Run) -> dict:

@@ -183,12 +183,14 @@ def code_edges(
     estimates = EffectEstimates(
         proposed.path[:, chosen], proposed.gap, config.threshold, np.arange(len(pairs)), config.seed
     )
+    prefix = 0.0
     if proposed.exact is not None and config.budget:
-        budget = config.budget * len(pairs) - proposed.swaps.prefix_cost(range(len(pairs)))
+        prefix = proposed.swaps.prefix_cost(range(len(pairs)))
+        budget = config.budget * len(pairs) - prefix
         _measure(estimates, edges.subset(chosen), proposed, budget, lambda done: tell((1 + done) * PROPOSING))
     tell(1.0)
     seconds = {"proposals": between - begin, "path patching": time.perf_counter() - between}
-    cost = Cost(PROPOSING_COST * len(pairs) + proposed.swaps.forwards, seconds)
+    cost = Cost(PROPOSING_COST * len(pairs) + prefix + proposed.swaps.forwards, seconds)
     bits = None if codes is None else co_occurrence(edges, codes, len(pairs))
     return _result(edges, chosen, estimates, proposed, bits, cost, config)
 

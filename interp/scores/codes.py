@@ -127,7 +127,7 @@ def codes(
     return Scores(
         method="codes",
         heads=ranking.heads,
-        mlps=None if scorer.mlps_ is None else scorer.mlps_.mean(0),
+        mlps=None if scorer.mlps_ is None else expected_of_mlps(scorer.mlps_, ranking.member.threshold),
         mlps_per_pair=scorer.mlps_,
         signed=True,
         cost=Cost(forwards, seconds),
@@ -139,6 +139,20 @@ def codes(
         probability=ranking.member.probability.reshape(ranking.heads.shape),
         evidence=evidence,
     )
+
+
+def expected_of_mlps(
+    attribution: Float[np.ndarray, "pair layer"], threshold: float
+) -> Float[np.ndarray, " layer"]:
+    """Of MLPs, which are not swapped: by attribution alone what a head's score is, so that both can be ranked together.
+
+    Args:
+        threshold: in units of the metric.
+    """
+    mean = attribution.mean(0)
+    variance = moderated_variance(attribution) / len(attribution)
+    size = membership(mean, variance, gap=1.0, threshold=threshold).expected + TIE_BREAK * np.abs(mean)
+    return np.where(mean < 0, -1.0, 1.0) * size
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def edge_scores(
     for run in edge_runs(model, pairs, batch_size=batch_size, consumers=consumers):
         batch, rows = run.batch, list(run.batch.indices)
         products, spent = estimator(run)
-        scores.matrix += products.sum(0, dtype=torch.float64).cpu().numpy() / n
+        scores.matrix += products.cpu().sum(0, dtype=torch.float64).numpy() / n
         scores.out[rows] = products.sum(1).cpu().numpy()
         if scores.per_pair is not None:
             scores.per_pair[rows] = products.cpu().numpy()

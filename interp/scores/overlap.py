@@ -52,6 +52,12 @@ class OverlapConfig(HeadCodesConfig):
     edges: bool = True
 
 
+def means_of(model: Model, pairs: PromptPairs, config: OverlapConfig) -> HeadMeans:
+    """The consumer that the config asks for; a tokenizer may have no BOS to leave out."""
+    with_bos = pairs.bos and getattr(model.tokenizer, "bos_token_id", None) is not None
+    return HeadMeans(pairs, config.positions, first=int(with_bos and not config.include_bos))
+
+
 def overlap(
     model: Model,
     pairs: PromptPairs,
@@ -68,7 +74,7 @@ def overlap(
     """
     begin = time.perf_counter()
     means, metrics = (
-        HeadMeans(pairs, config.positions, include_bos=config.include_bos),
+        means_of(model, pairs, config),
         MetricConsumer(len(pairs)),
     )
     forwards = feed(

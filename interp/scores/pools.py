@@ -24,7 +24,7 @@ from interp.scores.edge_fold import fold_edges
 from interp.scores.head_codes import fit_head_codes
 from interp.scores.hisp import HISPConfig, by_layer_norm
 from interp.scores.mean_difference import MeanDifferenceConfig, mean_difference_norm
-from interp.scores.overlap import OverlapConfig, head_overlap
+from interp.scores.overlap import OverlapConfig, head_overlap, means_of
 from interp.tasks.pairs import PromptPairs
 
 
@@ -107,7 +107,7 @@ def overlap_pool(
     model: Model, pairs: PromptPairs, config: OverlapConfig, *, progress: Progress | None = None
 ) -> Pool:
     """Mean outputs of every head on every prompt; each subset trains a dictionary of its own."""
-    means = HeadMeans(pairs, config.positions, include_bos=config.include_bos)
+    means = means_of(model, pairs, config)
     weights = output_weights(model)
 
     def score(indices: list[int], config: OverlapConfig) -> Float[np.ndarray, "layer head"]:

@@ -2,7 +2,7 @@
 
 :func:`~interp.scores.patching.interchange` swaps every head on every pair. A finder that spends its swaps where they
 tell most must be able to ask for (pair, head), look, and ask again without a base run twice. So the base runs' residual
-streams and corrupt head outputs are kept, for the pairs named, from the first differing token on: about 140 KB a
+streams and both sides' head outputs are kept, for the pairs named, from the first differing token on: about 210 KB a
 position of SmolLM2.
 """
 

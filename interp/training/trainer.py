@@ -37,7 +37,8 @@ class StepResult:
             plain model is gone).
         ce: cross-entropy of the spliced model, nats per token (joint only).
         explained: share of variance explained, averaged over groups and sites.
-        dead: share of codes not used in the last full stretch between replacements.
+        dead: share of codes not used since codes were last replaced, as counted at the end of the last stretch of
+            ``replace_every`` steps. None are replaced in the last fifth of a run, so there it is of more and more text.
         k: codes per vector in this step.
     """
 

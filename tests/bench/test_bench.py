@@ -248,6 +248,14 @@ def test_a_method_that_refuses_is_left_out_and_named(tmp_path):
     assert {row["method"] for row in result["cells"]} == {YARDSTICK, "attribution"}
 
 
+def test_a_number_of_pairs_that_a_method_refuses_leaves_the_others(tmp_path):
+    result = run_bench(plan(methods=("attribution", "overlap"), pairs=(4, 6), seeds=1), tmp_path)
+    (skipped,) = result["skipped"]
+    assert skipped["method"] == "overlap" and skipped["why"].startswith("with 4 pairs: ")
+    assert {row["n"] for row in result["cells"] if row["method"] == "overlap"} == {6}
+    assert run_bench(plan(methods=("attribution", "overlap"), pairs=(4, 6), seeds=1), tmp_path) == result
+
+
 def test_dear_methods_get_fewer_pairs_and_seeds_on_large_models_when_all_are_run():
     wanted = plan(methods=(), pairs=(4, 8, 16), seeds=5, pool=16)
     assert len(wanted.cells("attribution", 270)) == 15

@@ -45,6 +45,16 @@ def test_a_circuit_survives_the_format(tmp_path, universe, helpful):
     assert read_graph(tmp_path / "g.json") == circuit(universe)
 
 
+def test_scores_of_mlps_that_stay_live_make_no_members(tmp_path):
+    scored = replace(circuit("heads"), components=(*circuit("heads").components, Component("m0", 0.2)))
+    write_graph(scored, tmp_path / "g.json", d_model=16)
+    assert json.loads((tmp_path / "g.json").read_text())["nodes"]["m0"] == {"in_graph": True, "score": 0.2}
+    found = read_graph(tmp_path / "g.json")
+    assert {(c.site, c.score, c.in_circuit) for c in found.components} == {
+        (c.site, c.score, c.in_circuit) for c in scored.components
+    }
+
+
 def test_the_file_is_what_eap_ig_writes(tmp_path):
     write_graph(circuit(), tmp_path / "g.json", d_model=16)
     value = json.loads((tmp_path / "g.json").read_text())

@@ -96,6 +96,9 @@ def test_unknown_name_lists_the_known_ones():
 
 def test_references_of_a_task_and_model_are_found_by_any_name_of_the_model():
     ioi = ["ioi/wang", "ioi/oneill", "ioi/cdt"]
+    assert (
+        reference_names(model="attn-only-4l:/somewhere/Else") == reference_names(model="attn-only-4l") != []
+    )
     for spec in ("gpt2", "gpt2-small", "GPT2", "openai-community/gpt2"):
         assert reference_names("ioi", spec) == ioi
         assert [r.name for r in reference_for("ioi", spec)] == ioi

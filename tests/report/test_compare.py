@@ -108,6 +108,15 @@ def test_unpaired_runs_say_why_there_is_no_interval(options, reason):
     assert reason in " ".join(cell for row in found.rows() for cell in row)
 
 
+def test_prompts_that_were_edited_in_between_are_other_pairs():
+    runs = [make_run(**GPT2, references=published()) for _ in range(3)]
+    for run, digest in zip(runs, ("a", "a", "b"), strict=True):
+        run.result["provenance"]["pairs"] = {**run.result["provenance"]["pairs"], "digest": digest}
+    assert compare_runs(*runs[:2]).recovery and not compare_runs(*runs[1:]).recovery
+    del runs[2].result["provenance"]["pairs"]["digest"]  # as earlier versions wrote it
+    assert compare_runs(*runs[1:]).recovery
+
+
 def test_models_of_different_shapes_are_refused():
     with pytest.raises(InputError, match="30 layers of 9 heads and 12 layers of 12 heads"):
         compare_runs(make_run(), make_run(**GPT2))

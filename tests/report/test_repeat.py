@@ -64,6 +64,13 @@ def test_dtype_and_device_are_part_of_both_where_they_are_not_the_usual_ones():
     compile(python_lines(run), "report", "exec")
 
 
+def test_a_class_of_ones_own_is_named_by_where_it_is():
+    run = make_run(task="parity")
+    run.result["settings"]["task_class"] = "mine.py:Parity"
+    for text in (command_line(run), python_lines(run), reference_command(run)):
+        assert "mine.py:Parity" in text and " parity" not in text and "'parity'" not in text
+
+
 def test_python_lines_compile_and_call_discover_with_the_same_values():
     run = make_run(task='it\'s "quoted".json', mlp_members=1)
     called = {}

@@ -14,7 +14,7 @@ from interp.activations.stream import MetricConsumer, end_logits, feed
 from interp.models import Site, load_model
 from interp.models.planted import planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.codes import CodesBase, CodesConfig, codes
+from interp.scores.codes import CodesBase, CodesConfig, codes, expected_of_mlps
 from interp.scores.patching import patching
 from interp.scores.redundancy import PartialGradients
 from interp.scores.role_codes import RoleCodes, RoleOutputs
@@ -248,3 +248,11 @@ def test_one_pair_is_too_few():
     model, pairs = _planted("planted-inhibition", 1)
     with pytest.raises(InputError, match="at least 2"):
         codes(model, pairs)
+
+
+def test_mlps_are_ranked_by_the_size_that_is_expected_above_the_threshold_as_heads_are():
+    draws = np.random.default_rng(0).normal(size=(40, 6))
+    attribution = 0.01 * draws + np.array([-1.0, 0.5, 0.019, 0.0, 0.0, 0.0])
+    found = expected_of_mlps(attribution, 0.02)
+    assert found[:2] == pytest.approx([-1.0, 0.5], rel=0.05)
+    assert 0 < found[2] < 0.015 and (np.abs(found[3:]) < 1e-4).all()

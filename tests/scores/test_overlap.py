@@ -14,6 +14,7 @@ from interp.models.planted import load_planted_model
 from interp.scores.code_pairs import edge_overlap, published_edge_fold, top_edges
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes, usage
 from interp.scores.overlap import OverlapConfig, head_edges, head_overlap, overlap
+from interp.scores.overlap import means_of as method_means
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPair, PromptPairs
 from interp.tasks.planted import load_planted_task
@@ -180,6 +181,17 @@ def means_of(model, pairs, positions="mean") -> HeadMeans:
     means = HeadMeans(pairs, positions)
     feed(model, pairs, [means])
     return means
+
+
+def test_there_is_no_bos_to_leave_out_where_the_tokenizer_has_none(planted):
+    model, pairs = planted
+    wanted, bos = OverlapConfig(include_bos=False), model.tokenizer.bos_token
+    assert pairs.bos and method_means(model, pairs, wanted).first == 1
+    model.tokenizer.bos_token = None
+    try:
+        assert method_means(model, pairs, wanted).first == 0
+    finally:
+        model.tokenizer.bos_token = bos
 
 
 @pytest.mark.parametrize("positions", ["mean", "last", "roles"])

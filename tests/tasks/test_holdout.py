@@ -40,3 +40,17 @@ def test_a_file_that_is_used_up_is_an_error(of_eight, gpt2):
     pool = of_eight.sample(gpt2, 8, 0)
     with pytest.raises(InputError, match="no pairs beyond the 8 used"):
         held_out_pairs(of_eight, gpt2, 4, pool)
+
+
+def test_a_task_that_repeats_itself_without_end_is_used_up_too(of_eight, gpt2):
+    class Repeating:
+        name, metric, roles, counterfactuals, default_n = "repeating", of_eight.metric, ("END",), ("file",), 8
+
+        def sample(self, tokenizer, n, *_rest):
+            return of_eight.sample(tokenizer, 8, 0).subset(i % 8 for i in range(n))
+
+    pool = of_eight.sample(gpt2, 8, 0)
+    with pytest.raises(InputError, match="no pairs beyond the 8 used"):
+        held_out_pairs(Repeating(), gpt2, 4, pool)
+    some = pool.subset(range(6))
+    assert {pair.clean for pair in held_out_pairs(Repeating(), gpt2, 2, some)} == {p.clean for p in pool[6:]}

@@ -80,7 +80,8 @@ def test_docstrings_are_found_wherever_a_definition_may_stand(tmp_path):
 
 def test_text_files_are_split_at_blank_lines(tmp_path):
     (tmp_path / "a.txt").write_text("one\nstill one\n\n  \ntwo\n")
-    (tmp_path / "b.jsonl").write_text('"three"\n\n{"text": "four", "id": 4}\n')
+    # as some editors save it, with a mark of its encoding
+    (tmp_path / "b.jsonl").write_text('"three"\n\n{"text": "four", "id": 4}\n', encoding="utf-8-sig")
     (tmp_path / "c.md").write_text("not text of ours")
     assert texts(str(tmp_path / "a.txt")) == ["one\nstill one", "two"]
     assert texts(str(tmp_path)) == ["one\nstill one", "two", "three", "four"]
