@@ -3,9 +3,10 @@
 ::
 
     python benchmarks/tokfsm_seeds.py                  # the runs that come with the repository, of scale cpu
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/quick-*.json
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/long-*.json     # 38 M tokens
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/adam-*.json     # the same by an earlier recipe
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/pull-seed*.json     # the recipe before
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/pull-quick-*.json   # 10 M tokens by that
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/long-*.json         # 38 M tokens by that
+    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/adam-*.json         # 38 M by one earlier still
     python benchmarks/tokfsm_seeds.py runs/tokfsm-*    # folders of ``interp reproduce tokfsm``, of one scale
 
 Runs nothing. The interval is Student's, 95 %, over seeds: how far the mean over all seeds may be from this one, where
@@ -61,6 +62,10 @@ def main() -> None:
     scales = {result["recipe"]["scale"] for result in results}
     if len(scales) != 1:
         parser.error(f"runs of the scales {', '.join(sorted(scales))}: give those of one")
+    recipes = [{**result["recipe"], "seed": None} for result in results]
+    for key in sorted(set().union(*recipes)):
+        if len(values := {str(recipe.get(key)) for recipe in recipes}) > 1:
+            parser.error(f"runs with {key} {', '.join(sorted(values))}: give those of one recipe")
     results.sort(key=lambda result: result["recipe"]["seed"])
     seeds = [f"seed {result['recipe']['seed']}" for result in results]
     table = Table("", *seeds, "mean [95 % over seeds]", "published", "aim", box=None)

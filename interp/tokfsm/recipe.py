@@ -7,6 +7,9 @@ from interp.models.neox import NeoXShape
 from interp.tasks.errors import InputError
 from interp.tokfsm.data import MACHINE_SEED, N_CTX
 
+LEAST_FORGOTTEN = 0.02
+"""Of what a step forgets of the running means at ``lr_coded``: as much at least to the end."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -19,10 +22,12 @@ class Recipe:
         n_codes: per MLP, and per head.
         batch: sequences of 128 tokens a step.
         lr: of the layers' matrices, by Muon, at the height of the first part; all else has half of it, by Adam.
-        lr_coded: the same at the height of the second. Codes cannot follow a model that moves much faster.
-        memory: share that a step keeps of the running means that codes follow.
+        lr_coded: the same of the second, where it falls to 0 in a line from the first step on. Warming up, it never
+            gets quite there.
+        memory: share that a step at this rate keeps of the running means that codes follow. What it forgets falls with
+            the rate: codes that follow a model that hardly moves need not be new.
         warmup: steps at the beginning of each part in which the rate rises.
-        decay_share: of each part, at its end, in which the rate falls: to a tenth before the codebooks, then to 0.
+        decay_share: of the first part, at its end, in which the rate falls to a tenth.
         commitment: weight of the share of the activations' spread that codes leave unexplained, which holds
             activations near them; not in the publication.
         fit_sequences: that k-means sees.
@@ -32,15 +37,15 @@ class Recipe:
 
     scale: str = "cpu"
     tokens: int = 20_000_000
-    plain_share: float = 0.7
+    plain_share: float = 0.85
     n_codes: int = 1000
     batch: int = 16
     lr: float = 5e-3
-    lr_coded: float = 1e-3
+    lr_coded: float = 3e-3
     memory: float = 0.9
     warmup: int = 200
     decay_share: float = 0.3
-    commitment: float = 0.5
+    commitment: float = 0.1
     fit_sequences: int = 256
     seed: int = 0
     machine_seed: int = MACHINE_SEED
@@ -70,19 +75,29 @@ class Recipe:
         """Steps before the codebooks come in."""
         return min(max(1, round(self.steps * self.plain_share)), self.steps - 1)
 
+    @property
+    def coded_steps(self) -> int:
+        return self.steps - self.plain_steps
+
     def lr_at(self, step: int) -> float:
-        """Learning rate of the layers' matrices at a step: up, level, down, twice; all else is in proportion."""
-        plain = step < self.plain_steps
-        begin, end = (0, self.plain_steps) if plain else (self.plain_steps, self.steps)
-        height, lowest = (self.lr, 0.1) if plain else (self.lr_coded, 0.0)
-        up = (step - begin + 1) / max(1, min(self.warmup, (end - begin) // 10))
-        left = (end - step) / max(1.0, self.decay_share * (end - begin))
-        down = lowest + (1 - lowest) * (1 - math.cos(math.pi * min(1.0, left))) / 2
-        return height * min(1.0, up) * down
+        """Learning rate of the layers' matrices at a step; all else is in proportion."""
+        if step < self.plain_steps:
+            left = (self.plain_steps - step) / max(1.0, self.decay_share * self.plain_steps)
+            down = 0.1 + 0.9 * (1 - math.cos(math.pi * min(1.0, left))) / 2
+            return self.lr * self._up(step, self.plain_steps) * down
+        left = (self.steps - step) / self.coded_steps
+        return self.lr_coded * self._up(step - self.plain_steps, self.coded_steps) * left
+
+    def _up(self, done: int, of: int) -> float:
+        return min(1.0, (done + 1) / max(1, min(self.warmup, of // 10)))
+
+    def memory_at(self, step: int) -> float:
+        """Share that a coded step keeps of the running means."""
+        return 1 - (1 - self.memory) * max(self.lr_at(step) / self.lr_coded, LEAST_FORGOTTEN)
 
 
 SCALES = {
-    "quick": replace(Recipe(), scale="quick", tokens=10_000_000, plain_share=0.6),
+    "quick": replace(Recipe(), scale="quick", tokens=10_000_000, plain_share=0.8),
     "cpu": Recipe(),
     "full": replace(
         Recipe(), scale="full", tokens=2_621_440_000, n_codes=10_000, batch=512, fit_sequences=1024

@@ -63,6 +63,7 @@ class Training:
             self.plain = {name: value.clone() for name, value in self.model.state_dict().items()}
             text = sequences(self.machine, recipe.fit_sequences, recipe.seed, FIT)
             self.books.fit(self.model, text.to(self.device))
+            self.optimizers = optimizers_of(self.model)
         tokens = sequences(self.machine, recipe.batch, recipe.seed, TEXT, self.step).to(self.device)
         running = self.books.run() if self.coded else None
         logits = self.model(tokens, running)
@@ -79,6 +80,7 @@ class Training:
             optimizer.step()
         if running is not None:
             for site, book in self.books.items():
+                self.means[site].memory = recipe.memory_at(self.step)
                 self.means[site].follow(book, running.x[site], running.ids[site])
                 book.count(running.ids[site][..., None])
         self.step += 1
