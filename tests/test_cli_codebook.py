@@ -144,12 +144,11 @@ def test_train_then_pack_then_eval(command, model, monkeypatch):
     monkeypatch.chdir("..")
     again = command("train", "books", *TRAIN)
     assert again.code == 0 and "step" not in again.out
-    for folder, kind in (("books-distilled", "trained"), ("packed", "packed")):
-        command("pack", "books-distilled", "--out", "packed")
-        refused = command("fit", "--model", model, *FIT, "--out", folder)
-        assert refused.code != 0 and f"{folder} holds {kind} codebooks" in refused.error
     packed = command("pack", "books-distilled", "--out", "packed")
     assert packed.code == 0 and "saved    packed (3 sites" in packed.out
+    for folder, kind in (("books-distilled", "trained"), ("packed", "packed")):
+        refused = command("fit", "--model", model, *FIT, "--out", folder)
+        assert refused.code != 0 and f"{folder} holds {kind} codebooks" in refused.error
     found = command("eval", "packed", "--data", "stdlib", "--tokens", "128", "--controls", "0")
     assert found.code == 0, found.err
 

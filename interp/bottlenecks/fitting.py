@@ -93,7 +93,7 @@ def fit_codebooks(
     request = _request(model, text, list(books), config, batch_size)
     if BookFolder.exists(folder):
         found = BookFolder.open(folder)
-        for part, kind in (("training", "trained"), ("storage", "packed")):
+        for part, kind in (("storage", "packed"), ("training", "trained")):
             if part in found.manifest:
                 raise InputError(f"{folder} holds {kind} codebooks: write the fitted ones to another folder")
         check_request(folder, found.manifest, request)
