@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
         edges=edges_of_codes,
         alone=grow,
         by_batch=True,  # a batch skips what all its prompts begin with in common, which says what a swap costs
-        version=4,  # the prior's power is fitted; of few pairs fewer are run partly off, so that swaps are left
+        version=5,  # effects' variance over pairs is no longer taken for attribution's
     ),
     "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),
     "overlap": Method(

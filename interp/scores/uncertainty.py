@@ -5,8 +5,11 @@ only for the r pairs on which the head was swapped. So (a control variate, in th
 
     estimate = mean over n of attribution + mean over r of (exact − attribution),
 
-whose error is what n pairs leave open plus what r of n leave open of the residual. A head that was never swapped has
-an unknown bias; its size is taken from the heads that were, in units of each head's own rms attribution.
+whose error is what n pairs leave open of the effect plus what r of n leave open of the residual. How much effects
+differ over pairs is what they do as attribution does, known from all n pairs, plus what they do otherwise, seen on the
+r swapped ones (the two terms of a regression estimator's variance; Cochran 1977, *Sampling Techniques*, §12.6). A head
+that was never swapped has an unknown bias; its size is taken from the heads that were, in units of each head's own rms
+attribution.
 
 Swaps are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step). Of a
 head that was never swapped P is held to be :data:`TRUST` at most: attribution can be sure of a member and quite wrong.
@@ -35,7 +38,7 @@ TIE_BREAK = 1e-6
 FLIPS = 4000
 """Permutations of the labels."""
 _PRIOR_WEIGHT = 3.0
-"""How many swaps the common size of residuals is worth beside a head's own."""
+"""How many swaps the common size of residuals, and a slope of 1, are worth beside a head's own."""
 
 
 class EffectEstimates:
@@ -91,10 +94,22 @@ class EffectEstimates:
         shift[known] = np.nanmean(residual[:, known], axis=0)
         spread = np.nansum((residual - shift) ** 2, axis=0)
         spread = (_PRIOR_WEIGHT * typical + spread) / (_PRIOR_WEIGHT + np.maximum(done - 1, 0))
-        variance = self._variance / n + np.where(known, spread * (1 / np.maximum(done, 1) - 1 / n), typical)
-        whole = done == n
-        variance[whole] = self.exact[:, whole].var(axis=0, ddof=1) / n
-        return self.attribution.mean(axis=0) + shift, variance
+        open_residual = np.where(known, spread * (1 / np.maximum(done, 1) - 1 / n), typical)
+        return self.attribution.mean(axis=0) + shift, self._effect_variance() / n + open_residual
+
+    def _effect_variance(self) -> Float[np.ndarray, " head"]:
+        """Variance of every head's effects over pairs: attribution's, times the square of the slope of exact effects
+        on it, plus what is left about that line. Of heads that were never swapped the slope is held to be 1."""
+        known, done = np.isfinite(self.exact), np.maximum(self.swapped, 1)
+        exact, attribution = (
+            np.where(known, values - np.where(known, values, 0).sum(axis=0) / done, 0)
+            for values in (self.exact, self.attribution)
+        )
+        prior = _PRIOR_WEIGHT * self._variance
+        scale = np.maximum(prior + (attribution**2).sum(axis=0), np.finfo(float).tiny)
+        slope = (prior + (attribution * exact).sum(axis=0)) / scale
+        left = ((exact - slope * attribution) ** 2).sum(axis=0) / np.maximum(done - 1, 1)
+        return slope**2 * self._variance + left
 
     def membership(self) -> Membership:
         estimate, variance = self.estimate()
