@@ -126,11 +126,11 @@ class Bottleneck(ABC):
         path = folder / WEIGHTS_FILE
         try:
             with safe_open(path, framework="pt") as file:
-                stored = (file.metadata() or {}).get("config", "null")
+                stored = json.loads((file.metadata() or {}).get("config", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"cannot read the weights {path}: {error}") from None
-        if json.loads(stored) != cls._description(config):
+        if stored != cls._description(config):
             raise InputError(f"{path} was written with another configuration than {CONFIG_FILE} beside it")
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -156,9 +156,12 @@ class DiscreteSAE(Bottleneck):
     def restored(cls, config: DiscreteSAEConfig, tensors: Mapping[str, Tensor]) -> "DiscreteSAE":
         sae = cls(config)
         sae.weights_ = Weights(**{name: tensors[name] for name in Weights._fields})
-        groups, n_codes, d_in = sae.weights_.encoder.shape
-        if (groups, n_codes, d_in) != (config.groups, config.n_codes, config.d_in):
-            raise InputError(f"weights of {groups} × {n_codes} codes of size {d_in} do not fit {config}")
+        n_codes, d_in = config.n_codes, config.d_in
+        shapes = ((n_codes, d_in), (n_codes,), (d_in, n_codes), (d_in,))
+        for name, shape, weights in zip(Weights._fields, shapes, sae.weights_, strict=True):
+            if weights.shape != (config.groups, *shape):
+                codes = f"{config.groups} × {n_codes} codes of size {d_in}"
+                raise InputError(f"{name} of shape {list(weights.shape)} does not fit {codes}")
         return sae
 
     def to(self, target: torch.device | str) -> "DiscreteSAE":

@@ -55,8 +55,11 @@ class Edit:
         if not callable(self.ids):
             check_ids(_as_ids(self.ids), config.n_codes)
         check_positions(self.positions)
-        if isinstance(self.values, str) and self.values != "kept":
-            raise InputError(f"values {self.values!r}: a number, a tensor, or 'kept'")
+        if isinstance(self.values, str):
+            if self.values != "kept":
+                raise InputError(f"values {self.values!r}: a number, a tensor, or 'kept'")
+        elif not bool(torch.as_tensor(self.values).isfinite().all()):
+            raise InputError(f"values {self.values}: they must be finite numbers")
         if self.group is not None and not (grouped and 0 <= self.group < n_groups):
             allowed = f"0 to {n_groups - 1}" if grouped else "None, the site has no groups"
             raise InputError(f"group {self.group}: choose {allowed}")

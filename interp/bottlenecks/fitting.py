@@ -170,7 +170,7 @@ def _learn(book: Codebook, batches: list[Tensor], device: torch.device) -> None:
         for shard in _shards(batches, book.config.n_codes * book.config.d_in * book.config.groups):
             book.to(device).partial_fit(shard.to(device))
     for batch in batches:
-        book.count(book.encode(batch.to(device)).ids)
+        book.count_text(book.encode(batch.to(device)).ids)
 
 
 def _shards(batches: list[Tensor], least: int) -> Iterator[Tensor]:

@@ -42,6 +42,7 @@ class GroupedKMeans:
         self.generator = torch.Generator().manual_seed(seed)
         self.centres_: Float[Tensor, "group centre d_in"] | None = None
         self.counts_: Float[Tensor, "group centre"] | None = None
+        self._sums: Float[Tensor, "group centre d_in"] | None = None  # of the rows that are counted
 
     def fit(self, rows: Float[Tensor, "group row d_in"], iterations: int = 10) -> "GroupedKMeans":
         """Lloyd's iterations over all rows, from scratch."""
@@ -50,6 +51,7 @@ class GroupedKMeans:
         self._start(rows, sizes)
         for _ in range(iterations):
             self.counts_.zero_()
+            self._sums.zero_()
             self._step(rows, sizes)
         return self
 
@@ -80,7 +82,7 @@ class GroupedKMeans:
                 f"{n_rows} vectors for {self.n_centres} codes: give at least one vector per code"
             )
         self.centres_ = rows.new_zeros(groups, self.n_centres, d_in)
-        self.counts_ = rows.new_zeros(groups, self.n_centres)
+        self.counts_, self._sums = rows.new_zeros(groups, self.n_centres), torch.zeros_like(self.centres_)
         distance = rows.new_ones(groups, n_rows)
         per_round = -(-self.n_centres // ROUNDS)
         for begin in range(0, self.n_centres, per_round):
@@ -92,11 +94,10 @@ class GroupedKMeans:
 
     def _step(self, rows: Tensor, sizes: Tensor) -> None:
         ids, distance = _nearest(rows, self.centres_, sizes)
-        sums = torch.zeros_like(self.centres_).scatter_add_(1, ids[..., None].expand_as(rows), rows)
+        self._sums.scatter_add_(1, ids[..., None].expand_as(rows), rows)
         new = torch.zeros_like(self.counts_).scatter_add_(1, ids, torch.ones_like(distance))
-        before = self.counts_
-        self.counts_ = before + new
-        mean = (self.centres_ * before[..., None] + sums) / self.counts_.clamp(min=1)[..., None]
+        self.counts_ = self.counts_ + new
+        mean = self._sums / self.counts_.clamp(min=1)[..., None]
         self.centres_ = self._prepared(torch.where((new > 0)[..., None], mean, self.centres_))
         empty = self.counts_ == 0
         for group in empty.any(1).nonzero()[:, 0].tolist():

@@ -1,8 +1,10 @@
 """Codebooks of many sites in one small file, for shipping.
 
-``float16`` halves the codes; ``int8`` quarters them: of each code, less the mean of its book, which is kept as it is,
-the coordinates are rounded to 255 steps of the largest one, and so at most 1/254 of that one off. Less the mean, since
-the codes of some heads lie close together far from zero, and steps of their length would be as wide as they are apart.
+``float16`` halves the codes; ``int8`` quarters them: of each code, less the median of its book, which is kept as it
+is, the coordinates are rounded to 255 steps of the largest one, and so at most 1/254 of that one off. Less the median,
+since the codes of some heads lie close together far from zero, and steps of their length would be as wide as they are
+apart; not the mean, which one code that is a thousand times as long as the others, as of the first position at some
+MLPs, would draw away from all of them.
 The metric of :class:`MetricCodebook` is float16 in both, so that a vector halfway between two codes may get the other
 one.
 """
@@ -40,7 +42,7 @@ def write_packed(path: Path, books: Mapping[str, Codebook], storage: str) -> Non
         for name, tensor in book.tensors().items():
             tensor = tensor.detach().cpu()
             if name == "codes" and storage == "int8":
-                tensors[f"{site}/centres"] = centre = tensor.float().mean(1, keepdim=True)
+                tensors[f"{site}/centres"] = centre = tensor.float().median(1, keepdim=True).values
                 apart = tensor.float() - centre
                 tensors[f"{site}/scales"] = scale = (
                     apart.abs().amax(-1, keepdim=True).clamp(min=1e-30) / _STEPS
@@ -81,9 +83,11 @@ def read_packed(path: Path) -> dict[str, Codebook]:
     for site, book in about["books"].items():
         own = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
         own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
-        if (scales := own.pop("scales", None)) is not None:
-            own["codes"] = own["codes"].float() * scales + own.pop("centres", 0)  # none in files of before
         try:
+            if (scales := own.pop("scales", None)) is not None:
+                own["codes"] = own["codes"].float() * scales + own.pop(
+                    "centres", 0
+                )  # none in files of before
             cls = BOTTLENECKS[book["kind"]]
             books[site] = cls.restored(cls.config_class(**book["config"]), own)
         except (KeyError, RuntimeError, TypeError) as error:

@@ -6,6 +6,7 @@ perplexity under the model *without* steering is at most a multiple of the base'
 the base's different pairs of words. Perplexity alone would not do: a word repeated to the end is hardly surprising.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -105,15 +106,16 @@ def find_dose(strain_at: Callable[[float], float], first: float, tries: int) -> 
     """The dose tried whose strain comes nearest to 1.
 
     Between a dose below and one above (0 has no strain) the next is by straight line; while all are below, twice the
-    largest.
+    largest. Where no strain can be told, as of texts that end at once, the dose was too large.
     """
     off: dict[float, float] = {0.0: -1.0}
     dose = first
-    while True:
-        off[dose] = strain_at(dose) - 1
+    for _ in range(tries):
+        found = strain_at(dose) - 1
+        off[dose] = math.inf if math.isnan(found) else found
         best = min((d for d in off if d > 0), key=lambda d: abs(off[d]))
-        if len(off) > tries or abs(off[best]) <= _NEAR:
-            return best
+        if abs(off[best]) <= _NEAR:
+            break
         above = min((d for d in off if off[d] > 0), default=None)
         below = max(d for d in off if off[d] <= 0 and (above is None or d < above))
         if above is None:
@@ -122,6 +124,7 @@ def find_dose(strain_at: Callable[[float], float], first: float, tries: int) -> 
             # not quite to the ends, which are known already
             share = np.clip(off[below] / (off[below] - off[above]), 0.1, 0.9)
             dose = float(below + share * (above - below))
+    return best
 
 
 def write(

@@ -13,8 +13,9 @@ from interp.models.hooks import model_lock
 from interp.models.positions import generation_marked
 from interp.tasks.errors import InputError
 
-GREEDY = 1e-6
-"""Temperature at and below which logits divided by it may overflow, and one token has all the probability."""
+GREEDY = 1e-3
+"""Temperature at and below which logits divided by it may overflow (in float16), and one token has nearly all the
+probability."""
 
 
 def generate(
@@ -39,8 +40,8 @@ def generate(
 
     Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
     once and then one position at a time: one that edits must not count positions from the front. Raises
-    :class:`InputError` for a temperature that is negative or not finite, no new tokens, or strings and a tokenizer
-    that cannot pad.
+    :class:`InputError` for a temperature that is negative or not finite, no new tokens, tokens beyond the model's
+    context, or strings and a tokenizer that cannot pad.
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
@@ -49,6 +50,10 @@ def generate(
     if not isinstance(prompts, Tensor) and getattr(model.tokenizer, "pad_token_id", None) is None:
         raise InputError(
             "the model's tokenizer has no padding token: give prompts as tokens, or continue_prompts"
+        )
+    if isinstance(prompts, Tensor) and prompts.shape[1] + max_new_tokens > model.cfg.n_ctx:
+        raise InputError(
+            f"{prompts.shape[1]} tokens of prompt and {max_new_tokens} new ones: the model reads {model.cfg.n_ctx}"
         )
     sampled = temperature > GREEDY
     seeded = torch.random.fork_rng(_cuda_devices(model))

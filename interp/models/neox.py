@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from interp.tasks.errors import InputError
+
 At = Callable[[str, Tensor], Tensor]
 """Takes a site (``a2`` z of a layer's heads, [batch, pos, head, d_head]; ``m2`` an MLP's output, [batch, pos, d_model])
 and its activation; returns what takes its place."""
@@ -86,8 +88,10 @@ class NeoX(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "batch pos"], at: At | None = None, cache: Cache | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits; with a cache ``tokens`` follow on those that it has read."""
+        """Logits; with a cache ``tokens`` follow on those that it has read, one at a time."""
         begin = 0 if cache is None else cache.length
+        if begin and tokens.shape[1] > 1:
+            raise InputError(f"{tokens.shape[1]} tokens behind {begin} in a cache: give one at a time")
         turn = self.rotary[:, begin : begin + tokens.shape[1]]
         x = F.embedding(tokens, self.embed_in.weight)
         for number, layer in enumerate(self.layers):
@@ -174,11 +178,10 @@ class _Layer(nn.Module):
         qkv = qkv.unflatten(-1, (self.shape.n_heads, -1)).transpose(1, 2)
         query, key, value = qkv.chunk(3, -1)
         query, key = _turned(query, turn), _turned(key, turn)
-        first = cache is None or cache.length == 0
         if cache is not None:
             key, value = cache.extend(number, key, value)
         # after the first read one position at a time follows, which sees all that is in the cache
-        z = F.scaled_dot_product_attention(query, key, value, is_causal=first and query.shape[2] > 1)
+        z = F.scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1)
         return z.transpose(1, 2)
 
 

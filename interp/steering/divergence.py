@@ -34,7 +34,8 @@ def step_divergences(
     """KL(steered ‖ plain) in nats at the step that made each new token; one list for each text.
 
     Two forward passes over all texts. The arguments are those of :func:`~interp.steering.steer`, for which the texts
-    are the rows of one batch: rows that no edit names come out as 0.
+    are the rows of one batch: rows that no edit names come out as 0, but for ``error_term=False``, where all rows pass
+    through the codebooks.
 
     Args:
         prompt: token ids that every text begins with.

@@ -20,7 +20,7 @@ _KEEP = -2
 
 
 class SitePlan:
-    """Forbidden codes act first, then set ones, then added ones.
+    """Forbidden codes act first (:meth:`allowed`), then set ones (:meth:`apply`), then added ones (:meth:`added`).
 
     Args:
         name: of the site, for messages.
@@ -72,8 +72,8 @@ class SitePlan:
         else:
             self._add_forbidden(edit, rows, group)
 
-    def apply(self, codes: Codes, x: Tensor, at: Bool[Tensor, "batch pos"]) -> Codes:
-        """The codes of ``x`` as edited; the same object if nothing is."""
+    def allowed(self, codes: Codes, x: Tensor, at: Bool[Tensor, "batch pos"]) -> Codes:
+        """The codes of ``x`` without forbidden ones; the same object if nothing is forbidden."""
         for rows, without in self._forbidden_at(at).items():
             chosen = _among(at, rows)[(..., *[None] * (codes.ids.ndim - 2))]
             # groups in which nothing is forbidden choose as before
@@ -81,6 +81,10 @@ class SitePlan:
             codes = Codes(
                 torch.where(chosen, other.ids, codes.ids), torch.where(chosen, other.values, codes.values)
             )
+        return codes
+
+    def apply(self, codes: Codes, at: Bool[Tensor, "batch pos"]) -> Codes:
+        """The codes as set; the same object if none are."""
         for rows, (ids, strengths) in self._set.items():
             chosen = _among(at, rows)[(..., *[None] * (codes.ids.ndim - 2))] & (ids != _KEEP)
             codes = Codes(
@@ -129,6 +133,8 @@ class SitePlan:
 
     def _add_set(self, edit: SetCode, rows: Rows, group: int | None) -> None:
         k, unit = self.bottleneck.config.k, self.bottleneck.unit_values
+        if edit.strength is not None and not math.isfinite(edit.strength):
+            raise InputError(f"strength {edit.strength} at {edit.site}: it must be a finite number")
         if unit and edit.strength is not None:
             raise InputError(f"strength {edit.strength} at {edit.site}: codes there are just on or off")
         if not unit and edit.strength is None:
@@ -137,7 +143,12 @@ class SitePlan:
             shape, device = (*self._lead, k), self.bottleneck.device
             self._set[rows] = torch.full(shape, _KEEP, device=device), torch.ones(shape, device=device)
         ids, strengths = (part if group is None else part[group] for part in self._set[rows])
-        taken = int((ids != _KEEP).sum(-1).max())
+        # of rows that two edits name, those of the earlier one stay
+        taken = max(
+            _end(others if group is None else others[group])
+            for named, (others, _) in self._set.items()
+            if rows is None or named is None or set(rows) & set(named)
+        )
         if not 1 <= edit.slots <= k - taken:
             free = f"{k - taken} of {k}" if taken else str(k)
             raise InputError(f"slots {edit.slots} for code {edit.code} at {edit.site}: {free} can be set")
@@ -165,6 +176,12 @@ class SitePlan:
         )
         if most > config.n_codes - config.k:
             raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
+
+
+def _end(ids: Tensor) -> int:
+    """How many slots, from the first on, have been taken in some group."""
+    taken = (ids != _KEEP).flatten(0, -2).any(0) if ids.ndim > 1 else ids != _KEEP
+    return int(taken.nonzero().max()) + 1 if bool(taken.any()) else 0
 
 
 def _rows(rows: Sequence[int] | None) -> Rows:

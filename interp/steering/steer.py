@@ -134,9 +134,12 @@ class Steered(Attached):
         return out if added is None else out + added
 
     def _edited(self, name: str, x: Tensor, codes: Codes) -> Codes:
-        codes = super()._edited(name, x, codes)
         plan = self._plans.get(name)
-        return codes if plan is None or not self._anywhere else plan.apply(codes, x, self._at)
+        if plan is None or not self._anywhere:
+            return super()._edited(name, x, codes)
+        # a code that is set by hand stays where another is forbidden
+        codes = super()._edited(name, x, plan.allowed(codes, x, self._at))
+        return plan.apply(codes, self._at)
 
     def chosen(self, n_rows: int, n_positions: int) -> Bool[Tensor, "batch pos"]:
         """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name.
@@ -154,7 +157,10 @@ class Steered(Attached):
         return torch.from_numpy(drawn) & chosen
 
     def _drawn(self, column: int, n_rows: int) -> Bool[np.ndarray, " batch"]:
-        """A row's draw depends on seed, column and its own number: not on the batch or on how it is run."""
+        """A row's draw depends on seed, column and its own number, not on how the batch is run.
+
+        Columns count padding: beside a longer prompt the same prompt is edited at other tokens.
+        """
         generator = np.random.Generator(np.random.Philox(key=[self.seed, column]))
         return generator.random(n_rows) < self.share
 
@@ -188,6 +194,10 @@ def home_of(model: Model, codebooks: Mapping[str, Bottleneck], site: str) -> tup
     if place in by_site:
         name = by_site[place]
         if codebooks[name].config.groups > 1:
+            if place.kind != "attn":
+                raise InputError(
+                    f"site {site} has a codebook that shares out its vectors: codes of such books cannot be named"
+                )
             last = codebooks[name].config.groups - 1
             raise InputError(f"site {site} has a codebook per head: name one, {site}.h0 to {site}.h{last}")
         return name, None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.activations.stream import model_device
 from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.codes import NO_CODE
 from interp.models import Model, hooked, resolve_site
 from interp.models.sites import Site
 from interp.progress import Stage, silent
@@ -116,7 +117,9 @@ def read_texts(
             for name, book in codebooks.items():
                 rows = grouped(seen[places[name].hook], places[name].head, book)
                 # codes of a single group come without the axis
-                found = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0]).ids
+                codes = book.encode(rows if rows.shape[2] > 1 else rows[:, :, 0])
+                # features that are not active fill the slots of a SAE
+                found = codes.ids.masked_fill(codes.values == 0, NO_CODE)
                 found = (found if rows.shape[2] > 1 else found[:, :, None]).cpu()
                 ids[name].append(torch.nn.functional.pad(found, (0, 0, 0, 0, 0, width - counted.shape[1])))
                 values = rows.float().cpu()[counted]

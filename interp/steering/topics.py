@@ -80,7 +80,7 @@ def read_lines(path: Path) -> tuple[str, ...]:
         InputError: it cannot be read, or holds none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     texts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))

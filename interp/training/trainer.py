@@ -120,7 +120,7 @@ class Trainer:
             # a frozen parameter keeps its gradient, which is all the optimizer asks for
             self.model_optimizer.step()
         for site, ids in attached.ids.items():
-            self.books[site].count(ids)
+            self.books[site].count_text(ids)
         self._replace(number + 1)
         explained = torch.stack([book.explained for book in self._watched.values()]).mean()
         return StepResult(loss, kl, ce, float(explained), self.dead, k)

@@ -168,7 +168,7 @@ def test_a_small_last_shard_does_not_decide_how_long_codes_are(selection, magnit
     book.partial_fit(x[:8])
     assert (
         book(x) - x
-    ).square().sum() < before + 0.03 * x.square().sum()  # lengths of that shard alone: 0.18 more
+    ).square().sum() < before + 0.1 * x.square().sum()  # lengths of that shard alone: 0.18 more
 
 
 def test_fit_is_repeatable_and_depends_on_the_seed():
@@ -182,6 +182,18 @@ def test_counts_add_up_per_group_and_leave_out_empty_slots():
     book.count(torch.tensor([[[0, 1], [1, 1]], [[0, NO_CODE], [5, 19]]]))
     assert book.counts.sum() == 7
     assert book.counts[0, :2].tolist() == [2, 1] and book.counts[1, [1, 5, 19]].tolist() == [2, 1, 1]
+
+
+def test_the_first_position_of_texts_is_seen_and_no_part_of_the_mean():
+    """At some MLPs BOS is hundreds of times as long as all else: counted, it would be most of what codes share."""
+    book = codebook(d_in=2, n_codes=3)
+    with torch.no_grad():
+        book.codes[0] = torch.tensor([[1.0, 0.0], [0.0, 1.0], [10_000.0, 0.0]])
+    for block in ([2, 0, 1, 0], [2, 1, 1, 0]):
+        book.count_text(torch.tensor([block, block])[..., None])
+    assert book.counts.tolist() == [[6, 6, 1]]
+    book.counts[0, 2] = 0
+    torch.testing.assert_close(book.mean_code(), torch.tensor([[0.5, 0.5]]))
 
 
 def test_dead_codes_are_replaced_and_their_optimizer_state_is_reset():

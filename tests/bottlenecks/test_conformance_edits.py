@@ -182,6 +182,13 @@ def test_numbers_of_numpy_and_lists_set_what_numbers_and_tensors_do(model, fitte
     assert all(torch.equal(ids, found[0]) for ids in found)
 
 
+def test_strengths_that_are_no_numbers_are_refused(model, fitted):
+    with attach(model, {"m1": fitted["m1"]}) as attached:
+        for bad in (float("nan"), torch.tensor([1.0, float("inf")])):
+            with pytest.raises(InputError, match="they must be finite numbers"):
+                attached.set_ids("m1", 1, values=bad)
+
+
 def test_settings_that_do_not_fit_the_text_are_refused_as_it_runs(model, fitted):
     for ids, message in [
         (torch.zeros(1, 3, 1, dtype=torch.int64), "do not fit"),

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
@@ -213,6 +215,18 @@ def test_damaged_weights_are_an_input_error_that_names_the_file(saved):
     path = saved / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="weights.safetensors"):
+        DiscreteSAE.load(saved)
+
+
+def test_weights_of_another_shape_and_metadata_that_is_no_json_are_input_errors(saved):
+    path = saved / "weights.safetensors"
+    with safe_open(path, framework="pt") as file:
+        told, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors | {"decoder": tensors["decoder"][..., :1].contiguous()}, path, metadata=told)
+    with pytest.raises(InputError, match="decoder of shape"):
+        DiscreteSAE.load(saved)
+    save_file(tensors, path, metadata={"config": "{"})
+    with pytest.raises(InputError, match="cannot read the weights"):
         DiscreteSAE.load(saved)
 
 

@@ -78,7 +78,9 @@ def test_independent_books_are_fitted_to_the_plain_model(model, text, tmp_path):
 def test_counts_are_of_the_text_it_was_fitted_on(model, text, tmp_path):
     fit_codebooks(model, text, ["a0"], tmp_path, SMALL)
     book = load_codebooks(tmp_path, model)["a0"]
-    assert (book.counts.sum(1) == 2 * text.n_tokens).all()
+    blocks = len(text.tokens)
+    more = book.counts.sum(1) - 2 * (text.tokens.numel() - blocks)  # codes that only the first position has
+    assert ((more >= 0) & (more <= 2)).all()
 
 
 def test_a_single_head_has_a_book_of_its_own(model, text, tmp_path):
@@ -261,4 +263,5 @@ def test_small_batches_of_more_text_than_fits_are_joined(model, text, tmp_path, 
     config = FitConfig(n_codes=48, k=1, selection="residual")
     fit_codebooks(model, text, ["heads", "m1"], tmp_path, config, batch_size=1)  # 32 vectors a batch
     for book in load_codebooks(tmp_path, model).values():
-        assert book.counts.sum(-1).eq(text.tokens.numel()).all()
+        behind = text.tokens[:, 1:].numel()
+        assert ((book.counts.sum(-1) - behind) <= 1).all() and (book.counts.sum(-1) >= behind).all()

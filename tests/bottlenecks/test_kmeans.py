@@ -65,6 +65,17 @@ def test_spherical_centres_have_unit_norm():
     torch.testing.assert_close(centres.norm(dim=-1), torch.ones(2, 8))
 
 
+def test_a_spherical_centre_is_the_mean_direction_of_all_shards():
+    """However scattered earlier shards were: each row counts once."""
+    scattered = torch.nn.functional.normalize(torch.randn(1, 400, 3) + torch.tensor([0.3, 0, 0]), dim=-1)
+    close = torch.nn.functional.normalize(torch.tensor([0, 1.0, 0]) + 0.1 * torch.randn(1, 400, 3), dim=-1)
+    kmeans = GroupedKMeans(1, spherical=True)
+    for shard in (scattered, close):
+        kmeans.partial_fit(shard)
+    mean = torch.nn.functional.normalize(torch.cat([scattered, close], 1).mean(1), dim=-1)
+    torch.testing.assert_close(kmeans.centres_[:, 0], mean)
+
+
 def test_no_centre_stays_empty_when_rows_repeat():
     rows = torch.randn(1, 12, 5).repeat(1, 20, 1)
     kmeans = GroupedKMeans(12, spherical=False).fit(rows)

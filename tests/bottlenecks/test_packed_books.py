@@ -43,7 +43,8 @@ def test_packed_codes_are_off_by_at_most_half_a_step(model, fitted, tmp_path, st
     assert list(whole) == list(small)
     for site, book in whole.items():
         assert small[site].config == book.config and torch.equal(small[site].counts, book.counts)
-        apart = book.codes - book.codes.mean(1, keepdim=True) if storage == "int8" else book.codes
+        middle = book.codes.median(1, keepdim=True).values
+        apart = book.codes - middle if storage == "int8" else book.codes
         most = apart.abs().amax(-1, keepdim=True)
         assert ((small[site].codes - book.codes).abs() <= most / steps * 1.001).all()
         x = torch.randn(50, book.config.groups, book.config.d_in)
@@ -62,6 +63,16 @@ def test_codes_far_from_zero_are_told_apart(tmp_path):
         book.codes += 1000
     write_packed(tmp_path / "far", {"a0": book}, "int8")
     assert (read_packed(tmp_path / "far")["a0"].codes - book.codes).abs().max() < 0.02
+
+
+def test_one_code_far_from_all_others_leaves_them_told_apart(tmp_path):
+    """As of the first position at some MLPs, a thousand times as long as the rest."""
+    book = Codebook(CodebookConfig(d_in=8, n_codes=64, k=1))
+    with torch.no_grad():
+        book.codes[0, 5] = 10_000
+    write_packed(tmp_path / "far", {"m0": book}, "int8")
+    off = (read_packed(tmp_path / "far")["m0"].codes - book.codes)[0].abs().amax(-1)
+    assert (off < 0.02).sum() == 63
 
 
 def test_codes_too_large_for_half_precision_are_refused_when_read(tmp_path):
@@ -83,6 +94,7 @@ def test_a_damaged_or_foreign_file_is_named(model, fitted, tmp_path):
         ('\\"kind\\": \\"codebook\\"', '\\"kind\\": \\"codebuch\\"', "does not hold the codebook of"),
         ('\\"books\\"', '\\"boots\\"', "does not hold packed codebooks"),
         ('{\\"format\\"', '[\\"format\\"', "cannot read the codebooks"),
+        ('"a0/codes"', '"a0/codas"', "does not hold the codebook of a0"),
     ]:
         assert old in sound and len(old) == len(new)
         path.write_bytes(sound.replace(old, new).encode("latin1"))

@@ -208,6 +208,12 @@ def test_a_jump_over_what_is_wanted_ends():
     assert len(tried) == 8 and dose < 0.7
 
 
+def test_a_dose_at_which_no_text_is_left_is_too_large():
+    tried = []
+    dose = find_dose(lambda dose: tried.append(dose) or (float("nan") if dose > 0.5 else dose), 1.0, tries=5)
+    assert len(tried) == 5 and 0.3 < dose <= 0.5
+
+
 def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():
     base = (10.0, 0.8)
     assert strain(10.0, 0.8, base, CONFIG) == 0

@@ -100,6 +100,14 @@ def test_impossible_requests_are_refused(new, temperature, tiny_model):
         generate(tiny_model("gpt2"), PROMPT, new, temperature=temperature)
 
 
+def test_more_than_the_context_is_refused(tiny_model):
+    model = tiny_model("llama")
+    tokens = torch.ones(1, model.cfg.n_ctx - 2, dtype=torch.long)
+    assert generate(model, tokens, 2).shape[1] == model.cfg.n_ctx
+    with pytest.raises(InputError, match="tokens of prompt and 3 new ones: the model reads"):
+        generate(model, tokens, 3)
+
+
 @pytest.mark.slow
 def test_greedy_is_the_same_with_and_without_cache_on_the_default_model(smollm2):
     cached = generate(smollm2, PROMPT, 10)

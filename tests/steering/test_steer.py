@@ -216,6 +216,26 @@ def test_rows_can_be_steered_differently(model, books, tokens):
             torch.testing.assert_close(together[row], logits(model, same)[0])
 
 
+def test_edits_of_some_rows_leave_slots_that_another_has_taken(model, books, tokens):
+    edits = [SetCode("a1.h2", 3), SetCode("a1.h2", 5, rows=[1])]
+    for order in (edits, edits[::-1]):
+        with steer(model, books, order, positions="all") as steered:
+            model(tokens)
+        found = steered.ids["a1"][:, :, 2]
+        assert (found[[0, 2]] == 3).any(-1).all()
+        assert (found[1].sort(-1).values == torch.tensor([3, 5])).all()
+    with pytest.raises(InputError, match=r"slots 1 for code 7 at a1\.h2: 0 of 2 can be set"):
+        steer(model, books, [*edits, SetCode("a1.h2", 7, rows=[1])])
+
+
+def test_a_code_set_by_hand_stays_where_others_are_forbidden(model, books, tokens):
+    with steer(model, books, [ForbidCode("a0.h1", 3)], positions="all") as steered:
+        steered.set_ids("a0", 7, group=0, slot=0)
+        steered.set_ids("a0", 8, group=1, slot=0)
+        model(tokens)
+    assert (steered.ids["a0"][:, :, 0, 0] == 7).all() and (steered.ids["a0"][:, :, 1, 0] == 8).all()
+
+
 @pytest.mark.parametrize("error_term", [True, False])
 @pytest.mark.parametrize(
     ("positions", "share"),
@@ -316,6 +336,7 @@ def test_codes_of_a_head_with_a_codebook_of_its_own_and_of_codes_with_strengths(
             {},
             r"scale 1e\+300 at m1: what is added there is beyond any number",
         ),
+        ([SetCode("a0.h1", 1, strength=float("nan"))], {}, "strength nan at a0.h1"),
         ([SetCode("a0.h1", 1)], {"share": float("nan")}, "share nan"),
         ([SetCode("a0.h1", 1, rows=[-1])], {}, r"rows \[-1\]"),
     ],

@@ -30,6 +30,18 @@ def test_a_cache_changes_nothing():
     torch.testing.assert_close(steps, whole, atol=1e-5, rtol=1e-4)
 
 
+def test_several_tokens_read_into_an_empty_cache_see_none_behind_them():
+    model, tokens = NeoX(SHAPE, 3), sequences(make_machine(), 3, 0)[:, :20]
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights *= 5  # so that attention is not even
+        cache = Cache()
+        torch.testing.assert_close(model(tokens[:, :19], cache=cache), model(tokens[:, :19]))
+        torch.testing.assert_close(model(tokens[:, 19:], cache=cache)[:, 0], model(tokens)[:, 19])
+        with pytest.raises(InputError, match="2 tokens behind 20 in a cache"):
+            model(tokens[:, :2], cache=cache)
+
+
 def test_sampling_is_seeded_and_never_draws_bos():
     model = NeoX(SHAPE)
     first, again = (model.sample(5, generator_of(1), bos=BOS) for _ in range(2))
