@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.app import engine
+from interp.app.circuit_runs import opened
 from interp.circuits.choose import CANDIDATES
 from interp.discovery import check_settings, discover
-from interp.report import render_report, wording
+from interp.report import render_report, wording, write_report
 from interp.scores.code_edges import EDGE_PAIRS, PROPOSING_COST, CodeEdgesConfig
 from interp.tasks import PromptFile, load_task
 from interp.tasks.errors import InputError
@@ -118,7 +119,10 @@ def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) 
     progress.say(1.0, "writing the run")
     try:
         name = run_name(task.name, wanted.method)
-        return run.save_new(engine.runs(), name, report=render_report(run)).name
+        saved = run.save_new(engine.runs(), name, report=render_report(run))
+        if upload is not None:  # its prompts lie in the run's folder, whose name is known only now
+            write_report(saved, opened(saved.name).prompts)
+        return saved.name
     except OSError as error:
         raise InputError(
             f"the run cannot be written to {engine.runs()} ({error.strerror or error})"

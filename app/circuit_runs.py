@@ -73,12 +73,13 @@ def _run(folder: Path, changed: int) -> Run:  # noqa: ARG001 - a key of the cach
 
 def report(found: Opened) -> str:
     """The whole report as HTML."""
-    return _report(*found.key, found.run)
+    return _report(*found.key, found.run, found.prompts, found.reference)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Drawing the report")
-def _report(folder: Path, changed: int, _run: Run) -> str:  # noqa: ARG001 - keys of the cache
-    return render_report(_run)
+def _report(folder: Path, changed: int, _run: Run, prompts: str | None, reference: str | None) -> str:  # noqa: ARG001
+    # folder and changed are keys of the cache
+    return render_report(_run, prompts, reference)
 
 
 def comparison(a: Opened, b: Opened) -> Comparison:

@@ -119,13 +119,15 @@ def discover(
     batch_size: BatchOption = 16,
 ) -> None:
     """Find the circuit that does TASK, check it by exact interchange, and write a run with its report."""
+    from interp.discovery import default_model
     from interp.files import check_file, write_json
     from interp.progress import bar
     from interp.runs import RESULT, apart, check_destination
     from interp.tasks import load_task
 
     wanted, to_stdout = load_task(task), str(json_file) == "-"
-    folder = out or apart(default_folder(wanted.name, model, method), wanted.name, model)
+    spec = default_model(wanted) if model is None else model
+    folder = out or apart(default_folder(wanted.name, model, method), wanted.name, spec)
     check_destination(folder)
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json")
@@ -136,7 +138,7 @@ def discover(
 
     from interp.circuits.measured import MeasuredReference
     from interp.console import print_members, print_next
-    from interp.discovery import check_settings, default_model
+    from interp.discovery import check_settings
     from interp.discovery import discover as find
     from interp.models import load_model, parse_device, parse_dtype
     from interp.report import render_report
@@ -157,10 +159,9 @@ def discover(
     if reference is not None:
         MeasuredReference.load(reference)  # a wrong file should not wait for the model
     parse_device(device), parse_dtype(dtype)
-    spec = default_model(wanted) if model is None else model
     loaded = load_model(spec, device=device, dtype=dtype)
     found = find(
-        wanted,
+        task,
         model=loaded,
         method=method,
         config=config,
@@ -195,7 +196,7 @@ def discover(
     shown = [str(word) for key in prompts if given[key] is not None for word in (key, given[key])]
     same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
     same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
-    other_folder = apart(default_folder(wanted.name, model, other), wanted.name, model)
+    other_folder = apart(default_folder(wanted.name, model, other), wanted.name, spec)
     print_next(folder, task, same, shown, other, other_folder, replaced=replaced)
 
 
@@ -237,6 +238,8 @@ def reference(
 
     named_like_one = "/" in task and task.partition("/")[0] in task_names() and not Path(task).suffix
     if named_like_one or task.endswith(".safetensors"):
+        if out is not None or model is not None or n is not None:
+            raise InputError(f"{task} is a reference, which is shown: to measure one name a task")
         print_reference(load_reference(task))
         return
     from interp.discovery import check_counterfactual, default_model

@@ -76,6 +76,6 @@ def bench(
     write_json(out / "bench.json", result)
     with atomic_path(out / "bench.parquet") as temporary:
         pandas.DataFrame(result["cells"]).to_parquet(temporary)
-    write_text(out / "bench.html", render_bench(result))
+    write_text(out / "bench.html", render_bench(result, str(out)))
     print_bench(result)
     typer.echo(f"\nsaved    {out / 'bench.html'}, bench.json, bench.parquet")

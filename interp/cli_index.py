@@ -151,6 +151,13 @@ def search(
     """Find codes by --regex or --token, contexts by --prompt, or show one --code."""
     if sum(value is not None for value in (regex, token, prompt, code)) != 1:
         raise InputError("choose one of --regex, --token, --prompt and --code")
+    ranked = regex is not None or token is not None
+    given = {"--sort": sort != "f1", "--min-precision": min_precision > 0, "--min-recall": min_recall > 0}
+    if useless := [name for name, there in given.items() if there and not ranked]:
+        raise InputError(f"{useless[0]} ranks what --regex or --token finds: it says nothing here")
+    given = {"--position": position != -1, "--device": device is not None, "--dtype": dtype != "float32"}
+    if useless := [name for name, there in given.items() if there and prompt is None]:
+        raise InputError(f"{useless[0]} is about the model that reads --prompt: it says nothing here")
     from interp.codesearch import (
         CodeIndex,
         code_page,

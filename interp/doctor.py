@@ -1,17 +1,13 @@
-"""What `interp doctor` checks: that this installation gives right answers, not only that it imports."""
+"""What `interp doctor` checks: that this installation gives right answers, not only that it imports.
+
+What it imports it imports in the checks: of an installation that lacks something this is the place that says so.
+"""
 
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-import torch
-
-from interp.discovery import discover
-from interp.models import load_model
-from interp.models.embedded import cache_folder
-from interp.models.generate import generate
-from interp.models.planted import planted_truth
+from functools import partial
 
 PLANTED = "planted-induction"
 
@@ -29,11 +25,13 @@ def diagnose() -> Iterator[Finding]:
     """Run every check, quick ones first; a failing one does not stop the others."""
     yield Finding("python", True, platform.python_version())
     for name in ("torch", "transformer-lens", "transformers", "sae-lens"):
-        yield Finding(name, True, importlib.metadata.version(name))
-    yield Finding("device", True, "cuda" if torch.cuda.is_available() else "cpu")
-    yield Finding("cache", True, str(cache_folder()))
+        yield _try(name, partial(_version, name))
+    yield _try("device", _device)
+    yield _try("cache", _cache)
     yield _try("planted circuit", _planted_circuit)
     try:
+        from interp.models import load_model
+
         model = load_model()
     except Exception as error:
         yield _failure("embedded model", error)
@@ -54,8 +52,27 @@ def _failure(name: str, error: Exception) -> Finding:
     return Finding(name, False, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
+def _version(name: str) -> Finding:
+    return Finding(name, True, importlib.metadata.version(name))
+
+
+def _device() -> Finding:
+    import torch
+
+    return Finding("device", True, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _cache() -> Finding:
+    from interp.models.embedded import cache_folder
+
+    return Finding("cache", True, str(cache_folder()))
+
+
 def _planted_circuit() -> Finding:
     """Whether a discovery finds a circuit that is known: a wrong torch or transformers shows here."""
+    from interp.discovery import discover
+    from interp.models.planted import planted_truth
+
     run = discover(PLANTED, model=PLANTED, n=8)
     found, wanted = {part["site"] for part in run.members}, set(planted_truth(PLANTED).heads)
     if found == wanted:
@@ -69,6 +86,10 @@ def _planted_circuit() -> Finding:
 
 def _cached_generation(model) -> Finding:
     """transformers 5.24 broke the KV cache without an error: only comparing shows it."""
+    import torch
+
+    from interp.models.generate import generate
+
     prompt = "The capital of France is"
     cached, plain = (generate(model, prompt, 8, use_cache=use_cache) for use_cache in (True, False))
     same = bool(torch.equal(torch.as_tensor(cached), torch.as_tensor(plain)))

@@ -30,7 +30,11 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 def run(app: typer.Typer) -> NoReturn:
     """Run the command line and exit."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
     try:
+        for word in sys.argv[1:]:
+            _check_text(word)
         code = app(standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # typer turns Ctrl-C into a status, some of its versions into an Abort
@@ -51,8 +55,19 @@ def run(app: typer.Typer) -> NoReturn:
             _usage(error)
         if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in _NO_MEMORY):
             raise
-        fail(f"out of memory: try a smaller --batch-size or --dtype bfloat16; {UNTOUCHED}", 1)
+        fail(
+            f"out of memory: a smaller --batch-size or --dtype bfloat16, where there are, may do; {UNTOUCHED}",
+            1,
+        )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_text(word: str) -> None:
+    """Refuse what could not be written down in a result: a file name in another encoding, say."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"argument {word!r} is no UTF-8 text") from None
 
 
 @contextlib.contextmanager

@@ -65,7 +65,8 @@ class Found:
             "method": scores.method,
             "seed": pairs.seed,
             "n_pairs": len(pairs),
-            "universe": "heads+mlps" if mlps else "heads",
+            # of a method that scores no MLP they all stay live
+            "universe": "heads+mlps" if mlps and scores.mlps is not None else "heads",
             "metric": {
                 "clean": float(checked.measured.metric_clean.mean()),
                 "corrupt": float(checked.measured.metric_corrupt.mean()),

@@ -135,6 +135,7 @@ def _parse_roles(roles: Any, where: str) -> dict[str, int]:
     if not isinstance(roles, dict):
         raise InputError(f'{where}: "word_idxs" is a {_kind(roles)}, not an object of role: position')
     for role, position in roles.items():
+        _check_text(role, f"{where}: a role of word_idxs")
         if isinstance(position, bool) or not isinstance(position, int) or position < 0:
             raise InputError(
                 f"{where}: word_idxs[{role!r}] is {position!r:.60}, not a token position of 0 or more"

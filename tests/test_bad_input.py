@@ -62,6 +62,10 @@ BEFORE_LOADING = {
     "--json a folder": (("discover", "ioi", "--json", "folder"), ("--json folder is a folder",)),
     "--json under a file": (("discover", "ioi", "--json", "file/x"), ("--json file/x", "Not a directory")),
     "--json nowhere": (("discover", "ioi", "--json", "/proc/none/x"), ("/proc/none/x", "nothing can be")),
+    "a reference to write": (
+        ("reference", "ioi/wang", "--out", "x.safetensors"),
+        ("ioi/wang is a reference",),
+    ),
     "unknown reference": (("reference", "ioi/wong"), ("'ioi/wong'", "ioi/wang")),
     "no reference file": (("reference", "none.safetensors"), ("none.safetensors",)),
     "reference into a folder": (("reference", "ioi", "--out", "folder"), ("--out folder is a folder",)),

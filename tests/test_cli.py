@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import click
@@ -143,6 +144,45 @@ def test_json_to_stdout_is_json_and_nothing_else(command):
     assert Run.load(f"runs/{PLANTED}-codes").result == result
 
 
+def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
+    Path("mine.py").write_text(
+        "from interp.tasks.planted import PlantedNames\n\n\nclass Mine(PlantedNames):\n"
+        "    def __init__(self):\n        super().__init__('giving')\n",
+        encoding="utf-8",
+    )
+    done = command("discover", "mine.py:Mine", "--model", PLANTED, "-n", "8")
+    assert done.code == 0, done.err
+    run = Run.load("runs/giving-planted-inhibition-codes")
+    assert run.result["task"] == "giving"
+    again = shlex.split(command_line(run))[1:]
+    assert again[:2] == ["discover", "mine.py:Mine"] and command(*again).code == 0
+    assert "mine.py:Mine" in reference_command(run) and "mine.py:Mine" in python_lines(run)
+
+
+def test_a_run_of_another_model_stays_where_no_model_is_named(command):
+    kept = Path("runs") / f"{PLANTED}-codes"
+    kept.mkdir(parents=True)
+    (kept / "run.json").write_text(json.dumps({"task": PLANTED, "model": "another"}), encoding="utf-8")
+    assert command("discover", PLANTED, "-n", "8").code == 0
+    assert json.loads((kept / "run.json").read_text())["model"] == "another"
+    assert Run.load(f"runs/{PLANTED}-codes-2").result["model"] == PLANTED
+
+
+def test_a_file_name_that_is_no_text_is_refused_before_anything_is_done(command):
+    assert r"argument 'caf\udce9.json' is no UTF-8 text" in command("discover", "caf\udce9.json").error
+
+
+def test_a_terminal_of_few_characters_shows_what_it_can():
+    done = subprocess.run(
+        [sys.executable, "-m", "interp.cli", "tasks"],
+        env=os.environ | ONE_THREAD | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "greater-than" in done.stdout, done.stderr
+
+
 def test_the_same_command_replaces_its_run_and_says_so(command):
     words = ("discover", PLANTED, "-n", "8")
     assert "replaces" not in command(*words).out
@@ -175,7 +215,7 @@ def test_options_reach_the_discovery(command):
     assert result["provenance"]["pairs"]["bos"] is False
     assert (result["settings"]["n_candidates"], result["settings"]["threshold"]) == (7, 0.5)
     assert result["settings"]["config"]["mlps"] is False and result["settings"]["config"]["batch_size"] == 3
-    assert result["universe"] == "heads+mlps"
+    assert result["universe"] == "heads", "this model has no MLPs, whatever was asked for"
 
 
 def test_a_circuit_that_the_number_of_candidates_cuts_off_says_so(journey, command):
@@ -378,7 +418,7 @@ def test_doctor_reports_a_model_that_cannot_be_had_and_fails(command, monkeypatc
     def nothing():
         raise OSError("no such wheel")
 
-    monkeypatch.setattr("interp.doctor.load_model", nothing)
+    monkeypatch.setattr("interp.models.load_model", nothing)
     outcome = command("doctor")
     assert outcome.code == 1
     assert "FAIL embedded model: OSError: no such wheel" in outcome.out
@@ -389,10 +429,23 @@ def test_doctor_notices_a_circuit_that_is_not_found(command, monkeypatch):
     class Wrong:
         members = ({"site": "a0.h0"},)
 
-    monkeypatch.setattr("interp.doctor.discover", lambda *_args, **_kwargs: Wrong)
-    monkeypatch.setattr("interp.doctor.load_model", lambda: 1 / 0)
+    monkeypatch.setattr("interp.discovery.discover", lambda *_args, **_kwargs: Wrong)
+    monkeypatch.setattr("interp.models.load_model", lambda: 1 / 0)
     outcome = command("doctor")
     assert outcome.code == 1 and "FAIL planted circuit: found a0.h0, but" in outcome.out
+
+
+def test_doctor_reports_what_is_not_installed(command, monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setitem(sys.modules, "interp.discovery", None)  # its import fails
+    monkeypatch.setattr("interp.models.load_model", lambda: 1 / 0)
+    outcome = command("doctor")
+    assert outcome.code == 1 and outcome.err == ""
+    for name in ("torch", "sae-lens", "planted circuit", "embedded model"):
+        assert f"FAIL {name}: " in outcome.out
 
 
 @pytest.mark.slow

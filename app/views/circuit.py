@@ -1,7 +1,10 @@
 """Find a circuit or open one: its heads, what each does, its edges, how it stands beside others, its report."""
 
+import shlex
+
 import streamlit as st
 
+from interp import DEFAULT_MODEL
 from interp.app import engine, shelf
 from interp.app.circuit_compared import compared
 from interp.app.circuit_edges import edges
@@ -17,6 +20,13 @@ from interp.tasks.errors import InputError
 
 HEADS, EDGES, COMPARED, REPORT = TABS = ("Heads", "Edges", "Compared", "Report")
 HEIGHT = 900
+
+
+def first_command() -> str:
+    """What finds a circuit in a terminal, into the folder that this page shows."""
+    words = ["interp", "discover", "ioi", "--out", f"{shelf.shown_path()}/ioi-codes"]
+    spec = engine.model_name()
+    return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
 
 
 def choose(names: list[str]) -> str:
@@ -70,7 +80,7 @@ else:
         f"No runs in {plain(shelf.shown_path())} yet. Find the circuit of a task here: it takes about a minute and "
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
     )
-    st.code("interp discover ioi", language="bash")
+    st.code(first_command(), language="bash")
 form(expanded=not names)
 if not names:
     st.stop()

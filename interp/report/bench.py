@@ -38,8 +38,12 @@ COMPARED = (
 )
 
 
-def render_bench(result: dict) -> str:
-    """The page of one table (:func:`interp.bench.table.tabulate`); every text in it is escaped."""
+def render_bench(result: dict, out: str | None = None) -> str:
+    """The page of one table (:func:`interp.bench.table.tabulate`); every text in it is escaped.
+
+    Args:
+        out: the folder of the bench, which its command goes on with.
+    """
     plan = result["plan"]
     return (
         environment()
@@ -51,20 +55,21 @@ def render_bench(result: dict) -> str:
             groups=[_group(result, name) for name in _distinct(row["group"] for row in result["groups"])],
             targets=_targets(result),
             comparisons=_comparisons(result),
-            command=bench_command(plan),
+            command=bench_command(plan, out),
             versions=list(result["versions"].items()),
         )
     )
 
 
-def bench_command(plan: dict) -> str:
-    """The command that runs this bench again."""
+def bench_command(plan: dict, out: str | None = None) -> str:
+    """The command that runs this bench again, in the folder ``out``: cells that are there it keeps."""
     words = ["interp", "bench"]
     for name in ("tasks", "models", "methods", "pairs"):
         words += [f"--{name}", ",".join(map(str, plan[name]))]
     if (dtype := plan.get("dtype", "float32")) != "float32":  # benches of before do not say
         words += ["--dtype", dtype]
-    return shlex.join([*words, "--seeds", str(plan["seeds"]), "--against", plan["against"]])
+    words += ["--seeds", str(plan["seeds"]), "--against", plan["against"]]
+    return shlex.join([*words, *([] if out is None else ["--out", out])])
 
 
 def _distinct(values) -> list:

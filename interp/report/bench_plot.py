@@ -1,6 +1,5 @@
 """Quality against cost, or against prompt pairs, as a plotly figure whose names stand beside their lines."""
 
-import html
 import math
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, MethodRow
 from interp.report.pareto import Point, pareto_front
 from interp.report.plot_style import BLUE, GREY, layout
 from interp.report.spacing import spread
+from interp.report.wording import in_plot
 
 HEIGHT, NAMES, LABEL = 460, 200, 16.0
 """Pixels: of the figure, of the room for names at the right, between two names."""
@@ -98,7 +98,7 @@ def _line(
     return go.Scatter(
         x=x,
         y=[value.mean for value in values],
-        name=html.escape(method),
+        name=in_plot(method),
         mode="lines+markers",
         line={"color": colour, "width": 1.4, "dash": "dot" if kind == "yardstick" else "solid"},
         marker={"size": 9, "color": colour, "symbol": symbol, "line": {"width": 1.8, "color": colour}},
@@ -142,7 +142,7 @@ def _names(
             axref="x",
             ayref="y",
             xanchor="left",
-            text=f"<b>{html.escape(method)}</b>" if method in front else html.escape(method),
+            text=f"<b>{in_plot(method)}</b>" if method in front else in_plot(method),
             align="left",
             arrowhead=0,
             arrowwidth=0.7,

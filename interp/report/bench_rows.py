@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def read_bench(path: Path) -> BenchRows:
     Raises:
         InputError: not such a file, or one that was damaged.
     """
-    found = read_rows(path, _read, "run the bench again, or delete it")
+    # a table that was kept apart from its cells has no folder to go on with
+    out = path.parent if path.name == "bench.json" else Path("runs") / f"bench-{path.stem}"
+    found = read_rows(path, partial(_read, out=str(out)), "run the bench again, or delete it")
     if not found.scopes or not all(found.metrics(scope) for scope in found.scopes):
         raise InputError(
             f"{path} holds no rows, or a target without numbers: run the bench again, or delete it"
@@ -102,7 +105,7 @@ def best_first(rows: Sequence[MethodRow], metric: str) -> list[MethodRow]:
     return sorted(rows, key=order)
 
 
-def _read(result: Mapping[str, Any]) -> BenchRows:
+def _read(result: Mapping[str, Any], out: str) -> BenchRows:
     differences: dict[tuple, dict[str, Difference]] = {}
     for row in result["comparisons"]:
         key = (str(row["scope"]), str(row["method"]), int(row["n"]))
@@ -131,7 +134,7 @@ def _read(result: Mapping[str, Any]) -> BenchRows:
     skipped = [
         f"{row['method']} on {row['task']} ({row['model']}): {row['why']}" for row in result["skipped"]
     ]
-    return BenchRows(scopes, str(result["plan"]["against"]), skipped, bench_command(result["plan"]))
+    return BenchRows(scopes, str(result["plan"]["against"]), skipped, bench_command(result["plan"], out))
 
 
 def _row(row: Mapping[str, Any], over: str, differences: Mapping, scope: str) -> MethodRow:

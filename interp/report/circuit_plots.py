@@ -5,7 +5,6 @@ the page's colour of text, for what stands on them. Plotly reads a little HTML i
 escaped.
 """
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +16,7 @@ from interp.report import wording
 from interp.report.components import Scale, effect_text, roles_named
 from interp.report.figures import EXPONENT, opacity
 from interp.report.plot_style import BLUE, GREY, ORANGE
+from interp.report.wording import in_plot
 from interp.runs import Run
 
 SMALL = 10
@@ -123,8 +123,8 @@ def _number(head: dict, scale: Scale) -> str:
 
 def _said(head: dict, scale: Scale) -> str:
     roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.get("roles", {})))
-    text = f"{html.escape(head['site'])}: score {scale.score(head['score'])}<br>{effect_text(head, scale)}"
-    return text + (f"<br>looks like {html.escape(roles)}" if roles else "")
+    text = f"{in_plot(head['site'])}: score {scale.score(head['score'])}<br>{effect_text(head, scale)}"
+    return text + (f"<br>looks like {in_plot(roles)}" if roles else "")
 
 
 def pattern_plot(
@@ -183,8 +183,8 @@ def pattern_plot(
 
 
 def _tick(text: str, role: str | None) -> str:
-    shown = html.escape(wording.token(text, 11))
-    return f"<b>{shown} {html.escape(wording.token(role, 8))}</b>" if role else shown
+    shown = in_plot(wording.token(text, 11))
+    return f"<b>{shown} {in_plot(wording.token(role, 8))}</b>" if role else shown
 
 
 def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> go.Figure:
@@ -205,11 +205,11 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
                 name=name,
                 mode="markers",
                 marker={"size": 8, **style, "line": {"width": 2 if "open" in style["symbol"] else 0}},
-                hovertemplate=f"pair %{{x}}: %{{y:.3f}}<extra>{html.escape(name)}</extra>",
+                hovertemplate=f"pair %{{x}}: %{{y:.3f}}<extra>{in_plot(name)}</extra>",
             )
         )
     figure.update_xaxes(title="pair", type="category", **_plain_axis())
-    figure.update_yaxes(title=html.escape(metric), zeroline=True, zerolinecolor=GREY)
+    figure.update_yaxes(title=in_plot(metric), zeroline=True, zerolinecolor=GREY)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return _finished(figure, 300, top=28)
 
@@ -238,7 +238,7 @@ def scores_plot(
             go.Scatter(
                 x=[x[place] for place in places],
                 y=[y[place] for place in places],
-                name=html.escape(name),
+                name=in_plot(name),
                 mode="markers+text",
                 text=[f"{place[0]}.{place[1]}" if place in far else "" for place in places],
                 textposition="top center",
@@ -249,8 +249,8 @@ def scores_plot(
                 cliponaxis=False,
             )
         )
-    figure.update_xaxes(title=html.escape(x_name), zeroline=True, zerolinecolor=GREY)
-    figure.update_yaxes(title=html.escape(y_name), zeroline=True, zerolinecolor=GREY)
+    figure.update_xaxes(title=in_plot(x_name), zeroline=True, zerolinecolor=GREY)
+    figure.update_yaxes(title=in_plot(y_name), zeroline=True, zerolinecolor=GREY)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return _finished(figure, 380, top=28)
 

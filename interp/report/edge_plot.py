@@ -1,6 +1,5 @@
 """The edges among a circuit's members as a plotly figure: layers from bottom to top, edges into q, k or v."""
 
-import html
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -9,6 +8,7 @@ from interp.report.circuit_plots import SMALL, tone
 from interp.report.edge_graph import Node, place_nodes
 from interp.report.figures import opacity
 from interp.report.plot_style import BLUE, GREY, ORANGE
+from interp.report.wording import in_plot
 
 DRAWN = 30
 """Edges drawn at first, largest absolute score first."""
@@ -53,10 +53,10 @@ def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], ink: str, n: int = D
             marker={"symbol": "square", "size": 26, "opacity": 0},
             selected={"marker": {"opacity": 0}},
             unselected={"marker": {"opacity": 0}},
-            text=[html.escape(node.name) for node in nodes],
+            text=[in_plot(node.name) for node in nodes],
             textfont={"size": SMALL + 1, "color": ink},
             customdata=[node.site for node in nodes],
-            hovertext=[html.escape(node.title) for node in nodes],
+            hovertext=[in_plot(node.title) for node in nodes],
             hoverinfo="text",
             showlegend=False,
         )
@@ -112,7 +112,7 @@ def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float) -> 
             "dash": DASHES.get(edge["into"], "solid"),
         },
         hoverinfo="text",
-        hovertext=html.escape(f"{edge['from']} → {edge['to']}{into}: {edge['score']:+.3g}"),
+        hovertext=in_plot(f"{edge['from']} → {edge['to']}{into}: {edge['score']:+.3g}"),
         showlegend=False,
     )
 

@@ -1,12 +1,12 @@
 """The finite-state experiment as plotly figures."""
 
 from collections.abc import Mapping
-from html import escape
 
 import plotly.graph_objects as go
 
 from interp.report.machine_rows import CODED, Reproduction
 from interp.report.plot_style import BLUE, GREEN, GREY, ORANGE, layout
+from interp.report.wording import in_plot
 from interp.tokfsm.table import NAMES, PUBLISHED, PUBLISHED_JSD, PUBLISHED_PLAIN
 
 ARMS = {CODED: BLUE, "no codebooks": GREEN, "untrained k-means": ORANGE, "random codes": GREY}
@@ -80,7 +80,7 @@ def curve_plot(found: Reproduction) -> go.Figure:
 def divergence_plot(found: Reproduction) -> go.Figure:
     """What is left of the divergence from the target after setting codes: less is better."""
     places = [place for place in found.divergence[CODED] if place != "none"]
-    shown = [escape(place) for place in places]
+    shown = [in_plot(place) for place in places]
     colours = {CODED: BLUE, "untrained k-means": ORANGE, "another pair's codes": GREY}
     figure = go.Figure()
     for arm, colour in colours.items():

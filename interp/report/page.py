@@ -19,8 +19,12 @@ from interp.runs import Run
 TOP_EDGES = 20
 
 
-def render_report(run: Run) -> str:
-    """The report as one self-contained page: no script, no request, every token and label escaped."""
+def render_report(run: Run, task: str | None = None, reference: str | None = None) -> str:
+    """The report as one self-contained page: no script, no request, every token and label escaped.
+
+    Args:
+        task, reference: as of :func:`~interp.report.repeat.command_line`.
+    """
     scale = Scale.of(run)
     page = environment().get_template("report.html")
     return page.render(
@@ -40,9 +44,9 @@ def render_report(run: Run) -> str:
         recovery=recovery_panels(run),
         timings=timings(run),
         forwards=forwards(run),
-        command=command_line(run),
-        python=python_lines(run),
-        reference_command=reference_command(run),
+        command=command_line(run, task, reference),
+        python=python_lines(run, task, reference),
+        reference_command=reference_command(run, task),
         facts=facts(run),
         warnings=warnings(run),
     )

@@ -1,12 +1,12 @@
 """What codebooks cost a model, and how much of each site they hold, as plotly figures."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import plotly.graph_objects as go
 
 from interp.report.plot_style import BLUE, GREY, layout
 from interp.report.quality_rows import Condition
+from interp.report.wording import in_plot
 
 ROW, EDGES = 34, 60
 """Pixels of a bar, and of the axis below all."""
@@ -19,7 +19,7 @@ def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             x=[c.increase for c in rows],
-            y=[escape(c.name) for c in rows],
+            y=[in_plot(c.name) for c in rows],
             orientation="h",
             marker={"color": [GREY if c.is_control else BLUE for c in rows], "opacity": 0.55},
             error_x={
@@ -36,7 +36,7 @@ def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
     )
     for condition, label in zip(rows, labels, strict=True):
         figure.add_annotation(
-            x=condition.high, y=escape(condition.name), text=label, showarrow=False, xanchor="left", xshift=8
+            x=condition.high, y=in_plot(condition.name), text=label, showarrow=False, xanchor="left", xshift=8
         )
     most = max([c.high for c in rows] + [0.0])
     figure.update_xaxes(
@@ -50,14 +50,11 @@ def explained_plot(sites: Mapping[str, float]) -> go.Figure:
     kinds = {"a": "heads", "m": "MLPs", "r": "residual stream"}
     figure = go.Figure()
     for letter, colour in zip(kinds, (BLUE, "#e08a3c", GREY), strict=True):
-        its = {
-            int(site[1:]): value
-            for site, value in sites.items()
-            if site[0] == letter and site[1:].isdecimal()
-        }
+        its = {site[1:]: value for site, value in sites.items() if site[0] == letter}
         if its:
+            layers = all(place.isdecimal() for place in its)
             figure.add_bar(
-                x=list(its),
+                x=[int(place) if layers else place for place in its],  # or single heads, by name
                 y=list(its.values()),
                 name=kinds[letter],
                 marker_color=colour,

@@ -110,10 +110,12 @@ def warnings(run: Run) -> list[str]:
         found.append(
             "Only heads could become members; MLPs stay live, and what they do is part of every effect."
         )
-    if result["method"] != "patching":
+    parts = [*result["heads"], *(result["mlps"] if result.get("universe") == "heads+mlps" else [])]
+    checked = sum(part["effect"] is not None for part in parts)
+    if checked < len(parts):
         found.append(
-            f"Only the {result.get('settings', {}).get('n_candidates', '')} components with the best scores "
-            "were checked: a component that the method overlooks cannot be a member."
+            f"Only the {checked} components with the best scores were checked: a component that the method "
+            "overlooks cannot be a member."
         )
     found.append(
         "One component at a time is replaced. Where others step in for the one that is missing (backup "

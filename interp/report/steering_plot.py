@@ -1,12 +1,11 @@
 """How often steered texts hold their topic, arm by arm, as a plotly figure."""
 
-from html import escape
-
 import plotly.graph_objects as go
 
 from interp.evaluation.steering_table import CODES, TopicRow
 from interp.report.plot_style import BLUE, GREEN, GREY, ORANGE, layout
 from interp.report.steering_rows import Steering
+from interp.report.wording import in_plot
 
 MARKS = {
     CODES: (BLUE, "circle"),
@@ -49,7 +48,7 @@ def rate_plot(found: Steering) -> go.Figure:
             name=arm,
             marker={"size": 9, "color": colour, "symbol": symbol},
             customdata=[
-                [escape(row.topic), row.low, row.high, row.cell.perplexity, row.cell.distinct_2]
+                [in_plot(row.topic), row.low, row.high, row.cell.perplexity, row.cell.distinct_2]
                 for row in rows
             ],
             hovertemplate=(
@@ -60,7 +59,7 @@ def rate_plot(found: Steering) -> go.Figure:
     figure.update_xaxes(range=[-0.01, 1.02], tickformat=".0%", title="texts that hold a word of the topic")
     figure.update_yaxes(
         tickvals=list(range(len(found.topics))),
-        ticktext=[escape(topic) for topic in found.topics],
+        ticktext=[in_plot(topic) for topic in found.topics],
         range=[len(found.topics) - 0.5, -0.5],
         zeroline=False,
     )

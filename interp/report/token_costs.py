@@ -1,11 +1,12 @@
 """A number for each new token of a text as bars: how surprising it was, how far steering moved that step."""
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
+
+from interp.report.wording import in_plot
 
 SURPRISE, DIVERGENCE = "rgb(108,127,150)", "rgb(224,98,32)"
 """Legible on light and dark."""
@@ -25,7 +26,7 @@ def token_costs(
             x=np.arange(1, len(tokens) + 1),
             y=values,
             marker_color=colour,
-            customdata=[html.escape(token) for token in tokens],
+            customdata=[in_plot(token) for token in tokens],
             hovertemplate="%{x} %{customdata}: %{y:.3f}<extra></extra>",
         )
     )

@@ -1,5 +1,6 @@
 """How numbers, metrics and tokens are written in a report."""
 
+import html
 import math
 import unicodedata
 
@@ -12,6 +13,11 @@ METRIC_NAMES = {
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 _SPACES = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
+
+def in_plot(text: str) -> str:
+    """A text as plotly shows it; it knows few entities, and a quotation mark is none of them."""
+    return html.escape(text, quote=False)
 
 
 def places(scale: int | float) -> int:

@@ -53,8 +53,10 @@ def _json_lines(path: Path) -> Iterator[str]:
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number} is not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{path}, line {number} is not JSON: {getattr(error, 'msg', None) or error}"
+            ) from None
         text = value.get("text") if isinstance(value, dict) else value
         if not isinstance(text, str):
             raise InputError(f'{path}, line {number}: expected a string, or an object with a string "text"')

@@ -103,6 +103,7 @@ def test_the_command_repeats_the_plan():
     )
     halved = bench_command(make_result()["plan"] | {"dtype": "bfloat16"})
     assert halved == words.replace(" --seeds", " --dtype bfloat16 --seeds")
+    assert bench_command(make_result()["plan"], "my runs/b2") == f"{words} --out 'my runs/b2'"
 
 
 POINTS = st.lists(

@@ -8,6 +8,7 @@ import pytest
 
 from interp.circuits.references import load_reference
 from interp.report import render_report, write_report
+from interp.report.wording import in_plot
 from interp.runs import Run
 from interp.tasks.errors import InputError
 from tests.report.synthetic import EVIL, make_run, published
@@ -215,3 +216,8 @@ def test_write_report_refuses_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match="not a run folder"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_quotation_marks_reach_a_plot_as_they_are():
+    """Plotly knows no &quot; and would show it letter by letter."""
+    assert in_plot('<b>"it\'s" & so') == '&lt;b&gt;"it\'s" &amp; so'

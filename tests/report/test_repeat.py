@@ -2,7 +2,7 @@
 
 import shlex
 
-from interp.report.repeat import command_line, python_lines, reference_command
+from interp.report.repeat import command_line, python_lines, reference_command, warnings
 from tests.report.synthetic import make_run
 
 
@@ -79,3 +79,12 @@ def test_python_lines_compile_and_call_discover_with_the_same_values():
     assert called["task"] == run.result["task"]
     assert called["model"] == run.result["model"] and called["n"] == run.result["n_pairs"]
     assert called["mlps"] is True
+
+
+def test_that_some_were_not_checked_is_said_only_where_it_is_so():
+    run = make_run(n_layers=2, n_heads=3, members=2)
+    for part in run.result["heads"]:
+        part["effect"] = part["effect"] or 0.1
+    assert not any("were checked" in line for line in warnings(run))
+    run.result["heads"][0]["effect"] = None
+    assert any("Only the 5 components" in line for line in warnings(run))

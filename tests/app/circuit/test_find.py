@@ -70,6 +70,9 @@ def test_a_circuit_is_found_from_an_uploaded_file(page, model, tmp_path):
     expected = discover(PromptFile("x.json", prompts_file()), model=model, n=N, method="attribution")
     assert [part["site"] for part in run.members] == [part["site"] for part in expected.members]
     assert [path.name for path in folder.iterdir()] == ["My-pairs-1-attribution"]
+    report = (folder / "My-pairs-1-attribution" / "report.html").read_text()
+    assert "interp discover My" not in report, "the file that was sent is nowhere"
+    assert "My-pairs-1-attribution/prompts.json" in report
     # and another of its prompts can be read
     app.selectbox(key="pair").set_value("5").run()
     pairs = run.sample_again(folder / "My-pairs-1-attribution", model.tokenizer, N)
