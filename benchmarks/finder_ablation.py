@@ -8,7 +8,7 @@ draws n pairs, ranks the heads from those, and is judged by the exact effects of
 counted as if the swaps were run: every row "codes" has the same budget. A second table tells how far ``codes`` is
 above each step, with intervals over seeds (whose pairs overlap: they lean narrow); a third how much the best heads, as
 many as there are members, depend on the prompts drawn: their overlap between bootstraps; a fourth whether circuits at
-a stated false-discovery rate hold it.
+a stated false-discovery rate hold it; a fifth whether 95 % intervals of the heads that were swapped do.
 """
 
 import argparse
@@ -67,6 +67,7 @@ PRIORS = {
 }
 """The finder with other constants of its prior, wherever it uses it."""
 RATES = (0.05, 0.1, 0.2)
+NORMAL_95 = 1.96
 N_BOOT = 2000
 CONSOLE = Console(width=140)
 RESAMPLED, DRAWS = 3, 12
@@ -122,6 +123,14 @@ def main() -> None:
             table.add_row(f"{rate:.0%}", by, str(n), *cells)
         table.add_section()
     CONSOLE.print(table)
+    table = Table(title="95 % intervals that hold the mean effect of the other pairs (root mean square of z)")
+    for name in ("pairs", *args.tasks):
+        table.add_column(name, justify="right")
+    for n in args.pairs:
+        z = [_off(measured[task], n, args.seeds) for task in args.tasks]
+        cells = [f"{(np.abs(off) < NORMAL_95).mean():.3f} ({np.sqrt((off**2).mean()):.2f})" for off in z]
+        table.add_row(str(n), *cells)
+    CONSOLE.print(table)
 
 
 def _less(columns: list[dict[str, list]], step: str) -> str:
@@ -155,6 +164,11 @@ class _Measured:
         """Forward-pass equivalents for swaps and partial runs, after what swaps of n pairs need kept."""
         return CodesConfig.budget * n * (1 - CODES_SHARE) - (1 - float(self.values["share"])) * n
 
+    def swap_budget(self, n: int) -> float:
+        """What is left of it for swaps, beside the partial runs of ``codes``."""
+        runs = partial_runs(n, self.budget(n), self.partial_cost(1), PARTIAL_SHARE)
+        return self.budget(n) - self.partial_cost(runs)
+
     def swapped(self, pairs: np.ndarray, seed: int, budget: float) -> EffectEstimates:
         """What is known of the effects after swaps of that price."""
         gap, exact = self.gaps[pairs].mean(), self.exact[pairs]
@@ -186,8 +200,7 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         truth = measured.members(np.setdiff1d(everything, some))
-        runs = partial_runs(n, measured.budget(n), measured.partial_cost(1), PARTIAL_SHARE)
-        budget = measured.budget(n) - measured.partial_cost(runs)
+        budget = measured.swap_budget(n)
         found = {
             "codes": measured.swapped(some, seed, budget).membership(),
             "attribution": _posterior(measured.values["attribution"][some], measured.gaps[some].mean()),
@@ -201,6 +214,19 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
                 false, right = (chosen & ~truth).sum(), (chosen & truth).sum()
                 rows.setdefault((rate, by), []).append((false / max(1, chosen.sum()), right / truth.sum()))
     return rows
+
+
+def _off(measured: _Measured, n: int, seeds: int) -> np.ndarray:
+    """How far estimates of swapped heads are from the others' mean, in standard errors of both, over seeds."""
+    everything, found = np.arange(len(measured.exact)), []
+    for seed in range(seeds):
+        some = np.random.default_rng(seed).permutation(everything)[:n]
+        others = measured.exact[np.setdiff1d(everything, some)]
+        estimates = measured.swapped(some, seed, measured.swap_budget(n))
+        estimate, variance = estimates.estimate()
+        error = np.sqrt(variance + others.var(axis=0, ddof=1) / len(others))
+        found.append(((estimate - others.mean(axis=0)) / error)[estimates.swapped > 0])
+    return np.concatenate(found)
 
 
 def _prior(name: str) -> AbstractContextManager:
