@@ -41,6 +41,9 @@ def find_target(
 ) -> Target:
     """The tokens of a topic or a behaviour.
 
+    It misleads about what stands in nearly every text: texts of the negative ones are counted by their tokens, which
+    gives a token that is in all of them a chance of about 1 − 1/e, and so lets a full stop pass.
+
     Args:
         expected: how often the model would write each token at the negative texts' places, as a share of them.
 
