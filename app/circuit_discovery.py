@@ -119,9 +119,11 @@ def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) 
     progress.say(1.0, "writing the run")
     try:
         name = run_name(task.name, wanted.method)
-        saved = run.save_new(engine.runs(), name, report=render_report(run))
-        if upload is not None:  # its prompts lie in the run's folder, whose name is known only now
-            write_report(saved, opened(saved.name).prompts)
+        if upload is None:
+            return run.save_new(engine.runs(), name, report=render_report(run)).name
+        # its prompts will lie in the run's folder, whose name is known only then
+        saved = run.save_new(engine.runs(), name)
+        write_report(saved, opened(saved.name).prompts)
         return saved.name
     except OSError as error:
         raise InputError(

@@ -175,7 +175,7 @@ def discover(
     replaced = (folder / RESULT).is_file()
     found.save(folder, report=render_report(found))
     if to_stdout:
-        typer.echo(json.dumps(found.result, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(found.result, allow_nan=False))
         return
     if json_file is not None:
         write_json(json_file, found.result)

@@ -31,7 +31,7 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 def run(app: typer.Typer) -> NoReturn:
     """Run the command line and exit."""
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows what it can
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
     try:
         for word in sys.argv[1:]:
             _check_text(word)

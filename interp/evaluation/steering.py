@@ -113,7 +113,7 @@ def find_dose(strain_at: Callable[[float], float], first: float, tries: int) -> 
     for _ in range(tries):
         found = strain_at(dose) - 1
         off[dose] = math.inf if math.isnan(found) else found
-        best = min((d for d in off if d > 0), key=lambda d: abs(off[d]))
+        best = min((d for d in off if d > 0), key=lambda d: (abs(off[d]), d))
         if abs(off[best]) <= _NEAR:
             break
         above = min((d for d in off if off[d] > 0), default=None)
@@ -122,7 +122,9 @@ def find_dose(strain_at: Callable[[float], float], first: float, tries: int) -> 
             dose = 2 * below
         else:
             # not quite to the ends, which are known already
-            share = np.clip(off[below] / (off[below] - off[above]), 0.1, 0.9)
+            share = (
+                np.clip(off[below] / (off[below] - off[above]), 0.1, 0.9) if off[above] < math.inf else 0.5
+            )
             dose = float(below + share * (above - below))
     return best
 

@@ -40,8 +40,8 @@ def generate(
 
     Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
     once and then one position at a time: one that edits must not count positions from the front. Raises
-    :class:`InputError` for a temperature that is negative or not finite, no new tokens, tokens beyond the model's
-    context, or strings and a tokenizer that cannot pad.
+    :class:`InputError` for a temperature that is negative or not finite, no new tokens, a tensor of tokens that
+    goes beyond the model's context, or strings and a tokenizer that cannot pad.
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")

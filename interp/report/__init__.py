@@ -4,20 +4,24 @@ from pathlib import Path
 
 from interp.files import write_text
 from interp.report.page import render_report
-from interp.runs import REPORT, Run
+from interp.runs import PROMPTS, REPORT, Run
 
 
 def write_report(folder: Path | str, task: str | None = None) -> Path:
     """Write the report of the run in ``folder`` beside it, replacing an earlier one.
 
     Args:
-        task: what its commands say for the task, where that is not what the run was asked for.
+        task: what its commands say for the task; if not given what the run was asked for, or the prompts that it keeps
+            where that is a file that is not there.
 
     Raises:
         InputError: the folder holds no run, or a damaged one.
     """
-    path = Path(folder) / REPORT
-    write_text(path, render_report(Run.load(folder), task))
+    path, run = Path(folder) / REPORT, Run.load(folder)
+    kept = next((path.with_name(name) for name in PROMPTS if path.with_name(name).is_file()), None)
+    if task is None and kept is not None and not Path(run.result["task"]).is_file():
+        task = str(kept)
+    write_text(path, render_report(run, task))
     return path
 
 

@@ -113,9 +113,10 @@ def warnings(run: Run) -> list[str]:
     parts = [*result["heads"], *(result["mlps"] if result.get("universe") == "heads+mlps" else [])]
     checked = sum(part["effect"] is not None for part in parts)
     if checked < len(parts):
+        others = "no other" if result["method"] == "patching" else "a component that the method overlooks"
         found.append(
-            f"Only the {checked} components with the best scores were checked: a component that the method "
-            "overlooks cannot be a member."
+            f"Only the {checked} components with the best scores were checked: {others} "
+            f"can{'' if others == 'no other' else 'not'} be a member."
         )
     found.append(
         "One component at a time is replaced. Where others step in for the one that is missing (backup "

@@ -99,7 +99,11 @@ class EffectEstimates:
 
     def _effect_variance(self) -> Float[np.ndarray, " head"]:
         """Variance of every head's effects over pairs: attribution's, times the square of the slope of exact effects
-        on it, plus what is left about that line. Of heads that were never swapped the slope is held to be 1."""
+        on it, plus what is left about that line. Of heads that were never swapped the slope is held to be 1.
+
+        A slope that is drawn towards 1 leaves errors too large where attribution is too large (with ten pairs and three
+        times the effects by half) and too small where it is too small (by a fifth at .3 times).
+        """
         known, done = np.isfinite(self.exact), np.maximum(self.swapped, 1)
         exact, attribution = (
             np.where(known, values - np.where(known, values, 0).sum(axis=0) / done, 0)

@@ -25,8 +25,16 @@ _CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind i
 
 def identity(model: Model, codebooks: Mapping[str, Codebook]) -> str:
     """Tells apart models with codebooks, wherever they lie."""
-    slots = {site: book.config.k for site, book in codebooks.items()}
+    slots = {site: _told(book) for site, book in codebooks.items()}
     return _digest([weights_digest(model), books_fingerprint(codebooks), slots])
+
+
+def _told(book: Codebook) -> int | list:
+    """What else than codes matters of a book: k, and at MLPs and the residual stream, where one code can be most of the
+    mean that codes are taken from, the counts. (Heads' were kept under a name without them, and are alike.)"""
+    if book.config.groups > 1:
+        return book.config.k
+    return [book.config.k, hashlib.sha256(book.counts.cpu().numpy().tobytes()).hexdigest()[:16]]
 
 
 def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str], by: str, seed: int) -> str:

@@ -143,17 +143,17 @@ class SitePlan:
             shape, device = (*self._lead, k), self.bottleneck.device
             self._set[rows] = torch.full(shape, _KEEP, device=device), torch.ones(shape, device=device)
         ids, strengths = (part if group is None else part[group] for part in self._set[rows])
-        # of rows that two edits name, those of the earlier one stay
-        taken = max(
-            _end(others if group is None else others[group])
-            for named, (others, _) in self._set.items()
-            if rows is None or named is None or set(rows) & set(named)
-        )
-        if not 1 <= edit.slots <= k - taken:
-            free = f"{k - taken} of {k}" if taken else str(k)
-            raise InputError(f"slots {edit.slots} for code {edit.code} at {edit.site}: {free} can be set")
-        ids[..., taken : taken + edit.slots] = edit.code
-        strengths[..., taken : taken + edit.slots] = 1.0 if edit.strength is None else edit.strength
+        # in rows that two edits name each has slots of its own
+        taken = torch.zeros(k, dtype=torch.bool, device=ids.device)
+        for named, (others, _) in self._set.items():
+            if rows is None or named is None or set(rows) & set(named):
+                taken |= (others != _KEEP)[... if group is None else group].reshape(-1, k).any(0)
+        free = (~taken).nonzero()[:, 0]
+        if not 1 <= edit.slots <= len(free):
+            left = f"{len(free)} of {k}" if len(free) < k else str(k)
+            raise InputError(f"slots {edit.slots} for code {edit.code} at {edit.site}: {left} can be set")
+        ids[..., free[: edit.slots]] = edit.code
+        strengths[..., free[: edit.slots]] = 1.0 if edit.strength is None else edit.strength
 
     def _add_forbidden(self, edit: ForbidCode, rows: Rows, group: int | None) -> None:
         config = self.bottleneck.config
@@ -176,12 +176,6 @@ class SitePlan:
         )
         if most > config.n_codes - config.k:
             raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
-
-
-def _end(ids: Tensor) -> int:
-    """How many slots, from the first on, have been taken in some group."""
-    taken = (ids != _KEEP).flatten(0, -2).any(0) if ids.ndim > 1 else ids != _KEEP
-    return int(taken.nonzero().max()) + 1 if bool(taken.any()) else 0
 
 
 def _rows(rows: Sequence[int] | None) -> Rows:

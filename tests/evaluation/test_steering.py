@@ -210,8 +210,10 @@ def test_a_jump_over_what_is_wanted_ends():
 
 def test_a_dose_at_which_no_text_is_left_is_too_large():
     tried = []
-    dose = find_dose(lambda dose: tried.append(dose) or (float("nan") if dose > 0.5 else dose), 1.0, tries=5)
-    assert len(tried) == 5 and 0.3 < dose <= 0.5
+    nothing = float("nan")
+    dose = find_dose(lambda dose: tried.append(dose) or (nothing if dose > 0.6 else dose), 1.0, tries=4)
+    assert tried == [1.0, 0.5, 0.75, 0.625] and dose == 0.5
+    assert find_dose(lambda _dose: nothing, 1.0, tries=3) == 0.25, "the least of doses that are all too large"
 
 
 def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():

@@ -224,6 +224,9 @@ def test_edits_of_some_rows_leave_slots_that_another_has_taken(model, books, tok
         found = steered.ids["a1"][:, :, 2]
         assert (found[[0, 2]] == 3).any(-1).all()
         assert (found[1].sort(-1).values == torch.tensor([3, 5])).all()
+    with steer(model, books, [edits[1], edits[0], SetCode("a1.h2", 7, rows=[0])], positions="all") as steered:
+        model(tokens)
+    assert (steered.ids["a1"][0, :, 2].sort(-1).values == torch.tensor([3, 7])).all()
     with pytest.raises(InputError, match=r"slots 1 for code 7 at a1\.h2: 0 of 2 can be set"):
         steer(model, books, [*edits, SetCode("a1.h2", 7, rows=[1])])
 
