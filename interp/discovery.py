@@ -18,6 +18,7 @@ from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE, check_context
 from interp.circuits.choose import CANDIDATES, MIN_PAIRS, THRESHOLD, Checked, candidates, check, decide
 from interp.circuits.measured import MeasuredReference
+from interp.circuits.references import canonical_model
 from interp.circuits.roles import HeadReadout, head_roles
 from interp.models import Model, Site, describe_model, load_model
 from interp.models.memory import check_memory
@@ -180,7 +181,8 @@ def check_settings(
 def _check_reference(path: str | Path, own: MeasuredReference, pairs: PromptPairs, model: Model) -> None:
     made = own.provenance
     agree = {
-        "model": (describe_model(model)["spec"], own.model),
+        "model": (canonical_model(describe_model(model)["spec"] or ""), canonical_model(own.model)),
+        "shape": ((model.cfg.n_layers, model.cfg.n_heads), (own.n_layers, own.n_heads)),
         "metric": (pairs.metric, made.get("metric", pairs.metric)),
         "counterfactual": (pairs.counterfactual, made.get("counterfactual")),
         "prompts": tuple("with BOS" if bos else "without BOS" for bos in (pairs.bos, made.get("bos"))),
@@ -191,6 +193,7 @@ def _check_reference(path: str | Path, own: MeasuredReference, pairs: PromptPair
     for what, (here, there) in agree.items():
         if here != there:
             raise InputError(f"reference {path} is of the {what} {there}, not of {here}")
+    own.members()  # which refuses a reference without a gap
 
 
 def _check_number(task: Task, n: int) -> None:

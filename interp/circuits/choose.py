@@ -80,6 +80,11 @@ def decide(measured: Interchange, *, threshold: float = THRESHOLD, seed: int = 0
             f"on corrupt prompts, a gap of {gap.mean():.3g} [{low_gap[0]:.3g}, {high_gap[0]:.3g}] that includes 0: "
             "it does not do this task, so there is no circuit to find (more pairs narrow the interval)"
         )
+    if high_gap[0] <= 0:
+        raise InputError(
+            f"the model scores {measured.metric_clean.mean():.3g} on clean and {measured.metric_corrupt.mean():.3g} "
+            "on corrupt prompts, which is less: are answers and wrong answers, or clean and corrupt, exchanged?"
+        )
     low, high = mean_interval(measured.effects, seed)
     effect = measured.effects.mean(0)
     member = (np.abs(effect) >= threshold * abs(gap.mean())) & ((low > 0) | (high < 0))

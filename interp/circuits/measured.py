@@ -94,7 +94,8 @@ class MeasuredReference:
         """
         self._positive_gap()
         effects, gaps = self._resampled(n_boot, seed)
-        return (np.abs(effects) >= threshold * gaps[:, None, None]).mean(axis=0)
+        gaps = gaps[:, None, None]
+        return ((np.abs(effects) >= threshold * gaps) & (gaps > 0)).mean(axis=0)
 
     def shared(self, pairs: PromptPairs) -> int | None:
         """How many of ``pairs`` are among those measured; ``None`` where the file does not say which those were."""

@@ -89,8 +89,8 @@ def named_reference(name: str) -> Reference | MeasuredReference:
 def reference_names(task: str | None = None, model: str | None = None) -> list[str]:
     """Names of the published lists and the shipped measurements, of one task or model if given."""
     known = [*_published().values(), *shipped_measured().values()]
-    wanted = None if model is None else _canonical(model)
-    return [r.name for r in known if task in (None, r.task) and wanted in (None, _canonical(r.model))]
+    wanted = None if model is None else canonical_model(model)
+    return [r.name for r in known if task in (None, r.task) and wanted in (None, canonical_model(r.model))]
 
 
 def reference_for(task_name: str, model_spec: str) -> list[Reference | MeasuredReference]:
@@ -98,7 +98,8 @@ def reference_for(task_name: str, model_spec: str) -> list[Reference | MeasuredR
     return [load_reference(name) for name in reference_names(task_name, model_spec)]
 
 
-def _canonical(model: str) -> str:
+def canonical_model(model: str) -> str:
+    """One spec for all under which the same model of a published list is loaded."""
     lowered = model.strip().lower()
     if lowered.startswith(f"{_WITH_FOLDER}:"):  # the same from a folder of one's own
         return _WITH_FOLDER

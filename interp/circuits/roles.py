@@ -42,7 +42,7 @@ class HeadReadout:
 
     Attributes after feeding:
         direct_: [pair, layer, head], each head's direct contribution to mean answer − mean wrong-answer logit.
-        total_: [pair], that logit difference as a whole.
+        total_: [pair], that logit difference as a whole, without what biases of final norm and unembedding add.
         to_answer_, to_wrong_: [pair, layer, head], attention from END to answer tokens, and to the last
             wrong-answer token; NaN where the clean prompt holds none.
         written_: pair index -> [layer, head, d_model], what each head adds at END after the final norm, for the

@@ -90,6 +90,10 @@ def as_codes(ids: Int[Tensor, "*batch"]) -> Codes:
 
 
 def unexplained(x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]) -> Float[Tensor, ""]:
-    """|x − x̂|² / |x − mean|², the spread held constant for the gradient."""
+    """|x − x̂|² / |x − mean|², the spread held constant for the gradient.
+
+    Of heads the mean is that of all of them, so that what their means differ by counts as spread: the pull on them is
+    weaker than by the spread within each head. The kept results are of this.
+    """
     flat = x.detach().flatten(0, -2)
     return (x - decoded).square().sum() / (flat - flat.mean(0)).square().sum()

@@ -1,7 +1,7 @@
 """Setting codes so that the model goes on from another state: normalised Jensen–Shannon divergence.
 
 A sequence ends in state A; at its last token the codes of some sites are replaced by those that another sequence has
-there, which ends in state B (both after random walks of the same length, at a random length each pair). The divergence
+there, which ends in state B (both after random walks of the same length, of several that are dealt out). The divergence
 between what the model then foretells and what it foretells for the other sequence, averaged over pairs, is divided by
 that without any replacement: 1 is no effect, 0 complete success. B's codes come from one other sequence, without
 any search.

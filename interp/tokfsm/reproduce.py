@@ -106,20 +106,25 @@ def _scores(
     texts = model.sample(samples, generator_of(0, SAMPLED), bos=BOS, at=at)
     sampled = transitions(machine, texts)
     return {
-        "loss": _interval(language.loss),
+        "loss": _interval(language.loss, share=False),
         "token_accuracy": _interval(language.right),
         "transition_accuracy": _interval(sampled.mean(1)),
         "first_transition": _interval(sampled[:, 0]),
         "top10_overlap": _interval(top10_overlap(machine, model, at)),
-        "forbidden": _interval(language.forbidden),
+        "forbidden": _interval(language.forbidden, share=False),
         "one_digit_off": _interval(one_digit_off(machine, texts).mean(1)),
     }
 
 
-def _interval(values: Tensor) -> dict[str, float]:
-    """Mean over sequences (over states for the overlap) and its 95 % interval from the standard error."""
-    mean, half = values.mean(), 1.96 * values.std() / len(values) ** 0.5
-    return {"mean": float(mean), "low": float(mean - half), "high": float(mean + half)}
+def _interval(values: Tensor, *, share: bool = True) -> dict[str, float]:
+    """Mean and its 95 % interval from the standard error over sequences; over states where values are of states.
+
+    Args:
+        share: of something, so that the interval ends at 0 and 1.
+    """
+    mean, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
+    low, high = mean - half, mean + half
+    return {"mean": mean, "low": max(0.0, low), "high": min(1.0, high) if share else high}
 
 
 def _read(

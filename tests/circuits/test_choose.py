@@ -71,3 +71,10 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
     low, high = mean_interval(generator.standard_normal((50, 400)), 0)
     covered = ((low <= 0) & (high >= 0)).mean()
     assert 0.90 < covered < 0.97
+
+
+def test_sides_that_are_exchanged_are_refused():
+    n = 20
+    effects = np.zeros((n, 1))
+    with pytest.raises(InputError, match="are answers and wrong answers, or clean and corrupt, exchanged"):
+        decide(Interchange((Site("attn", 0, 0),), effects, np.full(n, -1.0), np.full(n, 1.0), 0.0, 0.0))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,6 +146,15 @@ def test_interval_covers_the_mean_and_member_share_follows_the_margin():
     assert share[1, 2] == 1.0 and share[1, 0] == 0.0
     # one outlier of 5.0 in 40 pairs: a mean of .125 against a threshold of .08
     assert 0.05 < reference.member_share(0.02)[0, 0] < 0.95
+
+
+def test_a_resample_without_a_gap_makes_no_head_a_member():
+    reference = measured()
+    noise = np.random.default_rng(0).normal(0.1, 1.0, len(reference.metric_clean))
+    weak = replace(
+        reference, metric_clean=reference.metric_corrupt + noise, heads=np.zeros_like(reference.heads)
+    )
+    assert weak.gap > 0 and (weak.member_share() == 0).all()
 
 
 def test_no_members_without_a_gap():
