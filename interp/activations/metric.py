@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.tasks.errors import InputError
 from interp.tasks.pairs import Metric, PromptPair
 
 
@@ -15,7 +16,17 @@ def task_metric(
     """Score each row by its pair's answers; the same answers for clean and corrupt prompts.
 
     Units: logits for ``logit_diff`` and ``logit_diff_max``, probability in [−1, 1] for ``prob_diff``.
+
+    Raises:
+        InputError: NaN or infinite scores, as of a swap that overflows float16.
     """
+    values = _scored(logits, pairs, metric)
+    if not bool(torch.isfinite(values).all()):
+        raise InputError("the model gives NaN or infinite logits on these prompts: try --dtype float32")
+    return values
+
+
+def _scored(logits: Tensor, pairs: Sequence[PromptPair], metric: Metric) -> Float[Tensor, " batch"]:
     # float32: a bfloat16 logit of 20 is only exact to 1/16
     values = logits.float().softmax(-1) if metric == "prob_diff" else logits.float()
     right, right_mask = _gather(values, [pair.answers for pair in pairs])

@@ -83,3 +83,13 @@ def test_nan_logits_are_an_error_not_a_result(tiny_model_folder):
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(InputError, match="NaN"):
         run_batch(model, random_pairs(60, n=1), (0,))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_refused_wherever_they_come_from(bad):
+    """A swap that overflows would else count as no effect, and be found only when the result is written."""
+    pairs, logits = [_pair((0,), (1,)), _pair((2,), (3,))], torch.zeros(2, 4)
+    assert task_metric(logits, pairs, "logit_diff").tolist() == [0, 0]
+    logits[1] = bad
+    with pytest.raises(InputError, match="NaN or infinite logits"):
+        task_metric(logits, pairs, "logit_diff")
