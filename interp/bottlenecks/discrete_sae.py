@@ -161,7 +161,7 @@ class DiscreteSAE(Bottleneck):
         for name, shape, weights in zip(Weights._fields, shapes, sae.weights_, strict=True):
             if weights.shape != (config.groups, *shape):
                 codes = f"{config.groups} × {n_codes} codes of size {d_in}"
-                raise InputError(f"{name} of shape {list(weights.shape)} does not fit {codes}")
+                raise InputError(f"weights: {name} of shape {list(weights.shape)} does not fit {codes}")
         return sae
 
     def to(self, target: torch.device | str) -> "DiscreteSAE":
