@@ -117,18 +117,18 @@ def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) 
         n = most if upload is None else len(sample_pairs(task, model.tokenizer, None, most))
         run = discover(task, model=model, method=wanted.method, n=n, seed=wanted.seed, stage=progress.stage)
     progress.say(1.0, "writing the run")
+    name = run_name(task.name, wanted.method)
     try:
-        name = run_name(task.name, wanted.method)
-        if upload is None:
-            return run.save_new(engine.runs(), name, report=render_report(run)).name
-        # its prompts will lie in the run's folder, whose name is known only then
-        saved = run.save_new(engine.runs(), name)
-        write_report(saved, opened(saved.name).prompts)
-        return saved.name
+        # of an upload the prompts will lie in the run's folder, whose name is known only then
+        saved = run.save_new(engine.runs(), name, report=render_report(run) if upload is None else None)
     except OSError as error:
         raise InputError(
             f"the run cannot be written to {engine.runs()} ({error.strerror or error})"
         ) from None
+    if upload is not None:
+        with contextlib.suppress(OSError):  # the run is there, and its page draws the report by itself
+            write_report(saved, opened(saved.name).prompts)
+    return saved.name
 
 
 class Progress:

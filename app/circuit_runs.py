@@ -77,8 +77,13 @@ def report(found: Opened) -> str:
 
 
 @st.cache_resource(max_entries=8, show_spinner="Drawing the report")
-def _report(folder: Path, changed: int, _run: Run, prompts: str | None, reference: str | None) -> str:  # noqa: ARG001
-    # folder and changed are keys of the cache
+def _report(
+    folder: Path,  # noqa: ARG001 - a key of the cache
+    changed: int,  # noqa: ARG001 - a key of the cache
+    _run: Run,
+    prompts: str | None,
+    reference: str | None,
+) -> str:
     return render_report(_run, prompts, reference)
 
 

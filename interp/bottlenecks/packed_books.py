@@ -85,9 +85,8 @@ def read_packed(path: Path) -> dict[str, Codebook]:
         own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
         try:
             if (scales := own.pop("scales", None)) is not None:
-                own["codes"] = own["codes"].float() * scales + own.pop(
-                    "centres", 0
-                )  # none in files of before
+                centres = own.pop("centres", 0)  # none in files of before
+                own["codes"] = own["codes"].float() * scales + centres
             cls = BOTTLENECKS[book["kind"]]
             books[site] = cls.restored(cls.config_class(**book["config"]), own)
         except (KeyError, RuntimeError, TypeError) as error:

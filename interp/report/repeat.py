@@ -113,10 +113,9 @@ def warnings(run: Run) -> list[str]:
     parts = [*result["heads"], *(result["mlps"] if result.get("universe") == "heads+mlps" else [])]
     checked = sum(part["effect"] is not None for part in parts)
     if checked < len(parts):
-        others = "no other" if result["method"] == "patching" else "a component that the method overlooks"
         found.append(
-            f"Only the {checked} components with the best scores were checked: {others} "
-            f"can{'' if others == 'no other' else 'not'} be a member."
+            f"Only the {checked} components with the best scores were checked: another one cannot be a member, "
+            "whether its score is right or not."
         )
     found.append(
         "One component at a time is replaced. Where others step in for the one that is missing (backup "
