@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, fisher_exact, poisson
 
-from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.metric_codebook import FLOOR
 from interp.evaluation.steering_vectors import site_means
@@ -22,7 +22,7 @@ from interp.steering.kept import write_shipped
 from interp.steering.pursuit import pursue
 from interp.steering.target import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
-from interp.steering.topics import holds_word, neutral_texts
+from interp.steering.topics import holds_word, neutral_texts, read_lines
 from interp.tasks.errors import InputError
 
 MARK = "Z"
@@ -388,3 +388,33 @@ def test_topics_hold_their_words_and_prompts_hold_none():
         InputError, match="unknown topic 'water': there are dragon.* and for development horse"
     ):
         load_topic("water")
+
+
+def test_features_that_are_not_active_do_not_fire(model):
+    """They fill the slots of a SAE, so that some ids would fire at every token."""
+    width = model.cfg.d_model
+    sae = DiscreteSAE(DiscreteSAEConfig(d_in=width, n_codes=12, k=6, epochs=3)).fit(torch.randn(200, width))
+    texts = tokenize(model, PLAIN)
+    found = read_texts(model, {"m0": sae}, texts, np.zeros(len(PLAIN), dtype=int)).ids["m0"][:, :, 0]
+    seen = {}
+    with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": lambda x: seen.update(x=x.clone())}):
+        model(texts.tokens)
+    codes = sae.encode(seen["x"])
+    active = codes.values != 0
+    assert 0 < active.sum() < active.numel()
+    assert torch.equal(found != NO_CODE, active) and torch.equal(found[active], codes.ids[active])
+
+
+def test_searches_in_books_of_whole_vectors_are_kept_by_their_means(model, books):
+    """One code, of the first position, can be nearly all of such a mean."""
+    one = kept.identity(model, books)
+    assert one == kept.identity(model, books)
+    books["m0"].counts[0, 0] += 100
+    assert one != kept.identity(model, books)
+    books["m0"].counts[0, 0] -= 100
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_text(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("\ufeffFire burns.\nA line\u2028with a separator.\n", encoding="utf-8")
+    assert read_lines(path) == ("Fire burns.", "A line\u2028with a separator.")

@@ -92,6 +92,8 @@ def test_text_files_are_split_at_blank_lines(tmp_path):
     [
         ("a.jsonl", b'{"text": 3}', 'line 1: expected a string, or an object with a string "text"'),
         ("a.jsonl", b'"fine"\n{', "line 2 is not JSON"),
+        ("a.jsonl", b"[" * 200_000, "line 1 is not JSON"),
+        ("a.jsonl", b"1" * 5000, "line 1 is not JSON"),
         (
             "a.jsonl",
             rb'"fine"' + b"\n" + rb'{"text": "a cut emoji \ud83d"}',
