@@ -119,7 +119,7 @@ def columns(found: BenchRows, metric: str) -> dict:
     return {
         "value": number(TITLES[metric], format="%.3f", help=f"Mean over seeds; {better} is better."),
         "difference": text(
-            f"less {found.against or ''} [95 %]",
+            f"minus {found.against or ''} [95 %]",
             help="On the same pairs; mean over seeds, and its bootstrap interval over seeds.",
         ),
         "forward passes": number(format="%.0f", help="Of one prompt; a backward pass counts 2."),

@@ -65,7 +65,7 @@ def arms(found: Steering) -> list[dict]:
             "topics": len(row.topics),
             "rate [95 %]": _rate(row.rate),
             "codes, same topics": _rate(row.codes),
-            "codes less it [95 %]": _less(row.less),
+            "codes minus it [95 %]": _less(row.less),
             "± over topics": wording.DASH if row.error is None else f"{100 * row.error:.1f}",
             "perplexity": wording.number(row.perplexity, 1),
             "distinct-2": wording.number(row.distinct_2, 2),
@@ -79,7 +79,7 @@ def lines(found: Steering, topic: str) -> list[dict]:
         {
             "arm": row.arm,
             "rate [95 %]": f"{100 * row.rate:.0f} % [{100 * row.low:.0f}, {100 * row.high:.0f}]",
-            "codes less it [95 %]": _less(row.less),
+            "codes minus it [95 %]": _less(row.less),
             "dose": row.cell.dose,
             "perplexity": wording.number(row.cell.perplexity, 1),
             "distinct-2": wording.number(row.cell.distinct_2, 2),

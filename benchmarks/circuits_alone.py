@@ -146,7 +146,7 @@ def _compare(values: dict[str, np.ndarray], against: str) -> dict:
 
 
 def _print(result: dict, against: str) -> None:
-    table = Table("order of heads", "CMD", "95 %", "seeds", f"{against} less it", "95 %", box=None)
+    table = Table("order of heads", "CMD", "95 %", "seeds", f"{against} minus it", "95 %", box=None)
     for method, found in sorted(result["methods"].items(), key=lambda item: item[1]["cmd"]):
         table.add_row(
             method,

@@ -97,7 +97,7 @@ def main() -> None:
             table.add_row(step, str(n), *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells))
         table.add_section()
     CONSOLE.print(table)
-    table = Table(title="codes less it, average precision, mean of the tasks [95 % over seeds]")
+    table = Table(title="codes minus it, average precision, mean of the tasks [95 % over seeds]")
     for name in ("step", *(f"{n} pairs" for n in args.pairs)):
         table.add_column(name, justify="left" if name == "step" else "right")
     for step in columns[args.tasks[0]][args.pairs[0]]:

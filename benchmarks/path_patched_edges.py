@@ -186,9 +186,9 @@ def _table(rows: list[dict]) -> Table:
         "method",
         "forwards a pair",
         "ROC AUC",
-        f"less {AGAINST}",
+        f"minus {AGAINST}",
         "average precision",
-        f"less {AGAINST}",
+        f"minus {AGAINST}",
     ):
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in rows:

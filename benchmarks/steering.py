@@ -152,7 +152,7 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
         len(topics[0].prompts),
     )
     every = Table(
-        "topic", "arm", "dose", "rate", "95 %", "perplexity", "distinct-2", "codes less it", box=None
+        "topic", "arm", "dose", "rate", "95 %", "perplexity", "distinct-2", "codes minus it", box=None
     )
     for row in found.by_topic:
         every.add_row(
@@ -171,7 +171,7 @@ def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Pat
         "topics",
         "rate",
         "codes, the same topics",
-        "codes less it",
+        "codes minus it",
         "± over topics",
         "perplexity",
         "distinct-2",

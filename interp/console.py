@@ -278,7 +278,7 @@ def print_bench(result: dict) -> None:
         table = Table(
             "method", title=f"mean over tasks: {group}", title_justify="left", box=None, padding=(0, 1)
         )
-        for title in ("pairs", "tasks", *shown.values(), "forwards", f"AP less {result['plan']['against']}"):
+        for title in ("pairs", "tasks", *shown.values(), "forwards", f"AP minus {result['plan']['against']}"):
             table.add_column(title, justify="right")
         for row in rows:
             numbers = ["–" if row[key] is None else f"{row[key]:.3f}" for key in shown]

@@ -1,4 +1,4 @@
-"""Cells of steering beside each other: codes less every other arm, by topic and in the mean of the topics."""
+"""Cells of steering beside each other: codes minus every other arm, by topic and in the mean of the topics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

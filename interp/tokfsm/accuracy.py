@@ -49,7 +49,7 @@ def held_out(machine: Machine, n: int, seed: int = 0) -> list[Int[Tensor, "batch
 
 
 class LanguageScores(NamedTuple):
-    """Of every sequence: mean loss in nats a token; share of tokens foretold by the most probable; ``forbidden``."""
+    """Of every sequence: mean loss in nats a token; share of tokens predicted by the most probable; ``forbidden``."""
 
     loss: Float[Tensor, " sequence"]
     right: Float[Tensor, " sequence"]
@@ -89,7 +89,7 @@ def forbidden(
     ends = machine.allowed.float().view(N_STATES, BASE, BASE)
     states = decode(tokens)
     last, first = states[:, :-1], states[:, 1:] // BASE
-    # BOS at 0, a state's digits at 2i + 1 and 2i + 2, each foretold a position before
+    # BOS at 0, a state's digits at 2i + 1 and 2i + 2, each predicted a position before
     at_first = torch.arange(1, states.shape[1]) * 2
     allowed_first = (probs[:, at_first] * (machine.next_token(last) > 0)).sum(-1)
     allowed_second = (probs[:, at_first + 1] * ends[last, first]).sum(-1)

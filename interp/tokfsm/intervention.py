@@ -2,7 +2,7 @@
 
 A sequence ends in state A; at its last token the codes of some sites are replaced by those that another sequence has
 there, which ends in state B (both after random walks of the same length, of several that are dealt out). The divergence
-between what the model then foretells and what it foretells for the other sequence, averaged over pairs, is divided by
+between what the model then predicts and what it predicts for the other sequence, averaged over pairs, is divided by
 that without any replacement: 1 is no effect, 0 complete success. B's codes come from one other sequence, without
 any search.
 """
@@ -43,7 +43,7 @@ def divergences(
     *,
     shuffled: bool = False,
 ) -> dict[str, Float[Tensor, " pair"]]:
-    """Of each pair from what the target foretells, by the set of sites set.
+    """Of each pair from what the target predicts, by the set of sites set.
 
     Args:
         shuffled: set the codes of another pair's target instead, the control for disturbance as such.

@@ -88,15 +88,15 @@ class Training:
         return self.losses[-1]
 
     def _coded_loss(self, tokens: Tensor, logits: Tensor, running: Running) -> Tensor:
-        """Cross-entropy with what the model without codebooks foretells, and the pull of activations to their codes.
+        """Cross-entropy with what the model without codebooks predicts, and the pull of activations to their codes.
 
         In the mean the same as with the text's next digit, as far as that model is right, with less noise.
         """
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), self._foretold(tokens).flatten(0, 1))
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), self._predicted(tokens).flatten(0, 1))
         return loss + self.recipe.commitment * torch.stack(running.commitment).sum()
 
     @torch.no_grad()
-    def _foretold(self, tokens: Tensor) -> Tensor:
+    def _predicted(self, tokens: Tensor) -> Tensor:
         """Probabilities of every next token by the model without codebooks."""
         if self._teacher is None:
             self._teacher = self.plain_model()

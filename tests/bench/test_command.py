@@ -30,7 +30,7 @@ def test_the_table_is_printed_and_kept_in_three_forms(command, tmp_path):
     done = command(*WORDS, "--out", "mine")
     assert done.code == 0, done.err
     assert done.err.strip() == ""
-    for text in ("planted models", "yardstick", "attribution", "layer-index", "AP less attribution"):
+    for text in ("planted models", "yardstick", "attribution", "layer-index", "AP minus attribution"):
         assert text in done.out
     result = json.loads((tmp_path / "mine/bench.json").read_text())
     frame = pandas.read_parquet(tmp_path / "mine/bench.parquet")
