@@ -130,7 +130,7 @@ def search(
     code: Annotated[
         str | None, typer.Option(metavar="BOOK:CODE", help="one code's page, such as a12.h3:97")
     ] = None,
-    n: Annotated[int, whole_option("--n", "-n", least=1, help="results")] = 20,
+    n: Annotated[int, whole_option("--n", "-n", least=1, help="results; of --code at most 10 contexts")] = 20,
     sort: Annotated[
         str,
         typer.Option(
@@ -146,7 +146,9 @@ def search(
         float, typer.Option("--min-recall", parser=share, metavar="SHARE", help="least recall")
     ] = 0.0,
     device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16; that of the index")
+    ] = None,
 ) -> None:
     """Find codes by --regex or --token, contexts by --prompt, or show one --code."""
     if sum(value is not None for value in (regex, token, prompt, code)) != 1:
@@ -155,7 +157,7 @@ def search(
     given = {"--sort": sort != "f1", "--min-precision": min_precision > 0, "--min-recall": min_recall > 0}
     if useless := [name for name, there in given.items() if there and not ranked]:
         raise InputError(f"{useless[0]} ranks what --regex or --token finds: it says nothing here")
-    given = {"--position": position != -1, "--device": device is not None, "--dtype": dtype != "float32"}
+    given = {"--position": position != -1, "--device": device is not None, "--dtype": dtype is not None}
     if useless := [name for name, there in given.items() if there and prompt is None]:
         raise InputError(f"{useless[0]} is about the model that reads --prompt: it says nothing here")
     from interp.codesearch import (
@@ -178,7 +180,9 @@ def search(
         spec = index.manifest["model"]["spec"]
         if spec is None:
             raise InputError(f"{folder} does not say which model it is of: search it from Python")
-        loaded = load_model(spec, device=device, dtype=dtype)
+        loaded = load_model(
+            spec, device=device, dtype=dtype or index.manifest["model"].get("dtype", "float32")
+        )
         codes = prompt_codes(index, loaded, prompt, position=position)
         print_similar(index, search_similar(index, codes, n))
         return

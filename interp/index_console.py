@@ -1,5 +1,6 @@
 """What ``interp index`` prints."""
 
+import unicodedata
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -30,9 +31,10 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(f"{scores.matches.n} matches of {scores.n_tokens} tokens")
     if not best:
-        console.print(
-            "no code fires there" if not scores.hits.any() else "no code is that good: ask for less"
-        )
+        if scores.matches.n:
+            console.print(
+                "no code fires there" if not scores.hits.any() else "no code is that good: ask for less"
+            )
         return
     table = Table(box=None, padding=(0, 1))
     for name in ("code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches"):
@@ -88,10 +90,19 @@ def _line(context: Context) -> Text:
     line = Text()
     for i, piece in enumerate(context.pieces):
         style = "reverse" if i == context.focus else ("underline" if context.active[i] else "")
-        shown = _visible(piece) if i == context.focus else piece.translate(str.maketrans("\n\t\r", "   "))
+        shown = (
+            _visible(piece)
+            if i == context.focus
+            else _printable(piece.translate(str.maketrans("\n\t\r", "   ")))
+        )
         line.append(shown or " ", style=style)
     return line
 
 
 def _visible(text: str) -> str:
-    return text.translate(VISIBLE)
+    return _printable(text.translate(VISIBLE))
+
+
+def _printable(text: str) -> str:
+    """With control and direction characters as escapes: a text may hold what a terminal would obey."""
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c)[0] == "C" else c for c in text)

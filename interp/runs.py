@@ -309,6 +309,8 @@ def _fault(result: dict, details: object, arrays: dict[str, np.ndarray]) -> str 
         if fault:
             return f"{name} {fault}"
     shape = tuple(1 + max(head[key] for head in result["heads"]) for key in ("layer", "head"))
+    if fault := _gap(result["heads"], shape):
+        return f"{RESULT} {fault}"
     per_pair = arrays.get("heads_per_pair")
     if per_pair is not None and (per_pair.ndim != 3 or per_pair.shape[1:] != shape):
         return (
@@ -317,11 +319,26 @@ def _fault(result: dict, details: object, arrays: dict[str, np.ndarray]) -> str 
     return None
 
 
+def _gap(heads: list[dict], shape: tuple[int, ...]) -> str | None:
+    """What keeps heads from filling a grid of layers, in reading order."""
+    wanted = ((layer, head) for layer in range(shape[0]) for head in range(shape[1]))
+    for part, (layer, head) in zip(heads, wanted, strict=False):
+        if (part["layer"], part["head"], part["site"]) != (layer, head, f"a{layer}.h{head}"):
+            return f"heads: {part['site']} of layer {part['layer']} stands where a{layer}.h{head} should"
+    return (
+        None if len(heads) == shape[0] * shape[1] else f"heads: {len(heads)}, which fill no grid of {shape}"
+    )
+
+
 def _replace(temporary: Path, folder: Path) -> None:
     """Swap the finished folder in; the old one is moved aside first and deleted last."""
     if not folder.exists():
-        temporary.rename(folder)
-        return
+        try:
+            temporary.rename(folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise  # else another process has put one there in between
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
     old = aside / folder.name
     try:

@@ -13,19 +13,19 @@ from interp import discover
 from interp.circuits.references import load_reference
 from interp.files import check_folder
 from interp.models.planted import load_planted_model
-from interp.runs import ARRAYS, DETAILS, RESULT, Run, check_destination
+from interp.runs import ARRAYS, DETAILS, RESULT, Run, _replace, check_destination
 from interp.tasks import PromptFile, load_task, write_prompt_file
 from interp.tasks.errors import InputError
 
 
 @pytest.fixture
 def run() -> Run:
-    head = {"site": "a0.h1", "layer": 0, "head": 1, "score": 0.5, "effect": 1.0, "effect_low": 0.5}
+    head = {"site": "a0.h0", "layer": 0, "head": 0, "score": 0.5, "effect": 1.0, "effect_low": 0.5}
     head |= {"effect_high": 1.5, "in_circuit": True, "roles": {"mover": 0.5}}
     result = {"format": 1, "model": "m", "task": "t", "method": "attribution", "heads": [head], "mlps": []}
     result |= {"seed": 0, "n_pairs": 5, "edges": [], "metric": {"clean": 1.0, "corrupt": 0.0}}
-    result |= {"universe": "heads", "provenance": {"model": {"n_layers": 1, "n_heads": 2, "d_model": 8}}}
-    return Run(result, {"examples": []}, {"heads": np.ones((1, 2), dtype=np.float32)})
+    result |= {"universe": "heads", "provenance": {"model": {"n_layers": 1, "n_heads": 1, "d_model": 8}}}
+    return Run(result, {"examples": []}, {"heads": np.ones((1, 1), dtype=np.float32)})
 
 
 def _change(path, **values) -> None:
@@ -41,7 +41,7 @@ def test_round_trip(run, tmp_path):
     again = Run.load(folder)
     assert again.result == run.result and again.details == run.details
     np.testing.assert_array_equal(again.arrays["heads"], run.arrays["heads"])
-    assert (folder / "heads.csv").read_text().splitlines()[1] == "0,1,0.5,1.0,0.5,1.5,True,0.5"
+    assert (folder / "heads.csv").read_text().splitlines()[1] == "0,0,0.5,1.0,0.5,1.5,True,0.5"
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
@@ -182,15 +182,15 @@ def test_nan_is_not_written_as_json(run, tmp_path):
             "less than or equal",
         ),
         (lambda f: _change(f / DETAILS, members=[]), "details.json members: Input should be an object"),
-        (lambda f: _change(f / DETAILS, members={"a0.h1": {"pattern": [[1.0], [0, 1]]}}), "is not square"),
+        (lambda f: _change(f / DETAILS, members={"a0.h0": {"pattern": [[1.0], [0, 1]]}}), "is not square"),
         (
             lambda f: _change(f / RESULT, heads=[_head(f, effect_low=None)]),
-            "a0.h1 is in the circuit and has no",
+            "a0.h0 is in the circuit and has no",
         ),
         (lambda f: _change(f / RESULT, heads=[_head(f, site="../a0")]), "heads.0.site: String should match"),
         (
             lambda f: save_file({"heads_per_pair": np.zeros((5, 3, 1))}, f / ARRAYS),
-            r"heads_per_pair in scores.safetensors is of shape \(5, 3, 1\), and the heads of run.json are \(1, 2\)",
+            r"heads_per_pair in scores.safetensors is of shape \(5, 3, 1\), and the heads of run.json are \(1, 1\)",
         ),
     ],
 )
@@ -215,3 +215,34 @@ def test_a_discovery_from_a_file_keeps_its_prompts_from_python_too(tmp_path):
     folder = discover(tmp_path / "mine.json", model=model, n_candidates=4).save(tmp_path / "run")
     assert (folder / "prompts.json").read_bytes() == (tmp_path / "mine.json").read_bytes()
     assert len(Run.load(folder).sample_again(folder, model.tokenizer, 4)) == 4
+
+
+def test_a_folder_that_another_process_has_put_there_meanwhile_is_replaced(run, tmp_path, monkeypatch):
+    theirs = Run({**run.result, "seed": 7}, {}, run.arrays).save(tmp_path / "theirs")
+    exists, asked = type(tmp_path).exists, []
+
+    def just_before(path, **given):
+        if path.name == "run" and not asked:
+            asked.append(exists(path, **given))
+            theirs.rename(path)
+            return False
+        return exists(path, **given)
+
+    monkeypatch.setattr(type(tmp_path), "exists", just_before)
+    _replace(Run({**run.result, "seed": 5}, {}, run.arrays).save(tmp_path / "mine"), tmp_path / "run")
+    assert asked == [False] and Run.load(tmp_path / "run").result["seed"] == 5
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer": 1, "site": "a1.h0"}, "a1.h0 of layer 1 stands where a0.h0 should"),
+        ({"site": "a3.h0"}, "a3.h0 of layer 0 stands where a0.h0 should"),
+    ],
+)
+def test_heads_that_would_be_drawn_elsewhere_are_damage(run, tmp_path, change, message):
+    run.save(tmp_path / "run")
+    _change(tmp_path / "run" / RESULT, heads=[_head(tmp_path / "run", **change)])
+    with pytest.raises(InputError, match=message):
+        Run.load(tmp_path / "run")

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,18 @@ def build_index(
         "text": describe_text(text),
         "error_term": error_term,
     }
+    if text.sources is not None:
+        text = _by_source(text)
+        request["order"] = "source by source"
+    where = None if books_folder is None else str(Path(books_folder).absolute())
     if (folder / MANIFEST).exists():
-        done = CodeIndex.open(folder)
-        done.check_request(request)
-        return done
+        return _finished(folder, request, where)
     layout = Layout(tuple(_books(model, books)), text.n_tokens)
     work = folder / WORK
     with _alone(work):
+        if (folder / MANIFEST).exists():  # by another process, meanwhile
+            shutil.rmtree(work, ignore_errors=True)
+            return _finished(folder, request, where)
         _begin(work, folder, request, layout)
         gathered = _run(model, books, text, layout, work, error_term, batch_size, save_seconds, turn, stage)
         corpus = read_corpus(
@@ -103,11 +108,31 @@ def build_index(
             model.cfg.d_vocab,
             first_token(model.tokenizer),
             between(model.tokenizer),
+            None if text.sources is None else text.sources.numpy(),
         )
         ids = IdFile.open(work / IDS, layout)
-        where = None if books_folder is None else str(Path(books_folder).absolute())
         request["books"] = {**request["books"], "folder": where}
         return finish(folder, ids, corpus, gathered, request, stage)
+
+
+def _by_source(text: TextBlocks) -> TextBlocks:
+    """Blocks of one source behind those of another, so that documents are whole."""
+    order = torch.argsort(text.sources, stable=True)
+    return replace(text, tokens=text.tokens[order], sources=text.sources[order])
+
+
+def _finished(folder: Path, request: Mapping[str, Any], where: str | None) -> CodeIndex:
+    """The index that is there, if it is what is asked for; where its codebooks have moved to is noted."""
+    try:
+        done = CodeIndex.open(folder)
+    except InputError as error:
+        raise InputError(f"{error} (delete the folder {folder} to build it anew)") from None
+    done.check_request(request)
+    known = done.manifest["books"]
+    if where is not None and known.get("folder") != where:
+        write_json(folder / MANIFEST, {**done.manifest, "books": {**known, "folder": where}})
+        done = CodeIndex.open(folder)
+    return done
 
 
 def finish(
@@ -187,9 +212,11 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
     if path.exists():
         try:
             begun = read_json(path)
-        except (OSError, ValueError):
-            raise InputError(f"{path} is damaged: delete the folder {folder} to start again") from None
-        begun["books"].setdefault("configs", request["books"]["configs"])  # builds of before do not say
+            begun["books"].setdefault("configs", request["books"]["configs"])  # builds of before do not say
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"{path} is damaged, or of another command: delete the folder {folder} to start again"
+            ) from None
         check_request(folder, begun, request, made="an index")
     if not (work / IDS).exists() and (work / STATE).exists() and (folder / IDS).exists():
         (folder / IDS).replace(work / IDS)  # killed after the ids were put in place and before the manifest
@@ -245,18 +272,19 @@ def _store(
 ) -> None:
     """Write what one batch chose; ``start`` is its first token."""
     for i, book in enumerate(layout.books):
-        found, similarity, margin, sampled = watched[book.site].seen
+        found, similarity, margin, whole, sampled = watched[book.site].seen
         config = watched[book.site].config
         n_groups = sum(other.site == book.site for other in layout.books)
         # where heads share a dictionary they lie among the rows
         own = (slice(None), book.group) if config.groups > 1 else (slice(book.group, None, n_groups), 0)
-        chosen, near, ahead, others = (
-            part[own].cpu().numpy() for part in (found, similarity, margin, sampled)
+        chosen, near, ahead, direct, others = (
+            part[own].cpu().numpy() for part in (found, similarity, margin, whole, sampled)
         )
         ids.write(i, start, chosen)
         token, slot = np.nonzero(without_repeats(chosen, NO_CODE) >= 0)
         begin = int(layout.codes[i])
-        gathered.add(begin + chosen[token, slot], start + token, near[token, slot], ahead[token, slot])
+        every = (part[token, slot] for part in (near, ahead, direct))
+        gathered.add(begin + chosen[token, slot], start + token, *every)
         gathered.add_silent(begin, others, chosen[::EVERY])
 
 

@@ -128,12 +128,14 @@ def read_corpus(
     d_vocab: int,
     begin: int | None,
     join: int | None,
+    sources: Int[np.ndarray, " block"] | None = None,
 ) -> Corpus:
     """A corpus from blocks of text.
 
     Args:
         begin: token in front of every block, if any.
         join: token behind every document, if any; without one every block is a document.
+        sources: which source each block is from: where another begins, a document does.
     """
     n_blocks, context = tokens.shape
     table, special = vocabulary(tokenizer, d_vocab)
@@ -144,6 +146,8 @@ def read_corpus(
         last = tokens == join
         if begin is not None:
             last[:, 0] = False
+        if sources is not None:
+            last[:-1, -1] |= sources[1:] != sources[:-1]
     flat = tokens.reshape(-1)
     documents = np.concatenate([[0], np.flatnonzero(last.reshape(-1)) + 1])
     documents = documents[documents < len(flat)].astype(np.int64)

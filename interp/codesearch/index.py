@@ -9,6 +9,7 @@
     tokens.npy  documents.npy  text.npy  vocabulary*.npy  special.npy     the text
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,7 +30,7 @@ from interp.bottlenecks.book_folder import (
 from interp.bottlenecks.shipped import SHIPPED
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.layout import Book, IdFile, Layout
-from interp.codesearch.postings import positions
+from interp.codesearch.postings import list_bytes, positions, span_of
 from interp.codesearch.strengths import BINS, N_TOP, RANKS, unpack_counts
 from interp.files import atomic_path, read_json
 from interp.models import Model
@@ -129,7 +130,7 @@ class CodeIndex:
             layout = Layout(tuple(Book(*entry) for entry in manifest["layout"]), int(manifest["n_tokens"]))
             _check_sizes(folder, manifest["bytes"])
             tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_CORPUS, *_TABLES)}
-            _check_shapes(folder, layout, tables)
+            _check_shapes(folder, layout, tables, manifest)
             ids = IdFile.open(folder / IDS, layout)
         except InputError:
             raise
@@ -260,12 +261,14 @@ def _check_within(where: Path, folders: Sequence[Path]) -> None:
     allowed = [folder.resolve() for folder in folders]
     inside = () if where.resolve().is_relative_to(SHIPPED.resolve()) else where.rglob("*")
     try:
-        outside = [p for p in (where, *inside) if not any(map(p.resolve().is_relative_to, allowed))]
+        # one after the other: where the folder itself is outside nothing in it is looked at
+        paths = itertools.chain([where], inside)
+        outside = next((p for p in paths if not any(map(p.resolve().is_relative_to, allowed))), None)
     except (OSError, RuntimeError) as error:  # a link to itself
         raise InputError(f"the codebooks of this index at {where} cannot be read ({error})") from None
-    if outside:
+    if outside is not None:
         raise InputError(
-            f"the codebooks of this index are at {outside[0]}, which is not among the folders that are read"
+            f"the codebooks of this index are at {outside}, which is not among the folders that are read"
         )
 
 
@@ -284,7 +287,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or not {"span", "layout"} & set(manifest):
+        raise InputError(f"{folder} is no code index: its {MANIFEST} is of another kind of folder")
+    if manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}, which this version reads: build the index again")
     for name, kind in _KEYS.items():
         if not isinstance(manifest.get(name), kind) or (kind is int and manifest[name] < 1):
@@ -308,13 +313,15 @@ def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
             )
 
 
-def _check_shapes(folder: Path, layout: Layout, tables: Mapping[str, np.ndarray]) -> None:
+def _check_shapes(
+    folder: Path, layout: Layout, tables: Mapping[str, np.ndarray], manifest: Mapping[str, Any]
+) -> None:
     n = layout.n_codes
     best = n, len(RANKS), N_TOP
     wanted = {
         "tokens": (layout.n_tokens,),
         "counts": (n,),
-        "lists": (n, tables["lists"].shape[-1]),
+        "lists": (n, list_bytes(layout, manifest["span"])),
         "top_token": best,
         "top_similarity": best,
         "top_margin": best,
@@ -326,3 +333,18 @@ def _check_shapes(folder: Path, layout: Layout, tables: Mapping[str, np.ndarray]
             raise InputError(
                 f"{folder / name}.npy is damaged: {tables[name].shape}, not {shape}; build the index again"
             )
+    if manifest["span"] != span_of(layout):
+        raise InputError(
+            f"{folder / MANIFEST} is damaged: a span of {manifest['span']}, not {span_of(layout)}; "
+            "build the index again"
+        )
+    if layout.n_tokens % manifest["context"]:
+        raise InputError(
+            f"{folder / MANIFEST} is damaged: {layout.n_tokens} tokens are no whole blocks of "
+            f"{manifest['context']}; build the index again"
+        )
+    begins = tables["documents"]
+    if not (len(begins) and begins[0] == 0 and (np.diff(begins) > 0).all() and begins[-1] < layout.n_tokens):
+        raise InputError(
+            f"{folder / 'documents'}.npy is damaged: it does not rise from 0; build the index again"
+        )

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from interp.files import read_json, write_json
 from interp.tasks.errors import InputError
+from interp.text.special import check_unicode
 
 FORMAT = 1
 MOST = 2000
@@ -58,8 +59,10 @@ class Notes:
         """Change what is given and leave the rest; a note without star and text is removed.
 
         Raises:
-            InputError: a note that is too long, a damaged file, or one that cannot be written.
+            InputError: a note that is too long or no Unicode text, a damaged file, or one that cannot be written.
         """
+        if text is not None:
+            check_unicode(text)
         if text is not None and len(text) > MOST:
             raise InputError(f"a note of {len(text)} characters: at most {MOST} are kept")
         try:

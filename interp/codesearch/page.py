@@ -76,7 +76,7 @@ class CodePage:
         count: tokens with the code, of ``n_tokens``.
         n_documents: documents with the code.
         contexts: where it was chosen most clearly, by falling margin.
-        spread: as many others, evenly spaced over the corpus: what the code is like on average.
+        spread: as many, evenly spaced over all its tokens: what the code is like on average.
         related_sample: tokens that ``related`` was counted on.
         neighbours, logits: None without codebooks, without a model.
     """

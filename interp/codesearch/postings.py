@@ -26,6 +26,12 @@ def span_of(layout: Layout) -> int:
     return blocks
 
 
+def list_bytes(layout: Layout, span: int) -> int:
+    """Width of a code's packed list."""
+    n_spans = -(-layout.n_blocks // span)
+    return -(-n_spans // 8)
+
+
 def count_and_list(
     ids: IdFile, span: int, stage: Stage = silent
 ) -> tuple[UInt32[np.ndarray, " code"], UInt8[np.ndarray, "code byte"]]:
@@ -33,7 +39,7 @@ def count_and_list(
     layout = ids.layout
     n_spans = -(-layout.n_blocks // span)
     counts = np.zeros(layout.n_codes, np.uint32)
-    lists = np.zeros((layout.n_codes, -(-n_spans // 8)), np.uint8)
+    lists = np.zeros((layout.n_codes, list_bytes(layout, span)), np.uint8)
     with stage("listing codes", len(layout.books)) as done:
         for i, book in enumerate(layout.books):
             view, n = ids.book(i), book.n_codes

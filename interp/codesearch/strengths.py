@@ -5,8 +5,11 @@ Codes are just on or off, so contexts need another rank:
 * **similarity**: cosine of the code with the vector (k = 1, or ``cosine`` selection), or with what the codes taken
   before it leave of the vector (``residual`` selection), as the codebook compares them (by a head's output, where it
   does);
-* **margin**: similarity minus the highest similarity of a code that was passed over. Where codes of
-  different lengths compete for the squared error the most similar one need not win: margins can be negative.
+* **margin**: similarity minus the highest similarity of a code that was passed over, or the similarity where none was.
+  Where codes of different lengths compete for the squared error the most similar one need not win: margins can be
+  negative.
+
+Histograms are of the cosine with the whole vector, fired or not, so that both are of one quantity.
 """
 
 import numpy as np
@@ -34,13 +37,13 @@ class Watched(WatchedBook):
     """A codebook that looks at how it chooses; it is the codebook in everything else.
 
     Attributes:
-        seen: what the last :meth:`encode` chose: ids and similarity and margin of each,
-            all [row, group, k], and similarities of every code at one token in :data:`EVERY`.
+        seen: what the last :meth:`encode` chose: ids, similarity, margin and cosine with the whole vector of each,
+            all [row, group, k], and cosines of every code at one token in :data:`EVERY`.
     """
 
     def __init__(self, book: Codebook) -> None:
         super().__init__(book)
-        self.seen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.seen: tuple[Tensor, ...] | None = None
 
     def encode(self, x: Tensor) -> Codes:
         codes = self.book.encode(x)
@@ -49,7 +52,7 @@ class Watched(WatchedBook):
 
 
 @torch.no_grad()
-def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
     config = book.config
     rows = book.comparable(book.rows(x))  # [dictionary, row, d]
     ids, values = (
@@ -63,35 +66,38 @@ def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, Tensor,
         one_by_one = config.selection == "residual" and config.k > 1
         found = (_one_by_one if one_by_one else _at_once)(some, taken, value, compared, unit)
         parts.append(found)
-    similarity, margin = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))
+    similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))
     # where heads share a dictionary they lie among the rows: a token is sampled with all of its heads
     heads = x.shape[2] if x.ndim == 4 and config.groups == 1 else 1
     sampled = rows.unflatten(1, (-1, heads))[:, ::EVERY].flatten(1, 2)
     sampled = torch.nn.functional.normalize(sampled, dim=-1) @ unit.mT
     ids = torch.where(values == 0, -1, ids).transpose(0, 1)
-    return ids, similarity, margin, sampled.transpose(0, 1)
+    return ids, similarity, margin, whole, sampled.transpose(0, 1)
 
 
 def _at_once(
     rows: Tensor, ids: Tensor, _values: Tensor, _codes: Tensor, unit: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     similar = torch.nn.functional.normalize(rows, dim=-1) @ unit.mT
     similarity = similar.gather(-1, ids)
+    if ids.shape[-1] == unit.shape[-2]:
+        return similarity, similarity, similarity
     best = similar.scatter_(-1, ids, -torch.inf).amax(-1, keepdim=True)
-    return similarity, similarity - best
+    return similarity, similarity - best, similarity
 
 
 def _one_by_one(
     rows: Tensor, ids: Tensor, values: Tensor, codes: Tensor, unit: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    whole = (torch.nn.functional.normalize(rows, dim=-1) @ unit.mT).gather(-1, ids)
     rest, found = rows.clone(), []
     which = torch.arange(len(codes), device=ids.device)[:, None]
     for slot in range(ids.shape[-1]):
         taken = ids[..., slot]
-        found.append(_at_once(rest, taken[..., None], values, codes, unit))
+        found.append(_at_once(rest, taken[..., None], values, codes, unit)[:2])
         rest -= values[..., slot, None] * codes[which, taken]
     similarity, margin = (torch.cat(part, -1) for part in zip(*found, strict=True))
-    return similarity, margin
+    return similarity, margin, whole
 
 
 class Gathered:
@@ -123,9 +129,10 @@ class Gathered:
         token: Int[np.ndarray, " n"],
         similarity: Float[np.ndarray, " n"],
         margin: Float[np.ndarray, " n"],
+        whole: Float[np.ndarray, " n"],
     ) -> None:
-        """Firings of codes, each (code, token) once, tokens later than all before."""
-        np.add.at(self.histogram, (code, 0, _bin(similarity)), 1)
+        """Firings of codes, each (code, token) once, tokens later than all before; ``whole`` is for the histogram."""
+        np.add.at(self.histogram, (code, 0, _bin(whole)), 1)
         for rank in RANKS:
             self._keep(rank, code, {"token": token, "similarity": similarity, "margin": margin})
 

@@ -53,7 +53,8 @@ def contexts_csv(contexts: Iterable[Context]) -> str:
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # all texts in quotes: of one that holds a lone carriage return Python 3.11 forgets them
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(columns)
     writer.writerows(rows)
     return text.getvalue()

@@ -32,9 +32,9 @@ def nearest_codes(index: CodeIndex, book: str, code: int, n: int = 10) -> list[N
     """Codes of the same book by cosine.
 
     Raises:
-        InputError: the index's codebooks are not there.
+        InputError: no such book or code, or the index's codebooks are not there.
     """
-    begin = index.layout.code(book, 0)
+    begin = index.layout.code(book, code) - code
     vectors = _vectors(index, book)
     cosine = torch.nn.functional.cosine_similarity(vectors, vectors[code], dim=-1).numpy()
     cosine[code] = -np.inf

@@ -1,5 +1,6 @@
 """Reports: a run in, one HTML file out that opens offline; needs no model."""
 
+import contextlib
 from pathlib import Path
 
 from interp.files import write_text
@@ -19,8 +20,9 @@ def write_report(folder: Path | str, task: str | None = None) -> Path:
     """
     path, run = Path(folder) / REPORT, Run.load(folder)
     kept = next((path.with_name(name) for name in PROMPTS if path.with_name(name).is_file()), None)
-    if task is None and kept is not None and not Path(run.result["task"]).is_file():
-        task = str(kept)
+    with contextlib.suppress(OSError):  # a task's name may be too long for a file's
+        if task is None and kept is not None and not Path(run.result["task"]).is_file():
+            task = str(kept)
     write_text(path, render_report(run, task))
     return path
 

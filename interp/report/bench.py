@@ -9,6 +9,8 @@ from interp.report.pareto import Point, pareto_figure
 from interp.report.templates import environment
 
 YARDSTICK = "yardstick"
+CONTROLS = ("random", "layer-index")
+"""Rankings that know nothing of the prompts."""
 NAMES = {YARDSTICK: "exact interchange (yardstick)"}
 
 COLUMNS = (
@@ -91,7 +93,7 @@ def _summary(result: dict) -> str:
             and row["average_precision"] is not None
             and row["tasks"] == row["of_tasks"]
         ]
-        methods = [row for row in rows if row["method"] != YARDSTICK]
+        methods = [row for row in rows if row["method"] not in (YARDSTICK, *CONTROLS)]
         if not methods:
             continue
         n = max(row["n"] for row in methods)
@@ -124,7 +126,7 @@ def _group(result: dict, name: str) -> dict:
             row["n"],
             row["forwards"] or 0.0,
             row["average_precision"],
-            row["method"] == YARDSTICK,
+            row["method"] in (YARDSTICK, *CONTROLS),
         )
         for row in rows
         if row["average_precision"] is not None and row["tasks"] == row["of_tasks"]
@@ -160,14 +162,15 @@ def _plain(key: str, value: float | None) -> str:
     return wording.number(value, 1 if key == "seconds" else 3)
 
 
-def _spread(key: str, value: dict | float | None) -> Markup | str:
-    """The mean, and in brackets the least and largest seed."""
+def _spread(key: str, value: dict | float | None, of_seeds: int) -> Markup | str:
+    """The mean, and in brackets the least and largest seed, and how many seeds where these are not all."""
     if not isinstance(value, dict):
         return _plain(key, value)
     mean, least, largest = (_plain(key, value[part]) for part in ("mean", "least", "largest"))
+    seeds = f", {value['count']} seeds" if "count" in value and value["count"] < of_seeds else ""
     if least == largest or key in ("forwards", "seconds"):
         return mean
-    return Markup("{} <span class=soft>[{}, {}]</span>").format(mean, least, largest)
+    return Markup("{} <span class=soft>[{}, {}]{}</span>").format(mean, least, largest, seeds)
 
 
 def _targets(result: dict) -> list[dict]:
@@ -185,7 +188,7 @@ def _targets(result: dict) -> list[dict]:
                     {
                         "n": row["n"],
                         "seeds": row["seeds"],
-                        "values": [_spread(key, row[key]) for key, _ in columns],
+                        "values": [_spread(key, row[key], row["seeds"]) for key, _ in columns],
                     }
                     for row in rows
                     if row["method"] == method
@@ -208,7 +211,9 @@ def _comparisons(result: dict) -> list[dict]:
         for method, n in _distinct((row["method"], row["n"]) for row in rows):
             by_metric = {row["metric"]: row for row in rows if (row["method"], row["n"]) == (method, n)}
             values = [_difference(by_metric.get(key)) for key, _ in columns]
-            lines.append({"method": _name(method), "n": n, "values": values})
+            over = {row["tasks"] for row in by_metric.values() if "tasks" in row}
+            line = {"method": _name(method), "n": n, "values": values}
+            lines.append(line | {"tasks": "–".join(str(n) for n in sorted(over))})
         order = _distinct(line["method"] for line in lines)
         lines.sort(key=lambda line: (order.index(line["method"]), line["n"]))
         found.append(

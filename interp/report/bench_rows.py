@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from interp.bench.table import COMPARED, METRICS
-from interp.report.bench import COLUMNS, YARDSTICK, bench_command
+from interp.report.bench import COLUMNS, CONTROLS, YARDSTICK, bench_command
 from interp.report.reading import read_rows
 from interp.tasks.errors import InputError
 
 TITLES = dict(COLUMNS)
 LOWER_IS_BETTER = ("cmd", "forwards", "seconds")
-CONTROLS = ("random", "layer-index")
-"""Rankings that know nothing of the prompts."""
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,7 @@ def pattern_plot(
             showscale=False,
             xgap=1,
             ygap=1,
-            text=[
-                [f"{weight:.2f}"[1:] if 0.05 <= weight < 0.995 else "" for weight in row] for row in pattern
-            ]
+            text=[[_weight(weight) if weight >= 0.05 else "" for weight in row] for row in pattern]
             if n <= 24
             else None,
             texttemplate="%{text}" if n <= 24 else None,
@@ -214,6 +212,10 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
     return _finished(figure, 300, top=28)
 
 
+def _weight(weight: float) -> str:
+    return "1" if weight >= 0.995 else f"{weight:.2f}"[1:]
+
+
 def scores_plot(
     x: Float[np.ndarray, "layer head"],
     y: Float[np.ndarray, "layer head"],
@@ -224,7 +226,7 @@ def scores_plot(
     """Two values of every head against each other; heads of a named group stand out and the largest are labelled.
 
     Args:
-        groups: name -> (layer, head); a head that is in none is grey.
+        groups: name -> (layer, head), at most three; a head that is in none is grey.
     """
     named = [place for places in groups.values() for place in places]
     others = [place for place in np.ndindex(x.shape) if place not in set(named)]
@@ -232,7 +234,10 @@ def scores_plot(
     figure = go.Figure()
     far = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
     every = {"other heads": (others, GREY)}
-    every |= {name: (places, colour) for (name, places), colour in zip(groups.items(), colours, strict=False)}
+    every |= {
+        name: (places, colour)
+        for (name, places), colour in zip(groups.items(), colours[: len(groups)], strict=True)
+    }
     for name, (places, colour) in every.items():
         figure.add_trace(
             go.Scatter(

@@ -55,6 +55,7 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Mark
     per_column = max(sum(node.column == c for node in nodes) for c in columns)
     pitch = min(150.0, max(NODE_WIDTH + 18.0, 1040 / len(columns)))
     height = min(620.0, max(240.0, 120.0 + 62 * per_column + 6 * len(nodes)))
+    height = max(height, 30 + (NODE_HEIGHT + 8) * per_column)  # a full column does not fit into less
     x = np.array([(columns.index(node.column) + 0.5) * pitch for node in nodes])
     y = place_nodes(nodes, drawn, columns, height)
     where = {node.site: (x[i], y[i]) for i, node in enumerate(nodes)}

@@ -180,7 +180,8 @@ def roc_panel(
 ) -> Markup:
     """ROC curve with what knows nothing of the task: the band of random rankings, and the layer's index.
 
-    The band holds 95 % of random rankings at each false positive rate: x ± 1.96 √(x(1−x)(1/P + 1/N)).
+    The band holds about 95 % of random rankings at each false positive rate: x ± 1.96 √(x(1−x)(1/P + 1/N)), which is
+    too narrow near the ends where positives are few.
     """
     left, top, side = 40.0, 8.0, 250.0
     grid = np.linspace(0, 1, 51)

@@ -63,10 +63,11 @@ def summary(run: Run, scale: Scale) -> str:
     first = members[0]
     verb = "costs" if first["effect"] * scale.gap > 0 else "gains"
     size, gap = (wording.number(value, scale.places) for value in (abs(first["effect"]), scale.gap))
+    share = scale.share(first["effect"])
     return (
         f"{found['inside']} are in the circuit for {run.result['task']}. Largest: {first['site']} — replacing "
-        f"what it writes by its value on the corrupt prompt {verb} {size} of a gap of {gap} "
-        f"({wording.percent(abs(scale.share(first['effect'])))})."
+        f"what it writes by its value on the corrupt prompt {verb} {size} of a gap of {gap}"
+        + ("." if share is None else f" ({wording.percent(abs(share))}).")
     )
 
 

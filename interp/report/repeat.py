@@ -6,7 +6,7 @@ from pathlib import Path
 
 from interp.report import wording
 from interp.runs import Run
-from interp.scores import METHODS
+from interp.scores import METHODS, method_config
 
 STAGES = {
     "load": "load the model",
@@ -60,7 +60,7 @@ def command_line(run: Run, task: str | None = None, reference: str | None = None
     words += [] if pairs.get("bos", True) else ["--no-bos"]
     for key, value in _loaded_as(run).items():
         words += [f"--{key}", value]
-    for key, value in _changed_options(result["method"], settings.get("config", {})).items():
+    for key, value in _changed_options(run).items():
         words += ["--set", f"{key}={value}"]
     return shlex.join(str(word) for word in words)
 
@@ -87,7 +87,7 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
     if loaded:
         imports = "from interp import discover, load_model\n"
         given = f"    model=load_model({result['model']!r}{loaded}),\n{given}"
-    options = _changed_options(result["method"], settings.get("config", {}))
+    options = _changed_options(run)
     if options:
         imports += "from interp.scores import method_config\n"
         texts = {key: str(value) for key, value in options.items()}
@@ -135,12 +135,14 @@ def _loaded_as(run: Run) -> dict[str, str]:
     return {key: model[key] for key, value in usual.items() if model.get(key, value) != value}
 
 
-def _changed_options(method: str, config: dict) -> dict:
-    """The method's options that are not at their defaults; a checkpoint's place is no part of the result."""
-    usual = asdict(METHODS[method].config()) if method in METHODS else {}
+def _changed_options(run: Run) -> dict:
+    """The method's options that are not what it has for the task; a checkpoint's place is no part of the result."""
+    method, settings = run.result["method"], run.result.get("settings", {})
+    usual = asdict(method_config(method, run.result["task"], {})) if method in METHODS else {}
+    usual |= {"seed": run.result["seed"], "threshold": settings.get("threshold", usual.get("threshold"))}
     return {
         key: value
-        for key, value in config.items()
+        for key, value in settings.get("config", {}).items()
         if key not in ("batch_size", "checkpoint") and value is not None and usual.get(key) != value
     }
 
@@ -161,7 +163,11 @@ def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     result = run.result
     tables = {"Versions": result.get("versions"), "Settings": result.get("settings")}
     tables |= {f"Provenance: {key}": value for key, value in result.get("provenance", {}).items()}
-    return [(name, _flat(value)) for name, value in tables.items() if value]
+    return [
+        (name, _flat(value if isinstance(value, dict) else {"": value}))
+        for name, value in tables.items()
+        if value
+    ]
 
 
 def _flat(value: dict, prefix: str = "") -> list[tuple[str, str]]:

@@ -36,6 +36,7 @@ class TextBlocks:
         split: which documents.
         seed: their order, and the samples of ``self``.
         n_documents: documents that the blocks were cut from.
+        sources: which of the sources each block is from; ``None`` if there is one.
     """
 
     tokens: Int[Tensor, "block pos"]
@@ -43,6 +44,7 @@ class TextBlocks:
     split: Split
     seed: int
     n_documents: int
+    sources: Int[Tensor, " block"] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -94,7 +96,8 @@ def load_text(
         n_documents += documents
     order = sorted((i / len(part), s, i) for s, part in enumerate(parts) for i in range(len(part)))
     tokens = torch.stack([parts[s][i] for _, s, i in order])
-    return TextBlocks(tokens, "+".join(source.spec for source in sources), split, seed, n_documents)
+    whose = torch.tensor([s for _, s, _ in order]) if len(sources) > 1 else None
+    return TextBlocks(tokens, "+".join(source.spec for source in sources), split, seed, n_documents, whose)
 
 
 def is_heldout(document: Document) -> bool:

@@ -16,8 +16,10 @@ from interp.codesearch import CodeIndex, build, build_index
 from interp.codesearch.index import MANIFEST
 from interp.codesearch.layout import BLOCK, Book, IdFile, Layout
 from interp.codesearch.strengths import N_TOP
+from interp.codesearch.vectors import nearest_codes
 from interp.files import write_json
 from interp.tasks.errors import InputError
+from interp.text import load_text
 from tests.codesearch.conftest import make_books
 from tests.command_line import tree
 
@@ -318,3 +320,120 @@ def test_a_disk_without_room_is_told_before_the_work_and_nothing_is_left(tmp_pat
     IdFile.create(tmp_path / "ids.npy", layout)
     status = (tmp_path / "ids.npy").stat()
     assert status.st_blocks * 512 >= status.st_size, "no hole is left in the file"
+
+
+def test_documents_of_two_sources_are_whole(model, books, tmp_path):
+    """Blocks of sources alternate as training reads them; an index keeps each source's together."""
+    for name, word in (("a", "Mary"), ("b", "number")):
+        lines = [json.dumps({"text": f"{word} {n} {word} end."}) for n in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    text = load_text(f"{tmp_path / 'a.jsonl'}+{tmp_path / 'b.jsonl'}", model, n_tokens=20 * 20, context=20)
+    index = build_index(model, books, text, tmp_path / "ix", batch_size=8)
+    corpus, ends = index.corpus, index.corpus.document_bytes
+    documents = [corpus.text[a:b].tobytes().decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    assert all(("Mary" in found) != ("number" in found) for found in documents if len(found) > 8)
+    cut = [found for found in documents if not found.endswith("end.")]
+    assert len(cut) == 2, cut  # one a source
+    # ids stand at the tokens that they are of
+    with torch.no_grad(), attach(model, {"r1": books["r1"]}) as attached:
+        model(torch.tensor(np.asarray(corpus.tokens[:20]).astype(int))[None])
+    ours = index.ids.rows([book.name for book in index.books].index("r1"), np.arange(20)).ravel()
+    assert ours.tolist() == attached.ids["r1"].ravel().tolist()
+    assert build_index(model, books, text, tmp_path / "ix").n_tokens == 400
+
+
+def test_an_index_is_told_where_its_codebooks_have_moved_to(model, text, books, index, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    moved = build_index(model, books, text, folder, books_folder=tmp_path / "books")
+    assert moved.manifest["books"]["folder"] == str(tmp_path / "books")
+    assert CodeIndex.open(folder).manifest == {**index.manifest, "books": moved.manifest["books"]}
+    assert build_index(model, books, text, folder).manifest == moved.manifest  # not told, not forgotten
+
+
+def test_a_damaged_index_is_not_answered_with_the_command_that_was_given(model, text, books, index, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    (folder / "ids.npy").write_bytes((folder / "ids.npy").read_bytes()[:-7])
+    with pytest.raises(InputError, match=f"delete the folder {folder}"):
+        build_index(model, books, text, folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"books": 3}', '{"sites": ["a0"]}', "no JSON"])
+def test_what_another_command_has_begun_is_left_alone(model, text, books, tmp_path, content):
+    (tmp_path / ".work").mkdir()
+    (tmp_path / ".work" / "request.json").write_text(content)
+    with pytest.raises(InputError, match="damaged, or of another command: delete the folder"):
+        build_index(model, books, text, tmp_path)
+    assert (tmp_path / ".work" / "request.json").read_text() == content
+
+
+def test_a_builder_that_waited_for_the_lock_takes_what_the_other_has_built(
+    model, text, books, index, tmp_path, monkeypatch
+):
+    folder = tmp_path / "new"
+
+    @contextlib.contextmanager
+    def after_the_other(work):
+        shutil.copytree(index.folder, folder)
+        work.mkdir()
+        yield
+
+    monkeypatch.setattr(build, "_alone", after_the_other)
+    monkeypatch.setattr(build, "_store", None)  # no batch is read
+    assert build_index(model, books, text, folder).n_tokens == index.n_tokens
+    assert tree(folder) == tree(index.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("span", 64, "a span of 64, not 1"), ("context", 37, "no whole blocks of 37")],
+)
+def test_numbers_that_do_not_fit_are_called_damage(index, tmp_path, name, value, message):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, name: value}))
+    with pytest.raises(InputError, match=message):
+        CodeIndex.open(folder)
+
+
+@pytest.mark.parametrize("wrong", [[1, 5], [0, 5, 5], [0, 10**6]])
+def test_documents_that_are_not_there_are_called_damage(index, tmp_path, wrong):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    np.save(folder / "documents.npy", np.array(wrong, np.int64))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["bytes"]["documents.npy"] = (folder / "documents.npy").stat().st_size
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="documents.npy is damaged: it does not rise"):
+        CodeIndex.open(folder)
+
+
+def test_a_folder_of_another_kind_is_called_so(index, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    (folder / MANIFEST).write_text(json.dumps({"format": 4, "model": {}, "sites": ["a0"]}))
+    with pytest.raises(InputError, match="no code index: its manifest.json is of another kind"):
+        CodeIndex.open(folder)
+
+
+def test_a_codebooks_folder_outside_is_refused_before_it_is_looked_through(index, tmp_path, monkeypatch):
+    from pathlib import Path
+
+    seen = []
+    (tmp_path / "allowed").mkdir()
+    monkeypatch.setattr(Path, "rglob", lambda *_: (seen.append(1) or found for found in [Path("x")]))
+    manifest = {**index.manifest, "books": {**index.manifest["books"], "folder": "/usr"}}
+    given = CodeIndex(
+        index.folder, manifest, index.layout, index.ids, index.tables, None, [tmp_path / "allowed"]
+    )
+    with pytest.raises(InputError, match="are at /usr, which is not among"):
+        given.codebooks()
+    assert not seen
+
+
+@pytest.mark.parametrize("code", [-1, 20, 9999])
+def test_neighbours_of_a_code_that_is_not_there(index, code):
+    with pytest.raises(InputError, match=f"code {code} of a0.h0"):
+        nearest_codes(index, "a0.h0", code)

@@ -75,3 +75,9 @@ def test_a_long_note_is_refused_and_the_file_has_a_format(notes):
         notes.write("a0", 1, text="x" * (MOST + 1))
     notes.write("a0", 1, text="x" * MOST)
     assert json.loads(notes.path.read_text())["format"] == 1
+
+
+def test_a_note_that_is_no_text_is_refused(notes):
+    with pytest.raises(InputError, match="Unicode"):
+        notes.write("a1.h2", 7, text="half \ud83d")
+    assert notes.all() == {}

@@ -1,8 +1,11 @@
 """What is gathered of each code's similarities."""
 
 import numpy as np
+import pytest
+import torch
 
-from interp.codesearch.strengths import Gathered
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.codesearch.strengths import Gathered, Watched
 
 
 def test_a_token_without_a_code_is_silent_for_every_code():
@@ -10,3 +13,31 @@ def test_a_token_without_a_code_is_silent_for_every_code():
     fired = np.array([[0, -1], [-1, -1], [2, 0], [-1, 1]])
     gathered.add_silent(0, np.zeros((4, 3), np.float32), fired)
     assert gathered.histogram[:, 1].sum(1).tolist() == [2, 3, 3]
+
+
+@pytest.mark.parametrize("selection", ["cosine", "residual"])
+def test_where_no_code_is_passed_over_the_margin_is_the_similarity(selection):
+    torch.manual_seed(0)
+    book = Codebook(CodebookConfig(4, 2, k=2 if selection == "cosine" else 1, selection=selection))
+    if selection == "residual":
+        book = Codebook(CodebookConfig(4, 1, k=1, selection=selection))
+    watched = Watched(book)
+    watched.encode(torch.randn(3, 4))
+    _, similarity, margin, whole, _ = watched.seen
+    assert margin.isfinite().all() and torch.equal(margin, similarity) and torch.equal(whole, similarity)
+
+
+def test_histograms_are_of_the_cosine_with_the_whole_vector():
+    """Of a code taken second the similarity is with what the first leaves; those that do not fire have no first."""
+    torch.manual_seed(0)
+    book = Codebook(CodebookConfig(8, 16, k=3, selection="residual")).requires_grad_(False)
+    book.codes.normal_()
+    x = torch.randn(32, 8)
+    watched = Watched(book)
+    codes = watched.encode(x)
+    _, similarity, _, whole, sampled = watched.seen
+    cosine = torch.nn.functional.cosine_similarity(x[:, None], book.codes[0][None], dim=-1)
+    taken = codes.ids.reshape(32, 3).long()
+    torch.testing.assert_close(whole[:, 0], cosine.gather(1, taken))
+    torch.testing.assert_close(sampled[:, 0], cosine[::16])
+    assert not torch.allclose(similarity[:, 0, 1:], whole[:, 0, 1:])

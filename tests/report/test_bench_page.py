@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.bench.table import METRICS
-from interp.report.bench import bench_command, render_bench
+from interp.report.bench import _group, bench_command, render_bench
 from interp.report.pareto import LINE, Point, pareto_figure, pareto_front
 from interp.report.spacing import spread
 from tests.report.synthetic import EVIL
@@ -165,3 +165,19 @@ def test_opens_offline_and_fits(chromium, tmp_path, width):
     page.goto(path.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width and trouble == []
     page.close()
+
+
+def test_metrics_of_fewer_seeds_say_of_how_many():
+    result = make_result()
+    for row in result["table"]:
+        row["cmd"] = {"mean": 0.1, "least": 0.05, "largest": 0.2, "count": 2}
+    page = _Page(render_bench(result))
+    assert "[0.050, 0.200], 2 seeds" in page.text and ", 3 seeds" not in page.text
+
+
+def test_a_control_is_never_the_best_and_no_part_of_the_front():
+    result = make_result(("random", "attribution"))
+    assert "attribution has the best mean average precision" in _Page(render_bench(result)).text
+    (group,) = {row["group"] for row in result["groups"]}
+    figure = str(_group(result, group)["figure"])
+    assert figure.count('class="way best"') <= 1 and figure.count("way yardstick") == 2

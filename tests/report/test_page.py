@@ -221,3 +221,11 @@ def test_write_report_refuses_a_folder_that_is_no_run(tmp_path):
 def test_quotation_marks_reach_a_plot_as_they_are():
     """Plotly knows no &quot; and would show it letter by letter."""
     assert in_plot('<b>"it\'s" & so') == '&lt;b&gt;"it\'s" &amp; so'
+
+
+def test_a_run_without_a_gap_or_with_odd_provenance_is_still_a_page():
+    run = make_run()
+    run.result["metric"] |= {"clean": 1.0, "corrupt": 1.0}
+    run.result["provenance"]["host"] = "a <b>machine</b>"
+    page = _Page(render_report(run))
+    assert "of a gap of 0" in page.text and "a <b>machine</b>" in page.text

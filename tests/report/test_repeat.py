@@ -1,8 +1,10 @@
 """The command in the report repeats the run."""
 
 import shlex
+from dataclasses import asdict
 
 from interp.report.repeat import command_line, python_lines, reference_command, warnings
+from interp.scores import method_config
 from tests.report.synthetic import make_run
 
 
@@ -88,3 +90,13 @@ def test_that_some_were_not_checked_is_said_only_where_it_is_so():
     assert not any("were checked" in line for line in warnings(run))
     run.result["heads"][0]["effect"] = None
     assert any("Only the 5 components" in line for line in warnings(run))
+
+
+def test_what_a_task_changes_is_no_option_and_what_undoes_it_is():
+    """``overlap`` has another l1 for docstring than for other tasks."""
+    run = make_run(task="docstring", method="overlap", seed=4)
+    usual = asdict(method_config("overlap", "docstring", {}, seed=4))
+    run.result["settings"]["config"] = usual
+    assert "--set" not in command_line(run) and "method_config" not in python_lines(run)
+    run.result["settings"]["config"] = usual | {"l1": asdict(method_config("overlap", "ioi", {}))["l1"]}
+    assert "--set l1=" in command_line(run) and "'l1': " in python_lines(run)
