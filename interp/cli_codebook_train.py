@@ -56,8 +56,12 @@ def train(
         number_option("--model-lr", help="step of the model's weights, in joint training (default: 2e-5)"),
     ] = None,
     mse_weight: Annotated[
-        float, number_option("--mse-weight", help="nats that the unexplained share of variance weighs")
-    ] = 0.1,
+        float | None,
+        number_option(
+            "--mse-weight",
+            help="nats that the unexplained share of variance weighs, unless local (default: 0.1)",
+        ),
+    ] = None,
     nested: Annotated[
         bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the books' own k")
     ] = False,
@@ -91,13 +95,15 @@ def train(
     batch_size: BlocksOption = 8,
 ) -> None:
     """Train codebooks with gradients; resumes where a killed run stopped."""
-    from interp.bottlenecks.book_folder import BookFolder
+    from interp.bottlenecks.book_folder import MODEL_FOLDER, BookFolder
     from interp.files import check_folder
 
     if model_lr is not None and objective != "joint":
         raise InputError(
             f"--model-lr {model_lr}: {objective} training leaves the model as it is, joint trains it"
         )
+    if mse_weight is not None and objective == "local":
+        raise InputError(f"--mse-weight {mse_weight}: local training minimises the unexplained share alone")
     if start is not None:
         found = BookFolder.open(start)
     else:
@@ -110,16 +116,17 @@ def train(
     check_folder(folder, "manifest.json", "--out")
 
     from interp.models import load_model
+    from interp.models.save import check_saveable
     from interp.progress import bar
     from interp.text import load_text, open_sources
     from interp.training import StepResult, TrainConfig, train_codebooks
-    from interp.training.run import MODEL_FOLDER, describe
+    from interp.training.run import describe
 
     config = TrainConfig(
         objective=objective,
         lr=lr,
         **({} if model_lr is None else {"model_lr": model_lr}),
-        mse_weight=mse_weight,
+        **({} if mse_weight is None else {"mse_weight": mse_weight}),
         batch_size=batch_size,
         epochs=epochs,
         nested=nested,
@@ -134,26 +141,29 @@ def train(
     if spec is None:
         raise InputError(f"{start} does not say which model it is of: name it with --model")
     loaded = load_model(spec, device=device)
+    if objective == "joint":
+        check_saveable(loaded)  # which should not wait for the text either
     if found is None:
         with goes_on(start):
-            found = _fitted(loaded, start, context or min(64, loaded.cfg.n_ctx), seed)
+            found = _fitted(loaded, start, data, context or min(64, loaded.cfg.n_ctx), seed)
+    found.check_model(loaded)
+    typer.echo(f"from     {start}, {len(found.sites)} sites: {found.sites[0]} … {found.sites[-1]}")
     length = context or found.manifest["text"]["context"]
     text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=bar)
-    begun, seen = time.perf_counter(), []
+    seen: list[tuple[int, float]] = []
 
     def watch(done: int, n_steps: int, result: StepResult) -> None:
         seen.append((done, time.perf_counter()))
-        (first, then), (last, now) = ((0, begun) if len(seen) < 2 else seen[-2]), seen[-1]
-        speed = (
-            f"  {(last - first) * batch_size * length / (now - then):.0f} tokens/s" if len(seen) > 1 else ""
-        )
+        speed = ""
+        if len(seen) > 1:
+            (first, then), (last, now) = seen[-2:]
+            speed = f"  {(last - first) * batch_size * length / (now - then):.0f} tokens/s"
         typer.echo(f"step {done}/{n_steps}  {describe(result)}{speed}")
 
     with goes_on(folder):
         books = train_codebooks(loaded, found, text, folder, config, stage=bar, watch=watch)
-    typer.echo(
-        f"trained  {len(books.sites)} sites on {epochs} × {text.n_tokens} tokens of {text.spec}, {objective}"
-    )
+    read = len(text.tokens) // batch_size * batch_size * length  # what fills no batch is left out
+    typer.echo(f"trained  {len(books.sites)} sites on {epochs} × {read} tokens of {text.spec}, {objective}")
     typer.echo(f"saved    {folder}")
     if objective == "joint":
         typer.echo(f"model    {folder / MODEL_FOLDER}    # finetuned; the codebooks are of this one")
@@ -161,13 +171,13 @@ def train(
     typer.echo(f"next     interp {shlex.join(words)}    # what they cost the model")
 
 
-def _fitted(model, folder: Path, context: int, seed: int):
+def _fitted(model, folder: Path, data: str, context: int, seed: int):
     """Codebooks at all heads, as ``interp codebook fit`` makes them unless told otherwise."""
     from interp.bottlenecks.fitting import FitConfig, fit_codebooks
     from interp.progress import bar
     from interp.text import load_text
 
-    text = load_text("stdlib+self", model, n_tokens=11_000, context=context, seed=seed, stage=bar)
+    text = load_text(data, model, n_tokens=11_000, context=context, seed=seed, stage=bar)
     config = FitConfig(n_codes=512, k=8, selection="residual", seed=seed)
     typer.echo(f"fitting  codebooks at all heads into {folder}")
     return fit_codebooks(model, text, ["heads"], folder, config, stage=bar)

@@ -159,6 +159,7 @@ def test_train_then_pack_then_eval(command, model, monkeypatch):
         (["train", "nowhere"], "no folder of codebooks"),
         (["train", "--lr", "fast"], "fast is not a number of at least 0"),
         (["train", "--objective", "global"], "global is not local or distilled or joint"),
+        (["train", "--mse-weight", "0.5", "--objective", "local"], "local training minimises"),
         (["train", "--model-lr", "0.1"], "distilled training leaves the model as it is"),
         (["pack", "nowhere", "--out", "x"], "no folder of codebooks"),
         (["pack", "nowhere", "--out", "x", "--storage", "int4"], "int4 is not int8 or float16"),

@@ -4,6 +4,7 @@
 
     manifest.json           format, the model, the sites, how and on which text they were fitted; written last
     a0/  a1/  m5/  …        one book each, as Codebook.save writes it
+    model/                  of books from joint training: the finetuned model
     codebooks.safetensors   or all of them packed, see packed_books
 """
 
@@ -25,8 +26,10 @@ from interp.text import TextBlocks
 
 FORMAT = 1
 MANIFEST, PACKED_FILE = "manifest.json", "codebooks.safetensors"
-WORK = ".work"
-"""What is only needed until the books are a whole."""
+WORK, REQUEST_FILE = ".work", "request.json"
+"""What is only needed until the books are a whole, and in it what was asked for."""
+MODEL_FOLDER = "model"
+"""The finetuned model that the books belong to, if any."""
 _ALWAYS_SAME = (
     "architecture",
     "n_layers",
@@ -90,6 +93,9 @@ class BookFolder:
             parse_site(site)  # they name folders: nothing else may stand there
         if not isinstance(manifest["text"].get("context"), int):
             raise InputError(f"{path}: text lacks its context, a whole number")
+        own = folder / MODEL_FOLDER
+        if own.is_dir():  # a folder may have been moved with the model in it
+            manifest["model"] |= dict.fromkeys(("spec", "source"), str(own.resolve()))
         return cls(folder, manifest)
 
     @classmethod
@@ -186,8 +192,13 @@ def books_fingerprint(books: Mapping[str, Codebook]) -> str:
 
 def begin_request(folder: Path, request: Mapping[str, Any]) -> None:
     """Note what is being made in a folder, or check that what was begun there is the same."""
-    path = folder / WORK / "request.json"
+    path = folder / WORK / REQUEST_FILE
     if not path.exists():
+        if any(folder.glob(f"*/{CONFIG_FILE}")):
+            raise InputError(
+                f"{folder} has codebooks, and no longer says what they were made of: "
+                "choose another folder, or delete it to start again"
+            )
         write_json(path, request)
         return
     try:

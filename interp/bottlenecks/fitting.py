@@ -10,7 +10,8 @@ The texts go through the model layer by layer (:mod:`interp.bottlenecks.layer_st
 sites' activations ever exists, and a killed run loses one site's work at most.
 """
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from interp.bottlenecks.base import load_bottleneck
 from interp.bottlenecks.book_folder import (
+    REQUEST_FILE,
     WORK,
     BookFolder,
     begin_request,
@@ -31,6 +33,7 @@ from interp.bottlenecks.book_folder import (
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.files import read_json, write_json
 from interp.models import Model, Site, expand_sites
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
@@ -96,16 +99,43 @@ def fit_codebooks(
         for part, kind in (("storage", "packed"), ("training", "trained")):
             if part in found.manifest:
                 raise InputError(f"{folder} holds {kind} codebooks: write the fitted ones to another folder")
-        check_request(folder, found.manifest, request)
+        check_request(folder, found.manifest, _in_batches_of(found.manifest, request))
+        shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
         return found
     (folder / WORK).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / WORK / "lock", timeout=0):
-            begin_request(folder, request)
+            _begin(folder, request)
             _fit(model, text, books, config, folder, batch_size, stage)
             return BookFolder.finish(folder, request, leftovers=folder / WORK)
     except Timeout:
         raise InputError(f"{folder}: another process is fitting codebooks there") from None
+
+
+def _in_batches_of(begun: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """The request with the batch size that was begun with: no part of what is asked for."""
+    return request | {"fit": request["fit"] | {"batch_size": begun["fit"].get("batch_size")}}
+
+
+def _begin(folder: Path, request: dict[str, Any]) -> None:
+    """Note or check the request; after another batch size, as where memory was short, the streams are made again."""
+    path = folder / WORK / REQUEST_FILE
+    try:
+        begun = read_json(path)
+        other = begun["fit"]["batch_size"] != request["fit"]["batch_size"]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # nothing was begun, or what follows tells what is wrong
+        other = False
+    if other:
+        check_request(folder, begun, _in_batches_of(begun, request))
+        for shards in (folder / WORK).glob("layer*"):
+            shutil.rmtree(shards)
+        write_json(path, request)
+    begin_request(folder, request)
 
 
 def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Site, Codebook]:
@@ -150,7 +180,10 @@ def _fit(
             for site in here:
                 if site in todo:
                     found = stream.collect(site, placed, done) if config.sequential else seen.pop(site)
-                    _learn(books[site], found, device)
+                    try:
+                        _learn(books[site], found, device)
+                    except InputError as error:
+                        raise InputError(f"{site}: {error}") from None
                     books[site].save(BookFolder.book(folder, site))
                     done(n_batches)
                 else:

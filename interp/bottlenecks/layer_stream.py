@@ -111,7 +111,7 @@ class LayerStream:
         try:
             return load_file(path)["resid"].to(next(self.model.parameters()).device)
         except (SafetensorError, KeyError, OSError) as error:
-            raise InputError(f"{path} is damaged ({error}): delete {self.folder}") from None
+            raise InputError(f"{path} is damaged ({error}): delete {path.parent}") from None
 
     def _whole(self, layer: int) -> bool:
         return all(self._path(layer, i).exists() for i in range(len(self.batches)))

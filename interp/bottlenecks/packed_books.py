@@ -33,7 +33,7 @@ def write_packed(path: Path, books: Mapping[str, Codebook], storage: str) -> Non
     """Write books, by site, to one file.
 
     Raises:
-        InputError: an unknown storage.
+        InputError: an unknown storage, or numbers that float16 does not hold.
     """
     if storage not in STORAGES:
         raise InputError(f"storage {storage!r}: choose {' or '.join(STORAGES)}")
@@ -50,6 +50,9 @@ def write_packed(path: Path, books: Mapping[str, Codebook], storage: str) -> Non
                 tensor = (apart / scale).round().to(torch.int8)
             elif tensor.is_floating_point():
                 tensor = tensor.half()
+                if not tensor.isfinite().all():
+                    other = "; int8 holds them" if name == "codes" else ""
+                    raise InputError(f"{name} of the book at {site} are too large for float16{other}")
             else:
                 tensor = tensor.clamp(max=2**31 - 1).int()
             tensors[f"{site}/{name}"] = tensor.contiguous()

@@ -1,8 +1,10 @@
 """Writing a model whose weights have changed, in Hugging Face's format, so that its folder is a spec of its own."""
 
+import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge, LinearBridge
@@ -42,7 +44,10 @@ def trained_weights(model: TransformerBridge) -> dict[str, nn.Parameter]:
 def save_model(model: TransformerBridge, folder: Path) -> None:
     """Write weights, configuration and tokenizer; :func:`~interp.models.load_model` reads the folder.
 
+    No file is there by half.
+
     Raises:
+        OSError: the disk is full.
         InputError: weights of the original architecture that the bridge does not have under their own names.
     """
     for attention in _joint(model):
@@ -55,9 +60,19 @@ def save_model(model: TransformerBridge, folder: Path) -> None:
     if left.missing_keys:
         raise InputError(f"cannot save this model: {left.missing_keys[0]} is not among its weights")
     plain.tie_weights()
-    plain.save_pretrained(folder)
-    if model.tokenizer is not None:
-        model.tokenizer.save_pretrained(folder)
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
+        begun = Path(own) / folder.name
+        try:
+            plain.save_pretrained(begun)
+        except SafetensorError as error:  # its way of saying that the disk is full
+            raise OSError(f"cannot write {folder} ({error})") from error
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(begun)
+        folder.mkdir(exist_ok=True)
+        for path in begun.iterdir():
+            path.replace(folder / path.name)
 
 
 def _joint(model: TransformerBridge) -> list[JointQKVAttentionBridge]:

@@ -90,8 +90,9 @@ def load_text(
         raise InputError(f"{n_tokens} tokens: at least {len(sources)} blocks of {context} are needed")
     wanted = [total // len(sources) + (i < total % len(sources)) for i in range(len(sources))]
     parts, n_documents = [], 0
+    seen: set[bytes] = set()
     for source, n_blocks in zip(sources, wanted, strict=True):
-        blocks, documents = _blocks(source, model, n_blocks, context, split, seed, stage)
+        blocks, documents = _blocks(source, model, n_blocks, context, split, seed, stage, seen)
         parts.append(blocks)
         n_documents += documents
     order = sorted((i / len(part), s, i) for s, part in enumerate(parts) for i in range(len(part)))
@@ -106,20 +107,32 @@ def is_heldout(document: Document) -> bool:
 
 
 def _blocks(
-    source: TextSource, model: Model, n_blocks: int, context: int, split: Split, seed: int, stage: Stage
+    source: TextSource,
+    model: Model,
+    n_blocks: int,
+    context: int,
+    split: Split,
+    seed: int,
+    stage: Stage,
+    seen: set[bytes],
 ) -> tuple[Int[Tensor, "block pos"], int]:
-    """Blocks of one source, and how many documents they are from."""
+    """Blocks of one source, and how many documents they are from; ``seen`` are documents of the sources before."""
     begin, join = first_token(model.tokenizer), between(model.tokenizer)
     head = [] if begin is None else [begin]
     body = context - len(head)
     stream: list[int] = []
-    documents = 0
-    for document in _ordered(source, model, split, seed, stage):
-        stream += _token_ids(model, document)
-        stream += [] if join is None else [join]
-        documents += 1
-        if len(stream) >= n_blocks * body:
-            break
+    documents, needed = 0, n_blocks * body
+    # an endless source writes its documents, and tells of that itself
+    reading = silent if source.endless else stage
+    with reading(f"reading {source.spec}", needed) as done:
+        for document in _ordered(source, model, split, seed, stage, seen):
+            before = len(stream)
+            stream += _token_ids(model, document)
+            stream += [] if join is None else [join]
+            documents += 1
+            done(min(len(stream), needed) - before)
+            if len(stream) >= needed:
+                break
     if documents == 0:
         raise InputError(f"text {source.spec!r}: no document for the split {split!r}")
     if len(stream) < n_blocks * body:
@@ -131,12 +144,13 @@ def _blocks(
     return torch.cat([torch.tensor(head, dtype=torch.long).expand(n_blocks, -1), rows], 1), documents
 
 
-def _ordered(source: TextSource, model: Model, split: Split, seed: int, stage: Stage) -> Iterator[Document]:
+def _ordered(
+    source: TextSource, model: Model, split: Split, seed: int, stage: Stage, seen: set[bytes]
+) -> Iterator[Document]:
     """Documents of the split, each once; those of a finite source in an order drawn from the seed."""
     found = source.documents(model, seed=seed, stage=stage)
     if not source.endless:
         found = iter(sorted(found, key=lambda text: hashlib.sha256(b"%d:" % seed + _digest(text)).digest()))
-    seen: set[bytes] = set()
     fruitless = 0
     for document in found:
         digest = _digest(document)

@@ -59,9 +59,19 @@ def open_sources(spec: str) -> list[TextSource]:
     Raises:
         InputError: a name that is neither a source nor a file.
     """
-    whole = Path(os.path.expanduser(spec))
-    parts = [spec] if "+" in spec and whole.exists() else spec.split("+")  # a name may have a + in it
-    return [_open(part.strip()) for part in parts]
+    return [_open(part.strip()) for part in _split(spec)]
+
+
+def _split(spec: str) -> Iterator[str]:
+    """The parts between plus signs; the most of them that are the name of a file together are one."""
+    parts = spec.split("+")
+    while parts:
+        names = ("+".join(parts[:n]).strip() for n in range(len(parts), 1, -1))
+        name = next(
+            (n for n in names if Path(os.path.expanduser(n.removeprefix("datasets:"))).exists()), parts[0]
+        )
+        yield name
+        parts = parts[name.count("+") + 1 :]
 
 
 def _open(part: str) -> TextSource:

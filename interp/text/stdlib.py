@@ -1,12 +1,10 @@
 """Docstrings of Python's standard library: text by people that lies on every machine.
 
 Files are parsed, never imported. Of all docstrings those that read like prose are kept: some length, mostly letters,
-no doctest. About 260 000 tokens with Python 3.11; other versions have other texts, so :func:`version` stands in
-results.
+no doctest. About 260 000 tokens with Python 3.11; other versions have other texts, which their fingerprint tells.
 """
 
 import ast
-import sys
 import sysconfig
 from collections import deque
 from collections.abc import Iterator
@@ -35,11 +33,6 @@ class StdlibText:
         if not found:
             raise InputError("text stdlib: this Python has no source files of its standard library")
         return iter(found)
-
-
-def version() -> str:
-    """Which texts these are."""
-    return f"Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
 
 
 @cache

@@ -9,6 +9,7 @@
     .work/checkpoints/     while it runs
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.bottlenecks.book_folder import (
+    MODEL_FOLDER,
     WORK,
     BookFolder,
     begin_request,
@@ -41,7 +43,7 @@ from interp.training.config import TrainConfig
 from interp.training.settling import TOKENS, settle
 from interp.training.trainer import StepResult, Trainer, drawn_from
 
-HISTORY_FILE, MODEL_FOLDER = "training.json", "model"
+HISTORY_FILE = "training.json"
 Watch = Callable[[int, int, StepResult], None]
 """Told at every checkpoint: steps done, steps in all, what the last one measured."""
 
@@ -59,7 +61,8 @@ def train_codebooks(
     """Train the books of a folder further and write them to another; goes on where a killed run stopped.
 
     A run that goes on repeats the losses of one that was never killed, on the same device and number of threads. In
-    joint training ``model`` is finetuned where it is, and written into the folder.
+    joint training ``model`` is finetuned where it is, and written into the folder; to go on where one was killed in the
+    same process, load it anew.
 
     Args:
         text: training blocks.
@@ -77,6 +80,10 @@ def train_codebooks(
     n_steps = config.epochs * (len(text.tokens) // config.batch_size)
     if n_steps == 0:
         raise InputError(f"{len(text.tokens)} blocks of text: a batch is {config.batch_size}")
+    if config.batch_size * (text.tokens.shape[1] - 1) < 2:
+        raise InputError(
+            "a batch of one vector has no variance to explain: take longer blocks or more of them"
+        )
     if config.objective == "joint":
         check_saveable(model)
     request = _request(model, start, books, text, config)
@@ -85,6 +92,7 @@ def train_codebooks(
         if "training" not in found.manifest:
             raise InputError(f"{folder} holds fitted codebooks: write the trained ones to another folder")
         check_request(folder, {**found.manifest, "model": found.manifest["training"]["base"]}, request)
+        shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
         return found
     work = folder / WORK
     work.mkdir(parents=True, exist_ok=True)
@@ -92,7 +100,8 @@ def train_codebooks(
         with FileLock(work / "lock", timeout=0):
             begin_request(folder, request)
             checkpoints = Checkpoints(work / "checkpoints", request)
-            trainer = Trainer(model, books, config, n_steps)
+            same_start = bool((text.tokens[:, 0] == text.tokens[0, 0]).all())
+            trainer = Trainer(model, books, config, n_steps, same_start=same_start)
             _train(trainer, text.tokens, checkpoints, folder, stage, watch)
             trainer.finish()
             for blocks in settled_on(text.tokens, config):

@@ -51,6 +51,7 @@ def settle(
     Args:
         folder: where the residual streams between two layers lie meanwhile.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     places = {site: books[str(site)] for site in expand_sites(model, books)}
     last = max(site.layer for site in places)
     with TemporaryDirectory(prefix="settling-", dir=folder) as own:

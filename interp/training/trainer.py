@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import Attached, attach
+from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
 from interp.models import Model
 from interp.models.save import trained_weights
 from interp.tasks.errors import InputError
@@ -38,7 +39,8 @@ class StepResult:
         ce: cross-entropy of the spliced model, nats per token (joint only).
         explained: share of variance explained, averaged over groups and sites.
         dead: share of codes not used since codes were last replaced, as counted at the end of the last stretch of
-            ``replace_every`` steps. None are replaced in the last fifth of a run, so there it is of more and more text.
+            ``replace_every`` steps, and of the books as they came before that. None are replaced in the last fifth of a
+            run, so there it is of more and more text; if none ever are, of all steps so far.
         k: codes per vector in this step.
     """
 
@@ -56,14 +58,32 @@ class Trainer:
     Args:
         books: by site; their codes are trained where they are.
         n_steps: of the whole run, which the step sizes follow.
+        same_start: whether all texts begin with the same token, so that its codes can be held (frozen models).
 
     Raises:
-        InputError: a book that does not fit its site, or nested training of books that are right for one k only.
+        InputError: a book that does not fit its site, nested training of books that are right for one k only or have
+            one, a ``layer_norm_codebook``, or a model in float16, in which gradients vanish.
     """
 
     def __init__(
-        self, model: Model, books: Mapping[str, Codebook], config: TrainConfig, n_steps: int
+        self,
+        model: Model,
+        books: Mapping[str, Codebook],
+        config: TrainConfig,
+        n_steps: int,
+        *,
+        same_start: bool = True,
     ) -> None:
+        self.same_start = same_start
+        if next(model.parameters()).dtype == torch.float16:
+            raise InputError(
+                "a model in float16: most of the gradient is 0 there; load it in float32 or bfloat16"
+            )
+        for site, book in books.items():
+            if isinstance(book, LayerNormCodebook):
+                raise InputError(
+                    f"the book at {site} is a {book.kind}: those are for reading, as they were trained"
+                )
         config = config.for_books(books)
         self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
         self._watched = {
@@ -76,6 +96,8 @@ class Trainer:
         if config.nested:
             for book in books.values():
                 book.with_k(1)  # refuses where fewer are no prefix
+            if max(self.ks.values()) == 1:
+                raise InputError("nested: these books have one code a vector, so there is no number to draw")
         self.optimizer = RelativeAdam([book.codes for book in books.values()], config.lr)
         self.weights: dict[str, Tensor] = {}
         self.model_optimizer: torch.optim.Optimizer | None = None
@@ -95,7 +117,7 @@ class Trainer:
             InputError: NaN or infinite activations or loss; nothing has been trained then.
         """
         frozen = self.config.objective != "joint"
-        if frozen and number == 0:
+        if frozen and number == 0 and self.same_start:
             self._anchor(tokens[:1, :1])
         k = self._set_k(number)
         factor = self.config.step_size(number, self.n_steps)
@@ -176,9 +198,12 @@ class Trainer:
             _set_moments(f"model/{name}", self.model_optimizer, tensor, tensors)
 
     def finish(self) -> None:
-        """Give the books the number of codes per vector that they came with."""
+        """Give the books the number of codes per vector that they came with, and the gradients' memory back."""
         for site, book in self._watched.items():
             book.set_k(self.ks[site])
+        for optimizer in (self.optimizer, self.model_optimizer):
+            if optimizer is not None:
+                optimizer.zero_grad()
 
     def _gradients(
         self, number: int, tokens: Int[Tensor, "block pos"]
@@ -216,7 +241,8 @@ class Trainer:
     def _anchor(self, first: Int[Tensor, "1 1"]) -> None:
         """Codes for what stands at the first position, layer by layer in one forward pass.
 
-        Every text begins with the same token, so that it stays so from then on.
+        Every text begins with the same token, so that it stays so from then on; in float32, as what stands there may be
+        so long that bfloat16 rounds by more than codes are apart.
         """
         for book in self._watched.values():
             book.anchors = True
@@ -246,6 +272,12 @@ class Trainer:
     def _replace(self, done: int) -> None:
         """At the end of a stretch see which codes were not used in it, and replace them."""
         every = self.config.replace_every
+        for (
+            watched
+        ) in self._watched.values():  # a short stretch of one code a vector may not need all of them
+            watched.book.counts[watched.held] = watched.book.counts[watched.held].clamp(min=1)
+        if not every:
+            self.dead = self._dead()
         if not every or done % every:
             return
         self.dead = self._dead()

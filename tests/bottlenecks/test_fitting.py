@@ -265,3 +265,51 @@ def test_small_batches_of_more_text_than_fits_are_joined(model, text, tmp_path, 
     for book in load_codebooks(tmp_path, model).values():
         behind = text.tokens[:, 1:].numel()
         assert ((book.counts.sum(-1) - behind) <= 1).all() and (book.counts.sum(-1) >= behind).all()
+
+
+def test_books_of_a_request_that_is_forgotten_are_not_taken_for_others(model, text, tmp_path):
+    fit_codebooks(model, text, ["a0"], tmp_path, SMALL)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(InputError, match="has codebooks, and no longer says what they were made of"):
+        fit_codebooks(model, text, ["a0", "a1"], tmp_path, FitConfig(n_codes=20, k=4))
+
+
+def test_a_killed_fit_goes_on_with_smaller_batches(model, text, tmp_path, monkeypatch):
+    """What a fit does that ran out of memory; residual streams lie in batches, and are made again."""
+    sites, part = ["heads", "mlps"], tmp_path / "part"
+    run, calls = LayerStream._run_until, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) > 9:
+            raise Killed
+        return run(*arguments)
+
+    monkeypatch.setattr(LayerStream, "_run_until", killed)
+    with contextlib.suppress(Killed):
+        fit_codebooks(model, text, sites, part, SMALL, batch_size=8)
+    monkeypatch.undo()
+    assert list((part / ".work").glob("layer*/*"))
+    with pytest.raises(InputError, match="another fit .n_codes 12, not 20"):
+        fit_codebooks(model, text, sites, part, FitConfig(n_codes=20), batch_size=3)
+    found = fit_codebooks(model, text, sites, part, SMALL, batch_size=3)
+    whole = fit_codebooks(model, text, sites, tmp_path / "whole", SMALL, batch_size=3)
+    for first, second in zip(found.books().values(), whole.books().values(), strict=True):
+        torch.testing.assert_close(first.codes, second.codes, rtol=1e-3, atol=1e-4)
+    again = fit_codebooks(model, text, sites, part, SMALL, batch_size=32)  # at once done
+    assert again.manifest == found.manifest
+
+
+def test_leftovers_of_a_finished_fit_are_cleared(model, text, tmp_path):
+    fit_codebooks(model, text, ["a0"], tmp_path, SMALL)
+    (tmp_path / ".work").mkdir()
+    fit_codebooks(model, text, ["a0"], tmp_path, SMALL)
+    assert not (tmp_path / ".work").exists()
+
+
+def test_activations_that_are_no_numbers_say_where(model, text, tmp_path):
+    with (
+        hooked(model, {"blocks.1.attn.hook_z": lambda z: z * float("nan")}),
+        pytest.raises(InputError, match="^a1: .*NaN"),
+    ):
+        fit_codebooks(model, text, ["a0", "a1"], tmp_path, SMALL)

@@ -75,13 +75,17 @@ def test_one_code_far_from_all_others_leaves_them_told_apart(tmp_path):
     assert (off < 0.02).sum() == 63
 
 
-def test_codes_too_large_for_half_precision_are_refused_when_read(tmp_path):
+def test_codes_too_large_for_half_precision_are_refused_and_int8_holds_them(tmp_path):
     book = Codebook(CodebookConfig(d_in=4, n_codes=3))
     with torch.no_grad():
         book.codes *= 1e6
-    write_packed(tmp_path / "far", {"a0": book}, "float16")
-    with pytest.raises(InputError, match="codebook of a0 has values that are not finite"):
-        read_packed(tmp_path / "far")
+    with pytest.raises(
+        InputError, match="codes of the book at a0 are too large for float16; int8 holds them"
+    ):
+        write_packed(tmp_path / "far", {"a0": book}, "float16")
+    assert not (tmp_path / "far").exists()
+    write_packed(tmp_path / "far", {"a0": book}, "int8")
+    torch.testing.assert_close(read_packed(tmp_path / "far")["a0"].codes, book.codes, rtol=0, atol=2e4)
 
 
 def test_a_damaged_or_foreign_file_is_named(model, fitted, tmp_path):

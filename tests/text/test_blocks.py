@@ -1,6 +1,8 @@
 """Blocks: packed without padding, deterministic, and no document both trains and is held out."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,3 +127,28 @@ def test_a_tokenizer_without_bos_gets_eos_in_front(model, corpus, monkeypatch):
     monkeypatch.setattr(type(model.tokenizer), "bos_token_id", None, raising=False)
     tokens = load_text(corpus, model, n_tokens=100, context=20).tokens
     assert (tokens[:, 0] == model.tokenizer.eos_token_id).all()
+
+
+def test_a_document_of_two_sources_counts_once(model, corpus, tmp_path):
+    twin = tmp_path / "twin.txt"
+    more = "".join(f"\n\ndocument number {i} is new\nin two lines" for i in range(100, 140))
+    twin.write_text(Path(corpus).read_text() + more)
+    found = load_text(f"{corpus}+{twin}", model, n_tokens=800, context=20)
+    stream = [model.tokenizer.decode(row) for row in found.tokens[:, 1:]]
+    halves = [
+        "".join(part for part, s in zip(stream, found.sources, strict=True) if s == which) for which in (0, 1)
+    ]
+    first, second = (set(half.split("<|endoftext|>")[1:-1]) for half in halves)
+    assert len(first) > 5 and len(second) > 5 and not first & second
+
+
+def test_reading_a_file_is_told(model, corpus):
+    told = []
+
+    @contextlib.contextmanager
+    def stage(name, total):
+        told.append((name.split()[0], total))
+        yield lambda n, *_: told.append(n)
+
+    load_text(corpus, model, n_tokens=200, context=20, stage=stage)
+    assert told[0] == ("reading", 190) and sum(told[1:]) == 190

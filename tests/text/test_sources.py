@@ -190,3 +190,16 @@ def test_datasets_is_imported_only_when_read():
     code = "import sys, interp.models, interp.text.hub as hub; print('datasets' in vars(hub))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_part_of_several_may_have_a_plus_in_its_name(tmp_path):
+    for name in ("c++", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "n.txt").write_text(f"About {name}.")
+    spec = f"stdlib+{tmp_path}/c++/n.txt+{tmp_path}/b/n.txt+self"
+    assert [source.spec for source in open_sources(spec)] == [
+        "stdlib",
+        f"{tmp_path}/c++/n.txt",
+        f"{tmp_path}/b/n.txt",
+        "self",
+    ]

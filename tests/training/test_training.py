@@ -14,11 +14,12 @@ from interp.bottlenecks.base import straight_through
 from interp.bottlenecks.book_folder import BookFolder, load_codebooks
 from interp.bottlenecks.codes import count_codes
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
 from interp.evaluation.codebook_quality import evaluate_codebooks
 from interp.models import hooked, load_model, weights_digest
 from interp.models.save import save_model, trained_weights
 from interp.tasks.errors import InputError
-from interp.text import load_text
+from interp.text import TextBlocks, load_text
 from interp.training import TrainConfig, Trainer, train_codebooks
 from interp.training.distillation import kl_and_gradient
 from interp.training.relative_adam import RelativeAdam
@@ -374,3 +375,81 @@ def test_nested_training_of_plain_sums_is_refused(model, text, tmp_path):
     with pytest.raises(InputError, match="lengths of these codes are right for sums of 2"):
         train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, nested=True))
     assert BookFolder.exists(start.folder)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_the_first_position_needs_is_never_replaced(every, model, text, tmp_path):
+    """A step of one code a vector uses none of the codes that stand for nothing in the later slots."""
+    fit = FitConfig(n_codes=24, k=2, selection="residual")
+    start = fit_codebooks(model, text, ["heads"], tmp_path / "fitted", fit)
+    books = load_codebooks(start.folder, model)
+    trainer = Trainer(model, books, replace(QUICK, nested=True, replace_every=every), 24)
+    trainer.step(0, text.tokens[:2])
+    held = {site: book.codes[trainer._watched[site].held].clone() for site, book in books.items()}
+    for number in range(1, 20):
+        trainer.step(number, text.tokens[2 * number :][:2])
+    for site, book in books.items():
+        assert torch.equal(book.codes[trainer._watched[site].held], held[site])
+
+
+def test_texts_that_begin_differently_have_no_first_position_to_hold(model, start, tmp_path):
+    tokens = torch.randint(5, model.cfg.d_vocab, (16, 12), generator=torch.Generator().manual_seed(0))
+    text = TextBlocks(tokens, "random", "train", 0, 16)
+    trainers = []
+    make = Trainer.__init__
+
+    def kept(trainer, *given, **named):
+        make(trainer, *given, **named)
+        trainers.append(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "__init__", kept)
+        train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, epochs=1))
+    assert not any(book.held.any() for book in trainers[0]._watched.values())
+
+
+def test_without_replacement_dead_codes_are_counted_all_the_same(model, text, start):
+    book = load_codebooks(start.folder, model)["a0"]
+    with torch.no_grad():
+        book.codes[:, :3] = 1e4  # nothing is near them
+    trainer = Trainer(model, {"a0": book}, TrainConfig(replace_every=0), 4)
+    assert trainer.step(0, text.tokens[:8]).dead >= 3 / 12 and (book.codes > 1e3).any()
+
+
+def test_one_vector_a_batch_has_nothing_to_explain(model, start, tmp_path):
+    text = TextBlocks(torch.ones(4, 2, dtype=torch.long), "ones", "train", 0, 4)
+    with pytest.raises(InputError, match="a batch of one vector"):
+        train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, batch_size=1))
+
+
+def test_what_cannot_be_trained_is_refused(model, start):
+    with pytest.raises(InputError, match="one code a vector, so there is no number to draw"):
+        Trainer(model, load_codebooks(start.folder, model, k=1), replace(QUICK, nested=True), 4)
+    book = LayerNormCodebook(CodebookConfig(d_in=model.cfg.d_head * model.cfg.n_heads, n_codes=12))
+    with pytest.raises(InputError, match="the book at a0 is a layer_norm_codebook"):
+        Trainer(model, {"a0": book}, QUICK, 4)
+
+
+def test_a_finetuned_model_moves_with_its_folder_and_needs_no_gradients_any_more(
+    tiny_model_folder, start, text, tmp_path
+):
+    model = load_model(str(tiny_model_folder("llama")))
+    config = replace(QUICK, objective="joint", epochs=1)
+    found = train_codebooks(model, start, text, tmp_path / "out", config)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    moved = found.folder.rename(tmp_path / "elsewhere")
+    spec = BookFolder.open(moved).manifest["model"]["spec"]
+    assert spec == str(moved / "model")
+    load_codebooks(moved, load_model(spec))
+
+
+def test_a_full_disk_leaves_no_half_of_a_model(tiny_model, tmp_path, monkeypatch):
+    import safetensors
+
+    def full(*_arguments, **_named):
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    with pytest.raises(OSError, match="cannot write .*No space left"):
+        save_model(tiny_model("llama"), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
