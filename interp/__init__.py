@@ -22,6 +22,11 @@ _EXPORTS = {
     "load_task": "interp.tasks",
     "load_reference": "interp.circuits.references",
     "write_report": "interp.report",
+    "attach": "interp.bottlenecks.attach",
+    "load_codebooks": "interp.bottlenecks.book_folder",
+    "steer": "interp.steering",
+    "find_codes": "interp.steering",
+    "generate": "interp.models.generate",
 }
 __all__ = ["DEFAULT_MODEL", "__version__", *_EXPORTS]
 

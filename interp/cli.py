@@ -46,8 +46,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="List the models that can be named, show one.", invoke_without_command=True)
-cache_app = typer.Typer(help="Where the default model is kept; delete it.", invoke_without_command=True)
+models_app = typer.Typer(
+    help="Without a command: list the models that can be named. Show one.", invoke_without_command=True
+)
+cache_app = typer.Typer(
+    help="Without a command: where the default model is kept. Delete it.", invoke_without_command=True
+)
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
@@ -85,7 +89,7 @@ def discover(
     ],
     model: ModelOption = None,
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help="codes, attribution, overlap, patching, … (docs/scores.md)")
+        str, typer.Option(metavar="METHOD", help="codes, attribution, overlap, patching, … (interp methods)")
     ] = "codes",
     n: PairsOption = None,
     seed: SeedOption = 0,
@@ -103,10 +107,15 @@ def discover(
     bos: BosOption = True,
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="judge the scores by what interp reference measured, too"),
+        typer.Option(metavar="FILE", help="judge the scores by this file from interp reference, too"),
     ] = None,
     set_: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="a method's option; repeatable")
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="a method's option (interp methods METHOD has them); repeatable",
+        ),
     ] = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="run folder (default: runs/TASK-METHOD)")
@@ -198,6 +207,19 @@ def discover(
     same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
     other_folder = apart(default_folder(wanted.name, model, other), wanted.name, spec)
     print_next(folder, task, same, shown, other, other_folder, replaced=replaced)
+
+
+@app.command()
+def methods(
+    method: Annotated[
+        str | None,
+        typer.Argument(metavar="[METHOD]", help="the one whose options are shown; without it, all"),
+    ] = None,
+) -> None:
+    """List the methods that score heads, or show one's options."""
+    from interp.listings import print_method, print_methods
+
+    print_methods() if method is None else print_method(method)
 
 
 @app.command()
@@ -307,7 +329,7 @@ def compare(
 
 @app.command()
 def doctor() -> None:
-    """Check the installation: versions, the embedded model, right answers. Exit status 1 if a check fails."""
+    """Check the installation: versions, the embedded model, answers to known prompts. Exit status 1 if one fails."""
     from interp.doctor import diagnose
 
     passed = True

@@ -115,11 +115,15 @@ def search(
     regex: Annotated[
         str | None,
         typer.Option(
-            metavar="PATTERN", help="codes against a regular expression (Rust's syntax, linear time)"
+            metavar="PATTERN",
+            help="rank codes by how well they mark its matches (Rust's syntax, linear time)",
         ),
     ] = None,
     token: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="codes against one token, with or without a space")
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="rank codes by how well they mark one token, with or without a space"
+        ),
     ] = None,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="contexts that share codes with the prompt's token")

@@ -22,6 +22,8 @@ from interp.options import (
 from interp.tasks.errors import InputError
 
 _WHERE = re.compile(r"generated(:[1-9]\d{0,5})?|prompt|all")
+ROWS = 96
+"""Texts in one batch, of all arms together."""
 _PROMPTS = ["Once upon a time, there was a little girl who"]
 
 
@@ -42,7 +44,9 @@ def steer(
     topic: Annotated[
         str | None,
         typer.Option(
-            metavar="TOPIC", help="dragon, slide, friend, flower, fire, baby, princess: finds its codes"
+            metavar="TOPIC",
+            help="dragon, slide, friend, flower, fire, baby, princess, and horse, rain, boat, doctor, by which the "
+            "ranking was developed: finds its codes",
         ),
     ] = None,
     like: Annotated[
@@ -55,6 +59,16 @@ def steer(
     prompt: Annotated[
         list[str], typer.Option(metavar="TEXT", help="what is continued; repeatable")
     ] = _PROMPTS,
+    samples: Annotated[
+        int, whole_option("--samples", least=1, help="texts of each prompt; of several, rates are told too")
+    ] = 1,
+    count: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD,…",
+            help="words of which the share of texts that hold one is told (default: the topic's)",
+        ),
+    ] = None,
     tokens: Annotated[int, whole_option("--tokens", least=1, help="new tokens")] = 60,
     dose: Annotated[
         int | None,
@@ -64,22 +78,30 @@ def steer(
     ] = None,
     slots: Annotated[
         int | None,
-        whole_option("--slots", least=1, help="of a vector's k codes, how many become the code (default: 1)"),
+        whole_option(
+            "--slots",
+            least=1,
+            help="with --set and k > 1: how many of a vector's k codes are replaced (default: 1)",
+        ),
     ] = None,
     add: Annotated[
         float | None,
         typer.Option(
             parser=finite,
             metavar="NUMBER",
-            help="add so many times each code's weight and difference from its book's mean (default: 2.5 if found)",
+            help="add NUMBER × weight × (code − mean of its book) to what is there "
+            "(what --topic and --like do, with 2.5)",
         ),
     ] = None,
     set_them: Annotated[
-        bool, typer.Option("--set", help="set the codes, as those that are named are")
+        bool, typer.Option("--set", help="put the codes in place of those that are there (what --codes does)")
     ] = False,
-    forbid: Annotated[bool, typer.Option("--forbid", help="forbid the codes")] = False,
+    forbid: Annotated[
+        bool, typer.Option("--forbid", help="never choose the codes, but the next best")
+    ] = False,
     token_share: Annotated[
-        float, typer.Option("--share", parser=share, metavar="SHARE", help="of the tokens that are steered")
+        float,
+        typer.Option("--share", parser=share, metavar="SHARE", help="steer at this share of the tokens"),
     ] = 1.0,
     positions: Annotated[
         str,
@@ -114,6 +136,9 @@ def steer(
             "--error-term/--splice", help="change only what the codes say, or run all sites on codes"
         ),
     ] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write codes, texts and rates here")
+    ] = None,
     model: SomeModelOption = DEFAULT_MODEL,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -132,6 +157,10 @@ def steer(
     if slots is not None and not (set_them or (codes is not None and add is None and not forbid)):
         raise InputError("--slots goes with codes that are set: name them, or give --set")
     slots = slots or 1
+    if json_file is not None:
+        from interp.files import check_file
+
+        check_file(json_file, "--json")
 
     from interp.steering.edits import code_edits, parse_codes
     from interp.steering.topics import load_topic, neutral_texts, read_lines
@@ -140,17 +169,20 @@ def steer(
     given = parse_codes(codes) if codes is not None else []
     code_edits(given, add=add, forbid=forbid)
     positive, negative = (), ()
+    words = tuple(word.strip() for word in (count or "").split(",") if word.strip())
     if topic is not None:
         chosen = load_topic(topic)
-        positive, negative = chosen.positive, chosen.negative
+        positive, negative, words = chosen.positive, chosen.negative, words or chosen.words
     elif like is not None:
         positive = read_lines(like)
         negative = neutral_texts() if unlike is None else read_lines(unlike)
 
     from interp.bottlenecks.book_folder import load_codebooks
+    from interp.files import write_json
     from interp.models import load_model
     from interp.progress import bar
-    from interp.steer_console import print_found, print_repeat, print_side_by_side
+    from interp.steer_console import as_json, print_found, print_rates, print_repeat, print_side_by_side
+    from interp.steering.continuations import Continuation, continue_prompts
     from interp.steering.controls import random_codes
     from interp.steering.find import RANKINGS, find_codes
     from interp.steering.found import SCALE
@@ -175,42 +207,47 @@ def steer(
     arms = {"base" if error_term else "on codes, unedited": [], "steered": given}
     if drawn is not None:
         arms["random codes"] = drawn
-    edits = [
-        edit
-        for i, codes_of_arm in enumerate(arms.values())
-        for edit in code_edits(
-            codes_of_arm,
-            add=add,
-            forbid=forbid,
-            slots=slots,
-            rows=range(i * len(prompt), (i + 1) * len(prompt)),
-        )
-    ]
-    within = steered_model(
-        loaded,
-        books,
-        edits,
-        positions=positions,
-        share=token_share,
-        seed=seed,
-        error_term=error_term,
-    )
-
-    from interp.steering.continuations import continue_prompts
-
-    with bar("writing", tokens) as tell:
-        texts = continue_prompts(
-            loaded,
-            [*prompt] * len(arms),  # all arms are rows of one batch
-            tokens,
-            within=within,
-            temperature=temperature,
-            seed=seed,
-            chat=chat,
-            watch=lambda _tokens: tell(1),
-        )
-    n_prompts = len(prompt)
-    print_side_by_side({name: texts[i * n_prompts : (i + 1) * n_prompts] for i, name in enumerate(arms)})
+    jobs = list(prompt) * samples
+    texts: dict[str, list[Continuation]] = {name: [] for name in arms}
+    at_once = max(1, ROWS // len(arms))
+    batches = [jobs[begin : begin + at_once] for begin in range(0, len(jobs), at_once)]
+    with bar("writing", tokens * len(batches)) as tell:
+        for number, some in enumerate(batches):
+            edits = [
+                edit
+                for i, own in enumerate(arms.values())
+                for edit in code_edits(
+                    own, add=add, forbid=forbid, slots=slots, rows=range(i * len(some), (i + 1) * len(some))
+                )
+            ]
+            written = continue_prompts(
+                loaded,
+                some * len(arms),  # all arms are rows of one batch
+                tokens,
+                within=steered_model(
+                    loaded,
+                    books,
+                    edits,
+                    positions=positions,
+                    share=token_share,
+                    seed=seed + number,
+                    error_term=error_term,
+                ),
+                temperature=temperature,
+                seed=seed + number,
+                chat=chat,
+                watch=lambda _tokens: tell(1),
+            )
+            for i, name in enumerate(arms):
+                texts[name] += written[i * len(some) : (i + 1) * len(some)]
+    print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
+    if samples > 1 or count is not None:
+        print_rates(texts, words)
+    if json_file is not None:
+        write_json(json_file, as_json(texts, given, words))
+        typer.echo(f"saved    {json_file}")
+    if samples > 1 or len(batches) > 1:
+        return  # the command says it shorter
     print_repeat(
         {
             "model": model,

@@ -20,7 +20,9 @@ from interp.options import (
 )
 from interp.tasks.errors import InputError
 
-tasks_app = typer.Typer(help="List tasks, show their prompts, export them.", invoke_without_command=True)
+tasks_app = typer.Typer(
+    help="Without a command: list tasks. Show their prompts, export them.", invoke_without_command=True
+)
 
 
 @tasks_app.callback()

@@ -1,5 +1,9 @@
 """What the command line prints of names: quick, because it loads neither torch nor a model."""
 
+import inspect
+import re
+from dataclasses import fields
+
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +41,50 @@ def print_tasks() -> None:
     console.print(table)
     console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
     console.print("interp tasks show TASK prints prompts and how a model scores on them")
+
+
+def print_methods() -> None:
+    """Every scoring method in a few words."""
+    from interp.scores import METHODS
+
+    table = Table("method", "what it does", box=None, padding=(0, 1))
+    for name, method in METHODS.items():
+        table.add_row(name, method.summary)
+    _console().print(table)
+    _console().print("interp methods METHOD prints its options; interp discover TASK --method METHOD runs it")
+
+
+def print_method(name: str) -> None:
+    """A method's options with their defaults.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    from interp.scores import load_method
+
+    method = load_method(name)
+    console, meanings = _console(), {"batch_size": "pairs per forward pass"}
+    for kind in reversed(method.config.__mro__):
+        meanings |= _attributes(kind)
+    console.print(f"{name}: {method.summary}", soft_wrap=True)
+    table = Table("option", "default", "what it is", box=None, padding=(0, 1))
+    for field in fields(method.config):
+        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        table.add_row(field.name, default, meanings.get(field.name, ""))
+    console.print(table if fields(method.config) else "it has no options")
+    if fields(method.config):
+        console.print("give one with --set OPTION=VALUE; docs/scores.md has the formulas")
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """What a docstring says of each attribute; several may share a line."""
+    text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2]
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n(?= {4}\S)", text):
+        names, _, meaning = entry.strip().partition(": ")
+        plain = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", " ".join(meaning.split()).replace("``", ""))
+        found |= dict.fromkeys(names.split(", "), plain.rstrip("."))
+    return found
 
 
 def print_models() -> None:

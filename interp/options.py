@@ -141,5 +141,7 @@ PairsOption = Annotated[
 SeedOption = Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the prompts")]
 CounterfactualOption = Annotated[
     str | None,
-    typer.Option(metavar="KIND", help="kind of corrupt prompt (interp tasks lists them); the default first"),
+    typer.Option(
+        metavar="KIND", help="kind of corrupt prompt (interp tasks lists them; default: the first listed)"
+    ),
 ]

@@ -6,11 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from interp.evaluation.steering import distinct_2, perplexity
+from interp.intervals import wilson
 from interp.steering.continuations import Continuation
-from interp.steering.edits import WeightedCode
+from interp.steering.edits import WeightedCode, written
 from interp.steering.found import FoundCode, FoundCodes
 from interp.steering.repeat import program
+from interp.steering.topics import holds_word
 
+FLUENCY = {"perplexity": ".1f", "distinct_2": ".2f"}
 SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
 
@@ -54,6 +58,53 @@ def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:
     console.print()
     console.print(table)
     console.print("perplexity of the new tokens under the model without steering")
+
+
+def print_rates(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) -> None:
+    """Of each arm the share of texts with one of the words, and what that costs in fluency."""
+    table = Table(box=None, padding=(0, 1))
+    for name in ("", "texts", *(["with a word [95 %]"] if words else []), "perplexity", "distinct-2"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name, rates in rates_of(texts, words).items():
+        held = [f"{rates['rate']:.0%} [{rates['low']:.0%}, {rates['high']:.0%}]"] if words else []
+        fluent = ["–" if rates[key] is None else f"{rates[key]:{form}}" for key, form in FLUENCY.items()]
+        table.add_row(name, str(rates["n"]), *held, *fluent)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print()
+    console.print(table)
+    if words:
+        console.print(f"words: {', '.join(words)}; a rate says nothing without its perplexity and distinct-2")
+
+
+def rates_of(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) -> dict[str, dict]:
+    """Number of texts, perplexity and distinct-2 of each arm, and with words the rate with Wilson's 95 % interval."""
+    found: dict[str, dict] = {}
+    for name, own in texts.items():
+        found[name] = {
+            "n": len(own),
+            "perplexity": perplexity(own) if any(text.tokens for text in own) else None,
+            "distinct_2": distinct_2([text.text for text in own]),
+        }
+        if words:
+            held = sum(holds_word(text.text, words) for text in own)
+            low, high = wilson(held, len(own))
+            found[name] |= {"rate": held / len(own), "low": low, "high": high}
+    return found
+
+
+def as_json(
+    texts: Mapping[str, Sequence[Continuation]], codes: Sequence[WeightedCode], words: Sequence[str]
+) -> dict:
+    """What ``--json`` writes."""
+    return {
+        "codes": written(codes),
+        "words": list(words),
+        "rates": rates_of(texts, words),
+        "texts": {
+            name: [{"prompt": one.prompt, "text": one.text, "perplexity": one.perplexity} for one in own]
+            for name, own in texts.items()
+        },
+    }
 
 
 def print_repeat(settings: dict) -> None:

@@ -25,6 +25,7 @@ from interp.models.planted import planted_truth
 from interp.options import DEFAULT_MODEL, file_name
 from interp.report.repeat import command_line, python_lines, reference_command
 from interp.runs import Run
+from interp.scores import METHODS
 from interp.tasks import task_names
 from tests.command_line import ONE_THREAD
 
@@ -532,3 +533,24 @@ def test_what_commands_write_lies_where_the_workbench_looks(command):
     )
     assert command("codebook", "fit", *words).code == 0
     assert {path.name for path in Path("runs").iterdir()} == {"bench", "planted-induction-residual-k8"}
+
+
+def test_methods_and_their_options_are_listed(command):
+    from dataclasses import fields
+
+    listed = command("methods")
+    assert listed.code == 0 and all(f" {name} " in listed.out for name in METHODS)
+    for name, method in METHODS.items():
+        shown = command("methods", name)
+        assert shown.code == 0, shown.err
+        for field in fields(method.config):
+            line = next(line for line in shown.out.splitlines() if line.split()[:1] == [field.name])
+            assert len(line.split()) > 2, f"{name} does not say what its {field.name} is"
+        assert "``" not in shown.out and ":class:" not in shown.out
+    refused = command("methods", "magic")
+    assert refused.code == 2 and "unknown method 'magic'" in refused.error
+
+
+def test_what_the_documentation_names_can_be_imported_from_the_package():
+    for name in interp.__all__:
+        assert getattr(interp, name) is not None

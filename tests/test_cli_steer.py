@@ -1,5 +1,6 @@
 """``interp steer`` as a user meets it."""
 
+import json
 import re
 
 import pytest
@@ -129,3 +130,39 @@ def test_codebooks_of_another_model(steer):
 def test_no_folder_and_none_in_the_package(command, folders):
     found = command("steer", "--model", folders["llama"], "--codes", "a0.h1=1")
     assert found.code == 2 and "interp codebook fit" in found.error
+
+
+def test_several_texts_of_each_prompt_have_rates(steer, tmp_path):
+    """Counted anew from the texts that were written; no text is missed where they fill several batches."""
+    prompts = ["--prompt", "John went to", "--prompt", "Mary"]
+    words = [
+        "--codes",
+        "a0.h1=3",
+        "--add",
+        "2",
+        *prompts,
+        "--samples",
+        "30",
+        "--tokens",
+        "3",
+        "--count",
+        "a,the,b",
+    ]
+    found = steer(*words, "--json", str(tmp_path / "texts.json"))
+    assert found.code == 0, found.err
+    assert "with a word [95 %]" in found.out and "words: a, the, b" in found.out
+    assert "from pathlib" not in found.out and found.out.count("perplexity ") == 4 + 3
+    kept = json.loads((tmp_path / "texts.json").read_text())
+    assert kept["codes"] == "a0.h1=3" and set(kept["texts"]) == {"base", "steered"}
+    for name, texts in kept["texts"].items():
+        assert len(texts) == kept["rates"][name]["n"] == 60
+        assert [text["prompt"] for text in texts[:3]] == ["John went to", "Mary", "John went to"]
+        assert len({text["text"] for text in texts}) > 20  # batches differ in their seed
+        held = sum(re.search(r"\b(a|the|b)\b", text["text"], re.IGNORECASE) is not None for text in texts)
+        assert kept["rates"][name]["rate"] == held / 60
+        assert kept["rates"][name]["low"] <= held / 60 <= kept["rates"][name]["high"]
+
+
+def test_a_file_that_cannot_be_written_does_not_wait_for_the_model(steer, tmp_path):
+    refused = steer("--codes", "a0.h1=3", "--json", str(tmp_path))
+    assert refused.code == 2 and "is a folder: name a file" in refused.error
