@@ -30,10 +30,9 @@ from interp.evaluation.steering_table import made_of, steering_table
 from interp.evaluation.steering_vectors import site_means
 from interp.models import Model, load_model
 from interp.progress import bar
-from interp.steering import FoundCodes, Topic, find_codes, load_topic, topic_names
-from interp.steering.find import RANKINGS
+from interp.steering import Topic, load_topic, topic_names
 from interp.steering.gains import read_gains
-from interp.steering.kept import FINDER, identity, recall, request_key
+from interp.steering.kept import FINDER, find_or_recall, identity
 from interp.steering.target import find_target
 from interp.steering.texts import read_texts, tokenize
 from interp.steering.topics import development_topic_names
@@ -99,7 +98,8 @@ def _run(
         for topic in missing:
             means = site_means(model, [*books, layer], topic.positive, topic.negative)
             gains_of = partial(_gains, model, books, topic)
-            found = _found(model, books, topic, settings["books"], config.seed)
+            # those that come with the package, if it is with its codebooks and their seed
+            found = find_or_recall(model, books, topic.positive, topic.negative, seed=config.seed, stage=bar)
             planned.append(plan_arms(model, books, found, means, gains_of, layer=layer, seed=config.seed))
         # arm by arm: a run that is cut short has whole arms to compare
         for arms in zip(*planned, strict=True):
@@ -110,14 +110,6 @@ def _run(
                     cell = measure(model, topics, config, arm=arm, topic=topic.name, base=base)
                     _write(given.out, settings, topic, arm.name, cell)
                 progress(1)
-
-
-def _found(
-    model: Model, books: Mapping[str, Bottleneck], topic: Topic, made_with: str, seed: int
-) -> FoundCodes:
-    """Those that come with the package, if it is with its codebooks and their seed."""
-    key = request_key(made_with, topic.positive, topic.negative, RANKINGS[0], seed)
-    return recall(None, key) or find_codes(model, books, topic.positive, topic.negative, seed=seed, stage=bar)
 
 
 def _gains(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> dict[str, Tensor]:

@@ -184,19 +184,15 @@ def steer(
     from interp.steer_console import as_json, print_found, print_rates, print_repeat, print_side_by_side
     from interp.steering.continuations import Continuation, continue_prompts
     from interp.steering.controls import random_codes
-    from interp.steering.find import RANKINGS, find_codes
+    from interp.steering.find import RANKINGS
     from interp.steering.found import SCALE
-    from interp.steering.kept import identity, recall, request_key
+    from interp.steering.kept import find_or_recall
     from interp.steering.steer import steer as steered_model
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = load_codebooks(codebooks, loaded, k=k)
     if not given:
-        by = by or RANKINGS[0]
-        key = request_key(identity(loaded, books), positive, negative, by, seed)
-        found = recall(None, key) or find_codes(
-            loaded, books, positive, negative, by=by, seed=seed, stage=bar
-        )
+        found = find_or_recall(loaded, books, positive, negative, by=by or RANKINGS[0], seed=seed, stage=bar)
         n = min(dose or len(found), len(found))
         if add is None and not (set_them or forbid):
             add = SCALE

@@ -14,6 +14,8 @@ from interp.bottlenecks.book_folder import books_fingerprint
 from interp.bottlenecks.codebook import Codebook
 from interp.files import read_json, write_json, write_text
 from interp.models import Model, weights_digest
+from interp.progress import Stage, silent
+from interp.steering.find import RANKINGS, find_codes
 from interp.steering.found import FoundCode, FoundCodes, Verdict
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
@@ -59,6 +61,28 @@ def recall(folder: Path | None, key: str) -> FoundCodes | None:
         return None if stored is None else FoundCodes.from_json(stored)
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def find_or_recall(
+    model: Model,
+    codebooks: Mapping[str, Codebook],
+    positive: Sequence[str],
+    negative: Sequence[str],
+    *,
+    by: str = RANKINGS[0],
+    seed: int = 0,
+    folder: Path | None = None,
+    stage: Stage = silent,
+) -> FoundCodes:
+    """As :func:`~interp.steering.find_codes`, unless it is known already what that would find.
+
+    Args:
+        folder: as of :func:`recall`.
+    """
+    key = request_key(identity(model, codebooks), positive, negative, by, seed)
+    return recall(folder, key) or find_codes(
+        model, codebooks, positive, negative, by=by, seed=seed, stage=stage
+    )
 
 
 def keep(folder: Path, key: str, found: FoundCodes) -> None:
