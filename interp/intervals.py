@@ -1,10 +1,11 @@
-"""Intervals of shares."""
+"""Intervals of shares and of means."""
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 _Z = 1.959963984540054
 """The normal distribution's quantile at 97.5 %."""
+RESAMPLES = 2000
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -24,3 +25,22 @@ def wilson_bounds(
     low = np.where(hits <= 0, 0.0, centre - half)
     high = np.where((hits >= n) | (n <= 0), 1.0, centre + half)
     return low, high
+
+
+def mean_interval(
+    values: Float[np.ndarray, "pair column"], seed: int, level: float = 0.95
+) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
+    """Percentile bootstrap interval of each column's mean, resampling pairs."""
+    from scipy.stats import bootstrap  # takes half a second, and shares need none of it
+
+    result = bootstrap(
+        (values,),
+        np.mean,
+        axis=0,
+        n_resamples=RESAMPLES,
+        batch=100,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return result.confidence_interval.low, result.confidence_interval.high

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import bootstrap
 
 from interp.activations.stream import BATCH_SIZE, Progress
+from interp.intervals import mean_interval
 from interp.models import Model, Site
 from interp.scores.patching import Interchange, interchange
 from interp.scores.result import Scores
@@ -16,7 +16,6 @@ from interp.tasks.pairs import PromptPairs
 
 CANDIDATES = 30
 THRESHOLD = 0.02
-RESAMPLES = 2000
 MIN_PAIRS = 5
 """Fewer pairs give no bootstrap interval worth the name."""
 
@@ -89,21 +88,3 @@ def decide(measured: Interchange, *, threshold: float = THRESHOLD, seed: int = 0
     effect = measured.effects.mean(0)
     member = (np.abs(effect) >= threshold * abs(gap.mean())) & ((low > 0) | (high < 0))
     return Checked(measured.sites, effect, low, high, member, measured)
-
-
-def mean_interval(
-    values: Float[np.ndarray, "pair column"], seed: int, level: float = 0.95
-) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
-    """Percentile bootstrap interval of each column's mean, resampling pairs."""
-    generator = np.random.default_rng(seed)
-    result = bootstrap(
-        (values,),
-        np.mean,
-        axis=0,
-        n_resamples=RESAMPLES,
-        batch=100,
-        confidence_level=level,
-        method="percentile",
-        rng=generator,
-    )
-    return result.confidence_interval.low, result.confidence_interval.high

@@ -23,13 +23,14 @@ from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.book_folder import BookFolder, load_codebooks
 from interp.evaluation.code_usage import UsageMeter
+from interp.intervals import mean_interval
 from interp.models import Model, hooked, resolve_site
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks, load_text
 
 FORMAT = 1
-BATCH_SIZE, CONTROL_BLOCKS, RESAMPLES = 16, 16, 2000
+BATCH_SIZE, CONTROL_BLOCKS = 16, 16
 CONTROLS = ("zero", "mean", "random directions", "random ids")
 
 
@@ -257,25 +258,18 @@ _FIELDS = tuple(BlockScores.__dataclass_fields__)
 def _row(name: str, scores: BlockScores, plain: BlockScores, seed: int) -> dict:
     n = len(scores.ce)
     increase = scores.ce - plain.ce[:n]
-    low, high = bootstrap_interval(increase, seed)
+    low, high = mean_interval(increase[:, None], seed)
     return {
         "condition": name,
         "n_blocks": n,
         "ce": float(scores.ce.mean()),
         "ce_increase": float(increase.mean()),
-        "ce_increase_low": low,
-        "ce_increase_high": high,
+        "ce_increase_low": float(low[0]),
+        "ce_increase_high": float(high[0]),
         "kl": float(scores.kl.mean()),
         "accuracy": float(scores.right.mean()),
         "agreement": float(scores.same.mean()),
     }
-
-
-def bootstrap_interval(values: Float[np.ndarray, " block"], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean, resampling blocks."""
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def quality_of_folder(

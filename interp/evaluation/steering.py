@@ -14,9 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from interp.circuits.choose import mean_interval
 from interp.evaluation.steering_arms import Arm
-from interp.intervals import wilson
+from interp.intervals import mean_interval, wilson
 from interp.models import Model
 from interp.steering import Topic
 from interp.steering.continuations import Continuation, continue_prompts

@@ -18,7 +18,7 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_length_batches, model_device
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
-from interp.circuits.choose import mean_interval
+from interp.intervals import mean_interval
 from interp.models import Model
 from interp.scores.head_codes import SIDES
 from interp.steering.edits import SetCode

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from interp.circuits.choose import candidates, check, decide, mean_interval
+from interp.circuits.choose import candidates, check, decide
+from interp.intervals import mean_interval
 from interp.models import Site
 from interp.models.planted import load_planted_model, planted_truth
 from interp.scores.attribution import attribution

@@ -6,7 +6,7 @@ import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
-from interp.circuits.choose import mean_interval
+from interp.intervals import mean_interval
 from interp.steering.code_effect import (
     PairCodes,
     mean_with_interval,

@@ -12,7 +12,7 @@ from interp.app.books import SHIPPED_MLPS
 from interp.app.circuit_runs import Kept
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import load_codebooks
-from interp.circuits.choose import mean_interval
+from interp.intervals import mean_interval
 from interp.report import wording
 from interp.runs import Run
 from tests.app.circuit.conftest import N, array_of, figure_of, press, table_of, text_of
