@@ -43,7 +43,7 @@ class Recovery:
 
     Attributes:
         spearman: rank correlation of |score| with |effect|, where exact effects are known.
-        interval: 95 % percentile bootstrap of the ROC AUC over pairs, where scores per pair are known. A resample
+        interval: 95 % percentile bootstrap of the ROC AUC over pairs, where scores of several are known. A resample
             holds fewer distinct pairs, so its scores are noisier and its AUC lower: the interval leans low, and the
             AUC of all pairs can lie at or above its upper end.
         n_pairs: pairs in the bootstrap.
@@ -116,7 +116,7 @@ def recover(
     size, labels = np.abs(scores).ravel(), truth.ravel()
     defined = bool(labels.any() and not labels.all())
     interval = None
-    if per_pair is not None and defined:
+    if per_pair is not None and len(per_pair) > 1 and defined:
         aucs = _bootstrap_aucs([per_pair], labels, n_boot, seed)[0]
         low, high = np.percentile(aucs, [2.5, 97.5])
         interval = (float(low), float(high))

@@ -212,3 +212,10 @@ def test_impossible_edges_and_edgeless_references_are_input_errors():
             recover_edges([EdgeScore(sender, receiver, "q", 1.0)], load_reference("docstring/acdc"))
     with pytest.raises(InputError, match="finite"):
         recover_edges([EdgeScore("a0.h0", "a1.h0", "q", float("nan"))], load_reference("docstring/acdc"))
+
+
+def test_one_pair_has_no_interval():
+    truth = np.array([[True, False, False]])
+    scores = np.array([[3.0, 1.0, 2.0]])
+    assert recover(scores, truth, per_pair=scores[None]).interval is None
+    assert recover(scores, truth, per_pair=np.stack([scores, scores])).interval == (1.0, 1.0)
