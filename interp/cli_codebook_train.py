@@ -145,9 +145,12 @@ def train(
         check_saveable(loaded)  # which should not wait for the text either
     if found is None:
         with goes_on(start):
-            found = _fitted(loaded, start, data, context or min(64, loaded.cfg.n_ctx), seed)
+            found = _fitted(loaded, start, data, tokens, context or min(64, loaded.cfg.n_ctx), seed)
     found.check_model(loaded)
-    typer.echo(f"from     {start}, {len(found.sites)} sites: {found.sites[0]} … {found.sites[-1]}")
+    fitted_on = found.manifest["text"].get("spec")
+    typer.echo(
+        f"from     {start}, {len(found.sites)} sites: {found.sites[0]} … {found.sites[-1]}, fitted on {fitted_on}"
+    )
     length = context or found.manifest["text"]["context"]
     text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=bar)
     seen: list[tuple[int, float]] = []
@@ -171,13 +174,13 @@ def train(
     typer.echo(f"next     interp {shlex.join(words)}    # what they cost the model")
 
 
-def _fitted(model, folder: Path, data: str, context: int, seed: int):
+def _fitted(model, folder: Path, data: str, tokens: int, context: int, seed: int):
     """Codebooks at all heads, as ``interp codebook fit`` makes them unless told otherwise."""
     from interp.bottlenecks.fitting import FitConfig, fit_codebooks
     from interp.progress import bar
     from interp.text import load_text
 
-    text = load_text(data, model, n_tokens=11_000, context=context, seed=seed, stage=bar)
+    text = load_text(data, model, n_tokens=min(11_000, tokens), context=context, seed=seed, stage=bar)
     config = FitConfig(n_codes=512, k=8, selection="residual", seed=seed)
     typer.echo(f"fitting  codebooks at all heads into {folder}")
     return fit_codebooks(model, text, ["heads"], folder, config, stage=bar)

@@ -24,6 +24,8 @@ from interp.tasks.errors import InputError
 _WHERE = re.compile(r"generated(:[1-9]\d{0,5})?|prompt|all")
 ROWS = 96
 """Texts in one batch, of all arms together."""
+STRIDE = 1_000_003
+"""From one batch's seed to the next one's: with 1 another ``--seed`` would write the same texts in other batches."""
 _PROMPTS = ["Once upon a time, there was a little girl who"]
 
 
@@ -157,6 +159,8 @@ def steer(
     if slots is not None and not (set_them or (codes is not None and add is None and not forbid)):
         raise InputError("--slots goes with codes that are set: name them, or give --set")
     slots = slots or 1
+    if samples > 1 and temperature == 0:
+        raise InputError(f"--samples {samples} at --temperature 0: all texts of a prompt would be the same")
     if json_file is not None:
         from interp.files import check_file
 
@@ -226,11 +230,11 @@ def steer(
                     edits,
                     positions=positions,
                     share=token_share,
-                    seed=seed + number,
+                    seed=seed + STRIDE * number,
                     error_term=error_term,
                 ),
                 temperature=temperature,
-                seed=seed + number,
+                seed=seed + STRIDE * number,
                 chat=chat,
                 watch=lambda _tokens: tell(1),
             )
@@ -239,30 +243,26 @@ def steer(
     print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
     if samples > 1 or count is not None:
         print_rates(texts, words)
+    settings = {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "codebooks": None if codebooks is None else str(codebooks),
+        "k": k,
+        "slots": slots,
+        "add": add,
+        "forbid": forbid,
+        "prompts": list(prompt),
+        "tokens": tokens,
+        "positions": positions,
+        "share": token_share,
+        "seed": seed,
+        "error_term": error_term,
+        "temperature": temperature,
+        "chat": chat,
+    }
     if json_file is not None:
-        write_json(json_file, as_json(texts, given, words))
+        write_json(json_file, as_json(texts, arms, words, settings))
         typer.echo(f"saved    {json_file}")
-    if samples > 1 or len(batches) > 1:
-        return  # the command says it shorter
-    print_repeat(
-        {
-            "model": model,
-            "device": device,
-            "dtype": dtype,
-            "codebooks": None if codebooks is None else str(codebooks),
-            "k": k,
-            "codes": given,
-            "control": drawn,
-            "slots": slots,
-            "add": add,
-            "forbid": forbid,
-            "prompts": list(prompt),
-            "tokens": tokens,
-            "positions": positions,
-            "share": token_share,
-            "seed": seed,
-            "error_term": error_term,
-            "temperature": temperature,
-            "chat": chat,
-        }
-    )
+    if len(jobs) == len(prompt) and len(batches) == 1:  # of more texts it would be a page of prompts
+        print_repeat(settings | {"codes": given, "control": drawn})

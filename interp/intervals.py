@@ -28,9 +28,9 @@ def wilson_bounds(
 
 
 def mean_interval(
-    values: Float[np.ndarray, "pair column"], seed: int, level: float = 0.95
+    values: Float[np.ndarray, "row column"], seed: int, level: float = 0.95
 ) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
-    """Percentile bootstrap interval of each column's mean, resampling pairs."""
+    """Percentile bootstrap interval of each column's mean, resampling rows (pairs, prompts, blocks), at least two."""
     from scipy.stats import bootstrap  # takes half a second, and shares need none of it
 
     result = bootstrap(

@@ -93,11 +93,15 @@ def rates_of(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) 
 
 
 def as_json(
-    texts: Mapping[str, Sequence[Continuation]], codes: Sequence[WeightedCode], words: Sequence[str]
+    texts: Mapping[str, Sequence[Continuation]],
+    codes: Mapping[str, Sequence[WeightedCode]],
+    words: Sequence[str],
+    settings: Mapping,
 ) -> dict:
-    """What ``--json`` writes."""
+    """What ``--json`` writes; texts and codes are by arm."""
     return {
-        "codes": written(codes),
+        "settings": dict(settings),
+        "codes": {name: written(own) for name, own in codes.items()},
         "words": list(words),
         "rates": rates_of(texts, words),
         "texts": {

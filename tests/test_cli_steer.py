@@ -153,7 +153,12 @@ def test_several_texts_of_each_prompt_have_rates(steer, tmp_path):
     assert "with a word [95 %]" in found.out and "words: a, the, b" in found.out
     assert "from pathlib" not in found.out and found.out.count("perplexity ") == 4 + 3
     kept = json.loads((tmp_path / "texts.json").read_text())
-    assert kept["codes"] == "a0.h1=3" and set(kept["texts"]) == {"base", "steered"}
+    assert kept["codes"] == {"base": "", "steered": "a0.h1=3"} and set(kept["texts"]) == {"base", "steered"}
+    assert kept["settings"]["seed"] == 0 and kept["settings"]["add"] == 2
+    other = steer(*words, "--seed", "1", "--json", str(tmp_path / "other.json"))
+    assert other.code == 0, other.err
+    again = {text["text"] for text in json.loads((tmp_path / "other.json").read_text())["texts"]["base"]}
+    assert len({text["text"] for text in kept["texts"]["base"]} & again) < 10
     for name, texts in kept["texts"].items():
         assert len(texts) == kept["rates"][name]["n"] == 60
         assert [text["prompt"] for text in texts[:3]] == ["John went to", "Mary", "John went to"]
@@ -161,6 +166,11 @@ def test_several_texts_of_each_prompt_have_rates(steer, tmp_path):
         held = sum(re.search(r"\b(a|the|b)\b", text["text"], re.IGNORECASE) is not None for text in texts)
         assert kept["rates"][name]["rate"] == held / 60
         assert kept["rates"][name]["low"] <= held / 60 <= kept["rates"][name]["high"]
+
+
+def test_several_texts_without_chance_are_refused(steer):
+    refused = steer("--codes", "a0.h1=3", "--samples", "3", "--temperature", "0")
+    assert refused.code == 2 and "all texts of a prompt would be the same" in refused.error
 
 
 def test_a_file_that_cannot_be_written_does_not_wait_for_the_model(steer, tmp_path):

@@ -109,8 +109,6 @@ class TargetBench:
             if held_out and runner is not None and load_method(method).alone is not None:
                 settings["alone"] = asdict(GrowthConfig())
             result = read_record(path, settings, self.say)
-            if result is None and n in refused:
-                continue  # so few pairs are too few in any draw
             if result is None:
                 begin, width = 0.5 + done / len(cells) / 2, 0.5 / len(cells)
                 try:

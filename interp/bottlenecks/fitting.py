@@ -123,12 +123,8 @@ def _begin(folder: Path, request: dict[str, Any]) -> None:
     try:
         begun = read_json(path)
         other = begun["fit"]["batch_size"] != request["fit"]["batch_size"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # nothing was begun, or what follows tells what is wrong
+    except (OSError, ValueError, KeyError, TypeError):
+        # nothing was begun, or what follows tells what is wrong
         other = False
     if other:
         check_request(folder, begun, _in_batches_of(begun, request))

@@ -31,7 +31,7 @@ from interp.bottlenecks.book_folder import (
 )
 from interp.bottlenecks.codes import NO_CODE
 from interp.codesearch.corpus import read_corpus
-from interp.codesearch.index import FORMAT, IDS, MANIFEST, CodeIndex, save_array
+from interp.codesearch.index import FORMAT, IDS, MANIFEST, CodeIndex, NoIndexError, save_array
 from interp.codesearch.layout import Book, IdFile, Layout, names_of_groups, without_repeats
 from interp.codesearch.postings import count_and_list, span_of
 from interp.codesearch.strengths import EVERY, Gathered, Watched, pack_counts
@@ -91,6 +91,8 @@ def build_index(
     if text.sources is not None:
         text = _by_source(text)
         request["order"] = "source by source"
+    if any(book.config.selection == "residual" and book.config.k > 1 for book in books.values()):
+        request["histogram"] = "cosine with the whole vector"
     where = None if books_folder is None else str(Path(books_folder).absolute())
     if (folder / MANIFEST).exists():
         return _finished(folder, request, where)
@@ -115,6 +117,19 @@ def build_index(
         return finish(folder, ids, corpus, gathered, request, stage)
 
 
+_SINCE = {
+    "order": "mixed the documents of several sources",
+    "histogram": "showed another similarity of codes that are not taken first",
+}
+"""What requests of earlier versions lack, and what these did."""
+
+
+def _check_version(folder: Path, begun: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    for key, what in _SINCE.items():
+        if key in request and key not in begun:
+            raise InputError(f"{folder} is by an earlier version, which {what}: delete it to build it anew")
+
+
 def _by_source(text: TextBlocks) -> TextBlocks:
     """Blocks of one source behind those of another, so that documents are whole."""
     order = torch.argsort(text.sources, stable=True)
@@ -125,8 +140,11 @@ def _finished(folder: Path, request: Mapping[str, Any], where: str | None) -> Co
     """The index that is there, if it is what is asked for; where its codebooks have moved to is noted."""
     try:
         done = CodeIndex.open(folder)
+    except NoIndexError as error:
+        raise InputError(f"{error}: choose another folder") from None
     except InputError as error:
         raise InputError(f"{error} (delete the folder {folder} to build it anew)") from None
+    _check_version(folder, done.manifest, request)
     done.check_request(request)
     known = done.manifest["books"]
     if where is not None and known.get("folder") != where:
@@ -217,6 +235,7 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
             raise InputError(
                 f"{path} is damaged, or of another command: delete the folder {folder} to start again"
             ) from None
+        _check_version(folder, begun, request)
         check_request(folder, begun, request, made="an index")
     if not (work / IDS).exists() and (work / STATE).exists() and (folder / IDS).exists():
         (folder / IDS).replace(work / IDS)  # killed after the ids were put in place and before the manifest

@@ -85,6 +85,10 @@ class Similarities:
     silent: Float[np.ndarray, " bin"]
 
 
+class NoIndexError(InputError):
+    """A folder that holds something else, or nothing."""
+
+
 class CodeIndex:
     """Open one with :meth:`open`; everything is mapped, nothing is read before it is asked for.
 
@@ -282,13 +286,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         unfinished = (folder / ".work").is_dir()
         why = "it is not finished; the same build command goes on" if unfinished else f"no {MANIFEST} there"
-        raise InputError(f"{folder} is no code index: {why}")
+        raise NoIndexError(f"{folder} is no code index: {why}")
     try:
         manifest = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     if not isinstance(manifest, dict) or not {"span", "layout"} & set(manifest):
-        raise InputError(f"{folder} is no code index: its {MANIFEST} is of another kind of folder")
+        raise NoIndexError(f"{folder} is no code index: its {MANIFEST} is of another kind of folder")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}, which this version reads: build the index again")
     for name, kind in _KEYS.items():

@@ -93,13 +93,15 @@ def evaluate_codebooks(
         control_blocks: blocks for the controls; 0 leaves them out.
 
     Raises:
-        InputError: no books, or a single block.
+        InputError: no books, or a single block, of text or for the controls.
     """
     if not books or not all(books.values()):
         raise InputError("no codebooks to evaluate")
     if len(text.tokens) < 2:
         raise InputError("one block of text: an interval over blocks needs at least two")
     largest = max(books)
+    if control_blocks == 1:
+        raise InputError("controls on 1 block: an interval needs at least 2, and 0 leaves controls out")
     control_blocks = min(control_blocks, len(text.tokens))
     parts: dict[str, list[BlockScores]] = {"plain": []}
     meters = {k: UsageMeter(some) for k, some in books.items()}

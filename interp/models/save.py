@@ -1,5 +1,6 @@
 """Writing a model whose weights have changed, in Hugging Face's format, so that its folder is a spec of its own."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def save_model(model: TransformerBridge, folder: Path) -> None:
             model.tokenizer.save_pretrained(begun)
         folder.mkdir(exist_ok=True)
         for path in begun.iterdir():
+            if path.is_dir():  # of chat templates: a folder replaces none that holds files
+                shutil.rmtree(folder / path.name, ignore_errors=True)
             path.replace(folder / path.name)
 
 

@@ -122,6 +122,7 @@ def _blocks(
     body = context - len(head)
     stream: list[int] = []
     documents, needed = 0, n_blocks * body
+    once = " (documents that a source before it has too count once)" if seen else ""
     # an endless source writes its documents, and tells of that itself
     reading = silent if source.endless else stage
     with reading(f"reading {source.spec}", needed) as done:
@@ -134,11 +135,11 @@ def _blocks(
             if len(stream) >= needed:
                 break
     if documents == 0:
-        raise InputError(f"text {source.spec!r}: no document for the split {split!r}")
+        raise InputError(f"text {source.spec!r}: no document for the split {split!r}{once}")
     if len(stream) < n_blocks * body:
         raise InputError(
             f"text {source.spec!r} has {len(stream)} tokens in its split {split!r}, "
-            f"{n_blocks * body} are needed for {n_blocks} blocks of {context}: ask for fewer, or add a source"
+            f"{n_blocks * body} are needed for {n_blocks} blocks of {context}: ask for fewer, or add a source{once}"
         )
     rows = torch.tensor(stream[: n_blocks * body]).reshape(n_blocks, body)
     return torch.cat([torch.tensor(head, dtype=torch.long).expand(n_blocks, -1), rows], 1), documents

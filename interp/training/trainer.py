@@ -272,9 +272,8 @@ class Trainer:
     def _replace(self, done: int) -> None:
         """At the end of a stretch see which codes were not used in it, and replace them."""
         every = self.config.replace_every
-        for (
-            watched
-        ) in self._watched.values():  # a short stretch of one code a vector may not need all of them
+        # a short stretch of one code a vector may not need all that are held
+        for watched in self._watched.values():
             watched.book.counts[watched.held] = watched.book.counts[watched.held].clamp(min=1)
         if not every:
             self.dead = self._dead()

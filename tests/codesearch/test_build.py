@@ -437,3 +437,22 @@ def test_a_codebooks_folder_outside_is_refused_before_it_is_looked_through(index
 def test_neighbours_of_a_code_that_is_not_there(index, code):
     with pytest.raises(InputError, match=f"code {code} of a0.h0"):
         nearest_codes(index, "a0.h0", code)
+
+
+def test_what_an_earlier_version_made_otherwise_is_said_so(model, text, books, index, tmp_path):
+    """Of codes that are taken one after another it showed the similarity with what the others leave."""
+    folder = tmp_path / "before"
+    shutil.copytree(index.folder, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["histogram"]  # a0 takes two, one after the other
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="by an earlier version, which showed another similarity"):
+        build_index(model, books, text, folder)
+    assert CodeIndex.open(folder).n_tokens == index.n_tokens  # but it can be read
+
+
+def test_a_folder_of_codebooks_is_not_to_be_deleted(model, text, books, tmp_path):
+    (tmp_path / MANIFEST).write_text(json.dumps({"format": 1, "sites": ["a0"], "fit": {}, "text": {}}))
+    with pytest.raises(InputError) as error:
+        build_index(model, books, text, tmp_path)
+    assert "choose another folder" in str(error.value) and "delete" not in str(error.value)

@@ -34,7 +34,6 @@ def test_a_pattern_marks_roles_and_takes_the_last_rows_of_long_prompts():
     pattern = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
     figure = pattern_plot(pattern, ["a", " b", "<i>", "d"], {2: "S<"}, "black")
     assert figure.layout.xaxis.ticktext == ("a", "·b", "<b>&lt;i&gt; S&lt;</b>", "d")
-    # 1.00 is left to the colour
     assert [list(row) for row in figure.data[0].text[:2]] == [["1", "", "", ""], [".50", ".50", "", ""]]
     end = pattern_plot(pattern[-1:], ["a", " b", "c", "d"], {}, "black")
     assert end.layout.yaxis.ticktext == ("d",)
