@@ -1,4 +1,4 @@
-"""What the command line prints of names: quick, because it loads neither torch nor a model."""
+"""What the command line prints of names: without a model, and but for methods without torch."""
 
 import inspect
 import re
