@@ -151,7 +151,7 @@ def pattern_plot(
             showscale=False,
             xgap=1,
             ygap=1,
-            text=[[_weight(weight) if weight >= 0.05 else "" for weight in row] for row in pattern]
+            text=[[_weight(float(weight)) if weight >= 0.05 else "" for weight in row] for row in pattern]
             if n <= 24
             else None,
             texttemplate="%{text}" if n <= 24 else None,

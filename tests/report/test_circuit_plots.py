@@ -31,7 +31,7 @@ def test_the_colour_bar_names_the_scores_that_colours_stand_for():
 
 
 def test_a_pattern_marks_roles_and_takes_the_last_rows_of_long_prompts():
-    pattern = np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]
+    pattern = (np.tril(np.ones((4, 4))) / np.arange(1, 5)[:, None]).astype(np.float32)  # as of a model
     figure = pattern_plot(pattern, ["a", " b", "<i>", "d"], {2: "S<"}, "black")
     assert figure.layout.xaxis.ticktext == ("a", "·b", "<b>&lt;i&gt; S&lt;</b>", "d")
     assert [list(row) for row in figure.data[0].text[:2]] == [["1", "", "", ""], [".50", ".50", "", ""]]
