@@ -112,7 +112,10 @@ def evaluate(
         ),
     ] = [],  # noqa: B006
     controls: Annotated[
-        int, whole_option("--controls", least=0, help="blocks on which the controls are measured; 0 for none")
+        int,
+        whole_option(
+            "--controls", least=0, help="blocks on which the controls are measured, at least 2; 0 for none"
+        ),
     ] = 16,
     model: Annotated[
         str | None,
@@ -136,6 +139,8 @@ def evaluate(
 
     path = json_file or folder / "quality.json"
     check_file(path, "--json")
+    if controls == 1:  # which should not wait for the text
+        raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
     books = BookFolder.open(folder)
     wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
 

@@ -115,6 +115,7 @@ def test_a_site_that_is_not_there_does_not_wait_for_the_text(command, model, mon
         (["fit", "--tokens", "none"], "none is not a whole number"),
         (["fit", "--tokens", "100000000", "--data", "stdlib"], "tokens in its split 'train'"),
         (["eval", "nowhere"], "no folder of codebooks"),
+        (["eval", "nowhere", "--controls", "1"], "--controls 1: an interval needs at least 2 blocks"),
     ],
 )
 def test_mistakes_are_one_line(command, model, words, message):

@@ -248,6 +248,8 @@ def test_too_little_to_evaluate_is_refused(model, by_k, texts):
         evaluate_codebooks(model, by_k, one, texts[1])
     with pytest.raises(InputError, match="no codebooks"):
         evaluate_codebooks(model, {}, *texts)
+    with pytest.raises(InputError, match="controls on 1 block"):
+        evaluate_codebooks(model, by_k, *texts, control_blocks=1)
 
 
 @pytest.mark.slow
