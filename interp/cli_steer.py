@@ -22,10 +22,6 @@ from interp.options import (
 from interp.tasks.errors import InputError
 
 _WHERE = re.compile(r"generated(:[1-9]\d{0,5})?|prompt|all")
-ROWS = 96
-"""Texts in one batch, of all arms together."""
-STRIDE = 1_000_003
-"""From one batch's seed to the next one's: with 1 another ``--seed`` would write the same texts in other batches."""
 _PROMPTS = ["Once upon a time, there was a little girl who"]
 
 
@@ -186,12 +182,11 @@ def steer(
     from interp.models import load_model
     from interp.progress import bar
     from interp.steer_console import as_json, print_found, print_rates, print_repeat, print_side_by_side
-    from interp.steering.continuations import Continuation, continue_prompts
+    from interp.steering.arms import continue_arms
     from interp.steering.controls import random_codes
     from interp.steering.find import RANKINGS
     from interp.steering.found import SCALE
     from interp.steering.kept import find_or_recall
-    from interp.steering.steer import steer as steered_model
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = load_codebooks(codebooks, loaded, k=k)
@@ -207,53 +202,10 @@ def steer(
     arms = {"base" if error_term else "on codes, unedited": [], "steered": given}
     if drawn is not None:
         arms["random codes"] = drawn
-    jobs = list(prompt) * samples
-    texts: dict[str, list[Continuation]] = {name: [] for name in arms}
-    at_once = max(1, ROWS // len(arms))
-    batches = [jobs[begin : begin + at_once] for begin in range(0, len(jobs), at_once)]
-    with bar("writing", tokens * len(batches)) as tell:
-        for number, some in enumerate(batches):
-            edits = [
-                edit
-                for i, own in enumerate(arms.values())
-                for edit in code_edits(
-                    own, add=add, forbid=forbid, slots=slots, rows=range(i * len(some), (i + 1) * len(some))
-                )
-            ]
-            written = continue_prompts(
-                loaded,
-                some * len(arms),  # all arms are rows of one batch
-                tokens,
-                within=steered_model(
-                    loaded,
-                    books,
-                    edits,
-                    positions=positions,
-                    share=token_share,
-                    seed=seed + STRIDE * number,
-                    error_term=error_term,
-                ),
-                temperature=temperature,
-                seed=seed + STRIDE * number,
-                chat=chat,
-                watch=lambda _tokens: tell(1),
-            )
-            for i, name in enumerate(arms):
-                texts[name] += written[i * len(some) : (i + 1) * len(some)]
-    print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
-    if samples > 1 or count is not None:
-        print_rates(texts, words)
-    settings = {
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "codebooks": None if codebooks is None else str(codebooks),
-        "k": k,
+    how = {
         "slots": slots,
         "add": add,
         "forbid": forbid,
-        "prompts": list(prompt),
-        "tokens": tokens,
         "positions": positions,
         "share": token_share,
         "seed": seed,
@@ -261,8 +213,22 @@ def steer(
         "temperature": temperature,
         "chat": chat,
     }
+    jobs = list(prompt) * samples
+    texts = continue_arms(loaded, books, arms, jobs, tokens, **how, stage=bar)
+    print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
+    if samples > 1 or count is not None:
+        print_rates(texts, words)
+    settings = how | {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "codebooks": None if codebooks is None else str(codebooks),
+        "k": k,
+        "prompts": list(prompt),
+        "samples": samples,
+        "tokens": tokens,
+    }
     if json_file is not None:
         write_json(json_file, as_json(texts, arms, words, settings))
         typer.echo(f"saved    {json_file}")
-    if len(jobs) == len(prompt) and len(batches) == 1:  # of more texts it would be a page of prompts
-        print_repeat(settings | {"codes": given, "control": drawn})
+    print_repeat(settings | {"codes": given, "control": drawn})

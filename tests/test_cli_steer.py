@@ -74,10 +74,10 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
     assert found.code == 0, found.err
     assert "1 codes by difference, of " in found.out and "6 texts with it, 6 without" in found.out
     assert found.out.count("parse_codes('a") == 1 and "share=0.5" in found.out
-    assert "AddCode(site, code, scale=2.5 * weight, from_mean=True" in found.out
+    assert "    add=2.5,\n" in found.out
     assert "weight" in found.out and "prec." in found.out and found.out.count("recall") == 1 + 2
     found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--set")
-    assert "SetCode(site, code, rows" in found.out
+    assert "    slots=1,\n" in found.out
     named = re.search(r"parse_codes\('(.*)'\)", found.out)[1].split(",")
     sites = [code.partition("=")[0] for code in named]
     assert f"{len(sites)} codes by difference, of " in found.out and len(sites) == len(set(sites))
@@ -85,7 +85,7 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
     assert listed and {f"{site}={code}" for site, code in listed} <= set(named)
     found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--by", "detection")
     assert " codes by detection, of " in found.out
-    assert "AddCode(site, code, scale=2.5 * weight, from_mean=True" in found.out
+    assert "    add=2.5,\n" in found.out
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_several_texts_of_each_prompt_have_rates(steer, tmp_path):
     found = steer(*words, "--json", str(tmp_path / "texts.json"))
     assert found.code == 0, found.err
     assert "with a word [95 %]" in found.out and "words: a, the, b" in found.out
-    assert "from pathlib" not in found.out and found.out.count("perplexity ") == 4 + 3
+    assert "['John went to', 'Mary'] * 30," in found.out and found.out.count("perplexity ") == 4 + 3
     kept = json.loads((tmp_path / "texts.json").read_text())
     assert kept["codes"] == {"base": "", "steered": "a0.h1=3"} and set(kept["texts"]) == {"base", "steered"}
     assert kept["settings"]["seed"] == 0 and kept["settings"]["add"] == 2

@@ -11,60 +11,56 @@ _FROM_BOOKS = "from interp.bottlenecks.book_folder import load_codebooks"
 
 
 def program(settings: Mapping[str, Any]) -> str:
-    """Python that continues prompts as ``settings`` say: first without the codes, then with them, then, if asked for,
-    with random ones.
+    """Python that continues prompts as ``settings`` say: without the codes, with them, and, if asked for, with random
+    ones.
 
     Args:
         settings: ``codes``, ``control`` the same of random ones (or None), ``add`` their factor (None sets them),
-            ``forbid`` if they are forbidden, and the arguments of the calls below by their names; ``device`` and
-            ``dtype`` may be left out.
+            ``forbid`` if they are forbidden, and the arguments of the calls below by their names; ``device``,
+            ``dtype`` and ``samples``, texts of each prompt, may be left out.
     """
-    n = len(settings["prompts"])
     folder = None if settings["codebooks"] is None else f"Path({settings['codebooks']!r})"
     begin = f"from pathlib import Path\n\n{_FROM_BOOKS}" if folder else _FROM_BOOKS
-    kind = "ForbidCode" if settings["forbid"] else "SetCode" if settings["add"] is None else "AddCode"
-    options, weight = "", "_"
-    if kind == "SetCode" and settings["slots"] != 1:
-        options = f"slots={settings['slots']}, "
-    elif kind == "AddCode":
-        options, weight = f"scale={settings['add']} * weight, from_mean=True, ", "weight"
     loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(settings).items())
-    lines = []
-    arms = [codes for codes in (settings["codes"], settings["control"]) if codes is not None]
-    for i, codes in enumerate(arms, 1):
-        rows = f"rows={list(range(i * n, (i + 1) * n))}"
-        lines.append(
-            f"edits {'=' if i == 1 else '+='} [{kind}(site, code, {options}{rows}) "
-            f"for site, code, {weight} in parse_codes({written(codes)!r})]"
-        )
+    codes = {"steered": settings["codes"], "random codes": settings["control"]}
+    arms = "".join(
+        f"\n        {name!r}: parse_codes({written(own)!r}),"
+        for name, own in codes.items()
+        if own is not None
+    )
+    if settings["forbid"]:
+        done = "forbid=True"
+    elif settings["add"] is not None:
+        done = f"add={settings['add']}"
+    else:
+        done = f"slots={settings['slots']}"
+    times = f" * {settings['samples']}" if settings.get("samples", 1) > 1 else ""
     return f"""{begin}
 from interp.models import load_model
-from interp.steering import {kind}, parse_codes, steer
-from interp.steering.continuations import continue_prompts
+from interp.steering import parse_codes
+from interp.steering.arms import continue_arms
 
 model = load_model({settings["model"]!r}{loaded})
 codebooks = load_codebooks({folder}, model, k={settings["k"]})
-{chr(10).join(lines)}
-within = steer(
+texts = continue_arms(
     model,
     codebooks,
-    edits,
+    {{
+        'base': [],{arms}
+    }},
+    {settings["prompts"]!r}{times},
+    {settings["tokens"]},
+    {done},
     positions={settings["positions"]!r},
     share={settings["share"]},
-    seed={settings["seed"]},
     error_term={settings["error_term"]},
-)
-texts = continue_prompts(
-    model,
-    {settings["prompts"]!r} * {len(arms) + 1},
-    {settings["tokens"]},
-    within=within,
     temperature={settings["temperature"]},
     seed={settings["seed"]},
     chat={settings["chat"]},
 )
-for text in texts:
-    print(text.prompt, text.text, text.perplexity)"""
+for name, own in texts.items():
+    for text in own:
+        print(name, text.prompt, text.text, text.perplexity)"""
 
 
 def command(settings: Mapping[str, Any]) -> str:

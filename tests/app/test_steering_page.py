@@ -103,7 +103,7 @@ def test_what_the_address_says_is_steered(page):
     app = page(prompt="Mary had", codes="m0=2", how="added", scale="3", temperature="0", books="books")
     assert app.text_area(key="codes").value == "m0=2" and app.number_input(key="scale").value == 3
     _press(app)
-    assert "AddCode(site, code, scale=3.0 * weight, from_mean=True, rows=[1])" in app.code[0].value
+    assert "    add=3.0,\n" in app.code[0].value
     assert "temperature=0.0" in app.code[0].value
     assert re.sub("<[^>]*>", "", html_of(app)[0]).startswith("Mary had")
 
@@ -182,9 +182,7 @@ def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
     assert "these codes 15 of 20" in caption and "without 1 of 20" in caption and "heads 2 of 20" in caption
     assert "perplexities 14, 9 and 12" in caption
     _press(app)
-    assert (
-        not app.error and "scale=2.5 * weight" in app.code[0].value and "temperature=0.7" in app.code[0].value
-    )
+    assert not app.error and "    add=2.5,\n" in app.code[0].value and "temperature=0.7" in app.code[0].value
 
 
 def test_damaged_presets_are_an_error_card_and_the_page_steers(page, presets):

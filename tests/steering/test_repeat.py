@@ -41,17 +41,17 @@ def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():
         (
             {"add": -1.5},
             "--add=-1.5",
-            "AddCode(site, code, scale=-1.5 * weight, from_mean=True, rows=[1]) for site, code, weight in",
+            "    add=-1.5,\n    positions=",
         ),
-        ({"forbid": True}, "--forbid", "ForbidCode(site, code, rows=[1]) for site, code, _ in"),
-        ({"slots": 2, "k": 4}, "--slots 2", "SetCode(site, code, slots=2, rows=[1])"),
+        ({"forbid": True}, "--forbid", "    forbid=True,\n    positions="),
+        ({"slots": 2, "k": 4}, "--slots 2", "    slots=2,\n    positions="),
         ({"k": 4}, "--k 4", "k=4)"),
         ({"chat": True, "error_term": False}, "--chat --splice", "chat=True"),
         ({"share": 0.5, "positions": "generated:4"}, "--positions generated:4 --share 0.5", "'generated:4'"),
         (
             {"control": [WeightedCode("a12.h3", 1), WeightedCode("m5", 2, 0.5)]},
             "--control",
-            "rows=[2]) for site, code, _ in parse_codes('a12.h3=1,m5=2*0.5')",
+            "'random codes': parse_codes('a12.h3=1,m5=2*0.5'),",
         ),
         (
             {"model": "gpt2", "codebooks": "runs/a b"},
