@@ -1,7 +1,9 @@
 """Whatever one value of a run's files is changed to, it is a line or a report, never a traceback."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +89,27 @@ def test_a_wrong_value_anywhere_is_a_line_or_harmless(finished, name, tmp_path):
 )
 def test_a_fault_is_named_with_its_place(value, fault):
     assert fault in fault_of_details(value) and "\n" not in fault_of_details(value)
+
+
+OPEN = {"roles", "seconds", "config", "positions", "versions", "recovery", "stricter", "members", "dropped"}
+"""Keyed by names that are not the format's: of roles, stages, options, sites, …"""
+TOLD_ELSEWHERE = {"pairs", "model", "nulls", "codes"}
+"""Of which the page tells what they hold, and not every key."""
+
+
+def _keys(value: Any) -> Iterator[str]:
+    for entry in value if isinstance(value, list) else [value]:
+        for key, inner in entry.items() if isinstance(entry, dict) else ():
+            yield key
+            if key in OPEN:
+                inner = list(inner.values())
+            if key not in TOLD_ELSEWHERE:
+                yield from _keys(inner)
+
+
+def test_the_page_on_files_names_every_key_and_array(finished):
+    page = (Path(__file__).parents[1] / "docs" / "runs.md").read_text()
+    told = set(re.findall(r"`([\w.]+)`", page))
+    keys = {*_keys(finished.result), *_keys(finished.details), *finished.arrays}
+    assert len(keys) > 60
+    assert not keys - told
