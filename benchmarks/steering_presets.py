@@ -147,7 +147,7 @@ def main() -> None:
     for name, (words, found, about) in wanted.items():
         codes = found.named(len(found), "added")
         arms = (base, texts(codes), texts(random_codes(model, books, codes, seed=SEED)))
-        hits = [sum(_has(text, words) for text in some) for some, _ in arms]
+        hits = [sum(holds_word(text, words) for text in some) for some, _ in arms]
         perplexities = [round(perplexity, 1) for _, perplexity in arms]
         kept = (
             hits[1] >= max(given.n / 2, 2 * hits[0], 2 * hits[2]) and perplexities[1] <= 4 * perplexities[0]
@@ -161,11 +161,6 @@ def main() -> None:
             presets.append({"name": name, **settings, "measured": measured})
     write_json(given.out / FILE.name, {"format": FORMAT, "made_with": made_with, "presets": presets})
     Console(width=140).print(table)
-
-
-def _has(text: str, words: Sequence[str]) -> bool:
-    """Whether a word stands in the text; a question mark is a part of one."""
-    return any(word in text for word in words) if words == ("?",) else holds_word(text, words)
 
 
 if __name__ == "__main__":

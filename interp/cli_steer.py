@@ -196,6 +196,11 @@ def steer(
         if add is None and not (set_them or forbid):
             add = SCALE
         given = found.named(n, "forbidden" if forbid else "set" if add is None else "added")
+        if not given:
+            raise InputError(
+                f"none of the {n} codes found lies in the direction in which the texts differ, so there is nothing to "
+                "add: give --set to put them in place of others, or a larger --dose"
+            )
         print_found(found, given)
     drawn = random_codes(loaded, books, given, seed=seed) if control else None
     # spliced, all rows are written by the model on codes, those without an edit as well
@@ -215,9 +220,6 @@ def steer(
     }
     jobs = list(prompt) * samples
     texts = continue_arms(loaded, books, arms, jobs, tokens, **how, stage=bar)
-    print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
-    if samples > 1 or count is not None:
-        print_rates(texts, words)
     settings = how | {
         "model": model,
         "device": device,
@@ -228,7 +230,11 @@ def steer(
         "samples": samples,
         "tokens": tokens,
     }
-    if json_file is not None:
+    if json_file is not None:  # first: what reads the output may stop reading
         write_json(json_file, as_json(texts, arms, words, settings))
+    print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
+    if samples > 1 or count is not None:
+        print_rates(texts, words)
+    if json_file is not None:
         typer.echo(f"saved    {json_file}")
     print_repeat(settings | {"codes": given, "control": drawn})

@@ -114,7 +114,9 @@ def check_folder(folder: Path, own: str, option: str) -> None:
 
 
 def check_file(path: Path, option: str) -> None:
-    """As :func:`check_writable`, and refuse a folder where a file is to be written."""
+    """As :func:`check_writable`, and refuse a folder where a file is to be written, and ``-``."""
+    if str(path) == "-":
+        raise InputError(f"{option} -: name a file; standard output has what is told on the way")
     if Path(path).is_dir():
         raise InputError(f"{option} {path} is a folder: name a file")
     check_writable(path, option)

@@ -176,3 +176,18 @@ def test_several_texts_without_chance_are_refused(steer):
 def test_a_file_that_cannot_be_written_does_not_wait_for_the_model(steer, tmp_path):
     refused = steer("--codes", "a0.h1=3", "--json", str(tmp_path))
     assert refused.code == 2 and "is a folder: name a file" in refused.error
+
+
+def test_what_was_written_is_kept_though_printing_it_is_interrupted(steer, tmp_path, monkeypatch):
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("interp.steer_console.print_side_by_side", ended)
+    found = steer("--codes", "a0.h1=3", "--tokens", "3", "--json", str(tmp_path / "texts.json"))
+    assert found.code != 0
+    assert len(json.loads((tmp_path / "texts.json").read_text())["texts"]["steered"]) == 1
+
+
+def test_there_is_one_place_for_what_is_told(steer):
+    refused = steer("--codes", "a0.h1=3", "--json", "-")
+    assert refused.code == 2 and "--json -: name a file" in refused.error

@@ -18,6 +18,7 @@ The hooks stand under a level of their own, so that contexts nest and detaching 
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Mapping
 from functools import partial, reduce
 from itertools import groupby
@@ -47,7 +48,10 @@ def attach(model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: b
         error_term: add what the codes leave out, see the module's docstring.
 
     Raises:
-        InputError: a site that the model lacks, a bottleneck that does not fit, or one on another device.
+        InputError: a site that the model lacks or that is named twice, a bottleneck that does not fit, or one on
+            another device.
+
+    Warns of a bottleneck that was made for another place.
     """
     return Attached(model, bottlenecks, error_term=error_term)
 
@@ -71,8 +75,11 @@ class Attached:
         self, model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: bool = False
     ) -> None:
         self.model, self.error_term = model, error_term
-        self._places = {str(resolve_site(model, name)): resolve_site(model, name) for name in bottlenecks}
-        self.bottlenecks = {str(resolve_site(model, name)): b for name, b in bottlenecks.items()}
+        places = {name: resolve_site(model, name) for name in bottlenecks}
+        self._places = {str(place): place for place in places.values()}
+        self.bottlenecks = {str(places[name]): b for name, b in bottlenecks.items()}
+        if len(self.bottlenecks) < len(bottlenecks):
+            raise InputError(f"bottlenecks at {', '.join(bottlenecks)}: a site is named twice")
         for name, bottleneck in self.bottlenecks.items():
             _check_fit(model, self._places[name], bottleneck)
         self._enabled = set(self.bottlenecks)
@@ -263,6 +270,11 @@ def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
     if not fits:
         raise InputError(
             f"site {place} has {has}: a bottleneck of {groups} group(s) of size {d_in} does not fit"
+        )
+    if bottleneck.trained_at not in (None, place.hook):
+        warnings.warn(
+            f"the bottleneck at {place} was made for {bottleneck.trained_at}, not for {place.hook}",
+            stacklevel=4,
         )
     here, there = bottleneck.device, next(model.parameters()).device
     if here != there:

@@ -96,6 +96,11 @@ class Bottleneck(ABC):
         return iter(())
 
     @property
+    def trained_at(self) -> str | None:
+        """The hook whose activations it was made for, where it knows."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.tensors().values())).device
 
@@ -132,12 +137,14 @@ class Bottleneck(ABC):
             raise InputError(f"cannot read the weights {path}: {error}") from None
         if stored != cls._description(config):
             raise InputError(f"{path} was written with another configuration than {CONFIG_FILE} beside it")
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise InputError(f"{path}: {name} holds NaN or infinite values")
         try:
+            for name, tensor in tensors.items():
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    raise InputError(f"{path}: {name} holds NaN or infinite values")
             return cls.restored(config, tensors)
-        except (KeyError, RuntimeError, TypeError) as error:
+        except InputError:
+            raise
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold the weights of a {cls.kind}: {error}") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -242,7 +249,7 @@ def read_description(path: Path) -> dict[str, Any]:
         stored = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
-    if not isinstance(stored, dict) or "kind" not in stored:
+    if not isinstance(stored, dict) or not isinstance(stored.get("kind"), str):
         raise InputError(f"{path} does not describe a bottleneck")
     if stored.get("format") != FORMAT:
         raise InputError(f"{path} has format {stored.get('format')!r}: this version reads format {FORMAT}")

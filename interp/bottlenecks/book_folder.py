@@ -42,6 +42,13 @@ _ALWAYS_SAME = (
 )
 """What must agree between the model that books were fitted on and the one they are put into."""
 
+_READ = {
+    "model": {"spec": str | None},
+    "fit": {"k": int, "n_codes": int, "selection": str, "magnitude": str, "seed": int, "sequential": bool},
+    "text": {"spec": str, "n_tokens": int, "context": int},
+}
+"""Of a manifest's parts, what is used by name."""
+
 
 @dataclass(frozen=True)
 class BookFolder:
@@ -91,8 +98,12 @@ class BookFolder:
             raise InputError(f"{path}: sites must be a list of names")
         for site in sites:
             parse_site(site)  # they name folders: nothing else may stand there
-        if not isinstance(manifest["text"].get("context"), int):
-            raise InputError(f"{path}: text lacks its context, a whole number")
+        for part, keys in _READ.items():
+            for key, kind in keys.items():
+                if not isinstance(manifest[part].get(key), kind):
+                    raise InputError(
+                        f"{path}: {key} of {part} is {manifest[part].get(key)!r}, not of type {kind}"
+                    )
         own = folder / MODEL_FOLDER
         if own.is_dir():  # a folder may have been moved with the model in it
             manifest["model"] |= dict.fromkeys(("spec", "source"), str(own.resolve()))

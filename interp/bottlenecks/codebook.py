@@ -216,7 +216,7 @@ class Codebook(nn.Module, Bottleneck):
 
     @classmethod
     def restored(cls, config: CodebookConfig, tensors: Mapping[str, Tensor]) -> "Codebook":
-        book = cls(config).to(tensors["codes"].dtype)
+        book = cls(config).to(tensors["codes"].device, tensors["codes"].dtype)
         book.load_state_dict(dict(tensors))
         return book
 
@@ -225,6 +225,9 @@ class Codebook(nn.Module, Bottleneck):
         return grouped_rows(x, self.config)
 
     def _encoded(self, x: Tensor, without: Bool[Tensor, "group code"] | None) -> Codes:
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._encoded(x, without)
         chosen = self._choose(self.comparable(self.rows(x)), self.compared(), without)
         ids, values = (part.transpose(0, 1) for part in chosen)
         shape = (*x.shape[:-1], self.config.k)
@@ -240,7 +243,7 @@ class Codebook(nn.Module, Bottleneck):
         While a text is generated position by position this would cost more than the comparison.
         """
         # ids of objects can be used again, so the objects themselves are kept
-        made_of = [(t, t._version, t.data_ptr()) for name, t in self.tensors().items() if name != "counts"]
+        made_of = [(t, _version(t), t.data_ptr()) for name, t in self.tensors().items() if name != "counts"]
         if self._ready is None or not all(
             old[0] is new[0] and old[1:] == new[1:] for old, new in zip(self._ready[0], made_of, strict=True)
         ):
@@ -373,3 +376,8 @@ def _chosen_sum(book: Tensor, ids: Int[Tensor, "group row k"]) -> Float[Tensor, 
     ids = ids.transpose(0, 1)
     total = sum_of_codes(book, Codes(ids, torch.ones_like(ids, dtype=book.dtype)))
     return total.reshape(*ids.shape[:2], -1).transpose(0, 1)
+
+
+def _version(tensor: Tensor) -> object:
+    """Changes when the tensor does; of those made under ``inference_mode``, which do not tell, at every look."""
+    return object() if tensor.is_inference() else tensor._version

@@ -30,6 +30,7 @@ from interp.bottlenecks.codebook import CodebookConfig
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
 from interp.files import read_json
 from interp.models.pretrained import read_tokenizer
+from interp.models.save import write_pretrained
 from interp.tasks.errors import InputError
 
 SITES = {"attn_preproj": "a", "mlp": "m", "transformer_block": "r"}
@@ -81,9 +82,11 @@ def export_language_model(folder: Path | str, *, base: Path | str, out: Path | s
             neither.
 
     Raises:
-        InputError: files that cannot be read, or weights that are not those of such a model.
+        InputError: files that cannot be read, weights that are not those of such a model, or a model in ``out``.
     """
-    folder, base = Path(folder), Path(base)
+    folder, base, out = Path(folder), Path(base), Path(out)
+    if (out / "config.json").exists():
+        raise InputError(f"{out} holds a model already: choose another folder")
     _read_config(folder)
     weights = {
         key.removeprefix("model.").replace("module_layer.", ""): tensor
@@ -102,8 +105,7 @@ def export_language_model(folder: Path | str, *, base: Path | str, out: Path | s
     wrong += [key for key in left.unexpected_keys if not _BUFFERS.search(key)]
     if wrong:
         raise InputError(f"{folder} does not fit the model in {base}: {wrong[0]}, and {len(wrong) - 1} more")
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    write_pretrained(model, tokenizer, out)
 
 
 def _book(
@@ -131,7 +133,10 @@ def _book(
             selection="residual" if nearest else "cosine",
         )
     )
-    book.load_state_dict({"codes": codes / k, "gain": gain, "bias": bias, "counts": book.counts})
+    try:
+        book.load_state_dict({"codes": codes / k, "gain": gain, "bias": bias, "counts": book.counts})
+    except RuntimeError as error:
+        raise InputError(f"{folder}: the codebooks at {place} do not fit: {_first_line(error)}") from None
     return book
 
 
@@ -154,9 +159,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("model_type") != "codebook":
         raise InputError(f"{path} is not of a codebook-features checkpoint: its model_type is not 'codebook'")
     places = config.get("codebook_at", "mlp")
-    places = [places] if isinstance(places, str) else list(places)
+    places = [places] if isinstance(places, str) else places
+    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+        raise InputError(f"{path}: codebook_at {places!r}, a name or a list of names is known")
     k = config.get("k_codebook", 1)
-    k = [k] * len(places) if isinstance(k, int) else list(k)
+    k = [k] * len(places) if isinstance(k, int) else k
+    if not isinstance(k, list) or not all(isinstance(n, int) for n in k):
+        raise InputError(f"{path}: k_codebook {k!r}, a whole number or a list of them is known")
     if len(k) != len(places):
         raise InputError(f"{path}: k_codebook {k} for codebooks at {', '.join(places)}")
     similarity = config.get("similarity_metric", "inner_product")

@@ -34,8 +34,8 @@ Ids = Integral | Sequence[Integral] | Tensor | EditFunction
 class Edit:
     """
     Attributes:
-        ids: one id; several, as numbers or a tensor, that broadcast to [batch, pos, (group,) slot] of what is chosen;
-            or a function.
+        ids: one id; several, as numbers or a tensor, that broadcast to [batch, pos, (group,) slot] of what is chosen,
+            where an entry of the axis ``pos`` belongs to the position of that place in ``positions``; or a function.
         positions: see the module's docstring.
         group: the head (or other group) to edit; None for all.
         slot: the place among the k codes to edit, −1 the weakest; None for all.
@@ -84,21 +84,38 @@ class Edit:
         ids[where] = self._new_ids(ids[where], numbers, n_codes)
         if not isinstance(self.values, str):
             new = torch.as_tensor(self.values, dtype=values.dtype, device=values.device)
-            values[where] = _broadcast(new, values[where], "values")
+            values[where] = self._fitted(new, values[where], numbers, "values")
         whole = Codes(codes.ids.clone(), codes.values.clone())
         whole.ids[:, index[1]], whole.values[:, index[1]] = ids, values
         return whole
 
     def _new_ids(self, chosen: Tensor, numbers: list[int], n_codes: int) -> Tensor:
         if not callable(self.ids):
-            new = _as_ids(self.ids)
-        else:
-            new = self.ids(chosen.clone(), numbers)
-            if not (isinstance(new, Tensor) and new.shape == chosen.shape):
-                shape = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
-                raise InputError(f"the function gave {shape} for ids of shape {list(chosen.shape)}")
-            check_ids(_as_ids(new), n_codes)
-        return _broadcast(new.to(chosen), chosen, "ids")
+            return self._fitted(_as_ids(self.ids).to(chosen), chosen, numbers, "ids")
+        new = self.ids(chosen.clone(), numbers)
+        if not (isinstance(new, Tensor) and new.shape == chosen.shape):
+            shape = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise InputError(f"the function gave {shape} for ids of shape {list(chosen.shape)}")
+        check_ids(_as_ids(new), n_codes)
+        return new.to(chosen)
+
+    def _fitted(self, new: Tensor, like: Tensor, numbers: list[int], what: str) -> Tensor:
+        """Of the shape of what is chosen; with a KV cache only some of the positions are there at a time."""
+        axis = new.ndim - like.ndim + 1
+        if axis >= 0 and new.shape[axis] > 1:
+            places = [_place_among(self.positions, number) for number in numbers]
+            if max(places) >= new.shape[axis]:
+                raise InputError(
+                    f"{what} of shape {list(new.shape)} do not fit: they have {new.shape[axis]} positions, and "
+                    f"position {numbers[places.index(max(places))]} is chosen, too"
+                )
+            new = new.index_select(axis, torch.tensor(places, device=new.device))
+        try:
+            return new.expand(like.shape)
+        except RuntimeError:
+            raise InputError(
+                f"{what} of shape {list(new.shape)} do not fit the chosen {list(like.shape)} (batch, pos, …, slot)"
+            ) from None
 
 
 def is_among(positions: Positions, number: int) -> bool:
@@ -112,6 +129,16 @@ def is_among(positions: Positions, number: int) -> bool:
         before_end = positions.stop is None or number < positions.stop
         return number >= start and before_end and (number - start) % step == 0
     return number in positions
+
+
+def _place_among(positions: Positions, number: int) -> int:
+    """Which of these positions one of them is, counted from 0."""
+    if isinstance(positions, Integral):
+        return 0
+    if positions is None or isinstance(positions, slice):
+        start, step = (0, 1) if positions is None else (positions.start or 0, positions.step or 1)
+        return (number - start) // step
+    return list(positions).index(number)
 
 
 def needs_strength(bottleneck: Bottleneck, ids: Ids) -> bool:
@@ -129,30 +156,23 @@ def _as_ids(ids: Any) -> Int[Tensor, "*batch"]:
     return found
 
 
-def _broadcast(new: Tensor, like: Tensor, what: str) -> Tensor:
-    try:
-        return new.expand(like.shape)
-    except RuntimeError:
-        raise InputError(
-            f"{what} of shape {list(new.shape)} do not fit the chosen {list(like.shape)} (batch, pos, …, slot)"
-        ) from None
-
-
 def check_positions(positions: Any) -> None:
     """Raise :class:`InputError` for positions that cannot be."""
     if positions is None:
         return
-    if isinstance(positions, slice):
-        numbers = [n for n in (positions.start, positions.stop) if n is not None]
-        if positions.step is not None and positions.step < 1:
-            raise InputError(f"positions with step {positions.step}: it must be 1 or more")
-    else:
-        try:
+    try:
+        if isinstance(positions, slice):
+            given = (positions.start, positions.stop, positions.step)
+            *numbers, step = [n if n is None else operator.index(n) for n in given]
+        else:
+            step = None
             numbers = (
                 [positions] if isinstance(positions, Integral) else [operator.index(n) for n in positions]
             )
-        except TypeError:
-            raise InputError(f"positions {positions!r}: numbers, slice(n, None), or None") from None
+    except TypeError:
+        raise InputError(f"positions {positions!r}: numbers, slice(n, None), or None") from None
+    if step is not None and step < 1:
+        raise InputError(f"positions with step {step}: it must be 1 or more")
     for number in numbers:
-        if number < 0:
+        if number is not None and number < 0:
             raise InputError(f"position {number}: count from 0, the end is not known while text is generated")

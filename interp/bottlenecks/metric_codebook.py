@@ -39,7 +39,7 @@ class MetricCodebook(Codebook):
         """Compare vectors x by x · weights: W_O of each head, for z.
 
         Raises:
-            InputError: weights of another shape, NaN or infinite ones, or all zero.
+            InputError: weights of another shape, NaN or infinite ones.
         """
         config = self.config
         if weights.ndim != 3 or tuple(weights.shape[:2]) != (config.groups, config.d_in):
@@ -74,8 +74,10 @@ def output_map(weights: Float[Tensor, "group d_in d_out"]) -> Float[Tensor, "gro
     """L with L Lᵀ = weights · weightsᵀ, lower triangular: ‖x L‖ is the length of x · weights, of every group in the
     same units (beside :data:`FLOOR`, by which L can be inverted); float64.
 
+    A group whose weights are all zero, as of a head that was pruned, has L = 1.
+
     Raises:
-        InputError: NaN or infinite weights, or all of a group zero.
+        InputError: NaN or infinite weights.
     """
     root, size = _root(weights)
     return root * size.sqrt()[:, None, None]
@@ -87,7 +89,11 @@ def _root(
     """Cholesky root of the Gram matrix over its mean diagonal, and that diagonal; float64."""
     gram = weights.double() @ weights.double().mT
     size = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
-    if not (torch.isfinite(size) & (size > 0)).all():
-        raise InputError("weights that are zero, NaN or infinite tell no vectors apart")
-    gram = gram / size[:, None, None] + FLOOR * torch.eye(gram.shape[-1], device=gram.device)
+    if not torch.isfinite(size).all():
+        wrong = int((~torch.isfinite(size)).nonzero()[0])
+        raise InputError(f"weights of group {wrong} are NaN or infinite: they tell no vectors apart")
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    nothing = size == 0
+    size = torch.where(nothing, 1.0, size)
+    gram = torch.where(nothing[:, None, None], eye, gram / size[:, None, None] + FLOOR * eye)
     return torch.linalg.cholesky(gram), size

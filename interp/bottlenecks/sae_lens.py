@@ -8,6 +8,8 @@ feature activations are the values of the chosen codes and zero elsewhere, [...,
 stretch of the vector, as SAELens hands over the heads of z: flat.
 """
 
+import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, Literal, no_type_check
 import torch
 from jaxtyping import Float
 from sae_lens import SAE, SAEConfig, TopKSAE, TopKSAEConfig, register_sae_class
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.registry import SAE_CLASS_REGISTRY
 from sae_lens.saes.sae import SAEMetadata
 from safetensors import SafetensorError
@@ -25,12 +28,18 @@ from interp.bottlenecks.base import Bottleneck, grouped_rows
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.codes import Codes, check_ids, id_dtype
 from interp.bottlenecks.discrete_sae import DiscreteSAE
+from interp.bottlenecks.hub import fetch
 from interp.bottlenecks.kmeans import SIMILARITIES
 from interp.models import parse_site
 from interp.tasks.errors import InputError
 
 RESCALED = ("layer_norm", "constant_norm_rescale")
 """Normalisations that SAELens undoes with what it keeps from encoding: codes alone do not hold it."""
+UNFOLDED = {
+    "expected_average_only_in": "fold_activation_norm_scaling_factor",
+    "covariance_whitening": "fold_activation_whitening",
+}
+"""Normalisations that SAELens expects in the weights, and leaves out where they are not, with what folds them in."""
 
 
 @no_type_check  # SAELens builds it with a plain dictionary as metadata, and mends that afterwards
@@ -117,22 +126,24 @@ def export_to_sae_lens(bottleneck: Bottleneck, folder: Path, *, model_name: str,
     :meth:`~interp.bottlenecks.discrete_sae.DiscreteSAE.select`.
 
     Raises:
-        InputError: a bottleneck that SAELens has no form for, or an unknown site.
+        InputError: a bottleneck that SAELens has no form for, an unknown site, or a single head.
     """
-    metadata = SAEMetadata(
-        model_name=model_name, hook_name=parse_site(site).hook, model_class_name="TransformerBridge"
-    )
+    place = parse_site(site)
+    if place.head is not None:
+        raise InputError(f"site {site}: a SAE of SAELens reads all heads of a layer, write a{place.layer}")
+    metadata = SAEMetadata(model_name=model_name, hook_name=place.hook, model_class_name="TransformerBridge")
+    reshape = "hook_z" if place.kind == "attn" else "none"
     if type(bottleneck) is Codebook:  # other kinds of it see more than the vector as it is
-        sae = _codebook_sae(bottleneck, metadata)
+        sae = _codebook_sae(bottleneck, metadata, reshape)
     elif isinstance(bottleneck, DiscreteSAE) and bottleneck.config.groups == 1:
-        sae = _topk_sae(bottleneck, metadata)
+        sae = _topk_sae(bottleneck, metadata, reshape)
     else:
         raise InputError(f"SAELens has no form for a {bottleneck.kind} of {bottleneck.config.groups} groups")
     sae.save_model(folder)
     return sae
 
 
-def _codebook_sae(book: Codebook, metadata: SAEMetadata) -> CodebookSAE:
+def _codebook_sae(book: Codebook, metadata: SAEMetadata, reshape: str) -> CodebookSAE:
     config = book.config
     sae = CodebookSAE(
         CodebookSAEConfig(
@@ -140,6 +151,7 @@ def _codebook_sae(book: Codebook, metadata: SAEMetadata) -> CodebookSAE:
             d_sae=config.groups * config.n_codes,
             dtype=str(book.codes.dtype).removeprefix("torch."),
             apply_b_dec_to_input=False,
+            reshape_activations=reshape,
             metadata=metadata,
             k=config.k,
             groups=config.groups,
@@ -151,9 +163,17 @@ def _codebook_sae(book: Codebook, metadata: SAEMetadata) -> CodebookSAE:
     return sae
 
 
-def _topk_sae(ours: DiscreteSAE, metadata: SAEMetadata) -> TopKSAE:
+def _topk_sae(ours: DiscreteSAE, metadata: SAEMetadata, reshape: str) -> TopKSAE:
     config, weights = ours.config, ours.tensors()
-    sae = TopKSAE(TopKSAEConfig(d_in=config.d_in, d_sae=config.n_codes, k=config.k, metadata=metadata))
+    sae = TopKSAE(
+        TopKSAEConfig(
+            d_in=config.d_in,
+            d_sae=config.n_codes,
+            k=config.k,
+            reshape_activations=reshape,
+            metadata=metadata,
+        )
+    )
     sae.load_state_dict(
         {
             "W_enc": weights["encoder"][0].T.contiguous(),
@@ -176,17 +196,19 @@ class SaeLensConfig:
 
 
 class SaeLensCodes(Bottleneck):
-    """Any SAE of SAELens as a bottleneck: the ``k`` most active features are the codes.
+    """A SAE of SAELens as a bottleneck: the ``k`` most active features, of either sign, are the codes.
 
     Active features beyond ``k`` are left out, so ``k`` below the SAE's own number of active features costs accuracy.
-    A SAE on z takes all heads of a layer at once: attach it at ``a5``.
+    A SAE on z takes all heads of a layer at once: attach it at ``a5``. One on ``hook_resid_pre`` of layer 5 is one on
+    ``r4``.
 
     Args:
-        sae: from ``SAE.from_pretrained`` or ``SAE.load_from_disk``.
+        sae: from ``SAE.from_pretrained`` or ``SAE.load_from_disk``; it stays as it is.
         k: codes per vector.
 
     Raises:
-        InputError: a transcoder, or an input normalisation that codes cannot undo.
+        InputError: a transcoder, a SAE that reads more than one position, or an input normalisation that codes cannot
+            undo or that is not in its weights.
     """
 
     kind = "sae_lens"
@@ -197,12 +219,22 @@ class SaeLensCodes(Bottleneck):
             raise InputError(
                 f"a {sae.cfg.architecture()} reads one site and writes another: it is no bottleneck"
             )
+        if sae.cfg.architecture() == "temporal":
+            raise InputError(
+                "a temporal SAE reads earlier positions, too: codes of one position do not hold them"
+            )
+        if (folds := UNFOLDED.get(sae.cfg.normalize_activations)) is not None:
+            raise InputError(
+                f"the SAE has normalize_activations {sae.cfg.normalize_activations!r}, which is not in its weights: "
+                f"call its {folds} first"
+            )
         if sae.cfg.normalize_activations in RESCALED:
             raise InputError(
                 f"the SAE has normalize_activations {sae.cfg.normalize_activations!r}, which codes alone cannot undo"
             )
         if not 1 <= k <= sae.cfg.d_sae:
             raise InputError(f"k {k}: the SAE has {sae.cfg.d_sae} features")
+        sae = copy.copy(sae)  # the weights are shared; whether z is reshaped is not
         sae.turn_off_forward_pass_hook_z_reshaping()
         self.sae, self.config = sae, SaeLensConfig(sae.cfg.d_in, sae.cfg.d_sae, k)
 
@@ -212,10 +244,14 @@ class SaeLensCodes(Bottleneck):
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
         rows = grouped_rows(x, self.config)[0]
-        top = [self.sae.encode(part).float().topk(self.config.k, dim=-1) for part in self._parts(rows)]
+        ids, values = [], []
+        for part in self._parts(rows):
+            acts = self.sae.encode(part).float()
+            ids.append(acts.abs().topk(self.config.k, dim=-1).indices)
+            values.append(acts.gather(-1, ids[-1]))
         shape = (*x.shape[:-1], self.config.k)
-        ids = torch.cat([t.indices for t in top]).to(id_dtype(self.config.n_codes))
-        return Codes(ids.reshape(shape), torch.cat([t.values for t in top]).reshape(shape))
+        chosen = torch.cat(ids).to(id_dtype(self.config.n_codes))
+        return Codes(chosen.reshape(shape), torch.cat(values).reshape(shape))
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
@@ -235,6 +271,13 @@ class SaeLensCodes(Bottleneck):
     @classmethod
     def restored(cls, config: SaeLensConfig, tensors: Mapping[str, Tensor]) -> "SaeLensCodes":  # noqa: ARG003
         raise InputError("a SAE of SAELens is read with SaeLensCodes.load or SAE.load_from_disk")
+
+    @property
+    def trained_at(self) -> str | None:
+        """What stands behind a block is what the next one reads."""
+        hook = getattr(self.sae.cfg.metadata, "hook_name", None)
+        before = re.fullmatch(r"blocks\.([1-9]\d*)\.hook_resid_pre", hook or "")
+        return f"blocks.{int(before[1]) - 1}.hook_resid_post" if before else hook
 
     def to(self, target: torch.device | str) -> "SaeLensCodes":
         self.sae.to(target)
@@ -256,6 +299,25 @@ class SaeLensCodes(Bottleneck):
         except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise InputError(f"cannot read a SAE of SAELens from {folder}: {error}") from None
         return cls(sae, k)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, k: int = 1, revision: str | None = None, token: str | None = None
+    ) -> "SaeLensCodes":
+        """Load from a folder of SAELens' format, or from the hub's repository ``owner/name`` that holds one.
+
+        Raises:
+            InputError: as :meth:`load`, or the hub cannot be reached.
+        """
+        return cls.load(
+            fetch(source, [SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME], revision=revision, token=token), k
+        )
+
+    def push_to_hub(self, repo_id: str, **_: Any) -> str:
+        """Refused: what this package would write on the card could not read it."""
+        raise InputError(
+            f"cannot push to {repo_id!r}: use sae_lens.upload_saes_to_huggingface for a SAE of SAELens"
+        )
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
         return rows.split(max(1, SIMILARITIES // self.config.n_codes))

@@ -1,9 +1,10 @@
 """Codebooks that come with the package, and packing a folder for that."""
 
 import json
+import shutil
 from pathlib import Path
 
-from interp.bottlenecks.book_folder import MANIFEST, PACKED_FILE, BookFolder
+from interp.bottlenecks.book_folder import MANIFEST, MODEL_FOLDER, PACKED_FILE, BookFolder
 from interp.bottlenecks.packed_books import write_packed
 from interp.files import write_json
 from interp.models import Model, describe_model
@@ -64,6 +65,8 @@ def pack_codebooks(source: Path, out: Path, storage: str = "int8") -> BookFolder
     if BookFolder.exists(out):
         raise InputError(f"{out} holds codebooks already: choose another folder")
     write_packed(out / PACKED_FILE, found.books(), storage)
+    if (found.folder / MODEL_FOLDER).is_dir():  # they are of no other
+        shutil.copytree(found.folder / MODEL_FOLDER, out / MODEL_FOLDER, dirs_exist_ok=True)
     manifest = json.loads(json.dumps(dict(found.manifest)))
     write_json(out / MANIFEST, {**manifest, "storage": storage})
     return BookFolder.open(out)

@@ -1,11 +1,12 @@
 """Generation: the bridge's own, greedy unless a temperature is given, and the same under hooks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 
@@ -39,9 +40,12 @@ def generate(
     far, [batch, pos], and changes nothing; what it raises ends the generation.
 
     Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
-    once and then one position at a time: one that edits must not count positions from the front. Raises
-    :class:`InputError` for a temperature that is negative or not finite, no new tokens, a tensor of tokens that
-    goes beyond the model's context, or strings and a tokenizer that cannot pad.
+    once and then one position at a time: one that edits must not count positions from the front.
+
+    Raises:
+        InputError: a temperature that is negative or not finite, no prompts or an empty one, no new tokens, more
+            tokens than the model's context, strings and a tokenizer that cannot pad, or logits that are NaN or
+            infinite, as of codes that are added too strongly for the model's dtype.
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
@@ -51,13 +55,27 @@ def generate(
         raise InputError(
             "the model's tokenizer has no padding token: give prompts as tokens, or continue_prompts"
         )
-    if isinstance(prompts, Tensor) and prompts.shape[1] + max_new_tokens > model.cfg.n_ctx:
+    if isinstance(prompts, Tensor):
+        if not prompts.numel():
+            raise InputError(
+                f"prompts of shape {list(prompts.shape)}: give tokens [batch, pos], at least one of them"
+            )
+        longest = prompts.shape[1]
+    else:
+        lengths = [
+            model.to_tokens(prompt).shape[1]
+            for prompt in ([prompts] if isinstance(prompts, str) else prompts)
+        ]
+        if not lengths or not min(lengths):
+            raise InputError(f"prompts {prompts!r}: give at least one, and none that is empty")
+        longest = max(lengths)
+    if longest + max_new_tokens > model.cfg.n_ctx:
         raise InputError(
-            f"{prompts.shape[1]} tokens of prompt and {max_new_tokens} new ones: the model reads {model.cfg.n_ctx}"
+            f"{longest} tokens of prompt and {max_new_tokens} new ones: the model reads {model.cfg.n_ctx}"
         )
     sampled = temperature > GREEDY
     seeded = torch.random.fork_rng(_cuda_devices(model))
-    with model_lock(model), generation_marked(model), seeded, torch.no_grad():
+    with model_lock(model), generation_marked(model), _finite_logits(model), seeded, torch.no_grad():
         torch.manual_seed(seed)
         return model.generate(
             prompts,
@@ -73,6 +91,25 @@ def generate(
             stopping_criteria=None if watch is None else _Watching(watch),
             verbose=False,
         )
+
+
+@contextmanager
+def _finite_logits(model: TransformerBridge) -> Iterator[None]:
+    """Sampling from others is an error that tells nothing, and the likeliest of them a token like any other."""
+
+    def check(_module: nn.Module, _inputs: Any, logits: Tensor) -> None:
+        # the sum is far cheaper to look at
+        if not torch.isfinite(logits[:, -1].sum()) and not torch.isfinite(logits[:, -1]).all():
+            raise InputError(
+                f"the model's logits are NaN or infinite in {logits.dtype}: what is added to it is too large "
+                "(a smaller --add), or the dtype too narrow (--dtype float32)"
+            )
+
+    handle = model.unembed.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _Watching(StoppingCriteria):

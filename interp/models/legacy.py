@@ -41,7 +41,18 @@ def read_legacy(
     try:
         legacy = torch.load(checkpoint, map_location="cpu", weights_only=True)
         state, shapes = convert(legacy)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError, AttributeError) as error:
+    except InputError:
+        raise
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise InputError(f"{checkpoint} is not a HookedTransformer's state dict, or is damaged") from error
     bridge_config = TransformerBridgeConfig(
         **shapes,
@@ -153,6 +164,8 @@ def _config(folder: Path) -> dict[str, Any]:
         config = read_json(path)
     except ValueError as error:
         raise InputError(f"{path} is not JSON") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not a model's configuration")
     if config.get("shortformer_pos"):
         raise InputError(f"{path}: shortformer position embeddings are not supported")
     return config

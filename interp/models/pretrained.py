@@ -50,7 +50,8 @@ def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
         tokenizer = read_tokenizer(source)
-        check_weights(config, dtype, device)
+        for place in {device, torch.device("cpu")}:  # where they are read to first
+            check_weights(config, dtype, place)
         # a hub's download bars stay: they are worth seeing
         with status(f"loading {source}") if local else contextlib.nullcontext():
             model, told = AutoModelForCausalLM.from_pretrained(

@@ -43,7 +43,9 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
 def weights_digest(model: TransformerBridge) -> str:
     """A hash that tells models of one name and shape apart, whatever dtype and device they were loaded in.
 
-    Of the signs of at most 256 entries of every parameter: rounding leaves signs alone, training does not.
+    Of the signs of 256 to 511 entries of every parameter (all of a smaller one): rounding leaves signs alone, training
+    does not. In float16, though, a weight below 3e-8 becomes 0, so a model that has such an entry among those passes
+    for another there.
     """
     digest = hashlib.sha256()
     for parameter in model.original_model.parameters():

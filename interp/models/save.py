@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge, LinearBridge
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.tasks.errors import InputError
 
@@ -61,16 +61,25 @@ def save_model(model: TransformerBridge, folder: Path) -> None:
     if left.missing_keys:
         raise InputError(f"cannot save this model: {left.missing_keys[0]} is not among its weights")
     plain.tie_weights()
+    write_pretrained(plain, model.tokenizer, folder)
+
+
+def write_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    """Write a transformers model and its tokenizer; no file is there by half.
+
+    Raises:
+        OSError: the disk is full.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
         begun = Path(own) / folder.name
         try:
-            plain.save_pretrained(begun)
+            model.save_pretrained(begun)
         except SafetensorError as error:  # its way of saying that the disk is full
             raise OSError(f"cannot write {folder} ({error})") from error
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(begun)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(begun)
         folder.mkdir(exist_ok=True)
         for path in begun.iterdir():
             if path.is_dir():  # of chat templates: a folder replaces none that holds files

@@ -17,7 +17,9 @@ from interp.tasks.errors import InputError
 from interp.text.special import check_unicode, ends, opened, until_end
 
 BATCH_SIZE = 32
-"""Texts per forward pass when they are judged: logits over the vocabulary take the memory."""
+"""Texts per forward pass when they are judged."""
+LOGITS = 2**27
+"""At most so many logits are made at a time, 0.5 GiB of them in float32."""
 WITHIN = "leave that context before, or give it as within"
 """What to do about a context that is open already."""
 
@@ -144,8 +146,9 @@ def _surprises(
     device = next(model.parameters()).device
     rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
     found: list[np.ndarray] = []
-    for begin in range(0, len(rows), BATCH_SIZE):
-        some = rows[begin : begin + BATCH_SIZE]
+    at_once = min(BATCH_SIZE, max(1, LOGITS // (max(map(len, rows)) * model.cfg.d_vocab)))
+    for begin in range(0, len(rows), at_once):
+        some = rows[begin : begin + at_once]
         longest = max(map(len, some))
         # padding on the right is seen by no earlier position
         tokens = torch.tensor([row + row[-1:] * (longest - len(row)) for row in some], device=device)

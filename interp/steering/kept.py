@@ -32,11 +32,16 @@ def identity(model: Model, codebooks: Mapping[str, Codebook]) -> str:
 
 
 def _told(book: Codebook) -> int | list:
-    """What else than codes matters of a book: k, and at MLPs and the residual stream, where one code can be most of the
-    mean that codes are taken from, the counts. (Heads' were kept under a name without them, and are alike.)"""
-    if book.config.groups > 1:
-        return book.config.k
-    return [book.config.k, hashlib.sha256(book.counts.cpu().numpy().tobytes()).hexdigest()[:16]]
+    """What else than codes matters of a book: k, how it chooses, and the counts, by which the mean is taken.
+
+    Books of the kind that is fitted at heads have been kept under k alone; there the mean is small.
+    """
+    config = book.config
+    how = [book.kind, config.selection, config.magnitude]
+    if config.groups > 1 and how == ["metric_codebook", "residual", "dropped"]:
+        return config.k
+    counts = hashlib.sha256(book.counts.cpu().numpy().tobytes()).hexdigest()[:16]
+    return [config.k, counts] if how == ["codebook", "residual", "dropped"] else [config.k, counts, *how]
 
 
 def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str], by: str, seed: int) -> str:
@@ -71,16 +76,11 @@ def find_or_recall(
     *,
     by: str = RANKINGS[0],
     seed: int = 0,
-    folder: Path | None = None,
     stage: Stage = silent,
 ) -> FoundCodes:
-    """As :func:`~interp.steering.find_codes`, unless it is known already what that would find.
-
-    Args:
-        folder: as of :func:`recall`.
-    """
+    """As :func:`~interp.steering.find_codes`, unless what that would find comes with the package."""
     key = request_key(identity(model, codebooks), positive, negative, by, seed)
-    return recall(folder, key) or find_codes(
+    return recall(None, key) or find_codes(
         model, codebooks, positive, negative, by=by, seed=seed, stage=stage
     )
 

@@ -161,7 +161,7 @@ class Steered(Attached):
 
         Columns count padding: beside a longer prompt the same prompt is edited at other tokens.
         """
-        generator = np.random.Generator(np.random.Philox(key=[self.seed, column]))
+        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, column], dtype=np.uint64)))
         return generator.random(n_rows) < self.share
 
 

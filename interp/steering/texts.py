@@ -14,6 +14,7 @@ from interp.activations.stream import model_device
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.codes import NO_CODE
 from interp.models import Model, hooked, resolve_site
+from interp.models.memory import check_fits, estimate_memory
 from interp.models.sites import Site
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
@@ -43,7 +44,8 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
     """Texts as one padded tensor.
 
     Raises:
-        InputError: a text that is empty or longer than the model's context, or a model without a tokenizer.
+        InputError: a text that is empty or longer than the model's context, a model without a tokenizer, or texts so
+            long that a batch of them does not fit into memory.
     """
     if model.tokenizer is None:
         raise InputError("this model has no tokenizer: it cannot read text")
@@ -57,6 +59,8 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
                 f"a text of {len(row)} tokens ({text[:30]!r} …): the model reads {model.cfg.n_ctx}"
             )
     longest = max(map(len, rows))
+    batch = min(BATCH_SIZE, len(rows))
+    check_fits(estimate_memory(model, batch, longest, gradients=True), model_device(model), "shorter texts")
     padding = begin if begin is not None else 0
     tokens = torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])[:, None]

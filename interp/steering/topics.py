@@ -90,8 +90,17 @@ def read_lines(path: Path) -> tuple[str, ...]:
 
 
 def holds_word(text: str, words: Sequence[str]) -> bool:
-    """Whether one of the words stands in the text as a whole word: ``fire`` is not in ``fireman``."""
-    return re.search(rf"\b(?:{'|'.join(map(re.escape, words))})\b", text, re.IGNORECASE) is not None
+    """Whether one of the words stands in the text as a whole word: ``fire`` is not in ``fireman``.
+
+    At an end that is no letter, as of ``?`` and ``C++``, there is no word to be whole.
+    """
+    return any(re.search(_whole(word), text, re.IGNORECASE) for word in words)
+
+
+def _whole(word: str) -> str:
+    begin = r"\b" if re.match(r"\w", word) else ""
+    end = r"\b" if re.search(r"\w\Z", word) else ""
+    return begin + re.escape(word) + end
 
 
 @cache

@@ -137,6 +137,36 @@ def test_one_position_may_have_another_code_per_prompt(tiny_model):
         assert attached.ids["m1"][:, 3, 0].tolist() == [4, 5, 6]
 
 
+@pytest.mark.parametrize("positions", [[2, 3, 8], slice(2, 9, 3), None], ids=str)
+def test_each_position_may_have_another_code_with_and_without_a_cache(positions, tiny_model):
+    model = tiny_model("llama")
+    tokens = model.to_tokens(PROMPT)[:, :6]
+    columns = [2, 3, 8] if isinstance(positions, list) else [*range(9)][positions or slice(None)]
+    wanted = torch.arange(9)[: len(columns)]
+    runs = []
+    for use_cache in (True, False):
+        with attach(model, {"m1": codebook(model.cfg.d_model)}) as attached:
+            attached.set_ids("m1", wanted[None, :, None], positions=positions)
+            runs.append(generate(model, tokens, 4, use_cache=use_cache))
+            assert attached.ids["m1"].shape[1] == 9
+            assert torch.equal(attached.ids["m1"][0, columns, 0].long(), wanted)
+    assert torch.equal(*runs)
+
+
+def test_more_positions_than_there_are_codes_for_are_named(tiny_model):
+    model = tiny_model("llama")
+    with attach(model, {"m1": codebook(model.cfg.d_model)}) as attached:
+        attached.set_ids("m1", torch.arange(3)[None, :, None], positions=slice(2, None))
+        with pytest.raises(InputError, match="have 3 positions, and position 5 is chosen, too"):
+            model(model.to_tokens(PROMPT)[:, :6])
+
+
+def test_a_site_that_is_named_twice_is_refused(tiny_model):
+    model = tiny_model("llama")
+    with pytest.raises(InputError, match="bottlenecks at m1, m01: a site is named twice"):
+        attach(model, {"m1": codebook(model.cfg.d_model), "m01": codebook(model.cfg.d_model)})
+
+
 def test_heads_of_a_layer_can_have_bottlenecks_of_their_own(tiny_model):
     model = tiny_model("llama")
     tokens = model.to_tokens(PROMPT)

@@ -272,3 +272,19 @@ def test_impossible_settings_are_refused_by_name(changes, message):
 def test_too_few_vectors_to_fit_are_refused():
     with pytest.raises(InputError, match="10 vectors for 20 codes"):
         codebook().fit(torch.randn(10, 6))
+
+
+def test_similarities_are_float32_under_autocast():
+    book, x = codebook(n_codes=400), torch.randn(500, 6)
+    plain = book.encode(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(book.encode(x).ids, plain.ids)
+
+
+def test_books_made_in_inference_mode_encode_and_see_their_codes_change():
+    with torch.inference_mode():
+        book, x = codebook(), torch.randn(50, 6)
+        before = book.encode(x).ids
+        book.codes.copy_(book.codes.flip(1))
+        assert torch.equal(book.encode(x).ids, 19 - before)
+        assert torch.equal(book.with_k(1).encode(x).ids, 19 - before)

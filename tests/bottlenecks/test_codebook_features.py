@@ -155,6 +155,13 @@ BAD = {
         "codebook_layer.x",
     ),
     "k for another number of places": (lambda f: write(f, layer_weights(), k_codebook=[1, 2]), "k_codebook"),
+    "k is no number": (lambda f: write(f, layer_weights(), k_codebook=None), "k_codebook None"),
+    "k is a text": (lambda f: write(f, layer_weights(), k_codebook="2"), "k_codebook '2'"),
+    "no places": (lambda f: write(f, layer_weights(), codebook_at=None), "codebook_at None"),
+    "a norm of another size": (
+        lambda f: write(f, {k: v[:-1] if ".ln." in k else v for k, v in layer_weights().items()}),
+        "do not fit",
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights"),
     "cut weights": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 40), "model.safetensors"),
 }
@@ -192,3 +199,10 @@ def test_a_base_of_another_shape_is_refused(tiny_model_folder, tmp_path):
     with pytest.raises(InputError, match="does not fit"):
         export_language_model(tmp_path / "released", base=tiny_model_folder("pythia"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_there_is_not_written_over(tiny_model_folder, tmp_path):
+    base = tiny_model_folder("gpt2")
+    write_checkpoint(base, tmp_path / "released", "gpt2")
+    with pytest.raises(InputError, match="holds a model already"):
+        export_language_model(tmp_path / "released", base=base, out=base)

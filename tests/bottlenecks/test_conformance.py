@@ -166,6 +166,7 @@ def test_damaged_files_are_input_errors_that_name_the_file(alone, tmp_path):
     for change, message in [
         ({"format": 99}, "format 99"),
         ({"kind": "nonsense"}, "nonsense"),
+        ({"kind": []}, "does not describe a bottleneck"),
         ({"d_in": 9}, "another configuration"),
         ({"k": "two"}, "configuration"),
         ({"colour": 1}, "configuration"),

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from sae_lens import SAE, StandardSAE, StandardSAEConfig, TopKSAE
+from sae_lens import SAE, AbsTopKSAE, AbsTopKSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE
+from sae_lens.saes.sae import SAEMetadata
 
 from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig, LayerNormCodebook
 from interp.bottlenecks.attach import attach
@@ -30,10 +31,10 @@ def test_exported_codebook_is_loaded_by_sae_lens_with_the_same_codes_and_vectors
 ):
     config = CodebookConfig(6, 20, k=2, groups=groups, selection=selection, magnitude=magnitude)
     book = Codebook(config)
-    export_to_sae_lens(book, tmp_path, model_name="tiny", site="a1")
+    export_to_sae_lens(book, tmp_path, model_name="tiny", site="m1")
     sae = SAE.load_from_disk(tmp_path)
     assert isinstance(sae, CodebookSAE)
-    assert sae.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
+    assert sae.cfg.metadata.hook_name == "blocks.1.hook_mlp_out"
     x = torch.randn(5, 7, groups * 6)
     ours = x if groups == 1 else x.unflatten(-1, (groups, 6))
     torch.testing.assert_close(sae(x), book(ours).reshape(x.shape))
@@ -73,6 +74,54 @@ def test_what_sae_lens_has_no_form_for_is_refused(tmp_path):
     normed = LayerNormCodebook(CodebookConfig(8, 16))
     with pytest.raises(InputError, match="layer_norm_codebook"):
         export_to_sae_lens(normed, tmp_path, model_name="tiny", site="m0")
+    with pytest.raises(InputError, match="all heads of a layer, write a5"):
+        export_to_sae_lens(Codebook(CodebookConfig(8, 16)), tmp_path, model_name="tiny", site="a5.h3")
+
+
+def test_codebooks_of_heads_read_z_as_sae_lens_hands_it_over(tmp_path):
+    book = Codebook(CodebookConfig(6, 20, groups=3))
+    export_to_sae_lens(book, tmp_path, model_name="tiny", site="a1")
+    sae, z = SAE.load_from_disk(tmp_path), torch.randn(2, 5, 3, 6)
+    assert sae.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
+    torch.testing.assert_close(sae(z), book(z))
+
+
+def test_active_features_of_either_sign_are_codes():
+    sae, x = AbsTopKSAE(AbsTopKSAEConfig(d_in=8, d_sae=32, k=6)), torch.randn(20, 8)
+    codes = SaeLensCodes(sae, k=6)
+    found = codes.encode(x)
+    assert (found.values < 0).any() and (found.values > 0).any()
+    torch.testing.assert_close(codes.decode(found), sae(x))
+
+
+def test_the_sae_that_is_wrapped_stays_as_it_is():
+    sae = standard_sae(24, reshape_activations="hook_z")
+    SaeLensCodes(sae, k=2)
+    z = torch.randn(2, 3, 4, 6)
+    assert sae(z).shape == z.shape
+
+
+@pytest.mark.parametrize(
+    ("hook", "site", "warns"),
+    [
+        ("blocks.0.hook_resid_post", "r0", False),
+        ("blocks.1.hook_resid_pre", "r0", False),
+        ("blocks.0.hook_resid_post", "r1", True),
+        ("blocks.0.hook_mlp_out", "r0", True),
+    ],
+)
+def test_a_sae_at_another_place_than_its_own_is_told(hook, site, warns, tiny_model, recwarn):
+    sae = standard_sae(24, metadata=SAEMetadata(hook_name=hook))
+    attach(tiny_model("llama"), {site: SaeLensCodes(sae, k=2)})
+    told = [str(one.message) for one in recwarn if "was made for" in str(one.message)]
+    assert len(told) == warns and all(f"the bottleneck at {site} was made for" in one for one in told)
+
+
+def test_a_folder_of_sae_lens_is_read_with_as_many_codes_as_asked_for(tmp_path):
+    standard_sae(8).save_model(tmp_path)
+    assert SaeLensCodes.from_pretrained(tmp_path, k=5).config.k == 5
+    with pytest.raises(InputError, match="upload_saes_to_huggingface"):
+        SaeLensCodes(standard_sae(8), k=2).push_to_hub("me/sae")
 
 
 def test_a_sae_with_as_many_codes_as_are_active_reconstructs_as_in_sae_lens():
@@ -94,7 +143,7 @@ def test_any_sae_is_attached_and_its_codes_read_and_set(site, reshape, tiny_mode
     x = seen[0].reshape(*seen[0].shape[:2], 24)
     with attach(model, {site: bottleneck}) as attached:
         model(tokens)
-        expected = sae.encode(x).topk(4)
+        expected = sae.encode(x if reshape == "none" else x.unflatten(-1, (4, 6))).topk(4)
         assert torch.equal(attached.ids[site].long(), expected.indices)
         plain = generate(model, tokens, 6)
         assert torch.equal(plain, generate(model, tokens, 6, use_cache=False))
@@ -110,7 +159,10 @@ def test_any_sae_is_attached_and_its_codes_read_and_set(site, reshape, tiny_mode
     assert torch.equal(model(tokens), before)
 
 
-@pytest.mark.parametrize("normalisation", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize(
+    "normalisation",
+    ["layer_norm", "constant_norm_rescale", "expected_average_only_in", "covariance_whitening"],
+)
 def test_normalisations_that_codes_cannot_undo_are_refused(normalisation):
     with pytest.raises(InputError, match=normalisation):
         SaeLensCodes(standard_sae(8, normalize_activations=normalisation), k=2)

@@ -106,6 +106,31 @@ def test_more_than_the_context_is_refused(tiny_model):
     assert generate(model, tokens, 2).shape[1] == model.cfg.n_ctx
     with pytest.raises(InputError, match="tokens of prompt and 3 new ones: the model reads"):
         generate(model, tokens, 3)
+    with pytest.raises(InputError, match="and 3 new ones: the model reads"):
+        generate(model, ["Mary went to the store. " * model.cfg.n_ctx], 3)
+
+
+@pytest.mark.parametrize("prompts", [[], torch.ones(0, 4, dtype=torch.long)], ids=str)
+def test_no_prompts_are_refused(prompts, tiny_model):
+    with pytest.raises(InputError, match="at least one"):
+        generate(tiny_model("llama"), prompts, 2)
+
+
+def test_an_empty_prompt_is_refused_where_nothing_stands_before_it(tiny_model):
+    with pytest.raises(InputError, match="none that is empty"):
+        generate(tiny_model("qwen2"), ["Mary", ""], 2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_end_a_generation_with_a_line(temperature, tiny_model):
+    model = tiny_model("llama")
+    plain = generate(model, PROMPT, 3, seed=1, temperature=temperature)
+    with (
+        pytest.raises(InputError, match="logits are NaN or infinite in torch.float32"),
+        hooked(model, {"blocks.1.hook_mlp_out": lambda x: x * float("inf")}),
+    ):
+        generate(model, PROMPT, 3, temperature=temperature)
+    assert torch.equal(generate(model, PROMPT, 3, seed=1, temperature=temperature), plain)
 
 
 @pytest.mark.slow

@@ -96,6 +96,23 @@ def test_damaged_checkpoint_is_one_line(content, tmp_path):
         load_model(f"attn-only-4l:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    "state", [[1, 2], {1: torch.ones(2)}, {"blocks.0.attn.W_Q": torch.ones(2, 2)}], ids=str
+)
+def test_what_is_no_state_dict_is_one_line(state, tmp_path):
+    make_legacy(tmp_path)
+    torch.save(state, tmp_path / "model_final.pth")
+    with pytest.raises(InputError, match="state dict, or is damaged"):
+        load_model(f"attn-only-4l:{tmp_path}")
+
+
+def test_a_configuration_that_is_none_is_one_line(tmp_path):
+    make_legacy(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(InputError, match="is not a model's configuration"):
+        load_model(f"attn-only-4l:{tmp_path}")
+
+
 def test_checkpoint_that_would_run_code_is_refused(tmp_path):
     make_legacy(tmp_path)
     torch.save({"blocks.0.attn.W_Q": print}, tmp_path / "model_final.pth")

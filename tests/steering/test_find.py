@@ -384,6 +384,8 @@ def test_topics_hold_their_words_and_prompts_hold_none():
         assert not any(topic.is_in(text) for text in (*prompts, *neutral_texts()))
         assert not set(topic.positive) & set(topic.negative) and not set(prompts) & set(topic.negative)
     assert holds_word("The Fire!", ["fire"]) and not holds_word("a fireman", ["fire"])
+    assert holds_word("Ok? Yes.", ["?"]) and holds_word("in C++ it is", ["C++"])
+    assert not holds_word("in JC++ it is", ["C++"]) and not holds_word("anything", [])
     with pytest.raises(
         InputError, match="unknown topic 'water': there are dragon.* and for development horse"
     ):
