@@ -8,8 +8,9 @@ import streamlit as st
 
 from interp import DEFAULT_MODEL
 from interp.app import engine, shelf
+from interp.app.address import tell_missing
 from interp.app.tokens import plain
-from interp.bottlenecks.book_folder import MANIFEST, BookFolder, load_codebooks
+from interp.bottlenecks.book_folder import MANIFEST, BookFolder, books_fingerprint, load_codebooks
 from interp.bottlenecks.shipped import MLPS, at_mlps, codebooks_folder
 from interp.bottlenecks.shipped import SHIPPED as PACKAGED
 from interp.files import unused
@@ -51,6 +52,7 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
     if not names:
         none_yet(spec)
         st.stop()
+    tell_missing("books", names, "codebooks")
     name = st.selectbox(
         "Codebooks",
         names,
@@ -86,6 +88,16 @@ def shipped_name(path: Path) -> str | None:
     try:
         return SHIPPED_MLPS if at_mlps(BookFolder.open(PACKAGED / path.name)) else SHIPPED
     except InputError:  # of another version of the package
+        return None
+
+
+@st.cache_resource(show_spinner=False)
+def shipped_fingerprint(folder: str, sites: tuple[str, ...]) -> str | None:
+    """Of the codebooks of the package in a folder of theirs at some sites; None where they cannot be read."""
+    try:
+        books = BookFolder.open(PACKAGED / folder).books()
+        return books_fingerprint({site: books[site] for site in sites})
+    except (InputError, KeyError):
         return None
 
 

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from interp.app.circuit_runs import Opened, ink
-from interp.report.components import member_nodes
+from interp.report.components import counts_code_pairs, member_nodes
 from interp.report.edge_plot import DRAWN, edge_plot
 
 MOST_DRAWN = 100
@@ -30,8 +30,9 @@ _COLUMNS = (
 
 @st.fragment
 def edges(found: Opened) -> None:
-    """The strongest edges; a click on a member opens it among the heads."""
+    """The strongest edges."""
     run = found.run
+    signed = not counts_code_pairs(run)
     if not run.members or not run.result["edges"]:
         st.info("This run has no edges: they are scored among members, and it has too few of them.")
         return
@@ -46,15 +47,21 @@ def edges(found: Opened) -> None:
         key="edges drawn",
     )
     st.plotly_chart(
-        edge_plot(member_nodes(run, found.scale), among, ink(), n),
+        edge_plot(member_nodes(run, found.scale), among, ink(), n, signed=signed),
         key=f"graph of {found.name}",
         config={"displayModeBar": False},
         alt=f"The {n} strongest edges among the members, by layer; the same as the table below",
     )
+    lines = (
+        "what a head writes reaching another's query, key or value; blue helps the answer, orange hurts it, as wide "
+        "as the score is large."
+        if signed
+        else "how many pairs of codes the two heads have on clean prompts and on no corrupt one, which tells neither "
+        "whether it helps nor its direction."
+    )
     st.caption(
         f"The {min(n, len(among))} strongest of {len(among)} edges, layers from bottom to top. Boxes: members, "
-        "coloured by their effect. Lines: what a head writes reaching another's query, key or value; blue helps "
-        "the answer, orange hurts it, as wide as the score is large."
+        f"coloured by their effect. Lines: {lines}"
     )
     present = [key for key in _COLUMNS if any(edge.get(key) is not None for edge in among)]
     st.dataframe(

@@ -80,7 +80,7 @@ def form(*, expanded: bool) -> None:
             pressed = st.form_submit_button("Find", type="primary")
         st.caption(
             f"Runs on {plain(engine.model_name())} (planted tasks on their own model). With {DEFAULT_N} pairs "
-            "codes takes about a minute on the default model. Leaving the page ends it."
+            "codes takes about a minute on the default model. Any click on this page, or leaving it, ends the search."
         )
         if pressed:
             chosen = task if upload is None else Upload(upload.name, upload.getvalue())

@@ -137,6 +137,6 @@ def _direct(found: Opened, seen, side: str, layer: int, head: int) -> str:
     return (
         f"Directly it adds **{plain(wording.signed(right, 3))}** to the answer {answers} and "
         f"**{plain(wording.signed(wrong, 3))}** to the wrong {others}: "
-        f"**{plain(wording.signed(difference, 3))}** together. "
+        f"**{plain(wording.signed(difference, 3))}** to their difference. "
         f"The model's metric here is {plain(wording.signed(metric, 3))}."
     )

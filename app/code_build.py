@@ -163,6 +163,12 @@ def running() -> Build | None:
     return last if last is not None and last.is_alive() else None
 
 
+def is_being_built(folder: str) -> bool:
+    """Whether it is what is being built now, by the name of its folder."""
+    build = running()
+    return build is not None and build.plan.folder.name == folder
+
+
 def failed() -> Build | None:
     """The last build in the runs folder, if it ended with an error and the index was not made in another way since."""
     last = _last.get(engine.runs())

@@ -44,7 +44,10 @@ _FOCUS = "font-weight:700;outline:1.5px solid currentColor;outline-offset:-1px"
 
 def page(index: CodeIndex, book: str, code: int) -> CodePage:
     """All that the index says about a code by itself; worked out once."""
-    return _page(index.folder, changed(index.folder), book, code, index)
+    found = _page(index.folder, changed(index.folder), book, code, index)
+    if found.neighbours is None:  # the codebooks were away: they may be back
+        _page.clear(index.folder, changed(index.folder), book, code, index)
+    return found
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)

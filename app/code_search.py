@@ -52,7 +52,7 @@ def scores(index: CodeIndex, by: str, text: str) -> CodeScores:
     return _scores(index.folder, changed(index.folder), by, text, index)
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@st.cache_resource(max_entries=8, show_spinner="Searching")
 def _scores(folder: Path, changed: float, by: str, text: str, _index: CodeIndex) -> CodeScores:  # noqa: ARG001
     return search_regex(_index, text) if by == REGEX else search_token(_index, text)
 

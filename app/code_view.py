@@ -171,7 +171,9 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
         key = f"note of {name}: {note.text}"  # another tab's note makes another field
         st.text_area("Note", note.text, max_chars=MOST, height=100, label_visibility="collapsed", key=key)
         # a callback comes before the script: one that looks at the button loses the click if it is run again meanwhile
-        st.form_submit_button("Keep the note", on_click=lambda: keep(text=st.session_state[key]))
+        st.form_submit_button(
+            "Keep the note", on_click=lambda: keep(text=st.session_state[key], was=note.text)
+        )
 
 
 def numbers(index: CodeIndex, found: CodePage) -> None:

@@ -62,7 +62,10 @@ def show() -> None:
             "No control was measured with these: interp codebook eval measures them unless told --controls 0."
         )
     st.dataframe([line(condition) for condition in text.conditions], hide_index=True)
-    st.caption("Cross-entropy and KL in nats a token; 95 % bootstrap over blocks of text.")
+    st.caption(
+        "Cross-entropy and KL in nats a token; 95 % bootstrap over blocks of text. Controls may be on fewer blocks: "
+        "their rise is over the plain model on those, not over the line above."
+    )
     for usage in text.usage:
         st.subheader(f"How much of each site the codes hold, k = {usage.k}")
         st.plotly_chart(explained_plot(usage.explained_sites), width="stretch", theme="streamlit")

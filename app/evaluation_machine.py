@@ -33,7 +33,9 @@ def show() -> None:
     )
     files = sources.reproductions()
     if not files:
-        st.info("The experiment has not been run yet. In a terminal (45 minutes of one core; it resumes):")
+        st.info(
+            "The experiment has not been run yet. In a terminal (about half an hour of one core; it resumes):"
+        )
         st.code(command(), language="bash")
         return
     name = st.selectbox("Reproduction", list(files), key="machine", bind="query-params")

@@ -7,6 +7,7 @@ import streamlit as st
 from interp.app import engine, shelf
 from interp.app import evaluation_sources as sources
 from interp.app.tokens import plain
+from interp.bench.table import FAITHFUL
 from interp.report import wording
 from interp.report.bench_plot import COST, PAIRS, bench_plot
 from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, BenchRows, Difference, MethodRow, best_first
@@ -15,6 +16,7 @@ from interp.tasks.errors import InputError
 ALL = "all"
 IN_URL = "query-params"
 BEST = "average_precision"
+GROWN = " `codes` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
 SHORT, TALL = 16, 600
 """Lines that are all shown, and pixels of a table with more."""
 
@@ -71,6 +73,7 @@ def show() -> None:
         "A line a method, a point a number of pairs; bars reach from the least to the largest seed. Blue: nothing is "
         "better at its cost or less. Hollow: the yardstick, exact interchange of as many of the reference’s own pairs. "
         "Crosses: controls that know nothing of the prompts."
+        + (GROWN if metric in FAITHFUL and along == COST else "")
     )
     st.dataframe(
         table(ranked, metric, found.against),

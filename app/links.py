@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from interp.app import code_index, engine, shelf
-from interp.app.books import shipped_name
+from interp.app.books import shipped_fingerprint, shipped_name
 from interp.bottlenecks import book_folder
 from interp.codesearch.index import MANIFEST
 from interp.files import read_json
@@ -37,7 +37,8 @@ def books_of(index: str) -> str | None:
     """What the codebooks of an index are called here; None if they lie elsewhere, were made anew, or are not named."""
     folder = engine.runs() / index
     try:
-        where = Path(read_json(folder / MANIFEST)["books"]["folder"]).resolve()
+        made_with = read_json(folder / MANIFEST)["books"]
+        where, sites = Path(made_with["folder"]).resolve(), tuple(map(str, made_with["sites"]))
     except (
         OSError,
         ValueError,
@@ -47,7 +48,10 @@ def books_of(index: str) -> str | None:
     ):  # the page Codes says what is wrong with it
         return None
     if where.parent != engine.runs():
-        return shipped_name(where)
+        name = shipped_name(where)
+        # a folder of the package has held others in other versions of it
+        same = name is not None and shipped_fingerprint(where.name, sites) == made_with.get("fingerprint")
+        return name if same else None
     try:
         made = (where / book_folder.MANIFEST).stat().st_mtime
     except OSError:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from interp.app import engine
+from interp.app import address, engine
 
 HERE = Path(__file__).parent
 VIEWS = HERE / "views"
@@ -22,6 +22,7 @@ st.set_page_config(page_icon=str(HERE / "icon.svg"), layout="wide")
 page = st.navigation(PAGES, position="top")
 st.set_page_config(page_title=f"{page.title} · interp")
 st.html(HERE / "style.css")
+address.mend()
 if page is not START:
     engine.libraries()
 page.run()

@@ -22,6 +22,8 @@ from interp.tasks.errors import InputError
 from interp.text.special import ends, first_token, until_end
 
 BASE, STEERED, RANDOM = "Base", "Steered", "Random codes"
+MOST_PROMPT = 1000
+"""Tokens: of more, what is drawn at each step takes longer than the model does."""
 EVERY = 2
 """New tokens between two looks at what was written so far."""
 
@@ -100,6 +102,10 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
         raise InputError("no prompt: write the beginning of a text")
     with engine.running() as model:
         ids = encode_prompts(model, [request.prompt], chat=request.chat)[0]
+        if len(ids) > MOST_PROMPT:
+            raise InputError(
+                f"a prompt of {len(ids)} tokens: this page takes {MOST_PROMPT}, interp steer as many as the model reads"
+            )
         drawn = None
         if request.control:
             drawn = tuple(random_codes(model, books, request.codes, seed=request.seed))

@@ -14,7 +14,7 @@ _CSS = """
 .row { margin-bottom: .35em; color: var(--st-text-color); font-family: var(--st-font);
        font-size: var(--st-base-font-size); line-height: 2; white-space: pre-wrap; overflow-wrap: anywhere }
 .name { font-size: .8em; font-weight: 600; margin-right: .6em }
-.token { border-radius: 3px; padding: 1px 2px; cursor: pointer }
+.token { unicode-bidi: isolate; border-radius: 3px; padding: 1px 2px; cursor: pointer }
 .token:hover { box-shadow: inset 0 0 0 1px var(--st-text-color) }
 .token:focus-visible { outline: 2px solid var(--st-primary-color); outline-offset: 1px }
 .token[aria-selected="true"] { box-shadow: inset 0 0 0 2px var(--st-text-color) }

@@ -7,12 +7,21 @@ from collections.abc import Sequence
 LEGIBLE = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:2"
 STEERED = "border-bottom:2px solid #e8590c;background:rgba(232,89,12,.16)"
 """Half transparent, so that the text keeps the theme's colour."""
+_LINKED = re.compile(r"(?:https?|ftp|mailto|xmpp):|www|(?<=\w)@(?=\w)", re.IGNORECASE)
+_DRAWN = re.compile(r"(?<!\S)(?:<->|<-|->|--|>=|<=|~=)(?!\S)")
+_JOINER = "\u2060"
 _GOLDEN = 137.508
 """Degrees between the hues of neighbouring ids: no two near ids look alike."""
 
 
 def plain(text: str) -> str:
-    """Text for a place that reads Markdown, so that it shows as it is."""
+    """Text for a place that reads Markdown, so that it shows as it is.
+
+    Addresses become links, and some signs others (``->`` an arrow), whether escaped or not: an invisible character
+    keeps them apart.
+    """
+    text = _LINKED.sub(lambda found: found[0] + _JOINER, text)
+    text = _DRAWN.sub(lambda found: _JOINER.join(found[0]), text)
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
@@ -33,7 +42,7 @@ def pieces(tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def visible(text: str) -> str:
-    """A token by itself, its white space to be seen."""
+    """A token by itself; of one that is all white space that is seen, of others what it says."""
     return text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "·") if not text.strip() else text.strip()
 
 
@@ -48,7 +57,7 @@ def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int, *, ends
     for i, (text, is_steered) in enumerate(zip(texts, steered, strict=True)):
         style = ("opacity:.65;" if i < n_prompt else "") + (STEERED if is_steered else "")
         label = ' title="codes edited here"' if is_steered else ""
-        spans.append(f'<span style="{style}"{label}>{html.escape(text)}</span>')
+        spans.append(f'<bdi style="{style}"{label}>{html.escape(text)}</bdi>')
     return f'<div style="{LEGIBLE}">{"".join(spans)}{html.escape(ends)}</div>'
 
 
@@ -59,9 +68,9 @@ def coloured(name: str, texts: Sequence[str], codes: Sequence[int], chosen: int 
         ring = "outline:2px solid currentColor;" if i == chosen else ""
         number = "–" if code < 0 else str(code)
         spans.append(
-            f'<span style="background:{colour(code)};border-radius:3px;padding:1px 2px;{ring}" '
+            f'<bdi style="background:{colour(code)};border-radius:3px;padding:1px 2px;{ring}" '
             f'title="{html.escape(name)} = {number}">{html.escape(text)}'
-            f'<sub style="font-size:.65em;opacity:.8">{number}</sub></span>'
+            f'<sub style="font-size:.65em;opacity:.8">{number}</sub></bdi>'
         )
     head = f'<b style="font-size:.8em">{html.escape(name)}</b> '
     return f'<div style="{LEGIBLE};margin-bottom:.3em">{head}{"".join(spans)}</div>'

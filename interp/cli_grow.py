@@ -24,7 +24,7 @@ def grow(
     model: ModelOption = None,
     n: PairsOption = None,
     held_out: Annotated[
-        int, whole_option("--held-out", least=2, help="other pairs that the circuits are run on")
+        int, whole_option("--held-out", least=5, help="other pairs that the circuits are run on")
     ] = 20,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
@@ -53,6 +53,7 @@ def grow(
     from interp.activations.stream import check_context
     from interp.console import print_grown
     from interp.evaluation.ablation import Ablator
+    from interp.evaluation.gap import check_gap
     from interp.evaluation.grown import n_circuits, run_grown
     from interp.models import describe_model, load_model, parse_device, parse_dtype
     from interp.progress import bar
@@ -65,9 +66,13 @@ def grow(
     loaded = load_model(default_model(wanted) if model is None else model, device=device, dtype=dtype)
     most = min(wanted.default_n, MOST_PAIRS)
     asked = None if n is None else min(n, MOST_PAIRS)
+    if asked is None:  # of a task that has few, some have to be left
+        there = len(sample_pairs(wanted, loaded.tokenizer, None, most + held_out, seed, counterfactual))
+        asked = min(most, max(there - held_out, there // 2, 1))
     pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
     check_context(loaded, pairs)
     others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
+    check_gap(loaded, others, batch_size=batch_size, stage=bar)
     config = GrowthConfig(batch_size=batch_size)
     n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads
     with bar("growing", config.steps(n_heads, len(pairs))) as advance:
@@ -85,5 +90,6 @@ def grow(
     print_grown(curve, growth, wanted.name, len(pairs))
     typer.echo(f"\nsaved    {path}")
     named = [] if model is None else ["--model", model]
+    named += [] if counterfactual is None else ["--counterfactual", counterfactual]
     command = shlex.join(["interp", "discover", task, *named])
     typer.echo(f"next     {command}     # what each head does with all others on")

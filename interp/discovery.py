@@ -16,7 +16,16 @@ import numpy as np
 from interp import DEFAULT_MODEL
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE, check_context
-from interp.circuits.choose import CANDIDATES, MIN_PAIRS, THRESHOLD, Checked, candidates, check, decide
+from interp.circuits.choose import (
+    CANDIDATES,
+    MIN_PAIRS,
+    THRESHOLD,
+    Checked,
+    candidates,
+    check,
+    check_does_task,
+    decide,
+)
 from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import canonical_model
 from interp.circuits.roles import HeadReadout, head_roles
@@ -239,6 +248,8 @@ def _check(
     batch_size: int,
     stage: Stage,
 ) -> Checked:
+    if scores.metric_clean is not None and len(pairs) >= MIN_PAIRS:  # which should not wait for the swaps
+        check_does_task(scores.metric_clean, scores.metric_corrupt, seed=seed)
     if scores.method != "patching":
         with stage("exact interchange", len(best) * len(pairs)) as advance:
             return check(

@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     NonNegativeInt,
+    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -77,6 +78,12 @@ class _Nulls(_Read):
     layer_index: FiniteFloat | None
     layer_mean: FiniteFloat | None
 
+    @model_validator(mode="after")
+    def _a_mean_has_a_spread(self) -> "_Read":
+        if (self.random_mean is None) != (self.random_sd is None):
+            raise ValueError("random_mean and random_sd are known together or not at all")
+        return self
+
 
 class _Stricter(_Read):
     roc_auc: FiniteFloat | None
@@ -135,7 +142,7 @@ class _Result(_Read):
     task: str
     method: str
     seed: int
-    n_pairs: NonNegativeInt
+    n_pairs: PositiveInt
     heads: Annotated[list[_Head], Field(min_length=1)]
     mlps: list[_Part]
     edges: list[_Edge]
@@ -151,8 +158,8 @@ class _Result(_Read):
 
 
 class _Example(_Read):
-    clean: list[str]
-    corrupt: list[str]
+    clean: Annotated[list[str], Field(min_length=1)]
+    corrupt: Annotated[list[str], Field(min_length=1)]
     answers: list[str]
     wrong_answers: list[str]
     positions: dict[str, NonNegativeInt]

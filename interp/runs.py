@@ -19,6 +19,7 @@ import csv
 import errno
 import io
 import itertools
+import math
 import os
 import shutil
 import tempfile
@@ -96,7 +97,7 @@ class Run:
     def circuit(self) -> Circuit:
         """The checked components and their edges, as a circuit: JSON and EAP-IG graphs are written from it."""
         described = self.result["provenance"]["model"]
-        kept = ("site", "score", "effect", "effect_low", "effect_high", "in_circuit")
+        kept = ("site", "effect", "effect_low", "effect_high", "in_circuit")
         return Circuit(
             model=self.result["model"],
             task=self.result["task"],
@@ -108,6 +109,7 @@ class Run:
             components=tuple(
                 Component(
                     **{key: part[key] for key in kept},
+                    score=self._with_sign(part),
                     roles=part.get("roles", {}),
                     codes=self.details.get("members", {}).get(part["site"], {}).get("codes", {}),
                 )
@@ -119,6 +121,12 @@ class Run:
             ),
             provenance=self.result["provenance"],
         )
+
+    def _with_sign(self, part: dict) -> float | None:
+        """A part's score; of a method whose scores tell no sign with that of the measured effect."""
+        if self.result.get("settings", {}).get("signed", True):
+            return part["score"]
+        return None if part["effect"] is None else math.copysign(part["score"], part["effect"])
 
     def save(self, folder: Path | str, *, report: str | None = None) -> Path:
         """Write the folder, replacing a run that is there; anything else in the way is an error.

@@ -2,7 +2,7 @@
 
 from .errors import InputError
 from .pairs import PromptPairs, Task
-from .sampling import as_many_as_there_are
+from .sampling import as_many_as_there_are, sample_pairs
 
 HELD_OUT_SEED = 2000
 STALE = 20
@@ -26,7 +26,7 @@ def held_out_pairs(
     seen = {pair.clean_tokens for pair in pool}
 
     def sample(asked: int) -> PromptPairs:
-        return task.sample(tokenizer, asked, seed, counterfactual)
+        return sample_pairs(task, tokenizer, asked, asked, seed, counterfactual)
 
     def fresh(pairs: PromptPairs) -> list[int]:
         return [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen][:n]

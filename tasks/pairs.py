@@ -8,7 +8,7 @@ interchange, the report — reads only these pairs, never a task's text.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from .errors import InputError
 
@@ -86,6 +86,8 @@ class PromptPairs(list[PromptPair]):
         notes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(pairs)
+        if metric not in (known := get_args(Metric)):
+            raise InputError(f"metric {metric!r} of task {task!r}: choose {', '.join(known)}")
         self.task = task
         self.metric: Metric = metric
         self.counterfactual = counterfactual

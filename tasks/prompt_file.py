@@ -69,11 +69,15 @@ class PromptFile:
         encoder = PromptEncoder(tokenizer, bos)
         dropped: Counter[str] = Counter()
         usable: list[tuple[PromptPair, bool]] = []
+        seen: set[str] = set()
         for prompt in self.prompts:
             built = _build(encoder, prompt, self.name)
             if isinstance(built, str):
                 dropped[built] += 1
+            elif (known := built[0].fingerprint) in seen:
+                dropped["repetition"] += 1
             else:
+                seen.add(known)
                 usable.append(built)
         if n > len(usable):
             raise InputError(self._shortage(n, len(usable), dropped))
@@ -101,7 +105,7 @@ class PromptFile:
         if not usable:
             return (
                 f"{self.name}: no usable pair among {len(self.prompts)} with this tokenizer{why}: a pair "
-                "needs prompts of equal token length and answers that differ from the wrong ones"
+                "needs two prompts of equal token length and answers that differ from the wrong ones"
             )
         return (
             f"{self.name}: {n} pairs asked for, but {usable} of {len(self.prompts)} are usable with this "
@@ -161,10 +165,12 @@ def _replace_text(path: Path, text: str) -> None:
 
 
 def _build(encoder: PromptEncoder, prompt: FilePrompt, where: str) -> tuple[PromptPair, bool] | str:
-    """The pair and whether an answer has several tokens; or what is wrong: ``lengths`` or ``answers``."""
+    """The pair and whether an answer has several tokens; or what is wrong: ``lengths``, ``equality`` or ``answers``."""
     clean, corrupt = encoder.encode(prompt.clean), encoder.encode(prompt.corrupt)
     if len(clean) != len(corrupt) or not clean:
         return "lengths"
+    if clean == corrupt:
+        return "equality"
     for role, position in prompt.word_idxs.items():
         if position >= len(clean):
             raise InputError(

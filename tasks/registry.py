@@ -47,6 +47,8 @@ def load_task(spec: str | Path | Task | object) -> Task:
     """
     if isinstance(spec, Path):
         spec = str(spec)
+    if isinstance(spec, type):
+        spec = spec()
     if not isinstance(spec, str):
         _check_protocol(spec, type(spec).__name__)
         return spec

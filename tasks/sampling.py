@@ -58,6 +58,8 @@ def sample_pairs(
             raise InputError(
                 f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}"
             )
+        if not pairs:
+            raise InputError(f"task {task.name!r}: sample gave no pairs where {asked} were asked for")
         return pairs
 
     return as_many_as_there_are(sample, usual) if n is None else sample(n)

@@ -175,7 +175,7 @@ def test_nan_is_not_written_as_json(run, tmp_path):
         (lambda f: _change(f / RESULT, recovery=7), "run.json recovery: Input should be an object"),
         (lambda f: _change(f / RESULT, provenance={}), "run.json lacks provenance.model"),
         (lambda f: _change(f / RESULT, seed="x"), "seed: Input should be a valid integer"),
-        (lambda f: _change(f / RESULT, n_pairs=-1), "n_pairs: Input should be greater than or equal to 0"),
+        (lambda f: _change(f / RESULT, n_pairs=-1), "n_pairs: Input should be greater than 0"),
         (lambda f: _change(f / RESULT, metric={"clean": float("nan"), "corrupt": 0}), "a finite number"),
         (
             lambda f: _change(f / RESULT, proposed={"false_discovery_rate": 2, "heads": []}),

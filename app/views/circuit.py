@@ -6,6 +6,7 @@ import streamlit as st
 
 from interp import DEFAULT_MODEL
 from interp.app import engine, shelf
+from interp.app.address import tell_missing
 from interp.app.circuit_compared import compared
 from interp.app.circuit_edges import edges
 from interp.app.circuit_find import form
@@ -33,6 +34,7 @@ def choose(names: list[str]) -> str:
     """The run that the address, the reader or the last discovery says; the newest otherwise."""
     if "found run" in st.session_state:
         st.session_state["run"] = st.session_state.pop("found run")
+    tell_missing("run", names, "results of a run")
     wanted = st.query_params.get("run")
     name = st.selectbox("Run", names, index=names.index(wanted) if wanted in names else 0, key="run")
     st.query_params["run"] = name
@@ -68,7 +70,8 @@ def whole_report(found: Opened) -> None:
     with st.expander("Repeat this run"):
         st.code(command_line(found.run, found.prompts, found.reference), language="bash")
         st.code(python_lines(found.run, found.prompts, found.reference), language="python")
-    st.iframe(page, height=HEIGHT)
+    # in the frame its own links would lead to the workbench's address; behind the policy this would be refused
+    st.iframe(page.replace("<head>", '<head><base href="about:srcdoc">', 1), height=HEIGHT)
 
 
 st.title("Circuit")

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from interp.app import code_build, code_index, engine, shelf
+from interp.app.address import tell_missing
 from interp.app.code_offer import last_error, offer, show_progress, unfinished
 from interp.app.code_page import strip
 from interp.app.code_search import (
@@ -23,6 +24,7 @@ from interp.app.code_view import CODE, pick, show_code
 from interp.app.tokens import plain, visible
 from interp.codesearch import CodeIndex
 from interp.codesearch.contexts import match_contexts
+from interp.codesearch.index import MANIFEST
 from interp.codesearch.search import SORTS
 from interp.codesearch.tables import hits_csv
 from interp.tasks.errors import InputError
@@ -236,7 +238,10 @@ def starred(index: CodeIndex) -> None:
     pick(listed, "kept codes", {"star": st.column_config.TextColumn("★", width="small")})
 
 
-names = shelf.folders("indexes")
+# one that is being built is no choice yet unless it is chosen already, and one that was not finished the last
+chosen = (st.session_state.get("index"), st.query_params.get("index"))
+names = [name for name in shelf.folders("indexes") if name in chosen or not code_build.is_being_built(name)]
+names.sort(key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
 code = st.query_params.get(CODE)
 heading = st.container()
 if code is None or not names:
@@ -253,6 +258,7 @@ if not names:
         )
         offer()
     st.stop()
+tell_missing("index", names, "codes of an index")
 name = st.selectbox(
     "Index",
     names,

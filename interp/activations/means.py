@@ -50,6 +50,8 @@ class HeadMeans:
             if positions == "roles"
             else (positions,)
         )
+        if not self.roles_:
+            raise InputError("positions 'roles': no role is named by all pairs; choose mean or last")
         self.z_: Float[Tensor, "side pair slot layer head d_head"] | None = None
 
     def update(self, batch: PairBatch) -> None:

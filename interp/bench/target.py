@@ -24,7 +24,7 @@ from interp.tasks import load_task
 from interp.tasks.errors import InputError
 from interp.tasks.holdout import held_out_pairs
 from interp.tasks.pairs import PromptPairs, Task
-from interp.tasks.sampling import as_many_as_there_are
+from interp.tasks.sampling import as_many_as_there_are, sample_pairs
 
 RERUNS = 5
 """Bootstrap resamples of a method that has to run again for each; resampling scores per pair costs nothing."""
@@ -41,7 +41,7 @@ def pool_of(task: Task, tokenizer, plan: Plan) -> PromptPairs:
     """
 
     def sample(n: int) -> PromptPairs:
-        return task.sample(tokenizer, n, POOL_SEED)
+        return sample_pairs(task, tokenizer, n, n, POOL_SEED)
 
     enough = plan.pool + plan.reference
     there = len(as_many_as_there_are(sample, enough))

@@ -25,7 +25,8 @@ class Checked:
     """Candidates with their exact effects.
 
     Attributes:
-        low, high: 95 % percentile bootstrap interval of the mean effect, over pairs.
+        low, high: 95 % percentile bootstrap interval of the mean effect, over pairs; of few pairs it is too narrow
+            (of normal values it holds the mean in 84 % of cases with 5, in 91 % with 10, in 93 % with 20).
         member: |mean effect| ≥ threshold × gap, and the interval off zero.
     """
 
@@ -69,21 +70,28 @@ def check(
     return decide(measured, threshold=threshold, seed=seed)
 
 
+def check_does_task(
+    clean: Float[np.ndarray, " pair"], corrupt: Float[np.ndarray, " pair"], *, seed: int = 0
+) -> None:
+    """Raise :class:`InputError` unless the metric is higher on clean prompts, with an interval off zero."""
+    gap = np.asarray(clean - corrupt, dtype=float)
+    low, high = (float(end[0]) for end in mean_interval(gap[:, None], seed))
+    told = f"the model scores {clean.mean():.3g} on clean and {corrupt.mean():.3g} on corrupt prompts"
+    if low <= 0 <= high:
+        raise InputError(
+            f"{told}, a gap of {gap.mean():.3g} [{low:.3g}, {high:.3g}] that includes 0: it does not do this task, so "
+            "there is no circuit to find (more pairs narrow the interval)"
+        )
+    if high <= 0:
+        raise InputError(
+            f"{told}, which is less: are answers and wrong answers, or clean and corrupt, exchanged?"
+        )
+
+
 def decide(measured: Interchange, *, threshold: float = THRESHOLD, seed: int = 0) -> Checked:
     """Membership from effects already measured."""
+    check_does_task(measured.metric_clean, measured.metric_corrupt, seed=seed)
     gap = measured.metric_clean - measured.metric_corrupt
-    low_gap, high_gap = mean_interval(gap[:, None], seed)
-    if low_gap[0] <= 0 <= high_gap[0]:
-        raise InputError(
-            f"the model scores {measured.metric_clean.mean():.3g} on clean and {measured.metric_corrupt.mean():.3g} "
-            f"on corrupt prompts, a gap of {gap.mean():.3g} [{low_gap[0]:.3g}, {high_gap[0]:.3g}] that includes 0: "
-            "it does not do this task, so there is no circuit to find (more pairs narrow the interval)"
-        )
-    if high_gap[0] <= 0:
-        raise InputError(
-            f"the model scores {measured.metric_clean.mean():.3g} on clean and {measured.metric_corrupt.mean():.3g} "
-            "on corrupt prompts, which is less: are answers and wrong answers, or clean and corrupt, exchanged?"
-        )
     low, high = mean_interval(measured.effects, seed)
     effect = measured.effects.mean(0)
     member = (np.abs(effect) >= threshold * abs(gap.mean())) & ((low > 0) | (high < 0))

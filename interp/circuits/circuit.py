@@ -15,6 +15,7 @@ class Component:
     """A head (``a5.h3``) or MLP (``m2``) as a method scored it and as exact interchange measured it.
 
     Attributes:
+        score: ``None`` where the method's tells no sign and nothing was measured.
         effect: mean fall of the metric when the component's output is swapped for its value on the corrupt prompt
             (positive = it helps); ``None`` where it was not checked.
         effect_low, effect_high: 95 % bootstrap interval over pairs.
@@ -23,7 +24,7 @@ class Component:
     """
 
     site: str
-    score: float
+    score: float | None
     effect: float | None = None
     effect_low: float | None = None
     effect_high: float | None = None

@@ -70,7 +70,11 @@ def write_graph(
         if name not in edges:
             raise InputError(f"edge {name}: a graph of {circuit.n_layers} layers has no such edge")
         edges[name]["score"] = sign * score
-    scores = {node: {"score": sign * components[node].score} for node in nodes if node in components}
+    scores = {
+        node: {"score": sign * components[node].score}
+        for node in nodes
+        if node in components and components[node].score is not None
+    }
     value = {
         "cfg": {
             "n_layers": circuit.n_layers,

@@ -7,8 +7,8 @@ like", never "is": the causal effect stands beside it.
 previous-token attention to the token before, on random repeated tokens
 duplicate-token attention from a token's second occurrence to its first, on random repeated tokens
 induction      attention from a token's second occurrence to what followed its first, likewise
-mover          attention from END to an answer token × what it adds to the answer directly
-negative-mover the same for heads that take away from the answer directly
+mover          attention from END to an answer token × what it adds to the logit difference directly
+negative-mover the same for heads that take away from it
 suppressor     attention from END to the last wrong-answer token × what it adds to the logit difference directly
 inhibition     the same attention × the absence of a direct effect: it acts through later heads
 ============== =====================================================================================

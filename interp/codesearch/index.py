@@ -54,6 +54,7 @@ _KEYS = {
 _PARTS = {
     ("model", "spec"): (str, type(None)),
     ("books", "fingerprint"): str,
+    ("books", "folder"): (str, type(None)),
     ("books", "sites"): list,
     ("text", "spec"): str,
     ("text", "split"): str,
@@ -131,7 +132,7 @@ class CodeIndex:
         folder = Path(folder)
         manifest = _read_manifest(folder)
         try:
-            layout = Layout(tuple(Book(*entry) for entry in manifest["layout"]), int(manifest["n_tokens"]))
+            layout = Layout(tuple(map(_book, manifest["layout"])), int(manifest["n_tokens"]))
             _check_sizes(folder, manifest["bytes"])
             tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_CORPUS, *_TABLES)}
             _check_shapes(folder, layout, tables, manifest)
@@ -305,7 +306,19 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(known, kind):
             told = "missing" if known is ... else repr(known)
             raise InputError(f"{path} is damaged: {part} of its {where} is {told}; build the index again")
+    configs = manifest["books"].get("configs", {})
+    if not isinstance(configs, dict) or not set(configs) <= set(map(str, manifest["books"]["sites"])):
+        raise InputError(f"{path} is damaged: configs of its books are {configs!r}; build the index again")
+    if not all(isinstance(site, str) for site in manifest["books"]["sites"]):
+        raise InputError(f"{path} is damaged: sites of its books are no names; build the index again")
     return manifest
+
+
+def _book(entry: Sequence) -> Book:
+    book = Book(*entry)
+    if not (isinstance(book.name, str) and isinstance(book.site, str)):
+        raise TypeError(f"{entry!r} is no book")
+    return book
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -55,11 +55,23 @@ class Notes:
         except (AttributeError, KeyError, TypeError, ValueError):
             raise self._damaged() from None
 
-    def write(self, book: str, code: int, *, star: bool | None = None, text: str | None = None) -> Note:
+    def write(
+        self,
+        book: str,
+        code: int,
+        *,
+        star: bool | None = None,
+        text: str | None = None,
+        was: str | None = None,
+    ) -> Note:
         """Change what is given and leave the rest; a note without star and text is removed.
 
+        Args:
+            was: the text that ``text`` is to replace, if only that one.
+
         Raises:
-            InputError: a note that is too long or no Unicode text, a damaged file, or one that cannot be written.
+            InputError: a note that is too long or no Unicode text, or that was changed meanwhile; a damaged file, or
+                one that cannot be written.
         """
         if text is not None:
             check_unicode(text)
@@ -71,6 +83,10 @@ class Notes:
                 note = self.all().get((book, code), Note())
                 if star is not None:
                     note = replace(note, star=star)
+                if text is not None and was is not None and note.text not in (was, text.strip()):
+                    raise InputError(
+                        f"this note was changed meanwhile, to {note.text!r}, so yours was not kept; it was: {text}"
+                    )
                 if text is not None:
                     note = replace(note, text=text.strip())
                 notes = self._read()

@@ -184,6 +184,8 @@ def completeness(
         InputError: an empty circuit.
     """
     _check_circuit(circuit)
+    if n_random < 1:
+        raise InputError(f"n_random {n_random}: at least one random subset is needed")
     rng, members = np.random.default_rng(seed), np.argwhere(circuit)
     draws = rng.random((n_random, len(members))) < 0.5
     subsets = [_mask(members[draw], circuit.shape) for draw in draws]

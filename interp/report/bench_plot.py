@@ -20,7 +20,7 @@ _PLOT = HEIGHT - 54
 def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.Figure:
     """One line a method, fewest pairs first; bars reach from the least to the largest seed.
 
-    Blue are methods that none passes at their cost or less; the yardstick is hollow, controls are crosses.
+    Blue are points that none passes at their cost or less; the yardstick is hollow, controls are crosses.
 
     Args:
         along: ``COST`` or ``PAIRS``.
@@ -37,10 +37,11 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
     for row in sorted(rows, key=lambda row: row.n):
         by_method.setdefault(row.method, []).append(row)
     figure = go.Figure()
-    for method, its in sorted(by_method.items(), key=lambda entry: entry[0] in front):
-        figure.add_trace(
-            _line(method, its, metric, [max(cost[id(row)], edge) for row in its], method in front)
-        )
+    for method, its in sorted(
+        by_method.items(), key=lambda entry: any((entry[0], r.n) in front for r in entry[1])
+    ):
+        on_front = [(method, row.n) in front for row in its]
+        figure.add_trace(_line(method, its, metric, [max(cost[id(row)], edge) for row in its], on_front))
     least, largest = _bounds(rows, metric)
     _names(figure, by_method, metric, cost, edge, high, (least, largest), front)
     ticks = _ticks(edge, 10**high) if along == COST else sorted({float(row.n) for row in rows if row.n})
@@ -71,13 +72,13 @@ def _cost(row: MethodRow, along: str) -> float:
     return float(row.n) if along == PAIRS else row.values["forwards"].mean
 
 
-def _front(rows: Sequence[MethodRow], metric: str, cost: dict[int, float]) -> set[str]:
+def _front(rows: Sequence[MethodRow], metric: str, cost: dict[int, float]) -> set[tuple[str, int]]:
     sign = -1 if metric in LOWER_IS_BETTER else 1
     points = [
         Point(row.method, row.n, cost[id(row)], sign * row.values[metric].mean, row.kind != "method")
         for row in rows
     ]
-    return {point.name for point in pareto_front(points)}
+    return {(point.name, point.n) for point in pareto_front(points)}
 
 
 def _bounds(rows: Sequence[MethodRow], metric: str) -> tuple[float, float]:
@@ -89,10 +90,10 @@ def _bounds(rows: Sequence[MethodRow], metric: str) -> tuple[float, float]:
 
 
 def _line(
-    method: str, rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: bool
+    method: str, rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: Sequence[bool]
 ) -> go.Scatter:
     kind, values = rows[0].kind, [row.values[metric] for row in rows]
-    colour = BLUE if on_front else GREY
+    colour = [BLUE if best else GREY for best in on_front]
     symbol = {"yardstick": "circle-open", "control": "x-thin-open", "method": "circle"}[kind]
     known = all(value.least is not None for value in values)
     return go.Scatter(
@@ -100,7 +101,7 @@ def _line(
         y=[value.mean for value in values],
         name=in_plot(method),
         mode="lines+markers",
-        line={"color": colour, "width": 1.4, "dash": "dot" if kind == "yardstick" else "solid"},
+        line={"color": GREY, "width": 1.4, "dash": "dot" if kind == "yardstick" else "solid"},
         marker={"size": 9, "color": colour, "symbol": symbol, "line": {"width": 1.8, "color": colour}},
         error_y={
             "type": "data",
@@ -109,7 +110,7 @@ def _line(
             "arrayminus": [value.mean - value.least for value in values],
             "thickness": 1,
             "width": 0,
-            "color": colour,
+            "color": GREY,
         }
         if known
         else None,
@@ -126,7 +127,7 @@ def _names(
     edge: float,
     right: float,
     bounds: tuple[float, float],
-    front: set[str],
+    front: set[tuple[str, int]],
 ) -> None:
     """A method's name at the right, a thin line from it to the method's last point."""
     least, largest = bounds
@@ -142,7 +143,7 @@ def _names(
             axref="x",
             ayref="y",
             xanchor="left",
-            text=f"<b>{in_plot(method)}</b>" if method in front else in_plot(method),
+            text=f"<b>{in_plot(method)}</b>" if (method, last.n) in front else in_plot(method),
             align="left",
             arrowhead=0,
             arrowwidth=0.7,

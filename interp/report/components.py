@@ -51,6 +51,11 @@ class Scale:
         return None if effect is None or self.gap == 0 else effect / self.gap
 
 
+def counts_code_pairs(run: Run) -> bool:
+    """Whether edges are numbers of pairs of codes, as of ``overlap``: they tell neither a sign nor a direction."""
+    return run.result["method"] == "overlap"
+
+
 def roles_named(roles: dict[str, float]) -> list[tuple[str, float]]:
     """The roles that a head is called by, best first."""
     return sorted(((r, s) for r, s in roles.items() if s >= ROLE_BAR), key=lambda pair: -pair[1])

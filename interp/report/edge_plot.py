@@ -21,12 +21,15 @@ _SPAN = 900.0
 """Width that nodes are spread over; the figure shrinks it to the page's."""
 
 
-def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], ink: str, n: int = DRAWN) -> go.Figure:
+def edge_plot(
+    nodes: Sequence[Node], edges: Sequence[dict], ink: str, n: int = DRAWN, *, signed: bool = True
+) -> go.Figure:
     """Members as boxes coloured by their effect; edges by sign, as wide as their score is large.
 
     Args:
         edges: ``from``, ``to``, ``into``, ``score``, as in a run; the ``n`` largest between nodes are drawn.
         ink: the page's colour of text.
+        signed: whether the sign of a score says if an edge helps; if not, all are grey.
     """
     known = {node.site for node in nodes}
     drawn = [e for e in edges if e["from"] in known and e["to"] in known and e["score"]]
@@ -40,8 +43,8 @@ def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], ink: str, n: int = D
     figure = go.Figure()
     largest = abs(drawn[0]["score"]) if drawn else 1.0
     for edge in reversed(drawn):
-        figure.add_trace(_edge(edge, where, largest))
-    _legend(figure)
+        figure.add_trace(_edge(edge, where, largest, signed))
+    _legend(figure, {edge["into"] for edge in drawn}, signed)
     most = max(abs(node.effect) for node in nodes)
     figure.update_layout(shapes=[_box(node, *where[node.site], most) for node in nodes])
     places = [where[node.site] for node in nodes]
@@ -51,11 +54,8 @@ def edge_plot(nodes: Sequence[Node], edges: Sequence[dict], ink: str, n: int = D
             y=[y for _, y in places],
             mode="markers+text",
             marker={"symbol": "square", "size": 26, "opacity": 0},
-            selected={"marker": {"opacity": 0}},
-            unselected={"marker": {"opacity": 0}},
             text=[in_plot(node.name) for node in nodes],
             textfont={"size": SMALL + 1, "color": ink},
-            customdata=[node.site for node in nodes],
             hovertext=[in_plot(node.title) for node in nodes],
             hoverinfo="text",
             showlegend=False,
@@ -92,10 +92,10 @@ def _box(node: Node, x: float, y: float, most: float) -> dict:
     }
 
 
-DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "solid"}
+DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "longdash"}
 
 
-def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float) -> go.Scatter:
+def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float, signed: bool) -> go.Scatter:
     (x0, y0), (x1, y1) = where[edge["from"]], where[edge["to"]]
     y0, y1, x1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2, x1 + _PORTS[edge["into"]] * _WIDTH / 3
     bend = max(0.35 * (y1 - y0), _PITCH / 3)
@@ -108,8 +108,8 @@ def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float) -> 
         mode="lines",
         line={
             "width": 1 + 5 * share,
-            "color": tone(edge["score"], 0.4 + 0.5 * share),
-            "dash": DASHES.get(edge["into"], "solid"),
+            "color": tone(edge["score"], 0.4 + 0.5 * share) if signed else GREY,
+            "dash": DASHES[edge["into"]],
         },
         hoverinfo="text",
         hovertext=in_plot(f"{edge['from']} → {edge['to']}{into}: {edge['score']:+.3g}"),
@@ -122,15 +122,18 @@ def _bezier(t: float, a: float, b: float, c: float, d: float) -> float:
     return s**3 * a + 3 * s**2 * t * b + 3 * s * t**2 * c + t**3 * d
 
 
-def _legend(figure: go.Figure) -> None:
-    lines = [
-        ("helps", {"color": BLUE, "width": 3}),
-        ("hurts", {"color": ORANGE, "width": 3}),
-        *(
-            (f"into {name}", {"color": GREY, "width": 2, "dash": dash})
-            for name, dash in DASHES.items()
-            if name
-        ),
+def _legend(figure: go.Figure, ports: set[str | None], signed: bool) -> None:
+    lines = (
+        [("helps", {"color": BLUE, "width": 3}), ("hurts", {"color": ORANGE, "width": 3})] if signed else []
+    )
+    lines += [
+        (f"into {name}" if name else "into an MLP" if signed else "a pair of heads", _dashed(dash))
+        for name, dash in DASHES.items()
+        if name in ports
     ]
     for name, line in lines:
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=name, hoverinfo="skip"))
+
+
+def _dashed(dash: str) -> dict:
+    return {"color": GREY, "width": 2, "dash": dash}

@@ -1,7 +1,7 @@
 """The report of a run: one HTML page without scripts, from the finding to how to repeat it."""
 
 from interp.report import wording
-from interp.report.components import Scale, edge_figure, grid_figures, member_rows
+from interp.report.components import Scale, counts_code_pairs, edge_figure, grid_figures, member_rows
 from interp.report.members import member_cards
 from interp.report.recovery import recovery_panels
 from interp.report.repeat import (
@@ -39,6 +39,7 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         grids=grid_figures(run, scale),
         members=member_rows(run, scale),
         edge_figure=edge_figure(run, scale),
+        counted_edges=counts_code_pairs(run),
         edges=_edges(run),
         cards=member_cards(run, scale),
         recovery=recovery_panels(run),

@@ -74,7 +74,7 @@ def pareto_figure(points: Sequence[Point], quality: str, label: str) -> Markup:
     ends = sorted((place(its[-1])[1], name) for name, its in by_name.items())
     heights = spread([y for y, _ in ends], LINE, TOP, TOP + HEIGHT)
     for (_, name), y in zip(ends, heights, strict=True):
-        body += _method(by_name[name], place, y, any(p in front for p in by_name[name]))
+        body += _method(by_name[name], place, y, front)
     return svg(LEFT + WIDTH + NAMES, TOP + HEIGHT + 40, label, body, role="group")
 
 
@@ -110,8 +110,11 @@ def _axes(low: int, high: int, bottom: float, quality: str) -> list[Markup]:
     return body
 
 
-def _method(points: Sequence[Point], place, y_name: float, on_front: bool) -> list[Markup]:
-    tone = "yardstick" if points[0].yardstick else ("best" if on_front else "other")
+def _method(points: Sequence[Point], place, y_name: float, front: Sequence[Point]) -> list[Markup]:
+    def tone_of(best: bool) -> str:
+        return "yardstick" if points[0].yardstick else "best" if best else "other"
+
+    tone = tone_of(points[-1] in front)  # the name stands beside the last point
     spots = [place(point) for point in points]
     path = "M" + "L".join(f"{short(x)} {short(y)}" for x, y in spots)
     edge = LEFT + WIDTH + 8
@@ -127,7 +130,7 @@ def _method(points: Sequence[Point], place, y_name: float, on_front: bool) -> li
         title = f"{point.name}, {point.n} pairs: {point.quality:.3f} for {point.cost:,.0f} forward passes"
         body.append(
             Markup('<circle class="dot {}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>').format(
-                tone, short(x), short(y), title
+                tone_of(point in front), short(x), short(y), title
             )
         )
     return body

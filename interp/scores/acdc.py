@@ -66,8 +66,10 @@ class ACDCConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if not 0 < self.lowest <= self.highest:
-            raise InputError(f"lowest {self.lowest}, highest {self.highest}: needs 0 < lowest ≤ highest")
+        if not 0 < self.lowest <= self.highest < float("inf"):
+            raise InputError(
+                f"lowest {self.lowest}, highest {self.highest}: needs numbers, 0 < lowest ≤ highest"
+            )
         if self.thresholds < 1:
             raise InputError(f"thresholds {self.thresholds}: it must be at least 1")
 

@@ -121,7 +121,7 @@ def atp_star(
         heads_per_pair=heads,
         mlps=None if mlps is None else mlps.mean(0),
         mlps_per_pair=mlps,
-        signed=not config.drop,
+        signed=not (config.drop and layers > 1),
         cost=Cost(forwards, {"atp-star": time.perf_counter() - begin}),
         config=asdict(config),
         metric_clean=metric.metric_[0],

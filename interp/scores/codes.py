@@ -144,7 +144,10 @@ def codes(
 def expected_of_mlps(
     attribution: Float[np.ndarray, "pair layer"], threshold: float
 ) -> Float[np.ndarray, " layer"]:
-    """Of MLPs, which are not swapped: by attribution alone what a head's score is, so that both can be ranked together.
+    """Of MLPs, which are not swapped: the expected size that a head's score begins with, by attribution alone.
+
+    Heads' scores also have what they do with others partly off, and the error of attribution: beside them MLPs are
+    ranked roughly.
 
     Args:
         threshold: in units of the metric.

@@ -107,7 +107,9 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tens
     """
     pairs, rows = run.batch.pairs, list(run.batch.indices)
     where = torch.tensor(
-        [[pair.positions[role] if pair.positions else -1 for role in codes.roles] for pair in pairs]
+        [
+            [pair.positions.get(role, -1) for role in codes.roles] for pair in pairs
+        ]  # the last token has no role
     )
     weights = [run.model.blocks[site.layer].attn.W_O[site.head].detach() for site in edges.sites]
     found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))

@@ -12,9 +12,10 @@ IOI, and blind to gates that are saturated half-way.) The set E to leave out nex
 
 - adds up to nothing, Σ_E v̄_u = 0: what is left out may hurt as much as it helps, and the circuit does what the model
   does, neither less nor more; and among those
-- has the least sum of squares Σ_E (v̄_u² + 2 σ_u²/n), the expected square of a head's mean value on as many new pairs:
-  σ_u²/n for the mean of n pairs seen, as much again for that of n others. A head that helps in some prompts and hurts
-  in others is kept, although it does nothing on average.
+- has the least sum of squares Σ_E (v̄_u² + 2 σ_u²/n), the square of a head's mean value that is to be expected on as
+  many new pairs if nothing was known of it before (a flat prior): σ_u²/n for the mean of the n pairs seen, as much
+  again for that of n others. A head that helps in some prompts and hurts in others is kept, although it does nothing on
+  average.
 
 With a multiplier for the first condition these are the heads of the smallest v̄² + 2σ²/n + 2λ v̄, and as Σ_E v̄ never
 rises with λ, λ is found by bisection.

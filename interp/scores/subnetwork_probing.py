@@ -69,8 +69,8 @@ class SubnetworkProbingConfig:
         check_choices(self)
         if self.steps < 1:
             raise InputError(f"steps {self.steps}: it must be at least 1")
-        if not self.lr > 0:
-            raise InputError(f"lr {self.lr}: it must be above 0")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"lr {self.lr}: it must be a number above 0")
         if not 0 <= self.sparsity < float("inf"):
             raise InputError(f"sparsity {self.sparsity}: it must be a number, 0 or more")
 

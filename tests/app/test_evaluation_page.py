@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from interp.app import evaluation_sources, shelf
+from interp.app.tokens import plain
 from interp.bench.store import whole_record, write_record
 from interp.bottlenecks.book_folder import BookFolder
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
@@ -329,7 +330,7 @@ def test_the_name_of_a_text_is_text(page, runs):
     write_json(path, found)
     app = page(runs, CODEBOOKS, quality="books")
     texts = app.get("button_group")[1]
-    assert texts.options == [r"\!\[x\]\(https\:\/\/example\.org\)"]
+    assert texts.options == [plain("![x](https://example.org)")]
     assert texts.value == "![x](https://example.org)" and not app.error
 
 

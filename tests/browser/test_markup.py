@@ -35,6 +35,26 @@ def test_markup_in(tab, place):
     assert _inert(page)
 
 
+def test_text_that_looks_like_an_address_is_no_link(tab):
+    text = "see https://evil.example/x, www.evil.example or me@evil.example -> now"
+    page = tab(f"/codes?code={quote(text, safe='')}").page
+    expect(page.get_by_text("evil.example").first).to_be_visible()
+    # the page's own links have the text in their address
+    found = page.evaluate(
+        "[...document.links].filter(link => link.host !== location.host).map(link => link.href)"
+    )
+    assert found == []
+    assert "→" not in page.get_by_text("evil.example").first.inner_text()
+
+
+def test_links_within_a_report_lead_to_its_parts(tab):
+    page = tab(f"/circuit?run={quote(NAME, safe='')}&tab=Report").page
+    frame = page.frame_locator("iframe")
+    frame.get_by_role("link", name="References", exact=True).click()
+    expect(frame.locator("#recovery")).to_be_in_viewport(timeout=10_000)
+    expect(frame.get_by_text("circuit report")).to_have_count(1)
+
+
 def test_markup_in_what_is_steered(tab):
     page = tab(f"/steering?prompt={quote(EVIL)}&codes=a0.h1=3&tokens=8").page
     page.get_by_role("button", name="Steer", exact=True).click()

@@ -17,7 +17,14 @@ def folder(model, text, tmp_path):
     request = {
         "model": model_identity(model),
         "sites": list(make_books()),
-        "fit": {"k": 3},
+        "fit": {
+            "k": 3,
+            "n_codes": 12,
+            "selection": "residual",
+            "magnitude": "dropped",
+            "seed": 0,
+            "sequential": True,
+        },
         "text": describe_text(text),
     }
     BookFolder.finish(tmp_path / "books", request, tmp_path / "none")

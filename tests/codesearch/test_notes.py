@@ -81,3 +81,14 @@ def test_a_note_that_is_no_text_is_refused(notes):
     with pytest.raises(InputError, match="Unicode"):
         notes.write("a1.h2", 7, text="half \ud83d")
     assert notes.all() == {}
+
+
+def test_a_note_that_was_changed_meanwhile_is_not_replaced(notes):
+    notes.write("a0", 1, text="first")
+    notes.write("a0", 1, text="theirs", was="first")
+    with pytest.raises(
+        InputError, match="changed meanwhile, to 'theirs', so yours was not kept; it was: ours"
+    ):
+        notes.write("a0", 1, text="ours", was="first")
+    assert notes.all()[("a0", 1)].text == "theirs"
+    assert notes.write("a0", 1, star=True).star

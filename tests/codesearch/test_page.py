@@ -21,6 +21,9 @@ from interp.codesearch.vectors import LogitLens
 from interp.tasks.errors import InputError
 from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
 
+FIT = {"k": 3, "n_codes": 12, "selection": "residual", "magnitude": "dropped", "seed": 0, "sequential": True}
+"""Of a manifest, what is used of it."""
+
 
 @pytest.fixture
 def busy(index) -> tuple[str, int]:
@@ -147,7 +150,7 @@ def test_codebooks_are_read_only_where_it_is_allowed(model, text, books, tmp_pat
     folder = tmp_path / "in" / "books"
     for site, book in books.items():
         book.save(BookFolder.book(folder, site))
-    request = {"model": model_identity(model), "sites": list(books), "fit": {}, "text": describe_text(text)}
+    request = {"model": model_identity(model), "sites": list(books), "fit": FIT, "text": describe_text(text)}
     BookFolder.finish(folder, request, tmp_path / "none")
     build_index(model, books, text, tmp_path / "ix", books_folder=folder)
     within = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "in"])

@@ -7,7 +7,7 @@ import pytest
 from interp.files import write_json
 from interp.report.bench_plot import COST, LABEL, PAIRS, bench_plot
 from interp.report.bench_rows import MethodRow, Spread, best_first, read_bench
-from interp.report.plot_style import BLUE
+from interp.report.plot_style import BLUE, GREY
 from interp.tasks.errors import InputError
 from tests.report.synthetic import EVIL
 from tests.report.test_bench_page import make_result
@@ -34,8 +34,19 @@ def test_points_are_means_bars_reach_to_the_seeds_and_the_front_is_blue(read):
     assert traces["attribution"].y == pytest.approx((0.805, 0.85))
     assert traces["attribution"].error_y.array == pytest.approx((0.02, 0.02))
     assert traces["attribution"].error_y.arrayminus == pytest.approx((0.05, 0.05))
-    assert traces["attribution"].line.color == BLUE != traces["codes"].line.color
-    assert traces["yardstick"].line.dash == "dot" and traces["yardstick"].line.color != BLUE
+    assert set(traces["attribution"].marker.color) == {BLUE}
+    assert BLUE not in (*traces["codes"].marker.color, *traces["yardstick"].marker.color)
+    assert traces["yardstick"].line.dash == "dot"
+
+
+def test_of_a_method_those_points_alone_are_blue_that_nothing_passes(read):
+    result = make_result()
+    for row in result["table"]:
+        if row["method"] == "attribution" and row["n"] == 10:
+            row["average_precision"] = {"mean": 0.99, "least": 0.98, "largest": 1.0, "count": 3}
+    traces = bench_plot(read(result).scopes[SCOPE], "average_precision").data
+    [colours] = [trace.marker.color for trace in traces if trace.name == "attribution"]
+    assert list(colours) == [BLUE, GREY]
 
 
 def test_what_costs_nothing_stands_at_the_left_edge_and_is_labelled_so(read):

@@ -8,6 +8,7 @@ import pytest
 from interp.report.circuit_plots import code_plot, grid_plot, pattern_plot, scores_plot
 from interp.report.components import Scale, member_nodes
 from interp.report.edge_plot import edge_plot
+from interp.report.plot_style import GREY
 from interp.report.token_bars import token_bars
 from interp.report.wording import signed
 from tests.report.synthetic import EVIL, make_run
@@ -79,6 +80,15 @@ def test_edges_end_at_their_input_and_grow_with_the_layer():
     start, end = boxes[strongest["from"]], boxes[strongest["to"]]
     assert start.x0 < widest.x[0] < start.x1 and widest.y[0] == start.y1
     assert end.x0 < widest.x[-1] < end.x1 and widest.y[-1] == end.y0
+
+
+def test_edges_that_are_counted_have_neither_sign_nor_port():
+    run = make_run(n_layers=6, n_heads=3, members=5)
+    counted = [edge | {"into": None, "score": 3.0} for edge in run.result["edges"]]
+    figure = edge_plot(member_nodes(run, Scale.of(run)), counted, "black", signed=False)
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert {trace.line.color for trace in lines} == {GREY}
+    assert [trace.name for trace in lines if trace.name] == ["a pair of heads"]
 
 
 def test_no_figure_holds_markup_of_a_run():

@@ -1,0 +1,94 @@
+"""Whatever an address says, the page is drawn; what it names and is not there is told."""
+
+import shutil
+
+import pytest
+
+from interp.app.address import CHOSEN, WHOLE
+from interp.app.tokens import plain
+from tests.report.synthetic import make_run
+
+PLACES = {
+    "tokens": ("steering", {}),
+    "begin": ("steering", {"positions": "generated"}),
+    "seed": ("steering", {}),
+    "slots": ("steering", {}),
+    "dose": ("steering", {"source": "of a topic"}),
+    "rows": ("codes", {"q": "Mary"}),
+    "hits_least": ("codes", {"q": "Mary"}),
+    "each": ("codes", {"q": "Mary"}),
+    "contexts": ("codes", {"code": "a1.h2:1", "order": "evenly spread"}),
+    "search": ("codes", {}),
+    "order": ("codes", {"code": "a1.h2:1"}),
+    "side": ("circuit", {}),
+    "show": ("evaluation", {}),
+    "bench_pairs": ("evaluation", {}),
+    "heldout": ("evaluation", {"show": "Codebooks"}),
+    "along": ("evaluation", {}),
+    "bench_metric": ("evaluation", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model_folder, tmp_path_factory):
+    """Codebooks, an index of them and a run."""
+    from interp.bottlenecks.book_folder import load_codebooks
+    from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+    from interp.codesearch import build_index
+    from interp.models import load_model
+    from interp.text import load_text
+
+    folder = tmp_path_factory.mktemp("address")
+    model = load_model(str(tiny_model_folder("llama")))
+    text = load_text("stdlib", model, n_tokens=640, context=32)
+    fit_codebooks(model, text, ["heads"], folder / "books", FitConfig(n_codes=12, k=2))
+    books = load_codebooks(folder / "books", model)
+    build_index(model, books, text, folder / "index", books_folder=folder / "books", batch_size=8)
+    make_run(n_layers=4, n_heads=4, members=3, n_pairs=10).save(folder / "circuit")
+    return folder
+
+
+@pytest.mark.parametrize("name", [*WHOLE, *CHOSEN])
+def test_values_that_no_field_takes_are_left_out(open_page, runs, name):
+    view, beside = PLACES[name]
+    for value in ("inf", "-1e400") if name in WHOLE else ("",):
+        open_page(view, runs, **beside | {name: value})  # which fails at an exception
+
+
+@pytest.mark.parametrize(
+    ("view", "name", "what"),
+    [
+        ("steering", "books", "codebooks"),
+        ("codes", "index", "codes of an index"),
+        ("circuit", "run", "results of a run"),
+    ],
+)
+def test_a_name_that_is_not_there_is_told(open_page, runs, view, name, what):
+    app = open_page(view, runs, **{name: "gone *b*"})
+    assert [warning.value for warning in app.warning] == [
+        f"There are no {what} {plain('gone *b*')} here: these are others."
+    ]
+    assert not open_page(view, runs).warning
+
+
+def test_an_index_of_other_codebooks_of_the_package_has_no_links(runs, tmp_path, monkeypatch):
+    from interp.app import books, links
+    from interp.bottlenecks.book_folder import BookFolder, books_fingerprint
+
+    package = tmp_path / "interp" / "bottlenecks" / "data"
+    monkeypatch.setattr(books, "PACKAGED", package)
+    monkeypatch.setenv("INTERP_RUNS", str(runs))
+    shutil.copytree(runs / "books", package / "tiny")
+    own = BookFolder.open(package / "tiny").books()
+    for fingerprint, name in ((books_fingerprint(own), books.SHIPPED), ("another", None)):
+        made_with = {"folder": str(package / "tiny"), "sites": list(own), "fingerprint": fingerprint}
+        monkeypatch.setattr(links, "read_json", lambda _path, made_with=made_with: {"books": made_with})
+        assert links.books_of("index") == name
+
+
+def test_text_that_is_no_link_stays_text():
+    assert plain("see https://a.example -> www.b.example, me@c.example") == (
+        r"see https\:" + "\u2060" + r"\/\/a\.example \-" + "\u2060" + r"\> www" + "\u2060"
+        r"\.b\.example\, me\@" + "\u2060" + r"c\.example"
+    )
+    assert plain("give --codes") == r"give \-\-codes"
