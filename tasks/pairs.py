@@ -78,7 +78,7 @@ class PromptPairs(list[PromptPair]):
         pairs: Iterable[PromptPair],
         *,
         task: str,
-        metric: Metric,
+        metric: str,
         counterfactual: str,
         seed: int,
         bos: bool,

@@ -180,6 +180,10 @@ def _file(*prompts: dict, **more) -> str:
 
 
 UNEQUAL = _prompt(corrupt="Anna met")
+DIFFERENT = [
+    _prompt(clean=f"Mary met {name}", corrupt=f"Anna met {name}")
+    for name in ("John", "Paul", "Lucy", "Mary", "Anna")
+]
 FILES = {
     "not JSON": ("{", ("not JSON at line 1",)),
     "a list": ("[]", ("is a list", "prompts")),
@@ -188,19 +192,26 @@ FILES = {
     "lacks a key": (_file(_prompt(answers=None)), ('prompts[0] lacks the key "answers"',)),
     "wrong type": (_file(_prompt(clean=3)), ("prompts[0]", '"clean"')),
     "unequal": (_file(*[UNEQUAL] * 6), ("no usable pair among 6", "equal token length")),
+    "equal": (
+        _file(*[_prompt(corrupt="Mary met John")] * 6),
+        ("no usable pair among 6", "for their equality"),
+    ),
     "same answers": (_file(*[_prompt(wrong_answers=["Lucy"])] * 6), ("no usable pair among 6", "differ")),
-    "some unequal": (_file(*[_prompt()] * 4, UNEQUAL), ("n 4", "at least 5")),
-    "too few": (_file(*[_prompt()] * 3), ("n 3", "at least 5")),
+    "some unequal": (_file(*DIFFERENT[:4], UNEQUAL), ("n 4", "at least 5")),
+    "too few": (_file(*DIFFERENT[:3]), ("n 3", "at least 5")),
     "role beyond": (_file(*[_prompt()] * 6, word_idxs={"IO": 9}), ("IO", "9")),
     "metric": (_file(_prompt(), metric="accuracy"), ("'accuracy'", "logit_diff")),
 }
 
 
 def test_a_prompt_file_is_used_as_far_as_it_can_be_and_what_was_dropped_is_said(command, tmp_path):
-    (tmp_path / "mine.json").write_text(_file(*[_prompt()] * 5, UNEQUAL))
+    (tmp_path / "mine.json").write_text(_file(*DIFFERENT, UNEQUAL, DIFFERENT[0]))
     words = ("discover", "mine.json", "--model", "planted-inhibition")
-    assert "5 pairs (1 dropped for their lengths)" in " ".join(command(*words).out.split())
-    assert "6 pairs asked for, but 5 of 6" in command(*words, "-n", "6").error
+    found = command(*words)
+    assert "5 pairs (1 dropped for their lengths, 1 dropped for their repetition)" in " ".join(
+        found.out.split()
+    ), found.err
+    assert "6 pairs asked for, but 5 of 7" in command(*words, "-n", "6").error
 
 
 @pytest.mark.parametrize(("text", "parts"), FILES.values(), ids=FILES)

@@ -1,6 +1,7 @@
 """From prompts to a circuit, whole: planted circuits come out, the result has the promised form and repeats."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from interp.scores import METHODS
 from interp.scores.code_edges import code_edges
 from interp.scores.codes import CodesConfig
 from interp.scores.overlap import OverlapConfig
-from interp.tasks import load_task, write_prompt_file
+from interp.tasks import IOI, PromptPairs, Task, load_task, write_prompt_file
 from interp.tasks.errors import InputError
 from interp.tasks.planted import load_planted_task
 
@@ -206,3 +207,45 @@ def test_models_without_mlps_or_a_format_of_their_own_say_so():
         expand_sites(model, ["mlps"])
     with pytest.raises(InputError, match="cannot be saved in Hugging Face's format"):
         check_saveable(model)
+
+
+def _renamed(task, change) -> Task:
+    """A class of one's own that gives the pairs of another, changed."""
+
+    class Own:
+        name, metric, roles, default_n = "own", task.metric, ("END",), 8
+        counterfactuals = task.counterfactuals
+
+        def sample(self, *given, **options):
+            pairs = task.sample(*given, **options)
+            pairs[:] = map(change, range(len(pairs)), pairs)
+            return pairs
+
+    return Own()
+
+
+def test_pairs_that_share_no_role_are_read_at_their_last_token():
+    """Which has no role of its own, and where edges' codes are then taken."""
+    task = load_task("planted-induction")
+    own = _renamed(task, lambda i, pair: pair if i else replace(pair, positions={}))
+    found = discover(own, model="planted-induction", n=8)
+    assert found.members and found.result["edges"]
+
+
+def test_what_the_model_does_the_wrong_way_round_is_told_before_the_swaps(monkeypatch):
+    def exchanged(_i, pair):
+        return replace(pair, answers=pair.wrong_answers, wrong_answers=pair.answers)
+
+    def never(*_given, **_options):
+        raise AssertionError
+
+    monkeypatch.setattr("interp.discovery.check", never)
+    with pytest.raises(InputError, match="which is less: are answers and wrong answers"):
+        discover(_renamed(load_task("planted-induction"), exchanged), model="planted-induction", n=8)
+
+
+def test_a_class_stands_for_its_task_and_an_unknown_metric_is_refused():
+    assert load_task(IOI).name == "ioi"
+    pairs = load_task("planted-induction").sample(load_model("planted-induction").tokenizer, 2, 0)
+    with pytest.raises(InputError, match="metric 'logit-diff' of task 'x': choose logit_diff"):
+        PromptPairs(pairs, task="x", metric="logit-diff", counterfactual="c", seed=0, bos=True)

@@ -89,11 +89,9 @@ def as_codes(ids: Int[Tensor, "*batch"]) -> Codes:
     return Codes(ids[..., None], torch.ones(*ids.shape, 1, device=ids.device))
 
 
-def unexplained(x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]) -> Float[Tensor, ""]:
-    """|x − x̂|² / |x − mean|², the spread held constant for the gradient.
-
-    Of heads the mean is that of all of them, so that what their means differ by counts as spread: the pull on them is
-    weaker than by the spread within each head. The kept results are of this.
-    """
-    flat = x.detach().flatten(0, -2)
-    return (x - decoded).square().sum() / (flat - flat.mean(0)).square().sum()
+def unexplained(
+    x: Float[Tensor, "batch pos *book d_in"], decoded: Float[Tensor, "batch pos *book d_in"]
+) -> Float[Tensor, ""]:
+    """|x − x̂|² / |x − mean|², of heads each about its own mean; the spread is held constant for the gradient."""
+    rows = x.detach().flatten(0, 1)
+    return (x - decoded).square().sum() / (rows - rows.mean(0)).square().sum()

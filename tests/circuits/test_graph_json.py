@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+import interp
 from interp.circuits.circuit import Circuit, Component
 from interp.circuits.graph_json import read_graph, write_graph
 from interp.scores.result import EdgeScore
@@ -188,3 +189,15 @@ def test_an_edge_that_the_model_lacks_is_refused(tmp_path):
     with pytest.raises(InputError, match="a1.h0->a0.h0"):
         write_graph(backwards, tmp_path / "g.json", d_model=16)
     assert not (tmp_path / "g.json").exists()
+
+
+def test_scores_without_a_sign_are_written_with_that_of_the_effect(tmp_path):
+    run = interp.discover("planted-suppression", method="hisp", n=8)
+    assert not run.result["settings"]["signed"]
+    write_graph(run.circuit, tmp_path / "graph.json", d_model=8)
+    nodes = json.loads((tmp_path / "graph.json").read_text())["nodes"]
+    for head in run.result["heads"]:
+        node = nodes[head["site"]]
+        assert ("score" in node) == (head["effect"] is not None)
+        assert "score" not in node or node["score"] * head["effect"] >= 0
+    assert any(node.get("score", 0) < 0 for node in nodes.values())

@@ -87,7 +87,7 @@ def test_the_command_prints_sizes_and_writes_what_it_found(tmp_path, monkeypatch
 
 def test_another_models_circuits_do_not_replace_the_tasks_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["grow", NAME, "-n", "4", "--held-out", "3"]
+    words = ["grow", NAME, "-n", "4", "--held-out", "5"]
     for more in ([], ["--model", "planted-backup"]):
         outcome = run_command([*words, *more], monkeypatch, capsys)
         assert outcome.code == 0 and " ".join(["next     interp discover", NAME, *more]) in outcome.out

@@ -46,7 +46,7 @@ def test_a_task_that_repeats_itself_without_end_is_used_up_too(of_eight, gpt2):
     class Repeating:
         name, metric, roles, counterfactuals, default_n = "repeating", of_eight.metric, ("END",), ("file",), 8
 
-        def sample(self, tokenizer, n, *_rest):
+        def sample(self, tokenizer, n, *_rest, **_bos):
             return of_eight.sample(tokenizer, 8, 0).subset(i % 8 for i in range(n))
 
     pool = of_eight.sample(gpt2, 8, 0)

@@ -123,6 +123,14 @@ def test_the_pull_to_codes_does_not_grow_with_the_activations():
     torch.testing.assert_close(gradient, 2 * (x.detach() - codes) / spread)
 
 
+def test_what_heads_means_differ_by_is_no_spread():
+    x, codes = torch.randn(4, 6, 3, 8), torch.randn(4, 6, 3, 8)
+    apart = 100 * torch.randn(3, 8)
+    torch.testing.assert_close(
+        unexplained(x + apart, codes + apart), unexplained(x, codes), rtol=1e-3, atol=0
+    )
+
+
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tiny, tmp_path):
     path = tmp_path / "c.safetensors"
     Training(tiny).save(path)
