@@ -196,7 +196,7 @@ def discover(
         "--seed": seed or None,
         "--counterfactual": counterfactual,
         "--candidates": None if candidates == 30 else candidates,
-        "--threshold": None if threshold == 0.02 else threshold,
+        "--threshold": None if settings["threshold"] == 0.02 else settings["threshold"],
         "--reference": reference,
         "--device": device,
         "--dtype": None if dtype == "float32" else dtype,

@@ -10,12 +10,12 @@ from interp.options import DEFAULT_MODEL, BatchOption, DeviceOption, DtypeOption
 
 
 def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
-    """``a,b c`` as three names."""
-    return text if isinstance(text, tuple) else tuple(text.replace(",", " ").split())
+    """``a, b`` as two names; a file's may have spaces in it."""
+    return text if isinstance(text, tuple) else tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
-    """``10,25 100`` as three whole numbers of at least 1."""
+    """``10, 25`` as two whole numbers of at least 1."""
     return text if isinstance(text, tuple) else tuple(map(whole(least=1), names(text)))
 
 
