@@ -9,7 +9,7 @@ from interp.app.tokens import plain
 
 WHOLE = ("tokens", "begin", "seed", "slots", "dose", "rows", "hits_least", "each", "contexts")
 """Parameters of fields for whole numbers."""
-CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along", "bench_metric")
+CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along")
 """Parameters of choices of which one always is made."""
 
 
@@ -28,16 +28,17 @@ def tell_missing(name: str, there: Sequence[str], what: str) -> None:
 
     Args:
         name: of the parameter; the field's key is the same.
-        what: it would be, such as ``codebooks``.
+        what: one of them is, such as ``index``.
     """
-    given = st.query_params.get(name)
-    if given is not None and given not in there and name not in st.session_state:
-        st.session_state[f"missing {name}"] = given
-    if (missing := st.session_state.get(f"missing {name}")) is not None:
-        if st.session_state.get(name) in (None, there[0] if there else None):
-            st.warning(f"There are no {what} {plain(missing)} here: these are others.")
-        else:  # somebody has chosen
-            del st.session_state[f"missing {name}"]
+    given, noted = st.query_params.get(name), f"missing {name}"
+    if name not in st.session_state:  # the page was opened
+        st.session_state.pop(noted, None)
+        if given is not None and given not in there:
+            st.session_state[noted] = given
+    elif st.session_state[name] != there[0]:  # somebody has chosen: the first is what stands in
+        st.session_state.pop(noted, None)
+    if noted in st.session_state:
+        st.warning(f"Here is no {what} called {plain(st.session_state[noted])}: another is shown.")
 
 
 def _is_infinite(text: str) -> bool:

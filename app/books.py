@@ -52,7 +52,7 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
     if not names:
         none_yet(spec)
         st.stop()
-    tell_missing("books", names, "codebooks")
+    tell_missing("books", names, "folder of codebooks")
     name = st.selectbox(
         "Codebooks",
         names,

@@ -17,6 +17,10 @@ from interp.options import (
     default_folder,
     whole_option,
 )
+from interp.tasks.errors import InputError
+
+LEAST_HELD_OUT = 5
+"""Fewer pairs give no bootstrap interval worth the name."""
 
 
 def grow(
@@ -24,7 +28,7 @@ def grow(
     model: ModelOption = None,
     n: PairsOption = None,
     held_out: Annotated[
-        int, whole_option("--held-out", least=5, help="other pairs that the circuits are run on")
+        int, whole_option("--held-out", least=LEAST_HELD_OUT, help="other pairs that the circuits are run on")
     ] = 20,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
@@ -68,10 +72,15 @@ def grow(
     asked = None if n is None else min(n, MOST_PAIRS)
     if asked is None:  # of a task that has few, some have to be left
         there = len(sample_pairs(wanted, loaded.tokenizer, None, most + held_out, seed, counterfactual))
-        asked = min(most, max(there - held_out, there // 2, 1))
+        asked = min(most, max(there - held_out, there // 2, 2))
     pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
     check_context(loaded, pairs)
     others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
+    if len(others) < LEAST_HELD_OUT:
+        raise InputError(
+            f"{len(others)} pairs beyond the {len(pairs)} used: at least {LEAST_HELD_OUT} are needed for an interval, "
+            "so use fewer (-n)"
+        )
     check_gap(loaded, others, batch_size=batch_size, stage=bar)
     config = GrowthConfig(batch_size=batch_size)
     n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads

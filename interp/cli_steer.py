@@ -199,7 +199,8 @@ def steer(
         if not given:
             raise InputError(
                 f"none of the {n} codes found lies in the direction in which the texts differ, so there is nothing to "
-                "add: give --set to put them in place of others, or a larger --dose"
+                "add: give --set to put them in place of others"
+                + (", or a larger --dose" if n < len(found) else "")
             )
         print_found(found, given)
     drawn = random_codes(loaded, books, given, seed=seed) if control else None

@@ -81,7 +81,7 @@ class Found:
                 for edge, evidence in itertools.zip_longest(self.edges, self.edge_evidence)
             ],
             "proposed": _proposed(scores),
-            "recovery": _recovery(pairs, model, scores, self.reference),
+            "recovery": _recovery(pairs, model, scores, self.reference, shipped=task_class is None),
             "settings": {
                 "n_candidates": n_candidates,
                 "threshold": threshold,
@@ -184,11 +184,21 @@ STRICTER = (0.05, 0.10)
 
 
 def _recovery(
-    pairs: PromptPairs, model: Model, scores: Scores, own: tuple[str, MeasuredReference] | None
+    pairs: PromptPairs,
+    model: Model,
+    scores: Scores,
+    own: tuple[str, MeasuredReference] | None,
+    *,
+    shipped: bool,
 ) -> dict:
+    """
+    Args:
+        shipped: whether the task is one of the package: a class of one's own may have the name of one.
+    """
     spec = describe_model(model)["spec"]
     found = {}
-    named = {reference.name: reference for reference in reference_for(pairs.task, spec or "")}
+    known = reference_for(pairs.task, spec or "") if shipped else ()
+    named = {reference.name: reference for reference in known}
     for name, reference in (named | dict([own] if own else [])).items():
         truth = reference.members()
         if truth.shape != scores.heads.shape:

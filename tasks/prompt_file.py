@@ -32,8 +32,9 @@ class PromptFile:
     tokens are scored by the first token at which answers and wrong answers differ; what they share before it
     is appended to both prompts, and ``notes`` says how many pairs that concerns.
 
-    Dropped and counted: pairs of unequal token lengths (``lengths``) and pairs whose answers and wrong
-    answers have no token that tells them apart (``answers``).
+    Dropped and counted: pairs of unequal token lengths (``lengths``), whose clean and corrupt prompt are the same
+    (``equality``), whose answers and wrong answers have no token that tells them apart (``answers``), and that stand in
+    the file before (``repetition``).
     """
 
     roles: tuple[str, ...]
@@ -69,12 +70,12 @@ class PromptFile:
         encoder = PromptEncoder(tokenizer, bos)
         dropped: Counter[str] = Counter()
         usable: list[tuple[PromptPair, bool]] = []
-        seen: set[str] = set()
+        seen: set[tuple] = set()
         for prompt in self.prompts:
             built = _build(encoder, prompt, self.name)
             if isinstance(built, str):
                 dropped[built] += 1
-            elif (known := built[0].fingerprint) in seen:
+            elif (known := _told(built[0])) in seen:
                 dropped["repetition"] += 1
             else:
                 seen.add(known)
@@ -101,6 +102,8 @@ class PromptFile:
 
     def _shortage(self, n: int, usable: int, dropped: Counter[str]) -> str:
         causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
+        if "equality" in dropped:
+            causes += ": clean and corrupt are the same"
         why = f" ({causes})" if causes else ""
         if not usable:
             return (
@@ -200,6 +203,11 @@ def _build(encoder: PromptEncoder, prompt: FilePrompt, where: str) -> tuple[Prom
         positions={**positions, "END": len(clean_tokens) - 1},
     )
     return pair, any(len(tokens) > 1 for tokens in (*right, *wrong))
+
+
+def _told(pair: PromptPair) -> tuple:
+    """What the model reads of a pair and what counts as right."""
+    return pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers
 
 
 def _shared_start(sequences: list[tuple[int, ...]]) -> int:

@@ -224,10 +224,12 @@ def _renamed(task, change) -> Task:
     return Own()
 
 
-def test_pairs_that_share_no_role_are_read_at_their_last_token():
+@pytest.mark.parametrize(
+    "named", [lambda i: {"A": 2} if i % 2 else {"B": 2}, lambda i: {"A": 2} if i else {}]
+)
+def test_pairs_that_share_no_role_are_read_at_their_last_token(named):
     """Which has no role of its own, and where edges' codes are then taken."""
-    task = load_task("planted-induction")
-    own = _renamed(task, lambda i, pair: pair if i else replace(pair, positions={}))
+    own = _renamed(load_task("planted-induction"), lambda i, pair: replace(pair, positions=named(i)))
     found = discover(own, model="planted-induction", n=8)
     assert found.members and found.result["edges"]
 

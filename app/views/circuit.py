@@ -34,7 +34,7 @@ def choose(names: list[str]) -> str:
     """The run that the address, the reader or the last discovery says; the newest otherwise."""
     if "found run" in st.session_state:
         st.session_state["run"] = st.session_state.pop("found run")
-    tell_missing("run", names, "results of a run")
+    tell_missing("run", names, "run")
     wanted = st.query_params.get("run")
     name = st.selectbox("Run", names, index=names.index(wanted) if wanted in names else 0, key="run")
     st.query_params["run"] = name

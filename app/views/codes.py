@@ -258,7 +258,7 @@ if not names:
         )
         offer()
     st.stop()
-tell_missing("index", names, "codes of an index")
+tell_missing("index", names, "index")
 name = st.selectbox(
     "Index",
     names,

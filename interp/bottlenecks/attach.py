@@ -271,9 +271,11 @@ def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
         raise InputError(
             f"site {place} has {has}: a bottleneck of {groups} group(s) of size {d_in} does not fit"
         )
-    if bottleneck.trained_at not in (None, place.hook):
+    trained_at = bottleneck.trained_at
+    # a hook has several names in a bridge
+    if trained_at is not None and model.hook_dict.get(trained_at) is not model.hook_dict[place.hook]:
         warnings.warn(
-            f"the bottleneck at {place} was made for {bottleneck.trained_at}, not for {place.hook}",
+            f"the bottleneck at {place} was made for {trained_at}, not for {place.hook}",
             stacklevel=4,
         )
     here, there = bottleneck.device, next(model.parameters()).device

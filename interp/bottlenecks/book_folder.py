@@ -101,9 +101,7 @@ class BookFolder:
         for part, keys in _READ.items():
             for key, kind in keys.items():
                 if not isinstance(manifest[part].get(key), kind):
-                    raise InputError(
-                        f"{path}: {key} of {part} is {manifest[part].get(key)!r}, not of type {kind}"
-                    )
+                    raise InputError(f"{path} is damaged: {key} of its {part} is {manifest[part].get(key)!r}")
         own = folder / MODEL_FOLDER
         if own.is_dir():  # a folder may have been moved with the model in it
             manifest["model"] |= dict.fromkeys(("spec", "source"), str(own.resolve()))

@@ -104,10 +104,11 @@ class Codebook(nn.Module, Bottleneck):
 
         Takes k vectors' memory per vector.
         """
-        rows = self.comparable(self.rows(x)).transpose(0, 1)
-        flat = ids.reshape(*rows.shape[:2], -1).long()
-        named = self.compared().codes[torch.arange(self.config.groups, device=ids.device)[:, None], flat]
-        return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
+        with _in_full_precision(x):
+            rows = self.comparable(self.rows(x)).transpose(0, 1)
+            flat = ids.reshape(*rows.shape[:2], -1).long()
+            named = self.compared().codes[torch.arange(self.config.groups, device=ids.device)[:, None], flat]
+            return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
 
     def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
         """Set the codes by k-means; the same vectors and config give the same codes.
@@ -226,7 +227,7 @@ class Codebook(nn.Module, Bottleneck):
 
     def _encoded(self, x: Tensor, without: Bool[Tensor, "group code"] | None) -> Codes:
         if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
+            with _in_full_precision(x):
                 return self._encoded(x, without)
         chosen = self._choose(self.comparable(self.rows(x)), self.compared(), without)
         ids, values = (part.transpose(0, 1) for part in chosen)
@@ -381,3 +382,8 @@ def _chosen_sum(book: Tensor, ids: Int[Tensor, "group row k"]) -> Float[Tensor, 
 def _version(tensor: Tensor) -> object:
     """Changes when the tensor does; of those made under ``inference_mode``, which do not tell, at every look."""
     return object() if tensor.is_inference() else tensor._version
+
+
+def _in_full_precision(x: Tensor) -> torch.autocast:
+    """Without autocast, by which products would be rounded and what is kept for the next call with them."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -101,12 +101,12 @@ class Edit:
 
     def _fitted(self, new: Tensor, like: Tensor, numbers: list[int], what: str) -> Tensor:
         """Of the shape of what is chosen; with a KV cache only some of the positions are there at a time."""
-        axis = new.ndim - like.ndim + 1
+        axis, given = new.ndim - like.ndim + 1, list(new.shape)
         if axis >= 0 and new.shape[axis] > 1:
             places = [_place_among(self.positions, number) for number in numbers]
             if max(places) >= new.shape[axis]:
                 raise InputError(
-                    f"{what} of shape {list(new.shape)} do not fit: they have {new.shape[axis]} positions, and "
+                    f"{what} of shape {given} do not fit: they have {new.shape[axis]} positions, and "
                     f"position {numbers[places.index(max(places))]} is chosen, too"
                 )
             new = new.index_select(axis, torch.tensor(places, device=new.device))
@@ -114,7 +114,7 @@ class Edit:
             return new.expand(like.shape)
         except RuntimeError:
             raise InputError(
-                f"{what} of shape {list(new.shape)} do not fit the chosen {list(like.shape)} (batch, pos, …, slot)"
+                f"{what} of shape {given} do not fit the chosen {list(like.shape)} (batch, pos, …, slot)"
             ) from None
 
 

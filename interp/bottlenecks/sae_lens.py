@@ -123,16 +123,16 @@ def export_to_sae_lens(bottleneck: Bottleneck, folder: Path, *, model_name: str,
     """Write a codebook or a discrete SAE so that ``SAE.load_from_disk(folder)`` reads it.
 
     A codebook needs this module imported first. Discrete SAEs of several groups are exported group by group, see
-    :meth:`~interp.bottlenecks.discrete_sae.DiscreteSAE.select`.
+    :meth:`~interp.bottlenecks.discrete_sae.DiscreteSAE.select`: SAELens has no name for a single head, so one of it is
+    written for its layer, to be given that head's vectors.
 
     Raises:
-        InputError: a bottleneck that SAELens has no form for, an unknown site, or a single head.
+        InputError: a bottleneck that SAELens has no form for, or an unknown site.
     """
     place = parse_site(site)
-    if place.head is not None:
-        raise InputError(f"site {site}: a SAE of SAELens reads all heads of a layer, write a{place.layer}")
     metadata = SAEMetadata(model_name=model_name, hook_name=place.hook, model_class_name="TransformerBridge")
-    reshape = "hook_z" if place.kind == "attn" else "none"
+    # SAELens hands over the heads of z behind each other, where a book has one group a head
+    reshape = "hook_z" if place.kind == "attn" and bottleneck.config.groups > 1 else "none"
     if type(bottleneck) is Codebook:  # other kinds of it see more than the vector as it is
         sae = _codebook_sae(bottleneck, metadata, reshape)
     elif isinstance(bottleneck, DiscreteSAE) and bottleneck.config.groups == 1:

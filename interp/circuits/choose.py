@@ -26,7 +26,7 @@ class Checked:
 
     Attributes:
         low, high: 95 % percentile bootstrap interval of the mean effect, over pairs; of few pairs it is too narrow
-            (of normal values it holds the mean in 84 % of cases with 5, in 91 % with 10, in 93 % with 20).
+            (of normal values it holds the mean in 84 % of cases with 5, in 90 % with 10, in 93 % with 20).
         member: |mean effect| ≥ threshold × gap, and the interval off zero.
     """
 

@@ -56,16 +56,14 @@ def generate(
             "the model's tokenizer has no padding token: give prompts as tokens, or continue_prompts"
         )
     if isinstance(prompts, Tensor):
-        if not prompts.numel():
+        if prompts.ndim != 2 or not prompts.numel():
             raise InputError(
                 f"prompts of shape {list(prompts.shape)}: give tokens [batch, pos], at least one of them"
             )
         longest = prompts.shape[1]
     else:
-        lengths = [
-            model.to_tokens(prompt).shape[1]
-            for prompt in ([prompts] if isinstance(prompts, str) else prompts)
-        ]
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        lengths = [model.to_tokens(text, truncate=False).shape[1] for text in texts]
         if not lengths or not min(lengths):
             raise InputError(f"prompts {prompts!r}: give at least one, and none that is empty")
         longest = max(lengths)

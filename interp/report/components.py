@@ -157,7 +157,10 @@ def edge_figure(run: Run, scale: Scale) -> Markup | None:
     if not run.members or not run.result["edges"]:
         return None
     return edge_graph(
-        member_nodes(run, scale), run.result["edges"], "Strongest edges among the members, by layer"
+        member_nodes(run, scale),
+        run.result["edges"],
+        "Strongest edges among the members, by layer",
+        signed=not counts_code_pairs(run),
     )
 
 

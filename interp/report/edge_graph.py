@@ -42,11 +42,12 @@ class Node:
         return self.site if self.is_mlp else self.site[1:].replace(".h", ".")
 
 
-def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Markup:
+def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str, *, signed: bool = True) -> Markup:
     """Draw members by layer and the strongest edges, which end at the receiver's q, k or v.
 
     Args:
         edges: ``from``, ``to``, ``into``, ``score``, as in a run; those whose ends are no nodes are left out.
+        signed: whether the sign of a score says if an edge helps; if not, all are grey.
     """
     known = {node.site for node in nodes}
     drawn = [e for e in edges if e["from"] in known and e["to"] in known and e["score"]]
@@ -71,7 +72,7 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str) -> Mark
             )
         )
     largest = abs(drawn[0]["score"]) if drawn else 1.0
-    body += [_edge(e, where, largest) for e in reversed(drawn)]
+    body += [_edge(e, where, largest, signed) for e in reversed(drawn)]
     most = max(abs(node.effect) for node in nodes)
     body += [_node(node, *where[node.site], most) for node in nodes]
     body.append(
@@ -126,7 +127,7 @@ def place_nodes(
     return y
 
 
-def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float) -> Markup:
+def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float, signed: bool) -> Markup:
     (x0, y0), (x1, y1) = where[edge["from"]], where[edge["to"]]
     x0, x1, y1 = x0 + NODE_WIDTH / 2, x1 - NODE_WIDTH / 2, y1 + _PORTS[edge["into"]]
     bend = max(18.0, 0.45 * (x1 - x0))
@@ -135,13 +136,13 @@ def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float) -> 
     return Markup(
         '<path class="edge {}" stroke-width="{:.1f}" stroke-opacity="{:.2f}" '
         'd="M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}">'
-        "<title>{} → {}{}: {:+.3g}</title></path>"
+        "<title>{} → {}{}: {}</title></path>"
     ).format(
-        "neg" if edge["score"] < 0 else "pos",
+        "counted" if not signed else "neg" if edge["score"] < 0 else "pos",
         0.8 + 5 * share,
         0.35 + 0.5 * share,
         *(x0, y0, x0 + bend, y0, x1 - bend, y1, x1, y1),
-        *(edge["from"], edge["to"], into, edge["score"]),
+        *(edge["from"], edge["to"], into, f"{edge['score']:+.3g}" if signed else f"{edge['score']:g}"),
     )
 
 

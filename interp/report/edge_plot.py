@@ -112,7 +112,9 @@ def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float, sig
             "dash": DASHES[edge["into"]],
         },
         hoverinfo="text",
-        hovertext=in_plot(f"{edge['from']} → {edge['to']}{into}: {edge['score']:+.3g}"),
+        hovertext=in_plot(
+            f"{edge['from']} → {edge['to']}{into}: {edge['score']:{'+.3g' if signed else 'g'}}"
+        ),
         showlegend=False,
     )
 

@@ -18,6 +18,7 @@ EXPONENT = 0.6
 CSS = Markup("""
 .pos{fill:var(--pos,#1a66ad)}.neg{fill:var(--neg,#bf5408)}
 .edge{fill:none}.edge.pos{stroke:var(--pos,#1a66ad)}.edge.neg{stroke:var(--neg,#bf5408)}
+.edge.counted{stroke:var(--grey,#8a9099)}
 svg text{fill:var(--ink,#1b1f24);font:11px system-ui,sans-serif}svg .soft{fill:var(--soft,#5b6470)}
 svg .small{font-size:9px}svg .strong{fill:var(--on-strong,#fff)}
 .paper{fill:var(--paper,#fff)}.line{stroke:var(--line,#d5dae0);fill:none}

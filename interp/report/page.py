@@ -118,15 +118,15 @@ def _example(example: dict) -> dict:
 def _edges(run: Run) -> list[dict]:
     ranked = sorted(run.result["edges"], key=lambda edge: -abs(edge["score"]))[:TOP_EDGES]
     largest = abs(ranked[0]["score"]) if ranked else 0.0
-    digits = wording.places(largest)
+    digits, counted = wording.places(largest), counts_code_pairs(run)
     return [
         {
             "from": edge["from"],
             "to": edge["to"],
             "into": edge["into"] or wording.DASH,
-            "score": wording.signed(edge["score"], digits),
+            "score": wording.number(edge["score"], 0) if counted else wording.signed(edge["score"], digits),
             "bar": 100 * abs(edge["score"]) / largest if largest else 0,
-            "tone": "neg" if edge["score"] < 0 else "pos",
+            "tone": "grey" if counted else "neg" if edge["score"] < 0 else "pos",
         }
         for edge in ranked
     ]

@@ -28,7 +28,7 @@ from interp.tasks.pairs import PromptPairs
 
 
 class RoleOutputs(HeadMeans):
-    """A consumer that keeps every head's output at the roles (END alone where a task names none) and its gradient.
+    """A consumer that keeps every head's output and its gradient at the roles, at END where pairs share none.
 
     Attributes:
         gradient_: of the metric with respect to the clean output [pair, role, layer, head, d_head].
@@ -37,7 +37,7 @@ class RoleOutputs(HeadMeans):
     needs_gradients = True
 
     def __init__(self, pairs: PromptPairs) -> None:
-        named = all(pair.positions for pair in pairs)
+        named = bool(set.intersection(*(set(pair.positions) for pair in pairs)))
         super().__init__(pairs, "roles" if named else "last")
         if named:
             self.roles_ = _distinct(pairs, self.roles_)

@@ -55,6 +55,8 @@ def continue_arms(
         InputError: no arms, no arm with codes, or as :func:`~interp.steering.steer` and
             :func:`~interp.steering.continuations.continue_prompts`.
     """
+    if isinstance(prompts, str) or not prompts:
+        raise InputError(f"prompts {prompts!r}: give a list of texts, [prompt] for one")
     if not any(arms.values()):
         raise InputError("no codes in any arm: name some, such as {'base': [], 'steered': codes}")
     texts: dict[str, list[Continuation]] = {name: [] for name in arms}

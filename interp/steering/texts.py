@@ -59,8 +59,9 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
                 f"a text of {len(row)} tokens ({text[:30]!r} …): the model reads {model.cfg.n_ctx}"
             )
     longest = max(map(len, rows))
-    batch = min(BATCH_SIZE, len(rows))
-    check_fits(estimate_memory(model, batch, longest, gradients=True), model_device(model), "shorter texts")
+    check_fits(
+        estimate_memory(model, min(BATCH_SIZE, len(rows)), longest), model_device(model), "shorter texts"
+    )
     padding = begin if begin is not None else 0
     tokens = torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])[:, None]

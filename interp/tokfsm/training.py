@@ -21,6 +21,8 @@ from interp.tokfsm.data import make_machine, sequences
 from interp.tokfsm.optimizers import optimizers_of
 from interp.tokfsm.recipe import Recipe
 
+OBJECTIVE = 2
+"""Raised whenever the same recipe trains on something else; since 2 the pull on a head is by its own spread."""
 TEXT, FIT = 1, 2
 """What a draw is for: part of the key of its generator."""
 LOOKS = 24
@@ -137,7 +139,8 @@ class Training:
         tensors |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
         tensors |= {f"plain.{name}": value for name, value in (self.plain or {}).items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        facts = {"recipe": json.dumps(asdict(self.recipe)), "curve": json.dumps(self.curve)}
+        recipe = asdict(self.recipe) | {"objective": OBJECTIVE}
+        facts = {"recipe": json.dumps(recipe), "curve": json.dumps(self.curve)}
         with atomic_path(path) as temporary:
             # a copy of each: safetensors refuses tensors that share memory
             save_file(
@@ -158,7 +161,8 @@ class Training:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
             raise InputError(f"cannot read the checkpoint {path}: {error}") from None
-        stored, wanted = json.loads(facts.get("recipe", "{}")), asdict(recipe)
+        stored = {"objective": 1} | json.loads(facts.get("recipe", "{}"))
+        wanted = asdict(recipe) | {"objective": OBJECTIVE}
         for key, value in wanted.items():
             if stored.get(key) != value:
                 raise InputError(

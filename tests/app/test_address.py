@@ -25,7 +25,6 @@ PLACES = {
     "bench_pairs": ("evaluation", {}),
     "heldout": ("evaluation", {"show": "Codebooks"}),
     "along": ("evaluation", {}),
-    "bench_metric": ("evaluation", {}),
 }
 
 
@@ -58,15 +57,15 @@ def test_values_that_no_field_takes_are_left_out(open_page, runs, name):
 @pytest.mark.parametrize(
     ("view", "name", "what"),
     [
-        ("steering", "books", "codebooks"),
-        ("codes", "index", "codes of an index"),
-        ("circuit", "run", "results of a run"),
+        ("steering", "books", "folder of codebooks"),
+        ("codes", "index", "index"),
+        ("circuit", "run", "run"),
     ],
 )
 def test_a_name_that_is_not_there_is_told(open_page, runs, view, name, what):
     app = open_page(view, runs, **{name: "gone *b*"})
     assert [warning.value for warning in app.warning] == [
-        f"There are no {what} {plain('gone *b*')} here: these are others."
+        f"Here is no {what} called {plain('gone *b*')}: another is shown."
     ]
     assert not open_page(view, runs).warning
 

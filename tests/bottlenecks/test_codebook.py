@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig, Codes
+from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.tasks.errors import InputError
 
 SELECTIONS = [("cosine", "dropped"), ("cosine", "kept"), ("residual", "dropped"), ("residual", "kept")]
@@ -274,11 +275,18 @@ def test_too_few_vectors_to_fit_are_refused():
         codebook().fit(torch.randn(10, 6))
 
 
-def test_similarities_are_float32_under_autocast():
-    book, x = codebook(n_codes=400), torch.randn(500, 6)
-    plain = book.encode(x)
+@pytest.mark.parametrize("kind", [Codebook, MetricCodebook])
+def test_similarities_are_float32_under_autocast(kind):
+    book, x = kind(CodebookConfig(d_in=6, n_codes=400)), torch.randn(500, 6)
+    if kind is MetricCodebook:
+        book.compare_by(torch.randn(1, 6, 20))
+    again = kind.restored(book.config, book.tensors())
+    plain = again.encode(x)
+    similar = again.similarity(x, plain.ids)
     with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(book.similarity(x, plain.ids), similar)
         assert torch.equal(book.encode(x).ids, plain.ids)
+    assert torch.equal(book.encode(x).ids, plain.ids)
 
 
 def test_books_made_in_inference_mode_encode_and_see_their_codes_change():

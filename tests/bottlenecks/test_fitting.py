@@ -199,7 +199,7 @@ def test_what_cannot_be_fitted_is_named(model, text, tmp_path, sites, config, me
         ('{"format": 1, "sites": [7], "model": {}, "fit": {}, "text": {}}', "sites must be a list of names"),
         (
             '{"format": 1, "sites": ["a0"], "model": {"spec": "x"}, "fit": {}, "text": {"context": 64}}',
-            "k of fit is None, not of type",
+            "is damaged: k of its fit is None",
         ),
     ],
 )

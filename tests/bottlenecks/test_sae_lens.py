@@ -74,8 +74,6 @@ def test_what_sae_lens_has_no_form_for_is_refused(tmp_path):
     normed = LayerNormCodebook(CodebookConfig(8, 16))
     with pytest.raises(InputError, match="layer_norm_codebook"):
         export_to_sae_lens(normed, tmp_path, model_name="tiny", site="m0")
-    with pytest.raises(InputError, match="all heads of a layer, write a5"):
-        export_to_sae_lens(Codebook(CodebookConfig(8, 16)), tmp_path, model_name="tiny", site="a5.h3")
 
 
 def test_codebooks_of_heads_read_z_as_sae_lens_hands_it_over(tmp_path):
@@ -84,6 +82,16 @@ def test_codebooks_of_heads_read_z_as_sae_lens_hands_it_over(tmp_path):
     sae, z = SAE.load_from_disk(tmp_path), torch.randn(2, 5, 3, 6)
     assert sae.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
     torch.testing.assert_close(sae(z), book(z))
+
+
+def test_the_dictionary_of_a_head_is_exported_by_itself(tmp_path):
+    x = torch.randn(60, 2, 8)
+    ours = DiscreteSAE(DiscreteSAEConfig(8, 16, groups=2, epochs=5)).fit(x)
+    one = ours.select(slice(1, 2))
+    export_to_sae_lens(one, tmp_path, model_name="tiny", site="a1.h1")
+    sae = SAE.load_from_disk(tmp_path)
+    assert sae.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
+    torch.testing.assert_close(sae(x[:, 1]), one.decode(one.encode(x[:, 1])), atol=1e-5, rtol=1e-4)
 
 
 def test_active_features_of_either_sign_are_codes():

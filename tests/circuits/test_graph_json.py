@@ -192,7 +192,7 @@ def test_an_edge_that_the_model_lacks_is_refused(tmp_path):
 
 
 def test_scores_without_a_sign_are_written_with_that_of_the_effect(tmp_path):
-    run = interp.discover("planted-suppression", method="hisp", n=8)
+    run = interp.discover("planted-suppression", method="hisp", n=8, n_candidates=10)
     assert not run.result["settings"]["signed"]
     write_graph(run.circuit, tmp_path / "graph.json", d_model=8)
     nodes = json.loads((tmp_path / "graph.json").read_text())["nodes"]
@@ -201,3 +201,4 @@ def test_scores_without_a_sign_are_written_with_that_of_the_effect(tmp_path):
         assert ("score" in node) == (head["effect"] is not None)
         assert "score" not in node or node["score"] * head["effect"] >= 0
     assert any(node.get("score", 0) < 0 for node in nodes.values())
+    assert sum("score" in nodes[head["site"]] for head in run.result["heads"]) == 10

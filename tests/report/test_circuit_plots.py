@@ -7,6 +7,7 @@ import pytest
 
 from interp.report.circuit_plots import code_plot, grid_plot, pattern_plot, scores_plot
 from interp.report.components import Scale, member_nodes
+from interp.report.edge_graph import edge_graph
 from interp.report.edge_plot import edge_plot
 from interp.report.plot_style import GREY
 from interp.report.token_bars import token_bars
@@ -89,6 +90,8 @@ def test_edges_that_are_counted_have_neither_sign_nor_port():
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     assert {trace.line.color for trace in lines} == {GREY}
     assert [trace.name for trace in lines if trace.name] == ["a pair of heads"]
+    drawn = edge_graph(member_nodes(run, Scale.of(run)), counted, "edges", signed=False)
+    assert 'class="edge counted"' in drawn and "edge pos" not in drawn and "+3" not in drawn
 
 
 def test_no_figure_holds_markup_of_a_run():

@@ -58,3 +58,9 @@ def test_batches_go_on_in_the_order_of_the_prompts_and_their_draws_never_meet(mo
 def test_without_codes_there_is_nothing_to_compare(model, books, none):
     with pytest.raises(InputError, match="no codes in any arm"):
         continue_arms(model, books, none, PROMPTS, 2)
+
+
+@pytest.mark.parametrize("prompts", ["Mary had", []], ids=str)
+def test_prompts_are_a_list_of_texts(model, books, prompts):
+    with pytest.raises(InputError, match="give a list of texts"):
+        continue_arms(model, books, {"ours": CODES}, prompts, 2, add=1)
