@@ -229,13 +229,16 @@ def test_a_reference_does_not_replace_one_that_was_measured_before(command):
 def test_prompts_longer_than_the_model_reads_are_one_line(command, words):
     model = load_planted_model(PLANTED)
     (pair,) = load_planted_task(PLANTED).sample(model.tokenizer, 1, 0)
-    prompt = {
+    answers = {
         name: [model.tokenizer.decode(i) for i in getattr(pair, name)]
         for name in ("answers", "wrong_answers")
     }
-    for side in ("clean", "corrupt"):
-        first, *rest = getattr(pair, side).split()
-        prompt[side] = " ".join([first] * model.cfg.n_ctx + rest)
-    Path("long.json").write_text(json.dumps({"prompts": [prompt] * 6}), encoding="utf-8")
+    prompts = []
+    for more in range(6):
+        prompts.append(answers.copy())
+        for side in ("clean", "corrupt"):
+            first, *rest = getattr(pair, side).split()
+            prompts[-1][side] = " ".join([first] * (model.cfg.n_ctx + more) + rest)
+    Path("long.json").write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
     outcome = command(*words, "long.json", "--model", PLANTED, "-n", "5")
     assert outcome.code == 2 and f"the model reads at most {model.cfg.n_ctx}" in outcome.error
