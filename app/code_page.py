@@ -43,7 +43,7 @@ _FOCUS = "font-weight:700;outline:1.5px solid currentColor;outline-offset:-1px"
 
 
 def page(index: CodeIndex, book: str, code: int) -> CodePage:
-    """All that the index says about a code by itself; worked out once."""
+    """All that the index says about a code by itself; worked out once, where the codebooks are there."""
     found = _page(index.folder, changed(index.folder), book, code, index)
     if found.neighbours is None:  # the codebooks were away: they may be back
         _page.clear(index.folder, changed(index.folder), book, code, index)

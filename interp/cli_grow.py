@@ -57,7 +57,7 @@ def grow(
     from interp.activations.stream import check_context
     from interp.console import print_grown
     from interp.evaluation.ablation import Ablator
-    from interp.evaluation.gap import check_gap
+    from interp.evaluation.gap import check_known_gap
     from interp.evaluation.grown import n_circuits, run_grown
     from interp.models import describe_model, load_model, parse_device, parse_dtype
     from interp.progress import bar
@@ -81,13 +81,15 @@ def grow(
             f"{len(others)} pairs beyond the {len(pairs)} used: at least {LEAST_HELD_OUT} are needed for an interval, "
             "so use fewer (-n)"
         )
-    check_gap(loaded, others, batch_size=batch_size, stage=bar)
+    with bar("does the model do the task?", len(others)) as advance:
+        ablator = Ablator(loaded, others, batch_size=batch_size, progress=advance)
+    check_known_gap(loaded, others, ablator.metric_clean, ablator.metric_corrupt)
     config = GrowthConfig(batch_size=batch_size)
     n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads
     with bar("growing", config.steps(n_heads, len(pairs))) as advance:
         growth = grown(loaded, pairs, config, progress=advance)
     with bar("circuits alone", n_circuits(growth) * len(others)) as advance:
-        curve = run_grown(growth, Ablator(loaded, others, batch_size=batch_size), seed=seed, progress=advance)
+        curve = run_grown(growth, ablator, seed=seed, progress=advance)
     result = {
         "model": describe_model(loaded),
         "prompts": pairs.provenance(),

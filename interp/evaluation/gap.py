@@ -1,5 +1,8 @@
 """Does the model do the task? Looked at before effects are measured, with a hundredth of the forward passes."""
 
+import numpy as np
+from jaxtyping import Float
+
 from interp.activations.stream import MetricConsumer, feed
 from interp.models import Model, describe_model
 from interp.progress import Stage, silent
@@ -12,7 +15,17 @@ def check_gap(model: Model, pairs: PromptPairs, *, batch_size: int, stage: Stage
     scorer = MetricConsumer(len(pairs))
     with stage("does the model do the task?", len(pairs)) as advance:
         feed(model, pairs, [scorer], batch_size=batch_size, progress=advance)
-    clean, corrupt = scorer.metric_.mean(1)
+    check_known_gap(model, pairs, *scorer.metric_)
+
+
+def check_known_gap(
+    model: Model,
+    pairs: PromptPairs,
+    metric_clean: Float[np.ndarray, " pair"],
+    metric_corrupt: Float[np.ndarray, " pair"],
+) -> None:
+    """:func:`check_gap` where the pairs have been run already."""
+    clean, corrupt = metric_clean.mean(), metric_corrupt.mean()
     if not clean > corrupt:
         raise InputError(
             f"{describe_model(model)['spec']} scores {clean:.3g} on clean prompts of {pairs.task} and {corrupt:.3g} on "

@@ -1,6 +1,7 @@
 """A grown circuit is run on other prompts: its shares are those of running it, with an interval and random heads."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from interp.evaluation.grown import _interval, n_circuits, run_grown
 from interp.models import load_model
 from interp.models.planted import planted_truth
 from interp.scores.growth import grow
-from interp.tasks import load_task
+from interp.tasks import load_task, write_prompt_file
 from interp.tasks.errors import InputError
 from interp.tasks.holdout import held_out_pairs
 from tests.ablated import ablated_metric
@@ -120,4 +121,16 @@ def test_a_wrong_word_is_one_line(words, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     outcome = run_command(words, monkeypatch, capsys)
     assert outcome.code != 0 and named in outcome.error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_task_that_the_model_does_the_wrong_way_round_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = load_model(NAME)
+    pairs = load_task(NAME).sample(model.tokenizer, 12, 0)
+    pairs[:] = [replace(p, answers=p.wrong_answers, wrong_answers=p.answers) for p in pairs]
+    write_prompt_file(pairs, "exchanged.json", model.tokenizer)
+    words = ["grow", "exchanged.json", "--model", NAME, "--held-out", "5"]
+    outcome = run_command(words, monkeypatch, capsys)
+    assert outcome.code == 2 and f"{NAME} scores -" in outcome.err and "does not do this task" in outcome.err
     assert not (tmp_path / "runs").exists()
