@@ -19,7 +19,7 @@ from interp.tasks.errors import InputError
 
 SHIPPED = "those of the package"
 SHIPPED_MLPS = "those of the package at MLP outputs"
-_FIT = "codebook fit --data self --tokens 11000 --codes 512 --k 1 --selection residual"
+_FIT = "codebook fit --k 1"
 
 
 def fit_command(spec: str | None = None) -> str:

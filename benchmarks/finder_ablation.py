@@ -12,6 +12,7 @@ a stated false-discovery rate hold it; a fifth whether 95 % intervals of the hea
 """
 
 import argparse
+import itertools
 from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
@@ -248,6 +249,14 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
             again = np.random.default_rng(draw).choice(some, n)
             for step, size in _steps(measured, again, draw).items():
                 chosen.setdefault(step, []).append(best_heads(size[None], members, seed=draw))
+            gap = measured.gaps[again].mean()
+            known = {
+                "codes": measured.swapped(again, draw, measured.swap_budget(n)).membership(),
+                "exact interchange of all heads": _posterior(measured.exact[again], gap),
+            }
+            for (by, member), rate in itertools.product(known.items(), RATES):
+                circuit = at_false_discovery_rate(member.probability, rate)
+                chosen.setdefault(f"{by}, circuit at {rate:.0%}", []).append(circuit[None])
         for step, circuits in chosen.items():
             found.setdefault((step, str(n)), []).append(mean_jaccard(circuits))
     for pairs in EXACT_PAIRS:

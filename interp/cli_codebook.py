@@ -22,6 +22,9 @@ from interp.options import (
 )
 from interp.tasks.errors import InputError
 
+FIT_TOKENS = 22_000
+"""What the codebooks of the package were begun with, and those of the tables of training."""
+
 codebook_app = typer.Typer(
     help="Fit codebooks at many sites of a model; measure what they cost it.", no_args_is_help=True
 )
@@ -37,7 +40,7 @@ def fit(
     data: TextOption = "stdlib+self",
     tokens: Annotated[
         int, whole_option("--tokens", least=1, help="tokens of text to fit on, at most")
-    ] = 11_000,
+    ] = FIT_TOKENS,
     codes: Annotated[int, whole_option("--codes", least=1, help="codes per book (per head at heads)")] = 512,
     k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
     selection: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from interp.cli_codebook import codebook_app
+from interp.cli_codebook import FIT_TOKENS, codebook_app
 from interp.failures import goes_on
 from interp.options import (
     DEFAULT_MODEL,
@@ -180,7 +180,7 @@ def _fitted(model, folder: Path, data: str, tokens: int, context: int, seed: int
     from interp.progress import bar
     from interp.text import load_text
 
-    text = load_text(data, model, n_tokens=min(11_000, tokens), context=context, seed=seed, stage=bar)
+    text = load_text(data, model, n_tokens=min(FIT_TOKENS, tokens), context=context, seed=seed, stage=bar)
     config = FitConfig(n_codes=512, k=8, selection="residual", seed=seed)
     typer.echo(f"fitting  codebooks at all heads into {folder}")
     return fit_codebooks(model, text, ["heads"], folder, config, stage=bar)

@@ -120,7 +120,7 @@ def steer(
         bool, typer.Option("--control", help="a third text, with random codes of the same sites")
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
-    temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 1.0,
+    temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 0.7,
     seed: Annotated[
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, share and split")
     ] = 0,

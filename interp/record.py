@@ -204,9 +204,7 @@ def _recovery(
         if truth.shape != scores.heads.shape:
             continue
         measured = isinstance(reference, MeasuredReference)
-        # an effect of exchange with other corrupt prompts, or without BOS, is another quantity
-        made = reference.provenance if measured else {}
-        if measured and (made["counterfactual"], made["bos"]) != (pairs.counterfactual, pairs.bos):
+        if measured and not reference.measures(pairs):
             continue
         effects = reference.effects() if measured else None
         found[name] = recover(scores.heads, truth, effects, scores.heads_per_pair).to_dict()

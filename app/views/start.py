@@ -17,7 +17,6 @@ COUNTED = (
 FIRST = {
     "source": "of a topic",
     "topic": "fire",
-    "temperature": "0.7",
     "prompt": "One day, Tim and his mom went to",
 }
 PAGES = (

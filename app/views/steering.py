@@ -134,7 +134,7 @@ with st.form("steer"):
     )
     a, b, c, d = st.columns(4)
     n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
-    temperature = b.number_input("Temperature", 0.0, 5.0, 1.0, 0.1, key="temperature", bind=IN_URL)
+    temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
     seed = c.number_input("Seed", 0, MOST_SEED, 0, key="seed", bind=IN_URL)
     control = d.toggle(
         "Random control",

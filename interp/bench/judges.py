@@ -125,7 +125,7 @@ def convene(
     """
     # a class of one's own may have the name of another task, and its prompts be others
     known = reference_for(task.name, describe_model(model)["spec"] or "") if target.task == task.name else []
-    measured = next((r for r in known if isinstance(r, MeasuredReference) and _is_of(r, pool)), None)
+    measured = next((r for r in known if isinstance(r, MeasuredReference) and r.measures(pool)), None)
     if measured is None:
         pairs = held_out_pairs(task, model.tokenizer, n, pool, seed=REFERENCE_SEED)
         path = folder / f"reference-n{n}.safetensors"
@@ -141,12 +141,6 @@ def convene(
         return Court((Judge(written.name, written.members(), effects, written),), measured)
     published = tuple(Judge(r.name, r.members(), None) for r in known if isinstance(r, Reference))
     return Court((Judge(measured.name, measured.members(), effects), *published), measured)
-
-
-def _is_of(reference: MeasuredReference, pairs: PromptPairs) -> bool:
-    """Whether effects were measured by exchange with corrupt prompts of the same kind."""
-    made = reference.provenance
-    return (made["counterfactual"], made["bos"]) == (pairs.counterfactual, pairs.bos)
 
 
 def _written(target: Target, model: Model) -> Reference:

@@ -40,7 +40,7 @@ LIMITS = {
     "nap-ig-activations": Limit(10, 3),
     "eap-ig-activations": Limit(10, 3),
     "acdc": Limit(10, 3),
-    "subnetwork-probing": Limit(10, 10),
+    "subnetwork-probing": Limit(10, 3),
     "contextual-decomposition": Limit(10, 10),
     REFERENCE_METHOD: Limit(100, 3),
 }

@@ -15,6 +15,8 @@ from interp.tasks.errors import InputError
 
 _STEPS = 100
 """Steps of the progress bar a cell."""
+_READ = 1.0
+"""A row that took fewer seconds was read, or cost nothing."""
 
 
 def run_bench(
@@ -104,14 +106,23 @@ class _Meter:
 
 
 class _Estimate:
-    """How long the rest may take, if what is left takes as long as what was done; rough, since methods differ."""
+    """How long the rest may take, if each row takes what those took that were run; rough, since methods differ.
+
+    Rows that were read from earlier runs, or cost nothing, say nothing about the others.
+    """
 
     def __init__(self, rows: int) -> None:
-        self.rows, self.done, self.begin = rows, 0, time.perf_counter()
+        self.rows, self.done, self.told = rows, 0, time.perf_counter()
+        self.run_rows, self.run_seconds = 0, 0.0
 
     def after(self, rows: int) -> str:
+        now = time.perf_counter()
+        seconds, self.told = now - self.told, now
         self.done += rows
-        left = (time.perf_counter() - self.begin) / self.done * (self.rows - self.done)
-        return (
-            f"  ({self.done} of {self.rows}, about {left / 60:.0f} min left)" if self.done < self.rows else ""
-        )
+        if seconds > _READ * rows:
+            self.run_rows, self.run_seconds = self.run_rows + rows, self.run_seconds + seconds
+        if self.done == self.rows:
+            return ""
+        left = self.run_seconds / max(1, self.run_rows) * (self.rows - self.done)
+        guess = f", about {left / 60:.0f} min left" if self.run_rows else ""
+        return f"  ({self.done} of {self.rows}{guess})"

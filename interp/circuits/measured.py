@@ -102,6 +102,14 @@ class MeasuredReference:
         measured = self.provenance.get("fingerprints")
         return None if measured is None else sum(pair.fingerprint in measured for pair in pairs)
 
+    def measures(self, pairs: PromptPairs) -> bool:
+        """Whether its effects are of the same kind of exchange as effects on ``pairs`` would be.
+
+        Corrupt prompts of another kind, or prompts without BOS, ask for another quantity.
+        """
+        made = self.provenance
+        return (made["counterfactual"], made["bos"]) == (pairs.counterfactual, pairs.bos)
+
     def _positive_gap(self) -> float:
         if self.gap <= 0:
             raise InputError(

@@ -29,7 +29,7 @@ def continue_arms(
     positions: Where = "generated",
     share: float | int = 1.0,
     error_term: bool = True,
-    temperature: float | int = 1.0,
+    temperature: float | int = 0.7,
     seed: int = 0,
     chat: bool = False,
     stage: Stage = silent,

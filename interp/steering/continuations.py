@@ -78,7 +78,7 @@ def continue_prompts(
     n_tokens: int,
     *,
     within: contextlib.AbstractContextManager | None = None,
-    temperature: float | int = 1.0,
+    temperature: float | int = 0.7,
     seed: int = 0,
     chat: bool = False,
     watch: Callable[[Tensor], None] | None = None,

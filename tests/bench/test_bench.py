@@ -9,6 +9,7 @@ import pytest
 
 from interp.bench import Plan, run_bench
 from interp.bench.plan import LIMITS, YARDSTICK, drawn
+from interp.bench.run import _Estimate
 from interp.circuits.measured import MeasuredReference
 from interp.evaluation.ablation import Ablator
 from interp.evaluation.faithfulness import faithfulness_curves
@@ -147,6 +148,16 @@ def test_a_second_run_does_nothing_and_says_the_same(finished):
     assert run_bench(plan(), folder, say=said.append) == result
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert not any("again" in line for line in said)
+
+
+def test_the_time_that_is_left_is_told_from_rows_that_were_run(monkeypatch):
+    clock = iter([0.0, 0.2, 60.2, 180.2, 180.2])
+    monkeypatch.setattr("interp.bench.run.time.perf_counter", lambda: next(clock))
+    estimate = _Estimate(6)
+    assert estimate.after(1) == "  (1 of 6)", "a row that was read says nothing about the others"
+    assert estimate.after(1) == "  (2 of 6, about 4 min left)"
+    assert estimate.after(2) == "  (4 of 6, about 2 min left)"
+    assert estimate.after(2) == ""
 
 
 class _Kill:
