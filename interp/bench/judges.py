@@ -11,13 +11,12 @@ from jaxtyping import Bool, Float
 from interp.bench.plan import REFERENCE_SEED, Target, drawn
 from interp.bench.store import Say
 from interp.circuits.measured import THRESHOLD, MeasuredReference
-from interp.circuits.references import Reference, reference_for
+from interp.circuits.references import Reference, reference_for, written_reference
 from interp.evaluation.edge_recovery import recover_edges
 from interp.evaluation.gap import check_gap
 from interp.evaluation.recovery import recover
 from interp.evaluation.stability import precision_at
 from interp.models import Model, describe_model, weights_digest
-from interp.models.planted import planted_truth
 from interp.progress import Stage
 from interp.scores.patching import PatchingConfig, patching
 from interp.scores.result import EdgeScore
@@ -137,25 +136,10 @@ def convene(
         )
     effects = measured.effects()
     if target.planted:
-        written = _written(target, model)
+        written = written_reference(target.model, model)
         return Court((Judge(written.name, written.members(), effects, written),), measured)
     published = tuple(Judge(r.name, r.members(), None) for r in known if isinstance(r, Reference))
     return Court((Judge(measured.name, measured.members(), effects), *published), measured)
-
-
-def _written(target: Target, model: Model) -> Reference:
-    truth = planted_truth(target.model)
-    return Reference(
-        name=f"{target.task}/written",
-        task=target.task,
-        model=target.model,
-        n_layers=model.cfg.n_layers,
-        n_heads=model.cfg.n_heads,
-        heads=truth.heads,
-        edges=truth.edges,
-        citation="written into the weights",
-        note="",
-    )
 
 
 def _measured(

@@ -14,6 +14,8 @@ from jaxtyping import Bool
 
 from interp.circuits.measured import MeasuredReference, shipped_measured
 from interp.files import read_json
+from interp.models import Model
+from interp.models.planted import planted_truth
 from interp.models.sites import parse_site
 from interp.tasks.errors import InputError
 
@@ -69,6 +71,22 @@ class Reference:
         for site, role in self.heads.items():
             grouped.setdefault(role, []).append(site)
         return grouped
+
+
+def written_reference(name: str, model: Model) -> Reference:
+    """The circuit that was written into the weights of a planted model, whose task has the same name."""
+    truth = planted_truth(name)
+    return Reference(
+        name=f"{name}/written",
+        task=name,
+        model=name,
+        n_layers=model.cfg.n_layers,
+        n_heads=model.cfg.n_heads,
+        heads=truth.heads,
+        edges=truth.edges,
+        citation="written into the weights",
+        note="",
+    )
 
 
 def load_reference(name: str) -> Reference | MeasuredReference:

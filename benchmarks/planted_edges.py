@@ -1,0 +1,118 @@
+"""Edges of every method that scores them on the planted models: docs/codes.md's table.
+
+    python benchmarks/planted_edges.py [--tasks planted-hydra …] [--pairs 10] [--seeds 5] [--out FILE]
+
+The truth are the edges that were written into the weights, among all edges from a head into the query, key or value of
+a later one. Seeds draw from the bench's pool, so that rows of methods that the bench runs are the bench's. *codes,
+code vectors alone* ranks the edges of ``codes`` by attribution between code vectors and *co-occurrence alone* by what
+two heads' codes tell of each other. ACDC prunes edges one by one: what takes days on SmolLM2 takes a minute here.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from interp.bench.plan import POOL, POOL_SEED, drawn
+from interp.circuits.references import written_reference
+from interp.evaluation.edge_recovery import recover_edges
+from interp.files import write_json
+from interp.models import Model
+from interp.models.planted import load_planted_model
+from interp.progress import bar
+from interp.scores import load_method, method_config
+from interp.scores.code_edges import edges_of_codes
+from interp.scores.result import EdgeScore
+from interp.tasks.pairs import PromptPairs
+from interp.tasks.planted import load_planted_task, planted_task_names
+
+OTHERS = {
+    "eap-ig": {},
+    "eap-ig-activations": {},
+    "eap": {},
+    "acdc": {"level": "edges"},
+    "flow-routes": {},
+    "overlap": {},
+}
+Found = tuple[tuple[EdgeScore, ...], float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=planted_task_names())
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="JSON file that every seed's numbers are written to")
+    args = parser.parse_args()
+    rows = []
+    with bar("edges", len(args.tasks) * args.seeds) as advance:
+        for task in args.tasks:
+            model = load_planted_model(task)
+            pool = load_planted_task(task).sample(model.tokenizer, POOL, POOL_SEED)
+            truth = written_reference(task, model)
+            for seed in range(args.seeds):
+                pairs = pool.subset(drawn(seed, args.pairs, len(pool)))
+                for method, (edges, forwards) in _scored(model, pairs, seed):
+                    found = recover_edges(edges, truth)
+                    rows.append(
+                        {
+                            "task": task,
+                            "seed": seed,
+                            "method": method,
+                            "roc_auc": found.roc_auc,
+                            "average_precision": found.average_precision,
+                            "forwards": forwards / len(pairs),
+                        }
+                    )
+                advance(1)
+    if args.out:
+        write_json(args.out, {"pairs": args.pairs, "seeds": args.seeds, "rows": rows})
+    Console(width=200).print(_table(rows, args.tasks))
+
+
+def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, Found]]:
+    """Every method's edges, and forward-pass equivalents for all pairs (of ``codes`` those of its edges alone)."""
+    scores = _run("codes", model, pairs, seed)
+    ours = edges_of_codes(model, pairs, scores, seed=seed)
+    told = list(zip(ours.edges, ours.evidence, strict=True))
+    yield "codes", (ours.edges, ours.cost.forwards)
+    yield "code vectors alone", (_by(told, lambda why: why.codes), 6.0 * len(pairs))
+    yield "co-occurrence alone", (_by(told, lambda why: why.co_occurrence), 2.0 * len(pairs))
+    for name, options in OTHERS.items():
+        found = _run(name, model, pairs, seed, **options)
+        yield name, (found.edges, found.cost.forwards)
+
+
+def _by(told: list[tuple], score: Callable) -> tuple[EdgeScore, ...]:
+    return tuple(replace(edge, score=score(why)) for edge, why in told)
+
+
+def _run(method: str, model: Model, pairs: PromptPairs, seed: int, **options: str):
+    config = method_config(method, pairs.task, options)
+    config = replace(config, seed=seed) if hasattr(config, "seed") else config
+    return load_method(method).function(model, pairs, config)
+
+
+def _table(rows: list[dict], tasks: list[str]) -> Table:
+    """A row a method: ROC AUC (average precision), mean over seeds, and the mean of the tasks."""
+    table = Table(title="edges among heads: ROC AUC (average precision)")
+    names = [task.removeprefix("planted-") for task in tasks]
+    for name in ("method", *names, "mean", "forwards a pair"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cells, costs = [], []
+        for task in tasks:
+            own = [row for row in rows if (row["method"], row["task"]) == (method, task)]
+            cells.append([np.mean([row[key] for row in own]) for key in ("roc_auc", "average_precision")])
+            costs += [row["forwards"] for row in own]
+        cells.append(np.mean(cells, axis=0))
+        table.add_row(method, *(f"{auc:.3f} ({ap:.3f})" for auc, ap in cells), f"{np.mean(costs):.0f}")
+    return table
+
+
+if __name__ == "__main__":
+    main()
