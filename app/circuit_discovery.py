@@ -10,9 +10,9 @@ from pathlib import Path
 from interp.app import engine
 from interp.app.circuit_runs import opened
 from interp.circuits.choose import CANDIDATES
-from interp.discovery import check_settings, discover
+from interp.discovery import ATTRIBUTED_EDGE_PAIRS, check_settings, discover
 from interp.report import render_report, wording, write_report
-from interp.scores.code_edges import EDGE_PAIRS, PROPOSING_COST, CodeEdgesConfig
+from interp.scores.code_edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, CodeEdgesConfig
 from interp.tasks import PromptFile, load_task
 from interp.tasks.errors import InputError
 from interp.tasks.planted import planted_task_names
@@ -139,11 +139,14 @@ class Progress:
     """
 
     def __init__(self, method: str, n: int, draw: Callable[[float, str, list[str]], None]) -> None:
-        edges = {"codes": (PROPOSING_COST + CodeEdgesConfig.budget) * min(n, EDGE_PAIRS), "overlap": 0}
+        edges = {
+            "codes": (PROPOSING_COST + CodeEdgesConfig.budget) * min(n, PATCHED_EDGE_PAIRS),
+            "overlap": 0,
+        }
         self.weights = {
             f"{method} scores": COSTS[method] * n,
             "exact interchange": 0 if method == "patching" else _CHECK * CANDIDATES * n,
-            "edges": edges.get(method, _EDGES * min(n, 32)),
+            "edges": edges.get(method, _EDGES * min(n, ATTRIBUTED_EDGE_PAIRS)),
         }
         self.draw = draw
         self.behind: list[str] = []

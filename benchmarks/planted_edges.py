@@ -92,8 +92,7 @@ def _by(told: list[tuple], score: Callable) -> tuple[EdgeScore, ...]:
 
 
 def _run(method: str, model: Model, pairs: PromptPairs, seed: int, **options: str):
-    config = method_config(method, pairs.task, options)
-    config = replace(config, seed=seed) if hasattr(config, "seed") else config
+    config = method_config(method, pairs.task, options, seed=seed)
     return load_method(method).function(model, pairs, config)
 
 

@@ -27,7 +27,7 @@ from interp.bottlenecks.book_folder import load_codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, measure
 from interp.evaluation.steering_arms import ARMS, plan_arms
 from interp.evaluation.steering_table import made_of, steering_table
-from interp.evaluation.steering_vectors import site_means
+from interp.evaluation.steering_vectors import means_of_texts
 from interp.models import Model, load_model
 from interp.progress import bar
 from interp.steering import Topic, load_topic, topic_names
@@ -96,7 +96,7 @@ def _run(
         progress(1)
         planned = []
         for topic in missing:
-            means = site_means(model, [*books, layer], topic.positive, topic.negative)
+            means = means_of_texts(model, [*books, layer], topic.positive, topic.negative)
             gains_of = partial(_gains, model, books, topic)
             # those that come with the package, if it is with its codebooks and their seed
             found = find_or_recall(model, books, topic.positive, topic.negative, seed=config.seed, stage=bar)

@@ -264,11 +264,12 @@ def reference(
             raise InputError(f"{task} is a reference, which is shown: to measure one name a task")
         print_reference(load_reference(task))
         return
-    from interp.discovery import check_counterfactual, default_model
+    from interp.discovery import default_model
     from interp.files import check_file, unused
     from interp.models import load_model, parse_device, parse_dtype
     from interp.progress import bar
     from interp.reference import measure_reference
+    from interp.tasks.sampling import check_counterfactual
 
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)

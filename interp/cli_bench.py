@@ -57,7 +57,7 @@ def bench(
 
     given = {"tasks": tasks, "methods": methods, "models": models, "pairs": pairs, "against": against}
     plan = Plan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
-    check_folder(out, "bench.json", "--out")
+    check_folder(out, "bench.json")
 
     from interp.bench import run_bench
     from interp.console import print_bench

@@ -72,7 +72,7 @@ def fit(
     from interp.files import check_folder
 
     folder = out or Path("runs") / f"{file_name(model)}-{selection}-k{k}"
-    check_folder(folder, "manifest.json", "--out")
+    check_folder(folder, "manifest.json")
 
     from interp.bottlenecks.fitting import FitConfig, fit_codebooks, new_books
     from interp.models import load_model

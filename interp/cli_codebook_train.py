@@ -113,7 +113,7 @@ def train(
         start if start.name not in ("", "..") else start.resolve()
     )  # the current folder has no name of its own
     folder = out or named.with_name(f"{named.name}-{objective}")
-    check_folder(folder, "manifest.json", "--out")
+    check_folder(folder, "manifest.json")
 
     from interp.models import load_model
     from interp.models.save import check_saveable
@@ -181,7 +181,7 @@ def _fitted(model, folder: Path, data: str, tokens: int, context: int, seed: int
     from interp.text import load_text
 
     text = load_text(data, model, n_tokens=min(FIT_TOKENS, tokens), context=context, seed=seed, stage=bar)
-    config = FitConfig(n_codes=512, k=8, selection="residual", seed=seed)
+    config = FitConfig(seed=seed)
     typer.echo(f"fitting  codebooks at all heads into {folder}")
     return fit_codebooks(model, text, ["heads"], folder, config, stage=bar)
 
@@ -198,7 +198,7 @@ def pack(
     from interp.bottlenecks.shipped import pack_codebooks
     from interp.files import check_folder
 
-    check_folder(out, "manifest.json", "--out")
+    check_folder(out, "manifest.json")
     books = pack_codebooks(folder, out, storage)
     size = sum(path.stat().st_size for path in books.folder.iterdir())
     typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")

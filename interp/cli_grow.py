@@ -43,9 +43,10 @@ def grow(
 
     Another question than interp discover's, which asks what each head does with all others on. Up to 32 pairs are used.
     """
-    from interp.discovery import check_counterfactual, default_model
+    from interp.discovery import default_model
     from interp.files import check_file, unused, write_json
     from interp.tasks import load_task
+    from interp.tasks.sampling import check_counterfactual
 
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)

@@ -65,7 +65,7 @@ def build(
 
     name, source = file_name(model), Path(data).stem if Path(data).exists() else data
     folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
-    check_folder(folder, "manifest.json", "--out")
+    check_folder(folder, "manifest.json")
 
     from interp.bottlenecks.book_folder import BookFolder, load_codebooks
     from interp.bottlenecks.shipped import MLPS, codebooks_folder

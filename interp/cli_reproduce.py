@@ -46,7 +46,7 @@ def tokfsm(
 
     wanted = recipe(scale, seed=seed, tokens=tokens)
     folder = out or Path("runs") / f"tokfsm-{scale}-seed{seed}"
-    check_folder(folder, "result.json", "--out")
+    check_folder(folder, "result.json")
 
     from interp.models import parse_device
     from interp.progress import bar

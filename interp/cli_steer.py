@@ -1,6 +1,7 @@
 """``interp steer``: a prompt continued with and without a topic's codes, side by side."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -142,18 +143,8 @@ def steer(
     dtype: DtypeOption = "float32",
 ) -> None:
     """Continue a prompt with and without codes; perplexity is that of the model without them."""
-    if (add is not None) + forbid + set_them > 1:
-        raise InputError("--add, --set and --forbid: codes are added, set or forbidden, choose one")
-    if sum(choice is not None for choice in (codes, topic, like)) != 1:
-        raise InputError("say what to steer towards: one of --codes, --topic and --like")
-    if unlike is not None and like is None:
-        raise InputError("--unlike goes with --like: name the texts with the behaviour too")
-    if codes is not None and (dose is not None or by is not None):
-        raise InputError(
-            "--dose and --by go with --topic and --like: codes that are named are not looked for"
-        )
-    if slots is not None and not (set_them or (codes is not None and add is None and not forbid)):
-        raise InputError("--slots goes with codes that are set: name them, or give --set")
+    _check_what_is_done(add=add, forbid=forbid, set_them=set_them, named=codes is not None, slots=slots)
+    _check_towards_what(codes=codes, topic=topic, like=like, unlike=unlike, dose=dose, by=by)
     slots = slots or 1
     if samples > 1 and temperature == 0:
         raise InputError(f"--samples {samples} at --temperature 0: all texts of a prompt would be the same")
@@ -163,19 +154,12 @@ def steer(
         check_file(json_file, "--json")
 
     from interp.steering.edits import code_edits, parse_codes
-    from interp.steering.topics import load_topic, neutral_texts, read_lines
 
     # a mistake should not wait for the model
     given = parse_codes(codes) if codes is not None else []
     code_edits(given, add=add, forbid=forbid)
-    positive, negative = (), ()
-    words = tuple(word.strip() for word in (count or "").split(",") if word.strip())
-    if topic is not None:
-        chosen = load_topic(topic)
-        positive, negative, words = chosen.positive, chosen.negative, words or chosen.words
-    elif like is not None:
-        positive = read_lines(like)
-        negative = neutral_texts() if unlike is None else read_lines(unlike)
+    positive, negative, words = _texts(topic, like, unlike)
+    words = tuple(word.strip() for word in (count or "").split(",") if word.strip()) or words
 
     from interp.bottlenecks.book_folder import load_codebooks
     from interp.files import write_json
@@ -239,3 +223,51 @@ def steer(
     if json_file is not None:
         typer.echo(f"saved    {json_file}")
     print_repeat(settings | {"codes": given, "control": drawn})
+
+
+def _check_what_is_done(
+    *, add: float | None, forbid: bool, set_them: bool, named: bool, slots: int | None
+) -> None:
+    """Refuse options that do different things to the codes.
+
+    Args:
+        named: whether the codes are, and not looked for.
+    """
+    if (add is not None) + forbid + set_them > 1:
+        raise InputError("--add, --set and --forbid: codes are added, set or forbidden, choose one")
+    if slots is not None and not (set_them or (named and add is None and not forbid)):
+        raise InputError("--slots goes with codes that are set: name them, or give --set")
+
+
+def _check_towards_what(
+    *,
+    codes: str | None,
+    topic: str | None,
+    like: Path | None,
+    unlike: Path | None,
+    dose: int | None,
+    by: str | None,
+) -> None:
+    """Refuse all but one source of codes, and options of another one."""
+    if sum(choice is not None for choice in (codes, topic, like)) != 1:
+        raise InputError("say what to steer towards: one of --codes, --topic and --like")
+    if unlike is not None and like is None:
+        raise InputError("--unlike goes with --like: name the texts with the behaviour too")
+    if codes is not None and (dose is not None or by is not None):
+        raise InputError(
+            "--dose and --by go with --topic and --like: codes that are named are not looked for"
+        )
+
+
+def _texts(
+    topic: str | None, like: Path | None, unlike: Path | None
+) -> tuple[Sequence[str], Sequence[str], tuple[str, ...]]:
+    """Texts that codes are found from, positive and negative, and words that tell of a topic."""
+    from interp.steering.topics import load_topic, neutral_texts, read_lines
+
+    if topic is not None:
+        chosen = load_topic(topic)
+        return chosen.positive, chosen.negative, chosen.words
+    if like is not None:
+        return read_lines(like), neutral_texts() if unlike is None else read_lines(unlike), ()
+    return (), (), ()

@@ -55,12 +55,12 @@ def tasks_show(
 ) -> None:
     """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
     from interp.tasks import load_task
-    from interp.tasks.sampling import sample_pairs
+    from interp.tasks.sampling import check_counterfactual, sample_pairs
 
     wanted = load_task(task)
 
     from interp.console import print_examples
-    from interp.discovery import check_counterfactual, default_model
+    from interp.discovery import default_model
     from interp.models import load_model
 
     check_counterfactual(wanted, counterfactual)
@@ -83,7 +83,7 @@ def tasks_export(
     from interp.files import check_file
     from interp.tasks import load_task
     from interp.tasks.prompt_file import write_prompt_file
-    from interp.tasks.sampling import sample_pairs
+    from interp.tasks.sampling import check_counterfactual, sample_pairs
 
     wanted = load_task(task)
     if file.suffix.lower() != ".json":
@@ -91,7 +91,7 @@ def tasks_export(
     check_file(file, "FILE")
 
     from interp.circuits.choose import MIN_PAIRS
-    from interp.discovery import check_counterfactual, default_model
+    from interp.discovery import default_model
     from interp.models import load_tokenizer
 
     check_counterfactual(wanted, counterfactual)

@@ -3,7 +3,6 @@
 import shlex
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,11 +11,12 @@ from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
 from interp.evaluation.grown import GrownCurve
-from interp.evaluation.recovery import recover
+from interp.evaluation.recovery import roc_auc
 from interp.models import Model
 from interp.report import wording
 from interp.runs import Run
 from interp.scores.growth import Growth
+from interp.scores.priors import layer_prior
 from interp.tasks.pairs import PromptPair, PromptPairs
 
 REFERENCE_ROWS = 20
@@ -201,9 +201,8 @@ def _print_measured(measured: MeasuredReference) -> None:
     console.print(table)
     counts = ", ".join(f"{measured.members(t).sum()} at {t:.0%}" for t in (0.02, 0.05, 0.10))
     console.print(f"heads with |effect| above a share of the gap {measured.gap:.3f}: {counts}")
-    layer_index = np.broadcast_to(np.arange(len(effects), dtype=float)[:, None], effects.shape)
-    layer_null = recover(layer_index, measured.members(), effects)
-    console.print(f"layer index alone: ROC AUC {_number(layer_null.roc_auc)}")
+    layer_index = roc_auc(layer_prior(*effects.shape).ravel(), measured.members().ravel())
+    console.print(f"layer index alone: ROC AUC {_number(layer_index)}")
 
 
 def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: int) -> None:

@@ -45,9 +45,9 @@ from interp.tasks import PromptFile, load_task
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs, Task
 from interp.tasks.planted import planted_task_names
-from interp.tasks.sampling import sample_pairs
+from interp.tasks.sampling import check_counterfactual, sample_pairs
 
-EDGE_PAIRS = 32
+ATTRIBUTED_EDGE_PAIRS = 32
 """Pairs that edge attribution is averaged over: they rank edges among members, which are already checked."""
 
 
@@ -133,7 +133,7 @@ def discover(
         dictionary = HeadCodesConfig(seed=seed, examples=min(HeadCodesConfig.examples, 2 * len(pairs)))
         with clock("codes"), stage("reading codes", dictionary.epochs) as advance:
             codes = fit_head_codes(means, output_weights(model), dictionary, progress=advance)
-    some = pairs.subset(range(min(EDGE_PAIRS, len(pairs))))
+    some = pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
     evidence: tuple[EdgeEvidence, ...] = ()
     ours = chosen.edges is not None and all(site.kind == "attn" for site in members)
     with clock("edges"), stage("edges", HUNDREDTHS if ours else len(some)) as advance:
@@ -209,15 +209,6 @@ def _check_number(task: Task, n: int) -> None:
     if n < MIN_PAIRS:
         raise InputError(
             f"n {n}: too few, at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit"
-        )
-
-
-def check_counterfactual(task: Task, counterfactual: str | None) -> None:
-    """Refuse a kind of corrupt prompt that the task does not have."""
-    if counterfactual is not None and counterfactual not in task.counterfactuals:
-        raise InputError(
-            f"the task {task.name} has no counterfactual {counterfactual!r}: "
-            f"choose one of {', '.join(task.counterfactuals)}"
         )
 
 

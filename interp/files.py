@@ -7,9 +7,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from interp.tasks.errors import InputError
 
@@ -57,6 +57,18 @@ def read_json(path: Path) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_tensors(
+    path: Path | str, framework: Literal["pt", "numpy"] = "pt"
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every tensor of a safetensors file, and the words in its header.
+
+    Raises:
+        OSError, SafetensorError: it cannot be read.
+    """
+    with safe_open(path, framework=framework) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as strict JSON (no NaN), atomically."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
@@ -102,15 +114,15 @@ DESCRIPTIONS = {
 """By which file each kind of folder is known."""
 
 
-def check_folder(folder: Path, own: str, option: str) -> None:
-    """As :func:`check_writable` of the file ``own`` in a folder, and refuse a folder that holds another kind of thing.
+def check_folder(folder: Path, own: str) -> None:
+    """As :func:`check_writable` of the file ``own`` in the folder of ``--out``, and refuse one of another kind.
 
     Two kinds in one folder would be taken for one, and replaced as one.
     """
     for name, kind in DESCRIPTIONS.items():
         if name != own and (Path(folder) / name).exists():
-            raise InputError(f"{option} {folder} holds {kind}: name a new folder")
-    check_writable(Path(folder) / own, option)
+            raise InputError(f"--out {folder} holds {kind}: name a new folder")
+    check_writable(Path(folder) / own, "--out")
 
 
 def check_file(path: Path, option: str) -> None:

@@ -250,7 +250,7 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) ->
         return {}
     layer, head = site.layer, site.head
     logits = (
-        readout.written_[0][layer, head].to(readout.norm.unembedding.device) @ readout.norm.unembedding
+        readout.written_[layer, head].to(readout.norm.unembedding.device) @ readout.norm.unembedding
     ).cpu()
     order = logits.argsort(descending=True)
 
@@ -258,7 +258,7 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) ->
         return [[model.tokenizer.decode([int(i)]), float(logits[i])] for i in ids]
 
     return {
-        "pattern": readout.patterns_[0][layer, head].round(4).tolist(),
+        "pattern": readout.patterns_[layer, head].round(4).tolist(),
         "direct": float(readout.direct_[:, layer, head].mean()),
         "writes": {"top": named(order[:WRITES]), "bottom": named(order[-WRITES:].flip(0))},
         "codes": {side: [list(pair) for pair in usage(codes, layer, head, side)] for side in SIDES},

@@ -58,7 +58,7 @@ class Run:
 
     Attributes:
         result: model, task, method, seed, n_pairs, seconds, heads, mlps, edges, metric, recovery, versions, format,
-            and how it came about (``provenance``, ``settings``, ``universe``, ``gap``, ``cost``).
+            proposed, and how it came about (``provenance``, ``settings``, ``universe``, ``cost``).
         details: ``examples`` and ``members``, see :mod:`interp.record`.
         arrays: ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair``, ``effects`` [pair, candidate], ….
         own_reference: what ``settings["reference"]`` names.

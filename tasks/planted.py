@@ -11,6 +11,7 @@ from functools import partial
 
 from .errors import InputError
 from .pairs import Metric, PromptPair, PromptPairs
+from .sampling import check_request, collect
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -61,9 +62,9 @@ class PlantedNames:
         Raises:
             InputError: an unknown counterfactual, ``n`` < 1, or a tokenizer that is not the planted models'.
         """
-        kind = _check(self, n, counterfactual)
+        kind = check_request(self, n, counterfactual)
         rng = random.Random(f"{self.name}/{seed}")
-        return _pairs(self, (self._pair(rng, tokenizer, kind, bos) for _ in range(n)), kind, seed, bos)
+        return collect(self, (self._pair(rng, tokenizer, kind, bos) for _ in range(n)), kind, seed, bos, {})
 
     def _pair(self, rng: random.Random, tokenizer, kind: str, bos: bool) -> PromptPair:
         template = rng.choice(sorted(_TEMPLATES))
@@ -118,9 +119,9 @@ class PlantedInduction:
         Raises:
             InputError: an unknown counterfactual, ``n`` < 1, or a tokenizer that is not the planted models'.
         """
-        kind = _check(self, n, counterfactual)
+        kind = check_request(self, n, counterfactual)
         rng = random.Random(f"{self.name}/{seed}")
-        return _pairs(self, (self._pair(rng, tokenizer, bos) for _ in range(n)), kind, seed, bos)
+        return collect(self, (self._pair(rng, tokenizer, bos) for _ in range(n)), kind, seed, bos, {})
 
     def _pair(self, rng: random.Random, tokenizer, bos: bool) -> PromptPair:
         words = rng.sample(NOUNS, 21)
@@ -166,20 +167,6 @@ def load_planted_task(name: str) -> PlantedNames | PlantedInduction:
     if name not in _TASKS:
         raise InputError(f"unknown planted task {name!r}: there are {', '.join(_TASKS)}")
     return _TASKS[name](name)
-
-
-def _check(task: PlantedNames | PlantedInduction, n: int, counterfactual: str | None) -> str:
-    if n < 1:
-        raise InputError(f"n = {n}: ask for at least 1 pair")
-    kind = task.counterfactuals[0] if counterfactual is None else counterfactual
-    if kind not in task.counterfactuals:
-        allowed = ", ".join(task.counterfactuals)
-        raise InputError(f"unknown counterfactual {kind!r} of task {task.name!r}: there are {allowed}")
-    return kind
-
-
-def _pairs(task, pairs, kind: str, seed: int, bos: bool) -> PromptPairs:
-    return PromptPairs(pairs, task=task.name, metric=task.metric, counterfactual=kind, seed=seed, bos=bos)
 
 
 def _pair(

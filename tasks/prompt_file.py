@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import threading
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class PromptFile:
         roles = dict.fromkeys(role for prompt in self.prompts for role in prompt.word_idxs)
         self.roles = (*roles, "END")
         self.default_n = min(100, len(self.prompts))
+        # how many pairs there are is found by sampling again and again: the file is encoded once for it
+        self._encoded: tuple[weakref.ref, bool, list[tuple[PromptPair, bool]], Counter[str]] | None = None
 
     def sample(
         self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
@@ -67,19 +70,9 @@ class PromptFile:
             InputError: fewer than ``n`` usable pairs, a role beyond its prompt, bad ``n`` or counterfactual.
         """
         kind = check_request(self, n, counterfactual)
-        encoder = PromptEncoder(tokenizer, bos)
-        dropped: Counter[str] = Counter()
-        usable: list[tuple[PromptPair, bool]] = []
-        seen: set[tuple] = set()
-        for prompt in self.prompts:
-            built = _build(encoder, prompt, self.name)
-            if isinstance(built, str):
-                dropped[built] += 1
-            elif (known := _told(built[0])) in seen:
-                dropped["repetition"] += 1
-            else:
-                seen.add(known)
-                usable.append(built)
+        if self._encoded is None or self._encoded[0]() is not tokenizer or self._encoded[1] != bos:
+            self._encoded = (weakref.ref(tokenizer), bos, *self._encode(tokenizer, bos))
+        usable, dropped = list(self._encoded[2]), self._encoded[3]
         if n > len(usable):
             raise InputError(self._shortage(n, len(usable), dropped))
         seeded("prompt-file", seed).shuffle(usable)
@@ -99,6 +92,23 @@ class PromptFile:
             dropped=dict(dropped),
             notes=(note,) if several else (),
         )
+
+    def _encode(self, tokenizer, bos: bool) -> tuple[list[tuple[PromptPair, bool]], Counter[str]]:
+        """The usable pairs in the file's order, and how many of the others are dropped for what."""
+        encoder = PromptEncoder(tokenizer, bos)
+        dropped: Counter[str] = Counter()
+        usable: list[tuple[PromptPair, bool]] = []
+        seen: set[tuple] = set()
+        for prompt in self.prompts:
+            built = _build(encoder, prompt, self.name)
+            if isinstance(built, str):
+                dropped[built] += 1
+            elif (known := _told(built[0])) in seen:
+                dropped["repetition"] += 1
+            else:
+                seen.add(known)
+                usable.append(built)
+        return usable, dropped
 
     def _shortage(self, n: int, usable: int, dropped: Counter[str]) -> str:
         causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())

@@ -26,14 +26,17 @@ def check_request(task: Task, n: int, counterfactual: str | None) -> str:
     """
     if n < 1:
         raise InputError(f"n is {n!r}: ask the task {task.name} for a positive whole number of pairs")
-    if counterfactual is None:
-        return task.counterfactuals[0]
-    if counterfactual not in task.counterfactuals:
+    check_counterfactual(task, counterfactual)
+    return task.counterfactuals[0] if counterfactual is None else counterfactual
+
+
+def check_counterfactual(task: Task, counterfactual: str | None) -> None:
+    """Refuse a kind of corrupt prompt that the task does not have."""
+    if counterfactual is not None and counterfactual not in task.counterfactuals:
         raise InputError(
             f"the task {task.name} has no counterfactual {counterfactual!r}: "
             f"choose one of {', '.join(task.counterfactuals)}"
         )
-    return counterfactual
 
 
 def sample_pairs(

@@ -92,8 +92,8 @@ def test_a_reference_that_somebody_put_into_a_run_is_not_replaced(run, tmp_path)
 def test_nothing_else_is_written_into_a_run(run, tmp_path):
     run.save(tmp_path / "run")
     with pytest.raises(InputError, match="--out .*run holds a run: name a new folder"):
-        check_folder(tmp_path / "run", "manifest.json", "--out")
-    check_folder(tmp_path / "run", RESULT, "--out")
+        check_folder(tmp_path / "run", "manifest.json")
+    check_folder(tmp_path / "run", RESULT)
 
 
 def test_a_new_run_takes_a_free_name_and_replaces_nothing(run, tmp_path):

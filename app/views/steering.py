@@ -7,6 +7,7 @@ from interp.app.books import choose, made_with
 from interp.app.comparison import draw, draw_again, draw_found, streaming
 from interp.app.presets import BY_NAME, offer
 from interp.app.steered import Request, compare, find
+from interp.options import MOST_SEED
 from interp.steering import load_topic, parse_codes, topic_names
 from interp.steering.find import RANKINGS
 from interp.steering.found import HOW, SCALE
@@ -16,7 +17,6 @@ from interp.tasks.errors import InputError
 
 OF_TOPIC, OF_TEXTS = "of a topic", "of texts"
 PROMPT = "Once upon a time, there was a little girl who"
-MOST_SEED = 2**31 - 1
 IN_URL = "query-params"
 
 

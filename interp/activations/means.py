@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.activations.stream import PairBatch
 from interp.models import Model
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, check_choice
 from interp.tasks.pairs import PromptPairs
 
 Positions = Literal["mean", "last", "roles"]
@@ -38,8 +38,7 @@ class HeadMeans:
     needs_patterns = False
 
     def __init__(self, pairs: PromptPairs, positions: Positions = "mean", *, first: int = 0) -> None:
-        if positions not in ("mean", "last", "roles"):
-            raise InputError(f"positions {positions!r}: choose mean, last or roles")
+        check_choice("positions ", Positions, positions)
         if positions == "roles" and not all(pair.positions for pair in pairs):
             raise InputError("positions 'roles': this task's pairs name no roles; choose mean or last")
         self.positions = positions

@@ -26,6 +26,13 @@ def task_metric(
     return values
 
 
+def kl_divergence(
+    log_p: Float[Tensor, "*any d_vocab"], log_q: Float[Tensor, "*any d_vocab"]
+) -> Float[Tensor, "*any"]:
+    """KL(p ‖ q) in nats, from log-probabilities; never below 0, which rounding could make that of equals."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0)
+
+
 def _scored(logits: Tensor, pairs: Sequence[PromptPair], metric: Metric) -> Float[Tensor, " batch"]:
     # float32: a bfloat16 logit of 20 is only exact to 1/16
     values = logits.float().softmax(-1) if metric == "prob_diff" else logits.float()

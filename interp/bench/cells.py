@@ -9,7 +9,7 @@ an earlier cell made, while forward-pass equivalents count them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +73,7 @@ class Runner:
 
     def config(self, seed: int):
         """The method's defaults for the task; the cell's seed, where the method draws anything."""
-        known = {field.name for field in fields(load_method(self.method).config)}
-        options = {"batch_size": str(self.batch_size), "seed": str(seed)}
-        return method_config(self.method, self.pool.task, {k: v for k, v in options.items() if k in known})
+        return method_config(self.method, self.pool.task, {}, batch_size=self.batch_size, seed=seed)
 
     def settings(self) -> dict:
         """What the method's scores depend on, beside the pairs."""

@@ -57,7 +57,7 @@ def whole_record(path: Path) -> tuple[dict, dict]:
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise InputError(f"{path} is damaged")
+        raise InputError(f"{path} is damaged: delete it, and interp bench makes it again")
     return kept["settings"], kept["result"]
 
 

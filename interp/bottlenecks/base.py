@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.bottlenecks.codes import Codes
 from interp.bottlenecks.hub import fetch, push
-from interp.files import atomic_path, read_json, write_json
+from interp.files import atomic_path, read_json, read_tensors, write_json
 from interp.tasks.errors import InputError
 
 FORMAT = 1
@@ -130,9 +130,8 @@ class Bottleneck(ABC):
         config = cls._read_config(folder / CONFIG_FILE)
         path = folder / WEIGHTS_FILE
         try:
-            with safe_open(path, framework="pt") as file:
-                stored = json.loads((file.metadata() or {}).get("config", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors, header = read_tensors(path)
+            stored = json.loads(header.get("config", "null"))
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"cannot read the weights {path}: {error}") from None
         if stored != cls._description(config):
@@ -198,7 +197,7 @@ class Bottleneck(ABC):
     def _read_config(cls, path: Path) -> Any:
         stored = read_description(path)
         if stored.get("kind") != cls.kind:
-            raise InputError(f"{path} does not describe a {cls.kind}")
+            raise InputError(f"{path} does not describe a {cls.kind}, but {stored.get('kind')!r}")
         try:
             return cls.config_class(**{k: v for k, v in stored.items() if k not in ("format", "kind")})
         except TypeError as error:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, check_choices
 
 Selection = Literal["cosine", "residual"]
 
@@ -35,15 +35,12 @@ class CodebookConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("d_in", "n_codes", "groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
         if not 1 <= self.k <= self.n_codes:
             raise InputError(f"k {self.k}: it must be 1 to {self.n_codes}, the number of codes")
-        if self.selection not in ("cosine", "residual"):
-            raise InputError(f"selection {self.selection!r}: choose cosine or residual")
-        if self.magnitude not in ("dropped", "kept"):
-            raise InputError(f"magnitude {self.magnitude!r}: choose dropped or kept")
         if not (math.isfinite(self.mse_weight) and self.mse_weight >= 0):
             raise InputError(f"mse_weight {self.mse_weight}: it must be 0 or more")
         if self.seed < 0:

@@ -29,7 +29,7 @@ from torch import Tensor
 from interp.bottlenecks.base import Bottleneck, grouped_rows, register
 from interp.bottlenecks.codes import Codes, id_dtype, sum_of_codes
 from interp.bottlenecks.sae_gradient import Weights, gradient, tangent
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, check_choices
 
 DecoderNorm = Literal["coordinate", "atom"]
 EpochProgress = Callable[[int], None]
@@ -62,6 +62,7 @@ class DiscreteSAEConfig:
     k: int = 1
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("d_in", "n_codes", "epochs", "groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
@@ -69,8 +70,6 @@ class DiscreteSAEConfig:
             raise InputError(f"l1 {self.l1}: it must be 0 or more")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr {self.lr}: it must be more than 0")
-        if self.decoder_norm not in ("coordinate", "atom"):
-            raise InputError(f"decoder norm {self.decoder_norm!r}: choose coordinate or atom")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: it must be 0 or more")
         if not 1 <= self.k <= self.n_codes:

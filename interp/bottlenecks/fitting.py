@@ -31,6 +31,7 @@ from interp.bottlenecks.book_folder import (
     model_identity,
 )
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.codebook_config import Selection
 from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.files import read_json, write_json
@@ -59,7 +60,7 @@ class FitConfig:
 
     n_codes: int = 512
     k: int = 8
-    selection: Literal["cosine", "residual"] = "cosine"
+    selection: Selection = "residual"
     magnitude: Literal["dropped", "kept"] = "dropped"
     sequential: bool = True
     by_output: bool = True

@@ -15,13 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.bottlenecks.base import BOTTLENECKS
 from interp.bottlenecks.codebook import Codebook
-from interp.files import atomic_path
+from interp.files import atomic_path, read_tensors
 from interp.tasks.errors import InputError
 
 FORMAT = 1
@@ -71,9 +71,8 @@ def read_packed(path: Path) -> dict[str, Codebook]:
         InputError: a file that is missing, damaged, or of another format.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("packed", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        tensors, header = read_tensors(path)
+        about = json.loads(header.get("packed", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"cannot read the codebooks {path}: {error}") from None
     if (

@@ -1,13 +1,8 @@
 """A circuit: the components that causally carry a behaviour, with signed effects, and the edges among them."""
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from interp.files import write_json
 from interp.scores.result import EdgeScore
-from interp.tasks.errors import InputError
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -59,21 +54,3 @@ class Circuit:
         """Components in the circuit, largest absolute effect first."""
         inside = [c for c in self.components if c.in_circuit]
         return tuple(sorted(inside, key=lambda c: -abs(c.effect or 0.0)))
-
-    def to_dict(self) -> dict:
-        return {"format": FORMAT, **asdict(self)}
-
-    def save(self, path: Path) -> None:
-        write_json(path, self.to_dict())
-
-    @classmethod
-    def from_dict(cls, value: dict) -> "Circuit":
-        if value.get("format") != FORMAT:
-            raise InputError(f"circuit format {value.get('format')!r}: this version reads format {FORMAT}")
-        fields = {k: v for k, v in value.items() if k != "format"}
-        try:
-            fields["components"] = tuple(Component(**c) for c in fields["components"])
-            fields["edges"] = tuple(EdgeScore(**e) for e in fields["edges"])
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"not a circuit: {error}") from None

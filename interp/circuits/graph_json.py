@@ -130,10 +130,11 @@ def read_graph(
     for name in {*nodes, *(e.sender for e in edges), *(e.receiver for e in edges)}:
         if not _fits(name, n_layers, n_heads):
             raise InputError(f"{path}: node {name!r} does not fit {n_layers} layers of {n_heads} heads")
-    if not all(math.isfinite(e.score) for e in edges):
-        raise InputError(f"{path}: an edge score is not finite")
-    if not all(score is None or math.isfinite(score) for _, score in nodes.values()):
-        raise InputError(f"{path}: a node score is not finite")
+    scores = {f"edge {e.sender} -> {e.receiver}": e.score for e in edges}
+    scores |= {f"node {name}": score for name, (_, score) in nodes.items() if score is not None}
+    for what, score in scores.items():
+        if not math.isfinite(score):
+            raise InputError(f"{path}: the score of {what} is {score}, not a finite number")
     scored = [e for e in edges if e.score != 0.0]
     members = [e for e, inside in zip(edges, in_graph, strict=True) if inside]
     strongest: dict[str, float] = {}

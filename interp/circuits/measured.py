@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from interp.files import atomic_path
+from interp.files import atomic_path, read_tensors
 from interp.scores.result import Scores
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
@@ -172,9 +172,8 @@ class MeasuredReference:
     def load(cls, path: Path | str) -> "MeasuredReference":
         """Read what :meth:`save` wrote; raises :class:`InputError` for anything else."""
         try:
-            with safe_open(path, framework="numpy") as file:
-                header = json.loads((file.metadata() or {})["interp"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors, words = read_tensors(path, "numpy")
+            header = json.loads(words["interp"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(f"{path}: not a measured reference ({error})") from None
         if not isinstance(header, dict) or (header.get("kind"), header.get("format")) != (KIND, FORMAT):

@@ -45,23 +45,22 @@ class HeadReadout:
         total_: [pair], that logit difference as a whole, without what biases of final norm and unembedding add.
         to_answer_, to_wrong_: [pair, layer, head], attention from END to answer tokens, and to the last
             wrong-answer token; NaN where the clean prompt holds none.
-        written_: pair index -> [layer, head, d_model], what each head adds at END after the final norm, for the
-            first ``examples`` pairs.
-        patterns_: pair index -> [layer, head, query, key], likewise.
+        written_: [layer, head, d_model], what each head adds at END after the final norm, on the first pair's clean
+            prompt.
+        patterns_: [layer, head, query, key], likewise.
     """
 
     needs_gradients = False
     needs_patterns = True
 
-    def __init__(self, model: Model, n_pairs: int, examples: int = 1) -> None:
+    def __init__(self, model: Model, n_pairs: int) -> None:
         self.model = model
         self.norm = FinalNorm.of(model)
         shape = (n_pairs, model.cfg.n_layers, model.cfg.n_heads)
         self.direct_, self.to_answer_, self.to_wrong_ = (np.full(shape, np.nan) for _ in range(3))
         self.total_ = np.zeros(n_pairs)
-        self.written_: dict[int, Tensor] = {}
-        self.patterns_: dict[int, np.ndarray] = {}
-        self.examples = examples
+        self.written_ = torch.zeros(*shape[1:], model.cfg.d_model)
+        self.patterns_: np.ndarray | None = None
 
     @torch.no_grad()
     def update(self, batch: PairBatch) -> None:
@@ -71,19 +70,17 @@ class HeadReadout:
         self.total_[rows] = (self.norm.direct(resid, resid) * direction).sum(-1).cpu().numpy()
         answer = _mask(batch.pairs, lambda pair: _holding(pair, pair.answers), resid.device)
         wrong = _mask(batch.pairs, lambda pair: _holding(pair, pair.wrong_answers)[-1:], resid.device)
-        shown = [(row, index) for row, index in enumerate(batch.indices) if index < self.examples]
-        for _, index in shown:
-            self.written_[index] = torch.zeros(*self.direct_.shape[1:], resid.shape[-1])
+        first = rows.index(0) if 0 in rows else None
         for layer, (z, pattern) in enumerate(zip(batch.clean.z, batch.clean.pattern, strict=True)):
             written = self.norm.direct(added_by_heads(self.model, layer, z[:, -1]), resid[:, None])
             self.direct_[rows, layer] = (written * direction[:, None]).sum(-1).cpu().numpy()
-            for row, index in shown:
-                self.written_[index][layer] = written[row].cpu()
+            if first is not None:
+                self.written_[layer] = written[first].cpu()
             from_end = pattern[:, :, -1].float()  # [batch, head, key]
             self.to_answer_[rows, layer] = _mass(from_end, answer)
             self.to_wrong_[rows, layer] = _mass(from_end, wrong)
-        for row, index in shown:
-            self.patterns_[index] = np.stack([p[row].float().cpu().numpy() for p in batch.clean.pattern])
+        if first is not None:
+            self.patterns_ = np.stack([p[first].float().cpu().numpy() for p in batch.clean.pattern])
 
     def _direction(self, pairs: tuple[PromptPair, ...]) -> Float[Tensor, "batch d_model"]:
         columns = self.norm.unembedding

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 
-from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.layout import names_of_groups
@@ -40,24 +39,19 @@ def prompt_codes(
     prompt: str | Sequence[int],
     *,
     position: int = -1,
-    books: Mapping[str, Codebook] | None = None,
 ) -> dict[str, Int[np.ndarray, " k"]]:
     """The codes of one token of a prompt, by book, read as the index was.
 
     Args:
         prompt: text, or token ids without BOS.
         position: which token, counted without BOS; −1 the last.
-        books: on the model's device; those of the index if not given.
 
     Raises:
-        InputError: another model or other codebooks than the index's, or no such position.
+        InputError: another model than the index's, or no such position.
     """
     index.check_model(model)
     device = next(model.parameters()).device
-    if books is None:
-        books = {site: book.to(device) for site, book in index.codebooks().items()}
-    else:
-        index.check_books(books)
+    books = {site: book.to(device) for site, book in index.codebooks().items()}
     ids = token_ids(model.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
     if not -len(ids) <= position < len(ids):
         raise InputError(f"position {position}: the prompt has {len(ids)} tokens")

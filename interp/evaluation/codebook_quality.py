@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.activations.metric import kl_divergence
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.book_folder import BookFolder, load_codebooks
@@ -148,7 +149,7 @@ def _controls(
 ) -> dict[str, Callable]:
     """Contexts in which the model runs under each control, by name."""
     hooks = {site: resolve_site(model, site) for site in books}
-    means = site_means(model, list(books), other_text.tokens, batch_size, done)
+    means = mean_activations(model, list(books), other_text.tokens, batch_size, done)
 
     def replaced(values: Mapping[str, Tensor]) -> Callable:
         # several heads of one layer share a hook point
@@ -191,7 +192,7 @@ def _controls(
 
 
 @torch.no_grad()
-def site_means(
+def mean_activations(
     model: Model,
     sites: Sequence[str],
     tokens: Int[Tensor, "block pos"],
@@ -244,7 +245,7 @@ def _scores(
     """From log-probabilities."""
     following = tokens[:, 1:]
     ce = -found.gather(-1, following[..., None])[..., 0]
-    kl = torch.zeros_like(ce) if found is plain else (plain.exp() * (plain - found)).sum(-1)
+    kl = torch.zeros_like(ce) if found is plain else kl_divergence(plain, found)
     best = found.argmax(-1)
     values = (ce, kl, (best == following).float(), (best == plain.argmax(-1)).float())
     return BlockScores(*(value.cpu().double().mean(1).numpy() for value in values))

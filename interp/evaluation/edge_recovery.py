@@ -52,8 +52,11 @@ def recover_edges(edges: Sequence[EdgeScore], reference: Reference) -> EdgeRecov
     if not reference.head_edges:
         raise InputError(f"reference {reference.name!r} was published without edges")
     among_heads = [e for e in edges if _is_head(e.sender) and _is_head(e.receiver)]
-    if not all(np.isfinite(e.score) for e in among_heads):
-        raise InputError("an edge score is not finite")
+    for edge in among_heads:
+        if not np.isfinite(edge.score):
+            raise InputError(
+                f"the edge {edge.sender} -> {edge.receiver} scores {edge.score}: not a finite number"
+            )
     split = all(e.into is not None for e in among_heads)
     shape = (reference.n_layers, reference.n_heads, reference.n_layers, reference.n_heads, 3 if split else 1)
     scores, given, truth = np.zeros(shape), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)

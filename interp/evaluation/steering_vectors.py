@@ -27,7 +27,7 @@ class SiteMeans:
 
 
 @torch.no_grad()
-def site_means(
+def means_of_texts(
     model: Model, sites: Sequence[str], positive: Sequence[str], negative: Sequence[str]
 ) -> SiteMeans:
     """Means at sites, of a head those of its layer's heads, in one forward pass over the texts."""

@@ -16,26 +16,23 @@ from interp.models.linear_norm import LinearNorm
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """y = gain · (x − mean(x) if centred) / scale(x) + bias, with scale 1 for models without a final norm."""
+    """y = gain · (x − mean(x) if centred) / scale(x), with scale 1 for models without a final norm; its bias aside."""
 
-    gain: Float[Tensor, " d_model"]
-    centred: bool
-    scaled: bool
+    norm: LinearNorm
     unembedding: Float[Tensor, "d_model d_vocab"]
 
     @classmethod
     @torch.no_grad()
     def of(cls, model: TransformerBridge) -> "FinalNorm":
         norm = LinearNorm.of(model.ln_final, model.cfg.d_model, next(model.parameters()))
-        return cls(norm.gain, norm.centred, norm.scaled, model.W_U.detach().float())
+        return cls(norm, model.W_U.detach().float())
 
     def direct(
         self, written: Float[Tensor, "*any d_model"], resid: Float[Tensor, "*#any d_model"]
     ) -> Float[Tensor, "*any d_model"]:
         """What ``written``, a part of the final residual stream, becomes after the norm frozen at ``resid``."""
-        if self.centred:
-            written = written - written.mean(-1, keepdim=True)
-            resid = resid - resid.mean(-1, keepdim=True)
-        if self.scaled:
-            written = written / resid.pow(2).mean(-1, keepdim=True).sqrt()
-        return written * self.gain
+        written = self.norm.direction(written)
+        if not self.norm.scaled:
+            return written
+        resid = resid - resid.mean(-1, keepdim=True) if self.norm.centred else resid
+        return written / resid.pow(2).mean(-1, keepdim=True).sqrt()

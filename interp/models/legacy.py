@@ -62,7 +62,7 @@ def read_legacy(
         final_rms=config.get("final_rms", False),
         positional_embedding_type="standard",
     )
-    tokenizer = read_legacy_tokenizer(path)
+    tokenizer = _tokenizer(checkpoint.parent, config)
     model = TransformerBridge.boot_native(
         bridge_config, tokenizer, device=device, dtype=dtype, model_name=LEGACY
     )
@@ -79,10 +79,13 @@ def read_legacy_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside the checkpoint when there is one, else the one on the hub that its config
     names."""
     checkpoint, _, _ = _find(path)
-    folder = checkpoint.parent
+    return _tokenizer(checkpoint.parent, _config(checkpoint.parent))
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
     if (folder / "tokenizer.json").is_file():
         return read_tokenizer(folder)
-    name = _config(folder).get("tokenizer_name") or TOKENIZER
+    name = config.get("tokenizer_name") or TOKENIZER
     try:
         return read_tokenizer(name)
     except InputError as error:
@@ -163,7 +166,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = read_json(path)
     except ValueError as error:
-        raise InputError(f"{path} is not JSON") from error
+        raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a model's configuration")
     if config.get("shortformer_pos"):

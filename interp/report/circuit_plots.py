@@ -229,7 +229,8 @@ def scores_plot(
         groups: name -> (layer, head), at most three; a head that is in none is grey.
     """
     named = [place for places in groups.values() for place in places]
-    others = [place for place in np.ndindex(x.shape) if place not in set(named)]
+    inside = set(named)
+    others = [place for place in np.ndindex(x.shape) if place not in inside]
     colours = (BLUE, ORANGE, CHOSEN)
     figure = go.Figure()
     far = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]

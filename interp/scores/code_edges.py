@@ -50,7 +50,7 @@ from interp.tasks.pairs import PromptPairs
 
 REDUNDANCY_WEIGHT = 0.01
 """How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
-EDGE_PAIRS = 16
+PATCHED_EDGE_PAIRS = 16
 """Pairs that edges are scored on where heads are scored on more."""
 PROPOSING_COST = BASE_COST + WITHIN_LAYERS + 2 * (FORWARD_AND_BACKWARD + WITHIN_LAYERS)
 PROPOSING = 0.5  # of the time, roughly; path patching takes the other half
@@ -128,13 +128,13 @@ def edges_of_codes(
     batch_size: int = CodeEdgesConfig.batch_size,
     progress: Progress | None = None,
 ) -> CodeEdges:
-    """:func:`code_edges` on the first :data:`EDGE_PAIRS`, with the codes that the finder read on the same pairs.
+    """:func:`code_edges` on the first :data:`PATCHED_EDGE_PAIRS`, with codes that the finder read on the same pairs.
 
     Args:
         scores: of the finder, whose threshold is that of edges too.
         batch_size: smaller than usual where memory is short; a larger one is not taken.
     """
-    some = pairs.subset(range(min(EDGE_PAIRS, len(pairs))))
+    some = pairs.subset(range(min(PATCHED_EDGE_PAIRS, len(pairs))))
     config = CodeEdgesConfig(
         threshold=scores.config["threshold"],
         seed=seed,

@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.metric import task_metric
+from interp.activations.metric import kl_divergence, task_metric
 from interp.tasks.pairs import Metric, PromptPair
 
 DivergenceKind = Literal["kl", "task"]
@@ -34,6 +34,4 @@ class Divergence:
         """Divergence of each row, differentiable in ``changed``."""
         if self.kind == "task":
             return task_metric(untouched, pairs, self.metric) - task_metric(changed, pairs, self.metric)
-        before, after = untouched.float().log_softmax(-1), changed.float().log_softmax(-1)
-        # rounding alone can make the divergence of equals negative
-        return (before.exp() * (before - after)).sum(-1).clamp_min(0)
+        return kl_divergence(untouched.float().log_softmax(-1), changed.float().log_softmax(-1))

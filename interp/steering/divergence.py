@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.metric import kl_divergence
 from interp.bottlenecks.base import Bottleneck
 from interp.models import Model
 from interp.steering.edits import CodeEdit
@@ -61,7 +62,5 @@ def _divergence(
 ) -> Float[Tensor, "text pos"]:
     parts = []
     for mine, theirs in zip(steered, plain, strict=True):  # a text at a time: vocabularies are large
-        after, before = mine.float().log_softmax(-1), theirs.float().log_softmax(-1)
-        # rounding alone can make the divergence of equals negative
-        parts.append((after.exp() * (after - before)).sum(-1).clamp_min(0))
+        parts.append(kl_divergence(mine.float().log_softmax(-1), theirs.float().log_softmax(-1)))
     return torch.stack(parts)

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.files import atomic_path
+from interp.files import atomic_path, read_tensors
 from interp.models.neox import NeoX
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
@@ -156,12 +156,10 @@ class Training:
         """
         self = cls(recipe, device)
         try:
-            with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
+            tensors, facts = read_tensors(path)
+            stored = {"objective": 1} | json.loads(facts.get("recipe", "{}"))
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
             raise InputError(f"cannot read the checkpoint {path}: {error}") from None
-        stored = {"objective": 1} | json.loads(facts.get("recipe", "{}"))
         wanted = asdict(recipe) | {"objective": OBJECTIVE}
         for key, value in wanted.items():
             if stored.get(key) != value:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.bottlenecks.book_folder import difference
-from interp.files import atomic_path
+from interp.files import atomic_path, read_tensors
 from interp.tasks.errors import InputError
 
 KEPT = 2
@@ -77,9 +77,8 @@ class Checkpoints:
             return None
         path = paths[-1]
         try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["run"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors, header = read_tensors(path)
+            about = json.loads(header["run"])
             step, history, request = (about[key] for key in ("step", "history", "request"))
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             before = f"goes on from {paths[-2].name}" if len(paths) > 1 else "starts again"

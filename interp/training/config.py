@@ -6,10 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from interp.bottlenecks.codebook import Codebook
-from interp.tasks.errors import InputError
-
-OBJECTIVES = ("local", "distilled", "joint")
-PRECISIONS = ("auto", "float32", "bfloat16")
+from interp.tasks.errors import InputError, check_choices
 
 
 def usual_step(k: int, *, mlps: bool = False) -> float:
@@ -67,9 +64,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("objective", OBJECTIVES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name} {getattr(self, name)!r}: choose {', '.join(allowed)}")
+        check_choices(self)
         for name, least in (
             ("batch_size", 1),
             ("epochs", 1),

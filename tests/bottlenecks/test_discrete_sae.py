@@ -307,5 +307,5 @@ def test_unknown_decoder_norm_is_refused():
     settings = config()
     # set past the constructor, where the tests' type checker would be quicker than our own message
     object.__setattr__(settings, "decoder_norm", "row")
-    with pytest.raises(InputError, match="coordinate or atom"):
+    with pytest.raises(InputError, match="decoder_norm 'row': choose coordinate, atom"):
         settings.__post_init__()

@@ -61,7 +61,7 @@ def test_scores_stay_between_0_and_1_and_patterns_are_distributions(readouts):
     for readout, roles, _ in readouts.values():
         for score in roles.scores.values():
             assert score.min() >= 0 and score.max() <= 1 + 1e-6
-        np.testing.assert_allclose(readout.patterns_[0].sum(-1), 1, atol=1e-4)
+        np.testing.assert_allclose(readout.patterns_.sum(-1), 1, atol=1e-4)
 
 
 def test_no_role_is_claimed_below_the_bar():

@@ -13,9 +13,9 @@ from interp.evaluation.code_usage import UsageMeter
 from interp.evaluation.codebook_quality import (
     CONTROLS,
     evaluate_codebooks,
+    mean_activations,
     quality_of_folder,
     random_directions,
-    site_means,
 )
 from interp.models import Model, hooked
 from interp.tasks.errors import InputError
@@ -136,7 +136,7 @@ def test_mean_ablation_takes_the_means_of_other_text_with_the_first_position_apa
         with torch.no_grad(), hooked(model, {f"blocks.{layer}.{name}": keep}):
             model(other)
     means = {site: (x[:, 0].mean(0), x[:, 1:].flatten(0, 1).mean(0)) for site, x in kept.items()}
-    for site, mean in site_means(model, SITES, other, batch_size=2).items():
+    for site, mean in mean_activations(model, SITES, other, batch_size=2).items():
         torch.testing.assert_close(mean, torch.stack(means[site]), atol=1e-4, rtol=1e-3)
     np.testing.assert_allclose(found.scores["mean"].ce, ablated(model, texts, means), rtol=1e-3)
 

@@ -18,7 +18,7 @@ from interp.evaluation.steering import (
     strain,
 )
 from interp.evaluation.steering_arms import ARMS, Arm, plan_arms
-from interp.evaluation.steering_vectors import site_means, vector_books
+from interp.evaluation.steering_vectors import means_of_texts, vector_books
 from interp.models import Model, hooked
 from interp.steering import Topic, find_codes, steer
 from interp.steering.find import EMPHASIS
@@ -60,7 +60,7 @@ def books(model) -> dict[str, Codebook]:
 
 
 def test_means_are_of_the_tokens_without_bos_and_padding(model):
-    means = site_means(model, ["a1.h2", "r0"], MARKED, PLAIN)
+    means = means_of_texts(model, ["a1.h2", "r0"], MARKED, PLAIN)
     expected = {}
     for name, texts in (("positive", MARKED), ("negative", PLAIN)):
         vectors = []
@@ -83,7 +83,7 @@ def test_means_are_of_the_tokens_without_bos_and_padding(model):
 @pytest.fixture(scope="module")
 def arms(model, books) -> dict[str, Arm]:
     found = find_codes(model, books, MARKED, PLAIN)
-    means = site_means(model, [*books, "r1"], MARKED, PLAIN)
+    means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
 
     arms = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)
     return {arm.name: arm for arm in arms}
@@ -107,7 +107,7 @@ def test_controls_act_at_the_heads_of_the_codes(model, books, arms):
 
 
 def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms):
-    means = site_means(model, [*books, "r1"], MARKED, PLAIN)
+    means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
     at, found = gains(model, books)["a1"], find_codes(model, books, MARKED, PLAIN)
     vectors = adds(model, arms["mean difference, heads"].at(2.0), "blocks.1.attn.hook_z")
     codes = adds(model, arms["codes"].at(2.0), "blocks.1.attn.hook_z")
@@ -134,7 +134,7 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
 def test_vectors_at_the_same_heads_are_where_the_codes_are_and_nowhere_else(model, books, monkeypatch):
     monkeypatch.setattr("interp.steering.find.AT_LEAST", 1)
     found = find_codes(model, books, MARKED, PLAIN)
-    means = site_means(model, [*books, "r1"], MARKED, PLAIN)
+    means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
     planned = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)
     some, all_of_them = (
         adds(model, arm.at(2.0), "blocks.1.attn.hook_z")

@@ -7,7 +7,7 @@ from interp.activations.stream import feed
 from interp.models import Site, load_model
 from interp.models.planted import planted_truth
 from interp.scores.co_occurrence import conditional_information
-from interp.scores.code_edges import EDGE_PAIRS, CodeEdgesConfig, code_edges, edges_of_codes
+from interp.scores.code_edges import PATCHED_EDGE_PAIRS, CodeEdgesConfig, code_edges, edges_of_codes
 from interp.scores.codes import codes
 from interp.scores.eap import edge_runs, edge_scores
 from interp.scores.eap_ig import eap_ig, input_path
@@ -120,7 +120,7 @@ def test_evidence_names_what_codes_carry():
     assert why.codes == pytest.approx(why.attribution, rel=0.3), "the sender's codes carry the edge"
     assert why.probability > 0.9
     assert why.co_occurrence >= 0
-    assert found.cost.forwards <= 26 * EDGE_PAIRS
+    assert found.cost.forwards <= 26 * PATCHED_EDGE_PAIRS
 
 
 def test_information_is_that_of_the_label_left_out():

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, fisher_exact, poisson
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.metric_codebook import FLOOR
-from interp.evaluation.steering_vectors import site_means
+from interp.evaluation.steering_vectors import means_of_texts
 from interp.models import Model, hooked, load_model
 from interp.steering import FoundCodes, find_codes, kept, load_topic, steer, topic_names
 from interp.steering.controls import random_codes
@@ -113,7 +113,7 @@ def metric_of(write, gain):
 
 def told_in_codes(model, books, marked, plain, at_least=AT_LEAST):
     """By site and code: weights and effects, of means by another implementation."""
-    means = site_means(model, [*books], marked, plain)
+    means = means_of_texts(model, [*books], marked, plain)
     texts = tokenize(model, plain)
     expected = read_texts(model, {}, texts, np.zeros(len(plain), dtype=int)).expectation([0])
     target = find_target(tokenize(model, marked), texts, expected)
@@ -167,7 +167,7 @@ def test_a_codebook_of_the_whole_z_is_compared_by_what_all_heads_write(model):
     config = CodebookConfig(d_in=seen[0].shape[-1], n_codes=16, selection="residual")
     whole = {"a0": Codebook(config).fit(seen[0][texts.counted])}
     found = find_codes(model, whole, MARKED, PLAIN)
-    means = site_means(model, ["a0"], MARKED, PLAIN)
+    means = means_of_texts(model, ["a0"], MARKED, PLAIN)
     left = (means.positive["a0"] - means.negative["a0"]).flatten().double()
     named = [whole["a0"].codes.detach()[0, code.code] - whole["a0"].mean_code()[0] for code in found.codes]
     left = left - sum(code.weight * vector.double() for code, vector in zip(found.codes, named, strict=True))
@@ -329,7 +329,7 @@ def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(
 
 def test_codes_by_detection_weigh_what_they_are_in_the_difference(model, books):
     found = find_codes(model, books, MARKED, PLAIN, by="detection")
-    means = site_means(model, [*books], MARKED, PLAIN)
+    means = means_of_texts(model, [*books], MARKED, PLAIN)
     for code in found.codes:
         name, _, head = code.site.partition(".h")
         book, group = books[name], int(head or 0)

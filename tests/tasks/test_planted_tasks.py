@@ -47,7 +47,7 @@ def test_bad_requests_name_the_value_and_what_there_is():
         load_planted_task("planted-x")
     with pytest.raises(InputError, match="'random'.*abc, s2_io"):
         load_planted_task("planted-backup").sample(tokenizer, 3, counterfactual="random")
-    with pytest.raises(InputError, match="n = 0"):
+    with pytest.raises(InputError, match="n is 0"):
         load_planted_task("planted-backup").sample(tokenizer, 0)
 
 

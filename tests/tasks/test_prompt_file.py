@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, write_prompt_file
+from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, prompt_file, write_prompt_file
 from interp.tasks.sampling import sample_pairs
 
 ENTRY = {
@@ -51,6 +52,19 @@ def test_jsonl_reads_as_the_same_json(tmp_path, gpt2):
     lines = "\n\n".join(json.dumps(entry) for entry in prompts) + "\n"
     as_lines = PromptFile(write(tmp_path, lines, "mine.jsonl")).sample(gpt2, 3)
     assert list(as_json) == list(as_lines)
+
+
+def test_a_file_is_encoded_once_for_a_tokenizer(tmp_path, gpt2, monkeypatch):
+    task = PromptFile(write(tmp_path, {"prompts": entries("Today", "Then", "Yesterday")}))
+    built = []
+    own = prompt_file._build
+    monkeypatch.setattr(prompt_file, "_build", lambda *given: built.append(1) or own(*given))
+    first = task.sample(gpt2, 3)
+    assert sample_pairs(task, gpt2, None, 100) and task.sample(gpt2, 2, seed=1) and len(built) == 3
+    assert list(task.sample(gpt2, 3)) == list(first), "drawing from it leaves the order as it was"
+    assert task.sample(gpt2, 3, bos=False)[0].clean_tokens == first[0].clean_tokens[1:] and len(built) == 6
+    task.sample(copy.deepcopy(gpt2), 1)
+    assert len(built) == 9
 
 
 def test_the_task_is_named_by_its_path_so_that_it_can_be_loaded_again(tmp_path):
