@@ -80,7 +80,7 @@ class MetricConsumer:
             self.metric_[side, list(batch.indices)] = activations.metric.cpu().numpy()
 
 
-def check_context(model: Model, pairs: PromptPairs) -> int:
+def check_context(model: Model, pairs: Sequence[PromptPair]) -> int:
     """Length of the longest prompt.
 
     Raises:
@@ -139,6 +139,7 @@ def run_batch(
     ``keep_graph`` leaves the clean side's graph standing after its backward pass, for hooks that keep tensors on it.
     """
     rows = tuple(pairs[i] for i in indices)
+    check_context(model, rows)
     device = model_device(model)
     clean = torch.tensor([row.clean_tokens for row in rows], device=device)
     corrupt = torch.tensor([row.corrupt_tokens for row in rows], device=device)

@@ -12,8 +12,10 @@ of a layer into one batch, (4) unembeds END only. Each finished component of a b
 goes on where it stopped.
 """
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -170,29 +172,19 @@ def interchange(
     )
 
 
-class _kept_residuals:
+@contextmanager
+def _kept_residuals(model: Model, layers: set[int]) -> Iterator[dict[int, Tensor]]:
     """Keeps the clean prompts' residual stream at the input of the layers named, during :func:`run_batch`."""
+    kept: dict[int, Tensor] = {}
 
-    def __init__(self, model: Model, layers: set[int]) -> None:
-        self.kept: dict[int, Tensor] = {}
+    def keep(layer: int, resid: Tensor) -> None:
         # run_batch runs the corrupt prompts first and the clean ones last: what stays is the clean run's
-        self.context = hooked(
-            model,
-            {f"blocks.{layer}.hook_resid_pre": self._keeper(layer) for layer in layers},
-        )
+        kept[layer] = resid.detach().clone()
 
-    def _keeper(self, layer: int):
-        def keep(resid: Tensor) -> None:
-            self.kept[layer] = resid.detach().clone()
-
-        return keep
-
-    def __enter__(self) -> dict[int, Tensor]:
-        self.context.__enter__()
-        return self.kept
-
-    def __exit__(self, *exception) -> None:
-        self.context.__exit__(*exception)
+    with hooked(
+        model, {f"blocks.{layer}.hook_resid_pre": functools.partial(keep, layer) for layer in layers}
+    ):
+        yield kept
 
 
 def _groups(todo: list[int], sites: Sequence[Site], most: int) -> Iterator[list[int]]:

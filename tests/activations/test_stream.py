@@ -5,6 +5,7 @@ import torch
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import MetricConsumer, end_logits, equal_length_batches, feed, run_batch
+from interp.scores import METHODS, load_method
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPair
 from tests.pairs import random_pairs
@@ -83,6 +84,14 @@ def test_nan_logits_are_an_error_not_a_result(tiny_model_folder):
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(InputError, match="NaN"):
         run_batch(model, random_pairs(60, n=1), (0,))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("random", "layer-index")])
+def test_prompts_beyond_the_context_are_refused_by_every_method(tiny_model, method):
+    model = tiny_model("gpt2")
+    pairs = random_pairs(60, n=2, lengths=(model.cfg.n_ctx + 1,))
+    with pytest.raises(InputError, match=f"the model reads at most {model.cfg.n_ctx}"):
+        load_method(method).function(model, pairs)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
