@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from interp import DEFAULT_MODEL
+from interp.activations.stream import FORWARD_AND_BACKWARD
 from interp.circuits.references import load_reference
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
@@ -43,7 +44,7 @@ from interp.scores.codes import (
     partial_runs,
 )
 from interp.scores.membership import Membership, at_false_discovery_rate, membership, moderated_variance
-from interp.scores.redundancy import COST, HALF_ON, QUARTER_ON
+from interp.scores.redundancy import HALF_ON, QUARTER_ON
 from interp.scores.uncertainty import EffectEstimates
 from interp.tasks import load_task
 
@@ -179,7 +180,7 @@ class _Measured:
         return estimates
 
     def partial_cost(self, runs: int) -> float:
-        return COST * float(self.values["share"]) * runs
+        return FORWARD_AND_BACKWARD * float(self.values["share"]) * runs
 
 
 def _recovered(measured: _Measured, n: int, seeds: int) -> dict[str, list]:

@@ -20,6 +20,12 @@ from interp.models import Model, has_mlps, hooked
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import Metric, PromptPair, PromptPairs
 
+BOTH_SIDES = 2.0
+"""Forward-pass equivalents a pair: the clean and the corrupt prompt."""
+FORWARD_AND_BACKWARD = 3.0
+"""Of one prompt: a backward pass counts two."""
+BASE_COST = 4.0
+"""A pair with gradients: a corrupt forward, a clean forward and its backward pass."""
 BATCH_SIZE = 16
 """Pairs per forward: about 300 tokens keep two cores busy; a GPU is happier with more."""
 
@@ -110,7 +116,7 @@ def feed(
             consumer.update(batch)
         if progress is not None:
             progress(len(indices))
-    return len(pairs) * (4.0 if gradients else 2.0)
+    return len(pairs) * (BASE_COST if gradients else BOTH_SIDES)
 
 
 def equal_length_batches(pairs: Sequence[PromptPair], batch_size: int) -> Iterator[tuple[int, ...]]:

@@ -35,6 +35,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import (
+    BASE_COST,
     BATCH_SIZE,
     Consumer,
     MetricConsumer,
@@ -130,8 +131,6 @@ def atp_star(
     )
 
 
-BASE_COST = 4.0
-"""A corrupt forward, a clean forward and its backward pass."""
 QK_COST = 3.0
 """The clean prompts once more with corrupt queries, keys, values."""
 

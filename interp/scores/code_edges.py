@@ -27,10 +27,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.activations.stream import MetricConsumer, Progress
+from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, MetricConsumer, Progress
 from interp.models import Model, Site
 from interp.scores.co_occurrence import co_occurrence
-from interp.scores.eap import BASE_COST, WITHIN_LAYERS, EdgeRun, edge_runs
+from interp.scores.eap import WITHIN_LAYERS, EdgeRun, edge_runs
 from interp.scores.edge_proposals import (
     EdgeList,
     edge_products_among,
@@ -40,7 +40,6 @@ from interp.scores.edge_proposals import (
 )
 from interp.scores.edge_swaps import EdgeSwaps
 from interp.scores.head_codes import HeadCodes
-from interp.scores.interpolation import FORWARD_AND_BACKWARD
 from interp.scores.percent import percent
 from interp.scores.result import Cost, EdgeScore, Scores
 from interp.scores.swaps import Swaps

@@ -28,11 +28,18 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.activations.stream import BATCH_SIZE, Consumer, Progress, feed
+from interp.activations.stream import (
+    BASE_COST,
+    BATCH_SIZE,
+    FORWARD_AND_BACKWARD,
+    Consumer,
+    Progress,
+    feed,
+)
 from interp.models import Model, Site
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.membership import Membership, membership, moderated_variance
-from interp.scores.redundancy import COST, HALF_ON, QUARTER_ON, PartialGradients
+from interp.scores.redundancy import HALF_ON, QUARTER_ON, PartialGradients
 from interp.scores.result import Cost, Evidence, Scores
 from interp.scores.role_codes import RoleCodes, RoleOutputs
 from interp.scores.swaps import Swaps
@@ -53,8 +60,6 @@ HALF_WEIGHT, QUARTER_WEIGHT = 0.2, 0.06
 """How a value while others are partly off counts beside an effect of one's own (chosen in docs/codes.md)."""
 HIDDEN_TIE_BREAK = 0.01
 """How a value that is surely below the threshold counts beside one above it."""
-BASE_COST = 4.0
-"""Forward-pass equivalents a pair: clean, corrupt, and a backward pass."""
 CHANGES = 8
 """Changes of code that are told of a head."""
 LIKELY = 0.5
@@ -252,7 +257,7 @@ class CodesBase:
         From :func:`partial_runs` pairs; zero where that is fewer than two.
         """
         hidden = np.zeros(self.scorer.heads_.shape[1:])
-        runs = partial_runs(len(kept), budget, COST * self.swaps.share(kept), PARTIAL_SHARE)
+        runs = partial_runs(len(kept), budget, FORWARD_AND_BACKWARD * self.swaps.share(kept), PARTIAL_SHARE)
         order = np.random.default_rng(config.seed + 1).permutation(kept)[:runs].tolist()
         quarter = round(QUARTER_RUNS * len(order))
         parts = (

@@ -23,7 +23,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import Consumer, PairBatch, Progress, equal_length_batches, run_batch
+from interp.activations.stream import (
+    BASE_COST,
+    Consumer,
+    PairBatch,
+    Progress,
+    equal_length_batches,
+    run_batch,
+)
 from interp.models import Model, hooked
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.edge_fold import Fold, by_component, fold_edges
@@ -159,8 +166,6 @@ def edge_scores(
     return scores
 
 
-BASE_COST = 4.0
-"""A corrupt forward, a clean forward and its backward pass."""
 WITHIN_LAYERS = 2.0
 """From z and MLP outputs back to every receiver's input: each layer's backward pass once more, not chained."""
 

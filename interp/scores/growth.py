@@ -31,10 +31,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from interp.activations.stream import BATCH_SIZE, MetricConsumer, Progress, feed
+from interp.activations.stream import (
+    BATCH_SIZE,
+    FORWARD_AND_BACKWARD,
+    MetricConsumer,
+    Progress,
+    feed,
+)
 from interp.models import Model
 from interp.scores.membership import moderated_variance
-from interp.scores.redundancy import COST, partial_values
+from interp.scores.redundancy import partial_values
 from interp.scores.result import Cost
 from interp.scores.swaps import Swaps
 from interp.tasks.errors import InputError
@@ -144,7 +150,7 @@ def grow(
             if progress is not None:
                 progress(len(run.pairs))
         values = np.concatenate(found).reshape(len(pairs), -1)
-        forwards += COST * swaps.share(everything) * len(pairs)
+        forwards += FORWARD_AND_BACKWARD * swaps.share(everything) * len(pairs)
         rest = np.setdiff1d(np.arange(n_heads), order)
         mean = values.mean(0)[rest]
         ranked, left = rank_so_that_the_rest_cancels(

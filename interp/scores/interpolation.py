@@ -18,9 +18,6 @@ from interp.models.start import starting_at
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import Metric
 
-FORWARD_AND_BACKWARD = 3.0
-"""Cost of a point, in forward-pass equivalents."""
-
 
 def check_steps(steps: int) -> None:
     """Raise :class:`InputError` for a path without points."""

@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 from interp.activations.stream import (
+    BASE_COST,
     BATCH_SIZE,
+    FORWARD_AND_BACKWARD,
     Consumer,
     PairBatch,
     Progress,
@@ -34,7 +36,7 @@ from interp.activations.stream import (
 )
 from interp.models import Model, has_mlps, hooked
 from interp.scores.attribution import AttributionConsumer
-from interp.scores.interpolation import FORWARD_AND_BACKWARD, check_steps, clean_metric, inner_points
+from interp.scores.interpolation import check_steps, clean_metric, inner_points
 from interp.scores.percent import percent
 from interp.scores.result import Cost, Scores
 from interp.scores.tape import Tape
@@ -118,7 +120,7 @@ def _along(
         )
         scorer.update(mean)
         done += len(indices)
-        forwards += len(indices) * (4.0 + spent)
+        forwards += len(indices) * (BASE_COST + spent)
         tell(done / len(pairs))
     return Scores(
         method=method,

@@ -27,15 +27,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import end_logits
+from interp.activations.stream import FORWARD_AND_BACKWARD, end_logits
 from interp.models import Model
 from interp.models.start import starting_at
 from interp.scores.swaps import BaseRun, Swaps
 
 HALF_ON, QUARTER_ON = 0.5, 0.25
 """Shares that are used."""
-COST = 3.0
-"""A forward and a backward."""
 
 
 class PartialGradients:
@@ -60,7 +58,7 @@ class PartialGradients:
                 self._known |= {
                     (run.indices[row], share): value for row, value in zip(rows, values, strict=True)
                 }
-        self.swaps.forwards += COST * self.swaps.share(pairs) * len(pairs)
+        self.swaps.forwards += FORWARD_AND_BACKWARD * self.swaps.share(pairs) * len(pairs)
         return np.stack([self._known[pair, share] for pair in pairs])
 
 

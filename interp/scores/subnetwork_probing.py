@@ -26,6 +26,7 @@ from torch import Tensor
 
 from interp.activations.stream import (
     BATCH_SIZE,
+    FORWARD_AND_BACKWARD,
     Consumer,
     MetricConsumer,
     PairBatch,
@@ -166,6 +167,6 @@ def train(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        forwards += 3.0 * len(masked.batches[number][0].indices)
+        forwards += FORWARD_AND_BACKWARD * len(masked.batches[number][0].indices)
         tell((step + 1) / config.steps)
     return log_alpha.detach(), forwards
