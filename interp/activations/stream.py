@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.models import Model, has_mlps, hooked
+from interp.models import Model, has_mlps, hooked, model_device
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import Metric, PromptPair, PromptPairs
 
@@ -169,10 +169,6 @@ def end_logits(
     """Logits after the last token only: a fifth of a small model's work is unembedding positions nobody reads."""
     with hooked(model, {**(hooks or {}), "unembed.hook_in": lambda x: x[:, -1:]}):
         return model(tokens)[:, -1]
-
-
-def model_device(model: Model) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _run(

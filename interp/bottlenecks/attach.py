@@ -31,7 +31,7 @@ from torch import Tensor
 from interp.bottlenecks.base import Bottleneck, straight_through
 from interp.bottlenecks.codes import Codes
 from interp.bottlenecks.edits import Edit, Ids, Positions, needs_strength
-from interp.models import Model, Site, hooked, resolve_site
+from interp.models import Model, Site, hooked, model_device, resolve_site
 from interp.models.positions import forwards_watched
 from interp.tasks.errors import InputError
 
@@ -278,6 +278,6 @@ def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
             f"the bottleneck at {place} was made for {trained_at}, not for {place.hook}",
             stacklevel=4,
         )
-    here, there = bottleneck.device, next(model.parameters()).device
+    here, there = bottleneck.device, model_device(model)
     if here != there:
         raise InputError(f"the bottleneck for {place} is on {here}, the model on {there}: move it with .to")

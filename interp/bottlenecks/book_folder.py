@@ -20,7 +20,7 @@ from interp.bottlenecks.base import CONFIG_FILE, load_bottleneck
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.packed_books import read_packed
 from interp.files import read_json, write_json
-from interp.models import Model, Site, describe_model, parse_site, weights_digest
+from interp.models import Model, Site, describe_model, model_device, parse_site, weights_digest
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks
 
@@ -165,7 +165,7 @@ def load_codebooks(folder: Path | str | None, model: Model, *, k: int | None = N
 
     found = BookFolder.open(codebooks_folder(model, None if folder is None else Path(folder), k=k))
     found.check_model(model)
-    device = next(model.parameters()).device
+    device = model_device(model)
     books = found.books()
     if k is not None:
         books = {site: book.with_k(k) for site, book in books.items()}

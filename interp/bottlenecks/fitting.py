@@ -35,7 +35,7 @@ from interp.bottlenecks.codebook_config import Selection
 from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.files import read_json, write_json
-from interp.models import Model, Site, expand_sites
+from interp.models import Model, Site, expand_sites, model_device
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks
@@ -156,7 +156,7 @@ def _fit(
     batch_size: int,
     stage: Stage,
 ) -> None:
-    device = next(model.parameters()).device
+    device = model_device(model)
     todo = [site for site in books if not BookFolder.has_book(folder, site)]
     if not todo:
         return

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import end_logits, model_device
-from interp.models import Model
+from interp.activations.stream import end_logits
+from interp.models import Model, model_device
 from interp.models.final_norm import FinalNorm
 from interp.models.linear_norm import added_by_heads
 from interp.scores.head_codes import SIDES

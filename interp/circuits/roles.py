@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import PairBatch, model_device
-from interp.models import Model, hooked
+from interp.activations.stream import PairBatch
+from interp.models import Model, hooked, model_device
 from interp.models.final_norm import FinalNorm
 from interp.models.linear_norm import added_by_heads
 from interp.tasks.pairs import PromptPair

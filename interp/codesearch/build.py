@@ -36,7 +36,7 @@ from interp.codesearch.layout import Book, IdFile, Layout, names_of_groups, with
 from interp.codesearch.postings import count_and_list, span_of
 from interp.codesearch.strengths import EVERY, Gathered, Watched, pack_counts
 from interp.files import atomic_path, read_json, write_json
-from interp.models import Model, hooked, resolve_site
+from interp.models import Model, hooked, model_device, resolve_site
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks
@@ -264,7 +264,7 @@ def _run(
     watched = {site: Watched(book) for site, book in books.items()}
     context = text.tokens.shape[1]
     saved = time.monotonic()
-    device = next(model.parameters()).device
+    device = model_device(model)
     with torch.no_grad(), stage("reading codes", len(text.tokens)) as progress:
         progress(done)
         while done < len(text.tokens):

@@ -12,7 +12,7 @@ from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach, groups_at
 from interp.codesearch.layout import names_of_groups
 from interp.codesearch.strengths import Watched
-from interp.models import Model, resolve_site
+from interp.models import Model, model_device, resolve_site
 from interp.tasks.errors import InputError
 
 
@@ -46,7 +46,7 @@ def read_codes(
         raise InputError(f"a text of {len(tokens)} tokens: the model reads 1 to {model.cfg.n_ctx}")
     watched = {site: Watched(book) for site, book in codebooks.items()}
     with attach(model, watched, error_term=True):
-        model(tokens[None].to(next(model.parameters()).device))
+        model(tokens[None].to(model_device(model)))
     found = {}
     for site, book in watched.items():
         if book.seen is None:

@@ -10,7 +10,7 @@ from jaxtyping import Int, Shaped
 from interp.bottlenecks.attach import attach
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.layout import names_of_groups
-from interp.models import Model
+from interp.models import Model, model_device
 from interp.tasks.errors import InputError
 from interp.text.special import first_token, token_ids
 
@@ -50,7 +50,7 @@ def prompt_codes(
         InputError: another model than the index's, or no such position.
     """
     index.check_model(model)
-    device = next(model.parameters()).device
+    device = model_device(model)
     books = {site: book.to(device) for site, book in index.codebooks().items()}
     ids = token_ids(model.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
     if not -len(ids) <= position < len(ids):

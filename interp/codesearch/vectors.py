@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 
 from interp.codesearch.index import CodeIndex
-from interp.models import Model, parse_site
+from interp.models import Model, model_device, parse_site
 from interp.models.final_norm import FinalNorm
 
 
@@ -77,7 +77,7 @@ def written_vector(index: CodeIndex, model: Model, book: str, code: int) -> Floa
     config = index.codebooks()[found.site].config
     vector = index.codebooks()[found.site].codes[found.vectors, code].detach().float()
     site, width = parse_site(found.site), model.cfg.d_model
-    vector = vector.to(next(model.parameters()).device)
+    vector = vector.to(model_device(model))
     if site.kind == "attn":
         weights = model.blocks[site.layer].attn.W_O.detach().float()  # [head, d_head, d_model]
         if config.d_in == model.cfg.d_head:

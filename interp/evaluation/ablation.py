@@ -37,10 +37,9 @@ from interp.activations.stream import (
     end_logits,
     equal_length_batches,
     feed,
-    model_device,
 )
 from interp.evaluation.fills import FILLS, KINDS, Fill
-from interp.models import Model, has_mlps
+from interp.models import Model, has_mlps, model_device
 from interp.models.start import starting_at
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs

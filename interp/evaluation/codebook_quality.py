@@ -25,7 +25,7 @@ from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.book_folder import BookFolder, load_codebooks
 from interp.evaluation.code_usage import UsageMeter
 from interp.intervals import mean_interval
-from interp.models import Model, hooked, resolve_site
+from interp.models import Model, hooked, model_device, resolve_site
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks, load_text
@@ -115,7 +115,7 @@ def evaluate_codebooks(
         )
         begin = 0
         for batch in batches:
-            batch = batch.to(next(model.parameters()).device)
+            batch = batch.to(model_device(model))
             logits = model(batch)[:, :-1].float()
             plain = logits.log_softmax(-1)
             done(len(batch))
@@ -219,7 +219,7 @@ def mean_activations(
     functions = {name: keep(wanted) for name, wanted in by_hook.items()}
     with hooked(model, {**functions, "unembed.hook_in": lambda x: x[:1, -1:]}):
         for batch in tokens.split(batch_size):
-            model(batch.to(next(model.parameters()).device))
+            model(batch.to(model_device(model)))
             done(len(batch))
     n, positions = tokens.shape
     counts = torch.tensor([n, n * (positions - 1)])

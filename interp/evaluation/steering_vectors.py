@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.models import Model, hooked, parse_site, resolve_site
+from interp.models import Model, hooked, model_device, parse_site, resolve_site
 from interp.steering.texts import BATCH_SIZE, tokenize
 
 
@@ -31,7 +31,7 @@ def means_of_texts(
     model: Model, sites: Sequence[str], positive: Sequence[str], negative: Sequence[str]
 ) -> SiteMeans:
     """Means at sites, of a head those of its layer's heads, in one forward pass over the texts."""
-    device = next(model.parameters()).device
+    device = model_device(model)
     names = {site.partition(".")[0] for site in sites}
     places = {name: resolve_site(model, name) for name in sorted(names)}
     found = []
@@ -56,7 +56,7 @@ def means_of_texts(
 
 def vector_books(model: Model, vectors: Mapping[str, Tensor]) -> dict[str, Codebook]:
     """Codebooks of one code each, a vector, so that ``AddCode(site, 0)`` adds it; heads of a layer in one."""
-    device = next(model.parameters()).device
+    device = model_device(model)
     books: dict[str, Codebook] = {}
     for site, vector in vectors.items():
         place = parse_site(site)

@@ -2,6 +2,7 @@
 
 from transformer_lens.model_bridge import TransformerBridge as Model
 
+from interp.models.device import model_device
 from interp.models.hooks import hook_point, hooked, model_lock
 from interp.models.load import load_model, load_tokenizer, model_names, parse_device, parse_dtype
 from interp.models.provenance import describe_model, weights_digest
@@ -17,6 +18,7 @@ __all__ = [
     "hooked",
     "load_model",
     "load_tokenizer",
+    "model_device",
     "model_lock",
     "model_names",
     "parse_device",

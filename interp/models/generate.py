@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 
+from interp.models.device import model_device
 from interp.models.hooks import model_lock
 from interp.models.positions import generation_marked
 from interp.tasks.errors import InputError
@@ -122,5 +123,5 @@ class _Watching(StoppingCriteria):
 
 
 def _cuda_devices(model: TransformerBridge) -> list[torch.device]:
-    device = next(model.parameters()).device
+    device = model_device(model)
     return [device] if device.type == "cuda" else []

@@ -2,10 +2,10 @@
 
 import psutil
 import torch
-from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from interp.models.device import model_device
 from interp.tasks.errors import InputError
 
 _GIB = 2**30
@@ -65,7 +65,7 @@ def check_memory(
         if model.cfg.dtype.itemsize == 2
         else "a smaller --batch-size or --dtype bfloat16"
     )
-    check_fits(needed, _device_of(model), remedy)
+    check_fits(needed, model_device(model), remedy)
 
 
 def free_memory(device: torch.device) -> int:
@@ -85,7 +85,3 @@ def check_fits(needed: int, device: torch.device, remedy: str) -> None:
         raise InputError(
             f"needs about {needed / _GIB:.1f} GiB, {free / _GIB:.1f} GiB are free on {device}: try {remedy}"
         )
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from interp.models.device import model_device
+
 _sources: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, str]]" = weakref.WeakKeyDictionary()
 
 
@@ -29,7 +31,7 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
         "revision": known.get("revision"),
         "architecture": cfg.architecture,
         "dtype": str(cfg.dtype).removeprefix("torch."),
-        "device": str(next(model.parameters()).device),
+        "device": str(model_device(model)),
         "n_layers": cfg.n_layers,
         "n_heads": cfg.n_heads,
         "n_kv_heads": cfg.n_key_value_heads or cfg.n_heads,

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from interp.models.device import model_device
 from interp.models.hooks import hooked, model_lock
 
 _returns_tuple: "weakref.WeakKeyDictionary[TransformerBridge, bool]" = weakref.WeakKeyDictionary()
@@ -51,7 +52,7 @@ def _blocks_return_tuples(model: TransformerBridge) -> bool:
         handle = model.blocks[0].register_forward_hook(lambda _m, _i, output: seen.append(type(output)))
         try:
             with torch.no_grad():
-                model(torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device))
+                model(torch.zeros(1, 2, dtype=torch.long, device=model_device(model)))
         finally:
             handle.remove()
         _returns_tuple[model] = issubclass(seen[0], tuple)

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float, Int
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_length_batches, model_device
+from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_length_batches
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.intervals import mean_interval
-from interp.models import Model
+from interp.models import Model, model_device
 from interp.scores.head_codes import SIDES
 from interp.steering.edits import SetCode
 from interp.steering.steer import steer

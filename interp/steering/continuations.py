@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.models import Model
+from interp.models import Model, model_device
 from interp.models.generate import generate
 from interp.models.hooks import as_it_is
 from interp.tasks.errors import InputError
@@ -104,7 +104,7 @@ def continue_prompts(
         raise InputError(
             f"{longest} tokens of prompt and {n_tokens} new ones: the model reads {model.cfg.n_ctx}"
         )
-    device = next(model.parameters()).device
+    device = model_device(model)
     filler = ids[0][0]
     tokens = torch.tensor([[filler] * (longest - len(row)) + row for row in ids], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device)
@@ -143,7 +143,7 @@ def surprise(
 def _surprises(
     model: Model, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    device = next(model.parameters()).device
+    device = model_device(model)
     rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
     found: list[np.ndarray] = []
     at_once = min(BATCH_SIZE, max(1, LOGITS // (max(map(len, rows)) * model.cfg.d_vocab)))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks.base import Bottleneck
-from interp.models import Model
+from interp.models import Model, model_device
 from interp.steering.edits import CodeEdit
 from interp.steering.steer import Where, columns_of, steer
 
@@ -47,7 +47,7 @@ def step_divergences(
         return [np.zeros(0) for _ in new]
     # padding on the right is seen by no earlier position; the last token makes no new one
     rows = [[*prompt, *row, *[prompt[-1]] * (longest - len(row))][:-1] for row in new]
-    tokens = torch.tensor(rows, device=next(model.parameters()).device)
+    tokens = torch.tensor(rows, device=model_device(model))
     columns = columns_of(positions, len(prompt))
     begin = len(prompt) - 1
     within = steer(model, codebooks, edits, positions=columns, share=share, seed=seed, error_term=error_term)

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import model_device
 from interp.bottlenecks.base import Bottleneck
-from interp.models import Model, resolve_site
+from interp.models import Model, model_device, resolve_site
 from interp.progress import Stage, silent
 from interp.steering.target import Target
 from interp.steering.texts import TokenizedTexts, batches, grouped, watched

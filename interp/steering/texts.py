@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.activations.stream import model_device
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.codes import NO_CODE
-from interp.models import Model, hooked, resolve_site
+from interp.models import Model, hooked, model_device, resolve_site
 from interp.models.memory import check_fits, estimate_memory
 from interp.models.sites import Site
 from interp.progress import Stage, silent

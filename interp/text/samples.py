@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from interp.files import atomic_path
-from interp.models import Model, describe_model, weights_digest
+from interp.models import Model, describe_model, model_device, weights_digest
 from interp.models.embedded import cache_folder
 from interp.models.generate import generate
 from interp.models.hooks import as_it_is
@@ -81,7 +81,7 @@ class ModelSamples:
             raise InputError(
                 "text 'self': the model's tokenizer has neither BOS nor EOS to start a sample from"
             )
-        start = torch.full((self.batch, 1), begin, device=next(model.parameters()).device)
+        start = torch.full((self.batch, 1), begin, device=model_device(model))
         own_seed = int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
         with (
             as_it_is(model, "text of the source 'self'"),
