@@ -7,6 +7,8 @@ import streamlit as st
 
 from interp.app.tokens import plain
 
+IN_URL = "query-params"
+"""What binds a widget's value to the page's address."""
 WHOLE = ("tokens", "begin", "seed", "slots", "dose", "rows", "hits_least", "each", "contexts")
 """Parameters of fields for whole numbers."""
 CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along")

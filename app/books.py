@@ -8,7 +8,7 @@ import streamlit as st
 
 from interp import DEFAULT_MODEL
 from interp.app import engine, shelf
-from interp.app.address import tell_missing
+from interp.app.address import IN_URL, tell_missing
 from interp.app.tokens import plain
 from interp.bottlenecks.book_folder import MANIFEST, BookFolder, books_fingerprint, load_codebooks
 from interp.bottlenecks.shipped import MLPS, at_mlps, codebooks_folder
@@ -57,7 +57,7 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
         "Codebooks",
         names,
         key="books",
-        bind="query-params",
+        bind=IN_URL,
         help="Those that come with the package, and folders of the runs folder.",
     )
     folder = folder_of(name)

@@ -5,6 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from interp.app import engine
+from interp.app.address import IN_URL
 from interp.app.books import choose, name_of
 from interp.app.circuit_reading import (
     OWN,
@@ -23,7 +24,6 @@ from interp.scores.head_codes import SIDES
 from interp.steering.code_effect import CodeEffect, PairCodes, mean_with_interval, position, roles_of
 from interp.tasks.errors import InputError
 
-IN_URL = "query-params"
 IN_ADDRESS = "set"
 ALL_TOKENS = "all tokens"
 SHOWN = 8

@@ -4,6 +4,7 @@ import numpy as np
 import streamlit as st
 
 from interp.app import engine
+from interp.app.address import IN_URL
 from interp.app.circuit_code import codes_section
 from interp.app.circuit_grid import begin, grid, members
 from interp.app.circuit_reading import (
@@ -25,8 +26,6 @@ from interp.report.components import Scale, effect_text
 from interp.report.token_bars import token_bars
 from interp.scores.head_codes import SIDES
 from interp.tasks.errors import InputError
-
-IN_URL = "query-params"
 
 
 def heads(found: Opened) -> None:

@@ -6,6 +6,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import code_index, engine
+from interp.app.address import IN_URL
 from interp.app.code_page import (
     A_PAGE,
     LISTED,
@@ -33,7 +34,6 @@ from interp.tasks.errors import InputError
 
 CODE = "code"
 """The parameter of the URL that says which code's page is shown."""
-IN_URL = "query-params"
 POLL = 1.0
 SHARE = st.column_config.NumberColumn(format="percent")
 COLUMNS = {

@@ -6,14 +6,13 @@ import streamlit as st
 
 from interp.app import engine, shelf
 from interp.app import evaluation_sources as sources
+from interp.app.address import IN_URL
 from interp.app.books import fit_command
 from interp.app.tokens import plain
 from interp.report import wording
 from interp.report.quality_plot import explained_plot, increase_plot
 from interp.report.quality_rows import Condition, Quality, Usage
 from interp.tasks.errors import InputError
-
-IN_URL = "query-params"
 
 
 def show() -> None:

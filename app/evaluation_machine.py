@@ -6,6 +6,7 @@ import streamlit as st
 
 from interp.app import engine, shelf
 from interp.app import evaluation_sources as sources
+from interp.app.address import IN_URL
 from interp.report import wording
 from interp.report.machine_plot import ARMS, accuracy_plot, curve_plot, divergence_plot
 from interp.report.machine_rows import CODED, Estimate, Reproduction
@@ -38,7 +39,7 @@ def show() -> None:
         )
         st.code(command(), language="bash")
         return
-    name = st.selectbox("Reproduction", list(files), key="machine", bind="query-params")
+    name = st.selectbox("Reproduction", list(files), key="machine", bind=IN_URL)
     try:
         found = sources.reproduction(files[name])
     except InputError as error:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from interp.app import engine, shelf
 from interp.app import evaluation_sources as sources
+from interp.app.address import IN_URL
 from interp.app.tokens import plain
 from interp.bench.table import FAITHFUL
 from interp.report import wording
@@ -14,7 +15,6 @@ from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, BenchRows, Differe
 from interp.tasks.errors import InputError
 
 ALL = "all"
-IN_URL = "query-params"
 BEST = "average_precision"
 GROWN = " `codes` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
 SHORT, TALL = 16, 600

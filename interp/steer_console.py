@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from interp.steering.edits import WeightedCode, written
 from interp.steering.found import FoundCode, FoundCodes
 from interp.steering.repeat import program
 from interp.steering.topics import holds_word
+from interp.terminal import plain_console
 
 FLUENCY = {"perplexity": ".1f", "distinct_2": ".2f"}
 SHOWN = 12
@@ -21,7 +21,7 @@ SHOWN = 12
 
 def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
-    console, listed = Console(highlight=False, markup=False, emoji=False), found.listed(used)
+    console, listed = plain_console(), found.listed(used)
     console.print(
         f"{len(listed)} codes by {found.by}, of {len(found)}; "
         f"{found.n_positive} texts with it, {found.n_negative} without; "
@@ -49,7 +49,7 @@ def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
 
 def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:
     """Each prompt's texts by name in columns, with the perplexity of what was added."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     table = Table(expand=True, show_lines=True)
     for name in texts:
         table.add_column(name, ratio=1)
@@ -69,7 +69,7 @@ def print_rates(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str
         held = [f"{rates['rate']:.0%} [{rates['low']:.0%}, {rates['high']:.0%}]"] if words else []
         fluent = ["–" if rates[key] is None else f"{rates[key]:{form}}" for key, form in FLUENCY.items()]
         table.add_row(name, str(rates["n"]), *held, *fluent)
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = plain_console()
     console.print()
     console.print(table)
     if words:

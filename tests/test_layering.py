@@ -28,6 +28,7 @@ ORDER = (
     "interp.bench",
     "interp.tokfsm",
     "interp.report",
+    "interp.terminal",
     "interp.console",
     "interp.codebook_console",
     "interp.steer_console",

@@ -6,7 +6,7 @@ import streamlit as st
 
 from interp import DEFAULT_MODEL
 from interp.app import engine, shelf
-from interp.app.address import tell_missing
+from interp.app.address import IN_URL, tell_missing
 from interp.app.circuit_compared import compared
 from interp.app.circuit_edges import edges
 from interp.app.circuit_find import form
@@ -94,7 +94,7 @@ except InputError as error:
     st.caption("The other runs can be chosen above. This one can be deleted, or made again.")
     st.stop()
 summary(found)
-tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind="query-params"), strict=True))
+tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind=IN_URL), strict=True))
 for title, draw in ((HEADS, heads), (EDGES, edges), (COMPARED, compared), (REPORT, whole_report)):
     if tabs[title].open:
         with tabs[title]:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from interp.app import code_build, code_index, engine, shelf
-from interp.app.address import tell_missing
+from interp.app.address import IN_URL, tell_missing
 from interp.app.code_offer import last_error, offer, show_progress, unfinished
 from interp.app.code_page import strip
 from interp.app.code_search import (
@@ -29,7 +29,6 @@ from interp.codesearch.search import SORTS
 from interp.codesearch.tables import hits_csv
 from interp.tasks.errors import InputError
 
-IN_URL = "query-params"
 MATCHES_SHOWN = 5
 WIDTH = 172  # pixels of a filter
 SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from interp.app import evaluation_codebooks, evaluation_machine, evaluation_methods, evaluation_steering
+from interp.app.address import IN_URL
 
 PARTS = {
     "Methods": evaluation_methods.show,
@@ -18,7 +19,7 @@ part = st.segmented_control(
     default="Methods",
     required=True,
     key="show",
-    bind="query-params",
+    bind=IN_URL,
     label_visibility="collapsed",
 )
 PARTS[part]()

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from interp.app import engine
+from interp.app.address import IN_URL
 from interp.app.books import choose, name_of
 from interp.app.reading import MOST, Reading, codes_at, heads_of, read, shared
 from interp.app.token_strip import picked, token_strip
@@ -11,7 +12,6 @@ from interp.report.site_grid import site_grid
 from interp.tasks.errors import InputError
 
 TEXT = "When Mary and John went to the store, John gave a drink to"
-IN_URL = "query-params"
 NOBODY = "no other"
 COLUMNS = {
     "similarity": st.column_config.NumberColumn(

@@ -3,6 +3,7 @@
 import streamlit as st
 
 from interp.app import engine
+from interp.app.address import IN_URL
 from interp.app.books import choose, made_with
 from interp.app.comparison import draw, draw_again, draw_found, streaming
 from interp.app.presets import BY_NAME, offer
@@ -17,7 +18,6 @@ from interp.tasks.errors import InputError
 
 OF_TOPIC, OF_TEXTS = "of a topic", "of texts"
 PROMPT = "Once upon a time, there was a little girl who"
-IN_URL = "query-params"
 
 
 def lines(text: str) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ def recover(
     return Recovery(
         roc_auc=roc_auc(size, labels),
         average_precision=float(average_precision_score(labels, size)) if labels.any() else None,
-        spearman=None if effects is None else _spearman(size, np.abs(effects).ravel()),
+        spearman=None if effects is None else spearman(size, np.abs(effects).ravel()),
         n_positive=int(labels.sum()),
         n_heads=labels.size,
         interval=interval,
@@ -220,7 +220,8 @@ def _nulls(size: np.ndarray, labels: np.ndarray, n_random: int, seed: int) -> Nu
     )
 
 
-def _spearman(size: np.ndarray, effects: np.ndarray) -> float | None:
+def spearman(size: np.ndarray, effects: np.ndarray) -> float | None:
+    """Rank correlation; ``None`` where one of the two does not vary."""
     if np.ptp(size) == 0 or np.ptp(effects) == 0:
         return None
     return float(spearmanr(size, effects).statistic)

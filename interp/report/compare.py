@@ -3,9 +3,8 @@
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
 
-from interp.evaluation.recovery import PairedComparison, compare_paired
+from interp.evaluation.recovery import PairedComparison, compare_paired, spearman
 from interp.report import wording
 from interp.report.recovery import score_matrix
 from interp.runs import Run
@@ -111,7 +110,7 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         members_b=members_b,
         shared=shared,
         jaccard=len(shared) / len(either) if either else None,
-        spearman=_spearman(scores_a, scores_b),
+        spearman=spearman(*(np.abs(scores).ravel() for scores in (scores_a, scores_b))),
         differing=_differing(run_a, run_b, either - set(shared)),
         aucs={
             name: tuple(
@@ -137,13 +136,6 @@ def _names(run_a: Run, run_b: Run) -> tuple[str, str]:
         for run in (run_a, run_b)
     )
     return (first, second) if first != second else (f"{first} (1)", f"{second} (2)")
-
-
-def _spearman(scores_a: np.ndarray, scores_b: np.ndarray) -> float | None:
-    sizes = [np.abs(scores).ravel() for scores in (scores_a, scores_b)]
-    if any(np.ptp(size) == 0 for size in sizes):
-        return None
-    return float(spearmanr(*sizes).statistic)
 
 
 def _differing(run_a: Run, run_b: Run, sites: set[str]) -> tuple[Difference, ...]:
