@@ -9,7 +9,7 @@ from pathlib import Path
 
 from interp.app import engine
 from interp.app.circuit_runs import opened
-from interp.circuits.choose import CANDIDATES
+from interp.defaults import CANDIDATES
 from interp.discovery import ATTRIBUTED_EDGE_PAIRS, check_settings, discover
 from interp.report import render_report, wording, write_report
 from interp.scores.code_edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, CodeEdgesConfig

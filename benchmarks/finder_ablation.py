@@ -26,6 +26,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from interp import DEFAULT_MODEL
 from interp.activations.stream import FORWARD_AND_BACKWARD
 from interp.circuits.references import load_reference
+from interp.defaults import THRESHOLD
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
 from interp.models import load_model
@@ -48,7 +49,6 @@ from interp.scores.redundancy import HALF_ON, QUARTER_ON
 from interp.scores.uncertainty import EffectEstimates
 from interp.tasks import load_task
 
-THRESHOLD = CodesConfig.threshold
 CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = {
     "codes": CHOSEN,

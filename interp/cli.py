@@ -18,6 +18,7 @@ from interp.cli_index import index_app
 from interp.cli_reproduce import reproduce_app
 from interp.cli_steer import steer
 from interp.cli_tasks import tasks_app
+from interp.defaults import CANDIDATES, THRESHOLD
 from interp.failures import goes_on, run
 from interp.options import (
     DEFAULT_MODEL,
@@ -96,13 +97,13 @@ def discover(
     counterfactual: CounterfactualOption = None,
     candidates: Annotated[
         int, whole_option("--candidates", least=1, help="best-scored components checked by exact interchange")
-    ] = 30,
+    ] = CANDIDATES,
     threshold: Annotated[
         float,
         typer.Option(
             parser=share, metavar="SHARE", help="share of the clean–corrupt gap that makes a member"
         ),
-    ] = 0.02,
+    ] = THRESHOLD,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
     bos: BosOption = True,
     reference: Annotated[
@@ -195,8 +196,8 @@ def discover(
         "--n": n,
         "--seed": seed or None,
         "--counterfactual": counterfactual,
-        "--candidates": None if candidates == 30 else candidates,
-        "--threshold": None if settings["threshold"] == 0.02 else settings["threshold"],
+        "--candidates": None if candidates == CANDIDATES else candidates,
+        "--threshold": None if settings["threshold"] == THRESHOLD else settings["threshold"],
         "--reference": reference,
         "--device": device,
         "--dtype": None if dtype == "float32" else dtype,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from interp.defaults import MIN_PAIRS
 from interp.options import (
     BatchOption,
     CounterfactualOption,
@@ -19,16 +20,13 @@ from interp.options import (
 )
 from interp.tasks.errors import InputError
 
-LEAST_HELD_OUT = 5
-"""Fewer pairs give no bootstrap interval worth the name."""
-
 
 def grow(
     task: Annotated[str, typer.Argument(metavar="TASK", help="as of interp discover")],
     model: ModelOption = None,
     n: PairsOption = None,
     held_out: Annotated[
-        int, whole_option("--held-out", least=LEAST_HELD_OUT, help="other pairs that the circuits are run on")
+        int, whole_option("--held-out", least=MIN_PAIRS, help="other pairs that the circuits are run on")
     ] = 20,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
@@ -77,9 +75,9 @@ def grow(
     pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
     check_context(loaded, pairs)
     others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
-    if len(others) < LEAST_HELD_OUT:
+    if len(others) < MIN_PAIRS:
         raise InputError(
-            f"{len(others)} pairs beyond the {len(pairs)} used: at least {LEAST_HELD_OUT} are needed for an interval, "
+            f"{len(others)} pairs beyond the {len(pairs)} used: at least {MIN_PAIRS} are needed for an interval, "
             "so use fewer (-n)"
         )
     with bar("does the model do the task?", len(others)) as advance:

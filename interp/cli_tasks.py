@@ -90,7 +90,7 @@ def tasks_export(
         raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
     check_file(file, "FILE")
 
-    from interp.circuits.choose import MIN_PAIRS
+    from interp.defaults import MIN_PAIRS
     from interp.discovery import default_model
     from interp.models import load_tokenizer
 

@@ -17,9 +17,6 @@ from interp import DEFAULT_MODEL
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE, check_context
 from interp.circuits.choose import (
-    CANDIDATES,
-    MIN_PAIRS,
-    THRESHOLD,
     Checked,
     candidates,
     check,
@@ -29,6 +26,7 @@ from interp.circuits.choose import (
 from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import canonical_model
 from interp.circuits.roles import HeadReadout, head_roles
+from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.models import Model, Site, describe_model, load_model
 from interp.models.memory import check_memory
 from interp.progress import Stage, silent

@@ -50,7 +50,7 @@ ORDER = (
     "interp.cli",
     "interp.app",
 )
-EVERYWHERE = ("interp.files", "interp.intervals", "interp.progress", "interp.tasks.errors")
+EVERYWHERE = ("interp.defaults", "interp.files", "interp.intervals", "interp.progress", "interp.tasks.errors")
 ONLY_IN = {
     "transformer_lens": ("interp.models",),
     "streamlit": ("interp.app",),

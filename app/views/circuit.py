@@ -13,7 +13,7 @@ from interp.app.circuit_find import form
 from interp.app.circuit_head import heads
 from interp.app.circuit_runs import Opened, opened, report
 from interp.app.tokens import plain
-from interp.circuits.choose import THRESHOLD
+from interp.defaults import THRESHOLD
 from interp.report import wording
 from interp.report.repeat import command_line, python_lines
 from interp.scores.head_codes import SIDES

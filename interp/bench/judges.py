@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 
 from interp.bench.plan import REFERENCE_SEED, Target, drawn
 from interp.bench.store import Say
-from interp.circuits.measured import THRESHOLD, MeasuredReference
+from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import Reference, reference_for, written_reference
+from interp.defaults import THRESHOLD
 from interp.evaluation.edge_recovery import recover_edges
 from interp.evaluation.gap import check_gap
 from interp.evaluation.recovery import recover

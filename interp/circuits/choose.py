@@ -7,17 +7,13 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.activations.stream import BATCH_SIZE, Progress
+from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.intervals import mean_interval
 from interp.models import Model, Site
 from interp.scores.patching import Interchange, interchange
 from interp.scores.result import Scores
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
-
-CANDIDATES = 30
-THRESHOLD = 0.02
-MIN_PAIRS = 5
-"""Fewer pairs give no bootstrap interval worth the name."""
 
 
 @dataclass(frozen=True)

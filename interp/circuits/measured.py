@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from interp.defaults import THRESHOLD
 from interp.files import atomic_path, read_tensors
 from interp.scores.result import Scores
 from interp.tasks.errors import InputError
@@ -23,8 +24,6 @@ from interp.tasks.pairs import PromptPairs
 
 FORMAT = 1
 KIND = "measured reference"
-THRESHOLD = 0.02
-"""A head is a member when its absolute mean effect is at least this share of the gap."""
 _TOLERANCE = 1e-3
 """Largest rounding error of a stored effect, as a share of the gap."""
 

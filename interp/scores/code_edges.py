@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, MetricConsumer, Progress
+from interp.defaults import THRESHOLD
 from interp.models import Model, Site
 from interp.scores.co_occurrence import co_occurrence
 from interp.scores.eap import WITHIN_LAYERS, EdgeRun, edge_runs
@@ -67,7 +68,7 @@ class CodeEdgesConfig:
         seed: of the order in which each edge's pairs are measured.
     """
 
-    threshold: float = 0.02
+    threshold: float = THRESHOLD
     budget: float = 10.0
     candidates: int = 1000
     edges: int = 1000

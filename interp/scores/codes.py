@@ -36,6 +36,7 @@ from interp.activations.stream import (
     Progress,
     feed,
 )
+from interp.defaults import THRESHOLD
 from interp.models import Model, Site
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.membership import Membership, membership, moderated_variance
@@ -80,7 +81,7 @@ class CodesConfig:
         seed: of the order of swaps, the heads that are off, and k-means.
     """
 
-    threshold: float = 0.02
+    threshold: float = THRESHOLD
     budget: float = 4.0
     n_codes: int = 64
     batch_size: int = BATCH_SIZE
