@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from interp.activations.means import HeadMeans
 from interp.activations.metric import task_metric
 from interp.activations.stream import MetricConsumer, end_logits, equal_length_batches, feed, run_batch
 from interp.scores import METHODS, load_method
@@ -102,3 +103,12 @@ def test_scores_that_are_no_numbers_are_refused_wherever_they_come_from(bad):
     logits[1] = bad
     with pytest.raises(InputError, match="NaN or infinite logits"):
         task_metric(logits, pairs, "logit_diff")
+
+
+def test_means_begin_at_the_position_asked_for(tiny_model):
+    model, pairs = tiny_model("gpt2"), random_pairs(60, n=2)
+    means = HeadMeans(pairs, first=1)
+    feed(model, pairs, [means])
+    _, cache = model.run_with_cache(torch.tensor([pairs[1].corrupt_tokens]))
+    expected = cache["blocks.1.attn.hook_z"][0, 1:].mean(0)
+    torch.testing.assert_close(means.z_[1, 1, 0, 1], expected, atol=1e-5, rtol=1e-4)

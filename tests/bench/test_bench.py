@@ -298,6 +298,8 @@ def test_the_yardstick_is_judged_by_the_other_pairs():
     np.testing.assert_allclose(judge.effects, heads[order[5:]].mean(0))
     assert (judge.truth == (np.abs(heads[order[5:]].mean(0)) >= 0.04)).all()
     assert court.yardstick(12, 0) is None
+    by_layer = [(measured.n_layers - layer) / measured.n_layers for layer in range(measured.n_layers)]
+    assert court.yardstick_forwards() == pytest.approx(2 + measured.n_heads * sum(by_layer))
     written = Court((Judge("planted/written", measured.members(), measured.effects()),), measured)
     _, (judge,) = written.yardstick(5, seed=3)
     np.testing.assert_allclose(judge.effects, heads[order[5:]].mean(0))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from interp.bench.table import compare_subsets
+from interp.bench.plan import Plan
+from interp.bench.table import METRICS, _differences, _groups, compare_subsets
 
 
 def test_the_mean_over_tasks_is_of_the_tasks_means():
@@ -31,3 +32,26 @@ def test_one_seed_has_no_interval():
 def test_no_difference_is_none():
     found = compare_subsets([[0.0] * 10])
     assert (found["low"], found["difference"], found["high"]) == (0, 0, 0)
+
+
+def test_differences_are_paired_by_seed():
+    values = {
+        ("t", "m", name, 4, seed, "cmd"): value
+        for name, row in (("a", (0.1, 0.5)), ("b", (0.0, 0.4)))
+        for seed, value in enumerate(row)
+    }
+    assert _differences(values, ("t", "m"), "a", "b", 4, "cmd", 2) == pytest.approx([0.1, 0.1])
+
+
+def test_a_groups_row_is_the_mean_of_its_tasks():
+    names = ("planted-or", "planted-backup")
+    plan, lines = Plan(tasks=names, methods=("attribution",)), []
+    for name, value in zip(names, (0.2, 0.6), strict=True):
+        spread = {"mean": value, "least": 0.0, "largest": 1.0, "count": 2}
+        line = {"task": name, "model": name, "method": "attribution", "n": 10, "decides": True}
+        lines.append(
+            {**line, **dict.fromkeys(METRICS, spread), "jaccard_seeds": value, "jaccard_bootstrap": None}
+        )
+    (found,) = _groups(plan, lines)
+    assert found["roc_auc"] == pytest.approx(0.4) and found["jaccard_seeds"] == pytest.approx(0.4)
+    assert (found["tasks"], found["of_tasks"]) == (2, 2)

@@ -296,3 +296,13 @@ def test_books_made_in_inference_mode_encode_and_see_their_codes_change():
         book.codes.copy_(book.codes.flip(1))
         assert torch.equal(book.encode(x).ids, 19 - before)
         assert torch.equal(book.with_k(1).encode(x).ids, 19 - before)
+
+
+def test_a_dead_code_is_replaced_by_what_the_others_explain_least():
+    book = Codebook(CodebookConfig(d_in=6, n_codes=5, selection="residual")).requires_grad_(False)
+    book.codes[0, 0] = 1e4
+    odd = torch.randn(6)
+    x = torch.cat([book.codes[0, 1:].repeat(10, 1), odd[None]])
+    book.count(book.encode(x).ids)
+    assert book.replace_dead(x) == 1
+    assert torch.nn.functional.cosine_similarity(book.codes[0, 0], odd, dim=0) > 0.999

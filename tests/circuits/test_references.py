@@ -142,6 +142,8 @@ def test_interval_covers_the_mean_and_member_share_follows_the_margin():
     reference = measured()
     low, high = reference.effect_interval()
     assert (low <= reference.effects()).all() and (reference.effects() <= high).all()
+    normal = 2 * 1.96 * reference.heads[:, 1, 0].std(ddof=1) / 40**0.5
+    assert (high - low)[1, 0] == pytest.approx(normal, rel=0.15)
     share = reference.member_share(0.05)
     assert share[1, 2] == 1.0 and share[1, 0] == 0.0
     # one outlier of 5.0 in 40 pairs: a mean of .125 against a threshold of .08

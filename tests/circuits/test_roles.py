@@ -1,5 +1,7 @@
 """Roles of planted heads are read off without being told."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,12 @@ def test_a_planted_head_looks_like_what_it_is(readouts, name, planted, role):
         assert role_name(found) == role or (role == "induction" and role_name(found) == "mover")
 
 
+def test_a_duplicate_token_head_looks_back_at_the_same_token_and_not_beside_it(readouts):
+    (layer, head) = _heads("planted-inhibition", "duplicate")[0]
+    found = readouts["planted-inhibition"][1].of(layer, head)
+    assert found["duplicate-token"] > 0.25 > found["induction"]
+
+
 def test_direct_contributions_sum_to_the_logit_difference_of_a_linear_model(readouts):
     for readout, _, metric in readouts.values():
         # embeddings write nothing that the planted unembeddings read
@@ -67,3 +75,11 @@ def test_scores_stay_between_0_and_1_and_patterns_are_distributions(readouts):
 def test_no_role_is_claimed_below_the_bar():
     assert role_name({"mover": 0.1, "induction": 0.2}) == ""
     assert role_name({}) == ""
+
+
+def test_a_suppressor_attends_to_the_wrong_answer_and_writes_against_it(readouts):
+    readout = copy.deepcopy(readouts["planted-inhibition"][0])
+    readout.to_answer_[:], readout.to_wrong_[:], readout.direct_[:] = 0.0, 0.9, 0.0
+    readout.direct_[:, 3, 3], readout.direct_[:, 3, 2] = readout.total_, -readout.total_
+    found = head_roles(load_planted_model("planted-inhibition"), readout)
+    assert found.of(3, 3)["suppressor"] == pytest.approx(0.9) and found.of(3, 2)["suppressor"] == 0

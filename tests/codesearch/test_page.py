@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from interp.bottlenecks import CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
 from interp.codesearch import (
     CodeIndex,
+    build_index,
     code_contexts,
     code_page,
     context_at,
@@ -190,3 +192,26 @@ def test_an_index_without_its_codebooks_shows_the_rest(index, busy):
     assert page.neighbours is None and page.logits is None and page.contexts
     with pytest.raises(InputError, match="does not say where its codebooks are"):
         nearest_codes(bare, *busy)
+
+
+def test_prompts_of_a_spliced_index_are_read_spliced(model, text, books, tmp_path):
+    build_index(model, books, text, tmp_path / "index", error_term=False)
+    index = CodeIndex.open(tmp_path / "index", books)
+    found = prompt_codes(index, model, index.corpus.tokens[81:100].tolist())
+    for name, own in found.items():
+        number = index.layout.number(name)
+        kept = index.ids.rows(number, np.array([99]))[0].astype(int)
+        assert set(own.tolist()) - {-1} == set(kept.tolist()) - {index.books[number].n_codes}, name
+
+
+def test_codes_that_are_compared_by_what_is_written_are_near_by_it(model, text, tmp_path):
+    weights = model.blocks[0].attn.W_O.detach()
+    config = CodebookConfig(model.cfg.d_head, 20, groups=model.cfg.n_heads, selection="residual")
+    book = MetricCodebook(config).compare_by(weights).requires_grad_(False)
+    build_index(model, {"a0": book}, text, tmp_path / "index")
+    found = nearest_codes(CodeIndex.open(tmp_path / "index", {"a0": book}), "a0.h2", 4, 19)
+    written = book.codes[2] @ weights[2]
+    cosine = torch.nn.functional.cosine_similarity(written[4], written, dim=-1)
+    np.testing.assert_allclose(
+        [near.cosine for near in found], [cosine[near.code] for near in found], atol=2e-3
+    )

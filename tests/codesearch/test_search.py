@@ -37,9 +37,9 @@ def planted(tmp_path_factory):
         r"\b\d+\b",
         r"日本語?",
         r"ich na",
-        r"\(?:",
+        r"\(?Ne",
         r"^ New",
-        r"e.w",
+        r"N.w",
         r"York\s",
     ],
 )
@@ -54,6 +54,7 @@ def test_every_code_against_brute_force(planted, pattern):
         for match in re.finditer(pattern, text):
             first, last = (start + len(text[:at].encode()) for at in match.span())
             matches.append({t for t in range(1200) if corpus.starts[t] < last and corpus.ends[t] > first})
+    assert matches
     inside = set().union(*matches)
     assert (scores.matches.n, scores.n_tokens) == (len(matches), len(inside))
     for i, part in enumerate(ids):
@@ -197,3 +198,11 @@ def test_wilson():
     for hits, n in ((0, 7), (1, 7), (3, 7), (7, 7), (1, 1), (999, 1_000_000)):
         theirs = binomtest(hits, n).proportion_ci(method="wilson")
         assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_intervals_are_of_the_counts_beside_them(planted):
+    index, _ = planted
+    scores = search_regex(index, "York")
+    for hit in scores.best(20):
+        assert hit.precision_interval == pytest.approx(wilson(hit.hits, hit.count))
+        assert hit.recall_interval == pytest.approx(wilson(hit.found, scores.matches.n))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.codesearch.strengths import Gathered, Watched
 
 
@@ -41,3 +41,15 @@ def test_histograms_are_of_the_cosine_with_the_whole_vector():
     torch.testing.assert_close(whole[:, 0], cosine.gather(1, taken))
     torch.testing.assert_close(sampled[:, 0], cosine[::16])
     assert not torch.allclose(similarity[:, 0, 1:], whole[:, 0, 1:])
+
+
+def test_codes_that_are_compared_by_what_is_written_have_those_cosines():
+    weights = torch.randn(4, 6, 24) * torch.linspace(0.2, 3, 6)[:, None]
+    book = MetricCodebook(CodebookConfig(6, 8, groups=4)).compare_by(weights).requires_grad_(False)
+    x = torch.randn(32, 4, 6)
+    watched = Watched(book)
+    ids = watched.encode(x).ids.long()
+    written, named = torch.einsum("ngd,gde->nge", x, weights), book.codes @ weights
+    cosine = torch.nn.functional.cosine_similarity(written[:, :, None], named, dim=-1)
+    for found in (watched.seen[1], watched.seen[3]):
+        torch.testing.assert_close(found, cosine.gather(-1, ids), atol=2e-3, rtol=0)

@@ -16,6 +16,7 @@ from interp.evaluation.steering import (
     mean_rate,
     measure,
     strain,
+    write,
 )
 from interp.evaluation.steering_arms import ARMS, Arm, plan_arms
 from interp.evaluation.steering_vectors import means_of_texts, vector_books
@@ -248,3 +249,10 @@ def test_distinct_2():
 def test_bad_configuration(changes):
     with pytest.raises(InputError):
         SteeringConfig(**changes)
+
+
+def test_texts_of_a_prompt_differ_between_batches(model):
+    config = SteeringConfig(n_tokens=8, batch_size=2, temperature=1.0)
+    texts = write(model, ("When Mary", "The war"), 8, config)
+    assert [text.prompt for text in texts] == ["When Mary", "The war"] * 4
+    assert len({text.tokens for text in texts}) == 8

@@ -131,3 +131,9 @@ def test_is_json_and_every_row_has_as_many_cells():
     assert value["recovery"][names[0]]["interval"] == list(found.recovery[names[0]].interval)
     assert {len(row) for row in found.rows()} == {4}
     assert found.rows()[0] == ("", "attribution", "overlap", "")
+
+
+def test_a_head_that_one_run_has_is_told_with_that_run():
+    run = make_run(n_layers=4, n_heads=4, members=0)
+    found = compare_runs(_with_members(run, {"a0.h0": 1.0}), _with_members(run, {"a3.h3": -0.8}))
+    assert [row[-1] for row in found.rows()[-2:]] == [f"only in {found.name_a}", f"only in {found.name_b}"]

@@ -8,6 +8,8 @@ import pytest
 
 from interp.circuits.references import load_reference
 from interp.report import render_report, write_report
+from interp.report.components import Scale
+from interp.report.members import member_cards
 from interp.report.wording import in_plot
 from interp.runs import Run
 from interp.tasks.errors import InputError
@@ -229,3 +231,17 @@ def test_a_run_without_a_gap_or_with_odd_provenance_is_still_a_page():
     run.result["provenance"]["host"] = "a <b>machine</b>"
     page = _Page(render_report(run))
     assert "of a gap of 0" in page.text and "a <b>machine</b>" in page.text
+
+
+def test_a_members_card_says_which_codes_are_of_clean_prompts_alone_and_what_it_raises():
+    run = make_run(n_layers=4, n_heads=4, members=1)
+    card = member_cards(run, Scale.of(run))[0]
+    detail = run.details["members"][card["site"]]
+    clean, corrupt = (dict(detail["codes"][side]) for side in ("clean", "corrupt"))
+    for row in card["codes"]["rows"]:
+        assert row["only_clean"] == (row["code"] not in corrupt)
+        assert row["clean"] == pytest.approx(100 * clean.get(row["code"], 0.0))
+    assert [part["name"] for part in card["writes"]] == ["raises most", "lowers most"]
+    assert card["writes"][0]["tokens"][0][1].startswith("+") and card["writes"][1]["tokens"][0][1].startswith(
+        "−"
+    )

@@ -256,3 +256,8 @@ def test_mlps_are_ranked_by_the_size_that_is_expected_above_the_threshold_as_hea
     found = expected_of_mlps(attribution, 0.02)
     assert found[:2] == pytest.approx([-1.0, 0.5], rel=0.05)
     assert 0 < found[2] < 0.015 and (np.abs(found[3:]) < 1e-4).all()
+
+
+def test_mlps_have_the_sign_of_their_attribution(tiny_model):
+    found = codes(tiny_model("llama"), random_pairs(60, n=6))
+    assert (np.sign(found.mlps) == np.sign(found.mlps_per_pair.mean(0))).all()

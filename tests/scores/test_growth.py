@@ -152,3 +152,9 @@ def test_on_smollm2_large_circuits_lack_what_they_are_said_to_lack(smollm2):
     found = grow(smollm2, pairs)
     for size, left in list(zip(found.sizes, found.left_out, strict=True))[-2:]:
         assert 1 - _share(smollm2, pairs, found.circuit(size)) == pytest.approx(left, abs=0.05)
+
+
+def test_signs_are_those_of_what_heads_do():
+    model = load_model("planted-backup")
+    found = grow(model, load_task("planted-backup").sample(model.tokenizer, 6, 0))
+    assert found.heads[3, 2] < 0 < found.heads[1, 4], "the negative mover and the mover"

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, fisher_exact, poisson
+from scipy.stats import binomtest, false_discovery_control, fisher_exact, poisson
 
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
@@ -77,7 +77,13 @@ def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
     assert verdict.token_recall < 1
     # four of four positive among eight held-out texts: 1 / C(8, 4)
     assert verdict.p_value == pytest.approx(1 / 70)
-    assert verdict.q_value >= verdict.p_value
+    out = _split(np.arange(16) < 8, 0)[:8]
+    counted = tokenize(model, [text for text, held in zip(MARKED, out, strict=True) if held]).counted.sum()
+    at = float(verdict.token_recall * counted)
+    assert at == pytest.approx(round(at)) and at >= 4, "a share of the tokens of held-out texts that have it"
+    verdicts = [code.verdict for code in found.codes]
+    adjusted = false_discovery_control([one.p_value for one in verdicts])
+    assert [one.q_value for one in verdicts] == pytest.approx(list(adjusted))
     assert all(code.detection >= DETECTED - 1e-9 for code in found.codes)
     assert [edit.site for edit in found.sets(1)] == [found.codes[0].site]
 

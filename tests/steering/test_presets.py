@@ -34,3 +34,8 @@ def test_presets_and_topics_codes_belong_to_the_shipped_codebooks(smollm2, tmp_p
 
 def test_presets_of_other_codebooks_are_none():
     assert load_presets("another") == []
+
+
+def test_what_is_kept_is_of_one_ranking_and_one_seed():
+    keys = {request_key("m", ["a"], ["b"], by, seed) for by in RANKINGS for seed in (0, 1)}
+    assert len(keys) == 2 * len(RANKINGS)

@@ -313,6 +313,7 @@ def test_a_batch_is_part_of_an_epochs_own_order():
         blocks = sum(seen[3 * epoch :][:3], [])
         assert len(set(blocks)) == 12
     assert seen[0] != seen[3] and seen == [batch_of(number, 14, config).tolist() for number in range(9)]
+    assert seen[0] != batch_of(0, 14, replace(config, seed=1)).tolist()
 
 
 def test_under_autocast_similarities_stay_exact(model, start):
