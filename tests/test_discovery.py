@@ -19,11 +19,15 @@ from interp.scores import METHODS
 from interp.scores.code_edges import code_edges
 from interp.scores.codes import CodesConfig
 from interp.scores.overlap import OverlapConfig
+from interp.scores.subnetwork_probing import SubnetworkProbingConfig
 from interp.tasks import IOI, PromptPairs, Task, load_task, write_prompt_file
 from interp.tasks.errors import InputError
 from interp.tasks.planted import load_planted_task
 
-FAST = OverlapConfig(epochs=50, n_codes=40)
+FAST = {
+    "overlap": OverlapConfig(epochs=50, n_codes=40),
+    "subnetwork-probing": SubnetworkProbingConfig(steps=60, lr=0.2, sparsity=0.3),
+}
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +101,9 @@ def test_details_hold_what_a_report_shows_of_each_member(run):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_gives_one_kind_of_result(method):
-    config = FAST if method == "overlap" else None
-    run = discover("planted-induction", model="planted-induction", method=method, n=12, config=config)
+    run = discover(
+        "planted-induction", model="planted-induction", method=method, n=12, config=FAST.get(method)
+    )
     assert run.result["method"] == method
     found = {part["site"] for part in run.members}
     truth = set(planted_truth("planted-induction").heads)
@@ -165,7 +170,7 @@ def test_the_threshold_reaches_the_method():
 
 def test_a_config_of_another_method_or_threshold_is_refused():
     with pytest.raises(InputError, match="config of type OverlapConfig: method 'attribution' takes a Attr"):
-        discover("planted-inhibition", method="attribution", config=FAST)
+        discover("planted-inhibition", method="attribution", config=FAST["overlap"])
     with pytest.raises(InputError, match=r"threshold 0.02, but 0.3 in the method's config"):
         discover("planted-inhibition", config=CodesConfig(threshold=0.3))
 

@@ -21,7 +21,15 @@ HELD_OUT = 6
 def bench(tmp_path_factory) -> tuple[Path, dict]:
     """A folder with the cells of a bench, and its table."""
     folder = tmp_path_factory.mktemp("bench")
-    plan = Plan(("planted-backup",), methods=("codes", "attribution"), pairs=(4,), seeds=2, held_out=HELD_OUT)
+    plan = Plan(
+        ("planted-backup",),
+        methods=("codes", "attribution"),
+        pairs=(4,),
+        seeds=2,
+        pool=16,
+        reference=20,
+        held_out=HELD_OUT,
+    )
     result = run_bench(plan, folder)
     write_json(folder / "bench.json", result)
     return folder, result

@@ -14,6 +14,7 @@ from interp.tasks import load_task
 
 PLANTED = "planted-induction"
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "path_patched_edges.py"))
+SCRIPT["_compare"].__globals__["RESAMPLES"] = 200
 
 
 def test_path_patching_finds_the_written_edges_and_no_other():
@@ -31,7 +32,7 @@ def test_path_patching_finds_the_written_edges_and_no_other():
     assert {edge for edge, true in zip(named, moved, strict=True) if true} == written
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compared() -> tuple[list[dict], np.ndarray, dict[str, dict]]:
     """Two seeds of a method that knows everything, of EAP-IG that knows half, and of one that knows nothing."""
     generator = np.random.default_rng(0)
