@@ -90,6 +90,9 @@ def test_kl_accuracy_and_agreement_are_those_of_a_plain_loop(model, by_k, texts,
 def test_controls_cover_the_first_blocks(found):
     assert set(found.scores) == {"codes k=1", "codes k=3", *CONTROLS}
     assert {len(found.scores[name].ce) for name in CONTROLS} == {6}
+    for k in (1, 3):
+        fitted = found.scores[f"codes k={k}"].ce[:6]
+        assert not any(np.allclose(found.scores[name].ce, fitted) for name in CONTROLS)
     assert len(found.scores["codes k=1"].ce) == 9
 
 
