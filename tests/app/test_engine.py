@@ -89,7 +89,7 @@ def books(tiny_model_folder, runs_with_books, monkeypatch) -> dict:
 
 
 def _request(prompt: str, site: str, code: int, seed: int, n_tokens: int = 24) -> Request:
-    return Request(prompt, (WeightedCode(site, code),), "set", 1.0, 2, "generated", 1.0, n_tokens, 1.0, seed)
+    return Request(prompt, (WeightedCode(site, code),), "set", 1.0, 2, "generated", 1.0, n_tokens, 0.7, seed)
 
 
 def _expected(tiny_model_folder, runs_with_books, request: Request) -> list[tuple[int, ...]]:
