@@ -70,9 +70,10 @@ class PromptFile:
             InputError: fewer than ``n`` usable pairs, a role beyond its prompt, bad ``n`` or counterfactual.
         """
         kind = check_request(self, n, counterfactual)
-        if self._encoded is None or self._encoded[0]() is not tokenizer or self._encoded[1] != bos:
-            self._encoded = (weakref.ref(tokenizer), bos, *self._encode(tokenizer, bos))
-        usable, dropped = list(self._encoded[2]), self._encoded[3]
+        known = self._encoded  # read once: another thread may ask for another tokenizer
+        if known is None or known[0]() is not tokenizer or known[1] != bos:
+            known = self._encoded = (weakref.ref(tokenizer), bos, *self._encode(tokenizer, bos))
+        usable, dropped = list(known[2]), known[3]
         if n > len(usable):
             raise InputError(self._shortage(n, len(usable), dropped))
         seeded("prompt-file", seed).shuffle(usable)

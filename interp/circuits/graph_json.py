@@ -130,9 +130,9 @@ def read_graph(
     for name in {*nodes, *(e.sender for e in edges), *(e.receiver for e in edges)}:
         if not _fits(name, n_layers, n_heads):
             raise InputError(f"{path}: node {name!r} does not fit {n_layers} layers of {n_heads} heads")
-    scores = {f"edge {e.sender} -> {e.receiver}": e.score for e in edges}
-    scores |= {f"node {name}": score for name, (_, score) in nodes.items() if score is not None}
-    for what, score in scores.items():
+    scores = [(f"edge {edge.sender} -> {edge.receiver}", edge.score) for edge in edges]
+    scores += [(f"node {name}", score) for name, (_, score) in nodes.items() if score is not None]
+    for what, score in scores:
         if not math.isfinite(score):
             raise InputError(f"{path}: the score of {what} is {score}, not a finite number")
     scored = [e for e in edges if e.score != 0.0]

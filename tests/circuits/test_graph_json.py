@@ -177,6 +177,14 @@ def test_a_broken_graph_is_an_input_error_that_names_the_file(tmp_path, changes)
         read_graph(write(tmp_path, **changes))
 
 
+@pytest.mark.parametrize("bad", ["q", "k", "v"])
+def test_a_score_that_is_no_number_is_refused_at_each_input_of_a_head(tmp_path, bad):
+    scores = {into: float("nan") if into == bad else 1.0 for into in "qkv"}
+    edges = {f"input->a0.h0<{into}>": {"score": score, "in_graph": True} for into, score in scores.items()}
+    with pytest.raises(InputError, match="edge input -> a0.h0 is nan"):
+        read_graph(write(tmp_path, edges=edges))
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"cfg": {}}', '"graph"'])
 def test_a_file_of_something_else_is_an_input_error(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
