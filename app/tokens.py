@@ -27,18 +27,24 @@ def plain(text: str) -> str:
 
 def pieces(tokenizer, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character of several tokens stands at the one that completes it."""
-    found, so_far = [], ""
+    found: list[str] = []
+    known, read = 0, 0  # decoding goes on from tokens whose text is known: what a token adds may depend on the last ones
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
-        if end < len(ids):
-            text = text.rstrip("\ufffd")
-        if text.startswith(so_far):
-            found.append(text[len(so_far) :])
-            so_far = text
+        before = _decoded(tokenizer, ids[known:read])
+        text = _decoded(tokenizer, ids[known:end])
+        if end < len(ids) and text.endswith("\ufffd"):
+            found.append("")
+        elif text.startswith(before):
+            found.append(text[len(before) :])
+            known, read = read, end
         else:  # the tokenizer changed its mind about what came before
-            found.append(tokenizer.decode(ids[end - 1 : end]))
-            so_far = text
+            found.append(_decoded(tokenizer, ids[end - 1 : end]))
+            known, read = read, end
     return found
+
+
+def _decoded(tokenizer, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if len(ids) else ""
 
 
 def visible(text: str) -> str:

@@ -22,6 +22,7 @@ from typing import Literal
 from interp.circuits.circuit import Circuit, Component
 from interp.files import read_json, write_text
 from interp.models.sites import parse_site
+from interp.scores.component_graph import ComponentGraph
 from interp.scores.result import EdgeScore
 from interp.tasks.errors import InputError
 
@@ -54,7 +55,8 @@ def write_graph(
     """
     sign = 1.0 if helpful == "positive" else -1.0
     components = {c.site: c for c in circuit.components}
-    nodes = _nodes(circuit.n_layers, circuit.n_heads)
+    graph = ComponentGraph(circuit.n_layers, circuit.n_heads, mlps=True, sequential=not parallel_attn_mlp)
+    nodes = (*graph.senders, "logits")
     live_mlps = circuit.universe == "heads"
     inside = {
         node: node in ("input", "logits")
@@ -64,7 +66,7 @@ def write_graph(
     }
     edges = {
         name: {"score": 0.0, "in_graph": inside[sender] and inside[receiver]}
-        for name, sender, receiver in _edges(circuit.n_layers, circuit.n_heads, parallel_attn_mlp)
+        for name, sender, receiver in _edges(graph)
     }
     for name, score in _named(circuit.edges):
         if name not in edges:
@@ -201,29 +203,12 @@ def _fits(name: str, n_layers: int, n_heads: int) -> bool:
     return site.layer < n_layers and (site.head is None or site.head < n_heads)
 
 
-def _nodes(n_layers: int, n_heads: int) -> dict[str, None]:
-    """All node names, in EAP-IG's order."""
-    names = ["input"]
-    for layer in range(n_layers):
-        names += [f"a{layer}.h{head}" for head in range(n_heads)] + [f"m{layer}"]
-    return dict.fromkeys([*names, "logits"])
-
-
-def _edges(n_layers: int, n_heads: int, parallel: bool) -> Iterator[tuple[str, str, str]]:
-    """(name, sender, receiver) of every edge, in EAP-IG's order."""
-    stream = ["input"]
-    for layer in range(n_layers):
-        heads = [f"a{layer}.h{head}" for head in range(n_heads)]
-        for sender in stream:
-            for head in heads:
-                for letter in "qkv":
-                    yield f"{sender}->{head}<{letter}>", sender, head
-        before_mlp = stream if parallel else stream + heads
-        for sender in before_mlp:
-            yield f"{sender}->m{layer}", sender, f"m{layer}"
-        stream = [*stream, *heads, f"m{layer}"]
-    for sender in stream:
-        yield f"{sender}->logits", sender, "logits"
+def _edges(graph: ComponentGraph) -> Iterator[tuple[str, str, str]]:
+    """(name, sender, receiver) of every edge."""
+    for receiver in graph.receivers:
+        into = "" if receiver.into is None else f"<{receiver.into}>"
+        for sender in graph.senders[: graph.reads(receiver)]:
+            yield f"{sender}->{receiver}{into}", sender, str(receiver)
 
 
 def _named(edges: tuple[EdgeScore, ...]) -> Iterator[tuple[str, float]]:

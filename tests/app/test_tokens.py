@@ -1,0 +1,57 @@
+"""What stands on a page for each token joins to the text, whatever the characters are made of."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from interp.app.tokens import pieces
+from tests.tiny_models import make_tokenizer
+
+TEXTS = (
+    "Then, Mary went to the store.\n\n  def f(x):",
+    "naïve 🙂🙂 日本語 x\u0301",
+    "\ufffd is a character, too \ufffd",
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_join_to_the_text(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    found = pieces(tokenizer, ids)
+    assert len(found) == len(ids)
+    assert "".join(found) == text
+
+
+def test_a_character_stands_at_the_token_that_completes_it(tokenizer):
+    smile = tokenizer("🙂", add_special_tokens=False).input_ids
+    assert len(smile) == 4
+    assert pieces(tokenizer, smile) == ["", "", "", "🙂"]
+    assert pieces(tokenizer, smile[:2]) == ["", "\ufffd"]  # what is cut off shows
+    assert pieces(tokenizer, []) == []
+
+
+def test_spaces_that_a_token_has_only_behind_another_are_kept():
+    """Metaspace decoders drop the space in front of the first token that they are given."""
+    backend = Tokenizer(models.WordLevel({"▁the": 0, "▁store": 1, "s": 2}, unk_token="s"))
+    backend.decoder = decoders.Metaspace()
+    metaspace = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert pieces(metaspace, [0, 1, 2, 1]) == ["the", " store", "s", " store"]
+
+
+def test_each_token_is_decoded_beside_few_others(tokenizer):
+    """Decoding from the beginning at every token took a quarter of a second for a thousand of them."""
+    decoded = []
+
+    class Counting:
+        def decode(self, ids, **options):
+            decoded.append(len(ids))
+            return tokenizer.decode(ids, **options)
+
+    ids = tokenizer("the store 🙂 " * 50, add_special_tokens=False).input_ids
+    assert "".join(pieces(Counting(), ids)) == "the store 🙂 " * 50
+    assert max(decoded) <= 6
