@@ -28,7 +28,10 @@ def plain(text: str) -> str:
 def pieces(tokenizer, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character of several tokens stands at the one that completes it."""
     found: list[str] = []
-    known, read = 0, 0  # decoding goes on from tokens whose text is known: what a token adds may depend on the last ones
+    known, read = (
+        0,
+        0,
+    )  # the last token whose text is known is decoded once more: what a token adds may depend on it
     for end in range(1, len(ids) + 1):
         before = _decoded(tokenizer, ids[known:read])
         text = _decoded(tokenizer, ids[known:end])
