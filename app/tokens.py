@@ -28,11 +28,9 @@ def plain(text: str) -> str:
 def pieces(tokenizer, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character of several tokens stands at the one that completes it."""
     found: list[str] = []
-    known, read = (
-        0,
-        0,
-    )  # the last token whose text is known is decoded once more: what a token adds may depend on it
+    known = read = 0
     for end in range(1, len(ids) + 1):
+        # the last token whose text is known is decoded once more: what the next one adds may depend on it
         before = _decoded(tokenizer, ids[known:read])
         text = _decoded(tokenizer, ids[known:end])
         if end < len(ids) and text.endswith("\ufffd"):
@@ -42,7 +40,7 @@ def pieces(tokenizer, ids: Sequence[int]) -> list[str]:
             known, read = read, end
         else:  # the tokenizer changed its mind about what came before
             found.append(_decoded(tokenizer, ids[end - 1 : end]))
-            known, read = read, end
+            known = read = end
     return found
 
 
