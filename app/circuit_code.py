@@ -79,7 +79,7 @@ def codes_section(found: Opened, site: str, index: int) -> None:
 
 
 def _percent(title: str):
-    return st.column_config.ProgressColumn(title, format="%d %%", min_value=0, max_value=100)
+    return st.column_config.ProgressColumn(title, format="%.0f %%", min_value=0, max_value=100)
 
 
 def _given(site: str, role: str) -> str:
@@ -128,8 +128,8 @@ def _stored(detail: dict, found: Opened) -> None:
                 hide_index=True,
                 key="changes",
                 column_config={
-                    "pairs": st.column_config.NumberColumn(format="%d %%"),
-                    "effect": st.column_config.NumberColumn(format="%+.3f"),
+                    "pairs": st.column_config.NumberColumn(format="%.0f %%"),
+                    "effect": st.column_config.NumberColumn(format=f"%+.{found.scale.places}f"),
                 },
             )
 

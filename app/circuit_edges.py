@@ -3,17 +3,11 @@
 import streamlit as st
 
 from interp.app.circuit_runs import Opened, ink
-from interp.report.components import counts_code_pairs, member_nodes
+from interp.report import wording
+from interp.report.components import counts_code_pairs, edges_told, member_nodes
 from interp.report.edge_plot import DRAWN, edge_plot
 
 MOST_DRAWN = 100
-_NUMBER = {
-    "score": "%+.3f",
-    "effect": "%+.3f",
-    "error": "%.3f",
-    "attribution": "%+.3f",
-    "co_occurrence": "%.2f",
-}
 _COLUMNS = (
     "from",
     "to",
@@ -36,8 +30,7 @@ def edges(found: Opened) -> None:
     if not run.members or not run.result["edges"]:
         st.info("This run has no edges: they are scored among members, and it has too few of them.")
         return
-    known = {part["site"] for part in run.members}
-    among = [edge for edge in run.result["edges"] if {edge["from"], edge["to"]} <= known and edge["score"]]
+    among = edges_told(run)
     left, _ = st.columns([1, 2])
     n = left.slider(
         "Edges drawn",
@@ -60,7 +53,8 @@ def edges(found: Opened) -> None:
         "whether it helps nor its direction."
     )
     st.caption(
-        f"The {min(n, len(among))} strongest of {len(among)} edges, layers from bottom to top. Boxes: members, "
+        f"The {min(n, len(among))} strongest of {len(among)} edges of at least a thousandth of the largest score, "
+        "layers from bottom to top. Boxes: members, "
         f"coloured by their effect. Lines: {lines}"
     )
     present = [key for key in _COLUMNS if any(edge.get(key) is not None for edge in among)]
@@ -69,7 +63,7 @@ def edges(found: Opened) -> None:
         hide_index=True,
         key="edge table",
         column_config={
-            **{key: st.column_config.NumberColumn(format=form) for key, form in _NUMBER.items()},
+            **_formats(among, found.scale.places, signed),
             "probability": st.column_config.NumberColumn(
                 format="%.2f", help="That the effect is above the threshold."
             ),
@@ -82,3 +76,15 @@ def edges(found: Opened) -> None:
             ),
         },
     )
+
+
+def _formats(among: list[dict], places: int, signed: bool) -> dict:
+    """Edges are weaker than heads: their decimals follow the largest of them."""
+    of_scores = max(places, wording.places(abs(among[0]["score"]))) if among else places
+    forms = {
+        "score": f"%+.{of_scores}f" if signed else "%.0f",
+        "effect": f"%+.{of_scores}f",
+        "error": f"%.{of_scores}f",
+        "attribution": f"%+.{of_scores}f",
+    }
+    return {key: st.column_config.NumberColumn(format=form) for key, form in forms.items()}

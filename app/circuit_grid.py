@@ -83,17 +83,18 @@ def members(found: Opened) -> None:
         | {"share of gap": found.scale.share(part["effect"]), "looks like": role_name(part.get("roles", {}))}
         for part in found.run.members
     ]
-    three = st.column_config.NumberColumn(format="%.3f")
+    effects = f"%+.{found.scale.places}f"
+    scores = f"%{'+' if found.scale.has_sign else ''}.{found.scale.score_places}f"
     with st.expander(f"All {len(rows)} members as a table"):
         st.dataframe(
             rows,
             hide_index=True,
             key="members",
             column_config={
-                "effect_low": st.column_config.NumberColumn("from", format="%.3f"),
-                "effect_high": st.column_config.NumberColumn("to", format="%.3f"),
-                "score": three,
-                "effect": three,
+                "effect_low": st.column_config.NumberColumn("from", format=effects),
+                "effect_high": st.column_config.NumberColumn("to", format=effects),
+                "score": st.column_config.NumberColumn(format=scores),
+                "effect": st.column_config.NumberColumn(format=effects),
                 "share of gap": st.column_config.NumberColumn(format="percent"),
             },
         )

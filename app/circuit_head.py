@@ -8,7 +8,6 @@ from interp.app.address import IN_URL
 from interp.app.circuit_code import codes_section
 from interp.app.circuit_grid import begin, grid, members
 from interp.app.circuit_reading import (
-    has_view,
     n_pairs,
     stored,
     texts,
@@ -98,7 +97,7 @@ def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
     where = parse_site(site)
     layer, head = where.layer, where.head
     names, roles = texts(found, index, side)
-    if detail is not None and not has_view(found, index):
+    if detail is not None:
         pattern = np.array(detail["pattern"])
         top, bottom = ([tuple(row) for row in detail["writes"][end]] for end in ("top", "bottom"))
         direct = (

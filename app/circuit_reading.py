@@ -1,6 +1,7 @@
 """What the page *Circuit* reads by running the model: one pair for all heads, codes of some pairs, a code set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import streamlit as st
@@ -9,6 +10,7 @@ from interp.app import engine, shelf
 from interp.app.books import changed
 from interp.app.circuit_runs import Kept, Opened, check_shape, model_of
 from interp.circuits.head_view import PairView, view_pair
+from interp.models import Model
 from interp.record import WRITES
 from interp.report import wording
 from interp.steering.code_effect import CodeEffect, PairCodes, Side, read_pairs, set_code
@@ -18,11 +20,14 @@ PAIRS = 16
 """Pairs that codes are read of and set on; fewer where the run has fewer."""
 OWN = "own"
 """Instead of a code: each prompt gets the code that its partner has there."""
+VIEWS = 256_000_000
+"""Bytes of heads on pairs. The patterns of two prompts of 128 tokens are 35 MB for the default model, 134 MB for 32
+layers of 32 heads; in half precision weights would differ in the third decimal, which is shown."""
 
 
 @st.cache_resource(show_spinner=False)
 def _views() -> Kept:
-    return Kept(24)
+    return Kept(24, VIEWS, lambda seen: seen.patterns.nbytes + seen.written.nbytes)
 
 
 @st.cache_resource(show_spinner=False)
@@ -52,7 +57,7 @@ def pairs(found: Opened) -> PromptPairs:
     """
     spec = model_of(found.run)
 
-    def make() -> PromptPairs:
+    def make(_: None) -> PromptPairs:
         model = engine.model(spec)
         check_shape(found.run, model)
         shelf.check_inside(found.folder)
@@ -68,11 +73,6 @@ def stored(found: Opened, site: str, index: int, side: str) -> bool:
     return index == 0 and side == "clean" and bool(whole)
 
 
-def has_view(found: Opened, index: int) -> bool:
-    """Whether :func:`view` would run nothing."""
-    return (*found.key, index) in _views()
-
-
 def view(found: Opened, index: int) -> PairView:
     """Every head on one pair; one forward pass of two rows, the first time.
 
@@ -80,12 +80,20 @@ def view(found: Opened, index: int) -> PairView:
         InputError: as :func:`pairs`.
     """
 
-    def make() -> PairView:
-        some = pairs(found)
-        with engine.running(model_of(found.run)) as model, st.spinner("Running the model on this pair"):
+    def make(given: tuple[Model, PromptPairs]) -> PairView:
+        model, some = given
+        with st.spinner("Running the model on this pair"):
             return view_pair(model, some[index], some.metric)
 
-    return _views().get((*found.key, index), make)
+    return _views().get((*found.key, index), make, lambda: _turn(found))
+
+
+@contextmanager
+def _turn(found: Opened) -> Iterator[tuple[Model, PromptPairs]]:
+    """A turn at the run's model, with its first pairs: where these cannot be made nobody waits."""
+    some = pairs(found)
+    with engine.running(model_of(found.run)) as model:
+        yield model, some
 
 
 def _key(found: Opened, folder: Path | None) -> tuple:
@@ -100,15 +108,12 @@ def codes(found: Opened, folder: Path | None, books: Mapping) -> PairCodes:
         InputError: as :func:`pairs`.
     """
 
-    def make() -> PairCodes:
-        some = pairs(found)
-        with (
-            engine.running(model_of(found.run)) as model,
-            engine.stage("reading codes", 2 * len(some)) as tell,
-        ):
+    def make(given: tuple[Model, PromptPairs]) -> PairCodes:
+        model, some = given
+        with engine.stage("reading codes", 2 * len(some)) as tell:
             return read_pairs(model, books, some, progress=tell)
 
-    return _codes().get(_key(found, folder), make)
+    return _codes().get(_key(found, folder), make, lambda: _turn(found))
 
 
 def has_effect(
@@ -139,14 +144,14 @@ def effect(
         InputError: as :func:`~interp.steering.code_effect.set_code`.
     """
     read = codes(found, folder, books)
+    chosen: int | list[int] = code if isinstance(code, int) else partners(read, site, role, side)
 
-    def make() -> CodeEffect:
-        chosen: int | list[int] = code if isinstance(code, int) else partners(read, site, role, side)
-        steps = 2 * len(read.pairs)
-        with engine.running(model_of(found.run)) as model, engine.stage("setting the code", steps) as tell:
+    def make(model: Model) -> CodeEffect:
+        with engine.stage("setting the code", 2 * len(read.pairs)) as tell:
             return set_code(model, books, read, site, chosen, role=role, side=side, progress=tell)
 
-    return _effects().get((*_key(found, folder), site, code, role, side), make)
+    key = (*_key(found, folder), site, code, role, side)
+    return _effects().get(key, make, lambda: engine.running(model_of(found.run)))
 
 
 def partners(read: PairCodes, site: str, role: str, side: Side) -> list[int]:

@@ -68,7 +68,17 @@ def show() -> None:
     # rankings that use no pairs belong beside every number of them
     chosen = [row for row in rows if pairs == ALL or row.n in (0, int(pairs))]
     ranked = best_first(chosen, metric)
-    st.plotly_chart(bench_plot(chosen, metric, along), width="stretch", theme="streamlit")
+    drawn = [row for row in chosen if row.complete]
+    st.plotly_chart(
+        bench_plot(drawn, metric, along),
+        width="stretch",
+        theme="streamlit",
+        alt=f"{TITLES[metric]} of every method; the same as the table below",
+    )
+    if len(drawn) < len(chosen):
+        st.caption(
+            "Methods that were not run on all tasks stand in the table alone: their means are of other tasks."
+        )
     st.caption(
         "A line a method, a point a number of pairs; bars reach from the least to the largest seed. Blue: nothing is "
         "better at its cost or less. Hollow: the yardstick, exact interchange of as many of the reference’s own pairs. "

@@ -8,7 +8,8 @@ draws n pairs, ranks the heads from those, and is judged by the exact effects of
 counted as if the swaps were run: every row "codes" has the same budget. A second table tells how far ``codes`` is
 above each step, with intervals over seeds (whose pairs overlap: they lean narrow); a third how much the best heads, as
 many as there are members, depend on the prompts drawn: their overlap between bootstraps; a fourth whether circuits at
-a stated false-discovery rate hold it; a fifth whether 95 % intervals of the heads that were swapped do.
+a stated false-discovery rate hold it; a fifth whether 95 % intervals of the heads that were swapped do. With
+``--judged-at 0.05`` heads are members from 5 % of the gap on, while finders are told 2 % all the same.
 """
 
 import argparse
@@ -85,6 +86,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
+    parser.add_argument(
+        "--judged-at",
+        type=float,
+        default=THRESHOLD,
+        help="share of the gap from which a head is a member to the judge; finders are told 2 %% all the same",
+    )
     args = parser.parse_args()
     table = Table(title="ROC AUC (average precision), mean over seeds")
     for name in ("step", "pairs", *args.tasks):
@@ -154,13 +161,14 @@ class _Measured:
     def __init__(self, task: str, args: argparse.Namespace) -> None:
         reference = load_reference(f"{task}/{args.model}")
         self.exact = reference.heads.reshape(reference.n_pairs, -1)
+        self.judged_at = args.judged_at
         self.gaps = reference.metric_clean - reference.metric_corrupt
         self.values = _values(task, args, reference.n_pairs)
         layers = np.repeat(np.arange(reference.n_layers), reference.n_heads)
         self.cost = self.values["share"] * (1 - layers / reference.n_layers)
 
     def members(self, pairs: np.ndarray) -> np.ndarray:
-        return np.abs(self.exact[pairs].mean(0)) >= THRESHOLD * self.gaps[pairs].mean()
+        return np.abs(self.exact[pairs].mean(0)) >= self.judged_at * self.gaps[pairs].mean()
 
     def budget(self, n: int) -> float:
         """Forward-pass equivalents for swaps and partial runs, after what swaps of n pairs need kept."""

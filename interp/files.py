@@ -69,9 +69,9 @@ def read_tensors(
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     """Write ``value`` as strict JSON (no NaN), atomically."""
-    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
 
 

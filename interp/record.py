@@ -9,6 +9,7 @@ import numpy as np
 
 import interp
 from interp.circuits.choose import Checked
+from interp.circuits.head_view import LONGEST
 from interp.circuits.measured import MeasuredReference
 from interp.circuits.references import reference_for
 from interp.circuits.roles import HeadReadout, HeadRoles
@@ -257,8 +258,11 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) ->
     def named(ids):
         return [[model.tokenizer.decode([int(i)]), float(logits[i])] for i in ids]
 
+    pattern = readout.patterns_[layer, head]
+    # longer ones would make a run's files grow with the square of the prompt, and cannot be read anyway
+    drawn = {"pattern": pattern.astype(float).round(4).tolist()} if len(pattern) <= LONGEST else {}
     return {
-        "pattern": readout.patterns_[layer, head].round(4).tolist(),
+        **drawn,
         "direct": float(readout.direct_[:, layer, head].mean()),
         "writes": {"top": named(order[:WRITES]), "bottom": named(order[-WRITES:].flip(0))},
         "codes": {side: [list(pair) for pair in usage(codes, layer, head, side)] for side in SIDES},

@@ -170,7 +170,7 @@ class Run:
         try:
             temporary.chmod(0o777 & ~UMASK)
             write_json(temporary / RESULT, self.result)
-            write_json(temporary / DETAILS, self.details)
+            write_json(temporary / DETAILS, self.details, indent=None)  # mostly numbers of attention patterns
             with atomic_path(temporary / ARRAYS) as path:
                 save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, path)
             write_text(temporary / TABLE, self.to_csv())

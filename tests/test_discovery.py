@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from interp import Run, discover
+from interp import Run, discover, record
 from interp.circuits.graph_json import read_graph, write_graph
 from interp.models import load_model
 from interp.models.planted import load_planted_model, planted_truth
@@ -97,6 +97,16 @@ def test_details_hold_what_a_report_shows_of_each_member(run):
         assert shown["writes"]["top"][0][1] >= shown["writes"]["top"][-1][1] > shown["writes"]["bottom"][0][1]
     mover = run.details["members"]["a2.h0"]
     assert mover["writes"]["top"][0][0].strip() in {answer.strip() for answer in example["answers"]}
+
+
+def test_patterns_of_long_prompts_are_left_out_and_the_others_are_written_short(run, monkeypatch, tmp_path):
+    weights = [w for row in next(iter(run.details["members"].values()))["pattern"] for w in row]
+    assert all(len(repr(weight)) <= len("0.1234") for weight in weights if weight >= 1e-3)
+    assert "\n" not in (run.save(tmp_path / "run") / "details.json").read_text(encoding="utf-8").rstrip()
+    monkeypatch.setattr(record, "LONGEST", len(run.details["examples"][0]["clean"]) - 1)
+    long = discover("planted-inhibition", model="planted-inhibition", n=8)
+    assert long.members and not any("pattern" in shown for shown in long.details["members"].values())
+    assert 'class="pattern"' in render_report(run) and 'class="pattern"' not in render_report(long)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -1,7 +1,7 @@
 """A bench read back from its file, as rows that tables and figures are made of; what is damaged is told at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class MethodRow:
 
     Attributes:
         over: how many seeds, or for a mean over tasks how many of them.
+        complete: whether a mean over tasks is over all that were run.
         values: by metric, those that were measured.
         differences: by metric, from the method that the bench compares with.
     """
@@ -48,6 +49,7 @@ class MethodRow:
     over: str
     values: Mapping[str, Spread]
     differences: Mapping[str, Difference] = field(default_factory=dict)
+    complete: bool = True
 
     @property
     def kind(self) -> str:
@@ -116,7 +118,8 @@ def _read(result: Mapping[str, Any], out: str) -> BenchRows:
         if int(row["of_tasks"]) > 1:
             scope = f"mean over {row['group']}"
             over = f"{row['tasks']} of {row['of_tasks']} tasks"
-            scopes.setdefault(scope, []).append(_row(row, over, differences, scope))
+            mean = _row(row, over, differences, scope)
+            scopes.setdefault(scope, []).append(replace(mean, complete=row["tasks"] == row["of_tasks"]))
     several = {
         (row["task"], row["model"])
         for row in result["table"]

@@ -103,15 +103,14 @@ def grid_plot(run: Run, scale: Scale, ink: str, chosen: str = "", turn: int = 0)
 def _colorbar(scale: Scale) -> dict:
     """Ticks at values of the score, which the colour follows by a power."""
     shares = (-1, -0.25, 0, 0.25, 1) if scale.has_sign else (0, 0.1, 0.4, 1)
-    digits = max(1, scale.score_places - 1)
+    digits = max(1, scale.score_places - 1) if scale.score_places else 0  # counts are whole
+    written = wording.signed if scale.has_sign else wording.number
     return {
         "title": {"text": "score", "side": "right"},
         "thickness": 10,
         "outlinewidth": 0,
         "tickvals": [float(np.sign(share)) * abs(share) ** EXPONENT for share in shares],
-        "ticktext": [
-            wording.signed(share * scale.largest_score, digits) if share else "0" for share in shares
-        ],
+        "ticktext": [written(share * scale.largest_score, digits) if share else "0" for share in shares],
         "tickfont": {"size": SMALL},
     }
 

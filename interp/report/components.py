@@ -10,6 +10,9 @@ from interp.report.edge_graph import Node, edge_graph
 from interp.report.figures import Cell, head_grid, opacity
 from interp.runs import Run
 
+FAINT = 1e-3
+"""Share of the largest score from which on an edge is told."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -152,13 +155,24 @@ def member_rows(run: Run, scale: Scale) -> list[dict]:
     return rows
 
 
+def edges_told(run: Run) -> list[dict]:
+    """Edges between members, largest absolute score first, down to a thousandth of the largest.
+
+    What is smaller is mostly rounding, whose sign would be read as help or harm.
+    """
+    known = {part["site"] for part in run.members}
+    among = [edge for edge in run.result["edges"] if {edge["from"], edge["to"]} <= known and edge["score"]]
+    least = FAINT * max((abs(edge["score"]) for edge in among), default=0.0)
+    return sorted((e for e in among if abs(e["score"]) >= least), key=lambda e: -abs(e["score"]))
+
+
 def edge_figure(run: Run, scale: Scale) -> Markup | None:
     """The graph of the strongest edges; ``None`` where no edges were scored."""
     if not run.members or not run.result["edges"]:
         return None
     return edge_graph(
         member_nodes(run, scale),
-        run.result["edges"],
+        edges_told(run),
         "Strongest edges among the members, by layer",
         signed=not counts_code_pairs(run),
     )

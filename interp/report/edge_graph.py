@@ -46,12 +46,10 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str, *, sign
     """Draw members by layer and the strongest edges, which end at the receiver's q, k or v.
 
     Args:
-        edges: ``from``, ``to``, ``into``, ``score``, as in a run; those whose ends are no nodes are left out.
+        edges: ``from``, ``to``, ``into``, ``score``, as in a run, largest first; their ends are nodes.
         signed: whether the sign of a score says if an edge helps; if not, all are grey.
     """
-    known = {node.site for node in nodes}
-    drawn = [e for e in edges if e["from"] in known and e["to"] in known and e["score"]]
-    drawn = sorted(drawn, key=lambda e: -abs(e["score"]))[:DRAWN]
+    drawn = edges[:DRAWN]
     columns = sorted({node.column for node in nodes})
     per_column = max(sum(node.column == c for node in nodes) for c in columns)
     pitch = min(150.0, max(NODE_WIDTH + 18.0, 1040 / len(columns)))
@@ -151,24 +149,22 @@ def _node(node: Node, x: float, y: float, most: float) -> Markup:
     box = Markup('x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="5"').format(
         x - NODE_WIDTH / 2, y - NODE_HEIGHT / 2, NODE_WIDTH, NODE_HEIGHT
     )
-    tone = " strong" if shade > 0.6 else ""
     ports = "" if node.is_mlp else "qkv"
     letters = Markup("").join(
-        Markup('<text class="small{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-            tone, x - NODE_WIDTH / 2 + 3, y + _PORTS[letter] + 3, letter
+        Markup('<text class="small on" x="{:.1f}" y="{:.1f}">{}</text>').format(
+            x - NODE_WIDTH / 2 + 3, y + _PORTS[letter] + 3, letter
         )
         for letter in ports
     )
     return Markup(
         '<a href="#{}" aria-label="{title}"><title>{title}</title><rect class="paper" {box}/>'
         '<rect class="{}" fill-opacity="{:.2f}" {box}/><rect class="line" {box}/>{}'
-        '<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text></a>'
+        '<text class="on" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text></a>'
     ).format(
         node.site,
         "neg" if node.effect < 0 else "pos",
         shade,
         letters,
-        tone.strip(),
         x + (4 if ports else 0),
         y + 4,
         node.name,

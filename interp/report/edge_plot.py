@@ -18,7 +18,7 @@ _WIDTH, _HEIGHT = 46.0, 22.0
 _PITCH = 66.0
 """Pixels from layer to layer."""
 _SPAN = 900.0
-"""Width that nodes are spread over; the figure shrinks it to the page's."""
+"""Width that nodes are spread over, at least; the figure shrinks it to the page's."""
 
 
 def edge_plot(
@@ -27,15 +27,16 @@ def edge_plot(
     """Members as boxes coloured by their effect; edges by sign, as wide as their score is large.
 
     Args:
-        edges: ``from``, ``to``, ``into``, ``score``, as in a run; the ``n`` largest between nodes are drawn.
+        edges: ``from``, ``to``, ``into``, ``score``, as in a run, largest first; their ends are nodes. The first ``n``
+            are drawn.
         ink: the page's colour of text.
         signed: whether the sign of a score says if an edge helps; if not, all are grey.
     """
-    known = {node.site for node in nodes}
-    drawn = [e for e in edges if e["from"] in known and e["to"] in known and e["score"]]
-    drawn = sorted(drawn, key=lambda e: -abs(e["score"]))[:n]
+    drawn = edges[:n]
     columns = sorted({node.column for node in nodes})
-    across = place_nodes(nodes, drawn, columns, _SPAN, _WIDTH)
+    per_column = max(sum(node.column == column for node in nodes) for column in columns)
+    span = max(_SPAN, (_WIDTH + 8) * per_column)  # a full layer does not fit into less
+    across = place_nodes(nodes, drawn, columns, span, _WIDTH)
     where = {
         node.site: (float(x), columns.index(node.column) * _PITCH)
         for node, x in zip(nodes, across, strict=True)
@@ -61,7 +62,7 @@ def edge_plot(
             showlegend=False,
         )
     )
-    figure.update_xaxes(visible=False, range=[-_WIDTH, _SPAN + _WIDTH])
+    figure.update_xaxes(visible=False, range=[-_WIDTH, span + _WIDTH])
     figure.update_yaxes(
         title="layer",
         tickvals=[i * _PITCH for i in range(len(columns))],

@@ -20,7 +20,7 @@ CSS = Markup("""
 .edge{fill:none}.edge.pos{stroke:var(--pos,#1a66ad)}.edge.neg{stroke:var(--neg,#bf5408)}
 .edge.counted{stroke:var(--grey,#8a9099)}
 svg text{fill:var(--ink,#1b1f24);font:11px system-ui,sans-serif}svg .soft{fill:var(--soft,#5b6470)}
-svg .small{font-size:9px}svg .strong{fill:var(--on-strong,#fff)}
+svg .small{font-size:9px}svg .on{paint-order:stroke;stroke:var(--paper,#fff);stroke-width:2.5px;stroke-linejoin:round}
 .paper{fill:var(--paper,#fff)}.line{stroke:var(--line,#d5dae0);fill:none}
 """)
 
@@ -89,8 +89,7 @@ def _cell(
         ),
     ]
     if cell.text:
-        tone = "small strong" if shade > 0.6 else "small"
-        parts.append(text_at(x + width / 2, y + height / 2 + 3.5, cell.text, tone, anchor="middle"))
+        parts.append(text_at(x + width / 2, y + height / 2 + 3.5, cell.text, "small on", anchor="middle"))
     drawn = Markup("").join(parts)
     if cell.link:
         drawn = Markup('<a href="#{}" aria-label="{}">{}</a>').format(cell.link, cell.title, drawn)

@@ -1,7 +1,14 @@
 """The report of a run: one HTML page without scripts, from the finding to how to repeat it."""
 
 from interp.report import wording
-from interp.report.components import Scale, counts_code_pairs, edge_figure, grid_figures, member_rows
+from interp.report.components import (
+    Scale,
+    counts_code_pairs,
+    edge_figure,
+    edges_told,
+    grid_figures,
+    member_rows,
+)
 from interp.report.members import member_cards
 from interp.report.recovery import recovery_panels
 from interp.report.repeat import (
@@ -116,7 +123,7 @@ def _example(example: dict) -> dict:
 
 
 def _edges(run: Run) -> list[dict]:
-    ranked = sorted(run.result["edges"], key=lambda edge: -abs(edge["score"]))[:TOP_EDGES]
+    ranked = edges_told(run)[:TOP_EDGES]
     largest = abs(ranked[0]["score"]) if ranked else 0.0
     digits, counted = wording.places(largest), counts_code_pairs(run)
     return [

@@ -71,12 +71,20 @@ def shared_pairs(judged: dict, n_pairs: int) -> str:
 
 
 def token(text: str, limit: int | None = None) -> str:
-    """A token with its white space made visible; control, direction and rarer space characters as escapes.
-
-    Direction overrides would otherwise reorder what stands beside them.
-    """
-    shown = "".join(_visible(character) for character in text) or "∅"
+    """A token as :func:`visible` shows it, also one that is empty."""
+    shown = visible(text) or "∅"
     return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """White space made visible; control, direction and rarer space characters as escapes.
+
+    Direction overrides would otherwise reorder what stands beside them, and a terminal would obey control characters.
+
+    Args:
+        keep: characters that stay as they are.
+    """
+    return "".join(character if character in keep else _visible(character) for character in text)
 
 
 def _visible(character: str) -> str:

@@ -96,3 +96,15 @@ def test_wide_parts_scroll_in_their_own_box_and_can_be_focused(opened):
     assert box.evaluate("e => e.scrollWidth > e.clientWidth")
     box.focus()
     assert box.evaluate("e => document.activeElement === e")
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
+def test_on_paper_everything_is_there(opened, options):
+    page, _ = opened(options, 718)  # A4 less its margins
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert page.evaluate(cut) == 0
+    closed = "[...document.querySelectorAll('details > *:last-child')].filter(e => !e.checkVisibility()).length"
+    assert page.evaluate(closed) == 0
+    assert page.locator(".grid-score").is_visible() and page.locator(".grid-effect").is_visible()

@@ -1,13 +1,14 @@
 """Plotly figures of a circuit: the numbers given, whole, and text that is only text."""
 
+import itertools
 import re
 
 import numpy as np
 import pytest
 
 from interp.report.circuit_plots import code_plot, grid_plot, pattern_plot, scores_plot
-from interp.report.components import Scale, member_nodes
-from interp.report.edge_graph import edge_graph
+from interp.report.components import Scale, edge_figure, edges_told, member_nodes
+from interp.report.edge_graph import Node, edge_graph
 from interp.report.edge_plot import edge_plot
 from interp.report.plot_style import GREY
 from interp.report.token_bars import token_bars
@@ -30,6 +31,36 @@ def test_the_colour_bar_names_the_scores_that_colours_stand_for():
     bar = grid_plot(run, scale, "black").data[0].colorbar
     assert bar.ticktext[-1] == signed(scale.largest_score, 1) and bar.tickvals[-1] == 1
     assert bar.tickvals[3] == pytest.approx(0.25**0.6)
+
+
+def test_the_colour_bar_of_counts_has_whole_numbers_without_signs():
+    run = make_run(n_layers=4, n_heads=3, members=2, method="overlap")
+    run.result["settings"]["signed"] = False
+    for place, head in enumerate(run.result["heads"]):
+        head["score"] = float(2 * place)
+    bar = grid_plot(run, Scale.of(run), "black").data[0].colorbar
+    assert bar.ticktext == ("0", "2", "9", "22")
+
+
+def test_edges_of_rounding_and_of_strangers_are_not_told():
+    run = make_run(n_layers=6, n_heads=3, members=3)
+    a, b, c = (part["site"] for part in run.members)
+    scores = {(a, b): 2.0, (a, c): -0.0021, (b, c): 0.0019, (a, "a0.h9"): 5.0}
+    run.result["edges"] = [
+        {"from": sender, "to": receiver, "into": "q", "score": score}
+        for (sender, receiver), score in reversed(scores.items())
+    ]
+    assert [(edge["from"], edge["to"]) for edge in edges_told(run)] == [(a, b), (a, c)]
+    assert "0.0019" not in edge_figure(run, Scale.of(run))
+
+
+@pytest.mark.parametrize("n", [3, 24])
+def test_no_node_of_a_plot_lies_on_another(n):
+    nodes = [Node(f"a2.h{head}", 2, 1.0, "") for head in range(n)] + [Node("m3", 3, 1.0, "")]
+    boxes = edge_plot(nodes, [], "black").layout.shapes[:n]
+    left = sorted(box.x0 for box in boxes)
+    width = boxes[0].x1 - boxes[0].x0
+    assert all(right - here >= width for here, right in itertools.pairwise(left))
 
 
 def test_a_pattern_marks_roles_and_takes_the_last_rows_of_long_prompts():
@@ -70,7 +101,7 @@ def test_every_head_is_in_one_group_of_scores():
 def test_edges_end_at_their_input_and_grow_with_the_layer():
     run = make_run(n_layers=6, n_heads=3, members=5, mlp_members=1)
     nodes = member_nodes(run, Scale.of(run))
-    figure = edge_plot(nodes, run.result["edges"], "black", n=7)
+    figure = edge_plot(nodes, edges_told(run), "black", n=7)
     lines = [trace for trace in figure.data if trace.hovertext and "→" in str(trace.hovertext)]
     assert len(lines) == 7
     strongest = max(run.result["edges"], key=lambda edge: abs(edge["score"]))

@@ -245,3 +245,10 @@ def test_a_members_card_says_which_codes_are_of_clean_prompts_alone_and_what_it_
     assert card["writes"][0]["tokens"][0][1].startswith("+") and card["writes"][1]["tokens"][0][1].startswith(
         "−"
     )
+
+
+def test_a_run_with_nothing_but_what_it_must_have_is_a_page():
+    run = make_run(n_layers=3, n_heads=2, members=1)
+    for key in ("versions", "provenance", "seconds", "cost", "settings"):
+        run.result.pop(key, None)
+    assert "<footer><p>interp </p></footer>" in render_report(run)

@@ -15,7 +15,7 @@ from interp.app import shelf
 from interp.app.tokens import plain
 from interp.circuits.references import load_reference
 from interp.report import wording
-from interp.report.components import Scale
+from interp.report.components import Scale, edges_told
 from interp.report.figures import EXPONENT
 from interp.runs import DETAILS, RESULT, Run
 from tests.app.circuit.conftest import N, array_of, figure_of, metric_of, table_of, text_of
@@ -132,12 +132,13 @@ def test_edges_are_drawn_and_listed(page, real):
     [names] = [trace["text"] for trace in figure["data"] if trace.get("text")]
     assert sorted(names) == sorted(part["site"][1:].replace(".h", ".") for part in run.members)
     lines = [trace for trace in figure["data"] if "→" in str(trace.get("hovertext"))]
-    ports = {edge["into"] for edge in run.result["edges"]}
+    told = edges_told(run)
+    ports = {edge["into"] for edge in told}
     # beside the boxes' names one line for helps, one for hurts, and one a port
-    assert len(lines) == min(30, len(run.result["edges"])) == len(figure["data"]) - 1 - 2 - len(ports)
+    assert len(lines) == min(30, len(told)) == len(figure["data"]) - 1 - 2 - len(ports)
     table = table_of(app, "from", "to", "into", "score")
     assert [tuple(row) for row in table[["from", "to", "into"]].itertuples(index=False)] == [
-        (edge["from"], edge["to"], edge["into"]) for edge in run.result["edges"] if edge["score"]
+        (edge["from"], edge["to"], edge["into"]) for edge in told
     ]
     assert len(app.get("plotly_chart")) == 1
 

@@ -2,6 +2,9 @@
 
 import re
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 from interp.app import shelf
 from interp.app.books import SHIPPED_MLPS
 from interp.app.circuit_runs import Kept
+from interp.app.turns import Turns
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.intervals import mean_interval
@@ -126,6 +130,32 @@ def test_codebooks_that_are_away_or_lead_elsewhere_are_one_clear_line(page, runs
 def test_what_was_read_is_kept_up_to_a_number():
     kept = Kept(2)
     for name in ("a", "b", "a", "c"):
-        assert kept.get(name, name.upper) == name.upper()
+        assert kept.get(name, lambda _, name=name: name.upper()) == name.upper()
     assert "a" in kept and "c" in kept and "b" not in kept
-    assert kept.get("a", lambda: 1 / 0) == "A"
+    assert kept.get("a", lambda _: 1 / 0) == "A"
+
+
+def test_what_was_read_is_kept_up_to_so_many_bytes_and_the_last_in_any_case():
+    kept = Kept(10, most_bytes=5, size=len)
+    for name in ("aa", "bbb", "c"):
+        kept.get(name, lambda _, name=name: name)
+    assert "aa" not in kept and "bbb" in kept and "c" in kept
+    kept.get("much more", lambda _: "much more")
+    assert "much more" in kept and "c" not in kept
+
+
+def test_tabs_that_ask_for_the_same_at_once_have_it_made_once():
+    kept, turns, made, together = Kept(2), Turns(), [], threading.Barrier(3)
+
+    def make(_: None) -> str:
+        time.sleep(0.2)  # the others queue up meanwhile
+        made.append("a")
+        return "A"
+
+    def ask() -> str:
+        together.wait(10)
+        return kept.get("a", make, lambda: turns.turn(lambda _before: None, 0.01))
+
+    with ThreadPoolExecutor(3) as tabs:
+        assert [tab.result(10) for tab in [tabs.submit(ask) for _ in range(3)]] == ["A"] * 3
+    assert made == ["a"]
