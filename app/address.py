@@ -26,7 +26,7 @@ def mend() -> None:
 
 
 def tell_missing(name: str, there: Sequence[str], what: str) -> None:
-    """Say so if the address names something that is not among those that can be chosen, before another is shown.
+    """Say so if what the address names, or what was shown until now, is not there, before another is shown.
 
     Args:
         name: of the parameter; the field's key is the same.
@@ -37,10 +37,13 @@ def tell_missing(name: str, there: Sequence[str], what: str) -> None:
         st.session_state.pop(noted, None)
         if given is not None and given not in there:
             st.session_state[noted] = given
+    elif st.session_state[name] not in there:  # its folder went while the page was open
+        st.session_state[noted] = st.session_state[name]
     elif st.session_state[name] != there[0]:  # somebody has chosen: the first is what stands in
         st.session_state.pop(noted, None)
     if noted in st.session_state:
-        st.warning(f"Here is no {what} called {plain(st.session_state[noted])}: another is shown.")
+        shown = ": another is shown" if there else ""
+        st.warning(f"Here is no {what} called {plain(str(st.session_state[noted]))}{shown}.")
 
 
 def _is_infinite(text: str) -> bool:

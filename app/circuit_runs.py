@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from interp.report.compare import Comparison, compare_runs
 from interp.report.components import Scale
 from interp.runs import PROMPTS, REFERENCE, RESULT, Run
 from interp.tasks.errors import InputError
+
+_NOTHING = object()
 
 
 @dataclass(frozen=True)
@@ -142,23 +145,52 @@ class Kept:
     Unlike a cached function it tells whether it has something before a turn at the model is asked for.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(
+        self, most: int, most_bytes: int | None = None, size: Callable[[Any], int] = lambda _made: 0
+    ) -> None:
+        """
+        Args:
+            most: how many are kept.
+            most_bytes: of all of them together; the last one is kept however large it is.
+            size: of one of them, in bytes.
+        """
+        self.most, self.most_bytes, self.size = most, most_bytes, size
         self._lock = threading.Lock()
         self._found: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._found
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What is kept under the key, or what ``make`` makes now."""
+    def get(
+        self,
+        key: Hashable,
+        make: Callable[[Any], Any],
+        turn: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> Any:
+        """What is kept under the key, or what ``make`` makes now of what ``turn`` gives, within it."""
+        if (known := self._known(key)) is not _NOTHING:
+            return known
+        with turn() as given:
+            # a tab that was before this one may have asked for the same
+            if (known := self._known(key)) is not _NOTHING:
+                return known
+            return self._keep(key, make(given))
+
+    def _known(self, key: Hashable) -> Any:
         with self._lock:
-            if key in self._found:
-                self._found.move_to_end(key)
-                return self._found[key]
-        made = make()
+            if key not in self._found:
+                return _NOTHING
+            self._found.move_to_end(key)
+            return self._found[key]
+
+    def _keep(self, key: Hashable, made: Any) -> Any:
         with self._lock:
             self._found[key] = made
-            while len(self._found) > self.most:
+            while len(self._found) > 1 and self._too_much():
                 self._found.popitem(last=False)
         return made
+
+    def _too_much(self) -> bool:
+        if self.most_bytes is not None and sum(map(self.size, self._found.values())) > self.most_bytes:
+            return True
+        return len(self._found) > self.most

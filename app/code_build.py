@@ -4,6 +4,7 @@ The thread takes its turn at the model batch by batch, so that other tabs can us
 """
 
 import contextlib
+import logging
 import shlex
 import threading
 import time
@@ -84,13 +85,17 @@ class Build(threading.Thread):
         self.began = time.monotonic()
         self.stage, self.done, self.total = "waiting for the model", 0, 1
         self.left: float | None = None
-        self.error: Exception | None = None
+        self.error: str | None = None
 
     def run(self) -> None:
         try:
             self._build()
-        except Exception as error:  # shown on the page
-            self.error = error
+        except InputError as error:
+            self.error = str(error)
+        except BaseException as error:
+            # the page has one line of it
+            logging.getLogger(__name__).exception("%s cannot be built", self.plan.folder.name)
+            self.error = engine.in_one_line(error)
 
     def _build(self) -> None:
         model = engine.loading().model.result()

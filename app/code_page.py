@@ -20,7 +20,7 @@ from interp.codesearch import (
     code_page,
     logit_lens,
 )
-from interp.codesearch.corpus import VISIBLE
+from interp.report import wording
 
 LISTED = 10
 """Entries of every list."""
@@ -32,7 +32,7 @@ ORDERS = {
     "evenly spread": "spread",
     "all, in order": "corpus",
 }
-_LINE = str.maketrans({"\n": "↵", "\t": " ", "\r": " "})
+_BLANK = str.maketrans("\t\r", "  ")
 _ROW = (
     "display:flex;gap:.9em;align-items:baseline;padding:.28em 0;border-bottom:1px solid rgba(128,128,128,.22)"
 )
@@ -100,7 +100,7 @@ def strip(
     background = MATCHED if code is None else colour(code)
     spans = []
     for i, (piece, on) in enumerate(zip(context.pieces, context.active, strict=True)):
-        text = piece.translate(_LINE)
+        text = _in_line(piece)
         style = f"background:{background};border-radius:3px;" if on else ""
         style += _FOCUS if i == context.focus and framed else ""
         if not style:
@@ -114,15 +114,15 @@ def strip(
     return f'<div style="{_ROW}">{cells}<span style="{_TEXT}">{"".join(spans)}</span></div>'
 
 
-def shown_token(text: str) -> str:
-    """A token of the vocabulary, its white space to be seen."""
-    return text.translate(VISIBLE)
+def _in_line(text: str) -> str:
+    """Running text in one line."""
+    return wording.visible(text.translate(_BLANK), keep=" ")
 
 
 def token_rows(found: CodePage) -> list[dict]:
     return [
         {
-            "token": shown_token(one.text),
+            "token": wording.token(one.text),
             "tokens": one.count,
             "precision": one.precision,
             "recall": one.recall,
@@ -136,7 +136,7 @@ def document_rows(index: CodeIndex, found: CodePage) -> list[dict]:
     rows = []
     for one in found.coverage:
         begin = int(corpus.documents[one.document])
-        opening = "".join(corpus.pieces(corpus.tokens[begin : begin + 24])).translate(_LINE)
+        opening = _in_line("".join(corpus.pieces(corpus.tokens[begin : begin + 24])))
         rows.append(
             {
                 "share": one.share,

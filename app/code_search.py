@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import streamlit as st
+from jaxtyping import Int
 
 from interp.app import engine
 from interp.app.code_index import changed
@@ -15,8 +16,8 @@ from interp.codesearch import (
     CodeIndex,
     CodeScores,
     Context,
+    all_prompt_codes,
     context_at,
-    prompt_codes,
     search_regex,
     search_similar,
     search_token,
@@ -106,7 +107,7 @@ class Likeness:
 
 
 def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
-    """Contexts like one token of a prompt: one forward pass, holding the lock, unless it was asked before.
+    """Contexts like one token of a prompt: one forward pass for all its tokens, unless it was asked before.
 
     Args:
         position: −1 for the last token.
@@ -114,24 +115,37 @@ def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
     Raises:
         InputError: an empty or long prompt, another model than the index's.
     """
-    key = index.folder, changed(index.folder), engine.model_name(), prompt, position, n
+    key = index.folder, changed(index.folder), engine.model_name(), prompt
+    read = st.session_state.get("prompt read")
+    if read is None or read[0] != key:
+        read = st.session_state["prompt read"] = key, *_read(index, prompt)
+    _, texts, codes = read
+    asked = *key, min(position, len(texts) - 1), n
     found = st.session_state.get("likeness")
-    if found is None or found[0] != key:
-        with engine.running() as model:
-            index.check_model(model)
-            ids = model.tokenizer(prompt, add_special_tokens=False).input_ids
-            if not prompt.strip():
-                raise InputError("an empty prompt: write a text")
-            if len(ids) > MOST:
-                raise InputError(f"a prompt of {len(ids)} tokens: this page reads at most {MOST}")
-            codes = prompt_codes(index, model, ids, position=min(position, len(ids) - 1))
-            texts = pieces(model.tokenizer, ids)
-        named = [(book, int(code)) for book, its in codes.items() for code in np.unique(its[its >= 0])]
-        counted = [(book, code, index.count(book, code)) for book, code in named]
-        contexts = [
-            (one.score, one.shared, context_at(index, one.token)) for one in search_similar(index, codes, n)
-        ]
-        # codes that the corpus has once say little, those it never has nothing
-        order = sorted(counted, key=lambda entry: (entry[2] == 0, entry[2]))
-        found = st.session_state["likeness"] = key, Likeness(texts, order, contexts)
+    if found is None or found[0] != asked:
+        found = st.session_state["likeness"] = asked, _like(index, texts, codes, asked[-2], n)
     return found[1]
+
+
+def _read(index: CodeIndex, prompt: str) -> tuple[list[str], dict[str, Int[np.ndarray, "pos k"]]]:
+    """The tokens of a prompt and the codes of each, holding the lock."""
+    tokenizer = engine.model().tokenizer
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids if prompt.strip() else []
+    if not ids:
+        raise InputError("an empty prompt: write a text")
+    if len(ids) > MOST:
+        raise InputError(f"a prompt of {len(ids)} tokens: this page reads at most {MOST}")
+    index.check_model(engine.model())
+    with engine.running() as model:
+        return pieces(tokenizer, ids), all_prompt_codes(index, model, ids)
+
+
+def _like(index: CodeIndex, texts: list[str], codes: dict, position: int, n: int) -> Likeness:
+    own = {book: its[position] for book, its in codes.items()}
+    named = [(book, int(code)) for book, its in own.items() for code in np.unique(its[its >= 0])]
+    counted = [(book, code, index.count(book, code)) for book, code in named]
+    contexts = [
+        (one.score, one.shared, context_at(index, one.token)) for one in search_similar(index, own, n)
+    ]
+    # codes that the corpus has once say little, those it never has nothing
+    return Likeness(texts, sorted(counted, key=lambda entry: (entry[2] == 0, entry[2])), contexts)

@@ -18,7 +18,6 @@ from interp.app.code_page import (
     neighbour_on,
     page,
     related_rows,
-    shown_token,
     strip,
     token_rows,
 )
@@ -29,6 +28,7 @@ from interp.codesearch import CodeIndex, CodePage
 from interp.codesearch.notes import MOST, Note
 from interp.codesearch.strengths import N_TOP
 from interp.codesearch.tables import contexts_csv
+from interp.report import wording
 from interp.report.code_figures import similarity_histogram
 from interp.tasks.errors import InputError
 
@@ -98,7 +98,10 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         with left:
             st.subheader("Similarity")
             st.plotly_chart(
-                similarity_histogram(found.similarities), theme="streamlit", key=f"histogram {name}"
+                similarity_histogram(found.similarities),
+                theme="streamlit",
+                key=f"histogram {name}",
+                alt=f"Similarities of {name} to the tokens of the text, where it is on and where it is not",
             )
         with right:
             st.subheader("Tokens")
@@ -269,7 +272,7 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
         return
     for column, sign, entries in zip(st.columns(2), ("up", "down"), (found.up, found.down), strict=True):
         column.dataframe(
-            [{f"token, {sign}": shown_token(text), "logit": value} for text, value in entries],
+            [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries],
             hide_index=True,
             column_config={"logit": st.column_config.NumberColumn(format="%.2f")},
             key=f"lens {sign} {name_of(book, code)}",

@@ -40,7 +40,12 @@ def draw_costs(one: Written, name: str, values: np.ndarray | None, colour: str, 
         f"{name}, nats: mean {values.mean():.2f}, largest {values[most]:.2f} at {plain(new[most])} ({most + 1})"
     )
     figure = token_costs(new, values, colour, top)
-    st.plotly_chart(figure, theme="streamlit", key=f"{name} in {one.name}")
+    st.plotly_chart(
+        figure,
+        theme="streamlit",
+        key=f"{name} in {one.name}",
+        alt=f"{name} of every new token of {one.name}, in nats",
+    )
 
 
 def draw(comparison: Comparison) -> None:

@@ -38,6 +38,12 @@ def say(error: InputError) -> None:
     st.error(plain(str(error)), icon=":material/error:")
 
 
+def in_one_line(error: BaseException) -> str:
+    """What went wrong behind the pages: many an error has no message, and says only by its type what it is."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 class Loading(threading.Thread):
     """Libraries, then the model, in a thread of its own: pages are painted and clicked meanwhile.
 
@@ -68,8 +74,7 @@ class Loading(threading.Thread):
         except BaseException as error:
             # the page has one line of it
             logging.getLogger(__name__).exception("%s cannot be loaded", self.spec)
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            future.set_exception(InputError(f"{self.spec} cannot be loaded ({why})"))
+            future.set_exception(InputError(f"{self.spec} cannot be loaded ({in_one_line(error)})"))
 
     def _load(self):
         from interp.app.books import prepare

@@ -55,7 +55,12 @@ def show() -> None:
     for condition, usage in text.codes():
         cards(condition, usage)
     st.subheader("What it costs, and what controls cost")
-    st.plotly_chart(increase_plot(text.conditions), width="stretch", theme="streamlit")
+    st.plotly_chart(
+        increase_plot(text.conditions),
+        width="stretch",
+        theme="streamlit",
+        alt="CE increase of the model on codes beside its controls; the same as the table below",
+    )
     if not any(condition.is_control for condition in text.conditions):
         st.caption(
             "No control was measured with these: interp codebook eval measures them unless told --controls 0."
@@ -67,7 +72,12 @@ def show() -> None:
     )
     for usage in text.usage:
         st.subheader(f"How much of each site the codes hold, k = {usage.k}")
-        st.plotly_chart(explained_plot(usage.explained_sites), width="stretch", theme="streamlit")
+        st.plotly_chart(
+            explained_plot(usage.explained_sites),
+            width="stretch",
+            theme="streamlit",
+            alt="Share of the variance that codes explain, site by site",
+        )
 
 
 def overview(found: dict[str, Quality]) -> list[dict]:

@@ -72,7 +72,12 @@ def show() -> None:
         f"there were codebooks; seed {found.seed}. Published: 10 000 codes, 2 600 M tokens."
     )
     st.subheader("Against its controls")
-    st.plotly_chart(accuracy_plot(found), width="stretch", theme="streamlit")
+    st.plotly_chart(
+        accuracy_plot(found),
+        width="stretch",
+        theme="streamlit",
+        alt="Every accuracy with codes, without codebooks and of the controls; the same as the table below",
+    )
     st.dataframe(scores(found), hide_index=True)
     st.caption(
         "Mean and 95 % interval over sequences (top-10 overlap: over states). No codebooks, untrained k-means: the "
@@ -81,9 +86,16 @@ def show() -> None:
         "which digits begin a state, and is from there on a walk that is allowed if read one digit off."
     )
     st.subheader("On the way")
-    st.plotly_chart(curve_plot(found), width="stretch", theme="streamlit")
+    st.plotly_chart(
+        curve_plot(found), width="stretch", theme="streamlit", alt="Loss over the tokens of the training"
+    )
     st.subheader("After setting codes")
-    st.plotly_chart(divergence_plot(found), width="stretch", theme="streamlit")
+    st.plotly_chart(
+        divergence_plot(found),
+        width="stretch",
+        theme="streamlit",
+        alt="Divergence left when the codes of groups of sites are set",
+    )
     st.caption(
         f"Divergence from the target’s prediction over {found.n['pairs']} pairs, 1 without intervention: the less, the "
         "more the codes carry."

@@ -40,7 +40,12 @@ def show() -> None:
         st.warning(
             f"{found.left_out} {were} made with another model, codebooks, finder or settings: left out."
         )
-    st.plotly_chart(rate_plot(found), width="stretch", theme="streamlit")
+    st.plotly_chart(
+        rate_plot(found),
+        width="stretch",
+        theme="streamlit",
+        alt="Share of texts with a word of the topic, by arm, with intervals",
+    )
     st.subheader("Mean of the topics")
     st.dataframe(arms(found), hide_index=True)
     st.caption(

@@ -9,6 +9,7 @@ from interp.app.books import shipped_fingerprint, shipped_name
 from interp.bottlenecks import book_folder
 from interp.codesearch.index import MANIFEST
 from interp.files import read_json
+from interp.tasks.errors import InputError
 
 
 def steering_by(codes: str, books: str) -> str:
@@ -37,15 +38,11 @@ def books_of(index: str) -> str | None:
     """What the codebooks of an index are called here; None if they lie elsewhere, were made anew, or are not named."""
     folder = engine.runs() / index
     try:
+        shelf.check_inside(folder / MANIFEST)
         made_with = read_json(folder / MANIFEST)["books"]
         where, sites = Path(made_with["folder"]).resolve(), tuple(map(str, made_with["sites"]))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-    ):  # the page Codes says what is wrong with it
+    # the page Codes says what is wrong with it
+    except (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
     if where.parent != engine.runs():
         name = shipped_name(where)

@@ -2,20 +2,28 @@
 
 import streamlit as st
 
+from interp.app.asked import BY_NAME, settings
 from interp.app.tokens import plain
 from interp.steering.presets import Preset
-
-BY_NAME = "by name"
-"""How the page calls codes that are written out."""
 
 
 def fill(preset: Preset) -> None:
     """The form as a preset says."""
+    for key, value in _values(preset).items():
+        st.session_state[key] = value
+
+
+def _values(preset: Preset) -> dict:
+    """What was measured, by the keys of the form's fields."""
     values = {"source": BY_NAME, "codes": preset.codes, "prompt": preset.prompt, "how": preset.how}
     values |= {"slots": 1, "scale": preset.scale, "positions": "generated", "begin": 1, "share": 1.0}
-    values |= {"temperature": preset.temperature, "tokens": preset.n_tokens, "chat": False}
-    for key, value in values.items():
-        st.session_state[key] = value
+    return values | {"temperature": preset.temperature, "tokens": preset.n_tokens, "chat": False}
+
+
+def _as_measured(preset: Preset) -> bool:
+    """Whether the form steers as the preset was measured; the seed is one of many then."""
+    values, form = _values(preset), settings()
+    return all(form[key] == values[key] for key in values.keys() & form.keys())
 
 
 def offer(presets: list[Preset]) -> None:
@@ -31,8 +39,11 @@ def offer(presets: list[Preset]) -> None:
             measured = preset.measured
             base, steered, control = (f"{hits} of {measured.n}" for hits in measured.hits)
             plain_one, with_codes, random = (f"{value:.0f}" for value in measured.perplexities)
+            own = (
+                "" if _as_measured(preset) else " Measured at the preset's own settings: those below differ."
+            )
             st.caption(
                 f"{plain(preset.name)}: of texts with these codes {steered} have one of its words, of those without "
                 f"{base}, of those with random codes of the same heads {control}; perplexities {with_codes}, "
-                f"{plain_one} and {random}. {plain(preset.found)}"
+                f"{plain_one} and {random}. {plain(preset.found)}{own}"
             )

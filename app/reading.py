@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import streamlit as st
 import torch
 
 from interp.app import engine
+from interp.app.books import changed
 from interp.app.links import code_pages, steering_by
 from interp.app.tokens import pieces
 from interp.codesearch.reading import TokenCodes, read_codes
@@ -30,29 +32,32 @@ class Reading:
     codes: dict[str, TokenCodes]
 
 
-def read(books: dict, text: str) -> Reading:
+def read(folder: Path | None, books: dict, text: str) -> Reading:
     """One forward pass, holding the lock; none if this tab has read the same text last.
+
+    Args:
+        folder: where the codebooks lie, as :func:`~interp.app.books.choose` gives it.
 
     Raises:
         InputError: an empty text, or one too long.
     """
+    key = folder, changed(folder), engine.model_name(), text
     kept = st.session_state.get("reading")
-    # codebooks are cached as long as they have not changed: the object tells which they are
-    if kept is not None and kept[0] is books and kept[1] == text:
-        return kept[2]
+    if kept is not None and kept[0] == key:
+        return kept[1]
+    if not text.strip():
+        raise InputError("no text: write some")
+    ids = encode_prompts(engine.model(), [text])[0]
+    first = int(first_token(engine.model().tokenizer) is not None)
+    if len(ids) - first > MOST:
+        raise InputError(f"a text of {len(ids) - first} tokens: this page shows at most {MOST}")
     with engine.running() as model:
-        if not text.strip():
-            raise InputError("no text: write some")
-        ids = encode_prompts(model, [text])[0]
-        first = int(first_token(model.tokenizer) is not None)
-        if len(ids) - first > MOST:
-            raise InputError(f"a text of {len(ids) - first} tokens: this page shows at most {MOST}")
         codes = {
             site: TokenCodes(*(part[first:] for part in (found.ids, found.similarity, found.margin)))
             for site, found in read_codes(model, books, torch.tensor(ids)).items()
         }
-        reading = Reading(pieces(model.tokenizer, ids[first:]), codes)
-    st.session_state["reading"] = books, text, reading
+    reading = Reading(pieces(model.tokenizer, ids[first:]), codes)
+    st.session_state["reading"] = key, reading
     return reading
 
 

@@ -19,7 +19,7 @@ _KINDS: dict[str, Callable[[Path], bool]] = {
 
 def _holds_index(folder: Path) -> bool:
     """Also one that is damaged, or not finished."""
-    return any(folder.glob("*.npy")) or (folder / ".work" / "ids.npy").is_file()
+    return any(path.is_file() for path in folder.glob("*.npy")) or (folder / ".work" / "ids.npy").is_file()
 
 
 def folders(kind: str) -> list[str]:
@@ -52,12 +52,15 @@ def changed(path: Path) -> int:
 
 
 def check_inside(path: Path) -> None:
-    """Raise :class:`InputError` if a file or folder of the runs folder, or anything in it, is a link out of there."""
+    """Raise :class:`InputError` if a file or folder of the runs folder, or anything in it, is a link out of there, or
+    something that cannot be read to its end, such as a named pipe."""
     runs = engine.runs()
     try:
         for one in (path, *path.rglob("*")):
             if not one.resolve().is_relative_to(runs):
                 raise InputError(f"{one} is a link to another place, which is not followed")
+            if one.exists() and not (one.is_file() or one.is_dir()):
+                raise InputError(f"{one} is neither a file nor a folder")
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read ({error})") from None
 

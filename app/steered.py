@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from interp.app import engine, shelf
 from interp.app.tokens import pieces
+from interp.models import Model
 from interp.steering import FoundCodes, WeightedCode, find_codes, steer
 from interp.steering.continuations import Continuation, continue_prompts, encode_prompts
 from interp.steering.controls import random_codes
@@ -24,6 +25,8 @@ from interp.text.special import ends, first_token, until_end
 BASE, STEERED, RANDOM = "Base", "Steered", "Random codes"
 MOST_PROMPT = 1000
 """Tokens: of more, what is drawn at each step takes longer than the model does."""
+SEED = 0
+"""Of which texts choose codes that are found, and which judge them."""
 EVERY = 2
 """New tokens between two looks at what was written so far."""
 
@@ -98,21 +101,17 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
     Raises:
         InputError: an unknown site or code, a prompt that is empty or too long, …
     """
-    if not request.prompt.strip():
-        raise InputError("no prompt: write the beginning of a text")
-    with engine.running() as model:
-        ids = encode_prompts(model, [request.prompt], chat=request.chat)[0]
-        if len(ids) > MOST_PROMPT:
-            raise InputError(
-                f"a prompt of {len(ids)} tokens: this page takes {MOST_PROMPT}, interp steer as many as the model reads"
-            )
-        drawn = None
-        if request.control:
-            drawn = tuple(random_codes(model, books, request.codes, seed=request.seed))
-        arms = {BASE: (), STEERED: request.codes} | ({} if drawn is None else {RANDOM: drawn})
-        edits = [edit for row, codes in enumerate(arms.values()) for edit in _edits(request, codes, row)]
-        where = {"positions": request.positions, "share": request.share, "seed": request.seed}
-        within = steer(model, books, edits, **where)
+    # a mistake should not wait for its turn
+    model = engine.model()
+    ids = _prompt_ids(model, request)
+    drawn = None
+    if request.control:
+        drawn = tuple(random_codes(model, books, request.codes, seed=request.seed))
+    arms = {BASE: (), STEERED: request.codes} | ({} if drawn is None else {RANDOM: drawn})
+    edits = [edit for row, codes in enumerate(arms.values()) for edit in _edits(request, codes, row)]
+    where = {"positions": request.positions, "share": request.share, "seed": request.seed}
+    within = steer(model, books, edits, **where)
+    with engine.running():
 
         def watch(tokens) -> None:
             if (tokens.shape[1] - len(ids)) % EVERY == 1:
@@ -141,6 +140,21 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
         )
     settings = _settings(folder, books, request, drawn)
     return Comparison(written, request.codes, drawn, program(settings), command(settings))
+
+
+def _prompt_ids(model: Model, request: Request) -> list[int]:
+    if not request.prompt.strip():
+        raise InputError("no prompt: write the beginning of a text")
+    ids = encode_prompts(model, [request.prompt], chat=request.chat)[0]
+    if len(ids) > MOST_PROMPT:
+        raise InputError(
+            f"a prompt of {len(ids)} tokens: this page takes {MOST_PROMPT}, interp steer as many as the model reads"
+        )
+    if len(ids) + request.n_tokens > model.cfg.n_ctx:
+        raise InputError(
+            f"{len(ids)} tokens of prompt and {request.n_tokens} new ones: the model reads {model.cfg.n_ctx}"
+        )
+    return ids
 
 
 def _edits(request: Request, codes: tuple[WeightedCode, ...], row: int) -> list:
@@ -211,9 +225,12 @@ def _settings(folder: Path | None, books: dict, request: Request, drawn) -> dict
 
 
 def find(
-    books: dict, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str, seed: int
+    books: dict, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str
 ) -> FoundCodes:
     """The codes of some texts: looked up, or looked for once, taking a turn at the model.
+
+    The seed is always that of what comes with the package: another one for the texts that are written should neither
+    cost a search nor steer by other codes.
 
     Args:
         made_with: the identity of model and codebooks.
@@ -223,11 +240,11 @@ def find(
     """
     folder = engine.runs() / ".found"
     shelf.check_inside(folder)
-    key = request_key(made_with, positive, negative, by, seed)
+    key = request_key(made_with, positive, negative, by, SEED)
     if (known := recall(folder, key)) is not None:
         return known
     with engine.running() as model:
-        found = find_codes(model, books, positive, negative, by=by, seed=seed, stage=engine.stage)
+        found = find_codes(model, books, positive, negative, by=by, seed=SEED, stage=engine.stage)
     with contextlib.suppress(OSError):  # a folder that cannot be written to costs only the time
         keep(folder, key, found)
     return found

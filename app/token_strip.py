@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import streamlit as st
 
 from interp.app.tokens import colour
+from interp.report import wording
 
 _CSS = """
 .row { margin-bottom: .35em; color: var(--st-text-color); font-family: var(--st-font);
@@ -21,8 +22,6 @@ _CSS = """
 .code { font-size: .65em; vertical-align: sub; line-height: 0; opacity: .8; margin-left: 1px }
 """
 _JS = """
-const visible = (piece) => piece.replace(/\\n/g, "↵").replace(/\\t/g, "⇥");
-
 function element(tag, className, text) {
   const made = document.createElement(tag);
   made.className = className;
@@ -39,12 +38,12 @@ function draw(root, data, choose) {
     line.append(element("span", "name", row.name));
     data.pieces.forEach((piece, i) => {
       const number = row.codes[i] < 0 ? "–" : String(row.codes[i]);
-      const token = element("span", "token", visible(piece));
+      const token = element("span", "token", data.shown[i]);
       token.append(element("span", "code", number), piece.includes("\\n") ? "\\n" : "");
       token.dataset.token = i;
       token.style.background = row.colours[i];
       token.setAttribute("role", "option");
-      token.setAttribute("aria-label", `${piece}, code ${number}`);
+      token.setAttribute("aria-label", `${data.shown[i]}, code ${number}`);
       token.title = `${row.name} = ${number}`;
       line.append(token);
     });
@@ -116,7 +115,12 @@ def token_strip(
     ]
     _strip(
         key=key,
-        data={"pieces": list(pieces), "rows": rows, "chosen": chosen},
+        data={
+            "pieces": list(pieces),
+            "shown": [wording.visible(piece, keep=" ") for piece in pieces],
+            "rows": rows,
+            "chosen": chosen,
+        },
         on_picked_change=on_pick,
     )
 

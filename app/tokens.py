@@ -50,7 +50,9 @@ def _decoded(tokenizer, ids: Sequence[int]) -> str:
 
 def visible(text: str) -> str:
     """A token by itself; of one that is all white space that is seen, of others what it says."""
-    return text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "·") if not text.strip() else text.strip()
+    from interp.report import wording  # its libraries would keep the first page waiting
+
+    return wording.visible(text.strip(), keep=" ") if text.strip() else wording.visible(text)
 
 
 def colour(code: int) -> str:

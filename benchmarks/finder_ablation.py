@@ -9,7 +9,7 @@ counted as if the swaps were run: every row "codes" has the same budget. A secon
 above each step, with intervals over seeds (whose pairs overlap: they lean narrow); a third how much the best heads, as
 many as there are members, depend on the prompts drawn: their overlap between bootstraps; a fourth whether circuits at
 a stated false-discovery rate hold it; a fifth whether 95 % intervals of the heads that were swapped do. With
-``--judged-at 0.05`` heads are members from 5 % of the gap on, while finders are told 2 % all the same.
+``--threshold 0.05`` heads are members from 5 % of the gap on, to the finders as to the judge.
 """
 
 import argparse
@@ -87,10 +87,7 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
     parser.add_argument(
-        "--judged-at",
-        type=float,
-        default=THRESHOLD,
-        help="share of the gap from which a head is a member to the judge; finders are told 2 %% all the same",
+        "--threshold", type=float, default=THRESHOLD, help="share of the gap that makes a member"
     )
     args = parser.parse_args()
     table = Table(title="ROC AUC (average precision), mean over seeds")
@@ -161,14 +158,14 @@ class _Measured:
     def __init__(self, task: str, args: argparse.Namespace) -> None:
         reference = load_reference(f"{task}/{args.model}")
         self.exact = reference.heads.reshape(reference.n_pairs, -1)
-        self.judged_at = args.judged_at
+        self.threshold = args.threshold
         self.gaps = reference.metric_clean - reference.metric_corrupt
         self.values = _values(task, args, reference.n_pairs)
         layers = np.repeat(np.arange(reference.n_layers), reference.n_heads)
         self.cost = self.values["share"] * (1 - layers / reference.n_layers)
 
     def members(self, pairs: np.ndarray) -> np.ndarray:
-        return np.abs(self.exact[pairs].mean(0)) >= self.judged_at * self.gaps[pairs].mean()
+        return np.abs(self.exact[pairs].mean(0)) >= self.threshold * self.gaps[pairs].mean()
 
     def budget(self, n: int) -> float:
         """Forward-pass equivalents for swaps and partial runs, after what swaps of n pairs need kept."""
@@ -183,7 +180,7 @@ class _Measured:
         """What is known of the effects after swaps of that price."""
         gap, exact = self.gaps[pairs].mean(), self.exact[pairs]
         attribution = self.values["attribution"][pairs]
-        estimates = EffectEstimates(attribution, gap, THRESHOLD, np.arange(len(pairs)), seed)
+        estimates = EffectEstimates(attribution, gap, self.threshold, np.arange(len(pairs)), seed)
         estimates.spend(self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum()))
         return estimates
 
@@ -213,7 +210,9 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
         budget = measured.swap_budget(n)
         found = {
             "codes": measured.swapped(some, seed, budget).membership(),
-            "attribution": _posterior(measured.values["attribution"][some], measured.gaps[some].mean()),
+            "attribution": _posterior(
+                measured, measured.values["attribution"][some], measured.gaps[some].mean()
+            ),
         }
         for name in PRIORS:
             with _prior(name):
@@ -243,9 +242,9 @@ def _prior(name: str) -> AbstractContextManager:
     return mock.patch.multiple(prior, **PRIORS[name])
 
 
-def _posterior(per_pair: np.ndarray, gap: float) -> Membership:
+def _posterior(measured: _Measured, per_pair: np.ndarray, gap: float) -> Membership:
     variance = moderated_variance(per_pair) / len(per_pair)
-    return membership(per_pair.mean(0), variance, gap=gap, threshold=THRESHOLD)
+    return membership(per_pair.mean(0), variance, gap=gap, threshold=measured.threshold)
 
 
 def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
@@ -261,7 +260,7 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
             gap = measured.gaps[again].mean()
             known = {
                 "codes": measured.swapped(again, draw, measured.swap_budget(n)).membership(),
-                "exact interchange of all heads": _posterior(measured.exact[again], gap),
+                "exact interchange of all heads": _posterior(measured, measured.exact[again], gap),
             }
             for (by, member), rate in itertools.product(known.items(), RATES):
                 circuit = at_false_discovery_rate(member.probability, rate)
@@ -283,7 +282,7 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     order = np.random.default_rng(seed + 1).permutation(pairs)
 
     def posterior(per_pair: np.ndarray) -> Membership:
-        return _posterior(per_pair, gap)
+        return _posterior(measured, per_pair, gap)
 
     def swapped(spent: float) -> EffectEstimates:
         return measured.swapped(pairs, seed, spent)

@@ -1,14 +1,15 @@
 """What ``interp index`` prints."""
 
-import unicodedata
 from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from interp.codesearch import CodeHit, CodeIndex, CodePage, CodeScores, Context, Similar, context_at
-from interp.codesearch.corpus import VISIBLE
+from interp.report import wording
 from interp.terminal import plain_console
+
+_BLANK = str.maketrans("\n\t\r", "   ")
 
 
 def print_index(index: CodeIndex) -> None:
@@ -67,7 +68,7 @@ def print_page(page: CodePage) -> None:
         f"{page.n_documents} documents"
     )
     if page.tokens:
-        shown = (f"{_visible(t.text)} {t.precision:.0%}" for t in page.tokens)
+        shown = (f"{wording.token(t.text)} {t.precision:.0%}" for t in page.tokens)
         console.print("tokens   " + ", ".join(shown), soft_wrap=True)
     if page.neighbours:
         shown = (f"{one.code} ({one.cosine:.2f})" for one in page.neighbours)
@@ -91,18 +92,7 @@ def _line(context: Context) -> Text:
     for i, piece in enumerate(context.pieces):
         style = "reverse" if i == context.focus else ("underline" if context.active[i] else "")
         shown = (
-            _visible(piece)
-            if i == context.focus
-            else _printable(piece.translate(str.maketrans("\n\t\r", "   ")))
+            wording.visible(piece) if i == context.focus else wording.visible(piece.translate(_BLANK), " ")
         )
         line.append(shown or " ", style=style)
     return line
-
-
-def _visible(text: str) -> str:
-    return _printable(text.translate(VISIBLE))
-
-
-def _printable(text: str) -> str:
-    """With control and direction characters as escapes: a text may hold what a terminal would obey."""
-    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c)[0] == "C" else c for c in text)

@@ -30,11 +30,14 @@ def first_command() -> str:
     return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
 
 
-def choose(names: list[str]) -> str:
-    """The run that the address, the reader or the last discovery says; the newest otherwise."""
+def take_found() -> None:
+    """The last discovery's run is what is shown next."""
     if "found run" in st.session_state:
         st.session_state["run"] = st.session_state.pop("found run")
-    tell_missing("run", names, "run")
+
+
+def choose(names: list[str]) -> str:
+    """The run that the address, the reader or the last discovery says; the newest otherwise."""
     wanted = st.query_params.get("run")
     name = st.selectbox("Run", names, index=names.index(wanted) if wanted in names else 0, key="run")
     st.query_params["run"] = name
@@ -76,6 +79,8 @@ def whole_report(found: Opened) -> None:
 
 st.title("Circuit")
 names = shelf.folders("runs")
+take_found()
+tell_missing("run", names, "run")
 if names:
     name = choose(names)
 else:

@@ -247,6 +247,7 @@ if code is None or not names:
     heading.title("Codes")
 if code_build.running() is not None:
     show_progress()
+tell_missing("index", names, "index")
 last_error()  # not beside the button, which is out of sight while an index is open
 if not names:
     if code_build.running() is None:
@@ -257,7 +258,6 @@ if not names:
         )
         offer()
     st.stop()
-tell_missing("index", names, "index")
 name = st.selectbox(
     "Index",
     names,

@@ -95,7 +95,12 @@ def tokens(reading: Reading, text: str, called: str) -> None:
             f"The same code as {plain(visible(reading.pieces[other]))} ({other}) at "
             f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
         )
-        st.plotly_chart(site_grid(same, "shared"), theme="streamlit", key="shared")
+        st.plotly_chart(
+            site_grid(same, "shared"),
+            theme="streamlit",
+            key="shared",
+            alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
+        )
     st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=380, key="codes of a token")
 
 
@@ -112,7 +117,7 @@ text = st.text_area(
     help=f"At most {MOST} tokens. Ctrl+Enter reads it.",
 )
 try:
-    reading = read(books, text)
+    reading = read(folder, books, text)
 except InputError as error:
     engine.say(error)
     st.stop()

@@ -4,9 +4,10 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.address import IN_URL
+from interp.app.asked import BY_NAME, OF_TOPIC, SOURCES, made_by, settings
 from interp.app.books import choose, made_with
 from interp.app.comparison import draw, draw_again, draw_found, streaming
-from interp.app.presets import BY_NAME, offer
+from interp.app.presets import offer
 from interp.app.steered import Request, compare, find
 from interp.options import MOST_SEED
 from interp.steering import load_topic, parse_codes, topic_names
@@ -16,7 +17,6 @@ from interp.steering.presets import load_presets
 from interp.steering.topics import neutral_texts
 from interp.tasks.errors import InputError
 
-OF_TOPIC, OF_TEXTS = "of a topic", "of texts"
 PROMPT = "Once upon a time, there was a little girl who"
 
 
@@ -52,9 +52,7 @@ except InputError as error:
     engine.say(error)
 
 left, right = st.columns(2)
-source = left.radio(
-    "Which codes", [BY_NAME, OF_TOPIC, OF_TEXTS], horizontal=True, key="source", bind=IN_URL, on_change=suit
-)
+source = left.radio("Which codes", SOURCES, horizontal=True, key="source", bind=IN_URL, on_change=suit)
 usual_how, usual_scale = usual(source)
 how = right.radio(
     "They are",
@@ -135,7 +133,15 @@ with st.form("steer"):
     a, b, c, d = st.columns(4)
     n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
     temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
-    seed = c.number_input("Seed", 0, MOST_SEED, 0, key="seed", bind=IN_URL)
+    seed = c.number_input(
+        "Seed",
+        0,
+        MOST_SEED,
+        0,
+        key="seed",
+        bind=IN_URL,
+        help="Of the texts, the share and the random control; which codes are found does not change with it.",
+    )
     control = d.toggle(
         "Random control",
         key="control",
@@ -150,6 +156,7 @@ with st.form("steer"):
     )
     pressed = st.form_submit_button("Steer", type="primary")
 
+asked = settings()
 # two places: in one and the same the last texts would stay below those that are being written
 writing, done = st.empty(), st.empty()
 if pressed:
@@ -165,7 +172,7 @@ if pressed:
                 positive, negative = chosen.positive, chosen.negative
             else:
                 positive, negative = lines(like), lines(unlike) or neutral_texts()
-            found = find(books, made_with(folder, books), positive, negative, by, seed)
+            found = find(books, made_with(folder, books), positive, negative, by)
             n = min(dose or len(found), len(found))
             codes = found.named(n, how)
         if positions == "generated" and begin > 1:
@@ -185,14 +192,18 @@ if pressed:
             control,
         )
         comparison = compare(folder, books, request, shown)
-        st.session_state["comparison"] = found, request, comparison, st.session_state["books"]
+        st.session_state["comparison"] = found, request, comparison, asked
     except InputError as error:
         engine.say(error)
     writing.empty()
 
 if "comparison" in st.session_state:
-    found, request, comparison, called = st.session_state["comparison"]
+    found, request, comparison, made = st.session_state["comparison"]
+    called = made["books"]
     with done.container():
+        st.caption(made_by(request, called))
+        if made != asked:
+            st.info("The settings above have changed since these texts were written: press Steer for others.")
         draw(comparison)
         if found is not None:
             draw_found(found, comparison.codes, called)

@@ -13,7 +13,7 @@ from interp.codesearch.search import (
     search_regex,
     search_token,
 )
-from interp.codesearch.similar import Similar, prompt_codes, search_similar
+from interp.codesearch.similar import Similar, all_prompt_codes, prompt_codes, search_similar
 from interp.codesearch.vectors import LogitLens, Neighbour, logit_lens, nearest_codes
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Similar",
     "Similarities",
     "Top",
+    "all_prompt_codes",
     "build_index",
     "code_contexts",
     "code_page",

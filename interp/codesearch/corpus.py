@@ -22,8 +22,6 @@ from interp.text.special import check_unicode
 INVALID = "\x1a"
 """Stands for each byte that is no part of a character; one byte, so that offsets stay."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
-VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"})
-"""For callers that want to see spaces."""
 
 codecs.register_error("interp-same-length", lambda e: (INVALID * (e.end - e.start), e.end))
 

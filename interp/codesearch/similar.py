@@ -32,7 +32,6 @@ class Similar:
     shared: int
 
 
-@torch.no_grad()
 def prompt_codes(
     index: CodeIndex,
     model: Model,
@@ -49,14 +48,25 @@ def prompt_codes(
     Raises:
         InputError: another model than the index's, or no such position.
     """
-    index.check_model(model)
-    device = model_device(model)
-    books = {site: book.to(device) for site, book in index.codebooks().items()}
     ids = token_ids(model.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
     if not -len(ids) <= position < len(ids):
         raise InputError(f"position {position}: the prompt has {len(ids)} tokens")
+    return {name: codes[position] for name, codes in all_prompt_codes(index, model, ids).items()}
+
+
+@torch.no_grad()
+def all_prompt_codes(
+    index: CodeIndex, model: Model, ids: Sequence[int]
+) -> dict[str, Int[np.ndarray, "pos k"]]:
+    """As :func:`prompt_codes`, of every token of a prompt, which is given as token ids without BOS.
+
+    Raises:
+        InputError: another model than the index's, or more tokens than it reads.
+    """
+    index.check_model(model)
+    device = model_device(model)
+    books = {site: book.to(device) for site, book in index.codebooks().items()}
     begin = first_token(model.tokenizer)
-    place = position % len(ids) + (begin is not None)
     tokens = torch.tensor([[*([] if begin is None else [begin]), *ids]], device=device)
     if tokens.shape[1] > model.cfg.n_ctx:
         raise InputError(f"a prompt of {tokens.shape[1]} tokens: the model reads at most {model.cfg.n_ctx}")
@@ -64,10 +74,11 @@ def prompt_codes(
         model(tokens)
     found = {}
     for site, codes in attached.codes.items():
-        own = codes.ids.masked_fill(codes.values == 0, -1)[0, place].cpu().numpy().astype(np.int64)
-        groups = own[None] if own.ndim == 1 else own
-        names = names_of_groups(site, None if own.ndim == 1 else len(own))
-        found |= dict(zip(names, groups, strict=True))
+        own = codes.ids.masked_fill(codes.values == 0, -1)[0, begin is not None :].cpu().numpy()
+        # heads that share a book lie between the positions and their codes
+        groups = [own] if own.ndim == 2 else list(own.swapaxes(0, 1))
+        names = names_of_groups(site, None if own.ndim == 2 else len(groups))
+        found |= dict(zip(names, (group.astype(np.int64) for group in groups), strict=True))
     return found
 
 

@@ -70,6 +70,29 @@ def test_a_name_that_is_not_there_is_told(open_page, runs, view, name, what):
     assert not open_page(view, runs).warning
 
 
+@pytest.mark.parametrize(
+    ("view", "name", "what", "folder"),
+    [
+        ("steering", "books", "folder of codebooks", "books"),
+        ("codes", "index", "index", "index"),
+        ("circuit", "run", "run", "circuit"),
+    ],
+)
+def test_what_vanishes_while_it_is_open_is_told(open_page, runs, tmp_path, view, name, what, folder):
+    shutil.copytree(runs, tmp_path / "runs")
+    shutil.copytree(runs / folder, tmp_path / "runs" / "second")
+    app = open_page(view, tmp_path / "runs", **{name: "second"})
+    assert app.selectbox(key=name).value == "second" and not app.warning
+    shutil.rmtree(tmp_path / "runs" / "second")
+    app.run()
+    assert not app.exception and app.selectbox(key=name).value == folder
+    told = f"Here is no {what} called second"
+    assert [warning.value for warning in app.warning] == [f"{told}: another is shown."]
+    shutil.rmtree(tmp_path / "runs" / folder)
+    app.run()
+    assert not app.exception and f"Here is no {what} called {folder}." in [w.value for w in app.warning]
+
+
 def test_an_index_of_other_codebooks_of_the_package_has_no_links(runs, tmp_path, monkeypatch):
     from interp.app import books, links
     from interp.bottlenecks.book_folder import BookFolder, books_fingerprint

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.app import token_strip
+from interp.app import books, engine, token_strip
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
@@ -95,6 +95,7 @@ def test_two_tokens_are_compared_site_by_site(page, expected):
     text = " ".join(markdown.value for markdown in app.markdown)
     assert f"**{sum(value > 0 for value in same.values())} of 10**" in text
     [chart] = app.get("plotly_chart")
+    assert chart.proto.alt.startswith("Sites at which tokens 1 and 3 have the same code")
     [trace] = json.loads(chart.proto.spec)["data"]
     assert trace["y"] == ["head 0", "head 1", "head 2", "head 3", "MLP"]
     grid = values_of(trace["z"])
@@ -148,6 +149,31 @@ def test_a_text_that_cannot_be_read_is_one_clear_line(page, text, message):
     app.text_area(key="text").set_value(text).run()
     [error] = app.error
     assert message in error.value and not app.dataframe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "no text"), ("a b " * 100, "this page shows at most 128")]
+)
+def test_a_text_that_cannot_be_read_is_told_while_another_tab_has_the_model(page, text, message):
+    app = page()
+    with engine.turn():
+        app.text_area(key="text").set_value(text).run()
+    assert message in app.error[0].value
+
+
+def test_codebooks_that_are_read_anew_but_have_not_changed_need_no_other_forward(page, monkeypatch):
+    """Of many sets in use, the one least used is not kept."""
+    app = page(text=TEXT)
+    books._books.clear()
+    monkeypatch.setattr("interp.app.reading.read_codes", lambda *_: pytest.fail("read again"))
+    app.selectbox(key="books").set_value("books").run()
+    assert not app.exception and _strip(app)["pieces"]
+
+
+def test_direction_and_control_characters_are_shown_as_escapes(page):
+    strip = _strip(page(text="a\u202eb\x07 c\n"))
+    assert "".join(strip["pieces"]) == "a\u202eb\x07 c\n"
+    assert "".join(strip["shown"]) == r"a\u202eb\u0007 c↵"
 
 
 def test_a_page_that_crashes_leaves_the_others_and_itself_working(page, monkeypatch):

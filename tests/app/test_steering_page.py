@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 import pytest
 
+from interp.app import engine
 from interp.bottlenecks.book_folder import load_codebooks
 from interp.models import load_model
 from interp.steering import SetCode, parse_codes, steer, topics
@@ -167,6 +168,49 @@ def presets(tiny_model_folder, runs_with_books, tmp_path, monkeypatch) -> Path:
     return file
 
 
+def test_what_made_the_texts_is_said_and_that_settings_have_changed_since(page):
+    app = page(prompt="Mary had\u202e a", codes=CODES, seed="4")
+    _press(app)
+    [line] = [caption.value for caption in app.caption if "codebooks" in caption.value]
+    said = line.replace("\\", "")
+    assert "\u202e" not in line and said.startswith("“Mary hadu202e a” · ")
+    for words in ("2 codes set in 1 of a vector's slots", "at generated tokens", "8 new tokens at", "seed 4"):
+        assert words in said
+    assert not app.info
+    app.radio(key="how").set_value("added").run()
+    assert "have changed since" in app.info[0].value and line in [caption.value for caption in app.caption]
+    app.radio(key="how").set_value("set").run()
+    assert not app.info
+    app.radio(key="how").set_value("added").run()
+    _press(app)
+    assert not app.info and not app.error
+
+
+@pytest.mark.parametrize(("prompt", "message"), [(" ", "no prompt"), ("a b " * 100, "8 new ones")])
+def test_a_prompt_that_cannot_be_continued_is_told_while_another_tab_has_the_model(page, prompt, message):
+    app = page(codes=CODES, prompt=prompt)
+    with engine.turn():
+        _press(app)
+    assert message in app.error[0].value
+
+
+@pytest.mark.usefixtures("presets")
+def test_a_preset_says_when_the_form_is_not_as_it_was_measured(page):
+    app = page()
+    app.button[0].click().run()
+    for key, value in (("scale", 3.0), ("temperature", 0.5), ("tokens", 9), ("share", 0.5)):
+        measured = [caption.value for caption in app.caption if "to the store" in caption.value]
+        assert "own settings" not in measured[0]
+        app.number_input(key=key).set_value(value)
+        next(button for button in app.button if button.label == "Steer").click().run()
+        measured = [caption.value for caption in app.caption if "to the store" in caption.value]
+        assert "15 of 20" in measured[0] and "own settings: those below differ" in measured[0]
+        app.button[0].click().run()
+    app.number_input(key="seed").set_value(3)  # texts of many seeds were measured
+    next(button for button in app.button if button.label == "Steer").click().run()
+    assert "own settings" not in next(c.value for c in app.caption if "to the store" in c.value)
+
+
 @pytest.mark.usefixtures("presets")
 def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
     app = page(source="of a topic", share="0.5", temperature="2", control="true")
@@ -241,8 +285,10 @@ def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     [kept] = (runs_with_books / ".found").glob("*.json")
     assert f'"code": {table["code"][0]}' in kept.read_text(encoding="utf-8")
     before = files_of(runs_with_books)
+    app.number_input(key="seed").set_value(3)  # of the texts: the codes stay those that were found
     _press(app)
     assert files_of(runs_with_books) == before and len(app.dataframe[1].value) == 2
+    assert f"parse_codes('{codes}')" in app.code[0].value and "seed=3" in app.code[0].value
     kept.write_text("{", encoding="utf-8")
     _press(app)
     assert not app.error and files_of(runs_with_books)[str(kept)] != before[str(kept)]

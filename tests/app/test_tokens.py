@@ -4,7 +4,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from interp.app.tokens import pieces
+from interp.app.code_page import strip
+from interp.app.tokens import pieces, visible
+from interp.codesearch import Context
 from tests.tiny_models import make_tokenizer
 
 TEXTS = (
@@ -55,3 +57,23 @@ def test_each_token_is_decoded_beside_few_others(tokenizer):
     ids = tokenizer("the store 🙂 " * 50, add_special_tokens=False).input_ids
     assert "".join(pieces(Counting(), ids)) == "the store 🙂 " * 50
     assert max(decoded) <= 6
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (" \n", "·↵"),
+        (" of the", "of the"),
+        ("a\nb", "a↵b"),
+        ("\u202eabc", r"\u202eabc"),
+        ("\x07\u2066", r"\u0007\u2066"),
+        ("", ""),
+    ],
+)
+def test_a_token_shows_what_would_not_be_seen_or_would_turn_its_neighbours_round(text, shown):
+    assert visible(text) == shown
+
+
+def test_a_context_is_one_line_in_which_nothing_turns_its_neighbours_round():
+    row = strip(Context(0, 0, ["a\tb", "\u202e", "c\n"], 1, [False, True, False]), 3)
+    assert r"a b<span" in row and r">\u202e</span>c↵" in row and "\u202e" not in row

@@ -105,6 +105,8 @@ def test_on_paper_everything_is_there(opened, options):
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
     cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
     assert page.evaluate(cut) == 0
-    closed = "[...document.querySelectorAll('details > *:last-child')].filter(e => !e.checkVisibility()).length"
+    closed = (
+        "[...document.querySelectorAll('details > *:last-child')].filter(e => !e.checkVisibility()).length"
+    )
     assert page.evaluate(closed) == 0
     assert page.locator(".grid-score").is_visible() and page.locator(".grid-effect").is_visible()

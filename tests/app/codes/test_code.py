@@ -65,6 +65,7 @@ def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, mode
     lens = logit_lens(index, model, *busy)
     assert [row["logit"] for row in tables["token, up, logit"]] == pytest.approx([v for _, v in lens.up])
     assert [row["logit"] for row in tables["token, down, logit"]] == pytest.approx([v for _, v in lens.down])
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Similarities of {}:{}".format(*busy))
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
     silent, fired = chart["data"]
     assert (silent["name"], fired["name"]) == ("not fired, a sample", "fired")

@@ -98,7 +98,7 @@ def test_a_build_that_was_killed_goes_on(page, runs):
 
     build._stage = killing
     build.run()
-    assert isinstance(build.error, Killed) and (plan.folder / ".work").is_dir()
+    assert build.error == "Killed" and (plan.folder / ".work").is_dir()
     app = page(runs, index=plan.folder.name)
     assert "not finished" in unescaped(app.error[0].value)
     assert NAME in app.selectbox(key="index").options
@@ -106,6 +106,18 @@ def test_a_build_that_was_killed_goes_on(page, runs):
     app = _built(app)
     assert not app.error and app.selectbox(key="index").value == plan.folder.name
     assert CodeIndex.open(plan.folder).n_tokens > 0
+
+
+def test_an_error_without_a_message_is_told_by_its_type_and_logged(page, runs, monkeypatch, caplog):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(code_build, "load", fail)
+    app = _offered(page(runs))
+    button(app, "Build the index").click().run()
+    app = _built(app)
+    assert app.error[0].value.endswith("could not be built\\: MemoryError")
+    assert any(record.exc_info and "cannot be built" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ".", "books", f"{NAME}/../../elsewhere"])

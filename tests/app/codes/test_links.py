@@ -1,12 +1,15 @@
 """Links from one page to another name the codebooks: of others the same number is another code."""
 
+import json
 import os
 import shutil
+import threading
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.app.codes.conftest import NAME
+from interp.app import links, shelf
+from tests.app.codes.conftest import NAME, unescaped
 
 
 @pytest.fixture
@@ -51,3 +54,32 @@ def test_codebooks_that_were_made_anew_since_are_not_those_of_the_index(page, op
         assert table["page"].isna().all() and len(table)
     finally:
         os.utime(manifest, times)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_an_index_whose_manifest_lies_elsewhere_or_has_no_end_is_not_read(page, runs, kind, monkeypatch):
+    monkeypatch.setenv("INTERP_RUNS", str(runs))
+    manifest = runs / NAME / "manifest.json"
+    stored = json.loads(manifest.read_text(encoding="utf-8"))
+    stored["books"]["folder"] = str(runs / "books")
+    manifest.write_text(json.dumps(stored), encoding="utf-8")
+    assert links.books_of(NAME) == "books"
+    manifest.rename(runs.parent / "manifest.json")
+    if kind == "link":
+        manifest.symlink_to(runs.parent / "manifest.json")
+    else:
+        os.mkfifo(manifest)
+    found = []
+    reading = threading.Thread(target=lambda: found.append(links.books_of(NAME)), daemon=True)
+    app = page(runs, index=NAME)
+    assert "manifest.json is " in unescaped(app.error[0].value)
+    reading.start()
+    reading.join(10)
+    assert found == [None]
+
+
+def test_a_folder_of_what_is_no_file_is_no_index(runs, monkeypatch):
+    monkeypatch.setenv("INTERP_RUNS", str(runs))
+    (runs / "odd").mkdir()
+    os.mkfifo(runs / "odd" / "tokens.npy")
+    assert shelf.folders("indexes") == [NAME]

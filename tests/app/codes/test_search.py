@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from interp.app import engine
 from interp.codesearch import (
     prompt_codes,
     search_regex,
@@ -103,7 +104,15 @@ def test_a_code_by_its_name(page, busy):
     assert not app.error
 
 
-def test_contexts_like_a_token_of_a_prompt(page, index, model):
+@pytest.mark.parametrize(("prompt", "message"), [(" ", "empty"), ("a b " * 100, "at most 128")])
+def test_a_prompt_that_cannot_be_read_is_told_while_another_tab_has_the_model(page, prompt, message):
+    app = page(search="prompt")
+    with engine.turn():
+        app.text_input(key="near").set_value(prompt).run()
+    assert message in app.error[0].value
+
+
+def test_contexts_like_a_token_of_a_prompt(page, index, model, monkeypatch):
     prompt = "Mary gave 7 drinks to John"
     app = page(search="prompt", near=prompt, at="1")
     codes = prompt_codes(index, model, prompt, position=1)
@@ -118,8 +127,11 @@ def test_contexts_like_a_token_of_a_prompt(page, index, model):
     assert [row["tokens"] for row in rows if row["tokens"]] == sorted(
         row["tokens"] for row in rows if row["tokens"]
     )
-    # another token of the prompt
-    app.get("button_group")[-1].set_value(0).run()
+    # another token of the prompt, which was read with it
+    with monkeypatch.context() as once:
+        once.setattr("interp.app.code_search.all_prompt_codes", lambda *_: pytest.fail("read again"))
+        app.get("button_group")[-1].set_value(0).run()
+    assert not app.exception
     assert app.query_params["at"] in ("0", ["0"]) and html_of(app) != [strips]
     # another prompt begins at its last one
     app.text_input(key="near").set_value("John went to the store").run()
