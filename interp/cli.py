@@ -1,6 +1,5 @@
 """The command line: thin, and quick to answer ``--help`` (heavy imports happen inside the commands)."""
 
-import json
 import os
 import shlex
 from pathlib import Path
@@ -12,13 +11,13 @@ import interp
 from interp.cli_app import workbench
 from interp.cli_bench import bench
 from interp.cli_codebook_train import codebook_app
+from interp.cli_discover import discover
 from interp.cli_export import export
 from interp.cli_grow import grow
 from interp.cli_index import index_app
 from interp.cli_reproduce import reproduce_app
 from interp.cli_steer import steer
 from interp.cli_tasks import tasks_app
-from interp.defaults import CANDIDATES, THRESHOLD
 from interp.failures import goes_on, run
 from interp.options import (
     DEFAULT_MODEL,
@@ -29,12 +28,9 @@ from interp.options import (
     DeviceOption,
     DtypeOption,
     ModelOption,
-    PairsOption,
     SeedOption,
-    default_folder,
     file_name,
-    key_values,
-    share,
+    source_file,
     whole_option,
 )
 from interp.tasks.errors import InputError
@@ -83,131 +79,7 @@ def _root(
     pass
 
 
-@app.command()
-def discover(
-    task: Annotated[
-        str, typer.Argument(metavar="TASK", help="ioi, greater-than, docstring, a prompt file, module:Class")
-    ],
-    model: ModelOption = None,
-    method: Annotated[
-        str, typer.Option(metavar="METHOD", help="codes, attribution, overlap, patching, … (interp methods)")
-    ] = "codes",
-    n: PairsOption = None,
-    seed: SeedOption = 0,
-    counterfactual: CounterfactualOption = None,
-    candidates: Annotated[
-        int, whole_option("--candidates", least=1, help="best-scored components checked by exact interchange")
-    ] = CANDIDATES,
-    threshold: Annotated[
-        float,
-        typer.Option(
-            parser=share, metavar="SHARE", help="share of the clean–corrupt gap that makes a member"
-        ),
-    ] = THRESHOLD,
-    mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
-    bos: BosOption = True,
-    reference: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="judge the scores by this file from interp reference, too"),
-    ] = None,
-    set_: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="a method's option (interp methods METHOD has them); repeatable",
-        ),
-    ] = [],  # noqa: B006
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="run folder (default: runs/TASK-METHOD)")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
-    ] = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    batch_size: BatchOption = 16,
-) -> None:
-    """Find the circuit that does TASK, check it by exact interchange, and write a run with its report."""
-    from interp.discovery import default_model
-    from interp.files import check_file, write_json
-    from interp.progress import bar
-    from interp.runs import RESULT, apart, check_destination
-    from interp.tasks import load_task
-
-    wanted, to_stdout = load_task(task), str(json_file) == "-"
-    spec = default_model(wanted) if model is None else model
-    folder = out or apart(default_folder(wanted.name, model, method), wanted.name, spec)
-    check_destination(folder)
-    if json_file is not None and not to_stdout:
-        check_file(json_file, "--json")
-        if json_file.absolute().is_relative_to(folder.absolute()):
-            raise InputError(
-                f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
-            )
-
-    from interp.circuits.measured import MeasuredReference
-    from interp.console import print_members, print_next
-    from interp.discovery import check_settings
-    from interp.discovery import discover as find
-    from interp.models import load_model, parse_device, parse_dtype
-    from interp.report import render_report
-    from interp.scores import method_config
-
-    config = method_config(
-        method, wanted.name, key_values(set_), batch_size=batch_size, threshold=threshold, seed=seed
-    )
-    settings = {
-        "seed": seed,
-        "counterfactual": counterfactual,
-        "n_candidates": candidates,
-        # which --set may have changed
-        "threshold": getattr(config, "threshold", threshold),
-        "batch_size": config.batch_size,
-    }
-    check_settings(wanted, n=wanted.default_n if n is None else n, **settings)
-    if reference is not None:
-        MeasuredReference.load(reference)  # a wrong file should not wait for the model
-    parse_device(device), parse_dtype(dtype)
-    loaded = load_model(spec, device=device, dtype=dtype)
-    found = find(
-        task,
-        model=loaded,
-        method=method,
-        config=config,
-        n=n,
-        mlps=mlps,
-        bos=bos,
-        reference=reference,
-        stage=bar,
-        **settings,
-    )
-    replaced = (folder / RESULT).is_file()
-    found.save(folder, report=render_report(found))
-    if to_stdout:
-        typer.echo(json.dumps(found.result, allow_nan=False))
-        return
-    if json_file is not None:
-        write_json(json_file, found.result)
-    print_members(found)
-    other = "attribution" if method == "overlap" else "overlap"
-    given = {
-        "--model": model,
-        "--n": n,
-        "--seed": seed or None,
-        "--counterfactual": counterfactual,
-        "--candidates": None if candidates == CANDIDATES else candidates,
-        "--threshold": None if settings["threshold"] == THRESHOLD else settings["threshold"],
-        "--reference": reference,
-        "--device": device,
-        "--dtype": None if dtype == "float32" else dtype,
-    }
-    prompts = ("--model", "--n", "--seed", "--counterfactual", "--device", "--dtype")
-    shown = [str(word) for key in prompts if given[key] is not None for word in (key, given[key])]
-    same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
-    same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
-    other_folder = apart(default_folder(wanted.name, model, other), wanted.name, spec)
-    print_next(folder, task, same, shown, other, other_folder, replaced=replaced)
+app.command()(discover)
 
 
 @app.command()
@@ -278,7 +150,7 @@ def reference(
     parts = [file_name(wanted.name), file_name(spec), *([] if counterfactual is None else [counterfactual])]
     parts += ["no-bos"] * (not bos)
     path = out or unused(Path("references") / f"measured-{'-'.join(parts)}.safetensors")
-    check_file(path, "--out")
+    check_file(path, "--out", read=(source_file(task), model))
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")
     parse_device(device), parse_dtype(dtype)

@@ -1,6 +1,8 @@
 """``interp app``: the workbench in the browser."""
 
+import errno
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +10,7 @@ from typing import Annotated
 import typer
 
 from interp.options import DEFAULT_MODEL, whole_option
+from interp.tasks.errors import InputError
 
 HERE = "127.0.0.1"
 
@@ -32,6 +35,9 @@ def workbench(
     """Open the workbench in the browser; only this machine reaches it unless --host says otherwise."""
     from importlib.util import find_spec
 
+    if runs.exists() and not runs.is_dir():
+        raise InputError(f"--runs {runs} is a file: name a folder of runs")
+    _check_free(host, port)
     if host not in (HERE, "localhost", "::1"):
         typer.echo(
             f"warning: whoever reaches {host} can use the model and read {runs}: there is no password",
@@ -42,3 +48,18 @@ def workbench(
     told = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
     # in the place of this process: whatever ends it ends the server
     os.execve(sys.executable, command, os.environ | told)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse an address that nothing can listen on: the server would say so in many lines, or none."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of a server that has just ended
+            tried.bind(address)
+    except socket.gaierror:
+        raise InputError(f"--host {host}: there is no such address") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"--port {port} is in use on {host}: name another") from None
+        raise InputError(f"--host {host} --port {port}: {error.strerror}") from None

@@ -16,6 +16,7 @@ from interp.options import (
     PairsOption,
     SeedOption,
     default_folder,
+    source_file,
     whole_option,
 )
 from interp.tasks.errors import InputError
@@ -49,7 +50,7 @@ def grow(
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
     path = out or unused(Path(f"{default_folder(wanted.name, model, 'grown')}.json"))
-    check_file(path, "--out")
+    check_file(path, "--out", read=(source_file(task), model))
 
     from dataclasses import asdict
 
@@ -71,14 +72,14 @@ def grow(
     asked = None if n is None else min(n, MOST_PAIRS)
     if asked is None:  # of a task that has few, some have to be left
         there = len(sample_pairs(wanted, loaded.tokenizer, None, most + held_out, seed, counterfactual))
-        asked = min(most, max(there - held_out, there // 2, 2))
+        asked = min(most, max(there - held_out, min(there // 2, there - MIN_PAIRS), 2))
     pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
     check_context(loaded, pairs)
     others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
     if len(others) < MIN_PAIRS:
         raise InputError(
             f"{len(others)} pairs beyond the {len(pairs)} used: at least {MIN_PAIRS} are needed for an interval, "
-            "so use fewer (-n)"
+            + ("so use fewer (-n)" if len(pairs) > 2 else f"so give {MIN_PAIRS + 2} pairs or more")
         )
     with bar("does the model do the task?", len(others)) as advance:
         ablator = Ablator(loaded, others, batch_size=batch_size, progress=advance)

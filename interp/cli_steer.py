@@ -151,7 +151,7 @@ def steer(
     if json_file is not None:
         from interp.files import check_file
 
-        check_file(json_file, "--json")
+        check_file(json_file, "--json", read=(like, unlike, model))
 
     from interp.steering.edits import code_edits, parse_codes
 

@@ -16,6 +16,7 @@ from interp.options import (
     ModelOption,
     PairsOption,
     SeedOption,
+    source_file,
     whole_option,
 )
 from interp.tasks.errors import InputError
@@ -88,7 +89,7 @@ def tasks_export(
     wanted = load_task(task)
     if file.suffix.lower() != ".json":
         raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
-    check_file(file, "FILE")
+    check_file(file, "FILE", read=(source_file(task), model))
 
     from interp.defaults import MIN_PAIRS
     from interp.discovery import default_model

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import SupportsFloat, SupportsIndex
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from interp.models.memory import check_memory
 from interp.progress import Stage, silent
 from interp.record import Found
 from interp.runs import Run
-from interp.scores import DEFAULT_METHOD, Scores, load_method, method_config
+from interp.scores import DEFAULT_METHOD, Scores, load_method, method_config, with_mlps
 from interp.scores.code_edges import EdgeEvidence
 from interp.scores.edges import edge_attribution
 from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
@@ -40,7 +41,7 @@ from interp.scores.overlap import edges_among
 from interp.scores.patching import Interchange
 from interp.scores.percent import HUNDREDTHS
 from interp.tasks import PromptFile, load_task
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, real_number, whole_number
 from interp.tasks.pairs import PromptPairs, Task
 from interp.tasks.planted import planted_task_names
 from interp.tasks.sampling import check_counterfactual, sample_pairs
@@ -52,18 +53,18 @@ ATTRIBUTED_EDGE_PAIRS = 32
 def discover(
     task: str | Path | Task,
     *,
-    model: str | Model | None = None,
+    model: str | Path | Model | None = None,
     method: str = DEFAULT_METHOD,
-    n: int | None = None,
-    seed: int = 0,
+    n: SupportsIndex | None = None,
+    seed: SupportsIndex = 0,
     counterfactual: str | None = None,
     config=None,
-    n_candidates: int = CANDIDATES,
-    threshold: float = THRESHOLD,
+    n_candidates: SupportsIndex = CANDIDATES,
+    threshold: SupportsFloat = THRESHOLD,
     mlps: bool = False,
     bos: bool = True,
     reference: str | Path | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: SupportsIndex = BATCH_SIZE,
     stage: Stage = silent,
 ) -> Run:
     """Find the circuit that does ``task`` in ``model``.
@@ -82,6 +83,12 @@ def discover(
     Raises:
         InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
+    # NumPy's numbers, too, but as Python's: what a run was made with is written as JSON
+    n = None if n is None else whole_number("n", n)
+    seed, batch_size = whole_number("seed", seed), whole_number("batch size", batch_size)
+    n_candidates, threshold = whole_number("candidates", n_candidates), real_number("threshold", threshold)
+    mlps, bos = bool(mlps), bool(bos)
+    _check_threshold(threshold)
     chosen = load_method(method)
     if config is not None and not isinstance(config, chosen.config):
         raise InputError(
@@ -92,7 +99,7 @@ def discover(
             f"threshold {threshold}, but {config.threshold} in the method's config: members are what both mean by "
             "them, so give the same"
         )
-    asked, task = task, load_task(task)
+    asked, task = str(task) if isinstance(task, Path) else task, load_task(task)
     check_settings(
         task,
         n=task.default_n if n is None else n,
@@ -104,10 +111,11 @@ def discover(
     )
     if config is None:
         config = method_config(method, task.name, {}, batch_size=batch_size, threshold=threshold, seed=seed)
+    config = with_mlps(method, config) if mlps else config
     own = None if reference is None else MeasuredReference.load(reference)
     model = default_model(task) if model is None else model
     clock = _Clock()
-    if isinstance(model, str):
+    if isinstance(model, str | Path):
         with clock("load"):
             model = load_model(model)
     with clock("sample"):
@@ -180,9 +188,13 @@ def check_settings(
     for name, value, least in (("seed", seed, 0), ("batch size", batch_size, 1)):
         if value < least:
             raise InputError(f"{name} {value}: it must be at least {least}")
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold {threshold}: it is a share of the clean–corrupt gap, from 0 to 1")
+    _check_threshold(threshold)
     check_counterfactual(task, counterfactual)
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:  # NaN neither
+        raise InputError(f"threshold {threshold}: it is a share of the clean–corrupt gap, from 0 to 1")
 
 
 def _check_reference(path: str | Path, own: MeasuredReference, pairs: PromptPairs, model: Model) -> None:

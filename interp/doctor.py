@@ -63,9 +63,12 @@ def _device() -> Finding:
 
 
 def _cache() -> Finding:
+    from interp.files import check_writable
     from interp.models.embedded import cache_folder
 
-    return Finding("cache", True, str(cache_folder()))
+    folder = cache_folder()
+    check_writable(folder / "models", "INTERP_CACHE")
+    return Finding("cache", True, str(folder))
 
 
 def _planted_circuit() -> Finding:

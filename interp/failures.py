@@ -30,6 +30,9 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 def run(app: typer.Typer) -> NoReturn:
     """Run the command line and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
     try:
@@ -44,9 +47,11 @@ def run(app: typer.Typer) -> NoReturn:
     except (typer.Abort, KeyboardInterrupt):
         fail(f"interrupted: {UNTOUCHED}", INTERRUPTED)
     except BrokenPipeError:
-        # what is still buffered would fail once more when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _reader_left()
+    except SystemExit as leaving:  # what rich and typer make of a closed pipe
+        if isinstance(leaving.__context__, BrokenPipeError):
+            _reader_left()
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}: {UNTOUCHED}", 1)
@@ -60,6 +65,12 @@ def run(app: typer.Typer) -> NoReturn:
             1,
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _reader_left() -> NoReturn:
+    # what is still buffered would fail once more when Python ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def _check_text(word: str) -> None:

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from interp.tasks.errors import InputError
 
 _SAMPLE_BYTES = 1 << 20
+_TEMPORARY = 14
+"""Bytes by which the name that is written first is longer than the last: ``.NAME.old.12345678``."""
 
 
 def _umask() -> int:
@@ -28,8 +30,11 @@ UMASK = _umask()
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it on success and vanishes on any failure."""
-    path = Path(path)
+    """Yield a temporary path beside ``path`` that replaces it on success and vanishes on any failure.
+
+    Of a link it is what the link leads to that is replaced.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -95,9 +100,13 @@ def check_writable(path: Path, option: str) -> None:
     Raises:
         InputError: naming the option, the path and the reason.
     """
-    path = Path(path)
+    place = Path(os.path.realpath(path))
     try:
-        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        parent = next(folder for folder in place.parents if folder.exists())
+        longest = os.pathconf(parent, "PC_NAME_MAX") - _TEMPORARY if hasattr(os, "pathconf") else None
+        for part in place.parts:
+            if longest is not None and len(os.fsencode(part)) > longest:
+                raise InputError(f"{option} {path}: a name may have {longest} bytes")
         with tempfile.TemporaryFile(dir=parent) as file:
             file.write(bytes(_SAMPLE_BYTES))
             file.flush()
@@ -110,6 +119,7 @@ DESCRIPTIONS = {
     "manifest.json": "codebooks or a code index",
     "bench.json": "a bench",
     "result.json": "a reproduction",
+    "config.json": "a model",
 }
 """By which file each kind of folder is known."""
 
@@ -125,10 +135,27 @@ def check_folder(folder: Path, own: str) -> None:
     check_writable(Path(folder) / own, "--out")
 
 
-def check_file(path: Path, option: str) -> None:
-    """As :func:`check_writable`, and refuse a folder where a file is to be written, and ``-``."""
+def check_file(path: Path, option: str, *, read: Iterable[Path | str | None] = (), own: str = "") -> None:
+    """As :func:`check_writable`, and refuse what is no file or would be missed.
+
+    Args:
+        read: what the command reads; what is no file's name among it does not matter.
+        own: the name of a file that the command may replace in a folder of results.
+
+    Raises:
+        InputError: ``-``, a folder, a device or pipe, a file that is read, a part of a run, of codebooks or the like.
+    """
+    path = Path(path)
     if str(path) == "-":
         raise InputError(f"{option} -: name a file; standard output has what is told on the way")
-    if Path(path).is_dir():
+    if path.is_dir():
         raise InputError(f"{option} {path} is a folder: name a file")
+    if path.exists():
+        if not path.is_file():
+            raise InputError(f"{option} {path} is a device or a pipe: name a file")
+        if any(given and Path(given).is_file() and path.samefile(given) for given in read):
+            raise InputError(f"{option} {path} is what is read: name another file")
+        for name, kind in DESCRIPTIONS.items():
+            if path.name != own and (Path(os.path.realpath(path)).parent / name).exists():
+                raise InputError(f"{option} {path} is part of {kind}: name another file")
     check_writable(path, option)

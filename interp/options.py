@@ -68,6 +68,12 @@ def key_values(texts: list[str]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
+def source_file(task: str) -> str:
+    """The file that a task is read from, if it is: of ``FILE.py:Class`` without the class."""
+    before, colon, _ = task.rpartition(":")
+    return before if colon and before.endswith(".py") else task
+
+
 def file_name(text: str) -> str:
     """A task or model as part of a file's name: of a file its own without the ending."""
     path = Path(text)

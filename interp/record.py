@@ -84,6 +84,7 @@ class Found:
             "proposed": _proposed(scores),
             "recovery": _recovery(pairs, model, scores, self.reference, shipped=task_class is None),
             "settings": {
+                "mlps": mlps,
                 "n_candidates": n_candidates,
                 "threshold": threshold,
                 **({"reference": self.reference[0]} if self.reference else {}),

@@ -107,6 +107,7 @@ class _Judged(_Stricter):
 
 class _Settings(_Read):
     n_candidates: NonNegativeInt = 0
+    mlps: bool = False
     threshold: FiniteFloat = 0.0
     signed: bool = True
     reference: str = ""

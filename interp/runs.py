@@ -23,7 +23,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,8 +137,9 @@ class Run:
         """
         folder = Path(folder)
         check_destination(folder)
-        with self._written(folder, report) as temporary:
-            _replace(temporary, folder)
+        place = Path(os.path.realpath(folder))  # of a link what it leads to is replaced
+        with self._written(place, report) as temporary:
+            _replace(temporary, place)
         return folder
 
     def save_new(self, parent: Path, name: str, *, report: str | None = None) -> Path:
@@ -261,6 +262,8 @@ class Run:
 def check_destination(folder: Path) -> None:
     """Refuse, before any work is done, to write a run over something that is not one, or where nothing can be."""
     folder = Path(folder)
+    if folder.is_symlink() and not folder.exists():
+        raise InputError(f"--out {folder} is a link to {os.path.realpath(folder)}, which is not there")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder} is a file: name a new folder or an earlier run")
     if folder.is_dir():
@@ -278,15 +281,27 @@ def check_destination(folder: Path) -> None:
     check_writable(folder, "--out")
 
 
-def apart(folder: Path, task: str, model: str | None) -> Path:
-    """``folder``, or ``folder-2``, … where a run of another task or model lies: files in two places share a name."""
-    wanted = {"task": task} | ({} if model is None else {"model": model})
+def apart(folder: Path, wanted: Mapping[str, object]) -> Path:
+    """``folder``, or ``folder-2``, … where a run of something else lies.
+
+    Args:
+        wanted: what has to be the same for a run to be replaced, by key: ``task``, ``task_class``, ``model``, ``seed``,
+            ``n_pairs``, ``mlps``, ``counterfactual``, ``bos``.
+    """
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
     for place in itertools.chain([folder], numbered):
-        told = _told(place)
+        told = _asked(place)
         if all(told.get(key, value) == value for key, value in wanted.items()):
             return place
     raise AssertionError("numbers do not end")
+
+
+def _asked(folder: Path) -> dict:
+    """What the run in a folder was asked for, one key deep; nothing where there is none that can be read."""
+    told = _told(folder)
+    parts = (told, told.get("settings"), (told.get("provenance") or {}).get("pairs"))
+    found = {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+    return found and {"task_class": None} | found
 
 
 def _kept_by_the_run(folder: Path) -> set[str]:

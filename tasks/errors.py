@@ -1,11 +1,41 @@
 """The one error a user can mend: its message names the value and what is allowed."""
 
+import operator
 from dataclasses import fields
+from numbers import Real
 from typing import Any, Literal, get_args, get_origin
 
 
 class InputError(ValueError):
     """Bad input from a user: the command line prints its message as one line and exits with status 2."""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an error of another library says, on one line: the first of several often only announces the others."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def whole_number(name: str, value: Any) -> int:
+    """A whole number of Python or of NumPy as an ``int``, which can be hashed, seed a generator and be written as JSON.
+
+    Raises:
+        InputError: it is none, such as 5.0 and "5".
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} {value!r}: it must be a whole number") from None
+
+
+def real_number(name: str, value: Any) -> float:
+    """A number of Python or of NumPy as a ``float``; NaN is one, so say what is allowed with ``lower <= value``.
+
+    Raises:
+        InputError: it is none, such as "0.5".
+    """
+    if not isinstance(value, Real):
+        raise InputError(f"{name} {value!r}: it must be a number")
+    return float(value)
 
 
 def check_choice(name: str, kind: Any, value: Any) -> None:

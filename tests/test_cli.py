@@ -187,9 +187,11 @@ def test_a_terminal_of_few_characters_shows_what_it_can():
 def test_the_same_command_replaces_its_run_and_says_so(command):
     words = ("discover", PLANTED, "-n", "8")
     assert "replaces" not in command(*words).out
-    assert "replaces the earlier run" in command(*words, "--seed", "1").out
-    assert Run.load(f"runs/{PLANTED}-codes").result["seed"] == 1
-    assert [path.name for path in Path("runs").iterdir()] == [f"{PLANTED}-codes"]
+    assert "replaces the earlier run" in command(*words).out
+    for other in (("--seed", "1"), ("--counterfactual", "s2_io"), ("--mlps",), ("--n", "9")):
+        assert "replaces" not in command(*words, *other).out
+    assert len(list(Path("runs").iterdir())) == 5
+    assert Run.load(f"runs/{PLANTED}-codes").result["seed"] == 0
 
 
 def test_another_model_s_run_is_not_replaced(command):
@@ -206,16 +208,14 @@ def test_another_model_s_run_is_not_replaced(command):
 def test_options_reach_the_discovery(command):
     words = ["--method", "patching", "-n", "6", "--seed", "3", "--counterfactual", "s2_io", "--no-bos"]
     words += ["--candidates", "7", "--threshold", "0.5", "--mlps", "--dtype", "bfloat16", "--device", "cpu"]
-    outcome = command(
-        "discover", PLANTED, *words, "--set", "mlps=false", "--batch-size", "3", "--out", "mine"
-    )
+    outcome = command("discover", PLANTED, *words, "--set", "mlps=true", "--batch-size", "3", "--out", "mine")
     assert outcome.code == 0, outcome.err
     result = Run.load("mine").result
     assert (result["method"], result["n_pairs"], result["seed"]) == ("patching", 6, 3)
     assert result["provenance"]["pairs"]["counterfactual"] == "s2_io"
     assert result["provenance"]["pairs"]["bos"] is False
     assert (result["settings"]["n_candidates"], result["settings"]["threshold"]) == (7, 0.5)
-    assert result["settings"]["config"]["mlps"] is False and result["settings"]["config"]["batch_size"] == 3
+    assert result["settings"]["config"]["mlps"] is True and result["settings"]["config"]["batch_size"] == 3
     assert result["universe"] == "heads", "this model has no MLPs, whatever was asked for"
 
 

@@ -39,6 +39,7 @@ ORDER = (
     "interp.failures",
     "interp.cli_app",
     "interp.cli_bench",
+    "interp.cli_discover",
     "interp.cli_codebook",
     "interp.cli_export",
     "interp.cli_grow",

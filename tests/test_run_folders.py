@@ -48,7 +48,7 @@ def test_the_next_commands_have_the_same_pairs_and_model(command):
     words = "--n 6 --seed 3 --counterfactual s2_io --candidates 9 --threshold 0.1 --dtype bfloat16 --mlps --no-bos"
     done = command("discover", PLANTED, *words.split())
     assert done.code == 0, done.err
-    assert f"interp discover {PLANTED} {words} --method overlap  " in done.out
+    assert f"interp discover {PLANTED} {words} --method attribution  " in done.out
     assert f"interp tasks show {PLANTED} --n 6 --seed 3 --counterfactual s2_io --dtype bfloat16  " in done.out
 
 

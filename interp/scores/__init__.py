@@ -1,7 +1,7 @@
 """Scoring methods under one contract: ``method(model, pairs, config, consumers=, progress=) -> Scores``."""
 
 from collections.abc import Callable
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 
 from interp.models import Model, has_mlps
 from interp.scores.acdc import ACDCConfig, acdc
@@ -56,6 +56,8 @@ class Method:
     to do the task by themselves. Others order them by their scores."""
     by_batch: bool = False
     """Whether another batch size gives other scores, and not only other last digits."""
+    scores_mlps: bool = True
+    """Whether MLPs are scored, too, where a model has some (or the config's ``mlps`` says so)."""
     version: int = 1
     """Raised whenever the same config gives other scores: cells of an older bench are then made again."""
 
@@ -92,6 +94,7 @@ METHODS: dict[str, Method] = {
         "codes unique to clean prompts, by a discrete SAE",
         lambda task: {"l1": PUBLISHED_L1.get(task, OverlapConfig.l1)},
         pooled=overlap_pool,
+        scores_mlps=False,
     ),
     "patching": Method(
         patching,
@@ -143,6 +146,7 @@ METHODS: dict[str, Method] = {
         _pairs,
         "absolute attribution of every pair, normed in each layer",
         pooled=hisp_pool,
+        scores_mlps=False,
     ),
     "mean-difference": Method(
         mean_difference,
@@ -150,9 +154,10 @@ METHODS: dict[str, Method] = {
         _pairs,
         "how far a head's mean output moves: no gradient, no codes",
         pooled=mean_difference_pool,
+        scores_mlps=False,
     ),
-    "random": Method(random_ranking, RandomConfig, _pairs, "a random ranking"),
-    "layer-index": Method(layer_index, LayerIndexConfig, _pairs, "later layers first"),
+    "random": Method(random_ranking, RandomConfig, _pairs, "a random ranking", scores_mlps=False),
+    "layer-index": Method(layer_index, LayerIndexConfig, _pairs, "later layers first", scores_mlps=False),
     "subnetwork-probing": Method(
         subnetwork_probing,
         SubnetworkProbingConfig,
@@ -171,6 +176,7 @@ METHODS: dict[str, Method] = {
         ContextualDecompositionConfig,
         _hundredths,
         "each head's part of every later activation, followed to the logits",
+        scores_mlps=False,
     ),
 }
 DEFAULT_METHOD = "codes"
@@ -200,6 +206,18 @@ def method_config(name: str, task: str, options: dict[str, str], **common: float
     return config(**{**method.task_defaults(task), **values})
 
 
+def with_mlps(name: str, config):
+    """A method's config that lets MLPs be members.
+
+    Raises:
+        InputError: the method scores heads alone.
+    """
+    if not load_method(name).scores_mlps:
+        others = ", ".join(other for other, method in METHODS.items() if method.scores_mlps)
+        raise InputError(f"mlps: method {name!r} scores heads alone; MLPs, too, are scored by {others}")
+    return replace(config, mlps=True) if hasattr(config, "mlps") else config
+
+
 def _parse(key: str, text: str, field: Field):
     check_choice(f"option {key}=", field.type, text)
     default = field.default
@@ -225,4 +243,5 @@ __all__ = [
     "Scores",
     "load_method",
     "method_config",
+    "with_mlps",
 ]
