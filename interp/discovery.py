@@ -64,7 +64,7 @@ def discover(
     mlps: bool = False,
     bos: bool = True,
     reference: str | Path | None = None,
-    batch_size: SupportsIndex = BATCH_SIZE,
+    batch_size: SupportsIndex | None = None,
     stage: Stage = silent,
 ) -> Run:
     """Find the circuit that does ``task`` in ``model``.
@@ -78,6 +78,7 @@ def discover(
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
         mlps: whether MLPs may be members; otherwise they stay live.
         reference: a file that ``interp reference`` wrote, to judge the scores by beside those of the package.
+        batch_size: pairs per forward pass; the config's if not given.
         stage: draws progress (:func:`interp.progress.bar`).
 
     Raises:
@@ -85,7 +86,8 @@ def discover(
     """
     # NumPy's numbers, too, but as Python's: what a run was made with is written as JSON
     n = None if n is None else whole_number("n", n)
-    seed, batch_size = whole_number("seed", seed), whole_number("batch size", batch_size)
+    seed = whole_number("seed", seed)
+    batch_size = None if batch_size is None else whole_number("batch size", batch_size)
     n_candidates, threshold = whole_number("candidates", n_candidates), real_number("threshold", threshold)
     mlps, bos = bool(mlps), bool(bos)
     _check_threshold(threshold)
@@ -107,10 +109,15 @@ def discover(
         counterfactual=counterfactual,
         n_candidates=n_candidates,
         threshold=threshold,
-        batch_size=batch_size,
+        **({} if batch_size is None else {"batch_size": batch_size}),
     )
     if config is None:
-        config = method_config(method, task.name, {}, batch_size=batch_size, threshold=threshold, seed=seed)
+        common = {"threshold": threshold, "seed": seed} | (
+            {} if batch_size is None else {"batch_size": batch_size}
+        )
+        config = method_config(method, task.name, {}, **common)
+    if batch_size is None:
+        batch_size = config.batch_size
     config = with_mlps(method, config) if mlps else config
     own = None if reference is None else MeasuredReference.load(reference)
     model = default_model(task) if model is None else model

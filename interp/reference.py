@@ -2,6 +2,7 @@
 
 import datetime
 from pathlib import Path
+from typing import SupportsIndex
 
 from interp.activations.stream import BATCH_SIZE
 from interp.circuits.measured import MeasuredReference
@@ -11,7 +12,7 @@ from interp.progress import Stage, silent
 from interp.record import versions
 from interp.scores import METHODS
 from interp.scores.patching import PatchingConfig
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, whole_number
 from interp.tasks.pairs import Task
 from interp.tasks.sampling import sample_pairs
 
@@ -22,12 +23,12 @@ def measure_reference(
     task: Task,
     model: Model,
     *,
-    n: int | None = None,
-    seed: int = 1000,
+    n: SupportsIndex | None = None,
+    seed: SupportsIndex = 1000,
     counterfactual: str | None = None,
     bos: bool = True,
     checkpoint: Path | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: SupportsIndex = BATCH_SIZE,
     stage: Stage = silent,
 ) -> MeasuredReference:
     """Exact interchange of every component on ``n`` pairs; a killed run resumes from ``checkpoint``.
@@ -39,6 +40,8 @@ def measure_reference(
         InputError: the model does not score clean prompts higher than corrupt ones; looked at first, with a hundredth
             of the forward passes.
     """
+    n = None if n is None else whole_number("n", n)
+    seed, batch_size, bos = whole_number("seed", seed), whole_number("batch size", batch_size), bool(bos)
     spec = describe_model(model)["spec"]
     if spec is None:
         raise InputError("this model was not loaded by load_model: a reference must name its model")

@@ -1,4 +1,4 @@
-"""What the two JSON files of a run hold, checked when one is read.
+"""What the files of a run hold, checked when one is read.
 
 Keys that are not named here are kept and not looked at. Those with a default may be absent, as earlier versions did not
 write them; the default is for this check alone.
@@ -7,6 +7,7 @@ write them; the default is for this check alone.
 import json
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -232,6 +233,32 @@ def fault_of_result(result: dict) -> str | None:
 def fault_of_details(details: object) -> str | None:
     """The same of ``details.json``."""
     return _fault(_Details, details)
+
+
+def fault_of_arrays(result: dict, arrays: dict[str, np.ndarray]) -> str | None:
+    """The same of ``scores.safetensors``, by what ``run.json`` says, which is whole."""
+    heads, n_pairs = result["heads"], result["n_pairs"]
+    grid = tuple(1 + max(head[key] for head in heads) for key in ("layer", "head"))
+    checked = sum(part["effect"] is not None for part in (*heads, *result["mlps"]))
+    shapes = {
+        "heads": grid,
+        "heads_per_pair": (n_pairs, *grid),
+        "mlps_per_pair": (n_pairs, len(result["mlps"])),
+        "effects": (n_pairs, checked),
+        "metric_clean": (n_pairs,),
+        "metric_corrupt": (n_pairs,),
+    }
+    # not every method has scores per pair; an interval was drawn from them
+    drawn = any(judged["interval"] is not None for judged in result.get("recovery", {}).values())
+    lacking = [name for name in ("heads", *["heads_per_pair"] * drawn) if name not in arrays]
+    if lacking:
+        return f"lacks {' and '.join(lacking)}"
+    for name in shapes.keys() & arrays.keys():
+        if arrays[name].shape != shapes[name]:
+            return f"{name}: of shape {arrays[name].shape}, and run.json implies {shapes[name]}"
+        if not np.isfinite(arrays[name]).all():
+            return f"{name}: not all finite numbers"
+    return None
 
 
 def _fault(kind: type[_Read], value: object) -> str | None:

@@ -23,9 +23,10 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -37,7 +38,7 @@ from interp.circuits.references import Reference, named_reference
 from interp.files import UMASK, atomic_path, check_writable, read_json, write_json, write_text
 from interp.scores.result import EdgeScore
 from interp.tasks import PromptFile, PromptPairs, load_task, task_names
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, one_line
 
 FORMAT = 1
 RESULT, DETAILS, ARRAYS, TABLE, REPORT = (
@@ -240,11 +241,11 @@ class Run:
                 f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)"
             )
         try:
-            result = read_json(folder / RESULT)
-            details = read_json(folder / DETAILS)
-            arrays = load_file(folder / ARRAYS)
+            result = _read(folder / RESULT, read_json)
+            details = _read(folder / DETAILS, read_json)
+            arrays = _read(folder / ARRAYS, load_file)
             own = MeasuredReference.load(folder / REFERENCE) if (folder / REFERENCE).exists() else None
-        except (OSError, ValueError, SafetensorError, InputError) as error:
+        except InputError as error:
             raise InputError(
                 f"run folder {folder} is damaged ({error}): delete it, and run the discovery again"
             ) from None
@@ -321,9 +322,18 @@ def _told(folder: Path) -> dict:
     return told if isinstance(told, dict) else {}
 
 
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    """What a file holds, or in one line why it cannot be read, with its name."""
+    try:
+        return reader(path)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise InputError(f"{path.name}: {getattr(error, 'strerror', None) or one_line(error)}") from None
+
+
 def _fault(result: dict, details: object, arrays: dict[str, np.ndarray]) -> str | None:
     """What makes a run unreadable for what follows, or ``None``."""
     from interp.run_format import (
+        fault_of_arrays,
         fault_of_details,
         fault_of_result,
     )  # pydantic is heavy, and most commands read no run
@@ -334,12 +344,8 @@ def _fault(result: dict, details: object, arrays: dict[str, np.ndarray]) -> str 
     shape = tuple(1 + max(head[key] for head in result["heads"]) for key in ("layer", "head"))
     if fault := _gap(result["heads"], shape):
         return f"{RESULT} {fault}"
-    per_pair = arrays.get("heads_per_pair")
-    if per_pair is not None and (per_pair.ndim != 3 or per_pair.shape[1:] != shape):
-        return (
-            f"heads_per_pair in {ARRAYS} is of shape {per_pair.shape}, and the heads of {RESULT} are {shape}"
-        )
-    return None
+    fault = fault_of_arrays(result, arrays)
+    return f"{ARRAYS} {fault}" if fault else None
 
 
 def _gap(heads: list[dict], shape: tuple[int, ...]) -> str | None:

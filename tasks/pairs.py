@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from .errors import InputError
+from .errors import InputError, whole_number
 
 Metric = Literal["logit_diff", "logit_diff_max", "prob_diff"]
 """How a prompt is scored at END, from the logits after its last token.
@@ -48,6 +48,17 @@ class PromptPair:
             )
         if not (self.answers and self.wrong_answers):
             raise InputError(f"the pair of {self.clean!r} needs an answer and a wrong answer")
+        for name in ("clean_tokens", "corrupt_tokens", "answers", "wrong_answers"):
+            for token in getattr(
+                self, name
+            ):  # which stay as they are: fingerprints are of how they are written
+                whole_number(f"the pair of {self.clean!r}: {name}:", token)
+        # NumPy's numbers cannot be written as JSON
+        positions = {
+            role: whole_number(f"the pair of {self.clean!r}: position of {role}:", at)
+            for role, at in self.positions.items()
+        }
+        object.__setattr__(self, "positions", positions)
         outside = {role: at for role, at in self.positions.items() if not 0 <= at < len(self.clean_tokens)}
         if outside:
             raise InputError(

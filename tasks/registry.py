@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ from .agreement import Agreement
 from .antonym import Antonym
 from .capital import Capital
 from .docstring import Docstring
-from .errors import InputError
+from .errors import InputError, one_line, whole_number
 from .greater_than import GreaterThan
 from .ioi import IOI
 from .pairs import Metric, Task
@@ -24,6 +25,9 @@ from .successor import Successor
 SHIPPED = {
     task.name: task for task in (IOI, GreaterThan, Docstring, Agreement, Pronoun, Capital, Successor, Antonym)
 }
+
+_FAILURES = (Exception, SystemExit)
+"""What a user's own code may end in; after its ``sys.exit`` this program would end without a word."""
 
 
 def task_names() -> tuple[str, ...]:
@@ -48,7 +52,7 @@ def load_task(spec: str | Path | Task | object) -> Task:
     if isinstance(spec, Path):
         spec = str(spec)
     if isinstance(spec, type):
-        spec = spec()
+        spec = _made(spec, spec.__name__)
     if not isinstance(spec, str):
         _check_protocol(spec, type(spec).__name__)
         return spec
@@ -76,12 +80,16 @@ def _load_class(spec: str) -> Task:
     if found is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and key[0] != "_"]
         raise InputError(f"{source} has no class {name!r}; it has {', '.join(classes) or 'none'}")
-    try:
-        task = found() if isinstance(found, type) else found
-    except Exception as error:
-        raise InputError(f"{spec}: {name}() failed: {type(error).__name__}: {error}") from error
+    task = _made(found, spec) if isinstance(found, type) else found
     _check_protocol(task, spec)
     return task
+
+
+def _made(kind: type, spec: str) -> Any:
+    try:
+        return kind()
+    except _FAILURES as error:
+        raise InputError(f"{spec}: {kind.__name__}() failed: {_told(error)}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -95,17 +103,21 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[found.name] = module  # where dataclasses look for what their annotations name
     try:
         found.loader.exec_module(module)
-    except Exception as error:
+    except _FAILURES as error:
         sys.modules.pop(found.name, None)
-        raise InputError(f"{path}: importing it failed: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path}: importing it failed: {_told(error)}") from error
     return module
 
 
 def _import_module(name: str, spec: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
-        raise InputError(f"{spec}: importing {name!r} failed: {type(error).__name__}: {error}") from error
+    except _FAILURES as error:
+        raise InputError(f"{spec}: importing {name!r} failed: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _check_protocol(task: Any, spec: str) -> None:
@@ -113,9 +125,31 @@ def _check_protocol(task: Any, spec: str) -> None:
     missing = [attribute for attribute in wanted if not hasattr(task, attribute)]
     if missing:
         raise InputError(f"{spec} is no task: it lacks {', '.join(missing)} (a task has {', '.join(wanted)})")
+    if not isinstance(task.name, str) or not task.name:
+        raise InputError(f"{spec}: name {task.name!r} must be a text")
     if not callable(task.sample):
         raise InputError(f"{spec} is no task: its sample is not a method")
+    _check_sample(task.sample, spec)
     if task.metric not in get_args(Metric):
         raise InputError(f"{spec}: metric {task.metric!r} is not one of {', '.join(get_args(Metric))}")
-    if isinstance(task.counterfactuals, str) or not task.counterfactuals:
+    if not isinstance(task.counterfactuals, tuple | list) or not task.counterfactuals:
         raise InputError(f"{spec}: counterfactuals must be a tuple of at least one kind, the default first")
+    if not isinstance(task.roles, tuple | list):
+        raise InputError(f"{spec}: roles {task.roles!r} must be a tuple of names")
+    if whole_number(f"{spec}: default_n", task.default_n) < 1:
+        raise InputError(f"{spec}: default_n {task.default_n!r}: it must be at least 1")
+
+
+def _check_sample(sample: Any, spec: str) -> None:
+    """Refuse a ``sample`` that cannot be called as every task's is."""
+    try:
+        signature = inspect.signature(sample)
+    except (TypeError, ValueError):  # some that are written in C tell none
+        return
+    try:
+        signature.bind("tokenizer", 1, 0, None, bos=True)
+    except TypeError as error:
+        raise InputError(
+            f"{spec}: sample{signature} cannot be called as "
+            f"sample(tokenizer, n, seed, counterfactual, bos=True): {error}"
+        ) from None

@@ -3,16 +3,23 @@
 import json
 import random
 import re
+import sys
+import traceback
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import TypeVar
 
 from .encoding import Piece
-from .errors import InputError
+from .errors import InputError, one_line
 from .pairs import PromptPair, PromptPairs, Task
 
 TRIES = 1000
 """Draws without a new prompt after which a task counts as used up."""
+
+
+class SampleFailed(InputError):
+    """A user's own ``sample`` ended in an error of its own: that there are too few pairs is an InputError of its."""
+
 
 Drawn = TypeVar("Drawn", bound=Hashable)
 Card = TypeVar("Card")
@@ -52,11 +59,19 @@ def sample_pairs(
     """``n`` pairs; where no number is asked for ``usual``, or as many as the task has with this tokenizer.
 
     Raises:
-        InputError: fewer than were asked for, or none; or a task whose sample returns something else.
+        InputError: fewer than were asked for, or none; or a task of one's own whose sample fails, or returns
+            something else.
     """
 
     def sample(asked: int) -> PromptPairs:
-        pairs = task.sample(tokenizer, asked, seed, counterfactual, bos=bos)
+        try:
+            pairs = task.sample(tokenizer, asked, seed, counterfactual, bos=bos)
+        except (InputError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            if type(task).__module__.startswith(f"{__package__}."):
+                raise  # a mistake of ours, which nobody can mend by what one line says
+            raise SampleFailed(f"task {task.name!r}: {_failure(task, error)}") from error
         if not isinstance(pairs, PromptPairs):
             raise InputError(
                 f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}"
@@ -68,6 +83,14 @@ def sample_pairs(
     return as_many_as_there_are(sample, usual) if n is None else sample(n)
 
 
+def _failure(task: Task, error: BaseException) -> str:
+    """What a user's own sample failed by, and in which line of the user's file."""
+    own = getattr(sys.modules.get(type(task).__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    where = f" in line {lines[-1]} of {own}" if lines else ""
+    return f"sample failed{where}: {type(error).__name__}: {one_line(error)}"
+
+
 def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, least: int = 0) -> PromptPairs:
     """The largest sample of at most ``most`` pairs; there are known to be ``least``.
 
@@ -76,6 +99,8 @@ def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, lea
     """
     try:
         return sample(most)
+    except SampleFailed:
+        raise  # fewer pairs would only hide it
     except InputError:
         if most == 1:
             raise

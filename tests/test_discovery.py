@@ -1,13 +1,16 @@
 """From prompts to a circuit, whole: planted circuits come out, the result has the promised form and repeats."""
 
+import inspect
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from interp import Run, discover, record
 from interp.circuits.graph_json import read_graph, write_graph
+from interp.circuits.references import load_reference
 from interp.models import load_model
 from interp.models.planted import load_planted_model, planted_truth
 from interp.models.save import check_saveable
@@ -148,11 +151,63 @@ def test_a_loaded_model_and_a_task_object_work_like_their_names(run):
         ({"n_candidates": 0}, "0 candidates"),
         ({"batch_size": 0}, "batch size 0"),
         ({"threshold": 0.0, "model": "no-such-model"}, "threshold 0.0"),  # before it is looked for
+        ({"threshold": float("nan")}, "threshold nan: it is a share"),
+        ({"threshold": np.float32("nan")}, "threshold nan: it is a share"),
+        ({"n": 8.0}, "n 8.0: it must be a whole number"),
+        ({"seed": "1"}, "seed '1': it must be a whole number"),
+        ({"batch_size": 2.5}, "batch size 2.5: it must be a whole number"),
+        ({"n_candidates": None}, "candidates None: it must be a whole number"),
+        ({"threshold": "0.05"}, "threshold '0.05': it must be a number"),
     ],
 )
 def test_bad_arguments_name_the_value(arguments, message):
-    with pytest.raises(InputError, match=message):
-        discover("planted-induction", **{"model": "planted-induction", "n": 8, **arguments})
+    with pytest.raises(InputError, match=message) as error:
+        # as a user calls it, without the tests' own check of types
+        inspect.unwrap(discover)("planted-induction", **{"model": "planted-induction", "n": 8, **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_are_as_good_as_python_s_and_are_kept(tmp_path):
+    plain = discover("planted-induction", n=8, seed=1, batch_size=4, n_candidates=9, threshold=0.25)
+    run = discover(
+        "planted-induction",
+        n=np.int64(8),
+        seed=np.int64(1),
+        batch_size=np.int32(4),
+        n_candidates=np.uint8(9),
+        threshold=np.float32(0.25),
+    )
+    again = Run.load(run.save(tmp_path / "run"))
+    for key in ("heads", "edges", "metric", "seed", "settings", "provenance"):
+        assert again.result[key] == plain.result[key]
+
+
+def test_a_reference_is_measured_with_numbers_of_numpy(tmp_path):
+    model, task = load_model("planted-induction"), load_task("planted-induction")
+    measured = measure_reference(task, model, n=np.int64(6), seed=np.int64(7), batch_size=np.int64(4))
+    measured.save(tmp_path / "mine.safetensors")
+    again = load_reference(tmp_path / "mine.safetensors")
+    assert again.provenance["seed"] == 7 and again.n_pairs == 6
+    with pytest.raises(InputError, match="seed 1.5: it must be a whole number"):
+        inspect.unwrap(measure_reference)(task, model, n=6, seed=1.5)
+
+
+def test_a_path_stands_for_a_model(tiny_model_folder):
+    with pytest.raises(InputError, match="there is no file or folder /absent"):
+        discover("ioi", model=Path("/absent"))
+    with pytest.raises(InputError, match="the task ioi needs at least .* names"):
+        discover("ioi", model=tiny_model_folder("llama"), n=8)
+
+
+def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
+    """Else a published circuit of a task of its name would judge it."""
+    (tmp_path / "mine.py").write_text(
+        "from interp.tasks.planted import load_planted_task\n\n\n"
+        "def mine():\n    return load_planted_task('planted-induction')\n\n\ntask = mine()\n"
+    )
+    spec = tmp_path / "mine.py:task"
+    run = discover(spec, model="planted-induction", n=6, n_candidates=4)
+    assert run.result["settings"]["task_class"] == str(spec)
 
 
 def test_members_say_why_and_the_report_shows_it():

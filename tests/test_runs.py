@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from interp import discover
 from interp.circuits.references import load_reference
@@ -30,6 +30,21 @@ def run() -> Run:
 
 def _change(path, **values) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def _arrays(folder, **values) -> None:
+    save_file({**load_file(folder / ARRAYS), **values}, folder / ARRAYS)
+
+
+JUDGED = {
+    "roc_auc": 0.9,
+    "average_precision": 0.8,
+    "n_positive": 1,
+    "spearman": None,
+    "n_heads": 1,
+    "interval": [0.8, 1.0],
+    "nulls": {"random_mean": 0.5, "random_sd": 0.1, "layer_index": None, "layer_mean": None},
+}
 
 
 def _head(folder, **values) -> dict:
@@ -189,16 +204,30 @@ def test_nan_is_not_written_as_json(run, tmp_path):
         ),
         (lambda f: _change(f / RESULT, heads=[_head(f, site="../a0")]), "heads.0.site: String should match"),
         (
-            lambda f: save_file({"heads_per_pair": np.zeros((5, 3, 1))}, f / ARRAYS),
-            r"heads_per_pair in scores.safetensors is of shape \(5, 3, 1\), and the heads of run.json are \(1, 1\)",
+            lambda f: _arrays(f, heads_per_pair=np.zeros((5, 3, 1))),
+            r"scores.safetensors heads_per_pair: of shape \(5, 3, 1\), and run.json implies \(5, 1, 1\)",
         ),
+        (
+            lambda f: _arrays(f, heads_per_pair=np.zeros((3, 1, 1))),
+            r"scores.safetensors heads_per_pair: of shape \(3, 1, 1\), and run.json implies \(5, 1, 1\)",
+        ),
+        (lambda f: _arrays(f, metric_clean=np.zeros(3)), r"metric_clean: of shape \(3,\), .* implies \(5,\)"),
+        (lambda f: _arrays(f, effects=np.zeros((5, 2))), r"effects: of shape \(5, 2\), .* implies \(5, 1\)"),
+        (lambda f: _arrays(f, heads=np.full((1, 1), np.nan)), "scores.safetensors heads: not all finite"),
+        (lambda f: _arrays(f, effects=np.full((5, 1), np.inf)), "scores.safetensors effects: not all finite"),
+        (lambda f: save_file({"x": np.zeros(1)}, f / ARRAYS), r"damaged \(scores.safetensors lacks heads\)"),
+        (lambda f: _change(f / RESULT, recovery={"r": JUDGED}), "scores.safetensors lacks heads_per_pair"),
+        (lambda f: (f / DETAILS).write_text('{"examples": [1'), r"damaged \(details.json: Expecting ','"),
+        (lambda f: (f / DETAILS).unlink(), r"damaged \(details.json: No such file"),
+        (lambda f: (f / ARRAYS).write_bytes(b"noise" * 9), r"damaged \(scores.safetensors: "),
     ],
 )
 def test_a_damaged_folder_is_named_with_its_fault(run, tmp_path, damage, message):
     folder = run.save(tmp_path / "run")
     damage(folder)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         Run.load(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_files_are_readable_by_others_as_the_umask_says(run, tmp_path):

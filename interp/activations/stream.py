@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.activations.metric import task_metric
 from interp.models import Model, has_mlps, hooked, model_device
+from interp.models.vocabulary import check_tokens
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import Metric, PromptPair, PromptPairs
 
@@ -90,11 +91,14 @@ def check_context(model: Model, pairs: Sequence[PromptPair]) -> int:
     """Length of the longest prompt.
 
     Raises:
-        InputError: it is more than the model reads.
+        InputError: it is more than the model reads, or a token of a prompt or an answer is none of the model's.
     """
     longest = max(len(pair.clean_tokens) for pair in pairs)
     if longest > model.cfg.n_ctx:
         raise InputError(f"prompts of {longest} tokens: the model reads at most {model.cfg.n_ctx}")
+    for pair in pairs:
+        ids = itertools.chain(pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers)
+        check_tokens(model, ids, f"the pair of {pair.clean[:40]!r}")
     return longest
 
 

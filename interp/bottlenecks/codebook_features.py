@@ -31,7 +31,7 @@ from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
 from interp.files import read_json
 from interp.models.pretrained import read_tokenizer
 from interp.models.save import write_pretrained
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, one_line
 
 SITES = {"attn_preproj": "a", "mlp": "m", "transformer_block": "r"}
 _KEY = re.compile(r"model\.(?:transformer\.h|gpt_neox\.layers)\.(\d+)\.((?:\w+\.)*)codebook_layer\.(.+)")
@@ -98,7 +98,7 @@ def export_language_model(folder: Path | str, *, base: Path | str, out: Path | s
         tokenizer = read_tokenizer(base)
         left = model.load_state_dict(weights, strict=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{folder} does not fit the model in {base}: {_first_line(error)}") from None
+        raise InputError(f"{folder} does not fit the model in {base}: {one_line(error)}") from None
     model.tie_weights()
     tied = {"lm_head.weight", "embed_out.weight"} if model.config.tie_word_embeddings else set()
     wrong = [key for key in left.missing_keys if key not in tied and not _BUFFERS.search(key)]
@@ -136,7 +136,7 @@ def _book(
     try:
         book.load_state_dict({"codes": codes / k, "gain": gain, "bias": bias, "counts": book.counts})
     except RuntimeError as error:
-        raise InputError(f"{folder}: the codebooks at {place} do not fit: {_first_line(error)}") from None
+        raise InputError(f"{folder}: the codebooks at {place} do not fit: {one_line(error)}") from None
     return book
 
 
@@ -190,9 +190,5 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 f"{path} holds more than tensors, which could run as a program: not read"
             ) from None
         except (SafetensorError, OSError, RuntimeError, EOFError, TypeError) as error:
-            raise InputError(f"cannot read the weights {path}: {_first_line(error)}") from None
+            raise InputError(f"cannot read the weights {path}: {one_line(error)}") from None
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

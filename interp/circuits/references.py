@@ -8,6 +8,7 @@ effects of every head, see :mod:`interp.circuits.measured`.
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
@@ -89,8 +90,9 @@ def written_reference(name: str, model: Model) -> Reference:
     )
 
 
-def load_reference(name: str) -> Reference | MeasuredReference:
+def load_reference(name: str | Path) -> Reference | MeasuredReference:
     """As :func:`named_reference`, or the measurement in a safetensors file."""
+    name = str(name)
     return MeasuredReference.load(name) if name.endswith(".safetensors") else named_reference(name)
 
 

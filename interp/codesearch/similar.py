@@ -11,6 +11,7 @@ from interp.bottlenecks.attach import attach
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.layout import names_of_groups
 from interp.models import Model, model_device
+from interp.models.vocabulary import check_tokens
 from interp.tasks.errors import InputError
 from interp.text.special import first_token, token_ids
 
@@ -61,7 +62,7 @@ def all_prompt_codes(
     """As :func:`prompt_codes`, of every token of a prompt, which is given as token ids without BOS.
 
     Raises:
-        InputError: another model than the index's, or more tokens than it reads.
+        InputError: another model than the index's, more tokens than it reads, or one that is none of its own.
     """
     index.check_model(model)
     device = model_device(model)
@@ -70,6 +71,7 @@ def all_prompt_codes(
     tokens = torch.tensor([[*([] if begin is None else [begin]), *ids]], device=device)
     if tokens.shape[1] > model.cfg.n_ctx:
         raise InputError(f"a prompt of {tokens.shape[1]} tokens: the model reads at most {model.cfg.n_ctx}")
+    check_tokens(model, tokens[0].tolist(), "the prompt")
     with attach(model, books, error_term=bool(index.manifest["error_term"])) as attached:
         model(tokens)
     found = {}

@@ -13,6 +13,7 @@ from transformers import StoppingCriteria
 from interp.models.device import model_device
 from interp.models.hooks import model_lock
 from interp.models.positions import generation_marked
+from interp.models.vocabulary import check_texts, check_tokens
 from interp.tasks.errors import InputError
 
 GREEDY = 1e-3
@@ -45,8 +46,8 @@ def generate(
 
     Raises:
         InputError: a temperature that is negative or not finite, no prompts or an empty one, no new tokens, more
-            tokens than the model's context, strings and a tokenizer that cannot pad, or logits that are NaN or
-            infinite, as of codes that are added too strongly for the model's dtype.
+            tokens than the model's context, a token that is none of the model's, strings and a tokenizer that cannot
+            pad, or logits that are NaN or infinite, as of codes that are added too strongly for the model's dtype.
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
@@ -61,12 +62,15 @@ def generate(
             raise InputError(
                 f"prompts of shape {list(prompts.shape)}: give tokens [batch, pos], at least one of them"
             )
+        check_tokens(model, (int(prompts.min()), int(prompts.max())), "a prompt")
         longest = prompts.shape[1]
     else:
         texts = [prompts] if isinstance(prompts, str) else prompts
-        lengths = [model.to_tokens(text, truncate=False).shape[1] for text in texts]
+        rows = [model.to_tokens(text, truncate=False)[0].tolist() for text in texts]
+        lengths = [len(row) for row in rows]
         if not lengths or not min(lengths):
             raise InputError(f"prompts {prompts!r}: give at least one, and none that is empty")
+        check_texts(model, texts, rows)
         longest = max(lengths)
     if longest + max_new_tokens > model.cfg.n_ctx:
         raise InputError(

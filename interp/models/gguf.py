@@ -46,7 +46,7 @@ def read_gguf(
         raise
     except Exception as error:
         raise _unreadable(path, error) from error
-    check_whole(told, path)
+    check_whole(model, told, path)
     _forget_quantisation(model)
     return model.eval(), tokenizer
 

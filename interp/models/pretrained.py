@@ -1,7 +1,8 @@
 """Hugging Face models, from a folder or from the hub, wrapped in a TransformerBridge."""
 
 import contextlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from transformers import (
 
 from interp.models.memory import check_weights
 from interp.models.progress import status
-from interp.tasks.errors import InputError
+from interp.models.vocabulary import check_tokenizer
+from interp.tasks.errors import InputError, one_line
 
 _DAMAGED = (
     OSError,
@@ -39,6 +41,9 @@ _DAMAGED = (
     StrictDataclassError,
 )
 """What transformers raises for files that are not what they seem."""
+_NO_TOKENIZER = "Couldn't instantiate the backend tokenizer"
+_IN_A_STACK = re.compile(r"(.*?)\.\d+\.")
+"""A weight of a layer; what comes before its number."""
 
 
 def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype) -> TransformerBridge:
@@ -60,12 +65,13 @@ def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype
                 attn_implementation="eager",
                 local_files_only=local,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, where what they are can be said
             )
     except InputError:
         raise
     except _DAMAGED as error:
         raise _unreadable(source, error) from error
-    check_whole(told, source)
+    check_whole(model, told, source)
     return wrap(model, tokenizer, str(source), device, config=config)
 
 
@@ -92,15 +98,16 @@ def wrap(
 ) -> TransformerBridge:
     """Put a TransformerBridge around a model that is already in memory.
 
-    Raises :class:`InputError` for an architecture that the bridge does not know.
+    Raises :class:`InputError` for an architecture that the bridge does not know, and for another model's tokenizer.
     """
+    check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], name)
     architecture = ((config or model.config).architectures or [type(model).__name__])[0]
     try:
         bridge = TransformerBridge.boot_transformers(
             name, hf_model=model.to(device), tokenizer=tokenizer, dtype=model.dtype, device=device
         )
     except (ValueError, NotImplementedError, KeyError) as error:
-        reason = _first_line(error)
+        reason = one_line(error)
         raise InputError(
             f"{name}: transformer-lens cannot wrap the architecture {architecture} ({reason})"
         ) from error
@@ -108,18 +115,61 @@ def wrap(
     return bridge
 
 
-def check_whole(told: Mapping[str, Any], source: str | Path) -> None:
-    """Raise :class:`InputError` if weights were not in the checkpoint: transformers draws them at random.
+def check_whole(model: PreTrainedModel, told: Mapping[str, Any], source: str | Path) -> None:
+    """Raise :class:`InputError` if the checkpoint is of another model than the configuration.
+
+    Weights that are missing or of other shapes transformers draws at random, and others it leaves out.
 
     Args:
         told: what ``from_pretrained`` tells with ``output_loading_info``.
     """
+    wrong = sorted(told["mismatched_keys"])
+    if wrong:
+        name, there, wanted = wrong[0]
+        raise InputError(
+            f"{source}: {name}{_others(wrong)} is of shape {list(there)} in the checkpoint, and of {list(wanted)} by "
+            "config.json: one of the two is damaged"
+        )
     missing = sorted(told["missing_keys"])
     if missing:
-        others = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise InputError(
-            f"{source} lacks weights, {missing[0]}{others}: it is damaged, or not of a causal language model"
+            f"{source} lacks weights, {missing[0]}{_others(missing)}: it is damaged, or not of a causal language model"
         )
+    left = _left_out(model, told["unexpected_keys"])
+    if left:
+        raise InputError(
+            f"{source} has weights that the model of its config.json does not, {left[0]}{_others(left)}: one of the "
+            "two is damaged (are there fewer layers in config.json than in the checkpoint?)"
+        )
+
+
+def _others(names: Sequence[Any]) -> str:
+    return f" and {len(names) - 1} more" if names[1:] else ""
+
+
+def _left_out(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Which weights that were not loaded belong to the model's own stack of layers.
+
+    Others do no harm: buffers of earlier versions (``rotary_emb.inv_freq``, GPT-2's mask ``attn.bias``), a tied
+    unembedding, heads of other tasks, the layers of an image encoder.
+    """
+    own = {name for name, _ in model.named_parameters()}
+    layers = {found[0]: found[1] for name in own if (found := _IN_A_STACK.match(name))}
+    left = []
+    for name in sorted(unexpected):
+        found = _IN_A_STACK.match(name)
+        if found is None or not _is_end(found[1], layers.values()):
+            continue
+        module, _, kind = name.rpartition(".")
+        more_of_a_layer = kind == "weight" or (kind == "bias" and _is_end(f"{module}.weight", own))
+        if more_of_a_layer or not _is_end(found[0], layers):
+            left.append(name)
+    return left
+
+
+def _is_end(name: str, of: Iterable[str]) -> bool:
+    """Base models are saved without the prefix of their place in the causal one."""
+    return any(f".{whole}".endswith(f".{name}") for whole in of)
 
 
 def _without_foreign_tokens(bridge: TransformerBridge) -> None:
@@ -134,7 +184,7 @@ def _without_foreign_tokens(bridge: TransformerBridge) -> None:
 
 def _unreadable(source: str | Path, error: Exception, what: str = "a causal language model") -> InputError:
     if isinstance(source, Path):
-        return InputError(f"cannot read {what} from the folder {source}: {_first_line(error)}")
+        return InputError(f"cannot read {what} from the folder {source}: {_reason(error)}")
     causes = [error, error.__cause__, error.__context__]
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         reason = "access to it must be granted first (log in with `hf auth login`)"
@@ -143,9 +193,11 @@ def _unreadable(source: str | Path, error: Exception, what: str = "a causal lang
     elif isinstance(error, OSError):
         reason = "the Hugging Face hub could not be reached, or it holds no such model"
     else:
-        reason = _first_line(error)
+        reason = _reason(error)
     return InputError(f"cannot load {source!r}: {reason}; a local folder or .gguf file works without the hub")
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _reason(error: Exception) -> str:
+    if str(error).startswith(_NO_TOKENIZER):
+        return "it holds no files of one, such as tokenizer.json, or none that transformers can read"
+    return f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from interp.models import Model, model_device
 from interp.models.generate import generate
 from interp.models.hooks import as_it_is
+from interp.models.vocabulary import check_texts
 from interp.tasks.errors import InputError
 from interp.text.special import check_unicode, ends, opened, until_end
 
@@ -48,7 +49,8 @@ def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) 
     """Token ids, BOS included; with ``chat`` as a user's message in the model's chat template.
 
     Raises:
-        InputError: no prompts, a model without a tokenizer or without a chat template.
+        InputError: no prompts, a token that is none of the model's, a model without a tokenizer or without a chat
+            template.
     """
     if not prompts:
         raise InputError("no prompts")
@@ -61,6 +63,7 @@ def encode_prompts(model: Model, prompts: Sequence[str], *, chat: bool = False) 
     for prompt, ids in zip(prompts, found, strict=True):
         if not ids:
             raise InputError(f"prompt {prompt!r} is empty")
+    check_texts(model, prompts, found)
     return found
 
 

@@ -29,6 +29,7 @@ it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ from interp.steering.gains import read_gains
 from interp.steering.pursuit import pursue
 from interp.steering.target import find_target
 from interp.steering.texts import Readings, TokenizedTexts, read_texts, tokenize
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, whole_number
 
 RANKINGS = ("difference", "detection")
 DETECTED = -np.log10(0.05)
@@ -70,7 +71,7 @@ def find_codes(
     negative: Sequence[str],
     *,
     by: str = "difference",
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     stage: Stage = silent,
 ) -> FoundCodes:
     """Find the codes that bring about what positive texts have and negative ones do not, or that tell them apart.
@@ -79,14 +80,18 @@ def find_codes(
     of them once more.
 
     Args:
+        positive, negative: of copies only the first counts: one could choose a code, and the other would judge it.
         by: see the module's docstring.
-        seed: of the split into halves.
+        seed: of the split into halves, 0 or more.
 
     Raises:
         InputError: fewer than :data:`LEAST` texts of a kind, a text in both, an empty or too long one, no codebooks,
             or no code (by difference: no token) that tells the texts apart.
     """
+    positive, negative = _without_copies(positive), _without_copies(negative)
     _check(model, codebooks, positive, negative, by)
+    if (seed := whole_number("seed", seed)) < 0:
+        raise InputError(f"seed {seed}: it must be 0 or more")
     texts = tokenize(model, [*positive, *negative])
     is_positive = np.arange(len(positive) + len(negative)) < len(positive)
     heldout = _split(is_positive, seed)
@@ -236,6 +241,14 @@ def _difference(
     return (positive - negative).numpy()
 
 
+def _without_copies(texts: Sequence[str]) -> list[str]:
+    """Texts that differ by more than the space around them, as ``interp.steering.topics.read_lines`` has them."""
+    first: dict[str, str] = {}
+    for text in texts:
+        first.setdefault(text.strip(), text)
+    return list(first.values())
+
+
 def _check(
     model: Model,
     codebooks: Mapping[str, Bottleneck],
@@ -261,9 +274,9 @@ def _check(
     for kind, texts in (("positive", positive), ("negative", negative)):
         if len(texts) < LEAST:
             raise InputError(
-                f"{len(texts)} {kind} texts: at least {LEAST} are needed, half of them to judge by"
+                f"{len(texts)} {kind} texts: at least {LEAST} different ones are needed, half of them to judge by"
             )
-    for text in set(positive) & set(negative):
+    for text in {text.strip() for text in positive} & {text.strip() for text in negative}:
         raise InputError(f"text {text!r} is among the positive and the negative texts")
 
 

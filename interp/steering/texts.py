@@ -15,6 +15,7 @@ from interp.bottlenecks.codes import NO_CODE
 from interp.models import Model, hooked, model_device, resolve_site
 from interp.models.memory import check_fits, estimate_memory
 from interp.models.sites import Site
+from interp.models.vocabulary import check_texts
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text.special import first_token, opened
@@ -43,8 +44,8 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
     """Texts as one padded tensor.
 
     Raises:
-        InputError: a text that is empty or longer than the model's context, a model without a tokenizer, or texts so
-            long that a batch of them does not fit into memory.
+        InputError: a text that is empty or longer than the model's context, or has a token that is none of the
+            model's, a model without a tokenizer, or texts so long that a batch of them does not fit into memory.
     """
     if model.tokenizer is None:
         raise InputError("this model has no tokenizer: it cannot read text")
@@ -57,6 +58,7 @@ def tokenize(model: Model, texts: Sequence[str]) -> TokenizedTexts:
             raise InputError(
                 f"a text of {len(row)} tokens ({text[:30]!r} …): the model reads {model.cfg.n_ctx}"
             )
+    check_texts(model, texts, rows)
     longest = max(map(len, rows))
     check_fits(
         estimate_memory(model, min(BATCH_SIZE, len(rows)), longest), model_device(model), "shorter texts"

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.models import Model
+from interp.models.vocabulary import check_tokens
 from interp.progress import Stage, silent
 from interp.tasks.errors import InputError
 from interp.text.sources import Document, TextSource, open_sources
@@ -75,8 +76,8 @@ def load_text(
         spec: see :mod:`interp.text.sources`; several are joined with ``+``.
 
     Raises:
-        InputError: an unknown source, no text, fewer tokens than asked for (says how many), or a context that is
-            longer than the model's.
+        InputError: an unknown source, no text, fewer tokens than asked for (says how many), a context that is
+            longer than the model's, or a token that is none of the model's.
     """
     if split not in ("train", "heldout"):
         raise InputError(f"split {split!r}: choose train or heldout")
@@ -142,7 +143,9 @@ def _blocks(
             f"{n_blocks * body} are needed for {n_blocks} blocks of {context}: ask for fewer, or add a source{once}"
         )
     rows = torch.tensor(stream[: n_blocks * body]).reshape(n_blocks, body)
-    return torch.cat([torch.tensor(head, dtype=torch.long).expand(n_blocks, -1), rows], 1), documents
+    tokens = torch.cat([torch.tensor(head, dtype=torch.long).expand(n_blocks, -1), rows], 1)
+    check_tokens(model, (int(tokens.min()), int(tokens.max())), f"text {source.spec!r}")
+    return tokens, documents
 
 
 def _ordered(

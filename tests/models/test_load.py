@@ -5,9 +5,11 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models
 from transformers import (
     AutoModelForCausalLM,
@@ -202,6 +204,113 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, tiny_model_folder)
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3, "layer_types": None}))
     with pytest.raises(InputError, match=r"lacks weights, model\.layers\.2\..* and 8 more"):
         load_model(str(folder))
+
+
+MESSAGES = {
+    "heads": (
+        {"num_attention_heads": 5},
+        r"hidden size \(24\) is not a multiple of the number of .* heads \(5\)",
+    ),
+    "vocabulary": (
+        {"vocab_size": 400},
+        r"model.embed_tokens.weight is of shape \[360, 24\] in the checkpoint, and of \[400, 24\] by config.json",
+    ),
+    "inner width": ({"intermediate_size": 60}, r"mlp.down_proj.weight and 5 more is of shape \[24, 48\]"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), MESSAGES.values(), ids=MESSAGES)
+def test_a_config_that_does_not_fit_says_what_does_not(changed, message, tmp_path, tiny_model_folder):
+    folder = changed_copy(tiny_model_folder("llama"), tmp_path / "model", changed)
+    with pytest.raises(InputError, match=message) as error:
+        load_model(str(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_tokenizer_says_so(tmp_path, tiny_model_folder):
+    folder = changed_copy(tiny_model_folder("llama"), tmp_path / "model", {})
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(
+            InputError, match="a tokenizer from .*: it holds no files of one, such as tokenizer.json"
+        ):
+            load(str(folder))
+
+
+LAYERS = {family: "num_hidden_layers" for family in FAMILIES} | {"gpt2": "n_layer"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_with_more_layers_than_its_config_is_refused(family, tmp_path, tiny_model_folder):
+    """transformers would leave them out, and the model would be another one."""
+    fewer = {LAYERS[family]: 1} | ({} if family == "gpt2" else {"layer_types": None})
+    folder = changed_copy(tiny_model_folder(family), tmp_path / "model", fewer)
+    with pytest.raises(
+        InputError, match=r"has weights that .* does not, .*\.1\..* and \d+ more: .* fewer layers"
+    ):
+        load_model(str(folder))
+
+
+def test_biases_that_the_config_has_no_place_for_are_refused(tmp_path, tiny_model_folder):
+    """A Qwen2 called Llama, which adds no biases to its queries, keys and values."""
+    foreign = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    folder = changed_copy(tiny_model_folder("qwen2"), tmp_path / "model", foreign)
+    with pytest.raises(InputError, match="does not, model.layers.0.self_attn.k_proj.bias and 5 more"):
+        load_model(str(folder))
+
+
+OLD_BUFFERS = {
+    "gpt2": ("transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"),
+    "pythia": ("gpt_neox.layers.0.attention.rotary_emb.inv_freq", "gpt_neox.layers.0.attention.bias"),
+    "llama": ("model.layers.0.self_attn.rotary_emb.inv_freq", "lm_head.weight", "score.weight"),
+}
+
+
+@pytest.mark.parametrize("family", OLD_BUFFERS)
+def test_what_earlier_versions_and_other_heads_left_in_a_checkpoint_is_no_harm(
+    family, tmp_path, tiny_model, tiny_model_folder
+):
+    folder = changed_copy(tiny_model_folder(family), tmp_path / "model", {})
+    tensors = load_file(folder / "model.safetensors")
+    known = {name.rpartition(".")[0]: tensor for name, tensor in tensors.items()}
+    tied = known.get("model.embed_tokens", torch.zeros(3, 24)).clone()
+    tensors |= {name: tied if name == "lm_head.weight" else torch.ones(3) for name in OLD_BUFFERS[family]}
+    # a part of another model, whose layers are more
+    tensors |= {"vision_tower.encoder.layers.7.mlp.weight": torch.ones(3)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(load_model(str(folder))(PROMPT), tiny_model(family)(PROMPT))
+
+
+def test_a_base_model_s_checkpoint_has_its_layers_under_shorter_names(
+    tmp_path, tiny_model, tiny_model_folder
+):
+    folder = changed_copy(tiny_model_folder("gpt2"), tmp_path / "model", {})
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(load_model(str(folder))(PROMPT), tiny_model("gpt2")(PROMPT))
+    fewer = changed_copy(folder, tmp_path / "fewer", {"n_layer": 1})
+    with pytest.raises(InputError, match=r"does not, .*h\.1\..* and 10 more"):
+        load_model(str(fewer))
+
+
+def test_a_path_is_taken_for_a_folder(tiny_model, tiny_model_folder):
+    folder = tiny_model_folder("gpt2")
+    model = load_model(folder)
+    assert torch.equal(model(PROMPT), tiny_model("gpt2")(PROMPT))
+    assert describe_model(model) == describe_model(tiny_model("gpt2"))
+    assert load_tokenizer(folder).encode(PROMPT) == model.tokenizer.encode(PROMPT)
+    with pytest.raises(InputError, match="there is no file or folder /absent"):
+        load_model(Path("/absent"))
+
+
+def changed_copy(folder: Path, copy: Path, changed: dict) -> Path:
+    """A model's folder whose config.json says other things."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | changed))
+    return copy
 
 
 def test_a_tokenizer_without_special_tokens_is_given_none_that_the_model_does_not_know(tmp_path):

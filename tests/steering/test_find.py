@@ -22,7 +22,7 @@ from interp.steering.kept import write_shipped
 from interp.steering.pursuit import pursue
 from interp.steering.target import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
-from interp.steering.topics import holds_word, neutral_texts, read_lines
+from interp.steering.topics import development_topic_names, holds_word, neutral_texts, read_lines
 from interp.tasks.errors import InputError
 
 MARK = "Z"
@@ -357,6 +357,10 @@ def test_only_codebooks_have_a_mean_to_differ_from(model):
     ("positive", "negative", "options", "message"),
     [
         (MARKED[:3], PLAIN, {}, "3 positive texts: at least 6"),
+        (MARKED[:3] * 2, PLAIN, {}, "3 positive texts: at least 6 different ones"),
+        (MARKED, [*PLAIN[:5], f" {PLAIN[0]}\n"], {}, "5 negative texts: at least 6 different ones"),
+        (MARKED, [*PLAIN, f"{MARKED[0]} "], {}, "is among the positive and the negative"),
+        (MARKED, PLAIN, {"seed": -1}, "seed -1: it must be 0 or more"),
         (MARKED, PLAIN[:1], {}, "1 negative texts"),
         ([*MARKED, PLAIN[0]], PLAIN, {}, "is among the positive and the negative texts"),
         ([*MARKED, ""], PLAIN, {}, "is empty"),
@@ -379,6 +383,22 @@ def test_only_codebooks_have_a_mean_to_differ_from(model):
 def test_bad_input(model, books, positive, negative, options, message):
     with pytest.raises(InputError, match=message):
         find_codes(model, books, positive, negative, **options)
+
+
+def test_copies_of_a_text_count_once_and_change_nothing(model, books):
+    """Of two copies one could choose a code, and the other would judge it."""
+    plain = find_codes(model, books, MARKED, PLAIN, seed=1)
+    copies = find_codes(
+        model, books, [*MARKED, *MARKED, f"{MARKED[0]}\n"], [*PLAIN, PLAIN[3]], seed=np.int64(1)
+    )
+    assert copies == plain and copies.n_positive == len(MARKED)
+    json.dumps(copies.to_json())
+
+
+def test_no_shipped_topic_has_copies():
+    for topic in map(load_topic, (*topic_names(), *development_topic_names())):
+        every = [text.strip() for text in (*topic.positive, *topic.negative)]
+        assert len(set(every)) == len(every)
 
 
 def test_topics_hold_their_words_and_prompts_hold_none():

@@ -33,6 +33,36 @@ class Odd(Capitals):
 class Broken(Capitals):
     def __init__(self):
         raise RuntimeError("no data")
+
+
+class Left(Capitals):
+    def __init__(self):
+        raise SystemExit(3)
+
+
+class Text(Capitals):
+    default_n = "10"
+
+
+class Nothing(Capitals):
+    default_n = None
+
+
+class NoneAtAll(Capitals):
+    default_n = 0
+
+
+class Nameless(Capitals):
+    name = None
+
+
+class OneRole(Capitals):
+    roles = "END"
+
+
+class WithoutBos(Capitals):
+    def sample(self, tokenizer, n, seed=0, counterfactual=None):
+        return PromptPairs([])
 """
 
 
@@ -90,12 +120,23 @@ def test_a_class_in_a_module_loads():
         ("Half", "is no task: it lacks roles, counterfactuals, default_n, sample"),
         ("Odd", "metric 'accuracy' is not one of logit_diff, logit_diff_max, prob_diff"),
         ("Broken", r"Broken\(\) failed: RuntimeError: no data"),
+        ("Left", r"Left\(\) failed: SystemExit: 3"),
+        ("Text", "default_n '10': it must be a whole number"),
+        ("Nothing", "default_n None: it must be a whole number"),
+        ("NoneAtAll", "default_n 0: it must be at least 1"),
+        ("Nameless", "name None must be a text"),
+        ("OneRole", "roles 'END' must be a tuple of names"),
+        (
+            "WithoutBos",
+            r"counterfactual=None\) cannot be called as sample\(.*bos=True\): got an unexpected .*'bos'",
+        ),
         ("Absent", "has no class 'Absent'; it has .*Capitals, Half"),
     ],
 )
 def test_a_class_that_is_no_task_is_told_what_it_lacks(user_file, name, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         load_task(f"{user_file}:{name}")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +159,22 @@ def test_a_file_that_does_not_import_is_an_input_error(tmp_path):
     path.write_text("def", encoding="utf-8")
     with pytest.raises(InputError, match="importing it failed: SyntaxError"):
         load_task(f"{path}:Task")
+
+
+def test_a_file_that_leaves_python_is_an_input_error_and_no_silent_end(tmp_path):
+    path = tmp_path / "leaves.py"
+    path.write_text("import sys\nsys.exit(3)\n", encoding="utf-8")
+    with pytest.raises(InputError, match="leaves.py: importing it failed: SystemExit: 3"):
+        load_task(f"{path}:Task")
+
+
+def test_a_class_that_cannot_be_made_is_told_why():
+    class Asks:
+        def __init__(self, words):
+            self.words = words
+
+    with pytest.raises(InputError, match=r"Asks: Asks\(\) failed: TypeError: .*'words'"):
+        load_task(Asks)
 
 
 @pytest.mark.parametrize(

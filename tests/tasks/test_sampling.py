@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from interp.tasks import InputError, PromptPair, PromptPairs, Task
+from interp.tasks import InputError, PromptPair, PromptPairs, Task, load_task
 from interp.tasks.ioi import IOI
 from interp.tasks.registry import SHIPPED
 from interp.tasks.sampling import dealt, draw_unseen, fill, sample_pairs, seeded
@@ -141,3 +141,88 @@ def test_a_pair_that_cannot_be_is_an_input_error(wrong, words):
     PromptPair("a b c", "a b d", **sound)
     with pytest.raises(InputError, match=words):
         PromptPair("a b c", "a b d", **sound | wrong)
+
+
+NUMBERS = """
+import json
+import numpy as np
+from interp.tasks import InputError, PromptPair
+
+sound = {"clean_tokens": (1, 2, 3), "corrupt_tokens": (1, 2, 4), "answers": (5,), "wrong_answers": (6,)}
+plain = PromptPair("a b c", "b", **sound, positions={"IO": 1, "END": 2})
+pair = PromptPair("a b c", "b", **sound, positions={"IO": np.int64(1), "END": np.int32(2)})
+assert pair == plain and json.dumps(pair.positions) == json.dumps(plain.positions)
+assert pair.fingerprint == plain.fingerprint
+for wrong in (
+    {"positions": {"IO": 1.0}},
+    {"positions": {"IO": None}},
+    {"clean_tokens": (1, "2", 3)},
+    {"answers": (None,)},
+):
+    try:
+        PromptPair("a b c", "b", **sound | wrong)
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_positions_of_numpy_can_be_written_as_json_and_what_is_no_number_is_an_input_error():
+    """In a process in which types are not checked by the tests."""
+    result = subprocess.run([sys.executable, "-c", NUMBERS], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == [
+        "the pair of 'a b c': position of IO: 1.0: it must be a whole number",
+        "the pair of 'a b c': position of IO: None: it must be a whole number",
+        "the pair of 'a b c': clean_tokens: '2': it must be a whole number",
+        "the pair of 'a b c': answers: None: it must be a whole number",
+    ]
+
+
+FAILING = """
+import sys
+from interp.tasks.ioi import IOI
+
+
+class Failing(IOI):
+    def sample(self, *arguments, **named):
+        return {}["no such\\nword"]
+
+
+class Leaving(IOI):
+    def sample(self, *arguments, **named):
+        sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Failing", r"task 'ioi': sample failed in line 8 of .*mine\.py: KeyError: 'no such"),
+        ("Leaving", r"task 'ioi': sample failed in line 13 of .*mine\.py: SystemExit: 3"),
+    ],
+)
+def test_a_sample_of_one_s_own_that_fails_is_an_input_error_and_names_its_line(tmp_path, name, words):
+    path = tmp_path / "mine.py"
+    path.write_text(FAILING, encoding="utf-8")
+    task = load_task(f"{path}:{name}")
+    for n in (3, None):
+        with pytest.raises(InputError, match=words) as error:
+            sample_pairs(task, None, n, 3)
+        assert "\n" not in str(error.value)
+
+
+def test_a_sample_that_fails_for_many_is_no_sample_of_fewer():
+    class Short(IOI):
+        asked = []
+
+        def sample(self, _tokenizer, n, *_others, **_named):
+            self.asked.append(n)
+            return [][n]
+
+    with pytest.raises(InputError, match="sample failed in line .*IndexError"):
+        sample_pairs(Short(), None, None, 64)
+    assert Short.asked == [64]
+
+
+def test_a_sample_of_ours_that_fails_is_a_bug_and_shows_where():
+    with pytest.raises(TypeError):
+        sample_pairs(IOI(), None, 3, 3)
