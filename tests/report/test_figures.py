@@ -116,6 +116,26 @@ def test_graph_chosenlater_layers_further_right_and_is_the_same_each_time():
     assert x == sorted(x)
 
 
+def test_edges_and_nodes_have_the_colour_of_their_sign():
+    nodes = [Node("a0.h0", 0, 2.0, "up"), Node("a1.h0", 1, -1.0, "down"), Node("m2", 2, 1.0, "end")]
+    edges = [
+        {"from": "a0.h0", "to": "m2", "into": None, "score": 0.5},
+        {"from": "a1.h0", "to": "m2", "into": None, "score": -0.3},
+    ]
+    figure = ElementTree.fromstring(edge_graph(nodes, edges, "graph"))
+    lines = {
+        line.find(f"{_NS}title").text: line.get("class") for line in figure.iter(f"{_NS}path") if len(line)
+    }
+    assert lines == {"a0.h0 → m2: +0.5": "edge pos", "a1.h0 → m2: -0.3": "edge neg"}
+    boxes = {
+        link.get("aria-label"): [rect.get("class") for rect in link.iter(f"{_NS}rect")][1]
+        for link in figure.iter(f"{_NS}a")
+    }
+    assert boxes == {"up": "pos", "down": "neg", "end": "pos"}
+    grey = ElementTree.fromstring(edge_graph(nodes, edges, "graph", signed=False))
+    assert {line.get("class") for line in grey.iter(f"{_NS}path") if len(line)} == {"edge counted"}
+
+
 def test_roc_curve_runs_from_corner_to_corner():
     figure = ElementTree.fromstring(
         roc_panel([(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)], [(0.0, 0.0), (1.0, 1.0)], 5, 10, "roc")
