@@ -140,11 +140,11 @@ def evaluate(
     from interp.files import check_file, write_json
     from interp.options import whole
 
+    if controls == 1:  # which should not wait for the text
+        raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
     books = BookFolder.open(folder)
     path = json_file or folder / "quality.json"
     check_file(path, "--json", read=(model,), own="quality.json")
-    if controls == 1:  # which should not wait for the text
-        raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
     wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
 
     from interp.codebook_console import print_quality
