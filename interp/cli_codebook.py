@@ -144,7 +144,7 @@ def evaluate(
         raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
     books = BookFolder.open(folder)
     path = json_file or folder / "quality.json"
-    check_file(path, "--json", read=(model,), own="quality.json")
+    check_file(path, "--json", read=(model,))
     wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
 
     from interp.codebook_console import print_quality

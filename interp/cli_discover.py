@@ -83,7 +83,7 @@ def discover(
     from interp.files import check_file, write_json
     from interp.progress import bar
     from interp.runs import RESULT, apart, check_destination
-    from interp.tasks import load_task
+    from interp.tasks import PromptFile, load_task
 
     options = key_values(set_)
     _check_given_once(
@@ -99,7 +99,7 @@ def discover(
     spec = default_model(wanted) if model is None else model
     asked = {
         "task": wanted.name,
-        "task_class": task if source_file(task).endswith(".py") else None,
+        "task_class": None if task == wanted.name or isinstance(wanted, PromptFile) else task,
         "model": spec,
         "seed": seed,
         "mlps": mlps,

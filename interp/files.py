@@ -104,7 +104,7 @@ def check_writable(path: Path, option: str) -> None:
     try:
         parent = next(folder for folder in place.parents if folder.exists())
         longest = os.pathconf(parent, "PC_NAME_MAX") - _TEMPORARY if hasattr(os, "pathconf") else None
-        for part in place.parts:
+        for part in place.relative_to(parent).parts:
             if longest is not None and len(os.fsencode(part)) > longest:
                 raise InputError(f"{option} {path}: a name may have {longest} bytes")
         with tempfile.TemporaryFile(dir=parent) as file:
@@ -119,9 +119,14 @@ DESCRIPTIONS = {
     "manifest.json": "codebooks or a code index",
     "bench.json": "a bench",
     "result.json": "a reproduction",
-    "config.json": "a model",
 }
 """By which file each kind of folder is known."""
+_WHOLE = {
+    ("run.json", "details.json"): DESCRIPTIONS["run.json"],
+    ("bench.json", "bench.parquet"): DESCRIPTIONS["bench.json"],
+    ("config.json", "model*.safetensors"): "a model",
+}
+"""Folders in which nothing but the command that made them writes, by what lies in them."""
 
 
 def check_folder(folder: Path, own: str) -> None:
@@ -135,12 +140,11 @@ def check_folder(folder: Path, own: str) -> None:
     check_writable(Path(folder) / own, "--out")
 
 
-def check_file(path: Path, option: str, *, read: Iterable[Path | str | None] = (), own: str = "") -> None:
+def check_file(path: Path, option: str, *, read: Iterable[Path | str | None] = ()) -> None:
     """As :func:`check_writable`, and refuse what is no file or would be missed.
 
     Args:
         read: what the command reads; what is no file's name among it does not matter.
-        own: the name of a file that the command may replace in a folder of results.
 
     Raises:
         InputError: ``-``, a folder, a device or pipe, a file that is read, a part of a run, of codebooks or the like.
@@ -155,7 +159,16 @@ def check_file(path: Path, option: str, *, read: Iterable[Path | str | None] = (
             raise InputError(f"{option} {path} is a device or a pipe: name a file")
         if any(given and Path(given).is_file() and path.samefile(given) for given in read):
             raise InputError(f"{option} {path} is what is read: name another file")
-        for name, kind in DESCRIPTIONS.items():
-            if path.name != own and (Path(os.path.realpath(path)).parent / name).exists():
-                raise InputError(f"{option} {path} is part of {kind}: name another file")
+        if (whole := _belongs_to(Path(os.path.realpath(path)))) is not None:
+            raise InputError(f"{option} {path} is part of {whole}: name another file")
     check_writable(path, option)
+
+
+def _belongs_to(path: Path) -> str | None:
+    """What an existing file is a part of. One name alone tells little: anyone may call a file ``result.json``."""
+    if path.name == "manifest.json":
+        return DESCRIPTIONS[path.name]
+    for names, kind in _WHOLE.items():
+        if all(any(path.parent.glob(name)) for name in names):
+            return kind
+    return None

@@ -300,7 +300,9 @@ def apart(folder: Path, wanted: Mapping[str, object]) -> Path:
 def _asked(folder: Path) -> dict:
     """What the run in a folder was asked for, one key deep; nothing where there is none that can be read."""
     told = _told(folder)
-    parts = (told, told.get("settings"), (told.get("provenance") or {}).get("pairs"))
+    provenance = told.get("provenance")
+    pairs = provenance.get("pairs") if isinstance(provenance, dict) else None
+    parts = (told, told.get("settings"), pairs)
     found = {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
     return found and {"task_class": None} | found
 

@@ -48,10 +48,9 @@ class PromptPair:
             )
         if not (self.answers and self.wrong_answers):
             raise InputError(f"the pair of {self.clean!r} needs an answer and a wrong answer")
+        # tokens stay as they are: fingerprints are of how they are written
         for name in ("clean_tokens", "corrupt_tokens", "answers", "wrong_answers"):
-            for token in getattr(
-                self, name
-            ):  # which stay as they are: fingerprints are of how they are written
+            for token in getattr(self, name):
                 whole_number(f"the pair of {self.clean!r}: {name}:", token)
         # NumPy's numbers cannot be written as JSON
         positions = {

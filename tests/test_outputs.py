@@ -52,9 +52,33 @@ def test_what_is_read_and_what_belongs_to_results_is_not_replaced(command, made,
     monkeypatch.chdir(made)
     before = tree(made)
     refused = command(*words)
-    assert refused.code == 2 and words[-1] in refused.error or "own.json" in refused.error
+    assert refused.code == 2
+    written = "own.json" if "own.json" in words else words[-1]
+    assert written in refused.error
     assert "is what is read" in refused.error or "is part of a" in refused.error
     assert tree(made) == before
+
+
+def test_results_in_a_folder_that_only_looks_like_one_of_ours_are_replaced(command):
+    for name in ("config.json", "result.json", "run.json", "mine.json"):
+        Path(name).write_text("{}")
+    long = Path("y" * 250)
+    long.mkdir()
+    for out in ("mine.json", str(long / "mine.json")):
+        done = command("tasks", "export", PLANTED, out, "-n", "6")
+        assert done.code == 0, done.err
+
+
+def test_a_class_of_one_s_own_replaces_its_own_run_and_no_other(command):
+    source = (
+        "from interp.tasks.planted import load_planted_task\nmine = load_planted_task('planted-induction')\n"
+    )
+    for place in ("one.py", "two.py"):
+        Path(place).write_text(source)
+    words = ("discover", "one.py:mine", "--model", PLANTED, "-n", "6")
+    assert "replaces" not in command(*words).out
+    assert "replaces the earlier run" in command(*words).out
+    assert "replaces" not in command("discover", "two.py:mine", *words[2:]).out
 
 
 def test_a_link_is_followed_and_not_replaced(command):
