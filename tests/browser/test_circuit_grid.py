@@ -38,8 +38,7 @@ def test_heads_are_opened_by_a_click_and_by_the_box(tab, runs):
     _opened(page, run, first)
     _click(page, run, second)
     _opened(page, run, second)
-    page.get_by_role("combobox", name="Head").click()
-    page.get_by_role("option").filter(has_text=third).click()
+    opened.choose("Head", third)
     _opened(page, run, third)
     _click(page, run, second)  # the head that was clicked last
     _opened(page, run, second)

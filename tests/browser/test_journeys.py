@@ -107,9 +107,7 @@ def test_a_discovery_that_is_left_ends_and_leaves_nothing(tab, runs):
     opened = tab("/circuit")
     page = opened.page
     page.get_by_text("Find a circuit").click()
-    page.get_by_role("combobox", name=re.compile("Task")).click()
-    page.keyboard.type("planted-gates")
-    page.get_by_role("option", name="planted-gates").click()
+    opened.choose(re.compile("Task"), "planted-gates")
     page.get_by_label("Pairs", exact=True).fill("300")
     page.get_by_role("button", name="Find", exact=True).click()
     expect(page.get_by_text(re.compile("codes scores: [1-9]"))).to_be_visible()

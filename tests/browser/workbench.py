@@ -100,6 +100,18 @@ class Tab:
         """Wait until the page's script has run."""
         self.page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=PATIENCE)
 
+    def choose(self, label: str | re.Pattern[str], option: str) -> None:
+        """Pick an option of a box by what the option's name contains.
+
+        The list of a box closes whenever the page scrolls, as it does while an expander unfolds, so nothing may move.
+        """
+        self.page.wait_for_function(
+            "() => document.getAnimations().every(a => a.effect.getComputedTiming().endTime === Infinity)"
+        )
+        self.page.get_by_role("combobox", name=label).click()
+        self.page.keyboard.type(option)
+        self.page.get_by_role("option").filter(has_text=option).click()
+
     def exceptions(self) -> list[str]:
         """What Streamlit shows where a script fails."""
         return self.page.locator("[data-testid=stException]").all_inner_texts()
