@@ -1,14 +1,13 @@
 """The command line: thin, and quick to answer ``--help`` (heavy imports happen inside the commands)."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import interp
-from interp.cli_app import workbench
+from interp.cli_app import workbench, workbench_of
 from interp.cli_bench import bench
 from interp.cli_codebook_train import codebook_app
 from interp.cli_discover import discover
@@ -34,6 +33,7 @@ from interp.options import (
     whole_option,
 )
 from interp.tasks.errors import InputError
+from interp.terminal import suggest
 
 app = typer.Typer(
     name="interp",
@@ -177,7 +177,7 @@ def reference(
         not bos
     )
     words = ["discover", task, *named, "--reference", str(path)]
-    typer.echo(f"next     interp {shlex.join(words)}    # judged by it")
+    suggest((words, "judged by it"))
 
 
 @app.command()
@@ -186,6 +186,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder
     from interp.report import write_report
 
     typer.echo(f"report   {write_report(run)}")
+    suggest((workbench_of(run), "the same in the browser, head by head"))
 
 
 @app.command()
@@ -199,6 +200,8 @@ def compare(
     from interp.runs import Run
 
     print_comparison(compare_runs(Run.load(first), Run.load(second)))
+    if first.resolve().parent == second.resolve().parent:
+        suggest((workbench_of(first), "both in the browser, on the page Circuit"))
 
 
 @app.command()
@@ -212,6 +215,7 @@ def doctor() -> None:
         passed = passed and finding.ok
     if not passed:
         raise typer.Exit(1)
+    suggest((["discover", "ioi"], "the circuit that completes names"))
 
 
 app.command("app")(workbench)

@@ -13,6 +13,7 @@ from interp.options import DEFAULT_MODEL, whole_option
 from interp.tasks.errors import InputError
 
 HERE = "127.0.0.1"
+RUNS = Path("runs")
 
 
 def workbench(
@@ -24,7 +25,7 @@ def workbench(
     runs: Annotated[
         Path,
         typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown"),
-    ] = Path("runs"),
+    ] = RUNS,
     model: Annotated[
         str | None,
         typer.Option(
@@ -48,6 +49,13 @@ def workbench(
     told = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
     # in the place of this process: whatever ends it ends the server
     os.execve(sys.executable, command, os.environ | told)
+
+
+def workbench_of(result: Path) -> list[str]:
+    """The words that open the workbench on the folder in which a result lies."""
+    named = result if result.name not in ("", "..") else result.resolve()  # "." has no folder by its name
+    shown = Path(os.environ.get("INTERP_RUNS", RUNS)).resolve()
+    return ["app"] if named.parent.resolve() == shown else ["app", "--runs", str(named.parent)]
 
 
 def _check_free(host: str, port: int) -> None:

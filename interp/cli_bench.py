@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+from interp.cli_app import workbench_of
 from interp.failures import goes_on
 from interp.options import DEFAULT_MODEL, BatchOption, DeviceOption, DtypeOption, whole, whole_option
+from interp.tasks.errors import InputError
+from interp.terminal import suggest
 
 
 def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -73,9 +76,26 @@ def bench(
         )
     import pandas
 
+    before, command = _rows(out / "bench.json")
     write_json(out / "bench.json", result)
     with atomic_path(out / "bench.parquet") as temporary:
         pandas.DataFrame(result["cells"]).to_parquet(temporary)
     write_text(out / "bench.html", render_bench(result, str(out)))
     print_bench(result)
     typer.echo(f"\nsaved    {out / 'bench.html'}, bench.json, bench.parquet")
+    if before - _rows(out / "bench.json")[0]:
+        typer.echo(
+            f"before   {command}    # the table that lay here had rows that this one lacks: they are kept"
+        )
+    suggest((workbench_of(out), "the table in the browser, on the page Evaluation"))
+
+
+def _rows(path: Path) -> tuple[set[tuple[str, str, int]], str | None]:
+    """The rows of a table, and the command that makes it; none where there is no table, or a damaged one."""
+    from interp.report.bench_rows import read_bench
+
+    try:
+        found = read_bench(path)
+    except InputError:
+        return set(), None
+    return {(scope, row.method, row.n) for scope, rows in found.scopes.items() for row in rows}, found.command

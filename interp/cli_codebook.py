@@ -1,6 +1,5 @@
 """``interp codebook``: fit codebooks at many sites of a model, measure what they cost it."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from interp.options import (
     whole_option,
 )
 from interp.tasks.errors import InputError
+from interp.terminal import suggest
 
 FIT_TOKENS = 22_000
 """What the codebooks of the package were begun with, and those of the tables of training."""
@@ -95,9 +95,7 @@ def fit(
         f"({len(text.tokens)} blocks of {context}, {text.n_documents} documents)"
     )
     typer.echo(f"saved    {folder}")
-    typer.echo(
-        f"next     interp {shlex.join(['codebook', 'eval', str(folder)])}    # what they cost the model"
-    )
+    suggest((["codebook", "eval", str(folder)], "what they cost the model"))
 
 
 @codebook_app.command("eval")
@@ -185,4 +183,4 @@ def evaluate(
     }
     words = ["codebook", "fit", *(str(word) for key, value in other.items() for word in (f"--{key}", value))]
     words += [] if fit_of["sequential"] else ["--independent"]
-    typer.echo(f"next     interp {shlex.join(words)}    # the other selection, else the same")
+    suggest((words, "the other selection, else the same"))

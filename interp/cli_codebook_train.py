@@ -1,6 +1,5 @@
 """``interp codebook train`` and ``pack``."""
 
-import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ from interp.options import (
     whole_option,
 )
 from interp.tasks.errors import InputError
+from interp.terminal import suggest
 
 
 @codebook_app.command()
@@ -170,8 +170,7 @@ def train(
     typer.echo(f"saved    {folder}")
     if objective == "joint":
         typer.echo(f"model    {folder / MODEL_FOLDER}    # finetuned; the codebooks are of this one")
-    words = ["codebook", "eval", str(folder)]
-    typer.echo(f"next     interp {shlex.join(words)}    # what they cost the model")
+    suggest((["codebook", "eval", str(folder)], "what they cost the model"))
 
 
 def _fitted(model, folder: Path, data: str, tokens: int, context: int, seed: int):
@@ -202,3 +201,4 @@ def pack(
     books = pack_codebooks(folder, out, storage)
     size = sum(path.stat().st_size for path in books.folder.iterdir())
     typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")
+    suggest((["codebook", "eval", str(out)], "what they cost the model"))

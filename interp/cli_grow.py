@@ -1,6 +1,5 @@
 """``interp grow``: nested circuits that do a task by themselves."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from interp.options import (
     whole_option,
 )
 from interp.tasks.errors import InputError
+from interp.terminal import suggest
 
 
 def grow(
@@ -102,5 +102,4 @@ def grow(
     typer.echo(f"\nsaved    {path}")
     named = [] if model is None else ["--model", model]
     named += [] if counterfactual is None else ["--counterfactual", counterfactual]
-    command = shlex.join(["interp", "discover", task, *named])
-    typer.echo(f"next     {command}     # what each head does with all others on")
+    suggest((["discover", task, *named], "what each head does with all others on"))

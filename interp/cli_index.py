@@ -1,6 +1,5 @@
 """``interp index``: the codes of a corpus on disk; search them."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from interp.options import (
     whole_option,
 )
 from interp.tasks.errors import InputError
+from interp.terminal import suggest
 
 index_app = typer.Typer(
     help="Index the codes of a corpus; find codes by regular expression, token or prompt.",
@@ -97,7 +97,7 @@ def build(
     print_index(index)
     typer.echo(f"saved    {folder}")
     words = ["index", "search", str(folder), "--regex", r"\bNew \w+"]
-    typer.echo(f"next     interp {shlex.join(words)}    # codes that mark a pattern")
+    suggest((words, "codes that mark a pattern"))
 
 
 @index_app.command()
@@ -195,4 +195,5 @@ def search(
     print_scores(scores, best)
     if best:
         words = ["index", "search", str(folder), "--code", f"{best[0].book}:{best[0].code}"]
-        typer.echo(f"\nnext     interp {shlex.join(words)}")
+        typer.echo()
+        suggest((words, "where the best one fires"))

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from interp.cli_app import workbench_of
 from interp.failures import goes_on
 from interp.options import MOST_SEED, DeviceOption, one_of, whole_option
+from interp.terminal import suggest
 
 reproduce_app = typer.Typer(
     help="Published experiments from scratch, beside their published numbers.", no_args_is_help=True
@@ -61,3 +63,4 @@ def tokfsm(
         save(training, measure(training, stage=bar), folder, words)
     typer.echo((folder / PAGE).read_text(encoding="utf-8"))
     typer.echo(f"saved    {folder}")
+    suggest((workbench_of(folder), "the same in the browser, on the page Evaluation"))

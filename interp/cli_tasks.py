@@ -1,6 +1,5 @@
 """``interp tasks``: list tasks, show their prompts, export them."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from interp.options import (
     whole_option,
 )
 from interp.tasks.errors import InputError
+from interp.terminal import suggest
 
 tasks_app = typer.Typer(
     help="Without a command: list tasks. Show their prompts, export them.", invoke_without_command=True
@@ -100,6 +100,9 @@ def tasks_export(
     tokenizer = load_tokenizer(spec)
     pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
     write_prompt_file(pairs, file, tokenizer)
-    words = ["tasks", "show"] if len(pairs) < MIN_PAIRS else ["discover"]
-    command = shlex.join(["interp", *words, str(file)] + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
-    typer.echo(f"saved    {file}: {len(pairs)} pairs ({command})")
+    typer.echo(f"saved    {file}: {len(pairs)} pairs")
+    named = [] if spec == DEFAULT_MODEL else ["--model", spec]
+    if len(pairs) < MIN_PAIRS:
+        suggest((["tasks", "show", str(file), *named], f"too few to discover with: that takes {MIN_PAIRS}"))
+    else:
+        suggest((["discover", str(file), *named], "the circuit behind them"))

@@ -1,6 +1,5 @@
 """What the command line prints of results: tables for people, drawn with rich, data from the stages below."""
 
-import shlex
 from pathlib import Path
 
 from rich.table import Table
@@ -17,7 +16,7 @@ from interp.runs import Run
 from interp.scores.growth import Growth
 from interp.scores.priors import layer_prior
 from interp.tasks.pairs import PromptPair, PromptPairs
-from interp.terminal import plain_console
+from interp.terminal import plain_console, suggest
 
 REFERENCE_ROWS = 20
 GROWN_SHOWN = 8
@@ -84,17 +83,13 @@ def print_next(
         shown: those of them by which the same prompts are shown.
         other: that method.
     """
-    steps = (
+    note = "  (replaces the earlier run there)" if replaced else ""
+    plain_console().print(f"\nreport   {folder / 'report.html'}{note}", soft_wrap=True)
+    suggest(
         (["discover", task, *same, "--method", other], "the same by another method"),
         (["compare", str(folder), str(other_folder)], "then both side by side"),
         (["tasks", "show", task, *shown], "the prompts, and how the model scores on them"),
     )
-    note = "  (replaces the earlier run there)" if replaced else ""
-    lines = [f"\nreport   {folder / 'report.html'}{note}"]
-    for first, (words, why) in zip(("next", "", ""), steps, strict=True):
-        lines.append(f"{first:<9}interp {shlex.join(words)}    # {why}")
-    for line in lines:
-        plain_console().print(Text(line), soft_wrap=True)
 
 
 def print_grown(curve: GrownCurve, growth: Growth, task: str, n_pairs: int) -> None:

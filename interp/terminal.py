@@ -1,4 +1,7 @@
-"""The terminal that results are printed on."""
+"""The terminal that results are printed on, and what it says can be done next."""
+
+import shlex
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -9,3 +12,10 @@ def plain_console(width: int | None = None) -> Console:
     if console.width < 1:  # COLUMNS=0, as some batch systems have it
         console.width = 80
     return console
+
+
+def suggest(*steps: tuple[Sequence[str], str]) -> None:
+    """What can be done next, as commands to copy: of each the words after ``interp``, and what for."""
+    for first, (words, why) in zip(("next", *[""] * len(steps)), steps, strict=False):
+        line = f"{first:<9}interp {shlex.join(words)}    # {why}"
+        plain_console().print(line, soft_wrap=True)

@@ -1,5 +1,6 @@
 """Running the command line inside the test's own process, as a user would see it."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ class Outcome:
         lines = [line for line in self.err.splitlines() if line.strip()]
         assert len(lines) == 1 and lines[0].startswith("error: "), self.err
         return lines[0]
+
+    @property
+    def following(self) -> list[list[str]]:
+        """The words, after ``interp``, of what it says can be done next."""
+        _, _, told = f"\n{self.out}".partition("\nnext ")
+        lines = [line.partition("    # ") for line in told.splitlines()]
+        return [shlex.split(words)[1:] for words, comment, _ in lines if comment]
 
 
 def run_command(

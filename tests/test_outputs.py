@@ -1,6 +1,9 @@
 """What commands write: nothing that somebody would miss is replaced, and what cannot be written is told first."""
 
+import json
 import os
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -134,6 +137,39 @@ def test_grow_leaves_enough_of_a_short_file_and_says_what_is_too_short(command, 
     assert done.code == 0, done.err
     refused = command("grow", str(made / "own.json"), "--model", PLANTED, "-n", "5")
     assert refused.code == 2 and "so use fewer (-n)" in refused.error
+
+
+def test_a_table_that_gives_way_to_a_smaller_one_can_be_had_again_from_its_command(command):
+    def bench(methods: str) -> str:
+        words = ("--tasks", PLANTED, "--methods", methods, "--pairs", "5", "--seeds", "1", "--out", "of mine")
+        return command("bench", *words).out
+
+    assert "before " not in bench("random,layer-index") and "before " not in bench("layer-index,random")
+    table = json.loads(Path("of mine/bench.json").read_text())
+    [line] = [line for line in bench("random").splitlines() if line.startswith("before ")]
+    words = shlex.split(line.removeprefix("before").partition("#")[0])
+    assert command(*words[1:]).code == 0
+    again = json.loads(Path("of mine/bench.json").read_text())
+    assert again["table"] == table["table"]
+    Path("of mine/bench.json").write_text("[")
+    assert "before " not in bench("random")
+
+
+def test_the_workbench_is_offered_with_the_folder_in_which_a_result_lies(command, made, monkeypatch):
+    def offered(run: str) -> list[str]:
+        [words] = command("report", run).following
+        return words
+
+    shutil.copytree(made / "run", "runs/a run")
+    shutil.copytree(made / "run", "of mine/b")
+    assert offered("runs/a run") == ["app"] and offered("of mine/b") == ["app", "--runs", "of mine"]
+    both = command("compare", "runs/a run", "of mine/b")
+    assert both.code == 0 and both.following == []  # no one folder has them
+    assert command("compare", "runs/a run", "runs/a run").following == [["app"]]
+    monkeypatch.setenv("INTERP_RUNS", "of mine")
+    assert offered("of mine/b") == ["app"] and offered("runs/a run") == ["app", "--runs", "runs"]
+    monkeypatch.chdir("of mine/b")
+    assert offered(".") == ["app", "--runs", str(Path.cwd().parent)]
 
 
 def test_the_workbench_says_what_it_cannot_listen_on_or_show(command, made):

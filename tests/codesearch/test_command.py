@@ -1,7 +1,5 @@
 """``interp index`` as a user meets it."""
 
-import shlex
-
 import pytest
 import torch
 
@@ -45,13 +43,11 @@ def test_build_info_search(command, folder, text_file, tiny_model_folder):
     other = command("index", "build", *words, "--context", "20", "--out", "ix")
     assert other.code == 2 and "ix holds an index of another text" in other.error
 
-    (following,) = [line for line in built.out.splitlines() if line.startswith("next")]
-    words = shlex.split(following.partition("#")[0])[2:]
-    found = command(*words, "--min-precision", "0.01")
+    [search] = built.following
+    found = command(*search, "--min-precision", "0.01")
     assert found.code == 0, found.err
     assert "matches of" in found.out and "precision [95 %]" in found.out
-    (following,) = [line for line in found.out.splitlines() if line.startswith("next")]
-    page = command(*shlex.split(following)[2:])
+    page = command(*found.following[0])
     assert page.code == 0, page.err
     assert "tokens" in page.out and "nearest" in page.out and "margin" in page.out
 
