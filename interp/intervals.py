@@ -44,3 +44,22 @@ def mean_interval(
         rng=np.random.default_rng(seed),
     )
     return result.confidence_interval.low, result.confidence_interval.high
+
+
+def ratio_interval(
+    sums: Float[np.ndarray, " row"], counts: Shaped[np.ndarray, " row"], seed: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of Σ sums / Σ counts, resampling rows of unlike size, at least two."""
+    from scipy.stats import bootstrap
+
+    result = bootstrap(
+        (sums, counts),
+        lambda some, of, axis: some.sum(axis=axis) / of.sum(axis=axis),
+        paired=True,
+        n_resamples=RESAMPLES,
+        batch=100,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

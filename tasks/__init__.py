@@ -4,7 +4,7 @@ from .agreement import Agreement
 from .antonym import Antonym
 from .capital import Capital
 from .docstring import Docstring
-from .errors import InputError
+from .errors import InputError, TooFewPairs
 from .greater_than import GreaterThan
 from .ioi import IOI
 from .pairs import Metric, PromptPair, PromptPairs, Task
@@ -28,6 +28,7 @@ __all__ = [
     "Pronoun",
     "Successor",
     "Task",
+    "TooFewPairs",
     "load_task",
     "task_names",
     "write_prompt_file",

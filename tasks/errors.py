@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Bad input from a user: the command line prints its message as one line and exits with status 2."""
 
 
+class TooFewPairs(InputError):
+    """A task has fewer pairs than it was asked for. Where no number was asked for it is asked for fewer then."""
+
+
 def one_line(error: BaseException, most: int = 300) -> str:
     """What an error of another library says, on one line: the first of several often only announces the others."""
     return " ".join(str(error).split())[:most] or type(error).__name__

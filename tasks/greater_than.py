@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 
 from .encoding import Piece, PromptEncoder
-from .errors import InputError
+from .errors import InputError, TooFewPairs
 from .pairs import Metric, PromptPair, PromptPairs
 from .sampling import check_request, collect, read_data, require_words, seeded
 
@@ -67,7 +67,7 @@ class GreaterThan:
         years = _read_years(encoder)
         space = [(noun, year) for noun in nouns for year in years.usable]
         if n > len(space):
-            raise InputError(
+            raise TooFewPairs(
                 f"n is {n}: with this tokenizer the task greater-than has {len(space)} distinct prompts"
             )
         seeded(self.name, seed).shuffle(space)

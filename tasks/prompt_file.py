@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .encoding import PromptEncoder
-from .errors import InputError
+from .errors import InputError, TooFewPairs
 from .pairs import Metric, PromptPair, PromptPairs
 from .prompt_format import FilePrompt, parse_prompts, read_file
 from .sampling import check_request, seeded
@@ -75,7 +75,7 @@ class PromptFile:
             known = self._encoded = (weakref.ref(tokenizer), bos, *self._encode(tokenizer, bos))
         usable, dropped = list(known[2]), known[3]
         if n > len(usable):
-            raise InputError(self._shortage(n, len(usable), dropped))
+            raise TooFewPairs(self._shortage(n, len(usable), dropped))
         seeded("prompt-file", seed).shuffle(usable)
         chosen = usable[:n]
         several = sum(long_answer for _, long_answer in chosen)

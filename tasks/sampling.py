@@ -10,15 +10,11 @@ from importlib.resources import files
 from typing import TypeVar
 
 from .encoding import Piece
-from .errors import InputError, one_line
+from .errors import InputError, TooFewPairs, one_line
 from .pairs import PromptPair, PromptPairs, Task
 
 TRIES = 1000
 """Draws without a new prompt after which a task counts as used up."""
-
-
-class SampleFailed(InputError):
-    """A user's own ``sample`` ended in an error of its own: that there are too few pairs is an InputError of its."""
 
 
 Drawn = TypeVar("Drawn", bound=Hashable)
@@ -71,7 +67,7 @@ def sample_pairs(
         except (Exception, SystemExit) as error:
             if type(task).__module__.startswith(f"{__package__}."):
                 raise  # a mistake of ours, which nobody can mend by what one line says
-            raise SampleFailed(f"task {task.name!r}: {_failure(task, error)}") from error
+            raise InputError(f"task {task.name!r}: {_failure(task, error)}") from error
         if not isinstance(pairs, PromptPairs):
             raise InputError(
                 f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}"
@@ -95,13 +91,11 @@ def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, lea
     """The largest sample of at most ``most`` pairs; there are known to be ``least``.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or something else is wrong than their number: fewer would only hide it.
     """
     try:
         return sample(most)
-    except SampleFailed:
-        raise  # fewer pairs would only hide it
-    except InputError:
+    except TooFewPairs:
         if most == 1:
             raise
     most -= 1
@@ -110,7 +104,7 @@ def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, lea
         try:
             sample(middle)
             least = middle
-        except InputError:
+        except TooFewPairs:
             most = middle - 1
     return sample(max(least, 1))
 
@@ -144,7 +138,7 @@ def draw_unseen(task: str, draw: Callable[[], Drawn], seen: set[Drawn]) -> Drawn
         if drawn not in seen:
             seen.add(drawn)
             return drawn
-    raise InputError(
+    raise TooFewPairs(
         f"the task {task} has no more distinct prompts after {len(seen)} with the words that are one token "
         "each: ask for a smaller n"
     )

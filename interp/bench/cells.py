@@ -21,7 +21,7 @@ from interp.activations.stream import Progress
 from interp.bench.plan import drawn
 from interp.bench.store import Say, read_record, write_record
 from interp.files import atomic_path
-from interp.models import Model, describe_model, weights_digest
+from interp.models import Model, describe_model
 from interp.scores import Scores, load_method, method_config
 from interp.scores.growth import GrowthConfig
 from interp.scores.result import EdgeScore
@@ -58,11 +58,13 @@ class Runner:
         pool: PromptPairs,
         folder: Path,
         *,
+        weights: str,
         edges_compared: bool,
         batch_size: int,
         say: Say,
     ) -> None:
         self.method, self.model, self.pool, self.folder = method, model, pool, folder
+        self.weights = weights
         self.edges_compared, self.batch_size, self.say = edges_compared, batch_size, say
         self.per_pair: Float[np.ndarray, "pair layer head"] | None = None
         """Scores of the pool's pairs, NaN where none was asked for; ``None`` for methods run cell by cell."""
@@ -104,7 +106,7 @@ class Runner:
         settings = {
             "config": self.settings(),
             "pool": self.pool.digest(),
-            "weights": weights_digest(self.model),
+            "weights": self.weights,
             "dtype": describe_model(self.model)["dtype"],
             "edges_compared": self.edges_compared,
         }

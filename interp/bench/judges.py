@@ -17,7 +17,7 @@ from interp.evaluation.edge_recovery import recover_edges
 from interp.evaluation.gap import check_gap
 from interp.evaluation.recovery import recover
 from interp.evaluation.stability import precision_at
-from interp.models import Model, describe_model, weights_digest
+from interp.models import Model, describe_model, weights_checksum
 from interp.progress import Stage
 from interp.scores.patching import PatchingConfig, patching
 from interp.scores.result import EdgeScore
@@ -154,7 +154,7 @@ def _measured(
     say: Say,
 ) -> MeasuredReference:
     """The exact effects kept at ``path`` if they are of these pairs and weights, else measured and kept there."""
-    wanted = {"pairs": pairs.digest(), "weights": weights_digest(model)}
+    wanted = {"pairs": pairs.digest(), "weights": weights_checksum(model)}
     dtype = describe_model(model)["dtype"]
     if path.is_file():
         found = _kept(path)

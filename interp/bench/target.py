@@ -15,7 +15,7 @@ from interp.bench.table import Cell
 from interp.evaluation.ablation import Ablator
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
-from interp.models import Model, describe_model, weights_digest
+from interp.models import Model, describe_model, weights_checksum
 from interp.progress import Stage
 from interp.scores import load_method
 from interp.scores.code_edges import CodeEdgesConfig
@@ -56,11 +56,16 @@ def pool_of(task: Task, tokenizer, plan: Plan) -> PromptPairs:
 
 @dataclass
 class TargetBench:
-    """All that the cells of one target share."""
+    """All that the cells of one target share.
+
+    Attributes:
+        weights: the model's :func:`~interp.models.weights_checksum`.
+    """
 
     target: Target
     plan: Plan
     model: Model
+    weights: str
     folder: Path
     pool: PromptPairs
     held_out: PromptPairs
@@ -79,7 +84,8 @@ class TargetBench:
         held_out = held_out_pairs(task, model.tokenizer, plan.held_out, pool)
         n = plan.reference
         court = convene(target, task, model, folder, pool, n=n, batch_size=batch_size, stage=stage, say=say)
-        return cls(target, plan, model, folder, pool, held_out, court, batch_size, say)
+        weights = weights_checksum(model)  # which takes a third of a second: once for all cells
+        return cls(target, plan, model, weights, folder, pool, held_out, court, batch_size, say)
 
     def cells_of(self, method: str) -> tuple[tuple[int, int], ...]:
         """(pairs, seed) of every cell that the method is given here."""
@@ -153,6 +159,7 @@ class TargetBench:
             self.model,
             self.pool,
             self.folder / method,
+            weights=self.weights,
             edges_compared=any(judge.edges is not None for judge in self.court.judges),
             batch_size=self.batch_size,
             say=self.say,
@@ -171,7 +178,7 @@ class TargetBench:
             "method": method,
             "config": {} if runner is None else runner.settings(),
             "pairs": self.pool.digest(),
-            "weights": weights_digest(self.model),
+            "weights": self.weights,
             "references": digest.hexdigest()[:16],
         }
 

@@ -11,7 +11,7 @@
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,13 +140,7 @@ class BookFolder:
 
     def check_model(self, model: Model) -> None:
         """Raise :class:`InputError` unless the books were made for this model."""
-        theirs, ours = self.manifest["model"], model_identity(model)
-        for key in _ALWAYS_SAME:
-            if theirs.get(key) != ours[key]:
-                raise InputError(
-                    f"{self.folder} holds codebooks of {theirs.get('spec')} ({key} {theirs.get(key)}), "
-                    f"not of {ours['spec']} ({key} {ours[key]})"
-                )
+        check_made_with(self.manifest["model"], model, _ALWAYS_SAME, f"{self.folder} holds codebooks")
 
 
 def load_codebooks(folder: Path | str | None, model: Model, *, k: int | None = None) -> dict[str, Codebook]:
@@ -178,6 +172,28 @@ def model_identity(model: Model) -> dict[str, Any]:
     return known | {"weights": weights_digest(model)}
 
 
+def check_made_with(theirs: Mapping[str, Any], model: Model, keys: Iterable[str], what: str) -> None:
+    """Raise :class:`InputError` unless what was made with a model of this identity was made with this one.
+
+    Args:
+        keys: of the identity that have to be the same.
+        what: begins the message, up to *of …*.
+    """
+    ours = model_identity(model)
+    for key in keys:
+        if theirs.get(key) != ours[key]:
+            # versions of before took another hash of the weights
+            hint = (
+                "; if it is the same model it is of an earlier version, make it again"
+                if key == "weights"
+                else ""
+            )
+            raise InputError(
+                f"{what} of {theirs.get('spec')} ({key} {theirs.get(key)}), "
+                f"not of {ours['spec']} ({key} {ours[key]}){hint}"
+            )
+
+
 def describe_text(text: TextBlocks) -> dict[str, Any]:
     """Which text it was, for a manifest."""
     return {
@@ -192,10 +208,13 @@ def describe_text(text: TextBlocks) -> dict[str, Any]:
 
 
 def books_fingerprint(books: Mapping[str, Codebook]) -> str:
-    """A hash of all codes."""
+    """A hash of all codes, and of what vectors are compared with them by."""
     digest = hashlib.sha256()
     for site, book in books.items():
-        digest.update(site.encode() + book.codes.detach().float().cpu().numpy().tobytes())
+        digest.update(f"{site} {book.kind}".encode())
+        for name, tensor in sorted(book.tensors().items()):
+            if name != "counts":  # how often each was chosen, which changes none
+                digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

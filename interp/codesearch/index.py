@@ -23,9 +23,9 @@ from interp.bottlenecks import Codebook
 from interp.bottlenecks.book_folder import (
     BookFolder,
     books_fingerprint,
+    check_made_with,
     check_request,
     difference,
-    model_identity,
 )
 from interp.bottlenecks.shipped import SHIPPED
 from interp.codesearch.corpus import Corpus
@@ -244,13 +244,8 @@ class CodeIndex:
 
     def check_model(self, model: Model) -> None:
         """Raise :class:`InputError` unless it was made with this model."""
-        theirs, ours = self.manifest["model"], model_identity(model)
-        for key in ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights"):
-            if theirs.get(key) != ours[key]:
-                raise InputError(
-                    f"{self.folder} is an index of {theirs.get('spec')} ({key} {theirs.get(key)}), "
-                    f"not of {ours['spec']} ({key} {ours[key]})"
-                )
+        keys = ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights")
+        check_made_with(self.manifest["model"], model, keys, f"{self.folder} is an index")
 
     def _with_slots(self, books: Mapping[str, Codebook]) -> dict[str, Codebook]:
         """With as many codes a vector as were indexed."""

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from interp.evaluation.steering_arms import Arm
-from interp.intervals import mean_interval, wilson
+from interp.intervals import ratio_interval, wilson
 from interp.models import Model
 from interp.steering import Topic
 from interp.steering.continuations import Continuation, continue_prompts
@@ -50,9 +50,9 @@ class SteeringConfig:
     batch_size: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("n", "n_tokens", "tries", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
+        for name, least in (("n", 2), ("n_tokens", 1), ("tries", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} {getattr(self, name)}: it must be at least {least}")
         if not self.times > 1:
             raise InputError(f"times {self.times}: steered texts are compared above the base's perplexity")
         if not 0 <= self.variety < 1:
@@ -167,8 +167,15 @@ def measure(
         arm: None for the base.
         topic: whose arm it is.
         base: with which an arm is compared.
+
+    Raises:
+        InputError: fewer than two prompts.
     """
     prompts, tried = topics[0].prompts, []
+    if len(prompts) < 2:
+        raise InputError(
+            f"topic {topics[0].name}: of {len(prompts)} prompts there is no interval, give 2 or more"
+        )
 
     def fluency(dose: float) -> tuple[float, float]:
         # texts by which a dose was chosen would flatter it
@@ -226,13 +233,12 @@ def mean_rate(
 
     Args:
         cells: of each topic the arm's cell, and the topic whose words count.
-        n_prompts: prompts that were taken in turn; all texts of one are resampled together.
+        n_prompts: prompts that were taken in turn, two at least; all texts of one are resampled together.
         less: of the same topics.
     """
     held = np.mean([cell.held[topic] for cell, topic in cells], axis=0)
     if less:
         held = held - np.mean([cell.held[topic] for cell, topic in less], axis=0)
-    n_prompts = min(n_prompts, len(held))
-    by_prompt = np.array([held[i::n_prompts].mean() for i in range(n_prompts)])
-    low, high = mean_interval(by_prompt[:, None], seed)
-    return MeanRate(float(held.mean()), float(low[0]), float(high[0]))
+    by_prompt = [held[i::n_prompts] for i in range(min(n_prompts, len(held)))]
+    sums, counts = (np.array([of(some) for some in by_prompt]) for of in (np.sum, len))
+    return MeanRate(float(held.mean()), *ratio_interval(sums, counts, seed))

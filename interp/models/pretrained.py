@@ -102,9 +102,11 @@ def wrap(
     """
     check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], name)
     architecture = ((config or model.config).architectures or [type(model).__name__])[0]
+    # the library takes some names of folders for those of other models, and says so; a whole path it does not
+    called = str(Path(name).resolve()) if Path(name).exists() else name
     try:
         bridge = TransformerBridge.boot_transformers(
-            name, hf_model=model.to(device), tokenizer=tokenizer, dtype=model.dtype, device=device
+            called, hf_model=model.to(device), tokenizer=tokenizer, dtype=model.dtype, device=device
         )
     except (ValueError, NotImplementedError, KeyError) as error:
         reason = one_line(error)

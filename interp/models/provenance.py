@@ -2,13 +2,17 @@
 
 import hashlib
 import weakref
+from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.models.device import model_device
 
+_SAMPLES = 512
 _sources: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, str]]" = weakref.WeakKeyDictionary()
 
 
@@ -45,13 +49,35 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
 def weights_digest(model: TransformerBridge) -> str:
     """A hash that tells models of one name and shape apart, whatever dtype and device they were loaded in.
 
-    Of the signs of 256 to 511 entries of every parameter (all of a smaller one): rounding leaves signs alone, training
-    does not. In float16, though, a weight below 3e-8 becomes 0, so a model that has such an entry among those passes
-    for another there.
+    Of the signs of 512 entries of every parameter (all of a smaller one), scattered over it: rounding leaves signs
+    alone, while training, and a head that is set to zero, change some. It does not see weights that are multiplied by
+    something positive, and a few that are changed by hand: results that are of one dtype are kept under
+    :func:`weights_checksum`. In float16 a weight below 3e-8 becomes 0, so a model that has such an entry among those
+    passes for another there.
     """
     digest = hashlib.sha256()
     for parameter in model.original_model.parameters():
         flat = parameter.detach().flatten()
-        some = flat[:: max(1, flat.numel() // 256)]
+        some = flat[_scattered(flat.numel()).to(flat.device)]
         digest.update((some > 0).to(device="cpu", dtype=torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def weights_checksum(model: TransformerBridge) -> str:
+    """A hash of every weight as it is: the least change makes another, and so does another dtype."""
+    digest = hashlib.sha256()
+    for parameter in model.original_model.parameters():
+        digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _scattered(n: int) -> Int[Tensor, " sample"]:
+    """Places in a parameter of ``n`` entries: steps of the golden ratio, which no length of a row divides.
+
+    Equal steps would stay in a few columns of a matrix, which may be a single head's.
+    """
+    if n <= _SAMPLES:
+        return torch.arange(n)
+    shares = torch.arange(_SAMPLES, dtype=torch.float64) * (5**0.5 - 1) / 2 % 1
+    return (shares * n).long()

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from interp.files import atomic_path
-from interp.models import Model, Site, describe_model, weights_digest
+from interp.models import Model, Site, describe_model, weights_checksum
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import PromptPairs
 
@@ -63,7 +63,7 @@ class PartialEffects:
 def _fingerprint(model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> str:
     known = {key: value for key, value in describe_model(model).items() if key != "device"}
     identity = json.dumps(
-        [known, weights_digest(model), pairs.digest(), [str(s) for s in sites]],
+        [known, weights_checksum(model), pairs.digest(), [str(s) for s in sites]],
         sort_keys=True,
         default=str,
     )

@@ -13,9 +13,9 @@ In a line of text codes are ``a12.h3=417,m5=31``; those that are added can have 
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 from interp.tasks.errors import InputError
 
@@ -35,7 +35,7 @@ class SetCode:
     code: int
     slots: int = 1
     strength: float | int | None = None
-    rows: Sequence[int] | None = None
+    rows: Iterable[SupportsIndex] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AddCode:
     site: str
     code: int
     scale: float | int = 1.0
-    rows: Sequence[int] | None = None
+    rows: Iterable[SupportsIndex] | None = None
     from_mean: bool = False
 
 
@@ -64,7 +64,7 @@ class ForbidCode:
 
     site: str
     code: int
-    rows: Sequence[int] | None = None
+    rows: Iterable[SupportsIndex] | None = None
 
 
 CodeEdit = SetCode | AddCode | ForbidCode
@@ -90,7 +90,7 @@ def code_edits(
     add: float | int | None = None,
     forbid: bool = False,
     slots: int = 1,
-    rows: Sequence[int] | None = None,
+    rows: Iterable[SupportsIndex] | None = None,
 ) -> list[CodeEdit]:
     """The same for each of several codes: set in so many slots, added so many times their weight from the mean, or
     forbidden.

@@ -2,7 +2,6 @@
 
 import math
 import operator
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +11,7 @@ from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.codes import NO_CODE, Codes
 from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, real_number, whole_number
 
 Rows = tuple[int, ...] | None
 _KEEP = -2
@@ -56,15 +55,14 @@ class SitePlan:
         if isinstance(edit, SetCode):
             self._add_set(edit, rows, group)
         elif isinstance(edit, AddCode):
-            if not math.isfinite(edit.scale):
-                raise InputError(f"scale {edit.scale} at {edit.site}: it must be a finite number")
+            scale = _finite("scale", edit.scale, edit.site)
             shape = (*self._lead, self.bottleneck.config.d_in)
             total = self._added.setdefault(rows, torch.zeros(shape, device=self.bottleneck.device))
             which = slice(None) if group is None else group
             vectors = self._vectors(edit.code)
             if edit.from_mean:
                 vectors = vectors - self._mean(edit.site)
-            total[which] += edit.scale * vectors[which]
+            total[which] += scale * vectors[which]
             if not total[which].isfinite().all():
                 raise InputError(
                     f"scale {edit.scale} at {edit.site}: what is added there is beyond any number"
@@ -133,11 +131,11 @@ class SitePlan:
 
     def _add_set(self, edit: SetCode, rows: Rows, group: int | None) -> None:
         k, unit = self.bottleneck.config.k, self.bottleneck.unit_values
-        if edit.strength is not None and not math.isfinite(edit.strength):
-            raise InputError(f"strength {edit.strength} at {edit.site}: it must be a finite number")
-        if unit and edit.strength is not None:
-            raise InputError(f"strength {edit.strength} at {edit.site}: codes there are just on or off")
-        if not unit and edit.strength is None:
+        slots = whole_number("slots", edit.slots)
+        strength = None if edit.strength is None else _finite("strength", edit.strength, edit.site)
+        if unit and strength is not None:
+            raise InputError(f"strength {strength} at {edit.site}: codes there are just on or off")
+        if not unit and strength is None:
             raise InputError(f"codes at {edit.site} have a strength: give SetCode a strength")
         if rows not in self._set:
             shape, device = (*self._lead, k), self.bottleneck.device
@@ -149,11 +147,11 @@ class SitePlan:
             if rows is None or named is None or set(rows) & set(named):
                 taken |= (others != _KEEP)[... if group is None else group].reshape(-1, k).any(0)
         free = (~taken).nonzero()[:, 0]
-        if not 1 <= edit.slots <= len(free):
+        if not 1 <= slots <= len(free):
             left = f"{len(free)} of {k}" if len(free) < k else str(k)
-            raise InputError(f"slots {edit.slots} for code {edit.code} at {edit.site}: {left} can be set")
-        ids[..., free[: edit.slots]] = edit.code
-        strengths[..., free[: edit.slots]] = 1.0 if edit.strength is None else edit.strength
+            raise InputError(f"slots {slots} for code {edit.code} at {edit.site}: {left} can be set")
+        ids[..., free[:slots]] = edit.code
+        strengths[..., free[:slots]] = 1.0 if strength is None else strength
 
     def _add_forbidden(self, edit: ForbidCode, rows: Rows, group: int | None) -> None:
         config = self.bottleneck.config
@@ -178,12 +176,23 @@ class SitePlan:
             raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
 
 
-def _rows(rows: Sequence[int] | None) -> Rows:
+def _finite(name: str, value: object, site: str) -> float:
+    number = real_number(name, value)
+    if not math.isfinite(number):
+        raise InputError(f"{name} {value} at {site}: it must be a finite number")
+    return number
+
+
+def _rows(rows: object) -> Rows:
     if rows is None:
         return None
-    if not rows or min(rows) < 0:
-        raise InputError(f"rows {list(rows)}: name rows of the batch, from 0")
-    return tuple(sorted(set(rows)))
+    try:
+        numbers = sorted({operator.index(row) for row in rows})
+    except TypeError:
+        numbers = []
+    if not numbers or numbers[0] < 0:
+        raise InputError(f"rows {rows!r}: name rows of the batch, from 0, in a list")
+    return tuple(numbers)
 
 
 def _among(at: Bool[Tensor, "batch pos"], rows: Rows) -> Bool[Tensor, "batch pos"]:

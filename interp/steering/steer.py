@@ -17,6 +17,7 @@ the tokens.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from interp.models import Model, Site, resolve_site
 from interp.models.positions import running_generation
 from interp.steering.edits import CodeEdit
 from interp.steering.plan import SitePlan
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, real_number, whole_number
 
 Where = str | Positions
 """Which positions: one of three names, ``generated:N``, or columns; see :func:`steer`."""
@@ -46,7 +47,7 @@ def steer(
     *,
     positions: Where = "generated",
     share: float | int = 1.0,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     error_term: bool = True,
 ) -> "Steered":
     """Edit codes in every forward within the ``with`` block.
@@ -83,15 +84,17 @@ class Steered(Attached):
         *,
         positions: Where,
         share: float | int,
-        seed: int,
+        seed: SupportsIndex,
         error_term: bool,
     ) -> None:
+        if not isinstance(edits, Sequence):
+            raise InputError(f"edits {edits!r}: give a list of SetCode, AddCode and ForbidCode")
         if not edits:
             raise InputError("no edits: give at least one SetCode, AddCode or ForbidCode")
         columns_of(positions, 1)
-        if not 0 <= share <= 1:
+        if not 0 <= (share := real_number("share", share)) <= 1:
             raise InputError(f"share {share}: it must be 0 to 1")
-        if not 0 <= seed < 2**64:
+        if not 0 <= (seed := whole_number("seed", seed)) < 2**64:
             raise InputError(f"seed {seed}: it must be 0 or more")
         homes = [home_of(model, codebooks, edit.site) for edit in edits]
         # sites that nothing is done to are left alone

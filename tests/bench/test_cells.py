@@ -16,7 +16,9 @@ PLANTED = "planted-inhibition"
 def test_pooled_cells_equal_the_method_alone(tmp_path):
     model = load_model(PLANTED)
     pool = load_task(PLANTED).sample(model.tokenizer, 20, 0)
-    runner = Runner("codes", model, pool, tmp_path, edges_compared=False, batch_size=16, say=print)
+    runner = Runner(
+        "codes", model, pool, tmp_path, weights="of the test", edges_compared=False, batch_size=16, say=print
+    )
     cells = [(4, 0), (4, 1), (8, 0)]
     runner.prepare(cells, lambda _share: None)
     for n, seed in cells:
@@ -34,7 +36,9 @@ def test_pooled_cells_equal_the_method_alone(tmp_path):
 def test_edges_are_scored_apart_where_they_are_compared(tmp_path):
     model = load_model(PLANTED)
     pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
-    runner = Runner("codes", model, pool, tmp_path, edges_compared=True, batch_size=16, say=print)
+    runner = Runner(
+        "codes", model, pool, tmp_path, weights="of the test", edges_compared=True, batch_size=16, say=print
+    )
     runner.prepare([(4, 0)], lambda _share: None)
     outcome = runner.outcome(4, 0, lambda _share: None)
     assert runner.scores_edges_apart
@@ -52,7 +56,14 @@ def test_scores_of_another_precision_are_made_again(tmp_path):
         pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
         for folder in (tmp_path / "kept", tmp_path / dtype):
             runner = Runner(
-                "attribution", model, pool, folder, edges_compared=False, batch_size=16, say=print
+                "attribution",
+                model,
+                pool,
+                folder,
+                weights="of the test",
+                edges_compared=False,
+                batch_size=16,
+                say=print,
             )
             runner.prepare([(4, 0)], lambda _share: None)
             found[folder.name, dtype] = runner.outcome(4, 0, lambda _share: None).heads
@@ -66,7 +77,14 @@ def test_the_batch_size_counts_where_it_moves_scores(tmp_path):
 
     def settings(method: str, batch_size: int) -> dict:
         return Runner(
-            method, model, pool, tmp_path, edges_compared=False, batch_size=batch_size, say=print
+            method,
+            model,
+            pool,
+            tmp_path,
+            weights="of the test",
+            edges_compared=False,
+            batch_size=batch_size,
+            say=print,
         ).settings()
 
     assert settings("attribution", 4) == settings("attribution", 16)
@@ -78,7 +96,9 @@ def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(tmp_path):
     model = load_model(PLANTED)
     pool = load_task(PLANTED).sample(model.tokenizer, 8, 0)
     # HISP ranks subsets of a pool by itself, unless edges are compared
-    runner = Runner("hisp", model, pool, tmp_path, edges_compared=True, batch_size=16, say=print)
+    runner = Runner(
+        "hisp", model, pool, tmp_path, weights="of the test", edges_compared=True, batch_size=16, say=print
+    )
     made_before = [tmp_path / "n1-seed0.json", tmp_path / "stability-n4.json", tmp_path / "pool.safetensors"]
     for path in made_before:
         path.write_text("of a version that looked at one pair")
@@ -89,7 +109,14 @@ def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(tmp_path):
     alone = runner.run(drawn(0, 4, 8), 0, lambda _share: None)
     np.testing.assert_allclose(outcome.heads, alone.heads, atol=1e-6)
     alone = Runner(
-        "attribution", model, pool, tmp_path / "more", edges_compared=False, batch_size=16, say=print
+        "attribution",
+        model,
+        pool,
+        tmp_path / "more",
+        weights="of the test",
+        edges_compared=False,
+        batch_size=16,
+        say=print,
     )
     alone.prepare([(1, 0)], lambda _share: None)
     assert alone.per_pair is not None

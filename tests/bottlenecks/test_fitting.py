@@ -1,6 +1,7 @@
 """Fitting codebooks at many sites: what they are fitted to, resuming, refusing."""
 
 import contextlib
+import copy
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.book_folder import BookFolder, load_codebooks
+from interp.bottlenecks.book_folder import BookFolder, books_fingerprint, load_codebooks
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
 from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.metric_codebook import output_map
@@ -243,6 +244,22 @@ def test_the_metric_compares_what_is_written(model, text):
     agree = (ids == similar.topk(2, dim=-1).indices).float().mean()
     assert agree > 0.97  # the floor under the metric decides a few
     torch.testing.assert_close(book.similarity(x, ids), similar.gather(-1, ids), atol=0.02, rtol=0)
+
+
+def test_books_of_equal_codes_that_choose_otherwise_have_other_fingerprints(model, text):
+    x = seen(model, text.tokens, "a1", {})
+    weights = model.blocks[1].attn.W_O.detach()
+    config = CodebookConfig(d_in=x.shape[-1], n_codes=8, groups=x.shape[2])
+    one = MetricCodebook(config).compare_by(weights).fit(x)
+    other, plain = (copy.deepcopy(one), Codebook(config).fit(x))
+    other.compare_by(weights.flip(1))
+    plain.codes.data.copy_(one.codes)
+    assert not torch.equal(one.encode(x).ids, other.encode(x).ids)
+    found = {books_fingerprint({"a1": book}) for book in (one, other, plain)}
+    assert len(found) == 3
+    counted = copy.deepcopy(one)
+    counted.counts += 1
+    assert books_fingerprint({"a1": counted}) == books_fingerprint({"a1": one})
 
 
 @pytest.mark.parametrize("weights", [torch.full((2, 6, 10), torch.inf), torch.randn(2, 5, 10)])

@@ -1,6 +1,7 @@
 """Arms of the steering table do what they are called, and rates are read off at equal perplexity."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -253,6 +254,24 @@ def test_rates_are_compared_text_by_text_and_prompts_are_resampled():
     assert above.rate == pytest.approx(0.05) and above.low == 0 and above.high <= 0.2
     both = mean_rate([(ours, "z"), (cell("codes", [0] * 20), "z")], 4)
     assert both.rate == 0.25 and np.isfinite(both.low)
+
+
+def test_prompts_with_more_texts_than_others_weigh_more_in_the_interval_too():
+    # the first five of ten prompts have three texts each, the others two, and only those of the first five hold it;
+    # of ten resampled prompts two to eight are of these in 95 %
+    held = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0] * 2 + [1] * 5
+    rate = mean_rate([(cell("codes", held), "z")], 10)
+    assert rate.rate == pytest.approx(15 / 25)
+    assert rate.low == pytest.approx(3 * 2 / (3 * 2 + 2 * 8))
+    assert rate.high == pytest.approx(3 * 8 / (3 * 8 + 2 * 2))
+
+
+def test_an_interval_over_prompts_needs_two(model):
+    with pytest.raises(InputError, match="n 1: it must be at least 2"):
+        SteeringConfig(n=1)
+    alone = dataclasses.replace(TOPIC, prompts=TOPIC.prompts[:1])
+    with pytest.raises(InputError, match="of 1 prompts there is no interval"):
+        measure(model, [alone], CONFIG)
 
 
 def test_distinct_2():

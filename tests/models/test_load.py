@@ -376,3 +376,12 @@ def test_models_can_be_loaded_from_several_threads(tiny_model_folder):
     assert [model.cfg.n_layers > 0 and not model.training for model in models] == [True] * len(specs)
     for model in models:
         assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_folder_with_the_name_of_another_model_is_not_taken_for_it(
+    tiny_model_folder, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "pythia-70m").symlink_to(tiny_model_folder("llama"))
+    monkeypatch.chdir(tmp_path)
+    model = load_model("pythia-70m")
+    assert model.cfg.n_layers == 2 and "pythia" not in caplog.text

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -350,11 +351,33 @@ def test_bad_input(model, books, edits, options, message):
         steer(model, books, edits, **options)
 
 
-def test_half_a_code(model, books):
-    edit = SetCode("a0.h1", 1)
-    object.__setattr__(edit, "code", 1.5)  # what the tests' type checker would not let in
-    with pytest.raises(InputError, match=r"code 1\.5 at a0\.h1: it must be a whole number"):
+@pytest.mark.parametrize(
+    ("edit", "name", "value", "message"),
+    [
+        (SetCode("a0.h1", 1), "code", 1.5, r"code 1\.5 at a0\.h1: it must be a whole number"),
+        (SetCode("a0.h1", 1), "slots", 1.0, r"slots 1\.0: it must be a whole number"),
+        (SetCode("a0.h1", 1), "strength", "2", "strength '2': it must be a number"),
+        (AddCode("m1", 1), "scale", "2", "scale '2': it must be a number"),
+        (AddCode("m1", 1), "rows", 1, "rows 1: name rows of the batch, from 0, in a list"),
+        (AddCode("m1", 1), "rows", [0.5], r"rows \[0\.5\]: name rows"),
+    ],
+)
+def test_values_that_no_type_checker_would_let_in(model, books, edit, name, value, message):
+    object.__setattr__(edit, name, value)
+    with pytest.raises(InputError, match=message):
         steer(model, books, [edit])
+
+
+@pytest.mark.parametrize(
+    "rows", [np.array([0, 2]), torch.tensor([2, 0]), (2, 0, 2), np.flatnonzero([1, 0, 1])]
+)
+def test_rows_in_any_form(model, books, tokens, rows):
+    plain = logits(model, tokens)
+    edit = AddCode("m1", 1, scale=2, rows=rows)
+    with steer(model, books, [edit], positions="all", share=np.float64(1), seed=np.int64(0)):
+        steered = logits(model, tokens)
+    changed = (steered != plain).flatten(1).any(1)
+    assert changed.tolist() == [row in (0, 2) for row in range(len(tokens))]
 
 
 def test_a_row_that_the_batch_lacks(model, books, tokens):

@@ -1,11 +1,12 @@
 """What holds for every shipped task."""
 
+import dataclasses
 import subprocess
 import sys
 
 import pytest
 
-from interp.tasks import InputError, PromptPair, PromptPairs, Task, load_task
+from interp.tasks import InputError, PromptPair, PromptPairs, Task, TooFewPairs, load_task
 from interp.tasks.ioi import IOI
 from interp.tasks.registry import SHIPPED
 from interp.tasks.sampling import dealt, draw_unseen, fill, sample_pairs, seeded
@@ -221,6 +222,25 @@ def test_a_sample_that_fails_for_many_is_no_sample_of_fewer():
     with pytest.raises(InputError, match="sample failed in line .*IndexError"):
         sample_pairs(Short(), None, None, 64)
     assert Short.asked == [64]
+
+
+def test_fewer_pairs_are_taken_where_a_task_has_fewer_and_not_where_one_of_them_is_wrong(gpt2):
+    class Slip(IOI):
+        asked = []
+
+        def sample(self, tokenizer, n, *others, **named):
+            self.asked.append(n)
+            if n > 20:
+                raise TooFewPairs("there are twenty")
+            pairs = IOI.sample(self, tokenizer, n, *others, **named)
+            if n > 12:
+                dataclasses.replace(pairs[12], corrupt_tokens=pairs[12].corrupt_tokens[1:])
+            return pairs
+
+    with pytest.raises(InputError, match="a pair must have equal lengths"):
+        sample_pairs(Slip(), gpt2, None, 64)
+    assert Slip.asked == [64, 32, 16]
+    assert len(sample_pairs(Slip(), gpt2, None, 12)) == 12
 
 
 def test_a_sample_of_ours_that_fails_is_a_bug_and_shows_where():

@@ -1,0 +1,72 @@
+"""Hashes of weights tell models apart, and do not where nothing but how they were loaded differs."""
+
+import pytest
+import torch
+
+from interp.models import load_model, weights_checksum, weights_digest
+from interp.scores.patching import PatchingConfig, patching
+from interp.tasks.errors import InputError
+from tests.pairs import random_pairs
+
+
+@pytest.fixture
+def model(tiny_model_folder):
+    """A fresh one: its weights are changed."""
+    return load_model(str(tiny_model_folder("llama")))
+
+
+def _heads(model, layer: int):
+    return model.original_model.model.layers[layer].self_attn.o_proj.weight
+
+
+def test_whichever_head_is_pruned_the_model_is_another(model):
+    width, plain = model.cfg.d_head, weights_digest(model)
+    for head in range(model.cfg.n_heads):
+        with torch.no_grad():
+            weight = _heads(model, 1)[:, head * width : (head + 1) * width]
+            kept = weight.clone()
+            weight.zero_()
+            assert weights_digest(model) != plain
+            weight.copy_(kept)
+    assert weights_digest(model) == plain
+
+
+@pytest.mark.slow
+def test_whichever_head_of_smollm2_is_pruned_the_model_is_another():
+    """Its rows are as long as the steps that the places once had, which stayed in four columns."""
+    model = load_model()
+    plain = weights_digest(model)
+    for head in range(model.cfg.n_heads):
+        with torch.no_grad():
+            weight = _heads(model, 15)[:, head * 64 : (head + 1) * 64]
+            kept = weight.clone()
+            weight.zero_()
+            assert weights_digest(model) != plain
+            weight.copy_(kept)
+    assert {weights_digest(load_model(dtype=dtype)) for dtype in ("float32", "bfloat16", "float16")} == {
+        plain
+    }
+
+
+def test_how_a_model_was_loaded_makes_no_other_one_of_it(tiny_model_folder):
+    folder = str(tiny_model_folder("llama"))
+    models = [load_model(folder, dtype=dtype) for dtype in ("float32", "bfloat16")]
+    assert len({weights_digest(model) for model in models}) == 1
+    assert len({weights_checksum(model) for model in models}) == 2
+
+
+def test_the_least_change_makes_another_checksum(model):
+    before = weights_checksum(model)
+    with torch.no_grad():
+        _heads(model, 0)[3, 5] *= 1.001
+    assert weights_checksum(model) != before
+
+
+def test_effects_of_a_model_that_was_changed_in_its_folder_are_not_gone_on_with(model, tmp_path):
+    pairs = random_pairs(model.cfg.d_vocab, 4)
+    config = PatchingConfig(checkpoint=str(tmp_path / "effects.safetensors"))
+    patching(model, pairs, config)
+    with torch.no_grad():
+        model.original_model.model.layers[0].self_attn.v_proj.weight.mul_(3)  # which changes no sign
+    with pytest.raises(InputError, match="belongs to another model"):
+        patching(model, pairs, config)
