@@ -107,8 +107,11 @@ def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
     else:
         seen = view(found, index)
         pattern = seen.pattern(side, layer, head)
-        top, bottom = tokens_written(found, seen, side, layer, head)
-        direct = _direct(found, seen, side, layer, head)
+        try:
+            top, bottom = tokens_written(found, seen, side, layer, head)
+            direct = _direct(found, seen, side, layer, head)
+        except InputError as error:
+            top, bottom, direct = [], [], f"Not shown: {plain(str(error))}."
     left, right = st.columns(2)
     with left:
         st.subheader("Where it attends")
@@ -121,7 +124,8 @@ def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
     with right:
         st.subheader("What it writes at END")
         st.markdown(direct)
-        st.html(token_bars([("raises most", top), ("lowers most", bottom)]))
+        if top:
+            st.html(token_bars([("raises most", top), ("lowers most", bottom)]))
 
 
 def _direct(found: Opened, seen, side: str, layer: int, head: int) -> str:

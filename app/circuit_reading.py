@@ -27,7 +27,7 @@ layers of 32 heads; in half precision weights would differ in the third decimal,
 
 @st.cache_resource(show_spinner=False)
 def _views() -> Kept:
-    return Kept(24, VIEWS, lambda seen: seen.patterns.nbytes + seen.written.nbytes)
+    return Kept(24, VIEWS, lambda seen: seen.nbytes)
 
 
 @st.cache_resource(show_spinner=False)
@@ -188,7 +188,11 @@ def token_texts(found: Opened, ids: Sequence[int]) -> list[str]:
 def tokens_written(
     found: Opened, seen: PairView, side: str, layer: int, head: int
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """The tokens whose logits a head raises most, and those that it lowers most; nothing is run."""
+    """The tokens whose logits a head raises most, and those that it lowers most; nothing is run.
+
+    Raises:
+        InputError: it is not known what heads of this model write.
+    """
     logits = seen.logits(side, layer, head)
     tokenizer = engine.model(model_of(found.run)).tokenizer
     ends = []

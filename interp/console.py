@@ -52,6 +52,8 @@ def print_members(run: Run) -> None:
     inside = len(run.members)
     checked = sum(part["effect"] is not None for part in (*result["heads"], *result["mlps"]))
     console.print(f"{inside} members of {checked} checked, {len(result['edges'])} edges scored among them")
+    for why in result.get("left_out", []):
+        console.print(why)
     universe = len(result["heads"]) + (len(result["mlps"]) if "mlps" in result["universe"] else 0)
     if inside == checked < universe:
         console.print(f"all that were checked are members, so there may be more: --candidates {2 * checked}")

@@ -2,7 +2,8 @@
 
 1. Sample pairs. 2. Run them once; the method's scores, the readout behind head roles and the means that codes are
 read from all come from these passes. 3. Swap the best-scored components exactly and decide who is a member.
-4. Score the edges among members (``codes``: by path patching, unless MLPs are members). 5. Read the members' codes.
+4. Score the edges among members (``codes``: by path patching, unless MLPs are members; none where a model's edges
+cannot be attributed, :class:`~interp.models.wiring.Wiring`). 5. Read the members' codes.
 6. Compare the scores with the references there are.
 """
 
@@ -30,10 +31,11 @@ from interp.circuits.roles import HeadReadout, head_roles
 from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.models import Model, Site, describe_model, load_model
 from interp.models.memory import check_memory
+from interp.models.wiring import Wiring
 from interp.progress import Stage, silent
 from interp.record import Found
 from interp.runs import Run
-from interp.scores import DEFAULT_METHOD, Scores, load_method, method_config, with_mlps
+from interp.scores import DEFAULT_METHOD, EdgeScore, Scores, load_method, method_config, with_mlps
 from interp.scores.code_edges import EdgeEvidence
 from interp.scores.edges import edge_attribution
 from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
@@ -150,7 +152,10 @@ def discover(
     evidence: tuple[EdgeEvidence, ...] = ()
     ours = chosen.edges is not None and all(site.kind == "attn" for site in members)
     with clock("edges"), stage("edges", HUNDREDTHS if ours else len(some)) as advance:
-        if ours:
+        edges: tuple[EdgeScore, ...] = ()
+        if method != "overlap" and not Wiring.of(model).has_edges:
+            advance(HUNDREDTHS if ours else len(some))
+        elif ours:
             measured = chosen.edges(
                 model, pairs, scores, sites=members, seed=seed, batch_size=batch_size, progress=advance
             )

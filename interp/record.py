@@ -81,6 +81,7 @@ class Found:
                 _edge_row(edge) | (asdict(evidence) if evidence else {})
                 for edge, evidence in itertools.zip_longest(self.edges, self.edge_evidence)
             ],
+            "left_out": self._left_out(),
             "proposed": _proposed(scores),
             "recovery": _recovery(pairs, model, scores, self.reference, shipped=task_class is None),
             "settings": {
@@ -113,6 +114,18 @@ class Found:
         }
         own = self.reference[1] if self.reference else None
         return Run(result, details, _arrays(scores, checked), own)
+
+    def _left_out(self) -> list[str]:
+        """Why parts of the run are missing, a sentence each."""
+        wiring, found = self.readout.wiring, []
+        if not wiring.has_edges and not self.edges:
+            found.append(f"No edges were scored for this model: {wiring.why_no_edges}.")
+        if not wiring.known:
+            found.append(
+                f"What heads write to the logits is not known for this model ({wiring.why_no_edges}): roles that "
+                "need it and the tokens that heads raise are left out."
+            )
+        return found
 
 
 def versions() -> dict[str, str]:
@@ -251,22 +264,27 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes) ->
     if site.kind == "mlp":
         return {}
     layer, head = site.layer, site.head
-    logits = (
-        readout.written_[layer, head].to(readout.norm.unembedding.device) @ readout.norm.unembedding
-    ).cpu()
-    order = logits.argsort(descending=True)
-
-    def named(ids):
-        return [[model.tokenizer.decode([int(i)]), float(logits[i])] for i in ids]
-
     pattern = readout.patterns_[layer, head]
     # longer ones would make a run's files grow with the square of the prompt, and cannot be read anyway
     drawn = {"pattern": pattern.astype(float).round(4).tolist()} if len(pattern) <= LONGEST else {}
     return {
         **drawn,
+        **(_writes(model, readout, layer, head) if readout.tells_writing else {}),
+        "codes": {side: [list(pair) for pair in usage(codes, layer, head, side)] for side in SIDES},
+    }
+
+
+def _writes(model: Model, readout: HeadReadout, layer: int, head: int) -> dict:
+    unembedding = readout.norm.unembedding
+    logits = (readout.written_[layer, head].to(unembedding.device) @ unembedding).cpu()
+    order = logits.argsort(descending=True)
+
+    def named(ids):
+        return [[model.tokenizer.decode([int(i)]), float(logits[i])] for i in ids]
+
+    return {
         "direct": float(readout.direct_[:, layer, head].mean()),
         "writes": {"top": named(order[:WRITES]), "bottom": named(order[-WRITES:].flip(0))},
-        "codes": {side: [list(pair) for pair in usage(codes, layer, head, side)] for side in SIDES},
     }
 
 

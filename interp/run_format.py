@@ -148,6 +148,7 @@ class _Result(_Read):
     heads: Annotated[list[_Head], Field(min_length=1)]
     mlps: list[_Part]
     edges: list[_Edge]
+    left_out: list[str] = []
     metric: _Metric
     universe: str
     seconds: dict[str, FiniteFloat] = {}

@@ -53,7 +53,14 @@ def check_choice(name: str, kind: Any, value: Any) -> None:
         raise InputError(f"{name}{value!r}: choose {', '.join(map(str, allowed))}")
 
 
-def check_choices(config: Any) -> None:
-    """:func:`check_choice` for every field of a dataclass."""
+def check_fields(config: Any) -> None:
+    """:func:`check_choice` for every field of a dataclass; and those of type ``int`` become such numbers.
+
+    Raises:
+        InputError: a word that is not allowed, or no whole number.
+    """
     for field in fields(config):
-        check_choice(f"{field.name} ", field.type, getattr(config, field.name))
+        value = getattr(config, field.name)
+        check_choice(f"{field.name} ", field.type, value)
+        if field.type is int:
+            object.__setattr__(config, field.name, whole_number(field.name, value))

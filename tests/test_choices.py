@@ -3,10 +3,15 @@
 from dataclasses import fields
 from typing import Literal, get_origin
 
+import numpy as np
 import pytest
 
+from interp.bottlenecks import CodebookConfig, DiscreteSAEConfig
+from interp.bottlenecks.fitting import FitConfig
+from interp.evaluation.steering import SteeringConfig
 from interp.scores import METHODS, load_method
 from interp.tasks.errors import InputError
+from interp.training import TrainConfig
 
 CHOICES = [
     (name, field.name)
@@ -27,3 +32,23 @@ def test_a_misspelt_choice_is_refused(method, field):
     object.__setattr__(config, field, "tsak")  # tests check types before a constructor is reached
     with pytest.raises(InputError, match=f"{field} 'tsak': choose "):
         config.__post_init__()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [CodebookConfig(4, 8), DiscreteSAEConfig(4, 8), FitConfig(), TrainConfig(), SteeringConfig()],
+    ids=lambda config: type(config).__name__,
+)
+def test_whole_numbers_of_numpy_are_numbers_and_halves_are_refused(config):
+    numbers = [field.name for field in fields(config) if field.type is int]
+    assert "seed" in numbers and len(numbers) > 2
+    for name in numbers:
+        object.__setattr__(config, name, np.int64(getattr(config, name)))
+    config.__post_init__()
+    assert {type(getattr(config, name)) for name in numbers} == {int}
+    for name in numbers:
+        kept = getattr(config, name)
+        object.__setattr__(config, name, 1.5)
+        with pytest.raises(InputError, match=f"{name} 1.5: it must be a whole number"):
+            config.__post_init__()
+        object.__setattr__(config, name, kept)

@@ -15,6 +15,7 @@ from interp.models import load_model
 from interp.models.planted import load_planted_model, planted_truth
 from interp.models.save import check_saveable
 from interp.models.sites import expand_sites
+from interp.models.wiring import Wiring
 from interp.record import EXAMPLES
 from interp.reference import measure_reference
 from interp.report import render_report
@@ -219,6 +220,29 @@ def test_members_say_why_and_the_report_shows_it():
     page = render_report(run)
     assert "Why it is here" in page
     assert "under permuted labels" in page
+
+
+@pytest.mark.parametrize("method", ["codes", "attribution"])
+@pytest.mark.parametrize(
+    "wiring", [Wiring(False), Wiring(True, norm="ln1")], ids=["unknown", "no first norm"]
+)
+def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(wiring, method, monkeypatch):
+    monkeypatch.setattr(Wiring, "of", lambda _: wiring)
+    # of a planted model nothing stands after attention, so that what heads add is z @ W_O
+    monkeypatch.setattr(
+        Wiring,
+        "added_by_heads",
+        lambda _, model, layer, z: (z[:, :, None] @ model.blocks[layer].attn.W_O)[:, :, 0],
+    )
+    run = discover("planted-induction", model="planted-induction", n=8, n_candidates=6, method=method)
+    assert {part["site"] for part in run.members} == set(planted_truth("planted-induction").heads)
+    assert run.result["edges"] == []
+    roles = run.result["heads"][0]["roles"]
+    assert ("mover" in roles) == wiring.known and "induction" in roles
+    assert all(("writes" in detail) == wiring.known for detail in run.details["members"].values())
+    assert len(run.result["left_out"]) == (1 if wiring.known else 2)
+    page = render_report(run)
+    assert all(why in page for why in run.result["left_out"])
 
 
 def test_roles_in_a_report_are_escaped():

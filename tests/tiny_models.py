@@ -7,17 +7,25 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
+    Olmo2Config,
+    OPTConfig,
+    PhiConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
 FAMILIES = ("gpt2", "pythia", "llama", "qwen2", "gemma2", "gemma3")
+OTHERS = ("olmo2", "granite", "phi", "opt", "bloom")
+"""Families that are wired otherwise: see docs/models.md, on which of them what is refused."""
 
 _TEXT = [
     "When Mary and John went to the store, John gave a drink to Mary.",
@@ -47,6 +55,13 @@ def make_config(family: str, d_vocab: int, eos: int | None) -> PreTrainedConfig:
         return GPT2Config(n_embd=24, n_layer=2, n_head=3, n_positions=128, **ids)
     shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     shape |= {"max_position_embeddings": 128}
+    if family == "opt":
+        return OPTConfig(ffn_dim=48, word_embed_proj_dim=24, init_std=0.2, pad_token_id=1, **shape, **ids)
+    if family == "bloom":
+        return BloomConfig(hidden_size=24, n_layer=2, n_head=4, **ids)
+    if family == "phi":
+        # of 6 channels an even number turns
+        return PhiConfig(pad_token_id=1, partial_rotary_factor=2 / 3, **shape, **ids)
     if family == "pythia":
         return GPTNeoXConfig(use_parallel_residual=True, rotary_pct=0.5, hidden_act="gelu", **shape, **ids)
     shape |= {"num_key_value_heads": 2}
@@ -54,6 +69,12 @@ def make_config(family: str, d_vocab: int, eos: int | None) -> PreTrainedConfig:
         return LlamaConfig(tie_word_embeddings=True, **shape, **ids)
     if family == "qwen2":
         return Qwen2Config(**shape, **ids)
+    if family in ("olmo2", "cohere"):
+        config = Olmo2Config if family == "olmo2" else CohereConfig
+        return config(pad_token_id=1, **shape, **ids)
+    if family == "granite":
+        factors = {"residual_multiplier": 0.5, "embedding_multiplier": 12.0, "logits_scaling": 8.0}
+        return GraniteConfig(attention_multiplier=6**-0.5, pad_token_id=1, **factors, **shape, **ids)
     # untied: Gemma scales its embeddings up so far that tied ones make a random model repeat its input
     ids["tie_word_embeddings"] = False
     if family == "gemma2":

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.tasks.errors import InputError, check_choices
+from interp.tasks.errors import InputError, check_fields
 
 Selection = Literal["cosine", "residual"]
 
@@ -35,7 +35,7 @@ class CodebookConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         for name in ("d_in", "n_codes", "groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")

@@ -29,7 +29,7 @@ from torch import Tensor
 from interp.bottlenecks.base import Bottleneck, grouped_rows, register
 from interp.bottlenecks.codes import Codes, id_dtype, sum_of_codes
 from interp.bottlenecks.sae_gradient import Weights, gradient, tangent
-from interp.tasks.errors import InputError, check_choices
+from interp.tasks.errors import InputError, check_fields
 
 DecoderNorm = Literal["coordinate", "atom"]
 EpochProgress = Callable[[int], None]
@@ -62,7 +62,7 @@ class DiscreteSAEConfig:
     k: int = 1
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         for name in ("d_in", "n_codes", "epochs", "groups"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")

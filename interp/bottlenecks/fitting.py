@@ -37,7 +37,7 @@ from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.files import read_json, write_json
 from interp.models import Model, Site, expand_sites, model_device
 from interp.progress import Stage, silent
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, check_fields
 from interp.text import TextBlocks
 
 IN_MEMORY = 2 * 2**30
@@ -65,6 +65,9 @@ class FitConfig:
     sequential: bool = True
     by_output: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def fit_codebooks(

@@ -15,7 +15,7 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits
 from interp.models import Model, model_device
 from interp.models.final_norm import FinalNorm
-from interp.models.linear_norm import added_by_heads
+from interp.models.wiring import Wiring
 from interp.scores.head_codes import SIDES
 from interp.tasks.errors import InputError
 from interp.tasks.pairs import Metric, PromptPair
@@ -31,14 +31,19 @@ class PairView:
     Attributes:
         metric: the task metric on either side.
         patterns: of all queries, or of END alone for prompts of more than :data:`LONGEST` tokens.
-        written: what each head adds at END, after the final norm frozen at that prompt's scale.
+        written: what each head adds at END, after the final norm frozen at that prompt's scale; ``None`` where it is
+            not known what heads add to the residual stream.
     """
 
     pair: PromptPair
     metric: tuple[float, float]
     patterns: Float[np.ndarray, "side layer head query key"]
-    written: Float[Tensor, "side layer head d_model"]
+    written: Float[Tensor, "side layer head d_model"] | None
     norm: FinalNorm
+
+    @property
+    def nbytes(self) -> int:
+        return self.patterns.nbytes + (0 if self.written is None else self.written.nbytes)
 
     def tokens(self, side: str) -> tuple[int, ...]:
         return self.pair.clean_tokens if side == "clean" else self.pair.corrupt_tokens
@@ -47,7 +52,15 @@ class PairView:
         return self.patterns[SIDES.index(side), layer, head]
 
     def logits(self, side: str, layer: int, head: int) -> Float[Tensor, " d_vocab"]:
-        """What the head adds to every token's logit directly; constant terms of norm and unembedding left out."""
+        """What the head adds to every token's logit directly; constant terms of norm and unembedding left out.
+
+        Raises:
+            InputError: it is not known (:attr:`written`).
+        """
+        if self.written is None:
+            raise InputError(
+                "what heads write is not known: their outputs do not add up to this model's residual stream"
+            )
         return self.written[SIDES.index(side), layer, head] @ self.norm.unembedding
 
     def direct(self, side: str, layer: int, head: int) -> tuple[float, float]:
@@ -64,6 +77,7 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     Raises:
         InputError: prompts longer than the model's context, or logits that are not finite.
     """
+    norm, wiring = FinalNorm.of(model), Wiring.of(model)
     length = len(pair.clean_tokens)
     if length > model.cfg.n_ctx:
         raise InputError(f"prompts of {length} tokens: the model reads at most {model.cfg.n_ctx}")
@@ -89,15 +103,15 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     logits = end_logits(model, tokens, hooks)
     if not torch.isfinite(logits).all():
         raise InputError("the model gives NaN or infinite logits on this pair: try --dtype float32")
-    norm = FinalNorm.of(model)
-    written = [
-        norm.direct(added_by_heads(model, layer, z), resid[0][:, None]) for layer, z in enumerate(ends)
-    ]
+    written = None
+    if wiring.known:
+        added = [wiring.added_by_heads(model, layer, z) for layer, z in enumerate(ends)]
+        written = torch.stack([norm.direct(x, resid[0][:, None]) for x in added], 1)
     found = task_metric(logits, [pair, pair], metric)
     return PairView(
         pair,
         (float(found[0]), float(found[1])),
         torch.stack(patterns, 1).numpy(),
-        torch.stack(written, 1),
+        written,
         norm,
     )

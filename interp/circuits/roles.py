@@ -27,7 +27,7 @@ from torch import Tensor
 from interp.activations.stream import PairBatch
 from interp.models import Model, hooked, model_device
 from interp.models.final_norm import FinalNorm
-from interp.models.linear_norm import added_by_heads
+from interp.models.wiring import Wiring
 from interp.tasks.pairs import PromptPair
 
 FULL_SHARE = 0.02
@@ -41,7 +41,8 @@ class HeadReadout:
     """A consumer that reads every head's attention from END and what it writes to the logits there.
 
     Attributes after feeding:
-        direct_: [pair, layer, head], each head's direct contribution to mean answer − mean wrong-answer logit.
+        direct_: [pair, layer, head], each head's direct contribution to mean answer − mean wrong-answer logit; NaN, and
+            ``written_`` 0, where it is not known what heads add to the residual stream (:attr:`tells_writing`).
         total_: [pair], that logit difference as a whole, without what biases of final norm and unembedding add.
         to_answer_, to_wrong_: [pair, layer, head], attention from END to answer tokens, and to the last
             wrong-answer token; NaN where the clean prompt holds none.
@@ -55,12 +56,17 @@ class HeadReadout:
 
     def __init__(self, model: Model, n_pairs: int) -> None:
         self.model = model
-        self.norm = FinalNorm.of(model)
+        self.norm, self.wiring = FinalNorm.of(model), Wiring.of(model)
         shape = (n_pairs, model.cfg.n_layers, model.cfg.n_heads)
         self.direct_, self.to_answer_, self.to_wrong_ = (np.full(shape, np.nan) for _ in range(3))
         self.total_ = np.zeros(n_pairs)
         self.written_ = torch.zeros(*shape[1:], model.cfg.d_model)
         self.patterns_: np.ndarray | None = None
+
+    @property
+    def tells_writing(self) -> bool:
+        """Whether it is known what each head adds to the residual stream."""
+        return self.wiring.known
 
     @torch.no_grad()
     def update(self, batch: PairBatch) -> None:
@@ -72,10 +78,12 @@ class HeadReadout:
         wrong = _mask(batch.pairs, lambda pair: _holding(pair, pair.wrong_answers)[-1:], resid.device)
         first = rows.index(0) if 0 in rows else None
         for layer, (z, pattern) in enumerate(zip(batch.clean.z, batch.clean.pattern, strict=True)):
-            written = self.norm.direct(added_by_heads(self.model, layer, z[:, -1]), resid[:, None])
-            self.direct_[rows, layer] = (written * direction[:, None]).sum(-1).cpu().numpy()
-            if first is not None:
-                self.written_[layer] = written[first].cpu()
+            if self.tells_writing:
+                added = self.wiring.added_by_heads(self.model, layer, z[:, -1])
+                written = self.norm.direct(added, resid[:, None])
+                self.direct_[rows, layer] = (written * direction[:, None]).sum(-1).cpu().numpy()
+                if first is not None:
+                    self.written_[layer] = written[first].cpu()
             from_end = pattern[:, :, -1].float()  # [batch, head, key]
             self.to_answer_[rows, layer] = _mass(from_end, answer)
             self.to_wrong_[rows, layer] = _mass(from_end, wrong)
@@ -113,8 +121,13 @@ def role_name(roles: dict[str, float]) -> str:
 
 
 def head_roles(model: Model, readout: HeadReadout, seed: int = 0) -> HeadRoles:
-    """Role scores of every head, from a fed readout and one short run on random repeated tokens."""
+    """Role scores of every head, from a fed readout and one short run on random repeated tokens.
+
+    Roles of what heads write are left out where that is not known.
+    """
     scores = _repeated_token_roles(model, seed)
+    if not readout.tells_writing:
+        return HeadRoles(scores)
     share = readout.direct_.mean(0) / (FULL_SHARE * max(abs(readout.total_.mean()), 1e-9))
     to_answer, to_wrong = _mean_known(readout.to_answer_), _mean_known(readout.to_wrong_)
     scores["mover"] = to_answer * np.clip(share, 0, 1)

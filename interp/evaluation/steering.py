@@ -19,7 +19,7 @@ from interp.intervals import ratio_interval, wilson
 from interp.models import Model
 from interp.steering import Topic
 from interp.steering.continuations import Continuation, continue_prompts
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, check_fields
 
 BASE = "base"
 _NEAR = 0.1
@@ -50,6 +50,7 @@ class SteeringConfig:
     batch_size: int = 50
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (("n", 2), ("n_tokens", 1), ("tries", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)}: it must be at least {least}")

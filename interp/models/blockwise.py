@@ -5,8 +5,9 @@ attention), and not without running the layer once per head. So attention is wri
 weights, norms and MLPs: q, k and v per *query* head, rotation, scores, causal softmax, W_O.
 
 Known attention: scaled dot product, causal, with learned or rotary positions (half-split pairs, all or some of the
-channels), grouped queries, biases, parallel or sequential blocks. Not known: norms after attention or MLP (Gemma),
-where heads do not add to the residual stream one by one. :meth:`Blockwise.check` compares with the model.
+channels), grouped queries, biases, parallel (with one norm or two) or sequential blocks. Not known: norms after
+attention or MLP (Gemma, OLMo 2), where heads do not add to the residual stream one by one, and factors there (Granite).
+:meth:`Blockwise.check` compares with the model.
 """
 
 from functools import cache, cached_property
@@ -14,11 +15,12 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.models.hooks import has_hook, hooked
 from interp.models.sites import has_mlps
+from interp.models.wiring import Wiring
 from interp.tasks.errors import InputError
 
 Into = Literal["q", "k", "v"]
@@ -34,13 +36,13 @@ class Blockwise:
         purpose: who asks, for the message of the error.
 
     Raises:
-        InputError: the model has norms after attention or MLP.
+        InputError: the model's heads add something else than ``z @ W_O`` to the residual stream (:class:`Wiring`).
     """
 
     def __init__(self, model: TransformerBridge, n_positions: int, purpose: str) -> None:
         self.model, self.purpose, self.n_positions = model, purpose, n_positions
         self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
-        require_additive_heads(model, purpose)
+        Wiring.of(model).require_plain(model, purpose)
         self.mlps = has_mlps(model)
         self.sequential = has_hook(model, "blocks.0.hook_resid_mid")
         """Whether an MLP reads the residual stream after its own layer's attention (else before: Pythia)."""
@@ -142,16 +144,15 @@ class Blockwise:
         self, layer: int, inputs: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "batch pos d_model"]:
         """Output of a layer's MLP from the residual stream before its norm."""
-        block = self.model.blocks[layer]
-        return block.mlp(block.ln2(inputs))
+        return self.model.blocks[layer].mlp(mlp_norm(self.model, layer)(inputs))
 
     def check(self, ours: Float[Tensor, "*any"], models: Float[Tensor, "*any"]) -> None:
         """Raise :class:`InputError` when a forward in pieces does not come out where the model's own does."""
         error = (ours - models).abs().max() / models.abs().max()
         if not error <= _TOLERANCE.get(models.dtype, _ROUGH_TOLERANCE):
             raise InputError(
-                f"{self.purpose} does not know this model's attention: written out, its residual stream is "
-                f"{error.item():.1g} off; attribution and patching work on every model"
+                f"{self.purpose} does not know this model's attention ({self.model.cfg.architecture}): written out, "
+                f"its residual stream is {error.item():.1g} off; attribution and patching work on every model"
             )
 
 
@@ -161,10 +162,37 @@ def output_bias(model: TransformerBridge, layer: int) -> Float[Tensor, " d_model
     return 0.0 if bias is None else bias
 
 
-def require_additive_heads(model: TransformerBridge, purpose: str) -> None:
-    """Raise :class:`InputError` where a norm stands between the heads and the residual stream."""
-    if any(has_hook(model, f"blocks.0.{name}.hook_out") for name in ("ln1_post", "ln2_post")):
-        raise InputError(
-            f"{purpose} needs heads that add to the residual stream: this model has a norm after attention; "
-            "attribution and patching work on every model"
-        )
+def mlp_norm(model: TransformerBridge, layer: int) -> nn.Module:
+    """The norm before a layer's MLP: that of its attention where a parallel block has one for both (Phi, GPT-J)."""
+    block = model.blocks[layer]
+    return block.ln2 if has_hook(model, f"blocks.{layer}.ln2.hook_in") else block.ln1
+
+
+@torch.no_grad()
+def require_whole_blocks(model: TransformerBridge, purpose: str) -> Wiring:
+    """The model's wiring, if all its blocks and its logits can be computed from residual streams of one's own.
+
+    Raises:
+        InputError: they cannot.
+    """
+    wiring = Wiring.of(model)
+    wiring.require_plain(model, purpose)
+    nothing = next(model.parameters()).new_zeros(1, 1, model.cfg.d_model)
+    try:
+        if has_mlps(model):
+            model.blocks[0].mlp(nothing)
+    except (
+        RuntimeError,
+        TypeError,
+    ) as error:  # OPT: a part of the block; Bloom: it adds to the stream itself
+        raise _apart(model, purpose, "the MLP by itself") from error
+    if wiring.logit_scale is None:
+        raise _apart(model, purpose, "logits with a soft-cap")
+    return wiring
+
+
+def _apart(model: TransformerBridge, purpose: str, what: str) -> InputError:
+    return InputError(
+        f"{purpose} cannot compute {what} of a model of the architecture {model.cfg.architecture}; "
+        "attribution and patching work on every model"
+    )

@@ -12,11 +12,16 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.models.linear_norm import LinearNorm
+from interp.models.wiring import Wiring
 
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """y = gain · (x − mean(x) if centred) / scale(x), with scale 1 for models without a final norm; its bias aside."""
+    """y = gain · (x − mean(x) if centred) / scale(x), with scale 1 for models without a final norm; its bias aside.
+
+    Attributes:
+        unembedding: with the factor that some families (Granite) multiply logits with; soft-caps aside.
+    """
 
     norm: LinearNorm
     unembedding: Float[Tensor, "d_model d_vocab"]
@@ -25,7 +30,7 @@ class FinalNorm:
     @torch.no_grad()
     def of(cls, model: TransformerBridge) -> "FinalNorm":
         norm = LinearNorm.of(model.ln_final, model.cfg.d_model, next(model.parameters()))
-        return cls(norm, model.W_U.detach().float())
+        return cls(norm, model.W_U.detach().float() * (Wiring.of(model).logit_scale or 1.0))
 
     def direct(
         self, written: Float[Tensor, "*any d_model"], resid: Float[Tensor, "*#any d_model"]

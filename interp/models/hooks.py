@@ -11,9 +11,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import ScaledResidualBlockBridge
 
 from interp.tasks.errors import InputError
 
@@ -57,6 +59,11 @@ def has_hook(model: TransformerBridge, name: str) -> bool:
     return True
 
 
+def something_attached(model: TransformerBridge) -> bool:
+    """Whether any hook is in place; to be asked with the model's lock held."""
+    return any(point.fwd_hooks for point in _points_of(model).values())
+
+
 @contextlib.contextmanager
 def as_it_is(
     model: TransformerBridge, what: str, remedy: str = "leave that context before"
@@ -71,7 +78,7 @@ def as_it_is(
         InputError: this thread has hooks in place; those of another are waited for.
     """
     with model_lock(model):
-        if any(point.fwd_hooks for point in _points_of(model).values()):
+        if something_attached(model):
             raise InputError(
                 f"{what} has to be by the model as it is, and something is attached to it: {remedy}"
             )
@@ -85,16 +92,35 @@ def hooked(model: TransformerBridge, functions: Mapping[str, HookFunction]) -> I
     A function that keeps its tensor for a gradient must also return it: at head-split points the hook sees a
     reshaped view that is off the graph unless it is handed back.
     """
+    kept_on_graph = torch.is_grad_enabled()
     points = {name: hook_point(model, name) for name in functions}
     level = next(_levels)
     with model_lock(model):
         try:
             for name, function in functions.items():
                 points[name].add_hook(_adapter(function), level=level)
+                if kept_on_graph and _is_scaled(model, name):
+                    points[name].add_hook(_watch, dir="bwd", level=level)
             yield
         finally:
             for point in points.values():
-                point.remove_hooks(level=level)
+                point.remove_hooks("both", level=level)
+
+
+def _is_scaled(model: TransformerBridge, name: str) -> bool:
+    """Whether what is handed back at this point goes on only where its values have changed (Granite).
+
+    There the point lies beside the forward, which multiplies a module's output inline. Without a change, what passes
+    the point is on no graph, unless a backward hook asks for that.
+    """
+    block, _, point = name.removeprefix("blocks.").partition(".")
+    return point in ("hook_attn_out", "hook_mlp_out") and isinstance(
+        model.blocks[int(block)], ScaledResidualBlockBridge
+    )
+
+
+def _watch(gradient: Tensor, hook: HookPoint) -> None:
+    """Changes nothing."""
 
 
 def _adapter(function: HookFunction):

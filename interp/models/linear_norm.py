@@ -9,9 +9,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
-
-from interp.models.hooks import has_hook
 
 
 @dataclass(frozen=True)
@@ -54,24 +51,3 @@ class LinearNorm:
         whole = self.direction(inputs)
         power = whole.pow(2).sum(-1, keepdim=True).clamp_min(torch.finfo(whole.dtype).tiny)
         return ((outputs - self.bias) * whole).sum(-1, keepdim=True) / power
-
-
-@torch.no_grad()
-def added_by_heads(
-    model: TransformerBridge, layer: int, z: Float[Tensor, "batch head d_head"]
-) -> Float[Tensor, "batch head d_model"]:
-    """What each head adds to the residual stream, without the output bias, in float32.
-
-    Where a norm stands after attention (Gemma) it is the head's share: the norm's scale is that of all heads together.
-    """
-    block = model.blocks[layer]
-    weight = block.attn.W_O
-    written = torch.einsum("bhd,hdm->bhm", z, weight).float()
-    if not has_hook(model, f"blocks.{layer}.ln1_post.hook_in"):
-        return written
-    norm = LinearNorm.of(block.ln1_post, model.cfg.d_model, weight)
-    whole = written.sum(1)
-    if (bias := getattr(block.attn, "b_O", None)) is not None:
-        whole = whole + bias.float()
-    normed = block.ln1_post(whole[None].to(weight.dtype))[0].float()
-    return norm.direction(written) * norm.factor(whole, normed)[:, None]

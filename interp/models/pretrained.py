@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from interp.models.agreement import check_agreement, few_logits
 from interp.models.memory import check_weights
 from interp.models.progress import status
 from interp.models.vocabulary import check_tokenizer
@@ -98,21 +99,25 @@ def wrap(
 ) -> TransformerBridge:
     """Put a TransformerBridge around a model that is already in memory.
 
-    Raises :class:`InputError` for an architecture that the bridge does not know, and for another model's tokenizer.
+    Raises :class:`InputError` for an architecture that the bridge does not know or gets wrong, and for another model's
+    tokenizer.
     """
-    check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], name)
+    n_tokens = model.get_input_embeddings().weight.shape[0]
+    check_tokenizer(tokenizer, n_tokens, name)
     architecture = ((config or model.config).architectures or [type(model).__name__])[0]
     # the library takes some names of folders for those of other models, and says so; a whole path it does not
     called = str(Path(name).resolve()) if Path(name).exists() else name
+    own = few_logits(model.to(device).eval(), n_tokens, device)
     try:
         bridge = TransformerBridge.boot_transformers(
-            called, hf_model=model.to(device), tokenizer=tokenizer, dtype=model.dtype, device=device
+            called, hf_model=model, tokenizer=tokenizer, dtype=model.dtype, device=device
         )
     except (ValueError, NotImplementedError, KeyError) as error:
         reason = one_line(error)
         raise InputError(
             f"{name}: transformer-lens cannot wrap the architecture {architecture} ({reason})"
         ) from error
+    check_agreement(few_logits(bridge.eval(), n_tokens, device), own, model.dtype, architecture)
     _without_foreign_tokens(bridge)
     return bridge
 

@@ -104,6 +104,7 @@ def warnings(run: Run) -> list[str]:
         if count
     ]
     found += [str(note) for note in pairs.get("notes", [])]
+    found += result.get("left_out", [])
     if result["mlps"] == []:
         found.append("MLPs were not scored.")
     elif result.get("universe") == "heads":

@@ -40,7 +40,7 @@ from interp.scores.node_patching import NodePatching
 from interp.scores.patching import SWAP_ROWS
 from interp.scores.percent import percent
 from interp.scores.result import Cost, EdgeScore, Scores
-from interp.tasks.errors import InputError, check_choices
+from interp.tasks.errors import InputError, check_fields
 from interp.tasks.pairs import PromptPairs
 
 
@@ -65,7 +65,7 @@ class ACDCConfig:
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         if not 0 < self.lowest <= self.highest < float("inf"):
             raise InputError(
                 f"lowest {self.lowest}, highest {self.highest}: needs numbers, 0 < lowest ≤ highest"

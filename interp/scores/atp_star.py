@@ -48,7 +48,7 @@ from interp.activations.stream import (
 from interp.models import Model, has_mlps, hooked
 from interp.scores.result import Cost, Scores
 from interp.scores.tape import Tape
-from interp.tasks.errors import check_choices
+from interp.tasks.errors import check_fields
 from interp.tasks.pairs import PromptPairs
 
 
@@ -66,7 +66,7 @@ class AtPStarConfig:
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
 
 
 def atp_star(

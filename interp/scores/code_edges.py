@@ -16,8 +16,8 @@ have half-way and with others off. Codes do not enter the score: they tell what 
 they rank edges by themselves).
 
 When it misleads: as single-edge patching does. Of two edges that carry the same, neither has an effect; only the order
-of those without one then tells. Where a norm stands between heads and the residual stream, or attention is of an
-unknown kind, nothing is measured and attribution is all there is.
+of those without one then tells. Where a norm or a factor stands between heads and the residual stream, or attention is
+of an unknown kind, nothing is measured and attribution is all there is.
 """
 
 import time

@@ -36,13 +36,13 @@ from torch import Tensor
 from interp.activations.metric import task_metric
 from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, PairBatch, Progress, feed
 from interp.models import Model, has_mlps, hooked
-from interp.models.blockwise import Blockwise
+from interp.models.blockwise import Blockwise, mlp_norm, require_whole_blocks
 from interp.models.linear_norm import LinearNorm
 from interp.scores import decomposition_rules as rules
 from interp.scores.decomposed_layer import AttentionRule, DecomposedLayer, Norms
 from interp.scores.percent import percent
 from interp.scores.result import Cost, Scores
-from interp.tasks.errors import check_choices
+from interp.tasks.errors import check_fields
 from interp.tasks.pairs import Metric, PromptPairs
 
 ROWS = 64
@@ -61,7 +61,7 @@ class ContextualDecompositionConfig:
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
 
 
 def contextual_decomposition(
@@ -78,7 +78,7 @@ def contextual_decomposition(
         progress: told hundredths of the work.
 
     Raises:
-        InputError: the model's attention or MLP is not known.
+        InputError: the model's attention or MLP is not known, or its heads do not add to its residual stream.
     """
     begin = time.perf_counter()
     tell = percent(progress)
@@ -122,6 +122,7 @@ class Decomposition:
         tell: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.model, self.metric, self.attention, self.tell = model, metric, attention, tell
+        self.wiring = require_whole_blocks(model, self.purpose)
         self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
         self.heads = np.zeros((n_pairs, self.n_layers, self.n_heads))
         self.forwards, self.done = 0.0, 0
@@ -132,9 +133,9 @@ class Decomposition:
         self._norms = [
             Norms(
                 LinearNorm.of(block.ln1, d_model, like),
-                LinearNorm.of(block.ln2, d_model, like) if has_mlps(model) else None,
+                LinearNorm.of(mlp_norm(model, layer), d_model, like) if has_mlps(model) else None,
             )
-            for block in model.blocks
+            for layer, block in enumerate(model.blocks)
         ]
         self._final = LinearNorm.of(model.ln_final, d_model, like)
 
@@ -184,12 +185,12 @@ class Decomposition:
     ) -> Iterator[Float[Tensor, "source batch"]]:
         """m(logits) − m(logits − β) of every source, some sources at a time."""
         normed = self.model.ln_final(whole[:, None])[:, 0]
-        logits = self.model.unembed(normed[:, None])[:, 0]
-        bias = self.model.unembed(torch.zeros_like(normed[:1, None]))[0, 0]
+        logits = self.wiring.logits(self.model, normed[:, None])[:, 0]
+        bias = self.wiring.logits(self.model, torch.zeros_like(normed[:1, None]))[0, 0]
         before = task_metric(logits, batch.pairs, self.metric)
         for rows in _chunks(len(part), len(whole)):
             moved = rules.norm(part[rows], whole, normed, self._final)
-            moved = rules.share_bias(self.model.unembed(moved) - bias, logits, bias)
+            moved = rules.share_bias(self.wiring.logits(self.model, moved) - bias, logits, bias)
             without = (logits - moved).flatten(0, 1)
             after = task_metric(without, batch.pairs * len(moved), self.metric)
             yield before - after.view(len(moved), -1)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from interp.models.blockwise import Blockwise, output_bias
+from interp.models.blockwise import Blockwise, mlp_norm, output_bias
 from interp.models.linear_norm import LinearNorm
 from interp.scores import decomposition_rules as rules
 from interp.tasks.errors import InputError
@@ -58,7 +58,7 @@ class DecomposedLayer:
         self.mlp = None
         if blocks.mlps:
             self.mlp_in = self.whole_out if blocks.sequential else whole
-            self.mlp_normed = block.ln2(self.mlp_in)
+            self.mlp_normed = mlp_norm(blocks.model, layer)(self.mlp_in)
             self.mlp = _DecomposedMLP(
                 block.mlp, blocks.model.cfg.act_fn, self.mlp_normed[:, first:].contiguous()
             )

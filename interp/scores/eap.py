@@ -11,7 +11,9 @@ q, k, v of heads, MLPs and the logits. Heads and MLPs are scored by a fold of th
 When it misleads: as attribution patching does (:mod:`.attribution`), edge by edge: saturated attention hides edges into
 queries and keys, and the norm's scale is followed to first order only. An edge's estimate is not bounded by its node's:
 large edges may cancel. ``fold="max"`` is a noisy maximum where there are few pairs, and has no value per pair; any of
-the pairs can be folded again from :func:`edge_scores`. With ``fold="out"`` nodes are scored as by attribution patching.
+the pairs can be folded again from :func:`edge_scores`. With ``fold="out"`` nodes are scored as by attribution patching,
+but for heads behind a norm after attention (Gemma, GLM-4): what one writes is its share of that norm, whose scale is
+held on either side; attribution patching follows it.
 """
 
 import time
@@ -32,12 +34,13 @@ from interp.activations.stream import (
     run_batch,
 )
 from interp.models import Model, hooked
+from interp.models.wiring import Wiring
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.edge_fold import Fold, by_component, fold_edges
 from interp.scores.edge_gradients import Receivers, edge_products, edge_tape, written
 from interp.scores.result import Cost, Scores
 from interp.scores.tape import Tape
-from interp.tasks.errors import InputError, check_choices
+from interp.tasks.errors import InputError, check_fields
 from interp.tasks.pairs import PromptPairs
 
 
@@ -55,7 +58,7 @@ class EAPConfig:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         if self.edges < 1:
             raise InputError(f"edges {self.edges}: at least 1")
 
@@ -87,7 +90,12 @@ Estimator = Callable[[EdgeRun], tuple[Float[Tensor, "batch receiver sender"], fl
 def edge_runs(
     model: Model, pairs: PromptPairs, *, batch_size: int, consumers: Sequence[Consumer] = ()
 ) -> Iterator[EdgeRun]:
-    """Run all pairs, batch by batch, each at :data:`BASE_COST` a pair, and update the consumers."""
+    """Run all pairs, batch by batch, each at :data:`BASE_COST` a pair, and update the consumers.
+
+    Raises:
+        InputError: edges cannot be attributed in this model (:class:`Wiring`).
+    """
+    Wiring.of(model).require_edges(model)
     graph = ComponentGraph.of(model)
     for indices in equal_length_batches(pairs, batch_size):
         tape = edge_tape(model)
@@ -187,6 +195,9 @@ def eap(
 
     Args:
         consumers: fed by the same forward passes.
+
+    Raises:
+        InputError: edges cannot be attributed in this model.
     """
     found = edge_scores(
         model, pairs, at_clean, batch_size=config.batch_size, consumers=consumers, progress=progress

@@ -12,7 +12,8 @@ Fold = Literal["max", "out"]
 
 ``max``: the largest |edge| into or out of the node, after the mean over pairs; of the usual folds the one that ranks
 heads best in the published edge scores of GPT-2's IOI. ``out``: the sum of the edges out of it, with their signs; a
-node's gradient is the sum of what its readers pass back, so this is attribution of the node's output again.
+node's gradient is the sum of what its readers pass back, so this is attribution of the node's output again. Not so for
+heads behind a norm after attention (Gemma, GLM-4): their edges hold the norm's scale, which attribution follows.
 """
 
 NodeScores = tuple[Float[np.ndarray, "*any layer head"], Float[np.ndarray, "*any layer"] | None]

@@ -17,6 +17,7 @@ from interp.activations.stream import PairBatch
 from interp.models import Model, has_mlps
 from interp.models.hooks import has_hook
 from interp.models.linear_norm import LinearNorm
+from interp.models.wiring import Wiring
 from interp.scores.component_graph import ComponentGraph, Receiver
 from interp.scores.tape import Tape
 
@@ -30,8 +31,8 @@ def edge_tape(model: Model, first: int = 0) -> Tape:
     points = ["attn.hook_z", *(f"attn.hook_{name}" for name in "qkv"), "ln1.hook_in", "attn.q.hook_in"]
     if has_mlps(model):
         points += [_mlp_entry(model), "hook_mlp_out"]
-    if has_hook(model, "blocks.0.ln1_post.hook_in"):
-        points += ["ln1_post.hook_in", "ln1_post.hook_out"]
+    if norm := Wiring.of(model).norm:
+        points += [f"{norm}.hook_in", f"{norm}.hook_out"]
     names = [f"blocks.{layer}.{point}" for layer in layers for point in points]
     return Tape([EMBEDDED, *names] if first == 0 else names, watch=[_last(model)])
 
@@ -108,14 +109,14 @@ def written(
 def _written_by_heads(
     model: Model, layer: int, batch: PairBatch, tape: Tape
 ) -> Float[Tensor, "batch pos head d_model"]:
-    block = model.blocks[layer]
-    weight = block.attn.W_O.detach()
+    wiring = Wiring.of(model)
+    weight = wiring.output_weight(model, layer)
     clean, corrupt = batch.clean.z[layer], batch.corrupt.z[layer]
-    name = f"blocks.{layer}.ln1_post"
-    if not has_hook(model, f"{name}.hook_in"):
+    if wiring.norm is None:
         return torch.einsum("bphc,hcd->bphd", clean - corrupt, weight).float()
     # a norm stands between the heads and the residual stream: each head's share of it, its scale held on either side
-    norm = LinearNorm.of(block.ln1_post, model.cfg.d_model, weight)
+    name = f"blocks.{layer}.{wiring.norm}"
+    norm = LinearNorm.of(getattr(model.blocks[layer], wiring.norm), model.cfg.d_model, weight)
     shares = []
     for z, side in ((clean, tape.__getitem__), (corrupt, tape.first)):
         inputs, outputs = (side(f"{name}.hook_{end}").detach().float() for end in ("in", "out"))

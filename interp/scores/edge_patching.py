@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.activations.stream import Activations, PairBatch
 from interp.models import Model, hooked
-from interp.models.blockwise import Blockwise, output_bias
+from interp.models.blockwise import Blockwise, output_bias, require_whole_blocks
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.divergence import Divergence
 from interp.tasks.pairs import PromptPairs
@@ -38,7 +38,8 @@ class EdgePatching:
     Edges are numbered by their place in ``graph.exists`` (receiver × sender, flattened).
 
     Raises:
-        InputError: on the first batch, when attention is of a kind that is not known (see ``Blockwise``).
+        InputError: the model's blocks cannot be run apart; on the first batch, when attention is of a kind that is
+            not known (see ``Blockwise``).
     """
 
     needs_gradients = False
@@ -47,6 +48,7 @@ class EdgePatching:
 
     def __init__(self, model: Model, pairs: PromptPairs, divergence: Divergence) -> None:
         self.model, self.pairs, self.divergence = model, pairs, divergence
+        self.wiring = require_whole_blocks(model, self.purpose)
         self.graph = ComponentGraph.of(model)
         self.kept: list[_Kept] = []
         self.forwards = 0.0
@@ -146,4 +148,4 @@ class EdgePatching:
     @torch.no_grad()
     def _logits(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
         flat = resid.reshape(-1, 1, resid.shape[-1])
-        return self.model.unembed(self.model.ln_final(flat)).view(*resid.shape[:-1], -1)
+        return self.wiring.logits(self.model, self.model.ln_final(flat)).view(*resid.shape[:-1], -1)

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.models import Site
+from interp.models.wiring import Wiring
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.eap import EdgeRun
 from interp.scores.eap_ig import path_points
@@ -111,7 +112,8 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tens
             [pair.positions.get(role, -1) for role in codes.roles] for pair in pairs
         ]  # the last token has no role
     )
-    weights = [run.model.blocks[site.layer].attn.W_O[site.head].detach() for site in edges.sites]
+    wiring = Wiring.of(run.model)
+    weights = [wiring.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
     found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
         book = codes.dictionary.codes[site.layer * run.graph.n_heads + site.head].detach()

@@ -54,7 +54,8 @@ class EdgeSwaps:
         """Keep what a batch's edges need: residual streams, and what the senders' outputs differ by.
 
         Raises:
-            InputError: attention is of a kind that is not known, or a norm stands after it (see ``Blockwise``).
+            InputError: attention is of a kind that is not known, or a norm or a factor stands after it (see
+                ``Blockwise``).
         """
         length = run.batch.clean.tokens.shape[1]
         if length not in self._blocks:

@@ -33,10 +33,10 @@ from torch import Tensor
 
 from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, PairBatch, Progress, feed
 from interp.models import Model, hooked
-from interp.models.blockwise import require_additive_heads
+from interp.models.wiring import Wiring
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.result import Cost, Scores
-from interp.tasks.errors import check_choices
+from interp.tasks.errors import check_fields
 from interp.tasks.pairs import PromptPairs
 
 
@@ -53,7 +53,7 @@ class FlowRoutesConfig:
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
 
 
 def importances(
@@ -90,7 +90,7 @@ def flow_routes(
     The corrupt prompts are run for ``consumers`` and the metric only; the scores need one forward of two.
 
     Raises:
-        InputError: the model has norms after attention.
+        InputError: the model has norms after attention, or its heads' outputs do not add up otherwise.
     """
     begin = time.perf_counter()
     routes, metric = _Routes(model, len(pairs), config.combine), MetricConsumer(len(pairs))
@@ -121,7 +121,8 @@ class _Routes:
     needs_patterns = True
 
     def __init__(self, model: Model, n_pairs: int, combine: str) -> None:
-        require_additive_heads(model, "flow-routes")
+        self.wiring = Wiring.of(model)
+        self.wiring.require_additive(model, "flow-routes")
         self.model, self.graph = model, ComponentGraph.of(model)
         self.along = torch.minimum if combine == "threshold" else torch.mul
         self.over = torch.amax if combine == "threshold" else torch.sum
@@ -197,7 +198,7 @@ class _Routes:
         """What each sender adds to the residual stream."""
         parts = [self.kept["blocks.0.hook_resid_pre"][row, :, None]]
         for layer in range(self.graph.n_layers):
-            weight = self.model.blocks[layer].attn.W_O
+            weight = self.wiring.output_weight(self.model, layer)
             parts.append(torch.einsum("phd,hdm->phm", batch.clean.z[layer][row], weight))
             if self.graph.mlps:
                 parts.append(batch.clean.mlp[layer][row, :, None])
@@ -209,7 +210,8 @@ class _Routes:
         """Proximity of what each head brings from each position, α v W_O, to what stands at the later one."""
         v = self.kept[f"blocks.{layer}.attn.hook_v"][row]
         v = v.repeat_interleave(self.graph.n_heads // v.shape[1], 1)
-        sources = torch.einsum("khd,hdm->khm", v, self.model.blocks[layer].attn.W_O).float().flatten(0, 1)
+        weight = self.wiring.output_weight(self.model, layer)
+        sources = torch.einsum("khd,hdm->khm", v, weight).float().flatten(0, 1)
         pattern = batch.clean.pattern[layer][row].float().permute(1, 2, 0).flatten(1)  # [query, key × head]
         near = torch.zeros_like(pattern)
         for query, y in enumerate(whole):

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.activations.means import HeadMeans
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.discrete_sae import DecoderNorm, DiscreteSAE, DiscreteSAEConfig, EpochProgress
-from interp.tasks.errors import InputError, check_choices
+from interp.tasks.errors import InputError, check_fields
 
 PROMPTS_AT_ONCE = 128
 """Prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB."""
@@ -46,7 +46,7 @@ class HeadCodesConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         least = 1 if self.dictionary == "shared" else 2
         if self.examples < least:
             raise InputError(

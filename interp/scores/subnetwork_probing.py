@@ -39,7 +39,7 @@ from interp.scores import hard_concrete
 from interp.scores.divergence import Divergence, DivergenceKind
 from interp.scores.percent import percent
 from interp.scores.result import Cost, Scores
-from interp.tasks.errors import InputError, check_choices
+from interp.tasks.errors import InputError, check_fields
 from interp.tasks.pairs import PromptPairs
 
 OPEN_AT_FIRST = 0.9
@@ -67,7 +67,7 @@ class SubnetworkProbingConfig:
     batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         if self.steps < 1:
             raise InputError(f"steps {self.steps}: it must be at least 1")
         if not 0 < self.lr < float("inf"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from interp.bottlenecks.codebook import Codebook
-from interp.tasks.errors import InputError, check_choices
+from interp.tasks.errors import InputError, check_fields
 
 
 def usual_step(k: int, *, mlps: bool = False) -> float:
@@ -64,7 +64,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_fields(self)
         for name, least in (
             ("batch_size", 1),
             ("epochs", 1),

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from interp.circuits.head_view import LONGEST, view_pair
+from interp.models import hooked
+from interp.models.wiring import Wiring
 from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
@@ -51,6 +53,38 @@ def test_what_heads_write_is_their_part_of_the_logits(tiny_model, family):
     right, wrong = view.direct("clean", 1, 2)
     assert right == pytest.approx(float(view.logits("clean", 1, 2)[pair.answers[0]]))
     assert wrong == pytest.approx(float(view.logits("clean", 1, 2)[list(pair.wrong_answers)].mean()))
+
+
+@pytest.mark.parametrize("family", ["olmo2", "granite"])
+def test_all_heads_of_a_layer_add_what_its_attention_does(tiny_model, family):
+    """Behind a norm that is called as others' first one, and with a factor; logits have theirs too."""
+    model = tiny_model(family)
+    [pair] = random_pairs(model.cfg.d_vocab, n=1)
+    view, tokens = view_pair(model, pair, "logit_diff"), torch.tensor([pair.clean_tokens])
+    seen = {}
+    keep = {
+        f"blocks.1.{name}": lambda x, name=name: seen.__setitem__(name, x[0, -1].clone())
+        for name in ("hook_attn_out", "hook_resid_post")
+    }
+    with torch.no_grad(), hooked(model, keep):
+        model(tokens)
+    ours = sum(view.logits("clean", 1, head) for head in range(model.cfg.n_heads))
+    # along the attention's part, with the final norm's scale as it is
+    scale = seen["hook_resid_post"].pow(2).mean().sqrt()
+    factor = getattr(model.original_model.config, "logits_scaling", 1.0)
+    expected = seen["hook_attn_out"] / scale * model.ln_final.weight @ model.W_U / factor
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_where_it_is_not_known_what_heads_add_patterns_are_still_seen(tiny_model, monkeypatch):
+    model = tiny_model("gpt2")
+    [pair] = random_pairs(model.cfg.d_vocab, n=1)
+    monkeypatch.setattr(Wiring, "of", lambda _: Wiring(False))
+    view = view_pair(model, pair, "logit_diff")
+    assert view.pattern("clean", 1, 0).shape == (9, 9)
+    assert view.nbytes == view.patterns.nbytes
+    with pytest.raises(InputError, match="what heads write is not known"):
+        view.direct("clean", 1, 0)
 
 
 def test_of_a_long_prompt_the_row_of_end_is_kept(tiny_model, monkeypatch):

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from interp.models import hooked
-from interp.models.blockwise import Blockwise
+from interp.models.blockwise import Blockwise, mlp_norm, require_whole_blocks
 from interp.models.linear_norm import LinearNorm
 from interp.models.planted import load_planted_model
 from interp.tasks.errors import InputError
 from tests.tiny_models import FAMILIES
 
-KNOWN = ("gpt2", "pythia", "llama", "qwen2", "planted-inhibition")
+KNOWN = ("gpt2", "pythia", "llama", "qwen2", "phi", "planted-inhibition")
 
 
 def _model(family, tiny_model):
@@ -52,9 +52,29 @@ def test_query_heads_that_share_keys_can_read_different_ones(tiny_model):
     assert changed[[0, 2, 3]].max() == 0
 
 
-def test_norms_after_attention_are_refused(tiny_model):
+@pytest.mark.parametrize("family", ["gemma2", "olmo2", "granite"])
+def test_norms_and_factors_after_attention_are_refused(family, tiny_model):
     with pytest.raises(InputError, match="a method needs heads that add"):
-        Blockwise(tiny_model("gemma2"), 5, "a method")
+        Blockwise(tiny_model(family), 5, "a method")
+
+
+@pytest.mark.parametrize("family", ["opt", "bloom"])
+def test_mlps_that_do_not_run_by_themselves_are_refused(family, tiny_model):
+    model = tiny_model(family)
+    with pytest.raises(InputError, match=f"a method cannot compute the MLP.*{model.cfg.architecture}"):
+        require_whole_blocks(model, "a method")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "phi"])
+def test_an_mlp_equals_the_models(family, tiny_model):
+    """A parallel block with one norm (Phi) too."""
+    model = tiny_model(family)
+    tokens, names = torch.randint(3, 50, (2, 9)), ("hook_resid_pre", "hook_resid_mid", "hook_mlp_out")
+    names = [f"blocks.1.{name}" for name in names if f"blocks.1.{name}" in model.hook_dict]
+    found = _kept(model, tokens, names)
+    blocks = Blockwise(model, 9, "the test")
+    torch.testing.assert_close(blocks.mlp(1, found[names[-2]]), found[names[-1]])
+    assert (mlp_norm(model, 1) is model.blocks[1].ln1) == (family == "phi")
 
 
 def test_another_residual_stream_is_refused(tiny_model):

@@ -111,6 +111,30 @@ def test_two_threads_one_steering_and_one_plain_do_not_interfere(tiny_model):
     assert not wrong
 
 
+@pytest.mark.parametrize("family", ["llama", "granite"])
+def test_what_a_hook_keeps_of_an_mlp_is_on_the_graph(family, tiny_model):
+    """Of Granite too, where the point lies beside the forward: the gradient is the slope of a small step there."""
+    model, kept = tiny_model(family), []
+    before = model(PROMPT)
+    step = 1e-2 * torch.randn(model.cfg.d_model)
+
+    def keep(x):
+        kept.append(x)
+        return x
+
+    hooks = {"blocks.0.hook_resid_pre": lambda x: x.detach().requires_grad_(True)}
+    with torch.enable_grad(), hooked(model, hooks | {"blocks.0.hook_mlp_out": keep}):
+        value = model(PROMPT)[0, -1, 5]
+    (gradient,) = torch.autograd.grad(value, kept)
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": lambda x, s=sign: x + s * step}):
+            values.append(model(PROMPT)[0, -1, 5])
+    torch.testing.assert_close((gradient[0] @ step).sum(), (values[0] - values[1]) / 2, atol=1e-5, rtol=0.02)
+    assert torch.equal(model(PROMPT), before)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+
+
 def test_an_unknown_hook_is_an_error_and_leaves_no_other_hook_behind(tiny_model):
     model = tiny_model("gpt2")
     before = model(PROMPT)

@@ -24,7 +24,7 @@ from interp.models.load import classify, parse_device
 from interp.steering.continuations import continue_prompts
 from interp.tasks.errors import InputError
 from interp.text import load_text
-from tests.tiny_models import FAMILIES, make_config
+from tests.tiny_models import FAMILIES, OTHERS, make_config
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
@@ -385,3 +385,21 @@ def test_a_folder_with_the_name_of_another_model_is_not_taken_for_it(
     monkeypatch.chdir(tmp_path)
     model = load_model("pythia-70m")
     assert model.cfg.n_layers == 2 and "pythia" not in caplog.text
+
+
+def test_a_model_that_runs_otherwise_than_in_transformers_is_refused(tiny_model_folder):
+    with pytest.raises(InputError, match="runs the architecture CohereForCausalLM otherwise .* off by [1-9]"):
+        load_model(str(tiny_model_folder("cohere")))
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_families_that_are_wired_otherwise_have_the_logits_of_hugging_face(
+    family, tiny_model, tiny_model_folder
+):
+    reference = AutoModelForCausalLM.from_pretrained(
+        tiny_model_folder(family), attn_implementation="eager"
+    ).eval()
+    model = tiny_model(family)
+    tokens = model.to_tokens(PROMPT)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), reference(tokens).logits, rtol=0, atol=1e-5)

@@ -28,7 +28,9 @@ def sender_difference(model: Model, pairs: PromptPairs, sender: str) -> Tensor:
     if sender.startswith("m"):
         return batch.clean.mlp[layer] - batch.corrupt.mlp[layer]
     head = int(sender.split(".h")[1])
-    return (batch.clean.z[layer] - batch.corrupt.z[layer])[:, :, head] @ model.blocks[layer].attn.W_O[head]
+    factor = getattr(model.blocks[layer], "residual_contribution_scale", 1.0)  # Granite's
+    weight = factor * model.blocks[layer].attn.W_O[head]
+    return (batch.clean.z[layer] - batch.corrupt.z[layer])[:, :, head] @ weight
 
 
 def metric_with_edge(

@@ -80,7 +80,7 @@ def _without(model, pairs, index, sites):
     return (batch.clean.metric - task_metric(logits, batch.pairs, pairs.metric)).item()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "pythia"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "pythia", "phi"])
 def test_one_removed_edge_equals_literal_path_patching(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=2)
     patching = _edges(model, pairs)
@@ -114,7 +114,8 @@ def _path_patched(model, batch, receiver, added):
     if receiver.kind == "logits":
         logits = run({f"blocks.{receiver.layer - 1}.hook_resid_post": lambda r: r + added})
     elif receiver.kind == "mlp":
-        run({f"{prefix}.ln2.hook_in": lambda r: r + added, **keep("hook_mlp_out")})
+        norm = "ln2" if f"{prefix}.ln2.hook_in" in model.hook_dict else "ln1"
+        run({f"{prefix}.{norm}.hook_in": lambda r: r + added, **keep("hook_mlp_out")})
         logits = run({f"{prefix}.hook_mlp_out": lambda _: kept["hook_mlp_out"]})
     else:
         into = f"attn.hook_{receiver.into}"
@@ -130,7 +131,7 @@ def _path_patched(model, batch, receiver, added):
     return batch.clean.metric - task_metric(logits, batch.pairs, "logit_diff")
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "pythia"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "pythia", "phi"])
 def test_removing_all_edges_out_of_a_component_is_exact_interchange(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 10))
     patching = _edges(model, pairs)
@@ -217,8 +218,9 @@ def test_bad_settings_and_unknown_attention_are_refused(tiny_model):
         with pytest.raises(InputError):
             ACDCConfig(**wrong)
     model, pairs = tiny_model("gemma2"), random_pairs(60, n=2)
-    with pytest.raises(InputError, match="edge-level acdc needs heads that add"):
-        acdc(model, pairs, ACDCConfig(level="edges"))
+    for family, why in (("gemma2", "needs heads that add"), ("opt", "cannot compute the MLP")):
+        with pytest.raises(InputError, match=f"edge-level acdc {why}"):
+            acdc(tiny_model(family), pairs, ACDCConfig(level="edges"))
     same = pairs.subset(range(2))
     for i, pair in enumerate(pairs):
         same[i] = type(pair)("", "", pair.clean_tokens, pair.clean_tokens, pair.answers, pair.wrong_answers)

@@ -15,7 +15,7 @@ from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "granite"])
 def test_scores_are_the_slope_of_interpolating_towards_the_corrupt_output(family, tiny_model):
     model = tiny_model(family)
     pairs = random_pairs(60, n=3)

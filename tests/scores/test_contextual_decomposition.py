@@ -69,7 +69,7 @@ def test_a_nonlinearity_gives_the_part_what_it_adds_to_the_rest():
 
 
 @pytest.mark.parametrize("attention", RULES)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "pythia", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "pythia", "qwen2", "phi"])
 def test_parts_equal_a_literal_transcription_with_two_streams(family, attention, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=2)
     decomposition = Decomposition(model, pairs.metric, 2, attention)
@@ -93,7 +93,7 @@ def test_parts_equal_a_literal_transcription_with_two_streams(family, attention,
 def _two_streams(model, batch, source_layer, source_head, attention):
     """Yield (β, γ, the model's own residual stream) after each layer: both streams, by the formulas as written."""
     kept = {}
-    names = ["hook_resid_pre", "ln1.hook_out", "ln2.hook_out", "hook_resid_post"]
+    names = ["hook_resid_pre", "ln1.hook_out", "hook_resid_post"]
     hooks = {
         f"blocks.{layer}.{name}": lambda x, key=(layer, name): kept.__setitem__(key, x.clone())
         for layer in range(2)
@@ -166,7 +166,7 @@ def _two_streams(model, batch, source_layer, source_head, attention):
         b_attn, g_attn = biased(*written, block.attn.b_O)
         sequential = family_is_sequential(model)
         read = (part + b_attn, rest + g_attn) if sequential else (part, rest)
-        b_mlp, g_mlp = normed(block.ln2, *read)
+        b_mlp, g_mlp = normed(block.ln2 if "blocks.0.ln2.hook_in" in model.hook_dict else block.ln1, *read)
         b, g = linear(getattr(block.mlp, "in"), b_mlp, g_mlp)
         act = ACT2FN[model.cfg.act_fn]
         if hasattr(block.mlp, "gate"):

@@ -29,7 +29,7 @@ def all_edges(model, pairs):
     return found.graph.edges(found.matrix)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "granite"])
 def test_edges_are_the_slope_of_a_small_step_in_one_input(family, tiny_model):
     """Keys and values that query heads share are kept apart (grouped queries: llama, qwen2, gemma)."""
     model, pairs = tiny_model(family), random_pairs(60, n=2)
@@ -55,6 +55,14 @@ def test_shares_of_a_norm_after_attention_add_up_to_what_attention_writes(family
         heads = shares[:, graph.head_sender(layer, 0) : graph.mlp_sender(layer)].sum(1)
         corrupt, clean = sums[name]
         torch.testing.assert_close(heads, clean - corrupt, rtol=1e-4, atol=1e-4)
+
+
+def test_edges_of_attention_that_reads_no_norm_are_refused(tiny_model):
+    """OLMo 2: its heads are scored, its edges are not."""
+    model, pairs = tiny_model("olmo2"), random_pairs(60, n=2)
+    assert attribution(model, pairs).heads.any()
+    with pytest.raises(InputError, match="edges cannot be attributed.*Olmo2ForCausalLM"):
+        eap(model, pairs)
 
 
 def test_edges_agree_with_exact_ones_the_better_the_smaller_the_step(tiny_model):
@@ -120,7 +128,7 @@ def test_the_planted_edges_are_the_strongest_among_heads(name):
     assert best == set(truth.edges)
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f not in POST_NORM])
+@pytest.mark.parametrize("family", [*(f for f in FAMILIES if f not in POST_NORM), "granite"])
 def test_edges_out_of_a_node_add_up_to_its_attribution(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 9))
     nodes, edges = attribution(model, pairs), eap(model, pairs, EAPConfig(fold="out", batch_size=2))

@@ -49,7 +49,9 @@ class _Literal:
             pre, post, v, pattern, mlp = (kept[layer, name] for name in names[:5])
             mid = post if self.parallel else kept[layer, "hook_resid_mid"]
             group = self.heads // v.shape[1]
-            weight = model.blocks[layer].attn.W_O
+            weight = model.blocks[layer].attn.W_O * getattr(
+                model.original_model.config, "residual_multiplier", 1
+            )
             for i in range(self.n):
                 parts = {"residual": pre[i]}
                 for h in range(self.heads):
@@ -110,7 +112,7 @@ def _named(scores):
     return named | {f"m{layer}": s for layer, s in enumerate(scores.mlps)}
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "pythia", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "pythia", "qwen2", "granite"])
 def test_scores_equal_the_literal_transcription(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=1, lengths=(7,))
     literal = _Literal(model, torch.tensor([pairs[0].clean_tokens]))
@@ -157,6 +159,7 @@ def test_what_is_large_wins_over_what_is_read():
     assert scores.mlps is None
 
 
-def test_norms_after_attention_are_refused(tiny_model):
+@pytest.mark.parametrize("family", ["gemma3", "olmo2"])
+def test_norms_after_attention_are_refused(family, tiny_model):
     with pytest.raises(InputError, match="flow-routes needs heads that add"):
-        flow_routes(tiny_model("gemma3"), random_pairs(60, n=1))
+        flow_routes(tiny_model(family), random_pairs(60, n=1))

@@ -1,0 +1,221 @@
+"""How a model's heads reach its residual stream, and that stream the logits: measured, not read from names.
+
+What attention adds to the stream is the sum of its heads' ``z @ W_O`` and its bias in most families. In some a norm
+stands between (Gemma, GLM-4; OLMo 2 and 3, where the bridge calls it ``ln1``), in some a factor (Granite), and after
+the unembedding too (Granite). So one forward of a few tokens, once a model, compares what a layer adds with
+what each of these would make of its heads.
+"""
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from interp.models.device import model_device
+from interp.models.hooks import has_hook, hooked, model_lock, something_attached
+from interp.models.linear_norm import LinearNorm
+from interp.models.sites import has_mlps
+from interp.tasks.errors import InputError
+
+TOKENS = 6
+_NO_SUM = "its heads, biases and MLPs do not add up to its residual stream"
+_NORMS = ("ln1_post", "ln1")
+"""What the bridge calls a norm after attention; ``ln1`` where there is none before."""
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_ROUGH_TOLERANCE = 0.05
+"""Of the largest number: 16-bit numbers round at every sum."""
+_known: "weakref.WeakKeyDictionary[TransformerBridge, Wiring]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """
+    Attributes:
+        known: whether heads, bias and MLP add up to what a layer adds, by ``norm`` and ``scale``.
+        norm: the module of a block that stands between its heads and the residual stream, if one does.
+        scale: what attention's output is multiplied with on its way there.
+        logit_scale: what the unembedding's output is multiplied with; ``None`` where logits are no multiple of it
+            (soft-caps).
+    """
+
+    known: bool
+    norm: str | None = None
+    scale: float = 1.0
+    logit_scale: float | None = 1.0
+
+    @classmethod
+    def of(cls, model: TransformerBridge) -> "Wiring":
+        """Measured the first time, by a forward: not to be asked for with hooks in place that must not see it."""
+        with model_lock(model):
+            found = _known.get(model)
+            if found is None:
+                found = _measured(model)
+                if not something_attached(model):  # else it may be of what is attached
+                    _known[model] = found
+            return found
+
+    @property
+    def plain(self) -> bool:
+        """Whether heads add ``z @ W_O`` to the residual stream."""
+        return self.known and self.norm is None and self.scale == 1
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether edges can be attributed: what heads write is known, and queries, keys, values read ``ln1``."""
+        return self.known and self.norm != "ln1"
+
+    def require_additive(self, model: TransformerBridge, purpose: str) -> None:
+        """Raise :class:`InputError` where heads do not add to the residual stream one by one, up to a factor."""
+        if not self.known or self.norm is not None:
+            raise _not_additive(model, purpose, self)
+
+    def require_plain(self, model: TransformerBridge, purpose: str) -> None:
+        """Raise :class:`InputError` where heads add anything but ``z @ W_O`` to the residual stream."""
+        if not self.plain:
+            raise _not_additive(model, purpose, self)
+
+    def require_edges(self, model: TransformerBridge) -> None:
+        """Raise :class:`InputError` where edges cannot be attributed."""
+        if not self.has_edges:
+            raise InputError(
+                f"edges cannot be attributed in a model of the architecture {model.cfg.architecture}: "
+                f"{self.why_no_edges}; codes, attribution and patching score its heads"
+            )
+
+    @property
+    def why_no_edges(self) -> str:
+        return "its attention reads the residual stream without a norm" if self.known else _NO_SUM
+
+    def logits(
+        self, model: TransformerBridge, normed: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits from what the final norm gives; soft-caps aside."""
+        logits = model.unembed(normed)
+        return logits if self.logit_scale in (None, 1.0) else self.logit_scale * logits
+
+    def output_weight(self, model: TransformerBridge, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """What turns z into what each head adds, or into what enters the norm after attention."""
+        weight = model.blocks[layer].attn.W_O.detach()
+        return weight if self.scale == 1 else self.scale * weight
+
+    @torch.no_grad()
+    def added_by_heads(
+        self, model: TransformerBridge, layer: int, z: Float[Tensor, "batch head d_head"]
+    ) -> Float[Tensor, "batch head d_model"]:
+        """What each head adds to the residual stream, without the output bias, in float32.
+
+        Where a norm stands after attention it is the head's share: the norm's scale is that of all heads together.
+
+        Raises:
+            InputError: it is not known.
+        """
+        if not self.known:
+            raise _not_additive(model, "what a head adds to the logits", self)
+        weight = self.output_weight(model, layer)
+        written = torch.einsum("bhd,hdm->bhm", z, weight).float()
+        if self.norm is None:
+            return written
+        module = getattr(model.blocks[layer], self.norm)
+        norm = LinearNorm.of(module, model.cfg.d_model, weight)
+        whole = written.sum(1)
+        if (bias := getattr(model.blocks[layer].attn, "b_O", None)) is not None:
+            whole = whole + bias.float()
+        normed = module(whole[None].to(weight.dtype))[0].float()
+        return norm.direction(written) * norm.factor(whole, normed)[:, None]
+
+
+def _not_additive(model: TransformerBridge, purpose: str, wiring: Wiring) -> InputError:
+    if not wiring.known:
+        why = _NO_SUM
+    elif wiring.norm is not None:
+        why = "it has a norm after attention"
+    else:
+        why = f"it multiplies what attention writes by {wiring.scale:.3g}"
+    return InputError(
+        f"{purpose} needs heads that add to the residual stream, not so in a model of the architecture "
+        f"{model.cfg.architecture}: {why}; attribution and patching work on every model"
+    )
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What one layer's attention wrote and what it added, [pos, d_model]; ``rounding`` is what sums may be off by."""
+
+    written: Tensor
+    added: Tensor
+    rounding: Tensor
+
+    def equals(self, guess: Tensor, tolerance: float) -> bool:
+        bound = tolerance * self.added.abs().max() + self.rounding
+        return bool(((guess - self.added).abs() <= bound).all())
+
+
+@torch.no_grad()
+def _measured(model: TransformerBridge) -> Wiring:
+    kept: dict[str, Tensor] = {}
+    points = ["hook_resid_pre", "attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
+    names = [f"blocks.{layer}.{point}" for layer in range(model.cfg.n_layers) for point in points]
+    hooks = {
+        name: lambda x, name=name: kept.__setitem__(name, x[0].clone())
+        for name in [*names, "unembed.hook_in"]
+    }
+    length = min(TOKENS, model.cfg.n_ctx)
+    # the vocabulary's beginning, where special tokens stand, is left to the first of them
+    ids = [k * model.cfg.d_vocab // length for k in range(length)]
+    with hooked(model, hooks):
+        logits = model(torch.tensor([ids], device=model_device(model)))[0].float()
+    tolerance = _TOLERANCE.get(next(model.parameters()).dtype, _ROUGH_TOLERANCE)
+    unembedded = model.unembed(kept["unembed.hook_in"][None])[0].float()
+    logit_scale = _multiple([unembedded], [logits], lambda guess: _near(guess[0], logits, tolerance))
+    layers = [_layer(model, layer, kept) for layer in range(model.cfg.n_layers)]
+    scale = _multiple(
+        [layer.written for layer in layers],
+        [layer.added for layer in layers],
+        lambda guess: all(layer.equals(x, tolerance) for layer, x in zip(layers, guess, strict=True)),
+    )
+    if scale is not None:
+        return Wiring(True, None, scale, logit_scale)
+    for norm in _NORMS:
+        if has_hook(model, f"blocks.0.{norm}.hook_in") and all(
+            layer.equals(x, tolerance) for layer, x in zip(layers, _normed(model, norm, layers), strict=True)
+        ):
+            return Wiring(True, norm, 1.0, logit_scale)
+    return Wiring(False, logit_scale=logit_scale)
+
+
+def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor]) -> _Layer:
+    pre, z, post = (
+        kept[f"blocks.{layer}.{point}"] for point in ("hook_resid_pre", "attn.hook_z", "hook_resid_post")
+    )
+    parts = [post, pre, *([kept[f"blocks.{layer}.hook_mlp_out"]] if has_mlps(model) else [])]
+    eps = torch.finfo(post.dtype).eps
+    attn = model.blocks[layer].attn
+    written = torch.einsum("phd,hdm->pm", z, attn.W_O).float()
+    if (bias := getattr(attn, "b_O", None)) is not None:
+        written = written + bias.float()
+    first, *others = (part.float() for part in parts)
+    rounding = 4 * eps * sum(part.float().abs() for part in parts)
+    return _Layer(written, first - sum(others), rounding)
+
+
+def _normed(model: TransformerBridge, norm: str, layers: list[_Layer]) -> Iterator[Tensor]:
+    like = next(model.parameters())
+    for block, layer in zip(model.blocks, layers, strict=True):
+        yield getattr(block, norm)(layer.written[None].to(like.dtype))[0].float()
+
+
+def _multiple(written: list[Tensor], added: list[Tensor], fits) -> float | None:
+    """The factor between two lists, 1 if it will do; ``None`` where there is none."""
+    if fits(written):
+        return 1.0
+    power = sum(x.pow(2).sum() for x in written)
+    factor = float(sum((x * y).sum() for x, y in zip(written, added, strict=True)) / power)
+    return factor if fits([factor * x for x in written]) else None
+
+
+def _near(guess: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    return bool((guess - wanted).abs().max() <= tolerance * wanted.abs().max())

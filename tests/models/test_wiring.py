@@ -1,0 +1,68 @@
+"""What stands between heads, residual stream and logits is found out from what they are."""
+
+import pytest
+import torch
+
+from interp.models import has_mlps, hooked, load_model
+from interp.models.planted import load_planted_model
+from interp.models.wiring import Wiring
+from interp.tasks.errors import InputError
+from tests.tiny_models import FAMILIES, OTHERS
+
+NORMS = {"gemma2": "ln1_post", "gemma3": "ln1_post", "olmo2": "ln1"}
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS, "planted-inhibition"])
+def test_what_heads_add_sums_to_what_attention_adds(family, tiny_model):
+    """Behind a norm after attention too, where each has its share, and with a factor."""
+    model = load_planted_model(family) if family.startswith("planted") else tiny_model(family)
+    wiring, seen = Wiring.of(model), {}
+    assert wiring.norm == NORMS.get(family)
+    assert wiring.scale == pytest.approx(0.5 if family == "granite" else 1.0)
+    points = ["hook_resid_pre", "attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
+    hooks = {
+        name: lambda x, name=name: seen.__setitem__(name, x[:, -1].clone())
+        for name in (f"blocks.{i}.{point}" for i in range(model.cfg.n_layers) for point in points)
+    }
+    with torch.no_grad(), hooked(model, hooks):
+        model(torch.randint(3, 60, (2, 7)))
+    for layer in range(model.cfg.n_layers):
+        z = seen[f"blocks.{layer}.attn.hook_z"]
+        added = wiring.added_by_heads(model, layer, z).sum(1)
+        bias = getattr(model.blocks[layer].attn, "b_O", None)
+        added = added if bias is None or wiring.norm else added + bias
+        parts = [seen.get(f"blocks.{layer}.{point}", 0) for point in ("hook_resid_pre", "hook_mlp_out")]
+        whole = seen[f"blocks.{layer}.hook_resid_post"] - sum(parts)
+        torch.testing.assert_close(added, whole, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("family", "scale"), [("llama", 1.0), ("granite", 1 / 8)])
+def test_logits_have_the_factor_of_the_family(family, scale, tiny_model):
+    model, seen = tiny_model(family), []
+    assert Wiring.of(model).logit_scale == pytest.approx(scale)
+    with torch.no_grad(), hooked(model, {"unembed.hook_in": lambda x: seen.append(x.clone())}):
+        logits = model(torch.randint(3, 60, (2, 7)))
+    torch.testing.assert_close(Wiring.of(model).logits(model, seen[0]), logits)
+
+
+def test_what_does_not_add_up_is_refused_and_not_remembered_of_a_hook(tiny_model_folder):
+    model = load_model(str(tiny_model_folder("gpt2")))
+    with hooked(model, {"blocks.0.hook_resid_post": lambda x: x + torch.randn_like(x)}):
+        wiring = Wiring.of(model)
+    assert not wiring.known
+    for refuse in (
+        lambda: wiring.added_by_heads(model, 0, torch.zeros(1, 3, 8)),
+        lambda: wiring.require_additive(model, "a method"),
+        lambda: wiring.require_plain(model, "a method"),
+        lambda: wiring.require_edges(model),
+    ):
+        with pytest.raises(InputError, match="GPT2LMHeadModel: its heads, biases and MLPs do not add up"):
+            refuse()
+    assert Wiring.of(model).plain
+
+
+@pytest.mark.parametrize(("family", "why"), [("olmo2", "a norm after attention"), ("granite", "by 0.5")])
+def test_a_norm_or_a_factor_is_named_with_the_architecture(family, why, tiny_model):
+    model = tiny_model(family)
+    with pytest.raises(InputError, match=f"a method needs heads that add.*{model.cfg.architecture}.*{why}"):
+        Wiring.of(model).require_plain(model, "a method")
