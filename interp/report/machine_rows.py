@@ -78,6 +78,8 @@ def _read(result: Mapping[str, Any]) -> Reproduction:
     best = ours["state"]["best"]
     if CODED not in result["scores"] or "pairs" not in result["n"]:
         raise ValueError("it does not score the model with codebooks, or not say on how many pairs")
+    if CODED not in result["intervention"] or not ours["alive"]:
+        raise ValueError("it does not say what setting codes does, or which are alive")
     return Reproduction(
         str(recipe["scale"]),
         int(recipe["seed"]),

@@ -21,5 +21,5 @@ def read_rows(path: Path, parse: Callable[[Mapping[str, Any]], Rows], again: str
     """
     try:
         return parse(read_json(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): {again}") from None

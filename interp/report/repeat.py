@@ -91,7 +91,10 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
     if options:
         imports += "from interp.scores import method_config\n"
         texts = {key: str(value) for key, value in options.items()}
-        given += f"    config=method_config({result['method']!r}, {task!r}, {texts!r}),\n"
+        # a config as it is given is used as it is
+        common = {"seed": result["seed"], "threshold": settings.get("threshold")}
+        told = "".join(f", {key}={value!r}" for key, value in common.items() if value is not None)
+        given += f"    config=method_config({result['method']!r}, {task!r}, {texts!r}{told}),\n"
     return f'{imports}\nrun = discover(\n    {task!r},\n{given})\nrun.save("run")\n'
 
 

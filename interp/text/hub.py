@@ -1,5 +1,6 @@
 """Datasets of the Hugging Face hub, or local folders, by the ``datasets`` library (imported when one is read)."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class HubText:
     def documents(self, model: Model | None, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
         from datasets import load_dataset
 
-        local = Path(self.name).expanduser()
+        local = Path(os.path.expanduser(self.name))
         name = str(local) if local.is_dir() else self.name
         rows, empty = None, 0
         while True:

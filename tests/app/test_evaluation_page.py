@@ -14,7 +14,9 @@ from interp.bottlenecks.book_folder import BookFolder
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
 from interp.models import load_model
+from interp.report.machine_rows import read_reproduction
 from interp.report.steering_rows import BASE_FILE
+from interp.tasks.errors import InputError
 from interp.tokfsm.folder import save
 from interp.tokfsm.reproduce import measure, train
 from interp.tokfsm.table import NAMES, PHASE
@@ -250,6 +252,19 @@ def test_a_reproduction_of_before_there_were_numbers_of_the_phase_is_shown_witho
     (runs / "before/result.json").write_text(json.dumps(result))
     app = page(runs, MACHINE)
     assert list(app.dataframe[0].value[""]) == list(NAMES.values())
+
+
+@pytest.mark.parametrize("part", ["purity", "alive", "intervention"])
+def test_a_reproduction_that_lacks_a_part_is_damaged_in_one_line(reproduced, tmp_path, part):
+    result = json.loads((reproduced / "result.json").read_text())
+    if part == "purity":
+        rates = result["codes"]["codebooks"]["purity"]["bigram"]
+        rates[next(site for site in rates if site[0] == "m")] = []
+    else:
+        (result["codes"]["codebooks"] if part == "alive" else result)[part] = {}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(InputError, match=r"result\.json is damaged"):
+        read_reproduction(tmp_path / "result.json")
 
 
 def test_reproductions_of_the_repository_are_there_without_any_run(page, tmp_path):

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from interp.models import describe_model, load_model, load_tokenizer, model_names
+from interp.models.embedded import cache_folder
 from interp.models.generate import generate
 from interp.models.load import classify, parse_device
 from interp.steering.continuations import continue_prompts
@@ -403,3 +404,17 @@ def test_families_that_are_wired_otherwise_have_the_logits_of_hugging_face(
     tokens = model.to_tokens(PROMPT)
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), reference(tokens).logits, rtol=0, atol=1e-5)
+
+
+def test_a_home_that_there_is_not_is_a_path_that_there_is_not(monkeypatch, tmp_path):
+    for spec in ("attn-only-4l:~nouser/x", "~nouser/x"):
+        with pytest.raises(InputError, match="~nouser/x"):
+            load_model(spec)
+    with pytest.raises(InputError, match="~nouser/x"):
+        load_text("datasets:~nouser/x", load_model("planted-induction"), n_tokens=100, context=32)
+    monkeypatch.setenv("INTERP_CACHE", "~nouser/x")
+    assert cache_folder() == Path("~nouser/x")
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
+    monkeypatch.setenv("INTERP_SMOLLM2_WHEEL", "~nouser/x")
+    with pytest.raises(InputError, match="~nouser/x"):
+        load_model()

@@ -27,7 +27,8 @@ def test_only_options_off_their_defaults_are_set():
     run = make_run(method="overlap")
     run.result["settings"]["config"] = {"n_codes": 300, "examples": 10, "batch_size": 4}
     assert command_line(run).endswith("--set n_codes=300")
-    assert "config=method_config('overlap', 'ioi', {'n_codes': '300'})" in python_lines(run)
+    told = "config=method_config('overlap', 'ioi', {'n_codes': '300'}, seed=0, threshold=0.02)"
+    assert told in python_lines(run)
     called = {}
     source = python_lines(run).replace("from interp import discover", "").replace('run.save("run")', "")
     exec(source, {"discover": lambda _task, **given: called.update(given)})

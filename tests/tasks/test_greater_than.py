@@ -83,6 +83,12 @@ def test_gpt2_has_no_digit_note(gpt2):
     assert GreaterThan().sample(gpt2, 1).notes == ()
 
 
+def test_no_other_year_has_the_answer_of_the_clean_one_where_a_digit_is_a_token(digit_tokenizer):
+    for pair in GreaterThan().sample(digit_tokenizer, 200, 0, "year"):
+        clean, corrupt = (LONG.fullmatch(text) for text in (pair.clean, pair.corrupt))
+        assert clean[2] != corrupt[2] and clean[3][0] != corrupt[3][0]
+
+
 def test_the_easier_counterfactuals_are_what_their_names_say(gpt2):
     task = GreaterThan()
     for kind in task.counterfactuals[1:]:

@@ -34,6 +34,15 @@ def test_without_an_index_it_offers_to_build_one_of_the_codebooks_there_are(page
     assert "--codebooks package:mlps --out" in app.code[0].value and "-mlps-stdlib-24000" in app.code[0].value
 
 
+@pytest.mark.usefixtures("shipped_at_mlps")
+def test_codebooks_of_any_name_have_an_index_apart_from_those_of_the_package(page, runs):
+    shutil.copytree(runs / "books", runs / "mlps")
+    _offered(page(runs))
+    folders = [code_build.Plan(books, 8_000).folder.name for books in ("mlps", SHIPPED_MLPS)]
+    assert len(set(folders)) == 2
+    assert [code_build.plan_of(name).books for name in folders] == ["mlps", SHIPPED_MLPS]
+
+
 def test_without_codebooks_it_says_how_to_make_some(page, tmp_path):
     app = _offered(page(tmp_path))
     assert "No code index yet" in app.info[0].value and "No codebooks for" in app.info[1].value
