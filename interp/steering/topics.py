@@ -22,7 +22,7 @@ class Topic:
     Attributes:
         words: a text is of the topic if it holds one of them, as a whole word, whatever the case.
         positive: texts of the topic.
-        negative: texts of no topic, and some of each other one of the seven, or of the four.
+        negative: everyday sentences, and some of each other one of the seven, or of the four.
         prompts: beginnings of texts, of no topic, none of them among the texts.
     """
 
@@ -69,7 +69,7 @@ def load_topic(name: str) -> Topic:
 
 
 def neutral_texts() -> tuple[str, ...]:
-    """Everyday sentences of no topic."""
+    """Everyday sentences of none of the seven topics; one tells of rain, and one of a doctor."""
     return tuple(_stored()["neutral"])
 
 
