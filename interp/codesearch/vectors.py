@@ -58,8 +58,10 @@ def logit_lens(index: CodeIndex, model: Model, book: str, code: int, n: int = 10
     vector = written_vector(index, model, book, code)
     if not vector.any():
         return LogitLens([], [])
-    norm = FinalNorm.of(model)
-    logits = (norm.direct(vector, vector) @ norm.unembedding).cpu()
+    final = FinalNorm.of(model)
+    # the norm itself gives the scale: beside little that is written its epsilon counts
+    normed = model.ln_final(vector[None, None].to(model.cfg.dtype))[0, 0].float()
+    logits = (final.norm.direction(vector) * final.norm.factor(vector, normed) @ final.unembedding).cpu()
     text = index.corpus.token_text
     n = min(n, len(logits))
     up, down = logits.topk(n), (-logits).topk(n)

@@ -94,8 +94,17 @@ def test_logit_lens(index, model, books, book):
         logits = model.unembed(model.ln_final(vector[None, None]))[0, 0]
     found = logit_lens(index, model, book, 3, 4)
     for ours, theirs in ((found.up, logits.topk(4)), (found.down, logits.topk(4, largest=False))):
-        np.testing.assert_allclose([value for _, value in ours], theirs.values, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose([value for _, value in ours], theirs.values, rtol=1e-4, atol=1e-5)
         assert [text for text, _ in ours] == [index.corpus.token_text(i) for i in theirs.indices.tolist()]
+
+
+def test_what_writes_little_is_read_with_the_norm_s_epsilon(index, model, monkeypatch):
+    little = 1e-3 * torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(vectors, "written_vector", lambda *_: little)
+    with torch.no_grad():
+        logits = model.unembed(model.ln_final(little[None, None]))[0, 0]
+    found = [value for _, value in logit_lens(index, model, "r1", 3, 4).up]
+    np.testing.assert_allclose(found, logits.topk(4).values, rtol=1e-4)
 
 
 def test_a_code_of_nothing_writes_no_token(index, model, monkeypatch):
