@@ -45,6 +45,16 @@ def error_on(model, books, text) -> float:
 
 
 # of twelve codes the first position takes two where a vector has four
+def test_steps_rise_to_the_whole_size_and_fall_to_nothing():
+    config = TrainConfig(warmup=0.25)
+    sizes = [config.step_size(step, 20) for step in range(20)]
+    assert sizes[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert sizes[5:] == pytest.approx([1 - k / 15 for k in range(15)])
+    plain = [TrainConfig(warmup=0.0).step_size(step, 4) for step in range(4)]
+    assert plain == pytest.approx([1.0, 1.0, 2 / 3, 1 / 3])
+    assert TrainConfig().step_size(0, 1) > 0
+
+
 @pytest.mark.parametrize(("k", "heldout_share"), [(1, 0.98), (4, 0.99)])
 def test_distilled_training_brings_held_out_kl_down(k, heldout_share, model, text, tmp_path):
     fit = FitConfig(n_codes=12, k=k, selection="residual")
