@@ -54,7 +54,7 @@ def workbench(
 def workbench_of(result: Path) -> list[str]:
     """The words that open the workbench on the folder in which a result lies."""
     named = result if result.name not in ("", "..") else result.resolve()  # "." has no folder by its name
-    shown = Path(os.environ.get("INTERP_RUNS", RUNS)).resolve()
+    shown = Path(os.environ.get("INTERP_RUNS") or RUNS).resolve()
     return ["app"] if named.parent.resolve() == shown else ["app", "--runs", str(named.parent)]
 
 

@@ -90,7 +90,6 @@ def discover(
         options,
         {
             "threshold": (threshold, THRESHOLD),
-            "seed": (seed, 0),
             "batch_size": (batch_size, None),
             "mlps": (mlps, False),
         },

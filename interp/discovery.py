@@ -75,7 +75,8 @@ def discover(
         task: a shipped name, a prompt file, a class of one's own (see :func:`interp.tasks.load_task`), or a task.
         model: a spec (see :func:`interp.models.load_model`) or a loaded model; :func:`default_model` if not given.
         n: pairs; if not given the task's own default, or as many as a prompt file has with this tokenizer.
-        config: the method's config object; its defaults if not given.
+        config: the method's config object; its defaults if not given. Its seed is the method's own, and need not be
+            that of the prompts.
         n_candidates: how many of the best-scored components are checked by exact interchange.
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
         mlps: whether MLPs may be members; otherwise they stay live.
@@ -98,11 +99,11 @@ def discover(
         raise InputError(
             f"config of type {type(config).__name__}: method {method!r} takes a {chosen.config.__name__}"
         )
-    for name, value in (("threshold", threshold), ("seed", seed)):
-        if getattr(config, name, value) != value:
-            raise InputError(
-                f"{name} {value}, but {getattr(config, name)} in the method's config: a run has one, so give the same"
-            )
+    if getattr(config, "threshold", threshold) != threshold:
+        raise InputError(
+            f"threshold {threshold}, but {config.threshold} in the method's config: members are what both mean by "
+            "them, so give the same"
+        )
     asked, task = str(task) if isinstance(task, Path) else task, load_task(task)
     check_settings(
         task,

@@ -19,7 +19,7 @@ from interp.models.wiring import Wiring
 from interp.record import EXAMPLES
 from interp.reference import measure_reference
 from interp.report import render_report
-from interp.report.repeat import python_lines
+from interp.report.repeat import command_line, python_lines
 from interp.scores import METHODS, method_config
 from interp.scores.code_edges import code_edges
 from interp.scores.codes import CodesConfig
@@ -259,9 +259,10 @@ def test_the_threshold_reaches_the_method():
 
 
 @pytest.mark.parametrize("method", ["codes", "overlap"])
-def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_their_defaults(method):
+@pytest.mark.parametrize("own_seed", [3, 1])
+def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_their_defaults(method, own_seed):
     options = {"n_codes": "7"}
-    config = method_config(method, "planted-induction", options, seed=3, threshold=0.05)
+    config = method_config(method, "planted-induction", options, seed=own_seed, threshold=0.05)
     common = {"n": 8, "seed": 3, "threshold": 0.05, "n_candidates": 4}
     run = discover("planted-induction", method=method, config=config, **common)
     again = {}
@@ -270,15 +271,14 @@ def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_the
         head["score"] for head in run.result["heads"]
     ]
     assert again["run"].result["settings"] == run.result["settings"]
+    assert ("--set seed=1" in command_line(run)) == (own_seed == 1)
 
 
-def test_a_config_of_another_method_or_threshold_or_seed_is_refused():
+def test_a_config_of_another_method_or_threshold_is_refused():
     with pytest.raises(InputError, match="config of type OverlapConfig: method 'attribution' takes a Attr"):
         discover("planted-inhibition", method="attribution", config=FAST["overlap"])
     with pytest.raises(InputError, match=r"threshold 0.02, but 0.3 in the method's config"):
         discover("planted-inhibition", config=CodesConfig(threshold=0.3))
-    with pytest.raises(InputError, match=r"seed 3, but 0 in the method's config"):
-        discover("planted-inhibition", seed=3, config=CodesConfig())
 
 
 def test_a_reference_is_refused_before_the_sweep_where_the_model_does_not_do_the_task(tmp_path):

@@ -115,7 +115,6 @@ def test_what_cannot_be_written_is_told_before_anything_is_run(command, monkeypa
 
 CONTRADICTIONS = {
     "threshold": (("--set", "threshold=0.5", "--threshold", "0.1"), "--threshold 0.1: give one"),
-    "seed": (("--set", "seed=5", "--seed", "3"), "--seed 3: give one"),
     "mlps": (("--method", "patching", "--set", "mlps=false", "--mlps"), "--mlps: give one"),
     "heads alone": (("--method", "hisp", "--mlps"), "'hisp' scores heads alone"),
 }
@@ -125,6 +124,16 @@ CONTRADICTIONS = {
 def test_options_that_contradict_each_other_are_refused(command, words, part):
     refused = command("discover", PLANTED, "-n", "6", *words)
     assert refused.code == 2 and part in refused.error
+
+
+def test_a_method_may_draw_by_another_seed_than_prompts_do(command):
+    words = ("discover", PLANTED, "-n", "6", "--seed", "3")
+    assert (
+        command(*words, "--out", "a").code == 0 and command(*words, "--set", "seed=5", "--out", "b").code == 0
+    )
+    a, b = (Run.load(name).result for name in "ab")
+    assert a["provenance"]["pairs"]["digest"] == b["provenance"]["pairs"]["digest"]
+    assert (a["settings"]["config"]["seed"], b["settings"]["config"]["seed"]) == (3, 5)
 
 
 def test_a_method_s_own_batch_size_is_used_unless_another_is_given(command):

@@ -20,7 +20,15 @@ from interp.bottlenecks.base import CONFIG_FILE, load_bottleneck
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.packed_books import read_packed
 from interp.files import read_json, write_json
-from interp.models import Model, Site, describe_model, model_device, parse_site, weights_digest
+from interp.models import (
+    Model,
+    Site,
+    describe_model,
+    earlier_digest,
+    model_device,
+    parse_site,
+    weights_digest,
+)
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks
 
@@ -135,8 +143,11 @@ class BookFolder:
 
     def is_of(self, model: Model) -> bool:
         """Whether the books were made for this model."""
-        theirs, ours = self.manifest["model"], model_identity(model)
-        return all(theirs.get(key) == ours[key] for key in _ALWAYS_SAME)
+        try:
+            self.check_model(model)
+        except InputError:
+            return False
+        return True
 
     def check_model(self, model: Model) -> None:
         """Raise :class:`InputError` unless the books were made for this model."""
@@ -181,16 +192,12 @@ def check_made_with(theirs: Mapping[str, Any], model: Model, keys: Iterable[str]
     """
     ours = model_identity(model)
     for key in keys:
-        if theirs.get(key) != ours[key]:
-            # versions of before took another hash of the weights
-            hint = (
-                "; if it is the same model it is of an earlier version, make it again"
-                if key == "weights"
-                else ""
-            )
+        if theirs.get(key) != ours[key] and not (
+            key == "weights" and theirs.get(key) == earlier_digest(model)
+        ):
             raise InputError(
                 f"{what} of {theirs.get('spec')} ({key} {theirs.get(key)}), "
-                f"not of {ours['spec']} ({key} {ours[key]}){hint}"
+                f"not of {ours['spec']} ({key} {ours[key]})"
             )
 
 
@@ -208,13 +215,10 @@ def describe_text(text: TextBlocks) -> dict[str, Any]:
 
 
 def books_fingerprint(books: Mapping[str, Codebook]) -> str:
-    """A hash of all codes, and of what vectors are compared with them by."""
+    """A hash of all codes. Books of equal codes that are compared otherwise have the same."""
     digest = hashlib.sha256()
     for site, book in books.items():
-        digest.update(f"{site} {book.kind}".encode())
-        for name, tensor in sorted(book.tensors().items()):
-            if name != "counts":  # how often each was chosen, which changes none
-                digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+        digest.update(site.encode() + book.codes.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

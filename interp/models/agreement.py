@@ -14,9 +14,12 @@ _ROUGH_TOLERANCE = 0.2
 
 
 @torch.no_grad()
-def few_logits(model: nn.Module, d_vocab: int, device: torch.device) -> Float[Tensor, "pos d_vocab"]:
+def few_logits(
+    model: nn.Module, d_vocab: int, context: int, device: torch.device
+) -> Float[Tensor, "pos d_vocab"]:
     """Logits at a few tokens from all over the vocabulary, of a model of transformers or a wrapped one."""
-    ids = torch.tensor([[k * d_vocab // TOKENS for k in range(TOKENS)]], device=device)
+    length = min(TOKENS, context)
+    ids = torch.tensor([[k * d_vocab // length for k in range(length)]], device=device)
     out = model(ids)
     return (out if isinstance(out, Tensor) else out.logits)[0].float()
 

@@ -59,9 +59,18 @@ def has_hook(model: TransformerBridge, name: str) -> bool:
     return True
 
 
-def something_attached(model: TransformerBridge) -> bool:
-    """Whether any hook is in place; to be asked with the model's lock held."""
-    return any(point.fwd_hooks for point in _points_of(model).values())
+@contextlib.contextmanager
+def hooks_aside(model: TransformerBridge) -> Iterator[None]:
+    """The model without any of the hooks in place, which come back; to be used with the model's lock held."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    kept = [(point, kind, getattr(point, kind)) for point in _points_of(model).values() for kind in kinds]
+    try:
+        for point, kind, hooks in kept:
+            setattr(point, kind, type(hooks)())
+        yield
+    finally:
+        for point, kind, hooks in kept:
+            setattr(point, kind, hooks)
 
 
 @contextlib.contextmanager
@@ -78,7 +87,7 @@ def as_it_is(
         InputError: this thread has hooks in place; those of another are waited for.
     """
     with model_lock(model):
-        if something_attached(model):
+        if any(point.fwd_hooks for point in _points_of(model).values()):
             raise InputError(
                 f"{what} has to be by the model as it is, and something is attached to it: {remedy}"
             )

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from interp.models.agreement import check_agreement, few_logits
+from interp.models.agreement import TOKENS, check_agreement, few_logits
 from interp.models.memory import check_weights
 from interp.models.progress import status
 from interp.models.vocabulary import check_tokenizer
@@ -42,6 +43,8 @@ _DAMAGED = (
     StrictDataclassError,
 )
 """What transformers raises for files that are not what they seem."""
+_FAILED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+"""What a forward raises of a model that it does not fit."""
 _NO_TOKENIZER = "Couldn't instantiate the backend tokenizer"
 _IN_A_STACK = re.compile(r"(.*?)\.\d+\.")
 """A weight of a layer; what comes before its number."""
@@ -107,17 +110,23 @@ def wrap(
     architecture = ((config or model.config).architectures or [type(model).__name__])[0]
     # the library takes some names of folders for those of other models, and says so; a whole path it does not
     called = str(Path(name).resolve()) if Path(name).exists() else name
-    own = few_logits(model.to(device).eval(), n_tokens, device)
+    context = getattr(config or model.config, "max_position_embeddings", None) or TOKENS
+    few = partial(few_logits, d_vocab=n_tokens, context=context, device=device)
+    try:
+        own = few(model.to(device).eval())
+    except _FAILED as error:
+        raise InputError(f"{name}: transformers cannot run the model: {one_line(error)}") from error
     try:
         bridge = TransformerBridge.boot_transformers(
             called, hf_model=model, tokenizer=tokenizer, dtype=model.dtype, device=device
         )
-    except (ValueError, NotImplementedError, KeyError) as error:
+        wrapped = few(bridge.eval())
+    except (NotImplementedError, *_FAILED) as error:
         reason = one_line(error)
         raise InputError(
             f"{name}: transformer-lens cannot wrap the architecture {architecture} ({reason})"
         ) from error
-    check_agreement(few_logits(bridge.eval(), n_tokens, device), own, model.dtype, architecture)
+    check_agreement(wrapped, own, model.dtype, architecture)
     _without_foreign_tokens(bridge)
     return bridge
 

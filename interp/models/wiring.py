@@ -9,6 +9,7 @@ what each of these would make of its heads.
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,12 +17,15 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.models.device import model_device
-from interp.models.hooks import has_hook, hooked, model_lock, something_attached
+from interp.models.hooks import has_hook, hooked, hooks_aside, model_lock
 from interp.models.linear_norm import LinearNorm
 from interp.models.sites import has_mlps
 from interp.tasks.errors import InputError
 
 TOKENS = 6
+SMALL = 0.05
+"""Root mean square that the residual stream is brought to before every layer: what a layer adds, which norms make
+independent of that, does not drown in the rounding of a large stream."""
 _NO_SUM = "its heads, biases and MLPs do not add up to its residual stream"
 _NORMS = ("ln1_post", "ln1")
 """What the bridge calls a norm after attention; ``ln1`` where there is none before."""
@@ -49,14 +53,14 @@ class Wiring:
 
     @classmethod
     def of(cls, model: TransformerBridge) -> "Wiring":
-        """Measured the first time, by a forward: not to be asked for with hooks in place that must not see it."""
+        """Measured the first time, by a forward without whatever is attached."""
+        if (known := _known.get(model)) is not None:
+            return known  # without waiting for a text that another thread writes
         with model_lock(model):
-            found = _known.get(model)
-            if found is None:
-                found = _measured(model)
-                if not something_attached(model):  # else it may be of what is attached
-                    _known[model] = found
-            return found
+            if model not in _known:
+                with hooks_aside(model):
+                    _known[model] = _measured(model)
+            return _known[model]
 
     @property
     def plain(self) -> bool:
@@ -143,78 +147,119 @@ def _not_additive(model: TransformerBridge, purpose: str, wiring: Wiring) -> Inp
 
 @dataclass(frozen=True)
 class _Layer:
-    """What one layer's attention wrote and what it added, [pos, d_model]; ``rounding`` is what sums may be off by."""
+    """What one layer's attention wrote and what it added, [pos, d_model].
+
+    Attributes:
+        bound: by how much each number may be off.
+        norm: the norm that what was written went into, if one did.
+    """
 
     written: Tensor
     added: Tensor
-    rounding: Tensor
+    bound: Tensor
+    norm: str | None
 
-    def equals(self, guess: Tensor, tolerance: float) -> bool:
-        bound = tolerance * self.added.abs().max() + self.rounding
-        return bool(((guess - self.added).abs() <= bound).all())
+    def equals(self, guess: Tensor) -> bool:
+        return bool(((guess - self.added).abs() <= self.bound).all())
 
 
 @torch.no_grad()
 def _measured(model: TransformerBridge) -> Wiring:
+    points = ["attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
+    norms = [f"{norm}.hook_in" for norm in _NORMS]
+    names = [[f"blocks.{layer}.{point}" for point in points] for layer in range(model.cfg.n_layers)]
+    told = [f"blocks.{layer}.{norm}" for layer in range(model.cfg.n_layers) for norm in norms]
     kept: dict[str, Tensor] = {}
-    points = ["hook_resid_pre", "attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
-    names = [f"blocks.{layer}.{point}" for layer in range(model.cfg.n_layers) for point in points]
-    hooks = {
-        name: lambda x, name=name: kept.__setitem__(name, x[0].clone())
-        for name in [*names, "unembed.hook_in"]
-    }
+
+    def keep(name: str, x: Tensor) -> None:
+        kept[name] = x[0].clone()
+
+    def shrink(name: str, x: Tensor) -> Tensor:
+        size = x.float().pow(2).mean(-1, keepdim=True).sqrt().clamp_min(1e-9)
+        kept[name] = (x.float() * (SMALL / size)).to(x.dtype)[0]
+        return kept[name][None]
+
+    wanted = [*sum(names, []), *(name for name in told if has_hook(model, name))]
+    there = all(has_hook(model, name) for name in sum(names, []))
+    hooks = {name: partial(keep, name) for name in ["unembed.hook_in", *(wanted if there else [])]}
+    before = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
+    hooks |= {name: partial(shrink, name) for name in (before if there else [])}
     length = min(TOKENS, model.cfg.n_ctx)
     # the vocabulary's beginning, where special tokens stand, is left to the first of them
     ids = [k * model.cfg.d_vocab // length for k in range(length)]
     with hooked(model, hooks):
         logits = model(torch.tensor([ids], device=model_device(model)))[0].float()
     tolerance = _TOLERANCE.get(next(model.parameters()).dtype, _ROUGH_TOLERANCE)
-    unembedded = model.unembed(kept["unembed.hook_in"][None])[0].float()
-    logit_scale = _multiple([unembedded], [logits], lambda guess: _near(guess[0], logits, tolerance))
-    layers = [_layer(model, layer, kept) for layer in range(model.cfg.n_layers)]
+    logit_scale = _logit_scale(model, kept["unembed.hook_in"], logits, tolerance)
+    shape = (model.cfg.n_heads, model.cfg.d_head)
+    if not there or any(
+        kept[own[0]].shape[-2:] != shape for own in names
+    ):  # layers of another kind of attention
+        return Wiring(False, logit_scale=logit_scale)
+    layers = [_layer(model, layer, kept, tolerance) for layer in range(model.cfg.n_layers)]
+    norm = layers[0].norm
+    if norm is not None:
+        known = all(layer.norm == norm and layer.equals(x) for layer, x in _normed(model, norm, layers))
+        return Wiring(known, norm if known else None, 1.0, logit_scale)
     scale = _multiple(
-        [layer.written for layer in layers],
-        [layer.added for layer in layers],
-        lambda guess: all(layer.equals(x, tolerance) for layer, x in zip(layers, guess, strict=True)),
+        torch.cat([layer.written for layer in layers]),
+        torch.cat([layer.added for layer in layers]),
+        torch.cat([layer.bound for layer in layers]),
     )
-    if scale is not None:
-        return Wiring(True, None, scale, logit_scale)
-    for norm in _NORMS:
-        if has_hook(model, f"blocks.0.{norm}.hook_in") and all(
-            layer.equals(x, tolerance) for layer, x in zip(layers, _normed(model, norm, layers), strict=True)
-        ):
-            return Wiring(True, norm, 1.0, logit_scale)
-    return Wiring(False, logit_scale=logit_scale)
+    return Wiring(False, logit_scale=logit_scale) if scale is None else Wiring(True, None, scale, logit_scale)
 
 
-def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor]) -> _Layer:
+def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolerance: float) -> _Layer:
     pre, z, post = (
         kept[f"blocks.{layer}.{point}"] for point in ("hook_resid_pre", "attn.hook_z", "hook_resid_post")
     )
     parts = [post, pre, *([kept[f"blocks.{layer}.hook_mlp_out"]] if has_mlps(model) else [])]
-    eps = torch.finfo(post.dtype).eps
     attn = model.blocks[layer].attn
     written = torch.einsum("phd,hdm->pm", z, attn.W_O).float()
     if (bias := getattr(attn, "b_O", None)) is not None:
         written = written + bias.float()
+    norms = (
+        norm
+        for norm in _NORMS
+        if (entering := kept.get(f"blocks.{layer}.{norm}.hook_in")) is not None
+        and _near(entering.float(), written, tolerance)
+    )
     first, *others = (part.float() for part in parts)
-    rounding = 4 * eps * sum(part.float().abs() for part in parts)
-    return _Layer(written, first - sum(others), rounding)
+    added = first - sum(others)
+    rounding = 4 * torch.finfo(post.dtype).eps * sum(part.float().abs() for part in parts)
+    return _Layer(written, added, tolerance * added.abs().max() + rounding, next(norms, None))
 
 
-def _normed(model: TransformerBridge, norm: str, layers: list[_Layer]) -> Iterator[Tensor]:
+def _normed(
+    model: TransformerBridge, norm: str, layers: list[_Layer]
+) -> Iterator[tuple[_Layer, Float[Tensor, "pos d_model"]]]:
+    """Each layer with what the norm makes of what its attention wrote."""
     like = next(model.parameters())
     for block, layer in zip(model.blocks, layers, strict=True):
-        yield getattr(block, norm)(layer.written[None].to(like.dtype))[0].float()
+        yield layer, getattr(block, norm)(layer.written[None].to(like.dtype))[0].float()
 
 
-def _multiple(written: list[Tensor], added: list[Tensor], fits) -> float | None:
-    """The factor between two lists, 1 if it will do; ``None`` where there is none."""
-    if fits(written):
+def _logit_scale(
+    model: TransformerBridge, entering: Tensor, logits: Tensor, tolerance: float
+) -> float | None:
+    config = getattr(model.original_model, "config", None)  # a planted model has none
+    if getattr(config, "final_logit_softcapping", None):  # of small logits it is nearly a multiple
+        return None
+    unembedded = model.unembed(entering[None])[0].float()
+    return _multiple(unembedded, logits, torch.full_like(logits, tolerance * logits.abs().max().item()))
+
+
+def _multiple(written: Tensor, added: Tensor, bound: Tensor) -> float | None:
+    """The factor between two, 1 if it will do; ``None`` where there is none."""
+
+    def fits(factor: float) -> bool:
+        return bool(((factor * written - added).abs() <= bound).all())
+
+    if fits(1.0):
         return 1.0
-    power = sum(x.pow(2).sum() for x in written)
-    factor = float(sum((x * y).sum() for x, y in zip(written, added, strict=True)) / power)
-    return factor if fits([factor * x for x in written]) else None
+    weight = bound.clamp_min(torch.finfo(bound.dtype).tiny) ** -2
+    factor = float((weight * written * added).sum() / (weight * written**2).sum())
+    return factor if fits(factor) else None
 
 
 def _near(guess: Tensor, wanted: Tensor, tolerance: float) -> bool:

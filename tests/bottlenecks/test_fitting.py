@@ -1,7 +1,6 @@
 """Fitting codebooks at many sites: what they are fitted to, resuming, refusing."""
 
 import contextlib
-import copy
 import json
 
 import pytest
@@ -10,11 +9,11 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.book_folder import BookFolder, books_fingerprint, load_codebooks
+from interp.bottlenecks.book_folder import BookFolder, load_codebooks
 from interp.bottlenecks.fitting import FitConfig, fit_codebooks
 from interp.bottlenecks.layer_stream import LayerStream
 from interp.bottlenecks.metric_codebook import output_map
-from interp.models import Model, hooked, resolve_site
+from interp.models import Model, earlier_digest, hooked, resolve_site, weights_digest
 from interp.tasks.errors import InputError
 from interp.text import TextBlocks, load_text
 
@@ -246,20 +245,20 @@ def test_the_metric_compares_what_is_written(model, text):
     torch.testing.assert_close(book.similarity(x, ids), similar.gather(-1, ids), atol=0.02, rtol=0)
 
 
-def test_books_of_equal_codes_that_choose_otherwise_have_other_fingerprints(model, text):
-    x = seen(model, text.tokens, "a1", {})
-    weights = model.blocks[1].attn.W_O.detach()
-    config = CodebookConfig(d_in=x.shape[-1], n_codes=8, groups=x.shape[2])
-    one = MetricCodebook(config).compare_by(weights).fit(x)
-    other, plain = (copy.deepcopy(one), Codebook(config).fit(x))
-    other.compare_by(weights.flip(1))
-    plain.codes.data.copy_(one.codes)
-    assert not torch.equal(one.encode(x).ids, other.encode(x).ids)
-    found = {books_fingerprint({"a1": book}) for book in (one, other, plain)}
-    assert len(found) == 3
-    counted = copy.deepcopy(one)
-    counted.counts += 1
-    assert books_fingerprint({"a1": counted}) == books_fingerprint({"a1": one})
+def test_books_that_an_earlier_version_made_are_of_their_model_still(model, text, tmp_path, tiny_model):
+    fit_codebooks(model, text, ["a0"], tmp_path / "books", SMALL)
+    path = tmp_path / "books" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["model"]["weights"] == weights_digest(model)
+    manifest["model"]["weights"] = earlier_digest(model)
+    path.write_text(json.dumps(manifest))
+    assert BookFolder.open(tmp_path / "books").is_of(model)
+    load_codebooks(tmp_path / "books", model)
+    assert not BookFolder.open(tmp_path / "books").is_of(tiny_model("gpt2"))
+    manifest["model"]["weights"] = "0" * 16
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"\(weights 0{16}\), not of"):
+        load_codebooks(tmp_path / "books", model)
 
 
 @pytest.mark.parametrize("weights", [torch.full((2, 6, 10), torch.inf), torch.randn(2, 5, 10)])

@@ -1,7 +1,10 @@
 """What stands between heads, residual stream and logits is found out from what they are."""
 
+import threading
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.models import has_mlps, hooked, load_model
 from interp.models.planted import load_planted_model
@@ -45,20 +48,52 @@ def test_logits_have_the_factor_of_the_family(family, scale, tiny_model):
     torch.testing.assert_close(Wiring.of(model).logits(model, seen[0]), logits)
 
 
-def test_what_does_not_add_up_is_refused_and_not_remembered_of_a_hook(tiny_model_folder):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "pythia", "gemma2", "olmo2", "granite", "bloom"])
+def test_numbers_of_16_bits_and_a_large_stream_hide_nothing(
+    family, dtype, tiny_model, tiny_model_folder, tmp_path
+):
+    """What attention adds is below the rounding of a stream that begins two hundred times as large."""
+    network = AutoModelForCausalLM.from_pretrained(tiny_model_folder(family))
+    with torch.no_grad():
+        network.get_input_embeddings().weight.mul_(200)
+    network.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model_folder(family)).save_pretrained(tmp_path)
+    found, exact = Wiring.of(load_model(str(tmp_path), dtype=dtype)), Wiring.of(tiny_model(family))
+    assert (found.known, found.norm) == (exact.known, exact.norm)
+    assert found.scale == pytest.approx(exact.scale, rel=0.01)
+
+
+def test_what_is_attached_changes_nothing_and_sees_nothing(tiny_model_folder):
+    model, seen = load_model(str(tiny_model_folder("gpt2"))), []
+    with hooked(model, {"blocks.0.hook_resid_post": lambda x: seen.append(1) or x + torch.randn_like(x)}):
+        assert Wiring.of(model).plain and not seen
+        model(torch.tensor([[3, 4]]))
+    assert len(seen) == 1
+
+
+def test_what_is_known_waits_for_nobody(tiny_model_folder):
     model = load_model(str(tiny_model_folder("gpt2")))
-    with hooked(model, {"blocks.0.hook_resid_post": lambda x: x + torch.randn_like(x)}):
-        wiring = Wiring.of(model)
-    assert not wiring.known
+    known, found = Wiring.of(model), []
+    with hooked(model, {}):
+        thread = threading.Thread(target=lambda: found.append(Wiring.of(model)))
+        thread.start()
+        thread.join(10)
+        assert found == [known]
+
+
+def test_what_does_not_add_up_is_refused(tiny_model_folder):
+    model = load_model(str(tiny_model_folder("gpt2")))
+    model.blocks[1].mlp.register_forward_hook(lambda _module, _given, out: out + 1)  # behind the bridge's own
+    assert not Wiring.of(model).known
     for refuse in (
-        lambda: wiring.added_by_heads(model, 0, torch.zeros(1, 3, 8)),
-        lambda: wiring.require_additive(model, "a method"),
-        lambda: wiring.require_plain(model, "a method"),
-        lambda: wiring.require_edges(model),
+        lambda: Wiring.of(model).added_by_heads(model, 0, torch.zeros(1, 3, 8)),
+        lambda: Wiring.of(model).require_additive(model, "a method"),
+        lambda: Wiring.of(model).require_plain(model, "a method"),
+        lambda: Wiring.of(model).require_edges(model),
     ):
         with pytest.raises(InputError, match="GPT2LMHeadModel: its heads, biases and MLPs do not add up"):
             refuse()
-    assert Wiring.of(model).plain
 
 
 @pytest.mark.parametrize(("family", "why"), [("olmo2", "a norm after attention"), ("granite", "by 0.5")])

@@ -44,7 +44,6 @@ def error_on(model, books, text) -> float:
     return 1 - trainer.step(0, text.tokens).explained
 
 
-# of twelve codes the first position takes two where a vector has four
 def test_steps_rise_to_the_whole_size_and_fall_to_nothing():
     config = TrainConfig(warmup=0.25)
     sizes = [config.step_size(step, 20) for step in range(20)]
@@ -55,6 +54,7 @@ def test_steps_rise_to_the_whole_size_and_fall_to_nothing():
     assert TrainConfig().step_size(0, 1) > 0
 
 
+# of twelve codes the first position takes two where a vector has four
 @pytest.mark.parametrize(("k", "heldout_share"), [(1, 0.98), (4, 0.99)])
 def test_distilled_training_brings_held_out_kl_down(k, heldout_share, model, text, tmp_path):
     fit = FitConfig(n_codes=12, k=k, selection="residual")
