@@ -166,7 +166,7 @@ def _measured(
         ):
             return found
         else:
-            say(f"{path}: of other prompts, weights or precision, or an earlier version's: measured again")
+            say(f"{path}: of other prompts, weights or precision, or of an earlier version: measured again")
     check_gap(model, pairs, batch_size=batch_size, stage=stage)
     # named by what it is of: one that a bench of another precision left is no use, and no obstacle
     own = hashlib.sha256(f"{wanted}{describe_model(model) | {'device': None}}".encode()).hexdigest()[:8]
