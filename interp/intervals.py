@@ -1,5 +1,7 @@
 """Intervals of shares and of means."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
@@ -31,35 +33,32 @@ def mean_interval(
     values: Float[np.ndarray, "row column"], seed: int, level: float = 0.95
 ) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
     """Percentile bootstrap interval of each column's mean, resampling rows (pairs, prompts, blocks), at least two."""
-    from scipy.stats import bootstrap  # takes half a second, and shares need none of it
-
-    result = bootstrap(
-        (values,),
-        np.mean,
-        axis=0,
-        n_resamples=RESAMPLES,
-        batch=100,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    return result.confidence_interval.low, result.confidence_interval.high
+    return _bootstrap((values,), lambda some, axis: some.mean(axis=axis), seed, level)
 
 
 def ratio_interval(
     sums: Float[np.ndarray, " row"], counts: Shaped[np.ndarray, " row"], seed: int, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of Σ sums / Σ counts, resampling rows of unlike size, at least two."""
-    from scipy.stats import bootstrap
+    low, high = _bootstrap(
+        (sums, counts), lambda some, of, axis: some.sum(axis=axis) / of.sum(axis=axis), seed, level
+    )
+    return float(low), float(high)
 
-    result = bootstrap(
-        (sums, counts),
-        lambda some, of, axis: some.sum(axis=axis) / of.sum(axis=axis),
+
+def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, seed: int, level: float) -> tuple:
+    """Ends of the percentile interval; of several samples the same rows are drawn."""
+    from scipy.stats import bootstrap  # takes half a second, and shares need none of it
+
+    interval = bootstrap(
+        samples,
+        statistic,
+        axis=0,
         paired=True,
         n_resamples=RESAMPLES,
         batch=100,
         confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    ).confidence_interval
+    return interval.low, interval.high

@@ -8,7 +8,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
-    CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
@@ -69,9 +68,8 @@ def make_config(family: str, d_vocab: int, eos: int | None) -> PreTrainedConfig:
         return LlamaConfig(tie_word_embeddings=True, **shape, **ids)
     if family == "qwen2":
         return Qwen2Config(**shape, **ids)
-    if family in ("olmo2", "cohere"):
-        config = Olmo2Config if family == "olmo2" else CohereConfig
-        return config(pad_token_id=1, **shape, **ids)
+    if family == "olmo2":
+        return Olmo2Config(pad_token_id=1, **shape, **ids)
     if family == "granite":
         factors = {"residual_multiplier": 0.5, "embedding_multiplier": 12.0, "logits_scaling": 8.0}
         return GraniteConfig(attention_multiplier=6**-0.5, pad_token_id=1, **factors, **shape, **ids)

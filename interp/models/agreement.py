@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.tasks.errors import InputError
+from interp.tasks.errors import InputError, one_line
 
 TOKENS = 4
 """What a position gets wrong shows from the second on."""
@@ -15,12 +15,24 @@ _ROUGH_TOLERANCE = 0.2
 
 @torch.no_grad()
 def few_logits(
-    model: nn.Module, d_vocab: int, context: int, device: torch.device
+    model: nn.Module, d_vocab: int, context: int, device: torch.device, library: str
 ) -> Float[Tensor, "pos d_vocab"]:
-    """Logits at a few tokens from all over the vocabulary, of a model of transformers or a wrapped one."""
+    """Logits at a few tokens from all over the vocabulary, of a model of transformers or a wrapped one.
+
+    Args:
+        library: whose forward it is, for the message.
+
+    Raises:
+        InputError: the forward fails.
+    """
     length = min(TOKENS, context)
     ids = torch.tensor([[k * d_vocab // length for k in range(length)]], device=device)
-    out = model(ids)
+    try:
+        out = model(ids)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, NotImplementedError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{library} cannot run this model: {one_line(error)}") from error
     return (out if isinstance(out, Tensor) else out.logits)[0].float()
 
 

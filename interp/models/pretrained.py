@@ -43,8 +43,6 @@ _DAMAGED = (
     StrictDataclassError,
 )
 """What transformers raises for files that are not what they seem."""
-_FAILED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-"""What a forward raises of a model that it does not fit."""
 _NO_TOKENIZER = "Couldn't instantiate the backend tokenizer"
 _IN_A_STACK = re.compile(r"(.*?)\.\d+\.")
 """A weight of a layer; what comes before its number."""
@@ -112,21 +110,17 @@ def wrap(
     called = str(Path(name).resolve()) if Path(name).exists() else name
     context = getattr(config or model.config, "max_position_embeddings", None) or TOKENS
     few = partial(few_logits, d_vocab=n_tokens, context=context, device=device)
-    try:
-        own = few(model.to(device).eval())
-    except _FAILED as error:
-        raise InputError(f"{name}: transformers cannot run the model: {one_line(error)}") from error
+    own = few(model.to(device).eval(), library="transformers")
     try:
         bridge = TransformerBridge.boot_transformers(
             called, hf_model=model, tokenizer=tokenizer, dtype=model.dtype, device=device
         )
-        wrapped = few(bridge.eval())
-    except (NotImplementedError, *_FAILED) as error:
+    except (ValueError, NotImplementedError, KeyError) as error:
         reason = one_line(error)
         raise InputError(
             f"{name}: transformer-lens cannot wrap the architecture {architecture} ({reason})"
         ) from error
-    check_agreement(wrapped, own, model.dtype, architecture)
+    check_agreement(few(bridge.eval(), library="transformer-lens"), own, model.dtype, architecture)
     _without_foreign_tokens(bridge)
     return bridge
 

@@ -192,9 +192,8 @@ def _measured(model: TransformerBridge) -> Wiring:
     tolerance = _TOLERANCE.get(next(model.parameters()).dtype, _ROUGH_TOLERANCE)
     logit_scale = _logit_scale(model, kept["unembed.hook_in"], logits, tolerance)
     shape = (model.cfg.n_heads, model.cfg.d_head)
-    if not there or any(
-        kept[own[0]].shape[-2:] != shape for own in names
-    ):  # layers of another kind of attention
+    # in some models not every layer has attention of this kind
+    if not there or any(kept[z].shape[-2:] != shape for z, *_ in names):
         return Wiring(False, logit_scale=logit_scale)
     layers = [_layer(model, layer, kept, tolerance) for layer in range(model.cfg.n_layers)]
     norm = layers[0].norm

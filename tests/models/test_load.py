@@ -11,10 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models
+from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -22,6 +25,7 @@ from interp.models import describe_model, load_model, load_tokenizer, model_name
 from interp.models.embedded import cache_folder
 from interp.models.generate import generate
 from interp.models.load import classify, parse_device
+from interp.models.wiring import Wiring
 from interp.steering.continuations import continue_prompts
 from interp.tasks.errors import InputError
 from interp.text import load_text
@@ -388,9 +392,42 @@ def test_a_folder_with_the_name_of_another_model_is_not_taken_for_it(
     assert model.cfg.n_layers == 2 and "pythia" not in caplog.text
 
 
-def test_a_model_that_runs_otherwise_than_in_transformers_is_refused(tiny_model_folder):
-    with pytest.raises(InputError, match="runs the architecture CohereForCausalLM otherwise .* off by [1-9]"):
-        load_model(str(tiny_model_folder("cohere")))
+def test_a_model_that_runs_otherwise_than_in_transformers_is_refused(tiny_model_folder, monkeypatch):
+    """As Cohere's in transformer-lens 3.9; here by a wrapped MLP that adds twice what it should."""
+    boot = TransformerBridge.boot_transformers
+
+    def booted(*args, **kwargs):
+        bridge = boot(*args, **kwargs)
+        bridge.blocks[0].mlp.register_forward_hook(lambda _module, _given, out: 2 * out)
+        return bridge
+
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", booted)
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(
+            InputError, match="runs the architecture LlamaForCausalLM otherwise .* off by [1-9]"
+        ):
+            load_model(str(tiny_model_folder("llama")), dtype=dtype)
+
+
+def test_a_model_that_cannot_be_run_is_refused_in_one_line(tiny_model_folder, monkeypatch):
+    def fails(*_args, **_kwargs):
+        raise RuntimeError("shape '[1, 4]' is invalid\nfor input of size 3")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", fails)
+    with pytest.raises(
+        InputError, match=r"transformers cannot run this model: shape '\[1, 4\]' is invalid for input"
+    ):
+        load_model(str(tiny_model_folder("llama")))
+
+
+def test_a_model_that_reads_three_tokens_is_loaded(tiny_model_folder, tmp_path):
+    source = tiny_model_folder("gpt2")
+    config = AutoConfig.from_pretrained(source)
+    config.n_positions = 3
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path))
+    assert model.cfg.n_ctx == 3 and Wiring.of(model).plain
 
 
 @pytest.mark.parametrize("family", OTHERS)
