@@ -4,7 +4,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from interp.app import address, engine
+from interp.app import engine
+from interp.app.widgets import url_state as address
 
 HERE = Path(__file__).parent
 VIEWS = HERE / "views"

@@ -19,19 +19,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from interp.bench.plan import YARDSTICK, Plan, drawn
-from interp.bench.store import read_record, write_record
-from interp.bench.target import pool_of
+from interp.bench.plan import YARDSTICK, Plan, drawn, read_record, write_record
+from interp.bench.run import pool_of
+from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model
 from interp.evaluation.stability import best_heads
 from interp.files import write_json
 from interp.models import load_model
 from interp.progress import bar
-from interp.scores import load_method
+from interp.prompts.sampling import held_out_pairs
+from interp.scores.registry import load_method
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
-from interp.tasks.holdout import held_out_pairs
 
 N_BOOT = 2000
 

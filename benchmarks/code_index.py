@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.bottlenecks.book_folder import books_fingerprint
+from interp.bottlenecks.store import books_fingerprint
 from interp.codesearch import Book, CodeIndex, code_page, search_regex, search_similar
 from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import Corpus
+from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS, MANIFEST
 from interp.codesearch.layout import BLOCK, IdFile, Layout, without_repeats
-from interp.codesearch.strengths import Gathered
 from interp.progress import bar
 
 HEADS, D_HEAD, CONTEXT, MATCHES, ROUNDS = 16, 64, 1024, 10_000, 5

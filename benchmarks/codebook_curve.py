@@ -22,9 +22,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from interp.bench.store import read_record, write_record
-from interp.bottlenecks.book_folder import BookFolder
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bench.plan import read_record, write_record
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import BookFolder
 from interp.evaluation.codebook_quality import quality_of_folder
 from interp.models import load_model
 from interp.progress import bar

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import interp.bottlenecks.codebook as codebook
 from interp import DEFAULT_MODEL
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.evaluation.codebook_quality import quality_of_folder
 from interp.models import load_model
 from interp.progress import bar

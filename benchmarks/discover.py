@@ -17,11 +17,11 @@ from rich.table import Table
 
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE, MetricConsumer, equal_length_batches, feed
-from interp.circuits.choose import candidates
 from interp.circuits.roles import HeadReadout
+from interp.circuits.verify import candidates
 from interp.models import load_model
 from interp.scores.attribution import AttributionConsumer, attribution
-from interp.scores.edges import edge_attribution
+from interp.scores.eap import edge_attribution
 from interp.scores.head_codes import fit_head_codes
 from interp.scores.overlap import head_edges, head_overlap
 from interp.scores.patching import interchange

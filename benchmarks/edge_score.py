@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from interp.scores.code_pairs import edge_overlap
+from interp.scores.overlap import edge_overlap
 
 SMALL = (20, 60, 30)
 """Heads, prompts per side, codes: what the definition written out can do in a few seconds."""

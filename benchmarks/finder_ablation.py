@@ -32,8 +32,9 @@ from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
 from interp.models import load_model
 from interp.progress import bar
-from interp.scores import membership as prior
-from interp.scores.codes import (
+from interp.scores.adaptive_patching import posterior as prior
+from interp.scores.adaptive_patching.control_variate import EffectEstimates
+from interp.scores.adaptive_patching.method import (
     CODES_SHARE,
     HALF_WEIGHT,
     HIDDEN_TIE_BREAK,
@@ -45,9 +46,13 @@ from interp.scores.codes import (
     CodesConfig,
     partial_runs,
 )
-from interp.scores.membership import Membership, at_false_discovery_rate, membership, moderated_variance
-from interp.scores.redundancy import HALF_ON, QUARTER_ON
-from interp.scores.uncertainty import EffectEstimates
+from interp.scores.adaptive_patching.partial_ablation import HALF_ON, QUARTER_ON
+from interp.scores.adaptive_patching.posterior import (
+    Membership,
+    at_false_discovery_rate,
+    membership,
+    moderated_variance,
+)
 from interp.tasks import load_task
 
 CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)

@@ -28,7 +28,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         home = Path(folder)
         os.environ["INTERP_CACHE"] = str(home / "cache")
-        command = [sys.executable, "-m", "interp.cli", "discover", "ioi"]
+        command = [sys.executable, "-m", "interp.cli.main", "discover", "ioi"]
         subprocess.run(command, cwd=home, check=True, stdout=subprocess.DEVNULL)
         say("make run has found the circuit")
         with (

@@ -22,24 +22,21 @@ from rich.table import Table
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from interp import DEFAULT_MODEL
-from interp.activations.stream import MetricConsumer, feed
+from interp.activations.stream import HUNDREDTHS, MetricConsumer, feed
 from interp.circuits.references import load_reference
+from interp.errors import InputError
 from interp.files import write_json
 from interp.models import Model, Site, load_model
 from interp.progress import bar
-from interp.scores.code_edges import CodeEdgesConfig, code_edges
-from interp.scores.codes import VECTORS_PER_CODE
+from interp.prompts.pairs import PromptPairs
+from interp.scores.adaptive_patching.edges import CodeEdgesConfig, EdgeList, EdgeSwaps, code_edges
+from interp.scores.adaptive_patching.method import VECTORS_PER_CODE
+from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import EAPConfig, eap, edge_runs
 from interp.scores.eap_ig import EAPIGConfig, eap_ig
-from interp.scores.edge_proposals import EdgeList
-from interp.scores.edge_swaps import EdgeSwaps
-from interp.scores.percent import HUNDREDTHS
+from interp.scores.patch_runner import Swaps
 from interp.scores.result import EdgeScore
-from interp.scores.role_codes import RoleCodes, RoleOutputs
-from interp.scores.swaps import Swaps
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
-from interp.tasks.pairs import PromptPairs
 
 HELD_OUT_SEED = 3000
 EVERY = 10**7

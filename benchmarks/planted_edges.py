@@ -20,17 +20,17 @@ from rich.table import Table
 from interp.activations.stream import BASE_COST, BOTH_SIDES
 from interp.bench.plan import POOL, POOL_SEED, drawn
 from interp.circuits.references import written_reference
-from interp.evaluation.edge_recovery import recover_edges
+from interp.evaluation.recovery import recover_edges
 from interp.files import write_json
 from interp.models import Model
-from interp.models.planted import load_planted_model
+from interp.planted.models import load_planted_model
+from interp.planted.tasks import load_planted_task, planted_task_names
 from interp.progress import bar
-from interp.scores import load_method, method_config
-from interp.scores.code_edges import edges_of_codes
+from interp.prompts.pairs import PromptPairs
+from interp.scores.adaptive_patching.edges import edges_of_codes
 from interp.scores.eap import WITHIN_LAYERS
+from interp.scores.registry import load_method, method_config
 from interp.scores.result import EdgeScore
-from interp.tasks.pairs import PromptPairs
-from interp.tasks.planted import load_planted_task, planted_task_names
 
 OTHERS = {
     "eap-ig": {},

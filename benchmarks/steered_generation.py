@@ -20,12 +20,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, WeightedCode, steer
+from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts
-from interp.steering.controls import random_codes
 from interp.steering.edits import code_edits
 
 GOAL = 1.25

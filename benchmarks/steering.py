@@ -21,19 +21,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from interp.bench.store import read_record, write_record
+from interp.bench.plan import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.book_folder import load_codebooks
-from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, measure
-from interp.evaluation.steering_arms import ARMS, plan_arms
-from interp.evaluation.steering_table import made_of, steering_table
-from interp.evaluation.steering_vectors import means_of_texts
+from interp.bottlenecks.store import load_codebooks
+from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, made_of, measure, steering_table
+from interp.evaluation.steering_conditions import ARMS, means_of_texts, plan_arms
 from interp.models import Model, load_model
 from interp.progress import bar
 from interp.steering import Topic, load_topic, topic_names
-from interp.steering.gains import read_gains
-from interp.steering.kept import FINDER, find_or_recall, identity
-from interp.steering.target import find_target
+from interp.steering.cache import FINDER, find_or_recall, identity
+from interp.steering.find_codes import read_gains
+from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 from interp.steering.topics import development_topic_names
 

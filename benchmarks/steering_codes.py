@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import hypergeom
 
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
 from interp.steering import FoundCode, FoundCodes, Verdict, load_topic, topic_names
-from interp.steering.find import RANKINGS
-from interp.steering.kept import identity, recall, request_key
+from interp.steering.cache import identity, recall, request_key
+from interp.steering.find_codes import RANKINGS
 
 LEVEL, FIRST = 0.05, 20
 

@@ -18,18 +18,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.files import write_json
 from interp.models import load_model
 from interp.steering import find_codes, load_topic, steer, topic_names
+from interp.steering.cache import SHIPPED, identity, recall, request_key, write_shipped
+from interp.steering.code_set import SCALE, FoundCodes
+from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts
-from interp.steering.controls import random_codes
 from interp.steering.edits import WeightedCode, code_edits, written
-from interp.steering.find import RANKINGS
-from interp.steering.found import SCALE, FoundCodes
-from interp.steering.kept import SHIPPED, identity, recall, request_key, write_shipped
-from interp.steering.presets import FILE, FORMAT
-from interp.steering.topics import holds_word, neutral_texts
+from interp.steering.find_codes import RANKINGS
+from interp.steering.topics import FILE, FORMAT, holds_word, neutral_texts
 
 TEMPERATURE = 0.7
 SEED = 1  # texts were looked at with seed 0 while the rule was chosen

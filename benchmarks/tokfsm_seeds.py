@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 
-from interp.tokfsm.table import (
+from benchmarks.tokfsm.table import (
     NAMES,
     PHASE,
     PUBLISHED,

@@ -26,7 +26,7 @@ def parts(folder: Path):
     """Model, start and text, the same in every process."""
     import torch
 
-    from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+    from interp.bottlenecks.fit import FitConfig, fit_codebooks
     from interp.models import load_model
     from interp.text import TextBlocks
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.models import load_model, parse_site
-from interp.runs import Run
+from interp.runs.run import Run
 from tests.browser.workbench import Tab, serve
 from tests.chromium import FLAGS, chromium_path
 

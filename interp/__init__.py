@@ -16,14 +16,14 @@ if "torch" not in sys.modules:
 
 # torch and transformer-lens take seconds to import: names are fetched when they are first used
 _EXPORTS = {
-    "discover": "interp.discovery",
-    "Run": "interp.runs",
+    "discover": "interp.runs.discover",
+    "Run": "interp.runs.run",
     "load_model": "interp.models",
     "load_task": "interp.tasks",
     "load_reference": "interp.circuits.references",
     "write_report": "interp.report",
     "attach": "interp.bottlenecks.attach",
-    "load_codebooks": "interp.bottlenecks.book_folder",
+    "load_codebooks": "interp.bottlenecks.store",
     "steer": "interp.steering",
     "find_codes": "interp.steering",
     "generate": "interp.models.generate",

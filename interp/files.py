@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 _SAMPLE_BYTES = 1 << 20
 _TEMPORARY = 14

@@ -1,17 +1,17 @@
 """Tasks: pairs of a clean and a corrupt prompt, ready for any tokenizer."""
 
-from .agreement import Agreement
-from .antonym import Antonym
-from .capital import Capital
-from .docstring import Docstring
-from .errors import InputError, TooFewPairs
-from .greater_than import GreaterThan
-from .ioi import IOI
-from .pairs import Metric, PromptPair, PromptPairs, Task
-from .prompt_file import PromptFile, write_prompt_file
-from .pronoun import Pronoun
-from .registry import load_task, task_names
-from .successor import Successor
+from interp.errors import InputError, TooFewPairs
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Task
+from interp.prompts.prompt_file import PromptFile, write_prompt_file
+from interp.tasks.agreement import Agreement
+from interp.tasks.antonym import Antonym
+from interp.tasks.capital import Capital
+from interp.tasks.docstring import Docstring
+from interp.tasks.greater_than import GreaterThan
+from interp.tasks.ioi import IOI
+from interp.tasks.pronoun import Pronoun
+from interp.tasks.registry import load_task, task_names
+from interp.tasks.successor import Successor
 
 __all__ = [
     "IOI",

@@ -3,9 +3,18 @@
 import random
 from functools import partial
 
-from .encoding import PromptEncoder
-from .pairs import Metric, PromptPairs
-from .sampling import check_request, collect, dealt, draw_unseen, fill, read_data, require_words, seeded
+from interp.prompts.encoding import PromptEncoder
+from interp.prompts.pairs import Metric, PromptPairs
+from interp.prompts.sampling import (
+    check_request,
+    collect,
+    dealt,
+    draw_unseen,
+    fill,
+    read_data,
+    require_words,
+    seeded,
+)
 
 
 class Antonym:

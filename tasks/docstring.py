@@ -3,9 +3,9 @@
 import random
 from dataclasses import dataclass, replace
 
-from .encoding import Piece, PromptEncoder
-from .pairs import Metric, PromptPair, PromptPairs
-from .sampling import check_request, collect, draw_unseen, read_data, require_words, seeded
+from interp.prompts.encoding import Piece, PromptEncoder
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.sampling import check_request, collect, draw_unseen, read_data, require_words, seeded
 
 NAMES_NEEDED = 12
 """A method and six arguments, and five more for ``random_random``."""

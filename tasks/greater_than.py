@@ -3,10 +3,10 @@
 import random
 from dataclasses import dataclass
 
-from .encoding import Piece, PromptEncoder
-from .errors import InputError, TooFewPairs
-from .pairs import Metric, PromptPair, PromptPairs
-from .sampling import check_request, collect, read_data, require_words, seeded
+from interp.errors import InputError, TooFewPairs
+from interp.prompts.encoding import Piece, PromptEncoder
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.sampling import check_request, collect, read_data, require_words, seeded
 
 CENTURIES = range(11, 18)
 LAST_TWO = range(2, 99)

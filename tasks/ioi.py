@@ -4,9 +4,17 @@ import random
 import re
 from functools import partial
 
-from .encoding import Piece, PromptEncoder
-from .pairs import Metric, PromptPair, PromptPairs
-from .sampling import check_request, collect, dealt, draw_unseen, read_data, require_words, seeded
+from interp.prompts.encoding import Piece, PromptEncoder
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.sampling import (
+    check_request,
+    collect,
+    dealt,
+    draw_unseen,
+    read_data,
+    require_words,
+    seeded,
+)
 
 NAMES_NEEDED = 5
 """IO and S and three more for ``abc``."""

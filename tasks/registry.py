@@ -10,17 +10,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from .agreement import Agreement
-from .antonym import Antonym
-from .capital import Capital
-from .docstring import Docstring
-from .errors import InputError, one_line, whole_number
-from .greater_than import GreaterThan
-from .ioi import IOI
-from .pairs import Metric, Task
-from .prompt_file import PromptFile
-from .pronoun import Pronoun
-from .successor import Successor
+from interp.errors import InputError, one_line, whole_number
+from interp.prompts.pairs import Metric, Task
+from interp.prompts.prompt_file import PromptFile
+from interp.tasks.agreement import Agreement
+from interp.tasks.antonym import Antonym
+from interp.tasks.capital import Capital
+from interp.tasks.docstring import Docstring
+from interp.tasks.greater_than import GreaterThan
+from interp.tasks.ioi import IOI
+from interp.tasks.pronoun import Pronoun
+from interp.tasks.successor import Successor
 
 SHIPPED = {
     task.name: task for task in (IOI, GreaterThan, Docstring, Agreement, Pronoun, Capital, Successor, Antonym)
@@ -32,7 +32,7 @@ _FAILURES = (Exception, SystemExit)
 
 def task_names() -> tuple[str, ...]:
     """The names of all tasks that ship, those of the planted models last."""
-    from .planted import planted_task_names
+    from interp.planted.tasks import planted_task_names
 
     return (*SHIPPED, *planted_task_names())
 
@@ -59,7 +59,7 @@ def load_task(spec: str | Path | Task | object) -> Task:
     if spec in SHIPPED:
         return SHIPPED[spec]()
     if spec.startswith("planted-"):
-        from .planted import load_planted_task
+        from interp.planted.tasks import load_planted_task
 
         return load_planted_task(spec)
     if Path(spec).suffix.lower() in (".json", ".jsonl"):

@@ -4,7 +4,7 @@ import numpy as np
 
 from interp.evaluation.ablation import BATCH_SIZE, Ablator
 from interp.models import Model
-from interp.tasks.pairs import PromptPairs
+from interp.prompts.pairs import PromptPairs
 
 
 def ablated_metric(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.cli import main
+from interp.cli.main import main
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """For processes of their own: two threads on two busy cores are many times slower than one."""

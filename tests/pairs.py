@@ -2,7 +2,7 @@
 
 import torch
 
-from interp.tasks.pairs import PromptPair, PromptPairs
+from interp.prompts.pairs import PromptPair, PromptPairs
 
 
 def random_pairs(

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-import interp.doctor  # noqa: F401 - with all that it imports, before any test replaces load_model
+import interp.cli.doctor  # noqa: F401 - with all that it imports, before any test replaces load_model
 from interp.models import load_model
 from tests.command_line import tree
 from tests.models.tiny_gguf import make_llama, write_gguf

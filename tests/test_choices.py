@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from interp.bottlenecks import CodebookConfig, DiscreteSAEConfig
-from interp.bottlenecks.fitting import FitConfig
+from interp.bottlenecks.fit import FitConfig
+from interp.errors import InputError
 from interp.evaluation.steering import SteeringConfig
-from interp.scores import METHODS, load_method
-from interp.tasks.errors import InputError
+from interp.scores.registry import METHODS, load_method
 from interp.training import TrainConfig
 
 CHOICES = [

@@ -19,13 +19,13 @@ import typer
 import interp
 from interp.circuits.graph_json import read_graph
 from interp.circuits.references import reference_names
-from interp.cli import app
+from interp.cli.main import app
+from interp.cli.options import DEFAULT_MODEL, file_name
 from interp.models import model_names
-from interp.models.planted import planted_truth
-from interp.options import DEFAULT_MODEL, file_name
+from interp.planted.models import planted_truth
 from interp.report.repeat import command_line, python_lines, reference_command
-from interp.runs import Run
-from interp.scores import METHODS
+from interp.runs.run import Run
+from interp.scores.registry import METHODS
 from interp.tasks import task_names
 from tests.command_line import ONE_THREAD
 
@@ -40,7 +40,7 @@ def journey(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     folder = tmp_path_factory.mktemp("journey")
     words = ["discover", PLANTED, "-n", "16", "--json", "results/mine.json"]
     done = subprocess.run(
-        [sys.executable, "-m", "interp.cli", *words],
+        [sys.executable, "-m", "interp.cli.main", *words],
         cwd=folder,
         env=os.environ | ONE_THREAD,
         capture_output=True,
@@ -147,7 +147,7 @@ def test_json_to_stdout_is_json_and_nothing_else(command):
 
 def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
     Path("mine.py").write_text(
-        "from interp.tasks.planted import PlantedNames\n\n\nclass Mine(PlantedNames):\n"
+        "from interp.planted.tasks import PlantedNames\n\n\nclass Mine(PlantedNames):\n"
         "    def __init__(self):\n        super().__init__('giving')\n",
         encoding="utf-8",
     )
@@ -175,7 +175,7 @@ def test_a_file_name_that_is_no_text_is_refused_before_anything_is_done(command)
 
 def test_a_terminal_of_few_characters_shows_what_it_can():
     done = subprocess.run(
-        [sys.executable, "-m", "interp.cli", "tasks"],
+        [sys.executable, "-m", "interp.cli.main", "tasks"],
         env=os.environ | ONE_THREAD | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
@@ -244,7 +244,7 @@ def test_lists_name_everything_there_is(command):
 
 def test_lists_and_help_load_nothing_heavy():
     code = (
-        "import sys, contextlib, io\nfrom interp.cli import app\n"
+        "import sys, contextlib, io\nfrom interp.cli.main import app\n"
         "for words in (['--help'], ['discover', '--help'], ['--version'], ['tasks'], ['models']):\n"
         "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
         "        app(words, standalone_mode=False)\n"
@@ -328,7 +328,7 @@ def test_a_reference_is_measured_saved_and_shown_again(command):
 
 
 def test_an_interrupted_measurement_goes_on_where_it_stopped(command, monkeypatch):
-    from interp.scores.partial import PartialEffects
+    from interp.scores.patching import PartialEffects
 
     record, calls = PartialEffects.record, []
 
@@ -428,7 +428,7 @@ def test_doctor_notices_a_circuit_that_is_not_found(command, monkeypatch):
     class Wrong:
         members = ({"site": "a0.h0"},)
 
-    monkeypatch.setattr("interp.discovery.discover", lambda *_args, **_kwargs: Wrong)
+    monkeypatch.setattr("interp.runs.discover.discover", lambda *_args, **_kwargs: Wrong)
     monkeypatch.setattr("interp.models.load_model", lambda: 1 / 0)
     outcome = command("doctor")
     assert outcome.code == 1 and "FAIL planted circuit: found a0.h0, but" in outcome.out
@@ -439,7 +439,7 @@ def test_doctor_reports_what_is_not_installed(command, monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("importlib.metadata.version", version)
-    monkeypatch.setitem(sys.modules, "interp.discovery", None)  # its import fails
+    monkeypatch.setitem(sys.modules, "interp.runs.discover", None)  # its import fails
     monkeypatch.setattr("interp.models.load_model", lambda: 1 / 0)
     outcome = command("doctor")
     assert outcome.code == 1 and outcome.err == ""

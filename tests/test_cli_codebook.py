@@ -94,7 +94,7 @@ def test_an_interrupted_fit_says_where_it_goes_on_from(command, model, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("interp.bottlenecks.fitting._learn", interrupted)
+        patch.setattr("interp.bottlenecks.fit._learn", interrupted)
         done = command("fit", "--model", model, *FIT, "--out", "books")
     assert done.code == 130 and "the same command goes on from books" in done.error
     assert command("fit", "--model", model, *FIT, "--out", "books").code == 0

@@ -8,26 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp import Run, discover, record
+from interp import Run, discover
 from interp.circuits.graph_json import read_graph, write_graph
 from interp.circuits.references import load_reference
+from interp.errors import InputError
 from interp.models import load_model
-from interp.models.planted import load_planted_model, planted_truth
+from interp.models.residual_writes import Wiring
 from interp.models.save import check_saveable
 from interp.models.sites import expand_sites
-from interp.models.wiring import Wiring
-from interp.record import EXAMPLES
-from interp.reference import measure_reference
+from interp.planted.models import load_planted_model, planted_truth
+from interp.planted.tasks import load_planted_task
 from interp.report import render_report
 from interp.report.repeat import command_line, python_lines
-from interp.scores import METHODS, method_config
-from interp.scores.code_edges import code_edges
-from interp.scores.codes import CodesConfig
+from interp.runs import record
+from interp.runs.measure import measure_reference
+from interp.runs.record import EXAMPLES
+from interp.scores.adaptive_patching.edges import code_edges
+from interp.scores.adaptive_patching.method import CodesConfig
 from interp.scores.overlap import OverlapConfig
+from interp.scores.registry import METHODS, method_config
 from interp.scores.subnetwork_probing import SubnetworkProbingConfig
 from interp.tasks import IOI, PromptPairs, Task, load_task, write_prompt_file
-from interp.tasks.errors import InputError
-from interp.tasks.planted import load_planted_task
 
 FAST = {
     "overlap": OverlapConfig(epochs=50, n_codes=40),
@@ -204,7 +205,7 @@ def test_a_path_stands_for_a_model(tiny_model_folder):
 def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
     """Else a published circuit of a task of its name would judge it."""
     (tmp_path / "mine.py").write_text(
-        "from interp.tasks.planted import load_planted_task\n\n\n"
+        "from interp.planted.tasks import load_planted_task\n\n\n"
         "def mine():\n    return load_planted_task('planted-induction')\n\n\ntask = mine()\n"
     )
     spec = tmp_path / "mine.py:task"
@@ -304,7 +305,7 @@ def test_edges_are_scored_by_the_discovery_s_own_threshold_and_batch_size(monkey
         seen.append(args[3])
         return code_edges(*args, **kwargs)
 
-    monkeypatch.setattr("interp.scores.code_edges.code_edges", watched)
+    monkeypatch.setattr("interp.scores.adaptive_patching.edges.code_edges", watched)
     discover("planted-inhibition", n=16, threshold=0.3, batch_size=2)
     assert (seen[0].threshold, seen[0].batch_size) == (0.3, 2)
 
@@ -349,7 +350,7 @@ def test_what_the_model_does_the_wrong_way_round_is_told_before_the_swaps(monkey
     def never(*_given, **_options):
         raise AssertionError
 
-    monkeypatch.setattr("interp.discovery.check", never)
+    monkeypatch.setattr("interp.runs.discover.check", never)
     with pytest.raises(InputError, match="which is less: are answers and wrong answers"):
         discover(_renamed(load_task("planted-induction"), exchanged), model="planted-induction", n=8)
 

@@ -13,9 +13,9 @@ import pytest
 from safetensors import SafetensorError
 
 import interp
-from interp.models.planted import load_planted_model
-from interp.runs import ARRAYS, DETAILS, RESULT, Run
-from interp.tasks.planted import load_planted_task
+from interp.planted.models import load_planted_model
+from interp.planted.tasks import load_planted_task
+from interp.runs.run import ARRAYS, DETAILS, RESULT, Run
 from tests.command_line import ONE_THREAD, Outcome, tree
 
 PLANTED = "planted-induction"
@@ -76,10 +76,10 @@ def _full_safetensors(*_args, **_kwargs):
 
 
 FAILURES = {
-    "arrays": ("interp.runs.save_file", _full_safetensors),
-    "text": ("interp.runs.write_text", _full),
-    "result": ("interp.runs.write_json", _full),
-    "renaming": ("interp.runs._replace", _full),
+    "arrays": ("interp.runs.run.save_file", _full_safetensors),
+    "text": ("interp.runs.run.write_text", _full),
+    "result": ("interp.runs.run.write_json", _full),
+    "renaming": ("interp.runs.run._replace", _full),
 }
 
 
@@ -141,8 +141,8 @@ def test_an_interrupt_between_the_two_renames_keeps_the_earlier_run(command, fin
 
 ENDLESS = """
 from pathlib import Path
-from interp.tasks.planted import load_planted_task
-from interp.tasks.pairs import PromptPairs
+from interp.planted.tasks import load_planted_task
+from interp.prompts.pairs import PromptPairs
 
 class Endless:
     name, metric, roles, counterfactuals, default_n = "endless", "logit_diff", ("END",), ("random",), 100_000
@@ -160,7 +160,7 @@ def test_ctrl_c_in_the_middle_leaves_the_earlier_run_and_nothing_else(finished, 
     before = tree(tmp_path)
     words = ["discover", "endless.py:Endless", "--model", PLANTED, "--method", "patching", "--out", "run"]
     process = subprocess.Popen(
-        [sys.executable, "-B", "-m", "interp.cli", *words, "--json", "mine.json"],
+        [sys.executable, "-B", "-m", "interp.cli.main", *words, "--json", "mine.json"],
         env=os.environ | ONE_THREAD,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -192,7 +192,7 @@ def test_running_out_of_memory_says_what_to_try(command, tmp_path, monkeypatch, 
     def fail(*_args, **_kwargs):
         raise RuntimeError(message)
 
-    monkeypatch.setattr("interp.discovery.discover", fail)
+    monkeypatch.setattr("interp.runs.discover.discover", fail)
     outcome = command(*DISCOVER)
     assert outcome.code == 1 and "--batch-size" in outcome.error
     assert list(tmp_path.iterdir()) == []
@@ -202,12 +202,14 @@ def test_a_bug_of_ours_is_not_dressed_up(command, monkeypatch):
     def fail(*_args, **_kwargs):
         raise RuntimeError("the axes do not fit")
 
-    monkeypatch.setattr("interp.discovery.discover", fail)
+    monkeypatch.setattr("interp.runs.discover.discover", fail)
     with pytest.raises(RuntimeError, match="axes"):
         command(*DISCOVER)
 
 
-@pytest.mark.parametrize("where", ["interp.scores.partial.save_file", "interp.circuits.measured.save_file"])
+@pytest.mark.parametrize(
+    "where", ["interp.scores.patching.save_file", "interp.circuits.exact_effects.save_file"]
+)
 def test_a_disk_that_fills_up_under_a_long_command_is_one_line(command, monkeypatch, where):
     monkeypatch.setattr(where, _full_safetensors)
     outcome = command("reference", PLANTED, "-n", "8")

@@ -15,47 +15,47 @@ ORDER = (
     "interp.activations",
     "interp.bottlenecks",
     "interp.training",
-    "interp.scores",
+    "interp.scores.registry",
     "interp.circuits",
     "interp.codesearch",
     "interp.steering",
     "interp.evaluation",
-    "interp.run_format",
-    "interp.runs",
-    "interp.record",
-    "interp.discovery",
-    "interp.reference",
+    "interp.runs.run_format",
+    "interp.runs.run",
+    "interp.runs.record",
+    "interp.runs.discover",
+    "interp.runs.measure",
     "interp.bench",
     "interp.tokfsm",
     "interp.report",
-    "interp.terminal",
-    "interp.console",
-    "interp.codebook_console",
-    "interp.steer_console",
-    "interp.index_console",
-    "interp.options",
-    "interp.listings",
-    "interp.doctor",
-    "interp.failures",
-    "interp.cli_app",
-    "interp.cli_bench",
-    "interp.cli_discover",
-    "interp.cli_codebook",
-    "interp.cli_export",
-    "interp.cli_grow",
-    "interp.cli_index",
-    "interp.cli_codebook_train",
-    "interp.cli_steer",
-    "interp.cli_reproduce",
-    "interp.cli_tasks",
-    "interp.cli",
+    "interp.cli.terminal",
+    "interp.cli.render",
+    "interp.cli.render",
+    "interp.cli.render",
+    "interp.cli.render",
+    "interp.cli.options",
+    "interp.cli.terminal",
+    "interp.cli.doctor",
+    "interp.cli.failures",
+    "interp.cli.app",
+    "interp.cli.bench",
+    "interp.cli.discover",
+    "interp.cli.codebook",
+    "interp.cli.discover",
+    "interp.cli.discover",
+    "interp.cli.index",
+    "interp.cli.codebook",
+    "interp.cli.steer",
+    "benchmarks.tokfsm.__main__",
+    "interp.cli.tasks",
+    "interp.cli.main",
     "interp.app",
 )
-EVERYWHERE = ("interp.defaults", "interp.files", "interp.intervals", "interp.progress", "interp.tasks.errors")
+EVERYWHERE = ("interp.defaults", "interp.files", "interp.stats", "interp.progress", "interp.errors")
 ONLY_IN = {
     "transformer_lens": ("interp.models",),
     "streamlit": ("interp.app",),
-    "sae_lens": ("interp.bottlenecks.sae_lens",),
+    "sae_lens": ("interp.bottlenecks.interop.sae_lens",),
 }
 
 
@@ -123,7 +123,7 @@ def test_no_file_of_the_app_shadows_the_standard_library():
         assert path.stem not in sys.stdlib_module_names - {"__main__"}, path
 
 
-@pytest.mark.parametrize("module", ["interp", "interp.cli", "interp.tasks"])
+@pytest.mark.parametrize("module", ["interp", "interp.cli.main", "interp.tasks"])
 def test_light_modules_import_no_heavy_library(module):
     heavy = ("torch", "transformers", "transformer_lens", "plotly", "pandas", "sklearn", "streamlit", "scipy")
     code = f"import {module}, sys; print([m for m in {heavy!r} if m in sys.modules])"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from interp.runs import Run
-from interp.terminal import plain_console
+from interp.cli.terminal import plain_console
+from interp.runs.run import Run
 from tests.command_line import ONE_THREAD, tree
 
 PLANTED = "planted-induction"
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A folder with a run, a prompt file and a model's folder."""
-    from interp.discovery import discover
-    from interp.models.planted import load_planted_model
-    from interp.tasks.planted import load_planted_task
-    from interp.tasks.prompt_file import write_prompt_file
+    from interp.planted.models import load_planted_model
+    from interp.planted.tasks import load_planted_task
+    from interp.prompts.prompt_file import write_prompt_file
+    from interp.runs.discover import discover
 
     folder = tmp_path_factory.mktemp("made")
     discover(PLANTED, n=6).save(folder / "run")
@@ -74,7 +74,7 @@ def test_results_in_a_folder_that_only_looks_like_one_of_ours_are_replaced(comma
 
 def test_a_class_of_one_s_own_replaces_its_own_run_and_no_other(command):
     source = (
-        "from interp.tasks.planted import load_planted_task\nmine = load_planted_task('planted-induction')\n"
+        "from interp.planted.tasks import load_planted_task\nmine = load_planted_task('planted-induction')\n"
     )
     for place in ("one.py", "two.py"):
         Path(place).write_text(source)
@@ -197,7 +197,7 @@ def test_a_terminal_of_no_width_is_written_to_all_the_same(monkeypatch):
 
 
 def _shell(line: str) -> subprocess.CompletedProcess:
-    interp = f"{sys.executable} -m interp.cli"
+    interp = f"{sys.executable} -m interp.cli.main"
     words = ["bash", "-c", f"set -o pipefail; {line.replace('interp', interp)}"]
     return subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | ONE_THREAD)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.runs import Run
+from interp.runs.run import Run
 
 PLANTED = "planted-inhibition"
 pytestmark = pytest.mark.usefixtures("elsewhere")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import interp
+from interp.errors import InputError
 from interp.report import render_report
 from interp.report.compare import compare_runs
-from interp.run_format import fault_of_details, fault_of_result
-from interp.runs import DETAILS, RESULT, Run
-from interp.tasks.errors import InputError
+from interp.runs.run import DETAILS, RESULT, Run
+from interp.runs.run_format import fault_of_details, fault_of_result
 
 RENDERED = 1
 """Reports made of a place's values that are let through: making one is what takes time."""

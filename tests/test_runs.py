@@ -11,11 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from interp import discover
 from interp.circuits.references import load_reference
+from interp.errors import InputError
 from interp.files import check_folder
-from interp.models.planted import load_planted_model
-from interp.runs import ARRAYS, DETAILS, RESULT, Run, _replace, check_destination
+from interp.planted.models import load_planted_model
+from interp.runs.run import ARRAYS, DETAILS, RESULT, Run, _replace, check_destination
 from interp.tasks import PromptFile, load_task, write_prompt_file
-from interp.tasks.errors import InputError
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_failing_write_leaves_the_earlier_run_and_no_debris(run, tmp_path, mon
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("interp.runs.save_file", full)
+    monkeypatch.setattr("interp.runs.run.save_file", full)
     with pytest.raises(OSError, match="No space"):
         Run({**run.result, "seed": 5}, {}, run.arrays).save(tmp_path / "run")
     assert Run.load(tmp_path / "run").result["seed"] == 0

@@ -78,7 +78,7 @@ def test_it_finds_a_circuit_where_the_repository_is_not(installed, tmp_path):
     files = _run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).stdout.split()
     assert [Path(file).is_relative_to(installed) for file in files] == [True] * 3
     words = ["discover", "planted-induction", "-n", "8", "--out", "run"]
-    done = _run("-m", "interp.cli", *words, cwd=tmp_path, PYTHONPATH=str(installed))
+    done = _run("-m", "interp.cli.main", *words, cwd=tmp_path, PYTHONPATH=str(installed))
     assert "3 members" in done.stdout
     result = json.loads((tmp_path / "run" / "run.json").read_text())
     assert {part["site"] for part in result["heads"] if part["in_circuit"]} == {"a0.h3", "a1.h1", "a2.h4"}
@@ -91,7 +91,7 @@ def test_the_workbench_comes_along_and_starts(installed, tmp_path):
     assert main.is_relative_to(installed)
     assert (main.parent / "views" / "circuit.py").is_file()
     port = free_port()
-    command = [sys.executable, "-m", "interp.cli", "app", "--port", str(port)]
+    command = [sys.executable, "-m", "interp.cli.main", "app", "--port", str(port)]
     with (
         started(command, port, tmp_path / "log", cwd=tmp_path, PYTHONPATH=str(installed)) as address,
         urllib.request.urlopen(address) as answer,

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import PairBatch
+from interp.errors import InputError, check_choice
 from interp.models import Model
-from interp.tasks.errors import InputError, check_choice
-from interp.tasks.pairs import PromptPairs
+from interp.prompts.pairs import PromptPairs
 
 Positions = Literal["mean", "last", "roles"]
 

@@ -3,6 +3,8 @@
 The forward passes are nearly all of the cost of a discovery, so they are made once: :func:`feed` runs the corrupt
 and the clean prompts in batches of equal length (no padding, no mask) and hands each batch to all consumers — the
 attribution scores, the means that codes are read from, whatever a new method needs — which reduce it and let it go.
+
+Progress of methods whose work is known only as it goes: told in hundredths.
 """
 
 import itertools
@@ -16,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.metric import task_metric
+from interp.errors import InputError
 from interp.models import Model, has_mlps, hooked, model_device
 from interp.models.vocabulary import check_tokens
-from interp.tasks.errors import InputError
-from interp.tasks.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 
 BOTH_SIDES = 2.0
 """Forward-pass equivalents a pair: the clean and the corrupt prompt."""
@@ -226,3 +228,20 @@ def _detached(side: Activations) -> Activations:
 def _chunks(items: list[int], size: int) -> Iterator[tuple[int, ...]]:
     for begin in range(0, len(items), size):
         yield tuple(items[begin : begin + size])
+
+
+HUNDREDTHS = 100
+
+
+def percent(progress: Progress | None) -> Callable[[float], None]:
+    """A function that is told which share of the work is done, and passes on whole hundredths, 100 in all."""
+    told = 0
+
+    def tell(share: float) -> None:
+        nonlocal told
+        now = int(HUNDREDTHS * min(1.0, share) + 1e-9)
+        if progress is not None and now > told:
+            progress(now - told)
+        told = max(told, now)
+
+    return tell

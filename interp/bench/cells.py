@@ -18,14 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from interp.activations.stream import Progress
-from interp.bench.plan import drawn
-from interp.bench.store import Say, read_record, write_record
+from interp.bench.plan import Say, drawn, read_record, write_record
 from interp.files import atomic_path
 from interp.models import Model, describe_model
-from interp.scores import Scores, load_method, method_config
-from interp.scores.growth import GrowthConfig
+from interp.prompts.pairs import PromptPairs
+from interp.scores.adaptive_patching.nested import GrowthConfig
+from interp.scores.registry import Scores, load_method, method_config
 from interp.scores.result import EdgeScore
-from interp.tasks.pairs import PromptPairs
 
 POOL_FILE = "pool.safetensors"
 CHUNK = 100

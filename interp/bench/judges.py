@@ -8,22 +8,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.bench.plan import REFERENCE_SEED, Target, drawn
-from interp.bench.store import Say
-from interp.circuits.measured import MeasuredReference
+from interp.bench.plan import REFERENCE_SEED, Say, Target, drawn
+from interp.circuits.exact_effects import MeasuredReference
 from interp.circuits.references import Reference, reference_for, written_reference
+from interp.circuits.verify import check_gap
 from interp.defaults import THRESHOLD
-from interp.evaluation.edge_recovery import recover_edges
-from interp.evaluation.gap import check_gap
-from interp.evaluation.recovery import recover
+from interp.errors import InputError
+from interp.evaluation.recovery import recover, recover_edges
 from interp.evaluation.stability import precision_at
 from interp.models import Model, describe_model, weights_checksum
 from interp.progress import Stage
+from interp.prompts.pairs import PromptPairs, Task
+from interp.prompts.sampling import held_out_pairs
 from interp.scores.patching import PatchingConfig, patching
 from interp.scores.result import EdgeScore
-from interp.tasks.errors import InputError
-from interp.tasks.holdout import held_out_pairs
-from interp.tasks.pairs import PromptPairs, Task
 
 AGREEMENT = ("roc_auc", "average_precision", "precision_at_n", "spearman")
 

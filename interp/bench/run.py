@@ -1,17 +1,252 @@
-"""The bench itself: target by target and method by method, every cell saved as soon as it is known."""
+"""The bench itself: target by target and method by method, every cell saved as soon as it is known.
 
+One task on one model: its pairs, its judges, and every cell of a method, read where it is kept, else made.
+"""
+
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from interp.activations.stream import BATCH_SIZE
-from interp.bench.plan import YARDSTICK, Plan, Target
-from interp.bench.store import Say
+from interp.bench.cells import Outcome, Runner, Tell
+from interp.bench.judges import Court, convene
+from interp.bench.plan import (
+    LIMITS,
+    POOL_SEED,
+    SMALL,
+    YARDSTICK,
+    Plan,
+    Say,
+    Target,
+    drawn,
+    read_record,
+    write_record,
+)
 from interp.bench.table import Cell, one_line, tabulate
-from interp.bench.target import TargetBench
-from interp.models import Model, describe_model, load_model, load_tokenizer
+from interp.errors import InputError
+from interp.evaluation.ablation import Ablator
+from interp.evaluation.faithfulness import faithfulness_curves
+from interp.evaluation.stability import best_heads, bootstrap_stability, mean_jaccard
+from interp.models import Model, describe_model, load_model, load_tokenizer, weights_checksum
 from interp.progress import Stage, silent
-from interp.tasks.errors import InputError
+from interp.prompts.pairs import PromptPairs, Task
+from interp.prompts.sampling import as_many_as_there_are, held_out_pairs, sample_pairs
+from interp.scores.adaptive_patching.edges import CodeEdgesConfig
+from interp.scores.adaptive_patching.nested import GrowthConfig
+from interp.scores.registry import load_method
+from interp.tasks import load_task
+
+RERUNS = 5
+"""Bootstrap resamples of a method that has to run again for each; resampling scores per pair costs nothing."""
+
+
+def pool_of(task: Task, tokenizer, plan: Plan) -> PromptPairs:
+    """The pairs that seeds draw from.
+
+    Of a task that has no more than the plan's pool and reference it is half of what there is, and at least what the
+    plan asks for, so that others are left to judge by.
+
+    Raises:
+        InputError: no others are left.
+    """
+
+    def sample(n: int) -> PromptPairs:
+        return sample_pairs(task, tokenizer, n, n, POOL_SEED)
+
+    enough = plan.pool + plan.reference
+    there = len(as_many_as_there_are(sample, enough))
+    if there == enough:
+        return sample(plan.pool)
+    if there <= (most := max(plan.pairs)):
+        raise InputError(
+            f"task {task.name!r} has {there} pairs, and --pairs asks for {most}: others are needed to judge by"
+        )
+    return sample(min(plan.pool, max(most, there // 2)))
+
+
+@dataclass
+class TargetBench:
+    """All that the cells of one target share.
+
+    Attributes:
+        weights: the model's :func:`~interp.models.weights_checksum`.
+    """
+
+    target: Target
+    plan: Plan
+    model: Model
+    weights: str
+    folder: Path
+    pool: PromptPairs
+    held_out: PromptPairs
+    court: Court
+    batch_size: int
+    say: Say
+    _ablator: Ablator | None = None
+
+    @classmethod
+    def prepare(
+        cls, target: Target, plan: Plan, model: Model, out: Path, *, batch_size: int, stage: Stage, say: Say
+    ) -> "TargetBench":
+        """Sample the pairs, and find or measure the references."""
+        task, folder = load_task(target.task), out / target.folder
+        pool = pool_of(task, model.tokenizer, plan)
+        held_out = held_out_pairs(task, model.tokenizer, plan.held_out, pool)
+        n = plan.reference
+        court = convene(target, task, model, folder, pool, n=n, batch_size=batch_size, stage=stage, say=say)
+        weights = weights_checksum(model)  # which takes a third of a second: once for all cells
+        return cls(target, plan, model, weights, folder, pool, held_out, court, batch_size, say)
+
+    def cells_of(self, method: str) -> tuple[tuple[int, int], ...]:
+        """(pairs, seed) of every cell that the method is given here."""
+        cells = self.plan.cells(method, self._n_heads)
+        if method == YARDSTICK:
+            return tuple(cell for cell in cells if cell[0] < self.court.measured.n_pairs)
+        return cells
+
+    def run(
+        self, method: str, cells: Sequence[tuple[int, int]], tell: Tell
+    ) -> tuple[list[Cell], dict[int, str]]:
+        """Every cell of a method, and why there is none of some numbers of pairs.
+
+        Raises:
+            InputError: the method cannot be used on this model or task, whatever the number.
+        """
+        runner, folder = self._runner(method), self.folder / method
+        common = self._settings(method, runner)
+        if runner is not None:
+            runner.prepare(cells, lambda share: tell(share / 2))
+        kept: dict[tuple[int, int], dict] = {}
+        refused: dict[int, str] = {}
+        for done, (n, seed) in enumerate(cells):
+            path = folder / f"n{n}-seed{seed}.json"
+            held_out = self.held_out.digest() if self.plan.runs_alone(n, seed) else None
+            settings = {**common, "n": n, "seed": seed, "held_out": held_out}
+            if held_out and runner is not None and load_method(method).alone is not None:
+                settings["alone"] = asdict(GrowthConfig())
+            result = read_record(path, settings, self.say)
+            if result is None:
+                begin, width = 0.5 + done / len(cells) / 2, 0.5 / len(cells)
+                try:
+                    result = self._judge(runner, n, seed, lambda share, b=begin, w=width: tell(b + share * w))
+                except InputError as error:
+                    refused.setdefault(n, str(error))
+                    continue
+                write_record(path, settings, result)
+            kept[n, seed] = result
+        if refused and not kept:
+            raise InputError(next(iter(refused.values())))
+        stable = {}
+        for n in self._resampled(method, runner, [*kept]):
+            path, settings = folder / f"stability-n{n}.json", {**common, "n": n}
+            stable[n] = read_record(path, settings, self.say)
+            if stable[n] is None:
+                stable[n] = self._stability(runner, n)
+                write_record(path, settings, stable[n])
+        size = self.court.judges[0].size
+        return [
+            Cell(self.target, method, n, seed, result, size, stable.get(n, {}).get("bootstrap_jaccard"))
+            for (n, seed), result in kept.items()
+        ], refused
+
+    @property
+    def _n_heads(self) -> int:
+        return self.model.cfg.n_layers * self.model.cfg.n_heads
+
+    @property
+    def ablator(self) -> Ablator:
+        """Of the held-out pairs, which are run once for all cells."""
+        if self._ablator is None:
+            self._ablator = Ablator(self.model, self.held_out, batch_size=self.batch_size)
+        return self._ablator
+
+    def _runner(self, method: str) -> Runner | None:
+        """``None`` for the yardstick, whose effects are measured already."""
+        if method == YARDSTICK:
+            return None
+        return Runner(
+            method,
+            self.model,
+            self.pool,
+            self.folder / method,
+            weights=self.weights,
+            edges_compared=any(judge.edges is not None for judge in self.court.judges),
+            batch_size=self.batch_size,
+            say=self.say,
+        )
+
+    def _settings(self, method: str, runner: Runner | None) -> dict:
+        digest = hashlib.sha256(np.ascontiguousarray(self.court.measured.heads).tobytes())
+        for judge in self.court.judges:
+            digest.update(judge.name.encode() + judge.truth.tobytes())
+        # heads' own settings stay as they are where edges are not compared: those cells are kept
+        apart = runner is not None and runner.scores_edges_apart
+        return ({"edges": asdict(CodeEdgesConfig())} if apart else {}) | {
+            "task": self.target.task,
+            "model": self.target.model,
+            "dtype": describe_model(self.model)["dtype"],
+            "method": method,
+            "config": {} if runner is None else runner.settings(),
+            "pairs": self.pool.digest(),
+            "weights": self.weights,
+            "references": digest.hexdigest()[:16],
+        }
+
+    def _judge(self, runner: Runner | None, n: int, seed: int, tell: Tell) -> dict:
+        judges = self.court.judges
+        if runner is None:
+            scores, judges = self.court.yardstick(n, seed)
+            outcome = Outcome(scores, n * self.court.yardstick_forwards(), None)
+        else:
+            outcome = runner.outcome(n, seed, lambda share: tell(share / 2))
+        faithful, alone_forwards = None, 0.0
+        if self.plan.runs_alone(n, seed):
+            order = outcome.heads
+            if runner is not None:
+                order, alone_forwards = runner.alone(n, seed, outcome, lambda share: tell((1 + share) / 2))
+            faithful = faithfulness_curves(self.ablator, order, seed=seed).to_dict()
+        return {
+            "heads": outcome.heads.tolist(),
+            "forwards": outcome.forwards,
+            "edge_forwards": outcome.edge_forwards,
+            "alone_forwards": alone_forwards,
+            "seconds": outcome.seconds,
+            "agreement": {
+                judge.name: judge.agreement(outcome.heads) | judge.edge_agreement(outcome.edges)
+                for judge in judges
+            },
+            "faithfulness": faithful,
+        }
+
+    def _resampled(
+        self, method: str, runner: Runner | None, cells: Sequence[tuple[int, int]]
+    ) -> Sequence[int]:
+        """Numbers of pairs at which the choice of heads is repeated on resamples of seed 0's pairs."""
+        sizes = sorted({n for n, _ in cells if n > 1})
+        if runner is None or runner.per_pair is not None:
+            return sizes
+        dear = method in LIMITS and self._n_heads > SMALL
+        return [] if dear else sizes[-1:]
+
+    def _stability(self, runner: Runner | None, n: int) -> dict:
+        size = self.court.judges[0].size
+        if runner is None:
+            measured = self.court.measured
+            value = bootstrap_stability(measured.heads[drawn(0, n, measured.n_pairs)], size)
+            return {"bootstrap_jaccard": value, "size": size}
+        indices = drawn(0, n, len(self.pool))
+        if runner.per_pair is not None:
+            return {"bootstrap_jaccard": bootstrap_stability(runner.per_pair[indices], size), "size": size}
+        circuits = []
+        for draw in range(RERUNS):
+            again = np.random.default_rng(draw).choice(indices, n).tolist()
+            circuits.append(best_heads(runner.heads(again, draw), size, seed=draw))
+        return {"bootstrap_jaccard": mean_jaccard(circuits), "size": size}
+
 
 _STEPS = 100
 """Steps of the progress bar a cell."""
@@ -35,7 +270,7 @@ def run_bench(
     and the table says why.
 
     Args:
-        out: folder that holds every cell; see :mod:`interp.bench.store`.
+        out: folder that holds every cell; see :mod:`interp.bench.plan`.
         say: told one line a method, and about files that had to be made again.
 
     Raises:

@@ -1,8 +1,7 @@
 """Bottlenecks: activations as integer codes, and back. Each line that imports a class registers it."""
 
-from interp.bottlenecks.base import BOTTLENECKS, Bottleneck, load_bottleneck, register
+from interp.bottlenecks.base import BOTTLENECKS, NO_CODE, Bottleneck, Codes, load_bottleneck, register
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
-from interp.bottlenecks.codes import NO_CODE, Codes
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
 from interp.bottlenecks.metric_codebook import MetricCodebook

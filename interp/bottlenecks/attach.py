@@ -28,12 +28,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, straight_through
-from interp.bottlenecks.codes import Codes
+from interp.bottlenecks.base import Bottleneck, Codes, straight_through
 from interp.bottlenecks.edits import Edit, Ids, Positions, needs_strength
+from interp.errors import InputError
 from interp.models import Model, Site, hooked, model_device, resolve_site
-from interp.models.positions import forwards_watched
-from interp.tasks.errors import InputError
+from interp.models.hooks import forwards_watched
 
 
 def attach(model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: bool = False) -> "Attached":
@@ -150,7 +149,7 @@ class Attached:
 
         Args:
             site: one of the attached.
-            ids: one id (:data:`~interp.bottlenecks.codes.NO_CODE` empties a slot), ids that broadcast to
+            ids: one id (:data:`~interp.bottlenecks.base.NO_CODE` empties a slot), ids that broadcast to
                 [batch, pos, (group,) slot] of what is chosen, or a function of such ids and the position numbers.
             positions: a number, several, ``slice(n, None)`` for all from n on, None for all; columns of the token
                 batch from 0, with and without a KV cache alike.

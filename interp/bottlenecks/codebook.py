@@ -9,22 +9,99 @@ Tamkin, Taufeeque & Goodman 2023 (arXiv 2310.17230), §2: with codes c_1 … c_C
 
 Two options leave the paper: ``selection="residual"`` picks one code after another, each for what is still left
 (the paper's k codes are often near-duplicates of each other), and ``magnitude="kept"`` gives codes a strength.
+
+What a codebook is made by.
+
+A codebook made ready for comparing vectors with it: what does not change from call to call.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.bottlenecks.base import Bottleneck, grouped_rows, register, straight_through
-from interp.bottlenecks.codebook_config import CodebookConfig
-from interp.bottlenecks.codes import Codes, count_codes, id_dtype, sum_of_codes
-from interp.bottlenecks.compared import Compared
-from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, similarities_at_once
-from interp.bottlenecks.refit import refit
-from interp.tasks.errors import InputError
+from interp.bottlenecks.base import (
+    Bottleneck,
+    Codes,
+    count_codes,
+    grouped_rows,
+    id_dtype,
+    register,
+    straight_through,
+    sum_of_codes,
+)
+from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit, similarities_at_once
+from interp.errors import InputError, check_fields
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A book as vectors are compared with it.
+
+    Attributes:
+        codes: in the space of the comparison.
+        norm: their lengths.
+        factors, offset: ⟨vector, factor⟩ + offset is highest for the code to choose.
+    """
+
+    codes: Float[Tensor, "group code d_in"]
+    norm: Float[Tensor, "group code"]
+    factors: Float[Tensor, "group code d_in"]
+    offset: Float[Tensor, "group 1 code"] | None
+
+    def gain(
+        self, rows: Float[Tensor, "group row d_in"], without: Bool[Tensor, "group code"] | None
+    ) -> Float[Tensor, "group row code"]:
+        """Higher is better; −∞ for codes that are left out."""
+        factors = self.factors.mT
+        gain = torch.bmm(rows, factors) if self.offset is None else torch.baddbmm(self.offset, rows, factors)
+        return gain if without is None else gain.masked_fill(without[:, None], float("-inf"))
+
+
+Selection = Literal["cosine", "residual"]
+
+
+@dataclass(frozen=True)
+class CodebookConfig:
+    """
+    Attributes:
+        d_in: size of the vectors.
+        n_codes: codes per group, C.
+        k: codes per vector.
+        groups: independent codebooks, one per head.
+        selection: ``cosine`` takes the k most similar codes, as published. ``residual`` takes one at a time, each
+            the one that leaves the smallest squared remainder, from the same book.
+        magnitude: ``dropped`` as published: every chosen code enters with factor 1. ``kept``: with the factor that
+            fits best, one for all k codes (cosine) or one for each in turn, as in matching pursuit (residual).
+        mse_weight: λ of :meth:`Codebook.loss`.
+        seed: of the initial codes, which are N(0, 1), and of k-means.
+    """
+
+    d_in: int
+    n_codes: int
+    k: int = 1
+    groups: int = 1
+    selection: Selection = "cosine"
+    magnitude: Literal["dropped", "kept"] = "dropped"
+    mse_weight: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("d_in", "n_codes", "groups"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
+        if not 1 <= self.k <= self.n_codes:
+            raise InputError(f"k {self.k}: it must be 1 to {self.n_codes}, the number of codes")
+        if not (math.isfinite(self.mse_weight) and self.mse_weight >= 0):
+            raise InputError(f"mse_weight {self.mse_weight}: it must be 0 or more")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed}: it must be 0 or more")
+
 
 REFITS = 1
 """Rounds of choosing and least squares after k-means. On heads of SmolLM2 with k = 8 the first lowers the held-out

@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.codes import NO_CODE, Codes, check_ids
-from interp.tasks.errors import InputError
+from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, check_ids
+from interp.errors import InputError
 
 Positions = Integral | slice | Sequence[Integral] | None
 """One, some, ``slice(n, None)`` for all from n on, or None for all."""

@@ -14,8 +14,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from interp.errors import InputError
 from interp.files import write_text
-from interp.tasks.errors import InputError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FAILURES = (OSError, HTTPError, HFValidationError)

@@ -2,7 +2,7 @@
 
 ``codes`` are then what passes on, in the norm's scale, and everything the codebook is fitted to and judged by is the
 normed vector, not the vector: the model behind it must have been trained with it. Made for released checkpoints
-(:mod:`interp.bottlenecks.codebook_features`); for codes of a model as it is take
+(:mod:`interp.bottlenecks.interop.codebook_features`); for codes of a model as it is take
 :class:`~interp.bottlenecks.codebook.Codebook`.
 """
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.bottlenecks.base import register
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 FLOOR = 1e-4
 """Added to the map's Gram matrix, in units of its mean diagonal: directions that do nothing keep a little weight."""

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 from interp.circuits.circuit import Circuit, Component
+from interp.errors import InputError
 from interp.files import read_json, write_text
 from interp.models.sites import parse_site
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.result import EdgeScore
-from interp.tasks.errors import InputError
 
 Helpful = Literal["positive", "negative"]
 Layout = Literal["eap-ig", "mib"]

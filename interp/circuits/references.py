@@ -2,7 +2,7 @@
 
 Published lists (``ioi/wang`` …) are data in ``data/published.json``; papers disagree about the same
 circuit, so every list keeps its own name and an AUC is meaningless without it. Measured references are exact
-effects of every head, see :mod:`interp.circuits.measured`.
+effects of every head, see :mod:`interp.circuits.exact_effects`.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from interp.circuits.measured import MeasuredReference, shipped_measured
+from interp.circuits.exact_effects import MeasuredReference, shipped_measured
+from interp.errors import InputError
 from interp.files import read_json
 from interp.models import Model
-from interp.models.planted import planted_truth
 from interp.models.sites import parse_site
-from interp.tasks.errors import InputError
+from interp.planted.models import planted_truth
 
 FORMAT = 1
 _DATA = files("interp.circuits") / "data"

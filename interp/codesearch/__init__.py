@@ -4,17 +4,26 @@ from interp.codesearch.build import build_index
 from interp.codesearch.contexts import Context, code_contexts, context_at
 from interp.codesearch.index import CodeIndex, Similarities, Top
 from interp.codesearch.layout import Book
-from interp.codesearch.matches import Matches, find_regex
-from interp.codesearch.page import CodePage, code_page, related_codes, token_shares
+from interp.codesearch.page import (
+    CodePage,
+    LogitLens,
+    Neighbour,
+    code_page,
+    logit_lens,
+    nearest_codes,
+    related_codes,
+    token_shares,
+)
 from interp.codesearch.search import (
     CodeHit,
     CodeScores,
+    Matches,
+    find_regex,
     score_codes,
     search_regex,
     search_token,
 )
 from interp.codesearch.similar import Similar, all_prompt_codes, prompt_codes, search_similar
-from interp.codesearch.vectors import LogitLens, Neighbour, logit_lens, nearest_codes
 
 __all__ = [
     "Book",

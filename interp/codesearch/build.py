@@ -23,22 +23,30 @@ from safetensors.numpy import load_file, save_file
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach, groups_at
-from interp.bottlenecks.book_folder import (
+from interp.bottlenecks.base import NO_CODE
+from interp.bottlenecks.store import (
     books_fingerprint,
     check_request,
     describe_text,
     model_identity,
 )
-from interp.bottlenecks.codes import NO_CODE
 from interp.codesearch.corpus import read_corpus
-from interp.codesearch.index import FORMAT, IDS, MANIFEST, CodeIndex, NoIndexError, save_array
+from interp.codesearch.firing_stats import EVERY, Gathered, Watched, pack_counts
+from interp.codesearch.index import (
+    FORMAT,
+    IDS,
+    MANIFEST,
+    CodeIndex,
+    NoIndexError,
+    count_and_list,
+    save_array,
+    span_of,
+)
 from interp.codesearch.layout import Book, IdFile, Layout, names_of_groups, without_repeats
-from interp.codesearch.postings import count_and_list, span_of
-from interp.codesearch.strengths import EVERY, Gathered, Watched, pack_counts
+from interp.errors import InputError
 from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, hooked, model_device, resolve_site
 from interp.progress import Stage, silent
-from interp.tasks.errors import InputError
 from interp.text import TextBlocks
 from interp.text.special import between, first_token
 
@@ -63,7 +71,7 @@ def build_index(
     """Index the codes of a text; at once done where the folder holds this very index.
 
     Args:
-        books: by site, see :func:`~interp.bottlenecks.book_folder.load_codebooks`.
+        books: by site, see :func:`~interp.bottlenecks.store.load_codebooks`.
         books_folder: where they were read from, so that the index can show their vectors by itself.
         error_term: codes of the plain model's activations, as steering reads them; without it every book is spliced in
             and later ones see what the earlier ones leave.

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
+from interp.codesearch.firing_stats import RANKS
 from interp.codesearch.index import CodeIndex
-from interp.codesearch.matches import Matches
-from interp.codesearch.strengths import RANKS
-from interp.tasks.errors import InputError
+from interp.codesearch.search import Matches
+from interp.errors import InputError
 
 ORDERS = (*RANKS, "spread", "corpus")
-"""By falling margin or similarity (the best ones, see :data:`~interp.codesearch.strengths.N_TOP`), evenly spaced over
+"""By falling margin or similarity (the best ones, see :data:`~interp.codesearch.firing_stats.N_TOP`), evenly spaced over
 the corpus, or all in its order."""
 
 

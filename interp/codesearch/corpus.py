@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, Shaped, UInt8
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 from interp.text.special import check_unicode
 
 INVALID = "\x1a"

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt
 from numpy.lib.format import open_memmap
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 BLOCK = 1024
 

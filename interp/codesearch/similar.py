@@ -10,9 +10,9 @@ from jaxtyping import Int, Shaped
 from interp.bottlenecks.attach import attach
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.layout import names_of_groups
+from interp.errors import InputError
 from interp.models import Model, model_device
 from interp.models.vocabulary import check_tokens
-from interp.tasks.errors import InputError
 from interp.text.special import first_token, token_ids
 
 RAREST = 96

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from scipy.stats import rankdata
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 N_BOOT = 100
 

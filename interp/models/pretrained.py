@@ -1,20 +1,29 @@
-"""Hugging Face models, from a folder or from the hub, wrapped in a TransformerBridge."""
+"""Hugging Face models, from a folder or from the hub, wrapped in a TransformerBridge.
+
+GGUF files: dequantised to float32 by transformers, for every architecture it knows.
+
+A wrapped model must say what the model itself says; looked at when it is loaded, on a few tokens.
+"""
 
 import contextlib
 import re
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from gguf import GGUFReader
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
     RepositoryNotFoundError,
     StrictDataclassError,
 )
+from jaxtyping import Float
 from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
     AutoConfig,
@@ -25,11 +34,58 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from interp.models.agreement import TOKENS, check_agreement, few_logits
-from interp.models.memory import check_weights
-from interp.models.progress import status
+from interp.errors import InputError, one_line
+from interp.models.memory import check_fits, check_weights
 from interp.models.vocabulary import check_tokenizer
-from interp.tasks.errors import InputError, one_line
+from interp.progress import quiet, status
+
+TOKENS = 4
+"""What a position gets wrong shows from the second on."""
+_TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
+_ROUGH_TOLERANCE = 0.2
+"""Of the largest logit: numbers of 16 bits round in another order in each."""
+
+
+@torch.no_grad()
+def few_logits(
+    model: nn.Module, d_vocab: int, context: int, device: torch.device, library: str
+) -> Float[Tensor, "pos d_vocab"]:
+    """Logits at a few tokens from all over the vocabulary, of a model of transformers or a wrapped one.
+
+    Args:
+        library: whose forward it is, for the message.
+
+    Raises:
+        InputError: the forward fails.
+    """
+    length = min(TOKENS, context)
+    ids = torch.tensor([[k * d_vocab // length for k in range(length)]], device=device)
+    try:
+        out = model(ids)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, NotImplementedError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{library} cannot run this model: {one_line(error)}") from error
+    return (out if isinstance(out, Tensor) else out.logits)[0].float()
+
+
+def check_agreement(
+    wrapped: Float[Tensor, "pos d_vocab"],
+    own: Float[Tensor, "pos d_vocab"],
+    dtype: torch.dtype,
+    architecture: str,
+) -> None:
+    """Raise :class:`InputError` unless logits are those of the model before it was wrapped.
+
+    Logits that are no numbers are told where they matter.
+    """
+    error = ((wrapped - own).abs().max() / own.abs().max()).item()
+    if error > _TOLERANCE.get(dtype, _ROUGH_TOLERANCE):
+        raise InputError(
+            f"transformer-lens runs the architecture {architecture} otherwise than transformers does: logits are off "
+            f"by {error:.0%}, so what would be found is of no model"
+        )
+
 
 _DAMAGED = (
     OSError,
@@ -211,3 +267,84 @@ def _reason(error: Exception) -> str:
     if str(error).startswith(_NO_TOKENIZER):
         return "it holds no files of one, such as tokenizer.json, or none that transformers can read"
     return f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
+
+
+_MAGIC = b"GGUF"
+
+
+def read_gguf(
+    path: Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read model (eager attention, eval mode, on the CPU) and tokenizer from a GGUF file.
+
+    The model is an ordinary one afterwards: what transformers remembers of the quantisation is cleared,
+    because ``save_pretrained`` refuses such a model, and ``config.architectures`` is set, because the file
+    does not say it. Raises :class:`InputError` for a file that is no GGUF, is damaged, or has an
+    architecture transformers cannot read.
+    """
+    check_header(path)
+    try:
+        elements = sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+    except Exception as error:
+        raise _unreadable_gguf(path, error) from error
+    check_fits(elements * dtype.itemsize, torch.device("cpu"), "a smaller model")
+    try:
+        with quiet():
+            model, told = AutoModelForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                dtype=dtype,
+                attn_implementation="eager",
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            tokenizer = _tokenizer(path)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _unreadable_gguf(path, error) from error
+    check_whole(model, told, path)
+    _forget_quantisation(model)
+    return model.eval(), tokenizer
+
+
+def read_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Read the tokenizer alone; raises as :func:`read_gguf` does."""
+    check_header(path)
+    try:
+        with quiet():
+            return _tokenizer(path)
+    except Exception as error:
+        raise _unreadable_gguf(path, error) from error
+
+
+def check_header(path: Path) -> None:
+    """Raise :class:`InputError` unless the file begins like a GGUF of a version in use (2 or 3)."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if len(head) < 8 or head[:4] != _MAGIC or struct.unpack("<I", head[4:])[0] not in (2, 3):
+        raise InputError(f"{path} is not a GGUF file (version 2 or 3)")
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    if tokenizer.bos_token is not None:
+        # BOS first, as the bridge wants it: else it looks for the tokenizer anew, beside the GGUF
+        tokenizer.add_bos_token = True
+        tokenizer.init_kwargs["add_bos_token"] = True
+    return tokenizer
+
+
+def _unreadable_gguf(path: Path, error: Exception) -> InputError:
+    # the reader walks the bytes with numpy: any kind of error at all can come of a damaged file
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"cannot read {path}: damaged, or an architecture not supported ({reason})")
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.config.architectures = [type(model).__name__]

@@ -18,8 +18,8 @@ from typing import Literal
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from interp.errors import InputError
 from interp.models.hooks import has_hook
-from interp.tasks.errors import InputError
 
 _PATTERN = re.compile(r"a(?P<attn>\d{1,9})(\.h(?P<head>\d{1,9}))?|m(?P<mlp>\d{1,9})|r(?P<resid>\d{1,9})")
 

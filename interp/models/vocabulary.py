@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, d_vocab: int, name: str) -> None:

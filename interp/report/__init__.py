@@ -5,7 +5,7 @@ from pathlib import Path
 
 from interp.files import write_text
 from interp.report.page import render_report
-from interp.runs import PROMPTS, REPORT, Run
+from interp.runs.run import PROMPTS, REPORT, Run
 
 
 def write_report(folder: Path | str, task: str | None = None) -> Path:

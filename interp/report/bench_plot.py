@@ -7,8 +7,7 @@ import plotly.graph_objects as go
 
 from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, MethodRow
 from interp.report.pareto import Point, pareto_front
-from interp.report.plot_style import BLUE, GREY, layout
-from interp.report.spacing import spread
+from interp.report.plots import BLUE, GREY, layout, spread
 from interp.report.wording import in_plot
 
 HEIGHT, NAMES, LABEL = 460, 200, 16.0

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from interp.bench.table import COMPARED, METRICS
+from interp.errors import InputError
 from interp.report.bench import COLUMNS, CONTROLS, YARDSTICK, bench_command
-from interp.report.reading import read_rows
-from interp.tasks.errors import InputError
+from interp.report.tables import read_rows
 
 TITLES = dict(COLUMNS)
 LOWER_IS_BETTER = ("cmd", "forwards", "seconds")

@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from interp.errors import InputError
 from interp.evaluation.recovery import PairedComparison, compare_paired, spearman
 from interp.report import wording
 from interp.report.recovery import score_matrix
-from interp.runs import Run
-from interp.tasks.errors import InputError
+from interp.runs.run import Run
 
 
 @dataclass(frozen=True)

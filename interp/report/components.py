@@ -8,7 +8,7 @@ from interp.circuits.roles import ROLE_BAR
 from interp.report import wording
 from interp.report.edge_graph import Node, edge_graph
 from interp.report.figures import Cell, head_grid, opacity
-from interp.runs import Run
+from interp.runs.run import Run
 
 FAINT = 1e-3
 """Share of the largest score from which on an edge is told."""

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from interp.report.figures import CSS, opacity, svg
-from interp.report.spacing import spread
+from interp.report.plots import spread
 
 DRAWN = 40
 """Edges drawn, largest absolute score first; more would be a thicket."""

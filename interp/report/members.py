@@ -7,7 +7,7 @@ from interp.circuits.roles import ROLE_BAR
 from interp.report import wording
 from interp.report.components import Scale, effect_text, roles_named
 from interp.report.figures import attention_pattern
-from interp.runs import Run
+from interp.runs.run import Run
 
 OPEN = 3
 """Cards that are open at first."""

@@ -21,7 +21,7 @@ from interp.report.repeat import (
     warnings,
 )
 from interp.report.templates import environment
-from interp.runs import Run
+from interp.runs.run import Run
 
 TOP_EDGES = 20
 

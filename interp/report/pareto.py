@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from interp.report.figures import short, svg, text_at
-from interp.report.spacing import spread
+from interp.report.plots import spread
 
 LEFT, TOP, WIDTH, HEIGHT = 48.0, 12.0, 640.0, 360.0
 NAMES = 210.0

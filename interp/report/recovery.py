@@ -4,12 +4,12 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
+from interp.errors import InputError
 from interp.evaluation.recovery import roc_curve_points
 from interp.report import wording
 from interp.report.figures import roc_panel
-from interp.runs import Run
-from interp.scores.priors import layer_prior
-from interp.tasks.errors import InputError
+from interp.runs.run import Run
+from interp.scores.baselines import layer_prior
 
 
 def recovery_panels(run: Run) -> list[dict]:

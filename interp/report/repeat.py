@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from interp.report import wording
-from interp.runs import Run
-from interp.scores import METHODS, method_config
+from interp.runs.run import Run
+from interp.scores.registry import METHODS, method_config
 
 STAGES = {
     "load": "load the model",
@@ -89,7 +89,7 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
         given = f"    model=load_model({result['model']!r}{loaded}),\n{given}"
     options = _changed_options(run)
     if options:
-        imports += "from interp.scores import method_config\n"
+        imports += "from interp.scores.registry import method_config\n"
         texts = {key: str(value) for key, value in options.items()}
         # a config as it is given is used as it is
         common = {"seed": result["seed"], "threshold": settings.get("threshold")}

@@ -20,6 +20,22 @@ seven minutes for ten pairs on one core. Edges grow with the square of the heads
 When it misleads: the order decides among parts that can replace each other (a backup tried first goes, and the mover
 then stays); with the task metric parts that work against the answer go first; below the threshold many small parts go
 one by one although together they matter.
+
+Greedy pruning of a graph, and a sweep of its threshold: the search of ACDC, whatever is pruned.
+
+Conmy et al. 2023 (arXiv 2304.14997), Algorithm 1. Nothing here knows a model: parts are numbers, and ``damage``
+tells how far the graph without a set of parts is from the whole.
+
+Runs of the clean prompts with any set of components removed: each carries its value of the corrupt run.
+
+Runs of the clean prompts with any set of edges removed: the receiver sees the sender's corrupt output.
+
+Path patching of many edges at once (Conmy et al. 2023, section 3; Wang et al. 2022 for one):
+
+    input of v = (its input in the corrupt run) + Σ over kept edges u → v of (u's output now − u's corrupt output)
+
+so a removed edge carries the fixed corrupt run and a kept one what its sender does *now*, after the removals below it.
+Heads read queries, keys and values from inputs of their own, per query head (:mod:`interp.models.partial_forward`).
 """
 
 import time
@@ -28,20 +44,325 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, Progress, feed
-from interp.models import Model, Site, has_mlps
+from interp.activations.metric import Divergence, DivergenceKind
+from interp.activations.stream import (
+    BATCH_SIZE,
+    Activations,
+    Consumer,
+    MetricConsumer,
+    PairBatch,
+    Progress,
+    end_logits,
+    feed,
+    percent,
+)
+from interp.errors import InputError, check_fields
+from interp.models import Model, Site, has_mlps, hooked
+from interp.models.partial_forward import Blockwise, output_bias, require_whole_blocks, starting_at
+from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.divergence import Divergence, DivergenceKind
-from interp.scores.edge_patching import EdgePatching
-from interp.scores.greedy import Pruner
-from interp.scores.node_patching import NodePatching
 from interp.scores.patching import SWAP_ROWS
-from interp.scores.percent import percent
 from interp.scores.result import Cost, EdgeScore, Scores
-from interp.tasks.errors import InputError, check_fields
-from interp.tasks.pairs import PromptPairs
+
+
+@dataclass(frozen=True)
+class _Kept:
+    batch: PairBatch
+    blocks: Blockwise
+    clean: Float[Tensor, "batch pos sender d_model"]
+    corrupt: Float[Tensor, "batch pos sender d_model"]
+    logits: Float[Tensor, "batch d_vocab"]
+
+
+class EdgePatching:
+    """A consumer that keeps every component's output on both sides, and then measures removals of edges.
+
+    Edges are numbered by their place in ``graph.exists`` (receiver × sender, flattened).
+
+    Raises:
+        InputError: the model's blocks cannot be run apart; on the first batch, when attention is of a kind that is
+            not known (see ``Blockwise``).
+    """
+
+    needs_gradients = False
+    needs_patterns = False
+    purpose = "edge-level acdc"
+
+    def __init__(self, model: Model, pairs: PromptPairs, divergence: Divergence) -> None:
+        self.model, self.pairs, self.divergence = model, pairs, divergence
+        self.wiring = require_whole_blocks(model, self.purpose)
+        self.graph = ComponentGraph.of(model)
+        self.kept: list[_Kept] = []
+        self.forwards = 0.0
+        self._embedded: list[Tensor] = []
+        self._blocks: dict[int, Blockwise] = {}
+
+    def watching(self):
+        """The context in which the batches must be run."""
+        return hooked(
+            self.model, {"blocks.0.hook_resid_pre": lambda x: self._embedded.append(x.detach().clone())}
+        )
+
+    def update(self, batch: PairBatch) -> None:
+        corrupt, clean = self._embedded[-2:]  # run in this order
+        self._embedded.clear()
+        length = batch.clean.tokens.shape[1]
+        if length not in self._blocks:
+            self._blocks[length] = Blockwise(self.model, length, self.purpose)
+        kept = _Kept(
+            batch,
+            self._blocks[length],
+            self._written(clean, batch.clean),
+            self._written(corrupt, batch.corrupt),
+            self._logits(batch.clean.resid_end),
+        )
+        nothing = torch.zeros(1, *self.graph.exists.shape, dtype=torch.bool)
+        kept.blocks.check(self.end_residual(kept, 0, nothing)[0], batch.clean.resid_end)
+        self.kept.append(kept)
+
+    def damage(self, layer: int, removed: Sequence[frozenset[int]]) -> list[float]:
+        """Mean damage over pairs of each set of removed edges, whose receivers all lie at ``layer`` or above."""
+        gone = torch.zeros(len(removed), self.graph.exists.size, dtype=torch.bool)
+        for row, trial in enumerate(removed):
+            gone[row, list(trial)] = True
+        gone = gone.view(len(removed), *self.graph.exists.shape)
+        total = sum(self.values(kept, layer, gone).sum(1) for kept in self.kept)
+        return (total / len(self.pairs)).tolist()
+
+    @torch.no_grad()
+    def values(
+        self, kept: _Kept, layer: int, gone: Bool[Tensor, "set receiver sender"]
+    ) -> Float[Tensor, "set batch"]:
+        """Damage to every pair of a batch by each set of removed edges."""
+        logits = self._logits(self.end_residual(kept, layer, gone)).flatten(0, 1)
+        n, copies = len(kept.batch.indices), len(gone)
+        self.forwards += copies * n * (1 - layer / self.graph.n_layers)
+        before, pairs = kept.logits.repeat(copies, 1), kept.batch.pairs * copies
+        return self.divergence(before, logits, pairs).view(copies, n).cpu()
+
+    @torch.no_grad()
+    def end_residual(
+        self, kept: _Kept, layer: int, gone: Bool[Tensor, "set receiver sender"]
+    ) -> Float[Tensor, "set batch d_model"]:
+        """The final residual stream at END, as the logits see it; layers below ``layer`` are as in the clean run."""
+        graph, blocks, corrupt = self.graph, kept.blocks, kept.corrupt
+        keep = (~gone).to(corrupt.device, corrupt.dtype)
+        moved = (kept.clean - corrupt).expand(len(gone), *corrupt.shape).clone()
+        rows = {receiver: row for row, receiver in enumerate(graph.receivers)}
+
+        def inputs(receivers: list) -> Float[Tensor, "set_batch pos receiver d_model"]:
+            count = graph.reads(receivers[0])
+            kept_edges = keep[:, [rows[r] for r in receivers], :count]
+            changed = torch.einsum("cru,cbpud->cbprd", kept_edges, moved[:, :, :, :count])
+            base = corrupt[:, :, :count].sum(2) + self._biases(receivers[0])
+            return (base[:, :, None] + changed).flatten(0, 1)
+
+        for above in range(layer, graph.n_layers):
+            heads = [r for r in graph.receivers if (r.kind, r.layer) == ("attn", above)]
+            # [set × batch, pos, head, q/k/v, d_model]
+            reads = inputs(heads).unflatten(2, (graph.n_heads, 3))
+            q, k, v = (blocks.read(above, into, reads[:, :, :, i]) for i, into in enumerate("qkv"))
+            out = blocks.write(above, blocks.attend(q, k, v)).unflatten(0, moved.shape[:2])
+            first = graph.head_sender(above, 0)
+            own = slice(first, first + graph.n_heads)
+            moved[:, :, :, own] = out - corrupt[:, :, own]
+            if graph.mlps:
+                own = graph.mlp_sender(above)
+                mlp = [r for r in graph.receivers if (r.kind, r.layer) == ("mlp", above)]
+                out = blocks.mlp(above, inputs(mlp)[:, :, 0]).unflatten(0, moved.shape[:2])
+                moved[:, :, :, own] = out - corrupt[:, :, own]
+        return inputs([graph.receivers[-1]])[:, -1, 0].unflatten(0, moved.shape[:2])
+
+    def _biases(self, receiver) -> Tensor | float:
+        """Sum of the attention layers' output biases that the receiver reads; they belong to no head."""
+        own = receiver.kind == "mlp" and self.graph.sequential
+        layers = range(receiver.layer + own)
+        return sum((output_bias(self.model, layer) for layer in layers), 0.0)
+
+    def _written(self, embedded: Tensor, side: Activations) -> Float[Tensor, "batch pos sender d_model"]:
+        parts = [embedded[:, :, None]]
+        for layer, z in enumerate(side.z):
+            parts.append(torch.einsum("bphd,hdm->bphm", z, self.model.blocks[layer].attn.W_O))
+            if side.mlp:
+                parts.append(side.mlp[layer][:, :, None])
+        return torch.cat(parts, 2)
+
+    @torch.no_grad()
+    def _logits(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_vocab"]:
+        flat = resid.reshape(-1, 1, resid.shape[-1])
+        return self.wiring.logits(self.model, self.model.ln_final(flat)).view(*resid.shape[:-1], -1)
+
+
+@dataclass(frozen=True)
+class _KeptNodes:
+    batch: PairBatch
+    resid: tuple[Float[Tensor, "batch pos d_model"], ...]
+    """The clean prompts' residual stream at each layer's input."""
+    logits: Float[Tensor, "batch d_vocab"]
+
+
+class NodePatching:
+    """A consumer that keeps what removals need, and then measures them.
+
+    Args:
+        sites: the components that can be removed; sets name them by their index here.
+    """
+
+    needs_gradients = False
+    needs_patterns = False
+
+    def __init__(
+        self, model: Model, pairs: PromptPairs, sites: Sequence[Site], divergence: Divergence
+    ) -> None:
+        self.model, self.pairs, self.sites, self.divergence = model, pairs, tuple(sites), divergence
+        self.kept: list[_KeptNodes] = []
+        self.forwards = 0.0
+        self._resid: dict[int, Tensor] = {}
+        layers = range(model.cfg.n_layers)
+        # the clean prompts are run last, and overwrite the corrupt ones
+        self._watching = {f"blocks.{layer}.hook_resid_pre": self._watch(layer) for layer in layers}
+
+    def watching(self):
+        """The context in which the batches must be run."""
+        return hooked(self.model, self._watching)
+
+    def _watch(self, layer: int):
+        return lambda x: self._resid.__setitem__(layer, x.detach().clone())
+
+    def update(self, batch: PairBatch) -> None:
+        resid = tuple(self._resid[layer] for layer in range(self.model.cfg.n_layers))
+        last = len(resid) - 1
+        with torch.no_grad(), starting_at(self.model, last, resid[last]):
+            logits = end_logits(self.model, batch.clean.tokens)
+        self.forwards += len(batch.indices) / len(resid)
+        self.kept.append(_KeptNodes(batch, resid, logits))
+
+    def damage(self, layer: int, removed: Sequence[frozenset[int]]) -> list[float]:
+        """Mean damage over pairs of each set of removed components, all at ``layer`` or above."""
+        return (sum(self._damage(kept, layer, removed) for kept in self.kept) / len(self.pairs)).tolist()
+
+    @torch.no_grad()
+    def _damage(
+        self, kept: _KeptNodes, layer: int, removed: Sequence[frozenset[int]]
+    ) -> Float[Tensor, " set"]:
+        n, copies = len(kept.batch.indices), len(removed)
+        hooks = {}
+        for above in range(layer, len(kept.resid)):
+            gone = {kind: self._gone(kind, above, removed) for kind in ("attn", "mlp")}
+            if gone["attn"].any():
+                hooks[f"blocks.{above}.attn.hook_z"] = _swap(
+                    gone["attn"][:, None, None, :, None], kept.batch.corrupt.z[above]
+                )
+            if gone["mlp"].any():
+                hooks[f"blocks.{above}.hook_mlp_out"] = _swap(
+                    gone["mlp"][:, None], kept.batch.corrupt.mlp[above]
+                )
+        with starting_at(self.model, layer, kept.resid[layer].repeat(copies, 1, 1)):
+            logits = end_logits(self.model, kept.batch.clean.tokens.repeat(copies, 1), hooks)
+        self.forwards += copies * n * (1 - layer / len(kept.resid))
+        values = self.divergence(kept.logits.repeat(copies, 1), logits, kept.batch.pairs * copies)
+        return values.view(copies, n).sum(1).cpu()
+
+    def _gone(self, kind: str, layer: int, removed: Sequence[frozenset[int]]) -> Tensor:
+        """[set, head] (or [set, 1] for the MLP]: whether the set removes it."""
+        gone = torch.zeros(len(removed), self.model.cfg.n_heads if kind == "attn" else 1, dtype=torch.bool)
+        for row, trial in enumerate(removed):
+            for part in trial:
+                site = self.sites[part]
+                if (site.kind, site.layer) == (kind, layer):
+                    gone[row, site.head or 0] = True
+        return gone
+
+
+def _swap(gone: Tensor, corrupt: Tensor):
+    """A hook that puts the corrupt value where ``gone`` says so; the batch is set × pair."""
+
+    def hook(activation: Tensor) -> Tensor:
+        split = activation.unflatten(0, (len(gone), len(corrupt)))
+        mask = gone.to(activation.device).view(len(gone), *[1] * (split.dim() - gone.dim()), *gone.shape[1:])
+        return torch.where(mask, corrupt.to(activation.dtype), split).flatten(0, 1)
+
+    return hook
+
+
+Damage = Callable[[int, list[frozenset[int]]], list[float]]
+"""(group, sets of removed parts) -> damage of each set; all parts of the sets lie in this group or earlier ones."""
+
+
+class Pruner:
+    """
+    Args:
+        groups: parts in the order in which they are tried, cut into groups that ``damage`` can measure together.
+        most: sets measured in one call.
+        canonical: gives sets of removed parts that leave the same graph the same key.
+        advance: told how many parts have just been decided.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[int]],
+        damage: Damage,
+        most: int,
+        canonical: Callable[[frozenset[int]], Hashable] = lambda removed: removed,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.groups, self.damage, self.most = groups, damage, most
+        self.canonical, self.advance = canonical, advance
+        self.size = 1 + max(part for group in groups for part in group)
+        self._known: dict[Hashable, float] = {}
+        """Thresholds of a sweep often stand before the same graph; no graph is measured twice."""
+
+    def prune(self, threshold: float) -> tuple[Bool[np.ndarray, " part"], Float[np.ndarray, " part"]]:
+        """Try every part once; return which survive, and the rise of the damage when each was tried.
+
+        A part goes when the rise is below the threshold. Several are tried in one call, each with the ones before it
+        gone; from the first that stays on, the guesses are worthless and are made anew.
+        """
+        rise = np.zeros(self.size)
+        kept = np.zeros(self.size, dtype=bool)
+        removed: frozenset[int] = frozenset()
+        current, ahead = 0.0, 1
+        for number, group in enumerate(self.groups):
+            begin = 0
+            while begin < len(group):
+                tried = group[begin : begin + ahead]
+                sets = [removed | frozenset(tried[: i + 1]) for i in range(len(tried))]
+                for part, trial, value in zip(tried, sets, self._measure(number, sets), strict=True):
+                    begin += 1
+                    rise[part] = value - current
+                    if not rise[part] < threshold:
+                        kept[part], ahead = True, 1
+                        break
+                    removed, current = trial, value
+                else:
+                    ahead = min(2 * ahead, self.most)
+            self.advance(len(group))
+        return kept, rise
+
+    def sweep(self, thresholds: Sequence[float]) -> Float[np.ndarray, " part"]:
+        """Score of every part: the largest threshold that it survives, made finer by its rise when tried there.
+
+        A part that survives τ_k and not τ_k+1 gets its rise at τ_k (at most τ_k+1); one that survives none gets its
+        rise at the smallest threshold, in [0, τ_0). One threshold alone gives the rise when tried.
+        """
+        ordered, scores = sorted(thresholds), np.empty(0)
+        for k, threshold in enumerate(ordered):
+            kept, rise = self.prune(threshold)
+            above = ordered[k + 1] if k + 1 < len(ordered) else np.inf
+            below = np.clip(rise, 0.0, threshold) if k == 0 else scores
+            scores = np.where(kept, np.clip(rise, threshold, above), below)
+        return scores
+
+    def _measure(self, group: int, sets: list[frozenset[int]]) -> list[float]:
+        keys = [self.canonical(trial) for trial in sets]
+        unknown = {key: trial for key, trial in zip(keys, sets, strict=True) if key not in self._known}
+        if unknown:
+            self._known.update(zip(unknown, self.damage(group, list(unknown.values())), strict=True))
+        return [self._known[key] for key in keys]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.activation_tape import Tape
 from interp.activations.stream import (
     BASE_COST,
     BATCH_SIZE,
@@ -45,11 +46,10 @@ from interp.activations.stream import (
     equal_length_batches,
     run_batch,
 )
+from interp.errors import check_fields
 from interp.models import Model, has_mlps, hooked
+from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, Scores
-from interp.scores.tape import Tape
-from interp.tasks.errors import check_fields
-from interp.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

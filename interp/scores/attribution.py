@@ -20,8 +20,8 @@ import numpy as np
 
 from interp.activations.stream import BATCH_SIZE, Consumer, PairBatch, Progress, feed
 from interp.models import Model
+from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, Scores
-from interp.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

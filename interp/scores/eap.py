@@ -14,34 +14,75 @@ large edges may cancel. ``fold="max"`` is a noisy maximum where there are few pa
 the pairs can be folded again from :func:`edge_scores`. With ``fold="out"`` nodes are scored as by attribution patching,
 but for heads behind a norm after attention (Gemma, GLM-4): what one writes is its share of that norm, whose scale is
 held on either side; attribution patching follows it.
+
+Scores of heads and MLPs from the scores of all their edges.
+
+Edge attribution among chosen components: which output feeds which query, key, value or MLP input.
+
+Edge attribution patching (:mod:`.eap`; Syed et al. 2023, arXiv 2310.10348), restricted to the components of a circuit.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.activation_tape import Tape
 from interp.activations.stream import (
     BASE_COST,
+    BATCH_SIZE,
     Consumer,
     PairBatch,
     Progress,
     equal_length_batches,
     run_batch,
 )
-from interp.models import Model, hooked
-from interp.models.wiring import Wiring
+from interp.errors import InputError, check_fields
+from interp.models import Model, Site, hooked
+from interp.models.residual_writes import Wiring
+from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.edge_fold import Fold, by_component, fold_edges
 from interp.scores.edge_gradients import Receivers, edge_products, edge_tape, written
-from interp.scores.result import Cost, Scores
-from interp.scores.tape import Tape
-from interp.tasks.errors import InputError, check_fields
-from interp.tasks.pairs import PromptPairs
+from interp.scores.result import Cost, EdgeScore, Scores
+
+Fold = Literal["max", "out"]
+"""How a node's score comes from its edges.
+
+``max``: the largest |edge| into or out of the node, after the mean over pairs; of the usual folds the one that ranks
+heads best in the published edge scores of GPT-2's IOI. ``out``: the sum of the edges out of it, with their signs; a
+node's gradient is the sum of what its readers pass back, so this is attribution of the node's output again. Not so for
+heads behind a norm after attention (Gemma, GLM-4): their edges hold the norm's scale, which attribution follows.
+"""
+
+NodeScores = tuple[Float[np.ndarray, "*any layer head"], Float[np.ndarray, "*any layer"] | None]
+"""Scores of heads, and of MLPs if there are any."""
+
+
+def fold_edges(
+    graph: ComponentGraph, matrix: Float[np.ndarray, "*any receiver sender"], fold: Fold
+) -> NodeScores:
+    """Node scores from a matrix of edge scores that holds zero where no edge is."""
+    if fold == "out":
+        return by_component(graph, matrix.sum(-2))
+    size = np.abs(matrix)
+    largest = size.max(-2)
+    into = size.max(-1)[..., :-1].reshape(*size.shape[:-2], graph.n_layers, -1)
+    heads, mlps = into[..., : 3 * graph.n_heads], into[..., 3 * graph.n_heads :]
+    per_head = heads.reshape(*heads.shape[:-1], graph.n_heads, 3).max(-1)
+    nodes = np.concatenate([per_head, mlps], axis=-1).reshape(*size.shape[:-2], -1)
+    largest[..., 1:] = np.maximum(largest[..., 1:], nodes)
+    return by_component(graph, largest)
+
+
+def by_component(graph: ComponentGraph, per_sender: Float[np.ndarray, "*any sender"]) -> NodeScores:
+    """Values of all senders as those of heads and of MLPs; the input is left out."""
+    per_layer = per_sender[..., 1:].reshape(*per_sender.shape[:-1], graph.n_layers, -1)
+    return per_layer[..., : graph.n_heads], per_layer[..., -1] if graph.mlps else None
 
 
 @dataclass(frozen=True)
@@ -225,3 +266,33 @@ def node_scores(method: str, found: EdgeScores, pairs: PromptPairs, config: EAPC
         metric_corrupt=found.metric[1],
         provenance=pairs.provenance(),
     )
+
+
+def edge_attribution(
+    model: Model,
+    pairs: PromptPairs,
+    sites: Sequence[Site],
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> tuple[EdgeScore, ...]:
+    """Score every directed edge among ``sites`` (heads and MLPs), largest absolute score first.
+
+    ``progress`` is told how many pairs a batch had once it is done.
+    """
+    if not sites:
+        if progress is not None:
+            progress(len(pairs))
+        return ()
+    names = {str(site) for site in sites}
+    receiving = {(site.kind, site.layer) for site in sites}
+    found = edge_scores(
+        model,
+        pairs,
+        lambda run: (edge_products(run.at_clean(), run.written, receiving=receiving), 0.0),
+        batch_size=batch_size,
+        progress=progress,
+    )
+    rows = np.array([str(receiver) in names for receiver in found.graph.receivers])
+    columns = np.array([sender in names for sender in found.graph.senders])
+    return found.graph.edges(np.where(rows[:, None] & columns, found.matrix, np.nan))

@@ -22,14 +22,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, Progress
+from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, Progress, percent
 from interp.models import Model
+from interp.prompts.pairs import PromptPairs
 from interp.scores.eap import WITHIN_LAYERS, EAPConfig, EdgeRun, at_clean, edge_scores, node_scores
 from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_products, edge_tape
 from interp.scores.interpolation import check_steps, clean_metric, inner_points
-from interp.scores.percent import percent
 from interp.scores.result import Scores
-from interp.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.activation_tape import Tape
 from interp.activations.stream import PairBatch
 from interp.models import Model, has_mlps
 from interp.models.hooks import has_hook
-from interp.models.linear_norm import LinearNorm
-from interp.models.wiring import Wiring
+from interp.models.residual_writes import LinearNorm, Wiring
 from interp.scores.component_graph import ComponentGraph, Receiver
-from interp.scores.tape import Tape
 
 EMBEDDED = "blocks.0.hook_resid_pre"
 """Where the embedded prompt enters the first block."""

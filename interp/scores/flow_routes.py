@@ -32,12 +32,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, PairBatch, Progress, feed
+from interp.errors import check_fields
 from interp.models import Model, hooked
-from interp.models.wiring import Wiring
+from interp.models.residual_writes import Wiring
+from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.result import Cost, Scores
-from interp.tasks.errors import check_fields
-from interp.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

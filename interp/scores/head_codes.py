@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.activations.means import HeadMeans
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.discrete_sae import DecoderNorm, DiscreteSAE, DiscreteSAEConfig, EpochProgress
-from interp.tasks.errors import InputError, check_fields
+from interp.errors import InputError, check_fields
 
 PROMPTS_AT_ONCE = 128
 """Prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB."""

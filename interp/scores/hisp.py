@@ -21,9 +21,9 @@ from jaxtyping import Float
 
 from interp.activations.stream import BATCH_SIZE, Consumer, Progress, feed
 from interp.models import Model
+from interp.prompts.pairs import PromptPairs
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.result import Cost, Scores
-from interp.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import Hooks, PairBatch, end_logits
+from interp.errors import InputError
 from interp.models import Model
-from interp.models.start import starting_at
-from interp.tasks.errors import InputError
-from interp.tasks.pairs import Metric
+from interp.models.partial_forward import starting_at
+from interp.prompts.pairs import Metric
 
 
 def check_steps(steps: int) -> None:

@@ -19,8 +19,8 @@ from torch import Tensor
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, Progress, feed
 from interp.models import Model
+from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, Scores
-from interp.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)

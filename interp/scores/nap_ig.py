@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from interp.activations.activation_tape import Tape
 from interp.activations.stream import (
     BASE_COST,
     BATCH_SIZE,
@@ -32,15 +33,14 @@ from interp.activations.stream import (
     PairBatch,
     Progress,
     equal_length_batches,
+    percent,
     run_batch,
 )
 from interp.models import Model, has_mlps, hooked
+from interp.prompts.pairs import Metric, PromptPairs
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.interpolation import check_steps, clean_metric, inner_points
-from interp.scores.percent import percent
 from interp.scores.result import Cost, Scores
-from interp.scores.tape import Tape
-from interp.tasks.pairs import Metric, PromptPairs
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,17 @@ effect(u) = m(clean) − m(clean run with u's output, at all positions, replaced
 one forward per component and pair. Everything downstream recomputes; MLPs and other heads stay live. It measures
 one component at a time: where a backup wakes up, the effect understates what the component carries.
 
-To be fast it (1) starts each forward at the component's layer (:mod:`interp.models.start`), half of the work on
-average, (2) and at the first token in which the prompts differ (:mod:`interp.models.prefix`), (3) puts many components
+To be fast it (1) starts each forward at the component's layer (:mod:`interp.models.partial_forward`), half of the work on
+average, (2) and at the first token in which the prompts differ (:mod:`interp.models.partial_forward`), (3) puts many components
 of a layer into one batch, (4) unembeds END only. Each finished component of a batch of pairs is saved, and a killed run
 goes on where it stopped.
+
+Effects measured so far, on disk after every step, so that a killed sweep goes on where it stopped.
 """
 
 import functools
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from interp.activations.metric import task_metric
@@ -34,12 +40,68 @@ from interp.activations.stream import (
     equal_length_batches,
     run_batch,
 )
-from interp.models import Model, Site, has_mlps, hooked
-from interp.models.prefix import Prefix
-from interp.models.start import starting_at
-from interp.scores.partial import PartialEffects
+from interp.errors import InputError
+from interp.files import atomic_path
+from interp.models import Model, Site, describe_model, has_mlps, hooked, weights_checksum
+from interp.models.partial_forward import Prefix, starting_at
+from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, Scores
-from interp.tasks.pairs import PromptPairs
+
+
+class PartialEffects:
+    """A [pair, site] array with NaN where nothing is known yet, mirrored to a safetensors file if there is one."""
+
+    def __init__(self, effects: np.ndarray, path: Path | None, fingerprint: str) -> None:
+        self.effects = effects
+        self.path = path
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def open(
+        cls, path: Path | None, model: Model, pairs: PromptPairs, sites: Sequence[Site]
+    ) -> "PartialEffects":
+        """Start, or resume the file at ``path``, which must be of the same model, pairs and sites."""
+        effects = np.full((len(pairs), len(sites)), np.nan)
+        if path is None:
+            return cls(effects, path, "")  # which nothing reads: the weights need not be hashed
+        fingerprint = _fingerprint(model, pairs, sites)
+        if not path.exists():
+            return cls(effects, path, fingerprint)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                known = (file.metadata() or {}).get("fingerprint")
+                stored = file.get_tensor("effects")
+        except (SafetensorError, OSError) as error:
+            raise InputError(
+                f"checkpoint {path} cannot be read ({error}): delete it to start again"
+            ) from None
+        if known != fingerprint or stored.shape != effects.shape:
+            raise InputError(
+                f"checkpoint {path} belongs to another model, task, seed or set of sites: "
+                "delete it, or give another path"
+            )
+        return cls(stored.astype(np.float64), path, fingerprint)
+
+    def done(self, rows: list[int]) -> np.ndarray:
+        """Which sites are known for all these pairs, [site] booleans."""
+        return ~np.isnan(self.effects[rows]).any(0)
+
+    def record(self, rows: list[int], columns: list[int], values: np.ndarray) -> None:
+        self.effects[np.ix_(rows, columns)] = values
+        if self.path is not None:
+            with atomic_path(self.path) as temporary:
+                save_file({"effects": self.effects}, temporary, metadata={"fingerprint": self.fingerprint})
+
+
+def _fingerprint(model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> str:
+    known = {key: value for key, value in describe_model(model).items() if key != "device"}
+    identity = json.dumps(
+        [known, weights_checksum(model), pairs.digest(), [str(s) for s in sites]],
+        sort_keys=True,
+        default=str,
+    )
+    return hashlib.sha256(identity.encode()).hexdigest()
+
 
 SWAP_ROWS = 64
 """Prompts per forward while swapping: several components of a layer share one."""

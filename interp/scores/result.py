@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp.errors import InputError
+from interp.scores.adaptive_patching.posterior import at_false_discovery_rate
 from interp.scores.head_codes import HeadCodes
-from interp.scores.membership import at_false_discovery_rate
-from interp.tasks.errors import InputError
 
 FALSE_DISCOVERY_RATE = 0.1
 """Share of a circuit that may be expected to be no members, where none is stated."""

@@ -14,8 +14,14 @@ the defaults here a tenth of that with a larger rate.
 
 When it misleads: λ decides how many heads survive, so compare ranks, not values; of heads that can replace each
 other some may be left, and which is chance; ``metric="task"`` closes the masks of heads that work against the answer.
+
+Hard-concrete masks: random numbers in [0, 1] that are exactly 0 or 1 with some probability, yet have a gradient.
+
+Louizos, Welling & Kingma 2018 (arXiv 1712.01312). u uniform, s = σ((logit(u) + log α) / β), stretched to [γ, ζ] and
+clamped to [0, 1].
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import (
     BATCH_SIZE,
     FORWARD_AND_BACKWARD,
@@ -33,14 +40,49 @@ from interp.activations.stream import (
     Progress,
     end_logits,
     feed,
+    percent,
 )
+from interp.errors import InputError, check_fields
 from interp.models import Model, has_mlps
-from interp.scores import hard_concrete
-from interp.scores.divergence import Divergence, DivergenceKind
-from interp.scores.percent import percent
+from interp.prompts.pairs import PromptPairs
+from interp.scores import subnetwork_probing as hard_concrete
 from interp.scores.result import Cost, Scores
-from interp.tasks.errors import InputError, check_fields
-from interp.tasks.pairs import PromptPairs
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+_NODES = 200
+
+
+def sample(
+    log_alpha: Float[Tensor, "*any"], generator: torch.Generator, eps: float = 1e-6
+) -> Float[Tensor, "*any"]:
+    """One draw of every mask, differentiable in ``log_alpha``."""
+    u = torch.rand(log_alpha.shape, generator=generator).to(log_alpha).clamp(eps, 1 - eps)
+    return _stretch(torch.sigmoid((u.logit() + log_alpha) / BETA))
+
+
+def open_probability(log_alpha: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """P(mask > 0) = σ(log α − β log(−γ/ζ)): what the sparsity penalty counts."""
+    return torch.sigmoid(log_alpha - BETA * math.log(-GAMMA / ZETA))
+
+
+def mean(log_alpha: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """E[mask] = ∫₀¹ P(mask > t) dt with P(mask > t) = σ(log α − β logit((t − γ)/(ζ − γ))), by the midpoint rule.
+
+    Strictly rising in ``log_alpha``: unlike the clamped estimate that is usual at test time it has no ties at 0 and 1.
+    """
+    t = (torch.arange(_NODES).to(log_alpha) + 0.5) / _NODES
+    cut = ((t - GAMMA) / (ZETA - GAMMA)).logit()
+    return torch.sigmoid(log_alpha[..., None] - BETA * cut).mean(-1)
+
+
+def log_alpha_of(probability: float) -> float:
+    """The log α whose mask is open with this probability."""
+    return math.log(probability / (1 - probability)) + BETA * math.log(-GAMMA / ZETA)
+
+
+def _stretch(s: Tensor) -> Tensor:
+    return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
 
 OPEN_AT_FIRST = 0.9
 

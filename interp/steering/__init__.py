@@ -1,8 +1,8 @@
 """Steering: set, add or forbid codes while a model runs; find the codes of a topic."""
 
+from interp.steering.code_set import FoundCode, FoundCodes, Verdict
 from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode, WeightedCode, parse_codes
-from interp.steering.find import find_codes
-from interp.steering.found import FoundCode, FoundCodes, Verdict
+from interp.steering.find_codes import find_codes
 from interp.steering.steer import Steered, steer
 from interp.steering.topics import Topic, load_topic, topic_names
 

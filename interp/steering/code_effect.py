@@ -18,13 +18,13 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_length_batches
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
-from interp.intervals import mean_interval
+from interp.errors import InputError
 from interp.models import Model, model_device
+from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.scores.head_codes import SIDES
+from interp.stats import mean_interval
 from interp.steering.edits import SetCode
 from interp.steering.steer import steer
-from interp.tasks.errors import InputError
-from interp.tasks.pairs import PromptPair, PromptPairs
 
 Side = Literal["clean", "corrupt"]
 END = "END"

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, SupportsIndex
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.bottlenecks.attach import Attached
-from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.codes import Codes
+from interp.bottlenecks.base import Bottleneck, Codes
 from interp.bottlenecks.edits import Positions, check_positions, is_among
+from interp.errors import InputError, real_number, whole_number
 from interp.models import Model, Site, resolve_site
-from interp.models.positions import running_generation
+from interp.models.hooks import running_generation
+from interp.steering.edit_tensors import SitePlan
 from interp.steering.edits import CodeEdit
-from interp.steering.plan import SitePlan
-from interp.tasks.errors import InputError, real_number, whole_number
 
 Where = str | Positions
 """Which positions: one of three names, ``generated:N``, or columns; see :func:`steer`."""
@@ -53,7 +52,7 @@ def steer(
     """Edit codes in every forward within the ``with`` block.
 
     Args:
-        codebooks: by site, as :func:`~interp.bottlenecks.book_folder.load_codebooks` gives them.
+        codebooks: by site, as :func:`~interp.bottlenecks.store.load_codebooks` gives them.
         edits: at most one book's k codes a head can be set; of sites beside each other all act.
         positions: ``generated`` (from the last token of the prompt on, which is where the first new token is made;
             in a forward by itself the last position), ``generated:N`` (from the N-th new token on), ``prompt``,

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.errors import InputError
 from interp.models import Model
 from interp.models.vocabulary import check_tokens
 from interp.progress import Stage, silent
-from interp.tasks.errors import InputError
 from interp.text.sources import Document, TextSource, open_sources
 from interp.text.special import between, first_token, token_ids
 

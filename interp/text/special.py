@@ -4,7 +4,7 @@ import itertools
 
 from transformers import PreTrainedTokenizerBase
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from interp.bottlenecks.codebook import Codebook
-from interp.tasks.errors import InputError, check_fields
+from interp.errors import InputError, check_fields
 
 
 def usual_step(k: int, *, mlps: bool = False) -> float:
@@ -38,7 +38,7 @@ class TrainConfig:
         warmup: share of the steps over which the step sizes rise; they fall to zero, linearly, over the rest.
         nested: train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book
             serves them all.
-        settle: rounds of settling at the end (:mod:`interp.training.settling`), for ``distilled`` codes that are not
+        settle: rounds of settling at the end (:mod:`interp.training.centroid_refit`), for ``distilled`` codes that are not
             ``nested``: nearer to the vectors that the codes stand for.
         replace_every: steps after which codes that were not used meanwhile are replaced, until four fifths of
             the run; 0 leaves them.

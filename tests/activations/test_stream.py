@@ -6,9 +6,9 @@ import torch
 from interp.activations.means import HeadMeans
 from interp.activations.metric import task_metric
 from interp.activations.stream import MetricConsumer, end_logits, equal_length_batches, feed, run_batch
-from interp.scores import METHODS, load_method
-from interp.tasks.errors import InputError
-from interp.tasks.pairs import PromptPair
+from interp.errors import InputError
+from interp.prompts.pairs import PromptPair
+from interp.scores.registry import METHODS, load_method
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 

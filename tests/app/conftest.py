@@ -7,9 +7,9 @@ import pytest
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
-from interp.app import books
-from interp.bottlenecks import shipped
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.app.widgets import codebook_picker as books
+from interp.bottlenecks import store as shipped
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.models import load_model
 from interp.text import load_text
 

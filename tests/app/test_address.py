@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from interp.app.address import CHOSEN, WHOLE
-from interp.app.tokens import plain
+from interp.app.widgets.tokens import plain
+from interp.app.widgets.url_state import CHOSEN, WHOLE
 from tests.report.synthetic import make_run
 
 PLACES = {
@@ -31,8 +31,8 @@ PLACES = {
 @pytest.fixture(scope="module")
 def runs(tiny_model_folder, tmp_path_factory):
     """Codebooks, an index of them and a run."""
-    from interp.bottlenecks.book_folder import load_codebooks
-    from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+    from interp.bottlenecks.fit import FitConfig, fit_codebooks
+    from interp.bottlenecks.store import load_codebooks
     from interp.codesearch import build_index
     from interp.models import load_model
     from interp.text import load_text
@@ -94,8 +94,9 @@ def test_what_vanishes_while_it_is_open_is_told(open_page, runs, tmp_path, view,
 
 
 def test_an_index_of_other_codebooks_of_the_package_has_no_links(runs, tmp_path, monkeypatch):
-    from interp.app import books, links
-    from interp.bottlenecks.book_folder import BookFolder, books_fingerprint
+    from interp.app.widgets import codebook_picker as books
+    from interp.app.widgets import urls as links
+    from interp.bottlenecks.store import BookFolder, books_fingerprint
 
     package = tmp_path / "interp" / "bottlenecks" / "data"
     monkeypatch.setattr(books, "PACKAGED", package)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from interp.app import engine, shelf
-from interp.app.code_search import FIELDS
-from interp.bottlenecks.book_folder import MANIFEST
+from benchmarks.tokfsm.folder import RESULT as REPRODUCTION
+from interp.app import engine
+from interp.app.codes.search import FIELDS
+from interp.app.widgets import run_store as shelf
+from interp.bottlenecks.store import MANIFEST
 from interp.codesearch.index import IDS
 from interp.codesearch.index import MANIFEST as INDEX_MANIFEST
-from interp.runs import RESULT
-from interp.tokfsm.folder import RESULT as REPRODUCTION
+from interp.runs.run import RESULT
 from tests.app.conftest import MAIN, TIMEOUT
 
 ROOT = Path(__file__).parent.parent.parent

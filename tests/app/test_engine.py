@@ -11,13 +11,13 @@ from streamlit.runtime.scriptrunner_utils.exceptions import RerunException, Stop
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
 from interp.app import engine
-from interp.app.steered import EVERY, Request, compare
-from interp.app.turns import Turns
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.app.engine import Turns
+from interp.app.steering.job import EVERY, Request, compare
+from interp.bottlenecks.store import load_codebooks
+from interp.errors import InputError
 from interp.models import load_model
 from interp.steering import SetCode, WeightedCode, steer
 from interp.steering.continuations import continue_prompts
-from interp.tasks.errors import InputError
 
 SOON = 10
 

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from interp.app import evaluation_sources, shelf
-from interp.app.tokens import plain
-from interp.bench.store import whole_record, write_record
-from interp.bottlenecks.book_folder import BookFolder
+from benchmarks.tokfsm.folder import save
+from benchmarks.tokfsm.machine_rows import read_reproduction
+from benchmarks.tokfsm.reproduce import measure, train
+from benchmarks.tokfsm.table import NAMES, PHASE
+from interp.app.evaluation import sources as evaluation_sources
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.tokens import plain
+from interp.bench.plan import whole_record, write_record
+from interp.bottlenecks.store import BookFolder
+from interp.errors import InputError
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
 from interp.models import load_model
-from interp.report.machine_rows import read_reproduction
-from interp.report.steering_rows import BASE_FILE
-from interp.tasks.errors import InputError
-from interp.tokfsm.folder import save
-from interp.tokfsm.reproduce import measure, train
-from interp.tokfsm.table import NAMES, PHASE
+from interp.report.tables import BASE_FILE
 from tests.app.conftest import files_of
 from tests.report.synthetic import EVIL
 from tests.report.test_bench_page import make_result

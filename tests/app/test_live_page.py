@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from interp.app import books, engine, token_strip
+from interp.app import engine
+from interp.app.live import token_strip
+from interp.app.widgets import codebook_picker as books
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
 from tests.app.conftest import files_of, html_of
 
@@ -165,7 +167,7 @@ def test_codebooks_that_are_read_anew_but_have_not_changed_need_no_other_forward
     """Of many sets in use, the one least used is not kept."""
     app = page(text=TEXT)
     books._books.clear()
-    monkeypatch.setattr("interp.app.reading.read_codes", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("interp.app.live.token_codes.read_codes", lambda *_: pytest.fail("read again"))
     app.selectbox(key="books").set_value("books").run()
     assert not app.exception and _strip(app)["pieces"]
 
@@ -182,7 +184,7 @@ def test_a_page_that_crashes_leaves_the_others_and_itself_working(page, monkeypa
 
     app = page(text=TEXT)
     with monkeypatch.context() as broken:
-        broken.setattr("interp.app.reading.read_codes", crash)
+        broken.setattr("interp.app.live.token_codes.read_codes", crash)
         app.text_area(key="text").set_value("another text").run()
         assert "out of memory" in app.exception[0].message
     app.switch_page("views/steering.py").run()

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from interp.app import engine
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
 from interp.steering import SetCode, parse_codes, steer, topics
-from interp.steering.continuations import continue_prompts, encode_prompts
-from interp.steering.controls import random_codes
-from interp.steering.divergence import step_divergences
-from interp.steering.found import SCALE
-from interp.steering.kept import identity
+from interp.steering.cache import identity
+from interp.steering.code_set import SCALE
+from interp.steering.conditions import random_codes
+from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences
 from tests.app.conftest import files_of, html_of
 from tests.app.test_live_page import values_of
 
@@ -164,7 +163,7 @@ def presets(tiny_model_folder, runs_with_books, tmp_path, monkeypatch) -> Path:
     file = tmp_path / "presets.json"
     both = [preset, preset | {"name": "<b>*", "codes": "m1=1"}]
     file.write_text(json.dumps({"format": 1, "made_with": made_with, "presets": both}), encoding="utf-8")
-    monkeypatch.setattr("interp.steering.presets.FILE", file)
+    monkeypatch.setattr("interp.steering.topics.FILE", file)
     return file
 
 

@@ -4,8 +4,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from interp.app.code_page import strip
-from interp.app.tokens import pieces, visible
+from interp.app.codes.code_page import strip
+from interp.app.widgets.tokens import pieces, visible
 from interp.codesearch import Context
 from tests.tiny_models import make_tokenizer
 

@@ -10,16 +10,16 @@ import pytest
 from interp.bench import Plan, run_bench
 from interp.bench.plan import LIMITS, YARDSTICK, drawn
 from interp.bench.run import _Estimate
-from interp.circuits.measured import MeasuredReference
+from interp.circuits.exact_effects import MeasuredReference
+from interp.errors import InputError
 from interp.evaluation.ablation import Ablator
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.recovery import recover
-from interp.models.planted import load_planted_model, planted_truth
 from interp.models.sites import parse_site
-from interp.scores import METHODS
+from interp.planted.models import load_planted_model, planted_truth
+from interp.planted.tasks import load_planted_task
+from interp.scores.registry import METHODS
 from interp.tasks import write_prompt_file
-from interp.tasks.errors import InputError
-from interp.tasks.planted import load_planted_task
 
 TASK = "planted-inhibition"
 SMALL = {"pairs": (4, 8), "seeds": 2, "pool": 16, "held_out": 5, "reference": 20}

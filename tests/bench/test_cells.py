@@ -6,8 +6,8 @@ import pytest
 from interp.bench.cells import Runner
 from interp.bench.plan import drawn
 from interp.models import load_model
-from interp.models.planted import planted_truth
-from interp.scores.codes import CodesBase, CodesConfig
+from interp.planted.models import planted_truth
+from interp.scores.adaptive_patching.method import CodesBase, CodesConfig
 from interp.tasks import load_task
 
 PLANTED = "planted-inhibition"

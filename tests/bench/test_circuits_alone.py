@@ -9,9 +9,9 @@ import pytest
 
 from interp.bench.plan import Plan
 from interp.bench.run import run_bench
+from interp.errors import InputError
 from interp.evaluation.ablation import Ablator
 from interp.files import write_json
-from interp.tasks.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "circuits_alone.py"
 HELD_OUT = 6

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from interp.models.planted import load_planted_model, planted_truth
 from interp.models.sites import parse_site
-from interp.scores.edge_proposals import EdgeList
+from interp.planted.models import load_planted_model, planted_truth
+from interp.scores.adaptive_patching.edges import EdgeList
 from interp.tasks import load_task
 
 PLANTED = "planted-induction"

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
+from interp.errors import InputError
 from interp.models import Model, hooked, load_model, parse_site
 from interp.models.generate import generate
-from interp.models.planted import load_planted_model
-from interp.tasks.errors import InputError
-from interp.tasks.planted import NOUNS, VOCABULARY, load_planted_task
+from interp.planted.models import load_planted_model
+from interp.planted.tasks import NOUNS, VOCABULARY, load_planted_task
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 

@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig, Codes
 from interp.bottlenecks.metric_codebook import MetricCodebook
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 SELECTIONS = [("cosine", "dropped"), ("cosine", "kept"), ("residual", "dropped"), ("residual", "kept")]
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from interp.bottlenecks import load_bottleneck
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.codebook_features import export_language_model, load_codebook_features
+from interp.bottlenecks.interop.codebook_features import export_language_model, load_codebook_features
+from interp.errors import InputError
 from interp.models import load_model
-from interp.tasks.errors import InputError
 
 N_CODES, HEADS = 20, {"gpt2": 3, "pythia": 4}
 BLOCKS = {"gpt2": "transformer.h", "pythia": "gpt_neox.layers"}

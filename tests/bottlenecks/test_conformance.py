@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from interp.bottlenecks import BOTTLENECKS, Bottleneck, Codes, load_bottleneck
-from interp.bottlenecks.base import straight_through
-from interp.bottlenecks.codes import NO_CODE
-from interp.tasks.errors import InputError
+from interp.bottlenecks.base import NO_CODE, straight_through
+from interp.errors import InputError
 from tests.bottlenecks.conformance import CASES, Case, vectors
 
 

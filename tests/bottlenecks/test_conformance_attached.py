@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from interp.bottlenecks.attach import attach
+from interp.errors import InputError
 from interp.models import Model, hooked, model_lock, parse_site
 from interp.models.generate import generate
-from interp.tasks.errors import InputError
 from tests.bottlenecks.conformance import PROMPTS, SITES, trained, watcher
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from interp.bottlenecks import NO_CODE, Codes
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import Edit
+from interp.errors import InputError
 from interp.models import hooked, parse_site
 from interp.models.generate import generate
-from interp.tasks.errors import InputError
 from tests.bottlenecks.conformance import PROMPTS, SHIFT, SITES, watcher
 
 

@@ -9,10 +9,9 @@ from safetensors.torch import save_file
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from interp.bottlenecks.codes import Codes
-from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
-from interp.bottlenecks.sae_gradient import Weights, gradient, tangent
-from interp.tasks.errors import InputError
+from interp.bottlenecks.base import Codes
+from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig, Weights, gradient, tangent
+from interp.errors import InputError
 
 
 def config(**changes) -> DiscreteSAEConfig:

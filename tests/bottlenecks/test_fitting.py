@@ -9,12 +9,11 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.book_folder import BookFolder, load_codebooks
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
-from interp.bottlenecks.layer_stream import LayerStream
+from interp.bottlenecks.fit import FitConfig, LayerStream, fit_codebooks
 from interp.bottlenecks.metric_codebook import output_map
+from interp.bottlenecks.store import BookFolder, load_codebooks
+from interp.errors import InputError
 from interp.models import Model, earlier_digest, hooked, resolve_site, weights_digest
-from interp.tasks.errors import InputError
 from interp.text import TextBlocks, load_text
 
 SMALL = FitConfig(n_codes=12, k=2, selection="residual")
@@ -281,7 +280,7 @@ def test_an_output_map_keeps_lengths_of_outputs_and_their_units():
 
 
 def test_small_batches_of_more_text_than_fits_are_joined(model, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("interp.bottlenecks.fitting.IN_MEMORY", 0)
+    monkeypatch.setattr("interp.bottlenecks.fit.IN_MEMORY", 0)
     config = FitConfig(n_codes=48, k=1, selection="residual")
     fit_codebooks(model, text, ["heads", "m1"], tmp_path, config, batch_size=1)  # 32 vectors a batch
     for book in load_codebooks(tmp_path, model).values():

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import HfApi
 
 from interp.bottlenecks import Bottleneck, Codebook, CodebookConfig, DiscreteSAE, load_bottleneck
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 NAME = "someone/codes-of-a5"
 

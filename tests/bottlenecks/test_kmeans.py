@@ -6,7 +6,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from interp.bottlenecks.kmeans import GroupedKMeans
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 
 def clusters(n_groups: int, n_rows: int, n_clusters: int = 8, d_in: int = 10):

@@ -3,12 +3,18 @@
 import pytest
 import torch
 
-from interp.bottlenecks import Codebook, CodebookConfig, shipped
-from interp.bottlenecks.book_folder import BookFolder, load_codebooks
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
-from interp.bottlenecks.packed_books import read_packed, write_packed
-from interp.bottlenecks.shipped import codebooks_folder, pack_codebooks
-from interp.tasks.errors import InputError
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks import store as shipped
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import (
+    BookFolder,
+    codebooks_folder,
+    load_codebooks,
+    pack_codebooks,
+    read_packed,
+    write_packed,
+)
+from interp.errors import InputError
 from interp.text import load_text
 
 

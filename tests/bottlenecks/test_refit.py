@@ -3,11 +3,11 @@
 import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.bottlenecks.refit import RIDGE, refit
+from interp.bottlenecks.kmeans import RIDGE, refit
 
 
 def test_refit_is_ridge_regression_on_the_codes_of_each_vector(monkeypatch):
-    monkeypatch.setattr("interp.bottlenecks.refit.PART", 16)
+    monkeypatch.setattr("interp.bottlenecks.kmeans.PART", 16)
     rows, book = torch.randn(2, 50, 5), torch.randn(2, 8, 5)
     ids = torch.randint(8, (2, 50, 3))
     found = refit(rows, ids, book)

@@ -7,10 +7,10 @@ from sae_lens.saes.sae import SAEMetadata
 
 from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig, LayerNormCodebook
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.sae_lens import CodebookSAE, SaeLensCodes, export_to_sae_lens
+from interp.bottlenecks.interop.sae_lens import CodebookSAE, SaeLensCodes, export_to_sae_lens
+from interp.errors import InputError
 from interp.models import hooked, parse_site
 from interp.models.generate import generate
-from interp.tasks.errors import InputError
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 SELECTIONS = [("cosine", "dropped"), ("residual", "kept")]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from interp.bottlenecks.book_folder import load_codebooks
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.codesearch import build_index
 from interp.files import write_json
 from interp.models import load_model

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from interp.tokfsm.folder import save
-from interp.tokfsm.recipe import Recipe
-from interp.tokfsm.reproduce import measure, train
+from benchmarks.tokfsm.folder import save
+from benchmarks.tokfsm.recipe import Recipe
+from benchmarks.tokfsm.reproduce import measure, train
 from tests.browser.workbench import HEIGHT, Tab, serve
 from tests.chromium import FLAGS, chromium_path
 
@@ -77,7 +77,7 @@ def make(runs: Path) -> None:
     for name, words in COMMANDS.items():
         if not (runs / name).is_file():
             out = ["--out", str((runs / name).parent)]
-            subprocess.run([sys.executable, "-m", "interp.cli", *words.split(), *out], check=True)
+            subprocess.run([sys.executable, "-m", "interp.cli.main", *words.split(), *out], check=True)
     if not (runs / "machine" / "result.json").is_file():
         recipe = Recipe(tokens=200_000, n_codes=100, fit_sequences=32)
         training = train(recipe, runs / "machine")

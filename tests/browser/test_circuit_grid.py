@@ -5,7 +5,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from interp.runs import Run
+from interp.runs.run import Run
 from tests.browser.conftest import NAME
 
 pytestmark = pytest.mark.browser

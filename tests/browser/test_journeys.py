@@ -9,7 +9,7 @@ import pytest
 import torch
 from playwright.sync_api import expect
 
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.codesearch import CodeIndex, search_regex
 from interp.models import load_model
 from interp.steering import SetCode, steer

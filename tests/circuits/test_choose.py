@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from interp.circuits.choose import candidates, check, decide
-from interp.intervals import mean_interval
+from interp.circuits.verify import candidates, check, decide
+from interp.errors import InputError
 from interp.models import Site
-from interp.models.planted import load_planted_model, planted_truth
+from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.patching import Interchange
 from interp.scores.result import Cost, Scores
+from interp.stats import mean_interval
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 
 
 def _scores(heads, mlps=None):

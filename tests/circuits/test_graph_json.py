@@ -6,8 +6,8 @@ import pytest
 import interp
 from interp.circuits.circuit import Circuit, Component
 from interp.circuits.graph_json import read_graph, write_graph
+from interp.errors import InputError
 from interp.scores.result import EdgeScore
-from interp.tasks.errors import InputError
 
 
 def circuit(universe="heads+mlps"):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from interp.circuits.head_view import LONGEST, view_pair
+from interp.circuits.roles import LONGEST, view_pair
+from interp.errors import InputError
 from interp.models import hooked
-from interp.models.wiring import Wiring
-from interp.tasks.errors import InputError
+from interp.models.residual_writes import Wiring
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 
@@ -91,7 +91,7 @@ def test_of_a_long_prompt_the_row_of_end_is_kept(tiny_model, monkeypatch):
     model = tiny_model("llama")
     [pair] = random_pairs(model.cfg.d_vocab, n=1)
     whole = view_pair(model, pair, "logit_diff")
-    monkeypatch.setattr("interp.circuits.head_view.LONGEST", 5)
+    monkeypatch.setattr("interp.circuits.roles.LONGEST", 5)
     view = view_pair(model, pair, "logit_diff")
     np.testing.assert_array_equal(view.pattern("corrupt", 1, 0), whole.pattern("corrupt", 1, 0)[-1:])
     assert LONGEST == 128

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from interp.circuits.measured import MeasuredReference, shipped_measured
+from interp.circuits.exact_effects import MeasuredReference, shipped_measured
 from interp.circuits.references import load_reference, reference_for, reference_names
+from interp.errors import InputError
 from interp.models.sites import parse_site
 from interp.scores.result import Cost, Scores
-from interp.tasks.errors import InputError
 
 PUBLISHED = {
     # name: heads, edges, edges from head to head

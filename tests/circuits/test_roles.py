@@ -7,7 +7,7 @@ import pytest
 
 from interp.activations.stream import MetricConsumer, feed
 from interp.circuits.roles import ROLE_BAR, HeadReadout, head_roles, role_name
-from interp.models.planted import load_planted_model, planted_truth
+from interp.planted.models import load_planted_model, planted_truth
 from interp.tasks import load_task
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from interp.codesearch import Book, CodeIndex
 from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import Corpus
+from interp.codesearch.firing_stats import Gathered
 from interp.codesearch.index import IDS
 from interp.codesearch.layout import IdFile, Layout
-from interp.codesearch.strengths import Gathered
 
 REQUEST = {
     "model": {"spec": None},

@@ -13,12 +13,12 @@ import torch
 
 from interp.bottlenecks.attach import attach
 from interp.codesearch import CodeIndex, build, build_index
+from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.index import MANIFEST
 from interp.codesearch.layout import BLOCK, Book, IdFile, Layout
-from interp.codesearch.strengths import N_TOP
-from interp.codesearch.vectors import nearest_codes
+from interp.codesearch.page import nearest_codes
+from interp.errors import InputError
 from interp.files import write_json
-from interp.tasks.errors import InputError
 from interp.text import load_text
 from tests.codesearch.conftest import make_books
 from tests.command_line import tree

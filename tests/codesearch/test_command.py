@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.bottlenecks.book_folder import BookFolder, describe_text, model_identity
+from interp.bottlenecks.store import BookFolder, describe_text, model_identity
 from tests.codesearch.conftest import make_books
 
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.codesearch import find_regex
 from interp.codesearch.corpus import INVALID, read_corpus, vocabulary
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 from interp.text.special import between, first_token
 from tests.codesearch.conftest import DOCUMENTS
 from tests.tiny_models import make_tokenizer

@@ -5,8 +5,8 @@ import multiprocessing
 
 import pytest
 
-from interp.codesearch.notes import MOST, Note, Notes
-from interp.tasks.errors import InputError
+from interp.codesearch.annotations import MOST, Note, Notes
+from interp.errors import InputError
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from interp.codesearch import (
     prompt_codes,
     related_codes,
     search_similar,
-    vectors,
 )
-from interp.codesearch.vectors import LogitLens
-from interp.tasks.errors import InputError
+from interp.codesearch import page as vectors
+from interp.codesearch.page import LogitLens
+from interp.errors import InputError
 from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
 
 FIT = {"k": 3, "n_codes": 12, "selection": "residual", "magnitude": "dropped", "seed": 0, "sequential": True}
@@ -155,7 +155,7 @@ def test_the_codes_of_a_prompt_and_contexts_like_it(index, model, books):
 
 
 def test_codebooks_are_read_only_where_it_is_allowed(model, text, books, tmp_path, busy):
-    from interp.bottlenecks.book_folder import BookFolder, describe_text, model_identity
+    from interp.bottlenecks.store import BookFolder, describe_text, model_identity
     from interp.codesearch import build_index
 
     folder = tmp_path / "in" / "books"

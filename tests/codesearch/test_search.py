@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import binomtest
 
 from interp.codesearch import code_page, find_regex, search_regex, search_similar, search_token
-from interp.codesearch.postings import span_of
-from interp.intervals import wilson
-from interp.tasks.errors import InputError
+from interp.codesearch.index import span_of
+from interp.errors import InputError
+from interp.stats import wilson
 from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
 
 WORDS = [" New", " York", " Zür", "ich", " na", "ïve", " 12", "34", ".", "\n", " 日本", "語", "\x1a"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
-from interp.codesearch.strengths import Gathered, Watched
+from interp.codesearch.firing_stats import Gathered, Watched
 
 
 def test_a_token_without_a_code_is_silent_for_every_code():

@@ -10,7 +10,7 @@ import pytest
 from interp.codesearch import code_contexts, find_regex, search_regex
 from interp.codesearch.contexts import Context, match_contexts
 from interp.codesearch.tables import contexts_csv, hits_csv
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 
 
 def test_hits_read_back(index):

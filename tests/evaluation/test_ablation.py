@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from interp.activations.metric import task_metric
+from interp.errors import InputError
 from interp.evaluation.ablation import KINDS, Ablator, all_or_none
 from interp.models import has_mlps
-from interp.models.planted import load_planted_model, planted_truth
 from interp.models.sites import parse_site
-from interp.tasks.errors import InputError
-from interp.tasks.planted import load_planted_task
+from interp.planted.models import load_planted_model, planted_truth
+from interp.planted.tasks import load_planted_task
 from tests.ablated import ablated_metric
 from tests.pairs import random_pairs
 

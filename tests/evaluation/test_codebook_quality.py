@@ -8,17 +8,17 @@ import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
-from interp.evaluation.code_usage import UsageMeter
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.errors import InputError
 from interp.evaluation.codebook_quality import (
     CONTROLS,
+    UsageMeter,
     evaluate_codebooks,
     mean_activations,
     quality_of_folder,
     random_directions,
 )
 from interp.models import Model, hooked
-from interp.tasks.errors import InputError
 from interp.text import load_text
 
 SITES = ("a0", "a1.h2", "m1", "r0")
@@ -44,7 +44,7 @@ def books(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_k(books, model):
-    from interp.bottlenecks.book_folder import load_codebooks
+    from interp.bottlenecks.store import load_codebooks
 
     return {k: load_codebooks(books.folder, model, k=k) for k in (1, 3)}
 

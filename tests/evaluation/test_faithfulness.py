@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, completeness, faithfulness, faithfulness_curves, minimality
-from interp.models.planted import load_planted_model, planted_truth
 from interp.models.sites import parse_site
-from interp.tasks.errors import InputError
-from interp.tasks.planted import load_planted_task
+from interp.planted.models import load_planted_model, planted_truth
+from interp.planted.tasks import load_planted_task
 from tests.ablated import ablated_metric
 from tests.pairs import random_pairs
 

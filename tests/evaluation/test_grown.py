@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
-from interp.evaluation.grown import _interval, n_circuits, run_grown
+from interp.evaluation.nested_circuits import _interval, n_circuits, run_grown
 from interp.models import load_model
-from interp.models.planted import planted_truth
-from interp.scores.growth import grow
+from interp.planted.models import planted_truth
+from interp.prompts.sampling import held_out_pairs
+from interp.scores.adaptive_patching.nested import grow
 from interp.tasks import load_task, write_prompt_file
-from interp.tasks.errors import InputError
-from interp.tasks.holdout import held_out_pairs
 from tests.ablated import ablated_metric
 from tests.command_line import run_command
 

@@ -8,11 +8,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
 from interp.circuits.references import load_reference
-from interp.evaluation.edge_recovery import recover_edges
-from interp.evaluation.recovery import compare_paired, recover, roc_auc, roc_curve_points
-from interp.scores.priors import layer_prior
+from interp.errors import InputError
+from interp.evaluation.recovery import compare_paired, recover, recover_edges, roc_auc, roc_curve_points
+from interp.scores.baselines import layer_prior
 from interp.scores.result import EdgeScore
-from interp.tasks.errors import InputError
 
 
 @pytest.mark.parametrize(

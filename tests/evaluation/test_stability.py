@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp.errors import InputError
 from interp.evaluation.stability import best_heads, bootstrap_stability, jaccard, mean_jaccard, precision_at
-from interp.tasks.errors import InputError
 
 
 def test_best_heads_by_size_and_by_sign():

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from interp.evaluation.steering import BASE, Cell
-from interp.evaluation.steering_arms import WRONG
-from interp.evaluation.steering_table import steering_table
+from interp.evaluation.steering import BASE, Cell, steering_table
+from interp.evaluation.steering_conditions import WRONG
 
 TOPICS = ("fire", "baby", "slide")
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from interp.models.hooks import hooked
-from interp.models.planted import load_planted_model
-from interp.tasks.planted import load_planted_task
+from interp.planted.models import load_planted_model
+from interp.planted.tasks import load_planted_task
 
 NEGLIGIBLE = 1e-3
 """Share of the clean-corrupt gap below which there is no effect."""

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import hooked
-from interp.models.blockwise import Blockwise, mlp_norm, require_whole_blocks
-from interp.models.linear_norm import LinearNorm
-from interp.models.planted import load_planted_model
-from interp.tasks.errors import InputError
+from interp.models.partial_forward import Blockwise, mlp_norm, require_whole_blocks
+from interp.models.residual_writes import LinearNorm
+from interp.planted.models import load_planted_model
 from tests.tiny_models import FAMILIES
 
 KNOWN = ("gpt2", "pythia", "llama", "qwen2", "phi", "planted-inhibition")

@@ -12,8 +12,8 @@ from collections import namedtuple
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import describe_model, embedded, load_model, load_tokenizer
-from interp.tasks.errors import InputError
 from tests.models.tiny_gguf import make_llama, write_gguf
 from tests.tiny_models import make_tokenizer
 

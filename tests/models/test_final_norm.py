@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from interp.models import has_mlps, hooked
-from interp.models.final_norm import FinalNorm
-from interp.models.planted import load_planted_model
+from interp.models.residual_writes import FinalNorm
+from interp.planted.models import load_planted_model
 from tests.tiny_models import FAMILIES
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from interp.errors import InputError
 from interp.models import hooked
 from interp.models.generate import generate
-from interp.tasks.errors import InputError
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

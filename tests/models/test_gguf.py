@@ -7,10 +7,10 @@ import gguf
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import describe_model, load_model, load_tokenizer
 from interp.models.generate import generate
-from interp.models.gguf import read_gguf
-from interp.tasks.errors import InputError
+from interp.models.pretrained import read_gguf
 from tests.models.tiny_gguf import make_llama, write_gguf
 from tests.tiny_models import make_tokenizer
 

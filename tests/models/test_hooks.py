@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import hook_point, hooked, model_lock, parse_site, resolve_site
-from interp.tasks.errors import InputError
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

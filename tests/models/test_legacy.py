@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import describe_model, has_mlps, load_model, load_tokenizer, resolve_site
 from interp.models.generate import generate
-from interp.tasks.errors import InputError
 from tests.tiny_models import make_tokenizer
 
 transformer_lens = pytest.importorskip("transformer_lens")

@@ -21,13 +21,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from interp.errors import InputError
 from interp.models import describe_model, load_model, load_tokenizer, model_names
 from interp.models.embedded import cache_folder
 from interp.models.generate import generate
 from interp.models.load import classify, parse_device
-from interp.models.wiring import Wiring
+from interp.models.residual_writes import Wiring
 from interp.steering.continuations import continue_prompts
-from interp.tasks.errors import InputError
 from interp.text import load_text
 from tests.tiny_models import FAMILIES, OTHERS, make_config
 

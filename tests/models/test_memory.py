@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+from interp.errors import InputError
 from interp.models import memory
 from interp.models.memory import check_memory, check_weights, estimate_memory, weight_bytes
-from interp.tasks.errors import InputError
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])

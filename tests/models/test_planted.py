@@ -5,10 +5,10 @@ from itertools import product
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models.hooks import hooked
-from interp.models.planted import load_planted_model, planted_names, planted_truth
-from interp.tasks.errors import InputError
-from interp.tasks.planted import VOCABULARY, load_planted_task, planted_task_names
+from interp.planted.models import load_planted_model, planted_names, planted_truth
+from interp.planted.tasks import VOCABULARY, load_planted_task, planted_task_names
 from tests.models.planted_bench import NEGLIGIBLE, Bench, attention, bench, given, hook, parse
 
 NAMES = planted_names()

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from interp.models.hooks import hooked
-from interp.models.planted import load_planted_model, planted_names, planted_truth
-from interp.models.planted_redundancy import BYSTANDER
+from interp.planted.models import BYSTANDER, load_planted_model, planted_names, planted_truth
+from interp.planted.tasks import load_planted_task
 from interp.scores.attribution import attribution
-from interp.tasks.planted import load_planted_task
 from tests.models.planted_bench import NEGLIGIBLE, Bench, attention, bench, parse
 
 NAMES = [name for name in planted_names() if planted_truth(name).distractors]

@@ -3,7 +3,7 @@
 import pytest
 
 from interp.models.generate import generate
-from interp.models.positions import forwards_watched, running_generation
+from interp.models.hooks import forwards_watched, running_generation
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from interp.models import hooked
-from interp.models.planted import load_planted_model
-from interp.models.prefix import Prefix
-from interp.models.start import starting_at
+from interp.models.partial_forward import Prefix, starting_at
+from interp.planted.models import load_planted_model
 from tests.tiny_models import FAMILIES
 
 LENGTH = 12

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import load_model, weights_checksum, weights_digest
 from interp.scores.patching import PatchingConfig, patching
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 
 

@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import discover
 from interp.activations.stream import check_context, feed
+from interp.errors import InputError
 from interp.models import Model, load_model
 from interp.models.generate import generate
 from interp.steering.continuations import encode_prompts
 from interp.steering.texts import tokenize
-from interp.tasks.errors import InputError
 from interp.text import load_text
 from tests.pairs import random_pairs
 from tests.tasks.conftest import train_tokenizer

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from interp.errors import InputError
 from interp.models import has_mlps, hooked, load_model
-from interp.models.planted import load_planted_model
-from interp.models.wiring import Wiring
-from interp.tasks.errors import InputError
+from interp.models.residual_writes import Wiring
+from interp.planted.models import load_planted_model
 from tests.tiny_models import FAMILIES, OTHERS
 
 NORMS = {"gemma2": "ln1_post", "gemma3": "ln1_post", "olmo2": "ln1"}

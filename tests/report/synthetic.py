@@ -4,7 +4,7 @@ import numpy as np
 
 from interp.circuits.references import load_reference, reference_for
 from interp.evaluation.recovery import recover
-from interp.runs import FORMAT, Run
+from interp.runs.run import FORMAT, Run
 
 EVIL = "</title></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>'\"&"
 ROLES = ("previous-token", "duplicate-token", "induction", "mover", "negative-mover", "inhibition")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from interp.bench.table import METRICS
 from interp.report.bench import _group, bench_command, render_bench
 from interp.report.pareto import LINE, Point, pareto_figure, pareto_front
-from interp.report.spacing import spread
+from interp.report.plots import spread
 from tests.report.synthetic import EVIL
 from tests.report.test_page import _Page
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
+from interp.errors import InputError
 from interp.files import write_json
 from interp.report.bench_plot import COST, LABEL, PAIRS, bench_plot
 from interp.report.bench_rows import MethodRow, Spread, best_first, read_bench
-from interp.report.plot_style import BLUE, GREY
-from interp.tasks.errors import InputError
+from interp.report.plots import BLUE, GREY
 from tests.report.synthetic import EVIL
 from tests.report.test_bench_page import make_result
 

@@ -6,11 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from interp.report.circuit_plots import code_plot, grid_plot, pattern_plot, scores_plot
+from interp.report.circuit_plots import code_plot, edge_plot, grid_plot, pattern_plot, scores_plot
 from interp.report.components import Scale, edge_figure, edges_told, member_nodes
 from interp.report.edge_graph import Node, edge_graph
-from interp.report.edge_plot import edge_plot
-from interp.report.plot_style import GREY
+from interp.report.plots import GREY
 from interp.report.token_bars import token_bars
 from interp.report.wording import signed
 from tests.report.synthetic import EVIL, make_run

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from interp.circuits.references import load_reference
+from interp.errors import InputError
 from interp.evaluation.recovery import compare_paired
 from interp.report.compare import compare_runs
-from interp.runs import Run
-from interp.tasks.errors import InputError
+from interp.runs.run import Run
 from tests.report.synthetic import make_run, published
 
 GPT2 = {"n_layers": 12, "n_heads": 12, "model": "gpt2"}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from interp.bottlenecks.shipped import SHIPPED
+from benchmarks.tokfsm.machine_rows import read_reproduction
+from interp.bottlenecks.store import SHIPPED
+from interp.errors import InputError
 from interp.report.bench_rows import read_bench
-from interp.report.machine_rows import read_reproduction
-from interp.report.quality_rows import read_quality
-from interp.tasks.errors import InputError
+from interp.report.tables import read_quality
 from tests.report.test_bench_page import make_result
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "tokfsm" / "cpu-seed0.json"

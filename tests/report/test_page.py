@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 import pytest
 
 from interp.circuits.references import load_reference
+from interp.errors import InputError
 from interp.report import render_report, write_report
 from interp.report.components import Scale
 from interp.report.members import member_cards
 from interp.report.wording import in_plot
-from interp.runs import Run
-from interp.tasks.errors import InputError
+from interp.runs.run import Run
 from tests.report.synthetic import EVIL, make_run, published
 
 _VOID = {"meta", "input", "br"}

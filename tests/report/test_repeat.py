@@ -4,7 +4,7 @@ import shlex
 from dataclasses import asdict
 
 from interp.report.repeat import command_line, python_lines, reference_command, warnings
-from interp.scores import method_config
+from interp.scores.registry import method_config
 from tests.report.synthetic import make_run
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, run_batch
 from interp.models import Model, hooked
-from interp.tasks.pairs import PromptPairs
+from interp.prompts.pairs import PromptPairs
 
 
 def kept(model: Model, tokens: Tensor, *names: str, hooks: dict | None = None) -> list[Tensor]:

@@ -4,19 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.metric import task_metric
+from interp.activations.metric import Divergence, task_metric
 from interp.activations.stream import end_logits, feed, run_batch
+from interp.errors import InputError
 from interp.models import Site, hooked
-from interp.models.planted import load_planted_model, planted_truth
-from interp.scores.acdc import ACDCConfig, LiveEdges, acdc
+from interp.planted.models import load_planted_model, planted_truth
+from interp.scores.acdc import ACDCConfig, EdgePatching, LiveEdges, NodePatching, Pruner, acdc
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.divergence import Divergence
-from interp.scores.edge_patching import EdgePatching
-from interp.scores.greedy import Pruner
-from interp.scores.node_patching import NodePatching
 from interp.scores.patching import interchange
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 
 PLANTED = ["planted-induction", "planted-inhibition", "planted-backup"]

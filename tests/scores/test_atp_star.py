@@ -6,14 +6,14 @@ import torch
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, run_batch
+from interp.errors import InputError
 from interp.models import hooked
-from interp.models.planted import load_planted_model, planted_truth
-from interp.scores import method_config
+from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import attribution
 from interp.scores.eap import at_clean, edge_scores
+from interp.scores.registry import method_config
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import kept
 from tests.tiny_models import FAMILIES

@@ -7,7 +7,7 @@ import torch
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, run_batch
 from interp.models import load_model
-from interp.models.planted import load_planted_model, planted_truth
+from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.patching import patching
 from interp.tasks import load_task

@@ -6,14 +6,14 @@ import torch
 
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import MetricConsumer, feed
-from interp.models.planted import load_planted_model, planted_truth
-from interp.scores import METHODS
+from interp.errors import InputError
+from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
+from interp.scores.baselines import RandomConfig, layer_index, random_ranking
 from interp.scores.hisp import HISPConfig, by_layer_norm, hisp
 from interp.scores.mean_difference import mean_difference, mean_difference_norm
-from interp.scores.priors import RandomConfig, layer_index, random_ranking
+from interp.scores.registry import METHODS
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 
 BASELINES = (

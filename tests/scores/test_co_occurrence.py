@@ -5,8 +5,7 @@ import pytest
 
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.models import Site
-from interp.scores.co_occurrence import co_occurrence
-from interp.scores.edge_proposals import EdgeList
+from interp.scores.adaptive_patching.edges import EdgeList, co_occurrence
 from interp.scores.head_codes import HeadCodes
 
 EDGES = EdgeList.among([Site("attn", 0, 0), Site("attn", 1, 0)])

@@ -4,20 +4,28 @@ import numpy as np
 import pytest
 
 from interp.activations.stream import feed
+from interp.errors import InputError
 from interp.models import Site, load_model
-from interp.models.planted import planted_truth
-from interp.scores.co_occurrence import conditional_information
-from interp.scores.code_edges import PATCHED_EDGE_PAIRS, CodeEdgesConfig, code_edges, edges_of_codes
-from interp.scores.codes import codes
+from interp.planted.models import planted_truth
+from interp.scores.adaptive_patching.edges import (
+    PATCHED_EDGE_PAIRS,
+    CodeEdgesConfig,
+    EdgeList,
+    EdgeSwaps,
+    code_edges,
+    conditional_information,
+    edge_products_among,
+    edges_of_codes,
+    halfway_products,
+    partial_products,
+)
+from interp.scores.adaptive_patching.method import codes
+from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import edge_runs, edge_scores
 from interp.scores.eap_ig import eap_ig, input_path
-from interp.scores.edge_proposals import EdgeList, edge_products_among, halfway_products, partial_products
-from interp.scores.edge_swaps import EdgeSwaps
 from interp.scores.head_codes import HeadCodes
-from interp.scores.role_codes import RoleCodes, RoleOutputs
-from interp.scores.swaps import Swaps
+from interp.scores.patch_runner import Swaps
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import exact_edge
 

@@ -11,17 +11,17 @@ from sklearn.metrics import average_precision_score
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import MetricConsumer, end_logits, feed
+from interp.errors import InputError
 from interp.models import Site, load_model
-from interp.models.planted import planted_truth
+from interp.planted.models import planted_truth
+from interp.planted.tasks import planted_task_names
+from interp.scores.adaptive_patching.method import CodesBase, CodesConfig, codes, expected_of_mlps
+from interp.scores.adaptive_patching.partial_ablation import PartialGradients
+from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.attribution import attribution
-from interp.scores.codes import CodesBase, CodesConfig, codes, expected_of_mlps
+from interp.scores.patch_runner import Swaps
 from interp.scores.patching import patching
-from interp.scores.redundancy import PartialGradients
-from interp.scores.role_codes import RoleCodes, RoleOutputs
-from interp.scores.swaps import Swaps
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
-from interp.tasks.planted import planted_task_names
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 

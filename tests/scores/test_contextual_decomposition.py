@@ -6,11 +6,12 @@ import torch
 from transformers.activations import ACT2FN
 
 from interp.activations.stream import feed, run_batch
+from interp.errors import InputError
 from interp.models import Site, hooked, load_model
-from interp.models.blockwise import Blockwise
-from interp.models.linear_norm import LinearNorm
-from interp.models.planted import load_planted_model, planted_truth
-from interp.scores import decomposition_rules as rules
+from interp.models.partial_forward import Blockwise
+from interp.models.residual_writes import LinearNorm
+from interp.planted.models import load_planted_model, planted_truth
+from interp.scores import contextual_decomposition as rules
 from interp.scores.contextual_decomposition import (
     ContextualDecompositionConfig,
     Decomposition,
@@ -18,7 +19,6 @@ from interp.scores.contextual_decomposition import (
 )
 from interp.scores.patching import interchange
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 
 RULES = ("frozen", "paper", "shared")

@@ -8,8 +8,8 @@ import pytest
 from interp.activations.stream import feed
 from interp.models import hooked, load_model
 from interp.scores.acdc import acdc
+from interp.scores.patch_runner import Swaps
 from interp.scores.patching import patching
-from interp.scores.swaps import Swaps
 from interp.tasks import load_task
 
 

@@ -6,16 +6,14 @@ import torch
 from transformer_lens.tools.analysis import get_act_patch_direct_path
 
 from interp.activations.stream import run_batch
+from interp.errors import InputError
 from interp.models import hooked, parse_site
-from interp.models.planted import load_planted_model, planted_truth
-from interp.scores import method_config
+from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.eap import EAPConfig, at_clean, eap, edge_scores
-from interp.scores.edge_fold import fold_edges
+from interp.scores.eap import EAPConfig, at_clean, eap, edge_attribution, edge_scores, fold_edges
 from interp.scores.edge_gradients import edge_tape, written
-from interp.scores.edges import edge_attribution
+from interp.scores.registry import method_config
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import exact_edge, slope_of_edge
 from tests.tiny_models import FAMILIES

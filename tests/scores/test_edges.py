@@ -7,8 +7,8 @@ import torch
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, run_batch
 from interp.models import Site, parse_site
-from interp.models.planted import load_planted_model, planted_truth
-from interp.scores.edges import edge_attribution
+from interp.planted.models import load_planted_model, planted_truth
+from interp.scores.eap import edge_attribution
 from interp.tasks import load_task
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import hooked
-from interp.models.planted import load_planted_model
+from interp.planted.models import load_planted_model
 from interp.scores.flow_routes import FlowRoutesConfig, flow_routes, importances
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 
 

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import MetricConsumer, end_logits, feed
+from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.models import load_model
-from interp.models.planted import planted_truth
+from interp.models.partial_forward import starting_at
 from interp.models.sites import parse_site
-from interp.models.start import starting_at
+from interp.planted.models import planted_truth
+from interp.scores.adaptive_patching.nested import POINTS, GrowthConfig, grow, rank_so_that_the_rest_cancels
 from interp.scores.attribution import attribution
-from interp.scores.growth import POINTS, GrowthConfig, grow, rank_so_that_the_rest_cancels
-from interp.scores.swaps import Swaps
+from interp.scores.patch_runner import Swaps
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.ablated import ablated_metric
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES

@@ -6,14 +6,14 @@ import torch
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, run_batch
-from interp.models.planted import load_planted_model, planted_truth
+from interp.errors import InputError
+from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.eap import EAPConfig, eap, edge_scores
 from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations, input_path
 from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
 from interp.scores.patching import patching
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import kept
 from tests.tiny_models import FAMILIES

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from interp.scores.membership import at_false_discovery_rate, membership, moderated_variance
-from interp.tasks.errors import InputError
+from interp.errors import InputError
+from interp.scores.adaptive_patching.posterior import at_false_discovery_rate, membership, moderated_variance
 
 
 def _population(seed: int, power: float, heads: int = 300):

@@ -10,14 +10,21 @@ import torch
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import feed
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
-from interp.models.planted import load_planted_model
-from interp.scores.code_pairs import edge_overlap, published_edge_fold, top_edges
+from interp.errors import InputError
+from interp.planted.models import load_planted_model
+from interp.planted.tasks import load_planted_task
+from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes, usage
-from interp.scores.overlap import OverlapConfig, head_edges, head_overlap, overlap
+from interp.scores.overlap import (
+    OverlapConfig,
+    edge_overlap,
+    head_edges,
+    head_overlap,
+    overlap,
+    published_edge_fold,
+    top_edges,
+)
 from interp.scores.overlap import means_of as method_means
-from interp.tasks.errors import InputError
-from interp.tasks.pairs import PromptPair, PromptPairs
-from interp.tasks.planted import load_planted_task
 
 SMALL = OverlapConfig(n_codes=20, examples=6, epochs=40, l1=0.001, lr=0.01)
 

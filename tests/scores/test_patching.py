@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from interp.activations.metric import task_metric
+from interp.errors import InputError
 from interp.models import Site, hooked
-from interp.models.planted import load_planted_model, planted_truth
+from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.patching import PatchingConfig, interchange, patching
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 

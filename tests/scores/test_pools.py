@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from interp.models.planted import load_planted_model
-from interp.scores import METHODS
+from interp.planted.models import load_planted_model
+from interp.scores.registry import METHODS
 from interp.tasks import load_task
 
 SUBSET = (7, 2, 2, 9, 0, 5)

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from interp.activations.stream import feed
+from interp.errors import InputError
 from interp.models import Site
-from interp.models.planted import load_planted_model, planted_truth
-from interp.scores import hard_concrete
+from interp.planted.models import load_planted_model, planted_truth
+from interp.scores import subnetwork_probing as hard_concrete
 from interp.scores.patching import interchange
 from interp.scores.subnetwork_probing import SubnetworkProbingConfig, _Masked, subnetwork_probing
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
 from tests.pairs import random_pairs
 
 LOG_ALPHA = torch.tensor([-4.0, -1.0, 0.0, 0.7, 3.0])

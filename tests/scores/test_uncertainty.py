@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp.scores.uncertainty import EffectEstimates
+from interp.scores.adaptive_patching.control_variate import EffectEstimates
 
 N, HEADS = 20, 40
 

@@ -2,13 +2,14 @@
 
 import pytest
 
-from interp.bottlenecks.book_folder import load_codebooks
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import load_codebooks
+from interp.errors import InputError
 from interp.models import load_model
-from interp.steering import AddCode, WeightedCode, arms, steer
-from interp.steering.arms import continue_arms
+from interp.steering import AddCode, WeightedCode, steer
+from interp.steering import conditions as arms
+from interp.steering.conditions import continue_arms
 from interp.steering.continuations import continue_prompts
-from interp.tasks.errors import InputError
 from interp.text import load_text
 
 CODES = [WeightedCode("a0.h1", 3), WeightedCode("a1.h2", 5, 0.5)]

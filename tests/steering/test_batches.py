@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.evaluation.steering_vectors import means_of_texts
+from interp.evaluation.steering_conditions import means_of_texts
 from interp.steering import find_codes
 from interp.steering.continuations import surprise
 from tests.steering.test_find import MARKED, PLAIN, books, model  # noqa: F401 - fixtures
@@ -21,7 +21,7 @@ def test_the_same_codes_are_found(model, books, monkeypatch):  # noqa: F811
 
 def test_means_of_texts_are_the_same(model, monkeypatch):  # noqa: F811
     whole = means_of_texts(model, ["r0"], MARKED, PLAIN)
-    monkeypatch.setattr("interp.evaluation.steering_vectors.BATCH_SIZE", 3)
+    monkeypatch.setattr("interp.evaluation.steering_conditions.BATCH_SIZE", 3)
     again = means_of_texts(model, ["r0"], MARKED, PLAIN)
     torch.testing.assert_close(again.positive, whole.positive)
     torch.testing.assert_close(again.negative, whole.negative)

@@ -6,7 +6,9 @@ import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
-from interp.intervals import mean_interval
+from interp.errors import InputError
+from interp.prompts.pairs import PromptPair, PromptPairs
+from interp.stats import mean_interval
 from interp.steering.code_effect import (
     PairCodes,
     mean_with_interval,
@@ -15,8 +17,6 @@ from interp.steering.code_effect import (
     roles_of,
     set_code,
 )
-from interp.tasks.errors import InputError
-from interp.tasks.pairs import PromptPair, PromptPairs
 from tests.pairs import random_pairs
 
 CODES = 10

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, WeightedCode, steer
-from interp.steering.continuations import surprise
-from interp.steering.controls import random_codes
-from interp.steering.divergence import step_divergences
-from interp.tasks.errors import InputError
+from interp.steering.conditions import random_codes
+from interp.steering.continuations import step_divergences, surprise
 from tests.steering.test_steer import fitted
 
 PROMPT = [1, 20, 31, 7]

@@ -2,9 +2,9 @@
 
 import pytest
 
+from interp.errors import InputError
 from interp.steering import AddCode, ForbidCode, SetCode, WeightedCode, parse_codes
 from interp.steering.edits import code_edits, written
-from interp.tasks.errors import InputError
 
 
 def test_codes_are_read_as_they_are_written():

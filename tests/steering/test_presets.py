@@ -2,12 +2,12 @@
 
 import pytest
 
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.steering import load_topic, parse_codes, steer, topic_names
+from interp.steering.cache import identity, recall, request_key
 from interp.steering.edits import code_edits
-from interp.steering.find import RANKINGS
-from interp.steering.kept import identity, recall, request_key
-from interp.steering.presets import load_presets
+from interp.steering.find_codes import RANKINGS
+from interp.steering.topics import load_presets
 
 STALE = "made with other codebooks: run benchmarks/steering_presets.py"
 

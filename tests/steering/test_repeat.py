@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from interp.steering import WeightedCode
-from interp.steering.repeat import command, program
+from interp.steering.codegen import command, program
 
 SETTINGS = {
     "model": "smollm2-135m-instruct",

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.errors import InputError
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, ForbidCode, SetCode, steer
-from interp.tasks.errors import InputError
 
 N_CODES = 12
 EVERYWHERE = [

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2TokenizerFast, PreTrainedTokenizerFast
 
+from interp.prompts.sampling import read_data
 from interp.tasks import GreaterThan
-from interp.tasks.sampling import read_data
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
+from interp.prompts.sampling import read_data
 from interp.tasks import Agreement
-from interp.tasks.sampling import read_data
 from tests.tasks.reading import at, changed_roles, decoded
 
 SINGULAR, PLURAL = (set(forms) for forms in zip(*read_data("agreement")["nouns"], strict=True))

@@ -1,7 +1,7 @@
 import pytest
 
+from interp.prompts.sampling import read_data
 from interp.tasks import Antonym
-from interp.tasks.sampling import read_data
 from tests.tasks.reading import at, changed_roles, decoded
 
 

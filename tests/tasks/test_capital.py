@@ -1,5 +1,5 @@
+from interp.prompts.sampling import read_data
 from interp.tasks import Capital
-from interp.tasks.sampling import read_data
 from tests.tasks.reading import at, changed_roles, decoded
 
 

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
+from interp.prompts.sampling import read_data
 from interp.tasks import Docstring
 from interp.tasks.docstring import Function
-from interp.tasks.sampling import read_data
 
 FORM = re.compile(
     r"\ndef (?P<method>\w+)\(self, (?P<before1>\w+), (?P<before2>\w+), "

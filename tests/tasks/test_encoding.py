@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from interp.prompts.encoding import PromptEncoder
+from interp.prompts.sampling import read_data
 from interp.tasks import IOI, GreaterThan, InputError
-from interp.tasks.encoding import PromptEncoder
-from interp.tasks.sampling import read_data
 
 from .conftest import sentences
 

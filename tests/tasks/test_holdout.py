@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from interp.errors import InputError
+from interp.prompts.sampling import held_out_pairs
 from interp.tasks import load_task
-from interp.tasks.errors import InputError
-from interp.tasks.holdout import held_out_pairs
 
 
 @pytest.fixture

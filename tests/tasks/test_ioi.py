@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from interp.prompts.sampling import read_data
 from interp.tasks import IOI, InputError
-from interp.tasks.sampling import read_data
 
 
 def words(text: str) -> list[str]:

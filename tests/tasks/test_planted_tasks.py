@@ -2,9 +2,9 @@
 
 import pytest
 
-from interp.models.planted import load_planted_model
-from interp.tasks.errors import InputError
-from interp.tasks.planted import load_planted_task, planted_task_names
+from interp.errors import InputError
+from interp.planted.models import load_planted_model
+from interp.planted.tasks import load_planted_task, planted_task_names
 
 
 @pytest.mark.parametrize("name", planted_task_names())

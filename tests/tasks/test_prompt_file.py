@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, prompt_file, write_prompt_file
-from interp.tasks.sampling import sample_pairs
+from interp.prompts import prompt_file
+from interp.prompts.sampling import sample_pairs
+from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, write_prompt_file
 
 ENTRY = {
     "clean": "When Mary and John went to the store, John gave a drink to",

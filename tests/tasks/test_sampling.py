@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from interp.prompts.sampling import dealt, draw_unseen, fill, sample_pairs, seeded
 from interp.tasks import InputError, PromptPair, PromptPairs, Task, TooFewPairs, load_task
 from interp.tasks.ioi import IOI
 from interp.tasks.registry import SHIPPED
-from interp.tasks.sampling import dealt, draw_unseen, fill, sample_pairs, seeded
 
 TASKS = tuple(SHIPPED.values())
 KINDS = [(task, kind) for task in TASKS for kind in task.counterfactuals]

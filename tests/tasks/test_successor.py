@@ -1,7 +1,7 @@
 from itertools import pairwise
 
+from interp.prompts.sampling import read_data
 from interp.tasks import Successor
-from interp.tasks.sampling import read_data
 from tests.tasks.reading import at, changed_roles, decoded
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 from interp.text import load_text
 from interp.text.blocks import is_heldout
 

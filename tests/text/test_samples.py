@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
+from interp.errors import InputError
 from interp.models import load_model
 from interp.models.hooks import hooked
 from interp.steering.continuations import continue_prompts
-from interp.tasks.errors import InputError
 from interp.text import load_text
-from interp.text.samples import ModelSamples
+from interp.text.sources import ModelSamples
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_what_was_sampled_is_kept_and_more_is_added(tiny_model, monkeypatch):
     folder = source.folder(model, 0, 20)
     kept = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
     assert sorted(kept) == ["00000.safetensors", "00001.safetensors"]
-    monkeypatch.setattr("interp.text.samples.generate", None)  # sampling again would fail
+    monkeypatch.setattr("interp.text.sources.generate", None)  # sampling again would fail
     assert first(source, model, 10) == found
     monkeypatch.undo()
 

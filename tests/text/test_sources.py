@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from interp.tasks.errors import InputError
+from interp.errors import InputError
 from interp.text import load_text, open_sources
-from interp.text.stdlib import _docstrings, is_prose, stdlib_docstrings
+from interp.text.sources import _docstrings, is_prose, stdlib_docstrings
 
 NESTED = '''"""module"""
 if x:
@@ -60,7 +60,7 @@ def test_prose_has_some_length_mostly_letters_and_no_doctest():
 
 def test_stdlib_is_read_without_importing_it():
     code = (
-        "import sys\nfrom interp.text.stdlib import stdlib_docstrings\nbefore = set(sys.modules)\n"
+        "import sys\nfrom interp.text.sources import stdlib_docstrings\nbefore = set(sys.modules)\n"
         "stdlib_docstrings()\nprint(sorted(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -187,7 +187,7 @@ def test_a_dataset_that_is_not_there():
 
 def test_datasets_is_imported_only_when_read():
     """By this package: transformer-lens may import it for itself."""
-    code = "import sys, interp.models, interp.text.hub as hub; print('datasets' in vars(hub))"
+    code = "import sys, interp.models, interp.text.sources as hub; print('datasets' in vars(hub))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

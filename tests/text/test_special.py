@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from interp.errors import InputError
 from interp.steering.continuations import encode_prompts
 from interp.steering.texts import tokenize
-from interp.tasks.errors import InputError
 from interp.text.special import ends, until_end
 
 

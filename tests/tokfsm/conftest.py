@@ -2,8 +2,8 @@
 
 import pytest
 
-from interp.models.neox import NeoXShape
-from interp.tokfsm.recipe import Recipe
+from benchmarks.tokfsm.neox import NeoXShape
+from benchmarks.tokfsm.recipe import Recipe
 
 SHAPE = NeoXShape(d_model=32, n_layers=2, n_heads=2, d_mlp=64)
 TINY = Recipe(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from interp.tasks.errors import InputError
-from interp.tokfsm.data import BOS, decode, encode, generator_of, make_machine, sequences, walk
+from benchmarks.tokfsm.data import BOS, decode, encode, generator_of, make_machine, sequences, walk
+from interp.errors import InputError
 
 MACHINE = make_machine()
 

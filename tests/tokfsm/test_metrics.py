@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from interp.models.neox import NeoX, NeoXShape
-from interp.tokfsm.accuracy import (
+from benchmarks.tokfsm.accuracy import (
     forbidden,
     language_scores,
     next_states,
@@ -13,10 +12,11 @@ from interp.tokfsm.accuracy import (
     top10_overlap,
     transitions,
 )
-from interp.tokfsm.coded import Books
-from interp.tokfsm.data import BOS, N_STATES, encode, generator_of, make_machine, sequences, walk
-from interp.tokfsm.intervention import divergences, groups, jensen_shannon, normalised
-from interp.tokfsm.usage import (
+from benchmarks.tokfsm.coded import Books
+from benchmarks.tokfsm.data import BOS, N_STATES, encode, generator_of, make_machine, sequences, walk
+from benchmarks.tokfsm.intervention import divergences, groups, jensen_shannon, normalised
+from benchmarks.tokfsm.neox import NeoX, NeoXShape
+from benchmarks.tokfsm.usage import (
     NO_STATE,
     alive,
     classify,

@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.tokfsm.coded import Books, unexplained
+from benchmarks.tokfsm.data import BOS, generator_of, make_machine, sequences
+from benchmarks.tokfsm.ema import MovingMeans
+from benchmarks.tokfsm.folder import save
+from benchmarks.tokfsm.neox import Cache, NeoX
+from benchmarks.tokfsm.recipe import Recipe, recipe
+from benchmarks.tokfsm.reproduce import CHECKPOINT, measure, train
+from benchmarks.tokfsm.training import Training
 from interp.bottlenecks import Codebook, CodebookConfig, load_bottleneck
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.moving_means import MovingMeans
+from interp.errors import InputError
 from interp.models import load_model
-from interp.models.neox import Cache, NeoX
-from interp.tasks.errors import InputError
-from interp.tokfsm.coded import Books, unexplained
-from interp.tokfsm.data import BOS, generator_of, make_machine, sequences
-from interp.tokfsm.folder import save
-from interp.tokfsm.recipe import Recipe, recipe
-from interp.tokfsm.reproduce import CHECKPOINT, measure, train
-from interp.tokfsm.training import Training
 from tests.tokfsm.conftest import SHAPE, TINY
 
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tiny, tmp_path)
 
 
 def test_what_is_saved_is_the_same_model_for_every_other_tool(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("interp.tokfsm.training.LOOKS", 2)
+    monkeypatch.setattr("benchmarks.tokfsm.training.LOOKS", 2)
     training = train(tiny, tmp_path)
     measured = measure(training, evaluated=8, samples=4, pairs=4)
     result = save(training, measured, tmp_path, ["interp", "reproduce", "tokfsm"])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from interp.bottlenecks.book_folder import BookFolder
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import BookFolder
 from interp.models import Model
 from interp.text import TextBlocks, load_text
 

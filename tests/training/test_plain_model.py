@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from interp.models import hooked
-from interp.training import TrainConfig, plain_model, train_codebooks
-from interp.training.plain_model import PlainModel
+from interp.training import TrainConfig, train_codebooks
+from interp.training import losses as plain_model
+from interp.training.losses import PlainModel
 
 
 @pytest.fixture

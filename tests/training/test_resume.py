@@ -8,12 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from interp.bottlenecks.book_folder import load_codebooks
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import load_codebooks
+from interp.errors import InputError
 from interp.models import hooked, load_model
-from interp.tasks.errors import InputError
 from interp.text import load_text
-from interp.training import TrainConfig, Trainer, checkpoint, train_codebooks
+from interp.training import TrainConfig, Trainer, train_codebooks
+from interp.training import run as checkpoint
 from interp.training import run as training_run
 
 CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, checkpoint_every=3, replace_every=2, settle=2)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.kmeans import RIDGE, least_squares_move
 from interp.bottlenecks.metric_codebook import MetricCodebook
-from interp.bottlenecks.refit import RIDGE, least_squares_move
+from interp.bottlenecks.store import load_codebooks
+from interp.errors import InputError
 from interp.models import hooked
-from interp.tasks.errors import InputError
 from interp.training import TrainConfig, run, train_codebooks
-from interp.training.settling import SHARE, settle
+from interp.training.centroid_refit import SHARE, settle
 
 
 def what_comes(model, tokens, hook: str, earlier) -> Tensor:

@@ -10,21 +10,20 @@ import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.base import straight_through
-from interp.bottlenecks.book_folder import BookFolder, load_codebooks
-from interp.bottlenecks.codes import count_codes
-from interp.bottlenecks.fitting import FitConfig, fit_codebooks
+from interp.bottlenecks.base import count_codes, straight_through
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.bottlenecks.store import BookFolder, load_codebooks
+from interp.errors import InputError
 from interp.evaluation.codebook_quality import evaluate_codebooks
 from interp.models import hooked, load_model, weights_digest
 from interp.models.save import save_model, trained_weights
-from interp.tasks.errors import InputError
 from interp.text import TextBlocks, load_text
 from interp.training import TrainConfig, Trainer, train_codebooks
-from interp.training.distillation import kl_and_gradient
-from interp.training.relative_adam import RelativeAdam
+from interp.training.losses import kl_and_gradient
 from interp.training.run import batch_of
-from interp.training.trained_book import TrainedBook
+from interp.training.trained_codebook import TrainedBook
+from interp.training.trainer import RelativeAdam
 from tests.tiny_models import FAMILIES
 
 QUICK = TrainConfig(epochs=4, lr=0.02, checkpoint_every=20, replace_every=10)
@@ -328,7 +327,7 @@ def test_a_batch_is_part_of_an_epochs_own_order():
 
 def test_under_autocast_similarities_stay_exact(model, start):
     """As on a GPU: bfloat16 around the book changes neither ids nor the precision of codes."""
-    from interp.training.trained_book import TrainedBook
+    from interp.training.trained_codebook import TrainedBook
 
     book = TrainedBook(load_codebooks(start.folder, model)["a0"], alone=False)
     x = torch.randn(2, 9, book.config.groups, book.config.d_in)

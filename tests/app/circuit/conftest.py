@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from interp.discovery import discover
 from interp.models import load_model
+from interp.runs.discover import discover
 from interp.tasks import PromptFile
 from tests.report.synthetic import make_run
 

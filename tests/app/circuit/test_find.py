@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from interp.app.circuit_discovery import COSTS, LARGEST, Progress, Upload, prompt_file, run_name
-from interp.circuits.head_view import view_pair
-from interp.discovery import discover
+from interp.app.circuit.find import COSTS, LARGEST, Progress, Upload, prompt_file, run_name
+from interp.circuits.roles import view_pair
+from interp.errors import InputError
 from interp.models import load_model, parse_site
-from interp.runs import PROMPTS, Run
-from interp.scores import METHODS
+from interp.runs.discover import discover
+from interp.runs.run import PROMPTS, Run
+from interp.scores.registry import METHODS
 from interp.tasks import PromptFile, load_task
-from interp.tasks.errors import InputError
 from tests.app.circuit.conftest import N, array_of, figure_of, metric_of, press, prompts_file
 
 

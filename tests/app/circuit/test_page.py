@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from interp.app import shelf
-from interp.app.tokens import plain
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.tokens import plain
 from interp.circuits.references import load_reference
 from interp.report import wording
 from interp.report.components import Scale, edges_told
 from interp.report.figures import EXPONENT
-from interp.runs import DETAILS, RESULT, Run
+from interp.runs.run import DETAILS, RESULT, Run
 from tests.app.circuit.conftest import N, array_of, figure_of, metric_of, table_of, text_of
 from tests.app.conftest import html_of
 from tests.report.synthetic import make_run

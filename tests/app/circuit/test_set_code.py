@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from interp.app import shelf
-from interp.app.books import SHIPPED_MLPS
-from interp.app.circuit_runs import Kept
-from interp.app.turns import Turns
+from interp.app.circuit.runs import Kept
+from interp.app.engine import Turns
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.codebook_picker import SHIPPED_MLPS
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.book_folder import load_codebooks
-from interp.intervals import mean_interval
+from interp.bottlenecks.store import load_codebooks
 from interp.report import wording
-from interp.runs import Run
+from interp.runs.run import Run
+from interp.stats import mean_interval
 from tests.app.circuit.conftest import N, array_of, figure_of, press, table_of, text_of
 from tests.app.conftest import files_of, html_of
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import streamlit as st
 
-from interp.bottlenecks.book_folder import load_codebooks
+from interp.bottlenecks.store import load_codebooks
 from interp.codesearch import (
     CodeIndex,
     build_index,

@@ -31,7 +31,7 @@ from interp.codesearch import (
     logit_lens,
     search_regex,
 )
-from interp.codesearch.notes import Note, Notes
+from interp.codesearch.annotations import Note, Notes
 from tests.app.codes.conftest import EVIL, button, captions, code_of, tables_of, unescaped
 from tests.app.conftest import html_of
 

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from interp.app import code_build, engine
-from interp.app.books import SHIPPED_MLPS
+from interp.app import engine
+from interp.app.codes import build as code_build
+from interp.app.widgets.codebook_picker import SHIPPED_MLPS
 from interp.codesearch import (
     CodeIndex,
 )

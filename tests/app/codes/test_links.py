@@ -8,7 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from interp.app import links, shelf
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets import urls as links
 from tests.app.codes.conftest import NAME, unescaped
 
 

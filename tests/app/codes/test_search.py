@@ -129,7 +129,7 @@ def test_contexts_like_a_token_of_a_prompt(page, index, model, monkeypatch):
     )
     # another token of the prompt, which was read with it
     with monkeypatch.context() as once:
-        once.setattr("interp.app.code_search.all_prompt_codes", lambda *_: pytest.fail("read again"))
+        once.setattr("interp.app.codes.search.all_prompt_codes", lambda *_: pytest.fail("read again"))
         app.get("button_group")[-1].set_value(0).run()
     assert not app.exception
     assert app.query_params["at"] in ("0", ["0"]) and html_of(app) != [strips]

@@ -1,0 +1,287 @@
+"""The form that begins a discovery on the page *Circuit*, and its progress.
+
+A discovery begun on the page *Circuit*: from a form to a new run in the runs folder, with progress at once.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.circuit.runs import opened
+from interp.app.widgets.tokens import plain
+from interp.cli.options import MOST_SEED
+from interp.defaults import CANDIDATES
+from interp.errors import InputError
+from interp.planted.tasks import planted_task_names
+from interp.prompts.sampling import sample_pairs
+from interp.report import render_report, wording, write_report
+from interp.runs.discover import ATTRIBUTED_EDGE_PAIRS, check_settings, discover
+from interp.scores.adaptive_patching.edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, CodeEdgesConfig
+from interp.scores.registry import DEFAULT_METHOD, METHODS
+from interp.tasks import PromptFile, load_task, task_names
+
+LARGEST = 2
+"""Megabytes of an uploaded file."""
+DEFAULT_N = 10
+MOST_N = 300
+COSTS: dict[str, float] = {
+    "mean-difference": 2,
+    "overlap": 2,
+    "flow-routes": 2,
+    "attribution": 4,
+    "hisp": 4,
+    "eap": 6,
+    "codes": 8,
+    "nap-ig": 16,
+    "eap-ig": 26,
+    "atp-star": 36,
+    "contextual-decomposition": 120,
+    "patching": 142,
+    "subnetwork-probing": 222,
+    "nap-ig-activations": 380,
+    "acdc": 470,
+    "eap-ig-activations": 650,
+    "layer-index": 2,
+    "random": 2,
+}
+"""Forward passes a pair on the default model, the cheap ones first and those that look at nothing last (what they cost
+is the run that the codes are read in); see docs/scores.md."""
+_CHECK = 0.43  # forwards a pair and candidate: swaps begin at the candidate's layer
+_EDGES = 4 * 2.0  # forwards a pair: attribution of edges
+_BETWEEN = 0.2  # seconds between two looks at the progress
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as the browser sent it."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the form says.
+
+    Attributes:
+        task: a shipped name, or an uploaded file.
+    """
+
+    task: str | Upload
+    method: str
+    n: int
+    seed: int
+
+
+def model_for(task: str | Upload) -> str:
+    """The spec of the model that a task is run on: a planted task's own, else the workbench's."""
+    return task if task in planted_task_names() else engine.model_name()
+
+
+def prompt_file(upload: Upload) -> PromptFile:
+    """The task in an uploaded file; nothing is written.
+
+    Raises:
+        InputError: too large, of another kind, or not of the format.
+    """
+    name, short = (wording.token(upload.name, limit).replace("·", " ") for limit in (None, 60))
+    if len(upload.data) > LARGEST * 2**20:
+        size = len(upload.data) / 2**20
+        raise InputError(f"{short} has {size:.1f} MB: a file of prompts has at most {LARGEST} MB")
+    if Path(upload.name).suffix.lower() not in (".json", ".jsonl"):
+        raise InputError(f"{short} is no file of prompts: its name ends in .json or .jsonl")
+    return PromptFile(name, upload.data)
+
+
+def run_name(task: str, method: str) -> str:
+    """What the folder is called, a file's name reduced to what every system can take."""
+    stem = Path(task).stem if Path(task).suffix else task
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:40] or "prompts"
+    return f"{stem}-{method}"
+
+
+def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) -> str:
+    """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned.
+
+    Args:
+        draw: is told the share of the work that is done, one line on what is being done, and the stages behind it.
+
+    Raises:
+        InputError: what is wrong with the file, the numbers, or the task on this model.
+    """
+    upload = wanted.task if isinstance(wanted.task, Upload) else None
+    task = load_task(wanted.task) if upload is None else prompt_file(upload)
+    most = wanted.n if upload is None else min(wanted.n, len(task.prompts))
+    check_settings(task, n=most, seed=wanted.seed)
+    with engine.running(model_for(wanted.task)) as model:
+        progress = Progress(wanted.method, most, draw)
+        # of a file as many as it has for this model: how many it lacks is not known before
+        n = most if upload is None else len(sample_pairs(task, model.tokenizer, None, most))
+        run = discover(task, model=model, method=wanted.method, n=n, seed=wanted.seed, stage=progress.stage)
+    progress.say(1.0, "writing the run")
+    name = run_name(task.name, wanted.method)
+    try:
+        # of an upload the prompts will lie in the run's folder, whose name is known only then
+        saved = run.save_new(engine.runs(), name, report=render_report(run) if upload is None else None)
+    except OSError as error:
+        raise InputError(
+            f"the run cannot be written to {engine.runs()} ({error.strerror or error})"
+        ) from None
+    if upload is not None:
+        with contextlib.suppress(OSError):  # the run is there, and its page draws the report by itself
+            write_report(saved, opened(saved.name).prompts)
+    return saved.name
+
+
+class Progress:
+    """Draws the stages of a discovery as shares of one bar, with an estimate of the time left.
+
+    Stages are weighed by their forward passes. How long one takes is known from those behind, so that the estimate
+    is there with the first batch.
+    """
+
+    def __init__(self, method: str, n: int, draw: Callable[[float, str, list[str]], None]) -> None:
+        edges = {
+            "codes": (PROPOSING_COST + CodeEdgesConfig.budget) * min(n, PATCHED_EDGE_PAIRS),
+            "overlap": 0,
+        }
+        self.weights = {
+            f"{method} scores": COSTS[method] * n,
+            "exact interchange": 0 if method == "patching" else _CHECK * CANDIDATES * n,
+            "edges": edges.get(method, _EDGES * min(n, ATTRIBUTED_EDGE_PAIRS)),
+        }
+        self.draw = draw
+        self.behind: list[str] = []
+        self.done = 0.0
+        self.began = self.drawn = time.monotonic()
+        self.say(0.0, "preparing the prompts")
+
+    def say(self, share: float, text: str) -> None:
+        self.drawn = time.monotonic()
+        self.draw(min(1.0, share), text, self.behind)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        """See :data:`interp.progress.Stage`."""
+        weight, began, steps = self.weights.get(name, 0.0), time.monotonic(), 0
+        self.say(self.done / self.whole, name)
+
+        def advance(more: int, note: str = "") -> None:
+            nonlocal steps
+            steps += more
+            if time.monotonic() - self.drawn >= _BETWEEN:
+                done = self.done + weight * min(1.0, steps / max(1, total))
+                self.say(done / self.whole, f"{name}: {steps} of {total}{self._left(done)} {note}".rstrip())
+
+        yield advance
+        self.done += weight
+        self.behind.append(f"{name}, {time.monotonic() - began:.0f} s")
+
+    @property
+    def whole(self) -> float:
+        return sum(self.weights.values())
+
+    def _left(self, done: float) -> str:
+        if not done:
+            return ""
+        left = (time.monotonic() - self.began) / done * (self.whole - done)
+        return (
+            f", about {left:.0f} s left in all" if left < 100 else f", about {left / 60:.0f} min left in all"
+        )
+
+
+A_TASK, A_FILE = "a task", "a file of prompts"
+FORMAT = """
+A JSON file in auto-circuit's format, or JSONL with one such prompt a line:
+
+```json
+{"prompts": [{"clean": "The capital of France is", "corrupt": "The capital of Spain is",
+              "answers": [" Paris"], "wrong_answers": [" Madrid"]}]}
+```
+
+Both prompts of a pair need equally many tokens; at least five pairs are needed.
+"""
+
+
+def said(method: str) -> str:
+    return f"{method} · {COSTS[method]:g} · {METHODS[method].summary}"
+
+
+def form(*, expanded: bool) -> None:
+    """Settings and a button; when the circuit is found the page opens it."""
+    with st.expander("Find a circuit", expanded=expanded, icon=":material/search:"):
+        kind = st.segmented_control(
+            "Prompts of", [A_TASK, A_FILE], default=A_TASK, required=True, key="find in"
+        )
+        with st.form("find", border=False):
+            left, middle, a, b = st.columns([4, 6, 2, 2])
+            task, upload = None, None
+            if kind == A_TASK:
+                own = engine.model_name()
+                names = task_names()
+                task = left.selectbox(
+                    "Task",
+                    names,
+                    index=names.index(own) if own in planted_task_names() else 0,
+                    key="find task",
+                    help="Tasks named planted-… come with a model whose circuit was written into its weights.",
+                )
+            else:
+                upload = left.file_uploader(
+                    "File", ["json", "jsonl"], max_upload_size=LARGEST, key="find file", help=FORMAT
+                )
+            method = middle.selectbox(
+                "Method · forward passes a pair",
+                list(COSTS),
+                index=list(COSTS).index(DEFAULT_METHOD),
+                format_func=said,
+                key="find method",
+                help="Whatever it ranks first is then checked by exact interchange, 13 forward passes a pair.",
+            )
+            n = a.number_input(
+                "Pairs" if kind == A_TASK else "Pairs, at most",
+                5,
+                MOST_N,
+                DEFAULT_N,
+                key="find n",
+                help="More pairs narrow the intervals.",
+            )
+            seed = b.number_input("Seed", 0, MOST_SEED, 0, key="find seed", help="Of the prompts.")
+            pressed = st.form_submit_button("Find", type="primary")
+        st.caption(
+            f"Runs on {plain(engine.model_name())} (planted tasks on their own model). With {DEFAULT_N} pairs "
+            "codes takes about a minute on the default model. Any click on this page, or leaving it, ends the search."
+        )
+        if pressed:
+            chosen = task if upload is None else Upload(upload.name, upload.getvalue())
+            if chosen is None:
+                engine.say(InputError("no file: choose one with prompts, .json or .jsonl"))
+            else:
+                _find(Wanted(chosen, method, int(n), int(seed)))
+
+
+def _find(wanted: Wanted) -> None:
+    label = wanted.task if isinstance(wanted.task, str) else wanted.task.name
+    title = f"{plain(label)} in {plain(model_for(wanted.task))}"
+    with st.status(f"Finding the circuit of {title}", expanded=True) as status:
+        bar, behind = st.progress(0.0, "getting ready"), st.empty()
+
+        def draw(share: float, text: str, stages: list[str]) -> None:
+            bar.progress(share, plain(text))
+            behind.caption("  \n".join(f":material/check: {plain(stage)}" for stage in stages))
+
+        try:
+            name = find_circuit(wanted, draw)
+        except InputError as error:
+            status.update(label="No circuit was found", state="error", expanded=True)
+            bar.empty()
+            engine.say(error)
+            return
+    st.session_state["found run"] = name
+    st.rerun()

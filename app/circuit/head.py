@@ -1,0 +1,232 @@
+"""The heads of a circuit: all of them as a grid, and one of them on one prompt.
+
+The grid of heads on the page *Circuit*, in which one is chosen.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+
+from interp.app import engine
+from interp.app.circuit.code import codes_section
+from interp.app.circuit.reading import n_pairs, stored, texts, token_texts, tokens_written, view
+from interp.app.circuit.runs import Opened, ink
+from interp.app.widgets.tokens import plain
+from interp.app.widgets.url_state import IN_URL
+from interp.circuits.roles import ROLE_BAR, role_name
+from interp.errors import InputError
+from interp.models import parse_site
+from interp.report import wording
+from interp.report.circuit_plots import grid_plot, pattern_plot
+from interp.report.components import Scale, effect_text
+from interp.report.token_bars import token_bars
+from interp.scores.head_codes import SIDES
+
+
+@dataclass
+class Ring:
+    """Which head is ringed in the browser, which does that by itself when one is clicked.
+
+    Only what it does not know is drawn: the figure is sent anew where the head was chosen in another way.
+
+    Attributes:
+        drawn: by the figure as it was last sent.
+        clicked: since then.
+        turn: how many were sent; in every point, so that a click on a head that was clicked before is news.
+    """
+
+    drawn: str = ""
+    clicked: str = ""
+    turn: int = 0
+
+    def follow(self, site: str) -> None:
+        if site != (self.clicked or self.drawn):
+            self.drawn, self.clicked, self.turn = site, "", self.turn + 1
+
+
+def begin(found: Opened) -> None:
+    """To be called where the whole page is drawn: the browser may have no figure any more."""
+    key = _ring_key(found)
+    st.session_state[key] = Ring(turn=st.session_state.get(key, Ring()).turn)
+
+
+def _ring_key(found: Opened) -> str:
+    return f"ring of {found.name}"
+
+
+def grid(found: Opened, site: str, sites: Container[str]) -> None:
+    """All heads, the chosen one ringed; a click on another puts it into the session's ``head``."""
+    key, ring = f"grid of {found.name}", st.session_state[_ring_key(found)]
+    ring.follow(site)
+
+    def take() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        clicked = points[-1]["customdata"][0] if points else ""
+        if clicked in sites:
+            ring.clicked = st.session_state["head"] = clicked
+        else:  # the ring was taken away
+            ring.drawn = ring.clicked = ""
+
+    st.plotly_chart(
+        _figure(*found.key, ink(), ring.drawn, ring.turn, found),
+        key=key,
+        on_select=take,
+        selection_mode="points",
+        config={"displayModeBar": False},
+        alt="Score of every head by layer, members outlined; the same as the box Head below",
+    )
+    st.caption(
+        "Colour: the method's score. Outlined: members, with their exact effect in % of the gap between clean "
+        "and corrupt prompts. Click a head."
+    )
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _figure(folder: Path, changed: int, text: str, drawn: str, turn: int, _found: Opened) -> go.Figure:  # noqa: ARG001
+    return grid_plot(_found.run, _found.scale, text, drawn, turn)
+
+
+def members(found: Opened) -> None:
+    """The members as a table, MLPs among them."""
+    columns = ("site", "score", "effect", "effect_low", "effect_high")
+    rows = [
+        {key: part[key] for key in columns}
+        | {"share of gap": found.scale.share(part["effect"]), "looks like": role_name(part.get("roles", {}))}
+        for part in found.run.members
+    ]
+    effects = f"%+.{found.scale.places}f"
+    scores = f"%{'+' if found.scale.has_sign else ''}.{found.scale.score_places}f"
+    with st.expander(f"All {len(rows)} members as a table"):
+        st.dataframe(
+            rows,
+            hide_index=True,
+            key="members",
+            column_config={
+                "effect_low": st.column_config.NumberColumn("from", format=effects),
+                "effect_high": st.column_config.NumberColumn("to", format=effects),
+                "score": st.column_config.NumberColumn(format=scores),
+                "effect": st.column_config.NumberColumn(format=effects),
+                "share of gap": st.column_config.NumberColumn(format="percent"),
+            },
+        )
+
+
+def heads(found: Opened) -> None:
+    begin(found)
+    _heads(found)
+    members(found)
+
+
+@st.fragment
+def _heads(found: Opened) -> None:
+    """Everything that a click on a head changes: no other part of the page is drawn anew."""
+    run, scale = found.run, found.scale
+    parts = {head["site"]: head for head in run.result["heads"]}
+    inside = [part["site"] for part in run.members if part["site"] in parts]
+    others = sorted((s for s in parts if s not in inside), key=lambda s: -abs(parts[s]["score"]))
+    _from_address("head", [*inside, *others])
+    above = st.container()
+    pairs = [str(i + 1) for i in range(n_pairs(found))]
+    _from_address("pair", pairs)
+    left, middle, right = st.columns([5, 3, 3], vertical_alignment="bottom")
+    site = left.selectbox(
+        "Head",
+        [*inside, *others],
+        format_func=lambda name: _label(parts[name], scale),
+        key="head",
+        help="The members first, largest effect first. Or click it in the grid.",
+    )
+    pair = middle.selectbox("Pair", pairs, key="pair", help="Of the run's prompts, the first ones.")
+    side = right.segmented_control("Prompt", SIDES, default="clean", required=True, key="side", bind=IN_URL)
+    st.query_params["head"], st.query_params["pair"] = site, pair
+    with above:
+        grid(found, site, parts)
+    st.markdown(_line(parts[site], scale))
+    try:
+        _on_prompt(found, site, int(pair) - 1, side)
+    except InputError as error:
+        engine.say(error)
+    codes_section(found, site, int(pair) - 1)
+
+
+def _from_address(name: str, allowed: list[str]) -> None:
+    """What the address says, unless the reader has chosen something since; the first if neither can be."""
+    if st.session_state.get(name) not in allowed:
+        given = st.query_params.get(name)
+        st.session_state[name] = given if given in allowed else allowed[0]
+
+
+def _label(part: dict, scale: Scale) -> str:
+    words = [part["site"], scale.score(part["score"]), role_name(part["roles"])]
+    words.insert(1, "member" if part["in_circuit"] else "")
+    return " · ".join(word for word in words if word)
+
+
+def _line(part: dict, scale: Scale) -> str:
+    """One head in one line, as Markdown."""
+    roles = sorted(part["roles"].items(), key=lambda pair: -pair[1])
+    named = [f"{role} {value:.2f}" for role, value in roles if value >= ROLE_BAR]
+    words = [
+        "member" if part["in_circuit"] else "not a member",
+        f"score {scale.score(part['score'])}",
+        effect_text(part, scale),
+        f"looks like {', '.join(named)}" if named else "looks like no known kind",
+    ]
+    return f"**{plain(part['site'])}** · " + " · ".join(plain(word) for word in words)
+
+
+def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
+    """Where the head attends and what it writes; from the run if it holds that, else from one forward pass."""
+    detail = found.run.details["members"][site] if stored(found, site, index, side) else None
+    where = parse_site(site)
+    layer, head = where.layer, where.head
+    names, roles = texts(found, index, side)
+    if detail is not None:
+        pattern = np.array(detail["pattern"])
+        top, bottom = ([tuple(row) for row in detail["writes"][end]] for end in ("top", "bottom"))
+        direct = (
+            f"Directly it adds **{plain(wording.signed(detail['direct'], 3))}** to the logit difference, the mean of "
+            "the run's pairs. The tokens are those of this prompt."
+        )
+    else:
+        seen = view(found, index)
+        pattern = seen.pattern(side, layer, head)
+        try:
+            top, bottom = tokens_written(found, seen, side, layer, head)
+            direct = _direct(found, seen, side, layer, head)
+        except InputError as error:
+            top, bottom, direct = [], [], f"Not shown: {plain(str(error))}."
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Where it attends")
+        st.plotly_chart(
+            pattern_plot(pattern, names, roles, ink()),
+            key="pattern",
+            config={"displayModeBar": False},
+            alt=f"Attention pattern of {site} on the {side} prompt",
+        )
+    with right:
+        st.subheader("What it writes at END")
+        st.markdown(direct)
+        if top:
+            st.html(token_bars([("raises most", top), ("lowers most", bottom)]))
+
+
+def _direct(found: Opened, seen, side: str, layer: int, head: int) -> str:
+    right, wrong = seen.direct(side, layer, head)
+    pair = seen.pair
+    answers, others = (
+        plain(", ".join(names[:2]) + ("…" if len(names) > 2 else ""))
+        for names in (token_texts(found, pair.answers), token_texts(found, pair.wrong_answers))
+    )
+    difference, metric = right - wrong, seen.metric[SIDES.index(side)]
+    return (
+        f"Directly it adds **{plain(wording.signed(right, 3))}** to the answer {answers} and "
+        f"**{plain(wording.signed(wrong, 3))}** to the wrong {others}: "
+        f"**{plain(wording.signed(difference, 3))}** to their difference. "
+        f"The model's metric here is {plain(wording.signed(metric, 3))}."
+    )

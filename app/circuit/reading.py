@@ -1,0 +1,204 @@
+"""What the page *Circuit* reads by running the model: one pair for all heads, codes of some pairs, a code set."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.circuit.runs import Kept, Opened, check_shape, model_of
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.codebook_picker import changed
+from interp.circuits.roles import PairView, view_pair
+from interp.models import Model
+from interp.prompts.pairs import PromptPairs
+from interp.report import wording
+from interp.runs.record import WRITES
+from interp.steering.code_effect import CodeEffect, PairCodes, Side, read_pairs, set_code
+
+PAIRS = 16
+"""Pairs that codes are read of and set on; fewer where the run has fewer."""
+OWN = "own"
+"""Instead of a code: each prompt gets the code that its partner has there."""
+VIEWS = 256_000_000
+"""Bytes of heads on pairs. The patterns of two prompts of 128 tokens are 35 MB for the default model, 134 MB for 32
+layers of 32 heads; in half precision weights would differ in the third decimal, which is shown."""
+
+
+@st.cache_resource(show_spinner=False)
+def _views() -> Kept:
+    return Kept(24, VIEWS, lambda seen: seen.nbytes)
+
+
+@st.cache_resource(show_spinner=False)
+def _codes() -> Kept:
+    return Kept(6)
+
+
+@st.cache_resource(show_spinner=False)
+def _effects() -> Kept:
+    return Kept(64)
+
+
+@st.cache_resource(show_spinner=False)
+def _pairs() -> Kept:
+    return Kept(16)
+
+
+def n_pairs(found: Opened) -> int:
+    return min(PAIRS, found.run.result["n_pairs"])
+
+
+def pairs(found: Opened) -> PromptPairs:
+    """The run's first pairs, made again; needs the model's tokenizer, runs nothing.
+
+    Raises:
+        InputError: as :meth:`~interp.runs.run.Run.sample_again`, or a model that this workbench does not run.
+    """
+    spec = model_of(found.run)
+
+    def make(_: None) -> PromptPairs:
+        model = engine.model(spec)
+        check_shape(found.run, model)
+        shelf.check_inside(found.folder)
+        return found.run.sample_again(found.folder, model.tokenizer, PAIRS)
+
+    return _pairs().get((*found.key, spec), make)
+
+
+def stored(found: Opened, site: str, index: int, side: str) -> bool:
+    """Whether the run itself holds the head's pattern and what it writes on this prompt."""
+    detail = found.run.details.get("members", {}).get(site, {})
+    whole = {"pattern", "writes", "direct"} <= set(detail) and found.run.details.get("examples")
+    return index == 0 and side == "clean" and bool(whole)
+
+
+def view(found: Opened, index: int) -> PairView:
+    """Every head on one pair; one forward pass of two rows, the first time.
+
+    Raises:
+        InputError: as :func:`pairs`.
+    """
+
+    def make(given: tuple[Model, PromptPairs]) -> PairView:
+        model, some = given
+        with st.spinner("Running the model on this pair"):
+            return view_pair(model, some[index], some.metric)
+
+    return _views().get((*found.key, index), make, lambda: _turn(found))
+
+
+@contextmanager
+def _turn(found: Opened) -> Iterator[tuple[Model, PromptPairs]]:
+    """A turn at the run's model, with its first pairs: where these cannot be made nobody waits."""
+    some = pairs(found)
+    with engine.running(model_of(found.run)) as model:
+        yield model, some
+
+
+def _key(found: Opened, folder: Path | None) -> tuple:
+    """A run and codebooks as they are now."""
+    return (*found.key, folder, changed(folder))
+
+
+def codes(found: Opened, folder: Path | None, books: Mapping) -> PairCodes:
+    """Metric and codes of the run's first pairs; two forward passes a pair, the first time.
+
+    Raises:
+        InputError: as :func:`pairs`.
+    """
+
+    def make(given: tuple[Model, PromptPairs]) -> PairCodes:
+        model, some = given
+        with engine.stage("reading codes", 2 * len(some)) as tell:
+            return read_pairs(model, books, some, progress=tell)
+
+    return _codes().get(_key(found, folder), make, lambda: _turn(found))
+
+
+def has_effect(
+    found: Opened,
+    folder: Path | None,
+    books: Mapping,  # noqa: ARG001 - the arguments are those of :func:`effect`
+    site: str,
+    code: int | str,
+    role: str | None,
+    side: Side,
+) -> bool:
+    """Whether :func:`effect` would run nothing."""
+    return (*_key(found, folder), site, code, role, side) in _effects()
+
+
+def effect(
+    found: Opened,
+    folder: Path | None,
+    books: Mapping,
+    site: str,
+    code: int | str,
+    role: str | None,
+    side: Side,
+) -> CodeEffect:
+    """Set a code, or :data:`OWN`, then a random one; two forward passes a pair, the first time.
+
+    Raises:
+        InputError: as :func:`~interp.steering.code_effect.set_code`.
+    """
+    read = codes(found, folder, books)
+    chosen: int | list[int] = code if isinstance(code, int) else partners(read, site, role, side)
+
+    def make(model: Model) -> CodeEffect:
+        with engine.stage("setting the code", 2 * len(read.pairs)) as tell:
+            return set_code(model, books, read, site, chosen, role=role, side=side, progress=tell)
+
+    key = (*_key(found, folder), site, code, role, side)
+    return _effects().get(key, make, lambda: engine.running(model_of(found.run)))
+
+
+def partners(read: PairCodes, site: str, role: str, side: Side) -> list[int]:
+    """The head's code on the other prompt of each pair."""
+    return read.strongest(site, role, "corrupt" if side == "clean" else "clean")
+
+
+def texts(found: Opened, index: int, side: str) -> tuple[list[str], dict[int, str]]:
+    """A prompt's tokens as text, and which role stands at which; from the run itself where it has them.
+
+    Raises:
+        InputError: as :func:`pairs`.
+    """
+    examples = found.run.details.get("examples", [])
+    if index < len(examples):
+        tokens, positions = examples[index][side], examples[index]["positions"]
+    else:
+        pair = pairs(found)[index]
+        tokenizer = engine.model(model_of(found.run)).tokenizer
+        ids = pair.clean_tokens if side == "clean" else pair.corrupt_tokens
+        tokens, positions = [tokenizer.decode([i]) for i in ids], pair.positions
+    roles: dict[int, list[str]] = {}
+    for role, position in positions.items():
+        roles.setdefault(position, []).append(role)
+    return tokens, {position: "/".join(names) for position, names in roles.items()}
+
+
+def token_texts(found: Opened, ids: Sequence[int]) -> list[str]:
+    """Tokens of the run's model as text, white space to be seen."""
+    tokenizer = engine.model(model_of(found.run)).tokenizer
+    return [wording.token(tokenizer.decode([i]), 18) for i in ids]
+
+
+def tokens_written(
+    found: Opened, seen: PairView, side: str, layer: int, head: int
+) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
+    """The tokens whose logits a head raises most, and those that it lowers most; nothing is run.
+
+    Raises:
+        InputError: it is not known what heads of this model write.
+    """
+    logits = seen.logits(side, layer, head)
+    tokenizer = engine.model(model_of(found.run)).tokenizer
+    ends = []
+    for largest in (True, False):
+        best = logits.topk(min(WRITES, len(logits)), largest=largest)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ends.append([(tokenizer.decode([i]), value) for i, value in pairs])
+    return ends[0], ends[1]

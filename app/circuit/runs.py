@@ -1,0 +1,197 @@
+"""The run that the page *Circuit* shows: read once, kept for all tabs, and what is read again by running its model."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.widgets import run_store as shelf
+from interp.errors import InputError
+from interp.models import Model, model_names
+from interp.report import render_report
+from interp.report.compare import Comparison, compare_runs
+from interp.report.components import Scale
+from interp.runs.run import PROMPTS, REFERENCE, RESULT, Run
+
+_NOTHING = object()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run of the runs folder.
+
+    Attributes:
+        changed: when it was written: what was read of another one of that name is not used any more.
+    """
+
+    name: str
+    run: Run
+    changed: int
+
+    @property
+    def folder(self) -> Path:
+        return engine.runs() / self.name
+
+    @property
+    def prompts(self) -> str | None:
+        """What to type for the task where the run keeps its prompts."""
+        kept = next((name for name in PROMPTS if (self.folder / name).is_file()), None)
+        return None if kept is None else f"{shelf.shown_path()}/{self.name}/{kept}"
+
+    @property
+    def reference(self) -> str | None:
+        """What to type for the reference of one's own where the run keeps it."""
+        return None if self.run.own_reference is None else f"{shelf.shown_path()}/{self.name}/{REFERENCE}"
+
+    @property
+    def scale(self) -> Scale:
+        return Scale.of(self.run)
+
+    @property
+    def key(self) -> tuple[Path, int]:
+        return self.folder, self.changed
+
+
+def opened(name: str) -> Opened:
+    """The run of this name.
+
+    Raises:
+        InputError: it is damaged, not there any more, or a file of it is a link to another place.
+    """
+    folder = engine.runs() / name
+    changed = shelf.changed(folder / RESULT)
+    return Opened(name, _run(folder, changed), changed)
+
+
+@st.cache_resource(max_entries=16, show_spinner="Opening the run")
+def _run(folder: Path, changed: int) -> Run:  # noqa: ARG001 - a key of the cache
+    shelf.check_inside(folder)
+    return Run.load(folder)
+
+
+def report(found: Opened) -> str:
+    """The whole report as HTML."""
+    return _report(*found.key, found.run, found.prompts, found.reference)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Drawing the report")
+def _report(
+    folder: Path,  # noqa: ARG001 - a key of the cache
+    changed: int,  # noqa: ARG001 - a key of the cache
+    _run: Run,
+    prompts: str | None,
+    reference: str | None,
+) -> str:
+    return render_report(_run, prompts, reference)
+
+
+def comparison(a: Opened, b: Opened) -> Comparison:
+    """Two runs side by side.
+
+    Raises:
+        InputError: models of different shapes.
+    """
+    return _comparison(a.key, b.key, a.run, b.run)
+
+
+@st.cache_resource(max_entries=16, show_spinner="Comparing")
+def _comparison(a: tuple, b: tuple, _run_a: Run, _run_b: Run) -> Comparison:  # noqa: ARG001 - keys of the cache
+    return compare_runs(_run_a, _run_b)
+
+
+def ink() -> str:
+    """The colour of text on the page, for figures that write on colours of their own."""
+    return "#f4f5f7" if st.context.theme.type == "dark" else "#16191d"
+
+
+def model_of(run: Run) -> str:
+    """The spec of the model to run again.
+
+    Only the workbench's own model and those that come with the package: a run must not have another one fetched or
+    read because it names it.
+
+    Raises:
+        InputError: another one.
+    """
+    spec = run.result["model"]
+    if spec not in (engine.model_name(), *model_names()):
+        raise InputError(
+            f"the run is of {spec}, this workbench runs {engine.model_name()}: what the run holds is shown, "
+            "other prompts are not read; start it with interp app --model and the run's model for that"
+        )
+    return spec
+
+
+def check_shape(run: Run, model: Model) -> None:
+    """Raise :class:`InputError` unless the run's heads are those of the model."""
+    heads = run.result["heads"]
+    theirs = tuple(1 + max(head[key] for head in heads) for key in ("layer", "head"))
+    ours = (model.cfg.n_layers, model.cfg.n_heads)
+    if theirs != ours:
+        raise InputError(
+            f"the run has {theirs[0]} layers of {theirs[1]} heads, its model now {ours[0]} of {ours[1]}: "
+            "run the discovery again"
+        )
+
+
+class Kept:
+    """What forward passes gave, for all tabs; the least recently used goes first.
+
+    Unlike a cached function it tells whether it has something before a turn at the model is asked for.
+    """
+
+    def __init__(
+        self, most: int, most_bytes: int | None = None, size: Callable[[Any], int] = lambda _made: 0
+    ) -> None:
+        """
+        Args:
+            most: how many are kept.
+            most_bytes: of all of them together; the last one is kept however large it is.
+            size: of one of them, in bytes.
+        """
+        self.most, self.most_bytes, self.size = most, most_bytes, size
+        self._lock = threading.Lock()
+        self._found: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._found
+
+    def get(
+        self,
+        key: Hashable,
+        make: Callable[[Any], Any],
+        turn: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> Any:
+        """What is kept under the key, or what ``make`` makes now of what ``turn`` gives, within it."""
+        if (known := self._known(key)) is not _NOTHING:
+            return known
+        with turn() as given:
+            # a tab that was before this one may have asked for the same
+            if (known := self._known(key)) is not _NOTHING:
+                return known
+            return self._keep(key, make(given))
+
+    def _known(self, key: Hashable) -> Any:
+        with self._lock:
+            if key not in self._found:
+                return _NOTHING
+            self._found.move_to_end(key)
+            return self._found[key]
+
+    def _keep(self, key: Hashable, made: Any) -> Any:
+        with self._lock:
+            self._found[key] = made
+            while len(self._found) > 1 and self._too_much():
+                self._found.popitem(last=False)
+        return made
+
+    def _too_much(self) -> bool:
+        if self.most_bytes is not None and sum(map(self.size, self._found.values())) > self.most_bytes:
+            return True
+        return len(self._found) > self.most

@@ -1,0 +1,183 @@
+"""Building a small code index behind the pages: one at a time, seen in every tab, gone on with where it was left.
+
+The thread takes its turn at the model batch by batch, so that other tabs can use it meanwhile.
+"""
+
+import contextlib
+import logging
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp import DEFAULT_MODEL
+from interp.app import engine
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.codebook_picker import SHIPPED, SHIPPED_MLPS, folder_of, load, shipped_names
+from interp.bottlenecks.store import MLPS, codebooks_folder
+from interp.codesearch import build_index
+from interp.codesearch.index import MANIFEST
+from interp.errors import InputError
+from interp.text import load_text
+
+TOKENS = 24_000
+"""Rather more than a minute for the default model on two idle cores, which read 400 tokens a second."""
+SIZES = (8_000, TOKENS, 100_000)
+SOURCE, CONTEXT = "stdlib", 128
+BLOCKS = 4
+"""Blocks of text a batch: how long another tab waits for its turn."""
+SAVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is built: the folder's name says it, so that it can be gone on with.
+
+    Attributes:
+        books: a folder of the runs folder, or :data:`~interp.app.widgets.codebook_picker.SHIPPED` or ``SHIPPED_MLPS``.
+    """
+
+    books: str
+    n_tokens: int
+
+    @property
+    def folder(self) -> Path:
+        model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(engine.model_name()).name)
+        # "of": a folder of codebooks may be called as those of the package are here
+        books = {SHIPPED: "", SHIPPED_MLPS: "-mlps"}.get(self.books, f"-of-{self.books}")
+        return engine.runs() / f"index-{model}{books}-{SOURCE}-{self.n_tokens}"
+
+    def command(self) -> str:
+        """The same in a terminal."""
+        words = ["interp", "index", "build", "--data", SOURCE, "--tokens", str(self.n_tokens)]
+        if engine.model_name() != DEFAULT_MODEL:
+            words += ["--model", engine.model_name()]
+        if self.books == SHIPPED_MLPS:
+            words += ["--codebooks", str(MLPS)]
+        elif self.books != SHIPPED:
+            words += ["--codebooks", f"{shelf.shown_path()}/{self.books}"]
+        return shlex.join([*words, "--out", f"{shelf.shown_path()}/{self.folder.name}"])
+
+
+def plan_of(folder: str) -> Plan | None:
+    """What this page would build in a folder of this name; None if nothing."""
+    names = [SHIPPED, SHIPPED_MLPS, *shelf.folders("codebooks")]
+    plans = (Plan(name, size) for name in names for size in SIZES)
+    return next((plan for plan in plans if plan.folder.name == folder), None)
+
+
+def choices(model) -> list[str]:
+    """The codebooks that an index can be built of, with those of the package if it has some for the model."""
+    return shipped_names(engine.model_name(), model) + shelf.folders("codebooks")
+
+
+class Build(threading.Thread):
+    """
+    Attributes:
+        stage, done, total: how far it is.
+        left: seconds, once that can be told.
+        error: why it stopped, if it did.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(daemon=True, name=f"building {plan.folder.name}")
+        self.plan = plan
+        self.began = time.monotonic()
+        self.stage, self.done, self.total = "waiting for the model", 0, 1
+        self.left: float | None = None
+        self.error: str | None = None
+
+    def run(self) -> None:
+        try:
+            self._build()
+        except InputError as error:
+            self.error = str(error)
+        except BaseException as error:
+            # the page has one line of it
+            logging.getLogger(__name__).exception("%s cannot be built", self.plan.folder.name)
+            self.error = engine.in_one_line(error)
+
+    def _build(self) -> None:
+        model = engine.loading().model.result()
+        self.stage = "reading the codebooks"
+        shelf.check_inside(self.plan.folder)
+        chosen = folder_of(self.plan.books)
+        folder, books = codebooks_folder(model, chosen), load(chosen, model)
+        self.stage = "reading the text"
+        text = load_text(SOURCE, model, n_tokens=self.plan.n_tokens, context=min(CONTEXT, model.cfg.n_ctx))
+        build_index(
+            model,
+            books,
+            text,
+            self.plan.folder,
+            books_folder=folder,
+            batch_size=BLOCKS,
+            save_seconds=SAVE_SECONDS,
+            turn=engine.turn,
+            stage=self._stage,
+        )
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        self.stage, self.done, self.total, self.left = name, 0, total, None
+        first: tuple[float, int] | None = None
+
+        def tell(more: int, _note: str = "") -> None:
+            nonlocal first
+            self.done += more
+            now = time.monotonic()
+            if first is None:  # what an earlier process did comes at once
+                first = now, self.done
+            elif self.done > first[1]:
+                self.left = (now - first[0]) / (self.done - first[1]) * (total - self.done)
+
+        yield tell
+
+    def line(self) -> str:
+        """How far it is, in words."""
+        took = f"{time.monotonic() - self.began:.0f} s"
+        left = "" if self.left is None else f", about {self.left:.0f} s left"
+        count = f" {self.done} of {self.total}" if self.total > 1 else ""
+        return f"{self.stage}{count}, {took}{left}"
+
+
+_last: dict[Path, Build] = {}
+"""By runs folder."""
+_starting = threading.Lock()
+
+
+def start(plan: Plan) -> Build:
+    """Begin, or go on; while another index is being built that one goes first.
+
+    Raises:
+        InputError: another one is being built.
+    """
+    with _starting:
+        busy = running()
+        if busy is not None and busy.plan != plan:
+            raise InputError(f"{busy.plan.folder.name} is being built: wait for it")
+        if busy is None:
+            busy = _last[engine.runs()] = Build(plan)
+            busy.start()
+        return busy
+
+
+def running() -> Build | None:
+    """What is being built in the runs folder now."""
+    last = _last.get(engine.runs())
+    return last if last is not None and last.is_alive() else None
+
+
+def is_being_built(folder: str) -> bool:
+    """Whether it is what is being built now, by the name of its folder."""
+    build = running()
+    return build is not None and build.plan.folder.name == folder
+
+
+def failed() -> Build | None:
+    """The last build in the runs folder, if it ended with an error and the index was not made in another way since."""
+    last = _last.get(engine.runs())
+    made = last is not None and (last.plan.folder / MANIFEST).is_file()
+    return last if last is not None and last.error is not None and not made else None

@@ -1,0 +1,86 @@
+"""The layout of building an index: the button, how far it is, and how to go on."""
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.codes import build as code_build
+from interp.app.codes.build import Plan
+from interp.app.widgets.codebook_picker import none_yet
+from interp.app.widgets.tokens import plain
+from interp.errors import InputError
+
+POLL = 1.0
+"""Seconds between two looks at a build."""
+
+
+def show_progress() -> None:
+    """The running build as a bar that draws itself again."""
+    st.fragment(_progress, run_every=POLL)()
+
+
+def _progress() -> None:
+    build = code_build.running()
+    if build is None:
+        st.rerun(scope="app")
+    st.progress(min(1.0, build.done / max(build.total, 1)), plain(build.line()))
+    st.caption(
+        f"Building {plain(build.plan.folder.name)}. It takes turns with whatever else uses the model, goes on while "
+        "you look at other pages, and where it stopped if the workbench is closed."
+    )
+
+
+def _go(plan: Plan) -> None:
+    try:
+        code_build.start(plan)
+    except InputError as error:
+        engine.say(error)
+
+
+def last_error() -> None:
+    """Why the last build stopped, if it did."""
+    failed = code_build.failed()
+    if failed is not None:
+        engine.say(InputError(f"{failed.plan.folder.name} could not be built: {failed.error}"))
+
+
+def offer() -> None:
+    """Build an index here, or in a terminal, of the codebooks there are for the model."""
+    loading = engine.loading()
+    if not loading.model.done():
+        st.fragment(_until_loaded, run_every=POLL)()
+        return
+    if loading.model.exception() is not None:
+        st.caption(plain(str(loading.model.exception())))
+        return
+    choices = code_build.choices(loading.model.result())
+    if not choices:
+        none_yet(loading.spec)
+        return
+    left, right = st.columns(2)
+    plan = Plan(
+        left.selectbox("Codebooks", choices, key="build books"),
+        right.selectbox(
+            "Tokens of text",
+            code_build.SIZES,
+            index=code_build.SIZES.index(code_build.TOKENS),
+            format_func=lambda n: f"{n:,}",
+            key="build tokens",
+            help="Docstrings of Python's standard library. The default model reads some 200 tokens a second and core.",
+        ),
+    )
+    st.button("Build the index", type="primary", on_click=_go, args=(plan,), icon=":material/database:")
+    st.caption("The same in a terminal, with any text and size:")
+    st.code(plan.command(), language="bash")
+
+
+def _until_loaded() -> None:
+    if engine.loading().model.done():
+        st.rerun(scope="app")
+    st.caption("Offered as soon as the model is loaded.")
+
+
+def unfinished(name: str) -> None:
+    """Go on with what was begun, where this page knows how."""
+    plan = code_build.plan_of(name)
+    if plan is not None and code_build.running() is None:
+        st.button("Go on building it", on_click=_go, args=(plan,), type="primary", icon=":material/resume:")

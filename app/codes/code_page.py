@@ -1,0 +1,168 @@
+"""What the page of one code shows, as rows and HTML; nothing here waits for the model but the logit lens."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+
+from interp.app import engine
+from interp.app.codes.index import changed
+from interp.app.codes.search import interval, name_of
+from interp.app.widgets.tokens import colour
+from interp.codesearch import (
+    CodeIndex,
+    CodePage,
+    Context,
+    LogitLens,
+    code_contexts,
+    code_page,
+    logit_lens,
+)
+from interp.report import wording
+
+LISTED = 10
+"""Entries of every list."""
+A_PAGE = 25
+"""Contexts drawn at once where all are shown."""
+ORDERS = {
+    "clearest": "margin",
+    "most similar": "similarity",
+    "evenly spread": "spread",
+    "all, in order": "corpus",
+}
+_BLANK = str.maketrans("\t\r", "  ")
+_ROW = (
+    "display:flex;gap:.9em;align-items:baseline;padding:.28em 0;border-bottom:1px solid rgba(128,128,128,.22)"
+)
+_NUMBERS = "flex:0 0 auto;font-variant-numeric:tabular-nums;font-size:.8em;opacity:.75;min-width:3.2em"
+_TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;min-width:0"
+MATCHED = "rgba(128,128,128,.3)"
+_FOCUS = "font-weight:700;outline:1.5px solid currentColor;outline-offset:-1px"
+
+
+def page(index: CodeIndex, book: str, code: int) -> CodePage:
+    """All that the index says about a code by itself; worked out once, where the codebooks are there."""
+    found = _page(index.folder, changed(index.folder), book, code, index)
+    if found.neighbours is None:  # the codebooks were away: they may be back
+        _page.clear(index.folder, changed(index.folder), book, code, index)
+    return found
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _page(folder: Path, changed: float, book: str, code: int, _index: CodeIndex) -> CodePage:  # noqa: ARG001
+    return code_page(_index, book, code, n=LISTED)
+
+
+def contexts(index: CodeIndex, book: str, code: int, order: str, n: int, start: int = 0) -> list[Context]:
+    """See :func:`~interp.codesearch.code_contexts`; ``order`` is one of :data:`ORDERS`."""
+    return code_contexts(index, book, code, ORDERS[order], n, start=start)
+
+
+def lens(index: CodeIndex, book: str, code: int) -> LogitLens:
+    """What the code's vector writes into the logits, once the model is there; worked out once.
+
+    Raises:
+        InputError: another model than the index's, or codebooks that are not there.
+    """
+    return _lens(index.folder, changed(index.folder), book, code, engine.model_name(), index, engine.model())
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _lens(
+    folder: Path,  # noqa: ARG001 - a key of the cache
+    changed: float,  # noqa: ARG001 - a key of the cache
+    book: str,
+    code: int,
+    spec: str,  # noqa: ARG001 - a key of the cache
+    _index: CodeIndex,
+    _model,
+) -> LogitLens:
+    return logit_lens(_index, _model, book, code, n=LISTED)
+
+
+def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | None:
+    """The next code of the same book that occurs in the corpus, in one direction."""
+    begin = index.layout.code(book, 0)
+    there = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
+    if step > 0:
+        place = int(np.searchsorted(there, code, side="right"))
+        return int(there[place]) if place < len(there) else None
+    place = int(np.searchsorted(there, code)) - 1
+    return int(there[place]) if place >= 0 else None
+
+
+def strip(
+    context: Context, code: int | None = None, numbers: Sequence[str] = (), *, framed: bool = True
+) -> str:
+    """HTML of one context in a row, tokens highlighted where the code is on (or in a match), its own one framed."""
+    background = MATCHED if code is None else colour(code)
+    spans = []
+    for i, (piece, on) in enumerate(zip(context.pieces, context.active, strict=True)):
+        text = _in_line(piece)
+        style = f"background:{background};border-radius:3px;" if on else ""
+        style += _FOCUS if i == context.focus and framed else ""
+        if not style:
+            spans.append(html.escape(text))
+            continue
+        # a line may break at the space in front of a token, which belongs to no frame then
+        bare = text.lstrip(" ")
+        spans.append(" " * (len(text) - len(bare)))
+        spans.append(f'<span style="{style}">{html.escape(bare) or "·"}</span>')
+    cells = "".join(f'<span style="{_NUMBERS}">{html.escape(number)}</span>' for number in numbers)
+    return f'<div style="{_ROW}">{cells}<span style="{_TEXT}">{"".join(spans)}</span></div>'
+
+
+def _in_line(text: str) -> str:
+    """Running text in one line."""
+    return wording.visible(text.translate(_BLANK), keep=" ")
+
+
+def token_rows(found: CodePage) -> list[dict]:
+    return [
+        {
+            "token": wording.token(one.text),
+            "tokens": one.count,
+            "precision": one.precision,
+            "recall": one.recall,
+        }
+        for one in found.tokens
+    ]
+
+
+def document_rows(index: CodeIndex, found: CodePage) -> list[dict]:
+    corpus = index.corpus
+    rows = []
+    for one in found.coverage:
+        begin = int(corpus.documents[one.document])
+        opening = _in_line("".join(corpus.pieces(corpus.tokens[begin : begin + 24])))
+        rows.append(
+            {
+                "share": one.share,
+                "with it": one.count,
+                "of": one.length,
+                "document": one.document,
+                "begins": opening,
+            }
+        )
+    return rows
+
+
+def nearest_rows(found: CodePage) -> list[dict]:
+    return [
+        {"code": name_of(found.book, one.code), "cosine": one.cosine, "tokens": one.count}
+        for one in found.neighbours or ()
+    ]
+
+
+def related_rows(found: CodePage) -> list[dict]:
+    return [
+        {
+            "code": name_of(one.book, one.code),
+            "share": one.share,
+            "95 %": interval(one.interval),
+            "lift": one.lift,
+        }
+        for one in found.related
+    ]

@@ -1,0 +1,284 @@
+"""The layout of one code's page, and tables whose rows open codes."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from interp.app import engine
+from interp.app.codes import index as code_index
+from interp.app.codes.code_page import (
+    A_PAGE,
+    LISTED,
+    ORDERS,
+    contexts,
+    document_rows,
+    lens,
+    nearest_rows,
+    neighbour_on,
+    page,
+    related_rows,
+    strip,
+    token_rows,
+)
+from interp.app.codes.search import name_of
+from interp.app.widgets.tokens import plain
+from interp.app.widgets.url_state import IN_URL
+from interp.app.widgets.urls import books_of
+from interp.codesearch import CodeIndex, CodePage
+from interp.codesearch.annotations import MOST, Note
+from interp.codesearch.firing_stats import N_TOP
+from interp.codesearch.tables import contexts_csv
+from interp.errors import InputError
+from interp.report import wording
+from interp.report.plots import similarity_histogram
+
+CODE = "code"
+"""The parameter of the URL that says which code's page is shown."""
+POLL = 1.0
+SHARE = st.column_config.NumberColumn(format="percent")
+COLUMNS = {
+    "precision": st.column_config.NumberColumn(
+        format="percent", help="Of the code's tokens, those that are this one."
+    ),
+    "recall": st.column_config.NumberColumn(
+        format="percent", help="Of this token's occurrences, those with the code."
+    ),
+    "share": SHARE,
+    "cosine": st.column_config.NumberColumn(format="%.2f"),
+    "lift": st.column_config.NumberColumn(format="%.1f", help="How many times as often as at all tokens."),
+}
+
+
+def go_to(name: str | None) -> None:
+    """Open a code's page, or go back to the search."""
+    if name is None:
+        st.query_params.pop(CODE, None)
+    else:
+        st.query_params[CODE] = name
+
+
+def pick(rows: Sequence[dict], key: str, columns: dict, height: str | int = "auto") -> None:
+    """A table; a press on a code's name opens it.
+
+    Buttons, because the selection of a row is told to the server only after a pause of 150 ms.
+    """
+
+    def pressed() -> None:
+        row = st.session_state[key]["row"]
+        if row < len(rows):
+            go_to(rows[row]["code"])
+
+    named = st.column_config.ButtonColumn(
+        help="Press one to open its page.", type="tertiary", alignment="left", on_click=pressed, key=key
+    )
+    st.dataframe(rows, hide_index=True, column_config={**columns, "code": named}, height=height)
+
+
+def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
+    """The page of the code that the URL names; a wrong name is one clear line.
+
+    Args:
+        heading: where the title goes, in place of the search's, which would stay until all else is there.
+    """
+    try:
+        book, code = index.layout.named(wanted)
+    except InputError as error:
+        heading.title("Codes")
+        engine.say(error)
+        st.button("Search", on_click=go_to, args=(None,), icon=":material/arrow_back:")
+        return
+    name = name_of(book, code)
+    heading.title(plain(name))
+    toolbar(index, book, code)
+    found = page(index, book, code)
+    numbers(index, found)
+    if found.count:
+        where(index, found)
+        left, right = st.columns(2)
+        with left:
+            st.subheader("Similarity")
+            st.plotly_chart(
+                similarity_histogram(found.similarities),
+                theme="streamlit",
+                key=f"histogram {name}",
+                alt=f"Similarities of {name} to the tokens of the text, where it is on and where it is not",
+            )
+        with right:
+            st.subheader("Tokens")
+            st.dataframe(token_rows(found), hide_index=True, column_config=COLUMNS, key=f"tokens {name}")
+        left, right = st.columns(2)
+        with left:
+            st.subheader("On at the same tokens")
+            related(found)
+        with right:
+            st.subheader("Nearest codes")
+            nearest(index, found)
+        st.subheader("Documents")
+        st.dataframe(
+            document_rows(index, found), hide_index=True, column_config=COLUMNS, key=f"documents {name}"
+        )
+    else:
+        st.subheader("Nearest codes")
+        nearest(index, found)
+    st.subheader("Logit lens")
+    waits = not engine.loading().model.done()
+    st.fragment(logits, run_every=POLL if waits else None)(index, book, code, waits)
+
+
+def toolbar(index: CodeIndex, book: str, code: int) -> None:
+    """Search, previous and next code, star, note, steering."""
+    name = name_of(book, code)
+    note = code_index.notes(index).get((book, code), Note())
+
+    def keep(**change) -> None:
+        try:
+            code_index.kept_notes(index).write(book, code, **change)
+        except InputError as error:
+            st.session_state["not kept"] = str(error)
+
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Search", on_click=go_to, args=(None,), icon=":material/arrow_back:")
+        for label, step, icon in (("Previous", -1, "chevron_left"), ("Next", 1, "chevron_right")):
+            other = neighbour_on(index, book, code, step)
+            st.button(
+                label,
+                on_click=go_to,
+                args=(None if other is None else name_of(book, other),),
+                disabled=other is None,
+                icon=f":material/{icon}:",
+                help=f"The {label.lower()} code of {plain(book)} that occurs in this text.",
+            )
+        st.button(
+            "Starred" if note.star else "Star",
+            key="star",
+            on_click=keep,
+            kwargs={"star": not note.star},
+            icon=":material/star:",
+            type="primary" if note.star else "secondary",
+        )
+        books = books_of(index.folder.name)
+        if ".g" not in book and books is not None:
+            st.page_link(
+                "views/steering.py",
+                label="Steer with it",
+                icon=":material/tune:",
+                query_params={"books": books, "codes": f"{book}={code}", "source": "by name"},
+            )
+    if "not kept" in st.session_state:
+        engine.say(InputError(st.session_state.pop("not kept")))
+    begins = " ".join(note.text.split())[:80]
+    with (
+        st.expander(f"Note: {plain(begins)}" if begins else "Note"),
+        st.form(f"note of {name}", border=False),
+    ):
+        key = f"note of {name}: {note.text}"  # another tab's note makes another field
+        st.text_area("Note", note.text, max_chars=MOST, height=100, label_visibility="collapsed", key=key)
+        # a callback comes before the script: one that looks at the button loses the click if it is run again meanwhile
+        st.form_submit_button(
+            "Keep the note", on_click=lambda: keep(text=st.session_state[key], was=note.text)
+        )
+
+
+def numbers(index: CodeIndex, found: CodePage) -> None:
+    """How often, where, how clearly."""
+    if not found.count:
+        st.info(f"This code is on at none of the {found.n_tokens:,} tokens of this index.")
+        return
+    best = index.top(found.book, found.code)
+    a, b, c, d = st.columns(4)
+    a.metric("Tokens with it", f"{found.count:,}", help=f"Of {found.n_tokens:,} tokens.")
+    b.metric("Share of tokens", f"{found.frequency:.3%}")
+    c.metric("Documents", f"{found.n_documents:,} of {len(index.corpus.documents):,}")
+    d.metric(
+        "Clearest margin",
+        f"{best.margin[0]:.2f}" if len(best.margin) else "–",
+        help="Similarity minus the highest one of a code that was passed over, at the code's clearest token.",
+    )
+
+
+def where(index: CodeIndex, found: CodePage) -> None:
+    """Contexts, in the order that was asked for."""
+    name = name_of(found.book, found.code)
+    st.subheader("Contexts")
+    order = st.segmented_control(
+        "Contexts", list(ORDERS), key="order", bind=IN_URL, default="clearest", required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    n, start = N_TOP, 0
+    place = st.container()
+    if order == "evenly spread":
+        n = st.number_input("How many", 1, 200, N_TOP, key="contexts", bind=IN_URL, width=160)
+    elif order == "all, in order":
+        n = A_PAGE
+        if found.count > A_PAGE:
+            start = A_PAGE * (st.pagination(-(-found.count // A_PAGE), key=f"contexts of {name}") - 1)
+    listed = contexts(index, found.book, found.code, order, n, start)
+    rows = []
+    for context in listed:
+        shown = () if context.margin is None else (f"{context.margin:.2f}", f"{context.similarity:.2f}")
+        rows.append(strip(context, found.code, shown))
+    which = f", {start + 1:,} to {start + len(listed):,}" if start else ""
+    numbers = " Numbers: margin and similarity." if listed and listed[0].margin is not None else ""
+    with place:
+        st.caption(
+            f"{len(listed)} of {found.count:,} shown{which}. Framed: the token; coloured: the code is on.{numbers}"
+        )
+        st.html("".join(rows))
+    left, right = st.columns(2)
+    left.download_button(
+        "These as CSV",
+        lambda: contexts_csv(listed),
+        file_name=f"{name.replace(':', '-')}-contexts.csv",
+        mime="text/csv",
+        on_click="ignore",
+        icon=":material/download:",
+    )
+
+
+def related(found: CodePage) -> None:
+    if not found.related:
+        st.caption("No code goes with it more often than by chance.")
+        return
+    pick(related_rows(found), f"related {name_of(found.book, found.code)}", COLUMNS)
+    st.caption(f"Counted at {found.related_sample:,} of its tokens, ranked by share × log lift.")
+
+
+def nearest(index: CodeIndex, found: CodePage) -> None:
+    if found.neighbours is not None:
+        pick(nearest_rows(found), f"nearest {name_of(found.book, found.code)}", COLUMNS)
+        st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
+        return
+    try:
+        index.codebooks()
+    except InputError as error:
+        st.caption(plain(str(error)))
+
+
+def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
+    """What the vector writes into the logits; alone waits for the model."""
+    model = engine.loading().model
+    if not model.done():
+        st.caption("Shown as soon as the model is loaded.")
+        return
+    if waited:
+        st.rerun(scope="app")
+    if model.exception() is not None:
+        st.caption(plain(str(model.exception())))
+        return
+    try:
+        found = lens(index, book, code)
+    except InputError as error:
+        st.caption(plain(str(error)))
+        return
+    for column, sign, entries in zip(st.columns(2), ("up", "down"), (found.up, found.down), strict=True):
+        column.dataframe(
+            [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries],
+            hide_index=True,
+            column_config={"logit": st.column_config.NumberColumn(format="%.2f")},
+            key=f"lens {sign} {name_of(book, code)}",
+        )
+    st.caption(
+        f"The vector through W_O, the final norm and the unembedding, as if it were all of the residual stream; "
+        f"{LISTED} tokens each. Early layers' codes often say little here."
+    )

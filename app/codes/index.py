@@ -1,0 +1,73 @@
+"""The code index of the page *Codes*: looked up by name in the runs folder, opened once for all tabs."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.widgets import run_store as shelf
+from interp.bottlenecks.store import SHIPPED
+from interp.codesearch import CodeIndex
+from interp.codesearch.annotations import Note, Notes
+from interp.codesearch.index import MANIFEST, ready_index
+from interp.errors import InputError
+
+NOTES = "notes.json"
+
+
+def opened(name: str) -> CodeIndex:
+    """The index in a folder of the runs folder.
+
+    Raises:
+        InputError: not finished, damaged, of another version, not there any more, or with a link to another place.
+    """
+    folder = engine.runs() / name
+    return _opened(folder, changed(folder))
+
+
+def changed(folder: Path) -> float:
+    """When it was finished, 0 if it was not: what was read of another one of that name is not used any more."""
+    try:
+        return (folder / MANIFEST).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+@st.cache_resource(max_entries=4, show_spinner="Opening the index")
+def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key of the cache
+    import plotly.graph_objects  # noqa: F401 - for the first code's page
+
+    shelf.check_inside(folder)
+    try:
+        return ready_index(folder, [engine.runs(), SHIPPED])
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror or error}): reload the page") from None
+
+
+def kept_notes(index: CodeIndex) -> Notes:
+    """The file of stars and notes.
+
+    Raises:
+        InputError: it is a link to another place.
+    """
+    shelf.check_inside(engine.runs() / NOTES)
+    return Notes(engine.runs() / NOTES, index.manifest["books"]["fingerprint"])
+
+
+def notes(index: CodeIndex) -> dict[tuple[str, int], Note]:
+    """Stars and notes on its codes; if they cannot be read the page says so and goes on without."""
+    try:
+        return kept_notes(index).all()
+    except InputError as error:
+        engine.say(error)
+        return {}
+
+
+def describe(index: CodeIndex) -> str:
+    """One line on what was indexed."""
+    text, model = index.manifest["text"], index.manifest["model"]
+    read = "" if index.manifest["error_term"] else ", every codebook in place"
+    return (
+        f"{index.n_tokens:,} tokens in {len(index.corpus.documents):,} documents of {text.get('spec')}, read by "
+        f"{model.get('spec')}{read}; {index.layout.n_codes:,} codes in {len(index.books)} codebooks"
+    )

@@ -1,0 +1,291 @@
+"""Search the codes of a corpus by pattern, token or prompt; open one code's page."""
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.codes import build as code_build
+from interp.app.codes import index as code_index
+from interp.app.codes.build_prompt import last_error, offer, show_progress, unfinished
+from interp.app.codes.code_page import strip
+from interp.app.codes.code_view import CODE, pick, show_code
+from interp.app.codes.search import (
+    EXAMPLES,
+    FIELDS,
+    NAME,
+    PROMPT,
+    REGEX,
+    TOKEN,
+    Likeness,
+    kept,
+    like,
+    name_of,
+    rows,
+    scores,
+)
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.tokens import plain, visible
+from interp.app.widgets.url_state import IN_URL, tell_missing
+from interp.codesearch import CodeIndex
+from interp.codesearch.contexts import match_contexts
+from interp.codesearch.index import MANIFEST
+from interp.codesearch.search import SORTS
+from interp.codesearch.tables import hits_csv
+from interp.errors import InputError
+
+MATCHES_SHOWN = 5
+WIDTH = 172  # pixels of a filter
+SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))
+SHARE = st.column_config.NumberColumn(format="%.2f")
+COLUMNS = {
+    "precision": st.column_config.NumberColumn(
+        format="%.2f", help="Tokens with the code that lie in a match / tokens with the code."
+    ),
+    "recall": st.column_config.NumberColumn(
+        format="%.2f", help="Matches with the code at one of their tokens / matches."
+    ),
+    "F1": SHARE,
+    "P 95 %": st.column_config.TextColumn(help="Wilson's interval of the precision."),
+    "R 95 %": st.column_config.TextColumn(help="Wilson's interval of the recall."),
+    "tokens": st.column_config.NumberColumn(help="Tokens of the corpus with the code."),
+    "in matches": st.column_config.NumberColumn(help="Of these, tokens in a match."),
+    "kept": st.column_config.TextColumn("★", help="Your star and note."),
+}
+
+
+def example(by: str, text: str) -> None:
+    st.session_state["search"], st.session_state[FIELDS[by]] = by, text
+    forget_token(by)
+
+
+def forget_token(by: str) -> None:
+    """Another prompt begins at its last token: the address still has the former one's."""
+    if by == PROMPT:
+        st.query_params.pop("at", None)
+
+
+def open_named() -> None:
+    if st.session_state["named"].strip():
+        st.query_params[CODE] = st.session_state["named"].strip()
+
+
+def open_one_of(names: list[str]) -> None:
+    """What a press in the table does, from the keyboard: the table's cells take none."""
+
+    def chosen() -> None:
+        st.query_params[CODE] = st.session_state.pop("open")
+
+    st.selectbox("Open", names, None, key="open", on_change=chosen, placeholder="a code above", width=220)
+
+
+def search(index: CodeIndex) -> None:
+    by = st.segmented_control(
+        "Search by", [REGEX, TOKEN, PROMPT, NAME], key="search", bind=IN_URL, default=REGEX, required=True
+    )
+    if by == NAME:
+        st.text_input("Code", key="named", placeholder=f"{index.books[-1].name}:7", on_change=open_named)
+        st.caption("Head or site, a colon, and the code's number; Enter opens its page.")
+        return
+    helps = {
+        REGEX: "Rust's syntax, in linear time: (?i) ignores case, \\b is the edge of a word; no look-around.",
+        TOKEN: "One token of the vocabulary, with and without a space in front.",
+        PROMPT: "The model reads it once; contexts of the corpus that share most of a token's codes are listed.",
+    }
+    text = st.text_input(
+        by.capitalize(), key=FIELDS[by], bind=IN_URL, on_change=forget_token, args=(by,), help=helps[by]
+    )
+    if not text:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown("Try")
+            for way, pattern in EXAMPLES:
+                if way == by:
+                    st.button(
+                        plain(pattern), key=f"example {way} {pattern}", on_click=example, args=(way, pattern)
+                    )
+        return
+    try:
+        if by == PROMPT:
+            similar(index, text)
+        else:
+            scored(index, by, text)
+    except InputError as error:
+        engine.say(error)
+
+
+def counted(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def scored(index: CodeIndex, by: str, text: str) -> None:
+    """Every code against what matches."""
+    found = scores(index, by, text)
+    with st.container(horizontal=True):
+        filters = {
+            "sort": st.selectbox(
+                "Sorted by", SORTS, format_func=SORT_NAMES.get, key="sort", bind=IN_URL, width=WIDTH
+            ),
+            "min_precision": st.number_input(
+                "Precision at least", 0.0, 1.0, 0.0, 0.1, key="precision", bind=IN_URL, width=WIDTH
+            ),
+            "min_recall": st.number_input(
+                "Recall at least", 0.0, 1.0, 0.0, 0.1, key="recall", bind=IN_URL, width=WIDTH
+            ),
+            "min_hits": st.number_input(
+                "In matches at least",
+                1,
+                None,
+                1,
+                key="hits_least",
+                bind=IN_URL,
+                width=WIDTH,
+                help="Tokens in matches that a code must have: one of one is no evidence.",
+            ),
+            "per_book": st.number_input(
+                "Most per codebook", 0, 1000, 0, key="each", bind=IN_URL, width=WIDTH, help="0: no limit."
+            )
+            or None,
+        }
+        most = st.number_input("Rows", 1, 1000, 20, key="rows", bind=IN_URL, width=WIDTH)
+    if not found.matches.n:
+        st.info("Nothing in the text of this index matches.")
+        return
+    places = found.places(**filters)
+    hits = found.hits_at(places[:most])
+    st.markdown(
+        f"**{counted(found.matches.n, 'match', 'matches')}** of {counted(found.n_tokens, 'token', 'tokens')}; "
+        f"{len(hits):,} of {counted(len(places), 'code', 'codes')} shown"
+    )
+    if hits:
+        listed = rows(hits, code_index.notes(index))
+        pick(listed, "hits", COLUMNS, height="content" if len(listed) <= 20 else 600)
+        st.caption(
+            "Press a code to open it. A code that was chosen by its matches fits them better than it will fit "
+            "other text."
+        )
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            open_one_of([row["code"] for row in listed])
+            st.download_button(
+                f"All {len(places):,} as CSV",
+                lambda: hits_csv(found.hits_at(places)),
+                file_name="codes.csv",
+                mime="text/csv",
+                on_click="ignore",
+                icon=":material/download:",
+            )
+    else:
+        st.info(
+            "No code is that good: ask for less." if found.hits.any() else "No code fires at these matches."
+        )
+    contexts = match_contexts(index, found.matches, MATCHES_SHOWN)
+    with st.expander(f"Matches in the text: {len(contexts)} of {found.matches.n:,}", expanded=not hits):
+        st.html("".join(strip(context, framed=False) for context in contexts))
+
+
+def similar(index: CodeIndex, text: str) -> None:
+    """Contexts like one token of a prompt, and that token's codes."""
+    given = st.query_params.get("at", "")
+    position = int(given) if given.isdecimal() and len(given) < 5 else -1
+    found: Likeness = like(index, text, position, 15)
+    n = len(found.pieces)
+    key = f"token of {text}"
+    st.session_state.setdefault(key, position if 0 <= position < n else n - 1)
+
+    def take() -> None:
+        st.query_params["at"] = str(st.session_state[key])
+
+    st.pills(
+        "Token",
+        range(n),
+        format_func=lambda i: f"{i} {plain(visible(found.pieces[i]))}",
+        key=key,
+        on_change=take,
+        required=True,
+    )
+    if found.contexts:
+        st.markdown(f"**{len(found.contexts)} tokens of the corpus** that share most of its codes")
+        shown = [
+            strip(context, numbers=(f"{score:.2f}", f"{shared} of {len(found.codes)}"))
+            for score, shared, context in found.contexts
+        ]
+        st.html("".join(shown))
+        st.caption(
+            "Score: shared codes weighted by rarity, of all the token's codes; then how many are shared."
+        )
+    else:
+        st.info("No token of the corpus shares a code with it.")
+    st.markdown(f"**Its {len(found.codes)} codes**, the rarest first")
+    notes = code_index.notes(index)
+    listed = [
+        {"code": name_of(book, code), "tokens": count, "kept": kept(notes.get((book, code)))}
+        for book, code, count in found.codes
+    ]
+    pick(listed, "prompt codes", COLUMNS, height=300)
+
+
+def starred(index: CodeIndex) -> None:
+    """What was kept."""
+    notes = code_index.notes(index)
+    if not notes:
+        return
+    st.subheader(f"Starred and noted ({len(notes)})")
+    layout = index.layout
+    listed = [
+        {
+            "code": name_of(book, code),
+            "star": "★" if note.star else "",
+            "note": note.text,
+            "tokens": index.count(book, code) if layout.has(book, code) else None,
+        }
+        for (book, code), note in notes.items()
+    ]
+    pick(listed, "kept codes", {"star": st.column_config.TextColumn("★", width="small")})
+
+
+# one that is being built is no choice yet unless it is chosen already, and one that was not finished the last
+chosen = (st.session_state.get("index"), st.query_params.get("index"))
+names = [name for name in shelf.folders("indexes") if name in chosen or not code_build.is_being_built(name)]
+names.sort(key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
+code = st.query_params.get(CODE)
+heading = st.container()
+if code is None or not names:
+    heading.title("Codes")
+if code_build.running() is not None:
+    show_progress()
+tell_missing("index", names, "index")
+last_error()  # not beside the button, which is out of sight while an index is open
+if not names:
+    if code_build.running() is None:
+        st.info(
+            "No code index yet: the codes of a text at every head, to be searched by pattern, token or prompt. "
+            "A small one is built here in a minute or two.",
+            icon=":material/search:",
+        )
+        offer()
+    st.stop()
+name = st.selectbox(
+    "Index",
+    names,
+    key="index",
+    bind=IN_URL,
+    width=420,
+    help="Indexes of the runs folder, newest first.",
+    label_visibility="visible" if code is None else "collapsed",
+)
+try:
+    index = code_index.opened(name)
+except InputError as error:
+    if code is not None:
+        heading.title("Codes")
+    engine.say(error)
+    st.caption("Choose another index above, or delete its folder and build it again.")
+    unfinished(name)
+    with st.expander("Build an index", expanded=len(names) == 1):
+        offer()
+    st.stop()
+if code is not None:
+    show_code(index, code, heading)
+else:
+    st.caption(plain(code_index.describe(index)))
+    search(index)
+    starred(index)
+    with st.expander("Build another index"):
+        offer()

@@ -1,0 +1,151 @@
+"""What the page *Codes* finds: every code scored against matches, contexts like a prompt's token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+from jaxtyping import Int
+
+from interp.app import engine
+from interp.app.codes.index import changed
+from interp.app.widgets.tokens import pieces
+from interp.codesearch import (
+    CodeHit,
+    CodeIndex,
+    CodeScores,
+    Context,
+    all_prompt_codes,
+    context_at,
+    search_regex,
+    search_similar,
+    search_token,
+)
+from interp.codesearch.annotations import Note
+from interp.errors import InputError
+
+REGEX, TOKEN, PROMPT, NAME = "regular expression", "token", "prompt", "name"
+FIELDS = {REGEX: "q", TOKEN: "token", PROMPT: "near"}
+"""What is typed, as it stands in the URL."""
+EXAMPLES = (
+    (REGEX, r"\b[Rr]eturns?\b"),
+    (REGEX, r"\b(if|when|unless)\b"),
+    (REGEX, r"\d+"),
+    (REGEX, r"\b(not|no|never)\b"),
+    (REGEX, r"\bPython\b"),
+    (TOKEN, "not"),
+    (TOKEN, "file"),
+    (TOKEN, "("),
+    (PROMPT, "Return the name of the file"),
+    (PROMPT, "It is not an error"),
+)
+MOST = 128
+"""Tokens of a prompt."""
+
+
+def scores(index: CodeIndex, by: str, text: str) -> CodeScores:
+    """Every code against a regular expression or a token; looked for once.
+
+    Raises:
+        InputError: a pattern that the engine does not know, a text that is no token.
+    """
+    return _scores(index.folder, changed(index.folder), by, text, index)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Searching")
+def _scores(folder: Path, changed: float, by: str, text: str, _index: CodeIndex) -> CodeScores:  # noqa: ARG001
+    return search_regex(_index, text) if by == REGEX else search_token(_index, text)
+
+
+def name_of(book: str, code: int) -> str:
+    return f"{book}:{code}"
+
+
+def kept(note: Note | None) -> str:
+    """A star and the beginning of a note, for a table's column."""
+    if note is None:
+        return ""
+    text = " ".join(note.text.split())
+    return f"{'★ ' if note.star else ''}{text if len(text) <= 40 else text[:39] + '…'}".strip()
+
+
+def rows(hits: Sequence[CodeHit], notes: dict[tuple[str, int], Note]) -> list[dict]:
+    """A line of the table each."""
+    return [
+        {
+            "code": name_of(hit.book, hit.code),
+            "precision": hit.precision,
+            "P 95 %": interval(hit.precision_interval),
+            "recall": hit.recall,
+            "R 95 %": interval(hit.recall_interval),
+            "F1": hit.f1,
+            "tokens": hit.count,
+            "in matches": hit.hits,
+            "kept": kept(notes.get((hit.book, hit.code))),
+        }
+        for hit in hits
+    ]
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.2f} – {bounds[1]:.2f}"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """
+    Attributes:
+        pieces: the prompt's tokens.
+        codes: those of the chosen token, (book, code, tokens of the corpus with it), the rarest first.
+        contexts: of the corpus' tokens that share most of them, with how much.
+    """
+
+    pieces: list[str]
+    codes: list[tuple[str, int, int]]
+    contexts: list[tuple[float, int, Context]]
+
+
+def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
+    """Contexts like one token of a prompt: one forward pass for all its tokens, unless it was asked before.
+
+    Args:
+        position: −1 for the last token.
+
+    Raises:
+        InputError: an empty or long prompt, another model than the index's.
+    """
+    key = index.folder, changed(index.folder), engine.model_name(), prompt
+    read = st.session_state.get("prompt read")
+    if read is None or read[0] != key:
+        read = st.session_state["prompt read"] = key, *_read(index, prompt)
+    _, texts, codes = read
+    asked = *key, min(position, len(texts) - 1), n
+    found = st.session_state.get("likeness")
+    if found is None or found[0] != asked:
+        found = st.session_state["likeness"] = asked, _like(index, texts, codes, asked[-2], n)
+    return found[1]
+
+
+def _read(index: CodeIndex, prompt: str) -> tuple[list[str], dict[str, Int[np.ndarray, "pos k"]]]:
+    """The tokens of a prompt and the codes of each, holding the lock."""
+    tokenizer = engine.model().tokenizer
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids if prompt.strip() else []
+    if not ids:
+        raise InputError("an empty prompt: write a text")
+    if len(ids) > MOST:
+        raise InputError(f"a prompt of {len(ids)} tokens: this page reads at most {MOST}")
+    index.check_model(engine.model())
+    with engine.running() as model:
+        return pieces(tokenizer, ids), all_prompt_codes(index, model, ids)
+
+
+def _like(index: CodeIndex, texts: list[str], codes: dict, position: int, n: int) -> Likeness:
+    own = {book: its[position] for book, its in codes.items()}
+    named = [(book, int(code)) for book, its in own.items() for code in np.unique(its[its >= 0])]
+    counted = [(book, code, index.count(book, code)) for book, code in named]
+    contexts = [
+        (one.score, one.shared, context_at(index, one.token)) for one in search_similar(index, own, n)
+    ]
+    # codes that the corpus has once say little, those it never has nothing
+    return Likeness(texts, sorted(counted, key=lambda entry: (entry[2] == 0, entry[2])), contexts)

@@ -1,0 +1,164 @@
+"""The part *Methods* of the page *Evaluation*: tables of methods that find circuits, as benches left them."""
+
+import shlex
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.evaluation import sources
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.tokens import plain
+from interp.app.widgets.url_state import IN_URL
+from interp.bench.table import FAITHFUL
+from interp.errors import InputError
+from interp.report import wording
+from interp.report.bench_plot import COST, PAIRS, bench_plot
+from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, BenchRows, Difference, MethodRow, best_first
+
+ALL = "all"
+BEST = "average_precision"
+GROWN = " `codes` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
+SHORT, TALL = 16, 600
+"""Lines that are all shown, and pixels of a table with more."""
+
+
+def command() -> str:
+    """What makes a bench that this page finds."""
+    out = f"{shelf.shown_path()}/bench"
+    return shlex.join(["interp", "bench", "--tasks", "planted-backup", "--seeds", "3", "--out", out])
+
+
+def show() -> None:
+    files = sources.benches()
+    if not files:
+        st.info("No table of methods yet. Make one in a terminal (a minute), then reload this page:")
+        st.code(command(), language="bash")
+        return
+    left, right = st.columns(2)
+    name = left.selectbox("Bench", list(files), key="bench", bind=IN_URL)
+    try:
+        found = sources.bench(files[name])
+    except InputError as error:
+        engine.say(error)
+        return
+    scope = right.selectbox("Measured on", list(found.scopes), key="scope", bind=IN_URL)
+    rows = found.scopes[scope]
+    metrics = found.metrics(scope)
+    left, middle, right = st.columns(3)
+    metric = left.selectbox(
+        "Metric",
+        metrics,
+        index=metrics.index(BEST) if BEST in metrics else 0,
+        format_func=TITLES.get,
+        key="bench_metric",
+        bind=IN_URL,
+    )
+    numbers = [str(n) for n in sorted({row.n for row in rows if row.n})]
+    pairs = middle.segmented_control(
+        "Prompt pairs", [ALL, *numbers], default=ALL, required=True, key="bench_pairs", bind=IN_URL
+    )
+    costs = any("forwards" in row.values for row in rows)
+    along = right.segmented_control(
+        "Drawn against",
+        [COST, PAIRS] if costs else [PAIRS],
+        default=COST if costs else PAIRS,
+        required=True,
+        key="along",
+        bind=IN_URL,
+    )
+    # rankings that use no pairs belong beside every number of them
+    chosen = [row for row in rows if pairs == ALL or row.n in (0, int(pairs))]
+    ranked = best_first(chosen, metric)
+    drawn = [row for row in chosen if row.complete]
+    st.plotly_chart(
+        bench_plot(drawn, metric, along),
+        width="stretch",
+        theme="streamlit",
+        alt=f"{TITLES[metric]} of every method; the same as the table below",
+    )
+    if len(drawn) < len(chosen):
+        st.caption(
+            "Methods that were not run on all tasks stand in the table alone: their means are of other tasks."
+        )
+    st.caption(
+        "A line a method, a point a number of pairs; bars reach from the least to the largest seed. Blue: nothing is "
+        "better at its cost or less. Hollow: the yardstick, exact interchange of as many of the reference’s own pairs. "
+        "Crosses: controls that know nothing of the prompts."
+        + (GROWN if metric in FAITHFUL and along == COST else "")
+    )
+    st.dataframe(
+        table(ranked, metric, found.against),
+        hide_index=True,
+        column_config=columns(found, metric),
+        height="content" if len(ranked) <= SHORT else TALL,
+    )
+    with st.expander("All metrics"):
+        st.dataframe(wide(ranked, metrics), hide_index=True)
+    if found.skipped:
+        with st.expander(f"Left out: {len(found.skipped)}"):
+            st.markdown("\n".join(f"- {plain(line)}" for line in found.skipped))
+    if found.command is not None:
+        st.caption("Again, with all pairs and seeds of the methods that are named:")
+        st.code(found.command, language="bash", wrap_lines=True)
+
+
+def table(rows: list[MethodRow], metric: str, against: str | None) -> list[dict]:
+    """One line a method and number of pairs, with its range over seeds and its difference from ``against``."""
+    found = []
+    ranged = any(metric in row.values and row.values[metric].least is not None for row in rows)
+    for row in rows:
+        value, difference = row.values.get(metric), row.differences.get(metric)
+        line = {"method": row.method, "kind": row.kind, "pairs": row.n, "over": row.over}
+        line["value"] = value and value.mean
+        if ranged:
+            line["least, largest seed"] = _pair(value and (value.least, value.largest))
+        if against is not None:
+            line["difference"] = _difference(difference)
+        forwards = row.values.get("forwards")
+        found.append(line if forwards is None else line | {"forward passes": forwards.mean})
+    return found
+
+
+def wide(rows: list[MethodRow], metrics: list[str]) -> list[dict]:
+    """Every metric, its mean and the range over seeds."""
+    return [
+        {"method": row.method, "pairs": row.n} | {TITLES[metric]: _spread(row, metric) for metric in metrics}
+        for row in rows
+    ]
+
+
+def columns(found: BenchRows, metric: str) -> dict:
+    better = "lower" if metric in LOWER_IS_BETTER else "higher"
+    number, text = st.column_config.NumberColumn, st.column_config.TextColumn
+    return {
+        "value": number(TITLES[metric], format="%.3f", help=f"Mean over seeds; {better} is better."),
+        "difference": text(
+            f"minus {found.against or ''} [95 %]",
+            help="On the same pairs; mean over seeds, and its bootstrap interval over seeds.",
+        ),
+        "forward passes": number(format="%.0f", help="Of one prompt; a backward pass counts 2."),
+    }
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return wording.DASH
+    ends = "" if found.low is None else f" [{wording.signed(found.low, 3)}, {wording.signed(found.high, 3)}]"
+    return wording.signed(found.mean, 3) + ends
+
+
+def _pair(ends: tuple[float | None, float | None] | None) -> str:
+    if ends is None or None in ends:
+        return wording.DASH
+    return f"{wording.number(ends[0], 3)}, {wording.number(ends[1], 3)}"
+
+
+def _spread(row: MethodRow, metric: str) -> str:
+    value = row.values.get(metric)
+    if value is None:
+        return wording.DASH
+    decimals = 0 if metric == "forwards" else 3
+    mean = wording.number(value.mean, decimals)
+    if value.least is None or value.least == value.largest:
+        return mean
+    return f"{mean} [{wording.number(value.least, decimals)}, {wording.number(value.largest, decimals)}]"

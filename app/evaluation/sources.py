@@ -1,0 +1,100 @@
+"""Where the page *Evaluation* finds its numbers: the runs folder, the package, and the repository if there is one."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from benchmarks.tokfsm.machine_rows import Reproduction, read_reproduction
+from interp.app import engine
+from interp.app.widgets import run_store as shelf
+from interp.bottlenecks.store import SHIPPED
+from interp.report.bench_rows import BenchRows, read_bench
+from interp.report.tables import BASE_FILE, Quality, Steering, read_quality, read_steering
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+"""What comes with a checkout."""
+STEERINGS = {
+    "seven topics": RESULTS / "steering",
+    "seven topics, at tighter bounds of fluency": RESULTS / "steering-tight",
+    "the same, another seed": RESULTS / "steering-tight-seed1",
+    "four topics of development": RESULTS / "steering-development",
+}
+FIRST = "ioi"
+"""The README's, so that it is what a checkout shows before anything was run."""
+SCALES = ("cpu", "quick")
+"""Of the finite-state runs that their command still repeats; others are of earlier recipes."""
+
+
+def benches() -> dict[str, Path]:
+    """Files by the names that are shown, those of the runs folder first."""
+    found = {name: engine.runs() / name / shelf.BENCH for name in shelf.folders("benches")}
+    kept = sorted((RESULTS / "bench").glob("*.json"), key=lambda path: (path.stem != FIRST, path.stem))
+    return found | {f"{path.stem}, of the repository": path for path in kept}
+
+
+def qualities() -> dict[str, Path]:
+    """Files by the names of their codebooks, those of the package first."""
+    found = {
+        f"{path.parent.name}, of the package": path for path in sorted(SHIPPED.glob(f"*/{shelf.QUALITY}"))
+    }
+    folders = [engine.runs() / name for name in shelf.folders("codebooks")]
+    return found | {f.name: f / shelf.QUALITY for f in folders if (f / shelf.QUALITY).is_file()}
+
+
+def unmeasured() -> list[str]:
+    """Folders of codebooks that have not been evaluated."""
+    return [
+        name for name in shelf.folders("codebooks") if not (engine.runs() / name / shelf.QUALITY).is_file()
+    ]
+
+
+def reproductions() -> dict[str, Path]:
+    """Files by the names that are shown, those of the runs folder first."""
+    found = {name: engine.runs() / name / shelf.REPRODUCTION for name in shelf.folders("reproductions")}
+    kept = [path for scale in SCALES for path in sorted((RESULTS / "tokfsm").glob(f"{scale}-*.json"))]
+    return found | {f"{path.stem}, of the repository": path for path in kept}
+
+
+def steerings() -> dict[str, Path]:
+    """Folders by the bounds of fluency that were asked for."""
+    return {name: folder for name, folder in STEERINGS.items() if (folder / BASE_FILE).is_file()}
+
+
+def bench(path: Path) -> BenchRows:
+    """
+    Raises:
+        InputError: damaged, not there any more, or a link out of the runs folder; as the three below.
+    """
+    return _read("bench", str(path), _changed(path))
+
+
+def quality(path: Path) -> Quality:
+    return _read("quality", str(path), _changed(path))
+
+
+def reproduction(path: Path) -> Reproduction:
+    return _read("reproduction", str(path), _changed(path))
+
+
+def steering(folder: Path) -> Steering:
+    changed = tuple(shelf.changed(path) for path in sorted(folder.glob("*.json")))  # cells may go, too
+    return _read("steering", str(folder), changed)
+
+
+_READERS = {
+    "bench": read_bench,
+    "quality": read_quality,
+    "reproduction": read_reproduction,
+    "steering": read_steering,
+}
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _read(kind: str, path: str, changed: int | tuple[int, ...]):  # noqa: ARG001 - a key of the cache
+    return _READERS[kind](Path(path))
+
+
+def _changed(path: Path) -> int:
+    if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
+        shelf.check_inside(path)
+    return shelf.changed(path)

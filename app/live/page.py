@@ -1,0 +1,124 @@
+"""Type a text, see its codes: coloured at one site, listed at all sites for the token that is clicked."""
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.live.token_codes import MOST, Reading, codes_at, heads_of, read, shared
+from interp.app.live.token_strip import picked, token_strip
+from interp.app.widgets.codebook_picker import choose, name_of
+from interp.app.widgets.tokens import plain, visible
+from interp.app.widgets.url_state import IN_URL
+from interp.errors import InputError
+from interp.report.plots import site_grid
+
+TEXT = "When Mary and John went to the store, John gave a drink to"
+NOBODY = "no other"
+COLUMNS = {
+    "similarity": st.column_config.NumberColumn(
+        format="%.3f", help="Cosine of the code with the vector, or with what earlier codes left of it."
+    ),
+    "margin": st.column_config.NumberColumn(
+        format="%.3f",
+        help="Similarity minus the highest one of a code that was passed over; below 0 where the codebook's own metric "
+        "chose against the cosine.",
+    ),
+    "page": st.column_config.LinkColumn("its page", display_text="what it is", help="Opens the page Codes."),
+    "steer": st.column_config.LinkColumn(
+        "steering", display_text="steer by it", help="Opens the page Steering."
+    ),
+}
+
+
+def label(reading: Reading, token: int) -> str:
+    return f"{token} {visible(reading.pieces[token])}"
+
+
+def whole_number(name: str, n: int, otherwise: int) -> int:
+    """What the address says, if it is one of n."""
+    given = st.query_params.get(name, "")
+    # Python refuses to read a number of thousands of digits
+    return int(given) if given.isdecimal() and len(given) < 5 and int(given) < n else otherwise
+
+
+def forget_token() -> None:
+    """Another text begins at its last token: the address still has the former text's, and keeps a link's."""
+    st.query_params.pop("token", None)
+
+
+@st.fragment
+def tokens(reading: Reading, text: str, called: str) -> None:
+    """Everything that a click on a token changes: no other part of the page is drawn anew."""
+    n = len(reading.pieces)
+    sites = heads_of(reading.codes)
+    site = st.selectbox(
+        "Coloured by",
+        list(sites),
+        key="site",
+        bind=IN_URL,
+        help="A head, an MLP, the residual stream, or all heads of a layer.",
+    )
+    # the choice belongs to the text
+    chosen, strip = f"token of {text}", "strip"
+    st.session_state.setdefault(chosen, whole_number("token", n, n - 1))
+
+    def take() -> None:
+        token = picked(strip)
+        if token is not None and 0 <= token < n:
+            st.session_state[chosen] = token
+
+    token_strip(
+        reading.pieces,
+        {name: reading.codes[name].ids[:, 0].tolist() for name in sites[site]},
+        st.session_state[chosen],
+        strip,
+        take,
+    )
+    st.caption(
+        "Colour and number: the strongest code of each token; the same code has the same colour. "
+        "Click a token, or walk with the arrow keys and press Enter."
+    )
+    left, right = st.columns(2)
+    token = left.selectbox("Token", range(n), format_func=lambda i: label(reading, i), key=chosen)
+    other = right.selectbox(
+        "Compared with",
+        [None, *range(n)],
+        format_func=lambda i: NOBODY if i is None else label(reading, i),
+        key=f"other of {text}",
+        help="Shows at which sites the two tokens have the same code.",
+    )
+    st.query_params["token"] = str(token)
+    rows = codes_at(reading, token, called)
+    st.subheader(f"Codes of {plain(visible(reading.pieces[token]))}")
+    if other is not None:
+        same = shared(reading, token, other)
+        st.markdown(
+            f"The same code as {plain(visible(reading.pieces[other]))} ({other}) at "
+            f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
+        )
+        st.plotly_chart(
+            site_grid(same, "shared"),
+            theme="streamlit",
+            key="shared",
+            alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
+        )
+    st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=380, key="codes of a token")
+
+
+st.title("Live text")
+st.caption("Every token is read once; its codes at any site are then a click away.")
+folder, books = choose()
+text = st.text_area(
+    "Text",
+    TEXT,
+    key="text",
+    bind=IN_URL,
+    height=80,
+    on_change=forget_token,
+    help=f"At most {MOST} tokens. Ctrl+Enter reads it.",
+)
+try:
+    reading = read(folder, books, text)
+except InputError as error:
+    engine.say(error)
+    st.stop()
+tokens(reading, text, name_of(folder))

@@ -1,0 +1,106 @@
+"""The codes of a typed text, for the page *Live text*."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+import torch
+
+from interp.app import engine
+from interp.app.widgets.codebook_picker import changed
+from interp.app.widgets.tokens import pieces
+from interp.app.widgets.urls import code_pages, steering_by
+from interp.codesearch.token_codes import TokenCodes, read_codes
+from interp.errors import InputError
+from interp.steering.continuations import encode_prompts
+from interp.text.special import first_token
+
+MOST = 128
+"""Tokens that can still be overlooked, and that a browser draws at once."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    Attributes:
+        pieces: the text's tokens as text, BOS left out.
+        codes: by site, heads apart, at the same tokens.
+    """
+
+    pieces: list[str]
+    codes: dict[str, TokenCodes]
+
+
+def read(folder: Path | None, books: dict, text: str) -> Reading:
+    """One forward pass, holding the lock; none if this tab has read the same text last.
+
+    Args:
+        folder: where the codebooks lie, as :func:`~interp.app.widgets.codebook_picker.choose` gives it.
+
+    Raises:
+        InputError: an empty text, or one too long.
+    """
+    key = folder, changed(folder), engine.model_name(), text
+    kept = st.session_state.get("reading")
+    if kept is not None and kept[0] == key:
+        return kept[1]
+    if not text.strip():
+        raise InputError("no text: write some")
+    ids = encode_prompts(engine.model(), [text])[0]
+    first = int(first_token(engine.model().tokenizer) is not None)
+    if len(ids) - first > MOST:
+        raise InputError(f"a text of {len(ids) - first} tokens: this page shows at most {MOST}")
+    with engine.running() as model:
+        codes = {
+            site: TokenCodes(*(part[first:] for part in (found.ids, found.similarity, found.margin)))
+            for site, found in read_codes(model, books, torch.tensor(ids)).items()
+        }
+    reading = Reading(pieces(model.tokenizer, ids[first:]), codes)
+    st.session_state["reading"] = key, reading
+    return reading
+
+
+def codes_at(reading: Reading, token: int, books: str) -> list[dict[str, str | int | float | None]]:
+    """The codes of one token at all sites, strongest first within a site, with the addresses of what is known of them
+    and of steering by them.
+
+    Args:
+        books: what the codebooks are called.
+    """
+    page = code_pages(books)
+    return [
+        {
+            "site": site,
+            "slot": slot + 1,
+            "code": int(codes.ids[token, slot]),
+            "similarity": float(codes.similarity[token, slot]),
+            "margin": float(codes.margin[token, slot]),
+            "page": page(site, int(codes.ids[token, slot])),
+            "steer": steering_by(f"{site}={codes.ids[token, slot]}", books),
+        }
+        for site, codes in reading.codes.items()
+        for slot in range(codes.ids.shape[1])
+        if codes.ids[token, slot] >= 0
+    ]
+
+
+def shared(reading: Reading, token: int, other: int) -> dict[str, float]:
+    """By site, the share of one token's codes that another token has too; sites at which it has none left out."""
+    found = {}
+    for site, codes in reading.codes.items():
+        mine, theirs = (set(codes.ids[i][codes.ids[i] >= 0].tolist()) for i in (token, other))
+        if mine:
+            found[site] = len(mine & theirs) / len(mine)
+    return found
+
+
+def heads_of(sites: Iterable[str]) -> dict[str, list[str]]:
+    """What can be shown at once: each site, and before the heads of a layer all of them together."""
+    found: dict[str, list[str]] = {}
+    for site in sites:
+        layer, dot, _ = site.partition(".")
+        if dot:
+            found.setdefault(layer, []).append(site)
+        found[site] = [site]
+    return found

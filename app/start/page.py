@@ -1,0 +1,107 @@
+"""The first page: what the others do, what to click first, and how far the model is."""
+
+import time
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.tokens import plain
+
+POLL = 0.5  # seconds between two looks at a model that is being loaded
+COUNTED = (
+    ("runs", "run", "runs"),
+    ("indexes", "code index", "code indexes"),
+    ("codebooks", "set of codebooks", "sets of codebooks"),
+    ("benches", "bench", "benches"),
+)
+FIRST = {
+    "source": "of a topic",
+    "topic": "fire",
+    "prompt": "One day, Tim and his mom went to",
+}
+PAGES = (
+    (
+        "live",
+        "Live text",
+        ":material/text_fields:",
+        "Type a text and see every token coloured by its code. Click a token for its codes at all sites.",
+        "a sentence of two names",
+        {"site": "a12"},
+    ),
+    (
+        "codes",
+        "Codes",
+        ":material/search:",
+        "Search a corpus by regular expression, token or prompt for the codes that fire there; read one code.",
+        "codes of a word",
+        {"q": r"\breturn\w*"},
+    ),
+    (
+        "circuit",
+        "Circuit",
+        ":material/account_tree:",
+        "Find which heads do a task, read their codes, set one and see the metric change.",
+        "the newest run",
+        {},
+    ),
+    (
+        "evaluation",
+        "Evaluation",
+        ":material/monitoring:",
+        "Methods compared, what codebooks cost the model, and the finite-state experiment, with controls.",
+        "what codebooks cost",
+        {"show": "Codebooks"},
+    ),
+)
+
+
+def state() -> None:
+    """The model's line, which draws itself again until the model is there or cannot be."""
+    found = engine.loading()
+    name, waited = plain(found.spec), f"{time.monotonic() - found.began:.0f} s"
+    if not found.libraries.done():
+        st.markdown(f":material/hourglass_top: **{name}**: starting, {waited}")
+    elif not found.model.done():
+        st.markdown(f":material/hourglass_top: **{name}**: loading, {waited}")
+    elif found.model.exception() is not None:
+        st.markdown(f":material/error: **{name}**: {plain(str(found.model.exception()))}")
+    else:
+        shape = found.model.result().cfg
+        st.markdown(
+            f":material/check_circle: **{name}** is ready: {shape.n_layers} layers of {shape.n_heads} heads"
+        )
+
+
+def card(view: str, name: str, icon: str, does: str, example: str, address: dict[str, str]) -> None:
+    st.page_link(f"views/{view}.py", label=f"**{name}**", icon=icon)
+    st.markdown(does)
+    st.page_link(
+        f"views/{view}.py",
+        label=f"Try: {example}",
+        icon=":material/arrow_forward:",
+        query_params=address,
+    )
+
+
+st.title("Read and steer a language model by its codes")
+waiting = not engine.loading().model.done()
+with st.container(border=True):
+    st.fragment(state, run_every=POLL if waiting else None)()
+    counts = [(len(shelf.folders(kind)), one, many) for kind, one, many in COUNTED]
+    words = " · ".join(f"{n or 'no'} {one if n == 1 else many}" for n, one, many in counts)
+    st.caption(
+        f"In {plain(shelf.shown_path())}: {words}. Codebooks for the default model come with the package."
+    )
+with st.container(border=True):
+    st.page_link("views/steering.py", label="**Steering**", icon=":material/tune:")
+    st.markdown(
+        "Set, add or forbid codes while the model writes. Base and steered text appear side by side, with what every "
+        "token cost."
+    )
+    # a button, since it is what a newcomer should click
+    if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
+        st.switch_page("views/steering.py", query_params=FIRST)
+for column, page in zip([*st.columns(2), *st.columns(2)], PAGES, strict=True):
+    with column.container(border=True, height="stretch"):
+        card(*page)

@@ -1,0 +1,211 @@
+"""Set codes while the model writes: base and steered side by side, with what each token cost."""
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.steering.comparison import draw, draw_again, draw_found, streaming
+from interp.app.steering.form import BY_NAME, OF_TOPIC, SOURCES, made_by, settings
+from interp.app.steering.job import Request, compare, find
+from interp.app.steering.presets import offer
+from interp.app.widgets.codebook_picker import choose, made_with
+from interp.app.widgets.url_state import IN_URL
+from interp.cli.options import MOST_SEED
+from interp.errors import InputError
+from interp.steering import load_topic, parse_codes, topic_names
+from interp.steering.code_set import HOW, SCALE
+from interp.steering.find_codes import RANKINGS
+from interp.steering.topics import load_presets, neutral_texts
+
+PROMPT = "Once upon a time, there was a little girl who"
+
+
+def lines(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def topics() -> list[str]:
+    try:
+        return topic_names()
+    except InputError as error:
+        engine.say(error)
+        return []
+
+
+def usual(source: str) -> tuple[str, float]:
+    """Codes that are found are added, so many times; those that are named are set."""
+    return ("set", 1.0) if source == BY_NAME else ("added", SCALE)
+
+
+def suit() -> None:
+    """What is chosen below follows the source."""
+    st.session_state["how"], st.session_state["scale"] = usual(st.session_state["source"])
+
+
+st.title("Steering")
+st.caption("The same prompt continued twice: by the model as it is, and with some of its codes edited.")
+folder, books = choose()
+deepest = max(book.config.k for book in books.values())
+try:
+    offer(load_presets(made_with(folder, books)))
+except InputError as error:
+    engine.say(error)
+
+left, right = st.columns(2)
+source = left.radio("Which codes", SOURCES, horizontal=True, key="source", bind=IN_URL, on_change=suit)
+usual_how, usual_scale = usual(source)
+how = right.radio(
+    "They are",
+    HOW,
+    HOW.index(usual_how),
+    horizontal=True,
+    key="how",
+    bind=IN_URL,
+    help="Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is added, as "
+    "often as its weight says. "
+    "Forbidden: the next best code is taken.",
+)
+with st.form("steer"):
+    prompt = st.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=80)
+    if source == BY_NAME:
+        named = st.text_area(
+            "Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, a14.h0=3*0.5"
+        )
+    elif source == OF_TOPIC:
+        topic = st.selectbox("Topic", topics(), key="topic", bind=IN_URL)
+    else:
+        left, right = st.columns(2)
+        like = left.text_area("Texts with it, one a line", key="like", bind=IN_URL, height=150)
+        unlike = right.text_area(
+            "Texts without it",
+            key="unlike",
+            bind=IN_URL,
+            height=150,
+            placeholder="if empty: everyday sentences",
+        )
+    if source != BY_NAME:
+        left, right = st.columns(2)
+        dose = left.number_input(
+            "Dose",
+            1,
+            None,
+            None,
+            key="dose",
+            bind=IN_URL,
+            placeholder="all",
+            help="Of the codes found, how many are used, best first.",
+        )
+        by = right.selectbox("Ranked by", RANKINGS, key="by", bind=IN_URL)
+    a, b, c, d = st.columns(4)
+    scale, slots = 1.0, 1
+    if how == "added":
+        scale = a.number_input("Times", -100.0, 100.0, usual_scale, 0.05, key="scale", bind=IN_URL)
+    elif how == "set":
+        slots = a.number_input(
+            "Slots",
+            1,
+            deepest,
+            1,
+            key="slots",
+            bind=IN_URL,
+            help="Of a vector's k codes, how many become the code.",
+        )
+    positions = b.selectbox("Positions", ["generated", "prompt", "all"], key="positions", bind=IN_URL)
+    begin = c.number_input(
+        "From new token",
+        1,
+        400,
+        1,
+        key="begin",
+        bind=IN_URL,
+        help="Of generated positions: the first new token that feels the codes.",
+    )
+    share = d.number_input(
+        "Share of tokens",
+        0.0,
+        1.0,
+        1.0,
+        0.1,
+        key="share",
+        bind=IN_URL,
+        help="Of those positions, drawn by the seed.",
+    )
+    a, b, c, d = st.columns(4)
+    n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
+    temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
+    seed = c.number_input(
+        "Seed",
+        0,
+        MOST_SEED,
+        0,
+        key="seed",
+        bind=IN_URL,
+        help="Of the texts, the share and the random control; which codes are found does not change with it.",
+    )
+    control = d.toggle(
+        "Random control",
+        key="control",
+        bind=IN_URL,
+        help="A third text, with as many random codes at the same sites: what any codes would do.",
+    )
+    chat = d.toggle(
+        "Chat message",
+        key="chat",
+        bind=IN_URL,
+        help="Puts the prompt into the model's chat template.",
+    )
+    pressed = st.form_submit_button("Steer", type="primary")
+
+asked = settings()
+# two places: in one and the same the last texts would stay below those that are being written
+writing, done = st.empty(), st.empty()
+if pressed:
+    st.session_state.pop("comparison", None)
+    shown = streaming(writing, control)
+    try:
+        found = None
+        if source == BY_NAME:
+            codes = parse_codes(named)
+        else:
+            if source == OF_TOPIC:
+                chosen = load_topic(topic)
+                positive, negative = chosen.positive, chosen.negative
+            else:
+                positive, negative = lines(like), lines(unlike) or neutral_texts()
+            found = find(books, made_with(folder, books), positive, negative, by)
+            n = min(dose or len(found), len(found))
+            codes = found.named(n, how)
+        if positions == "generated" and begin > 1:
+            positions = f"generated:{begin}"
+        request = Request(
+            prompt,
+            tuple(codes),
+            how,
+            scale,
+            slots,
+            positions,
+            share,
+            n_tokens,
+            temperature,
+            seed,
+            chat,
+            control,
+        )
+        comparison = compare(folder, books, request, shown)
+        st.session_state["comparison"] = found, request, comparison, asked
+    except InputError as error:
+        engine.say(error)
+    writing.empty()
+
+if "comparison" in st.session_state:
+    found, request, comparison, made = st.session_state["comparison"]
+    called = made["books"]
+    with done.container():
+        st.caption(made_by(request, called))
+        if made != asked:
+            st.info("The settings above have changed since these texts were written: press Steer for others.")
+        draw(comparison)
+        if found is not None:
+            draw_found(found, comparison.codes, called)
+        draw_again(comparison, request, called)
+elif not pressed:
+    done.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")

@@ -1,0 +1,71 @@
+"""What lies in the runs folder, told by file names: needs no library, so that the first page has it at once."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from interp.app import engine
+from interp.errors import InputError
+
+BENCH, QUALITY, REPRODUCTION = "bench.json", "quality.json", "result.json"
+_KINDS: dict[str, Callable[[Path], bool]] = {
+    "runs": lambda folder: (folder / "run.json").is_file(),
+    "indexes": lambda folder: _holds_index(folder),
+    "codebooks": lambda folder: (folder / "manifest.json").is_file() and not _holds_index(folder),
+    "benches": lambda folder: (folder / BENCH).is_file(),
+    "reproductions": lambda folder: (folder / REPRODUCTION).is_file(),
+}
+
+
+def _holds_index(folder: Path) -> bool:
+    """Also one that is damaged, or not finished."""
+    return any(path.is_file() for path in folder.glob("*.npy")) or (folder / ".work" / "ids.npy").is_file()
+
+
+def folders(kind: str) -> list[str]:
+    """Names of the folders of a kind, newest first; a name from outside is only ever looked up in this list.
+
+    Links to other places are left out.
+    """
+    runs, is_one = engine.runs(), _KINDS[kind]
+    found = []
+    for folder in runs.iterdir() if runs.is_dir() else ():
+        # one that is being replaced is away for a moment; Python has RuntimeError for a link to itself
+        with contextlib.suppress(OSError, RuntimeError):
+            if folder.name[0] != "." and folder.resolve().parent == runs and is_one(folder):
+                found.append((-folder.stat().st_mtime, folder.name))
+    return [name for _, name in sorted(found)]
+
+
+def changed(path: Path) -> int:
+    """When a file was written: what was read of another one of that name is not used any more.
+
+    Raises:
+        InputError: it is not there any more, or cannot be looked at.
+    """
+    try:
+        return path.stat().st_mtime_ns
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}): if it is being replaced, reload the page in a moment"
+        ) from None
+
+
+def check_inside(path: Path) -> None:
+    """Raise :class:`InputError` if a file or folder of the runs folder, or anything in it, is a link out of there, or
+    something that cannot be read to its end, such as a named pipe."""
+    runs = engine.runs()
+    try:
+        for one in (path, *path.rglob("*")):
+            if not one.resolve().is_relative_to(runs):
+                raise InputError(f"{one} is a link to another place, which is not followed")
+            if one.exists() and not (one.is_file() or one.is_dir()):
+                raise InputError(f"{one} is neither a file nor a folder")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from None
+
+
+def shown_path() -> str:
+    """The runs folder as it is typed in a command."""
+    here = Path.cwd()
+    return str(engine.runs().relative_to(here) if engine.runs().is_relative_to(here) else engine.runs())

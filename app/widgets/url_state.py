@@ -1,0 +1,53 @@
+"""What an address may say: values that no field takes are left out, and names that are not there are told."""
+
+import math
+from collections.abc import Sequence
+
+import streamlit as st
+
+from interp.app.widgets.tokens import plain
+
+IN_URL = "query-params"
+"""What binds a widget's value to the page's address."""
+WHOLE = ("tokens", "begin", "seed", "slots", "dose", "rows", "hits_least", "each", "contexts")
+"""Parameters of fields for whole numbers."""
+CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along")
+"""Parameters of choices of which one always is made."""
+
+
+def mend() -> None:
+    """Take out what Streamlit's fields would end at: infinite whole numbers, and choices of nothing."""
+    given = st.query_params.to_dict()
+    empty = [name for name in CHOSEN if given.get(name) == ""]
+    if bad := empty + [name for name in WHOLE if _is_infinite(given.get(name, ""))]:
+        for name in bad:
+            del st.query_params[name]
+        st.rerun()  # fields are filled from the address as it was when the run began
+
+
+def tell_missing(name: str, there: Sequence[str], what: str) -> None:
+    """Say so if what the address names, or what was shown until now, is not there, before another is shown.
+
+    Args:
+        name: of the parameter; the field's key is the same.
+        what: one of them is, such as ``index``.
+    """
+    given, noted = st.query_params.get(name), f"missing {name}"
+    if name not in st.session_state:  # the page was opened
+        st.session_state.pop(noted, None)
+        if given is not None and given not in there:
+            st.session_state[noted] = given
+    elif st.session_state[name] not in there:  # its folder went while the page was open
+        st.session_state[noted] = st.session_state[name]
+    elif st.session_state[name] != there[0]:  # somebody has chosen: the first is what stands in
+        st.session_state.pop(noted, None)
+    if noted in st.session_state:
+        shown = ": another is shown" if there else ""
+        st.warning(f"Here is no {what} called {plain(str(st.session_state[noted]))}{shown}.")
+
+
+def _is_infinite(text: str) -> bool:
+    try:
+        return not math.isfinite(float(text))
+    except ValueError:
+        return False

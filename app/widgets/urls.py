@@ -1,0 +1,58 @@
+"""Addresses of a code's page and of steering by it, with the codebooks: of others the same number is another code."""
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlencode
+
+from interp.app import engine
+from interp.app.codes import index as code_index
+from interp.app.widgets import run_store as shelf
+from interp.app.widgets.codebook_picker import shipped_fingerprint, shipped_name
+from interp.bottlenecks import store as book_folder
+from interp.codesearch.index import MANIFEST
+from interp.errors import InputError
+from interp.files import read_json
+
+
+def steering_by(codes: str, books: str) -> str:
+    """The address of steering by codes, as they are typed there, of codebooks by what they are called."""
+    return f"/steering?{urlencode({'books': books, 'source': 'by name', 'codes': codes})}"
+
+
+def code_pages(books: str) -> Callable[[str, int], str | None]:
+    """The address of the page of a code, by its site and number, for many codes of codebooks by what they are called.
+
+    It is in the newest index made with them; None where all indexes are of others.
+    """
+    names = shelf.folders("indexes")
+    index = next((name for name in names if books_of(name) == books), None)
+
+    def page(site: str, code: int) -> str | None:
+        if index is None and names:
+            return None
+        asked = {"code": f"{site}:{code}"} | ({} if index is None else {"index": index})
+        return f"/codes?{urlencode(asked, safe=':')}"
+
+    return page
+
+
+def books_of(index: str) -> str | None:
+    """What the codebooks of an index are called here; None if they lie elsewhere, were made anew, or are not named."""
+    folder = engine.runs() / index
+    try:
+        shelf.check_inside(folder / MANIFEST)
+        made_with = read_json(folder / MANIFEST)["books"]
+        where, sites = Path(made_with["folder"]).resolve(), tuple(map(str, made_with["sites"]))
+    # the page Codes says what is wrong with it
+    except (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return None
+    if where.parent != engine.runs():
+        name = shipped_name(where)
+        # a folder of the package has held others in other versions of it
+        same = name is not None and shipped_fingerprint(where.name, sites) == made_with.get("fingerprint")
+        return name if same else None
+    try:
+        made = (where / book_folder.MANIFEST).stat().st_mtime
+    except OSError:
+        return None
+    return where.name if made <= code_index.changed(folder) else None

@@ -1,0 +1,194 @@
+"""Training from scratch, in two parts, resumable at any moment with the same losses."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.tokfsm.accuracy import quick_look
+from benchmarks.tokfsm.coded import Books, Running
+from benchmarks.tokfsm.data import make_machine, sequences
+from benchmarks.tokfsm.neox import NeoX
+from benchmarks.tokfsm.optimizers import optimizers_of
+from benchmarks.tokfsm.recipe import Recipe
+from interp.errors import InputError
+from interp.files import atomic_path, read_tensors
+from interp.progress import Stage, silent
+
+OBJECTIVE = 2
+"""Raised whenever the same recipe trains on something else; since 2 the pull on a head is by its own spread."""
+TEXT, FIT = 1, 2
+"""What a draw is for: part of the key of its generator."""
+LOOKS = 24
+"""Points of the curve."""
+
+
+class Training:
+    """A run: model, books, optimizer, and what was seen on the way.
+
+    Attributes:
+        step: done so far.
+        losses: cross-entropy of every step.
+        curve: what :func:`~benchmarks.tokfsm.accuracy.quick_look` saw, against tokens.
+        means: what the codes follow, by site.
+        plain: the model as it was just before the codebooks, its state dict; None before.
+    """
+
+    def __init__(self, recipe: Recipe, device: str = "cpu") -> None:
+        self.recipe, self.device = recipe, device
+        self.machine = make_machine(recipe.machine_seed)
+        self.model = NeoX(recipe.shape, recipe.seed).to(device)
+        self.books = Books(recipe.shape, recipe.n_codes, recipe.seed).to(device)
+        self.means = self.books.running_means(recipe.memory).to(device)
+        self.optimizers = optimizers_of(self.model)
+        self._teacher: NeoX | None = None
+        self.step = 0
+        self.losses: list[float] = []
+        self.curve: list[dict[str, float]] = []
+        self.plain: dict[str, Tensor] | None = None
+
+    @property
+    def coded(self) -> bool:
+        """Whether the codebooks are in."""
+        return self.plain is not None
+
+    def advance(self) -> float:
+        """One step; returns its cross-entropy."""
+        recipe = self.recipe
+        if self.step == recipe.plain_steps and not self.coded:
+            self.plain = {name: value.clone() for name, value in self.model.state_dict().items()}
+            text = sequences(self.machine, recipe.fit_sequences, recipe.seed, FIT)
+            self.books.fit(self.model, text.to(self.device))
+            self.optimizers = optimizers_of(self.model)
+        tokens = sequences(self.machine, recipe.batch, recipe.seed, TEXT, self.step).to(self.device)
+        running = self.books.run() if self.coded else None
+        logits = self.model(tokens, running)
+        ce = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        loss = ce if running is None else self._coded_loss(tokens, logits, running)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        rate = recipe.lr_at(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["of_rate"]
+            optimizer.step()
+        if running is not None:
+            for site, book in self.books.items():
+                self.means[site].memory = recipe.memory_at(self.step)
+                self.means[site].follow(book, running.x[site], running.ids[site])
+                book.count(running.ids[site][..., None])
+        self.step += 1
+        self.losses.append(ce.item())
+        return self.losses[-1]
+
+    def _coded_loss(self, tokens: Tensor, logits: Tensor, running: Running) -> Tensor:
+        """Cross-entropy with what the model without codebooks predicts, and the pull of activations to their codes.
+
+        In the mean the same as with the text's next digit, as far as that model is right, with less noise.
+        """
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), self._predicted(tokens).flatten(0, 1))
+        return loss + self.recipe.commitment * torch.stack(running.commitment).sum()
+
+    @torch.no_grad()
+    def _predicted(self, tokens: Tensor) -> Tensor:
+        """Probabilities of every next token by the model without codebooks."""
+        if self._teacher is None:
+            self._teacher = self.plain_model()
+        return self._teacher(tokens)[:, :-1].softmax(-1)
+
+    def look(self) -> None:
+        """Add a point to the curve."""
+        seen = quick_look(self.model, self.machine, self.books if self.coded else None)
+        tokens = self.step * self.recipe.per_step
+        self.curve.append({"tokens": tokens, "coded": float(self.coded), **seen})
+
+    def run(self, checkpoint: Path, *, every: int, stage: Stage = silent) -> None:
+        """Train to the end, with a checkpoint after every so many steps.
+
+        Raises:
+            InputError: the loss is no longer finite.
+        """
+        looks = max(1, self.recipe.steps // LOOKS)
+        with stage("training, steps", self.recipe.steps) as done:
+            done(self.step)
+            while self.step < self.recipe.steps:
+                if not math.isfinite(self.advance()):
+                    raise InputError(f"the loss is not finite at step {self.step}: try another --seed")
+                last = self.step in (self.recipe.plain_steps, self.recipe.steps)
+                if last or self.step % looks == 0:
+                    self.look()
+                if last or self.step % every == 0:
+                    self.save(checkpoint)
+                done(1)
+
+    def save(self, path: Path) -> None:
+        """Everything that the next step depends on, in one file, whole or not at all."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"books.{name}": value for name, value in self.books.state_dict().items()}
+        for number, (optimizer, parameter) in enumerate(self._moved()):
+            for name, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{number}.{name}"] = value
+        tensors |= {f"means.{name}": value for name, value in self.means.state_dict().items()}
+        tensors |= {f"plain.{name}": value for name, value in (self.plain or {}).items()}
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        recipe = asdict(self.recipe) | {"objective": OBJECTIVE}
+        facts = {"recipe": json.dumps(recipe), "curve": json.dumps(self.curve)}
+        with atomic_path(path) as temporary:
+            # a copy of each: safetensors refuses tensors that share memory
+            save_file(
+                {n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, temporary, facts
+            )
+
+    @classmethod
+    def load(cls, path: Path, recipe: Recipe, device: str = "cpu") -> "Training":
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: a damaged one, or one of another recipe.
+        """
+        self = cls(recipe, device)
+        try:
+            tensors, facts = read_tensors(path)
+            stored = {"objective": 1} | json.loads(facts.get("recipe", "{}"))
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise InputError(f"cannot read the checkpoint {path}: {error}") from None
+        wanted = asdict(recipe) | {"objective": OBJECTIVE}
+        for key, value in wanted.items():
+            if stored.get(key) != value:
+                raise InputError(
+                    f"{path} is of a run with {key} {stored.get(key)}, not {value}: name another --out"
+                )
+        parts = {
+            prefix: {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+            for prefix in ("model.", "books.", "means.", "plain.")
+        }
+        self.model.load_state_dict(parts["model."])
+        self.books.load_state_dict(parts["books."])
+        self.means.load_state_dict(parts["means."])
+        self.plain = {n: v.to(device) for n, v in parts["plain."].items()} or None
+        for number, (optimizer, parameter) in enumerate(self._moved()):
+            prefix = f"optimizer.{number}."
+            state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+            if state:
+                optimizer.state[parameter] = {n: v.to(device) for n, v in state.items()}
+        self.losses = tensors["losses"].tolist()
+        self.step, self.curve = len(self.losses), json.loads(facts["curve"])
+        return self
+
+    def plain_model(self) -> NeoX:
+        """The model as it was just before the codebooks: the control without any."""
+        model = NeoX(self.recipe.shape).to(self.device)
+        model.load_state_dict(self.plain or self.model.state_dict())
+        return model
+
+    def _moved(self) -> list[tuple[torch.optim.Optimizer, Tensor]]:
+        """Every parameter that an optimizer moves, in an order that does not change."""
+        return [(one, p) for one in self.optimizers for group in one.param_groups for p in group["params"]]

@@ -1,0 +1,401 @@
+"""Fitting codebooks at many sites of a model from text, by k-means alone: no gradient, no training loop.
+
+Two ways, see :class:`FitConfig`:
+
+* ``sequential``: each book is fitted to what its site carries once all earlier books stand in the model, so that it
+  knows the errors that reach it. For books that will be attached together.
+* independent: each book is fitted to what its site carries in the plain model. For books attached one at a time.
+
+The texts go through the model layer by layer (:mod:`interp.bottlenecks.fit`): nothing of the size of all
+sites' activations ever exists, and a killed run loses one site's work at most.
+
+The residual stream of many texts at the entrance of one layer, on disk, carried on layer by layer.
+
+What codebooks are fitted to is needed one layer at a time. So the texts go through the model in that order: all of
+them through block 0, then all through block 1, …, each block run once (and its attention once more, where a book must
+be fitted in the middle of it). Nothing but the residual streams between two layers is ever stored, whatever the number
+of sites; they lie in shards of one batch, as safetensors in the model's own dtype, so that a killed run goes on with
+the same numbers.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from interp.bottlenecks.base import Bottleneck, load_bottleneck
+from interp.bottlenecks.codebook import Codebook, CodebookConfig, Selection
+from interp.bottlenecks.metric_codebook import MetricCodebook
+from interp.bottlenecks.store import (
+    REQUEST_FILE,
+    WORK,
+    BookFolder,
+    begin_request,
+    check_request,
+    describe_text,
+    model_identity,
+)
+from interp.errors import InputError, check_fields
+from interp.files import atomic_path, read_json, write_json
+from interp.models import Model, Site, expand_sites, hooked, model_device
+from interp.models.partial_forward import starting_at
+from interp.progress import Stage, silent
+from interp.text import TextBlocks
+
+
+class LayerStream:
+    """
+    Args:
+        tokens: blocks of equal length.
+        folder: where the shards lie; those that an earlier process left are used.
+        batch_size: blocks per forward pass and shard.
+        at_most: the layer that must not have been passed.
+
+    Attributes:
+        layer: the texts are at the entrance of this one.
+    """
+
+    def __init__(
+        self, model: Model, tokens: Int[Tensor, "block pos"], folder: Path, *, batch_size: int, at_most: int
+    ) -> None:
+        self.model, self.folder = model, folder
+        self.batches = tokens.split(batch_size)
+        reached = [layer for layer in range(1, at_most + 1) if self._whole(layer)]
+        self.layer = max(reached, default=0)
+
+    @torch.no_grad()
+    def collect(
+        self, site: Site, books: Mapping[Site, Bottleneck], done: Callable[[int], None]
+    ) -> list[Tensor]:
+        """What passes at a site of this layer, per batch in float32, with ``books`` in place before it.
+
+        Blocks are run only as far as the site.
+        """
+        seen: dict[Site, list[Tensor]] = {site: []}
+        hooks = _hooks(books, seen)
+        for i in range(len(self.batches)):
+            self._run_until(site.hook, i, hooks)
+            done(1)
+        return seen[site]
+
+    @torch.no_grad()
+    def advance(
+        self,
+        books: Mapping[Site, Bottleneck],
+        done: Callable[[int], None],
+        watched: tuple[Site, ...] = (),
+    ) -> dict[Site, list[Tensor]]:
+        """Run this layer with ``books`` in place and keep what leaves it; returns what passed at the watched sites.
+
+        The texts are at the next layer after :meth:`step`.
+        """
+        seen: dict[Site, list[Tensor]] = {site: [] for site in watched}
+        last, out = f"blocks.{self.layer}.hook_resid_post", []
+        hooks = _hooks(books, seen)
+        hooks[last] = [*hooks.get(last, ()), lambda x: out.append(x.clone())]
+        for i in range(len(self.batches)):
+            path = self._path(self.layer + 1, i)
+            if watched or not path.exists():
+                self._run_until(last, i, hooks)
+                with atomic_path(path) as temporary:
+                    save_file({"resid": out.pop().cpu().contiguous()}, temporary)
+            done(1)
+        return seen
+
+    def step(self) -> None:
+        """Go on to the next layer; what entered this one is deleted."""
+        shutil.rmtree(self._path(self.layer, 0).parent, ignore_errors=True)
+        self.layer += 1
+
+    def _run_until(
+        self, last: str, i: int, hooks: Mapping[str, list[Callable[[Tensor], Tensor | None]]]
+    ) -> None:
+        """A forward pass of one batch from this layer on, given up once the hook ``last`` has been passed."""
+
+        def give_up(_: Tensor) -> None:
+            raise _ReachedError
+
+        chains = {name: _chain([*some, *([give_up] if name == last else [])]) for name, some in hooks.items()}
+        resid = self._resid(i)
+        start = contextlib.nullcontext() if resid is None else starting_at(self.model, self.layer, resid)
+        with contextlib.suppress(_ReachedError), start, hooked(self.model, chains):
+            self.model(self.batches[i].to(next(self.model.parameters()).device))
+            raise RuntimeError(f"nothing passed at {last}: unsupported model")
+
+    def _resid(self, i: int) -> Float[Tensor, "batch pos d_model"] | None:
+        if self.layer == 0:
+            return None
+        path = self._path(self.layer, i)
+        try:
+            return load_file(path)["resid"].to(next(self.model.parameters()).device)
+        except (SafetensorError, KeyError, OSError) as error:
+            raise InputError(f"{path} is damaged ({error}): delete {path.parent}") from None
+
+    def _whole(self, layer: int) -> bool:
+        return all(self._path(layer, i).exists() for i in range(len(self.batches)))
+
+    def _path(self, layer: int, i: int) -> Path:
+        return self.folder / f"layer{layer:03}" / f"{i:05}.safetensors"
+
+
+class _ReachedError(Exception):
+    """The rest of the forward pass, final norm and unembedding included, is not needed."""
+
+
+def _hooks(
+    books: Mapping[Site, Bottleneck], seen: Mapping[Site, list[Tensor]]
+) -> dict[str, list[Callable[[Tensor], Tensor | None]]]:
+    hooks: dict[str, list[Callable[[Tensor], Tensor | None]]] = {}
+
+    def keep(site: Site) -> Callable[[Tensor], None]:
+        def hook(x: Tensor) -> None:
+            x = x if site.head is None else x[:, :, site.head]
+            seen[site].append(x.float().cpu().clone())
+
+        return hook
+
+    def splice(site: Site, book: Bottleneck) -> Callable[[Tensor], Tensor]:
+        def hook(x: Tensor) -> Tensor:
+            if site.head is None:
+                return book.decode(book.encode(x)).to(x.dtype)
+            x = x.clone()
+            x[:, :, site.head] = book.decode(book.encode(x[:, :, site.head])).to(x.dtype)
+            return x
+
+        return hook
+
+    for site in seen:
+        hooks.setdefault(site.hook, []).append(keep(site))
+    for site, book in books.items():
+        hooks.setdefault(site.hook, []).append(splice(site, book))
+    return hooks
+
+
+def _chain(functions: list[Callable[[Tensor], Tensor | None]]) -> Callable[[Tensor], Tensor | None]:
+    """Functions of one hook point one after the other."""
+
+    def hook(x: Tensor) -> Tensor | None:
+        result = None
+        for function in functions:
+            new = function(x if result is None else result)
+            result = result if new is None else new
+        return result
+
+    return hook
+
+
+IN_MEMORY = 2 * 2**30
+"""Bytes of one site's vectors up to which k-means sees all of them at once; above, batch after batch."""
+BATCH_SIZE = 32
+"""Blocks per forward pass: 2048 tokens at a context of 64."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """
+    Attributes:
+        n_codes: codes per book, and per head where the site is a layer's heads.
+        k: codes per vector.
+        selection: see :class:`~interp.bottlenecks.codebook.CodebookConfig`, as ``magnitude``.
+        sequential: see the module's docstring.
+        by_output: compare and fit a head's vectors by what W_O makes of them.
+        seed: of k-means.
+    """
+
+    n_codes: int = 512
+    k: int = 8
+    selection: Selection = "residual"
+    magnitude: Literal["dropped", "kept"] = "dropped"
+    sequential: bool = True
+    by_output: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def fit_codebooks(
+    model: Model,
+    text: TextBlocks,
+    sites: Sequence[str],
+    folder: Path,
+    config: FitConfig | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    stage: Stage = silent,
+) -> BookFolder:
+    """Fit one codebook per site and write them to ``folder``; goes on where a killed run of the same request stopped.
+
+    Args:
+        sites: patterns of :func:`interp.models.expand_sites`: ``heads``, ``mlps``, ``a*``, ``r4``, …
+        batch_size: blocks per forward pass.
+
+    Raises:
+        InputError: no such site; fewer vectors than codes; a folder that holds other books, or that another process is
+            filling.
+    """
+    config = config or FitConfig()
+    folder = Path(folder)
+    books = new_books(model, sites, config)
+    if text.n_tokens < config.n_codes:
+        raise InputError(
+            f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token per code"
+        )
+    request = _request(model, text, list(books), config, batch_size)
+    if BookFolder.exists(folder):
+        found = BookFolder.open(folder)
+        for part, kind in (("storage", "packed"), ("training", "trained")):
+            if part in found.manifest:
+                raise InputError(f"{folder} holds {kind} codebooks: write the fitted ones to another folder")
+        check_request(folder, found.manifest, _in_batches_of(found.manifest, request))
+        shutil.rmtree(folder / WORK, ignore_errors=True)  # of a run that was killed while it cleared up
+        return found
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / WORK / "lock", timeout=0):
+            _begin(folder, request)
+            _fit(model, text, books, config, folder, batch_size, stage)
+            return BookFolder.finish(folder, request, leftovers=folder / WORK)
+    except Timeout:
+        raise InputError(f"{folder}: another process is fitting codebooks there") from None
+
+
+def _in_batches_of(begun: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """The request with the batch size that was begun with: no part of what is asked for."""
+    return request | {"fit": request["fit"] | {"batch_size": begun["fit"].get("batch_size")}}
+
+
+def _begin(folder: Path, request: dict[str, Any]) -> None:
+    """Note or check the request; after another batch size, as where memory was short, the streams are made again."""
+    path = folder / WORK / REQUEST_FILE
+    try:
+        begun = read_json(path)
+        other = begun["fit"]["batch_size"] != request["fit"]["batch_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # nothing was begun, or what follows tells what is wrong
+        other = False
+    if other:
+        check_request(folder, begun, _in_batches_of(begun, request))
+        for shards in (folder / WORK).glob("layer*"):
+            shutil.rmtree(shards)
+        write_json(path, request)
+    begin_request(folder, request)
+
+
+def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Site, Codebook]:
+    """Codebooks that have seen nothing yet, one a site.
+
+    Raises:
+        InputError: no such site, or a config that cannot be.
+    """
+    places = expand_sites(model, sites)
+    if not places:
+        raise InputError("no site: name some, such as heads, mlps, a*, m5")
+    return {place: _new_book(model, place, config) for place in places}
+
+
+def _fit(
+    model: Model,
+    text: TextBlocks,
+    books: dict[Site, Codebook],
+    config: FitConfig,
+    folder: Path,
+    batch_size: int,
+    stage: Stage,
+) -> None:
+    device = model_device(model)
+    todo = [site for site in books if not BookFolder.has_book(folder, site)]
+    if not todo:
+        return
+    last = max(site.layer for site in todo)
+    stream = LayerStream(
+        model, text.tokens, folder / WORK, batch_size=batch_size, at_most=min(site.layer for site in todo)
+    )
+    n_batches = len(stream.batches)
+    layers = last - stream.layer + (not config.sequential)
+    steps = n_batches * (layers + len(todo) * (2 if config.sequential else 1))
+    with stage(f"fitting {len(books)} sites", steps) as done:
+        for layer in range(stream.layer, last + 1):
+            here = [site for site in books if site.layer == layer]
+            seen: dict[Site, list[Tensor]] = {}
+            if not config.sequential:
+                seen = stream.advance({}, done, tuple(site for site in here if site in todo))
+            placed: dict[Site, Codebook] = {}
+            for site in here:
+                if site in todo:
+                    found = stream.collect(site, placed, done) if config.sequential else seen.pop(site)
+                    try:
+                        _learn(books[site], found, device)
+                    except InputError as error:
+                        raise InputError(f"{site}: {error}") from None
+                    books[site].save(BookFolder.book(folder, site))
+                    done(n_batches)
+                else:
+                    books[site] = load_bottleneck(BookFolder.book(folder, site))
+                placed[site] = books[site].to(device)
+            if config.sequential and layer < last:
+                stream.advance(placed, done)
+            stream.step()
+
+
+def _learn(book: Codebook, batches: list[Tensor], device: torch.device) -> None:
+    """k-means on the vectors; then count on them how often each code is used."""
+    size = sum(batch.numel() for batch in batches) * 4
+    if size <= IN_MEMORY:
+        book.to(device).fit(torch.cat(batches).to(device))
+    else:
+        for shard in _shards(batches, book.config.n_codes * book.config.d_in * book.config.groups):
+            book.to(device).partial_fit(shard.to(device))
+    for batch in batches:
+        book.count_text(book.encode(batch.to(device)).ids)
+
+
+def _shards(batches: list[Tensor], least: int) -> Iterator[Tensor]:
+    """The batches, as many joined as hold so many numbers: the first step of k-means needs a vector for every code."""
+    waiting: list[Tensor] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(batch.numel() for batch in waiting) >= least:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)
+
+
+def _new_book(model: Model, site: Site, config: FitConfig) -> Codebook:
+    cfg = model.cfg
+    per_head = site.kind == "attn"
+    book_config = CodebookConfig(
+        d_in=cfg.d_head if per_head else cfg.d_model,
+        n_codes=config.n_codes,
+        k=config.k,
+        groups=cfg.n_heads if per_head and site.head is None else 1,
+        selection=config.selection,
+        magnitude=config.magnitude,
+        seed=config.seed,
+    )
+    if not (per_head and config.by_output):
+        return Codebook(book_config)
+    weights = model.blocks[site.layer].attn.W_O.detach().float().cpu()
+    return MetricCodebook(book_config).compare_by(weights if site.head is None else weights[site.head, None])
+
+
+def _request(
+    model: Model, text: TextBlocks, places: list[Site], config: FitConfig, batch_size: int
+) -> dict[str, Any]:
+    """What the books depend on, as JSON values."""
+    return {
+        "model": model_identity(model),
+        "sites": [str(place) for place in places],
+        "fit": {**asdict(config), "batch_size": batch_size},
+        "text": describe_text(text),
+    }

@@ -1,0 +1,194 @@
+"""Released codebook-features checkpoints, from a local copy.
+
+Tamkin, Taufeeque & Goodman 2023 (arXiv 2310.17230) released models that were trained together with their codebooks, in
+the format of Hugging Face: ``config.json`` of ``model_type`` ``codebook``, and one state dict that holds the language
+model under ``model.`` (a wrapped module under ``module_layer``) and the codebooks under ``codebook_layer``. ::
+
+    books = load_codebook_features("TinyStories-1Layer-21M-codebook")
+    export_language_model("TinyStories-1Layer-21M-codebook", base="TinyStories-1Layer-21M", out="tinystories")
+    model = load_model("tinystories")
+    with attach(model, books): ...
+
+What their code computes at a site is a mean, not a sum, of the k codes, behind a LayerNorm: here the codes are divided
+by k, which changes no choice of codes (:class:`~interp.bottlenecks.layer_norm_codebook.LayerNormCodebook`). The base
+model alone is another model: codes mean something only behind the weights that were trained with them.
+"""
+
+import pickle
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from interp.bottlenecks.codebook import CodebookConfig
+from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.errors import InputError, one_line
+from interp.files import read_json
+from interp.models.pretrained import read_tokenizer
+from interp.models.save import write_pretrained
+
+SITES = {"attn_preproj": "a", "mlp": "m", "transformer_block": "r"}
+_KEY = re.compile(r"model\.(?:transformer\.h|gpt_neox\.layers)\.(\d+)\.((?:\w+\.)*)codebook_layer\.(.+)")
+_PART = re.compile(r"(?:codebook\.(\d+)\.)?(codebook\.weight|ln\.weight|ln\.bias)")
+_PLACES = {
+    "": ("transformer_block", "attn_plus_mlp"),
+    "mlp.": ("mlp",),
+    "attn.": ("attn_preproj", "attn"),
+    "attention.": ("attn_preproj", "attn"),
+    "attn.attention.": ("attn_preproj", "attn"),
+}
+_BUFFERS = re.compile(r"(\.attn|\.attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
+
+
+def load_codebook_features(folder: Path | str) -> dict[str, LayerNormCodebook]:
+    """The codebooks of a checkpoint by site, ready for :func:`interp.bottlenecks.attach.attach`.
+
+    Sites are ``a5`` for codebooks on the heads before their projection, ``m5`` on an MLP's output, ``r5`` on a block's.
+
+    Raises:
+        InputError: no such checkpoint; a file that holds more than tensors; codebooks at another place (within the MLP,
+            on query, key and value, on a sum); or top-k by Euclidean distance with k above 1.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    found: dict[tuple[int, str], dict[tuple[int | None, str], Tensor]] = defaultdict(dict)
+    for key, tensor in _read_tensors(folder).items():
+        if match := _KEY.fullmatch(key):
+            layer, inside, rest = match.groups()
+            part = _PART.fullmatch(rest)
+            if part is None:
+                raise InputError(f"{folder}: {key} is nothing that a codebook of this format has")
+            group = None if part[1] is None else int(part[1])
+            found[int(layer), _place(folder, inside, config["codebook_at"])][group, part[2]] = tensor
+    if not found:
+        raise InputError(f"{folder} holds no codebooks")
+    return {
+        f"{SITES[place]}{layer}": _book(folder, parts, config, place)
+        for (layer, place), parts in sorted(found.items())
+    }
+
+
+def export_language_model(folder: Path | str, *, base: Path | str, out: Path | str) -> None:
+    """Write the language model of a checkpoint, without its codebooks, as a folder that ``load_model`` reads.
+
+    Args:
+        base: folder of the model that was trained further, for its configuration and tokenizer: the checkpoint has
+            neither.
+
+    Raises:
+        InputError: files that cannot be read, weights that are not those of such a model, or a model in ``out``.
+    """
+    folder, base, out = Path(folder), Path(base), Path(out)
+    if (out / "config.json").exists():
+        raise InputError(f"{out} holds a model already: choose another folder")
+    _read_config(folder)
+    weights = {
+        key.removeprefix("model.").replace("module_layer.", ""): tensor
+        for key, tensor in _read_tensors(folder).items()
+        if "codebook_layer." not in key
+    }
+    try:
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, local_files_only=True))
+        tokenizer = read_tokenizer(base)
+        left = model.load_state_dict(weights, strict=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{folder} does not fit the model in {base}: {one_line(error)}") from None
+    model.tie_weights()
+    tied = {"lm_head.weight", "embed_out.weight"} if model.config.tie_word_embeddings else set()
+    wrong = [key for key in left.missing_keys if key not in tied and not _BUFFERS.search(key)]
+    wrong += [key for key in left.unexpected_keys if not _BUFFERS.search(key)]
+    if wrong:
+        raise InputError(f"{folder} does not fit the model in {base}: {wrong[0]}, and {len(wrong) - 1} more")
+    write_pretrained(model, tokenizer, out)
+
+
+def _book(
+    folder: Path, parts: dict[tuple[int | None, str], Tensor], config: dict[str, Any], place: str
+) -> LayerNormCodebook:
+    groups = sorted({group for group, _ in parts}, key=lambda group: -1 if group is None else group)
+    k = config["k_codebook"][config["codebook_at"].index(place)]
+    try:
+        codes, gain, bias = (
+            torch.stack([parts[group, name].float() for group in groups])
+            for name in ("codebook.weight", "ln.weight", "ln.bias")
+        )
+    except (KeyError, RuntimeError):
+        raise InputError(f"{folder}: the codebooks at {place} are not whole, or not of one size") from None
+    nearest = config["similarity_metric"] == "euclidean"
+    if nearest and k > 1:
+        raise InputError(f"{folder}: {k} codes by Euclidean distance are not supported, only one")
+    book = LayerNormCodebook(
+        CodebookConfig(
+            d_in=codes.shape[2],
+            n_codes=codes.shape[1],
+            k=k,
+            groups=len(groups),
+            # of one code, the smallest squared remainder is the nearest
+            selection="residual" if nearest else "cosine",
+        )
+    )
+    try:
+        book.load_state_dict({"codes": codes / k, "gain": gain, "bias": bias, "counts": book.counts})
+    except RuntimeError as error:
+        raise InputError(f"{folder}: the codebooks at {place} do not fit: {one_line(error)}") from None
+    return book
+
+
+def _place(folder: Path, inside: str, codebook_at: list[str]) -> str:
+    known = _PLACES.get(inside.replace("module_layer.", ""), ())
+    place = next((place for place in known if place in codebook_at), inside.rstrip("."))
+    if place not in SITES:
+        raise InputError(
+            f"{folder} has codebooks at {place!r}, where nothing can be attached here: only at {', '.join(SITES)}"
+        )
+    return place
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}") from None
+    if not isinstance(config, dict) or config.get("model_type") != "codebook":
+        raise InputError(f"{path} is not of a codebook-features checkpoint: its model_type is not 'codebook'")
+    places = config.get("codebook_at", "mlp")
+    places = [places] if isinstance(places, str) else places
+    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+        raise InputError(f"{path}: codebook_at {places!r}, a name or a list of names is known")
+    k = config.get("k_codebook", 1)
+    k = [k] * len(places) if isinstance(k, int) else k
+    if not isinstance(k, list) or not all(isinstance(n, int) for n in k):
+        raise InputError(f"{path}: k_codebook {k!r}, a whole number or a list of them is known")
+    if len(k) != len(places):
+        raise InputError(f"{path}: k_codebook {k} for codebooks at {', '.join(places)}")
+    similarity = config.get("similarity_metric", "inner_product")
+    if similarity not in ("inner_product", "euclidean"):
+        raise InputError(f"{path}: similarity_metric {similarity!r}, known are inner_product and euclidean")
+    return {"codebook_at": places, "k_codebook": k, "similarity_metric": similarity}
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise InputError(f"{folder} holds no weights: neither *.safetensors nor pytorch_model*.bin")
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            if path.suffix == ".safetensors":
+                tensors |= load_file(path)
+            else:
+                tensors |= torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise InputError(
+                f"{path} holds more than tensors, which could run as a program: not read"
+            ) from None
+        except (SafetensorError, OSError, RuntimeError, EOFError, TypeError) as error:
+            raise InputError(f"cannot read the weights {path}: {one_line(error)}") from None
+    return tensors

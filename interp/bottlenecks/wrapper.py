@@ -1,0 +1,48 @@
+"""A codebook that is looked at while it works at its site."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.bottlenecks.base import Bottleneck, BottleneckConfig, Codes
+from interp.bottlenecks.codebook import Codebook
+
+
+class WatchedBook(Bottleneck):
+    """For :func:`~interp.bottlenecks.attach.attach`: subclasses look at what passes, it is the codebook in all else.
+
+    Neither fitted, saved nor moved: that is done to ``book``.
+    """
+
+    kind = "codebook"
+
+    def __init__(self, book: Codebook) -> None:
+        self.book, self.unit_values = book, book.unit_values
+
+    @property
+    def config(self) -> BottleneckConfig:
+        return self.book.config
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
+        return self.book.encode(x)
+
+    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
+        return self.book.decode(codes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.book.tensors()
+
+    def parameters(self) -> Iterator[Tensor]:
+        return self.book.parameters()
+
+    def fit(self, x: Tensor) -> Bottleneck:
+        raise NotImplementedError
+
+    @classmethod
+    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> Bottleneck:
+        raise NotImplementedError
+
+    def to(self, target: Any) -> Bottleneck:
+        raise NotImplementedError

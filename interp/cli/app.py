@@ -1,0 +1,73 @@
+"""``interp app``: the workbench in the browser."""
+
+import errno
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import DEFAULT_MODEL, whole_option
+from interp.errors import InputError
+
+HERE = "127.0.0.1"
+RUNS = Path("runs")
+
+
+def workbench(
+    port: Annotated[int, whole_option("--port", least=1, most=65535, help="port to listen on")] = 8501,
+    host: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="address to listen on; anything but this machine's own is open"),
+    ] = HERE,
+    runs: Annotated[
+        Path,
+        typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown"),
+    ] = RUNS,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="model to read and steer", show_default=DEFAULT_MODEL
+        ),
+    ] = None,
+) -> None:
+    """Open the workbench in the browser; only this machine reaches it unless --host says otherwise."""
+    from importlib.util import find_spec
+
+    if runs.exists() and not runs.is_dir():
+        raise InputError(f"--runs {runs} is a file: name a folder of runs")
+    _check_free(host, port)
+    if host not in (HERE, "localhost", "::1"):
+        typer.echo(
+            f"warning: whoever reaches {host} can use the model and read {runs}: there is no password",
+            err=True,
+        )
+    command = [sys.executable, "-m", "streamlit", "run", find_spec("interp.app.main").origin]
+    command += ["--server.port", str(port), "--server.address", host]
+    told = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
+    # in the place of this process: whatever ends it ends the server
+    os.execve(sys.executable, command, os.environ | told)
+
+
+def workbench_of(result: Path) -> list[str]:
+    """The words that open the workbench on the folder in which a result lies."""
+    named = result if result.name not in ("", "..") else result.resolve()  # "." has no folder by its name
+    shown = Path(os.environ.get("INTERP_RUNS") or RUNS).resolve()
+    return ["app"] if named.parent.resolve() == shown else ["app", "--runs", str(named.parent)]
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse an address that nothing can listen on: the server would say so in many lines, or none."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of a server that has just ended
+            tried.bind(address)
+    except socket.gaierror:
+        raise InputError(f"--host {host}: there is no such address") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"--port {port} is in use on {host}: name another") from None
+        raise InputError(f"--host {host} --port {port}: {error.strerror}") from None

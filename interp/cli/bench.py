@@ -1,0 +1,101 @@
+"""``interp bench``: the table of methods."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.app import workbench_of
+from interp.cli.failures import goes_on
+from interp.cli.options import DEFAULT_MODEL, BatchOption, DeviceOption, DtypeOption, whole, whole_option
+from interp.cli.terminal import suggest
+from interp.errors import InputError
+
+
+def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """``a, b`` as two names; a file's may have spaces in it."""
+    return text if isinstance(text, tuple) else tuple(filter(None, map(str.strip, text.split(","))))
+
+
+def numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
+    """``10, 25`` as two whole numbers of at least 1."""
+    return text if isinstance(text, tuple) else tuple(map(whole(least=1), names(text)))
+
+
+def _many(metavar: str, default: str, more: str = "", parser=names):
+    return typer.Option(
+        parser=parser, metavar=metavar, show_default=default, help=f"separated by commas{more}"
+    )
+
+
+def bench(
+    tasks: Annotated[tuple | None, _many("TASKS", "all shipped and planted ones")] = None,
+    methods: Annotated[tuple | None, _many("METHODS", "all but patching")] = None,
+    models: Annotated[
+        tuple | None, _many("MODELS", DEFAULT_MODEL, "; planted tasks run on their own models")
+    ] = None,
+    pairs: Annotated[tuple | None, _many("NUMBERS", "10,25,100", " of prompt pairs", parser=numbers)] = None,
+    seeds: Annotated[int, whole_option("--seeds", least=1, help="subsets of the pool that are drawn")] = 10,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            show_default="attribution if it is among them, else the first",
+            help="method the others are compared with",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="folder of the results, gone on with where there are some")
+    ] = Path("runs/bench"),
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BatchOption = 16,
+) -> None:
+    """Compare methods on the same pairs, judged by exact interchange of other pairs. Resumes.
+
+    Without the exact effects of a task on a model they are measured first, which takes long.
+    """
+    from interp.bench.plan import Plan
+    from interp.files import check_folder
+
+    given = {"tasks": tasks, "methods": methods, "models": models, "pairs": pairs, "against": against}
+    plan = Plan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
+    check_folder(out, "bench.json")
+
+    from interp.bench import run_bench
+    from interp.cli.render import print_bench
+    from interp.files import atomic_path, write_json, write_text
+    from interp.models import parse_device, parse_dtype
+    from interp.progress import bar
+    from interp.report.bench import render_bench
+
+    parse_device(device), parse_dtype(dtype)
+    with goes_on(out):
+        result = run_bench(
+            plan, out, device=device, dtype=dtype, batch_size=batch_size, stage=bar, say=typer.echo
+        )
+    import pandas
+
+    before, command = _rows(out / "bench.json")
+    write_json(out / "bench.json", result)
+    with atomic_path(out / "bench.parquet") as temporary:
+        pandas.DataFrame(result["cells"]).to_parquet(temporary)
+    write_text(out / "bench.html", render_bench(result, str(out)))
+    print_bench(result)
+    typer.echo(f"\nsaved    {out / 'bench.html'}, bench.json, bench.parquet")
+    if before - _rows(out / "bench.json")[0]:
+        typer.echo(
+            f"before   {command}    # the table that lay here had rows that this one lacks: they are kept"
+        )
+    suggest((workbench_of(out), "the table in the browser, on the page Evaluation"))
+
+
+def _rows(path: Path) -> tuple[set[tuple[str, str, int]], str | None]:
+    """The rows of a table, and the command that makes it; none where there is no table, or a damaged one."""
+    from interp.report.bench_rows import read_bench
+
+    try:
+        found = read_bench(path)
+    except InputError:
+        return set(), None
+    return {(scope, row.method, row.n) for scope, rows in found.scopes.items() for row in rows}, found.command

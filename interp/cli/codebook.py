@@ -1,0 +1,372 @@
+"""``interp codebook``: fit codebooks at many sites of a model, measure what they cost it.
+
+``interp codebook train`` and ``pack``.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.failures import goes_on
+from interp.cli.options import (
+    DEFAULT_MODEL,
+    MOST_SEED,
+    BlocksOption,
+    DeviceOption,
+    DtypeOption,
+    SomeModelOption,
+    TextOption,
+    context_option,
+    file_name,
+    number_option,
+    one_of,
+    whole_option,
+)
+from interp.cli.terminal import suggest
+from interp.errors import InputError
+
+FIT_TOKENS = 22_000
+"""What the codebooks of the package were begun with, and those of the tables of training."""
+
+codebook_app = typer.Typer(
+    help="Fit codebooks at many sites of a model; measure what they cost it.", no_args_is_help=True
+)
+
+
+@codebook_app.command()
+def fit(
+    sites: Annotated[
+        list[str],
+        typer.Option(metavar="SITES", help="heads, mlps, a*, m5, r4 …; several with commas, or repeat"),
+    ] = ["heads"],  # noqa: B006
+    model: SomeModelOption = DEFAULT_MODEL,
+    data: TextOption = "stdlib+self",
+    tokens: Annotated[
+        int, whole_option("--tokens", least=1, help="tokens of text to fit on, at most")
+    ] = FIT_TOKENS,
+    codes: Annotated[int, whole_option("--codes", least=1, help="codes per book (per head at heads)")] = 512,
+    k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
+    selection: Annotated[
+        str, typer.Option(parser=one_of("cosine", "residual"), metavar="RULE", help="cosine or residual")
+    ] = "residual",
+    magnitude: Annotated[
+        str, typer.Option(parser=one_of("dropped", "kept"), metavar="RULE", help="dropped or kept")
+    ] = "dropped",
+    sequential: Annotated[
+        bool,
+        typer.Option(
+            "--sequential/--independent",
+            help="fit each book behind the earlier ones, or each in the plain model",
+        ),
+    ] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="folder to write (default: runs/MODEL-SELECTION-kK)"),
+    ] = None,
+    context: Annotated[int | None, context_option(64)] = None,
+    seed: Annotated[
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and k-means")
+    ] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BlocksOption = 32,
+) -> None:
+    """Fit one codebook per site by k-means, without gradients; resumes where a killed run stopped."""
+    from interp.files import check_folder
+
+    folder = out or Path("runs") / f"{file_name(model)}-{selection}-k{k}"
+    check_folder(folder, "manifest.json")
+
+    from interp.bottlenecks.fit import FitConfig, fit_codebooks, new_books
+    from interp.models import load_model
+    from interp.progress import bar
+    from interp.text import load_text, open_sources
+
+    open_sources(data)  # a wrong name should not wait for the model
+    config = FitConfig(
+        n_codes=codes, k=k, selection=selection, magnitude=magnitude, sequential=sequential, seed=seed
+    )
+    loaded = load_model(model, device=device, dtype=dtype)
+    patterns = [part for group in sites for part in group.replace(",", " ").split()]
+    new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
+    context = context or min(64, loaded.cfg.n_ctx)
+    text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
+    with goes_on(folder):
+        books = fit_codebooks(loaded, text, patterns, folder, config, batch_size=batch_size, stage=bar)
+    typer.echo(
+        f"fitted   {len(books.sites)} sites on {text.n_tokens} tokens of {text.spec} "
+        f"({len(text.tokens)} blocks of {context}, {text.n_documents} documents)"
+    )
+    typer.echo(f"saved    {folder}")
+    suggest((["codebook", "eval", str(folder)], "what they cost the model"))
+
+
+@codebook_app.command("eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of fitted codebooks")],
+    data: Annotated[
+        list[str],
+        typer.Option(metavar="TEXT", help="held-out text, as of fit; repeat for several, each apart"),
+    ] = ["stdlib", "self"],  # noqa: B006
+    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of each text, at most")] = 4096,
+    k: Annotated[
+        list[str],
+        typer.Option(
+            "--k", "-k", metavar="K", help="codes per vector: 1,2,4,8 for several (default: as fitted)"
+        ),
+    ] = [],  # noqa: B006
+    controls: Annotated[
+        int,
+        whole_option(
+            "--controls", least=0, help="blocks on which the controls are measured, at least 2; 0 for none"
+        ),
+    ] = 16,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="(default: the one they were fitted on)"),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="where the result goes (default: DIR/quality.json)"),
+    ] = None,
+    seed: Annotated[
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and controls")
+    ] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BlocksOption = 16,
+) -> None:
+    """Run held-out text through all codebooks at once: loss, KL, accuracy, use of codes; against controls."""
+    from interp.bottlenecks.store import BookFolder
+    from interp.cli.options import whole
+    from interp.files import check_file, write_json
+
+    if controls == 1:  # which should not wait for the text
+        raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
+    books = BookFolder.open(folder)
+    path = json_file or folder / "quality.json"
+    check_file(path, "--json", read=(model,))
+    wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
+
+    from interp.cli.render import print_quality
+    from interp.evaluation.codebook_quality import quality_of_folder
+    from interp.models import load_model
+    from interp.progress import bar
+
+    spec = model or books.manifest["model"]["spec"]
+    if spec is None:
+        raise InputError(f"{folder} does not say which model it is of: name it with --model")
+    loaded = load_model(spec, device=device, dtype=dtype)
+    result = quality_of_folder(
+        loaded,
+        books,
+        data,
+        ks=sorted(set(wanted)) or None,
+        n_tokens=tokens,
+        control_blocks=controls,
+        batch_size=batch_size,
+        seed=seed,
+        stage=bar,
+    )
+    write_json(path, result)
+    print_quality(result)
+    typer.echo(f"\nsaved    {path}")
+    fit_of, text = books.manifest["fit"], books.manifest["text"]
+    other = {
+        "selection": "cosine" if fit_of["selection"] == "residual" else "residual",
+        "k": fit_of["k"],
+        "codes": fit_of["n_codes"],
+        "sites": ",".join(books.manifest["sites"]),
+        "data": text["spec"],
+        "tokens": text["n_tokens"],
+        "context": text["context"],
+        "magnitude": fit_of["magnitude"],
+        "seed": fit_of["seed"],
+        "model": spec,
+    }
+    words = ["codebook", "fit", *(str(word) for key, value in other.items() for word in (f"--{key}", value))]
+    words += [] if fit_of["sequential"] else ["--independent"]
+    suggest((words, "the other selection, else the same"))
+
+
+@codebook_app.command()
+def train(
+    start: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="fitted codebooks to start from; fitted first if not given"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder to write (default: START-OBJECTIVE)")
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("local", "distilled", "joint"),
+            metavar="NAME",
+            help="local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)",
+        ),
+    ] = "distilled",
+    data: TextOption = "stdlib+self",
+    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 100_000,
+    epochs: Annotated[int, whole_option("--epochs", least=1, help="times that the text is seen")] = 1,
+    lr: Annotated[
+        float | None,
+        number_option(
+            "--lr",
+            help="step of the codes, in units of the spread at their site "
+            "(default: .02 for one code a vector, .01 for up to 8, .002 for more; at MLPs .003 at most)",
+        ),
+    ] = None,
+    model_lr: Annotated[
+        float | None,
+        number_option("--model-lr", help="step of the model's weights, in joint training (default: 2e-5)"),
+    ] = None,
+    mse_weight: Annotated[
+        float | None,
+        number_option(
+            "--mse-weight",
+            help="nats that the unexplained share of variance weighs, unless local (default: 0.1)",
+        ),
+    ] = None,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the books' own k")
+    ] = False,
+    settle: Annotated[
+        int, whole_option("--settle", least=0, help="rounds of settling at the end (distilled, not nested)")
+    ] = 0,
+    replace_every: Annotated[
+        int,
+        whole_option("--replace-every", least=0, help="steps between replacements of dead codes; 0: never"),
+    ] = 50,
+    checkpoint_every: Annotated[
+        int, whole_option("--checkpoint-every", least=1, help="steps between checkpoints")
+    ] = 50,
+    precision: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("auto", "float32", "bfloat16"),
+            metavar="NAME",
+            help="of products; bfloat16 is faster if the processor has it; auto: on a GPU only",
+        ),
+    ] = "auto",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="(default: the one they were fitted on)"),
+    ] = None,
+    context: Annotated[
+        int | None, whole_option("--context", least=2, help="tokens per block (default: as fitted)")
+    ] = None,
+    seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="of text and order")] = 0,
+    device: DeviceOption = None,
+    batch_size: BlocksOption = 8,
+) -> None:
+    """Train codebooks with gradients; resumes where a killed run stopped."""
+    from interp.bottlenecks.store import MODEL_FOLDER, BookFolder
+    from interp.files import check_folder
+
+    if model_lr is not None and objective != "joint":
+        raise InputError(
+            f"--model-lr {model_lr}: {objective} training leaves the model as it is, joint trains it"
+        )
+    if mse_weight is not None and objective == "local":
+        raise InputError(f"--mse-weight {mse_weight}: local training minimises the unexplained share alone")
+    if start is not None:
+        found = BookFolder.open(start)
+    else:
+        start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-residual-k8"
+        found = BookFolder.open(start) if BookFolder.exists(start) else None
+    named = (
+        start if start.name not in ("", "..") else start.resolve()
+    )  # the current folder has no name of its own
+    folder = out or named.with_name(f"{named.name}-{objective}")
+    check_folder(folder, "manifest.json")
+
+    from interp.models import load_model
+    from interp.models.save import check_saveable
+    from interp.progress import bar
+    from interp.text import load_text, open_sources
+    from interp.training import StepResult, TrainConfig, train_codebooks
+    from interp.training.run import describe
+
+    config = TrainConfig(
+        objective=objective,
+        lr=lr,
+        **({} if model_lr is None else {"model_lr": model_lr}),
+        **({} if mse_weight is None else {"mse_weight": mse_weight}),
+        batch_size=batch_size,
+        epochs=epochs,
+        nested=nested,
+        settle=settle,
+        replace_every=replace_every,
+        checkpoint_every=checkpoint_every,
+        precision=precision,
+        seed=seed,
+    )
+    open_sources(data)  # a wrong name should not wait for the model
+    spec = model or (found.manifest["model"]["spec"] if found else DEFAULT_MODEL)
+    if spec is None:
+        raise InputError(f"{start} does not say which model it is of: name it with --model")
+    loaded = load_model(spec, device=device)
+    if objective == "joint":
+        check_saveable(loaded)  # which should not wait for the text either
+    if found is None:
+        with goes_on(start):
+            found = _fitted(loaded, start, data, tokens, context or min(64, loaded.cfg.n_ctx), seed)
+    found.check_model(loaded)
+    fitted_on = found.manifest["text"].get("spec")
+    typer.echo(
+        f"from     {start}, {len(found.sites)} sites: {found.sites[0]} … {found.sites[-1]}, fitted on {fitted_on}"
+    )
+    length = context or found.manifest["text"]["context"]
+    text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=bar)
+    seen: list[tuple[int, float]] = []
+
+    def watch(done: int, n_steps: int, result: StepResult) -> None:
+        seen.append((done, time.perf_counter()))
+        speed = ""
+        if len(seen) > 1:
+            (first, then), (last, now) = seen[-2:]
+            speed = f"  {(last - first) * batch_size * length / (now - then):.0f} tokens/s"
+        typer.echo(f"step {done}/{n_steps}  {describe(result)}{speed}")
+
+    with goes_on(folder):
+        books = train_codebooks(loaded, found, text, folder, config, stage=bar, watch=watch)
+    read = len(text.tokens) // batch_size * batch_size * length  # what fills no batch is left out
+    typer.echo(f"trained  {len(books.sites)} sites on {epochs} × {read} tokens of {text.spec}, {objective}")
+    typer.echo(f"saved    {folder}")
+    if objective == "joint":
+        typer.echo(f"model    {folder / MODEL_FOLDER}    # finetuned; the codebooks are of this one")
+    suggest((["codebook", "eval", str(folder)], "what they cost the model"))
+
+
+def _fitted(model, folder: Path, data: str, tokens: int, context: int, seed: int):
+    """Codebooks at all heads, as ``interp codebook fit`` makes them unless told otherwise."""
+    from interp.bottlenecks.fit import FitConfig, fit_codebooks
+    from interp.progress import bar
+    from interp.text import load_text
+
+    text = load_text(data, model, n_tokens=min(FIT_TOKENS, tokens), context=context, seed=seed, stage=bar)
+    config = FitConfig(seed=seed)
+    typer.echo(f"fitting  codebooks at all heads into {folder}")
+    return fit_codebooks(model, text, ["heads"], folder, config, stage=bar)
+
+
+@codebook_app.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of codebooks")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")],
+    storage: Annotated[
+        str, typer.Option(parser=one_of("int8", "float16"), metavar="NAME", help="int8 or float16")
+    ] = "int8",
+) -> None:
+    """Write codebooks as one small file, a quarter or half of the size."""
+    from interp.bottlenecks.store import pack_codebooks
+    from interp.files import check_folder
+
+    check_folder(out, "manifest.json")
+    books = pack_codebooks(folder, out, storage)
+    size = sum(path.stat().st_size for path in books.folder.iterdir())
+    typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")
+    suggest((["codebook", "eval", str(out)], "what they cost the model"))

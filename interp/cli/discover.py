@@ -1,0 +1,336 @@
+"""``interp discover``: from a task's name to a run with its report.
+
+``interp export``: a run's circuit for other tools.
+
+``interp grow``: nested circuits that do a task by themselves.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import (
+    BatchOption,
+    BosOption,
+    CounterfactualOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    PairsOption,
+    SeedOption,
+    default_folder,
+    key_values,
+    one_of,
+    share,
+    source_file,
+    whole_option,
+)
+from interp.cli.terminal import suggest
+from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
+from interp.errors import InputError
+
+
+def grow(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="as of interp discover")],
+    model: ModelOption = None,
+    n: PairsOption = None,
+    held_out: Annotated[
+        int, whole_option("--held-out", least=MIN_PAIRS, help="other pairs that the circuits are run on")
+    ] = 20,
+    seed: SeedOption = 0,
+    counterfactual: CounterfactualOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file to write (default: runs/TASK-grown.json)")
+    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BatchOption = 16,
+) -> None:
+    """Grow circuits that do TASK with all other heads off, and run them on prompts they have not seen.
+
+    Another question than interp discover's, which asks what each head does with all others on. Up to 32 pairs are used.
+    """
+    from interp.files import check_file, unused, write_json
+    from interp.prompts.sampling import check_counterfactual
+    from interp.runs.discover import default_model
+    from interp.tasks import load_task
+
+    wanted = load_task(task)
+    check_counterfactual(wanted, counterfactual)
+    path = out or unused(Path(f"{default_folder(wanted.name, model, 'grown')}.json"))
+    check_file(path, "--out", read=(source_file(task), model))
+
+    from dataclasses import asdict
+
+    from interp.activations.stream import check_context
+    from interp.circuits.verify import check_known_gap
+    from interp.cli.render import print_grown
+    from interp.evaluation.ablation import Ablator
+    from interp.evaluation.nested_circuits import n_circuits, run_grown
+    from interp.models import describe_model, load_model, parse_device, parse_dtype
+    from interp.progress import bar
+    from interp.prompts.sampling import held_out_pairs, sample_pairs
+    from interp.scores.adaptive_patching.nested import MOST_PAIRS, GrowthConfig
+    from interp.scores.adaptive_patching.nested import grow as grown
+
+    parse_device(device), parse_dtype(dtype)
+    loaded = load_model(default_model(wanted) if model is None else model, device=device, dtype=dtype)
+    most = min(wanted.default_n, MOST_PAIRS)
+    asked = None if n is None else min(n, MOST_PAIRS)
+    if asked is None:  # of a task that has few, some have to be left
+        there = len(sample_pairs(wanted, loaded.tokenizer, None, most + held_out, seed, counterfactual))
+        asked = min(most, max(there - held_out, min(there // 2, there - MIN_PAIRS), 2))
+    pairs = sample_pairs(wanted, loaded.tokenizer, asked, most, seed, counterfactual)
+    check_context(loaded, pairs)
+    others = held_out_pairs(wanted, loaded.tokenizer, held_out, pairs, counterfactual)
+    if len(others) < MIN_PAIRS:
+        raise InputError(
+            f"{len(others)} pairs beyond the {len(pairs)} used: at least {MIN_PAIRS} are needed for an interval, "
+            + ("so use fewer (-n)" if len(pairs) > 2 else f"so give {MIN_PAIRS + 2} pairs or more")
+        )
+    with bar("does the model do the task?", len(others)) as advance:
+        ablator = Ablator(loaded, others, batch_size=batch_size, progress=advance)
+    check_known_gap(loaded, others, ablator.metric_clean, ablator.metric_corrupt)
+    config = GrowthConfig(batch_size=batch_size)
+    n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads
+    with bar("growing", config.steps(n_heads, len(pairs))) as advance:
+        growth = grown(loaded, pairs, config, progress=advance)
+    with bar("circuits alone", n_circuits(growth) * len(others)) as advance:
+        curve = run_grown(growth, ablator, seed=seed, progress=advance)
+    result = {
+        "model": describe_model(loaded),
+        "prompts": pairs.provenance(),
+        "held_out": others.provenance(),
+        "growth": {"config": growth.config, "cost": asdict(growth.cost), "heads": growth.heads.tolist()},
+        **curve.to_json(),
+    }
+    write_json(path, result)
+    print_grown(curve, growth, wanted.name, len(pairs))
+    typer.echo(f"\nsaved    {path}")
+    named = [] if model is None else ["--model", model]
+    named += [] if counterfactual is None else ["--counterfactual", counterfactual]
+    suggest((["discover", task, *named], "what each head does with all others on"))
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file to write (default: RUN-graph.json)")
+    ] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("eap-ig", "mib"),
+            metavar="LAYOUT",
+            help="eap-ig (what EAP-IG writes now) or mib (older, that of the circuits MIB ships)",
+        ),
+    ] = "eap-ig",
+    helpful: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("positive", "negative"),
+            metavar="SIGN",
+            help="the sign of what helps: positive (EAP-IG's scripts) or negative (the circuits MIB ships)",
+        ),
+    ] = "positive",
+) -> None:
+    """Write a run's circuit as the graph JSON that EAP-IG and the MIB benchmark read.
+
+    The format has an MLP in every layer; those of a model without MLPs are in it, and stand for nothing.
+    """
+    from interp.circuits.graph_json import write_graph
+    from interp.files import check_file, unused
+    from interp.runs.run import Run
+
+    found = Run.load(run)
+    folder = run.resolve() if run.name in ("", "..") else run  # "." has no name
+    path = out or unused(folder.with_name(f"{folder.name}-graph.json"))
+    check_file(path, "--out")
+    shape = found.result["provenance"]["model"]
+    if "parallel_attn_mlp" not in shape:
+        raise InputError(
+            f"{run} is of a version that did not keep whether attention and MLP stand side by side: run it again"
+        )
+    write_graph(
+        found.circuit,
+        path,
+        d_model=shape["d_model"],
+        parallel_attn_mlp=shape["parallel_attn_mlp"],
+        layout=layout,
+        helpful=helpful,
+    )
+    typer.echo(
+        f"saved    {path}    # {len(found.members)} members, {len(found.result['edges'])} scored edges"
+    )
+
+
+def discover(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="ioi, greater-than, docstring, a prompt file, module:Class")
+    ],
+    model: ModelOption = None,
+    method: Annotated[
+        str, typer.Option(metavar="METHOD", help="codes, attribution, overlap, patching, … (interp methods)")
+    ] = "codes",
+    n: PairsOption = None,
+    seed: SeedOption = 0,
+    counterfactual: CounterfactualOption = None,
+    candidates: Annotated[
+        int, whole_option("--candidates", least=1, help="best-scored components checked by exact interchange")
+    ] = CANDIDATES,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            parser=share, metavar="SHARE", help="share of the clean–corrupt gap that makes a member"
+        ),
+    ] = THRESHOLD,
+    mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
+    bos: BosOption = True,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="judge the scores by this file from interp reference, too"),
+    ] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="a method's option (interp methods METHOD has them); repeatable",
+        ),
+    ] = [],  # noqa: B006
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of other prompts)",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
+    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: Annotated[
+        int | None,
+        whole_option(
+            "--batch-size", least=1, help="pairs per forward pass (default: the method's, mostly 16)"
+        ),
+    ] = None,
+) -> None:
+    """Find the circuit that does TASK, check it by exact interchange, and write a run with its report."""
+    from interp.files import check_file, write_json
+    from interp.progress import bar
+    from interp.runs.discover import default_model
+    from interp.runs.run import RESULT, apart, check_destination
+    from interp.tasks import PromptFile, load_task
+
+    options = key_values(set_)
+    _check_given_once(
+        options,
+        {
+            "threshold": (threshold, THRESHOLD),
+            "batch_size": (batch_size, None),
+            "mlps": (mlps, False),
+        },
+    )
+    wanted, to_stdout = load_task(task), str(json_file) == "-"
+    spec = default_model(wanted) if model is None else model
+    asked = {
+        "task": wanted.name,
+        "task_class": None if task == wanted.name or isinstance(wanted, PromptFile) else task,
+        "model": spec,
+        "seed": seed,
+        "mlps": mlps,
+        "counterfactual": counterfactual or wanted.counterfactuals[0],
+        "bos": bos,
+    } | ({} if n is None else {"n_pairs": n})
+    folder = out or apart(default_folder(wanted.name, model, method), asked)
+    check_destination(folder)
+    if json_file is not None and not to_stdout:
+        check_file(json_file, "--json", read=(source_file(task), reference, model))
+        if json_file.absolute().is_relative_to(folder.absolute()):
+            raise InputError(
+                f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
+            )
+
+    from interp.circuits.exact_effects import MeasuredReference
+    from interp.cli.render import print_members, print_next
+    from interp.models import load_model, parse_device, parse_dtype
+    from interp.report import render_report
+    from interp.runs.discover import check_settings
+    from interp.runs.discover import discover as find
+    from interp.scores.registry import method_config, with_mlps
+
+    common = {"threshold": threshold, "seed": seed} | (
+        {} if batch_size is None else {"batch_size": batch_size}
+    )
+    config = method_config(method, wanted.name, options, **common)
+    config = with_mlps(method, config) if mlps else config
+    settings = {
+        "seed": seed,
+        "counterfactual": counterfactual,
+        "n_candidates": candidates,
+        # which --set may have changed
+        "threshold": getattr(config, "threshold", threshold),
+        "batch_size": config.batch_size,
+    }
+    check_settings(wanted, n=wanted.default_n if n is None else n, **settings)
+    if reference is not None:
+        MeasuredReference.load(reference)  # a wrong file should not wait for the model
+    parse_device(device), parse_dtype(dtype)
+    loaded = load_model(spec, device=device, dtype=dtype)
+    found = find(
+        task,
+        model=loaded,
+        method=method,
+        config=config,
+        n=n,
+        mlps=mlps,
+        bos=bos,
+        reference=reference,
+        stage=bar,
+        **settings,
+    )
+    replaced = (folder / RESULT).is_file()
+    found.save(folder, report=render_report(found))
+    if to_stdout:
+        typer.echo(json.dumps(found.result, allow_nan=False))
+        return
+    if json_file is not None:
+        write_json(json_file, found.result)
+    print_members(found)
+    other = "overlap" if method != "overlap" and not mlps else "attribution"
+    if other == method:
+        other = "nap-ig"
+    given = {
+        "--model": model,
+        "--n": n,
+        "--seed": seed or None,
+        "--counterfactual": counterfactual,
+        "--candidates": None if candidates == CANDIDATES else candidates,
+        "--threshold": None if settings["threshold"] == THRESHOLD else settings["threshold"],
+        "--reference": reference,
+        "--device": device,
+        "--dtype": None if dtype == "float32" else dtype,
+    }
+    prompts = ("--model", "--n", "--seed", "--counterfactual", "--device", "--dtype")
+    shown = [str(word) for key in prompts if given[key] is not None for word in (key, given[key])]
+    same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+    same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
+    other_folder = apart(default_folder(wanted.name, model, other), asked)
+    print_next(folder, task, same, shown, other, other_folder, replaced=replaced)
+
+
+def _check_given_once(options: Mapping[str, str], others: Mapping[str, tuple[object, object]]) -> None:
+    """Refuse what ``--set`` and an option of its own say differently.
+
+    Args:
+        others: by key of ``--set``, what the option says, and what it says where it was not given.
+    """
+    for key, (value, usual) in others.items():
+        if key in options and value != usual and options[key].lower() != str(value).lower():
+            option = f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
+            raise InputError(f"--set {key}={options[key]} and {option}: give one of them")

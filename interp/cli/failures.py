@@ -1,0 +1,105 @@
+"""What the command line does when something goes wrong: one line on stderr and a non-zero exit status.
+
+=======  ==============================================================
+status
+=======  ==============================================================
+1        a check of ``interp doctor`` failed, or the machine did (disk, memory)
+2        a mistake that the user can mend
+130      interrupted
+141      the reader of a pipe had enough
+=======  ==============================================================
+
+A traceback is a bug of ours.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from interp.errors import InputError
+
+INTERRUPTED = 130
+UNTOUCHED = "nothing half-written is left, an earlier result stays as it was"
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def run(app: typer.Typer) -> NoReturn:
+    """Run the command line and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
+    try:
+        for word in sys.argv[1:]:
+            _check_text(word)
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # typer turns Ctrl-C into a status, some of its versions into an Abort
+            raise KeyboardInterrupt
+    except InputError as error:
+        fail(str(error), 2)
+    except (typer.Abort, KeyboardInterrupt):
+        fail(f"interrupted: {UNTOUCHED}", INTERRUPTED)
+    except BrokenPipeError:
+        _reader_left()
+    except SystemExit as leaving:  # what rich and typer make of a closed pipe
+        if isinstance(leaving.__context__, BrokenPipeError):
+            _reader_left()
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}: {UNTOUCHED}", 1)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            _usage(error)
+        if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in _NO_MEMORY):
+            raise
+        fail(
+            f"out of memory: a smaller --batch-size or --dtype bfloat16, where there are, may do; {UNTOUCHED}",
+            1,
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _reader_left() -> NoReturn:
+    # what is still buffered would fail once more when Python ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
+
+
+def _check_text(word: str) -> None:
+    """Refuse what could not be written down in a result: a file name in another encoding, say."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"argument {word!r} is no UTF-8 text") from None
+
+
+@contextlib.contextmanager
+def goes_on(place: Path) -> Iterator[None]:
+    """Around work that is kept as it is done: an interrupt says that the same command goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(f"interrupted: the same command goes on from {place}", INTERRUPTED)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+def _usage(error) -> NoReturn:
+    """A mistake in the words themselves, found by typer; without a message it is help, which is printed already."""
+    message = error.format_message().rstrip(".")
+    if not message:
+        sys.exit(2)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "interp"
+    fail(message if message.startswith("Invalid value") else f"{message} (see {command} --help)", 2)

@@ -1,0 +1,198 @@
+"""``interp index``: the codes of a corpus on disk; search them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.failures import goes_on
+from interp.cli.options import (
+    DEFAULT_MODEL,
+    MOST_SEED,
+    BlocksOption,
+    CodebooksOption,
+    DeviceOption,
+    DtypeOption,
+    SomeModelOption,
+    TextOption,
+    context_option,
+    file_name,
+    one_of,
+    share,
+    whole_option,
+)
+from interp.cli.terminal import suggest
+from interp.errors import InputError
+
+index_app = typer.Typer(
+    help="Index the codes of a corpus; find codes by regular expression, token or prompt.",
+    no_args_is_help=True,
+)
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a code index")]
+
+
+@index_app.command()
+def build(
+    model: SomeModelOption = DEFAULT_MODEL,
+    codebooks: CodebooksOption = None,
+    data: TextOption = "stdlib",
+    tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 50_000,
+    k: Annotated[
+        int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(parser=one_of("train", "heldout"), metavar="SPLIT", help="documents: train or heldout"),
+    ] = "train",
+    spliced: Annotated[
+        bool,
+        typer.Option(
+            "--spliced/--plain",
+            help="codes of the model with every codebook in place, or of the plain model",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder to write (default: runs/index-MODEL-TEXT)")
+    ] = None,
+    context: Annotated[int | None, context_option(128)] = None,
+    seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the text")] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BlocksOption = 16,
+) -> None:
+    """Write the codes of a corpus to disk; resumes where a killed build stopped."""
+    from interp.files import check_folder
+
+    name, source = file_name(model), Path(data).stem if Path(data).exists() else data
+    folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
+    check_folder(folder, "manifest.json")
+
+    from interp.bottlenecks.store import MLPS, BookFolder, codebooks_folder, load_codebooks
+    from interp.cli.render import print_index
+    from interp.codesearch import build_index
+    from interp.models import load_model
+    from interp.progress import bar
+    from interp.text import load_text, open_sources
+
+    open_sources(data)  # a wrong name should not wait for the model
+    if codebooks not in (None, MLPS):
+        BookFolder.open(codebooks)
+    loaded = load_model(model, device=device, dtype=dtype)
+    where = codebooks_folder(loaded, codebooks, k=k)
+    books = load_codebooks(where, loaded, k=k)
+    context = context or min(128, loaded.cfg.n_ctx)
+    text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
+    with goes_on(folder):
+        index = build_index(
+            loaded,
+            books,
+            text,
+            folder,
+            books_folder=where,
+            error_term=not spliced,
+            batch_size=batch_size,
+            stage=bar,
+        )
+    print_index(index)
+    typer.echo(f"saved    {folder}")
+    words = ["index", "search", str(folder), "--regex", r"\bNew \w+"]
+    suggest((words, "codes that mark a pattern"))
+
+
+@index_app.command()
+def info(folder: FolderArgument) -> None:
+    """Print what an index holds."""
+    from interp.cli.render import print_index
+    from interp.codesearch import CodeIndex
+
+    print_index(CodeIndex.open(folder))
+
+
+@index_app.command()
+def search(
+    folder: FolderArgument,
+    regex: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="rank codes by how well they mark its matches (Rust's syntax, linear time)",
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="rank codes by how well they mark one token, with or without a space"
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="contexts that share codes with the prompt's token")
+    ] = None,
+    position: Annotated[
+        int, typer.Option(metavar="INTEGER", help="which token of the prompt; -1 the last")
+    ] = -1,
+    code: Annotated[
+        str | None, typer.Option(metavar="BOOK:CODE", help="one code's page, such as a12.h3:97")
+    ] = None,
+    n: Annotated[int, whole_option("--n", "-n", least=1, help="results; of --code at most 10 contexts")] = 20,
+    sort: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("f1", "precision", "recall", "count"),
+            metavar="KEY",
+            help="f1, precision, recall or count",
+        ),
+    ] = "f1",
+    min_precision: Annotated[
+        float, typer.Option("--min-precision", parser=share, metavar="SHARE", help="least precision")
+    ] = 0.0,
+    min_recall: Annotated[
+        float, typer.Option("--min-recall", parser=share, metavar="SHARE", help="least recall")
+    ] = 0.0,
+    device: DeviceOption = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16; that of the index")
+    ] = None,
+) -> None:
+    """Find codes by --regex or --token, contexts by --prompt, or show one --code."""
+    if sum(value is not None for value in (regex, token, prompt, code)) != 1:
+        raise InputError("choose one of --regex, --token, --prompt and --code")
+    ranked = regex is not None or token is not None
+    given = {"--sort": sort != "f1", "--min-precision": min_precision > 0, "--min-recall": min_recall > 0}
+    if useless := [name for name, there in given.items() if there and not ranked]:
+        raise InputError(f"{useless[0]} ranks what --regex or --token finds: it says nothing here")
+    given = {"--position": position != -1, "--device": device is not None, "--dtype": dtype is not None}
+    if useless := [name for name, there in given.items() if there and prompt is None]:
+        raise InputError(f"{useless[0]} is about the model that reads --prompt: it says nothing here")
+    from interp.cli.render import print_page, print_scores, print_similar
+    from interp.codesearch import (
+        CodeIndex,
+        code_page,
+        prompt_codes,
+        search_regex,
+        search_similar,
+        search_token,
+    )
+
+    index = CodeIndex.open(folder)
+    if code is not None:
+        print_page(code_page(index, *index.layout.named(code), n=n))
+        return
+    if prompt is not None:
+        from interp.models import load_model
+
+        spec = index.manifest["model"]["spec"]
+        if spec is None:
+            raise InputError(f"{folder} does not say which model it is of: search it from Python")
+        loaded = load_model(
+            spec, device=device, dtype=dtype or index.manifest["model"].get("dtype", "float32")
+        )
+        codes = prompt_codes(index, loaded, prompt, position=position)
+        print_similar(index, search_similar(index, codes, n))
+        return
+    scores = search_regex(index, regex) if regex is not None else search_token(index, token)
+    best = scores.best(n, sort=sort, min_precision=min_precision, min_recall=min_recall)
+    print_scores(scores, best)
+    if best:
+        words = ["index", "search", str(folder), "--code", f"{best[0].book}:{best[0].code}"]
+        typer.echo()
+        suggest((words, "where the best one fires"))

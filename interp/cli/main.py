@@ -1,0 +1,270 @@
+"""The command line: thin, and quick to answer ``--help`` (heavy imports happen inside the commands)."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import interp
+from benchmarks.tokfsm.__main__ import reproduce_app
+from interp.cli.app import workbench, workbench_of
+from interp.cli.bench import bench
+from interp.cli.codebook import codebook_app
+from interp.cli.discover import discover, export, grow
+from interp.cli.failures import goes_on, run
+from interp.cli.index import index_app
+from interp.cli.options import (
+    DEFAULT_MODEL,
+    BatchOption,
+    BosOption,
+    Context,
+    CounterfactualOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    SeedOption,
+    file_name,
+    source_file,
+    whole_option,
+)
+from interp.cli.steer import steer
+from interp.cli.tasks import tasks_app
+from interp.cli.terminal import suggest
+from interp.errors import InputError
+
+app = typer.Typer(
+    name="interp",
+    help="Read and steer language models by discrete codes; find the circuit behind a behaviour.",
+    epilog="Begin with: interp discover ioi",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(
+    help="Without a command: list the models that can be named. Show one.", invoke_without_command=True
+)
+cache_app = typer.Typer(
+    help="Without a command: where the default model is kept. Delete it.", invoke_without_command=True
+)
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(models_app, name="models")
+app.add_typer(cache_app, name="cache")
+app.add_typer(codebook_app, name="codebook")
+app.add_typer(index_app, name="index")
+app.add_typer(reproduce_app, name="reproduce")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and a non-zero exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    run(app)
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"interp {interp.__version__}")
+        raise typer.Exit()
+    return wanted
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(discover)
+
+
+@app.command()
+def methods(
+    method: Annotated[
+        str | None,
+        typer.Argument(metavar="[METHOD]", help="the one whose options are shown; without it, all"),
+    ] = None,
+) -> None:
+    """List the methods that score heads, or show one's options."""
+    from interp.cli.terminal import print_method, print_methods
+
+    print_methods() if method is None else print_method(method)
+
+
+@app.command()
+def reference(
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            help="task to measure, or a reference to show; without it, the references there are",
+        ),
+    ] = None,
+    model: ModelOption = None,
+    n: Annotated[
+        int | None,
+        whole_option(
+            "--n", "-n", least=1, help="prompt pairs (default: 200, or as many as a prompt file has)"
+        ),
+    ] = None,
+    seed: SeedOption = 1000,
+    counterfactual: CounterfactualOption = None,
+    bos: BosOption = True,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="safetensors file to write")] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BatchOption = 16,
+) -> None:
+    """Measure every head's and MLP's exact effect on TASK; resumes where a killed run stopped.
+
+    The seed is not 0, so that discoveries are judged on pairs they have not seen.
+    """
+    from interp.cli.render import print_reference, print_references
+
+    if task is None:
+        print_references()
+        return
+    from interp.circuits.references import load_reference
+    from interp.tasks import load_task, task_names
+
+    named_like_one = "/" in task and task.partition("/")[0] in task_names() and not Path(task).suffix
+    if named_like_one or task.endswith(".safetensors"):
+        if out is not None or model is not None or n is not None:
+            raise InputError(f"{task} is a reference, which is shown: to measure one name a task")
+        print_reference(load_reference(task))
+        return
+    from interp.files import check_file, unused
+    from interp.models import load_model, parse_device, parse_dtype
+    from interp.progress import bar
+    from interp.prompts.sampling import check_counterfactual
+    from interp.runs.discover import default_model
+    from interp.runs.measure import measure_reference
+
+    wanted = load_task(task)
+    check_counterfactual(wanted, counterfactual)
+    spec = default_model(wanted) if model is None else model
+    parts = [file_name(wanted.name), file_name(spec), *([] if counterfactual is None else [counterfactual])]
+    parts += ["no-bos"] * (not bos)
+    path = out or unused(Path("references") / f"measured-{'-'.join(parts)}.safetensors")
+    check_file(path, "--out", read=(source_file(task), model))
+    if path.suffix != ".safetensors":
+        raise InputError(f"--out {path}: a reference is a .safetensors file")
+    parse_device(device), parse_dtype(dtype)
+    partial = path.with_suffix(".partial.safetensors")
+    loaded = load_model(spec, device=device, dtype=dtype)
+    with goes_on(partial):
+        measured = measure_reference(
+            wanted,
+            loaded,
+            n=n,
+            seed=seed,
+            counterfactual=counterfactual,
+            bos=bos,
+            checkpoint=partial,
+            batch_size=batch_size,
+            stage=bar,
+        )
+    measured.save(path)
+    partial.unlink(missing_ok=True)
+    print_reference(measured)
+    typer.echo(f"\nsaved    {path}")
+    named = [] if model is None else ["--model", model]
+    named += ([] if counterfactual is None else ["--counterfactual", counterfactual]) + ["--no-bos"] * (
+        not bos
+    )
+    words = ["discover", task, *named, "--reference", str(path)]
+    suggest((words, "judged by it"))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
+    """Write a run's report again."""
+    from interp.report import write_report
+
+    typer.echo(f"report   {write_report(run)}")
+    suggest((workbench_of(run), "the same in the browser, head by head"))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")],
+) -> None:
+    """Put two runs side by side: shared members, rank correlation, heads that differ."""
+    from interp.cli.render import print_comparison
+    from interp.report.compare import compare_runs
+    from interp.runs.run import Run
+
+    print_comparison(compare_runs(Run.load(first), Run.load(second)))
+    if first.resolve().parent == second.resolve().parent:
+        suggest((workbench_of(first), "both in the browser, on the page Circuit"))
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: versions, the embedded model, answers to known prompts. Exit status 1 if one fails."""
+    from interp.cli.doctor import diagnose
+
+    passed = True
+    for finding in diagnose():
+        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.name}: {finding.detail}")
+        passed = passed and finding.ok
+    if not passed:
+        raise typer.Exit(1)
+    suggest((["discover", "ioi"], "the circuit that completes names"))
+
+
+app.command("app")(workbench)
+app.command()(export)
+app.command()(bench)
+app.command()(grow)
+app.command()(steer)
+
+
+@models_app.callback()
+def models_root(context: Context) -> None:
+    if context.invoked_subcommand is None:
+        from interp.cli.terminal import print_models
+
+        print_models()
+
+
+@models_app.command("show")
+def models_show(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="a model spec")] = DEFAULT_MODEL,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Load a model and print what it is."""
+    from interp.models import describe_model, load_model
+
+    for key, value in describe_model(load_model(model, device=device, dtype=dtype)).items():
+        typer.echo(f"{key:<14} {value}")
+
+
+@cache_app.callback()
+def cache_root(context: Context) -> None:
+    if context.invoked_subcommand is None:
+        from interp.models.embedded import cache_folder
+
+        typer.echo(cache_folder())
+
+
+@cache_app.command("clear")
+def cache_clear() -> None:
+    """Delete the cached model; it is fetched again when next needed."""
+    import shutil
+
+    from interp.models.embedded import cache_folder
+
+    folder = cache_folder() / "models"  # by name: INTERP_CACHE may be a folder with other things in it
+    found = [*folder.glob(f"{DEFAULT_MODEL}-*"), *folder.glob(f".{DEFAULT_MODEL}-*")]
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    typer.echo(f"deleted  {DEFAULT_MODEL} in {folder}" if found else f"nothing in {folder}")
+
+
+if __name__ == "__main__":
+    main()

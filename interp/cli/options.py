@@ -1,0 +1,153 @@
+"""What the command line's options are called and accept: checked while the words are read, before anything loads."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp import DEFAULT_MODEL
+from interp.errors import InputError
+
+MOST_SEED = 2**32 - 1
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str | int], int]:
+    """A parser of whole numbers in a range, whose complaint names the value and the range."""
+
+    def parse(text: str | int) -> int:  # typer hands over defaults too
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most is not None and value > most):
+            allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise typer.BadParameter(f"{text} is not a whole number {allowed}")
+        return value
+
+    return parse
+
+
+def number(allowed: Callable[[float], bool], words: str) -> Callable[[str | float], float]:
+    """A parser of finite numbers, whose complaint names the value and what is allowed."""
+
+    def parse(text: str | float) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and allowed(value)):
+            raise typer.BadParameter(f"{text} is not a {words}")
+        return value
+
+    return parse
+
+
+not_negative = number(lambda value: value >= 0, "number of at least 0")
+finite = number(lambda _value: True, "finite number")
+share = number(lambda value: 0 <= value <= 1, "number from 0 to 1")
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """A parser of names, whose complaint gives those there are."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"{text} is not {' or '.join(names)}")
+        return text
+
+    return parse
+
+
+def key_values(texts: list[str]) -> dict[str, str]:
+    """What ``--set key=value`` gave."""
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"--set {text!r}: write key=value, such as --set n_codes=300")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def source_file(task: str) -> str:
+    """The file that a task is read from, if it is: of ``FILE.py:Class`` without the class."""
+    before, colon, _ = task.rpartition(":")
+    return before if colon and before.endswith(".py") else task
+
+
+def file_name(text: str) -> str:
+    """A task or model as part of a file's name: of a file its own without the ending."""
+    path = Path(text)
+    if path.suffix in (".json", ".jsonl", ".gguf"):
+        return path.stem
+    return "-".join(part for part in path.parts if part not in ("/", ".", ".."))
+
+
+def default_folder(task: str, model: str | None, method: str) -> Path:
+    """A model that was named is part of the name, so that no run replaces another model's."""
+    named = [] if model in (None, DEFAULT_MODEL, task) else [file_name(model)]
+    return Path("runs") / "-".join([file_name(task), *named, file_name(method)])
+
+
+def whole_option(*names: str, least: int, most: int | None = None, help: str):
+    return typer.Option(*names, parser=whole(least, most), metavar="INTEGER", help=help)
+
+
+def context_option(usual: int):
+    """``--context``; a model that reads less than usual gets blocks as long as it reads."""
+    told = f"tokens per block of text, BOS included (default: {usual}, or the model's longest)"
+    return whole_option("--context", least=2, help=told)
+
+
+def number_option(*names: str, help: str):
+    return typer.Option(*names, parser=not_negative, metavar="NUMBER", help=help)
+
+
+Context = typer.Context.__base__  # what typer hands over is not of its own subclass
+SomeModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="embedded model, Hugging Face id, folder, .gguf file"
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="embedded model, Hugging Face id, folder, .gguf file or planted model "
+        f"(default: {DEFAULT_MODEL}; for a planted task its own model)",
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; CUDA if there is one")
+]
+DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16")]
+BosOption = Annotated[bool, typer.Option(help="prepend the beginning-of-sequence token")]
+TextOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", help="stdlib, self, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
+    ),
+]
+BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")]
+CodebooksOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="a folder of fitted codebooks; package:mlps: those of the package at MLP outputs "
+        "(default: those of the package at heads)",
+    ),
+]
+BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]
+PairsOption = Annotated[
+    int | None,
+    whole_option("--n", "-n", least=1, help="prompt pairs (default: the task's, or as many as a file has)"),
+]
+SeedOption = Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the prompts")]
+CounterfactualOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND", help="kind of corrupt prompt (interp tasks lists them; default: the first listed)"
+    ),
+]

@@ -1,0 +1,272 @@
+"""``interp steer``: a prompt continued with and without a topic's codes, side by side."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import (
+    DEFAULT_MODEL,
+    MOST_SEED,
+    CodebooksOption,
+    DeviceOption,
+    DtypeOption,
+    SomeModelOption,
+    finite,
+    number_option,
+    one_of,
+    share,
+    whole_option,
+)
+from interp.errors import InputError
+
+_WHERE = re.compile(r"generated(:[1-9]\d{0,5})?|prompt|all")
+_PROMPTS = ["Once upon a time, there was a little girl who"]
+
+
+def _where(text: str) -> str:
+    if not _WHERE.fullmatch(text):
+        raise typer.BadParameter(f"{text} is not generated, generated:N, prompt or all")
+    return text
+
+
+def steer(
+    codes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SITE=ID,…",
+            help="codes, such as a12.h3=417,a14.h0=3; to be added with a weight, a12.h3=417*0.5",
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOPIC",
+            help="dragon, slide, friend, flower, fire, baby, princess, and horse, rain, boat, doctor, by which the "
+            "ranking was developed: finds its codes",
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="texts with the behaviour, one a line: finds its codes"),
+    ] = None,
+    unlike: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="texts without it (default: everyday sentences)")
+    ] = None,
+    prompt: Annotated[
+        list[str], typer.Option(metavar="TEXT", help="what is continued; repeatable")
+    ] = _PROMPTS,
+    samples: Annotated[
+        int, whole_option("--samples", least=1, help="texts of each prompt; of several, rates are told too")
+    ] = 1,
+    count: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD,…",
+            help="words of which the share of texts that hold one is told (default: the topic's)",
+        ),
+    ] = None,
+    tokens: Annotated[int, whole_option("--tokens", least=1, help="new tokens")] = 60,
+    dose: Annotated[
+        int | None,
+        whole_option(
+            "--dose", least=1, help="of the codes found, how many are used, best first (default: all)"
+        ),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        whole_option(
+            "--slots",
+            least=1,
+            help="with --set and k > 1: how many of a vector's k codes are replaced (default: 1)",
+        ),
+    ] = None,
+    add: Annotated[
+        float | None,
+        typer.Option(
+            parser=finite,
+            metavar="NUMBER",
+            help="add NUMBER × weight × (code − mean of its book) to what is there "
+            "(what --topic and --like do, with 2.5)",
+        ),
+    ] = None,
+    set_them: Annotated[
+        bool, typer.Option("--set", help="put the codes in place of those that are there (what --codes does)")
+    ] = False,
+    forbid: Annotated[
+        bool, typer.Option("--forbid", help="never choose the codes, but the next best")
+    ] = False,
+    token_share: Annotated[
+        float,
+        typer.Option("--share", parser=share, metavar="SHARE", help="steer at this share of the tokens"),
+    ] = 1.0,
+    positions: Annotated[
+        str,
+        typer.Option(
+            parser=_where, metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all"
+        ),
+    ] = "generated",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            parser=one_of("difference", "detection"),
+            metavar="RULE",
+            help="what ranks codes: difference (what texts with it have more), detection (what tells of it) "
+            "(default: difference)",
+        ),
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="a third text, with random codes of the same sites")
+    ] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
+    temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 0.7,
+    seed: Annotated[
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, share and split")
+    ] = 0,
+    codebooks: CodebooksOption = None,
+    k: Annotated[
+        int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
+    ] = None,
+    error_term: Annotated[
+        bool,
+        typer.Option(
+            "--error-term/--splice", help="change only what the codes say, or run all sites on codes"
+        ),
+    ] = True,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="also write codes, texts and rates here")
+    ] = None,
+    model: SomeModelOption = DEFAULT_MODEL,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+) -> None:
+    """Continue a prompt with and without codes; perplexity is that of the model without them."""
+    _check_what_is_done(add=add, forbid=forbid, set_them=set_them, named=codes is not None, slots=slots)
+    _check_towards_what(codes=codes, topic=topic, like=like, unlike=unlike, dose=dose, by=by)
+    slots = slots or 1
+    if samples > 1 and temperature == 0:
+        raise InputError(f"--samples {samples} at --temperature 0: all texts of a prompt would be the same")
+    if json_file is not None:
+        from interp.files import check_file
+
+        check_file(json_file, "--json", read=(like, unlike, model))
+
+    from interp.steering.edits import code_edits, parse_codes
+
+    # a mistake should not wait for the model
+    given = parse_codes(codes) if codes is not None else []
+    code_edits(given, add=add, forbid=forbid)
+    positive, negative, words = _texts(topic, like, unlike)
+    words = tuple(word.strip() for word in (count or "").split(",") if word.strip()) or words
+
+    from interp.bottlenecks.store import load_codebooks
+    from interp.cli.render import as_json, print_found, print_rates, print_repeat, print_side_by_side
+    from interp.files import write_json
+    from interp.models import load_model
+    from interp.progress import bar
+    from interp.steering.cache import find_or_recall
+    from interp.steering.code_set import SCALE
+    from interp.steering.conditions import continue_arms, random_codes
+    from interp.steering.find_codes import RANKINGS
+
+    loaded = load_model(model, device=device, dtype=dtype)
+    books = load_codebooks(codebooks, loaded, k=k)
+    if not given:
+        found = find_or_recall(loaded, books, positive, negative, by=by or RANKINGS[0], seed=seed, stage=bar)
+        n = min(dose or len(found), len(found))
+        if add is None and not (set_them or forbid):
+            add = SCALE
+        given = found.named(n, "forbidden" if forbid else "set" if add is None else "added")
+        if not given:
+            raise InputError(
+                f"none of the {n} codes found lies in the direction in which the texts differ, so there is nothing to "
+                "add: give --set to put them in place of others"
+                + (", or a larger --dose" if n < len(found) else "")
+            )
+        print_found(found, given)
+    drawn = random_codes(loaded, books, given, seed=seed) if control else None
+    # spliced, all rows are written by the model on codes, those without an edit as well
+    arms = {"base" if error_term else "on codes, unedited": [], "steered": given}
+    if drawn is not None:
+        arms["random codes"] = drawn
+    how = {
+        "slots": slots,
+        "add": add,
+        "forbid": forbid,
+        "positions": positions,
+        "share": token_share,
+        "seed": seed,
+        "error_term": error_term,
+        "temperature": temperature,
+        "chat": chat,
+    }
+    jobs = list(prompt) * samples
+    texts = continue_arms(loaded, books, arms, jobs, tokens, **how, stage=bar)
+    settings = how | {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "codebooks": None if codebooks is None else str(codebooks),
+        "k": k,
+        "prompts": list(prompt),
+        "samples": samples,
+        "tokens": tokens,
+    }
+    if json_file is not None:  # first: what reads the output may stop reading
+        write_json(json_file, as_json(texts, arms, words, settings))
+    print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
+    if samples > 1 or count is not None:
+        print_rates(texts, words)
+    if json_file is not None:
+        typer.echo(f"saved    {json_file}")
+    print_repeat(settings | {"codes": given, "control": drawn})
+
+
+def _check_what_is_done(
+    *, add: float | None, forbid: bool, set_them: bool, named: bool, slots: int | None
+) -> None:
+    """Refuse options that do different things to the codes.
+
+    Args:
+        named: whether the codes are, and not looked for.
+    """
+    if (add is not None) + forbid + set_them > 1:
+        raise InputError("--add, --set and --forbid: codes are added, set or forbidden, choose one")
+    if slots is not None and not (set_them or (named and add is None and not forbid)):
+        raise InputError("--slots goes with codes that are set: name them, or give --set")
+
+
+def _check_towards_what(
+    *,
+    codes: str | None,
+    topic: str | None,
+    like: Path | None,
+    unlike: Path | None,
+    dose: int | None,
+    by: str | None,
+) -> None:
+    """Refuse all but one source of codes, and options of another one."""
+    if sum(choice is not None for choice in (codes, topic, like)) != 1:
+        raise InputError("say what to steer towards: one of --codes, --topic and --like")
+    if unlike is not None and like is None:
+        raise InputError("--unlike goes with --like: name the texts with the behaviour too")
+    if codes is not None and (dose is not None or by is not None):
+        raise InputError(
+            "--dose and --by go with --topic and --like: codes that are named are not looked for"
+        )
+
+
+def _texts(
+    topic: str | None, like: Path | None, unlike: Path | None
+) -> tuple[Sequence[str], Sequence[str], tuple[str, ...]]:
+    """Texts that codes are found from, positive and negative, and words that tell of a topic."""
+    from interp.steering.topics import load_topic, neutral_texts, read_lines
+
+    if topic is not None:
+        chosen = load_topic(topic)
+        return chosen.positive, chosen.negative, chosen.words
+    if like is not None:
+        return read_lines(like), neutral_texts() if unlike is None else read_lines(unlike), ()
+    return (), (), ()

@@ -1,0 +1,108 @@
+"""``interp tasks``: list tasks, show their prompts, export them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.cli.options import (
+    DEFAULT_MODEL,
+    BatchOption,
+    Context,
+    CounterfactualOption,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    PairsOption,
+    SeedOption,
+    source_file,
+    whole_option,
+)
+from interp.cli.terminal import suggest
+from interp.errors import InputError
+
+tasks_app = typer.Typer(
+    help="Without a command: list tasks. Show their prompts, export them.", invoke_without_command=True
+)
+
+
+@tasks_app.callback()
+def tasks_root(context: Context) -> None:
+    if context.invoked_subcommand is None:
+        from interp.cli.terminal import print_tasks
+
+        print_tasks()
+
+
+@tasks_app.command("show")
+def tasks_show(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
+    model: ModelOption = None,
+    n: Annotated[
+        int | None,
+        whole_option(
+            "--n",
+            "-n",
+            least=1,
+            help="pairs that the score is taken over (default: 50, or as many as there are)",
+        ),
+    ] = None,
+    examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
+    seed: SeedOption = 0,
+    counterfactual: CounterfactualOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    batch_size: BatchOption = 16,
+) -> None:
+    """Print example prompts with tokens and roles marked, and how the model scores on clean and corrupt ones."""
+    from interp.prompts.sampling import check_counterfactual, sample_pairs
+    from interp.tasks import load_task
+
+    wanted = load_task(task)
+
+    from interp.cli.render import print_examples
+    from interp.models import load_model
+    from interp.runs.discover import default_model
+
+    check_counterfactual(wanted, counterfactual)
+    spec = default_model(wanted) if model is None else model
+    loaded = load_model(spec, device=device, dtype=dtype)
+    pairs = sample_pairs(wanted, loaded.tokenizer, n, 50, seed, counterfactual)
+    print_examples(loaded, pairs, examples, batch_size)
+
+
+@tasks_app.command("export")
+def tasks_export(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="a task")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="prompt file to write, .json")],
+    model: ModelOption = None,
+    n: PairsOption = None,
+    seed: SeedOption = 0,
+    counterfactual: CounterfactualOption = None,
+) -> None:
+    """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
+    from interp.files import check_file
+    from interp.prompts.prompt_file import write_prompt_file
+    from interp.prompts.sampling import check_counterfactual, sample_pairs
+    from interp.tasks import load_task
+
+    wanted = load_task(task)
+    if file.suffix.lower() != ".json":
+        raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
+    check_file(file, "FILE", read=(source_file(task), model))
+
+    from interp.defaults import MIN_PAIRS
+    from interp.models import load_tokenizer
+    from interp.runs.discover import default_model
+
+    check_counterfactual(wanted, counterfactual)
+    spec = default_model(wanted) if model is None else model
+    tokenizer = load_tokenizer(spec)
+    pairs = sample_pairs(wanted, tokenizer, n, wanted.default_n, seed, counterfactual)
+    write_prompt_file(pairs, file, tokenizer)
+    typer.echo(f"saved    {file}: {len(pairs)} pairs")
+    named = [] if spec == DEFAULT_MODEL else ["--model", spec]
+    if len(pairs) < MIN_PAIRS:
+        suggest((["tasks", "show", str(file), *named], f"too few to discover with: that takes {MIN_PAIRS}"))
+    else:
+        suggest((["discover", str(file), *named], "the circuit behind them"))

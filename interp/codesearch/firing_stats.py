@@ -1,0 +1,193 @@
+"""How clearly a code was chosen, gathered while a corpus passes: best contexts, and similarities fired and not fired.
+
+Codes are just on or off, so contexts need another rank:
+
+* **similarity**: cosine of the code with the vector (k = 1, or ``cosine`` selection), or with what the codes taken
+  before it leave of the vector (``residual`` selection), as the codebook compares them (by a head's output, where it
+  does);
+* **margin**: similarity minus the highest similarity of a code that was passed over, or the similarity where none was.
+  Where codes of different lengths compete for the squared error the most similar one need not win: margins can be
+  negative.
+
+Histograms are of the cosine with the whole vector, fired or not, so that both are of one quantity.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from interp.bottlenecks import Codebook, Codes
+from interp.bottlenecks.kmeans import similarities_at_once
+from interp.bottlenecks.wrapper import WatchedBook
+
+N_TOP = 10
+"""Best contexts kept per code and way of ranking."""
+RANKS = ("margin", "similarity")
+"""What contexts are ranked by."""
+BINS = np.linspace(-1, 1, 25)
+"""Edges of the histograms of similarities."""
+EVERY = 16
+"""One token in so many counts for the similarities of codes that did not fire."""
+_PER_OCTAVE = 8
+_TENSORS = ("token", "similarity", "margin", "histogram")
+
+
+class Watched(WatchedBook):
+    """A codebook that looks at how it chooses; it is the codebook in everything else.
+
+    Attributes:
+        seen: what the last :meth:`encode` chose: ids, similarity, margin and cosine with the whole vector of each,
+            all [row, group, k], and cosines of every code at one token in :data:`EVERY`.
+    """
+
+    def __init__(self, book: Codebook) -> None:
+        super().__init__(book)
+        self.seen: tuple[Tensor, ...] | None = None
+
+    def encode(self, x: Tensor) -> Codes:
+        codes = self.book.encode(x)
+        self.seen = _strengths(self.book, x, codes)
+        return codes
+
+
+@torch.no_grad()
+def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
+    config = book.config
+    rows = book.comparable(book.rows(x))  # [dictionary, row, d]
+    ids, values = (
+        part.reshape(-1, config.groups, config.k).transpose(0, 1) for part in (codes.ids.long(), codes.values)
+    )
+    compared = book.compared().codes
+    unit = torch.nn.functional.normalize(compared, dim=-1)
+    step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
+    parts = []
+    for some, taken, value in zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True):
+        one_by_one = config.selection == "residual" and config.k > 1
+        found = (_one_by_one if one_by_one else _at_once)(some, taken, value, compared, unit)
+        parts.append(found)
+    similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))
+    # where heads share a dictionary they lie among the rows: a token is sampled with all of its heads
+    heads = x.shape[2] if x.ndim == 4 and config.groups == 1 else 1
+    sampled = rows.unflatten(1, (-1, heads))[:, ::EVERY].flatten(1, 2)
+    sampled = torch.nn.functional.normalize(sampled, dim=-1) @ unit.mT
+    ids = torch.where(values == 0, -1, ids).transpose(0, 1)
+    return ids, similarity, margin, whole, sampled.transpose(0, 1)
+
+
+def _at_once(
+    rows: Tensor, ids: Tensor, _values: Tensor, _codes: Tensor, unit: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    similar = torch.nn.functional.normalize(rows, dim=-1) @ unit.mT
+    similarity = similar.gather(-1, ids)
+    if ids.shape[-1] == unit.shape[-2]:
+        return similarity, similarity, similarity
+    best = similar.scatter_(-1, ids, -torch.inf).amax(-1, keepdim=True)
+    return similarity, similarity - best, similarity
+
+
+def _one_by_one(
+    rows: Tensor, ids: Tensor, values: Tensor, codes: Tensor, unit: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    whole = (torch.nn.functional.normalize(rows, dim=-1) @ unit.mT).gather(-1, ids)
+    rest, found = rows.clone(), []
+    which = torch.arange(len(codes), device=ids.device)[:, None]
+    for slot in range(ids.shape[-1]):
+        taken = ids[..., slot]
+        found.append(_at_once(rest, taken[..., None], values, codes, unit)[:2])
+        rest -= values[..., slot, None] * codes[which, taken]
+    similarity, margin = (torch.cat(part, -1) for part in zip(*found, strict=True))
+    return similarity, margin, whole
+
+
+class Gathered:
+    """Best contexts and histograms of every code, over any number of batches.
+
+    Attributes:
+        token, similarity, margin: the best contexts of each code, [code, rank, context]: those by falling margin, then
+            those by falling similarity; an unused place has −∞.
+        histogram: [code, 2, bin]: similarities when it fired, and at a sample of tokens when it did not.
+    """
+
+    def __init__(self, n_codes: int) -> None:
+        shape = n_codes, len(RANKS), N_TOP
+        self.token = np.zeros(shape, np.uint32)
+        self.similarity = np.full(shape, -np.inf, np.float32)
+        self.margin = np.full(shape, -np.inf, np.float32)
+        self.histogram = np.zeros((n_codes, 2, len(BINS) - 1), np.uint32)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in _TENSORS}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        for name in _TENSORS:
+            getattr(self, name)[...] = state[name]
+
+    def add(
+        self,
+        code: Int[np.ndarray, " n"],
+        token: Int[np.ndarray, " n"],
+        similarity: Float[np.ndarray, " n"],
+        margin: Float[np.ndarray, " n"],
+        whole: Float[np.ndarray, " n"],
+    ) -> None:
+        """Firings of codes, each (code, token) once, tokens later than all before; ``whole`` is for the histogram."""
+        np.add.at(self.histogram, (code, 0, _bin(whole)), 1)
+        for rank in RANKS:
+            self._keep(rank, code, {"token": token, "similarity": similarity, "margin": margin})
+
+    def _keep(self, rank: str, code: Int[np.ndarray, " n"], found: dict[str, np.ndarray]) -> None:
+        """Put what is better than the worst that is kept in its place."""
+        own = RANKS.index(rank)
+        better = found[rank] > getattr(self, rank)[code, own, -1]
+        if not better.any():
+            return
+        code, found = code[better], {name: part[better] for name, part in found.items()}
+        order = np.lexsort((found["token"], -found[rank], code))
+        code = code[order]
+        first = np.flatnonzero(np.diff(code, prepend=-1))
+        place = np.arange(len(code)) - np.repeat(first, np.diff(first, append=len(code)))
+        kept = place < N_TOP
+        order, place = order[kept], place[kept]
+        touched, row = np.unique(code[kept], return_inverse=True)
+        joined = {}
+        for name, part in found.items():
+            table = getattr(self, name)
+            new = np.full((len(touched), N_TOP), 0 if name == "token" else -np.inf, table.dtype)
+            new[row, place] = part[order]
+            joined[name] = np.concatenate([table[touched, own], new], 1)
+        best = np.argsort(-joined[rank], axis=1, kind="stable")[:, :N_TOP]
+        for name, both in joined.items():
+            getattr(self, name)[touched, own] = np.take_along_axis(both, best, 1)
+
+    def add_silent(self, begin: int, similarity: Float[np.ndarray, "row code"], fired: np.ndarray) -> None:
+        """Similarities of all codes of one book at sampled tokens.
+
+        Args:
+            begin: where the book's codes begin.
+            fired: the ids of those rows, [row, k].
+        """
+        n_codes, n_bins = similarity.shape[1], len(BINS) - 1
+        flat = np.arange(n_codes) * n_bins + _bin(similarity)
+        silent = np.ones(similarity.shape, bool)
+        row, slot = np.nonzero(fired >= 0)
+        silent[row, fired[row, slot]] = False
+        found = np.bincount(flat[silent], minlength=n_codes * n_bins).reshape(n_codes, n_bins)
+        self.histogram[begin : begin + n_codes, 1] += found.astype(np.uint32)
+
+
+def pack_counts(counts: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    """Counts in eight bits, by their logarithm: right to 5 %, 0 and 1 exact, up to 2³¹."""
+    packed = np.zeros(counts.shape, np.uint8)
+    some = counts > 0  # most are not
+    packed[some] = np.rint(_PER_OCTAVE * np.log2(counts[some] + 1.0))
+    return packed
+
+
+def unpack_counts(packed: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    return np.exp2(packed.astype(np.float64) / _PER_OCTAVE) - 1
+
+
+def _bin(similarity: np.ndarray) -> np.ndarray:
+    n = len(BINS) - 1
+    return np.clip(((similarity + 1) * (n / 2)).astype(np.int64), 0, n - 1)

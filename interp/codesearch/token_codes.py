@@ -1,0 +1,61 @@
+"""The codes of one text at all sites, and how clearly each was chosen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.attach import attach, groups_at
+from interp.codesearch.firing_stats import Watched
+from interp.codesearch.layout import names_of_groups
+from interp.errors import InputError
+from interp.models import Model, model_device, resolve_site
+
+
+@dataclass(frozen=True)
+class TokenCodes:
+    """The codes of a text at one head, or at another site with one code book.
+
+    Attributes:
+        ids: −1 where a slot is empty.
+        similarity, margin: see :mod:`interp.codesearch.firing_stats`.
+    """
+
+    ids: Int[np.ndarray, "pos k"]
+    similarity: Float[np.ndarray, "pos k"]
+    margin: Float[np.ndarray, "pos k"]
+
+
+@torch.no_grad()
+def read_codes(
+    model: Model, codebooks: Mapping[str, Codebook], tokens: Int[Tensor, " pos"]
+) -> dict[str, TokenCodes]:
+    """Codes by site, heads apart (``a5.h3``), in one forward pass of the plain model.
+
+    Args:
+        tokens: with BOS, where the model has one.
+
+    Raises:
+        InputError: no tokens, or more than the model's context.
+    """
+    if not 1 <= len(tokens) <= model.cfg.n_ctx:
+        raise InputError(f"a text of {len(tokens)} tokens: the model reads 1 to {model.cfg.n_ctx}")
+    watched = {site: Watched(book) for site, book in codebooks.items()}
+    with attach(model, watched, error_term=True):
+        model(tokens[None].to(model_device(model)))
+    found = {}
+    for site, book in watched.items():
+        if book.seen is None:
+            raise RuntimeError(f"the forward did not reach {site}")
+        # heads that share a book lie among the rows
+        ids, similarity, margin = (
+            part.reshape(len(tokens), -1, book.config.k).cpu().numpy() for part in book.seen[:3]
+        )
+        groups = groups_at(model, resolve_site(model, site), book)
+        for i, name in enumerate(names_of_groups(site, groups)):
+            found[name] = TokenCodes(ids[:, i], similarity[:, i], margin[:, i])
+    return found

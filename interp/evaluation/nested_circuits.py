@@ -1,0 +1,133 @@
+"""Grown circuits run alone on prompts that they were not grown on, beside random heads and the method's own scores."""
+
+import warnings
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import DegenerateDataWarning, bootstrap
+
+from interp.activations.stream import Progress
+from interp.errors import InputError
+from interp.evaluation.ablation import Ablator, all_or_none
+from interp.evaluation.faithfulness import GRID, area_to_the_model, shares_of_gap
+from interp.models import Site
+from interp.scores.adaptive_patching.nested import Growth
+
+RANDOM_DRAWS = 5
+
+
+def n_circuits(growth: Growth) -> int:
+    """How many circuits :func:`run_grown` runs, those counted that it is asked for twice."""
+    return 2 + len(GRID) + (1 + RANDOM_DRAWS) * len(growth.sizes)
+
+
+@dataclass(frozen=True)
+class GrownCircuit:
+    """One size.
+
+    Attributes:
+        joined: heads that the next smaller circuit does not have, first joined first.
+        expected: share of the gap that growth says it has.
+        share: what it has on the held-out pairs, f(C) of :mod:`.faithfulness`.
+        interval: 95 % bootstrap interval of ``share`` over those pairs (BCa); ``None`` for one pair.
+        random: mean share of as many random heads.
+    """
+
+    size: int
+    joined: tuple[str, ...]
+    expected: float
+    share: float
+    interval: tuple[float, float] | None
+    random: float
+
+
+@dataclass(frozen=True)
+class GrownCurve:
+    """All sizes, and the area between what they have and what the model has (CMD, 0 is best)."""
+
+    circuits: tuple[GrownCircuit, ...]
+    cmd: float
+    n_pairs: int
+    ablation: str
+
+    def to_json(self) -> dict:
+        """JSON-able values."""
+        return asdict(self)
+
+
+def run_grown(
+    growth: Growth, ablator: Ablator, *, seed: int = 0, progress: Progress | None = None
+) -> GrownCurve:
+    """Run every grown circuit on the ablator's pairs, with all other heads ablated.
+
+    Args:
+        ablator: of held-out pairs.
+        seed: of the random heads and the bootstrap.
+        progress: told how many circuit × pair values have just become known, of :func:`n_circuits` × pairs.
+
+    Raises:
+        InputError: the ablator is of another model, or ablating every head leaves the metric as it was.
+    """
+    shape = growth.heads.shape
+    if shape != ablator.shape:
+        raise InputError(f"heads of shape {shape} for a model of shape {ablator.shape}")
+    rng = np.random.default_rng(seed)
+    fractions = [int(share * growth.heads.size) for share in GRID]
+    circuits = [*all_or_none(shape), *map(growth.circuit, (*growth.sizes, *fractions))]
+    for size in growth.sizes:
+        for _ in range(RANDOM_DRAWS):
+            chosen = np.zeros(growth.heads.size, dtype=bool)
+            chosen[rng.permutation(growth.heads.size)[:size]] = True
+            circuits.append(chosen.reshape(shape))
+    # one call: it runs a circuit once that is asked for twice
+    empty, full, *values = ablator.metric(np.stack(circuits), progress=progress)
+    f = shares_of_gap(np.array(values).mean(1), float(empty.mean()), float(full.mean()))
+    grown, by_fraction, random = np.split(f, [len(growth.sizes), len(growth.sizes) + len(GRID)])
+    random = random.reshape(len(growth.sizes), RANDOM_DRAWS).mean(1)
+    before, found = np.zeros(shape, dtype=bool), []
+    for k, size in enumerate(growth.sizes):
+        circuit = growth.circuit(size)
+        joined = sorted(np.argwhere(circuit & ~before), key=lambda head: -abs(growth.heads[tuple(head)]))
+        before = circuit
+        found.append(
+            GrownCircuit(
+                size,
+                tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
+                1 - growth.left_out[k],
+                float(grown[k]),
+                _interval(values[k], empty, full, seed),
+                float(random[k]),
+            )
+        )
+    return GrownCurve(tuple(found), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
+
+
+def _share(own, empty, full, axis=-1):
+    """f(C); of many resamples at once along the last axis."""
+    lost = empty.mean(axis)
+    return (own.mean(axis) - lost) / (full.mean(axis) - lost)
+
+
+def _interval(
+    own: Float[np.ndarray, " pair"],
+    empty: Float[np.ndarray, " pair"],
+    full: Float[np.ndarray, " pair"],
+    seed: int,
+) -> tuple[float, float] | None:
+    if len(own) < 2:
+        return None
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        resampled = bootstrap(
+            (own, empty, full),
+            _share,
+            paired=True,
+            vectorized=True,
+            n_resamples=2000,
+            rng=np.random.default_rng(seed),
+        )
+    low, high = resampled.confidence_interval
+    # undefined where every resample has the same share: there is no width then
+    same = float(_share(own, empty, full))
+    return tuple(float(end) if np.isfinite(end) else same for end in (low, high))

@@ -1,0 +1,205 @@
+"""What steering by codes is compared with.
+
+==================================  =============================================================================
+arm                                 what is done
+==================================  =============================================================================
+base                                nothing
+codes                               the codes found from the topic's texts are added, with their weights
+wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
+mean difference, residual           difference of the means over positive and negative texts, after one layer
+mean difference, heads              the same at all heads at which it raises the target's log p to first order
+mean difference, same heads         the same at the heads of ``codes``
+random codes                        other codes of the same heads with the same weights
+random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
+==================================  =============================================================================
+
+The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means and codes are
+of the same texts.
+
+The vectors that steering by codes is compared with: means of activations over texts, and their differences.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.base import Bottleneck
+from interp.models import Model, hooked, model_device, parse_site, resolve_site
+from interp.steering import AddCode, steer
+from interp.steering.code_set import SCALE, FoundCodes
+from interp.steering.conditions import random_codes
+from interp.steering.edits import WeightedCode, code_edits
+from interp.steering.texts import BATCH_SIZE, tokenize
+
+
+@dataclass(frozen=True)
+class SiteMeans:
+    """Mean activations over the tokens of texts, BOS left out, by site: [d_in], of a layer's heads [head, d_head]."""
+
+    positive: Mapping[str, Tensor]
+    negative: Mapping[str, Tensor]
+
+    def difference(self, site: str) -> Float[Tensor, " d_in"]:
+        """Mean over positive minus mean over negative texts: the vector of contrastive activation addition (Rimsky
+        et al. 2023, arXiv 2312.06681), from unpaired texts."""
+        return _at(self.positive, site) - _at(self.negative, site)
+
+
+@torch.no_grad()
+def means_of_texts(
+    model: Model, sites: Sequence[str], positive: Sequence[str], negative: Sequence[str]
+) -> SiteMeans:
+    """Means at sites, of a head those of its layer's heads, in one forward pass over the texts."""
+    device = model_device(model)
+    names = {site.partition(".")[0] for site in sites}
+    places = {name: resolve_site(model, name) for name in sorted(names)}
+    found = []
+    for texts in (positive, negative):
+        tokenized = tokenize(model, texts)
+        totals: dict[str, Tensor] = {}
+
+        def add(site: str, counted: Tensor, totals: dict[str, Tensor], x: Tensor) -> None:
+            total = (x.float() * counted[(..., *[None] * (x.ndim - 2))]).sum((0, 1)).cpu()
+            totals[site] = totals.get(site, 0) + total
+
+        for tokens, counted in zip(
+            tokenized.tokens.split(BATCH_SIZE), tokenized.counted.split(BATCH_SIZE), strict=True
+        ):
+            there = counted.to(device)
+            hooks = {place.hook: partial(add, site, there, totals) for site, place in places.items()}
+            with hooked(model, hooks):
+                model(tokens.to(device))
+        found.append({site: total / tokenized.counted.sum() for site, total in totals.items()})
+    return SiteMeans(*found)
+
+
+def vector_books(model: Model, vectors: Mapping[str, Tensor]) -> dict[str, Codebook]:
+    """Codebooks of one code each, a vector, so that ``AddCode(site, 0)`` adds it; heads of a layer in one."""
+    device = model_device(model)
+    books: dict[str, Codebook] = {}
+    for site, vector in vectors.items():
+        place = parse_site(site)
+        name = site if place.head is None else f"a{place.layer}"
+        if name not in books:
+            groups = 1 if place.head is None else model.cfg.n_heads
+            book = Codebook(CodebookConfig(d_in=len(vector), n_codes=1, groups=groups)).to(device)
+            book.requires_grad_(False).codes.zero_()
+            books[name] = book
+        books[name].codes[place.head or 0, 0] = vector.to(device)
+    return books
+
+
+@torch.no_grad()
+def from_mean(codebooks: Mapping[str, Codebook], site: str, code: int) -> Float[Tensor, " d_in"]:
+    """What ``AddCode(site, code, from_mean=True)`` adds."""
+    book = codebooks[site] if site in codebooks else codebooks[site.partition(".")[0]]
+    group = parse_site(site).head if book.config.groups > 1 else 0
+    return (book.codes[group, code].float() - book.mean_code()[group]).cpu()
+
+
+def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:
+    place = parse_site(site)
+    return means[site] if place.head is None else means[f"a{place.layer}"][place.head]
+
+
+WRONG = "wrong topic"
+ARMS = (
+    "codes",
+    "mean difference, residual",
+    "mean difference, heads",
+    "mean difference, same heads",
+    "random codes",
+    "random vectors",
+)
+"""Those that are run for every topic."""
+VECTORS = ("mean difference, residual", "mean difference, heads")
+"""Those that no codebook has a part in."""
+BLIND = ("mean difference, residual",)
+"""Those that do not depend on how codes, or the target, are found."""
+RANDOM_DOSE = 6.0
+"""Tried first for random vectors: they cost little for their length."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    Attributes:
+        at: what the model runs within, at a dose.
+        first: the dose to try first.
+    """
+
+    name: str
+    at: Callable[[float], AbstractContextManager]
+    first: float
+
+
+def plan_arms(
+    model: Model,
+    codebooks: Mapping[str, Bottleneck],
+    found: FoundCodes,
+    means: SiteMeans,
+    gains_of: Callable[[], Mapping[str, Tensor]],
+    *,
+    layer: str,
+    seed: int,
+) -> tuple[Arm, ...]:
+    """The arms of a topic, in the order of :data:`ARMS`.
+
+    Args:
+        found: by difference.
+        gains_of: the gains of the heads' codebooks' sites (:func:`~interp.steering.find_codes.read_gains`), from the texts
+            that the means are of.
+        layer: of the residual stream, such as ``r15``.
+    """
+    codes = found.named(len(found), "added")
+    others = random_codes(model, codebooks, codes, seed=seed)
+    added: dict[str, Tensor] = {}
+    for site, code, weight in codes:
+        added[site] = added.get(site, 0) + weight * from_mean(codebooks, site, code)
+    generator = torch.Generator().manual_seed(seed)
+    random = {site: _random_direction(vector, generator) for site, vector in added.items()}
+
+    def adding(chosen: Sequence[WeightedCode]):
+        return lambda scale: steer(model, codebooks, code_edits(chosen, add=scale), seed=seed)
+
+    def vectors(at_sites: Callable[[], Mapping[str, Tensor]]):
+        once = cache(at_sites)  # some take gradients, and a run that goes on may not need them
+
+        def at(scale: float) -> AbstractContextManager:
+            edits = [AddCode(site, 0, scale) for site in once()]
+            return steer(model, vector_books(model, once()), edits, seed=seed)
+
+        return at
+
+    return (
+        Arm("codes", adding(codes), SCALE),
+        Arm("mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0),
+        Arm("mean difference, heads", vectors(lambda: _helpful(model, means, gains_of())), 1.0),
+        Arm(
+            "mean difference, same heads",
+            vectors(lambda: {site: means.difference(site) for site in added}),
+            SCALE,
+        ),
+        Arm("random codes", adding(others), SCALE),
+        Arm("random vectors", vectors(lambda: random), RANDOM_DOSE),
+    )
+
+
+def _helpful(
+    model: Model, means: SiteMeans, gains: Mapping[str, Float[Tensor, "head d_head"]]
+) -> dict[str, Float[Tensor, " d_head"]]:
+    """Differences of means of the heads at which adding them raises the target, to first order."""
+    at = [(f"{layer}.h{head}", gains[layer][head]) for layer in gains for head in range(model.cfg.n_heads)]
+    return {site: means.difference(site) for site, gain in at if means.difference(site) @ gain > 0}
+
+
+def _random_direction(length: Float[Tensor, " d_in"], generator: torch.Generator) -> Float[Tensor, " d_in"]:
+    """A vector as long as this one in a random direction."""
+    drawn = torch.randn(len(length), generator=generator)
+    return drawn * (length.norm() / drawn.norm())

@@ -1,0 +1,161 @@
+"""What every task produces: pairs of a clean and a corrupt prompt of equal token length.
+
+A *clean* (positive) prompt is one on which the model can do the task; its *corrupt* (negative) partner has the
+same number of tokens but lacks the information that the task needs. Everything downstream — codes, scores,
+interchange, the report — reads only these pairs, never a task's text.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+from interp.errors import InputError, whole_number
+
+Metric = Literal["logit_diff", "logit_diff_max", "prob_diff"]
+"""How a prompt is scored at END, from the logits after its last token.
+
+- ``logit_diff``: mean logit of the answers minus mean logit of the wrong answers (IOI).
+- ``logit_diff_max``: mean logit of the answers minus the *largest* wrong logit (docstring).
+- ``prob_diff``: total probability of the answers minus that of the wrong answers (greater-than).
+"""
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """One clean prompt, its corrupt partner, and what counts as right.
+
+    Token tuples include BOS where the tokenizer has one (unless the task was sampled with ``bos=False``) and have
+    equal length. The answer is asked for after the last token, which every task calls ``END``.
+    """
+
+    clean: str
+    corrupt: str
+    clean_tokens: tuple[int, ...]
+    corrupt_tokens: tuple[int, ...]
+    answers: tuple[int, ...]
+    wrong_answers: tuple[int, ...]
+    positions: dict[str, int] = field(default_factory=dict)
+    """Token index of each role (IO, S1, S2, END, …), counted with BOS; the same in both prompts."""
+    template: str = ""
+    """Which of the task's templates made the prompt; empty where a task has one."""
+
+    def __post_init__(self) -> None:
+        if len(self.clean_tokens) != len(self.corrupt_tokens):
+            raise InputError(
+                f"clean has {len(self.clean_tokens)} tokens and corrupt {len(self.corrupt_tokens)}: "
+                "a pair must have equal lengths"
+            )
+        if not (self.answers and self.wrong_answers):
+            raise InputError(f"the pair of {self.clean!r} needs an answer and a wrong answer")
+        # tokens stay as they are: fingerprints are of how they are written
+        for name in ("clean_tokens", "corrupt_tokens", "answers", "wrong_answers"):
+            for token in getattr(self, name):
+                whole_number(f"the pair of {self.clean!r}: {name}:", token)
+        # NumPy's numbers cannot be written as JSON
+        positions = {
+            role: whole_number(f"the pair of {self.clean!r}: position of {role}:", at)
+            for role, at in self.positions.items()
+        }
+        object.__setattr__(self, "positions", positions)
+        outside = {role: at for role, at in self.positions.items() if not 0 <= at < len(self.clean_tokens)}
+        if outside:
+            raise InputError(
+                f"roles outside of the {len(self.clean_tokens)} tokens of {self.clean!r}: "
+                f"{', '.join(f'{role} at {at}' for role, at in outside.items())}"
+            )
+
+    @property
+    def first_difference(self) -> int:
+        """Position of the first token that is not the same in both prompts, at most that of END."""
+        both = zip(self.clean_tokens[:-1], self.corrupt_tokens[:-1], strict=True)
+        return next(
+            (i for i, (clean, corrupt) in enumerate(both) if clean != corrupt), len(self.clean_tokens) - 1
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the model reads and of what counts as right, by which a pair is known again."""
+        found = (self.clean_tokens, self.corrupt_tokens, self.answers, self.wrong_answers)
+        return hashlib.sha256(repr(found).encode()).hexdigest()[:8]
+
+
+class PromptPairs(list[PromptPair]):
+    """A list of pairs that remembers how it was sampled."""
+
+    def __init__(
+        self,
+        pairs: Iterable[PromptPair],
+        *,
+        task: str,
+        metric: str,
+        counterfactual: str,
+        seed: int,
+        bos: bool,
+        dropped: dict[str, int] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(pairs)
+        if metric not in (known := get_args(Metric)):
+            raise InputError(f"metric {metric!r} of task {task!r}: choose {', '.join(known)}")
+        self.task = task
+        self.metric: Metric = metric
+        self.counterfactual = counterfactual
+        self.seed = seed
+        self.bos = bos
+        self.dropped = dropped or {}
+        """What the tokenizer made unusable, by kind: ``{"names": 3}``."""
+        self.notes = notes
+        """What a reader must know about the adaptation to this tokenizer, one sentence each."""
+
+    def subset(self, indices: Iterable[int]) -> "PromptPairs":
+        """The pairs at these indices, with the same provenance."""
+        return PromptPairs(
+            [self[i] for i in indices],
+            task=self.task,
+            metric=self.metric,
+            counterfactual=self.counterfactual,
+            seed=self.seed,
+            bos=self.bos,
+            dropped=self.dropped,
+            notes=self.notes,
+        )
+
+    def digest(self) -> str:
+        """A hash of what the model reads and how it is scored: the same name and seed may give other prompts."""
+        found = hashlib.sha256(self.metric.encode())
+        for pair in self:
+            tokens = (pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers)
+            found.update(repr(tokens).encode())
+        return found.hexdigest()[:16]
+
+    def provenance(self) -> dict:
+        """What is needed to sample these pairs again, as JSON-able values."""
+        return {
+            "task": self.task,
+            "metric": self.metric,
+            "counterfactual": self.counterfactual,
+            "seed": self.seed,
+            "n_pairs": len(self),
+            "bos": self.bos,
+            "dropped": self.dropped,
+            "notes": list(self.notes),
+        }
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a task is: a user's own class needs these five attributes and ``sample``."""
+
+    name: str
+    metric: Metric
+    roles: tuple[str, ...]
+    counterfactuals: tuple[str, ...]
+    """The kinds of corrupt prompt, the default first."""
+    default_n: int
+
+    def sample(
+        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+    ) -> PromptPairs:
+        """Return ``n`` pairs, a pure function of its arguments."""
+        ...

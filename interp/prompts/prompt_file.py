@@ -1,0 +1,373 @@
+"""A task of the user's own, read from a file of prompts, and any task's prompts written to one.
+
+Reading the file format of prompts: every entry checked, every error naming its place.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from interp.errors import InputError, TooFewPairs
+from interp.prompts.encoding import PromptEncoder
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.sampling import check_request, seeded
+
+KEYS = ("clean", "corrupt", "answers", "wrong_answers")
+FORMAT = (
+    '{"prompts": [{"clean": …, "corrupt": …, "answers": […], "wrong_answers": […]}], '
+    '"word_idxs": {role: position}}'
+)
+
+
+@dataclass(frozen=True)
+class FilePrompt:
+    """One checked entry of a prompt file."""
+
+    index: int
+    clean: str
+    corrupt: str
+    answers: tuple[str, ...]
+    wrong_answers: tuple[str, ...]
+    word_idxs: dict[str, int]
+    """Token index by role, counted without BOS."""
+
+
+def parse_prompts(data: bytes, path: Path) -> tuple[list[FilePrompt], Metric]:
+    """The prompts of a ``.jsonl`` file, or of a JSON file, and the metric to score them by.
+
+    Args:
+        path: what the file is called; it is not read.
+
+    Raises:
+        InputError: not UTF-8, not JSON, no prompt, or an entry that lacks a key or has a wrong type.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    if path.suffix.lower() == ".jsonl":
+        return _parse_lines(text, str(path)), "logit_diff"
+    return _parse_json(text, str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """What a prompt file holds; a file that cannot be read is an :class:`InputError`."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder; a prompt file (.json or .jsonl) is needed") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+
+
+def _load(text: str, where: str, line: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}, column {error.colno}"
+        raise InputError(f"{where}: not JSON at {place}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: JSON that cannot be read: {error}") from None
+
+
+def _parse_json(text: str, where: str) -> tuple[list[FilePrompt], Metric]:
+    document = _load(text, where)
+    if not isinstance(document, dict):
+        raise InputError(f"{where}: the JSON is a {_kind(document)}, not an object of the form {FORMAT}")
+    if "prompts" not in document:
+        raise InputError(f'{where}: lacks the key "prompts"; the form is {FORMAT}')
+    entries = document["prompts"]
+    if not isinstance(entries, list):
+        raise InputError(f'{where}: "prompts" is a {_kind(entries)}, not a list')
+    metric = document.get("metric", "logit_diff")
+    if metric not in get_args(Metric):
+        raise InputError(f"{where}: metric {metric!r} is not one of {', '.join(get_args(Metric))}")
+    shared = _parse_roles(document.get("word_idxs", {}), where)
+    prompts = [_parse_prompt(entry, i, f"{where}: prompts[{i}]", shared) for i, entry in enumerate(entries)]
+    if not prompts:
+        raise InputError(f'{where}: "prompts" is empty')
+    return prompts, metric
+
+
+def _parse_lines(text: str, where: str) -> list[FilePrompt]:
+    # only "\n" ends a line: JSON text may hold other Unicode line separators
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    prompts = [
+        _parse_prompt(_load(line, where, number), i, f"{where}: prompts[{i}] (line {number})", {})
+        for i, (number, line) in enumerate(lines)
+    ]
+    if not prompts:
+        raise InputError(f"{where}: holds no prompt")
+    return prompts
+
+
+def _parse_prompt(entry: Any, index: int, where: str, shared: dict[str, int]) -> FilePrompt:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where} is a {_kind(entry)}, not an object with {', '.join(KEYS)}")
+    for key in KEYS:
+        if key not in entry:
+            raise InputError(f'{where} lacks the key "{key}"')
+    for key in ("clean", "corrupt"):
+        _check_text(entry[key], f'{where}: "{key}"')
+    for key in ("answers", "wrong_answers"):
+        if not isinstance(entry[key], list) or not entry[key]:
+            raise InputError(f'{where}: "{key}" must be a list of at least one text, not {entry[key]!r:.60}')
+        for answer in entry[key]:
+            _check_text(answer, f'{where}: an entry of "{key}"')
+    return FilePrompt(
+        index=index,
+        clean=entry["clean"],
+        corrupt=entry["corrupt"],
+        answers=tuple(entry["answers"]),
+        wrong_answers=tuple(entry["wrong_answers"]),
+        word_idxs={**shared, **_parse_roles(entry.get("word_idxs", {}), where)},
+    )
+
+
+def _check_text(value: Any, what: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{what} must be a text that is not empty, not {value!r:.60}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{what} holds half of a surrogate pair, which is not text") from None
+
+
+def _parse_roles(roles: Any, where: str) -> dict[str, int]:
+    if not isinstance(roles, dict):
+        raise InputError(f'{where}: "word_idxs" is a {_kind(roles)}, not an object of role: position')
+    for role, position in roles.items():
+        _check_text(role, f"{where}: a role of word_idxs")
+        if isinstance(position, bool) or not isinstance(position, int) or position < 0:
+            raise InputError(
+                f"{where}: word_idxs[{role!r}] is {position!r:.60}, not a token position of 0 or more"
+            )
+    return {role: position for role, position in roles.items() if role.lower() != "end"}
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
+    return names.get(type(value), "number")
+
+
+class PromptFile:
+    """Prompts from a JSON file in auto-circuit's format or a JSONL file with the same keys on each line.
+
+    JSON::
+
+        {"prompts": [{"clean": "…", "corrupt": "…", "answers": [" Mary"], "wrong_answers": [" John"]}],
+         "word_idxs": {"IO": 2}, "metric": "logit_diff"}
+
+    ``word_idxs`` gives token positions counted *without* BOS, as in auto-circuit, and may also stand in
+    single prompts (where templates differ), whose entries go before. ``END`` is always the last token; an
+    ``end`` in the file is not read. ``metric`` is optional: ``logit_diff`` unless the file says otherwise
+    (JSONL: always).
+
+    Answers are read as what follows the prompt, so they usually begin with a space. Answers of several
+    tokens are scored by the first token at which answers and wrong answers differ; what they share before it
+    is appended to both prompts, and ``notes`` says how many pairs that concerns.
+
+    Dropped and counted: pairs of unequal token lengths (``lengths``), whose clean and corrupt prompt are the same
+    (``equality``), whose answers and wrong answers have no token that tells them apart (``answers``), and that stand in
+    the file before (``repetition``).
+    """
+
+    roles: tuple[str, ...]
+    counterfactuals = ("file",)
+
+    def __init__(self, path: str | Path, data: bytes | None = None) -> None:
+        """Read and check the file.
+
+        Args:
+            data: what the file holds, where it lies nowhere, such as an upload; ``path`` is then only its name.
+
+        Raises:
+            InputError: no such file, not UTF-8, not JSON, or an entry that lacks a key or has the wrong type.
+        """
+        self.path = Path(path)
+        self.name = str(path)
+        self.metric: Metric
+        self.data = read_file(self.path) if data is None else data
+        self.prompts, self.metric = parse_prompts(self.data, self.path)
+        roles = dict.fromkeys(role for prompt in self.prompts for role in prompt.word_idxs)
+        self.roles = (*roles, "END")
+        self.default_n = min(100, len(self.prompts))
+        # how many pairs there are is found by sampling again and again: the file is encoded once for it
+        self._encoded: tuple[weakref.ref, bool, list[tuple[PromptPair, bool]], Counter[str]] | None = None
+
+    def sample(
+        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+    ) -> PromptPairs:
+        """Return ``n`` different pairs of the file; ``seed`` picks which, and in which order.
+
+        Raises:
+            InputError: fewer than ``n`` usable pairs, a role beyond its prompt, bad ``n`` or counterfactual.
+        """
+        kind = check_request(self, n, counterfactual)
+        known = self._encoded  # read once: another thread may ask for another tokenizer
+        if known is None or known[0]() is not tokenizer or known[1] != bos:
+            known = self._encoded = (weakref.ref(tokenizer), bos, *self._encode(tokenizer, bos))
+        usable, dropped = list(known[2]), known[3]
+        if n > len(usable):
+            raise TooFewPairs(self._shortage(n, len(usable), dropped))
+        seeded("prompt-file", seed).shuffle(usable)
+        chosen = usable[:n]
+        several = sum(long_answer for _, long_answer in chosen)
+        note = (
+            f"{several} of {n} pairs have answers of several tokens: they are scored by the first token at "
+            "which answers and wrong answers differ, with what they share before it appended to both prompts"
+        )
+        return PromptPairs(
+            [pair for pair, _ in chosen],
+            task=self.name,
+            metric=self.metric,
+            counterfactual=kind,
+            seed=seed,
+            bos=bos,
+            dropped=dict(dropped),
+            notes=(note,) if several else (),
+        )
+
+    def _encode(self, tokenizer, bos: bool) -> tuple[list[tuple[PromptPair, bool]], Counter[str]]:
+        """The usable pairs in the file's order, and how many of the others are dropped for what."""
+        encoder = PromptEncoder(tokenizer, bos)
+        dropped: Counter[str] = Counter()
+        usable: list[tuple[PromptPair, bool]] = []
+        seen: set[tuple] = set()
+        for prompt in self.prompts:
+            built = _build(encoder, prompt, self.name)
+            if isinstance(built, str):
+                dropped[built] += 1
+            elif (known := _told(built[0])) in seen:
+                dropped["repetition"] += 1
+            else:
+                seen.add(known)
+                usable.append(built)
+        return usable, dropped
+
+    def _shortage(self, n: int, usable: int, dropped: Counter[str]) -> str:
+        causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
+        if "equality" in dropped:
+            causes += ": clean and corrupt are the same"
+        why = f" ({causes})" if causes else ""
+        if not usable:
+            return (
+                f"{self.name}: no usable pair among {len(self.prompts)} with this tokenizer{why}: a pair "
+                "needs two prompts of equal token length and answers that differ from the wrong ones"
+            )
+        return (
+            f"{self.name}: {n} pairs asked for, but {usable} of {len(self.prompts)} are usable with this "
+            f"tokenizer{why}: ask for an n of at most {usable}"
+        )
+
+
+def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer) -> None:
+    """Write pairs as JSON in auto-circuit's format, atomically; ``PromptFile`` reads them back.
+
+    Answers are written as the text that their token adds after the prompt. Positions are written without
+    BOS: once at the top where all pairs share them, with every prompt where not (auto-circuit reads only the
+    former).
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    bos_id = getattr(tokenizer, "bos_token_id", None)
+    shift = int(pairs.bos and bos_id is not None)
+    roles = [
+        {role: index - shift for role, index in pair.positions.items() if role != "END"} for pair in pairs
+    ]
+    shared = all(role == roles[0] for role in roles)
+    prompts: list[dict[str, Any]] = []
+    for pair, positions in zip(pairs, roles, strict=True):
+        entry: dict[str, Any] = {
+            "clean": pair.clean,
+            "corrupt": pair.corrupt,
+            "answers": [_added_text(tokenizer, pair, token, shift) for token in pair.answers],
+            "wrong_answers": [_added_text(tokenizer, pair, token, shift) for token in pair.wrong_answers],
+        }
+        prompts.append(entry if shared else {**entry, "word_idxs": positions})
+    document: dict[str, Any] = {"metric": pairs.metric, "prompts": prompts}
+    if shared and roles:
+        document["word_idxs"] = roles[0]
+    _replace_text(Path(path), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _added_text(tokenizer, pair: PromptPair, token: int, shift: int) -> str:
+    # decoding a token alone would lose the leading space with SentencePiece tokenizers
+    head = list(pair.clean_tokens[shift:])
+    before = tokenizer.decode(head, clean_up_tokenization_spaces=False)
+    return tokenizer.decode([*head, token], clean_up_tokenization_spaces=False)[len(before) :]
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _build(encoder: PromptEncoder, prompt: FilePrompt, where: str) -> tuple[PromptPair, bool] | str:
+    """The pair and whether an answer has several tokens; or what is wrong: ``lengths``, ``equality`` or ``answers``."""
+    clean, corrupt = encoder.encode(prompt.clean), encoder.encode(prompt.corrupt)
+    if len(clean) != len(corrupt) or not clean:
+        return "lengths"
+    if clean == corrupt:
+        return "equality"
+    for role, position in prompt.word_idxs.items():
+        if position >= len(clean):
+            raise InputError(
+                f"{where}: prompts[{prompt.index}] has {len(clean)} tokens with this tokenizer, "
+                f"but word_idxs puts {role} at {position}"
+            )
+    right = [encoder.continuation(prompt.clean, answer) for answer in prompt.answers]
+    wrong = [encoder.continuation(prompt.clean, answer) for answer in prompt.wrong_answers]
+    shared = _shared_start([*right, *wrong])
+    if any(len(tokens) <= shared for tokens in (*right, *wrong)):
+        return "answers"
+    answers = tuple(dict.fromkeys(tokens[shared] for tokens in right))
+    wrong_answers = tuple(dict.fromkeys(tokens[shared] for tokens in wrong))
+    if set(answers) & set(wrong_answers):
+        return "answers"
+    start = right[0][:shared]
+    added = encoder.tokenizer.decode(list(start), clean_up_tokenization_spaces=False) if start else ""
+    clean_tokens = (*encoder.bos, *clean, *start)
+    positions = {role: position + len(encoder.bos) for role, position in prompt.word_idxs.items()}
+    pair = PromptPair(
+        clean=prompt.clean + added,
+        corrupt=prompt.corrupt + added,
+        clean_tokens=clean_tokens,
+        corrupt_tokens=(*encoder.bos, *corrupt, *start),
+        answers=answers,
+        wrong_answers=wrong_answers,
+        positions={**positions, "END": len(clean_tokens) - 1},
+    )
+    return pair, any(len(tokens) > 1 for tokens in (*right, *wrong))
+
+
+def _told(pair: PromptPair) -> tuple:
+    """What the model reads of a pair and what counts as right."""
+    return pair.clean_tokens, pair.corrupt_tokens, pair.answers, pair.wrong_answers
+
+
+def _shared_start(sequences: list[tuple[int, ...]]) -> int:
+    """How many first tokens all sequences have in common."""
+    shared = 0
+    for tokens in zip(*sequences, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    return shared

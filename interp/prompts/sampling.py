@@ -1,0 +1,244 @@
+"""What every shipped task shares when it samples: checked arguments, seeded streams, distinct draws, word lists.
+
+Pairs of a task that are none of those already used.
+"""
+
+import json
+import random
+import re
+import sys
+import traceback
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import TypeVar
+
+from interp.errors import InputError, TooFewPairs, one_line
+from interp.prompts.encoding import Piece
+from interp.prompts.pairs import PromptPair, PromptPairs, Task
+
+TRIES = 1000
+"""Draws without a new prompt after which a task counts as used up."""
+
+
+Drawn = TypeVar("Drawn", bound=Hashable)
+Card = TypeVar("Card")
+
+
+def check_request(task: Task, n: int, counterfactual: str | None) -> str:
+    """Return the counterfactual kind to use (the task's default for ``None``).
+
+    Raises:
+        InputError: ``n`` is not positive, or the task has no such kind.
+    """
+    if n < 1:
+        raise InputError(f"n is {n!r}: ask the task {task.name} for a positive whole number of pairs")
+    check_counterfactual(task, counterfactual)
+    return task.counterfactuals[0] if counterfactual is None else counterfactual
+
+
+def check_counterfactual(task: Task, counterfactual: str | None) -> None:
+    """Refuse a kind of corrupt prompt that the task does not have."""
+    if counterfactual is not None and counterfactual not in task.counterfactuals:
+        raise InputError(
+            f"the task {task.name} has no counterfactual {counterfactual!r}: "
+            f"choose one of {', '.join(task.counterfactuals)}"
+        )
+
+
+def sample_pairs(
+    task: Task,
+    tokenizer,
+    n: int | None,
+    usual: int,
+    seed: int = 0,
+    counterfactual: str | None = None,
+    *,
+    bos: bool = True,
+) -> PromptPairs:
+    """``n`` pairs; where no number is asked for ``usual``, or as many as the task has with this tokenizer.
+
+    Raises:
+        InputError: fewer than were asked for, or none; or a task of one's own whose sample fails, or returns
+            something else.
+    """
+
+    def sample(asked: int) -> PromptPairs:
+        try:
+            pairs = task.sample(tokenizer, asked, seed, counterfactual, bos=bos)
+        except (InputError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            if type(task).__module__.startswith(f"{__package__}."):
+                raise  # a mistake of ours, which nobody can mend by what one line says
+            raise InputError(f"task {task.name!r}: {_failure(task, error)}") from error
+        if not isinstance(pairs, PromptPairs):
+            raise InputError(
+                f"task {task.name!r}: sample must return PromptPairs, not {type(pairs).__name__}"
+            )
+        if not pairs:
+            raise InputError(f"task {task.name!r}: sample gave no pairs where {asked} were asked for")
+        return pairs
+
+    return as_many_as_there_are(sample, usual) if n is None else sample(n)
+
+
+def _failure(task: Task, error: BaseException) -> str:
+    """What a user's own sample failed by, and in which line of the user's file."""
+    own = getattr(sys.modules.get(type(task).__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    where = f" in line {lines[-1]} of {own}" if lines else ""
+    return f"sample failed{where}: {type(error).__name__}: {one_line(error)}"
+
+
+def as_many_as_there_are(sample: Callable[[int], PromptPairs], most: int, *, least: int = 0) -> PromptPairs:
+    """The largest sample of at most ``most`` pairs; there are known to be ``least``.
+
+    Raises:
+        InputError: there are none, or something else is wrong than their number: fewer would only hide it.
+    """
+    try:
+        return sample(most)
+    except TooFewPairs:
+        if most == 1:
+            raise
+    most -= 1
+    while least < most:
+        middle = (least + most + 1) // 2
+        try:
+            sample(middle)
+            least = middle
+        except TooFewPairs:
+            most = middle - 1
+    return sample(max(least, 1))
+
+
+def seeded(*parts: object) -> random.Random:
+    """A random stream that depends on nothing but ``parts``.
+
+    Clean and corrupt prompts draw from different streams, so that the clean prompts of a seed stay the same
+    whichever counterfactual is asked for, and the first 50 of 100 pairs are the 50 pairs of the same seed.
+    """
+    return random.Random("/".join(map(str, parts)))
+
+
+def dealt(cards: Sequence[Card], stream: random.Random) -> Iterator[Card]:
+    """The cards in random order, then all of them again in another, without end: equally often in any sample."""
+    while True:
+        deck = list(cards)
+        stream.shuffle(deck)
+        while deck:
+            yield deck.pop()
+
+
+def draw_unseen(task: str, draw: Callable[[], Drawn], seen: set[Drawn]) -> Drawn:
+    """What ``draw`` returns, drawn again until it is not in ``seen``, to which it is added.
+
+    Raises:
+        InputError: a thousand draws brought nothing new.
+    """
+    for _ in range(TRIES):
+        drawn = draw()
+        if drawn not in seen:
+            seen.add(drawn)
+            return drawn
+    raise TooFewPairs(
+        f"the task {task} has no more distinct prompts after {len(seen)} with the words that are one token "
+        "each: ask for a smaller n"
+    )
+
+
+def collect(
+    task: Task,
+    pairs: Iterable[PromptPair],
+    kind: str,
+    seed: int,
+    bos: bool,
+    dropped: Mapping[str, int],
+    notes: tuple[str, ...] = (),
+) -> PromptPairs:
+    """The pairs with where they come from; kinds of words of which none was dropped are left out."""
+    return PromptPairs(
+        pairs,
+        task=task.name,
+        metric=task.metric,
+        counterfactual=kind,
+        seed=seed,
+        bos=bos,
+        dropped={key: count for key, count in dropped.items() if count},
+        notes=notes,
+    )
+
+
+def fill(template: str, words: Mapping[str, str], roles: Container[str]) -> list[Piece]:
+    """The template in pieces, its ``{fields}`` filled in.
+
+    Every field, with the space before it, is a piece of its own and has the role of its name if that is one.
+    """
+    pieces: list[Piece] = []
+    for part in filter(None, re.split(r"( ?\{\w+\})", template)):
+        field = part.strip(" {}")
+        if part.endswith("}"):
+            text = part[: part.index("{")] + words[field]
+            pieces.append((text, field if field in roles else None))
+        else:
+            pieces.append((part, None))
+    return pieces
+
+
+def read_data(name: str) -> dict:
+    """The word lists and templates in ``data/<name>.json``."""
+    return json.loads((files(__package__) / "data" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def require_words(task: str, kind: str, usable: int, needed: int) -> None:
+    """Raise an InputError when the tokenizer leaves too few of a word list as single tokens."""
+    if usable < needed:
+        raise InputError(
+            f"the task {task} needs at least {needed} {kind} that are one token each with a leading space; "
+            f"this tokenizer leaves {usable}"
+        )
+
+
+HELD_OUT_SEED = 2000
+STALE = 20
+"""Times the pairs that are wanted or used which, without a new one in the last half of them, are all that there are."""
+
+
+def held_out_pairs(
+    task: Task,
+    tokenizer,
+    n: int,
+    pool: PromptPairs,
+    counterfactual: str | None = None,
+    *,
+    seed: int = HELD_OUT_SEED,
+) -> PromptPairs:
+    """``n`` pairs, none of whose clean prompts is in the pool; as many as there are where the task has fewer.
+
+    Raises:
+        InputError: the task has no others, as a short prompt file.
+    """
+    seen = {pair.clean_tokens for pair in pool}
+
+    def sample(asked: int) -> PromptPairs:
+        return sample_pairs(task, tokenizer, asked, asked, seed, counterfactual)
+
+    def fresh(pairs: PromptPairs) -> list[int]:
+        return [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen][:n]
+
+    asked, before = n, -1
+    pairs = as_many_as_there_are(sample, asked)
+    while (missing := n - len(fresh(pairs))) and len(pairs) == asked:
+        if missing != before:
+            asked += missing
+        elif asked < STALE * (n + len(pool)):
+            asked *= 2
+        else:  # a task that repeats itself, as a class of one's own may, never says that it has no more
+            break
+        before = missing
+        pairs = as_many_as_there_are(sample, asked, least=len(pairs))
+    if not fresh(pairs):
+        raise InputError(
+            f"task {task.name!r} has no pairs beyond the {len(pool)} used: none to hold out, use fewer"
+        )
+    return pairs.subset(fresh(pairs))

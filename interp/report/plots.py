@@ -1,0 +1,285 @@
+"""What all plotly figures share: colours that can be told from both themes' backgrounds, and little margin.
+
+Keeping labels and boxes from lying on each other.
+
+What codebooks cost a model, and how much of each site they hold, as plotly figures.
+
+How often steered texts hold their topic, arm by arm, as a plotly figure.
+
+What a code's similarities look like, as a plotly figure.
+
+A number for each new token of a text as bars: how surprising it was, how far steering moved that step.
+
+One number for each site as a grid: layers from left to right, heads from top to bottom, MLPs and residual below.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from interp.codesearch import Similarities
+from interp.evaluation.steering import CODES, TopicRow
+from interp.models import parse_site
+from interp.report.tables import Condition, Steering
+from interp.report.wording import in_plot
+
+_ROW = 17
+"""Pixels a row."""
+_BELOW = {"attn": "all heads", "mlp": "MLP", "resid": "residual"}
+"""What stands below the heads: sites that are no heads, by kind."""
+
+
+def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
+    """A heat map of values from 0 to 1 by site; sites without one stay empty.
+
+    Args:
+        label: what the values are, for the colour bar.
+    """
+    places = {site: parse_site(site) for site in values}
+    n_layers = 1 + max(place.layer for place in places.values())
+    heads = sorted({place.head for place in places.values() if place.head is not None})
+    names = [f"head {head}" for head in heads]
+    names += [_BELOW[kind] for kind in _BELOW if any(_is(place, kind) for place in places.values())]
+    grid = np.full((len(names), n_layers), np.nan)
+    for site, place in places.items():
+        name = f"head {place.head}" if place.head is not None else _BELOW[place.kind]
+        grid[names.index(name), place.layer] = values[site]
+    figure = go.Figure(
+        go.Heatmap(
+            z=grid,
+            x=list(range(n_layers)),
+            y=names,
+            zmin=0,
+            zmax=1,
+            xgap=2,
+            ygap=2,
+            colorscale=[[0, "rgba(128,128,128,.18)"], [1, "#1c7ed6"]],
+            colorbar={"title": {"text": label, "side": "right"}, "tickvals": [0, 0.5, 1], "thickness": 10},
+            hovertemplate="layer %{x}, %{y}: %{z:.2f}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        height=60 + _ROW * len(names),
+        margin={"l": 0, "r": 0, "t": 8, "b": 0},
+        xaxis={"title": "layer", "dtick": 1 if n_layers <= 40 else 5, "tickangle": 0, "showgrid": False},
+        yaxis={"autorange": "reversed", "showgrid": False},
+    )
+    return figure
+
+
+def _is(place, kind: str) -> bool:
+    return place.kind == kind and place.head is None
+
+
+SURPRISE, DIVERGENCE = "rgb(108,127,150)", "rgb(224,98,32)"
+"""Legible on light and dark."""
+
+
+def token_costs(
+    tokens: Sequence[str], values: Float[np.ndarray, " token"], colour: str, top: float
+) -> go.Figure:
+    """Bars for each new token, and their mean as a line.
+
+    Args:
+        tokens: what the bars stand for.
+        top: highest value among all texts that stand beside each other, so that their axes agree.
+    """
+    figure = go.Figure(
+        go.Bar(
+            x=np.arange(1, len(tokens) + 1),
+            y=values,
+            marker_color=colour,
+            customdata=[in_plot(token) for token in tokens],
+            hovertemplate="%{x} %{customdata}: %{y:.3f}<extra></extra>",
+        )
+    )
+    figure.add_hline(values.mean(), line={"dash": "dot", "width": 1, "color": colour})
+    figure.update_layout(
+        height=140,
+        margin={"l": 0, "r": 0, "t": 4, "b": 0},
+        bargap=0.15,
+        xaxis={"title": {"text": "new token", "standoff": 12}, "tickangle": 0, "automargin": True},
+        yaxis={"range": [0, 1.05 * max(top, 1e-3)], "nticks": 4, "automargin": True},
+    )
+    return figure
+
+
+BLUE, GREY, ORANGE, GREEN = "#3b82c4", "#8a9099", "#e08a3c", "#3f9e74"
+
+
+def layout(
+    figure: go.Figure, *, height: int, left: int = 50, right: int = 10, legend: bool = False
+) -> go.Figure:
+    """Set the size; colours of text and grid are left to the theme of the page."""
+    figure.update_layout(
+        height=height,
+        margin={"l": left, "r": right, "t": 28 if legend else 10, "b": 44},
+        showlegend=legend,
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0.0},
+        bargap=0.25,
+    )
+    return figure
+
+
+def similarity_histogram(similarities: Similarities) -> go.Figure:
+    """Shares of the tokens by their similarity with the code: those at which it fired, a sample of the others.
+
+    Both add up to 100 %, however rare the code is; empty bins at both ends are left out.
+    """
+    edges = np.asarray(similarities.edges)
+    middles, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
+    figure = go.Figure()
+    both = {"not fired, a sample": (similarities.silent, GREY), "fired": (similarities.fired, BLUE)}
+    for name, (counts, colour) in both.items():
+        total = float(np.sum(counts))
+        figure.add_bar(
+            x=middles,
+            y=100 * np.asarray(counts) / max(total, 1e-12),
+            width=0.92 * width,
+            name=name,
+            marker_color=colour,
+            opacity=0.75,
+            hovertemplate=f"{name}, similarity %{{x:.2f}}: %{{y:.1f}} %<extra></extra>",
+        )
+    used = np.flatnonzero(np.asarray(similarities.fired) + np.asarray(similarities.silent))
+    if len(used):
+        figure.update_xaxes(range=[edges[used[0]], edges[used[-1] + 1]])
+    figure.update_layout(barmode="overlay")
+    figure.update_xaxes(title="cosine similarity with the code")
+    figure.update_yaxes(title="share of tokens, %", rangemode="tozero")
+    return layout(figure, height=280, left=55, legend=True)
+
+
+MARKS = {
+    CODES: (BLUE, "circle"),
+    "mean difference, heads": (GREEN, "circle"),
+    "mean difference, same heads": (GREEN, "circle-open"),
+    "mean difference, residual": (ORANGE, "circle"),
+    "base": (GREY, "line-ns-open"),
+    "random codes": (GREY, "circle-open"),
+    "random vectors": (GREY, "diamond-open"),
+    "wrong topic": (GREY, "x-thin-open"),
+}
+"""Colour and symbol: codes, vectors, and what says how little is to be expected of anything."""
+STEERING_ROW, STEERING_EDGES = 66, 96
+"""Pixels of a topic, and of the legend and the axis."""
+
+
+def rate_plot(found: Steering) -> go.Figure:
+    """Every topic's rate by every arm with its 95 % interval, arms a little above each other."""
+    figure = go.Figure()
+    arms = [arm for arm in MARKS if any(row.arm == arm for row in found.table.by_topic)]
+    for number, arm in enumerate(arms):
+        colour, symbol = MARKS[arm]
+        rows: list[TopicRow] = [row for row in found.table.by_topic if row.arm == arm]
+        figure.add_scatter(
+            x=[row.rate for row in rows],
+            y=[
+                found.topics.index(row.topic)
+                + 0.8 * ((number + 0.5) / len(arms) - 0.5)  # topics fill .8 of a row
+                for row in rows
+            ],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [row.high - row.rate for row in rows],
+                "arrayminus": [row.rate - row.low for row in rows],
+                "thickness": 1.4,
+                "width": 3,
+            },
+            mode="markers",
+            name=arm,
+            marker={"size": 9, "color": colour, "symbol": symbol},
+            customdata=[
+                [in_plot(row.topic), row.low, row.high, row.cell.perplexity, row.cell.distinct_2]
+                for row in rows
+            ],
+            hovertemplate=(
+                f"%{{customdata[0]}}, {arm}: %{{x:.0%}} [%{{customdata[1]:.0%}}, %{{customdata[2]:.0%}}]<br>"
+                "perplexity %{customdata[3]:.1f}, distinct-2 %{customdata[4]:.2f}<extra></extra>"
+            ),
+        )
+    figure.update_xaxes(range=[-0.01, 1.02], tickformat=".0%", title="texts that hold a word of the topic")
+    figure.update_yaxes(
+        tickvals=list(range(len(found.topics))),
+        ticktext=[in_plot(topic) for topic in found.topics],
+        range=[len(found.topics) - 0.5, -0.5],
+        zeroline=False,
+    )
+    return layout(figure, height=STEERING_EDGES + STEERING_ROW * len(found.topics), left=90, legend=True)
+
+
+ROW, EDGES = 34, 60
+"""Pixels of a bar, and of the axis below all."""
+
+
+def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
+    """The rise of cross-entropy with its interval, a bar a condition, the least on top."""
+    rows = sorted((c for c in conditions if c.name != "plain"), key=lambda c: c.increase, reverse=True)
+    labels = [f"+{c.increase:.2f}  [{c.low:.2f}, {c.high:.2f}]".replace("+-", "−") for c in rows]
+    figure = go.Figure(
+        go.Bar(
+            x=[c.increase for c in rows],
+            y=[in_plot(c.name) for c in rows],
+            orientation="h",
+            marker={"color": [GREY if c.is_control else BLUE for c in rows], "opacity": 0.55},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [c.high - c.increase for c in rows],
+                "arrayminus": [c.increase - c.low for c in rows],
+                "thickness": 2,
+                "width": 5,
+                "color": GREY,
+            },
+            hovertemplate="%{y}: %{x:.3f} nats a token<extra></extra>",
+        )
+    )
+    for condition, label in zip(rows, labels, strict=True):
+        figure.add_annotation(
+            x=condition.high, y=in_plot(condition.name), text=label, showarrow=False, xanchor="left", xshift=8
+        )
+    most = max([c.high for c in rows] + [0.0])
+    figure.update_xaxes(
+        title="rise of cross-entropy, nats a token", range=[min(0, *(c.low for c in rows)), most * 1.45]
+    )
+    return layout(figure, height=EDGES + ROW * len(rows), left=130)
+
+
+def explained_plot(sites: Mapping[str, float]) -> go.Figure:
+    """Variance explained at every site: attention heads together, MLPs, the residual stream."""
+    kinds = {"a": "heads", "m": "MLPs", "r": "residual stream"}
+    figure = go.Figure()
+    for letter, colour in zip(kinds, (BLUE, "#e08a3c", GREY), strict=True):
+        its = {site[1:]: value for site, value in sites.items() if site[0] == letter}
+        if its:
+            layers = all(place.isdecimal() for place in its)
+            figure.add_bar(
+                x=[int(place) if layers else place for place in its],  # or single heads, by name
+                y=list(its.values()),
+                name=kinds[letter],
+                marker_color=colour,
+                hovertemplate=f"{letter}%{{x}}: %{{y:.2f}}<extra></extra>",
+            )
+    figure.update_xaxes(title="layer", dtick=1 if len(sites) <= 16 else 5)
+    figure.update_yaxes(title="variance explained", rangemode="tozero")
+    return layout(figure, height=260, left=60, legend=len(figure.data) > 1)
+
+
+def spread(
+    heights: Sequence[float] | Float[np.ndarray, " n"], least: float, low: float, high: float
+) -> Float[np.ndarray, " n"]:
+    """Heights in rising order with at least ``least`` between neighbours, moved as little as a sweep up and one down
+    need; evenly from ``low`` to ``high`` where that does not fit."""
+    found = np.array(heights, dtype=np.float64)
+    if len(found) > 1 and (len(found) - 1) * least >= high - low:
+        return np.linspace(low, high, len(found))
+    for i in range(1, len(found)):
+        found[i] = max(found[i], found[i - 1] + least)
+    last = high
+    for i in reversed(range(len(found))):
+        found[i] = min(found[i], last)
+        last = found[i] - least
+    return found

@@ -1,0 +1,613 @@
+"""Edges of the ``codes`` finder: codes and gradients propose, path patching decides where it is uncertain.
+
+Directed edges from a head to the query, key or value of a head in a later layer:
+
+1. **Propose** (16 forward-pass equivalents a pair): every edge's attribution, the same in the space of codes, half-way
+   to the corrupt prompt, and with all heads half off (:mod:`interp.scores.adaptive_patching.edges`); and how much the sender's
+   code tells of the receiver's on prompts of one side (:mod:`interp.scores.adaptive_patching.edges`).
+2. **Measure** (``budget`` more): path patching of single edges on single pairs (:mod:`interp.scores.adaptive_patching.edges`), spent
+   on those edges among the ``candidates`` best of which it is open whether their effect is above ``threshold`` of the
+   gap. What the mean of attribution at the clean prompt and half-way gets wrong on the pairs measured corrects it on
+   all (:mod:`interp.scores.adaptive_patching.control_variate`).
+
+An edge's score is the size that its effect is expected to have, as far as it is above the threshold
+(:mod:`interp.scores.adaptive_patching.posterior`), with the sign of its effect; edges with no effect of their own follow, by what they
+have half-way and with others off. Codes do not enter the score: they tell what an edge carries (docs/codes.md says how
+they rank edges by themselves).
+
+When it misleads: as single-edge patching does. Of two edges that carry the same, neither has an effect; only the order
+of those without one then tells. Where a norm or a factor stands between heads and the residual stream, or attention is
+of an unknown kind, nothing is measured and attribution is all there is.
+
+Path patching of single edges, from one set of base runs: for whoever chooses edges as he goes.
+
+Removing one edge u → v's query, key or value changes what v writes and nothing else at v's layer:
+
+    z_v(edge removed) = attention of v, its one input read from x − (z_u − z'_u) W_O
+
+(Wang et al. 2022, arXiv 2211.00593, section 3; everything after v follows.) So an edge is measured as a head is
+swapped: v's output is computed in one small attention of its own and put in the place of its clean one, and only the
+layers from v's on are run (:class:`~interp.scores.patch_runner.Swaps`). An edge therefore costs what a swap of its receiver
+costs, and edges into many receivers of a layer share a batch.
+
+Equals :class:`~interp.scores.acdc.EdgePatching` of sets of one edge, which runs every component apart and so
+takes any set.
+
+First-order effects of the edges among heads, four ways, from one batch of runs.
+
+1. **Attribution**: Σ over positions (z_u − z'_u) W_O · ∂m/∂x_v (:mod:`interp.scores.eap`).
+2. **Code vectors**: the same between u's codes at the roles, c(clean) − c(corrupt), in place of its outputs.
+3. **Half-way**: attribution with the gradient taken at the mean of the clean and the corrupt prompt's embeddings, the
+   inner point of the shortest path of integrated gradients (:mod:`interp.scores.eap_ig` with two steps).
+4. **With others off**: attribution in a run where every head is half off (:mod:`.redundancy`).
+
+The last two see edges into saturated softmaxes and into gates that another edge holds open, where 1 and 2 are blind.
+
+Which heads' codes go together on prompts of one side: co-occurrence of codes conditioned on the label.
+
+Clean and corrupt prompts differ in many heads at once, so two heads' codes agree across the sides whether or not one
+listens to the other. What is left within a side is information of one code about the other:
+
+    I(u at role s ; v at role r | side)     in bits, the mean of both sides
+
+with the bias of few prompts taken off to first order (Miller 1955; Panzeri & Treves 1996, *Network* 7:87).
+
+When it misleads: it is a correlation. Two heads that read the same token go together and no edge joins them; a head
+whose code never changes within a side goes with nothing, however much its edge carries.
+"""
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, MetricConsumer, Progress, percent
+from interp.defaults import THRESHOLD
+from interp.errors import InputError
+from interp.models import Model, Site
+from interp.models.partial_forward import Blockwise
+from interp.models.residual_writes import Wiring
+from interp.prompts.pairs import PromptPairs
+from interp.scores.adaptive_patching.control_variate import TIE_BREAK, EffectEstimates
+from interp.scores.adaptive_patching.partial_ablation import HALF_ON
+from interp.scores.component_graph import ComponentGraph
+from interp.scores.eap import WITHIN_LAYERS, EdgeRun, edge_runs
+from interp.scores.eap_ig import path_points
+from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_tape, written
+from interp.scores.head_codes import HeadCodes
+from interp.scores.interpolation import clean_metric
+from interp.scores.patch_runner import Swaps
+from interp.scores.patching import SWAP_ROWS
+from interp.scores.result import Cost, EdgeScore, Scores
+
+
+@dataclass(frozen=True)
+class EdgeList:
+    """All edges from a head to the query, key or value of a later layer's head, among chosen heads.
+
+    Attributes:
+        sites: the heads, in reading order.
+        sender, receiver: places in ``sites`` of each edge's ends.
+        into: ``q``, ``k`` or ``v`` of each edge.
+    """
+
+    sites: tuple[Site, ...]
+    sender: np.ndarray
+    receiver: np.ndarray
+    into: np.ndarray
+
+    @classmethod
+    def among(cls, sites: Sequence[Site]) -> "EdgeList":
+        sites = tuple(sorted(set(sites), key=lambda site: (site.layer, site.head)))
+        ends = [
+            (u, v, into)
+            for v, receiver in enumerate(sites)
+            for u, sender in enumerate(sites)
+            if sender.layer < receiver.layer
+            for into in "qkv"
+        ]
+        sender, receiver, into = (np.array(part) for part in zip(*ends, strict=True)) if ends else _nothing()
+        return cls(sites, sender, receiver, into)
+
+    def __len__(self) -> int:
+        return len(self.sender)
+
+    def of_receivers(self, attribute: str) -> np.ndarray:
+        """``layer`` or ``head`` of every edge's receiver."""
+        return np.array([getattr(site, attribute) for site in self.sites], dtype=int)[self.receiver]
+
+    def written(self, run: EdgeRun) -> Float[Tensor, "batch site pos d_model"]:
+        """What each head writes on the clean prompts less what it writes on the corrupt ones."""
+        return run.written[:, self._senders(run.graph)]
+
+    def _senders(self, graph: ComponentGraph) -> list[int]:
+        return [graph.head_sender(site.layer, site.head) for site in self.sites]
+
+    def subset(self, chosen: np.ndarray) -> "EdgeList":
+        """Some of the edges."""
+        return replace(
+            self, sender=self.sender[chosen], receiver=self.receiver[chosen], into=self.into[chosen]
+        )
+
+
+def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty(0, dtype=str)
+
+
+def edge_products_among(
+    receivers: Receivers, edges: EdgeList, written: Sequence[Float[Tensor, "batch site pos d_model"]]
+) -> list[Float[np.ndarray, "batch edge"]]:
+    """Σ over positions of what each edge's sender wrote, in each of some versions, · the gradient at its receiver."""
+    sites, flat = len(edges.sites), [version.flatten(2) for version in written]
+    tables = [np.zeros((len(flat[0]), sites, 3, sites), dtype=np.float32) for _ in flat]
+    layers = [site.layer for site in edges.sites]
+    for layer in sorted({layers[place] for place in edges.receiver}):
+        here, before = slice(layers.index(layer), bisect_right(layers, layer)), layers.index(layer)
+        heads = [site.head for site in edges.sites[here]]
+        gradients = receivers.heads(layer).unflatten(1, (-1, 3))[:, heads].flatten(3)
+        for table, version in zip(tables, flat, strict=True):
+            found = torch.einsum("bric,bsc->bris", gradients, version[:, :before])
+            table[:, here, :, :before] = found.detach().cpu().numpy()
+    into = np.array(["qkv".index(one) for one in edges.into], dtype=int)
+    return [table[:, edges.receiver, into, edges.sender] for table in tables]
+
+
+def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tensor, "batch site pos d_model"]:
+    """What each head's change of codes at the roles writes; nothing elsewhere.
+
+    Args:
+        codes: of each head's own codebook; its first pairs are those of the run.
+    """
+    pairs, rows = run.batch.pairs, list(run.batch.indices)
+    where = torch.tensor(
+        [
+            [pair.positions.get(role, -1) for role in codes.roles] for pair in pairs
+        ]  # the last token has no role
+    )
+    wiring = Wiring.of(run.model)
+    weights = [wiring.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
+    found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))
+    for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
+        book = codes.dictionary.codes[site.layer * run.graph.n_heads + site.head].detach()
+        vectors = book[torch.from_numpy(codes.ids[:, rows][..., site.layer, site.head].astype(np.int64))]
+        change = (vectors[0] - vectors[1]).to(weight) @ weight
+        found[torch.arange(len(pairs))[:, None], place, where] = change
+    return found.float()
+
+
+def halfway_products(run: EdgeRun, edges: EdgeList) -> Float[np.ndarray, "batch edge"]:
+    """Attribution of edges with the gradient half-way from the corrupt to the clean prompts."""
+    (halfway,) = path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.first(EMBEDDED), 2)
+    return edge_products_among(halfway, edges, [edges.written(run)])[0]
+
+
+def partial_products(
+    run: EdgeRun, edges: EdgeList, share: float = HALF_ON
+) -> Float[np.ndarray, "batch edge"]:
+    """Attribution of edges in a clean run where ``share`` of each head stays on, the rest being its corrupt output."""
+    model, graph, corrupt = run.model, run.graph, run.batch.corrupt.z
+    tape = edge_tape(model)
+
+    def mix(layer: int):
+        watch = tape.hooks[f"blocks.{layer}.attn.hook_z"]
+
+        def hook(z: Tensor) -> Tensor:
+            return torch.lerp(corrupt[layer].to(z.dtype), watch(z), share)
+
+        return hook
+
+    def begin(embedded: Tensor) -> Tensor:
+        # every parameter is frozen: the graph begins at the first block's input
+        return tape.hooks[EMBEDDED](embedded.detach().requires_grad_(True))
+
+    names = [f"blocks.{layer}.attn.hook_z" for layer in range(graph.n_layers)]
+    hooks = {**tape.hooks, EMBEDDED: begin, **{name: mix(layer) for layer, name in enumerate(names)}}
+    metric = clean_metric(model, run.batch, run.pairs.metric, hooks)
+    live = [tape[name] for name in names]
+    # of the mixture: what is live holds only its share of that
+    gradients = [g / share for g in torch.autograd.grad(metric.sum(), live, retain_graph=True)]
+    receivers = Receivers(model, graph, tape, dict(zip(names, gradients, strict=True)))
+    there = replace(run.batch, clean=replace(run.batch.clean, z=tuple(z.detach() for z in live)))
+    differences = replace(run, batch=there, written=written(model, graph, there, tape).detach())
+    return edge_products_among(receivers, edges, [edges.written(differences)])[0]
+
+
+def conditional_information(
+    ids: Int[np.ndarray, "side pair slot head"],
+) -> Float[np.ndarray, "head slot other other_slot"]:
+    """Information of every head's code at every slot about every other's, given the side (module docstring).
+
+    Raises:
+        InputError: fewer than 2 pairs.
+    """
+    sides, pairs, slots, heads = ids.shape
+    if pairs < 2:
+        raise InputError(f"{pairs} pairs: co-occurrence of codes needs at least 2")
+    total = sum(_information(side.transpose(2, 1, 0).reshape(heads * slots, pairs)) for side in ids)
+    return (total / sides).reshape(heads, slots, heads, slots)
+
+
+def co_occurrence(edges: EdgeList, codes: HeadCodes, n_pairs: int) -> Float[np.ndarray, " edge"]:
+    """Bits of every edge, from the first pairs of the codes.
+
+    Into a query: the most over roles, both heads' codes at the same one. Into a key or value: over pairs of roles of
+    which the sender's is not named after the receiver's. So it tells queries from the rest, and not keys from values.
+    """
+    layers, heads = (np.array([getattr(site, name) for site in edges.sites]) for name in ("layer", "head"))
+    bits = conditional_information(codes.ids[:, :n_pairs][..., layers, heads])
+    slots = np.arange(bits.shape[1])
+    at_one = bits[:, slots, :, slots].max(0)
+    not_after = np.where((slots[:, None] <= slots)[:, None], bits, 0.0).max((1, 3))
+    query = edges.into == "q"
+    return np.where(query, at_one[edges.sender, edges.receiver], not_after[edges.sender, edges.receiver])
+
+
+def _information(ids: Int[np.ndarray, "variable pair"]) -> Float[np.ndarray, "variable variable"]:
+    variables, n = ids.shape
+    entropy = np.full((variables, variables), np.log2(n))
+    distinct = np.zeros((variables, variables))
+    same = (ids[:, :, None] == ids[:, None, :]).astype(np.float32)
+    for pair in range(n):
+        # on how many prompts both variables have the codes that they have on this one
+        alike = (same[:, pair] @ same[:, pair].T).astype(np.float64)
+        entropy -= np.log2(alike) / n
+        distinct += 1 / alike
+    alone, kinds = np.diag(entropy), np.diag(distinct)
+    information = alone[:, None] + alone - entropy
+    bias = (distinct - kinds[:, None] - kinds + 1) / (2 * n * np.log(2))
+    return np.maximum(information - bias, 0.0)
+
+
+PURPOSE = "path patching of edges"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    blocks: Blockwise
+    resid: Float[Tensor, "layer batch pos d_model"]
+    difference: Float[Tensor, "layer batch pos head d_head"]
+
+
+class EdgeSwaps:
+    """Exact effects of single edges between heads.
+
+    Args:
+        swaps: fed by the same runs that :meth:`keep` is given.
+    """
+
+    def __init__(self, model: Model, swaps: Swaps) -> None:
+        self.model, self.swaps = model, swaps
+        self._kept: list[_Kept] = []
+        self._where: dict[int, tuple[int, int]] = {}
+        self._blocks: dict[int, Blockwise] = {}
+
+    def keep(self, run: EdgeRun) -> None:
+        """Keep what a batch's edges need: residual streams, and what the senders' outputs differ by.
+
+        Raises:
+            InputError: attention is of a kind that is not known, or a norm or a factor stands after it (see
+                ``Blockwise``).
+        """
+        length = run.batch.clean.tokens.shape[1]
+        if length not in self._blocks:
+            self._blocks[length] = Blockwise(self.model, length, PURPOSE)
+        layers = range(self.model.cfg.n_layers)
+        resid = torch.stack([run.tape[f"blocks.{layer}.ln1.hook_in"].detach() for layer in layers])
+        sides = (torch.stack(side.z) for side in (run.batch.clean, run.batch.corrupt))
+        kept = _Kept(self._blocks[length], resid, next(sides) - next(sides))
+        last = len(layers) - 1
+        z = kept.blocks.attend(*(self._clean(kept, last, into) for into in "qkv"))
+        kept.blocks.check(z, run.batch.clean.z[last])
+        for row, index in enumerate(run.batch.indices):
+            self._where[index] = (len(self._kept), row)
+        self._kept.append(kept)
+
+    def effects(
+        self,
+        pairs: Int[np.ndarray, " edge"],
+        edges: EdgeList,
+    ) -> tuple[Float[np.ndarray, " edge"], float]:
+        """Fall of the metric when one edge is removed on one pair, an edge and a pair a row; and the cost."""
+        layers, heads, inputs = edges.of_receivers("layer"), edges.of_receivers("head"), edges.into
+        batches = np.array([self._where[int(pair)][0] for pair in pairs], dtype=int)
+        groups = sorted(set(zip(batches.tolist(), layers.tolist(), inputs.tolist(), strict=True)))
+        given: list[Tensor] = [torch.empty(0)] * len(pairs)
+        for batch, layer, into in groups:
+            some = np.flatnonzero((batches == batch) & (layers == layer) & (inputs == into))
+            for begin in range(0, len(some), SWAP_ROWS):
+                chunk = some[begin : begin + SWAP_ROWS]
+                rows = [self._where[int(pair)][1] for pair in pairs[chunk]]
+                senders = [edges.sites[place] for place in edges.sender[chunk]]
+                z = self._replaced(self._kept[batch], layer, into, rows, heads[chunk], senders)
+                for place, one in zip(chunk, z, strict=True):
+                    given[place] = one[self.swaps.first_position(int(pairs[place])) :]
+        return self.swaps.priced(pairs, layers, heads, given)
+
+    @torch.no_grad()
+    def _replaced(
+        self, kept: _Kept, layer: int, into: str, rows: list[int], heads: np.ndarray, senders: list[Site]
+    ) -> Float[Tensor, "edge pos d_head"]:
+        chosen, blocks = torch.from_numpy(heads), kept.blocks
+        below, of = [site.layer for site in senders], [site.head for site in senders]
+        outputs = torch.stack([self.model.blocks[site.layer].attn.W_O[site.head] for site in senders])
+        reads = kept.resid[layer, rows] - kept.difference[below, rows, :, of] @ outputs
+        weight, _ = blocks.weight(layer, into)
+        of_head = blocks.per_query_head(weight, 0)[chosen]
+        changed = self.model.blocks[layer].ln1(reads) @ of_head
+        bias = blocks.bias(layer, into)
+        if bias is not None:
+            changed = changed + bias[chosen, None]
+        parts = {name: self._clean(kept, layer, name)[rows, :, chosen] for name in "qkv" if name != into}
+        parts[into] = changed
+        # each row is attention of one head
+        return blocks.attend(*(parts[name][:, :, None] for name in "qkv"))[:, :, 0]
+
+    @torch.no_grad()
+    def _clean(self, kept: _Kept, layer: int, into: str) -> Float[Tensor, "batch pos head d_head"]:
+        found = kept.blocks.project(layer, into, self.model.blocks[layer].ln1(kept.resid[layer]))
+        bias = kept.blocks.bias(layer, into)
+        return found if bias is None else found + bias
+
+
+REDUNDANCY_WEIGHT = 0.01
+"""How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
+PATCHED_EDGE_PAIRS = 16
+"""Pairs that edges are scored on where heads are scored on more."""
+PROPOSING_COST = BASE_COST + WITHIN_LAYERS + 2 * (FORWARD_AND_BACKWARD + WITHIN_LAYERS)
+PROPOSING = 0.5  # of the time, roughly; path patching takes the other half
+
+
+@dataclass(frozen=True)
+class CodeEdgesConfig:
+    """
+    Attributes:
+        threshold: share of the clean–corrupt gap from which on an edge's effect counts.
+        budget: forward-pass equivalents a pair for path patching; the default makes 26 in all, EAP-IG's cost.
+        candidates: edges that may be measured, the best by attribution at the clean prompt or half-way.
+        edges: how many of the best edges the result holds.
+        batch_size: pairs per forward; a batch holds its graph and what every component writes.
+        seed: of the order in which each edge's pairs are measured.
+    """
+
+    threshold: float = THRESHOLD
+    budget: float = 10.0
+    candidates: int = 1000
+    edges: int = 1000
+    batch_size: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
+        if not self.budget >= 0:
+            raise InputError(f"budget {self.budget}: forward passes a pair, 0 or more")
+        for name in ("candidates", "edges"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: at least 1")
+
+
+@dataclass(frozen=True)
+class EdgeEvidence:
+    """What speaks for an edge.
+
+    Attributes:
+        attribution: to first order, over all positions.
+        codes: to first order, between the sender's codes at the roles; ``None`` without codes.
+        co_occurrence: bits that the two heads' codes tell of each other given the side; ``None`` without codes.
+        effect: estimated mean effect.
+        error: its standard error; ``None`` where the edge was no candidate.
+        probability: that the effect is above the threshold; 0 where the edge was no candidate.
+        measured: pairs on which the edge was patched.
+    """
+
+    attribution: float
+    codes: float | None
+    co_occurrence: float | None
+    effect: float
+    error: float | None
+    probability: float
+    measured: int
+
+
+@dataclass(frozen=True)
+class CodeEdges:
+    """Edges, best first, the evidence for each in the same order, and what was spent."""
+
+    edges: tuple[EdgeScore, ...]
+    evidence: tuple[EdgeEvidence, ...]
+    cost: Cost
+    config: dict
+
+
+def edges_of_codes(
+    model: Model,
+    pairs: PromptPairs,
+    scores: Scores,
+    *,
+    sites: Sequence[Site] | None = None,
+    seed: int = 0,
+    batch_size: int = CodeEdgesConfig.batch_size,
+    progress: Progress | None = None,
+) -> CodeEdges:
+    """:func:`code_edges` on the first :data:`PATCHED_EDGE_PAIRS`, with codes that the finder read on the same pairs.
+
+    Args:
+        scores: of the finder, whose threshold is that of edges too.
+        batch_size: smaller than usual where memory is short; a larger one is not taken.
+    """
+    some = pairs.subset(range(min(PATCHED_EDGE_PAIRS, len(pairs))))
+    config = CodeEdgesConfig(
+        threshold=scores.config["threshold"],
+        seed=seed,
+        batch_size=min(batch_size, CodeEdgesConfig.batch_size),
+    )
+    return code_edges(model, some, scores.codes, config, sites=sites, progress=progress)
+
+
+def code_edges(
+    model: Model,
+    pairs: PromptPairs,
+    codes: HeadCodes | None = None,
+    config: CodeEdgesConfig = CodeEdgesConfig(),
+    *,
+    sites: Sequence[Site] | None = None,
+    progress: Progress | None = None,
+) -> CodeEdges:
+    """Score the edges among heads (module docstring).
+
+    Args:
+        codes: of the ``codes`` finder; its first pairs are ``pairs``.
+        sites: the heads; all if not given.
+        progress: told hundredths of the work.
+
+    Raises:
+        InputError: fewer than 2 pairs, an MLP among the sites, codes of fewer pairs, or no gap on these pairs.
+    """
+    if sites is None:
+        layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
+        sites = [Site("attn", layer, head) for layer in layers for head in heads]
+    if len(pairs) < 2:
+        raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
+    if others := [str(site) for site in sites if site.kind != "attn"]:
+        raise InputError(f"{others[0]}: edges are measured between heads only")
+    if codes is not None and codes.ids.shape[1] < len(pairs):
+        raise InputError(f"codes of {codes.ids.shape[1]} pairs, and {len(pairs)} pairs to score edges on")
+    tell, edges = percent(progress), EdgeList.among(sites)
+    if not len(edges):
+        tell(1.0)
+        return CodeEdges((), (), Cost(0.0, {}), asdict(config))
+    begin = time.perf_counter()
+    proposed = _propose(model, pairs, edges, codes, config, lambda share: tell(PROPOSING * share))
+    between = time.perf_counter()
+    promise = np.maximum(np.abs(proposed.attribution.mean(0)), np.abs(proposed.path.mean(0)))
+    chosen = np.sort(np.argsort(-promise, kind="stable")[: config.candidates])
+    estimates = EffectEstimates(
+        proposed.path[:, chosen], proposed.gap, config.threshold, np.arange(len(pairs)), config.seed
+    )
+    prefix = 0.0
+    if proposed.exact is not None and config.budget:
+        prefix = proposed.swaps.prefix_cost(range(len(pairs)))
+        budget = config.budget * len(pairs) - prefix
+        _measure(estimates, edges.subset(chosen), proposed, budget, lambda done: tell((1 + done) * PROPOSING))
+    tell(1.0)
+    seconds = {"proposals": between - begin, "path patching": time.perf_counter() - between}
+    cost = Cost(PROPOSING_COST * len(pairs) + prefix + proposed.swaps.forwards, seconds)
+    bits = None if codes is None else co_occurrence(edges, codes, len(pairs))
+    return _result(edges, chosen, estimates, proposed, bits, cost, config)
+
+
+@dataclass(frozen=True)
+class _Proposed:
+    """First-order effects of all edges, and the base runs that edges are measured from.
+
+    Attributes:
+        path: mean of the attributions at the clean prompt and half-way.
+        exact: ``None`` where the model's edges cannot be measured.
+    """
+
+    attribution: Float[np.ndarray, "pair edge"]
+    path: Float[np.ndarray, "pair edge"]
+    partial: Float[np.ndarray, "pair edge"]
+    by_codes: Float[np.ndarray, "pair edge"] | None
+    gap: float
+    swaps: Swaps
+    exact: EdgeSwaps | None
+
+
+def _propose(
+    model: Model,
+    pairs: PromptPairs,
+    edges: EdgeList,
+    codes: HeadCodes | None,
+    config: CodeEdgesConfig,
+    tell: Callable[[float], None],
+) -> _Proposed:
+    shape = (len(pairs), len(edges))
+    attribution, path, partial, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))
+    metrics, swaps = MetricConsumer(len(pairs)), Swaps(model, pairs, range(len(pairs)))
+    exact, done = EdgeSwaps(model, swaps), 0
+    with swaps:
+        for run in edge_runs(model, pairs, batch_size=config.batch_size, consumers=[metrics, swaps]):
+            rows = list(run.batch.indices)
+            versions = [edges.written(run)]
+            if codes is not None:
+                versions.append(written_codes(run, edges, codes))
+            attribution[rows], *of_codes = edge_products_among(run.at_clean(), edges, versions)
+            if of_codes:
+                by_codes[rows] = of_codes[0]
+            path[rows] = (attribution[rows] + halfway_products(run, edges)) / 2
+            partial[rows] = partial_products(run, edges)
+            exact = _kept(exact, run)
+            done += len(rows)
+            tell(done / len(pairs))
+    gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
+    return _Proposed(attribution, path, partial, None if codes is None else by_codes, gap, swaps, exact)
+
+
+def _kept(exact: EdgeSwaps | None, run: EdgeRun) -> EdgeSwaps | None:
+    if exact is None:
+        return None
+    try:
+        exact.keep(run)
+    except InputError:  # attention of a kind that cannot be written out: its edges keep their attribution
+        return None
+    return exact
+
+
+def _measure(
+    estimates: EffectEstimates,
+    edges: EdgeList,
+    proposed: _Proposed,
+    budget: float,
+    tell: Callable[[float], None],
+) -> None:
+    """Spend the budget where it is open whether an edge's effect is above the threshold."""
+    cost = proposed.swaps.cost(range(len(estimates.attribution)))[edges.of_receivers("layer")]
+
+    def patch(rows: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, float]:
+        return proposed.exact.effects(rows, edges.subset(chosen))
+
+    estimates.spend(cost, budget, patch, tell)
+
+
+def _result(
+    edges: EdgeList,
+    chosen: np.ndarray,
+    estimates: EffectEstimates,
+    proposed: _Proposed,
+    bits: Float[np.ndarray, " edge"] | None,
+    cost: Cost,
+    config: CodeEdgesConfig,
+) -> CodeEdges:
+    attribution, path = (part.mean(0, dtype=float) for part in (proposed.attribution, proposed.path))
+    effect, error = path.copy(), np.full(len(edges), np.nan)
+    expected, probability, measured = np.zeros((3, len(edges)))
+    member = estimates.membership()
+    effect[chosen], variance = estimates.estimate()
+    error[chosen] = np.sqrt(variance)
+    expected[chosen], probability[chosen] = member.expected, member.probability
+    measured[chosen] = estimates.swapped
+    elsewhere = np.abs(path) + np.abs(proposed.partial.mean(0))
+    size = expected + TIE_BREAK * np.abs(effect) + REDUNDANCY_WEIGHT * elsewhere
+    by_codes = None if proposed.by_codes is None else proposed.by_codes.mean(0)
+    names, found = [str(site) for site in edges.sites], []
+    for k in np.argsort(-size, kind="stable")[: config.edges].tolist():
+        score = float(-size[k] if effect[k] < 0 else size[k])
+        edge = EdgeScore(names[edges.sender[k]], names[edges.receiver[k]], str(edges.into[k]), score)
+        evidence = EdgeEvidence(
+            attribution=float(attribution[k]),
+            codes=None if by_codes is None else float(by_codes[k]),
+            co_occurrence=None if bits is None else float(bits[k]),
+            effect=float(effect[k]),
+            error=None if np.isnan(error[k]) else float(error[k]),
+            probability=float(probability[k]),
+            measured=int(measured[k]),
+        )
+        found.append((edge, evidence))
+    best, why = zip(*found, strict=True)
+    return CodeEdges(best, why, cost, asdict(config))

@@ -1,0 +1,138 @@
+"""What a head's codes do to the answer: its output at the task's roles as codes, and the effect of changing them.
+
+Every head has a codebook of its own, fitted without gradients (k-means) to its outputs at the role positions of the
+very prompts, clean and corrupt. Then, to first order, the metric falls by
+
+    Σ_roles (c(clean) − c(corrupt)) · ∂m/∂z
+
+when a head's clean codes become those it has on the corrupt prompt: attribution patching in the space of codes. Set
+for real (``z − c(clean) + c(corrupt)`` at the roles, everything downstream recomputed), the same exchange says how
+much of the head's effect its codes carry.
+
+Codes of a head are comparable across prompts and roles, and with no other head's.
+"""
+
+from collections import Counter
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.means import HeadMeans
+from interp.activations.stream import PairBatch
+from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.prompts.pairs import PromptPairs
+from interp.scores.head_codes import HeadCodes
+from interp.scores.result import CodeChange
+
+
+class RoleOutputs(HeadMeans):
+    """A consumer that keeps every head's output and its gradient at the roles, at END where pairs share none.
+
+    Attributes:
+        gradient_: of the metric with respect to the clean output [pair, role, layer, head, d_head].
+    """
+
+    needs_gradients = True
+
+    def __init__(self, pairs: PromptPairs) -> None:
+        named = bool(set.intersection(*(set(pair.positions) for pair in pairs)))
+        super().__init__(pairs, "roles" if named else "last")
+        if named:
+            self.roles_ = _distinct(pairs, self.roles_)
+        self.gradient_: Float[Tensor, "pair role layer head d_head"] | None = None
+
+    def update(self, batch: PairBatch) -> None:
+        super().update(batch)
+        reduced = self.reduce(batch.z_gradient, batch)
+        if self.gradient_ is None:
+            self.gradient_ = torch.zeros(self.n_pairs, *reduced.shape[1:])
+        self.gradient_[list(batch.indices)] = reduced
+
+
+def _distinct(pairs: PromptPairs, roles: tuple[str, ...]) -> tuple[str, ...]:
+    """The roles without those that stand where an earlier one does in every pair, which would count twice."""
+    where = {role: tuple(pair.positions[role] for pair in pairs) for role in roles}
+    return tuple(role for i, role in enumerate(roles) if where[role] not in [where[r] for r in roles[:i]])
+
+
+class RoleCodes:
+    """Codebooks of all heads and the codes of all prompts.
+
+    Args:
+        outputs: after the feed.
+        n_codes: codes of each head; no more than there are vectors.
+    """
+
+    def __init__(self, outputs: RoleOutputs, n_codes: int, seed: int) -> None:
+        sides, pairs, roles, layers, heads, d_head = outputs.z_.shape
+        vectors = outputs.z_.reshape(sides * pairs * roles, layers * heads, d_head)
+        self.roles, self.shape = outputs.roles_, (layers, heads)
+        config = CodebookConfig(
+            d_in=d_head,
+            n_codes=min(n_codes, len(vectors)),
+            groups=layers * heads,
+            selection="residual",
+            seed=seed,
+        )
+        self.book = Codebook(config).fit(vectors)
+        with torch.no_grad():
+            codes = self.book.encode(vectors)
+            self.vectors = self.book.decode(codes).reshape(outputs.z_.shape)
+        self.ids = codes.ids.reshape(sides, pairs, roles, layers, heads).numpy()
+        change = (self.vectors[0] - self.vectors[1]) * outputs.gradient_
+        self.attribution: Float[np.ndarray, "pair role layer head"] = change.sum(-1).numpy()
+
+    def head_codes(self, seconds: float) -> HeadCodes:
+        """As every reader of codes wants them."""
+        prompts = tuple(range(2 * self.ids.shape[1]))
+        return HeadCodes(self.ids, self.book.config.n_codes, self.book, prompts, seconds, self.roles)
+
+    def changes(self, layer: int, head: int, most: int) -> list[CodeChange]:
+        """The changes of code that a head's effect comes from, largest first; those that change nothing left out."""
+        pairs = self.ids.shape[1]
+        total: Counter = Counter()
+        seen: Counter = Counter()
+        for slot, role in enumerate(self.roles):
+            clean, corrupt = self.ids[:, :, slot, layer, head]
+            for pair in range(pairs):
+                key = (role, int(clean[pair]), int(corrupt[pair]))
+                total[key] += float(self.attribution[pair, slot, layer, head])
+                seen[key] += 1
+        found = [
+            CodeChange(*key, share=seen[key] / pairs, attribution=value / pairs)
+            for key, value in total.items()
+            if key[1] != key[2]
+        ]
+        return sorted(found, key=lambda change: -abs(change.attribution))[:most]
+
+    def replaced(
+        self,
+        pairs: PromptPairs,
+        pair: int,
+        layer: int,
+        head: int,
+        clean: Float[Tensor, "pos d_head"],
+        first: int,
+    ) -> Float[Tensor, "pos d_head"]:
+        """A head's clean output with the corrupt codes in the place of the clean ones.
+
+        Args:
+            clean: from position ``first`` on.
+        """
+        replaced = clean.clone()
+        # where one pair names no roles, all have but their last position
+        last = {"last": len(pairs[pair].clean_tokens) - 1}
+        positions = last if self.roles == ("last",) else pairs[pair].positions
+        done = set()
+        for slot, role in enumerate(self.roles):
+            at = positions[role] - first
+            if (
+                at < 0 or at in done
+            ):  # before the prompts differ nothing changes; two roles may share a position
+                continue
+            done.add(at)
+            change = self.vectors[1, pair, slot, layer, head] - self.vectors[0, pair, slot, layer, head]
+            replaced[at] += change.to(replaced)
+        return replaced

@@ -1,0 +1,132 @@
+"""Codes that were found are kept: the same texts through the same model and codebooks need not be read again.
+
+Those of the seven topics with the codebooks of the package come with it; others lie in a folder, a file each.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.store import books_fingerprint
+from interp.files import read_json, write_json, write_text
+from interp.models import Model, weights_digest
+from interp.progress import Stage, silent
+from interp.steering.code_set import FoundCode, FoundCodes, Verdict
+from interp.steering.find_codes import RANKINGS, find_codes
+
+SHIPPED = Path(__file__).parent / "data" / "found.json"
+FINDER = 6
+"""Raised whenever the same request finds other codes."""
+
+_CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind in (FoundCode, Verdict))
+
+
+def identity(model: Model, codebooks: Mapping[str, Codebook]) -> str:
+    """Tells apart models with codebooks, wherever they lie."""
+    slots = {site: _told(book) for site, book in codebooks.items()}
+    return _digest([weights_digest(model), books_fingerprint(codebooks), slots])
+
+
+def _told(book: Codebook) -> int | list:
+    """What else than codes matters of a book: k, how it chooses, and the counts, by which the mean is taken.
+
+    Books of the kind that is fitted at heads have been kept under k alone; there the mean is small.
+    """
+    config = book.config
+    how = [book.kind, config.selection, config.magnitude]
+    if config.groups > 1 and how == ["metric_codebook", "residual", "dropped"]:
+        return config.k
+    counts = hashlib.sha256(book.counts.cpu().numpy().tobytes()).hexdigest()[:16]
+    return [config.k, counts] if how == ["codebook", "residual", "dropped"] else [config.k, counts, *how]
+
+
+def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str], by: str, seed: int) -> str:
+    """A name for what :func:`~interp.steering.find_codes` would find.
+
+    Args:
+        made_with: the :func:`identity` of model and codebooks.
+    """
+    return _digest([FINDER, made_with, list(positive), list(negative), by, seed])
+
+
+def recall(folder: Path | None, key: str) -> FoundCodes | None:
+    """What was found for a request, if it is known; a damaged file counts as none.
+
+    Args:
+        folder: None looks only among what comes with the package.
+    """
+    stored = _shipped().get(key)
+    try:
+        if stored is None and folder is not None:
+            stored = read_json(_file(folder, key))
+        return None if stored is None else FoundCodes.from_json(stored)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def find_or_recall(
+    model: Model,
+    codebooks: Mapping[str, Codebook],
+    positive: Sequence[str],
+    negative: Sequence[str],
+    *,
+    by: str = RANKINGS[0],
+    seed: int = 0,
+    stage: Stage = silent,
+) -> FoundCodes:
+    """As :func:`~interp.steering.find_codes`, unless what that would find comes with the package."""
+    key = request_key(identity(model, codebooks), positive, negative, by, seed)
+    return recall(None, key) or find_codes(
+        model, codebooks, positive, negative, by=by, seed=seed, stage=stage
+    )
+
+
+def keep(folder: Path, key: str, found: FoundCodes) -> None:
+    write_json(_file(folder, key), found.to_json())
+
+
+def _digest(value: list) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:24]
+
+
+def write_shipped(file: Path, known: Mapping[str, FoundCodes]) -> None:
+    """What comes with the package, by request: codes as rows, three digits of what is only looked at."""
+    stored = {
+        key: found.to_json() | {"codes": [_row(code) for code in found.codes]} for key, found in known.items()
+    }
+    write_text(file, json.dumps({"found": stored}, separators=(",", ":")) + "\n")
+
+
+def _row(code: FoundCode) -> list:
+    verdict = None if code.verdict is None else [_short(n) for n in dataclasses.astuple(code.verdict)]
+    return [code.site, code.code, code.weight, _short(code.effect), _short(code.detection), verdict]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}.json"
+
+
+@cache
+def _shipped() -> dict[str, dict]:
+    if not SHIPPED.is_file():
+        return {}
+    stored = read_json(SHIPPED)
+    return {
+        key: found | {"codes": [_from_row(row) for row in found["codes"]]}
+        for key, found in stored["found"].items()
+    }
+
+
+def _from_row(row: list) -> dict:
+    *values, verdict = row
+    if verdict is not None:
+        verdict = dict(zip(_VERDICT, verdict, strict=True))
+    return dict(zip(_CODE, (*values, verdict), strict=True))

@@ -1,0 +1,122 @@
+"""Codes that were found: what is known of each, and the edits that set or add them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from interp.errors import InputError
+from interp.steering.edits import AddCode, SetCode, WeightedCode, code_edits
+
+HOW = ("set", "added", "forbidden")
+"""What is done to codes."""
+SCALE = 2.5
+"""How many times codes that were found are added, with their weights, where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What texts that did not choose a code say of it.
+
+    Attributes:
+        precision, recall: share of those in which it fires that are positive (None if it fires in none), share of the
+            positive ones in which it fires.
+        token_precision, token_recall: the same of tokens, each counted as its text.
+        p_value: hypergeometric, one-sided.
+        q_value: after Benjamini and Hochberg over all codes that were judged.
+    """
+
+    precision: float | None
+    recall: float
+    token_precision: float | None
+    token_recall: float
+    p_value: float
+    q_value: float
+
+
+@dataclass(frozen=True)
+class FoundCode:
+    """
+    Attributes:
+        weight: how many times it is in the difference of means over all texts: by difference of a site's codes
+            together, by detection by itself, 0 or more.
+        effect: see :mod:`interp.steering.find_codes`; None where codes were found by detection.
+        detection: −log10 p of the half that chooses.
+        verdict: None if the half that chooses would not have found it.
+    """
+
+    site: str
+    code: int
+    weight: float
+    effect: float | None
+    detection: float
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class FoundCodes:
+    """Best first; at a site one or, by difference, some.
+
+    Attributes:
+        n_positive, n_negative: texts, those of both halves together.
+    """
+
+    codes: tuple[FoundCode, ...]
+    by: str
+    seed: int
+    n_positive: int
+    n_negative: int
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def sets(self, n: int, *, slots: int = 1, strength: float | int | None = None) -> list[SetCode]:
+        """Edits that set the first n; of a site's codes only the best, as one takes the other's place."""
+        return [SetCode(site, code, slots, strength) for site, code, _ in self.named(n, "set")]
+
+    def adds(self, n: int, *, scale: float | int = SCALE) -> list[AddCode]:
+        """Edits that add how each of the first n differs from its codebook's mean, so many times its weight."""
+        return code_edits(self.named(n, "added"), add=scale)
+
+    def named(self, n: int, how: str) -> list[WeightedCode]:
+        """The first n: to be ``added``, with their weights, without those of weight 0; ``set``, of each site only the
+        best; or ``forbidden``.
+
+        Raises:
+            InputError: fewer codes than n, or something else is to be done to them.
+        """
+        if how not in HOW:
+            raise InputError(f"codes to be {how!r}: choose {', '.join(HOW)}")
+        if how == "added":
+            return [WeightedCode(code.site, code.code, code.weight) for code in self._first(n) if code.weight]
+        codes = [WeightedCode(code.site, code.code) for code in self._first(n)]
+        if how == "forbidden":
+            return codes
+        best: dict[str, WeightedCode] = {}
+        for code in codes:
+            best.setdefault(code.site, code)
+        return list(best.values())
+
+    def listed(self, used: Sequence[WeightedCode]) -> list[FoundCode]:
+        """Those that are used, best first."""
+        named = {(code.site, code.code) for code in used}
+        return [code for code in self.codes if (code.site, code.code) in named]
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping) -> "FoundCodes":
+        """What :meth:`to_json` gave.
+
+        Raises:
+            TypeError, KeyError: something else.
+        """
+        codes = (
+            FoundCode(**{**code, "verdict": None if code["verdict"] is None else Verdict(**code["verdict"])})
+            for code in stored["codes"]
+        )
+        return cls(**{**stored, "codes": tuple(codes)})
+
+    def _first(self, n: int) -> tuple[FoundCode, ...]:
+        if not 1 <= n <= len(self.codes):
+            raise InputError(f"{n} codes: choose 1 to {len(self.codes)}")
+        return self.codes[:n]

@@ -1,0 +1,84 @@
+"""What a topic's texts say and others do not: the tokens that steering is to bring up, with their weights.
+
+A token belongs to the target if more of the positive texts hold it than would by chance, if it stood there as often as
+in the negative texts or as often as the model would write it in these, whichever is more: a one-sided binomial test,
+at a chance of 5 % that any token of the positive texts passes wrongly (Bonferroni). Texts are counted, not tokens: one
+that says a word five times is one text. A token weighs by the texts that hold it times the logarithm of how many more
+these are than by chance.
+
+When it misleads: what shows in no token (a tone, an order) is not seen; a topic's words may have other meanings; of a
+dozen texts, a rare word of a single one passes, whether it is the topic's or not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import binom
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.steering.texts import TokenizedTexts
+
+FAMILY_ERROR = 0.05
+
+
+@dataclass(frozen=True)
+class Target:
+    """
+    Attributes:
+        tokens: heaviest first.
+        weights: they add up to 1.
+    """
+
+    tokens: Int[Tensor, " token"]
+    weights: Float[Tensor, " token"]
+
+
+def find_target(
+    positive: TokenizedTexts, negative: TokenizedTexts, expected: Float[Tensor, " vocab"]
+) -> Target:
+    """The tokens of a topic or a behaviour.
+
+    It misleads about what stands in nearly every text: texts of the negative ones are counted by their tokens, which
+    gives a token that is in all of them a chance of about 1 − 1/e, and so lets a full stop pass.
+
+    Args:
+        expected: how often the model would write each token at the negative texts' places, as a share of them.
+
+    Raises:
+        InputError: there are none.
+    """
+    n_texts = len(positive.tokens)
+    texts_with = _texts_with(positive, len(expected))
+    tokens = np.flatnonzero(texts_with)
+    texts = texts_with[tokens]
+    in_others = _texts_with(negative, len(expected)) / int(negative.counted.sum())
+    rate = np.maximum(in_others, expected.numpy())[tokens]
+    # of texts of different lengths the mean chance: a binomial of it has the wider tail (Hoeffding 1956)
+    lengths = positive.counted.sum(1).numpy()
+    chance = -np.expm1(-rate[:, None] * lengths).mean(1)
+    p_values = binom.sf(texts - 1, n_texts, chance)
+    # half a text more, so that a token that nobody expects does not outweigh all others
+    weights = texts * np.log(texts / (n_texts * chance + 0.5))
+    chosen = (p_values <= FAMILY_ERROR / len(tokens)) & (weights > 0)
+    if not chosen.any():
+        raise InputError(
+            "no token is in more of the positive texts than in the negative ones and than the model expects there: "
+            "give more texts, or rank by detection"
+        )
+    order = np.argsort(-weights[chosen], kind="stable")
+    weights = weights[chosen][order]
+    return Target(
+        torch.from_numpy(tokens[chosen][order]),
+        torch.from_numpy(weights / weights.sum()).float(),
+    )
+
+
+def _texts_with(texts: TokenizedTexts, n_vocab: int) -> Int[np.ndarray, " vocab"]:
+    """In how many texts each token stands."""
+    found = np.zeros(n_vocab, dtype=np.int64)
+    for row, counted in zip(texts.tokens, texts.counted, strict=True):
+        found[row[counted].unique().numpy()] += 1
+    return found

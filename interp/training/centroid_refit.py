@@ -1,0 +1,87 @@
+"""The last thing that can be done to distilled codes: a part of the way to what they stand for by then.
+
+Training moves codes away from the vectors that they stand for, by noise and since the layers behind them are served
+better so. Part of the way back makes a code again what its vectors have in common, at little cost to the model; all of
+it would cost half of what training has gained. Less far if the code is rare. docs/training.md has the numbers.
+
+Layer by layer, as books are fitted: the codes of a layer move by what reaches it when those before it have moved. Where
+all moved at once, the mean of what comes to a head that hardly varies moved by many times its deviation.
+
+Not for codes that a model was finetuned with: it has been fitted to them as they are. Nor for ``nested`` training, as
+the least squares is for one number of codes.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.base import grouped_rows
+from interp.bottlenecks.fit import BATCH_SIZE, LayerStream
+from interp.bottlenecks.kmeans import least_squares_move
+from interp.models import Model, Site, expand_sites
+from interp.progress import Stage, silent
+from interp.training.trained_codebook import codes_there
+
+SHARE = 0.25
+"""Of the way."""
+TOKENS = 20_000
+"""Of the text."""
+
+
+@torch.no_grad()
+def settle(
+    model: Model,
+    books: Mapping[str, Codebook],
+    blocks: Int[Tensor, "block pos"],
+    folder: Path,
+    stage: Stage = silent,
+) -> None:
+    """Move the codes, in place, by one pass of text without gradients.
+
+    They go :data:`SHARE` of the way to the least squares of :func:`~interp.bottlenecks.kmeans.refit`. With one code a
+    vector, a code goes SHARE · n / (n + RIDGE) of the way to the mean of its n vectors. The first position has no say,
+    and its codes are held, as in training.
+
+    Args:
+        folder: where the residual streams between two layers lie meanwhile.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {site: books[str(site)] for site in expand_sites(model, books)}
+    last = max(site.layer for site in places)
+    with TemporaryDirectory(prefix="settling-", dir=folder) as own:
+        stream = LayerStream(model, blocks, Path(own), batch_size=BATCH_SIZE, at_most=0)
+        with stage("settling the codes", len(stream.batches) * (len(places) + last)) as done:
+            _settle(stream, places, last, done)
+
+
+def _settle(
+    stream: LayerStream, places: Mapping[Site, Codebook], last: int, done: Callable[[int], None]
+) -> None:
+    for layer in range(last + 1):
+        moved: dict[Site, Codebook] = {}
+        for site, book in places.items():
+            if site.layer == layer:
+                vectors = torch.cat(stream.collect(site, moved, done)).to(book.device)
+                book.codes.add_((SHARE * moves(book, vectors)).to(book.codes.dtype))
+                moved[site] = book
+        if layer < last:
+            stream.advance(moved, done)
+        stream.step()
+
+
+def moves(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> Float[Tensor, "group code d_in"]:
+    """From each code to the least squares, all of the way; none for the codes of the first position."""
+    config, codes = book.config, book.encode(x)
+    missing = book.rows(x[:, 1:]) - grouped_rows(book.decode(codes)[:, 1:], config)
+    shape = (-1, config.groups, config.k)
+    ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
+    weights = [None] * config.groups if book.unit_values else values.float()
+    groups = zip(missing, ids, weights, codes_there(codes, config), strict=True)
+    return torch.stack(
+        [least_squares_move(lacks, own, config.n_codes, w, fixed) for lacks, own, w, fixed in groups]
+    )
