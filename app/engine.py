@@ -128,9 +128,10 @@ class Loading(threading.Thread):
 
 def _import_all() -> None:
     """Whatever pages import: a first visit should take no longer than the next one."""
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        if path.stem != "main":
-            importlib.import_module(f"interp.app.{path.stem}")
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("[a-z]*.py")):
+        if path.stem not in ("main", "page"):  # which draw when they are imported
+            importlib.import_module(".".join(("interp.app", *path.relative_to(here).with_suffix("").parts)))
 
 
 @st.cache_resource(show_spinner=False)

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import BookFolder
+from interp.bottlenecks.store import CodebookStore
 from interp.evaluation.codebook_quality import quality_of_folder
 from interp.models import load_model
 from interp.progress import bar
@@ -82,7 +82,7 @@ def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
     return result
 
 
-def _books(given: argparse.Namespace, model, k: int, tokens: int) -> BookFolder:
+def _books(given: argparse.Namespace, model, k: int, tokens: int) -> CodebookStore:
     if tokens == 0:
         text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
         folder = given.work / f"{_kind(given, k)}-fitted"
@@ -111,7 +111,7 @@ def _trained(given: argparse.Namespace, k: int, tokens: int) -> TrainConfig:
     return config
 
 
-def _quality(given: argparse.Namespace, model, books: BookFolder, controls: int) -> dict:
+def _quality(given: argparse.Namespace, model, books: CodebookStore, controls: int) -> dict:
     found = quality_of_folder(
         model, books, JUDGED, n_tokens=given.eval_tokens, control_blocks=controls, stage=bar
     )

@@ -42,8 +42,8 @@ from interp.scores.adaptive_patching.method import (
     PARTIAL_SHARE,
     QUARTER_RUNS,
     QUARTER_WEIGHT,
-    CodesBase,
-    CodesConfig,
+    AdaptivePatchingBase,
+    AdaptivePatchingConfig,
     partial_runs,
 )
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON, QUARTER_ON
@@ -174,7 +174,7 @@ class _Measured:
 
     def budget(self, n: int) -> float:
         """Forward-pass equivalents for swaps and partial runs, after what swaps of n pairs need kept."""
-        return CodesConfig.budget * n * (1 - CODES_SHARE) - (1 - float(self.values["share"])) * n
+        return AdaptivePatchingConfig.budget * n * (1 - CODES_SHARE) - (1 - float(self.values["share"])) * n
 
     def swap_budget(self, n: int) -> float:
         """What is left of it for swaps, beside the partial runs of ``codes``."""
@@ -345,7 +345,7 @@ def _values(task: str, args: argparse.Namespace, n: int) -> dict[str, np.ndarray
         model = _model(args.model)
         pairs = load_task(task).sample(model.tokenizer, n, 1000)
         with bar(f"attribution, {task}", n) as advance:
-            base = CodesBase(model, pairs, kept=range(n), progress=advance)
+            base = AdaptivePatchingBase(model, pairs, kept=range(n), progress=advance)
         found = {
             "attribution": base.scorer.heads_,
             "half": base.redundancy.of(range(n), HALF_ON),

@@ -29,12 +29,12 @@ from interp.files import write_json
 from interp.models import Model, Site, load_model
 from interp.progress import bar
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.edges import CodeEdgesConfig, EdgeList, EdgeSwaps, code_edges
+from interp.scores.adaptive_patching.edges import EdgeList, PatchedEdgesConfig, PathPatchRunner, code_edges
 from interp.scores.adaptive_patching.method import VECTORS_PER_CODE
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import EAPConfig, eap, edge_runs
 from interp.scores.eap_ig import EAPIGConfig, eap_ig
-from interp.scores.patch_runner import Swaps
+from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import EdgeScore
 from interp.tasks import load_task
 
@@ -90,8 +90,8 @@ def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
 
 def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndarray, np.ndarray]:
     """Effect of every edge on every pair, and every pair's gap."""
-    metrics, swaps = MetricConsumer(len(pairs)), Swaps(model, pairs, range(len(pairs)))
-    patched = EdgeSwaps(model, swaps)
+    metrics, swaps = MetricConsumer(len(pairs)), PatchRunner(model, pairs, range(len(pairs)))
+    patched = PathPatchRunner(model, swaps)
     with swaps:
         for run in edge_runs(model, pairs, batch_size=8, consumers=[metrics, swaps]):
             patched.keep(run)
@@ -114,9 +114,9 @@ def _scores(
     feed(model, pairs, [outputs])
     codes = RoleCodes(outputs, 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, seed).head_codes(0.0)
     with bar(f"codes, seed {seed}", HUNDREDTHS) as advance:
-        ours = code_edges(model, pairs, codes, CodeEdgesConfig(edges=EVERY, seed=seed), progress=advance)
+        ours = code_edges(model, pairs, codes, PatchedEdgesConfig(edges=EVERY, seed=seed), progress=advance)
     with bar(f"codes among these, seed {seed}", HUNDREDTHS) as advance:
-        config = CodeEdgesConfig(edges=EVERY, seed=seed)
+        config = PatchedEdgesConfig(edges=EVERY, seed=seed)
         within = code_edges(model, pairs, codes, config, sites=edges.sites, progress=advance)
     with bar(f"eap, seed {seed}", n) as advance:
         plain = eap(model, pairs, EAPConfig(edges=EVERY), progress=advance)

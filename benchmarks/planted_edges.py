@@ -27,7 +27,7 @@ from interp.planted.models import load_planted_model
 from interp.planted.tasks import load_planted_task, planted_task_names
 from interp.progress import bar
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.edges import edges_of_codes
+from interp.scores.adaptive_patching.edges import edges_by_patching
 from interp.scores.eap import WITHIN_LAYERS
 from interp.scores.registry import load_method, method_config
 from interp.scores.result import EdgeScore
@@ -79,7 +79,7 @@ def main() -> None:
 def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, Found]]:
     """Every method's edges, and forward-pass equivalents for all pairs (of ``codes`` those of its edges alone)."""
     scores = _run("codes", model, pairs, seed)
-    ours = edges_of_codes(model, pairs, scores, seed=seed)
+    ours = edges_by_patching(model, pairs, scores, seed=seed)
     told = list(zip(ours.edges, ours.evidence, strict=True))
     yield "codes", (ours.edges, ours.cost.forwards)
     yield "code vectors alone", (_by(told, lambda why: why.codes), (BASE_COST + WITHIN_LAYERS) * len(pairs))

@@ -16,7 +16,7 @@ from scipy.stats import hypergeom
 
 from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
-from interp.steering import FoundCode, FoundCodes, Verdict, load_topic, topic_names
+from interp.steering import CodeSet, FoundCode, Verdict, load_topic, topic_names
 from interp.steering.cache import identity, recall, request_key
 from interp.steering.find_codes import RANKINGS
 
@@ -29,7 +29,7 @@ def main() -> None:
     table = Table("topic", "codes", "lower the target", "", "net effect", "judged", box=None)
     for name in (f"p ≤ {LEVEL}", "by chance, at most", f"q ≤ {LEVEL}", "their net effect", "fire in none"):
         table.add_column(name)
-    groups: dict[str, list[tuple[FoundCodes, FoundCode]]] = {f"first {FIRST}": [], "others": []}
+    groups: dict[str, list[tuple[CodeSet, FoundCode]]] = {f"first {FIRST}": [], "others": []}
     for name in topic_names():
         topic = load_topic(name)
         found = recall(None, request_key(made_with, topic.positive, topic.negative, RANKINGS[0], 0))
@@ -47,7 +47,7 @@ def main() -> None:
     Console(width=150).print(table)
 
 
-def _cells(rows: Sequence[tuple[FoundCodes, FoundCode]], total: float | None) -> list[str]:
+def _cells(rows: Sequence[tuple[CodeSet, FoundCode]], total: float | None) -> list[str]:
     judged = [(found, code) for found, code in rows if code.verdict is not None]
     sure = [code for _, code in judged if code.verdict.q_value <= LEVEL]
     passed = sum(code.verdict.p_value <= LEVEL for _, code in judged)
@@ -62,7 +62,7 @@ def _cells(rows: Sequence[tuple[FoundCodes, FoundCode]], total: float | None) ->
     ]
 
 
-def _chance(found: FoundCodes, verdict: Verdict) -> float:
+def _chance(found: CodeSet, verdict: Verdict) -> float:
     """The chance that a code which fires in as many judging texts passes, whichever of them are positive."""
     if verdict.precision is None:
         return 0.0

@@ -23,7 +23,7 @@ from interp.files import write_json
 from interp.models import load_model
 from interp.steering import find_codes, load_topic, steer, topic_names
 from interp.steering.cache import SHIPPED, identity, recall, request_key, write_shipped
-from interp.steering.code_set import SCALE, FoundCodes
+from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts
 from interp.steering.edits import WeightedCode, code_edits, written
@@ -121,8 +121,8 @@ def main() -> None:
         surprise = np.concatenate([text.surprise for text in made])
         return [text.text for text in made], math.exp(surprise.mean())
 
-    known: dict[str, FoundCodes] = {}
-    wanted: dict[str, tuple[tuple[str, ...], FoundCodes, str]] = {}
+    known: dict[str, CodeSet] = {}
+    wanted: dict[str, tuple[tuple[str, ...], CodeSet, str]] = {}
     for name in topic_names():
         topic = load_topic(name)
         for by in RANKINGS:

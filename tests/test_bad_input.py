@@ -118,7 +118,6 @@ MODELS = {
     "no gguf": (("none.gguf",), ("none.gguf",)),
     "empty folder": (("empty",), ("empty has no config.json",)),
     "hub out of reach": (("nobody/nothing",), ("'nobody/nothing'", "a local folder or .gguf file works")),
-    "legacy": (("attn-only-4l:empty",), ("empty has no .pth file",)),
     "empty name": (("",), ("unknown model ''",)),
 }
 

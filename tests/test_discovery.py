@@ -13,7 +13,7 @@ from interp.circuits.graph_json import read_graph, write_graph
 from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.models import load_model
-from interp.models.residual_writes import Wiring
+from interp.models.residual_writes import ResidualWrites
 from interp.models.save import check_saveable
 from interp.models.sites import expand_sites
 from interp.planted.models import load_planted_model, planted_truth
@@ -24,7 +24,7 @@ from interp.runs import record
 from interp.runs.measure import measure_reference
 from interp.runs.record import EXAMPLES
 from interp.scores.adaptive_patching.edges import code_edges
-from interp.scores.adaptive_patching.method import CodesConfig
+from interp.scores.adaptive_patching.method import AdaptivePatchingConfig
 from interp.scores.overlap import OverlapConfig
 from interp.scores.registry import METHODS, method_config
 from interp.scores.subnetwork_probing import SubnetworkProbingConfig
@@ -226,13 +226,13 @@ def test_members_say_why_and_the_report_shows_it():
 
 @pytest.mark.parametrize("method", ["codes", "attribution"])
 @pytest.mark.parametrize(
-    "wiring", [Wiring(False), Wiring(True, norm="ln1")], ids=["unknown", "no first norm"]
+    "wiring", [ResidualWrites(False), ResidualWrites(True, norm="ln1")], ids=["unknown", "no first norm"]
 )
 def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(wiring, method, monkeypatch):
-    monkeypatch.setattr(Wiring, "of", lambda _: wiring)
+    monkeypatch.setattr(ResidualWrites, "of", lambda _: wiring)
     # of a planted model nothing stands after attention, so that what heads add is z @ W_O
     monkeypatch.setattr(
-        Wiring,
+        ResidualWrites,
         "added_by_heads",
         lambda _, model, layer, z: (z[:, :, None] @ model.blocks[layer].attn.W_O)[:, :, 0],
     )
@@ -279,7 +279,7 @@ def test_a_config_of_another_method_or_threshold_is_refused():
     with pytest.raises(InputError, match="config of type OverlapConfig: method 'attribution' takes a Attr"):
         discover("planted-inhibition", method="attribution", config=FAST["overlap"])
     with pytest.raises(InputError, match=r"threshold 0.02, but 0.3 in the method's config"):
-        discover("planted-inhibition", config=CodesConfig(threshold=0.3))
+        discover("planted-inhibition", config=AdaptivePatchingConfig(threshold=0.3))
 
 
 def test_a_reference_is_refused_before_the_sweep_where_the_model_does_not_do_the_task(tmp_path):

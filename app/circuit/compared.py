@@ -7,7 +7,7 @@ from interp.app import engine
 from interp.app.circuit.runs import Opened, comparison, opened
 from interp.app.widgets import run_store as shelf
 from interp.app.widgets.tokens import plain
-from interp.circuits.exact_effects import MeasuredReference
+from interp.circuits.exact_effects import ExactEffects
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.circuit_plots import scores_plot
@@ -87,7 +87,7 @@ def _against(found: Opened, name: str) -> None:
     except InputError:  # not at hand, or without a gap of which effects could be a share
         return
     scores = score_matrix(found.run)
-    if not isinstance(reference, MeasuredReference) or reference.effects().shape != scores.shape:
+    if not isinstance(reference, ExactEffects) or reference.effects().shape != scores.shape:
         return
     mine = found.run.result["heads"]
     inside = {(head["layer"], head["head"]) for head in mine if head["in_circuit"]}

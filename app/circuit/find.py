@@ -22,7 +22,7 @@ from interp.planted.tasks import planted_task_names
 from interp.prompts.sampling import sample_pairs
 from interp.report import render_report, wording, write_report
 from interp.runs.discover import ATTRIBUTED_EDGE_PAIRS, check_settings, discover
-from interp.scores.adaptive_patching.edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, CodeEdgesConfig
+from interp.scores.adaptive_patching.edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, PatchedEdgesConfig
 from interp.scores.registry import DEFAULT_METHOD, METHODS
 from interp.tasks import PromptFile, load_task, task_names
 
@@ -148,7 +148,7 @@ class Progress:
 
     def __init__(self, method: str, n: int, draw: Callable[[float, str, list[str]], None]) -> None:
         edges = {
-            "codes": (PROPOSING_COST + CodeEdgesConfig.budget) * min(n, PATCHED_EDGE_PAIRS),
+            "codes": (PROPOSING_COST + PatchedEdgesConfig.budget) * min(n, PATCHED_EDGE_PAIRS),
             "overlap": 0,
         }
         self.weights = {

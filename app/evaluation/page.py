@@ -1,8 +1,7 @@
-"""How well methods find circuits, what codebooks cost, how far codes steer, a finite-state machine; with controls."""
+"""How well methods find circuits, what codebooks cost, how far codes steer; with controls."""
 
 import streamlit as st
 
-from interp.app import evaluation_machine
 from interp.app.evaluation import codebooks as evaluation_codebooks
 from interp.app.evaluation import methods as evaluation_methods
 from interp.app.evaluation import steering as evaluation_steering
@@ -12,7 +11,6 @@ PARTS = {
     "Methods": evaluation_methods.show,
     "Codebooks": evaluation_codebooks.show,
     "Steering": evaluation_steering.show,
-    "Finite-state machine": evaluation_machine.show,
 }
 
 st.title("Evaluation")

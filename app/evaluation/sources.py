@@ -4,14 +4,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from benchmarks.tokfsm.machine_rows import Reproduction, read_reproduction
 from interp.app import engine
 from interp.app.widgets import run_store as shelf
 from interp.bottlenecks.store import SHIPPED
 from interp.report.bench_rows import BenchRows, read_bench
 from interp.report.tables import BASE_FILE, Quality, Steering, read_quality, read_steering
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 """What comes with a checkout."""
 STEERINGS = {
     "seven topics": RESULTS / "steering",
@@ -21,8 +20,6 @@ STEERINGS = {
 }
 FIRST = "ioi"
 """The README's, so that it is what a checkout shows before anything was run."""
-SCALES = ("cpu", "quick")
-"""Of the finite-state runs that their command still repeats; others are of earlier recipes."""
 
 
 def benches() -> dict[str, Path]:
@@ -48,13 +45,6 @@ def unmeasured() -> list[str]:
     ]
 
 
-def reproductions() -> dict[str, Path]:
-    """Files by the names that are shown, those of the runs folder first."""
-    found = {name: engine.runs() / name / shelf.REPRODUCTION for name in shelf.folders("reproductions")}
-    kept = [path for scale in SCALES for path in sorted((RESULTS / "tokfsm").glob(f"{scale}-*.json"))]
-    return found | {f"{path.stem}, of the repository": path for path in kept}
-
-
 def steerings() -> dict[str, Path]:
     """Folders by the bounds of fluency that were asked for."""
     return {name: folder for name, folder in STEERINGS.items() if (folder / BASE_FILE).is_file()}
@@ -63,17 +53,13 @@ def steerings() -> dict[str, Path]:
 def bench(path: Path) -> BenchRows:
     """
     Raises:
-        InputError: damaged, not there any more, or a link out of the runs folder; as the three below.
+        InputError: damaged, not there any more, or a link out of the runs folder; as the two below.
     """
     return _read("bench", str(path), _changed(path))
 
 
 def quality(path: Path) -> Quality:
     return _read("quality", str(path), _changed(path))
-
-
-def reproduction(path: Path) -> Reproduction:
-    return _read("reproduction", str(path), _changed(path))
 
 
 def steering(folder: Path) -> Steering:
@@ -84,7 +70,6 @@ def steering(folder: Path) -> Steering:
 _READERS = {
     "bench": read_bench,
     "quality": read_quality,
-    "reproduction": read_reproduction,
     "steering": read_steering,
 }
 

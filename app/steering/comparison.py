@@ -11,7 +11,7 @@ from interp.app.steering.permalink import address
 from interp.app.widgets.tokens import marked, plain, visible
 from interp.app.widgets.urls import code_pages
 from interp.report.plots import DIVERGENCE, SURPRISE, token_costs
-from interp.steering import FoundCodes, WeightedCode
+from interp.steering import CodeSet, WeightedCode
 
 CURSOR = "▌"
 CODE = 320
@@ -99,7 +99,7 @@ def draw(comparison: Comparison) -> None:
         )
 
 
-def draw_found(found: FoundCodes, used: Sequence[WeightedCode], books: str) -> None:
+def draw_found(found: CodeSet, used: Sequence[WeightedCode], books: str) -> None:
     listed, page = found.listed(used), code_pages(books)
     st.subheader("Codes found")
     st.caption(

@@ -14,7 +14,7 @@ from interp.app.widgets import run_store as shelf
 from interp.app.widgets.tokens import pieces
 from interp.errors import InputError
 from interp.models import Model
-from interp.steering import FoundCodes, WeightedCode, find_codes, steer
+from interp.steering import CodeSet, WeightedCode, find_codes, steer
 from interp.steering.cache import keep, recall, request_key
 from interp.steering.codegen import command, program
 from interp.steering.conditions import random_codes
@@ -226,7 +226,7 @@ def _settings(folder: Path | None, books: dict, request: Request, drawn) -> dict
 
 def find(
     books: dict, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str
-) -> FoundCodes:
+) -> CodeSet:
     """The codes of some texts: looked up, or looked for once, taking a turn at the model.
 
     The seed is always that of what comes with the package: another one for the texts that are written should neither

@@ -14,7 +14,7 @@ from interp.app.widgets.url_state import IN_URL, tell_missing
 from interp.bottlenecks.store import (
     MANIFEST,
     MLPS,
-    BookFolder,
+    CodebookStore,
     at_mlps,
     books_fingerprint,
     codebooks_folder,
@@ -94,7 +94,7 @@ def shipped_name(path: Path) -> str | None:
     if path.parts[-4:-1] != PACKAGED.parts[-3:]:  # wherever the package was installed when they were read
         return None
     try:
-        return SHIPPED_MLPS if at_mlps(BookFolder.open(PACKAGED / path.name)) else SHIPPED
+        return SHIPPED_MLPS if at_mlps(CodebookStore.open(PACKAGED / path.name)) else SHIPPED
     except InputError:  # of another version of the package
         return None
 
@@ -103,7 +103,7 @@ def shipped_name(path: Path) -> str | None:
 def shipped_fingerprint(folder: str, sites: tuple[str, ...]) -> str | None:
     """Of the codebooks of the package in a folder of theirs at some sites; None where they cannot be read."""
     try:
-        books = BookFolder.open(PACKAGED / folder).books()
+        books = CodebookStore.open(PACKAGED / folder).books()
         return books_fingerprint({site: books[site] for site in sites})
     except (InputError, KeyError):
         return None

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmarks.tokfsm.ema import MovingMeans
+from benchmarks.tokfsm.ema import ExponentialMovingAverage
 from benchmarks.tokfsm.neox import NeoX, NeoXShape
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.base import Codes, straight_through
@@ -38,7 +38,7 @@ class Books(nn.ModuleDict):
 
     def running_means(self, memory: float) -> nn.ModuleDict:
         """Of what each code stands for, by site."""
-        return nn.ModuleDict({site: MovingMeans(book, memory) for site, book in self.items()})
+        return nn.ModuleDict({site: ExponentialMovingAverage(book, memory) for site, book in self.items()})
 
     def run(self, edit: Edit | None = None) -> "Running":
         return Running(self, edit)

@@ -15,7 +15,7 @@ PRIOR = 1.0
 """Vectors that a code's place counts as: one that was seen once goes half of the way."""
 
 
-class MovingMeans(nn.Module):
+class ExponentialMovingAverage(nn.Module):
     """The running means of one codebook with one code a vector; its state is all that a resumed run needs.
 
     Attributes:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 
-class Tape:
+class ActivationTape:
     """Keeps what passes at some hook points, in every forward run with :attr:`hooks` in place.
 
     ``tape[name]`` is the tensor of the last forward and ``tape.first(name)`` that of the first: within

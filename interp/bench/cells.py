@@ -22,7 +22,7 @@ from interp.bench.plan import Say, drawn, read_record, write_record
 from interp.files import atomic_path
 from interp.models import Model, describe_model
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.nested import GrowthConfig
+from interp.scores.adaptive_patching.nested import NestedCircuitsConfig
 from interp.scores.registry import Scores, load_method, method_config
 from interp.scores.result import EdgeScore
 
@@ -149,7 +149,7 @@ class Runner:
         if grow is None:
             return outcome.heads, 0.0
         pairs = self.pool.subset(drawn(seed, n, len(self.pool)))
-        config = GrowthConfig(batch_size=self.batch_size)
+        config = NestedCircuitsConfig(batch_size=self.batch_size)
         steps = config.steps(self.model.cfg.n_layers * self.model.cfg.n_heads, len(pairs))
         growth = grow(self.model, pairs, config, progress=_told(tell, steps))
         return growth.heads, growth.cost.forwards

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.bench.plan import REFERENCE_SEED, Say, Target, drawn
-from interp.circuits.exact_effects import MeasuredReference
+from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.references import Reference, reference_for, written_reference
 from interp.circuits.verify import check_gap
 from interp.defaults import THRESHOLD
@@ -72,7 +72,7 @@ class Court:
     """All judges of a target, the first of which decides, and the exact effects that the yardstick is taken from."""
 
     judges: tuple[Judge, ...]
-    measured: MeasuredReference
+    measured: ExactEffects
 
     def yardstick(
         self, n: int, seed: int
@@ -123,7 +123,7 @@ def convene(
     """
     # a class of one's own may have the name of another task, and its prompts be others
     known = reference_for(task.name, describe_model(model)["spec"] or "") if target.task == task.name else []
-    measured = next((r for r in known if isinstance(r, MeasuredReference) and r.measures(pool)), None)
+    measured = next((r for r in known if isinstance(r, ExactEffects) and r.measures(pool)), None)
     if measured is None:
         pairs = held_out_pairs(task, model.tokenizer, n, pool, seed=REFERENCE_SEED)
         path = folder / f"reference-n{n}.safetensors"
@@ -150,7 +150,7 @@ def _measured(
     batch_size: int,
     stage: Stage,
     say: Say,
-) -> MeasuredReference:
+) -> ExactEffects:
     """The exact effects kept at ``path`` if they are of these pairs and weights, else measured and kept there."""
     wanted = {"pairs": pairs.digest(), "weights": weights_checksum(model)}
     dtype = describe_model(model)["dtype"]
@@ -175,16 +175,16 @@ def _measured(
     with stage(f"{target.name}: exact effects", heads * len(pairs)) as advance:
         scores = patching(model, pairs, config, progress=advance)
     name = f"{target.task}/{target.model}"
-    measured = MeasuredReference.from_scores(
+    measured = ExactEffects.from_scores(
         scores, name=name, model=target.model, provenance={"model_details": describe_model(model), **wanted}
     )
     measured.save(path)
     partial.unlink(missing_ok=True)
-    return MeasuredReference.load(path)  # as every later run will see it
+    return ExactEffects.load(path)  # as every later run will see it
 
 
-def _kept(path: Path) -> MeasuredReference | None:
+def _kept(path: Path) -> ExactEffects | None:
     """What is there, ``None`` if it cannot be read."""
     with contextlib.suppress(InputError):
-        return MeasuredReference.load(path)
+        return ExactEffects.load(path)
     return None

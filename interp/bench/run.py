@@ -35,8 +35,8 @@ from interp.models import Model, describe_model, load_model, load_tokenizer, wei
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import as_many_as_there_are, held_out_pairs, sample_pairs
-from interp.scores.adaptive_patching.edges import CodeEdgesConfig
-from interp.scores.adaptive_patching.nested import GrowthConfig
+from interp.scores.adaptive_patching.edges import PatchedEdgesConfig
+from interp.scores.adaptive_patching.nested import NestedCircuitsConfig
 from interp.scores.registry import load_method
 from interp.tasks import load_task
 
@@ -127,7 +127,7 @@ class TargetBench:
             held_out = self.held_out.digest() if self.plan.runs_alone(n, seed) else None
             settings = {**common, "n": n, "seed": seed, "held_out": held_out}
             if held_out and runner is not None and load_method(method).alone is not None:
-                settings["alone"] = asdict(GrowthConfig())
+                settings["alone"] = asdict(NestedCircuitsConfig())
             result = read_record(path, settings, self.say)
             if result is None:
                 begin, width = 0.5 + done / len(cells) / 2, 0.5 / len(cells)
@@ -185,7 +185,7 @@ class TargetBench:
             digest.update(judge.name.encode() + judge.truth.tobytes())
         # heads' own settings stay as they are where edges are not compared: those cells are kept
         apart = runner is not None and runner.scores_edges_apart
-        return ({"edges": asdict(CodeEdgesConfig())} if apart else {}) | {
+        return ({"edges": asdict(PatchedEdgesConfig())} if apart else {}) | {
             "task": self.target.task,
             "model": self.target.model,
             "dtype": describe_model(self.model)["dtype"],

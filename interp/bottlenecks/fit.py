@@ -38,7 +38,7 @@ from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.bottlenecks.store import (
     REQUEST_FILE,
     WORK,
-    BookFolder,
+    CodebookStore,
     begin_request,
     check_request,
     describe_text,
@@ -232,7 +232,7 @@ def fit_codebooks(
     *,
     batch_size: int = BATCH_SIZE,
     stage: Stage = silent,
-) -> BookFolder:
+) -> CodebookStore:
     """Fit one codebook per site and write them to ``folder``; goes on where a killed run of the same request stopped.
 
     Args:
@@ -251,8 +251,8 @@ def fit_codebooks(
             f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token per code"
         )
     request = _request(model, text, list(books), config, batch_size)
-    if BookFolder.exists(folder):
-        found = BookFolder.open(folder)
+    if CodebookStore.exists(folder):
+        found = CodebookStore.open(folder)
         for part, kind in (("storage", "packed"), ("training", "trained")):
             if part in found.manifest:
                 raise InputError(f"{folder} holds {kind} codebooks: write the fitted ones to another folder")
@@ -264,7 +264,7 @@ def fit_codebooks(
         with FileLock(folder / WORK / "lock", timeout=0):
             _begin(folder, request)
             _fit(model, text, books, config, folder, batch_size, stage)
-            return BookFolder.finish(folder, request, leftovers=folder / WORK)
+            return CodebookStore.finish(folder, request, leftovers=folder / WORK)
     except Timeout:
         raise InputError(f"{folder}: another process is fitting codebooks there") from None
 
@@ -313,7 +313,7 @@ def _fit(
     stage: Stage,
 ) -> None:
     device = model_device(model)
-    todo = [site for site in books if not BookFolder.has_book(folder, site)]
+    todo = [site for site in books if not CodebookStore.has_book(folder, site)]
     if not todo:
         return
     last = max(site.layer for site in todo)
@@ -337,10 +337,10 @@ def _fit(
                         _learn(books[site], found, device)
                     except InputError as error:
                         raise InputError(f"{site}: {error}") from None
-                    books[site].save(BookFolder.book(folder, site))
+                    books[site].save(CodebookStore.book(folder, site))
                     done(n_batches)
                 else:
-                    books[site] = load_bottleneck(BookFolder.book(folder, site))
+                    books[site] = load_bottleneck(CodebookStore.book(folder, site))
                 placed[site] = books[site].to(device)
             if config.sequential and layer < last:
                 stream.advance(placed, done)

@@ -150,7 +150,7 @@ _READ = {
 
 
 @dataclass(frozen=True)
-class BookFolder:
+class CodebookStore:
     """Finished codebooks on disk.
 
     Attributes:
@@ -169,7 +169,7 @@ class BookFolder:
         return (Path(folder) / MANIFEST).is_file()
 
     @classmethod
-    def open(cls, folder: Path) -> "BookFolder":
+    def open(cls, folder: Path) -> "CodebookStore":
         """Read the manifest.
 
         Raises:
@@ -207,7 +207,7 @@ class BookFolder:
         return cls(folder, manifest)
 
     @classmethod
-    def finish(cls, folder: Path, request: Mapping[str, Any], leftovers: Path) -> "BookFolder":
+    def finish(cls, folder: Path, request: Mapping[str, Any], leftovers: Path) -> "CodebookStore":
         """Write the manifest, which makes the books a whole, and delete what was only needed on the way."""
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformer-lens")}
         write_json(folder / MANIFEST, {"format": FORMAT, **request, "versions": versions})
@@ -259,7 +259,7 @@ def load_codebooks(folder: Path | str | None, model: Model, *, k: int | None = N
     """
     from interp.bottlenecks.store import codebooks_folder  # which opens folders itself
 
-    found = BookFolder.open(codebooks_folder(model, None if folder is None else Path(folder), k=k))
+    found = CodebookStore.open(codebooks_folder(model, None if folder is None else Path(folder), k=k))
     found.check_model(model)
     device = model_device(model)
     books = found.books()
@@ -378,7 +378,7 @@ def codebooks_folder(model: Model, folder: Path | None = None, *, k: int | None 
     """
     if folder not in (None, MLPS):
         return folder
-    every = [BookFolder.open(path.parent) for path in sorted(SHIPPED.glob(f"*/{MANIFEST}"))]
+    every = [CodebookStore.open(path.parent) for path in sorted(SHIPPED.glob(f"*/{MANIFEST}"))]
     own = sorted(
         (found for found in every if found.is_of(model) and at_mlps(found) == (folder == MLPS)),
         key=lambda found: found.manifest["fit"]["k"],
@@ -399,23 +399,23 @@ def codebooks_folder(model: Model, folder: Path | None = None, *, k: int | None 
     return fitting[-1 if k is None else 0].folder
 
 
-def at_mlps(found: BookFolder) -> bool:
+def at_mlps(found: CodebookStore) -> bool:
     """Whether codebooks are those of MLP outputs, and not of heads."""
     return all(site.startswith("m") for site in found.sites)
 
 
-def pack_codebooks(source: Path, out: Path, storage: str = "int8") -> BookFolder:
+def pack_codebooks(source: Path, out: Path, storage: str = "int8") -> CodebookStore:
     """Write the books of a folder to another as one small file, see :mod:`~interp.bottlenecks.store`.
 
     Raises:
         InputError: no finished codebooks in ``source``, an unknown storage, or codebooks in ``out`` already.
     """
-    found, out = BookFolder.open(source), Path(out)
-    if BookFolder.exists(out):
+    found, out = CodebookStore.open(source), Path(out)
+    if CodebookStore.exists(out):
         raise InputError(f"{out} holds codebooks already: choose another folder")
     write_packed(out / PACKED_FILE, found.books(), storage)
     if (found.folder / MODEL_FOLDER).is_dir():  # they are of no other
         shutil.copytree(found.folder / MODEL_FOLDER, out / MODEL_FOLDER, dirs_exist_ok=True)
     manifest = json.loads(json.dumps(dict(found.manifest)))
     write_json(out / MANIFEST, {**manifest, "storage": storage})
-    return BookFolder.open(out)
+    return CodebookStore.open(out)

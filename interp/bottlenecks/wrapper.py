@@ -10,7 +10,7 @@ from interp.bottlenecks.base import Bottleneck, BottleneckConfig, Codes
 from interp.bottlenecks.codebook import Codebook
 
 
-class WatchedBook(Bottleneck):
+class CodebookWrapper(Bottleneck):
     """For :func:`~interp.bottlenecks.attach.attach`: subclasses look at what passes, it is the codebook in all else.
 
     Neither fitted, saved nor moved: that is done to ``book``.

@@ -29,7 +29,7 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class MeasuredReference:
+class ExactEffects:
     """Exact effects of all heads (and MLPs) of one model on one task.
 
     Attributes:
@@ -124,7 +124,7 @@ class MeasuredReference:
         return effects, weights @ (self.metric_clean - self.metric_corrupt)
 
     @classmethod
-    def from_scores(cls, scores: Scores, *, name: str, model: str, provenance: dict) -> "MeasuredReference":
+    def from_scores(cls, scores: Scores, *, name: str, model: str, provenance: dict) -> "ExactEffects":
         """Keep the outcome of exact interchange (:mod:`interp.scores.patching`) as a reference.
 
         Args:
@@ -168,7 +168,7 @@ class MeasuredReference:
             save_file(tensors, temporary, metadata=metadata)
 
     @classmethod
-    def load(cls, path: Path | str) -> "MeasuredReference":
+    def load(cls, path: Path | str) -> "ExactEffects":
         """Read what :meth:`save` wrote; raises :class:`InputError` for anything else."""
         try:
             tensors, words = read_tensors(path, "numpy")
@@ -218,10 +218,10 @@ class MeasuredReference:
 
 
 @cache
-def shipped_measured() -> dict[str, MeasuredReference]:
+def shipped_measured() -> dict[str, ExactEffects]:
     """Every ``data/measured-*.safetensors`` of the package, by name."""
     with as_file(files("interp.circuits") / "data") as folder:
-        loaded = [MeasuredReference.load(path) for path in sorted(folder.glob("measured-*.safetensors"))]
+        loaded = [ExactEffects.load(path) for path in sorted(folder.glob("measured-*.safetensors"))]
     return {reference.name: reference for reference in loaded}
 
 

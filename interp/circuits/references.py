@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from interp.circuits.exact_effects import MeasuredReference, shipped_measured
+from interp.circuits.exact_effects import ExactEffects, shipped_measured
 from interp.errors import InputError
 from interp.files import read_json
 from interp.models import Model
@@ -90,13 +90,13 @@ def written_reference(name: str, model: Model) -> Reference:
     )
 
 
-def load_reference(name: str | Path) -> Reference | MeasuredReference:
+def load_reference(name: str | Path) -> Reference | ExactEffects:
     """As :func:`named_reference`, or the measurement in a safetensors file."""
     name = str(name)
-    return MeasuredReference.load(name) if name.endswith(".safetensors") else named_reference(name)
+    return ExactEffects.load(name) if name.endswith(".safetensors") else named_reference(name)
 
 
-def named_reference(name: str) -> Reference | MeasuredReference:
+def named_reference(name: str) -> Reference | ExactEffects:
     """The published list or shipped measurement of this name; never a file, so that a name can come from anywhere."""
     if name in _published():
         return _published()[name]
@@ -113,7 +113,7 @@ def reference_names(task: str | None = None, model: str | None = None) -> list[s
     return [r.name for r in known if task in (None, r.task) and wanted in (None, canonical_model(r.model))]
 
 
-def reference_for(task_name: str, model_spec: str) -> list[Reference | MeasuredReference]:
+def reference_for(task_name: str, model_spec: str) -> list[Reference | ExactEffects]:
     """Every reference that applies to a task on a model, published ones first; often none."""
     return [load_reference(name) for name in reference_names(task_name, model_spec)]
 

@@ -33,7 +33,7 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import PairBatch, end_logits
 from interp.errors import InputError
 from interp.models import Model, hooked, model_device
-from interp.models.residual_writes import FinalNorm, Wiring
+from interp.models.residual_writes import FinalNorm, ResidualWrites
 from interp.prompts.pairs import Metric, PromptPair
 from interp.scores.head_codes import SIDES
 
@@ -94,7 +94,7 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     Raises:
         InputError: prompts longer than the model's context, or logits that are not finite.
     """
-    norm, wiring = FinalNorm.of(model), Wiring.of(model)
+    norm, wiring = FinalNorm.of(model), ResidualWrites.of(model)
     length = len(pair.clean_tokens)
     if length > model.cfg.n_ctx:
         raise InputError(f"prompts of {length} tokens: the model reads at most {model.cfg.n_ctx}")
@@ -160,7 +160,7 @@ class HeadReadout:
 
     def __init__(self, model: Model, n_pairs: int) -> None:
         self.model = model
-        self.norm, self.wiring = FinalNorm.of(model), Wiring.of(model)
+        self.norm, self.wiring = FinalNorm.of(model), ResidualWrites.of(model)
         shape = (n_pairs, model.cfg.n_layers, model.cfg.n_heads)
         self.direct_, self.to_answer_, self.to_wrong_ = (np.full(shape, np.nan) for _ in range(3))
         self.total_ = np.zeros(n_pairs)

@@ -15,7 +15,7 @@ from interp.errors import InputError
 from interp.models import Model, Site, describe_model
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs
-from interp.scores.patching import Interchange, interchange
+from interp.scores.patching import PatchingEffects, interchange
 from interp.scores.result import Scores
 from interp.stats import mean_interval
 
@@ -44,7 +44,7 @@ def check_known_gap(
 
 
 @dataclass(frozen=True)
-class Checked:
+class VerifiedHeads:
     """Candidates with their exact effects.
 
     Attributes:
@@ -58,7 +58,7 @@ class Checked:
     low: Float[np.ndarray, " site"]
     high: Float[np.ndarray, " site"]
     member: np.ndarray
-    measured: Interchange
+    measured: PatchingEffects
 
 
 def candidates(scores: Scores, n: int = CANDIDATES, *, mlps: bool = False) -> list[Site]:
@@ -83,7 +83,7 @@ def check(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
-) -> Checked:
+) -> VerifiedHeads:
     """Measure the candidates by exact interchange and decide which are members."""
     if len(pairs) < MIN_PAIRS:
         raise InputError(
@@ -111,11 +111,11 @@ def check_does_task(
         )
 
 
-def decide(measured: Interchange, *, threshold: float = THRESHOLD, seed: int = 0) -> Checked:
+def decide(measured: PatchingEffects, *, threshold: float = THRESHOLD, seed: int = 0) -> VerifiedHeads:
     """Membership from effects already measured."""
     check_does_task(measured.metric_clean, measured.metric_corrupt, seed=seed)
     gap = measured.metric_clean - measured.metric_corrupt
     low, high = mean_interval(measured.effects, seed)
     effect = measured.effects.mean(0)
     member = (np.abs(effect) >= threshold * abs(gap.mean())) & ((low > 0) | (high < 0))
-    return Checked(measured.sites, effect, low, high, member, measured)
+    return VerifiedHeads(measured.sites, effect, low, high, member, measured)

@@ -139,13 +139,13 @@ def evaluate(
     batch_size: BlocksOption = 16,
 ) -> None:
     """Run held-out text through all codebooks at once: loss, KL, accuracy, use of codes; against controls."""
-    from interp.bottlenecks.store import BookFolder
+    from interp.bottlenecks.store import CodebookStore
     from interp.cli.options import whole
     from interp.files import check_file, write_json
 
     if controls == 1:  # which should not wait for the text
         raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
-    books = BookFolder.open(folder)
+    books = CodebookStore.open(folder)
     path = json_file or folder / "quality.json"
     check_file(path, "--json", read=(model,))
     wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
@@ -263,7 +263,7 @@ def train(
     batch_size: BlocksOption = 8,
 ) -> None:
     """Train codebooks with gradients; resumes where a killed run stopped."""
-    from interp.bottlenecks.store import MODEL_FOLDER, BookFolder
+    from interp.bottlenecks.store import MODEL_FOLDER, CodebookStore
     from interp.files import check_folder
 
     if model_lr is not None and objective != "joint":
@@ -273,10 +273,10 @@ def train(
     if mse_weight is not None and objective == "local":
         raise InputError(f"--mse-weight {mse_weight}: local training minimises the unexplained share alone")
     if start is not None:
-        found = BookFolder.open(start)
+        found = CodebookStore.open(start)
     else:
         start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-residual-k8"
-        found = BookFolder.open(start) if BookFolder.exists(start) else None
+        found = CodebookStore.open(start) if CodebookStore.exists(start) else None
     named = (
         start if start.name not in ("", "..") else start.resolve()
     )  # the current folder has no name of its own

@@ -73,7 +73,7 @@ def grow(
     from interp.models import describe_model, load_model, parse_device, parse_dtype
     from interp.progress import bar
     from interp.prompts.sampling import held_out_pairs, sample_pairs
-    from interp.scores.adaptive_patching.nested import MOST_PAIRS, GrowthConfig
+    from interp.scores.adaptive_patching.nested import MOST_PAIRS, NestedCircuitsConfig
     from interp.scores.adaptive_patching.nested import grow as grown
 
     parse_device(device), parse_dtype(dtype)
@@ -94,7 +94,7 @@ def grow(
     with bar("does the model do the task?", len(others)) as advance:
         ablator = Ablator(loaded, others, batch_size=batch_size, progress=advance)
     check_known_gap(loaded, others, ablator.metric_clean, ablator.metric_corrupt)
-    config = GrowthConfig(batch_size=batch_size)
+    config = NestedCircuitsConfig(batch_size=batch_size)
     n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads
     with bar("growing", config.steps(n_heads, len(pairs))) as advance:
         growth = grown(loaded, pairs, config, progress=advance)
@@ -256,7 +256,7 @@ def discover(
                 f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
             )
 
-    from interp.circuits.exact_effects import MeasuredReference
+    from interp.circuits.exact_effects import ExactEffects
     from interp.cli.render import print_members, print_next
     from interp.models import load_model, parse_device, parse_dtype
     from interp.report import render_report
@@ -279,7 +279,7 @@ def discover(
     }
     check_settings(wanted, n=wanted.default_n if n is None else n, **settings)
     if reference is not None:
-        MeasuredReference.load(reference)  # a wrong file should not wait for the model
+        ExactEffects.load(reference)  # a wrong file should not wait for the model
     parse_device(device), parse_dtype(dtype)
     loaded = load_model(spec, device=device, dtype=dtype)
     found = find(

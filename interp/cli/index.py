@@ -67,7 +67,7 @@ def build(
     folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
     check_folder(folder, "manifest.json")
 
-    from interp.bottlenecks.store import MLPS, BookFolder, codebooks_folder, load_codebooks
+    from interp.bottlenecks.store import MLPS, CodebookStore, codebooks_folder, load_codebooks
     from interp.cli.render import print_index
     from interp.codesearch import build_index
     from interp.models import load_model
@@ -76,7 +76,7 @@ def build(
 
     open_sources(data)  # a wrong name should not wait for the model
     if codebooks not in (None, MLPS):
-        BookFolder.open(codebooks)
+        CodebookStore.open(codebooks)
     loaded = load_model(model, device=device, dtype=dtype)
     where = codebooks_folder(loaded, codebooks, k=k)
     books = load_codebooks(where, loaded, k=k)

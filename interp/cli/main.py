@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 import interp
-from benchmarks.tokfsm.__main__ import reproduce_app
 from interp.cli.app import workbench, workbench_of
 from interp.cli.bench import bench
 from interp.cli.codebook import codebook_app
@@ -52,7 +51,6 @@ app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
 app.add_typer(codebook_app, name="codebook")
 app.add_typer(index_app, name="index")
-app.add_typer(reproduce_app, name="reproduce")
 
 
 def main() -> None:

@@ -13,22 +13,22 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from interp.circuits.exact_effects import MeasuredReference
+from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.references import Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
 from interp.cli.terminal import plain_console, suggest
 from interp.codesearch import CodeHit, CodeIndex, CodePage, CodeScores, Context, Similar, context_at
-from interp.evaluation.nested_circuits import GrownCurve
+from interp.evaluation.nested_circuits import NestedCurve
 from interp.evaluation.recovery import roc_auc
 from interp.evaluation.steering import distinct_2, perplexity
 from interp.models import Model
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.report import wording
 from interp.runs.run import Run
-from interp.scores.adaptive_patching.nested import Growth
+from interp.scores.adaptive_patching.nested import NestedCircuits
 from interp.scores.baselines import layer_prior
 from interp.stats import wilson
-from interp.steering.code_set import FoundCode, FoundCodes
+from interp.steering.code_set import CodeSet, FoundCode
 from interp.steering.codegen import program
 from interp.steering.continuations import Continuation
 from interp.steering.edits import WeightedCode, written
@@ -128,7 +128,7 @@ SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
 
 
-def print_found(found: FoundCodes, used: Sequence[WeightedCode]) -> None:
+def print_found(found: CodeSet, used: Sequence[WeightedCode]) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
     console, listed = plain_console(), found.listed(used)
     console.print(
@@ -384,7 +384,7 @@ def print_next(
     )
 
 
-def print_grown(curve: GrownCurve, growth: Growth, task: str, n_pairs: int) -> None:
+def print_grown(curve: NestedCurve, growth: NestedCircuits, task: str, n_pairs: int) -> None:
     """Grown circuits by size: what they have on held-out prompts beside what growth expects and random heads have."""
     console = plain_console()
     table = Table(box=None, padding=(0, 1))
@@ -440,13 +440,13 @@ def print_references() -> None:
     table = Table("reference", "model", "heads", "source", box=None, padding=(0, 1))
     for name in reference_names():
         found = load_reference(name)
-        measured = isinstance(found, MeasuredReference)
+        measured = isinstance(found, ExactEffects)
         source = f"measured, {found.n_pairs} pairs" if measured else found.citation
         table.add_row(name, found.model, str(int(found.members().sum())), source)
     plain_console().print(table)
 
 
-def print_reference(reference: Reference | MeasuredReference) -> None:
+def print_reference(reference: Reference | ExactEffects) -> None:
     """A published circuit by role; or a measurement's largest effects and how many heads pass each threshold."""
     if isinstance(reference, Reference):
         _print_published(reference)
@@ -468,7 +468,7 @@ def _print_published(reference: Reference) -> None:
         console.print(Text(reference.note))
 
 
-def _print_measured(measured: MeasuredReference) -> None:
+def _print_measured(measured: ExactEffects) -> None:
     effects = measured.effects()
     table = Table("head", box=None, padding=(0, 1))
     table.add_column("effect", justify="right")

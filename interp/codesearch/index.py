@@ -31,7 +31,7 @@ from jaxtyping import Float, Int, Shaped, UInt8, UInt32
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.store import (
     SHIPPED,
-    BookFolder,
+    CodebookStore,
     books_fingerprint,
     check_made_with,
     check_request,
@@ -288,7 +288,7 @@ class CodeIndex:
                 raise InputError("this index does not say where its codebooks are: open it with them")
             if self._books_within is not None:
                 _check_within(Path(where), self._books_within)
-            books = BookFolder.open(Path(where)).books()
+            books = CodebookStore.open(Path(where)).books()
             kept = self._with_slots(books)
             self.check_books(kept)
             self._books = kept

@@ -26,8 +26,8 @@ from interp.activations.metric import kl_divergence
 from interp.bottlenecks import NO_CODE, Bottleneck, Codebook, Codes
 from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.base import count_codes, distinct, grouped_rows
-from interp.bottlenecks.store import BookFolder, load_codebooks
-from interp.bottlenecks.wrapper import WatchedBook
+from interp.bottlenecks.store import CodebookStore, load_codebooks
+from interp.bottlenecks.wrapper import CodebookWrapper
 from interp.errors import InputError
 from interp.models import Model, hooked, model_device, resolve_site
 from interp.progress import Stage, silent
@@ -85,7 +85,7 @@ class UsageMeter:
         }
 
 
-class _Watched(WatchedBook):
+class _Watched(CodebookWrapper):
     """A book that keeps sums of what passes; it is the book in everything else."""
 
     def __init__(self, book: Codebook) -> None:
@@ -381,7 +381,7 @@ def _row(name: str, scores: BlockScores, plain: BlockScores, seed: int) -> dict:
 
 def quality_of_folder(
     model: Model,
-    folder: BookFolder,
+    folder: CodebookStore,
     specs: Sequence[str],
     *,
     ks: Sequence[int] | None = None,

@@ -12,18 +12,18 @@ from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, area_to_the_model, shares_of_gap
 from interp.models import Site
-from interp.scores.adaptive_patching.nested import Growth
+from interp.scores.adaptive_patching.nested import NestedCircuits
 
 RANDOM_DRAWS = 5
 
 
-def n_circuits(growth: Growth) -> int:
+def n_circuits(growth: NestedCircuits) -> int:
     """How many circuits :func:`run_grown` runs, those counted that it is asked for twice."""
     return 2 + len(GRID) + (1 + RANDOM_DRAWS) * len(growth.sizes)
 
 
 @dataclass(frozen=True)
-class GrownCircuit:
+class NestedCircuit:
     """One size.
 
     Attributes:
@@ -43,10 +43,10 @@ class GrownCircuit:
 
 
 @dataclass(frozen=True)
-class GrownCurve:
+class NestedCurve:
     """All sizes, and the area between what they have and what the model has (CMD, 0 is best)."""
 
-    circuits: tuple[GrownCircuit, ...]
+    circuits: tuple[NestedCircuit, ...]
     cmd: float
     n_pairs: int
     ablation: str
@@ -57,8 +57,8 @@ class GrownCurve:
 
 
 def run_grown(
-    growth: Growth, ablator: Ablator, *, seed: int = 0, progress: Progress | None = None
-) -> GrownCurve:
+    growth: NestedCircuits, ablator: Ablator, *, seed: int = 0, progress: Progress | None = None
+) -> NestedCurve:
     """Run every grown circuit on the ablator's pairs, with all other heads ablated.
 
     Args:
@@ -91,7 +91,7 @@ def run_grown(
         joined = sorted(np.argwhere(circuit & ~before), key=lambda head: -abs(growth.heads[tuple(head)]))
         before = circuit
         found.append(
-            GrownCircuit(
+            NestedCircuit(
                 size,
                 tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
                 1 - growth.left_out[k],
@@ -100,7 +100,7 @@ def run_grown(
                 float(random[k]),
             )
         )
-    return GrownCurve(tuple(found), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
+    return NestedCurve(tuple(found), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
 
 
 def _share(own, empty, full, axis=-1):

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import sem
 
 from interp.errors import InputError, check_fields
-from interp.evaluation.steering_conditions import ARMS, BLIND, VECTORS, WRONG, Arm
+from interp.evaluation.steering_conditions import ARMS, BLIND, VECTORS, WRONG, SteeringCondition
 from interp.models import Model
 from interp.stats import ratio_interval, wilson
 from interp.steering import Topic
@@ -161,7 +161,7 @@ def measure(
     topics: Sequence[Topic],
     config: SteeringConfig,
     *,
-    arm: Arm | None = None,
+    arm: SteeringCondition | None = None,
     topic: str | None = None,
     base: Cell | None = None,
 ) -> Cell:
@@ -283,7 +283,7 @@ class TopicRow:
 
 
 @dataclass(frozen=True)
-class ArmRow:
+class ConditionRow:
     """
     Attributes:
         topics: of which there are cells of this arm and of codes; the means are theirs.
@@ -306,7 +306,7 @@ class ArmRow:
 @dataclass(frozen=True)
 class SteeringTable:
     by_topic: tuple[TopicRow, ...]
-    by_arm: tuple[ArmRow, ...]
+    by_arm: tuple[ConditionRow, ...]
 
 
 def steering_table(
@@ -346,14 +346,14 @@ def _topic_row(topic: str, arm: str, cell: Cell, codes: Cell | None, n_prompts: 
 
 def _arm_row(
     arm: str, topics: Sequence[str], cells: Mapping[tuple[str, str], Cell], n_prompts: int
-) -> ArmRow:
+) -> ConditionRow:
     its, codes = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
     means = (mean_rate(some, n_prompts) for some in (its, codes))
     fluency = [
         float(np.mean([getattr(cell, name) for cell, _ in its])) for name in ("perplexity", "distinct_2")
     ]
     if arm == CODES:
-        return ArmRow(arm, tuple(topics), *means, None, None, *fluency)
+        return ConditionRow(arm, tuple(topics), *means, None, None, *fluency)
     each = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(codes, its, strict=True)]
     error = float(sem(each)) if len(each) > 1 else None
-    return ArmRow(arm, tuple(topics), *means, mean_rate(codes, n_prompts, its), error, *fluency)
+    return ConditionRow(arm, tuple(topics), *means, mean_rate(codes, n_prompts, its), error, *fluency)

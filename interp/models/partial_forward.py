@@ -40,7 +40,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from interp.errors import InputError
 from interp.models.hooks import has_hook, hooked, model_device, model_lock
-from interp.models.residual_writes import Wiring
+from interp.models.residual_writes import ResidualWrites
 from interp.models.sites import has_mlps
 
 Into = Literal["q", "k", "v"]
@@ -56,13 +56,13 @@ class Blockwise:
         purpose: who asks, for the message of the error.
 
     Raises:
-        InputError: the model's heads add something else than ``z @ W_O`` to the residual stream (:class:`Wiring`).
+        InputError: the model's heads add something else than ``z @ W_O`` to the residual stream (:class:`ResidualWrites`).
     """
 
     def __init__(self, model: TransformerBridge, n_positions: int, purpose: str) -> None:
         self.model, self.purpose, self.n_positions = model, purpose, n_positions
         self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
-        Wiring.of(model).require_plain(model, purpose)
+        ResidualWrites.of(model).require_plain(model, purpose)
         self.mlps = has_mlps(model)
         self.sequential = has_hook(model, "blocks.0.hook_resid_mid")
         """Whether an MLP reads the residual stream after its own layer's attention (else before: Pythia)."""
@@ -189,13 +189,13 @@ def mlp_norm(model: TransformerBridge, layer: int) -> nn.Module:
 
 
 @torch.no_grad()
-def require_whole_blocks(model: TransformerBridge, purpose: str) -> Wiring:
+def require_whole_blocks(model: TransformerBridge, purpose: str) -> ResidualWrites:
     """The model's wiring, if all its blocks and its logits can be computed from residual streams of one's own.
 
     Raises:
         InputError: they cannot.
     """
-    wiring = Wiring.of(model)
+    wiring = ResidualWrites.of(model)
     wiring.require_plain(model, purpose)
     nothing = next(model.parameters()).new_zeros(1, 1, model.cfg.d_model)
     try:
@@ -242,7 +242,7 @@ class Prefix:
     """The keys and values of the first positions of a batch of prompts, at every layer.
 
     ``length`` is how many positions there are: 0 for a model that cannot take them from a cache (native bridges, that
-    is planted and legacy models), which then runs every position as usual.
+    is planted models), which then runs every position as usual.
     """
 
     def __init__(self, model: TransformerBridge, tokens: Int[Tensor, "batch prefix"]) -> None:

@@ -83,11 +83,11 @@ _NORMS = ("ln1_post", "ln1")
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _ROUGH_TOLERANCE = 0.05
 """Of the largest number: 16-bit numbers round at every sum."""
-_known: "weakref.WeakKeyDictionary[TransformerBridge, Wiring]" = weakref.WeakKeyDictionary()
+_known: "weakref.WeakKeyDictionary[TransformerBridge, ResidualWrites]" = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Wiring:
+class ResidualWrites:
     """
     Attributes:
         known: whether heads, bias and MLP add up to what a layer adds, by ``norm`` and ``scale``.
@@ -103,7 +103,7 @@ class Wiring:
     logit_scale: float | None = 1.0
 
     @classmethod
-    def of(cls, model: TransformerBridge) -> "Wiring":
+    def of(cls, model: TransformerBridge) -> "ResidualWrites":
         """Measured the first time, by a forward without whatever is attached."""
         if (known := _known.get(model)) is not None:
             return known  # without waiting for a text that another thread writes
@@ -183,7 +183,7 @@ class Wiring:
         return norm.direction(written) * norm.factor(whole, normed)[:, None]
 
 
-def _not_additive(model: TransformerBridge, purpose: str, wiring: Wiring) -> InputError:
+def _not_additive(model: TransformerBridge, purpose: str, wiring: ResidualWrites) -> InputError:
     if not wiring.known:
         why = _NO_SUM
     elif wiring.norm is not None:
@@ -215,7 +215,7 @@ class _Layer:
 
 
 @torch.no_grad()
-def _measured(model: TransformerBridge) -> Wiring:
+def _measured(model: TransformerBridge) -> ResidualWrites:
     points = ["attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
     norms = [f"{norm}.hook_in" for norm in _NORMS]
     names = [[f"blocks.{layer}.{point}" for point in points] for layer in range(model.cfg.n_layers)]
@@ -245,18 +245,22 @@ def _measured(model: TransformerBridge) -> Wiring:
     shape = (model.cfg.n_heads, model.cfg.d_head)
     # in some models not every layer has attention of this kind
     if not there or any(kept[z].shape[-2:] != shape for z, *_ in names):
-        return Wiring(False, logit_scale=logit_scale)
+        return ResidualWrites(False, logit_scale=logit_scale)
     layers = [_layer(model, layer, kept, tolerance) for layer in range(model.cfg.n_layers)]
     norm = layers[0].norm
     if norm is not None:
         known = all(layer.norm == norm and layer.equals(x) for layer, x in _normed(model, norm, layers))
-        return Wiring(known, norm if known else None, 1.0, logit_scale)
+        return ResidualWrites(known, norm if known else None, 1.0, logit_scale)
     scale = _multiple(
         torch.cat([layer.written for layer in layers]),
         torch.cat([layer.added for layer in layers]),
         torch.cat([layer.bound for layer in layers]),
     )
-    return Wiring(False, logit_scale=logit_scale) if scale is None else Wiring(True, None, scale, logit_scale)
+    return (
+        ResidualWrites(False, logit_scale=logit_scale)
+        if scale is None
+        else ResidualWrites(True, None, scale, logit_scale)
+    )
 
 
 def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolerance: float) -> _Layer:
@@ -331,7 +335,7 @@ class FinalNorm:
     @torch.no_grad()
     def of(cls, model: TransformerBridge) -> "FinalNorm":
         norm = LinearNorm.of(model.ln_final, model.cfg.d_model, next(model.parameters()))
-        return cls(norm, model.W_U.detach().float() * (Wiring.of(model).logit_scale or 1.0))
+        return cls(norm, model.W_U.detach().float() * (ResidualWrites.of(model).logit_scale or 1.0))
 
     def direct(
         self, written: Float[Tensor, "*any d_model"], resid: Float[Tensor, "*#any d_model"]

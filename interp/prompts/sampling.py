@@ -68,7 +68,7 @@ def sample_pairs(
         except (InputError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
-            if type(task).__module__.startswith(f"{__package__}."):
+            if type(task).__module__.startswith("interp.tasks."):
                 raise  # a mistake of ours, which nobody can mend by what one line says
             raise InputError(f"task {task.name!r}: {_failure(task, error)}") from error
         if not isinstance(pairs, PromptPairs):
@@ -187,7 +187,7 @@ def fill(template: str, words: Mapping[str, str], roles: Container[str]) -> list
 
 def read_data(name: str) -> dict:
     """The word lists and templates in ``data/<name>.json``."""
-    return json.loads((files(__package__) / "data" / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((files("interp.tasks") / "data" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def require_words(task: str, kind: str, usable: int, needed: int) -> None:

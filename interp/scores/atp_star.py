@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.activation_tape import Tape
+from interp.activations.activation_tape import ActivationTape
 from interp.activations.stream import (
     BASE_COST,
     BATCH_SIZE,
@@ -135,13 +135,13 @@ QK_COST = 3.0
 """The clean prompts once more with corrupt queries, keys, values."""
 
 
-def _tape(model: Model, config: AtPStarConfig) -> Tape:
+def _tape(model: Model, config: AtPStarConfig) -> ActivationTape:
     layers = range(model.cfg.n_layers)
     residual = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
     kept = [f"blocks.{layer}.attn.hook_{name}" for layer in layers for name in "qkv"] * (config.node == "qkv")
     if not config.drop:
-        return Tape([*residual, *kept])
-    return Tape(
+        return ActivationTape([*residual, *kept])
+    return ActivationTape(
         [*kept, *_z_names(model), *_mlp_names(model)],
         watch=[*residual, f"blocks.{layers[-1]}.hook_resid_post"],
     )
@@ -157,7 +157,7 @@ def _mlp_names(model: Model) -> list[str]:
 
 @torch.no_grad()
 def qk_fixed_changes(
-    model: Model, batch: PairBatch, tape: Tape
+    model: Model, batch: PairBatch, tape: ActivationTape
 ) -> list[Float[Tensor, "batch pos head d_head"]]:
     """By how much each head's z is more on the clean prompt than with its queries, its keys or its values corrupt.
 
@@ -174,7 +174,7 @@ def qk_fixed_changes(
         resid = tape[f"blocks.{layer}.hook_resid_pre"].detach()
         hooks[f"blocks.{layer}.hook_resid_pre"] = lambda _, resid=resid: resid.repeat(3, 1, 1)
     names = _z_names(model)
-    patched = Tape(names)
+    patched = ActivationTape(names)
     end_logits(model, batch.clean.tokens.repeat(3, 1), {**hooks, **patched.hooks})
     return [
         3 * clean - patched[name].unflatten(0, (3, n)).sum(0)
@@ -202,7 +202,9 @@ def _effects(changes: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Ten
     ]
 
 
-def _dropped(model: Model, tape: Tape, changes: Sequence[Tensor], whole: Sequence[Tensor]) -> list[Tensor]:
+def _dropped(
+    model: Model, tape: ActivationTape, changes: Sequence[Tensor], whole: Sequence[Tensor]
+) -> list[Tensor]:
     """Means of the absolute effects over the layers dropped.
 
     Args:

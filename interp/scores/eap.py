@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.activation_tape import Tape
+from interp.activations.activation_tape import ActivationTape
 from interp.activations.stream import (
     BASE_COST,
     BATCH_SIZE,
@@ -44,7 +44,7 @@ from interp.activations.stream import (
 )
 from interp.errors import InputError, check_fields
 from interp.models import Model, Site, hooked
-from interp.models.residual_writes import Wiring
+from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.edge_gradients import Receivers, edge_products, edge_tape, written
@@ -112,7 +112,7 @@ class EdgeRun:
     pairs: PromptPairs
     graph: ComponentGraph
     batch: PairBatch
-    tape: Tape
+    tape: ActivationTape
     written: Float[Tensor, "batch sender pos d_model"]
 
     def at_clean(self) -> Receivers:
@@ -134,9 +134,9 @@ def edge_runs(
     """Run all pairs, batch by batch, each at :data:`BASE_COST` a pair, and update the consumers.
 
     Raises:
-        InputError: edges cannot be attributed in this model (:class:`Wiring`).
+        InputError: edges cannot be attributed in this model (:class:`ResidualWrites`).
     """
-    Wiring.of(model).require_edges(model)
+    ResidualWrites.of(model).require_edges(model)
     graph = ComponentGraph.of(model)
     for indices in equal_length_batches(pairs, batch_size):
         tape = edge_tape(model)

@@ -13,27 +13,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.activation_tape import Tape
+from interp.activations.activation_tape import ActivationTape
 from interp.activations.stream import PairBatch
 from interp.models import Model, has_mlps
 from interp.models.hooks import has_hook
-from interp.models.residual_writes import LinearNorm, Wiring
+from interp.models.residual_writes import LinearNorm, ResidualWrites
 from interp.scores.component_graph import ComponentGraph, Receiver
 
 EMBEDDED = "blocks.0.hook_resid_pre"
 """Where the embedded prompt enters the first block."""
 
 
-def edge_tape(model: Model, first: int = 0) -> Tape:
+def edge_tape(model: Model, first: int = 0) -> ActivationTape:
     """A tape of all that :class:`Receivers` and :func:`written` need, from layer ``first`` on."""
     layers = range(first, model.cfg.n_layers)
     points = ["attn.hook_z", *(f"attn.hook_{name}" for name in "qkv"), "ln1.hook_in", "attn.q.hook_in"]
     if has_mlps(model):
         points += [_mlp_entry(model), "hook_mlp_out"]
-    if norm := Wiring.of(model).norm:
+    if norm := ResidualWrites.of(model).norm:
         points += [f"{norm}.hook_in", f"{norm}.hook_out"]
     names = [f"blocks.{layer}.{point}" for layer in layers for point in points]
-    return Tape([EMBEDDED, *names] if first == 0 else names, watch=[_last(model)])
+    return ActivationTape([EMBEDDED, *names] if first == 0 else names, watch=[_last(model)])
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Receivers:
 
     model: Model
     graph: ComponentGraph
-    tape: Tape
+    tape: ActivationTape
     outputs: Mapping[str, Tensor]
 
     def heads(self, layer: int) -> Float[Tensor, "batch receiver pos d_model"]:
@@ -94,7 +94,7 @@ class Receivers:
 
 
 def written(
-    model: Model, graph: ComponentGraph, batch: PairBatch, tape: Tape
+    model: Model, graph: ComponentGraph, batch: PairBatch, tape: ActivationTape
 ) -> Float[Tensor, "batch sender pos d_model"]:
     """What every sender adds to the residual stream on the clean prompts less what it adds on the corrupt ones."""
     parts = [(tape[EMBEDDED].detach() - tape.first(EMBEDDED)).float()[:, None]]
@@ -106,9 +106,9 @@ def written(
 
 
 def _written_by_heads(
-    model: Model, layer: int, batch: PairBatch, tape: Tape
+    model: Model, layer: int, batch: PairBatch, tape: ActivationTape
 ) -> Float[Tensor, "batch pos head d_model"]:
-    wiring = Wiring.of(model)
+    wiring = ResidualWrites.of(model)
     weight = wiring.output_weight(model, layer)
     clean, corrupt = batch.clean.z[layer], batch.corrupt.z[layer]
     if wiring.norm is None:

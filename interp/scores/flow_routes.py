@@ -34,7 +34,7 @@ from torch import Tensor
 from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, PairBatch, Progress, feed
 from interp.errors import check_fields
 from interp.models import Model, hooked
-from interp.models.residual_writes import Wiring
+from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.result import Cost, Scores
@@ -121,7 +121,7 @@ class _Routes:
     needs_patterns = True
 
     def __init__(self, model: Model, n_pairs: int, combine: str) -> None:
-        self.wiring = Wiring.of(model)
+        self.wiring = ResidualWrites.of(model)
         self.wiring.require_additive(model, "flow-routes")
         self.model, self.graph = model, ComponentGraph.of(model)
         self.along = torch.minimum if combine == "threshold" else torch.mul

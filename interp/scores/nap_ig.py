@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from interp.activations.activation_tape import Tape
+from interp.activations.activation_tape import ActivationTape
 from interp.activations.stream import (
     BASE_COST,
     BATCH_SIZE,
@@ -61,7 +61,7 @@ class NAPIGConfig:
 Gradients = tuple[list[Tensor], list[Tensor]]
 """Of every layer's z, and of every layer's MLP output."""
 
-Path = Callable[[Model, PairBatch, Metric, Tape, int], tuple[Gradients, float]]
+Path = Callable[[Model, PairBatch, Metric, ActivationTape, int], tuple[Gradients, float]]
 """Sums of the gradients at all points but the clean one, and the forward-pass equivalents a pair that they took."""
 
 
@@ -106,7 +106,7 @@ def _along(
     begin = time.perf_counter()
     scorer, tell, done, forwards = AttributionConsumer(len(pairs)), percent(progress), 0, 0.0
     for indices in equal_length_batches(pairs, config.batch_size):
-        tape = Tape(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
+        tape = ActivationTape(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
         with hooked(model, tape.hooks):
             patterns = any(consumer.needs_patterns for consumer in consumers)
             batch = run_batch(model, pairs, indices, gradients=True, patterns=patterns)
@@ -138,14 +138,14 @@ def _along(
 
 
 def _input_path(
-    model: Model, batch: PairBatch, metric: Metric, tape: Tape, steps: int
+    model: Model, batch: PairBatch, metric: Metric, tape: ActivationTape, steps: int
 ) -> tuple[Gradients, float]:
     z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
     mlp_names = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)] * has_mlps(model)
     sums = [torch.zeros_like(gradient) for gradient in (*batch.z_gradient, *batch.mlp_gradient)]
     embedded = "blocks.0.hook_resid_pre"
     for leaf in inner_points(tape[embedded], tape.first(embedded), steps):
-        point = Tape([*z_names, *mlp_names])
+        point = ActivationTape([*z_names, *mlp_names])
         hooks = {embedded: lambda _, leaf=leaf: leaf, **point.hooks}
         values = clean_metric(model, batch, metric, hooks)
         found = torch.autograd.grad(values.sum(), [point[name] for name in (*z_names, *mlp_names)])
@@ -155,7 +155,7 @@ def _input_path(
 
 
 def _activation_paths(
-    model: Model, batch: PairBatch, metric: Metric, tape: Tape, steps: int
+    model: Model, batch: PairBatch, metric: Metric, tape: ActivationTape, steps: int
 ) -> tuple[Gradients, float]:
     spent, sums = 0.0, ([], [])
     layers = model.cfg.n_layers

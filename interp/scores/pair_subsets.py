@@ -17,7 +17,7 @@ from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import Progress, feed
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.method import CodesBase, CodesConfig
+from interp.scores.adaptive_patching.method import AdaptivePatchingBase, AdaptivePatchingConfig
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.eap import EAPConfig, Estimator, at_clean, edge_scores, fold_edges
 from interp.scores.eap_ig import EAPIGConfig, input_path
@@ -37,7 +37,7 @@ class Ranking(Protocol):
 
 
 @runtime_checkable
-class Pool(Protocol):
+class PairSubsets(Protocol):
     """The base runs; ``seconds`` of the whole pool, ``forwards_a_pair`` in forward-pass equivalents."""
 
     forwards_a_pair: float
@@ -70,16 +70,18 @@ class _Kept:
         return Ranked(self.score(list(indices), config), seconds={"rank": time.perf_counter() - begin})
 
 
-def codes_pool(
-    model: Model, pairs: PromptPairs, config: CodesConfig, *, progress: Progress | None = None
-) -> Pool:
+def adaptive_patching_subsets(
+    model: Model, pairs: PromptPairs, config: AdaptivePatchingConfig, *, progress: Progress | None = None
+) -> PairSubsets:
     """Attribution and runs to swap in, of every pair; swaps are run as subsets ask for them."""
-    return CodesBase(model, pairs, batch_size=config.batch_size, kept=range(len(pairs)), progress=progress)
+    return AdaptivePatchingBase(
+        model, pairs, batch_size=config.batch_size, kept=range(len(pairs)), progress=progress
+    )
 
 
-def hisp_pool(
+def hisp_subsets(
     model: Model, pairs: PromptPairs, config: HISPConfig, *, progress: Progress | None = None
-) -> Pool:
+) -> PairSubsets:
     """Attributions of every pair; the norm over a layer is taken of each subset's."""
     scorer = AttributionConsumer(len(pairs))
 
@@ -90,9 +92,9 @@ def hisp_pool(
     return _fed(model, pairs, scorer, config.batch_size, score, progress)
 
 
-def mean_difference_pool(
+def mean_difference_subsets(
     model: Model, pairs: PromptPairs, config: MeanDifferenceConfig, *, progress: Progress | None = None
-) -> Pool:
+) -> PairSubsets:
     """Mean outputs of every head on every prompt."""
     means, weights = HeadMeans(pairs), output_weights(model)
 
@@ -102,9 +104,9 @@ def mean_difference_pool(
     return _fed(model, pairs, means, config.batch_size, score, progress)
 
 
-def overlap_pool(
+def overlap_subsets(
     model: Model, pairs: PromptPairs, config: OverlapConfig, *, progress: Progress | None = None
-) -> Pool:
+) -> PairSubsets:
     """Mean outputs of every head on every prompt; each subset trains a dictionary of its own."""
     means = means_of(model, pairs, config)
     weights = output_weights(model)
@@ -116,21 +118,21 @@ def overlap_pool(
     return _fed(model, pairs, means, config.batch_size, score, progress)
 
 
-def eap_pool(
+def eap_subsets(
     model: Model, pairs: PromptPairs, config: EAPConfig, *, progress: Progress | None = None
-) -> Pool:
+) -> PairSubsets:
     """Every pair's edges; heads are folded from each subset's mean edges."""
     return _edges(model, pairs, at_clean, config, progress)
 
 
-def eap_ig_pool(
+def eap_ig_subsets(
     model: Model, pairs: PromptPairs, config: EAPIGConfig, *, progress: Progress | None = None
-) -> Pool:
-    """As :func:`eap_pool`, along the path of the input."""
+) -> PairSubsets:
+    """As :func:`eap_subsets`, along the path of the input."""
     return _edges(model, pairs, lambda run: input_path(run, config.steps), config, progress)
 
 
-def _fed(model: Model, pairs: PromptPairs, consumer, batch_size: int, score, progress) -> Pool:
+def _fed(model: Model, pairs: PromptPairs, consumer, batch_size: int, score, progress) -> PairSubsets:
     begin = time.perf_counter()
     forwards = feed(model, pairs, [consumer], batch_size=batch_size, progress=progress)
     return _Kept(forwards / len(pairs), {"forward": time.perf_counter() - begin}, score)
@@ -138,7 +140,7 @@ def _fed(model: Model, pairs: PromptPairs, consumer, batch_size: int, score, pro
 
 def _edges(
     model: Model, pairs: PromptPairs, estimator: Estimator, config: EAPConfig, progress: Progress | None
-) -> Pool:
+) -> PairSubsets:
     found = edge_scores(
         model, pairs, estimator, batch_size=config.batch_size, per_pair=True, progress=progress
     )

@@ -23,7 +23,7 @@ from interp.scores.patching import SWAP_ROWS
 
 
 @dataclass(frozen=True)
-class BaseRun:
+class CleanRun:
     """What a batch of pairs needs for swaps; positions from the prefix on."""
 
     indices: tuple[int, ...]
@@ -39,7 +39,7 @@ class BaseRun:
     """Share of the prompt's positions that a swap runs."""
 
 
-class Swaps:
+class PatchRunner:
     """A consumer of :func:`~interp.activations.stream.feed` that afterwards swaps heads; enter it around the feed.
 
     Args:
@@ -58,7 +58,7 @@ class Swaps:
         self.model, self.metric_name = model, pairs.metric
         self.forwards = 0.0
         self._wanted = set(wanted)
-        self.runs: list[BaseRun] = []
+        self.runs: list[CleanRun] = []
         self._known: Float[np.ndarray, "pair layer head"] = np.full(
             (len(pairs), model.cfg.n_layers, model.cfg.n_heads), np.nan
         )
@@ -68,7 +68,7 @@ class Swaps:
         hooks = {f"blocks.{layer}.hook_resid_pre": self._keeper(layer) for layer in range(model.cfg.n_layers)}
         self._context = hooked(model, hooks)
 
-    def __enter__(self) -> "Swaps":
+    def __enter__(self) -> "PatchRunner":
         self._context.__enter__()
         return self
 
@@ -88,7 +88,7 @@ class Swaps:
         for row, pair in enumerate(rows):
             self._where[batch.indices[pair]] = (len(self.runs), row)
         self.runs.append(
-            BaseRun(
+            CleanRun(
                 tuple(batch.indices[row] for row in rows),
                 pairs,
                 clean[:, begin:],
@@ -178,7 +178,7 @@ class Swaps:
         return self.effects(pairs, layers, heads, replacements), self.forwards - before
 
     def _swap(
-        self, run: BaseRun, layer: int, pairs: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]
+        self, run: CleanRun, layer: int, pairs: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]
     ) -> np.ndarray:
         rows = [self._where[int(pair)][1] for pair in pairs]
 

@@ -162,7 +162,7 @@ def patching(
 
 
 @dataclass(frozen=True)
-class Interchange:
+class PatchingEffects:
     """Exact effects of some sites, before the mean over pairs.
 
     ``forwards`` counts layers and positions that were run: a swap at half the depth of prompts that begin to differ
@@ -186,7 +186,7 @@ def interchange(
     checkpoint: Path | None = None,
     consumers: Sequence[Consumer] = (),
     progress: Progress | None = None,
-) -> Interchange:
+) -> PatchingEffects:
     """Effect of swapping each site's clean output for its corrupt one, for every pair.
 
     Args:
@@ -229,7 +229,7 @@ def interchange(
             forwards += len(rows) * len(group) * run * (1 - layer / model.cfg.n_layers)
             if progress is not None:
                 progress(len(rows) * len(group))
-    return Interchange(
+    return PatchingEffects(
         tuple(sites), partial.effects, metric[0], metric[1], forwards, time.perf_counter() - begin
     )
 

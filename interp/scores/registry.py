@@ -7,9 +7,9 @@ from interp.activations.stream import HUNDREDTHS
 from interp.errors import InputError, check_choice
 from interp.models import Model, has_mlps
 from interp.scores.acdc import ACDCConfig, acdc
-from interp.scores.adaptive_patching.edges import CodeEdges, edges_of_codes
-from interp.scores.adaptive_patching.method import CodesConfig, codes
-from interp.scores.adaptive_patching.nested import Growth, grow
+from interp.scores.adaptive_patching.edges import PatchedEdges, edges_by_patching
+from interp.scores.adaptive_patching.method import AdaptivePatchingConfig, codes
+from interp.scores.adaptive_patching.nested import NestedCircuits, grow
 from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import AttributionConfig, attribution
 from interp.scores.baselines import LayerIndexConfig, RandomConfig, layer_index, random_ranking
@@ -22,13 +22,13 @@ from interp.scores.mean_difference import MeanDifferenceConfig, mean_difference
 from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
 from interp.scores.overlap import PUBLISHED_L1, OverlapConfig, overlap
 from interp.scores.pair_subsets import (
-    Pool,
-    codes_pool,
-    eap_ig_pool,
-    eap_pool,
-    hisp_pool,
-    mean_difference_pool,
-    overlap_pool,
+    PairSubsets,
+    adaptive_patching_subsets,
+    eap_ig_subsets,
+    eap_subsets,
+    hisp_subsets,
+    mean_difference_subsets,
+    overlap_subsets,
 )
 from interp.scores.patching import PatchingConfig, patching
 from interp.scores.result import Cost, EdgeScore, Scores
@@ -45,13 +45,13 @@ class Method:
     summary: str
     task_defaults: Callable[[str], dict] = lambda _task: {}
     """Options whose default the method's publication gives per task."""
-    pooled: Callable[..., Pool] | None = None
+    pooled: Callable[..., PairSubsets] | None = None
     """``pooled(model, pool, config, progress=)`` for methods that are no mean over pairs, but rank any subset of a pool
     from one set of base runs."""
-    edges: Callable[..., CodeEdges] | None = None
+    edges: Callable[..., PatchedEdges] | None = None
     """``edges(model, pairs, scores, sites=, seed=, progress=)`` for methods that score edges only when asked, after
     the heads: from their scores of the same pairs."""
-    alone: Callable[..., Growth] | None = None
+    alone: Callable[..., NestedCircuits] | None = None
     """``alone(model, pairs, config, progress=)`` for methods that, when asked, order heads anew for circuits that are
     to do the task by themselves. Others order them by their scores."""
     by_batch: bool = False
@@ -77,11 +77,11 @@ def _hundredths(_model: Model, _n: int) -> int:
 METHODS: dict[str, Method] = {
     "codes": Method(
         codes,
-        CodesConfig,
+        AdaptivePatchingConfig,
         _pairs,
         "attribution, corrected by exact swaps where membership is open; codes say what a head does",
-        pooled=codes_pool,
-        edges=edges_of_codes,
+        pooled=adaptive_patching_subsets,
+        edges=edges_by_patching,
         alone=grow,
         by_batch=True,  # a batch skips what all its prompts begin with in common, which says what a swap costs
         version=5,  # effects' variance over pairs is no longer taken for attribution's
@@ -93,7 +93,7 @@ METHODS: dict[str, Method] = {
         _pairs,
         "codes unique to clean prompts, by a discrete SAE",
         lambda task: {"l1": PUBLISHED_L1.get(task, OverlapConfig.l1)},
-        pooled=overlap_pool,
+        pooled=overlap_subsets,
         scores_mlps=False,
     ),
     "patching": Method(
@@ -125,14 +125,14 @@ METHODS: dict[str, Method] = {
         EAPConfig,
         _pairs,
         "edge attribution patching, heads by their largest edge",
-        pooled=eap_pool,
+        pooled=eap_subsets,
     ),
     "eap-ig": Method(
         eap_ig,
         EAPIGConfig,
         _hundredths,
         "the same with gradients between corrupt and clean input",
-        pooled=eap_ig_pool,
+        pooled=eap_ig_subsets,
     ),
     "eap-ig-activations": Method(
         eap_ig_activations,
@@ -145,7 +145,7 @@ METHODS: dict[str, Method] = {
         HISPConfig,
         _pairs,
         "absolute attribution of every pair, normed in each layer",
-        pooled=hisp_pool,
+        pooled=hisp_subsets,
         scores_mlps=False,
     ),
     "mean-difference": Method(
@@ -153,7 +153,7 @@ METHODS: dict[str, Method] = {
         MeanDifferenceConfig,
         _pairs,
         "how far a head's mean output moves: no gradient, no codes",
-        pooled=mean_difference_pool,
+        pooled=mean_difference_subsets,
         scores_mlps=False,
     ),
     "random": Method(random_ranking, RandomConfig, _pairs, "a random ranking", scores_mlps=False),

@@ -1,6 +1,6 @@
 """Steering: set, add or forbid codes while a model runs; find the codes of a topic."""
 
-from interp.steering.code_set import FoundCode, FoundCodes, Verdict
+from interp.steering.code_set import CodeSet, FoundCode, Verdict
 from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode, WeightedCode, parse_codes
 from interp.steering.find_codes import find_codes
 from interp.steering.steer import Steered, steer
@@ -11,7 +11,7 @@ __all__ = [
     "CodeEdit",
     "ForbidCode",
     "FoundCode",
-    "FoundCodes",
+    "CodeSet",
     "SetCode",
     "Steered",
     "Topic",

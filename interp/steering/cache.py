@@ -15,7 +15,7 @@ from interp.bottlenecks.store import books_fingerprint
 from interp.files import read_json, write_json, write_text
 from interp.models import Model, weights_digest
 from interp.progress import Stage, silent
-from interp.steering.code_set import FoundCode, FoundCodes, Verdict
+from interp.steering.code_set import CodeSet, FoundCode, Verdict
 from interp.steering.find_codes import RANKINGS, find_codes
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
@@ -53,7 +53,7 @@ def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str]
     return _digest([FINDER, made_with, list(positive), list(negative), by, seed])
 
 
-def recall(folder: Path | None, key: str) -> FoundCodes | None:
+def recall(folder: Path | None, key: str) -> CodeSet | None:
     """What was found for a request, if it is known; a damaged file counts as none.
 
     Args:
@@ -63,7 +63,7 @@ def recall(folder: Path | None, key: str) -> FoundCodes | None:
     try:
         if stored is None and folder is not None:
             stored = read_json(_file(folder, key))
-        return None if stored is None else FoundCodes.from_json(stored)
+        return None if stored is None else CodeSet.from_json(stored)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -77,7 +77,7 @@ def find_or_recall(
     by: str = RANKINGS[0],
     seed: int = 0,
     stage: Stage = silent,
-) -> FoundCodes:
+) -> CodeSet:
     """As :func:`~interp.steering.find_codes`, unless what that would find comes with the package."""
     key = request_key(identity(model, codebooks), positive, negative, by, seed)
     return recall(None, key) or find_codes(
@@ -85,7 +85,7 @@ def find_or_recall(
     )
 
 
-def keep(folder: Path, key: str, found: FoundCodes) -> None:
+def keep(folder: Path, key: str, found: CodeSet) -> None:
     write_json(_file(folder, key), found.to_json())
 
 
@@ -93,7 +93,7 @@ def _digest(value: list) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:24]
 
 
-def write_shipped(file: Path, known: Mapping[str, FoundCodes]) -> None:
+def write_shipped(file: Path, known: Mapping[str, CodeSet]) -> None:
     """What comes with the package, by request: codes as rows, three digits of what is only looked at."""
     stored = {
         key: found.to_json() | {"codes": [_row(code) for code in found.codes]} for key, found in known.items()

@@ -52,7 +52,7 @@ class FoundCode:
 
 
 @dataclass(frozen=True)
-class FoundCodes:
+class CodeSet:
     """Best first; at a site one or, by difference, some.
 
     Attributes:
@@ -104,7 +104,7 @@ class FoundCodes:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, stored: Mapping) -> "FoundCodes":
+    def from_json(cls, stored: Mapping) -> "CodeSet":
         """What :meth:`to_json` gave.
 
         Raises:

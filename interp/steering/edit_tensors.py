@@ -17,7 +17,7 @@ _KEEP = -2
 """An id that leaves a slot as it is."""
 
 
-class SitePlan:
+class SiteEdits:
     """Forbidden codes act first (:meth:`allowed`), then set ones (:meth:`apply`), then added ones (:meth:`added`).
 
     Args:

@@ -50,7 +50,7 @@ from interp.bottlenecks.metric_codebook import output_map
 from interp.errors import InputError, whole_number
 from interp.models import Model, model_device, resolve_site
 from interp.progress import Stage, silent
-from interp.steering.code_set import FoundCode, FoundCodes, Verdict
+from interp.steering.code_set import CodeSet, FoundCode, Verdict
 from interp.steering.target_tokens import Target, find_target
 from interp.steering.texts import Readings, TokenizedTexts, batches, grouped, read_texts, tokenize, watched
 
@@ -171,7 +171,7 @@ def find_codes(
     by: str = "difference",
     seed: SupportsIndex = 0,
     stage: Stage = silent,
-) -> FoundCodes:
+) -> CodeSet:
     """Find the codes that bring about what positive texts have and negative ones do not, or that tell them apart.
 
     One forward pass over all texts; by difference another, and a backward pass, over the negative ones, and over half
@@ -227,7 +227,7 @@ def find_codes(
         )
         for place, code, weight, effect in chosen
     )
-    return FoundCodes(tuple(found), by, seed, len(positive), len(negative))
+    return CodeSet(tuple(found), by, seed, len(positive), len(negative))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from interp.bottlenecks.edits import Positions, check_positions, is_among
 from interp.errors import InputError, real_number, whole_number
 from interp.models import Model, Site, resolve_site
 from interp.models.hooks import running_generation
-from interp.steering.edit_tensors import SitePlan
+from interp.steering.edit_tensors import SiteEdits
 from interp.steering.edits import CodeEdit
 
 Where = str | Positions
@@ -101,11 +101,11 @@ class Steered(Attached):
         books = {name: book for name, book in codebooks.items() if name in wanted}
         super().__init__(model, books, error_term=error_term)
         self.positions, self.share, self.seed = positions, share, seed
-        self._plans: dict[str, SitePlan] = {}
+        self._plans: dict[str, SiteEdits] = {}
         for edit, (name, head) in zip(edits, homes, strict=True):
             name = str(resolve_site(model, name))
             if name not in self._plans:
-                self._plans[name] = SitePlan(name, self.bottlenecks[name], self._groups(name))
+                self._plans[name] = SiteEdits(name, self.bottlenecks[name], self._groups(name))
             self._plans[name].add(edit, head)
         self._prompt = 0
         self._generation: object | None = None

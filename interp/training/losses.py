@@ -16,7 +16,7 @@ KEPT = 2**30
 """Bytes of residual streams that are kept; blocks beyond them go through the whole model every time."""
 
 
-class PlainModel:
+class Teacher:
     """Next-token logits, the same bit for bit whether a block is seen for the first time or again.
 
     What comes to the last layer is kept, by block, and a batch of which all is there starts at that layer: of

@@ -34,7 +34,7 @@ from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.store import (
     MODEL_FOLDER,
     WORK,
-    BookFolder,
+    CodebookStore,
     begin_request,
     books_fingerprint,
     check_request,
@@ -142,14 +142,14 @@ Watch = Callable[[int, int, StepResult], None]
 
 def train_codebooks(
     model: Model,
-    start: BookFolder,
+    start: CodebookStore,
     text: TextBlocks,
     folder: Path,
     config: TrainConfig | None = None,
     *,
     stage: Stage = silent,
     watch: Watch = lambda *_: None,
-) -> BookFolder:
+) -> CodebookStore:
     """Train the books of a folder further and write them to another; goes on where a killed run stopped.
 
     A run that goes on repeats the losses of one that was never killed, on the same device and number of threads. In
@@ -179,8 +179,8 @@ def train_codebooks(
     if config.objective == "joint":
         check_saveable(model)
     request = _request(model, start, books, text, config)
-    if BookFolder.exists(folder):
-        found = BookFolder.open(folder)
+    if CodebookStore.exists(folder):
+        found = CodebookStore.open(folder)
         if "training" not in found.manifest:
             raise InputError(f"{folder} holds fitted codebooks: write the trained ones to another folder")
         check_request(folder, {**found.manifest, "model": found.manifest["training"]["base"]}, request)
@@ -264,19 +264,19 @@ def _words(result: StepResult) -> Iterator[tuple[str, str]]:
     yield "dead", f"{result.dead:.1%}"
 
 
-def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> BookFolder:
+def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> CodebookStore:
     for site, book in trainer.books.items():
-        book.save(BookFolder.book(folder, site))
+        book.save(CodebookStore.book(folder, site))
     if trainer.weights:
         save_model(trainer.model, folder / MODEL_FOLDER)
         where = str((folder / MODEL_FOLDER).resolve())
         own = {**model_identity(trainer.model), "spec": where, "source": where, "revision": None}
         request = {**request, "model": own}
-    return BookFolder.finish(folder, request, leftovers=folder / WORK)
+    return CodebookStore.finish(folder, request, leftovers=folder / WORK)
 
 
 def _request(
-    model: Model, start: BookFolder, books: dict[str, Codebook], text: TextBlocks, config: TrainConfig
+    model: Model, start: CodebookStore, books: dict[str, Codebook], text: TextBlocks, config: TrainConfig
 ) -> dict[str, Any]:
     """What the trained books depend on, as JSON values."""
     identity = model_identity(model)

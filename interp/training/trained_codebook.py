@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig, Codes
 from interp.bottlenecks.base import NO_CODE, count_codes
-from interp.bottlenecks.wrapper import WatchedBook
+from interp.bottlenecks.wrapper import CodebookWrapper
 
 NO_PART = 1e-3
 """Strength below which a code has no part in a vector, but fills one of the k places."""
@@ -57,7 +57,7 @@ MEASURES = ("variance", "usual_variance", "gain")
 """The running means, each [group]: part of a run's state."""
 
 
-class TrainedBook(WatchedBook):
+class TrainedCodebook(CodebookWrapper):
     """The book in everything, for :func:`~interp.bottlenecks.attach.attach`, with a loss that knows no units.
 
     *The gradient through a book.* Straight through, a book would pass on all of the gradient to what comes to it, as if

@@ -29,8 +29,8 @@ from interp.errors import InputError
 from interp.models import Model
 from interp.models.save import trained_weights
 from interp.training.config import TrainConfig
-from interp.training.losses import PlainModel, kl_and_gradient
-from interp.training.trained_codebook import MEASURES, TrainedBook
+from interp.training.losses import Teacher, kl_and_gradient
+from interp.training.trained_codebook import MEASURES, TrainedCodebook
 
 BETAS = (0.9, 0.99)
 """Of the mean gradient and the mean square, over uses of a code."""
@@ -140,11 +140,11 @@ class Trainer:
         config = config.for_books(books)
         self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
         self._watched = {
-            site: TrainedBook(book, alone=config.objective == "local", joint=config.objective == "joint")
+            site: TrainedCodebook(book, alone=config.objective == "local", joint=config.objective == "joint")
             for site, book in books.items()
         }
         attach(model, self._watched)  # checks that they fit
-        self._plain = PlainModel(model, again=config.objective == "distilled" and config.epochs > 1)
+        self._plain = Teacher(model, again=config.objective == "distilled" and config.epochs > 1)
         self.ks = {site: book.config.k for site, book in books.items()}
         if config.nested:
             for book in books.values():

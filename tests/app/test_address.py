@@ -96,13 +96,13 @@ def test_what_vanishes_while_it_is_open_is_told(open_page, runs, tmp_path, view,
 def test_an_index_of_other_codebooks_of_the_package_has_no_links(runs, tmp_path, monkeypatch):
     from interp.app.widgets import codebook_picker as books
     from interp.app.widgets import urls as links
-    from interp.bottlenecks.store import BookFolder, books_fingerprint
+    from interp.bottlenecks.store import CodebookStore, books_fingerprint
 
     package = tmp_path / "interp" / "bottlenecks" / "data"
     monkeypatch.setattr(books, "PACKAGED", package)
     monkeypatch.setenv("INTERP_RUNS", str(runs))
     shutil.copytree(runs / "books", package / "tiny")
-    own = BookFolder.open(package / "tiny").books()
+    own = CodebookStore.open(package / "tiny").books()
     for fingerprint, name in ((books_fingerprint(own), books.SHIPPED), ("another", None)):
         made_with = {"folder": str(package / "tiny"), "sites": list(own), "fingerprint": fingerprint}
         monkeypatch.setattr(links, "read_json", lambda _path, made_with=made_with: {"books": made_with})

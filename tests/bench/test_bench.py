@@ -10,7 +10,7 @@ import pytest
 from interp.bench import Plan, run_bench
 from interp.bench.plan import LIMITS, YARDSTICK, drawn
 from interp.bench.run import _Estimate
-from interp.circuits.exact_effects import MeasuredReference
+from interp.circuits.exact_effects import ExactEffects
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator
 from interp.evaluation.faithfulness import faithfulness_curves
@@ -290,7 +290,7 @@ def test_the_yardstick_is_judged_by_the_other_pairs():
 
     rng = np.random.default_rng(0)
     heads = rng.normal(size=(12, 2, 3)) * 0.1 + np.array([[1.0, 0, 0], [0.5, 0, 0]])
-    measured = MeasuredReference("t/m", "t", "m", heads, None, np.full(12, 2.0), np.zeros(12), {})
+    measured = ExactEffects("t/m", "t", "m", heads, None, np.full(12, 2.0), np.zeros(12), {})
     court = Court((Judge("t/m", measured.members(), measured.effects()),), measured)
     scores, (judge,) = court.yardstick(5, seed=3)
     order = drawn(3, 12, 12)
@@ -360,7 +360,7 @@ def test_a_prompt_file_that_has_changed_is_measured_again(tmp_path, monkeypatch)
     wanted = plan(tasks=("mine.json",), models=(TASK,), methods=("attribution",), pairs=(4,), seeds=1)
     first = run_bench(wanted, tmp_path / "bench", say=lines.append)
     assert timeless(run_bench(wanted, tmp_path / "bench")) == timeless(first)
-    reference = MeasuredReference.load(next((tmp_path / "bench").glob("*/reference-n20.safetensors")))
+    reference = ExactEffects.load(next((tmp_path / "bench").glob("*/reference-n20.safetensors")))
     assert reference.n_pairs == 20, "of 40 prompts 16 are the pool, and 20 of the others the reference"
 
     write_prompt_file(pairs.subset(range(20, 60)), path, tokenizer)
@@ -381,7 +381,7 @@ def test_a_short_prompt_file_is_shared_between_the_pool_and_the_judges(tmp_path,
     short = {"tasks": ("mine.json",), "models": (TASK,), "methods": ("attribution",), "seeds": 1, "pool": 300}
     found = run_bench(plan(**short, pairs=(5,)), tmp_path / "bench")
     assert cell(found, "attribution", 5, 0)["roc_auc"] is not None
-    assert MeasuredReference.load(next((tmp_path / "bench").glob("*/reference-*"))).n_pairs == 6
+    assert ExactEffects.load(next((tmp_path / "bench").glob("*/reference-*"))).n_pairs == 6
     with pytest.raises(InputError, match=r"has 12 pairs, and --pairs asks for 12: others are needed"):
         run_bench(plan(**short, pairs=(12,)), tmp_path / "more")
     # beside another that can be run it is left out, and what was found of that is kept

@@ -7,7 +7,7 @@ from interp.bench.cells import Runner
 from interp.bench.plan import drawn
 from interp.models import load_model
 from interp.planted.models import planted_truth
-from interp.scores.adaptive_patching.method import CodesBase, CodesConfig
+from interp.scores.adaptive_patching.method import AdaptivePatchingBase, AdaptivePatchingConfig
 from interp.tasks import load_task
 
 PLANTED = "planted-inhibition"
@@ -24,8 +24,8 @@ def test_pooled_cells_equal_the_method_alone(tmp_path):
     for n, seed in cells:
         told: list[float] = []
         outcome = runner.outcome(n, seed, told.append)
-        alone = CodesBase(model, pool.subset(drawn(seed, n, 20)), kept=range(n))
-        ranking = alone.rank(range(n), CodesConfig(seed=seed))
+        alone = AdaptivePatchingBase(model, pool.subset(drawn(seed, n, 20)), kept=range(n))
+        ranking = alone.rank(range(n), AdaptivePatchingConfig(seed=seed))
         np.testing.assert_allclose(outcome.heads, ranking.heads, atol=1e-3)
         assert outcome.forwards == pytest.approx(4 * n + ranking.forwards)
     again = runner.heads([drawn(0, 8, 20)[0]] * 4 + drawn(0, 8, 20)[:4], 0)

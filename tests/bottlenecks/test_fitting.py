@@ -11,7 +11,7 @@ from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, LayerStream, fit_codebooks
 from interp.bottlenecks.metric_codebook import output_map
-from interp.bottlenecks.store import BookFolder, load_codebooks
+from interp.bottlenecks.store import CodebookStore, load_codebooks
 from interp.errors import InputError
 from interp.models import Model, earlier_digest, hooked, resolve_site, weights_digest
 from interp.text import TextBlocks, load_text
@@ -212,7 +212,7 @@ def test_a_folder_that_holds_no_books_is_refused(model, tmp_path, content, messa
 def test_the_manifest_says_what_was_done(model, text, tmp_path):
     found = fit_codebooks(model, text, ["heads"], tmp_path, SMALL)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["sites"] == ["a0", "a1"] == BookFolder.open(tmp_path).sites == found.sites
+    assert manifest["sites"] == ["a0", "a1"] == CodebookStore.open(tmp_path).sites == found.sites
     assert manifest["text"]["n_tokens"] == 640 and manifest["text"]["split"] == "train"
     assert manifest["fit"]["n_codes"] == 12 and manifest["model"]["d_head"] == model.cfg.d_head
 
@@ -251,9 +251,9 @@ def test_books_that_an_earlier_version_made_are_of_their_model_still(model, text
     assert manifest["model"]["weights"] == weights_digest(model)
     manifest["model"]["weights"] = earlier_digest(model)
     path.write_text(json.dumps(manifest))
-    assert BookFolder.open(tmp_path / "books").is_of(model)
+    assert CodebookStore.open(tmp_path / "books").is_of(model)
     load_codebooks(tmp_path / "books", model)
-    assert not BookFolder.open(tmp_path / "books").is_of(tiny_model("gpt2"))
+    assert not CodebookStore.open(tmp_path / "books").is_of(tiny_model("gpt2"))
     manifest["model"]["weights"] = "0" * 16
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"\(weights 0{16}\), not of"):

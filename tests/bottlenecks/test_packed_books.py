@@ -7,7 +7,7 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks import store as shipped
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.store import (
-    BookFolder,
+    CodebookStore,
     codebooks_folder,
     load_codebooks,
     pack_codebooks,
@@ -24,7 +24,7 @@ def model(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def fitted(model, tmp_path_factory) -> dict[int, BookFolder]:
+def fitted(model, tmp_path_factory) -> dict[int, CodebookStore]:
     text = load_text("stdlib", model, n_tokens=640, context=32)
     folder = tmp_path_factory.mktemp("fitted")
     return {
@@ -157,4 +157,4 @@ def test_what_ships_is_whole_and_small():
     manifests = sorted(shipped.SHIPPED.glob("*/manifest.json"))
     assert manifests
     for manifest in manifests:
-        assert BookFolder.open(manifest.parent).books()
+        assert CodebookStore.open(manifest.parent).books()

@@ -8,7 +8,7 @@ from interp.errors import InputError
 from interp.models import Site
 from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.patching import Interchange
+from interp.scores.patching import PatchingEffects
 from interp.scores.result import Cost, Scores
 from interp.stats import mean_interval
 from interp.tasks import load_task
@@ -48,7 +48,7 @@ def test_a_small_or_uncertain_effect_is_no_member():
         axis=1,
     )
     sites = tuple(Site("attn", 0, h) for h in range(4))
-    checked = decide(Interchange(sites, effects, np.full(n, 2.0), np.full(n, 0.0), 0.0, 0.0))
+    checked = decide(PatchingEffects(sites, effects, np.full(n, 2.0), np.full(n, 0.0), 0.0, 0.0))
     assert checked.member.tolist() == [True, True, False, False]
     assert checked.effect[1] < 0
 
@@ -57,7 +57,7 @@ def test_a_model_that_does_not_do_the_task_has_no_circuit():
     n = 30
     noise = np.random.default_rng(0).standard_normal((2, n))
     with pytest.raises(InputError, match="does not do this task"):
-        decide(Interchange((Site("attn", 0, 0),), np.zeros((n, 1)), noise[0], noise[1], 0.0, 0.0))
+        decide(PatchingEffects((Site("attn", 0, 0),), np.zeros((n, 1)), noise[0], noise[1], 0.0, 0.0))
 
 
 def test_too_few_pairs_are_refused():
@@ -78,4 +78,4 @@ def test_sides_that_are_exchanged_are_refused():
     n = 20
     effects = np.zeros((n, 1))
     with pytest.raises(InputError, match="are answers and wrong answers, or clean and corrupt, exchanged"):
-        decide(Interchange((Site("attn", 0, 0),), effects, np.full(n, -1.0), np.full(n, 1.0), 0.0, 0.0))
+        decide(PatchingEffects((Site("attn", 0, 0),), effects, np.full(n, -1.0), np.full(n, 1.0), 0.0, 0.0))

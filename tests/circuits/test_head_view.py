@@ -7,7 +7,7 @@ import torch
 from interp.circuits.roles import LONGEST, view_pair
 from interp.errors import InputError
 from interp.models import hooked
-from interp.models.residual_writes import Wiring
+from interp.models.residual_writes import ResidualWrites
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 
@@ -79,7 +79,7 @@ def test_all_heads_of_a_layer_add_what_its_attention_does(tiny_model, family):
 def test_where_it_is_not_known_what_heads_add_patterns_are_still_seen(tiny_model, monkeypatch):
     model = tiny_model("gpt2")
     [pair] = random_pairs(model.cfg.d_vocab, n=1)
-    monkeypatch.setattr(Wiring, "of", lambda _: Wiring(False))
+    monkeypatch.setattr(ResidualWrites, "of", lambda _: ResidualWrites(False))
     view = view_pair(model, pair, "logit_diff")
     assert view.pattern("clean", 1, 0).shape == (9, 9)
     assert view.nbytes == view.patterns.nbytes

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from interp.circuits.exact_effects import MeasuredReference, shipped_measured
+from interp.circuits.exact_effects import ExactEffects, shipped_measured
 from interp.circuits.references import load_reference, reference_for, reference_names
 from interp.errors import InputError
 from interp.models.sites import parse_site
@@ -116,7 +116,7 @@ def measured(n_pairs=40, largest=5.0, seed=0):
     heads[:, 1, 2] += 1.0
     heads[:, 2, 0] -= 0.5
     heads[0, 0, 0] = largest
-    return MeasuredReference(
+    return ExactEffects(
         name="ioi/tiny",
         task="ioi",
         model="tiny",
@@ -161,9 +161,7 @@ def test_a_resample_without_a_gap_makes_no_head_a_member():
 
 def test_no_members_without_a_gap():
     reference = measured()
-    flat = MeasuredReference(
-        **{**vars(reference), "metric_clean": reference.metric_corrupt, "provenance": {}}
-    )
+    flat = ExactEffects(**{**vars(reference), "metric_clean": reference.metric_corrupt, "provenance": {}})
     with pytest.raises(InputError, match="gap 0"):
         flat.members()
 
@@ -172,7 +170,7 @@ def test_measured_reference_survives_its_file(tmp_path):
     reference = measured()
     path = tmp_path / "measured-ioi.safetensors"
     reference.save(path)
-    loaded = MeasuredReference.load(path)
+    loaded = ExactEffects.load(path)
     assert load_file(path)["heads"].dtype == np.int16
     assert np.abs(loaded.heads - reference.heads).max() <= 5.0 / 65_534 * 1.001
     assert np.abs(loaded.heads - reference.heads).max() < 1e-3 * reference.gap
@@ -187,15 +185,15 @@ def test_measured_reference_survives_its_file(tmp_path):
 def test_effects_far_beyond_the_gap_are_kept_as_floats(tmp_path):
     reference = measured(largest=1000.0)
     reference.save(tmp_path / "m.safetensors")
-    loaded = MeasuredReference.load(tmp_path / "m.safetensors")
+    loaded = ExactEffects.load(tmp_path / "m.safetensors")
     assert load_file(tmp_path / "m.safetensors")["heads"].dtype == np.float32
     assert np.abs(loaded.heads - reference.heads).max() < 1e-3 * reference.gap
 
 
 def test_attention_only_models_have_no_mlp_effects(tmp_path):
-    reference = MeasuredReference(**{**vars(measured()), "mlps": None})
+    reference = ExactEffects(**{**vars(measured()), "mlps": None})
     reference.save(tmp_path / "m.safetensors")
-    assert MeasuredReference.load(tmp_path / "m.safetensors").mlps is None
+    assert ExactEffects.load(tmp_path / "m.safetensors").mlps is None
 
 
 def test_patching_scores_become_a_reference():
@@ -213,12 +211,12 @@ def test_patching_scores_become_a_reference():
         metric_corrupt=source.metric_corrupt,
         provenance={"task": "ioi", "seed": 3},
     )
-    made = MeasuredReference.from_scores(scores, name="ioi/tiny", model="tiny", provenance={"torch": "2"})
+    made = ExactEffects.from_scores(scores, name="ioi/tiny", model="tiny", provenance={"torch": "2"})
     assert made.provenance == {"task": "ioi", "seed": 3, "model": "tiny", "torch": "2"}
     np.testing.assert_array_equal(made.effects(), source.effects())
     estimate = Scores("attribution", source.effects(), True, Cost(1.0, {}), {})
     with pytest.raises(InputError, match="attribution"):
-        MeasuredReference.from_scores(estimate, name="x", model="tiny", provenance={})
+        ExactEffects.from_scores(estimate, name="x", model="tiny", provenance={})
 
 
 def _with_header(path, **changes):
@@ -254,7 +252,7 @@ def test_damaged_file_is_an_input_error_that_names_it(tmp_path, damage):
     measured().save(path)
     damage(path)
     with pytest.raises(InputError, match="measured-bad"):
-        MeasuredReference.load(path)
+        ExactEffects.load(path)
 
 
 def test_shipped_measurements_load_and_have_members():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.bottlenecks.store import BookFolder, describe_text, model_identity
+from interp.bottlenecks.store import CodebookStore, describe_text, model_identity
 from tests.codesearch.conftest import make_books
 
 
@@ -11,7 +11,7 @@ from tests.codesearch.conftest import make_books
 def folder(model, text, tmp_path):
     """The books as a folder, without fitting."""
     for site, book in make_books().items():
-        book.save(BookFolder.book(tmp_path / "books", site))
+        book.save(CodebookStore.book(tmp_path / "books", site))
     request = {
         "model": model_identity(model),
         "sites": list(make_books()),
@@ -25,7 +25,7 @@ def folder(model, text, tmp_path):
         },
         "text": describe_text(text),
     }
-    BookFolder.finish(tmp_path / "books", request, tmp_path / "none")
+    CodebookStore.finish(tmp_path / "books", request, tmp_path / "none")
     return tmp_path / "books"
 
 

@@ -20,7 +20,13 @@ from interp.evaluation.steering import (
     strain,
     write,
 )
-from interp.evaluation.steering_conditions import ARMS, Arm, means_of_texts, plan_arms, vector_books
+from interp.evaluation.steering_conditions import (
+    ARMS,
+    SteeringCondition,
+    means_of_texts,
+    plan_arms,
+    vector_books,
+)
 from interp.models import Model, hooked
 from interp.steering import Topic, find_codes, steer
 from interp.steering.find_codes import EMPHASIS, read_gains
@@ -81,7 +87,7 @@ def test_means_are_of_the_tokens_without_bos_and_padding(model):
 
 
 @pytest.fixture(scope="module")
-def arms(model, books) -> dict[str, Arm]:
+def arms(model, books) -> dict[str, SteeringCondition]:
     found = find_codes(model, books, MARKED, PLAIN)
     means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
 

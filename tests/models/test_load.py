@@ -26,7 +26,7 @@ from interp.models import describe_model, load_model, load_tokenizer, model_name
 from interp.models.embedded import cache_folder
 from interp.models.generate import generate
 from interp.models.load import classify, parse_device
-from interp.models.residual_writes import Wiring
+from interp.models.residual_writes import ResidualWrites
 from interp.steering.continuations import continue_prompts
 from interp.text import load_text
 from tests.tiny_models import FAMILIES, OTHERS, make_config
@@ -427,7 +427,7 @@ def test_a_model_that_reads_three_tokens_is_loaded(tiny_model_folder, tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path)
     model = load_model(str(tmp_path))
-    assert model.cfg.n_ctx == 3 and Wiring.of(model).plain
+    assert model.cfg.n_ctx == 3 and ResidualWrites.of(model).plain
 
 
 @pytest.mark.parametrize("family", OTHERS)

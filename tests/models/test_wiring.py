@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.errors import InputError
 from interp.models import has_mlps, hooked, load_model
-from interp.models.residual_writes import Wiring
+from interp.models.residual_writes import ResidualWrites
 from interp.planted.models import load_planted_model
 from tests.tiny_models import FAMILIES, OTHERS
 
@@ -19,7 +19,7 @@ NORMS = {"gemma2": "ln1_post", "gemma3": "ln1_post", "olmo2": "ln1"}
 def test_what_heads_add_sums_to_what_attention_adds(family, tiny_model):
     """Behind a norm after attention too, where each has its share, and with a factor."""
     model = load_planted_model(family) if family.startswith("planted") else tiny_model(family)
-    wiring, seen = Wiring.of(model), {}
+    wiring, seen = ResidualWrites.of(model), {}
     assert wiring.norm == NORMS.get(family)
     assert wiring.scale == pytest.approx(0.5 if family == "granite" else 1.0)
     points = ["hook_resid_pre", "attn.hook_z", "hook_resid_post", *["hook_mlp_out"] * has_mlps(model)]
@@ -42,10 +42,10 @@ def test_what_heads_add_sums_to_what_attention_adds(family, tiny_model):
 @pytest.mark.parametrize(("family", "scale"), [("llama", 1.0), ("granite", 1 / 8)])
 def test_logits_have_the_factor_of_the_family(family, scale, tiny_model):
     model, seen = tiny_model(family), []
-    assert Wiring.of(model).logit_scale == pytest.approx(scale)
+    assert ResidualWrites.of(model).logit_scale == pytest.approx(scale)
     with torch.no_grad(), hooked(model, {"unembed.hook_in": lambda x: seen.append(x.clone())}):
         logits = model(torch.randint(3, 60, (2, 7)))
-    torch.testing.assert_close(Wiring.of(model).logits(model, seen[0]), logits)
+    torch.testing.assert_close(ResidualWrites.of(model).logits(model, seen[0]), logits)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -59,7 +59,10 @@ def test_numbers_of_16_bits_and_a_large_stream_hide_nothing(
         network.get_input_embeddings().weight.mul_(200)
     network.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_model_folder(family)).save_pretrained(tmp_path)
-    found, exact = Wiring.of(load_model(str(tmp_path), dtype=dtype)), Wiring.of(tiny_model(family))
+    found, exact = (
+        ResidualWrites.of(load_model(str(tmp_path), dtype=dtype)),
+        ResidualWrites.of(tiny_model(family)),
+    )
     assert (found.known, found.norm) == (exact.known, exact.norm)
     assert found.scale == pytest.approx(exact.scale, rel=0.01)
 
@@ -67,16 +70,16 @@ def test_numbers_of_16_bits_and_a_large_stream_hide_nothing(
 def test_what_is_attached_changes_nothing_and_sees_nothing(tiny_model_folder):
     model, seen = load_model(str(tiny_model_folder("gpt2"))), []
     with hooked(model, {"blocks.0.hook_resid_post": lambda x: seen.append(1) or x + torch.randn_like(x)}):
-        assert Wiring.of(model).plain and not seen
+        assert ResidualWrites.of(model).plain and not seen
         model(torch.tensor([[3, 4]]))
     assert len(seen) == 1
 
 
 def test_what_is_known_waits_for_nobody(tiny_model_folder):
     model = load_model(str(tiny_model_folder("gpt2")))
-    known, found = Wiring.of(model), []
+    known, found = ResidualWrites.of(model), []
     with hooked(model, {}):
-        thread = threading.Thread(target=lambda: found.append(Wiring.of(model)))
+        thread = threading.Thread(target=lambda: found.append(ResidualWrites.of(model)))
         thread.start()
         thread.join(10)
         assert found == [known]
@@ -85,12 +88,12 @@ def test_what_is_known_waits_for_nobody(tiny_model_folder):
 def test_what_does_not_add_up_is_refused(tiny_model_folder):
     model = load_model(str(tiny_model_folder("gpt2")))
     model.blocks[1].mlp.register_forward_hook(lambda _module, _given, out: out + 1)  # behind the bridge's own
-    assert not Wiring.of(model).known
+    assert not ResidualWrites.of(model).known
     for refuse in (
-        lambda: Wiring.of(model).added_by_heads(model, 0, torch.zeros(1, 3, 8)),
-        lambda: Wiring.of(model).require_additive(model, "a method"),
-        lambda: Wiring.of(model).require_plain(model, "a method"),
-        lambda: Wiring.of(model).require_edges(model),
+        lambda: ResidualWrites.of(model).added_by_heads(model, 0, torch.zeros(1, 3, 8)),
+        lambda: ResidualWrites.of(model).require_additive(model, "a method"),
+        lambda: ResidualWrites.of(model).require_plain(model, "a method"),
+        lambda: ResidualWrites.of(model).require_edges(model),
     ):
         with pytest.raises(InputError, match="GPT2LMHeadModel: its heads, biases and MLPs do not add up"):
             refuse()
@@ -100,4 +103,4 @@ def test_what_does_not_add_up_is_refused(tiny_model_folder):
 def test_a_norm_or_a_factor_is_named_with_the_architecture(family, why, tiny_model):
     model = tiny_model(family)
     with pytest.raises(InputError, match=f"a method needs heads that add.*{model.cfg.architecture}.*{why}"):
-        Wiring.of(model).require_plain(model, "a method")
+        ResidualWrites.of(model).require_plain(model, "a method")

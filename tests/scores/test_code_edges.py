@@ -9,13 +9,13 @@ from interp.models import Site, load_model
 from interp.planted.models import planted_truth
 from interp.scores.adaptive_patching.edges import (
     PATCHED_EDGE_PAIRS,
-    CodeEdgesConfig,
     EdgeList,
-    EdgeSwaps,
+    PatchedEdgesConfig,
+    PathPatchRunner,
     code_edges,
     conditional_information,
     edge_products_among,
-    edges_of_codes,
+    edges_by_patching,
     halfway_products,
     partial_products,
 )
@@ -24,7 +24,7 @@ from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import edge_runs, edge_scores
 from interp.scores.eap_ig import eap_ig, input_path
 from interp.scores.head_codes import HeadCodes
-from interp.scores.patch_runner import Swaps
+from interp.scores.patch_runner import PatchRunner
 from interp.tasks import load_task
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import exact_edge
@@ -76,8 +76,8 @@ def test_a_gate_of_gates_is_seen_better_than_by_integrated_gradients_at_less_cos
 @pytest.mark.parametrize("family", ["llama", "pythia", "gpt2"])
 def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3)
-    swaps = Swaps(model, pairs, range(len(pairs)))
-    patched = EdgeSwaps(model, swaps)
+    swaps = PatchRunner(model, pairs, range(len(pairs)))
+    patched = PathPatchRunner(model, swaps)
     with swaps:
         for run in edge_runs(model, pairs, batch_size=2, consumers=[swaps]):
             patched.keep(run)
@@ -91,7 +91,7 @@ def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
 
 def test_an_edge_measured_on_every_pair_is_its_exact_effect():
     model, pairs = _planted("planted-inhibition", 3)
-    found = code_edges(model, pairs, config=CodeEdgesConfig(budget=1000.0))
+    found = code_edges(model, pairs, config=PatchedEdgesConfig(budget=1000.0))
     whole = [k for k, why in enumerate(found.evidence) if why.measured == len(pairs)]
     assert len(whole) >= len(planted_truth("planted-inhibition").edges)
     for k in whole[:6]:
@@ -120,7 +120,7 @@ def test_evidence_names_what_codes_carry():
     model, pairs = _planted("planted-inhibition", 20)
     scores = codes(model, pairs)
     told: list[int] = []
-    found = edges_of_codes(model, pairs, scores, sites=_all_heads(model), progress=told.append)
+    found = edges_by_patching(model, pairs, scores, sites=_all_heads(model), progress=told.append)
     assert sum(told) == 100
     best, why = found.edges[0], found.evidence[0]
     assert (best.sender, best.receiver, best.into) in planted_truth("planted-inhibition").edges
@@ -171,4 +171,4 @@ def test_bad_input():
 )
 def test_bad_config(options, message):
     with pytest.raises(InputError, match=message):
-        CodeEdgesConfig(**options)
+        PatchedEdgesConfig(**options)

@@ -15,11 +15,16 @@ from interp.errors import InputError
 from interp.models import Site, load_model
 from interp.planted.models import planted_truth
 from interp.planted.tasks import planted_task_names
-from interp.scores.adaptive_patching.method import CodesBase, CodesConfig, codes, expected_of_mlps
+from interp.scores.adaptive_patching.method import (
+    AdaptivePatchingBase,
+    AdaptivePatchingConfig,
+    codes,
+    expected_of_mlps,
+)
 from interp.scores.adaptive_patching.partial_ablation import PartialGradients
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.attribution import attribution
-from interp.scores.patch_runner import Swaps
+from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import patching
 from interp.tasks import load_task
 from tests.pairs import random_pairs
@@ -68,7 +73,7 @@ def test_gradients_alone_miss_the_or_gate():
 def test_swaps_are_exact_interchange():
     model, pairs = _planted("planted-backup", 6)
     exact = patching(model, pairs)
-    swaps = Swaps(model, pairs, range(6))
+    swaps = PatchRunner(model, pairs, range(6))
     with swaps:
         feed(model, pairs, [swaps])
     pair, layer, head = (index.ravel() for index in np.indices(exact.heads_per_pair.shape))
@@ -88,7 +93,7 @@ def test_swaps_start_at_the_first_difference(family, tiny_model):
         shared = pair.clean_tokens[:6]
         corrupt = (*shared, *((token + 1) % 60 for token in pair.clean_tokens[6:]))
         pairs[i] = replace(pair, corrupt_tokens=corrupt)
-    swaps = Swaps(model, pairs, range(len(pairs)))
+    swaps = PatchRunner(model, pairs, range(len(pairs)))
     with swaps:
         feed(model, pairs, [swaps])
     exact = patching(model, pairs).heads_per_pair
@@ -101,7 +106,7 @@ def test_swaps_start_at_the_first_difference(family, tiny_model):
 
 def test_with_all_heads_wholly_on_the_partial_gradient_is_attribution():
     model, pairs = _planted("planted-inhibition", 5)
-    swaps = Swaps(model, pairs, range(5))
+    swaps = PatchRunner(model, pairs, range(5))
     with swaps:
         feed(model, pairs, [swaps])
     values = PartialGradients(model, swaps).of(range(5), share=1.0)
@@ -116,7 +121,7 @@ def test_partial_gradients_add_up_to_the_metrics_derivative(family, share, tiny_
         model, pairs = _planted(family, 3)
     else:
         model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(9,))
-    swaps = Swaps(model, pairs, range(3))
+    swaps = PatchRunner(model, pairs, range(3))
     with swaps:
         feed(model, pairs, [swaps])
     values = PartialGradients(model, swaps).of(range(3), share).sum((1, 2))
@@ -142,7 +147,11 @@ def test_partial_gradients_add_up_to_the_metrics_derivative(family, share, tiny_
 
 def test_arms_of_a_gate_have_a_value_with_others_half_off_and_decoys_have_none():
     model, pairs = _planted("planted-or", 8)
-    truth, swaps, metrics = planted_truth("planted-or"), Swaps(model, pairs, range(8)), MetricConsumer(8)
+    truth, swaps, metrics = (
+        planted_truth("planted-or"),
+        PatchRunner(model, pairs, range(8)),
+        MetricConsumer(8),
+    )
     with swaps:
         feed(model, pairs, [swaps, metrics])
     values = PartialGradients(model, swaps).of(range(8), 0.5).mean(0)
@@ -155,7 +164,7 @@ def test_arms_of_a_gate_have_a_value_with_others_half_off_and_decoys_have_none()
 def test_budget_is_kept_and_more_of_it_swaps_more():
     model, pairs = _planted("planted-backup", 10)
     for budget in (0.0, 2.0, 4.0):
-        found = codes(model, pairs, CodesConfig(budget=budget))
+        found = codes(model, pairs, AdaptivePatchingConfig(budget=budget))
         assert found.cost.forwards <= (4 + budget) * len(pairs) + 1e-9
 
 
@@ -163,15 +172,15 @@ def test_of_few_pairs_runs_with_others_off_leave_swaps_for_what_a_gradient_gets_
     """Two decoys of planted-gates have an attribution of 4 and 5 % of the gap and hardly an effect."""
     model, pairs = _planted("planted-gates", 50)
     written = _written("planted-gates", (model.cfg.n_layers, model.cfg.n_heads)).ravel()
-    base = CodesBase(model, pairs, kept=range(50))
+    base = AdaptivePatchingBase(model, pairs, kept=range(50))
 
     def found() -> tuple[int, float]:
-        tens = [base.rank(range(start, start + 10), CodesConfig()) for start in range(0, 50, 10)]
+        tens = [base.rank(range(start, start + 10), AdaptivePatchingConfig()) for start in range(0, 50, 10)]
         precision = [average_precision_score(written, np.abs(ranking.heads).ravel()) for ranking in tens]
         return sum(ranking.estimates.swapped.sum() for ranking in tens), np.mean(precision)
 
     swaps, precision = found()
-    monkeypatch.setattr(sys.modules[CodesBase.__module__], "PARTIAL_SHARE", 1.0)
+    monkeypatch.setattr(sys.modules[AdaptivePatchingBase.__module__], "PARTIAL_SHARE", 1.0)
     fewer, lower = found()
     assert swaps > 2 * fewer
     assert precision > lower + 0.05
@@ -187,18 +196,20 @@ def test_arms_of_a_gate_are_found_from_two_pairs(n):
 
 def test_a_subset_of_a_pool_is_ranked_as_if_alone():
     model, pairs = _planted("planted-backup", 20)
-    base = CodesBase(model, pairs, kept=range(20))
+    base = AdaptivePatchingBase(model, pairs, kept=range(20))
     some = [3, 17, 4, 9, 0, 12]
     for _ in range(2):  # the second time every swap is known
-        ranking = base.rank(some, CodesConfig())
-        alone = CodesBase(model, pairs.subset(some), kept=range(6)).rank(range(6), CodesConfig())
+        ranking = base.rank(some, AdaptivePatchingConfig())
+        alone = AdaptivePatchingBase(model, pairs.subset(some), kept=range(6)).rank(
+            range(6), AdaptivePatchingConfig()
+        )
         assert np.allclose(ranking.heads, alone.heads, atol=1e-3)
         assert ranking.forwards == pytest.approx(alone.forwards)
 
 
 def test_same_seed_same_scores():
     model, pairs = _planted("planted-inhibition", 8)
-    first, second = (codes(model, pairs, CodesConfig(seed=3)) for _ in range(2))
+    first, second = (codes(model, pairs, AdaptivePatchingConfig(seed=3)) for _ in range(2))
     assert np.array_equal(first.heads, second.heads)
 
 
@@ -241,7 +252,7 @@ def test_pairs_of_which_some_name_no_roles_are_read_at_their_last_position():
 )
 def test_bad_config(options, message):
     with pytest.raises(InputError, match=message):
-        CodesConfig(**options)
+        AdaptivePatchingConfig(**options)
 
 
 def test_one_pair_is_too_few():

@@ -8,7 +8,7 @@ import pytest
 from interp.activations.stream import feed
 from interp.models import hooked, load_model
 from interp.scores.acdc import acdc
-from interp.scores.patch_runner import Swaps
+from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import patching
 from interp.tasks import load_task
 
@@ -44,7 +44,7 @@ def test_of_exact_interchange(planted):
 
 def test_of_swaps_of_single_heads(planted):
     model, pairs = planted
-    swaps = Swaps(model, pairs, range(6))
+    swaps = PatchRunner(model, pairs, range(6))
     with swaps:
         feed(model, pairs, [swaps])
     swaps.effects(*(np.array([0]) for _ in range(3)))

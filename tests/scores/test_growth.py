@@ -17,9 +17,14 @@ from interp.models import load_model
 from interp.models.partial_forward import starting_at
 from interp.models.sites import parse_site
 from interp.planted.models import planted_truth
-from interp.scores.adaptive_patching.nested import POINTS, GrowthConfig, grow, rank_so_that_the_rest_cancels
+from interp.scores.adaptive_patching.nested import (
+    POINTS,
+    NestedCircuitsConfig,
+    grow,
+    rank_so_that_the_rest_cancels,
+)
 from interp.scores.attribution import attribution
-from interp.scores.patch_runner import Swaps
+from interp.scores.patch_runner import PatchRunner
 from interp.tasks import load_task
 from tests.ablated import ablated_metric
 from tests.pairs import random_pairs
@@ -45,7 +50,7 @@ def test_a_grown_circuit_has_the_planted_heads_and_does_the_task_on_other_prompt
     model, pairs = _planted(name, 10)
     truth = {(site.layer, site.head) for site in map(parse_site, planted_truth(name).heads)}
     n_heads = model.cfg.n_layers * model.cfg.n_heads
-    found = grow(model, pairs, GrowthConfig(fractions=(len(truth) / n_heads + 1e-9, 0.9)))
+    found = grow(model, pairs, NestedCircuitsConfig(fractions=(len(truth) / n_heads + 1e-9, 0.9)))
     assert found.sizes[0] == len(truth)
     _, others = _planted(name, 10, seed=1)
     assert _share(model, others, found.circuit(len(truth))) == pytest.approx(1, abs=0.1)
@@ -55,9 +60,9 @@ def test_a_grown_circuit_has_the_planted_heads_and_does_the_task_on_other_prompt
 def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, tiny_model):
     """Heads that are left out are turned on a little more and a little less, the others stay as they are."""
     model, pairs = tiny_model(family), random_pairs(60, n=3)
-    found = grow(model, pairs, GrowthConfig(fractions=(0.5,)))
+    found = grow(model, pairs, NestedCircuitsConfig(fractions=(0.5,)))
     kept = torch.from_numpy(found.circuit(found.sizes[0]))
-    swaps, metrics = Swaps(model, pairs, range(3)), MetricConsumer(3)
+    swaps, metrics = PatchRunner(model, pairs, range(3)), MetricConsumer(3)
     with swaps:
         feed(model, pairs, [swaps, metrics])
     (run,) = swaps.runs
@@ -89,7 +94,7 @@ def test_circuits_are_nested_and_end_with_all_heads():
     circuits = [found.circuit(size) for size in range(n_heads + 1)]
     assert [circuit.sum() for circuit in circuits] == list(range(n_heads + 1))
     assert all((small <= large).all() for small, large in zip(circuits, circuits[1:], strict=False))
-    assert found.sizes == tuple(GrowthConfig().sizes(n_heads))
+    assert found.sizes == tuple(NestedCircuitsConfig().sizes(n_heads))
     # two base passes, the prefix once more, and a forward and a backward a round
     assert found.cost.forwards <= len(pairs) * (3 + 3 * len(found.sizes))
 
@@ -126,9 +131,9 @@ def test_bad_input_is_named():
         grow(model, pairs.subset([0]))
     for fractions in ((), (0.0,), (0.5, 1.0)):
         with pytest.raises(InputError, match="fractions"):
-            GrowthConfig(fractions=fractions)
+            NestedCircuitsConfig(fractions=fractions)
     with pytest.raises(InputError, match="none is a whole head"):
-        grow(model, pairs, GrowthConfig(fractions=(1e-6,)))
+        grow(model, pairs, NestedCircuitsConfig(fractions=(1e-6,)))
     with pytest.raises(InputError, match="size 999"):
         grow(model, pairs).circuit(999)
 

@@ -1,4 +1,4 @@
-"""Swaps are spent where they tell most, and correct what attribution gets wrong."""
+"""PatchRunner are spent where they tell most, and correct what attribution gets wrong."""
 
 import numpy as np
 import pytest

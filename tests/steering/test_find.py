@@ -14,7 +14,7 @@ from interp.bottlenecks.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked, load_model
-from interp.steering import FoundCodes, find_codes, load_topic, steer, topic_names
+from interp.steering import CodeSet, find_codes, load_topic, steer, topic_names
 from interp.steering import cache as kept
 from interp.steering.cache import write_shipped
 from interp.steering.conditions import random_codes
@@ -98,7 +98,7 @@ def test_p_values_are_fishers_on_the_held_out_texts_and_the_split_is_seeded(mode
     found = find_codes(model, books, MARKED, PLAIN, seed=1, by=by)
     assert find_codes(model, books, MARKED, PLAIN, seed=1, by=by) == found
     assert find_codes(model, books, MARKED, PLAIN, seed=2, by=by) != found
-    assert FoundCodes.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert CodeSet.from_json(json.loads(json.dumps(found.to_json()))) == found
     verdicts = [code.verdict for code in found.codes if code.verdict is not None]
     assert verdicts and (by == "difference" or len(verdicts) == len(found))
     for verdict in verdicts:

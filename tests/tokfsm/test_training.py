@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.tokfsm.coded import Books, unexplained
 from benchmarks.tokfsm.data import BOS, generator_of, make_machine, sequences
-from benchmarks.tokfsm.ema import MovingMeans
+from benchmarks.tokfsm.ema import ExponentialMovingAverage
 from benchmarks.tokfsm.folder import save
 from benchmarks.tokfsm.neox import Cache, NeoX
 from benchmarks.tokfsm.recipe import Recipe, recipe
@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(tiny, tmp_path, stop):
 
 def test_codes_follow_the_running_means_of_their_vectors():
     book = Codebook(CodebookConfig(d_in=3, n_codes=4, groups=2, selection="residual"))
-    means, before = MovingMeans(book, 0.5), book.codes.detach().clone()
+    means, before = ExponentialMovingAverage(book, 0.5), book.codes.detach().clone()
     steps = [(torch.randn(5, 7, 2, 3), torch.randint(3, (5, 7, 2))) for _ in range(3)]  # code 3 never occurs
     for x, ids in steps:
         means.follow(book, x, ids)

@@ -3,7 +3,7 @@
 import pytest
 
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import BookFolder
+from interp.bottlenecks.store import CodebookStore
 from interp.models import Model
 from interp.text import TextBlocks, load_text
 
@@ -19,6 +19,6 @@ def text(model) -> TextBlocks:
 
 
 @pytest.fixture(scope="session")
-def start(model, text, tmp_path_factory) -> BookFolder:
+def start(model, text, tmp_path_factory) -> CodebookStore:
     config = FitConfig(n_codes=12, k=4, selection="residual")
     return fit_codebooks(model, text, ["heads", "m0"], tmp_path_factory.mktemp("fitted"), config)

@@ -6,7 +6,7 @@ import torch
 from interp.models import hooked
 from interp.training import TrainConfig, train_codebooks
 from interp.training import losses as plain_model
-from interp.training.losses import PlainModel
+from interp.training.losses import Teacher
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def first_layer(model, text):
 
 
 def test_what_is_kept_says_the_same_in_any_batch(model, text, first_layer):
-    plain = PlainModel(model, again=True)
+    plain = Teacher(model, again=True)
     for some in (slice(0, 4), slice(4, 8)):
         plain.logits(text.tokens[some])
     mixed = text.tokens[[6, 1, 3, 4]]
@@ -37,9 +37,9 @@ def test_what_is_kept_says_the_same_in_any_batch(model, text, first_layer):
 
 def test_nothing_is_kept_of_text_seen_once_or_beyond_the_room(model, text, first_layer, monkeypatch):
     block = text.tokens[:1]
-    once = PlainModel(model, again=False)
+    once = Teacher(model, again=False)
     monkeypatch.setattr(plain_model, "KEPT", text.tokens.shape[1] * model.cfg.d_model * 4)
-    one = PlainModel(model, again=True)
+    one = Teacher(model, again=True)
     for plain in (once, one):
         for _ in range(2):
             plain.logits(block)

@@ -64,7 +64,7 @@ def kill_at(monkeypatch, call: int, target, name: str, *, after: bool) -> list[i
         (2, training_run, "write_json", False),
         (2, training_run, "settle", False),
         (2, training_run, "settle", True),
-        (1, training_run.BookFolder, "finish", False),
+        (1, training_run.CodebookStore, "finish", False),
     ],
 )
 def test_a_killed_run_goes_on_with_the_same_losses(

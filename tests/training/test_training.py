@@ -13,7 +13,7 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import count_codes, straight_through
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
-from interp.bottlenecks.store import BookFolder, load_codebooks
+from interp.bottlenecks.store import CodebookStore, load_codebooks
 from interp.errors import InputError
 from interp.evaluation.codebook_quality import evaluate_codebooks
 from interp.models import hooked, load_model, weights_digest
@@ -22,7 +22,7 @@ from interp.text import TextBlocks, load_text
 from interp.training import TrainConfig, Trainer, train_codebooks
 from interp.training.losses import kl_and_gradient
 from interp.training.run import batch_of
-from interp.training.trained_codebook import TrainedBook
+from interp.training.trained_codebook import TrainedCodebook
 from interp.training.trainer import RelativeAdam
 from tests.tiny_models import FAMILIES
 
@@ -126,7 +126,7 @@ def test_a_finetuned_model_is_saved_as_it_is(family, tiny_model_folder, tmp_path
 
 
 def test_a_few_batches_that_vary_a_lot_hardly_lengthen_the_steps():
-    watched = TrainedBook(Codebook(CodebookConfig(d_in=4, n_codes=3, groups=2)), alone=False)
+    watched = TrainedCodebook(Codebook(CodebookConfig(d_in=4, n_codes=3, groups=2)), alone=False)
     generator = torch.Generator().manual_seed(0)
     for number in range(40):
         size = torch.tensor([1.0, 100.0 if number % 20 == 10 else 1.0])
@@ -207,7 +207,7 @@ def test_where_heads_share_a_book_the_codes_of_the_first_position_are_held(model
 
 
 def test_codes_of_the_first_position_take_no_gradient_from_elsewhere():
-    watched = TrainedBook(Codebook(CodebookConfig(d_in=4, n_codes=3)), alone=False)
+    watched = TrainedCodebook(Codebook(CodebookConfig(d_in=4, n_codes=3)), alone=False)
     codes = watched.book.codes.detach()
     x = codes[0, [[0, 1, 0, 2], [0, 0, 1, 2]]] + 0.01
     x[0, 2] += 0.01  # not where the first position is
@@ -225,7 +225,7 @@ def test_books_pass_on_as_much_of_the_gradient_as_they_pass_on_of_a_shift():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(20_000, 1, 3, generator=generator)
     book = Codebook(CodebookConfig(d_in=3, n_codes=16, selection="residual")).fit(x)
-    watched = TrainedBook(book, alone=False)
+    watched = TrainedCodebook(book, alone=False)
     blocks = x.reshape(100, 200, 3)
     watched.loss(blocks, watched.decode(watched.encode(blocks)))
     shift = 0.2 * torch.randn(3, generator=generator)
@@ -327,9 +327,9 @@ def test_a_batch_is_part_of_an_epochs_own_order():
 
 def test_under_autocast_similarities_stay_exact(model, start):
     """As on a GPU: bfloat16 around the book changes neither ids nor the precision of codes."""
-    from interp.training.trained_codebook import TrainedBook
+    from interp.training.trained_codebook import TrainedCodebook
 
-    book = TrainedBook(load_codebooks(start.folder, model)["a0"], alone=False)
+    book = TrainedCodebook(load_codebooks(start.folder, model)["a0"], alone=False)
     x = torch.randn(2, 9, book.config.groups, book.config.d_in)
     plain = book.encode(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -384,7 +384,7 @@ def test_nested_training_of_plain_sums_is_refused(model, text, tmp_path):
     start = fit_codebooks(model, text, ["a0"], tmp_path / "cosine", config)
     with pytest.raises(InputError, match="lengths of these codes are right for sums of 2"):
         train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, nested=True))
-    assert BookFolder.exists(start.folder)
+    assert CodebookStore.exists(start.folder)
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -448,7 +448,7 @@ def test_a_finetuned_model_moves_with_its_folder_and_needs_no_gradients_any_more
     found = train_codebooks(model, start, text, tmp_path / "out", config)
     assert all(parameter.grad is None for parameter in model.parameters())
     moved = found.folder.rename(tmp_path / "elsewhere")
-    spec = BookFolder.open(moved).manifest["model"]["spec"]
+    spec = CodebookStore.open(moved).manifest["model"]["spec"]
     assert spec == str(moved / "model")
     load_codebooks(moved, load_model(spec))
 

@@ -11,7 +11,7 @@ r swapped ones (the two terms of a regression estimator's variance; Cochran 1977
 that was never swapped has an unknown bias; its size is taken from the heads that were, in units of each head's own rms
 attribution.
 
-Swaps are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step). Of a
+PatchRunner are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step). Of a
 head that was never swapped P is held to be :data:`TRUST` at most: attribution can be sure of a member and quite wrong.
 (Of a head to which it is blind it is as sure; looking at those would take swaps of all the many that do nothing.)
 """
@@ -30,7 +30,7 @@ ENOUGH_SWAPPED = 8
 TRUST = 0.9
 """Probability of membership that attribution alone can bring a head to, when swaps are chosen."""
 ROUNDS = 16
-"""Swaps are chosen this many times; more rounds choose better and batch worse."""
+"""PatchRunner are chosen this many times; more rounds choose better and batch worse."""
 STEP = 3
 """Pairs that a chosen head is swapped on before the next look."""
 TIE_BREAK = 1e-6

@@ -27,7 +27,7 @@ Removing one edge u → v's query, key or value changes what v writes and nothin
 
 (Wang et al. 2022, arXiv 2211.00593, section 3; everything after v follows.) So an edge is measured as a head is
 swapped: v's output is computed in one small attention of its own and put in the place of its clean one, and only the
-layers from v's on are run (:class:`~interp.scores.patch_runner.Swaps`). An edge therefore costs what a swap of its receiver
+layers from v's on are run (:class:`~interp.scores.patch_runner.PatchRunner`). An edge therefore costs what a swap of its receiver
 costs, and edges into many receivers of a layer share a batch.
 
 Equals :class:`~interp.scores.acdc.EdgePatching` of sets of one edge, which runs every component apart and so
@@ -71,7 +71,7 @@ from interp.defaults import THRESHOLD
 from interp.errors import InputError
 from interp.models import Model, Site
 from interp.models.partial_forward import Blockwise
-from interp.models.residual_writes import Wiring
+from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.control_variate import TIE_BREAK, EffectEstimates
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON
@@ -81,7 +81,7 @@ from interp.scores.eap_ig import path_points
 from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_tape, written
 from interp.scores.head_codes import HeadCodes
 from interp.scores.interpolation import clean_metric
-from interp.scores.patch_runner import Swaps
+from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import SWAP_ROWS
 from interp.scores.result import Cost, EdgeScore, Scores
 
@@ -169,7 +169,7 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tens
             [pair.positions.get(role, -1) for role in codes.roles] for pair in pairs
         ]  # the last token has no role
     )
-    wiring = Wiring.of(run.model)
+    wiring = ResidualWrites.of(run.model)
     weights = [wiring.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
     found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
@@ -273,14 +273,14 @@ class _Kept:
     difference: Float[Tensor, "layer batch pos head d_head"]
 
 
-class EdgeSwaps:
+class PathPatchRunner:
     """Exact effects of single edges between heads.
 
     Args:
         swaps: fed by the same runs that :meth:`keep` is given.
     """
 
-    def __init__(self, model: Model, swaps: Swaps) -> None:
+    def __init__(self, model: Model, swaps: PatchRunner) -> None:
         self.model, self.swaps = model, swaps
         self._kept: list[_Kept] = []
         self._where: dict[int, tuple[int, int]] = {}
@@ -363,7 +363,7 @@ PROPOSING = 0.5  # of the time, roughly; path patching takes the other half
 
 
 @dataclass(frozen=True)
-class CodeEdgesConfig:
+class PatchedEdgesConfig:
     """
     Attributes:
         threshold: share of the clean–corrupt gap from which on an edge's effect counts.
@@ -415,7 +415,7 @@ class EdgeEvidence:
 
 
 @dataclass(frozen=True)
-class CodeEdges:
+class PatchedEdges:
     """Edges, best first, the evidence for each in the same order, and what was spent."""
 
     edges: tuple[EdgeScore, ...]
@@ -424,16 +424,16 @@ class CodeEdges:
     config: dict
 
 
-def edges_of_codes(
+def edges_by_patching(
     model: Model,
     pairs: PromptPairs,
     scores: Scores,
     *,
     sites: Sequence[Site] | None = None,
     seed: int = 0,
-    batch_size: int = CodeEdgesConfig.batch_size,
+    batch_size: int = PatchedEdgesConfig.batch_size,
     progress: Progress | None = None,
-) -> CodeEdges:
+) -> PatchedEdges:
     """:func:`code_edges` on the first :data:`PATCHED_EDGE_PAIRS`, with codes that the finder read on the same pairs.
 
     Args:
@@ -441,10 +441,10 @@ def edges_of_codes(
         batch_size: smaller than usual where memory is short; a larger one is not taken.
     """
     some = pairs.subset(range(min(PATCHED_EDGE_PAIRS, len(pairs))))
-    config = CodeEdgesConfig(
+    config = PatchedEdgesConfig(
         threshold=scores.config["threshold"],
         seed=seed,
-        batch_size=min(batch_size, CodeEdgesConfig.batch_size),
+        batch_size=min(batch_size, PatchedEdgesConfig.batch_size),
     )
     return code_edges(model, some, scores.codes, config, sites=sites, progress=progress)
 
@@ -453,11 +453,11 @@ def code_edges(
     model: Model,
     pairs: PromptPairs,
     codes: HeadCodes | None = None,
-    config: CodeEdgesConfig = CodeEdgesConfig(),
+    config: PatchedEdgesConfig = PatchedEdgesConfig(),
     *,
     sites: Sequence[Site] | None = None,
     progress: Progress | None = None,
-) -> CodeEdges:
+) -> PatchedEdges:
     """Score the edges among heads (module docstring).
 
     Args:
@@ -480,7 +480,7 @@ def code_edges(
     tell, edges = percent(progress), EdgeList.among(sites)
     if not len(edges):
         tell(1.0)
-        return CodeEdges((), (), Cost(0.0, {}), asdict(config))
+        return PatchedEdges((), (), Cost(0.0, {}), asdict(config))
     begin = time.perf_counter()
     proposed = _propose(model, pairs, edges, codes, config, lambda share: tell(PROPOSING * share))
     between = time.perf_counter()
@@ -515,8 +515,8 @@ class _Proposed:
     partial: Float[np.ndarray, "pair edge"]
     by_codes: Float[np.ndarray, "pair edge"] | None
     gap: float
-    swaps: Swaps
-    exact: EdgeSwaps | None
+    swaps: PatchRunner
+    exact: PathPatchRunner | None
 
 
 def _propose(
@@ -524,13 +524,13 @@ def _propose(
     pairs: PromptPairs,
     edges: EdgeList,
     codes: HeadCodes | None,
-    config: CodeEdgesConfig,
+    config: PatchedEdgesConfig,
     tell: Callable[[float], None],
 ) -> _Proposed:
     shape = (len(pairs), len(edges))
     attribution, path, partial, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))
-    metrics, swaps = MetricConsumer(len(pairs)), Swaps(model, pairs, range(len(pairs)))
-    exact, done = EdgeSwaps(model, swaps), 0
+    metrics, swaps = MetricConsumer(len(pairs)), PatchRunner(model, pairs, range(len(pairs)))
+    exact, done = PathPatchRunner(model, swaps), 0
     with swaps:
         for run in edge_runs(model, pairs, batch_size=config.batch_size, consumers=[metrics, swaps]):
             rows = list(run.batch.indices)
@@ -549,7 +549,7 @@ def _propose(
     return _Proposed(attribution, path, partial, None if codes is None else by_codes, gap, swaps, exact)
 
 
-def _kept(exact: EdgeSwaps | None, run: EdgeRun) -> EdgeSwaps | None:
+def _kept(exact: PathPatchRunner | None, run: EdgeRun) -> PathPatchRunner | None:
     if exact is None:
         return None
     try:
@@ -582,8 +582,8 @@ def _result(
     proposed: _Proposed,
     bits: Float[np.ndarray, " edge"] | None,
     cost: Cost,
-    config: CodeEdgesConfig,
-) -> CodeEdges:
+    config: PatchedEdgesConfig,
+) -> PatchedEdges:
     attribution, path = (part.mean(0, dtype=float) for part in (proposed.attribution, proposed.path))
     effect, error = path.copy(), np.full(len(edges), np.nan)
     expected, probability, measured = np.zeros((3, len(edges)))
@@ -610,4 +610,4 @@ def _result(
         )
         found.append((edge, evidence))
     best, why = zip(*found, strict=True)
-    return CodeEdges(best, why, cost, asdict(config))
+    return PatchedEdges(best, why, cost, asdict(config))

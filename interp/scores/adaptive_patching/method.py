@@ -45,7 +45,7 @@ from interp.scores.adaptive_patching.partial_ablation import HALF_ON, QUARTER_ON
 from interp.scores.adaptive_patching.posterior import Membership, membership, moderated_variance
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.attribution import AttributionConsumer
-from interp.scores.patch_runner import Swaps
+from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import Cost, Evidence, Scores
 
 MOST_KEPT = 128
@@ -71,7 +71,7 @@ VECTORS_PER_CODE = 4
 
 
 @dataclass(frozen=True)
-class CodesConfig:
+class AdaptivePatchingConfig:
     """
     Attributes:
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
@@ -101,7 +101,7 @@ class CodesConfig:
 def codes(
     model: Model,
     pairs: PromptPairs,
-    config: CodesConfig = CodesConfig(),
+    config: AdaptivePatchingConfig = AdaptivePatchingConfig(),
     *,
     consumers: Sequence[Consumer] = (),
     progress: Progress | None = None,
@@ -116,7 +116,7 @@ def codes(
         InputError: fewer than 2 pairs.
     """
     outputs = RoleOutputs(pairs)
-    base = CodesBase(
+    base = AdaptivePatchingBase(
         model, pairs, batch_size=config.batch_size, consumers=[outputs, *consumers], progress=progress
     )
     everything = range(len(pairs))
@@ -181,10 +181,10 @@ class Ranking:
     seconds: dict[str, float]
 
 
-class CodesBase:
+class AdaptivePatchingBase:
     """The base runs of a pool of pairs, from which any of its subsets can be ranked: steps 1 to 3 of the method.
 
-    Swaps that several subsets ask for are run once, and counted for each of them.
+    PatchRunner that several subsets ask for are run once, and counted for each of them.
     """
 
     forwards_a_pair = BASE_COST
@@ -203,7 +203,7 @@ class CodesBase:
             raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
         begin = time.perf_counter()
         self.scorer = AttributionConsumer(len(pairs))
-        self.swaps = Swaps(model, pairs, _kept(range(len(pairs)), 0) if kept is None else kept)
+        self.swaps = PatchRunner(model, pairs, _kept(range(len(pairs)), 0) if kept is None else kept)
         self.redundancy = PartialGradients(model, self.swaps)
         with self.swaps:
             feed(
@@ -211,7 +211,7 @@ class CodesBase:
             )
         self.seconds = {"attribution": time.perf_counter() - begin}
 
-    def rank(self, indices: Sequence[int], config: CodesConfig) -> Ranking:
+    def rank(self, indices: Sequence[int], config: AdaptivePatchingConfig) -> Ranking:
         """Rank the heads from the pairs at ``indices``."""
         begin, spent = time.perf_counter(), self.swaps.forwards
         indices = list(indices)
@@ -251,7 +251,7 @@ class CodesBase:
         estimates.spend(cost, budget, swap)
 
     def _redundancy(
-        self, kept: list[int], budget: float, gap: float, config: CodesConfig
+        self, kept: list[int], budget: float, gap: float, config: AdaptivePatchingConfig
     ) -> Float[np.ndarray, "layer head"]:
         """``hidden`` of :class:`Ranking`: the values as far as they are expected to be above the threshold.
 
@@ -294,7 +294,7 @@ def _kept(indices: Sequence[int], seed: int) -> list[int]:
 
 
 def _evidence(
-    pairs: PromptPairs, swaps: Swaps, ranking: Ranking, role_codes: RoleCodes, budget: float, seed: int
+    pairs: PromptPairs, swaps: PatchRunner, ranking: Ranking, role_codes: RoleCodes, budget: float, seed: int
 ) -> dict[str, Evidence]:
     """What speaks for each likely member; codes are set on pairs that were swapped, best heads first."""
 

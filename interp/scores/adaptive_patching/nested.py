@@ -43,7 +43,7 @@ from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.partial_ablation import partial_values
 from interp.scores.adaptive_patching.posterior import moderated_variance
-from interp.scores.patch_runner import Swaps
+from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import Cost
 
 MOST_PAIRS = 32
@@ -54,7 +54,7 @@ BISECTIONS = 60
 
 
 @dataclass(frozen=True)
-class GrowthConfig:
+class NestedCircuitsConfig:
     """
     Attributes:
         fractions: sizes of the circuits, as shares of the model's heads, rounded down; each costs a forward and a
@@ -79,7 +79,7 @@ class GrowthConfig:
 
 
 @dataclass(frozen=True)
-class Growth:
+class NestedCircuits:
     """Heads in the order in which they joined.
 
     Attributes:
@@ -109,10 +109,10 @@ class Growth:
 def grow(
     model: Model,
     pairs: PromptPairs,
-    config: GrowthConfig = GrowthConfig(),
+    config: NestedCircuitsConfig = NestedCircuitsConfig(),
     *,
     progress: Progress | None = None,
-) -> Growth:
+) -> NestedCircuits:
     """Grow a circuit (module docstring).
 
     Args:
@@ -131,7 +131,7 @@ def grow(
     if len(pairs) < 2:
         raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
     everything = range(len(pairs))
-    swaps, metrics = Swaps(model, pairs, everything), MetricConsumer(len(pairs))
+    swaps, metrics = PatchRunner(model, pairs, everything), MetricConsumer(len(pairs))
     with swaps:
         forwards = feed(model, pairs, [swaps, metrics], batch_size=config.batch_size, progress=progress)
     forwards += swaps.prefix_cost(everything)
@@ -163,7 +163,7 @@ def grow(
         share.flatten(1)[:, torch.from_numpy(order)] = 1.0
     heads = np.empty(n_heads)
     heads[order] = signs * np.arange(len(order), 0, -1)
-    return Growth(
+    return NestedCircuits(
         heads.reshape(shape),
         tuple(sizes),
         tuple(left / gap for left in left_out),

@@ -30,7 +30,7 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import FORWARD_AND_BACKWARD, end_logits
 from interp.models import Model
 from interp.models.partial_forward import starting_at
-from interp.scores.patch_runner import BaseRun, Swaps
+from interp.scores.patch_runner import CleanRun, PatchRunner
 
 HALF_ON, QUARTER_ON = 0.5, 0.25
 """Shares that are used."""
@@ -39,7 +39,7 @@ HALF_ON, QUARTER_ON = 0.5, 0.25
 class PartialGradients:
     """Values of every head (module docstring) on pairs that ``swaps`` has kept; each pair and share is run once."""
 
-    def __init__(self, model: Model, swaps: Swaps) -> None:
+    def __init__(self, model: Model, swaps: PatchRunner) -> None:
         self.model, self.swaps = model, swaps
         self._known: dict[tuple[int, float], np.ndarray] = {}
 
@@ -63,7 +63,7 @@ class PartialGradients:
 
 
 def partial_values(
-    model: Model, run: BaseRun, rows: Sequence[int], share: Float[Tensor, "pair layer head"]
+    model: Model, run: CleanRun, rows: Sequence[int], share: Float[Tensor, "pair layer head"]
 ) -> Float[np.ndarray, "pair layer head"]:
     """Values of every head on the pairs in these rows of a base run, each head holding its own share of its output."""
     rows = list(rows)
