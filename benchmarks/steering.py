@@ -30,7 +30,7 @@ from interp.models import Model, load_model
 from interp.progress import bar
 from interp.steering import Topic, load_topic, topic_names
 from interp.steering.cache import FINDER, find_or_recall, identity
-from interp.steering.find_codes import read_gains
+from interp.steering.find import read_gains
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 from interp.steering.topics import development_topic_names

@@ -18,7 +18,7 @@ from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
 from interp.steering import CodeSet, FoundCode, Verdict, load_topic, topic_names
 from interp.steering.cache import identity, recall, request_key
-from interp.steering.find_codes import RANKINGS
+from interp.steering.find import RANKINGS
 
 LEVEL, FIRST = 0.05, 20
 

@@ -27,7 +27,7 @@ from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts
 from interp.steering.edits import WeightedCode, code_edits, written
-from interp.steering.find_codes import RANKINGS
+from interp.steering.find import RANKINGS
 from interp.steering.topics import FILE, FORMAT, holds_word, neutral_texts
 
 TEMPERATURE = 0.7

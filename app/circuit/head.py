@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from interp.app import engine
-from interp.app.circuit.code import codes_section
+from interp.app.circuit.head_codes import codes_section
 from interp.app.circuit.reading import n_pairs, stored, texts, token_texts, tokens_written, view
 from interp.app.circuit.runs import Opened, ink
 from interp.app.widgets.tokens import plain

@@ -236,7 +236,7 @@ def find(
         made_with: the identity of model and codebooks.
 
     Raises:
-        InputError: as :func:`~interp.steering.find_codes`; what was kept is a link to another place.
+        InputError: as :func:`~interp.steering.find`; what was kept is a link to another place.
     """
     folder = engine.runs() / ".found"
     shelf.check_inside(folder)

@@ -13,7 +13,7 @@ from interp.cli.options import MOST_SEED
 from interp.errors import InputError
 from interp.steering import load_topic, parse_codes, topic_names
 from interp.steering.code_set import HOW, SCALE
-from interp.steering.find_codes import RANKINGS
+from interp.steering.find import RANKINGS
 from interp.steering.topics import load_presets, neutral_texts
 
 PROMPT = "Once upon a time, there was a little girl who"

@@ -169,7 +169,7 @@ def steer(
     from interp.steering.cache import find_or_recall
     from interp.steering.code_set import SCALE
     from interp.steering.conditions import continue_arms, random_codes
-    from interp.steering.find_codes import RANKINGS
+    from interp.steering.find import RANKINGS
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = load_codebooks(codebooks, loaded, k=k)

@@ -153,7 +153,7 @@ def plan_arms(
 
     Args:
         found: by difference.
-        gains_of: the gains of the heads' codebooks' sites (:func:`~interp.steering.find_codes.read_gains`), from the texts
+        gains_of: the gains of the heads' codebooks' sites (:func:`~interp.steering.find.read_gains`), from the texts
             that the means are of.
         layer: of the residual stream, such as ``r15``.
     """

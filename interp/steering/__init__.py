@@ -2,7 +2,7 @@
 
 from interp.steering.code_set import CodeSet, FoundCode, Verdict
 from interp.steering.edits import AddCode, CodeEdit, ForbidCode, SetCode, WeightedCode, parse_codes
-from interp.steering.find_codes import find_codes
+from interp.steering.find import find_codes
 from interp.steering.steer import Steered, steer
 from interp.steering.topics import Topic, load_topic, topic_names
 

@@ -16,7 +16,7 @@ from interp.files import read_json, write_json, write_text
 from interp.models import Model, weights_digest
 from interp.progress import Stage, silent
 from interp.steering.code_set import CodeSet, FoundCode, Verdict
-from interp.steering.find_codes import RANKINGS, find_codes
+from interp.steering.find import RANKINGS, find_codes
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
 FINDER = 6
@@ -45,7 +45,7 @@ def _told(book: Codebook) -> int | list:
 
 
 def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str], by: str, seed: int) -> str:
-    """A name for what :func:`~interp.steering.find_codes` would find.
+    """A name for what :func:`~interp.steering.find` would find.
 
     Args:
         made_with: the :func:`identity` of model and codebooks.
@@ -78,7 +78,7 @@ def find_or_recall(
     seed: int = 0,
     stage: Stage = silent,
 ) -> CodeSet:
-    """As :func:`~interp.steering.find_codes`, unless what that would find comes with the package."""
+    """As :func:`~interp.steering.find`, unless what that would find comes with the package."""
     key = request_key(identity(model, codebooks), positive, negative, by, seed)
     return recall(None, key) or find_codes(
         model, codebooks, positive, negative, by=by, seed=seed, stage=stage

@@ -38,7 +38,7 @@ class FoundCode:
     Attributes:
         weight: how many times it is in the difference of means over all texts: by difference of a site's codes
             together, by detection by itself, 0 or more.
-        effect: see :mod:`interp.steering.find_codes`; None where codes were found by detection.
+        effect: see :mod:`interp.steering.find`; None where codes were found by detection.
         detection: −log10 p of the half that chooses.
         verdict: None if the half that chooses would not have found it.
     """

@@ -29,7 +29,7 @@ from interp.evaluation.steering_conditions import (
 )
 from interp.models import Model, hooked
 from interp.steering import Topic, find_codes, steer
-from interp.steering.find_codes import EMPHASIS, read_gains
+from interp.steering.find import EMPHASIS, read_gains
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 
@@ -138,7 +138,7 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
 
 
 def test_vectors_at_the_same_heads_are_where_the_codes_are_and_nowhere_else(model, books, monkeypatch):
-    monkeypatch.setattr("interp.steering.find_codes.AT_LEAST", 1)
+    monkeypatch.setattr("interp.steering.find.AT_LEAST", 1)
     found = find_codes(model, books, MARKED, PLAIN)
     means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
     planned = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)

@@ -19,7 +19,7 @@ from interp.steering import cache as kept
 from interp.steering.cache import write_shipped
 from interp.steering.conditions import random_codes
 from interp.steering.edits import code_edits
-from interp.steering.find_codes import AT_LEAST, DETECTED, EMPHASIS, SHARE, _split, pursue, read_gains
+from interp.steering.find import AT_LEAST, DETECTED, EMPHASIS, SHARE, _split, pursue, read_gains
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
 from interp.steering.topics import development_topic_names, holds_word, neutral_texts, read_lines
@@ -158,7 +158,7 @@ def test_codes_add_up_to_the_difference_of_means_where_it_helps(model, books):
 
 
 def test_there_are_half_as_many_codes_as_places_where_the_difference_helps(model, books, monkeypatch):
-    monkeypatch.setattr("interp.steering.find_codes.AT_LEAST", 1)
+    monkeypatch.setattr("interp.steering.find.AT_LEAST", 1)
     found = find_codes(model, books, MARKED, PLAIN)
     told = told_in_codes(model, books, MARKED, PLAIN, at_least=1)
     assert {(code.site, code.code) for code in found.codes} == set(told)

@@ -6,7 +6,7 @@ from interp.bottlenecks.store import load_codebooks
 from interp.steering import load_topic, parse_codes, steer, topic_names
 from interp.steering.cache import identity, recall, request_key
 from interp.steering.edits import code_edits
-from interp.steering.find_codes import RANKINGS
+from interp.steering.find import RANKINGS
 from interp.steering.topics import load_presets
 
 STALE = "made with other codebooks: run benchmarks/steering_presets.py"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import block_diag
 
-from interp.steering.find_codes import pursue
+from interp.steering.find import pursue
 
 RANDOM = np.random.default_rng(0)
 CODES = RANDOM.normal(size=(64, 32))

@@ -7,7 +7,7 @@ Nothing is filtered by hand. A code *fires* in a text if it is chosen at any tok
 * The difference of the means of a head's output over the tokens of both kinds of texts is what contrastive activation
   addition adds (Rimsky et al. 2023, arXiv 2312.06681). Here those of all heads are told in codes: a few whose
   differences from their codebook's mean add up to them best, by what the heads write, with a weight each
-  (:mod:`interp.steering.find_codes`). A head that differs much has several codes, most have none.
+  (:mod:`interp.steering.find`). A head that differs much has several codes, most have none.
 * What counts is what it brings about: the *target* are the tokens that the positive texts have and others do not
   (:mod:`interp.steering.target_tokens`), and along the gradient of their log p in the *negative* texts an error weighs
   more. Heads are left out at which adding the difference would not raise it, to first order.

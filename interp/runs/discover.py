@@ -1,0 +1,279 @@
+"""From a task and a model to a circuit: every stage once, in order.
+
+1. Sample pairs. 2. Run them once; the method's scores, the readout behind head roles and the means that codes are
+read from all come from these passes. 3. Swap the best-scored components exactly and decide who is a member.
+4. Score the edges among members (``codes``: by path patching, unless MLPs are members; none where a model's edges
+cannot be attributed, :class:`~interp.models.residual_writes.ResidualWrites`). 5. Read the members' codes.
+6. Compare the scores with the references there are.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import SupportsFloat, SupportsIndex
+
+import numpy as np
+
+from interp import DEFAULT_MODEL
+from interp.activations.means import HeadMeans, output_weights
+from interp.activations.stream import BATCH_SIZE, HUNDREDTHS, check_context
+from interp.circuits.exact_effects import ExactEffects
+from interp.circuits.references import canonical_model
+from interp.circuits.roles import HeadReadout, head_roles
+from interp.circuits.verify import (
+    VerifiedHeads,
+    candidates,
+    check,
+    check_does_task,
+    decide,
+)
+from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
+from interp.errors import InputError, real_number, whole_number
+from interp.models import Model, Site, describe_model, load_model
+from interp.models.memory import check_memory
+from interp.models.residual_writes import ResidualWrites
+from interp.planted.tasks import planted_task_names
+from interp.progress import Stage, silent
+from interp.prompts.pairs import PromptPairs, Task
+from interp.prompts.sampling import check_counterfactual, sample_pairs
+from interp.runs.record import Found
+from interp.runs.run import Run
+from interp.scores.adaptive_patching.edges import EdgeEvidence
+from interp.scores.eap import edge_attribution
+from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
+from interp.scores.overlap import edges_among
+from interp.scores.patching import PatchingEffects
+from interp.scores.registry import DEFAULT_METHOD, EdgeScore, Scores, load_method, method_config, with_mlps
+from interp.tasks import PromptFile, load_task
+
+ATTRIBUTED_EDGE_PAIRS = 32
+"""Pairs that edge attribution is averaged over: they rank edges among members, which are already checked."""
+
+
+def discover(
+    task: str | Path | Task,
+    *,
+    model: str | Path | Model | None = None,
+    method: str = DEFAULT_METHOD,
+    n: SupportsIndex | None = None,
+    seed: SupportsIndex = 0,
+    counterfactual: str | None = None,
+    config=None,
+    n_candidates: SupportsIndex = CANDIDATES,
+    threshold: SupportsFloat = THRESHOLD,
+    mlps: bool = False,
+    bos: bool = True,
+    reference: str | Path | None = None,
+    batch_size: SupportsIndex | None = None,
+    stage: Stage = silent,
+) -> Run:
+    """Find the circuit that does ``task`` in ``model``.
+
+    Args:
+        task: a shipped name, a prompt file, a class of one's own (see :func:`interp.tasks.load_task`), or a task.
+        model: a spec (see :func:`interp.models.load_model`) or a loaded model; :func:`default_model` if not given.
+        n: pairs; if not given the task's own default, or as many as a prompt file has with this tokenizer.
+        config: the method's config object; its defaults if not given. Its seed is the method's own, and need not be
+            that of the prompts.
+        n_candidates: how many of the best-scored components are checked by exact interchange.
+        threshold: share of the clean–corrupt gap from which on an effect makes a member.
+        mlps: whether MLPs may be members; otherwise they stay live.
+        reference: a file that ``interp reference`` wrote, to judge the scores by beside those of the package.
+        batch_size: pairs per forward pass; the config's if not given.
+        stage: draws progress (:func:`interp.progress.bar`).
+
+    Raises:
+        InputError: anything that a user can mend, before the model is loaded where that is possible.
+    """
+    # NumPy's numbers, too, but as Python's: what a run was made with is written as JSON
+    n = None if n is None else whole_number("n", n)
+    seed = whole_number("seed", seed)
+    batch_size = None if batch_size is None else whole_number("batch size", batch_size)
+    n_candidates, threshold = whole_number("candidates", n_candidates), real_number("threshold", threshold)
+    mlps, bos = bool(mlps), bool(bos)
+    _check_threshold(threshold)
+    chosen = load_method(method)
+    if config is not None and not isinstance(config, chosen.config):
+        raise InputError(
+            f"config of type {type(config).__name__}: method {method!r} takes a {chosen.config.__name__}"
+        )
+    if getattr(config, "threshold", threshold) != threshold:
+        raise InputError(
+            f"threshold {threshold}, but {config.threshold} in the method's config: members are what both mean by "
+            "them, so give the same"
+        )
+    asked, task = str(task) if isinstance(task, Path) else task, load_task(task)
+    check_settings(
+        task,
+        n=task.default_n if n is None else n,
+        seed=seed,
+        counterfactual=counterfactual,
+        n_candidates=n_candidates,
+        threshold=threshold,
+        **({} if batch_size is None else {"batch_size": batch_size}),
+    )
+    if config is None:
+        common = {"threshold": threshold, "seed": seed} | (
+            {} if batch_size is None else {"batch_size": batch_size}
+        )
+        config = method_config(method, task.name, {}, **common)
+    if batch_size is None:
+        batch_size = config.batch_size
+    config = with_mlps(method, config) if mlps else config
+    own = None if reference is None else ExactEffects.load(reference)
+    model = default_model(task) if model is None else model
+    clock = _Clock()
+    if isinstance(model, str | Path):
+        with clock("load"):
+            model = load_model(model)
+    with clock("sample"):
+        pairs = sample_pairs(task, model.tokenizer, n, task.default_n, seed, counterfactual, bos=bos)
+    _check_number(task, len(pairs))
+    if own is not None:
+        _check_reference(reference, own, pairs, model)
+    longest = check_context(model, pairs)
+    check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
+    means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
+    with clock("score"), stage(f"{method} scores", chosen.steps(model, len(pairs))) as advance:
+        scores = chosen.function(model, pairs, config, consumers=(means, readout), progress=advance)
+    best = candidates(scores, n_candidates, mlps=mlps)
+    with clock("check"):
+        checked = _check(model, pairs, scores, best, threshold, seed, batch_size, stage)
+    members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
+    with clock("roles"):
+        roles = head_roles(model, readout, seed)
+    codes = scores.codes
+    if codes is None:
+        dictionary = HeadCodesConfig(seed=seed, examples=min(HeadCodesConfig.examples, 2 * len(pairs)))
+        with clock("codes"), stage("reading codes", dictionary.epochs) as advance:
+            codes = fit_head_codes(means, output_weights(model), dictionary, progress=advance)
+    some = pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
+    evidence: tuple[EdgeEvidence, ...] = ()
+    ours = chosen.edges is not None and all(site.kind == "attn" for site in members)
+    with clock("edges"), stage("edges", HUNDREDTHS if ours else len(some)) as advance:
+        edges: tuple[EdgeScore, ...] = ()
+        if method != "overlap" and not ResidualWrites.of(model).has_edges:
+            advance(HUNDREDTHS if ours else len(some))
+        elif ours:
+            measured = chosen.edges(
+                model, pairs, scores, sites=members, seed=seed, batch_size=batch_size, progress=advance
+            )
+            edges, evidence = measured.edges, measured.evidence
+        elif method == "overlap":
+            edges = edges_among(codes, members)
+            advance(len(some))
+        else:
+            edges = edge_attribution(model, some, members, batch_size=batch_size, progress=advance)
+    by_class = isinstance(asked, str) and asked != task.name and not isinstance(task, PromptFile)
+    settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
+    settings |= {"task_class": asked} if by_class else {}
+    judge = None if own is None else (str(reference), own)
+    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, judge)
+    run = found.record(model, seconds=clock.seconds, **settings)
+    return replace(run, prompts=task) if isinstance(task, PromptFile) else run
+
+
+def default_model(task: Task) -> str:
+    """The model for a task when none is named: a planted task's own, else the embedded one."""
+    return task.name if task.name in planted_task_names() else DEFAULT_MODEL
+
+
+def check_settings(
+    task: Task,
+    *,
+    n: int,
+    seed: int = 0,
+    counterfactual: str | None = None,
+    n_candidates: int = CANDIDATES,
+    threshold: float = THRESHOLD,
+    batch_size: int = BATCH_SIZE,
+) -> None:
+    """Refuse what could only fail later, without a model.
+
+    Raises:
+        InputError: naming the value and what is allowed.
+    """
+    _check_number(task, n)
+    if n_candidates < 1:
+        raise InputError(f"{n_candidates} candidates: at least 1 is needed")
+    for name, value, least in (("seed", seed, 0), ("batch size", batch_size, 1)):
+        if value < least:
+            raise InputError(f"{name} {value}: it must be at least {least}")
+    _check_threshold(threshold)
+    check_counterfactual(task, counterfactual)
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:  # NaN neither
+        raise InputError(f"threshold {threshold}: it is a share of the clean–corrupt gap, from 0 to 1")
+
+
+def _check_reference(path: str | Path, own: ExactEffects, pairs: PromptPairs, model: Model) -> None:
+    made = own.provenance
+    agree = {
+        "model": (canonical_model(describe_model(model)["spec"] or ""), canonical_model(own.model)),
+        "shape": ((model.cfg.n_layers, model.cfg.n_heads), (own.n_layers, own.n_heads)),
+        "metric": (pairs.metric, made.get("metric", pairs.metric)),
+        "counterfactual": (pairs.counterfactual, made.get("counterfactual")),
+        "prompts": tuple("with BOS" if bos else "without BOS" for bos in (pairs.bos, made.get("bos"))),
+    }
+    # the same prompts can lie in several files, as a run's own
+    if not {Path(pairs.task).suffix, Path(own.task).suffix} <= {".json", ".jsonl"}:
+        agree = {"task": (pairs.task, own.task), **agree}
+    for what, (here, there) in agree.items():
+        if here != there:
+            raise InputError(f"reference {path} is of the {what} {there}, not of {here}")
+    own.members()  # which refuses a reference without a gap
+
+
+def _check_number(task: Task, n: int) -> None:
+    if n < MIN_PAIRS:
+        raise InputError(
+            f"n {n}: too few, at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit"
+        )
+
+
+class _Clock:
+    """Adds up wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str) -> "_Clock":
+        self.name = name
+        return self
+
+    def __enter__(self) -> None:
+        self.begin = time.perf_counter()
+
+    def __exit__(self, *_exception) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begin
+
+
+def _check(
+    model: Model,
+    pairs: PromptPairs,
+    scores: Scores,
+    best: Sequence[Site],
+    threshold: float,
+    seed: int,
+    batch_size: int,
+    stage: Stage,
+) -> VerifiedHeads:
+    if scores.metric_clean is not None and len(pairs) >= MIN_PAIRS:  # which should not wait for the swaps
+        check_does_task(scores.metric_clean, scores.metric_corrupt, seed=seed)
+    if scores.method != "patching":
+        with stage("exact interchange", len(best) * len(pairs)) as advance:
+            return check(
+                model, pairs, best, threshold=threshold, seed=seed, batch_size=batch_size, progress=advance
+            )
+    # the scores are the exact effects: nothing is left to measure
+    effects = [
+        scores.heads_per_pair[:, s.layer, s.head] if s.kind == "attn" else scores.mlps_per_pair[:, s.layer]
+        for s in best
+    ]
+    measured = PatchingEffects(
+        tuple(best), np.stack(effects, axis=1), scores.metric_clean, scores.metric_corrupt, 0.0, 0.0
+    )
+    return decide(measured, threshold=threshold, seed=seed)
