@@ -126,9 +126,9 @@ def classify(spec: str) -> tuple[str, str]:
 
 
 def _unknown(spec: str) -> str:
-    near = difflib.get_close_matches(spec.lower(), [*model_names(), LEGACY, *_OWNERLESS], n=1)
+    near = difflib.get_close_matches(spec.lower(), [*model_names(), *_OWNERLESS], n=1)
     guess = f" (did you mean {near[0]}?)" if near else ""
-    local = f"{EMBEDDED}, {LEGACY}, planted-…, a folder or a .gguf file"
+    local = f"{EMBEDDED}, planted-…, a folder or a .gguf file"
     return f"unknown model {spec!r}{guess}: give {local}, or owner/name on the Hugging Face hub"
 
 
