@@ -4,7 +4,7 @@
 
     python benchmarks/codebook_curve.py --show                       # print what is there, run nothing
     python benchmarks/codebook_curve.py --k 1 8 --tokens 0 12800
-    python benchmarks/codebook_curve.py --k 1 --tokens 614400 998400 --settle 2 --threads 1
+    python benchmarks/codebook_curve.py --k 1 --tokens 614400 998400 --centroid-refits 2 --threads 1
     python benchmarks/codebook_curve.py --k 8 --codes 2048 --fit-tokens 44000 --tokens 12800
 
 Codebooks are fitted by k-means first (0 tokens), then trained with gradients, ``distilled``, with the defaults of
@@ -41,7 +41,7 @@ TEXT = 204_800
 """Tokens of text at most in a run from fitted books, since samples are dear and docstrings few; for more tokens it is
 seen several times."""
 LONGEST = 614_400
-"""Tokens of one run at most; with more its books, settled or not, go on for one epoch with steps of half the size, on
+"""Tokens of one run at most; with more its books, refitted or not, go on for one epoch with steps of half the size, on
 as much text as is missing. Docstrings end at 206 829 tokens, so rows do at about 1.03 million."""
 LONG_PRECISION = "bfloat16"
 """From :data:`TEXT` on: hours become bearable where the processor multiplies bfloat16."""
@@ -52,7 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--k", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, nargs="+", default=[0, 12_800, 51_200], help="trained on")
-    parser.add_argument("--settle", type=int, default=0, help="rounds of settling after training")
+    parser.add_argument(
+        "--centroid-refits", type=int, default=0, help="rounds of refitting centroids after training"
+    )
     parser.add_argument("--codes", type=int, default=N_CODES, help="of each head")
     parser.add_argument("--fit-tokens", type=int, default=FIT_TOKENS)
     parser.add_argument("--eval-tokens", type=int, default=4096)
@@ -99,11 +101,13 @@ def _before(tokens: int) -> int:
 
 
 def _fitted(given: argparse.Namespace, k: int) -> FitConfig:
-    return FitConfig(n_codes=given.codes, k=k, selection="residual")
+    return FitConfig(n_codes=given.codes, k=k, selection="matching_pursuit")
 
 
 def _trained(given: argparse.Namespace, k: int, tokens: int) -> TrainConfig:
-    config = replace(ONE_CODE if k == 1 else TrainConfig(), settle=given.settle if tokens else 0).for_codes(k)
+    config = replace(
+        ONE_CODE if k == 1 else TrainConfig(), centroid_refits=given.centroid_refits if tokens else 0
+    ).for_codes(k)
     if _before(tokens):
         return replace(config, precision=LONG_PRECISION, lr=config.lr / 2)
     if tokens >= TEXT:
@@ -123,7 +127,9 @@ def _path(given: argparse.Namespace, k: int, tokens: int) -> Path:
 
 
 def _name(given: argparse.Namespace, k: int, tokens: int) -> str:
-    return f"{_kind(given, k)}-{tokens}" + (f"-settled{given.settle}" if given.settle and tokens else "")
+    return f"{_kind(given, k)}-{tokens}" + (
+        f"-refit{given.centroid_refits}" if given.centroid_refits and tokens else ""
+    )
 
 
 def _kind(given: argparse.Namespace, k: int) -> str:

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--eval-tokens", type=int, default=4096)
     parser.add_argument("--codes", type=int, default=512)
     parser.add_argument("--k", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--selections", nargs="+", default=["residual", "cosine"])
+    parser.add_argument("--selections", nargs="+", default=["matching_pursuit", "cosine"])
     parser.add_argument("--folder", type=Path, default=Path("runs/steps"))
     options = parser.parse_args()
 

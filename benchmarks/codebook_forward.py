@@ -43,7 +43,7 @@ def main() -> None:
     for name, options in {
         "cosine, k = 1": {"k": 1},
         "cosine, k = 8": {"k": 8},
-        "residual, k = 8": {"k": 8, "selection": "residual"},
+        "residual, k = 8": {"k": 8, "selection": "matching_pursuit"},
     }.items():
         forms[name] = attach(model, {site: with_options(book, options) for site, book in books.items()})
     one_by_one = {

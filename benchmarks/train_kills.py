@@ -35,7 +35,7 @@ def parts(folder: Path):
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.cfg.d_vocab, (STEPS * BATCH, 16), generator=generator)
     text = TextBlocks(tokens, "random", "train", 0, len(tokens))
-    config = FitConfig(n_codes=32, k=2, selection="residual")
+    config = FitConfig(n_codes=32, k=2, selection="matching_pursuit")
     return model, fit_codebooks(model, text, ["heads"], folder / "start", config), text
 
 

@@ -530,7 +530,10 @@ def test_what_commands_write_lies_where_the_workbench_looks(command):
         "8",
     )
     assert command("codebook", "fit", *words).code == 0
-    assert {path.name for path in Path("runs").iterdir()} == {"bench", "planted-induction-residual-k8"}
+    assert {path.name for path in Path("runs").iterdir()} == {
+        "bench",
+        "planted-induction-matching_pursuit-k8",
+    }
 
 
 def test_methods_and_their_options_are_listed(command):

@@ -110,7 +110,7 @@ def test_a_site_that_is_not_there_does_not_wait_for_the_text(command, model, mon
     [
         (["fit", "--data", "wikipedia"], "text 'wikipedia' is neither a source nor a file"),
         (["fit", "--sites", "b5"], "unknown site 'b5'"),
-        (["fit", "--selection", "greedy"], "greedy is not cosine or residual"),
+        (["fit", "--selection", "greedy"], "greedy is not cosine or matching_pursuit"),
         (["fit", "--codes", "4", "--k", "5"], "k 5: it must be 1 to 4"),
         (["fit", "--tokens", "none"], "none is not a whole number"),
         (["fit", "--tokens", "100000000", "--data", "stdlib"], "tokens in its split 'train'"),

@@ -19,7 +19,7 @@ def folders(tiny_model_folder, tmp_path_factory) -> dict[str, str]:
         model = load_model(spec)
         text = load_text("stdlib", model, n_tokens=640, context=32)
         out = tmp_path_factory.mktemp("books") / name
-        fit_codebooks(model, text, ["heads"], out, FitConfig(n_codes=12, k=2, selection="residual"))
+        fit_codebooks(model, text, ["heads"], out, FitConfig(n_codes=12, k=2, selection="matching_pursuit"))
         found |= {name: spec, f"{name} books": str(out)}
     return found
 

@@ -26,7 +26,7 @@ from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.app.widgets.urls import books_of
 from interp.codesearch import CodeIndex, CodePage
-from interp.codesearch.annotations import MOST, Note
+from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.tables import contexts_csv
 from interp.errors import InputError
@@ -129,11 +129,11 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
 def toolbar(index: CodeIndex, book: str, code: int) -> None:
     """Search, previous and next code, star, note, steering."""
     name = name_of(book, code)
-    note = code_index.notes(index).get((book, code), Note())
+    note = code_index.annotations(index).get((book, code), Annotation())
 
     def keep(**change) -> None:
         try:
-            code_index.kept_notes(index).write(book, code, **change)
+            code_index.kept_annotations(index).write(book, code, **change)
         except InputError as error:
             st.session_state["not kept"] = str(error)
 

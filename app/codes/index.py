@@ -8,11 +8,11 @@ from interp.app import engine
 from interp.app.widgets import run_store as shelf
 from interp.bottlenecks.store import SHIPPED
 from interp.codesearch import CodeIndex
-from interp.codesearch.annotations import Note, Notes
+from interp.codesearch.annotations import Annotation, Annotations
 from interp.codesearch.index import MANIFEST, ready_index
 from interp.errors import InputError
 
-NOTES = "notes.json"
+ANNOTATIONS = "annotations.json"
 
 
 def opened(name: str) -> CodeIndex:
@@ -44,20 +44,20 @@ def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key 
         raise InputError(f"{folder} cannot be read ({error.strerror or error}): reload the page") from None
 
 
-def kept_notes(index: CodeIndex) -> Notes:
-    """The file of stars and notes.
+def kept_annotations(index: CodeIndex) -> Annotations:
+    """The file of stars and annotations.
 
     Raises:
         InputError: it is a link to another place.
     """
-    shelf.check_inside(engine.runs() / NOTES)
-    return Notes(engine.runs() / NOTES, index.manifest["books"]["fingerprint"])
+    shelf.check_inside(engine.runs() / ANNOTATIONS)
+    return Annotations(engine.runs() / ANNOTATIONS, index.manifest["books"]["fingerprint"])
 
 
-def notes(index: CodeIndex) -> dict[tuple[str, int], Note]:
+def annotations(index: CodeIndex) -> dict[tuple[str, int], Annotation]:
     """Stars and notes on its codes; if they cannot be read the page says so and goes on without."""
     try:
-        return kept_notes(index).all()
+        return kept_annotations(index).all()
     except InputError as error:
         engine.say(error)
         return {}

@@ -155,7 +155,7 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
         f"{len(hits):,} of {counted(len(places), 'code', 'codes')} shown"
     )
     if hits:
-        listed = rows(hits, code_index.notes(index))
+        listed = rows(hits, code_index.annotations(index))
         pick(listed, "hits", COLUMNS, height="content" if len(listed) <= 20 else 600)
         st.caption(
             "Press a code to open it. A code that was chosen by its matches fits them better than it will fit "
@@ -213,9 +213,9 @@ def similar(index: CodeIndex, text: str) -> None:
     else:
         st.info("No token of the corpus shares a code with it.")
     st.markdown(f"**Its {len(found.codes)} codes**, the rarest first")
-    notes = code_index.notes(index)
+    annotations = code_index.annotations(index)
     listed = [
-        {"code": name_of(book, code), "tokens": count, "kept": kept(notes.get((book, code)))}
+        {"code": name_of(book, code), "tokens": count, "kept": kept(annotations.get((book, code)))}
         for book, code, count in found.codes
     ]
     pick(listed, "prompt codes", COLUMNS, height=300)
@@ -223,10 +223,10 @@ def similar(index: CodeIndex, text: str) -> None:
 
 def starred(index: CodeIndex) -> None:
     """What was kept."""
-    notes = code_index.notes(index)
-    if not notes:
+    annotations = code_index.annotations(index)
+    if not annotations:
         return
-    st.subheader(f"Starred and noted ({len(notes)})")
+    st.subheader(f"Starred and noted ({len(annotations)})")
     layout = index.layout
     listed = [
         {
@@ -235,7 +235,7 @@ def starred(index: CodeIndex) -> None:
             "note": note.text,
             "tokens": index.count(book, code) if layout.has(book, code) else None,
         }
-        for (book, code), note in notes.items()
+        for (book, code), note in annotations.items()
     ]
     pick(listed, "kept codes", {"star": st.column_config.TextColumn("★", width="small")})
 

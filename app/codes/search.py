@@ -22,7 +22,7 @@ from interp.codesearch import (
     search_similar,
     search_token,
 )
-from interp.codesearch.annotations import Note
+from interp.codesearch.annotations import Annotation
 from interp.errors import InputError
 
 REGEX, TOKEN, PROMPT, NAME = "regular expression", "token", "prompt", "name"
@@ -62,7 +62,7 @@ def name_of(book: str, code: int) -> str:
     return f"{book}:{code}"
 
 
-def kept(note: Note | None) -> str:
+def kept(note: Annotation | None) -> str:
     """A star and the beginning of a note, for a table's column."""
     if note is None:
         return ""
@@ -70,7 +70,7 @@ def kept(note: Note | None) -> str:
     return f"{'★ ' if note.star else ''}{text if len(text) <= 40 else text[:39] + '…'}".strip()
 
 
-def rows(hits: Sequence[CodeHit], notes: dict[tuple[str, int], Note]) -> list[dict]:
+def rows(hits: Sequence[CodeHit], annotations: dict[tuple[str, int], Annotation]) -> list[dict]:
     """A line of the table each."""
     return [
         {
@@ -82,7 +82,7 @@ def rows(hits: Sequence[CodeHit], notes: dict[tuple[str, int], Note]) -> list[di
             "F1": hit.f1,
             "tokens": hit.count,
             "in matches": hit.hits,
-            "kept": kept(notes.get((hit.book, hit.code))),
+            "kept": kept(annotations.get((hit.book, hit.code))),
         }
         for hit in hits
     ]

@@ -30,7 +30,7 @@ class Books(nn.ModuleDict):
                     d_in=shape.d_head if heads else shape.d_model,
                     groups=shape.n_heads if heads else 1,
                     n_codes=n_codes,
-                    selection="residual",  # of one code: the nearest
+                    selection="matching_pursuit",  # of one code: the nearest
                     seed=seed * len(shape.sites) + number,
                 )
             )

@@ -7,8 +7,8 @@ Tamkin, Taufeeque & Goodman 2023 (arXiv 2310.17230), §2: with codes c_1 … c_C
 3. backward: the gradient goes straight through to a, and to the chosen codes only;
 4. the codes are also pulled towards what they replace: λ · |Σ c − stopgrad(a)|², by :meth:`Codebook.loss`.
 
-Two options leave the paper: ``selection="residual"`` picks one code after another, each for what is still left
-(the paper's k codes are often near-duplicates of each other), and ``magnitude="kept"`` gives codes a strength.
+Two options leave the paper: ``selection="matching_pursuit"`` picks one code after another, each for what is still left
+(the paper's k codes are often near-duplicates of each other), and ``magnitude="scaled"`` gives codes a strength.
 
 What a codebook is made by.
 
@@ -39,7 +39,7 @@ from interp.errors import InputError, check_fields
 
 
 @dataclass(frozen=True)
-class Compared:
+class SearchCache:
     """A book as vectors are compared with it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Compared:
         return gain if without is None else gain.masked_fill(without[:, None], float("-inf"))
 
 
-Selection = Literal["cosine", "residual"]
+Selection = Literal["cosine", "matching_pursuit"]
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class CodebookConfig:
         n_codes: codes per group, C.
         k: codes per vector.
         groups: independent codebooks, one per head.
-        selection: ``cosine`` takes the k most similar codes, as published. ``residual`` takes one at a time, each
-            the one that leaves the smallest squared remainder, from the same book.
-        magnitude: ``dropped`` as published: every chosen code enters with factor 1. ``kept``: with the factor that
+        selection: ``cosine`` takes the k most similar codes, as published. ``matching_pursuit`` takes one at a time,
+            each the one that leaves the smallest squared remainder, from the same book.
+        magnitude: ``unit`` as published: every chosen code enters with factor 1. ``scaled``: with the factor that
             fits best, one for all k codes (cosine) or one for each in turn, as in matching pursuit (residual).
         mse_weight: λ of :meth:`Codebook.loss`.
         seed: of the initial codes, which are N(0, 1), and of k-means.
@@ -86,7 +86,7 @@ class CodebookConfig:
     k: int = 1
     groups: int = 1
     selection: Selection = "cosine"
-    magnitude: Literal["dropped", "kept"] = "dropped"
+    magnitude: Literal["unit", "scaled"] = "unit"
     mse_weight: float = 1.0
     seed: int = 0
 
@@ -128,11 +128,11 @@ class Codebook(nn.Module, Bottleneck):
         self.codes = nn.Parameter(torch.randn(shape, generator=generator))
         self.register_buffer("counts", torch.zeros(shape[:2], dtype=torch.int64))
         self._learning: _Learning | None = None
-        self._ready: tuple[list, Compared] | None = None
+        self._cache: tuple[list, SearchCache] | None = None
 
     @property
     def unit_values(self) -> bool:
-        return self.config.magnitude == "dropped"
+        return self.config.magnitude == "unit"
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
@@ -184,15 +184,17 @@ class Codebook(nn.Module, Bottleneck):
         with _in_full_precision(x):
             rows = self.comparable(self.rows(x)).transpose(0, 1)
             flat = ids.reshape(*rows.shape[:2], -1).long()
-            named = self.compared().codes[torch.arange(self.config.groups, device=ids.device)[:, None], flat]
+            named = self.search_cache().codes[
+                torch.arange(self.config.groups, device=ids.device)[:, None], flat
+            ]
             return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
 
     def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
         """Set the codes by k-means; the same vectors and config give the same codes.
 
         Raises:
-            InputError: fewer vectors than codes (than codes of one slot, for ``residual``), vectors of another shape,
-                NaN or infinite values.
+            InputError: fewer vectors than codes (for ``matching_pursuit``: than codes of one slot), vectors of another
+                shape, NaN or infinite values.
         """
         self._learning = None
         self._cluster(self.rows(x), stream=False)
@@ -201,8 +203,8 @@ class Codebook(nn.Module, Bottleneck):
     def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
         """One step of k-means on a shard; call it on shard after shard.
 
-        The first shard needs as many vectors as there are codes (of one slot, for ``residual``). Directions and lengths
-        are means over all shards, so that a small last one does no harm.
+        The first shard needs as many vectors as :meth:`fit` does. Directions and lengths are means over all shards,
+        so that a small last one does no harm.
         """
         self._cluster(self.rows(x), stream=True)
         return self
@@ -278,7 +280,7 @@ class Codebook(nn.Module, Bottleneck):
         Raises:
             InputError: more codes than now; or a plain sum of most similar codes, whose lengths are right for one k.
         """
-        whole_only = (self.config.selection, self.config.magnitude) == ("cosine", "dropped")
+        whole_only = (self.config.selection, self.config.magnitude) == ("cosine", "unit")
         if k != self.config.k and whole_only:
             raise InputError(
                 f"k {k}: the lengths of these codes are right for sums of {self.config.k}; fit a codebook for k {k}"
@@ -306,7 +308,7 @@ class Codebook(nn.Module, Bottleneck):
         if torch.is_autocast_enabled(x.device.type):
             with _in_full_precision(x):
                 return self._encoded(x, without)
-        chosen = self._choose(self.comparable(self.rows(x)), self.compared(), without)
+        chosen = self._choose(self.comparable(self.rows(x)), self.search_cache(), without)
         ids, values = (part.transpose(0, 1) for part in chosen)
         shape = (*x.shape[:-1], self.config.k)
         return Codes(ids.reshape(shape).to(id_dtype(self.config.n_codes)), values.reshape(shape))
@@ -315,29 +317,29 @@ class Codebook(nn.Module, Bottleneck):
         """Vectors, or codes, as they are compared with each other; here as they are."""
         return rows
 
-    def compared(self) -> Compared:
+    def search_cache(self) -> SearchCache:
         """The codes as vectors are compared with them; made anew when a tensor has changed.
 
         While a text is generated position by position this would cost more than the comparison.
         """
         # ids of objects can be used again, so the objects themselves are kept
         made_of = [(t, _version(t), t.data_ptr()) for name, t in self.tensors().items() if name != "counts"]
-        if self._ready is None or not all(
-            old[0] is new[0] and old[1:] == new[1:] for old, new in zip(self._ready[0], made_of, strict=True)
+        if self._cache is None or not all(
+            old[0] is new[0] and old[1:] == new[1:] for old, new in zip(self._cache[0], made_of, strict=True)
         ):
-            self._ready = made_of, self._made_ready(self.comparable(self.codes.detach().float()))
-        return self._ready[1]
+            self._cache = made_of, self._prepared(self.comparable(self.codes.detach().float()))
+        return self._cache[1]
 
-    def _made_ready(self, book: Float[Tensor, "group code d_in"]) -> Compared:
+    def _prepared(self, book: Float[Tensor, "group code d_in"]) -> SearchCache:
         norm = book.norm(dim=-1).clamp(min=1e-12)
-        if (self.config.selection, self.config.magnitude) == ("residual", "dropped"):
-            return Compared(book, norm, book, norm.square()[:, None] / -2)
-        return Compared(book, norm, book / norm[..., None], None)
+        if (self.config.selection, self.config.magnitude) == ("matching_pursuit", "unit"):
+            return SearchCache(book, norm, book, norm.square()[:, None] / -2)
+        return SearchCache(book, norm, book / norm[..., None], None)
 
     def _choose(
         self,
         rows: Tensor,
-        book: Compared,
+        book: SearchCache,
         without: Bool[Tensor, "group code"] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Ids and values, [group, row, k], of the codes of ``book``, those ``without`` left out."""
@@ -349,18 +351,18 @@ class Codebook(nn.Module, Bottleneck):
         ids, values = (torch.cat(group, 1) for group in zip(*parts, strict=True))
         return ids, values
 
-    def _most_similar(self, rows: Tensor, book: Compared, without: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _most_similar(self, rows: Tensor, book: SearchCache, without: Tensor | None) -> tuple[Tensor, Tensor]:
         # dividing by the row's own length would not change the order
         similar = book.gain(rows, without)
         k = self.config.k
         ids = similar.argmax(-1, keepdim=True) if k == 1 else similar.topk(k, dim=-1).indices
-        if self.config.magnitude == "dropped":
+        if self.config.magnitude == "unit":
             return ids, rows.new_ones(ids.shape)
         total = _chosen_sum(book.codes, ids)
         factor = (rows * total).sum(-1, keepdim=True) / total.square().sum(-1, keepdim=True).clamp(min=1e-12)
         return ids, factor.clamp(min=0).expand(ids.shape)
 
-    def _greedy(self, rows: Tensor, book: Compared, without: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _greedy(self, rows: Tensor, book: SearchCache, without: Tensor | None) -> tuple[Tensor, Tensor]:
         rest, ids, values = rows, [], []
         for slot in range(self.config.k):
             if slot:
@@ -369,7 +371,7 @@ class Codebook(nn.Module, Bottleneck):
             gain = book.gain(rest, without)
             index = gain.argmax(-1, keepdim=True)  # cheaper than max, which gives the value too
             ids.append(index)
-            if self.config.magnitude == "kept":
+            if self.config.magnitude == "scaled":
                 norm = book.norm.gather(1, index[..., 0])[..., None]
                 values.append(gain.gather(-1, index).clamp(min=0) / norm)
             else:
@@ -389,8 +391,8 @@ class Codebook(nn.Module, Bottleneck):
         """
         config = self.config
         # what counts is the direction, unless one code is subtracted after the other as it is
-        spherical = config.selection == "cosine" or config.magnitude == "kept"
-        stages = min(config.k, config.n_codes) if config.selection == "residual" else 1
+        spherical = config.selection == "cosine" or config.magnitude == "scaled"
+        stages = min(config.k, config.n_codes) if config.selection == "matching_pursuit" else 1
         if self._learning is None:
             sizes = [len(part) for part in torch.arange(config.n_codes).tensor_split(stages)]
             self._learning = _Learning(
@@ -413,17 +415,17 @@ class Codebook(nn.Module, Bottleneck):
                 books.append(kmeans.centres_)
             rest = rest - chosen
         book = torch.cat(books, 1)
-        if config.k == 1 or config.magnitude == "kept":
+        if config.k == 1 or config.magnitude == "scaled":
             return book
         if config.selection == "cosine":
             book = self._scaled(rows, book)
         for _ in range(0 if stream else REFITS):
-            book = refit(rows, self._choose(rows, self._made_ready(book))[0], book)
+            book = refit(rows, self._choose(rows, self._prepared(book))[0], book)
         return book
 
     def _scaled(self, rows: Tensor, book: Tensor) -> Tensor:
         """The codes of each group shortened by the one factor with which k of them together fit best."""
-        total = _chosen_sum(book, self._choose(rows, self._made_ready(book))[0])
+        total = _chosen_sum(book, self._choose(rows, self._prepared(book))[0])
         self._learning.along = self._learning.along + (rows * total).sum((1, 2))
         self._learning.square = self._learning.square + total.square().sum((1, 2))
         return book * (self._learning.along / self._learning.square.clamp(min=1e-12))[:, None, None]

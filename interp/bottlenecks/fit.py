@@ -92,19 +92,19 @@ class LayerStream:
         self,
         books: Mapping[Site, Bottleneck],
         done: Callable[[int], None],
-        watched: tuple[Site, ...] = (),
+        seen_at: tuple[Site, ...] = (),
     ) -> dict[Site, list[Tensor]]:
-        """Run this layer with ``books`` in place and keep what leaves it; returns what passed at the watched sites.
+        """Run this layer with ``books`` in place and keep what leaves it; returns what passed at the seen_at sites.
 
         The texts are at the next layer after :meth:`step`.
         """
-        seen: dict[Site, list[Tensor]] = {site: [] for site in watched}
+        seen: dict[Site, list[Tensor]] = {site: [] for site in seen_at}
         last, out = f"blocks.{self.layer}.hook_resid_post", []
         hooks = _hooks(books, seen)
         hooks[last] = [*hooks.get(last, ()), lambda x: out.append(x.clone())]
         for i in range(len(self.batches)):
             path = self._path(self.layer + 1, i)
-            if watched or not path.exists():
+            if seen_at or not path.exists():
                 self._run_until(last, i, hooks)
                 with atomic_path(path) as temporary:
                     save_file({"resid": out.pop().cpu().contiguous()}, temporary)
@@ -213,8 +213,8 @@ class FitConfig:
 
     n_codes: int = 512
     k: int = 8
-    selection: Selection = "residual"
-    magnitude: Literal["dropped", "kept"] = "dropped"
+    selection: Selection = "matching_pursuit"
+    magnitude: Literal["unit", "scaled"] = "unit"
     sequential: bool = True
     by_output: bool = True
     seed: int = 0

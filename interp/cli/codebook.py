@@ -49,11 +49,14 @@ def fit(
     codes: Annotated[int, whole_option("--codes", least=1, help="codes per book (per head at heads)")] = 512,
     k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
     selection: Annotated[
-        str, typer.Option(parser=one_of("cosine", "residual"), metavar="RULE", help="cosine or residual")
-    ] = "residual",
+        str,
+        typer.Option(
+            parser=one_of("cosine", "matching_pursuit"), metavar="RULE", help="cosine or matching_pursuit"
+        ),
+    ] = "matching_pursuit",
     magnitude: Annotated[
-        str, typer.Option(parser=one_of("dropped", "kept"), metavar="RULE", help="dropped or kept")
-    ] = "dropped",
+        str, typer.Option(parser=one_of("unit", "scaled"), metavar="RULE", help="unit or scaled")
+    ] = "unit",
     sequential: Annotated[
         bool,
         typer.Option(
@@ -175,7 +178,7 @@ def evaluate(
     typer.echo(f"\nsaved    {path}")
     fit_of, text = books.manifest["fit"], books.manifest["text"]
     other = {
-        "selection": "cosine" if fit_of["selection"] == "residual" else "residual",
+        "selection": "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit",
         "k": fit_of["k"],
         "codes": fit_of["n_codes"],
         "sites": ",".join(books.manifest["sites"]),
@@ -233,8 +236,13 @@ def train(
     nested: Annotated[
         bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the books' own k")
     ] = False,
-    settle: Annotated[
-        int, whole_option("--settle", least=0, help="rounds of settling at the end (distilled, not nested)")
+    centroid_refits: Annotated[
+        int,
+        whole_option(
+            "--centroid-refits",
+            least=0,
+            help="rounds of refitting centroids at the end (distilled, not nested)",
+        ),
     ] = 0,
     replace_every: Annotated[
         int,
@@ -275,7 +283,7 @@ def train(
     if start is not None:
         found = CodebookStore.open(start)
     else:
-        start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-residual-k8"
+        start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-matching_pursuit-k8"
         found = CodebookStore.open(start) if CodebookStore.exists(start) else None
     named = (
         start if start.name not in ("", "..") else start.resolve()
@@ -298,7 +306,7 @@ def train(
         batch_size=batch_size,
         epochs=epochs,
         nested=nested,
-        settle=settle,
+        centroid_refits=centroid_refits,
         replace_every=replace_every,
         checkpoint_every=checkpoint_every,
         precision=precision,

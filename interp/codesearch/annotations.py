@@ -22,14 +22,14 @@ PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
-class Note:
+class Annotation:
     """What somebody kept about one code."""
 
     star: bool = False
     text: str = ""
 
 
-class Notes:
+class Annotations:
     """The notes on the codes of some codebooks.
 
     Args:
@@ -40,7 +40,7 @@ class Notes:
     def __init__(self, path: Path, books: str) -> None:
         self.path, self.books = Path(path), books
 
-    def all(self) -> dict[tuple[str, int], Note]:
+    def all(self) -> dict[tuple[str, int], Annotation]:
         """Every code that has a star or a note, by book and id.
 
         Raises:
@@ -49,7 +49,8 @@ class Notes:
         found = self._read().get(self.books, {})
         try:
             named = {
-                name.rpartition(":")[::2]: Note(bool(n["star"]), str(n["text"])) for name, n in found.items()
+                name.rpartition(":")[::2]: Annotation(bool(n["star"]), str(n["text"]))
+                for name, n in found.items()
             }
             return {(book, int(code)): note for (book, code), note in named.items()}
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -63,7 +64,7 @@ class Notes:
         star: bool | None = None,
         text: str | None = None,
         was: str | None = None,
-    ) -> Note:
+    ) -> Annotation:
         """Change what is given and leave the rest; a note without star and text is removed.
 
         Args:
@@ -80,7 +81,7 @@ class Notes:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=PATIENCE):
-                note = self.all().get((book, code), Note())
+                note = self.all().get((book, code), Annotation())
                 if star is not None:
                     note = replace(note, star=star)
                 if text is not None and was is not None and note.text not in (was, text.strip()):
@@ -89,15 +90,15 @@ class Notes:
                     )
                 if text is not None:
                     note = replace(note, text=text.strip())
-                notes = self._read()
+                annotations = self._read()
                 own = {
                     name: entry
-                    for name, entry in notes.get(self.books, {}).items()
+                    for name, entry in annotations.get(self.books, {}).items()
                     if name != f"{book}:{code}"
                 }
-                if note != Note():
+                if note != Annotation():
                     own[f"{book}:{code}"] = asdict(note)
-                write_json(self.path, {"format": FORMAT, "notes": {**notes, self.books: own}})
+                write_json(self.path, {"format": FORMAT, "annotations": {**annotations, self.books: own}})
         except Timeout:
             raise InputError(f"{self.path} is locked by another process: try again") from None
         except OSError as error:
@@ -114,9 +115,9 @@ class Notes:
             raise self._damaged() from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise InputError(f"{self.path} is not of format {FORMAT}, which this version reads")
-        if not isinstance(found.get("notes"), dict):
+        if not isinstance(found.get("annotations"), dict):
             raise self._damaged()
-        return found["notes"]
+        return found["annotations"]
 
     def _damaged(self) -> InputError:
         return InputError(f"{self.path} is damaged: mend it, or move it away to begin anew")

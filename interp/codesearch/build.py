@@ -31,7 +31,7 @@ from interp.bottlenecks.store import (
     model_identity,
 )
 from interp.codesearch.corpus import read_corpus
-from interp.codesearch.firing_stats import EVERY, Gathered, Watched, pack_counts
+from interp.codesearch.firing_stats import EVERY, FiringStatsWrapper, Gathered, pack_counts
 from interp.codesearch.index import (
     FORMAT,
     IDS,
@@ -99,7 +99,7 @@ def build_index(
     if text.sources is not None:
         text = _by_source(text)
         request["order"] = "source by source"
-    if any(book.config.selection == "residual" and book.config.k > 1 for book in books.values()):
+    if any(book.config.selection == "matching_pursuit" and book.config.k > 1 for book in books.values()):
         request["histogram"] = "cosine with the whole vector"
     where = None if books_folder is None else str(Path(books_folder).absolute())
     if (folder / MANIFEST).exists():
@@ -269,7 +269,7 @@ def _run(
     """All batches that an earlier process has not done."""
     ids = IdFile.open(work / IDS, layout, write=True)
     gathered, done = _restored(work / STATE, layout.n_codes)
-    watched = {site: Watched(book) for site, book in books.items()}
+    wrappers = {site: FiringStatsWrapper(book) for site, book in books.items()}
     context = text.tokens.shape[1]
     saved = time.monotonic()
     device = model_device(model)
@@ -281,10 +281,10 @@ def _run(
             with (
                 turn(),
                 hooked(model, {"unembed.hook_in": lambda x: x[:1, -1:]}),
-                attach(model, watched, error_term=error_term),
+                attach(model, wrappers, error_term=error_term),
             ):
                 model(batch.to(device))
-            _store(watched, layout, ids, gathered, done * context)
+            _store(wrappers, layout, ids, gathered, done * context)
             done += len(batch)
             if time.monotonic() - saved >= save_seconds or done == len(text.tokens):
                 ids.flush()
@@ -295,12 +295,12 @@ def _run(
 
 
 def _store(
-    watched: Mapping[str, Watched], layout: Layout, ids: IdFile, gathered: Gathered, start: int
+    wrappers: Mapping[str, FiringStatsWrapper], layout: Layout, ids: IdFile, gathered: Gathered, start: int
 ) -> None:
     """Write what one batch chose; ``start`` is its first token."""
     for i, book in enumerate(layout.books):
-        found, similarity, margin, whole, sampled = watched[book.site].seen
-        config = watched[book.site].config
+        found, similarity, margin, whole, sampled = wrappers[book.site].seen
+        config = wrappers[book.site].config
         n_groups = sum(other.site == book.site for other in layout.books)
         # where heads share a dictionary they lie among the rows
         own = (slice(None), book.group) if config.groups > 1 else (slice(book.group, None, n_groups), 0)

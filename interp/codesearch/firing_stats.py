@@ -33,7 +33,7 @@ _PER_OCTAVE = 8
 _TENSORS = ("token", "similarity", "margin", "histogram")
 
 
-class Watched(CodebookWrapper):
+class FiringStatsWrapper(CodebookWrapper):
     """A codebook that looks at how it chooses; it is the codebook in everything else.
 
     Attributes:
@@ -58,12 +58,12 @@ def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
     ids, values = (
         part.reshape(-1, config.groups, config.k).transpose(0, 1) for part in (codes.ids.long(), codes.values)
     )
-    compared = book.compared().codes
+    compared = book.search_cache().codes
     unit = torch.nn.functional.normalize(compared, dim=-1)
     step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
     parts = []
     for some, taken, value in zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True):
-        one_by_one = config.selection == "residual" and config.k > 1
+        one_by_one = config.selection == "matching_pursuit" and config.k > 1
         found = (_one_by_one if one_by_one else _at_once)(some, taken, value, compared, unit)
         parts.append(found)
     similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach, groups_at
-from interp.codesearch.firing_stats import Watched
+from interp.codesearch.firing_stats import FiringStatsWrapper
 from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
 from interp.models import Model, model_device, resolve_site
@@ -44,11 +44,11 @@ def read_codes(
     """
     if not 1 <= len(tokens) <= model.cfg.n_ctx:
         raise InputError(f"a text of {len(tokens)} tokens: the model reads 1 to {model.cfg.n_ctx}")
-    watched = {site: Watched(book) for site, book in codebooks.items()}
-    with attach(model, watched, error_term=True):
+    wrappers = {site: FiringStatsWrapper(book) for site, book in codebooks.items()}
+    with attach(model, wrappers, error_term=True):
         model(tokens[None].to(model_device(model)))
     found = {}
-    for site, book in watched.items():
+    for site, book in wrappers.items():
         if book.seen is None:
             raise RuntimeError(f"the forward did not reach {site}")
         # heads that share a book lie among the rows

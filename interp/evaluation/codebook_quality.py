@@ -43,16 +43,16 @@ class UsageMeter:
     """
 
     def __init__(self, books: Mapping[str, Codebook]) -> None:
-        self._watched = {site: _Watched(book) for site, book in books.items()}
+        self._wrappers = {site: _QualityWrapper(book) for site, book in books.items()}
 
     def watching(self, books: Mapping[str, Codebook]) -> dict[str, Bottleneck]:
         """The books to attach."""
-        return {site: self._watched[site] for site in books}
+        return {site: self._wrappers[site] for site in books}
 
     def count(self, attached: Attached) -> None:
         """Count the codes of the last forward pass."""
         for site, codes in attached.codes.items():
-            self._watched[site].count(codes)
+            self._wrappers[site].count(codes)
 
     def summary(self) -> dict[str, Any]:
         """Numbers over all sites, and over the groups (heads) of all sites.
@@ -62,7 +62,7 @@ class UsageMeter:
         tells nothing. The entropy is that of the counts, which few tokens underestimate. ``dead_on_text`` are the codes
         that did not occur here, ``dead_when_fitted`` those that did not occur on the text they were fitted on.
         """
-        parts = list(self._watched.values())
+        parts = list(self._wrappers.values())
         explained = np.concatenate([part.explained().cpu().numpy() for part in parts])
         entropy = np.concatenate([part.entropy().cpu().numpy() for part in parts])
         k = np.concatenate([np.full(part.config.groups, part.config.k) for part in parts])
@@ -72,7 +72,7 @@ class UsageMeter:
             "variance_explained_mean": float(explained.mean()),
             "variance_explained_min": float(explained.min()),
             "variance_explained_positive": float((explained > 0).mean()),
-            "variance_explained_sites": dict(zip(self._watched, sites, strict=True)),
+            "variance_explained_sites": dict(zip(self._wrappers, sites, strict=True)),
             "dead_on_text": float(torch.cat([(p.counts == 0).flatten() for p in parts]).float().mean()),
             "dead_when_fitted": float(
                 torch.cat([(p.book.counts == 0).flatten() for p in parts]).float().mean()
@@ -85,7 +85,7 @@ class UsageMeter:
         }
 
 
-class _Watched(CodebookWrapper):
+class _QualityWrapper(CodebookWrapper):
     """A book that keeps sums of what passes; it is the book in everything else."""
 
     def __init__(self, book: Codebook) -> None:

@@ -38,10 +38,10 @@ def _told(book: Codebook) -> int | list:
     """
     config = book.config
     how = [book.kind, config.selection, config.magnitude]
-    if config.groups > 1 and how == ["metric_codebook", "residual", "dropped"]:
+    if config.groups > 1 and how == ["metric_codebook", "matching_pursuit", "unit"]:
         return config.k
     counts = hashlib.sha256(book.counts.cpu().numpy().tobytes()).hexdigest()[:16]
-    return [config.k, counts] if how == ["codebook", "residual", "dropped"] else [config.k, counts, *how]
+    return [config.k, counts] if how == ["codebook", "matching_pursuit", "unit"] else [config.k, counts, *how]
 
 
 def request_key(made_with: str, positive: Sequence[str], negative: Sequence[str], by: str, seed: int) -> str:

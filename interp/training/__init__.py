@@ -1,8 +1,8 @@
 """Training fitted codebooks with gradients, see docs/training.md."""
 
-from interp.training.centroid_refit import settle
+from interp.training.centroid_refit import refit_centroids
 from interp.training.config import TrainConfig
 from interp.training.run import train_codebooks
 from interp.training.trainer import StepResult, Trainer
 
-__all__ = ["StepResult", "TrainConfig", "Trainer", "settle", "train_codebooks"]
+__all__ = ["StepResult", "TrainConfig", "Trainer", "refit_centroids", "train_codebooks"]

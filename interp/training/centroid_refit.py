@@ -25,7 +25,7 @@ from interp.bottlenecks.fit import BATCH_SIZE, LayerStream
 from interp.bottlenecks.kmeans import least_squares_move
 from interp.models import Model, Site, expand_sites
 from interp.progress import Stage, silent
-from interp.training.trained_codebook import codes_there
+from interp.training.trained_codebook import bos_codes
 
 SHARE = 0.25
 """Of the way."""
@@ -34,7 +34,7 @@ TOKENS = 20_000
 
 
 @torch.no_grad()
-def settle(
+def refit_centroids(
     model: Model,
     books: Mapping[str, Codebook],
     blocks: Int[Tensor, "block pos"],
@@ -53,13 +53,13 @@ def settle(
     folder.mkdir(parents=True, exist_ok=True)
     places = {site: books[str(site)] for site in expand_sites(model, books)}
     last = max(site.layer for site in places)
-    with TemporaryDirectory(prefix="settling-", dir=folder) as own:
+    with TemporaryDirectory(prefix="refit-", dir=folder) as own:
         stream = LayerStream(model, blocks, Path(own), batch_size=BATCH_SIZE, at_most=0)
-        with stage("settling the codes", len(stream.batches) * (len(places) + last)) as done:
-            _settle(stream, places, last, done)
+        with stage("refitting the centroids", len(stream.batches) * (len(places) + last)) as done:
+            _refit(stream, places, last, done)
 
 
-def _settle(
+def _refit(
     stream: LayerStream, places: Mapping[Site, Codebook], last: int, done: Callable[[int], None]
 ) -> None:
     for layer in range(last + 1):
@@ -81,7 +81,7 @@ def moves(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> Float[Te
     shape = (-1, config.groups, config.k)
     ids, values = (part[:, 1:].reshape(shape).transpose(0, 1) for part in (codes.ids, codes.values))
     weights = [None] * config.groups if book.unit_values else values.float()
-    groups = zip(missing, ids, weights, codes_there(codes, config), strict=True)
+    groups = zip(missing, ids, weights, bos_codes(codes, config), strict=True)
     return torch.stack(
         [least_squares_move(lacks, own, config.n_codes, w, fixed) for lacks, own, w, fixed in groups]
     )

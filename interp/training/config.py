@@ -38,8 +38,8 @@ class TrainConfig:
         warmup: share of the steps over which the step sizes rise; they fall to zero, linearly, over the rest.
         nested: train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book
             serves them all.
-        settle: rounds of settling at the end (:mod:`interp.training.centroid_refit`), for ``distilled`` codes that are not
-            ``nested``: nearer to the vectors that the codes stand for.
+        centroid_refits: rounds of :mod:`~interp.training.centroid_refit` at the end, for ``distilled`` codes that are not
+            ``nested``: they end nearer to the vectors that they stand for.
         replace_every: steps after which codes that were not used meanwhile are replaced, until four fifths of
             the run; 0 leaves them.
         checkpoint_every: steps between checkpoints.
@@ -57,7 +57,7 @@ class TrainConfig:
     epochs: int = 1
     warmup: float = 0.05
     nested: bool = False
-    settle: int = 0
+    centroid_refits: int = 0
     replace_every: int = 50
     checkpoint_every: int = 50
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -68,7 +68,7 @@ class TrainConfig:
         for name, least in (
             ("batch_size", 1),
             ("epochs", 1),
-            ("settle", 0),
+            ("centroid_refits", 0),
             ("replace_every", 0),
             ("checkpoint_every", 1),
         ):
@@ -84,10 +84,10 @@ class TrainConfig:
             raise InputError(f"warmup {self.warmup}: it must be from 0 to below 1")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: it must be 0 or more")
-        if self.settle and (self.nested or self.objective != "distilled"):
+        if self.centroid_refits and (self.nested or self.objective != "distilled"):
             kind = "nested" if self.nested else self.objective
             raise InputError(
-                f"settle {self.settle}: codes of {kind} training do not settle, only distilled ones"
+                f"centroid_refits {self.centroid_refits}: only distilled codes for one k are refitted, not {kind} ones"
             )
 
     def for_codes(self, k: int, *, mlps: bool = False) -> "TrainConfig":

@@ -49,7 +49,7 @@ from interp.models import Model
 from interp.models.save import check_saveable, save_model
 from interp.progress import Stage, silent
 from interp.text import TextBlocks
-from interp.training.centroid_refit import TOKENS, settle
+from interp.training.centroid_refit import TOKENS, refit_centroids
 from interp.training.config import TrainConfig
 from interp.training.trainer import StepResult, Trainer, drawn_from
 
@@ -196,8 +196,8 @@ def train_codebooks(
             trainer = Trainer(model, books, config, n_steps, same_start=same_start)
             _train(trainer, text.tokens, checkpoints, folder, stage, watch)
             trainer.finish()
-            for blocks in settled_on(text.tokens, config):
-                settle(model, books, blocks, work, stage)
+            for blocks in refit_blocks(text.tokens, config):
+                refit_centroids(model, books, blocks, work, stage)
             return _finish(trainer, folder, request)
     except Timeout:
         raise InputError(f"{folder}: another process is training codebooks there") from None
@@ -242,10 +242,10 @@ def batch_of(number: int, n_blocks: int, config: TrainConfig) -> Int[Tensor, " b
     return order[place * config.batch_size :][: config.batch_size]
 
 
-def settled_on(blocks: Int[Tensor, "block pos"], config: TrainConfig) -> Iterator[Int[Tensor, "some pos"]]:
-    """The text of each round of settling, drawn from all of it."""
+def refit_blocks(blocks: Int[Tensor, "block pos"], config: TrainConfig) -> Iterator[Int[Tensor, "some pos"]]:
+    """The text of each round of refitting, drawn from all of it."""
     most = max(1, TOKENS // blocks.shape[1])
-    for number in range(config.settle):
+    for number in range(config.centroid_refits):
         order = torch.randperm(len(blocks), generator=drawn_from(config.seed, "settle", number))
         yield blocks[order[:most]]
 

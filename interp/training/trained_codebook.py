@@ -22,7 +22,7 @@ NO_PART = 1e-3
 
 
 @torch.no_grad()
-def put_codes_there(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> None:
+def place_bos_codes(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> None:
     """Move codes so that they are all of the first position, and so that no other code can come nearer.
 
     Of codes taken one after another the first becomes what stands there and, if codes have no strength, the one nearest
@@ -45,7 +45,7 @@ def put_codes_there(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -
         book.codes[groups, length.argmin(-1)] = 0
 
 
-def codes_there(codes: Codes, config: CodebookConfig) -> Bool[Tensor, "group code"]:
+def bos_codes(codes: Codes, config: CodebookConfig) -> Bool[Tensor, "group code"]:
     """Which codes have a part in the first position, of the codes [block, pos, (place,) k] of some blocks."""
     ids, values = codes.ids[:, :1], codes.values[:, :1]
     return count_codes(ids.masked_fill(values.abs() < NO_PART, NO_CODE), config.n_codes, config.groups) > 0
@@ -103,10 +103,10 @@ class TrainedCodebook(CodebookWrapper):
         self._live, self.x = x, x.detach()
         with torch.autocast(x.device.type, enabled=False):  # similarities are float32 always
             if self.anchors:
-                put_codes_there(self.book, x)
+                place_bos_codes(self.book, x)
             codes = self.book.encode(x)
         if self.anchors:
-            self.held = codes_there(codes, self.config)
+            self.held = bos_codes(codes, self.config)
         return codes
 
     def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:

@@ -139,12 +139,12 @@ class Trainer:
                 )
         config = config.for_books(books)
         self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
-        self._watched = {
+        self._wrappers = {
             site: TrainedCodebook(book, alone=config.objective == "local", joint=config.objective == "joint")
             for site, book in books.items()
         }
-        attach(model, self._watched)  # checks that they fit
-        self._plain = Teacher(model, again=config.objective == "distilled" and config.epochs > 1)
+        attach(model, self._wrappers)  # checks that they fit
+        self._teacher = Teacher(model, again=config.objective == "distilled" and config.epochs > 1)
         self.ks = {site: book.config.k for site, book in books.items()}
         if config.nested:
             for book in books.values():
@@ -188,16 +188,16 @@ class Trainer:
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss}")
         if frozen:
-            for book in self._watched.values():
+            for book in self._wrappers.values():
                 book.hold()
-        self.optimizer.step_in([book.spread for book in self._watched.values()])
+        self.optimizer.step_in([book.spread for book in self._wrappers.values()])
         if self.model_optimizer is not None:
             # a frozen parameter keeps its gradient, which is all the optimizer asks for
             self.model_optimizer.step()
         for site, ids in attached.ids.items():
             self.books[site].count_text(ids)
         self._replace(number + 1)
-        explained = torch.stack([book.explained for book in self._watched.values()]).mean()
+        explained = torch.stack([book.explained for book in self._wrappers.values()]).mean()
         return StepResult(loss, kl, ce, float(explained), self.dead, k)
 
     def state(self) -> dict[str, Tensor]:
@@ -206,8 +206,8 @@ class Trainer:
         for site, book in self.books.items():
             found |= {f"{site}/codes": book.codes, f"{site}/counts": book.counts}
             found |= _moments(site, self.optimizer, book.codes)
-            found |= {f"{site}/{name}": getattr(self._watched[site], name) for name in MEASURES}
-            found[f"{site}/held"] = self._watched[site].held
+            found |= {f"{site}/{name}": getattr(self._wrappers[site], name) for name in MEASURES}
+            found[f"{site}/held"] = self._wrappers[site].held
         for name, tensor in self.weights.items():
             found[f"model/{name}"] = tensor
             found |= _moments(f"model/{name}", self.model_optimizer, tensor)
@@ -242,9 +242,9 @@ class Trainer:
         for site, book in self.books.items():
             book.codes.copy_(tensors[f"{site}/codes"])
             book.counts.copy_(tensors[f"{site}/counts"])
-            self._watched[site].held = tensors[f"{site}/held"].to(book.codes.device)
+            self._wrappers[site].held = tensors[f"{site}/held"].to(book.codes.device)
             for name in MEASURES:
-                setattr(self._watched[site], name, tensors[f"{site}/{name}"].to(book.codes))
+                setattr(self._wrappers[site], name, tensors[f"{site}/{name}"].to(book.codes))
             _set_moments(site, self.optimizer, book.codes, tensors)
         for name, tensor in self.weights.items():
             tensor.copy_(tensors[f"model/{name}"])
@@ -252,7 +252,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Give the books the number of codes per vector that they came with, and the gradients' memory back."""
-        for site, book in self._watched.items():
+        for site, book in self._wrappers.items():
             book.set_k(self.ks[site])
         for optimizer in (self.optimizer, self.model_optimizer):
             if optimizer is not None:
@@ -265,10 +265,10 @@ class Trainer:
         objective = self.config.objective
         measured = objective == "distilled" or (objective == "local" and number % KL_EVERY == 0)
         with self._precision(tokens):
-            teacher = self._plain.logits(tokens) if measured else None
-        with attach(self.model, self._watched) as attached, self._precision(tokens):
+            teacher = self._teacher.logits(tokens) if measured else None
+        with attach(self.model, self._wrappers) as attached, self._precision(tokens):
             logits = self.model(tokens)
-            error = attached.loss() / len(self._watched)
+            error = attached.loss() / len(self._wrappers)
         kl = ce = gradient = None
         if teacher is not None:
             kl, gradient = kl_and_gradient(logits, teacher)
@@ -297,11 +297,11 @@ class Trainer:
         Every text begins with the same token, so that it stays so from then on; in float32, as what stands there may be
         so long that bfloat16 rounds by more than codes are apart.
         """
-        for book in self._watched.values():
+        for book in self._wrappers.values():
             book.anchors = True
-        with attach(self.model, self._watched):
+        with attach(self.model, self._wrappers):
             self.model(first)
-        for book in self._watched.values():
+        for book in self._wrappers.values():
             book.anchors = False
 
     def _precision(self, tokens: Tensor) -> torch.autocast:
@@ -318,7 +318,7 @@ class Trainer:
             k = choices[
                 int(torch.randint(len(choices), (), generator=drawn_from(self.config.seed, "k", number)))
             ]
-        for site, book in self._watched.items():
+        for site, book in self._wrappers.items():
             book.set_k(min(k, self.ks[site]))
         return k
 
@@ -326,7 +326,7 @@ class Trainer:
         """At the end of a stretch see which codes were not used in it, and replace them."""
         every = self.config.replace_every
         # a short stretch of one code a vector may not need all that are held
-        for watched in self._watched.values():
+        for watched in self._wrappers.values():
             watched.book.counts[watched.held] = watched.book.counts[watched.held].clamp(min=1)
         if not every:
             self.dead = self._dead()
@@ -340,7 +340,7 @@ class Trainer:
         for site, book in self.books.items():
             # where one code is all of a vector, a new one is the vector that it is for
             book.replace_dead(
-                self._watched[site].x[:, 1:],
+                self._wrappers[site].x[:, 1:],
                 self.optimizer,
                 generator=generator,
                 own_length=self.ks[site] == 1,

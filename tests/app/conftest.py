@@ -31,7 +31,7 @@ def runs_with_books(tiny_model_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     model = load_model(str(tiny_model_folder("llama")))
     text = load_text("stdlib", model, n_tokens=640, context=32)
-    config = FitConfig(n_codes=N_CODES, k=2, selection="residual")
+    config = FitConfig(n_codes=N_CODES, k=2, selection="matching_pursuit")
     fit_codebooks(model, text, ["heads", "mlps"], folder / "books", config)
     return folder
 

@@ -29,9 +29,9 @@ CASES = {
         "discrete_sae", {"n_codes": 16, "k": 2, "epochs": 60, "lr": 0.02, "l1": 1e-3, "decoder_norm": "atom"}
     ),
     "layer-norm-codebook": Case("layer_norm_codebook", {"n_codes": 12, "k": 2}),
-    "metric-codebook": Case("metric_codebook", {"n_codes": 12, "k": 2, "selection": "residual"}),
-    "codebook-residual-kept": Case(
-        "codebook", {"n_codes": 12, "k": 3, "selection": "residual", "magnitude": "kept"}
+    "metric-codebook": Case("metric_codebook", {"n_codes": 12, "k": 2, "selection": "matching_pursuit"}),
+    "codebook-matching-pursuit-scaled": Case(
+        "codebook", {"n_codes": 12, "k": 3, "selection": "matching_pursuit", "magnitude": "scaled"}
     ),
 }
 FAMILIES = ("gpt2", "llama", "gemma2")

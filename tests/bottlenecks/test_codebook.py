@@ -9,7 +9,12 @@ from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig, Codes
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.errors import InputError
 
-SELECTIONS = [("cosine", "dropped"), ("cosine", "kept"), ("residual", "dropped"), ("residual", "kept")]
+SELECTIONS = [
+    ("cosine", "unit"),
+    ("cosine", "scaled"),
+    ("matching_pursuit", "unit"),
+    ("matching_pursuit", "scaled"),
+]
 
 
 def codebook(**changes) -> Codebook:
@@ -35,13 +40,13 @@ def test_codes_are_the_most_cosine_similar_and_their_plain_sum_replaces_the_vect
 
 def test_length_of_the_vector_is_dropped_or_kept():
     x = torch.randn(50, 6)
-    dropped, kept = codebook(k=2), codebook(k=2, magnitude="kept")
+    dropped, kept = codebook(k=2), codebook(k=2, magnitude="scaled")
     torch.testing.assert_close(dropped(10 * x), dropped(x))
     torch.testing.assert_close(kept(10 * x), 10 * kept(x))
 
 
 def test_kept_magnitude_is_the_factor_of_least_squares():
-    book, x = codebook(k=3, magnitude="kept"), torch.randn(30, 6)
+    book, x = codebook(k=3, magnitude="scaled"), torch.randn(30, 6)
     codes = book.encode(x)
     total = book.codes[0][codes.ids.long()].sum(1)
     for row in range(30):
@@ -49,16 +54,16 @@ def test_kept_magnitude_is_the_factor_of_least_squares():
         torch.testing.assert_close(codes.values[row], best[0].expand(3), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("magnitude", ["dropped", "kept"])
+@pytest.mark.parametrize("magnitude", ["unit", "scaled"])
 def test_residual_selection_takes_the_code_that_leaves_least_each_time(magnitude):
-    book, x = codebook(k=4, selection="residual", magnitude=magnitude), torch.randn(20, 6)
+    book, x = codebook(k=4, selection="matching_pursuit", magnitude=magnitude), torch.randn(20, 6)
     codes = book.encode(x)
     for row in range(20):
         rest = x[row].clone()
         for slot in range(4):
             factors = (
                 (book.codes[0] @ rest).clamp(min=0) / book.codes[0].square().sum(-1)
-                if magnitude == "kept"
+                if magnitude == "scaled"
                 else torch.ones(20)
             )
             left = (rest - factors[:, None] * book.codes[0]).square().sum(-1)
@@ -143,7 +148,7 @@ def test_kmeans_makes_grouped_codes_that_explain_the_vectors(selection, magnitud
     assert not (before == book.codes).any(-1).any(), "every code of every group is set"
     unexplained = (book(x) - x).square().sum((0, 2)) / x.square().sum((0, 2))
     assert (unexplained < 0.35).all()
-    if selection == "residual" and k > 1:
+    if selection == "matching_pursuit" and k > 1:
         assert (unexplained < 0.12).all()
 
 
@@ -157,7 +162,7 @@ def test_kmeans_over_shards_comes_near_to_kmeans_over_all():
 
 @pytest.mark.parametrize(
     ("selection", "magnitude", "k"),
-    [("cosine", "dropped", 1), ("cosine", "dropped", 3), ("residual", "kept", 2)],
+    [("cosine", "unit", 1), ("cosine", "unit", 3), ("matching_pursuit", "scaled", 2)],
 )
 def test_a_small_last_shard_does_not_decide_how_long_codes_are(selection, magnitude, k):
     scales = torch.linspace(1, 20, 32)[torch.arange(3200) % 32, None]
@@ -299,7 +304,7 @@ def test_books_made_in_inference_mode_encode_and_see_their_codes_change():
 
 
 def test_a_dead_code_is_replaced_by_what_the_others_explain_least():
-    book = Codebook(CodebookConfig(d_in=6, n_codes=5, selection="residual")).requires_grad_(False)
+    book = Codebook(CodebookConfig(d_in=6, n_codes=5, selection="matching_pursuit")).requires_grad_(False)
     book.codes[0, 0] = 1e4
     odd = torch.randn(6)
     x = torch.cat([book.codes[0, 1:].repeat(10, 1), odd[None]])

@@ -16,7 +16,7 @@ from interp.errors import InputError
 from interp.models import Model, earlier_digest, hooked, resolve_site, weights_digest
 from interp.text import TextBlocks, load_text
 
-SMALL = FitConfig(n_codes=12, k=2, selection="residual")
+SMALL = FitConfig(n_codes=12, k=2, selection="matching_pursuit")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("sequential", [True, False])
 @pytest.mark.parametrize("after", range(1, 16, 2))
 def test_a_killed_fit_goes_on_and_gives_the_same_books(model, text, tmp_path, monkeypatch, after, sequential):
-    config = FitConfig(n_codes=12, k=2, selection="residual", sequential=sequential)
+    config = FitConfig(n_codes=12, k=2, selection="matching_pursuit", sequential=sequential)
     sites, whole, part = ["heads", "mlps"], tmp_path / "whole", tmp_path / "part"
     fit_codebooks(model, text, sites, whole, config, batch_size=8)
     run, calls = LayerStream._run_until, []
@@ -221,7 +221,7 @@ def test_with_the_metric_the_error_of_the_output_is_smaller(model, text):
     x = seen(model, text.tokens, "a0", {})
     weights = model.blocks[0].attn.W_O.detach().clone()
     weights[:, : weights.shape[1] // 2] *= 0.05  # half of z hardly matters
-    config = CodebookConfig(d_in=x.shape[-1], n_codes=8, groups=x.shape[2], selection="residual")
+    config = CodebookConfig(d_in=x.shape[-1], n_codes=8, groups=x.shape[2], selection="matching_pursuit")
 
     def error(book: Codebook) -> float:
         return float(torch.einsum("bphd,hde->bphe", book(x).detach() - x, weights).square().sum())
@@ -281,7 +281,7 @@ def test_an_output_map_keeps_lengths_of_outputs_and_their_units():
 
 def test_small_batches_of_more_text_than_fits_are_joined(model, text, tmp_path, monkeypatch):
     monkeypatch.setattr("interp.bottlenecks.fit.IN_MEMORY", 0)
-    config = FitConfig(n_codes=48, k=1, selection="residual")
+    config = FitConfig(n_codes=48, k=1, selection="matching_pursuit")
     fit_codebooks(model, text, ["heads", "m1"], tmp_path, config, batch_size=1)  # 32 vectors a batch
     for book in load_codebooks(tmp_path, model).values():
         behind = text.tokens[:, 1:].numel()

@@ -29,7 +29,11 @@ def fitted(model, tmp_path_factory) -> dict[int, CodebookStore]:
     folder = tmp_path_factory.mktemp("fitted")
     return {
         k: fit_codebooks(
-            model, text, ["heads", "m0"], folder / f"k{k}", FitConfig(n_codes=24, k=k, selection="residual")
+            model,
+            text,
+            ["heads", "m0"],
+            folder / f"k{k}",
+            FitConfig(n_codes=24, k=k, selection="matching_pursuit"),
         )
         for k in (1, 4)
     }

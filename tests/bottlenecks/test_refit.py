@@ -35,8 +35,8 @@ def test_sums_of_codes_fit_better_after_it(monkeypatch):
     errors = {}
     for rounds in (0, 2):
         monkeypatch.setattr("interp.bottlenecks.codebook.REFITS", rounds)
-        for selection in ("cosine", "residual"):
+        for selection in ("cosine", "matching_pursuit"):
             book = Codebook(CodebookConfig(d_in=16, n_codes=64, k=4, selection=selection)).fit(x)
             errors[selection, rounds] = float((book(x).detach() - x).square().sum())
     assert errors["cosine", 2] < 0.95 * errors["cosine", 0]
-    assert errors["residual", 2] < errors["residual", 0]
+    assert errors["matching_pursuit", 2] < errors["matching_pursuit", 0]

@@ -13,7 +13,7 @@ from interp.models import hooked, parse_site
 from interp.models.generate import generate
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
-SELECTIONS = [("cosine", "dropped"), ("residual", "kept")]
+SELECTIONS = [("cosine", "unit"), ("matching_pursuit", "scaled")]
 
 
 def standard_sae(d_in: int, d_sae: int = 40, **options) -> SAE:
@@ -40,7 +40,7 @@ def test_exported_codebook_is_loaded_by_sae_lens_with_the_same_codes_and_vectors
     torch.testing.assert_close(sae(x), book(ours).reshape(x.shape))
     acts, codes = sae.encode(x).unflatten(-1, (groups, 20)), book.encode(ours)
     ids = codes.ids.reshape(5, 7, groups, 2).long()
-    # residual selection may name a code twice: its values add up
+    # matching pursuit may name a code twice: its values add up
     expected = torch.zeros_like(acts).scatter_add_(-1, ids, codes.values.reshape(ids.shape))
     torch.testing.assert_close(acts, expected)
     torch.testing.assert_close(sae.encode(x) @ sae.W_dec, sae.decode(sae.encode(x)))

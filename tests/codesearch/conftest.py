@@ -16,10 +16,10 @@ from interp.text import TextBlocks, load_text
 def make_books() -> dict[str, Codebook]:
     """For the tiny llama: heads with a book each, heads that share one, one head alone, an MLP's vector shared out."""
     configs = {
-        "a0": CodebookConfig(6, 20, k=2, groups=4, selection="residual"),
+        "a0": CodebookConfig(6, 20, k=2, groups=4, selection="matching_pursuit"),
         "a1": CodebookConfig(6, 12, k=2),
         "m0": CodebookConfig(12, 16, k=3, groups=2),
-        "r1": CodebookConfig(24, 30, k=1, magnitude="kept"),
+        "r1": CodebookConfig(24, 30, k=1, magnitude="scaled"),
     }
     books = {}
     for i, (site, config) in enumerate(configs.items()):

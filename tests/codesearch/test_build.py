@@ -70,7 +70,7 @@ def test_the_best_contexts_are_those_of_the_highest_margin_and_similarity(model,
         hooked(model, {h: lambda x, s=s: seen.update({s: x.clone()}) for h, s in hooks.items()}),
     ):
         model(text.tokens)
-    head = seen["a0"][:, :, 2].flatten(0, 1)  # residual selection
+    head = seen["a0"][:, :, 2].flatten(0, 1)  # matching pursuit
     codes = books["a0"].codes[2]
     taken: dict[int, list[tuple[float, float]]] = {code: [] for code in range(len(codes))}
     for token, x in enumerate(head):

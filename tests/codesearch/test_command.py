@@ -18,8 +18,8 @@ def folder(model, text, tmp_path):
         "fit": {
             "k": 3,
             "n_codes": 12,
-            "selection": "residual",
-            "magnitude": "dropped",
+            "selection": "matching_pursuit",
+            "magnitude": "unit",
             "seed": 0,
             "sequential": True,
         },

@@ -23,7 +23,14 @@ from interp.codesearch.page import LogitLens
 from interp.errors import InputError
 from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
 
-FIT = {"k": 3, "n_codes": 12, "selection": "residual", "magnitude": "dropped", "seed": 0, "sequential": True}
+FIT = {
+    "k": 3,
+    "n_codes": 12,
+    "selection": "matching_pursuit",
+    "magnitude": "unit",
+    "seed": 0,
+    "sequential": True,
+}
 """Of a manifest, what is used of it."""
 
 
@@ -215,7 +222,7 @@ def test_prompts_of_a_spliced_index_are_read_spliced(model, text, books, tmp_pat
 
 def test_codes_that_are_compared_by_what_is_written_are_near_by_it(model, text, tmp_path):
     weights = model.blocks[0].attn.W_O.detach()
-    config = CodebookConfig(model.cfg.d_head, 20, groups=model.cfg.n_heads, selection="residual")
+    config = CodebookConfig(model.cfg.d_head, 20, groups=model.cfg.n_heads, selection="matching_pursuit")
     book = MetricCodebook(config).compare_by(weights).requires_grad_(False)
     build_index(model, {"a0": book}, text, tmp_path / "index")
     found = nearest_codes(CodeIndex.open(tmp_path / "index", {"a0": book}), "a0.h2", 4, 19)

@@ -38,7 +38,7 @@ def texts(model):
 def books(model, tmp_path_factory):
     text = load_text("stdlib", model, n_tokens=640, context=32)
     folder = tmp_path_factory.mktemp("books")
-    config = FitConfig(n_codes=12, k=3, selection="residual")
+    config = FitConfig(n_codes=12, k=3, selection="matching_pursuit")
     return fit_codebooks(model, text, SITES, folder, config)
 
 
@@ -160,7 +160,7 @@ def test_a_model_whose_vectors_are_all_in_the_books_loses_nothing(model, texts):
     with torch.no_grad(), hooked(model, {"blocks.1.hook_mlp_out": lambda x: kept.append(x.clone())}):
         model(tokens)
     rows = kept[0].flatten(0, 1)
-    book = Codebook(CodebookConfig(d_in=rows.shape[-1], n_codes=len(rows), selection="residual"))
+    book = Codebook(CodebookConfig(d_in=rows.shape[-1], n_codes=len(rows), selection="matching_pursuit"))
     book.codes.data = rows[None].clone()
     found = evaluate_codebooks(model, {1: {"m1": book}}, *texts, control_blocks=0, batch_size=9)
     np.testing.assert_allclose(found.scores["codes k=1"].ce, found.plain.ce, atol=1e-5)
@@ -200,7 +200,7 @@ def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
 def test_variance_explained_of_vectors_close_together_and_far_from_zero():
     generator = torch.Generator().manual_seed(0)
     x = 100 + 0.05 * torch.randn(6, 40, 4, generator=generator)
-    book = Codebook(CodebookConfig(d_in=4, n_codes=16, selection="residual")).fit(x)
+    book = Codebook(CodebookConfig(d_in=4, n_codes=16, selection="matching_pursuit")).fit(x)
     watched = UsageMeter({"m0": book}).watching({"m0": book})["m0"]
     for part in x.split(2):
         decoded = watched.decode(watched.encode(part))
@@ -259,7 +259,7 @@ def test_too_little_to_evaluate_is_refused(model, by_k, texts):
 def test_codes_of_all_heads_of_smollm2_beat_the_controls(smollm2, tmp_path):
     text = load_text("stdlib", smollm2, n_tokens=1024, context=64)
     folder = fit_codebooks(
-        smollm2, text, ["heads"], tmp_path, FitConfig(n_codes=64, k=4, selection="residual")
+        smollm2, text, ["heads"], tmp_path, FitConfig(n_codes=64, k=4, selection="matching_pursuit")
     )
     result = quality_of_folder(smollm2, folder, ["stdlib"], n_tokens=256, control_blocks=2)
     rows = {row["condition"]: row for row in result["texts"][0]["rows"]}

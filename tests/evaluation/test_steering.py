@@ -61,7 +61,9 @@ def books(model) -> dict[str, Codebook]:
     with torch.no_grad(), hooked(model, {"blocks.1.attn.hook_z": lambda x: seen.append(x.clone())}):
         model(texts.tokens)
     z = seen[0]
-    book = Codebook(CodebookConfig(d_in=z.shape[-1], n_codes=16, groups=z.shape[2], selection="residual"))
+    book = Codebook(
+        CodebookConfig(d_in=z.shape[-1], n_codes=16, groups=z.shape[2], selection="matching_pursuit")
+    )
     return {"a1": book.fit(z[texts.counted])}
 
 

@@ -34,7 +34,7 @@ def books() -> dict[str, Codebook]:
     found = {}
     for site, groups, d_in in (("a0", 4, 6), ("a1.h2", 1, 6), ("m0", 1, 24)):
         shape = (200, groups, d_in) if groups > 1 else (200, d_in)
-        config = CodebookConfig(d_in=d_in, n_codes=CODES, groups=groups, k=2, selection="residual")
+        config = CodebookConfig(d_in=d_in, n_codes=CODES, groups=groups, k=2, selection="matching_pursuit")
         found[site] = Codebook(config).fit(torch.randn(shape, generator=generator))
     return found
 

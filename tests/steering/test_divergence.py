@@ -24,7 +24,7 @@ def model(tiny_model_folder) -> Model:
 @pytest.fixture(scope="module")
 def books(model):
     tokens = torch.randint(10, model.cfg.d_vocab, (3, 9), generator=torch.Generator().manual_seed(0))
-    return fitted(model, tokens, k=2, selection="residual")
+    return fitted(model, tokens, k=2, selection="matching_pursuit")
 
 
 @torch.no_grad()

@@ -57,12 +57,12 @@ def books(model) -> dict[str, Codebook]:
         model(texts.tokens)
     mlp = seen["blocks.0.hook_mlp_out"]
     others = torch.cat([mlp[: len(PLAIN)][texts.counted[: len(PLAIN)]], mlp[len(PLAIN), 2:4]])
-    mlps = Codebook(CodebookConfig(d_in=mlp.shape[-1], n_codes=len(others), selection="residual"))
+    mlps = Codebook(CodebookConfig(d_in=mlp.shape[-1], n_codes=len(others), selection="matching_pursuit"))
     mlps.requires_grad_(False).codes[0] = others
     mlps.codes[0, 3] = mlp[len(PLAIN), 1]
     z = seen["blocks.1.attn.hook_z"]
     heads = Codebook(
-        CodebookConfig(d_in=z.shape[-1], n_codes=16, k=2, groups=z.shape[2], selection="residual")
+        CodebookConfig(d_in=z.shape[-1], n_codes=16, k=2, groups=z.shape[2], selection="matching_pursuit")
     )
     return {"m0": mlps, "a1": heads.fit(z[texts.counted])}
 
@@ -88,7 +88,9 @@ def test_a_planted_code_is_found_with_precision_and_recall_1(model, books):
 
 
 def test_books_whose_groups_share_out_a_vector_are_refused(model):
-    book = Codebook(CodebookConfig(d_in=model.cfg.d_model // 2, n_codes=4, groups=2, selection="residual"))
+    book = Codebook(
+        CodebookConfig(d_in=model.cfg.d_model // 2, n_codes=4, groups=2, selection="matching_pursuit")
+    )
     with pytest.raises(InputError, match="the codebook at m0 has 2 groups that share out its vector"):
         find_codes(model, {"m0": book}, MARKED, PLAIN)
 
@@ -169,7 +171,7 @@ def test_a_codebook_of_the_whole_z_is_compared_by_what_all_heads_write(model):
     seen, texts = [], tokenize(model, [*MARKED, *PLAIN])
     with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: seen.append(x.flatten(2))}):
         model(texts.tokens)
-    config = CodebookConfig(d_in=seen[0].shape[-1], n_codes=16, selection="residual")
+    config = CodebookConfig(d_in=seen[0].shape[-1], n_codes=16, selection="matching_pursuit")
     whole = {"a0": Codebook(config).fit(seen[0][texts.counted])}
     found = find_codes(model, whole, MARKED, PLAIN)
     means = means_of_texts(model, ["a0"], MARKED, PLAIN)
@@ -296,7 +298,7 @@ def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
 
 def test_heads_that_share_a_codebook_and_a_codebook_of_one_head(model, books):
     book = books["a1"]
-    config = CodebookConfig(d_in=book.config.d_in, n_codes=book.config.n_codes, selection="residual")
+    config = CodebookConfig(d_in=book.config.d_in, n_codes=book.config.n_codes, selection="matching_pursuit")
     first = {"codes": book.codes[:1], "counts": book.counts[:1]}
     shared, single = (Codebook.restored(config, first) for _ in range(2))
     found = find_codes(model, {"a1": shared}, MARKED, PLAIN)

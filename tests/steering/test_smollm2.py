@@ -18,7 +18,9 @@ def test_codes_of_a_topic_change_what_the_chat_says_and_cost_perplexity(smollm2)
     seen = []
     with torch.no_grad(), hooked(smollm2, {"blocks.12.hook_resid_post": lambda x: seen.append(x.clone())}):
         smollm2(texts.tokens)
-    book = Codebook(CodebookConfig(d_in=576, n_codes=64, selection="residual")).fit(seen[0][texts.counted])
+    book = Codebook(CodebookConfig(d_in=576, n_codes=64, selection="matching_pursuit")).fit(
+        seen[0][texts.counted]
+    )
     found = find_codes(smollm2, {"r12": book}, positive, negative)
 
     def told(within=None):

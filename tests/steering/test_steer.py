@@ -36,7 +36,7 @@ def tokens(model) -> Tensor:
 
 @pytest.fixture(scope="module")
 def books(model, tokens) -> dict[str, Codebook]:
-    return fitted(model, tokens, k=2, selection="residual")
+    return fitted(model, tokens, k=2, selection="matching_pursuit")
 
 
 def fitted(model: Model, tokens: Tensor, **options) -> dict[str, Codebook]:
@@ -134,7 +134,7 @@ def test_an_added_code_can_leave_out_what_all_codes_have_in_common(model, books,
     [
         {"k": 1, "selection": "cosine"},
         {"k": 3, "selection": "cosine"},
-        {"k": 3, "selection": "residual", "magnitude": "kept"},
+        {"k": 3, "selection": "matching_pursuit", "magnitude": "scaled"},
     ],
     ids=str,
 )
@@ -309,7 +309,9 @@ def test_leaving_restores_the_model_bit_for_bit(model, books, tokens):
 
 
 def test_codes_of_a_head_with_a_codebook_of_its_own_and_of_codes_with_strengths(model, tokens):
-    config = CodebookConfig(d_in=model.cfg.d_head, n_codes=N_CODES, selection="residual", magnitude="kept")
+    config = CodebookConfig(
+        d_in=model.cfg.d_head, n_codes=N_CODES, selection="matching_pursuit", magnitude="scaled"
+    )
     own = {"a1.h2": Codebook(config).fit(activation(model, "blocks.1.attn.hook_z", tokens)[:, :, 2])}
     with steer(model, own, [SetCode("a1.h2", 5, strength=3.0)], positions="all") as steered:
         logits(model, tokens)

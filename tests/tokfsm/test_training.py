@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(tiny, tmp_path, stop):
 
 
 def test_codes_follow_the_running_means_of_their_vectors():
-    book = Codebook(CodebookConfig(d_in=3, n_codes=4, groups=2, selection="residual"))
+    book = Codebook(CodebookConfig(d_in=3, n_codes=4, groups=2, selection="matching_pursuit"))
     means, before = ExponentialMovingAverage(book, 0.5), book.codes.detach().clone()
     steps = [(torch.randn(5, 7, 2, 3), torch.randint(3, (5, 7, 2))) for _ in range(3)]  # code 3 never occurs
     for x, ids in steps:

@@ -20,5 +20,5 @@ def text(model) -> TextBlocks:
 
 @pytest.fixture(scope="session")
 def start(model, text, tmp_path_factory) -> CodebookStore:
-    config = FitConfig(n_codes=12, k=4, selection="residual")
+    config = FitConfig(n_codes=12, k=4, selection="matching_pursuit")
     return fit_codebooks(model, text, ["heads", "m0"], tmp_path_factory.mktemp("fitted"), config)

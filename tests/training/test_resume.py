@@ -17,7 +17,7 @@ from interp.training import TrainConfig, Trainer, train_codebooks
 from interp.training import run as checkpoint
 from interp.training import run as training_run
 
-CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, checkpoint_every=3, replace_every=2, settle=2)
+CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, checkpoint_every=3, replace_every=2, centroid_refits=2)
 """16 steps."""
 
 
@@ -62,8 +62,8 @@ def kill_at(monkeypatch, call: int, target, name: str, *, after: bool) -> list[i
         (2, checkpoint, "save_file", False),
         (2, checkpoint, "save_file", True),
         (2, training_run, "write_json", False),
-        (2, training_run, "settle", False),
-        (2, training_run, "settle", True),
+        (2, training_run, "refit_centroids", False),
+        (2, training_run, "refit_centroids", True),
         (1, training_run.CodebookStore, "finish", False),
     ],
 )
@@ -84,13 +84,17 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     ):
         torch.testing.assert_close(one.codes, other.codes, atol=1e-6, rtol=0)
         assert torch.equal(one.counts, other.counts)
-    done = call if target is Trainer else {"save_file": 6, "write_json": 6, "settle": 16, "finish": 16}[name]
+    done = (
+        call
+        if target is Trainer
+        else {"save_file": 6, "write_json": 6, "refit_centroids": 16, "finish": 16}[name]
+    )
     done -= target is Trainer and not after
     assert len(steps) <= 16 - done + CONFIG.checkpoint_every, "more than an interval was done again"
 
 
 def test_joint_training_goes_on_too(start, text, tiny_model_folder, tmp_path, monkeypatch):
-    config = replace(CONFIG, objective="joint", settle=0, epochs=1, model_lr=1e-3)
+    config = replace(CONFIG, objective="joint", centroid_refits=0, epochs=1, model_lr=1e-3)
 
     def fresh():
         return load_model(str(tiny_model_folder("llama")))
@@ -145,7 +149,7 @@ def test_another_runs_checkpoint_is_refused(model, start, text, killed, tiny_mod
     other_text = load_text("stdlib", model, n_tokens=2048, context=32, seed=1)
     with pytest.raises(InputError, match=r"another training \(text.seed 0, not 1\)"):
         train_codebooks(model, start, other_text, killed, CONFIG)
-    config = FitConfig(n_codes=12, k=4, selection="residual")
+    config = FitConfig(n_codes=12, k=4, selection="matching_pursuit")
     sites = fit_codebooks(model, text, ["a0"], tmp_path / "a0", config)
     with pytest.raises(InputError, match="another sites"):
         train_codebooks(model, sites, text, killed, CONFIG)
@@ -209,7 +213,7 @@ def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, sta
     assert {site[0] for site in start.sites} == {"a", "m"}  # so by what is right for heads
     books = load_codebooks(start.folder, model)
     assert TrainConfig().for_books({"m0": books["m0"]}).lr == 0.003
-    unsaid = replace(CONFIG, epochs=1, settle=0, lr=None)
+    unsaid = replace(CONFIG, epochs=1, centroid_refits=0, lr=None)
     told = replace(unsaid, lr=unsaid.for_codes(k).lr)
     first = train_codebooks(model, start, text, tmp_path / "first", unsaid)
     assert first.manifest["training"]["lr"] == told.lr

@@ -56,7 +56,7 @@ def test_steps_rise_to_the_whole_size_and_fall_to_nothing():
 # of twelve codes the first position takes two where a vector has four
 @pytest.mark.parametrize(("k", "heldout_share"), [(1, 0.98), (4, 0.99)])
 def test_distilled_training_brings_held_out_kl_down(k, heldout_share, model, text, tmp_path):
-    fit = FitConfig(n_codes=12, k=k, selection="residual")
+    fit = FitConfig(n_codes=12, k=k, selection="matching_pursuit")
     start = fit_codebooks(model, text, ["heads", "m0"], tmp_path / "fitted", fit)
     heldout = load_text("stdlib", model, n_tokens=32 * 32, context=32, split="heldout")
     before = weights_digest(model)
@@ -90,7 +90,7 @@ def test_local_training_lowers_the_error_and_gives_each_site_its_own_gradient(mo
 def test_joint_training_lowers_the_loss_and_the_finetuned_model_is_saved(family, tiny_model_folder, tmp_path):
     model = load_model(str(tiny_model_folder(family)))
     text = load_text("stdlib", model, n_tokens=64 * 32, context=32)
-    fit = FitConfig(n_codes=12, k=4, selection="residual")
+    fit = FitConfig(n_codes=12, k=4, selection="matching_pursuit")
     start = fit_codebooks(model, text, ["heads", "m0"], tmp_path / "fitted", fit)
     before = weights_digest(model)
     config = replace(QUICK, objective="joint", model_lr=1e-2)
@@ -126,15 +126,15 @@ def test_a_finetuned_model_is_saved_as_it_is(family, tiny_model_folder, tmp_path
 
 
 def test_a_few_batches_that_vary_a_lot_hardly_lengthen_the_steps():
-    watched = TrainedCodebook(Codebook(CodebookConfig(d_in=4, n_codes=3, groups=2)), alone=False)
+    wrapper = TrainedCodebook(Codebook(CodebookConfig(d_in=4, n_codes=3, groups=2)), alone=False)
     generator = torch.Generator().manual_seed(0)
     for number in range(40):
         size = torch.tensor([1.0, 100.0 if number % 20 == 10 else 1.0])
         x = torch.randn(3, 30, 2, 4, generator=generator) * size[:, None]
-        watched.loss(x, watched.decode(watched.encode(x)))
-    quiet, now_and_then = watched.spread
+        wrapper.loss(x, wrapper.decode(wrapper.encode(x)))
+    quiet, now_and_then = wrapper.spread
     assert quiet == pytest.approx(1, rel=0.1) and 1 < now_and_then < 2
-    assert (watched.variance[1] / watched.variance[0]).sqrt() > 5
+    assert (wrapper.variance[1] / wrapper.variance[0]).sqrt() > 5
 
 
 def test_steps_are_adams_over_the_uses_of_each_code():
@@ -166,11 +166,11 @@ def test_steps_are_adams_over_the_uses_of_each_code():
     [
         ("distilled", {"k": 1}),
         ("local", {"k": 1}),
-        ("distilled", {"k": 4, "selection": "residual"}),
-        ("nested", {"k": 4, "selection": "residual"}),
-        ("distilled", {"k": 4, "selection": "residual", "magnitude": "kept"}),
+        ("distilled", {"k": 4, "selection": "matching_pursuit"}),
+        ("nested", {"k": 4, "selection": "matching_pursuit"}),
+        ("distilled", {"k": 4, "selection": "matching_pursuit", "magnitude": "scaled"}),
         ("distilled", {"k": 4, "selection": "cosine"}),
-        ("distilled", {"k": 4, "selection": "cosine", "magnitude": "kept"}),
+        ("distilled", {"k": 4, "selection": "cosine", "magnitude": "scaled"}),
     ],
 )
 def test_the_first_position_is_exact_and_stays(objective, codes, model, text, tmp_path):
@@ -194,7 +194,7 @@ def test_the_first_position_is_exact_and_stays(objective, codes, model, text, tm
 
 
 def test_where_heads_share_a_book_the_codes_of_the_first_position_are_held(model, text):
-    book = Codebook(CodebookConfig(d_in=model.cfg.d_head, n_codes=24, k=2, selection="residual"))
+    book = Codebook(CodebookConfig(d_in=model.cfg.d_head, n_codes=24, k=2, selection="matching_pursuit"))
     before = book.codes.detach().clone()
     trainer = Trainer(model, {"a0": book}, replace(QUICK, warmup=0.0), 4)
     with torch.no_grad(), attach(model, {"a0": book}) as attached:
@@ -207,38 +207,38 @@ def test_where_heads_share_a_book_the_codes_of_the_first_position_are_held(model
 
 
 def test_codes_of_the_first_position_take_no_gradient_from_elsewhere():
-    watched = TrainedCodebook(Codebook(CodebookConfig(d_in=4, n_codes=3)), alone=False)
-    codes = watched.book.codes.detach()
+    wrapper = TrainedCodebook(Codebook(CodebookConfig(d_in=4, n_codes=3)), alone=False)
+    codes = wrapper.book.codes.detach()
     x = codes[0, [[0, 1, 0, 2], [0, 0, 1, 2]]] + 0.01
     x[0, 2] += 0.01  # not where the first position is
-    watched.anchors = True
-    watched.encode(x)
-    watched.anchors = False
-    watched.loss(x, watched.decode(watched.encode(x))).backward()
-    assert watched.book.codes.grad[0].any(-1).all()
-    watched.hold()
-    assert watched.book.codes.grad[0].any(-1).tolist() == [False, True, True]
+    wrapper.anchors = True
+    wrapper.encode(x)
+    wrapper.anchors = False
+    wrapper.loss(x, wrapper.decode(wrapper.encode(x))).backward()
+    assert wrapper.book.codes.grad[0].any(-1).all()
+    wrapper.hold()
+    assert wrapper.book.codes.grad[0].any(-1).tolist() == [False, True, True]
 
 
 def test_books_pass_on_as_much_of_the_gradient_as_they_pass_on_of_a_shift():
     """Predict from the share of variance explained, then shift the vectors and compare."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(20_000, 1, 3, generator=generator)
-    book = Codebook(CodebookConfig(d_in=3, n_codes=16, selection="residual")).fit(x)
-    watched = TrainedCodebook(book, alone=False)
+    book = Codebook(CodebookConfig(d_in=3, n_codes=16, selection="matching_pursuit")).fit(x)
+    wrapper = TrainedCodebook(book, alone=False)
     blocks = x.reshape(100, 200, 3)
-    watched.loss(blocks, watched.decode(watched.encode(blocks)))
+    wrapper.loss(blocks, wrapper.decode(wrapper.encode(blocks)))
     shift = 0.2 * torch.randn(3, generator=generator)
     with torch.no_grad():
         moved = (book.decode(book.encode(x + shift)) - book.decode(book.encode(x))).mean((0, 1))
     share = float(moved @ shift / shift.square().sum())
-    assert float(watched.gain) == pytest.approx(share, abs=0.03) and 0.6 < share < 0.9
+    assert float(wrapper.gain) == pytest.approx(share, abs=0.03) and 0.6 < share < 0.9
 
     x = x[:5].requires_grad_()
-    decoded = watched.decode(watched.encode(x))
+    decoded = wrapper.decode(wrapper.encode(x))
     assert torch.equal(decoded, book.decode(book.encode(x)))
     straight_through(x, decoded).sum().backward()
-    torch.testing.assert_close(x.grad, watched.gain.expand_as(x))
+    torch.testing.assert_close(x.grad, wrapper.gain.expand_as(x))
 
 
 def test_kl_and_its_gradient_are_those_of_autograd():
@@ -390,16 +390,16 @@ def test_nested_training_of_plain_sums_is_refused(model, text, tmp_path):
 @pytest.mark.parametrize("every", [1, 2])
 def test_what_the_first_position_needs_is_never_replaced(every, model, text, tmp_path):
     """A step of one code a vector uses none of the codes that stand for nothing in the later slots."""
-    fit = FitConfig(n_codes=24, k=2, selection="residual")
+    fit = FitConfig(n_codes=24, k=2, selection="matching_pursuit")
     start = fit_codebooks(model, text, ["heads"], tmp_path / "fitted", fit)
     books = load_codebooks(start.folder, model)
     trainer = Trainer(model, books, replace(QUICK, nested=True, replace_every=every), 24)
     trainer.step(0, text.tokens[:2])
-    held = {site: book.codes[trainer._watched[site].held].clone() for site, book in books.items()}
+    held = {site: book.codes[trainer._wrappers[site].held].clone() for site, book in books.items()}
     for number in range(1, 20):
         trainer.step(number, text.tokens[2 * number :][:2])
     for site, book in books.items():
-        assert torch.equal(book.codes[trainer._watched[site].held], held[site])
+        assert torch.equal(book.codes[trainer._wrappers[site].held], held[site])
 
 
 def test_texts_that_begin_differently_have_no_first_position_to_hold(model, start, tmp_path):
@@ -415,7 +415,7 @@ def test_texts_that_begin_differently_have_no_first_position_to_hold(model, star
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "__init__", kept)
         train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, epochs=1))
-    assert not any(book.held.any() for book in trainers[0]._watched.values())
+    assert not any(book.held.any() for book in trainers[0]._wrappers.values())
 
 
 def test_without_replacement_dead_codes_are_counted_all_the_same(model, text, start):

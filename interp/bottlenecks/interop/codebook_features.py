@@ -130,7 +130,7 @@ def _book(
             k=k,
             groups=len(groups),
             # of one code, the smallest squared remainder is the nearest
-            selection="residual" if nearest else "cosine",
+            selection="matching_pursuit" if nearest else "cosine",
         )
     )
     try:

@@ -48,8 +48,8 @@ class CodebookSAEConfig(SAEConfig):
 
     k: int = 1
     groups: int = 1
-    selection: Literal["cosine", "residual"] = "cosine"
-    magnitude: Literal["dropped", "kept"] = "dropped"
+    selection: Literal["cosine", "matching_pursuit"] = "cosine"
+    magnitude: Literal["unit", "scaled"] = "unit"
 
     @classmethod
     def architecture(cls) -> str:

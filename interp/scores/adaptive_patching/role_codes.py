@@ -73,7 +73,7 @@ class RoleCodes:
             d_in=d_head,
             n_codes=min(n_codes, len(vectors)),
             groups=layers * heads,
-            selection="residual",
+            selection="matching_pursuit",
             seed=seed,
         )
         self.book = Codebook(config).fit(vectors)

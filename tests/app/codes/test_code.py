@@ -31,7 +31,7 @@ from interp.codesearch import (
     logit_lens,
     search_regex,
 )
-from interp.codesearch.annotations import Note, Notes
+from interp.codesearch.annotations import Annotation, Annotations
 from tests.app.codes.conftest import EVIL, button, captions, code_of, tables_of, unescaped
 from tests.app.conftest import html_of
 
@@ -151,11 +151,11 @@ def test_star_and_note_are_those_of_the_code_that_is_shown(page, runs, index, bu
     second = search_regex(index, "Mary").best(2)[1]
     app = page(runs, code=f"{second.book}:{second.code}", q="Mary")
     app.button(key="star").click().run()
-    notes = Notes(runs / "notes.json", index.manifest["books"]["fingerprint"])
-    assert notes.all() == {(second.book, second.code): Note(True, "")}
+    annotations = Annotations(runs / "annotations.json", index.manifest["books"]["fingerprint"])
+    assert annotations.all() == {(second.book, second.code): Annotation(True, "")}
     app.text_area[0].set_value(EVIL)
     button(app, "Keep the note").click().run()
-    assert notes.all() == {(second.book, second.code): Note(True, EVIL)}
+    assert annotations.all() == {(second.book, second.code): Annotation(True, EVIL)}
     button(app, "Search").click().run()
     kept = tables_of(app)["code, star, note"]
     assert kept == [
@@ -168,26 +168,26 @@ def test_star_and_note_are_those_of_the_code_that_is_shown(page, runs, index, bu
     app = page(runs, code="{}:{}".format(*busy))
     app.button(key="star").click().run()
     app.button(key="star").click().run()
-    assert notes.all() == {(second.book, second.code): Note(True, EVIL)}
+    assert annotations.all() == {(second.book, second.code): Annotation(True, EVIL)}
 
 
 def test_damaged_notes_do_not_hide_the_rest(page, runs, busy):
-    (runs / "notes.json").write_text("{")
+    (runs / "annotations.json").write_text("{")
     app = page(runs, code="{}:{}".format(*busy))
-    assert "notes.json is damaged" in unescaped(app.error[0].value) and app.metric
+    assert "annotations.json is damaged" in unescaped(app.error[0].value) and app.metric
     app.button(key="star").click().run()
     assert any("is damaged" in error.value for error in app.error)
-    assert (runs / "notes.json").read_text() == "{"
+    assert (runs / "annotations.json").read_text() == "{"
 
 
 def test_notes_that_are_a_link_to_another_place_are_neither_read_nor_written(page, runs, busy):
-    elsewhere = runs.parent / "notes.json"
+    elsewhere = runs.parent / "annotations.json"
     elsewhere.write_text("{}")
-    (runs / "notes.json").symlink_to(elsewhere)
+    (runs / "annotations.json").symlink_to(elsewhere)
     app = page(runs, code="{}:{}".format(*busy))
-    assert "notes.json is a link to another place" in unescaped(app.error[0].value) and app.metric
+    assert "annotations.json is a link to another place" in unescaped(app.error[0].value) and app.metric
     app.button(key="star").click().run()
-    assert not app.exception and elsewhere.read_text() == "{}" and (runs / "notes.json").is_symlink()
+    assert not app.exception and elsewhere.read_text() == "{}" and (runs / "annotations.json").is_symlink()
 
 
 def test_markup_in_a_corpus_and_a_name_is_shown_as_text(page, busy, index):

@@ -15,7 +15,7 @@ from interp.bottlenecks.store import load_codebooks
 from interp.errors import InputError
 from interp.models import hooked
 from interp.training import TrainConfig, run, train_codebooks
-from interp.training.centroid_refit import SHARE, settle
+from interp.training.centroid_refit import SHARE, refit_centroids
 
 
 def what_comes(model, tokens, hook: str, earlier) -> Tensor:
@@ -28,8 +28,10 @@ def what_comes(model, tokens, hook: str, earlier) -> Tensor:
 
 def test_one_code_goes_towards_the_mean_of_its_vectors(model, text, tmp_path):
     tokens, books, moved = text.tokens[:24], {}, {}
-    heads = CodebookConfig(d_in=model.cfg.d_head, n_codes=6, groups=model.cfg.n_heads, selection="residual")
-    layer = CodebookConfig(d_in=model.cfg.d_model, n_codes=6, selection="residual")
+    heads = CodebookConfig(
+        d_in=model.cfg.d_head, n_codes=6, groups=model.cfg.n_heads, selection="matching_pursuit"
+    )
+    layer = CodebookConfig(d_in=model.cfg.d_model, n_codes=6, selection="matching_pursuit")
     for site, hook, book in (
         ("a0", "blocks.0.attn.hook_z", MetricCodebook(heads)),
         ("m1", "blocks.1.hook_mlp_out", Codebook(layer)),
@@ -48,13 +50,13 @@ def test_one_code_goes_towards_the_mean_of_its_vectors(model, text, tmp_path):
             if len(its) and code != held[group]:
                 way = SHARE * len(its) / (len(its) + RIDGE)
                 expected[group, code] += way * (its.mean(0) - codes[group, code])
-    settle(model, books, tokens, tmp_path)
+    refit_centroids(model, books, tokens, tmp_path)
     for site, book in books.items():
         torch.testing.assert_close(book.codes, moved[site].codes)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("magnitude", ["dropped", "kept"])
+@pytest.mark.parametrize("magnitude", ["unit", "scaled"])
 @pytest.mark.parametrize("groups", ["one book for a layer", "one book for all heads", "one book a head"])
 def test_several_codes_together_explain_more(model, text, tmp_path, magnitude, groups):
     tokens, cfg = text.tokens[:24], model.cfg
@@ -65,7 +67,7 @@ def test_several_codes_together_explain_more(model, text, tmp_path, magnitude, g
     }[groups]
     x = what_comes(model, tokens, hook, {})
     config = CodebookConfig(
-        d_in=d_in, n_codes=24, k=3, groups=n_books, selection="residual", magnitude=magnitude
+        d_in=d_in, n_codes=24, k=3, groups=n_books, selection="matching_pursuit", magnitude=magnitude
     )
     book = Codebook(config).fit(x)
     codes = book.codes.detach()
@@ -80,7 +82,7 @@ def test_several_codes_together_explain_more(model, text, tmp_path, magnitude, g
         for code in {*range(24)} - {*ids[:, group].flatten().tolist()}
     ]
     before = codes.clone()
-    settle(model, {site: book}, tokens, tmp_path)
+    refit_centroids(model, {site: book}, tokens, tmp_path)
     assert (x - book.decode(found))[:, 1:].square().sum() < 0.95 * error
     for place in unused:
         torch.testing.assert_close(codes[place], before[place])
@@ -93,13 +95,13 @@ def test_a_head_that_writes_nothing_is_left_alone(model, text, tmp_path):
         n_codes=9,
         k=2,
         groups=model.cfg.n_heads,
-        selection="residual",
-        magnitude="kept",
+        selection="matching_pursuit",
+        magnitude="scaled",
     )
     book = Codebook(config).fit(what_comes(model, tokens, hook, {}))
     before = book.codes.detach().clone()
     with hooked(model, {hook: lambda z: z * (torch.arange(z.shape[2]) > 0)[:, None]}):
-        settle(model, {"a1": book}, tokens, tmp_path)
+        refit_centroids(model, {"a1": book}, tokens, tmp_path)
     assert torch.equal(book.codes[0], before[0]) and not torch.equal(book.codes[1:], before[1:])
 
 
@@ -130,25 +132,25 @@ def test_codes_that_are_fixed_are_made_up_for_by_the_others():
 
 
 @pytest.mark.parametrize("change", [{"nested": True}, {"objective": "local"}, {"objective": "joint"}])
-def test_only_distilled_codes_for_one_k_settle(change):
-    with pytest.raises(InputError, match="settle 2: codes of (nested|local|joint) training do not settle"):
-        TrainConfig(settle=2, **change)
-    assert TrainConfig(settle=2).settle == 2
+def test_only_distilled_codes_for_one_k_are_refitted(change):
+    with pytest.raises(InputError, match="centroid_refits 2"):
+        TrainConfig(centroid_refits=2, **change)
+    assert TrainConfig(centroid_refits=2).centroid_refits == 2
 
 
 def test_training_ends_with_it(model, text, start, tmp_path):
-    config = TrainConfig(epochs=2, lr=0.02, settle=2)
-    settled, left = (
+    config = TrainConfig(epochs=2, lr=0.02, centroid_refits=2)
+    refitted, left = (
         load_codebooks(
             train_codebooks(
-                model, start, text, tmp_path / str(rounds), replace(config, settle=rounds)
+                model, start, text, tmp_path / str(rounds), replace(config, centroid_refits=rounds)
             ).folder,
             model,
         )
         for rounds in (2, 0)
     )
-    assert not any(torch.equal(book.codes, settled[site].codes) for site, book in left.items())
-    for blocks in run.settled_on(text.tokens, config):
-        settle(model, left, blocks, tmp_path)
+    assert not any(torch.equal(book.codes, refitted[site].codes) for site, book in left.items())
+    for blocks in run.refit_blocks(text.tokens, config):
+        refit_centroids(model, left, blocks, tmp_path)
     for site, book in left.items():
-        assert torch.equal(book.codes, settled[site].codes)
+        assert torch.equal(book.codes, refitted[site].codes)
