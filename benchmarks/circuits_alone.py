@@ -1,7 +1,7 @@
 """CMD of a finished bench's rankings on more held-out pairs, with intervals over those pairs, too.
 
-    interp bench --tasks ioi --methods codes,nap-ig,eap-ig --pairs 10,25 --out bench-ioi
-    python benchmarks/circuits_alone.py bench-ioi [--pairs 10] [--held-out 40] [--methods codes,eap-ig] [--out FILE]
+    interp bench --tasks ioi --methods adaptive-patching,nap-ig,eap-ig --pairs 10,25 --out bench-ioi
+    python benchmarks/circuits_alone.py bench-ioi [--pairs 10] [--held-out 40] [--methods adaptive-patching,eap-ig] [--out FILE]
 
 ``interp bench`` runs circuits of five seeds on ten held-out pairs and takes its intervals over seeds, the draws of the
 pairs that circuits were found from; which ten prompts they are run on counts for as much. Here the rankings of every
@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--held-out", type=int, default=40)
     parser.add_argument("--methods", help="separated by commas [default: all that the bench has kept]")
-    parser.add_argument("--against", default="codes")
+    parser.add_argument("--against", default="adaptive-patching")
     parser.add_argument("--out", type=Path, help="JSON file [default: BENCH/circuits-alone.json]")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()

@@ -24,7 +24,7 @@ from interp.scores.attribution import AttributionConsumer, attribution
 from interp.scores.eap import edge_attribution
 from interp.scores.head_codes import fit_head_codes
 from interp.scores.overlap import head_edges, head_overlap
-from interp.scores.patching import interchange
+from interp.scores.patching import activation_patching
 from interp.tasks import load_task
 
 GOALS = {"collecting": 1.5, "attribution": 4.0, "scoring and edges": 1.0}
@@ -55,7 +55,7 @@ def main() -> None:
         ),
         "scoring and edges": lambda: (head_overlap(codes), head_edges(codes)),
         "the dictionary's training and encoding": lambda: fit_head_codes(means, weights),
-        "exact interchange of 30 heads": lambda: interchange(model, pairs, best),
+        "activation patching of 30 heads": lambda: activation_patching(model, pairs, best),
         "edge attribution among 30 heads": lambda: edge_attribution(model, pairs, best),
     }
     seconds = {name: [] for name in stages}

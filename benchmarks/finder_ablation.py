@@ -1,14 +1,14 @@
-"""What each step of the ``codes`` finder buys: docs/codes.md's table.
+"""What each step of the finder ``adaptive-patching`` buys: docs/codes.md's table.
 
     python benchmarks/finder_ablation.py [--tasks ioi greater-than docstring] [--seeds 20] [--cache .cache]
 
-The development split: the 200 pairs of each shipped reference, whose exact effects are known, so that a swap costs a
+The development split: the 200 pairs of each shipped reference, whose exact effects are known, so that a patch costs a
 look-up. Attribution and the gradients with all heads partly off run once on all of them (kept in ``--cache``); a seed
 draws n pairs, ranks the heads from those, and is judged by the exact effects of the others. What a finder spends is
-counted as if the swaps were run: every row "codes" has the same budget. A second table tells how far ``codes`` is
+counted as if the patches were run: every row "adaptive-patching" has the same budget. A second table tells how far ``adaptive-patching`` is
 above each step, with intervals over seeds (whose pairs overlap: they lean narrow); a third how much the best heads, as
 many as there are members, depend on the prompts drawn: their overlap between bootstraps; a fourth whether circuits at
-a stated false-discovery rate hold it; a fifth whether 95 % intervals of the heads that were swapped do. With
+a stated false-discovery rate hold it; a fifth whether 95 % intervals of the heads that were patched do. With
 ``--threshold 0.05`` heads are members from 5 % of the gap on, to the finders as to the judge.
 """
 
@@ -57,14 +57,19 @@ from interp.tasks import load_task
 
 CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
 PARTIAL = {
-    "codes": CHOSEN,
-    "codes, pairs partly off may take all of the budget": (1.0, *CHOSEN[1:]),
-    "codes, they may take a third of it": (1 / 3, *CHOSEN[1:]),
-    "codes, all of these pairs half off": (PARTIAL_SHARE, 0.0, HALF_WEIGHT, 0.0),
-    "codes, all half off, counting 1": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
-    "codes, half off counts .1, a quarter on .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
-    "codes, half off counts .3, a quarter on .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
-    "codes, half off counts .2, a quarter on .2": (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, HALF_WEIGHT),
+    "adaptive-patching": CHOSEN,
+    "adaptive-patching, pairs partly off may take all of the budget": (1.0, *CHOSEN[1:]),
+    "adaptive-patching, they may take a third of it": (1 / 3, *CHOSEN[1:]),
+    "adaptive-patching, all of these pairs half off": (PARTIAL_SHARE, 0.0, HALF_WEIGHT, 0.0),
+    "adaptive-patching, all half off, counting 1": (PARTIAL_SHARE, 0.0, 1.0, 0.0),
+    "adaptive-patching, half off counts .1, a quarter on .03": (PARTIAL_SHARE, QUARTER_RUNS, 0.1, 0.03),
+    "adaptive-patching, half off counts .3, a quarter on .1": (PARTIAL_SHARE, QUARTER_RUNS, 0.3, 0.1),
+    "adaptive-patching, half off counts .2, a quarter on .2": (
+        PARTIAL_SHARE,
+        QUARTER_RUNS,
+        HALF_WEIGHT,
+        HALF_WEIGHT,
+    ),
 }
 """Share of the budget that pairs with all heads partly off may take, share of these that have a quarter on and not a
 half, and how their values count."""
@@ -146,7 +151,9 @@ def main() -> None:
 
 def _less(columns: list[dict[str, list]], step: str) -> str:
     """How far codes is above a step in average precision; the same seeds of all tasks are resampled together."""
-    above = np.mean([np.array(rows["codes"])[:, 1] - np.array(rows[step])[:, 1] for rows in columns], axis=0)
+    above = np.mean(
+        [np.array(rows["adaptive-patching"])[:, 1] - np.array(rows[step])[:, 1] for rows in columns], axis=0
+    )
     drawn = np.random.default_rng(0).integers(len(above), size=(N_BOOT, len(above)))
     low, high = np.percentile(above[drawn].mean(1), [2.5, 97.5])
     return f"{above.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
@@ -173,16 +180,16 @@ class _Measured:
         return np.abs(self.exact[pairs].mean(0)) >= self.threshold * self.gaps[pairs].mean()
 
     def budget(self, n: int) -> float:
-        """Forward-pass equivalents for swaps and partial runs, after what swaps of n pairs need kept."""
+        """Forward-pass equivalents for patches and partial runs, after what patches of n pairs need kept."""
         return AdaptivePatchingConfig.budget * n * (1 - CODES_SHARE) - (1 - float(self.values["share"])) * n
 
-    def swap_budget(self, n: int) -> float:
-        """What is left of it for swaps, beside the partial runs of ``codes``."""
+    def patch_budget(self, n: int) -> float:
+        """What is left of it for patches, beside the partial runs of ``adaptive-patching``."""
         runs = partial_runs(n, self.budget(n), self.partial_cost(1), PARTIAL_SHARE)
         return self.budget(n) - self.partial_cost(runs)
 
-    def swapped(self, pairs: np.ndarray, seed: int, budget: float) -> EffectEstimates:
-        """What is known of the effects after swaps of that price."""
+    def patched(self, pairs: np.ndarray, seed: int, budget: float) -> EffectEstimates:
+        """What is known of the effects after patches of that price."""
         gap, exact = self.gaps[pairs].mean(), self.exact[pairs]
         attribution = self.values["attribution"][pairs]
         estimates = EffectEstimates(attribution, gap, self.threshold, np.arange(len(pairs)), seed)
@@ -212,16 +219,16 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         truth = measured.members(np.setdiff1d(everything, some))
-        budget = measured.swap_budget(n)
+        budget = measured.patch_budget(n)
         found = {
-            "codes": measured.swapped(some, seed, budget).membership(),
+            "adaptive-patching": measured.patched(some, seed, budget).membership(),
             "attribution": _posterior(
                 measured, measured.values["attribution"][some], measured.gaps[some].mean()
             ),
         }
         for name in PRIORS:
             with _prior(name):
-                found[name] = measured.swapped(some, seed, budget).membership()
+                found[name] = measured.patched(some, seed, budget).membership()
         for rate in RATES:
             for by, member in found.items():
                 chosen = at_false_discovery_rate(member.probability, rate)
@@ -231,15 +238,15 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
 
 
 def _off(measured: _Measured, n: int, seeds: int) -> np.ndarray:
-    """How far estimates of swapped heads are from the others' mean, in standard errors of both, over seeds."""
+    """How far estimates of patched heads are from the others' mean, in standard errors of both, over seeds."""
     everything, found = np.arange(len(measured.exact)), []
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         others = measured.exact[np.setdiff1d(everything, some)]
-        estimates = measured.swapped(some, seed, measured.swap_budget(n))
+        estimates = measured.patched(some, seed, measured.patch_budget(n))
         estimate, variance = estimates.estimate()
         error = np.sqrt(variance + others.var(axis=0, ddof=1) / len(others))
-        found.append(((estimate - others.mean(axis=0)) / error)[estimates.swapped > 0])
+        found.append(((estimate - others.mean(axis=0)) / error)[estimates.patched > 0])
     return np.concatenate(found)
 
 
@@ -264,8 +271,8 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
                 chosen.setdefault(step, []).append(best_heads(size[None], members, seed=draw))
             gap = measured.gaps[again].mean()
             known = {
-                "codes": measured.swapped(again, draw, measured.swap_budget(n)).membership(),
-                "exact interchange of all heads": _posterior(measured, measured.exact[again], gap),
+                "adaptive-patching": measured.patched(again, draw, measured.patch_budget(n)).membership(),
+                "activation patching of all heads": _posterior(measured, measured.exact[again], gap),
             }
             for (by, member), rate in itertools.product(known.items(), RATES):
                 circuit = at_false_discovery_rate(member.probability, rate)
@@ -277,7 +284,7 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
         for draw in range(RESAMPLED * DRAWS):
             again = np.random.default_rng(draw).choice(everything, pairs)
             circuits.append(best_heads(np.abs(measured.exact[again].mean(0))[None], members, seed=draw))
-        found["exact interchange, of all pairs", str(pairs)] = [mean_jaccard(circuits)]
+        found["activation patching, of all pairs", str(pairs)] = [mean_jaccard(circuits)]
     return {step: float(np.mean(values)) for step, values in found.items()}
 
 
@@ -289,8 +296,8 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
     def posterior(per_pair: np.ndarray) -> Membership:
         return _posterior(measured, per_pair, gap)
 
-    def swapped(spent: float) -> EffectEstimates:
-        return measured.swapped(pairs, seed, spent)
+    def patched(spent: float) -> EffectEstimates:
+        return measured.patched(pairs, seed, spent)
 
     def with_partial(
         share: float, quarter_runs: float, half_weight: float, quarter_weight: float
@@ -298,7 +305,7 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         runs = partial_runs(n, budget, measured.partial_cost(1), share)
         quarters = round(quarter_runs * runs)
         quarters = quarters if quarters > 1 else 0
-        size = swapped(budget - measured.partial_cost(runs)).membership().expected
+        size = patched(budget - measured.partial_cost(runs)).membership().expected
         parts = (("half", order[quarters:runs], half_weight), ("quarter", order[:quarters], quarter_weight))
         for key, some, weight in parts:
             if len(some) > 1:
@@ -310,22 +317,22 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         with _prior(name):
             return with_partial(*CHOSEN)
 
-    spent = swapped(budget)
+    spent = patched(budget)
     corrected, _ = spent.estimate()
-    done = spent.swapped > 0
+    done = spent.patched > 0
     only = np.where(done, np.nanmean(np.where(done, spent.exact, 0.0), axis=0), estimate.mean(0))
     return {
         "attribution": np.abs(estimate.mean(0)),
         "attribution, posterior": posterior(estimate).expected,
-        "swaps in place of attribution": np.abs(only),
-        "swaps as a control variate of attribution": np.abs(corrected),
-        "control variate and posterior, all the budget in swaps": spent.membership().expected,
-        "the same, three times the swaps": swapped(3 * budget).membership().expected,
+        "patches in place of attribution": np.abs(only),
+        "patches as a control variate of attribution": np.abs(corrected),
+        "control variate and posterior, all the budget in patches": spent.membership().expected,
+        "the same, three times the patches": patched(3 * budget).membership().expected,
         "ten pairs half off, nothing else": np.abs(measured.values["half"][order[:PARTIAL_RUNS]].mean(0)),
         **{name: with_partial(*some) for name, some in PARTIAL.items()},
-        **{f"codes, {name}": under(name) for name in PRIORS},
-        "exact interchange of all heads": np.abs(exact.mean(0)),
-        "exact interchange of all heads, posterior": posterior(exact).expected,
+        **{f"adaptive-patching, {name}": under(name) for name in PRIORS},
+        "activation patching of all heads": np.abs(exact.mean(0)),
+        "activation patching of all heads, posterior": posterior(exact).expected,
     }
 
 
@@ -352,7 +359,7 @@ def _values(task: str, args: argparse.Namespace, n: int) -> dict[str, np.ndarray
             "quarter": base.redundancy.of(range(n), QUARTER_ON),
         }
         found = {key: np.ascontiguousarray(value.reshape(n, -1)) for key, value in found.items()}
-        found["share"] = np.array(base.swaps.share(range(n)))
+        found["share"] = np.array(base.runner.share(range(n)))
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             save_file(found, temporary)

@@ -90,10 +90,10 @@ def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
 
 def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndarray, np.ndarray]:
     """Effect of every edge on every pair, and every pair's gap."""
-    metrics, swaps = MetricConsumer(len(pairs)), PatchRunner(model, pairs, range(len(pairs)))
-    patched = PathPatchRunner(model, swaps)
-    with swaps:
-        for run in edge_runs(model, pairs, batch_size=8, consumers=[metrics, swaps]):
+    metrics, runner = MetricConsumer(len(pairs)), PatchRunner(model, pairs, range(len(pairs)))
+    patched = PathPatchRunner(model, runner)
+    with runner:
+        for run in edge_runs(model, pairs, batch_size=8, consumers=[metrics, runner]):
             patched.keep(run)
     found = np.zeros((len(pairs), len(edges)))
     with bar("path patching", len(edges)) as advance:
@@ -113,7 +113,7 @@ def _scores(
     outputs = RoleOutputs(pairs)
     feed(model, pairs, [outputs])
     codes = RoleCodes(outputs, 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, seed).head_codes(0.0)
-    with bar(f"codes, seed {seed}", HUNDREDTHS) as advance:
+    with bar(f"adaptive-patching, seed {seed}", HUNDREDTHS) as advance:
         ours = code_edges(model, pairs, codes, PatchedEdgesConfig(edges=EVERY, seed=seed), progress=advance)
     with bar(f"codes among these, seed {seed}", HUNDREDTHS) as advance:
         config = PatchedEdgesConfig(edges=EVERY, seed=seed)
@@ -125,12 +125,12 @@ def _scores(
     told = list(zip(ours.edges, ours.evidence, strict=True))
     by_codes = [replace(edge, score=why.codes) for edge, why in told]
     together = [replace(edge, score=why.co_occurrence) for edge, why in told]
-    for name, found in (("codes", ours), ("codes, among these", within)):
+    for name, found in (("adaptive-patching", ours), ("adaptive-patching, among these", within)):
         patched = [why.measured for why in found.evidence if why.measured]
         print(f"seed {seed}, {name}: {sum(patched)} patches of {len(patched)} edges")
     return {
-        "codes": (_of(ours.edges, edges), ours.cost.forwards / n),
-        "codes, among these": (_of(within.edges, edges), within.cost.forwards / n),
+        "adaptive-patching": (_of(ours.edges, edges), ours.cost.forwards / n),
+        "adaptive-patching, among these": (_of(within.edges, edges), within.cost.forwards / n),
         "eap-ig": (_of(path.edges, edges), path.cost.forwards / n),
         "eap": (_of(plain.edges, edges), plain.cost.forwards / n),
         "code-vector attribution": (_of(by_codes, edges), 6.0),

@@ -4,7 +4,7 @@
 
 The truth are the edges that were written into the weights, among all edges from a head into the query, key or value of
 a later one. Seeds draw from the bench's pool, so that rows of methods that the bench runs are the bench's. *Code
-vectors alone* ranks the edges of ``codes`` by attribution between code vectors, *co-occurrence alone* by what two
+vectors alone* ranks the edges of ``adaptive-patching`` by attribution between code vectors, *co-occurrence alone* by what two
 heads' codes tell of each other. ACDC prunes edges one by one, which on SmolLM2 is 125,000 forwards a pair.
 """
 
@@ -77,11 +77,11 @@ def main() -> None:
 
 
 def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, Found]]:
-    """Every method's edges, and forward-pass equivalents for all pairs (of ``codes`` those of its edges alone)."""
-    scores = _run("codes", model, pairs, seed)
+    """Every method's edges, and forward-pass equivalents for all pairs (of ``adaptive-patching`` those of its edges alone)."""
+    scores = _run("adaptive-patching", model, pairs, seed)
     ours = edges_by_patching(model, pairs, scores, seed=seed)
     told = list(zip(ours.edges, ours.evidence, strict=True))
-    yield "codes", (ours.edges, ours.cost.forwards)
+    yield "adaptive-patching", (ours.edges, ours.cost.forwards)
     yield "code vectors alone", (_by(told, lambda why: why.codes), (BASE_COST + WITHIN_LAYERS) * len(pairs))
     yield "co-occurrence alone", (_by(told, lambda why: why.co_occurrence), BOTH_SIDES * len(pairs))
     for name, options in OTHERS.items():

@@ -57,14 +57,14 @@ def test_a_discovery_finds_the_planted_circuit_and_says_so(journey):
     truth = planted_truth(PLANTED)
     table = re.findall(r"^ (a\d+\.h\d+) ", done.stdout, flags=re.MULTILINE)
     assert set(table) == set(truth.heads)
-    run = Run.load(folder / "runs" / f"{PLANTED}-codes")
+    run = Run.load(folder / "runs" / f"{PLANTED}-adaptive-patching")
     assert {part["site"] for part in run.members} == set(truth.heads)
     assert run.result["model"] == PLANTED  # a planted task's own model needs no naming
 
 
 def test_the_run_folder_and_the_json_are_whole(journey):
     folder, _ = journey
-    run = folder / "runs" / f"{PLANTED}-codes"
+    run = folder / "runs" / f"{PLANTED}-adaptive-patching"
     assert {path.name for path in run.iterdir()} == FILES
     assert json.loads((folder / "results/mine.json").read_text()) == json.loads(
         (run / "run.json").read_text()
@@ -90,7 +90,7 @@ def test_what_it_suggests_next_can_be_typed(journey, command, monkeypatch):
 
 def test_a_run_is_exported_as_the_graph_that_other_tools_read(journey, command, monkeypatch):
     folder, _ = journey
-    run = folder / "runs" / f"{PLANTED}-codes"
+    run = folder / "runs" / f"{PLANTED}-adaptive-patching"
     signs = {"positive": "eap-ig", "negative": "mib"}
     for number, (helpful, layout) in enumerate(signs.items()):
         told = command("export", str(run), "--layout", layout, "--helpful", helpful)
@@ -142,7 +142,7 @@ def test_json_to_stdout_is_json_and_nothing_else(command):
     result = json.loads(outcome.out)
     assert outcome.code == 0 and outcome.err == ""
     assert result["format"] == 1 and len(result["heads"]) == 24
-    assert Run.load(f"runs/{PLANTED}-codes").result == result
+    assert Run.load(f"runs/{PLANTED}-adaptive-patching").result == result
 
 
 def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
@@ -153,7 +153,7 @@ def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
     )
     done = command("discover", "mine.py:Mine", "--model", PLANTED, "-n", "8")
     assert done.code == 0, done.err
-    run = Run.load("runs/giving-planted-inhibition-codes")
+    run = Run.load("runs/giving-planted-inhibition-adaptive-patching")
     assert run.result["task"] == "giving"
     again = shlex.split(command_line(run))[1:]
     assert again[:2] == ["discover", "mine.py:Mine"] and command(*again).code == 0
@@ -161,12 +161,12 @@ def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
 
 
 def test_a_run_of_another_model_stays_where_no_model_is_named(command):
-    kept = Path("runs") / f"{PLANTED}-codes"
+    kept = Path("runs") / f"{PLANTED}-adaptive-patching"
     kept.mkdir(parents=True)
     (kept / "run.json").write_text(json.dumps({"task": PLANTED, "model": "another"}), encoding="utf-8")
     assert command("discover", PLANTED, "-n", "8").code == 0
     assert json.loads((kept / "run.json").read_text())["model"] == "another"
-    assert Run.load(f"runs/{PLANTED}-codes-2").result["model"] == PLANTED
+    assert Run.load(f"runs/{PLANTED}-adaptive-patching-2").result["model"] == PLANTED
 
 
 def test_a_file_name_that_is_no_text_is_refused_before_anything_is_done(command):
@@ -191,7 +191,7 @@ def test_the_same_command_replaces_its_run_and_says_so(command):
     for other in (("--seed", "1"), ("--counterfactual", "s2_io"), ("--mlps",), ("--n", "9")):
         assert "replaces" not in command(*words, *other).out
     assert len(list(Path("runs").iterdir())) == 5
-    assert Run.load(f"runs/{PLANTED}-codes").result["seed"] == 0
+    assert Run.load(f"runs/{PLANTED}-adaptive-patching").result["seed"] == 0
 
 
 def test_another_model_s_run_is_not_replaced(command):
@@ -200,8 +200,8 @@ def test_another_model_s_run_is_not_replaced(command):
     for model in ("planted-inhibition", "planted-backup"):
         assert command("discover", file, "--model", model).code == 0
     assert {path.name for path in Path("runs").iterdir()} == {
-        "prompts-planted-inhibition-codes",
-        "prompts-planted-backup-codes",
+        "prompts-planted-inhibition-adaptive-patching",
+        "prompts-planted-backup-adaptive-patching",
     }
 
 
@@ -227,7 +227,7 @@ def test_a_circuit_that_the_number_of_candidates_cuts_off_says_so(journey, comma
 
 def test_a_report_can_be_written_again_and_runs_compared(journey, command):
     folder, _ = journey
-    shutil.copytree(folder / "runs" / f"{PLANTED}-codes", "one")
+    shutil.copytree(folder / "runs" / f"{PLANTED}-adaptive-patching", "one")
     Path("one/report.html").unlink()
     assert command("report", "one").out.splitlines()[0].split() == ["report", "one/report.html"]
     assert Path("one/report.html").stat().st_size > 10_000
@@ -300,7 +300,7 @@ def test_a_reference_is_measured_saved_and_shown_again(command):
     assert {head for head, _ in again} == set(planted_truth(PLANTED).heads)
     judged = command(*outcome.following[0], "-n", "8")
     assert "against mine.safetensors: ROC AUC 1.000" in judged.out
-    run = Run.load(f"runs/{PLANTED}-codes")
+    run = Run.load(f"runs/{PLANTED}-adaptive-patching")
     assert "--reference mine.safetensors" in command_line(run) and "reference='mine" in python_lines(run)
     assert "it was measured on" not in judged.out and "own pairs" not in judged.out
     words = ("discover", PLANTED, "-n", "8", "--reference", "mine.safetensors")

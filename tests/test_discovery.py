@@ -215,7 +215,7 @@ def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
 
 def test_members_say_why_and_the_report_shows_it():
     run = discover("planted-inhibition", n=12)
-    assert run.result["method"] == "codes"
+    assert run.result["method"] == "adaptive-patching"
     mover = run.details["members"]["a2.h0"]["evidence"]
     assert mover["probability"] > 0.99
     assert mover["changes"][0]["role"] == "END"
@@ -224,7 +224,7 @@ def test_members_say_why_and_the_report_shows_it():
     assert "under permuted labels" in page
 
 
-@pytest.mark.parametrize("method", ["codes", "attribution"])
+@pytest.mark.parametrize("method", ["adaptive-patching", "attribution"])
 @pytest.mark.parametrize(
     "wiring", [ResidualWrites(False), ResidualWrites(True, norm="ln1")], ids=["unknown", "no first norm"]
 )
@@ -259,7 +259,7 @@ def test_the_threshold_reaches_the_method():
     assert run.result["settings"]["config"]["threshold"] == 0.07
 
 
-@pytest.mark.parametrize("method", ["codes", "overlap"])
+@pytest.mark.parametrize("method", ["adaptive-patching", "overlap"])
 @pytest.mark.parametrize("own_seed", [3, 1])
 def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_their_defaults(method, own_seed):
     options = {"n_codes": "7"}

@@ -37,7 +37,7 @@ COSTS: dict[str, float] = {
     "attribution": 4,
     "hisp": 4,
     "eap": 6,
-    "codes": 8,
+    "adaptive-patching": 8,
     "nap-ig": 16,
     "eap-ig": 26,
     "atp-star": 36,
@@ -52,7 +52,7 @@ COSTS: dict[str, float] = {
 }
 """Forward passes a pair on the default model, the cheap ones first and those that look at nothing last (what they cost
 is the run that the codes are read in); see docs/scores.md."""
-_CHECK = 0.43  # forwards a pair and candidate: swaps begin at the candidate's layer
+_CHECK = 0.43  # forwards a pair and candidate: patches begin at the candidate's layer
 _EDGES = 4 * 2.0  # forwards a pair: attribution of edges
 _BETWEEN = 0.2  # seconds between two looks at the progress
 
@@ -148,12 +148,12 @@ class Progress:
 
     def __init__(self, method: str, n: int, draw: Callable[[float, str, list[str]], None]) -> None:
         edges = {
-            "codes": (PROPOSING_COST + PatchedEdgesConfig.budget) * min(n, PATCHED_EDGE_PAIRS),
+            "adaptive-patching": (PROPOSING_COST + PatchedEdgesConfig.budget) * min(n, PATCHED_EDGE_PAIRS),
             "overlap": 0,
         }
         self.weights = {
             f"{method} scores": COSTS[method] * n,
-            "exact interchange": 0 if method == "patching" else _CHECK * CANDIDATES * n,
+            "activation patching": 0 if method == "patching" else _CHECK * CANDIDATES * n,
             "edges": edges.get(method, _EDGES * min(n, ATTRIBUTED_EDGE_PAIRS)),
         }
         self.draw = draw
@@ -242,7 +242,7 @@ def form(*, expanded: bool) -> None:
                 index=list(COSTS).index(DEFAULT_METHOD),
                 format_func=said,
                 key="find method",
-                help="Whatever it ranks first is then checked by exact interchange, 13 forward passes a pair.",
+                help="Whatever it ranks first is then checked by activation patching, 13 forward passes a pair.",
             )
             n = a.number_input(
                 "Pairs" if kind == A_TASK else "Pairs, at most",
@@ -256,7 +256,7 @@ def form(*, expanded: bool) -> None:
             pressed = st.form_submit_button("Find", type="primary")
         st.caption(
             f"Runs on {plain(engine.model_name())} (planted tasks on their own model). With {DEFAULT_N} pairs "
-            "codes takes about a minute on the default model. Any click on this page, or leaving it, ends the search."
+            "adaptive-patching takes about a minute on the default model. Any click on this page, or leaving it, ends the search."
         )
         if pressed:
             chosen = task if upload is None else Upload(upload.name, upload.getvalue())

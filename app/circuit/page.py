@@ -26,7 +26,7 @@ HEIGHT = 900
 
 def first_command() -> str:
     """What finds a circuit in a terminal, into the folder that this page shows."""
-    words = ["interp", "discover", "ioi", "--out", f"{shelf.shown_path()}/ioi-codes"]
+    words = ["interp", "discover", "ioi", "--out", f"{shelf.shown_path()}/ioi-adaptive-patching"]
     spec = engine.model_name()
     return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
 

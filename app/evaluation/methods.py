@@ -17,7 +17,7 @@ from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, BenchRows, Differe
 
 ALL = "all"
 BEST = "average_precision"
-GROWN = " `codes` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
+GROWN = " `adaptive-patching` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
 SHORT, TALL = 16, 600
 """Lines that are all shown, and pixels of a table with more."""
 
@@ -82,7 +82,7 @@ def show() -> None:
         )
     st.caption(
         "A line a method, a point a number of pairs; bars reach from the least to the largest seed. Blue: nothing is "
-        "better at its cost or less. Hollow: the yardstick, exact interchange of as many of the reference’s own pairs. "
+        "better at its cost or less. Hollow: the yardstick, activation patching of as many of the reference’s own pairs. "
         "Crosses: controls that know nothing of the prompts."
         + (GROWN if metric in FAITHFUL and along == COST else "")
     )

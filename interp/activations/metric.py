@@ -23,7 +23,7 @@ def task_metric(
     Units: logits for ``logit_diff`` and ``logit_diff_max``, probability in [−1, 1] for ``prob_diff``.
 
     Raises:
-        InputError: NaN or infinite scores, as of a swap that overflows float16.
+        InputError: NaN or infinite scores, as of a patch that overflows float16.
     """
     values = _scored(logits, pairs, metric)
     if not bool(torch.isfinite(values).all()):

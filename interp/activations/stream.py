@@ -128,7 +128,7 @@ def feed(
 def equal_length_batches(pairs: Sequence[PromptPair], batch_size: int) -> Iterator[tuple[int, ...]]:
     """Indices of pairs of one token length, at most ``batch_size`` at a time.
 
-    Pairs that begin to differ at the same position stand together, so that swaps can share their prefix.
+    Pairs that begin to differ at the same position stand together, so that patches can share their prefix.
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}: it must be at least 1")

@@ -97,7 +97,7 @@ class Court:
         return self.measured.heads[own].mean(0), judges
 
     def yardstick_forwards(self) -> float:
-        """What exact interchange of every head costs a pair: two forwards, and one from each head's layer on.
+        """What activation patching of every head costs a pair: two forwards, and one from each head's layer on.
 
         Nothing is skipped of them; without what the prompts begin with in common it is less.
         """

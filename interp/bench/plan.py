@@ -88,7 +88,7 @@ def _difference(kept: dict, wanted: dict) -> str:
 
 BASELINE = "attribution"
 YARDSTICK = "yardstick"
-"""The row of exact interchange of a few of the reference's own pairs, judged by its other pairs."""
+"""The row of activation patching of a few of the reference's own pairs, judged by its other pairs."""
 REFERENCE_METHOD = "patching"
 """The method that references are measured by: its row is the yardstick, so it is left out unless it is named."""
 

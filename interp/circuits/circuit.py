@@ -7,11 +7,11 @@ from interp.scores.result import EdgeScore
 
 @dataclass(frozen=True)
 class Component:
-    """A head (``a5.h3``) or MLP (``m2``) as a method scored it and as exact interchange measured it.
+    """A head (``a5.h3``) or MLP (``m2``) as a method scored it and as activation patching measured it.
 
     Attributes:
         score: ``None`` where the method's tells no sign and nothing was measured.
-        effect: mean fall of the metric when the component's output is swapped for its value on the corrupt prompt
+        effect: mean fall of the metric when the component's output is patched with its value on the corrupt prompt
             (positive = it helps); ``None`` where it was not checked.
         effect_low, effect_high: 95 % bootstrap interval over pairs.
         roles: role name -> score in [0, 1], see :mod:`interp.circuits.roles`.

@@ -1,7 +1,7 @@
 """Measured references: exact effects of every head, as ground truth where no circuit was published.
 
 The effect of a component on a pair is the fall of the task metric when its output on the clean prompt, at
-all positions, is swapped for its output on the corrupt prompt (resample ablation, nothing else frozen):
+all positions, is patched with its output on the corrupt prompt (resample ablation, nothing else frozen):
 positive = it helps. One file holds one task on one model; what depends on a threshold is computed when asked.
 """
 
@@ -125,7 +125,7 @@ class ExactEffects:
 
     @classmethod
     def from_scores(cls, scores: Scores, *, name: str, model: str, provenance: dict) -> "ExactEffects":
-        """Keep the outcome of exact interchange (:mod:`interp.scores.patching`) as a reference.
+        """Keep the outcome of activation patching (:mod:`interp.scores.patching`) as a reference.
 
         Args:
             scores: with per-pair effects, metrics and the pairs' provenance.

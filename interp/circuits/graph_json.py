@@ -42,7 +42,7 @@ def write_graph(
     """Write a circuit with every edge of the model's graph.
 
     A node is in the graph if it is a member, is ``input`` or ``logits``, or is an MLP that the circuit's
-    universe keeps live; an edge is if both its ends are. This is the node-level circuit that our interchange
+    universe keeps live; an edge is if both its ends are. This is the node-level circuit that our activation patching
     judges; edge scores ride along. An unsplit score into a head goes to q, k and v by a third each, as
     first-order scores add.
 

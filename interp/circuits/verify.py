@@ -1,4 +1,4 @@
-"""From scores to a circuit, the same way for every method: scores propose, exact interchange decides.
+"""From scores to a circuit, the same way for every method: scores propose, activation patching decides.
 
 Does the model do the task? Looked at before effects are measured, with a hundredth of the forward passes.
 """
@@ -15,7 +15,7 @@ from interp.errors import InputError
 from interp.models import Model, Site, describe_model
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs
-from interp.scores.patching import PatchingEffects, interchange
+from interp.scores.patching import PatchingEffects, activation_patching
 from interp.scores.result import Scores
 from interp.stats import mean_interval
 
@@ -84,12 +84,12 @@ def check(
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> VerifiedHeads:
-    """Measure the candidates by exact interchange and decide which are members."""
+    """Measure the candidates by activation patching and decide which are members."""
     if len(pairs) < MIN_PAIRS:
         raise InputError(
             f"{len(pairs)} pairs are too few to check a circuit: at least {MIN_PAIRS} are needed"
         )
-    measured = interchange(model, pairs, sites, batch_size=batch_size, progress=progress)
+    measured = activation_patching(model, pairs, sites, batch_size=batch_size, progress=progress)
     return decide(measured, threshold=threshold, seed=seed)
 
 

@@ -51,7 +51,7 @@ def bench(
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
 ) -> None:
-    """Compare methods on the same pairs, judged by exact interchange of other pairs. Resumes.
+    """Compare methods on the same pairs, judged by activation patching of other pairs. Resumes.
 
     Without the exact effects of a task on a model they are measured first, which takes long.
     """

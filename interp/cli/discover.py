@@ -173,13 +173,17 @@ def discover(
     ],
     model: ModelOption = None,
     method: Annotated[
-        str, typer.Option(metavar="METHOD", help="codes, attribution, overlap, patching, … (interp methods)")
-    ] = "codes",
+        str,
+        typer.Option(
+            metavar="METHOD", help="adaptive-patching, attribution, overlap, patching, … (interp methods)"
+        ),
+    ] = "adaptive-patching",
     n: PairsOption = None,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
     candidates: Annotated[
-        int, whole_option("--candidates", least=1, help="best-scored components checked by exact interchange")
+        int,
+        whole_option("--candidates", least=1, help="best-scored components checked by activation patching"),
     ] = CANDIDATES,
     threshold: Annotated[
         float,
@@ -220,7 +224,7 @@ def discover(
         ),
     ] = None,
 ) -> None:
-    """Find the circuit that does TASK, check it by exact interchange, and write a run with its report."""
+    """Find the circuit that does TASK, check it by activation patching, and write a run with its report."""
     from interp.files import check_file, write_json
     from interp.progress import bar
     from interp.runs.discover import default_model

@@ -8,8 +8,8 @@ every family tested.
 
 Forward passes that skip the first positions: their keys and values come from an earlier forward.
 
-A clean and a corrupt prompt are equal up to their first different token, and attention is causal: whatever is swapped
-from one into the other, every activation before that token stays as it was. So a forward with a swap needs to run
+A clean and a corrupt prompt are equal up to their first different token, and attention is causal: whatever is patched
+from one into the other, every activation before that token stays as it was. So a forward with a patch needs to run
 the later positions only, attending to the keys and values that earlier ones have anyway. It is the KV cache of
 generation, filled once and never written to again.
 

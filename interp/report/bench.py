@@ -11,7 +11,7 @@ from interp.report.templates import environment
 YARDSTICK = "yardstick"
 CONTROLS = ("random", "layer-index")
 """Rankings that know nothing of the prompts."""
-NAMES = {YARDSTICK: "exact interchange (yardstick)"}
+NAMES = {YARDSTICK: "activation patching (yardstick)"}
 
 COLUMNS = (
     ("roc_auc", "ROC AUC"),

@@ -59,7 +59,7 @@ def _pattern(site: str, detail: dict, examples: list[dict]) -> Markup | None:
 
 
 def _evidence(evidence: dict | None) -> dict | None:
-    """What speaks for the head, as the ``codes`` method found it."""
+    """What speaks for the head, as the method ``adaptive-patching`` found it."""
     if not evidence:
         return None
     digits = wording.places(abs(evidence["effect"]))
@@ -69,7 +69,7 @@ def _evidence(evidence: dict | None) -> dict | None:
         "error": f"{evidence['error']:.{digits}f}",
         "probability": f"{evidence['probability']:.3f}",
         "p_value": f"{evidence['p_value']:.2g}",
-        "swapped": evidence["swapped"],
+        "patched": evidence["patched"],
         "set_codes": None if set_codes is None else wording.signed(set_codes, digits),
         "whole": None if whole is None else wording.signed(whole, digits),
         "changes": [

@@ -12,7 +12,7 @@ STAGES = {
     "load": "load the model",
     "sample": "sample pairs",
     "score": "score every head",
-    "check": "exact interchange of candidates",
+    "check": "activation patching of candidates",
     "roles": "head roles",
     "codes": "read codes",
     "edges": "score edges",

@@ -1,8 +1,8 @@
 """From a task and a model to a circuit: every stage once, in order.
 
 1. Sample pairs. 2. Run them once; the method's scores, the readout behind head roles and the means that codes are
-read from all come from these passes. 3. Swap the best-scored components exactly and decide who is a member.
-4. Score the edges among members (``codes``: by path patching, unless MLPs are members; none where a model's edges
+read from all come from these passes. 3. Patch the best-scored components exactly and decide who is a member.
+4. Score the edges among members (``adaptive-patching``: by path patching, unless MLPs are members; none where a model's edges
 cannot be attributed, :class:`~interp.models.residual_writes.ResidualWrites`). 5. Read the members' codes.
 6. Compare the scores with the references there are.
 """
@@ -76,7 +76,7 @@ def discover(
         n: pairs; if not given the task's own default, or as many as a prompt file has with this tokenizer.
         config: the method's config object; its defaults if not given. Its seed is the method's own, and need not be
             that of the prompts.
-        n_candidates: how many of the best-scored components are checked by exact interchange.
+        n_candidates: how many of the best-scored components are checked by activation patching.
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
         mlps: whether MLPs may be members; otherwise they stay live.
         reference: a file that ``interp reference`` wrote, to judge the scores by beside those of the package.
@@ -261,10 +261,10 @@ def _check(
     batch_size: int,
     stage: Stage,
 ) -> VerifiedHeads:
-    if scores.metric_clean is not None and len(pairs) >= MIN_PAIRS:  # which should not wait for the swaps
+    if scores.metric_clean is not None and len(pairs) >= MIN_PAIRS:  # which should not wait for the patches
         check_does_task(scores.metric_clean, scores.metric_corrupt, seed=seed)
     if scores.method != "patching":
-        with stage("exact interchange", len(best) * len(pairs)) as advance:
+        with stage("activation patching", len(best) * len(pairs)) as advance:
             return check(
                 model, pairs, best, threshold=threshold, seed=seed, batch_size=batch_size, progress=advance
             )

@@ -31,7 +31,7 @@ def measure_reference(
     batch_size: SupportsIndex = BATCH_SIZE,
     stage: Stage = silent,
 ) -> ExactEffects:
-    """Exact interchange of every component on ``n`` pairs; a killed run resumes from ``checkpoint``.
+    """Activation patching of every component on ``n`` pairs; a killed run resumes from ``checkpoint``.
 
     Without ``n`` it is 200 pairs, or as many as a prompt file has. The seed differs from a discovery's default, so that
     a method is judged on prompts it has not seen.
@@ -49,7 +49,7 @@ def measure_reference(
     check_gap(model, pairs, batch_size=batch_size, stage=stage)
     method = METHODS["patching"]
     config = PatchingConfig(batch_size=batch_size, checkpoint=None if checkpoint is None else str(checkpoint))
-    with stage("exact interchange", method.steps(model, len(pairs))) as advance:
+    with stage("activation patching", method.steps(model, len(pairs))) as advance:
         scores = method.function(model, pairs, config, progress=advance)
     provenance = {
         "fingerprints": [pair.fingerprint for pair in pairs],

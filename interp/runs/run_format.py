@@ -199,7 +199,7 @@ class _Evidence(_Read):
     error: FiniteFloat
     probability: FiniteFloat
     p_value: FiniteFloat
-    swapped: NonNegativeInt
+    patched: NonNegativeInt
     changes: list[_Change]
     set_codes: FiniteFloat | None
     whole: FiniteFloat | None

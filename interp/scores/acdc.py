@@ -65,7 +65,7 @@ from interp.models import Model, Site, has_mlps, hooked
 from interp.models.partial_forward import Blockwise, output_bias, require_whole_blocks, starting_at
 from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.patching import SWAP_ROWS
+from interp.scores.patching import PATCH_ROWS
 from interp.scores.result import Cost, EdgeScore, Scores
 
 
@@ -254,11 +254,11 @@ class NodePatching:
         for above in range(layer, len(kept.resid)):
             gone = {kind: self._gone(kind, above, removed) for kind in ("attn", "mlp")}
             if gone["attn"].any():
-                hooks[f"blocks.{above}.attn.hook_z"] = _swap(
+                hooks[f"blocks.{above}.attn.hook_z"] = _patch(
                     gone["attn"][:, None, None, :, None], kept.batch.corrupt.z[above]
                 )
             if gone["mlp"].any():
-                hooks[f"blocks.{above}.hook_mlp_out"] = _swap(
+                hooks[f"blocks.{above}.hook_mlp_out"] = _patch(
                     gone["mlp"][:, None], kept.batch.corrupt.mlp[above]
                 )
         with starting_at(self.model, layer, kept.resid[layer].repeat(copies, 1, 1)):
@@ -278,7 +278,7 @@ class NodePatching:
         return gone
 
 
-def _swap(gone: Tensor, corrupt: Tensor):
+def _patch(gone: Tensor, corrupt: Tensor):
     """A hook that puts the corrupt value where ``gone`` says so; the batch is set × pair."""
 
     def hook(activation: Tensor) -> Tensor:
@@ -476,7 +476,7 @@ def _sweep(
     pruner = Pruner(
         [parts for _, parts in groups],
         lambda group, removed: patching.damage(groups[group][0], removed),
-        max(1, SWAP_ROWS // rows),
+        max(1, PATCH_ROWS // rows),
         canonical,
         advance,
     )

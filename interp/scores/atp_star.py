@@ -21,7 +21,7 @@ layer changes no gradient above it, so each turn is a backward pass from that la
 
 When it misleads: only the patched head's own softmax is recomputed; what a query, say, of a *later* head makes of it is
 still a gradient, so saturated attention downstream hides a head as before. Absolute values lose the sign and add up
-noise: a head whose effects cancel for good, and swapping it changes nothing, scores high (not so without GradDrop).
+noise: a head whose effects cancel for good, and patching it changes nothing, scores high (not so without GradDrop).
 """
 
 import time
@@ -170,7 +170,7 @@ def qk_fixed_changes(
     for layer in layers:
         for third, name in enumerate("qkv"):
             point = f"blocks.{layer}.attn.hook_{name}"
-            hooks[point] = _swap(tape.first(point), slice(third * n, (third + 1) * n))
+            hooks[point] = _patch(tape.first(point), slice(third * n, (third + 1) * n))
         resid = tape[f"blocks.{layer}.hook_resid_pre"].detach()
         hooks[f"blocks.{layer}.hook_resid_pre"] = lambda _, resid=resid: resid.repeat(3, 1, 1)
     names = _z_names(model)
@@ -182,13 +182,13 @@ def qk_fixed_changes(
     ]
 
 
-def _swap(corrupt: Tensor, rows: slice) -> Callable[[Tensor], Tensor]:
-    def swap(value: Tensor) -> Tensor:
+def _patch(corrupt: Tensor, rows: slice) -> Callable[[Tensor], Tensor]:
+    def patch(value: Tensor) -> Tensor:
         value = value.clone()
         value[rows] = corrupt
         return value
 
-    return swap
+    return patch
 
 
 def _changes(clean: Sequence[Tensor], corrupt: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Attribution patching of heads and MLPs: the gradient's estimate of exact interchange, from one backward pass.
+"""Attribution patching of heads and MLPs: the gradient's estimate of activation patching, from one backward pass.
 
 Nanda 2023; Syed et al. 2023 (arXiv 2310.10348) for edges; "NAP" in Mueller et al. 2025 (MIB, arXiv 2504.13151).
 

@@ -73,7 +73,7 @@ class _Kept:
 def adaptive_patching_subsets(
     model: Model, pairs: PromptPairs, config: AdaptivePatchingConfig, *, progress: Progress | None = None
 ) -> PairSubsets:
-    """Attribution and runs to swap in, of every pair; swaps are run as subsets ask for them."""
+    """Attribution and runs to patch in, of every pair; patches are run as subsets ask for them."""
     return AdaptivePatchingBase(
         model, pairs, batch_size=config.batch_size, kept=range(len(pairs)), progress=progress
     )

@@ -1,6 +1,6 @@
-"""Exact interchange of single heads on single pairs, from one set of base runs: for whoever chooses as he goes.
+"""Activation patching of single heads on single pairs, from one set of base runs: for whoever chooses as he goes.
 
-:func:`~interp.scores.patching.interchange` swaps every head on every pair. A finder that spends its swaps where they
+:func:`~interp.scores.patching.activation_patching` patches every head on every pair. A finder that spends its patches where they
 tell most must be able to ask for (pair, head), look, and ask again without a base run twice. So the base runs' residual
 streams and both sides' head outputs are kept, for the pairs named, from the first differing token on: about 210 KB a
 position of SmolLM2.
@@ -19,12 +19,12 @@ from interp.activations.stream import PairBatch, end_logits
 from interp.models import Model, hooked
 from interp.models.partial_forward import Prefix, starting_at
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
-from interp.scores.patching import SWAP_ROWS
+from interp.scores.patching import PATCH_ROWS
 
 
 @dataclass(frozen=True)
 class CleanRun:
-    """What a batch of pairs needs for swaps; positions from the prefix on."""
+    """What a batch of pairs needs for patches; positions from the prefix on."""
 
     indices: tuple[int, ...]
     pairs: tuple[PromptPair, ...]
@@ -36,11 +36,11 @@ class CleanRun:
     metric: Float[np.ndarray, " batch"]
     metric_name: Metric
     share: float
-    """Share of the prompt's positions that a swap runs."""
+    """Share of the prompt's positions that a patch runs."""
 
 
 class PatchRunner:
-    """A consumer of :func:`~interp.activations.stream.feed` that afterwards swaps heads; enter it around the feed.
+    """A consumer of :func:`~interp.activations.stream.feed` that afterwards patches heads; enter it around the feed.
 
     Args:
         wanted: pairs whose base runs are kept.
@@ -48,7 +48,7 @@ class PatchRunner:
     Attributes:
         runs: the base runs, one of each batch.
         forwards: spent so far, in forward-pass equivalents; layers and positions that are not run do not count, and a
-            swap that was asked for before counts again although it is not run again.
+            patch that was asked for before counts again although it is not run again.
     """
 
     needs_gradients = False
@@ -115,7 +115,7 @@ class PatchRunner:
         return float(np.mean([self.runs[self._where[pair][0]].share for pair in pairs]))
 
     def cost(self, pairs: Sequence[int]) -> Float[np.ndarray, " layer"]:
-        """Forward-pass equivalents of one swap at each layer, on an average one of some pairs."""
+        """Forward-pass equivalents of one patch at each layer, on an average one of some pairs."""
         layers = self.model.cfg.n_layers
         return self.share(pairs) * (1 - np.arange(layers) / layers)
 
@@ -137,12 +137,12 @@ class PatchRunner:
     @torch.no_grad()
     def effects(
         self,
-        pairs: Int[np.ndarray, " swap"],
-        layers: Int[np.ndarray, " swap"],
-        heads: Int[np.ndarray, " swap"],
+        pairs: Int[np.ndarray, " patch"],
+        layers: Int[np.ndarray, " patch"],
+        heads: Int[np.ndarray, " patch"],
         replacements: Sequence[Float[Tensor, "_ d_head"]] | None = None,
-    ) -> Float[np.ndarray, " swap"]:
-        """Fall of the metric when a head's clean output is replaced, one swap a row.
+    ) -> Float[np.ndarray, " patch"]:
+        """Fall of the metric when a head's clean output is replaced, one patch a row.
 
         Args:
             replacements: what by, from the pair's first kept position on; the heads' corrupt outputs if not given.
@@ -154,42 +154,44 @@ class PatchRunner:
         found = self._known[pairs, layers, heads] if known else np.full(len(pairs), np.nan)
         missing = np.isnan(found)
         for run, layer in sorted(set(zip(runs[missing].tolist(), layers[missing].tolist(), strict=True))):
-            swaps = np.flatnonzero(missing & (runs == run) & (layers == layer))
-            for begin in range(0, len(swaps), SWAP_ROWS):
-                some = swaps[begin : begin + SWAP_ROWS]
+            patches = np.flatnonzero(missing & (runs == run) & (layers == layer))
+            for begin in range(0, len(patches), PATCH_ROWS):
+                some = patches[begin : begin + PATCH_ROWS]
                 given = [
-                    self.corrupt(int(pairs[swap]), layer, int(heads[swap])) if known else replacements[swap]
-                    for swap in some
+                    self.corrupt(int(pairs[patch]), layer, int(heads[patch]))
+                    if known
+                    else replacements[patch]
+                    for patch in some
                 ]
-                found[some] = self._swap(self.runs[run], layer, pairs[some], heads[some], given)
+                found[some] = self._patch(self.runs[run], layer, pairs[some], heads[some], given)
         if known:
             self._known[pairs, layers, heads] = found
         return found
 
     def priced(
         self,
-        pairs: Int[np.ndarray, " swap"],
-        layers: Int[np.ndarray, " swap"],
-        heads: Int[np.ndarray, " swap"],
+        pairs: Int[np.ndarray, " patch"],
+        layers: Int[np.ndarray, " patch"],
+        heads: Int[np.ndarray, " patch"],
         replacements: Sequence[Float[Tensor, "_ d_head"]] | None = None,
-    ) -> tuple[Float[np.ndarray, " swap"], float]:
+    ) -> tuple[Float[np.ndarray, " patch"], float]:
         """:meth:`effects`, and what they cost in forward-pass equivalents."""
         before = self.forwards
         return self.effects(pairs, layers, heads, replacements), self.forwards - before
 
-    def _swap(
+    def _patch(
         self, run: CleanRun, layer: int, pairs: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]
     ) -> np.ndarray:
         rows = [self._where[int(pair)][1] for pair in pairs]
 
-        def swap(z: Tensor) -> Tensor:
-            swapped = z.clone()
+        def patch(z: Tensor) -> Tensor:
+            patched = z.clone()
             for row, (head, value) in enumerate(zip(heads, given, strict=True)):
-                swapped[row, :, head] = value.to(z.dtype)
-            return swapped
+                patched[row, :, head] = value.to(z.dtype)
+            return patched
 
         with starting_at(self.model, layer, run.resid[layer, rows]), run.prefix.before(self.model, rows):
-            logits = end_logits(self.model, run.tokens[rows], {f"blocks.{layer}.attn.hook_z": swap})
+            logits = end_logits(self.model, run.tokens[rows], {f"blocks.{layer}.attn.hook_z": patch})
         values = task_metric(logits, tuple(run.pairs[row] for row in rows), run.metric_name)
         return run.metric[rows] - values.cpu().numpy()
 

@@ -1,4 +1,4 @@
-"""Exact interchange: the reference that every other score estimates.
+"""Activation patching: the reference that every other score estimates.
 
 Vig et al. 2020; Wang et al. 2022 (arXiv 2211.00593); "activation patching, noising" in Zhang & Nanda 2023.
 
@@ -103,8 +103,8 @@ def _fingerprint(model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> str
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
-SWAP_ROWS = 64
-"""Prompts per forward while swapping: several components of a layer share one."""
+PATCH_ROWS = 64
+"""Prompts per forward while patching: several components of a layer share one."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class PatchingConfig:
     """
     Attributes:
         batch_size: pairs whose base runs share a forward.
-        mlps: whether MLPs are swapped too.
+        mlps: whether MLPs are patched too.
         checkpoint: file that holds what is done so far; ``None`` keeps nothing.
     """
 
@@ -129,13 +129,13 @@ def patching(
     consumers: Sequence[Consumer] = (),
     progress: Progress | None = None,
 ) -> Scores:
-    """Score every head (and MLP) by exact interchange (module docstring)."""
+    """Score every head (and MLP) by activation patching (module docstring)."""
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     sites = [Site("attn", layer, head) for layer in range(layers) for head in range(heads)]
     with_mlps = config.mlps and has_mlps(model)
     if with_mlps:
         sites += [Site("mlp", layer) for layer in range(layers)]
-    measured = interchange(
+    measured = activation_patching(
         model,
         pairs,
         sites,
@@ -165,7 +165,7 @@ def patching(
 class PatchingEffects:
     """Exact effects of some sites, before the mean over pairs.
 
-    ``forwards`` counts layers and positions that were run: a swap at half the depth of prompts that begin to differ
+    ``forwards`` counts layers and positions that were run: a patch at half the depth of prompts that begin to differ
     at half their length is a quarter of a forward.
     """
 
@@ -177,7 +177,7 @@ class PatchingEffects:
     seconds: float
 
 
-def interchange(
+def activation_patching(
     model: Model,
     pairs: PromptPairs,
     sites: Sequence[Site],
@@ -187,7 +187,7 @@ def interchange(
     consumers: Sequence[Consumer] = (),
     progress: Progress | None = None,
 ) -> PatchingEffects:
-    """Effect of swapping each site's clean output for its corrupt one, for every pair.
+    """Effect of patching each site's clean output for its corrupt one, for every pair.
 
     Args:
         sites: heads (``a5.h3``) and MLPs (``m2``).
@@ -222,10 +222,10 @@ def interchange(
         prefix = Prefix(model, batch.clean.tokens[:, :shared])
         run = 1 - prefix.length / batch.clean.tokens.shape[1]
         forwards += len(rows) * (1 - run)
-        for group in _groups(todo, sites, max(1, max(SWAP_ROWS, batch_size) // len(rows))):
+        for group in _groups(todo, sites, max(1, max(PATCH_ROWS, batch_size) // len(rows))):
             layer = sites[group[0]].layer
-            swapped = _swap(model, pairs, batch, prefix, residuals[layer], [sites[k] for k in group])
-            partial.record(rows, group, metric[0, rows][:, None] - swapped.T)
+            patched = _patch(model, pairs, batch, prefix, residuals[layer], [sites[k] for k in group])
+            partial.record(rows, group, metric[0, rows][:, None] - patched.T)
             forwards += len(rows) * len(group) * run * (1 - layer / model.cfg.n_layers)
             if progress is not None:
                 progress(len(rows) * len(group))
@@ -260,7 +260,7 @@ def _groups(todo: list[int], sites: Sequence[Site], most: int) -> Iterator[list[
 
 
 @torch.no_grad()
-def _swap(
+def _patch(
     model: Model, pairs: PromptPairs, batch: PairBatch, prefix: Prefix, resid: Tensor, sites: list[Site]
 ) -> Float[np.ndarray, "site batch"]:
     """Metric on the clean prompts with each site (all of one layer and kind) holding its corrupt value."""
@@ -268,16 +268,16 @@ def _swap(
     layer, kind = sites[0].layer, sites[0].kind
     tokens = batch.clean.tokens[:, begin:].repeat(copies, 1)
 
-    def swap(activation: Tensor) -> Tensor:
+    def patch(activation: Tensor) -> Tensor:
         if kind == "mlp":
             return batch.corrupt.mlp[layer][:, begin:].to(activation.dtype)
-        swapped = activation.clone()
+        patched = activation.clone()
         for copy, site in enumerate(sites):
             rows = slice(copy * n, (copy + 1) * n)
-            swapped[rows, :, site.head] = batch.corrupt.z[layer][:, begin:, site.head].to(activation.dtype)
-        return swapped
+            patched[rows, :, site.head] = batch.corrupt.z[layer][:, begin:, site.head].to(activation.dtype)
+        return patched
 
     with starting_at(model, layer, resid[:, begin:].repeat(copies, 1, 1)), prefix.before(model):
-        logits = end_logits(model, tokens, {sites[0].hook: swap})
+        logits = end_logits(model, tokens, {sites[0].hook: patch})
     values = task_metric(logits, batch.pairs * copies, pairs.metric)
     return values.reshape(copies, n).cpu().numpy()

@@ -8,7 +8,7 @@ from interp.errors import InputError, check_choice
 from interp.models import Model, has_mlps
 from interp.scores.acdc import ACDCConfig, acdc
 from interp.scores.adaptive_patching.edges import PatchedEdges, edges_by_patching
-from interp.scores.adaptive_patching.method import AdaptivePatchingConfig, codes
+from interp.scores.adaptive_patching.method import AdaptivePatchingConfig, adaptive_patching
 from interp.scores.adaptive_patching.nested import NestedCircuits, grow
 from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import AttributionConfig, attribution
@@ -75,15 +75,15 @@ def _hundredths(_model: Model, _n: int) -> int:
 
 
 METHODS: dict[str, Method] = {
-    "codes": Method(
-        codes,
+    "adaptive-patching": Method(
+        adaptive_patching,
         AdaptivePatchingConfig,
         _pairs,
-        "attribution, corrected by exact swaps where membership is open; codes say what a head does",
+        "attribution, corrected by exact patches where membership is open; codes say what a head does",
         pooled=adaptive_patching_subsets,
         edges=edges_by_patching,
         alone=grow,
-        by_batch=True,  # a batch skips what all its prompts begin with in common, which says what a swap costs
+        by_batch=True,  # a batch skips what all its prompts begin with in common, which says what a patch costs
         version=5,  # effects' variance over pairs is no longer taken for attribution's
     ),
     "attribution": Method(attribution, AttributionConfig, _pairs, "attribution patching: one backward pass"),
@@ -100,7 +100,7 @@ METHODS: dict[str, Method] = {
         patching,
         PatchingConfig,
         lambda model, n: n * _components(model),
-        "exact interchange of every component: the reference",
+        "activation patching of every component: the reference",
     ),
     "nap-ig": Method(
         nap_ig,
@@ -179,7 +179,7 @@ METHODS: dict[str, Method] = {
         scores_mlps=False,
     ),
 }
-DEFAULT_METHOD = "codes"
+DEFAULT_METHOD = "adaptive-patching"
 
 
 def load_method(name: str) -> Method:

@@ -68,17 +68,17 @@ class Evidence:
         error: its standard error.
         probability: that the effect is above the threshold.
         p_value: of no effect at all, under permuted labels.
-        swapped: pairs on which the head was swapped exactly.
+        patched: pairs on which the head was patched exactly.
         changes: the changes of code that the effect comes from, to first order, largest first.
         set_codes: mean fall of the metric when the head's codes at the roles are set to the corrupt prompt's.
-        whole: mean fall on the same pairs when its whole output is swapped.
+        whole: mean fall on the same pairs when its whole output is patched.
     """
 
     effect: float
     error: float
     probability: float
     p_value: float
-    swapped: int
+    patched: int
     changes: tuple[CodeChange, ...]
     set_codes: float | None
     whole: float | None
@@ -127,7 +127,5 @@ class Scores:
             InputError: a method that tells no probabilities, or a rate that is not above 0 and below 1.
         """
         if self.probability is None:
-            raise InputError(
-                f"method {self.method}: it tells no probability that a head is a member; codes does"
-            )
+            raise InputError(f"method {self.method}: it tells no probability that a head is a member")
         return at_false_discovery_rate(self.probability, false_discovery_rate)

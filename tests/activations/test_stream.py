@@ -97,7 +97,7 @@ def test_prompts_beyond_the_context_are_refused_by_every_method(tiny_model, meth
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_no_numbers_are_refused_wherever_they_come_from(bad):
-    """A swap that overflows would else count as no effect, and be found only when the result is written."""
+    """A patch that overflows would else count as no effect, and be found only when the result is written."""
     pairs, logits = [_pair((0,), (1,)), _pair((2,), (3,))], torch.zeros(2, 4)
     assert task_metric(logits, pairs, "logit_diff").tolist() == [0, 0]
     logits[1] = bad

@@ -91,11 +91,11 @@ def test_a_cells_numbers_are_those_of_the_method_run_on_its_pairs_alone(finished
 
 def test_circuits_that_run_alone_are_built_in_the_order_that_a_method_gives_for_it(tmp_path):
     name = "planted-or"  # arms of a gate count for more there than by what each does alone
-    result = run_bench(plan(tasks=(name,), methods=("codes",), pairs=(8,), seeds=1), tmp_path)
-    found = cell(result, "codes", 8, 0)
+    result = run_bench(plan(tasks=(name,), methods=("adaptive-patching",), pairs=(8,), seeds=1), tmp_path)
+    found = cell(result, "adaptive-patching", 8, 0)
     model, task = load_planted_model(name), load_planted_task(name)
     pairs = task.sample(model.tokenizer, 16, 0).subset(drawn(0, 8, 16))
-    scores, grown = METHODS["codes"].function(model, pairs), METHODS["codes"].alone(model, pairs)
+    scores, grown = METHODS["adaptive-patching"].function(model, pairs), METHODS["adaptive-patching"].alone(model, pairs)
     ablator = Ablator(model, task.sample(model.tokenizer, SMALL["held_out"], 2000))
     by_alone, by_heads = (faithfulness_curves(ablator, s, seed=0).cpr for s in (grown.heads, scores.heads))
     assert by_alone != pytest.approx(by_heads, abs=1e-2), "the two orders differ here"

@@ -17,7 +17,7 @@ def test_pooled_cells_equal_the_method_alone(tmp_path):
     model = load_model(PLANTED)
     pool = load_task(PLANTED).sample(model.tokenizer, 20, 0)
     runner = Runner(
-        "codes", model, pool, tmp_path, weights="of the test", edges_compared=False, batch_size=16, say=print
+        "adaptive-patching", model, pool, tmp_path, weights="of the test", edges_compared=False, batch_size=16, say=print
     )
     cells = [(4, 0), (4, 1), (8, 0)]
     runner.prepare(cells, lambda _share: None)
@@ -37,7 +37,7 @@ def test_edges_are_scored_apart_where_they_are_compared(tmp_path):
     model = load_model(PLANTED)
     pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
     runner = Runner(
-        "codes", model, pool, tmp_path, weights="of the test", edges_compared=True, batch_size=16, say=print
+        "adaptive-patching", model, pool, tmp_path, weights="of the test", edges_compared=True, batch_size=16, say=print
     )
     runner.prepare([(4, 0)], lambda _share: None)
     outcome = runner.outcome(4, 0, lambda _share: None)

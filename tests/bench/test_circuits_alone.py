@@ -23,7 +23,7 @@ def bench(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("bench")
     plan = Plan(
         ("planted-backup",),
-        methods=("codes", "attribution"),
+        methods=("adaptive-patching", "attribution"),
         pairs=(4,),
         seeds=2,
         pool=16,
@@ -48,14 +48,14 @@ def alone(bench, monkeypatch, tmp_path):
 
 def test_on_the_pairs_of_the_bench_it_has_the_numbers_of_the_bench(alone, bench):
     found = alone("--held-out", str(HELD_OUT))["methods"]
-    assert set(found) == {"codes", "attribution", "yardstick"}
+    assert set(found) == {"adaptive-patching", "attribution", "yardstick"}
     for method, row in found.items():
         cells = [cell["cmd"] for cell in bench[1]["cells"] if cell["method"] == method]
         assert row["by_seed"] == pytest.approx(cells, abs=1e-5)
         low, high = row["interval"]
         assert low <= row["cmd"] <= high
-    assert found["codes"]["less"] == 0
-    assert found["attribution"]["less"] == pytest.approx(found["codes"]["cmd"] - found["attribution"]["cmd"])
+    assert found["adaptive-patching"]["less"] == 0
+    assert found["attribution"]["less"] == pytest.approx(found["adaptive-patching"]["cmd"] - found["attribution"]["cmd"])
 
 
 def test_what_was_run_is_not_run_again(alone, monkeypatch):
@@ -68,7 +68,7 @@ def test_a_bench_compared_with_a_method_that_is_not_in_it_can_be_read(alone, ben
     path = bench[0] / "bench.json"
     table = json.loads(path.read_text())
     write_json(path, table | {"plan": table["plan"] | {"against": "eap"}})
-    assert "codes" in alone("--held-out", "5", "--methods", "attribution")["methods"]
+    assert "adaptive-patching" in alone("--held-out", "5", "--methods", "attribution")["methods"]
 
 
 def test_a_method_that_the_bench_has_not_kept_is_named(alone):

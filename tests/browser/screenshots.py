@@ -27,7 +27,7 @@ COMMANDS = {
     "ioi-attribution/run.json": "discover ioi -n 24 --method attribution",
     "index/manifest.json": "index build --data stdlib --tokens 16000",
     "bench/bench.json": "bench --tasks planted-induction,planted-backup --pairs 10,25 --seeds 3 "
-    "--methods attribution,codes,eap,mean-difference,overlap,layer-index,random",
+    "--methods attribution,adaptive-patching,eap,mean-difference,overlap,layer-index,random",
 }
 
 

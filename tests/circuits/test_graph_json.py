@@ -28,7 +28,7 @@ def circuit(universe="heads+mlps"):
     return Circuit(
         "tiny",
         "ioi",
-        "codes",
+        "adaptive-patching",
         universe,
         2,
         2,

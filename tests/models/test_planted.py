@@ -1,4 +1,4 @@
-"""The planted models do what their truth says, by exact interchange and exact single-edge patching."""
+"""The planted models do what their truth says, by activation patching and exact single-edge patching."""
 
 from itertools import product
 

@@ -1,4 +1,4 @@
-"""The redundant planted models hide heads as they say, by exact interchange, and their distractors only seem to act."""
+"""The redundant planted models hide heads as they say, by activation patching, and their distractors only seem to act."""
 
 from itertools import product
 

@@ -15,12 +15,12 @@ from tests.report.test_page import _Page
 
 
 def make_result(
-    methods=("attribution", "codes", "random"), *, model="smollm2-135m-instruct", tasks=("ioi",)
+    methods=("attribution", "adaptive-patching", "random"), *, model="smollm2-135m-instruct", tasks=("ioi",)
 ) -> dict:
-    """A table of any methods; a method called random has no seconds, one called codes lacks 100 pairs."""
+    """A table of any methods; a method called random has no seconds, one called adaptive-patching lacks 100 pairs."""
     table, groups, comparisons = [], [], []
     for m, method in enumerate(("yardstick", *methods)):
-        for n in (10, 100) if method != "codes" else (10,):
+        for n in (10, 100) if method != "adaptive-patching" else (10,):
             value = 0.9 - 0.1 * m + n / 2000
             spread = {"mean": value, "least": value - 0.05, "largest": value + 0.02, "count": 3}
             numbers = dict.fromkeys(METRICS, spread) | {"edge_roc_auc": None, "f_50": None}
@@ -78,7 +78,7 @@ def test_the_page_is_whole_and_says_what_the_table_holds():
     assert not any(name.startswith("on") or name == "src" for name, _ in page.attributes)
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
     assert len(page.ids) == len(set(page.ids))
-    for text in ("exact interchange (yardstick)", "0.805", "+0.100", "[+0.050, +0.200]", "too dear", "1,200"):
+    for text in ("activation patching (yardstick)", "0.805", "+0.100", "[+0.050, +0.200]", "too dear", "1,200"):
         assert text in page.text, text
     assert "edge ROC AUC" not in page.text and "f(50)" not in page.text  # nothing was measured
     assert "attribution has the best mean average precision with 100 pairs: 0.850" in page.text
@@ -98,7 +98,7 @@ def test_a_table_of_nothing_is_still_a_page():
 def test_the_command_repeats_the_plan():
     words = bench_command(make_result()["plan"])
     assert words == (
-        "interp bench --tasks ioi --models smollm2-135m-instruct --methods attribution,codes,random "
+        "interp bench --tasks ioi --models smollm2-135m-instruct --methods attribution,adaptive-patching,random "
         "--pairs 10,100 --seeds 3 --against attribution"
     )
     halved = bench_command(make_result()["plan"] | {"dtype": "bfloat16"})

@@ -28,14 +28,14 @@ def test_points_are_means_bars_reach_to_the_seeds_and_the_front_is_blue(read):
     rows = read(make_result()).scopes[SCOPE]
     figure = bench_plot(rows, "average_precision")
     traces = {trace.name: trace for trace in figure.data}
-    assert set(traces) == {"yardstick", "attribution", "codes", "random"}
+    assert set(traces) == {"yardstick", "attribution", "adaptive-patching", "random"}
     # 0.9 - 0.1 m + n / 2000, for 4 n m forward passes
     assert traces["attribution"].x == (40.0, 400.0)
     assert traces["attribution"].y == pytest.approx((0.805, 0.85))
     assert traces["attribution"].error_y.array == pytest.approx((0.02, 0.02))
     assert traces["attribution"].error_y.arrayminus == pytest.approx((0.05, 0.05))
     assert set(traces["attribution"].marker.color) == {BLUE}
-    assert BLUE not in (*traces["codes"].marker.color, *traces["yardstick"].marker.color)
+    assert BLUE not in (*traces["adaptive-patching"].marker.color, *traces["yardstick"].marker.color)
     assert traces["yardstick"].line.dash == "dot"
 
 

@@ -55,12 +55,12 @@ def metric_with_edge(
     # keys and values are shared by query heads: only this head's z follows the edge
     (z,) = kept(model, tokens, f"blocks.{layer}.attn.hook_z", hooks={point: lambda _: value})
 
-    def swap(clean: Tensor) -> Tensor:
+    def patch(clean: Tensor) -> Tensor:
         clean = clean.clone()
         clean[:, :, head] = z[:, :, head]
         return clean
 
-    return _metric(model, pairs, {f"blocks.{layer}.attn.hook_z": swap})
+    return _metric(model, pairs, {f"blocks.{layer}.attn.hook_z": patch})
 
 
 def exact_edge(

@@ -1,4 +1,4 @@
-"""ACDC against whole forwards, literal path patching, exact interchange, and the planted circuits."""
+"""ACDC against whole forwards, literal path patching, activation patching, and the planted circuits."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from interp.models import Site, hooked
 from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.acdc import ACDCConfig, EdgePatching, LiveEdges, NodePatching, Pruner, acdc
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.patching import interchange
+from interp.scores.patching import activation_patching
 from interp.tasks import load_task
 from tests.pairs import random_pairs
 
@@ -56,7 +56,7 @@ def _without(model, pairs, index, sites):
     """Fall of one pair's metric by a plain hooked forward."""
     batch = run_batch(model, pairs, (index,))
 
-    def swap(site):
+    def patch(site):
         def hook(x):
             if site.kind == "mlp":
                 return batch.corrupt.mlp[site.layer]
@@ -67,7 +67,7 @@ def _without(model, pairs, index, sites):
         return hook
 
     with torch.no_grad():
-        contexts = [hooked(model, {site.hook: swap(site)}) for site in sites]
+        contexts = [hooked(model, {site.hook: patch(site)}) for site in sites]
         for context in contexts:
             context.__enter__()
         logits = end_logits(model, batch.clean.tokens)
@@ -118,12 +118,12 @@ def _path_patched(model, batch, receiver, added):
         run({f"{prefix}.hook_resid_pre": lambda r: r + added, **keep(into)})
         run({f"{prefix}.{into}": lambda _: kept[into], **keep("attn.hook_z")})
 
-        def swap(z):
+        def patch(z):
             z = z.clone()
             z[:, :, receiver.head] = kept["attn.hook_z"][:, :, receiver.head]
             return z
 
-        logits = run({f"{prefix}.attn.hook_z": swap})
+        logits = run({f"{prefix}.attn.hook_z": patch})
     return batch.clean.metric - task_metric(logits, batch.pairs, "logit_diff")
 
 
@@ -136,7 +136,7 @@ def test_removing_all_edges_out_of_a_component_is_exact_interchange(family, tiny
     index = np.arange(graph.exists.size).reshape(graph.exists.shape)
     columns = [graph.senders.index(str(site)) for site in sites]
     removed = [frozenset(index[graph.exists[:, c], c].tolist()) for c in columns]
-    wanted = interchange(model, pairs, sites).effects.mean(0)
+    wanted = activation_patching(model, pairs, sites).effects.mean(0)
     np.testing.assert_allclose(patching.damage(0, removed), wanted, atol=1e-4)
     # and without any edge from the embeddings, everything is as in the corrupt run
     everything = frozenset(index[graph.exists].tolist())

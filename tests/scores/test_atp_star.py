@@ -72,10 +72,10 @@ def test_the_qk_fix_is_exact_before_a_linear_readout_where_the_gradient_is_satur
         for into in "qkv":
             patched = z_with(model, batch, layer, into)
 
-            def swap(z, patched=patched, head=head):
+            def patch(z, patched=patched, head=head):
                 return torch.cat([z[:, :, :head], patched[:, :, head : head + 1], z[:, :, head + 1 :]], 2)
 
-            effects[into] = metric({}) - metric({f"blocks.{layer}.attn.hook_z": swap})
+            effects[into] = metric({}) - metric({f"blocks.{layer}.attn.hook_z": patch})
         np.testing.assert_allclose(
             scores.heads_per_pair[:, layer, head], sum(effects.values()), rtol=1e-3, atol=1e-3
         )

@@ -19,7 +19,7 @@ from interp.scores.adaptive_patching.edges import (
     halfway_products,
     partial_products,
 )
-from interp.scores.adaptive_patching.method import codes
+from interp.scores.adaptive_patching.method import adaptive_patching
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import edge_runs, edge_scores
 from interp.scores.eap_ig import eap_ig, input_path
@@ -76,10 +76,10 @@ def test_a_gate_of_gates_is_seen_better_than_by_integrated_gradients_at_less_cos
 @pytest.mark.parametrize("family", ["llama", "pythia", "gpt2"])
 def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3)
-    swaps = PatchRunner(model, pairs, range(len(pairs)))
-    patched = PathPatchRunner(model, swaps)
-    with swaps:
-        for run in edge_runs(model, pairs, batch_size=2, consumers=[swaps]):
+    runner = PatchRunner(model, pairs, range(len(pairs)))
+    patched = PathPatchRunner(model, runner)
+    with runner:
+        for run in edge_runs(model, pairs, batch_size=2, consumers=[runner]):
             patched.keep(run)
     edges = EdgeList.among([Site("attn", 0, 1), Site("attn", 1, 0), Site("attn", 1, 2)])
     which, rows = (part.ravel() for part in np.meshgrid(range(len(edges)), range(3), indexing="ij"))
@@ -118,7 +118,7 @@ def test_proposals_are_edge_attribution_at_the_clean_prompt_and_on_the_path():
 
 def test_evidence_names_what_codes_carry():
     model, pairs = _planted("planted-inhibition", 20)
-    scores = codes(model, pairs)
+    scores = adaptive_patching(model, pairs)
     told: list[int] = []
     found = edges_by_patching(model, pairs, scores, sites=_all_heads(model), progress=told.append)
     assert sum(told) == 100

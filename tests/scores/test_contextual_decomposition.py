@@ -17,7 +17,7 @@ from interp.scores.contextual_decomposition import (
     Decomposition,
     contextual_decomposition,
 )
-from interp.scores.patching import interchange
+from interp.scores.patching import activation_patching
 from interp.tasks import load_task
 from tests.pairs import random_pairs
 
@@ -198,8 +198,8 @@ def test_planted_circuits_are_found_through_queries_and_keys(name):
     assert sum(told) == 100
     layer, head = len(scores.heads) - 1, 2 if name == "planted-backup" else 5
     if name != "planted-induction":
-        # in the last layer, without a norm, what a head adds is what swapping it takes away
-        exact = interchange(model, pairs, [Site("attn", layer, head)]).effects[:, 0]
+        # in the last layer, without a norm, what a head adds is what patching it takes away
+        exact = activation_patching(model, pairs, [Site("attn", layer, head)]).effects[:, 0]
         np.testing.assert_allclose(scores.heads_per_pair[:, layer, head], exact, atol=1e-4)
 
 

@@ -62,10 +62,10 @@ def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, ti
     model, pairs = tiny_model(family), random_pairs(60, n=3)
     found = grow(model, pairs, NestedCircuitsConfig(fractions=(0.5,)))
     kept = torch.from_numpy(found.circuit(found.sizes[0]))
-    swaps, metrics = PatchRunner(model, pairs, range(3)), MetricConsumer(3)
-    with swaps:
-        feed(model, pairs, [swaps, metrics])
-    (run,) = swaps.runs
+    runner, metrics = PatchRunner(model, pairs, range(3)), MetricConsumer(3)
+    with runner:
+        feed(model, pairs, [runner, metrics])
+    (run,) = runner.runs
 
     points = torch.tensor([POINTS[index] for index in run.indices])
 

@@ -1,4 +1,4 @@
-"""Exact interchange against transformer-lens and brute force; batching, saving and resuming change nothing."""
+"""Activation patching against transformer-lens and brute force; batching, saving and resuming change nothing."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from interp.activations.metric import task_metric
 from interp.errors import InputError
 from interp.models import Site, hooked
 from interp.planted.models import load_planted_model, planted_truth
-from interp.scores.patching import PatchingConfig, interchange, patching
+from interp.scores.patching import PatchingConfig, activation_patching, patching
 from interp.tasks import load_task
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
@@ -62,11 +62,11 @@ def test_prompts_with_a_common_beginning_give_the_same_for_less(family, tiny_mod
         np.testing.assert_allclose(found.heads_per_pair[row], heads, atol=1e-4)
         np.testing.assert_allclose(found.mlps_per_pair[row], mlps, atol=1e-4)
     sites = found.heads.size + found.mlps.size
-    base, swaps = (
+    base, patches = (
         2 * len(pairs),
         len(pairs) * sites * 0.75,
-    )  # two layers: half of the swaps start at half the depth
-    assert found.cost.forwards - base < 0.6 * swaps
+    )  # two layers: half of the patches start at half the depth
+    assert found.cost.forwards - base < 0.6 * patches
 
 
 def _one_at_a_time(model, pair):
@@ -82,12 +82,12 @@ def _one_at_a_time(model, pair):
         return {name: lambda x: kept.__setitem__(name, x.clone())}
 
     def head_from_corrupt(name, head):
-        def swap(z):
+        def patch(z):
             z = z.clone()
             z[:, :, head] = kept[name][:, :, head]
             return z
 
-        return {name: swap}
+        return {name: patch}
 
     layers = range(model.cfg.n_layers)
     z_names = [f"blocks.{i}.attn.hook_z" for i in layers]
@@ -153,11 +153,11 @@ def test_a_checkpoint_of_other_prompts_weights_or_noise_is_refused(tiny_model, t
         patching(model, random_pairs(60, n=2), config)
 
 
-def test_swapping_an_activation_for_itself_changes_nothing(tiny_model):
+def test_patching_an_activation_for_itself_changes_nothing(tiny_model):
     model = tiny_model("gemma2")
     pairs = random_pairs(60, n=2)
     same = pairs.subset(range(2))
     for i, pair in enumerate(pairs):
         same[i] = type(pair)("", "", pair.clean_tokens, pair.clean_tokens, pair.answers, pair.wrong_answers)
-    found = interchange(model, same, [Site("attn", 1, 0), Site("mlp", 0)])
+    found = activation_patching(model, same, [Site("attn", 1, 0), Site("mlp", 0)])
     np.testing.assert_allclose(found.effects, 0, atol=1e-5)

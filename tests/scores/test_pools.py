@@ -23,6 +23,6 @@ def test_a_subset_of_a_pool_scores_as_by_itself(name):
     ranking = pool.rank(SUBSET, config)
     alone = method.function(model, pairs.subset(SUBSET), config)
     np.testing.assert_allclose(ranking.heads, alone.heads, rtol=1e-3, atol=1e-5)
-    if name != "codes":  # which goes on to set codes
+    if name != "adaptive-patching":  # which goes on to set codes
         cost = pool.forwards_a_pair * len(SUBSET) + ranking.forwards
         assert cost == pytest.approx(alone.cost.forwards)

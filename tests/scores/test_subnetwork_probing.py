@@ -1,4 +1,4 @@
-"""Subnetwork probing: closed forms against draws, the masked forward against exact swaps, planted circuits."""
+"""Subnetwork probing: closed forms against draws, the masked forward against exact patches, planted circuits."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from interp.errors import InputError
 from interp.models import Site
 from interp.planted.models import load_planted_model, planted_truth
 from interp.scores import subnetwork_probing as hard_concrete
-from interp.scores.patching import interchange
+from interp.scores.patching import activation_patching
 from interp.scores.subnetwork_probing import SubnetworkProbingConfig, _Masked, subnetwork_probing
 from interp.tasks import load_task
 from tests.pairs import random_pairs
@@ -59,7 +59,7 @@ def test_a_closed_mask_is_exact_interchange_and_open_ones_change_nothing(family,
         ]:
             mask = torch.ones(masked.size)
             mask[number] = 0
-            wanted = interchange(model, pairs, [site]).effects.mean()
+            wanted = activation_patching(model, pairs, [site]).effects.mean()
             assert masked.damage(mask, 0).item() == pytest.approx(wanted, abs=1e-4)
 
 

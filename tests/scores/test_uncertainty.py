@@ -18,15 +18,15 @@ def _case(seed: int = 0):
     return exact, attribution
 
 
-def _spend(estimates, exact, swaps: int, step: int = 2):
-    while estimates.swapped.sum() < swaps:
-        pairs, heads = estimates.next_swaps(np.ones(HEADS), 12.0, step)
+def _spend(estimates, exact, patches: int, step: int = 2):
+    while estimates.patched.sum() < patches:
+        pairs, heads = estimates.next_patches(np.ones(HEADS), 12.0, step)
         if not len(pairs):
             break
         estimates.record(pairs, heads, exact[pairs, heads])
 
 
-def test_all_swapped_is_the_exact_mean():
+def test_all_patched_is_the_exact_mean():
     exact, attribution = _case()
     estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
     pairs, heads = (index.ravel() for index in np.indices((N, HEADS)))
@@ -40,8 +40,8 @@ def test_all_swapped_is_the_exact_mean():
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
-@pytest.mark.parametrize(("pairs", "swapped"), [(10, 3), (10, 9), (10, 10), (25, 12)])
-def test_intervals_hold_the_true_mean_where_attribution_is_of_another_size(scale, pairs, swapped):
+@pytest.mark.parametrize(("pairs", "patched"), [(10, 3), (10, 9), (10, 10), (25, 12)])
+def test_intervals_hold_the_true_mean_where_attribution_is_of_another_size(scale, pairs, patched):
     """Taken for attribution's, the variance of effects would give errors up to three times too small at .3."""
     generator = np.random.default_rng(0)
     means = generator.normal(size=2000)
@@ -49,11 +49,11 @@ def test_intervals_hold_the_true_mean_where_attribution_is_of_another_size(scale
     attribution = scale * (0.8 * exact + 0.6 * (means + generator.normal(size=exact.shape)))
     estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(pairs), 0)
     for head in range(2000):
-        rows = generator.permutation(pairs)[:swapped]
-        estimates.record(rows, np.full(swapped, head), exact[rows, head])
+        rows = generator.permutation(pairs)[:patched]
+        estimates.record(rows, np.full(patched, head), exact[rows, head])
     estimate, variance = estimates.estimate()
     held = (np.abs(estimate - means) < 1.96 * np.sqrt(variance)).mean()
-    # attribution that is too large leaves them too wide: a slope of 1 is believed until swaps say otherwise
+    # attribution that is too large leaves them too wide: a slope of 1 is believed until patches say otherwise
     assert 0.85 < held < (0.98 if scale <= 1 else 1)
 
 
@@ -61,7 +61,7 @@ def test_swaps_mend_the_bias():
     exact, attribution = _case()
     estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
     _spend(estimates, exact, 60)
-    assert estimates.swapped[3] > 0
+    assert estimates.patched[3] > 0
     before, after = attribution.mean(axis=0)[3], estimates.estimate()[0][3]
     truth = exact.mean(axis=0)[3]
     assert abs(after - truth) < 0.1 * abs(before - truth)
@@ -69,19 +69,19 @@ def test_swaps_mend_the_bias():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_swaps_go_to_open_heads(seed):
-    """Heads at the threshold keep membership open: where all is decided, rounding says what is swapped next."""
+    """Heads at the threshold keep membership open: where all is decided, rounding says what is patched next."""
     exact, attribution = _case()
     generator = np.random.default_rng(100)
     exact[:, 6:10] = 0.02 * 3.0 + generator.normal(0, 0.02, (N, 4))
     attribution[:, 6:10] = exact[:, 6:10] + generator.normal(0, 0.1, (N, 4))
     estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), seed)
     _spend(estimates, exact, 60)
-    swapped = estimates.swapped
-    assert swapped[0] < swapped.max() / 2, "a sure member needs few swaps"
-    assert swapped[6:10].sum() > swapped.sum() / 2
+    patched = estimates.patched
+    assert patched[0] < patched.max() / 2, "a sure member needs few patches"
+    assert patched[6:10].sum() > patched.sum() / 2
 
 
-def test_a_head_is_not_believed_before_it_was_swapped():
+def test_a_head_is_not_believed_before_it_was_patched():
     """Where attribution was right of nineteen large heads it is sure of the twentieth; that one is looked at next."""
     attribution = np.random.default_rng(0).normal(0, 0.02, (N, HEADS))
     attribution[:, :20] += np.linspace(1.0, 3.0, 20)
@@ -89,17 +89,17 @@ def test_a_head_is_not_believed_before_it_was_swapped():
     for head in range(19):
         estimates.record(np.arange(6), np.full(6, head), attribution[:6, head])
     assert estimates.membership().probability[19] > 0.9999
-    _, heads = estimates.next_swaps(np.ones(HEADS), 3.0, 3)
+    _, heads = estimates.next_patches(np.ones(HEADS), 3.0, 3)
     assert heads.tolist() == [19, 19, 19]
 
 
-def test_no_head_is_swapped_twice_on_a_pair_and_only_allowed_pairs_are():
+def test_no_head_is_patched_twice_on_a_pair_and_only_allowed_pairs_are():
     exact, attribution = _case()
     allowed = np.arange(5, 15)
     estimates = EffectEstimates(attribution, 3.0, 0.02, allowed, 0)
     seen = set()
     for _ in range(50):
-        pairs, heads = estimates.next_swaps(np.ones(HEADS), 40.0, 3)
+        pairs, heads = estimates.next_patches(np.ones(HEADS), 40.0, 3)
         if not len(pairs):
             break
         for key in zip(pairs.tolist(), heads.tolist(), strict=True):
@@ -107,19 +107,19 @@ def test_no_head_is_swapped_twice_on_a_pair_and_only_allowed_pairs_are():
             assert key[0] in allowed
             seen.add(key)
         estimates.record(pairs, heads, exact[pairs, heads])
-    assert estimates.swapped.max() <= len(allowed)
+    assert estimates.patched.max() <= len(allowed)
 
 
 def test_budget_is_kept():
     _, attribution = _case()
     estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
     cost = np.linspace(0.1, 1.0, HEADS)
-    _, heads = estimates.next_swaps(cost, 2.5, 2)
+    _, heads = estimates.next_patches(cost, 2.5, 2)
     assert 0 < cost[heads].sum() <= 2.5
-    assert len(estimates.next_swaps(cost, 0.01, 2)[0]) == 0
+    assert len(estimates.next_patches(cost, 0.01, 2)[0]) == 0
 
 
-def test_bias_is_learned_from_the_swapped():
+def test_bias_is_learned_from_the_patched():
     exact, attribution = _case()
     far = attribution * 3  # wrong by 2 rms everywhere
     estimates = EffectEstimates(far, 3.0, 0.02, np.arange(N), 0)
@@ -136,14 +136,14 @@ def test_p_values_against_the_closed_form():
     assert estimates.p_values(0, flips=20_000)[0] == pytest.approx(2 / 16, abs=0.01)
 
 
-@pytest.mark.parametrize("swapped", [0, 1, 3, 12])
-def test_without_an_effect_p_values_are_no_smaller_than_chance(swapped):
-    """Heads without any effect, whose swaps say something else than attribution: however few the swaps are."""
+@pytest.mark.parametrize("patched", [0, 1, 3, 12])
+def test_without_an_effect_p_values_are_no_smaller_than_chance(patched):
+    """Heads without any effect, whose patches say something else than attribution: however few the patches are."""
     generator = np.random.default_rng(0)
     pairs, heads = 12, 2000
     attribution = generator.normal(size=(pairs, heads)) * 0.1
     estimates = EffectEstimates(attribution, 1.0, 0.02, np.arange(pairs), 0)
-    estimates.exact[:swapped] = (attribution + generator.normal(size=(pairs, heads)) * 0.3)[:swapped]
+    estimates.exact[:patched] = (attribution + generator.normal(size=(pairs, heads)) * 0.3)[:patched]
     p = estimates.p_values(0)
     for level in (0.01, 0.05, 0.2):
         assert np.mean(p <= level) < level + 3 * np.sqrt(level * (1 - level) / heads) + 0.002

@@ -1,19 +1,19 @@
-"""Effects known from a cheap estimate on every pair and from exact interchange on some: what is still uncertain?
+"""Effects known from a cheap estimate on every pair and from activation patching on some: what is still uncertain?
 
 A head's effect on a pair is what attribution says plus a residual. Attribution is there for all n pairs; the residual
-only for the r pairs on which the head was swapped. So (a control variate, in the language of Monte Carlo)
+only for the r pairs on which the head was patched. So (a control variate, in the language of Monte Carlo)
 
     estimate = mean over n of attribution + mean over r of (exact − attribution),
 
 whose error is what n pairs leave open of the effect plus what r of n leave open of the residual. How much effects
 differ over pairs is what they do as attribution does, known from all n pairs, plus what they do otherwise, seen on the
-r swapped ones (the two terms of a regression estimator's variance; Cochran 1977, *Sampling Techniques*, §12.6). A head
-that was never swapped has an unknown bias; its size is taken from the heads that were, in units of each head's own rms
+r patched ones (the two terms of a regression estimator's variance; Cochran 1977, *Sampling Techniques*, §12.6). A head
+that was never patched has an unknown bias; its size is taken from the heads that were, in units of each head's own rms
 attribution.
 
-PatchRunner are spent where membership is open and another swap narrows it: on heads with large P(1 − P) / (r + step). Of a
-head that was never swapped P is held to be :data:`TRUST` at most: attribution can be sure of a member and quite wrong.
-(Of a head to which it is blind it is as sure; looking at those would take swaps of all the many that do nothing.)
+Patches are spent where membership is open and another patch narrows it: on heads with large P(1 − P) / (r + step). Of a
+head that was never patched P is held to be :data:`TRUST` at most: attribution can be sure of a member and quite wrong.
+(Of a head to which it is blind it is as sure; looking at those would take patches of all the many that do nothing.)
 """
 
 from collections.abc import Callable
@@ -24,21 +24,21 @@ from jaxtyping import Float
 from interp.scores.adaptive_patching.posterior import Membership, membership, moderated_variance
 
 FIRST_BIAS = 0.3
-"""Bias in units of rms attribution that is assumed until heads have been swapped."""
-ENOUGH_SWAPPED = 8
-"""Heads that must have been swapped before their bias is believed of the others."""
+"""Bias in units of rms attribution that is assumed until heads have been patched."""
+ENOUGH_PATCHED = 8
+"""Heads that must have been patched before their bias is believed of the others."""
 TRUST = 0.9
-"""Probability of membership that attribution alone can bring a head to, when swaps are chosen."""
+"""Probability of membership that attribution alone can bring a head to, when patches are chosen."""
 ROUNDS = 16
-"""PatchRunner are chosen this many times; more rounds choose better and batch worse."""
+"""Patches are chosen this many times; more rounds choose better and batch worse."""
 STEP = 3
-"""Pairs that a chosen head is swapped on before the next look."""
+"""Pairs that a chosen head is patched on before the next look."""
 TIE_BREAK = 1e-6
 """How an effect that is surely below the threshold counts: enough to order such heads."""
 FLIPS = 4000
 """Permutations of the labels."""
 _PRIOR_WEIGHT = 3.0
-"""How many swaps the common size of residuals, and a slope of 1, are worth beside a head's own."""
+"""How many patches the common size of residuals, and a slope of 1, are worth beside a head's own."""
 
 
 class EffectEstimates:
@@ -48,7 +48,7 @@ class EffectEstimates:
         attribution: of every pair and head.
         gap: of the metric; see :func:`~interp.scores.adaptive_patching.posterior.membership`.
         threshold: share of the gap.
-        seed: of the order in which each head's pairs are swapped.
+        seed: of the order in which each head's pairs are patched.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class EffectEstimates:
         self._rms = np.sqrt((attribution**2).mean(axis=0))
 
     @property
-    def swapped(self) -> np.ndarray:
-        """Number of pairs on which each head was swapped [head]."""
+    def patched(self) -> np.ndarray:
+        """Number of pairs on which each head was patched [head]."""
         return np.isfinite(self.exact).sum(axis=0)
 
     def record(self, pairs: np.ndarray, heads: np.ndarray, effects: np.ndarray) -> None:
@@ -77,8 +77,8 @@ class EffectEstimates:
 
     def bias(self) -> float:
         """Typical size of attribution's bias, in units of a head's rms attribution."""
-        done = (self.swapped > 0) & (self._rms > 0)
-        if done.sum() < ENOUGH_SWAPPED:
+        done = (self.patched > 0) & (self._rms > 0)
+        if done.sum() < ENOUGH_PATCHED:
             return FIRST_BIAS
         residual = np.nanmean((self.exact - self.attribution)[:, done], axis=0)
         # the median, because one head that attribution gets wrong by 5 x says little about the others
@@ -86,7 +86,7 @@ class EffectEstimates:
 
     def estimate(self) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, " head"]]:
         """Estimate of every head's mean effect and the variance of its error."""
-        n, done = len(self.attribution), self.swapped
+        n, done = len(self.attribution), self.patched
         typical = (self.bias() * self._rms) ** 2
         residual = self.exact - self.attribution
         known = done > 0
@@ -99,12 +99,12 @@ class EffectEstimates:
 
     def _effect_variance(self) -> Float[np.ndarray, " head"]:
         """Variance of every head's effects over pairs: attribution's, times the square of the slope of exact effects
-        on it, plus what is left about that line. Of heads that were never swapped the slope is held to be 1.
+        on it, plus what is left about that line. Of heads that were never patched the slope is held to be 1.
 
         A slope that is drawn towards 1 leaves errors too large where attribution is too large (with ten pairs and three
         times the effects by half) and too small where it is too small (by a fifth at .3 times).
         """
-        known, done = np.isfinite(self.exact), np.maximum(self.swapped, 1)
+        known, done = np.isfinite(self.exact), np.maximum(self.patched, 1)
         exact, attribution = (
             np.where(known, values - np.where(known, values, 0).sum(axis=0) / done, 0)
             for values in (self.exact, self.attribution)
@@ -120,7 +120,7 @@ class EffectEstimates:
         return membership(estimate, variance, gap=self.gap, threshold=self.threshold)
 
     def per_pair(self) -> Float[np.ndarray, "pair head"]:
-        """Effects by pair: exact where swapped, attribution plus the head's mean residual elsewhere."""
+        """Effects by pair: exact where patched, attribution plus the head's mean residual elsewhere."""
         estimate, _ = self.estimate()
         guessed = self.attribution + (estimate - self.attribution.mean(axis=0))
         return np.where(np.isfinite(self.exact), self.exact, guessed)
@@ -129,12 +129,12 @@ class EffectEstimates:
         """Two-sided p-value of every head's estimate under permuted clean/corrupt labels: of no effect at all.
 
         A permutation turns the signs of what is known of a pair, attribution and exact effect together, and the
-        estimate is made again; so a head that was swapped on few pairs, where the swaps say something else than
-        attribution, cannot be sure. Of a head that was never swapped it says that attribution is not by chance, and
+        estimate is made again; so a head that was patched on few pairs, where the patches say something else than
+        attribution, cannot be sure. Of a head that was never patched it says that attribution is not by chance, and
         attribution's bias is open. The observed labels count as one of the permutations, so that p is never 0
         (Phipson & Smyth 2010).
         """
-        n, done = len(self.attribution), np.maximum(self.swapped, 1)
+        n, done = len(self.attribution), np.maximum(self.patched, 1)
         residual = np.nan_to_num(self.exact - self.attribution)
         parts = self.attribution / n + residual / done
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(flips, n))
@@ -145,37 +145,37 @@ class EffectEstimates:
         self,
         cost: Float[np.ndarray, " head"],
         budget: float,
-        swap: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]],
+        patch: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]],
         tell: Callable[[float], None] = lambda _share: None,
     ) -> None:
-        """Swap, in :data:`ROUNDS` rounds, where membership is open, until the budget is spent.
+        """Patch, in :data:`ROUNDS` rounds, where membership is open, until the budget is spent.
 
         Args:
-            cost: of swapping a head on one pair, at most.
-            swap: given pairs and heads, their exact effects and what they did cost.
+            cost: of patching a head on one pair, at most.
+            patch: given pairs and heads, their exact effects and what they did cost.
             tell: told which share of the budget is spent.
         """
         left = budget
         # a round that cannot pay for one head would pass over the dearest ones, which are those in early layers
         a_round = max(budget / ROUNDS, STEP * float(cost.max()))
         while True:
-            pairs, heads = self.next_swaps(cost, min(left, a_round), STEP)
+            pairs, heads = self.next_patches(cost, min(left, a_round), STEP)
             if len(pairs) == 0:
                 return
-            effects, spent = swap(pairs, heads)
+            effects, spent = patch(pairs, heads)
             self.record(pairs, heads, effects)
             left -= spent
             tell(1 - left / budget)
 
-    def next_swaps(
+    def next_patches(
         self, cost: Float[np.ndarray, " head"], budget: float, step: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs and heads to swap next, ``step`` pairs a head, the most useful heads that the budget allows.
+        """Pairs and heads to patch next, ``step`` pairs a head, the most useful heads that the budget allows.
 
         Args:
-            cost: of swapping a head on one pair.
+            cost: of patching a head on one pair.
         """
-        done = self.swapped
+        done = self.patched
         probability = self.membership().probability
         probability = np.where(done == 0, np.minimum(probability, TRUST), probability)
         value = probability * (1 - probability) / (done + step)

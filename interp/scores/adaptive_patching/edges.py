@@ -1,4 +1,4 @@
-"""Edges of the ``codes`` finder: codes and gradients propose, path patching decides where it is uncertain.
+"""Edges of the finder ``adaptive-patching``: codes and gradients propose, path patching decides where it is uncertain.
 
 Directed edges from a head to the query, key or value of a head in a later layer:
 
@@ -26,8 +26,8 @@ Removing one edge u → v's query, key or value changes what v writes and nothin
     z_v(edge removed) = attention of v, its one input read from x − (z_u − z'_u) W_O
 
 (Wang et al. 2022, arXiv 2211.00593, section 3; everything after v follows.) So an edge is measured as a head is
-swapped: v's output is computed in one small attention of its own and put in the place of its clean one, and only the
-layers from v's on are run (:class:`~interp.scores.patch_runner.PatchRunner`). An edge therefore costs what a swap of its receiver
+patched: v's output is computed in one small attention of its own and put in the place of its clean one, and only the
+layers from v's on are run (:class:`~interp.scores.patch_runner.PatchRunner`). An edge therefore costs what a patch of its receiver
 costs, and edges into many receivers of a layer share a batch.
 
 Equals :class:`~interp.scores.acdc.EdgePatching` of sets of one edge, which runs every component apart and so
@@ -82,7 +82,7 @@ from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_tape, written
 from interp.scores.head_codes import HeadCodes
 from interp.scores.interpolation import clean_metric
 from interp.scores.patch_runner import PatchRunner
-from interp.scores.patching import SWAP_ROWS
+from interp.scores.patching import PATCH_ROWS
 from interp.scores.result import Cost, EdgeScore, Scores
 
 
@@ -277,11 +277,11 @@ class PathPatchRunner:
     """Exact effects of single edges between heads.
 
     Args:
-        swaps: fed by the same runs that :meth:`keep` is given.
+        runner: fed by the same runs that :meth:`keep` is given.
     """
 
-    def __init__(self, model: Model, swaps: PatchRunner) -> None:
-        self.model, self.swaps = model, swaps
+    def __init__(self, model: Model, runner: PatchRunner) -> None:
+        self.model, self.runner = model, runner
         self._kept: list[_Kept] = []
         self._where: dict[int, tuple[int, int]] = {}
         self._blocks: dict[int, Blockwise] = {}
@@ -319,14 +319,14 @@ class PathPatchRunner:
         given: list[Tensor] = [torch.empty(0)] * len(pairs)
         for batch, layer, into in groups:
             some = np.flatnonzero((batches == batch) & (layers == layer) & (inputs == into))
-            for begin in range(0, len(some), SWAP_ROWS):
-                chunk = some[begin : begin + SWAP_ROWS]
+            for begin in range(0, len(some), PATCH_ROWS):
+                chunk = some[begin : begin + PATCH_ROWS]
                 rows = [self._where[int(pair)][1] for pair in pairs[chunk]]
                 senders = [edges.sites[place] for place in edges.sender[chunk]]
                 z = self._replaced(self._kept[batch], layer, into, rows, heads[chunk], senders)
                 for place, one in zip(chunk, z, strict=True):
-                    given[place] = one[self.swaps.first_position(int(pairs[place])) :]
-        return self.swaps.priced(pairs, layers, heads, given)
+                    given[place] = one[self.runner.first_position(int(pairs[place])) :]
+        return self.runner.priced(pairs, layers, heads, given)
 
     @torch.no_grad()
     def _replaced(
@@ -461,7 +461,7 @@ def code_edges(
     """Score the edges among heads (module docstring).
 
     Args:
-        codes: of the ``codes`` finder; its first pairs are ``pairs``.
+        codes: of the finder ``adaptive-patching``; its first pairs are ``pairs``.
         sites: the heads; all if not given.
         progress: told hundredths of the work.
 
@@ -491,12 +491,12 @@ def code_edges(
     )
     prefix = 0.0
     if proposed.exact is not None and config.budget:
-        prefix = proposed.swaps.prefix_cost(range(len(pairs)))
+        prefix = proposed.runner.prefix_cost(range(len(pairs)))
         budget = config.budget * len(pairs) - prefix
         _measure(estimates, edges.subset(chosen), proposed, budget, lambda done: tell((1 + done) * PROPOSING))
     tell(1.0)
     seconds = {"proposals": between - begin, "path patching": time.perf_counter() - between}
-    cost = Cost(PROPOSING_COST * len(pairs) + prefix + proposed.swaps.forwards, seconds)
+    cost = Cost(PROPOSING_COST * len(pairs) + prefix + proposed.runner.forwards, seconds)
     bits = None if codes is None else co_occurrence(edges, codes, len(pairs))
     return _result(edges, chosen, estimates, proposed, bits, cost, config)
 
@@ -515,7 +515,7 @@ class _Proposed:
     partial: Float[np.ndarray, "pair edge"]
     by_codes: Float[np.ndarray, "pair edge"] | None
     gap: float
-    swaps: PatchRunner
+    runner: PatchRunner
     exact: PathPatchRunner | None
 
 
@@ -529,10 +529,10 @@ def _propose(
 ) -> _Proposed:
     shape = (len(pairs), len(edges))
     attribution, path, partial, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))
-    metrics, swaps = MetricConsumer(len(pairs)), PatchRunner(model, pairs, range(len(pairs)))
-    exact, done = PathPatchRunner(model, swaps), 0
-    with swaps:
-        for run in edge_runs(model, pairs, batch_size=config.batch_size, consumers=[metrics, swaps]):
+    metrics, runner = MetricConsumer(len(pairs)), PatchRunner(model, pairs, range(len(pairs)))
+    exact, done = PathPatchRunner(model, runner), 0
+    with runner:
+        for run in edge_runs(model, pairs, batch_size=config.batch_size, consumers=[metrics, runner]):
             rows = list(run.batch.indices)
             versions = [edges.written(run)]
             if codes is not None:
@@ -546,7 +546,7 @@ def _propose(
             done += len(rows)
             tell(done / len(pairs))
     gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
-    return _Proposed(attribution, path, partial, None if codes is None else by_codes, gap, swaps, exact)
+    return _Proposed(attribution, path, partial, None if codes is None else by_codes, gap, runner, exact)
 
 
 def _kept(exact: PathPatchRunner | None, run: EdgeRun) -> PathPatchRunner | None:
@@ -567,7 +567,7 @@ def _measure(
     tell: Callable[[float], None],
 ) -> None:
     """Spend the budget where it is open whether an edge's effect is above the threshold."""
-    cost = proposed.swaps.cost(range(len(estimates.attribution)))[edges.of_receivers("layer")]
+    cost = proposed.runner.cost(range(len(estimates.attribution)))[edges.of_receivers("layer")]
 
     def patch(rows: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, float]:
         return proposed.exact.effects(rows, edges.subset(chosen))
@@ -591,7 +591,7 @@ def _result(
     effect[chosen], variance = estimates.estimate()
     error[chosen] = np.sqrt(variance)
     expected[chosen], probability[chosen] = member.expected, member.probability
-    measured[chosen] = estimates.swapped
+    measured[chosen] = estimates.patched
     elsewhere = np.abs(path) + np.abs(proposed.partial.mean(0))
     size = expected + TIE_BREAK * np.abs(effect) + REDUNDANCY_WEIGHT * elsewhere
     by_codes = None if proposed.by_codes is None else proposed.by_codes.mean(0)

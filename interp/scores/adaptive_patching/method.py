@@ -2,9 +2,9 @@
 
 1. **Run once** (4 forward-pass equivalents a pair): clean and corrupt prompts and one backward pass give every head's
    attribution (:mod:`interp.scores.attribution`) and its outputs at the task's roles.
-2. **Swap where it is uncertain** (``budget`` more): exact interchange of single heads on single pairs, spent on the
+2. **Patch where it is uncertain** (``budget`` more): activation patching of single heads on single pairs, spent on the
    heads of which it is open whether they are members (:mod:`interp.scores.adaptive_patching.control_variate`). What attribution gets wrong
-   on the pairs swapped corrects it on all.
+   on the pairs patched corrects it on all.
 3. **Ask what others hide**: gradients in runs with all heads partly off (:mod:`interp.scores.adaptive_patching.partial_ablation`) find arms of
    OR-gates and backups, which have no effect by themselves, and steady the ranking of those that have one.
 4. **Read codes**: each head's outputs at the roles become codes of its own codebook (:mod:`interp.scores.adaptive_patching.role_codes`);
@@ -17,7 +17,7 @@ Circuits that are to do the task alone are another question, which :mod:`interp.
 from permuted labels: under the null hypothesis clean and corrupt could change places in any pair, which turns the sign
 of its effect.
 
-It misleads where the reference asks another question: it looks for single heads whose swap changes the metric by a
+It misleads where the reference asks another question: it looks for single heads whose patch changes the metric by a
 stated share of the gap, by resampling from the given counterfactual. docs/codes.md says what each step buys.
 """
 
@@ -49,12 +49,12 @@ from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import Cost, Evidence, Scores
 
 MOST_KEPT = 128
-"""Pairs whose base runs are kept for swaps."""
+"""Pairs whose base runs are kept for patches."""
 CODES_SHARE = 0.15
 """Share of the budget."""
 PARTIAL_RUNS, PARTIAL_SHARE = 10, 2 / 3
 """Pairs that are run with all heads partly off, at most, and the share of the budget that they may take: beyond them
-swaps tell more."""
+patches tell more."""
 QUARTER_RUNS = 0.3
 """Share of those pairs on which a quarter of every head stays on, and not a half."""
 HALF_WEIGHT, QUARTER_WEIGHT = 0.2, 0.06
@@ -78,7 +78,7 @@ class AdaptivePatchingConfig:
         budget: forward-pass equivalents a pair beyond attribution's 4; the default makes twice attribution's cost.
         n_codes: codes of each head, fewer where there are few prompts.
         batch_size: pairs per forward.
-        seed: of the order of swaps, the heads that are off, and k-means.
+        seed: of the order of patches, the heads that are off, and k-means.
     """
 
     threshold: float = THRESHOLD
@@ -98,7 +98,7 @@ class AdaptivePatchingConfig:
             raise InputError(f"seed {self.seed}: it must be 0 or more")
 
 
-def codes(
+def adaptive_patching(
     model: Model,
     pairs: PromptPairs,
     config: AdaptivePatchingConfig = AdaptivePatchingConfig(),
@@ -110,7 +110,7 @@ def codes(
 
     Args:
         consumers: fed by the same forward passes.
-        progress: told of every pair's base run; the swaps, about as long again, come after that.
+        progress: told of every pair's base run; the patches, about as long again, come after that.
 
     Raises:
         InputError: fewer than 2 pairs.
@@ -124,14 +124,14 @@ def codes(
     begin = time.perf_counter()
     vectors = 2 * len(pairs) * len(outputs.roles_)
     role_codes = RoleCodes(outputs, max(2, min(config.n_codes, vectors // VECTORS_PER_CODE)), config.seed)
-    spent = base.swaps.forwards
+    spent = base.runner.forwards
     left = config.budget * len(pairs) - ranking.forwards
-    evidence = _evidence(pairs, base.swaps, ranking, role_codes, left, config.seed)
+    evidence = _evidence(pairs, base.runner, ranking, role_codes, left, config.seed)
     seconds = {**base.seconds, **ranking.seconds, "codes": time.perf_counter() - begin}
-    forwards = BASE_COST * len(pairs) + ranking.forwards + base.swaps.forwards - spent
+    forwards = BASE_COST * len(pairs) + ranking.forwards + base.runner.forwards - spent
     scorer = base.scorer
     return Scores(
-        method="codes",
+        method="adaptive-patching",
         heads=ranking.heads,
         mlps=None if scorer.mlps_ is None else expected_of_mlps(scorer.mlps_, ranking.member.threshold),
         mlps_per_pair=scorer.mlps_,
@@ -150,7 +150,7 @@ def codes(
 def expected_of_mlps(
     attribution: Float[np.ndarray, "pair layer"], threshold: float
 ) -> Float[np.ndarray, " layer"]:
-    """Of MLPs, which are not swapped: the expected size that a head's score begins with, by attribution alone.
+    """Of MLPs, which are not patched: the expected size that a head's score begins with, by attribution alone.
 
     Heads' scores also have what they do with others partly off, and the error of attribution: beside them MLPs are
     ranked roughly.
@@ -170,7 +170,7 @@ class Ranking:
 
     Attributes:
         hidden: size of every head's value with others partly off, weighted, in units of the metric.
-        forwards: spent on swaps and redundancy, the passes of the base not included.
+        forwards: spent on patches and redundancy, the passes of the base not included.
     """
 
     heads: Float[np.ndarray, "layer head"]
@@ -184,7 +184,7 @@ class Ranking:
 class AdaptivePatchingBase:
     """The base runs of a pool of pairs, from which any of its subsets can be ranked: steps 1 to 3 of the method.
 
-    PatchRunner that several subsets ask for are run once, and counted for each of them.
+    Patches that several subsets ask for are run once, and counted for each of them.
     """
 
     forwards_a_pair = BASE_COST
@@ -203,30 +203,30 @@ class AdaptivePatchingBase:
             raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
         begin = time.perf_counter()
         self.scorer = AttributionConsumer(len(pairs))
-        self.swaps = PatchRunner(model, pairs, _kept(range(len(pairs)), 0) if kept is None else kept)
-        self.redundancy = PartialGradients(model, self.swaps)
-        with self.swaps:
+        self.runner = PatchRunner(model, pairs, _kept(range(len(pairs)), 0) if kept is None else kept)
+        self.redundancy = PartialGradients(model, self.runner)
+        with self.runner:
             feed(
-                model, pairs, [self.scorer, self.swaps, *consumers], batch_size=batch_size, progress=progress
+                model, pairs, [self.scorer, self.runner, *consumers], batch_size=batch_size, progress=progress
             )
         self.seconds = {"attribution": time.perf_counter() - begin}
 
     def rank(self, indices: Sequence[int], config: AdaptivePatchingConfig) -> Ranking:
         """Rank the heads from the pairs at ``indices``."""
-        begin, spent = time.perf_counter(), self.swaps.forwards
+        begin, spent = time.perf_counter(), self.runner.forwards
         indices = list(indices)
         attribution = self.scorer.heads_[indices]
         shape = attribution.shape[1:]
         gap = float((self.scorer.metric_[0] - self.scorer.metric_[1])[indices].mean())
-        kept = [row for row, index in enumerate(indices) if self.swaps.keeps(index)]
+        kept = [row for row, index in enumerate(indices) if self.runner.keeps(index)]
         estimates = EffectEstimates(
             attribution.reshape(len(indices), -1), gap, config.threshold, np.array(kept), config.seed
         )
-        prefix = self.swaps.prefix_cost([indices[row] for row in kept])
+        prefix = self.runner.prefix_cost([indices[row] for row in kept])
         budget = config.budget * len(indices) * (1 - CODES_SHARE) - prefix
         hidden = self._redundancy([indices[row] for row in kept], budget, gap, config)
         between = time.perf_counter()
-        self._swap_uncertain(estimates, indices, budget + spent - self.swaps.forwards)
+        self._patch_uncertain(estimates, indices, budget + spent - self.runner.forwards)
         member = estimates.membership()
         mean, _ = estimates.estimate()
         size = member.expected + TIE_BREAK * np.abs(mean) + hidden.ravel()
@@ -235,20 +235,20 @@ class AdaptivePatchingBase:
             member,
             hidden,
             estimates,
-            prefix + self.swaps.forwards - spent,
-            {"redundancy": between - begin, "swaps": time.perf_counter() - between},
+            prefix + self.runner.forwards - spent,
+            {"redundancy": between - begin, "patches": time.perf_counter() - between},
         )
 
-    def _swap_uncertain(self, estimates: EffectEstimates, indices: list[int], budget: float) -> None:
+    def _patch_uncertain(self, estimates: EffectEstimates, indices: list[int], budget: float) -> None:
         """Spend the budget where membership is open."""
         heads = self.scorer.heads_.shape[2]
-        cost = np.repeat(self.swaps.cost([i for i in indices if self.swaps.keeps(i)]), heads)
+        cost = np.repeat(self.runner.cost([i for i in indices if self.runner.keeps(i)]), heads)
         pool = np.array(indices)
 
-        def swap(rows: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, float]:
-            return self.swaps.priced(pool[rows], flat // heads, flat % heads)
+        def patch(rows: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, float]:
+            return self.runner.priced(pool[rows], flat // heads, flat % heads)
 
-        estimates.spend(cost, budget, swap)
+        estimates.spend(cost, budget, patch)
 
     def _redundancy(
         self, kept: list[int], budget: float, gap: float, config: AdaptivePatchingConfig
@@ -258,7 +258,7 @@ class AdaptivePatchingBase:
         From :func:`partial_runs` pairs; zero where that is fewer than two.
         """
         hidden = np.zeros(self.scorer.heads_.shape[1:])
-        runs = partial_runs(len(kept), budget, FORWARD_AND_BACKWARD * self.swaps.share(kept), PARTIAL_SHARE)
+        runs = partial_runs(len(kept), budget, FORWARD_AND_BACKWARD * self.runner.share(kept), PARTIAL_SHARE)
         order = np.random.default_rng(config.seed + 1).permutation(kept)[:runs].tolist()
         quarter = round(QUARTER_RUNS * len(order))
         parts = (
@@ -294,13 +294,13 @@ def _kept(indices: Sequence[int], seed: int) -> list[int]:
 
 
 def _evidence(
-    pairs: PromptPairs, swaps: PatchRunner, ranking: Ranking, role_codes: RoleCodes, budget: float, seed: int
+    pairs: PromptPairs, runner: PatchRunner, ranking: Ranking, role_codes: RoleCodes, budget: float, seed: int
 ) -> dict[str, Evidence]:
-    """What speaks for each likely member; codes are set on pairs that were swapped, best heads first."""
+    """What speaks for each likely member; codes are set on pairs that were patched, best heads first."""
 
     def with_codes(pair: int, layer: int, head: int):
-        clean = swaps.clean(pair, layer, head)
-        return role_codes.replaced(pairs, pair, layer, head, clean, swaps.first_position(pair))
+        clean = runner.clean(pair, layer, head)
+        return role_codes.replaced(pairs, pair, layer, head, clean, runner.first_position(pair))
 
     found = {}
     estimates, probability = ranking.estimates, ranking.member.probability
@@ -312,10 +312,10 @@ def _evidence(
         layer, head = divmod(int(flat), ranking.heads.shape[1])
         done = np.flatnonzero(np.isfinite(estimates.exact[:, flat]))[:SET_PAIRS]
         set_effect = whole = None
-        if len(done) and (cost := len(done) * swaps.cost(done.tolist())[layer]) <= budget:
+        if len(done) and (cost := len(done) * runner.cost(done.tolist())[layer]) <= budget:
             same = np.full(len(done), 1)
             given = [with_codes(pair, layer, head) for pair in done.tolist()]
-            effects = swaps.effects(done, layer * same, head * same, given)
+            effects = runner.effects(done, layer * same, head * same, given)
             set_effect, whole = float(effects.mean()), float(estimates.exact[done, flat].mean())
             budget -= cost
         found[str(Site("attn", layer, head))] = Evidence(
@@ -323,7 +323,7 @@ def _evidence(
             error=float(np.sqrt(variance[flat])),
             probability=float(probability[flat]),
             p_value=float(p_values[flat]),
-            swapped=int(estimates.swapped[flat]),
+            patched=int(estimates.patched[flat]),
             changes=tuple(role_codes.changes(layer, head, CHANGES)),
             set_codes=set_effect,
             whole=whole,

@@ -131,10 +131,10 @@ def grow(
     if len(pairs) < 2:
         raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
     everything = range(len(pairs))
-    swaps, metrics = PatchRunner(model, pairs, everything), MetricConsumer(len(pairs))
-    with swaps:
-        forwards = feed(model, pairs, [swaps, metrics], batch_size=config.batch_size, progress=progress)
-    forwards += swaps.prefix_cost(everything)
+    runner, metrics = PatchRunner(model, pairs, everything), MetricConsumer(len(pairs))
+    with runner:
+        forwards = feed(model, pairs, [runner, metrics], batch_size=config.batch_size, progress=progress)
+    forwards += runner.prefix_cost(everything)
     gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
     if gap == 0:
         raise InputError(
@@ -145,12 +145,12 @@ def grow(
     order, signs, left_out = np.empty(0, dtype=int), np.empty(0), []
     for size in sizes:
         found = []
-        for run in swaps.runs:
+        for run in runner.runs:
             found.append(partial_values(model, run, range(len(run.pairs)), share[list(run.indices)]))
             if progress is not None:
                 progress(len(run.pairs))
         values = np.concatenate(found).reshape(len(pairs), -1)
-        forwards += FORWARD_AND_BACKWARD * swaps.share(everything) * len(pairs)
+        forwards += FORWARD_AND_BACKWARD * runner.share(everything) * len(pairs)
         rest = np.setdiff1d(np.arange(n_heads), order)
         mean = values.mean(0)[rest]
         ranked, left = rank_so_that_the_rest_cancels(

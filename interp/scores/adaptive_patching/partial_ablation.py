@@ -37,20 +37,20 @@ HALF_ON, QUARTER_ON = 0.5, 0.25
 
 
 class PartialGradients:
-    """Values of every head (module docstring) on pairs that ``swaps`` has kept; each pair and share is run once."""
+    """Values of every head (module docstring) on pairs that ``runner`` has kept; each pair and share is run once."""
 
-    def __init__(self, model: Model, swaps: PatchRunner) -> None:
-        self.model, self.swaps = model, swaps
+    def __init__(self, model: Model, runner: PatchRunner) -> None:
+        self.model, self.runner = model, runner
         self._known: dict[tuple[int, float], np.ndarray] = {}
 
     def of(self, pairs: Sequence[int], share: float) -> Float[np.ndarray, "pair layer head"]:
-        """In the order of ``pairs``. Counts as run anew in ``swaps.forwards``.
+        """In the order of ``pairs``. Counts as run anew in ``runner.forwards``.
 
         Args:
             share: s, how much of every head stays on; 1 is attribution.
         """
         missing = {pair for pair in pairs if (pair, share) not in self._known}
-        for run in self.swaps.runs:
+        for run in self.runner.runs:
             rows = [row for row, index in enumerate(run.indices) if index in missing]
             if rows:
                 everywhere = torch.full((len(rows), self.model.cfg.n_layers, self.model.cfg.n_heads), share)
@@ -58,7 +58,7 @@ class PartialGradients:
                 self._known |= {
                     (run.indices[row], share): value for row, value in zip(rows, values, strict=True)
                 }
-        self.swaps.forwards += FORWARD_AND_BACKWARD * self.swaps.share(pairs) * len(pairs)
+        self.runner.forwards += FORWARD_AND_BACKWARD * self.runner.share(pairs) * len(pairs)
         return np.stack([self._known[pair, share] for pair in pairs])
 
 

@@ -30,9 +30,9 @@ def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):
     app.number_input(key="find n").set_value(N)
     app.number_input(key="find seed").set_value(2)
     press(app, "Find")
-    assert not app.error and app.selectbox(key="run").value == "planted-induction-codes"
-    assert app.query_params["run"] in ("planted-induction-codes", ["planted-induction-codes"])
-    folder = tmp_path / "new" / "planted-induction-codes"
+    assert not app.error and app.selectbox(key="run").value == "planted-induction-adaptive-patching"
+    assert app.query_params["run"] in ("planted-induction-adaptive-patching", ["planted-induction-adaptive-patching"])
+    folder = tmp_path / "new" / "planted-induction-adaptive-patching"
     found = Run.load(folder)
     expected = discover("planted-induction", model="planted-induction", n=N, seed=2)
     assert found.result["heads"] == expected.result["heads"]
@@ -54,7 +54,7 @@ def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):
     assert app.code[0].value.endswith("--model planted-induction")
     app.toggle(key="read").set_value(False).run()
     press(app, "Find")
-    assert app.selectbox(key="run").value == "planted-induction-codes-2"
+    assert app.selectbox(key="run").value == "planted-induction-adaptive-patching-2"
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, f"{folder.name}-2"]
 
 
@@ -143,20 +143,20 @@ def test_without_a_file_it_asks_for_one(page, tmp_path):
 
 def test_progress_weighs_stages_by_their_forward_passes():
     told = []
-    progress = Progress("codes", 10, lambda share, text, behind: told.append((share, text, list(behind))))
+    progress = Progress("adaptive-patching", 10, lambda share, text, behind: told.append((share, text, list(behind))))
     assert told[0][0] == 0
-    with progress.stage("codes scores", 10) as advance:
+    with progress.stage("adaptive-patching scores", 10) as advance:
         advance(10)
-    with progress.stage("exact interchange", 300):
+    with progress.stage("activation patching", 300):
         pass
-    assert told[-1][0] == pytest.approx(80 / (80 + 129 + 260)) and told[-1][2] == ["codes scores, 0 s"]
+    assert told[-1][0] == pytest.approx(80 / (80 + 129 + 260)) and told[-1][2] == ["adaptive-patching scores, 0 s"]
     with progress.stage("edges", 100) as advance:
         advance(100)
     assert progress.done == pytest.approx(progress.whole)
 
 
 def test_names_of_runs_are_harmless():
-    assert run_name("ioi", "codes") == "ioi-codes"
+    assert run_name("ioi", "adaptive-patching") == "ioi-adaptive-patching"
     assert run_name("../../etc/passwd.json", "eap") == "passwd-eap"
     assert run_name("…/ä ö.jsonl", "eap") == "prompts-eap"
     assert run_name(".hidden <b>.json", "eap") == "hidden-b-eap"

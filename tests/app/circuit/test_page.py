@@ -26,7 +26,7 @@ from tests.report.synthetic import make_run
 def test_without_runs_it_says_how_to_make_one_here_or_in_a_terminal(page, tmp_path):
     app = page(tmp_path / "none")
     assert "No runs" in app.info[0].value
-    assert app.code[0].value.startswith(f"interp discover ioi --out {tmp_path / 'none'}/ioi-codes --model ")
+    assert app.code[0].value.startswith(f"interp discover ioi --out {tmp_path / 'none'}/ioi-adaptive-patching --model ")
     assert app.selectbox(key="find task").value == "ioi" and app.selectbox(key="find method").value == "codes"
     assert [button.label for button in app.button] == ["Find"] and not app.metric
     assert not (tmp_path / "none").exists()

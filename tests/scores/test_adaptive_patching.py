@@ -18,7 +18,7 @@ from interp.planted.tasks import planted_task_names
 from interp.scores.adaptive_patching.method import (
     AdaptivePatchingBase,
     AdaptivePatchingConfig,
-    codes,
+    adaptive_patching,
     expected_of_mlps,
 )
 from interp.scores.adaptive_patching.partial_ablation import PartialGradients
@@ -50,7 +50,7 @@ def _written(name: str, shape: tuple[int, int]) -> np.ndarray:
 def test_planted_heads_outrank_all_decoys(name):
     """An OR-gate included, whose arms have no effect and no gradient of their own."""
     model, pairs = _planted(name, 24)
-    found = codes(model, pairs)
+    found = adaptive_patching(model, pairs)
     written = _written(name, found.heads.shape)
     assert np.abs(found.heads)[written].min() > np.abs(found.heads)[~written].max()
 
@@ -59,7 +59,7 @@ def test_a_method_that_tells_no_probabilities_has_no_circuit_of_its_own():
     model, pairs = _planted("planted-induction", 8)
     with pytest.raises(InputError, match="method attribution: it tells no probability"):
         attribution(model, pairs).circuit(0.1)
-    found = codes(model, pairs)
+    found = adaptive_patching(model, pairs)
     assert (found.circuit(0.1) == _written("planted-induction", found.heads.shape)).all()
 
 
@@ -73,43 +73,43 @@ def test_gradients_alone_miss_the_or_gate():
 def test_swaps_are_exact_interchange():
     model, pairs = _planted("planted-backup", 6)
     exact = patching(model, pairs)
-    swaps = PatchRunner(model, pairs, range(6))
-    with swaps:
-        feed(model, pairs, [swaps])
+    runner = PatchRunner(model, pairs, range(6))
+    with runner:
+        feed(model, pairs, [runner])
     pair, layer, head = (index.ravel() for index in np.indices(exact.heads_per_pair.shape))
-    effects = swaps.effects(pair, layer, head)
+    effects = runner.effects(pair, layer, head)
     assert np.allclose(effects.reshape(exact.heads_per_pair.shape), exact.heads_per_pair, atol=1e-4)
-    assert swaps.forwards > 0
-    own = [swaps.clean(*which) for which in zip(pair.tolist(), layer.tolist(), head.tolist(), strict=True)]
-    nothing = swaps.effects(pair, layer, head, own)
+    assert runner.forwards > 0
+    own = [runner.clean(*which) for which in zip(pair.tolist(), layer.tolist(), head.tolist(), strict=True)]
+    nothing = runner.effects(pair, layer, head, own)
     assert np.abs(nothing).max() < 1e-4, "a head given its own output changes nothing"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_swaps_start_at_the_first_difference(family, tiny_model):
-    """Where the prefix is cached, effects equal those of interchange, whatever rows are asked for."""
+    """Where the prefix is cached, effects equal those of activation_patching, whatever rows are asked for."""
     model, pairs = tiny_model(family), random_pairs(60, n=4, lengths=(10, 12))
     for i, pair in enumerate(pairs):
         shared = pair.clean_tokens[:6]
         corrupt = (*shared, *((token + 1) % 60 for token in pair.clean_tokens[6:]))
         pairs[i] = replace(pair, corrupt_tokens=corrupt)
-    swaps = PatchRunner(model, pairs, range(len(pairs)))
-    with swaps:
-        feed(model, pairs, [swaps])
+    runner = PatchRunner(model, pairs, range(len(pairs)))
+    with runner:
+        feed(model, pairs, [runner])
     exact = patching(model, pairs).heads_per_pair
     pair, layer, head = (index.ravel() for index in np.indices(exact.shape))
     shuffled = np.random.default_rng(0).permutation(len(pair))
-    found = swaps.effects(pair[shuffled], layer[shuffled], head[shuffled])
+    found = runner.effects(pair[shuffled], layer[shuffled], head[shuffled])
     assert np.allclose(found, exact.ravel()[shuffled], atol=1e-4)
-    assert any(run.share < 1 for run in swaps.runs)
+    assert any(run.share < 1 for run in runner.runs)
 
 
 def test_with_all_heads_wholly_on_the_partial_gradient_is_attribution():
     model, pairs = _planted("planted-inhibition", 5)
-    swaps = PatchRunner(model, pairs, range(5))
-    with swaps:
-        feed(model, pairs, [swaps])
-    values = PartialGradients(model, swaps).of(range(5), share=1.0)
+    runner = PatchRunner(model, pairs, range(5))
+    with runner:
+        feed(model, pairs, [runner])
+    values = PartialGradients(model, runner).of(range(5), share=1.0)
     assert np.allclose(values, attribution(model, pairs).heads_per_pair, atol=1e-3)
 
 
@@ -121,11 +121,11 @@ def test_partial_gradients_add_up_to_the_metrics_derivative(family, share, tiny_
         model, pairs = _planted(family, 3)
     else:
         model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(9,))
-    swaps = PatchRunner(model, pairs, range(3))
-    with swaps:
-        feed(model, pairs, [swaps])
-    values = PartialGradients(model, swaps).of(range(3), share).sum((1, 2))
-    (run,) = swaps.runs
+    runner = PatchRunner(model, pairs, range(3))
+    with runner:
+        feed(model, pairs, [runner])
+    values = PartialGradients(model, runner).of(range(3), share).sum((1, 2))
+    (run,) = runner.runs
 
     def metric(share: float) -> np.ndarray:
         def mix(layer: int):
@@ -147,14 +147,14 @@ def test_partial_gradients_add_up_to_the_metrics_derivative(family, share, tiny_
 
 def test_arms_of_a_gate_have_a_value_with_others_half_off_and_decoys_have_none():
     model, pairs = _planted("planted-or", 8)
-    truth, swaps, metrics = (
+    truth, runner, metrics = (
         planted_truth("planted-or"),
         PatchRunner(model, pairs, range(8)),
         MetricConsumer(8),
     )
-    with swaps:
-        feed(model, pairs, [swaps, metrics])
-    values = PartialGradients(model, swaps).of(range(8), 0.5).mean(0)
+    with runner:
+        feed(model, pairs, [runner, metrics])
+    values = PartialGradients(model, runner).of(range(8), 0.5).mean(0)
     sizes = {str(Site("attn", *head)): abs(values[head]) for head in np.ndindex(values.shape)}
     gap = (metrics.metric_[0] - metrics.metric_[1]).mean()
     assert min(sizes[site] for site in truth.heads) > 0.01 * gap
@@ -164,7 +164,7 @@ def test_arms_of_a_gate_have_a_value_with_others_half_off_and_decoys_have_none()
 def test_budget_is_kept_and_more_of_it_swaps_more():
     model, pairs = _planted("planted-backup", 10)
     for budget in (0.0, 2.0, 4.0):
-        found = codes(model, pairs, AdaptivePatchingConfig(budget=budget))
+        found = adaptive_patching(model, pairs, AdaptivePatchingConfig(budget=budget))
         assert found.cost.forwards <= (4 + budget) * len(pairs) + 1e-9
 
 
@@ -177,19 +177,19 @@ def test_of_few_pairs_runs_with_others_off_leave_swaps_for_what_a_gradient_gets_
     def found() -> tuple[int, float]:
         tens = [base.rank(range(start, start + 10), AdaptivePatchingConfig()) for start in range(0, 50, 10)]
         precision = [average_precision_score(written, np.abs(ranking.heads).ravel()) for ranking in tens]
-        return sum(ranking.estimates.swapped.sum() for ranking in tens), np.mean(precision)
+        return sum(ranking.estimates.patched.sum() for ranking in tens), np.mean(precision)
 
-    swaps, precision = found()
+    patches, precision = found()
     monkeypatch.setattr(sys.modules[AdaptivePatchingBase.__module__], "PARTIAL_SHARE", 1.0)
     fewer, lower = found()
-    assert swaps > 2 * fewer
+    assert patches > 2 * fewer
     assert precision > lower + 0.05
 
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_arms_of_a_gate_are_found_from_two_pairs(n):
     model, pairs = _planted("planted-or", n)
-    found = codes(model, pairs)
+    found = adaptive_patching(model, pairs)
     written = _written("planted-or", found.heads.shape)
     assert np.abs(found.heads)[written].min() > np.abs(found.heads)[~written].max()
 
@@ -198,7 +198,7 @@ def test_a_subset_of_a_pool_is_ranked_as_if_alone():
     model, pairs = _planted("planted-backup", 20)
     base = AdaptivePatchingBase(model, pairs, kept=range(20))
     some = [3, 17, 4, 9, 0, 12]
-    for _ in range(2):  # the second time every swap is known
+    for _ in range(2):  # the second time every patch is known
         ranking = base.rank(some, AdaptivePatchingConfig())
         alone = AdaptivePatchingBase(model, pairs.subset(some), kept=range(6)).rank(
             range(6), AdaptivePatchingConfig()
@@ -209,13 +209,13 @@ def test_a_subset_of_a_pool_is_ranked_as_if_alone():
 
 def test_same_seed_same_scores():
     model, pairs = _planted("planted-inhibition", 8)
-    first, second = (codes(model, pairs, AdaptivePatchingConfig(seed=3)) for _ in range(2))
+    first, second = (adaptive_patching(model, pairs, AdaptivePatchingConfig(seed=3)) for _ in range(2))
     assert np.array_equal(first.heads, second.heads)
 
 
 def test_evidence_of_members():
     model, pairs = _planted("planted-inhibition", 16)
-    found = codes(model, pairs)
+    found = adaptive_patching(model, pairs)
     assert set(planted_truth("planted-inhibition").heads) <= set(found.evidence)
     mover = found.evidence["a2.h0"]
     assert mover.probability > 0.99
@@ -242,7 +242,7 @@ def test_pairs_of_which_some_name_no_roles_are_read_at_their_last_position():
     for nameless in (1, len(pairs)):
         some = copy.copy(pairs)
         some[:nameless] = [replace(pair, positions={}) for pair in pairs[:nameless]]
-        found.append(codes(model, some).heads)
+        found.append(adaptive_patching(model, some).heads)
     np.testing.assert_array_equal(*found)
 
 
@@ -258,7 +258,7 @@ def test_bad_config(options, message):
 def test_one_pair_is_too_few():
     model, pairs = _planted("planted-inhibition", 1)
     with pytest.raises(InputError, match="at least 2"):
-        codes(model, pairs)
+        adaptive_patching(model, pairs)
 
 
 def test_mlps_are_ranked_by_the_size_that_is_expected_above_the_threshold_as_heads_are():
@@ -270,5 +270,5 @@ def test_mlps_are_ranked_by_the_size_that_is_expected_above_the_threshold_as_hea
 
 
 def test_mlps_have_the_sign_of_their_attribution(tiny_model):
-    found = codes(tiny_model("llama"), random_pairs(60, n=6))
+    found = adaptive_patching(tiny_model("llama"), random_pairs(60, n=6))
     assert (np.sign(found.mlps) == np.sign(found.mlps_per_pair.mean(0))).all()
