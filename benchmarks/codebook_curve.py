@@ -34,7 +34,7 @@ from interp.training import TrainConfig, train_codebooks
 OUT = Path(__file__).parent / "results" / "codebook_curve"
 DATA, JUDGED = "stdlib+self", ["self", "stdlib"]
 ONE_CODE = TrainConfig(batch_size=4, replace_every=100)
-"""For k = 1: chosen on 12,800 tokens, by other blocks of the training split (docs/training.md)."""
+"""For k = 1: chosen on 12,800 tokens, by other blocks of the training split (benchmarks/REPORT.md)."""
 N_CODES, FIT_TOKENS = 512, 22_000
 """Of the rows whose names say neither."""
 TEXT = 204_800

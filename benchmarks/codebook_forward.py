@@ -7,7 +7,7 @@ several rounds in one process, and are compared within a round: on a shared mach
 best that of processor time. The similarities alone are 0.6 GFLOP a layer beside 9 of the plain forward.
 
 Measured (one thread, processor time): 1.16 × plain for k = 1, 1.23 for k = 8, 2.34 for residual k = 8, 1.27 for k = 1
-with every head attached by itself (``docs/bottlenecks.md``).
+with every head attached by itself (``docs/codebooks.md``).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What each step of the finder ``adaptive-patching`` buys: docs/codes.md's table.
+"""What each step of the finder ``adaptive-patching`` buys: benchmarks/REPORT.md's table.
 
     python benchmarks/finder_ablation.py [--tasks ioi greater-than docstring] [--seeds 20] [--cache .cache]
 

@@ -1,4 +1,4 @@
-"""Edge scores against path patching: docs/codes.md's table of edges on the embedded model.
+"""Edge scores against path patching: benchmarks/REPORT.md's table of edges on the embedded model.
 
     python benchmarks/path_patched_edges.py [--task ioi] [--pairs 10] [--seeds 3] [--reference-pairs 16] [--heads 16]
     python benchmarks/path_patched_edges.py --seeds 10 --reference-pairs 96 --out FILE    # the table

@@ -1,4 +1,4 @@
-"""Edges of every method that scores them on the planted models: docs/codes.md's table.
+"""Edges of every method that scores them on the planted models: benchmarks/REPORT.md's table.
 
     python benchmarks/planted_edges.py [--tasks planted-hydra …] [--pairs 10] [--seeds 5] [--out FILE]
 

@@ -51,7 +51,7 @@ COSTS: dict[str, float] = {
     "random": 2,
 }
 """Forward passes a pair on the default model, the cheap ones first and those that look at nothing last (what they cost
-is the run that the codes are read in); see docs/scores.md."""
+is the run that the codes are read in); see docs/methods.md."""
 _CHECK = 0.43  # forwards a pair and candidate: patches begin at the candidate's layer
 _EDGES = 4 * 2.0  # forwards a pair: attribution of edges
 _BETWEEN = 0.2  # seconds between two looks at the progress

@@ -91,7 +91,7 @@ def print_method(name: str) -> None:
         table.add_row(field.name, default, meanings.get(field.name, ""))
     console.print(table if fields(method.config) else "it has no options")
     if fields(method.config):
-        console.print("give one with --set OPTION=VALUE; docs/scores.md has the formulas")
+        console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
 
 
 def _attributes(kind: type) -> dict[str, str]:

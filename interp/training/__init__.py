@@ -1,4 +1,4 @@
-"""Training fitted codebooks with gradients, see docs/training.md."""
+"""Training fitted codebooks with gradients, see benchmarks/REPORT.md."""
 
 from interp.training.centroid_refit import refit_centroids
 from interp.training.config import TrainConfig

@@ -2,7 +2,7 @@
 
 Training moves codes away from the vectors that they stand for, by noise and since the layers behind them are served
 better so. Part of the way back makes a code again what its vectors have in common, at little cost to the model; all of
-it would cost half of what training has gained. Less far if the code is rare. docs/training.md has the numbers.
+it would cost half of what training has gained. Less far if the code is rare. benchmarks/REPORT.md has the numbers.
 
 Layer by layer, as books are fitted: the codes of a layer move by what reaches it when those before it have moved. Where
 all moved at once, the mean of what comes to a head that hardly varies moved by many times its deviation.

@@ -13,7 +13,7 @@ def usual_step(k: int, *, mlps: bool = False) -> float:
     """The step of codes of which each vector gets ``k``: many together move a vector's code far, where one does not.
 
     It rests on runs of 1, 8 and 32 codes at heads and of one at MLP outputs, distilled, some by earlier code
-    (docs/training.md): .02 was better than .01 for one, .01 than .003 for eight; of 32, steps of .01 lost what k-means
+    (benchmarks/REPORT.md): .02 was better than .01 for one, .01 than .003 for eight; of 32, steps of .01 lost what k-means
     had, and of .002 kept it; .003 was best at MLPs. What lies between, and other objectives, follow from these.
     """
     at_heads = 0.02 if k == 1 else 0.01 if k <= 8 else 0.002

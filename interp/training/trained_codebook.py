@@ -4,7 +4,7 @@ The first position, when the model is frozen: codes are put where it is, and sta
 
 What stands there is the same in every text as long as its codes are, and most heads rest on it most of the time. Other
 positions use its codes too: where these trained them, what all heads rest on wandered, by 12 to 66 % of its length over
-600 000 tokens (docs/training.md).
+600 000 tokens (benchmarks/REPORT.md).
 """
 
 from dataclasses import replace

@@ -12,7 +12,7 @@ Directed edges from a head to the query, key or value of a head in a later layer
 
 An edge's score is the size that its effect is expected to have, as far as it is above the threshold
 (:mod:`interp.scores.adaptive_patching.posterior`), with the sign of its effect; edges with no effect of their own follow, by what they
-have half-way and with others off. Codes do not enter the score: they tell what an edge carries (docs/codes.md says how
+have half-way and with others off. Codes do not enter the score: they tell what an edge carries (benchmarks/REPORT.md says how
 they rank edges by themselves).
 
 When it misleads: as single-edge patching does. Of two edges that carry the same, neither has an effect; only the order

@@ -18,7 +18,7 @@ from permuted labels: under the null hypothesis clean and corrupt could change p
 of its effect.
 
 It misleads where the reference asks another question: it looks for single heads whose patch changes the metric by a
-stated share of the gap, by resampling from the given counterfactual. docs/codes.md says what each step buys.
+stated share of the gap, by resampling from the given counterfactual. benchmarks/REPORT.md says what each step buys.
 """
 
 import time
@@ -58,7 +58,7 @@ patches tell more."""
 QUARTER_RUNS = 0.3
 """Share of those pairs on which a quarter of every head stays on, and not a half."""
 HALF_WEIGHT, QUARTER_WEIGHT = 0.2, 0.06
-"""How a value while others are partly off counts beside an effect of one's own (chosen in docs/codes.md)."""
+"""How a value while others are partly off counts beside an effect of one's own (chosen in benchmarks/REPORT.md)."""
 HIDDEN_TIE_BREAK = 0.01
 """How a value that is surely below the threshold counts beside one above it."""
 CHANGES = 8

@@ -17,7 +17,7 @@ from head to head by orders of magnitude. Ranking by the estimate alone puts a n
 
 It misleads where estimates are biased and the bias is not in ``variance``: a gradient that is blind to a head is sure
 of its mistake. :mod:`interp.scores.adaptive_patching.method` measures that bias and adds it. A bias that is added in proportion to the
-estimate makes α larger by itself, as errors then go with estimates whatever effects do (docs/codes.md).
+estimate makes α larger by itself, as errors then go with estimates whatever effects do (benchmarks/REPORT.md).
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def at_false_discovery_rate(probability: Float[np.ndarray, "..."], rate: float) 
     """The largest set, most probable first, whose expected share of non-members stays below ``rate``.
 
     The Bayesian counterpart of Benjamini and Hochberg's rule (Newton et al. 2004, *Biostatistics* 5:155): as right as
-    the probabilities are. docs/codes.md says what share was found to be wrong.
+    the probabilities are. benchmarks/REPORT.md says what share was found to be wrong.
 
     Raises:
         InputError: a rate that is not above 0 and below 1.

@@ -1,0 +1,242 @@
+"""What the documents say is what happens: commands parse, examples run, links and paths lead somewhere.
+
+A comment before a block says what is done with it: ``<!-- test: run -->`` runs it, ``<!-- test: slow -->`` runs it on
+the default model, ``file=NAME`` first saves it under that name. Blocks of one page run in order and share their names.
+Python without a comment must compile, and what it imports must be there.
+"""
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+
+from interp.cli.main import app as command_line
+from tests import test_layering as layering
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks/REPORT.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]
+)
+WAITING = pytest.mark.xfail(reason="names that are on their way")
+REPOSITORY = "https://github.com/interp-codes/interp-codes/blob/main/"
+
+
+@dataclass
+class Block:
+    page: Path
+    language: str
+    text: str
+    marks: tuple[str, ...]
+
+    @property
+    def file(self) -> str | None:
+        return next((mark.removeprefix("file=") for mark in self.marks if mark.startswith("file=")), None)
+
+
+def blocks(page: Path) -> list[Block]:
+    found = re.findall(
+        r"(?:^<!-- test: (.*?) -->\n)?^```(\w*)\n(.*?)^```", _text(page), flags=re.DOTALL | re.MULTILINE
+    )
+    return [Block(page, language, text, tuple(marks.split())) for marks, language, text in found]
+
+
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _run(page: Path, marks: tuple[str, ...]) -> dict:
+    names: dict = {"__name__": "__docs__"}
+    for block in blocks(page):
+        if block.language == "python" and set(marks) & set(block.marks):
+            if block.file:
+                Path(block.file).write_text(block.text, encoding="utf-8")
+            exec(compile(block.text, _name(page), "exec"), names)
+        elif "cli" in block.marks:
+            for command in _commands(block.text):
+                subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    return names
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """An empty folder to run in, whose files can be imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if (tmp_path / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+def _pages_with(mark: str) -> list:
+    return [
+        pytest.param(page, id=_name(page))
+        for page in PAGES
+        if page.exists() and any(mark in block.marks for block in blocks(page))
+    ]
+
+
+@WAITING
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize("page", _pages_with("run"))
+def test_examples_run(page):
+    _run(page, ("run",))
+
+
+@pytest.mark.slow
+@WAITING
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize("page", _pages_with("slow"))
+def test_examples_run_on_the_default_model(page):
+    _run(page, ("run", "slow"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_other_python_compiles_and_its_imports_are_there(page):
+    for block in blocks(page):
+        if block.language == "python" and not block.marks:
+            for node in ast.walk(ast.parse(block.text)):
+                if isinstance(node, ast.ImportFrom):
+                    module = importlib.import_module(node.module)
+                    assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+                elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "interp":
+                    assert hasattr(importlib.import_module("interp"), node.attr), ast.unparse(node)
+
+
+def _commands(text: str) -> list[list[str]]:
+    return [
+        shlex.split(line, comments=True)
+        for line in text.splitlines()
+        if line.strip().startswith("interp ") and " by " not in line.split("#")[0]
+    ]
+
+
+def _all_commands(page: Path) -> list[list[str]]:
+    fenced = [command for block in blocks(page) if block.language == "" for command in _commands(block.text)]
+    prose = re.sub(r"^```.*?^```", "", _text(page), flags=re.DOTALL | re.MULTILINE)
+    return fenced + [shlex.split(text) for text in re.findall(r"`(interp [^`]+)`", prose)]
+
+
+def _check_command(words: list[str]) -> None:
+    """Raise where the command line has no such command or option; files need not be there."""
+    command, context = typer.main.get_command(command_line), None
+    while True:
+        context = command.context_class(command, info_name=words[0], parent=context)
+        if not getattr(command, "commands", None) or not words[1:] or words[1].startswith("-"):
+            break
+        command, words = command.commands[words[1]], words[1:]
+    command.make_parser(context).parse_args(list(words[1:]))
+
+
+@WAITING
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_commands_parse(page):
+    wrong = []
+    for words in _all_commands(page):
+        try:
+            _check_command(words)
+        except Exception as error:  # the parser's own, of whichever copy of click
+            wrong.append(f"{shlex.join(words)}: {error!r}")
+    assert not wrong
+
+
+@WAITING
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_scripts_are_there_with_their_options(page):
+    for script, options in re.findall(r"python (-m [\w.]+|[\w/]+\.py)([^`\n#]*)", _text(page)):
+        if script.startswith("-m "):
+            path = ROOT / script.removeprefix("-m ").replace(".", "/")
+            path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        else:
+            path = ROOT / script
+        if not path.is_relative_to(ROOT / "benchmarks"):
+            continue
+        assert path.exists(), script
+        source = (
+            "".join(_text(file) for file in path.parent.glob("*.py"))
+            if path.stem == "__main__"
+            else _text(path)
+        )
+        for option in re.findall(r"(--[\w-]+)", options):
+            assert (
+                f'"{option}"' in source or f"def {option}" in source or option[2:].replace("-", "_") in source
+            ), f"{script} has no {option}"
+
+
+@WAITING
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_and_paths_lead_somewhere(page):
+    for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", _text(page)):
+        if target.startswith(REPOSITORY):
+            there = ROOT / target.removeprefix(REPOSITORY)
+        elif target.startswith(("http:", "https:")):
+            continue
+        else:
+            there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not heading or heading in _headings(there), f"{target}#{heading}"
+    for path in re.findall(r"`((?:interp|tasks|app|tests|benchmarks|docs)/[\w./-]*)`", _text(page)):
+        assert (ROOT / path).exists(), path
+
+
+def _headings(page: Path) -> set[str]:
+    """As GitHub makes addresses of them."""
+    lines = re.findall(r"^#+ (.*)$", _text(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_the_drawing_of_packages_is_that_of_the_imports():
+    (drawing,) = [block for block in blocks(ROOT / "docs/architecture.md") if block.language == "mermaid"]
+    drawn = set(re.findall(r"^\s*(\w+) --> (\w+)$", drawing.text, flags=re.MULTILINE))
+    real = set()
+    for name, path in layering.MODULES.items():
+        package = layering._package(name)
+        for imported in layering._imports(name, path) if package else ():
+            other = layering._package(imported) if imported.startswith("interp.") else None
+            if other not in (None, package) and (name, other) not in layering.LAZY:
+                real.add((package, other))
+    assert drawn <= real, f"drawn, and not imported: {sorted(drawn - real)}"
+    reached = drawn
+    while (further := reached | {(a, d) for a, b in reached for c, d in drawn if b == c}) != reached:
+        reached = further
+    assert real <= reached, f"imported, and not drawn: {sorted(real - reached)}"
+
+
+def test_longest_sentences(capsys):
+    """Prints, and never fails: how many words there are, and sentences of more than 30."""
+    counts = {_name(page): len(_text(page).split()) for page in PAGES}
+    docs = sum(n for name, n in counts.items() if name.startswith("docs/"))
+    lines = [f"README {counts['README.md']} words, docs {docs} words"]
+    long = [(len(words), _name(page), sentence) for page in PAGES for sentence, words in _sentences(page)]
+    lines += [
+        f"{n} words in {name}: {text[:100]}…" for n, name, text in sorted(long, reverse=True)[:10] if n > 30
+    ]
+    with capsys.disabled():
+        sys.stdout.write("\n" + "\n".join(lines) + "\n")
+
+
+def _sentences(page: Path):
+    prose = re.sub(
+        r"^```.*?^```|^\|.*?$|^#.*?$|^    .*?$|<!--.*?-->", "", _text(page), flags=re.DOTALL | re.MULTILINE
+    )
+    prose = re.sub(r"`[^`]*`", "code", re.sub(r"\]\([^)]*\)", "]", prose))
+    for paragraph in re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.) ", prose):
+        for sentence in re.split(r"(?<=[.?!:;])\s+(?=[^a-z])", " ".join(paragraph.split())):
+            yield sentence, re.findall(r"[A-Za-z][\w'’-]*", sentence)
