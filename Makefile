@@ -1,6 +1,8 @@
 # make run    find the IOI circuit in SmolLM2-135M-Instruct, from nothing
 # make test   install what the tests need and run them
+# make check  ruff and its formatter
 # make app    open the workbench in the browser
+# make docs   build the documents as a searchable site in site/
 #
 # PYTHON=python3.12   which Python makes the virtual environment (3.11 to 3.13)
 # PIP_ARGS="…"        passed to pip, e.g. --extra-index-url of a CPU-only torch build, or a mirror
@@ -11,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_ARGS
 
-.PHONY: run test app bench screenshots clean
+.PHONY: run test check app docs bench screenshots clean
 
 run: $(VENV)/.installed
 	$(BIN)/interp discover ioi
@@ -20,8 +22,16 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
 
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
 app: $(VENV)/.installed
 	$(BIN)/streamlit run app/main.py
+
+# docstrings are read, not imported: an environment of its own needs neither torch nor this package
+docs: $(VENV)-docs/.installed
+	$(VENV)-docs/bin/mkdocs build --strict
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/discover.py
@@ -43,5 +53,11 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(VENV)-docs/requirements.txt
+	$(VENV)-docs/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r $(VENV)-docs/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-docs build dist site *.egg-info
