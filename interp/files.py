@@ -1,21 +1,22 @@
-"""Writing files so that a reader never meets half of one: a temporary name first, then a rename."""
+"""Files are written whole or not at all, under a temporary name that is then changed; and what may be replaced.
+
+One rule: nothing that exists is replaced, except a result by one of the same kind and request, or with ``--overwrite``.
+Nothing is written inside a folder that a marker file says is a result, nor inside this package.
+"""
 
 import contextlib
 import itertools
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
 from interp.errors import InputError
-
-_SAMPLE_BYTES = 1 << 20
-_TEMPORARY = 14
-"""Bytes by which the name that is written first is longer than the last: ``.NAME.old.12345678``."""
 
 
 def _umask() -> int:
@@ -91,84 +92,122 @@ def unused(path: Path) -> Path:
     return next(place for place in itertools.chain([path], numbered) if not place.exists())
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Refuse a path at which nothing could be written, before any work is done for it.
+WORK = ".work"
+"""The folder, inside a result's, of what is being made."""
+_KINDS = {
+    "a run": ("run.json", "format"),
+    "codebooks": ("manifest.json", "sites"),
+    "a code index": ("manifest.json", "layout"),
+    "a bench": ("bench.json", "format"),
+}
+"""By which file, with which key in it, the folder of each kind of result is known."""
+_PACKAGE = Path(__file__).resolve().parent
 
-    Tries it with a nameless file in the nearest folder that exists: permissions, read-only mounts and full disks
-    show, and nothing is left.
+
+def results_in(folder: Path) -> set[str]:
+    """The kinds of result whose marker lies in a folder; a damaged marker counts for every kind that it may be of."""
+    found = set()
+    for kind, (name, key) in _KINDS.items():
+        with contextlib.suppress(OSError):
+            try:
+                told = read_json(folder / name)
+            except ValueError:
+                told = {key: None}
+            if isinstance(told, dict) and key in told:
+                found.add(kind)
+    return found
+
+
+def check_file(
+    path: Path,
+    option: str,
+    *,
+    request: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    within: Path | None = None,
+) -> None:
+    """Refuse, before the work, a file that must not be written.
+
+    Nothing that exists is replaced but with ``overwrite``, or by the result of the same request. Nothing is written
+    into a result's folder or into this package.
+
+    Args:
+        request: what the result is made of; it is found again by :func:`request_of`.
+        within: the result's folder that the file is a part of.
 
     Raises:
         InputError: naming the option, the path and the reason.
     """
+    path = Path(path)
+    if str(path) == "-" or os.path.lexists(path) and not path.is_file():
+        raise InputError(f"{option} {path} is no file: name one")
+    _check_place(path, option, within)
+    if path.exists() and not overwrite and (request is None or request_of(path) != request):
+        raise InputError(
+            f"{option} {path} is there already: name another file, or replace it with --overwrite"
+        )
+
+
+def check_folder(folder: Path, kind: str, *, contents: Container[str] | None = None) -> None:
+    """As :func:`check_file`, of a result's folder ``--out``: a new one, or one without a result of another kind.
+
+    Args:
+        kind: such as ``codebooks``; see ``_KINDS``.
+        contents: all that may lie there, where the whole folder is replaced.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(f"--out {folder} is no folder: name one")
+    _check_place(folder / _KINDS[kind][0], "--out", folder)
+    found, others = results_in(folder), set()
+    if contents is not None and folder.is_dir():
+        others = {path.name for path in folder.iterdir() if path.name not in contents or not found}
+    if found and kind not in found:
+        others = found
+    elif not found and os.path.lexists(folder / _KINDS[kind][0]):
+        others = {_KINDS[kind][0]}
+    if others:
+        raise InputError(f"--out {folder} holds {', '.join(sorted(others)[:3])}: name a new folder")
+
+
+def clear_folder(folder: Path, kind: str) -> None:
+    """Delete the result of this kind in a folder, finished or begun, for ``--overwrite``."""
+    check_folder(folder, kind)
+    if results_in(folder) or (folder / WORK).is_dir():
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise InputError(f"--out {folder} is the current folder: name another, such as runs/mine")
+        shutil.rmtree(folder.resolve())
+
+
+def request_of(path: Path) -> Any:
+    """The request that a result says it was made for, ``None`` if it says none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="numpy") as file:
+                return json.loads(file.metadata()["interp"])["provenance"]["request"]
+        return read_json(path)["request"]
+    return None
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Refuse a path at which no file can be made: a name too long, no permission, a file where a folder should be."""
     place = Path(os.path.realpath(path))
+    parent = next(folder for folder in place.parents if folder.exists())
     try:
-        parent = next(folder for folder in place.parents if folder.exists())
-        longest = os.pathconf(parent, "PC_NAME_MAX") - _TEMPORARY if hasattr(os, "pathconf") else None
-        for part in place.relative_to(parent).parts:
-            if longest is not None and len(os.fsencode(part)) > longest:
-                raise InputError(f"{option} {path}: a name may have {longest} bytes")
-        with tempfile.TemporaryFile(dir=parent) as file:
-            file.write(bytes(_SAMPLE_BYTES))
-            file.flush()
+        tempfile.NamedTemporaryFile(prefix=f".{place.name}.", dir=parent).close()
     except OSError as error:
         raise InputError(f"{option} {path}: nothing can be written there ({error.strerror})") from None
 
 
-DESCRIPTIONS = {
-    "run.json": "a run",
-    "manifest.json": "codebooks or a code index",
-    "bench.json": "a bench",
-    "result.json": "a reproduction",
-}
-"""By which file each kind of folder is known."""
-_WHOLE = {
-    ("run.json", "details.json"): DESCRIPTIONS["run.json"],
-    ("bench.json", "bench.parquet"): DESCRIPTIONS["bench.json"],
-    ("config.json", "model*.safetensors"): "a model",
-}
-"""Folders in which nothing but the command that made them writes, by what lies in them."""
-
-
-def check_folder(folder: Path, own: str) -> None:
-    """As :func:`check_writable` of the file ``own`` in the folder of ``--out``, and refuse one of another kind.
-
-    Two kinds in one folder would be taken for one, and replaced as one.
-    """
-    for name, kind in DESCRIPTIONS.items():
-        if name != own and (Path(folder) / name).exists():
-            raise InputError(f"--out {folder} holds {kind}: name a new folder")
-    check_writable(Path(folder) / own, "--out")
-
-
-def check_file(path: Path, option: str, *, read: Iterable[Path | str | None] = ()) -> None:
-    """As :func:`check_writable`, and refuse what is no file or would be missed.
-
-    Args:
-        read: what the command reads; what is no file's name among it does not matter.
-
-    Raises:
-        InputError: ``-``, a folder, a device or pipe, a file that is read, a part of a run, of codebooks or the like.
-    """
-    path = Path(path)
-    if str(path) == "-":
-        raise InputError(f"{option} -: name a file; standard output has what is told on the way")
-    if path.is_dir():
-        raise InputError(f"{option} {path} is a folder: name a file")
-    if path.exists():
-        if not path.is_file():
-            raise InputError(f"{option} {path} is a device or a pipe: name a file")
-        if any(given and Path(given).is_file() and path.samefile(given) for given in read):
-            raise InputError(f"{option} {path} is what is read: name another file")
-        if (whole := _belongs_to(Path(os.path.realpath(path)))) is not None:
-            raise InputError(f"{option} {path} is part of {whole}: name another file")
+def _check_place(path: Path, option: str, own: Path | None) -> None:
+    place = Path(os.path.realpath(path))
+    if place.is_relative_to(_PACKAGE):
+        raise InputError(f"{option} {path} belongs to the installed package: name another place")
+    for folder in place.parents:
+        if own is None or folder != Path(os.path.realpath(own)):
+            kinds = results_in(folder) or ({"being made"} if (folder / WORK).is_dir() else None)
+            if kinds:
+                raise InputError(
+                    f"{option} {path} lies in {folder}, which is {' or '.join(kinds)}: name another place"
+                )
     check_writable(path, option)
-
-
-def _belongs_to(path: Path) -> str | None:
-    """What an existing file is a part of. One name alone tells little: anyone may call a file ``result.json``."""
-    if path.name == "manifest.json":
-        return DESCRIPTIONS[path.name]
-    for names, kind in _WHOLE.items():
-        if all(any(path.parent.glob(name)) for name in names):
-            return kind
-    return None

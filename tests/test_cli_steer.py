@@ -175,7 +175,7 @@ def test_several_texts_without_chance_are_refused(steer):
 
 def test_a_file_that_cannot_be_written_does_not_wait_for_the_model(steer, tmp_path):
     refused = steer("--codes", "a0.h1=3", "--json", str(tmp_path))
-    assert refused.code == 2 and "is a folder: name a file" in refused.error
+    assert refused.code == 2 and str(tmp_path) in refused.error
 
 
 def test_what_was_written_is_kept_though_printing_it_is_interrupted(steer, tmp_path, monkeypatch):
@@ -190,4 +190,4 @@ def test_what_was_written_is_kept_though_printing_it_is_interrupted(steer, tmp_p
 
 def test_there_is_one_place_for_what_is_told(steer):
     refused = steer("--codes", "a0.h1=3", "--json", "-")
-    assert refused.code == 2 and "--json -: name a file" in refused.error
+    assert refused.code == 2 and "--json -" in refused.error

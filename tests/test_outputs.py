@@ -1,8 +1,6 @@
 """What commands write: nothing that somebody would miss is replaced, and what cannot be written is told first."""
 
-import json
 import os
-import shlex
 import shutil
 import socket
 import subprocess
@@ -11,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from interp.bottlenecks.store import SHIPPED as PACKAGED
 from interp.cli.terminal import plain_console
+from interp.files import write_json, write_text
 from interp.runs.run import Run
 from tests.command_line import ONE_THREAD, tree
 
 PLANTED = "planted-induction"
+SHIPPED = next(PACKAGED.glob("*k1"))
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
@@ -35,82 +36,140 @@ def made(tmp_path_factory) -> Path:
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     (folder / "model" / "model.safetensors").write_bytes(b"weights")
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "loop.json").symlink_to("loop.json")
+    os.mkfifo(folder / "pipe")
+    for name, keys in (("books", ("format", "sites")), ("index", ("format", "layout"))):
+        write_json(folder / name / "manifest.json", dict.fromkeys(keys, 1))
+    write_json(folder / "bench" / "bench.json", {"format": 1})
+    for part in (
+        "books/m0/weights.safetensors",
+        "books/a0/cfg.json",
+        "index/ids.npy",
+        "begun/.work/request.json",
+    ):
+        write_text(folder / part, "of a result")
+    write_text(folder / "bench" / "task" / "method" / "pool.safetensors", "of a result")
     return folder
 
 
-WHAT_IS_READ = {
+EXISTS = {
     "prompts by a result": ("discover", "own.json", "--model", PLANTED, "--json", "own.json"),
     "prompts by circuits": ("grow", "own.json", "--model", PLANTED, "--out", "own.json"),
     "prompts by fewer": ("tasks", "export", "own.json", "own.json", "-n", "5"),
-    "a run by its graph": ("export", "run", "--out", "run/run.json"),
-    "a run by another's result": ("discover", PLANTED, "-n", "6", "--out", "new", "--json", "run/run.json"),
-    "a run by a reference": ("reference", PLANTED, "--out", "run/scores.safetensors"),
-    "a model by a reference": ("reference", PLANTED, "--out", "model/model.safetensors"),
+    "weights by a reference": ("reference", PLANTED, "--out", "model/model.safetensors"),
     "texts by texts": ("steer", "--like", "texts.txt", "--json", "texts.txt"),
+    "a link that leads nowhere": ("discover", PLANTED, "--json", "dangling"),
+    "a link to itself": ("tasks", "export", PLANTED, "loop.json"),
+    "a pipe": ("discover", PLANTED, "--json", "pipe"),
+    "a folder": ("grow", PLANTED, "--out", "model"),
+    "a file by a run": ("discover", PLANTED, "--out", "own.json"),
+    "a folder by a run": ("discover", PLANTED, "--out", "model"),
+    "nothing with a name": ("discover", PLANTED, "--json", f"{'x' * 250}.json"),
+    "nothing with a folder's name": ("discover", PLANTED, "--out", "x" * 250),
+}
+WITHIN = {
+    "a run's result": ("export", "run", "--out", "run/run.json"),
+    "a run's result by another's": ("discover", PLANTED, "-n", "6", "--out", "new", "--json", "run/run.json"),
+    "a run's scores": ("reference", PLANTED, "--out", "run/scores.safetensors"),
+    "a new file in a run": ("grow", PLANTED, "--out", "run/sub/grown.json"),
+    "a codebook": ("reference", PLANTED, "--out", "books/m0/weights.safetensors"),
+    "a codebook's settings": ("discover", PLANTED, "--json", "books/a0/cfg.json"),
+    "an index's codes": ("grow", PLANTED, "--out", "index/ids.npy"),
+    "codebooks that are being fitted": ("reference", PLANTED, "--out", "begun/a0/weights.safetensors"),
+    "a bench's scores": ("reference", PLANTED, "--out", "bench/task/method/pool.safetensors"),
+    "a bench by codebooks": ("codebook", "fit", "--out", "bench"),
+    "codebooks by an index": ("index", "build", "--out", "books"),
+    "an index by codebooks": ("codebook", "pack", str(SHIPPED), "--out", "index"),
+    "a run by a bench": ("bench", "--out", "run"),
+    "codebooks by a run": ("discover", PLANTED, "--out", "books"),
+    "the package's codebooks": ("codebook", "eval", str(SHIPPED)),
+    "the package": ("discover", PLANTED, "--json", str(SHIPPED.parent / "new.json")),
 }
 
 
-@pytest.mark.parametrize("words", WHAT_IS_READ.values(), ids=WHAT_IS_READ)
-def test_what_is_read_and_what_belongs_to_results_is_not_replaced(command, made, monkeypatch, words):
+@pytest.mark.parametrize("words", EXISTS.values(), ids=EXISTS)
+def test_what_exists_is_not_replaced(command, made, monkeypatch, words):
     monkeypatch.chdir(made)
     before = tree(made)
-    refused = command(*words)
-    assert refused.code == 2
-    written = "own.json" if "own.json" in words else words[-1]
-    assert written in refused.error
-    assert "is what is read" in refused.error or "is part of a" in refused.error
+    assert words[-1] in command(*words).error or words[0] == "tasks"
     assert tree(made) == before
 
 
-def test_results_in_a_folder_that_only_looks_like_one_of_ours_are_replaced(command):
-    for name in ("config.json", "result.json", "run.json", "mine.json"):
-        Path(name).write_text("{}")
-    long = Path("y" * 250)
-    long.mkdir()
-    for out in ("mine.json", str(long / "mine.json")):
-        done = command("tasks", "export", PLANTED, out, "-n", "6")
-        assert done.code == 0, done.err
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=["", "overwrite"])
+@pytest.mark.parametrize("words", WITHIN.values(), ids=WITHIN)
+def test_nothing_is_written_into_a_result_or_the_package(command, made, monkeypatch, words, overwrite):
+    monkeypatch.chdir(made)
+    before, shipped = tree(made), {path: path.stat().st_mtime for path in SHIPPED.parent.rglob("*")}
+    refused = command(*words, *overwrite)
+    assert refused.code == 2 and refused.error
+    assert tree(made) == before
+    assert {path: path.stat().st_mtime for path in SHIPPED.parent.rglob("*")} == shipped
 
 
-def test_a_class_of_one_s_own_replaces_its_own_run_and_no_other(command):
-    source = (
-        "from interp.planted.tasks import load_planted_task\nmine = load_planted_task('planted-induction')\n"
+MAKERS = {
+    "discover": (("discover", PLANTED, "--candidates", "9", "--out", "new"), "new/run.json"),
+    "discover --json": (("discover", PLANTED, "--json", "new.json", "--out"), "new.json"),
+    "grow": (("grow", PLANTED, "--out", "new.json"), "new.json"),
+    "reference": (("reference", PLANTED, "--out", "new.safetensors"), "new.safetensors"),
+}
+
+
+@pytest.mark.parametrize(("words", "file"), MAKERS.values(), ids=MAKERS)
+def test_a_result_is_replaced_by_the_same_request_or_with_overwrite(command, words, file):
+    def run(n: str, *more: str, out: str) -> int:
+        return command(*words, *[out] * (words[-1] == "--out"), "-n", n, *more).code
+
+    assert run("8", out="a") == 0
+    first = Path(file).read_bytes()
+    assert run("8", "--batch-size", "7", out="b") == 0  # no part of the request
+    again = Path(file).read_bytes()
+    assert (
+        run("7", out="c") == 2
+        and run("8", "--seed", "5", out="c") == 2
+        and run("8", "--no-bos", out="c") == 2
     )
-    for place in ("one.py", "two.py"):
-        Path(place).write_text(source)
-    words = ("discover", "one.py:mine", "--model", PLANTED, "-n", "6")
-    assert "replaces" not in command(*words).out
-    assert "replaces the earlier run" in command(*words).out
-    assert "replaces" not in command("discover", "two.py:mine", *words[2:]).out
+    assert Path(file).read_bytes() == again and len(first) > 99
+    assert run("7", "--overwrite", out="c") == 0
+    assert Path(file).read_bytes() != again
+
+
+def test_codebooks_go_on_and_are_replaced_with_overwrite_alone(command, tiny_model_folder):
+    Path("text.txt").write_text(
+        "\n\n".join(f"{i} of the things that a store has, and {i * i}" for i in range(300))
+    )
+    model = str(tiny_model_folder("llama"))
+    line = (
+        f"codebook fit --model {model} --sites m0 --codes 8 --k 1 --data text.txt --tokens 256 --context 16"
+    )
+    words = (*line.split(), "--out", "books")
+    assert command(*words).code == 0
+    first = tree(Path("books"))
+    assert command(*words).code == 0 and tree(Path("books")) == first
+    assert command(*words, "--seed", "3").code == 2 and tree(Path("books")) == first
+    assert command(*words, "--seed", "3", "--overwrite").code == 0 and tree(Path("books")) != first
+    quality = ("codebook", "eval", "books", "--data", "text.txt", "--tokens", "64", "--controls", "0")
+    assert command(*quality).code == 0 and command(*quality).code == 0
+    assert (
+        command(*quality, "--seed", "3").code == 2
+        and command(*quality, "--seed", "3", "--overwrite").code == 0
+    )
+
+
+def test_files_that_only_have_the_name_of_a_marker_forbid_nothing(command):
+    for name in ("manifest.json", "run.json", "result.json", "bench.json"):
+        Path(name).write_text("{}")
+    assert command("tasks", "export", PLANTED, "mine.json", "-n", "6").code == 0
 
 
 def test_a_link_is_followed_and_not_replaced(command):
-    Path("there").mkdir()
+    words = ("discover", PLANTED, "-n", "6", "--out", "linked", "--json", "latest.json")
+    assert command(*words[:4], "--out", "there/run", "--json", "there/result.json").code == 0
     Path("latest.json").symlink_to("there/result.json")
     Path("linked").symlink_to("there/run")
-    Path("there/run").mkdir()
-    done = command("discover", PLANTED, "-n", "6", "--out", "linked", "--json", "latest.json")
-    assert done.code == 0, done.err
+    assert command(*words).code == 0
     assert Path("latest.json").is_symlink() and Path("there/result.json").is_file()
     assert Path("linked").is_symlink() and Run.load("there/run").result["n_pairs"] == 6
-
-
-def test_what_cannot_be_written_is_told_before_anything_is_run(command, monkeypatch):
-    def load(*_args, **_kwargs):
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("interp.models.load_model", load)
-    Path("dangling").symlink_to("nowhere")
-    os.mkfifo("pipe")
-    long = "x" * 250
-    for words, part in (
-        (("--out", "dangling"), "nowhere, which is not there"),
-        (("--json", "pipe"), "--json pipe is a device or a pipe"),
-        (("--out", long), "a name may have"),
-        (("--json", f"{long}.json"), "a name may have"),
-    ):
-        refused = command("discover", PLANTED, *words)
-        assert refused.code == 2 and part in refused.error
 
 
 CONTRADICTIONS = {
@@ -148,20 +207,15 @@ def test_grow_leaves_enough_of_a_short_file_and_says_what_is_too_short(command, 
     assert refused.code == 2 and "so use fewer (-n)" in refused.error
 
 
-def test_a_table_that_gives_way_to_a_smaller_one_can_be_had_again_from_its_command(command):
-    def bench(methods: str) -> str:
+def test_a_table_gives_way_to_one_that_has_all_of_it(command):
+    def bench(methods: str, *more: str) -> int:
         words = ("--tasks", PLANTED, "--methods", methods, "--pairs", "5", "--seeds", "1", "--out", "of mine")
-        return command("bench", *words).out
+        return command("bench", *words, *more).code
 
-    assert "before " not in bench("random,layer-index") and "before " not in bench("layer-index,random")
-    table = json.loads(Path("of mine/bench.json").read_text())
-    [line] = [line for line in bench("random").splitlines() if line.startswith("before ")]
-    words = shlex.split(line.removeprefix("before").partition("#")[0])
-    assert command(*words[1:]).code == 0
-    again = json.loads(Path("of mine/bench.json").read_text())
-    assert again["table"] == table["table"]
+    assert bench("layer-index") == 0 and bench("random,layer-index") == 0
+    assert bench("random") == 2 and bench("random", "--overwrite") == 0
     Path("of mine/bench.json").write_text("[")
-    assert "before " not in bench("random")
+    assert bench("layer-index") == 0
 
 
 def test_the_workbench_is_offered_with_the_folder_in_which_a_result_lies(command, made, monkeypatch):

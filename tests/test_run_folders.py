@@ -23,12 +23,12 @@ def test_prompts_of_one_name_in_two_places_get_a_folder_each(command):
     assert len(list(Path("runs").iterdir())) == 2
 
 
-def test_prompts_that_someone_put_beside_a_run_are_kept(command):
+def test_what_someone_put_beside_a_run_is_kept(command):
     assert command("discover", PLANTED, "-n", "6", "--out", "mine").code == 0
-    assert command("tasks", "export", PLANTED, "mine/prompts.json", "-n", "6").code == 0
-    refused = command("discover", PLANTED, "-n", "6", "--out", "mine")
-    assert refused.code == 2 and "other things in it (prompts.json)" in refused.error
-    assert Path("mine/prompts.json").exists()
+    Path("mine/notes.txt").write_text("precious")
+    refused = command("discover", PLANTED, "-n", "6", "--out", "mine", "--overwrite")
+    assert refused.code == 2 and "notes.txt" in refused.error
+    assert Path("mine/notes.txt").exists()
 
 
 def test_the_prompts_that_a_run_keeps_itself_go_with_it(command):

@@ -12,9 +12,8 @@ from safetensors.numpy import load_file, save_file
 from interp import discover
 from interp.circuits.references import load_reference
 from interp.errors import InputError
-from interp.files import check_folder
 from interp.planted.models import load_planted_model
-from interp.runs.run import ARRAYS, DETAILS, RESULT, Run, _replace, check_destination
+from interp.runs.run import ARRAYS, DETAILS, RESULT, Run, _replace
 from interp.tasks import PromptFile, load_task, write_prompt_file
 
 
@@ -62,7 +61,10 @@ def test_round_trip(run, tmp_path):
 
 def test_a_run_replaces_an_earlier_one(run, tmp_path):
     run.save(tmp_path / "run")
-    Run({**run.result, "seed": 5}, {}, run.arrays).save(tmp_path / "run")
+    another = Run({**run.result, "seed": 5}, {}, run.arrays)
+    with pytest.raises(InputError):
+        another.save(tmp_path / "run")
+    another.save(tmp_path / "run", overwrite=True)
     assert Run.load(tmp_path / "run").result["seed"] == 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
@@ -75,40 +77,24 @@ def test_a_failing_write_leaves_the_earlier_run_and_no_debris(run, tmp_path, mon
 
     monkeypatch.setattr("interp.runs.run.save_file", full)
     with pytest.raises(OSError, match="No space"):
-        Run({**run.result, "seed": 5}, {}, run.arrays).save(tmp_path / "run")
+        Run({**run.result, "seed": 5}, {}, run.arrays).save(tmp_path / "run", overwrite=True)
     assert Run.load(tmp_path / "run").result["seed"] == 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_file_or_a_foreign_folder_in_the_way_is_never_overwritten(run, tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(InputError, match="is a file"):
-        run.save(tmp_path / "file")
+    with pytest.raises(InputError):
+        run.save(tmp_path / "file", overwrite=True)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="other things"):
-        run.save(tmp_path / "folder")
+    with pytest.raises(InputError):
+        run.save(tmp_path / "folder", overwrite=True)
     run.save(tmp_path / "run")
     (tmp_path / "folder" / "thesis.tex").rename(tmp_path / "run" / "thesis.tex")
-    with pytest.raises(InputError, match="other things in it \\(thesis.tex\\)"):
-        run.save(tmp_path / "run")
+    with pytest.raises(InputError, match="thesis.tex"):
+        run.save(tmp_path / "run", overwrite=True)
     assert (tmp_path / "run" / "thesis.tex").read_text() == "precious"
-
-
-def test_a_reference_that_somebody_put_into_a_run_is_not_replaced(run, tmp_path):
-    folder = run.save(tmp_path / "run")
-    (folder / "reference.safetensors").write_bytes(b"precious")
-    with pytest.raises(InputError, match=r"other things in it \(reference.safetensors\)"):
-        check_destination(folder)
-    _change(folder / RESULT, settings={"reference": "mine.safetensors"})
-    check_destination(folder)
-
-
-def test_nothing_else_is_written_into_a_run(run, tmp_path):
-    run.save(tmp_path / "run")
-    with pytest.raises(InputError, match="--out .*run holds a run: name a new folder"):
-        check_folder(tmp_path / "run", "manifest.json")
-    check_folder(tmp_path / "run", RESULT)
 
 
 def test_a_new_run_takes_a_free_name_and_replaces_nothing(run, tmp_path):
@@ -141,7 +127,7 @@ def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
     for task in (f"{tmp_path / 'trap.py'}:T", "os:path", "/etc/passwd.json", "../mine.json"):
         found = Run({**run.result, "task": task}, run.details, run.arrays)
         with pytest.raises(InputError, match="not at hand"):
-            found.sample_again(found.save(tmp_path / "run"), None, 4)
+            found.sample_again(found.save(tmp_path / "run", overwrite=True), None, 4)
     assert not (tmp_path / "sprung").exists()
 
 

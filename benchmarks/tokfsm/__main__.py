@@ -44,11 +44,9 @@ def tokfsm(
 ) -> None:
     """Train the finite-state model with codebooks, measure it, compare. Resumes where a killed run stopped."""
     from benchmarks.tokfsm.recipe import recipe
-    from interp.files import check_folder
 
     wanted = recipe(scale, seed=seed, tokens=tokens)
     folder = out or Path("runs") / f"tokfsm-{scale}-seed{seed}"
-    check_folder(folder, "result.json")
 
     from benchmarks.tokfsm.folder import PAGE, save
     from benchmarks.tokfsm.reproduce import measure, train

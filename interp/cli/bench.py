@@ -7,7 +7,15 @@ import typer
 
 from interp.cli.app import workbench_of
 from interp.cli.failures import goes_on
-from interp.cli.options import DEFAULT_MODEL, BatchOption, DeviceOption, DtypeOption, whole, whole_option
+from interp.cli.options import (
+    DEFAULT_MODEL,
+    BatchOption,
+    DeviceOption,
+    DtypeOption,
+    OverwriteOption,
+    whole,
+    whole_option,
+)
 from interp.cli.terminal import suggest
 from interp.errors import InputError
 
@@ -47,6 +55,7 @@ def bench(
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="folder of the results, gone on with where there are some")
     ] = Path("runs/bench"),
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
@@ -60,7 +69,12 @@ def bench(
 
     given = {"tasks": tasks, "methods": methods, "models": models, "pairs": pairs, "against": against}
     plan = Plan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
-    check_folder(out, "bench.json")
+    check_folder(out, "a bench")
+    if (lost := _lost(out / "bench.json", plan)) and not overwrite:
+        raise InputError(
+            f"--out {out}: the table there has {lost}, which this one would lack: ask for them too, name another "
+            "folder, or replace it with --overwrite"
+        )
 
     from interp.bench import run_bench
     from interp.cli.render import print_bench
@@ -76,26 +90,27 @@ def bench(
         )
     import pandas
 
-    before, command = _rows(out / "bench.json")
     write_json(out / "bench.json", result)
     with atomic_path(out / "bench.parquet") as temporary:
         pandas.DataFrame(result["cells"]).to_parquet(temporary)
     write_text(out / "bench.html", render_bench(result, str(out)))
     print_bench(result)
     typer.echo(f"\nsaved    {out / 'bench.html'}, bench.json, bench.parquet")
-    if before - _rows(out / "bench.json")[0]:
-        typer.echo(
-            f"before   {command}    # the table that lay here had rows that this one lacks: they are kept"
-        )
     suggest((workbench_of(out), "the table in the browser, on the page Evaluation"))
 
 
-def _rows(path: Path) -> tuple[set[tuple[str, str, int]], str | None]:
-    """The rows of a table, and the command that makes it; none where there is no table, or a damaged one."""
-    from interp.report.bench_rows import read_bench
+def _lost(path: Path, plan) -> str:
+    """What the table that lies there has and a new one would lack, in words; nothing of a damaged one."""
+    from interp.files import read_json
 
     try:
-        found = read_bench(path)
-    except InputError:
-        return set(), None
-    return {(scope, row.method, row.n) for scope, rows in found.scopes.items() for row in rows}, found.command
+        there = read_json(path)["plan"]
+        parts = {
+            name: set(there[name]) - set(getattr(plan, name))
+            for name in ("tasks", "methods", "models", "pairs")
+        }
+        fewer = there["seeds"] > plan.seeds
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    lost = [f"{name} {', '.join(map(str, sorted(more)))}" for name, more in parts.items() if more]
+    return "; ".join(lost + [f"{there['seeds']} seeds"] * fewer)

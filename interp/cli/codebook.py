@@ -14,14 +14,17 @@ from interp.cli.options import (
     DEFAULT_MODEL,
     MOST_SEED,
     BlocksOption,
+    Context,
     DeviceOption,
     DtypeOption,
+    OverwriteOption,
     SomeModelOption,
     TextOption,
     context_option,
     file_name,
     number_option,
     one_of,
+    request_of_command,
     whole_option,
 )
 from interp.cli.terminal import suggest
@@ -68,6 +71,7 @@ def fit(
         Path | None,
         typer.Option(metavar="DIR", help="folder to write (default: runs/MODEL-SELECTION-kK)"),
     ] = None,
+    overwrite: OverwriteOption = False,
     context: Annotated[int | None, context_option(64)] = None,
     seed: Annotated[
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and k-means")
@@ -77,10 +81,10 @@ def fit(
     batch_size: BlocksOption = 32,
 ) -> None:
     """Fit one codebook per site by k-means, without gradients; resumes where a killed run stopped."""
-    from interp.files import check_folder
+    from interp.files import check_folder, clear_folder
 
     folder = out or Path("runs") / f"{file_name(model)}-{selection}-k{k}"
-    check_folder(folder, "manifest.json")
+    check_folder(folder, "codebooks")
 
     from interp.bottlenecks.fit import FitConfig, fit_codebooks, new_books
     from interp.models import load_model
@@ -96,6 +100,8 @@ def fit(
     new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
     context = context or min(64, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
+    if overwrite:
+        clear_folder(folder, "codebooks")
     with goes_on(folder):
         books = fit_codebooks(loaded, text, patterns, folder, config, batch_size=batch_size, stage=bar)
     typer.echo(
@@ -108,6 +114,7 @@ def fit(
 
 @codebook_app.command("eval")
 def evaluate(
+    context: Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of fitted codebooks")],
     data: Annotated[
         list[str],
@@ -134,6 +141,7 @@ def evaluate(
         Path | None,
         typer.Option("--json", metavar="FILE", help="where the result goes (default: DIR/quality.json)"),
     ] = None,
+    overwrite: OverwriteOption = False,
     seed: Annotated[
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and controls")
     ] = 0,
@@ -150,7 +158,9 @@ def evaluate(
         raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
     books = CodebookStore.open(folder)
     path = json_file or folder / "quality.json"
-    check_file(path, "--json", read=(model,))
+    request = request_of_command(context)
+    within = folder if json_file is None else None
+    check_file(path, "--json", request=request, overwrite=overwrite, within=within)
     wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
 
     from interp.cli.render import print_quality
@@ -173,7 +183,7 @@ def evaluate(
         seed=seed,
         stage=bar,
     )
-    write_json(path, result)
+    write_json(path, {"request": request, **result})
     print_quality(result)
     typer.echo(f"\nsaved    {path}")
     fit_of, text = books.manifest["fit"], books.manifest["text"]
@@ -203,6 +213,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder to write (default: START-OBJECTIVE)")
     ] = None,
+    overwrite: OverwriteOption = False,
     objective: Annotated[
         str,
         typer.Option(
@@ -272,7 +283,7 @@ def train(
 ) -> None:
     """Train codebooks with gradients; resumes where a killed run stopped."""
     from interp.bottlenecks.store import MODEL_FOLDER, CodebookStore
-    from interp.files import check_folder
+    from interp.files import check_folder, clear_folder
 
     if model_lr is not None and objective != "joint":
         raise InputError(
@@ -289,7 +300,7 @@ def train(
         start if start.name not in ("", "..") else start.resolve()
     )  # the current folder has no name of its own
     folder = out or named.with_name(f"{named.name}-{objective}")
-    check_folder(folder, "manifest.json")
+    check_folder(folder, "codebooks")
 
     from interp.models import load_model
     from interp.models.save import check_saveable
@@ -339,6 +350,8 @@ def train(
             speed = f"  {(last - first) * batch_size * length / (now - then):.0f} tokens/s"
         typer.echo(f"step {done}/{n_steps}  {describe(result)}{speed}")
 
+    if overwrite:
+        clear_folder(folder, "codebooks")
     with goes_on(folder):
         books = train_codebooks(loaded, found, text, folder, config, stage=bar, watch=watch)
     read = len(text.tokens) // batch_size * batch_size * length  # what fills no batch is left out
@@ -365,15 +378,18 @@ def _fitted(model, folder: Path, data: str, tokens: int, context: int, seed: int
 def pack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a folder of codebooks")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")],
+    overwrite: OverwriteOption = False,
     storage: Annotated[
         str, typer.Option(parser=one_of("int8", "float16"), metavar="NAME", help="int8 or float16")
     ] = "int8",
 ) -> None:
     """Write codebooks as one small file, a quarter or half of the size."""
     from interp.bottlenecks.store import pack_codebooks
-    from interp.files import check_folder
+    from interp.files import check_folder, clear_folder
 
-    check_folder(out, "manifest.json")
+    check_folder(out, "codebooks")
+    if overwrite:
+        clear_folder(out, "codebooks")
     books = pack_codebooks(folder, out, storage)
     size = sum(path.stat().st_size for path in books.folder.iterdir())
     typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")

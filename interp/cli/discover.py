@@ -19,13 +19,13 @@ from interp.cli.options import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    OverwriteOption,
     PairsOption,
     SeedOption,
     default_folder,
     key_values,
     one_of,
     share,
-    source_file,
     whole_option,
 )
 from interp.cli.terminal import suggest
@@ -45,6 +45,7 @@ def grow(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON file to write (default: runs/TASK-grown.json)")
     ] = None,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
@@ -61,7 +62,15 @@ def grow(
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
     path = out or unused(Path(f"{default_folder(wanted.name, model, 'grown')}.json"))
-    check_file(path, "--out", read=(source_file(task), model))
+    request = {
+        "task": task,
+        "model": default_model(wanted) if model is None else model,
+        "n": n,
+        "held_out": held_out,
+        "seed": seed,
+        "counterfactual": counterfactual,
+    }
+    check_file(path, "--out", request=request, overwrite=overwrite)
 
     from dataclasses import asdict
 
@@ -101,6 +110,7 @@ def grow(
     with bar("circuits alone", n_circuits(growth) * len(others)) as advance:
         curve = run_grown(growth, ablator, seed=seed, progress=advance)
     result = {
+        "request": request,
         "model": describe_model(loaded),
         "prompts": pairs.provenance(),
         "held_out": others.provenance(),
@@ -120,6 +130,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON file to write (default: RUN-graph.json)")
     ] = None,
+    overwrite: OverwriteOption = False,
     layout: Annotated[
         str,
         typer.Option(
@@ -148,7 +159,7 @@ def export(
     found = Run.load(run)
     folder = run.resolve() if run.name in ("", "..") else run  # "." has no name
     path = out or unused(folder.with_name(f"{folder.name}-graph.json"))
-    check_file(path, "--out")
+    check_file(path, "--out", overwrite=overwrite)
     shape = found.result["provenance"]["model"]
     if "parallel_attn_mlp" not in shape:
         raise InputError(
@@ -215,6 +226,7 @@ def discover(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
     ] = None,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: Annotated[
@@ -228,8 +240,8 @@ def discover(
     from interp.files import check_file, write_json
     from interp.progress import bar
     from interp.runs.discover import default_model
-    from interp.runs.run import RESULT, apart, check_destination
-    from interp.tasks import PromptFile, load_task
+    from interp.runs.run import RESULT, check_destination, free_folder, run_request
+    from interp.tasks import load_task
 
     options = key_values(set_)
     _check_given_once(
@@ -242,24 +254,6 @@ def discover(
     )
     wanted, to_stdout = load_task(task), str(json_file) == "-"
     spec = default_model(wanted) if model is None else model
-    asked = {
-        "task": wanted.name,
-        "task_class": None if task == wanted.name or isinstance(wanted, PromptFile) else task,
-        "model": spec,
-        "seed": seed,
-        "mlps": mlps,
-        "counterfactual": counterfactual or wanted.counterfactuals[0],
-        "bos": bos,
-    } | ({} if n is None else {"n_pairs": n})
-    folder = out or apart(default_folder(wanted.name, model, method), asked)
-    check_destination(folder)
-    if json_file is not None and not to_stdout:
-        check_file(json_file, "--json", read=(source_file(task), reference, model))
-        if json_file.absolute().is_relative_to(folder.absolute()):
-            raise InputError(
-                f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
-            )
-
     from interp.circuits.exact_effects import ExactEffects
     from interp.cli.render import print_members, print_next
     from interp.models import load_model, parse_device, parse_dtype
@@ -284,6 +278,27 @@ def discover(
     check_settings(wanted, n=wanted.default_n if n is None else n, **settings)
     if reference is not None:
         ExactEffects.load(reference)  # a wrong file should not wait for the model
+    request = {
+        "task": task,
+        "model": spec,
+        "n": n,
+        "seed": seed,
+        "counterfactual": counterfactual,
+        "candidates": candidates,
+        "threshold": settings["threshold"],
+        "mlps": mlps,
+        "bos": bos,
+        "reference": reference,
+    }
+    asked = run_request(**request, method=method, config=config)
+    folder = out or free_folder(default_folder(wanted.name, model, method), asked)
+    check_destination(folder, asked, overwrite=overwrite)
+    if json_file is not None and not to_stdout:
+        check_file(json_file, "--json", request=asked, overwrite=overwrite)
+        if json_file.absolute().is_relative_to(folder.absolute()):
+            raise InputError(
+                f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
+            )
     parse_device(device), parse_dtype(dtype)
     loaded = load_model(spec, device=device, dtype=dtype)
     found = find(
@@ -299,7 +314,7 @@ def discover(
         **settings,
     )
     replaced = (folder / RESULT).is_file()
-    found.save(folder, report=render_report(found))
+    found.save(folder, report=render_report(found), overwrite=True)
     if to_stdout:
         typer.echo(json.dumps(found.result, allow_nan=False))
         return
@@ -324,7 +339,7 @@ def discover(
     shown = [str(word) for key in prompts if given[key] is not None for word in (key, given[key])]
     same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
     same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
-    other_folder = apart(default_folder(wanted.name, model, other), asked)
+    other_folder = free_folder(default_folder(wanted.name, model, other), asked | {"method": other})
     print_next(folder, task, same, shown, other, other_folder, replaced=replaced)
 
 

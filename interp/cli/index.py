@@ -13,6 +13,7 @@ from interp.cli.options import (
     CodebooksOption,
     DeviceOption,
     DtypeOption,
+    OverwriteOption,
     SomeModelOption,
     TextOption,
     context_option,
@@ -54,6 +55,7 @@ def build(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder to write (default: runs/index-MODEL-TEXT)")
     ] = None,
+    overwrite: OverwriteOption = False,
     context: Annotated[int | None, context_option(128)] = None,
     seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the text")] = 0,
     device: DeviceOption = None,
@@ -61,11 +63,11 @@ def build(
     batch_size: BlocksOption = 16,
 ) -> None:
     """Write the codes of a corpus to disk; resumes where a killed build stopped."""
-    from interp.files import check_folder
+    from interp.files import check_folder, clear_folder
 
     name, source = file_name(model), Path(data).stem if Path(data).exists() else data
     folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
-    check_folder(folder, "manifest.json")
+    check_folder(folder, "a code index")
 
     from interp.bottlenecks.store import MLPS, CodebookStore, codebooks_folder, load_codebooks
     from interp.cli.render import print_index
@@ -82,6 +84,8 @@ def build(
     books = load_codebooks(where, loaded, k=k)
     context = context or min(128, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
+    if overwrite:
+        clear_folder(folder, "a code index")
     with goes_on(folder):
         index = build_index(
             loaded,

@@ -22,9 +22,9 @@ from interp.cli.options import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    OverwriteOption,
     SeedOption,
     file_name,
-    source_file,
     whole_option,
 )
 from interp.cli.steer import steer
@@ -111,6 +111,7 @@ def reference(
     counterfactual: CounterfactualOption = None,
     bos: BosOption = True,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="safetensors file to write")] = None,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
@@ -146,11 +147,21 @@ def reference(
     parts = [file_name(wanted.name), file_name(spec), *([] if counterfactual is None else [counterfactual])]
     parts += ["no-bos"] * (not bos)
     path = out or unused(Path("references") / f"measured-{'-'.join(parts)}.safetensors")
-    check_file(path, "--out", read=(source_file(task), model))
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")
+    request = {
+        "task": task,
+        "model": spec,
+        "n": n,
+        "seed": seed,
+        "counterfactual": counterfactual,
+        "bos": bos,
+    }
+    check_file(path, "--out", request=request, overwrite=overwrite)
     parse_device(device), parse_dtype(dtype)
     partial = path.with_suffix(".partial.safetensors")
+    if overwrite:
+        partial.unlink(missing_ok=True)
     loaded = load_model(spec, device=device, dtype=dtype)
     with goes_on(partial):
         measured = measure_reference(
@@ -164,6 +175,7 @@ def reference(
             batch_size=batch_size,
             stage=bar,
         )
+    measured.provenance["request"] = request
     measured.save(path)
     partial.unlink(missing_ok=True)
     print_reference(measured)

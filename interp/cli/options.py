@@ -1,5 +1,6 @@
 """What the command line's options are called and accept: checked while the words are read, before anything loads."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -68,12 +69,6 @@ def key_values(texts: list[str]) -> dict[str, str]:
     return dict(text.split("=", 1) for text in texts)
 
 
-def source_file(task: str) -> str:
-    """The file that a task is read from, if it is: of ``FILE.py:Class`` without the class."""
-    before, colon, _ = task.rpartition(":")
-    return before if colon and before.endswith(".py") else task
-
-
 def file_name(text: str) -> str:
     """A task or model as part of a file's name: of a file its own without the ending."""
     path = Path(text)
@@ -103,6 +98,14 @@ def number_option(*names: str, help: str):
 
 
 Context = typer.Context.__base__  # what typer hands over is not of its own subclass
+
+
+def request_of_command(context: Context) -> dict:
+    """What was asked for, as JSON: all options but those of where it is written and how fast it is made."""
+    apart = {"out", "json_file", "overwrite", "device", "batch_size"}
+    return json.loads(json.dumps({k: v for k, v in context.params.items() if k not in apart}, default=str))
+
+
 SomeModelOption = Annotated[
     str,
     typer.Option(
@@ -150,4 +153,7 @@ CounterfactualOption = Annotated[
     typer.Option(
         metavar="KIND", help="kind of corrupt prompt (interp tasks lists them; default: the first listed)"
     ),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="replace a result of another request, or a file, that is there")
 ]

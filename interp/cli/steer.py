@@ -11,12 +11,15 @@ from interp.cli.options import (
     DEFAULT_MODEL,
     MOST_SEED,
     CodebooksOption,
+    Context,
     DeviceOption,
     DtypeOption,
+    OverwriteOption,
     SomeModelOption,
     finite,
     number_option,
     one_of,
+    request_of_command,
     share,
     whole_option,
 )
@@ -33,6 +36,7 @@ def _where(text: str) -> str:
 
 
 def steer(
+    context: Context,
     codes: Annotated[
         str | None,
         typer.Option(
@@ -138,6 +142,7 @@ def steer(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write codes, texts and rates here")
     ] = None,
+    overwrite: OverwriteOption = False,
     model: SomeModelOption = DEFAULT_MODEL,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -151,7 +156,7 @@ def steer(
     if json_file is not None:
         from interp.files import check_file
 
-        check_file(json_file, "--json", read=(like, unlike, model))
+        check_file(json_file, "--json", request=request_of_command(context), overwrite=overwrite)
 
     from interp.steering.edits import code_edits, parse_codes
 
@@ -215,7 +220,9 @@ def steer(
         "tokens": tokens,
     }
     if json_file is not None:  # first: what reads the output may stop reading
-        write_json(json_file, as_json(texts, arms, words, settings))
+        write_json(
+            json_file, {"request": request_of_command(context), **as_json(texts, arms, words, settings)}
+        )
     print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
     if samples > 1 or count is not None:
         print_rates(texts, words)

@@ -13,9 +13,9 @@ from interp.cli.options import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    OverwriteOption,
     PairsOption,
     SeedOption,
-    source_file,
     whole_option,
 )
 from interp.cli.terminal import suggest
@@ -79,6 +79,7 @@ def tasks_export(
     n: PairsOption = None,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a task's pairs as a prompt file for a model's tokenizer, to edit or to use with other tools."""
     from interp.files import check_file
@@ -89,7 +90,7 @@ def tasks_export(
     wanted = load_task(task)
     if file.suffix.lower() != ".json":
         raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
-    check_file(file, "FILE", read=(source_file(task), model))
+    check_file(file, "FILE", overwrite=overwrite)
 
     from interp.defaults import MIN_PAIRS
     from interp.models import load_tokenizer

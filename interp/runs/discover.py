@@ -38,7 +38,7 @@ from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import check_counterfactual, sample_pairs
 from interp.runs.record import Found
-from interp.runs.run import Run
+from interp.runs.run import Run, run_request
 from interp.scores.adaptive_patching.edges import EdgeEvidence
 from interp.scores.eap import edge_attribution
 from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
@@ -165,12 +165,27 @@ def discover(
             advance(len(some))
         else:
             edges = edge_attribution(model, some, members, batch_size=batch_size, progress=advance)
+    request = run_request(
+        task=asked if isinstance(asked, str) else task.name,
+        model=describe_model(model)["spec"],
+        method=method,
+        config=config,
+        n=n,
+        seed=seed,
+        counterfactual=counterfactual,
+        candidates=n_candidates,
+        threshold=threshold,
+        mlps=mlps,
+        bos=bos,
+        reference=reference,
+    )
     by_class = isinstance(asked, str) and asked != task.name and not isinstance(task, PromptFile)
     settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
     settings |= {"task_class": asked} if by_class else {}
     judge = None if own is None else (str(reference), own)
     found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, judge)
     run = found.record(model, seconds=clock.seconds, **settings)
+    run.result["request"] = request
     return replace(run, prompts=task) if isinstance(task, PromptFile) else run
 
 

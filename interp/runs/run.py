@@ -19,12 +19,13 @@ import csv
 import errno
 import io
 import itertools
+import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from interp.circuits.circuit import Circuit, Component
 from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.references import Reference, named_reference
 from interp.errors import InputError, one_line
-from interp.files import UMASK, atomic_path, check_writable, read_json, write_json, write_text
+from interp.files import UMASK, atomic_path, check_folder, read_json, request_of, write_json, write_text
 from interp.scores.result import EdgeScore
 from interp.tasks import PromptFile, PromptPairs, load_task, task_names
 
@@ -129,15 +130,15 @@ class Run:
             return part["score"]
         return None if part["effect"] is None else math.copysign(part["score"], part["effect"])
 
-    def save(self, folder: Path | str, *, report: str | None = None) -> Path:
-        """Write the folder, replacing a run that is there; anything else in the way is an error.
+    def save(self, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
+        """Write the folder. A run of the same request that is there is replaced, with ``overwrite`` any run.
 
         Raises:
-            InputError: ``folder`` is something else than a run, or cannot be written.
+            InputError: ``folder`` is something else, or cannot be written.
             OSError: writing failed half-way, a full disk say; nothing is left of it.
         """
         folder = Path(folder)
-        check_destination(folder)
+        check_destination(folder, self.result.get("request"), overwrite=overwrite)
         place = Path(os.path.realpath(folder))  # of a link what it leads to is replaced
         with self._written(place, report) as temporary:
             _replace(temporary, place)
@@ -260,68 +261,32 @@ class Run:
         return cls(result, details, arrays, own)
 
 
-def check_destination(folder: Path) -> None:
-    """Refuse, before any work is done, to write a run over something that is not one, or where nothing can be."""
-    folder = Path(folder)
-    if folder.is_symlink() and not folder.exists():
-        raise InputError(f"--out {folder} is a link to {os.path.realpath(folder)}, which is not there")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder} is a file: name a new folder or an earlier run")
-    if folder.is_dir():
-        others = {path.name for path in folder.iterdir()} - _OWN
-        others |= {name for name in (REFERENCE, *PROMPTS) if (folder / name).exists()} - _kept_by_the_run(
-            folder
+def run_request(*, config: Any, **asked: Any) -> dict[str, Any]:
+    """All that a run is asked for, as JSON; pairs per forward pass are no part of it."""
+    settings = {key: value for key, value in asdict(config).items() if key != "batch_size"}
+    return json.loads(json.dumps(asked | {"config": settings}, default=str))
+
+
+def check_destination(folder: Path, request: Mapping[str, Any] | None, *, overwrite: bool = False) -> None:
+    """Refuse, before the work, a folder with anything but a run of the same request; see :mod:`interp.files`."""
+    check_folder(folder, "a run", contents=_OWN)
+    if Path(folder).exists() and Path(folder).samefile(os.curdir):
+        raise InputError(f"--out {folder} is the current folder: name another, such as runs/mine")
+    if not overwrite and not _is_free(Path(folder), request):
+        raise InputError(
+            f"--out {folder} holds a run of another request: name another folder, or replace it with --overwrite"
         )
-        if others or (any(folder.iterdir()) and not (folder / RESULT).is_file()):
-            named = f" ({', '.join(sorted(others)[:3])})" if others else ""
-            raise InputError(
-                f"--out {folder} is a folder with other things in it{named}: name a new folder or an earlier run"
-            )
-        if folder.samefile(os.curdir):
-            raise InputError(f"--out {folder} is the current folder: name another, such as runs/mine")
-    check_writable(folder, "--out")
 
 
-def apart(folder: Path, wanted: Mapping[str, object]) -> Path:
-    """``folder``, or ``folder-2``, … where a run of something else lies.
-
-    Args:
-        wanted: what has to be the same for a run to be replaced, by key: ``task``, ``task_class``, ``model``, ``seed``,
-            ``n_pairs``, ``mlps``, ``counterfactual``, ``bos``.
-    """
+def free_folder(folder: Path, request: Mapping[str, Any]) -> Path:
+    """``folder``, or ``folder-2``, … where a run of another request lies."""
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    for place in itertools.chain([folder], numbered):
-        told = _asked(place)
-        if all(told.get(key, value) == value for key, value in wanted.items()):
-            return place
-    raise AssertionError("numbers do not end")
+    return next(place for place in itertools.chain([folder], numbered) if _is_free(place, request))
 
 
-def _asked(folder: Path) -> dict:
-    """What the run in a folder was asked for, one key deep; nothing where there is none that can be read."""
-    told = _told(folder)
-    provenance = told.get("provenance")
-    pairs = provenance.get("pairs") if isinstance(provenance, dict) else None
-    parts = (told, told.get("settings"), pairs)
-    found = {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
-    return found and {"task_class": None} | found
-
-
-def _kept_by_the_run(folder: Path) -> set[str]:
-    """The reference and the prompts in a run's folder, if it put them there: what someone else did is to be kept."""
-    told = _told(folder)
-    settings, ending = told.get("settings"), Path(str(told.get("task", ""))).suffix.lower()
-    reference = {REFERENCE} if isinstance(settings, dict) and "reference" in settings else set()
-    return reference | {name for name in PROMPTS if Path(name).suffix == ending}
-
-
-def _told(folder: Path) -> dict:
-    """What ``run.json`` in a folder says, nothing if there is none that can be read."""
-    try:
-        told = read_json(folder / RESULT)
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
+def _is_free(folder: Path, request: Mapping[str, Any] | None) -> bool:
+    path = folder / RESULT
+    return not path.exists() or (request is not None and request_of(path) == request)
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

@@ -117,13 +117,11 @@ def test_weights_in_several_shards_load(tmp_path, tiny_model, tiny_model_folder)
     ("spec", "message"),
     [
         ("smollm2-135m", "did you mean smollm2-135m-instruct"),
-        ("atn-only-4l", "did you mean attn-only-4l"),
         ("nonsense", "unknown model 'nonsense': give smollm2"),
         ("", "unknown model ''"),
         ("./absent", "no file or folder ./absent"),
         ("absent.gguf", "no file or folder absent.gguf"),
         ("~nosuchuser/model", "~nosuchuser/model"),
-        ("attn-only-4l:/absent", "no .pth file"),
     ],
 )
 def test_unknown_spec_names_what_is_allowed(spec, message):
