@@ -45,13 +45,15 @@ def main() -> None:
         "cosine, k = 8": {"k": 8},
         "residual, k = 8": {"k": 8, "selection": "matching_pursuit"},
     }.items():
-        forms[name] = attach(model, {site: with_options(book, options) for site, book in books.items()})
+        forms[name] = attach(
+            model, {site: with_options(book, options) for site, book in books.items()}, error_term=False
+        )
     one_by_one = {
         f"{site}.h{head}": single(book, head)
         for site, book in books.items()
         for head in range(model.cfg.n_heads)
     }
-    forms["cosine, k = 1, each head by itself"] = attach(model, one_by_one)
+    forms["cosine, k = 1, each head by itself"] = attach(model, one_by_one, error_term=False)
 
     taken = {name: [] for name in forms}
     for number in range(arguments.rounds + 1):

@@ -20,13 +20,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
 from interp.models.generate import generate
-from interp.steering import AddCode, SetCode, WeightedCode, steer
+from interp.steering import AddCode, SetCode, WeightedCode
 from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts
-from interp.steering.edits import code_edits
 
 GOAL = 1.25
 FIRST_GOAL = 5
@@ -49,11 +50,15 @@ def main() -> None:
     spread = heads[:: max(1, len(heads) // 40)][:40]
     forms = {
         "plain": contextlib.nullcontext(),
-        "40 heads set": steer(model, books, [SetCode(site, 1) for site in spread]),
-        "40 heads added to": steer(model, books, [AddCode(site, 1, 0.1) for site in spread]),
-        f"{len(heads)} heads set": steer(model, books, [SetCode(site, 1) for site in heads]),
-        f"{len(heads)} heads set, spliced": steer(
-            model, books, [SetCode(site, 1) for site in heads], error_term=False
+        "40 heads set": attach(model, books, read=False).edit(*[SetCode(site, 1) for site in spread]),
+        "40 heads added to": attach(model, books, read=False).edit(
+            *[AddCode(site, 1, 0.1) for site in spread]
+        ),
+        f"{len(heads)} heads set": attach(model, books, read=False).edit(
+            *[SetCode(site, 1) for site in heads]
+        ),
+        f"{len(heads)} heads set, spliced": attach(model, books, error_term=False, read=False).edit(
+            *[SetCode(site, 1) for site in heads]
         ),
     }
     tokens = model.to_tokens(PROMPT)
@@ -117,7 +122,7 @@ def print_first(model, books, codes: list[WeightedCode], rounds: int) -> None:
 def _first(model, books, codes: list[WeightedCode], options: dict, n_rows: int) -> None:
     arms = [codes, random_codes(model, books, codes)][: n_rows - 1]
     edits = [edit for row, some in enumerate(arms, 1) for edit in code_edits(some, rows=[row], **options)]
-    within = steer(model, books, edits)
+    within = attach(model, books, read=False).edit(*edits)
 
     def told(_tokens: torch.Tensor) -> None:
         raise _Told

@@ -18,15 +18,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import WeightedCode, code_edits, format_codes
 from interp.bottlenecks.store import load_codebooks
 from interp.files import write_json
 from interp.models import load_model
-from interp.steering import find_codes, load_topic, steer, topic_names
+from interp.steering import find_codes, load_topic, topic_names
 from interp.steering.cache import SHIPPED, identity, recall, request_key, write_shipped
 from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts
-from interp.steering.edits import WeightedCode, code_edits, written
 from interp.steering.find import RANKINGS
 from interp.steering.topics import FILE, FORMAT, holds_word, neutral_texts
 
@@ -114,7 +115,7 @@ def main() -> None:
     prompts = [prompts[i % len(prompts)] for i in range(given.n)]
 
     def texts(codes: Sequence[WeightedCode]) -> tuple[list[str], float]:
-        within = steer(model, books, code_edits(codes, add=SCALE)) if codes else None
+        within = attach(model, books, read=False).edit(*code_edits(codes, add=SCALE)) if codes else None
         made = continue_prompts(
             model, prompts, given.tokens, within=within, temperature=TEMPERATURE, seed=SEED
         )
@@ -155,7 +156,7 @@ def main() -> None:
         Console(width=140).print(name, hits, perplexities, repr(arms[1][0][0][:100]))
         if kept:
             measured = {"n": given.n, "words": list(words), "hits": hits, "perplexities": perplexities}
-            settings = {"prompt": STORY, "codes": written(codes), "how": "added", "scale": SCALE}
+            settings = {"prompt": STORY, "codes": format_codes(codes), "how": "added", "scale": SCALE}
             settings |= {"temperature": TEMPERATURE, "n_tokens": given.tokens, "found": about}
             presets.append({"name": name, **settings, "measured": measured})
     write_json(given.out / FILE.name, {"format": FORMAT, "made_with": made_with, "presets": presets})

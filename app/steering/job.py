@@ -12,14 +12,15 @@ from jaxtyping import Float
 from interp.app import engine
 from interp.app.widgets import run_store as shelf
 from interp.app.widgets.tokens import pieces
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import code_edits
 from interp.errors import InputError
 from interp.models import Model
-from interp.steering import CodeSet, WeightedCode, find_codes, steer
+from interp.steering import CodeSet, WeightedCode, find_codes
 from interp.steering.cache import keep, recall, request_key
 from interp.steering.codegen import command, program
 from interp.steering.conditions import random_codes
 from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, step_divergences
-from interp.steering.edits import code_edits
 from interp.text.special import ends, first_token, until_end
 
 BASE, STEERED, RANDOM = "Base", "Steered", "Random codes"
@@ -109,13 +110,13 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
         drawn = tuple(random_codes(model, books, request.codes, seed=request.seed))
     arms = {BASE: (), STEERED: request.codes} | ({} if drawn is None else {RANDOM: drawn})
     edits = [edit for row, codes in enumerate(arms.values()) for edit in _edits(request, codes, row)]
-    where = {"positions": request.positions, "share": request.share, "seed": request.seed}
-    within = steer(model, books, edits, **where)
+    where = {"positions": request.positions, "fraction": request.share, "seed": request.seed}
+    within = attach(model, books, read=False).edit(*edits, **where)
     with engine.running():
 
         def watch(tokens) -> None:
             if (tokens.shape[1] - len(ids)) % EVERY == 1:
-                marks = within.chosen(*tokens.shape).tolist()
+                marks = within.edited_positions(*tokens.shape).tolist()
                 for row, name in enumerate(arms):
                     so_far = until_end(tokens[row, len(ids) :].tolist(), ends(model))
                     edited = _edited(name, marks[row], len(ids) + len(so_far), ended=False)
@@ -133,7 +134,7 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
         )
         divergences = step_divergences(model, books, edits, ids, [text.tokens for text in texts], **where)
         longest = len(ids) + max(len(text.tokens) for text in texts)
-        chosen = within.chosen(len(arms), longest).tolist()
+        chosen = within.edited_positions(len(arms), longest).tolist()
         written = tuple(
             _written(model.tokenizer, ids, name, text, marks, found, request.n_tokens)
             for (name, text, marks, found) in zip(arms, texts, chosen, divergences, strict=True)
@@ -216,7 +217,7 @@ def _settings(folder: Path | None, books: dict, request: Request, drawn) -> dict
         "prompts": [request.prompt],
         "tokens": request.n_tokens,
         "positions": request.positions,
-        "share": request.share,
+        "fraction": request.share,
         "seed": request.seed,
         "error_term": True,
         "temperature": request.temperature,

@@ -5,7 +5,7 @@ from urllib.parse import urlencode, urlsplit
 import streamlit as st
 
 from interp.app.steering.job import Request
-from interp.steering.edits import written
+from interp.bottlenecks.edits import format_codes
 
 
 def address(request: Request, books: str) -> str:
@@ -20,7 +20,7 @@ def address(request: Request, books: str) -> str:
         "source": "by name",
         "how": request.how,
         "prompt": request.prompt,
-        "codes": written(request.codes),
+        "codes": format_codes(request.codes),
         "scale": request.scale,
         "slots": request.slots,
         "positions": positions,

@@ -1,17 +1,18 @@
-"""Attaching bottlenecks to a model: its activations pass through codes that can be read and set as it runs.
+"""Attaching bottlenecks to a model: its activations pass through codes that can be read and edited as it runs.
 
 ::
 
     with attach(model, {"a5": codebook, "m7": another}) as attached:
         model(tokens)
         attached.ids["a5"]                                  # [batch, pos, head, k]
-        attached.set_ids("m7", 123, positions=slice(9, None))
-        generate(model, tokens, 40)
+        attached.edit(SetCode("m7", 123), positions=slice(9, None))
+        attached.generate(tokens, 40)
 
-A site's activation x becomes ``decode(encode(x))``; with an error term x + decode(edited codes) − decode(codes),
-which is x itself, bit for bit, until a code is set. The plain form is a bottleneck: the rest of the model sees codes
-only, so that a set code meets nothing it could be undone by. With the error term whatever the codes do not hold
-passes by them, which leaves the model's behaviour alone and can carry the very thing that a set code was to replace.
+A site's activation x becomes x + decode(edited codes) − decode(codes), which is x itself, bit for bit, until a code is
+edited. So an unedited model is unchanged; but what the codes do not hold passes by them, and can carry the very thing
+that a set code was to replace. With ``error_term=False`` the codes are spliced in as published (Tamkin, Taufeeque &
+Goodman 2023, arXiv 2310.17230, §4): x becomes decode(edited codes), and the rest of the model sees codes only, which
+costs a model that was not trained with them some of its fluency.
 
 The hooks stand under a level of their own, so that contexts nest and detaching restores the model bit for bit.
 """
@@ -22,20 +23,23 @@ import warnings
 from collections.abc import Mapping
 from functools import partial, reduce
 from itertools import groupby
-from typing import Literal
+from typing import Any, SupportsIndex
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes, straight_through
-from interp.bottlenecks.edits import Edit, Ids, Positions, needs_strength
+from interp.bottlenecks.edits import CodeEdit, Positions, Rows, SiteEdits, Where
 from interp.errors import InputError
-from interp.models import Model, Site, hooked, model_device, resolve_site
-from interp.models.hooks import forwards_watched
+from interp.models import Model, Site, hooked, model_device, parse_site, resolve_site
+from interp.models.generate import generate
+from interp.models.hooks import forwards_watched, running_generation
 
 
-def attach(model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: bool = False) -> "Attached":
+def attach(
+    model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: bool = True, read: bool = True
+) -> "Attached":
     """Put each bottleneck at its site (``a5.h3``, ``a5``, ``m2``, ``r4``).
 
     At ``a5`` a bottleneck has one group per head, or one group that all heads share, or one for the vector of all
@@ -45,6 +49,7 @@ def attach(model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: b
 
     Args:
         error_term: add what the codes leave out, see the module's docstring.
+        read: with False and the error term, codes are read only at sites where edits need them, which saves time.
 
     Raises:
         InputError: a site that the model lacks or that is named twice, a bottleneck that does not fit, or one on
@@ -52,7 +57,7 @@ def attach(model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: b
 
     Warns of a bottleneck that was made for another place.
     """
-    return Attached(model, bottlenecks, error_term=error_term)
+    return Attached(model, bottlenecks, error_term=error_term, read=read)
 
 
 def groups_at(model: Model, site: Site, bottleneck: Bottleneck) -> int | None:
@@ -71,9 +76,14 @@ class Attached:
     """
 
     def __init__(
-        self, model: Model, bottlenecks: Mapping[str, Bottleneck], *, error_term: bool = False
+        self,
+        model: Model,
+        bottlenecks: Mapping[str, Bottleneck],
+        *,
+        error_term: bool = True,
+        read: bool = True,
     ) -> None:
-        self.model, self.error_term = model, error_term
+        self.model, self.error_term, self.read = model, error_term, read
         places = {name: resolve_site(model, name) for name in bottlenecks}
         self._places = {str(place): place for place in places.values()}
         self.bottlenecks = {str(places[name]): b for name, b in bottlenecks.items()}
@@ -82,10 +92,13 @@ class Attached:
         for name, bottleneck in self.bottlenecks.items():
             _check_fit(model, self._places[name], bottleneck)
         self._enabled = set(self.bottlenecks)
-        self._edits: dict[str, list[Edit]] = {name: [] for name in self.bottlenecks}
+        self._given: list[tuple[CodeEdit, Where]] = []
+        self._edits: dict[str, SiteEdits] = {}
+        self._masks: dict[tuple[Where, Rows], Tensor | None] = {}
         self._seen: dict[str, list[Codes]] = {}
         self._losses: dict[str, Tensor] = {}
-        self._offset = self._next = 0
+        self._offset = self._next = self._prompt = 0
+        self._generation: object | None = None
         self._stack: contextlib.ExitStack | None = None
         self._thread: int | None = None
 
@@ -135,46 +148,55 @@ class Attached:
         """The ids of :attr:`codes`: [batch, pos, k], with groups [batch, pos, group, k]."""
         return {name: codes.ids for name, codes in self.codes.items()}
 
-    def set_ids(
+    def edit(
         self,
-        site: str,
-        ids: Ids,
-        *,
-        positions: Positions = None,
-        group: int | None = None,
-        slot: int | None = None,
-        values: float | int | Tensor | Literal["kept"] | None = None,
-    ) -> None:
-        """Set codes in every forward from now on; several settings of a site act in the order given.
+        *edits: CodeEdit,
+        positions: Positions = "generated",
+        fraction: float | int = 1.0,
+        seed: SupportsIndex = 0,
+    ) -> "Attached":
+        """Edit codes in every forward from now on; returns this object.
+
+        Edits of one call act together. Codes that a later call sets take the place of earlier ones; nothing is set to
+        a code that any call forbids there, unless it is set by name.
 
         Args:
-            site: one of the attached.
-            ids: one id (:data:`~interp.bottlenecks.base.NO_CODE` empties a slot), ids that broadcast to
-                [batch, pos, (group,) slot] of what is chosen, or a function of such ids and the position numbers.
-            positions: a number, several, ``slice(n, None)`` for all from n on, None for all; columns of the token
-                batch from 0, with and without a KV cache alike.
-            group: one head (or other group); None for all.
-            slot: one of the k places, −1 the weakest; None for all.
-            values: strength: the factor by which the code is multiplied, or ``kept`` for what each slot had.
-                Codes that are just on or off have 1 unless told otherwise; others need it.
+            positions: see :mod:`interp.bottlenecks.edits`.
+            fraction: of these positions, drawn for each row and position by itself.
+            seed: of the fraction.
 
         Raises:
-            InputError: anything that is not there, or a missing strength.
+            InputError: no edits, a site without a codebook or with one for each head, a code that it does not have,
+                or a value out of range; nothing is edited then.
         """
-        name, bottleneck = self._known(site)
-        if values is None:
-            if needs_strength(bottleneck, ids):
-                raise InputError(f"codes at {name} have a strength: give values, a number or 'kept'")
-            values = 1.0
-        edit = Edit(ids, positions, group, slot, values)
-        n_groups = self._groups(name)
-        edit.check(bottleneck, grouped=n_groups is not None, n_groups=n_groups or 1)
-        self._edits[name].append(edit)
+        if not edits:
+            raise InputError("no edits: give at least one SetCode, AddCode or ForbidCode")
+        where = Where(positions, fraction, seed)
+        self._take([*self._given, *((edit, where) for edit in edits)])
+        return self
 
-    def clear_ids(self, site: str | None = None) -> None:
-        """Let the codes of a site, or of all, be what the model makes them again."""
-        for name in self._edits if site is None else [self._known(site)[0]]:
-            self._edits[name] = []
+    def clear(self, site: str | None = None) -> None:
+        """Take back the edits at a site, or all."""
+        home = None if site is None else self._home(site)
+        self._take([] if home is None else [(e, w) for e, w in self._given if self._home(e.site) != home])
+
+    def generate(
+        self, prompts: Int[Tensor, "batch pos"] | list[str] | str, n_tokens: int, **options: Any
+    ) -> Any:
+        """As :func:`~interp.models.generate.generate`; attaches for as long as it takes, unless attached."""
+        with contextlib.nullcontext() if self._stack is not None else self:
+            return generate(self.model, prompts, n_tokens, **options)
+
+    def edited_positions(self, n_rows: int, n_positions: int) -> Bool[Tensor, "batch pos"]:
+        """At which positions, from 0, of the last forward or generation codes are edited, in rows that edits name.
+
+        The last token that is generated is never read: nothing is edited there.
+        """
+        none = torch.zeros(n_rows, n_positions, dtype=torch.bool)
+        masks = (
+            where.mask(n_rows, range(n_positions), self._prompt) for where in {w for _, w in self._given}
+        )
+        return reduce(torch.logical_or, masks, none)
 
     def disable(self, site: str) -> None:
         """Let the activation of a site pass untouched, its codes unread."""
@@ -200,21 +222,37 @@ class Attached:
             raise InputError(f"no bottleneck at {name}: there are some at {', '.join(self.bottlenecks)}")
         return name, self.bottlenecks[name]
 
-    def _groups(self, name: str) -> int | None:
-        """Length of the group axis of the codes, if they have one."""
-        return groups_at(self.model, self._places[name], self.bottlenecks[name])
+    def _home(self, site: str) -> tuple[str, int | None]:
+        return home_of(self.model, self.bottlenecks, site)
+
+    def _take(self, given: list[tuple[CodeEdit, Where]]) -> None:
+        planned: dict[str, SiteEdits] = {}
+        for edit, where in given:
+            name, group = self._home(edit.site)
+            if name not in planned:
+                book = self.bottlenecks[name]
+                planned[name] = SiteEdits(book, groups_at(self.model, self._places[name], book))
+            planned[name].add(edit, group, where)
+        self._given, self._edits, self._masks = given, planned, {}
 
     def _begin(self, offset: int) -> None:
         if offset == 0 or offset != self._next:
             self._seen = {}
-        self._losses = {}
+        self._losses, self._masks = {}, {}
         self._offset = offset
+        generation = running_generation(self.model)
+        # without a cache every step begins at 0: only the first one is the prompt
+        if offset == 0 and (generation is None or generation is not self._generation):
+            self._prompt = 0
+        self._generation = generation
 
     def _pass(self, names: list[str], whole: Tensor) -> Tensor | None:
         """What a hook point passes on: its sites in turn, the heads among them taken apart and together once."""
         self._next = self._offset + whole.shape[1]
-        enabled = [name for name in names if name in self._enabled]
-        for single, some in groupby(enabled, key=lambda name: self._places[name].head is not None):
+        self._prompt = self._prompt or whole.shape[1]
+        every = self.read or not self.error_term
+        acting = [name for name in names if name in self._enabled and (every or name in self._edits)]
+        for single, some in groupby(acting, key=lambda name: self._places[name].head is not None):
             if not single:
                 whole = reduce(lambda x, name: self._replaced(name, x), some, whole)
                 continue
@@ -224,9 +262,30 @@ class Attached:
                 heads[head] = self._replaced(name, heads[head])
             # not in place: the gradient of the other heads must find its way too
             whole = torch.stack(heads, 2)
-        return whole if enabled else None
+        return whole if acting else None
+
+    def _at(self, x: Tensor, where: Where, rows: Rows) -> Bool[Tensor, "batch pos"] | None:
+        """Where edits of these rows act in this forward; None for nowhere."""
+        if (where, rows) not in self._masks:
+            columns = range(self._offset, self._offset + x.shape[1])
+            mask = where.mask(len(x), columns, self._prompt)
+            if rows is not None:
+                if rows[-1] >= len(x):
+                    raise InputError(f"row {rows[-1]}: the batch has {len(x)}")
+                named = torch.zeros(len(x), 1, dtype=torch.bool)
+                named[list(rows)] = True
+                mask = mask & named
+            self._masks[where, rows] = mask.to(x.device) if mask.any() else None
+        return self._masks[where, rows]
 
     def _replaced(self, name: str, x: Tensor) -> Tensor:
+        edits, at = self._edits.get(name), partial(self._at, x)
+        read = self.read or not self.error_term or (edits is not None and edits.reads)
+        out = self._coded(name, x, edits) if read else x
+        added = None if edits is None else edits.added(x, at)
+        return out if added is None else out + added
+
+    def _coded(self, name: str, x: Tensor, edits: SiteEdits | None) -> Tensor:
         bottleneck = self.bottlenecks[name]
         shape, config = x.shape, bottleneck.config
         if x.shape[-1] != config.d_in:  # groups share out the vector, or one takes the heads together
@@ -234,7 +293,11 @@ class Attached:
 
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in bottleneck.parameters())
         plain = bottleneck.encode(x)
-        codes = self._edited(name, x, plain)
+        codes = plain
+        if edits is not None:
+            at = partial(self._at, x)
+            # a code that is set stays where it is forbidden
+            codes = edits.apply(edits.allowed(plain, x, at), at)
         self._seen.setdefault(name, []).append(Codes(codes.ids, codes.values.detach()))
 
         if self.error_term and not trains:
@@ -248,11 +311,33 @@ class Attached:
         out = x + (decoded - without).to(x.dtype) if self.error_term else straight_through(x, decoded)
         return out.reshape(shape)
 
-    def _edited(self, name: str, _x: Tensor, codes: Codes) -> Codes:
-        """The codes of a site as set; the very same object where nothing is set."""
-        for edit in self._edits[name]:
-            codes = edit.apply(codes, self._offset, self.bottlenecks[name].config.n_codes)
-        return codes
+
+def home_of(model: Model, bottlenecks: Mapping[str, Bottleneck], site: str) -> tuple[str, int | None]:
+    """The bottleneck that holds the codes of a site, and which of its groups.
+
+    Raises:
+        InputError: there is none, or it has several groups of which the site names no single one.
+    """
+    place = resolve_site(model, site)
+    by_site = {parse_site(name): name for name in bottlenecks}
+    if place in by_site:
+        name = by_site[place]
+        if bottlenecks[name].config.groups > 1:
+            if place.kind != "attn":
+                raise InputError(
+                    f"site {site} has a codebook that shares out its vectors: codes of such books cannot be named"
+                )
+            last = bottlenecks[name].config.groups - 1
+            raise InputError(f"site {site} has a codebook per head: name one, {place}.h0 to {place}.h{last}")
+        return name, None
+    layer = Site("attn", place.layer)
+    if place.head is not None and layer in by_site:
+        name = by_site[layer]
+        if bottlenecks[name].config.d_in == model.cfg.d_head:
+            return name, place.head
+    names = [*bottlenecks]
+    there = ", ".join(names) if len(names) <= 6 else f"{names[0]} … {names[-1]}"
+    raise InputError(f"no codebook at {site}: there are some at {there or 'no site'}")
 
 
 def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:

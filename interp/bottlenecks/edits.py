@@ -1,177 +1,431 @@
-"""Setting codes: which ids, at which positions, in which groups and slots.
+"""Edits: what can be done to codes while a model runs, where, and how codes are written.
 
-Positions count the columns of the token batch from 0, BOS and padding included, whether the model sees the whole
-sequence at once or, with a KV cache, one position at a time. There are no negative ones: while a text is being
-generated its end is not known.
+====================================  ==================================================================
+edit                                  at the positions chosen
+====================================  ==================================================================
+``SetCode("a12.h3", code=417)``       the head's strongest code becomes 417
+``AddCode("m5", code=31, scale=2)``   twice the vector of code 31 is added, whatever the codes are
+``ForbidCode("a12.h3", code=417)``    417 is never chosen there: the next best code is
+====================================  ==================================================================
+
+Positions are ``generated`` (from the last token of the prompt on, which is where the first new token is made; in a
+forward by itself the last position), ``generated:N`` (from the N-th new token on), ``prompt``, ``all``, or columns of
+the token batch from 0, padding included: a number, several, or ``slice(n, None)`` for all from n on. Columns are the
+same with and without a KV cache. None is negative: while a text is being generated its end is not known.
+
+In a line of text codes are ``a12.h3=417,m5=31``; those that are added can have a weight, ``a12.h3=417*0.5``.
 """
 
+import math
 import operator
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, Literal
+from typing import NamedTuple, SupportsIndex
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, check_ids
+from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes
+from interp.bottlenecks.codebook import Codebook
 from interp.errors import InputError
+from interp.models.sites import parse_site
 
-Positions = Integral | slice | Sequence[Integral] | None
-"""One, some, ``slice(n, None)`` for all from n on, or None for all."""
-
-EditFunction = Callable[[Tensor, list[int]], Tensor]
-"""Takes the ids [batch, pos, (group,) slot] of the chosen positions, groups and slots, and the numbers of the
-positions; returns new ids of the same shape. It must treat every position by itself: with a KV cache it is asked for
-one at a time."""
-
-Ids = Integral | Sequence[Integral] | Tensor | EditFunction
+Positions = str | SupportsIndex | slice | Sequence[SupportsIndex]
+"""A name or columns, see the module's docstring."""
 
 
 @dataclass(frozen=True)
-class Edit:
+class SetCode:
     """
     Attributes:
-        ids: one id; several, as numbers or a tensor, that broadcast to [batch, pos, (group,) slot] of what is chosen,
-            where an entry of the axis ``pos`` belongs to the position of that place in ``positions``; or a function.
-        positions: see the module's docstring.
-        group: the head (or other group) to edit; None for all.
-        slot: the place among the k codes to edit, −1 the weakest; None for all.
-        values: strength of the set codes: a number, a tensor of the shape of the ids, or ``kept`` to leave every
-            slot's own (which may be 0).
+        site: a head (``a12.h3``), or a site with one codebook (``m5``, ``r4``).
+        slots: how many of the k codes of a vector become this one, strongest first. Where several codes are set at
+            one site together they take slots one after the other, in the order given.
+        strength: factor of the code; needed, and only allowed, where codes have strengths.
+        rows: of the batch; None for all.
     """
 
-    ids: Ids
-    positions: Positions = None
-    group: int | None = None
-    slot: int | None = None
-    values: float | int | Float[Tensor, "*batch"] | Literal["kept"] = 1.0
-
-    def check(self, bottleneck: Bottleneck, *, grouped: bool, n_groups: int) -> None:
-        """Raise :class:`InputError` for ids, positions, groups or slots that cannot be."""
-        config = bottleneck.config
-        if not callable(self.ids):
-            check_ids(_as_ids(self.ids), config.n_codes)
-        check_positions(self.positions)
-        if isinstance(self.values, str):
-            if self.values != "kept":
-                raise InputError(f"values {self.values!r}: a number, a tensor, or 'kept'")
-        elif not bool(torch.as_tensor(self.values).isfinite().all()):
-            raise InputError(f"values {self.values}: they must be finite numbers")
-        if self.group is not None and not (grouped and 0 <= self.group < n_groups):
-            allowed = f"0 to {n_groups - 1}" if grouped else "None, the site has no groups"
-            raise InputError(f"group {self.group}: choose {allowed}")
-        if self.slot is not None and not -config.k <= self.slot < config.k:
-            raise InputError(f"slot {self.slot}: there are {config.k} codes per vector")
-
-    def apply(self, codes: Codes, offset: int, n_codes: int) -> Codes:
-        """New codes; the first position of ``codes`` has number ``offset``."""
-        numbers = [offset + i for i in range(codes.ids.shape[1]) if is_among(self.positions, offset + i)]
-        if not numbers:
-            return codes
-        index: list[Tensor | slice] = [slice(None), torch.tensor(numbers) - offset]
-        ids, values = codes.ids[:, index[1]], codes.values[:, index[1]]
-        view = [slice(None)] * ids.ndim
-        if self.group is not None:
-            view[2] = slice(self.group, self.group + 1)
-        if self.slot is not None:
-            slot = self.slot % ids.shape[-1]
-            view[-1] = slice(slot, slot + 1)
-        where = tuple(view)
-        ids, values = ids.clone(), values.clone()
-        ids[where] = self._new_ids(ids[where], numbers, n_codes)
-        if not isinstance(self.values, str):
-            new = torch.as_tensor(self.values, dtype=values.dtype, device=values.device)
-            values[where] = self._fitted(new, values[where], numbers, "values")
-        whole = Codes(codes.ids.clone(), codes.values.clone())
-        whole.ids[:, index[1]], whole.values[:, index[1]] = ids, values
-        return whole
-
-    def _new_ids(self, chosen: Tensor, numbers: list[int], n_codes: int) -> Tensor:
-        if not callable(self.ids):
-            return self._fitted(_as_ids(self.ids).to(chosen), chosen, numbers, "ids")
-        new = self.ids(chosen.clone(), numbers)
-        if not (isinstance(new, Tensor) and new.shape == chosen.shape):
-            shape = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise InputError(f"the function gave {shape} for ids of shape {list(chosen.shape)}")
-        check_ids(_as_ids(new), n_codes)
-        return new.to(chosen)
-
-    def _fitted(self, new: Tensor, like: Tensor, numbers: list[int], what: str) -> Tensor:
-        """Of the shape of what is chosen; with a KV cache only some of the positions are there at a time."""
-        axis, given = new.ndim - like.ndim + 1, list(new.shape)
-        if axis >= 0 and new.shape[axis] > 1:
-            places = [_place_among(self.positions, number) for number in numbers]
-            if max(places) >= new.shape[axis]:
-                raise InputError(
-                    f"{what} of shape {given} do not fit: they have {new.shape[axis]} positions, and "
-                    f"position {numbers[places.index(max(places))]} is chosen, too"
-                )
-            new = new.index_select(axis, torch.tensor(places, device=new.device))
-        try:
-            return new.expand(like.shape)
-        except RuntimeError:
-            raise InputError(
-                f"{what} of shape {given} do not fit the chosen {list(like.shape)} (batch, pos, …, slot)"
-            ) from None
+    site: str
+    code: int
+    slots: int = 1
+    strength: float | int | None = None
+    rows: Collection[SupportsIndex] | None = None
 
 
-def is_among(positions: Positions, number: int) -> bool:
-    """Whether the position of this number is one of these."""
-    if positions is None:
-        return True
-    if isinstance(positions, Integral):
-        return number == int(positions)
-    if isinstance(positions, slice):
-        start, step = positions.start or 0, positions.step or 1
-        before_end = positions.stop is None or number < positions.stop
-        return number >= start and before_end and (number - start) % step == 0
-    return number in positions
+@dataclass(frozen=True)
+class AddCode:
+    """
+    Attributes:
+        site, rows: as of :class:`SetCode`.
+        scale: factor of the code's vector; negative takes it away.
+        from_mean: add how the code differs from the mean of its codebook, by how often each code was counted when it
+            was fitted, rather than the whole code: what all codes of a site have in common is there anyway.
+    """
+
+    site: str
+    code: int
+    scale: float | int = 1.0
+    rows: Collection[SupportsIndex] | None = None
+    from_mean: bool = False
 
 
-def _place_among(positions: Positions, number: int) -> int:
-    """Which of these positions one of them is, counted from 0."""
-    if isinstance(positions, Integral):
-        return 0
-    if positions is None or isinstance(positions, slice):
-        start, step = (0, 1) if positions is None else (positions.start or 0, positions.step or 1)
-        return (number - start) // step
-    return list(positions).index(number)
+@dataclass(frozen=True)
+class ForbidCode:
+    """
+    Attributes:
+        site, rows: as of :class:`SetCode`.
+    """
+
+    site: str
+    code: int
+    rows: Collection[SupportsIndex] | None = None
 
 
-def needs_strength(bottleneck: Bottleneck, ids: Ids) -> bool:
-    """Whether setting these ids has no meaning without a strength."""
-    return not bottleneck.unit_values and (callable(ids) or not bool((_as_ids(ids) == NO_CODE).all()))
+CodeEdit = SetCode | AddCode | ForbidCode
 
 
-def _as_ids(ids: Any) -> Int[Tensor, "*batch"]:
-    try:
-        found = torch.as_tensor(ids)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"code ids {ids!r}: give a number, numbers, a tensor, or a function") from None
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise InputError(f"code ids of type {found.dtype}: they must be integers")
+class WeightedCode(NamedTuple):
+    """
+    Attributes:
+        weight: of codes that are added together, how much of this one.
+    """
+
+    site: str
+    code: int
+    weight: float = 1.0
+
+
+_CODE = re.compile(r"([^=*]+)=(\d{1,9})(?:\*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?", re.ASCII)
+_FORM = "SITE=ID, such as a12.h3=417, or SITE=ID*WEIGHT if it is added; several with commas"
+
+
+def parse_codes(text: str) -> list[WeightedCode]:
+    """Read ``a12.h3=417,m5=31*0.5``: sites, code ids, and a weight where it is not 1.
+
+    Raises:
+        InputError: anything else.
+    """
+    found = []
+    for part in text.replace(",", " ").split():
+        matched = _CODE.fullmatch(part)
+        if matched is None or not math.isfinite(weight := float(matched[3] or 1)):
+            raise InputError(f"code {part!r}: write {_FORM}")
+        found.append(WeightedCode(str(parse_site(matched[1])), int(matched[2]), weight))
+    if not found:
+        raise InputError(f"no codes: write {_FORM}")
     return found
 
 
-def check_positions(positions: Any) -> None:
-    """Raise :class:`InputError` for positions that cannot be."""
-    if positions is None:
-        return
-    try:
-        if isinstance(positions, slice):
-            given = (positions.start, positions.stop, positions.step)
-            *numbers, step = [n if n is None else operator.index(n) for n in given]
-        else:
-            step = None
-            numbers = (
-                [positions] if isinstance(positions, Integral) else [operator.index(n) for n in positions]
+def parse_code(text: str) -> tuple[str, int]:
+    """Read one code, ``a12.h3=417``.
+
+    Raises:
+        InputError: anything else.
+    """
+    codes = parse_codes(text)
+    if len(codes) > 1 or "*" in text:
+        raise InputError(f"code {text!r}: write one, such as a12.h3=417")
+    return codes[0][:2]
+
+
+def code_name(site: str, code: int, weight: float = 1.0) -> str:
+    """A code as :func:`parse_codes` reads it."""
+    return f"{site}={code}" + ("" if weight == 1 else f"*{weight}")
+
+
+def format_codes(codes: Iterable[WeightedCode]) -> str:
+    """Codes as :func:`parse_codes` reads them."""
+    return ",".join(code_name(*code) for code in codes)
+
+
+def code_edits(
+    codes: Sequence[WeightedCode],
+    *,
+    add: float | int | None = None,
+    forbid: bool = False,
+    slots: int = 1,
+    rows: Collection[SupportsIndex] | None = None,
+) -> list[CodeEdit]:
+    """The same for each of several codes: set in so many slots, added so many times their weight from the mean, or
+    forbidden.
+
+    Raises:
+        InputError: codes that are not added have a weight.
+    """
+    rows = None if rows is None else tuple(rows)
+    if add is not None:
+        return [AddCode(site, code, add * weight, rows, from_mean=True) for site, code, weight in codes]
+    for code in codes:
+        if code.weight != 1:
+            raise InputError(f"code {code_name(*code)!r}: only codes that are added have a weight (*NUMBER)")
+    if forbid:
+        return [ForbidCode(site, code, rows) for site, code, _ in codes]
+    return [SetCode(site, code, slots, rows=rows) for site, code, _ in codes]
+
+
+_NAMED = ("generated", "prompt", "all")
+_FROM = re.compile(r"generated:([1-9]\d{0,5})")
+_Columns = int | slice | tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Where:
+    """Positions of edits that were made together, and the fraction of them that is drawn.
+
+    A draw depends on seed, column and row, not on how the batch is run. Columns count padding: beside a longer prompt
+    the same prompt is edited at other tokens.
+
+    Raises:
+        InputError: positions that cannot be, or a value out of range.
+    """
+
+    positions: Positions = "generated"
+    fraction: float | int = 1.0
+    seed: SupportsIndex = 0
+
+    def __post_init__(self) -> None:
+        self.columns(1)
+        if not 0 <= self.fraction <= 1:
+            raise InputError(f"fraction {self.fraction}: it must be 0 to 1")
+        if not 0 <= operator.index(self.seed) < 2**64:
+            raise InputError(f"seed {self.seed}: it must be 0 or more")
+
+    def columns(self, n_prompt: int) -> _Columns:
+        """The columns where a prompt of so many tokens is continued.
+
+        The token that makes the N-th new one is the one before it.
+        """
+        given = self.positions
+        if not isinstance(given, str):
+            return _checked(given)
+        if given in _NAMED:
+            return {"prompt": slice(0, n_prompt), "generated": slice(n_prompt - 1, None), "all": slice(None)}[
+                given
+            ]
+        later = _FROM.fullmatch(given)
+        if later is None:
+            raise InputError(
+                f"positions {given!r}: choose {', '.join(_NAMED)} or generated:N (from the N-th new token on), "
+                "or give columns"
             )
-    except TypeError:
-        raise InputError(f"positions {positions!r}: numbers, slice(n, None), or None") from None
-    if step is not None and step < 1:
-        raise InputError(f"positions with step {step}: it must be 1 or more")
+        return slice(n_prompt + int(later[1]) - 2, None)
+
+    def mask(self, n_rows: int, columns: Sequence[int], n_prompt: int) -> Bool[Tensor, "batch pos"]:
+        """Which positions of these columns are edited."""
+        chosen = self.columns(n_prompt)
+        among = torch.tensor([_is_among(chosen, column) for column in columns])
+        if self.fraction == 1:
+            return among.expand(n_rows, -1)
+        drawn = np.stack([self._drawn(column, n_rows) for column in columns], 1)
+        return torch.from_numpy(drawn) & among
+
+    def _drawn(self, column: int, n_rows: int) -> Bool[np.ndarray, " batch"]:
+        key = np.array([self.seed, column], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key)).random(n_rows) < self.fraction
+
+
+def _checked(columns: SupportsIndex | slice | Sequence[SupportsIndex]) -> _Columns:
+    if isinstance(columns, slice):
+        found, numbers = columns, [n for n in (columns.start, columns.stop) if n is not None]
+        if columns.step is not None and columns.step < 1:
+            raise InputError(f"positions with step {columns.step}: it must be 1 or more")
+    else:
+        single = not isinstance(columns, Iterable)
+        numbers = [operator.index(n) for n in ((columns,) if single else columns)]
+        found = numbers[0] if single else tuple(numbers)
     for number in numbers:
-        if number is not None and number < 0:
+        if number < 0:
             raise InputError(f"position {number}: count from 0, the end is not known while text is generated")
+    return found
+
+
+def _is_among(columns: _Columns, number: int) -> bool:
+    if isinstance(columns, int):
+        return number == columns
+    if isinstance(columns, slice):
+        start, step = columns.start or 0, columns.step or 1
+        before_end = columns.stop is None or number < columns.stop
+        return number >= start and before_end and (number - start) % step == 0
+    return number in columns
+
+
+Rows = tuple[int, ...] | None
+_Key = tuple[Where, Rows]
+At = Callable[[Where, Rows], Bool[Tensor, "batch pos"] | None]
+"""Where edits of these rows act in the forward under way; None for nowhere."""
+_KEEP = -2
+"""An id that leaves a slot as it is."""
+
+
+class SiteEdits:
+    """The edits of one site as tensors: however many heads they name, a forward does a handful of operations.
+
+    Forbidden codes act first (:meth:`allowed`), then set ones (:meth:`apply`), then added ones (:meth:`added`).
+
+    Args:
+        groups: length of the group axis of the codes, if they have one.
+    """
+
+    def __init__(self, bottleneck: Bottleneck, groups: int | None) -> None:
+        self.bottleneck, self.groups = bottleneck, groups
+        self._lead = () if groups is None else (groups,)
+        self._set: dict[_Key, tuple[Tensor, Tensor]] = {}
+        self._added: dict[_Key, Tensor] = {}
+        self._forbidden: dict[_Key, Tensor] = {}
+
+    @property
+    def reads(self) -> bool:
+        """Whether the codes have to be known."""
+        return bool(self._set or self._forbidden)
+
+    def add(self, edit: CodeEdit, group: int | None, where: Where) -> None:
+        """Take in an edit of one group, or of a site without groups.
+
+        Raises:
+            InputError: a code, a strength, a number of slots or rows that cannot be.
+        """
+        n_codes = self.bottleneck.config.n_codes
+        if not 0 <= operator.index(edit.code) < n_codes:
+            raise InputError(f"code {edit.code} at {edit.site}: the codebook there has 0 to {n_codes - 1}")
+        rows = None if edit.rows is None else tuple(sorted({operator.index(row) for row in edit.rows}))
+        if rows is not None and (not rows or rows[0] < 0):
+            raise InputError(f"rows {edit.rows!r}: name rows of the batch, from 0")
+        if isinstance(edit, SetCode):
+            self._add_set(edit, group, (where, rows))
+        elif isinstance(edit, AddCode):
+            self._add_added(edit, group, (where, rows))
+        else:
+            self._add_forbidden(edit, group, (where, rows))
+
+    def allowed(self, codes: Codes, x: Tensor, at: At) -> Codes:
+        """The codes of ``x`` without forbidden ones; the same object if nothing is forbidden."""
+        found = [
+            (mask, without) for key, without in self._forbidden.items() if (mask := at(*key)) is not None
+        ]
+        if len(found) > 1:
+            found = _together(found)
+        for mask, without in found:
+            # groups in which nothing is forbidden choose as before
+            other = self.bottleneck.encode_without(x, without)
+            codes = _chosen(_like(mask, codes.ids), other.ids, other.values, codes)
+        return codes
+
+    def apply(self, codes: Codes, at: At) -> Codes:
+        """The codes as set; the same object if none are."""
+        for key, (ids, strengths) in self._set.items():
+            if (mask := at(*key)) is not None:
+                codes = _chosen(_like(mask, codes.ids) & (ids != _KEEP), ids, strengths, codes)
+        return codes
+
+    def added(self, x: Tensor, at: At) -> Tensor | None:
+        """What is added to ``x``, if anything, in its shape from the third axis on."""
+        total = None
+        for key, vectors in self._added.items():
+            if (mask := at(*key)) is not None:
+                part = torch.where(_like(mask, x), vectors.reshape(x.shape[2:]).to(x), 0)
+                total = part if total is None else total + part
+        return total
+
+    def _add_set(self, edit: SetCode, group: int | None, key: _Key) -> None:
+        k, unit = self.bottleneck.config.k, self.bottleneck.unit_values
+        if unit and edit.strength is not None:
+            raise InputError(f"strength {edit.strength} at {edit.site}: codes there are just on or off")
+        if not unit and edit.strength is None:
+            raise InputError(f"codes at {edit.site} have a strength: give SetCode a strength")
+        strength = 1.0 if edit.strength is None else _finite("strength", edit.strength, edit.site)
+        if key not in self._set:
+            shape, device = (*self._lead, k), self.bottleneck.device
+            self._set[key] = torch.full(shape, _KEEP, device=device), torch.ones(shape, device=device)
+        ids, strengths = (part if group is None else part[group] for part in self._set[key])
+        # in rows that two edits name each has slots of its own; what is set later takes the place of what was
+        (where, rows), taken = key, torch.zeros(k, dtype=torch.bool, device=ids.device)
+        for (other, named), (others, _) in self._set.items():
+            if other is where and (rows is None or named is None or set(rows) & set(named)):
+                taken |= (others != _KEEP)[... if group is None else group].reshape(-1, k).any(0)
+        free = (~taken).nonzero()[:, 0]
+        if not 1 <= edit.slots <= len(free):
+            left = f"{len(free)} of {k}" if len(free) < k else str(k)
+            raise InputError(f"slots {edit.slots} for code {edit.code} at {edit.site}: {left} can be set")
+        ids[..., free[: edit.slots]] = edit.code
+        strengths[..., free[: edit.slots]] = strength
+
+    def _add_added(self, edit: AddCode, group: int | None, key: _Key) -> None:
+        scale, which = _finite("scale", edit.scale, edit.site), slice(None) if group is None else group
+        shape = (*self._lead, self.bottleneck.config.d_in)
+        total = self._added.setdefault(key, torch.zeros(shape, device=self.bottleneck.device))
+        vectors = self._vectors(edit.code)
+        if edit.from_mean:
+            vectors = vectors - self._mean(edit.site)
+        total[which] += scale * vectors[which]
+        if not total[which].isfinite().all():
+            raise InputError(f"scale {edit.scale} at {edit.site}: what is added there is beyond any number")
+
+    def _add_forbidden(self, edit: ForbidCode, group: int | None, key: _Key) -> None:
+        config = self.bottleneck.config
+        if not isinstance(self.bottleneck, Codebook):
+            raise InputError(
+                f"code {edit.code} at {edit.site}: only codebooks know a next best code, not a {self.bottleneck.kind}"
+            )
+        if group is not None and config.groups == 1 and self.groups is not None:
+            raise InputError(f"code {edit.code} at {edit.site}: heads share a codebook, name the whole layer")
+        shape, device = (config.groups, config.n_codes), self.bottleneck.device
+        without = self._forbidden.setdefault(key, torch.zeros(shape, dtype=torch.bool, device=device))
+        without[0 if group is None else group, edit.code] = True
+        apart = {row for _, named in self._forbidden for row in named or ()} | {
+            -1
+        }  # −1: a row that none names
+        most = max(
+            int(torch.stack(masks).any(0).sum(-1).max())
+            for row in apart
+            if (
+                masks := [
+                    mask for (_, named), mask in self._forbidden.items() if named is None or row in named
+                ]
+            )
+        )
+        if most > config.n_codes - config.k:
+            raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
+
+    def _vectors(self, code: int) -> Float[Tensor, "*group d_in"]:
+        """What the code adds to a decoded vector, at every group; a bias belongs to none."""
+        ids = torch.full((*self._lead, 1), code, device=self.bottleneck.device)
+        strength = torch.ones(ids.shape, device=ids.device)
+        nothing = Codes(torch.full_like(ids, NO_CODE), strength)
+        return self.bottleneck.difference(Codes(ids, strength), nothing).detach().float()
+
+    def _mean(self, site: str) -> Float[Tensor, "*group d_in"]:
+        if not isinstance(self.bottleneck, Codebook):
+            raise InputError(f"from_mean at {site}: only codebooks have a mean, not a {self.bottleneck.kind}")
+        mean = self.bottleneck.mean_code()
+        return mean if self.groups is not None else mean[0]
+
+
+def _finite(name: str, value: float | int, site: str) -> float:
+    if not math.isfinite(value):
+        raise InputError(f"{name} {value} at {site}: it must be a finite number")
+    return float(value)
+
+
+def _together(forbidden: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Every position once: all that is forbidden there is so together."""
+    masks, withouts = (torch.stack(parts) for parts in zip(*forbidden, strict=True))
+    kinds, which = masks.flatten(1).unique(dim=1, return_inverse=True)
+    return [
+        ((which == i).view(masks.shape[1:]), withouts[kind].any(0))
+        for i, kind in enumerate(kinds.T)
+        if kind.any()
+    ]
+
+
+def _like(mask: Bool[Tensor, "batch pos"], x: Tensor) -> Tensor:
+    return mask[(..., *[None] * (x.ndim - 2))]
+
+
+def _chosen(mask: Tensor, ids: Tensor, values: Tensor, codes: Codes) -> Codes:
+    return Codes(
+        torch.where(mask, ids.to(codes.ids), codes.ids),
+        torch.where(mask, values.to(codes.values), codes.values),
+    )

@@ -94,8 +94,10 @@ def _cached_generation(model) -> Finding:
     from interp.models.generate import generate
 
     prompt = "The capital of France is"
-    cached, plain = (generate(model, prompt, 8, use_cache=use_cache) for use_cache in (True, False))
-    same = bool(torch.equal(torch.as_tensor(cached), torch.as_tensor(plain)))
+    cached, plain = (
+        generate(model, prompt, 8, use_cache=use_cache, return_type="tokens") for use_cache in (True, False)
+    )
+    same = torch.equal(cached, plain)
     detail = (
         "the same with and without the KV cache"
         if same

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from interp.bottlenecks.edits import WeightedCode, format_codes
 from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.references import Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
@@ -31,7 +32,6 @@ from interp.stats import wilson
 from interp.steering.code_set import CodeSet, FoundCode
 from interp.steering.codegen import program
 from interp.steering.continuations import Continuation
-from interp.steering.edits import WeightedCode, written
 from interp.steering.topics import holds_word
 
 _BLANK = str.maketrans("\n\t\r", "   ")
@@ -210,7 +210,7 @@ def as_json(
     """What ``--json`` writes; texts and codes are by arm."""
     return {
         "settings": dict(settings),
-        "codes": {name: written(own) for name, own in codes.items()},
+        "codes": {name: format_codes(own) for name, own in codes.items()},
         "words": list(words),
         "rates": rates_of(texts, words),
         "texts": {

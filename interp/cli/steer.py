@@ -158,7 +158,7 @@ def steer(
 
         check_file(json_file, "--json", request=request_of_command(context), overwrite=overwrite)
 
-    from interp.steering.edits import code_edits, parse_codes
+    from interp.bottlenecks.edits import code_edits, parse_codes
 
     # a mistake should not wait for the model
     given = parse_codes(codes) if codes is not None else []
@@ -201,7 +201,7 @@ def steer(
         "add": add,
         "forbid": forbid,
         "positions": positions,
-        "share": token_share,
+        "fraction": token_share,
         "seed": seed,
         "error_term": error_term,
         "temperature": temperature,

@@ -85,6 +85,19 @@ class UsageMeter:
         }
 
 
+class _RandomIds(CodebookWrapper):
+    """A book that answers with ids at random, each as strong as the right one."""
+
+    def __init__(self, book: Codebook, generator: torch.Generator) -> None:
+        super().__init__(book)
+        self.generator = generator
+
+    def encode(self, x: Tensor) -> Codes:
+        codes = self.book.encode(x)
+        ids = torch.randint(self.config.n_codes, codes.ids.shape, generator=self.generator)
+        return Codes(ids.to(codes.ids), codes.values)
+
+
 class _QualityWrapper(CodebookWrapper):
     """A book that keeps sums of what passes; it is the book in everything else."""
 
@@ -225,7 +238,7 @@ def evaluate_codebooks(
             done(len(batch))
             parts["plain"].append(_scores(plain, plain, batch))
             for k, some in books.items():
-                with attach(model, meters[k].watching(some)) as attached:
+                with attach(model, meters[k].watching(some), error_term=False) as attached:
                     found = model(batch)[:, :-1].float().log_softmax(-1)
                     meters[k].count(attached)
                 parts.setdefault(f"codes k={k}", []).append(_scores(found, plain, batch))
@@ -276,22 +289,13 @@ def _controls(
     random_books = {site: random_directions(book, seed + i) for i, (site, book) in enumerate(books.items())}
     generator = torch.Generator().manual_seed(seed)
 
-    def random_ids() -> Attached:
-        attached = attach(model, books)
-        for site, book in books.items():
-            n_codes = book.config.n_codes
-            attached.set_ids(
-                site,
-                lambda ids, _, n=n_codes: torch.randint(n, ids.shape, generator=generator).to(ids),
-                values=1.0 if book.unit_values else "kept",
-            )
-        return attached
-
     return {
         "zero": replaced({site: torch.zeros_like(mean) for site, mean in means.items()}),
         "mean": replaced(means),
-        "random directions": lambda: attach(model, random_books),
-        "random ids": random_ids,
+        "random directions": lambda: attach(model, random_books, error_term=False),
+        "random ids": lambda: attach(
+            model, {site: _RandomIds(book, generator) for site, book in books.items()}, error_term=False
+        ),
     }
 
 

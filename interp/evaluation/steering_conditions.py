@@ -29,12 +29,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.edits import WeightedCode, code_edits
 from interp.models import Model, hooked, model_device, parse_site, resolve_site
-from interp.steering import AddCode, steer
+from interp.steering import AddCode
 from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.conditions import random_codes
-from interp.steering.edits import WeightedCode, code_edits
 from interp.steering.texts import BATCH_SIZE, tokenize
 
 
@@ -166,14 +167,16 @@ def plan_arms(
     random = {site: _random_direction(vector, generator) for site, vector in added.items()}
 
     def adding(chosen: Sequence[WeightedCode]):
-        return lambda scale: steer(model, codebooks, code_edits(chosen, add=scale), seed=seed)
+        return lambda scale: attach(model, codebooks, read=False).edit(
+            *code_edits(chosen, add=scale), seed=seed
+        )
 
     def vectors(at_sites: Callable[[], Mapping[str, Tensor]]):
         once = cache(at_sites)  # some take gradients, and a run that goes on may not need them
 
         def at(scale: float) -> AbstractContextManager:
             edits = [AddCode(site, 0, scale) for site in once()]
-            return steer(model, vector_books(model, once()), edits, seed=seed)
+            return attach(model, vector_books(model, once()), read=False).edit(*edits, seed=seed)
 
         return at
 

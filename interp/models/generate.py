@@ -1,8 +1,9 @@
 """Generation: the bridge's own, greedy unless a temperature is given, and the same under hooks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
@@ -24,13 +25,14 @@ def generate(
     prompts: Int[Tensor, "batch pos"] | list[str] | str,
     max_new_tokens: int,
     *,
+    return_type: Literal["input", "str", "tokens"] = "input",
     attention_mask: Int[Tensor, "batch pos"] | None = None,
     seed: int = 0,
     temperature: float | int = 0.0,
     use_cache: bool = True,
     watch: Callable[[Tensor], None] | None = None,
-) -> Int[Tensor, "batch pos_out"]:
-    """Continue prompts; returns the prompt's tokens and the new ones, BOS included.
+) -> Any:
+    """Continue prompts; returns what it is given, a text, several or tokens, with the new ones behind.
 
     Prompts as strings may differ in length (they are padded on the left and masked). Tokens must be padded
     on the left if at all, and then need their ``attention_mask`` (1 for real tokens): without it pads are
@@ -42,44 +44,42 @@ def generate(
     Runs under :func:`interp.models.hooked`. With the cache (``use_cache``) a hook sees the whole prompt
     once and then one position at a time: one that edits must not count positions from the front.
 
+    Args:
+        return_type: ``tokens`` are those of prompt and text, [batch, pos], BOS and padding included; ``str`` texts.
+
     Raises:
         InputError: a temperature that is negative or not finite, no prompts or an empty one, no new tokens, more
-            tokens than the model's context, a token that is none of the model's, strings and a tokenizer that cannot
-            pad, or logits that are NaN or infinite, as of codes that are added too strongly for the model's dtype.
+            tokens than the model's context, a token that is none of the model's, or logits that are NaN or infinite,
+            as of codes that are added too strongly for the model's dtype.
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
-    if not isinstance(prompts, Tensor) and getattr(model.tokenizer, "pad_token_id", None) is None:
-        raise InputError(
-            "the model's tokenizer has no padding token: give prompts as tokens, or continue_prompts"
-        )
     if isinstance(prompts, Tensor):
         if prompts.ndim != 2 or not prompts.numel():
             raise InputError(
                 f"prompts of shape {list(prompts.shape)}: give tokens [batch, pos], at least one of them"
             )
         check_tokens(model, (int(prompts.min()), int(prompts.max())), "a prompt")
-        longest = prompts.shape[1]
+        tokens, texts = prompts, None
     else:
         texts = [prompts] if isinstance(prompts, str) else prompts
         rows = [model.to_tokens(text, truncate=False)[0].tolist() for text in texts]
-        lengths = [len(row) for row in rows]
-        if not lengths or not min(lengths):
+        if not rows or not min(map(len, rows)):
             raise InputError(f"prompts {prompts!r}: give at least one, and none that is empty")
         check_texts(model, texts, rows)
-        longest = max(lengths)
-    if longest + max_new_tokens > model.cfg.n_ctx:
+        tokens, attention_mask = pad_left(rows, model_device(model))
+    if tokens.shape[1] + max_new_tokens > model.cfg.n_ctx:
         raise InputError(
-            f"{longest} tokens of prompt and {max_new_tokens} new ones: the model reads {model.cfg.n_ctx}"
+            f"{tokens.shape[1]} tokens of prompt and {max_new_tokens} new ones: the model reads {model.cfg.n_ctx}"
         )
     sampled = temperature > GREEDY
     seeded = torch.random.fork_rng(_cuda_devices(model))
     with model_lock(model), generation_marked(model), _finite_logits(model), seeded, torch.no_grad():
         torch.manual_seed(seed)
-        return model.generate(
-            prompts,
+        out = model.generate(
+            tokens,
             max_new_tokens=max_new_tokens,
             do_sample=sampled,
             temperature=temperature if sampled else 1.0,
@@ -92,6 +92,28 @@ def generate(
             stopping_criteria=None if watch is None else _Watching(watch),
             verbose=False,
         )
+    if return_type == "tokens" or (return_type == "input" and texts is None):
+        return out
+    decode = partial(model.tokenizer.decode, skip_special_tokens=True)
+    if texts is None:
+        return [decode(row) for row in out]
+    longest = tokens.shape[1]
+    continued = [
+        # decoded behind its prompt: by itself a first token may lose its space
+        text + decode(row[longest - len(own) :]).removeprefix(decode(own))
+        for text, row, own in zip(texts, out, rows, strict=True)
+    ]
+    return continued[0] if isinstance(prompts, str) else continued
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"] | None]:
+    """Token ids as one batch, and its attention mask; None where nothing had to be padded."""
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[rows[0][0]] * (longest - len(row)) + [*row] for row in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
+    return tokens, None if bool(mask.all()) else mask
 
 
 @contextmanager

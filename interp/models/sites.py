@@ -8,6 +8,9 @@ written  meaning                                              activation
 ``m2``    output of the MLP of layer 2                        batch pos d_model
 ``r4``    residual stream after layer 4                       batch pos d_model
 ======== ==================================================== ====================
+
+``L5H3`` and the names of TransformerLens, ``blocks.5.attn.hook_z``, ``blocks.2.hook_mlp_out`` and
+``blocks.4.hook_resid_post``, are read too; ``blocks.5.attn.hook_z.h3`` is one head.
 """
 
 import fnmatch
@@ -21,7 +24,15 @@ from transformer_lens.model_bridge import TransformerBridge
 from interp.errors import InputError
 from interp.models.hooks import has_hook
 
-_PATTERN = re.compile(r"a(?P<attn>\d{1,9})(\.h(?P<head>\d{1,9}))?|m(?P<mlp>\d{1,9})|r(?P<resid>\d{1,9})")
+_FORMS = [
+    re.compile(form)
+    for form in (
+        r"a(?P<attn>\d{1,9})(\.h(?P<head>\d{1,9}))?|m(?P<mlp>\d{1,9})|r(?P<resid>\d{1,9})",
+        r"L(?P<attn>\d{1,9})H(?P<head>\d{1,9})",
+        r"blocks\.((?P<attn>\d{1,9})\.attn\.hook_z(\.h(?P<head>\d{1,9}))?"
+        r"|(?P<mlp>\d{1,9})\.hook_mlp_out|(?P<resid>\d{1,9})\.hook_resid_post)",
+    )
+]
 
 
 @dataclass(frozen=True, order=True)
@@ -44,17 +55,20 @@ class Site:
 
 
 def parse_site(text: str) -> Site:
-    """Read ``a5.h3``, ``a5``, ``m2`` or ``r4``."""
-    match = _PATTERN.fullmatch(text.strip())
+    """Read a site in any of the notations.
+
+    Raises:
+        InputError: it is in none.
+    """
+    match = next((found for form in _FORMS if (found := form.fullmatch(text.strip()))), None)
     if match is None:
         raise InputError(
             f"unknown site {text!r}: write a5.h3 (a head), a5 (a layer's heads), m2 (an MLP) or r4"
         )
-    if match["attn"] is not None:
-        return Site("attn", int(match["attn"]), None if match["head"] is None else int(match["head"]))
-    if match["mlp"] is not None:
-        return Site("mlp", int(match["mlp"]))
-    return Site("resid", int(match["resid"]))
+    found = match.groupdict()
+    kind = next(kind for kind in ("attn", "mlp", "resid") if found.get(kind) is not None)
+    head = found.get("head")
+    return Site(kind, int(found[kind]), None if head is None else int(head))
 
 
 def resolve_site(model: TransformerBridge, text: str) -> Site:

@@ -16,15 +16,14 @@ from jaxtyping import Float, Int
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_length_batches
-from interp.bottlenecks.attach import attach
+from interp.bottlenecks.attach import attach, home_of
 from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.models import Model, model_device
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.scores.head_codes import SIDES
 from interp.stats import mean_interval
-from interp.steering.edits import SetCode
-from interp.steering.steer import steer
 
 Side = Literal["clean", "corrupt"]
 END = "END"
@@ -139,7 +138,7 @@ def read_pairs(
     books = {site: book for site, book in codebooks.items() if site[0] == "a"}
     metric = np.zeros((2, len(pairs)))
     codes: list[Mapping[str, np.ndarray]] = [{}] * len(pairs)
-    with attach(model, books, error_term=True) as attached:
+    with attach(model, books) as attached:
         for indices in equal_length_batches(pairs, batch_size):
             seen: list[dict[str, np.ndarray]] = []
             for row, side in enumerate(SIDES):
@@ -181,8 +180,9 @@ def set_code(
     if role is not None and role not in roles_of(pairs):
         raise InputError(f"role {role!r}: choose {', '.join(roles_of(pairs))}")
     codes = [codes] * len(pairs) if isinstance(codes, int) else [int(code) for code in codes]
-    checked = steer(model, codebooks, [SetCode(site, code, rows=[i]) for i, code in enumerate(codes)])
-    (book,) = checked.bottlenecks.values()
+    attached = attach(model, codebooks, read=False)
+    attached.edit(*(SetCode(site, code, rows=[i]) for i, code in enumerate(codes)))
+    book = codebooks[home_of(model, codebooks, site)[0]]
     if book.config.n_codes < 2:
         raise InputError(f"the codebook at {site} has one code: there is nothing to compare it with")
     drawn = np.random.default_rng(seed).integers(book.config.n_codes - 1, size=len(pairs))
@@ -193,7 +193,8 @@ def set_code(
         for indices, column in _batches(pairs, role):
             edits = [SetCode(site, chosen[i], rows=[row]) for row, i in enumerate(indices)]
             where = "all" if column is None else column
-            with steer(model, codebooks, edits, positions=where):
+            attached.clear()
+            with attached.edit(*edits, positions=where):
                 values[indices] = _metric(model, pairs, indices, side)
             if progress is not None:
                 progress(len(indices))

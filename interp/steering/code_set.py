@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from interp.bottlenecks.edits import AddCode, SetCode, WeightedCode, code_edits
 from interp.errors import InputError
-from interp.steering.edits import AddCode, SetCode, WeightedCode, code_edits
 
 HOW = ("set", "added", "forbidden")
 """What is done to codes."""

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from interp.bottlenecks.edits import format_codes
 from interp.models.embedded import EMBEDDED
-from interp.steering.edits import written
 
 _FROM_BOOKS = "from interp.bottlenecks.store import load_codebooks"
 
@@ -24,7 +24,7 @@ def program(settings: Mapping[str, Any]) -> str:
     loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(settings).items())
     codes = {"steered": settings["codes"], "random codes": settings["control"]}
     arms = "".join(
-        f"\n        {name!r}: parse_codes({written(own)!r}),"
+        f"\n        {name!r}: parse_codes({format_codes(own)!r}),"
         for name, own in codes.items()
         if own is not None
     )
@@ -52,7 +52,7 @@ texts = continue_arms(
     {settings["tokens"]},
     {done},
     positions={settings["positions"]!r},
-    share={settings["share"]},
+    fraction={settings["fraction"]},
     error_term={settings["error_term"]},
     temperature={settings["temperature"]},
     seed={settings["seed"]},
@@ -65,7 +65,7 @@ for name, own in texts.items():
 
 def command(settings: Mapping[str, Any]) -> str:
     """The ``interp steer`` that makes the same texts; a control's codes are drawn by the seed."""
-    words = ["interp", "steer", "--codes", written(settings["codes"])]
+    words = ["interp", "steer", "--codes", format_codes(settings["codes"])]
     for prompt in settings["prompts"]:
         words += ["--prompt", prompt]
     words += ["--tokens", str(settings["tokens"])]
@@ -76,7 +76,7 @@ def command(settings: Mapping[str, Any]) -> str:
     elif settings["slots"] != 1:
         words += ["--slots", str(settings["slots"])]
     words += ["--positions", settings["positions"]]
-    words += ["--share", str(settings["share"])] if settings["share"] != 1 else []
+    words += ["--share", str(settings["fraction"])] if settings["fraction"] != 1 else []
     words += ["--temperature", str(settings["temperature"]), "--seed", str(settings["seed"])]
     words += ["--chat"] if settings["chat"] else []
     words += ["--control"] if settings["control"] is not None else []

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from interp.bottlenecks.attach import attach, home_of
 from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.edits import Positions, WeightedCode, code_edits
 from interp.errors import InputError
 from interp.models import Model
 from interp.progress import Stage, silent
 from interp.steering.continuations import Continuation, continue_prompts
-from interp.steering.edits import WeightedCode, code_edits
-from interp.steering.steer import Where, home_of, steer
 
 
 def random_codes(
@@ -53,8 +53,8 @@ def continue_arms(
     add: float | int | None = None,
     forbid: bool = False,
     slots: int = 1,
-    positions: Where = "generated",
-    share: float | int = 1.0,
+    positions: Positions = "generated",
+    fraction: float | int = 1.0,
     error_term: bool = True,
     temperature: float | int = 0.7,
     seed: int = 0,
@@ -73,9 +73,9 @@ def continue_arms(
 
     Args:
         arms: codes by name; none for a text without an edit.
-        add, forbid, slots: as of :func:`~interp.steering.edits.code_edits`: what is done to the codes, the same in
+        add, forbid, slots: as of :func:`~interp.bottlenecks.edits.code_edits`: what is done to the codes, the same in
             every arm.
-        positions, share, error_term: as of :func:`~interp.steering.steer`. Without the error term texts of all arms
+        positions, fraction, error_term: as of :func:`~interp.steering.steer`. Without the error term texts of all arms
             are written on codes, those without an edit as well.
 
     Raises:
@@ -103,14 +103,8 @@ def continue_arms(
                 model,
                 list(some) * len(arms),
                 n_tokens,
-                within=steer(
-                    model,
-                    codebooks,
-                    edits,
-                    positions=positions,
-                    share=share,
-                    seed=drawn_by,
-                    error_term=error_term,
+                within=attach(model, codebooks, error_term=error_term, read=False).edit(
+                    *edits, positions=positions, fraction=fraction, seed=drawn_by
                 ),
                 temperature=temperature,
                 seed=drawn_by,

@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.activations.metric import kl_divergence
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.edits import CodeEdit, Positions, Where
 from interp.errors import InputError
 from interp.models import Model, model_device
-from interp.models.generate import generate
+from interp.models.generate import generate, pad_left
 from interp.models.hooks import as_it_is
 from interp.models.vocabulary import check_texts
-from interp.steering.edits import CodeEdit
-from interp.steering.steer import Where, columns_of, steer
 from interp.text.special import check_unicode, ends, opened, until_end
 
 
@@ -37,8 +37,8 @@ def step_divergences(
     prompt: Sequence[int],
     new: Sequence[Sequence[int]],
     *,
-    positions: Where = "generated",
-    share: float | int = 1.0,
+    positions: Positions = "generated",
+    fraction: float | int = 1.0,
     seed: int = 0,
     error_term: bool = True,
 ) -> list[Float[np.ndarray, " token"]]:
@@ -58,10 +58,10 @@ def step_divergences(
     # padding on the right is seen by no earlier position; the last token makes no new one
     rows = [[*prompt, *row, *[prompt[-1]] * (longest - len(row))][:-1] for row in new]
     tokens = torch.tensor(rows, device=model_device(model))
-    columns = columns_of(positions, len(prompt))
+    columns = Where(positions).columns(len(prompt))
     begin = len(prompt) - 1
-    within = steer(model, codebooks, edits, positions=columns, share=share, seed=seed, error_term=error_term)
-    with within:
+    attached = attach(model, codebooks, error_term=error_term, read=False)
+    with attached.edit(*edits, positions=columns, fraction=fraction, seed=seed):
         steered = model(tokens)[:, begin:]
     found = _divergence(steered, model(tokens)[:, begin:]).cpu().numpy()
     return [found[i, : len(row)].astype(np.float64) for i, row in enumerate(new)]
@@ -145,7 +145,7 @@ def continue_prompts(
     chat: bool = False,
     watch: Callable[[Tensor], None] | None = None,
 ) -> list[Continuation]:
-    """Sample one continuation a prompt, all in one batch, inside a context such as :func:`~interp.steering.steer`.
+    """Sample one continuation a prompt, all in one batch, inside a context such as :func:`~interp.bottlenecks.attach.attach`.
 
     The context is left before the texts are judged.
 
@@ -166,16 +166,13 @@ def continue_prompts(
         raise InputError(
             f"{longest} tokens of prompt and {n_tokens} new ones: the model reads {model.cfg.n_ctx}"
         )
-    device = model_device(model)
-    filler = ids[0][0]
-    tokens = torch.tensor([[filler] * (longest - len(row)) + row for row in ids], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device)
+    tokens, mask = pad_left(ids, model_device(model))
     with within or contextlib.nullcontext():
         out = generate(
             model,
             tokens,
             n_tokens,
-            attention_mask=None if bool(mask.all()) else mask,
+            attention_mask=mask,
             seed=seed,
             temperature=temperature,
             watch=watch,

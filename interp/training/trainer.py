@@ -143,7 +143,7 @@ class Trainer:
             site: TrainedCodebook(book, alone=config.objective == "local", joint=config.objective == "joint")
             for site, book in books.items()
         }
-        attach(model, self._wrappers)  # checks that they fit
+        attach(model, self._wrappers, error_term=False)  # checks that they fit
         self._teacher = Teacher(model, again=config.objective == "distilled" and config.epochs > 1)
         self.ks = {site: book.config.k for site, book in books.items()}
         if config.nested:
@@ -266,7 +266,7 @@ class Trainer:
         measured = objective == "distilled" or (objective == "local" and number % KL_EVERY == 0)
         with self._precision(tokens):
             teacher = self._teacher.logits(tokens) if measured else None
-        with attach(self.model, self._wrappers) as attached, self._precision(tokens):
+        with attach(self.model, self._wrappers, error_term=False) as attached, self._precision(tokens):
             logits = self.model(tokens)
             error = attached.loss() / len(self._wrappers)
         kl = ce = gradient = None
@@ -299,7 +299,7 @@ class Trainer:
         """
         for book in self._wrappers.values():
             book.anchors = True
-        with attach(self.model, self._wrappers):
+        with attach(self.model, self._wrappers, error_term=False):
             self.model(first)
         for book in self._wrappers.values():
             book.anchors = False

@@ -13,10 +13,11 @@ from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 from interp.app import engine
 from interp.app.engine import Turns
 from interp.app.steering.job import EVERY, Request, compare
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import load_codebooks
 from interp.errors import InputError
 from interp.models import load_model
-from interp.steering import SetCode, WeightedCode, steer
+from interp.steering import SetCode, WeightedCode
 from interp.steering.continuations import continue_prompts
 
 SOON = 10
@@ -97,7 +98,7 @@ def _expected(tiny_model_folder, runs_with_books, request: Request) -> list[tupl
     model = load_model(str(tiny_model_folder("llama")))
     books = load_codebooks(runs_with_books / "books", model)
     [(site, code, _)] = request.codes
-    within = steer(model, books, [SetCode(site, code, 2, rows=[1])], seed=request.seed)
+    within = attach(model, books, read=False).edit(SetCode(site, code, 2, rows=[1]), seed=request.seed)
     written = continue_prompts(
         model, [request.prompt] * 2, request.n_tokens, within=within, seed=request.seed
     )

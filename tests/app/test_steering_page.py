@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from interp.app import engine
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
-from interp.steering import SetCode, parse_codes, steer, topics
+from interp.steering import SetCode, parse_codes, topics
 from interp.steering.cache import identity
 from interp.steering.code_set import SCALE
 from interp.steering.conditions import random_codes
@@ -54,7 +55,7 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
     model = load_model(str(tiny_model_folder("llama")))
     books = load_codebooks(runs_with_books / "books", model)
     edits = [SetCode("a0.h1", 3, rows=[1]), SetCode("a1.h2", 5, rows=[1])]
-    within = steer(model, books, edits, seed=4)
+    within = attach(model, books, read=False).edit(*edits, seed=4)
     base, steered = continue_prompts(model, ["John went to"] * 2, 8, within=within, seed=4)
     assert base.tokens != steered.tokens
     ids = encode_prompts(model, ["John went to"])[0]
@@ -135,11 +136,11 @@ def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_w
         for row, some in ((1, codes), (2, random_codes(model, books, codes, seed=7)))
         for site, code, _ in some
     ]
-    within = steer(model, books, edits, positions="generated:3", share=0.5, seed=7)
+    within = attach(model, books, read=False).edit(*edits, positions="generated:3", fraction=0.5, seed=7)
     texts = continue_prompts(model, ["John & <Mary>?"] * 3, 8, within=within, seed=7)
     strips = [re.sub("<[^>]*>", "", strip) for strip in html_of(app)]
     assert [html.unescape(strip) for strip in strips] == [text.prompt + text.text for text in texts]
-    marks = within.chosen(3, len(encode_prompts(model, ["John & <Mary>?"])[0]) + 8)[1, :-1]
+    marks = within.edited_positions(3, len(encode_prompts(model, ["John & <Mary>?"])[0]) + 8)[1, :-1]
     assert html_of(app)[1].count("codes edited here") == int(marks.sum()) > 0
 
 

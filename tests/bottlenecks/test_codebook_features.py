@@ -94,7 +94,7 @@ def test_a_checkpoint_says_what_the_authors_forward_says(family, tiny_model_fold
     assert [book.config.k for book in books.values()] == [2, 3, 2, 3]
     export_language_model(tmp_path / "released", base=base, out=tmp_path / "language")
     model = load_model(str(tmp_path / "language"))
-    with attach(model, books) as attached, torch.no_grad():
+    with attach(model, books, error_term=False) as attached, torch.no_grad():
         logits = model(TOKENS)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert attached.ids["a0"].shape == (*TOKENS.shape, HEADS[family], 2)

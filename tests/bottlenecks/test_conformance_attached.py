@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.models import Model, hooked, model_lock, parse_site
 from interp.models.generate import generate
@@ -15,7 +16,7 @@ from tests.bottlenecks.conformance import PROMPTS, SITES, trained, watcher
 
 def test_bottleneck_changes_the_logits_and_detaching_restores_them_bit_for_bit(model, fitted):
     before = model(PROMPTS[0])
-    with attach(model, fitted) as attached:
+    with attach(model, fitted, error_term=False) as attached:
         during = model(PROMPTS[0])
     assert not torch.equal(during, before)
     assert torch.equal(model(PROMPTS[0]), before)
@@ -28,7 +29,7 @@ def test_each_site_passes_on_what_its_codes_stand_for(model, fitted):
         place = parse_site(site)
         watch = hooked(model, {place.hook: watcher(seen)})
         again = hooked(model, {place.hook: watcher(seen)})
-        with watch, attach(model, {site: bottleneck}) as attached, again:
+        with watch, attach(model, {site: bottleneck}, error_term=False) as attached, again:
             model(PROMPTS[0])
         x, out = seen
         if place.head is not None:
@@ -42,7 +43,7 @@ def test_each_site_passes_on_what_its_codes_stand_for(model, fitted):
 
 def test_disabled_sites_equal_the_base_and_enabled_ones_come_back(model, fitted):
     before = model(PROMPTS[0])
-    with attach(model, fitted) as attached:
+    with attach(model, fitted, error_term=False) as attached:
         on = model(PROMPTS[0])
         for site in SITES:
             attached.disable(site)
@@ -55,31 +56,34 @@ def test_disabled_sites_equal_the_base_and_enabled_ones_come_back(model, fitted)
         for site in SITES:
             attached.enable(site)
         assert torch.equal(model(PROMPTS[0]), on)
-    with attach(model, {"m1": fitted["m1"]}):
+    with attach(model, {"m1": fitted["m1"]}, error_term=False):
         assert torch.equal(model(PROMPTS[0]), only)
 
 
 def test_codes_of_a_batch_are_those_of_each_prompt_alone(model, fitted):
     tokens = torch.stack([model.to_tokens(prompt)[0, :12] for prompt in PROMPTS])
-    with attach(model, fitted) as attached:
+    with attach(model, fitted, error_term=False) as attached:
         logits, ids = model(tokens), attached.ids
         for row in range(3):
-            torch.testing.assert_close(model(tokens[row : row + 1])[0], logits[row], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(model(tokens[row : row + 1])[0], logits[row], atol=3e-4, rtol=1e-4)
             for site in SITES:
                 assert torch.equal(attached.ids[site][0], ids[site][row])
 
 
 def test_unequal_prompts_generate_under_codes_as_each_alone(model, fitted):
-    with attach(model, {"m1": fitted["m1"], "a0": fitted["a0"]}):
-        batch = generate(model, list(PROMPTS[:2]), 6)
+    with attach(model, {"m1": fitted["m1"], "a0": fitted["a0"]}, error_term=False):
+        batch = generate(model, list(PROMPTS[:2]), 6, return_type="tokens")
         for row, prompt in zip(batch, PROMPTS[:2], strict=True):
-            assert torch.equal(row[-6:], generate(model, prompt, 6)[0, -6:])
+            assert torch.equal(row[-6:], generate(model, prompt, 6, return_type="tokens")[0, -6:])
 
 
 def test_contexts_nest_and_an_inner_one_sees_what_the_outer_passes_on(model, fitted):
-    with attach(model, {"m1": fitted["m1"]}) as outer:
+    with attach(model, {"m1": fitted["m1"]}, error_term=False) as outer:
         once = model(PROMPTS[0])
-        with attach(model, {"m1": fitted["m1"]}) as inner, attach(model, {"r0": fitted["r0"]}):
+        with (
+            attach(model, {"m1": fitted["m1"]}, error_term=False) as inner,
+            attach(model, {"r0": fitted["r0"]}, error_term=False),
+        ):
             model(PROMPTS[0])
             handed_on = fitted["m1"].decode(outer.codes["m1"])
             assert torch.equal(inner.ids["m1"], fitted["m1"].encode(handed_on).ids)
@@ -89,11 +93,8 @@ def test_contexts_nest_and_an_inner_one_sees_what_the_outer_passes_on(model, fit
 def test_an_exception_detaches_and_frees_the_lock(model, fitted):
     before = model(PROMPTS[0])
 
-    def fail(*_):
-        raise RuntimeError("in the edit")
-
-    with pytest.raises(RuntimeError, match="in the edit"), attach(model, fitted) as attached:
-        attached.set_ids("m1", fail, values=1.0)
+    edit = SetCode("m1", 1, strength=None if fitted["m1"].unit_values else 1.0, rows=[7])
+    with pytest.raises(InputError), attach(model, fitted).edit(edit, positions="all"):
         model(PROMPTS[0])
     assert torch.equal(model(PROMPTS[0]), before)
     assert lock_is_free(model)
@@ -101,7 +102,7 @@ def test_an_exception_detaches_and_frees_the_lock(model, fitted):
 
 def test_as_an_object_it_attaches_and_detaches_and_holds_the_lock_between(model, fitted):
     before = model(PROMPTS[0])
-    attached = attach(model, fitted)
+    attached = attach(model, fitted, error_term=False)
     assert torch.equal(model(PROMPTS[0]), before)
     attached.attach()
     try:
@@ -130,7 +131,10 @@ def test_gradients_reach_codes_and_the_layers_before(model, fitted):
         grown["x"] = x.detach().requires_grad_()
         return grown["x"]
 
-    with hooked(model, {"blocks.0.hook_resid_pre": start}), attach(model, {"m1": bottleneck}) as attached:
+    with (
+        hooked(model, {"blocks.0.hook_resid_pre": start}),
+        attach(model, {"m1": bottleneck}, error_term=False) as attached,
+    ):
         loss = model(PROMPTS[0], return_type="loss") + attached.loss()
         loss.backward()
         ids = attached.ids["m1"]
@@ -155,7 +159,7 @@ def test_what_does_not_fit_is_refused_with_what_the_model_has(model, case):
         ("r0", d_model, 2, f"size {d_model}"),
     ]:
         with pytest.raises(InputError, match=message):
-            attach(model, {site: trained(case, d_in, groups)})
+            attach(model, {site: trained(case, d_in, groups)}, error_term=False)
 
 
 def lock_is_free(model: Model) -> bool:

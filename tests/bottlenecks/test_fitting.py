@@ -39,7 +39,7 @@ def seen(model: Model, tokens: Tensor, site: str, books: dict) -> Tensor:
     with (
         torch.no_grad(),
         hooked(model, {place.hook: keep}),
-        attach(model, books) if books else hooked(model, {}),
+        attach(model, books, error_term=False) if books else hooked(model, {}),
     ):
         model(tokens)
     return found[0]

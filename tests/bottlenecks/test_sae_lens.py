@@ -7,6 +7,7 @@ from sae_lens.saes.sae import SAEMetadata
 
 from interp.bottlenecks import Codebook, CodebookConfig, DiscreteSAE, DiscreteSAEConfig, LayerNormCodebook
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import SetCode
 from interp.bottlenecks.interop.sae_lens import CodebookSAE, SaeLensCodes, export_to_sae_lens
 from interp.errors import InputError
 from interp.models import hooked, parse_site
@@ -120,7 +121,7 @@ def test_the_sae_that_is_wrapped_stays_as_it_is():
 )
 def test_a_sae_at_another_place_than_its_own_is_told(hook, site, warns, tiny_model, recwarn):
     sae = standard_sae(24, metadata=SAEMetadata(hook_name=hook))
-    attach(tiny_model("llama"), {site: SaeLensCodes(sae, k=2)})
+    attach(tiny_model("llama"), {site: SaeLensCodes(sae, k=2)}, error_term=False)
     told = [str(one.message) for one in recwarn if "was made for" in str(one.message)]
     assert len(told) == warns and all(f"the bottleneck at {site} was made for" in one for one in told)
 
@@ -149,16 +150,16 @@ def test_any_sae_is_attached_and_its_codes_read_and_set(site, reshape, tiny_mode
     with hooked(model, {place.hook: lambda x: seen.append(x.clone())}):
         model(tokens)
     x = seen[0].reshape(*seen[0].shape[:2], 24)
-    with attach(model, {site: bottleneck}) as attached:
+    with attach(model, {site: bottleneck}, error_term=False) as attached:
         model(tokens)
         expected = sae.encode(x if reshape == "none" else x.unflatten(-1, (4, 6))).topk(4)
         assert torch.equal(attached.ids[site].long(), expected.indices)
         plain = generate(model, tokens, 6)
         assert torch.equal(plain, generate(model, tokens, 6, use_cache=False))
         with pytest.raises(InputError, match="have a strength"):
-            attached.set_ids(site, 7)
+            attached.edit(SetCode(site, 7))
         logits = model(tokens)
-        attached.set_ids(site, 7, positions=5, slot=0, values=9.0)
+        attached.edit(SetCode(site, 7, strength=9.0), positions=5)
         changed = model(tokens)
         assert torch.equal(changed[:, :5], logits[:, :5])
         assert not torch.allclose(changed[:, 5], logits[:, 5], atol=1e-3)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from playwright.sync_api import expect
 
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import load_codebooks
 from interp.codesearch import CodeIndex, search_regex
 from interp.models import load_model
-from interp.steering import SetCode, steer
+from interp.steering import SetCode
 from interp.steering.continuations import continue_prompts
 from tests.browser.conftest import CITY
 
@@ -140,7 +141,7 @@ def test_two_tabs_that_steer_at_once_each_get_what_they_asked_for(tab, runs, tin
     model = load_model(str(tiny_model_folder("llama")))
     books = load_codebooks(runs / "books", model)
     for opened, (prompt, site, code, seed) in zip(tabs, asked, strict=True):
-        within = steer(model, books, [SetCode(site, code, rows=[1])], seed=seed)
+        within = attach(model, books, read=False).edit(SetCode(site, code, rows=[1]), seed=seed)
         texts = continue_prompts(model, [prompt] * 2, 30, within=within, seed=seed)
         shown = opened.page.get_by_test_id("stMetric").filter(has_text="Perplexity")
         expect(shown.get_by_test_id("stMetricValue")).to_have_text(

@@ -68,7 +68,7 @@ def test_cross_entropy_is_that_of_a_plain_loop(model, by_k, texts, found):
     tokens = texts[0].tokens
     np.testing.assert_allclose(found.plain.ce, losses(model, tokens), rtol=1e-4)
     for k, books in by_k.items():
-        with attach(model, books):
+        with attach(model, books, error_term=False):
             np.testing.assert_allclose(found.scores[f"codes k={k}"].ce, losses(model, tokens), rtol=1e-3)
     assert not np.allclose(found.plain.ce, found.scores["codes k=3"].ce)
 
@@ -77,7 +77,7 @@ def test_kl_accuracy_and_agreement_are_those_of_a_plain_loop(model, by_k, texts,
     block = texts[0].tokens[2:3]
     with torch.no_grad():
         plain = model(block)[0, :-1].log_softmax(-1)
-        with attach(model, by_k[3]):
+        with attach(model, by_k[3], error_term=False):
             coded = model(block)[0, :-1].log_softmax(-1)
     kl = torch.nn.functional.kl_div(coded, plain, log_target=True, reduction="batchmean")
     scores = found.scores["codes k=3"]
@@ -183,7 +183,7 @@ def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
     assert usage["variance_explained_sites"]["a0"] == pytest.approx(1 - float(error / variance), abs=1e-4)
 
     alone = evaluate_codebooks(model, {3: {"m1": by_k[3]["m1"]}}, *texts, control_blocks=0).usage[3]
-    with torch.no_grad(), attach(model, {"m1": by_k[3]["m1"]}) as attached:
+    with torch.no_grad(), attach(model, {"m1": by_k[3]["m1"]}, error_term=False) as attached:
         model(tokens)
     ids = attached.ids["m1"].flatten(0, 1)
     share = torch.bincount(ids.flatten().long(), minlength=12) / ids.numel()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering import (
@@ -28,7 +29,7 @@ from interp.evaluation.steering_conditions import (
     vector_books,
 )
 from interp.models import Model, hooked
-from interp.steering import Topic, find_codes, steer
+from interp.steering import Topic, find_codes
 from interp.steering.find import EMPHASIS, read_gains
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
@@ -178,7 +179,10 @@ def test_a_book_of_vectors_adds_them(model):
     with torch.no_grad():
         with hooked(model, hooks):
             model(tokens)
-        with steer(model, books, [AddCode("r0", 0, 2.0)], positions="all"), hooked(model, hooks):
+        with (
+            attach(model, books, read=False).edit(AddCode("r0", 0, 2.0), positions="all"),
+            hooked(model, hooks),
+        ):
             model(tokens)
     torch.testing.assert_close(seen[1], seen[0] + 2)
 

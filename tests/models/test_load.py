@@ -329,8 +329,7 @@ def test_a_tokenizer_without_special_tokens_is_given_none_that_the_model_does_no
     assert load_text("stdlib", model, n_tokens=64, context=32).tokens.dtype == torch.long
     [continued] = continue_prompts(model, ["Mary"], 4)
     assert len(continued.tokens) == 4
-    with pytest.raises(InputError, match="no padding token"):
-        generate(model, "Mary", 4)
+    assert generate(model, ["Mary", "Mary went"], 4)[0] == generate(model, "Mary", 4)
 
 
 def test_a_padding_token_outside_the_vocabulary_gives_way_to_the_end(tmp_path, tiny_model_folder):
@@ -341,7 +340,7 @@ def test_a_padding_token_outside_the_vocabulary_gives_way_to_the_end(tmp_path, t
     tokenizer.save_pretrained(folder)
     model = load_model(str(folder))
     assert model.tokenizer.pad_token == model.tokenizer.eos_token is not None
-    assert generate(model, ["Mary", "Mary and John"], 2).shape[0] == 2
+    assert len(generate(model, ["Mary", "Mary and John"], 2)) == 2
 
 
 def test_architecture_that_is_no_causal_model_is_refused(tmp_path, tiny_model_folder):

@@ -2,11 +2,12 @@
 
 import pytest
 
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.store import load_codebooks
 from interp.errors import InputError
 from interp.models import load_model
-from interp.steering import AddCode, WeightedCode, steer
+from interp.steering import AddCode, WeightedCode
 from interp.steering import conditions as arms
 from interp.steering.conditions import continue_arms
 from interp.steering.continuations import continue_prompts
@@ -33,7 +34,9 @@ def test_each_arm_is_written_under_its_own_codes(model, books):
     found = continue_arms(model, books, {"base": [], "ours": CODES}, PROMPTS, 6, add=40, temperature=0)
     plain = continue_prompts(model, PROMPTS, 6, temperature=0)
     edits = [AddCode(site, code, 40 * weight, from_mean=True) for site, code, weight in CODES]
-    steered = continue_prompts(model, PROMPTS, 6, within=steer(model, books, edits), temperature=0)
+    steered = continue_prompts(
+        model, PROMPTS, 6, within=attach(model, books, read=False).edit(*edits), temperature=0
+    )
     assert [one.tokens for one in found["base"]] == [one.tokens for one in plain]
     assert [one.tokens for one in found["ours"]] == [one.tokens for one in steered]
     assert [one.tokens for one in plain] != [one.tokens for one in steered]

@@ -6,6 +6,7 @@ import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.stats import mean_interval
@@ -53,9 +54,7 @@ def _alone(model, books, pair: PromptPair, side: str, site=None, code=0, at=None
     tokens = pair.clean_tokens if side == "clean" else pair.corrupt_tokens
     with torch.no_grad(), attach(model, books, error_term=True) as attached:
         if site is not None:
-            layer, _, head = site.partition(".h")
-            where, group = (site, None) if site in books else (layer, int(head))
-            attached.set_ids(where, code, group=group, slot=0, positions=at)
+            attached.edit(SetCode(site, code), positions="all" if at is None else at)
         end = model(torch.tensor([tokens]))[0, -1]
     metric = end[list(pair.answers)].mean() - end[list(pair.wrong_answers)].mean()
     return float(metric), {name: ids[0].numpy() for name, ids in attached.ids.items()}

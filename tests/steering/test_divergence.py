@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from interp.bottlenecks.attach import attach
 from interp.errors import InputError
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate
-from interp.steering import AddCode, SetCode, WeightedCode, steer
+from interp.steering import AddCode, SetCode, WeightedCode
 from interp.steering.conditions import random_codes
 from interp.steering.continuations import step_divergences, surprise
-from tests.steering.test_steer import fitted
+from tests.bottlenecks.test_edits import fitted
 
 PROMPT = [1, 20, 31, 7]
 NEW = [[11, 12, 40, 5, 9, 30], [50, 8, 8]]
@@ -61,14 +62,14 @@ def test_each_step_is_what_plain_forwards_of_the_prefix_give(model, books, posit
 def test_it_edits_the_same_share_of_tokens_as_the_generation_did(model, books):
     """The steered distributions, read again as a whole, are those that the greedy tokens were taken from."""
     edits = [SetCode("a0.h1", 3, rows=[1]), AddCode("m1", 4, 4.0, rows=[1])]
-    options = {"positions": "generated", "share": 0.5, "seed": 3}
-    with steer(model, books, edits, **options):
+    options = {"positions": "generated", "fraction": 0.5, "seed": 3}
+    with attach(model, books, read=False).edit(*edits, **options):
         out = generate(model, torch.tensor([PROMPT] * 2), 12)
     new = out[:, len(PROMPT) :].tolist()
     divergence = step_divergences(model, books, edits, PROMPT, new, **options)
-    with steer(model, books, edits, **options) as steered:
+    with attach(model, books, read=False).edit(*edits, **options) as steered:
         generate(model, torch.tensor([PROMPT] * 2), 12)
-        marks = steered.chosen(2, len(PROMPT) + 12)[1, len(PROMPT) - 1 : -1]
+        marks = steered.edited_positions(2, len(PROMPT) + 12)[1, len(PROMPT) - 1 : -1]
     assert 0 < marks.sum() < len(marks)
     first = int(marks.nonzero()[0])
     assert divergence[1][:first].max(initial=0) < 1e-6 and divergence[1][first] > 1e-4

@@ -9,16 +9,17 @@ import torch
 from scipy.stats import binomtest, false_discovery_control, fisher_exact, poisson
 
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
+from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.metric_codebook import FLOOR
 from interp.errors import InputError
 from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked, load_model
-from interp.steering import CodeSet, find_codes, load_topic, steer, topic_names
+from interp.steering import CodeSet, find_codes, load_topic, topic_names
 from interp.steering import cache as kept
 from interp.steering.cache import write_shipped
 from interp.steering.conditions import random_codes
-from interp.steering.edits import code_edits
 from interp.steering.find import AT_LEAST, DETECTED, EMPHASIS, SHARE, _split, pursue, read_gains
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
@@ -186,7 +187,7 @@ def test_a_codebook_of_the_whole_z_is_compared_by_what_all_heads_write(model):
     for vector in named:
         vector = vector.double()
         assert float(vector @ metric @ left) == pytest.approx(0, abs=2e-3 * float(vector @ metric @ vector))
-    steer(model, whole, found.adds(len(found)))
+    attach(model, whole, read=False).edit(*found.adds(len(found)))
 
 
 def test_a_code_is_judged_if_the_half_that_chooses_would_have_found_it(model, books):
@@ -283,10 +284,12 @@ def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
             return float(model(texts.tokens).log_softmax(-1)[texts.counted][:, mark].mean())
 
     named = found.named(len(found), "added")
-    added = steer(model, books, found.adds(len(found), scale=1), positions="all")
+    added = attach(model, books, read=False).edit(*found.adds(len(found), scale=1), positions="all")
     others = random_codes(model, books, named, seed=1)
     assert [code.weight for code in others] == [code.weight for code in named]
-    assert log_p(added) > max(log_p(), log_p(steer(model, books, code_edits(others, add=1), positions="all")))
+    assert log_p(added) > max(
+        log_p(), log_p(attach(model, books, read=False).edit(*code_edits(others, add=1), positions="all"))
+    )
     sites = [edit.site for edit in found.sets(len(found))]
     assert len(sites) == len(set(sites)) == len({code.site for code in found.codes})
     assert found.named(len(found), "forbidden") == [code._replace(weight=1.0) for code in named]
@@ -309,7 +312,7 @@ def test_heads_that_share_a_codebook_and_a_codebook_of_one_head(model, books):
         assert {(code.site, code.code): code.weight for code in some.codes} == pytest.approx(
             {at: weight for at, (weight, _) in told.items()}, rel=2e-3
         )
-    steer(model, {"a1": shared}, found.adds(len(found)))
+    attach(model, {"a1": shared}, read=False).edit(*found.adds(len(found)))
 
 
 def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(

@@ -2,10 +2,11 @@
 
 import pytest
 
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import load_codebooks
-from interp.steering import load_topic, parse_codes, steer, topic_names
+from interp.steering import load_topic, parse_codes, topic_names
 from interp.steering.cache import identity, recall, request_key
-from interp.steering.edits import code_edits
 from interp.steering.find import RANKINGS
 from interp.steering.topics import load_presets
 
@@ -19,7 +20,7 @@ def test_presets_and_topics_codes_belong_to_the_shipped_codebooks(smollm2, tmp_p
     presets = load_presets(made_with)
     assert presets, STALE
     for preset in presets:
-        steer(smollm2, books, code_edits(parse_codes(preset.codes), add=preset.scale))
+        attach(smollm2, books, read=False).edit(*code_edits(parse_codes(preset.codes), add=preset.scale))
         measured = preset.measured
         assert measured.hits[1] >= max(measured.n / 2, 2 * measured.hits[0], 2 * measured.hits[2])
     for name in topic_names():
@@ -29,7 +30,7 @@ def test_presets_and_topics_codes_belong_to_the_shipped_codebooks(smollm2, tmp_p
             assert found is not None, STALE
             assert found.by == by and found.n_positive == len(topic.positive)
             assert len(found) > (50 if by == "difference" else 100)
-            steer(smollm2, books, found.sets(len(found)))
+            attach(smollm2, books, read=False).edit(*found.sets(len(found)))
 
 
 def test_presets_of_other_codebooks_are_none():

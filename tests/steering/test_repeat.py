@@ -20,7 +20,7 @@ SETTINGS = {
     "prompts": ["it's $HOME; `x`"],
     "tokens": 40,
     "positions": "generated",
-    "share": 1.0,
+    "fraction": 1.0,
     "seed": 3,
     "error_term": True,
     "temperature": 1.0,
@@ -47,7 +47,11 @@ def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():
         ({"slots": 2, "k": 4}, "--slots 2", "    slots=2,\n    positions="),
         ({"k": 4}, "--k 4", "k=4)"),
         ({"chat": True, "error_term": False}, "--chat --splice", "chat=True"),
-        ({"share": 0.5, "positions": "generated:4"}, "--positions generated:4 --share 0.5", "'generated:4'"),
+        (
+            {"fraction": 0.5, "positions": "generated:4"},
+            "--positions generated:4 --share 0.5",
+            "'generated:4'",
+        ),
         (
             {"control": [WeightedCode("a12.h3", 1), WeightedCode("m5", 2, 0.5)]},
             "--control",

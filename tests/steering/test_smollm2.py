@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.attach import attach
 from interp.models import hooked
-from interp.steering import find_codes, load_topic, steer
+from interp.steering import find_codes, load_topic
 from interp.steering.continuations import continue_prompts
 from interp.steering.texts import tokenize
 
@@ -26,7 +27,7 @@ def test_codes_of_a_topic_change_what_the_chat_says_and_cost_perplexity(smollm2)
     def told(within=None):
         return continue_prompts(smollm2, ["Tell me a story."], 8, within=within, chat=True, temperature=0)[0]
 
-    steered, plain = told(steer(smollm2, {"r12": book}, found.sets(1))), told()
+    steered, plain = told(attach(smollm2, {"r12": book}, read=False).edit(*found.sets(1))), told()
     assert steered.text != plain.text
     assert steered.perplexity > plain.perplexity
     assert told().text == plain.text

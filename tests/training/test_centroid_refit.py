@@ -21,7 +21,11 @@ from interp.training.centroid_refit import SHARE, refit_centroids
 def what_comes(model, tokens, hook: str, earlier) -> Tensor:
     """What reaches a hook with the books before it in place."""
     seen = []
-    with torch.no_grad(), attach(model, earlier), hooked(model, {hook: lambda x: seen.append(x.clone())}):
+    with (
+        torch.no_grad(),
+        attach(model, earlier, error_term=False),
+        hooked(model, {hook: lambda x: seen.append(x.clone())}),
+    ):
         model(tokens)
     return seen[0]
 

@@ -32,7 +32,7 @@ QUICK = TrainConfig(epochs=4, lr=0.02, checkpoint_every=20, replace_every=10)
 def kl_on(model, books, text) -> float:
     with torch.no_grad():
         plain = model(text.tokens).log_softmax(-1)
-        with attach(model, books):
+        with attach(model, books, error_term=False):
             found = model(text.tokens).log_softmax(-1)
     return float((plain.exp() * (plain - found)).sum(-1).mean())
 
@@ -185,7 +185,7 @@ def test_the_first_position_is_exact_and_stays(objective, codes, model, text, tm
             f"blocks.{layer}.hook_resid_post": partial(seen.__setitem__, layer)
             for layer in range(model.cfg.n_layers)
         }
-        with torch.no_grad(), attach(model, books), hooked(model, watch):
+        with torch.no_grad(), attach(model, books, error_term=False), hooked(model, watch):
             model(tokens)
     for layer, x in plain.items():
         torch.testing.assert_close(coded[layer][:, 0], x[:, 0])
@@ -197,7 +197,7 @@ def test_where_heads_share_a_book_the_codes_of_the_first_position_are_held(model
     book = Codebook(CodebookConfig(d_in=model.cfg.d_head, n_codes=24, k=2, selection="matching_pursuit"))
     before = book.codes.detach().clone()
     trainer = Trainer(model, {"a0": book}, replace(QUICK, warmup=0.0), 4)
-    with torch.no_grad(), attach(model, {"a0": book}) as attached:
+    with torch.no_grad(), attach(model, {"a0": book}, error_term=False) as attached:
         model(text.tokens[:1, :1])
     there = attached.ids["a0"].unique().long()
     for number in range(3):

@@ -15,6 +15,7 @@ from interp.app.engine import Turns
 from interp.app.widgets import run_store as shelf
 from interp.app.widgets.codebook_picker import SHIPPED_MLPS
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import SetCode
 from interp.bottlenecks.store import load_codebooks
 from interp.report import wording
 from interp.runs.run import Run
@@ -28,7 +29,7 @@ def _set_by_hand(model, books, pairs, code: int, head: int, column: int | None) 
     values = []
     for pair in pairs:
         with torch.no_grad(), attach(model, {"a0": books["a0"]}, error_term=True) as attached:
-            attached.set_ids("a0", code, group=head, slot=0, positions=column)
+            attached.edit(SetCode(f"a0.h{head}", code), positions="all" if column is None else column)
             logits = model(torch.tensor([pair.clean_tokens]))[0, -1]
         values.append(float(logits[list(pair.answers)].mean() - logits[list(pair.wrong_answers)].mean()))
     return np.array(values)

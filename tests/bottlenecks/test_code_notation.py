@@ -2,9 +2,9 @@
 
 import pytest
 
+from interp.bottlenecks.edits import code_edits, format_codes
 from interp.errors import InputError
 from interp.steering import AddCode, ForbidCode, SetCode, WeightedCode, parse_codes
-from interp.steering.edits import code_edits, written
 
 
 def test_codes_are_read_as_they_are_written():
@@ -14,8 +14,8 @@ def test_codes_are_read_as_they_are_written():
         WeightedCode("a1.h0", 0, -2.0),
         WeightedCode("r4", 7, 1.5e-05),
     ]
-    assert written(codes) == "a12.h3=417,m5=31*0.1,a1.h0=0*-2.0,r4=7*1.5e-05"
-    assert parse_codes(written(codes)) == codes
+    assert format_codes(codes) == "a12.h3=417,m5=31*0.1,a1.h0=0*-2.0,r4=7*1.5e-05"
+    assert parse_codes(format_codes(codes)) == codes
     assert parse_codes(" a12.h3=417, m5=31*.5\n") == [codes[0], WeightedCode("m5", 31, 0.5)]
 
 
