@@ -73,7 +73,7 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
     )
     assert found.code == 0, found.err
     assert "1 codes by difference, of " in found.out and "6 texts with it, 6 without" in found.out
-    assert found.out.count("parse_codes('a") == 1 and "share=0.5" in found.out
+    assert found.out.count("parse_codes('a") == 1 and "fraction=0.5" in found.out
     assert "    add=2.5,\n" in found.out
     assert "weight" in found.out and "prec." in found.out and found.out.count("recall") == 1 + 2
     found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--set")

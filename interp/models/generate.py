@@ -49,8 +49,8 @@ def generate(
 
     Raises:
         InputError: a temperature that is negative or not finite, no prompts or an empty one, no new tokens, more
-            tokens than the model's context, a token that is none of the model's, or logits that are NaN or infinite,
-            as of codes that are added too strongly for the model's dtype.
+            tokens than the model's context, a token that is none of the model's, strings and a tokenizer without a
+            padding token, or logits that are NaN or infinite, as of codes added too strongly for the model's dtype.
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
@@ -65,6 +65,8 @@ def generate(
         tokens, texts = prompts, None
     else:
         texts = [prompts] if isinstance(prompts, str) else prompts
+        if getattr(model.tokenizer, "pad_token_id", None) is None:
+            raise InputError("the model's tokenizer has no padding token: give prompts as tokens")
         rows = [model.to_tokens(text, truncate=False)[0].tolist() for text in texts]
         if not rows or not min(map(len, rows)):
             raise InputError(f"prompts {prompts!r}: give at least one, and none that is empty")

@@ -323,7 +323,9 @@ def test_leaving_restores_the_model_bit_for_bit(model, books, tokens):
 
 
 def test_codes_of_a_head_with_a_codebook_of_its_own_and_of_codes_with_strengths(model, tokens):
-    config = CodebookConfig(d_in=model.cfg.d_head, n_codes=N_CODES, selection="matching_pursuit", magnitude="scaled")
+    config = CodebookConfig(
+        d_in=model.cfg.d_head, n_codes=N_CODES, selection="matching_pursuit", magnitude="scaled"
+    )
     own = {"a1.h2": Codebook(config).fit(activation(model, "blocks.1.attn.hook_z", tokens)[:, :, 2])}
     with attach(model, own, read=False).edit(SetCode("a1.h2", 5, strength=3.0), positions="all") as steered:
         logits(model, tokens)

@@ -329,7 +329,8 @@ def test_a_tokenizer_without_special_tokens_is_given_none_that_the_model_does_no
     assert load_text("stdlib", model, n_tokens=64, context=32).tokens.dtype == torch.long
     [continued] = continue_prompts(model, ["Mary"], 4)
     assert len(continued.tokens) == 4
-    assert generate(model, ["Mary", "Mary went"], 4)[0] == generate(model, "Mary", 4)
+    with pytest.raises(InputError):
+        generate(model, "Mary", 4)
 
 
 def test_a_padding_token_outside_the_vocabulary_gives_way_to_the_end(tmp_path, tiny_model_folder):
