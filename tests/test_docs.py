@@ -236,7 +236,7 @@ def _sentences(page: Path):
     prose = re.sub(
         r"^```.*?^```|^\|.*?$|^#.*?$|^    .*?$|<!--.*?-->", "", _text(page), flags=re.DOTALL | re.MULTILINE
     )
-    prose = re.sub(r"`[^`]*`", "code", re.sub(r"\]\([^)]*\)", "]", prose))
+    prose = re.sub(r"`[^`]*`", "Code", re.sub(r"\]\([^)]*\)", "]", prose))
     for paragraph in re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.) ", prose):
         for sentence in re.split(r"(?<=[.?!:;])\s+(?=[^a-z])", " ".join(paragraph.split())):
             yield sentence, re.findall(r"[A-Za-z][\w'’-]*", sentence)
