@@ -145,7 +145,7 @@ def open_codes(tab: Tab, rounds: int) -> list[Click]:
 
 def next_codes(tab: Tab, rounds: int) -> list[Click]:
     found = []
-    page = tab.open("/codes?code=a11.h6:127")
+    page = tab.open("/codes?code=a11.h6=127")
     for _ in range(rounds + 1):
         name = page.locator("h1").inner_text()
         button = page.get_by_role("button", name="Next")

@@ -9,8 +9,9 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.codes.index import changed
-from interp.app.codes.search import interval, name_of
+from interp.app.codes.search import interval
 from interp.app.widgets.tokens import colour
+from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
     CodeIndex,
     CodePage,
@@ -151,7 +152,7 @@ def document_rows(index: CodeIndex, found: CodePage) -> list[dict]:
 
 def nearest_rows(found: CodePage) -> list[dict]:
     return [
-        {"code": name_of(found.book, one.code), "cosine": one.cosine, "tokens": one.count}
+        {"code": code_name(found.book, one.code), "cosine": one.cosine, "tokens": one.count}
         for one in found.neighbours or ()
     ]
 
@@ -159,7 +160,7 @@ def nearest_rows(found: CodePage) -> list[dict]:
 def related_rows(found: CodePage) -> list[dict]:
     return [
         {
-            "code": name_of(one.book, one.code),
+            "code": code_name(one.book, one.code),
             "share": one.share,
             "95 %": interval(one.interval),
             "lift": one.lift,

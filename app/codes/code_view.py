@@ -21,10 +21,10 @@ from interp.app.codes.code_page import (
     strip,
     token_rows,
 )
-from interp.app.codes.search import name_of
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.app.widgets.urls import books_of
+from interp.bottlenecks.edits import code_name
 from interp.codesearch import CodeIndex, CodePage
 from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.firing_stats import N_TOP
@@ -88,7 +88,7 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         engine.say(error)
         st.button("Search", on_click=go_to, args=(None,), icon=":material/arrow_back:")
         return
-    name = name_of(book, code)
+    name = code_name(book, code)
     heading.title(plain(name))
     toolbar(index, book, code)
     found = page(index, book, code)
@@ -128,7 +128,7 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
 
 def toolbar(index: CodeIndex, book: str, code: int) -> None:
     """Search, previous and next code, star, note, steering."""
-    name = name_of(book, code)
+    name = code_name(book, code)
     note = code_index.annotations(index).get((book, code), Annotation())
 
     def keep(**change) -> None:
@@ -144,7 +144,7 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
             st.button(
                 label,
                 on_click=go_to,
-                args=(None if other is None else name_of(book, other),),
+                args=(None if other is None else code_name(book, other),),
                 disabled=other is None,
                 icon=f":material/{icon}:",
                 help=f"The {label.lower()} code of {plain(book)} that occurs in this text.",
@@ -199,7 +199,7 @@ def numbers(index: CodeIndex, found: CodePage) -> None:
 
 def where(index: CodeIndex, found: CodePage) -> None:
     """Contexts, in the order that was asked for."""
-    name = name_of(found.book, found.code)
+    name = code_name(found.book, found.code)
     st.subheader("Contexts")
     order = st.segmented_control(
         "Contexts", list(ORDERS), key="order", bind=IN_URL, default="clearest", required=True,
@@ -240,13 +240,13 @@ def related(found: CodePage) -> None:
     if not found.related:
         st.caption("No code goes with it more often than by chance.")
         return
-    pick(related_rows(found), f"related {name_of(found.book, found.code)}", COLUMNS)
+    pick(related_rows(found), f"related {code_name(found.book, found.code)}", COLUMNS)
     st.caption(f"Counted at {found.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
 def nearest(index: CodeIndex, found: CodePage) -> None:
     if found.neighbours is not None:
-        pick(nearest_rows(found), f"nearest {name_of(found.book, found.code)}", COLUMNS)
+        pick(nearest_rows(found), f"nearest {code_name(found.book, found.code)}", COLUMNS)
         st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
         return
     try:
@@ -276,7 +276,7 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
             [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries],
             hide_index=True,
             column_config={"logit": st.column_config.NumberColumn(format="%.2f")},
-            key=f"lens {sign} {name_of(book, code)}",
+            key=f"lens {sign} {code_name(book, code)}",
         )
     st.caption(
         f"The vector through W_O, the final norm and the unembedding, as if it were all of the residual stream; "

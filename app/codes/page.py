@@ -18,13 +18,13 @@ from interp.app.codes.search import (
     Likeness,
     kept,
     like,
-    name_of,
     rows,
     scores,
 )
 from interp.app.widgets import run_store as shelf
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, tell_missing
+from interp.bottlenecks.edits import code_name
 from interp.codesearch import CodeIndex
 from interp.codesearch.contexts import match_contexts
 from interp.codesearch.index import MANIFEST
@@ -215,7 +215,7 @@ def similar(index: CodeIndex, text: str) -> None:
     st.markdown(f"**Its {len(found.codes)} codes**, the rarest first")
     annotations = code_index.annotations(index)
     listed = [
-        {"code": name_of(book, code), "tokens": count, "kept": kept(annotations.get((book, code)))}
+        {"code": code_name(book, code), "tokens": count, "kept": kept(annotations.get((book, code)))}
         for book, code, count in found.codes
     ]
     pick(listed, "prompt codes", COLUMNS, height=300)
@@ -230,7 +230,7 @@ def starred(index: CodeIndex) -> None:
     layout = index.layout
     listed = [
         {
-            "code": name_of(book, code),
+            "code": code_name(book, code),
             "star": "★" if note.star else "",
             "note": note.text,
             "tokens": index.count(book, code) if layout.has(book, code) else None,

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from interp.app import engine
 from interp.app.codes.index import changed
 from interp.app.widgets.tokens import pieces
+from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
     CodeHit,
     CodeIndex,
@@ -58,10 +59,6 @@ def _scores(folder: Path, changed: float, by: str, text: str, _index: CodeIndex)
     return search_regex(_index, text) if by == REGEX else search_token(_index, text)
 
 
-def name_of(book: str, code: int) -> str:
-    return f"{book}:{code}"
-
-
 def kept(note: Annotation | None) -> str:
     """A star and the beginning of a note, for a table's column."""
     if note is None:
@@ -74,7 +71,7 @@ def rows(hits: Sequence[CodeHit], annotations: dict[tuple[str, int], Annotation]
     """A line of the table each."""
     return [
         {
-            "code": name_of(hit.book, hit.code),
+            "code": code_name(hit.book, hit.code),
             "precision": hit.precision,
             "P 95 %": interval(hit.precision_interval),
             "recall": hit.recall,

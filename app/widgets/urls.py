@@ -9,6 +9,7 @@ from interp.app.codes import index as code_index
 from interp.app.widgets import run_store as shelf
 from interp.app.widgets.codebook_picker import shipped_fingerprint, shipped_name
 from interp.bottlenecks import store as book_folder
+from interp.bottlenecks.edits import code_name
 from interp.codesearch.index import MANIFEST
 from interp.errors import InputError
 from interp.files import read_json
@@ -30,8 +31,8 @@ def code_pages(books: str) -> Callable[[str, int], str | None]:
     def page(site: str, code: int) -> str | None:
         if index is None and names:
             return None
-        asked = {"code": f"{site}:{code}"} | ({} if index is None else {"index": index})
-        return f"/codes?{urlencode(asked, safe=':')}"
+        asked = {"code": code_name(site, code)} | ({} if index is None else {"index": index})
+        return f"/codes?{urlencode(asked, safe='=')}"
 
     return page
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes
 from interp.bottlenecks.codebook import Codebook
 from interp.errors import InputError
-from interp.models.sites import parse_site
+from interp.models.sites import canonical_site
 
 Positions = str | SupportsIndex | slice | Sequence[SupportsIndex]
 """A name or columns, see the module's docstring."""
@@ -113,7 +113,7 @@ def parse_codes(text: str) -> list[WeightedCode]:
         matched = _CODE.fullmatch(part)
         if matched is None or not math.isfinite(weight := float(matched[3] or 1)):
             raise InputError(f"code {part!r}: write {_FORM}")
-        found.append(WeightedCode(str(parse_site(matched[1])), int(matched[2]), weight))
+        found.append(WeightedCode(canonical_site(matched[1]), int(matched[2]), weight))
     if not found:
         raise InputError(f"no codes: write {_FORM}")
     return found

@@ -135,7 +135,7 @@ def search(
         int, typer.Option(metavar="INTEGER", help="which token of the prompt; -1 the last")
     ] = -1,
     code: Annotated[
-        str | None, typer.Option(metavar="BOOK:CODE", help="one code's page, such as a12.h3:97")
+        str | None, typer.Option(metavar="SITE=ID", help="one code's page, such as a12.h3=97")
     ] = None,
     n: Annotated[int, whole_option("--n", "-n", least=1, help="results; of --code at most 10 contexts")] = 20,
     sort: Annotated[
@@ -167,6 +167,7 @@ def search(
     given = {"--position": position != -1, "--device": device is not None, "--dtype": dtype is not None}
     if useless := [name for name, there in given.items() if there and prompt is None]:
         raise InputError(f"{useless[0]} is about the model that reads --prompt: it says nothing here")
+    from interp.bottlenecks.edits import code_name
     from interp.cli.render import print_page, print_scores, print_similar
     from interp.codesearch import (
         CodeIndex,
@@ -197,6 +198,6 @@ def search(
     best = scores.best(n, sort=sort, min_precision=min_precision, min_recall=min_recall)
     print_scores(scores, best)
     if best:
-        words = ["index", "search", str(folder), "--code", f"{best[0].book}:{best[0].code}"]
+        words = ["index", "search", str(folder), "--code", code_name(best[0].book, best[0].code)]
         typer.echo()
         suggest((words, "where the best one fires"))

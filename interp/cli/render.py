@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from interp.bottlenecks.edits import WeightedCode, format_codes
+from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
 from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.references import Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
@@ -67,7 +67,7 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
         table.add_column(name, justify="left" if name == "code" else "right", no_wrap=True)
     for hit in best:
         table.add_row(
-            f"{hit.book}:{hit.code}",
+            code_name(hit.book, hit.code),
             _share(hit.precision, hit.precision_interval),
             _share(hit.recall, hit.recall_interval),
             f"{hit.f1:.2f}",
@@ -89,7 +89,7 @@ def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
 def print_page(page: CodePage) -> None:
     console = plain_console()
     console.print(
-        f"{page.book}:{page.code}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), "
+        f"{code_name(page.book, page.code)}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), "
         f"{page.n_documents} documents"
     )
     if page.tokens:
@@ -99,7 +99,9 @@ def print_page(page: CodePage) -> None:
         shown = (f"{one.code} ({one.cosine:.2f})" for one in page.neighbours)
         console.print("nearest  " + ", ".join(shown), soft_wrap=True)
     if page.related:
-        shown = (f"{one.book}:{one.code} ({one.share:.0%}, ×{one.lift:.1f})" for one in page.related)
+        shown = (
+            f"{code_name(one.book, one.code)} ({one.share:.0%}, ×{one.lift:.1f})" for one in page.related
+        )
         console.print("with     " + ", ".join(shown), soft_wrap=True)
     console.print("margin  similarity")
     for context in page.contexts:

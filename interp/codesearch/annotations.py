@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from interp.bottlenecks.edits import code_name, parse_code
 from interp.errors import InputError
 from interp.files import read_json, write_json
 from interp.text.special import check_unicode
@@ -48,11 +49,9 @@ class Annotations:
         """
         found = self._read().get(self.books, {})
         try:
-            named = {
-                name.rpartition(":")[::2]: Annotation(bool(n["star"]), str(n["text"]))
-                for name, n in found.items()
+            return {
+                parse_code(name): Annotation(bool(n["star"]), str(n["text"])) for name, n in found.items()
             }
-            return {(book, int(code)): note for (book, code), note in named.items()}
         except (AttributeError, KeyError, TypeError, ValueError):
             raise self._damaged() from None
 
@@ -94,10 +93,10 @@ class Annotations:
                 own = {
                     name: entry
                     for name, entry in annotations.get(self.books, {}).items()
-                    if name != f"{book}:{code}"
+                    if name != code_name(book, code)
                 }
                 if note != Annotation():
-                    own[f"{book}:{code}"] = asdict(note)
+                    own[code_name(book, code)] = asdict(note)
                 write_json(self.path, {"format": FORMAT, "annotations": {**annotations, self.books: own}})
         except Timeout:
             raise InputError(f"{self.path} is locked by another process: try again") from None

@@ -6,7 +6,6 @@ book (chunks of 16 KiB at eight codes a token), and all books' codes at a few to
 
 import errno
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, UInt
 from numpy.lib.format import open_memmap
 
+from interp.bottlenecks.edits import parse_code
 from interp.errors import InputError
 
 BLOCK = 1024
@@ -113,15 +113,12 @@ class Layout:
         return name in self.numbers and 0 <= code < self.books[self.numbers[name]].n_codes
 
     def named(self, name: str) -> tuple[str, int]:
-        """Book and id of a code's name, ``a12.h3:97``.
+        """Book and id of a code's name, ``a12.h3=97``.
 
         Raises:
             InputError: no such name, book or code.
         """
-        found = re.fullmatch(r"\s*([^\s:=]+)\s*[:=]\s*([0-9]{1,9})\s*", name)
-        if found is None:
-            raise InputError(f"code {name!r}: write BOOK:CODE, such as {self.books[0].name}:7")
-        book, code = found[1], int(found[2])
+        book, code = parse_code(name)
         self.code(book, code)
         return book, code
 

@@ -71,6 +71,14 @@ def parse_site(text: str) -> Site:
     return Site(kind, int(found[kind]), None if head is None else int(head))
 
 
+def canonical_site(text: str) -> str:
+    """A site in the short notation; what is no site, such as one group of an MLP's codebook, as it is."""
+    try:
+        return str(parse_site(text))
+    except InputError:
+        return text
+
+
 def resolve_site(model: TransformerBridge, text: str) -> Site:
     """Parse a site and check that the model has it."""
     site = parse_site(text)

@@ -73,7 +73,7 @@ def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page,
         codes = expected[layer][2] if not head else expected[layer][2, int(head)]
         assert row.code == codes[row.slot - 1]
         assert -1 <= row.similarity <= 1 and row.margin <= 2
-        assert row.page == f"/codes?code={row.site}:{row.code}"
+        assert row.page == f"/codes?code={row.site}={row.code}"
         assert row.steer == f"/steering?books=books&source=by+name&codes={row.site}%3D{row.code}"
     assert files_of(runs_with_books) == before
 

@@ -58,7 +58,7 @@ PICTURES = (
     Picture("start", "/", _ready),
     Picture("live", "/live?site=a12&token=9"),
     Picture("codes", "/codes?q=%5Cbreturn%5Cw*"),
-    Picture("code", "/codes?code=a11.h6:127"),
+    Picture("code", "/codes?code=a11.h6=127"),
     Picture("circuit", "/circuit?run=ioi"),
     Picture("circuit-code", "/circuit?run=ioi&read=true", _set_a_code),
     Picture("circuit-edges", "/circuit?run=ioi&tab=Edges"),

@@ -59,7 +59,7 @@ def test_search_a_pattern_and_open_a_code(tab, runs):
     best = found.best(1)[0]
     expect(page.get_by_text(f"{found.matches.n} matches")).to_be_visible()
     page.locator("[data-testid=stDataFrame] .dvn-scroller").first.click(position={"x": 50, "y": 52})
-    name = f"{best.book}:{best.code}"
+    name = f"{best.book}={best.code}"
     expect(page.get_by_role("heading", level=1, name=name)).to_be_visible()
     assert re.search(rf"code={best.book}(:|%3A){best.code}", page.url)
     opened.settle()

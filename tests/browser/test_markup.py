@@ -64,7 +64,7 @@ def test_markup_in_what_is_steered(tab):
 
 
 def test_markup_in_a_note_is_kept_and_shown_as_text(tab):
-    page = tab("/codes?code=a0.h0:1").page
+    page = tab("/codes?code=a0.h0=1").page
     page.get_by_text("Note", exact=True).first.click()  # the other is the label of the text inside
     page.locator("textarea").first.fill(MARKUP)
     page.keyboard.press("Control+Enter")  # not the button: it moves while the fold above it opens

@@ -75,14 +75,14 @@ def test_mistakes_are_one_line(command, words, message):
 def test_mistakes_in_a_search(command, index):
     for words, message in (
         (["--regex", "("], "unclosed group"),
-        (["--code", "a0.h1"], "write BOOK:CODE"),
-        (["--code", "a9.h1:3"], "no codebook 'a9.h1' in this index"),
+        (["--code", "a0.h1"], "write SITE=ID"),
+        (["--code", "a9.h1=3"], "no codebook 'a9.h1' in this index"),
         (["--token", "Mary gave"], "is no single token"),
         (
             ["--prompt", "Mary", "--min-precision", "0.9"],
             "--min-precision ranks what --regex or --token finds",
         ),
-        (["--code", "a0.h1:3", "--sort", "count"], "--sort ranks what"),
+        (["--code", "a0.h1=3", "--sort", "count"], "--sort ranks what"),
         (["--regex", "M", "--position", "0"], "--position is about the model that reads --prompt"),
     ):
         done = command("index", "search", str(index.folder), *words)

@@ -52,11 +52,11 @@ def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, mode
         (one.count, one.precision, one.recall) for one in found.tokens
     ]
     nearest = tables["code, cosine, tokens"]
-    assert [row["code"] for row in nearest] == [f"{busy[0]}:{one.code}" for one in found.neighbours]
+    assert [row["code"] for row in nearest] == [f"{busy[0]}={one.code}" for one in found.neighbours]
     np.testing.assert_allclose([row["cosine"] for row in nearest], [one.cosine for one in found.neighbours])
     related = tables["code, share, 95 %"]
     assert [(row["code"], row["lift"]) for row in related] == [
-        (f"{one.book}:{one.code}", one.lift) for one in found.related
+        (f"{one.book}={one.code}", one.lift) for one in found.related
     ]
     documents = tables["share, with it, of"]
     assert [(row["document"], row["with it"], row["of"]) for row in documents] == [
@@ -139,17 +139,17 @@ def test_the_address_says_all(page, index):
     app = page(q="Mary", sort="tokens", precision="0.01", rows="7")
     shown = [row["code"] for row in tables_of(app)["code, precision, P 95 %"]]
     best = search_regex(index, "Mary").best(7, sort="count", min_precision=0.01)
-    assert shown == [f"{hit.book}:{hit.code}" for hit in best]
+    assert shown == [f"{hit.book}={hit.code}" for hit in best]
     app.text_input(key="q").set_value("John").run()
     best = search_regex(index, "John").best(7, sort="count", min_precision=0.01)
     shown = [row["code"] for row in tables_of(app)["code, precision, P 95 %"]]
-    assert shown == [f"{hit.book}:{hit.code}" for hit in best]
+    assert shown == [f"{hit.book}={hit.code}" for hit in best]
 
 
 def test_star_and_note_are_those_of_the_code_that_is_shown(page, runs, index, busy):
     """The anchor kept the code of another panel."""
     second = search_regex(index, "Mary").best(2)[1]
-    app = page(runs, code=f"{second.book}:{second.code}", q="Mary")
+    app = page(runs, code=f"{second.book}={second.code}", q="Mary")
     app.button(key="star").click().run()
     annotations = Annotations(runs / "annotations.json", index.manifest["books"]["fingerprint"])
     assert annotations.all() == {(second.book, second.code): Annotation(True, "")}
@@ -159,11 +159,11 @@ def test_star_and_note_are_those_of_the_code_that_is_shown(page, runs, index, bu
     button(app, "Search").click().run()
     kept = tables_of(app)["code, star, note"]
     assert kept == [
-        {"code": f"{second.book}:{second.code}", "star": "★", "note": EVIL, "tokens": second.count}
+        {"code": f"{second.book}={second.code}", "star": "★", "note": EVIL, "tokens": second.count}
     ]
     app = page(runs, q="Mary")
     marks = {row["code"]: row["kept"] for row in tables_of(app)["code, precision, P 95 %"]}
-    assert marks.pop(f"{second.book}:{second.code}").startswith("★ <script>") and not any(marks.values())
+    assert marks.pop(f"{second.book}={second.code}").startswith("★ <script>") and not any(marks.values())
     # unstarred on another one's page nothing happens to it
     app = page(runs, code="{}:{}".format(*busy))
     app.button(key="star").click().run()
@@ -200,13 +200,13 @@ def test_markup_in_a_corpus_and_a_name_is_shown_as_text(page, busy, index):
             assert not re.search(r"(?<!\\)<", element.value)
     assert scores.matches.n > 10
     app = page(code=EVIL)
-    assert "write BOOK:CODE" in unescaped(app.error[0].value)
+    assert "write SITE=ID" in unescaped(app.error[0].value)
     assert not re.search(r"(?<!\\)[<*!]", app.error[0].value)
     button(app, "Search").click().run()
     assert code_of(app) is None and not app.error
 
 
-@pytest.mark.parametrize("code", ["a9.h0:1", "a1.h2:99", "a1.h2", "../../etc:1", "", "a1.h2:-1"])
+@pytest.mark.parametrize("code", ["a9.h0=1", "a1.h2=99", "a1.h2", "../../etc=1", "", "a1.h2=-1"])
 def test_a_code_that_is_not_there_is_one_clear_line(page, code):
     app = page(code=code)
     [error] = app.error
@@ -230,6 +230,6 @@ def test_going_from_code_to_code_takes_no_turn_at_the_model(page, index, monkeyp
     monkeypatch.setattr(engine, "running", refuse)
     monkeypatch.setattr(engine, "turn", refuse)
     for hit in search_regex(index, "Mary").best(3):
-        app.query_params["code"] = f"{hit.book}:{hit.code}"
+        app.query_params["code"] = f"{hit.book}={hit.code}"
         app.run()
-        assert not app.exception and f"{hit.book}:{hit.code}" in unescaped(app.title[0].value)
+        assert not app.exception and f"{hit.book}={hit.code}" in unescaped(app.title[0].value)

@@ -173,7 +173,7 @@ def test_an_index_of_another_model_is_searched_but_no_prompt_is_read(page, runs)
     app = page(runs, search="prompt", near="Mary")
     [error] = app.error
     assert "is an index of another<b>" in unescaped(error.value) and "<" not in error.value.replace(r"\<", "")
-    app = page(runs, code="a0.h1:3")
+    app = page(runs, code="a0.h1=3")
     assert not app.error and "is an index of another<b>" in captions(app)
 
 
@@ -184,6 +184,6 @@ def test_codebooks_elsewhere_are_not_read(page, runs):
     found = json.loads(manifest.read_text())
     found["books"]["folder"] = str(runs.parent / "books elsewhere")
     manifest.write_text(json.dumps(found))
-    app = page(runs, code="a0.h1:3")
+    app = page(runs, code="a0.h1=3")
     assert not app.error and "not among the folders that are read" in captions(app)
     assert "code, cosine, tokens" not in tables_of(app)

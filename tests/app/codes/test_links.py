@@ -34,7 +34,7 @@ def test_codes_of_a_text_lead_to_the_index_of_their_codebooks_and_to_no_other(op
             if books == others:
                 assert row.page is None
             else:
-                assert _asked(row.page) == {"code": [f"{row.site}:{row.code}"], "index": [NAME]}
+                assert _asked(row.page) == {"code": [f"{row.site}={row.code}"], "index": [NAME]}
 
 
 def test_a_code_s_page_steers_by_the_codebooks_of_its_index(page, busy, others):  # noqa: ARG001

@@ -27,7 +27,7 @@ def test_a_pattern_on_the_page(page, index):
         best = scores.best(20)
         assert len(rows) == len(best) > 3
         for row, hit in zip(rows, best, strict=True):
-            assert row["code"] == f"{hit.book}:{hit.code}"
+            assert row["code"] == f"{hit.book}={hit.code}"
             assert (row["precision"], row["recall"], row["F1"]) == (hit.precision, hit.recall, hit.f1)
             assert row["tokens"] == hit.count and row["in matches"] == hit.hits
             assert row["P 95 %"] == "{:.2f} – {:.2f}".format(*hit.precision_interval)
@@ -41,8 +41,8 @@ def test_a_pattern_on_the_page(page, index):
 def test_a_code_that_was_found_is_opened_from_the_keyboard(page, index):
     app = page(q="Mary")
     best = search_regex(index, "Mary").best(2)[1]
-    app.selectbox(key="open").select(f"{best.book}:{best.code}").run()
-    assert not app.exception and code_of(app) == f"{best.book}:{best.code}"
+    app.selectbox(key="open").select(f"{best.book}={best.code}").run()
+    assert not app.exception and code_of(app) == f"{best.book}={best.code}"
     button(app, "Search").click().run()
     assert app.selectbox(key="open").value is None
 
@@ -51,7 +51,7 @@ def test_filters_and_order_are_the_librarys(page, index):
     app = page(q="Mary", sort="precision", recall="0.1", each="1", rows="4", hits_least="2")
     wanted = search_regex(index, "Mary").best(4, sort="precision", min_recall=0.1, per_book=1, min_hits=2)
     shown = [row["code"] for row in tables_of(app)["code, precision, P 95 %"]]
-    assert shown == [f"{hit.book}:{hit.code}" for hit in wanted]
+    assert shown == [f"{hit.book}={hit.code}" for hit in wanted]
     app.number_input(key="precision").set_value(1.0).run()
     assert not app.exception
     app.number_input(key="recall").set_value(1.0).run()
@@ -69,7 +69,7 @@ def test_a_token_on_the_page(page, index):
     app = page(search="token", token=text)
     best = search_token(index, text).best(20)
     rows = tables_of(app)["code, precision, P 95 %"]
-    assert [(row["code"], row["F1"]) for row in rows] == [(f"{h.book}:{h.code}", h.f1) for h in best]
+    assert [(row["code"], row["F1"]) for row in rows] == [(f"{h.book}={h.code}", h.f1) for h in best]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_contexts_like_a_token_of_a_prompt(page, index, model, monkeypatch):
     ]
     wanted = {(book, int(code)) for book, its in codes.items() for code in its if code >= 0}
     rows = tables_of(app)["code, tokens, kept"]
-    assert {row["code"] for row in rows} == {f"{book}:{code}" for book, code in wanted}
+    assert {row["code"] for row in rows} == {f"{book}={code}" for book, code in wanted}
     assert [row["tokens"] for row in rows if row["tokens"]] == sorted(
         row["tokens"] for row in rows if row["tokens"]
     )
