@@ -130,7 +130,7 @@ def _import_all() -> None:
     """Whatever pages import: a first visit should take no longer than the next one."""
     here = Path(__file__).parent
     for path in sorted(here.rglob("[a-z]*.py")):
-        if path.stem not in ("main", "page"):  # which draw when they are imported
+        if path.stem not in ("main", "pages", "page"):  # which serve or draw when they are imported
             importlib.import_module(".".join(("interp.app", *path.relative_to(here).with_suffix("").parts)))
 
 

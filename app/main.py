@@ -1,36 +1,15 @@
-"""The workbench's entry: each page has a folder, and is addressed by its name."""
+"""The workbench, for ``streamlit run``: whom it answers. What it shows begins in :mod:`interp.app.pages`.
+
+A page elsewhere whose name is made to lead to this machine would get what the workbench shows. So a request under
+another name than those of ``server.allowedHosts`` gets nothing, neither the WebSocket nor a file.
+"""
 
 from pathlib import Path
 
 import streamlit as st
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from interp.app import engine
-from interp.app.widgets import url_state
-
-HERE = Path(__file__).parent
-START = st.Page(HERE / "start" / "page.py", title="Start", icon=":material/home:", default=True)
-PAGES = [
-    START,
-    st.Page(HERE / "live" / "page.py", url_path="live", title="Live text", icon=":material/text_fields:"),
-    st.Page(HERE / "codes" / "page.py", url_path="codes", title="Codes", icon=":material/search:"),
-    st.Page(
-        HERE / "circuit" / "page.py", url_path="circuit", title="Circuit", icon=":material/account_tree:"
-    ),
-    st.Page(HERE / "steering" / "page.py", url_path="steering", title="Steering", icon=":material/tune:"),
-    st.Page(
-        HERE / "evaluation" / "page.py",
-        url_path="evaluation",
-        title="Evaluation",
-        icon=":material/monitoring:",
-    ),
-]
-
-st.set_page_config(page_icon=str(HERE / "icon.svg"), layout="wide")
-page = st.navigation(PAGES, position="top")
-st.set_page_config(page_title=f"{page.title} · interp")
-st.html(HERE / "style.css")
-url_state.mend()
-if page is not START:
-    engine.libraries()
-page.run()
-engine.loading()
+hosts = st.get_option("server.allowedHosts") or ["*"]
+known = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+app = st.App(Path(__file__).with_name("pages.py"), middleware=[known])

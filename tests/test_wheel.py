@@ -89,7 +89,7 @@ def test_the_workbench_comes_along_and_starts(installed, tmp_path):
     code = "from importlib.util import find_spec; print(find_spec('interp.app.main').origin)"
     main = Path(_run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).stdout.strip())
     assert main.is_relative_to(installed)
-    assert (main.parent / "views" / "circuit.py").is_file()
+    assert (main.parent / "circuit" / "page.py").is_file()
     port = free_port()
     command = [sys.executable, "-m", "interp.cli.main", "app", "--port", str(port)]
     with (

@@ -5,7 +5,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.circuit.runs import Opened, comparison, opened
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.circuits.exact_effects import ExactEffects
 from interp.errors import InputError
@@ -107,7 +107,7 @@ def _against(found: Opened, name: str) -> None:
 
 @st.fragment
 def _another(found: Opened) -> None:
-    others = [name for name in shelf.folders("runs") if name != found.name]
+    others = [name for name in run_store.folders("runs") if name != found.name]
     if not others:
         st.caption(
             "There is no other run yet: find the circuit again by another method, or with another seed."

@@ -11,7 +11,7 @@ from interp.app.circuit.edges import edges
 from interp.app.circuit.find import form
 from interp.app.circuit.head import heads
 from interp.app.circuit.runs import Opened, opened, report
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, tell_missing
 from interp.defaults import THRESHOLD
@@ -26,7 +26,7 @@ HEIGHT = 900
 
 def first_command() -> str:
     """What finds a circuit in a terminal, into the folder that this page shows."""
-    words = ["interp", "discover", "ioi", "--out", f"{shelf.shown_path()}/ioi-adaptive-patching"]
+    words = ["interp", "discover", "ioi", "--out", f"{run_store.shown_path()}/ioi-adaptive-patching"]
     spec = engine.model_name()
     return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
 
@@ -79,14 +79,14 @@ def whole_report(found: Opened) -> None:
 
 
 st.title("Circuit")
-names = shelf.folders("runs")
+names = run_store.folders("runs")
 take_found()
 tell_missing("run", names, "run")
 if names:
     name = choose(names)
 else:
     st.info(
-        f"No runs in {plain(shelf.shown_path())} yet. Find the circuit of a task here: it takes about a minute and "
+        f"No runs in {plain(run_store.shown_path())} yet. Find the circuit of a task here: it takes about a minute and "
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
     )
     st.code(first_command(), language="bash")

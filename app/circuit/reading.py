@@ -8,7 +8,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.circuit.runs import Kept, Opened, check_shape, model_of
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import changed
 from interp.circuits.roles import PairView, view_pair
 from interp.models import Model
@@ -61,7 +61,7 @@ def pairs(found: Opened) -> PromptPairs:
     def make(_: None) -> PromptPairs:
         model = engine.model(spec)
         check_shape(found.run, model)
-        shelf.check_inside(found.folder)
+        run_store.check_inside(found.folder)
         return found.run.sample_again(found.folder, model.tokenizer, PAIRS)
 
     return _pairs().get((*found.key, spec), make)

@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 
 from interp.app import engine
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.errors import InputError
 from interp.models import Model, model_names
 from interp.report import render_report
@@ -42,12 +42,12 @@ class Opened:
     def prompts(self) -> str | None:
         """What to type for the task where the run keeps its prompts."""
         kept = next((name for name in PROMPTS if (self.folder / name).is_file()), None)
-        return None if kept is None else f"{shelf.shown_path()}/{self.name}/{kept}"
+        return None if kept is None else f"{run_store.shown_path()}/{self.name}/{kept}"
 
     @property
     def reference(self) -> str | None:
         """What to type for the reference of one's own where the run keeps it."""
-        return None if self.run.own_reference is None else f"{shelf.shown_path()}/{self.name}/{REFERENCE}"
+        return None if self.run.own_reference is None else f"{run_store.shown_path()}/{self.name}/{REFERENCE}"
 
     @property
     def scale(self) -> Scale:
@@ -65,13 +65,13 @@ def opened(name: str) -> Opened:
         InputError: it is damaged, not there any more, or a file of it is a link to another place.
     """
     folder = engine.runs() / name
-    changed = shelf.changed(folder / RESULT)
+    changed = run_store.changed(folder / RESULT)
     return Opened(name, _run(folder, changed), changed)
 
 
 @st.cache_resource(max_entries=16, show_spinner="Opening the run")
 def _run(folder: Path, changed: int) -> Run:  # noqa: ARG001 - a key of the cache
-    shelf.check_inside(folder)
+    run_store.check_inside(folder)
     return Run.load(folder)
 
 

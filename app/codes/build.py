@@ -14,7 +14,7 @@ from pathlib import Path
 
 from interp import DEFAULT_MODEL
 from interp.app import engine
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import SHIPPED, SHIPPED_MLPS, folder_of, load, shipped_names
 from interp.bottlenecks.store import MLPS, codebooks_folder
 from interp.codesearch import build_index
@@ -57,20 +57,20 @@ class Plan:
         if self.books == SHIPPED_MLPS:
             words += ["--codebooks", str(MLPS)]
         elif self.books != SHIPPED:
-            words += ["--codebooks", f"{shelf.shown_path()}/{self.books}"]
-        return shlex.join([*words, "--out", f"{shelf.shown_path()}/{self.folder.name}"])
+            words += ["--codebooks", f"{run_store.shown_path()}/{self.books}"]
+        return shlex.join([*words, "--out", f"{run_store.shown_path()}/{self.folder.name}"])
 
 
 def plan_of(folder: str) -> Plan | None:
     """What this page would build in a folder of this name; None if nothing."""
-    names = [SHIPPED, SHIPPED_MLPS, *shelf.folders("codebooks")]
+    names = [SHIPPED, SHIPPED_MLPS, *run_store.folders("codebooks")]
     plans = (Plan(name, size) for name in names for size in SIZES)
     return next((plan for plan in plans if plan.folder.name == folder), None)
 
 
 def choices(model) -> list[str]:
     """The codebooks that an index can be built of, with those of the package if it has some for the model."""
-    return shipped_names(engine.model_name(), model) + shelf.folders("codebooks")
+    return shipped_names(engine.model_name(), model) + run_store.folders("codebooks")
 
 
 class Build(threading.Thread):
@@ -102,7 +102,7 @@ class Build(threading.Thread):
     def _build(self) -> None:
         model = engine.loading().model.result()
         self.stage = "reading the codebooks"
-        shelf.check_inside(self.plan.folder)
+        run_store.check_inside(self.plan.folder)
         chosen = folder_of(self.plan.books)
         folder, books = codebooks_folder(model, chosen), load(chosen, model)
         self.stage = "reading the text"

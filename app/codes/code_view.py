@@ -160,7 +160,7 @@ def toolbar(index: CodeIndex, book: str, code: int) -> None:
         books = books_of(index.folder.name)
         if ".g" not in book and books is not None:
             st.page_link(
-                "views/steering.py",
+                "steering/page.py",
                 label="Steer with it",
                 icon=":material/tune:",
                 query_params={"books": books, "codes": f"{book}={code}", "source": "by name"},

@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from interp.app import engine
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.bottlenecks.store import SHIPPED
 from interp.codesearch import CodeIndex
 from interp.codesearch.annotations import Annotation, Annotations
@@ -37,7 +37,7 @@ def changed(folder: Path) -> float:
 def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key of the cache
     import plotly.graph_objects  # noqa: F401 - for the first code's page
 
-    shelf.check_inside(folder)
+    run_store.check_inside(folder)
     try:
         return ready_index(folder, [engine.runs(), SHIPPED])
     except OSError as error:
@@ -50,7 +50,7 @@ def kept_annotations(index: CodeIndex) -> Annotations:
     Raises:
         InputError: it is a link to another place.
     """
-    shelf.check_inside(engine.runs() / ANNOTATIONS)
+    run_store.check_inside(engine.runs() / ANNOTATIONS)
     return Annotations(engine.runs() / ANNOTATIONS, index.manifest["books"]["fingerprint"])
 
 

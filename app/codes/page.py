@@ -21,7 +21,7 @@ from interp.app.codes.search import (
     rows,
     scores,
 )
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, tell_missing
 from interp.bottlenecks.edits import code_name
@@ -242,7 +242,9 @@ def starred(index: CodeIndex) -> None:
 
 # one that is being built is no choice yet unless it is chosen already, and one that was not finished the last
 chosen = (st.session_state.get("index"), st.query_params.get("index"))
-names = [name for name in shelf.folders("indexes") if name in chosen or not code_build.is_being_built(name)]
+names = [
+    name for name in run_store.folders("indexes") if name in chosen or not code_build.is_being_built(name)
+]
 names.sort(key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
 code = st.query_params.get(CODE)
 heading = st.container()

@@ -6,7 +6,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.evaluation import sources
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import fit_command
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
@@ -26,7 +26,7 @@ def show() -> None:
     waiting = sources.unmeasured()
     if waiting:
         st.info(f"Not measured yet: {plain(', '.join(waiting))}. A command in a terminal measures one:")
-        folder = f"{shelf.shown_path()}/{waiting[0]}"
+        folder = f"{run_store.shown_path()}/{waiting[0]}"
         st.code(shlex.join(["interp", "codebook", "eval", folder]), language="bash")
     if not found:
         if not waiting:

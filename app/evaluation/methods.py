@@ -6,7 +6,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.evaluation import sources
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.bench.table import FAITHFUL
@@ -17,14 +17,16 @@ from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, BenchRows, Differe
 
 ALL = "all"
 BEST = "average_precision"
-GROWN = " `adaptive-patching` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
+GROWN = (
+    " `adaptive-patching` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
+)
 SHORT, TALL = 16, 600
 """Lines that are all shown, and pixels of a table with more."""
 
 
 def command() -> str:
     """What makes a bench that this page finds."""
-    out = f"{shelf.shown_path()}/bench"
+    out = f"{run_store.shown_path()}/bench"
     return shlex.join(["interp", "bench", "--tasks", "planted-backup", "--seeds", "3", "--out", out])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from interp.app import engine
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.bottlenecks.store import SHIPPED
 from interp.report.bench_rows import BenchRows, read_bench
 from interp.report.tables import BASE_FILE, Quality, Steering, read_quality, read_steering
@@ -24,7 +24,7 @@ FIRST = "ioi"
 
 def benches() -> dict[str, Path]:
     """Files by the names that are shown, those of the runs folder first."""
-    found = {name: engine.runs() / name / shelf.BENCH for name in shelf.folders("benches")}
+    found = {name: engine.runs() / name / run_store.BENCH for name in run_store.folders("benches")}
     kept = sorted((RESULTS / "bench").glob("*.json"), key=lambda path: (path.stem != FIRST, path.stem))
     return found | {f"{path.stem}, of the repository": path for path in kept}
 
@@ -32,16 +32,18 @@ def benches() -> dict[str, Path]:
 def qualities() -> dict[str, Path]:
     """Files by the names of their codebooks, those of the package first."""
     found = {
-        f"{path.parent.name}, of the package": path for path in sorted(SHIPPED.glob(f"*/{shelf.QUALITY}"))
+        f"{path.parent.name}, of the package": path for path in sorted(SHIPPED.glob(f"*/{run_store.QUALITY}"))
     }
-    folders = [engine.runs() / name for name in shelf.folders("codebooks")]
-    return found | {f.name: f / shelf.QUALITY for f in folders if (f / shelf.QUALITY).is_file()}
+    folders = [engine.runs() / name for name in run_store.folders("codebooks")]
+    return found | {f.name: f / run_store.QUALITY for f in folders if (f / run_store.QUALITY).is_file()}
 
 
 def unmeasured() -> list[str]:
     """Folders of codebooks that have not been evaluated."""
     return [
-        name for name in shelf.folders("codebooks") if not (engine.runs() / name / shelf.QUALITY).is_file()
+        name
+        for name in run_store.folders("codebooks")
+        if not (engine.runs() / name / run_store.QUALITY).is_file()
     ]
 
 
@@ -63,7 +65,7 @@ def quality(path: Path) -> Quality:
 
 
 def steering(folder: Path) -> Steering:
-    changed = tuple(shelf.changed(path) for path in sorted(folder.glob("*.json")))  # cells may go, too
+    changed = tuple(run_store.changed(path) for path in sorted(folder.glob("*.json")))  # cells may go, too
     return _read("steering", str(folder), changed)
 
 
@@ -81,5 +83,5 @@ def _read(kind: str, path: str, changed: int | tuple[int, ...]):  # noqa: ARG001
 
 def _changed(path: Path) -> int:
     if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
-        shelf.check_inside(path)
-    return shelf.changed(path)
+        run_store.check_inside(path)
+    return run_store.changed(path)

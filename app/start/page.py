@@ -5,7 +5,7 @@ import time
 import streamlit as st
 
 from interp.app import engine
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 
 POLL = 0.5  # seconds between two looks at a model that is being loaded
@@ -74,10 +74,10 @@ def state() -> None:
 
 
 def card(view: str, name: str, icon: str, does: str, example: str, address: dict[str, str]) -> None:
-    st.page_link(f"views/{view}.py", label=f"**{name}**", icon=icon)
+    st.page_link(f"{view}/page.py", label=f"**{name}**", icon=icon)
     st.markdown(does)
     st.page_link(
-        f"views/{view}.py",
+        f"{view}/page.py",
         label=f"Try: {example}",
         icon=":material/arrow_forward:",
         query_params=address,
@@ -88,20 +88,20 @@ st.title("Read and steer a language model by its codes")
 waiting = not engine.loading().model.done()
 with st.container(border=True):
     st.fragment(state, run_every=POLL if waiting else None)()
-    counts = [(len(shelf.folders(kind)), one, many) for kind, one, many in COUNTED]
+    counts = [(len(run_store.folders(kind)), one, many) for kind, one, many in COUNTED]
     words = " · ".join(f"{n or 'no'} {one if n == 1 else many}" for n, one, many in counts)
     st.caption(
-        f"In {plain(shelf.shown_path())}: {words}. Codebooks for the default model come with the package."
+        f"In {plain(run_store.shown_path())}: {words}. Codebooks for the default model come with the package."
     )
 with st.container(border=True):
-    st.page_link("views/steering.py", label="**Steering**", icon=":material/tune:")
+    st.page_link("steering/page.py", label="**Steering**", icon=":material/tune:")
     st.markdown(
         "Set, add or forbid codes while the model writes. Base and steered text appear side by side, with what every "
         "token cost."
     )
     # a button, since it is what a newcomer should click
     if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
-        st.switch_page("views/steering.py", query_params=FIRST)
+        st.switch_page("steering/page.py", query_params=FIRST)
 for column, page in zip([*st.columns(2), *st.columns(2)], PAGES, strict=True):
     with column.container(border=True, height="stretch"):
         card(*page)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.app import engine
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import pieces
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits
@@ -240,7 +240,7 @@ def find(
         InputError: as :func:`~interp.steering.find`; what was kept is a link to another place.
     """
     folder = engine.runs() / ".found"
-    shelf.check_inside(folder)
+    run_store.check_inside(folder)
     key = request_key(made_with, positive, negative, by, SEED)
     if (known := recall(folder, key)) is not None:
         return known

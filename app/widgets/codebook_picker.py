@@ -8,7 +8,7 @@ import streamlit as st
 
 from interp import DEFAULT_MODEL
 from interp.app import engine
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, tell_missing
 from interp.bottlenecks.store import (
@@ -56,7 +56,7 @@ def choose(spec: str | None = None) -> tuple[Path | None, dict]:
     """
     spec = spec or engine.model_name()
     model = engine.model(spec)
-    names = shipped_names(spec, model) + shelf.folders("codebooks")
+    names = shipped_names(spec, model) + run_store.folders("codebooks")
     tell_missing("books", names, "folder of codebooks")
     if not names:
         none_yet(spec)
@@ -130,7 +130,7 @@ def changed(folder: Path | None) -> int:
     Raises:
         InputError: as :func:`~interp.app.widgets.run_store.changed`.
     """
-    return 0 if folder in (None, MLPS) else shelf.changed(folder / MANIFEST)
+    return 0 if folder in (None, MLPS) else run_store.changed(folder / MANIFEST)
 
 
 def load(folder: Path | None, model) -> dict:
@@ -140,7 +140,7 @@ def load(folder: Path | None, model) -> dict:
         InputError: none for this model, damaged ones, or a file of theirs that is a link to another place.
     """
     if folder not in (None, MLPS):
-        shelf.check_inside(folder)
+        run_store.check_inside(folder)
     return load_codebooks(folder, model)
 
 

@@ -6,9 +6,9 @@ from urllib.parse import urlencode
 
 from interp.app import engine
 from interp.app.codes import index as code_index
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import shipped_fingerprint, shipped_name
-from interp.bottlenecks import store as book_folder
+from interp.bottlenecks import store
 from interp.bottlenecks.edits import code_name
 from interp.codesearch.index import MANIFEST
 from interp.errors import InputError
@@ -25,7 +25,7 @@ def code_pages(books: str) -> Callable[[str, int], str | None]:
 
     It is in the newest index made with them; None where all indexes are of others.
     """
-    names = shelf.folders("indexes")
+    names = run_store.folders("indexes")
     index = next((name for name in names if books_of(name) == books), None)
 
     def page(site: str, code: int) -> str | None:
@@ -41,7 +41,7 @@ def books_of(index: str) -> str | None:
     """What the codebooks of an index are called here; None if they lie elsewhere, were made anew, or are not named."""
     folder = engine.runs() / index
     try:
-        shelf.check_inside(folder / MANIFEST)
+        run_store.check_inside(folder / MANIFEST)
         made_with = read_json(folder / MANIFEST)["books"]
         where, sites = Path(made_with["folder"]).resolve(), tuple(map(str, made_with["sites"]))
     # the page Codes says what is wrong with it
@@ -53,7 +53,7 @@ def books_of(index: str) -> str | None:
         same = name is not None and shipped_fingerprint(where.name, sites) == made_with.get("fingerprint")
         return name if same else None
     try:
-        made = (where / book_folder.MANIFEST).stat().st_mtime
+        made = (where / store.MANIFEST).stat().st_mtime
     except OSError:
         return None
     return where.name if made <= code_index.changed(folder) else None

@@ -13,15 +13,20 @@ from interp.cli.options import DEFAULT_MODEL, whole_option
 from interp.errors import InputError
 
 HERE = "127.0.0.1"
+OWN_NAMES = (HERE, "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
 RUNS = Path("runs")
 
 
 def workbench(
     port: Annotated[int, whole_option("--port", least=1, most=65535, help="port to listen on")] = 8501,
     host: Annotated[
-        str,
-        typer.Option(metavar="ADDRESS", help="address to listen on; anything but this machine's own is open"),
-    ] = HERE,
+        list[str],
+        typer.Option(
+            metavar="ADDRESS",
+            help="address to listen on; anything but this machine's own is open. Again: another name to answer to",
+        ),
+    ] = [HERE],  # noqa: B006
     runs: Annotated[
         Path,
         typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown"),
@@ -38,14 +43,17 @@ def workbench(
 
     if runs.exists() and not runs.is_dir():
         raise InputError(f"--runs {runs} is a file: name a folder of runs")
-    _check_free(host, port)
-    if host not in (HERE, "localhost", "::1"):
+    address, *_ = host
+    _check_free(address, port)
+    if address not in OWN_NAMES:
         typer.echo(
-            f"warning: whoever reaches {host} can use the model and read {runs}: there is no password",
+            f"warning: whoever reaches {address} can use the model and read {runs}: there is no password",
             err=True,
         )
     command = [sys.executable, "-m", "streamlit", "run", find_spec("interp.app.main").origin]
-    command += ["--server.port", str(port), "--server.address", host]
+    command += ["--server.port", str(port), "--server.address", address]
+    for name in dict.fromkeys((*OWN_NAMES, *host, *(_own_addresses() if address in EVERYWHERE else ()))):
+        command += ["--server.allowedHosts", name]
     told = {"INTERP_RUNS": str(runs.absolute())} | ({} if model is None else {"INTERP_MODEL": model})
     # in the place of this process: whatever ends it ends the server
     os.execve(sys.executable, command, os.environ | told)
@@ -56,6 +64,14 @@ def workbench_of(result: Path) -> list[str]:
     named = result if result.name not in ("", "..") else result.resolve()  # "." has no folder by its name
     shown = Path(os.environ.get("INTERP_RUNS") or RUNS).resolve()
     return ["app"] if named.parent.resolve() == shown else ["app", "--runs", str(named.parent)]
+
+
+def _own_addresses() -> set[str]:
+    """This machine's name and addresses, by which others may ask for a server that listens on all of them."""
+    import psutil
+
+    every = (one.address.partition("%")[0] for some in psutil.net_if_addrs().values() for one in some)
+    return {socket.gethostname(), *every}
 
 
 def _check_free(host: str, port: int) -> None:

@@ -13,7 +13,7 @@ from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.models import load_model
 from interp.text import load_text
 
-MAIN = Path(__file__).parent.parent.parent / "app" / "main.py"
+MAIN = Path(__file__).parent.parent.parent / "app" / "pages.py"
 TIMEOUT = 60
 N_CODES = 12
 
@@ -58,7 +58,7 @@ def open_page(tiny_model_folder, monkeypatch) -> Callable[..., AppTest]:
         monkeypatch.setenv("INTERP_MODEL", str(tiny_model_folder("llama")))
         monkeypatch.setenv("INTERP_RUNS", str(runs))
         app = AppTest.from_file(str(MAIN), default_timeout=TIMEOUT).run()
-        app.switch_page(f"views/{view}.py")
+        app.switch_page(f"{view}/page.py")
         for name, value in address.items():
             app.query_params[name] = value
         app.run()

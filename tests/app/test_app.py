@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from benchmarks.tokfsm.folder import RESULT as REPRODUCTION
 from interp.app import engine
 from interp.app.codes.search import FIELDS
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.bottlenecks.store import MANIFEST
 from interp.codesearch.index import IDS
 from interp.codesearch.index import MANIFEST as INDEX_MANIFEST
@@ -20,7 +19,7 @@ from interp.runs.run import RESULT
 from tests.app.conftest import MAIN, TIMEOUT
 
 ROOT = Path(__file__).parent.parent.parent
-VIEWS = sorted(path.stem for path in (ROOT / "app" / "views").glob("[!_]*.py"))
+VIEWS = sorted(path.parent.name for path in (ROOT / "app").glob("*/page.py"))
 
 
 def _write(folder: Path, *names: str) -> None:
@@ -59,7 +58,7 @@ def test_the_first_page_says_that_the_model_is_ready_and_leads_everywhere(start)
 def test_a_model_that_cannot_be_loaded_is_named_on_the_first_page_and_on_others(start):
     app = start("nowhere/<b>nothing</b>")
     assert "is ready" not in _text(app) and r"nowhere\/\<b\>nothing" in _text(app)
-    app.switch_page("views/live.py").run()
+    app.switch_page("live/page.py").run()
     assert not app.exception and len(app.error) == 1 and r"\<b\>" in app.error[0].value
 
 
@@ -70,10 +69,8 @@ def test_the_first_page_counts_what_lies_in_the_runs_folder(start, tmp_path):
         _write(runs / name, RESULT)
     _write(runs / "index", INDEX_MANIFEST, IDS)
     _write(runs / "books", MANIFEST)
-    _write(runs / "tokfsm", REPRODUCTION)
     assert "2 runs · 1 code index · 1 set of codebooks · no benches" in _text(start())
-    assert sorted(shelf.folders("runs")) == ["a", "b"]
-    assert shelf.folders("reproductions") == ["tokfsm"]
+    assert sorted(run_store.folders("runs")) == ["a", "b"]
 
 
 @pytest.mark.parametrize("of_libraries", [False, True])
@@ -88,7 +85,7 @@ def test_whatever_goes_wrong_in_loading_is_one_line_on_every_page(start, tmp_pat
     app = start(name)
     assert r"OSError\: no space left" in _text(app)
     for view in ("live", "codes"):
-        app.switch_page(f"views/{view}.py").run()
+        app.switch_page(f"{view}/page.py").run()
         shown = [element.value for element in (*app.error, *app.caption)]
         assert not app.exception and any(r"cannot be loaded \(OSError\: no space left\)" in s for s in shown)
 
@@ -104,8 +101,8 @@ def test_a_folder_that_vanishes_while_it_is_looked_at_counts_as_not_there(monkey
             shutil.rmtree(folder)
         return True
 
-    monkeypatch.setitem(shelf._KINDS, "runs", look)
-    assert sorted(shelf.folders("runs")) == ["a", "c"]
+    monkeypatch.setitem(run_store._KINDS, "runs", look)
+    assert sorted(run_store.folders("runs")) == ["a", "c"]
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -115,12 +112,12 @@ def test_every_page_opens_on_an_empty_folder(open_page, tmp_path, view):
 
 
 def test_a_crash_in_one_page_leaves_the_others_working(open_page, tmp_path, monkeypatch):
-    monkeypatch.setattr(shelf, "shown_path", lambda: 1 / 0)
+    monkeypatch.setattr(run_store, "shown_path", lambda: 1 / 0)
     app = open_page("live", tmp_path)
     assert not app.exception
-    app.switch_page("views/start.py").run()
+    app.switch_page("start/page.py").run()
     assert "division by zero" in app.exception[0].message
-    app.switch_page("views/live.py").run()
+    app.switch_page("live/page.py").run()
     assert not app.exception and app.title[0].value == "Live text"
 
 
@@ -138,7 +135,7 @@ def test_only_the_engine_loads_a_model():
 
 
 def test_views_hold_layout_and_write_no_file():
-    for path in (ROOT / "app" / "views").glob("*.py"):
+    for path in (ROOT / "app").glob("*/page.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"\bopen\(|write_|unlink|rmtree|mkdir|\.save\(", text), path
 

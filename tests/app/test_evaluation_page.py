@@ -12,7 +12,7 @@ from benchmarks.tokfsm.machine_rows import read_reproduction
 from benchmarks.tokfsm.reproduce import measure, train
 from benchmarks.tokfsm.table import NAMES, PHASE
 from interp.app.evaluation import sources as evaluation_sources
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.bench.plan import whole_record, write_record
 from interp.bottlenecks.store import CodebookStore
@@ -334,7 +334,7 @@ def test_a_file_that_is_a_link_out_of_the_runs_folder_is_not_followed(page, runs
 
 @pytest.mark.parametrize("part", [METHODS, MACHINE])
 def test_a_folder_that_is_being_replaced_is_one_clear_line(page, runs, part, monkeypatch):
-    monkeypatch.setattr(shelf, "folders", lambda _kind: ["away"])
+    monkeypatch.setattr(run_store, "folders", lambda _kind: ["away"])
     [error] = page(runs, part).error
     assert "cannot be read" in error.value
 

@@ -187,10 +187,10 @@ def test_a_page_that_crashes_leaves_the_others_and_itself_working(page, monkeypa
         broken.setattr("interp.app.live.token_codes.read_codes", crash)
         app.text_area(key="text").set_value("another text").run()
         assert "out of memory" in app.exception[0].message
-    app.switch_page("views/steering.py").run()
+    app.switch_page("steering/page.py").run()
     app.text_area(key="codes").set_value("a0.h1=3")
     app.number_input(key="tokens").set_value(3)
     next(button for button in app.button if button.label == "Steer").click().run()
     assert not app.exception and app.metric
-    app.switch_page("views/live.py").run()
+    app.switch_page("live/page.py").run()
     assert not app.exception and _strip(app)["pieces"]

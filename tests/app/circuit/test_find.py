@@ -31,7 +31,10 @@ def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):
     app.number_input(key="find seed").set_value(2)
     press(app, "Find")
     assert not app.error and app.selectbox(key="run").value == "planted-induction-adaptive-patching"
-    assert app.query_params["run"] in ("planted-induction-adaptive-patching", ["planted-induction-adaptive-patching"])
+    assert app.query_params["run"] in (
+        "planted-induction-adaptive-patching",
+        ["planted-induction-adaptive-patching"],
+    )
     folder = tmp_path / "new" / "planted-induction-adaptive-patching"
     found = Run.load(folder)
     expected = discover("planted-induction", model="planted-induction", n=N, seed=2)
@@ -143,13 +146,17 @@ def test_without_a_file_it_asks_for_one(page, tmp_path):
 
 def test_progress_weighs_stages_by_their_forward_passes():
     told = []
-    progress = Progress("adaptive-patching", 10, lambda share, text, behind: told.append((share, text, list(behind))))
+    progress = Progress(
+        "adaptive-patching", 10, lambda share, text, behind: told.append((share, text, list(behind)))
+    )
     assert told[0][0] == 0
     with progress.stage("adaptive-patching scores", 10) as advance:
         advance(10)
     with progress.stage("activation patching", 300):
         pass
-    assert told[-1][0] == pytest.approx(80 / (80 + 129 + 260)) and told[-1][2] == ["adaptive-patching scores, 0 s"]
+    assert told[-1][0] == pytest.approx(80 / (80 + 129 + 260)) and told[-1][2] == [
+        "adaptive-patching scores, 0 s"
+    ]
     with progress.stage("edges", 100) as advance:
         advance(100)
     assert progress.done == pytest.approx(progress.whole)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.circuits.references import load_reference
 from interp.report import wording
@@ -26,7 +26,9 @@ from tests.report.synthetic import make_run
 def test_without_runs_it_says_how_to_make_one_here_or_in_a_terminal(page, tmp_path):
     app = page(tmp_path / "none")
     assert "No runs" in app.info[0].value
-    assert app.code[0].value.startswith(f"interp discover ioi --out {tmp_path / 'none'}/ioi-adaptive-patching --model ")
+    assert app.code[0].value.startswith(
+        f"interp discover ioi --out {tmp_path / 'none'}/ioi-adaptive-patching --model "
+    )
     assert app.selectbox(key="find task").value == "ioi" and app.selectbox(key="find method").value == "codes"
     assert [button.label for button in app.button] == ["Find"] and not app.metric
     assert not (tmp_path / "none").exists()
@@ -246,8 +248,8 @@ def test_prompts_that_are_a_link_to_another_place_are_not_read(page, real, tmp_p
 
 def test_a_run_that_is_being_replaced_is_one_clear_line(page, runs, monkeypatch):
     """``interp discover --out`` renames the former one away for a moment."""
-    listed = shelf.folders
-    monkeypatch.setattr(shelf, "folders", lambda kind: [*listed(kind), "away"])
+    listed = run_store.folders
+    monkeypatch.setattr(run_store, "folders", lambda kind: [*listed(kind), "away"])
     app = page(runs, run="away")
     [error] = app.error
     assert "away/run.json cannot be read" in re.sub(r"\\(.)", r"\1", error.value) and not app.metric

@@ -12,7 +12,7 @@ import torch
 
 from interp.app.circuit.runs import Kept
 from interp.app.engine import Turns
-from interp.app.widgets import run_store as shelf
+from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import SHIPPED_MLPS
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import SetCode
@@ -122,8 +122,8 @@ def test_codebooks_that_are_away_or_lead_elsewhere_are_one_clear_line(page, runs
     book.symlink_to(runs.parent / "elsewhere")
     app = page(runs, run="mine", read="true", books="linked")
     assert "linked/a0 is a link to another place" in re.sub(r"\\(.)", r"\1", app.error[0].value)
-    listed = shelf.folders
-    monkeypatch.setattr(shelf, "folders", lambda kind: [*listed(kind), "away"])
+    listed = run_store.folders
+    monkeypatch.setattr(run_store, "folders", lambda kind: [*listed(kind), "away"])
     app = page(runs, run="mine", read="true", books="away")
     assert "away/manifest.json cannot be read" in re.sub(r"\\(.)", r"\1", app.error[0].value)
 

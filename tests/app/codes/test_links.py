@@ -8,8 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from interp.app.widgets import run_store as shelf
-from interp.app.widgets import urls as links
+from interp.app.widgets import run_store, urls
 from tests.app.codes.conftest import NAME, unescaped
 
 
@@ -64,14 +63,14 @@ def test_an_index_whose_manifest_lies_elsewhere_or_has_no_end_is_not_read(page, 
     stored = json.loads(manifest.read_text(encoding="utf-8"))
     stored["books"]["folder"] = str(runs / "books")
     manifest.write_text(json.dumps(stored), encoding="utf-8")
-    assert links.books_of(NAME) == "books"
+    assert urls.books_of(NAME) == "books"
     manifest.rename(runs.parent / "manifest.json")
     if kind == "link":
         manifest.symlink_to(runs.parent / "manifest.json")
     else:
         os.mkfifo(manifest)
     found = []
-    reading = threading.Thread(target=lambda: found.append(links.books_of(NAME)), daemon=True)
+    reading = threading.Thread(target=lambda: found.append(urls.books_of(NAME)), daemon=True)
     app = page(runs, index=NAME)
     assert "manifest.json is " in unescaped(app.error[0].value)
     reading.start()
@@ -83,4 +82,4 @@ def test_a_folder_of_what_is_no_file_is_no_index(runs, monkeypatch):
     monkeypatch.setenv("INTERP_RUNS", str(runs))
     (runs / "odd").mkdir()
     os.mkfifo(runs / "odd" / "tokens.npy")
-    assert shelf.folders("indexes") == [NAME]
+    assert run_store.folders("indexes") == [NAME]
