@@ -70,7 +70,7 @@ def main() -> None:
             kept = rankings[method][seed]
             path = args.bench / "circuits-alone" / f"{method}-n{n}-seed{seed}.json"
             registered = None if method == YARDSTICK else load_method(method)
-            grow = registered and registered.alone
+            grow = registered and registered.nested
             settings = {
                 "cell": kept["sha256"],
                 "version": registered and registered.version,

@@ -21,7 +21,7 @@ from interp.circuits.roles import HeadReadout
 from interp.circuits.verify import candidates
 from interp.models import load_model
 from interp.scores.attribution import AttributionConsumer, attribution
-from interp.scores.eap import edge_attribution
+from interp.scores.eap import attributed_edges
 from interp.scores.head_codes import fit_head_codes
 from interp.scores.overlap import head_edges, head_overlap
 from interp.scores.patching import activation_patching
@@ -56,7 +56,7 @@ def main() -> None:
         "scoring and edges": lambda: (head_overlap(codes), head_edges(codes)),
         "the dictionary's training and encoding": lambda: fit_head_codes(means, weights),
         "activation patching of 30 heads": lambda: activation_patching(model, pairs, best),
-        "edge attribution among 30 heads": lambda: edge_attribution(model, pairs, best),
+        "edge attribution among 30 heads": lambda: attributed_edges(model, pairs, sites=best),
     }
     seconds = {name: [] for name in stages}
     for _ in range(arguments.repeats):

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from interp import DEFAULT_MODEL
-from interp.activations.stream import FORWARD_AND_BACKWARD
+from interp.activations.stream import FORWARD_AND_BACKWARD, HUNDREDTHS
 from interp.circuits.references import load_reference
 from interp.defaults import THRESHOLD
 from interp.evaluation.stability import best_heads, mean_jaccard
@@ -53,6 +53,7 @@ from interp.scores.adaptive_patching.posterior import (
     membership,
     moderated_variance,
 )
+from interp.scores.method import Context
 from interp.tasks import load_task
 
 CHOSEN = (PARTIAL_SHARE, QUARTER_RUNS, HALF_WEIGHT, QUARTER_WEIGHT)
@@ -351,12 +352,12 @@ def _values(task: str, args: argparse.Namespace, n: int) -> dict[str, np.ndarray
     if not path.is_file():
         model = _model(args.model)
         pairs = load_task(task).sample(model.tokenizer, n, 1000)
-        with bar(f"attribution, {task}", n) as advance:
-            base = AdaptivePatchingBase(model, pairs, kept=range(n), progress=advance)
+        with bar(f"attribution, {task}", HUNDREDTHS) as advance:
+            base = AdaptivePatchingBase(Context(model, pairs, progress=advance), kept=range(n))
         found = {
             "attribution": base.scorer.heads_,
-            "half": base.redundancy.of(range(n), HALF_ON),
-            "quarter": base.redundancy.of(range(n), QUARTER_ON),
+            "half": base.partial.of(range(n), HALF_ON)[0],
+            "quarter": base.partial.of(range(n), QUARTER_ON)[0],
         }
         found = {key: np.ascontiguousarray(value.reshape(n, -1)) for key, value in found.items()}
         found["share"] = np.array(base.runner.share(range(n)))

@@ -22,18 +22,19 @@ from rich.table import Table
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from interp import DEFAULT_MODEL
-from interp.activations.stream import HUNDREDTHS, MetricConsumer, feed
+from interp.activations.stream import HUNDREDTHS, feed
 from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.files import write_json
 from interp.models import Model, Site, load_model
 from interp.progress import bar
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.edges import EdgeList, PatchedEdgesConfig, PathPatchRunner, code_edges
+from interp.scores.adaptive_patching.edges import EdgeList, PatchedEdgesConfig, PathPatchRunner, patched_edges
 from interp.scores.adaptive_patching.method import VECTORS_PER_CODE
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import EAPConfig, eap, edge_runs
 from interp.scores.eap_ig import EAPIGConfig, eap_ig
+from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import EdgeScore
 from interp.tasks import load_task
@@ -90,11 +91,10 @@ def _fresh(pairs: PromptPairs, held_out: PromptPairs, n: int) -> PromptPairs:
 
 def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndarray, np.ndarray]:
     """Effect of every edge on every pair, and every pair's gap."""
-    metrics, runner = MetricConsumer(len(pairs)), PatchRunner(model, pairs, range(len(pairs)))
+    context, runner = Context(model, pairs, MethodConfig(8)), PatchRunner(model, pairs, range(len(pairs)))
     patched = PathPatchRunner(model, runner)
-    with runner:
-        for run in edge_runs(model, pairs, batch_size=8, consumers=[metrics, runner]):
-            patched.keep(run)
+    for run in edge_runs(context, runner):
+        patched.keep(run)
     found = np.zeros((len(pairs), len(edges)))
     with bar("path patching", len(edges)) as advance:
         for layer in np.unique(edges.of_receivers("layer")):
@@ -102,7 +102,7 @@ def _measure(model: Model, pairs: PromptPairs, edges: EdgeList) -> tuple[np.ndar
             rows, columns = (part.ravel() for part in np.meshgrid(range(len(pairs)), some, indexing="ij"))
             found[rows, columns], _ = patched.effects(rows, edges.subset(columns))
             advance(len(some))
-    return found, metrics.metric_[0] - metrics.metric_[1]
+    return found, context.metric[0] - context.metric[1]
 
 
 def _scores(
@@ -114,10 +114,12 @@ def _scores(
     feed(model, pairs, [outputs])
     codes = RoleCodes(outputs, 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, seed).head_codes(0.0)
     with bar(f"adaptive-patching, seed {seed}", HUNDREDTHS) as advance:
-        ours = code_edges(model, pairs, codes, PatchedEdgesConfig(edges=EVERY, seed=seed), progress=advance)
+        ours = patched_edges(
+            model, pairs, codes, PatchedEdgesConfig(edges=EVERY, seed=seed), progress=advance
+        )
     with bar(f"codes among these, seed {seed}", HUNDREDTHS) as advance:
         config = PatchedEdgesConfig(edges=EVERY, seed=seed)
-        within = code_edges(model, pairs, codes, config, sites=edges.sites, progress=advance)
+        within = patched_edges(model, pairs, codes, config, sites=edges.sites, progress=advance)
     with bar(f"eap, seed {seed}", n) as advance:
         plain = eap(model, pairs, EAPConfig(edges=EVERY), progress=advance)
     with bar(f"eap-ig, seed {seed}", HUNDREDTHS) as advance:

@@ -95,7 +95,7 @@ def _by(told: list[tuple], score: Callable) -> tuple[EdgeScore, ...]:
 
 def _run(method: str, model: Model, pairs: PromptPairs, seed: int, **options: str):
     config = method_config(method, pairs.task, options, seed=seed)
-    return load_method(method).function(model, pairs, config)
+    return load_method(method)(model, pairs, config)
 
 
 def _table(rows: list[dict], tasks: list[str]) -> Table:

@@ -1,18 +1,14 @@
 """From what a user writes for a task (a name, a file, a class) to the task."""
 
 import difflib
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args
 
-from interp.errors import InputError, one_line, whole_number
+from interp.errors import InputError, whole_number
 from interp.prompts.pairs import Metric, Task
 from interp.prompts.prompt_file import PromptFile
+from interp.prompts.user_code import FAILURES, load_object, told
 from interp.tasks.agreement import Agreement
 from interp.tasks.antonym import Antonym
 from interp.tasks.capital import Capital
@@ -25,9 +21,6 @@ from interp.tasks.successor import Successor
 SHIPPED = {
     task.name: task for task in (IOI, GreaterThan, Docstring, Agreement, Pronoun, Capital, Successor, Antonym)
 }
-
-_FAILURES = (Exception, SystemExit)
-"""What a user's own code may end in; after its ``sys.exit`` this program would end without a word."""
 
 
 def task_names() -> tuple[str, ...]:
@@ -74,12 +67,7 @@ def load_task(spec: str | Path | Task | object) -> Task:
 
 
 def _load_class(spec: str) -> Task:
-    source, _, name = spec.rpartition(":")
-    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source, spec)
-    found = getattr(module, name, None)
-    if found is None:
-        classes = [key for key, value in vars(module).items() if isinstance(value, type) and key[0] != "_"]
-        raise InputError(f"{source} has no class {name!r}; it has {', '.join(classes) or 'none'}")
+    found = load_object(spec)
     task = _made(found, spec) if isinstance(found, type) else found
     _check_protocol(task, spec)
     return task
@@ -88,36 +76,8 @@ def _load_class(spec: str) -> Task:
 def _made(kind: type, spec: str) -> Any:
     try:
         return kind()
-    except _FAILURES as error:
-        raise InputError(f"{spec}: {kind.__name__}() failed: {_told(error)}") from error
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # files in two places share a name
-    found = importlib.util.spec_from_file_location(f"user_task_{path.stem}_{place}", path)
-    if found is None or found.loader is None:
-        raise InputError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # where dataclasses look for what their annotations name
-    try:
-        found.loader.exec_module(module)
-    except _FAILURES as error:
-        sys.modules.pop(found.name, None)
-        raise InputError(f"{path}: importing it failed: {_told(error)}") from error
-    return module
-
-
-def _import_module(name: str, spec: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except _FAILURES as error:
-        raise InputError(f"{spec}: importing {name!r} failed: {_told(error)}") from error
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"
+    except FAILURES as error:
+        raise InputError(f"{spec}: {kind.__name__}() failed: {told(error)}") from error
 
 
 def _check_protocol(task: Any, spec: str) -> None:

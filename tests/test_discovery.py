@@ -23,7 +23,7 @@ from interp.report.repeat import command_line, python_lines
 from interp.runs import record
 from interp.runs.measure import measure_reference
 from interp.runs.record import EXAMPLES
-from interp.scores.adaptive_patching.edges import code_edges
+from interp.scores.adaptive_patching.edges import patched_edges
 from interp.scores.adaptive_patching.method import AdaptivePatchingConfig
 from interp.scores.overlap import OverlapConfig
 from interp.scores.registry import METHODS, method_config
@@ -303,9 +303,9 @@ def test_edges_are_scored_by_the_discovery_s_own_threshold_and_batch_size(monkey
 
     def watched(*args, **kwargs):
         seen.append(args[3])
-        return code_edges(*args, **kwargs)
+        return patched_edges(*args, **kwargs)
 
-    monkeypatch.setattr("interp.scores.adaptive_patching.edges.code_edges", watched)
+    monkeypatch.setattr("interp.scores.adaptive_patching.edges.patched_edges", watched)
     discover("planted-inhibition", n=16, threshold=0.3, batch_size=2)
     assert (seen[0].threshold, seen[0].batch_size) == (0.3, 2)
 

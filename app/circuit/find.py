@@ -21,8 +21,9 @@ from interp.errors import InputError
 from interp.planted.tasks import planted_task_names
 from interp.prompts.sampling import sample_pairs
 from interp.report import render_report, wording, write_report
-from interp.runs.discover import ATTRIBUTED_EDGE_PAIRS, check_settings, discover
+from interp.runs.discover import check_settings, discover
 from interp.scores.adaptive_patching.edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, PatchedEdgesConfig
+from interp.scores.eap import ATTRIBUTED_EDGE_PAIRS
 from interp.scores.registry import DEFAULT_METHOD, METHODS
 from interp.tasks import PromptFile, load_task, task_names
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import PairBatch
+from interp.activations.stream import Consumer, PairBatch
 from interp.errors import InputError, check_choice
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
@@ -20,7 +20,7 @@ from interp.prompts.pairs import PromptPairs
 Positions = Literal["mean", "last", "roles"]
 
 
-class HeadMeans:
+class HeadMeans(Consumer):
     """A consumer that reduces each head's z over positions, for both sides of every pair.
 
     Args:
@@ -33,9 +33,6 @@ class HeadMeans:
             ``positions="roles"``.
         roles_: the role of each slot.
     """
-
-    needs_gradients = False
-    needs_patterns = False
 
     def __init__(self, pairs: PromptPairs, positions: Positions = "mean", *, first: int = 0) -> None:
         check_choice("positions ", Positions, positions)

@@ -1,22 +1,20 @@
 """One pass over prompt pairs, feeding every consumer that wants their activations.
 
-The forward passes are nearly all of the cost of a discovery, so they are made once: :func:`feed` runs the corrupt
-and the clean prompts in batches of equal length (no padding, no mask) and hands each batch to all consumers — the
-attribution scores, the means that codes are read from, whatever a new method needs — which reduce it and let it go.
-
-Progress of methods whose work is known only as it goes: told in hundredths.
+Forward passes are nearly all of the cost of a discovery, so they are made once. :func:`batches` runs the corrupt and
+the clean prompts in batches of equal length (no padding, no mask) and hands each batch to all consumers: attribution
+scores, the means that codes are read from, whatever a new method needs. They reduce it and let it go.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.activations.activation_tape import ActivationTape
 from interp.activations.metric import task_metric
 from interp.errors import InputError
 from interp.models import Model, has_mlps, hooked, model_device
@@ -63,23 +61,26 @@ class PairBatch:
     corrupt: Activations
     z_gradient: tuple[Float[Tensor, "batch pos head d_head"], ...] | None = None
     mlp_gradient: tuple[Float[Tensor, "batch pos d_model"], ...] | None = None
+    tape: ActivationTape | None = None
+    """What stood at the hook points that somebody asked for."""
 
 
-@runtime_checkable
-class Consumer(Protocol):
-    """Reduces batches; the attributes ask for the backward pass and for the clean side's attention patterns."""
+class Consumer:
+    """Reads the batches of a pass and reduces them; the attributes say what it needs of each."""
 
-    needs_gradients: bool
-    needs_patterns: bool
+    needs_gradients: bool = False
+    needs_patterns: bool = False
+    """Attention patterns of the clean prompts."""
+    needs_hooks: Collection[str] = ()
+    """Hook points whose activations on the clean prompts ``batch.tape`` is to hold."""
+    needs_corrupt_hooks: Collection[str] = ()
 
-    def update(self, batch: PairBatch) -> None: ...
+    def update(self, batch: PairBatch) -> None:
+        raise NotImplementedError
 
 
-class MetricConsumer:
+class MetricConsumer(Consumer):
     """Keeps the task metric, [side, pair]: side 0 is clean, 1 corrupt."""
-
-    needs_gradients = False
-    needs_patterns = False
 
     def __init__(self, n_pairs: int) -> None:
         self.metric_ = np.zeros((2, n_pairs))
@@ -104,6 +105,47 @@ def check_context(model: Model, pairs: Sequence[PromptPair]) -> int:
     return longest
 
 
+def batches(
+    model: Model,
+    pairs: PromptPairs,
+    consumers: Sequence[Consumer] = (),
+    *,
+    batch_size: int = BATCH_SIZE,
+    gradients: bool = False,
+    hooks: Collection[str] = (),
+    corrupt_hooks: Collection[str] = (),
+    watch: Collection[str] = (),
+    keep_graph: bool = False,
+) -> Iterator[PairBatch]:
+    """Run all pairs once; every batch goes to each consumer in turn and then to the caller.
+
+    Args:
+        gradients: of the metric by every head's z and MLP's output, where no consumer asks for them.
+        hooks, corrupt_hooks: what ``batch.tape`` is to hold of the clean and of the corrupt prompts.
+        watch: hook points whose gradient the tape keeps, too.
+        keep_graph: leaves the clean side's graph standing, for what lies on the tape.
+    """
+    check_context(model, pairs)
+    hooks = [*hooks, *(name for consumer in consumers for name in consumer.needs_hooks)]
+    corrupt_hooks = [
+        *corrupt_hooks,
+        *(name for consumer in consumers for name in consumer.needs_corrupt_hooks),
+    ]
+    for indices in equal_length_batches(pairs, batch_size):
+        batch = run_batch(
+            model,
+            pairs,
+            indices,
+            gradients=gradients or any(consumer.needs_gradients for consumer in consumers),
+            patterns=any(consumer.needs_patterns for consumer in consumers),
+            keep_graph=keep_graph,
+            tape=ActivationTape(hooks, watch, corrupt_hooks),
+        )
+        for consumer in consumers:
+            consumer.update(batch)
+        yield batch
+
+
 def feed(
     model: Model,
     pairs: PromptPairs,
@@ -113,15 +155,10 @@ def feed(
     progress: Progress | None = None,
 ) -> float:
     """Run all pairs once and update every consumer; return the cost in forward-pass equivalents."""
-    check_context(model, pairs)
-    gradients = any(consumer.needs_gradients for consumer in consumers)
-    patterns = any(consumer.needs_patterns for consumer in consumers)
-    for indices in equal_length_batches(pairs, batch_size):
-        batch = run_batch(model, pairs, indices, gradients=gradients, patterns=patterns)
-        for consumer in consumers:
-            consumer.update(batch)
+    for batch in batches(model, pairs, consumers, batch_size=batch_size):
         if progress is not None:
-            progress(len(indices))
+            progress(len(batch.indices))
+    gradients = any(consumer.needs_gradients for consumer in consumers)
     return len(pairs) * (BASE_COST if gradients else BOTH_SIDES)
 
 
@@ -145,28 +182,32 @@ def run_batch(
     gradients: bool = False,
     patterns: bool = False,
     keep_graph: bool = False,
+    tape: ActivationTape | None = None,
 ) -> PairBatch:
     """Both sides of the pairs at ``indices`` (of equal length), with the metric's gradients if asked.
 
-    ``keep_graph`` leaves the clean side's graph standing after its backward pass, for hooks that keep tensors on it.
+    ``keep_graph`` leaves the clean side's graph standing after its backward pass, for what lies on ``tape``.
     """
+    tape = ActivationTape(()) if tape is None else tape
     rows = tuple(pairs[i] for i in indices)
     check_context(model, rows)
     device = model_device(model)
     clean = torch.tensor([row.clean_tokens for row in rows], device=device)
     corrupt = torch.tensor([row.corrupt_tokens for row in rows], device=device)
-    with torch.no_grad():
+    with torch.no_grad(), hooked(model, tape.corrupt_hooks):
         corrupt_side = _run(model, corrupt, rows, pairs.metric)
-    with torch.set_grad_enabled(gradients):
+    with torch.set_grad_enabled(gradients), hooked(model, tape.hooks):
         clean_side = _run(model, clean, rows, pairs.metric, patterns=patterns)
         if not gradients:
-            return PairBatch(indices, rows, clean_side, corrupt_side)
+            return PairBatch(indices, rows, clean_side, corrupt_side, tape=tape)
         # rows are independent, so the gradient of the sum holds each row's own gradient
         found = torch.autograd.grad(
             clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp], retain_graph=keep_graph
         )
     n = len(clean_side.z)
-    return PairBatch(indices, rows, _detached(clean_side), corrupt_side, tuple(found[:n]), tuple(found[n:]))
+    return PairBatch(
+        indices, rows, _detached(clean_side), corrupt_side, tuple(found[:n]), tuple(found[n:]), tape
+    )
 
 
 def end_logits(
@@ -231,6 +272,7 @@ def _chunks(items: list[int], size: int) -> Iterator[tuple[int, ...]]:
 
 
 HUNDREDTHS = 100
+"""Steps in which a method tells its progress."""
 
 
 def percent(progress: Progress | None) -> Callable[[float], None]:

@@ -4,7 +4,7 @@ A method's score of some pairs is the mean of their scores only where the method
 not assumed: the first cell of at least two pairs is run by itself, and half of it again, and the pool is used if the
 scores of its pairs average to its scores and do not depend on the other pairs, nothing in the method is drawn at
 random, and no edges are compared (they come without scores per pair). A method that is no such mean but ranks subsets
-of a pool from one set of base runs (``Method.pooled``) makes those once; seconds of its cells then leave out patches that
+of a pool from one set of base runs (``Method.subsets``) makes those once; seconds of its cells then leave out patches that
 an earlier cell made, while forward-pass equivalents count them.
 """
 
@@ -17,14 +17,14 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from interp.activations.stream import Progress
+from interp.activations.stream import HUNDREDTHS, Progress
 from interp.bench.plan import Say, drawn, read_record, write_record
 from interp.files import atomic_path
 from interp.models import Model, describe_model
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.nested import NestedCircuitsConfig
-from interp.scores.registry import Scores, load_method, method_config
-from interp.scores.result import EdgeScore
+from interp.scores.method import PairSubsets
+from interp.scores.registry import load_method, method_config
+from interp.scores.result import EdgeScore, Scores
 
 POOL_FILE = "pool.safetensors"
 CHUNK = 100
@@ -62,14 +62,15 @@ class Runner:
         batch_size: int,
         say: Say,
     ) -> None:
-        self.method, self.model, self.pool, self.folder = method, model, pool, folder
+        self.method, self.model, self.pool, self.folder = load_method(method), model, pool, folder
         self.weights = weights
         self.edges_compared, self.batch_size, self.say = edges_compared, batch_size, say
         self.per_pair: Float[np.ndarray, "pair layer head"] | None = None
         """Scores of the pool's pairs, NaN where none was asked for; ``None`` for methods run cell by cell."""
         self._cost = (0.0, 0.0, 0)
         self._first: tuple[tuple[int, int], Scores] | None = None
-        self._base = None
+        self._subsets: PairSubsets | None = None
+        self._row: dict[int, int] = {}
         self._cells: Sequence[tuple[int, int]] = ()
 
     def config(self, seed: int):
@@ -78,27 +79,24 @@ class Runner:
 
     def settings(self) -> dict:
         """What the method's scores depend on, beside the pairs."""
-        method = load_method(self.method)
         kept = {key: value for key, value in asdict(self.config(0)).items() if key != "seed"}
-        if not method.by_batch:
+        if not self.method.by_batch:
             kept.pop("batch_size", None)
-        return kept if method.version == 1 else kept | {"version": method.version}
+        return kept if self.method.version == 1 else kept | {"version": self.method.version}
 
     def run(self, indices: Sequence[int], seed: int, tell: Tell) -> Scores:
         """The method on some pairs of the pool, which may be drawn more than once."""
-        method, pairs = load_method(self.method), self.pool.subset(indices)
-        progress = _told(tell, method.steps(self.model, len(pairs)))
-        return method.function(self.model, pairs, self.config(seed), progress=progress)
+        return self.method(self.model, self.pool.subset(indices), self.config(seed), progress=_told(tell))
 
     def heads(self, indices: list[int], seed: int) -> Float[np.ndarray, "layer head"]:
         """Scores from some pairs of the pool, drawn with replacement, of a method that is run cell by cell."""
-        if self._pooled:
+        if self._ranks_subsets:
             return self._ranked(indices, seed, lambda _share: None).heads
         return self.run(indices, seed, lambda _share: None).heads
 
     def prepare(self, cells: Sequence[tuple[int, int]], tell: Tell) -> None:
         """Find out how the method is run and, if on the pool, score all pairs that these cells need."""
-        if self._pooled:
+        if self._ranks_subsets:
             self._cells = cells
             return
         record = self.folder / "method.json"
@@ -124,7 +122,7 @@ class Runner:
     def outcome(self, n: int, seed: int, tell: Tell) -> Outcome:
         """The scores of one cell."""
         indices = drawn(seed, n, len(self.pool))
-        if self._pooled:
+        if self._ranks_subsets:
             return self._ranked(indices, seed, tell)
         if self.per_pair is not None:
             forwards, seconds, count = self._cost
@@ -135,49 +133,42 @@ class Runner:
             scores = self.run(indices, seed, tell)
         edges, edge_forwards = scores.edges, 0.0
         if self.scores_edges_apart:
-            found = load_method(self.method).edges(
+            found = self.method.edges(
                 self.model, self.pool.subset(indices), scores, seed=seed, batch_size=self.batch_size
             )
             edges, edge_forwards = found.edges, found.cost.forwards
-        return Outcome(scores.heads, scores.cost.forwards, _seconds(scores), edges, edge_forwards)
+        return Outcome(scores.heads, scores.cost.forwards, scores.cost.seconds, edges, edge_forwards)
 
     def alone(
         self, n: int, seed: int, outcome: Outcome, tell: Tell
     ) -> tuple[Float[np.ndarray, "layer head"], float]:
         """What heads join circuits that run alone by, in one cell, and the forwards that this took of its own."""
-        grow = load_method(self.method).alone
-        if grow is None:
+        if self.method.nested is None:
             return outcome.heads, 0.0
         pairs = self.pool.subset(drawn(seed, n, len(self.pool)))
-        config = NestedCircuitsConfig(batch_size=self.batch_size)
-        steps = config.steps(self.model.cfg.n_layers * self.model.cfg.n_heads, len(pairs))
-        growth = grow(self.model, pairs, config, progress=_told(tell, steps))
-        return growth.heads, growth.cost.forwards
+        config = self.method.nested_config(batch_size=self.batch_size)
+        nested = self.method.nested(self.model, pairs, config, progress=_told(tell))
+        return nested.heads, nested.cost.forwards
 
     @property
     def scores_edges_apart(self) -> bool:
         """Whether edges are compared and the method scores them only when asked."""
-        return self.edges_compared and load_method(self.method).edges is not None
+        return self.edges_compared and self.method.edges_config is not None
 
     @property
-    def _pooled(self) -> bool:
-        return load_method(self.method).pooled is not None and not self.edges_compared
+    def _ranks_subsets(self) -> bool:
+        return self.method.subsets is not None and not self.edges_compared
 
     def _ranked(self, indices: list[int], seed: int, tell: Tell) -> Outcome:
         """A cell of a method that ranks subsets of a pool; its base runs are made when the first is asked for."""
-        if self._base is None:
+        if self._subsets is None:
             wanted = sorted({i for n, seed in self._cells for i in drawn(seed, n, len(self.pool))})
-            base = load_method(self.method).pooled(
-                self.model,
-                self.pool.subset(wanted),
-                self.config(0),
-                progress=_told(tell, len(wanted)),
-            )
-            self._base = base, {index: row for row, index in enumerate(wanted)}
-        base, row = self._base
-        ranking = base.rank([row[i] for i in indices], self.config(seed))
-        seconds = sum(ranking.seconds.values()) + sum(base.seconds.values()) * len(indices) / len(row)
-        forwards = base.forwards_a_pair * len(indices) + ranking.forwards
+            self._row = {index: row for row, index in enumerate(wanted)}
+            pool = self.pool.subset(wanted)
+            self._subsets = self.method.pool(self.model, pool, self.config(0), progress=_told(tell))
+        ranking = self._subsets.rank([self._row[i] for i in indices], self.config(seed))
+        seconds = ranking.seconds + self._subsets.seconds * len(indices) / len(self._row)
+        forwards = self._subsets.forwards * len(indices) + ranking.forwards
         return Outcome(ranking.heads, forwards, seconds)
 
     def _forget_the_pool(self) -> None:
@@ -186,7 +177,7 @@ class Runner:
         if pool.is_file():
             for path in (*self.folder.glob("n*-seed*.json"), *self.folder.glob("stability-*.json"), pool):
                 path.unlink()
-            self.say(f"{self.method} was run on the pool, and is no mean over pairs: done again")
+            self.say(f"{self.method.name} was run on the pool, and is no mean over pairs: done again")
 
     def _why_cell_by_cell(self, cells: Sequence[tuple[int, int]]) -> str:
         """Empty where the pool serves. One pair by itself would say nothing of what the others do."""
@@ -216,7 +207,7 @@ class Runner:
                 some, 0, lambda share, b=begin, s=some: tell((b + share * len(s)) / len(missing))
             )
             heads[some] = scores.heads_per_pair
-            cost = (cost[0] + scores.cost.forwards, cost[1] + _seconds(scores), cost[2] + len(some))
+            cost = (cost[0] + scores.cost.forwards, cost[1] + scores.cost.seconds, cost[2] + len(some))
             header = {"settings": repr(settings), "cost": " ".join(map(repr, cost))}
             with atomic_path(path) as temporary:
                 save_file({"heads": heads}, temporary, metadata=header)
@@ -242,14 +233,14 @@ class Runner:
         return heads.copy(), cost
 
 
-def _told(tell: Tell, steps: int) -> Progress:
-    """A method's progress, which counts steps, as the share of them that is done."""
+def _told(tell: Tell) -> Progress:
+    """A method's progress, which counts hundredths, as the share of the work that is done."""
     done = 0
 
     def progress(more: int) -> None:
         nonlocal done
         done += more
-        tell(done / max(1, steps))
+        tell(done / HUNDREDTHS)
 
     return progress
 
@@ -257,7 +248,3 @@ def _told(tell: Tell, steps: int) -> Progress:
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
     """Up to what float32 and another batch change."""
     return bool(np.allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()))
-
-
-def _seconds(scores: Scores) -> float:
-    return float(sum(scores.cost.seconds.values()))

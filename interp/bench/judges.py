@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp.activations.stream import HUNDREDTHS
 from interp.bench.plan import REFERENCE_SEED, Say, Target, drawn
 from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.references import Reference, reference_for, written_reference
@@ -170,9 +171,8 @@ def _measured(
     own = hashlib.sha256(f"{wanted}{describe_model(model) | {'device': None}}".encode()).hexdigest()[:8]
     partial = path.with_suffix(f".{own}.partial.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    heads = model.cfg.n_layers * model.cfg.n_heads
     config = PatchingConfig(batch_size=batch_size, mlps=False, checkpoint=str(partial))
-    with stage(f"{target.name}: exact effects", heads * len(pairs)) as advance:
+    with stage(f"{target.name}: exact effects", HUNDREDTHS) as advance:
         scores = patching(model, pairs, config, progress=advance)
     name = f"{target.task}/{target.model}"
     measured = ExactEffects.from_scores(

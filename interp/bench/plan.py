@@ -25,7 +25,7 @@ from interp import DEFAULT_MODEL
 from interp.errors import InputError
 from interp.files import read_json, write_json
 from interp.planted.tasks import planted_task_names
-from interp.scores.registry import METHODS, load_method
+from interp.scores.registry import METHODS, REFERENCE_METHOD, load_method
 from interp.tasks import load_task, task_names
 
 FORMAT = 1
@@ -89,9 +89,6 @@ def _difference(kept: dict, wanted: dict) -> str:
 BASELINE = "attribution"
 YARDSTICK = "yardstick"
 """The row of activation patching of a few of the reference's own pairs, judged by its other pairs."""
-REFERENCE_METHOD = "patching"
-"""The method that references are measured by: its row is the yardstick, so it is left out unless it is named."""
-
 POOL, POOL_SEED = 300, 0
 REFERENCE_PAIRS, REFERENCE_SEED = 200, 1000
 HELD_OUT = 10
@@ -100,27 +97,9 @@ FAITHFUL_SEEDS = 5
 held-out pair."""
 
 
-@dataclass(frozen=True)
-class Limit:
-    """The most pairs and seeds that a dear method is given on models of more than ``SMALL`` heads, when all run."""
-
-    pairs: int
-    seeds: int
-
-
 SMALL = 64
-LIMITS = {
-    "nap-ig": Limit(25, 10),
-    "atp-star": Limit(10, 10),
-    "eap-ig": Limit(25, 10),
-    "nap-ig-activations": Limit(10, 3),
-    "eap-ig-activations": Limit(10, 3),
-    "acdc": Limit(10, 3),
-    "subnetwork-probing": Limit(10, 3),
-    "contextual-decomposition": Limit(10, 10),
-    REFERENCE_METHOD: Limit(100, 3),
-}
-"""Methods that take a dozen passes a pair or more; others, and those that are named, get all pairs and seeds."""
+"""Heads of a model on which every method gets all pairs and seeds; so do those that are named. On larger ones, when all
+are run, a method gets no more than its ``most_pairs`` and ``most_seeds``."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +134,9 @@ class Plan:
     Attributes:
         tasks: shipped names, prompt files or classes; planted tasks run on their own planted models.
         models: specs that the other tasks run on.
-        methods: registered names; all of them if empty, but the one that references are measured by. Dear ones get
-            fewer pairs and seeds (``LIMITS``) where all are run, and what is asked for where they are named.
+        methods: registered names, or one's own, as ``interp discover`` takes them; all that are registered if empty,
+            but the one that references are measured by, whose row is the yardstick. Dear ones get fewer pairs and seeds
+            where all are run, and what is asked for where they are named.
         pairs: numbers of pairs.
         seeds: subsets of the pool that are drawn, seeds 0, 1, ….
         against: the method among them that all others are compared with; if not given attribution, or the first where
@@ -227,8 +207,10 @@ class Plan:
 
     def cells(self, method: str, n_heads: int) -> tuple[tuple[int, int], ...]:
         """(pairs, seed) of every cell of a method on a model with so many heads in all; fewest pairs first."""
-        limit = LIMITS.get(method) if n_heads > SMALL and self._runs_all else None
-        most_pairs, most_seeds = (self.pool, self.seeds) if limit is None else (limit.pairs, limit.seeds)
+        most_pairs, most_seeds = self.pool, self.seeds
+        if method != YARDSTICK and n_heads > SMALL and self._runs_all:
+            most_pairs = load_method(method).most_pairs or most_pairs
+            most_seeds = load_method(method).most_seeds or most_seeds
         return tuple(
             (n, seed)
             for n in sorted(self.pairs)

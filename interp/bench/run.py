@@ -15,7 +15,6 @@ from interp.activations.stream import BATCH_SIZE
 from interp.bench.cells import Outcome, Runner, Tell
 from interp.bench.judges import Court, convene
 from interp.bench.plan import (
-    LIMITS,
     POOL_SEED,
     SMALL,
     YARDSTICK,
@@ -35,8 +34,6 @@ from interp.models import Model, describe_model, load_model, load_tokenizer, wei
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import as_many_as_there_are, held_out_pairs, sample_pairs
-from interp.scores.adaptive_patching.edges import PatchedEdgesConfig
-from interp.scores.adaptive_patching.nested import NestedCircuitsConfig
 from interp.scores.registry import load_method
 from interp.tasks import load_task
 
@@ -116,7 +113,7 @@ class TargetBench:
         Raises:
             InputError: the method cannot be used on this model or task, whatever the number.
         """
-        runner, folder = self._runner(method), self.folder / method
+        runner, folder = self._runner(method), self._folder(method)
         common = self._settings(method, runner)
         if runner is not None:
             runner.prepare(cells, lambda share: tell(share / 2))
@@ -126,8 +123,8 @@ class TargetBench:
             path = folder / f"n{n}-seed{seed}.json"
             held_out = self.held_out.digest() if self.plan.runs_alone(n, seed) else None
             settings = {**common, "n": n, "seed": seed, "held_out": held_out}
-            if held_out and runner is not None and load_method(method).alone is not None:
-                settings["alone"] = asdict(NestedCircuitsConfig())
+            if held_out and runner is not None and runner.method.nested_config is not None:
+                settings["alone"] = asdict(runner.method.nested_config())
             result = read_record(path, settings, self.say)
             if result is None:
                 begin, width = 0.5 + done / len(cells) / 2, 0.5 / len(cells)
@@ -153,6 +150,10 @@ class TargetBench:
             for (n, seed), result in kept.items()
         ], refused
 
+    def _folder(self, method: str) -> Path:
+        """A method of one's own may be named by its file."""
+        return self.folder / method.replace("/", "-").replace(":", "-")
+
     @property
     def _n_heads(self) -> int:
         return self.model.cfg.n_layers * self.model.cfg.n_heads
@@ -172,7 +173,7 @@ class TargetBench:
             method,
             self.model,
             self.pool,
-            self.folder / method,
+            self._folder(method),
             weights=self.weights,
             edges_compared=any(judge.edges is not None for judge in self.court.judges),
             batch_size=self.batch_size,
@@ -185,7 +186,7 @@ class TargetBench:
             digest.update(judge.name.encode() + judge.truth.tobytes())
         # heads' own settings stay as they are where edges are not compared: those cells are kept
         apart = runner is not None and runner.scores_edges_apart
-        return ({"edges": asdict(PatchedEdgesConfig())} if apart else {}) | {
+        return ({"edges": asdict(runner.method.edges_config())} if apart else {}) | {
             "task": self.target.task,
             "model": self.target.model,
             "dtype": describe_model(self.model)["dtype"],
@@ -229,7 +230,7 @@ class TargetBench:
         sizes = sorted({n for n, _ in cells if n > 1})
         if runner is None or runner.per_pair is not None:
             return sizes
-        dear = method in LIMITS and self._n_heads > SMALL
+        dear = load_method(method).most_pairs is not None and self._n_heads > SMALL
         return [] if dear else sizes[-1:]
 
     def _stability(self, runner: Runner | None, n: int) -> dict:

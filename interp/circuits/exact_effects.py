@@ -133,7 +133,7 @@ class ExactEffects:
             provenance: what the scores do not know, such as versions and the commit of the model.
         """
         parts = (scores.heads_per_pair, scores.metric_clean, scores.metric_corrupt)
-        if scores.method != "patching" or any(part is None for part in parts):
+        if not scores.exact or any(part is None for part in parts):
             raise InputError(f"scores of method {scores.method!r}: a reference needs exact effects per pair")
         heads, clean, corrupt = parts
         task = scores.provenance["task"]

@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import PairBatch, end_logits
+from interp.activations.stream import Consumer, PairBatch, end_logits
 from interp.errors import InputError
 from interp.models import Model, hooked, model_device
 from interp.models.residual_writes import FinalNorm, ResidualWrites
@@ -141,7 +141,7 @@ REPEAT_LENGTH = 24
 REPEAT_BATCH = 8
 
 
-class HeadReadout:
+class HeadReadout(Consumer):
     """A consumer that reads every head's attention from END and what it writes to the logits there.
 
     Attributes after feeding:
@@ -155,7 +155,6 @@ class HeadReadout:
         patterns_: [layer, head, query, key], likewise.
     """
 
-    needs_gradients = False
     needs_patterns = True
 
     def __init__(self, model: Model, n_pairs: int) -> None:

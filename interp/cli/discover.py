@@ -74,7 +74,7 @@ def grow(
 
     from dataclasses import asdict
 
-    from interp.activations.stream import check_context
+    from interp.activations.stream import HUNDREDTHS, check_context
     from interp.circuits.verify import check_known_gap
     from interp.cli.render import print_grown
     from interp.evaluation.ablation import Ablator
@@ -82,8 +82,7 @@ def grow(
     from interp.models import describe_model, load_model, parse_device, parse_dtype
     from interp.progress import bar
     from interp.prompts.sampling import held_out_pairs, sample_pairs
-    from interp.scores.adaptive_patching.nested import MOST_PAIRS, NestedCircuitsConfig
-    from interp.scores.adaptive_patching.nested import grow as grown
+    from interp.scores.adaptive_patching.nested import MOST_PAIRS, NestedCircuitsConfig, nested_circuits
 
     parse_device(device), parse_dtype(dtype)
     loaded = load_model(default_model(wanted) if model is None else model, device=device, dtype=dtype)
@@ -104,9 +103,8 @@ def grow(
         ablator = Ablator(loaded, others, batch_size=batch_size, progress=advance)
     check_known_gap(loaded, others, ablator.metric_clean, ablator.metric_corrupt)
     config = NestedCircuitsConfig(batch_size=batch_size)
-    n_heads = loaded.cfg.n_layers * loaded.cfg.n_heads
-    with bar("growing", config.steps(n_heads, len(pairs))) as advance:
-        growth = grown(loaded, pairs, config, progress=advance)
+    with bar("growing", HUNDREDTHS) as advance:
+        growth = nested_circuits(loaded, pairs, config, progress=advance)
     with bar("circuits alone", n_circuits(growth) * len(others)) as advance:
         curve = run_grown(growth, ablator, seed=seed, progress=advance)
     result = {

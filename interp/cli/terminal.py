@@ -64,8 +64,8 @@ def print_methods() -> None:
     from interp.scores.registry import METHODS
 
     table = Table("method", "what it does", box=None, padding=(0, 1))
-    for name, method in METHODS.items():
-        table.add_row(name, method.summary)
+    for name, listed in METHODS.items():
+        table.add_row(name, listed.summary)
     plain_console().print(table)
     plain_console().print(
         "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
@@ -78,13 +78,16 @@ def print_method(name: str) -> None:
     Raises:
         InputError: there is none of that name.
     """
-    from interp.scores.registry import load_method
+    from interp.scores.registry import METHODS, load_method
 
     method = load_method(name)
     console, meanings = plain_console(), {"batch_size": "pairs per forward pass"}
     for kind in reversed(method.config.__mro__):
         meanings |= _attributes(kind)
-    console.print(f"{name}: {method.summary}", soft_wrap=True)
+    told = (
+        METHODS[name].summary if name in METHODS else inspect.getdoc(method.score) or "a method of one's own"
+    )
+    console.print(f"{name}: {told.splitlines()[0]}", soft_wrap=True)
     table = Table("option", "default", "what it is", box=None, padding=(0, 1))
     for field in fields(method.config):
         default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)

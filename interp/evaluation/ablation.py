@@ -35,6 +35,7 @@ from torch import Tensor
 from interp.activations.metric import task_metric
 from interp.activations.stream import (
     BATCH_SIZE,
+    Consumer,
     MetricConsumer,
     PairBatch,
     Progress,
@@ -53,11 +54,8 @@ Fill = tuple[list[Tensor], list[Tensor]]
 """Of heads and of MLPs, layer by layer; each tensor broadcasts to one batch of pairs."""
 
 
-class Corrupt:
+class Corrupt(Consumer):
     """``resample``: every component's output on the corrupt prompts, batch by batch as they came."""
-
-    needs_gradients = False
-    needs_patterns = False
 
     def __init__(self) -> None:
         self.kept: dict[tuple[int, ...], Fill] = {}
@@ -69,11 +67,8 @@ class Corrupt:
         return self.kept[indices]
 
 
-class Zero:
+class Zero(Consumer):
     """``zero``: one zero for every layer."""
-
-    needs_gradients = False
-    needs_patterns = False
 
     def __init__(self) -> None:
         self.fill: Fill = ([], [])
@@ -88,11 +83,8 @@ class Zero:
         return self.fill
 
 
-class MeanByPosition:
+class MeanByPosition(Consumer):
     """``mean-by-position``: means over the corrupt prompts of each length, [pos, …] a layer."""
-
-    needs_gradients = False
-    needs_patterns = False
 
     def __init__(self) -> None:
         self.sums: dict[int, Fill] = {}

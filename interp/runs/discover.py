@@ -2,13 +2,12 @@
 
 1. Sample pairs. 2. Run them once; the method's scores, the readout behind head roles and the means that codes are
 read from all come from these passes. 3. Patch the best-scored components exactly and decide who is a member.
-4. Score the edges among members (``adaptive-patching``: by path patching, unless MLPs are members; none where a model's edges
-cannot be attributed, :class:`~interp.models.residual_writes.ResidualWrites`). 5. Read the members' codes.
+4. Score the edges among members. 5. Read the members' codes.
 6. Compare the scores with the references there are.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import SupportsFloat, SupportsIndex
@@ -32,30 +31,26 @@ from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.errors import InputError, real_number, whole_number
 from interp.models import Model, Site, describe_model, load_model
 from interp.models.memory import check_memory
-from interp.models.residual_writes import ResidualWrites
 from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import check_counterfactual, sample_pairs
 from interp.runs.record import Found
 from interp.runs.run import Run, run_request
-from interp.scores.adaptive_patching.edges import EdgeEvidence
-from interp.scores.eap import edge_attribution
+from interp.scores.eap import attributed_edges
 from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
-from interp.scores.overlap import edges_among
+from interp.scores.method import Method
 from interp.scores.patching import PatchingEffects
-from interp.scores.registry import DEFAULT_METHOD, EdgeScore, Scores, load_method, method_config, with_mlps
+from interp.scores.registry import DEFAULT_METHOD, load_method, method_config, with_mlps
+from interp.scores.result import Scores
 from interp.tasks import PromptFile, load_task
-
-ATTRIBUTED_EDGE_PAIRS = 32
-"""Pairs that edge attribution is averaged over: they rank edges among members, which are already checked."""
 
 
 def discover(
     task: str | Path | Task,
     *,
     model: str | Path | Model | None = None,
-    method: str = DEFAULT_METHOD,
+    method: str | Method | Callable = DEFAULT_METHOD,
     n: SupportsIndex | None = None,
     seed: SupportsIndex = 0,
     counterfactual: str | None = None,
@@ -74,6 +69,7 @@ def discover(
         task: a shipped name, a prompt file, a class of one's own (see :func:`interp.tasks.load_task`), or a task.
         model: a spec (see :func:`interp.models.load_model`) or a loaded model; :func:`default_model` if not given.
         n: pairs; if not given the task's own default, or as many as a prompt file has with this tokenizer.
+        method: a registered name, or one's own (see :func:`interp.scores.registry.load_method`).
         config: the method's config object; its defaults if not given. Its seed is the method's own, and need not be
             that of the prompts.
         n_candidates: how many of the best-scored components are checked by activation patching.
@@ -93,10 +89,10 @@ def discover(
     n_candidates, threshold = whole_number("candidates", n_candidates), real_number("threshold", threshold)
     mlps, bos = bool(mlps), bool(bos)
     _check_threshold(threshold)
-    chosen = load_method(method)
-    if config is not None and not isinstance(config, chosen.config):
+    method = load_method(method)
+    if config is not None and not isinstance(config, method.config):
         raise InputError(
-            f"config of type {type(config).__name__}: method {method!r} takes a {chosen.config.__name__}"
+            f"config of type {type(config).__name__}: method {method.name!r} takes a {method.config.__name__}"
         )
     if getattr(config, "threshold", threshold) != threshold:
         raise InputError(
@@ -135,8 +131,8 @@ def discover(
     longest = check_context(model, pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
-    with clock("score"), stage(f"{method} scores", chosen.steps(model, len(pairs))) as advance:
-        scores = chosen.function(model, pairs, config, consumers=(means, readout), progress=advance)
+    with clock("score"), stage(f"{method.name} scores", HUNDREDTHS) as advance:
+        scores = method(model, pairs, config, consumers=(means, readout), progress=advance)
     best = candidates(scores, n_candidates, mlps=mlps)
     with clock("check"):
         checked = _check(model, pairs, scores, best, threshold, seed, batch_size, stage)
@@ -148,27 +144,16 @@ def discover(
         dictionary = HeadCodesConfig(seed=seed, examples=min(HeadCodesConfig.examples, 2 * len(pairs)))
         with clock("codes"), stage("reading codes", dictionary.epochs) as advance:
             codes = fit_head_codes(means, output_weights(model), dictionary, progress=advance)
-    some = pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
-    evidence: tuple[EdgeEvidence, ...] = ()
-    ours = chosen.edges is not None and all(site.kind == "attn" for site in members)
-    with clock("edges"), stage("edges", HUNDREDTHS if ours else len(some)) as advance:
-        edges: tuple[EdgeScore, ...] = ()
-        if method != "overlap" and not ResidualWrites.of(model).has_edges:
-            advance(HUNDREDTHS if ours else len(some))
-        elif ours:
-            measured = chosen.edges(
-                model, pairs, scores, sites=members, seed=seed, batch_size=batch_size, progress=advance
-            )
-            edges, evidence = measured.edges, measured.evidence
-        elif method == "overlap":
-            edges = edges_among(codes, members)
-            advance(len(some))
-        else:
-            edges = edge_attribution(model, some, members, batch_size=batch_size, progress=advance)
+    with clock("edges"), stage("edges", HUNDREDTHS) as advance:
+        score_edges = method.edges or attributed_edges
+        found = score_edges(
+            model, pairs, scores, sites=members, seed=seed, batch_size=batch_size, progress=advance
+        )
+    edges, evidence = found.edges, found.evidence
     request = run_request(
         task=asked if isinstance(asked, str) else task.name,
         model=describe_model(model)["spec"],
-        method=method,
+        method=method.name,
         config=config,
         n=n,
         seed=seed,
@@ -278,7 +263,7 @@ def _check(
 ) -> VerifiedHeads:
     if scores.metric_clean is not None and len(pairs) >= MIN_PAIRS:  # which should not wait for the patches
         check_does_task(scores.metric_clean, scores.metric_corrupt, seed=seed)
-    if scores.method != "patching":
+    if not scores.exact:
         with stage("activation patching", len(best) * len(pairs)) as advance:
             return check(
                 model, pairs, best, threshold=threshold, seed=seed, batch_size=batch_size, progress=advance

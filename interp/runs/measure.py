@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 from typing import SupportsIndex
 
-from interp.activations.stream import BATCH_SIZE
+from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
 from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.verify import check_gap
 from interp.errors import InputError, whole_number
@@ -13,8 +13,7 @@ from interp.progress import Stage, silent
 from interp.prompts.pairs import Task
 from interp.prompts.sampling import sample_pairs
 from interp.runs.record import versions
-from interp.scores.patching import PatchingConfig
-from interp.scores.registry import METHODS
+from interp.scores.patching import PatchingConfig, patching
 
 N_PAIRS = 200
 
@@ -47,10 +46,9 @@ def measure_reference(
         raise InputError("this model was not loaded by load_model: a reference must name its model")
     pairs = sample_pairs(task, model.tokenizer, n, N_PAIRS, seed, counterfactual, bos=bos)
     check_gap(model, pairs, batch_size=batch_size, stage=stage)
-    method = METHODS["patching"]
     config = PatchingConfig(batch_size=batch_size, checkpoint=None if checkpoint is None else str(checkpoint))
-    with stage("activation patching", method.steps(model, len(pairs))) as advance:
-        scores = method.function(model, pairs, config, progress=advance)
+    with stage("activation patching", HUNDREDTHS) as advance:
+        scores = patching(model, pairs, config, progress=advance)
     provenance = {
         "fingerprints": [pair.fingerprint for pair in pairs],
         "model_details": describe_model(model),

@@ -16,10 +16,8 @@ from interp.evaluation.recovery import recover
 from interp.models import Model, Site, describe_model
 from interp.prompts.pairs import PromptPairs
 from interp.runs.run import FORMAT, Run
-from interp.scores.adaptive_patching.edges import EdgeEvidence
 from interp.scores.head_codes import SIDES, HeadCodes, usage
-from interp.scores.registry import EdgeScore, Scores
-from interp.scores.result import FALSE_DISCOVERY_RATE
+from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeEvidence, EdgeScore, Scores
 
 EXAMPLES = 3
 """Pairs whose tokens are kept in the run; patterns and writings are kept for the first."""

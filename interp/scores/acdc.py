@@ -6,11 +6,11 @@ so far by less than τ; damage is KL(model ‖ graph) at END in nats, or the fal
 
 - ``level="heads"``: parts are heads (MLPs live, unless ``mlps``), each removed at all positions.
 - ``level="edges"``: parts are edges from the embeddings, heads and MLPs into each head's query, key and value, each
-  MLP, and the logits (:mod:`.edge_patching`); a head's score is its best outgoing edge's.
+  MLP, and the logits (:class:`EdgePatching`); a head's score is its best outgoing edge's.
 
 Thresholds are shares of the damage when everything is removed, so that one setting serves every task. The score is the
 largest threshold of the sweep that a part survives, made finer by the rise when it was tried there
-(:meth:`.greedy.Pruner.sweep`). Damage is averaged over pairs before anything is decided: no per-pair scores.
+(:meth:`Pruner.sweep`). Damage is averaged over pairs before anything is decided: no per-pair scores.
 
 Cost: per threshold and part one forward from the part's layer up, somewhat more where guesses of what goes fail and
 less where thresholds stand before the same graph. The 270 heads of SmolLM2 at three thresholds are 470 forwards a pair,
@@ -20,27 +20,10 @@ seven minutes for ten pairs on one core. Edges grow with the square of the heads
 When it misleads: the order decides among parts that can replace each other (a backup tried first goes, and the mover
 then stays); with the task metric parts that work against the answer go first; below the threshold many small parts go
 one by one although together they matter.
-
-Greedy pruning of a graph, and a sweep of its threshold: the search of ACDC, whatever is pruned.
-
-Conmy et al. 2023 (arXiv 2304.14997), Algorithm 1. Nothing here knows a model: parts are numbers, and ``damage``
-tells how far the graph without a set of parts is from the whole.
-
-Runs of the clean prompts with any set of components removed: each carries its value of the corrupt run.
-
-Runs of the clean prompts with any set of edges removed: the receiver sees the sender's corrupt output.
-
-Path patching of many edges at once (Conmy et al. 2023, section 3; Wang et al. 2022 for one):
-
-    input of v = (its input in the corrupt run) + Σ over kept edges u → v of (u's output now − u's corrupt output)
-
-so a removed edge carries the fixed corrupt run and a kept one what its sender does *now*, after the removals below it.
-Heads read queries, keys and values from inputs of their own, per query head (:mod:`interp.models.partial_forward`).
 """
 
-import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -49,24 +32,152 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.metric import Divergence, DivergenceKind
-from interp.activations.stream import (
-    BATCH_SIZE,
-    Activations,
-    Consumer,
-    MetricConsumer,
-    PairBatch,
-    Progress,
-    end_logits,
-    feed,
-    percent,
-)
+from interp.activations.stream import Activations, Consumer, PairBatch, end_logits
 from interp.errors import InputError, check_fields
-from interp.models import Model, Site, has_mlps, hooked
+from interp.models import Model, Site, has_mlps
 from interp.models.partial_forward import Blockwise, output_bias, require_whole_blocks, starting_at
 from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
+from interp.scores.edge_gradients import EMBEDDED
+from interp.scores.method import Context, MethodConfig, method
 from interp.scores.patching import PATCH_ROWS
-from interp.scores.result import Cost, EdgeScore, Scores
+from interp.scores.result import EdgeScore, Scores
+
+
+@dataclass(frozen=True)
+class ACDCConfig(MethodConfig):
+    """
+    Attributes:
+        level: what is pruned.
+        metric: ``kl``, which sees parts that work against the answer too, or ``task``.
+        lowest, highest: ends of the sweep, as shares of the damage when everything is removed.
+        thresholds: how many of them, evenly spaced in their logarithm.
+        mlps: whether MLPs are pruned too, at head level.
+    """
+
+    level: Literal["heads", "edges"] = "heads"
+    metric: DivergenceKind = "kl"
+    lowest: float = 1e-3
+    highest: float = 0.1
+    thresholds: int = 3
+    mlps: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 0 < self.lowest <= self.highest < float("inf"):
+            raise InputError(
+                f"lowest {self.lowest}, highest {self.highest}: needs numbers, 0 < lowest ≤ highest"
+            )
+        if self.thresholds < 1:
+            raise InputError(f"thresholds {self.thresholds}: it must be at least 1")
+
+
+class LiveEdges:
+    """Tells apart sets of removed edges by the edges from which the logits can still be reached.
+
+    Edges into a component that nothing reads any more make no difference, so they are tried without a forward.
+    """
+
+    def __init__(self, graph: ComponentGraph) -> None:
+        self.graph = graph
+        rows: dict[tuple[str, int, int | None], list[int]] = {}
+        for row, receiver in enumerate(graph.receivers[:-1]):
+            rows.setdefault((receiver.kind, receiver.layer, receiver.head), []).append(row)
+        self._components = [
+            (
+                graph.mlp_sender(layer) if kind == "mlp" else graph.head_sender(layer, head),
+                inputs,
+            )
+            for (kind, layer, head), inputs in reversed(rows.items())
+        ]
+
+    def __call__(self, removed: frozenset[int]) -> bytes:
+        gone = ~self.graph.exists
+        gone.flat[list(removed)] = True
+        for sender, inputs in self._components:  # from the last writer down
+            if gone[:, sender].all():
+                gone[inputs] = True
+        return np.packbits(gone).tobytes()
+
+
+Damage = Callable[[int, list[frozenset[int]]], list[float]]
+"""(group, sets of removed parts) -> damage of each set; all parts of the sets lie in this group or earlier ones."""
+
+
+class Pruner:
+    """Greedy pruning of a graph and a sweep of its threshold, whatever is pruned (Conmy et al. 2023, Algorithm 1).
+
+    Nothing here knows a model: parts are numbers, and ``damage`` tells how far the graph without a set of parts is from
+    the whole.
+
+    Args:
+        groups: parts in the order in which they are tried, cut into groups that ``damage`` can measure together.
+        most: sets measured in one call.
+        canonical: gives sets of removed parts that leave the same graph the same key.
+        advance: told how many parts have just been decided.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[int]],
+        damage: Damage,
+        most: int,
+        canonical: Callable[[frozenset[int]], Hashable] = lambda removed: removed,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.groups, self.damage, self.most = groups, damage, most
+        self.canonical, self.advance = canonical, advance
+        self.size = 1 + max(part for group in groups for part in group)
+        self._known: dict[Hashable, float] = {}
+        """Thresholds of a sweep often stand before the same graph; no graph is measured twice."""
+
+    def prune(self, threshold: float) -> tuple[Bool[np.ndarray, " part"], Float[np.ndarray, " part"]]:
+        """Try every part once; return which survive, and the rise of the damage when each was tried.
+
+        A part goes when the rise is below the threshold. Several are tried in one call, each with the ones before it
+        gone; from the first that stays on, the guesses are worthless and are made anew.
+        """
+        rise = np.zeros(self.size)
+        kept = np.zeros(self.size, dtype=bool)
+        removed: frozenset[int] = frozenset()
+        current, ahead = 0.0, 1
+        for number, group in enumerate(self.groups):
+            begin = 0
+            while begin < len(group):
+                tried = group[begin : begin + ahead]
+                sets = [removed | frozenset(tried[: i + 1]) for i in range(len(tried))]
+                for part, trial, value in zip(tried, sets, self._measure(number, sets), strict=True):
+                    begin += 1
+                    rise[part] = value - current
+                    if not rise[part] < threshold:
+                        kept[part], ahead = True, 1
+                        break
+                    removed, current = trial, value
+                else:
+                    ahead = min(2 * ahead, self.most)
+            self.advance(len(group))
+        return kept, rise
+
+    def sweep(self, thresholds: Sequence[float]) -> Float[np.ndarray, " part"]:
+        """Score of every part: the largest threshold that it survives, made finer by its rise when tried there.
+
+        A part that survives τ_k and not τ_k+1 gets its rise at τ_k (at most τ_k+1); one that survives none gets its
+        rise at the smallest threshold, in [0, τ_0). One threshold alone gives the rise when tried.
+        """
+        ordered, scores = sorted(thresholds), np.empty(0)
+        for k, threshold in enumerate(ordered):
+            kept, rise = self.prune(threshold)
+            above = ordered[k + 1] if k + 1 < len(ordered) else np.inf
+            below = np.clip(rise, 0.0, threshold) if k == 0 else scores
+            scores = np.where(kept, np.clip(rise, threshold, above), below)
+        return scores
+
+    def _measure(self, group: int, sets: list[frozenset[int]]) -> list[float]:
+        keys = [self.canonical(trial) for trial in sets]
+        unknown = {key: trial for key, trial in zip(keys, sets, strict=True) if key not in self._known}
+        if unknown:
+            self._known.update(zip(unknown, self.damage(group, list(unknown.values())), strict=True))
+        return [self._known[key] for key in keys]
 
 
 @dataclass(frozen=True)
@@ -78,18 +189,23 @@ class _Kept:
     logits: Float[Tensor, "batch d_vocab"]
 
 
-class EdgePatching:
-    """A consumer that keeps every component's output on both sides, and then measures removals of edges.
+class EdgePatching(Consumer):
+    """Keeps every component's output on both sides, and then measures the clean prompts with any set of edges removed.
 
-    Edges are numbered by their place in ``graph.exists`` (receiver × sender, flattened).
+    Path patching of many edges at once (Conmy et al. 2023, section 3; Wang et al. 2022 for one):
+
+        input of v = (its input in the corrupt run) + Σ over kept edges u → v of (u's output now − u's corrupt output)
+
+    So a removed edge carries the fixed corrupt run and a kept one what its sender does *now*, after the removals below
+    it. Heads read queries, keys and values from inputs of their own, per query head
+    (:mod:`interp.models.partial_forward`). Edges are numbered by their place in ``graph.exists`` (receiver × sender, flattened).
 
     Raises:
         InputError: the model's blocks cannot be run apart; on the first batch, when attention is of a kind that is
             not known (see ``Blockwise``).
     """
 
-    needs_gradients = False
-    needs_patterns = False
+    needs_hooks = needs_corrupt_hooks = (EMBEDDED,)
     purpose = "edge-level acdc"
 
     def __init__(self, model: Model, pairs: PromptPairs, divergence: Divergence) -> None:
@@ -98,26 +214,17 @@ class EdgePatching:
         self.graph = ComponentGraph.of(model)
         self.kept: list[_Kept] = []
         self.forwards = 0.0
-        self._embedded: list[Tensor] = []
         self._blocks: dict[int, Blockwise] = {}
 
-    def watching(self):
-        """The context in which the batches must be run."""
-        return hooked(
-            self.model, {"blocks.0.hook_resid_pre": lambda x: self._embedded.append(x.detach().clone())}
-        )
-
     def update(self, batch: PairBatch) -> None:
-        corrupt, clean = self._embedded[-2:]  # run in this order
-        self._embedded.clear()
         length = batch.clean.tokens.shape[1]
         if length not in self._blocks:
             self._blocks[length] = Blockwise(self.model, length, self.purpose)
         kept = _Kept(
             batch,
             self._blocks[length],
-            self._written(clean, batch.clean),
-            self._written(corrupt, batch.corrupt),
+            self._written(batch.tape[EMBEDDED].detach(), batch.clean),
+            self._written(batch.tape.corrupt[EMBEDDED], batch.corrupt),
             self._logits(batch.clean.resid_end),
         )
         nothing = torch.zeros(1, *self.graph.exists.shape, dtype=torch.bool)
@@ -205,15 +312,12 @@ class _KeptNodes:
     logits: Float[Tensor, "batch d_vocab"]
 
 
-class NodePatching:
-    """A consumer that keeps what removals need, and then measures them.
+class NodePatching(Consumer):
+    """Keeps what removals of components need, and then measures them: each carries its value of the corrupt run.
 
     Args:
         sites: the components that can be removed; sets name them by their index here.
     """
-
-    needs_gradients = False
-    needs_patterns = False
 
     def __init__(
         self, model: Model, pairs: PromptPairs, sites: Sequence[Site], divergence: Divergence
@@ -221,20 +325,10 @@ class NodePatching:
         self.model, self.pairs, self.sites, self.divergence = model, pairs, tuple(sites), divergence
         self.kept: list[_KeptNodes] = []
         self.forwards = 0.0
-        self._resid: dict[int, Tensor] = {}
-        layers = range(model.cfg.n_layers)
-        # the clean prompts are run last, and overwrite the corrupt ones
-        self._watching = {f"blocks.{layer}.hook_resid_pre": self._watch(layer) for layer in layers}
-
-    def watching(self):
-        """The context in which the batches must be run."""
-        return hooked(self.model, self._watching)
-
-    def _watch(self, layer: int):
-        return lambda x: self._resid.__setitem__(layer, x.detach().clone())
+        self.needs_hooks = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
 
     def update(self, batch: PairBatch) -> None:
-        resid = tuple(self._resid[layer] for layer in range(self.model.cfg.n_layers))
+        resid = tuple(batch.tape[name].detach() for name in self.needs_hooks)
         last = len(resid) - 1
         with torch.no_grad(), starting_at(self.model, last, resid[last]):
             logits = end_logits(self.model, batch.clean.tokens)
@@ -289,160 +383,31 @@ def _patch(gone: Tensor, corrupt: Tensor):
     return hook
 
 
-Damage = Callable[[int, list[frozenset[int]]], list[float]]
-"""(group, sets of removed parts) -> damage of each set; all parts of the sets lie in this group or earlier ones."""
-
-
-class Pruner:
-    """
-    Args:
-        groups: parts in the order in which they are tried, cut into groups that ``damage`` can measure together.
-        most: sets measured in one call.
-        canonical: gives sets of removed parts that leave the same graph the same key.
-        advance: told how many parts have just been decided.
-    """
-
-    def __init__(
-        self,
-        groups: Sequence[Sequence[int]],
-        damage: Damage,
-        most: int,
-        canonical: Callable[[frozenset[int]], Hashable] = lambda removed: removed,
-        advance: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        self.groups, self.damage, self.most = groups, damage, most
-        self.canonical, self.advance = canonical, advance
-        self.size = 1 + max(part for group in groups for part in group)
-        self._known: dict[Hashable, float] = {}
-        """Thresholds of a sweep often stand before the same graph; no graph is measured twice."""
-
-    def prune(self, threshold: float) -> tuple[Bool[np.ndarray, " part"], Float[np.ndarray, " part"]]:
-        """Try every part once; return which survive, and the rise of the damage when each was tried.
-
-        A part goes when the rise is below the threshold. Several are tried in one call, each with the ones before it
-        gone; from the first that stays on, the guesses are worthless and are made anew.
-        """
-        rise = np.zeros(self.size)
-        kept = np.zeros(self.size, dtype=bool)
-        removed: frozenset[int] = frozenset()
-        current, ahead = 0.0, 1
-        for number, group in enumerate(self.groups):
-            begin = 0
-            while begin < len(group):
-                tried = group[begin : begin + ahead]
-                sets = [removed | frozenset(tried[: i + 1]) for i in range(len(tried))]
-                for part, trial, value in zip(tried, sets, self._measure(number, sets), strict=True):
-                    begin += 1
-                    rise[part] = value - current
-                    if not rise[part] < threshold:
-                        kept[part], ahead = True, 1
-                        break
-                    removed, current = trial, value
-                else:
-                    ahead = min(2 * ahead, self.most)
-            self.advance(len(group))
-        return kept, rise
-
-    def sweep(self, thresholds: Sequence[float]) -> Float[np.ndarray, " part"]:
-        """Score of every part: the largest threshold that it survives, made finer by its rise when tried there.
-
-        A part that survives τ_k and not τ_k+1 gets its rise at τ_k (at most τ_k+1); one that survives none gets its
-        rise at the smallest threshold, in [0, τ_0). One threshold alone gives the rise when tried.
-        """
-        ordered, scores = sorted(thresholds), np.empty(0)
-        for k, threshold in enumerate(ordered):
-            kept, rise = self.prune(threshold)
-            above = ordered[k + 1] if k + 1 < len(ordered) else np.inf
-            below = np.clip(rise, 0.0, threshold) if k == 0 else scores
-            scores = np.where(kept, np.clip(rise, threshold, above), below)
-        return scores
-
-    def _measure(self, group: int, sets: list[frozenset[int]]) -> list[float]:
-        keys = [self.canonical(trial) for trial in sets]
-        unknown = {key: trial for key, trial in zip(keys, sets, strict=True) if key not in self._known}
-        if unknown:
-            self._known.update(zip(unknown, self.damage(group, list(unknown.values())), strict=True))
-        return [self._known[key] for key in keys]
-
-
-@dataclass(frozen=True)
-class ACDCConfig:
-    """
-    Attributes:
-        level: what is pruned.
-        metric: ``kl``, which sees parts that work against the answer too, or ``task``.
-        lowest, highest: ends of the sweep, as shares of the damage when everything is removed.
-        thresholds: how many of them, evenly spaced in their logarithm.
-        mlps: whether MLPs are pruned too, at head level.
-        batch_size: pairs per forward.
-    """
-
-    level: Literal["heads", "edges"] = "heads"
-    metric: DivergenceKind = "kl"
-    lowest: float = 1e-3
-    highest: float = 0.1
-    thresholds: int = 3
-    mlps: bool = False
-    batch_size: int = BATCH_SIZE
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not 0 < self.lowest <= self.highest < float("inf"):
-            raise InputError(
-                f"lowest {self.lowest}, highest {self.highest}: needs numbers, 0 < lowest ≤ highest"
-            )
-        if self.thresholds < 1:
-            raise InputError(f"thresholds {self.thresholds}: it must be at least 1")
-
-
-def acdc(
-    model: Model,
-    pairs: PromptPairs,
-    config: ACDCConfig = ACDCConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
+@method(config=ACDCConfig, most_pairs=10, most_seeds=3)
+def acdc(context: Context) -> Scores:
     """Score heads, or edges, by a sweep of ACDC's threshold (module docstring).
-
-    Args:
-        progress: told hundredths of the whole work.
 
     Raises:
         InputError: removing everything does no damage, or (edges) the model's attention is not known.
     """
-    begin = time.perf_counter()
-    divergence, metric = Divergence(config.metric, pairs.metric), MetricConsumer(len(pairs))
-    graph = ComponentGraph.of(model)
+    model, pairs, config = context.model, context.pairs, context.config
+    divergence, graph = Divergence(config.metric, pairs.metric), ComponentGraph.of(model)
+    edges: tuple[EdgeScore, ...] = ()
     if config.level == "heads":
         sites = _sites(model, config.mlps)
-        patching: NodePatching | EdgePatching = NodePatching(model, pairs, sites, divergence)
-        groups, canonical = _site_groups(sites), frozenset
+        parts = _sweep(context, NodePatching(model, pairs, sites, divergence), _site_groups(sites), frozenset)
+        by_name = {str(site): score for site, score in zip(sites, parts, strict=True)}
     else:
-        patching = EdgePatching(model, pairs, divergence)
-        groups, canonical = _edge_groups(graph), LiveEdges(graph)
-    with patching.watching():
-        forwards = feed(model, pairs, [patching, metric, *consumers], batch_size=config.batch_size)
-    parts = _sweep(config, patching, groups, canonical, progress)
-    edges: tuple[EdgeScore, ...] = ()
-    if config.level == "edges":
+        parts = _sweep(context, EdgePatching(model, pairs, divergence), _edge_groups(graph), LiveEdges(graph))
         matrix = parts.reshape(graph.exists.shape)
         edges = graph.edges(np.where(graph.exists, matrix, np.nan))
         by_name = dict(zip(graph.senders, np.where(graph.exists, matrix, 0).max(0), strict=True))
-    else:
-        by_name = {str(site): score for site, score in zip(sites, parts, strict=True)}
-    layers, with_mlps = range(graph.n_layers), "m0" in by_name
+    layers = range(graph.n_layers)
     return Scores(
-        method="acdc",
-        heads=np.array([[by_name[f"a{layer}.h{h}"] for h in range(graph.n_heads)] for layer in layers]),
-        mlps=np.array([by_name[f"m{layer}"] for layer in layers]) if with_mlps else None,
+        np.array([[by_name[f"a{layer}.h{head}"] for head in range(graph.n_heads)] for layer in layers]),
+        mlps=np.array([by_name[f"m{layer}"] for layer in layers]) if "m0" in by_name else None,
         edges=edges,
         signed=False,
-        cost=Cost(forwards + patching.forwards, {"acdc": time.perf_counter() - begin}),
-        config=asdict(config),
-        metric_clean=metric.metric_[0],
-        metric_corrupt=metric.metric_[1],
-        provenance=pairs.provenance(),
     )
 
 
@@ -451,37 +416,32 @@ Groups = list[tuple[int, list[int]]]
 
 
 def _sweep(
-    config: ACDCConfig,
+    context: Context,
     patching: NodePatching | EdgePatching,
     groups: Groups,
     canonical: Callable[[frozenset[int]], Hashable],
-    progress: Progress | None,
 ) -> Float[np.ndarray, " part"]:
     """Score every part by the thresholds of the config, as shares of the damage of removing everything."""
+    config = context.config
+    context.run(patching, share=0.0)
     (whole,) = patching.damage(0, [frozenset(part for _, parts in groups for part in parts)])
     if not whole > 0:
         raise InputError(
             f"acdc with metric={config.metric}: removing everything does no damage ({whole:.3g}), "
             "so thresholds have no scale; choose pairs that the model solves"
         )
-    done, tell = 0, percent(progress)
-    total = config.thresholds * sum(len(parts) for _, parts in groups)
-
-    def advance(decided: int) -> None:
-        nonlocal done
-        done += decided
-        tell(done / total)
-
     rows = max(len(kept.batch.indices) for kept in patching.kept)
     pruner = Pruner(
         [parts for _, parts in groups],
         lambda group, removed: patching.damage(groups[group][0], removed),
         max(1, PATCH_ROWS // rows),
         canonical,
-        advance,
+        context.steps(config.thresholds * sum(len(parts) for _, parts in groups)),
     )
     shares = np.geomspace(config.lowest, config.highest, config.thresholds)
-    return pruner.sweep((shares * whole).tolist())
+    scores = pruner.sweep((shares * whole).tolist())
+    context.forwards += patching.forwards
+    return scores
 
 
 def _sites(model: Model, mlps: bool) -> list[Site]:
@@ -507,31 +467,3 @@ def _edge_groups(graph: ComponentGraph) -> Groups:
         (receiver.layer, [row * n + sender for sender in range(graph.reads(receiver) - 1, -1, -1)])
         for row, receiver in reversed(list(enumerate(graph.receivers)))
     ]
-
-
-class LiveEdges:
-    """Tells apart sets of removed edges by the edges from which the logits can still be reached.
-
-    Edges into a component that nothing reads any more make no difference, so they are tried without a forward.
-    """
-
-    def __init__(self, graph: ComponentGraph) -> None:
-        self.graph = graph
-        rows: dict[tuple[str, int, int | None], list[int]] = {}
-        for row, receiver in enumerate(graph.receivers[:-1]):
-            rows.setdefault((receiver.kind, receiver.layer, receiver.head), []).append(row)
-        self._components = [
-            (
-                graph.mlp_sender(layer) if kind == "mlp" else graph.head_sender(layer, head),
-                inputs,
-            )
-            for (kind, layer, head), inputs in reversed(rows.items())
-        ]
-
-    def __call__(self, removed: frozenset[int]) -> bytes:
-        gone = ~self.graph.exists
-        gone.flat[list(removed)] = True
-        for sender, inputs in self._components:  # from the last writer down
-            if gone[:, sender].all():
-                gone[inputs] = True
-        return np.packbits(gone).tobytes()

@@ -24,9 +24,8 @@ still a gradient, so saturated attention downstream hides a head as before. Abso
 noise: a head whose effects cancel for good, and patching it changes nothing, scores high (not so without GradDrop).
 """
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -35,116 +34,64 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.activation_tape import ActivationTape
-from interp.activations.stream import (
-    BASE_COST,
-    BATCH_SIZE,
-    Consumer,
-    MetricConsumer,
-    PairBatch,
-    Progress,
-    end_logits,
-    equal_length_batches,
-    run_batch,
-)
+from interp.activations.stream import PairBatch, end_logits
 from interp.errors import check_fields
-from interp.models import Model, has_mlps, hooked
-from interp.prompts.pairs import PromptPairs
-from interp.scores.result import Cost, Scores
+from interp.models import Model, has_mlps
+from interp.scores.method import Context, MethodConfig, method
+from interp.scores.result import Scores
 
 
 @dataclass(frozen=True)
-class AtPStarConfig:
+class AtPStarConfig(MethodConfig):
     """
     Attributes:
         node: ``qkv``, a head's queries, keys and values with the QK fix, or ``z``, its output.
         drop: GradDrop; without it scores have signs and cost one backward pass.
-        batch_size: pairs per forward.
     """
 
     node: Literal["qkv", "z"] = "qkv"
     drop: bool = True
-    batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
-def atp_star(
-    model: Model,
-    pairs: PromptPairs,
-    config: AtPStarConfig = AtPStarConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score heads and MLPs by AtP* (module docstring).
-
-    Args:
-        consumers: fed by the clean and corrupt passes.
-    """
-    begin, layers = time.perf_counter(), model.cfg.n_layers
-    metric, forwards = MetricConsumer(len(pairs)), 0.0
-    heads = np.zeros((len(pairs), layers, model.cfg.n_heads))
-    mlps = np.zeros((len(pairs), layers)) if has_mlps(model) else None
-    for indices in equal_length_batches(pairs, config.batch_size):
-        tape, rows = _tape(model, config), list(indices)
-        with hooked(model, tape.hooks):
-            batch = run_batch(
-                model,
-                pairs,
-                indices,
-                gradients=True,
-                patterns=any(consumer.needs_patterns for consumer in consumers),
-                keep_graph=config.drop,
-            )
-        for consumer in (metric, *consumers):
-            consumer.update(batch)
+@method(config=AtPStarConfig, most_pairs=10, most_seeds=10)
+def atp_star(context: Context) -> Scores:
+    """Score heads and MLPs by AtP* (module docstring)."""
+    model, config, layers = context.model, context.config, context.model.cfg.n_layers
+    drop = config.drop and layers > 1
+    heads = np.zeros((len(context.pairs), layers, model.cfg.n_heads))
+    mlps = np.zeros((len(context.pairs), layers)) if has_mlps(model) else None
+    residual = [f"blocks.{layer}.hook_resid_pre" for layer in range(layers)]
+    qkv = [f"blocks.{layer}.attn.hook_{name}" for layer in range(layers) for name in "qkv"]
+    qkv *= config.node == "qkv"
+    for batch in context.batches(
+        gradients=True,
+        hooks=[*qkv, *_z_names(model), *_mlp_names(model)] if config.drop else [*residual, *qkv],
+        corrupt_hooks=qkv,
+        watch=[*residual, f"blocks.{layers - 1}.hook_resid_post"] * config.drop,
+        keep_graph=config.drop,
+    ):
+        rows = list(batch.indices)
         changes = _changes(batch.clean.z, batch.corrupt.z)
-        cost = BASE_COST
         if config.node == "qkv":
-            changes = qk_fixed_changes(model, batch, tape)
-            cost += QK_COST
+            changes = qk_fixed_changes(model, batch)
+            context.forwards += QK_COST * len(rows)
         outputs = [*changes, *_changes(batch.clean.mlp, batch.corrupt.mlp)]
         effects = _effects(outputs, [*batch.z_gradient, *batch.mlp_gradient])
-        if config.drop and layers > 1:
-            effects = _dropped(model, tape, outputs, effects)
-            cost += layers - 1
+        if drop:
+            effects = _dropped(model, batch.tape, outputs, effects)
+            context.forwards += (layers - 1) * len(rows)
         for layer in range(layers):
             heads[rows, layer] = effects[layer].cpu().numpy()
             if mlps is not None:
                 mlps[rows, layer] = effects[layers + layer].cpu().numpy()
-        forwards += cost * len(rows)
-        if progress is not None:
-            progress(len(rows))
-    return Scores(
-        method="atp-star",
-        heads=heads.mean(0),
-        heads_per_pair=heads,
-        mlps=None if mlps is None else mlps.mean(0),
-        mlps_per_pair=mlps,
-        signed=not (config.drop and layers > 1),
-        cost=Cost(forwards, {"atp-star": time.perf_counter() - begin}),
-        config=asdict(config),
-        metric_clean=metric.metric_[0],
-        metric_corrupt=metric.metric_[1],
-        provenance=pairs.provenance(),
-    )
+    return Scores.from_pairs(heads, mlps, signed=not drop)
 
 
 QK_COST = 3.0
 """The clean prompts once more with corrupt queries, keys, values."""
-
-
-def _tape(model: Model, config: AtPStarConfig) -> ActivationTape:
-    layers = range(model.cfg.n_layers)
-    residual = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
-    kept = [f"blocks.{layer}.attn.hook_{name}" for layer in layers for name in "qkv"] * (config.node == "qkv")
-    if not config.drop:
-        return ActivationTape([*residual, *kept])
-    return ActivationTape(
-        [*kept, *_z_names(model), *_mlp_names(model)],
-        watch=[*residual, f"blocks.{layers[-1]}.hook_resid_post"],
-    )
 
 
 def _z_names(model: Model) -> list[str]:
@@ -156,9 +103,7 @@ def _mlp_names(model: Model) -> list[str]:
 
 
 @torch.no_grad()
-def qk_fixed_changes(
-    model: Model, batch: PairBatch, tape: ActivationTape
-) -> list[Float[Tensor, "batch pos head d_head"]]:
+def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batch pos head d_head"]]:
     """By how much each head's z is more on the clean prompt than with its queries, its keys or its values corrupt.
 
     The three are summed. One forward of three copies of the clean prompts: in each layer the first has the corrupt
@@ -170,8 +115,8 @@ def qk_fixed_changes(
     for layer in layers:
         for third, name in enumerate("qkv"):
             point = f"blocks.{layer}.attn.hook_{name}"
-            hooks[point] = _patch(tape.first(point), slice(third * n, (third + 1) * n))
-        resid = tape[f"blocks.{layer}.hook_resid_pre"].detach()
+            hooks[point] = _patch(batch.tape.corrupt[point], slice(third * n, (third + 1) * n))
+        resid = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
         hooks[f"blocks.{layer}.hook_resid_pre"] = lambda _, resid=resid: resid.repeat(3, 1, 1)
     names = _z_names(model)
     patched = ActivationTape(names)

@@ -12,36 +12,27 @@ whose backup takes over keeps its gradient although removing it alone costs noth
 layer, so effects through later heads count: an inhibition head is seen although it never writes to the answer.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-
 import numpy as np
 
-from interp.activations.stream import BATCH_SIZE, Consumer, PairBatch, Progress, feed
-from interp.models import Model
-from interp.prompts.pairs import PromptPairs
-from interp.scores.result import Cost, Scores
+from interp.activations.stream import Consumer, PairBatch
+from interp.scores.method import Context, method
+from interp.scores.result import Scores
 
 
-@dataclass(frozen=True)
-class AttributionConfig:
-    """Attribution patching has no knobs beyond the batch size."""
+class AttributionConsumer(Consumer):
+    """Reduces batches to one score per pair and component.
 
-    batch_size: int = BATCH_SIZE
-
-
-class AttributionConsumer:
-    """Reduces batches to one score per pair and component."""
+    Attributes:
+        heads_: [pair, layer, head].
+        mlps_: [pair, layer]; ``None`` for attention-only models.
+    """
 
     needs_gradients = True
-    needs_patterns = False
 
     def __init__(self, n_pairs: int) -> None:
         self.n_pairs = n_pairs
         self.heads_: np.ndarray | None = None
         self.mlps_: np.ndarray | None = None
-        self.metric_ = np.zeros((2, n_pairs))
 
     def update(self, batch: PairBatch) -> None:
         rows = list(batch.indices)
@@ -61,36 +52,11 @@ class AttributionConsumer:
         self.heads_[rows] = np.stack(heads, axis=1)
         if self.mlps_ is not None:
             self.mlps_[rows] = np.stack(mlps, axis=1)
-        self.metric_[0, rows] = batch.clean.metric.cpu().numpy()
-        self.metric_[1, rows] = batch.corrupt.metric.cpu().numpy()
 
 
-def attribution(
-    model: Model,
-    pairs: PromptPairs,
-    config: AttributionConfig = AttributionConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score heads and MLPs by attribution patching (module docstring).
-
-    Args:
-        consumers: fed by the same forward passes.
-    """
-    begin = time.perf_counter()
-    scorer = AttributionConsumer(len(pairs))
-    forwards = feed(model, pairs, [scorer, *consumers], batch_size=config.batch_size, progress=progress)
-    return Scores(
-        method="attribution",
-        heads=scorer.heads_.mean(0),
-        heads_per_pair=scorer.heads_,
-        mlps=None if scorer.mlps_ is None else scorer.mlps_.mean(0),
-        mlps_per_pair=scorer.mlps_,
-        signed=True,
-        cost=Cost(forwards, {"attribution": time.perf_counter() - begin}),
-        config=asdict(config),
-        metric_clean=scorer.metric_[0],
-        metric_corrupt=scorer.metric_[1],
-        provenance=pairs.provenance(),
-    )
+@method()
+def attribution(context: Context) -> Scores:
+    """Score heads and MLPs by attribution patching (module docstring)."""
+    scorer = AttributionConsumer(len(context.pairs))
+    context.run(scorer)
+    return Scores.from_pairs(scorer.heads_, scorer.mlps_)

@@ -5,31 +5,18 @@ chance allows.
 ``layer-index``: the layer's number, so late heads first; it shows how much of an AUC is knowing the depth.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, Progress, feed
 from interp.errors import InputError
-from interp.models import Model
-from interp.prompts.pairs import PromptPairs
-from interp.scores.result import Cost, Scores
+from interp.scores.method import Context, MethodConfig, method
+from interp.scores.result import Scores
 
 
 @dataclass(frozen=True)
-class LayerIndexConfig:
-    """
-    Attributes:
-        batch_size: pairs per forward, of which there are none unless a consumer wants them.
-    """
-
-    batch_size: int = BATCH_SIZE
-
-
-@dataclass(frozen=True)
-class RandomConfig(LayerIndexConfig):
+class RandomConfig(MethodConfig):
     """
     Attributes:
         seed: of the scores.
@@ -42,30 +29,18 @@ class RandomConfig(LayerIndexConfig):
             raise InputError(f"seed {self.seed}: it must be at least 0")
 
 
-def random_ranking(
-    model: Model,
-    pairs: PromptPairs,
-    config: RandomConfig = RandomConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
+@method("random", config=RandomConfig, scores_mlps=False)
+def random_ranking(context: Context) -> Scores:
     """Score heads at random."""
-    heads = random_prior(model.cfg.n_layers, model.cfg.n_heads, config.seed)
-    return _scores("random", heads, model, pairs, config, consumers, progress)
+    cfg = context.model.cfg
+    return Scores(random_prior(cfg.n_layers, cfg.n_heads, context.config.seed), signed=False)
 
 
-def layer_index(
-    model: Model,
-    pairs: PromptPairs,
-    config: LayerIndexConfig = LayerIndexConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
+@method(scores_mlps=False)
+def layer_index(context: Context) -> Scores:
     """Score heads by their layer's number."""
-    heads = layer_prior(model.cfg.n_layers, model.cfg.n_heads)
-    return _scores("layer-index", heads, model, pairs, config, consumers, progress)
+    cfg = context.model.cfg
+    return Scores(layer_prior(cfg.n_layers, cfg.n_heads), signed=False)
 
 
 def random_prior(n_layers: int, n_heads: int, seed: int) -> Float[np.ndarray, "layer head"]:
@@ -80,29 +55,3 @@ def layer_prior(
     layers = np.arange(n_layers, dtype=float)
     prior = layers if near is None else -np.abs(layers - near)
     return np.repeat(prior[:, None], n_heads, axis=1)
-
-
-def _scores(
-    method: str,
-    heads: Float[np.ndarray, "layer head"],
-    model: Model,
-    pairs: PromptPairs,
-    config: LayerIndexConfig,
-    consumers: Sequence[Consumer],
-    progress: Progress | None,
-) -> Scores:
-    metric, forwards = MetricConsumer(len(pairs)), 0.0
-    if consumers:
-        forwards = feed(model, pairs, [metric, *consumers], batch_size=config.batch_size, progress=progress)
-    elif progress is not None:
-        progress(len(pairs))
-    return Scores(
-        method=method,
-        heads=heads,
-        signed=False,
-        cost=Cost(forwards, {}),
-        config=asdict(config),
-        metric_clean=metric.metric_[0] if consumers else None,
-        metric_corrupt=metric.metric_[1] if consumers else None,
-        provenance=pairs.provenance(),
-    )

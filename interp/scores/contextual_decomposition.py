@@ -4,7 +4,7 @@ Hsu et al. 2024 (arXiv 2407.00886). Every activation is split into β, which is 
 At the source β = z − z', γ = z' with z' its value on the corrupt prompt (the paper: its mean over a reference set), and
 β = 0 everywhere before. score = m(logits) − m(logits − β), the task metric of β itself where the metric is linear.
 
-Rules (:mod:`.decomposition_rules`), with β + γ = the model's own activation after each:
+Rules, with β + γ = the model's own activation after each:
 
 - linear maps: β' = Wβ, biases shared by size; residual sums: added
 - LayerNorm, RMSNorm (final norm too): scale frozen at the whole input's, then linear
@@ -22,18 +22,10 @@ of further rounds; here all relevance is to the logits, and no edges are scored.
 
 When it misleads: β is a bookkeeping, not an intervention; what a later head *would* do without the source is not run.
 With ``frozen`` and ``paper``, heads that act through patterns (inhibition, previous token) vanish.
-
-One block of contextual decomposition: the whole activations of some prompts, and parts of them passed through.
-
-How a part β of an activation passes through one operation; the rest, γ = whole − β, passes with it.
-
-Contextual decomposition (Murdoch et al. 2018; Singh et al. 2019; for transformers Hsu et al. 2024, arXiv 2407.00886).
-Every rule is given β and the whole, and returns the β of the result, so that β + γ is the whole by construction.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -43,14 +35,145 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, PairBatch, Progress, feed, percent
+from interp.activations.stream import Consumer, PairBatch
 from interp.errors import InputError, check_fields
-from interp.models import Model, has_mlps, hooked
+from interp.models import Model, has_mlps
 from interp.models.partial_forward import Blockwise, mlp_norm, output_bias, require_whole_blocks
 from interp.models.residual_writes import LinearNorm
-from interp.prompts.pairs import Metric, PromptPairs
-from interp.scores import contextual_decomposition as rules
-from interp.scores.result import Cost, Scores
+from interp.prompts.pairs import Metric
+from interp.scores.edge_gradients import EMBEDDED
+from interp.scores.method import Context, MethodConfig, method
+from interp.scores.result import Scores
+
+AttentionRule = Literal["frozen", "paper", "shared"]
+
+ROWS = 64
+"""Source × pair prompts that pass through a layer together."""
+
+
+@dataclass(frozen=True)
+class ContextualDecompositionConfig(MethodConfig):
+    """
+    Attributes:
+        attention: the rule for attention (module docstring).
+    """
+
+    attention: AttentionRule = "shared"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@method(config=ContextualDecompositionConfig, scores_mlps=False, most_pairs=10, most_seeds=10)
+def contextual_decomposition(context: Context) -> Scores:
+    """Score heads by contextual decomposition (module docstring).
+
+    Raises:
+        InputError: the model's attention or MLP is not known, or its heads do not add to its residual stream.
+    """
+    model, pairs = context.model, context.pairs
+    decomposition = Decomposition(model, pairs.metric, len(pairs), context.config.attention, context.tell)
+    context.run(decomposition, share=0.0)
+    context.forwards += decomposition.forwards
+    return Scores.from_pairs(decomposition.heads)
+
+
+class Decomposition(Consumer):
+    """Decomposes every batch of pairs.
+
+    Attributes:
+        heads: [pair, layer, head].
+        seen: called after each layer with (layer, β of all sources so far, the whole) at positions that differ.
+    """
+
+    needs_hooks = (EMBEDDED,)
+    purpose = "contextual-decomposition"
+
+    def __init__(
+        self,
+        model: Model,
+        metric: Metric,
+        n_pairs: int,
+        attention: AttentionRule,
+        tell: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self.model, self.metric, self.attention, self.tell = model, metric, attention, tell
+        self.wiring = require_whole_blocks(model, self.purpose)
+        self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
+        self.heads = np.zeros((n_pairs, self.n_layers, self.n_heads))
+        self.forwards, self.done = 0.0, 0
+        self.seen: Callable[[int, Tensor, Tensor], None] = lambda _layer, _part, _whole: None
+        self._blocks: dict[int, Blockwise] = {}
+        like, d_model = next(model.parameters()), model.cfg.d_model
+        self._norms = [
+            Norms(
+                LinearNorm.of(block.ln1, d_model, like),
+                LinearNorm.of(mlp_norm(model, layer), d_model, like) if has_mlps(model) else None,
+            )
+            for layer, block in enumerate(model.blocks)
+        ]
+        self._final = LinearNorm.of(model.ln_final, d_model, like)
+
+    @torch.no_grad()
+    def update(self, batch: PairBatch) -> None:
+        n, length = batch.clean.tokens.shape
+        if length not in self._blocks:
+            self._blocks[length] = Blockwise(self.model, length, self.purpose)
+        blocks, whole = self._blocks[length], batch.tape[EMBEDDED].detach()
+        differs = (batch.clean.tokens != batch.corrupt.tokens).any(0)
+        first = int(differs.nonzero()[0]) if differs.any() else length - 1
+        part = whole.new_zeros(self.n_layers * self.n_heads, n, length - first, whole.shape[-1])
+        for layer in range(self.n_layers):
+            step = DecomposedLayer(blocks, layer, whole, first, self._norms[layer], self.attention)
+            for rows in _chunks(layer * self.n_heads, n):
+                part[rows] = step.propagate(part[rows])
+            active = (layer + 1) * self.n_heads
+            part[active - self.n_heads : active] = step.inject(self._sources(batch, layer, first))
+            whole = step.whole_out
+            self.seen(layer, part[:active], whole[:, first:])
+            self.forwards += n * (1 + active * (1 - first / length)) / self.n_layers
+            self.tell((self.done + n * (layer + 1) / self.n_layers) / len(self.heads))
+        self.done += n
+        blocks.check(whole[:, -1], batch.clean.resid_end)
+        effects = torch.cat(list(self._effects(part[:, :, -1], whole[:, -1], batch)))
+        self.heads[list(batch.indices)] = effects.T.reshape(n, self.n_layers, self.n_heads).cpu().numpy()
+
+    def _sources(
+        self, batch: PairBatch, layer: int, first: int
+    ) -> Float[Tensor, "head batch later head d_head"]:
+        """z − z' of one head of the layer at a time, the other heads 0."""
+        difference = (batch.clean.z[layer] - batch.corrupt.z[layer])[:, first:]
+        one_head = torch.eye(self.n_heads, device=difference.device, dtype=difference.dtype)
+        return difference * one_head[:, None, None, :, None]
+
+    def _effects(
+        self,
+        part: Float[Tensor, "source batch d_model"],
+        whole: Float[Tensor, "batch d_model"],
+        batch: PairBatch,
+    ) -> Iterator[Float[Tensor, "source batch"]]:
+        """m(logits) − m(logits − β) of every source, some sources at a time."""
+        normed = self.model.ln_final(whole[:, None])[:, 0]
+        logits = self.wiring.logits(self.model, normed[:, None])[:, 0]
+        bias = self.wiring.logits(self.model, torch.zeros_like(normed[:1, None]))[0, 0]
+        before = task_metric(logits, batch.pairs, self.metric)
+        for rows in _chunks(len(part), len(whole)):
+            moved = norm_rule(part[rows], whole, normed, self._final)
+            moved = share_bias(self.wiring.logits(self.model, moved) - bias, logits, bias)
+            without = (logits - moved).flatten(0, 1)
+            after = task_metric(without, batch.pairs * len(moved), self.metric)
+            yield before - after.view(len(moved), -1)
+
+
+def _chunks(n_sources: int, n_pairs: int) -> Iterator[slice]:
+    """Sources whose prompts pass through a layer together."""
+    size = max(1, ROWS // n_pairs)
+    for begin in range(0, n_sources, size):
+        yield slice(begin, min(begin + size, n_sources))
+
+
+# Rules: how a part β of an activation passes through one operation. Each is given β and the whole, and returns the β of
+# the result, so that β + γ is the whole by construction (Murdoch et al. 2018; Singh et al. 2019).
 
 
 def share_bias(
@@ -64,7 +187,7 @@ def share_bias(
     return part + bias * size / (size + rest).clamp_min(torch.finfo(part.dtype).tiny)
 
 
-def norm(
+def norm_rule(
     part: Float[Tensor, "*#any d"],
     whole_in: Float[Tensor, "*#any d"],
     whole_out: Float[Tensor, "*#any d"],
@@ -76,7 +199,7 @@ def norm(
     return shared.to(part.dtype)  # the norm was measured in float32
 
 
-def activation(
+def nonlinearity(
     part: Float[Tensor, "*#any"], whole: Float[Tensor, "*#any"], function: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "*#any"]:
     """Nonlinearity: β' = f(β + γ) − f(γ)."""
@@ -107,9 +230,6 @@ def softmax(
     nothing = torch.zeros_like(whole).masked_fill(masked, float("-inf"))
     without = whole - part
     return (whole.softmax(-1) - without.softmax(-1) + alone.softmax(-1) - nothing.softmax(-1)) / 2
-
-
-AttentionRule = Literal["frozen", "paper", "shared"]
 
 
 @dataclass(frozen=True)
@@ -177,23 +297,21 @@ class DecomposedLayer:
         """The layer after its z: W_O, residual sum, MLP."""
         bias = output_bias(self.blocks.model, self.layer)
         written = self.blocks.write(self.layer, z).sum(-2)
-        written = rules.share_bias(
-            written, self._later(self.attn_out), bias if isinstance(bias, Tensor) else None
-        )
+        written = share_bias(written, self._later(self.attn_out), bias if isinstance(bias, Tensor) else None)
         after = part + written
         if self.mlp is None:
             return after
         read = after if self.blocks.sequential else part
-        normed = rules.norm(read, self._later(self.mlp_in), self._later(self.mlp_normed), self.norms.mlp)
+        normed = norm_rule(read, self._later(self.mlp_in), self._later(self.mlp_normed), self.norms.mlp)
         return after + self.mlp.propagate(normed)
 
     def _attend(self, part: Tensor) -> Tensor:
         blocks, first = self.blocks, self.first
-        normed = rules.norm(part, self._later(self.whole), self._later(self.normed), self.norms.attn)
+        normed = norm_rule(part, self._later(self.whole), self._later(self.normed), self.norms.attn)
         found = {}
         for into in ("q", "k", "v") if self.attention != "frozen" else ("v",):
             linear = blocks.project(self.layer, into, normed)
-            found[into] = rules.share_bias(linear, self._later(self.qkv[into]), blocks.bias(self.layer, into))
+            found[into] = share_bias(linear, self._later(self.qkv[into]), blocks.bias(self.layer, into))
         v = self._from_the_start(found["v"])
         pattern = self.pattern[..., first:, :]
         if self.attention == "frozen":
@@ -202,9 +320,9 @@ class DecomposedLayer:
         k = self._from_the_start(blocks.rotate(found["k"], first))
         if self.attention == "paper":
             return blocks.mix(blocks.masked(blocks.scores(q, k)).softmax(-1), v)
-        scores = rules.product(q, self._later(self.q), k, self.k, blocks.scores)
-        part_pattern = rules.softmax(scores, self.scores[..., first:, :])
-        return rules.product(part_pattern, pattern, v, self.v, blocks.mix)
+        scores = product(q, self._later(self.q), k, self.k, blocks.scores)
+        part_pattern = softmax(scores, self.scores[..., first:, :])
+        return product(part_pattern, pattern, v, self.v, blocks.mix)
 
     def _later(self, whole: Tensor) -> Tensor:
         return whole[:, self.first :]
@@ -235,9 +353,9 @@ class _DecomposedMLP:
     def propagate(self, part: Tensor) -> Tensor:
         value = self.maps["in"](part, self.value)
         if not self.gated:
-            return self.maps["out"](rules.activation(value, self.value, self.function), self.out)
-        opened = rules.activation(self.maps["gate"](part, self.gate), self.gate, self.function)
-        inner = rules.product(opened, self.function(self.gate), value, self.value)
+            return self.maps["out"](nonlinearity(value, self.value, self.function), self.out)
+        opened = nonlinearity(self.maps["gate"](part, self.gate), self.gate, self.function)
+        inner = product(opened, self.function(self.gate), value, self.value)
         return self.maps["out"](inner, self.out)
 
 
@@ -252,162 +370,4 @@ class _Linear:
         moved = self.module(part.contiguous())  # GPT-2's Conv1D takes no strided input
         if self.bias is None:
             return moved
-        return rules.share_bias(moved - self.bias, whole, self.bias)
-
-
-ROWS = 64
-"""Source × pair prompts that pass through a layer together."""
-
-
-@dataclass(frozen=True)
-class ContextualDecompositionConfig:
-    """
-    Attributes:
-        attention: the rule for attention (module docstring).
-        batch_size: pairs that share the totals.
-    """
-
-    attention: AttentionRule = "shared"
-    batch_size: int = BATCH_SIZE
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-def contextual_decomposition(
-    model: Model,
-    pairs: PromptPairs,
-    config: ContextualDecompositionConfig = ContextualDecompositionConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score heads by contextual decomposition (module docstring).
-
-    Args:
-        progress: told hundredths of the work.
-
-    Raises:
-        InputError: the model's attention or MLP is not known, or its heads do not add to its residual stream.
-    """
-    begin = time.perf_counter()
-    tell = percent(progress)
-    decomposition = Decomposition(model, pairs.metric, len(pairs), config.attention, tell)
-    metric = MetricConsumer(len(pairs))
-    with decomposition.watching():
-        forwards = feed(model, pairs, [decomposition, metric, *consumers], batch_size=config.batch_size)
-    return Scores(
-        method="contextual-decomposition",
-        heads=decomposition.heads.mean(0),
-        heads_per_pair=decomposition.heads,
-        signed=True,
-        cost=Cost(
-            forwards + decomposition.forwards, {"contextual-decomposition": time.perf_counter() - begin}
-        ),
-        config=asdict(config),
-        metric_clean=metric.metric_[0],
-        metric_corrupt=metric.metric_[1],
-        provenance=pairs.provenance(),
-    )
-
-
-class Decomposition:
-    """A consumer that decomposes every batch of pairs.
-
-    Attributes:
-        heads: [pair, layer, head].
-        seen: called after each layer with (layer, β of all sources so far, the whole) at positions that differ.
-    """
-
-    needs_gradients = False
-    needs_patterns = False
-    purpose = "contextual-decomposition"
-
-    def __init__(
-        self,
-        model: Model,
-        metric: Metric,
-        n_pairs: int,
-        attention: AttentionRule,
-        tell: Callable[[float], None] = lambda _: None,
-    ) -> None:
-        self.model, self.metric, self.attention, self.tell = model, metric, attention, tell
-        self.wiring = require_whole_blocks(model, self.purpose)
-        self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
-        self.heads = np.zeros((n_pairs, self.n_layers, self.n_heads))
-        self.forwards, self.done = 0.0, 0
-        self.seen: Callable[[int, Tensor, Tensor], None] = lambda _layer, _part, _whole: None
-        self._embedded: Tensor | None = None
-        self._blocks: dict[int, Blockwise] = {}
-        like, d_model = next(model.parameters()), model.cfg.d_model
-        self._norms = [
-            Norms(
-                LinearNorm.of(block.ln1, d_model, like),
-                LinearNorm.of(mlp_norm(model, layer), d_model, like) if has_mlps(model) else None,
-            )
-            for layer, block in enumerate(model.blocks)
-        ]
-        self._final = LinearNorm.of(model.ln_final, d_model, like)
-
-    def watching(self):
-        """The context in which the batches must be run; the clean prompts are run last."""
-        return hooked(
-            self.model, {"blocks.0.hook_resid_pre": lambda x: setattr(self, "_embedded", x.detach().clone())}
-        )
-
-    @torch.no_grad()
-    def update(self, batch: PairBatch) -> None:
-        n, length = batch.clean.tokens.shape
-        if length not in self._blocks:
-            self._blocks[length] = Blockwise(self.model, length, self.purpose)
-        blocks, whole = self._blocks[length], self._embedded
-        differs = (batch.clean.tokens != batch.corrupt.tokens).any(0)
-        first = int(differs.nonzero()[0]) if differs.any() else length - 1
-        part = whole.new_zeros(self.n_layers * self.n_heads, n, length - first, whole.shape[-1])
-        for layer in range(self.n_layers):
-            step = DecomposedLayer(blocks, layer, whole, first, self._norms[layer], self.attention)
-            for rows in _chunks(layer * self.n_heads, n):
-                part[rows] = step.propagate(part[rows])
-            active = (layer + 1) * self.n_heads
-            part[active - self.n_heads : active] = step.inject(self._sources(batch, layer, first))
-            whole = step.whole_out
-            self.seen(layer, part[:active], whole[:, first:])
-            self.forwards += n * (1 + active * (1 - first / length)) / self.n_layers
-            self.tell((self.done + n * (layer + 1) / self.n_layers) / len(self.heads))
-        self.done += n
-        blocks.check(whole[:, -1], batch.clean.resid_end)
-        effects = torch.cat(list(self._effects(part[:, :, -1], whole[:, -1], batch)))
-        self.heads[list(batch.indices)] = effects.T.reshape(n, self.n_layers, self.n_heads).cpu().numpy()
-
-    def _sources(
-        self, batch: PairBatch, layer: int, first: int
-    ) -> Float[Tensor, "head batch later head d_head"]:
-        """z − z' of one head of the layer at a time, the other heads 0."""
-        difference = (batch.clean.z[layer] - batch.corrupt.z[layer])[:, first:]
-        one_head = torch.eye(self.n_heads, device=difference.device, dtype=difference.dtype)
-        return difference * one_head[:, None, None, :, None]
-
-    def _effects(
-        self,
-        part: Float[Tensor, "source batch d_model"],
-        whole: Float[Tensor, "batch d_model"],
-        batch: PairBatch,
-    ) -> Iterator[Float[Tensor, "source batch"]]:
-        """m(logits) − m(logits − β) of every source, some sources at a time."""
-        normed = self.model.ln_final(whole[:, None])[:, 0]
-        logits = self.wiring.logits(self.model, normed[:, None])[:, 0]
-        bias = self.wiring.logits(self.model, torch.zeros_like(normed[:1, None]))[0, 0]
-        before = task_metric(logits, batch.pairs, self.metric)
-        for rows in _chunks(len(part), len(whole)):
-            moved = rules.norm(part[rows], whole, normed, self._final)
-            moved = rules.share_bias(self.wiring.logits(self.model, moved) - bias, logits, bias)
-            without = (logits - moved).flatten(0, 1)
-            after = task_metric(without, batch.pairs * len(moved), self.metric)
-            yield before - after.view(len(moved), -1)
-
-
-def _chunks(n_sources: int, n_pairs: int) -> Iterator[slice]:
-    """Sources whose prompts pass through a layer together."""
-    size = max(1, ROWS // n_pairs)
-    for begin in range(0, n_sources, size):
-        yield slice(begin, min(begin + size, n_sources))
+        return share_bias(moved - self.bias, whole, self.bias)

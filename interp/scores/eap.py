@@ -6,7 +6,8 @@ Syed et al. 2023 (arXiv 2310.10348), eq. 2; with a pair's own corrupt run as the
 
 z_u is what u adds to the residual stream, z' its value on the corrupt prompt, x_v the residual stream as v reads it,
 before v's norm. Positions and pairs are summed before any absolute value. Edges run from the input, heads and MLPs into
-q, k, v of heads, MLPs and the logits. Heads and MLPs are scored by a fold of their edges (:data:`.edge_fold.Fold`).
+q, k, v of heads, MLPs and the logits. Heads and MLPs are scored by a fold of their edges (:data:`Fold`). Among the
+members of a circuit the same scores say which output feeds which input (:func:`attributed_edges`).
 
 When it misleads: as attribution patching does (:mod:`.attribution`), edge by edge: saturated attention hides edges into
 queries and keys, and the norm's scale is followed to first order only. An edge's estimate is not bounded by its node's:
@@ -14,17 +15,11 @@ large edges may cancel. ``fold="max"`` is a noisy maximum where there are few pa
 the pairs can be folded again from :func:`edge_scores`. With ``fold="out"`` nodes are scored as by attribution patching,
 but for heads behind a norm after attention (Gemma, GLM-4): what one writes is its share of that norm, whose scale is
 held on either side; attribution patching follows it.
-
-Scores of heads and MLPs from the scores of all their edges.
-
-Edge attribution among chosen components: which output feeds which query, key, value or MLP input.
-
-Edge attribution patching (:mod:`.eap`; Syed et al. 2023, arXiv 2310.10348), restricted to the components of a circuit.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -33,22 +28,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.activation_tape import ActivationTape
-from interp.activations.stream import (
-    BASE_COST,
-    BATCH_SIZE,
-    Consumer,
-    PairBatch,
-    Progress,
-    equal_length_batches,
-    run_batch,
-)
+from interp.activations.stream import BATCH_SIZE, Consumer, PairBatch, Progress
 from interp.errors import InputError, check_fields
-from interp.models import Model, Site, hooked
+from interp.models import Model, Site
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.edge_gradients import Receivers, edge_products, edge_tape, written
-from interp.scores.result import Cost, EdgeScore, Scores
+from interp.scores.edge_gradients import Receivers, corrupt_hooks, edge_hooks, edge_products, written
+from interp.scores.method import Context, MethodConfig, Rank, method
+from interp.scores.result import Cost, ScoredEdges, Scores
 
 Fold = Literal["max", "out"]
 """How a node's score comes from its edges.
@@ -86,7 +74,7 @@ def by_component(graph: ComponentGraph, per_sender: Float[np.ndarray, "*any send
 
 
 @dataclass(frozen=True)
-class EAPConfig:
+class EAPConfig(MethodConfig):
     """
     Attributes:
         fold: how heads and MLPs are scored from their edges: ``max`` or ``out``.
@@ -112,8 +100,11 @@ class EdgeRun:
     pairs: PromptPairs
     graph: ComponentGraph
     batch: PairBatch
-    tape: ActivationTape
     written: Float[Tensor, "batch sender pos d_model"]
+
+    @property
+    def tape(self) -> ActivationTape:
+        return self.batch.tape
 
     def at_clean(self) -> Receivers:
         """Gradients at the clean prompts."""
@@ -128,30 +119,28 @@ Estimator = Callable[[EdgeRun], tuple[Float[Tensor, "batch receiver sender"], fl
 """Scores of all edges for the pairs of a batch, and the forward-pass equivalents spent on each beyond the base runs."""
 
 
-def edge_runs(
-    model: Model, pairs: PromptPairs, *, batch_size: int, consumers: Sequence[Consumer] = ()
-) -> Iterator[EdgeRun]:
-    """Run all pairs, batch by batch, each at :data:`BASE_COST` a pair, and update the consumers.
+def edge_runs(context: Context, *consumers: Consumer, share: float = 1.0) -> Iterator[EdgeRun]:
+    """Run all pairs, batch by batch, with gradients; see :meth:`Context.batches`.
 
     Raises:
         InputError: edges cannot be attributed in this model (:class:`ResidualWrites`).
     """
+    model = context.model
     ResidualWrites.of(model).require_edges(model)
     graph = ComponentGraph.of(model)
-    for indices in equal_length_batches(pairs, batch_size):
-        tape = edge_tape(model)
-        with hooked(model, tape.hooks):
-            batch = run_batch(
-                model,
-                pairs,
-                indices,
-                gradients=True,
-                patterns=any(consumer.needs_patterns for consumer in consumers),
-                keep_graph=True,
-            )
-        for consumer in consumers:
-            consumer.update(batch)
-        yield EdgeRun(model, pairs, graph, batch, tape, written(model, graph, batch, tape))
+    hooks, watch = edge_hooks(model)
+    for batch in context.batches(
+        *consumers,
+        gradients=True,
+        share=share,
+        hooks=hooks,
+        corrupt_hooks=corrupt_hooks(model),
+        watch=watch,
+        keep_graph=True,
+    ):
+        yield EdgeRun(
+            model, context.pairs, graph, batch, written(model, graph, batch, (batch.tape, batch.tape.corrupt))
+        )
 
 
 @dataclass
@@ -160,58 +149,34 @@ class EdgeScores:
 
     Attributes:
         matrix: mean over pairs.
-        per_pair: every pair's matrix, where it was asked for: 1 MB a pair with 30 layers of 9 heads.
         out: for each pair the sum over receivers, so ``fold="out"`` before the mean.
-        metric: side 0 is clean, 1 corrupt.
+        per_pair: every pair's matrix, where it was asked for: 1 MB a pair with 30 layers of 9 heads.
     """
 
     graph: ComponentGraph
     matrix: Float[np.ndarray, "receiver sender"]
     out: Float[np.ndarray, "pair sender"]
-    metric: Float[np.ndarray, "side pair"]
     per_pair: Float[np.ndarray, "pair receiver sender"] | None = None
-    forwards: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
-def edge_scores(
-    model: Model,
-    pairs: PromptPairs,
-    estimator: Estimator,
-    *,
-    batch_size: int = EAPConfig.batch_size,
-    per_pair: bool = False,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> EdgeScores:
+def edge_scores(context: Context, estimator: Estimator, *, per_pair: bool = False) -> EdgeScores:
     """Run all pairs and let ``estimator`` score their edges.
 
     Args:
         per_pair: keep every pair's matrix, in float32.
     """
-    begin = time.perf_counter()
-    graph, n = ComponentGraph.of(model), len(pairs)
+    graph, n = ComponentGraph.of(context.model), len(context.pairs)
     shape = (len(graph.receivers), len(graph.senders))
-    scores = EdgeScores(
-        graph,
-        np.zeros(shape),
-        np.zeros((n, shape[1])),
-        np.zeros((2, n)),
-        np.zeros((n, *shape), dtype=np.float32) if per_pair else None,
-    )
-    for run in edge_runs(model, pairs, batch_size=batch_size, consumers=consumers):
-        batch, rows = run.batch, list(run.batch.indices)
+    kept = np.zeros((n, *shape), dtype=np.float32) if per_pair else None
+    scores = EdgeScores(graph, np.zeros(shape), np.zeros((n, shape[1])), kept)
+    for run in edge_runs(context):
+        rows = list(run.batch.indices)
         products, spent = estimator(run)
         scores.matrix += products.cpu().sum(0, dtype=torch.float64).numpy() / n
         scores.out[rows] = products.sum(1).cpu().numpy()
-        if scores.per_pair is not None:
-            scores.per_pair[rows] = products.cpu().numpy()
-        for side, activations in enumerate((batch.clean, batch.corrupt)):
-            scores.metric[side, rows] = activations.metric.cpu().numpy()
-        scores.forwards += len(rows) * (BASE_COST + spent)
-        if progress is not None:
-            progress(len(rows))
-    scores.seconds["edges"] = time.perf_counter() - begin
+        if kept is not None:
+            kept[rows] = products.cpu().numpy()
+        context.forwards += len(rows) * spent
     return scores
 
 
@@ -224,75 +189,66 @@ def at_clean(run: EdgeRun) -> tuple[Float[Tensor, "batch receiver sender"], floa
     return edge_products(run.at_clean(), run.written), WITHIN_LAYERS
 
 
-def eap(
-    model: Model,
-    pairs: PromptPairs,
-    config: EAPConfig = EAPConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score all edges, and heads and MLPs by them (module docstring).
+def subsets_of(context: Context, estimator: Estimator) -> Rank:
+    """Every pair's edges; heads are folded from each subset's mean edges."""
+    found = edge_scores(context, estimator, per_pair=True)
 
-    Args:
-        consumers: fed by the same forward passes.
+    def rank(indices: list[int], config: EAPConfig) -> tuple[np.ndarray, float]:
+        mean = found.per_pair[indices].mean(0, dtype=np.float64)
+        return fold_edges(found.graph, mean, config.fold)[0], 0.0
+
+    return rank
+
+
+def node_scores(found: EdgeScores, config: EAPConfig) -> Scores:
+    """The result of an edge method: its best edges, and heads and MLPs folded from all of them."""
+    edges = found.graph.edges(found.matrix)[: config.edges]
+    heads, mlps = fold_edges(found.graph, found.matrix, config.fold)
+    if config.fold != "out":
+        return Scores(heads, mlps=mlps, signed=False, edges=edges)
+    heads_per_pair, mlps_per_pair = by_component(found.graph, found.out)
+    return Scores(heads, heads_per_pair, mlps, mlps_per_pair, edges=edges)
+
+
+@method(config=EAPConfig, subsets=lambda context: subsets_of(context, at_clean))
+def eap(context: Context) -> Scores:
+    """Score all edges, and heads and MLPs by them (module docstring).
 
     Raises:
         InputError: edges cannot be attributed in this model.
     """
-    found = edge_scores(
-        model, pairs, at_clean, batch_size=config.batch_size, consumers=consumers, progress=progress
-    )
-    return node_scores("eap", found, pairs, config)
+    return node_scores(edge_scores(context, at_clean), context.config)
 
 
-def node_scores(method: str, found: EdgeScores, pairs: PromptPairs, config: EAPConfig) -> Scores:
-    """The result of an edge method: its best edges, and heads and MLPs folded from all of them."""
-    heads, mlps = fold_edges(found.graph, found.matrix, config.fold)
-    heads_per_pair = mlps_per_pair = None
-    if config.fold == "out":
-        heads_per_pair, mlps_per_pair = by_component(found.graph, found.out)
-    return Scores(
-        method=method,
-        heads=heads,
-        heads_per_pair=heads_per_pair,
-        mlps=mlps,
-        mlps_per_pair=mlps_per_pair,
-        signed=config.fold == "out",
-        cost=Cost(found.forwards, found.seconds),
-        config=asdict(config),
-        edges=found.graph.edges(found.matrix)[: config.edges],
-        metric_clean=found.metric[0],
-        metric_corrupt=found.metric[1],
-        provenance=pairs.provenance(),
-    )
+ATTRIBUTED_EDGE_PAIRS = 32
+"""Pairs that edge attribution is averaged over: they rank edges among members, which are already checked."""
 
 
-def edge_attribution(
+def attributed_edges(
     model: Model,
     pairs: PromptPairs,
-    sites: Sequence[Site],
+    _scores: Scores | None = None,
     *,
+    sites: Sequence[Site],
+    seed: int = 0,
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
-) -> tuple[EdgeScore, ...]:
-    """Score every directed edge among ``sites`` (heads and MLPs), largest absolute score first.
+) -> ScoredEdges:
+    """Score every directed edge among ``sites`` (heads and MLPs) by attribution, largest absolute score first.
 
-    ``progress`` is told how many pairs a batch had once it is done.
+    From the first :data:`ATTRIBUTED_EDGE_PAIRS`; no edges where they cannot be attributed in this model.
     """
-    if not sites:
-        if progress is not None:
-            progress(len(pairs))
-        return ()
+    begin, some = time.perf_counter(), pairs.subset(range(min(ATTRIBUTED_EDGE_PAIRS, len(pairs))))
+    context = Context(model, some, MethodConfig(batch_size), progress=progress)
+    if not sites or not ResidualWrites.of(model).has_edges:
+        context.tell(1.0)
+        return ScoredEdges()
     names = {str(site) for site in sites}
     receiving = {(site.kind, site.layer) for site in sites}
     found = edge_scores(
-        model,
-        pairs,
-        lambda run: (edge_products(run.at_clean(), run.written, receiving=receiving), 0.0),
-        batch_size=batch_size,
-        progress=progress,
+        context, lambda run: (edge_products(run.at_clean(), run.written, receiving=receiving), WITHIN_LAYERS)
     )
     rows = np.array([str(receiver) in names for receiver in found.graph.receivers])
     columns = np.array([sender in names for sender in found.graph.senders])
-    return found.graph.edges(np.where(rows[:, None] & columns, found.matrix, np.nan))
+    edges = found.graph.edges(np.where(rows[:, None] & columns, found.matrix, np.nan))
+    return ScoredEdges(edges, cost=Cost(context.forwards, time.perf_counter() - begin))

@@ -15,19 +15,26 @@ Complete for each layer: the edges out of its heads add up to m(clean) − m(cle
 When it misleads: points on the path are no prompts; see also :mod:`.eap`, its fold included.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, Progress, percent
-from interp.models import Model
-from interp.prompts.pairs import PromptPairs
-from interp.scores.eap import WITHIN_LAYERS, EAPConfig, EdgeRun, at_clean, edge_scores, node_scores
+from interp.activations.stream import FORWARD_AND_BACKWARD
+from interp.scores.eap import (
+    WITHIN_LAYERS,
+    EAPConfig,
+    EdgeRun,
+    at_clean,
+    edge_scores,
+    node_scores,
+    subsets_of,
+)
 from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_products, edge_tape
 from interp.scores.interpolation import check_steps, clean_metric, inner_points
+from interp.scores.method import Context, Rank, method
 from interp.scores.result import Scores
 
 
@@ -48,39 +55,28 @@ class EAPIGConfig(EAPConfig):
 Products = tuple[Float[Tensor, "batch receiver sender"], float]
 
 
-def eap_ig(
-    model: Model,
-    pairs: PromptPairs,
-    config: EAPIGConfig = EAPIGConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score edges along the path of the input, and heads and MLPs by them (module docstring).
-
-    Args:
-        consumers: fed by the clean and corrupt passes.
-        progress: told hundredths of the work, as for all methods of this module.
-    """
-    return _along("eap-ig", input_path, model, pairs, config, consumers, progress)
+def _subsets(context: Context) -> Rank:
+    return subsets_of(context, lambda run: input_path(run, context.config.steps))
 
 
-def eap_ig_activations(
-    model: Model,
-    pairs: PromptPairs,
-    config: EAPIGConfig = EAPIGConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
+@method(config=EAPIGConfig, subsets=_subsets, most_pairs=25, most_seeds=10)
+def eap_ig(context: Context) -> Scores:
+    """Score edges along the path of the input, and heads and MLPs by them (module docstring)."""
+    found = edge_scores(context, lambda run: input_path(run, context.config.steps))
+    return node_scores(found, context.config)
+
+
+@method(config=EAPIGConfig, most_pairs=10, most_seeds=3)
+def eap_ig_activations(context: Context) -> Scores:
     """Score edges along the path of their sender's layer, and heads and MLPs by them (module docstring)."""
-    return _along("eap-ig-activations", activation_paths, model, pairs, config, consumers, progress)
+    found = edge_scores(context, lambda run: activation_paths(run, context.config.steps))
+    return node_scores(found, context.config)
 
 
 def input_path(run: EdgeRun, steps: int) -> Products:
     """Scores of all edges from gradients at interpolated inputs; and what they cost beyond the base runs."""
     products, spent = at_clean(run)
-    for receivers in path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.first(EMBEDDED), steps):
+    for receivers in path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.corrupt[EMBEDDED], steps):
         products += edge_products(receivers, run.written)
         spent += FORWARD_AND_BACKWARD + WITHIN_LAYERS
     return products / steps, spent
@@ -96,37 +92,10 @@ def activation_paths(run: EdgeRun, steps: int) -> Products:
     return products / steps, spent
 
 
-def _along(
-    method: str,
-    estimate: Callable[[EdgeRun, int], Products],
-    model: Model,
-    pairs: PromptPairs,
-    config: EAPIGConfig,
-    consumers: Sequence[Consumer],
-    progress: Progress | None,
-) -> Scores:
-    tell, done = percent(progress), 0
-
-    def advance(pairs_done: int) -> None:
-        nonlocal done
-        done += pairs_done
-        tell(done / len(pairs))
-
-    found = edge_scores(
-        model,
-        pairs,
-        lambda run: estimate(run, config.steps),
-        batch_size=config.batch_size,
-        consumers=consumers,
-        progress=advance,
-    )
-    return node_scores(method, found, pairs, config)
-
-
 def _groups(run: EdgeRun) -> Iterator[tuple[int, slice, str, Tensor, Tensor]]:
     """(layer, senders, hook, clean, corrupt) of all that is interpolated in its turn."""
     graph, clean, corrupt = run.graph, run.batch.clean, run.batch.corrupt
-    yield 0, slice(0, 1), EMBEDDED, run.tape[EMBEDDED], run.tape.first(EMBEDDED)
+    yield 0, slice(0, 1), EMBEDDED, run.tape[EMBEDDED], run.tape.corrupt[EMBEDDED]
     for layer in range(graph.n_layers):
         heads = slice(graph.head_sender(layer, 0), graph.mlp_sender(layer))
         yield layer, heads, f"blocks.{layer}.attn.hook_z", clean.z[layer], corrupt.z[layer]

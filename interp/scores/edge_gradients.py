@@ -24,8 +24,8 @@ EMBEDDED = "blocks.0.hook_resid_pre"
 """Where the embedded prompt enters the first block."""
 
 
-def edge_tape(model: Model, first: int = 0) -> ActivationTape:
-    """A tape of all that :class:`Receivers` and :func:`written` need, from layer ``first`` on."""
+def edge_hooks(model: Model, first: int = 0) -> tuple[list[str], list[str]]:
+    """Hook points that :class:`Receivers` and :func:`written` need from layer ``first`` on; and of which the gradient."""
     layers = range(first, model.cfg.n_layers)
     points = ["attn.hook_z", *(f"attn.hook_{name}" for name in "qkv"), "ln1.hook_in", "attn.q.hook_in"]
     if has_mlps(model):
@@ -33,7 +33,19 @@ def edge_tape(model: Model, first: int = 0) -> ActivationTape:
     if norm := ResidualWrites.of(model).norm:
         points += [f"{norm}.hook_in", f"{norm}.hook_out"]
     names = [f"blocks.{layer}.{point}" for layer in layers for point in points]
-    return ActivationTape([EMBEDDED, *names] if first == 0 else names, watch=[_last(model)])
+    return [*[EMBEDDED] * (first == 0), *names], [_last(model)]
+
+
+def corrupt_hooks(model: Model) -> list[str]:
+    """Hook points of the corrupt prompts that :func:`written` needs."""
+    norm = ResidualWrites.of(model).norm
+    ends = [f"{norm}.hook_{end}" for end in ("in", "out")] if norm else []
+    return [EMBEDDED, *(f"blocks.{layer}.{end}" for layer in range(model.cfg.n_layers) for end in ends)]
+
+
+def edge_tape(model: Model, first: int = 0) -> ActivationTape:
+    """A tape for a forward of the clean prompts from layer ``first`` on."""
+    return ActivationTape(*edge_hooks(model, first))
 
 
 @dataclass(frozen=True)
@@ -93,20 +105,25 @@ class Receivers:
         return self.tape[f"blocks.{layer}.{point}"]
 
 
+Sides = tuple[ActivationTape | dict[str, Tensor], ActivationTape | dict[str, Tensor]]
+"""What stood at hook points on the clean and on the corrupt prompts."""
+
+
 def written(
-    model: Model, graph: ComponentGraph, batch: PairBatch, tape: ActivationTape
+    model: Model, graph: ComponentGraph, batch: PairBatch, sides: Sides
 ) -> Float[Tensor, "batch sender pos d_model"]:
     """What every sender adds to the residual stream on the clean prompts less what it adds on the corrupt ones."""
-    parts = [(tape[EMBEDDED].detach() - tape.first(EMBEDDED)).float()[:, None]]
+    clean, corrupt = sides
+    parts = [(clean[EMBEDDED].detach() - corrupt[EMBEDDED].detach()).float()[:, None]]
     for layer in range(graph.n_layers):
-        parts.append(_written_by_heads(model, layer, batch, tape).transpose(1, 2))
+        parts.append(_written_by_heads(model, layer, batch, sides).transpose(1, 2))
         if graph.mlps:
             parts.append((batch.clean.mlp[layer] - batch.corrupt.mlp[layer]).float()[:, None])
     return torch.cat(parts, 1)
 
 
 def _written_by_heads(
-    model: Model, layer: int, batch: PairBatch, tape: ActivationTape
+    model: Model, layer: int, batch: PairBatch, sides: Sides
 ) -> Float[Tensor, "batch pos head d_model"]:
     wiring = ResidualWrites.of(model)
     weight = wiring.output_weight(model, layer)
@@ -117,8 +134,8 @@ def _written_by_heads(
     name = f"blocks.{layer}.{wiring.norm}"
     norm = LinearNorm.of(getattr(model.blocks[layer], wiring.norm), model.cfg.d_model, weight)
     shares = []
-    for z, side in ((clean, tape.__getitem__), (corrupt, tape.first)):
-        inputs, outputs = (side(f"{name}.hook_{end}").detach().float() for end in ("in", "out"))
+    for z, side in zip((clean, corrupt), sides, strict=True):
+        inputs, outputs = (side[f"{name}.hook_{end}"].detach().float() for end in ("in", "out"))
         direction = norm.direction(torch.einsum("bphc,hcd->bphd", z, weight).float())
         shares.append(direction * norm.factor(inputs, outputs)[:, :, None])
     return shares[0] - shares[1]

@@ -21,9 +21,7 @@ reads it, inhibition heads act through queries and get no credit for that, and a
 proximity 0.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -31,29 +29,46 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, PairBatch, Progress, feed
+from interp.activations.stream import Consumer, PairBatch
 from interp.errors import check_fields
-from interp.models import Model, hooked
+from interp.models import Model
 from interp.models.residual_writes import ResidualWrites
-from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.result import Cost, Scores
+from interp.scores.method import Context, MethodConfig, method
+from interp.scores.result import Scores
 
 
 @dataclass(frozen=True)
-class FlowRoutesConfig:
+class FlowRoutesConfig(MethodConfig):
     """
     Attributes:
         combine: ``threshold``: the largest threshold at which the component is in the route; ``flow``: the share of
             END that passed through it.
-        batch_size: pairs per forward.
     """
 
     combine: Literal["threshold", "flow"] = "threshold"
-    batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@method(config=FlowRoutesConfig)
+def flow_routes(context: Context) -> Scores:
+    """Score heads, MLPs and edges by information flow routes (module docstring).
+
+    The corrupt prompts are run for the metric only; the scores need one forward of two.
+
+    Raises:
+        InputError: the model has norms after attention, or its heads' outputs do not add up otherwise.
+    """
+    routes = _Routes(context.model, len(context.pairs), context.config.combine)
+    context.run(routes)
+    return Scores.from_pairs(
+        routes.heads,
+        routes.mlps if routes.graph.mlps else None,
+        signed=False,
+        edges=routes.graph.edges(routes.edges / len(context.pairs)),
+    )
 
 
 def importances(
@@ -77,47 +92,9 @@ def _shares(near: Tensor) -> Tensor:
     return near / near.sum(-1, keepdim=True).clamp_min(torch.finfo(near.dtype).tiny)
 
 
-def flow_routes(
-    model: Model,
-    pairs: PromptPairs,
-    config: FlowRoutesConfig = FlowRoutesConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score heads, MLPs and edges by information flow routes (module docstring).
+class _Routes(Consumer):
+    """Follows each clean prompt's route down from END, one prompt at a time."""
 
-    The corrupt prompts are run for ``consumers`` and the metric only; the scores need one forward of two.
-
-    Raises:
-        InputError: the model has norms after attention, or its heads' outputs do not add up otherwise.
-    """
-    begin = time.perf_counter()
-    routes, metric = _Routes(model, len(pairs), config.combine), MetricConsumer(len(pairs))
-    with hooked(model, routes.hooks()):
-        forwards = feed(
-            model, pairs, [routes, metric, *consumers], batch_size=config.batch_size, progress=progress
-        )
-    return Scores(
-        method="flow-routes",
-        heads=routes.heads.mean(0),
-        heads_per_pair=routes.heads,
-        mlps=routes.mlps.mean(0) if routes.graph.mlps else None,
-        mlps_per_pair=routes.mlps if routes.graph.mlps else None,
-        edges=routes.graph.edges(routes.edges / len(pairs)),
-        signed=False,
-        cost=Cost(forwards, {"flow-routes": time.perf_counter() - begin}),
-        config=asdict(config),
-        metric_clean=metric.metric_[0],
-        metric_corrupt=metric.metric_[1],
-        provenance=pairs.provenance(),
-    )
-
-
-class _Routes:
-    """A consumer that follows each clean prompt's route down from END, one prompt at a time."""
-
-    needs_gradients = False
     needs_patterns = True
 
     def __init__(self, model: Model, n_pairs: int, combine: str) -> None:
@@ -133,20 +110,11 @@ class _Routes:
         for receiver, row in self.rows.items():
             if receiver.into in ("v", None):
                 self.edges[row] = 0.0
-        self.kept: dict[str, Tensor] = {}
-
-    def hooks(self) -> dict:
-        """Keep what the consumer's batches lack; the clean prompts are run last, and overwrite the corrupt ones."""
-
-        def keep(name: str):
-            return lambda x: self.kept.__setitem__(name, x.detach().clone())
-
-        names = [f"blocks.{layer}.hook_resid_pre" for layer in range(self.graph.n_layers)]
-        names += [f"blocks.{layer}.attn.hook_v" for layer in range(self.graph.n_layers)]
-        names.append(f"blocks.{self.graph.n_layers - 1}.hook_resid_post")
-        if self.graph.mlps and self.graph.sequential:
-            names += [f"blocks.{layer}.hook_resid_mid" for layer in range(self.graph.n_layers)]
-        return {name: keep(name) for name in names}
+        layers = range(self.graph.n_layers)
+        points = ["hook_resid_pre", "attn.hook_v"]
+        points += ["hook_resid_mid"] * (self.graph.mlps and self.graph.sequential)
+        self.needs_hooks = [f"blocks.{layer}.{point}" for layer in layers for point in points]
+        self.needs_hooks.append(f"blocks.{layers[-1]}.hook_resid_post")
 
     def update(self, batch: PairBatch) -> None:
         for row, index in enumerate(batch.indices):
@@ -155,16 +123,16 @@ class _Routes:
     @torch.no_grad()
     def _route(self, batch: PairBatch, row: int, index: int) -> None:
         graph, last = self.graph, self.graph.n_layers - 1
-        post = self.kept[f"blocks.{last}.hook_resid_post"][row].float()
+        post = batch.tape[f"blocks.{last}.hook_resid_post"][row].float()
         written = self._written(batch, row)
         reach = torch.zeros(len(post), device=post.device)
         reach[-1] = 1.0
         self._add_edges(graph.receivers[-1:], post, written, reach[:, None])
         for layer in range(last, -1, -1):
-            pre = self.kept[f"blocks.{layer}.hook_resid_pre"][row].float()
+            pre = batch.tape[f"blocks.{layer}.hook_resid_pre"][row].float()
             mlp = batch.clean.mlp[layer][row].float() if graph.mlps else None
             if mlp is not None and graph.sequential:
-                mid = self.kept[f"blocks.{layer}.hook_resid_mid"][row].float()
+                mid = batch.tape[f"blocks.{layer}.hook_resid_mid"][row].float()
                 through = self.along(reach[:, None], importances(torch.stack([mid, mlp], 1), post))
                 self._mlp(index, layer, through[:, 1], mid, written)
                 reach, post, mlp = self.over(through, 1), mid, None
@@ -196,7 +164,7 @@ class _Routes:
 
     def _written(self, batch: PairBatch, row: int) -> Float[Tensor, "pos sender d_model"]:
         """What each sender adds to the residual stream."""
-        parts = [self.kept["blocks.0.hook_resid_pre"][row, :, None]]
+        parts = [batch.tape["blocks.0.hook_resid_pre"][row, :, None]]
         for layer in range(self.graph.n_layers):
             weight = self.wiring.output_weight(self.model, layer)
             parts.append(torch.einsum("phd,hdm->phm", batch.clean.z[layer][row], weight))
@@ -208,7 +176,7 @@ class _Routes:
         self, batch: PairBatch, row: int, layer: int, whole: Float[Tensor, "query d_model"]
     ) -> Float[Tensor, "query key_head"]:
         """Proximity of what each head brings from each position, α v W_O, to what stands at the later one."""
-        v = self.kept[f"blocks.{layer}.attn.hook_v"][row]
+        v = batch.tape[f"blocks.{layer}.attn.hook_v"][row]
         v = v.repeat_interleave(self.graph.n_heads // v.shape[1], 1)
         weight = self.wiring.output_weight(self.model, layer)
         sources = torch.einsum("khd,hdm->khm", v, weight).float().flatten(0, 1)

@@ -4,7 +4,6 @@ O'Neill & Bui 2024 (arXiv 2405.12522): what each head adds to the residual strea
 one sample; one small sparse autoencoder is trained on the samples of ten prompts; then all are encoded.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,7 +74,6 @@ class HeadCodes:
         ids: side 0 is clean, 1 corrupt; one slot unless the means were taken at role positions.
         dictionary: one for all heads, or one group per head in reading order.
         train_indices: the prompts it was trained on; i < n is clean prompt i, i ≥ n is corrupt prompt i − n.
-        seconds: wall time of training and encoding.
         roles: the role of each slot; empty where slots are no role positions.
     """
 
@@ -83,7 +81,6 @@ class HeadCodes:
     n_codes: int
     dictionary: Bottleneck
     train_indices: tuple[int, ...]
-    seconds: float
     roles: tuple[str, ...] = ()
 
 
@@ -103,7 +100,6 @@ def fit_head_codes(
     Raises:
         InputError: more examples than prompts, or NaN in the activations.
     """
-    begin = time.perf_counter()
     if means.z_ is None:
         raise ValueError("these HeadMeans have seen no batch yet: feed them first")
     sides, n_pairs, slots, layers, heads, d_head = means.z_.shape
@@ -128,7 +124,6 @@ def fit_head_codes(
         n_codes=config.n_codes,
         dictionary=sae,
         train_indices=tuple(int(i) for i in chosen),
-        seconds=time.perf_counter() - begin,
     )
 
 

@@ -12,65 +12,53 @@ as the best of a busy one; a head that helps on some pairs and hurts on others c
 would be alone in its layer.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.activations.stream import BATCH_SIZE, Consumer, Progress, feed
-from interp.models import Model
-from interp.prompts.pairs import PromptPairs
 from interp.scores.attribution import AttributionConsumer
-from interp.scores.result import Cost, Scores
+from interp.scores.method import Context, MethodConfig, Rank, method
+from interp.scores.result import Scores
 
 
 @dataclass(frozen=True)
-class HISPConfig:
+class HISPConfig(MethodConfig):
     """
     Attributes:
         norm: divide by the layer's norm, as published.
-        batch_size: pairs per forward.
     """
 
     norm: bool = True
-    batch_size: int = BATCH_SIZE
 
 
-def hisp(
-    model: Model,
-    pairs: PromptPairs,
-    config: HISPConfig = HISPConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
+def _sizes(context: Context) -> Float[np.ndarray, "pair layer head"]:
+    scorer = AttributionConsumer(len(context.pairs))
+    context.run(scorer)
+    return np.abs(scorer.heads_)
+
+
+def _subsets(context: Context) -> Rank:
+    sizes = _sizes(context)
+
+    def rank(indices: list[int], config: HISPConfig) -> tuple[np.ndarray, float]:
+        mean = sizes[indices].mean(0)
+        return by_layer_norm(mean) if config.norm else mean, 0.0
+
+    return rank
+
+
+@method(config=HISPConfig, subsets=_subsets, scores_mlps=False)
+def hisp(context: Context) -> Scores:
     """Score heads by HISP (module docstring).
 
     ``heads_per_pair`` is divided by the norm of all pairs together; :func:`by_layer_norm` of the mean of some of them
     is the score of those pairs alone.
-
-    Args:
-        consumers: fed by the same forward passes.
     """
-    begin = time.perf_counter()
-    scorer = AttributionConsumer(len(pairs))
-    forwards = feed(model, pairs, [scorer, *consumers], batch_size=config.batch_size, progress=progress)
-    per_pair = np.abs(scorer.heads_)
-    if config.norm:
+    per_pair = _sizes(context)
+    if context.config.norm:
         per_pair = per_pair / _norms(per_pair.mean(0))
-    return Scores(
-        method="hisp",
-        heads=per_pair.mean(0),
-        heads_per_pair=per_pair,
-        signed=False,
-        cost=Cost(forwards, {"hisp": time.perf_counter() - begin}),
-        config=asdict(config),
-        metric_clean=scorer.metric_[0],
-        metric_corrupt=scorer.metric_[1],
-        provenance=pairs.provenance(),
-    )
+    return Scores.from_pairs(per_pair, signed=False)
 
 
 def by_layer_norm(heads: Float[np.ndarray, "layer head"]) -> Float[np.ndarray, "layer head"]:

@@ -7,62 +7,36 @@ a place where nothing reads it scores as high as the head that answers; what dif
 averages away.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.means import HeadMeans, output_weights
-from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, Progress, feed
-from interp.models import Model
-from interp.prompts.pairs import PromptPairs
-from interp.scores.result import Cost, Scores
+from interp.scores.method import Context, MethodConfig, Rank, method
+from interp.scores.result import Scores
 
 
-@dataclass(frozen=True)
-class MeanDifferenceConfig:
-    """
-    Attributes:
-        batch_size: pairs per forward.
-    """
-
-    batch_size: int = BATCH_SIZE
+def _means(context: Context) -> HeadMeans:
+    means = HeadMeans(context.pairs)
+    context.run(means)
+    return means
 
 
-def mean_difference(
-    model: Model,
-    pairs: PromptPairs,
-    config: MeanDifferenceConfig = MeanDifferenceConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score heads by how far their mean output moves (module docstring).
+def _subsets(context: Context) -> Rank:
+    means, weights = _means(context), output_weights(context.model)
 
-    It scores the set of pairs as a whole; :func:`mean_difference_norm` scores any part of it from the same means.
+    def rank(indices: list[int], _config: MethodConfig) -> tuple[np.ndarray, float]:
+        return mean_difference_norm(means.subset(indices).z_, weights), 0.0
 
-    Args:
-        consumers: fed by the same forward passes.
-    """
-    begin = time.perf_counter()
-    means, metric = HeadMeans(pairs), MetricConsumer(len(pairs))
-    forwards = feed(
-        model, pairs, [means, metric, *consumers], batch_size=config.batch_size, progress=progress
-    )
-    return Scores(
-        method="mean-difference",
-        heads=mean_difference_norm(means.z_, output_weights(model)),
-        signed=False,
-        cost=Cost(forwards, {"mean-difference": time.perf_counter() - begin}),
-        config=asdict(config),
-        metric_clean=metric.metric_[0],
-        metric_corrupt=metric.metric_[1],
-        provenance=pairs.provenance(),
-    )
+    return rank
+
+
+@method(subsets=_subsets, scores_mlps=False)
+def mean_difference(context: Context) -> Scores:
+    """Score heads by how far their mean output moves (module docstring)."""
+    heads = mean_difference_norm(_means(context).z_, output_weights(context.model))
+    return Scores(heads, signed=False)
 
 
 def mean_difference_norm(

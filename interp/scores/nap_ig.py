@@ -17,42 +17,30 @@ it does with either. Heads are interpolated together, so two that stand in for e
 within m points' reach is seen, self-repair is not.
 """
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from interp.activations.activation_tape import ActivationTape
-from interp.activations.stream import (
-    BASE_COST,
-    BATCH_SIZE,
-    FORWARD_AND_BACKWARD,
-    Consumer,
-    PairBatch,
-    Progress,
-    equal_length_batches,
-    percent,
-    run_batch,
-)
-from interp.models import Model, has_mlps, hooked
-from interp.prompts.pairs import Metric, PromptPairs
+from interp.activations.stream import FORWARD_AND_BACKWARD, PairBatch
+from interp.models import Model, has_mlps
+from interp.prompts.pairs import Metric
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.interpolation import check_steps, clean_metric, inner_points
-from interp.scores.result import Cost, Scores
+from interp.scores.method import Context, MethodConfig, method
+from interp.scores.result import Scores
 
 
 @dataclass(frozen=True)
-class NAPIGConfig:
+class NAPIGConfig(MethodConfig):
     """
     Attributes:
         steps: m, the points of the path; 1 is attribution patching.
-        batch_size: pairs per forward.
     """
 
     steps: int = 5
-    batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -61,90 +49,44 @@ class NAPIGConfig:
 Gradients = tuple[list[Tensor], list[Tensor]]
 """Of every layer's z, and of every layer's MLP output."""
 
-Path = Callable[[Model, PairBatch, Metric, ActivationTape, int], tuple[Gradients, float]]
+Path = Callable[[Model, PairBatch, Metric, int], tuple[Gradients, float]]
 """Sums of the gradients at all points but the clean one, and the forward-pass equivalents a pair that they took."""
 
 
-def nap_ig(
-    model: Model,
-    pairs: PromptPairs,
-    config: NAPIGConfig = NAPIGConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score heads and MLPs along the path of the input (module docstring).
-
-    Args:
-        consumers: fed by the clean and corrupt passes.
-        progress: told hundredths of the work, as for all methods of this module.
-    """
-    return _along("nap-ig", _input_path, model, pairs, config, consumers, progress)
+@method(config=NAPIGConfig, most_pairs=25, most_seeds=10)
+def nap_ig(context: Context) -> Scores:
+    """Score heads and MLPs along the path of the input (module docstring)."""
+    return _along(context, _input_path)
 
 
-def nap_ig_activations(
-    model: Model,
-    pairs: PromptPairs,
-    config: NAPIGConfig = NAPIGConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
+@method(config=NAPIGConfig, most_pairs=10, most_seeds=3)
+def nap_ig_activations(context: Context) -> Scores:
     """Score heads and MLPs along the path of their own layer's activations (module docstring)."""
-    return _along("nap-ig-activations", _activation_paths, model, pairs, config, consumers, progress)
+    return _along(context, _activation_paths)
 
 
-def _along(
-    method: str,
-    path: Path,
-    model: Model,
-    pairs: PromptPairs,
-    config: NAPIGConfig,
-    consumers: Sequence[Consumer],
-    progress: Progress | None,
-) -> Scores:
-    begin = time.perf_counter()
-    scorer, tell, done, forwards = AttributionConsumer(len(pairs)), percent(progress), 0, 0.0
-    for indices in equal_length_batches(pairs, config.batch_size):
-        tape = ActivationTape(f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers))
-        with hooked(model, tape.hooks):
-            patterns = any(consumer.needs_patterns for consumer in consumers)
-            batch = run_batch(model, pairs, indices, gradients=True, patterns=patterns)
-        for consumer in consumers:
-            consumer.update(batch)
-        (z, mlp), spent = path(model, batch, pairs.metric, tape, config.steps)
+def _along(context: Context, path: Path) -> Scores:
+    model, steps = context.model, context.config.steps
+    scorer = AttributionConsumer(len(context.pairs))
+    residual = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
+    for batch in context.batches(gradients=True, hooks=residual, corrupt_hooks=residual[:1]):
+        (z, mlp), spent = path(model, batch, context.pairs.metric, steps)
         mean = replace(
             batch,
-            z_gradient=tuple((a + b) / config.steps for a, b in zip(z, batch.z_gradient, strict=True)),
-            mlp_gradient=tuple((a + b) / config.steps for a, b in zip(mlp, batch.mlp_gradient, strict=True)),
+            z_gradient=tuple((a + b) / steps for a, b in zip(z, batch.z_gradient, strict=True)),
+            mlp_gradient=tuple((a + b) / steps for a, b in zip(mlp, batch.mlp_gradient, strict=True)),
         )
         scorer.update(mean)
-        done += len(indices)
-        forwards += len(indices) * (BASE_COST + spent)
-        tell(done / len(pairs))
-    return Scores(
-        method=method,
-        heads=scorer.heads_.mean(0),
-        heads_per_pair=scorer.heads_,
-        mlps=None if scorer.mlps_ is None else scorer.mlps_.mean(0),
-        mlps_per_pair=scorer.mlps_,
-        signed=True,
-        cost=Cost(forwards, {method: time.perf_counter() - begin}),
-        config=asdict(config),
-        metric_clean=scorer.metric_[0],
-        metric_corrupt=scorer.metric_[1],
-        provenance=pairs.provenance(),
-    )
+        context.forwards += len(batch.indices) * spent
+    return Scores.from_pairs(scorer.heads_, scorer.mlps_)
 
 
-def _input_path(
-    model: Model, batch: PairBatch, metric: Metric, tape: ActivationTape, steps: int
-) -> tuple[Gradients, float]:
+def _input_path(model: Model, batch: PairBatch, metric: Metric, steps: int) -> tuple[Gradients, float]:
     z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
     mlp_names = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)] * has_mlps(model)
     sums = [torch.zeros_like(gradient) for gradient in (*batch.z_gradient, *batch.mlp_gradient)]
     embedded = "blocks.0.hook_resid_pre"
-    for leaf in inner_points(tape[embedded], tape.first(embedded), steps):
+    for leaf in inner_points(batch.tape[embedded], batch.tape.corrupt[embedded], steps):
         point = ActivationTape([*z_names, *mlp_names])
         hooks = {embedded: lambda _, leaf=leaf: leaf, **point.hooks}
         values = clean_metric(model, batch, metric, hooks)
@@ -154,13 +96,11 @@ def _input_path(
     return (sums[:n], sums[n:]), FORWARD_AND_BACKWARD * (steps - 1)
 
 
-def _activation_paths(
-    model: Model, batch: PairBatch, metric: Metric, tape: ActivationTape, steps: int
-) -> tuple[Gradients, float]:
+def _activation_paths(model: Model, batch: PairBatch, metric: Metric, steps: int) -> tuple[Gradients, float]:
     spent, sums = 0.0, ([], [])
     layers = model.cfg.n_layers
     for layer in range(layers):
-        resid_pre = tape[f"blocks.{layer}.hook_resid_pre"].detach()
+        resid_pre = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
         sides = [("attn.hook_z", batch.clean.z, batch.corrupt.z)]
         if has_mlps(model):
             sides.append(("hook_mlp_out", batch.clean.mlp, batch.corrupt.mlp))

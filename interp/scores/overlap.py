@@ -10,27 +10,135 @@ O'Neill & Bui 2024 (arXiv 2405.12522), as its published code runs it:
 When it misleads: it is a correlation with the corruption, not a cause; a single negative prompt deletes a
 code; the count grows with the number of prompts, with the dictionary and with plain noise in a head's codes,
 so a head whose codes are scattered scores high. Scores are small integers with many ties.
-
-Pairs of codes that two heads have on the same prompt, and which of them only positive prompts show.
-
-The edge score of O'Neill & Bui 2024 (arXiv 2405.12522). Its code fills, per class, one array of
-heads² × codes² counts in a triple loop (6.6 GB for GPT-2 small); sorting needs neither loop nor array.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from interp.activations.means import HeadMeans, Positions, output_weights
-from interp.activations.stream import BATCH_SIZE, Consumer, MetricConsumer, Progress, feed
+from interp.activations.stream import BATCH_SIZE, Progress, percent
 from interp.errors import InputError
 from interp.models import Model, Site
 from interp.prompts.pairs import PromptPairs
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes
-from interp.scores.result import Cost, EdgeScore, Scores
+from interp.scores.method import Context, Rank, method
+from interp.scores.result import Cost, EdgeScore, ScoredEdges, Scores
+
+PUBLISHED_L1 = {"ioi": 0.02, "greater-than": 0.02, "docstring": 0.05}
+"""λ of each task's recorded runs, probably tuned against the very circuits that the results are scored on."""
+
+BEST_EDGES = 200
+"""Edges kept in the result; :func:`edge_overlap` gives them all."""
+
+
+@dataclass(frozen=True)
+class OverlapConfig(HeadCodesConfig):
+    """
+    Attributes:
+        positions: what a head's output is reduced to; only ``mean`` was published (``last`` is in the code).
+        include_bos: whether ``mean`` includes the BOS position, as published.
+        normalise: divide each head's count by its number of distinct codes; off in all published runs.
+        batch_size: pairs per forward.
+        edges: whether edges are scored too.
+    """
+
+    positions: Positions = "mean"
+    include_bos: bool = True
+    normalise: bool = False
+    batch_size: int = BATCH_SIZE
+    edges: bool = True
+
+
+def read_means(context: Context) -> HeadMeans:
+    """Every head's outputs as the config asks for them; a tokenizer may have no BOS to leave out."""
+    pairs, config = context.pairs, context.config
+    with_bos = pairs.bos and getattr(context.model.tokenizer, "bos_token_id", None) is not None
+    means = HeadMeans(pairs, config.positions, first=int(with_bos and not config.include_bos))
+    context.run(means, share=FORWARD_SHARE)
+    return means
+
+
+FORWARD_SHARE = 0.5
+"""Of the work, roughly; the dictionary is the rest."""
+
+
+def _subsets(context: Context) -> Rank:
+    """Each subset trains a dictionary of its own."""
+    means, weights = read_means(context), output_weights(context.model)
+
+    def rank(indices: list[int], config: OverlapConfig) -> tuple[np.ndarray, float]:
+        codes = fit_head_codes(means.subset(indices), weights, config)
+        return head_overlap(codes, normalise=config.normalise), 0.0
+
+    return rank
+
+
+def edges_among(
+    _model: Model,
+    _pairs: PromptPairs,
+    scores: Scores,
+    *,
+    sites: Sequence[Site],
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> ScoredEdges:
+    """Edges from an earlier to a later layer among some heads, best first."""
+    begin, codes = time.perf_counter(), scores.codes
+    layers, heads = codes.ids.shape[-2:]
+    inside = np.zeros(layers * heads, dtype=bool)
+    inside[[site.layer * heads + site.head for site in sites if site.kind == "attn"]] = True
+    matrix = np.where(inside[:, None] & inside[None, :], head_edges(codes), 0)
+    edges = top_edges(matrix, layers, heads, int(inside.sum()) ** 2)
+    percent(progress)(1.0)
+    return ScoredEdges(edges, cost=Cost(seconds=time.perf_counter() - begin))
+
+
+@method(
+    config=OverlapConfig,
+    task_defaults=lambda task: {"l1": PUBLISHED_L1.get(task, OverlapConfig.l1)},
+    subsets=_subsets,
+    edges=edges_among,
+    scores_mlps=False,
+)
+def overlap(context: Context) -> Scores:
+    """Score heads (and edges between them) by codes unique to the clean prompts (module docstring)."""
+    config = context.config
+    codes = fit_head_codes(read_means(context), output_weights(context.model), config)
+    heads = head_overlap(codes, normalise=config.normalise)
+    return Scores(
+        heads,
+        signed=False,
+        edges=top_edges(head_edges(codes), *heads.shape, BEST_EDGES) if config.edges else (),
+        codes=codes,
+        provenance={"train_indices": list(codes.train_indices)},
+    )
+
+
+def head_overlap(codes: HeadCodes, *, normalise: bool = False) -> Float[np.ndarray, "layer head"]:
+    """Number of distinct codes of each head that occur on clean prompts only, summed over slots.
+
+    Args:
+        normalise: divide by the number of distinct codes of the head on either side.
+    """
+    used = np.zeros((*codes.ids.shape[:1], *codes.ids.shape[2:], codes.n_codes), dtype=bool)
+    side, _, slot, layer, head = np.indices(codes.ids.shape, sparse=True)
+    used[side, slot, layer, head, codes.ids] = True
+    clean, corrupt = used
+    unique = (clean & ~corrupt).sum((0, -1)).astype(np.float64)
+    return unique / (clean | corrupt).sum((0, -1)) if normalise else unique
+
+
+def head_edges(codes: HeadCodes) -> Int[np.ndarray, "head other"]:
+    """:func:`edge_overlap` of all heads in reading order, summed over slots."""
+    clean, corrupt = codes.ids.reshape(*codes.ids.shape[:3], -1)
+    return sum(
+        edge_overlap(clean[:, slot], corrupt[:, slot], codes.n_codes) for slot in range(clean.shape[1])
+    )
 
 
 def edge_overlap(
@@ -38,7 +146,8 @@ def edge_overlap(
 ) -> Int[np.ndarray, "head head"]:
     """For every two heads, the number of distinct code pairs seen on clean prompts and on no corrupt one.
 
-    Symmetric, with a zero diagonal: the score itself knows no direction.
+    Symmetric, with a zero diagonal: the score itself knows no direction. The published code fills one array of
+    heads² × codes² counts per class in a triple loop (6.6 GB for GPT-2 small); sorting needs neither loop nor array.
 
     Raises:
         InputError: a code outside 0 … ``n_codes`` − 1.
@@ -101,108 +210,3 @@ def published_edge_fold(
 
 def _site(flat: int, heads: int) -> str:
     return f"a{flat // heads}.h{flat % heads}"
-
-
-PUBLISHED_L1 = {"ioi": 0.02, "greater-than": 0.02, "docstring": 0.05}
-"""λ of each task's recorded runs, probably tuned against the very circuits that the results are scored on."""
-
-BEST_EDGES = 200
-"""Edges kept in the result; :func:`~interp.scores.overlap.edge_overlap` gives them all."""
-
-
-@dataclass(frozen=True)
-class OverlapConfig(HeadCodesConfig):
-    """
-    Attributes:
-        positions: what a head's output is reduced to; only ``mean`` was published (``last`` is in the code).
-        include_bos: whether ``mean`` includes the BOS position, as published.
-        normalise: divide each head's count by its number of distinct codes; off in all published runs.
-        batch_size: pairs per forward.
-        edges: whether edges are scored too.
-    """
-
-    positions: Positions = "mean"
-    include_bos: bool = True
-    normalise: bool = False
-    batch_size: int = BATCH_SIZE
-    edges: bool = True
-
-
-def means_of(model: Model, pairs: PromptPairs, config: OverlapConfig) -> HeadMeans:
-    """The consumer that the config asks for; a tokenizer may have no BOS to leave out."""
-    with_bos = pairs.bos and getattr(model.tokenizer, "bos_token_id", None) is not None
-    return HeadMeans(pairs, config.positions, first=int(with_bos and not config.include_bos))
-
-
-def overlap(
-    model: Model,
-    pairs: PromptPairs,
-    config: OverlapConfig = OverlapConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score heads (and edges between them) by codes unique to the clean prompts (module docstring).
-
-    Args:
-        consumers: fed by the same forward passes.
-        progress: told how many pairs have just been run; the dictionary comes after that.
-    """
-    begin = time.perf_counter()
-    means, metrics = (
-        means_of(model, pairs, config),
-        MetricConsumer(len(pairs)),
-    )
-    forwards = feed(
-        model, pairs, [means, metrics, *consumers], batch_size=config.batch_size, progress=progress
-    )
-    seconds = {"forward": time.perf_counter() - begin}
-    codes = fit_head_codes(means, output_weights(model), config)
-    seconds["codes"] = codes.seconds
-    begin = time.perf_counter()
-    heads = head_overlap(codes, normalise=config.normalise)
-    edges = top_edges(head_edges(codes), *heads.shape, BEST_EDGES) if config.edges else ()
-    seconds["scores"] = time.perf_counter() - begin
-    return Scores(
-        method="overlap",
-        heads=heads,
-        signed=False,
-        cost=Cost(forwards, seconds),
-        config=asdict(config),
-        edges=edges,
-        metric_clean=metrics.metric_[0],
-        metric_corrupt=metrics.metric_[1],
-        provenance=pairs.provenance() | {"train_indices": list(codes.train_indices)},
-        codes=codes,
-    )
-
-
-def head_overlap(codes: HeadCodes, *, normalise: bool = False) -> Float[np.ndarray, "layer head"]:
-    """Number of distinct codes of each head that occur on clean prompts only, summed over slots.
-
-    Args:
-        normalise: divide by the number of distinct codes of the head on either side.
-    """
-    used = np.zeros((*codes.ids.shape[:1], *codes.ids.shape[2:], codes.n_codes), dtype=bool)
-    side, _, slot, layer, head = np.indices(codes.ids.shape, sparse=True)
-    used[side, slot, layer, head, codes.ids] = True
-    clean, corrupt = used
-    unique = (clean & ~corrupt).sum((0, -1)).astype(np.float64)
-    return unique / (clean | corrupt).sum((0, -1)) if normalise else unique
-
-
-def head_edges(codes: HeadCodes) -> Int[np.ndarray, "head other"]:
-    """:func:`~interp.scores.overlap.edge_overlap` of all heads in reading order, summed over slots."""
-    clean, corrupt = codes.ids.reshape(*codes.ids.shape[:3], -1)
-    return sum(
-        edge_overlap(clean[:, slot], corrupt[:, slot], codes.n_codes) for slot in range(clean.shape[1])
-    )
-
-
-def edges_among(codes: HeadCodes, sites: Sequence[Site]) -> tuple[EdgeScore, ...]:
-    """Edges from an earlier to a later layer among some heads, best first."""
-    layers, heads = codes.ids.shape[-2:]
-    inside = np.zeros(layers * heads, dtype=bool)
-    inside[[site.layer * heads + site.head for site in sites if site.kind == "attn"]] = True
-    matrix = np.where(inside[:, None] & inside[None, :], head_edges(codes), 0)
-    return top_edges(matrix, layers, heads, int(inside.sum()) ** 2)

@@ -1,9 +1,8 @@
-"""Activation patching of single heads on single pairs, from one set of base runs: for whoever chooses as he goes.
+"""Activation patching of single heads on single pairs, from one pass over the pairs.
 
-:func:`~interp.scores.patching.activation_patching` patches every head on every pair. A finder that spends its patches where they
-tell most must be able to ask for (pair, head), look, and ask again without a base run twice. So the base runs' residual
-streams and both sides' head outputs are kept, for the pairs named, from the first differing token on: about 210 KB a
-position of SmolLM2.
+:func:`~interp.scores.patching.activation_patching` patches every head on every pair. A finder that spends its patches
+where they tell most must be able to ask for (pair, head), look, and ask again. So of the pairs named the residual
+streams and both sides' head outputs are kept, from the first differing token on: about 210 KB a position of SmolLM2.
 """
 
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import PairBatch, end_logits
-from interp.models import Model, hooked
+from interp.activations.stream import Consumer, PairBatch, end_logits
+from interp.models import Model
 from interp.models.partial_forward import Prefix, starting_at
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 from interp.scores.patching import PATCH_ROWS
@@ -24,7 +23,7 @@ from interp.scores.patching import PATCH_ROWS
 
 @dataclass(frozen=True)
 class CleanRun:
-    """What a batch of pairs needs for patches; positions from the prefix on."""
+    """What patches of a batch of pairs need; positions from the prefix on."""
 
     indices: tuple[int, ...]
     pairs: tuple[PromptPair, ...]
@@ -39,49 +38,32 @@ class CleanRun:
     """Share of the prompt's positions that a patch runs."""
 
 
-class PatchRunner:
-    """A consumer of :func:`~interp.activations.stream.feed` that afterwards patches heads; enter it around the feed.
+class PatchRunner(Consumer):
+    """Keeps what a pass over the pairs shows, and patches heads afterwards.
 
     Args:
-        wanted: pairs whose base runs are kept.
+        wanted: pairs whose runs are kept.
 
     Attributes:
-        runs: the base runs, one of each batch.
-        forwards: spent so far, in forward-pass equivalents; layers and positions that are not run do not count, and a
-            patch that was asked for before counts again although it is not run again.
+        runs: what is kept, one of each batch.
     """
-
-    needs_gradients = False
-    needs_patterns = False
 
     def __init__(self, model: Model, pairs: PromptPairs, wanted: Sequence[int]) -> None:
         self.model, self.metric_name = model, pairs.metric
-        self.forwards = 0.0
+        self.needs_hooks = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
         self._wanted = set(wanted)
         self.runs: list[CleanRun] = []
         self._known: Float[np.ndarray, "pair layer head"] = np.full(
             (len(pairs), model.cfg.n_layers, model.cfg.n_heads), np.nan
         )
         self._where: dict[int, tuple[int, int]] = {}
-        self._resid: dict[int, Tensor] = {}
-        # the corrupt prompts run first and the clean ones last: what stays is the clean run's
-        hooks = {f"blocks.{layer}.hook_resid_pre": self._keeper(layer) for layer in range(model.cfg.n_layers)}
-        self._context = hooked(model, hooks)
-
-    def __enter__(self) -> "PatchRunner":
-        self._context.__enter__()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._context.__exit__(*exception)
-        self._resid.clear()
 
     def update(self, batch: PairBatch) -> None:
         rows = [row for row, index in enumerate(batch.indices) if index in self._wanted]
         if not rows:
             return
         pairs = tuple(batch.pairs[row] for row in rows)
-        resid = torch.stack([self._resid[layer][rows] for layer in range(self.model.cfg.n_layers)])
+        resid = torch.stack([batch.tape[name].detach()[rows] for name in self.needs_hooks])
         clean = batch.clean.tokens[rows]
         prefix = Prefix(self.model, clean[:, : min(pair.first_difference for pair in pairs)])
         begin = prefix.length
@@ -141,15 +123,19 @@ class PatchRunner:
         layers: Int[np.ndarray, " patch"],
         heads: Int[np.ndarray, " patch"],
         replacements: Sequence[Float[Tensor, "_ d_head"]] | None = None,
-    ) -> Float[np.ndarray, " patch"]:
+    ) -> tuple[Float[np.ndarray, " patch"], float]:
         """Fall of the metric when a head's clean output is replaced, one patch a row.
 
         Args:
             replacements: what by, from the pair's first kept position on; the heads' corrupt outputs if not given.
+
+        Returns:
+            The effects, and what they cost in forward-pass equivalents. Layers and positions that are not run do not
+            count; a patch that was asked for before counts again although it is not run again.
         """
         runs = np.array([self._where[int(pair)][0] for pair in pairs], dtype=int)
         shares = np.array([self.runs[run].share for run in runs])
-        self.forwards += float((shares * (1 - layers / self.model.cfg.n_layers)).sum())
+        cost = float((shares * (1 - layers / self.model.cfg.n_layers)).sum())
         known = replacements is None
         found = self._known[pairs, layers, heads] if known else np.full(len(pairs), np.nan)
         missing = np.isnan(found)
@@ -166,18 +152,7 @@ class PatchRunner:
                 found[some] = self._patch(self.runs[run], layer, pairs[some], heads[some], given)
         if known:
             self._known[pairs, layers, heads] = found
-        return found
-
-    def priced(
-        self,
-        pairs: Int[np.ndarray, " patch"],
-        layers: Int[np.ndarray, " patch"],
-        heads: Int[np.ndarray, " patch"],
-        replacements: Sequence[Float[Tensor, "_ d_head"]] | None = None,
-    ) -> tuple[Float[np.ndarray, " patch"], float]:
-        """:meth:`effects`, and what they cost in forward-pass equivalents."""
-        before = self.forwards
-        return self.effects(pairs, layers, heads, replacements), self.forwards - before
+        return found, cost
 
     def _patch(
         self, run: CleanRun, layer: int, pairs: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]
@@ -194,9 +169,3 @@ class PatchRunner:
             logits = end_logits(self.model, run.tokens[rows], {f"blocks.{layer}.attn.hook_z": patch})
         values = task_metric(logits, tuple(run.pairs[row] for row in rows), run.metric_name)
         return run.metric[rows] - values.cpu().numpy()
-
-    def _keeper(self, layer: int):
-        def keep(resid: Tensor) -> None:
-            self._resid[layer] = resid.detach().clone()
-
-        return keep

@@ -22,12 +22,11 @@ class Cost:
     """What a method spent.
 
     ``forwards`` is in forward-pass equivalents of one prompt: a forward counts 1, a backward 2, a forward that
-    starts at layer l of L counts (L − l) / L.
+    starts at layer l of L counts (L − l) / L. ``seconds`` is wall time.
     """
 
-    forwards: float
-    seconds: dict[str, float]
-    """Wall time by stage."""
+    forwards: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,38 @@ class EdgeScore:
     receiver: str
     into: str | None
     score: float
+
+
+@dataclass(frozen=True)
+class EdgeEvidence:
+    """What speaks for an edge.
+
+    Attributes:
+        attribution: to first order, over all positions.
+        codes: to first order, between the sender's codes at the roles; ``None`` without codes.
+        co_occurrence: bits that the two heads' codes tell of each other given the side; ``None`` without codes.
+        effect: estimated mean effect.
+        error: its standard error; ``None`` where the edge was no candidate.
+        probability: that the effect is above the threshold; 0 where the edge was no candidate.
+        measured: pairs on which the edge was patched.
+    """
+
+    attribution: float
+    codes: float | None
+    co_occurrence: float | None
+    effect: float
+    error: float | None
+    probability: float
+    measured: int
+
+
+@dataclass(frozen=True)
+class ScoredEdges:
+    """Edges, best first, and what they cost; evidence for each in the same order where the method gathers it."""
+
+    edges: tuple[EdgeScore, ...] = ()
+    evidence: tuple[EdgeEvidence, ...] = ()
+    cost: Cost = Cost()
 
 
 @dataclass(frozen=True)
@@ -88,32 +119,49 @@ class Evidence:
 class Scores:
     """One score per head (and MLP), with what is needed to bootstrap them and to compare methods.
 
+    A method gives what stands up to ``provenance``; the rest is filled in by what runs it.
+
     Attributes:
         heads: mean score of every head.
         heads_per_pair: the same before the mean over pairs; ``None`` for methods that score the set as a whole.
         mlps: mean score of every MLP; ``None`` for methods that score heads only, and for attention-only models.
+        signed: whether scores tell what helps from what hurts.
+        exact: whether scores per pair are the measured effects themselves.
         edges: best edges first; empty where the method scores none by itself.
+        codes: every head's code on every prompt, where the method read them.
+        probability: that each head is a member, where the method says so.
+        evidence: by site, for the likely members, where the method gathers it.
+        provenance: of the pairs, and what a method adds.
+        metric_clean, metric_corrupt: the task metric on every prompt; ``None`` where nothing was run.
     """
 
-    method: str
     heads: Float[np.ndarray, "layer head"]
-    signed: bool
-    cost: Cost
-    config: dict
     heads_per_pair: Float[np.ndarray, "pair layer head"] | None = None
     mlps: Float[np.ndarray, " layer"] | None = None
     mlps_per_pair: Float[np.ndarray, "pair layer"] | None = None
+    signed: bool = True
+    exact: bool = False
     edges: tuple[EdgeScore, ...] = ()
-    metric_clean: Float[np.ndarray, " pair"] | None = None
-    """The task metric on every clean prompt, where the method ran it."""
-    metric_corrupt: Float[np.ndarray, " pair"] | None = None
-    provenance: dict = field(default_factory=dict)
     codes: HeadCodes | None = None
-    """Every head's code on every prompt, where the method read them."""
     probability: Float[np.ndarray, "layer head"] | None = None
-    """Probability that each head is a member, where the method says so."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
-    """By site, for the likely members, where the method gathers it."""
+    provenance: dict = field(default_factory=dict)
+    method: str = ""
+    config: dict = field(default_factory=dict)
+    cost: Cost = Cost()
+    metric_clean: Float[np.ndarray, " pair"] | None = None
+    metric_corrupt: Float[np.ndarray, " pair"] | None = None
+
+    @classmethod
+    def from_pairs(
+        cls,
+        heads: Float[np.ndarray, "pair layer head"],
+        mlps: Float[np.ndarray, "pair layer"] | None = None,
+        **more,
+    ) -> "Scores":
+        """Of a method whose score is the mean over pairs."""
+        mean = None if mlps is None else mlps.mean(0)
+        return cls(heads.mean(0), heads, mean, mlps, **more)
 
     def ranked_heads(self) -> list[tuple[int, int]]:
         """(layer, head) by falling absolute score; ties in reading order."""

@@ -2,7 +2,9 @@
 
 Cao, Sanh & Rush 2021 (arXiv 2104.03514), as in ACDC's comparison (Conmy et al. 2023, appendix D.1).
 
-1. Every head (and MLP) u gets a hard-concrete mask m_u (:mod:`.hard_concrete`), open with probability .9 at first.
+1. Every head (and MLP) u gets a hard-concrete mask m_u, open with probability .9 at first: a random number in [0, 1]
+   that is exactly 0 or 1 with some probability, yet has a gradient (Louizos, Welling & Kingma 2018, arXiv 1712.01312).
+   With u uniform, s = σ((logit(u) + log α) / β), stretched to [γ, ζ] and clamped to [0, 1].
 2. A forward on the clean prompts uses m_u z_u + (1 − m_u) z'_u, z the value it has there, z' that of the corrupt run,
    which is cached once. One draw of the masks a step, shared by the batch.
 3. Adam minimises KL(model ‖ masked model) at END (or minus the task metric) + λ · mean P(m > 0).
@@ -14,39 +16,22 @@ the defaults here a tenth of that with a larger rate.
 
 When it misleads: λ decides how many heads survive, so compare ranks, not values; of heads that can replace each
 other some may be left, and which is chance; ``metric="task"`` closes the masks of heads that work against the answer.
-
-Hard-concrete masks: random numbers in [0, 1] that are exactly 0 or 1 with some probability, yet have a gradient.
-
-Louizos, Welling & Kingma 2018 (arXiv 1712.01312). u uniform, s = σ((logit(u) + log α) / β), stretched to [γ, ζ] and
-clamped to [0, 1].
 """
 
 import math
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import Divergence, DivergenceKind
-from interp.activations.stream import (
-    BATCH_SIZE,
-    FORWARD_AND_BACKWARD,
-    Consumer,
-    MetricConsumer,
-    PairBatch,
-    Progress,
-    end_logits,
-    feed,
-    percent,
-)
+from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, PairBatch, end_logits
 from interp.errors import InputError, check_fields
 from interp.models import Model, has_mlps
 from interp.prompts.pairs import PromptPairs
-from interp.scores import subnetwork_probing as hard_concrete
-from interp.scores.result import Cost, Scores
+from interp.scores.method import Context, MethodConfig, method
+from interp.scores.result import Scores
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 _NODES = 200
@@ -88,7 +73,7 @@ OPEN_AT_FIRST = 0.9
 
 
 @dataclass(frozen=True)
-class SubnetworkProbingConfig:
+class SubnetworkProbingConfig(MethodConfig):
     """
     Attributes:
         steps: of Adam, each on one batch of pairs, in turn.
@@ -106,7 +91,6 @@ class SubnetworkProbingConfig:
     metric: DivergenceKind = "kl"
     mlps: bool = False
     seed: int = 0
-    batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -118,43 +102,28 @@ class SubnetworkProbingConfig:
             raise InputError(f"sparsity {self.sparsity}: it must be a number, 0 or more")
 
 
-def subnetwork_probing(
-    model: Model,
-    pairs: PromptPairs,
-    config: SubnetworkProbingConfig = SubnetworkProbingConfig(),
-    *,
-    consumers: Sequence[Consumer] = (),
-    progress: Progress | None = None,
-) -> Scores:
-    """Score heads by learned masks (module docstring).
-
-    Args:
-        progress: told hundredths of the steps.
-    """
-    begin = time.perf_counter()
-    masked, metric = _Masked(model, pairs, config), MetricConsumer(len(pairs))
-    forwards = feed(model, pairs, [masked, metric, *consumers], batch_size=config.batch_size)
-    log_alpha, spent = train(masked, config, progress)
-    scores = hard_concrete.mean(log_alpha).double().numpy()
-    layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+@method(
+    config=SubnetworkProbingConfig,
+    by_batch=True,  # a step of its optimizer is a batch
+    most_pairs=10,
+    most_seeds=3,
+)
+def subnetwork_probing(context: Context) -> Scores:
+    """Score heads by learned masks (module docstring)."""
+    masked = _Masked(context.model, context.pairs, context.config)
+    context.run(masked, share=0.0)
+    context.forwards += masked.forwards
+    scores = mean(train(masked, context)).double().numpy()
+    n_heads = masked.layers * masked.n_heads
     return Scores(
-        method="subnetwork-probing",
-        heads=scores[: layers * n_heads].reshape(layers, n_heads),
-        mlps=scores[layers * n_heads :] if masked.mlps else None,
+        scores[:n_heads].reshape(masked.layers, masked.n_heads),
+        mlps=scores[n_heads:] if masked.mlps else None,
         signed=False,
-        cost=Cost(forwards + masked.forwards + spent, {"subnetwork-probing": time.perf_counter() - begin}),
-        config=asdict(config),
-        metric_clean=metric.metric_[0],
-        metric_corrupt=metric.metric_[1],
-        provenance=pairs.provenance(),
     )
 
 
-class _Masked:
-    """A consumer that keeps the corrupt run and the untouched answer; then a loss for given masks."""
-
-    needs_gradients = False
-    needs_patterns = False
+class _Masked(Consumer):
+    """Keeps the corrupt run and the untouched answer; then a loss for given masks."""
 
     def __init__(self, model: Model, pairs: PromptPairs, config: SubnetworkProbingConfig) -> None:
         self.model, self.divergence = model, Divergence(config.metric, pairs.metric)
@@ -192,23 +161,20 @@ def _mix(mask: Tensor, corrupt: Tensor):
     return lambda clean: mask * clean + (1 - mask) * corrupt
 
 
-def train(
-    masked: _Masked, config: SubnetworkProbingConfig, progress: Progress | None = None
-) -> tuple[Float[Tensor, " mask"], float]:
-    """Fit the masks; return log α and the cost in forward-pass equivalents."""
+def train(masked: _Masked, context: Context) -> Float[Tensor, " mask"]:
+    """Fit the masks and return log α."""
+    config = context.config
     generator = torch.Generator().manual_seed(config.seed)
-    log_alpha = torch.full((masked.size,), hard_concrete.log_alpha_of(OPEN_AT_FIRST), requires_grad=True)
+    log_alpha = torch.full((masked.size,), log_alpha_of(OPEN_AT_FIRST), requires_grad=True)
     optimiser = torch.optim.Adam([log_alpha], lr=config.lr)
-    tell, forwards = percent(progress), 0.0
     for step in range(config.steps):
         number = step % len(masked.batches)
         with torch.enable_grad():
-            mask = hard_concrete.sample(log_alpha, generator)
-            penalty = hard_concrete.open_probability(log_alpha).mean()
-            loss = masked.damage(mask, number) + config.sparsity * penalty
+            mask = sample(log_alpha, generator)
+            loss = masked.damage(mask, number) + config.sparsity * open_probability(log_alpha).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        forwards += FORWARD_AND_BACKWARD * len(masked.batches[number][0].indices)
-        tell((step + 1) / config.steps)
-    return log_alpha.detach(), forwards
+        context.forwards += FORWARD_AND_BACKWARD * len(masked.batches[number][0].indices)
+        context.tell((step + 1) / config.steps)
+    return log_alpha.detach()

@@ -92,7 +92,7 @@ def test_prompts_beyond_the_context_are_refused_by_every_method(tiny_model, meth
     model = tiny_model("gpt2")
     pairs = random_pairs(60, n=2, lengths=(model.cfg.n_ctx + 1,))
     with pytest.raises(InputError, match=f"the model reads at most {model.cfg.n_ctx}"):
-        load_method(method).function(model, pairs)
+        load_method(method)(model, pairs)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

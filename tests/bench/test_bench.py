@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from interp.bench import Plan, run_bench
-from interp.bench.plan import LIMITS, YARDSTICK, drawn
+from interp.bench.plan import YARDSTICK, drawn
 from interp.bench.run import _Estimate
 from interp.circuits.exact_effects import ExactEffects
 from interp.errors import InputError
@@ -18,7 +18,7 @@ from interp.evaluation.recovery import recover
 from interp.models.sites import parse_site
 from interp.planted.models import load_planted_model, planted_truth
 from interp.planted.tasks import load_planted_task
-from interp.scores.registry import METHODS
+from interp.scores.registry import load_method
 from interp.tasks import write_prompt_file
 
 TASK = "planted-inhibition"
@@ -73,7 +73,7 @@ def test_a_cells_numbers_are_those_of_the_method_run_on_its_pairs_alone(finished
         for n in SMALL["pairs"]:
             for seed in range(2):
                 pairs = pool.subset(drawn(seed, n, len(pool)))
-                scores = METHODS[method].function(model, pairs)
+                scores = load_method(method)(model, pairs)
                 found, expected = cell(result, method, n, seed), recover(scores.heads, truth)
                 assert found["roc_auc"] == pytest.approx(expected.roc_auc)
                 assert found["average_precision"] == pytest.approx(expected.average_precision)
@@ -95,7 +95,8 @@ def test_circuits_that_run_alone_are_built_in_the_order_that_a_method_gives_for_
     found = cell(result, "adaptive-patching", 8, 0)
     model, task = load_planted_model(name), load_planted_task(name)
     pairs = task.sample(model.tokenizer, 16, 0).subset(drawn(0, 8, 16))
-    scores, grown = METHODS["adaptive-patching"].function(model, pairs), METHODS["adaptive-patching"].alone(model, pairs)
+    method = load_method("adaptive-patching")
+    scores, grown = method(model, pairs), method.nested(model, pairs)
     ablator = Ablator(model, task.sample(model.tokenizer, SMALL["held_out"], 2000))
     by_alone, by_heads = (faithfulness_curves(ablator, s, seed=0).cpr for s in (grown.heads, scores.heads))
     assert by_alone != pytest.approx(by_heads, abs=1e-2), "the two orders differ here"
@@ -231,7 +232,7 @@ def test_cells_of_other_settings_are_not_mistaken_for_these(copied):
 
 
 def test_cells_of_an_older_version_of_a_method_are_done_again(copied, monkeypatch):
-    monkeypatch.setitem(METHODS, "eap", replace(METHODS["eap"], version=7))
+    monkeypatch.setattr("interp.scores.eap.eap", replace(load_method("eap"), version=7))
     said: list[str] = []
     run_bench(plan(), copied, say=said.append)
     redone = [line for line in said if "was made with other settings" in line]
@@ -270,14 +271,13 @@ def test_a_number_of_pairs_that_a_method_refuses_leaves_the_others(tmp_path):
 def test_dear_methods_get_fewer_pairs_and_seeds_on_large_models_when_all_are_run():
     wanted = plan(methods=(), pairs=(4, 8, 16), seeds=5, pool=16)
     assert len(wanted.cells("attribution", 270)) == 15
-    limit = LIMITS["acdc"]
+    limit = load_method("acdc")
     assert wanted.cells("acdc", 270) == tuple(
-        (n, s) for n in (4, 8, 16) if n <= limit.pairs for s in range(limit.seeds)
+        (n, s) for n in (4, 8, 16) if n <= limit.most_pairs for s in range(limit.most_seeds)
     )
     assert len(wanted.cells("acdc", 24)) == 15
     named = plan(methods=("acdc", "attribution"), pairs=(4, 8, 16), seeds=5, pool=16)
     assert len(named.cells("acdc", 270)) == 15
-    assert set(LIMITS) <= set(METHODS)
 
 
 def test_subsets_are_nested_and_differ_between_seeds():

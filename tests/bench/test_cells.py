@@ -8,6 +8,7 @@ from interp.bench.plan import drawn
 from interp.models import load_model
 from interp.planted.models import planted_truth
 from interp.scores.adaptive_patching.method import AdaptivePatchingBase, AdaptivePatchingConfig
+from interp.scores.method import Context
 from interp.tasks import load_task
 
 PLANTED = "planted-inhibition"
@@ -17,14 +18,21 @@ def test_pooled_cells_equal_the_method_alone(tmp_path):
     model = load_model(PLANTED)
     pool = load_task(PLANTED).sample(model.tokenizer, 20, 0)
     runner = Runner(
-        "adaptive-patching", model, pool, tmp_path, weights="of the test", edges_compared=False, batch_size=16, say=print
+        "adaptive-patching",
+        model,
+        pool,
+        tmp_path,
+        weights="of the test",
+        edges_compared=False,
+        batch_size=16,
+        say=print,
     )
     cells = [(4, 0), (4, 1), (8, 0)]
     runner.prepare(cells, lambda _share: None)
     for n, seed in cells:
         told: list[float] = []
         outcome = runner.outcome(n, seed, told.append)
-        alone = AdaptivePatchingBase(model, pool.subset(drawn(seed, n, 20)), kept=range(n))
+        alone = AdaptivePatchingBase(Context(model, pool.subset(drawn(seed, n, 20))), kept=range(n))
         ranking = alone.rank(range(n), AdaptivePatchingConfig(seed=seed))
         np.testing.assert_allclose(outcome.heads, ranking.heads, atol=1e-3)
         assert outcome.forwards == pytest.approx(4 * n + ranking.forwards)
@@ -37,7 +45,14 @@ def test_edges_are_scored_apart_where_they_are_compared(tmp_path):
     model = load_model(PLANTED)
     pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
     runner = Runner(
-        "adaptive-patching", model, pool, tmp_path, weights="of the test", edges_compared=True, batch_size=16, say=print
+        "adaptive-patching",
+        model,
+        pool,
+        tmp_path,
+        weights="of the test",
+        edges_compared=True,
+        batch_size=16,
+        say=print,
     )
     runner.prepare([(4, 0)], lambda _share: None)
     outcome = runner.outcome(4, 0, lambda _share: None)

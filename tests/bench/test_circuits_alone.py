@@ -55,7 +55,9 @@ def test_on_the_pairs_of_the_bench_it_has_the_numbers_of_the_bench(alone, bench)
         low, high = row["interval"]
         assert low <= row["cmd"] <= high
     assert found["adaptive-patching"]["less"] == 0
-    assert found["attribution"]["less"] == pytest.approx(found["adaptive-patching"]["cmd"] - found["attribution"]["cmd"])
+    assert found["attribution"]["less"] == pytest.approx(
+        found["adaptive-patching"]["cmd"] - found["attribution"]["cmd"]
+    )
 
 
 def test_what_was_run_is_not_run_again(alone, monkeypatch):

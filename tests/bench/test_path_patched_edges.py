@@ -40,7 +40,10 @@ def compared() -> tuple[list[dict], np.ndarray, dict[str, dict]]:
     exact[:, :6] += 1
     knows, half, nothing = exact.mean(0), generator.normal(size=(2, 30)), generator.normal(size=(2, 30))
     half[:, :3] += 5
-    runs = [{"adaptive-patching": (knows, 7.0), "eap-ig": (half[k], 26.0), "random": (nothing[k], 0.0)} for k in range(2)]
+    runs = [
+        {"adaptive-patching": (knows, 7.0), "eap-ig": (half[k], 26.0), "random": (nothing[k], 0.0)}
+        for k in range(2)
+    ]
     rows = SCRIPT["_compare"](runs, exact, np.full(20, 4.0), 0.02)
     return runs, exact, {row["method"]: row for row in rows}
 
@@ -55,7 +58,11 @@ def test_rows_are_means_over_seeds_and_differences_are_from_eap_ig(compared):
         assert rows[method]["average_precision"][0] == pytest.approx(precision)
         less = rows[method]["roc_auc"][0] - rows["eap-ig"]["roc_auc"][0]
         assert rows[method]["roc_auc_less"][0] == pytest.approx(less)
-    assert rows["adaptive-patching"]["roc_auc"] == [1.0, 1.0, 1.0] and rows["eap-ig"]["roc_auc_less"] == [0.0, 0.0, 0.0]
+    assert rows["adaptive-patching"]["roc_auc"] == [1.0, 1.0, 1.0] and rows["eap-ig"]["roc_auc_less"] == [
+        0.0,
+        0.0,
+        0.0,
+    ]
     assert [row["forwards"] for row in rows.values()] == [7.0, 26.0, 0.0]
 
 

@@ -9,13 +9,13 @@ from interp.models import Site
 from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.patching import PatchingEffects
-from interp.scores.result import Cost, Scores
+from interp.scores.result import Scores
 from interp.stats import mean_interval
 from interp.tasks import load_task
 
 
 def _scores(heads, mlps=None):
-    return Scores("test", np.array(heads, dtype=float), True, Cost(0.0, {}), {}, mlps=mlps)
+    return Scores(np.array(heads, dtype=float), mlps=mlps)
 
 
 def test_candidates_are_the_largest_by_absolute_score_and_mlps_only_join_when_asked():

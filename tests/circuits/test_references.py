@@ -9,7 +9,7 @@ from interp.circuits.exact_effects import ExactEffects, shipped_measured
 from interp.circuits.references import load_reference, reference_for, reference_names
 from interp.errors import InputError
 from interp.models.sites import parse_site
-from interp.scores.result import Cost, Scores
+from interp.scores.result import Scores
 
 PUBLISHED = {
     # name: heads, edges, edges from head to head
@@ -198,15 +198,10 @@ def test_attention_only_models_have_no_mlp_effects(tmp_path):
 
 def test_patching_scores_become_a_reference():
     source = measured()
-    scores = Scores(
-        method="patching",
-        heads=source.effects(),
-        signed=True,
-        cost=Cost(1.0, {}),
-        config={},
-        heads_per_pair=source.heads,
-        mlps=source.mlps.mean(0),
-        mlps_per_pair=source.mlps,
+    scores = Scores.from_pairs(
+        source.heads,
+        source.mlps,
+        exact=True,
         metric_clean=source.metric_clean,
         metric_corrupt=source.metric_corrupt,
         provenance={"task": "ioi", "seed": 3},
@@ -214,8 +209,8 @@ def test_patching_scores_become_a_reference():
     made = ExactEffects.from_scores(scores, name="ioi/tiny", model="tiny", provenance={"torch": "2"})
     assert made.provenance == {"task": "ioi", "seed": 3, "model": "tiny", "torch": "2"}
     np.testing.assert_array_equal(made.effects(), source.effects())
-    estimate = Scores("attribution", source.effects(), True, Cost(1.0, {}), {})
-    with pytest.raises(InputError, match="attribution"):
+    estimate = Scores(source.effects())
+    with pytest.raises(InputError):
         ExactEffects.from_scores(estimate, name="x", model="tiny", provenance={})
 
 

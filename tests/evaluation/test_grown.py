@@ -13,7 +13,7 @@ from interp.evaluation.nested_circuits import _interval, n_circuits, run_grown
 from interp.models import load_model
 from interp.planted.models import planted_truth
 from interp.prompts.sampling import held_out_pairs
-from interp.scores.adaptive_patching.nested import grow
+from interp.scores.adaptive_patching.nested import nested_circuits
 from interp.tasks import load_task, write_prompt_file
 from tests.ablated import ablated_metric
 from tests.command_line import run_command
@@ -26,7 +26,7 @@ def grown():
     model, task = load_model(NAME), load_task(NAME)
     pairs = task.sample(model.tokenizer, 8, 0)
     others = held_out_pairs(task, model.tokenizer, 10, pairs)
-    growth = grow(model, pairs)
+    growth = nested_circuits(model, pairs)
     return model, others, growth, run_grown(growth, Ablator(model, others))
 
 

@@ -24,6 +24,7 @@ from interp.scores.adaptive_patching.method import (
 from interp.scores.adaptive_patching.partial_ablation import PartialGradients
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.attribution import attribution
+from interp.scores.method import Context
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import patching
 from interp.tasks import load_task
@@ -74,14 +75,13 @@ def test_swaps_are_exact_interchange():
     model, pairs = _planted("planted-backup", 6)
     exact = patching(model, pairs)
     runner = PatchRunner(model, pairs, range(6))
-    with runner:
-        feed(model, pairs, [runner])
+    feed(model, pairs, [runner])
     pair, layer, head = (index.ravel() for index in np.indices(exact.heads_per_pair.shape))
-    effects = runner.effects(pair, layer, head)
+    effects, cost = runner.effects(pair, layer, head)
     assert np.allclose(effects.reshape(exact.heads_per_pair.shape), exact.heads_per_pair, atol=1e-4)
-    assert runner.forwards > 0
+    assert cost > 0
     own = [runner.clean(*which) for which in zip(pair.tolist(), layer.tolist(), head.tolist(), strict=True)]
-    nothing = runner.effects(pair, layer, head, own)
+    nothing, _ = runner.effects(pair, layer, head, own)
     assert np.abs(nothing).max() < 1e-4, "a head given its own output changes nothing"
 
 
@@ -94,12 +94,11 @@ def test_swaps_start_at_the_first_difference(family, tiny_model):
         corrupt = (*shared, *((token + 1) % 60 for token in pair.clean_tokens[6:]))
         pairs[i] = replace(pair, corrupt_tokens=corrupt)
     runner = PatchRunner(model, pairs, range(len(pairs)))
-    with runner:
-        feed(model, pairs, [runner])
+    feed(model, pairs, [runner])
     exact = patching(model, pairs).heads_per_pair
     pair, layer, head = (index.ravel() for index in np.indices(exact.shape))
     shuffled = np.random.default_rng(0).permutation(len(pair))
-    found = runner.effects(pair[shuffled], layer[shuffled], head[shuffled])
+    found, _ = runner.effects(pair[shuffled], layer[shuffled], head[shuffled])
     assert np.allclose(found, exact.ravel()[shuffled], atol=1e-4)
     assert any(run.share < 1 for run in runner.runs)
 
@@ -107,9 +106,8 @@ def test_swaps_start_at_the_first_difference(family, tiny_model):
 def test_with_all_heads_wholly_on_the_partial_gradient_is_attribution():
     model, pairs = _planted("planted-inhibition", 5)
     runner = PatchRunner(model, pairs, range(5))
-    with runner:
-        feed(model, pairs, [runner])
-    values = PartialGradients(model, runner).of(range(5), share=1.0)
+    feed(model, pairs, [runner])
+    values, _ = PartialGradients(model, runner).of(range(5), share=1.0)
     assert np.allclose(values, attribution(model, pairs).heads_per_pair, atol=1e-3)
 
 
@@ -122,9 +120,8 @@ def test_partial_gradients_add_up_to_the_metrics_derivative(family, share, tiny_
     else:
         model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(9,))
     runner = PatchRunner(model, pairs, range(3))
-    with runner:
-        feed(model, pairs, [runner])
-    values = PartialGradients(model, runner).of(range(3), share).sum((1, 2))
+    feed(model, pairs, [runner])
+    values = PartialGradients(model, runner).of(range(3), share)[0].sum((1, 2))
     (run,) = runner.runs
 
     def metric(share: float) -> np.ndarray:
@@ -152,9 +149,8 @@ def test_arms_of_a_gate_have_a_value_with_others_half_off_and_decoys_have_none()
         PatchRunner(model, pairs, range(8)),
         MetricConsumer(8),
     )
-    with runner:
-        feed(model, pairs, [runner, metrics])
-    values = PartialGradients(model, runner).of(range(8), 0.5).mean(0)
+    feed(model, pairs, [runner, metrics])
+    values = PartialGradients(model, runner).of(range(8), 0.5)[0].mean(0)
     sizes = {str(Site("attn", *head)): abs(values[head]) for head in np.ndindex(values.shape)}
     gap = (metrics.metric_[0] - metrics.metric_[1]).mean()
     assert min(sizes[site] for site in truth.heads) > 0.01 * gap
@@ -172,7 +168,7 @@ def test_of_few_pairs_runs_with_others_off_leave_swaps_for_what_a_gradient_gets_
     """Two decoys of planted-gates have an attribution of 4 and 5 % of the gap and hardly an effect."""
     model, pairs = _planted("planted-gates", 50)
     written = _written("planted-gates", (model.cfg.n_layers, model.cfg.n_heads)).ravel()
-    base = AdaptivePatchingBase(model, pairs, kept=range(50))
+    base = AdaptivePatchingBase(Context(model, pairs), kept=range(50))
 
     def found() -> tuple[int, float]:
         tens = [base.rank(range(start, start + 10), AdaptivePatchingConfig()) for start in range(0, 50, 10)]
@@ -196,11 +192,11 @@ def test_arms_of_a_gate_are_found_from_two_pairs(n):
 
 def test_a_subset_of_a_pool_is_ranked_as_if_alone():
     model, pairs = _planted("planted-backup", 20)
-    base = AdaptivePatchingBase(model, pairs, kept=range(20))
+    base = AdaptivePatchingBase(Context(model, pairs), kept=range(20))
     some = [3, 17, 4, 9, 0, 12]
     for _ in range(2):  # the second time every patch is known
         ranking = base.rank(some, AdaptivePatchingConfig())
-        alone = AdaptivePatchingBase(model, pairs.subset(some), kept=range(6)).rank(
+        alone = AdaptivePatchingBase(Context(model, pairs.subset(some)), kept=range(6)).rank(
             range(6), AdaptivePatchingConfig()
         )
         assert np.allclose(ranking.heads, alone.heads, atol=1e-3)

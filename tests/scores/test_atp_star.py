@@ -12,6 +12,7 @@ from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.atp_star import AtPStarConfig, atp_star
 from interp.scores.attribution import attribution
 from interp.scores.eap import at_clean, edge_scores
+from interp.scores.method import Context
 from interp.scores.registry import method_config
 from interp.tasks import load_task
 from tests.pairs import random_pairs
@@ -79,7 +80,7 @@ def test_the_qk_fix_is_exact_before_a_linear_readout_where_the_gradient_is_satur
         np.testing.assert_allclose(
             scores.heads_per_pair[:, layer, head], sum(effects.values()), rtol=1e-3, atol=1e-3
         )
-        found = edge_scores(model, pairs, at_clean)
+        found = edge_scores(Context(model, pairs), at_clean)
         by_gradient = sum(
             e.score for e in found.graph.edges(found.matrix) if (e.receiver, e.into) == (site, "k")
         )

@@ -12,7 +12,7 @@ from interp.scores.attribution import attribution
 from interp.scores.baselines import RandomConfig, layer_index, random_ranking
 from interp.scores.hisp import HISPConfig, by_layer_norm, hisp
 from interp.scores.mean_difference import mean_difference, mean_difference_norm
-from interp.scores.registry import METHODS
+from interp.scores.registry import load_method
 from interp.tasks import load_task
 from tests.pairs import random_pairs
 
@@ -96,10 +96,10 @@ def test_priors_run_nothing_and_follow_their_seed(tiny_model):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_feeds_consumers_and_returns_one_kind_of_result(name, tiny_model):
-    model, pairs, method = tiny_model("qwen2"), random_pairs(60, n=3, lengths=(7, 8)), METHODS[name]
+    model, pairs, method = tiny_model("qwen2"), random_pairs(60, n=3, lengths=(7, 8)), load_method(name)
     metric, told = MetricConsumer(3), []
-    scores = method.function(model, pairs, method.config(), consumers=[metric], progress=told.append)
-    assert sum(told) == method.steps(model, 3)
+    scores = method(model, pairs, method.config(), consumers=[metric], progress=told.append)
+    assert sum(told) == 100
     assert scores.method == name
     assert scores.heads.shape == (2, 4)
     assert np.isfinite(scores.heads).all()
@@ -114,11 +114,11 @@ def test_every_baseline_feeds_consumers_and_returns_one_kind_of_result(name, tin
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_baseline_leaves_a_hook_or_a_gradient_behind(name, tiny_model):
-    model, pairs, method = tiny_model("llama"), random_pairs(60, n=1), METHODS[name]
+    model, pairs, method = tiny_model("llama"), random_pairs(60, n=1), load_method(name)
     tokens = torch.tensor([pairs[0].clean_tokens])
     with torch.no_grad():
         before = model(tokens)
-    method.function(model, pairs, method.config())
+    method(model, pairs, method.config())
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in model.parameters())

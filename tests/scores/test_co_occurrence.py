@@ -13,7 +13,7 @@ EDGES = EdgeList.among([Site("attn", 0, 0), Site("attn", 1, 0)])
 
 def bits(ids: np.ndarray) -> dict[str, float]:
     """By the input of the later head; ids are [side, pair, slot, head, 1]."""
-    codes = HeadCodes(ids, 2, DiscreteSAE(DiscreteSAEConfig(d_in=1)), (0,), 0.0)
+    codes = HeadCodes(ids, 2, DiscreteSAE(DiscreteSAEConfig(d_in=1)), (0,))
     found = co_occurrence(EDGES, codes, ids.shape[1])
     return {str(into): float(bit) for into, bit in zip(EDGES.into, found, strict=True)}
 

@@ -12,18 +12,19 @@ from interp.scores.adaptive_patching.edges import (
     EdgeList,
     PatchedEdgesConfig,
     PathPatchRunner,
-    code_edges,
     conditional_information,
     edge_products_among,
     edges_by_patching,
     halfway_products,
     partial_products,
+    patched_edges,
 )
 from interp.scores.adaptive_patching.method import adaptive_patching
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.eap import edge_runs, edge_scores
 from interp.scores.eap_ig import eap_ig, input_path
 from interp.scores.head_codes import HeadCodes
+from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
 from interp.tasks import load_task
 from tests.pairs import random_pairs
@@ -42,7 +43,7 @@ def _all_heads(model) -> list[Site]:
 def _read(pairs, model) -> HeadCodes:
     outputs = RoleOutputs(pairs)
     feed(model, pairs, [outputs])
-    return RoleCodes(outputs, 16, 0).head_codes(0.0)
+    return RoleCodes(outputs, 16, 0).head_codes()
 
 
 def _named(edges, n: int) -> set:
@@ -54,14 +55,14 @@ def test_the_written_edges_come_first(name):
     """An OR-gate's included, none of which has an effect of its own; so ROC AUC is 1, and EAP-IG's cannot be more."""
     model, pairs = _planted(name, 10)
     truth = planted_truth(name)
-    found = code_edges(model, pairs)
+    found = patched_edges(model, pairs)
     assert _named(found.edges, len(truth.edges)) == set(truth.edges)
 
 
 def test_a_gate_of_gates_is_seen_better_than_by_integrated_gradients_at_less_cost():
     model, pairs = _planted("planted-hydra", 5)
     written = set(planted_truth("planted-hydra").edges)
-    found, baseline = code_edges(model, pairs), eap_ig(model, pairs)
+    found, baseline = patched_edges(model, pairs), eap_ig(model, pairs)
     ours, theirs = (
         np.mean([(e.sender, e.receiver, e.into) in written for e in edges[: len(written)]])
         for edges in (
@@ -78,9 +79,8 @@ def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3)
     runner = PatchRunner(model, pairs, range(len(pairs)))
     patched = PathPatchRunner(model, runner)
-    with runner:
-        for run in edge_runs(model, pairs, batch_size=2, consumers=[runner]):
-            patched.keep(run)
+    for run in edge_runs(Context(model, pairs, MethodConfig(2)), runner):
+        patched.keep(run)
     edges = EdgeList.among([Site("attn", 0, 1), Site("attn", 1, 0), Site("attn", 1, 2)])
     which, rows = (part.ravel() for part in np.meshgrid(range(len(edges)), range(3), indexing="ij"))
     found = patched.effects(rows, edges.subset(which))[0].reshape(len(edges), 3)
@@ -91,7 +91,7 @@ def test_one_removed_edge_is_path_patching_the_long_way(family, tiny_model):
 
 def test_an_edge_measured_on_every_pair_is_its_exact_effect():
     model, pairs = _planted("planted-inhibition", 3)
-    found = code_edges(model, pairs, config=PatchedEdgesConfig(budget=1000.0))
+    found = patched_edges(model, pairs, config=PatchedEdgesConfig(budget=1000.0))
     whole = [k for k, why in enumerate(found.evidence) if why.measured == len(pairs)]
     assert len(whole) >= len(planted_truth("planted-inhibition").edges)
     for k in whole[:6]:
@@ -103,12 +103,12 @@ def test_an_edge_measured_on_every_pair_is_its_exact_effect():
 def test_proposals_are_edge_attribution_at_the_clean_prompt_and_on_the_path():
     model, pairs = _planted("planted-backup", 4)
     edges = EdgeList.among(_all_heads(model))
-    (run,) = edge_runs(model, pairs, batch_size=4)
+    (run,) = edge_runs(Context(model, pairs))
     clean = edge_products_among(run.at_clean(), edges, [edges.written(run)])[0]
     path = (clean + halfway_products(run, edges)) / 2
     partial = partial_products(run, edges, share=1.0)
     assert np.allclose(partial, clean, atol=1e-3), "with all heads wholly on it is the clean run"
-    matrix = edge_scores(model, pairs, lambda run: input_path(run, 2), batch_size=4)
+    matrix = edge_scores(Context(model, pairs), lambda run: input_path(run, 2))
     expected = {(e.sender, e.receiver, e.into): e.score for e in matrix.graph.edges(matrix.matrix)}
     names = [str(site) for site in edges.sites]
     ends = zip(edges.sender, edges.receiver, edges.into, strict=True)
@@ -143,7 +143,7 @@ def test_information_is_that_of_the_label_left_out():
 
 
 def test_unknown_attention_is_not_measured(tiny_model):
-    found = code_edges(tiny_model("gemma2"), random_pairs(60, n=3))
+    found = patched_edges(tiny_model("gemma2"), random_pairs(60, n=3))
     assert found.edges
     assert all(why.measured == 0 for why in found.evidence)
 
@@ -151,14 +151,14 @@ def test_unknown_attention_is_not_measured(tiny_model):
 def test_bad_input():
     model, pairs = _planted("planted-inhibition", 3)
     with pytest.raises(InputError, match="at least 2"):
-        code_edges(model, pairs.subset([0]))
+        patched_edges(model, pairs.subset([0]))
     with pytest.raises(InputError, match="m1: edges are measured between heads only"):
-        code_edges(model, pairs, sites=[Site("attn", 0, 0), Site("mlp", 1)])
+        patched_edges(model, pairs, sites=[Site("attn", 0, 0), Site("mlp", 1)])
     with pytest.raises(InputError, match="codes of 2 pairs"):
-        code_edges(model, pairs, _read(pairs.subset([0, 1]), model))
+        patched_edges(model, pairs, _read(pairs.subset([0, 1]), model))
     with pytest.raises(InputError, match="at least 2"):
         conditional_information(np.zeros((2, 1, 1, 3), dtype=int))
-    assert code_edges(model, pairs, sites=[Site("attn", 0, 0)]).edges == ()
+    assert patched_edges(model, pairs, sites=[Site("attn", 0, 0)]).edges == ()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_each_rule_splits_its_result_between_a_part_and_the_rest():
     module.weight.uniform_(0.5, 2)
     module.bias.normal_()
     norm = LinearNorm.of(module, 8, whole)
-    parts = [rules.norm(x, whole, module(whole), norm) for x in (part, rest)]
+    parts = [rules.norm_rule(x, whole, module(whole), norm) for x in (part, rest)]
     torch.testing.assert_close(sum(parts), module(whole), atol=1e-5, rtol=1e-4)
     other_part, other_rest = torch.randn(2, 5, 8)
     other = other_part + other_rest
@@ -64,7 +64,7 @@ def test_a_nonlinearity_gives_the_part_what_it_adds_to_the_rest():
     function = ACT2FN["silu"]
     part, rest = torch.randn(2, 9)
     torch.testing.assert_close(
-        rules.activation(part, part + rest, function) + function(rest), function(part + rest)
+        rules.nonlinearity(part, part + rest, function) + function(rest), function(part + rest)
     )
 
 
@@ -75,8 +75,7 @@ def test_parts_equal_a_literal_transcription_with_two_streams(family, attention,
     decomposition = Decomposition(model, pairs.metric, 2, attention)
     seen = {}
     decomposition.seen = lambda layer, part, whole: seen.__setitem__(layer, (part.clone(), whole))
-    with decomposition.watching():
-        feed(model, pairs, [decomposition])
+    feed(model, pairs, [decomposition])
     batch = run_batch(model, pairs, (0, 1))
     first = 9 - seen[0][0].shape[2]  # positions before the first difference are skipped
     for layer, head in ((0, 1), (1, 2)):

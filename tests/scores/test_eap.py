@@ -5,13 +5,12 @@ import pytest
 import torch
 from transformer_lens.tools.analysis import get_act_patch_direct_path
 
-from interp.activations.stream import run_batch
 from interp.errors import InputError
 from interp.models import hooked, parse_site
 from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.eap import EAPConfig, at_clean, eap, edge_attribution, edge_scores, fold_edges
-from interp.scores.edge_gradients import edge_tape, written
+from interp.scores.eap import EAPConfig, at_clean, attributed_edges, eap, edge_runs, edge_scores, fold_edges
+from interp.scores.method import Context
 from interp.scores.registry import method_config
 from interp.tasks import load_task
 from tests.pairs import random_pairs
@@ -23,7 +22,7 @@ POST_NORM = ("gemma2", "gemma3")
 
 
 def all_edges(model, pairs):
-    found = edge_scores(model, pairs, at_clean)
+    found = edge_scores(Context(model, pairs), at_clean)
     return found.graph.edges(found.matrix)
 
 
@@ -42,16 +41,15 @@ def test_edges_are_the_slope_of_a_small_step_in_one_input(family, tiny_model):
 @pytest.mark.parametrize("family", POST_NORM)
 def test_shares_of_a_norm_after_attention_add_up_to_what_attention_writes(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=2)
-    tape, sums = edge_tape(model), {}
+    sums = {}
     names = [f"blocks.{layer}.hook_attn_out" for layer in range(model.cfg.n_layers)]
     keep = {n: lambda x, n=n: sums.setdefault(n, []).append(x.detach().clone()) for n in names}
-    with hooked(model, tape.hooks), hooked(model, keep):
-        batch = run_batch(model, pairs, (0, 1), gradients=True, keep_graph=True)
-    graph = edge_scores(model, pairs, at_clean).graph
-    shares = written(model, graph, batch, tape)
+    with hooked(model, keep):
+        (run,) = edge_runs(Context(model, pairs))
+    graph, shares = run.graph, run.written
     for layer, name in enumerate(names):
         heads = shares[:, graph.head_sender(layer, 0) : graph.mlp_sender(layer)].sum(1)
-        corrupt, clean = sums[name]
+        corrupt, clean = (x for x in sums[name] if len(x) == 2)  # others measure the model
         torch.testing.assert_close(heads, clean - corrupt, rtol=1e-4, atol=1e-4)
 
 
@@ -140,7 +138,7 @@ def test_edges_out_of_a_node_add_up_to_its_attribution(family, tiny_model):
 def test_edges_among_members_are_those_of_all_edges(tiny_model):
     model, pairs = tiny_model("llama"), random_pairs(60, n=3)
     names = ("a0.h1", "m0", "a1.h2", "m1")
-    members = edge_attribution(model, pairs, [parse_site(name) for name in names])
+    members = attributed_edges(model, pairs, sites=[parse_site(name) for name in names]).edges
     assert list(members) == [e for e in all_edges(model, pairs) if {e.sender, e.receiver} <= set(names)]
 
 
@@ -161,7 +159,7 @@ def test_the_largest_edge_of_a_node_is_its_score(tiny_model):
 
 def test_any_pairs_can_be_folded_again_from_the_matrices_of_all(tiny_model):
     model, pairs = tiny_model("gpt2"), random_pairs(60, n=4, lengths=(8, 9))
-    found = edge_scores(model, pairs, at_clean, per_pair=True)
+    found = edge_scores(Context(model, pairs), at_clean, per_pair=True)
     np.testing.assert_allclose(found.per_pair.mean(0), found.matrix, atol=1e-6)
     some = fold_edges(found.graph, found.per_pair[[3, 0]].mean(0), "max")
     alone = eap(model, pairs.subset([3, 0]))

@@ -8,7 +8,7 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, run_batch
 from interp.models import Site, parse_site
 from interp.planted.models import load_planted_model, planted_truth
-from interp.scores.eap import edge_attribution
+from interp.scores.eap import attributed_edges
 from interp.tasks import load_task
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
@@ -20,7 +20,7 @@ def test_the_planted_edges_are_the_strongest(name):
     pairs = load_task(name).sample(model.tokenizer, 12, 0)
     sites = [Site("attn", layer, h) for layer in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)]
     done: list[int] = []
-    found = edge_attribution(model, pairs, sites, batch_size=5, progress=done.append)
+    found = attributed_edges(model, pairs, sites=sites, batch_size=5, progress=done.append).edges
     assert sum(done) == 12 and len(done) > 1
     strong = {(e.sender, e.receiver, e.into) for e in found if abs(e.score) > 0.02 * abs(found[0].score)}
     assert strong == set(truth.edges)
@@ -34,7 +34,9 @@ def test_an_edge_is_the_slope_of_moving_the_sender_at_that_input_alone(family, t
     # Gemma has a norm between heads and the residual stream: see test_eap
     senders = [Site("mlp", 0)] if family.startswith("gemma") else [Site("attn", 0, 1), Site("mlp", 0)]
     receiver = Site("attn", 1, 2)
-    found = {(e.sender, e.into): e.score for e in edge_attribution(model, pairs, [*senders, receiver])}
+    found = {
+        (e.sender, e.into): e.score for e in attributed_edges(model, pairs, sites=[*senders, receiver]).edges
+    }
     batch = run_batch(model, pairs, (0, 1))
     tokens = batch.clean.tokens
     step = 1e-2
@@ -85,7 +87,7 @@ def _receiver_z(model, tokens, added, into):
 def test_edges_point_forward_and_reach_the_mlp_of_the_same_layer_only_in_sequential_blocks(tiny_model):
     sites = [Site("attn", 0, 0), Site("mlp", 0), Site("attn", 1, 0), Site("mlp", 1)]
     for family, expected in (("llama", True), ("pythia", False)):
-        edges = edge_attribution(tiny_model(family), random_pairs(60, n=2), sites)
+        edges = attributed_edges(tiny_model(family), random_pairs(60, n=2), sites=sites).edges
         pairs = {(e.sender, e.receiver) for e in edges}
         assert ("a1.h0", "a0.h0") not in pairs
         assert (("a0.h0", "m0") in pairs) is expected

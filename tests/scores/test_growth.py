@@ -20,7 +20,7 @@ from interp.planted.models import planted_truth
 from interp.scores.adaptive_patching.nested import (
     POINTS,
     NestedCircuitsConfig,
-    grow,
+    nested_circuits,
     rank_so_that_the_rest_cancels,
 )
 from interp.scores.attribution import attribution
@@ -50,7 +50,7 @@ def test_a_grown_circuit_has_the_planted_heads_and_does_the_task_on_other_prompt
     model, pairs = _planted(name, 10)
     truth = {(site.layer, site.head) for site in map(parse_site, planted_truth(name).heads)}
     n_heads = model.cfg.n_layers * model.cfg.n_heads
-    found = grow(model, pairs, NestedCircuitsConfig(fractions=(len(truth) / n_heads + 1e-9, 0.9)))
+    found = nested_circuits(model, pairs, NestedCircuitsConfig(fractions=(len(truth) / n_heads + 1e-9, 0.9)))
     assert found.sizes[0] == len(truth)
     _, others = _planted(name, 10, seed=1)
     assert _share(model, others, found.circuit(len(truth))) == pytest.approx(1, abs=0.1)
@@ -60,11 +60,10 @@ def test_a_grown_circuit_has_the_planted_heads_and_does_the_task_on_other_prompt
 def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, tiny_model):
     """Heads that are left out are turned on a little more and a little less, the others stay as they are."""
     model, pairs = tiny_model(family), random_pairs(60, n=3)
-    found = grow(model, pairs, NestedCircuitsConfig(fractions=(0.5,)))
+    found = nested_circuits(model, pairs, NestedCircuitsConfig(fractions=(0.5,)))
     kept = torch.from_numpy(found.circuit(found.sizes[0]))
     runner, metrics = PatchRunner(model, pairs, range(3)), MetricConsumer(3)
-    with runner:
-        feed(model, pairs, [runner, metrics])
+    feed(model, pairs, [runner, metrics])
     (run,) = runner.runs
 
     points = torch.tensor([POINTS[index] for index in run.indices])
@@ -88,7 +87,7 @@ def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, ti
 
 def test_circuits_are_nested_and_end_with_all_heads():
     model, pairs = _planted("planted-backup", 6)
-    found = grow(model, pairs)
+    found = nested_circuits(model, pairs)
     n_heads = found.heads.size
     assert sorted(np.abs(found.heads).ravel()) == list(range(1, n_heads + 1))
     circuits = [found.circuit(size) for size in range(n_heads + 1)]
@@ -128,14 +127,14 @@ def test_heads_that_cancel_are_left_out_and_those_that_vary_are_kept():
 def test_bad_input_is_named():
     model, pairs = _planted("planted-or", 4)
     with pytest.raises(InputError, match="1 pair: at least 2"):
-        grow(model, pairs.subset([0]))
+        nested_circuits(model, pairs.subset([0]))
     for fractions in ((), (0.0,), (0.5, 1.0)):
         with pytest.raises(InputError, match="fractions"):
             NestedCircuitsConfig(fractions=fractions)
     with pytest.raises(InputError, match="none is a whole head"):
-        grow(model, pairs, NestedCircuitsConfig(fractions=(1e-6,)))
+        nested_circuits(model, pairs, NestedCircuitsConfig(fractions=(1e-6,)))
     with pytest.raises(InputError, match="size 999"):
-        grow(model, pairs).circuit(999)
+        nested_circuits(model, pairs).circuit(999)
 
 
 @pytest.mark.slow
@@ -146,7 +145,7 @@ def test_on_smollm2_a_grown_circuit_is_more_faithful_on_other_prompts_than_the_b
     ablator = Ablator(smollm2, others)
     grown, single = (
         faithfulness_curves(ablator, scores, sizes=()).cmd
-        for scores in (grow(smollm2, pairs).heads, attribution(smollm2, pairs).heads)
+        for scores in (nested_circuits(smollm2, pairs).heads, attribution(smollm2, pairs).heads)
     )
     assert grown < 0.75 * single
 
@@ -154,12 +153,12 @@ def test_on_smollm2_a_grown_circuit_is_more_faithful_on_other_prompts_than_the_b
 @pytest.mark.slow
 def test_on_smollm2_large_circuits_lack_what_they_are_said_to_lack(smollm2):
     pairs = load_task("greater-than").sample(smollm2.tokenizer, 6, 21)
-    found = grow(smollm2, pairs)
+    found = nested_circuits(smollm2, pairs)
     for size, left in list(zip(found.sizes, found.left_out, strict=True))[-2:]:
         assert 1 - _share(smollm2, pairs, found.circuit(size)) == pytest.approx(left, abs=0.05)
 
 
 def test_signs_are_those_of_what_heads_do():
     model = load_model("planted-backup")
-    found = grow(model, load_task("planted-backup").sample(model.tokenizer, 6, 0))
+    found = nested_circuits(model, load_task("planted-backup").sample(model.tokenizer, 6, 0))
     assert found.heads[3, 2] < 0 < found.heads[1, 4], "the negative mover and the mover"

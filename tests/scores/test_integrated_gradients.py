@@ -11,6 +11,7 @@ from interp.planted.models import load_planted_model, planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.eap import EAPConfig, eap, edge_scores
 from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations, input_path
+from interp.scores.method import Context
 from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
 from interp.scores.patching import patching
 from interp.tasks import load_task
@@ -97,7 +98,7 @@ def test_edges_out_of_the_input_add_up_to_the_gap(name, tiny_model):
         model, pairs = tiny_model(name), random_pairs(60, n=3)
     errors = []
     for steps in (3, 24):
-        found = edge_scores(model, pairs, lambda run, m=steps: input_path(run, m))
+        found = edge_scores(Context(model, pairs), lambda run, m=steps: input_path(run, m))
         gap = found.metric[0] - found.metric[1]
         errors.append(abs(found.out[:, 0] - gap).max() / abs(gap).max())
     assert errors[1] < 0.2

@@ -15,6 +15,7 @@ from interp.planted.models import load_planted_model
 from interp.planted.tasks import load_planted_task
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes, usage
+from interp.scores.method import Context
 from interp.scores.overlap import (
     OverlapConfig,
     edge_overlap,
@@ -22,9 +23,9 @@ from interp.scores.overlap import (
     head_overlap,
     overlap,
     published_edge_fold,
+    read_means,
     top_edges,
 )
-from interp.scores.overlap import means_of as method_means
 
 SMALL = OverlapConfig(n_codes=20, examples=6, epochs=40, l1=0.001, lr=0.01)
 
@@ -68,7 +69,7 @@ def random_ids(seed: int, pairs: int, heads: int, n_codes: int) -> tuple[np.ndar
 
 
 def head_codes(ids: np.ndarray, n_codes: int) -> HeadCodes:
-    return HeadCodes(ids, n_codes, DiscreteSAE(DiscreteSAEConfig(d_in=1)), (0,), 0.0)
+    return HeadCodes(ids, n_codes, DiscreteSAE(DiscreteSAEConfig(d_in=1)), (0,))
 
 
 def as_codes(clean: np.ndarray, corrupt: np.ndarray, layers: int, n_codes: int) -> HeadCodes:
@@ -193,10 +194,10 @@ def means_of(model, pairs, positions="mean") -> HeadMeans:
 def test_there_is_no_bos_to_leave_out_where_the_tokenizer_has_none(planted):
     model, pairs = planted
     wanted, bos = OverlapConfig(include_bos=False), model.tokenizer.bos_token
-    assert pairs.bos and method_means(model, pairs, wanted).first == 1
+    assert pairs.bos and read_means(Context(model, pairs, wanted)).first == 1
     model.tokenizer.bos_token = None
     try:
-        assert method_means(model, pairs, wanted).first == 0
+        assert read_means(Context(model, pairs, wanted)).first == 0
     finally:
         model.tokenizer.bos_token = bos
 
@@ -256,7 +257,7 @@ def test_method_scores_every_head_and_the_edges_of_a_real_model(planted):
     assert scores.edges == top_edges(head_edges(codes), *scores.heads.shape, 200)
     assert not scores.signed and scores.mlps is None and scores.heads_per_pair is None
     assert torch.equal(other.z_, seen.z_) and sum(done) == len(pairs)
-    assert scores.cost.forwards == 24 and set(scores.cost.seconds) == {"forward", "codes", "scores"}
+    assert scores.cost.forwards == 24 and scores.cost.seconds > 0
     assert scores.metric_clean.mean() > scores.metric_corrupt.mean()
     assert scores.config["n_codes"] == 20 and len(scores.provenance["train_indices"]) == 6
 

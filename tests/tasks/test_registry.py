@@ -130,7 +130,7 @@ def test_a_class_in_a_module_loads():
             "WithoutBos",
             r"counterfactual=None\) cannot be called as sample\(.*bos=True\): got an unexpected .*'bos'",
         ),
-        ("Absent", "has no class 'Absent'; it has .*Capitals, Half"),
+        ("Absent", "has no 'Absent'; it has .*Capitals, Half"),
     ],
 )
 def test_a_class_that_is_no_task_is_told_what_it_lacks(user_file, name, message):

@@ -147,8 +147,8 @@ class EffectEstimates:
         budget: float,
         patch: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]],
         tell: Callable[[float], None] = lambda _share: None,
-    ) -> None:
-        """Patch, in :data:`ROUNDS` rounds, where membership is open, until the budget is spent.
+    ) -> float:
+        """Patch, in :data:`ROUNDS` rounds, where membership is open, until the budget is spent; return what was.
 
         Args:
             cost: of patching a head on one pair, at most.
@@ -161,7 +161,7 @@ class EffectEstimates:
         while True:
             pairs, heads = self.next_patches(cost, min(left, a_round), STEP)
             if len(pairs) == 0:
-                return
+                return budget - left
             effects, spent = patch(pairs, heads)
             self.record(pairs, heads, effects)
             left -= spent

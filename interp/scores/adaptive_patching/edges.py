@@ -1,72 +1,40 @@
-"""Edges of the finder ``adaptive-patching``: codes and gradients propose, path patching decides where it is uncertain.
+"""Edges of the finder ``adaptive-patching``: gradients propose, path patching decides where it is uncertain.
 
 Directed edges from a head to the query, key or value of a head in a later layer:
 
-1. **Propose** (16 forward-pass equivalents a pair): every edge's attribution, the same in the space of codes, half-way
-   to the corrupt prompt, and with all heads half off (:mod:`interp.scores.adaptive_patching.edges`); and how much the sender's
-   code tells of the receiver's on prompts of one side (:mod:`interp.scores.adaptive_patching.edges`).
-2. **Measure** (``budget`` more): path patching of single edges on single pairs (:mod:`interp.scores.adaptive_patching.edges`), spent
-   on those edges among the ``candidates`` best of which it is open whether their effect is above ``threshold`` of the
-   gap. What the mean of attribution at the clean prompt and half-way gets wrong on the pairs measured corrects it on
-   all (:mod:`interp.scores.adaptive_patching.control_variate`).
+1. **Propose** (16 forward-pass equivalents a pair): the effect of every edge u → v to first order, from one batch of
+   runs. *Attribution* is Σ over positions (z_u − z'_u) W_O · ∂m/∂x_v (:mod:`interp.scores.eap`). *Codes* is the same
+   between u's codes at the roles in place of its outputs. *Half-way* takes the gradient at the mean of the clean and
+   the corrupt prompt's embeddings, the inner point of integrated gradients with two steps
+   (:mod:`interp.scores.eap_ig`). *Partial* takes it in a run where every head is half off (:mod:`.partial_ablation`).
+   The last two see edges into saturated softmaxes and into gates that another edge holds open; the first two are blind
+   there.
+2. **Measure** (``budget`` more): path patching of single edges on single pairs (:class:`PathPatchRunner`), spent on
+   those edges among the ``candidates`` best of which it is open whether their effect is above ``threshold`` of the gap.
+   What the mean of attribution at the clean prompt and half-way gets wrong on the pairs measured corrects it on all
+   (:mod:`.control_variate`).
 
 An edge's score is the size that its effect is expected to have, as far as it is above the threshold
-(:mod:`interp.scores.adaptive_patching.posterior`), with the sign of its effect; edges with no effect of their own follow, by what they
-have half-way and with others off. Codes do not enter the score: they tell what an edge carries (benchmarks/REPORT.md says how
-they rank edges by themselves).
+(:mod:`.posterior`), with the sign of its effect; edges with no effect of their own follow, by what they have half-way
+and with others off. Codes do not enter the score: they tell what an edge carries, as does the information that the
+sender's code gives about the receiver's (:func:`conditional_information`).
 
 When it misleads: as single-edge patching does. Of two edges that carry the same, neither has an effect; only the order
 of those without one then tells. Where a norm or a factor stands between heads and the residual stream, or attention is
 of an unknown kind, nothing is measured and attribution is all there is.
-
-Path patching of single edges, from one set of base runs: for whoever chooses edges as he goes.
-
-Removing one edge u → v's query, key or value changes what v writes and nothing else at v's layer:
-
-    z_v(edge removed) = attention of v, its one input read from x − (z_u − z'_u) W_O
-
-(Wang et al. 2022, arXiv 2211.00593, section 3; everything after v follows.) So an edge is measured as a head is
-patched: v's output is computed in one small attention of its own and put in the place of its clean one, and only the
-layers from v's on are run (:class:`~interp.scores.patch_runner.PatchRunner`). An edge therefore costs what a patch of its receiver
-costs, and edges into many receivers of a layer share a batch.
-
-Equals :class:`~interp.scores.acdc.EdgePatching` of sets of one edge, which runs every component apart and so
-takes any set.
-
-First-order effects of the edges among heads, four ways, from one batch of runs.
-
-1. **Attribution**: Σ over positions (z_u − z'_u) W_O · ∂m/∂x_v (:mod:`interp.scores.eap`).
-2. **Code vectors**: the same between u's codes at the roles, c(clean) − c(corrupt), in place of its outputs.
-3. **Half-way**: attribution with the gradient taken at the mean of the clean and the corrupt prompt's embeddings, the
-   inner point of the shortest path of integrated gradients (:mod:`interp.scores.eap_ig` with two steps).
-4. **With others off**: attribution in a run where every head is half off (:mod:`.redundancy`).
-
-The last two see edges into saturated softmaxes and into gates that another edge holds open, where 1 and 2 are blind.
-
-Which heads' codes go together on prompts of one side: co-occurrence of codes conditioned on the label.
-
-Clean and corrupt prompts differ in many heads at once, so two heads' codes agree across the sides whether or not one
-listens to the other. What is left within a side is information of one code about the other:
-
-    I(u at role s ; v at role r | side)     in bits, the mean of both sides
-
-with the bias of few prompts taken off to first order (Miller 1955; Panzeri & Treves 1996, *Network* 7:87).
-
-When it misleads: it is a correlation. Two heads that read the same token go together and no edge joins them; a head
-whose code never changes within a side goes with nothing, however much its edge carries.
 """
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, MetricConsumer, Progress, percent
+from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, Progress
 from interp.defaults import THRESHOLD
 from interp.errors import InputError
 from interp.models import Model, Site
@@ -76,14 +44,51 @@ from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.control_variate import TIE_BREAK, EffectEstimates
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.eap import WITHIN_LAYERS, EdgeRun, edge_runs
+from interp.scores.eap import WITHIN_LAYERS, EdgeRun, attributed_edges, edge_runs
 from interp.scores.eap_ig import path_points
 from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_tape, written
 from interp.scores.head_codes import HeadCodes
 from interp.scores.interpolation import clean_metric
+from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import PATCH_ROWS
-from interp.scores.result import Cost, EdgeScore, Scores
+from interp.scores.result import Cost, EdgeEvidence, EdgeScore, ScoredEdges, Scores
+
+PARTIAL_WEIGHT = 0.01
+"""How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
+PATCHED_EDGE_PAIRS = 16
+"""Pairs that edges are scored on where heads are scored on more."""
+PROPOSING_COST = BASE_COST + WITHIN_LAYERS + 2 * (FORWARD_AND_BACKWARD + WITHIN_LAYERS)
+PROPOSING = 0.5  # of the time, roughly; path patching takes the other half
+
+
+@dataclass(frozen=True)
+class PatchedEdgesConfig(MethodConfig):
+    """
+    Attributes:
+        threshold: share of the clean–corrupt gap from which on an edge's effect counts.
+        budget: forward-pass equivalents a pair for path patching; the default makes 26 in all, EAP-IG's cost.
+        candidates: edges that may be measured, the best by attribution at the clean prompt or half-way.
+        edges: how many of the best edges the result holds.
+        batch_size: pairs per forward; a batch holds its graph and what every component writes.
+        seed: of the order in which each edge's pairs are measured.
+    """
+
+    threshold: float = THRESHOLD
+    budget: float = 10.0
+    candidates: int = 1000
+    edges: int = 1000
+    batch_size: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
+        if not self.budget >= 0:
+            raise InputError(f"budget {self.budget}: forward passes a pair, 0 or more")
+        for name in ("candidates", "edges"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: at least 1")
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tens
 
 def halfway_products(run: EdgeRun, edges: EdgeList) -> Float[np.ndarray, "batch edge"]:
     """Attribution of edges with the gradient half-way from the corrupt to the clean prompts."""
-    (halfway,) = path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.first(EMBEDDED), 2)
+    (halfway,) = path_points(run, EMBEDDED, run.tape[EMBEDDED], run.tape.corrupt[EMBEDDED], 2)
     return edge_products_among(halfway, edges, [edges.written(run)])[0]
 
 
@@ -213,54 +218,8 @@ def partial_products(
     gradients = [g / share for g in torch.autograd.grad(metric.sum(), live, retain_graph=True)]
     receivers = Receivers(model, graph, tape, dict(zip(names, gradients, strict=True)))
     there = replace(run.batch, clean=replace(run.batch.clean, z=tuple(z.detach() for z in live)))
-    differences = replace(run, batch=there, written=written(model, graph, there, tape).detach())
+    differences = replace(run, batch=there, written=written(model, graph, there, (tape, tape)).detach())
     return edge_products_among(receivers, edges, [edges.written(differences)])[0]
-
-
-def conditional_information(
-    ids: Int[np.ndarray, "side pair slot head"],
-) -> Float[np.ndarray, "head slot other other_slot"]:
-    """Information of every head's code at every slot about every other's, given the side (module docstring).
-
-    Raises:
-        InputError: fewer than 2 pairs.
-    """
-    sides, pairs, slots, heads = ids.shape
-    if pairs < 2:
-        raise InputError(f"{pairs} pairs: co-occurrence of codes needs at least 2")
-    total = sum(_information(side.transpose(2, 1, 0).reshape(heads * slots, pairs)) for side in ids)
-    return (total / sides).reshape(heads, slots, heads, slots)
-
-
-def co_occurrence(edges: EdgeList, codes: HeadCodes, n_pairs: int) -> Float[np.ndarray, " edge"]:
-    """Bits of every edge, from the first pairs of the codes.
-
-    Into a query: the most over roles, both heads' codes at the same one. Into a key or value: over pairs of roles of
-    which the sender's is not named after the receiver's. So it tells queries from the rest, and not keys from values.
-    """
-    layers, heads = (np.array([getattr(site, name) for site in edges.sites]) for name in ("layer", "head"))
-    bits = conditional_information(codes.ids[:, :n_pairs][..., layers, heads])
-    slots = np.arange(bits.shape[1])
-    at_one = bits[:, slots, :, slots].max(0)
-    not_after = np.where((slots[:, None] <= slots)[:, None], bits, 0.0).max((1, 3))
-    query = edges.into == "q"
-    return np.where(query, at_one[edges.sender, edges.receiver], not_after[edges.sender, edges.receiver])
-
-
-def _information(ids: Int[np.ndarray, "variable pair"]) -> Float[np.ndarray, "variable variable"]:
-    variables, n = ids.shape
-    entropy = np.full((variables, variables), np.log2(n))
-    distinct = np.zeros((variables, variables))
-    same = (ids[:, :, None] == ids[:, None, :]).astype(np.float32)
-    for pair in range(n):
-        # on how many prompts both variables have the codes that they have on this one
-        alike = (same[:, pair] @ same[:, pair].T).astype(np.float64)
-        entropy -= np.log2(alike) / n
-        distinct += 1 / alike
-    alone, kinds = np.diag(entropy), np.diag(distinct)
-    information = alone[:, None] + alone - entropy
-    bias = (distinct - kinds[:, None] - kinds + 1) / (2 * n * np.log(2))
-    return np.maximum(information - bias, 0.0)
 
 
 PURPOSE = "path patching of edges"
@@ -274,7 +233,15 @@ class _Kept:
 
 
 class PathPatchRunner:
-    """Exact effects of single edges between heads.
+    """Path patching of single edges on single pairs, from one pass over the pairs.
+
+    Removing one edge u → v's query, key or value changes what v writes and nothing else at v's layer:
+
+        z_v(edge removed) = attention of v, its one input read from x − (z_u − z'_u) W_O
+
+    (Wang et al. 2022, arXiv 2211.00593, section 3; everything after v follows.) So v's output is computed in one small
+    attention of its own and patched in, at the cost of a patch of v. Edges into many receivers of a layer share a
+    batch. It equals :class:`~interp.scores.acdc.EdgePatching` of sets of one edge.
 
     Args:
         runner: fed by the same runs that :meth:`keep` is given.
@@ -326,7 +293,7 @@ class PathPatchRunner:
                 z = self._replaced(self._kept[batch], layer, into, rows, heads[chunk], senders)
                 for place, one in zip(chunk, z, strict=True):
                     given[place] = one[self.runner.first_position(int(pairs[place])) :]
-        return self.runner.priced(pairs, layers, heads, given)
+        return self.runner.effects(pairs, layers, heads, given)
 
     @torch.no_grad()
     def _replaced(
@@ -354,74 +321,55 @@ class PathPatchRunner:
         return found if bias is None else found + bias
 
 
-REDUNDANCY_WEIGHT = 0.01
-"""How an effect half-way or with others off counts beside one at the clean prompt: enough to order the others."""
-PATCHED_EDGE_PAIRS = 16
-"""Pairs that edges are scored on where heads are scored on more."""
-PROPOSING_COST = BASE_COST + WITHIN_LAYERS + 2 * (FORWARD_AND_BACKWARD + WITHIN_LAYERS)
-PROPOSING = 0.5  # of the time, roughly; path patching takes the other half
+def conditional_information(
+    ids: Int[np.ndarray, "side pair slot head"],
+) -> Float[np.ndarray, "head slot other other_slot"]:
+    """Information of every head's code at every slot about every other's, given the side, in bits: the mean of both.
 
+    Clean and corrupt prompts differ in many heads at once, so two heads' codes agree across the sides whether or not
+    one listens to the other; what is left within a side is I(u at role s; v at role r | side). The bias of few prompts
+    is taken off to first order (Miller 1955; Panzeri & Treves 1996, *Network* 7:87). It is a correlation: two heads
+    that read the same token go together and no edge joins them.
 
-@dataclass(frozen=True)
-class PatchedEdgesConfig:
+    Raises:
+        InputError: fewer than 2 pairs.
     """
-    Attributes:
-        threshold: share of the clean–corrupt gap from which on an edge's effect counts.
-        budget: forward-pass equivalents a pair for path patching; the default makes 26 in all, EAP-IG's cost.
-        candidates: edges that may be measured, the best by attribution at the clean prompt or half-way.
-        edges: how many of the best edges the result holds.
-        batch_size: pairs per forward; a batch holds its graph and what every component writes.
-        seed: of the order in which each edge's pairs are measured.
+    sides, pairs, slots, heads = ids.shape
+    if pairs < 2:
+        raise InputError(f"{pairs} pairs: co-occurrence of codes needs at least 2")
+    total = sum(_information(side.transpose(2, 1, 0).reshape(heads * slots, pairs)) for side in ids)
+    return (total / sides).reshape(heads, slots, heads, slots)
+
+
+def co_occurrence(edges: EdgeList, codes: HeadCodes, n_pairs: int) -> Float[np.ndarray, " edge"]:
+    """Bits of every edge, from the first pairs of the codes.
+
+    Into a query: the most over roles, both heads' codes at the same one. Into a key or value: over pairs of roles of
+    which the sender's is not named after the receiver's. So it tells queries from the rest, and not keys from values.
     """
-
-    threshold: float = THRESHOLD
-    budget: float = 10.0
-    candidates: int = 1000
-    edges: int = 1000
-    batch_size: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
-        if not self.budget >= 0:
-            raise InputError(f"budget {self.budget}: forward passes a pair, 0 or more")
-        for name in ("candidates", "edges"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: at least 1")
+    layers, heads = (np.array([getattr(site, name) for site in edges.sites]) for name in ("layer", "head"))
+    bits = conditional_information(codes.ids[:, :n_pairs][..., layers, heads])
+    slots = np.arange(bits.shape[1])
+    at_one = bits[:, slots, :, slots].max(0)
+    not_after = np.where((slots[:, None] <= slots)[:, None], bits, 0.0).max((1, 3))
+    query = edges.into == "q"
+    return np.where(query, at_one[edges.sender, edges.receiver], not_after[edges.sender, edges.receiver])
 
 
-@dataclass(frozen=True)
-class EdgeEvidence:
-    """What speaks for an edge.
-
-    Attributes:
-        attribution: to first order, over all positions.
-        codes: to first order, between the sender's codes at the roles; ``None`` without codes.
-        co_occurrence: bits that the two heads' codes tell of each other given the side; ``None`` without codes.
-        effect: estimated mean effect.
-        error: its standard error; ``None`` where the edge was no candidate.
-        probability: that the effect is above the threshold; 0 where the edge was no candidate.
-        measured: pairs on which the edge was patched.
-    """
-
-    attribution: float
-    codes: float | None
-    co_occurrence: float | None
-    effect: float
-    error: float | None
-    probability: float
-    measured: int
-
-
-@dataclass(frozen=True)
-class PatchedEdges:
-    """Edges, best first, the evidence for each in the same order, and what was spent."""
-
-    edges: tuple[EdgeScore, ...]
-    evidence: tuple[EdgeEvidence, ...]
-    cost: Cost
-    config: dict
+def _information(ids: Int[np.ndarray, "variable pair"]) -> Float[np.ndarray, "variable variable"]:
+    variables, n = ids.shape
+    entropy = np.full((variables, variables), np.log2(n))
+    distinct = np.zeros((variables, variables))
+    same = (ids[:, :, None] == ids[:, None, :]).astype(np.float32)
+    for pair in range(n):
+        # on how many prompts both variables have the codes that they have on this one
+        alike = (same[:, pair] @ same[:, pair].T).astype(np.float64)
+        entropy -= np.log2(alike) / n
+        distinct += 1 / alike
+    alone, kinds = np.diag(entropy), np.diag(distinct)
+    information = alone[:, None] + alone - entropy
+    bias = (distinct - kinds[:, None] - kinds + 1) / (2 * n * np.log(2))
+    return np.maximum(information - bias, 0.0)
 
 
 def edges_by_patching(
@@ -433,23 +381,29 @@ def edges_by_patching(
     seed: int = 0,
     batch_size: int = PatchedEdgesConfig.batch_size,
     progress: Progress | None = None,
-) -> PatchedEdges:
-    """:func:`code_edges` on the first :data:`PATCHED_EDGE_PAIRS`, with codes that the finder read on the same pairs.
+) -> ScoredEdges:
+    """:func:`patched_edges` on the first :data:`PATCHED_EDGE_PAIRS`, with codes that the finder read on the same pairs.
+
+    Edges of MLPs, too, are attributed; none are scored where they cannot be attributed in this model.
 
     Args:
         scores: of the finder, whose threshold is that of edges too.
         batch_size: smaller than usual where memory is short; a larger one is not taken.
     """
+    if sites is not None and any(site.kind != "attn" for site in sites):
+        return attributed_edges(model, pairs, sites=sites, batch_size=batch_size, progress=progress)
+    if not ResidualWrites.of(model).has_edges:
+        return ScoredEdges()
     some = pairs.subset(range(min(PATCHED_EDGE_PAIRS, len(pairs))))
     config = PatchedEdgesConfig(
         threshold=scores.config["threshold"],
         seed=seed,
         batch_size=min(batch_size, PatchedEdgesConfig.batch_size),
     )
-    return code_edges(model, some, scores.codes, config, sites=sites, progress=progress)
+    return patched_edges(model, some, scores.codes, config, sites=sites, progress=progress)
 
 
-def code_edges(
+def patched_edges(
     model: Model,
     pairs: PromptPairs,
     codes: HeadCodes | None = None,
@@ -457,7 +411,7 @@ def code_edges(
     *,
     sites: Sequence[Site] | None = None,
     progress: Progress | None = None,
-) -> PatchedEdges:
+) -> ScoredEdges:
     """Score the edges among heads (module docstring).
 
     Args:
@@ -468,6 +422,7 @@ def code_edges(
     Raises:
         InputError: fewer than 2 pairs, an MLP among the sites, codes of fewer pairs, or no gap on these pairs.
     """
+    begin = time.perf_counter()
     if sites is None:
         layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
         sites = [Site("attn", layer, head) for layer in layers for head in heads]
@@ -477,33 +432,28 @@ def code_edges(
         raise InputError(f"{others[0]}: edges are measured between heads only")
     if codes is not None and codes.ids.shape[1] < len(pairs):
         raise InputError(f"codes of {codes.ids.shape[1]} pairs, and {len(pairs)} pairs to score edges on")
-    tell, edges = percent(progress), EdgeList.among(sites)
+    context, edges = Context(model, pairs, config, progress=progress), EdgeList.among(sites)
     if not len(edges):
-        tell(1.0)
-        return PatchedEdges((), (), Cost(0.0, {}), asdict(config))
-    begin = time.perf_counter()
-    proposed = _propose(model, pairs, edges, codes, config, lambda share: tell(PROPOSING * share))
-    between = time.perf_counter()
+        context.tell(1.0)
+        return ScoredEdges()
+    proposed = _propose(context, edges, codes)
+    context.forwards += (PROPOSING_COST - BASE_COST) * len(pairs)
     promise = np.maximum(np.abs(proposed.attribution.mean(0)), np.abs(proposed.path.mean(0)))
     chosen = np.sort(np.argsort(-promise, kind="stable")[: config.candidates])
     estimates = EffectEstimates(
-        proposed.path[:, chosen], proposed.gap, config.threshold, np.arange(len(pairs)), config.seed
+        proposed.path[:, chosen], context.gap, config.threshold, np.arange(len(pairs)), config.seed
     )
-    prefix = 0.0
     if proposed.exact is not None and config.budget:
-        prefix = proposed.runner.prefix_cost(range(len(pairs)))
-        budget = config.budget * len(pairs) - prefix
-        _measure(estimates, edges.subset(chosen), proposed, budget, lambda done: tell((1 + done) * PROPOSING))
-    tell(1.0)
-    seconds = {"proposals": between - begin, "path patching": time.perf_counter() - between}
-    cost = Cost(PROPOSING_COST * len(pairs) + prefix + proposed.runner.forwards, seconds)
+        _measure(context, estimates, edges.subset(chosen), proposed.exact)
+    context.tell(1.0)
     bits = None if codes is None else co_occurrence(edges, codes, len(pairs))
+    cost = Cost(context.forwards, time.perf_counter() - begin)
     return _result(edges, chosen, estimates, proposed, bits, cost, config)
 
 
 @dataclass(frozen=True)
 class _Proposed:
-    """First-order effects of all edges, and the base runs that edges are measured from.
+    """First-order effects of all edges, and the runs that edges are measured from.
 
     Attributes:
         path: mean of the attributions at the clean prompt and half-way.
@@ -514,39 +464,27 @@ class _Proposed:
     path: Float[np.ndarray, "pair edge"]
     partial: Float[np.ndarray, "pair edge"]
     by_codes: Float[np.ndarray, "pair edge"] | None
-    gap: float
-    runner: PatchRunner
     exact: PathPatchRunner | None
 
 
-def _propose(
-    model: Model,
-    pairs: PromptPairs,
-    edges: EdgeList,
-    codes: HeadCodes | None,
-    config: PatchedEdgesConfig,
-    tell: Callable[[float], None],
-) -> _Proposed:
+def _propose(context: Context, edges: EdgeList, codes: HeadCodes | None) -> _Proposed:
+    model, pairs = context.model, context.pairs
     shape = (len(pairs), len(edges))
     attribution, path, partial, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))
-    metrics, runner = MetricConsumer(len(pairs)), PatchRunner(model, pairs, range(len(pairs)))
-    exact, done = PathPatchRunner(model, runner), 0
-    with runner:
-        for run in edge_runs(model, pairs, batch_size=config.batch_size, consumers=[metrics, runner]):
-            rows = list(run.batch.indices)
-            versions = [edges.written(run)]
-            if codes is not None:
-                versions.append(written_codes(run, edges, codes))
-            attribution[rows], *of_codes = edge_products_among(run.at_clean(), edges, versions)
-            if of_codes:
-                by_codes[rows] = of_codes[0]
-            path[rows] = (attribution[rows] + halfway_products(run, edges)) / 2
-            partial[rows] = partial_products(run, edges)
-            exact = _kept(exact, run)
-            done += len(rows)
-            tell(done / len(pairs))
-    gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
-    return _Proposed(attribution, path, partial, None if codes is None else by_codes, gap, runner, exact)
+    runner = PatchRunner(model, pairs, range(len(pairs)))
+    exact: PathPatchRunner | None = PathPatchRunner(model, runner)
+    for run in edge_runs(context, runner, share=PROPOSING):
+        rows = list(run.batch.indices)
+        versions = [edges.written(run)]
+        if codes is not None:
+            versions.append(written_codes(run, edges, codes))
+        attribution[rows], *of_codes = edge_products_among(run.at_clean(), edges, versions)
+        if of_codes:
+            by_codes[rows] = of_codes[0]
+        path[rows] = (attribution[rows] + halfway_products(run, edges)) / 2
+        partial[rows] = partial_products(run, edges)
+        exact = _kept(exact, run)
+    return _Proposed(attribution, path, partial, None if codes is None else by_codes, exact)
 
 
 def _kept(exact: PathPatchRunner | None, run: EdgeRun) -> PathPatchRunner | None:
@@ -559,20 +497,17 @@ def _kept(exact: PathPatchRunner | None, run: EdgeRun) -> PathPatchRunner | None
     return exact
 
 
-def _measure(
-    estimates: EffectEstimates,
-    edges: EdgeList,
-    proposed: _Proposed,
-    budget: float,
-    tell: Callable[[float], None],
-) -> None:
+def _measure(context: Context, estimates: EffectEstimates, edges: EdgeList, exact: PathPatchRunner) -> None:
     """Spend the budget where it is open whether an edge's effect is above the threshold."""
-    cost = proposed.runner.cost(range(len(estimates.attribution)))[edges.of_receivers("layer")]
-
-    def patch(rows: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, float]:
-        return proposed.exact.effects(rows, edges.subset(chosen))
-
-    estimates.spend(cost, budget, patch, tell)
+    everything = range(len(context.pairs))
+    prefix = exact.runner.prefix_cost(everything)
+    spent = estimates.spend(
+        exact.runner.cost(everything)[edges.of_receivers("layer")],
+        context.config.budget * len(everything) - prefix,
+        lambda rows, chosen: exact.effects(rows, edges.subset(chosen)),
+        lambda done: context.tell(PROPOSING + (1 - PROPOSING) * done),
+    )
+    context.forwards += prefix + spent
 
 
 def _result(
@@ -583,7 +518,7 @@ def _result(
     bits: Float[np.ndarray, " edge"] | None,
     cost: Cost,
     config: PatchedEdgesConfig,
-) -> PatchedEdges:
+) -> ScoredEdges:
     attribution, path = (part.mean(0, dtype=float) for part in (proposed.attribution, proposed.path))
     effect, error = path.copy(), np.full(len(edges), np.nan)
     expected, probability, measured = np.zeros((3, len(edges)))
@@ -593,7 +528,7 @@ def _result(
     expected[chosen], probability[chosen] = member.expected, member.probability
     measured[chosen] = estimates.patched
     elsewhere = np.abs(path) + np.abs(proposed.partial.mean(0))
-    size = expected + TIE_BREAK * np.abs(effect) + REDUNDANCY_WEIGHT * elsewhere
+    size = expected + TIE_BREAK * np.abs(effect) + PARTIAL_WEIGHT * elsewhere
     by_codes = None if proposed.by_codes is None else proposed.by_codes.mean(0)
     names, found = [str(site) for site in edges.sites], []
     for k in np.argsort(-size, kind="stable")[: config.edges].tolist():
@@ -610,4 +545,4 @@ def _result(
         )
         found.append((edge, evidence))
     best, why = zip(*found, strict=True)
-    return PatchedEdges(best, why, cost, asdict(config))
+    return ScoredEdges(best, why, cost)

@@ -31,18 +31,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from interp.activations.stream import (
-    BATCH_SIZE,
-    FORWARD_AND_BACKWARD,
-    MetricConsumer,
-    Progress,
-    feed,
-)
+from interp.activations.stream import FORWARD_AND_BACKWARD, Progress
 from interp.errors import InputError
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.partial_ablation import partial_values
 from interp.scores.adaptive_patching.posterior import moderated_variance
+from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.result import Cost
 
@@ -54,16 +49,14 @@ BISECTIONS = 60
 
 
 @dataclass(frozen=True)
-class NestedCircuitsConfig:
+class NestedCircuitsConfig(MethodConfig):
     """
     Attributes:
         fractions: sizes of the circuits, as shares of the model's heads, rounded down; each costs a forward and a
             backward of every pair.
-        batch_size: pairs per forward.
     """
 
     fractions: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5)
-    batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
         if not self.fractions or not all(0 < share < 1 for share in self.fractions):
@@ -72,10 +65,6 @@ class NestedCircuitsConfig:
     def sizes(self, n_heads: int) -> list[int]:
         """Numbers of heads, rising."""
         return sorted({int(share * n_heads) for share in self.fractions} - {0})
-
-    def steps(self, n_heads: int, n_pairs: int) -> int:
-        """Of what :func:`grow` tells its progress."""
-        return min(MOST_PAIRS, n_pairs) * (1 + len(self.sizes(n_heads)))
 
 
 @dataclass(frozen=True)
@@ -106,17 +95,17 @@ class NestedCircuits:
         return np.abs(self.heads) > self.heads.size - size
 
 
-def grow(
+def nested_circuits(
     model: Model,
     pairs: PromptPairs,
     config: NestedCircuitsConfig = NestedCircuitsConfig(),
     *,
     progress: Progress | None = None,
 ) -> NestedCircuits:
-    """Grow a circuit (module docstring).
+    """Grow circuits (module docstring).
 
     Args:
-        progress: told of every pair once for its base run and once for each round.
+        progress: told hundredths of the work.
 
     Raises:
         InputError: fewer than 2 pairs, a model of one head, or a gap of nothing.
@@ -131,26 +120,23 @@ def grow(
     if len(pairs) < 2:
         raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
     everything = range(len(pairs))
-    runner, metrics = PatchRunner(model, pairs, everything), MetricConsumer(len(pairs))
-    with runner:
-        forwards = feed(model, pairs, [runner, metrics], batch_size=config.batch_size, progress=progress)
-    forwards += runner.prefix_cost(everything)
-    gap = float((metrics.metric_[0] - metrics.metric_[1]).mean())
-    if gap == 0:
+    context, runner = Context(model, pairs, config, progress=progress), PatchRunner(model, pairs, everything)
+    context.run(runner, share=1 / (1 + len(sizes)))
+    context.forwards += runner.prefix_cost(everything)
+    if context.gap == 0:
         raise InputError(
             "the metric is the same on clean and corrupt prompts: there is nothing to grow a circuit for"
         )
     points = torch.tensor(POINTS).repeat(len(pairs))[: len(pairs)]
     share = points[:, None, None].expand(len(pairs), *shape).clone()
     order, signs, left_out = np.empty(0, dtype=int), np.empty(0), []
-    for size in sizes:
-        found = []
-        for run in runner.runs:
-            found.append(partial_values(model, run, range(len(run.pairs)), share[list(run.indices)]))
-            if progress is not None:
-                progress(len(run.pairs))
+    for done, size in enumerate(sizes, 2):
+        found = [
+            partial_values(model, run, range(len(run.pairs)), share[list(run.indices)]) for run in runner.runs
+        ]
+        context.tell(done / (1 + len(sizes)))
         values = np.concatenate(found).reshape(len(pairs), -1)
-        forwards += FORWARD_AND_BACKWARD * runner.share(everything) * len(pairs)
+        context.forwards += FORWARD_AND_BACKWARD * runner.share(everything) * len(pairs)
         rest = np.setdiff1d(np.arange(n_heads), order)
         mean = values.mean(0)[rest]
         ranked, left = rank_so_that_the_rest_cancels(
@@ -166,8 +152,8 @@ def grow(
     return NestedCircuits(
         heads.reshape(shape),
         tuple(sizes),
-        tuple(left / gap for left in left_out),
-        Cost(forwards, {"growth": time.perf_counter() - begin}),
+        tuple(left / context.gap for left in left_out),
+        Cost(context.forwards, time.perf_counter() - begin),
         asdict(config),
     )
 

@@ -14,7 +14,7 @@ do not.
 Summed over all heads the values are the derivative of the metric by s, so their integral from 0 to 1 shares out among
 the heads all of what the metric loses when every head is off (Aumann & Shapley 1974, *Values of Non-Atomic Games*), and
 the values at s = ½ are the midpoint rule for it. With some heads on and the others half off they are the same for what
-is lost without the others: :mod:`.growth` builds circuits that run alone of that.
+is lost without the others: :mod:`.nested` builds circuits that run alone of that.
 
 When it misleads: half off, the model is half in the corrupt run, and what matters there may not matter to the task.
 """
@@ -43,8 +43,8 @@ class PartialGradients:
         self.model, self.runner = model, runner
         self._known: dict[tuple[int, float], np.ndarray] = {}
 
-    def of(self, pairs: Sequence[int], share: float) -> Float[np.ndarray, "pair layer head"]:
-        """In the order of ``pairs``. Counts as run anew in ``runner.forwards``.
+    def of(self, pairs: Sequence[int], share: float) -> tuple[Float[np.ndarray, "pair layer head"], float]:
+        """Values in the order of ``pairs``; and their cost in forward-pass equivalents, as if all were run anew.
 
         Args:
             share: s, how much of every head stays on; 1 is attribution.
@@ -58,8 +58,8 @@ class PartialGradients:
                 self._known |= {
                     (run.indices[row], share): value for row, value in zip(rows, values, strict=True)
                 }
-        self.runner.forwards += FORWARD_AND_BACKWARD * self.runner.share(pairs) * len(pairs)
-        return np.stack([self._known[pair, share] for pair in pairs])
+        cost = FORWARD_AND_BACKWARD * self.runner.share(pairs) * len(pairs)
+        return np.stack([self._known[pair, share] for pair in pairs]), cost
 
 
 def partial_values(

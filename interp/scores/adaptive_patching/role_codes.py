@@ -84,10 +84,10 @@ class RoleCodes:
         change = (self.vectors[0] - self.vectors[1]) * outputs.gradient_
         self.attribution: Float[np.ndarray, "pair role layer head"] = change.sum(-1).numpy()
 
-    def head_codes(self, seconds: float) -> HeadCodes:
+    def head_codes(self) -> HeadCodes:
         """As every reader of codes wants them."""
         prompts = tuple(range(2 * self.ids.shape[1]))
-        return HeadCodes(self.ids, self.book.config.n_codes, self.book, prompts, seconds, self.roles)
+        return HeadCodes(self.ids, self.book.config.n_codes, self.book, prompts, self.roles)
 
     def changes(self, layer: int, head: int, most: int) -> list[CodeChange]:
         """The changes of code that a head's effect comes from, largest first; those that change nothing left out."""

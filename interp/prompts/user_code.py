@@ -1,0 +1,60 @@
+"""What a user's own code is imported from: ``path/to/file.py:name`` or ``package.module:name``."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from interp.errors import InputError, one_line
+
+FAILURES = (Exception, SystemExit)
+"""What a user's own code may end in; after its ``sys.exit`` this program would end without a word."""
+
+
+def load_object(spec: str) -> Any:
+    """What ``spec`` names in a file or a module.
+
+    Raises:
+        InputError: no such file, module or name, or importing it failed.
+    """
+    source, _, name = spec.rpartition(":")
+    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source, spec)
+    if not hasattr(module, name):
+        named = [
+            key
+            for key, value in vars(module).items()
+            if getattr(value, "__module__", None) == module.__name__ and key[0] != "_"
+        ]
+        raise InputError(f"{source} has no {name!r}; it has {', '.join(named) or 'nothing of its own'}")
+    return getattr(module, name)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # files in two places share a name
+    found = importlib.util.spec_from_file_location(f"user_code_{path.stem}_{place}", path)
+    if found is None or found.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # where dataclasses look for what their annotations name
+    try:
+        found.loader.exec_module(module)
+    except FAILURES as error:
+        sys.modules.pop(found.name, None)
+        raise InputError(f"{path}: importing it failed: {told(error)}") from error
+    return module
+
+
+def _import_module(name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except FAILURES as error:
+        raise InputError(f"{spec}: importing {name!r} failed: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

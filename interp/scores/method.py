@@ -1,0 +1,242 @@
+"""The contract of scoring methods.
+
+A method is a function of one :class:`Context` that returns :class:`~interp.scores.result.Scores`::
+
+    @method(config=AttributionConfig)
+    def attribution(context: Context) -> Scores:
+        scorer = AttributionConsumer(len(context.pairs))
+        context.run(scorer)
+        return Scores.from_pairs(scorer.heads_, scorer.mlps_)
+
+What runs it (:meth:`Method.__call__`) adds the clock, the cost, the metric, provenance and progress, and feeds whoever
+else reads the same pass. What else a method can do is an argument of :func:`method`, so that nobody asks for its name.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.activations.stream import (
+    BASE_COST,
+    BATCH_SIZE,
+    BOTH_SIDES,
+    Consumer,
+    MetricConsumer,
+    PairBatch,
+    Progress,
+    batches,
+    percent,
+)
+from interp.models import Model
+from interp.prompts.pairs import PromptPairs
+from interp.scores.result import Cost, ScoredEdges, Scores
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """
+    Attributes:
+        batch_size: pairs per forward.
+    """
+
+    batch_size: int = BATCH_SIZE
+
+
+@dataclass
+class Context:
+    """What a method works on, and what it spends.
+
+    Attributes:
+        consumers: of the first pass, beside the method's own.
+        progress: told hundredths of the work.
+        forwards: spent so far, in forward-pass equivalents of one prompt.
+    """
+
+    model: Model
+    pairs: PromptPairs
+    config: Any = MethodConfig()
+    consumers: Sequence[Consumer] = ()
+    progress: Progress | None = None
+    forwards: float = 0.0
+    metric: Float[np.ndarray, "side pair"] | None = field(default=None, init=False)
+    """Of the clean prompts, then of the corrupt ones; ``None`` before the first pass."""
+
+    def __post_init__(self) -> None:
+        self.tell: Callable[[float], None] = percent(self.progress)
+        """Told which share of the work is done by now."""
+
+    @property
+    def gap(self) -> float:
+        """Mean metric of the clean prompts less that of the corrupt ones."""
+        return float((self.metric[0] - self.metric[1]).mean())
+
+    def batches(
+        self, *consumers: Consumer, gradients: bool = False, share: float = 1.0, **kept: Any
+    ) -> Iterator[PairBatch]:
+        """Run all pairs once, batch by batch, for these consumers and those that came with the context.
+
+        Args:
+            gradients: of the metric by every head's z and MLP's output, where no consumer asks for them.
+            share: of the method's work that is done with the last batch.
+            kept: ``hooks``, ``corrupt_hooks``, ``watch`` and ``keep_graph`` of
+                :func:`interp.activations.stream.batches`.
+        """
+        metric, done = MetricConsumer(len(self.pairs)), 0
+        readers = (metric, *consumers, *self.consumers)
+        self.consumers, self.metric = (), metric.metric_
+        gradients = gradients or any(reader.needs_gradients for reader in readers)
+        size = self.config.batch_size
+        for batch in batches(self.model, self.pairs, readers, batch_size=size, gradients=gradients, **kept):
+            yield batch
+            done += len(batch.indices)
+            self.forwards += (BASE_COST if gradients else BOTH_SIDES) * len(batch.indices)
+            if share:
+                self.tell(share * done / len(self.pairs))
+
+    def run(self, *consumers: Consumer, share: float = 1.0) -> None:
+        """Run all pairs once for these consumers."""
+        for _ in self.batches(*consumers, share=share):
+            pass
+
+    def steps(self, total: int) -> Progress:
+        """A progress that is told steps, of so many in all."""
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            self.tell(done / max(1, total))
+
+        return advance
+
+
+Rank = Callable[[list[int], Any], tuple[Float[np.ndarray, "layer head"], float]]
+"""Scores of heads from the pairs at some indices, which may be drawn more than once, and the forwards that this took
+beyond the pool's; given a config."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Heads scored from some pairs of a pool; what that took beyond the pool's own passes."""
+
+    heads: Float[np.ndarray, "layer head"]
+    forwards: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PairSubsets:
+    """A pool of pairs that was run once, and from which any subset is ranked.
+
+    Attributes:
+        forwards: of each pair, in forward-pass equivalents.
+        seconds: of all of them.
+    """
+
+    forwards: float
+    seconds: float
+    _rank: Rank
+
+    def rank(self, indices: Sequence[int], config: Any) -> Ranking:
+        """The method's scores from the pairs at ``indices``, which may be drawn more than once."""
+        begin = time.perf_counter()
+        heads, forwards = self._rank(list(indices), config)
+        return Ranking(heads, forwards, time.perf_counter() - begin)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A scoring method, called as ``method(model, pairs, config)``.
+
+    Attributes:
+        score: the function itself.
+        config: the class of its settings; all have ``batch_size``.
+        task_defaults: settings whose default the method's publication gives per task.
+        subsets: for methods that are no mean over pairs, but rank any subset of a pool from one run of it.
+        edges: ``edges(model, pairs, scores, sites=, seed=, batch_size=, progress=)`` of a method that scores edges in
+            a way of its own, after the heads; else they are attributed.
+        edges_config: settings of edges that are scored only when asked; ``None`` where the scores hold the edges.
+        nested: ``nested(model, pairs, batch_size=, progress=)`` of a method that, when asked, orders heads anew for
+            circuits that do the task by themselves. Others order them by their scores.
+        nested_config: its settings.
+        by_batch: whether another batch size gives other scores, and not only other last digits.
+        scores_mlps: whether MLPs are scored, too, where a model has some (or the config's ``mlps`` says so).
+        most_pairs, most_seeds: what a dear method is given on large models in a bench of all methods.
+        version: raised whenever the same config gives other scores: cells of an older bench are then made again.
+    """
+
+    name: str
+    score: Callable[[Context], Scores]
+    config: type = MethodConfig
+    task_defaults: Callable[[str], dict] = lambda _task: {}
+    subsets: Callable[[Context], Rank] | None = None
+    edges: Callable[..., ScoredEdges] | None = None
+    edges_config: type | None = None
+    nested: Callable[..., Any] | None = None
+    nested_config: type | None = None
+    by_batch: bool = False
+    scores_mlps: bool = True
+    most_pairs: int | None = None
+    most_seeds: int | None = None
+    version: int = 1
+
+    def __call__(
+        self,
+        model: Model,
+        pairs: PromptPairs,
+        config: Any = None,
+        *,
+        consumers: Sequence[Consumer] = (),
+        progress: Progress | None = None,
+    ) -> Scores:
+        """Score the heads of ``model`` from ``pairs``.
+
+        Args:
+            config: the defaults if not given.
+            consumers: fed by the same pass over the pairs.
+            progress: told hundredths of the work.
+        """
+        begin = time.perf_counter()
+        context = Context(model, pairs, self.config() if config is None else config, consumers, progress)
+        scores = self.score(context)
+        if context.consumers:
+            context.run()
+        context.tell(1.0)
+        clean, corrupt = (None, None) if context.metric is None else context.metric
+        return replace(
+            scores,
+            method=self.name,
+            config=asdict(context.config),
+            cost=Cost(context.forwards, time.perf_counter() - begin),
+            provenance=pairs.provenance() | scores.provenance,
+            metric_clean=clean,
+            metric_corrupt=corrupt,
+        )
+
+    def pool(
+        self, model: Model, pairs: PromptPairs, config: Any = None, *, progress: Progress | None = None
+    ) -> PairSubsets:
+        """Run the pairs once, for methods with ``subsets``."""
+        begin = time.perf_counter()
+        context = Context(model, pairs, self.config() if config is None else config, (), progress)
+        rank = self.subsets(context)
+        context.tell(1.0)
+        return PairSubsets(context.forwards / len(pairs), time.perf_counter() - begin, rank)
+
+
+def method(name: str | None = None, **capabilities: Any) -> Callable[[Callable[[Context], Scores]], Method]:
+    """Make a function of a :class:`Context` a :class:`Method`.
+
+    Args:
+        name: what it is called by; the function's name, with dashes, if not given.
+        capabilities: fields of :class:`Method`.
+    """
+
+    def make(score: Callable[[Context], Scores]) -> Method:
+        return Method(name or score.__name__.replace("_", "-"), score, **capabilities)
+
+    return make
