@@ -98,8 +98,9 @@ def test_edges_out_of_the_input_add_up_to_the_gap(name, tiny_model):
         model, pairs = tiny_model(name), random_pairs(60, n=3)
     errors = []
     for steps in (3, 24):
-        found = edge_scores(Context(model, pairs), lambda run, m=steps: input_path(run, m))
-        gap = found.metric[0] - found.metric[1]
+        context = Context(model, pairs)
+        found = edge_scores(context, lambda run, m=steps: input_path(run, m))
+        gap = context.metric[0] - context.metric[1]
         errors.append(abs(found.out[:, 0] - gap).max() / abs(gap).max())
     assert errors[1] < 0.2
     assert errors[1] < 0.4 * errors[0]
