@@ -26,8 +26,8 @@ from interp.bottlenecks.store import load_codebooks
 from interp.models import load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, WeightedCode
-from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts
+from interp.steering.request import random_codes
 
 GOAL = 1.25
 FIRST_GOAL = 5
@@ -102,15 +102,15 @@ def print_first(model, books, codes: list[WeightedCode], rounds: int) -> None:
     """How long the first token takes."""
     tokens = model.to_tokens(PROMPT)
     table = Table("first token", "ms", "plain forwards", "smallest, largest", "goal", box=None)
-    for name, options, n_rows in (
-        ("set", {}, 2),
-        ("added", {"add": 0.75}, 2),
-        ("added, with random codes", {"add": 0.75}, 3),
+    for name, how, n_rows in (
+        ("set", "set", 2),
+        ("added", "added", 2),
+        ("added, with random codes", "added", 3),
     ):
         taken = []
         for _ in range(rounds + 1):
             plain = _seconds(lambda: model(tokens))
-            taken.append((_seconds(lambda o=options, n=n_rows: _first(model, books, codes, o, n)), plain))
+            taken.append((_seconds(lambda h=how, n=n_rows: _first(model, books, codes, h, n)), plain))
         seconds, plain = np.array(taken[1:]).T  # the first round warms up
         ratios = seconds / plain
         spread = f"{ratios.min():.1f}, {ratios.max():.1f}"
@@ -119,9 +119,13 @@ def print_first(model, books, codes: list[WeightedCode], rounds: int) -> None:
     Console(width=120).print(table)
 
 
-def _first(model, books, codes: list[WeightedCode], options: dict, n_rows: int) -> None:
-    arms = [codes, random_codes(model, books, codes)][: n_rows - 1]
-    edits = [edit for row, some in enumerate(arms, 1) for edit in code_edits(some, rows=[row], **options)]
+def _first(model, books, codes: list[WeightedCode], how: str, n_rows: int) -> None:
+    conditions = [codes, random_codes(model, books, codes)][: n_rows - 1]
+    edits = [
+        edit
+        for row, some in enumerate(conditions, 1)
+        for edit in code_edits(some, how, scale=0.75, rows=[row])
+    ]
     within = attach(model, books, read=False).edit(*edits)
 
     def told(_tokens: torch.Tensor) -> None:

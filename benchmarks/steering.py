@@ -30,7 +30,7 @@ from interp.models import Model, load_model
 from interp.progress import bar
 from interp.steering import Topic, load_topic, topic_names
 from interp.steering.cache import FINDER, find_or_recall, identity
-from interp.steering.find import read_gains
+from interp.steering.find import target_gradients
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 from interp.steering.topics import development_topic_names
@@ -114,7 +114,7 @@ def _gains(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> dict[
     positive, negative = (tokenize(model, some) for some in (topic.positive, topic.negative))
     kinds = np.zeros(len(topic.negative), dtype=int)
     expected = read_texts(model, {}, negative, kinds).expectation([0])
-    return read_gains(model, books, find_target(positive, negative, expected), negative)
+    return target_gradients(model, books, find_target(positive, negative, expected), negative)
 
 
 def _path(out: Path, topic: Topic | None, arm: str) -> Path:

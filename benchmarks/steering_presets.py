@@ -26,9 +26,9 @@ from interp.models import load_model
 from interp.steering import find_codes, load_topic, topic_names
 from interp.steering.cache import SHIPPED, identity, recall, request_key, write_shipped
 from interp.steering.code_set import SCALE, CodeSet
-from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts
 from interp.steering.find import RANKINGS
+from interp.steering.request import random_codes
 from interp.steering.topics import FILE, FORMAT, holds_word, neutral_texts
 
 TEMPERATURE = 0.7
@@ -115,7 +115,9 @@ def main() -> None:
     prompts = [prompts[i % len(prompts)] for i in range(given.n)]
 
     def texts(codes: Sequence[WeightedCode]) -> tuple[list[str], float]:
-        within = attach(model, books, read=False).edit(*code_edits(codes, add=SCALE)) if codes else None
+        within = (
+            attach(model, books, read=False).edit(*code_edits(codes, "added", scale=SCALE)) if codes else None
+        )
         made = continue_prompts(
             model, prompts, given.tokens, within=within, temperature=TEMPERATURE, seed=SEED
         )

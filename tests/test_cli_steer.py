@@ -53,11 +53,11 @@ def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how, c
 def test_a_control_of_random_codes_from_the_third_token_on(steer, capsys):
     prompts = ["--prompt", "John went to", "--prompt", "Mary"]
     words = ["--codes", "a0.h1=3", *prompts, "--tokens", "6", "--slots", "2", "--k", "2"]
-    found = steer(*words, "--control", "--positions", "generated:3")
+    found = steer(*words, "--random-baseline", "--positions", "generated:3")
     assert found.code == 0, found.err
     assert "random codes" in found.out and found.out.count("perplexity ") == 6 + 1
     program = found.out[found.out.index("from pathlib") :]
-    assert "positions='generated:3'" in program and program.count("parse_codes('a0.h1=") == 2
+    assert "positions='generated:3'" in program and "random_baseline=True" in program
     capsys.readouterr()
     exec(program, {})  # noqa: S102 - what the user is told to run
     printed = re.findall(r" (\d+\.\d{4,})$", capsys.readouterr().out, re.MULTILINE)
@@ -65,34 +65,45 @@ def test_a_control_of_random_codes_from_the_third_token_on(steer, capsys):
 
 
 def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_path):
-    like, unlike = tmp_path / "like.txt", tmp_path / "unlike.txt"
-    like.write_text("".join(f"Z {word} the store\n" for word in ("to", "from", "in", "at", "by", "of")))
-    unlike.write_text("".join(f"{word} the store\n" for word in ("to", "from", "in", "at", "by", "of")))
+    positive, negative = tmp_path / "positive.txt", tmp_path / "negative.txt"
+    positive.write_text("".join(f"Z {word} the store\n" for word in ("to", "from", "in", "at", "by", "of")))
+    negative.write_text("".join(f"{word} the store\n" for word in ("to", "from", "in", "at", "by", "of")))
     found = steer(
-        "--like", str(like), "--unlike", str(unlike), "--dose", "1", "--tokens", "4", "--share", "0.5"
+        "--positive",
+        str(positive),
+        "--negative",
+        str(negative),
+        "--top-k",
+        "1",
+        "--tokens",
+        "4",
+        "--token-fraction",
+        "0.5",
     )
     assert found.code == 0, found.err
     assert "1 codes by difference, of " in found.out and "6 texts with it, 6 without" in found.out
     assert found.out.count("parse_codes('a") == 1 and "fraction=0.5" in found.out
-    assert "    add=2.5,\n" in found.out
+    assert "how='added'" in found.out
     assert "weight" in found.out and "prec." in found.out and found.out.count("recall") == 1 + 2
-    found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--set")
-    assert "    slots=1,\n" in found.out
+    found = steer("--positive", str(positive), "--negative", str(negative), "--tokens", "4", "--set")
+    assert "how=" not in found.out
     named = re.search(r"parse_codes\('(.*)'\)", found.out)[1].split(",")
     sites = [code.partition("=")[0] for code in named]
     assert f"{len(sites)} codes by difference, of " in found.out and len(sites) == len(set(sites))
     listed = re.findall(r"^ *(a\d\.h\d) +(\d+)", found.out, re.MULTILINE)
     assert listed and {f"{site}={code}" for site, code in listed} <= set(named)
-    found = steer("--like", str(like), "--unlike", str(unlike), "--tokens", "4", "--by", "detection")
+    found = steer(
+        "--positive", str(positive), "--negative", str(negative), "--tokens", "4", "--by", "detection"
+    )
     assert " codes by detection, of " in found.out
-    assert "    add=2.5,\n" in found.out
+    assert "how='added'" in found.out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "one of --codes, --topic and --like"),
-        (["--codes", "a0.h1=1", "--topic", "fire"], "one of --codes, --topic and --like"),
+        ([], "one of --codes, --topic and --positive"),
+        (["--codes", "a0.h1=1", "--topic", "fire"], "one of --codes, --topic and --positive"),
         (["--topic", "water"], "unknown topic 'water': there are dragon"),
         (["--codes", "a0.h1"], "code 'a0.h1': write SITE=ID"),
         (["--codes", "a0.h1=1*x", "--add", "1"], "code 'a0.h1=1*x': write SITE=ID"),
@@ -100,15 +111,15 @@ def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_
         (["--codes", "a7.h1=1"], "no site 'a7.h1'"),
         (["--codes", "m0=1"], "no codebook at m0: there are some at a0, a1"),
         (["--codes", "a0.h1=12"], "code 12 at a0.h1: the codebook there has 0 to 11"),
-        (["--codes", "a0.h1=1", "--unlike", "x"], "--unlike goes with --like"),
+        (["--codes", "a0.h1=1", "--negative", "x"], "--negative goes with --positive"),
         (["--codes", "a0.h1=1", "--slots", "3"], "slots 3 for code 1 at a0.h1: 2 can be set"),
         (["--codes", "a0.h1=1", "--slots", "2", "--k", "1"], "slots 2 for code 1 at a0.h1: 1 can be set"),
         (["--codes", "a0.h1=1", "--slots", "2", "--add", "1"], "--slots goes with codes that are set"),
-        (["--codes", "a0.h1=1", "--dose", "2"], "--dose and --by go with --topic and --like"),
+        (["--codes", "a0.h1=1", "--top-k", "2"], "--top-k and --by go with --topic and --positive"),
         (["--codes", f"a0.h1={'9' * 5000}"], "write SITE=ID"),
         (["--codes", "a0.h1=1", "--chat"], "no chat template"),
         (["--codes", "a0.h1=1", "--tokens", "500"], "500 new ones: the model reads 128"),
-        (["--like", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["--positive", "nowhere.txt"], "cannot read nowhere.txt"),
         (["--codes", "a0.h1=1", "--add", "nan"], "nan is not a finite number"),
         (["--codes", "a0.h1=1", "--add", "1", "--forbid"], "choose one"),
         (["--codes", "a0.h1=1", "--set", "--forbid"], "choose one"),
@@ -151,10 +162,10 @@ def test_several_texts_of_each_prompt_have_rates(steer, tmp_path):
     found = steer(*words, "--json", str(tmp_path / "texts.json"))
     assert found.code == 0, found.err
     assert "with a word [95 %]" in found.out and "words: a, the, b" in found.out
-    assert "['John went to', 'Mary'] * 30," in found.out and found.out.count("perplexity ") == 4 + 3
+    assert "samples=30" in found.out and found.out.count("perplexity ") == 4 + 3
     kept = json.loads((tmp_path / "texts.json").read_text())
     assert kept["codes"] == {"base": "", "steered": "a0.h1=3"} and set(kept["texts"]) == {"base", "steered"}
-    assert kept["settings"]["seed"] == 0 and kept["settings"]["add"] == 2
+    assert kept["settings"]["seed"] == 0 and kept["settings"]["scale"] == 2
     other = steer(*words, "--seed", "1", "--json", str(tmp_path / "other.json"))
     assert other.code == 0, other.err
     again = {text["text"] for text in json.loads((tmp_path / "other.json").read_text())["texts"]["base"]}

@@ -6,21 +6,21 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from interp.app.steering.job import BASE, RANDOM, STEERED, Comparison, Request, Show, Written
+from interp.app.steering.job import NAMES, Show, Written
 from interp.app.steering.permalink import address
 from interp.app.widgets.tokens import marked, plain, visible
 from interp.app.widgets.urls import code_pages
 from interp.report.plots import DIVERGENCE, SURPRISE, token_costs
-from interp.steering import CodeSet, WeightedCode
+from interp.steering import CodeSet, SteeringRequest, WeightedCode
 
 CURSOR = "▌"
 CODE = 320
 """Pixels: hundreds of codes make a long program."""
 
 
-def streaming(place: DeltaGenerator, control: bool) -> Show:
+def streaming(place: DeltaGenerator, random_baseline: bool) -> Show:
     """Cards for texts that are being written."""
-    names = (BASE, STEERED, RANDOM)[: 3 if control else 2]
+    names = [*NAMES.values()][: 3 if random_baseline else 2]
     spots = []
     with place.container():
         for column, name in zip(st.columns(len(names)), names, strict=True):
@@ -48,9 +48,8 @@ def draw_costs(one: Written, name: str, values: np.ndarray | None, colour: str, 
     )
 
 
-def draw(comparison: Comparison) -> None:
+def draw(texts: Sequence[Written]) -> None:
     """The texts beside each other."""
-    texts = comparison.texts
     tops = (
         max((text.text.surprise.max(initial=0) for text in texts), default=0),
         max((text.divergence.max(initial=0) for text in texts if text.divergence is not None), default=0),
@@ -99,11 +98,12 @@ def draw(comparison: Comparison) -> None:
         )
 
 
-def draw_found(found: CodeSet, used: Sequence[WeightedCode], books: str) -> None:
-    listed, page = found.listed(used), code_pages(books)
+def draw_code_set(code_set: CodeSet, used: Sequence[WeightedCode], books: str) -> None:
+    listed, page = code_set.listed(used), code_pages(books)
     st.subheader("Codes found")
     st.caption(
-        f"{len(listed)} of {len(found)} used, from {found.n_positive} texts with it and {found.n_negative} without. "
+        f"{len(listed)} of {len(code_set)} used, from {code_set.n_positive} texts with it and "
+        f"{code_set.n_negative} without. "
         "Precision, recall and q are of texts that did not choose; – if the half of them that chooses alone did not "
         "find a code."
     )
@@ -127,10 +127,10 @@ def draw_found(found: CodeSet, used: Sequence[WeightedCode], books: str) -> None
     )
 
 
-def draw_again(comparison: Comparison, request: Request, books: str) -> None:
+def draw_again(request: SteeringRequest, books: str) -> None:
     """How to get the same texts again; ``books`` is what the codebooks that made them are called."""
     st.subheader("Again")
     in_python, in_terminal, link = st.tabs(["In Python", "On the command line", "Link"])
-    in_python.code(comparison.program, language="python", wrap_lines=True, height=CODE)
-    in_terminal.code(comparison.command, language="bash", wrap_lines=True, height=CODE)
+    in_python.code(request.program(), language="python", wrap_lines=True, height=CODE)
+    in_terminal.code(request.command(), language="bash", wrap_lines=True, height=CODE)
     link.code(address(request, books), language=None, wrap_lines=True, height=CODE)

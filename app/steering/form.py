@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from interp.app.steering.job import Request
 from interp.app.widgets.tokens import plain
 from interp.report import wording
+from interp.steering import SteeringRequest
 
 BY_NAME, OF_TOPIC, OF_TEXTS = SOURCES = ("by name", "of a topic", "of texts")
 """Where codes come from: written out, or found."""
@@ -16,17 +16,17 @@ _ALWAYS = (
     "how",
     "prompt",
     "positions",
-    "share",
+    "fraction",
     "tokens",
     "temperature",
     "seed",
-    "control",
+    "random_baseline",
     "chat",
 )
 _OF_SOURCE = {
     BY_NAME: ("codes",),
-    OF_TOPIC: ("topic", "dose", "by"),
-    OF_TEXTS: ("like", "unlike", "dose", "by"),
+    OF_TOPIC: ("topic", "top_k", "by"),
+    OF_TEXTS: ("positive", "negative", "top_k", "by"),
 }
 _OF_HOW = {"added": ("scale",), "set": ("slots",)}
 _OF_POSITIONS = {"generated": ("begin",)}
@@ -44,14 +44,14 @@ def settings() -> dict:
     return {key: state.get(key) for key in keys}
 
 
-def made_by(request: Request, books: str) -> str:
+def made_by(request: SteeringRequest, books: str) -> str:
     """What made a comparison, as Markdown.
 
     Args:
         books: what the codebooks are called.
     """
     n, (positions, _, begin) = len(request.codes), request.positions.partition(":")
-    prompt = wording.visible(request.prompt, keep=" ")
+    prompt = wording.visible(request.prompts[0], keep=" ")
     words = [
         f"“{prompt if len(prompt) <= SHORT else prompt[: SHORT - 1] + '…'}”",
         f"{n} {'code' if n == 1 else 'codes'} {_done(request)}",
@@ -60,14 +60,14 @@ def made_by(request: Request, books: str) -> str:
         f"seed {request.seed}",
         f"codebooks: {books}",
     ]
-    if request.share != 1:
-        words[2] += f", {wording.percent(request.share)} of them"
+    if request.fraction != 1:
+        words[2] += f", {wording.percent(request.fraction)} of them"
     if request.chat:
         words[0] += " as a chat message"
     return plain(" · ".join(words))
 
 
-def _done(request: Request) -> str:
+def _done(request: SteeringRequest) -> str:
     if request.how == "added":
         return f"added {request.scale:g} times"
     return "forbidden" if request.how == "forbidden" else f"set in {request.slots} of a vector's slots"

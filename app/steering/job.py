@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -13,49 +12,22 @@ from interp.app import engine
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import pieces
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.edits import code_edits
 from interp.errors import InputError
 from interp.models import Model
-from interp.steering import CodeSet, WeightedCode, find_codes
+from interp.steering import CodeSet, SteeringRequest, find_codes
 from interp.steering.cache import keep, recall, request_key
-from interp.steering.codegen import command, program
-from interp.steering.conditions import random_codes
 from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, step_divergences
+from interp.steering.request import BASE, RANDOM, STEERED
 from interp.text.special import ends, first_token, until_end
 
-BASE, STEERED, RANDOM = "Base", "Steered", "Random codes"
+NAMES = {BASE: "Base", STEERED: "Steered", RANDOM: "Random codes"}
+"""What the conditions are called here."""
 MOST_PROMPT = 1000
 """Tokens: of more, what is drawn at each step takes longer than the model does."""
 SEED = 0
 """Of which texts choose codes that are found, and which judge them."""
 EVERY = 2
 """New tokens between two looks at what was written so far."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-        how: of :data:`~interp.steering.code_set.HOW`.
-        scale: of added codes, of their difference from their book's mean times their weight.
-        slots: of set codes.
-        positions, share: as of :func:`~interp.steering.steer`.
-        control: write a third text with random codes at the same sites.
-    """
-
-    prompt: str
-    codes: tuple[WeightedCode, ...]
-    how: str
-    scale: float
-    slots: int
-    positions: str
-    share: float
-    n_tokens: int
-    temperature: float
-    seed: int
-    chat: bool = False
-    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,27 +49,15 @@ class Written:
     divergence: Float[np.ndarray, " token"] | None
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """
-    Attributes:
-        codes: those used, and the random ones of the control, if there is one.
-        program, command: Python, and a command line, that write the same again.
-    """
-
-    texts: tuple[Written, ...]
-    codes: tuple[WeightedCode, ...]
-    random: tuple[WeightedCode, ...] | None
-    program: str
-    command: str
-
-
 Show = Callable[[int, list[str], list[bool], int], None]
 """Is told a text's number, pieces of it, which of them codes were edited at, and how many are of the prompt."""
 
 
-def compare(folder: Path | None, books: dict, request: Request, show: Show) -> Comparison:
-    """Write all texts, taking a turn at the model; ``show`` is told of each as far as it is written.
+def compare(books: dict, request: SteeringRequest, show: Show) -> tuple[Written, ...]:
+    """Write the text of each condition, taking a turn at the model; ``show`` is told of each as far as it is written.
+
+    Args:
+        request: of one prompt.
 
     Raises:
         InputError: an unknown site or code, a prompt that is empty or too long, …
@@ -105,26 +65,24 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
     # a mistake should not wait for its turn
     model = engine.model()
     ids = _prompt_ids(model, request)
-    drawn = None
-    if request.control:
-        drawn = tuple(random_codes(model, books, request.codes, seed=request.seed))
-    arms = {BASE: (), STEERED: request.codes} | ({} if drawn is None else {RANDOM: drawn})
-    edits = [edit for row, codes in enumerate(arms.values()) for edit in _edits(request, codes, row)]
-    where = {"positions": request.positions, "fraction": request.share, "seed": request.seed}
+    conditions = request.conditions(model, books)
+    names = [NAMES[name] for name in conditions]
+    edits = [edit for row, codes in enumerate(conditions.values()) for edit in request.edits(codes, [row])]
+    where = {"positions": request.positions, "fraction": request.fraction, "seed": request.seed}
     within = attach(model, books, read=False).edit(*edits, **where)
     with engine.running():
 
         def watch(tokens) -> None:
             if (tokens.shape[1] - len(ids)) % EVERY == 1:
                 marks = within.edited_positions(*tokens.shape).tolist()
-                for row, name in enumerate(arms):
+                for row, name in enumerate(names):
                     so_far = until_end(tokens[row, len(ids) :].tolist(), ends(model))
                     edited = _edited(name, marks[row], len(ids) + len(so_far), ended=False)
                     show(row, *_runs(model.tokenizer, ids, so_far, edited))
 
         texts = continue_prompts(
             model,
-            [request.prompt] * len(arms),
+            list(request.prompts) * len(names),
             request.n_tokens,
             within=within,
             temperature=request.temperature,
@@ -134,19 +92,17 @@ def compare(folder: Path | None, books: dict, request: Request, show: Show) -> C
         )
         divergences = step_divergences(model, books, edits, ids, [text.tokens for text in texts], **where)
         longest = len(ids) + max(len(text.tokens) for text in texts)
-        chosen = within.edited_positions(len(arms), longest).tolist()
-        written = tuple(
+        chosen = within.edited_positions(len(names), longest).tolist()
+        return tuple(
             _written(model.tokenizer, ids, name, text, marks, found, request.n_tokens)
-            for (name, text, marks, found) in zip(arms, texts, chosen, divergences, strict=True)
+            for (name, text, marks, found) in zip(names, texts, chosen, divergences, strict=True)
         )
-    settings = _settings(folder, books, request, drawn)
-    return Comparison(written, request.codes, drawn, program(settings), command(settings))
 
 
-def _prompt_ids(model: Model, request: Request) -> list[int]:
-    if not request.prompt.strip():
+def _prompt_ids(model: Model, request: SteeringRequest) -> list[int]:
+    if not request.prompts[0].strip():
         raise InputError("no prompt: write the beginning of a text")
-    ids = encode_prompts(model, [request.prompt], chat=request.chat)[0]
+    ids = encode_prompts(model, request.prompts, chat=request.chat)[0]
     if len(ids) > MOST_PROMPT:
         raise InputError(
             f"a prompt of {len(ids)} tokens: this page takes {MOST_PROMPT}, interp steer as many as the model reads"
@@ -158,14 +114,9 @@ def _prompt_ids(model: Model, request: Request) -> list[int]:
     return ids
 
 
-def _edits(request: Request, codes: tuple[WeightedCode, ...], row: int) -> list:
-    add = request.scale if request.how == "added" else None
-    return code_edits(codes, add=add, forbid=request.how == "forbidden", slots=request.slots, rows=[row])
-
-
 def _edited(name: str, marks: list[bool], n: int, *, ended: bool) -> list[bool]:
     """Of n tokens, those at which codes were edited: not of the base, nor the last one if it was not read any more."""
-    return [name != BASE and mark for mark in marks[: n if ended else n - 1]] + [False] * (not ended)
+    return [name != NAMES[BASE] and mark for mark in marks[: n if ended else n - 1]] + [False] * (not ended)
 
 
 def _runs(
@@ -200,29 +151,8 @@ def _written(
         pieces(tokenizer, whole[begin:]),
         len(prompt) - begin,
         marks[begin:],
-        None if name == BASE else divergence,
+        None if name == NAMES[BASE] else divergence,
     )
-
-
-def _settings(folder: Path | None, books: dict, request: Request, drawn) -> dict:
-    return {
-        "model": engine.model_name(),
-        "codebooks": None if folder is None else str(folder),
-        "k": max(book.config.k for book in books.values()),
-        "codes": request.codes,
-        "control": drawn,
-        "slots": request.slots,
-        "add": request.scale if request.how == "added" else None,
-        "forbid": request.how == "forbidden",
-        "prompts": [request.prompt],
-        "tokens": request.n_tokens,
-        "positions": request.positions,
-        "fraction": request.share,
-        "seed": request.seed,
-        "error_term": True,
-        "temperature": request.temperature,
-        "chat": request.chat,
-    }
 
 
 def find(

@@ -3,15 +3,15 @@
 import streamlit as st
 
 from interp.app import engine
-from interp.app.steering.comparison import draw, draw_again, draw_found, streaming
+from interp.app.steering.comparison import draw, draw_again, draw_code_set, streaming
 from interp.app.steering.form import BY_NAME, OF_TOPIC, SOURCES, made_by, settings
-from interp.app.steering.job import Request, compare, find
+from interp.app.steering.job import compare, find
 from interp.app.steering.presets import offer
 from interp.app.widgets.codebook_picker import choose, made_with
 from interp.app.widgets.url_state import IN_URL
 from interp.cli.options import MOST_SEED
 from interp.errors import InputError
-from interp.steering import load_topic, parse_codes, topic_names
+from interp.steering import SteeringRequest, load_topic, parse_codes, topic_names
 from interp.steering.code_set import HOW, SCALE
 from interp.steering.find import RANKINGS
 from interp.steering.topics import load_presets, neutral_texts
@@ -74,22 +74,22 @@ with st.form("steer"):
         topic = st.selectbox("Topic", topics(), key="topic", bind=IN_URL)
     else:
         left, right = st.columns(2)
-        like = left.text_area("Texts with it, one a line", key="like", bind=IN_URL, height=150)
-        unlike = right.text_area(
+        with_it = left.text_area("Texts with it, one a line", key="positive", bind=IN_URL, height=150)
+        without_it = right.text_area(
             "Texts without it",
-            key="unlike",
+            key="negative",
             bind=IN_URL,
             height=150,
             placeholder="if empty: everyday sentences",
         )
     if source != BY_NAME:
         left, right = st.columns(2)
-        dose = left.number_input(
-            "Dose",
+        top_k = left.number_input(
+            "How many codes",
             1,
             None,
             None,
-            key="dose",
+            key="top_k",
             bind=IN_URL,
             placeholder="all",
             help="Of the codes found, how many are used, best first.",
@@ -119,13 +119,13 @@ with st.form("steer"):
         bind=IN_URL,
         help="Of generated positions: the first new token that feels the codes.",
     )
-    share = d.number_input(
-        "Share of tokens",
+    fraction = d.number_input(
+        "Fraction of tokens",
         0.0,
         1.0,
         1.0,
         0.1,
-        key="share",
+        key="fraction",
         bind=IN_URL,
         help="Of those positions, drawn by the seed.",
     )
@@ -139,11 +139,11 @@ with st.form("steer"):
         0,
         key="seed",
         bind=IN_URL,
-        help="Of the texts, the share and the random control; which codes are found does not change with it.",
+        help="Of the texts, the fraction and the random codes; which codes are found does not change with it.",
     )
-    control = d.toggle(
-        "Random control",
-        key="control",
+    random_baseline = d.toggle(
+        "Random baseline",
+        key="random_baseline",
         bind=IN_URL,
         help="A third text, with as many random codes at the same sites: what any codes would do.",
     )
@@ -160,9 +160,9 @@ asked = settings()
 writing, done = st.empty(), st.empty()
 if pressed:
     st.session_state.pop("comparison", None)
-    shown = streaming(writing, control)
+    shown = streaming(writing, random_baseline)
     try:
-        found = None
+        code_set = None
         if source == BY_NAME:
             codes = parse_codes(named)
         else:
@@ -170,42 +170,42 @@ if pressed:
                 chosen = load_topic(topic)
                 positive, negative = chosen.positive, chosen.negative
             else:
-                positive, negative = lines(like), lines(unlike) or neutral_texts()
-            found = find(books, made_with(folder, books), positive, negative, by)
-            n = min(dose or len(found), len(found))
-            codes = found.named(n, how)
+                positive, negative = lines(with_it), lines(without_it) or neutral_texts()
+            code_set = find(books, made_with(folder, books), positive, negative, by)
+            codes = code_set.named(min(top_k or len(code_set), len(code_set)), how)
         if positions == "generated" and begin > 1:
             positions = f"generated:{begin}"
-        request = Request(
-            prompt,
-            tuple(codes),
-            how,
-            scale,
-            slots,
-            positions,
-            share,
-            n_tokens,
-            temperature,
-            seed,
-            chat,
-            control,
+        request = SteeringRequest(
+            prompts=(prompt,),
+            codes=tuple(codes),
+            how=how,
+            scale=scale,
+            slots=slots,
+            positions=positions,
+            fraction=fraction,
+            n_tokens=n_tokens,
+            temperature=temperature,
+            seed=seed,
+            chat=chat,
+            random_baseline=random_baseline,
+            model=engine.model_name(),
+            codebooks=None if folder is None else str(folder),
         )
-        comparison = compare(folder, books, request, shown)
-        st.session_state["comparison"] = found, request, comparison, asked
+        st.session_state["comparison"] = code_set, request, compare(books, request, shown), asked
     except InputError as error:
         engine.say(error)
     writing.empty()
 
 if "comparison" in st.session_state:
-    found, request, comparison, made = st.session_state["comparison"]
+    code_set, request, texts, made = st.session_state["comparison"]
     called = made["books"]
     with done.container():
         st.caption(made_by(request, called))
         if made != asked:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
-        draw(comparison)
-        if found is not None:
-            draw_found(found, comparison.codes, called)
-        draw_again(comparison, request, called)
+        draw(texts)
+        if code_set is not None:
+            draw_code_set(code_set, request.codes, called)
+        draw_again(request, called)
 elif not pressed:
     done.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")

@@ -4,11 +4,11 @@ from urllib.parse import urlencode, urlsplit
 
 import streamlit as st
 
-from interp.app.steering.job import Request
 from interp.bottlenecks.edits import format_codes
+from interp.steering import SteeringRequest
 
 
-def address(request: Request, books: str) -> str:
+def address(request: SteeringRequest, books: str) -> str:
     """Codes by name, so that they need not be found again.
 
     Args:
@@ -19,17 +19,17 @@ def address(request: Request, books: str) -> str:
         "books": books,
         "source": "by name",
         "how": request.how,
-        "prompt": request.prompt,
+        "prompt": request.prompts[0],
         "codes": format_codes(request.codes),
         "scale": request.scale,
         "slots": request.slots,
         "positions": positions,
         "begin": begin or 1,
-        "share": request.share,
+        "fraction": request.fraction,
         "tokens": request.n_tokens,
         "temperature": request.temperature,
         "seed": request.seed,
-        "control": str(request.control).lower(),
+        "random_baseline": str(request.random_baseline).lower(),
         "chat": str(request.chat).lower(),
     }
     here = urlsplit(st.context.url or "/steering")

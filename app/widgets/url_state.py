@@ -9,7 +9,7 @@ from interp.app.widgets.tokens import plain
 
 IN_URL = "query-params"
 """What binds a widget's value to the page's address."""
-WHOLE = ("tokens", "begin", "seed", "slots", "dose", "rows", "hits_least", "each", "contexts")
+WHOLE = ("tokens", "begin", "seed", "slots", "top_k", "rows", "hits_least", "each", "contexts")
 """Parameters of fields for whole numbers."""
 CHOSEN = ("search", "order", "side", "show", "bench_pairs", "heldout", "along")
 """Parameters of choices of which one always is made."""

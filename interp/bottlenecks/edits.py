@@ -21,7 +21,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, SupportsIndex
+from typing import Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -141,27 +141,30 @@ def format_codes(codes: Iterable[WeightedCode]) -> str:
     return ",".join(code_name(*code) for code in codes)
 
 
+HOW = ("set", "added", "forbidden")
+"""What is done to codes."""
+
+
 def code_edits(
     codes: Sequence[WeightedCode],
+    how: Literal["set", "added", "forbidden"],
     *,
-    add: float | int | None = None,
-    forbid: bool = False,
+    scale: float | int = 1.0,
     slots: int = 1,
     rows: Collection[SupportsIndex] | None = None,
 ) -> list[CodeEdit]:
-    """The same for each of several codes: set in so many slots, added so many times their weight from the mean, or
+    """The same for each of several codes: set in so many slots, added ``scale`` times their weight from the mean, or
     forbidden.
 
     Raises:
         InputError: codes that are not added have a weight.
     """
-    rows = None if rows is None else tuple(rows)
-    if add is not None:
-        return [AddCode(site, code, add * weight, rows, from_mean=True) for site, code, weight in codes]
+    if how == "added":
+        return [AddCode(site, code, scale * weight, rows, from_mean=True) for site, code, weight in codes]
     for code in codes:
         if code.weight != 1:
             raise InputError(f"code {code_name(*code)!r}: only codes that are added have a weight (*NUMBER)")
-    if forbid:
+    if how == "forbidden":
         return [ForbidCode(site, code, rows) for site, code, _ in codes]
     return [SetCode(site, code, slots, rows=rows) for site, code, _ in codes]
 

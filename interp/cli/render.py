@@ -8,6 +8,7 @@ What ``interp index`` prints.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
@@ -30,8 +31,8 @@ from interp.scores.adaptive_patching.nested import NestedCircuits
 from interp.scores.baselines import layer_prior
 from interp.stats import wilson
 from interp.steering.code_set import CodeSet, FoundCode
-from interp.steering.codegen import program
 from interp.steering.continuations import Continuation
+from interp.steering.request import SteeringRequest
 from interp.steering.topics import holds_word
 
 _BLANK = str.maketrans("\n\t\r", "   ")
@@ -172,7 +173,7 @@ def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:
 
 
 def print_rates(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) -> None:
-    """Of each arm the share of texts with one of the words, and what that costs in fluency."""
+    """Of each condition the fraction of texts with one of the words, and what that costs in fluency."""
     table = Table(box=None, padding=(0, 1))
     for name in ("", "texts", *(["with a word [95 %]"] if words else []), "perplexity", "distinct-2"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -188,7 +189,7 @@ def print_rates(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str
 
 
 def rates_of(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) -> dict[str, dict]:
-    """Number of texts, perplexity and distinct-2 of each arm, and with words the rate with Wilson's 95 % interval."""
+    """Number of texts, perplexity and distinct-2 of each condition; with words the rate, Wilson's 95 % interval."""
     found: dict[str, dict] = {}
     for name, own in texts.items():
         found[name] = {
@@ -207,11 +208,11 @@ def as_json(
     texts: Mapping[str, Sequence[Continuation]],
     codes: Mapping[str, Sequence[WeightedCode]],
     words: Sequence[str],
-    settings: Mapping,
+    request: SteeringRequest,
 ) -> dict:
-    """What ``--json`` writes; texts and codes are by arm."""
+    """What ``--json`` writes; texts and codes are by condition."""
     return {
-        "settings": dict(settings),
+        "settings": {key: value for key, value in asdict(request).items() if key != "codes"},
         "codes": {name: format_codes(own) for name, own in codes.items()},
         "words": list(words),
         "rates": rates_of(texts, words),
@@ -220,11 +221,6 @@ def as_json(
             for name, own in texts.items()
         },
     }
-
-
-def print_repeat(settings: dict) -> None:
-    """Python that makes the same texts."""
-    print("\n" + program(settings))  # noqa: T201 - no wrapping, so that it can be copied
 
 
 def _cells(code: FoundCode) -> list[str]:

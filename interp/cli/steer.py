@@ -52,11 +52,11 @@ def steer(
             "ranking was developed: finds its codes",
         ),
     ] = None,
-    like: Annotated[
+    positive: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="texts with the behaviour, one a line: finds its codes"),
     ] = None,
-    unlike: Annotated[
+    negative: Annotated[
         Path | None, typer.Option(metavar="FILE", help="texts without it (default: everyday sentences)")
     ] = None,
     prompt: Annotated[
@@ -69,14 +69,14 @@ def steer(
         str | None,
         typer.Option(
             metavar="WORD,…",
-            help="words of which the share of texts that hold one is told (default: the topic's)",
+            help="words of which the fraction of texts that hold one is told (default: the topic's)",
         ),
     ] = None,
     tokens: Annotated[int, whole_option("--tokens", least=1, help="new tokens")] = 60,
-    dose: Annotated[
+    top_k: Annotated[
         int | None,
         whole_option(
-            "--dose", least=1, help="of the codes found, how many are used, best first (default: all)"
+            "--top-k", least=1, help="of the codes found, how many are used, best first (default: all)"
         ),
     ] = None,
     slots: Annotated[
@@ -93,7 +93,7 @@ def steer(
             parser=finite,
             metavar="NUMBER",
             help="add NUMBER × weight × (code − mean of its book) to what is there "
-            "(what --topic and --like do, with 2.5)",
+            "(what --topic and --positive do, with 2.5)",
         ),
     ] = None,
     set_them: Annotated[
@@ -102,9 +102,9 @@ def steer(
     forbid: Annotated[
         bool, typer.Option("--forbid", help="never choose the codes, but the next best")
     ] = False,
-    token_share: Annotated[
+    token_fraction: Annotated[
         float,
-        typer.Option("--share", parser=share, metavar="SHARE", help="steer at this share of the tokens"),
+        typer.Option(parser=share, metavar="FRACTION", help="steer at this fraction of the tokens"),
     ] = 1.0,
     positions: Annotated[
         str,
@@ -121,13 +121,13 @@ def steer(
             "(default: difference)",
         ),
     ] = None,
-    control: Annotated[
-        bool, typer.Option("--control", help="a third text, with random codes of the same sites")
+    random_baseline: Annotated[
+        bool, typer.Option("--random-baseline", help="a third text, with random codes of the same sites")
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
     temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 0.7,
     seed: Annotated[
-        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, share and split")
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, fraction and split")
     ] = 0,
     codebooks: CodebooksOption = None,
     k: Annotated[
@@ -149,8 +149,7 @@ def steer(
 ) -> None:
     """Continue a prompt with and without codes; perplexity is that of the model without them."""
     _check_what_is_done(add=add, forbid=forbid, set_them=set_them, named=codes is not None, slots=slots)
-    _check_towards_what(codes=codes, topic=topic, like=like, unlike=unlike, dose=dose, by=by)
-    slots = slots or 1
+    _check_towards_what(codes=codes, topic=topic, positive=positive, negative=negative, top_k=top_k, by=by)
     if samples > 1 and temperature == 0:
         raise InputError(f"--samples {samples} at --temperature 0: all texts of a prompt would be the same")
     if json_file is not None:
@@ -162,73 +161,74 @@ def steer(
 
     # a mistake should not wait for the model
     given = parse_codes(codes) if codes is not None else []
-    code_edits(given, add=add, forbid=forbid)
-    positive, negative, words = _texts(topic, like, unlike)
+    found_here = not given
+    how = (
+        "added"
+        if add is not None or (found_here and not (set_them or forbid))
+        else "forbidden"
+        if forbid
+        else "set"
+    )
+    code_edits(given, how)
+    texts_with, texts_without, words = _texts(topic, positive, negative)
     words = tuple(word.strip() for word in (count or "").split(",") if word.strip()) or words
 
     from interp.bottlenecks.store import load_codebooks
-    from interp.cli.render import as_json, print_found, print_rates, print_repeat, print_side_by_side
+    from interp.cli.render import as_json, print_found, print_rates, print_side_by_side
     from interp.files import write_json
     from interp.models import load_model
     from interp.progress import bar
     from interp.steering.cache import find_or_recall
     from interp.steering.code_set import SCALE
-    from interp.steering.conditions import continue_arms, random_codes
     from interp.steering.find import RANKINGS
+    from interp.steering.request import SteeringRequest
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = load_codebooks(codebooks, loaded, k=k)
-    if not given:
-        found = find_or_recall(loaded, books, positive, negative, by=by or RANKINGS[0], seed=seed, stage=bar)
-        n = min(dose or len(found), len(found))
-        if add is None and not (set_them or forbid):
-            add = SCALE
-        given = found.named(n, "forbidden" if forbid else "set" if add is None else "added")
+    if found_here:
+        code_set = find_or_recall(
+            loaded, books, texts_with, texts_without, by=by or RANKINGS[0], seed=seed, stage=bar
+        )
+        n = min(top_k or len(code_set), len(code_set))
+        given = code_set.named(n, how)
         if not given:
             raise InputError(
                 f"none of the {n} codes found lies in the direction in which the texts differ, so there is nothing to "
                 "add: give --set to put them in place of others"
-                + (", or a larger --dose" if n < len(found) else "")
+                + (", or a larger --top-k" if n < len(code_set) else "")
             )
-        print_found(found, given)
-    drawn = random_codes(loaded, books, given, seed=seed) if control else None
-    # spliced, all rows are written by the model on codes, those without an edit as well
-    arms = {"base" if error_term else "on codes, unedited": [], "steered": given}
-    if drawn is not None:
-        arms["random codes"] = drawn
-    how = {
-        "slots": slots,
-        "add": add,
-        "forbid": forbid,
-        "positions": positions,
-        "fraction": token_share,
-        "seed": seed,
-        "error_term": error_term,
-        "temperature": temperature,
-        "chat": chat,
-    }
-    jobs = list(prompt) * samples
-    texts = continue_arms(loaded, books, arms, jobs, tokens, **how, stage=bar)
-    settings = how | {
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "codebooks": None if codebooks is None else str(codebooks),
-        "k": k,
-        "prompts": list(prompt),
-        "samples": samples,
-        "tokens": tokens,
-    }
+        print_found(code_set, given)
+    request = SteeringRequest(
+        prompts=tuple(prompt),
+        codes=tuple(given),
+        how=how,
+        scale=SCALE if add is None else add,
+        slots=slots or 1,
+        positions=positions,
+        fraction=token_fraction,
+        n_tokens=tokens,
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
+        chat=chat,
+        random_baseline=random_baseline,
+        error_term=error_term,
+        model=model,
+        codebooks=None if codebooks is None else str(codebooks),
+        k=k,
+        device=device,
+        dtype=dtype,
+    )
+    texts = request.run(loaded, books, stage=bar)
     if json_file is not None:  # first: what reads the output may stop reading
-        write_json(
-            json_file, {"request": request_of_command(context), **as_json(texts, arms, words, settings)}
-        )
+        told = as_json(texts, request.conditions(loaded, books), words, request)
+        write_json(json_file, {"request": request_of_command(context), **told})
     print_side_by_side({name: own[: len(prompt)] for name, own in texts.items()})
     if samples > 1 or count is not None:
         print_rates(texts, words)
     if json_file is not None:
         typer.echo(f"saved    {json_file}")
-    print_repeat(settings | {"codes": given, "control": drawn})
+    typer.echo("\n" + request.program())  # no wrapping, so that it can be copied
 
 
 def _check_what_is_done(
@@ -249,24 +249,24 @@ def _check_towards_what(
     *,
     codes: str | None,
     topic: str | None,
-    like: Path | None,
-    unlike: Path | None,
-    dose: int | None,
+    positive: Path | None,
+    negative: Path | None,
+    top_k: int | None,
     by: str | None,
 ) -> None:
     """Refuse all but one source of codes, and options of another one."""
-    if sum(choice is not None for choice in (codes, topic, like)) != 1:
-        raise InputError("say what to steer towards: one of --codes, --topic and --like")
-    if unlike is not None and like is None:
-        raise InputError("--unlike goes with --like: name the texts with the behaviour too")
-    if codes is not None and (dose is not None or by is not None):
+    if sum(choice is not None for choice in (codes, topic, positive)) != 1:
+        raise InputError("say what to steer towards: one of --codes, --topic and --positive")
+    if negative is not None and positive is None:
+        raise InputError("--negative goes with --positive: name the texts with the behaviour too")
+    if codes is not None and (top_k is not None or by is not None):
         raise InputError(
-            "--dose and --by go with --topic and --like: codes that are named are not looked for"
+            "--top-k and --by go with --topic and --positive: codes that are named are not looked for"
         )
 
 
 def _texts(
-    topic: str | None, like: Path | None, unlike: Path | None
+    topic: str | None, positive: Path | None, negative: Path | None
 ) -> tuple[Sequence[str], Sequence[str], tuple[str, ...]]:
     """Texts that codes are found from, positive and negative, and words that tell of a topic."""
     from interp.steering.topics import load_topic, neutral_texts, read_lines
@@ -274,6 +274,6 @@ def _texts(
     if topic is not None:
         chosen = load_topic(topic)
         return chosen.positive, chosen.negative, chosen.words
-    if like is not None:
-        return read_lines(like), neutral_texts() if unlike is None else read_lines(unlike), ()
+    if positive is not None:
+        return read_lines(positive), neutral_texts() if negative is None else read_lines(negative), ()
     return (), (), ()

@@ -35,7 +35,7 @@ from interp.bottlenecks.edits import WeightedCode, code_edits
 from interp.models import Model, hooked, model_device, parse_site, resolve_site
 from interp.steering import AddCode
 from interp.steering.code_set import SCALE, CodeSet
-from interp.steering.conditions import random_codes
+from interp.steering.request import random_codes
 from interp.steering.texts import BATCH_SIZE, tokenize
 
 
@@ -154,7 +154,7 @@ def plan_arms(
 
     Args:
         found: by difference.
-        gains_of: the gains of the heads' codebooks' sites (:func:`~interp.steering.find.read_gains`), from the texts
+        gains_of: the gains of the heads' codebooks' sites (:func:`~interp.steering.find.target_gradients`), from the texts
             that the means are of.
         layer: of the residual stream, such as ``r15``.
     """
@@ -168,7 +168,7 @@ def plan_arms(
 
     def adding(chosen: Sequence[WeightedCode]):
         return lambda scale: attach(model, codebooks, read=False).edit(
-            *code_edits(chosen, add=scale), seed=seed
+            *code_edits(chosen, "added", scale=scale), seed=seed
         )
 
     def vectors(at_sites: Callable[[], Mapping[str, Tensor]]):

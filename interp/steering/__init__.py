@@ -3,6 +3,7 @@
 from interp.bottlenecks.edits import AddCode, CodeEdit, ForbidCode, SetCode, WeightedCode, parse_codes
 from interp.steering.code_set import CodeSet, FoundCode, Verdict
 from interp.steering.find import find_codes
+from interp.steering.request import SteeringRequest
 from interp.steering.steer import steer
 from interp.steering.topics import Topic, load_topic, topic_names
 
@@ -13,6 +14,7 @@ __all__ = [
     "ForbidCode",
     "FoundCode",
     "SetCode",
+    "SteeringRequest",
     "Topic",
     "Verdict",
     "WeightedCode",

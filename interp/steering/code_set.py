@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from interp.bottlenecks.edits import AddCode, SetCode, WeightedCode, code_edits
+from interp.bottlenecks.edits import HOW, AddCode, SetCode, WeightedCode, code_edits
 from interp.errors import InputError
 
-HOW = ("set", "added", "forbidden")
-"""What is done to codes."""
 SCALE = 2.5
 """How many times codes that were found are added, with their weights, where nothing is said."""
 
@@ -68,17 +66,20 @@ class CodeSet:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def sets(self, n: int, *, slots: int = 1, strength: float | int | None = None) -> list[SetCode]:
-        """Edits that set the first n; of a site's codes only the best, as one takes the other's place."""
+    def sets(
+        self, n: int | None = None, *, slots: int = 1, strength: float | int | None = None
+    ) -> list[SetCode]:
+        """Edits that set the first n, or all; of a site's codes only the best, as one takes the other's place."""
         return [SetCode(site, code, slots, strength) for site, code, _ in self.named(n, "set")]
 
-    def adds(self, n: int, *, scale: float | int = SCALE) -> list[AddCode]:
-        """Edits that add how each of the first n differs from its codebook's mean, so many times its weight."""
-        return code_edits(self.named(n, "added"), add=scale)
+    def adds(self, n: int | None = None, *, scale: float | int = SCALE) -> list[AddCode]:
+        """Edits that add how each of the first n, or of all, differs from its codebook's mean, so many times its
+        weight."""
+        return code_edits(self.named(n, "added"), "added", scale=scale)
 
-    def named(self, n: int, how: str) -> list[WeightedCode]:
-        """The first n: to be ``added``, with their weights, without those of weight 0; ``set``, of each site only the
-        best; or ``forbidden``.
+    def named(self, n: int | None, how: str) -> list[WeightedCode]:
+        """The first n, or all: to be ``added``, with their weights, without those of weight 0; ``set``, of each site
+        only the best; or ``forbidden``.
 
         Raises:
             InputError: fewer codes than n, or something else is to be done to them.
@@ -116,7 +117,9 @@ class CodeSet:
         )
         return cls(**{**stored, "codes": tuple(codes)})
 
-    def _first(self, n: int) -> tuple[FoundCode, ...]:
+    def _first(self, n: int | None) -> tuple[FoundCode, ...]:
+        if n is None:
+            return self.codes
         if not 1 <= n <= len(self.codes):
             raise InputError(f"{n} codes: choose 1 to {len(self.codes)}")
         return self.codes[:n]

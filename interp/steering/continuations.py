@@ -145,7 +145,7 @@ def continue_prompts(
     chat: bool = False,
     watch: Callable[[Tensor], None] | None = None,
 ) -> list[Continuation]:
-    """Sample one continuation a prompt, all in one batch, inside a context such as :func:`~interp.bottlenecks.attach.attach`.
+    """Sample one continuation a prompt, all in one batch, inside a context such as ``attach(…)``.
 
     The context is left before the texts are judged.
 

@@ -55,7 +55,7 @@ from interp.steering.target_tokens import Target, find_target
 from interp.steering.texts import Readings, TokenizedTexts, batches, grouped, read_texts, tokenize, watched
 
 
-def read_gains(
+def target_gradients(
     model: Model,
     codebooks: Mapping[str, Bottleneck],
     target: Target,
@@ -88,7 +88,7 @@ EXACT = 1e-5
 """What may be left of a vector, as a share of its length: rounding is not told in codes."""
 
 
-def pursue(
+def matching_pursuit(
     codes: Sequence[Float[np.ndarray, "_ _"]],
     vectors: Sequence[Float[np.ndarray, " _"]],
     n: int,
@@ -315,7 +315,7 @@ def _by_difference(
     kinds = _ALL if choosing.all() else _CHOOSING
     positive, negative = (texts.at(kind & choosing) for kind in (is_positive, ~is_positive))
     target = find_target(positive, negative, read.expectation(kinds[1]))
-    gains = read_gains(model, codebooks, target, negative, stage=stage)
+    gains = target_gradients(model, codebooks, target, negative, stage=stage)
     helpful, codes, differences = [], [], []
     for place in places:
         difference, gain = _difference(place, read, kinds), gains[place.name][place.group].numpy()
@@ -325,7 +325,9 @@ def _by_difference(
             codes.append(_compared(place.vectors, gain, write))
             differences.append(_compared(difference, gain, write))
     found = []
-    for number, code, weight in pursue(codes, differences, max(AT_LEAST, int(SHARE * len(helpful)))):
+    for number, code, weight in matching_pursuit(
+        codes, differences, max(AT_LEAST, int(SHARE * len(helpful)))
+    ):
         place, gain = helpful[number]
         found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
     return sorted(found, key=lambda chosen: -chosen[3])

@@ -13,7 +13,7 @@ PLACES = {
     "begin": ("steering", {"positions": "generated"}),
     "seed": ("steering", {}),
     "slots": ("steering", {}),
-    "dose": ("steering", {"source": "of a topic"}),
+    "top_k": ("steering", {"source": "of a topic"}),
     "rows": ("codes", {"q": "Mary"}),
     "hits_least": ("codes", {"q": "Mary"}),
     "each": ("codes", {"q": "Mary"}),

@@ -12,12 +12,12 @@ from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
 from interp.app import engine
 from interp.app.engine import Turns
-from interp.app.steering.job import EVERY, Request, compare
+from interp.app.steering.job import EVERY, compare
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import load_codebooks
 from interp.errors import InputError
 from interp.models import load_model
-from interp.steering import SetCode, WeightedCode
+from interp.steering import SetCode, SteeringRequest, WeightedCode
 from interp.steering.continuations import continue_prompts
 
 SOON = 10
@@ -89,18 +89,18 @@ def books(tiny_model_folder, runs_with_books, monkeypatch) -> dict:
     return load_codebooks(runs_with_books / "books", engine.model())
 
 
-def _request(prompt: str, site: str, code: int, seed: int, n_tokens: int = 24) -> Request:
-    return Request(prompt, (WeightedCode(site, code),), "set", 1.0, 2, "generated", 1.0, n_tokens, 0.7, seed)
+def _request(prompt: str, site: str, code: int, seed: int, n_tokens: int = 24) -> SteeringRequest:
+    return SteeringRequest((prompt,), (WeightedCode(site, code),), slots=2, n_tokens=n_tokens, seed=seed)
 
 
-def _expected(tiny_model_folder, runs_with_books, request: Request) -> list[tuple[int, ...]]:
+def _expected(tiny_model_folder, runs_with_books, request: SteeringRequest) -> list[tuple[int, ...]]:
     """The tokens of base and steered, by a model of its own."""
     model = load_model(str(tiny_model_folder("llama")))
     books = load_codebooks(runs_with_books / "books", model)
     [(site, code, _)] = request.codes
     within = attach(model, books, read=False).edit(SetCode(site, code, 2, rows=[1]), seed=request.seed)
     written = continue_prompts(
-        model, [request.prompt] * 2, request.n_tokens, within=within, seed=request.seed
+        model, list(request.prompts) * 2, request.n_tokens, within=within, seed=request.seed
     )
     return [text.tokens for text in written]
 
@@ -113,10 +113,10 @@ def test_tabs_that_steer_at_once_get_what_each_asked_for(books, tiny_model_folde
     ]
     together = threading.Barrier(len(requests))
 
-    def steered(request: Request) -> list[tuple[int, ...]]:
+    def steered(request: SteeringRequest) -> list[tuple[int, ...]]:
         together.wait(SOON)
-        found = compare(None, books, request, lambda *_: None)
-        return [one.text.tokens for one in found.texts]
+        found = compare(books, request, lambda *_: None)
+        return [one.text.tokens for one in found]
 
     with ThreadPoolExecutor(len(requests)) as tabs:
         found = list(tabs.map(steered, requests))
@@ -134,15 +134,15 @@ def _marked(texts: list[str], marks: list[bool]) -> str:
     return _whole("".join(text for text, mark in zip(texts, marks, strict=True) if mark))
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5])
-def test_texts_are_shown_as_far_as_they_are_written_with_edited_tokens_marked(books, share):
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_texts_are_shown_as_far_as_they_are_written_with_edited_tokens_marked(books, fraction):
     shown: dict[int, list] = {0: [], 1: []}
 
     def show(row: int, texts: list[str], marks: list[bool], n_prompt: int) -> None:
         shown[row].append((texts, marks, n_prompt))
 
-    request = replace(_request("Mary had a", "a1.h2", 5, seed=1), share=share)
-    base, steered = compare(None, books, request, show).texts
+    request = replace(_request("Mary had a", "a1.h2", 5, seed=1), fraction=fraction)
+    base, steered = compare(books, request, show)
     for row, written in enumerate((base, steered)):
         for texts, marks, n_prompt in shown[row]:
             assert "".join(texts[:n_prompt]) == "Mary had a"
@@ -168,13 +168,13 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
 
     request = _request("Mary had a", "a1.h2", 5, seed=1)
     with pytest.raises(type(error)):
-        compare(None, books, request, show)
+        compare(books, request, show)
     assert len(seen) == 5
     # neither the turn nor a hook nor a code is left: another thread gets it all, and gets it right
     with ThreadPoolExecutor(1) as tab:
-        found = tab.submit(compare, None, books, request, lambda *_: None).result(SOON)
+        found = tab.submit(compare, books, request, lambda *_: None).result(SOON)
     expected = _expected(tiny_model_folder, runs_with_books, request)
-    assert [one.text.tokens for one in found.texts] == expected
+    assert [one.text.tokens for one in found] == expected
     assert not any(point.fwd_hooks for point in engine.model().hook_dict.values())
 
 

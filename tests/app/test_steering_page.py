@@ -18,8 +18,8 @@ from interp.models import load_model
 from interp.steering import SetCode, parse_codes, topics
 from interp.steering.cache import identity
 from interp.steering.code_set import SCALE
-from interp.steering.conditions import random_codes
 from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences
+from interp.steering.request import random_codes
 from tests.app.conftest import files_of, html_of
 from tests.app.test_live_page import values_of
 
@@ -95,7 +95,7 @@ def test_what_was_kept_elsewhere_is_neither_read_nor_written(open_page, runs_wit
     runs = Path(shutil.copytree(runs_with_books, tmp_path / "runs"))
     (tmp_path / "elsewhere").mkdir()
     (runs / ".found").symlink_to(tmp_path / "elsewhere")
-    app = open_page("steering", runs, source="of texts", like="a fire", unlike="a store")
+    app = open_page("steering", runs, source="of texts", positive="a fire", negative="a store")
     _press(app)
     assert "is a link to another place" in app.error[0].value and not list((tmp_path / "elsewhere").iterdir())
 
@@ -104,7 +104,7 @@ def test_what_the_address_says_is_steered(page):
     app = page(prompt="Mary had", codes="m0=2", how="added", scale="3", temperature="0", books="books")
     assert app.text_area(key="codes").value == "m0=2" and app.number_input(key="scale").value == 3
     _press(app)
-    assert "    add=3.0,\n" in app.code[0].value
+    assert "how='added'" in app.code[0].value and "scale=3.0" in app.code[0].value
     assert "temperature=0.0" in app.code[0].value
     assert re.sub("<[^>]*>", "", html_of(app)[0]).startswith("Mary had")
 
@@ -115,14 +115,16 @@ def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_w
     app.text_area(key="codes").set_value(CODES)
     app.selectbox(key="positions").set_value("generated")
     app.number_input(key="begin").set_value(3)
-    app.number_input(key="share").set_value(0.5)
+    app.number_input(key="fraction").set_value(0.5)
     app.number_input(key="seed").set_value(7)
-    app.toggle(key="control").set_value(True)
+    app.toggle(key="random_baseline").set_value(True)
     _press(app)
     perplexities = [metric.value for metric in app.metric]
     assert "**Random codes**" in [markdown.value for markdown in app.markdown]
     other = page(**dict(parse_qsl(urlsplit(app.code[2].value).query)))
-    assert other.text_area(key="prompt").value == "John & <Mary>?" and other.toggle(key="control").value
+    assert (
+        other.text_area(key="prompt").value == "John & <Mary>?" and other.toggle(key="random_baseline").value
+    )
     _press(other)
     assert [metric.value for metric in other.metric] == perplexities
     assert other.code[0].value == app.code[0].value
@@ -198,7 +200,7 @@ def test_a_prompt_that_cannot_be_continued_is_told_while_another_tab_has_the_mod
 def test_a_preset_says_when_the_form_is_not_as_it_was_measured(page):
     app = page()
     app.button[0].click().run()
-    for key, value in (("scale", 3.0), ("temperature", 0.5), ("tokens", 9), ("share", 0.5)):
+    for key, value in (("scale", 3.0), ("temperature", 0.5), ("tokens", 9), ("fraction", 0.5)):
         measured = [caption.value for caption in app.caption if "to the store" in caption.value]
         assert "own settings" not in measured[0]
         app.number_input(key=key).set_value(value)
@@ -213,20 +215,20 @@ def test_a_preset_says_when_the_form_is_not_as_it_was_measured(page):
 
 @pytest.mark.usefixtures("presets")
 def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
-    app = page(source="of a topic", share="0.5", temperature="2", control="true")
+    app = page(source="of a topic", fraction="0.5", temperature="2", random_baseline="true")
     assert [button.label for button in app.button] == ["to the store", r"\<b\>\*", "Steer"]
     app.button[0].click().run()
     assert not app.exception
     assert app.radio(key="source").value == "by name" and app.radio(key="how").value == "added"
     assert app.text_area(key="codes").value == "a1.h2=5*0.25,m0=2"
     assert app.text_area(key="prompt").value == "Mary had"
-    numbers = {key: app.number_input(key=key).value for key in ("scale", "share", "temperature", "tokens")}
-    assert numbers == {"scale": 2.5, "share": 1.0, "temperature": 0.7, "tokens": 8}
+    numbers = {key: app.number_input(key=key).value for key in ("scale", "fraction", "temperature", "tokens")}
+    assert numbers == {"scale": 2.5, "fraction": 1.0, "temperature": 0.7, "tokens": 8}
     [caption] = [caption.value for caption in app.caption if "to the store" in caption.value]
     assert "these codes 15 of 20" in caption and "without 1 of 20" in caption and "heads 2 of 20" in caption
     assert "perplexities 14, 9 and 12" in caption
     _press(app)
-    assert not app.error and "    add=2.5,\n" in app.code[0].value and "temperature=0.7" in app.code[0].value
+    assert not app.error and "how='added'" in app.code[0].value
 
 
 def test_damaged_presets_are_an_error_card_and_the_page_steers(page, presets):
@@ -272,14 +274,14 @@ def test_an_address_that_names_a_topic_adds_its_codes_unless_it_says_otherwise(p
 
 def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     app = page(source="of texts")
-    app.text_area(key="like").set_value("\n".join(f"Z {word} the store" for word in WORDS))
-    app.text_area(key="unlike").set_value("\n".join(f"{word} the store" for word in WORDS))
-    app.number_input(key="dose").set_value(2)
+    app.text_area(key="positive").set_value("\n".join(f"Z {word} the store" for word in WORDS))
+    app.text_area(key="negative").set_value("\n".join(f"{word} the store" for word in WORDS))
+    app.number_input(key="top_k").set_value(2)
     _press(app)
     assert not app.error
     table = app.dataframe[1].value
     assert list(table.columns) == ["site", "code", "weight", "effect", "precision", "recall", "q", "page"]
-    assert len(table) == 2 and table["page"][0] == f"/codes?code={table['site'][0]}:{table['code'][0]}"
+    assert len(table) == 2 and table["page"][0] == f"/codes?code={table['site'][0]}={table['code'][0]}"
     codes = ",".join(f"{row.site}={row.code}*{row.weight}" for row in table.itertuples())
     assert f"parse_codes('{codes}')" in app.code[0].value
     [kept] = (runs_with_books / ".found").glob("*.json")
@@ -328,7 +330,7 @@ def test_a_prompt_that_cannot_be_continued_is_one_clear_line(page, prompt, messa
     [
         ("scale", "nan", 1.0),
         ("scale", "1e99", 1.0),
-        ("share", "-1", 1.0),
+        ("fraction", "-1", 1.0),
         ("begin", "0", 1),
         ("how", "x", "set"),
     ],

@@ -21,7 +21,7 @@ from tests.chromium import FLAGS, chromium_path
 
 WIDTHS, SCHEMES = (1280, 800), ("light", "dark")
 TALLEST = 4000
-STORY = "source=of+a+topic&topic=fire&temperature=0.7&control=true&prompt=One+day,+Tim+and+his+mom+went+to"
+STORY = "source=of+a+topic&topic=fire&temperature=0.7&random_baseline=true&prompt=One+day,+Tim+and+his+mom+went+to"
 COMMANDS = {
     "ioi/run.json": "discover ioi -n 24",
     "ioi-attribution/run.json": "discover ioi -n 24 --method attribution",

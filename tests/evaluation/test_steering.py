@@ -30,7 +30,7 @@ from interp.evaluation.steering_conditions import (
 )
 from interp.models import Model, hooked
 from interp.steering import Topic, find_codes
-from interp.steering.find import EMPHASIS, read_gains
+from interp.steering.find import EMPHASIS, target_gradients
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 
@@ -101,7 +101,7 @@ def arms(model, books) -> dict[str, SteeringCondition]:
 def gains(model, books) -> dict[str, torch.Tensor]:
     plain = tokenize(model, PLAIN)
     expected = read_texts(model, {}, plain, np.zeros(len(PLAIN), dtype=int)).expectation([0])
-    return read_gains(model, books, find_target(tokenize(model, MARKED), plain, expected), plain)
+    return target_gradients(model, books, find_target(tokenize(model, MARKED), plain, expected), plain)
 
 
 def test_controls_act_at_the_heads_of_the_codes(model, books, arms):

@@ -9,8 +9,8 @@ from interp.errors import InputError
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, WeightedCode
-from interp.steering.conditions import random_codes
 from interp.steering.continuations import step_divergences, surprise
+from interp.steering.request import random_codes
 from tests.bottlenecks.test_edits import fitted
 
 PROMPT = [1, 20, 31, 7]

@@ -19,8 +19,16 @@ from interp.models import Model, hooked, load_model
 from interp.steering import CodeSet, find_codes, load_topic, topic_names
 from interp.steering import cache as kept
 from interp.steering.cache import write_shipped
-from interp.steering.conditions import random_codes
-from interp.steering.find import AT_LEAST, DETECTED, EMPHASIS, SHARE, _split, pursue, read_gains
+from interp.steering.find import (
+    AT_LEAST,
+    DETECTED,
+    EMPHASIS,
+    SHARE,
+    _split,
+    matching_pursuit,
+    target_gradients,
+)
+from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
 from interp.steering.topics import development_topic_names, holds_word, neutral_texts, read_lines
@@ -125,7 +133,7 @@ def told_in_codes(model, books, marked, plain, at_least=AT_LEAST):
     texts = tokenize(model, plain)
     expected = read_texts(model, {}, texts, np.zeros(len(plain), dtype=int)).expectation([0])
     target = find_target(tokenize(model, marked), texts, expected)
-    gains = read_gains(model, books, target, texts)
+    gains = target_gradients(model, books, target, texts)
     roots, wanted, named = [], [], []
     for name, book in books.items():
         for group in range(len(gains[name])):
@@ -142,7 +150,7 @@ def told_in_codes(model, books, marked, plain, at_least=AT_LEAST):
                 wanted.append((difference @ root).numpy())
                 named.append((site, vectors @ gain))
     told = {}
-    for place, code, weight in pursue(roots, wanted, max(at_least, int(SHARE * len(roots)))):
+    for place, code, weight in matching_pursuit(roots, wanted, max(at_least, int(SHARE * len(roots)))):
         site, effects = named[place]
         told[site, code] = weight, float(weight * effects[code])
     return told
@@ -181,7 +189,9 @@ def test_a_codebook_of_the_whole_z_is_compared_by_what_all_heads_write(model):
     left = left - sum(code.weight * vector.double() for code, vector in zip(found.codes, named, strict=True))
     plain = tokenize(model, PLAIN)
     expected = read_texts(model, {}, plain, np.zeros(len(PLAIN), dtype=int)).expectation([0])
-    gain = read_gains(model, whole, find_target(tokenize(model, MARKED), plain, expected), plain)["a0"][0]
+    gain = target_gradients(model, whole, find_target(tokenize(model, MARKED), plain, expected), plain)["a0"][
+        0
+    ]
     metric = metric_of(model.blocks[0].attn.W_O.flatten(0, 1), gain.double())
     # what is left cannot be told better in these codes
     for vector in named:
@@ -238,7 +248,7 @@ def test_gains_are_the_slope_of_the_target(model, books):
     marked, plain = tokenize(model, MARKED), tokenize(model, PLAIN)
     expected = read_texts(model, {}, plain, np.zeros(len(PLAIN), dtype=int)).expectation([0])
     target = find_target(marked, plain, expected)
-    gain = read_gains(model, {"m0": books["m0"]}, target, plain)["m0"][0]
+    gain = target_gradients(model, {"m0": books["m0"]}, target, plain)["m0"][0]
     direction = gain / gain.norm()
 
     def raised(step: float) -> float:
@@ -288,7 +298,8 @@ def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
     others = random_codes(model, books, named, seed=1)
     assert [code.weight for code in others] == [code.weight for code in named]
     assert log_p(added) > max(
-        log_p(), log_p(attach(model, books, read=False).edit(*code_edits(others, add=1), positions="all"))
+        log_p(),
+        log_p(attach(model, books, read=False).edit(*code_edits(others, "added", scale=1), positions="all")),
     )
     sites = [edit.site for edit in found.sets(len(found))]
     assert len(sites) == len(set(sites)) == len({code.site for code in found.codes})

@@ -20,7 +20,9 @@ def test_presets_and_topics_codes_belong_to_the_shipped_codebooks(smollm2, tmp_p
     presets = load_presets(made_with)
     assert presets, STALE
     for preset in presets:
-        attach(smollm2, books, read=False).edit(*code_edits(parse_codes(preset.codes), add=preset.scale))
+        attach(smollm2, books, read=False).edit(
+            *code_edits(parse_codes(preset.codes), "added", scale=preset.scale)
+        )
         measured = preset.measured
         assert measured.hits[1] >= max(measured.n / 2, 2 * measured.hits[0], 2 * measured.hits[2])
     for name in topic_names():

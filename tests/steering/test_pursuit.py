@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import block_diag
 
-from interp.steering.find import pursue
+from interp.steering.find import matching_pursuit
 
 RANDOM = np.random.default_rng(0)
 CODES = RANDOM.normal(size=(64, 32))
@@ -12,7 +12,7 @@ CODES = RANDOM.normal(size=(64, 32))
 
 def told(codes, vector, n) -> list[tuple[int, float]]:
     """Of one place."""
-    return [(code, weight) for _, code, weight in pursue([codes], [vector], n)]
+    return [(code, weight) for _, code, weight in matching_pursuit([codes], [vector], n)]
 
 
 def test_a_sum_of_codes_is_told_in_these_codes():
@@ -37,7 +37,7 @@ def test_only_codes_that_point_along_it_are_taken():
     codes = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
     assert told(codes, np.array([-2.0, 0.0]), 4) == [(1, 2.0)]
     assert told(codes, np.array([0.0, 0.0]), 4) == []
-    assert pursue([], [], 4) == []
+    assert matching_pursuit([], [], 4) == []
 
 
 def test_each_code_taken_is_the_one_that_leaves_least():
@@ -47,14 +47,14 @@ def test_each_code_taken_is_the_one_that_leaves_least():
     taken: set[tuple[int, int]] = set()
     for n in range(1, 8):
         left = list(vectors)
-        for place, code, weight in pursue(codes, vectors, n - 1):
+        for place, code, weight in matching_pursuit(codes, vectors, n - 1):
             left[place] = left[place] - weight * codes[place][code]
         falls = {}
         for place, some in enumerate(codes):
             for code, vector in enumerate(some):
                 best = max(0.0, vector @ left[place] / (vector @ vector))
                 falls[place, code] = (left[place] ** 2).sum() - ((left[place] - best * vector) ** 2).sum()
-        now = {(place, code) for place, code, _ in pursue(codes, vectors, n)}
+        now = {(place, code) for place, code, _ in matching_pursuit(codes, vectors, n)}
         assert now - taken == {max(falls, key=falls.get)}
         taken = now
 
@@ -66,7 +66,7 @@ def test_places_are_told_as_one_vector_of_all_of_them():
     together = told(block_diag(*codes), np.concatenate(vectors), 12)
     begin = np.cumsum([0, 64, 40])
     expected = {(int((begin <= code).sum()) - 1, code) for code, _ in together}
-    found = pursue(codes, vectors, 12)
+    found = matching_pursuit(codes, vectors, 12)
     assert {(place, int(begin[place]) + code) for place, code, _ in found} == expected
     weights = {int(begin[place]) + code: weight for place, code, weight in found}
     assert weights == pytest.approx(dict(together))

@@ -1,0 +1,209 @@
+"""One request for steered texts: what the command line and the workbench ask for, and the program that repeats it.
+
+The same prompts are continued under several conditions, in the same batches: without the codes, with them, and with
+random ones at the same sites. What is compared differs in its codes alone.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+
+from interp.bottlenecks.attach import attach, home_of
+from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.edits import CodeEdit, WeightedCode, code_edits, format_codes
+from interp.errors import InputError
+from interp.models import Model
+from interp.models.embedded import EMBEDDED
+from interp.progress import Stage, silent
+from interp.steering.code_set import SCALE
+from interp.steering.continuations import Continuation, continue_prompts
+
+BASE, SPLICED, STEERED, RANDOM = "base", "on codes, unedited", "steered", "random codes"
+ROWS = 96
+"""Texts in one batch, of all conditions together."""
+STRIDE = 1_000_003
+"""From one batch's seed to the next one's: with 1 another ``seed`` would write the same texts in other batches."""
+
+
+@dataclass(frozen=True)
+class SteeringRequest:
+    """
+    Attributes:
+        codes: with their weights, which count where codes are added.
+        how: what is done to the codes.
+        scale: of added codes, the factor of their weight times their difference from their codebook's mean.
+        slots: of set codes, how many of a vector's k codes each replaces.
+        positions, fraction: as of :meth:`~interp.bottlenecks.attach.Attached.edit`.
+        samples: texts of each prompt.
+        seed: of texts, fraction and random codes.
+        chat: put prompts into the model's chat template.
+        random_baseline: write texts with random codes of the same sites, too.
+        error_term: as of :func:`~interp.bottlenecks.attach.attach`. Without it texts of all conditions are written on
+            codes, those without an edit as well.
+        model, device, dtype: as of :func:`~interp.models.load_model`.
+        codebooks: their folder; None for those of the package.
+        k: codes a vector; None for as many as the codebooks were fitted with.
+    """
+
+    prompts: tuple[str, ...]
+    codes: tuple[WeightedCode, ...]
+    how: Literal["set", "added", "forbidden"] = "set"
+    scale: float | int = SCALE
+    slots: int = 1
+    positions: str = "generated"
+    fraction: float | int = 1.0
+    n_tokens: int = 60
+    samples: int = 1
+    temperature: float | int = 0.7
+    seed: int = 0
+    chat: bool = False
+    random_baseline: bool = False
+    error_term: bool = True
+    model: str = EMBEDDED
+    codebooks: str | None = None
+    k: int | None = None
+    device: str | None = None
+    dtype: str = "float32"
+
+    def edits(self, codes: Sequence[WeightedCode], rows: Sequence[int]) -> list[CodeEdit]:
+        """What is done to these codes in some rows of a batch."""
+        return code_edits(codes, self.how, scale=self.scale, slots=self.slots, rows=rows)
+
+    def conditions(
+        self, model: Model, codebooks: Mapping[str, Bottleneck]
+    ) -> dict[str, Sequence[WeightedCode]]:
+        """The codes of each condition, none for texts without an edit.
+
+        Raises:
+            InputError: no codes, or as :func:`random_codes`.
+        """
+        if not self.codes:
+            raise InputError("no codes: name some, such as a12.h3=417")
+        # spliced, all rows are written by the model on codes, those without an edit as well
+        found = {BASE if self.error_term else SPLICED: (), STEERED: self.codes}
+        if self.random_baseline:
+            found[RANDOM] = random_codes(model, codebooks, self.codes, seed=self.seed)
+        return found
+
+    def run(
+        self, model: Model, codebooks: Mapping[str, Bottleneck], *, stage: Stage = silent
+    ) -> dict[str, list[Continuation]]:
+        """The texts of each condition in the order of the prompts, all of them once, then once more for each sample.
+
+        All conditions draw from one stream of random numbers, but not the same ones: texts are not paired.
+
+        Raises:
+            InputError: no prompts or codes, or as :meth:`~interp.bottlenecks.attach.Attached.edit` and
+                :func:`~interp.steering.continuations.continue_prompts`.
+        """
+        if not self.prompts:
+            raise InputError("no prompts: give at least one")
+        conditions = self.conditions(model, codebooks)
+        texts: dict[str, list[Continuation]] = {name: [] for name in conditions}
+        prompts, at_once = self.prompts * self.samples, max(1, ROWS // len(conditions))
+        batches = [prompts[begin : begin + at_once] for begin in range(0, len(prompts), at_once)]
+        with stage("writing", self.n_tokens * len(batches)) as tell:
+            for number, some in enumerate(batches):
+                edits = [
+                    edit
+                    for i, codes in enumerate(conditions.values())
+                    for edit in self.edits(codes, range(i * len(some), (i + 1) * len(some)))
+                ]
+                seed = self.seed + STRIDE * number
+                written = continue_prompts(
+                    model,
+                    some * len(conditions),
+                    self.n_tokens,
+                    within=attach(model, codebooks, error_term=self.error_term, read=False).edit(
+                        *edits, positions=self.positions, fraction=self.fraction, seed=seed
+                    ),
+                    temperature=self.temperature,
+                    seed=seed,
+                    chat=self.chat,
+                    watch=lambda _tokens: tell(1),
+                )
+                for i, own in enumerate(texts.values()):
+                    own += written[i * len(some) : (i + 1) * len(some)]
+        return texts
+
+    def program(self) -> str:
+        """Python that makes the same texts."""
+        folder = None if self.codebooks is None else f"Path({self.codebooks!r})"
+        loaded = "".join(f", {key}={value!r}" for key, value in self._loaded_as().items())
+        chosen = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("codes", "model", "codebooks", "k", "device", "dtype")
+            and getattr(self, field.name) != field.default
+        }
+        arguments = "".join(f"    {name}={value!r},\n" for name, value in chosen.items())
+        path = "" if folder is None else "from pathlib import Path\n\n"
+        return f"""{path}from interp.bottlenecks.store import load_codebooks
+from interp.models import load_model
+from interp.steering import SteeringRequest, parse_codes
+
+model = load_model({self.model!r}{loaded})
+codebooks = load_codebooks({folder}, model{"" if self.k is None else f", k={self.k}"})
+request = SteeringRequest(
+    codes=tuple(parse_codes({format_codes(self.codes)!r})),
+{arguments})
+for name, texts in request.run(model, codebooks).items():
+    for text in texts:
+        print(name, text.prompt, text.text, text.perplexity)"""
+
+    def command(self) -> str:
+        """The ``interp steer`` that makes the same texts."""
+        words = ["interp", "steer", "--codes", format_codes(self.codes)]
+        for prompt in self.prompts:
+            words += ["--prompt", prompt]
+        words += ["--tokens", str(self.n_tokens)]
+        if self.how == "forbidden":
+            words.append("--forbid")
+        elif self.how == "added":
+            words.append(f"--add={self.scale}")
+        elif self.slots != 1:
+            words += ["--slots", str(self.slots)]
+        words += ["--samples", str(self.samples)] if self.samples != 1 else []
+        words += ["--positions", self.positions]
+        words += ["--token-fraction", str(self.fraction)] if self.fraction != 1 else []
+        words += ["--temperature", str(self.temperature), "--seed", str(self.seed)]
+        words += ["--chat"] if self.chat else []
+        words += ["--random-baseline"] if self.random_baseline else []
+        words += [] if self.error_term else ["--splice"]
+        words += ["--k", str(self.k)] if self.k is not None else []
+        words += ["--codebooks", self.codebooks] if self.codebooks is not None else []
+        words += ["--model", self.model] if self.model != EMBEDDED else []
+        for key, value in self._loaded_as().items():
+            words += [f"--{key}", value]
+        return shlex.join(words)
+
+    def _loaded_as(self) -> dict[str, str]:
+        """Dtype and device of the model where they are not the usual ones."""
+        asked = {"device": self.device, "dtype": self.dtype}
+        return {key: value for key, value in asked.items() if value not in (None, "float32")}
+
+
+def random_codes(
+    model: Model, codebooks: Mapping[str, Bottleneck], codes: Sequence[WeightedCode], *, seed: int = 0
+) -> list[WeightedCode]:
+    """As many codes at the same sites with the same weights, drawn at random from those that are not named; none twice
+    at a site. What a steered text is to be compared with.
+
+    Raises:
+        InputError: a site without a codebook, or one of which no other codes are left.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    left: dict[str, list[int]] = {}
+    for site in dict.fromkeys(code.site for code in codes):
+        named = [code.code for code in codes if code.site == site]
+        n_codes = codebooks[home_of(model, codebooks, site)[0]].config.n_codes
+        order = torch.randperm(n_codes, generator=generator).tolist()
+        left[site] = [code for code in order if code not in named]
+        if len(left[site]) < len(named):
+            raise InputError(
+                f"{len(named)} codes at {site}: too few of its {n_codes} are left for a baseline"
+            )
+    return [code._replace(code=left[code.site].pop()) for code in codes]

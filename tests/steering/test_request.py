@@ -1,0 +1,115 @@
+"""One request: its conditions differ in their codes alone, and what repeats it says everything."""
+
+import ast
+import contextlib
+import io
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import load_codebooks
+from interp.errors import InputError
+from interp.models import load_model
+from interp.steering import AddCode, SteeringRequest, WeightedCode, request
+from interp.steering.continuations import continue_prompts
+from interp.text import load_text
+
+CODES = (WeightedCode("a0.h1", 3), WeightedCode("a1.h2", 5, 0.5))
+PROMPTS = ("John went to", "Mary", "The store")
+ASKED = SteeringRequest(PROMPTS, CODES, "added", n_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model_folder):
+    return tiny_model_folder("llama")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load_model(str(folder))
+
+
+@pytest.fixture(scope="module")
+def fitted(model, tmp_path_factory):
+    text = load_text("stdlib", model, n_tokens=640, context=32)
+    out = tmp_path_factory.mktemp("books")
+    fit_codebooks(model, text, ["heads"], out, FitConfig(n_codes=12))
+    return out
+
+
+@pytest.fixture(scope="module")
+def books(model, fitted):
+    return load_codebooks(fitted, model)
+
+
+def test_each_condition_is_written_under_its_own_codes(model, books):
+    found = replace(ASKED, scale=40, temperature=0, random_baseline=True).run(model, books)
+    plain = continue_prompts(model, PROMPTS, 6, temperature=0)
+    edits = [AddCode(site, code, 40 * weight, from_mean=True) for site, code, weight in CODES]
+    steered = continue_prompts(model, PROMPTS, 6, within=attach(model, books).edit(*edits), temperature=0)
+    assert [one.tokens for one in found["base"]] == [one.tokens for one in plain]
+    assert [one.tokens for one in found["steered"]] == [one.tokens for one in steered]
+    assert len({tuple(one.tokens for one in own) for own in found.values()}) == 3
+    assert [one.prompt for one in found["random codes"]] == [*PROMPTS]
+
+
+def test_batches_go_on_in_the_order_of_the_prompts_and_their_draws_never_meet(model, books, monkeypatch):
+    monkeypatch.setattr(request, "ROWS", 4)
+    asked = replace(ASKED, prompts=("Mary",), samples=6, n_tokens=8, scale=2)
+    written = [one for seed in (0, 1) for one in replace(asked, seed=seed).run(model, books)["base"]]
+    assert len(written) == len({one.tokens for one in written}) == 12
+    greedy = replace(ASKED, samples=2, scale=2, temperature=0).run(model, books)["steered"]
+    assert [one.prompt for one in greedy] == [*PROMPTS] * 2
+    assert [one.tokens for one in greedy[:3]] == [one.tokens for one in greedy[3:]]
+
+
+@pytest.mark.parametrize("less", [{"codes": ()}, {"prompts": ()}], ids=str)
+def test_without_codes_or_prompts_there_is_nothing_to_compare(model, books, less):
+    with pytest.raises(InputError):
+        replace(ASKED, **less).run(model, books)
+
+
+def test_the_program_makes_the_same_texts(model, books, folder, fitted):
+    asked = replace(ASKED, model=str(folder), codebooks=str(fitted), seed=3, random_baseline=True)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(asked.program(), {})  # noqa: S102
+    told = [
+        f"{name} {one.prompt} {one.text} {one.perplexity}\n"
+        for name, own in asked.run(model, books).items()
+        for one in own
+    ]
+    assert out.getvalue() == "".join(told)
+
+
+def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():
+    asked = SteeringRequest(("it's $HOME; `x`",), (WeightedCode("a12.h3", 417),), n_tokens=40, seed=3)
+    assert shlex.split(asked.command()) == [
+        *("interp", "steer", "--codes", "a12.h3=417", "--prompt", "it's $HOME; `x`", "--tokens", "40"),
+        *("--positions", "generated", "--temperature", "0.7", "--seed", "3"),
+    ]
+    ast.parse(asked.program())
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"scale": -1.5}, "--add=-1.5"),
+        ({"how": "forbidden"}, "--forbid"),
+        ({"how": "forbidden", "k": 4}, "--forbid"),
+        ({"k": 4}, "--k 4"),
+        ({"chat": True, "error_term": False}, "--chat --splice"),
+        ({"fraction": 0.5, "positions": "generated:4"}, "--positions generated:4 --token-fraction 0.5"),
+        ({"random_baseline": True, "samples": 3}, "--random-baseline"),
+        ({"model": "gpt2", "codebooks": "runs/a b"}, "--codebooks 'runs/a b' --model gpt2"),
+        ({"device": "cuda:1", "dtype": "bfloat16"}, "--device cuda:1 --dtype bfloat16"),
+    ],
+    ids=str,
+)
+def test_what_is_not_usual_stands_in_both(changed, words):
+    asked = replace(ASKED, **changed)
+    assert words in asked.command()
+    ast.parse(asked.program())
+    assert all(repr(value) in asked.program() for value in changed.values())
