@@ -154,8 +154,8 @@ def plan_arms(
 
     Args:
         found: by difference.
-        gains_of: the gains of the heads' codebooks' sites (:func:`~interp.steering.find.target_gradients`), from the texts
-            that the means are of.
+        gains_of: the gradients at the heads of the codebooks (:func:`~interp.steering.find.target_gradients`), from
+            the texts that the means are of.
         layer: of the residual stream, such as ``r15``.
     """
     codes = found.named(len(found), "added")
