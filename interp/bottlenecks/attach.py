@@ -91,7 +91,6 @@ class Attached:
             raise InputError(f"bottlenecks at {', '.join(bottlenecks)}: a site is named twice")
         for name, bottleneck in self.bottlenecks.items():
             _check_fit(model, self._places[name], bottleneck)
-        self._enabled = set(self.bottlenecks)
         self._given: list[tuple[CodeEdit, Where]] = []
         self._edits: dict[str, SiteEdits] = {}
         self._masks: dict[tuple[Where, Rows], Tensor | None] = {}
@@ -198,14 +197,6 @@ class Attached:
         )
         return reduce(torch.logical_or, masks, none)
 
-    def disable(self, site: str) -> None:
-        """Let the activation of a site pass untouched, its codes unread."""
-        self._enabled.discard(self._known(site)[0])
-
-    def enable(self, site: str) -> None:
-        """Undo :meth:`disable`."""
-        self._enabled.add(self._known(site)[0])
-
     def loss(self) -> Float[Tensor, ""]:
         """Sum over sites of the bottlenecks' losses in the last forward, for training the codes.
 
@@ -215,12 +206,6 @@ class Attached:
         if not self._losses:
             raise RuntimeError("no loss: run a forward with gradients and bottlenecks that can be trained")
         return torch.stack(list(self._losses.values())).sum()
-
-    def _known(self, site: str) -> tuple[str, Bottleneck]:
-        name = str(resolve_site(self.model, site))
-        if name not in self.bottlenecks:
-            raise InputError(f"no bottleneck at {name}: there are some at {', '.join(self.bottlenecks)}")
-        return name, self.bottlenecks[name]
 
     def _home(self, site: str) -> tuple[str, int | None]:
         return home_of(self.model, self.bottlenecks, site)
@@ -251,7 +236,7 @@ class Attached:
         self._next = self._offset + whole.shape[1]
         self._prompt = self._prompt or whole.shape[1]
         every = self.read or not self.error_term
-        acting = [name for name in names if name in self._enabled and (every or name in self._edits)]
+        acting = [name for name in names if every or name in self._edits]
         for single, some in groupby(acting, key=lambda name: self._places[name].head is not None):
             if not single:
                 whole = reduce(lambda x, name: self._replaced(name, x), some, whole)

@@ -15,8 +15,6 @@ random vectors                      vectors of random direction at the same head
 
 The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means and codes are
 of the same texts.
-
-The vectors that steering by codes is compared with: means of activations over texts, and their differences.
 """
 
 from collections.abc import Callable, Mapping, Sequence

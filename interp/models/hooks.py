@@ -1,15 +1,11 @@
-"""Hooks that are direct, scoped and locked.
+"""Hooks that are direct, scoped and locked, and where a forward begins.
 
 Hooks are global state on a model: a plain forward in one thread would see the edits of another. So every hooked
 forward runs inside :func:`hooked`, which holds the model's lock, adds its functions straight to the hook points
 (string look-ups cost more than the forward on a small model) under a level of its own, and removes just those.
 
-Where a model is.
-
-Where a forward begins: with a KV cache a hook sees one position at a time, and must know which one it is.
-
-Without a cache every step of a generation is a forward from position 0 that looks like any other: what was prompt and
-what is generated can only be told by who generates.
+With a KV cache a hook sees one position at a time and must know which (:func:`forwards_watched`). Without one every
+step is a forward from position 0: only who generates can tell what was prompt (:func:`generation_marked`).
 """
 
 import contextlib

@@ -1,10 +1,7 @@
-"""Prompts continued by sampling, and how likely the plain model finds what was written.
+"""Prompts continued by sampling, how likely the plain model finds the texts, and how far steering moved each step.
 
-How far steering moves each step of a text that was written: KL(steered ‖ plain) of the next token.
-
-The text is read again as a whole, once with the codes edited as they were while it was written and once without
-(teacher forcing), so that every step is compared after the same words. At temperature 1, whatever the text was sampled
-at.
+Both are read off the whole text once it is written (teacher forcing), so that every step is compared after the same
+words, at temperature 1, whatever the text was sampled at.
 """
 
 import contextlib

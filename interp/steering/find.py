@@ -5,11 +5,11 @@ Nothing is filtered by hand. A code *fires* in a text if it is chosen at any tok
 ``by="difference"``, for steering: the codes that add up to what the positive texts have more than the negative ones.
 
 * The difference of the means of a head's output over the tokens of both kinds of texts is what contrastive activation
-  addition adds (Rimsky et al. 2023, arXiv 2312.06681). Here those of all heads are told in codes: a few whose
-  differences from their codebook's mean add up to them best, by what the heads write, with a weight each
-  (:mod:`interp.steering.find`). A head that differs much has several codes, most have none.
-* What counts is what it brings about: the *target* are the tokens that the positive texts have and others do not
-  (:mod:`interp.steering.target_tokens`), and along the gradient of their log p in the *negative* texts an error weighs
+  addition adds (Rimsky et al. 2023, arXiv 2312.06681). Here the differences of all heads are written as sums of codes,
+  less their codebook's mean, by what the heads write (:func:`matching_pursuit`). A head that differs much has several
+  codes, most have none.
+* What counts is what it brings about. The *target* are the tokens that the positive texts have and others do not
+  (:mod:`interp.steering.target_tokens`). Along the gradient of their log p in the *negative* texts an error weighs
   more. Heads are left out at which adding the difference would not raise it, to first order.
 * ``effect``: by how much, nats per token, a code with its weight does.
 
@@ -23,13 +23,7 @@ a code that the half alone did not choose has no verdict.
 When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference. By
 difference q is controlled over what the half chose; those of it that all texts chose too look a little better than
 they are. Codes are weighted to be added all together: some lower the target, and a few of them alone are not the
-nearest that so few could come. Where a norm stands behind W_O (Gemma), heads of different layers are compared as before
-it.
-
-Vectors at several places told in a few codes of theirs: non-negative orthogonal matching pursuit (Bruckstein, Elad &
-Zibulevsky 2008), of all places together.
-
-How a target depends on every site of a model, to first order.
+nearest that so few could come. Where a norm stands behind W_O (Gemma), heads of different layers are compared before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +87,8 @@ def matching_pursuit(
     vectors: Sequence[Float[np.ndarray, " _"]],
     n: int,
 ) -> list[tuple[int, int, float]]:
-    """Places, codes and their weights, above 0, whose sums are as near to the vectors as may be.
+    """Places, codes and their weights, above 0, whose sums are as near to the vectors as may be: non-negative
+    orthogonal matching pursuit (Bruckstein, Elad & Zibulevsky 2008), of all places together.
 
     One code after another is taken, wherever it tells most: the one by which, with its best weight, the sum of squares
     of all that is left falls most. After each the weights of its place are fitted anew; those of others would not
@@ -152,7 +147,7 @@ class _PursuitPlace:
 RANKINGS = ("difference", "detection")
 DETECTED = -np.log10(0.05)
 """Least detection of a code that is looked at for reading; the judging half has the last word."""
-SHARE, AT_LEAST = 0.5, 4
+FRACTION, AT_LEAST = 0.5, 4
 """Codes in which differences of means are told: as a share of the heads, or other places, where these help; and at
 least."""
 EMPHASIS = 8.0
@@ -326,7 +321,7 @@ def _by_difference(
             differences.append(_compared(difference, gain, write))
     found = []
     for number, code, weight in matching_pursuit(
-        codes, differences, max(AT_LEAST, int(SHARE * len(helpful)))
+        codes, differences, max(AT_LEAST, int(FRACTION * len(helpful)))
     ):
         place, gain = helpful[number]
         found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))

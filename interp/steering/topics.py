@@ -1,9 +1,7 @@
 """Seven topics named in advance, with the words that count, texts to find codes from, and prompts to be judged on.
 
 Four more are for development: by them it was chosen how codes are found. The seven had been seen with earlier ways to
-find them, but not with that one.
-
-Settings that were tried and steer: a prompt, codes, a dose, and how often it worked.
+find them, but not with that one. Presets are settings that were tried and steer, with how often they did.
 """
 
 import re

@@ -41,25 +41,6 @@ def test_each_site_passes_on_what_its_codes_stand_for(model, fitted):
         assert torch.equal(out, bottleneck.decode(codes))
 
 
-def test_disabled_sites_equal_the_base_and_enabled_ones_come_back(model, fitted):
-    before = model(PROMPTS[0])
-    with attach(model, fitted, error_term=False) as attached:
-        on = model(PROMPTS[0])
-        for site in SITES:
-            attached.disable(site)
-        assert torch.equal(model(PROMPTS[0]), before)
-        assert attached.ids == {}
-        attached.enable("m1")
-        with attach(model, {}):
-            only = model(PROMPTS[0])
-        assert set(attached.ids) == {"m1"}
-        for site in SITES:
-            attached.enable(site)
-        assert torch.equal(model(PROMPTS[0]), on)
-    with attach(model, {"m1": fitted["m1"]}, error_term=False):
-        assert torch.equal(model(PROMPTS[0]), only)
-
-
 def test_codes_of_a_batch_are_those_of_each_prompt_alone(model, fitted):
     tokens = torch.stack([model.to_tokens(prompt)[0, :12] for prompt in PROMPTS])
     with attach(model, fitted, error_term=False) as attached:

@@ -23,7 +23,7 @@ from interp.steering.find import (
     AT_LEAST,
     DETECTED,
     EMPHASIS,
-    SHARE,
+    FRACTION,
     _split,
     matching_pursuit,
     target_gradients,
@@ -150,7 +150,7 @@ def told_in_codes(model, books, marked, plain, at_least=AT_LEAST):
                 wanted.append((difference @ root).numpy())
                 named.append((site, vectors @ gain))
     told = {}
-    for place, code, weight in matching_pursuit(roots, wanted, max(at_least, int(SHARE * len(roots)))):
+    for place, code, weight in matching_pursuit(roots, wanted, max(at_least, int(FRACTION * len(roots)))):
         site, effects = named[place]
         told[site, code] = weight, float(weight * effects[code])
     return told
