@@ -1,35 +1,31 @@
-"""Tasks: pairs of a clean and a corrupt prompt, ready for any tokenizer."""
+"""Tasks: pairs of a clean and a corrupt prompt, ready for any tokenizer. A task's module is loaded when it is asked for."""
+
+import importlib
+from typing import Any
 
 from interp.errors import InputError, TooFewPairs
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Task
 from interp.prompts.prompt_file import PromptFile, write_prompt_file
-from interp.tasks.agreement import Agreement
-from interp.tasks.antonym import Antonym
-from interp.tasks.capital import Capital
-from interp.tasks.docstring import Docstring
-from interp.tasks.greater_than import GreaterThan
-from interp.tasks.ioi import IOI
-from interp.tasks.pronoun import Pronoun
-from interp.tasks.registry import load_task, task_names
-from interp.tasks.successor import Successor
+from interp.tasks.registry import SHIPPED, load_task, task_names
+
+_CLASSES = {place.partition(":")[2]: place.partition(":")[0] for place in SHIPPED.values()}
 
 __all__ = [
-    "IOI",
-    "Agreement",
-    "Antonym",
-    "Capital",
-    "Docstring",
-    "GreaterThan",
+    *_CLASSES,
     "InputError",
     "Metric",
     "PromptFile",
     "PromptPair",
     "PromptPairs",
-    "Pronoun",
-    "Successor",
     "Task",
     "TooFewPairs",
     "load_task",
     "task_names",
     "write_prompt_file",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"interp.tasks.{_CLASSES[name]}"), name)

@@ -9,18 +9,18 @@ from interp.errors import InputError, whole_number
 from interp.prompts.pairs import Metric, Task
 from interp.prompts.prompt_file import PromptFile
 from interp.prompts.user_code import FAILURES, load_object, told
-from interp.tasks.agreement import Agreement
-from interp.tasks.antonym import Antonym
-from interp.tasks.capital import Capital
-from interp.tasks.docstring import Docstring
-from interp.tasks.greater_than import GreaterThan
-from interp.tasks.ioi import IOI
-from interp.tasks.pronoun import Pronoun
-from interp.tasks.successor import Successor
 
 SHIPPED = {
-    task.name: task for task in (IOI, GreaterThan, Docstring, Agreement, Pronoun, Capital, Successor, Antonym)
+    "ioi": "ioi:IOI",
+    "greater-than": "greater_than:GreaterThan",
+    "docstring": "docstring:Docstring",
+    "agreement": "agreement:Agreement",
+    "pronoun": "pronoun:Pronoun",
+    "capital": "capital:Capital",
+    "successor": "successor:Successor",
+    "antonym": "antonym:Antonym",
 }
+"""Where each task of the package stands: module and class."""
 
 
 def task_names() -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def load_task(spec: str | Path | Task | object) -> Task:
         _check_protocol(spec, type(spec).__name__)
         return spec
     if spec in SHIPPED:
-        return SHIPPED[spec]()
+        return load_object(f"interp.tasks.{SHIPPED[spec]}")()
     if spec.startswith("planted-"):
         from interp.planted.tasks import load_planted_task
 

@@ -193,7 +193,7 @@ def test_what_was_written_is_kept_though_printing_it_is_interrupted(steer, tmp_p
     def ended(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("interp.cli.render.print_side_by_side", ended)
+    monkeypatch.setattr("interp.cli.render_codes.print_side_by_side", ended)
     found = steer("--codes", "a0.h1=3", "--tokens", "3", "--json", str(tmp_path / "texts.json"))
     assert found.code != 0
     assert len(json.loads((tmp_path / "texts.json").read_text())["texts"]["steered"]) == 1

@@ -76,7 +76,7 @@ def bench(
             "folder, or replace it with --overwrite"
         )
 
-    from interp.bench import run_bench
+    from interp.bench.run import run_bench
     from interp.cli.render import print_bench
     from interp.files import atomic_path, write_json, write_text
     from interp.models import parse_device, parse_dtype

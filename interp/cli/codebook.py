@@ -163,7 +163,7 @@ def evaluate(
     check_file(path, "--json", request=request, overwrite=overwrite, within=within)
     wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
 
-    from interp.cli.render import print_quality
+    from interp.cli.render_codes import print_quality
     from interp.evaluation.codebook_quality import quality_of_folder
     from interp.models import load_model
     from interp.progress import bar

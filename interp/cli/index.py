@@ -70,7 +70,7 @@ def build(
     check_folder(folder, "a code index")
 
     from interp.bottlenecks.store import MLPS, CodebookStore, codebooks_folder, load_codebooks
-    from interp.cli.render import print_index
+    from interp.cli.render_codes import print_index
     from interp.codesearch import build_index
     from interp.models import load_model
     from interp.progress import bar
@@ -106,7 +106,7 @@ def build(
 @index_app.command()
 def info(folder: FolderArgument) -> None:
     """Print what an index holds."""
-    from interp.cli.render import print_index
+    from interp.cli.render_codes import print_index
     from interp.codesearch import CodeIndex
 
     print_index(CodeIndex.open(folder))
@@ -168,7 +168,7 @@ def search(
     if useless := [name for name, there in given.items() if there and prompt is None]:
         raise InputError(f"{useless[0]} is about the model that reads --prompt: it says nothing here")
     from interp.bottlenecks.edits import code_name
-    from interp.cli.render import print_page, print_scores, print_similar
+    from interp.cli.render_codes import print_page, print_scores, print_similar
     from interp.codesearch import (
         CodeIndex,
         code_page,

@@ -174,7 +174,7 @@ def steer(
     words = tuple(word.strip() for word in (count or "").split(",") if word.strip()) or words
 
     from interp.bottlenecks.store import load_codebooks
-    from interp.cli.render import as_json, print_found, print_rates, print_side_by_side
+    from interp.cli.render_codes import as_json, print_found, print_rates, print_side_by_side
     from interp.files import write_json
     from interp.models import load_model
     from interp.progress import bar

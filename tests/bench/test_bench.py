@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp.bench import Plan, run_bench
-from interp.bench.plan import YARDSTICK, drawn
-from interp.bench.run import _Estimate
+from interp.bench.plan import YARDSTICK, Plan, drawn
+from interp.bench.run import _Estimate, run_bench
 from interp.circuits.exact_effects import ExactEffects
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator
