@@ -116,7 +116,7 @@ def choose_tokens(tab: Tab, rounds: int) -> list[Click]:
 def choose_heads(tab: Tab, rounds: int, runs: Path) -> list[Click]:
     """Members of a run, clicked in the grid: what the page shows of them is in the run."""
     folder = max(runs.glob("*/run.json"), key=lambda path: path.stat().st_mtime).parent
-    sites = [part["site"] for part in Run.load(folder).members if "." in part["site"]]
+    sites = [head.site for head in Run.load(folder).circuit.heads]
     page = tab.open(f"/circuit?run={folder.name}")
     page.locator("[aria-label^='Attention pattern']").wait_for()
     found = []

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -58,8 +59,8 @@ def test_a_discovery_finds_the_planted_circuit_and_says_so(journey):
     table = re.findall(r"^ (a\d+\.h\d+) ", done.stdout, flags=re.MULTILINE)
     assert set(table) == set(truth.heads)
     run = Run.load(folder / "runs" / f"{PLANTED}-adaptive-patching")
-    assert {part["site"] for part in run.members} == set(truth.heads)
-    assert run.result["model"] == PLANTED  # a planted task's own model needs no naming
+    assert {part.site for part in run.members} == set(truth.heads)
+    assert run.model == PLANTED  # a planted task's own model needs no naming
 
 
 def test_the_run_folder_and_the_json_are_whole(journey):
@@ -99,11 +100,11 @@ def test_a_run_is_exported_as_the_graph_that_other_tools_read(journey, command, 
         assert f"saved    {path}" in told.out
         graph = read_graph(path)
         members = {part.site for part in graph.members if part.site.startswith("a")}
-        assert members == {part["site"] for part in Run.load(run).members}
-        strongest = max(Run.load(run).result["edges"], key=lambda edge: abs(edge["score"]))
+        assert members == {part.site for part in Run.load(run).members}
+        strongest = max(Run.load(run).edges, key=lambda edge: abs(edge.score))
         sign = 1 if helpful == "positive" else -1
-        name = f"{strongest['from']}->{strongest['to']}<{strongest['into']}>"
-        assert json.loads(path.read_text())["edges"][name]["score"] == sign * strongest["score"]
+        name = f"{strongest.sender}->{strongest.receiver}<{strongest.into}>"
+        assert json.loads(path.read_text())["edges"][name]["score"] == sign * strongest.score
     assert command("export", str(run), "--out", "a/b/graph.json").code == 0
     monkeypatch.chdir(run)
     assert str(run.with_name(f"{run.name}-graph-3.json")) in command("export", ".").out
@@ -141,8 +142,8 @@ def test_json_to_stdout_is_json_and_nothing_else(command):
     outcome = command("discover", PLANTED, "-n", "8", "--json", "-")
     result = json.loads(outcome.out)
     assert outcome.code == 0 and outcome.err == ""
-    assert result["format"] == 1 and len(result["heads"]) == 24
-    assert Run.load(f"runs/{PLANTED}-adaptive-patching").result == result
+    assert result["format"] == 2 and len(result["heads"]) == 24
+    assert json.loads(Run.load(f"runs/{PLANTED}-adaptive-patching").model_dump_json()) == result
 
 
 def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
@@ -154,7 +155,7 @@ def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
     done = command("discover", "mine.py:Mine", "--model", PLANTED, "-n", "8")
     assert done.code == 0, done.err
     run = Run.load("runs/giving-planted-inhibition-adaptive-patching")
-    assert run.result["task"] == "giving"
+    assert run.task == "giving"
     again = shlex.split(command_line(run))[1:]
     assert again[:2] == ["discover", "mine.py:Mine"] and command(*again).code == 0
     assert "mine.py:Mine" in reference_command(run) and "mine.py:Mine" in python_lines(run)
@@ -166,7 +167,7 @@ def test_a_run_of_another_model_stays_where_no_model_is_named(command):
     (kept / "run.json").write_text(json.dumps({"task": PLANTED, "model": "another"}), encoding="utf-8")
     assert command("discover", PLANTED, "-n", "8").code == 0
     assert json.loads((kept / "run.json").read_text())["model"] == "another"
-    assert Run.load(f"runs/{PLANTED}-adaptive-patching-2").result["model"] == PLANTED
+    assert Run.load(f"runs/{PLANTED}-adaptive-patching-2").model == PLANTED
 
 
 def test_a_file_name_that_is_no_text_is_refused_before_anything_is_done(command):
@@ -191,7 +192,7 @@ def test_the_same_command_replaces_its_run_and_says_so(command):
     for other in (("--seed", "1"), ("--counterfactual", "s2_io"), ("--mlps",), ("--n", "9")):
         assert "replaces" not in command(*words, *other).out
     assert len(list(Path("runs").iterdir())) == 5
-    assert Run.load(f"runs/{PLANTED}-adaptive-patching").result["seed"] == 0
+    assert Run.load(f"runs/{PLANTED}-adaptive-patching").seed == 0
 
 
 def test_another_model_s_run_is_not_replaced(command):
@@ -210,13 +211,12 @@ def test_options_reach_the_discovery(command):
     words += ["--candidates", "7", "--threshold", "0.5", "--mlps", "--dtype", "bfloat16", "--device", "cpu"]
     outcome = command("discover", PLANTED, *words, "--set", "mlps=true", "--batch-size", "3", "--out", "mine")
     assert outcome.code == 0, outcome.err
-    result = Run.load("mine").result
-    assert (result["method"], result["n_pairs"], result["seed"]) == ("patching", 6, 3)
-    assert result["provenance"]["pairs"]["counterfactual"] == "s2_io"
-    assert result["provenance"]["pairs"]["bos"] is False
-    assert (result["settings"]["n_candidates"], result["settings"]["threshold"]) == (7, 0.5)
-    assert result["settings"]["config"]["mlps"] is True and result["settings"]["config"]["batch_size"] == 3
-    assert result["universe"] == "heads", "this model has no MLPs, whatever was asked for"
+    run = Run.load("mine")
+    assert (run.method, run.n_pairs, run.seed) == ("patching", 6, 3)
+    assert run.provenance.pairs.counterfactual == "s2_io" and run.provenance.pairs.bos is False
+    assert (run.settings.n_candidates, run.settings.threshold) == (7, 0.5)
+    assert run.settings.config["mlps"] is True and run.settings.config["batch_size"] == 3
+    assert run.universe == "heads", "this model has no MLPs, whatever was asked for"
 
 
 def test_a_circuit_that_the_number_of_candidates_cuts_off_says_so(journey, command):
@@ -280,9 +280,7 @@ def test_an_exported_task_is_read_back_as_the_same_task(command):
     assert Path("a/prompts.json").read_bytes() == Path("mine.json").read_bytes()
     [few] = command("tasks", "export", PLANTED, "few.json", "-n", "2").following
     assert few[:3] == ["tasks", "show", "few.json"] and command(*few).code == 0
-    assert {p["site"]: round(p["effect"], 4) for p in a.members} == {
-        p["site"]: round(p["effect"], 4) for p in b.members
-    }
+    assert {p.site: round(p.effect, 4) for p in a.members} == {p.site: round(p.effect, 4) for p in b.members}
 
 
 def test_a_published_reference_is_shown_by_role(command):
@@ -426,7 +424,7 @@ def test_doctor_reports_a_model_that_cannot_be_had_and_fails(command, monkeypatc
 
 def test_doctor_notices_a_circuit_that_is_not_found(command, monkeypatch):
     class Wrong:
-        members = ({"site": "a0.h0"},)
+        members = (SimpleNamespace(site="a0.h0"),)
 
     monkeypatch.setattr("interp.runs.discover.discover", lambda *_args, **_kwargs: Wrong)
     monkeypatch.setattr("interp.models.load_model", lambda: 1 / 0)
@@ -526,7 +524,7 @@ def test_what_commands_write_lies_where_the_workbench_looks(command):
         "640",
         "--context",
         "32",
-        "--codes",
+        "--adaptive-patching",
         "8",
     )
     assert command("codebook", "fit", *words).code == 0

@@ -20,9 +20,9 @@ from interp.planted.models import load_planted_model, planted_truth
 from interp.planted.tasks import load_planted_task
 from interp.report import render_report
 from interp.report.repeat import command_line, python_lines
-from interp.runs import record
+from interp.runs import discover as pipeline
+from interp.runs.discover import EXAMPLES
 from interp.runs.measure import measure_reference
-from interp.runs.record import EXAMPLES
 from interp.scores.adaptive_patching.edges import patched_edges
 from interp.scores.adaptive_patching.method import AdaptivePatchingConfig
 from interp.scores.overlap import OverlapConfig
@@ -43,29 +43,31 @@ def run() -> Run:
 
 def test_a_planted_circuit_is_found_with_signs_roles_and_edges(run):
     truth = planted_truth("planted-inhibition")
-    members = {part["site"]: part for part in run.members}
+    members = {part.site: part for part in run.members}
     assert set(members) == set(truth.heads)
-    assert all(part["effect"] > 0 for part in members.values())
-    edges = {(e["from"], e["to"], e["into"]) for e in run.result["edges"] if abs(e["score"]) > 0.02}
+    assert all(part.effect > 0 for part in members.values())
+    edges = {(e.sender, e.receiver, e.into) for e in run.edges if abs(e.score) > 0.02}
     assert edges == set(truth.edges)
 
 
 def test_what_the_finder_takes_to_be_members_is_there_and_right_before_any_check(run):
-    proposed = run.result["proposed"]
-    assert proposed["false_discovery_rate"] == 0.1
-    assert set(proposed["heads"]) == set(planted_truth("planted-inhibition").heads)
-    heads = proposed["heads"]
+    proposed = run.proposed
+    assert proposed.false_discovery_rate == 0.1
+    assert set(proposed.heads) == set(planted_truth("planted-inhibition").heads)
+    heads = proposed.heads
     assert f"{len(heads)} heads, {len(heads)} of them members" in render_report(run)
     plain = discover("planted-inhibition", model="planted-inhibition", n=16, method="attribution")
-    assert plain.result["proposed"] is None and "of them members" not in render_report(plain)
+    assert plain.proposed is None and "of them members" not in render_report(plain)
 
 
 def test_the_result_has_the_promised_keys_and_is_strict_json(run):
-    again = json.loads(json.dumps(run.result, allow_nan=False))
+    again = json.loads(run.model_dump_json())
     promised = {"model", "task", "method", "seed", "n_pairs", "seconds", "heads", "mlps", "edges", "metric"}
     assert promised | {"recovery", "versions", "format"} <= set(again)
     assert {"layer", "head", "score", "effect", "in_circuit", "roles"} <= set(again["heads"][0])
-    assert {"from", "to", "into", "score", "effect", "measured", "co_occurrence"} <= set(again["edges"][0])
+    assert {"sender", "receiver", "into", "score", "effect", "measured", "co_occurrence"} <= set(
+        again["edges"][0]
+    )
     assert {"clean", "corrupt"} <= set(again["metric"])
     assert len(again["heads"]) == 24 and again["mlps"] == []
     assert again["universe"] == "heads"
@@ -75,43 +77,37 @@ def test_the_result_has_the_promised_keys_and_is_strict_json(run):
 
 def test_the_same_call_gives_the_same_result(run):
     again = discover("planted-inhibition", model="planted-inhibition", n=16)
-    for key in ("heads", "edges", "metric"):
-        assert again.result[key] == run.result[key]
+    assert again.model_dump(exclude={"seconds"}) == run.model_dump(exclude={"seconds"})
     for name, array in run.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
-    assert again.details == run.details
 
 
 def test_a_run_is_a_circuit_that_other_tools_read(run, tmp_path):
     circuit = run.circuit
-    assert [part.site for part in circuit.members] == [part["site"] for part in run.members]
-    assert circuit.gap == pytest.approx(circuit.metric["clean"] - circuit.metric["corrupt"])
+    assert [part.site for part in circuit.members] == [part.site for part in run.members]
+    assert list(circuit.to_pandas().site) == [part.site for part in circuit.heads] and not circuit.mlps
     write_graph(circuit, tmp_path / "graph.json", d_model=256)
     again = read_graph(tmp_path / "graph.json", model=circuit.model, task=circuit.task)
     assert {part.site for part in again.members} >= set(planted_truth("planted-inhibition").heads)
 
 
 def test_details_hold_what_a_report_shows_of_each_member(run):
-    assert len(run.details["examples"]) == EXAMPLES
-    example = run.details["examples"][0]
-    for part in run.members:
-        shown = run.details["members"][part["site"]]
-        pattern = np.array(shown["pattern"])
-        assert pattern.shape == (len(example["clean"]),) * 2
+    assert len(run.examples) == EXAMPLES
+    example = run.examples[0]
+    for head in run.circuit.heads:
+        pattern = run.pattern(head.site)
+        assert pattern.shape == (len(example.clean),) * 2
         np.testing.assert_allclose(pattern.sum(1), 1, atol=1e-2)
-        assert sum(share for _, share in shown["codes"]["clean"]) == pytest.approx(1)
-        assert shown["writes"]["top"][0][1] >= shown["writes"]["top"][-1][1] > shown["writes"]["bottom"][0][1]
-    mover = run.details["members"]["a2.h0"]
-    assert mover["writes"]["top"][0][0].strip() in {answer.strip() for answer in example["answers"]}
+        assert sum(share for _, share in head.codes.clean) == pytest.approx(1)
+        assert head.writes.top[0][1] >= head.writes.top[-1][1] > head.writes.bottom[0][1]
+    mover = run.component("a2.h0")
+    assert mover.writes.top[0][0].strip() in {answer.strip() for answer in example.answers}
 
 
-def test_patterns_of_long_prompts_are_left_out_and_the_others_are_written_short(run, monkeypatch, tmp_path):
-    weights = [w for row in next(iter(run.details["members"].values()))["pattern"] for w in row]
-    assert all(len(repr(weight)) <= len("0.1234") for weight in weights if weight >= 1e-3)
-    assert "\n" not in (run.save(tmp_path / "run") / "details.json").read_text(encoding="utf-8").rstrip()
-    monkeypatch.setattr(record, "LONGEST", len(run.details["examples"][0]["clean"]) - 1)
+def test_patterns_of_long_prompts_are_left_out(run, monkeypatch):
+    monkeypatch.setattr(pipeline, "LONGEST", len(run.examples[0].clean) - 1)
     long = discover("planted-inhibition", model="planted-inhibition", n=8)
-    assert long.members and not any("pattern" in shown for shown in long.details["members"].values())
+    assert long.members and long.pattern(long.members[0].site) is None
     assert 'class="pattern"' in render_report(run) and 'class="pattern"' not in render_report(long)
 
 
@@ -120,19 +116,19 @@ def test_every_method_gives_one_kind_of_result(method):
     run = discover(
         "planted-induction", model="planted-induction", method=method, n=12, config=FAST.get(method)
     )
-    assert run.result["method"] == method
-    found = {part["site"] for part in run.members}
+    assert run.method == method
+    found = {part.site for part in run.members}
     truth = set(planted_truth("planted-induction").heads)
     # every candidate is checked exactly, so no method can report a decoy
     assert found == truth
-    assert {e["into"] for e in run.result["edges"]} <= ({None} if method == "overlap" else {"q", "k", "v"})
+    assert {e.into for e in run.edges} <= ({None} if method == "overlap" else {"q", "k", "v"})
 
 
 def test_patching_is_not_measured_a_second_time():
     run = discover("planted-induction", model="planted-induction", method="patching", n=8)
-    assert run.result["cost"]["check"] == 0
+    assert run.cost["check"] == 0
     for part in run.members:
-        assert part["effect"] == pytest.approx(part["score"])
+        assert part.effect == pytest.approx(part.score)
 
 
 def test_a_loaded_model_and_a_task_object_work_like_their_names(run):
@@ -140,7 +136,7 @@ def test_a_loaded_model_and_a_task_object_work_like_their_names(run):
 
     model = load_planted_model("planted-inhibition")
     again = discover(load_task("planted-inhibition"), model=model, n=16)
-    assert [p["site"] for p in again.members] == [p["site"] for p in run.members]
+    assert [p.site for p in again.members] == [p.site for p in run.members]
 
 
 @pytest.mark.parametrize(
@@ -181,8 +177,7 @@ def test_numbers_of_numpy_are_as_good_as_python_s_and_are_kept(tmp_path):
         threshold=np.float32(0.25),
     )
     again = Run.load(run.save(tmp_path / "run"))
-    for key in ("heads", "edges", "metric", "seed", "settings", "provenance"):
-        assert again.result[key] == plain.result[key]
+    assert again.model_dump(exclude={"seconds"}) == plain.model_dump(exclude={"seconds"})
 
 
 def test_a_reference_is_measured_with_numbers_of_numpy(tmp_path):
@@ -210,15 +205,14 @@ def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
     )
     spec = tmp_path / "mine.py:task"
     run = discover(spec, model="planted-induction", n=6, n_candidates=4)
-    assert run.result["settings"]["task_class"] == str(spec)
+    assert run.settings.task_class == str(spec)
 
 
 def test_members_say_why_and_the_report_shows_it():
     run = discover("planted-inhibition", n=12)
-    assert run.result["method"] == "adaptive-patching"
-    mover = run.details["members"]["a2.h0"]["evidence"]
-    assert mover["probability"] > 0.99
-    assert mover["changes"][0]["role"] == "END"
+    assert run.method == "adaptive-patching"
+    evidence = run.component("a2.h0").evidence
+    assert evidence.probability > 0.99 and evidence.changes[0].role == "END"
     page = render_report(run)
     assert "Why it is here" in page
     assert "under permuted labels" in page
@@ -237,26 +231,27 @@ def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(wiring
         lambda _, model, layer, z: (z[:, :, None] @ model.blocks[layer].attn.W_O)[:, :, 0],
     )
     run = discover("planted-induction", model="planted-induction", n=8, n_candidates=6, method=method)
-    assert {part["site"] for part in run.members} == set(planted_truth("planted-induction").heads)
-    assert run.result["edges"] == []
-    roles = run.result["heads"][0]["roles"]
+    assert {part.site for part in run.members} == set(planted_truth("planted-induction").heads)
+    assert run.edges == []
+    roles = run.heads[0].roles
     assert ("mover" in roles) == wiring.known and "induction" in roles
-    assert all(("writes" in detail) == wiring.known for detail in run.details["members"].values())
-    assert len(run.result["left_out"]) == (1 if wiring.known else 2)
+    assert all((head.writes is not None) == wiring.known for head in run.circuit.heads)
+    assert len(run.left_out) == (1 if wiring.known else 2)
     page = render_report(run)
-    assert all(why in page for why in run.result["left_out"])
+    assert all(why in page for why in run.left_out)
 
 
 def test_roles_in_a_report_are_escaped():
     run = discover("planted-inhibition", n=6)
-    for change in run.details["members"]["a2.h0"]["evidence"]["changes"]:
-        change["role"] = "<script>alert(1)</script>"
+    head = run.component("a2.h0")
+    changes = [replace(change, role="<script>alert(1)</script>") for change in head.evidence.changes]
+    head.evidence = replace(head.evidence, changes=tuple(changes))
     assert "<script>alert(1)" not in render_report(run)
 
 
 def test_the_threshold_reaches_the_method():
     run = discover("planted-inhibition", n=6, threshold=0.07)
-    assert run.result["settings"]["config"]["threshold"] == 0.07
+    assert run.settings.config["threshold"] == 0.07
 
 
 @pytest.mark.parametrize("method", ["adaptive-patching", "overlap"])
@@ -268,10 +263,8 @@ def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_the
     run = discover("planted-induction", method=method, config=config, **common)
     again = {}
     exec(python_lines(run).replace('run.save("run")', ""), again)
-    assert [head["score"] for head in again["run"].result["heads"]] == [
-        head["score"] for head in run.result["heads"]
-    ]
-    assert again["run"].result["settings"] == run.result["settings"]
+    assert [head.score for head in again["run"].heads] == [head.score for head in run.heads]
+    assert again["run"].settings == run.settings
     assert ("--set seed=1" in command_line(run)) == (own_seed == 1)
 
 
@@ -340,7 +333,7 @@ def test_pairs_that_share_no_role_are_read_at_their_last_token(named):
     """Which has no role of its own, and where edges' codes are then taken."""
     own = _renamed(load_task("planted-induction"), lambda i, pair: replace(pair, positions=named(i)))
     found = discover(own, model="planted-induction", n=8)
-    assert found.members and found.result["edges"]
+    assert found.members and found.edges
 
 
 def test_what_the_model_does_the_wrong_way_round_is_told_before_the_swaps(monkeypatch):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 import interp
 from interp.planted.models import load_planted_model
 from interp.planted.tasks import load_planted_task
-from interp.runs.run import ARRAYS, DETAILS, RESULT, Run
+from interp.runs.run import ARRAYS, RESULT, Run
 from tests.command_line import ONE_THREAD, Outcome, tree
 
 PLANTED = "planted-induction"
@@ -31,16 +31,14 @@ def finished() -> Run:
 DAMAGE = {
     "cut result": (lambda f: (f / RESULT).write_text((f / RESULT).read_text()[:300]), "damaged"),
     "empty result": (lambda f: (f / RESULT).write_text(""), "damaged"),
-    "other JSON": (lambda f: (f / RESULT).write_text('{"format": 1}'), "lacks"),
-    "newer format": (lambda f: (f / RESULT).write_text('{"format": 2}'), "format 2"),
-    "no details": (lambda f: (f / DETAILS).unlink(), "damaged"),
-    "details a list": (lambda f: (f / DETAILS).write_text("[]"), "damaged"),
+    "other JSON": (lambda f: (f / RESULT).write_text('{"format": 2}'), "model"),
+    "newer format": (lambda f: (f / RESULT).write_text('{"format": 3}'), "format"),
     "noise for arrays": (lambda f: (f / ARRAYS).write_bytes(b"noise" * 99), "damaged"),
     "no arrays": (lambda f: (f / ARRAYS).unlink(), "damaged"),
     "heads no list": (lambda f: _change(f, heads=3), "heads"),
     "heads cut": (lambda f: _change(f, heads=[{"site": "a0.h0"}]), "heads"),
     "metric cut": (lambda f: _change(f, metric={"clean": 1.0}), "metric"),
-    "edges cut": (lambda f: _change(f, edges=[{"from": "a0.h0"}]), "edges"),
+    "edges cut": (lambda f: _change(f, edges=[{"sender": "a0.h0"}]), "edges"),
 }
 
 
@@ -78,7 +76,6 @@ def _full_safetensors(*_args, **_kwargs):
 FAILURES = {
     "arrays": ("interp.runs.run.save_file", _full_safetensors),
     "text": ("interp.runs.run.write_text", _full),
-    "result": ("interp.runs.run.write_json", _full),
     "renaming": ("interp.runs.run._replace", _full),
 }
 

@@ -169,7 +169,7 @@ def test_a_link_is_followed_and_not_replaced(command):
     Path("linked").symlink_to("there/run")
     assert command(*words).code == 0
     assert Path("latest.json").is_symlink() and Path("there/result.json").is_file()
-    assert Path("linked").is_symlink() and Run.load("there/run").result["n_pairs"] == 6
+    assert Path("linked").is_symlink() and Run.load("there/run").n_pairs == 6
 
 
 CONTRADICTIONS = {
@@ -190,14 +190,14 @@ def test_a_method_may_draw_by_another_seed_than_prompts_do(command):
     assert (
         command(*words, "--out", "a").code == 0 and command(*words, "--set", "seed=5", "--out", "b").code == 0
     )
-    a, b = (Run.load(name).result for name in "ab")
-    assert a["provenance"]["pairs"]["digest"] == b["provenance"]["pairs"]["digest"]
-    assert (a["settings"]["config"]["seed"], b["settings"]["config"]["seed"]) == (3, 5)
+    a, b = (Run.load(name) for name in "ab")
+    assert a.provenance.pairs == b.provenance.pairs
+    assert (a.settings.config["seed"], b.settings.config["seed"]) == (3, 5)
 
 
 def test_a_method_s_own_batch_size_is_used_unless_another_is_given(command):
     assert command("discover", PLANTED, "-n", "6", "--method", "eap").code == 0
-    assert Run.load(f"runs/{PLANTED}-eap").result["settings"]["config"]["batch_size"] == 8
+    assert Run.load(f"runs/{PLANTED}-eap").settings.config["batch_size"] == 8
 
 
 def test_grow_leaves_enough_of_a_short_file_and_says_what_is_too_short(command, made):

@@ -15,7 +15,7 @@ def test_prompts_of_one_name_in_two_places_get_a_folder_each(command):
         file = f"{folder}/prompts.json"
         assert command("tasks", "export", PLANTED, file, "-n", "8", "--seed", seed).code == 0
         assert command("discover", file, "--model", PLANTED).code == 0
-    runs = {path.name: Run.load(path).result["task"] for path in Path("runs").iterdir()}
+    runs = {path.name: Run.load(path).task for path in Path("runs").iterdir()}
     name = f"prompts-{PLANTED}-adaptive-patching"
     assert runs == {name: "one/prompts.json", f"{name}-2": "two/prompts.json"}
     again = command("discover", "two/prompts.json", "--model", PLANTED)

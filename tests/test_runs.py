@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,18 +12,18 @@ from interp import discover
 from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.planted.models import load_planted_model
-from interp.runs.run import ARRAYS, DETAILS, RESULT, Run, _replace
+from interp.runs.run import ARRAYS, RESULT, Run, _replace
 from interp.tasks import PromptFile, load_task, write_prompt_file
+from tests.report.synthetic import make_run
 
 
 @pytest.fixture
 def run() -> Run:
-    head = {"site": "a0.h0", "layer": 0, "head": 0, "score": 0.5, "effect": 1.0, "effect_low": 0.5}
-    head |= {"effect_high": 1.5, "in_circuit": True, "roles": {"mover": 0.5}}
-    result = {"format": 1, "model": "m", "task": "t", "method": "attribution", "heads": [head], "mlps": []}
-    result |= {"seed": 0, "n_pairs": 5, "edges": [], "metric": {"clean": 1.0, "corrupt": 0.0}}
-    result |= {"universe": "heads", "provenance": {"model": {"n_layers": 1, "n_heads": 1, "d_model": 8}}}
-    return Run(result, {"examples": []}, {"heads": np.ones((1, 1), dtype=np.float32)})
+    return make_run(n_layers=1, n_heads=1, members=1, mlps=False, n_pairs=5, per_pair=False, task="t")
+
+
+def _other(run: Run, **values) -> Run:
+    return run.model_copy(update=values)
 
 
 def _change(path, **values) -> None:
@@ -42,7 +41,11 @@ JUDGED = {
     "spearman": None,
     "n_heads": 1,
     "interval": [0.8, 1.0],
+    "n_pairs": 5,
     "nulls": {"random_mean": 0.5, "random_sd": 0.1, "layer_index": None, "layer_mean": None},
+    "shared_pairs": None,
+    "measured_pairs": None,
+    "stricter": {},
 }
 
 
@@ -53,19 +56,21 @@ def _head(folder, **values) -> dict:
 def test_round_trip(run, tmp_path):
     folder = run.save(tmp_path / "run", report="<p>")
     again = Run.load(folder)
-    assert again.result == run.result and again.details == run.details
-    np.testing.assert_array_equal(again.arrays["heads"], run.arrays["heads"])
-    assert (folder / "heads.csv").read_text().splitlines()[1] == "0,0,0.5,1.0,0.5,1.5,True,0.5"
+    assert again.model_dump() == run.model_dump() and again.arrays.keys() == run.arrays.keys()
+    for name, array in run.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+    [head] = run.heads
+    row = (folder / "heads.csv").read_text().splitlines()[1]
+    assert row.startswith(f"0,0,{head.score},{head.effect},{head.low},{head.high},True,")
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_run_replaces_an_earlier_one(run, tmp_path):
     run.save(tmp_path / "run")
-    another = Run({**run.result, "seed": 5}, {}, run.arrays)
     with pytest.raises(InputError):
-        another.save(tmp_path / "run")
-    another.save(tmp_path / "run", overwrite=True)
-    assert Run.load(tmp_path / "run").result["seed"] == 5
+        _other(run, seed=5, request={"seed": 5}).save(tmp_path / "run")
+    _other(run, seed=5).save(tmp_path / "run", overwrite=True)
+    assert Run.load(tmp_path / "run").seed == 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
@@ -77,8 +82,8 @@ def test_a_failing_write_leaves_the_earlier_run_and_no_debris(run, tmp_path, mon
 
     monkeypatch.setattr("interp.runs.run.save_file", full)
     with pytest.raises(OSError, match="No space"):
-        Run({**run.result, "seed": 5}, {}, run.arrays).save(tmp_path / "run", overwrite=True)
-    assert Run.load(tmp_path / "run").result["seed"] == 0
+        _other(run, seed=5).save(tmp_path / "run", overwrite=True)
+    assert Run.load(tmp_path / "run").seed == 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
@@ -102,7 +107,7 @@ def test_a_new_run_takes_a_free_name_and_replaces_nothing(run, tmp_path):
     (tmp_path / "run-2").write_text("precious")
     folders = [run.save_new(tmp_path, "run", report="<p>") for _ in range(2)]
     assert [folder.name for folder in folders] == ["run-3", "run-4"]
-    assert [Run.load(folder).result for folder in folders] == [run.result] * 2
+    assert [Run.load(folder).model_dump() for folder in folders] == [run.model_dump()] * 2
     assert (tmp_path / "run-2").read_text() == "precious" and not any((tmp_path / "run").iterdir())
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -113,8 +118,9 @@ def test_prompts_of_a_file_are_kept_and_sampled_again(run, tmp_path):
     write_prompt_file(pairs, tmp_path / "mine.json", model.tokenizer)
     task = PromptFile("mine.json", (tmp_path / "mine.json").read_bytes())
     expected = task.sample(model.tokenizer, 5, 7)
-    found = Run(
-        {**run.result, "task": "mine.json", "seed": 7, "n_pairs": 5}, run.details, run.arrays, prompts=task
+    run.provenance.pairs.counterfactual = "file"
+    found = _other(
+        run, task="mine.json", seed=7, prompts=task, examples=[], arrays={"heads": run.arrays["heads"]}
     )
     folder = found.save(tmp_path / "run")
     assert (folder / "prompts.json").read_bytes() == task.data
@@ -125,7 +131,7 @@ def test_prompts_of_a_file_are_kept_and_sampled_again(run, tmp_path):
 def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
     (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass T: pass")
     for task in (f"{tmp_path / 'trap.py'}:T", "os:path", "/etc/passwd.json", "../mine.json"):
-        found = Run({**run.result, "task": task}, run.details, run.arrays)
+        found = _other(run, task=task)
         with pytest.raises(InputError, match="not at hand"):
             found.sample_again(found.save(tmp_path / "run", overwrite=True), None, 4)
     assert not (tmp_path / "sprung").exists()
@@ -133,10 +139,8 @@ def test_a_run_names_no_file_or_class_that_would_be_opened(run, tmp_path):
 
 def test_an_own_reference_goes_with_its_run_and_no_other_file_is_opened(run, tmp_path):
     reference = load_reference("ioi/smollm2-135m-instruct")
-    own = replace(
-        run, result={**run.result, "settings": {"reference": "mine.safetensors"}}, own_reference=reference
-    )
-    own.save(tmp_path / "run")
+    run.settings.reference, run.own_reference = "mine.safetensors", reference
+    run.save(tmp_path / "run")
     reference.save(tmp_path / "run" / "other.safetensors")
     again = Run.load(tmp_path / "run")
     np.testing.assert_array_equal(again.reference("mine.safetensors").heads, reference.heads)
@@ -150,62 +154,63 @@ def test_an_own_reference_goes_with_its_run_and_no_other_file_is_opened(run, tmp
 
 def test_prompts_that_come_out_differently_are_an_input_error(run, tmp_path):
     tokenizer = load_planted_model("planted-induction").tokenizer
-    details = {"examples": [{"clean": ["other"], "corrupt": ["other"], "positions": {}}]}
-    found = Run({**run.result, "task": "planted-induction"}, details, run.arrays)
     with pytest.raises(InputError, match="come out differently"):
-        found.sample_again(tmp_path, tokenizer, 2)
+        _other(run, task="planted-induction").sample_again(tmp_path, tokenizer, 2)
 
 
-def test_nan_is_not_written_as_json(run, tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        Run({**run.result, "gap": float("nan")}, {}, run.arrays).save(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_nan_is_no_number_of_a_run(run):
+    with pytest.raises(ValueError, match="finite"):
+        Run(**{**dict(run), "metric": {"clean": float("nan"), "corrupt": 0.0, "name": "m"}})
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda f: (f / RESULT).unlink(), "not a run folder"),
-        (lambda f: (f / RESULT).write_text("{"), "damaged"),
-        (lambda f: (f / RESULT).write_text("[" * 200_000), "nested too deeply"),
-        (lambda f: (f / ARRAYS).write_bytes(b"noise"), "damaged"),
-        (lambda f: (f / RESULT).write_text("[]"), "format None"),
-        (lambda f: (f / RESULT).write_text(json.dumps({"format": 99})), "format 99"),
-        (lambda f: (f / RESULT).write_text(json.dumps({"format": 1})), "run.json lacks model, and 10 more"),
-        (lambda f: _change(f / RESULT, heads=[]), "heads: List should have at least 1 item"),
-        (lambda f: _change(f / RESULT, recovery=7), "run.json recovery: Input should be an object"),
-        (lambda f: _change(f / RESULT, provenance={}), "run.json lacks provenance.model"),
-        (lambda f: _change(f / RESULT, seed="x"), "seed: Input should be a valid integer"),
-        (lambda f: _change(f / RESULT, n_pairs=-1), "n_pairs: Input should be greater than 0"),
-        (lambda f: _change(f / RESULT, metric={"clean": float("nan"), "corrupt": 0}), "a finite number"),
+        (lambda f: (f / RESULT).write_text("{"), "run.json all of it: Invalid JSON"),
+        (lambda f: (f / RESULT).write_text("[" * 200_000), "run.json all of it: Invalid JSON"),
+        (lambda f: (f / RESULT).write_text("[]"), "run.json all of it: "),
+        (lambda f: _change(f / RESULT, format=99), "run.json format: "),
+        (
+            lambda f: (f / RESULT).write_text(json.dumps({"format": 2})),
+            "run.json model: Field required, and 1",
+        ),
+        (lambda f: _change(f / RESULT, unknown=1), "run.json unknown: "),
+        (lambda f: _change(f / RESULT, heads=[]), "heads or MLPs are not those of 1 layers"),
+        (lambda f: _change(f / RESULT, recovery=7), "run.json recovery: "),
+        (lambda f: _change(f / RESULT, provenance={}), "run.json provenance.pairs: "),
+        (lambda f: _change(f / RESULT, seed="x"), "run.json seed: "),
+        (lambda f: _change(f / RESULT, n_pairs=-1), "run.json n_pairs: "),
+        (
+            lambda f: _change(f / RESULT, metric={"clean": float("nan"), "corrupt": 0, "name": "m"}),
+            "metric.clean: ",
+        ),
         (
             lambda f: _change(f / RESULT, proposed={"false_discovery_rate": 2, "heads": []}),
-            "less than or equal",
+            "proposed.false_disc",
         ),
-        (lambda f: _change(f / DETAILS, members=[]), "details.json members: Input should be an object"),
-        (lambda f: _change(f / DETAILS, members={"a0.h0": {"pattern": [[1.0], [0, 1]]}}), "is not square"),
+        (lambda f: _change(f / RESULT, heads=[_head(f, low=None)]), "a0.h0 is in the circuit and has no"),
+        (lambda f: _change(f / RESULT, heads=[_head(f, site="../a0")]), "heads.0.site: "),
         (
-            lambda f: _change(f / RESULT, heads=[_head(f, effect_low=None)]),
-            "a0.h0 is in the circuit and has no",
+            lambda f: _change(f / RESULT, heads=[_head(f, layer=1, site="a1.h0")]),
+            "heads or MLPs are not those",
         ),
-        (lambda f: _change(f / RESULT, heads=[_head(f, site="../a0")]), "heads.0.site: String should match"),
+        (
+            lambda f: _change(f / RESULT, heads=[_head(f, codes={"clean": [[0, "x"]], "corrupt": []})]),
+            "clean.0.1: ",
+        ),
         (
             lambda f: _arrays(f, heads_per_pair=np.zeros((5, 3, 1))),
-            r"scores.safetensors heads_per_pair: of shape \(5, 3, 1\), and run.json implies \(5, 1, 1\)",
-        ),
-        (
-            lambda f: _arrays(f, heads_per_pair=np.zeros((3, 1, 1))),
-            r"scores.safetensors heads_per_pair: of shape \(3, 1, 1\), and run.json implies \(5, 1, 1\)",
+            r"heads_per_pair: of shape \(5, 3, 1\), and run.json implies \(5, 1, 1\)",
         ),
         (lambda f: _arrays(f, metric_clean=np.zeros(3)), r"metric_clean: of shape \(3,\), .* implies \(5,\)"),
         (lambda f: _arrays(f, effects=np.zeros((5, 2))), r"effects: of shape \(5, 2\), .* implies \(5, 1\)"),
+        (lambda f: _arrays(f, patterns=np.zeros((1, 2, 3))), r"patterns: of shape \(1, 2, 3\)"),
         (lambda f: _arrays(f, heads=np.full((1, 1), np.nan)), "scores.safetensors heads: not all finite"),
-        (lambda f: _arrays(f, effects=np.full((5, 1), np.inf)), "scores.safetensors effects: not all finite"),
-        (lambda f: save_file({"x": np.zeros(1)}, f / ARRAYS), r"damaged \(scores.safetensors lacks heads\)"),
+        (lambda f: save_file({"x": np.zeros(1)}, f / ARRAYS), "scores.safetensors lacks heads"),
         (lambda f: _change(f / RESULT, recovery={"r": JUDGED}), "scores.safetensors lacks heads_per_pair"),
-        (lambda f: (f / DETAILS).write_text('{"examples": [1'), r"damaged \(details.json: Expecting ','"),
-        (lambda f: (f / DETAILS).unlink(), r"damaged \(details.json: No such file"),
-        (lambda f: (f / ARRAYS).write_bytes(b"noise" * 9), r"damaged \(scores.safetensors: "),
+        (lambda f: (f / ARRAYS).unlink(), "scores.safetensors: No such file"),
+        (lambda f: (f / ARRAYS).write_bytes(b"noise" * 9), "scores.safetensors: "),
     ],
 )
 def test_a_damaged_folder_is_named_with_its_fault(run, tmp_path, damage, message):
@@ -233,7 +238,7 @@ def test_a_discovery_from_a_file_keeps_its_prompts_from_python_too(tmp_path):
 
 
 def test_a_folder_that_another_process_has_put_there_meanwhile_is_replaced(run, tmp_path, monkeypatch):
-    theirs = Run({**run.result, "seed": 7}, {}, run.arrays).save(tmp_path / "theirs")
+    theirs = _other(run, seed=7).save(tmp_path / "theirs")
     exists, asked = type(tmp_path).exists, []
 
     def just_before(path, **given):
@@ -244,20 +249,6 @@ def test_a_folder_that_another_process_has_put_there_meanwhile_is_replaced(run, 
         return exists(path, **given)
 
     monkeypatch.setattr(type(tmp_path), "exists", just_before)
-    _replace(Run({**run.result, "seed": 5}, {}, run.arrays).save(tmp_path / "mine"), tmp_path / "run")
-    assert asked == [False] and Run.load(tmp_path / "run").result["seed"] == 5
+    _replace(_other(run, seed=5).save(tmp_path / "mine"), tmp_path / "run")
+    assert asked == [False] and Run.load(tmp_path / "run").seed == 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"layer": 1, "site": "a1.h0"}, "a1.h0 of layer 1 stands where a0.h0 should"),
-        ({"site": "a3.h0"}, "a3.h0 of layer 0 stands where a0.h0 should"),
-    ],
-)
-def test_heads_that_would_be_drawn_elsewhere_are_damage(run, tmp_path, change, message):
-    run.save(tmp_path / "run")
-    _change(tmp_path / "run" / RESULT, heads=[_head(tmp_path / "run", **change)])
-    with pytest.raises(InputError, match=message):
-        Run.load(tmp_path / "run")

@@ -18,7 +18,7 @@ from interp.report.repeat import reference_command
 def compared(found: Opened) -> None:
     """Tables, and the scores of all heads against each other."""
     st.subheader("References")
-    if found.run.result.get("recovery"):
+    if found.run.recovery:
         _references(found)
     else:
         st.caption(
@@ -33,28 +33,28 @@ def compared(found: Opened) -> None:
 
 def _references(found: Opened) -> None:
     rows = []
-    for name, judged in found.run.result["recovery"].items():
-        low, high = judged["interval"] or (None, None)
+    for name, judged in found.run.recovery.items():
+        low, high = judged.interval or (None, None)
         rows.append(
             {
                 "reference": name,
-                "members": f"{judged['n_positive']} of {judged['n_heads']}",
-                "ROC AUC": judged["roc_auc"],
+                "members": f"{judged.n_positive} of {judged.n_heads}",
+                "ROC AUC": judged.roc_auc,
                 "from": low,
                 "to": high,
-                "average precision": judged["average_precision"],
-                "Spearman": judged["spearman"],
-                "AUC of random": judged["nulls"]["random_mean"],
-                "AUC of the layer": judged["nulls"]["layer_index"],
+                "average precision": judged.average_precision,
+                "Spearman": judged.spearman,
+                "AUC of random": judged.nulls.random_mean,
+                "AUC of the layer": judged.nulls.layer_index,
             }
         )
-        for share, stricter in judged.get("stricter", {}).items():
+        for share, stricter in judged.stricter.items():
             rows.append(
                 {
                     "reference": f"{name}, from {share} of the gap",
-                    "members": f"{stricter['n_positive']} of {judged['n_heads']}",
-                    "ROC AUC": stricter["roc_auc"],
-                    "average precision": stricter["average_precision"],
+                    "members": f"{stricter.n_positive} of {judged.n_heads}",
+                    "ROC AUC": stricter.roc_auc,
+                    "average precision": stricter.average_precision,
                 }
             )
     number = st.column_config.NumberColumn(format="%.3f")
@@ -73,8 +73,8 @@ def _references(found: Opened) -> None:
         "where the method scores every pair by itself. The last two columns are rankings that know nothing of the "
         "task."
     )
-    for name, judged in found.run.result["recovery"].items():
-        if shared := wording.shared_pairs(judged, found.run.result["n_pairs"]):
+    for name, judged in found.run.recovery.items():
+        if shared := wording.shared_pairs(judged, found.run.n_pairs):
             st.caption(f"{plain(name)}: {shared}")
         _against(found, name)
 
@@ -89,8 +89,7 @@ def _against(found: Opened, name: str) -> None:
     scores = score_matrix(found.run)
     if not isinstance(reference, ExactEffects) or reference.effects().shape != scores.shape:
         return
-    mine = found.run.result["heads"]
-    inside = {(head["layer"], head["head"]) for head in mine if head["in_circuit"]}
+    inside = _members(found)
     reference_inside = {(int(layer), int(head)) for layer, head in np.argwhere(theirs)}
     groups = {
         "in both": sorted(inside & reference_inside),
@@ -103,6 +102,11 @@ def _against(found: Opened, name: str) -> None:
         config={"displayModeBar": False},
         alt=f"Score of every head against its exact effect in {name}",
     )
+
+
+def _members(found: Opened) -> set[tuple[int, int]]:
+    """(layer, head) of every head in the circuit."""
+    return {(head.layer, head.head) for head in found.run.circuit.heads}
 
 
 @st.fragment
@@ -134,10 +138,7 @@ def _another(found: Opened) -> None:
     head, *rows = both.rows()
     titles = ["", f"{found.name}: {head[1]}", f"{other.name}: {head[2]}", "together"]
     st.dataframe([dict(zip(titles, row, strict=True)) for row in rows], hide_index=True, key="compared")
-    mine, theirs = (
-        {(h["layer"], h["head"]) for h in run.result["heads"] if h["in_circuit"]}
-        for run in (found.run, other.run)
-    )
+    mine, theirs = _members(found), _members(other)
     groups = {
         "in both": sorted(mine & theirs),
         f"only in {found.name}": sorted(mine - theirs),

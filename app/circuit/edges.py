@@ -3,14 +3,15 @@
 import streamlit as st
 
 from interp.app.circuit.runs import Opened, ink
+from interp.circuits.circuit import Edge
 from interp.report import wording
 from interp.report.circuit_plots import DRAWN, edge_plot
 from interp.report.components import counts_code_pairs, edges_told, member_nodes
 
 MOST_DRAWN = 100
 _COLUMNS = (
-    "from",
-    "to",
+    "sender",
+    "receiver",
     "into",
     "score",
     "effect",
@@ -27,7 +28,7 @@ def edges(found: Opened) -> None:
     """The strongest edges."""
     run = found.run
     signed = not counts_code_pairs(run)
-    if not run.members or not run.result["edges"]:
+    if not run.members or not run.edges:
         st.info("This run has no edges: they are scored among members, and it has too few of them.")
         return
     among = edges_told(run)
@@ -57,13 +58,15 @@ def edges(found: Opened) -> None:
         "layers from bottom to top. Boxes: members, "
         f"coloured by their effect. Lines: {lines}"
     )
-    present = [key for key in _COLUMNS if any(edge.get(key) is not None for edge in among)]
+    present = [key for key in _COLUMNS if any(getattr(edge, key) is not None for edge in among)]
     st.dataframe(
-        [{key: edge.get(key) for key in present} for edge in among],
+        [{key: getattr(edge, key) for key in present} for edge in among],
         hide_index=True,
         key="edge table",
         column_config={
             **_formats(among, found.scale.places, signed),
+            "sender": "from",
+            "receiver": "to",
             "probability": st.column_config.NumberColumn(
                 format="%.2f", help="That the effect is above the threshold."
             ),
@@ -78,9 +81,9 @@ def edges(found: Opened) -> None:
     )
 
 
-def _formats(among: list[dict], places: int, signed: bool) -> dict:
+def _formats(among: list[Edge], places: int, signed: bool) -> dict:
     """Edges are weaker than heads: their decimals follow the largest of them."""
-    of_scores = max(places, wording.places(abs(among[0]["score"]))) if among else places
+    of_scores = max(places, wording.places(abs(among[0].score))) if among else places
     forms = {
         "score": f"%+.{of_scores}f" if signed else "%.0f",
         "effect": f"%+.{of_scores}f",

@@ -7,7 +7,6 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -17,9 +16,9 @@ from interp.app.circuit.reading import n_pairs, stored, texts, token_texts, toke
 from interp.app.circuit.runs import Opened, ink
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
+from interp.circuits.circuit import Component
 from interp.circuits.roles import ROLE_BAR, role_name
 from interp.errors import InputError
-from interp.models import parse_site
 from interp.report import wording
 from interp.report.circuit_plots import grid_plot, pattern_plot
 from interp.report.components import Scale, effect_text
@@ -92,10 +91,10 @@ def _figure(folder: Path, changed: int, text: str, drawn: str, turn: int, _found
 
 def members(found: Opened) -> None:
     """The members as a table, MLPs among them."""
-    columns = ("site", "score", "effect", "effect_low", "effect_high")
+    columns = ("site", "score", "effect", "low", "high")
     rows = [
-        {key: part[key] for key in columns}
-        | {"share of gap": found.scale.share(part["effect"]), "looks like": role_name(part.get("roles", {}))}
+        {key: getattr(part, key) for key in columns}
+        | {"share of gap": found.scale.share(part.effect), "looks like": role_name(part.roles)}
         for part in found.run.members
     ]
     effects = f"%+.{found.scale.places}f"
@@ -106,8 +105,8 @@ def members(found: Opened) -> None:
             hide_index=True,
             key="members",
             column_config={
-                "effect_low": st.column_config.NumberColumn("from", format=effects),
-                "effect_high": st.column_config.NumberColumn("to", format=effects),
+                "low": st.column_config.NumberColumn("from", format=effects),
+                "high": st.column_config.NumberColumn("to", format=effects),
                 "score": st.column_config.NumberColumn(format=scores),
                 "effect": st.column_config.NumberColumn(format=effects),
                 "share of gap": st.column_config.NumberColumn(format="percent"),
@@ -125,9 +124,9 @@ def heads(found: Opened) -> None:
 def _heads(found: Opened) -> None:
     """Everything that a click on a head changes: no other part of the page is drawn anew."""
     run, scale = found.run, found.scale
-    parts = {head["site"]: head for head in run.result["heads"]}
-    inside = [part["site"] for part in run.members if part["site"] in parts]
-    others = sorted((s for s in parts if s not in inside), key=lambda s: -abs(parts[s]["score"]))
+    parts = {head.site: head for head in run.heads}
+    inside = [head.site for head in run.circuit.heads]
+    others = sorted((s for s in parts if s not in inside), key=lambda s: -abs(parts[s].score))
     _from_address("head", [*inside, *others])
     above = st.container()
     pairs = [str(i + 1) for i in range(n_pairs(found))]
@@ -160,36 +159,34 @@ def _from_address(name: str, allowed: list[str]) -> None:
         st.session_state[name] = given if given in allowed else allowed[0]
 
 
-def _label(part: dict, scale: Scale) -> str:
-    words = [part["site"], scale.score(part["score"]), role_name(part["roles"])]
-    words.insert(1, "member" if part["in_circuit"] else "")
+def _label(part: Component, scale: Scale) -> str:
+    words = [part.site, "member" if part.in_circuit else "", scale.score(part.score), role_name(part.roles)]
     return " · ".join(word for word in words if word)
 
 
-def _line(part: dict, scale: Scale) -> str:
+def _line(part: Component, scale: Scale) -> str:
     """One head in one line, as Markdown."""
-    roles = sorted(part["roles"].items(), key=lambda pair: -pair[1])
+    roles = sorted(part.roles.items(), key=lambda pair: -pair[1])
     named = [f"{role} {value:.2f}" for role, value in roles if value >= ROLE_BAR]
     words = [
-        "member" if part["in_circuit"] else "not a member",
-        f"score {scale.score(part['score'])}",
+        "member" if part.in_circuit else "not a member",
+        f"score {scale.score(part.score)}",
         effect_text(part, scale),
         f"looks like {', '.join(named)}" if named else "looks like no known kind",
     ]
-    return f"**{plain(part['site'])}** · " + " · ".join(plain(word) for word in words)
+    return f"**{plain(part.site)}** · " + " · ".join(plain(word) for word in words)
 
 
 def _on_prompt(found: Opened, site: str, index: int, side: str) -> None:
     """Where the head attends and what it writes; from the run if it holds that, else from one forward pass."""
-    detail = found.run.details["members"][site] if stored(found, site, index, side) else None
-    where = parse_site(site)
-    layer, head = where.layer, where.head
+    part = found.run.component(site)
+    layer, head = part.layer, part.head
     names, roles = texts(found, index, side)
-    if detail is not None:
-        pattern = np.array(detail["pattern"])
-        top, bottom = ([tuple(row) for row in detail["writes"][end]] for end in ("top", "bottom"))
+    if stored(found, part, index, side):
+        pattern = found.run.pattern(site)
+        top, bottom = part.writes.top, part.writes.bottom
         direct = (
-            f"Directly it adds **{plain(wording.signed(detail['direct'], 3))}** to the logit difference, the mean of "
+            f"Directly it adds **{plain(wording.signed(part.direct, 3))}** to the logit difference, the mean of "
             "the run's pairs. The tokens are those of this prompt."
         )
     else:

@@ -18,6 +18,7 @@ from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.tokens import coloured, plain
 from interp.app.widgets.url_state import IN_URL
 from interp.app.widgets.urls import code_pages
+from interp.circuits.circuit import Component
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.circuit_plots import code_plot
@@ -33,9 +34,9 @@ SHOWN = 8
 def codes_section(found: Opened, site: str, index: int) -> None:
     """What the run holds of the head's codes, and on demand those of codebooks that can be set."""
     st.subheader("Its codes")
-    detail = found.run.details.get("members", {}).get(site, {})
-    if detail.get("codes"):
-        _stored(detail, found)
+    part = found.run.component(site)
+    if part.codes:
+        _stored(part, found)
     wanted = st.toggle(
         f"Read its codes in the codebooks, and set one: runs the first {n_pairs(found)} pairs",
         key="read",
@@ -54,7 +55,7 @@ def codes_section(found: Opened, site: str, index: int) -> None:
         engine.say(error)
         return
     roles = [*roles_of(read.pairs), ALL_TOKENS]
-    given = next((name for name in roles if _given(site, name)), _acts_at(detail, roles))
+    given = next((name for name in roles if _given(site, name)), _acts_at(part, roles))
     role = right.selectbox(
         "At",
         roles,
@@ -88,15 +89,15 @@ def _given(site: str, role: str) -> str:
     return text.removeprefix(begin) if text.startswith(begin) else ""
 
 
-def _acts_at(detail: dict, roles: list[str]) -> str:
+def _acts_at(part: Component, roles: list[str]) -> str:
     """The role at which the head's change of code does most, as the finder saw it; END otherwise."""
-    changes = (detail.get("evidence") or {}).get("changes", [])
-    return next((change["role"] for change in changes if change["role"] in roles), roles[0])
+    changes = part.evidence.changes if part.evidence else ()
+    return next((change.role for change in changes if change.role in roles), roles[0])
 
 
-def _stored(detail: dict, found: Opened) -> None:
+def _stored(part: Component, found: Opened) -> None:
     """Shares of prompts with each code of the run's own codebook."""
-    shares = {side: {int(code): share for code, share in detail["codes"][side]} for side in SIDES}
+    shares = {"clean": dict(part.codes.clean), "corrupt": dict(part.codes.corrupt)}
     every = sorted(
         {*shares["clean"], *shares["corrupt"]}, key=lambda c: -max(shares[s].get(c, 0) for s in SIDES)
     )
@@ -107,21 +108,21 @@ def _stored(detail: dict, found: Opened) -> None:
     percent = {side: _percent(f"{side} prompts") for side in SIDES}
     with left:
         st.caption(
-            f"In the codebook of this run, fitted to its {found.run.result['n_pairs']} pairs: share of prompts "
+            f"In the codebook of this run, fitted to its {found.run.n_pairs} pairs: share of prompts "
             f"(and roles) with each code, {min(SHOWN, len(every))} of {len(every)} codes"
         )
         st.dataframe(rows, hide_index=True, column_config=percent, key="stored codes")
-    changes = (detail.get("evidence") or {}).get("changes", [])
+    changes = part.evidence.changes if part.evidence else ()
     with right:
         if changes:
             st.caption("Changes of code from clean to corrupt that its effect comes from, to first order")
             st.dataframe(
                 [
                     {
-                        "at": change["role"],
-                        "code": f"{change['clean']} → {change['corrupt']}",
-                        "pairs": 100 * change["share"],
-                        "effect": change["attribution"],
+                        "at": change.role,
+                        "code": f"{change.clean} → {change.corrupt}",
+                        "pairs": 100 * change.share,
+                        "effect": change.attribution,
                     }
                     for change in changes
                 ],
@@ -221,8 +222,8 @@ def _number(text: str) -> int:
 
 def _result(found: Opened, read: PairCodes, result: CodeEffect, chosen: str) -> None:
     where = "every token" if result.role is None else result.role
-    metric = found.run.result["metric"].get("name")
-    name = wording.METRIC_NAMES.get(metric, str(metric))
+    metric = found.run.metric.name
+    name = wording.METRIC_NAMES.get(metric, metric)
     change, random, more = (
         _said(found) for found in (result.change(), result.change(random=True), result.beyond())
     )

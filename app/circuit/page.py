@@ -14,7 +14,6 @@ from interp.app.circuit.runs import Opened, opened, report
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, tell_missing
-from interp.defaults import THRESHOLD
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.repeat import command_line, python_lines
@@ -47,19 +46,17 @@ def choose(names: list[str]) -> str:
 
 def summary(found: Opened) -> None:
     run, scale = found.run, found.scale
-    metric = run.result["metric"]
-    name = wording.METRIC_NAMES.get(metric.get("name"), str(metric.get("name")))
+    name = wording.METRIC_NAMES.get(run.metric.name, run.metric.name)
     columns = st.columns(4)
     columns[0].metric("Members", len(run.members))
     for column, side in zip(columns[1:3], SIDES, strict=True):
-        mean = wording.signed(metric[side], scale.places)
+        mean = wording.signed(getattr(run.metric, side), scale.places)
         column.metric(f"On {side} prompts", mean, help=f"Mean {plain(name)}.")
-    columns[3].metric("Pairs", run.result["n_pairs"])
-    threshold = run.result.get("settings", {}).get("threshold", THRESHOLD)
+    columns[3].metric("Pairs", run.n_pairs)
     st.caption(
-        f"{plain(run.result['task'])} on {plain(run.result['model'] or 'a model')} by "
-        f"{plain(run.result['method'])}, seed {run.result['seed']}, scored by {plain(name)}. A member moves it by "
-        f"{wording.percent(threshold)} of the gap or more when it is swapped, with a 95 % interval off zero."
+        f"{plain(run.task)} on {plain(run.model or 'a model')} by "
+        f"{plain(run.method)}, seed {run.seed}, scored by {plain(name)}. A member moves it by "
+        f"{wording.percent(run.settings.threshold)} of the gap or more when it is swapped, with a 95 % interval off zero."
     )
 
 

@@ -10,11 +10,12 @@ from interp.app import engine
 from interp.app.circuit.runs import Kept, Opened, check_shape, model_of
 from interp.app.widgets import run_store
 from interp.app.widgets.codebook_picker import changed
+from interp.circuits.circuit import Component
 from interp.circuits.roles import PairView, view_pair
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.report import wording
-from interp.runs.record import WRITES
+from interp.runs.discover import WRITES
 from interp.steering.code_effect import CodeEffect, PairCodes, Side, read_pairs, set_code
 
 PAIRS = 16
@@ -47,7 +48,7 @@ def _pairs() -> Kept:
 
 
 def n_pairs(found: Opened) -> int:
-    return min(PAIRS, found.run.result["n_pairs"])
+    return min(PAIRS, found.run.n_pairs)
 
 
 def pairs(found: Opened) -> PromptPairs:
@@ -67,11 +68,10 @@ def pairs(found: Opened) -> PromptPairs:
     return _pairs().get((*found.key, spec), make)
 
 
-def stored(found: Opened, site: str, index: int, side: str) -> bool:
+def stored(found: Opened, part: Component, index: int, side: str) -> bool:
     """Whether the run itself holds the head's pattern and what it writes on this prompt."""
-    detail = found.run.details.get("members", {}).get(site, {})
-    whole = {"pattern", "writes", "direct"} <= set(detail) and found.run.details.get("examples")
-    return index == 0 and side == "clean" and bool(whole)
+    whole = part.writes is not None and found.run.pattern(part.site) is not None
+    return index == 0 and side == "clean" and whole
 
 
 def view(found: Opened, index: int) -> PairView:
@@ -166,9 +166,9 @@ def texts(found: Opened, index: int, side: str) -> tuple[list[str], dict[int, st
     Raises:
         InputError: as :func:`pairs`.
     """
-    examples = found.run.details.get("examples", [])
-    if index < len(examples):
-        tokens, positions = examples[index][side], examples[index]["positions"]
+    if index < len(found.run.examples):
+        example = found.run.examples[index]
+        tokens, positions = getattr(example, side), example.positions
     else:
         pair = pairs(found)[index]
         tokenizer = engine.model(model_of(found.run)).tokenizer

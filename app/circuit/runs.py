@@ -119,7 +119,7 @@ def model_of(run: Run) -> str:
     Raises:
         InputError: another one.
     """
-    spec = run.result["model"]
+    spec = run.model
     if spec not in (engine.model_name(), *model_names()):
         raise InputError(
             f"the run is of {spec}, this workbench runs {engine.model_name()}: what the run holds is shown, "
@@ -130,8 +130,7 @@ def model_of(run: Run) -> str:
 
 def check_shape(run: Run, model: Model) -> None:
     """Raise :class:`InputError` unless the run's heads are those of the model."""
-    heads = run.result["heads"]
-    theirs = tuple(1 + max(head[key] for head in heads) for key in ("layer", "head"))
+    theirs = run.shape
     ours = (model.cfg.n_layers, model.cfg.n_heads)
     if theirs != ours:
         raise InputError(

@@ -10,7 +10,7 @@ from benchmarks.tokfsm.reproduce import FORMAT
 from benchmarks.tokfsm.table import page
 from benchmarks.tokfsm.training import Training
 from interp.files import write_json, write_text
-from interp.runs.record import versions
+from interp.models.provenance import versions
 
 RESULT, PAGE = "result.json", "table.md"
 

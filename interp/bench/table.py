@@ -13,7 +13,7 @@ from interp.bench.judges import AGREEMENT
 from interp.bench.plan import YARDSTICK, Plan, Target
 from interp.evaluation.faithfulness import SIZES
 from interp.evaluation.stability import best_heads, mean_jaccard
-from interp.runs.record import versions
+from interp.models.provenance import versions
 
 FORMAT = 1
 EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc")

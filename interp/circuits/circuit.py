@@ -1,56 +1,145 @@
-"""A circuit: the components that causally carry a behaviour, with signed effects, and the edges among them."""
+"""A circuit: the heads and MLPs that causally carry a behaviour, with signed effects, and the edges among them."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from interp.scores.result import EdgeScore
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+
+from interp.scores.result import Evidence
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SiteName = Annotated[str, Field(pattern=r"^(a\d+\.h\d+|m\d+)$")]
 
 
-@dataclass(frozen=True)
-class Component:
-    """A head (``a5.h3``) or MLP (``m2``) as a method scored it and as activation patching measured it.
+def absent(value: object) -> bool:
+    """Whether a field stays out of the JSON."""
+    return value is None or value == {}
+
+
+class Strict(BaseModel):
+    """What a run is made of: no conversion, no key too many, no NaN; the same on the way in and out of JSON."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        revalidate_instances="always",
+        ser_json_inf_nan="null",
+    )
+
+
+class Writes(Strict):
+    """Tokens whose logits a head raises and lowers most, each with by how much."""
+
+    top: list[tuple[str, float]]
+    bottom: list[tuple[str, float]]
+
+
+class CodesUsed(Strict):
+    """The codes a head has on either side, each with its share of the prompts and roles, most used first."""
+
+    clean: list[tuple[int, float]]
+    corrupt: list[tuple[int, float]]
+
+
+class Component(Strict):
+    """A head (``a5.h3``) or MLP (``m2``) as a method scored it and as patching it measured it.
 
     Attributes:
-        score: ``None`` where the method's tells no sign and nothing was measured.
+        head: ``None`` of an MLP.
         effect: mean fall of the metric when the component's output is patched with its value on the corrupt prompt
             (positive = it helps); ``None`` where it was not checked.
-        effect_low, effect_high: 95 % bootstrap interval over pairs.
+        low, high: 95 % bootstrap interval of the effect, over pairs.
         roles: role name -> score in [0, 1], see :mod:`interp.circuits.roles`.
-        codes: the codes it uses on clean and on corrupt prompts, most used first: ``{"clean": [[code, share], …], …}``.
+        direct: what a member adds directly to the logit difference, mean over pairs.
+        writes, codes, evidence: of heads that are members, where the method and the model tell them.
     """
 
-    site: str
-    score: float | None
+    site: SiteName
+    layer: NonNegativeInt
+    head: NonNegativeInt | None = Field(default=None, exclude_if=absent)
+    score: float
     effect: float | None = None
-    effect_low: float | None = None
-    effect_high: float | None = None
+    low: float | None = None
+    high: float | None = None
     in_circuit: bool = False
-    roles: dict[str, float] = field(default_factory=dict)
-    codes: dict[str, list] = field(default_factory=dict)
+    roles: dict[str, float] = Field(default={}, exclude_if=absent)
+    direct: float | None = Field(default=None, exclude_if=absent)
+    writes: Writes | None = Field(default=None, exclude_if=absent)
+    codes: CodesUsed | None = Field(default=None, exclude_if=absent)
+    evidence: Evidence | None = Field(default=None, exclude_if=absent)
+
+    @property
+    def is_mlp(self) -> bool:
+        return self.head is None
+
+
+class Edge(Strict):
+    """One directed edge from a sender's output to a receiver's query, key or value input.
+
+    What follows ``score`` is known of ``adaptive-patching`` alone, see
+    :class:`~interp.scores.adaptive_patching.edges.EdgeEvidence`.
+
+    Attributes:
+        into: ``None`` where the receiver is an MLP or the logits, or where the method does not tell the inputs apart.
+    """
+
+    sender: str
+    receiver: str
+    into: Literal["q", "k", "v"] | None
+    score: float
+    attribution: float | None = Field(default=None, exclude_if=absent)
+    codes: float | None = Field(default=None, exclude_if=absent)
+    co_occurrence: float | None = Field(default=None, exclude_if=absent)
+    effect: float | None = Field(default=None, exclude_if=absent)
+    error: float | None = Field(default=None, exclude_if=absent)
+    probability: float | None = Field(default=None, exclude_if=absent)
+    measured: NonNegativeInt | None = Field(default=None, exclude_if=absent)
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """The outcome of a discovery."""
+    """The outcome of a discovery, as other tools see it too (:mod:`interp.circuits.graph_json`).
+
+    Attributes:
+        universe: ``heads`` (MLPs stay live) or ``heads+mlps``.
+        metric: its mean on ``clean`` and ``corrupt`` prompts; empty of a foreign file.
+        components: all that were scored, members or not.
+        signed: whether scores say if a component helps.
+    """
 
     model: str
     task: str
     method: str
     universe: str
-    """``heads`` (MLPs stay live) or ``heads+mlps``."""
     n_layers: int
     n_heads: int
     metric: dict[str, float]
-    """Mean metric on ``clean`` and on ``corrupt`` prompts."""
     components: tuple[Component, ...]
-    edges: tuple[EdgeScore, ...]
-    provenance: dict
-
-    @property
-    def gap(self) -> float:
-        return self.metric["clean"] - self.metric["corrupt"]
+    edges: tuple[Edge, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    signed: bool = True
 
     @property
     def members(self) -> tuple[Component, ...]:
-        """Components in the circuit, largest absolute effect first."""
-        inside = [c for c in self.components if c.in_circuit]
-        return tuple(sorted(inside, key=lambda c: -abs(c.effect or 0.0)))
+        """Heads and MLPs in the circuit, largest absolute effect first."""
+        inside = [part for part in self.components if part.in_circuit]
+        return tuple(sorted(inside, key=lambda part: -abs(part.effect or 0.0)))
+
+    @property
+    def heads(self) -> tuple[Component, ...]:
+        return tuple(part for part in self.members if not part.is_mlp)
+
+    @property
+    def mlps(self) -> tuple[Component, ...]:
+        return tuple(part for part in self.members if part.is_mlp)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a member: site, layer, head, score, effect, low, high, and a column a role."""
+        import pandas as pd
+
+        columns = ("site", "layer", "head", "score", "effect", "low", "high")
+        rows = [{key: getattr(part, key) for key in columns} | part.roles for part in self.members]
+        return pd.DataFrame(rows, columns=None if rows else columns)

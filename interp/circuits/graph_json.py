@@ -19,12 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from interp.circuits.circuit import Circuit, Component
+from interp.circuits.circuit import Circuit, Component, Edge
 from interp.errors import InputError
 from interp.files import read_json, write_text
 from interp.models.sites import parse_site
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.result import EdgeScore
 
 Helpful = Literal["positive", "negative"]
 Layout = Literal["eap-ig", "mib"]
@@ -73,9 +72,9 @@ def write_graph(
             raise InputError(f"edge {name}: a graph of {circuit.n_layers} layers has no such edge")
         edges[name]["score"] = sign * score
     scores = {
-        node: {"score": sign * components[node].score}
+        node: {"score": sign * score}
         for node in nodes
-        if node in components and components[node].score is not None
+        if node in components and (score := _signed(components[node], circuit.signed)) is not None
     }
     value = {
         "cfg": {
@@ -122,21 +121,19 @@ def read_graph(
     try:
         sign = 1.0 if (helpful or ours.get("helpful", "positive")) == "positive" else -1.0
         n_layers, n_heads = int(value["cfg"]["n_layers"]), int(value["cfg"]["n_heads"])
-        nodes = {name: _node(entry) for name, entry in value["nodes"].items()}
+        nodes = {name: _node(name, entry) for name, entry in value["nodes"].items()}
         edges = [
-            EdgeScore(*_ends(name), sign * float(e["score"] or 0.0)) for name, e in value["edges"].items()
+            Edge(**_ends(name), score=sign * _finite(f"edge {name}", e["score"] or 0.0))
+            for name, e in value["edges"].items()
         ]
         in_graph = [bool(e["in_graph"]) for e in value["edges"].values()]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not an EAP-IG graph ({error!r})") from None
     for name in {*nodes, *(e.sender for e in edges), *(e.receiver for e in edges)}:
         if not _fits(name, n_layers, n_heads):
             raise InputError(f"{path}: node {name!r} does not fit {n_layers} layers of {n_heads} heads")
-    scores = [(f"edge {edge.sender} -> {edge.receiver}", edge.score) for edge in edges]
-    scores += [(f"node {name}", score) for name, (_, score) in nodes.items() if score is not None]
-    for what, score in scores:
-        if not math.isfinite(score):
-            raise InputError(f"{path}: the score of {what} is {score}, not a finite number")
     scored = [e for e in edges if e.score != 0.0]
     members = [e for e, inside in zip(edges, in_graph, strict=True) if inside]
     strongest: dict[str, float] = {}
@@ -147,6 +144,8 @@ def read_graph(
     components = tuple(
         Component(
             site=name,
+            layer=parse_site(name).layer,
+            head=parse_site(name).head,
             score=strongest.get(name, 0.0) if score is None else sign * score,
             in_circuit=inside and not _live(name, ours),
         )
@@ -167,6 +166,13 @@ def read_graph(
     )
 
 
+def _signed(part: Component, signed: bool) -> float | None:
+    """A component's score; of a method whose scores tell no sign with that of the measured effect, if there is one."""
+    if signed:
+        return part.score
+    return None if part.effect is None else math.copysign(part.score, part.effect)
+
+
 def _live(name: str, ours: dict) -> bool:
     """Whether a node is an MLP that only stays live: in the graph, and no member of a heads-only circuit."""
     return ours.get("universe") == "heads" and name.startswith("m")
@@ -183,12 +189,19 @@ def _load(path: Path) -> dict:
     return value
 
 
-def _node(entry: bool | dict) -> tuple[bool, float | None]:
+def _finite(what: str, score: object) -> float:
+    if not math.isfinite(number := float(score)):
+        raise InputError(f"the score of {what} is {number}, not a finite number")
+    return number
+
+
+def _node(name: str, entry: bool | dict) -> tuple[bool, float | None]:
     if isinstance(entry, bool):
         return entry, None
     score = entry.get("score")
     # EAP-IG writes NaN for a node that was never scored
-    return bool(entry["in_graph"]), None if score is None or math.isnan(score) else float(score)
+    known = score is not None and not math.isnan(score)
+    return bool(entry["in_graph"]), _finite(f"node {name}", score) if known else None
 
 
 def _fits(name: str, n_layers: int, n_heads: int) -> bool:
@@ -211,7 +224,7 @@ def _edges(graph: ComponentGraph) -> Iterator[tuple[str, str, str]]:
             yield f"{sender}->{receiver}{into}", sender, str(receiver)
 
 
-def _named(edges: tuple[EdgeScore, ...]) -> Iterator[tuple[str, float]]:
+def _named(edges: tuple[Edge, ...]) -> Iterator[tuple[str, float]]:
     for edge in edges:
         plain = f"{edge.sender}->{edge.receiver}"
         if edge.into is not None:
@@ -223,11 +236,11 @@ def _named(edges: tuple[EdgeScore, ...]) -> Iterator[tuple[str, float]]:
             yield plain, edge.score
 
 
-def _ends(name: str) -> tuple[str, str, str | None]:
+def _ends(name: str) -> dict[str, str | None]:
     sender, arrow, rest = name.partition("->")
     receiver, bracket, into = rest.partition("<")
     if not arrow or (bracket and into not in ("q>", "k>", "v>")):
         raise ValueError(f"edge {name!r}")
     if receiver not in ("logits", "input") and (parse_site(receiver).kind == "attn") != bool(bracket):
         raise ValueError(f"edge {name!r}")
-    return sender, receiver, into.rstrip(">") or None
+    return {"sender": sender, "receiver": receiver, "into": into.rstrip(">") or None}

@@ -5,7 +5,6 @@
 ``interp grow``: nested circuits that do a task by themselves.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -158,22 +157,16 @@ def export(
     folder = run.resolve() if run.name in ("", "..") else run  # "." has no name
     path = out or unused(folder.with_name(f"{folder.name}-graph.json"))
     check_file(path, "--out", overwrite=overwrite)
-    shape = found.result["provenance"]["model"]
-    if "parallel_attn_mlp" not in shape:
-        raise InputError(
-            f"{run} is of a version that did not keep whether attention and MLP stand side by side: run it again"
-        )
+    shape = found.provenance.model
     write_graph(
         found.circuit,
         path,
-        d_model=shape["d_model"],
-        parallel_attn_mlp=shape["parallel_attn_mlp"],
+        d_model=shape.d_model,
+        parallel_attn_mlp=shape.parallel_attn_mlp,
         layout=layout,
         helpful=helpful,
     )
-    typer.echo(
-        f"saved    {path}    # {len(found.members)} members, {len(found.result['edges'])} scored edges"
-    )
+    typer.echo(f"saved    {path}    # {len(found.members)} members, {len(found.edges)} scored edges")
 
 
 def discover(
@@ -235,7 +228,7 @@ def discover(
     ] = None,
 ) -> None:
     """Find the circuit that does TASK, check it by activation patching, and write a run with its report."""
-    from interp.files import check_file, write_json
+    from interp.files import check_file, write_text
     from interp.progress import bar
     from interp.runs.discover import default_model
     from interp.runs.run import RESULT, check_destination, free_folder, run_request
@@ -314,10 +307,10 @@ def discover(
     replaced = (folder / RESULT).is_file()
     found.save(folder, report=render_report(found), overwrite=True)
     if to_stdout:
-        typer.echo(json.dumps(found.result, allow_nan=False))
+        typer.echo(found.model_dump_json())
         return
     if json_file is not None:
-        write_json(json_file, found.result)
+        write_text(json_file, found.model_dump_json(indent=1) + "\n")
     print_members(found)
     other = "overlap" if method != "overlap" and not mlps else "attribution"
     if other == method:

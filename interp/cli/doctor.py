@@ -77,7 +77,7 @@ def _planted_circuit() -> Finding:
     from interp.runs.discover import discover
 
     run = discover(PLANTED, model=PLANTED, n=8)
-    found, wanted = {part["site"] for part in run.members}, set(planted_truth(PLANTED).heads)
+    found, wanted = {part.site for part in run.members}, set(planted_truth(PLANTED).heads)
     if found == wanted:
         return Finding("planted circuit", True, f"found whole, {len(wanted)} heads of {PLANTED}")
     return Finding(

@@ -10,7 +10,7 @@ from interp.circuits.references import Reference, load_reference, reference_name
 from interp.circuits.roles import role_name
 from interp.cli.terminal import plain_console, suggest
 from interp.evaluation.nested_circuits import NestedCurve
-from interp.evaluation.recovery import roc_auc
+from interp.evaluation.recovery import Nulls, Recovery, roc_auc
 from interp.models import Model
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.report import wording
@@ -27,47 +27,43 @@ GROWN_SHOWN = 8
 
 def print_members(run: Run) -> None:
     """The circuit as a table, and how the scores compare with the references there are."""
-    result, console = run.result, plain_console()
-    gap = result["metric"]["clean"] - result["metric"]["corrupt"]
-    pairs = result.get("provenance", {}).get("pairs", {})
+    console, metric, pairs = plain_console(), run.metric, run.provenance.pairs
     # what other tasks drop are words, of which they have enough
-    dropped = pairs.get("dropped", {}) if pairs.get("counterfactual") == "file" else {}
+    dropped = pairs.dropped if pairs.counterfactual == "file" else {}
     causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
     console.print(
-        f"{result['task']} on {result['model']} by {result['method']}: {result['metric']['name']} "
-        f"{_plain(result['metric']['clean'])} clean, {_plain(result['metric']['corrupt'])} corrupt, "
-        f"{result['n_pairs']} pairs{f' ({causes})' if causes else ''}, universe {result['universe']}"
+        f"{run.task} on {run.model} by {run.method}: {metric.name} {_plain(metric.clean)} clean, "
+        f"{_plain(metric.corrupt)} corrupt, {run.n_pairs} pairs{f' ({causes})' if causes else ''}, "
+        f"universe {run.universe}"
     )
     table = Table("member", "looks like", box=None, padding=(0, 1))
     for name in ("score", "effect", "95 % interval", "of the gap"):
         table.add_column(name, justify="right")
     for part in run.members:
         table.add_row(
-            part["site"],
-            role_name(part.get("roles", {})),
-            f"{part['score']:+.3g}",
-            f"{part['effect']:+.3f}",
-            f"[{part['effect_low']:+.3f}, {part['effect_high']:+.3f}]",
-            f"{part['effect'] / gap:+.1%}",
+            part.site,
+            role_name(part.roles),
+            f"{part.score:+.3g}",
+            f"{part.effect:+.3f}",
+            f"[{part.low:+.3f}, {part.high:+.3f}]",
+            f"{part.effect / metric.gap:+.1%}",
         )
     if run.members:
         console.print(table)
-    inside = len(run.members)
-    checked = sum(part["effect"] is not None for part in (*result["heads"], *result["mlps"]))
-    console.print(f"{inside} members of {checked} checked, {len(result['edges'])} edges scored among them")
-    for why in result.get("left_out", []):
+    inside, checked = len(run.members), len(run.checked)
+    console.print(f"{inside} members of {checked} checked, {len(run.edges)} edges scored among them")
+    for why in run.left_out:
         console.print(why)
-    universe = len(result["heads"]) + (len(result["mlps"]) if "mlps" in result["universe"] else 0)
-    if inside == checked < universe:
+    if inside == checked < len(run.ranked):
         console.print(f"all that were checked are members, so there may be more: --candidates {2 * checked}")
-    if proposed := result.get("proposed"):
+    if run.proposed:
         console.print(
-            f"before the check, at {proposed['false_discovery_rate']:.0%} false discoveries: "
-            f"{len(proposed['heads'])} heads, {len(run.proposed_members)} of them members"
+            f"before the check, at {run.proposed.false_discovery_rate:.0%} false discoveries: "
+            f"{len(run.proposed.heads)} heads, {len(run.proposed_members)} of them members"
         )
-    for name, found in result["recovery"].items():
+    for name, found in run.recovery.items():
         console.print(recovery_line(name, found))
-        if shared := wording.shared_pairs(found, result["n_pairs"]):
+        if shared := wording.shared_pairs(found, run.n_pairs):
             console.print(f"  {shared}")
 
 
@@ -127,20 +123,20 @@ def _plain(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
-def recovery_line(name: str, found: dict) -> str:
+def recovery_line(name: str, found: Recovery) -> str:
     """One reference's ROC AUC with interval, average precision and Spearman, beside the nulls."""
-    interval = found["interval"]
+    interval = found.interval
     return (
-        f"against {name}: ROC AUC {_number(found['roc_auc'])}"
+        f"against {name}: ROC AUC {_number(found.roc_auc)}"
         + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-        + f", average precision {_number(found['average_precision'])}, Spearman {_number(found['spearman'])}"
-        + f" ({found['n_positive']} of {found['n_heads']} heads; nulls: {_nulls(found['nulls'])})"
+        + f", average precision {_number(found.average_precision)}, Spearman {_number(found.spearman)}"
+        + f" ({found.n_positive} of {found.n_heads} heads; nulls: {_nulls(found.nulls)})"
     )
 
 
-def _nulls(nulls: dict) -> str:
+def _nulls(nulls: Nulls) -> str:
     return ", ".join(
-        f"{key.replace('_', ' ')} {value:.3f}" for key, value in nulls.items() if value is not None
+        f"{key.replace('_', ' ')} {value:.3f}" for key, value in vars(nulls).items() if value is not None
     )
 
 

@@ -1,6 +1,8 @@
 """Where a model came from: recorded when it is loaded, written into every result made with it."""
 
 import hashlib
+import importlib.metadata
+import platform
 import weakref
 from functools import cache
 from typing import Any
@@ -10,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+import interp
 from interp.models.hooks import model_device
 
 _SAMPLES = 512
@@ -19,6 +22,13 @@ _sources: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, str]]" = weakr
 def record_source(model: TransformerBridge, spec: str, source: str, revision: str | None = None) -> None:
     """Remember the spec that was asked for, what was read, and its revision or hash."""
     _sources[model] = {"spec": spec, "source": source, **({"revision": revision} if revision else {})}
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything a number may depend on."""
+    names = ("torch", "transformers", "transformer-lens", "sae-lens", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"interp": interp.__version__, "python": platform.python_version(), **found}
 
 
 def describe_model(model: TransformerBridge) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def write_report(folder: Path | str, task: str | None = None) -> Path:
     path, run = Path(folder) / REPORT, Run.load(folder)
     kept = next((path.with_name(name) for name in PROMPTS if path.with_name(name).is_file()), None)
     with contextlib.suppress(OSError):  # a task's name may be too long for a file's
-        if task is None and kept is not None and not Path(run.result["task"]).is_file():
+        if task is None and kept is not None and not Path(run.task).is_file():
             task = str(kept)
     write_text(path, render_report(run, task))
     return path

@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from interp.circuits.circuit import Component, Edge
 from interp.report import wording
 from interp.report.components import Scale, effect_text, roles_named
 from interp.report.edge_graph import Node, place_nodes
@@ -51,12 +52,11 @@ def grid_plot(run: Run, scale: Scale, ink: str, chosen: str = "", turn: int = 0)
         chosen: the site that is selected at first.
         turn: stands in the ``customdata`` of every point, after its site.
     """
-    heads = run.result["heads"]
-    n_layers, n_heads = (1 + max(head[key] for head in heads) for key in ("layer", "head"))
+    heads, (n_layers, n_heads) = run.heads, run.shape
     shade = np.zeros((n_heads, n_layers))
     for head in heads:
-        size = opacity(head["score"], scale.largest_score)
-        shade[head["head"], head["layer"]] = np.sign(head["score"]) * size if scale.has_sign else size
+        size = opacity(head.score, scale.largest_score)
+        shade[head.head, head.layer] = np.sign(head.score) * size if scale.has_sign else size
     figure = go.Figure(
         go.Heatmap(
             z=shade,
@@ -69,14 +69,14 @@ def grid_plot(run: Run, scale: Scale, ink: str, chosen: str = "", turn: int = 0)
             colorbar=_colorbar(scale),
         )
     )
-    members = [(head["layer"], head["head"]) for head in heads if head["in_circuit"]]
+    members = [(head.layer, head.head) for head in heads if head.in_circuit]
     figure.add_trace(_outlines(members, GREY, 1.5))
     figure.add_trace(
         go.Scatter(
-            x=[head["layer"] for head in heads],
-            y=[head["head"] for head in heads],
-            customdata=[[head["site"], turn] for head in heads],
-            selectedpoints=[i for i, head in enumerate(heads) if head["site"] == chosen],
+            x=[head.layer for head in heads],
+            y=[head.head for head in heads],
+            customdata=[[head.site, turn] for head in heads],
+            selectedpoints=[i for i, head in enumerate(heads) if head.site == chosen],
             mode="markers+text",
             marker={"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}},
             selected={"marker": {"opacity": 1}, "textfont": {"color": ink}},
@@ -118,14 +118,14 @@ def _colorbar(scale: Scale) -> dict:
     }
 
 
-def _number(head: dict, scale: Scale) -> str:
-    share = scale.share(head["effect"])
-    return wording.number(100 * share, 0) if head["in_circuit"] and share is not None else ""
+def _number(head: Component, scale: Scale) -> str:
+    share = scale.share(head.effect)
+    return wording.number(100 * share, 0) if head.in_circuit and share is not None else ""
 
 
-def _said(head: dict, scale: Scale) -> str:
-    roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.get("roles", {})))
-    text = f"{in_plot(head['site'])}: score {scale.score(head['score'])}<br>{effect_text(head, scale)}"
+def _said(head: Component, scale: Scale) -> str:
+    roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(head.roles))
+    text = f"{in_plot(head.site)}: score {scale.score(head.score)}<br>{effect_text(head, scale)}"
     return text + (f"<br>looks like {in_plot(roles)}" if roles else "")
 
 
@@ -307,12 +307,12 @@ _SPAN = 900.0
 
 
 def edge_plot(
-    nodes: Sequence[Node], edges: Sequence[dict], ink: str, n: int = DRAWN, *, signed: bool = True
+    nodes: Sequence[Node], edges: Sequence[Edge], ink: str, n: int = DRAWN, *, signed: bool = True
 ) -> go.Figure:
     """Members as boxes coloured by their effect; edges by sign, as wide as their score is large.
 
     Args:
-        edges: ``from``, ``to``, ``into``, ``score``, as in a run, largest first; their ends are nodes. The first ``n``
+        edges: largest first; their ends are nodes. The first ``n``
             are drawn.
         ink: the page's colour of text.
         signed: whether the sign of a score says if an edge helps; if not, all are grey.
@@ -327,10 +327,10 @@ def edge_plot(
         for node, x in zip(nodes, across, strict=True)
     }
     figure = go.Figure()
-    largest = abs(drawn[0]["score"]) if drawn else 1.0
+    largest = abs(drawn[0].score) if drawn else 1.0
     for edge in reversed(drawn):
         figure.add_trace(_edge(edge, where, largest, signed))
-    _legend(figure, {edge["into"] for edge in drawn}, signed)
+    _legend(figure, {edge.into for edge in drawn}, signed)
     most = max(abs(node.effect) for node in nodes)
     figure.update_layout(shapes=[_box(node, *where[node.site], most) for node in nodes])
     places = [where[node.site] for node in nodes]
@@ -381,26 +381,24 @@ def _box(node: Node, x: float, y: float, most: float) -> dict:
 DASHES = {"q": "solid", "k": "dash", "v": "dot", None: "longdash"}
 
 
-def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float, signed: bool) -> go.Scatter:
-    (x0, y0), (x1, y1) = where[edge["from"]], where[edge["to"]]
-    y0, y1, x1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2, x1 + _PORTS[edge["into"]] * _WIDTH / 3
+def _edge(edge: Edge, where: dict[str, tuple[float, float]], largest: float, signed: bool) -> go.Scatter:
+    (x0, y0), (x1, y1) = where[edge.sender], where[edge.receiver]
+    y0, y1, x1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2, x1 + _PORTS[edge.into] * _WIDTH / 3
     bend = max(0.35 * (y1 - y0), _PITCH / 3)
     ways = [t / 12 for t in range(13)]
-    share = abs(edge["score"]) / largest
-    into = f" ({edge['into']})" if edge["into"] else ""
+    share = abs(edge.score) / largest
+    into = f" ({edge.into})" if edge.into else ""
     return go.Scatter(
         x=[_bezier(t, x0, x0, x1, x1) for t in ways],
         y=[_bezier(t, y0, y0 + bend, y1 - bend, y1) for t in ways],
         mode="lines",
         line={
             "width": 1 + 5 * share,
-            "color": tone(edge["score"], 0.4 + 0.5 * share) if signed else GREY,
-            "dash": DASHES[edge["into"]],
+            "color": tone(edge.score, 0.4 + 0.5 * share) if signed else GREY,
+            "dash": DASHES[edge.into],
         },
         hoverinfo="text",
-        hovertext=in_plot(
-            f"{edge['from']} → {edge['to']}{into}: {edge['score']:{'+.3g' if signed else 'g'}}"
-        ),
+        hovertext=in_plot(f"{edge.sender} → {edge.receiver}{into}: {edge.score:{'+.3g' if signed else 'g'}}"),
         showlegend=False,
     )
 

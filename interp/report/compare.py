@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from interp.circuits.circuit import Component
 from interp.errors import InputError
 from interp.evaluation.recovery import PairedComparison, compare_paired, spearman
 from interp.report import wording
@@ -99,7 +100,7 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
             f"the runs are on models of {shapes}: only runs on models of one shape can be compared"
         )
     name_a, name_b = _names(run_a, run_b)
-    members_a, members_b = (tuple(part["site"] for part in run.members) for run in (run_a, run_b))
+    members_a, members_b = (tuple(part.site for part in run.members) for run in (run_a, run_b))
     shared = tuple(site for site in members_a if site in members_b)
     either = set(members_a) | set(members_b)
     unpaired = _why_unpaired(run_a, run_b)
@@ -113,9 +114,7 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         spearman=spearman(*(np.abs(scores).ravel() for scores in (scores_a, scores_b))),
         differing=_differing(run_a, run_b, either - set(shared)),
         aucs={
-            name: tuple(
-                run.result["recovery"][its]["roc_auc"] for run, its in zip((run_a, run_b), both, strict=True)
-            )
+            name: tuple(run.recovery[its].roc_auc for run, its in zip((run_a, run_b), both, strict=True))
             for name, both in _common(run_a, run_b).items()
         },
         recovery={} if unpaired else _paired(run_a, run_b),
@@ -127,11 +126,12 @@ def _names(run_a: Run, run_b: Run) -> tuple[str, str]:
     """What tells the runs apart: their methods, and whatever else differs."""
     keys = [
         "method",
-        *(key for key in ("task", "model", "seed", "n_pairs") if run_a.result[key] != run_b.result[key]),
+        *(key for key in ("task", "model", "seed", "n_pairs") if getattr(run_a, key) != getattr(run_b, key)),
     ]
     first, second = (
         " ".join(
-            f"{key} {run.result[key]}" if key in ("seed", "n_pairs") else str(run.result[key]) for key in keys
+            f"{key} {getattr(run, key)}" if key in ("seed", "n_pairs") else str(getattr(run, key))
+            for key in keys
         )
         for run in (run_a, run_b)
     )
@@ -139,15 +139,12 @@ def _names(run_a: Run, run_b: Run) -> tuple[str, str]:
 
 
 def _differing(run_a: Run, run_b: Run, sites: set[str]) -> tuple[Difference, ...]:
-    nothing = {"score": 0.0, "effect": None, "in_circuit": False}
-    parts_a, parts_b = (
-        {part["site"]: part for part in (*run.result["heads"], *run.result["mlps"])} for run in (run_a, run_b)
-    )
+    parts_a, parts_b = ({part.site: part for part in run.components} for run in (run_a, run_b))
     found = []
     for site in sites:
+        nothing = Component(site=site, layer=0, score=0.0)
         a, b = parts_a.get(site, nothing), parts_b.get(site, nothing)
-        values = (a["in_circuit"], b["in_circuit"], a["score"], b["score"], a["effect"], b["effect"])
-        found.append(Difference(site, *values))
+        found.append(Difference(site, a.in_circuit, b.in_circuit, a.score, b.score, a.effect, b.effect))
     return tuple(sorted(found, key=lambda d: (-max(abs(d.effect_a or 0), abs(d.effect_b or 0)), d.site)))
 
 
@@ -155,21 +152,11 @@ def _why_unpaired(run_a: Run, run_b: Run) -> str:
     """An empty string where a paired comparison with a reference is possible."""
     if any("heads_per_pair" not in run.arrays for run in (run_a, run_b)):
         return "no interval: a run has no scores per pair"
-    if run_a.result["model"] != run_b.result["model"] or not _same_pairs(_pairs(run_a), _pairs(run_b)):
+    if run_a.model != run_b.model or run_a.provenance.pairs != run_b.provenance.pairs:
         return "no interval: the runs are not on the same model and pairs"
     if not _common(run_a, run_b):
         return "no reference in common"
     return ""
-
-
-def _same_pairs(a: dict, b: dict) -> bool:
-    """The prompts themselves too, where both runs know them: runs of earlier versions do not."""
-    known = {key for key in a.keys() | b.keys() if key != "digest" or {"digest"} <= a.keys() & b.keys()}
-    return all(a.get(key) == b.get(key) for key in known)
-
-
-def _pairs(run: Run) -> dict:
-    return run.result.get("provenance", {}).get("pairs", {})
 
 
 def _common(run_a: Run, run_b: Run) -> dict[str, tuple[str, str]]:
@@ -177,8 +164,8 @@ def _common(run_a: Run, run_b: Run) -> dict[str, tuple[str, str]]:
 
     One's own goes by what it holds: two files can have one name, and one file several.
     """
-    judged_a, judged_b = (run.result.get("recovery", {}) for run in (run_a, run_b))
-    mine, theirs = (run.result.get("settings", {}).get("reference") for run in (run_a, run_b))
+    judged_a, judged_b = run_a.recovery, run_b.recovery
+    mine, theirs = run_a.settings.reference, run_b.settings.reference
     found = {name: (name, name) for name in judged_a if name in judged_b and name not in (mine, theirs)}
     if mine in judged_a and theirs in judged_b and _same(run_a, run_b):
         found[mine if mine == theirs else f"{mine} = {theirs}"] = (mine, theirs)
@@ -187,8 +174,6 @@ def _common(run_a: Run, run_b: Run) -> dict[str, tuple[str, str]]:
 
 def _same(run_a: Run, run_b: Run) -> bool:
     a, b = run_a.own_reference, run_b.own_reference
-    if a is None and b is None:  # before references were kept with their runs a name was all there was
-        return run_a.result["settings"]["reference"] == run_b.result["settings"]["reference"]
     return a is not None and b is not None and np.array_equal(a.heads, b.heads) and a.gap == b.gap
 
 

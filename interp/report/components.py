@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from interp.circuits.circuit import Component, Edge
 from interp.circuits.roles import ROLE_BAR
 from interp.report import wording
 from interp.report.edge_graph import Node, edge_graph
@@ -29,20 +30,16 @@ class Scale:
 
     @classmethod
     def of(cls, run: Run) -> "Scale":
-        metric = run.result["metric"]
-        gap = metric["clean"] - metric["corrupt"]
-        parts = (*run.result["heads"], *run.result["mlps"])
-        counted = all(float(head["score"]).is_integer() for head in run.result["heads"])
-        largest_score = max((abs(head["score"]) for head in run.result["heads"]), default=0.0)
+        gap = run.metric.gap
+        counted = all(head.score.is_integer() for head in run.heads)
+        largest_score = max(abs(head.score) for head in run.heads)
         return cls(
             gap=gap,
             places=max(2, wording.places(abs(gap))),
             score_places=0 if counted else max(2, wording.places(largest_score)),
-            largest_effect=max(
-                (abs(part["effect"]) for part in parts if part["effect"] is not None), default=0.0
-            ),
+            largest_effect=max((abs(part.effect) for part in run.checked), default=0.0),
             largest_score=largest_score,
-            has_sign=run.result.get("settings", {}).get("signed", True),
+            has_sign=run.settings.signed,
         )
 
     def score(self, score: float) -> str:
@@ -56,7 +53,7 @@ class Scale:
 
 def counts_code_pairs(run: Run) -> bool:
     """Whether edges are numbers of pairs of codes, as of ``overlap``: they tell neither a sign nor a direction."""
-    return run.result["method"] == "overlap"
+    return run.method == "overlap"
 
 
 def roles_named(roles: dict[str, float]) -> list[tuple[str, float]]:
@@ -64,14 +61,12 @@ def roles_named(roles: dict[str, float]) -> list[tuple[str, float]]:
     return sorted(((r, s) for r, s in roles.items() if s >= ROLE_BAR), key=lambda pair: -pair[1])
 
 
-def effect_text(part: dict, scale: Scale) -> str:
+def effect_text(part: Component, scale: Scale) -> str:
     """Effect with interval, as one line of text."""
-    if part["effect"] is None:
+    if part.effect is None:
         return "effect not checked"
-    effect, low, high = (
-        wording.signed(part[key], scale.places) for key in ("effect", "effect_low", "effect_high")
-    )
-    return f"effect {effect} [{low}, {high}], {wording.percent(scale.share(part['effect']))} of the gap"
+    effect, low, high = (wording.signed(value, scale.places) for value in (part.effect, part.low, part.high))
+    return f"effect {effect} [{low}, {high}], {wording.percent(scale.share(part.effect))} of the gap"
 
 
 def grid_figures(run: Run, scale: Scale) -> list[dict]:
@@ -88,31 +83,31 @@ def grid_figures(run: Run, scale: Scale) -> list[dict]:
         "figure": _grid(run, scale, "effect", scale.largest_effect),
         "legend": _legend(scale.largest_effect, scale.places, True),
     }
-    return [effect] if run.result["method"] == "patching" else [score, effect]
+    return [effect] if run.method == "patching" else [score, effect]
 
 
 def _grid(run: Run, scale: Scale, key: str, largest: float) -> Markup:
     rows: dict[str, list[Cell]] = {}
-    for head in run.result["heads"]:
-        rows.setdefault(f"h{head['head']}", []).append(_cell(head, scale, key))
-    if any(mlp[key] is not None for mlp in run.result["mlps"]):
-        rows["MLP"] = [_cell(mlp, scale, key) for mlp in run.result["mlps"]]
+    for head in run.heads:
+        rows.setdefault(f"h{head.head}", []).append(_cell(head, scale, key))
+    if any(getattr(mlp, key) is not None for mlp in run.mlps):
+        rows["MLP"] = [_cell(mlp, scale, key) for mlp in run.mlps]
     what = "Score" if key == "score" else "Exact effect"
     label = f"{what} of every head by layer; the circuit’s members are outlined"
     return head_grid(rows, largest, label)
 
 
-def _cell(part: dict, scale: Scale, key: str) -> Cell:
-    roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(part.get("roles", {})))
-    title = f"{part['site']}: score {scale.score(part['score'])}, {effect_text(part, scale)}"
-    state = "member" if part["in_circuit"] else ("checked" if part["effect"] is not None else "")
-    share = scale.share(part["effect"])
+def _cell(part: Component, scale: Scale, key: str) -> Cell:
+    roles = ", ".join(f"{role} {value:.2f}" for role, value in roles_named(part.roles))
+    title = f"{part.site}: score {scale.score(part.score)}, {effect_text(part, scale)}"
+    state = "member" if part.in_circuit else ("checked" if part.effect is not None else "")
+    share = scale.share(part.effect)
     return Cell(
-        value=part[key],
+        value=getattr(part, key),
         title=title + (f"; looks like {roles}" if roles else ""),
         state=state,
         text=wording.number(100 * share, 0) if key == "effect" and share is not None else "",
-        link=part["site"] if part["in_circuit"] else "",
+        link=part.site if part.in_circuit else "",
     )
 
 
@@ -134,41 +129,39 @@ def member_rows(run: Run, scale: Scale) -> list[dict]:
     """The ranked table: one row a member, largest absolute effect first."""
     rows = []
     for part in run.members:
-        detail = run.details.get("members", {}).get(part["site"], {})
-        share = scale.share(part["effect"])
-        writes = detail.get("writes", {"top": [], "bottom": []})
+        share = scale.share(part.effect)
         rows.append(
             {
-                "site": part["site"],
-                "roles": [(role, f"{value:.2f}") for role, value in roles_named(part.get("roles", {}))[:2]],
-                "score": scale.score(part["score"]),
-                "effect": wording.signed(part["effect"], scale.places),
-                "low": wording.signed(part["effect_low"], scale.places),
-                "high": wording.signed(part["effect_high"], scale.places),
+                "site": part.site,
+                "roles": [(role, f"{value:.2f}") for role, value in roles_named(part.roles)[:2]],
+                "score": scale.score(part.score),
+                "effect": wording.signed(part.effect, scale.places),
+                "low": wording.signed(part.low, scale.places),
+                "high": wording.signed(part.high, scale.places),
                 "share": wording.percent(share),
-                "bar": 100 * abs(part["effect"]) / scale.largest_effect if scale.largest_effect else 0,
-                "tone": "neg" if part["effect"] < 0 else "pos",
-                "direct": wording.signed(detail.get("direct"), scale.places),
-                "top": [wording.token(text, 16) for text, _ in writes["top"][:3]],
+                "bar": 100 * abs(part.effect) / scale.largest_effect if scale.largest_effect else 0,
+                "tone": "neg" if part.effect < 0 else "pos",
+                "direct": wording.signed(part.direct, scale.places),
+                "top": [wording.token(text, 16) for text, _ in (part.writes.top[:3] if part.writes else ())],
             }
         )
     return rows
 
 
-def edges_told(run: Run) -> list[dict]:
+def edges_told(run: Run) -> list[Edge]:
     """Edges between members, largest absolute score first, down to a thousandth of the largest.
 
     What is smaller is mostly rounding, whose sign would be read as help or harm.
     """
-    known = {part["site"] for part in run.members}
-    among = [edge for edge in run.result["edges"] if {edge["from"], edge["to"]} <= known and edge["score"]]
-    least = FAINT * max((abs(edge["score"]) for edge in among), default=0.0)
-    return sorted((e for e in among if abs(e["score"]) >= least), key=lambda e: -abs(e["score"]))
+    known = {part.site for part in run.members}
+    among = [edge for edge in run.edges if {edge.sender, edge.receiver} <= known and edge.score]
+    least = FAINT * max((abs(edge.score) for edge in among), default=0.0)
+    return sorted((e for e in among if abs(e.score) >= least), key=lambda e: -abs(e.score))
 
 
 def edge_figure(run: Run, scale: Scale) -> Markup | None:
     """The graph of the strongest edges; ``None`` where no edges were scored."""
-    if not run.members or not run.result["edges"]:
+    if not run.members or not run.edges:
         return None
     return edge_graph(
         member_nodes(run, scale),
@@ -181,6 +174,6 @@ def edge_figure(run: Run, scale: Scale) -> Markup | None:
 def member_nodes(run: Run, scale: Scale) -> list[Node]:
     """The members as a graph of edges draws them, in reading order."""
     return [
-        Node(part["site"], part["layer"], part["effect"], f"{part['site']}: {effect_text(part, scale)}")
-        for part in sorted(run.members, key=lambda part: (part["layer"], part.get("head", 0)))
+        Node(part.site, part.layer, part.effect, f"{part.site}: {effect_text(part, scale)}")
+        for part in sorted(run.members, key=lambda part: (part.layer, part.head or 0))
     ]

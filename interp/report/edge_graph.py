@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 
+from interp.circuits.circuit import Edge
 from interp.report.figures import CSS, opacity, svg
 from interp.report.plots import spread
 
@@ -42,11 +43,11 @@ class Node:
         return self.site if self.is_mlp else self.site[1:].replace(".h", ".")
 
 
-def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str, *, signed: bool = True) -> Markup:
+def edge_graph(nodes: Sequence[Node], edges: Sequence[Edge], label: str, *, signed: bool = True) -> Markup:
     """Draw members by layer and the strongest edges, which end at the receiver's q, k or v.
 
     Args:
-        edges: ``from``, ``to``, ``into``, ``score``, as in a run, largest first; their ends are nodes.
+        edges: largest first; their ends are nodes.
         signed: whether the sign of a score says if an edge helps; if not, all are grey.
     """
     drawn = edges[:DRAWN]
@@ -69,7 +70,7 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str, *, sign
                 at, height + 16, "mlp " if is_mlp else "", layer
             )
         )
-    largest = abs(drawn[0]["score"]) if drawn else 1.0
+    largest = abs(drawn[0].score) if drawn else 1.0
     body += [_edge(e, where, largest, signed) for e in reversed(drawn)]
     most = max(abs(node.effect) for node in nodes)
     body += [_node(node, *where[node.site], most) for node in nodes]
@@ -83,7 +84,7 @@ def edge_graph(nodes: Sequence[Node], edges: Sequence[dict], label: str, *, sign
 
 def place_nodes(
     nodes: Sequence[Node],
-    edges: Sequence[dict],
+    edges: Sequence[Edge],
     columns: list[tuple[int, bool]],
     height: float,
     extent: float = NODE_HEIGHT,
@@ -99,10 +100,10 @@ def place_nodes(
     index = {node.site: i for i, node in enumerate(nodes)}
     column = np.array([columns.index(node.column) for node in nodes])
     pull = np.zeros((len(nodes), len(nodes)))
-    largest = max((abs(e["score"]) for e in edges), default=1.0)
+    largest = max((abs(e.score) for e in edges), default=1.0)
     for e in edges:
-        i, j = index[e["from"]], index[e["to"]]
-        pull[i, j] += abs(e["score"]) / largest
+        i, j = index[e.sender], index[e.receiver]
+        pull[i, j] += abs(e.score) / largest
         pull[j, i] = pull[i, j]
     distance = np.abs(column[:, None] - column[None, :])
     push = np.where(distance <= 3, 1.0 / (1 + distance), 0.0)
@@ -125,22 +126,22 @@ def place_nodes(
     return y
 
 
-def _edge(edge: dict, where: dict[str, tuple[float, float]], largest: float, signed: bool) -> Markup:
-    (x0, y0), (x1, y1) = where[edge["from"]], where[edge["to"]]
-    x0, x1, y1 = x0 + NODE_WIDTH / 2, x1 - NODE_WIDTH / 2, y1 + _PORTS[edge["into"]]
+def _edge(edge: Edge, where: dict[str, tuple[float, float]], largest: float, signed: bool) -> Markup:
+    (x0, y0), (x1, y1) = where[edge.sender], where[edge.receiver]
+    x0, x1, y1 = x0 + NODE_WIDTH / 2, x1 - NODE_WIDTH / 2, y1 + _PORTS[edge.into]
     bend = max(18.0, 0.45 * (x1 - x0))
-    share = abs(edge["score"]) / largest
-    into = f" ({edge['into']})" if edge["into"] else ""
+    share = abs(edge.score) / largest
+    into = f" ({edge.into})" if edge.into else ""
     return Markup(
         '<path class="edge {}" stroke-width="{:.1f}" stroke-opacity="{:.2f}" '
         'd="M{:.1f} {:.1f}C{:.1f} {:.1f} {:.1f} {:.1f} {:.1f} {:.1f}">'
         "<title>{} → {}{}: {}</title></path>"
     ).format(
-        "counted" if not signed else "neg" if edge["score"] < 0 else "pos",
+        "counted" if not signed else "neg" if edge.score < 0 else "pos",
         0.8 + 5 * share,
         0.35 + 0.5 * share,
         *(x0, y0, x0 + bend, y0, x1 - bend, y1, x1, y1),
-        *(edge["from"], edge["to"], into, f"{edge['score']:+.3g}" if signed else f"{edge['score']:g}"),
+        *(edge.sender, edge.receiver, into, f"{edge.score:+.3g}" if signed else f"{edge.score:g}"),
     )
 
 

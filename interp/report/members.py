@@ -1,13 +1,14 @@
 """One card a member: the codes it uses, where it attends, what it writes, what it looks like."""
 
-import numpy as np
 from markupsafe import Markup
 
+from interp.circuits.circuit import CodesUsed, Writes
 from interp.circuits.roles import ROLE_BAR
 from interp.report import wording
 from interp.report.components import Scale, effect_text, roles_named
 from interp.report.figures import attention_pattern
 from interp.runs.run import Run
+from interp.scores.result import Evidence
 
 OPEN = 3
 """Cards that are open at first."""
@@ -17,77 +18,72 @@ CODES = 8
 
 def member_cards(run: Run, scale: Scale) -> list[dict]:
     """What the page shows of every member, largest absolute effect first."""
-    examples = run.details.get("examples", [])
     cards = []
     for rank, part in enumerate(run.members):
-        detail = run.details.get("members", {}).get(part["site"], {})
-        roles = part.get("roles", {})
-        named = roles_named(roles)
+        named = roles_named(part.roles)
         cards.append(
             {
-                "site": part["site"],
+                "site": part.site,
                 "open": rank < OPEN,
                 "title": ", ".join(role for role, _ in named),
                 "effect": effect_text(part, scale),
-                "is_mlp": part["site"].startswith("m"),
+                "is_mlp": part.is_mlp,
                 "roles": [
                     {"name": role, "value": f"{value:.2f}", "bar": 100 * value, "named": value >= ROLE_BAR}
-                    for role, value in sorted(roles.items(), key=lambda pair: -pair[1])
+                    for role, value in sorted(part.roles.items(), key=lambda pair: -pair[1])
                 ],
-                "pattern": _pattern(part["site"], detail, examples),
-                "evidence": _evidence(detail.get("evidence")),
-                "codes": _codes(detail.get("codes")),
-                "writes": _writes(detail.get("writes")),
+                "pattern": _pattern(run, part.site),
+                "evidence": _evidence(part.evidence),
+                "codes": _codes(part.codes),
+                "writes": _writes(part.writes),
             }
         )
     return cards
 
 
-def _pattern(site: str, detail: dict, examples: list[dict]) -> Markup | None:
-    if "pattern" not in detail or not examples:
+def _pattern(run: Run, site: str) -> Markup | None:
+    pattern = run.pattern(site)
+    if pattern is None:
         return None
-    pattern = np.asarray(detail["pattern"], dtype=float)
-    tokens = examples[0]["clean"]
-    if pattern.shape != (len(tokens), len(tokens)):
-        return None
+    example = run.examples[0]
     marked: dict[int, str] = {}
-    for role, position in examples[0]["positions"].items():
+    for role, position in example.positions.items():
         marked[position] = f"{marked[position]}/{role}" if position in marked else role
     return attention_pattern(
-        pattern, tokens, marked, f"Attention pattern of {site} on the example’s clean prompt"
+        pattern, example.clean, marked, f"Attention pattern of {site} on the example’s clean prompt"
     )
 
 
-def _evidence(evidence: dict | None) -> dict | None:
+def _evidence(evidence: Evidence | None) -> dict | None:
     """What speaks for the head, as the method ``adaptive-patching`` found it."""
     if not evidence:
         return None
-    digits = wording.places(abs(evidence["effect"]))
-    set_codes, whole = evidence["set_codes"], evidence["whole"]
+    digits = wording.places(abs(evidence.effect))
+    set_codes, whole = evidence.set_codes, evidence.whole
     return {
-        "effect": wording.signed(evidence["effect"], digits),
-        "error": f"{evidence['error']:.{digits}f}",
-        "probability": f"{evidence['probability']:.3f}",
-        "p_value": f"{evidence['p_value']:.2g}",
-        "patched": evidence["patched"],
+        "effect": wording.signed(evidence.effect, digits),
+        "error": f"{evidence.error:.{digits}f}",
+        "probability": f"{evidence.probability:.3f}",
+        "p_value": f"{evidence.p_value:.2g}",
+        "patched": evidence.patched,
         "set_codes": None if set_codes is None else wording.signed(set_codes, digits),
         "whole": None if whole is None else wording.signed(whole, digits),
         "changes": [
             {
-                **change,
-                "share": _share_text(change["share"]),
-                "attribution": wording.signed(change["attribution"], digits),
+                **vars(change),
+                "share": _share_text(change.share),
+                "attribution": wording.signed(change.attribution, digits),
             }
-            for change in evidence["changes"]
+            for change in evidence.changes
         ],
     }
 
 
-def _codes(codes: dict | None) -> dict | None:
+def _codes(codes: CodesUsed | None) -> dict | None:
     """Share of prompts with each code on either side, and which codes corrupt prompts never have."""
-    if not codes or not codes["clean"] + codes["corrupt"]:
+    if not codes or not codes.clean + codes.corrupt:
         return None
-    shares = {side: {int(code): share for code, share in codes[side]} for side in ("clean", "corrupt")}
+    shares = {"clean": dict(codes.clean), "corrupt": dict(codes.corrupt)}
     used = sorted(
         {*shares["clean"], *shares["corrupt"]},
         key=lambda code: (-shares["clean"].get(code, 0.0) - shares["corrupt"].get(code, 0.0), code),
@@ -114,15 +110,16 @@ def _codes(codes: dict | None) -> dict | None:
     }
 
 
-def _writes(writes: dict | None) -> list[dict] | None:
-    if not writes or not writes["top"]:
+def _writes(writes: Writes | None) -> list[dict] | None:
+    if not writes or not writes.top:
         return None
-    digits = wording.places(max(abs(value) for _, value in (*writes["top"], *writes["bottom"])))
+    digits = wording.places(max(abs(value) for _, value in (*writes.top, *writes.bottom)))
     return [
         {
             "name": name,
             "tokens": [
-                (wording.token(text, 18), wording.signed(value, digits)) for text, value in writes[side]
+                (wording.token(text, 18), wording.signed(value, digits))
+                for text, value in getattr(writes, side)
             ],
         }
         for side, name in (("top", "raises most"), ("bottom", "lowers most"))

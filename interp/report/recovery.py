@@ -8,43 +8,35 @@ from interp.errors import InputError
 from interp.evaluation.recovery import roc_curve_points
 from interp.report import wording
 from interp.report.figures import roc_panel
-from interp.runs.run import Run
+from interp.runs.run import Judged, Run
 from interp.scores.baselines import layer_prior
 
 
 def recovery_panels(run: Run) -> list[dict]:
     """One panel a reference: its numbers as the run holds them, and the ROC curve."""
-    return [_panel(name, found, run) for name, found in run.result.get("recovery", {}).items()]
+    return [_panel(name, found, run) for name, found in run.recovery.items()]
 
 
 def score_matrix(run: Run) -> Float[np.ndarray, "layer head"]:
     """The method's score of every head."""
-    heads = run.result["heads"]
-    scores = np.zeros((max(h["layer"] for h in heads) + 1, max(h["head"] for h in heads) + 1))
-    for head in heads:
-        scores[head["layer"], head["head"]] = head["score"]
-    return scores
+    return np.array([head.score for head in run.heads]).reshape(run.shape)
 
 
-def _panel(name: str, found: dict, run: Run) -> dict:
-    nulls = found["nulls"]
-    interval = found["interval"]
-    random = (
-        wording.DASH
-        if nulls["random_mean"] is None
-        else f"{nulls['random_mean']:.3f} ± {nulls['random_sd']:.3f}"
-    )
+def _panel(name: str, found: Judged, run: Run) -> dict:
+    nulls = found.nulls
+    interval = found.interval
+    random = wording.DASH if nulls.random_mean is None else f"{nulls.random_mean:.3f} ± {nulls.random_sd:.3f}"
     return {
         "name": name,
-        "auc": wording.number(found["roc_auc"], 3),
+        "auc": wording.number(found.roc_auc, 3),
         "interval": f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "no scores per pair",
-        "precision": wording.number(found["average_precision"], 3),
-        "spearman": wording.number(found["spearman"], 3),
-        "positives": f"{found['n_positive']} of {found['n_heads']}",
+        "precision": wording.number(found.average_precision, 3),
+        "spearman": wording.number(found.spearman, 3),
+        "positives": f"{found.n_positive} of {found.n_heads}",
         "random": random,
-        "layer_index": wording.number(nulls["layer_index"], 3),
-        "layer_mean": wording.number(nulls["layer_mean"], 3),
-        "shared": wording.shared_pairs(found, run.result["n_pairs"]),
+        "layer_index": wording.number(nulls.layer_index, 3),
+        "layer_mean": wording.number(nulls.layer_mean, 3),
+        "shared": wording.shared_pairs(found, run.n_pairs),
         "curve": _curve(name, run),
     }
 

@@ -21,7 +21,7 @@ STAGES = {
 
 def timings(run: Run) -> list[dict]:
     """Wall time by stage, in the order they ran."""
-    spent = run.result.get("seconds", {})
+    spent = run.seconds
     longest = max(spent.values(), default=0.0)
     rows = [
         {
@@ -38,7 +38,7 @@ def timings(run: Run) -> list[dict]:
 
 def forwards(run: Run) -> list[tuple[str, str]]:
     """Cost by stage in forward passes of one prompt."""
-    return [(STAGES.get(key, key), f"{value:,.0f}") for key, value in run.result.get("cost", {}).items()]
+    return [(STAGES.get(key, key), f"{value:,.0f}") for key, value in run.cost.items()]
 
 
 def command_line(run: Run, task: str | None = None, reference: str | None = None) -> str:
@@ -48,16 +48,13 @@ def command_line(run: Run, task: str | None = None, reference: str | None = None
         task: what is written for it where what the run was asked for is not enough: where a file of prompts lies.
         reference: the same of a reference of one's own.
     """
-    result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
-    words = ["interp", "discover", task or _task(run), "--model", result["model"] or "MODEL"]
-    words += ["--method", result["method"], "--n", result["n_pairs"], "--seed", result["seed"]]
-    if pairs.get("counterfactual"):
-        words += ["--counterfactual", pairs["counterfactual"]]
-    words += ["--candidates", settings["n_candidates"]] if "n_candidates" in settings else []
-    words += ["--threshold", settings["threshold"]] if "threshold" in settings else []
-    words += ["--reference", reference or settings["reference"]] if "reference" in settings else []
-    words += ["--mlps"] if result.get("universe") == "heads+mlps" else []
-    words += [] if pairs.get("bos", True) else ["--no-bos"]
+    settings, pairs = run.settings, run.provenance.pairs
+    words = ["interp", "discover", task or _task(run), "--model", run.model or "MODEL"]
+    words += ["--method", run.method, "--n", run.n_pairs, "--seed", run.seed]
+    words += ["--counterfactual", pairs.counterfactual]
+    words += ["--candidates", settings.n_candidates, "--threshold", settings.threshold]
+    words += ["--reference", reference or settings.reference] if settings.reference else []
+    words += ["--mlps"] * (run.universe == "heads+mlps") + ["--no-bos"] * (not pairs.bos)
     for key, value in _loaded_as(run).items():
         words += [f"--{key}", value]
     for key, value in _changed_options(run).items():
@@ -67,56 +64,53 @@ def command_line(run: Run, task: str | None = None, reference: str | None = None
 
 def python_lines(run: Run, task: str | None = None, reference: str | None = None) -> str:
     """The same from Python."""
-    result, settings, pairs = run.result, run.result.get("settings", {}), _pairs(run)
+    settings, pairs = run.settings, run.provenance.pairs
     task = task or _task(run)
     loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(run).items())
     arguments = {
-        "model": None if loaded else result["model"],
-        "method": result["method"],
-        "n": result["n_pairs"],
-        "seed": result["seed"],
-        "counterfactual": pairs.get("counterfactual"),
-        "n_candidates": settings.get("n_candidates"),
-        "threshold": settings.get("threshold"),
-        "mlps": result.get("universe") == "heads+mlps" or None,
-        "bos": None if pairs.get("bos", True) else False,
-        "reference": settings.get("reference") and (reference or settings["reference"]),
+        "model": None if loaded else run.model,
+        "method": run.method,
+        "n": run.n_pairs,
+        "seed": run.seed,
+        "counterfactual": pairs.counterfactual,
+        "n_candidates": settings.n_candidates,
+        "threshold": settings.threshold,
+        "mlps": run.universe == "heads+mlps" or None,
+        "bos": None if pairs.bos else False,
+        "reference": settings.reference and (reference or settings.reference),
     }
     given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
     imports = "from interp import discover\n"
     if loaded:
         imports = "from interp import discover, load_model\n"
-        given = f"    model=load_model({result['model']!r}{loaded}),\n{given}"
+        given = f"    model=load_model({run.model!r}{loaded}),\n{given}"
     options = _changed_options(run)
     if options:
         imports += "from interp.scores.registry import method_config\n"
         texts = {key: str(value) for key, value in options.items()}
         # a config as it is given is used as it is
-        common = {"seed": result["seed"], "threshold": settings.get("threshold")}
-        told = "".join(f", {key}={value!r}" for key, value in common.items() if value is not None)
-        given += f"    config=method_config({result['method']!r}, {task!r}, {texts!r}{told}),\n"
+        told = f", seed={run.seed}, threshold={settings.threshold}"
+        given += f"    config=method_config({run.method!r}, {task!r}, {texts!r}{told}),\n"
     return f'{imports}\nrun = discover(\n    {task!r},\n{given})\nrun.save("run")\n'
 
 
 def warnings(run: Run) -> list[str]:
     """What limits the findings, the general last."""
-    result, pairs = run.result, _pairs(run)
+    pairs = run.provenance.pairs
     found = [
         f"Dropped because of this model’s tokenizer: {count} {kind}."
-        for kind, count in pairs.get("dropped", {}).items()
+        for kind, count in pairs.dropped.items()
         if count
     ]
-    found += [str(note) for note in pairs.get("notes", [])]
-    found += result.get("left_out", [])
-    if result["mlps"] == []:
+    found += [*pairs.notes, *run.left_out]
+    if not run.mlps:
         found.append("MLPs were not scored.")
-    elif result.get("universe") == "heads":
+    elif run.universe == "heads":
         found.append(
             "Only heads could become members; MLPs stay live, and what they do is part of every effect."
         )
-    parts = [*result["heads"], *(result["mlps"] if result.get("universe") == "heads+mlps" else [])]
-    checked = sum(part["effect"] is not None for part in parts)
-    if checked < len(parts):
+    checked = len(run.checked)
+    if checked < len(run.ranked):
         found.append(
             f"Only the {checked} components with the best scores were checked: another one cannot be a member, "
             "whether its score is right or not."
@@ -134,44 +128,38 @@ def warnings(run: Run) -> list[str]:
 
 def _loaded_as(run: Run) -> dict[str, str]:
     """Dtype and device of the model where they are not what loading it gives on any machine."""
-    model = run.result.get("provenance", {}).get("model", {})
+    model = run.provenance.model
     usual = {"dtype": "float32", "device": "cpu"}
-    return {key: model[key] for key, value in usual.items() if model.get(key, value) != value}
+    return {key: getattr(model, key) for key, value in usual.items() if getattr(model, key) != value}
 
 
 def _changed_options(run: Run) -> dict:
     """The method's options that are not what it has for the task; a checkpoint's place is no part of the result."""
-    method, settings = run.result["method"], run.result.get("settings", {})
-    usual = asdict(method_config(method, run.result["task"], {})) if method in METHODS else {}
-    usual |= {"seed": run.result["seed"], "threshold": settings.get("threshold", usual.get("threshold"))}
+    usual = asdict(method_config(run.method, run.task, {})) if run.method in METHODS else {}
+    usual |= {"seed": run.seed, "threshold": run.settings.threshold}
     return {
         key: value
-        for key, value in settings.get("config", {}).items()
+        for key, value in run.settings.config.items()
         if key not in ("batch_size", "checkpoint") and value is not None and usual.get(key) != value
     }
 
 
 def reference_command(run: Run, task: str | None = None) -> str:
     """The command that measures what this run could be judged against; ``task`` as of :func:`command_line`."""
-    words = ["interp", "reference", task or _task(run), "--model", run.result["model"] or "MODEL"]
+    words = ["interp", "reference", task or _task(run), "--model", run.model or "MODEL"]
     if task is not None:  # every run calls its own prompts the same
         words += ["--out", f"references/measured-{Path(task).parent.name}.safetensors"]
-    elif kind := _pairs(run).get("counterfactual"):
-        words += ["--counterfactual", kind]
-    words += ["--no-bos"] * (not _pairs(run).get("bos", True))
+    else:
+        words += ["--counterfactual", run.provenance.pairs.counterfactual]
+    words += ["--no-bos"] * (not run.provenance.pairs.bos)
     return shlex.join(words)
 
 
 def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     """Versions, settings and provenance as tables of key and value; nested values are written ``a.b``."""
-    result = run.result
-    tables = {"Versions": result.get("versions"), "Settings": result.get("settings")}
-    tables |= {f"Provenance: {key}": value for key, value in result.get("provenance", {}).items()}
-    return [
-        (name, _flat(value if isinstance(value, dict) else {"": value}))
-        for name, value in tables.items()
-        if value
-    ]
+    tables = {"Versions": run.versions, "Settings": run.settings.model_dump()}
+    tables |= {f"Provenance: {key}": value for key, value in run.provenance.model_dump().items()}
+    return [(name, _flat(value)) for name, value in tables.items()]
 
 
 def _flat(value: dict, prefix: str = "") -> list[tuple[str, str]]:
@@ -186,8 +174,4 @@ def _flat(value: dict, prefix: str = "") -> list[tuple[str, str]]:
 
 def _task(run: Run) -> str:
     """What was asked for: a class of one's own is not known by its name."""
-    return run.result.get("settings", {}).get("task_class") or run.result["task"]
-
-
-def _pairs(run: Run) -> dict:
-    return run.result.get("provenance", {}).get("pairs", {})
+    return run.settings.task_class or run.task

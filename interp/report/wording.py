@@ -4,6 +4,8 @@ import html
 import math
 import unicodedata
 
+from interp.runs.run import Judged
+
 METRIC_NAMES = {
     "logit_diff": "logit difference",
     "logit_diff_max": "logit difference to the best wrong answer",
@@ -55,10 +57,9 @@ def seconds(value: int | float) -> str:
     return f"{value:.0f} s" if value >= 10 else f"{value:.2f} s"
 
 
-def shared_pairs(judged: dict, n_pairs: int) -> str:
+def shared_pairs(judged: Judged, n_pairs: int) -> str:
     """A sentence where scores are judged by exact effects of their own pairs, or of some, else an empty string."""
-    known = judged.get("pairs", {})
-    shared, measured = known.get("shared"), known.get("measured")
+    shared, measured = judged.shared_pairs, judged.measured_pairs
     if not shared:
         return ""
     if shared == n_pairs == measured:

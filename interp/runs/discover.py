@@ -6,9 +6,10 @@ read from all come from these passes. 3. Patch the best-scored components exactl
 6. Compare the scores with the references there are.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import SupportsFloat, SupportsIndex
 
@@ -17,9 +18,10 @@ import numpy as np
 from interp import DEFAULT_MODEL
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import BATCH_SIZE, HUNDREDTHS, check_context
+from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
 from interp.circuits.exact_effects import ExactEffects
-from interp.circuits.references import canonical_model
-from interp.circuits.roles import HeadReadout, head_roles
+from interp.circuits.references import canonical_model, reference_for
+from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
 from interp.circuits.verify import (
     VerifiedHeads,
     candidates,
@@ -29,21 +31,37 @@ from interp.circuits.verify import (
 )
 from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.errors import InputError, real_number, whole_number
+from interp.evaluation.recovery import recover
 from interp.models import Model, Site, describe_model, load_model
 from interp.models.memory import check_memory
+from interp.models.provenance import versions
 from interp.planted.tasks import planted_task_names
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import check_counterfactual, sample_pairs
-from interp.runs.record import Found
-from interp.runs.run import Run, run_request
+from interp.runs.run import (
+    Example,
+    Judged,
+    Metric,
+    ModelRun,
+    PairsMade,
+    Proposed,
+    Provenance,
+    Run,
+    Settings,
+    Stricter,
+    run_request,
+)
 from interp.scores.eap import attributed_edges
-from interp.scores.head_codes import HeadCodesConfig, fit_head_codes
+from interp.scores.head_codes import SIDES, HeadCodes, HeadCodesConfig, fit_head_codes, usage
 from interp.scores.method import Method
 from interp.scores.patching import PatchingEffects
 from interp.scores.registry import DEFAULT_METHOD, load_method, method_config, with_mlps
-from interp.scores.result import Scores
+from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeScore, Scores
 from interp.tasks import PromptFile, load_task
+
+EXAMPLES = 3
+"""Pairs whose tokens are kept in the run; patterns and writings are kept for the first."""
 
 
 def discover(
@@ -165,13 +183,50 @@ def discover(
         reference=reference,
     )
     by_class = isinstance(asked, str) and asked != task.name and not isinstance(task, PromptFile)
-    settings = {"n_candidates": n_candidates, "threshold": threshold, "mlps": mlps}
-    settings |= {"task_class": asked} if by_class else {}
-    judge = None if own is None else (str(reference), own)
-    found = Found(pairs, scores, checked, roles, readout, codes, edges, evidence, judge)
-    run = found.record(model, seconds=clock.seconds, **settings)
-    run.result["request"] = request
-    return replace(run, prompts=task) if isinstance(task, PromptFile) else run
+    described = describe_model(model)
+    return Run(
+        model=described["spec"],
+        task=pairs.task,
+        method=scores.method,
+        seed=pairs.seed,
+        n_pairs=len(pairs),
+        # of a method that scores no MLP they all stay live
+        universe="heads+mlps" if mlps and scores.mlps is not None else "heads",
+        metric=_metric(pairs, checked.measured.metric_clean.mean(), checked.measured.metric_corrupt.mean()),
+        seconds={name: round(value, 3) for name, value in clock.seconds.items()},
+        cost={"score": scores.cost.forwards, "check": checked.measured.forwards},
+        heads=_heads(model, scores, checked, roles, readout, codes),
+        mlps=_mlps(scores, checked),
+        edges=[
+            Edge(**vars(edge), **(vars(why) if why else {}))
+            for edge, why in itertools.zip_longest(edges, evidence)
+        ],
+        left_out=_left_out(readout, edges),
+        proposed=_proposed(scores),
+        recovery=_recovery(
+            pairs, model, scores, None if own is None else (str(reference), own), shipped=not by_class
+        ),
+        settings=Settings(
+            n_candidates=n_candidates,
+            threshold=threshold,
+            mlps=mlps,
+            signed=scores.signed,
+            config=scores.config,
+            codes=asdict(codes.dictionary.config),
+            reference=None if own is None else str(reference),
+            task_class=asked if by_class else None,
+        ),
+        provenance=Provenance(
+            pairs=PairsMade(**pairs.provenance(), digest=pairs.digest()),
+            model=ModelRun(**described, parallel_attn_mlp=bool(model.cfg.parallel_attn_mlp)),
+        ),
+        versions=versions(),
+        request=request,
+        examples=[_example(model, pairs, checked, i) for i in range(min(EXAMPLES, len(pairs)))],
+        arrays=_arrays(scores, checked, readout),
+        own_reference=own,
+        prompts=task if isinstance(task, PromptFile) else None,
+    )
 
 
 def default_model(task: Task) -> str:
@@ -277,3 +332,186 @@ def _check(
         tuple(best), np.stack(effects, axis=1), scores.metric_clean, scores.metric_corrupt, 0.0, 0.0
     )
     return decide(measured, threshold=threshold, seed=seed)
+
+
+def _metric(pairs: PromptPairs, clean: float, corrupt: float) -> Metric:
+    return Metric(clean=float(clean), corrupt=float(corrupt), name=pairs.metric)
+
+
+def _left_out(readout: HeadReadout, edges: tuple[EdgeScore, ...]) -> list[str]:
+    """Why parts of the run are missing, a sentence each."""
+    wiring, found = readout.wiring, []
+    if not wiring.has_edges and not edges:
+        found.append(f"No edges were scored for this model: {wiring.why_no_edges}.")
+    if not wiring.known:
+        found.append(
+            f"What heads write to the logits is not known for this model ({wiring.why_no_edges}): roles that "
+            "need it and the tokens that heads raise are left out."
+        )
+    return found
+
+
+def _proposed(scores: Scores) -> Proposed | None:
+    """The circuit before any check, where the method tells how probable members are."""
+    if scores.probability is None:
+        return None
+    sites = [str(Site("attn", int(layer), int(head))) for layer, head in np.argwhere(scores.circuit())]
+    return Proposed(false_discovery_rate=FALSE_DISCOVERY_RATE, heads=sites)
+
+
+def _effects(checked: VerifiedHeads) -> dict[Site, dict]:
+    """What the check says of a component, by site."""
+    columns = {
+        "effect": checked.effect,
+        "low": checked.low,
+        "high": checked.high,
+        "in_circuit": checked.member,
+    }
+    return {
+        site: {name: values[k].item() for name, values in columns.items()}
+        for k, site in enumerate(checked.sites)
+    }
+
+
+def _heads(
+    model: Model,
+    scores: Scores,
+    checked: VerifiedHeads,
+    roles: HeadRoles,
+    readout: HeadReadout,
+    codes: HeadCodes,
+) -> list[Component]:
+    known, found = _effects(checked), []
+    for layer, head in np.ndindex(*scores.heads.shape):
+        site = Site("attn", layer, head)
+        effect = known.get(site, {})
+        member = _member(model, site, readout, codes, scores) if effect.get("in_circuit") else {}
+        found.append(
+            Component(
+                site=str(site),
+                layer=layer,
+                head=head,
+                score=float(scores.heads[layer, head]),
+                roles=roles.of(layer, head),
+                **effect,
+                **member,
+            )
+        )
+    return found
+
+
+def _mlps(scores: Scores, checked: VerifiedHeads) -> list[Component]:
+    known, each = _effects(checked), () if scores.mlps is None else scores.mlps
+    sites = [Site("mlp", layer) for layer in range(len(each))]
+    return [
+        Component(site=str(site), layer=site.layer, score=float(score), **known.get(site, {}))
+        for site, score in zip(sites, each, strict=True)
+    ]
+
+
+WRITES = 8
+"""Tokens kept at either end of what a member writes."""
+
+
+def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes, scores: Scores) -> dict:
+    """What is kept of a head that is a member."""
+    at = site.layer, site.head
+    found = {
+        "codes": CodesUsed(**{side: usage(codes, *at, side) for side in SIDES}),
+        "evidence": scores.evidence.get(str(site)),
+    }
+    if readout.tells_writing:
+        unembedding = readout.norm.unembedding
+        logits = (readout.written_[at].to(unembedding.device) @ unembedding).cpu()
+        order = logits.argsort(descending=True)
+        top, bottom = (
+            [(model.tokenizer.decode([int(i)]), float(logits[i])) for i in ids]
+            for ids in (order[:WRITES], order[-WRITES:].flip(0))
+        )
+        found |= {
+            "direct": float(readout.direct_[:, *at].mean()),
+            "writes": Writes(top=top, bottom=bottom),
+        }
+    return found
+
+
+STRICTER = (0.05, 0.10)
+"""Shares of the gap beside 2 % at which a measured reference is read, too."""
+
+
+def _recovery(
+    pairs: PromptPairs,
+    model: Model,
+    scores: Scores,
+    own: tuple[str, ExactEffects] | None,
+    *,
+    shipped: bool,
+) -> dict[str, Judged]:
+    """How the scores stand against every reference that applies.
+
+    Args:
+        own: one's own with its file, beside those of the package.
+        shipped: whether the task is one of the package: a class of one's own may have the name of one.
+    """
+    spec = describe_model(model)["spec"]
+    known = reference_for(pairs.task, spec or "") if shipped else ()
+    found = {}
+    for name, reference in [*((reference.name, reference) for reference in known), *([own] if own else [])]:
+        truth = reference.members()
+        if truth.shape != scores.heads.shape:
+            continue
+        measured = isinstance(reference, ExactEffects)
+        if measured and not reference.measures(pairs):
+            continue
+        effects = reference.effects() if measured else None
+        stricter = {}
+        for share in STRICTER if measured else ():
+            judged = recover(scores.heads, reference.members(share), effects)
+            stricter[f"{share:.0%}"] = Stricter(
+                roc_auc=judged.roc_auc,
+                average_precision=judged.average_precision,
+                n_positive=judged.n_positive,
+            )
+        found[name] = Judged(
+            **vars(recover(scores.heads, truth, effects, scores.heads_per_pair)),
+            shared_pairs=reference.shared(pairs) if measured else None,
+            measured_pairs=reference.n_pairs if measured else None,
+            stricter=stricter,
+        )
+    return found
+
+
+def _example(model: Model, pairs: PromptPairs, checked: VerifiedHeads, index: int) -> Example:
+    pair, measured = pairs[index], checked.measured
+
+    def texts(tokens: Sequence[int]) -> list[str]:
+        return [model.tokenizer.decode([token]) for token in tokens]
+
+    return Example(
+        clean=texts(pair.clean_tokens),
+        corrupt=texts(pair.corrupt_tokens),
+        answers=texts(pair.answers),
+        wrong_answers=texts(pair.wrong_answers),
+        positions=dict(pair.positions),
+        metric=_metric(pairs, measured.metric_clean[index], measured.metric_corrupt[index]),
+    )
+
+
+def _arrays(scores: Scores, checked: VerifiedHeads, readout: HeadReadout) -> dict[str, np.ndarray]:
+    members = sorted(
+        (s.layer, s.head)
+        for s, inside in zip(checked.sites, checked.member, strict=True)
+        if inside and s.kind == "attn"
+    )
+    # longer ones would make a run's files grow with the square of the prompt, and cannot be read anyway
+    drawn = members and readout.patterns_.shape[-1] <= LONGEST
+    arrays = {
+        "heads": scores.heads,
+        "heads_per_pair": scores.heads_per_pair,
+        "mlps_per_pair": scores.mlps_per_pair,
+        "effects": checked.measured.effects,
+        "metric_clean": checked.measured.metric_clean,
+        "metric_corrupt": checked.measured.metric_corrupt,
+        "patterns": np.stack([readout.patterns_[at] for at in members]) if drawn else None,
+    }
+    return {name: np.asarray(value, dtype=np.float32) for name, value in arrays.items() if value is not None}

@@ -9,10 +9,10 @@ from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.verify import check_gap
 from interp.errors import InputError, whole_number
 from interp.models import Model, describe_model
+from interp.models.provenance import versions
 from interp.progress import Stage, silent
 from interp.prompts.pairs import Task
 from interp.prompts.sampling import sample_pairs
-from interp.runs.record import versions
 from interp.scores.patching import PatchingConfig, patching
 
 N_PAIRS = 200

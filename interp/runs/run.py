@@ -1,14 +1,13 @@
-"""A run: the folder that holds one discovery, and all that is needed to repeat it.
+"""A run: what one discovery found, and the folder that holds it.
 
-============================ =================================================================================
-``run.json``                 the result as ``interp discover --json`` prints it, and the provenance
-``details.json``             what the report shows of examples and members: tokens, patterns, writings, codes
-``scores.safetensors``       scores and exact effects before the mean over pairs
-``heads.csv``                one row a head
-``prompts.json``/``.jsonl``  the prompts, where they came from a file
-``reference.safetensors``    the reference of one's own, where one was given
-``report.html``              the report
-============================ =================================================================================
+======================== =====================================================================================
+``run.json``             the :class:`Run` as JSON, as ``interp discover --json`` prints it
+``scores.safetensors``   scores and exact effects before the mean over pairs, attention patterns of members
+``heads.csv``            one row a head
+``prompts.json[l]``      the prompts, where they came from a file
+``reference.safetensors`` the reference of one's own, where one was given
+``report.html``          the report
+======================== =====================================================================================
 
 The folder is filled under a temporary name and renamed: a reader never meets half a run, and an interrupted or
 failed discovery leaves an earlier run at the same place as it was.
@@ -20,70 +19,275 @@ import errno
 import io
 import itertools
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from jaxtyping import Float
+from pydantic import Field, InstanceOf, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from interp.circuits.circuit import Circuit, Component
+from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict
 from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.references import Reference, named_reference
 from interp.errors import InputError, one_line
-from interp.files import UMASK, atomic_path, check_folder, read_json, request_of, write_json, write_text
-from interp.scores.result import EdgeScore
+from interp.evaluation.recovery import Recovery
+from interp.files import UMASK, atomic_path, check_folder, request_of, write_text
 from interp.tasks import PromptFile, PromptPairs, load_task, task_names
 
-FORMAT = 1
-RESULT, DETAILS, ARRAYS, TABLE, REPORT = (
-    "run.json",
-    "details.json",
-    "scores.safetensors",
-    "heads.csv",
-    "report.html",
-)
+RESULT, ARRAYS, TABLE, REPORT = "run.json", "scores.safetensors", "heads.csv", "report.html"
 PROMPTS = ("prompts.json", "prompts.jsonl")
 REFERENCE = "reference.safetensors"
-_OWN = {RESULT, DETAILS, ARRAYS, TABLE, REPORT, *PROMPTS, REFERENCE}
+_OWN = {RESULT, ARRAYS, TABLE, REPORT, *PROMPTS, REFERENCE}
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Metric(Strict):
+    """The task's metric on either side of a pair, or its mean over pairs."""
+
+    clean: float
+    corrupt: float
+    name: str
+
+    @property
+    def gap(self) -> float:
+        return self.clean - self.corrupt
+
+
+class Proposed(Strict):
+    """The heads that a method takes to be members before any check."""
+
+    false_discovery_rate: Share
+    heads: list[SiteName]
+
+
+class Stricter(Strict):
+    """How well scores rank the heads that belong to a reference at a larger share of the gap."""
+
+    roc_auc: float | None
+    average_precision: float | None
+    n_positive: NonNegativeInt
 
 
 @dataclass(frozen=True)
-class Run:
-    """One discovery's outcome; see the module docstring for where each part is kept.
+class Judged(Recovery):
+    """How well the run's scores rank a reference's members.
 
     Attributes:
-        result: model, task, method, seed, n_pairs, seconds, heads, mlps, edges, metric, recovery, versions, format,
-            proposed, and how it came about (``provenance``, ``settings``, ``universe``, ``cost``).
-        details: ``examples`` and ``members``, see :mod:`interp.runs.record`.
-        arrays: ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair``, ``effects`` [pair, candidate], ….
-        own_reference: what ``settings["reference"]`` names.
+        shared_pairs, measured_pairs: of a measured reference, how many of the run's pairs it was measured on, and on
+            how many pairs it was; ``None`` of a published one.
+        stricter: share of the gap, such as ``5%`` -> the same for the heads from there on.
+    """
+
+    shared_pairs: int | None
+    measured_pairs: int | None
+    stricter: dict[str, Stricter]
+
+
+class Settings(Strict):
+    """What a discovery was asked for beside task, model, method, pairs and seed.
+
+    Attributes:
+        signed: whether the method's scores say if a head helps.
+        config: the method's own options.
+        codes: those of the codebook that members' codes were read from.
+        reference: the file of a reference of one's own.
+        task_class: by what :func:`~interp.tasks.load_task` finds a class of one's own.
+    """
+
+    n_candidates: PositiveInt
+    threshold: Share
+    mlps: bool
+    signed: bool
+    config: dict[str, Any]
+    codes: dict[str, Any]
+    reference: str | None = None
+    task_class: str | None = None
+
+
+class PairsMade(Strict):
+    """How the pairs were made: enough to sample them again."""
+
+    task: str
+    metric: str
+    counterfactual: str
+    seed: NonNegativeInt
+    n_pairs: PositiveInt
+    bos: bool
+    dropped: dict[str, NonNegativeInt]
+    notes: list[str]
+    digest: str
+
+
+class ModelRun(Strict):
+    """The model that was run, see :func:`~interp.models.describe_model`."""
+
+    spec: str | None
+    source: str | None
+    revision: str | None
+    architecture: str | None
+    dtype: str
+    device: str
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    n_kv_heads: PositiveInt
+    d_model: PositiveInt
+    d_head: PositiveInt
+    d_vocab: PositiveInt
+    attn_only: bool
+    parallel_attn_mlp: bool
+
+
+class Provenance(Strict):
+    pairs: PairsMade
+    model: ModelRun
+
+
+class Example(Strict):
+    """One pair: tokens as text, roles at positions of the prompts."""
+
+    clean: Annotated[list[str], Field(min_length=1)]
+    corrupt: Annotated[list[str], Field(min_length=1)]
+    answers: list[str]
+    wrong_answers: list[str]
+    positions: dict[str, NonNegativeInt]
+    metric: Metric
+
+    @model_validator(mode="after")
+    def _positions_are_tokens(self) -> "Example":
+        for role, position in self.positions.items():
+            if position >= min(len(self.clean), len(self.corrupt)):
+                raise ValueError(f"position {position} of {role} is beyond the prompt's last token")
+        return self
+
+
+class Run(Strict):
+    """One discovery's outcome.
+
+    Attributes:
+        universe: ``heads``, or ``heads+mlps`` where MLPs could be members.
+        metric: its mean over pairs.
+        seconds: wall time by stage.
+        cost: forward passes of one prompt by stage; a backward pass is two.
+        heads: every head, in reading order; ``circuit.heads`` are the members.
+        mlps: every MLP; empty where the method scores none.
+        edges: those scored, among members, largest score first.
+        left_out: why parts of the run are missing, a sentence each.
+        proposed: ``None`` of methods without probabilities.
+        recovery: by reference.
+        examples: the first pairs; patterns and writings of members are of the first one's clean prompt.
+        request: what it was asked for, see :func:`run_request`.
+        arrays: ``heads`` [layer, head], ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair`` [pair, layer],
+            ``effects`` [pair, candidate], ``metric_clean`` and ``metric_corrupt`` [pair], ``patterns``
+            [member head, query, key]; some are missing of methods and prompts that do not have them.
+        own_reference: what ``settings.reference`` names.
         prompts: the task of a discovery just made, where it is a file of prompts: it is kept with the run.
     """
 
-    result: dict
-    details: dict = field(default_factory=dict)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    own_reference: ExactEffects | None = None
-    prompts: PromptFile | None = None
+    format: Literal[2] = 2
+    model: str | None
+    task: str
+    method: str
+    seed: NonNegativeInt
+    n_pairs: PositiveInt
+    universe: Literal["heads", "heads+mlps"]
+    metric: Metric
+    seconds: dict[str, float]
+    cost: dict[str, float]
+    heads: list[Component]
+    mlps: list[Component]
+    edges: list[Edge]
+    left_out: list[str]
+    proposed: Proposed | None
+    recovery: dict[str, Judged]
+    settings: Settings
+    provenance: Provenance
+    versions: dict[str, str]
+    examples: list[Example]
+    request: dict[str, Any]
+    arrays: dict[str, InstanceOf[np.ndarray]] = Field(default_factory=dict, exclude=True)
+    own_reference: InstanceOf[ExactEffects] | None = Field(default=None, exclude=True)
+    prompts: InstanceOf[PromptFile] | None = Field(default=None, exclude=True)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Run":
+        layers, heads = self.shape
+        wanted = [(f"a{layer}.h{head}", layer, head) for layer in range(layers) for head in range(heads)]
+        wanted_mlps = [(f"m{layer}", layer, None) for layer in range(layers)] if self.mlps else []
+        for parts, places in ((self.heads, wanted), (self.mlps, wanted_mlps)):
+            if [(part.site, part.layer, part.head) for part in parts] != places:
+                raise ValueError(
+                    f"heads or MLPs are not those of {layers} layers of {heads} heads, in reading order"
+                )
+        for part in self.components:
+            if part.in_circuit and None in (part.effect, part.low, part.high):
+                raise ValueError(f"{part.site} is in the circuit and has no effect with an interval")
+        return self
 
     @property
-    def members(self) -> list[dict]:
-        """The circuit's heads and MLPs, largest absolute effect first; each has its ``site``."""
-        inside = [part for part in (*self.result["heads"], *self.result["mlps"]) if part["in_circuit"]]
-        return sorted(inside, key=lambda part: -abs(part["effect"]))
+    def shape(self) -> tuple[int, int]:
+        """Layers, heads a layer."""
+        return self.provenance.model.n_layers, self.provenance.model.n_heads
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        return (*self.heads, *self.mlps)
+
+    @property
+    def ranked(self) -> tuple[Component, ...]:
+        """Those that could become members."""
+        return self.components if self.universe == "heads+mlps" else tuple(self.heads)
+
+    @property
+    def checked(self) -> tuple[Component, ...]:
+        """Those whose effect was measured."""
+        return tuple(part for part in self.components if part.effect is not None)
+
+    @property
+    def members(self) -> tuple[Component, ...]:
+        """The circuit's heads and MLPs, largest absolute effect first."""
+        return self.circuit.members
+
+    @property
+    def circuit(self) -> Circuit:
+        return Circuit(
+            model=self.model or "unknown",
+            task=self.task,
+            method=self.method,
+            universe=self.universe,
+            n_layers=self.shape[0],
+            n_heads=self.shape[1],
+            metric={"clean": self.metric.clean, "corrupt": self.metric.corrupt},
+            components=self.components,
+            edges=tuple(self.edges),
+            provenance=self.provenance.model_dump(),
+            signed=self.settings.signed,
+        )
+
+    def component(self, site: str) -> Component:
+        return next(part for part in self.components if part.site == site)
+
+    def pattern(self, site: str) -> Float[np.ndarray, "query key"] | None:
+        """Attention of a member on the first example's clean prompt; ``None`` where it is not kept."""
+        members = [head.site for head in self.heads if head.in_circuit]
+        return (
+            self.arrays["patterns"][members.index(site)]
+            if "patterns" in self.arrays and site in members
+            else None
+        )
 
     @property
     def proposed_members(self) -> list[str]:
         """Of the heads that the method took for members before the check (``proposed``), those that are."""
-        members = {part["site"] for part in self.members}
-        return [site for site in (self.result.get("proposed") or {}).get("heads", ()) if site in members]
+        members = {part.site for part in self.members}
+        return [site for site in (self.proposed.heads if self.proposed else ()) if site in members]
 
     def reference(self, name: str) -> Reference | ExactEffects:
         """What ``recovery`` knows by this name: the run's own, or one of the package. No other file is opened.
@@ -91,44 +295,9 @@ class Run:
         Raises:
             InputError: neither.
         """
-        if self.own_reference is not None and name == self.result.get("settings", {}).get("reference"):
+        if self.own_reference is not None and name == self.settings.reference:
             return self.own_reference
         return named_reference(name)
-
-    @property
-    def circuit(self) -> Circuit:
-        """The checked components and their edges, as a circuit: JSON and EAP-IG graphs are written from it."""
-        described = self.result["provenance"]["model"]
-        kept = ("site", "effect", "effect_low", "effect_high", "in_circuit")
-        return Circuit(
-            model=self.result["model"],
-            task=self.result["task"],
-            method=self.result["method"],
-            universe=self.result["universe"],
-            n_layers=described["n_layers"],
-            n_heads=described["n_heads"],
-            metric={side: self.result["metric"][side] for side in ("clean", "corrupt")},
-            components=tuple(
-                Component(
-                    **{key: part[key] for key in kept},
-                    score=self._with_sign(part),
-                    roles=part.get("roles", {}),
-                    codes=self.details.get("members", {}).get(part["site"], {}).get("codes", {}),
-                )
-                for part in (*self.result["heads"], *self.result["mlps"])
-            ),
-            edges=tuple(
-                EdgeScore(edge["from"], edge["to"], edge["into"], edge["score"])
-                for edge in self.result["edges"]
-            ),
-            provenance=self.result["provenance"],
-        )
-
-    def _with_sign(self, part: dict) -> float | None:
-        """A part's score; of a method whose scores tell no sign with that of the measured effect."""
-        if self.result.get("settings", {}).get("signed", True):
-            return part["score"]
-        return None if part["effect"] is None else math.copysign(part["score"], part["effect"])
 
     def save(self, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
         """Write the folder. A run of the same request that is there is replaced, with ``overwrite`` any run.
@@ -138,7 +307,7 @@ class Run:
             OSError: writing failed half-way, a full disk say; nothing is left of it.
         """
         folder = Path(folder)
-        check_destination(folder, self.result.get("request"), overwrite=overwrite)
+        check_destination(folder, self.request, overwrite=overwrite)
         place = Path(os.path.realpath(folder))  # of a link what it leads to is replaced
         with self._written(place, report) as temporary:
             _replace(temporary, place)
@@ -172,8 +341,7 @@ class Run:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             temporary.chmod(0o777 & ~UMASK)
-            write_json(temporary / RESULT, self.result)
-            write_json(temporary / DETAILS, self.details, indent=None)  # mostly numbers of attention patterns
+            write_text(temporary / RESULT, self.model_dump_json(indent=1) + "\n")
             with atomic_path(temporary / ARRAYS) as path:
                 save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, path)
             write_text(temporary / TABLE, self.to_csv())
@@ -196,7 +364,7 @@ class Run:
         Raises:
             InputError: another task, or prompts that are no longer made in this way.
         """
-        name, how = self.result["task"], self.result.get("provenance", {}).get("pairs", {})
+        name, how = self.task, self.provenance.pairs
         kept = next((path for path in (folder / name for name in PROMPTS) if path.is_file()), None)
         if name in task_names():
             task = load_task(name)
@@ -207,14 +375,11 @@ class Run:
                 f"the prompts of this run are not at hand: {name!r} is no task of this package, and no prompts lie "
                 "in the run's folder (a discovery from a file of prompts keeps them there)"
             )
-        n = min(most, self.result["n_pairs"])
-        pairs = task.sample(
-            tokenizer, n, self.result["seed"], how.get("counterfactual"), bos=bool(how.get("bos", True))
-        )
-        for example, pair in zip(self.details.get("examples", []), pairs, strict=False):
-            sides = {"clean": pair.clean_tokens, "corrupt": pair.corrupt_tokens}
+        pairs = task.sample(tokenizer, min(most, self.n_pairs), self.seed, how.counterfactual, bos=how.bos)
+        for example, pair in zip(self.examples, pairs, strict=False):
+            kept, sampled = (example.clean, example.corrupt), (pair.clean_tokens, pair.corrupt_tokens)
             if any(
-                example[side] != [tokenizer.decode([token]) for token in ids] for side, ids in sides.items()
+                a != [tokenizer.decode([token]) for token in b] for a, b in zip(kept, sampled, strict=True)
             ):
                 raise InputError(
                     "the prompts of this run come out differently now, so nothing can be read beside its numbers: "
@@ -224,13 +389,15 @@ class Run:
 
     def to_csv(self) -> str:
         """One row a head: layer, head, score, effect and its interval, membership, roles."""
-        roles = sorted({role for head in self.result["heads"] for role in head["roles"]})
-        columns = ["layer", "head", "score", "effect", "effect_low", "effect_high", "in_circuit"]
+        roles = sorted({role for head in self.heads for role in head.roles})
+        columns = ["layer", "head", "score", "effect", "low", "high", "in_circuit"]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*columns, *roles])
-        for head in self.result["heads"]:
-            writer.writerow([head[c] for c in columns] + [head["roles"].get(role, "") for role in roles])
+        for head in self.heads:
+            writer.writerow(
+                [getattr(head, c) for c in columns] + [head.roles.get(role, "") for role in roles]
+            )
         return text.getvalue()
 
     @classmethod
@@ -242,23 +409,17 @@ class Run:
                 f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)"
             )
         try:
-            result = _read(folder / RESULT, read_json)
-            details = _read(folder / DETAILS, read_json)
-            arrays = _read(folder / ARRAYS, load_file)
-            own = ExactEffects.load(folder / REFERENCE) if (folder / REFERENCE).exists() else None
+            run = _read(folder / RESULT, lambda path: cls.model_validate_json(path.read_bytes()))
+            run.arrays = _read(folder / ARRAYS, load_file)
+            if fault := _fault_of_arrays(run):
+                raise InputError(f"{ARRAYS} {fault}")
+            if (folder / REFERENCE).exists():
+                run.own_reference = ExactEffects.load(folder / REFERENCE)
         except InputError as error:
             raise InputError(
-                f"run folder {folder} is damaged ({error}): delete it, and run the discovery again"
+                f"run folder {folder} is damaged or of another version ({error}): run the discovery again"
             ) from None
-        if not isinstance(result, dict) or result.get("format") != FORMAT:
-            found = result.get("format") if isinstance(result, dict) else None
-            raise InputError(f"run folder {folder} has format {found!r}: this version reads format {FORMAT}")
-        fault = _fault(result, details, arrays)
-        if fault:
-            raise InputError(
-                f"run folder {folder} is damaged ({fault}): delete it, and run the discovery again"
-            )
-        return cls(result, details, arrays, own)
+        return run
 
 
 def run_request(*, config: Any, **asked: Any) -> dict[str, Any]:
@@ -293,37 +454,39 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """What a file holds, or in one line why it cannot be read, with its name."""
     try:
         return reader(path)
+    except ValidationError as error:
+        first, others = error.errors(include_url=False)[0], error.error_count() - 1
+        # a key of a damaged file may hold anything, and a fault is one line
+        where = " ".join(".".join(map(str, first["loc"])).split()) or "all of it"
+        more = f", and {others} more" if others else ""
+        raise InputError(f"{path.name} {where}: {first['msg'].removeprefix('Value error, ')}{more}") from None
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise InputError(f"{path.name}: {getattr(error, 'strerror', None) or one_line(error)}") from None
 
 
-def _fault(result: dict, details: object, arrays: dict[str, np.ndarray]) -> str | None:
-    """What makes a run unreadable for what follows, or ``None``."""
-    from interp.runs.run_format import (
-        fault_of_arrays,
-        fault_of_details,
-        fault_of_result,
-    )  # pydantic is heavy, and most commands read no run
-
-    for name, fault in ((RESULT, fault_of_result(result)), (DETAILS, fault_of_details(details))):
-        if fault:
-            return f"{name} {fault}"
-    shape = tuple(1 + max(head[key] for head in result["heads"]) for key in ("layer", "head"))
-    if fault := _gap(result["heads"], shape):
-        return f"{RESULT} {fault}"
-    fault = fault_of_arrays(result, arrays)
-    return f"{ARRAYS} {fault}" if fault else None
-
-
-def _gap(heads: list[dict], shape: tuple[int, ...]) -> str | None:
-    """What keeps heads from filling a grid of layers, in reading order."""
-    wanted = ((layer, head) for layer in range(shape[0]) for head in range(shape[1]))
-    for part, (layer, head) in zip(heads, wanted, strict=False):
-        if (part["layer"], part["head"], part["site"]) != (layer, head, f"a{layer}.h{head}"):
-            return f"heads: {part['site']} of layer {part['layer']} stands where a{layer}.h{head} should"
-    return (
-        None if len(heads) == shape[0] * shape[1] else f"heads: {len(heads)}, which fill no grid of {shape}"
-    )
+def _fault_of_arrays(run: Run) -> str | None:
+    """What makes the arrays unreadable for what follows."""
+    n_members = sum(head.in_circuit for head in run.heads)
+    n_tokens = len(run.examples[0].clean) if run.examples else 0
+    shapes = {
+        "heads": run.shape,
+        "heads_per_pair": (run.n_pairs, *run.shape),
+        "mlps_per_pair": (run.n_pairs, len(run.mlps)),
+        "effects": (run.n_pairs, len(run.checked)),
+        "metric_clean": (run.n_pairs,),
+        "metric_corrupt": (run.n_pairs,),
+        "patterns": (n_members, n_tokens, n_tokens),
+    }
+    # not every method has scores per pair; an interval was drawn from them
+    drawn = any(judged.interval is not None for judged in run.recovery.values())
+    if lacking := {"heads", *["heads_per_pair"] * drawn} - run.arrays.keys():
+        return f"lacks {' and '.join(sorted(lacking))}"
+    for name in shapes.keys() & run.arrays.keys():
+        if run.arrays[name].shape != shapes[name]:
+            return f"{name}: of shape {run.arrays[name].shape}, and run.json implies {shapes[name]}"
+        if not np.isfinite(run.arrays[name]).all():
+            return f"{name}: not all finite numbers"
+    return None
 
 
 def _replace(temporary: Path, folder: Path) -> None:

@@ -12,14 +12,14 @@ pytestmark = pytest.mark.browser
 
 
 def _click(page: Page, run: Run, site: str) -> None:
-    place = [head["site"] for head in run.result["heads"]].index(site)
+    place = [head.site for head in run.heads].index(site)
     box = page.locator(".js-plotly-plot .scatterlayer path.point").nth(place).bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
 
 def _opened(page: Page, run: Run, site: str) -> None:
     expect(page.locator("strong", has_text=site)).to_be_visible()
-    place = [head["site"] for head in run.result["heads"]].index(site)
+    place = [head.site for head in run.heads].index(site)
     points = page.locator(".js-plotly-plot .scatterlayer path.point")
     expect(points.nth(place)).to_have_css("opacity", "1")
     # the browser takes the ring away at a second click, until the page answers
@@ -34,7 +34,7 @@ def test_heads_are_opened_by_a_click_and_by_the_box(tab, runs):
     opened = tab(f"/circuit?run={quote(NAME)}")
     page = opened.page
     opened.settle()
-    first, second, third = (part["site"] for part in run.members)
+    first, second, third = (part.site for part in run.members)
     _opened(page, run, first)
     _click(page, run, second)
     _opened(page, run, second)

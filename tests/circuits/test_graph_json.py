@@ -4,10 +4,19 @@ from dataclasses import replace
 import pytest
 
 import interp
-from interp.circuits.circuit import Circuit, Component
+from interp.circuits.circuit import Circuit, Component, Edge
 from interp.circuits.graph_json import read_graph, write_graph
 from interp.errors import InputError
-from interp.scores.result import EdgeScore
+from interp.models.sites import parse_site
+
+
+def _component(site, score, inside=False):
+    at = parse_site(site)
+    return Component(site=site, layer=at.layer, head=at.head, score=score, in_circuit=inside)
+
+
+def _edge(sender, receiver, into, score):
+    return Edge(sender=sender, receiver=receiver, into=into, score=score)
 
 
 def circuit(universe="heads+mlps"):
@@ -15,15 +24,15 @@ def circuit(universe="heads+mlps"):
     scores = [0.5, 0.01, 0.2, -0.4, 0.03, 0.3]
     members = {"a0.h0", "m0", "a1.h0"}
     components = tuple(
-        Component(site, score, in_circuit=site in members)
+        _component(site, score, site in members)
         for site, score in zip(sites, scores, strict=True)
         if universe == "heads+mlps" or site.startswith("a")
     )
     edges = (
-        EdgeScore("a0.h0", "a1.h0", "q", 0.4),
-        EdgeScore("a1.h0", "logits", None, -0.3),
-        EdgeScore("a0.h0", "m1", None, 0.2),
-        EdgeScore("input", "a0.h1", "v", 0.1),
+        _edge("a0.h0", "a1.h0", "q", 0.4),
+        _edge("a1.h0", "logits", None, -0.3),
+        _edge("a0.h0", "m1", None, 0.2),
+        _edge("input", "a0.h1", "v", 0.1),
     )
     return Circuit(
         "tiny",
@@ -47,7 +56,7 @@ def test_a_circuit_survives_the_format(tmp_path, universe, helpful):
 
 
 def test_scores_of_mlps_that_stay_live_make_no_members(tmp_path):
-    scored = replace(circuit("heads"), components=(*circuit("heads").components, Component("m0", 0.2)))
+    scored = replace(circuit("heads"), components=(*circuit("heads").components, _component("m0", 0.2)))
     write_graph(scored, tmp_path / "g.json", d_model=16)
     assert json.loads((tmp_path / "g.json").read_text())["nodes"]["m0"] == {"in_graph": True, "score": 0.2}
     found = read_graph(tmp_path / "g.json")
@@ -103,7 +112,7 @@ def test_mib_layout_keeps_membership_and_edges_and_folds_edges_onto_nodes(tmp_pa
 
 
 def test_unsplit_edges_into_heads_are_divided_over_q_k_and_v(tmp_path):
-    unsplit = replace(circuit(), edges=(EdgeScore("a0.h0", "a1.h0", None, 0.3),))
+    unsplit = replace(circuit(), edges=(_edge("a0.h0", "a1.h0", None, 0.3),))
     write_graph(unsplit, tmp_path / "g.json", d_model=16)
     read = read_graph(tmp_path / "g.json").edges
     assert {e.into for e in read} == {"q", "k", "v"}
@@ -130,8 +139,8 @@ def write(tmp_path, **changes):
 def test_foreign_graph_is_read_with_the_sign_that_is_asked_for(tmp_path):
     path = write(tmp_path)
     plain, turned = read_graph(path), read_graph(path, model="gpt2", task="ioi", helpful="negative")
-    assert plain.edges[0] == EdgeScore("input", "a0.h0", "v", -2.0)
-    assert turned.edges[0] == EdgeScore("input", "a0.h0", "v", 2.0)
+    assert plain.edges[0] == _edge("input", "a0.h0", "v", -2.0)
+    assert turned.edges[0] == _edge("input", "a0.h0", "v", 2.0)
     assert [c.site for c in plain.members] == ["a0.h0"]
     assert (plain.model, turned.model, turned.task) == ("unknown", "gpt2", "ioi")
     assert plain.metric == {} and plain.provenance == {"source": "foreign.json"}
@@ -181,7 +190,7 @@ def test_a_broken_graph_is_an_input_error_that_names_the_file(tmp_path, changes)
 def test_a_score_that_is_no_number_is_refused_at_each_input_of_a_head(tmp_path, bad):
     scores = {into: float("nan") if into == bad else 1.0 for into in "qkv"}
     edges = {f"input->a0.h0<{into}>": {"score": score, "in_graph": True} for into, score in scores.items()}
-    with pytest.raises(InputError, match="edge input -> a0.h0 is nan"):
+    with pytest.raises(InputError, match="edge input->a0.h0<.> is nan"):
         read_graph(write(tmp_path, edges=edges))
 
 
@@ -193,7 +202,7 @@ def test_a_file_of_something_else_is_an_input_error(tmp_path, text):
 
 
 def test_an_edge_that_the_model_lacks_is_refused(tmp_path):
-    backwards = replace(circuit(), edges=(EdgeScore("a1.h0", "a0.h0", "q", 1.0),))
+    backwards = replace(circuit(), edges=(_edge("a1.h0", "a0.h0", "q", 1.0),))
     with pytest.raises(InputError, match="a1.h0->a0.h0"):
         write_graph(backwards, tmp_path / "g.json", d_model=16)
     assert not (tmp_path / "g.json").exists()
@@ -201,12 +210,12 @@ def test_an_edge_that_the_model_lacks_is_refused(tmp_path):
 
 def test_scores_without_a_sign_are_written_with_that_of_the_effect(tmp_path):
     run = interp.discover("planted-suppression", method="hisp", n=8, n_candidates=10)
-    assert not run.result["settings"]["signed"]
+    assert not run.settings.signed
     write_graph(run.circuit, tmp_path / "graph.json", d_model=8)
     nodes = json.loads((tmp_path / "graph.json").read_text())["nodes"]
-    for head in run.result["heads"]:
-        node = nodes[head["site"]]
-        assert ("score" in node) == (head["effect"] is not None)
-        assert "score" not in node or node["score"] * head["effect"] >= 0
+    for head in run.heads:
+        node = nodes[head.site]
+        assert ("score" in node) == (head.effect is not None)
+        assert "score" not in node or node["score"] * head.effect >= 0
     assert any(node.get("score", 0) < 0 for node in nodes.values())
-    assert sum("score" in nodes[head["site"]] for head in run.result["heads"]) == 10
+    assert sum("score" in nodes[head.site] for head in run.heads) == 10

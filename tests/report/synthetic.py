@@ -1,10 +1,12 @@
 """Runs that look like real ones, for tests of what is drawn from them: no model is run."""
 
+import json
+
 import numpy as np
 
 from interp.circuits.references import load_reference, reference_for
 from interp.evaluation.recovery import recover
-from interp.runs.run import FORMAT, Run
+from interp.runs.run import Judged, Run
 
 EVIL = "</title></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>'\"&"
 ROLES = ("previous-token", "duplicate-token", "induction", "mover", "negative-mover", "inhibition")
@@ -65,8 +67,10 @@ def make_run(
         )
     tokens = _tokens(n_tokens, evil)
     parts = [part for part in (*heads, *mlp_rows) if part["in_circuit"]]
+    for part in parts:
+        part |= _details(evil, rng) if "head" in part else {}
+    patterns = [_pattern(n_tokens, rng) for part in heads if part["in_circuit"]]
     result = {
-        "format": FORMAT,
         "model": EVIL if evil else model,
         "task": EVIL if evil else task,
         "method": method,
@@ -87,9 +91,12 @@ def make_run(
         "heads": heads,
         "mlps": mlp_rows,
         "edges": _edges(parts, rng),
+        "left_out": [],
+        "proposed": None,
         "recovery": {},
         "settings": {
             "n_candidates": 30,
+            "mlps": bool(mlp_members),
             "threshold": 0.02,
             "signed": True,
             "config": {},
@@ -105,27 +112,27 @@ def make_run(
                 "bos": True,
                 "dropped": {"names": 3},
                 "notes": [EVIL] if evil else ["Names of several tokens are left out."],
+                "digest": "0" * 16,
             },
             "model": {
                 "spec": model,
-                "origin": EVIL if evil else "Q4_1 GGUF",
+                "source": EVIL if evil else "Q4_1 GGUF",
+                "revision": None,
+                "architecture": "LlamaForCausalLM",
+                "dtype": "float32",
+                "device": "cpu",
                 "n_layers": n_layers,
                 "n_heads": n_heads,
+                "n_kv_heads": n_heads,
                 "d_model": 576,
+                "d_head": 64,
+                "d_vocab": 49152,
+                "attn_only": not mlps,
+                "parallel_attn_mlp": False,
             },
         },
         "versions": {"interp": "0.1.0", "torch": "2.13.0"},
-    }
-    arrays = {"heads": scores.astype(np.float32)}
-    if per_pair:
-        noise = rng.normal(0, 0.1, (n_pairs, n_layers, n_heads))
-        arrays["heads_per_pair"] = (scores + noise - noise.mean(0)).astype(np.float32)
-    for name in references:
-        truth = load_reference(name).members()
-        result["recovery"][name] = recover(
-            scores, truth, None, arrays.get("heads_per_pair"), n_boot=50
-        ).to_dict()
-    details = {
+        "request": {"seed": seed},
         "examples": [
             {
                 "clean": tokens,
@@ -133,12 +140,22 @@ def make_run(
                 "answers": [EVIL if evil else " Mary"],
                 "wrong_answers": [EVIL if evil else " John"],
                 "positions": {"IO": 3, "S1": 5, "S2": 13, EVIL if evil else "END": n_tokens - 1},
-                "metric": {"clean": 4.1, "corrupt": -0.4},
+                "metric": {"clean": 4.1, "corrupt": -0.4, "name": "logit_diff"},
             }
         ],
-        "members": {part["site"]: _details(part["site"], tokens, evil, rng) for part in parts},
     }
-    return Run(result, details, arrays)
+    arrays = {"heads": scores.astype(np.float32)}
+    if patterns:
+        arrays["patterns"] = np.stack(patterns).astype(np.float32)
+    if per_pair:
+        noise = rng.normal(0, 0.1, (n_pairs, n_layers, n_heads))
+        arrays["heads_per_pair"] = (scores + noise - noise.mean(0)).astype(np.float32)
+    run = Run.model_validate_json(json.dumps(result))
+    run.arrays = arrays
+    for name in references:
+        found = recover(scores, load_reference(name).members(), None, arrays.get("heads_per_pair"), n_boot=50)
+        run.recovery[name] = Judged(**vars(found), shared_pairs=None, measured_pairs=None, stricter={})
+    return run
 
 
 def published(task: str = "ioi", model: str = "gpt2") -> tuple[str, ...]:
@@ -148,9 +165,9 @@ def published(task: str = "ioi", model: str = "gpt2") -> tuple[str, ...]:
 
 def _effect(score: float, checked: bool, inside: bool) -> dict:
     if not checked:
-        return {"effect": None, "effect_low": None, "effect_high": None, "in_circuit": False}
+        return {"effect": None, "low": None, "high": None, "in_circuit": False}
     effect = 0.9 * score if inside else 0.02 * score
-    return {"effect": effect, "effect_low": effect - 0.05, "effect_high": effect + 0.05, "in_circuit": inside}
+    return {"effect": effect, "low": effect - 0.05, "high": effect + 0.05, "in_circuit": inside}
 
 
 def _tokens(n: int, evil: bool) -> list[str]:
@@ -169,8 +186,8 @@ def _edges(parts: list[dict], rng: np.random.Generator) -> list[dict]:
                 for into in "qkv" if "head" in receiver else (None,):
                     edges.append(
                         {
-                            "from": sender["site"],
-                            "to": receiver["site"],
+                            "sender": sender["site"],
+                            "receiver": receiver["site"],
                             "into": into,
                             "score": float(rng.laplace(0, 0.03) * (1 + 8 * (rng.random() < 0.1))),
                         }
@@ -178,20 +195,19 @@ def _edges(parts: list[dict], rng: np.random.Generator) -> list[dict]:
     return sorted(edges, key=lambda edge: -abs(edge["score"]))
 
 
-def _details(site: str, tokens: list[str], evil: bool, rng: np.random.Generator) -> dict:
-    if site.startswith("m"):
-        return {}
-    n = len(tokens)
+def _pattern(n: int, rng: np.random.Generator) -> np.ndarray:
     logits = np.where(np.tril(np.ones((n, n), bool)), rng.normal(0, 2.5, (n, n)), -np.inf)
     pattern = np.exp(logits - logits.max(1, keepdims=True))
-    pattern /= pattern.sum(1, keepdims=True)
+    return pattern / pattern.sum(1, keepdims=True)
+
+
+def _details(evil: bool, rng: np.random.Generator) -> dict:
     words = [EVIL if evil else " Mary", " John", "\n", " the", "'s", " Sarah", " a", " supercalifragilistic"]
     top = sorted(rng.gamma(2, 0.4, 8).tolist(), reverse=True)
     shares = [rng.dirichlet(np.ones(k)) for k in (5, 3)]
     codes = [rng.choice(200, k, replace=False) for k in (5, 3)]
     codes[1][:2] = codes[0][1:3]
     return {
-        "pattern": pattern.round(4).tolist(),
         "direct": float(rng.normal(0, 0.5)),
         "writes": {
             "top": [[word, value] for word, value in zip(words, top, strict=True)],

@@ -76,7 +76,7 @@ def test_dark_and_light_differ(opened):
 
 
 def test_a_link_to_a_member_opens_its_card(opened):
-    last = make_run().members[-1]["site"]
+    last = make_run().members[-1].site
     page, _ = opened({}, fragment=f"#{last}")
     card = page.locator(f"[id='{last}']")
     assert card.is_visible() and card.locator("figure.pattern svg").is_visible()

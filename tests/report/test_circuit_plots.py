@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from interp.circuits.circuit import Edge
 from interp.report.circuit_plots import code_plot, edge_plot, grid_plot, pattern_plot, scores_plot
 from interp.report.components import Scale, edge_figure, edges_told, member_nodes
 from interp.report.edge_graph import Node, edge_graph
@@ -17,9 +18,9 @@ from tests.report.synthetic import EVIL, make_run
 
 def test_a_method_without_signs_has_one_hue():
     run = make_run(n_layers=4, n_heads=3, members=2, method="overlap")
-    run.result["settings"]["signed"] = False
-    for head in run.result["heads"]:
-        head["score"] = abs(head["score"])
+    run.settings.signed = False
+    for head in run.heads:
+        head.score = abs(head.score)
     grid = grid_plot(run, Scale.of(run), "black").data[0]
     assert grid.zmin == 0 and len(grid.colorscale) == 2 and grid.z.max() == pytest.approx(1)
 
@@ -34,22 +35,22 @@ def test_the_colour_bar_names_the_scores_that_colours_stand_for():
 
 def test_the_colour_bar_of_counts_has_whole_numbers_without_signs():
     run = make_run(n_layers=4, n_heads=3, members=2, method="overlap")
-    run.result["settings"]["signed"] = False
-    for place, head in enumerate(run.result["heads"]):
-        head["score"] = float(2 * place)
+    run.settings.signed = False
+    for place, head in enumerate(run.heads):
+        head.score = float(2 * place)
     bar = grid_plot(run, Scale.of(run), "black").data[0].colorbar
     assert bar.ticktext == ("0", "2", "9", "22")
 
 
 def test_edges_of_rounding_and_of_strangers_are_not_told():
     run = make_run(n_layers=6, n_heads=3, members=3)
-    a, b, c = (part["site"] for part in run.members)
+    a, b, c = (part.site for part in run.members)
     scores = {(a, b): 2.0, (a, c): -0.0021, (b, c): 0.0019, (a, "a0.h9"): 5.0}
-    run.result["edges"] = [
-        {"from": sender, "to": receiver, "into": "q", "score": score}
+    run.edges = [
+        Edge(sender=sender, receiver=receiver, into="q", score=score)
         for (sender, receiver), score in reversed(scores.items())
     ]
-    assert [(edge["from"], edge["to"]) for edge in edges_told(run)] == [(a, b), (a, c)]
+    assert [(edge.sender, edge.receiver) for edge in edges_told(run)] == [(a, b), (a, c)]
     assert "0.0019" not in edge_figure(run, Scale.of(run))
 
 
@@ -103,19 +104,19 @@ def test_edges_end_at_their_input_and_grow_with_the_layer():
     figure = edge_plot(nodes, edges_told(run), "black", n=7)
     lines = [trace for trace in figure.data if trace.hovertext and "→" in str(trace.hovertext)]
     assert len(lines) == 7
-    strongest = max(run.result["edges"], key=lambda edge: abs(edge["score"]))
+    strongest = max(run.edges, key=lambda edge: abs(edge.score))
     widest = max(lines, key=lambda trace: trace.line.width)
-    assert f"{strongest['from']} → {strongest['to']}" in widest.hovertext.replace("&gt;", ">")
+    assert f"{strongest.sender} → {strongest.receiver}" in widest.hovertext.replace("&gt;", ">")
     boxes = {node.site: shape for node, shape in zip(nodes, figure.layout.shapes, strict=True)}
     assert all(line.y[0] < line.y[-1] for line in lines)
-    start, end = boxes[strongest["from"]], boxes[strongest["to"]]
+    start, end = boxes[strongest.sender], boxes[strongest.receiver]
     assert start.x0 < widest.x[0] < start.x1 and widest.y[0] == start.y1
     assert end.x0 < widest.x[-1] < end.x1 and widest.y[-1] == end.y0
 
 
 def test_edges_that_are_counted_have_neither_sign_nor_port():
     run = make_run(n_layers=6, n_heads=3, members=5)
-    counted = [edge | {"into": None, "score": 3.0} for edge in run.result["edges"]]
+    counted = [edge.model_copy(update={"into": None, "score": 3.0}) for edge in run.edges]
     figure = edge_plot(member_nodes(run, Scale.of(run)), counted, "black", signed=False)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     assert {trace.line.color for trace in lines} == {GREY}
@@ -126,15 +127,14 @@ def test_edges_that_are_counted_have_neither_sign_nor_port():
 
 def test_no_figure_holds_markup_of_a_run():
     run = make_run(n_layers=4, n_heads=3, members=3, evil=True)
-    for head in run.result["heads"]:
-        head["roles"] = {EVIL: 0.9}
-    detail = next(iter(run.details["members"].values()))
-    example = run.details["examples"][0]
-    roles = {position: role for role, position in example["positions"].items()}
+    for head in run.heads:
+        head.roles = {EVIL: 0.9}
+    example = run.examples[0]
+    roles = {position: role for role, position in example.positions.items()}
     for figure in (
         grid_plot(run, Scale.of(run), "black"),
-        pattern_plot(np.array(detail["pattern"]), example["clean"], roles, "black"),
-        edge_plot(member_nodes(run, Scale.of(run)), run.result["edges"], "black"),
+        pattern_plot(run.pattern(run.circuit.heads[0].site), example.clean, roles, "black"),
+        edge_plot(member_nodes(run, Scale.of(run)), run.edges, "black"),
     ):
         text = figure.to_json().replace("\\u003c", "<")
         assert "<script" not in text and "<img" not in text

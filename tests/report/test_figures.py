@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from interp.circuits.circuit import Edge
 from interp.report.edge_graph import DRAWN, NODE_HEIGHT, Node, edge_graph
 from interp.report.figures import Cell, attention_pattern, head_grid, opacity, roc_panel
 from interp.report.wording import number, percent, places, signed, token
@@ -72,10 +73,10 @@ def _members(n: int) -> list[Node]:
     ]
 
 
-def _edges(nodes: list[Node]) -> list[dict]:
+def _edges(nodes: list[Node]) -> list[Edge]:
     rng = np.random.default_rng(2)
     return [
-        {"from": a.site, "to": b.site, "into": into, "score": float(rng.normal())}
+        Edge(sender=a.site, receiver=b.site, into=into, score=float(rng.normal()))
         for a in nodes
         for b in nodes
         if a.layer < b.layer
@@ -86,12 +87,12 @@ def _edges(nodes: list[Node]) -> list[dict]:
 @pytest.mark.parametrize("n", [1, 2, 14, 30])
 def test_graph_draws_the_strongest_edges_and_no_node_on_another(n):
     nodes = _members(n)
-    edges = sorted(_edges(nodes), key=lambda e: -abs(e["score"]))
+    edges = sorted(_edges(nodes), key=lambda e: -abs(e.score))
     figure = ElementTree.fromstring(edge_graph(nodes, edges, "graph"))
     titles = [element.text for element in figure.iter(f"{_NS}title")]
     strongest = edges[:DRAWN]
     for edge in strongest:
-        assert f"{edge['from']} → {edge['to']} ({edge['into']}): {edge['score']:+.3g}" in titles
+        assert f"{edge.sender} → {edge.receiver} ({edge.into}): {edge.score:+.3g}" in titles
     assert len(titles) == len(nodes) + len(strongest)
     boxes = [
         (float(rect.get("x")), float(rect.get("y")))
@@ -119,8 +120,8 @@ def test_graph_chosenlater_layers_further_right_and_is_the_same_each_time():
 def test_edges_and_nodes_have_the_colour_of_their_sign():
     nodes = [Node("a0.h0", 0, 2.0, "up"), Node("a1.h0", 1, -1.0, "down"), Node("m2", 2, 1.0, "end")]
     edges = [
-        {"from": "a0.h0", "to": "m2", "into": None, "score": 0.5},
-        {"from": "a1.h0", "to": "m2", "into": None, "score": -0.3},
+        Edge(sender="a0.h0", receiver="m2", into=None, score=0.5),
+        Edge(sender="a1.h0", receiver="m2", into=None, score=-0.3),
     ]
     figure = ElementTree.fromstring(edge_graph(nodes, edges, "graph"))
     lines = {

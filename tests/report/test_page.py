@@ -12,7 +12,7 @@ from interp.report import render_report, write_report
 from interp.report.components import Scale
 from interp.report.members import member_cards
 from interp.report.wording import in_plot
-from interp.runs.run import Run
+from interp.runs.run import Metric, Run
 from tests.report.synthetic import EVIL, make_run, published
 
 _VOID = {"meta", "input", "br"}
@@ -100,7 +100,7 @@ def test_says_the_finding_first():
     run = make_run(members=14)
     first = run.members[0]
     page = _Page(render_report(run))
-    assert f"14 of 270 heads are in the circuit for ioi. Largest: {first['site']}" in page.text
+    assert f"14 of 270 heads are in the circuit for ioi. Largest: {first.site}" in page.text
     assert (
         page.text.index("14 of 270") < page.text.index("An example pair") < page.text.index("Heads by layer")
     )
@@ -122,19 +122,17 @@ def test_every_member_has_a_row_a_node_and_a_card():
     text = render_report(run)
     page = _Page(text)
     for part in run.members:
-        assert part["site"] in page.ids
-        assert text.count(f'href="#{part["site"]}"') >= 3  # a row, a node in the graph, a cell in each grid
+        assert part.site in page.ids
+        assert text.count(f'href="#{part.site}"') >= 3  # a row, a node in the graph, a cell in each grid
 
 
 def test_shows_effects_with_interval_and_share_of_the_gap():
     run = make_run()
     first = run.members[0]
-    gap = run.result["metric"]["clean"] - run.result["metric"]["corrupt"]
+    gap = run.metric.gap
     page = _Page(render_report(run))
-    effect, low, high = (
-        f"{first[key]:+.2f}".replace("-", "−") for key in ("effect", "effect_low", "effect_high")
-    )
-    share = f"{100 * first['effect'] / gap:.0f}".replace("-", "−")
+    effect, low, high = (f"{value:+.2f}".replace("-", "−") for value in (first.effect, first.low, first.high))
+    share = f"{100 * first.effect / gap:.0f}".replace("-", "−")
     assert f"effect {effect} [{low}, {high}], {share} % of the gap" in page.text
 
 
@@ -149,33 +147,29 @@ def test_with_references_it_shows_auc_interval_and_nulls_of_each():
     run = make_run(n_layers=12, n_heads=12, model="gpt2", references=names)
     text = render_report(run)
     for name in names:
-        found = run.result["recovery"][name]
+        found = run.recovery[name]
         assert f"ROC curve against {name}" in text
-        assert f"{found['roc_auc']:.3f}" in text
-        assert f"[{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]" in text
-        assert f"{found['nulls']['layer_index']:.3f}" in text
+        assert f"{found.roc_auc:.3f}" in text
+        assert f"[{found.interval[0]:.3f}, {found.interval[1]:.3f}]" in text
+        assert f"{found.nulls.layer_index:.3f}" in text
 
 
 @pytest.mark.parametrize(
-    ("pairs", "said"),
+    ("shared", "measured", "said"),
     [
-        ({"shared": 40, "measured": 40}, "mine.safetensors: It was measured on the run’s own pairs"),
-        (
-            {"shared": 40, "measured": 90},
-            "Of the run’s 40 pairs 40 are among the 90 that it was measured on.",
-        ),
-        ({"shared": 1, "measured": 90}, "Of the run’s 40 pairs 1 is among the 90"),
-        ({"shared": 0, "measured": 90}, ""),
-        ({"shared": None, "measured": 90}, ""),
+        (40, 40, "mine.safetensors: It was measured on the run’s own pairs"),
+        (40, 90, "Of the run’s 40 pairs 40 are among the 90 that it was measured on."),
+        (1, 90, "Of the run’s 40 pairs 1 is among the 90"),
+        (0, 90, ""),
     ],
 )
-def test_an_own_reference_has_a_curve_and_it_is_said_if_pairs_are_shared(pairs, said):
+def test_an_own_reference_has_a_curve_and_it_is_said_if_pairs_are_shared(shared, measured, said):
     own = load_reference("ioi/smollm2-135m-instruct")
     run = make_run(references=(own.name,), n_pairs=40)
-    judged = run.result["recovery"].popitem()[1]
-    run.result["recovery"] = {"mine.safetensors": {**judged, "pairs": pairs}}
-    run.result["settings"]["reference"] = "mine.safetensors"
-    text = render_report(replace(run, own_reference=own))
+    judged = run.recovery.popitem()[1]
+    run.recovery = {"mine.safetensors": replace(judged, shared_pairs=shared, measured_pairs=measured)}
+    run.settings.reference = "mine.safetensors"
+    text = render_report(run.model_copy(update={"own_reference": own}))
     assert "ROC curve against mine.safetensors" in text
     assert said in text if said else "it was measured on" not in text.lower()
     assert "ROC curve" not in render_report(run)  # as of a run that did not keep it
@@ -183,7 +177,7 @@ def test_an_own_reference_has_a_curve_and_it_is_said_if_pairs_are_shared(pairs, 
 
 def test_a_reference_that_is_not_installed_keeps_its_numbers_but_has_no_curve():
     run = make_run(n_layers=12, n_heads=12, model="gpt2", references=published()[:1])
-    run.result["recovery"] = {"mine/elsewhere": run.result["recovery"].popitem()[1]}
+    run.recovery = {"mine/elsewhere": run.recovery.popitem()[1]}
     text = render_report(run)
     assert "mine/elsewhere" in text and "ROC curve against" not in text
 
@@ -198,7 +192,10 @@ def test_names_what_limits_the_findings():
 
 def test_a_run_without_details_still_has_its_numbers():
     run = make_run()
-    page = _Page(render_report(Run(run.result)))
+    for part in run.members:
+        part.writes = part.codes = part.direct = None
+    run.examples, run.arrays = [], {}
+    page = _Page(render_report(run))
     assert "This run holds no details of this head." in page.text
     assert "example" not in page.ids
 
@@ -210,7 +207,7 @@ def test_write_report_replaces_only_the_report(tmp_path):
     assert path == folder / "report.html"
     assert path.read_text(encoding="utf-8") == render_report(Run.load(folder))
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["run.json", "details.json", "scores.safetensors", "heads.csv", "report.html"]
+        ["run.json", "scores.safetensors", "heads.csv", "report.html"]
     )
 
 
@@ -225,10 +222,10 @@ def test_quotation_marks_reach_a_plot_as_they_are():
     assert in_plot('<b>"it\'s" & so') == '&lt;b&gt;"it\'s" &amp; so'
 
 
-def test_a_run_without_a_gap_or_with_odd_provenance_is_still_a_page():
+def test_a_run_without_a_gap_or_with_markup_in_its_provenance_is_still_a_page():
     run = make_run()
-    run.result["metric"] |= {"clean": 1.0, "corrupt": 1.0}
-    run.result["provenance"]["host"] = "a <b>machine</b>"
+    run.metric = Metric(clean=1.0, corrupt=1.0, name="m")
+    run.provenance.model.source = "a <b>machine</b>"
     page = _Page(render_report(run))
     assert "of a gap of 0" in page.text and "a <b>machine</b>" in page.text
 
@@ -236,8 +233,8 @@ def test_a_run_without_a_gap_or_with_odd_provenance_is_still_a_page():
 def test_a_members_card_says_which_codes_are_of_clean_prompts_alone_and_what_it_raises():
     run = make_run(n_layers=4, n_heads=4, members=1)
     card = member_cards(run, Scale.of(run))[0]
-    detail = run.details["members"][card["site"]]
-    clean, corrupt = (dict(detail["codes"][side]) for side in ("clean", "corrupt"))
+    codes = run.component(card["site"]).codes
+    clean, corrupt = dict(codes.clean), dict(codes.corrupt)
     for row in card["codes"]["rows"]:
         assert row["only_clean"] == (row["code"] not in corrupt)
         assert row["clean"] == pytest.approx(100 * clean.get(row["code"], 0.0))
@@ -245,10 +242,3 @@ def test_a_members_card_says_which_codes_are_of_clean_prompts_alone_and_what_it_
     assert card["writes"][0]["tokens"][0][1].startswith("+") and card["writes"][1]["tokens"][0][1].startswith(
         "−"
     )
-
-
-def test_a_run_with_nothing_but_what_it_must_have_is_a_page():
-    run = make_run(n_layers=3, n_heads=2, members=1)
-    for key in ("versions", "provenance", "seconds", "cost", "settings"):
-        run.result.pop(key, None)
-    assert "<footer><p>interp </p></footer>" in render_report(run)

@@ -25,7 +25,7 @@ def test_command_names_task_model_method_pairs_and_seed():
 
 def test_only_options_off_their_defaults_are_set():
     run = make_run(method="overlap")
-    run.result["settings"]["config"] = {"n_codes": 300, "examples": 10, "batch_size": 4}
+    run.settings.config = {"n_codes": 300, "examples": 10, "batch_size": 4}
     assert command_line(run).endswith("--set n_codes=300")
     told = "config=method_config('overlap', 'ioi', {'n_codes': '300'}, seed=0, threshold=0.02)"
     assert told in python_lines(run)
@@ -51,25 +51,22 @@ def test_a_task_file_with_spaces_is_quoted():
 
 def test_mlps_and_missing_bos_are_part_of_the_command():
     run = make_run(mlp_members=1)
-    run.result["provenance"]["pairs"]["bos"] = False
+    run.provenance.pairs.bos = False
     assert {"--mlps", "--no-bos"} <= set(command_line(run).split())
 
 
 def test_dtype_and_device_are_part_of_both_where_they_are_not_the_usual_ones():
     run = make_run()
-    run.result["provenance"]["model"] |= {"dtype": "float32", "device": "cpu"}
     assert "--dtype" not in command_line(run) and "load_model" not in python_lines(run)
-    run.result["provenance"]["model"] |= {"dtype": "bfloat16", "device": "cuda:0"}
+    run.provenance.model.dtype, run.provenance.model.device = "bfloat16", "cuda:0"
     assert "--dtype bfloat16 --device cuda:0" in command_line(run)
-    assert f"model=load_model({run.result['model']!r}, dtype='bfloat16', device='cuda:0')" in python_lines(
-        run
-    )
+    assert f"model=load_model({run.model!r}, dtype='bfloat16', device='cuda:0')" in python_lines(run)
     compile(python_lines(run), "report", "exec")
 
 
 def test_a_class_of_ones_own_is_named_by_where_it_is():
     run = make_run(task="parity")
-    run.result["settings"]["task_class"] = "mine.py:Parity"
+    run.settings.task_class = "mine.py:Parity"
     for text in (command_line(run), python_lines(run), reference_command(run)):
         assert "mine.py:Parity" in text and " parity" not in text and "'parity'" not in text
 
@@ -79,17 +76,17 @@ def test_python_lines_compile_and_call_discover_with_the_same_values():
     called = {}
     source = python_lines(run).replace("from interp import discover", "").replace('run.save("run")', "")
     exec(source, {"discover": lambda task, **given: called.update(given, task=task)})
-    assert called["task"] == run.result["task"]
-    assert called["model"] == run.result["model"] and called["n"] == run.result["n_pairs"]
+    assert called["task"] == run.task
+    assert called["model"] == run.model and called["n"] == run.n_pairs
     assert called["mlps"] is True
 
 
 def test_that_some_were_not_checked_is_said_only_where_it_is_so():
     run = make_run(n_layers=2, n_heads=3, members=2)
-    for part in run.result["heads"]:
-        part["effect"] = part["effect"] or 0.1
+    for part in run.heads:
+        part.effect = part.effect or 0.1
     assert not any("were checked" in line for line in warnings(run))
-    run.result["heads"][0]["effect"] = None
+    run.heads[0].effect = None
     assert any("Only the 5 components" in line for line in warnings(run))
 
 
@@ -97,7 +94,7 @@ def test_what_a_task_changes_is_no_option_and_what_undoes_it_is():
     """``overlap`` has another l1 for docstring than for other tasks."""
     run = make_run(task="docstring", method="overlap", seed=4)
     usual = asdict(method_config("overlap", "docstring", {}, seed=4))
-    run.result["settings"]["config"] = usual
+    run.settings.config = usual
     assert "--set" not in command_line(run) and "method_config" not in python_lines(run)
-    run.result["settings"]["config"] = usual | {"l1": asdict(method_config("overlap", "ioi", {}))["l1"]}
+    run.settings.config = usual | {"l1": asdict(method_config("overlap", "ioi", {}))["l1"]}
     assert "--set l1=" in command_line(run) and "'l1': " in python_lines(run)

@@ -38,8 +38,7 @@ def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):
     folder = tmp_path / "new" / "planted-induction-adaptive-patching"
     found = Run.load(folder)
     expected = discover("planted-induction", model="planted-induction", n=N, seed=2)
-    assert found.result["heads"] == expected.result["heads"]
-    assert found.details == json.loads(json.dumps(expected.details))
+    assert found.heads == expected.heads
     assert (folder / "report.html").is_file() and not any((folder / name).exists() for name in PROMPTS)
     assert metric_of(app, "Members") == str(len(expected.members))
     # its own model is run for another prompt; there are no codebooks of it, and the page says how to make some
@@ -71,7 +70,7 @@ def test_a_circuit_is_found_from_an_uploaded_file(page, model, tmp_path):
     run = Run.load(folder / "My-pairs-1-attribution")
     assert (folder / "My-pairs-1-attribution" / "prompts.json").read_bytes() == prompts_file()
     expected = discover(PromptFile("x.json", prompts_file()), model=model, n=N, method="attribution")
-    assert [part["site"] for part in run.members] == [part["site"] for part in expected.members]
+    assert [part.site for part in run.members] == [part.site for part in expected.members]
     assert [path.name for path in folder.iterdir()] == ["My-pairs-1-attribution"]
     report = (folder / "My-pairs-1-attribution" / "report.html").read_text()
     assert "interp discover My" not in report, "the file that was sent is nowhere"
@@ -94,9 +93,9 @@ def test_of_a_file_as_many_pairs_are_taken_as_the_model_can_use(page, tmp_path):
     app.number_input(key="find n").set_value(100)
     press(app, "Find")
     assert not app.error
-    found = Run.load(tmp_path / "mine-attribution").result
-    assert found["n_pairs"] == len(data["prompts"]) - 1
-    assert found["provenance"]["pairs"]["dropped"] == {"lengths": 1}
+    found = Run.load(tmp_path / "mine-attribution")
+    assert found.n_pairs == len(data["prompts"]) - 1
+    assert found.provenance.pairs.dropped == {"lengths": 1}
 
 
 def _with_file(app: AppTest, name: str, data: bytes) -> AppTest:

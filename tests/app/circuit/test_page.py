@@ -17,7 +17,7 @@ from interp.circuits.references import load_reference
 from interp.report import wording
 from interp.report.components import Scale, edges_told
 from interp.report.figures import EXPONENT
-from interp.runs.run import DETAILS, RESULT, Run
+from interp.runs.run import ARRAYS, RESULT, Run
 from tests.app.circuit.conftest import N, array_of, figure_of, metric_of, table_of, text_of
 from tests.app.conftest import html_of
 from tests.report.synthetic import make_run
@@ -41,21 +41,21 @@ def test_the_grid_holds_the_runs_scores_and_marks_its_members(page, runs):
     assert metric_of(app, "Members") == "3" and metric_of(app, "Pairs") == "10"
     colours, members, points = figure_of(app, "Score of every head")["data"]
     scores = np.zeros((4, 4))
-    for head in run.result["heads"]:
-        scores[head["head"], head["layer"]] = head["score"]
+    for head in run.heads:
+        scores[head.head, head.layer] = head.score
     expected = np.sign(scores) * (abs(scores) / abs(scores).max()) ** EXPONENT
     np.testing.assert_allclose(array_of(colours["z"]), expected, atol=1e-6)
     sites = [site for site, _turn in points["customdata"]]
-    assert sites == [head["site"] for head in run.result["heads"]]
+    assert sites == [head.site for head in run.heads]
     assert len(array_of(members["x"])) == 3 * 6
     assert points["selectedpoints"] == [sites.index(run.members[0]["site"])]
-    gap = run.result["metric"]["clean"] - run.result["metric"]["corrupt"]
-    shares = {part["site"]: f"{100 * part['effect'] / gap:.0f}".replace("-", "−") for part in run.members}
+    gap = run.metric.clean - run.metric.corrupt
+    shares = {part.site: f"{100 * part.effect / gap:.0f}".replace("-", "−") for part in run.members}
     written = {site: text for site, text in zip(sites, points["text"], strict=True) if text}
     assert written == shares
     table = table_of(app, "site", "effect", "share of gap")
-    assert list(table.site) == [part["site"] for part in run.members]
-    np.testing.assert_allclose(table.effect, [part["effect"] for part in run.members])
+    assert list(table.site) == [part.site for part in run.members]
+    np.testing.assert_allclose(table.effect, [part.effect for part in run.members])
 
 
 def test_a_stored_head_shows_what_the_run_holds_and_runs_nothing(page, runs):
@@ -63,24 +63,23 @@ def test_a_stored_head_shows_what_the_run_holds_and_runs_nothing(page, runs):
     scale = Scale.of(run)
     app = page(runs, run="small")
     for part in run.members:
-        app.selectbox(key="head").set_value(part["site"]).run()
+        app.selectbox(key="head").set_value(part.site).run()
         assert not app.exception and not app.error
-        detail = run.details["members"][part["site"]]
-        effect = [wording.signed(part[key], scale.places) for key in ("effect", "effect_low", "effect_high")]
-        assert f"**{part['site']}** · member · score {scale.score(part['score'])}" in text_of(app)
+        effect = [wording.signed(value, scale.places) for value in (part.effect, part.low, part.high)]
+        assert f"**{part.site}** · member · score {scale.score(part.score)}" in text_of(app)
         assert "effect {} [{}, {}]".format(*effect) in text_of(app)
-        assert f"**{wording.signed(detail['direct'], 3)}** to the logit difference" in text_of(app)
-        pattern = figure_of(app, f"Attention pattern of {part['site']}")["data"][0]
-        np.testing.assert_allclose(array_of(pattern["customdata"]), detail["pattern"])
+        assert f"**{wording.signed(part.direct, 3)}** to the logit difference" in text_of(app)
+        pattern = figure_of(app, f"Attention pattern of {part.site}")["data"][0]
+        np.testing.assert_allclose(array_of(pattern["customdata"]), run.pattern(part.site))
         bars = next(body for body in html_of(app) if "raises most" in body)
-        written = [(wording.token(text, 18), value) for text, value in detail["writes"]["top"]]
+        written = [(wording.token(text, 18), value) for text, value in part.writes.top]
         assert [html.unescape(text) for text in re.findall('title="([^"]*)"', bars)][:8] == [
             t for t, _ in written
         ]
         assert re.findall(r">([+−][\d.]+)<", bars)[:8] == [wording.signed(value, 2) for _, value in written]
         clean = {row.code: row.clean for row in table_of(app, "code", "clean", "corrupt").itertuples()}
-        assert clean[detail["codes"]["clean"][0][0]] == pytest.approx(100 * detail["codes"]["clean"][0][1])
-        assert app.query_params["head"] in (part["site"], [part["site"]])
+        assert clean[part.codes.clean[0][0]] == pytest.approx(100 * part.codes.clean[0][1])
+        assert app.query_params["head"] in (part.site, [part.site])
     # the run is of a model that this workbench does not have: everything above came from the run
     app.selectbox(key="pair").set_value("2").run()
     assert not app.exception and not app.get("plotly_chart")[1:]
@@ -88,7 +87,7 @@ def test_a_stored_head_shows_what_the_run_holds_and_runs_nothing(page, runs):
 
 def test_what_is_chosen_stands_in_the_address_and_is_read_from_it(page, real):
     run = Run.load(real / "mine")
-    other = next(head["site"] for head in run.result["heads"] if not head["in_circuit"])
+    other = next(head.site for head in run.heads if not head.in_circuit)
     app = page(real, run="mine", head=other, pair="2", side="corrupt")
     assert app.selectbox(key="head").value == other and app.selectbox(key="pair").value == "2"
     assert f"**{other}** · not a member" in text_of(app)
@@ -132,15 +131,15 @@ def test_edges_are_drawn_and_listed(page, real):
     app = page(real, run="mine", tab="Edges")
     figure = figure_of(app, "The 2")
     [names] = [trace["text"] for trace in figure["data"] if trace.get("text")]
-    assert sorted(names) == sorted(part["site"][1:].replace(".h", ".") for part in run.members)
+    assert sorted(names) == sorted(part.site[1:].replace(".h", ".") for part in run.members)
     lines = [trace for trace in figure["data"] if "→" in str(trace.get("hovertext"))]
     told = edges_told(run)
-    ports = {edge["into"] for edge in told}
+    ports = {edge.into for edge in told}
     # beside the boxes' names one line for helps, one for hurts, and one a port
     assert len(lines) == min(30, len(told)) == len(figure["data"]) - 1 - 2 - len(ports)
-    table = table_of(app, "from", "to", "into", "score")
-    assert [tuple(row) for row in table[["from", "to", "into"]].itertuples(index=False)] == [
-        (edge["from"], edge["to"], edge["into"]) for edge in told
+    table = table_of(app, "sender", "receiver", "into", "score")
+    assert [tuple(row) for row in table[["sender", "receiver", "into"]].itertuples(index=False)] == [
+        (edge.sender, edge.receiver, edge.into) for edge in told
     ]
     assert len(app.get("plotly_chart")) == 1
 
@@ -151,17 +150,17 @@ def test_a_run_is_compared_with_its_references_and_with_another_run(page, tmp_pa
     run.save(tmp_path / "a")
     make_run(references=(name,), method="overlap", seed=3).save(tmp_path / "b")
     app = page(tmp_path, run="a", tab="Compared", **{"with": "b"})
-    judged = run.result["recovery"][name]
+    judged = run.recovery[name]
     row = table_of(app, "reference", "ROC AUC").iloc[0]
     assert (row.reference, row["members"]) == (name, "28 of 270")
-    assert row["ROC AUC"] == pytest.approx(judged["roc_auc"])
-    assert [row["from"], row["to"]] == pytest.approx(judged["interval"])
-    assert row["average precision"] == pytest.approx(judged["average_precision"])
+    assert row["ROC AUC"] == pytest.approx(judged.roc_auc)
+    assert [row["from"], row["to"]] == pytest.approx(judged.interval)
+    assert row["average precision"] == pytest.approx(judged.average_precision)
     both = app.dataframe[1].value
     assert "shared" in both.iloc[0, 3] and both.iloc[1, 0] == "Jaccard"
     against = figure_of(app, f"Score of every head against its exact effect in {name}")
     assert sum(len(trace["hovertext"]) for trace in against["data"]) == 270
-    scores = {h["site"]: h["score"] for h in run.result["heads"]}
+    scores = {h.site: h.score for h in run.heads}
     for trace in figure_of(app, "Scores of every head in a")["data"]:
         np.testing.assert_allclose(array_of(trace["x"]), [scores[site] for site in trace["hovertext"]])
 
@@ -169,10 +168,11 @@ def test_a_run_is_compared_with_its_references_and_with_another_run(page, tmp_pa
 def test_an_own_reference_is_read_from_the_run_folder_and_from_nowhere_else(page, tmp_path):
     own = load_reference("ioi/smollm2-135m-instruct")
     run = make_run(references=(own.name,), n_pairs=40)
-    judged = run.result["recovery"].popitem()[1]
-    run.result["recovery"] = {"mine.safetensors": {**judged, "pairs": {"shared": 40, "measured": 40}}}
-    run.result["settings"]["reference"] = "mine.safetensors"
-    replace(run, own_reference=own).save(tmp_path / "mine")
+    judged = run.recovery.popitem()[1]
+    run.recovery = {"mine.safetensors": replace(judged, shared_pairs=40, measured_pairs=40)}
+    run.settings.reference = "mine.safetensors"
+    run.own_reference = own
+    run.save(tmp_path / "mine")
     app = page(tmp_path, run="mine", tab="Compared")
     against = figure_of(app, "Score of every head against its exact effect in mine.safetensors")
     assert sum(len(trace["hovertext"]) for trace in against["data"]) == 270
@@ -181,7 +181,8 @@ def test_an_own_reference_is_read_from_the_run_folder_and_from_nowhere_else(page
     for lines in app.code[:2]:
         assert "mine/reference.safetensors" in lines.value
     # one that has no gap has no members; the rest of the page goes on
-    replace(run, own_reference=replace(own, metric_clean=own.metric_corrupt)).save(tmp_path / "flat")
+    run.own_reference = replace(own, metric_clean=own.metric_corrupt)
+    run.save(tmp_path / "flat")
     app = page(tmp_path, run="flat", tab="Compared")
     assert not app.exception and not app.error and len(app.dataframe[0].value) == 1
     assert not any("mine.safetensors" in chart.proto.alt for chart in app.get("plotly_chart"))
@@ -212,9 +213,10 @@ def test_choosing_another_run_shows_that_one_and_changes_the_address(page, runs)
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "stripped"])
 def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(page, runs, damage):
-    path = runs / "small" / (DETAILS if damage == "emptied" else RESULT)
-    whole = path.read_text(encoding="utf-8")
-    path.write_text({"truncated": whole[:200], "emptied": "", "stripped": '{"format": 1}'}[damage])
+    path = runs / "small" / (ARRAYS if damage == "emptied" else RESULT)
+    path.write_bytes(
+        {"truncated": path.read_bytes()[:200], "emptied": b"", "stripped": b'{"format": 2}'}[damage]
+    )
     app = page(runs, run="small")
     assert "damaged" in app.error[0].value and not app.metric
     app.selectbox[0].set_value("larger").run()
@@ -224,7 +226,7 @@ def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(page, runs
     assert "damaged" in app.error[0].value and metric_of(app, "Members") == "5"
 
 
-@pytest.mark.parametrize("file", [RESULT, DETAILS])
+@pytest.mark.parametrize("file", [RESULT, ARRAYS])
 def test_a_file_of_a_run_that_is_a_link_to_another_place_is_not_followed(page, runs, file):
     (runs / "small" / file).rename(runs.parent / file)
     (runs / "small" / file).symlink_to(runs.parent / file)
@@ -259,7 +261,7 @@ def test_a_run_that_is_being_replaced_is_one_clear_line(page, runs, monkeypatch)
 
 def test_an_unknown_metrics_name_is_text(page, tmp_path):
     run = make_run(n_layers=4, n_heads=4, members=3)
-    run.result["metric"]["name"] = "![x](https://example.org)"
+    run.metric.name = "![x](https://example.org)"
     run.save(tmp_path / "a")
     helps = [metric.proto.help for metric in page(tmp_path, run="a").metric]
     assert [text for text in helps if text] == [f"Mean {plain('![x](https://example.org)')}."] * 2
