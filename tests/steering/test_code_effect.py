@@ -72,7 +72,7 @@ def test_metric_and_codes_are_those_of_each_prompt(model, books, pairs):
             np.testing.assert_array_equal(read.of_head("a1.h2", side, i), ids["a1.h2"])
             assert read.strongest("a0.h3", "S", side)[i] == ids["a0"][pair.positions["S"], 3, 0]
     assert "m0" not in read.codes[0]
-    with pytest.raises(InputError, match="no codebook at a1.h0: there are some at a0, a1.h2"):
+    with pytest.raises(InputError):
         read.of_head("a1.h0", "clean", 0)
 
 
