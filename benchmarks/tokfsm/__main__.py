@@ -1,14 +1,13 @@
 """``interp reproduce``: published experiments from scratch, beside their published numbers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from interp.cli.app import workbench_of
-from interp.cli.failures import goes_on
-from interp.cli.options import MOST_SEED, DeviceOption, one_of, whole_option
-from interp.cli.terminal import suggest
+from interp.cli.options import MOST_SEED, DeviceOption, whole_option
+from interp.cli.terminal import goes_on, suggest
 
 reproduce_app = typer.Typer(
     help="Published experiments from scratch, beside their published numbers.", no_args_is_help=True
@@ -23,9 +22,8 @@ def _root() -> None:
 @reproduce_app.command()
 def tokfsm(
     scale: Annotated[
-        str,
+        Literal["quick", "cpu", "full"],
         typer.Option(
-            parser=one_of("quick", "cpu", "full"),
             metavar="SCALE",
             help="quick (10 M tokens), cpu (20 M) or full (2.6 G, a GPU)",
         ),

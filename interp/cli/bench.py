@@ -6,28 +6,18 @@ from typing import Annotated
 import typer
 
 from interp.cli.app import workbench_of
-from interp.cli.failures import goes_on
 from interp.cli.options import (
     DEFAULT_MODEL,
     BatchOption,
     DeviceOption,
     DtypeOption,
     OverwriteOption,
-    whole,
+    names,
+    numbers,
     whole_option,
 )
-from interp.cli.terminal import suggest
+from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
-
-
-def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
-    """``a, b`` as two names; a file's may have spaces in it."""
-    return text if isinstance(text, tuple) else tuple(filter(None, map(str.strip, text.split(","))))
-
-
-def numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
-    """``10, 25`` as two whole numbers of at least 1."""
-    return text if isinstance(text, tuple) else tuple(map(whole(least=1), names(text)))
 
 
 def _many(metavar: str, default: str, more: str = "", parser=names):
@@ -79,11 +69,11 @@ def bench(
     from interp.bench.run import run_bench
     from interp.cli.render import print_bench
     from interp.files import atomic_path, write_json, write_text
-    from interp.models import parse_device, parse_dtype
+    from interp.models import parse_device
     from interp.progress import bar
     from interp.report.bench import render_bench
 
-    parse_device(device), parse_dtype(dtype)
+    parse_device(device)
     with goes_on(out):
         result = run_bench(
             plan, out, device=device, dtype=dtype, batch_size=batch_size, stage=bar, say=typer.echo

@@ -5,11 +5,10 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from interp.cli.failures import goes_on
 from interp.cli.options import (
     DEFAULT_MODEL,
     MOST_SEED,
@@ -23,11 +22,11 @@ from interp.cli.options import (
     context_option,
     file_name,
     number_option,
-    one_of,
+    numbers,
     request_of_command,
     whole_option,
 )
-from interp.cli.terminal import suggest
+from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
 FIT_TOKENS = 22_000
@@ -52,13 +51,11 @@ def fit(
     codes: Annotated[int, whole_option("--codes", least=1, help="codes per book (per head at heads)")] = 512,
     k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
     selection: Annotated[
-        str,
-        typer.Option(
-            parser=one_of("cosine", "matching_pursuit"), metavar="RULE", help="cosine or matching_pursuit"
-        ),
+        Literal["cosine", "matching_pursuit"],
+        typer.Option(metavar="RULE", help="cosine or matching_pursuit"),
     ] = "matching_pursuit",
     magnitude: Annotated[
-        str, typer.Option(parser=one_of("unit", "scaled"), metavar="RULE", help="unit or scaled")
+        Literal["unit", "scaled"], typer.Option(metavar="RULE", help="unit or scaled")
     ] = "unit",
     sequential: Annotated[
         bool,
@@ -151,7 +148,6 @@ def evaluate(
 ) -> None:
     """Run held-out text through all codebooks at once: loss, KL, accuracy, use of codes; against controls."""
     from interp.bottlenecks.store import CodebookStore
-    from interp.cli.options import whole
     from interp.files import check_file, write_json
 
     if controls == 1:  # which should not wait for the text
@@ -161,7 +157,7 @@ def evaluate(
     request = request_of_command(context)
     within = folder if json_file is None else None
     check_file(path, "--json", request=request, overwrite=overwrite, within=within)
-    wanted = [whole(1)(part) for group in k for part in group.replace(",", " ").split()]
+    wanted = [part for group in k for part in numbers(group)]
 
     from interp.cli.render_codes import print_quality
     from interp.evaluation.codebook_quality import quality_of_folder
@@ -215,9 +211,8 @@ def train(
     ] = None,
     overwrite: OverwriteOption = False,
     objective: Annotated[
-        str,
+        Literal["local", "distilled", "joint"],
         typer.Option(
-            parser=one_of("local", "distilled", "joint"),
             metavar="NAME",
             help="local (reconstruction), distilled (KL to the plain model), joint (model finetuned too)",
         ),
@@ -263,9 +258,8 @@ def train(
         int, whole_option("--checkpoint-every", least=1, help="steps between checkpoints")
     ] = 50,
     precision: Annotated[
-        str,
+        Literal["auto", "float32", "bfloat16"],
         typer.Option(
-            parser=one_of("auto", "float32", "bfloat16"),
             metavar="NAME",
             help="of products; bfloat16 is faster if the processor has it; auto: on a GPU only",
         ),
@@ -380,7 +374,7 @@ def pack(
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write")],
     overwrite: OverwriteOption = False,
     storage: Annotated[
-        str, typer.Option(parser=one_of("int8", "float16"), metavar="NAME", help="int8 or float16")
+        Literal["int8", "float16"], typer.Option(metavar="NAME", help="int8 or float16")
     ] = "int8",
 ) -> None:
     """Write codebooks as one small file, a quarter or half of the size."""

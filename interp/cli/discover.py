@@ -7,7 +7,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,8 +23,7 @@ from interp.cli.options import (
     SeedOption,
     default_folder,
     key_values,
-    one_of,
-    share,
+    share_option,
     whole_option,
 )
 from interp.cli.terminal import suggest
@@ -78,12 +77,12 @@ def grow(
     from interp.cli.render import print_grown
     from interp.evaluation.ablation import Ablator
     from interp.evaluation.nested_circuits import n_circuits, run_grown
-    from interp.models import describe_model, load_model, parse_device, parse_dtype
+    from interp.models import describe_model, load_model, parse_device
     from interp.progress import bar
     from interp.prompts.sampling import held_out_pairs, sample_pairs
     from interp.scores.adaptive_patching.nested import MOST_PAIRS, NestedCircuitsConfig, nested_circuits
 
-    parse_device(device), parse_dtype(dtype)
+    parse_device(device)
     loaded = load_model(default_model(wanted) if model is None else model, device=device, dtype=dtype)
     most = min(wanted.default_n, MOST_PAIRS)
     asked = None if n is None else min(n, MOST_PAIRS)
@@ -129,17 +128,15 @@ def export(
     ] = None,
     overwrite: OverwriteOption = False,
     layout: Annotated[
-        str,
+        Literal["eap-ig", "mib"],
         typer.Option(
-            parser=one_of("eap-ig", "mib"),
             metavar="LAYOUT",
             help="eap-ig (what EAP-IG writes now) or mib (older, that of the circuits MIB ships)",
         ),
     ] = "eap-ig",
     helpful: Annotated[
-        str,
+        Literal["positive", "negative"],
         typer.Option(
-            parser=one_of("positive", "negative"),
             metavar="SIGN",
             help="the sign of what helps: positive (EAP-IG's scripts) or negative (the circuits MIB ships)",
         ),
@@ -189,9 +186,7 @@ def discover(
     ] = CANDIDATES,
     threshold: Annotated[
         float,
-        typer.Option(
-            parser=share, metavar="SHARE", help="share of the clean–corrupt gap that makes a member"
-        ),
+        share_option(help="share of the clean–corrupt gap that makes a member"),
     ] = THRESHOLD,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
     bos: BosOption = True,
@@ -247,7 +242,7 @@ def discover(
     spec = default_model(wanted) if model is None else model
     from interp.circuits.exact_effects import ExactEffects
     from interp.cli.render import print_members, print_next
-    from interp.models import load_model, parse_device, parse_dtype
+    from interp.models import load_model, parse_device
     from interp.report import render_report
     from interp.runs.discover import check_settings
     from interp.runs.discover import discover as find
@@ -290,7 +285,7 @@ def discover(
             raise InputError(
                 f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
             )
-    parse_device(device), parse_dtype(dtype)
+    parse_device(device)
     loaded = load_model(spec, device=device, dtype=dtype)
     found = find(
         task,

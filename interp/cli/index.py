@@ -1,28 +1,27 @@
 """``interp index``: the codes of a corpus on disk; search them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from interp.cli.failures import goes_on
 from interp.cli.options import (
     DEFAULT_MODEL,
     MOST_SEED,
     BlocksOption,
     CodebooksOption,
     DeviceOption,
+    Dtype,
     DtypeOption,
     OverwriteOption,
     SomeModelOption,
     TextOption,
     context_option,
     file_name,
-    one_of,
-    share,
+    share_option,
     whole_option,
 )
-from interp.cli.terminal import suggest
+from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
 index_app = typer.Typer(
@@ -42,8 +41,8 @@ def build(
         int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
     ] = None,
     split: Annotated[
-        str,
-        typer.Option(parser=one_of("train", "heldout"), metavar="SPLIT", help="documents: train or heldout"),
+        Literal["train", "heldout"],
+        typer.Option(metavar="SPLIT", help="documents: train or heldout"),
     ] = "train",
     spliced: Annotated[
         bool,
@@ -139,22 +138,17 @@ def search(
     ] = None,
     n: Annotated[int, whole_option("--n", "-n", least=1, help="results; of --code at most 10 contexts")] = 20,
     sort: Annotated[
-        str,
+        Literal["f1", "precision", "recall", "count"],
         typer.Option(
-            parser=one_of("f1", "precision", "recall", "count"),
             metavar="KEY",
             help="f1, precision, recall or count",
         ),
     ] = "f1",
-    min_precision: Annotated[
-        float, typer.Option("--min-precision", parser=share, metavar="SHARE", help="least precision")
-    ] = 0.0,
-    min_recall: Annotated[
-        float, typer.Option("--min-recall", parser=share, metavar="SHARE", help="least recall")
-    ] = 0.0,
+    min_precision: Annotated[float, share_option("--min-precision", help="least precision")] = 0.0,
+    min_recall: Annotated[float, share_option("--min-recall", help="least recall")] = 0.0,
     device: DeviceOption = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16; that of the index")
+        Dtype | None, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16; that of the index")
     ] = None,
 ) -> None:
     """Find codes by --regex or --token, contexts by --prompt, or show one --code."""

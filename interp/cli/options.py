@@ -1,10 +1,8 @@
 """What the command line's options are called and accept: checked while the words are read, before anything loads."""
 
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,51 +12,17 @@ from interp.errors import InputError
 MOST_SEED = 2**32 - 1
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str | int], int]:
-    """A parser of whole numbers in a range, whose complaint names the value and the range."""
-
-    def parse(text: str | int) -> int:  # typer hands over defaults too
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or value < least or (most is not None and value > most):
-            allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
-            raise typer.BadParameter(f"{text} is not a whole number {allowed}")
-        return value
-
-    return parse
+def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """``a, b`` as two names; a file's may have spaces in it."""
+    return text if isinstance(text, tuple) else tuple(filter(None, map(str.strip, text.split(","))))
 
 
-def number(allowed: Callable[[float], bool], words: str) -> Callable[[str | float], float]:
-    """A parser of finite numbers, whose complaint names the value and what is allowed."""
-
-    def parse(text: str | float) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and allowed(value)):
-            raise typer.BadParameter(f"{text} is not a {words}")
-        return value
-
-    return parse
-
-
-not_negative = number(lambda value: value >= 0, "number of at least 0")
-finite = number(lambda _value: True, "finite number")
-share = number(lambda value: 0 <= value <= 1, "number from 0 to 1")
-
-
-def one_of(*names: str) -> Callable[[str], str]:
-    """A parser of names, whose complaint gives those there are."""
-
-    def parse(text: str) -> str:
-        if text not in names:
-            raise typer.BadParameter(f"{text} is not {' or '.join(names)}")
-        return text
-
-    return parse
+def numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
+    """``10, 25`` as two whole numbers of at least 1."""
+    parts = names(text)
+    if not all(str(part).isdecimal() and int(part) for part in parts):
+        raise typer.BadParameter(f"{text} is not whole numbers of at least 1")
+    return tuple(map(int, parts))
 
 
 def key_values(texts: list[str]) -> dict[str, str]:
@@ -84,7 +48,11 @@ def default_folder(task: str, model: str | None, method: str) -> Path:
 
 
 def whole_option(*names: str, least: int, most: int | None = None, help: str):
-    return typer.Option(*names, parser=whole(least, most), metavar="INTEGER", help=help)
+    return typer.Option(*names, min=least, max=most, metavar="INTEGER", help=help)
+
+
+def share_option(*names: str, help: str):
+    return typer.Option(*names, min=0, max=1, metavar="SHARE", help=help)
 
 
 def context_option(usual: int):
@@ -94,7 +62,7 @@ def context_option(usual: int):
 
 
 def number_option(*names: str, help: str):
-    return typer.Option(*names, parser=not_negative, metavar="NUMBER", help=help)
+    return typer.Option(*names, min=0, metavar="NUMBER", help=help)
 
 
 Context = typer.Context.__base__  # what typer hands over is not of its own subclass
@@ -125,7 +93,8 @@ ModelOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps; CUDA if there is one")
 ]
-DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16")]
+Dtype = Literal["float32", "bfloat16", "float16"]
+DtypeOption = Annotated[Dtype, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16")]
 BosOption = Annotated[bool, typer.Option(help="prepend the beginning-of-sequence token")]
 TextOption = Annotated[
     str,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,11 +16,9 @@ from interp.cli.options import (
     DtypeOption,
     OverwriteOption,
     SomeModelOption,
-    finite,
     number_option,
-    one_of,
     request_of_command,
-    share,
+    share_option,
     whole_option,
 )
 from interp.errors import InputError
@@ -90,7 +88,6 @@ def steer(
     add: Annotated[
         float | None,
         typer.Option(
-            parser=finite,
             metavar="NUMBER",
             help="add NUMBER × weight × (code − mean of its book) to what is there "
             "(what --topic and --positive do, with 2.5)",
@@ -104,7 +101,7 @@ def steer(
     ] = False,
     token_fraction: Annotated[
         float,
-        typer.Option(parser=share, metavar="FRACTION", help="steer at this fraction of the tokens"),
+        share_option(help="steer at this fraction of the tokens"),
     ] = 1.0,
     positions: Annotated[
         str,
@@ -113,9 +110,8 @@ def steer(
         ),
     ] = "generated",
     by: Annotated[
-        str | None,
+        Literal["difference", "detection"] | None,
         typer.Option(
-            parser=one_of("difference", "detection"),
             metavar="RULE",
             help="what ranks codes: difference (what texts with it have more), detection (what tells of it) "
             "(default: difference)",

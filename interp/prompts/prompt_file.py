@@ -1,44 +1,53 @@
-"""A task of the user's own, read from a file of prompts, and any task's prompts written to one.
+"""A task of the user's own, read from a file of prompts, and any task's prompts written to one."""
 
-Reading the file format of prompts: every entry checked, every error naming its place.
-"""
-
-import contextlib
-import json
-import os
-import threading
+import codecs
 import weakref
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from interp.errors import InputError, TooFewPairs
+from interp.files import write_json
 from interp.prompts.encoding import PromptEncoder
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 from interp.prompts.sampling import check_request, seeded
 
-KEYS = ("clean", "corrupt", "answers", "wrong_answers")
+_Model = TypeVar("_Model", bound=BaseModel)
 FORMAT = (
     '{"prompts": [{"clean": …, "corrupt": …, "answers": […], "wrong_answers": […]}], '
     '"word_idxs": {role: position}}'
 )
 
 
-@dataclass(frozen=True)
-class FilePrompt:
-    """One checked entry of a prompt file."""
-
-    index: int
-    clean: str
-    corrupt: str
-    answers: tuple[str, ...]
-    wrong_answers: tuple[str, ...]
-    word_idxs: dict[str, int]
-    """Token index by role, counted without BOS."""
+def _without_end(roles: dict[str, int]) -> dict[str, int]:
+    """``END`` is always the last token."""
+    return {role: position for role, position in roles.items() if role.lower() != "end"}
 
 
-def parse_prompts(data: bytes, path: Path) -> tuple[list[FilePrompt], Metric]:
+Text = Annotated[str, Field(min_length=1)]
+Roles = Annotated[dict[Text, Annotated[int, Field(ge=0)]], AfterValidator(_without_end)]
+"""Token index by role, counted without BOS."""
+
+
+class FilePrompt(BaseModel, strict=True, frozen=True):
+    """One entry of a prompt file."""
+
+    clean: Text
+    corrupt: Text
+    answers: Annotated[list[Text], Field(min_length=1)]
+    wrong_answers: Annotated[list[Text], Field(min_length=1)]
+    word_idxs: Roles = {}
+
+
+class _Document(BaseModel, strict=True):
+    prompts: Annotated[list[FilePrompt], Field(min_length=1)]
+    word_idxs: Roles = {}
+    metric: Metric = "logit_diff"
+
+
+def parse_prompts(data: bytes, path: Path) -> _Document:
     """The prompts of a ``.jsonl`` file, or of a JSON file, and the metric to score them by.
 
     Args:
@@ -47,13 +56,28 @@ def parse_prompts(data: bytes, path: Path) -> tuple[list[FilePrompt], Metric]:
     Raises:
         InputError: not UTF-8, not JSON, no prompt, or an entry that lacks a key or has a wrong type.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if path.suffix.lower() != ".jsonl":
+        return _validated(_Document, data, str(path))
+    # only "\n" ends a line: JSON text may hold other Unicode line separators
+    lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+    if not lines:
+        raise InputError(f"{path} holds no prompt")
+    return _Document(prompts=[_validated(FilePrompt, line, f"{path}, line {n}") for n, line in lines])
+
+
+def _validated(kind: type[_Model], data: bytes, where: str) -> _Model:
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    if path.suffix.lower() == ".jsonl":
-        return _parse_lines(text, str(path)), "logit_diff"
-    return _parse_json(text, str(path))
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(
+            "."
+        )
+        given = "" if first["type"] in ("missing", "json_invalid") else f", not {first['input']!r:.60}"
+        raise InputError(
+            " ".join(f"{where}: {place} {first['msg']}{given} (the form is {FORMAT})".split())
+        ) from None
 
 
 def read_file(path: Path) -> bytes:
@@ -66,96 +90,6 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"{path}: a folder; a prompt file (.json or .jsonl) is needed") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
-
-
-def _load(text: str, where: str, line: int | None = None) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {line or error.lineno}, column {error.colno}"
-        raise InputError(f"{where}: not JSON at {place}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: JSON that cannot be read: {error}") from None
-
-
-def _parse_json(text: str, where: str) -> tuple[list[FilePrompt], Metric]:
-    document = _load(text, where)
-    if not isinstance(document, dict):
-        raise InputError(f"{where}: the JSON is a {_kind(document)}, not an object of the form {FORMAT}")
-    if "prompts" not in document:
-        raise InputError(f'{where}: lacks the key "prompts"; the form is {FORMAT}')
-    entries = document["prompts"]
-    if not isinstance(entries, list):
-        raise InputError(f'{where}: "prompts" is a {_kind(entries)}, not a list')
-    metric = document.get("metric", "logit_diff")
-    if metric not in get_args(Metric):
-        raise InputError(f"{where}: metric {metric!r} is not one of {', '.join(get_args(Metric))}")
-    shared = _parse_roles(document.get("word_idxs", {}), where)
-    prompts = [_parse_prompt(entry, i, f"{where}: prompts[{i}]", shared) for i, entry in enumerate(entries)]
-    if not prompts:
-        raise InputError(f'{where}: "prompts" is empty')
-    return prompts, metric
-
-
-def _parse_lines(text: str, where: str) -> list[FilePrompt]:
-    # only "\n" ends a line: JSON text may hold other Unicode line separators
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    prompts = [
-        _parse_prompt(_load(line, where, number), i, f"{where}: prompts[{i}] (line {number})", {})
-        for i, (number, line) in enumerate(lines)
-    ]
-    if not prompts:
-        raise InputError(f"{where}: holds no prompt")
-    return prompts
-
-
-def _parse_prompt(entry: Any, index: int, where: str, shared: dict[str, int]) -> FilePrompt:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where} is a {_kind(entry)}, not an object with {', '.join(KEYS)}")
-    for key in KEYS:
-        if key not in entry:
-            raise InputError(f'{where} lacks the key "{key}"')
-    for key in ("clean", "corrupt"):
-        _check_text(entry[key], f'{where}: "{key}"')
-    for key in ("answers", "wrong_answers"):
-        if not isinstance(entry[key], list) or not entry[key]:
-            raise InputError(f'{where}: "{key}" must be a list of at least one text, not {entry[key]!r:.60}')
-        for answer in entry[key]:
-            _check_text(answer, f'{where}: an entry of "{key}"')
-    return FilePrompt(
-        index=index,
-        clean=entry["clean"],
-        corrupt=entry["corrupt"],
-        answers=tuple(entry["answers"]),
-        wrong_answers=tuple(entry["wrong_answers"]),
-        word_idxs={**shared, **_parse_roles(entry.get("word_idxs", {}), where)},
-    )
-
-
-def _check_text(value: Any, what: str) -> None:
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{what} must be a text that is not empty, not {value!r:.60}")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError(f"{what} holds half of a surrogate pair, which is not text") from None
-
-
-def _parse_roles(roles: Any, where: str) -> dict[str, int]:
-    if not isinstance(roles, dict):
-        raise InputError(f'{where}: "word_idxs" is a {_kind(roles)}, not an object of role: position')
-    for role, position in roles.items():
-        _check_text(role, f"{where}: a role of word_idxs")
-        if isinstance(position, bool) or not isinstance(position, int) or position < 0:
-            raise InputError(
-                f"{where}: word_idxs[{role!r}] is {position!r:.60}, not a token position of 0 or more"
-            )
-    return {role: position for role, position in roles.items() if role.lower() != "end"}
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "text", bool: "truth value", type(None): "null"}
-    return names.get(type(value), "number")
 
 
 class PromptFile:
@@ -196,8 +130,10 @@ class PromptFile:
         self.name = str(path)
         self.metric: Metric
         self.data = read_file(self.path) if data is None else data
-        self.prompts, self.metric = parse_prompts(self.data, self.path)
-        roles = dict.fromkeys(role for prompt in self.prompts for role in prompt.word_idxs)
+        document = parse_prompts(self.data, self.path)
+        self.prompts, self.metric = document.prompts, document.metric
+        self._roles = [document.word_idxs | prompt.word_idxs for prompt in self.prompts]
+        roles = dict.fromkeys(role for some in self._roles for role in some)
         self.roles = (*roles, "END")
         self.default_n = min(100, len(self.prompts))
         # how many pairs there are is found by sampling again and again: the file is encoded once for it
@@ -242,8 +178,8 @@ class PromptFile:
         dropped: Counter[str] = Counter()
         usable: list[tuple[PromptPair, bool]] = []
         seen: set[tuple] = set()
-        for prompt in self.prompts:
-            built = _build(encoder, prompt, self.name)
+        for i, (prompt, roles) in enumerate(zip(self.prompts, self._roles, strict=True)):
+            built = _build(encoder, prompt, roles, f"{self.name}: prompts[{i}]")
             if isinstance(built, str):
                 dropped[built] += 1
             elif (known := _told(built[0])) in seen:
@@ -275,9 +211,6 @@ def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer) -> None:
     Answers are written as the text that their token adds after the prompt. Positions are written without
     BOS: once at the top where all pairs share them, with every prompt where not (auto-circuit reads only the
     former).
-
-    Raises:
-        InputError: the file cannot be written.
     """
     bos_id = getattr(tokenizer, "bos_token_id", None)
     shift = int(pairs.bos and bos_id is not None)
@@ -297,7 +230,7 @@ def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer) -> None:
     document: dict[str, Any] = {"metric": pairs.metric, "prompts": prompts}
     if shared and roles:
         document["word_idxs"] = roles[0]
-    _replace_text(Path(path), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    write_json(Path(path), document)
 
 
 def _added_text(tokenizer, pair: PromptPair, token: int, shift: int) -> str:
@@ -307,30 +240,19 @@ def _added_text(tokenizer, pair: PromptPair, token: int, shift: int) -> str:
     return tokenizer.decode([*head, token], clean_up_tokenization_spaces=False)[len(before) :]
 
 
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def _build(encoder: PromptEncoder, prompt: FilePrompt, where: str) -> tuple[PromptPair, bool] | str:
+def _build(
+    encoder: PromptEncoder, prompt: FilePrompt, roles: dict[str, int], where: str
+) -> tuple[PromptPair, bool] | str:
     """The pair and whether an answer has several tokens; or what is wrong: ``lengths``, ``equality`` or ``answers``."""
     clean, corrupt = encoder.encode(prompt.clean), encoder.encode(prompt.corrupt)
     if len(clean) != len(corrupt) or not clean:
         return "lengths"
     if clean == corrupt:
         return "equality"
-    for role, position in prompt.word_idxs.items():
+    for role, position in roles.items():
         if position >= len(clean):
             raise InputError(
-                f"{where}: prompts[{prompt.index}] has {len(clean)} tokens with this tokenizer, "
+                f"{where} has {len(clean)} tokens with this tokenizer, "
                 f"but word_idxs puts {role} at {position}"
             )
     right = [encoder.continuation(prompt.clean, answer) for answer in prompt.answers]
@@ -345,7 +267,7 @@ def _build(encoder: PromptEncoder, prompt: FilePrompt, where: str) -> tuple[Prom
     start = right[0][:shared]
     added = encoder.tokenizer.decode(list(start), clean_up_tokenization_spaces=False) if start else ""
     clean_tokens = (*encoder.bos, *clean, *start)
-    positions = {role: position + len(encoder.bos) for role, position in prompt.word_idxs.items()}
+    positions = {role: position + len(encoder.bos) for role, position in roles.items()}
     pair = PromptPair(
         clean=prompt.clean + added,
         corrupt=prompt.corrupt + added,

