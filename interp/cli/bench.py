@@ -28,7 +28,7 @@ def _many(metavar: str, default: str, more: str = "", parser=names):
 
 def bench(
     tasks: Annotated[tuple | None, _many("TASKS", "all shipped and planted ones")] = None,
-    methods: Annotated[tuple | None, _many("METHODS", "all but patching")] = None,
+    methods: Annotated[tuple | None, _many("METHODS", "all but patching", "; or file.py:function")] = None,
     models: Annotated[
         tuple | None, _many("MODELS", DEFAULT_MODEL, "; planted tasks run on their own models")
     ] = None,

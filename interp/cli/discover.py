@@ -174,7 +174,7 @@ def discover(
     method: Annotated[
         str,
         typer.Option(
-            metavar="METHOD", help="adaptive-patching, attribution, overlap, patching, … (interp methods)"
+            metavar="METHOD", help="adaptive-patching, attribution, overlap, patching, … (interp methods), or file.py:function"
         ),
     ] = "adaptive-patching",
     n: PairsOption = None,

@@ -42,9 +42,12 @@ def file_name(text: str) -> str:
 
 
 def default_folder(task: str, model: str | None, method: str) -> Path:
-    """A model that was named is part of the name, so that no run replaces another model's."""
+    """A model that was named is part of the name, so that no run replaces another model's.
+
+    Of a method of one's own, ``file.py:function``, it is the function.
+    """
     named = [] if model in (None, DEFAULT_MODEL, task) else [file_name(model)]
-    return Path("runs") / "-".join([file_name(task), *named, file_name(method)])
+    return Path("runs") / "-".join([file_name(task), *named, method.rpartition(":")[2]])
 
 
 def whole_option(*names: str, least: int, most: int | None = None, help: str):

@@ -2,7 +2,7 @@
 
 A *clean* (positive) prompt is one on which the model can do the task; its *corrupt* (negative) partner has the
 same number of tokens but lacks the information that the task needs. Everything downstream — codes, scores,
-interchange, the report — reads only these pairs, never a task's text.
+activation patching, the report — reads only these pairs, never a task's text.
 """
 
 import hashlib

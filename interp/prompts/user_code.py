@@ -35,8 +35,12 @@ def load_object(spec: str) -> Any:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # files in two places share a name
-    found = importlib.util.spec_from_file_location(f"user_code_{path.stem}_{place}", path)
+    # files in two places share a name, and a file that was edited is another; else what it holds stays the same object
+    identity = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:8]
+    name = f"user_code_{path.stem}_{identity}"
+    if name in sys.modules:
+        return sys.modules[name]
+    found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise InputError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(found)

@@ -127,7 +127,7 @@ def _path_patched(model, batch, receiver, added):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "pythia", "phi"])
-def test_removing_all_edges_out_of_a_component_is_exact_interchange(family, tiny_model):
+def test_removing_all_edges_out_of_a_component_is_activation_patching(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=3, lengths=(8, 10))
     patching = _edges(model, pairs)
     graph = patching.graph

@@ -71,7 +71,7 @@ def test_gradients_alone_miss_the_or_gate():
     assert scores[written].min() < scores[~written].max()
 
 
-def test_swaps_are_exact_interchange():
+def test_patches_are_exact_interchange():
     model, pairs = _planted("planted-backup", 6)
     exact = patching(model, pairs)
     runner = PatchRunner(model, pairs, range(6))
@@ -86,7 +86,7 @@ def test_swaps_are_exact_interchange():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_swaps_start_at_the_first_difference(family, tiny_model):
+def test_patches_start_at_the_first_difference(family, tiny_model):
     """Where the prefix is cached, effects equal those of activation_patching, whatever rows are asked for."""
     model, pairs = tiny_model(family), random_pairs(60, n=4, lengths=(10, 12))
     for i, pair in enumerate(pairs):
@@ -157,14 +157,14 @@ def test_arms_of_a_gate_have_a_value_with_others_half_off_and_decoys_have_none()
     assert max(size for site, size in sizes.items() if site not in truth.heads) < 1e-3 * gap
 
 
-def test_budget_is_kept_and_more_of_it_swaps_more():
+def test_budget_is_kept_and_more_of_it_patches_more():
     model, pairs = _planted("planted-backup", 10)
     for budget in (0.0, 2.0, 4.0):
         found = adaptive_patching(model, pairs, AdaptivePatchingConfig(budget=budget))
         assert found.cost.forwards <= (4 + budget) * len(pairs) + 1e-9
 
 
-def test_of_few_pairs_runs_with_others_off_leave_swaps_for_what_a_gradient_gets_wrong(monkeypatch):
+def test_of_few_pairs_runs_with_others_off_leave_patches_for_what_a_gradient_gets_wrong(monkeypatch):
     """Two decoys of planted-gates have an attribution of 4 and 5 % of the gap and hardly an effect."""
     model, pairs = _planted("planted-gates", 50)
     written = _written("planted-gates", (model.cfg.n_layers, model.cfg.n_heads)).ravel()

@@ -34,7 +34,7 @@ def counted(model, pairs):
         yield ran
 
 
-def test_of_exact_interchange(planted):
+def test_of_activation_patching(planted):
     model, pairs = planted
     patching(model, pairs)  # what it looks up about a model is looked up once
     with counted(model, pairs) as ran:
@@ -42,7 +42,7 @@ def test_of_exact_interchange(planted):
     assert found.cost.forwards == pytest.approx(ran[0])
 
 
-def test_of_swaps_of_single_heads(planted):
+def test_of_patches_of_single_heads(planted):
     model, pairs = planted
     runner = PatchRunner(model, pairs, range(6))
     feed(model, pairs, [runner])

@@ -44,7 +44,7 @@ def test_draws_pass_a_gradient():
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
-def test_a_closed_mask_is_exact_interchange_and_open_ones_change_nothing(family, tiny_model):
+def test_a_closed_mask_is_activation_patching_and_open_ones_change_nothing(family, tiny_model):
     model, pairs = tiny_model(family), random_pairs(60, n=2)
     masked = _Masked(model, pairs, SubnetworkProbingConfig(metric="task", mlps=True))
     feed(model, pairs, [masked])

@@ -57,7 +57,7 @@ def test_intervals_hold_the_true_mean_where_attribution_is_of_another_size(scale
     assert 0.85 < held < (0.98 if scale <= 1 else 1)
 
 
-def test_swaps_mend_the_bias():
+def test_patches_mend_the_bias():
     exact, attribution = _case()
     estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
     _spend(estimates, exact, 60)
@@ -68,7 +68,7 @@ def test_swaps_mend_the_bias():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_swaps_go_to_open_heads(seed):
+def test_patches_go_to_open_heads(seed):
     """Heads at the threshold keep membership open: where all is decided, rounding says what is patched next."""
     exact, attribution = _case()
     generator = np.random.default_rng(100)
