@@ -24,7 +24,7 @@ from interp.report import render_report, wording, write_report
 from interp.runs.discover import check_settings, discover
 from interp.scores.adaptive_patching.edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, PatchedEdgesConfig
 from interp.scores.eap import ATTRIBUTED_EDGE_PAIRS
-from interp.scores.registry import DEFAULT_METHOD, METHODS
+from interp.scores.registry import DEFAULT_METHOD, METHODS, REFERENCE_METHOD
 from interp.tasks import PromptFile, load_task, task_names
 
 LARGEST = 2
@@ -154,7 +154,7 @@ class Progress:
         }
         self.weights = {
             f"{method} scores": COSTS[method] * n,
-            "activation patching": 0 if method == "patching" else _CHECK * CANDIDATES * n,
+            "activation patching": 0 if method == REFERENCE_METHOD else _CHECK * CANDIDATES * n,
             "edges": edges.get(method, _EDGES * min(n, ATTRIBUTED_EDGE_PAIRS)),
         }
         self.draw = draw

@@ -174,7 +174,8 @@ def discover(
     method: Annotated[
         str,
         typer.Option(
-            metavar="METHOD", help="adaptive-patching, attribution, overlap, patching, … (interp methods), or file.py:function"
+            metavar="METHOD",
+            help="adaptive-patching, attribution, overlap, patching, … (interp methods), or file.py:function",
         ),
     ] = "adaptive-patching",
     n: PairsOption = None,
@@ -307,9 +308,7 @@ def discover(
     if json_file is not None:
         write_text(json_file, found.model_dump_json(indent=1) + "\n")
     print_members(found)
-    other = "overlap" if method != "overlap" and not mlps else "attribution"
-    if other == method:
-        other = "nap-ig"
+    other = next(name for name in (("overlap",) * (not mlps) + ("attribution", "nap-ig")) if name != method)
     given = {
         "--model": model,
         "--n": n,

@@ -97,7 +97,7 @@ def test_a_plain_function_from_python_also_without_a_pass_of_its_own():
         return Scores(heads)
 
     run = interp.discover("planted-induction", method=first_head, n=8, n_candidates=1)
-    assert run.result["method"] == "first-head" and run.result["heads"][0]["effect"] is not None
+    assert run.method == "first-head" and run.heads[0].effect is not None
     assert isinstance(load_method(first_head), Method)
 
 
