@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.bottlenecks import Codebook, CodebookConfig
-from interp.bottlenecks.store import books_fingerprint
+from interp.bottlenecks.store import codebooks_fingerprint
 from interp.codesearch import Book, CodeIndex, code_page, search_regex, search_similar
 from interp.codesearch.build import WORK, finish
 from interp.codesearch.corpus import Corpus
@@ -76,7 +76,7 @@ def make_index(folder: Path, book: Codebook, n: int, n_books: int, n_codes: int,
     gathered.similarity[:] = gathered.margin
     request = {
         "model": {"spec": None},
-        "books": {"fingerprint": books_fingerprint({"a0": book}), "folder": None, "sites": ["a0"]},
+        "books": {"fingerprint": codebooks_fingerprint({"a0": book}), "folder": None, "sites": ["a0"]},
         "text": {"spec": "synthetic", "split": "train"},
         "error_term": True,
     }

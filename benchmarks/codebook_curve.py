@@ -24,7 +24,7 @@ from rich.table import Table
 
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import CodebookStore
+from interp.bottlenecks.store import Codebooks
 from interp.evaluation.codebook_quality import quality_of_folder
 from interp.models import load_model
 from interp.progress import bar
@@ -84,11 +84,11 @@ def _measured(given: argparse.Namespace, model, k: int, tokens: int) -> dict:
     return result
 
 
-def _books(given: argparse.Namespace, model, k: int, tokens: int) -> CodebookStore:
+def _books(given: argparse.Namespace, model, k: int, tokens: int) -> Codebooks:
     if tokens == 0:
         text = load_text(DATA, model, n_tokens=given.fit_tokens, stage=bar)
         folder = given.work / f"{_kind(given, k)}-fitted"
-        return fit_codebooks(model, text, ["heads"], folder, _fitted(given, k), stage=bar)
+        return fit_codebooks(model, ["heads"], text, folder, _fitted(given, k), stage=bar)
     before = _before(tokens)
     start, config = _books(given, model, k, before), _trained(given, k, tokens)
     text = load_text(DATA, model, n_tokens=(tokens - before) // config.epochs, stage=bar)
@@ -115,7 +115,7 @@ def _trained(given: argparse.Namespace, k: int, tokens: int) -> TrainConfig:
     return config
 
 
-def _quality(given: argparse.Namespace, model, books: CodebookStore, controls: int) -> dict:
+def _quality(given: argparse.Namespace, model, books: Codebooks, controls: int) -> dict:
     found = quality_of_folder(
         model, books, JUDGED, n_tokens=given.eval_tokens, control_blocks=controls, stage=bar
     )

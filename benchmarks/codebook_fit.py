@@ -65,7 +65,7 @@ def _increases(model, text, selection, k, number, settings, options) -> list[str
         sequential=settings["sequential"],
     )
     folder = options.folder / f"{selection}-k{k}-{number}"
-    books = fit_codebooks(model, text, ["heads"], folder, config, stage=bar)
+    books = fit_codebooks(model, ["heads"], text, folder, config, stage=bar)
     found = quality_of_folder(
         model, books, ["self", "stdlib"], n_tokens=options.eval_tokens, control_blocks=0, stage=bar
     )

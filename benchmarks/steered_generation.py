@@ -22,7 +22,7 @@ from rich.table import Table
 
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.models import load_model
 from interp.models.generate import generate
 from interp.steering import AddCode, SetCode, WeightedCode
@@ -44,7 +44,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     model = load_model()
-    books = load_codebooks(given.codebooks, model, k=1)
+    books = Codebooks.from_pretrained(given.codebooks, model, k=1)
     layers = [site for site in books if site.startswith("a") and "." not in site]
     heads = [f"{site}.h{head}" for site in layers for head in range(model.cfg.n_heads)]
     spread = heads[:: max(1, len(heads) // 40)][:40]

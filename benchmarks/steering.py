@@ -23,7 +23,7 @@ from torch import Tensor
 
 from interp.bench.plan import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, made_of, measure, steering_table
 from interp.evaluation.steering_conditions import ARMS, means_of_texts, plan_arms
 from interp.models import Model, load_model
@@ -56,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     config = SteeringConfig(**{name: getattr(given, name) for name in numbers})
     model = load_model()
-    books = load_codebooks(given.codebooks, model)
+    books = Codebooks.from_pretrained(given.codebooks, model)
     settings = {
         "model": identity(model, {}),
         "books": identity(model, books),

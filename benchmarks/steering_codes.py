@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import hypergeom
 
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.models import load_model
 from interp.steering import CodeSet, FoundCode, Verdict, load_topic, topic_names
 from interp.steering.cache import identity, recall, request_key
@@ -25,7 +25,7 @@ LEVEL, FIRST = 0.05, 20
 
 def main() -> None:
     model = load_model()
-    made_with = identity(model, load_codebooks(None, model))
+    made_with = identity(model, Codebooks.from_pretrained("smollm2-135m-instruct-k1", model))
     table = Table("topic", "codes", "lower the target", "", "net effect", "judged", box=None)
     for name in (f"p ≤ {LEVEL}", "by chance, at most", f"q ≤ {LEVEL}", "their net effect", "fire in none"):
         table.add_column(name)

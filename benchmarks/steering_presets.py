@@ -20,7 +20,7 @@ from rich.table import Table
 
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import WeightedCode, code_edits, format_codes
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.files import write_json
 from interp.models import load_model
 from interp.steering import find_codes, load_topic, topic_names
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FILE.parent)
     given = parser.parse_args()
     model = load_model()
-    books = load_codebooks(None, model)
+    books = Codebooks.from_pretrained("smollm2-135m-instruct-k1", model)
     made_with = identity(model, books)
     prompts = load_topic(topic_names()[0]).prompts
     prompts = [prompts[i % len(prompts)] for i in range(given.n)]

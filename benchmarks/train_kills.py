@@ -36,7 +36,7 @@ def parts(folder: Path):
     tokens = torch.randint(model.cfg.d_vocab, (STEPS * BATCH, 16), generator=generator)
     text = TextBlocks(tokens, "random", "train", 0, len(tokens))
     config = FitConfig(n_codes=32, k=2, selection="matching_pursuit")
-    return model, fit_codebooks(model, text, ["heads"], folder / "start", config), text
+    return model, fit_codebooks(model, ["heads"], text, folder / "start", config), text
 
 
 def child(folder: Path, name: str) -> None:

@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """The embedded one, which is meant where no model is named."""
+DEFAULT_CODEBOOKS = "smollm2-135m-instruct-k1"
+"""Its codebooks at all heads, which come with the package; those at MLP outputs are ``smollm2-135m-instruct-mlps-k1``."""
 
 # read once, when torch loads: threads that spin while they wait made small models up to 6 times slower on two cores
 if "torch" not in sys.modules:
@@ -26,7 +28,10 @@ _EXPORTS = {
     "SetCode": "interp.bottlenecks.edits",
     "AddCode": "interp.bottlenecks.edits",
     "ForbidCode": "interp.bottlenecks.edits",
-    "load_codebooks": "interp.bottlenecks.store",
+    "Codebooks": "interp.bottlenecks.store",
+    "fit_codebooks": "interp.bottlenecks.fit",
+    "train_codebooks": "interp.training",
+    "CodeIndex": "interp.codesearch",
     "steer": "interp.steering",
     "find_codes": "interp.steering",
     "generate": "interp.models.generate",

@@ -19,7 +19,7 @@ def folders(tiny_model_folder, tmp_path_factory) -> dict[str, str]:
         model = load_model(spec)
         text = load_text("stdlib", model, n_tokens=640, context=32)
         out = tmp_path_factory.mktemp("books") / name
-        fit_codebooks(model, text, ["heads"], out, FitConfig(n_codes=12, k=2, selection="matching_pursuit"))
+        fit_codebooks(model, ["heads"], text, out, FitConfig(n_codes=12, k=2, selection="matching_pursuit"))
         found |= {name: spec, f"{name} books": str(out)}
     return found
 
@@ -42,7 +42,7 @@ def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how, c
     found = steer(*words)
     assert found.code == 0, found.err
     assert "base" in found.out and "steered" in found.out and "perplexity" in found.out
-    program = found.out[found.out.index("from pathlib") :]
+    program = found.out[found.out.index("from interp import") :]
     capsys.readouterr()
     exec(program, {})  # noqa: S102 - what the user is told to run
     printed = re.findall(r" (\d+\.\d{4,})$", capsys.readouterr().out, re.MULTILINE)
@@ -56,7 +56,7 @@ def test_a_control_of_random_codes_from_the_third_token_on(steer, capsys):
     found = steer(*words, "--random-baseline", "--positions", "generated:3")
     assert found.code == 0, found.err
     assert "random codes" in found.out and found.out.count("perplexity ") == 6 + 1
-    program = found.out[found.out.index("from pathlib") :]
+    program = found.out[found.out.index("from interp import") :]
     assert "positions='generated:3'" in program and "random_baseline=True" in program
     capsys.readouterr()
     exec(program, {})  # noqa: S102 - what the user is told to run

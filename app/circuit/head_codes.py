@@ -18,6 +18,7 @@ from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.tokens import coloured, plain
 from interp.app.widgets.url_state import IN_URL
 from interp.app.widgets.urls import code_pages
+from interp.bottlenecks.store import Codebooks
 from interp.circuits.circuit import Component
 from interp.errors import InputError
 from interp.report import wording
@@ -160,8 +161,8 @@ def _shares(read: PairCodes, site: str, role: str | None, books: str) -> list[di
 
 def _set(
     found: Opened,
-    folder: Path | None,
-    books: dict,
+    folder: str | Path,
+    books: Codebooks,
     read: PairCodes,
     site: str,
     role: str | None,

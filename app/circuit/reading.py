@@ -97,12 +97,12 @@ def _turn(found: Opened) -> Iterator[tuple[Model, PromptPairs]]:
         yield model, some
 
 
-def _key(found: Opened, folder: Path | None) -> tuple:
+def _key(found: Opened, folder: str | Path) -> tuple:
     """A run and codebooks as they are now."""
     return (*found.key, folder, changed(folder))
 
 
-def codes(found: Opened, folder: Path | None, books: Mapping) -> PairCodes:
+def codes(found: Opened, folder: str | Path, books: Mapping) -> PairCodes:
     """Metric and codes of the run's first pairs; two forward passes a pair, the first time.
 
     Raises:
@@ -119,7 +119,7 @@ def codes(found: Opened, folder: Path | None, books: Mapping) -> PairCodes:
 
 def has_effect(
     found: Opened,
-    folder: Path | None,
+    folder: str | Path,
     books: Mapping,  # noqa: ARG001 - the arguments are those of :func:`effect`
     site: str,
     code: int | str,
@@ -132,7 +132,7 @@ def has_effect(
 
 def effect(
     found: Opened,
-    folder: Path | None,
+    folder: str | Path,
     books: Mapping,
     site: str,
     code: int | str,

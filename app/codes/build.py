@@ -15,8 +15,8 @@ from pathlib import Path
 from interp import DEFAULT_MODEL
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.app.widgets.codebook_picker import SHIPPED, SHIPPED_MLPS, folder_of, load, shipped_names
-from interp.bottlenecks.store import MLPS, codebooks_folder
+from interp.app.widgets.codebook_picker import load, names_of, source_of
+from interp.bottlenecks.store import pretrained_names
 from interp.codesearch import build_index
 from interp.codesearch.index import MANIFEST
 from interp.errors import InputError
@@ -36,7 +36,7 @@ class Plan:
     """What is built: the folder's name says it, so that it can be gone on with.
 
     Attributes:
-        books: a folder of the runs folder, or :data:`~interp.app.widgets.codebook_picker.SHIPPED` or ``SHIPPED_MLPS``.
+        books: a name of the package's codebooks, or a folder of the runs folder.
     """
 
     books: str
@@ -45,32 +45,28 @@ class Plan:
     @property
     def folder(self) -> Path:
         model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(engine.model_name()).name)
-        # "of": a folder of codebooks may be called as those of the package are here
-        books = {SHIPPED: "", SHIPPED_MLPS: "-mlps"}.get(self.books, f"-of-{self.books}")
-        return engine.runs() / f"index-{model}{books}-{SOURCE}-{self.n_tokens}"
+        return engine.runs() / f"index-{model}-of-{self.books}-{SOURCE}-{self.n_tokens}"
 
     def command(self) -> str:
         """The same in a terminal."""
         words = ["interp", "index", "build", "--data", SOURCE, "--tokens", str(self.n_tokens)]
         if engine.model_name() != DEFAULT_MODEL:
             words += ["--model", engine.model_name()]
-        if self.books == SHIPPED_MLPS:
-            words += ["--codebooks", str(MLPS)]
-        elif self.books != SHIPPED:
-            words += ["--codebooks", f"{run_store.shown_path()}/{self.books}"]
+        source = source_of(self.books)
+        words += ["--codebooks", source if isinstance(source, str) else f"{run_store.shown_path()}/{self.books}"]
         return shlex.join([*words, "--out", f"{run_store.shown_path()}/{self.folder.name}"])
 
 
 def plan_of(folder: str) -> Plan | None:
     """What this page would build in a folder of this name; None if nothing."""
-    names = [SHIPPED, SHIPPED_MLPS, *run_store.folders("codebooks")]
+    names = [*pretrained_names(), *run_store.folders("codebooks")]
     plans = (Plan(name, size) for name in names for size in SIZES)
     return next((plan for plan in plans if plan.folder.name == folder), None)
 
 
 def choices(model) -> list[str]:
     """The codebooks that an index can be built of, with those of the package if it has some for the model."""
-    return shipped_names(engine.model_name(), model) + run_store.folders("codebooks")
+    return names_of(engine.model_name(), model) + run_store.folders("codebooks")
 
 
 class Build(threading.Thread):
@@ -103,8 +99,7 @@ class Build(threading.Thread):
         model = engine.loading().model.result()
         self.stage = "reading the codebooks"
         run_store.check_inside(self.plan.folder)
-        chosen = folder_of(self.plan.books)
-        folder, books = codebooks_folder(model, chosen), load(chosen, model)
+        books = load(source_of(self.plan.books), model)
         self.stage = "reading the text"
         text = load_text(SOURCE, model, n_tokens=self.plan.n_tokens, context=min(CONTEXT, model.cfg.n_ctx))
         build_index(
@@ -112,7 +107,6 @@ class Build(threading.Thread):
             books,
             text,
             self.plan.folder,
-            books_folder=folder,
             batch_size=BLOCKS,
             save_seconds=SAVE_SECONDS,
             turn=engine.turn,

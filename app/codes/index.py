@@ -6,7 +6,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.bottlenecks.store import SHIPPED
+from interp.bottlenecks.store import PRETRAINED
 from interp.codesearch import CodeIndex
 from interp.codesearch.annotations import Annotation, Annotations
 from interp.codesearch.index import MANIFEST, ready_index
@@ -39,7 +39,7 @@ def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key 
 
     run_store.check_inside(folder)
     try:
-        return ready_index(folder, [engine.runs(), SHIPPED])
+        return ready_index(folder, [engine.runs(), PRETRAINED])
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror or error}): reload the page") from None
 

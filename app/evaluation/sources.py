@@ -6,7 +6,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.bottlenecks.store import SHIPPED
+from interp.bottlenecks.store import PRETRAINED
 from interp.report.bench_rows import BenchRows, read_bench
 from interp.report.tables import BASE_FILE, Quality, Steering, read_quality, read_steering
 
@@ -32,7 +32,7 @@ def benches() -> dict[str, Path]:
 def qualities() -> dict[str, Path]:
     """Files by the names of their codebooks, those of the package first."""
     found = {
-        f"{path.parent.name}, of the package": path for path in sorted(SHIPPED.glob(f"*/{run_store.QUALITY}"))
+        f"{path.parent.name}, of the package": path for path in sorted(PRETRAINED.glob(f"*/{run_store.QUALITY}"))
     }
     folders = [engine.runs() / name for name in run_store.folders("codebooks")]
     return found | {f.name: f / run_store.QUALITY for f in folders if (f / run_store.QUALITY).is_file()}

@@ -11,6 +11,7 @@ from interp.app import engine
 from interp.app.widgets.codebook_picker import changed
 from interp.app.widgets.tokens import pieces
 from interp.app.widgets.urls import code_pages, steering_by
+from interp.bottlenecks.store import Codebooks
 from interp.codesearch.token_codes import TokenCodes, read_codes
 from interp.errors import InputError
 from interp.steering.continuations import encode_prompts
@@ -32,7 +33,7 @@ class Reading:
     codes: dict[str, TokenCodes]
 
 
-def read(folder: Path | None, books: dict, text: str) -> Reading:
+def read(folder: str | Path, books: Codebooks, text: str) -> Reading:
     """One forward pass, holding the lock; none if this tab has read the same text last.
 
     Args:

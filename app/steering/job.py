@@ -12,6 +12,7 @@ from interp.app import engine
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import pieces
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.models import Model
 from interp.steering import CodeSet, SteeringRequest, find_codes
@@ -53,7 +54,7 @@ Show = Callable[[int, list[str], list[bool], int], None]
 """Is told a text's number, pieces of it, which of them codes were edited at, and how many are of the prompt."""
 
 
-def compare(books: dict, request: SteeringRequest, show: Show) -> tuple[Written, ...]:
+def compare(books: Codebooks, request: SteeringRequest, show: Show) -> tuple[Written, ...]:
     """Write the text of each condition, taking a turn at the model; ``show`` is told of each as far as it is written.
 
     Args:
@@ -156,7 +157,7 @@ def _written(
 
 
 def find(
-    books: dict, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str
+    books: Codebooks, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str
 ) -> CodeSet:
     """The codes of some texts: looked up, or looked for once, taking a turn at the model.
 

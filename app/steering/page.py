@@ -189,7 +189,7 @@ if pressed:
             chat=chat,
             random_baseline=random_baseline,
             model=engine.model_name(),
-            codebooks=None if folder is None else str(folder),
+            codebooks=str(folder),
         )
         st.session_state["comparison"] = code_set, request, compare(books, request, shown), asked
     except InputError as error:

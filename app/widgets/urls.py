@@ -7,9 +7,10 @@ from urllib.parse import urlencode
 from interp.app import engine
 from interp.app.codes import index as code_index
 from interp.app.widgets import run_store
-from interp.app.widgets.codebook_picker import shipped_fingerprint, shipped_name
-from interp.bottlenecks import store
+from interp.app.widgets.codebook_picker import pretrained_fingerprint
 from interp.bottlenecks.edits import code_name
+from interp.bottlenecks.store import MANIFEST as CODEBOOKS
+from interp.bottlenecks.store import pretrained_names
 from interp.codesearch.index import MANIFEST
 from interp.errors import InputError
 from interp.files import read_json
@@ -48,12 +49,13 @@ def books_of(index: str) -> str | None:
     except (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
     if where.parent != engine.runs():
-        name = shipped_name(where)
+        if where.name not in pretrained_names():
+            return None
         # a folder of the package has held others in other versions of it
-        same = name is not None and shipped_fingerprint(where.name, sites) == made_with.get("fingerprint")
-        return name if same else None
+        same = pretrained_fingerprint(where.name, sites) == made_with.get("fingerprint")
+        return where.name if same else None
     try:
-        made = (where / store.MANIFEST).stat().st_mtime
+        made = (where / CODEBOOKS).stat().st_mtime
     except OSError:
         return None
     return where.name if made <= code_index.changed(folder) else None

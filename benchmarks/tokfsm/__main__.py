@@ -1,62 +1,51 @@
-"""``interp reproduce``: published experiments from scratch, beside their published numbers."""
+"""The finite-state experiment, run from the root of the repository.
 
+::
+
+    python -m benchmarks.tokfsm run --scale cpu --seed 0    # train, measure, compare; resumes where it was killed
+    python -m benchmarks.tokfsm seeds                       # the kept runs of scale cpu, and their mean
+"""
+
+import argparse
+import shlex
 from pathlib import Path
-from typing import Annotated, Literal
 
-import typer
-
-from interp.cli.app import workbench_of
-from interp.cli.options import MOST_SEED, DeviceOption, whole_option
-from interp.cli.terminal import goes_on, suggest
-
-reproduce_app = typer.Typer(
-    help="Published experiments from scratch, beside their published numbers.", no_args_is_help=True
-)
+from benchmarks.tokfsm import seeds
+from benchmarks.tokfsm.folder import PAGE, save
+from benchmarks.tokfsm.recipe import SCALES, recipe
+from benchmarks.tokfsm.reproduce import measure, train
+from interp.models import parse_device
+from interp.progress import bar
 
 
-@reproduce_app.callback()
-def _root() -> None:
-    """Keeps the experiment's name a word of the command while there is but one."""
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tokfsm", description=__doc__.partition("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train the finite-state model with codebooks, measure it, compare")
+    run.add_argument("--scale", choices=SCALES, default="cpu", help="10 M, 20 M or 2.6 G tokens (a GPU)")
+    run.add_argument("--seed", type=int, default=0, help="of weights and text")
+    run.add_argument("--tokens", type=int, help="train on so many in all (default: the scale's)")
+    run.add_argument("--out", type=Path, help="folder to write (default: runs/tokfsm-SCALE-seedN)")
+    run.add_argument("--device", help="cpu, cuda, mps (default: the fastest there is)")
+    seeds.add_arguments(
+        commands.add_parser("seeds", help="print each run and their mean", description=seeds.__doc__)
+    )
+    given = parser.parse_args(words)
+    if given.command == "seeds":
+        seeds.main(parser, given)
+        return
+    wanted = recipe(given.scale, seed=given.seed, tokens=given.tokens)
+    folder = given.out or Path("runs") / f"tokfsm-{given.scale}-seed{given.seed}"
+    training = train(wanted, folder, device=str(parse_device(given.device)), stage=bar)
+    command = ["python", "-m", "benchmarks.tokfsm", "run", "--scale", given.scale, "--seed", str(given.seed)]
+    command += [] if given.tokens is None else ["--tokens", str(given.tokens)]
+    command += [] if given.out is None else ["--out", str(given.out)]
+    save(training, measure(training, stage=bar), folder, shlex.join(command))
+    print((folder / PAGE).read_text(encoding="utf-8"))
+    print(f"saved    {folder}")
 
 
-@reproduce_app.command()
-def tokfsm(
-    scale: Annotated[
-        Literal["quick", "cpu", "full"],
-        typer.Option(
-            metavar="SCALE",
-            help="quick (10 M tokens), cpu (20 M) or full (2.6 G, a GPU)",
-        ),
-    ] = "cpu",
-    seed: Annotated[
-        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of weights and text")
-    ] = 0,
-    tokens: Annotated[
-        int | None, whole_option("--tokens", least=1, help="train on so many in all (default: the scale's)")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="folder to write (default: runs/tokfsm-SCALE-seedN)"),
-    ] = None,
-    device: DeviceOption = None,
-) -> None:
-    """Train the finite-state model with codebooks, measure it, compare. Resumes where a killed run stopped."""
-    from benchmarks.tokfsm.recipe import recipe
-
-    wanted = recipe(scale, seed=seed, tokens=tokens)
-    folder = out or Path("runs") / f"tokfsm-{scale}-seed{seed}"
-
-    from benchmarks.tokfsm.folder import PAGE, save
-    from benchmarks.tokfsm.reproduce import measure, train
-    from interp.models import parse_device
-    from interp.progress import bar
-
-    words = ["interp", "reproduce", "tokfsm", "--scale", scale, "--seed", str(seed)]
-    words += [] if tokens is None else ["--tokens", str(tokens)]
-    words += [] if out is None else ["--out", str(out)]
-    with goes_on(folder):
-        training = train(wanted, folder, device=str(parse_device(device)), stage=bar)
-        save(training, measure(training, stage=bar), folder, words)
-    typer.echo((folder / PAGE).read_text(encoding="utf-8"))
-    typer.echo(f"saved    {folder}")
-    suggest((workbench_of(folder), "the same in the browser, on the page Evaluation"))
+if __name__ == "__main__":
+    main()

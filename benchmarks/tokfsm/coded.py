@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmarks.tokfsm.ema import ExponentialMovingAverage
 from benchmarks.tokfsm.neox import NeoX, NeoXShape
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.base import Codes, straight_through
@@ -15,6 +14,43 @@ Ids = dict[str, Int[Tensor, "batch pos *group"]]
 """The code at every position by site; ``a2`` has one a head, ``m2`` one."""
 Edit = Callable[[str, Tensor], Tensor]
 """Takes a site and its ids, returns the ids that take their place."""
+
+
+PRIOR = 1.0
+"""Vectors that a code's place counts as: one that was seen once goes half of the way."""
+
+
+class ExponentialMovingAverage(nn.Module):
+    """The running means of one codebook with one code a vector (van den Oord et al. 2017, arXiv 1711.00937, A.1).
+
+    An optimizer moves every code by about its learning rate, however long the vectors are. A running mean is as far
+    behind them as its memory is long, at any scale. Its state is all that a resumed run needs.
+
+    Attributes:
+        mass: vectors of each code, those of earlier steps with the weight that they still have.
+        total: their sum.
+    """
+
+    def __init__(self, book: Codebook, memory: float) -> None:
+        super().__init__()
+        self.memory = memory
+        self.register_buffer("mass", torch.zeros(book.codes.shape[:2]))
+        self.register_buffer("total", torch.zeros(book.codes.shape))
+
+    @torch.no_grad()
+    def follow(self, book: Codebook, x: Float[Tensor, "*vector d_in"], ids: Int[Tensor, "*vector"]) -> None:
+        """Move the codes that occur to the mean of their vectors; the others stay.
+
+        Args:
+            ids: the code of every vector (of every group of it), as ``book`` gave them.
+        """
+        rows = book.rows(x)
+        index = ids.reshape(-1, len(rows)).T.long()
+        found = torch.zeros_like(self.mass).scatter_add_(1, index, torch.ones_like(index, dtype=rows.dtype))
+        self.mass.mul_(self.memory).add_(found)
+        self.total.mul_(self.memory).scatter_add_(1, index[..., None].expand_as(rows), rows)
+        mean = (self.total + PRIOR * book.codes) / (self.mass + PRIOR)[..., None]
+        book.codes.copy_(torch.where((found > 0)[..., None], mean, book.codes))
 
 
 class Books(nn.ModuleDict):

@@ -1,6 +1,5 @@
 """What a reproduction leaves: result, page, and the model with its books in the forms that other tools read."""
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,22 @@ from interp.models.provenance import versions
 RESULT, PAGE = "result.json", "table.md"
 
 
-def save(training: Training, measured: dict[str, Any], folder: Path, words: list[str]) -> dict[str, Any]:
-    """Write everything; the result comes last. ``words`` is the command that prints it again."""
+def save(training: Training, measured: dict[str, Any], folder: Path, command: str) -> dict[str, Any]:
+    """Write everything; the result comes last. ``command`` makes it again."""
     recipe = training.recipe
     result = {
         "format": FORMAT,
         "recipe": asdict(recipe),
         "tokens": training.step * recipe.per_step,
         "plain_tokens": recipe.plain_steps * recipe.per_step,
-        "command": shlex.join(words),
+        "command": command,
         "versions": versions(),
         "curve": training.curve,
         **measured,
     }
     training.model.save(folder / "model", digit_tokenizer())
     for site, book in training.books.items():
-        book.save(folder / "codebooks" / site)
+        book._save_pretrained(folder / "codebooks" / site)
     write_text(folder / PAGE, page(result))
     write_json(folder / RESULT, result)
     return result

@@ -1,6 +1,6 @@
 """Bottlenecks: activations as integer codes, and back. Each line that imports a class registers it."""
 
-from interp.bottlenecks.base import BOTTLENECKS, NO_CODE, Bottleneck, Codes, load_bottleneck, register
+from interp.bottlenecks.base import BOTTLENECKS, NO_CODE, Bottleneck, Codes, register
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
@@ -17,6 +17,5 @@ __all__ = [
     "DiscreteSAEConfig",
     "LayerNormCodebook",
     "MetricCodebook",
-    "load_bottleneck",
     "register",
 ]

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.bottlenecks.hub import fetch, push
+from interp.bottlenecks.hub import HubFolder
 from interp.errors import InputError
 from interp.files import atomic_path, read_json, read_tensors, write_json
 
@@ -105,7 +105,6 @@ def distinct(ids: Int[Tensor, "*batch k"]) -> Int[Tensor, "*batch k"]:
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "weights.safetensors"
-FILES = [CONFIG_FILE, WEIGHTS_FILE]
 
 
 @runtime_checkable
@@ -118,7 +117,7 @@ class BottleneckConfig(Protocol):
     groups: int
 
 
-class Bottleneck(ABC):
+class Bottleneck(HubFolder, ABC):
     """Turns vectors into a few integer codes and back.
 
     With ``groups > 1`` vectors carry the group axis before the last one, [..., group, d_in], and codes before
@@ -191,98 +190,44 @@ class Bottleneck(ABC):
         """Squared error of the codes, summed over coordinates and averaged over vectors; ``x`` is a constant."""
         return (decoded - x.detach()).float().square().sum(-1).mean()
 
-    def save(self, folder: Path) -> None:
-        """Write ``cfg.json`` and ``weights.safetensors``, each of them whole or not at all."""
-        folder = Path(folder)
+    def _save_pretrained(self, save_directory: Path) -> None:
         config = self._description(self.config)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
-        with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        with atomic_path(save_directory / WEIGHTS_FILE) as temporary:
             save_file(tensors, temporary, metadata={"config": json.dumps(config)})
-        write_json(folder / CONFIG_FILE, config)
+        write_json(save_directory / CONFIG_FILE, config)
 
     @classmethod
-    def load(cls, folder: Path) -> "Bottleneck":
-        """Read what :meth:`save` wrote, onto the CPU.
-
-        Raises:
-            InputError: files that are missing, damaged, of another format, or that do not belong together.
-        """
-        folder = Path(folder)
-        config = cls._read_config(folder / CONFIG_FILE)
+    def _from_folder(cls, folder: Path) -> "Bottleneck":
+        """Onto the CPU; of whichever kind it is if called on :class:`Bottleneck`."""
+        path = folder / CONFIG_FILE
+        description = read_description(path)
+        name = description.pop("kind")
+        known = {name: kind for name, kind in BOTTLENECKS.items() if issubclass(kind, cls)}
+        if name not in known:
+            raise InputError(f"{path} is of kind {name!r}, not {' or '.join(known)}")
+        kind = known[name]
+        try:
+            config = kind.config_class(**description)
+        except TypeError as error:
+            raise InputError(f"{path} is not the configuration of a {kind.kind}: {error}") from None
         path = folder / WEIGHTS_FILE
         try:
             tensors, header = read_tensors(path)
-            stored = json.loads(header.get("config", "null"))
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"cannot read the weights {path}: {error}") from None
-        if stored != cls._description(config):
-            raise InputError(f"{path} was written with another configuration than {CONFIG_FILE} beside it")
-        try:
+            if json.loads(header.get("config", "null")) != kind._description(config):
+                raise InputError(
+                    f"{path} was written with another configuration than {CONFIG_FILE} beside it"
+                )
             for name, tensor in tensors.items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                     raise InputError(f"{path}: {name} holds NaN or infinite values")
-            return cls.restored(config, tensors)
-        except InputError:
-            raise
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"{path} does not hold the weights of a {cls.kind}: {error}") from None
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """As :meth:`save`."""
-        self.save(Path(folder))
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload bottleneck",
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-    ) -> str:
-        """Upload it with a model card to the Hugging Face hub, into a repository that is made if there is none.
-
-        Returns:
-            The commit's address.
-
-        Raises:
-            InputError: the hub cannot be reached, or refuses.
-        """
-        return push(
-            self.save,
-            repo_id,
-            self.kind,
-            message=commit_message,
-            private=private,
-            token=token,
-            revision=revision,
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls, source: str | Path, *, revision: str | None = None, token: str | None = None
-    ) -> "Bottleneck":
-        """Load from a folder, or from the hub's repository ``owner/name``; of any kind if called on the base class.
-
-        Raises:
-            InputError: as :func:`load_bottleneck`, or it is of another kind.
-        """
-        folder = fetch(source, FILES, revision=revision, token=token)
-        return load_bottleneck(folder) if cls is Bottleneck else cls.load(folder)
+            return kind.restored(config, tensors)
+        except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path} does not hold the weights of a {kind.kind}: {error}") from None
 
     @classmethod
     def _description(cls, config: Any) -> dict[str, Any]:
         return {"format": FORMAT, "kind": cls.kind, **asdict(config)}
-
-    @classmethod
-    def _read_config(cls, path: Path) -> Any:
-        stored = read_description(path)
-        if stored.get("kind") != cls.kind:
-            raise InputError(f"{path} does not describe a {cls.kind}, but {stored.get('kind')!r}")
-        try:
-            return cls.config_class(**{k: v for k, v in stored.items() if k not in ("format", "kind")})
-        except TypeError as error:
-            raise InputError(f"{path} is not the configuration of a {cls.kind}: {error}") from None
 
 
 BOTTLENECKS: dict[str, type[Bottleneck]] = {}
@@ -305,34 +250,16 @@ def register(cls: T) -> T:
     return cls
 
 
-def load_bottleneck(
-    source: str | Path, *, revision: str | None = None, token: str | None = None
-) -> Bottleneck:
-    """Load whichever bottleneck was saved in a folder, or pushed to the hub's repository ``owner/name``.
-
-    A folder of that name comes before the hub.
-
-    Raises:
-        InputError: there is none, its files are damaged, or the hub cannot be reached.
-    """
-    folder = fetch(source, FILES, revision=revision, token=token)
-    path = Path(folder) / CONFIG_FILE
-    kind = read_description(path).get("kind")
-    if kind not in BOTTLENECKS:
-        raise InputError(f"{path} has kind {kind!r}: there are {', '.join(BOTTLENECKS)}")
-    return BOTTLENECKS[kind].load(folder)
-
-
 def read_description(path: Path) -> dict[str, Any]:
-    """The content of a ``cfg.json`` of the format that this version reads."""
+    """The content of a ``cfg.json``, less the number of its format."""
     try:
         stored = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
     if not isinstance(stored, dict) or not isinstance(stored.get("kind"), str):
         raise InputError(f"{path} does not describe a bottleneck")
-    if stored.get("format") != FORMAT:
-        raise InputError(f"{path} has format {stored.get('format')!r}: this version reads format {FORMAT}")
+    if (found := stored.pop("format", None)) != FORMAT:
+        raise InputError(f"{path} has format {found!r}: this version reads format {FORMAT}")
     return stored
 
 

@@ -291,6 +291,17 @@ class Codebook(nn.Module, Bottleneck):
             )
         return self.restored(replace(self.config, k=k), self.tensors())
 
+    def of_group(self, group: int) -> "Codebook":
+        """A codebook of one group alone, such as one head's.
+
+        Raises:
+            KeyError: no such group.
+        """
+        if not 0 <= group < self.config.groups:
+            raise KeyError(f"group {group}: there are 0 to {self.config.groups - 1}")
+        tensors = {name: tensor[group : group + 1] for name, tensor in self.tensors().items()}
+        return self.restored(replace(self.config, groups=1), tensors)
+
     def tensors(self) -> dict[str, Tensor]:
         return {"codes": self.codes, "counts": self.counts}
 

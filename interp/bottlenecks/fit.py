@@ -21,8 +21,9 @@ the same numbers.
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -32,16 +33,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, load_bottleneck
+from interp.bottlenecks.base import CONFIG_FILE, Bottleneck
 from interp.bottlenecks.codebook import Codebook, CodebookConfig, Selection
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.bottlenecks.store import (
     REQUEST_FILE,
     WORK,
-    CodebookStore,
+    Codebooks,
     begin_request,
     check_request,
     describe_text,
+    is_store,
     model_identity,
 )
 from interp.errors import InputError, check_fields
@@ -49,7 +51,7 @@ from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, Site, expand_sites, hooked, model_device
 from interp.models.partial_forward import starting_at
 from interp.progress import Stage, silent
-from interp.text import TextBlocks
+from interp.text import TextBlocks, load_text
 
 
 class LayerStream:
@@ -197,6 +199,8 @@ IN_MEMORY = 2 * 2**30
 """Bytes of one site's vectors up to which k-means sees all of them at once; above, batch after batch."""
 BATCH_SIZE = 32
 """Blocks per forward pass: 2048 tokens at a context of 64."""
+FIT_TOKENS, CONTEXT = 22_000, 64
+"""What the codebooks of the package were begun with."""
 
 
 @dataclass(frozen=True)
@@ -225,34 +229,49 @@ class FitConfig:
 
 def fit_codebooks(
     model: Model,
-    text: TextBlocks,
-    sites: Sequence[str],
-    folder: Path,
+    sites: str | Sequence[str] = "heads",
+    text: str | TextBlocks = "stdlib+self",
+    folder: Path | str | None = None,
     config: FitConfig | None = None,
     *,
+    n_tokens: int = FIT_TOKENS,
+    context: int = CONTEXT,
     batch_size: int = BATCH_SIZE,
     stage: Stage = silent,
-) -> CodebookStore:
-    """Fit one codebook per site and write them to ``folder``; goes on where a killed run of the same request stopped.
+    **options: Any,
+) -> Codebooks:
+    """Fit one codebook per site; goes on where a killed run of the same request stopped.
+
+    >>> codebooks = fit_codebooks(model, "heads", "stdlib", n_tokens=20_000, n_codes=512, k=1)
 
     Args:
         sites: patterns of :func:`interp.models.expand_sites`: ``heads``, ``mlps``, ``a*``, ``r4``, …
+        text: blocks, or a spec of :mod:`interp.text.sources`, of which ``n_tokens`` are read, ``context`` at a time.
+        folder: where they are written; None keeps them in memory.
         batch_size: blocks per forward pass.
+        options: fields of :class:`FitConfig`, over those of ``config``.
 
     Raises:
-        InputError: no such site; fewer vectors than codes; a folder that holds other books, or that another process is
-            filling.
+        InputError: no such site; fewer vectors than codes; a folder that holds other codebooks, or that another
+            process is filling.
     """
-    config = config or FitConfig()
-    folder = Path(folder)
+    config = replace(config or FitConfig(), **options)
+    context = min(context, model.cfg.n_ctx)
+    text = load_text(text, model, n_tokens=n_tokens, context=context, seed=config.seed, stage=stage)
+    if folder is None:
+        with TemporaryDirectory(prefix="codebooks-") as own:
+            return fit_codebooks(
+                model, sites, text, own, config, batch_size=batch_size, stage=stage
+            ).in_memory()
+    folder, sites = Path(folder), [sites] if isinstance(sites, str) else sites
     books = new_books(model, sites, config)
     if text.n_tokens < config.n_codes:
         raise InputError(
             f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token per code"
         )
     request = _request(model, text, list(books), config, batch_size)
-    if CodebookStore.exists(folder):
-        found = CodebookStore.open(folder)
+    if is_store(folder):
+        found = Codebooks.from_pretrained(folder)
         for part, kind in (("storage", "packed"), ("training", "trained")):
             if part in found.manifest:
                 raise InputError(f"{folder} holds {kind} codebooks: write the fitted ones to another folder")
@@ -264,7 +283,7 @@ def fit_codebooks(
         with FileLock(folder / WORK / "lock", timeout=0):
             _begin(folder, request)
             _fit(model, text, books, config, folder, batch_size, stage)
-            return CodebookStore.finish(folder, request, leftovers=folder / WORK)
+            return Codebooks.finish(folder, request)
     except Timeout:
         raise InputError(f"{folder}: another process is fitting codebooks there") from None
 
@@ -313,7 +332,7 @@ def _fit(
     stage: Stage,
 ) -> None:
     device = model_device(model)
-    todo = [site for site in books if not CodebookStore.has_book(folder, site)]
+    todo = [site for site in books if not (folder / str(site) / CONFIG_FILE).is_file()]
     if not todo:
         return
     last = max(site.layer for site in todo)
@@ -337,10 +356,10 @@ def _fit(
                         _learn(books[site], found, device)
                     except InputError as error:
                         raise InputError(f"{site}: {error}") from None
-                    books[site].save(CodebookStore.book(folder, site))
+                    books[site]._save_pretrained(folder / str(site))
                     done(n_batches)
                 else:
-                    books[site] = load_bottleneck(CodebookStore.book(folder, site))
+                    books[site] = Codebook.from_pretrained(folder / str(site))
                 placed[site] = books[site].to(device)
             if config.sequential and layer < last:
                 stream.advance(placed, done)

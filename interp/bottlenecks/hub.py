@@ -1,101 +1,71 @@
-"""Bottlenecks on the Hugging Face hub: a repository holds the files of a bottleneck's folder and a model card."""
+"""``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` of huggingface_hub, for what is a folder of files."""
 
-import re
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from interp.errors import InputError
-from interp.files import write_text
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_FAILURES = (OSError, HTTPError, HFValidationError)
+T = TypeVar("T")
 
 CARD = """---
-library_name: interp-codes
-tags: [{kind}, interpretability]
+{{ card_data }}
 ---
 
-# {name}
-
-A bottleneck that turns activations of a language model into discrete codes.
+Discrete codes for activations of a language model, made with interp-codes.
 
 ```python
-from interp.bottlenecks import load_bottleneck
+import interp
 
-bottleneck = load_bottleneck("{name}")
+codebooks = interp.Codebooks.from_pretrained("owner/name")  # of a whole model
+codebook = interp.bottlenecks.Bottleneck.from_pretrained("owner/name")  # of one site
 ```
 """
 
 
-def fetch(
-    source: str | Path, files: list[str], *, revision: str | None = None, token: str | None = None
-) -> Path:
-    """The folder ``source`` if it is one, else the folder to which the hub's repository of that name was downloaded.
+class HubFolder(
+    ModelHubMixin, library_name="interp-codes", tags=["interpretability"], model_card_template=CARD
+):
+    """A class whose ``_save_pretrained`` writes a folder and whose ``_from_folder`` reads one."""
 
-    A ``Path`` and a text that is no ``owner/name`` are always local, and returned whether they exist or not.
+    def __new__(cls: type[T], *_: Any, **__: Any) -> T:
+        return object.__new__(cls)  # the mixin would add a config.json to files that say everything already
+
+    @classmethod
+    def from_pretrained(cls: type[T], source: str | Path, **hub: Any) -> T:
+        """Read it from a folder, or from the Hugging Face hub's repository ``owner/name``.
+
+        Args:
+            hub: of ``huggingface_hub.snapshot_download``: ``revision``, ``token``, ``cache_dir``, …
+
+        Raises:
+            InputError: neither is there, or its files are damaged.
+        """
+        return cls._from_folder(fetch(source, **hub))
+
+    @classmethod
+    def _from_folder(cls: type[T], folder: Path) -> T:
+        raise NotImplementedError
+
+
+def fetch(source: str | Path, **hub: Any) -> Path:
+    """The folder ``source``, or the one to which the hub's repository of that name was downloaded.
+
+    A ``Path``, and a text without a slash, is never a repository.
 
     Raises:
-        InputError: the repository cannot be had.
+        InputError: neither is there.
     """
-    if isinstance(source, Path) or Path(source).is_dir() or not _ID.fullmatch(source):
+    if Path(source).is_dir():
         return Path(source)
+    if isinstance(source, Path) or "/" not in source:
+        raise InputError(f"there is no folder {source}")
     try:
-        return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=files))
-    except _FAILURES as error:
-        raise InputError(f"{source!r} is no folder here, and {_reason(error)}") from error
-
-
-def push(
-    save: Callable[[Path], None],
-    name: str,
-    kind: str,
-    *,
-    message: str,
-    private: bool | None,
-    token: str | None,
-    revision: str | None,
-) -> str:
-    """Upload what ``save`` writes into a folder, and a model card; returns the commit's address.
-
-    Raises:
-        InputError: the hub cannot be reached or refuses.
-    """
-    with tempfile.TemporaryDirectory(prefix="bottleneck-") as temporary:
-        folder = Path(temporary)
-        save(folder)
-        write_text(folder / "README.md", CARD.format(name=name, kind=kind))
-        try:
-            api = HfApi(token=token)
-            name = api.create_repo(name, private=private, exist_ok=True).repo_id
-            commit = api.upload_folder(
-                repo_id=name, folder_path=folder, commit_message=message, revision=revision
-            )
-        except _FAILURES as error:
-            raise InputError(f"cannot push to {name!r}: {_reason(error)}") from error
-    return str(commit.commit_url)
-
-
-def _reason(error: Exception) -> str:
-    causes = [error, error.__cause__, error.__context__]
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return "access to it must be granted first (log in with `hf auth login`)"
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return "the Hugging Face hub has no such repository, or not for you (`hf auth login`)"
-    if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
-        return "the repository has no such revision"
-    if isinstance(error, HFValidationError):
-        return "that is no name of a repository (owner/name)"
-    response = getattr(error, "response", None)
-    if response is not None:
-        return f"the Hugging Face hub answered {response.status_code} (log in with `hf auth login`)"
-    return "the Hugging Face hub could not be reached"
+        return Path(snapshot_download(source, **hub))
+    except HFValidationError:
+        raise InputError(f"there is no folder {source}, and no repository can be called so") from None
+    except (OSError, HTTPError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{source} is no folder here, and not to be had from the hub: {reason}") from error

@@ -1,180 +1,130 @@
-"""A folder of codebooks fitted at many sites of one model.
+"""Codebooks at many sites of one model: a mapping from site to codebook, and the folder that holds it.
 
 ::
 
-    manifest.json           format, the model, the sites, how and on which text they were fitted; written last
-    a0/  a1/  m5/  …        one book each, as Codebook.save writes it
-    model/                  of books from joint training: the finetuned model
-    codebooks.safetensors   or all of them packed, see packed_books
-
-Codebooks of many sites in one small file, for shipping.
-
-``float16`` halves the codes; ``int8`` quarters them: of each code, less the median of its book, which is kept as it
-is, the coordinates are rounded to 255 steps of the largest one, and so at most 1/254 of that one off. Less the median,
-since the codes of some heads lie close together far from zero, and steps of their length would be as wide as they are
-apart; not the mean, which one code that is a thousand times as long as the others, as of the first position at some
-MLPs, would draw away from all of them.
-The metric of :class:`MetricCodebook` is float16 in both, so that a vector halfway between two codes may get the other
-one.
-
-Codebooks that come with the package, and packing a folder for that.
+    manifest.json           the model, the sites, how and on which text they were fitted; written last
+    a0/  a1/  m5/  …        one codebook each, as its ``save_pretrained`` writes it
+    codebooks.safetensors   or all of them packed, see :func:`write_packed`
+    model/                  of joint training: the finetuned model
 """
 
 import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.bottlenecks.base import BOTTLENECKS, CONFIG_FILE, load_bottleneck
+from interp.bottlenecks.base import BOTTLENECKS, CONFIG_FILE
 from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.hub import HubFolder, fetch
 from interp.errors import InputError
 from interp.files import atomic_path, read_json, read_tensors, write_json
-from interp.models import (
-    Model,
-    Site,
-    describe_model,
-    earlier_digest,
-    model_device,
-    parse_site,
-    weights_digest,
-)
+from interp.models import Model, Site, describe_model, model_device, parse_site, weights_digest
 from interp.text import TextBlocks
 
-PACKED_FORMAT = 1
-STORAGES = ("int8", "float16")
-_STEPS = 127
-
-
-def write_packed(path: Path, books: Mapping[str, Codebook], storage: str) -> None:
-    """Write books, by site, to one file.
-
-    Raises:
-        InputError: an unknown storage, or numbers that float16 does not hold.
-    """
-    if storage not in STORAGES:
-        raise InputError(f"storage {storage!r}: choose {' or '.join(STORAGES)}")
-    tensors: dict[str, Tensor] = {}
-    for site, book in books.items():
-        for name, tensor in book.tensors().items():
-            tensor = tensor.detach().cpu()
-            if name == "codes" and storage == "int8":
-                tensors[f"{site}/centres"] = centre = tensor.float().median(1, keepdim=True).values
-                apart = tensor.float() - centre
-                tensors[f"{site}/scales"] = scale = (
-                    apart.abs().amax(-1, keepdim=True).clamp(min=1e-30) / _STEPS
-                )
-                tensor = (apart / scale).round().to(torch.int8)
-            elif tensor.is_floating_point():
-                tensor = tensor.half()
-                if not tensor.isfinite().all():
-                    other = "; int8 holds them" if name == "codes" else ""
-                    raise InputError(f"{name} of the book at {site} are too large for float16{other}")
-            else:
-                tensor = tensor.clamp(max=2**31 - 1).int()
-            tensors[f"{site}/{name}"] = tensor.contiguous()
-    about = {
-        "format": PACKED_FORMAT,
-        "books": {site: {"kind": b.kind, "config": asdict(b.config)} for site, b in books.items()},
-    }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"packed": json.dumps(about)})
-
-
-def read_packed(path: Path) -> dict[str, Codebook]:
-    """The books by site, in float32.
-
-    Raises:
-        InputError: a file that is missing, damaged, or of another format.
-    """
-    try:
-        tensors, header = read_tensors(path)
-        about = json.loads(header.get("packed", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"cannot read the codebooks {path}: {error}") from None
-    if (
-        not isinstance(about, dict)
-        or about.get("format") != PACKED_FORMAT
-        or not isinstance(about.get("books"), dict)
-    ):
-        raise InputError(f"{path} does not hold packed codebooks of format {PACKED_FORMAT}")
-    books = {}
-    for site, book in about["books"].items():
-        own = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
-        own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
-        try:
-            if (scales := own.pop("scales", None)) is not None:
-                centres = own.pop("centres", 0)  # none in files of before
-                own["codes"] = own["codes"].float() * scales + centres
-            cls = BOTTLENECKS[book["kind"]]
-            books[site] = cls.restored(cls.config_class(**book["config"]), own)
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise InputError(f"{path} does not hold the codebook of {site}: {error}") from None
-        if not all(bool(t.isfinite().all()) for t in own.values()):
-            raise InputError(f"{path}: the codebook of {site} has values that are not finite")
-    return books
-
-
+Storage = Literal["int8", "float16"]
 FORMAT = 1
 MANIFEST, PACKED_FILE = "manifest.json", "codebooks.safetensors"
 WORK, REQUEST_FILE = ".work", "request.json"
-"""What is only needed until the books are a whole, and in it what was asked for."""
+"""What is only needed until the codebooks are a whole, and in it what was asked for."""
 MODEL_FOLDER = "model"
-"""The finetuned model that the books belong to, if any."""
-_ALWAYS_SAME = (
-    "architecture",
-    "n_layers",
-    "n_heads",
-    "n_kv_heads",
-    "d_model",
-    "d_head",
-    "d_vocab",
-    "weights",
-)
-"""What must agree between the model that books were fitted on and the one they are put into."""
-
-_READ = {
-    "model": {"spec": str | None},
-    "fit": {"k": int, "n_codes": int, "selection": str, "magnitude": str, "seed": int, "sequential": bool},
-    "text": {"spec": str, "n_tokens": int, "context": int},
-}
-"""Of a manifest's parts, what is used by name."""
+PRETRAINED = Path(__file__).parent / "data"
+"""Codebooks that come with the package, one packed folder each."""
+_SAME = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_vocab", "weights")
+"""What must agree between the model that codebooks were fitted on and the one they are put into."""
 
 
-@dataclass(frozen=True)
-class CodebookStore:
-    """Finished codebooks on disk.
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Model(_Part):
+    spec: str | None
+
+
+class _Fit(_Part):
+    k: int
+    n_codes: int
+    selection: str
+    magnitude: str
+    seed: int
+    sequential: bool
+
+
+class _Text(_Part):
+    spec: str
+    n_tokens: int
+    context: int
+
+
+class Manifest(_Part):
+    """What is read by name of ``manifest.json``; sites name folders, so that nothing else may stand there."""
+
+    format: Literal[1]
+    model: _Model
+    sites: list[Annotated[str, AfterValidator(lambda site: str(parse_site(site)))]]
+    fit: _Fit
+    text: _Text
+
+
+class Codebooks(HubFolder, Mapping[str, Codebook]):
+    """The codebooks of one model by site, read when they are first asked for.
+
+    ``codebooks["a21"]`` is that of all heads of layer 21, ``codebooks["a21.h6"]`` that of one of them.
+
+    >>> codebooks = Codebooks.from_pretrained("smollm2-135m-instruct-k1")
+    >>> codebooks["a21.h6"].config.n_codes
+    512
 
     Attributes:
+        folder: where they lie; None where they are in memory alone.
         manifest: ``model``, ``sites``, ``fit``, ``text``, ``versions``.
     """
 
-    folder: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def sites(self) -> list[str]:
-        return list(self.manifest["sites"])
-
-    @classmethod
-    def exists(cls, folder: Path) -> bool:
-        return (Path(folder) / MANIFEST).is_file()
+    def __init__(
+        self,
+        folder: Path | None,
+        manifest: Mapping[str, Any],
+        codebooks: Mapping[str, Codebook] | None = None,
+    ) -> None:
+        self.folder, self.manifest, self._codebooks = folder, manifest, codebooks
 
     @classmethod
-    def open(cls, folder: Path) -> "CodebookStore":
-        """Read the manifest.
+    def from_pretrained(
+        cls, source: str | Path, model: Model | None = None, k: int | None = None, **hub: Any
+    ) -> "Codebooks":
+        """Open codebooks of the package, of a folder, or of the Hugging Face hub.
+
+        Args:
+            source: a name of :func:`pretrained_names`, a folder, or a repository ``owner/name``.
+            model: whose they have to be; they are put on its device.
+            k: fewer codes per vector than they were fitted for; possible unless a vector is a plain sum of its most
+                similar codes, whose lengths are fitted for one k.
 
         Raises:
-            InputError: no finished codebooks there, or a manifest of another format.
+            InputError: no codebooks there, damaged ones, another model's, or a k that they cannot have.
         """
+        packaged = PRETRAINED / str(source)
+        found = cls._from_folder(packaged if (packaged / MANIFEST).is_file() else _fetch(source, **hub))
+        if model is None and k is None:
+            return found
+        if model is not None:
+            found.check_model(model)
+        device = "cpu" if model is None else model_device(model)
+        read = found._read()
+        fewer = read if k is None else {site: codebook.with_k(k) for site, codebook in read.items()}
+        return cls(found.folder, found.manifest, {s: codebook.to(device) for s, codebook in fewer.items()})
+
+    @classmethod
+    def _from_folder(cls, folder: Path) -> "Codebooks":
         folder = Path(folder)
         path = folder / MANIFEST
         if not path.is_file():
@@ -183,89 +133,191 @@ class CodebookStore:
             raise InputError(f"{folder} is no folder of codebooks: {why}")
         try:
             manifest = read_json(path)
+            Manifest.model_validate(manifest)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path} is no manifest of codebooks: {where}: {first['msg']}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}") from None
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InputError(f"{path} is not of format {FORMAT}, which this version reads")
-        missing = [key for key in ("model", "sites", "fit", "text") if key not in manifest]
-        if missing:
-            raise InputError(f"{path} lacks {', '.join(missing)}")
-        if not all(isinstance(manifest[key], dict) for key in ("model", "fit", "text")):
-            raise InputError(f"{path}: model, fit and text must be objects")
-        sites = manifest["sites"]
-        if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
-            raise InputError(f"{path}: sites must be a list of names")
-        for site in sites:
-            parse_site(site)  # they name folders: nothing else may stand there
-        for part, keys in _READ.items():
-            for key, kind in keys.items():
-                if not isinstance(manifest[part].get(key), kind):
-                    raise InputError(f"{path} is damaged: {key} of its {part} is {manifest[part].get(key)!r}")
         own = folder / MODEL_FOLDER
         if own.is_dir():  # a folder may have been moved with the model in it
             manifest["model"] |= dict.fromkeys(("spec", "source"), str(own.resolve()))
         return cls(folder, manifest)
 
     @classmethod
-    def finish(cls, folder: Path, request: Mapping[str, Any], leftovers: Path) -> "CodebookStore":
-        """Write the manifest, which makes the books a whole, and delete what was only needed on the way."""
+    def finish(cls, folder: Path, request: Mapping[str, Any]) -> "Codebooks":
+        """Write the manifest, which makes a folder's codebooks a whole, and delete what was needed on the way."""
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformer-lens")}
         write_json(folder / MANIFEST, {"format": FORMAT, **request, "versions": versions})
-        shutil.rmtree(leftovers, ignore_errors=True)
-        return cls.open(folder)
+        shutil.rmtree(folder / WORK, ignore_errors=True)
+        return cls._from_folder(folder)
 
-    @staticmethod
-    def book(folder: Path, site: Site | str) -> Path:
-        return Path(folder) / str(site)
+    @property
+    def sites(self) -> list[str]:
+        return list(self.manifest["sites"])
 
-    @classmethod
-    def has_book(cls, folder: Path, site: Site) -> bool:
-        # the configuration is written after the weights
-        return (cls.book(folder, site) / CONFIG_FILE).is_file()
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.manifest["sites"])
 
-    def books(self) -> dict[str, Codebook]:
-        """The books by site, on the CPU."""
-        if self.manifest.get("storage") is None:
-            return {site: load_bottleneck(self.book(self.folder, site)) for site in self.sites}
-        books = read_packed(self.folder / PACKED_FILE)
-        if sorted(books) != sorted(self.sites):
-            raise InputError(f"{self.folder / PACKED_FILE} does not hold the books that {MANIFEST} names")
-        return {site: books[site] for site in self.sites}
+    def __len__(self) -> int:
+        return len(self.manifest["sites"])
+
+    def __getitem__(self, site: str) -> Codebook:
+        try:
+            place = parse_site(site)
+        except InputError as error:
+            raise KeyError(str(error)) from None
+        read = self._read()
+        if str(place) in read or place.head is None:
+            return read[str(place)]
+        layer = read[str(Site("attn", place.layer))]
+        return layer.of_group(place.head) if layer.config.groups > 1 else layer
+
+    def check_model(self, model: Model) -> None:
+        """Raise :class:`InputError` unless they were made for this model."""
+        try:
+            check_made_with(self.manifest["model"], model, _SAME, f"{self.folder} holds codebooks")
+        except InputError as error:
+            raise InputError(f"{error}: make some with interp codebook fit, and name their folder") from None
 
     def is_of(self, model: Model) -> bool:
-        """Whether the books were made for this model."""
+        """Whether they were made for this model."""
         try:
             self.check_model(model)
         except InputError:
             return False
         return True
 
-    def check_model(self, model: Model) -> None:
-        """Raise :class:`InputError` unless the books were made for this model."""
-        check_made_with(self.manifest["model"], model, _ALWAYS_SAME, f"{self.folder} holds codebooks")
+    def pack(self, out: Path, storage: Storage = "int8") -> "Codebooks":
+        """Write them to another folder as one small file, see :func:`write_packed`.
+
+        Raises:
+            InputError: codebooks in ``out`` already, or numbers that float16 does not hold.
+        """
+        self._check_new(out)
+        write_packed(out / PACKED_FILE, self._read(), storage)
+        return self._with_manifest(out, {**self.manifest, "storage": storage})
+
+    def in_memory(self) -> "Codebooks":
+        """The same, read from the folder and on their own from now on."""
+        return Codebooks(None, self.manifest, self._read())
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self._check_new(save_directory)
+        for site, codebook in self._read().items():
+            codebook._save_pretrained(save_directory / site)
+        self._with_manifest(save_directory, {k: v for k, v in self.manifest.items() if k != "storage"})
+
+    def _check_new(self, folder: Path) -> None:
+        if is_store(folder):
+            raise InputError(f"{folder} holds codebooks already: choose another folder")
+
+    def _with_manifest(self, folder: Path, manifest: Mapping[str, Any]) -> "Codebooks":
+        if self.folder is not None and (self.folder / MODEL_FOLDER).is_dir():  # they are of no other
+            shutil.copytree(self.folder / MODEL_FOLDER, folder / MODEL_FOLDER, dirs_exist_ok=True)
+        write_json(folder / MANIFEST, manifest)
+        return Codebooks._from_folder(folder)
+
+    def _read(self) -> Mapping[str, Codebook]:
+        if self._codebooks is None:
+            if self.manifest.get("storage") is None:
+                read = {site: Codebook.from_pretrained(self.folder / site) for site in self}
+            else:
+                read = read_packed(self.folder / PACKED_FILE)
+                if sorted(read) != sorted(self.sites):
+                    raise InputError(f"{self.folder / PACKED_FILE} does not hold what {MANIFEST} names")
+            self._codebooks = {site: read[site] for site in self}
+        return self._codebooks
 
 
-def load_codebooks(folder: Path | str | None, model: Model, *, k: int | None = None) -> dict[str, Codebook]:
-    """The codebooks of a folder by site, on the model's device, ready for :func:`~interp.bottlenecks.attach.attach`.
+def pretrained_names(model: Model | None = None) -> list[str]:
+    """Names of the codebooks that come with the package: all of them, or those of one model."""
+    folders = sorted(path.parent for path in PRETRAINED.glob(f"*/{MANIFEST}"))
+    return [folder.name for folder in folders if model is None or Codebooks._from_folder(folder).is_of(model)]
 
-    Args:
-        folder: None or ``package:mlps`` for those that come with the package, at heads or at MLP outputs, see
-            :func:`~interp.bottlenecks.store.codebooks_folder`.
-        k: fewer codes per vector than the books were fitted for; possible unless a vector is a plain sum of its most
-            similar codes, whose lengths are fitted for one k.
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder holds finished codebooks."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def _fetch(source: str | Path, **hub: Any) -> Path:
+    try:
+        return fetch(source, **hub)
+    except InputError as error:
+        raise InputError(
+            f"{error}; the codebooks of the package are {', '.join(pretrained_names())}"
+        ) from None
+
+
+_STEPS = 127
+
+
+def write_packed(path: Path, codebooks: Mapping[str, Codebook], storage: Storage) -> None:
+    """Write codebooks, by site, to one file.
+
+    ``float16`` halves the codes, ``int8`` quarters them: of each code, less the median of its codebook, coordinates are
+    rounded to 255 steps of the largest one. Less the median, since the codes of some heads lie close together far from
+    zero, and steps of their length would be as wide as they are apart; not the mean, which a single code a thousand
+    times as long as the others would draw away from them.
+
+    The metric of :class:`~interp.bottlenecks.metric_codebook.MetricCodebook` is float16 in both, so that a vector
+    halfway between two codes may get the other one.
 
     Raises:
-        InputError: no codebooks there, another model's, or a k that they cannot have.
+        InputError: numbers that float16 does not hold.
     """
-    from interp.bottlenecks.store import codebooks_folder  # which opens folders itself
+    tensors: dict[str, Tensor] = {}
+    for site, codebook in codebooks.items():
+        for name, tensor in codebook.tensors().items():
+            tensor = tensor.detach().cpu()
+            if name == "codes" and storage == "int8":
+                tensors[f"{site}/centres"] = centre = tensor.float().median(1, keepdim=True).values
+                apart = tensor.float() - centre
+                scale = apart.abs().amax(-1, keepdim=True).clamp(min=1e-30) / _STEPS
+                tensors[f"{site}/scales"] = scale
+                tensor = (apart / scale).round().char()
+            elif tensor.is_floating_point():
+                tensor = tensor.half()
+                if not tensor.isfinite().all():
+                    other = "; int8 holds them" if name == "codes" else ""
+                    raise InputError(f"{name} of the codebook at {site} are too large for float16{other}")
+            else:
+                tensor = tensor.clamp(max=2**31 - 1).int()
+            tensors[f"{site}/{name}"] = tensor.contiguous()
+    about = {
+        "format": FORMAT,
+        "books": {site: {"kind": c.kind, "config": asdict(c.config)} for site, c in codebooks.items()},
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"packed": json.dumps(about)})
 
-    found = CodebookStore.open(codebooks_folder(model, None if folder is None else Path(folder), k=k))
-    found.check_model(model)
-    device = model_device(model)
-    books = found.books()
-    if k is not None:
-        books = {site: book.with_k(k) for site, book in books.items()}
-    return {site: book.to(device) for site, book in books.items()}
+
+def read_packed(path: Path) -> dict[str, Codebook]:
+    """The codebooks by site, in float32.
+
+    Raises:
+        InputError: a file that is missing, damaged, or of another format.
+    """
+    try:
+        tensors, header = read_tensors(path)
+        about = json.loads(header.get("packed", "{}"))
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']!r}, this version reads {FORMAT}")
+        found = {}
+        for site, known in about["books"].items():
+            own = {n.removeprefix(f"{site}/"): t for n, t in tensors.items() if n.startswith(f"{site}/")}
+            own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
+            if (scales := own.pop("scales", None)) is not None:
+                own["codes"] = own["codes"].float() * scales + own.pop("centres")
+            if not all(bool(t.isfinite().all()) for t in own.values()):
+                raise ValueError(f"the codebook of {site} has values that are not finite")
+            cls = BOTTLENECKS[known["kind"]]
+            found[site] = cls.restored(cls.config_class(**known["config"]), own)
+        return found
+    except (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"cannot read the codebooks {path}: {error}") from None
 
 
 def model_identity(model: Model) -> dict[str, Any]:
@@ -283,9 +335,7 @@ def check_made_with(theirs: Mapping[str, Any], model: Model, keys: Iterable[str]
     """
     ours = model_identity(model)
     for key in keys:
-        if theirs.get(key) != ours[key] and not (
-            key == "weights" and theirs.get(key) == earlier_digest(model)
-        ):
+        if theirs.get(key) != ours[key]:
             raise InputError(
                 f"{what} of {theirs.get('spec')} ({key} {theirs.get(key)}), "
                 f"not of {ours['spec']} ({key} {ours[key]})"
@@ -305,11 +355,11 @@ def describe_text(text: TextBlocks) -> dict[str, Any]:
     }
 
 
-def books_fingerprint(books: Mapping[str, Codebook]) -> str:
-    """A hash of all codes. Books of equal codes that are compared otherwise have the same."""
+def codebooks_fingerprint(codebooks: Mapping[str, Codebook]) -> str:
+    """A hash of all codes. Those of equal codes that are compared otherwise have the same."""
     digest = hashlib.sha256()
-    for site, book in books.items():
-        digest.update(site.encode() + book.codes.detach().float().cpu().numpy().tobytes())
+    for site, codebook in codebooks.items():
+        digest.update(site.encode() + codebook.codes.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -357,65 +407,3 @@ def difference(name: str, there: Any, wanted: Any) -> str:
     if isinstance(there, Mapping) or isinstance(wanted, Mapping) or not (path or plain):
         return name
     return f"{name} ({' '.join(filter(None, ['.'.join(path), str(there)]))}, not {wanted})"
-
-
-SHIPPED = Path(__file__).parent / "data"
-"""One packed folder each."""
-MLPS = Path("package:mlps")
-"""Stands for the codebooks at MLP outputs where a folder could be named; those at heads are the default."""
-
-
-def codebooks_folder(model: Model, folder: Path | None = None, *, k: int | None = None) -> Path:
-    """The folder of codebooks that come with the package for this model, unless ``folder`` is one itself.
-
-    Args:
-        folder: None for those at heads, :data:`MLPS` for those at MLP outputs, both at all layers.
-        k: codes per vector that are wanted: of several folders the one made for the fewest, but not for fewer than k;
-            the one made for most if not given.
-
-    Raises:
-        InputError: there are none for this model, or none for so many codes per vector.
-    """
-    if folder not in (None, MLPS):
-        return folder
-    every = [CodebookStore.open(path.parent) for path in sorted(SHIPPED.glob(f"*/{MANIFEST}"))]
-    own = sorted(
-        (found for found in every if found.is_of(model) and at_mlps(found) == (folder == MLPS)),
-        key=lambda found: found.manifest["fit"]["k"],
-    )
-    if not own:
-        names = sorted({str(found.manifest["model"]["spec"]) for found in every})
-        there = f"there are some for {', '.join(names)}" if names else "none come with this version"
-        where = " at MLP outputs" if folder == MLPS else ""
-        raise InputError(
-            f"no codebooks come with the package{where} for {describe_model(model)['spec']} ({there}): "
-            "make some with interp codebook fit, and name their folder"
-        )
-    fitting = [found for found in own if k is None or found.manifest["fit"]["k"] >= k]
-    if not fitting:
-        raise InputError(
-            f"k {k}: the codebooks that come with the package have {own[-1].manifest['fit']['k']}"
-        )
-    return fitting[-1 if k is None else 0].folder
-
-
-def at_mlps(found: CodebookStore) -> bool:
-    """Whether codebooks are those of MLP outputs, and not of heads."""
-    return all(site.startswith("m") for site in found.sites)
-
-
-def pack_codebooks(source: Path, out: Path, storage: str = "int8") -> CodebookStore:
-    """Write the books of a folder to another as one small file, see :mod:`~interp.bottlenecks.store`.
-
-    Raises:
-        InputError: no finished codebooks in ``source``, an unknown storage, or codebooks in ``out`` already.
-    """
-    found, out = CodebookStore.open(source), Path(out)
-    if CodebookStore.exists(out):
-        raise InputError(f"{out} holds codebooks already: choose another folder")
-    write_packed(out / PACKED_FILE, found.books(), storage)
-    if (found.folder / MODEL_FOLDER).is_dir():  # they are of no other
-        shutil.copytree(found.folder / MODEL_FOLDER, out / MODEL_FOLDER, dirs_exist_ok=True)
-    manifest = json.loads(json.dumps(dict(found.manifest)))
-    write_json(out / MANIFEST, {**manifest, "storage": storage})
-    return CodebookStore.open(out)

@@ -100,7 +100,7 @@ def fit(
     if overwrite:
         clear_folder(folder, "codebooks")
     with goes_on(folder):
-        books = fit_codebooks(loaded, text, patterns, folder, config, batch_size=batch_size, stage=bar)
+        books = fit_codebooks(loaded, patterns, text, folder, config, batch_size=batch_size, stage=bar)
     typer.echo(
         f"fitted   {len(books.sites)} sites on {text.n_tokens} tokens of {text.spec} "
         f"({len(text.tokens)} blocks of {context}, {text.n_documents} documents)"
@@ -147,12 +147,12 @@ def evaluate(
     batch_size: BlocksOption = 16,
 ) -> None:
     """Run held-out text through all codebooks at once: loss, KL, accuracy, use of codes; against controls."""
-    from interp.bottlenecks.store import CodebookStore
+    from interp.bottlenecks.store import Codebooks
     from interp.files import check_file, write_json
 
     if controls == 1:  # which should not wait for the text
         raise InputError("--controls 1: an interval needs at least 2 blocks, and 0 leaves controls out")
-    books = CodebookStore.open(folder)
+    books = Codebooks.from_pretrained(folder)
     path = json_file or folder / "quality.json"
     request = request_of_command(context)
     within = folder if json_file is None else None
@@ -276,7 +276,7 @@ def train(
     batch_size: BlocksOption = 8,
 ) -> None:
     """Train codebooks with gradients; resumes where a killed run stopped."""
-    from interp.bottlenecks.store import MODEL_FOLDER, CodebookStore
+    from interp.bottlenecks.store import MODEL_FOLDER, Codebooks, is_store
     from interp.files import check_folder, clear_folder
 
     if model_lr is not None and objective != "joint":
@@ -286,10 +286,10 @@ def train(
     if mse_weight is not None and objective == "local":
         raise InputError(f"--mse-weight {mse_weight}: local training minimises the unexplained share alone")
     if start is not None:
-        found = CodebookStore.open(start)
+        found = Codebooks.from_pretrained(start)
     else:
         start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-matching_pursuit-k8"
-        found = CodebookStore.open(start) if CodebookStore.exists(start) else None
+        found = Codebooks.from_pretrained(start) if is_store(start) else None
     named = (
         start if start.name not in ("", "..") else start.resolve()
     )  # the current folder has no name of its own
@@ -365,7 +365,7 @@ def _fitted(model, folder: Path, data: str, tokens: int, context: int, seed: int
     text = load_text(data, model, n_tokens=min(FIT_TOKENS, tokens), context=context, seed=seed, stage=bar)
     config = FitConfig(seed=seed)
     typer.echo(f"fitting  codebooks at all heads into {folder}")
-    return fit_codebooks(model, text, ["heads"], folder, config, stage=bar)
+    return fit_codebooks(model, "heads", text, folder, config, stage=bar)
 
 
 @codebook_app.command()
@@ -378,13 +378,13 @@ def pack(
     ] = "int8",
 ) -> None:
     """Write codebooks as one small file, a quarter or half of the size."""
-    from interp.bottlenecks.store import pack_codebooks
+    from interp.bottlenecks.store import Codebooks
     from interp.files import check_folder, clear_folder
 
     check_folder(out, "codebooks")
     if overwrite:
         clear_folder(out, "codebooks")
-    books = pack_codebooks(folder, out, storage)
+    books = Codebooks.from_pretrained(folder).pack(out, storage)
     size = sum(path.stat().st_size for path in books.folder.iterdir())
     typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")
     suggest((["codebook", "eval", str(out)], "what they cost the model"))

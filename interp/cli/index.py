@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from interp import DEFAULT_CODEBOOKS
 from interp.cli.options import (
     DEFAULT_MODEL,
     MOST_SEED,
@@ -34,7 +35,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a code inde
 @index_app.command()
 def build(
     model: SomeModelOption = DEFAULT_MODEL,
-    codebooks: CodebooksOption = None,
+    codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
     data: TextOption = "stdlib",
     tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 50_000,
     k: Annotated[
@@ -68,7 +69,7 @@ def build(
     folder = out or Path("runs") / f"index-{name}-{source.replace(':', '-').replace('/', '-')}"
     check_folder(folder, "a code index")
 
-    from interp.bottlenecks.store import MLPS, CodebookStore, codebooks_folder, load_codebooks
+    from interp.bottlenecks.store import Codebooks
     from interp.cli.render_codes import print_index
     from interp.codesearch import build_index
     from interp.models import load_model
@@ -76,11 +77,9 @@ def build(
     from interp.text import load_text, open_sources
 
     open_sources(data)  # a wrong name should not wait for the model
-    if codebooks not in (None, MLPS):
-        CodebookStore.open(codebooks)
+    Codebooks.from_pretrained(codebooks)
     loaded = load_model(model, device=device, dtype=dtype)
-    where = codebooks_folder(loaded, codebooks, k=k)
-    books = load_codebooks(where, loaded, k=k)
+    books = Codebooks.from_pretrained(codebooks, loaded, k=k)
     context = context or min(128, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
     if overwrite:
@@ -91,7 +90,6 @@ def build(
             books,
             text,
             folder,
-            books_folder=where,
             error_term=not spliced,
             batch_size=batch_size,
             stage=bar,

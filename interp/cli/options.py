@@ -107,11 +107,11 @@ TextOption = Annotated[
 ]
 BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")]
 CodebooksOption = Annotated[
-    Path | None,
+    str,
     typer.Option(
-        metavar="DIR",
-        help="a folder of fitted codebooks; package:mlps: those of the package at MLP outputs "
-        "(default: those of the package at heads)",
+        metavar="NAME",
+        help="codebooks: of the package (smollm2-135m-instruct-k1 at heads, smollm2-135m-instruct-mlps-k1 at MLP "
+        "outputs), a folder, or owner/name on the Hugging Face hub",
     ),
 ]
 BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from interp import DEFAULT_CODEBOOKS
 from interp.cli.options import (
     DEFAULT_MODEL,
     MOST_SEED,
@@ -125,7 +126,7 @@ def steer(
     seed: Annotated[
         int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, fraction and split")
     ] = 0,
-    codebooks: CodebooksOption = None,
+    codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
     k: Annotated[
         int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
     ] = None,
@@ -169,7 +170,7 @@ def steer(
     texts_with, texts_without, words = _texts(topic, positive, negative)
     words = tuple(word.strip() for word in (count or "").split(",") if word.strip()) or words
 
-    from interp.bottlenecks.store import load_codebooks
+    from interp.bottlenecks.store import Codebooks
     from interp.cli.render_codes import as_json, print_found, print_rates, print_side_by_side
     from interp.files import write_json
     from interp.models import load_model
@@ -180,7 +181,7 @@ def steer(
     from interp.steering.request import SteeringRequest
 
     loaded = load_model(model, device=device, dtype=dtype)
-    books = load_codebooks(codebooks, loaded, k=k)
+    books = Codebooks.from_pretrained(codebooks, loaded, k=k)
     if found_here:
         code_set = find_or_recall(
             loaded, books, texts_with, texts_without, by=by or RANKINGS[0], seed=seed, stage=bar
@@ -210,7 +211,7 @@ def steer(
         random_baseline=random_baseline,
         error_term=error_term,
         model=model,
-        codebooks=None if codebooks is None else str(codebooks),
+        codebooks=codebooks,
         k=k,
         device=device,
         dtype=dtype,

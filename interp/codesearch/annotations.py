@@ -35,7 +35,7 @@ class Annotations:
 
     Args:
         path: the file, which need not exist.
-        books: the codebooks' fingerprint, see :func:`~interp.bottlenecks.store.books_fingerprint`.
+        books: the codebooks' fingerprint, see :func:`~interp.bottlenecks.store.codebooks_fingerprint`.
     """
 
     def __init__(self, path: Path, books: str) -> None:

@@ -25,8 +25,8 @@ from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE
 from interp.bottlenecks.store import (
-    books_fingerprint,
     check_request,
+    codebooks_fingerprint,
     describe_text,
     model_identity,
 )
@@ -61,7 +61,6 @@ def build_index(
     text: TextBlocks,
     folder: Path,
     *,
-    books_folder: Path | None = None,
     error_term: bool = True,
     batch_size: int = BATCH_SIZE,
     save_seconds: float = SAVE_SECONDS,
@@ -71,8 +70,8 @@ def build_index(
     """Index the codes of a text; at once done where the folder holds this very index.
 
     Args:
-        books: by site, see :func:`~interp.bottlenecks.store.load_codebooks`.
-        books_folder: where they were read from, so that the index can show their vectors by itself.
+        books: by site. Of :class:`~interp.bottlenecks.store.Codebooks` the index notes the folder, so that it can show
+            their vectors by itself.
         error_term: codes of the plain model's activations, as steering reads them; without it every book is spliced in
             and later ones see what the earlier ones leave.
         batch_size: blocks of text per forward pass.
@@ -89,7 +88,7 @@ def build_index(
     request = {
         "model": model_identity(model),
         "books": {
-            "fingerprint": books_fingerprint(books),
+            "fingerprint": codebooks_fingerprint(books),
             "sites": list(books),
             "configs": {site: asdict(book.config) for site, book in books.items()},
         },
@@ -101,7 +100,8 @@ def build_index(
         request["order"] = "source by source"
     if any(book.config.selection == "matching_pursuit" and book.config.k > 1 for book in books.values()):
         request["histogram"] = "cosine with the whole vector"
-    where = None if books_folder is None else str(Path(books_folder).absolute())
+    where = getattr(books, "folder", None)
+    where = None if where is None else str(where.absolute())
     if (folder / MANIFEST).exists():
         return _finished(folder, request, where)
     layout = Layout(tuple(_books(model, books)), text.n_tokens)

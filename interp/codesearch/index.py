@@ -30,11 +30,11 @@ from jaxtyping import Float, Int, Shaped, UInt8, UInt32
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.store import (
-    SHIPPED,
-    CodebookStore,
-    books_fingerprint,
+    PRETRAINED,
+    Codebooks,
     check_made_with,
     check_request,
+    codebooks_fingerprint,
     difference,
 )
 from interp.codesearch.corpus import Corpus
@@ -44,6 +44,8 @@ from interp.errors import InputError
 from interp.files import atomic_path, read_json
 from interp.models import Model
 from interp.progress import Stage, silent
+from interp.text import TextBlocks, load_text
+from interp.text.blocks import Split
 
 SHARE = 0.03
 _AT_ONCE = 256
@@ -228,6 +230,41 @@ class CodeIndex:
             found.check_books(books)
         return found
 
+    @classmethod
+    def build(
+        cls,
+        model: Model,
+        codebooks: Mapping[str, Codebook],
+        text: str | TextBlocks = "stdlib",
+        folder: Path | str = "runs/index",
+        *,
+        n_tokens: int = 50_000,
+        context: int = 128,
+        split: Split = "train",
+        seed: int = 0,
+        stage: Stage = silent,
+        **options: Any,
+    ) -> "CodeIndex":
+        """Index the codes of a text; at once done where the folder holds this very index.
+
+        >>> index = CodeIndex.build(model, codebooks, "stdlib", "runs/index", n_tokens=20_000)
+
+        Args:
+            codebooks: by site. Of :class:`~interp.bottlenecks.store.Codebooks` the index notes the folder.
+            text: blocks, or a spec of :mod:`interp.text.sources`: ``n_tokens`` in blocks of ``context``.
+            options: of :func:`~interp.codesearch.build.build_index`.
+
+        Raises:
+            InputError: no codebooks, or a folder that holds another index, or that another process is filling.
+        """
+        from interp.codesearch.build import build_index  # which opens what it has made
+
+        context = min(context, model.cfg.n_ctx)
+        how = {"n_tokens": n_tokens, "context": context, "split": split, "seed": seed, "stage": stage}
+        return build_index(
+            model, codebooks, load_text(text, model, **how), Path(folder), stage=stage, **options
+        )
+
     @property
     def books(self) -> tuple[Book, ...]:
         return self.layout.books
@@ -288,7 +325,7 @@ class CodeIndex:
                 raise InputError("this index does not say where its codebooks are: open it with them")
             if self._books_within is not None:
                 _check_within(Path(where), self._books_within)
-            books = CodebookStore.open(Path(where)).books()
+            books = Codebooks.from_pretrained(Path(where))
             kept = self._with_slots(books)
             self.check_books(kept)
             self._books = kept
@@ -298,7 +335,7 @@ class CodeIndex:
         """Raise :class:`InputError` unless these are, among others, the codebooks it was made with."""
         made = self.manifest["books"]
         own = {site: books[site] for site in made["sites"] if site in books}
-        theirs, ours = made["fingerprint"], books_fingerprint(own)
+        theirs, ours = made["fingerprint"], codebooks_fingerprint(own)
         if theirs != ours:
             raise InputError(
                 f"{self.folder} was made with other codebooks ({theirs}, not {ours}): build it again"
@@ -340,7 +377,7 @@ def _check_within(where: Path, folders: Sequence[Path]) -> None:
     Files of the package may be links: an installer makes them.
     """
     allowed = [folder.resolve() for folder in folders]
-    inside = () if where.resolve().is_relative_to(SHIPPED.resolve()) else where.rglob("*")
+    inside = () if where.resolve().is_relative_to(PRETRAINED.resolve()) else where.rglob("*")
     try:
         # one after the other: where the folder itself is outside nothing in it is looked at
         paths = itertools.chain([where], inside)

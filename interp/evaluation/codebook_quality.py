@@ -26,7 +26,7 @@ from interp.activations.metric import kl_divergence
 from interp.bottlenecks import NO_CODE, Bottleneck, Codebook, Codes
 from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.base import count_codes, distinct, grouped_rows
-from interp.bottlenecks.store import CodebookStore, load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.bottlenecks.wrapper import CodebookWrapper
 from interp.errors import InputError
 from interp.models import Model, hooked, model_device, resolve_site
@@ -205,7 +205,7 @@ def evaluate_codebooks(
     """Run the text plain, through the codes of every k, and through the controls (of the largest k).
 
     Args:
-        books: for each k the books by site, see :func:`~interp.bottlenecks.store.load_codebooks`.
+        books: for each k the books by site, see :func:`~interp.bottlenecks.store.Codebooks.from_pretrained`.
         text: held-out blocks.
         other_text: what the means of ``mean`` are taken over; not ``text``.
         control_blocks: blocks for the controls; 0 leaves them out.
@@ -385,7 +385,7 @@ def _row(name: str, scores: BlockScores, plain: BlockScores, seed: int) -> dict:
 
 def quality_of_folder(
     model: Model,
-    folder: CodebookStore,
+    folder: Codebooks,
     specs: Sequence[str],
     *,
     ks: Sequence[int] | None = None,
@@ -407,7 +407,7 @@ def quality_of_folder(
         InputError: another model's books, a k they cannot have, too little text.
     """
     context = folder.manifest["text"]["context"]
-    books = {k: load_codebooks(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]}
+    books = {k: Codebooks.from_pretrained(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]}
     texts = []
     for spec in specs:
         text = load_text(

@@ -73,19 +73,6 @@ def weights_digest(model: TransformerBridge) -> str:
     return digest.hexdigest()[:16]
 
 
-def earlier_digest(model: TransformerBridge) -> str:
-    """:func:`weights_digest` as versions of before took it, for what they have kept: of 256 to 511 equal steps.
-
-    It does not see what changes other columns of a matrix only, such as most heads of SmolLM2.
-    """
-    digest = hashlib.sha256()
-    for parameter in model.original_model.parameters():
-        flat = parameter.detach().flatten()
-        some = flat[:: max(1, flat.numel() // 256)]
-        digest.update((some > 0).to(device="cpu", dtype=torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def weights_checksum(model: TransformerBridge) -> str:
     """A hash of every weight as it is: the least change makes another, and so does another dtype."""
     digest = hashlib.sha256()

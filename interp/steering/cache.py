@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from interp.bottlenecks.codebook import Codebook
-from interp.bottlenecks.store import books_fingerprint
+from interp.bottlenecks.store import codebooks_fingerprint
 from interp.files import read_json, write_json, write_text
 from interp.models import Model, weights_digest
 from interp.progress import Stage, silent
@@ -28,7 +28,7 @@ _CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind i
 def identity(model: Model, codebooks: Mapping[str, Codebook]) -> str:
     """Tells apart models with codebooks, wherever they lie."""
     slots = {site: _told(book) for site, book in codebooks.items()}
-    return _digest([weights_digest(model), books_fingerprint(codebooks), slots])
+    return _digest([weights_digest(model), codebooks_fingerprint(codebooks), slots])
 
 
 def _told(book: Codebook) -> int | list:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks.attach import attach, home_of
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import CodeEdit, WeightedCode, code_edits, format_codes
@@ -44,7 +45,7 @@ class SteeringRequest:
         error_term: as of :func:`~interp.bottlenecks.attach.attach`. Without it texts of all conditions are written on
             codes, those without an edit as well.
         model, device, dtype: as of :func:`~interp.models.load_model`.
-        codebooks: their folder; None for those of the package.
+        codebooks: a name of the package's, a folder, or a repository of the hub.
         k: codes a vector; None for as many as the codebooks were fitted with.
     """
 
@@ -63,7 +64,7 @@ class SteeringRequest:
     random_baseline: bool = False
     error_term: bool = True
     model: str = EMBEDDED
-    codebooks: str | None = None
+    codebooks: str = DEFAULT_CODEBOOKS
     k: int | None = None
     device: str | None = None
     dtype: str = "float32"
@@ -131,7 +132,6 @@ class SteeringRequest:
 
     def program(self) -> str:
         """Python that makes the same texts."""
-        folder = None if self.codebooks is None else f"Path({self.codebooks!r})"
         loaded = "".join(f", {key}={value!r}" for key, value in self._loaded_as().items())
         chosen = {
             field.name: getattr(self, field.name)
@@ -140,13 +140,12 @@ class SteeringRequest:
             and getattr(self, field.name) != field.default
         }
         arguments = "".join(f"    {name}={value!r},\n" for name, value in chosen.items())
-        path = "" if folder is None else "from pathlib import Path\n\n"
-        return f"""{path}from interp.bottlenecks.store import load_codebooks
+        return f"""from interp import Codebooks
 from interp.models import load_model
 from interp.steering import SteeringRequest, parse_codes
 
 model = load_model({self.model!r}{loaded})
-codebooks = load_codebooks({folder}, model{"" if self.k is None else f", k={self.k}"})
+codebooks = Codebooks.from_pretrained({self.codebooks!r}, model{"" if self.k is None else f", k={self.k}"})
 request = SteeringRequest(
     codes=tuple(parse_codes({format_codes(self.codes)!r})),
 {arguments})
@@ -174,7 +173,7 @@ for name, texts in request.run(model, codebooks).items():
         words += ["--random-baseline"] if self.random_baseline else []
         words += [] if self.error_term else ["--splice"]
         words += ["--k", str(self.k)] if self.k is not None else []
-        words += ["--codebooks", self.codebooks] if self.codebooks is not None else []
+        words += ["--codebooks", self.codebooks] if self.codebooks != DEFAULT_CODEBOOKS else []
         words += ["--model", self.model] if self.model != EMBEDDED else []
         for key, value in self._loaded_as().items():
             words += [f"--{key}", value]

@@ -57,7 +57,7 @@ class TextBlocks:
 
 
 def load_text(
-    spec: str,
+    spec: "str | TextBlocks",
     model: Model,
     *,
     n_tokens: int,
@@ -70,7 +70,7 @@ def load_text(
 
     A document is held out or not by a hash of its text, whatever the seed, the context and the other sources, so what
     one call held out never trains in another. Documents that occur twice count once. Several sources share the tokens
-    equally, and their blocks alternate.
+    equally, and their blocks alternate. Blocks that are given in place of a spec are returned as they are.
 
     Args:
         spec: see :mod:`interp.text.sources`; several are joined with ``+``.
@@ -79,6 +79,8 @@ def load_text(
         InputError: an unknown source, no text, fewer tokens than asked for (says how many), a context that is
             longer than the model's, or a token that is none of the model's.
     """
+    if isinstance(spec, TextBlocks):
+        return spec
     if split not in ("train", "heldout"):
         raise InputError(f"split {split!r}: choose train or heldout")
     if not 2 <= context <= model.cfg.n_ctx:

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -34,21 +35,21 @@ from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.store import (
     MODEL_FOLDER,
     WORK,
-    CodebookStore,
+    Codebooks,
     begin_request,
-    books_fingerprint,
     check_request,
+    codebooks_fingerprint,
     describe_text,
     difference,
-    load_codebooks,
+    is_store,
     model_identity,
 )
 from interp.errors import InputError
 from interp.files import atomic_path, read_tensors, write_json
-from interp.models import Model
+from interp.models import Model, model_device
 from interp.models.save import check_saveable, save_model
 from interp.progress import Stage, silent
-from interp.text import TextBlocks
+from interp.text import TextBlocks, load_text
 from interp.training.centroid_refit import TOKENS, refit_centroids
 from interp.training.config import TrainConfig
 from interp.training.trainer import StepResult, Trainer, drawn_from
@@ -136,39 +137,57 @@ class Checkpoints:
 
 
 HISTORY_FILE = "training.json"
+TRAIN_TOKENS = 100_000
 Watch = Callable[[int, int, StepResult], None]
 """Told at every checkpoint: steps done, steps in all, what the last one measured."""
 
 
 def train_codebooks(
     model: Model,
-    start: CodebookStore,
-    text: TextBlocks,
-    folder: Path,
+    codebooks: Codebooks,
+    text: str | TextBlocks = "stdlib+self",
+    folder: Path | str | None = None,
     config: TrainConfig | None = None,
     *,
+    n_tokens: int = TRAIN_TOKENS,
     stage: Stage = silent,
     watch: Watch = lambda *_: None,
-) -> CodebookStore:
-    """Train the books of a folder further and write them to another; goes on where a killed run stopped.
+    **options: Any,
+) -> Codebooks:
+    """Train codebooks further, into new ones; goes on where a killed run of the same request stopped.
+
+    >>> trained = train_codebooks(model, codebooks, "stdlib", n_tokens=100_000, lr=0.01)
 
     A run that goes on repeats the losses of one that was never killed, on the same device and number of threads. In
     joint training ``model`` is finetuned where it is, and written into the folder; to go on where one was killed in the
     same process, load it anew.
 
     Args:
-        text: training blocks.
+        text: blocks of the split ``train``, or a spec of :mod:`interp.text.sources`, of which ``n_tokens`` are read in
+            blocks as the codebooks were fitted on.
+        folder: where they are written; None keeps them in memory, and needs a frozen model.
+        options: fields of :class:`TrainConfig`, over those of ``config``.
 
     Raises:
-        InputError: books of another model, held-out text, less text than one batch; a folder or checkpoint of
+        InputError: codebooks of another model, held-out text, less text than one batch; a folder or checkpoint of
             another run, damaged, or being filled by another process; NaN or infinite activations or loss; joint
             training of a model that cannot be saved.
     """
+    config = replace(config or TrainConfig(), **options)
+    context = codebooks.manifest["text"]["context"]
+    text = load_text(text, model, n_tokens=n_tokens, context=context, seed=config.seed, stage=stage)
+    if folder is None:
+        if config.objective == "joint":
+            raise InputError("joint training finetunes the model: name a folder that it is written to")
+        with TemporaryDirectory(prefix="codebooks-") as own:
+            return train_codebooks(model, codebooks, text, own, config, stage=stage, watch=watch).in_memory()
     folder = Path(folder)
     if text.split != "train":
         raise InputError(f"text of the split {text.split!r}: codebooks are trained on 'train' only")
-    books = load_codebooks(start.folder, model)
-    config = (config or TrainConfig()).for_books(books)
+    codebooks.check_model(model)
+    device = model_device(model)
+    books = {site: book.with_k(book.config.k).to(device) for site, book in codebooks.items()}  # copies
+    config = config.for_books(books)
     n_steps = config.epochs * (len(text.tokens) // config.batch_size)
     if n_steps == 0:
         raise InputError(f"{len(text.tokens)} blocks of text: a batch is {config.batch_size}")
@@ -178,9 +197,9 @@ def train_codebooks(
         )
     if config.objective == "joint":
         check_saveable(model)
-    request = _request(model, start, books, text, config)
-    if CodebookStore.exists(folder):
-        found = CodebookStore.open(folder)
+    request = _request(model, codebooks, books, text, config)
+    if is_store(folder):
+        found = Codebooks.from_pretrained(folder)
         if "training" not in found.manifest:
             raise InputError(f"{folder} holds fitted codebooks: write the trained ones to another folder")
         check_request(folder, {**found.manifest, "model": found.manifest["training"]["base"]}, request)
@@ -264,19 +283,19 @@ def _words(result: StepResult) -> Iterator[tuple[str, str]]:
     yield "dead", f"{result.dead:.1%}"
 
 
-def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> CodebookStore:
+def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> Codebooks:
     for site, book in trainer.books.items():
-        book.save(CodebookStore.book(folder, site))
+        book._save_pretrained(folder / site)
     if trainer.weights:
         save_model(trainer.model, folder / MODEL_FOLDER)
         where = str((folder / MODEL_FOLDER).resolve())
         own = {**model_identity(trainer.model), "spec": where, "source": where, "revision": None}
         request = {**request, "model": own}
-    return CodebookStore.finish(folder, request, leftovers=folder / WORK)
+    return Codebooks.finish(folder, request)
 
 
 def _request(
-    model: Model, start: CodebookStore, books: dict[str, Codebook], text: TextBlocks, config: TrainConfig
+    model: Model, start: Codebooks, books: dict[str, Codebook], text: TextBlocks, config: TrainConfig
 ) -> dict[str, Any]:
     """What the trained books depend on, as JSON values."""
     identity = model_identity(model)
@@ -291,7 +310,7 @@ def _request(
             "base": identity,
             "text": describe_text(text),
             "start": {
-                "fingerprint": books_fingerprint(books),
+                "fingerprint": codebooks_fingerprint(books),
                 "training": start.manifest.get("training"),
             },
         },

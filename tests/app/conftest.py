@@ -8,7 +8,7 @@ from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from interp.app.widgets import codebook_picker as books
-from interp.bottlenecks import store as shipped
+from interp.bottlenecks import store
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.models import load_model
 from interp.text import load_text
@@ -32,22 +32,22 @@ def runs_with_books(tiny_model_folder, tmp_path_factory) -> Path:
     model = load_model(str(tiny_model_folder("llama")))
     text = load_text("stdlib", model, n_tokens=640, context=32)
     config = FitConfig(n_codes=N_CODES, k=2, selection="matching_pursuit")
-    fit_codebooks(model, text, ["heads", "mlps"], folder / "books", config)
+    fit_codebooks(model, ["heads", "mlps"], text, folder / "books", config)
     return folder
 
 
 @pytest.fixture
-def shipped_at_mlps(tiny_model_folder, tmp_path_factory, monkeypatch) -> None:
+def pretrained_at_mlps(tiny_model_folder, tmp_path_factory, monkeypatch) -> None:
     """The package comes with codebooks of the tiny Llama, at MLP outputs and nowhere else."""
     folder = tmp_path_factory.mktemp("package")
     model = load_model(str(tiny_model_folder("llama")))
     text = load_text("stdlib", model, n_tokens=320, context=32)
-    fit_codebooks(model, text, ["mlps"], folder / "tiny-mlps", FitConfig(n_codes=N_CODES, k=1))
-    books.shipped_names.clear()
+    fit_codebooks(model, ["mlps"], text, folder / "tiny-mlps", FitConfig(n_codes=N_CODES, k=1))
+    books.names_of.clear()
     with monkeypatch.context() as package:
-        package.setattr(shipped, "SHIPPED", folder)
+        package.setattr(store, "PRETRAINED", folder)
         yield
-    books.shipped_names.clear()
+    books.names_of.clear()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ PLACES = {
 def runs(tiny_model_folder, tmp_path_factory):
     """Codebooks, an index of them and a run."""
     from interp.bottlenecks.fit import FitConfig, fit_codebooks
-    from interp.bottlenecks.store import load_codebooks
+    from interp.bottlenecks.store import Codebooks
     from interp.codesearch import build_index
     from interp.models import load_model
     from interp.text import load_text
@@ -40,9 +40,9 @@ def runs(tiny_model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("address")
     model = load_model(str(tiny_model_folder("llama")))
     text = load_text("stdlib", model, n_tokens=640, context=32)
-    fit_codebooks(model, text, ["heads"], folder / "books", FitConfig(n_codes=12, k=2))
-    books = load_codebooks(folder / "books", model)
-    build_index(model, books, text, folder / "index", books_folder=folder / "books", batch_size=8)
+    fit_codebooks(model, ["heads"], text, folder / "books", FitConfig(n_codes=12, k=2))
+    books = Codebooks.from_pretrained(folder / "books", model)
+    build_index(model, books, text, folder / "index", batch_size=8)
     make_run(n_layers=4, n_heads=4, members=3, n_pairs=10).save(folder / "circuit")
     return folder
 
@@ -94,17 +94,15 @@ def test_what_vanishes_while_it_is_open_is_told(open_page, runs, tmp_path, view,
 
 
 def test_an_index_of_other_codebooks_of_the_package_has_no_links(runs, tmp_path, monkeypatch):
-    from interp.app.widgets import codebook_picker as books
     from interp.app.widgets import urls as links
-    from interp.bottlenecks.store import CodebookStore, books_fingerprint
+    from interp.bottlenecks import store
 
-    package = tmp_path / "interp" / "bottlenecks" / "data"
-    monkeypatch.setattr(books, "PACKAGED", package)
+    monkeypatch.setattr(store, "PRETRAINED", tmp_path / "package")
     monkeypatch.setenv("INTERP_RUNS", str(runs))
-    shutil.copytree(runs / "books", package / "tiny")
-    own = CodebookStore.open(package / "tiny").books()
-    for fingerprint, name in ((books_fingerprint(own), books.SHIPPED), ("another", None)):
-        made_with = {"folder": str(package / "tiny"), "sites": list(own), "fingerprint": fingerprint}
+    shutil.copytree(runs / "books", tmp_path / "package" / "tiny")
+    own = store.Codebooks.from_pretrained("tiny")
+    for fingerprint, name in ((store.codebooks_fingerprint(own), "tiny"), ("another", None)):
+        made_with = {"folder": "/elsewhere/tiny", "sites": list(own), "fingerprint": fingerprint}
         monkeypatch.setattr(links, "read_json", lambda _path, made_with=made_with: {"books": made_with})
         assert links.books_of("index") == name
 

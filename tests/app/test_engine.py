@@ -14,7 +14,7 @@ from interp.app import engine
 from interp.app.engine import Turns
 from interp.app.steering.job import EVERY, compare
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.models import load_model
 from interp.steering import SetCode, SteeringRequest, WeightedCode
@@ -86,7 +86,7 @@ def books(tiny_model_folder, runs_with_books, monkeypatch) -> dict:
     """The codebooks, and the environment in which the engine loads their model."""
     monkeypatch.setenv("INTERP_MODEL", str(tiny_model_folder("llama")))
     monkeypatch.setenv("INTERP_RUNS", str(runs_with_books))
-    return load_codebooks(runs_with_books / "books", engine.model())
+    return Codebooks.from_pretrained(runs_with_books / "books", engine.model())
 
 
 def _request(prompt: str, site: str, code: int, seed: int, n_tokens: int = 24) -> SteeringRequest:
@@ -96,7 +96,7 @@ def _request(prompt: str, site: str, code: int, seed: int, n_tokens: int = 24) -
 def _expected(tiny_model_folder, runs_with_books, request: SteeringRequest) -> list[tuple[int, ...]]:
     """The tokens of base and steered, by a model of its own."""
     model = load_model(str(tiny_model_folder("llama")))
-    books = load_codebooks(runs_with_books / "books", model)
+    books = Codebooks.from_pretrained(runs_with_books / "books", model)
     [(site, code, _)] = request.codes
     within = attach(model, books, read=False).edit(SetCode(site, code, 2, rows=[1]), seed=request.seed)
     written = continue_prompts(

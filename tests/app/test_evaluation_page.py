@@ -15,7 +15,7 @@ from interp.app.evaluation import sources as evaluation_sources
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.bench.plan import whole_record, write_record
-from interp.bottlenecks.store import CodebookStore
+from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
@@ -35,7 +35,7 @@ def measured(runs_with_books, tiny_model_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("measured")
     shutil.copytree(runs_with_books / "books", folder / "books")
     model = load_model(str(tiny_model_folder("llama")))
-    opened = CodebookStore.open(folder / "books")
+    opened = Codebooks.from_pretrained(folder / "books")
     found = quality_of_folder(model, opened, ["stdlib"], ks=[1, 2], n_tokens=256, control_blocks=4)
     write_json(folder / "books" / "quality.json", found)
     write_json(folder / "table" / "bench.json", make_result())

@@ -13,7 +13,7 @@ from interp.app import engine
 from interp.app.live import token_strip
 from interp.app.widgets import codebook_picker as books
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.models import load_model
 from tests.app.conftest import files_of, html_of
 
@@ -38,7 +38,7 @@ def page(open_page, runs_with_books):
 def expected(tiny_model_folder, runs_with_books) -> dict[str, np.ndarray]:
     """Codes of the text without BOS, read by other means."""
     model = load_model(str(tiny_model_folder("llama")))
-    books = load_codebooks(runs_with_books / "books", model)
+    books = Codebooks.from_pretrained(runs_with_books / "books", model)
     ids = [model.tokenizer.bos_token_id, *model.tokenizer(TEXT, add_special_tokens=False).input_ids]
     with torch.no_grad(), attach(model, books, error_term=True) as attached:
         model(torch.tensor([ids]))

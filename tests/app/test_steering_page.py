@@ -13,7 +13,7 @@ import pytest
 
 from interp.app import engine
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.models import load_model
 from interp.steering import SetCode, parse_codes, topics
 from interp.steering.cache import identity
@@ -53,7 +53,7 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
     _press(app)
     assert not app.error
     model = load_model(str(tiny_model_folder("llama")))
-    books = load_codebooks(runs_with_books / "books", model)
+    books = Codebooks.from_pretrained(runs_with_books / "books", model)
     edits = [SetCode("a0.h1", 3, rows=[1]), SetCode("a1.h2", 5, rows=[1])]
     within = attach(model, books, read=False).edit(*edits, seed=4)
     base, steered = continue_prompts(model, ["John went to"] * 2, 8, within=within, seed=4)
@@ -131,7 +131,7 @@ def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_w
 
     # and the library makes the same three texts
     model = load_model(str(tiny_model_folder("llama")))
-    books = load_codebooks(runs_with_books / "books", model)
+    books = Codebooks.from_pretrained(runs_with_books / "books", model)
     codes = parse_codes(CODES)
     edits = [
         SetCode(site, code, rows=[row])
@@ -150,7 +150,7 @@ def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_w
 def presets(tiny_model_folder, runs_with_books, tmp_path, monkeypatch) -> Path:
     """A file of two presets, one of them with markup in its name, for the tiny model and its codebooks."""
     model = load_model(str(tiny_model_folder("llama")))
-    made_with = identity(model, load_codebooks(runs_with_books / "books", model))
+    made_with = identity(model, Codebooks.from_pretrained(runs_with_books / "books", model))
     measured = {"n": 20, "words": ["b"], "hits": [1, 15, 2], "perplexities": [9.0, 14.2, 12.0]}
     preset = {
         "name": "to the store",

@@ -1,6 +1,11 @@
 """The models and bottlenecks of the conformance suite."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
+from huggingface_hub import HfApi
 
 from interp.bottlenecks import Bottleneck
 from interp.models import Model
@@ -33,3 +38,22 @@ def case(setting) -> Case:
 @pytest.fixture(scope="session")
 def fitted(model, case) -> dict[str, Bottleneck]:
     return fit_all(model, case)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """A folder that uploads go to and downloads come from."""
+    place = tmp_path / "hub"
+
+    def create(_self, repo_id, **_):
+        (place / repo_id).mkdir(parents=True, exist_ok=True)
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload(_self, *, repo_id, folder_path, **_):
+        shutil.copytree(folder_path, place / repo_id, dirs_exist_ok=True)
+        return f"https://hub/{repo_id}/commit/1"
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr("interp.bottlenecks.hub.snapshot_download", lambda name, **_: str(place / name))
+    return place

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from interp.bottlenecks import load_bottleneck
+from interp.bottlenecks import Bottleneck
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.interop.codebook_features import export_language_model, load_codebook_features
 from interp.errors import InputError
@@ -98,8 +98,8 @@ def test_a_checkpoint_says_what_the_authors_forward_says(family, tiny_model_fold
         logits = model(TOKENS)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert attached.ids["a0"].shape == (*TOKENS.shape, HEADS[family], 2)
-    books["a0"].save(tmp_path / "book")
-    again = load_bottleneck(tmp_path / "book")
+    books["a0"].save_pretrained(tmp_path / "book")
+    again = Bottleneck.from_pretrained(tmp_path / "book")
     assert torch.equal(again.decode(attached.codes["a0"]), books["a0"].decode(attached.codes["a0"]))
 
 

@@ -4,7 +4,7 @@ unless ``CUDA_VISIBLE_DEVICES`` is set."""
 import pytest
 import torch
 
-from interp.bottlenecks import load_bottleneck
+from interp.bottlenecks import Bottleneck
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import SetCode
 from interp.models import load_model
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("groups", [1, 3])
 def test_ids_and_vectors_agree(device, name, groups, tmp_path):
     here = trained(CASES[name], 8, groups)
-    here.save(tmp_path)
-    there, x = load_bottleneck(tmp_path).to(device), vectors(here, 400)
+    here.save_pretrained(tmp_path)
+    there, x = Bottleneck.from_pretrained(tmp_path).to(device), vectors(here, 400)
     ours, theirs = here.encode(x), there.encode(x.to(device))
     same = (ours.ids == theirs.ids.cpu()).all(-1)
     assert same.float().mean() > 0.99
@@ -38,8 +38,8 @@ def test_a_model_under_codes_agrees(device, name, tiny_model_folder, tmp_path):
     here, there = load_model(folder, device="cpu"), load_model(folder, device=device)
     books = fit_all(here, CASES[name])
     for site, book in books.items():
-        book.save(tmp_path / site)
-    moved = {site: load_bottleneck(tmp_path / site).to(device) for site in books}
+        book.save_pretrained(tmp_path / site)
+    moved = {site: Bottleneck.from_pretrained(tmp_path / site).to(device) for site in books}
     with attach(here, books, error_term=False) as ours, attach(there, moved, error_term=False) as theirs:
         for attached in (ours, theirs):
             attached.edit(SetCode("r0", 3), positions=slice(4, None))

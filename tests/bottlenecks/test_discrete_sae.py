@@ -196,8 +196,8 @@ def test_progress_counts_every_epoch_of_every_group():
 def test_saved_dictionary_comes_back_whole(tmp_path):
     x = torch.randn(30, 2, 12)
     sae = DiscreteSAE(config(groups=2, decoder_norm="atom", l1=0.05)).fit(x)
-    sae.save(tmp_path / "sae")
-    loaded = DiscreteSAE.load(tmp_path / "sae")
+    sae.save_pretrained(tmp_path / "sae")
+    loaded = DiscreteSAE.from_pretrained(tmp_path / "sae")
     assert loaded.config == sae.config
     assert torch.equal(loaded.encode(x, k=3).ids, sae.encode(x, k=3).ids)
     assert torch.equal(loaded.decode(loaded.encode(x)), sae.decode(sae.encode(x)))
@@ -206,7 +206,7 @@ def test_saved_dictionary_comes_back_whole(tmp_path):
 
 @pytest.fixture
 def saved(tmp_path):
-    DiscreteSAE(config()).fit(torch.randn(30, 12)).save(tmp_path)
+    DiscreteSAE(config()).fit(torch.randn(30, 12)).save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -214,7 +214,7 @@ def test_damaged_weights_are_an_input_error_that_names_the_file(saved):
     path = saved / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="weights.safetensors"):
-        DiscreteSAE.load(saved)
+        DiscreteSAE.from_pretrained(saved)
 
 
 def test_weights_of_another_shape_and_metadata_that_is_no_json_are_input_errors(saved):
@@ -223,17 +223,17 @@ def test_weights_of_another_shape_and_metadata_that_is_no_json_are_input_errors(
         told, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors | {"decoder": tensors["decoder"][..., :1].contiguous()}, path, metadata=told)
     with pytest.raises(InputError, match="decoder of shape"):
-        DiscreteSAE.load(saved)
+        DiscreteSAE.from_pretrained(saved)
     save_file(tensors, path, metadata={"config": "{"})
     with pytest.raises(InputError, match="cannot read the weights"):
-        DiscreteSAE.load(saved)
+        DiscreteSAE.from_pretrained(saved)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"kind": "codebook"}'])
 def test_damaged_or_foreign_configuration_is_an_input_error(saved, text):
     (saved / "cfg.json").write_text(text)
     with pytest.raises(InputError, match="cfg.json"):
-        DiscreteSAE.load(saved)
+        DiscreteSAE.from_pretrained(saved)
 
 
 @pytest.mark.parametrize(
@@ -244,12 +244,12 @@ def test_configuration_that_does_not_fit_is_an_input_error(saved, key, value, me
     stored = json.loads((saved / "cfg.json").read_text())
     (saved / "cfg.json").write_text(json.dumps(stored | {key: value}))
     with pytest.raises(InputError, match=message):
-        DiscreteSAE.load(saved)
+        DiscreteSAE.from_pretrained(saved)
 
 
 def test_missing_folder_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="cfg.json"):
-        DiscreteSAE.load(tmp_path / "nowhere")
+        DiscreteSAE.from_pretrained(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

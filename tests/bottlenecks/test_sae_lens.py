@@ -63,7 +63,7 @@ def test_exported_discrete_sae_is_a_topk_sae_with_the_same_codes_and_vectors(k, 
     assert isinstance(sae, TopKSAE)
     codes = ours.encode(x)
     torch.testing.assert_close(sae(x), ours.decode(codes), atol=1e-5, rtol=1e-4)
-    read = SaeLensCodes.load(tmp_path, k).encode(x)
+    read = SaeLensCodes.from_pretrained(tmp_path, k=k).encode(x)
     torch.testing.assert_close(read.values, codes.values, atol=1e-5, rtol=1e-4)
     assert torch.equal(read.ids[codes.values > 0], codes.ids[codes.values > 0])
 
@@ -179,7 +179,7 @@ def test_normalisations_that_codes_cannot_undo_are_refused(normalisation):
 
 def test_errors_of_reading_name_the_folder_and_of_use_the_value(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        SaeLensCodes.load(tmp_path / "nowhere")
+        SaeLensCodes.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(InputError, match="k 41"):
         SaeLensCodes(standard_sae(8), k=41)
     codes = SaeLensCodes(standard_sae(8), k=2)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.codesearch import build_index
 from interp.files import write_json
 from interp.models import load_model
@@ -30,12 +30,12 @@ def runs(tiny_model_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("workbench") / "runs"
     model = load_model(str(tiny_model_folder("llama")))
     text = load_text("stdlib", model, n_tokens=640, context=32)
-    fit_codebooks(model, text, ["heads", "mlps"], folder / "books", FitConfig(n_codes=12, k=2))
+    fit_codebooks(model, ["heads", "mlps"], text, folder / "books", FitConfig(n_codes=12, k=2))
     corpus = folder.parent / "documents.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": document}) for document in DOCUMENTS))
     text = load_text(str(corpus), model, n_tokens=2000, context=40)
-    books = load_codebooks(folder / "books", model)
-    build_index(model, books, text, folder / f"index {NAME}", books_folder=folder / "books", batch_size=8)
+    books = Codebooks.from_pretrained(folder / "books", model)
+    build_index(model, books, text, folder / f"index {NAME}", batch_size=8)
     make_run(n_layers=4, n_heads=4, members=3, n_pairs=10, evil=True).save(folder / NAME)
     write_json(folder / f"bench {NAME}" / "bench.json", make_result(("attribution", NAME), tasks=(NAME,)))
     return folder

@@ -10,7 +10,7 @@ import torch
 from playwright.sync_api import expect
 
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, search_regex
 from interp.models import load_model
 from interp.steering import SetCode
@@ -139,7 +139,7 @@ def test_two_tabs_that_steer_at_once_each_get_what_they_asked_for(tab, runs, tin
     for opened in tabs:
         opened.page.get_by_role("button", name="Steer", exact=True).click()
     model = load_model(str(tiny_model_folder("llama")))
-    books = load_codebooks(runs / "books", model)
+    books = Codebooks.from_pretrained(runs / "books", model)
     for opened, (prompt, site, code, seed) in zip(tabs, asked, strict=True):
         within = attach(model, books, read=False).edit(SetCode(site, code, rows=[1]), seed=seed)
         texts = continue_prompts(model, [prompt] * 2, 30, within=within, seed=seed)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, build, build_index
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.index import MANIFEST
@@ -345,7 +346,8 @@ def test_documents_of_two_sources_are_whole(model, books, tmp_path):
 def test_an_index_is_told_where_its_codebooks_have_moved_to(model, text, books, index, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(index.folder, folder)
-    moved = build_index(model, books, text, folder, books_folder=tmp_path / "books")
+    there = Codebooks(tmp_path / "books", {"sites": list(books)}, books)
+    moved = CodeIndex.build(model, there, text, folder)
     assert moved.manifest["books"]["folder"] == str(tmp_path / "books")
     assert CodeIndex.open(folder).manifest == {**index.manifest, "books": moved.manifest["books"]}
     assert build_index(model, books, text, folder).manifest == moved.manifest  # not told, not forgotten

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.bottlenecks.store import CodebookStore, describe_text, model_identity
+from interp.bottlenecks.store import Codebooks, describe_text, model_identity
 from tests.codesearch.conftest import make_books
 
 
@@ -11,7 +11,7 @@ from tests.codesearch.conftest import make_books
 def folder(model, text, tmp_path):
     """The books as a folder, without fitting."""
     for site, book in make_books().items():
-        book.save(CodebookStore.book(tmp_path / "books", site))
+        book.save_pretrained(tmp_path / "books" / str(site))
     request = {
         "model": model_identity(model),
         "sites": list(make_books()),
@@ -25,7 +25,7 @@ def folder(model, text, tmp_path):
         },
         "text": describe_text(text),
     }
-    CodebookStore.finish(tmp_path / "books", request, tmp_path / "none")
+    Codebooks.finish(tmp_path / "books", request)
     return tmp_path / "books"
 
 
@@ -63,7 +63,7 @@ def test_build_info_search(command, folder, text_file, tiny_model_folder):
     [
         (["info", "nowhere"], "nowhere is no code index"),
         (["search", "nowhere"], "choose one of --regex, --token, --prompt and --code"),
-        (["build", "--codebooks", "nowhere"], "nowhere is no folder of codebooks"),
+        (["build", "--codebooks", "nowhere"], "no folder nowhere"),
         (["build", "--data", "wikipedia"], "text 'wikipedia' is neither a source nor a file"),
     ],
 )

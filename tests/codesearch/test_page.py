@@ -162,15 +162,13 @@ def test_the_codes_of_a_prompt_and_contexts_like_it(index, model, books):
 
 
 def test_codebooks_are_read_only_where_it_is_allowed(model, text, books, tmp_path, busy):
-    from interp.bottlenecks.store import CodebookStore, describe_text, model_identity
-    from interp.codesearch import build_index
+    from interp.bottlenecks.store import Codebooks, describe_text, model_identity
 
     folder = tmp_path / "in" / "books"
     for site, book in books.items():
-        book.save(CodebookStore.book(folder, site))
+        book.save_pretrained(folder / str(site))
     request = {"model": model_identity(model), "sites": list(books), "fit": FIT, "text": describe_text(text)}
-    CodebookStore.finish(folder, request, tmp_path / "none")
-    build_index(model, books, text, tmp_path / "ix", books_folder=folder)
+    CodeIndex.build(model, Codebooks.finish(folder, request), text, tmp_path / "ix")
     within = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "in"])
     assert nearest_codes(within, *busy) == nearest_codes(CodeIndex.open(tmp_path / "ix"), *busy)
     outside = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "ix"])

@@ -39,14 +39,14 @@ def books(model, tmp_path_factory):
     text = load_text("stdlib", model, n_tokens=640, context=32)
     folder = tmp_path_factory.mktemp("books")
     config = FitConfig(n_codes=12, k=3, selection="matching_pursuit")
-    return fit_codebooks(model, text, SITES, folder, config)
+    return fit_codebooks(model, SITES, text, folder, config)
 
 
 @pytest.fixture(scope="module")
 def by_k(books, model):
-    from interp.bottlenecks.store import load_codebooks
+    from interp.bottlenecks.store import Codebooks
 
-    return {k: load_codebooks(books.folder, model, k=k) for k in (1, 3)}
+    return {k: Codebooks.from_pretrained(books.folder, model, k=k) for k in (1, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +258,7 @@ def test_too_little_to_evaluate_is_refused(model, by_k, texts):
 @pytest.mark.slow
 def test_codes_of_all_heads_of_smollm2_beat_the_controls(smollm2, tmp_path):
     text = load_text("stdlib", smollm2, n_tokens=1024, context=64)
-    folder = fit_codebooks(
-        smollm2, text, ["heads"], tmp_path, FitConfig(n_codes=64, k=4, selection="matching_pursuit")
+    folder = fit_codebooks(smollm2, ["heads"], text, tmp_path, FitConfig(n_codes=64, k=4, selection="matching_pursuit")
     )
     result = quality_of_folder(smollm2, folder, ["stdlib"], n_tokens=256, control_blocks=2)
     rows = {row["condition"]: row for row in result["texts"][0]["rows"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tokfsm.machine_rows import read_reproduction
-from interp.bottlenecks.store import SHIPPED
+from interp.bottlenecks.store import PRETRAINED
 from interp.errors import InputError
 from interp.report.bench_rows import read_bench
 from interp.report.tables import read_quality
@@ -22,7 +22,7 @@ def machine(**changed) -> dict:
 
 
 def quality(**changed) -> dict:
-    path = next(SHIPPED.glob("*-k1/quality.json"))
+    path = next(PRETRAINED.glob("*-k1/quality.json"))
     return {**json.loads(path.read_text()), **changed}
 
 

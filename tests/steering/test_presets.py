@@ -4,7 +4,7 @@ import pytest
 
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.steering import load_topic, parse_codes, topic_names
 from interp.steering.cache import identity, recall, request_key
 from interp.steering.find import RANKINGS
@@ -15,7 +15,7 @@ STALE = "made with other codebooks: run benchmarks/steering_presets.py"
 
 @pytest.mark.slow
 def test_presets_and_topics_codes_belong_to_the_shipped_codebooks(smollm2, tmp_path):
-    books = load_codebooks(None, smollm2)
+    books = Codebooks.from_pretrained("smollm2-135m-instruct-k1", smollm2)
     made_with = identity(smollm2, books)
     presets = load_presets(made_with)
     assert presets, STALE

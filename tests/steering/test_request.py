@@ -10,7 +10,7 @@ import pytest
 
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.models import load_model
 from interp.steering import AddCode, SteeringRequest, WeightedCode, request
@@ -36,13 +36,13 @@ def model(folder):
 def fitted(model, tmp_path_factory):
     text = load_text("stdlib", model, n_tokens=640, context=32)
     out = tmp_path_factory.mktemp("books")
-    fit_codebooks(model, text, ["heads"], out, FitConfig(n_codes=12))
+    fit_codebooks(model, ["heads"], text, out, FitConfig(n_codes=12))
     return out
 
 
 @pytest.fixture(scope="module")
 def books(model, fitted):
-    return load_codebooks(fitted, model)
+    return Codebooks.from_pretrained(fitted, model)
 
 
 def test_each_condition_is_written_under_its_own_codes(model, books):

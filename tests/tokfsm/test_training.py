@@ -2,19 +2,20 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.tokfsm.coded import Books, unexplained
+from benchmarks.tokfsm.__main__ import main
+from benchmarks.tokfsm.coded import Books, ExponentialMovingAverage, unexplained
 from benchmarks.tokfsm.data import BOS, generator_of, make_machine, sequences
-from benchmarks.tokfsm.ema import ExponentialMovingAverage
 from benchmarks.tokfsm.folder import save
 from benchmarks.tokfsm.neox import Cache, NeoX
 from benchmarks.tokfsm.recipe import Recipe, recipe
 from benchmarks.tokfsm.reproduce import CHECKPOINT, measure, train
 from benchmarks.tokfsm.training import Training
-from interp.bottlenecks import Codebook, CodebookConfig, load_bottleneck
+from interp.bottlenecks import Bottleneck, Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.errors import InputError
 from interp.models import load_model
@@ -145,16 +146,16 @@ def test_what_is_saved_is_the_same_model_for_every_other_tool(tiny, tmp_path, mo
     monkeypatch.setattr("benchmarks.tokfsm.training.LOOKS", 2)
     training = train(tiny, tmp_path)
     measured = measure(training, evaluated=8, samples=4, pairs=4)
-    result = save(training, measured, tmp_path, ["interp", "reproduce", "tokfsm"])
+    result = save(training, measured, tmp_path, "python -m benchmarks.tokfsm run")
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
     page = (tmp_path / "table.md").read_text()
-    assert "63.6" in page and "interp reproduce tokfsm" in page
+    assert "63.6" in page and "benchmarks.tokfsm run" in page
     assert train(tiny, tmp_path).step == tiny.steps  # nothing is left to do
     assert (tmp_path / CHECKPOINT).is_file()
 
     bridge = load_model(str(tmp_path / "model"))
     assert bridge.tokenizer("042").input_ids == [BOS, 0, 4, 2]
-    books = {site: load_bottleneck(tmp_path / "codebooks" / site) for site in training.books}
+    books = {site: Bottleneck.from_pretrained(tmp_path / "codebooks" / site) for site in training.books}
     tokens = sequences(training.machine, 2, 9)
     with torch.no_grad():
         plain = training.model(tokens)
@@ -221,8 +222,15 @@ def test_bad_input(wrong, words):
         wrong()
 
 
-def test_the_command_prints_the_page_and_names_what_is_wrong(command, elsewhere):  # noqa: ARG001
-    assert "20 M" in command("reproduce", "tokfsm", "--help").out
-    failed = command("reproduce", "tokfsm", "--scale", "huge")
-    assert failed.code == 2 and "huge is not quick or cpu or full" in failed.error
-    assert "tokens 10: give at least 4096" in command("reproduce", "tokfsm", "--tokens", "10").error
+def test_the_command_makes_a_run_and_prints_the_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny = replace(TINY, scale="quick")
+    monkeypatch.setattr("benchmarks.tokfsm.recipe.SCALES", {"quick": tiny})
+    monkeypatch.setattr("benchmarks.tokfsm.reproduce.EVALUATED", 8)
+    main(["run", "--scale", "quick", "--out", "here"])
+    assert "saved    here" in capsys.readouterr().out
+    assert Path("here/result.json").is_file()
+    main(["seeds"])
+    assert "state precision" in capsys.readouterr().out
+    with pytest.raises(InputError):
+        main(["run", "--tokens", "10"])

@@ -3,7 +3,7 @@
 import pytest
 
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import CodebookStore
+from interp.bottlenecks.store import Codebooks
 from interp.models import Model
 from interp.text import TextBlocks, load_text
 
@@ -19,6 +19,6 @@ def text(model) -> TextBlocks:
 
 
 @pytest.fixture(scope="session")
-def start(model, text, tmp_path_factory) -> CodebookStore:
+def start(model, text, tmp_path_factory) -> Codebooks:
     config = FitConfig(n_codes=12, k=4, selection="matching_pursuit")
-    return fit_codebooks(model, text, ["heads", "m0"], tmp_path_factory.mktemp("fitted"), config)
+    return fit_codebooks(model, ["heads", "m0"], text, tmp_path_factory.mktemp("fitted"), config)

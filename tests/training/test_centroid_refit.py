@@ -11,7 +11,7 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.kmeans import RIDGE, least_squares_move
 from interp.bottlenecks.metric_codebook import MetricCodebook
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.models import hooked
 from interp.training import TrainConfig, run, train_codebooks
@@ -145,7 +145,7 @@ def test_only_distilled_codes_for_one_k_are_refitted(change):
 def test_training_ends_with_it(model, text, start, tmp_path):
     config = TrainConfig(epochs=2, lr=0.02, centroid_refits=2)
     refitted, left = (
-        load_codebooks(
+        Codebooks.from_pretrained(
             train_codebooks(
                 model, start, text, tmp_path / str(rounds), replace(config, centroid_refits=rounds)
             ).folder,

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.models import hooked, load_model
 from interp.text import load_text
@@ -64,7 +64,7 @@ def kill_at(monkeypatch, call: int, target, name: str, *, after: bool) -> list[i
         (2, training_run, "write_json", False),
         (2, training_run, "refit_centroids", False),
         (2, training_run, "refit_centroids", True),
-        (1, training_run.CodebookStore, "finish", False),
+        (1, training_run.Codebooks, "finish", False),
     ],
 )
 def test_a_killed_run_goes_on_with_the_same_losses(
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     first, second = history(whole.folder), history(found.folder)
     assert first["loss"] == pytest.approx(second["loss"], abs=1e-6) and first["dead"] == second["dead"]
     for one, other in zip(
-        *(load_codebooks(folder.folder, model).values() for folder in (whole, found)), strict=True
+        *(Codebooks.from_pretrained(folder.folder, model).values() for folder in (whole, found)), strict=True
     ):
         torch.testing.assert_close(one.codes, other.codes, atol=1e-6, rtol=0)
         assert torch.equal(one.counts, other.counts)
@@ -150,7 +150,7 @@ def test_another_runs_checkpoint_is_refused(model, start, text, killed, tiny_mod
     with pytest.raises(InputError, match=r"another training \(text.seed 0, not 1\)"):
         train_codebooks(model, start, other_text, killed, CONFIG)
     config = FitConfig(n_codes=12, k=4, selection="matching_pursuit")
-    sites = fit_codebooks(model, text, ["a0"], tmp_path / "a0", config)
+    sites = fit_codebooks(model, ["a0"], text, tmp_path / "a0", config)
     with pytest.raises(InputError, match="another sites"):
         train_codebooks(model, sites, text, killed, CONFIG)
     other = tiny_model("gpt2")
@@ -211,7 +211,7 @@ def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, sta
     assert [TrainConfig().for_codes(some, mlps=True).lr for some in (1, 8, 32)] == [0.003, 0.003, 0.002]
     assert TrainConfig(lr=0.5).for_codes(1, mlps=True).lr == 0.5
     assert {site[0] for site in start.sites} == {"a", "m"}  # so by what is right for heads
-    books = load_codebooks(start.folder, model)
+    books = Codebooks.from_pretrained(start.folder, model)
     assert TrainConfig().for_books({"m0": books["m0"]}).lr == 0.003
     unsaid = replace(CONFIG, epochs=1, centroid_refits=0, lr=None)
     told = replace(unsaid, lr=unsaid.for_codes(k).lr)

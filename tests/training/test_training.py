@@ -13,7 +13,7 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import count_codes, straight_through
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
-from interp.bottlenecks.store import CodebookStore, load_codebooks
+from interp.bottlenecks.store import Codebooks, is_store
 from interp.errors import InputError
 from interp.evaluation.codebook_quality import evaluate_codebooks
 from interp.models import hooked, load_model, weights_digest
@@ -57,11 +57,11 @@ def test_steps_rise_to_the_whole_size_and_fall_to_nothing():
 @pytest.mark.parametrize(("k", "heldout_share"), [(1, 0.98), (4, 0.99)])
 def test_distilled_training_brings_held_out_kl_down(k, heldout_share, model, text, tmp_path):
     fit = FitConfig(n_codes=12, k=k, selection="matching_pursuit")
-    start = fit_codebooks(model, text, ["heads", "m0"], tmp_path / "fitted", fit)
+    start = fit_codebooks(model, ["heads", "m0"], text, tmp_path / "fitted", fit)
     heldout = load_text("stdlib", model, n_tokens=32 * 32, context=32, split="heldout")
     before = weights_digest(model)
     found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, epochs=8))
-    fitted, trained = (load_codebooks(folder, model) for folder in (start.folder, found.folder))
+    fitted, trained = (Codebooks.from_pretrained(folder, model) for folder in (start.folder, found.folder))
     assert kl_on(model, trained, text) < 0.95 * kl_on(model, fitted, text)
     assert kl_on(model, trained, heldout) < heldout_share * kl_on(model, fitted, heldout)
     assert weights_digest(model) == before and not any(p.requires_grad for p in model.parameters())
@@ -74,12 +74,12 @@ def test_distilled_training_brings_held_out_kl_down(k, heldout_share, model, tex
 
 def test_local_training_lowers_the_error_and_gives_each_site_its_own_gradient(model, text, start, tmp_path):
     found = train_codebooks(model, start, text, tmp_path, replace(QUICK, objective="local"))
-    fitted, trained = (load_codebooks(folder, model) for folder in (start.folder, found.folder))
+    fitted, trained = (Codebooks.from_pretrained(folder, model) for folder in (start.folder, found.folder))
     assert error_on(model, trained, text) < error_on(model, fitted, text)
     # the first site's gradient is the same whatever stands behind it
     gradients = []
     for sites in (["a0"], ["a0", "a1", "m0"]):
-        books = load_codebooks(start.folder, model)
+        books = Codebooks.from_pretrained(start.folder, model)
         trainer = Trainer(model, {s: books[s] for s in sites}, TrainConfig(objective="local", lr=0.0), 2)
         trainer.step(0, text.tokens[:8])
         gradients.append(books["a0"].codes.grad * len(sites))
@@ -91,7 +91,7 @@ def test_joint_training_lowers_the_loss_and_the_finetuned_model_is_saved(family,
     model = load_model(str(tiny_model_folder(family)))
     text = load_text("stdlib", model, n_tokens=64 * 32, context=32)
     fit = FitConfig(n_codes=12, k=4, selection="matching_pursuit")
-    start = fit_codebooks(model, text, ["heads", "m0"], tmp_path / "fitted", fit)
+    start = fit_codebooks(model, ["heads", "m0"], text, tmp_path / "fitted", fit)
     before = weights_digest(model)
     config = replace(QUICK, objective="joint", model_lr=1e-2)
     found = train_codebooks(model, start, text, tmp_path / "out", config)
@@ -100,9 +100,9 @@ def test_joint_training_lowers_the_loss_and_the_finetuned_model_is_saved(family,
     assert weights_digest(model) != before
     again = load_model(found.manifest["model"]["spec"])
     assert torch.equal(again(text.tokens[:4]), model(text.tokens[:4]))
-    load_codebooks(found.folder, again)
+    Codebooks.from_pretrained(found.folder, again)
     with pytest.raises(InputError, match="holds codebooks of"):
-        load_codebooks(found.folder, load_model(str(tiny_model_folder(family))))
+        Codebooks.from_pretrained(found.folder, load_model(str(tiny_model_folder(family))))
     # asked for once more, it is done
     untouched = load_model(str(tiny_model_folder(family)))
     assert train_codebooks(untouched, start, text, tmp_path / "out", config).manifest == found.manifest
@@ -174,13 +174,13 @@ def test_steps_are_adams_over_the_uses_of_each_code():
     ],
 )
 def test_the_first_position_is_exact_and_stays(objective, codes, model, text, tmp_path):
-    start = fit_codebooks(model, text, ["heads"], tmp_path / "fitted", FitConfig(n_codes=24, **codes))
+    start = fit_codebooks(model, ["heads"], text, tmp_path / "fitted", FitConfig(n_codes=24, **codes))
     given = {"nested": True} if objective == "nested" else {"objective": objective}
     found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, **given))
     tokens = text.tokens[:3]
     plain, coded, before = {}, {}, {}
     for seen, folder in ((plain, None), (coded, found.folder), (before, start.folder)):
-        books = load_codebooks(folder, model) if folder else {}
+        books = Codebooks.from_pretrained(folder, model) if folder else {}
         watch = {
             f"blocks.{layer}.hook_resid_post": partial(seen.__setitem__, layer)
             for layer in range(model.cfg.n_layers)
@@ -256,7 +256,7 @@ def test_the_gradient_of_a_code_is_the_slope_of_the_loss(model, text, start):
     tokens, config = text.tokens[:4], TrainConfig(lr=0.0, mse_weight=0.3)
 
     def loss_with(change) -> tuple[float, dict]:
-        books = {"m0": load_codebooks(start.folder, model)["m0"]}
+        books = {"m0": Codebooks.from_pretrained(start.folder, model)["m0"]}
         with torch.no_grad():
             books["m0"].codes += change
         return Trainer(model, books, config, 2).step(0, tokens).loss, books
@@ -271,7 +271,7 @@ def test_the_gradient_of_a_code_is_the_slope_of_the_loss(model, text, start):
 
 
 def test_steps_are_in_units_of_the_spread_at_the_site(model, text, start):
-    books = load_codebooks(start.folder, model)
+    books = Codebooks.from_pretrained(start.folder, model)
     before = {site: book.codes.detach().clone() for site, book in books.items()}
     seen = []
     with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: seen.append(x.clone())}):
@@ -293,13 +293,13 @@ def test_steps_are_in_units_of_the_spread_at_the_site(model, text, start):
 def test_nested_training_serves_every_number_of_codes(model, text, start, tmp_path):
     found = train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, nested=True))
     for k in (1, 2, 4):
-        fitted, trained = (load_codebooks(f, model, k=k) for f in (start.folder, found.folder))
+        fitted, trained = (Codebooks.from_pretrained(f, model, k=k) for f in (start.folder, found.folder))
         assert kl_on(model, trained, text) < kl_on(model, fitted, text)
-    assert all(book.config.k == 4 for book in load_codebooks(found.folder, model).values())
+    assert all(book.config.k == 4 for book in Codebooks.from_pretrained(found.folder, model).values())
 
 
 def test_codes_that_are_never_used_are_replaced_until_near_the_end(model, text, start):
-    book = load_codebooks(start.folder, model)["a0"]
+    book = Codebooks.from_pretrained(start.folder, model)["a0"]
     with torch.no_grad():
         book.codes[:, :3] = 1e4  # nothing is near them
     trainer = Trainer(model, {"a0": book}, TrainConfig(replace_every=4), 8)
@@ -329,7 +329,7 @@ def test_under_autocast_similarities_stay_exact(model, start):
     """As on a GPU: bfloat16 around the book changes neither ids nor the precision of codes."""
     from interp.training.trained_codebook import TrainedCodebook
 
-    book = TrainedCodebook(load_codebooks(start.folder, model)["a0"], alone=False)
+    book = TrainedCodebook(Codebooks.from_pretrained(start.folder, model)["a0"], alone=False)
     x = torch.randn(2, 9, book.config.groups, book.config.d_in)
     plain = book.encode(x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -344,7 +344,7 @@ def test_bfloat16_is_asked_for_on_a_processor(model, start, text):
     """Losses are nearly those of float32, and what is trained stays float32; ``auto`` is float32 here."""
     losses = {}
     for precision in ("auto", "float32", "bfloat16"):
-        books = load_codebooks(start.folder, model)
+        books = Codebooks.from_pretrained(start.folder, model)
         trainer = Trainer(model, books, replace(QUICK, precision=precision), 10)
         losses[precision] = [trainer.step(i, text.tokens[4 * i :][:4]).loss for i in range(3)]
         assert all(tensor.dtype != torch.bfloat16 for tensor in trainer.state().values())
@@ -381,18 +381,18 @@ def test_books_of_another_shape_are_refused(model):
 
 def test_nested_training_of_plain_sums_is_refused(model, text, tmp_path):
     config = FitConfig(n_codes=12, k=2, selection="cosine")
-    start = fit_codebooks(model, text, ["a0"], tmp_path / "cosine", config)
+    start = fit_codebooks(model, ["a0"], text, tmp_path / "cosine", config)
     with pytest.raises(InputError, match="lengths of these codes are right for sums of 2"):
         train_codebooks(model, start, text, tmp_path / "out", replace(QUICK, nested=True))
-    assert CodebookStore.exists(start.folder)
+    assert is_store(start.folder)
 
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_what_the_first_position_needs_is_never_replaced(every, model, text, tmp_path):
     """A step of one code a vector uses none of the codes that stand for nothing in the later slots."""
     fit = FitConfig(n_codes=24, k=2, selection="matching_pursuit")
-    start = fit_codebooks(model, text, ["heads"], tmp_path / "fitted", fit)
-    books = load_codebooks(start.folder, model)
+    start = fit_codebooks(model, ["heads"], text, tmp_path / "fitted", fit)
+    books = Codebooks.from_pretrained(start.folder, model)
     trainer = Trainer(model, books, replace(QUICK, nested=True, replace_every=every), 24)
     trainer.step(0, text.tokens[:2])
     held = {site: book.codes[trainer._wrappers[site].held].clone() for site, book in books.items()}
@@ -419,7 +419,7 @@ def test_texts_that_begin_differently_have_no_first_position_to_hold(model, star
 
 
 def test_without_replacement_dead_codes_are_counted_all_the_same(model, text, start):
-    book = load_codebooks(start.folder, model)["a0"]
+    book = Codebooks.from_pretrained(start.folder, model)["a0"]
     with torch.no_grad():
         book.codes[:, :3] = 1e4  # nothing is near them
     trainer = Trainer(model, {"a0": book}, TrainConfig(replace_every=0), 4)
@@ -434,7 +434,7 @@ def test_one_vector_a_batch_has_nothing_to_explain(model, start, tmp_path):
 
 def test_what_cannot_be_trained_is_refused(model, start):
     with pytest.raises(InputError, match="one code a vector, so there is no number to draw"):
-        Trainer(model, load_codebooks(start.folder, model, k=1), replace(QUICK, nested=True), 4)
+        Trainer(model, Codebooks.from_pretrained(start.folder, model, k=1), replace(QUICK, nested=True), 4)
     book = LayerNormCodebook(CodebookConfig(d_in=model.cfg.d_head * model.cfg.n_heads, n_codes=12))
     with pytest.raises(InputError, match="the book at a0 is a layer_norm_codebook"):
         Trainer(model, {"a0": book}, QUICK, 4)
@@ -448,9 +448,9 @@ def test_a_finetuned_model_moves_with_its_folder_and_needs_no_gradients_any_more
     found = train_codebooks(model, start, text, tmp_path / "out", config)
     assert all(parameter.grad is None for parameter in model.parameters())
     moved = found.folder.rename(tmp_path / "elsewhere")
-    spec = CodebookStore.open(moved).manifest["model"]["spec"]
+    spec = Codebooks.from_pretrained(moved).manifest["model"]["spec"]
     assert spec == str(moved / "model")
-    load_codebooks(moved, load_model(spec))
+    Codebooks.from_pretrained(moved, load_model(spec))
 
 
 def test_a_full_disk_leaves_no_half_of_a_model(tiny_model, tmp_path, monkeypatch):

@@ -18,7 +18,6 @@ from typing import Any, Literal, no_type_check
 import torch
 from jaxtyping import Float
 from sae_lens import SAE, SAEConfig, TopKSAE, TopKSAEConfig, register_sae_class
-from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.registry import SAE_CLASS_REGISTRY
 from sae_lens.saes.sae import SAEMetadata
 from safetensors import SafetensorError
@@ -282,35 +281,23 @@ class SaeLensCodes(Bottleneck):
         self.sae.to(target)
         return self
 
-    def save(self, folder: Path) -> None:
+    def _save_pretrained(self, save_directory: Path) -> None:
         """In SAELens' own format."""
-        self.sae.save_model(folder)
+        self.sae.save_model(save_directory)
 
     @classmethod
-    def load(cls, folder: Path, k: int = 1) -> "SaeLensCodes":
-        """Read what SAELens saved.
+    def from_pretrained(cls, source: str | Path, *, k: int = 1, **hub: Any) -> "SaeLensCodes":
+        """Read what SAELens saved, from a folder or from the hub's repository ``owner/name``.
 
         Raises:
             InputError: there is no SAE that can be read.
         """
         try:
-            sae = SAE.load_from_disk(folder)
+            return cls(SAE.load_from_disk(fetch(source, **hub)), k)
+        except InputError:
+            raise
         except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise InputError(f"cannot read a SAE of SAELens from {folder}: {error}") from None
-        return cls(sae, k)
-
-    @classmethod
-    def from_pretrained(
-        cls, source: str | Path, *, k: int = 1, revision: str | None = None, token: str | None = None
-    ) -> "SaeLensCodes":
-        """Load from a folder of SAELens' format, or from the hub's repository ``owner/name`` that holds one.
-
-        Raises:
-            InputError: as :meth:`load`, or the hub cannot be reached.
-        """
-        return cls.load(
-            fetch(source, [SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME], revision=revision, token=token), k
-        )
+            raise InputError(f"cannot read a SAE of SAELens from {source}: {error}") from None
 
     def push_to_hub(self, repo_id: str, **_: Any) -> str:
         """Refused: what this package would write on the card could not read it."""

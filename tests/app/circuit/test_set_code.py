@@ -13,10 +13,9 @@ import torch
 from interp.app.circuit.runs import Kept
 from interp.app.engine import Turns
 from interp.app.widgets import run_store
-from interp.app.widgets.codebook_picker import SHIPPED_MLPS
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import SetCode
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.report import wording
 from interp.runs.run import Run
 from interp.stats import mean_interval
@@ -39,7 +38,7 @@ def _set_by_hand(model, books, pairs, code: int, head: int, column: int | None) 
 def test_a_code_set_changes_the_metric_by_what_attach_gives(page, real, model, where):
     before = files_of(real)
     app = page(real, run="mine", head="a0.h2", read="true", set=f"a0.h2@{where}=7")
-    books = load_codebooks(real / "books", model)
+    books = Codebooks.from_pretrained(real / "books", model)
     pairs = Run.load(real / "mine").sample_again(real / "mine", model.tokenizer, 16)
     assert len(pairs) == N
     with torch.no_grad(), attach(model, {"a0": books["a0"]}, error_term=True) as attached:
@@ -106,10 +105,10 @@ def test_a_wrong_code_is_one_clear_line(page, real, code, message):
     assert message in re.sub(r"\\(.)", r"\1", error.value) and "<" not in re.sub(r"\\<", "", error.value)
 
 
-@pytest.mark.usefixtures("shipped_at_mlps")
+@pytest.mark.usefixtures("pretrained_at_mlps")
 def test_codebooks_of_the_package_that_have_none_at_the_head_are_one_clear_line(page, real):
-    app = page(real, run="mine", head="a0.h2", read="true", books=SHIPPED_MLPS)
-    assert app.selectbox(key="books").value == SHIPPED_MLPS
+    app = page(real, run="mine", head="a0.h2", read="true", books="tiny-mlps")
+    assert app.selectbox(key="books").value == "tiny-mlps"
     [error] = app.error
     assert "no codebook at a0.h2" in re.sub(r"\\(.)", r"\1", error.value)
 

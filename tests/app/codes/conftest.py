@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import streamlit as st
 
-from interp.bottlenecks.store import load_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.codesearch import (
     CodeIndex,
     build_index,
@@ -35,8 +35,8 @@ def saved(runs_with_books, model, tmp_path_factory) -> Path:
     corpus = folder.parent / "documents.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": document}) for document in DOCUMENTS), encoding="utf-8")
     text = load_text(str(corpus), model, n_tokens=2400, context=40)
-    books = load_codebooks(folder / "books", model)
-    build_index(model, books, text, folder / NAME, books_folder=folder / "books", batch_size=8)
+    books = Codebooks.from_pretrained(folder / "books", model)
+    build_index(model, books, text, folder / NAME, batch_size=8)
     return folder
 
 

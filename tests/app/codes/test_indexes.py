@@ -8,7 +8,6 @@ import pytest
 
 from interp.app import engine
 from interp.app.codes import build as code_build
-from interp.app.widgets.codebook_picker import SHIPPED_MLPS
 from interp.codesearch import (
     CodeIndex,
 )
@@ -22,7 +21,7 @@ def _offered(app):
     return app.run()
 
 
-@pytest.mark.usefixtures("shipped_at_mlps")
+@pytest.mark.usefixtures("pretrained_at_mlps")
 def test_without_an_index_it_offers_to_build_one_of_the_codebooks_there_are(page, runs):
     shutil.rmtree(runs / NAME)
     app = _offered(page(runs))
@@ -30,18 +29,20 @@ def test_without_an_index_it_offers_to_build_one_of_the_codebooks_there_are(page
     assert button(app, "Build the index")
     assert app.code[0].value.startswith("interp index build --data stdlib --tokens 24000")
     assert f"--out {runs}/index-" in app.code[0].value
-    assert app.selectbox(key="build books").options == [SHIPPED_MLPS, "books"]
+    assert app.selectbox(key="build books").options == ["tiny-mlps", "books"]
     assert not app.dataframe and not app.error
-    assert "--codebooks package:mlps --out" in app.code[0].value and "-mlps-stdlib-24000" in app.code[0].value
+    assert (
+        "--codebooks tiny-mlps --out" in app.code[0].value and "-tiny-mlps-stdlib-24000" in app.code[0].value
+    )
 
 
-@pytest.mark.usefixtures("shipped_at_mlps")
+@pytest.mark.usefixtures("pretrained_at_mlps")
 def test_codebooks_of_any_name_have_an_index_apart_from_those_of_the_package(page, runs):
     shutil.copytree(runs / "books", runs / "mlps")
     _offered(page(runs))
-    folders = [code_build.Plan(books, 8_000).folder.name for books in ("mlps", SHIPPED_MLPS)]
+    folders = [code_build.Plan(books, 8_000).folder.name for books in ("mlps", "tiny-mlps")]
     assert len(set(folders)) == 2
-    assert [code_build.plan_of(name).books for name in folders] == ["mlps", SHIPPED_MLPS]
+    assert [code_build.plan_of(name).books for name in folders] == ["mlps", "tiny-mlps"]
 
 
 def test_without_codebooks_it_says_how_to_make_some(page, tmp_path):

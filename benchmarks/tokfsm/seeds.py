@@ -2,12 +2,12 @@
 
 ::
 
-    python benchmarks/tokfsm_seeds.py                  # the runs that come with the repository, of scale cpu
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/pull-seed*.json     # the recipe before
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/pull-quick-*.json   # 10 M tokens by that
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/long-*.json         # 38 M tokens by that
-    python benchmarks/tokfsm_seeds.py benchmarks/results/tokfsm/adam-*.json         # 38 M by one earlier still
-    python benchmarks/tokfsm_seeds.py runs/tokfsm-*    # folders of ``interp reproduce tokfsm``, of one scale
+    python -m benchmarks.tokfsm seeds                                               # the kept runs of scale cpu
+    python -m benchmarks.tokfsm seeds benchmarks/results/tokfsm/pull-seed*.json     # the recipe before
+    python -m benchmarks.tokfsm seeds benchmarks/results/tokfsm/pull-quick-*.json   # 10 M tokens by that
+    python -m benchmarks.tokfsm seeds benchmarks/results/tokfsm/long-*.json         # 38 M tokens by that
+    python -m benchmarks.tokfsm seeds benchmarks/results/tokfsm/adam-*.json         # 38 M by one earlier still
+    python -m benchmarks.tokfsm seeds runs/tokfsm-*                                 # folders of runs of one scale
 
 Runs nothing. The interval is Student's, 95 %, over seeds: how far the mean over all seeds may be from this one, where
 those of a single run (``table.md``) are over its sequences. Of fewer than three seeds there is none.
@@ -34,7 +34,7 @@ from benchmarks.tokfsm.table import (
     form_of,
 )
 
-RESULTS = Path(__file__).parent / "results" / "tokfsm"
+RESULTS = Path(__file__).parents[1] / "results" / "tokfsm"
 CONTROLLED = {
     "loss": "loss",
     "transition_accuracy": "state accuracy: transitions sampled",
@@ -53,10 +53,11 @@ class Row(NamedTuple):
     form: str = ".1%"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="*", help="result files, or folders with a result.json")
-    given = parser.parse_args()
+
+
+def main(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     paths = [run / "result.json" if run.is_dir() else run for run in given.runs] or RESULTS.glob("cpu-*.json")
     results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     scales = {result["recipe"]["scale"] for result in results}
@@ -118,7 +119,3 @@ def _interval(row: Row) -> str:
     half = float(t.ppf(0.975, n - 1) * np.std(row.values, ddof=1) / np.sqrt(n))
     low, high = (format(value, row.form) for value in (mean - half, mean + half))
     return f"{mean:{row.form}} [{low}, {high}]"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,162 @@
+"""Small files for shipping, and finding them by model."""
+
+import pytest
+import torch
+
+from interp import DEFAULT_CODEBOOKS
+from interp.bottlenecks import Codebook, CodebookConfig, store
+from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import Codebooks, pretrained_names, read_packed, write_packed
+from interp.errors import InputError
+from interp.text import load_text
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def fitted(model, tmp_path_factory) -> dict[int, Codebooks]:
+    text = load_text("stdlib", model, n_tokens=640, context=32)
+    folder = tmp_path_factory.mktemp("fitted")
+    return {
+        k: fit_codebooks(
+            model,
+            ["heads", "m0"],
+            text,
+            folder / f"k{k}",
+            FitConfig(n_codes=24, k=k, selection="matching_pursuit"),
+        )
+        for k in (1, 4)
+    }
+
+
+@pytest.fixture
+def no_pretrained(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "PRETRAINED", tmp_path / "package")
+    return tmp_path / "package"
+
+
+@pytest.mark.parametrize(("storage", "steps"), [("int8", 254), ("float16", 2048)])
+def test_packed_codes_are_off_by_at_most_half_a_step(model, fitted, tmp_path, storage, steps):
+    packed = fitted[4].pack(tmp_path / "packed", storage)
+    assert sorted(p.name for p in packed.folder.iterdir()) == ["codebooks.safetensors", "manifest.json"]
+    whole, small = (Codebooks.from_pretrained(folder, model) for folder in (fitted[4].folder, packed.folder))
+    assert list(whole) == list(small)
+    for site, book in whole.items():
+        assert small[site].config == book.config and torch.equal(small[site].counts, book.counts)
+        middle = book.codes.median(1, keepdim=True).values
+        apart = book.codes - middle if storage == "int8" else book.codes
+        most = apart.abs().amax(-1, keepdim=True)
+        assert ((small[site].codes - book.codes).abs() <= most / steps * 1.001).all()
+        x = torch.randn(50, book.config.groups, book.config.d_in)
+        x = x if book.config.groups > 1 else x[:, 0]
+        same = (small[site].encode(x).ids == book.encode(x).ids).float().mean()
+        assert same > 0.95
+    assert (packed.folder / "codebooks.safetensors").stat().st_size < 0.6 * sum(
+        path.stat().st_size for path in fitted[4].folder.glob("*/weights.safetensors")
+    )
+
+
+def test_codes_far_from_zero_are_told_apart(tmp_path):
+    """Their length, in which a step was measured before, has no part in how far they are off."""
+    book = Codebook(CodebookConfig(d_in=8, n_codes=16, k=1))
+    with torch.no_grad():
+        book.codes += 1000
+    write_packed(tmp_path / "far", {"a0": book}, "int8")
+    assert (read_packed(tmp_path / "far")["a0"].codes - book.codes).abs().max() < 0.02
+
+
+def test_one_code_far_from_all_others_leaves_them_told_apart(tmp_path):
+    """As of the first position at some MLPs, a thousand times as long as the rest."""
+    book = Codebook(CodebookConfig(d_in=8, n_codes=64, k=1))
+    with torch.no_grad():
+        book.codes[0, 5] = 10_000
+    write_packed(tmp_path / "far", {"m0": book}, "int8")
+    off = (read_packed(tmp_path / "far")["m0"].codes - book.codes)[0].abs().amax(-1)
+    assert (off < 0.02).sum() == 63
+
+
+def test_codes_too_large_for_half_precision_are_refused_and_int8_holds_them(tmp_path):
+    book = Codebook(CodebookConfig(d_in=4, n_codes=3))
+    with torch.no_grad():
+        book.codes *= 1e6
+    with pytest.raises(InputError):
+        write_packed(tmp_path / "far", {"a0": book}, "float16")
+    assert not (tmp_path / "far").exists()
+    write_packed(tmp_path / "far", {"a0": book}, "int8")
+    torch.testing.assert_close(read_packed(tmp_path / "far")["a0"].codes, book.codes, rtol=0, atol=2e4)
+
+
+def test_a_damaged_or_foreign_file_is_named(model, fitted, tmp_path):
+    packed = fitted[1].pack(tmp_path / "packed")
+    path = packed.folder / "codebooks.safetensors"
+    content = path.read_bytes()
+    sound = content.decode("latin1")
+    for old, new in [
+        ('\\"kind\\"', '\\"kins\\"'),
+        ('\\"kind\\": \\"codebook\\"', '\\"kind\\": \\"codebuch\\"'),
+        ('\\"books\\"', '\\"boots\\"'),
+        ('{\\"format\\"', '[\\"format\\"'),
+        ('"a0/codes"', '"a0/codas"'),
+    ]:
+        assert old in sound and len(old) == len(new)
+        path.write_bytes(sound.replace(old, new).encode("latin1"))
+        with pytest.raises(InputError):
+            Codebooks.from_pretrained(packed.folder, model)
+    path.write_bytes(content[:-10])
+    with pytest.raises(InputError):
+        Codebooks.from_pretrained(packed.folder, model)
+    path.write_bytes((fitted[1].folder / "a0" / "weights.safetensors").read_bytes())
+    with pytest.raises(InputError):
+        Codebooks.from_pretrained(packed.folder, model)
+    with pytest.raises(InputError):
+        fitted[1].pack(fitted[4].folder)
+
+
+def test_codebooks_are_a_mapping_by_any_name_of_a_site(model, fitted):
+    found = fitted[4]
+    assert list(found) == found.sites == ["a0", "m0", "a1"] and len(found) == 3
+    one = found["a1.h2"]
+    assert one.config.groups == 1 and torch.equal(one.codes[0], found["a1"].codes[2])
+    x = torch.randn(5, model.cfg.n_heads, model.cfg.d_head)
+    assert torch.equal(one.encode(x[:, 2]).ids, found["a1"].encode(x).ids[:, 2])
+    assert "a1.h2" in found
+    for missing in ("a1.h99", "a7", "r0", "nonsense"):
+        assert missing not in found
+
+
+def test_those_of_the_package_are_found_by_name_and_by_model(model, fitted, no_pretrained, tiny_model):
+    assert pretrained_names() == []
+    for k, found in fitted.items():
+        found.pack(no_pretrained / f"tiny-k{k}")
+    assert pretrained_names() == pretrained_names(model) == ["tiny-k1", "tiny-k4"]
+    assert pretrained_names(tiny_model("gpt2")) == []
+    found = Codebooks.from_pretrained("tiny-k4", model, k=2)
+    assert {codebook.config.k for codebook in found.values()} == {2}
+    for name, of, k in (
+        ("tiny-k4", model, 5),
+        ("tiny-k1", tiny_model("gpt2"), None),
+        ("tiny-k9", model, None),
+    ):
+        with pytest.raises(InputError):
+            Codebooks.from_pretrained(name, of, k)
+
+
+def test_what_is_saved_or_pushed_is_what_is_read(model, fitted, tmp_path, hub):
+    fitted[4].pack(tmp_path / "packed").save_pretrained(tmp_path / "saved")
+    fitted[1].push_to_hub("someone/codes")
+    for where, k in ((tmp_path / "saved", 4), ("someone/codes", 1)):
+        again = Codebooks.from_pretrained(where, model)
+        assert again.sites == fitted[k].sites and again.manifest["fit"]["k"] == k
+    assert torch.equal(again["a0"].codes, fitted[1]["a0"].codes)
+    with pytest.raises(InputError):
+        fitted[1].save_pretrained(tmp_path / "saved")
+
+
+def test_what_the_package_brings_is_whole_and_small():
+    sizes = [path.stat().st_size for path in store.PRETRAINED.rglob("*") if path.is_file()]
+    assert sum(sizes) <= 25 * 2**20 and DEFAULT_CODEBOOKS in pretrained_names()
+    for name in pretrained_names():
+        assert all(codebook.counts.any() for codebook in Codebooks.from_pretrained(name).values())
