@@ -18,7 +18,7 @@ if "torch" not in sys.modules:
 
 # torch and transformer-lens take seconds to import: names are fetched when they are first used
 _EXPORTS = {
-    "discover": "interp.runs.discover",
+    "find_circuit": "interp.runs.discover",
     "Run": "interp.runs.run",
     "load_model": "interp.models",
     "load_task": "interp.tasks",

@@ -209,12 +209,12 @@ def test_another_model_s_run_is_not_replaced(command):
 def test_options_reach_the_discovery(command):
     words = ["--method", "patching", "-n", "6", "--seed", "3", "--counterfactual", "s2_io", "--no-bos"]
     words += ["--candidates", "7", "--threshold", "0.5", "--mlps", "--dtype", "bfloat16", "--device", "cpu"]
-    outcome = command("discover", PLANTED, *words, "--set", "mlps=true", "--batch-size", "3", "--out", "mine")
+    outcome = command("discover", PLANTED, *words, "--batch-size", "3", "--out", "mine")
     assert outcome.code == 0, outcome.err
     run = Run.load("mine")
     assert (run.method, run.n_pairs, run.seed) == ("patching", 6, 3)
     assert run.provenance.pairs.counterfactual == "s2_io" and run.provenance.pairs.bos is False
-    assert (run.settings.n_candidates, run.settings.threshold) == (7, 0.5)
+    assert (run.settings.candidates, run.settings.threshold) == (7, 0.5)
     assert run.settings.config["mlps"] is True and run.settings.config["batch_size"] == 3
     assert run.universe == "heads", "this model has no MLPs, whatever was asked for"
 
@@ -426,7 +426,7 @@ def test_doctor_notices_a_circuit_that_is_not_found(command, monkeypatch):
     class Wrong:
         members = (SimpleNamespace(site="a0.h0"),)
 
-    monkeypatch.setattr("interp.runs.discover.discover", lambda *_args, **_kwargs: Wrong)
+    monkeypatch.setattr("interp.runs.discover.find_circuit", lambda *_args, **_kwargs: Wrong)
     monkeypatch.setattr("interp.models.load_model", lambda: 1 / 0)
     outcome = command("doctor")
     assert outcome.code == 1 and "FAIL planted circuit: found a0.h0, but" in outcome.out

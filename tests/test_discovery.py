@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp import Run, discover
+from interp import Run, find_circuit
 from interp.circuits.graph_json import read_graph, write_graph
 from interp.circuits.references import load_reference
 from interp.errors import InputError
@@ -38,7 +38,7 @@ FAST = {
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    return discover("planted-inhibition", model="planted-inhibition", n=16)
+    return find_circuit("planted-inhibition", "planted-inhibition", n=16)
 
 
 def test_a_planted_circuit_is_found_with_signs_roles_and_edges(run):
@@ -56,7 +56,7 @@ def test_what_the_finder_takes_to_be_members_is_there_and_right_before_any_check
     assert set(proposed.heads) == set(planted_truth("planted-inhibition").heads)
     heads = proposed.heads
     assert f"{len(heads)} heads, {len(heads)} of them members" in render_report(run)
-    plain = discover("planted-inhibition", model="planted-inhibition", n=16, method="attribution")
+    plain = find_circuit("planted-inhibition", "planted-inhibition", n=16, method="attribution")
     assert plain.proposed is None and "of them members" not in render_report(plain)
 
 
@@ -76,7 +76,7 @@ def test_the_result_has_the_promised_keys_and_is_strict_json(run):
 
 
 def test_the_same_call_gives_the_same_result(run):
-    again = discover("planted-inhibition", model="planted-inhibition", n=16)
+    again = find_circuit("planted-inhibition", "planted-inhibition", n=16)
     assert again.model_dump(exclude={"seconds"}) == run.model_dump(exclude={"seconds"})
     for name, array in run.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
@@ -106,16 +106,14 @@ def test_details_hold_what_a_report_shows_of_each_member(run):
 
 def test_patterns_of_long_prompts_are_left_out(run, monkeypatch):
     monkeypatch.setattr(pipeline, "LONGEST", len(run.examples[0].clean) - 1)
-    long = discover("planted-inhibition", model="planted-inhibition", n=8)
+    long = find_circuit("planted-inhibition", "planted-inhibition", n=8)
     assert long.members and long.pattern(long.members[0].site) is None
     assert 'class="pattern"' in render_report(run) and 'class="pattern"' not in render_report(long)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_gives_one_kind_of_result(method):
-    run = discover(
-        "planted-induction", model="planted-induction", method=method, n=12, config=FAST.get(method)
-    )
+    run = find_circuit("planted-induction", "planted-induction", method=method, n=12, config=FAST.get(method))
     assert run.method == method
     found = {part.site for part in run.members}
     truth = set(planted_truth("planted-induction").heads)
@@ -125,7 +123,7 @@ def test_every_method_gives_one_kind_of_result(method):
 
 
 def test_patching_is_not_measured_a_second_time():
-    run = discover("planted-induction", model="planted-induction", method="patching", n=8)
+    run = find_circuit("planted-induction", "planted-induction", method="patching", n=8)
     assert run.cost["check"] == 0
     for part in run.members:
         assert part.effect == pytest.approx(part.score)
@@ -135,7 +133,7 @@ def test_a_loaded_model_and_a_task_object_work_like_their_names(run):
     from interp import load_task
 
     model = load_planted_model("planted-inhibition")
-    again = discover(load_task("planted-inhibition"), model=model, n=16)
+    again = find_circuit(model, load_task("planted-inhibition"), n=16)
     assert [p.site for p in again.members] == [p.site for p in run.members]
 
 
@@ -147,7 +145,7 @@ def test_a_loaded_model_and_a_task_object_work_like_their_names(run):
         ({"n": 2}, "too few"),
         ({"method": "magic"}, "'magic'.*attribution"),
         ({"counterfactual": "odd"}, "odd"),
-        ({"n_candidates": 0}, "0 candidates"),
+        ({"candidates": 0}, "candidates 0"),
         ({"batch_size": 0}, "batch size 0"),
         ({"threshold": 0.0, "model": "no-such-model"}, "threshold 0.0"),  # before it is looked for
         ({"threshold": float("nan")}, "threshold nan: it is a share"),
@@ -155,25 +153,29 @@ def test_a_loaded_model_and_a_task_object_work_like_their_names(run):
         ({"n": 8.0}, "n 8.0: it must be a whole number"),
         ({"seed": "1"}, "seed '1': it must be a whole number"),
         ({"batch_size": 2.5}, "batch size 2.5: it must be a whole number"),
-        ({"n_candidates": None}, "candidates None: it must be a whole number"),
+        ({"candidates": None}, "candidates None: it must be a whole number"),
         ({"threshold": "0.05"}, "threshold '0.05': it must be a number"),
     ],
 )
 def test_bad_arguments_name_the_value(arguments, message):
     with pytest.raises(InputError, match=message) as error:
         # as a user calls it, without the tests' own check of types
-        inspect.unwrap(discover)("planted-induction", **{"model": "planted-induction", "n": 8, **arguments})
+        asked = {"model": "planted-induction", "task": "planted-induction", "n": 8, **arguments}
+        inspect.unwrap(find_circuit)(**asked)
     assert "\n" not in str(error.value)
 
 
 def test_numbers_of_numpy_are_as_good_as_python_s_and_are_kept(tmp_path):
-    plain = discover("planted-induction", n=8, seed=1, batch_size=4, n_candidates=9, threshold=0.25)
-    run = discover(
+    plain = find_circuit(
+        "planted-induction", "planted-induction", n=8, seed=1, batch_size=4, candidates=9, threshold=0.25
+    )
+    run = find_circuit(
+        "planted-induction",
         "planted-induction",
         n=np.int64(8),
         seed=np.int64(1),
         batch_size=np.int32(4),
-        n_candidates=np.uint8(9),
+        candidates=np.uint8(9),
         threshold=np.float32(0.25),
     )
     again = Run.load(run.save(tmp_path / "run"))
@@ -192,9 +194,9 @@ def test_a_reference_is_measured_with_numbers_of_numpy(tmp_path):
 
 def test_a_path_stands_for_a_model(tiny_model_folder):
     with pytest.raises(InputError, match="there is no file or folder /absent"):
-        discover("ioi", model=Path("/absent"))
+        find_circuit(Path("/absent"), "ioi")
     with pytest.raises(InputError, match="the task ioi needs at least .* names"):
-        discover("ioi", model=tiny_model_folder("llama"), n=8)
+        find_circuit(tiny_model_folder("llama"), "ioi", n=8)
 
 
 def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
@@ -204,12 +206,12 @@ def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
         "def mine():\n    return load_planted_task('planted-induction')\n\n\ntask = mine()\n"
     )
     spec = tmp_path / "mine.py:task"
-    run = discover(spec, model="planted-induction", n=6, n_candidates=4)
+    run = find_circuit("planted-induction", spec, n=6, candidates=4)
     assert run.settings.task_class == str(spec)
 
 
 def test_members_say_why_and_the_report_shows_it():
-    run = discover("planted-inhibition", n=12)
+    run = find_circuit("planted-inhibition", "planted-inhibition", n=12)
     assert run.method == "adaptive-patching"
     evidence = run.component("a2.h0").evidence
     assert evidence.probability > 0.99 and evidence.changes[0].role == "END"
@@ -230,7 +232,7 @@ def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(wiring
         "added_by_heads",
         lambda _, model, layer, z: (z[:, :, None] @ model.blocks[layer].attn.W_O)[:, :, 0],
     )
-    run = discover("planted-induction", model="planted-induction", n=8, n_candidates=6, method=method)
+    run = find_circuit("planted-induction", "planted-induction", n=8, candidates=6, method=method)
     assert {part.site for part in run.members} == set(planted_truth("planted-induction").heads)
     assert run.edges == []
     roles = run.heads[0].roles
@@ -242,7 +244,7 @@ def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(wiring
 
 
 def test_roles_in_a_report_are_escaped():
-    run = discover("planted-inhibition", n=6)
+    run = find_circuit("planted-inhibition", "planted-inhibition", n=6)
     head = run.component("a2.h0")
     changes = [replace(change, role="<script>alert(1)</script>") for change in head.evidence.changes]
     head.evidence = replace(head.evidence, changes=tuple(changes))
@@ -250,7 +252,7 @@ def test_roles_in_a_report_are_escaped():
 
 
 def test_the_threshold_reaches_the_method():
-    run = discover("planted-inhibition", n=6, threshold=0.07)
+    run = find_circuit("planted-inhibition", "planted-inhibition", n=6, threshold=0.07)
     assert run.settings.config["threshold"] == 0.07
 
 
@@ -259,8 +261,8 @@ def test_the_threshold_reaches_the_method():
 def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_their_defaults(method, own_seed):
     options = {"n_codes": "7"}
     config = method_config(method, "planted-induction", options, seed=own_seed, threshold=0.05)
-    common = {"n": 8, "seed": 3, "threshold": 0.05, "n_candidates": 4}
-    run = discover("planted-induction", method=method, config=config, **common)
+    common = {"n": 8, "seed": 3, "threshold": 0.05, "candidates": 4}
+    run = find_circuit("planted-induction", "planted-induction", method=method, config=config, **common)
     again = {}
     exec(python_lines(run).replace('run.save("run")', ""), again)
     assert [head.score for head in again["run"].heads] == [head.score for head in run.heads]
@@ -270,9 +272,9 @@ def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_the
 
 def test_a_config_of_another_method_or_threshold_is_refused():
     with pytest.raises(InputError, match="config of type OverlapConfig: method 'attribution' takes a Attr"):
-        discover("planted-inhibition", method="attribution", config=FAST["overlap"])
+        find_circuit("planted-inhibition", "planted-inhibition", method="attribution", config=FAST["overlap"])
     with pytest.raises(InputError, match=r"threshold 0.02, but 0.3 in the method's config"):
-        discover("planted-inhibition", config=AdaptivePatchingConfig(threshold=0.3))
+        find_circuit("planted-inhibition", "planted-inhibition", config=AdaptivePatchingConfig(threshold=0.3))
 
 
 def test_a_reference_is_refused_before_the_sweep_where_the_model_does_not_do_the_task(tmp_path):
@@ -299,7 +301,7 @@ def test_edges_are_scored_by_the_discovery_s_own_threshold_and_batch_size(monkey
         return patched_edges(*args, **kwargs)
 
     monkeypatch.setattr("interp.scores.adaptive_patching.edges.patched_edges", watched)
-    discover("planted-inhibition", n=16, threshold=0.3, batch_size=2)
+    find_circuit("planted-inhibition", "planted-inhibition", n=16, threshold=0.3, batch_size=2)
     assert (seen[0].threshold, seen[0].batch_size) == (0.3, 2)
 
 
@@ -332,7 +334,7 @@ def _renamed(task, change) -> Task:
 def test_pairs_that_share_no_role_are_read_at_their_last_token(named):
     """Which has no role of its own, and where edges' codes are then taken."""
     own = _renamed(load_task("planted-induction"), lambda i, pair: replace(pair, positions=named(i)))
-    found = discover(own, model="planted-induction", n=8)
+    found = find_circuit("planted-induction", own, n=8)
     assert found.members and found.edges
 
 
@@ -345,7 +347,7 @@ def test_what_the_model_does_the_wrong_way_round_is_told_before_the_swaps(monkey
 
     monkeypatch.setattr("interp.runs.discover.check", never)
     with pytest.raises(InputError, match="which is less: are answers and wrong answers"):
-        discover(_renamed(load_task("planted-induction"), exchanged), model="planted-induction", n=8)
+        find_circuit("planted-induction", _renamed(load_task("planted-induction"), exchanged), n=8)
 
 
 def test_a_class_stands_for_its_task_and_an_unknown_metric_is_refused():

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 @pytest.fixture(scope="module")
 def finished() -> Run:
-    return interp.discover(PLANTED, n=8)
+    return interp.find_circuit(PLANTED, PLANTED, n=8)
 
 
 DAMAGE = {
@@ -198,7 +198,7 @@ def test_running_out_of_memory_says_what_to_try(command, tmp_path, monkeypatch, 
     def fail(*_args, **_kwargs):
         raise RuntimeError(message)
 
-    monkeypatch.setattr("interp.runs.discover.discover", fail)
+    monkeypatch.setattr("interp.runs.discover.run_search", fail)
     outcome = command(*DISCOVER)
     assert outcome.code == 1 and "--batch-size" in outcome.error
     assert list(tmp_path.iterdir()) == []
@@ -208,7 +208,7 @@ def test_a_bug_of_ours_is_not_dressed_up(command, monkeypatch):
     def fail(*_args, **_kwargs):
         raise RuntimeError("the axes do not fit")
 
-    monkeypatch.setattr("interp.runs.discover.discover", fail)
+    monkeypatch.setattr("interp.runs.discover.run_search", fail)
     with pytest.raises(RuntimeError, match="axes"):
         command(*DISCOVER)
 

@@ -26,10 +26,10 @@ def made(tmp_path_factory) -> Path:
     from interp.planted.models import load_planted_model
     from interp.planted.tasks import load_planted_task
     from interp.prompts.prompt_file import write_prompt_file
-    from interp.runs.discover import discover
+    from interp.runs.discover import find_circuit
 
     folder = tmp_path_factory.mktemp("made")
-    discover(PLANTED, n=6).save(folder / "run")
+    find_circuit(PLANTED, PLANTED, n=6).save(folder / "run")
     tokenizer = load_planted_model(PLANTED).tokenizer
     write_prompt_file(load_planted_task(PLANTED).sample(tokenizer, 9), folder / "own.json", tokenizer)
     (folder / "texts.txt").write_text("the store\n")
@@ -173,8 +173,8 @@ def test_a_link_is_followed_and_not_replaced(command):
 
 
 CONTRADICTIONS = {
-    "threshold": (("--set", "threshold=0.5", "--threshold", "0.1"), "--threshold 0.1: give one"),
-    "mlps": (("--method", "patching", "--set", "mlps=false", "--mlps"), "--mlps: give one"),
+    "threshold": (("--set", "threshold=0.5"), "say --threshold"),
+    "mlps": (("--method", "patching", "--set", "mlps=false"), "say --mlps"),
     "heads alone": (("--method", "hisp", "--mlps"), "'hisp' scores heads alone"),
 }
 

@@ -21,7 +21,7 @@ WRONG = (None, True, -1.0, "x", [], {}, [[]], {"x": None})
 
 @pytest.fixture(scope="module")
 def finished() -> Run:
-    return interp.discover("planted-induction", n=8)
+    return interp.find_circuit("planted-induction", "planted-induction", n=8)
 
 
 def _places(value: Any, path: tuple = ()) -> Iterator[tuple]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from interp import discover
+from interp import find_circuit
 from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.planted.models import load_planted_model
@@ -233,7 +233,7 @@ def test_a_discovery_from_a_file_keeps_its_prompts_from_python_too(tmp_path):
     model = load_planted_model("planted-induction")
     pairs = load_task("planted-induction").sample(model.tokenizer, 8, seed=3)
     write_prompt_file(pairs, tmp_path / "mine.json", model.tokenizer)
-    folder = discover(tmp_path / "mine.json", model=model, n_candidates=4).save(tmp_path / "run")
+    folder = find_circuit(model, tmp_path / "mine.json", candidates=4).save(tmp_path / "run")
     assert (folder / "prompts.json").read_bytes() == (tmp_path / "mine.json").read_bytes()
     assert len(Run.load(folder).sample_again(folder, model.tokenizer, 4)) == 4
 

@@ -21,7 +21,7 @@ from interp.errors import InputError
 from interp.planted.tasks import planted_task_names
 from interp.prompts.sampling import sample_pairs
 from interp.report import render_report, wording, write_report
-from interp.runs.discover import check_settings, discover
+from interp.runs.discover import CircuitSearch, find_circuit
 from interp.scores.adaptive_patching.edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, PatchedEdgesConfig
 from interp.scores.eap import ATTRIBUTED_EDGE_PAIRS
 from interp.scores.registry import DEFAULT_METHOD, METHODS, REFERENCE_METHOD
@@ -107,7 +107,7 @@ def run_name(task: str, method: str) -> str:
     return f"{stem}-{method}"
 
 
-def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) -> str:
+def find_and_save(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) -> str:
     """Run the discovery as the command line does, holding the lock, and save it under a new name, which is returned.
 
     Args:
@@ -119,12 +119,14 @@ def find_circuit(wanted: Wanted, draw: Callable[[float, str, list[str]], None]) 
     upload = wanted.task if isinstance(wanted.task, Upload) else None
     task = load_task(wanted.task) if upload is None else prompt_file(upload)
     most = wanted.n if upload is None else min(wanted.n, len(task.prompts))
-    check_settings(task, n=most, seed=wanted.seed)
+    CircuitSearch(
+        task, wanted.method, most, wanted.seed
+    )  # what is wrong is told before the wait for the model
     with engine.running(model_for(wanted.task)) as model:
         progress = Progress(wanted.method, most, draw)
         # of a file as many as it has for this model: how many it lacks is not known before
         n = most if upload is None else len(sample_pairs(task, model.tokenizer, None, most))
-        run = discover(task, model=model, method=wanted.method, n=n, seed=wanted.seed, stage=progress.stage)
+        run = find_circuit(model, task, method=wanted.method, n=n, seed=wanted.seed, stage=progress.stage)
     progress.say(1.0, "writing the run")
     name = run_name(task.name, wanted.method)
     try:
@@ -278,7 +280,7 @@ def _find(wanted: Wanted) -> None:
             behind.caption("  \n".join(f":material/check: {plain(stage)}" for stage in stages))
 
         try:
-            name = find_circuit(wanted, draw)
+            name = find_and_save(wanted, draw)
         except InputError as error:
             status.update(label="No circuit was found", state="error", expanded=True)
             bar.empty()

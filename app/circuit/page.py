@@ -56,7 +56,8 @@ def summary(found: Opened) -> None:
     st.caption(
         f"{plain(run.task)} on {plain(run.model or 'a model')} by "
         f"{plain(run.method)}, seed {run.seed}, scored by {plain(name)}. A member moves it by "
-        f"{wording.percent(run.settings.threshold)} of the gap or more when it is swapped, with a 95 % interval off zero."
+        f"{wording.percent(run.settings.threshold)} of the gap or more when it is patched, "
+        "with a 95 % interval off zero."
     )
 
 

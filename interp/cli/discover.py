@@ -5,7 +5,6 @@
 ``interp grow``: nested circuits that do a task by themselves.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -224,84 +223,42 @@ def discover(
     ] = None,
 ) -> None:
     """Find the circuit that does TASK, check it by activation patching, and write a run with its report."""
-    from interp.files import check_file, write_text
-    from interp.progress import bar
-    from interp.runs.discover import default_model
-    from interp.runs.run import RESULT, check_destination, free_folder, run_request
-    from interp.tasks import load_task
-
-    options = key_values(set_)
-    _check_given_once(
-        options,
-        {
-            "threshold": (threshold, THRESHOLD),
-            "batch_size": (batch_size, None),
-            "mlps": (mlps, False),
-        },
-    )
-    wanted, to_stdout = load_task(task), str(json_file) == "-"
-    spec = default_model(wanted) if model is None else model
-    from interp.circuits.exact_effects import ExactEffects
     from interp.cli.render import print_members, print_next
+    from interp.files import check_file, write_text
     from interp.models import load_model, parse_device
-    from interp.report import render_report
-    from interp.runs.discover import check_settings
-    from interp.runs.discover import discover as find
-    from interp.scores.registry import method_config, with_mlps
+    from interp.progress import bar
+    from interp.runs.discover import CircuitSearch, default_model, run_search
+    from interp.runs.run import RESULT, check_destination, free_folder
 
-    common = {"threshold": threshold, "seed": seed} | (
-        {} if batch_size is None else {"batch_size": batch_size}
+    search = CircuitSearch(
+        task,
+        method=method,
+        n=n,
+        seed=seed,
+        counterfactual=counterfactual,
+        config=key_values(set_),
+        candidates=candidates,
+        threshold=threshold,
+        mlps=mlps,
+        bos=bos,
+        reference=reference,
+        batch_size=batch_size,
     )
-    config = method_config(method, wanted.name, options, **common)
-    config = with_mlps(method, config) if mlps else config
-    settings = {
-        "seed": seed,
-        "counterfactual": counterfactual,
-        "n_candidates": candidates,
-        # which --set may have changed
-        "threshold": getattr(config, "threshold", threshold),
-        "batch_size": config.batch_size,
-    }
-    check_settings(wanted, n=wanted.default_n if n is None else n, **settings)
-    if reference is not None:
-        ExactEffects.load(reference)  # a wrong file should not wait for the model
-    request = {
-        "task": task,
-        "model": spec,
-        "n": n,
-        "seed": seed,
-        "counterfactual": counterfactual,
-        "candidates": candidates,
-        "threshold": settings["threshold"],
-        "mlps": mlps,
-        "bos": bos,
-        "reference": reference,
-    }
-    asked = run_request(**request, method=method, config=config)
-    folder = out or free_folder(default_folder(wanted.name, model, method), asked)
+    parse_device(device)
+    spec = default_model(search.task) if model is None else model
+    asked, name = search.request(spec), search.task.name
+    folder = out or free_folder(default_folder(name, model, method), asked)
     check_destination(folder, asked, overwrite=overwrite)
+    to_stdout = str(json_file) == "-"
     if json_file is not None and not to_stdout:
         check_file(json_file, "--json", request=asked, overwrite=overwrite)
         if json_file.absolute().is_relative_to(folder.absolute()):
             raise InputError(
                 f"--json {json_file}: it would lie in the run's folder, which holds run.json anyway"
             )
-    parse_device(device)
-    loaded = load_model(spec, device=device, dtype=dtype)
-    found = find(
-        task,
-        model=loaded,
-        method=method,
-        config=config,
-        n=n,
-        mlps=mlps,
-        bos=bos,
-        reference=reference,
-        stage=bar,
-        **settings,
-    )
+    found = run_search(search, load_model(spec, device=device, dtype=dtype), stage=bar)
     replaced = (folder / RESULT).is_file()
-    found.save(folder, report=render_report(found), overwrite=True)
+    found.save(folder, report=found.report(), overwrite=True)
     if to_stdout:
         typer.echo(found.model_dump_json())
         return
@@ -315,7 +272,7 @@ def discover(
         "--seed": seed or None,
         "--counterfactual": counterfactual,
         "--candidates": None if candidates == CANDIDATES else candidates,
-        "--threshold": None if settings["threshold"] == THRESHOLD else settings["threshold"],
+        "--threshold": None if threshold == THRESHOLD else threshold,
         "--reference": reference,
         "--device": device,
         "--dtype": None if dtype == "float32" else dtype,
@@ -324,17 +281,5 @@ def discover(
     shown = [str(word) for key in prompts if given[key] is not None for word in (key, given[key])]
     same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
     same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
-    other_folder = free_folder(default_folder(wanted.name, model, other), asked | {"method": other})
+    other_folder = free_folder(default_folder(name, model, other), asked | {"method": other})
     print_next(folder, task, same, shown, other, other_folder, replaced=replaced)
-
-
-def _check_given_once(options: Mapping[str, str], others: Mapping[str, tuple[object, object]]) -> None:
-    """Refuse what ``--set`` and an option of its own say differently.
-
-    Args:
-        others: by key of ``--set``, what the option says, and what it says where it was not given.
-    """
-    for key, (value, usual) in others.items():
-        if key in options and value != usual and options[key].lower() != str(value).lower():
-            option = f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
-            raise InputError(f"--set {key}={options[key]} and {option}: give one of them")

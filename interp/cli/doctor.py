@@ -74,9 +74,9 @@ def _cache() -> Finding:
 def _planted_circuit() -> Finding:
     """Whether a discovery finds a circuit that is known: a wrong torch or transformers shows here."""
     from interp.planted.models import planted_truth
-    from interp.runs.discover import discover
+    from interp.runs.discover import find_circuit
 
-    run = discover(PLANTED, model=PLANTED, n=8)
+    run = find_circuit(PLANTED, PLANTED, n=8)
     found, wanted = {part.site for part in run.members}, set(planted_truth(PLANTED).heads)
     if found == wanted:
         return Finding("planted circuit", True, f"found whole, {len(wanted)} heads of {PLANTED}")

@@ -52,7 +52,7 @@ def command_line(run: Run, task: str | None = None, reference: str | None = None
     words = ["interp", "discover", task or _task(run), "--model", run.model or "MODEL"]
     words += ["--method", run.method, "--n", run.n_pairs, "--seed", run.seed]
     words += ["--counterfactual", pairs.counterfactual]
-    words += ["--candidates", settings.n_candidates, "--threshold", settings.threshold]
+    words += ["--candidates", settings.candidates, "--threshold", settings.threshold]
     words += ["--reference", reference or settings.reference] if settings.reference else []
     words += ["--mlps"] * (run.universe == "heads+mlps") + ["--no-bos"] * (not pairs.bos)
     for key, value in _loaded_as(run).items():
@@ -68,30 +68,23 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
     task = task or _task(run)
     loaded = "".join(f", {key}={value!r}" for key, value in _loaded_as(run).items())
     arguments = {
-        "model": None if loaded else run.model,
         "method": run.method,
         "n": run.n_pairs,
         "seed": run.seed,
         "counterfactual": pairs.counterfactual,
-        "n_candidates": settings.n_candidates,
+        "candidates": settings.candidates,
         "threshold": settings.threshold,
         "mlps": run.universe == "heads+mlps" or None,
         "bos": None if pairs.bos else False,
         "reference": settings.reference and (reference or settings.reference),
     }
     given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)
-    imports = "from interp import discover\n"
+    if options := _changed_options(run):
+        given += f"    config={options!r},\n"
+    imports, model = "find_circuit", repr(run.model)
     if loaded:
-        imports = "from interp import discover, load_model\n"
-        given = f"    model=load_model({run.model!r}{loaded}),\n{given}"
-    options = _changed_options(run)
-    if options:
-        imports += "from interp.scores.registry import method_config\n"
-        texts = {key: str(value) for key, value in options.items()}
-        # a config as it is given is used as it is
-        told = f", seed={run.seed}, threshold={settings.threshold}"
-        given += f"    config=method_config({run.method!r}, {task!r}, {texts!r}{told}),\n"
-    return f'{imports}\nrun = discover(\n    {task!r},\n{given})\nrun.save("run")\n'
+        imports, model = "find_circuit, load_model", f"load_model({model}{loaded})"
+    return f'from interp import {imports}\n\nrun = find_circuit(\n    {model},\n    {task!r},\n{given})\nrun.save("run")\n'
 
 
 def warnings(run: Run) -> list[str]:
@@ -140,7 +133,9 @@ def _changed_options(run: Run) -> dict:
     return {
         key: value
         for key, value in run.settings.config.items()
-        if key not in ("batch_size", "checkpoint") and value is not None and usual.get(key) != value
+        if key not in ("batch_size", "checkpoint", "mlps", "threshold")
+        and value is not None
+        and usual.get(key) != value
     }
 
 

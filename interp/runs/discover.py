@@ -7,17 +7,18 @@ read from all come from these passes. 3. Patch the best-scored components exactl
 """
 
 import itertools
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 
 from interp import DEFAULT_MODEL
 from interp.activations.means import HeadMeans, output_weights
-from interp.activations.stream import BATCH_SIZE, HUNDREDTHS, check_context
+from interp.activations.stream import HUNDREDTHS, check_context
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
 from interp.circuits.exact_effects import ExactEffects
 from interp.circuits.references import canonical_model, reference_for
@@ -50,7 +51,6 @@ from interp.runs.run import (
     Run,
     Settings,
     Stricter,
-    run_request,
 )
 from interp.scores.eap import attributed_edges
 from interp.scores.head_codes import SIDES, HeadCodes, HeadCodesConfig, fit_head_codes, usage
@@ -64,16 +64,107 @@ EXAMPLES = 3
 """Pairs whose tokens are kept in the run; patterns and writings are kept for the first."""
 
 
-def discover(
+@dataclass(frozen=True)
+class CircuitSearch:
+    """What a discovery is asked for, checked; :func:`find_circuit` says what each part means.
+
+    Raises:
+        InputError: naming the value and what is allowed; everything that needs no model is looked at.
+    """
+
+    task: Any
+    method: Any = DEFAULT_METHOD
+    n: Any = None
+    seed: Any = 0
+    counterfactual: str | None = None
+    config: Any = None
+    candidates: Any = CANDIDATES
+    threshold: Any = THRESHOLD
+    mlps: bool = False
+    bos: bool = True
+    reference: Any = None
+    batch_size: Any = None
+    named: str = field(init=False)
+    """What the task is found by: its name, its file, or where its class is."""
+    own: ExactEffects | None = field(init=False)
+    """The reference of one's own."""
+
+    def __post_init__(self) -> None:
+        # NumPy's numbers, too, but as Python's: what a run was made with is written as JSON
+        whole = {"n": (self.n, 0), "seed": (self.seed, 0), "batch_size": (self.batch_size, 1)}
+        for name, (value, least) in (whole | {"candidates": (self.candidates, 1)}).items():
+            if value is not None or name == "candidates":
+                self._set(name, whole_number(name.replace("_", " "), value))
+                if getattr(self, name) < least:
+                    raise InputError(f"{name.replace('_', ' ')} {value}: it must be at least {least}")
+        self._set("threshold", real_number("threshold", self.threshold))
+        if not 0 <= self.threshold <= 1:  # NaN neither
+            raise InputError(
+                f"threshold {self.threshold}: it is a share of the clean–corrupt gap, from 0 to 1"
+            )
+        self._set("method", load_method(self.method))
+        task = load_task(self.task)
+        self._set("named", str(self.task) if isinstance(self.task, str | Path) else task.name)
+        self._set("task", task)
+        check_number(task, task.default_n if self.n is None else self.n)
+        check_counterfactual(task, self.counterfactual)
+        self._set("config", self._config())
+        if self.batch_size is None:
+            self._set("batch_size", self.config.batch_size)
+        self._set("reference", None if self.reference is None else str(self.reference))
+        self._set("own", None if self.reference is None else ExactEffects.load(self.reference))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _config(self) -> Any:
+        """The method's config, with what every method may have."""
+        method, config = self.method, {} if self.config is None else self.config
+        if isinstance(config, Mapping):
+            for key in ("threshold", "batch_size", "mlps"):
+                if key in config:
+                    raise InputError(
+                        f"{key}={config[key]}: say --{key.replace('_', '-')}, which is of every method"
+                    )
+            common = {"threshold": self.threshold, "seed": self.seed}
+            common |= {} if self.batch_size is None else {"batch_size": self.batch_size}
+            config = method_config(
+                method, self.task.name, {key: str(v) for key, v in config.items()}, **common
+            )
+        elif not isinstance(config, method.config):
+            raise InputError(
+                f"config of type {type(config).__name__}: method {method.name!r} takes a {method.config.__name__}"
+            )
+        if getattr(config, "threshold", self.threshold) != self.threshold:
+            raise InputError(
+                f"threshold {self.threshold}, but {config.threshold} in the method's config: members are what both "
+                "mean by them, so give the same"
+            )
+        return with_mlps(method, config) if self.mlps else config
+
+    @property
+    def by_class(self) -> bool:
+        """Whether the task is a class of one's own, which may have the name of a task of the package."""
+        return self.named != self.task.name and not isinstance(self.task, PromptFile)
+
+    def request(self, model: str | None) -> dict[str, Any]:
+        """All that the run of the model of this spec is asked for, as JSON; pairs per forward pass are no part."""
+        same = ("n", "seed", "counterfactual", "candidates", "threshold", "mlps", "bos", "reference")
+        options = {key: value for key, value in asdict(self.config).items() if key != "batch_size"}
+        asked = {key: getattr(self, key) for key in same} | {"method": self.method.name, "config": options}
+        return json.loads(json.dumps({"task": self.named, "model": model} | asked, default=str))
+
+
+def find_circuit(
+    model: str | Path | Model,
     task: str | Path | Task,
     *,
-    model: str | Path | Model | None = None,
     method: str | Method | Callable = DEFAULT_METHOD,
     n: SupportsIndex | None = None,
     seed: SupportsIndex = 0,
     counterfactual: str | None = None,
-    config=None,
-    n_candidates: SupportsIndex = CANDIDATES,
+    config: Any = None,
+    candidates: SupportsIndex = CANDIDATES,
     threshold: SupportsFloat = THRESHOLD,
     mlps: bool = False,
     bos: bool = True,
@@ -83,14 +174,18 @@ def discover(
 ) -> Run:
     """Find the circuit that does ``task`` in ``model``.
 
+    >>> run = find_circuit("planted-induction", "planted-induction", n=8)
+    >>> sorted(head.site for head in run.circuit.heads)
+    ['a0.h3', 'a1.h1', 'a2.h4']
+
     Args:
+        model: a spec (see :func:`interp.models.load_model`) or a loaded model.
         task: a shipped name, a prompt file, a class of one's own (see :func:`interp.tasks.load_task`), or a task.
-        model: a spec (see :func:`interp.models.load_model`) or a loaded model; :func:`default_model` if not given.
-        n: pairs; if not given the task's own default, or as many as a prompt file has with this tokenizer.
         method: a registered name, or one's own (see :func:`interp.scores.registry.load_method`).
-        config: the method's config object; its defaults if not given. Its seed is the method's own, and need not be
-            that of the prompts.
-        n_candidates: how many of the best-scored components are checked by activation patching.
+        n: pairs; if not given the task's own default, or as many as a prompt file has with this tokenizer.
+        config: the method's options, as a mapping or as its config object; its defaults if not given. Its seed is the
+            method's own, and need not be that of the prompts.
+        candidates: how many of the best-scored components are checked by activation patching.
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
         mlps: whether MLPs may be members; otherwise they stay live.
         reference: a file that ``interp reference`` wrote, to judge the scores by beside those of the package.
@@ -100,60 +195,35 @@ def discover(
     Raises:
         InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
-    # NumPy's numbers, too, but as Python's: what a run was made with is written as JSON
-    n = None if n is None else whole_number("n", n)
-    seed = whole_number("seed", seed)
-    batch_size = None if batch_size is None else whole_number("batch size", batch_size)
-    n_candidates, threshold = whole_number("candidates", n_candidates), real_number("threshold", threshold)
-    mlps, bos = bool(mlps), bool(bos)
-    _check_threshold(threshold)
-    method = load_method(method)
-    if config is not None and not isinstance(config, method.config):
-        raise InputError(
-            f"config of type {type(config).__name__}: method {method.name!r} takes a {method.config.__name__}"
-        )
-    if getattr(config, "threshold", threshold) != threshold:
-        raise InputError(
-            f"threshold {threshold}, but {config.threshold} in the method's config: members are what both mean by "
-            "them, so give the same"
-        )
-    asked, task = str(task) if isinstance(task, Path) else task, load_task(task)
-    check_settings(
-        task,
-        n=task.default_n if n is None else n,
-        seed=seed,
-        counterfactual=counterfactual,
-        n_candidates=n_candidates,
-        threshold=threshold,
-        **({} if batch_size is None else {"batch_size": batch_size}),
+    search = CircuitSearch(
+        task, method, n, seed, counterfactual, config, candidates, threshold, mlps, bos, reference, batch_size
     )
-    if config is None:
-        common = {"threshold": threshold, "seed": seed} | (
-            {} if batch_size is None else {"batch_size": batch_size}
-        )
-        config = method_config(method, task.name, {}, **common)
-    if batch_size is None:
-        batch_size = config.batch_size
-    config = with_mlps(method, config) if mlps else config
-    own = None if reference is None else ExactEffects.load(reference)
-    model = default_model(task) if model is None else model
+    return run_search(search, model, stage=stage)
+
+
+def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage = silent) -> Run:
+    """:func:`find_circuit` of what was checked before."""
+    task, method, config, seed = search.task, search.method, search.config, search.seed
+    batch_size, own = search.batch_size, search.own
     clock = _Clock()
     if isinstance(model, str | Path):
         with clock("load"):
             model = load_model(model)
     with clock("sample"):
-        pairs = sample_pairs(task, model.tokenizer, n, task.default_n, seed, counterfactual, bos=bos)
-    _check_number(task, len(pairs))
+        pairs = sample_pairs(
+            task, model.tokenizer, search.n, task.default_n, seed, search.counterfactual, bos=search.bos
+        )
+    check_number(task, len(pairs))
     if own is not None:
-        _check_reference(reference, own, pairs, model)
+        _check_reference(search.reference, own, pairs, model)
     longest = check_context(model, pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
     with clock("score"), stage(f"{method.name} scores", HUNDREDTHS) as advance:
         scores = method(model, pairs, config, consumers=(means, readout), progress=advance)
-    best = candidates(scores, n_candidates, mlps=mlps)
+    best = candidates(scores, search.candidates, mlps=search.mlps)
     with clock("check"):
-        checked = _check(model, pairs, scores, best, threshold, seed, batch_size, stage)
+        checked = _check(model, pairs, scores, best, search.threshold, seed, batch_size, stage)
     members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
     with clock("roles"):
         roles = head_roles(model, readout, seed)
@@ -168,21 +238,6 @@ def discover(
             model, pairs, scores, sites=members, seed=seed, batch_size=batch_size, progress=advance
         )
     edges, evidence = found.edges, found.evidence
-    request = run_request(
-        task=asked if isinstance(asked, str) else task.name,
-        model=describe_model(model)["spec"],
-        method=method.name,
-        config=config,
-        n=n,
-        seed=seed,
-        counterfactual=counterfactual,
-        candidates=n_candidates,
-        threshold=threshold,
-        mlps=mlps,
-        bos=bos,
-        reference=reference,
-    )
-    by_class = isinstance(asked, str) and asked != task.name and not isinstance(task, PromptFile)
     described = describe_model(model)
     return Run(
         model=described["spec"],
@@ -191,7 +246,7 @@ def discover(
         seed=pairs.seed,
         n_pairs=len(pairs),
         # of a method that scores no MLP they all stay live
-        universe="heads+mlps" if mlps and scores.mlps is not None else "heads",
+        universe="heads+mlps" if search.mlps and scores.mlps is not None else "heads",
         metric=_metric(pairs, checked.measured.metric_clean.mean(), checked.measured.metric_corrupt.mean()),
         seconds={name: round(value, 3) for name, value in clock.seconds.items()},
         cost={"score": scores.cost.forwards, "check": checked.measured.forwards},
@@ -204,24 +259,28 @@ def discover(
         left_out=_left_out(readout, edges),
         proposed=_proposed(scores),
         recovery=_recovery(
-            pairs, model, scores, None if own is None else (str(reference), own), shipped=not by_class
+            pairs,
+            model,
+            scores,
+            None if own is None else (search.reference, own),
+            shipped=not search.by_class,
         ),
         settings=Settings(
-            n_candidates=n_candidates,
-            threshold=threshold,
-            mlps=mlps,
+            candidates=search.candidates,
+            threshold=search.threshold,
+            mlps=search.mlps,
             signed=scores.signed,
             config=scores.config,
             codes=asdict(codes.dictionary.config),
-            reference=None if own is None else str(reference),
-            task_class=asked if by_class else None,
+            reference=search.reference,
+            task_class=search.named if search.by_class else None,
         ),
         provenance=Provenance(
             pairs=PairsMade(**pairs.provenance(), digest=pairs.digest()),
             model=ModelRun(**described, parallel_attn_mlp=bool(model.cfg.parallel_attn_mlp)),
         ),
         versions=versions(),
-        request=request,
+        request=search.request(described["spec"]),
         examples=[_example(model, pairs, checked, i) for i in range(min(EXAMPLES, len(pairs)))],
         arrays=_arrays(scores, checked, readout),
         own_reference=own,
@@ -232,36 +291,6 @@ def discover(
 def default_model(task: Task) -> str:
     """The model for a task when none is named: a planted task's own, else the embedded one."""
     return task.name if task.name in planted_task_names() else DEFAULT_MODEL
-
-
-def check_settings(
-    task: Task,
-    *,
-    n: int,
-    seed: int = 0,
-    counterfactual: str | None = None,
-    n_candidates: int = CANDIDATES,
-    threshold: float = THRESHOLD,
-    batch_size: int = BATCH_SIZE,
-) -> None:
-    """Refuse what could only fail later, without a model.
-
-    Raises:
-        InputError: naming the value and what is allowed.
-    """
-    _check_number(task, n)
-    if n_candidates < 1:
-        raise InputError(f"{n_candidates} candidates: at least 1 is needed")
-    for name, value, least in (("seed", seed, 0), ("batch size", batch_size, 1)):
-        if value < least:
-            raise InputError(f"{name} {value}: it must be at least {least}")
-    _check_threshold(threshold)
-    check_counterfactual(task, counterfactual)
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 <= threshold <= 1:  # NaN neither
-        raise InputError(f"threshold {threshold}: it is a share of the clean–corrupt gap, from 0 to 1")
 
 
 def _check_reference(path: str | Path, own: ExactEffects, pairs: PromptPairs, model: Model) -> None:
@@ -282,7 +311,7 @@ def _check_reference(path: str | Path, own: ExactEffects, pairs: PromptPairs, mo
     own.members()  # which refuses a reference without a gap
 
 
-def _check_number(task: Task, n: int) -> None:
+def check_number(task: Task, n: int) -> None:
     if n < MIN_PAIRS:
         raise InputError(
             f"n {n}: too few, at least {MIN_PAIRS} pairs of {task.name} are needed to check a circuit"

@@ -18,12 +18,11 @@ import csv
 import errno
 import io
 import itertools
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -102,7 +101,7 @@ class Settings(Strict):
         task_class: by what :func:`~interp.tasks.load_task` finds a class of one's own.
     """
 
-    n_candidates: PositiveInt
+    candidates: PositiveInt
     threshold: Share
     mlps: bool
     signed: bool
@@ -183,7 +182,7 @@ class Run(Strict):
         proposed: ``None`` of methods without probabilities.
         recovery: by reference.
         examples: the first pairs; patterns and writings of members are of the first one's clean prompt.
-        request: what it was asked for, see :func:`run_request`.
+        request: what it was asked for, see :class:`~interp.runs.discover.CircuitSearch`.
         arrays: ``heads`` [layer, head], ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair`` [pair, layer],
             ``effects`` [pair, candidate], ``metric_clean`` and ``metric_corrupt`` [pair], ``patterns``
             [member head, query, key]; some are missing of methods and prompts that do not have them.
@@ -298,6 +297,15 @@ class Run(Strict):
         if self.own_reference is not None and name == self.settings.reference:
             return self.own_reference
         return named_reference(name)
+
+    def report(self) -> str:
+        """The report as one HTML page that opens offline; ``interp report`` writes it beside a run."""
+        from interp.report import render_report
+
+        return render_report(self)
+
+    def __repr__(self) -> str:
+        return f"Run({self.task} on {self.model} by {self.method}: {len(self.members)} of {len(self.checked)} checked)"
 
     def save(self, folder: Path | str, *, report: str | None = None, overwrite: bool = False) -> Path:
         """Write the folder. A run of the same request that is there is replaced, with ``overwrite`` any run.
@@ -420,12 +428,6 @@ class Run(Strict):
                 f"run folder {folder} is damaged or of another version ({error}): run the discovery again"
             ) from None
         return run
-
-
-def run_request(*, config: Any, **asked: Any) -> dict[str, Any]:
-    """All that a run is asked for, as JSON; pairs per forward pass are no part of it."""
-    settings = {key: value for key, value in asdict(config).items() if key != "batch_size"}
-    return json.loads(json.dumps(asked | {"config": settings}, default=str))
 
 
 def check_destination(folder: Path, request: Mapping[str, Any] | None, *, overwrite: bool = False) -> None:

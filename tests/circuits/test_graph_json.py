@@ -209,7 +209,7 @@ def test_an_edge_that_the_model_lacks_is_refused(tmp_path):
 
 
 def test_scores_without_a_sign_are_written_with_that_of_the_effect(tmp_path):
-    run = interp.discover("planted-suppression", method="hisp", n=8, n_candidates=10)
+    run = interp.find_circuit("planted-suppression", "planted-suppression", method="hisp", n=8, candidates=10)
     assert not run.settings.signed
     write_graph(run.circuit, tmp_path / "graph.json", d_model=8)
     nodes = json.loads((tmp_path / "graph.json").read_text())["nodes"]

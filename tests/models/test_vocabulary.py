@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp import discover
+from interp import find_circuit
 from interp.activations.stream import check_context, feed
 from interp.errors import InputError
 from interp.models import Model, load_model
@@ -99,7 +99,7 @@ def test_a_prompt_file_with_such_a_token_is_refused_by_a_discovery(model, refuse
     ]
     (tmp_path / "mine.jsonl").write_text("".join(prompts))
     with refused:
-        discover(tmp_path / "mine.jsonl", model=model)
+        find_circuit(model, tmp_path / "mine.jsonl")
 
 
 def test_texts_and_prompts_with_such_a_token_are_refused(model, refused, tmp_path):

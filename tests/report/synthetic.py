@@ -95,7 +95,7 @@ def make_run(
         "proposed": None,
         "recovery": {},
         "settings": {
-            "n_candidates": 30,
+            "candidates": 30,
             "mlps": bool(mlp_members),
             "threshold": 0.02,
             "signed": True,

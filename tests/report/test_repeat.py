@@ -27,12 +27,10 @@ def test_only_options_off_their_defaults_are_set():
     run = make_run(method="overlap")
     run.settings.config = {"n_codes": 300, "examples": 10, "batch_size": 4}
     assert command_line(run).endswith("--set n_codes=300")
-    told = "config=method_config('overlap', 'ioi', {'n_codes': '300'}, seed=0, threshold=0.02)"
-    assert told in python_lines(run)
     called = {}
-    source = python_lines(run).replace("from interp import discover", "").replace('run.save("run")', "")
-    exec(source, {"discover": lambda _task, **given: called.update(given)})
-    assert called["config"].n_codes == 300
+    source = python_lines(run).replace("from interp import find_circuit", "").replace('run.save("run")', "")
+    exec(source, {"find_circuit": lambda _model, _task, **given: called.update(given)})
+    assert called["config"] == {"n_codes": 300}
 
 
 def test_references_of_two_runs_prompts_do_not_replace_each_other():
@@ -60,7 +58,7 @@ def test_dtype_and_device_are_part_of_both_where_they_are_not_the_usual_ones():
     assert "--dtype" not in command_line(run) and "load_model" not in python_lines(run)
     run.provenance.model.dtype, run.provenance.model.device = "bfloat16", "cuda:0"
     assert "--dtype bfloat16 --device cuda:0" in command_line(run)
-    assert f"model=load_model({run.model!r}, dtype='bfloat16', device='cuda:0')" in python_lines(run)
+    assert f"load_model({run.model!r}, dtype='bfloat16', device='cuda:0')" in python_lines(run)
     compile(python_lines(run), "report", "exec")
 
 
@@ -74,8 +72,8 @@ def test_a_class_of_ones_own_is_named_by_where_it_is():
 def test_python_lines_compile_and_call_discover_with_the_same_values():
     run = make_run(task='it\'s "quoted".json', mlp_members=1)
     called = {}
-    source = python_lines(run).replace("from interp import discover", "").replace('run.save("run")', "")
-    exec(source, {"discover": lambda task, **given: called.update(given, task=task)})
+    source = python_lines(run).replace("from interp import find_circuit", "").replace('run.save("run")', "")
+    exec(source, {"find_circuit": lambda model, task, **given: called.update(given, model=model, task=task)})
     assert called["task"] == run.task
     assert called["model"] == run.model and called["n"] == run.n_pairs
     assert called["mlps"] is True
@@ -95,6 +93,6 @@ def test_what_a_task_changes_is_no_option_and_what_undoes_it_is():
     run = make_run(task="docstring", method="overlap", seed=4)
     usual = asdict(method_config("overlap", "docstring", {}, seed=4))
     run.settings.config = usual
-    assert "--set" not in command_line(run) and "method_config" not in python_lines(run)
+    assert "--set" not in command_line(run) and "config=" not in python_lines(run)
     run.settings.config = usual | {"l1": asdict(method_config("overlap", "ioi", {}))["l1"]}
     assert "--set l1=" in command_line(run) and "'l1': " in python_lines(run)

@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from interp.models import load_model
-from interp.runs.discover import discover
+from interp.runs.discover import find_circuit
 from interp.tasks import PromptFile
 from tests.report.synthetic import make_run
 
@@ -80,7 +80,7 @@ def real(model, runs_with_books, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     shutil.copytree(runs_with_books / "books", folder / "books")
     task = PromptFile("mine.json", prompts_file())
-    discover(task, model=model, n=N).save(folder / "mine")
+    find_circuit(model, task, n=N).save(folder / "mine")
     return folder
 
 

@@ -11,7 +11,7 @@ from interp.app.circuit.find import COSTS, LARGEST, Progress, Upload, prompt_fil
 from interp.circuits.roles import view_pair
 from interp.errors import InputError
 from interp.models import load_model, parse_site
-from interp.runs.discover import discover
+from interp.runs.discover import find_circuit
 from interp.runs.run import PROMPTS, Run
 from interp.scores.registry import METHODS
 from interp.tasks import PromptFile, load_task
@@ -37,7 +37,7 @@ def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):
     )
     folder = tmp_path / "new" / "planted-induction-adaptive-patching"
     found = Run.load(folder)
-    expected = discover("planted-induction", model="planted-induction", n=N, seed=2)
+    expected = find_circuit("planted-induction", "planted-induction", n=N, seed=2)
     assert found.heads == expected.heads
     assert (folder / "report.html").is_file() and not any((folder / name).exists() for name in PROMPTS)
     assert metric_of(app, "Members") == str(len(expected.members))
@@ -69,7 +69,7 @@ def test_a_circuit_is_found_from_an_uploaded_file(page, model, tmp_path):
     assert not app.error and app.selectbox(key="run").value == "My-pairs-1-attribution"
     run = Run.load(folder / "My-pairs-1-attribution")
     assert (folder / "My-pairs-1-attribution" / "prompts.json").read_bytes() == prompts_file()
-    expected = discover(PromptFile("x.json", prompts_file()), model=model, n=N, method="attribution")
+    expected = find_circuit(model, PromptFile("x.json", prompts_file()), n=N, method="attribution")
     assert [part.site for part in run.members] == [part.site for part in expected.members]
     assert [path.name for path in folder.iterdir()] == ["My-pairs-1-attribution"]
     report = (folder / "My-pairs-1-attribution" / "report.html").read_text()

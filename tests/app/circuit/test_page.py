@@ -200,7 +200,7 @@ def test_the_report_the_table_and_the_way_to_repeat_it_are_there(page, real):
     labels = [button.label for button in app.get("download_button")]
     assert labels == ["Report as HTML", "Heads as CSV"]
     assert "mine/prompts.json --model" in app.code[0].value and "--seed 0" in app.code[0].value
-    assert "mine/prompts.json'" in app.code[1].value and "discover(" in app.code[1].value
+    assert "mine/prompts.json'" in app.code[1].value and "find_circuit(" in app.code[1].value
     assert app.get("iframe")
 
 
