@@ -271,7 +271,7 @@ def test_the_program_of_a_run_repeats_it_with_options_seed_and_threshold_off_the
 
 
 def test_a_config_of_another_method_or_threshold_is_refused():
-    with pytest.raises(InputError, match="config of type OverlapConfig: method 'attribution' takes a Attr"):
+    with pytest.raises(InputError, match="config of type OverlapConfig: method 'attribution' takes a "):
         find_circuit("planted-inhibition", "planted-inhibition", method="attribution", config=FAST["overlap"])
     with pytest.raises(InputError, match=r"threshold 0.02, but 0.3 in the method's config"):
         find_circuit("planted-inhibition", "planted-inhibition", config=AdaptivePatchingConfig(threshold=0.3))
