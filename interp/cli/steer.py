@@ -145,8 +145,19 @@ def steer(
     dtype: DtypeOption = "float32",
 ) -> None:
     """Continue a prompt with and without codes; perplexity is that of the model without them."""
-    _check_what_is_done(add=add, forbid=forbid, set_them=set_them, named=codes is not None, slots=slots)
-    _check_towards_what(codes=codes, topic=topic, positive=positive, negative=negative, top_k=top_k, by=by)
+    if (add is not None) + forbid + set_them > 1:
+        raise InputError("--add, --set and --forbid: codes are added, set or forbidden, choose one")
+    if sum(choice is not None for choice in (codes, topic, positive)) != 1:
+        raise InputError("say what to steer towards: one of --codes, --topic and --positive")
+    if negative is not None and positive is None:
+        raise InputError("--negative goes with --positive: name the texts with the behaviour too")
+    if codes is not None and (top_k is not None or by is not None):
+        raise InputError("--top-k and --by go with --topic and --positive: named codes are not looked for")
+    # codes that are named are set, those that are found are added, unless it is said otherwise
+    added = add is not None or (codes is None and not (set_them or forbid))
+    how = "added" if added else "forbidden" if forbid else "set"
+    if slots is not None and how != "set":
+        raise InputError("--slots goes with codes that are set: name them, or give --set")
     if samples > 1 and temperature == 0:
         raise InputError(f"--samples {samples} at --temperature 0: all texts of a prompt would be the same")
     if json_file is not None:
@@ -158,14 +169,6 @@ def steer(
 
     # a mistake should not wait for the model
     given = parse_codes(codes) if codes is not None else []
-    found_here = not given
-    how = (
-        "added"
-        if add is not None or (found_here and not (set_them or forbid))
-        else "forbidden"
-        if forbid
-        else "set"
-    )
     code_edits(given, how)
     texts_with, texts_without, words = _texts(topic, positive, negative)
     words = tuple(word.strip() for word in (count or "").split(",") if word.strip()) or words
@@ -182,7 +185,7 @@ def steer(
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = Codebooks.from_pretrained(codebooks, loaded, k=k)
-    if found_here:
+    if not given:
         code_set = find_or_recall(
             loaded, books, texts_with, texts_without, by=by or RANKINGS[0], seed=seed, stage=bar
         )
@@ -226,40 +229,6 @@ def steer(
     if json_file is not None:
         typer.echo(f"saved    {json_file}")
     typer.echo("\n" + request.program())  # no wrapping, so that it can be copied
-
-
-def _check_what_is_done(
-    *, add: float | None, forbid: bool, set_them: bool, named: bool, slots: int | None
-) -> None:
-    """Refuse options that do different things to the codes.
-
-    Args:
-        named: whether the codes are, and not looked for.
-    """
-    if (add is not None) + forbid + set_them > 1:
-        raise InputError("--add, --set and --forbid: codes are added, set or forbidden, choose one")
-    if slots is not None and not (set_them or (named and add is None and not forbid)):
-        raise InputError("--slots goes with codes that are set: name them, or give --set")
-
-
-def _check_towards_what(
-    *,
-    codes: str | None,
-    topic: str | None,
-    positive: Path | None,
-    negative: Path | None,
-    top_k: int | None,
-    by: str | None,
-) -> None:
-    """Refuse all but one source of codes, and options of another one."""
-    if sum(choice is not None for choice in (codes, topic, positive)) != 1:
-        raise InputError("say what to steer towards: one of --codes, --topic and --positive")
-    if negative is not None and positive is None:
-        raise InputError("--negative goes with --positive: name the texts with the behaviour too")
-    if codes is not None and (top_k is not None or by is not None):
-        raise InputError(
-            "--top-k and --by go with --topic and --positive: codes that are named are not looked for"
-        )
 
 
 def _texts(
