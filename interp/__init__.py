@@ -23,7 +23,7 @@ _EXPORTS = {
     "load_model": "interp.models",
     "load_task": "interp.tasks",
     "load_reference": "interp.circuits.references",
-    "write_report": "interp.report",
+    "write_report": "interp.report.page",
     "attach": "interp.bottlenecks.attach",
     "SetCode": "interp.bottlenecks.edits",
     "AddCode": "interp.bottlenecks.edits",

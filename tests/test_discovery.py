@@ -18,7 +18,7 @@ from interp.models.save import check_saveable
 from interp.models.sites import expand_sites
 from interp.planted.models import load_planted_model, planted_truth
 from interp.planted.tasks import load_planted_task
-from interp.report import render_report
+from interp.report.page import render_report
 from interp.report.repeat import command_line, python_lines
 from interp.runs import discover as pipeline
 from interp.runs.discover import EXAMPLES

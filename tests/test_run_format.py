@@ -10,8 +10,8 @@ import pytest
 
 import interp
 from interp.errors import InputError
-from interp.report import render_report
 from interp.report.compare import compare_runs
+from interp.report.page import render_report
 from interp.runs.run import RESULT, Run
 
 RENDERED = 1

@@ -10,8 +10,8 @@ from interp.app.widgets.tokens import plain
 from interp.circuits.exact_effects import ExactEffects
 from interp.errors import InputError
 from interp.report import wording
-from interp.report.circuit_plots import scores_plot
-from interp.report.recovery import score_matrix
+from interp.report.circuit_figures import scores_plot
+from interp.report.compare import score_matrix
 from interp.report.repeat import reference_command
 
 

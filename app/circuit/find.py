@@ -20,7 +20,8 @@ from interp.defaults import CANDIDATES
 from interp.errors import InputError
 from interp.planted.tasks import planted_task_names
 from interp.prompts.sampling import sample_pairs
-from interp.report import render_report, wording, write_report
+from interp.report import wording
+from interp.report.page import render_report, write_report
 from interp.runs.discover import CircuitSearch, find_circuit
 from interp.scores.adaptive_patching.edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, PatchedEdgesConfig
 from interp.scores.eap import ATTRIBUTED_EDGE_PAIRS

@@ -20,9 +20,8 @@ from interp.circuits.circuit import Component
 from interp.circuits.roles import ROLE_BAR, role_name
 from interp.errors import InputError
 from interp.report import wording
-from interp.report.circuit_plots import grid_plot, pattern_plot
-from interp.report.components import Scale, effect_text
-from interp.report.token_bars import token_bars
+from interp.report.circuit_figures import Scale, effect_text, grid_plot, pattern_plot
+from interp.report.members import token_bars
 from interp.scores.head_codes import SIDES
 
 
@@ -79,8 +78,8 @@ def grid(found: Opened, site: str, sites: Container[str]) -> None:
         alt="Score of every head by layer, members outlined; the same as the box Head below",
     )
     st.caption(
-        "Colour: the method's score. Outlined: members, with their exact effect in % of the gap between clean "
-        "and corrupt prompts. Click a head."
+        "Colour: the method's score. Numbers: exact effect of the checked heads in % of the gap between clean and "
+        "corrupt prompts. Outlined: members. Click a head."
     )
 
 

@@ -14,9 +14,9 @@ from interp.app import engine
 from interp.app.widgets import run_store
 from interp.errors import InputError
 from interp.models import Model, model_names
-from interp.report import render_report
+from interp.report.circuit_figures import Scale
 from interp.report.compare import Comparison, compare_runs
-from interp.report.components import Scale
+from interp.report.page import render_report
 from interp.runs.run import PROMPTS, REFERENCE, RESULT, Run
 
 _NOTHING = object()

@@ -12,11 +12,21 @@ from interp.app.widgets.url_state import IN_URL
 from interp.bench.table import FAITHFUL
 from interp.errors import InputError
 from interp.report import wording
-from interp.report.bench_plot import COST, PAIRS, bench_plot
-from interp.report.bench_rows import LOWER_IS_BETTER, TITLES, BenchRows, Difference, MethodRow, best_first
+from interp.report.bench import (
+    BEST,
+    COST,
+    LOWER_IS_BETTER,
+    PAIRS,
+    TITLES,
+    BenchRows,
+    MethodRow,
+    bench_plot,
+    best_first,
+    difference_text,
+    spread_text,
+)
 
 ALL = "all"
-BEST = "average_precision"
 GROWN = (
     " `adaptive-patching` grows its circuits, which takes up to 17 forward passes a pair beyond this cost."
 )
@@ -115,7 +125,7 @@ def table(rows: list[MethodRow], metric: str, against: str | None) -> list[dict]
         if ranged:
             line["least, largest seed"] = _pair(value and (value.least, value.largest))
         if against is not None:
-            line["difference"] = _difference(difference)
+            line["difference"] = difference_text(difference)
         forwards = row.values.get("forwards")
         found.append(line if forwards is None else line | {"forward passes": forwards.mean})
     return found
@@ -124,7 +134,8 @@ def table(rows: list[MethodRow], metric: str, against: str | None) -> list[dict]
 def wide(rows: list[MethodRow], metrics: list[str]) -> list[dict]:
     """Every metric, its mean and the range over seeds."""
     return [
-        {"method": row.method, "pairs": row.n} | {TITLES[metric]: _spread(row, metric) for metric in metrics}
+        {"method": row.method, "pairs": row.n}
+        | {TITLES[metric]: spread_text(metric, row.values.get(metric)) for metric in metrics}
         for row in rows
     ]
 
@@ -142,25 +153,7 @@ def columns(found: BenchRows, metric: str) -> dict:
     }
 
 
-def _difference(found: Difference | None) -> str:
-    if found is None:
-        return wording.DASH
-    ends = "" if found.low is None else f" [{wording.signed(found.low, 3)}, {wording.signed(found.high, 3)}]"
-    return wording.signed(found.mean, 3) + ends
-
-
 def _pair(ends: tuple[float | None, float | None] | None) -> str:
     if ends is None or None in ends:
         return wording.DASH
     return f"{wording.number(ends[0], 3)}, {wording.number(ends[1], 3)}"
-
-
-def _spread(row: MethodRow, metric: str) -> str:
-    value = row.values.get(metric)
-    if value is None:
-        return wording.DASH
-    decimals = 0 if metric == "forwards" else 3
-    mean = wording.number(value.mean, decimals)
-    if value.least is None or value.least == value.largest:
-        return mean
-    return f"{mean} [{wording.number(value.least, decimals)}, {wording.number(value.largest, decimals)}]"

@@ -1,5 +1,6 @@
 """Where the page *Evaluation* finds its numbers: the runs folder, the package, and the repository if there is one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -7,8 +8,16 @@ import streamlit as st
 from interp.app import engine
 from interp.app.widgets import run_store
 from interp.bottlenecks.store import PRETRAINED
-from interp.report.bench_rows import BenchRows, read_bench
-from interp.report.tables import BASE_FILE, Quality, Steering, read_quality, read_steering
+from interp.report.bench import BenchRows, read_bench
+from interp.report.tables import (
+    BASE_FILE,
+    MachineRow,
+    Quality,
+    Steering,
+    read_machine,
+    read_quality,
+    read_steering,
+)
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 """What comes with a checkout."""
@@ -18,6 +27,7 @@ STEERINGS = {
     "the same, another seed": RESULTS / "steering-tight-seed1",
     "four topics of development": RESULTS / "steering-development",
 }
+MACHINE = RESULTS / "tokfsm" / "summary.json"
 FIRST = "ioi"
 """The README's, so that it is what a checkout shows before anything was run."""
 
@@ -32,7 +42,8 @@ def benches() -> dict[str, Path]:
 def qualities() -> dict[str, Path]:
     """Files by the names of their codebooks, those of the package first."""
     found = {
-        f"{path.parent.name}, of the package": path for path in sorted(PRETRAINED.glob(f"*/{run_store.QUALITY}"))
+        f"{path.parent.name}, of the package": path
+        for path in sorted(PRETRAINED.glob(f"*/{run_store.QUALITY}"))
     }
     folders = [engine.runs() / name for name in run_store.folders("codebooks")]
     return found | {f.name: f / run_store.QUALITY for f in folders if (f / run_store.QUALITY).is_file()}
@@ -69,10 +80,15 @@ def steering(folder: Path) -> Steering:
     return _read("steering", str(folder), changed)
 
 
+def machine() -> Sequence[MachineRow]:
+    return _read("machine", str(MACHINE), _changed(MACHINE))
+
+
 _READERS = {
     "bench": read_bench,
     "quality": read_quality,
     "steering": read_steering,
+    "machine": read_machine,
 }
 
 

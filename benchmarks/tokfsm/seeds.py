@@ -55,6 +55,9 @@ class Row(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="*", help="result files, or folders with a result.json")
+    parser.add_argument(
+        "--summary", type=Path, help="JSON of the shares right, which the page Evaluation draws"
+    )
 
 
 def main(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
@@ -68,6 +71,8 @@ def main(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
         if len(values := {str(recipe.get(key)) for recipe in recipes}) > 1:
             parser.error(f"runs with {key} {', '.join(sorted(values))}: give those of one recipe")
     results.sort(key=lambda result: result["recipe"]["seed"])
+    if given.summary is not None:
+        given.summary.write_text(json.dumps(summary(results), indent=1) + "\n", encoding="utf-8")
     seeds = [f"seed {result['recipe']['seed']}" for result in results]
     table = Table("", *seeds, "mean [95 % over seeds]", "published", "aim", box=None)
     for row in rows(results):
@@ -112,10 +117,28 @@ def rows(results: list[dict[str, Any]]) -> Iterator[Row]:
             yield Row(f"divergence left, codes of {key} set{name}", left, *given, ".2f")
 
 
+def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Shares right by arm, over at least three seeds."""
+    published = {"codebooks": PUBLISHED, "no codebooks": PUBLISHED_PLAIN}
+    found = []
+    for key, name in NAMES.items():
+        for arm in results[0]["scores"] if key != "loss" else ():
+            mean, half = _mean([result["scores"][arm][key]["mean"] for result in results])
+            row = {"measure": name.replace("state accuracy: ", "states: "), "arm": arm}
+            row |= {"mean": mean, "low": mean - half, "high": mean + half}
+            found.append(row | {"published": published.get(arm, {}).get(key)})
+    return found
+
+
 def _interval(row: Row) -> str:
-    mean, n = float(np.mean(row.values)), len(row.values)
-    if n < 3:
-        return format(mean, row.form)
-    half = float(t.ppf(0.975, n - 1) * np.std(row.values, ddof=1) / np.sqrt(n))
+    if len(row.values) < 3:
+        return format(float(np.mean(row.values)), row.form)
+    mean, half = _mean(row.values)
     low, high = (format(value, row.form) for value in (mean - half, mean + half))
     return f"{mean:{row.form}} [{low}, {high}]"
+
+
+def _mean(values: list[float]) -> tuple[float, float]:
+    """Mean over seeds, and half its interval."""
+    n = len(values)
+    return float(np.mean(values)), float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))

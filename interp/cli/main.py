@@ -241,7 +241,7 @@ def reference(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
     """Write a run's report again."""
-    from interp.report import write_report
+    from interp.report.page import write_report
 
     typer.echo(f"report   {write_report(run)}")
     suggest((workbench_of(run), "the same in the browser, head by head"))

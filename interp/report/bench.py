@@ -1,233 +1,481 @@
-"""The bench as one HTML page without scripts: the figure, the tables, and what every number means."""
+"""A bench read back from its file: rows, a figure of quality against cost, and one HTML page."""
 
+import math
 import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import plotly.graph_objects as go
 from markupsafe import Markup
 
+from interp.bench.table import METRICS
+from interp.errors import InputError
 from interp.report import wording
-from interp.report.pareto import Point, pareto_figure
-from interp.report.templates import environment
+from interp.report.html import embed, environment
+from interp.report.plots import BLUE, GREY, layout, spread
+from interp.report.tables import read_rows
+from interp.report.wording import in_plot
 
 YARDSTICK = "yardstick"
 CONTROLS = ("random", "layer-index")
 """Rankings that know nothing of the prompts."""
 NAMES = {YARDSTICK: "activation patching (yardstick)"}
-
-COLUMNS = (
-    ("roc_auc", "ROC AUC"),
-    ("average_precision", "average precision"),
-    ("precision_at_n", "precision@n"),
-    ("spearman", "Spearman"),
-    ("edge_roc_auc", "edge ROC AUC"),
-    ("edge_average_precision", "edge AP"),
-    ("cmd", "CMD"),
-    ("cpr", "CPR"),
-    ("f_5", "f(5)"),
-    ("f_10", "f(10)"),
-    ("f_20", "f(20)"),
-    ("f_50", "f(50)"),
-    ("jaccard_bootstrap", "Jaccard, resampled"),
-    ("jaccard_seeds", "Jaccard, seeds"),
-    ("forwards", "forwards"),
-    ("seconds", "seconds"),
-)
+TITLES = {
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+    "precision_at_n": "precision@n",
+    "spearman": "Spearman",
+    "edge_roc_auc": "edge ROC AUC",
+    "edge_average_precision": "edge AP",
+    "cmd": "CMD",
+    "cpr": "CPR",
+    "f_5": "f(5)",
+    "f_10": "f(10)",
+    "f_20": "f(20)",
+    "f_50": "f(50)",
+    "jaccard_bootstrap": "Jaccard, resampled",
+    "jaccard_seeds": "Jaccard, seeds",
+    "forwards": "forwards",
+    "seconds": "seconds",
+}
 """A column without a single value in its table is left out."""
-COMPARED = (
-    ("average_precision", "average precision"),
-    ("roc_auc", "ROC AUC"),
-    ("edge_roc_auc", "edge ROC AUC"),
-    ("cmd", "CMD (lower is better)"),
-)
+COMPARED = ("average_precision", "roc_auc", "edge_roc_auc", "cmd")
+LOWER_IS_BETTER = ("cmd", "forwards", "seconds")
+BEST = "average_precision"
 
 
-def render_bench(result: dict, out: str | None = None) -> str:
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds, with the least and the largest seed; means over tasks have no such range."""
+
+    mean: float
+    least: float | None = None
+    largest: float | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a method and the one it is compared with, on the same subsets, with its 95 % interval over seeds."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval is off zero."""
+        return self.low is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method with so many pairs.
+
+    Attributes:
+        over: how many seeds, or for a mean over tasks how many of them.
+        seeds: how many seeds there were at most; none of a mean over tasks.
+        complete: whether a mean over tasks is over all that were run.
+        values: by metric, those that were measured.
+        differences: by metric, from the method that the bench compares with.
+    """
+
+    method: str
+    n: int
+    over: str
+    values: Mapping[str, Spread]
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    complete: bool = True
+    seeds: int | None = None
+
+    @property
+    def kind(self) -> str:
+        if self.method == YARDSTICK:
+            return "yardstick"
+        return "control" if self.method in CONTROLS else "method"
+
+
+@dataclass(frozen=True)
+class BenchRows:
+    """
+    Attributes:
+        scopes: rows by what they are measured on, means over tasks first.
+        against: the method that differences are from.
+        skipped: methods left out, with where and why.
+        command: what makes it again.
+    """
+
+    scopes: Mapping[str, Sequence[MethodRow]]
+    against: str
+    skipped: Sequence[str]
+    command: str
+
+    def metrics(self, scope: str) -> list[str]:
+        """Those with a value, in the order of the bench's page."""
+        return measured(self.scopes[scope])
+
+
+def measured(rows: Sequence[MethodRow]) -> list[str]:
+    """Metrics with a value in any row."""
+    return [name for name in TITLES if any(name in row.values for row in rows)]
+
+
+def read_bench(path: Path) -> BenchRows:
+    """Read ``bench.json`` of ``interp bench``.
+
+    Raises:
+        InputError: not such a file, or one that was damaged.
+    """
+    # a table that was kept apart from its cells has no folder to go on with
+    out = path.parent if path.name == "bench.json" else Path("runs") / f"bench-{path.stem}"
+    found = read_rows(path, partial(bench_rows, out=str(out)), "run the bench again, or delete it")
+    if not found.scopes or not all(found.metrics(scope) for scope in found.scopes):
+        raise InputError(
+            f"{path} holds no rows, or a target without numbers: run the bench again, or delete it"
+        )
+    return found
+
+
+def best_first(rows: Sequence[MethodRow], metric: str) -> list[MethodRow]:
+    """Rows by falling value (rising where lower is better), those without one last."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+
+    def order(row: MethodRow) -> tuple:
+        value = row.values.get(metric)
+        return (value is None, 0.0 if value is None else sign * value.mean, row.method, row.n)
+
+    return sorted(rows, key=order)
+
+
+def bench_rows(result: Mapping[str, Any], out: str | None = None) -> BenchRows:
+    """Rows of a table (:func:`interp.bench.table.tabulate`).
+
+    Args:
+        out: the folder that its command goes on with.
+    """
+    differences: dict[tuple, dict[str, Difference]] = {}
+    for row in result["comparisons"]:
+        if row["metric"] in COMPARED:
+            found = Difference(float(row["difference"]), _number(row["low"]), _number(row["high"]))
+            differences.setdefault((str(row["scope"]), str(row["method"]), int(row["n"])), {})[
+                row["metric"]
+            ] = found
+    scopes: dict[str, list[MethodRow]] = {}
+    for row in result["groups"]:
+        if int(row["of_tasks"]) > 1:
+            scope = f"mean over {row['group']}"
+            over = f"{row['tasks']} of {row['of_tasks']} tasks"
+            scopes.setdefault(scope, []).append(_row(row, over, differences, scope))
+    several = {
+        (row["task"], row["model"])
+        for row in result["table"]
+        if not row["decides"]  # a target with a second reference
+    }
+    for row in result["table"]:
+        target = str(row["task"]) if row["task"] == row["model"] else f"{row['task']} on {row['model']}"
+        scope = target
+        if (row["task"], row["model"]) in several:
+            scope = f"{target}, against {row['reference']}"
+        its = differences if row["decides"] else {}
+        scopes.setdefault(scope, []).append(_row(row, f"{int(row['seeds'])} seeds", its, target))
+    skipped = [
+        f"{row['method']} on {row['task']} ({row['model']}): {row['why']}" for row in result["skipped"]
+    ]
+    return BenchRows(scopes, str(result["plan"]["against"]), skipped, bench_command(result["plan"], out))
+
+
+def _row(row: Mapping[str, Any], over: str, differences: Mapping = {}, scope: str = "") -> MethodRow:
+    method, n = str(row["method"]), int(row["n"])
+    names = (*METRICS, "jaccard_seeds", "jaccard_bootstrap")
+    values = {name: _spread(row[name]) for name in names if row[name] is not None}
+    complete = "tasks" not in row or row["tasks"] == row["of_tasks"]
+    known = differences.get((scope, method, n), {})
+    return MethodRow(method, n, over, values, known, complete, row.get("seeds"))
+
+
+def _spread(value: Mapping[str, Any] | float) -> Spread:
+    if isinstance(value, Mapping):
+        ends = (float(value[part]) for part in ("mean", "least", "largest"))
+        return Spread(*ends, count=value.get("count"))
+    return Spread(float(value))
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def bench_command(plan: Mapping[str, Any], out: str | None = None) -> str:
+    """The command that runs this bench again, in the folder ``out``: cells that are there it keeps."""
+    words = ["interp", "bench"]
+    for name in ("tasks", "models", "methods", "pairs"):
+        words += [f"--{name}", ",".join(map(str, plan[name]))]
+    if (dtype := plan.get("dtype", "float32")) != "float32":
+        words += ["--dtype", dtype]
+    words += ["--seeds", str(plan["seeds"]), "--against", plan["against"]]
+    return shlex.join([*words, *([] if out is None else ["--out", out])])
+
+
+def difference_text(found: Difference | None) -> str:
+    """``+0.010 [−0.002, +0.021]``."""
+    if found is None:
+        return wording.DASH
+    ends = "" if found.low is None else f" [{wording.signed(found.low, 3)}, {wording.signed(found.high, 3)}]"
+    return wording.signed(found.mean, 3) + ends
+
+
+def spread_text(name: str, value: Spread | None, seeds: int | None = None) -> str:
+    """The mean, in brackets the least and largest seed, and how many seeds where these are fewer than ``seeds``."""
+    if value is None:
+        return wording.DASH
+    if name in ("forwards", "seconds"):
+        return f"{value.mean:,.{int(name == 'seconds')}f}"
+    mean, least, largest = (wording.number(end, 3) for end in (value.mean, value.least, value.largest))
+    if least == largest:
+        return mean
+    fewer = f", {value.count} seeds" if seeds and value.count and value.count < seeds else ""
+    return f"{mean} [{least}, {largest}]{fewer}"
+
+
+HEIGHT, NAMES_WIDTH, LABEL = 460, 200, 16.0
+"""Pixels: of the figure, of the room for names at the right, between two names."""
+COST, PAIRS = "forward passes", "prompt pairs"
+_PLOT = HEIGHT - 54
+
+
+def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.Figure:
+    """One line a method, fewest pairs first; bars reach from the least to the largest seed.
+
+    Blue are points that none passes at their cost or less; the yardstick is hollow, controls are crosses.
+
+    Args:
+        along: ``COST`` or ``PAIRS``.
+    """
+    rows = [row for row in rows if metric in row.values and (along == PAIRS or "forwards" in row.values)]
+    cost = {id(row): _cost(row, along) for row in rows}
+    positive = [value for value in cost.values() if value > 0] or [1.0]
+    edge = min(positive) / 2
+    low, high = math.log10(edge), math.log10(max(positive) * 1.15)
+    if high - low < 0.5:
+        high = low + 0.5
+    front = pareto_front(rows, metric, along)
+    by_method: dict[str, list[MethodRow]] = {}
+    for row in sorted(rows, key=lambda row: row.n):
+        by_method.setdefault(row.method, []).append(row)
+    figure = go.Figure()
+    for its in sorted(by_method.values(), key=lambda its: any(row in front for row in its)):
+        x = [max(cost[id(row)], edge) for row in its]
+        figure.add_trace(_line(its, metric, x, [row in front for row in its]))
+    values = [row.values[metric] for row in rows]
+    ends = [end for value in values for end in (value.mean, value.least, value.largest) if end is not None]
+    least, largest = min(ends, default=0.0), max(ends, default=1.0)
+    margin = 0.04 * (largest - least or 1.0)
+    least, largest = least - margin, largest + margin
+    # a method's name at the right, a thin line from it to the method's last point
+    lasts = sorted((its[-1] for its in by_method.values()), key=lambda row: row.values[metric].mean)
+    heights = spread(
+        [row.values[metric].mean for row in lasts], LABEL * (largest - least) / _PLOT, least, largest
+    )
+    for row, height in zip(lasts, heights, strict=True):
+        name = in_plot(row.method)
+        figure.add_annotation(
+            x=math.log10(max(cost[id(row)], edge)),
+            y=row.values[metric].mean,
+            ax=high + 0.03 * (high - low),
+            ay=float(height),
+            axref="x",
+            ayref="y",
+            xanchor="left",
+            text=f"<b>{name}</b>" if row in front else name,
+            align="left",
+            arrowhead=0,
+            arrowwidth=0.7,
+            arrowcolor="rgba(128,128,128,.55)",
+            standoff=6,
+        )
+    ticks = _ticks(edge, 10**high) if along == COST else sorted({float(row.n) for row in rows if row.n})
+    none = [(edge, "0")] if min(cost.values(), default=1.0) == 0 else []
+    labels = none + [(tick, f"{tick:,.0f}" if tick >= 1 else f"{tick:g}") for tick in ticks]
+    figure.update_xaxes(
+        type="log",
+        range=[low - 0.05, high],
+        title=along,
+        tickvals=[place for place, _ in labels],
+        ticktext=[text for _, text in labels],
+    )
+    title = TITLES[metric] + (" (lower is better)" if metric in LOWER_IS_BETTER else "")
+    figure.update_yaxes(title=title, range=[least, largest], zeroline=False)
+    return layout(figure, height=HEIGHT, left=60, right=NAMES_WIDTH)
+
+
+def pareto_front(rows: Sequence[MethodRow], metric: str, along: str = COST) -> list[MethodRow]:
+    """Methods that no other beats at their cost or less, cheapest first; of those level in both all.
+
+    Neither the yardstick nor a control is one: no method is expected to pass the first.
+    """
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    front: list[MethodRow] = []
+    best = None
+    for row in sorted(rows, key=lambda row: (_cost(row, along), -sign * row.values[metric].mean)):
+        point = (_cost(row, along), sign * row.values[metric].mean)
+        if row.kind == "method" and (best is None or point[1] > best[1] or point == best):
+            front.append(row)
+            best = point
+    return front
+
+
+def _cost(row: MethodRow, along: str) -> float:
+    return float(row.n) if along == PAIRS else row.values["forwards"].mean
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers above the left edge: 1, 2, 5, 10, …, or only powers of ten over a long way."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(powers) <= 4 else (1,)
+    return [step * 10.0**p for p in powers for step in steps if low * 1.3 < step * 10.0**p <= high]
+
+
+def _line(rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: Sequence[bool]) -> go.Scatter:
+    kind, values = rows[0].kind, [row.values[metric] for row in rows]
+    colour = [BLUE if best else GREY for best in on_front]
+    symbol = {"yardstick": "circle-open", "control": "x-thin-open", "method": "circle"}[kind]
+    known = all(value.least is not None for value in values)
+    return go.Scatter(
+        x=x,
+        y=[value.mean for value in values],
+        name=in_plot(rows[0].method),
+        mode="lines+markers",
+        line={"color": GREY, "width": 1.4, "dash": "dot" if kind == "yardstick" else "solid"},
+        marker={"size": 9, "color": colour, "symbol": symbol, "line": {"width": 1.8, "color": colour}},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [value.largest - value.mean for value in values],
+            "arrayminus": [value.mean - value.least for value in values],
+            "thickness": 1,
+            "width": 0,
+            "color": GREY,
+        }
+        if known
+        else None,
+        text=[f"{row.n} pairs" for row in rows],
+        hovertemplate="%{fullData.name}, %{text}: %{y:.3f}<extra></extra>",
+    )
+
+
+def render_bench(result: Mapping[str, Any], out: str | None = None) -> str:
     """The page of one table (:func:`interp.bench.table.tabulate`); every text in it is escaped.
 
     Args:
         out: the folder of the bench, which its command goes on with.
     """
     plan = result["plan"]
+    groups = _by([(r["group"], _row(r, f"{r['tasks']} of {r['of_tasks']}")) for r in result["groups"]])
+    targets = _by(
+        [((r["task"], r["model"], r["reference"]), _row(r, str(r["seeds"]))) for r in result["table"]]
+    )
     return (
         environment()
         .get_template("bench.html")
         .render(
             result=result,
             plan=plan,
-            summary=_summary(result),
-            groups=[_group(result, name) for name in _distinct(row["group"] for row in result["groups"])],
-            targets=_targets(result),
-            comparisons=_comparisons(result),
+            summary=_summary(plan, groups),
+            groups=[
+                {"name": name, "figure": _figure(name, rows)} | _table(rows) for name, rows in groups.items()
+            ],
+            targets=[
+                {"title": task if task == model else f"{task} on {model}", "reference": reference}
+                | _table(rows)
+                for (task, model, reference), rows in targets.items()
+            ],
+            comparisons=_comparisons(result["comparisons"]),
             command=bench_command(plan, out),
             versions=list(result["versions"].items()),
         )
     )
 
 
-def bench_command(plan: dict, out: str | None = None) -> str:
-    """The command that runs this bench again, in the folder ``out``: cells that are there it keeps."""
-    words = ["interp", "bench"]
-    for name in ("tasks", "models", "methods", "pairs"):
-        words += [f"--{name}", ",".join(map(str, plan[name]))]
-    if (dtype := plan.get("dtype", "float32")) != "float32":  # benches of before do not say
-        words += ["--dtype", dtype]
-    words += ["--seeds", str(plan["seeds"]), "--against", plan["against"]]
-    return shlex.join([*words, *([] if out is None else ["--out", out])])
-
-
-def _distinct(values) -> list:
-    return list(dict.fromkeys(values))
+def _by(pairs: list[tuple]) -> dict:
+    found: dict = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def _name(method: str) -> str:
     return NAMES.get(method, method)
 
 
-def _summary(result: dict) -> str:
-    plan = result["plan"]
+def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]]) -> str:
     parts = []
-    for group in _distinct(row["group"] for row in result["groups"]):
-        rows = [
-            row
-            for row in result["groups"]
-            if row["group"] == group
-            and row["average_precision"] is not None
-            and row["tasks"] == row["of_tasks"]
-        ]
-        methods = [row for row in rows if row["method"] not in (YARDSTICK, *CONTROLS)]
-        if not methods:
-            continue
-        n = max(row["n"] for row in methods)
-        best = max((row for row in methods if row["n"] == n), key=lambda row: row["average_precision"])
-        yard = next((row for row in rows if row["method"] == YARDSTICK and row["n"] == n), None)
-        beside = "" if yard is None else f", the yardstick {yard['average_precision']:.3f}"
-        parts.append(
-            f"On {group}, {best['method']} has the best mean average precision with {n} pairs: "
-            f"{best['average_precision']:.3f}{beside}."
-        )
-    tasks, methods = len(plan["tasks"]), len(plan["methods"])
-    return " ".join([f"{methods} methods on {tasks} tasks, every one on the same pairs.", *parts])
+    for group, rows in groups.items():
+        rows = [row for row in rows if BEST in row.values and row.complete]
+        methods = [row for row in rows if row.kind == "method"]
+        if methods:
+            n = max(row.n for row in methods)
+            best = best_first([row for row in methods if row.n == n], BEST)[0]
+            yard = next((row for row in rows if row.kind == YARDSTICK and row.n == n), None)
+            beside = "" if yard is None else f", the yardstick {yard.values[BEST].mean:.3f}"
+            parts.append(
+                f"On {group}, {best.method} has the best mean average precision with {n} pairs: "
+                f"{best.values[BEST].mean:.3f}{beside}."
+            )
+    count = f"{len(plan['methods'])} methods on {len(plan['tasks'])} tasks, every one on the same pairs."
+    return " ".join([count, *parts])
 
 
-def _ranked(rows: list[dict], key) -> list[str]:
-    """Methods by falling mean average precision, the yardstick first."""
-
-    def order(method: str):
-        values = [key(row) for row in rows if row["method"] == method and key(row) is not None]
-        return (method != YARDSTICK, -sum(values) / len(values) if values else 0.0)
-
-    return sorted(_distinct(row["method"] for row in rows), key=order)
+def _figure(group: str, rows: Sequence[MethodRow]) -> Markup | None:
+    drawn = [row for row in rows if BEST in row.values and "forwards" in row.values and row.complete]
+    return embed(bench_plot(drawn, BEST), f"Quality against cost on {group}", least=700) if drawn else None
 
 
-def _group(result: dict, name: str) -> dict:
-    rows = [row for row in result["groups"] if row["group"] == name]
-    points = [
-        Point(
-            _name(row["method"]),
-            row["n"],
-            row["forwards"] or 0.0,
-            row["average_precision"],
-            row["method"] in (YARDSTICK, *CONTROLS),
-        )
-        for row in rows
-        if row["average_precision"] is not None and row["tasks"] == row["of_tasks"]
+def _table(rows: Sequence[MethodRow]) -> dict:
+    """Methods by falling mean average precision, the yardstick first; columns are the metrics with a value."""
+    columns = measured(rows)
+
+    def order(entry: tuple[str, list[MethodRow]]):
+        values = [row.values[BEST].mean for row in entry[1] if BEST in row.values]
+        return (entry[0] != YARDSTICK, -sum(values) / len(values) if values else 0.0)
+
+    lines = [
+        {
+            "method": _name(method),
+            "rows": [
+                {
+                    "n": row.n,
+                    "over": row.over,
+                    "values": [spread_text(name, row.values.get(name), row.seeds) for name in columns],
+                }
+                for row in its
+            ],
+        }
+        for method, its in sorted(_by([(row.method, row) for row in rows]).items(), key=order)
     ]
-    columns = [(key, title) for key, title in COLUMNS if any(row[key] is not None for row in rows)]
-    lines = []
-    for method in _ranked(rows, lambda row: row["average_precision"]):
-        its = [row for row in rows if row["method"] == method]
-        lines.append(
-            {
-                "method": _name(method),
-                "rows": [
-                    {
-                        "n": row["n"],
-                        "tasks": f"{row['tasks']} of {row['of_tasks']}",
-                        "values": [_plain(key, row[key]) for key, _ in columns],
-                    }
-                    for row in its
-                ],
-            }
-        )
-    figure = (
-        pareto_figure(points, "mean average precision", f"Average precision against cost on {name}")
-        if points
-        else None
-    )
-    return {"name": name, "figure": figure, "columns": columns, "lines": lines}
+    return {"columns": [TITLES[name] for name in columns], "lines": lines}
 
 
-def _plain(key: str, value: float | None) -> str:
-    if key == "forwards":
-        return wording.DASH if value is None else f"{value:,.0f}"
-    return wording.number(value, 1 if key == "seconds" else 3)
-
-
-def _spread(key: str, value: dict | float | None, of_seeds: int) -> Markup | str:
-    """The mean, and in brackets the least and largest seed, and how many seeds where these are not all."""
-    if not isinstance(value, dict):
-        return _plain(key, value)
-    mean, least, largest = (_plain(key, value[part]) for part in ("mean", "least", "largest"))
-    seeds = f", {value['count']} seeds" if "count" in value and value["count"] < of_seeds else ""
-    if least == largest or key in ("forwards", "seconds"):
-        return mean
-    return Markup("{} <span class=soft>[{}, {}]{}</span>").format(mean, least, largest, seeds)
-
-
-def _targets(result: dict) -> list[dict]:
+def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
+    """One table a scope, means over tasks first: a line a method and number of pairs, a column a metric."""
     found = []
-    for task, model, reference in _distinct((r["task"], r["model"], r["reference"]) for r in result["table"]):
-        rows = [
-            r for r in result["table"] if (r["task"], r["model"], r["reference"]) == (task, model, reference)
-        ]
-        columns = [(key, title) for key, title in COLUMNS if any(row[key] is not None for row in rows)]
-        ranked = _ranked(rows, lambda row: row["average_precision"] and row["average_precision"]["mean"])
-        lines = [
-            {
-                "method": _name(method),
-                "rows": [
-                    {
-                        "n": row["n"],
-                        "seeds": row["seeds"],
-                        "values": [_spread(key, row[key], row["seeds"]) for key, _ in columns],
-                    }
-                    for row in rows
-                    if row["method"] == method
-                ],
-            }
-            for method in ranked
-        ]
-        title = task if task == model else f"{task} on {model}"
-        found.append({"title": title, "reference": reference, "columns": columns, "lines": lines})
-    return found
-
-
-def _comparisons(result: dict) -> list[dict]:
-    """One table a scope: a line a method and number of pairs, a column a metric."""
-    found = []
-    for scope in _distinct(row["scope"] for row in result["comparisons"]):
-        rows = [row for row in result["comparisons"] if row["scope"] == scope]
-        columns = [(key, title) for key, title in COMPARED if any(row["metric"] == key for row in rows)]
+    for scope, its in _by([(row["scope"], row) for row in rows]).items():
+        columns = [name for name in COMPARED if any(row["metric"] == name for row in its)]
         lines = []
-        for method, n in _distinct((row["method"], row["n"]) for row in rows):
-            by_metric = {row["metric"]: row for row in rows if (row["method"], row["n"]) == (method, n)}
-            values = [_difference(by_metric.get(key)) for key, _ in columns]
-            over = {row["tasks"] for row in by_metric.values() if "tasks" in row}
-            line = {"method": _name(method), "n": n, "values": values}
-            lines.append(line | {"tasks": "–".join(str(n) for n in sorted(over))})
-        order = _distinct(line["method"] for line in lines)
-        lines.sort(key=lambda line: (order.index(line["method"]), line["n"]))
-        found.append(
-            {"scope": scope, "columns": columns, "lines": lines, "open": rows[0]["group"] is not None}
-        )
+        for (method, n), some in sorted(
+            _by([((row["method"], row["n"]), row) for row in its]).items(), key=lambda entry: entry[0]
+        ):
+            values = {row["metric"]: Difference(row["difference"], row["low"], row["high"]) for row in some}
+            tasks = "–".join(str(n) for n in sorted({row["tasks"] for row in some if "tasks" in row}))
+            shown = [
+                {"text": difference_text(value := values.get(name)), "sure": value is not None and value.sure}
+                for name in columns
+            ]
+            lines.append({"method": _name(method), "n": n, "tasks": tasks, "values": shown})
+        titles = [
+            TITLES[name] + (" (lower is better)" if name in LOWER_IS_BETTER else "") for name in columns
+        ]
+        is_mean = its[0]["group"] is not None
+        found.append({"scope": scope, "columns": titles, "lines": lines, "open": is_mean})
     return sorted(found, key=lambda table: not table["open"])
-
-
-def _difference(row: dict | None) -> dict:
-    """Bold where the interval is off zero."""
-    if row is None:
-        return {"text": wording.DASH, "interval": "", "sure": False}
-    interval = ""
-    if row["low"] is not None:
-        interval = f"[{wording.signed(row['low'], 3)}, {wording.signed(row['high'], 3)}]"
-    sure = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
-    return {"text": wording.signed(row["difference"], 3), "interval": interval, "sure": sure}

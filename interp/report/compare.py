@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from interp.circuits.circuit import Component
 from interp.errors import InputError
 from interp.evaluation.recovery import PairedComparison, compare_paired, spearman
 from interp.report import wording
-from interp.report.recovery import score_matrix
 from interp.runs.run import Run
 
 
@@ -120,6 +120,11 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         recovery={} if unpaired else _paired(run_a, run_b),
         unpaired=unpaired,
     )
+
+
+def score_matrix(run: Run) -> Float[np.ndarray, "layer head"]:
+    """The method's score of every head."""
+    return np.array([head.score for head in run.heads]).reshape(run.shape)
 
 
 def _names(run_a: Run, run_b: Run) -> tuple[str, str]:

@@ -1,38 +1,54 @@
-"""The report of a run: one HTML page without scripts, from the finding to how to repeat it."""
+"""The report of a run: one HTML page, from the finding to how to repeat it."""
 
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from interp.circuits.circuit import Edge
+from interp.errors import InputError
+from interp.evaluation.recovery import roc_curve_points
+from interp.files import write_text
 from interp.report import wording
-from interp.report.components import (
+from interp.report.circuit_figures import (
     Scale,
     counts_code_pairs,
-    edge_figure,
+    edge_plot,
+    edges_explained,
     edges_told,
-    grid_figures,
-    member_rows,
+    grid_plot,
+    measures_edges,
+    roc_plot,
+    strength,
+    told,
 )
-from interp.report.members import member_cards
-from interp.report.recovery import recovery_panels
+from interp.report.compare import score_matrix
+from interp.report.html import embed, environment
+from interp.report.members import member_cards, member_rows
 from interp.report.repeat import (
     command_line,
     facts,
     forwards,
+    next_commands,
     python_lines,
     reference_command,
     timings,
     warnings,
 )
-from interp.report.templates import environment
-from interp.runs.run import Example, Run
+from interp.runs.run import PROMPTS, REPORT, Example, Judged, Run
+from interp.scores.baselines import layer_prior
 
 TOP_EDGES = 20
 
 
 def render_report(run: Run, task: str | None = None, reference: str | None = None) -> str:
-    """The report as one self-contained page: no script, no request, every token and label escaped.
+    """The report as one self-contained page that makes no request; every token and label in it is escaped.
 
     Args:
         task, reference: as of :func:`~interp.report.repeat.command_line`.
     """
-    scale = Scale.of(run)
+    scale, edges = Scale.of(run), edges_told(run)
     page = environment().get_template("report.html")
     return page.render(
         run=run,
@@ -41,11 +57,14 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         summary=summary(run, scale),
         counts=counts(run),
         examples=[_example(example) for example in run.examples[:1]],
-        grids=grid_figures(run, scale),
+        grid=embed(grid_plot(run, scale, mlps=True), "Score of every head by layer", least=900),
         members=member_rows(run, scale),
-        edge_figure=edge_figure(run, scale),
-        counted_edges=counts_code_pairs(run),
-        edges=_edges(run),
+        edge_figure=embed(edge_plot(run, scale, edges=edges), "Strongest edges among the members", least=700)
+        if edges
+        else None,
+        edges_explained=edges_explained(run, edges),
+        measured_edges=measures_edges(edges),
+        edges=_edges(edges[:TOP_EDGES], run, scale),
         cards=member_cards(run, scale),
         recovery=recovery_panels(run),
         timings=timings(run),
@@ -55,7 +74,27 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         reference_command=reference_command(run, task),
         facts=facts(run),
         warnings=warnings(run),
+        following=next_commands(run, task, reference),
     )
+
+
+def write_report(folder: Path | str, task: str | None = None) -> Path:
+    """Write the report of the run in ``folder`` beside it, replacing an earlier one.
+
+    Args:
+        task: what its commands say for the task; if not given what the run was asked for, or the prompts that it keeps
+            where that is a file that is not there.
+
+    Raises:
+        InputError: the folder holds no run, or a damaged one.
+    """
+    path, run = Path(folder) / REPORT, Run.load(folder)
+    kept = next((path.with_name(name) for name in PROMPTS if path.with_name(name).is_file()), None)
+    with contextlib.suppress(OSError):  # a task's name may be too long for a file's
+        if task is None and kept is not None and not Path(run.task).is_file():
+            task = str(kept)
+    write_text(path, render_report(run, task))
+    return path
 
 
 def summary(run: Run, scale: Scale) -> str:
@@ -84,11 +123,23 @@ def counts(run: Run) -> dict:
     if run.universe == "heads+mlps":
         text += f" and {len(circuit.mlps)} of {len(run.mlps)} MLPs"
     return {
-        "proposed": run.proposed,
-        "proposed_members": len(run.proposed_members),
+        "proposed": _proposed(run),
         "checked": len(run.checked),
         "all": len(run.ranked),
         "inside": text,
+    }
+
+
+def _proposed(run: Run) -> dict | None:
+    """What the method took for members before the check, and what of it was checked."""
+    if run.proposed is None:
+        return None
+    heads = [run.component(site) for site in run.proposed.heads]
+    return {
+        "rate": run.proposed.false_discovery_rate,
+        "all": len(heads),
+        "checked": sum(head.effect is not None for head in heads),
+        "members": len(run.proposed_members),
     }
 
 
@@ -121,18 +172,54 @@ def _example(example: Example) -> dict:
     }
 
 
-def _edges(run: Run) -> list[dict]:
-    ranked = edges_told(run)[:TOP_EDGES]
-    largest = abs(ranked[0].score) if ranked else 0.0
-    digits, counted = wording.places(largest), counts_code_pairs(run)
+def _edges(edges: Sequence[Edge], run: Run, scale: Scale) -> list[dict]:
+    largest = abs(strength(edges[0])) if edges else 0.0
+    digits, counted = max(scale.places, wording.places(largest)), counts_code_pairs(run)
     return [
         {
             "from": edge.sender,
             "to": edge.receiver,
             "into": edge.into or wording.DASH,
-            "score": wording.number(edge.score, 0) if counted else wording.signed(edge.score, digits),
-            "bar": 100 * abs(edge.score) / largest if largest else 0,
-            "tone": "grey" if counted else "neg" if edge.score < 0 else "pos",
+            "told": told(edge, digits, signed=not counted),
+            "bar": 100 * abs(strength(edge)) / largest,
+            "tone": "grey" if counted else "neg" if strength(edge) < 0 else "pos",
         }
-        for edge in ranked
+        for edge in edges
     ]
+
+
+def recovery_panels(run: Run) -> list[dict]:
+    """One panel a reference: its numbers as the run holds them, and the ROC curve."""
+    return [_panel(name, found, run) for name, found in run.recovery.items()]
+
+
+def _panel(name: str, found: Judged, run: Run) -> dict:
+    nulls = found.nulls
+    interval = found.interval
+    random = wording.DASH if nulls.random_mean is None else f"{nulls.random_mean:.3f} ± {nulls.random_sd:.3f}"
+    return {
+        "name": name,
+        "auc": wording.number(found.roc_auc, 3),
+        "interval": f"[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "no scores per pair",
+        "precision": wording.number(found.average_precision, 3),
+        "spearman": wording.number(found.spearman, 3),
+        "positives": f"{found.n_positive} of {found.n_heads}",
+        "random": random,
+        "layer_index": wording.number(nulls.layer_index, 3),
+        "layer_mean": wording.number(nulls.layer_mean, 3),
+        "shared": wording.shared_pairs(found, run.n_pairs),
+        "curve": _curve(name, run),
+    }
+
+
+def _curve(name: str, run: Run) -> Markup | None:
+    """``None`` where the reference is not at hand, or its curve is undefined."""
+    try:
+        truth = run.reference(name).members()
+    except InputError:
+        return None
+    scores = score_matrix(run)
+    if truth.shape != scores.shape or not truth.any() or truth.all():
+        return None
+    curves = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))
+    return embed(roc_plot(*curves, int(truth.sum()), int((~truth).sum())), f"ROC curve against {name}")

@@ -1,16 +1,6 @@
-"""What all plotly figures share: colours that can be told from both themes' backgrounds, and little margin.
+"""Plotly figures beside a circuit's: sites, steering, codebooks, codes; and what all figures share.
 
-Keeping labels and boxes from lying on each other.
-
-What codebooks cost a model, and how much of each site they hold, as plotly figures.
-
-How often steered texts hold their topic, arm by arm, as a plotly figure.
-
-What a code's similarities look like, as a plotly figure.
-
-A number for each new token of a text as bars: how surprising it was, how far steering moved that step.
-
-One number for each site as a grid: layers from left to right, heads from top to bottom, MLPs and residual below.
+Colours can be told from a light and a dark page's background; margins are small.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +12,42 @@ from jaxtyping import Float
 from interp.codesearch import Similarities
 from interp.evaluation.steering import CODES, TopicRow
 from interp.models import parse_site
-from interp.report.tables import Condition, Steering
+from interp.report.tables import Condition, MachineRow, Steering
 from interp.report.wording import in_plot
+
+BLUE, GREY, ORANGE, GREEN = "#3b82c4", "#8a9099", "#e08a3c", "#3f9e74"
+
+
+def layout(
+    figure: go.Figure, *, height: int, left: int = 50, right: int = 10, legend: bool = False
+) -> go.Figure:
+    """Set the size; colours of text and grid are left to the theme of the page."""
+    figure.update_layout(
+        height=height,
+        margin={"l": left, "r": right, "t": 28 if legend else 10, "b": 44},
+        showlegend=legend,
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0.0},
+        bargap=0.25,
+    )
+    return figure
+
+
+def spread(
+    heights: Sequence[float] | Float[np.ndarray, " n"], least: float, low: float, high: float
+) -> Float[np.ndarray, " n"]:
+    """Heights in rising order with at least ``least`` between neighbours, moved as little as a sweep up and one down
+    need; evenly from ``low`` to ``high`` where that does not fit."""
+    found = np.array(heights, dtype=np.float64)
+    if len(found) > 1 and (len(found) - 1) * least >= high - low:
+        return np.linspace(low, high, len(found))
+    for i in range(1, len(found)):
+        found[i] = max(found[i], found[i - 1] + least)
+    last = high
+    for i in reversed(range(len(found))):
+        found[i] = min(found[i], last)
+        last = found[i] - least
+    return found
+
 
 _ROW = 17
 """Pixels a row."""
@@ -102,23 +126,6 @@ def token_costs(
         bargap=0.15,
         xaxis={"title": {"text": "new token", "standoff": 12}, "tickangle": 0, "automargin": True},
         yaxis={"range": [0, 1.05 * max(top, 1e-3)], "nticks": 4, "automargin": True},
-    )
-    return figure
-
-
-BLUE, GREY, ORANGE, GREEN = "#3b82c4", "#8a9099", "#e08a3c", "#3f9e74"
-
-
-def layout(
-    figure: go.Figure, *, height: int, left: int = 50, right: int = 10, legend: bool = False
-) -> go.Figure:
-    """Set the size; colours of text and grid are left to the theme of the page."""
-    figure.update_layout(
-        height=height,
-        margin={"l": left, "r": right, "t": 28 if legend else 10, "b": 44},
-        showlegend=legend,
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0.0},
-        bargap=0.25,
     )
     return figure
 
@@ -268,18 +275,51 @@ def explained_plot(sites: Mapping[str, float]) -> go.Figure:
     return layout(figure, height=260, left=60, legend=len(figure.data) > 1)
 
 
-def spread(
-    heights: Sequence[float] | Float[np.ndarray, " n"], least: float, low: float, high: float
-) -> Float[np.ndarray, " n"]:
-    """Heights in rising order with at least ``least`` between neighbours, moved as little as a sweep up and one down
-    need; evenly from ``low`` to ``high`` where that does not fit."""
-    found = np.array(heights, dtype=np.float64)
-    if len(found) > 1 and (len(found) - 1) * least >= high - low:
-        return np.linspace(low, high, len(found))
-    for i in range(1, len(found)):
-        found[i] = max(found[i], found[i - 1] + least)
-    last = high
-    for i in reversed(range(len(found))):
-        found[i] = min(found[i], last)
-        last = found[i] - least
-    return found
+MACHINES = {"codebooks": BLUE, "no codebooks": GREEN, "untrained k-means": ORANGE, "random codes": GREY}
+
+
+def machine_plot(rows: Sequence[MachineRow]) -> go.Figure:
+    """The finite-state replication: every share right with its interval, diamonds where it was published."""
+    measures = list(dict.fromkeys(row.measure for row in rows))
+    figure = go.Figure()
+    for number, (arm, colour) in enumerate(MACHINES.items()):
+        its = [row for row in rows if row.arm == arm]
+        places = [measures.index(row.measure) + 0.19 * (number - 1.5) for row in its]
+        figure.add_scatter(
+            x=[row.mean for row in its],
+            y=places,
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [row.high - row.mean for row in its],
+                "arrayminus": [row.mean - row.low for row in its],
+                "thickness": 1.4,
+                "width": 3,
+            },
+            mode="markers",
+            name=arm,
+            marker={"size": 9, "color": colour},
+            hovertemplate=f"{arm}: %{{x:.3f}}<extra></extra>",
+        )
+        known = [
+            (row.published, place)
+            for row, place in zip(its, places, strict=True)
+            if row.published is not None
+        ]
+        if known:
+            figure.add_scatter(
+                x=[value for value, _ in known],
+                y=[place for _, place in known],
+                mode="markers",
+                name=f"{arm}, published",
+                marker={"size": 11, "color": colour, "symbol": "diamond-open", "line": {"width": 2}},
+                hovertemplate="published: %{x:.3f}<extra></extra>",
+            )
+    figure.update_xaxes(range=[0, 1.02], title="share right")
+    figure.update_yaxes(
+        tickvals=list(range(len(measures))),
+        ticktext=[in_plot(measure) for measure in measures],
+        range=[len(measures) - 0.5, -0.5],
+        zeroline=False,
+    )
+    return layout(figure, height=84 + 46 * len(measures), left=170, legend=True)

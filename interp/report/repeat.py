@@ -41,8 +41,10 @@ def forwards(run: Run) -> list[tuple[str, str]]:
     return [(STAGES.get(key, key), f"{value:,.0f}") for key, value in run.cost.items()]
 
 
-def command_line(run: Run, task: str | None = None, reference: str | None = None) -> str:
-    """The command that repeats the run.
+def command_line(
+    run: Run, task: str | None = None, reference: str | None = None, n: int | None = None
+) -> str:
+    """The command that repeats the run, on ``n`` pairs if given.
 
     Args:
         task: what is written for it where what the run was asked for is not enough: where a file of prompts lies.
@@ -50,7 +52,7 @@ def command_line(run: Run, task: str | None = None, reference: str | None = None
     """
     settings, pairs = run.settings, run.provenance.pairs
     words = ["interp", "discover", task or _task(run), "--model", run.model or "MODEL"]
-    words += ["--method", run.method, "--n", run.n_pairs, "--seed", run.seed]
+    words += ["--method", run.method, "--n", n or run.n_pairs, "--seed", run.seed]
     words += ["--counterfactual", pairs.counterfactual]
     words += ["--candidates", settings.candidates, "--threshold", settings.threshold]
     words += ["--reference", reference or settings.reference] if settings.reference else []
@@ -137,6 +139,20 @@ def _changed_options(run: Run) -> dict:
         and value is not None
         and usual.get(key) != value
     }
+
+
+def next_commands(run: Run, task: str | None = None, reference: str | None = None) -> list[tuple[str, str]]:
+    """What a reader may want next, each with its command; arguments as of :func:`command_line`."""
+    asked, model = task or _task(run), run.model or "MODEL"
+    loaded = [word for key, value in _loaded_as(run).items() for word in (f"--{key}", value)]
+    grow = ["interp", "grow", asked, "--model", model, "--seed", run.seed]
+    grow += ["--counterfactual", run.provenance.pairs.counterfactual, *loaded]
+    more = command_line(run, task, reference, n=4 * run.n_pairs)
+    return [
+        ("Four times the pairs, which halves the intervals", more),
+        ("Which heads do the task alone, with all others off", shlex.join(map(str, grow))),
+        ("Heads, codes and prompts in the workbench", shlex.join(["interp", "app", "--model", model])),
+    ]
 
 
 def reference_command(run: Run, task: str | None = None) -> str:

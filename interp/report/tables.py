@@ -1,9 +1,4 @@
-"""Reading result files back: whatever is wrong with one is a line that says how to make it again.
-
-What codebooks cost a model, read back from ``quality.json`` of ``interp codebook eval``.
-
-A comparison of steering, read back from the folder of cells that ``benchmarks/steering.py`` wrote.
-"""
+"""Result files read back: of codebooks, of steering, of a replication. What is wrong with one is one line."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -217,3 +212,35 @@ def _usage(k: int, found: Mapping[str, Any]) -> Usage:
         float(found["bits_per_token_most"]),
         float(found["entropy_bits"]),
     )
+
+
+@dataclass(frozen=True)
+class MachineRow:
+    """A share right of the finite-state replication: mean over seeds with its 95 % interval.
+
+    Attributes:
+        arm: the model that it is of.
+        published: what the paper has.
+    """
+
+    measure: str
+    arm: str
+    mean: float
+    low: float
+    high: float
+    published: float | None
+
+
+def read_machine(path: Path) -> tuple[MachineRow, ...]:
+    """Read what ``python -m benchmarks.tokfsm seeds --summary`` wrote.
+
+    Raises:
+        InputError: not such a file, or one that was damaged.
+    """
+
+    def parse(rows: Any) -> tuple[MachineRow, ...]:
+        if not rows:
+            raise ValueError("it has no rows")
+        return tuple(MachineRow(**row) for row in rows)
+
+    return read_rows(path, parse, "make it again with python -m benchmarks.tokfsm seeds --summary")

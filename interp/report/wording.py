@@ -3,8 +3,7 @@
 import html
 import math
 import unicodedata
-
-from interp.runs.run import Judged
+from typing import Any
 
 METRIC_NAMES = {
     "logit_diff": "logit difference",
@@ -57,7 +56,7 @@ def seconds(value: int | float) -> str:
     return f"{value:.0f} s" if value >= 10 else f"{value:.2f} s"
 
 
-def shared_pairs(judged: Judged, n_pairs: int) -> str:
+def shared_pairs(judged: Any, n_pairs: int) -> str:
     """A sentence where scores are judged by exact effects of their own pairs, or of some, else an empty string."""
     shared, measured = judged.shared_pairs, judged.measured_pairs
     if not shared:

@@ -300,7 +300,7 @@ class Run(Strict):
 
     def report(self) -> str:
         """The report as one HTML page that opens offline; ``interp report`` writes it beside a run."""
-        from interp.report import render_report
+        from interp.report.page import render_report
 
         return render_report(self)
 

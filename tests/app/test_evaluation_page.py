@@ -7,24 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tokfsm.folder import save
-from benchmarks.tokfsm.machine_rows import read_reproduction
-from benchmarks.tokfsm.reproduce import measure, train
-from benchmarks.tokfsm.table import NAMES, PHASE
 from interp.app.evaluation import sources as evaluation_sources
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.bench.plan import whole_record, write_record
 from interp.bottlenecks.store import Codebooks
-from interp.errors import InputError
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
 from interp.models import load_model
 from interp.report.tables import BASE_FILE
 from tests.app.conftest import files_of
-from tests.report.synthetic import EVIL
-from tests.report.test_bench_page import make_result
-from tests.tokfsm.conftest import tiny  # noqa: F401 - a fixture
+from tests.report.synthetic import EVIL, make_bench
 
 METHODS, CODEBOOKS, STEERING, MACHINE = "Methods", "Codebooks", "Steering", "Finite-state machine"
 
@@ -38,7 +31,7 @@ def measured(runs_with_books, tiny_model_folder, tmp_path_factory) -> Path:
     opened = Codebooks.from_pretrained(folder / "books")
     found = quality_of_folder(model, opened, ["stdlib"], ks=[1, 2], n_tokens=256, control_blocks=4)
     write_json(folder / "books" / "quality.json", found)
-    write_json(folder / "table" / "bench.json", make_result())
+    write_json(folder / "table" / "bench.json", make_bench())
     return folder
 
 
@@ -104,15 +97,6 @@ def test_tables_of_the_repository_are_there_without_any_run(page, tmp_path):
     # the README's numbers
     assert table.loc[("adaptive-patching", 10), "value"] == pytest.approx(0.835, abs=5e-4)
     assert table.loc[("random", 10), "value"] == pytest.approx(0.121, abs=5e-4)
-
-
-@pytest.mark.parametrize(
-    "path", sorted((evaluation_sources.RESULTS / "bench").glob("*.json")), ids=lambda path: path.stem
-)
-def test_every_table_of_the_repository_can_be_shown(page, tmp_path, path):
-    app = page(tmp_path, METHODS, bench=f"{path.stem}, of the repository")
-    assert app.selectbox(key="bench").value.startswith(path.stem) and not app.error
-    assert app.dataframe[0].value["value"].notna().any()
 
 
 def test_codebooks_are_shown_with_what_they_cost_and_what_controls_cost(page, runs):
@@ -204,95 +188,33 @@ def test_cells_of_other_settings_are_left_out_and_a_damaged_one_is_a_card(page, 
     assert "comes with a checkout" in page(tmp_path / "runs", STEERING).info[0].value
 
 
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory) -> Path:
-    recipe = tiny.__wrapped__() if hasattr(tiny, "__wrapped__") else tiny._get_wrapped_function()()
-    folder = tmp_path_factory.mktemp("reproduced") / "runs" / "tokfsm"
-    training = train(recipe, folder)
-    save(
-        training,
-        measure(training, evaluated=8, samples=8, pairs=8),
-        folder,
-        ["interp", "reproduce", "tokfsm"],
-    )
-    return folder
-
-
-def test_a_reproduction_is_shown_beside_controls_and_published_numbers(page, reproduced):
-    app = page(reproduced.parent, MACHINE)
-    result = json.loads((reproduced / "result.json").read_text())
-    coded = result["scores"]["codebooks"]
-    assert _metrics(app)["Loss, nats a token"] == f"{coded['loss']['mean']:.3f}"
-    table = app.dataframe[0].value.set_index("")
-    assert list(table.index) == list((NAMES | PHASE).values())
-    for key, name in (NAMES | PHASE).items():
-        for arm, scores in result["scores"].items():
-            mean, low, high = (scores[key][part] for part in ("mean", "low", "high"))
-            assert table.loc[name, arm].replace("−", "-") == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-    assert table.loc["state accuracy: transitions sampled", "published"] == "0.636"
-    drawn = {trace["name"]: trace for trace in _plot(app)["data"]}
-    assert drawn["random codes"]["x"][0] == pytest.approx(
-        result["scores"]["random codes"]["token_accuracy"]["mean"]
-    )
-    left = {trace["name"]: trace for trace in _plot(app, 2)["data"]}
-    places = dict(zip(left["codebooks"]["x"], left["codebooks"]["y"], strict=True))
-    assert places == pytest.approx(
-        {k: v for k, v in result["intervention"]["codebooks"].items() if k != "none"}
-    )
-    assert app.code[0].value == "interp reproduce tokfsm"
-
-
-def test_a_reproduction_of_before_there_were_numbers_of_the_phase_is_shown_without_them(
-    page, runs, reproduced
-):
-    result = json.loads((reproduced / "result.json").read_text())
-    for scores in result["scores"].values():
-        for key in PHASE:
-            del scores[key]
-    (runs / "before").mkdir()
-    (runs / "before/result.json").write_text(json.dumps(result))
-    app = page(runs, MACHINE)
-    assert list(app.dataframe[0].value[""]) == list(NAMES.values())
-
-
-@pytest.mark.parametrize("part", ["purity", "alive", "intervention"])
-def test_a_reproduction_that_lacks_a_part_is_damaged_in_one_line(reproduced, tmp_path, part):
-    result = json.loads((reproduced / "result.json").read_text())
-    if part == "purity":
-        rates = result["codes"]["codebooks"]["purity"]["bigram"]
-        rates[next(site for site in rates if site[0] == "m")] = []
-    else:
-        (result["codes"]["codebooks"] if part == "alive" else result)[part] = {}
-    (tmp_path / "result.json").write_text(json.dumps(result))
-    with pytest.raises(InputError, match=r"result\.json is damaged"):
-        read_reproduction(tmp_path / "result.json")
-
-
-def test_reproductions_of_the_repository_are_there_without_any_run(page, tmp_path):
+def test_the_replication_of_the_repository_is_a_picture_with_what_was_published(page, tmp_path):
     app = page(tmp_path, MACHINE)
-    assert app.selectbox(key="machine").value == "cpu-seed0, of the repository"
-    kept = {path.stem for path in (evaluation_sources.RESULTS / "tokfsm").glob("[cq]*.json")}
-    assert {name.removesuffix(", of the repository") for name in app.selectbox(key="machine").options} == kept
-    for name in app.selectbox(key="machine").options:
-        shown = page(tmp_path, MACHINE, machine=name)
-        assert not shown.error and shown.selectbox(key="machine").value == name and shown.metric
+    rows = json.loads(evaluation_sources.MACHINE.read_text())
+    drawn = {trace["name"]: trace for trace in _plot(app)["data"]}
+    for arm in ("codebooks", "no codebooks", "untrained k-means", "random codes"):
+        assert drawn[arm]["x"] == pytest.approx([row["mean"] for row in rows if row["arm"] == arm])
+    published = [row["published"] for row in rows if row["arm"] == "codebooks"]
+    assert drawn["codebooks, published"]["x"] == published == [0.4527, 0.6365, 0.88, 0.975]
 
 
-def test_without_a_reproduction_it_says_what_makes_one(page, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation_sources, "RESULTS", tmp_path / "no checkout")
-    app = page(tmp_path / "none", MACHINE)
-    assert app.code[0].value.startswith("interp reproduce tokfsm --scale quick --out ")
-    assert not app.metric
+@pytest.mark.parametrize("text", ["", "{", "{}", '[{"arm": 1}]'])
+def test_a_damaged_picture_is_a_card(page, tmp_path, monkeypatch, text):
+    (tmp_path / "summary.json").write_text(text)
+    monkeypatch.setattr(evaluation_sources, "MACHINE", tmp_path / "summary.json")
+    app = page(tmp_path / "runs", MACHINE)
+    assert not app.exception and "damaged" in app.error[0].value
+
+
+def test_without_a_checkout_there_is_no_picture(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_sources, "MACHINE", tmp_path / "nothing.json")
+    assert MACHINE not in page(tmp_path / "runs", METHODS).get("button_group")[0].options
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "a list", "no rows", "words for numbers"])
-@pytest.mark.parametrize("part", [METHODS, CODEBOOKS, MACHINE])
-def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, reproduced, part, damage):
-    shutil.copytree(reproduced, runs / "tokfsm", ignore=shutil.ignore_patterns("*.safetensors", "model"))
-    path = (
-        runs
-        / {METHODS: "table/bench.json", CODEBOOKS: "books/quality.json", MACHINE: "tokfsm/result.json"}[part]
-    )
+@pytest.mark.parametrize("part", [METHODS, CODEBOOKS])
+def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, part, damage):
+    path = runs / {METHODS: "table/bench.json", CODEBOOKS: "books/quality.json"}[part]
     whole = path.read_text(encoding="utf-8")
     path.write_text(
         {
@@ -303,7 +225,7 @@ def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, reproduced, p
             "words for numbers": whole.replace(": 0.", ': "x0.').replace(": 0.", ""),
         }[damage]
     )
-    app = page(runs, part, bench="table", machine="tokfsm")
+    app = page(runs, part, bench="table")
     assert not app.exception and len(app.error) == 1 and "damaged" in app.error[0].value
     app.get("button_group")[0].set_value(CODEBOOKS if part != CODEBOOKS else METHODS).run()
     assert not app.exception and not app.error and app.dataframe
@@ -311,13 +233,13 @@ def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, reproduced, p
 
 @pytest.mark.parametrize("name", ["../table", "/etc/passwd", "table/../../x"])
 def test_an_address_names_no_file(page, runs, name):
-    write_json(runs.parent / "x" / "bench.json", make_result(("attribution",)))
+    write_json(runs.parent / "x" / "bench.json", make_bench(("attribution",)))
     app = page(runs, METHODS, bench=name)
     assert app.selectbox(key="bench").value == "table" and not app.error
 
 
 def test_a_link_out_of_the_runs_folder_is_not_followed(page, runs):
-    write_json(runs.parent / "x" / "bench.json", make_result(("attribution",)))
+    write_json(runs.parent / "x" / "bench.json", make_bench(("attribution",)))
     (runs / "linked").symlink_to(runs.parent / "x")
     assert "linked" not in page(runs, METHODS).selectbox(key="bench").options
 
@@ -332,10 +254,9 @@ def test_a_file_that_is_a_link_out_of_the_runs_folder_is_not_followed(page, runs
     assert "is a link to another place" in error.value
 
 
-@pytest.mark.parametrize("part", [METHODS, MACHINE])
-def test_a_folder_that_is_being_replaced_is_one_clear_line(page, runs, part, monkeypatch):
+def test_a_folder_that_is_being_replaced_is_one_clear_line(page, runs, monkeypatch):
     monkeypatch.setattr(run_store, "folders", lambda _kind: ["away"])
-    [error] = page(runs, part).error
+    [error] = page(runs, METHODS).error
     assert "cannot be read" in error.value
 
 
@@ -354,7 +275,7 @@ def test_markup_in_names_is_text(page, runs):
     evil = "<img src=x onerror=alert(1)> **b**"
     write_json(
         runs / evil.replace("/", "") / "bench.json",
-        make_result((EVIL, "attribution"), model=EVIL, tasks=(EVIL,)),
+        make_bench((EVIL, "attribution"), model=EVIL, tasks=(EVIL,)),
     )
     app = page(runs, METHODS, bench=evil)
     assert app.selectbox(key="bench").value == evil

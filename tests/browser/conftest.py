@@ -12,8 +12,7 @@ from interp.files import write_json
 from interp.models import load_model
 from interp.text import load_text
 from tests.browser.workbench import Tab, complaints, serve
-from tests.report.synthetic import make_run
-from tests.report.test_bench_page import make_result
+from tests.report.synthetic import make_bench, make_run
 
 MARKUP = "<script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
 NAME = "<img src=x onerror=window.hacked=3> *b*"
@@ -37,7 +36,7 @@ def runs(tiny_model_folder, tmp_path_factory) -> Path:
     books = Codebooks.from_pretrained(folder / "books", model)
     build_index(model, books, text, folder / f"index {NAME}", batch_size=8)
     make_run(n_layers=4, n_heads=4, members=3, n_pairs=10, evil=True).save(folder / NAME)
-    write_json(folder / f"bench {NAME}" / "bench.json", make_result(("attribution", NAME), tasks=(NAME,)))
+    write_json(folder / f"bench {NAME}" / "bench.json", make_bench(("attribution", NAME), tasks=(NAME,)))
     return folder
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from interp.bench.table import METRICS
 from interp.circuits.references import load_reference, reference_for
 from interp.evaluation.recovery import recover
 from interp.runs.run import Judged, Run
@@ -220,4 +221,62 @@ def _details(evil: bool, rng: np.random.Generator) -> dict:
             )
             for k, side in enumerate(("clean", "corrupt"))
         },
+    }
+
+
+def make_bench(
+    methods=("attribution", "adaptive-patching", "random"), *, model="smollm2-135m-instruct", tasks=("ioi",)
+) -> dict:
+    """A table of any methods; a method called random has no seconds, one called adaptive-patching lacks 100 pairs."""
+    table, groups, comparisons = [], [], []
+    for m, method in enumerate(("yardstick", *methods)):
+        for n in (10, 100) if method != "adaptive-patching" else (10,):
+            value = 0.9 - 0.1 * m + n / 2000
+            spread = {"mean": value, "least": value - 0.05, "largest": value + 0.02, "count": 3}
+            numbers = dict.fromkeys(METRICS, spread) | {"edge_roc_auc": None, "f_50": None}
+            numbers["forwards"] = {
+                "mean": 4.0 * n * m,
+                "least": 4.0 * n * m,
+                "largest": 4.0 * n * m,
+                "count": 3,
+            }
+            if method == "random":
+                numbers["seconds"] = None
+            stable = {"jaccard_seeds": 0.8, "jaccard_bootstrap": None}
+            for task in tasks:
+                start = {"task": task, "model": model, "reference": f"{task}/{model}", "decides": True}
+                table.append({**start, "method": method, "n": n, "seeds": 3, **numbers, **stable})
+            means = {key: value and value["mean"] for key, value in numbers.items()}
+            start = {"group": model, "method": method, "n": n, "tasks": len(tasks), "of_tasks": len(tasks)}
+            groups.append({**start, **means, **stable})
+            if method != "attribution":
+                compared = {"difference": 0.1, "low": 0.05, "high": 0.2, "seeds": 3, "tasks": 1}
+                start = {
+                    "scope": f"{tasks[0]} on {model}",
+                    "group": model,
+                    "method": method,
+                    "against": "attribution",
+                    "n": n,
+                }
+                comparisons.append({**start, "metric": "roc_auc", **compared})
+                comparisons.append({**start, "metric": "cmd", **compared, "low": None, "high": None})
+    return {
+        "format": 1,
+        "plan": {
+            "tasks": list(tasks),
+            "models": [model],
+            "methods": list(methods),
+            "pairs": [10, 100],
+            "seeds": 3,
+            "against": "attribution",
+            "pool": 300,
+            "held_out": 40,
+            "reference": 200,
+        },
+        "cells": [],
+        "table": table,
+        "groups": groups,
+        "comparisons": comparisons,
+        "skipped": [{"task": tasks[0], "model": model, "method": "acdc", "why": f"too dear {EVIL}"}],
+        "versions": {"interp": "0", "torch": "1"},
     }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from interp.report import render_report
+from interp.report.page import render_report
 from tests.report.synthetic import make_run, published
 
 pytestmark = pytest.mark.browser
@@ -54,6 +54,7 @@ def opened(chromium, tmp_path):
 def test_opens_offline_without_complaint_and_fits_the_page(opened, options, width, scheme):
     page, trouble = opened(options, width, scheme)
     page.evaluate(_EVERYTHING_OPEN)
+    page.wait_for_selector(".main-svg")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert trouble == []
 
@@ -61,10 +62,24 @@ def test_opens_offline_without_complaint_and_fits_the_page(opened, options, widt
 def test_injected_markup_is_inert_and_read_as_text(opened):
     page, trouble = opened(RUNS["markup"])
     page.evaluate(_EVERYTHING_OPEN)
+    page.wait_for_selector(".pattern .main-svg")
     assert page.evaluate("window.hacked") is None
-    assert page.locator("script, img").count() == 0
+    assert page.locator("img, svg script, svg a[href^=javascript]").count() == 0
+    assert page.locator("script").count() == 3 + page.locator(".plot").count()  # plotly twice, packed and not
     assert page.get_by_text("window.hacked=1").count() > 0
+    assert page.locator(".pattern .main-svg").first.get_by_text("<script>").count() > 0  # in a figure, too
     assert trouble == []
+
+
+def test_a_script_that_got_into_a_page_does_not_run(chromium, tmp_path):
+    path = tmp_path / "report.html"
+    text = render_report(make_run(n_layers=3, n_heads=2, members=1))
+    path.write_text(text.replace("<main", "<script>window.hacked=1</script><main", 1), encoding="utf-8")
+    page = chromium.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector(".main-svg")
+    assert page.evaluate("window.hacked") is None
+    page.close()
 
 
 def test_dark_and_light_differ(opened):
@@ -79,20 +94,25 @@ def test_a_link_to_a_member_opens_its_card(opened):
     last = make_run().members[-1].site
     page, _ = opened({}, fragment=f"#{last}")
     card = page.locator(f"[id='{last}']")
-    assert card.is_visible() and card.locator("figure.pattern svg").is_visible()
+    assert card.is_visible()
+    card.locator(".pattern .main-svg").first.wait_for()
 
 
-def test_the_grid_switches_by_keyboard(opened):
-    page, _ = opened({})
-    assert page.locator(".grid-score").is_visible() and not page.locator(".grid-effect").is_visible()
-    page.locator("#show-score").focus()
-    page.keyboard.press("ArrowRight")
-    assert page.locator(".grid-effect").is_visible() and not page.locator(".grid-score").is_visible()
+def test_a_click_on_a_member_in_the_grid_opens_its_card(opened):
+    page, trouble = opened({"n_layers": 6, "n_heads": 4, "members": 8})
+    last = make_run(n_layers=6, n_heads=4, members=8).members[-1].site
+    place = [head.site for head in make_run(n_layers=6, n_heads=4).heads].index(last)
+    page.wait_for_selector(".plot .scatterlayer path.point", state="attached")
+    assert not page.locator(f"[id='{last}']").is_visible()
+    box = page.locator(".plot").first.locator(".scatterlayer path.point").nth(place).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.locator(f"[id='{last}']").wait_for()
+    assert trouble == []
 
 
 def test_wide_parts_scroll_in_their_own_box_and_can_be_focused(opened):
     page, _ = opened({}, 390)
-    box = page.get_by_role("region", name="Graph of the strongest edges")
+    box = page.get_by_role("region", name="Strongest edges among the members")
     assert box.evaluate("e => e.scrollWidth > e.clientWidth")
     box.focus()
     assert box.evaluate("e => document.activeElement === e")
@@ -101,7 +121,12 @@ def test_wide_parts_scroll_in_their_own_box_and_can_be_focused(opened):
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
 def test_on_paper_everything_is_there(opened, options):
     page, _ = opened(options, 718)  # A4 less its margins
+    page.wait_for_selector(".main-svg")
     page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.plot')].every(box => box.querySelector('.main-svg'))"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
     cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
     assert page.evaluate(cut) == 0
@@ -109,4 +134,3 @@ def test_on_paper_everything_is_there(opened, options):
         "[...document.querySelectorAll('details > *:last-child')].filter(e => !e.checkVisibility()).length"
     )
     assert page.evaluate(closed) == 0
-    assert page.locator(".grid-score").is_visible() and page.locator(".grid-effect").is_visible()

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.tokfsm.machine_rows import read_reproduction
 from interp.bottlenecks.store import PRETRAINED
 from interp.errors import InputError
-from interp.report.bench_rows import read_bench
+from interp.report.bench import read_bench
 from interp.report.tables import read_quality
-from tests.report.test_bench_page import make_result
+from tests.report.synthetic import make_bench
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "tokfsm" / "cpu-seed0.json"
 DEEP = "[" * 200_000
@@ -28,7 +28,7 @@ def quality(**changed) -> dict:
 
 def silent_bench() -> dict:
     """A bench that has rows and not one number in them."""
-    result = make_result()
+    result = make_bench()
     for row in (*result["table"], *result["groups"]):
         row.update({key: None for key, value in row.items() if isinstance(value, dict | float)})
     return result

@@ -1,25 +1,31 @@
 """The report says what the run holds, and nothing in the run can become markup."""
 
+import base64
+import gzip
+import hashlib
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from plotly.offline import get_plotlyjs
 
+from interp.circuits.circuit import CodesUsed
 from interp.circuits.references import load_reference
 from interp.errors import InputError
-from interp.report import render_report, write_report
-from interp.report.components import Scale
+from interp.report.circuit_figures import Scale
 from interp.report.members import member_cards
+from interp.report.page import render_report, write_report
 from interp.report.wording import in_plot
-from interp.runs.run import Metric, Run
+from interp.runs.run import Metric, Proposed, Run
 from tests.report.synthetic import EVIL, make_run, published
 
 _VOID = {"meta", "input", "br"}
 
 
-class _Page(HTMLParser):
-    """Elements, ids, links and text of a page; an element that is closed twice or never is an error."""
+class Page(HTMLParser):
+    """Elements, ids, links, scripts and text of a page; an element that is closed twice or never is an error."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -27,8 +33,9 @@ class _Page(HTMLParser):
         self.ids: list[str] = []
         self.links: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
+        self.scripts: list[tuple[str | None, str]] = []
         self.text = ""
-        self.stack: list[str] = []
+        self.stack: list[tuple[str, str | None]] = []
         self.feed(text)
         assert not self.stack
 
@@ -39,17 +46,42 @@ class _Page(HTMLParser):
         self.ids += [found["id"]] if "id" in found else []
         self.links += [found["href"]] if "href" in found else []
         if tag not in _VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
+            self.stack.append((tag, found.get("type")))
 
     def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
+        assert self.stack.pop()[0] == tag
 
     def handle_data(self, data):
-        self.text += data
+        inside, kind = self.stack[-1] if self.stack else ("", None)
+        if inside == "script":
+            self.scripts.append((kind, data))
+        elif inside != "style":
+            self.text += data
+
+    @property
+    def figures(self) -> list[dict]:
+        """What the page's figures are drawn from."""
+        return [json.loads(data) for kind, data in self.scripts if kind == "application/json"]
+
+    def check_scripts(self) -> None:
+        """Nothing runs but plotly and the script that draws: the policy names both by hash."""
+        policy = next(value for _, value in self.attributes if value and "script-src" in value)
+        named = re.search("script-src ([^;]*)", policy)[1].split()
+        [packed] = [data for kind, data in self.scripts if kind == "text/plain"]
+        plotly = gzip.decompress(base64.b64decode(packed)).decode()
+        assert plotly == get_plotlyjs()
+        running = [data for kind, data in self.scripts if kind is None]
+        assert len(running) == 1 and {kind for kind, _ in self.scripts} <= {
+            None,
+            "text/plain",
+            "application/json",
+        }
+        hashes = [
+            base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (running[0], plotly)
+        ]
+        assert named == [f"'sha256-{one}'" for one in hashes]
+        assert "default-src 'none'" in policy
+        assert not [key for key, _ in self.attributes if key.startswith("on") or key in ("src", "srcset")]
 
 
 RUNS = {
@@ -66,14 +98,13 @@ RUNS = {
 
 
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
-def test_is_one_wellformed_page_without_scripts_or_requests(options):
+def test_is_one_wellformed_page_that_runs_nothing_of_the_run_and_asks_for_nothing(options):
     text = render_report(make_run(**options))
-    page = _Page(text)
+    page = Page(text)
     assert text.startswith("<!doctype html>")
-    assert not {"script", "img", "iframe", "link", "object", "embed"} & set(page.tags)
-    assert not [key for key, _ in page.attributes if key.startswith("on") or key in ("src", "srcset")]
+    page.check_scripts()
+    assert not {"img", "iframe", "link", "object", "embed"} & set(page.tags)
     assert all(link.startswith("#") for link in page.links)
-    assert "url(" not in text and "@import" not in text
     assert (
         "nan" not in re.findall(r"[a-z]+", page.text)
         and "None" not in page.text.replace("None of the", "").split()
@@ -82,15 +113,16 @@ def test_is_one_wellformed_page_without_scripts_or_requests(options):
 
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
 def test_every_link_leads_somewhere_and_ids_are_unique(options):
-    page = _Page(render_report(make_run(**options)))
+    page = Page(render_report(make_run(**options)))
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links} <= set(page.ids)
 
 
 def test_markup_in_tokens_stays_text():
-    page = _Page(render_report(make_run(n_layers=4, n_heads=8, members=5, evil=True)))
-    plain = _Page(render_report(make_run(n_layers=4, n_heads=8, members=5)))
+    page = Page(render_report(make_run(n_layers=4, n_heads=8, members=5, evil=True)))
+    plain = Page(render_report(make_run(n_layers=4, n_heads=8, members=5)))
     assert sorted(set(page.tags)) == sorted(set(plain.tags))
+    page.check_scripts()
     assert EVIL in page.text
     assert "{{·7*7·}}" in page.text or "{{·7*7·}}</style>" in page.text
     assert "\u202e" not in page.text and "\\u202e" in page.text
@@ -99,7 +131,7 @@ def test_markup_in_tokens_stays_text():
 def test_says_the_finding_first():
     run = make_run(members=14)
     first = run.members[0]
-    page = _Page(render_report(run))
+    page = Page(render_report(run))
     assert f"14 of 270 heads are in the circuit for ioi. Largest: {first.site}" in page.text
     assert (
         page.text.index("14 of 270") < page.text.index("An example pair") < page.text.index("Heads by layer")
@@ -107,12 +139,12 @@ def test_says_the_finding_first():
 
 
 def test_counts_mlps_when_they_may_be_members():
-    page = _Page(render_report(make_run(n_layers=6, n_heads=4, members=3, mlp_members=2)))
+    page = Page(render_report(make_run(n_layers=6, n_heads=4, members=3, mlp_members=2)))
     assert "3 of 24 heads and 2 of 6 MLPs are in the circuit for ioi" in page.text
 
 
 def test_a_run_without_members_says_so():
-    page = _Page(render_report(make_run(members=0)))
+    page = Page(render_report(make_run(members=0)))
     assert "None of the 30 checked components is in a circuit for ioi" in page.text
     assert "members" not in page.ids and "edges" not in page.ids and "cards" not in page.ids
 
@@ -120,24 +152,25 @@ def test_a_run_without_members_says_so():
 def test_every_member_has_a_row_a_node_and_a_card():
     run = make_run(members=14, mlp_members=2)
     text = render_report(run)
-    page = _Page(text)
+    page = Page(text)
     for part in run.members:
-        assert part.site in page.ids
-        assert text.count(f'href="#{part.site}"') >= 3  # a row, a node in the graph, a cell in each grid
+        assert part.site in page.ids and f"#{part.site}" in page.links
+        drawn = [figure for figure in page.figures if f'["{part.site}"' in json.dumps(figure)]
+        assert len(drawn) == 2  # the grid and the graph
 
 
 def test_shows_effects_with_interval_and_share_of_the_gap():
     run = make_run()
     first = run.members[0]
     gap = run.metric.gap
-    page = _Page(render_report(run))
+    page = Page(render_report(run))
     effect, low, high = (f"{value:+.2f}".replace("-", "−") for value in (first.effect, first.low, first.high))
     share = f"{100 * first.effect / gap:.0f}".replace("-", "−")
     assert f"effect {effect} [{low}, {high}], {share} % of the gap" in page.text
 
 
 def test_without_a_reference_it_gives_the_command_that_makes_one():
-    page = _Page(render_report(make_run()))
+    page = Page(render_report(make_run()))
     assert "No reference for ioi on smollm2-135m-instruct" in page.text
     assert "interp reference ioi --model smollm2-135m-instruct" in page.text
 
@@ -183,7 +216,7 @@ def test_a_reference_that_is_not_installed_keeps_its_numbers_but_has_no_curve():
 
 
 def test_names_what_limits_the_findings():
-    page = _Page(render_report(make_run()))
+    page = Page(render_report(make_run()))
     assert "Dropped because of this model’s tokenizer: 3 names." in page.text
     assert "Names of several tokens are left out." in page.text
     assert "One component at a time is replaced." in page.text
@@ -195,7 +228,7 @@ def test_a_run_without_details_still_has_its_numbers():
     for part in run.members:
         part.writes = part.codes = part.direct = None
     run.examples, run.arrays = [], {}
-    page = _Page(render_report(run))
+    page = Page(render_report(run))
     assert "This run holds no details of this head." in page.text
     assert "example" not in page.ids
 
@@ -226,19 +259,39 @@ def test_a_run_without_a_gap_or_with_markup_in_its_provenance_is_still_a_page():
     run = make_run()
     run.metric = Metric(clean=1.0, corrupt=1.0, name="m")
     run.provenance.model.source = "a <b>machine</b>"
-    page = _Page(render_report(run))
+    page = Page(render_report(run))
     assert "of a gap of 0" in page.text and "a <b>machine</b>" in page.text
 
 
 def test_a_members_card_says_which_codes_are_of_clean_prompts_alone_and_what_it_raises():
     run = make_run(n_layers=4, n_heads=4, members=1)
     card = member_cards(run, Scale.of(run))[0]
-    codes = run.component(card["site"]).codes
-    clean, corrupt = dict(codes.clean), dict(codes.corrupt)
+    part = run.component(card["site"])
+    clean, corrupt = dict(part.codes.clean), dict(part.codes.corrupt)
     for row in card["codes"]["rows"]:
         assert row["only_clean"] == (row["code"] not in corrupt)
         assert row["clean"] == pytest.approx(100 * clean.get(row["code"], 0.0))
-    assert [part["name"] for part in card["writes"]] == ["raises most", "lowers most"]
-    assert card["writes"][0]["tokens"][0][1].startswith("+") and card["writes"][1]["tokens"][0][1].startswith(
-        "−"
+    assert re.findall(r">([+−][\d.]+)<", card["writes"])[:1] == [f"+{part.writes.top[0][1]:.2f}"]
+
+
+def test_codes_of_single_prompts_are_told_by_their_number_alone():
+    run = make_run(n_layers=4, n_heads=4, members=1, n_pairs=30)
+    # five positions of each prompt: a name stands at two of them
+    run.members[0].codes = CodesUsed(
+        clean=[(7, 0.5), (3, 3 / 150), (9, 2 / 150), (1, 1 / 150)], corrupt=[(7, 1.0)]
+    )
+    codes = member_cards(run, Scale.of(run))[0]["codes"]
+    assert [row["code"] for row in codes["rows"]] == [7, 3]
+    assert codes["single"] == 2 and codes["unique"] == 1 and codes["unique_share"] == pytest.approx(3 / 150)
+
+
+def test_members_are_told_of_those_that_were_checked():
+    run = make_run(members=14)
+    sites = [part.site for part in run.members[:8]]
+    unchecked = [head.site for head in run.heads if head.effect is None][:18]
+    run.proposed = Proposed(false_discovery_rate=0.1, heads=[*sites, *unchecked])
+    text = Page(render_report(run)).text
+    assert "26 heads: 8 of the 8 that were checked are members" in text
+    assert (
+        f"{len([head for head in run.heads if head.effect is not None])} of 270, 14 of them members" in text
     )

@@ -15,8 +15,7 @@ from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.circuits.references import load_reference
 from interp.report import wording
-from interp.report.components import Scale, edges_told
-from interp.report.figures import EXPONENT
+from interp.report.circuit_figures import EXPONENT, Scale, edges_told
 from interp.runs.run import ARRAYS, RESULT, Run
 from tests.app.circuit.conftest import N, array_of, figure_of, metric_of, table_of, text_of
 from tests.app.conftest import html_of
@@ -29,7 +28,10 @@ def test_without_runs_it_says_how_to_make_one_here_or_in_a_terminal(page, tmp_pa
     assert app.code[0].value.startswith(
         f"interp discover ioi --out {tmp_path / 'none'}/ioi-adaptive-patching --model "
     )
-    assert app.selectbox(key="find task").value == "ioi" and app.selectbox(key="find method").value == "codes"
+    assert (
+        app.selectbox(key="find task").value == "ioi"
+        and app.selectbox(key="find method").value == "adaptive-patching"
+    )
     assert [button.label for button in app.button] == ["Find"] and not app.metric
     assert not (tmp_path / "none").exists()
 
@@ -48,9 +50,11 @@ def test_the_grid_holds_the_runs_scores_and_marks_its_members(page, runs):
     sites = [site for site, _turn in points["customdata"]]
     assert sites == [head.site for head in run.heads]
     assert len(array_of(members["x"])) == 3 * 6
-    assert points["selectedpoints"] == [sites.index(run.members[0]["site"])]
+    assert points["selectedpoints"] == [sites.index(run.members[0].site)]
     gap = run.metric.clean - run.metric.corrupt
-    shares = {part.site: f"{100 * part.effect / gap:.0f}".replace("-", "−") for part in run.members}
+    shares = {
+        part.site: wording.number(100 * part.effect / gap, 0) for part in run.heads if part.effect is not None
+    }
     written = {site: text for site, text in zip(sites, points["text"], strict=True) if text}
     assert written == shares
     table = table_of(app, "site", "effect", "share of gap")
@@ -76,7 +80,9 @@ def test_a_stored_head_shows_what_the_run_holds_and_runs_nothing(page, runs):
         assert [html.unescape(text) for text in re.findall('title="([^"]*)"', bars)][:8] == [
             t for t, _ in written
         ]
-        assert re.findall(r">([+−][\d.]+)<", bars)[:8] == [wording.signed(value, 2) for _, value in written]
+        digits = wording.places(max(abs(value) for _, value in (*part.writes.top, *part.writes.bottom)))
+        shown = re.findall(r">([+−][\d.]+)<", bars)[:8]
+        assert shown == [wording.signed(value, digits) for _, value in written]
         clean = {row.code: row.clean for row in table_of(app, "code", "clean", "corrupt").itertuples()}
         assert clean[part.codes.clean[0][0]] == pytest.approx(100 * part.codes.clean[0][1])
         assert app.query_params["head"] in (part.site, [part.site])
@@ -95,9 +101,7 @@ def test_what_is_chosen_stands_in_the_address_and_is_read_from_it(page, real):
         1
     ] == f"Attention pattern of {other} on the corrupt prompt"
     app = page(real, run="mine", head="a9.h9", pair="99")
-    assert (
-        app.selectbox(key="head").value == run.members[0]["site"] and app.selectbox(key="pair").value == "1"
-    )
+    assert app.selectbox(key="head").value == run.members[0].site and app.selectbox(key="pair").value == "1"
 
 
 def test_a_head_on_a_prompt_that_the_run_does_not_hold_is_read_from_the_model(page, real, model):
@@ -137,7 +141,7 @@ def test_edges_are_drawn_and_listed(page, real):
     ports = {edge.into for edge in told}
     # beside the boxes' names one line for helps, one for hurts, and one a port
     assert len(lines) == min(30, len(told)) == len(figure["data"]) - 1 - 2 - len(ports)
-    table = table_of(app, "sender", "receiver", "into", "score")
+    table = table_of(app, "sender", "receiver", "into")
     assert [tuple(row) for row in table[["sender", "receiver", "into"]].itertuples(index=False)] == [
         (edge.sender, edge.receiver, edge.into) for edge in told
     ]
