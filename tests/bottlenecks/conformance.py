@@ -4,6 +4,7 @@ A new bottleneck adds a line to ``CASES`` and nothing else.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,13 @@ class Case:
         return cls(cls.config_class(d_in=d_in, groups=groups, **self.options))
 
 
+DOCS = Path(__file__).parents[2] / "docs" / "codebooks.md"
+OWN = DOCS.read_text(encoding="utf-8").partition("file=hash_code.py -->\n```python\n")[2].partition("```")[0]
+"""The documents' worked example of a bottleneck of one's own: one file, one registration."""
+exec(compile(OWN, "hash_code.py", "exec"), {"__name__": "hash_code"})  # noqa: S102
+
 CASES = {
+    "own": Case("hash_code", {"bits": 4}),
     "codebook": Case("codebook", {"n_codes": 12, "k": 2}),
     "discrete-sae": Case(
         "discrete_sae", {"n_codes": 16, "k": 2, "epochs": 60, "lr": 0.02, "l1": 1e-3, "decoder_norm": "atom"}

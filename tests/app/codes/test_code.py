@@ -37,7 +37,7 @@ from tests.app.conftest import html_of
 
 
 def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, model):
-    app = page(code="{}:{}".format(*busy))
+    app = page(code="{}={}".format(*busy))
     found = code_page(index, *busy, model=model)
     metrics = {metric.label: metric.value for metric in app.metric}
     assert metrics == {
@@ -65,7 +65,7 @@ def test_the_page_of_a_code_shows_what_the_library_finds(page, index, busy, mode
     lens = logit_lens(index, model, *busy)
     assert [row["logit"] for row in tables["token, up, logit"]] == pytest.approx([v for _, v in lens.up])
     assert [row["logit"] for row in tables["token, down, logit"]] == pytest.approx([v for _, v in lens.down])
-    assert app.get("plotly_chart")[0].proto.alt.startswith("Similarities of {}:{}".format(*busy))
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Similarities of {}={}".format(*busy))
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
     silent, fired = chart["data"]
     assert (silent["name"], fired["name"]) == ("not fired, a sample", "fired")
@@ -94,7 +94,7 @@ def _framed(strips: str) -> list[str]:
 
 @pytest.mark.parametrize("order", ["clearest", "most similar"])
 def test_contexts_by_each_order(page, index, busy, order):
-    app = page(code="{}:{}".format(*busy), order=order)
+    app = page(code="{}={}".format(*busy), order=order)
     top = index.top(*busy, {"clearest": "margin", "most similar": "similarity"}[order])
     [strips] = html_of(app)
     numbers = re.findall(r">(-?\d\.\d\d)</span>", strips)
@@ -107,7 +107,7 @@ def test_exactly_as_many_contexts_as_are_asked_for(page, index, busy):
     """The anchor showed one for "all", unmarked, and two more than asked for."""
     n = index.count(*busy)
     assert n > 60
-    app = page(code="{}:{}".format(*busy), order="all, in order")
+    app = page(code="{}={}".format(*busy), order="all, in order")
     shown = _framed(html_of(app)[0])
     assert len(shown) == 25 and f"25 of {n} shown" in captions(app)
     wanted = [context.pieces[context.focus] for context in code_contexts(index, *busy, "corpus", 25)]
@@ -116,7 +116,7 @@ def test_exactly_as_many_contexts_as_are_asked_for(page, index, busy):
     ]
     app.get("pagination")[0].set_value(2).run()
     assert f"{min(25, n - 25)} of {n} shown, 26 to {min(50, n)}" in captions(app)
-    app = page(code="{}:{}".format(*busy), order="evenly spread", contexts="7")
+    app = page(code="{}={}".format(*busy), order="evenly spread", contexts="7")
     assert len(_framed(html_of(app)[0])) == 7 and f"7 of {n} shown" in captions(app)
 
 
@@ -165,7 +165,7 @@ def test_star_and_note_are_those_of_the_code_that_is_shown(page, runs, index, bu
     marks = {row["code"]: row["kept"] for row in tables_of(app)["code, precision, P 95 %"]}
     assert marks.pop(f"{second.book}={second.code}").startswith("★ <script>") and not any(marks.values())
     # unstarred on another one's page nothing happens to it
-    app = page(runs, code="{}:{}".format(*busy))
+    app = page(runs, code="{}={}".format(*busy))
     app.button(key="star").click().run()
     app.button(key="star").click().run()
     assert annotations.all() == {(second.book, second.code): Annotation(True, EVIL)}
@@ -173,7 +173,7 @@ def test_star_and_note_are_those_of_the_code_that_is_shown(page, runs, index, bu
 
 def test_damaged_notes_do_not_hide_the_rest(page, runs, busy):
     (runs / "annotations.json").write_text("{")
-    app = page(runs, code="{}:{}".format(*busy))
+    app = page(runs, code="{}={}".format(*busy))
     assert "annotations.json is damaged" in unescaped(app.error[0].value) and app.metric
     app.button(key="star").click().run()
     assert any("is damaged" in error.value for error in app.error)
@@ -184,7 +184,7 @@ def test_notes_that_are_a_link_to_another_place_are_neither_read_nor_written(pag
     elsewhere = runs.parent / "annotations.json"
     elsewhere.write_text("{}")
     (runs / "annotations.json").symlink_to(elsewhere)
-    app = page(runs, code="{}:{}".format(*busy))
+    app = page(runs, code="{}={}".format(*busy))
     assert "annotations.json is a link to another place" in unescaped(app.error[0].value) and app.metric
     app.button(key="star").click().run()
     assert not app.exception and elsewhere.read_text() == "{}" and (runs / "annotations.json").is_symlink()
@@ -192,7 +192,7 @@ def test_notes_that_are_a_link_to_another_place_are_neither_read_nor_written(pag
 
 def test_markup_in_a_corpus_and_a_name_is_shown_as_text(page, busy, index):
     scores = search_regex(index, "script")
-    for address in ({"q": "script"}, {"code": "{}:{}".format(*busy), "order": "all, in order"}):
+    for address in ({"q": "script"}, {"code": "{}={}".format(*busy), "order": "all, in order"}):
         app = page(**address)
         strips = "".join(html_of(app))
         assert "&lt;" in strips and not re.search(r"<(?!/?(?:div|span)\b)", strips)
@@ -216,7 +216,7 @@ def test_a_code_that_is_not_there_is_one_clear_line(page, code):
 def test_tables_leave_as_csv(page, busy):
     labels = [button.proto.label for button in page(q="Mary").get("download_button")]
     assert any(label.startswith("All ") and label.endswith(" as CSV") for label in labels)
-    labels = [button.proto.label for button in page(code="{}:{}".format(*busy)).get("download_button")]
+    labels = [button.proto.label for button in page(code="{}={}".format(*busy)).get("download_button")]
     assert labels == ["These as CSV"]
 
 

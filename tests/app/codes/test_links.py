@@ -37,7 +37,7 @@ def test_codes_of_a_text_lead_to_the_index_of_their_codebooks_and_to_no_other(op
 
 
 def test_a_code_s_page_steers_by_the_codebooks_of_its_index(page, busy, others):  # noqa: ARG001
-    app = page(code=f"{busy[0]}:{busy[1]}")
+    app = page(code=f"{busy[0]}={busy[1]}")
     [link] = [link.proto for link in app.get("page_link") if link.proto.label == "Steer with it"]
     assert parse_qs(link.query_string)["books"] == ["books"]
     assert parse_qs(link.query_string)["codes"] == [f"{busy[0]}={busy[1]}"]
@@ -48,7 +48,7 @@ def test_codebooks_that_were_made_anew_since_are_not_those_of_the_index(page, op
     times = manifest.stat().st_atime, manifest.stat().st_mtime
     os.utime(manifest, (times[0], (saved / NAME / "manifest.json").stat().st_mtime + 10))
     try:
-        shown = page(code=f"{busy[0]}:{busy[1]}").get("page_link")
+        shown = page(code=f"{busy[0]}={busy[1]}").get("page_link")
         assert "Steer with it" not in [link.proto.label for link in shown]
         table = open_page("live", saved, text="Mary gave a drink", books="books").dataframe[0].value
         assert table["page"].isna().all() and len(table)

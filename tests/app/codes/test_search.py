@@ -100,7 +100,7 @@ def test_examples_are_a_click_away(page):
 def test_a_code_by_its_name(page, busy):
     app = page(search="name")
     app.text_input(key="named").set_value("{}={}".format(*busy)).run()
-    assert app.title[0].value == r"{}\:{}".format(busy[0].replace(".", r"\."), busy[1])
+    assert app.title[0].value == r"{}\={}".format(busy[0].replace(".", r"\."), busy[1])
     assert not app.error
 
 
