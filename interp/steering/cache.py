@@ -19,7 +19,7 @@ from interp.steering.code_set import CodeSet, FoundCode, Verdict
 from interp.steering.find import RANKINGS, find_codes
 
 SHIPPED = Path(__file__).parent / "data" / "found.json"
-FINDER = 6
+FINDER = 7
 """Raised whenever the same request finds other codes."""
 
 _CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind in (FoundCode, Verdict))

@@ -1,10 +1,10 @@
 """What a topic's texts say and others do not: the tokens that steering is to bring up, with their weights.
 
-A token belongs to the target if more of the positive texts hold it than would by chance, if it stood there as often as
-in the negative texts or as often as the model would write it in these, whichever is more: a one-sided binomial test,
-at a chance of 5 % that any token of the positive texts passes wrongly (Bonferroni). Texts are counted, not tokens: one
-that says a word five times is one text. A token weighs by the texts that hold it times the logarithm of how many more
-these are than by chance.
+A token belongs to the target if more of the positive texts hold it than would by chance, if as many held it as of the
+negative texts, or as the model would write it in these, whichever is more: a one-sided binomial test, at a chance of
+5 % that any token of the positive texts passes wrongly (Bonferroni). Texts are counted, not tokens: one that says a
+word five times is one text. A token weighs by the texts that hold it times the logarithm of how many more these are
+than by chance.
 
 When it misleads: what shows in no token (a tone, an order) is not seen; a topic's words may have other meanings; of a
 dozen texts, a rare word of a single one passes, whether it is the topic's or not.
@@ -41,8 +41,10 @@ def find_target(
 ) -> Target:
     """The tokens of a topic or a behaviour.
 
-    It misleads about what stands in nearly every text: texts of the negative ones are counted by their tokens, which
-    gives a token that is in all of them a chance of about 1 − 1/e, and so lets a full stop pass.
+    A longer text holds more words: of a positive text that is as long as two of the negative ones are in the mean, the
+    chance is that of either of two to hold a token. A shorter one is given no smaller chance: what stands once in every
+    text, such as the full stop, stands in short ones too. A token of no negative text has the chance that the model
+    gives it; one of all of them never passes.
 
     Args:
         expected: how often the model would write each token at the negative texts' places, as a share of them.
@@ -54,11 +56,12 @@ def find_target(
     texts_with = _texts_with(positive, len(expected))
     tokens = np.flatnonzero(texts_with)
     texts = texts_with[tokens]
-    in_others = _texts_with(negative, len(expected)) / int(negative.counted.sum())
-    rate = np.maximum(in_others, expected.numpy())[tokens]
+    lengths, others = (some.counted.sum(1).numpy() for some in (positive, negative))
+    in_others = (_texts_with(negative, len(expected)) / len(others))[tokens, None]
+    by_others = 1 - (1 - in_others) ** np.maximum(lengths / others.mean(), 1)
+    by_model = -np.expm1(-expected.numpy()[tokens, None] * lengths)
     # of texts of different lengths the mean chance: a binomial of it has the wider tail (Hoeffding 1956)
-    lengths = positive.counted.sum(1).numpy()
-    chance = -np.expm1(-rate[:, None] * lengths).mean(1)
+    chance = np.maximum(by_others, by_model).mean(1)
     p_values = binom.sf(texts - 1, n_texts, chance)
     # half a text more, so that a token that nobody expects does not outweigh all others
     weights = texts * np.log(texts / (n_texts * chance + 0.5))

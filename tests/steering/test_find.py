@@ -209,23 +209,49 @@ def test_a_token_of_the_topic_is_the_target_and_what_the_model_expects_is_not(mo
         find_target(marked, plain, expected)
 
 
+def of_tokens(*texts):
+    """Texts of given tokens, 0 for padding."""
+    tokens = torch.tensor([[*text, *[0] * (max(map(len, texts)) - len(text))] for text in texts])
+    return TokenizedTexts(tokens, tokens > 0)
+
+
 def test_what_all_positive_texts_hold_is_the_target_even_if_it_stands_in_many_others_too():
     # token 1 ends each of eight positive texts and a third of the others, token 2 is as frequent in all
-    positive = torch.tensor([[2 if i % 3 == 0 else 10 + i, 20 + i, 1] for i in range(8)])
-    negative = torch.tensor(
-        [[2 if i % 3 == 0 else 40 + i, 70 + i, 1 if i % 3 == 1 else 0] for i in range(24)]
-    )
-    positive, negative = (
-        TokenizedTexts(t, torch.ones_like(t, dtype=torch.bool)) for t in (positive, negative)
-    )
+    positive = of_tokens(*([2 if i % 3 == 0 else 10 + i, 20 + i, 1] for i in range(8)))
+    negative = of_tokens(*([2 if i % 3 == 0 else 40 + i, 70 + i, 1 if i % 3 == 1 else 99] for i in range(24)))
     target = find_target(positive, negative, torch.full((100,), 1e-3))
     assert int(target.tokens[0]) == 1 and 2 not in target.tokens
-    share = (negative.tokens == 1).double().mean()
-    chance = 8 * (1 - torch.exp(-3 * share))
     words = len(positive.tokens.unique())
-    assert binomtest(8, 8, float(chance) / 8, alternative="greater").pvalue < 0.05 / words
+    assert binomtest(8, 8, 1 / 3, alternative="greater").pvalue < 0.05 / words
     # by the number of tokens expected, as if a text could hold it any number of times, it would not pass
-    assert poisson.sf(7, 8 * 3 * share) > 0.05 / words
+    assert poisson.sf(7, 8 / 3) > 0.05 / words
+
+
+@pytest.mark.parametrize("n_negative", [6, 24, 96])
+@pytest.mark.parametrize("longer", [0.3, 1, 3])
+def test_a_token_of_every_text_of_both_sides_is_no_target_and_a_planted_one_is(n_negative, longer):
+    # token 1 ends every text, as a full stop does; token 2 is of the topic, in half of its texts
+    generator, stop, planted = np.random.default_rng(n_negative), 1, 2
+
+    def texts(n, length, topic):
+        words = (list(generator.integers(10, 4000, length)) for _ in range(n))
+        return of_tokens(*([*text, *topic[i % 2 : 1], stop] for i, text in enumerate(words)))
+
+    positive, negative = texts(24, round(10 * longer), [planted]), texts(n_negative, 10, [])
+    target = find_target(positive, negative, torch.full((4000,), 1e-4))
+    assert stop not in target.tokens and int(target.tokens[0]) == planted
+
+
+def test_a_longer_text_holds_more_by_chance_and_a_shorter_one_no_less():
+    # token 1 stands in a tenth of the negative texts and in half of the positive ones, token 2 in all of these
+    negative = of_tokens(*([1 if i % 10 == 0 else 3, *range(9 * i + 20, 9 * i + 29)] for i in range(80)))
+
+    def target(length):
+        texts = ([1 if i % 2 == 0 else 3, 2, *range(1000 + 60 * i, 998 + length + 60 * i)] for i in range(20))
+        return find_target(of_tokens(*texts), negative, torch.full((3000,), 1e-4)).tokens.tolist()
+
+    assert target(10) == target(3) == [2, 1], "10 of 20 at a chance of .1"
+    assert target(60)[0] == 2 and 1 not in target(60), "10 of 20 at a chance of 1 - .9 ** 6 = .47"
 
 
 def test_gains_are_the_slope_of_the_target(model, books):
