@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ PROMPT = "Once upon a time, there was a little girl who"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--codebooks", type=Path, help="folder [default: those of the package]")
+    parser.add_argument("--codebooks", default="smollm2-135m-instruct-k1", help="name or folder [default: %(default)s]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
