@@ -1,7 +1,8 @@
 """What the documents say is what happens: commands parse, examples run, links and paths lead somewhere.
 
 A comment before a block says what is done with it: ``<!-- test: run -->`` runs it, ``<!-- test: slow -->`` runs it on
-the default model, ``file=NAME`` first saves it under that name. Blocks of one page run in order and share their names.
+the default model, ``file=NAME`` saves it under that name, for later blocks and commands. Blocks of one page run in
+order and share their names.
 Python without a comment must compile, and what it imports must be there.
 """
 
@@ -29,7 +30,6 @@ PAGES = sorted(
         *(ROOT / "docs").glob("*.md"),
     ]
 )
-WAITING = pytest.mark.xfail(reason="names that are on their way")
 REPOSITORY = "https://github.com/interp-codes/interp-codes/blob/main/"
 
 
@@ -65,8 +65,11 @@ def _run(page: Path, marks: tuple[str, ...]) -> dict:
     for block in blocks(page):
         if block.language == "python" and set(marks) & set(block.marks):
             if block.file:
-                Path(block.file).write_text(block.text, encoding="utf-8")
-            exec(compile(block.text, _name(page), "exec"), names)
+                Path(block.file).write_text(
+                    block.text, encoding="utf-8"
+                )  # to be imported, or named in a command
+            else:
+                exec(compile(block.text, _name(page), "exec"), names)
         elif "cli" in block.marks:
             for command in _commands(block.text):
                 subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
@@ -93,7 +96,6 @@ def _pages_with(mark: str) -> list:
     ]
 
 
-@WAITING
 @pytest.mark.usefixtures("desk")
 @pytest.mark.parametrize("page", _pages_with("run"))
 def test_examples_run(page):
@@ -101,7 +103,6 @@ def test_examples_run(page):
 
 
 @pytest.mark.slow
-@WAITING
 @pytest.mark.usefixtures("desk")
 @pytest.mark.parametrize("page", _pages_with("slow"))
 def test_examples_run_on_the_default_model(page):
@@ -145,7 +146,6 @@ def _check_command(words: list[str]) -> None:
     command.make_parser(context).parse_args(list(words[1:]))
 
 
-@WAITING
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_commands_parse(page):
     wrong = []
@@ -157,7 +157,6 @@ def test_commands_parse(page):
     assert not wrong
 
 
-@WAITING
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_scripts_are_there_with_their_options(page):
     for script, options in re.findall(r"python (-m [\w.]+|[\w/]+\.py)([^`\n#]*)", _text(page)):
@@ -180,7 +179,6 @@ def test_scripts_are_there_with_their_options(page):
             ), f"{script} has no {option}"
 
 
-@WAITING
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_links_and_paths_lead_somewhere(page):
     for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", _text(page)):

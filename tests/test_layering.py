@@ -29,7 +29,12 @@ ORDER = (
     "app",
 )
 """Packages of ``interp``, each of which imports from those before it; modules beside them are imported everywhere."""
-LAZY = {("interp.models.load", "planted"), ("interp.tasks.registry", "planted"), ("interp.cli.main", "app")}
+LAZY = {
+    ("interp.models.load", "planted"),
+    ("interp.tasks.registry", "planted"),
+    ("interp.runs.run", "report"),
+    ("interp.cli.main", "app"),
+}
 """Loaders that ask a later package for what was named, when it is named."""
 ONLY_IN = {
     "transformer_lens": ("interp.models", "interp.planted"),
