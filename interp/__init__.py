@@ -12,8 +12,9 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_CODEBOOKS = "smollm2-135m-instruct-k1"
 """Its codebooks at all heads, which come with the package; those at MLP outputs are ``smollm2-135m-instruct-mlps-k1``."""
 
-# read once, when torch loads: threads that spin while they wait made small models up to 6 times slower on two cores
-if "torch" not in sys.modules:
+# Read once, when torch loads. Threads that spin while they wait are up to 6 times slower on two cores that others use,
+# and faster on idle ones: set OMP_WAIT_POLICY=active there, or GOMP_SPINCOUNT. benchmarks/threads.py measures both.
+if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # torch and transformer-lens take seconds to import: names are fetched when they are first used

@@ -31,7 +31,7 @@ from interp.tasks import task_names
 from tests.command_line import ONE_THREAD
 
 PLANTED = "planted-inhibition"
-FILES = {"run.json", "details.json", "scores.safetensors", "heads.csv", "report.html"}
+FILES = {"run.json", "scores.safetensors", "heads.csv", "report.html"}
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
