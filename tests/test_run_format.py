@@ -1,9 +1,7 @@
 """Whatever one value of a run's files is changed to, it is a line or a report, never a traceback."""
 
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,27 +67,3 @@ def test_a_wrong_value_anywhere_is_a_line_or_harmless(finished, tmp_path):
             except InputError as error:
                 assert "one shape" in str(error)
     assert found > harmless > 0, (found, harmless)
-
-
-OPEN = {"roles", "seconds", "config", "positions", "versions", "recovery", "stricter", "members", "dropped"}
-"""Keyed by names that are not the format's: of roles, stages, options, sites, …"""
-TOLD_ELSEWHERE = {"pairs", "model", "nulls", "codes"}
-"""Of which the page tells what they hold, and not every key."""
-
-
-def _keys(value: Any) -> Iterator[str]:
-    for entry in value if isinstance(value, list) else [value]:
-        for key, inner in entry.items() if isinstance(entry, dict) else ():
-            yield key
-            if key in OPEN:
-                inner = list(inner.values())
-            if key not in TOLD_ELSEWHERE:
-                yield from _keys(inner)
-
-
-def test_the_page_on_files_names_every_key_and_array(finished):
-    page = (Path(__file__).parents[1] / "docs" / "runs.md").read_text()
-    told = set(re.findall(r"`([\w.]+)`", page))
-    keys = {*_keys(json.loads(finished.model_dump_json())), *finished.arrays}
-    assert len(keys) > 60
-    assert not keys - told
