@@ -68,6 +68,23 @@ def groups_at(model: Model, site: Site, bottleneck: Bottleneck) -> int | None:
     return config.groups if config.groups > 1 else None
 
 
+class _BySite(dict):
+    """Codes or ids by site; one head of a layer's, or a site in another notation, is found too."""
+
+    def __missing__(self, site: str) -> Any:
+        place = parse_site(site)
+        if (name := str(place)) in self:
+            return self[name]
+        layer = self.get(f"a{place.layer}")
+        ids = layer.ids if isinstance(layer, Codes) else layer
+        # without an axis of heads the codes are of all heads' outputs together
+        if place.head is None or ids is None or ids.ndim != 4 or place.head >= ids.shape[2]:
+            raise KeyError(site)
+        if ids is layer:
+            return ids[:, :, place.head]
+        return Codes(ids[:, :, place.head], layer.values[:, :, place.head])
+
+
 class Attached:
     """Bottlenecks at the sites of a model; a context manager, or :meth:`attach` and :meth:`detach`.
 
@@ -135,17 +152,18 @@ class Attached:
     def codes(self) -> dict[str, Codes]:
         """The codes of the last forward or generation by site, as decoded, that is with what was set.
 
+        ``codes["a5.h3"]`` are those of one head of ``codes["a5"]``; sites may be in any notation.
         Under a KV cache the steps are joined: one entry per position that the model has read.
         """
-        return {
-            name: Codes(torch.cat([c.ids for c in seen], 1), torch.cat([c.values for c in seen], 1))
+        return _BySite(
+            (name, Codes(torch.cat([c.ids for c in seen], 1), torch.cat([c.values for c in seen], 1)))
             for name, seen in self._seen.items()
-        }
+        )
 
     @property
     def ids(self) -> dict[str, Int[Tensor, "..."]]:
         """The ids of :attr:`codes`: [batch, pos, k], with groups [batch, pos, group, k]."""
-        return {name: codes.ids for name, codes in self.codes.items()}
+        return _BySite((name, codes.ids) for name, codes in self.codes.items())
 
     def edit(
         self,

@@ -363,8 +363,12 @@ def test_sites_of_other_notations_are_the_same_sites(model, books, tokens):
     with attach(model, books).edit(SetCode("a1.h2", 5), positions="all"):
         expected = logits(model, tokens)
     for site in ("L1H2", "blocks.1.attn.hook_z.h2"):
-        with attach(model, books).edit(SetCode(site, 5), positions="all"):
+        with attach(model, books).edit(SetCode(site, 5), positions="all") as attached:
             assert torch.equal(logits(model, tokens), expected)
+        assert torch.equal(attached.ids[site], attached.ids["a1"][:, :, 2])
+        assert torch.equal(attached.codes[site].values, attached.codes["a1"].values[:, :, 2])
+        with pytest.raises(KeyError):
+            attached.codes["a1.h99"]
 
 
 def test_a_later_call_takes_the_place_of_an_earlier_one_and_all_can_be_taken_back(model, books, tokens):
