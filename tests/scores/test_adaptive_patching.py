@@ -190,19 +190,6 @@ def test_arms_of_a_gate_are_found_from_two_pairs(n):
     assert np.abs(found.heads)[written].min() > np.abs(found.heads)[~written].max()
 
 
-def test_a_subset_of_a_pool_is_ranked_as_if_alone():
-    model, pairs = _planted("planted-backup", 20)
-    base = AdaptivePatchingBase(Context(model, pairs), kept=range(20))
-    some = [3, 17, 4, 9, 0, 12]
-    for _ in range(2):  # the second time every patch is known
-        ranking = base.rank(some, AdaptivePatchingConfig())
-        alone = AdaptivePatchingBase(Context(model, pairs.subset(some)), kept=range(6)).rank(
-            range(6), AdaptivePatchingConfig()
-        )
-        assert np.allclose(ranking.heads, alone.heads, atol=1e-3)
-        assert ranking.forwards == pytest.approx(alone.forwards)
-
-
 def test_same_seed_same_scores():
     model, pairs = _planted("planted-inhibition", 8)
     first, second = (adaptive_patching(model, pairs, AdaptivePatchingConfig(seed=3)) for _ in range(2))

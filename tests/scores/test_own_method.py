@@ -96,7 +96,7 @@ def test_a_plain_function_from_python_also_without_a_pass_of_its_own():
         heads[0, 0] = 1.0
         return Scores(heads)
 
-    run = interp.discover("planted-induction", method=first_head, n=8, n_candidates=1)
+    run = interp.find_circuit("planted-induction", "planted-induction", method=first_head, n=8, candidates=1)
     assert run.method == "first-head" and run.heads[0].effect is not None
     assert isinstance(load_method(first_head), Method)
 
