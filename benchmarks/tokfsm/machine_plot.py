@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from benchmarks.tokfsm.machine_rows import CODED, Reproduction
 from benchmarks.tokfsm.table import NAMES, PUBLISHED, PUBLISHED_JSD, PUBLISHED_PLAIN
-from interp.report.plots import BLUE, GREEN, GREY, ORANGE, layout
+from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout
 from interp.report.wording import in_plot
 
 ARMS = {CODED: BLUE, "no codebooks": GREEN, "untrained k-means": ORANGE, "random codes": GREY}

@@ -73,7 +73,7 @@ def grow(
 
     from interp.activations.stream import HUNDREDTHS, check_context
     from interp.circuits.verify import check_known_gap
-    from interp.cli.render import print_grown
+    from interp.cli.render_nested import print_grown
     from interp.evaluation.ablation import Ablator
     from interp.evaluation.nested_circuits import n_circuits, run_grown
     from interp.models import describe_model, load_model, parse_device

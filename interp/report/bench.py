@@ -15,7 +15,7 @@ from interp.bench.table import METRICS
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.html import embed, environment
-from interp.report.plots import BLUE, GREY, layout, spread
+from interp.report.style import BLUE, GREY, layout, spread
 from interp.report.tables import read_rows
 from interp.report.wording import in_plot
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from interp.circuits.circuit import Component, Edge
 from interp.circuits.roles import ROLE_BAR
 from interp.report import wording
-from interp.report.plots import BLUE, GREY, ORANGE, spread
+from interp.report.style import BLUE, GREY, ORANGE, spread
 from interp.report.wording import in_plot
 from interp.runs.run import Run
 

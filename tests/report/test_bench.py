@@ -22,7 +22,7 @@ from interp.report.bench import (
     read_bench,
     render_bench,
 )
-from interp.report.plots import BLUE, GREY, spread
+from interp.report.style import BLUE, GREY, spread
 from tests.report.synthetic import EVIL, make_bench
 from tests.report.test_page import Page
 

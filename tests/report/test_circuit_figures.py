@@ -19,7 +19,7 @@ from interp.report.circuit_figures import (
     strength,
 )
 from interp.report.members import token_bars
-from interp.report.plots import BLUE, GREY, ORANGE
+from interp.report.style import BLUE, GREY, ORANGE
 from interp.report.wording import number, percent, places, signed, token
 from tests.report.synthetic import EVIL, make_run
 
