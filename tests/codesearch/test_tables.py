@@ -54,9 +54,9 @@ def test_codes_by_name(index):
         with pytest.raises(InputError, match="write SITE=ID"):
             index.layout.named(name)
     with pytest.raises(InputError):
-        index.layout.named("<b>:1")
+        index.layout.named("<b>=1")
     with pytest.raises(InputError, match="code 16 of m0.g1"):
-        index.layout.named("m0.g1:16")
+        index.layout.named("m0.g1=16")
 
 
 def test_all_codes_that_pass_are_found_and_ranked_as_the_best_are(index):
