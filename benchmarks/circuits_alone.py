@@ -1,7 +1,8 @@
 """CMD of a finished bench's rankings on more held-out pairs, with intervals over those pairs, too.
 
     interp bench --tasks ioi --methods adaptive-patching,nap-ig,eap-ig --pairs 10,25 --out bench-ioi
-    python benchmarks/circuits_alone.py bench-ioi [--pairs 10] [--held-out 40] [--methods adaptive-patching,eap-ig] [--out FILE]
+    python benchmarks/circuits_alone.py bench-ioi [--pairs 10] [--held-out 40] [--methods adaptive-patching,eap-ig]
+    [--out FILE]
 
 ``interp bench`` runs circuits of five seeds on ten held-out pairs and takes its intervals over seeds, the draws of the
 pairs that circuits were found from; which ten prompts they are run on counts for as much. Here the rankings of every

@@ -4,8 +4,8 @@
 
 The truth are the edges that were written into the weights, among all edges from a head into the query, key or value of
 a later one. Seeds draw from the bench's pool, so that rows of methods that the bench runs are the bench's. *Code
-vectors alone* ranks the edges of ``adaptive-patching`` by attribution between code vectors, *co-occurrence alone* by what two
-heads' codes tell of each other. ACDC prunes edges one by one, which on SmolLM2 is 125,000 forwards a pair.
+vectors alone* ranks the edges of ``adaptive-patching`` by attribution between code vectors, *co-occurrence alone* by
+what two heads' codes tell of each other. ACDC prunes edges one by one, which on SmolLM2 is 125,000 forwards a pair.
 """
 
 import argparse
@@ -77,7 +77,8 @@ def main() -> None:
 
 
 def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, Found]]:
-    """Every method's edges, and forward-pass equivalents for all pairs (of ``adaptive-patching`` those of its edges alone)."""
+    """Every method's edges, and forward-pass equivalents for all pairs (of ``adaptive-patching`` those of its edges
+    alone)."""
     scores = _run("adaptive-patching", model, pairs, seed)
     ours = edges_by_patching(model, pairs, scores, seed=seed)
     told = list(zip(ours.edges, ours.evidence, strict=True))

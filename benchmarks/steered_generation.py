@@ -36,7 +36,9 @@ PROMPT = "Once upon a time, there was a little girl who"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--codebooks", default="smollm2-135m-instruct-k1", help="name or folder [default: %(default)s]")
+    parser.add_argument(
+        "--codebooks", default="smollm2-135m-instruct-k1", help="name or folder [default: %(default)s]"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -41,7 +41,9 @@ console = Console(width=170, highlight=False)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--codebooks", default="smollm2-135m-instruct-k1", help="name or folder [default: %(default)s]")
+    parser.add_argument(
+        "--codebooks", default="smollm2-135m-instruct-k1", help="name or folder [default: %(default)s]"
+    )
     parser.add_argument("--development", action="store_true", help="the topics of development")
     parser.add_argument("--topics", help="to run [default: all]; words of all are counted")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help="to run")

@@ -10,7 +10,8 @@ __version__ = "0.1.0"
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """The embedded one, which is meant where no model is named."""
 DEFAULT_CODEBOOKS = "smollm2-135m-instruct-k1"
-"""Its codebooks at all heads, which come with the package; those at MLP outputs are ``smollm2-135m-instruct-mlps-k1``."""
+"""Its codebooks at all heads, which come with the package; those at MLP outputs are
+``smollm2-135m-instruct-mlps-k1``."""
 
 # Read once, when torch loads. Threads that spin while they wait are up to 6 times slower on two cores that others use,
 # and faster on idle ones: set OMP_WAIT_POLICY=active there, or GOMP_SPINCOUNT. benchmarks/threads.py measures both.

@@ -1,4 +1,5 @@
-"""Tasks: pairs of a clean and a corrupt prompt, ready for any tokenizer. A task's module is loaded when it is asked for."""
+"""Tasks: pairs of a clean and a corrupt prompt, ready for any tokenizer. A task's module is loaded when it is asked
+for."""
 
 import importlib
 from typing import Any

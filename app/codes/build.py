@@ -53,7 +53,10 @@ class Plan:
         if engine.model_name() != DEFAULT_MODEL:
             words += ["--model", engine.model_name()]
         source = source_of(self.books)
-        words += ["--codebooks", source if isinstance(source, str) else f"{run_store.shown_path()}/{self.books}"]
+        words += [
+            "--codebooks",
+            source if isinstance(source, str) else f"{run_store.shown_path()}/{self.books}",
+        ]
         return shlex.join([*words, "--out", f"{run_store.shown_path()}/{self.folder.name}"])
 
 

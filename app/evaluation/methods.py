@@ -94,7 +94,7 @@ def show() -> None:
         )
     st.caption(
         "A line a method, a point a number of pairs; bars reach from the least to the largest seed. Blue: nothing is "
-        "better at its cost or less. Hollow: the yardstick, activation patching of as many of the reference’s own pairs. "
+        "better at its cost or less. Hollow: activation patching of as many of the reference’s own pairs. "
         "Crosses: controls that know nothing of the prompts."
         + (GROWN if metric in FAITHFUL and along == COST else "")
     )

@@ -36,7 +36,8 @@ class Point:
 class Reproduction:
     """
     Attributes:
-        scores: by arm and by the names of :data:`benchmarks.tokfsm.table.NAMES`, and of ``PHASE`` where the run has them.
+        scores: by arm and by the names of :data:`benchmarks.tokfsm.table.NAMES`, and of ``PHASE`` where the run has
+        them.
         alive: share of codes alive by site, mean over the books there.
         purity: by ``bigram`` and ``trigram``, of each MLP, by site.
         precision: of states, by who tells them: codes, neurons, k-means.

@@ -4,8 +4,8 @@ A method's score of some pairs is the mean of their scores only where the method
 not assumed: the first cell of at least two pairs is run by itself, and half of it again, and the pool is used if the
 scores of its pairs average to its scores and do not depend on the other pairs, nothing in the method is drawn at
 random, and no edges are compared (they come without scores per pair). A method that is no such mean but ranks subsets
-of a pool from one set of base runs (``Method.subsets``) makes those once; seconds of its cells then leave out patches that
-an earlier cell made, while forward-pass equivalents count them.
+of a pool from one set of base runs (``Method.subsets``) makes those once; seconds of its cells then leave out patches
+that an earlier cell made, while forward-pass equivalents count them.
 """
 
 from collections.abc import Callable, Sequence

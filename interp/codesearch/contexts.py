@@ -11,7 +11,8 @@ from interp.codesearch.search import Matches
 from interp.errors import InputError
 
 ORDERS = (*RANKS, "spread", "corpus")
-"""By falling margin or similarity (the best ones, see :data:`~interp.codesearch.firing_stats.N_TOP`), evenly spaced over
+"""By falling margin or similarity (the best ones, see :data:`~interp.codesearch.firing_stats.N_TOP`), evenly spaced
+over
 the corpus, or all in its order."""
 
 

@@ -407,7 +407,9 @@ def quality_of_folder(
         InputError: another model's books, a k they cannot have, too little text.
     """
     context = folder.manifest["text"]["context"]
-    books = {k: Codebooks.from_pretrained(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]}
+    books = {
+        k: Codebooks.from_pretrained(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]
+    }
     texts = []
     for spec in specs:
         text = load_text(

@@ -56,7 +56,8 @@ class Blockwise:
         purpose: who asks, for the message of the error.
 
     Raises:
-        InputError: the model's heads add something else than ``z @ W_O`` to the residual stream (:class:`ResidualWrites`).
+        InputError: the model's heads add something else than ``z @ W_O`` to the residual stream
+        (:class:`ResidualWrites`).
     """
 
     def __init__(self, model: TransformerBridge, n_positions: int, purpose: str) -> None:
@@ -258,8 +259,9 @@ class Prefix:
         """Within the body a forward of tokens is read as coming after the prefix.
 
         The batch may be several copies of the prefix's, one below the other, or ``rows`` of it. Hooks see the later
-        positions only, numbered from 0. Enter it after :func:`~interp.models.partial_forward.starting_at`, which may have to try
-        the model once. Bit-close, not bit-equal, to the whole forward: matrix products of other shapes round otherwise.
+        positions only, numbered from 0. Enter it after :func:`~interp.models.partial_forward.starting_at`, which may
+        have to try the model once. Bit-close, not bit-equal, to the whole forward: matrix products of other shapes
+        round otherwise.
         """
         if not self.length:
             yield

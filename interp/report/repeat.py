@@ -86,7 +86,8 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
     imports, model = "find_circuit", repr(run.model)
     if loaded:
         imports, model = "find_circuit, load_model", f"load_model({model}{loaded})"
-    return f'from interp import {imports}\n\nrun = find_circuit(\n    {model},\n    {task!r},\n{given})\nrun.save("run")\n'
+    call = f"run = find_circuit(\n    {model},\n    {task!r},\n{given})"
+    return f'from interp import {imports}\n\n{call}\nrun.save("run")\n'
 
 
 def warnings(run: Run) -> list[str]:

@@ -198,7 +198,8 @@ class EdgePatching(Consumer):
 
     So a removed edge carries the fixed corrupt run and a kept one what its sender does *now*, after the removals below
     it. Heads read queries, keys and values from inputs of their own, per query head
-    (:mod:`interp.models.partial_forward`). Edges are numbered by their place in ``graph.exists`` (receiver × sender, flattened).
+    (:mod:`interp.models.partial_forward`). Edges are numbered by their place in ``graph.exists`` (receiver × sender,
+    flattened).
 
     Raises:
         InputError: the model's blocks cannot be run apart; on the first batch, when attention is of a kind that is

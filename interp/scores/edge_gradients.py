@@ -25,7 +25,8 @@ EMBEDDED = "blocks.0.hook_resid_pre"
 
 
 def edge_hooks(model: Model, first: int = 0) -> tuple[list[str], list[str]]:
-    """Hook points that :class:`Receivers` and :func:`written` need from layer ``first`` on; and of which the gradient."""
+    """Hook points that :class:`Receivers` and :func:`written` need from layer ``first`` on; and of which the
+    gradient."""
     layers = range(first, model.cfg.n_layers)
     points = ["attn.hook_z", *(f"attn.hook_{name}" for name in "qkv"), "ln1.hook_in", "attn.q.hook_in"]
     if has_mlps(model):

@@ -83,8 +83,8 @@ def edges_among(
     scores: Scores,
     *,
     sites: Sequence[Site],
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    seed: int = 0,  # noqa: ARG001 - nothing is drawn or run here
+    batch_size: int = BATCH_SIZE,  # noqa: ARG001
     progress: Progress | None = None,
 ) -> ScoredEdges:
     """Edges from an earlier to a later layer among some heads, best first."""

@@ -165,7 +165,8 @@ def _patch(
 
 
 class PartialEffects:
-    """A [pair, site] array with NaN where nothing is known yet, kept in a safetensors file, if there is one, after every
+    """A [pair, site] array with NaN where nothing is known yet, kept in a safetensors file, if there is one, after
+    every
     step."""
 
     def __init__(self, effects: np.ndarray, path: Path | None, fingerprint: str) -> None:

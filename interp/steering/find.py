@@ -23,7 +23,8 @@ a code that the half alone did not choose has no verdict.
 When it misleads: texts that differ in more than the topic (length, style, language) give codes of the difference. By
 difference q is controlled over what the half chose; those of it that all texts chose too look a little better than
 they are. Codes are weighted to be added all together: some lower the target, and a few of them alone are not the
-nearest that so few could come. Where a norm stands behind W_O (Gemma), heads of different layers are compared before it.
+nearest that so few could come. Where a norm stands behind W_O (Gemma), heads of different layers are compared before
+it.
 """
 
 from collections.abc import Mapping, Sequence

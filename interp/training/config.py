@@ -13,8 +13,8 @@ def usual_step(k: int, *, mlps: bool = False) -> float:
     """The step of codes of which each vector gets ``k``: many together move a vector's code far, where one does not.
 
     It rests on runs of 1, 8 and 32 codes at heads and of one at MLP outputs, distilled, some by earlier code
-    (benchmarks/REPORT.md): .02 was better than .01 for one, .01 than .003 for eight; of 32, steps of .01 lost what k-means
-    had, and of .002 kept it; .003 was best at MLPs. What lies between, and other objectives, follow from these.
+    (benchmarks/REPORT.md): .02 was better than .01 for one, .01 than .003 for eight; of 32, steps of .01 lost what
+    k-means had, and of .002 kept it; .003 was best at MLPs. What lies between, and other objectives, follow from these.
     """
     at_heads = 0.02 if k == 1 else 0.01 if k <= 8 else 0.002
     return min(at_heads, 0.003) if mlps else at_heads
@@ -38,8 +38,8 @@ class TrainConfig:
         warmup: share of the steps over which the step sizes rise; they fall to zero, linearly, over the rest.
         nested: train with a number of codes drawn anew each step from 1, 2, 4, … and the books' own k, so that one book
             serves them all.
-        centroid_refits: rounds of :mod:`~interp.training.centroid_refit` at the end, for ``distilled`` codes that are not
-            ``nested``: they end nearer to the vectors that they stand for.
+        centroid_refits: rounds of :mod:`~interp.training.centroid_refit` at the end, for ``distilled`` codes that are
+            not ``nested``: they end nearer to the vectors that they stand for.
         replace_every: steps after which codes that were not used meanwhile are replaced, until four fifths of
             the run; 0 leaves them.
         checkpoint_every: steps between checkpoints.

@@ -144,7 +144,8 @@ def test_those_of_the_package_are_found_by_name_and_by_model(model, fitted, no_p
             Codebooks.from_pretrained(name, of, k)
 
 
-def test_what_is_saved_or_pushed_is_what_is_read(model, fitted, tmp_path, hub):
+@pytest.mark.usefixtures("hub")
+def test_what_is_saved_or_pushed_is_what_is_read(model, fitted, tmp_path):
     fitted[4].pack(tmp_path / "packed").save_pretrained(tmp_path / "saved")
     fitted[1].push_to_hub("someone/codes")
     for where, k in ((tmp_path / "saved", 4), ("someone/codes", 1)):

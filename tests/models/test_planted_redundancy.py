@@ -1,4 +1,5 @@
-"""The redundant planted models hide heads as they say, by activation patching, and their distractors only seem to act."""
+"""The redundant planted models hide heads as they say, by activation patching, and their distractors only seem to
+act."""
 
 from itertools import product
 

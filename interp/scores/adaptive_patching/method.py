@@ -236,7 +236,8 @@ class AdaptivePatchingBase:
     def _hidden(
         self, kept: list[int], budget: float, gap: float, config: AdaptivePatchingConfig
     ) -> tuple[Float[np.ndarray, "layer head"], float]:
-        """``hidden`` of :class:`Ranking`, the values as far as they are expected to be above the threshold; and its cost.
+        """``hidden`` of :class:`Ranking`, the values as far as they are expected to be above the threshold; and its
+        cost.
 
         From :func:`partial_runs` pairs; zero where that is fewer than two.
         """

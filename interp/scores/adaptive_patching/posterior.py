@@ -16,8 +16,9 @@ from head to head by orders of magnitude. Ranking by the estimate alone puts a n
    effect where it is above the threshold, which ranks heads.
 
 It misleads where estimates are biased and the bias is not in ``variance``: a gradient that is blind to a head is sure
-of its mistake. :mod:`interp.scores.adaptive_patching.method` measures that bias and adds it. A bias that is added in proportion to the
-estimate makes α larger by itself, as errors then go with estimates whatever effects do (benchmarks/REPORT.md).
+of its mistake. :mod:`interp.scores.adaptive_patching.method` measures that bias and adds it. A bias that is added in
+proportion to the estimate makes α larger by itself, as errors then go with estimates whatever effects do
+(benchmarks/REPORT.md).
 """
 
 from dataclasses import dataclass
