@@ -54,10 +54,9 @@ def test_what_the_finder_takes_to_be_members_is_there_and_right_before_any_check
     proposed = run.proposed
     assert proposed.false_discovery_rate == 0.1
     assert set(proposed.heads) == set(planted_truth("planted-inhibition").heads)
-    heads = proposed.heads
-    assert f"{len(heads)} heads, {len(heads)} of them members" in render_report(run)
+    assert run.proposed_members == proposed.heads
     plain = find_circuit("planted-inhibition", "planted-inhibition", n=16, method="attribution")
-    assert plain.proposed is None and "of them members" not in render_report(plain)
+    assert plain.proposed is None and plain.proposed_members == []
 
 
 def test_the_result_has_the_promised_keys_and_is_strict_json(run):

@@ -57,7 +57,7 @@ def test_brackets_in_a_name_are_no_markup(command):
         assert command("tasks", "export", PLANTED, name, "-n", "6").code == 0
         done = command("discover", name, "--model", PLANTED)
         assert done.code == 0, done.err
-        assert f"{name} on {PLANTED} by codes" in done.out
+        assert f"{name} on {PLANTED} by adaptive-patching" in done.out
     compared = command("compare", *map(str, Path("runs").iterdir()))
     assert compared.code == 0, compared.err
     assert "a[v2].json" in compared.out and "b[/bold].json" in compared.out

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from interp.scores.result import Evidence
 
@@ -97,6 +97,12 @@ class Edge(Strict):
     error: float | None = Field(default=None, exclude_if=absent)
     probability: float | None = Field(default=None, exclude_if=absent)
     measured: NonNegativeInt | None = Field(default=None, exclude_if=absent)
+
+    @model_validator(mode="after")
+    def _an_error_has_an_effect(self) -> "Edge":
+        if self.error is not None and self.effect is None:
+            raise ValueError(f"{self.sender} to {self.receiver} has an error of an effect and no effect")
+        return self
 
 
 @dataclass(frozen=True)
