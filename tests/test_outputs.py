@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from interp.bottlenecks.store import SHIPPED as PACKAGED
+from interp.bottlenecks.store import PRETRAINED
 from interp.cli.terminal import plain_console
 from interp.files import write_json, write_text
 from interp.runs.run import Run
 from tests.command_line import ONE_THREAD, tree
 
 PLANTED = "planted-induction"
-SHIPPED = next(PACKAGED.glob("*k1"))
+SHIPPED = next(PRETRAINED.glob("*k1"))
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 

@@ -11,7 +11,7 @@ from interp.tasks import InputError, PromptPair, PromptPairs, Task, TooFewPairs,
 from interp.tasks.ioi import IOI
 from interp.tasks.registry import SHIPPED
 
-TASKS = tuple(SHIPPED.values())
+TASKS = tuple(type(load_task(name)) for name in SHIPPED)
 KINDS = [(task, kind) for task in TASKS for kind in task.counterfactuals]
 
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
