@@ -58,7 +58,7 @@ EXISTS = {
     "prompts by circuits": ("grow", "own.json", "--model", PLANTED, "--out", "own.json"),
     "prompts by fewer": ("tasks", "export", "own.json", "own.json", "-n", "5"),
     "weights by a reference": ("reference", PLANTED, "--out", "model/model.safetensors"),
-    "texts by texts": ("steer", "--like", "texts.txt", "--json", "texts.txt"),
+    "texts by texts": ("steer", "--positive", "texts.txt", "--json", "texts.txt"),
     "a link that leads nowhere": ("discover", PLANTED, "--json", "dangling"),
     "a link to itself": ("tasks", "export", PLANTED, "loop.json"),
     "a pipe": ("discover", PLANTED, "--json", "pipe"),

@@ -136,9 +136,9 @@ def test_steering_is_shown_with_rates_differences_and_controls(page, tmp_path):
     assert not app.error and not app.warning and app.selectbox(key="steering").value == "seven topics"
     table = app.dataframe[0].value.set_index("arm")
     # the README's numbers
-    assert table.loc["codes", "rate [95 %]"] == "97.3 % [96.4, 98.1]"
+    assert table.loc["codes", "rate [95 %]"] == "96.7 % [95.7, 97.7]"
     assert table.loc["base", "rate [95 %]"].startswith("1.7 %")
-    assert table.loc["mean difference, residual", "codes minus it [95 %]"] == "+24.1 [+21.8, +26.4]"
+    assert table.loc["mean difference, residual", "codes minus it [95 %]"] == "+23.6 [+21.3, +25.9]"
     drawn = {trace["name"]: trace for trace in _plot(app)["data"]}
     assert set(drawn) == set(table.index)
     by_topic = app.dataframe[1].value.set_index("arm")

@@ -123,13 +123,13 @@ def test_exactly_as_many_contexts_as_are_asked_for(page, index, busy):
 def test_the_next_code_is_one_that_occurs(page, index):
     begin = index.layout.code("a1.h2", 0)
     there = np.flatnonzero(index.counts[begin : begin + 12]).tolist()
-    app = page(code=f"a1.h2:{there[0]}")
+    app = page(code=f"a1.h2={there[0]}")
     assert button(app, "Previous").disabled
     for code in there[1:3]:
         button(app, "Next").click().run()
-        assert code_of(app) == f"a1.h2:{code}" and not app.exception
+        assert code_of(app) == f"a1.h2={code}" and not app.exception
     button(app, "Previous").click().run()
-    assert code_of(app) == f"a1.h2:{there[1]}"
+    assert code_of(app) == f"a1.h2={there[1]}"
     button(app, "Search").click().run()
     assert code_of(app) is None and app.title[0].value == "Codes"
 
