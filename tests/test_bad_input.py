@@ -34,7 +34,7 @@ BEFORE_LOADING = {
     "n no number": (("discover", "ioi", "-n", "many"), ("--n",)),
     "n too small": (("discover", "ioi", "-n", "4"), ("n 4", "at least 5")),
     "batch size 0": (("discover", "ioi", "--batch-size", "0"), ("--batch-size",)),
-    "batch size by --set": (("discover", "ioi", "--set", "batch_size=0"), ("batch size 0", "at least 1")),
+    "batch size by --set": (("discover", "ioi", "--set", "batch_size=0"), ("batch_size=0", "--batch-size")),
     "negative seed": (("discover", "ioi", "--seed", "-1"), ("--seed",)),
     "seed beyond": (("discover", "ioi", "--seed", str(2**32)), ("--seed", "4294967295")),
     "no candidates": (("discover", "ioi", "--candidates", "0"), ("--candidates",)),
