@@ -21,7 +21,7 @@ def test_the_planted_edges_are_the_strongest(name):
     sites = [Site("attn", layer, h) for layer in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)]
     done: list[int] = []
     found = attributed_edges(model, pairs, sites=sites, batch_size=5, progress=done.append).edges
-    assert sum(done) == 12 and len(done) > 1
+    assert sum(done) == 100 and len(done) > 1
     strong = {(e.sender, e.receiver, e.into) for e in found if abs(e.score) > 0.02 * abs(found[0].score)}
     assert strong == set(truth.edges)
 
