@@ -27,9 +27,9 @@ SETTINGS = {
 RUN = """
 import time, torch, interp
 model = interp.load_model("smollm2-135m-instruct")
-from interp.runs.discover import discover
+from interp.runs.discover import find_circuit
 begin = time.perf_counter()
-discover("ioi", model=model, n=8, n_candidates=8)
+find_circuit(model, "ioi", n=8, candidates=8)
 print(time.perf_counter() - begin)
 """
 BUSY = "while True: pass"
