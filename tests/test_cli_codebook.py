@@ -112,7 +112,7 @@ def test_a_site_that_is_not_there_does_not_wait_for_the_text(command, model, mon
         (["fit", "--sites", "b5"], "unknown site 'b5'"),
         (["fit", "--selection", "greedy"], "--selection"),
         (["fit", "--codes", "4", "--k", "5"], "k 5: it must be 1 to 4"),
-        (["fit", "--tokens", "none"], "--k"),
+        (["fit", "--tokens", "none"], "--tokens"),
         (["fit", "--tokens", "100000000", "--data", "stdlib"], "tokens in its split 'train'"),
         (["eval", "nowhere"], "no folder"),
         (["eval", "nowhere", "--controls", "1"], "--controls 1: an interval needs at least 2 blocks"),

@@ -27,6 +27,7 @@ def test_a_notebook_is_kept_without_output(path):
 def test_a_notebook_runs_from_the_top(path, tmp_path, monkeypatch):
     for name, value in ONE_THREAD.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(path.parent.parent))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}

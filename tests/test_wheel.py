@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 INSTALLED = {"interp": "interp", "tasks": "interp/tasks", "app": "interp/app"}
 """Folder of the repository -> where the wheel has it."""
-NO_LEFTOVERS = shutil.ignore_patterns("__pycache__", "*.pyc", "runs")
+NO_LEFTOVERS = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
 def _run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -36,7 +36,7 @@ def test_markup_in(tab, place):
 
 
 def test_text_that_looks_like_an_address_is_no_link(tab):
-    text = "see https://evil.example/x, www.evil.example or me@evil.example -> now"
+    text = "https://evil.example/x:www.evil.example:me@evil.example->now"
     page = tab(f"/codes?code={quote(text, safe='')}").page
     expect(page.get_by_text("evil.example").first).to_be_visible()
     # the page's own links have the text in their address

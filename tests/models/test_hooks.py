@@ -170,7 +170,7 @@ def test_an_absent_site_names_the_sites_there_are(text, tiny_model):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "h3", "a1h3", "a-1", "x2", "a1.h", "a1.h2.3", "blocks.0.attn.hook_z"]
+    "text", ["", "a", "h3", "a1h3", "a-1", "x2", "a1.h", "a1.h2.3", "blocks.0.attn.hook_q"]
 )
 def test_a_malformed_site_names_the_notation(text):
     with pytest.raises(InputError, match="a5.h3"):
