@@ -24,16 +24,14 @@ from rich.table import Table
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from interp import DEFAULT_MODEL
+from interp import DEFAULT_MODEL, THRESHOLD
 from interp.activations.stream import FORWARD_AND_BACKWARD, HUNDREDTHS
 from interp.circuits.references import load_reference
-from interp.defaults import THRESHOLD
 from interp.evaluation.stability import best_heads, mean_jaccard
 from interp.files import atomic_path
 from interp.models import load_model
 from interp.progress import bar
 from interp.scores.adaptive_patching import posterior as prior
-from interp.scores.adaptive_patching.control_variate import EffectEstimates
 from interp.scores.adaptive_patching.method import (
     CODES_SHARE,
     HALF_WEIGHT,
@@ -48,6 +46,7 @@ from interp.scores.adaptive_patching.method import (
 )
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON, QUARTER_ON
 from interp.scores.adaptive_patching.posterior import (
+    EffectEstimates,
     Membership,
     at_false_discovery_rate,
     membership,

@@ -13,6 +13,13 @@ DEFAULT_CODEBOOKS = "smollm2-135m-instruct-k1"
 """Its codebooks at all heads, which come with the package; those at MLP outputs are
 ``smollm2-135m-instruct-mlps-k1``."""
 
+THRESHOLD = 0.02
+"""A head is a member when its absolute mean effect is at least this share of the clean–corrupt gap."""
+CANDIDATES = 30
+"""Best-scored components that are checked by activation patching."""
+MIN_PAIRS = 5
+"""Fewer pairs give no bootstrap interval worth the name."""
+
 # Read once, when torch loads. Threads that spin while they wait are up to 6 times slower on two cores that others use,
 # and faster on idle ones: set OMP_WAIT_POLICY=active there, or GOMP_SPINCOUNT. benchmarks/threads.py measures both.
 if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:

@@ -124,8 +124,10 @@ def test_a_run_without_bos_can_be_judged_by_what_its_report_says(command):
 
 def _options(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
     """Every option of every command, with what is said of it."""
-    for name, one in getattr(group, "commands", {}).items():
-        yield from _options(one, (*words, name))
+    if hasattr(group, "list_commands"):
+        context = group.context_class(group)
+        for name in group.list_commands(context):
+            yield from _options(group.get_command(context, name), (*words, name))
     yield from (
         (" ".join((*words, param.name)), getattr(param, "help", None) or "") for param in group.params
     )

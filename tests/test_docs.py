@@ -140,9 +140,9 @@ def _check_command(words: list[str]) -> None:
     command, context = typer.main.get_command(command_line), None
     while True:
         context = command.context_class(command, info_name=words[0], parent=context)
-        if not getattr(command, "commands", None) or not words[1:] or words[1].startswith("-"):
+        if not hasattr(command, "get_command") or not words[1:] or words[1].startswith("-"):
             break
-        command, words = command.commands[words[1]], words[1:]
+        command, words = command.get_command(context, words[1]), words[1:]
     command.make_parser(context).parse_args(list(words[1:]))
 
 

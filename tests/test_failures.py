@@ -214,7 +214,7 @@ def test_a_bug_of_ours_is_not_dressed_up(command, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "where", ["interp.scores.patching.save_file", "interp.circuits.exact_effects.save_file"]
+    "where", ["interp.scores.patching.save_file", "interp.circuits.references.save_file"]
 )
 def test_a_disk_that_fills_up_under_a_long_command_is_one_line(command, monkeypatch, where):
     monkeypatch.setattr(where, _full_safetensors)

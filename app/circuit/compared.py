@@ -7,11 +7,10 @@ from interp.app import engine
 from interp.app.circuit.runs import Opened, comparison, opened
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
-from interp.circuits.exact_effects import ExactEffects
+from interp.circuits.references import ExactEffects
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.circuit_figures import scores_plot
-from interp.report.compare import score_matrix
 from interp.report.repeat import reference_command
 
 
@@ -86,7 +85,7 @@ def _against(found: Opened, name: str) -> None:
         theirs = reference.members()
     except InputError:  # not at hand, or without a gap of which effects could be a share
         return
-    scores = score_matrix(found.run)
+    scores = found.run.scores
     if not isinstance(reference, ExactEffects) or reference.effects().shape != scores.shape:
         return
     inside = _members(found)
@@ -146,8 +145,8 @@ def _another(found: Opened) -> None:
     }
     st.plotly_chart(
         scores_plot(
-            score_matrix(found.run),
-            score_matrix(other.run),
+            found.run.scores,
+            other.run.scores,
             groups,
             f"score, {found.name}",
             f"score, {other.name}",

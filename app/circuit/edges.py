@@ -7,7 +7,6 @@ from interp.circuits.circuit import Edge
 from interp.report import wording
 from interp.report.circuit_figures import (
     DRAWN,
-    counts_code_pairs,
     edge_plot,
     edges_explained,
     edges_told,
@@ -52,7 +51,7 @@ def edges(found: Opened) -> None:
         column_config={
             "sender": "from",
             "receiver": "to",
-            **_formats(among, found.scale.places, signed=not counts_code_pairs(run)),
+            **_formats(among, found.scale.places, signed=not run.edges_are_counts),
             "probability": st.column_config.NumberColumn(
                 format="%.2f", help="That the effect is above the threshold."
             ),

@@ -4,6 +4,7 @@ A discovery begun on the page *Circuit*: from a form to a new run in the runs fo
 """
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -12,19 +13,17 @@ from pathlib import Path
 
 import streamlit as st
 
+from interp import CANDIDATES
 from interp.app import engine
 from interp.app.circuit.runs import opened
 from interp.app.widgets.tokens import plain
 from interp.cli.options import MOST_SEED
-from interp.defaults import CANDIDATES
 from interp.errors import InputError
 from interp.planted.tasks import planted_task_names
 from interp.prompts.sampling import sample_pairs
 from interp.report import wording
 from interp.report.page import render_report, write_report
 from interp.runs.discover import CircuitSearch, find_circuit
-from interp.scores.adaptive_patching.edges import PATCHED_EDGE_PAIRS, PROPOSING_COST, PatchedEdgesConfig
-from interp.scores.eap import ATTRIBUTED_EDGE_PAIRS
 from interp.scores.registry import DEFAULT_METHOD, METHODS, REFERENCE_METHOD
 from interp.tasks import PromptFile, load_task, task_names
 
@@ -32,30 +31,8 @@ LARGEST = 2
 """Megabytes of an uploaded file."""
 DEFAULT_N = 10
 MOST_N = 300
-COSTS: dict[str, float] = {
-    "mean-difference": 2,
-    "overlap": 2,
-    "flow-routes": 2,
-    "attribution": 4,
-    "hisp": 4,
-    "eap": 6,
-    "adaptive-patching": 8,
-    "nap-ig": 16,
-    "eap-ig": 26,
-    "atp-star": 36,
-    "contextual-decomposition": 120,
-    "patching": 142,
-    "subnetwork-probing": 222,
-    "nap-ig-activations": 380,
-    "acdc": 470,
-    "eap-ig-activations": 650,
-    "layer-index": 2,
-    "random": 2,
-}
-"""Forward passes a pair on the default model, the cheap ones first and those that look at nothing last (what they cost
-is the run that the codes are read in); see docs/methods.md."""
 _CHECK = 0.43  # forwards a pair and candidate: patches begin at the candidate's layer
-_EDGES = 4 * 2.0  # forwards a pair: attribution of edges
+_EDGE_PAIRS = 16  # more are seldom run for edges
 _BETWEEN = 0.2  # seconds between two looks at the progress
 
 
@@ -151,14 +128,11 @@ class Progress:
     """
 
     def __init__(self, method: str, n: int, draw: Callable[[float, str, list[str]], None]) -> None:
-        edges = {
-            "adaptive-patching": (PROPOSING_COST + PatchedEdgesConfig.budget) * min(n, PATCHED_EDGE_PAIRS),
-            "overlap": 0,
-        }
+        listed = METHODS[method]
         self.weights = {
-            f"{method} scores": COSTS[method] * n,
+            f"{method} scores": listed.forwards * n,
             "activation patching": 0 if method == REFERENCE_METHOD else _CHECK * CANDIDATES * n,
-            "edges": edges.get(method, _EDGES * min(n, ATTRIBUTED_EDGE_PAIRS)),
+            "edges": listed.edge_forwards * min(n, _EDGE_PAIRS),
         }
         self.draw = draw
         self.behind: list[str] = []
@@ -214,7 +188,7 @@ Both prompts of a pair need equally many tokens; at least five pairs are needed.
 
 
 def said(method: str) -> str:
-    return f"{method} · {COSTS[method]:g} · {METHODS[method].summary}"
+    return f"{method} · {METHODS[method].forwards:g} · {METHODS[method].summary}"
 
 
 def form(*, expanded: bool) -> None:
@@ -240,10 +214,12 @@ def form(*, expanded: bool) -> None:
                 upload = left.file_uploader(
                     "File", ["json", "jsonl"], max_upload_size=LARGEST, key="find file", help=FORMAT
                 )
+            # the cheap ones first, and last those that look at nothing
+            methods = sorted(METHODS, key=lambda name: METHODS[name].forwards or math.inf)
             method = middle.selectbox(
                 "Method · forward passes a pair",
-                list(COSTS),
-                index=list(COSTS).index(DEFAULT_METHOD),
+                methods,
+                index=methods.index(DEFAULT_METHOD),
                 format_func=said,
                 key="find method",
                 help="Whatever it ranks first is then checked by activation patching, 13 forward passes a pair.",

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp import THRESHOLD
 from interp.activations.stream import HUNDREDTHS
 from interp.bench.plan import REFERENCE_SEED, Say, Target, drawn
-from interp.circuits.exact_effects import ExactEffects
-from interp.circuits.references import Reference, reference_for, written_reference
+from interp.circuits.references import ExactEffects, Reference, reference_for, written_reference
 from interp.circuits.verify import check_gap
-from interp.defaults import THRESHOLD
 from interp.errors import InputError
 from interp.evaluation.recovery import recover, recover_edges
 from interp.evaluation.stability import precision_at

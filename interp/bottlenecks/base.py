@@ -1,13 +1,14 @@
 """The contract of every bottleneck, and the list of those there are.
 
-A new bottleneck is one file with a config dataclass and a class under :func:`register`, and one line in this
-package's ``__init__``. The conformance suite then runs over it.
+A new bottleneck is one file, named like its kind, with a config dataclass and a class under :func:`register`, and its
+name in :data:`SHIPPED`. The conformance suite then runs over it.
 
 What a bottleneck makes of an activation: a few integer codes and how strongly each enters.
 
 Everything here costs memory in proportion to the ids, never to the size of the dictionary.
 """
 
+import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -203,10 +204,9 @@ class Bottleneck(HubFolder, ABC):
         path = folder / CONFIG_FILE
         description = read_description(path)
         name = description.pop("kind")
-        known = {name: kind for name, kind in BOTTLENECKS.items() if issubclass(kind, cls)}
-        if name not in known:
-            raise InputError(f"{path} is of kind {name!r}, not {' or '.join(known)}")
-        kind = known[name]
+        kind = bottleneck_class(name)
+        if not issubclass(kind, cls):
+            raise InputError(f"{path} is of kind {name!r}, not {cls.kind}")
         try:
             config = kind.config_class(**description)
         except TypeError as error:
@@ -230,8 +230,10 @@ class Bottleneck(HubFolder, ABC):
         return {"format": FORMAT, "kind": cls.kind, **asdict(config)}
 
 
+SHIPPED = ("codebook", "discrete_sae", "layer_norm_codebook", "metric_codebook")
+"""The kinds of this package; each is a module here, which is loaded when it is asked for."""
 BOTTLENECKS: dict[str, type[Bottleneck]] = {}
-"""Every registered bottleneck by its kind."""
+"""Every registered bottleneck by its kind: those that are loaded, and one's own."""
 
 T = TypeVar("T", bound=type[Bottleneck])
 
@@ -248,6 +250,20 @@ def register(cls: T) -> T:
         raise ValueError(f"there is a bottleneck of kind {cls.kind!r} already: {known.__qualname__}")
     BOTTLENECKS[cls.kind] = cls
     return cls
+
+
+def bottleneck_class(kind: str) -> type[Bottleneck]:
+    """The class of a kind.
+
+    Raises:
+        InputError: there is none of this kind.
+    """
+    if kind in SHIPPED:
+        importlib.import_module(f"interp.bottlenecks.{kind}")
+    if kind not in BOTTLENECKS:
+        known = ", ".join(dict.fromkeys((*SHIPPED, *BOTTLENECKS)))
+        raise InputError(f"there is no bottleneck of kind {kind!r}, only {known}")
+    return BOTTLENECKS[kind]
 
 
 def read_description(path: Path) -> dict[str, Any]:

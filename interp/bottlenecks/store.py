@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.bottlenecks.base import BOTTLENECKS, CONFIG_FILE
+from interp.bottlenecks.base import CONFIG_FILE, bottleneck_class
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.hub import HubFolder, fetch
 from interp.errors import InputError
@@ -313,7 +313,7 @@ def read_packed(path: Path) -> dict[str, Codebook]:
                 own["codes"] = own["codes"].float() * scales + own.pop("centres")
             if not all(bool(t.isfinite().all()) for t in own.values()):
                 raise ValueError(f"the codebook of {site} has values that are not finite")
-            cls = BOTTLENECKS[known["kind"]]
+            cls = bottleneck_class(known["kind"])
             found[site] = cls.restored(cls.config_class(**known["config"]), own)
         return found
     except (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from interp import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.activations.stream import BATCH_SIZE, MetricConsumer, Progress, feed
-from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.errors import InputError
 from interp.models import Model, Site, describe_model
 from interp.progress import Stage, silent

@@ -33,7 +33,9 @@ FIT_TOKENS = 22_000
 """What the codebooks of the package were begun with, and those of the tables of training."""
 
 codebook_app = typer.Typer(
-    help="Fit codebooks at many sites of a model; measure what they cost it.", no_args_is_help=True
+    add_completion=False,
+    help="Fit codebooks at many sites of a model; measure what they cost it.",
+    no_args_is_help=True,
 )
 
 

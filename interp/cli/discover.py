@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from interp import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.cli.options import (
     BatchOption,
     BosOption,
@@ -26,7 +27,6 @@ from interp.cli.options import (
     whole_option,
 )
 from interp.cli.terminal import suggest
-from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.errors import InputError
 
 
@@ -265,7 +265,7 @@ def discover(
     if json_file is not None:
         write_text(json_file, found.model_dump_json(indent=1) + "\n")
     print_members(found)
-    other = next(name for name in (("overlap",) * (not mlps) + ("attribution", "nap-ig")) if name != method)
+    other = next(name for name in ("attribution", "nap-ig") if name != method)
     given = {
         "--model": model,
         "--n": n,

@@ -26,6 +26,7 @@ from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
 index_app = typer.Typer(
+    add_completion=False,
     help="Index the codes of a corpus; find codes by regular expression, token or prompt.",
     no_args_is_help=True,
 )

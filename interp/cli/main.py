@@ -1,5 +1,6 @@
 """The command line: thin, and quick to answer ``--help`` (heavy imports happen inside the commands)."""
 
+import importlib
 import inspect
 import os
 import re
@@ -9,13 +10,9 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 import interp
-from interp.cli.app import workbench, workbench_of
-from interp.cli.bench import bench
-from interp.cli.codebook import codebook_app
-from interp.cli.discover import discover, export, grow
-from interp.cli.index import index_app
 from interp.cli.options import (
     DEFAULT_MODEL,
     BatchOption,
@@ -30,12 +27,50 @@ from interp.cli.options import (
     file_name,
     whole_option,
 )
-from interp.cli.steer import steer
-from interp.cli.tasks import tasks_app
 from interp.cli.terminal import goes_on, plain_console, run, suggest
 from interp.errors import InputError
 
+MODULES = {
+    "discover": "discover:discover",
+    "grow": "discover:grow",
+    "export": "discover:export",
+    "tasks": "tasks:tasks_app",
+    "steer": "steer:steer",
+    "codebook": "codebook:codebook_app",
+    "index": "index:index_app",
+    "bench": "bench:bench",
+    "app": "app:workbench",
+}
+"""Commands that stand in a module of their own, which is imported when one is called, or all are listed."""
+
+
+class Commands(TyperGroup):
+    """:data:`MODULES` first, then the commands of this file."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(dict.fromkeys([*MODULES, *super().list_commands(ctx)]))
+
+    def get_command(self, ctx: Context, cmd_name: str):
+        if cmd_name not in self.commands:
+            # all, if there is no such command: the error names one that is spelt nearly so
+            for name in [cmd_name] if cmd_name in MODULES else MODULES:
+                self.add_command(_imported(name), name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _imported(name: str):
+    module, _, attribute = MODULES[name].partition(":")
+    found = getattr(importlib.import_module(f"interp.cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        function, found = found, typer.Typer(add_completion=False)
+        found.command()(function)
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
 app = typer.Typer(
+    cls=Commands,
     name="interp",
     help="Read and steer language models by discrete codes; find the circuit behind a behaviour.",
     epilog="Begin with: interp discover ioi",
@@ -49,11 +84,8 @@ models_app = typer.Typer(
 cache_app = typer.Typer(
     help="Without a command: where the default model is kept. Delete it.", invoke_without_command=True
 )
-app.add_typer(tasks_app, name="tasks")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
-app.add_typer(codebook_app, name="codebook")
-app.add_typer(index_app, name="index")
 
 
 def main() -> None:
@@ -76,9 +108,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-app.command()(discover)
 
 
 @app.command()
@@ -241,6 +270,7 @@ def reference(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]) -> None:
     """Write a run's report again."""
+    from interp.cli.app import workbench_of
     from interp.report.page import write_report
 
     typer.echo(f"report   {write_report(run)}")
@@ -253,6 +283,7 @@ def compare(
     second: Annotated[Path, typer.Argument(metavar="RUN", help="another run folder")],
 ) -> None:
     """Put two runs side by side: shared members, rank correlation, heads that differ."""
+    from interp.cli.app import workbench_of
     from interp.cli.render import print_comparison
     from interp.report.compare import compare_runs
     from interp.runs.run import Run
@@ -274,13 +305,6 @@ def doctor() -> None:
     if not passed:
         raise typer.Exit(1)
     suggest((["discover", "ioi"], "the circuit that completes names"))
-
-
-app.command("app")(workbench)
-app.command()(export)
-app.command()(bench)
-app.command()(grow)
-app.command()(steer)
 
 
 @models_app.callback()

@@ -5,8 +5,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from interp.circuits.exact_effects import ExactEffects
-from interp.circuits.references import Reference, load_reference, reference_names
+from interp.circuits.references import ExactEffects, Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
 from interp.cli.terminal import plain_console, suggest
 from interp.evaluation.recovery import Nulls, Recovery, roc_auc

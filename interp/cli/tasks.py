@@ -23,7 +23,9 @@ from interp.cli.terminal import plain_console, suggest
 from interp.errors import InputError
 
 tasks_app = typer.Typer(
-    help="Without a command: list tasks. Show their prompts, export them.", invoke_without_command=True
+    add_completion=False,
+    help="Without a command: list tasks. Show their prompts, export them.",
+    invoke_without_command=True,
 )
 
 
@@ -111,7 +113,7 @@ def tasks_export(
         raise InputError(f"{file}: a prompt file is written as JSON, so its name ends in .json")
     check_file(file, "FILE", overwrite=overwrite)
 
-    from interp.defaults import MIN_PAIRS
+    from interp import MIN_PAIRS
     from interp.models import load_tokenizer
     from interp.runs.discover import default_model
 

@@ -14,8 +14,7 @@ from markupsafe import Markup
 from interp.bench.table import METRICS
 from interp.errors import InputError
 from interp.report import wording
-from interp.report.html import embed, environment
-from interp.report.style import BLUE, GREY, layout, spread
+from interp.report.style import BLUE, GREY, embed, environment, layout, spread
 from interp.report.tables import read_rows
 from interp.report.wording import in_plot
 

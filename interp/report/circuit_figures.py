@@ -410,11 +410,6 @@ _SPAN = 900.0
 _SWEEPS = 400
 
 
-def counts_code_pairs(run: Run) -> bool:
-    """Whether edges are numbers of pairs of codes, as of ``overlap``: they tell neither a sign nor a direction."""
-    return run.method == "overlap"
-
-
 def strength(edge: Edge) -> float:
     """What an edge is drawn and ranked by: its effect where the method estimates that, else its score."""
     return edge.score if edge.error is None else edge.effect
@@ -447,7 +442,7 @@ def measures_edges(edges: Sequence[Edge]) -> bool:
 
 def edges_explained(run: Run, edges: Sequence[Edge]) -> str:
     """What the lines of :func:`edge_plot` are."""
-    if counts_code_pairs(run):
+    if run.edges_are_counts:
         width = (
             "Width: how many pairs of codes two heads have on clean prompts and on no corrupt one, which tells "
             "neither sign nor direction."
@@ -474,7 +469,7 @@ def edge_plot(
     """
     nodes = sorted(run.members, key=lambda part: (part.layer, part.head or 0))
     drawn = (edges_told(run) if edges is None else edges)[:n]
-    signed = not counts_code_pairs(run)
+    signed = not run.edges_are_counts
     columns = sorted({_column(node) for node in nodes})
     per_column = max(sum(_column(node) == column for node in nodes) for column in columns)
     span = max(_SPAN, (_WIDTH + 8) * per_column)  # a full layer does not fit into less

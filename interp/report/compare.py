@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from interp.circuits.circuit import Component
 from interp.errors import InputError
@@ -91,7 +90,7 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
     Raises:
         InputError: the models have different numbers of layers or heads.
     """
-    scores_a, scores_b = score_matrix(run_a), score_matrix(run_b)
+    scores_a, scores_b = run_a.scores, run_b.scores
     if scores_a.shape != scores_b.shape:
         shapes = " and ".join(
             f"{layers} layers of {heads} heads" for layers, heads in (scores_a.shape, scores_b.shape)
@@ -120,11 +119,6 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         recovery={} if unpaired else _paired(run_a, run_b),
         unpaired=unpaired,
     )
-
-
-def score_matrix(run: Run) -> Float[np.ndarray, "layer head"]:
-    """The method's score of every head."""
-    return np.array([head.score for head in run.heads]).reshape(run.shape)
 
 
 def _names(run_a: Run, run_b: Run) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from interp.circuits.circuit import CodesUsed, Writes
 from interp.circuits.roles import ROLE_BAR
 from interp.report import wording
 from interp.report.circuit_figures import Scale, effect_text, pattern_plot, roles_named, tone
-from interp.report.html import embed
+from interp.report.style import embed
 from interp.runs.run import Run
 from interp.scores.result import Evidence
 

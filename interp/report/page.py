@@ -13,7 +13,6 @@ from interp.files import write_text
 from interp.report import wording
 from interp.report.circuit_figures import (
     Scale,
-    counts_code_pairs,
     edge_plot,
     edges_explained,
     edges_told,
@@ -23,8 +22,6 @@ from interp.report.circuit_figures import (
     strength,
     told,
 )
-from interp.report.compare import score_matrix
-from interp.report.html import embed, environment
 from interp.report.members import member_cards, member_rows
 from interp.report.repeat import (
     command_line,
@@ -36,6 +33,7 @@ from interp.report.repeat import (
     timings,
     warnings,
 )
+from interp.report.style import embed, environment
 from interp.runs.run import PROMPTS, REPORT, Example, Judged, Run
 from interp.scores.baselines import layer_prior
 
@@ -174,7 +172,7 @@ def _example(example: Example) -> dict:
 
 def _edges(edges: Sequence[Edge], run: Run, scale: Scale) -> list[dict]:
     largest = abs(strength(edges[0])) if edges else 0.0
-    digits, counted = max(scale.places, wording.places(largest)), counts_code_pairs(run)
+    digits, counted = max(scale.places, wording.places(largest)), run.edges_are_counts
     return [
         {
             "from": edge.sender,
@@ -218,7 +216,7 @@ def _curve(name: str, run: Run) -> Markup | None:
         truth = run.reference(name).members()
     except InputError:
         return None
-    scores = score_matrix(run)
+    scores = run.scores
     if truth.shape != scores.shape or not truth.any() or truth.all():
         return None
     curves = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))

@@ -16,12 +16,11 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 
-from interp import DEFAULT_MODEL
+from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, THRESHOLD
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import HUNDREDTHS, check_context
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
-from interp.circuits.exact_effects import ExactEffects
-from interp.circuits.references import canonical_model, reference_for
+from interp.circuits.references import ExactEffects, canonical_model, reference_for
 from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
 from interp.circuits.verify import (
     VerifiedHeads,
@@ -30,7 +29,6 @@ from interp.circuits.verify import (
     check_does_task,
     decide,
 )
-from interp.defaults import CANDIDATES, MIN_PAIRS, THRESHOLD
 from interp.errors import InputError, real_number, whole_number
 from interp.evaluation.recovery import recover
 from interp.models import Model, Site, describe_model, load_model
@@ -256,6 +254,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             Edge(**vars(edge), **(vars(why) if why else {}))
             for edge, why in itertools.zip_longest(edges, evidence)
         ],
+        edges_are_counts=found.counts,
         left_out=_left_out(readout, edges),
         proposed=_proposed(scores),
         recovery=_recovery(

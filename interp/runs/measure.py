@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
-from interp.circuits.exact_effects import ExactEffects
+from interp.circuits.references import ExactEffects
 from interp.circuits.verify import check_gap
 from interp.errors import InputError, whole_number
 from interp.models import Model, describe_model

@@ -33,8 +33,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict
-from interp.circuits.exact_effects import ExactEffects
-from interp.circuits.references import Reference, named_reference
+from interp.circuits.references import ExactEffects, Reference, named_reference
 from interp.errors import InputError, one_line
 from interp.evaluation.recovery import Recovery
 from interp.files import UMASK, atomic_path, check_folder, request_of, write_text
@@ -178,6 +177,7 @@ class Run(Strict):
         heads: every head, in reading order; ``circuit.heads`` are the members.
         mlps: every MLP; empty where the method scores none.
         edges: those scored, among members, largest score first.
+        edges_are_counts: their scores are numbers of pairs of codes, without sign and direction.
         left_out: why parts of the run are missing, a sentence each.
         proposed: ``None`` of methods without probabilities.
         recovery: by reference.
@@ -203,6 +203,7 @@ class Run(Strict):
     heads: list[Component]
     mlps: list[Component]
     edges: list[Edge]
+    edges_are_counts: bool = False
     left_out: list[str]
     proposed: Proposed | None
     recovery: dict[str, Judged]
@@ -234,6 +235,11 @@ class Run(Strict):
     def shape(self) -> tuple[int, int]:
         """Layers, heads a layer."""
         return self.provenance.model.n_layers, self.provenance.model.n_heads
+
+    @property
+    def scores(self) -> Float[np.ndarray, "layer head"]:
+        """The method's score of every head."""
+        return np.array([head.score for head in self.heads]).reshape(self.shape)
 
     @property
     def components(self) -> tuple[Component, ...]:

@@ -38,7 +38,7 @@ from interp.models import Model, Site, has_mlps
 from interp.models.partial_forward import Blockwise, output_bias, require_whole_blocks, starting_at
 from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph
-from interp.scores.edge_gradients import EMBEDDED
+from interp.scores.gradients import EMBEDDED
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.patching import PATCH_ROWS
 from interp.scores.result import EdgeScore, Scores

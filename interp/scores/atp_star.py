@@ -33,8 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.activation_tape import ActivationTape
-from interp.activations.stream import PairBatch, end_logits
+from interp.activations.stream import ActivationTape, PairBatch, end_logits
 from interp.errors import check_fields
 from interp.models import Model, has_mlps
 from interp.scores.method import Context, MethodConfig, method

@@ -41,7 +41,7 @@ from interp.models import Model, has_mlps
 from interp.models.partial_forward import Blockwise, mlp_norm, output_bias, require_whole_blocks
 from interp.models.residual_writes import LinearNorm
 from interp.prompts.pairs import Metric
-from interp.scores.edge_gradients import EMBEDDED
+from interp.scores.gradients import EMBEDDED
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 

@@ -2,7 +2,7 @@
 
 Hanna et al. 2024 (arXiv 2403.17806); "EAP-IG-inputs" and "EAP-IG-activations" in Mueller et al. 2025 (MIB, arXiv
 2504.13151). As :mod:`.eap`, but the gradient is a mean over m points of a path from the corrupt to the clean prompt
-(:mod:`.interpolation`), the clean one included:
+(:mod:`.gradients`), the clean one included:
 
     score(u → v) = Σ_positions (z_u − z'_u) · (1/m) Σ_k ∂m/∂x_v |point k
 
@@ -32,8 +32,15 @@ from interp.scores.eap import (
     node_scores,
     subsets_of,
 )
-from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_products, edge_tape
-from interp.scores.interpolation import check_steps, clean_metric, inner_points
+from interp.scores.gradients import (
+    EMBEDDED,
+    Receivers,
+    check_steps,
+    clean_metric,
+    edge_products,
+    edge_tape,
+    inner_points,
+)
 from interp.scores.method import Context, Rank, method
 from interp.scores.result import Scores
 

@@ -2,7 +2,7 @@
 
 "NAP-IG" in Mueller et al. 2025 (MIB, arXiv 2504.13151), after Hanna et al. 2024 (arXiv 2403.17806) and, for
 activations, Marks et al. 2024 (arXiv 2403.19647). As :mod:`.attribution`, but the gradient is a mean over m points of a
-path from the corrupt to the clean prompt (:mod:`.interpolation`), the clean one included:
+path from the corrupt to the clean prompt (:mod:`.gradients`), the clean one included:
 
     score(u) = Σ_positions (z_u − z'_u) · (1/m) Σ_k ∂m/∂z_u |point k
 
@@ -23,12 +23,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from interp.activations.activation_tape import ActivationTape
-from interp.activations.stream import FORWARD_AND_BACKWARD, PairBatch
+from interp.activations.stream import FORWARD_AND_BACKWARD, ActivationTape, PairBatch
 from interp.models import Model, has_mlps
 from interp.prompts.pairs import Metric
 from interp.scores.attribution import AttributionConsumer
-from interp.scores.interpolation import check_steps, clean_metric, inner_points
+from interp.scores.gradients import check_steps, clean_metric, inner_points
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 

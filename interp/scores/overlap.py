@@ -95,7 +95,7 @@ def edges_among(
     matrix = np.where(inside[:, None] & inside[None, :], head_edges(codes), 0)
     edges = top_edges(matrix, layers, heads, int(inside.sum()) ** 2)
     percent(progress)(1.0)
-    return ScoredEdges(edges, cost=Cost(seconds=time.perf_counter() - begin))
+    return ScoredEdges(edges, cost=Cost(seconds=time.perf_counter() - begin), counts=True)
 
 
 @method(

@@ -12,46 +12,62 @@ from interp.scores.method import Method
 
 @dataclass(frozen=True)
 class Listed:
-    """Where a method stands, as ``module:function`` below ``interp.scores``, and what it does in a few words."""
+    """A method that ships.
+
+    Attributes:
+        place: ``module:function`` below ``interp.scores``.
+        summary: what it does in a few words.
+        forwards: what it costs a pair on the default model, in forward passes of one prompt.
+        edge_forwards: what its edges cost a pair.
+    """
 
     place: str
     summary: str
+    forwards: int
+    edge_forwards: int = 8
 
 
 METHODS: dict[str, Listed] = {
     "adaptive-patching": Listed(
         "adaptive_patching.method:adaptive_patching",
         "attribution, corrected by exact patches where membership is open; codes say what a head does",
+        8,
+        26,
     ),
-    "attribution": Listed("attribution:attribution", "attribution patching: one backward pass"),
-    "overlap": Listed("overlap:overlap", "codes unique to clean prompts, by a discrete SAE"),
-    "patching": Listed("patching:patching", "activation patching of every component: the reference"),
-    "nap-ig": Listed("nap_ig:nap_ig", "attribution patching with gradients between corrupt and clean input"),
+    "attribution": Listed("attribution:attribution", "attribution patching: one backward pass", 4),
+    "overlap": Listed("overlap:overlap", "codes unique to clean prompts, by a discrete SAE", 2, 0),
+    "patching": Listed("patching:patching", "activation patching of every component: the reference", 142),
+    "nap-ig": Listed(
+        "nap_ig:nap_ig", "attribution patching with gradients between corrupt and clean input", 16
+    ),
     "nap-ig-activations": Listed(
-        "nap_ig:nap_ig_activations", "the same between corrupt and clean activations, layer by layer"
+        "nap_ig:nap_ig_activations", "the same between corrupt and clean activations, layer by layer", 380
     ),
     "atp-star": Listed(
-        "atp_star:atp_star", "attribution patching with softmax recomputed and layers dropped (AtP*)"
+        "atp_star:atp_star", "attribution patching with softmax recomputed and layers dropped (AtP*)", 36
     ),
-    "eap": Listed("eap:eap", "edge attribution patching, heads by their largest edge"),
-    "eap-ig": Listed("eap_ig:eap_ig", "the same with gradients between corrupt and clean input"),
+    "eap": Listed("eap:eap", "edge attribution patching, heads by their largest edge", 6),
+    "eap-ig": Listed("eap_ig:eap_ig", "the same with gradients between corrupt and clean input", 26),
     "eap-ig-activations": Listed(
-        "eap_ig:eap_ig_activations", "the same between corrupt and clean activations, layer by layer"
+        "eap_ig:eap_ig_activations", "the same between corrupt and clean activations, layer by layer", 650
     ),
-    "hisp": Listed("hisp:hisp", "absolute attribution of every pair, normed in each layer"),
+    "hisp": Listed("hisp:hisp", "absolute attribution of every pair, normed in each layer", 4),
     "mean-difference": Listed(
-        "mean_difference:mean_difference", "how far a head's mean output moves: no gradient, no codes"
+        "mean_difference:mean_difference", "how far a head's mean output moves: no gradient, no codes", 2
     ),
-    "random": Listed("baselines:random_ranking", "a random ranking"),
-    "layer-index": Listed("baselines:layer_index", "later layers first"),
+    "random": Listed("baselines:random_ranking", "a random ranking", 0),
+    "layer-index": Listed("baselines:layer_index", "later layers first", 0),
     "subnetwork-probing": Listed(
-        "subnetwork_probing:subnetwork_probing", "learned masks that keep the answer"
+        "subnetwork_probing:subnetwork_probing", "learned masks that keep the answer", 222
     ),
-    "acdc": Listed("acdc:acdc", "greedy pruning of heads or edges, a sweep of its threshold"),
-    "flow-routes": Listed("flow_routes:flow_routes", "information flow routes: what END's vector is made of"),
+    "acdc": Listed("acdc:acdc", "greedy pruning of heads or edges, a sweep of its threshold", 470),
+    "flow-routes": Listed(
+        "flow_routes:flow_routes", "information flow routes: what END's vector is made of", 2
+    ),
     "contextual-decomposition": Listed(
         "contextual_decomposition:contextual_decomposition",
         "each head's part of every later activation, followed to the logits",
+        120,
     ),
 }
 DEFAULT_METHOD = "adaptive-patching"

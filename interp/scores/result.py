@@ -67,11 +67,16 @@ class EdgeEvidence:
 
 @dataclass(frozen=True)
 class ScoredEdges:
-    """Edges, best first, and what they cost; evidence for each in the same order where the method gathers it."""
+    """Edges, best first, and what they cost; evidence for each in the same order where the method gathers it.
+
+    Attributes:
+        counts: the scores are numbers of pairs of codes: they tell neither a sign nor a direction.
+    """
 
     edges: tuple[EdgeScore, ...] = ()
     evidence: tuple[EdgeEvidence, ...] = ()
     cost: Cost = Cost()
+    counts: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from interp.bench.plan import YARDSTICK, Plan, drawn
 from interp.bench.run import _Estimate, run_bench
-from interp.circuits.exact_effects import ExactEffects
+from interp.circuits.references import ExactEffects
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator
 from interp.evaluation.faithfulness import faithfulness_curves

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.bottlenecks import BOTTLENECKS, Bottleneck
+from interp.bottlenecks import Bottleneck
+from interp.bottlenecks.base import bottleneck_class
 from interp.models import Model, hooked, parse_site
 
 
@@ -20,7 +21,7 @@ class Case:
     options: dict[str, Any]
 
     def build(self, d_in: int, groups: int) -> Bottleneck:
-        cls = BOTTLENECKS[self.kind]
+        cls = bottleneck_class(self.kind)
         return cls(cls.config_class(d_in=d_in, groups=groups, **self.options))
 
 

@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from interp.circuits.exact_effects import ExactEffects, shipped_measured
-from interp.circuits.references import load_reference, reference_for, reference_names
+from interp.circuits.references import (
+    ExactEffects,
+    load_reference,
+    reference_for,
+    reference_names,
+    shipped_measured,
+)
 from interp.errors import InputError
 from interp.models.sites import parse_site
 from interp.scores.result import Scores

@@ -92,6 +92,7 @@ def make_run(
         "heads": heads,
         "mlps": mlp_rows,
         "edges": _edges(parts, rng),
+        "edges_are_counts": method == "overlap",
         "left_out": [],
         "proposed": None,
         "recovery": {},

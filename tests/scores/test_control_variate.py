@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp.scores.adaptive_patching.control_variate import EffectEstimates
+from interp.scores.adaptive_patching.posterior import EffectEstimates
 
 N, HEADS = 20, 40
 

@@ -12,7 +12,7 @@ Directed edges from a head to the query, key or value of a head in a later layer
 2. **Measure** (``budget`` more): path patching of single edges on single pairs (:class:`PathPatchRunner`), spent on
    those edges among the ``candidates`` best of which it is open whether their effect is above ``threshold`` of the gap.
    What the mean of attribution at the clean prompt and half-way gets wrong on the pairs measured corrects it on all
-   (:mod:`.control_variate`).
+   (:mod:`.posterior`).
 
 An edge's score is the size that its effect is expected to have, as far as it is above the threshold
 (:mod:`.posterior`), with the sign of its effect; edges with no effect of their own follow, by what they have half-way
@@ -34,21 +34,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp import THRESHOLD
 from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, Progress
-from interp.defaults import THRESHOLD
 from interp.errors import InputError
 from interp.models import Model, Site
 from interp.models.partial_forward import Blockwise
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.control_variate import TIE_BREAK, EffectEstimates
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON
+from interp.scores.adaptive_patching.posterior import TIE_BREAK, EffectEstimates
 from interp.scores.component_graph import ComponentGraph
 from interp.scores.eap import WITHIN_LAYERS, EdgeRun, attributed_edges, edge_runs
 from interp.scores.eap_ig import path_points
-from interp.scores.edge_gradients import EMBEDDED, Receivers, edge_tape, written
+from interp.scores.gradients import EMBEDDED, Receivers, clean_metric, edge_tape, written
 from interp.scores.head_codes import HeadCodes
-from interp.scores.interpolation import clean_metric
 from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import PATCH_ROWS

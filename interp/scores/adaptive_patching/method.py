@@ -5,7 +5,7 @@
 2. **Ask what others hide**: gradients in runs with all heads partly off (:mod:`.partial_ablation`) find arms of
    OR-gates and backups, which have no effect by themselves, and steady the ranking of those that have one.
 3. **Patch where it is uncertain** (with 2, ``budget`` more): single heads on single pairs, spent on the heads of which
-   it is open whether they are members (:mod:`.control_variate`). What attribution gets wrong on the pairs patched
+   it is open whether they are members (:mod:`.posterior`). What attribution gets wrong on the pairs patched
    corrects it on all.
 4. **Read codes**: each head's outputs at the roles become codes of its own codebook (:mod:`.role_codes`); for the
    likely members, which change of code the effect comes from, and the effect of setting those codes.
@@ -26,16 +26,21 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from interp import THRESHOLD
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer
-from interp.defaults import THRESHOLD
 from interp.errors import InputError
 from interp.models import Site
 from interp.prompts.pairs import PromptPairs
-from interp.scores.adaptive_patching.control_variate import TIE_BREAK, EffectEstimates
 from interp.scores.adaptive_patching.edges import PatchedEdgesConfig, edges_by_patching
 from interp.scores.adaptive_patching.nested import NestedCircuitsConfig, nested_circuits
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON, QUARTER_ON, PartialGradients
-from interp.scores.adaptive_patching.posterior import Membership, membership, moderated_variance
+from interp.scores.adaptive_patching.posterior import (
+    TIE_BREAK,
+    EffectEstimates,
+    Membership,
+    membership,
+    moderated_variance,
+)
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.attribution import AttributionConsumer
 from interp.scores.method import Context, MethodConfig, Rank, method

@@ -7,21 +7,14 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from interp.app.circuit.find import COSTS, LARGEST, Progress, Upload, prompt_file, run_name
+from interp.app.circuit.find import LARGEST, Progress, Upload, prompt_file, run_name
 from interp.circuits.roles import view_pair
 from interp.errors import InputError
 from interp.models import load_model, parse_site
 from interp.runs.discover import find_circuit
 from interp.runs.run import PROMPTS, Run
-from interp.scores.registry import METHODS
 from interp.tasks import PromptFile, load_task
 from tests.app.circuit.conftest import N, array_of, figure_of, metric_of, press, prompts_file
-
-
-def test_methods_are_offered_the_cheap_ones_first():
-    assert set(COSTS) == set(METHODS)
-    priced = [cost for method, cost in COSTS.items() if method not in ("layer-index", "random")]
-    assert priced == sorted(priced)
 
 
 def test_a_circuit_is_found_from_the_page_and_opened(page, tmp_path):

@@ -1,27 +1,64 @@
-"""What edge attribution multiplies: what each sender wrote, and the gradient at what each receiver read.
+"""Gradients that scores are made of: along a path from the corrupt to the clean prompt, and at both ends of an edge.
 
-The gradient at a receiver's input is taken in exact steps from ∂m/∂z and ∂m/∂(MLP output), which one backward pass
-gives: from z to q, k, v *per query head* (where heads share keys and values, a gradient at the shared key would mix
-them), through W_Q, W_K, W_V of all heads at once, and back through the norm, all heads in one batched product. So it is
-the gradient with respect to the residual stream before the norm, with the norm's scale live.
+A path's points are k = 1 … m of m, as in Hanna et al. 2024 (arXiv 2403.17806), eq. 3: the last is the clean prompt
+itself, whose gradients the base run has; the corrupt end is left out. (Their released edge code takes k = 0 … m − 1,
+the node code 1 … m.) It is a right-hand sum, whose error falls as 1/m.
+
+An edge's score multiplies what its sender wrote by the gradient at what its receiver read. That gradient is taken in
+exact steps from ∂m/∂z and ∂m/∂(MLP output), which one backward pass gives: from z to q, k, v *per query head* (where
+heads share keys and values, a gradient at the shared key would mix them), through W_Q, W_K, W_V of all heads at once,
+and back through the norm, all heads in one batched product. So it is the gradient with respect to the residual stream
+before the norm, with the norm's scale live.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.activation_tape import ActivationTape
-from interp.activations.stream import PairBatch
+from interp.activations.metric import task_metric
+from interp.activations.stream import ActivationTape, Hooks, PairBatch, end_logits
+from interp.errors import InputError
 from interp.models import Model, has_mlps
 from interp.models.hooks import has_hook
+from interp.models.partial_forward import starting_at
 from interp.models.residual_writes import LinearNorm, ResidualWrites
+from interp.prompts.pairs import Metric
 from interp.scores.component_graph import ComponentGraph, Receiver
 
 EMBEDDED = "blocks.0.hook_resid_pre"
 """Where the embedded prompt enters the first block."""
+
+
+def check_steps(steps: int) -> None:
+    """Raise :class:`InputError` for a path without points."""
+    if steps < 1:
+        raise InputError(f"steps {steps}: at least 1, which is the gradient at the clean prompt alone")
+
+
+def inner_points(clean: Tensor, corrupt: Tensor, steps: int) -> Iterator[Tensor]:
+    """The points k = 1 … m − 1 from corrupt to clean, each a leaf at which a graph begins."""
+    for step in range(1, steps):
+        yield torch.lerp(corrupt.detach(), clean.detach(), step / steps).requires_grad_(True)
+
+
+def clean_metric(
+    model: Model,
+    batch: PairBatch,
+    metric: Metric,
+    hooks: Hooks,
+    *,
+    layer: int = 0,
+    resid_pre: Float[Tensor, "batch pos d_model"] | None = None,
+) -> Float[Tensor, " batch"]:
+    """Metric of the clean prompts under hooks, on its graph; from ``layer`` on where its input is given."""
+    with torch.enable_grad():
+        if not layer:
+            return task_metric(end_logits(model, batch.clean.tokens, hooks), batch.pairs, metric)
+        with starting_at(model, layer, resid_pre):
+            return task_metric(end_logits(model, batch.clean.tokens, hooks), batch.pairs, metric)
 
 
 def edge_hooks(model: Model, first: int = 0) -> tuple[list[str], list[str]]:
