@@ -97,9 +97,6 @@ def build_index(
     }
     if text.sources is not None:
         text = _by_source(text)
-        request["order"] = "source by source"
-    if any(book.config.selection == "matching_pursuit" and book.config.k > 1 for book in books.values()):
-        request["histogram"] = "cosine with the whole vector"
     where = getattr(books, "folder", None)
     where = None if where is None else str(where.absolute())
     if (folder / MANIFEST).exists():
@@ -125,19 +122,6 @@ def build_index(
         return finish(folder, ids, corpus, gathered, request, stage)
 
 
-_SINCE = {
-    "order": "mixed the documents of several sources",
-    "histogram": "showed another similarity of codes that are not taken first",
-}
-"""What requests of earlier versions lack, and what these did."""
-
-
-def _check_version(folder: Path, begun: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-    for key, what in _SINCE.items():
-        if key in request and key not in begun:
-            raise InputError(f"{folder} is by an earlier version, which {what}: delete it to build it anew")
-
-
 def _by_source(text: TextBlocks) -> TextBlocks:
     """Blocks of one source behind those of another, so that documents are whole."""
     order = torch.argsort(text.sources, stable=True)
@@ -152,7 +136,6 @@ def _finished(folder: Path, request: Mapping[str, Any], where: str | None) -> Co
         raise InputError(f"{error}: choose another folder") from None
     except InputError as error:
         raise InputError(f"{error} (delete the folder {folder} to build it anew)") from None
-    _check_version(folder, done.manifest, request)
     done.check_request(request)
     known = done.manifest["books"]
     if where is not None and known.get("folder") != where:
@@ -237,13 +220,12 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
     path = work / "request.json"
     if path.exists():
         try:
-            begun = read_json(path)
-            begun["books"].setdefault("configs", request["books"]["configs"])  # builds of before do not say
+            stored = read_json(path)
+            begun = {key: stored[key] for key in request}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
                 f"{path} is damaged, or of another command: delete the folder {folder} to start again"
             ) from None
-        _check_version(folder, begun, request)
         check_request(folder, begun, request, made="an index")
     if not (work / IDS).exists() and (work / STATE).exists() and (folder / IDS).exists():
         (folder / IDS).replace(work / IDS)  # killed after the ids were put in place and before the manifest

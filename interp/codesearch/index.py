@@ -340,9 +340,7 @@ class CodeIndex:
             raise InputError(
                 f"{self.folder} was made with other codebooks ({theirs}, not {ours}): build it again"
             )
-        # indexes of before say how many codes a vector has and no more of how they are chosen
-        known = made.get("configs") or {book.site: {"k": book.k} for book in self.books}
-        for site, config in known.items():
+        for site, config in made["configs"].items():
             now = {key: value for key, value in asdict(own[site].config).items() if key in config}
             if now != config:
                 raise InputError(
@@ -352,12 +350,6 @@ class CodeIndex:
     def check_request(self, request: Mapping[str, Any]) -> None:
         """Raise :class:`InputError`, naming the first difference, unless it is what is asked to be built."""
         books = {key: value for key, value in self.manifest["books"].items() if key != "folder"}
-        if "configs" not in books:
-            k = {book.site: book.k for book in self.books}
-            books["configs"] = {
-                site: config | {"k": k.get(site, config["k"])}
-                for site, config in request["books"]["configs"].items()
-            }
         check_request(self.folder, {**self.manifest, "books": books}, request, made="an index")
 
     def check_model(self, model: Model) -> None:
@@ -419,7 +411,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(known, kind):
             told = "missing" if known is ... else repr(known)
             raise InputError(f"{path} is damaged: {part} of its {where} is {told}; build the index again")
-    configs = manifest["books"].get("configs", {})
+    configs = manifest["books"].get("configs")
     if not isinstance(configs, dict) or not set(configs) <= set(map(str, manifest["books"]["sites"])):
         raise InputError(f"{path} is damaged: configs of its books are {configs!r}; build the index again")
     if not all(isinstance(site, str) for site in manifest["books"]["sites"]):

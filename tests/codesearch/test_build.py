@@ -192,22 +192,6 @@ def test_a_finished_build_is_at_once_done_and_another_is_refused(model, text, bo
     assert tree(index.folder) == before
 
 
-def test_an_index_made_before_it_knew_how_codes_were_chosen_is_used_and_knows_how_many(
-    model, text, books, index, tmp_path
-):
-    folder = tmp_path / "before"
-    shutil.copytree(index.folder, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["books"]["configs"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert build_index(model, books, text, folder).n_tokens == index.n_tokens
-    fewer = {site: book.with_k(1) if site == "a0" else book for site, book in books.items()}
-    with pytest.raises(InputError, match="holds an index of another books .configs.a0.k 2, not 1"):
-        build_index(model, fewer, text, folder)
-    with pytest.raises(InputError, match="was made with another a0 .k 2, not 1"):
-        CodeIndex.open(folder, fewer)
-
-
 def test_two_builds_do_not_write_in_one_folder_and_others_have_their_turn(model, text, books, tmp_path):
     """The second one is refused while the first is at work; between batches the lock is free."""
     lock, held = threading.Lock(), []
@@ -439,18 +423,6 @@ def test_a_codebooks_folder_outside_is_refused_before_it_is_looked_through(index
 def test_neighbours_of_a_code_that_is_not_there(index, code):
     with pytest.raises(InputError, match=f"code {code} of a0.h0"):
         nearest_codes(index, "a0.h0", code)
-
-
-def test_what_an_earlier_version_made_otherwise_is_said_so(model, text, books, index, tmp_path):
-    """Of codes that are taken one after another it showed the similarity with what the others leave."""
-    folder = tmp_path / "before"
-    shutil.copytree(index.folder, folder)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    del manifest["histogram"]  # a0 takes two, one after the other
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="by an earlier version, which showed another similarity"):
-        build_index(model, books, text, folder)
-    assert CodeIndex.open(folder).n_tokens == index.n_tokens  # but it can be read
 
 
 def test_a_folder_of_codebooks_is_not_to_be_deleted(model, text, books, tmp_path):

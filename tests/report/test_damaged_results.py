@@ -2,23 +2,16 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from benchmarks.tokfsm.machine_rows import read_reproduction
 from interp.bottlenecks.store import PRETRAINED
 from interp.errors import InputError
 from interp.report.bench import read_bench
 from interp.report.tables import read_quality
 from tests.report.synthetic import make_bench
 
-KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "tokfsm" / "cpu-seed0.json"
 DEEP = "[" * 200_000
-
-
-def machine(**changed) -> dict:
-    return {**json.loads(KEPT.read_text()), **changed}
 
 
 def quality(**changed) -> dict:
@@ -34,21 +27,12 @@ def silent_bench() -> dict:
     return result
 
 
-def nobody_alive() -> dict:
-    codes = json.loads(KEPT.read_text())["codes"]
-    codes["codebooks"]["alive"]["a0"] = []
-    return machine(codes=codes)
-
-
 @pytest.mark.parametrize(
     ("read", "result"),
     [
         (read_quality, quality(texts=[])),
-        (read_reproduction, machine(scores={})),
-        (read_reproduction, machine(n={})),
-        (read_reproduction, nobody_alive()),
         (read_bench, silent_bench()),
-        *((read, DEEP) for read in (read_quality, read_reproduction, read_bench)),
+        *((read, DEEP) for read in (read_quality, read_bench)),
     ],
 )
 def test_what_a_page_could_not_show_is_one_line(tmp_path, read: Callable, result: dict | str):
@@ -59,7 +43,7 @@ def test_what_a_page_could_not_show_is_one_line(tmp_path, read: Callable, result
     assert "\n" not in str(error.value) and "again" in str(error.value)
 
 
-@pytest.mark.parametrize(("read", "result"), [(read_quality, quality()), (read_reproduction, machine())])
+@pytest.mark.parametrize(("read", "result"), [(read_quality, quality()), (read_bench, make_bench())])
 def test_the_same_files_unchanged_are_read(tmp_path, read: Callable, result: dict):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))
