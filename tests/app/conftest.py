@@ -1,16 +1,22 @@
-"""A tiny model with codebooks in a runs folder of its own, and pages of the workbench on it."""
+"""A tiny model with codebooks in a runs folder of its own, pages of the workbench on it, and what stands on them."""
 
+import base64
+import functools
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit import config
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from interp.app.widgets import codebook_picker as books
 from interp.bottlenecks import store
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.models import load_model
+from interp.models import Model
 from interp.text import load_text
 
 MAIN = Path(__file__).parent.parent.parent / "app" / "pages.py"
@@ -23,13 +29,20 @@ def _as_the_workbench_is_configured() -> None:
     """``app/.streamlit/config.toml`` is read by ``streamlit run``, not here. Without it each page is parsed for bare
     expressions, and Python 3.11 may fail if another thread parses at the same time."""
     config.set_option("runner.magicEnabled", False)
+    # streamlit looks through all installed packages whenever an app is opened: a second each time
+    manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)
 
 
 @pytest.fixture(scope="session")
-def runs_with_books(tiny_model_folder, tmp_path_factory) -> Path:
+def model(tiny_model) -> Model:
+    """Not the one that the engine loads."""
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def runs_with_books(model, tmp_path_factory) -> Path:
     """A runs folder with ``books``: 12 codes, 2 per vector, at all heads and MLPs of the tiny Llama."""
     folder = tmp_path_factory.mktemp("runs")
-    model = load_model(str(tiny_model_folder("llama")))
     text = load_text("stdlib", model, n_tokens=640, context=32)
     config = FitConfig(n_codes=N_CODES, k=2, selection="matching_pursuit")
     fit_codebooks(model, ["heads", "mlps"], text, folder / "books", config)
@@ -37,10 +50,9 @@ def runs_with_books(tiny_model_folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def pretrained_at_mlps(tiny_model_folder, tmp_path_factory, monkeypatch) -> None:
+def pretrained_at_mlps(model, tmp_path_factory, monkeypatch) -> None:
     """The package comes with codebooks of the tiny Llama, at MLP outputs and nowhere else."""
     folder = tmp_path_factory.mktemp("package")
-    model = load_model(str(tiny_model_folder("llama")))
     text = load_text("stdlib", model, n_tokens=320, context=32)
     fit_codebooks(model, ["mlps"], text, folder / "tiny-mlps", FitConfig(n_codes=N_CODES, k=1))
     books.names_of.clear()
@@ -68,10 +80,64 @@ def open_page(tiny_model_folder, monkeypatch) -> Callable[..., AppTest]:
     return open_it
 
 
+def press(app: AppTest, label: str) -> AppTest:
+    button_of(app, label).click().run()
+    assert not app.exception
+    return app
+
+
+def button_of(app: AppTest, label: str):
+    return next(button for button in app.button if button.label == label)
+
+
+def asked(app: AppTest, name: str) -> str | None:
+    """What the page's address says."""
+    found = app.query_params.get(name)
+    return found[0] if isinstance(found, list) else found
+
+
+def unescaped(text: str) -> str:
+    """Markdown's escapes undone."""
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def text_of(app: AppTest) -> str:
+    return unescaped("\n".join(element.value for element in (*app.markdown, *app.caption)))
+
+
+def error_of(app: AppTest) -> str:
+    """The one error on a page: a line in which nothing is markup."""
+    [error] = app.error
+    assert "\n" not in error.value and not re.search(r"(?<!\\)[<*!]", error.value), error.value
+    return unescaped(error.value)
+
+
 def html_of(app: AppTest) -> list[str]:
     """HTML of the page, without the style sheet of the workbench."""
     bodies = [element.proto.body for element in app.get("html")]
     return [body for body in bodies if not body.startswith("<style>")]
+
+
+def plain_html(body: str) -> str:
+    return re.sub("<[^>]*>", "", body)
+
+
+def plot_of(app: AppTest, number: int = 0) -> dict:
+    return json.loads(app.get("plotly_chart")[number].proto.spec)
+
+
+def array_of(value: list | dict) -> np.ndarray:
+    """Numbers of a figure, as they stand or packed."""
+    if isinstance(value, dict):
+        flat = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"])
+        shape = value.get("shape")
+        return flat.reshape([int(n) for n in shape.split(",")]) if shape else flat
+    return np.array(value, dtype=float)
+
+
+def table_of(app: AppTest, *columns: str):
+    """The first table that has these columns."""
+    return next(frame.value for frame in app.dataframe if set(columns) <= set(frame.value.columns))
 
 
 def files_of(folder: Path) -> dict[str, int]:

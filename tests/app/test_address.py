@@ -4,107 +4,83 @@ import shutil
 
 import pytest
 
+from interp.app.widgets import urls
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import CHOSEN, WHOLE
+from interp.bottlenecks import store
+from interp.codesearch import build_index
+from interp.files import read_json, write_json
+from interp.text import load_text
 from tests.report.synthetic import make_run
 
-PLACES = {
-    "tokens": ("steering", {}),
-    "begin": ("steering", {"positions": "generated"}),
-    "seed": ("steering", {}),
-    "slots": ("steering", {}),
-    "top_k": ("steering", {"source": "of a topic"}),
-    "rows": ("codes", {"q": "Mary"}),
-    "hits_least": ("codes", {"q": "Mary"}),
-    "each": ("codes", {"q": "Mary"}),
-    "contexts": ("codes", {"code": "a1.h2=1", "order": "evenly spread"}),
-    "search": ("codes", {}),
-    "order": ("codes", {"code": "a1.h2=1"}),
-    "side": ("circuit", {}),
-    "show": ("evaluation", {}),
-    "bench_pairs": ("evaluation", {}),
-    "heldout": ("evaluation", {"show": "Codebooks"}),
-    "along": ("evaluation", {}),
-}
+FIELDS = (
+    ("steering", {"positions": "generated"}, ("tokens", "begin", "seed", "slots")),
+    ("steering", {"source": "of a topic"}, ("top_k",)),
+    ("codes", {"q": "Mary"}, ("rows", "hits_least", "each")),
+    ("codes", {"code": "a1.h2=1", "order": "evenly spread"}, ("contexts",)),
+    ("codes", {}, ("search",)),
+    ("codes", {"code": "a1.h2=1"}, ("order",)),
+    ("circuit", {}, ("side",)),
+    ("evaluation", {}, ("show", "bench_pairs", "along")),
+    ("evaluation", {"show": "Codebooks"}, ("heldout",)),
+)
+NAMED = (("steering", "books", "folder of codebooks"), ("codes", "index", "index"), ("circuit", "run", "run"))
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_model_folder, tmp_path_factory):
-    """Codebooks, an index of them and a run."""
-    from interp.bottlenecks.fit import FitConfig, fit_codebooks
-    from interp.bottlenecks.store import Codebooks
-    from interp.codesearch import build_index
-    from interp.models import load_model
-    from interp.text import load_text
-
+def runs(model, runs_with_books, tmp_path_factory):
+    """Codebooks, an index of them and a run, each called as the address asks for it."""
     folder = tmp_path_factory.mktemp("address")
-    model = load_model(str(tiny_model_folder("llama")))
+    shutil.copytree(runs_with_books / "books", folder / "books")
+    books = store.Codebooks.from_pretrained(folder / "books", model)
     text = load_text("stdlib", model, n_tokens=640, context=32)
-    fit_codebooks(model, ["heads"], text, folder / "books", FitConfig(n_codes=12, k=2))
-    books = Codebooks.from_pretrained(folder / "books", model)
     build_index(model, books, text, folder / "index", batch_size=8)
-    make_run(n_layers=4, n_heads=4, members=3, n_pairs=10).save(folder / "circuit")
+    make_run(n_layers=4, n_heads=4, members=3, n_pairs=10).save(folder / "run")
     return folder
 
 
-@pytest.mark.parametrize("name", [*WHOLE, *CHOSEN])
-def test_values_that_no_field_takes_are_left_out(open_page, runs, name):
-    view, beside = PLACES[name]
-    for value in ("inf", "-1e400") if name in WHOLE else ("",):
-        open_page(view, runs, **beside | {name: value})  # which fails at an exception
+def test_every_field_that_an_address_could_break_is_tried():
+    assert sorted((*WHOLE, *CHOSEN)) == sorted(name for _, _, names in FIELDS for name in names)
 
 
-@pytest.mark.parametrize(
-    ("view", "name", "what"),
-    [
-        ("steering", "books", "folder of codebooks"),
-        ("codes", "index", "index"),
-        ("circuit", "run", "run"),
-    ],
-)
-def test_a_name_that_is_not_there_is_told(open_page, runs, view, name, what):
+@pytest.mark.parametrize(("view", "beside", "names"), FIELDS)
+def test_values_that_no_field_takes_are_left_out(open_page, runs, view, beside, names):
+    for value in ("inf", "-1e400") if names[0] in WHOLE else ("",):
+        open_page(view, runs, **beside | dict.fromkeys(names, value))  # which fails at an exception
+
+
+@pytest.mark.parametrize(("view", "name", "what"), NAMED)
+def test_what_is_not_there_or_vanishes_while_it_is_open_is_told(open_page, runs, tmp_path, view, name, what):
+    def told(app) -> list[str]:
+        return [warning.value for warning in app.warning]
+
     app = open_page(view, runs, **{name: "gone *b*"})
-    assert [warning.value for warning in app.warning] == [
-        f"Here is no {what} called {plain('gone *b*')}: another is shown."
-    ]
+    assert told(app) == [f"Here is no {what} called {plain('gone *b*')}: another is shown."]
     assert not open_page(view, runs).warning
-
-
-@pytest.mark.parametrize(
-    ("view", "name", "what", "folder"),
-    [
-        ("steering", "books", "folder of codebooks", "books"),
-        ("codes", "index", "index", "index"),
-        ("circuit", "run", "run", "circuit"),
-    ],
-)
-def test_what_vanishes_while_it_is_open_is_told(open_page, runs, tmp_path, view, name, what, folder):
     shutil.copytree(runs, tmp_path / "runs")
-    shutil.copytree(runs / folder, tmp_path / "runs" / "second")
+    shutil.copytree(runs / name, tmp_path / "runs" / "second")
     app = open_page(view, tmp_path / "runs", **{name: "second"})
     assert app.selectbox(key=name).value == "second" and not app.warning
     shutil.rmtree(tmp_path / "runs" / "second")
     app.run()
-    assert not app.exception and app.selectbox(key=name).value == folder
-    told = f"Here is no {what} called second"
-    assert [warning.value for warning in app.warning] == [f"{told}: another is shown."]
-    shutil.rmtree(tmp_path / "runs" / folder)
+    assert not app.exception and app.selectbox(key=name).value == name
+    assert told(app) == [f"Here is no {what} called second: another is shown."]
+    shutil.rmtree(tmp_path / "runs" / name)
     app.run()
-    assert not app.exception and f"Here is no {what} called {folder}." in [w.value for w in app.warning]
+    assert not app.exception and f"Here is no {what} called {name}." in told(app)
 
 
 def test_an_index_of_other_codebooks_of_the_package_has_no_links(runs, tmp_path, monkeypatch):
-    from interp.app.widgets import urls as links
-    from interp.bottlenecks import store
-
     monkeypatch.setattr(store, "PRETRAINED", tmp_path / "package")
-    monkeypatch.setenv("INTERP_RUNS", str(runs))
+    monkeypatch.setenv("INTERP_RUNS", str(tmp_path / "runs"))
     shutil.copytree(runs / "books", tmp_path / "package" / "tiny")
+    shutil.copytree(runs / "index", tmp_path / "runs" / "index")
     own = store.Codebooks.from_pretrained("tiny")
+    path = tmp_path / "runs" / "index" / "manifest.json"
     for fingerprint, name in ((store.codebooks_fingerprint(own), "tiny"), ("another", None)):
         made_with = {"folder": "/elsewhere/tiny", "sites": list(own), "fingerprint": fingerprint}
-        monkeypatch.setattr(links, "read_json", lambda _path, made_with=made_with: {"books": made_with})
-        assert links.books_of("index") == name
+        write_json(path, read_json(path) | {"books": made_with})
+        assert urls.books_of("index") == name
 
 
 def test_text_that_is_no_link_stays_text():

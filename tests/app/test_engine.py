@@ -1,6 +1,5 @@
 """Turns at the model: fair, counted, given back however the work ends; two tabs get what each asked for."""
 
-import contextlib
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,6 @@ from interp.app.steering.job import EVERY, compare
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
-from interp.models import load_model
 from interp.steering import SetCode, SteeringRequest, WeightedCode
 from interp.steering.continuations import continue_prompts
 
@@ -93,19 +91,22 @@ def _request(prompt: str, site: str, code: int, seed: int, n_tokens: int = 24) -
     return SteeringRequest((prompt,), (WeightedCode(site, code),), slots=2, n_tokens=n_tokens, seed=seed)
 
 
-def _expected(tiny_model_folder, runs_with_books, request: SteeringRequest) -> list[tuple[int, ...]]:
+@pytest.fixture
+def expected(model, runs_with_books):
     """The tokens of base and steered, by a model of its own."""
-    model = load_model(str(tiny_model_folder("llama")))
     books = Codebooks.from_pretrained(runs_with_books / "books", model)
-    [(site, code, _)] = request.codes
-    within = attach(model, books, read=False).edit(SetCode(site, code, 2, rows=[1]), seed=request.seed)
-    written = continue_prompts(
-        model, list(request.prompts) * 2, request.n_tokens, within=within, seed=request.seed
-    )
-    return [text.tokens for text in written]
+
+    def of(request: SteeringRequest) -> list[tuple[int, ...]]:
+        [(site, code, _)] = request.codes
+        within = attach(model, books, read=False).edit(SetCode(site, code, 2, rows=[1]), seed=request.seed)
+        prompts = list(request.prompts) * 2
+        written = continue_prompts(model, prompts, request.n_tokens, within=within, seed=request.seed)
+        return [text.tokens for text in written]
+
+    return of
 
 
-def test_tabs_that_steer_at_once_get_what_each_asked_for(books, tiny_model_folder, runs_with_books):
+def test_tabs_that_steer_at_once_get_what_each_asked_for(books, expected):
     requests = [
         _request("Mary had a", "a1.h2", 5, seed=1),
         _request("John went to the store", "a0.h1", 3, seed=2),
@@ -120,9 +121,8 @@ def test_tabs_that_steer_at_once_get_what_each_asked_for(books, tiny_model_folde
 
     with ThreadPoolExecutor(len(requests)) as tabs:
         found = list(tabs.map(steered, requests))
-    expected = [_expected(tiny_model_folder, runs_with_books, request) for request in requests]
-    assert found == expected
-    assert all(base != steered for base, steered in expected)
+    assert found == [expected(request) for request in requests]
+    assert all(base != steered for base, steered in found)
 
 
 def _whole(text: str) -> str:
@@ -155,9 +155,7 @@ def test_texts_are_shown_as_far_as_they_are_written_with_edited_tokens_marked(bo
 
 
 @pytest.mark.parametrize("error", [StopException(), RerunException(RerunData()), RuntimeError("crash")])
-def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
-    books, tiny_model_folder, runs_with_books, error
-):
+def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(books, expected, error):
     """Streamlit ends the script in the middle of the generation when its tab is closed or clicked again."""
     seen = []
 
@@ -173,8 +171,7 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(
     # neither the turn nor a hook nor a code is left: another thread gets it all, and gets it right
     with ThreadPoolExecutor(1) as tab:
         found = tab.submit(compare, books, request, lambda *_: None).result(SOON)
-    expected = _expected(tiny_model_folder, runs_with_books, request)
-    assert [one.text.tokens for one in found] == expected
+    assert [one.text.tokens for one in found] == expected(request)
     assert not any(point.fwd_hooks for point in engine.model().hook_dict.values())
 
 
@@ -209,11 +206,8 @@ def test_two_tabs_that_see_a_failed_load_begin_it_again_once(monkeypatch):
 
 
 def test_loading_goes_on_in_a_thread_of_its_own(tiny_model_folder):
-    loading = engine.Loading(str(tiny_model_folder("llama")))
-    loading.start()
+    loading, broken = (engine.Loading(spec) for spec in (str(tiny_model_folder("llama")), "no-such-model"))
+    for each in (loading, broken):
+        each.start()
     assert loading.model.result(SOON).cfg.n_layers == 2
-    broken = engine.Loading("no-such-model")
-    broken.start()
-    with contextlib.suppress(Exception):
-        broken.model.result(SOON)
-    assert "unknown model" in str(broken.model.exception())
+    assert "unknown model" in str(broken.model.exception(SOON))

@@ -7,31 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from interp.app.evaluation import sources as evaluation_sources
+from interp.app.evaluation import sources
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.bench.plan import whole_record, write_record
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
-from interp.models import load_model
 from interp.report.tables import BASE_FILE
-from tests.app.conftest import files_of
+from tests.app.conftest import error_of, files_of, plot_of, text_of
 from tests.report.synthetic import EVIL, make_bench
 
 METHODS, CODEBOOKS, STEERING, MACHINE = "Methods", "Codebooks", "Steering", "Finite-state machine"
+FILE = {METHODS: "table/bench.json", CODEBOOKS: "books/quality.json"}
 
 
 @pytest.fixture(scope="module")
-def measured(runs_with_books, tiny_model_folder, tmp_path_factory) -> Path:
+def measured(runs_with_books, model, tmp_path_factory) -> Path:
     """A runs folder with codebooks that were evaluated and a bench."""
     folder = tmp_path_factory.mktemp("measured")
     shutil.copytree(runs_with_books / "books", folder / "books")
-    model = load_model(str(tiny_model_folder("llama")))
     opened = Codebooks.from_pretrained(folder / "books")
     found = quality_of_folder(model, opened, ["stdlib"], ks=[1, 2], n_tokens=256, control_blocks=4)
-    write_json(folder / "books" / "quality.json", found)
-    write_json(folder / "table" / "bench.json", make_bench())
+    write_json(folder / FILE[CODEBOOKS], found)
+    write_json(folder / FILE[METHODS], make_bench())
     return folder
 
 
@@ -43,18 +42,6 @@ def runs(measured, tmp_path) -> Path:
 @pytest.fixture
 def page(open_page):
     return lambda runs, part, **address: open_page("evaluation", runs, show=part, **address)
-
-
-def _plot(app, number: int = 0) -> dict:
-    return json.loads(app.get("plotly_chart")[number].proto.spec)
-
-
-def _metrics(app) -> dict[str, str]:
-    return {metric.label: metric.value for metric in app.metric}
-
-
-def _spoken(app) -> str:
-    return " ".join(element.value for element in (*app.caption, *app.info, *app.markdown))
 
 
 def test_a_bench_is_shown_with_ranges_differences_and_controls(page, runs):
@@ -74,29 +61,30 @@ def test_a_bench_is_shown_with_ranges_differences_and_controls(page, runs):
         key: {"yardstick": "yardstick", "random": "control"}.get(key[0], "method") for key in table.index
     }
     assert (table["difference"] == "–").all()  # of this metric none was compared
-    assert "too dear" in _spoken(app) and "interp bench --tasks ioi" in app.code[-1].value
+    assert "too dear" in text_of(app) and "interp bench --tasks ioi" in app.code[-1].value
     assert files_of(runs) == before
 
 
 def test_another_metric_number_of_pairs_and_axis_change_table_and_figure(page, runs):
+    def x_of(app) -> list:
+        return [trace["x"] for trace in plot_of(app)["data"] if trace["name"] == "attribution"]
+
     app = page(runs, METHODS, bench="table", bench_metric="ROC AUC")
     app.get("button_group")[1].set_value("100")
     app.run()
     table = app.dataframe[0].value.set_index("method")
     assert set(table.index) == {"yardstick", "attribution", "random"}  # codes has no 100 pairs
-    assert table.loc["random", "difference"] == "+0.100 [+0.050, +0.200]"
-    assert [trace["x"] for trace in _plot(app)["data"] if trace["name"] == "attribution"] == [[400.0]]
+    assert table.loc["random", "difference"] == "+0.100 [+0.050, +0.200]" and x_of(app) == [[400.0]]
     app.get("button_group")[2].set_value("prompt pairs").run()
-    assert [trace["x"] for trace in _plot(app)["data"] if trace["name"] == "attribution"] == [[100.0]]
+    assert x_of(app) == [[100.0]]
 
 
 def test_tables_of_the_repository_are_there_without_any_run(page, tmp_path):
     app = page(tmp_path, METHODS)
     assert app.selectbox(key="bench").value == "ioi, of the repository"
     table = app.dataframe[0].value.set_index(["method", "pairs"])
-    # the README's numbers
-    assert table.loc[("adaptive-patching", 10), "value"] == pytest.approx(0.835, abs=5e-4)
-    assert table.loc[("random", 10), "value"] == pytest.approx(0.121, abs=5e-4)
+    for method, value in (("adaptive-patching", 0.835), ("random", 0.121)):  # the README's
+        assert table.loc[(method, 10), "value"] == pytest.approx(value, abs=5e-4)
 
 
 def test_codebooks_are_shown_with_what_they_cost_and_what_controls_cost(page, runs):
@@ -104,21 +92,21 @@ def test_codebooks_are_shown_with_what_they_cost_and_what_controls_cost(page, ru
     quality = json.loads((runs / "books" / "quality.json").read_text())
     [text] = quality["texts"]
     rows = {row["condition"]: row for row in text["rows"]}
-    assert _metrics(app)["CE rise, k = 2"] == f"{rows['codes k=2']['ce_increase']:+.3f}".replace("-", "−")
-    assert _metrics(app)["KL from the plain model"] in [
-        f"{rows[name]['kl']:.3f}" for name in ("codes k=1", "codes k=2")
-    ]
+    metrics = {metric.label: metric.value for metric in app.metric}
+    assert metrics["CE rise, k = 2"] == f"{rows['codes k=2']['ce_increase']:+.3f}".replace("-", "−")
+    kls = [f"{rows[name]['kl']:.3f}" for name in ("codes k=1", "codes k=2")]
+    assert metrics["KL from the plain model"] in kls
     table = app.dataframe[1].value.set_index("condition")
     assert set(table.index) == {"plain", "codes k=1", "codes k=2", *CONTROLS}
     assert set(table.index[table["kind"] == "control"]) == set(CONTROLS)
     for name, row in rows.items():
         assert table.loc[name, "CE"] == f"{row['ce']:.3f}"
-    bars = _plot(app)["data"][0]
+    bars = plot_of(app)["data"][0]
     assert dict(zip(bars["y"], bars["x"], strict=True)) == pytest.approx(
         {name: row["ce_increase"] for name, row in rows.items() if name != "plain"}
     )
     sites = text["usage"]["1"]["variance_explained_sites"]
-    heads, mlps = _plot(app, 1)["data"]
+    heads, mlps = plot_of(app, 1)["data"]
     assert [*heads["y"], *mlps["y"]] == pytest.approx([sites[s] for s in ("a0", "a1", "m0", "m1")])
 
 
@@ -139,147 +127,115 @@ def test_steering_is_shown_with_rates_differences_and_controls(page, tmp_path):
     assert table.loc["codes", "rate [95 %]"] == "96.7 % [95.7, 97.7]"
     assert table.loc["base", "rate [95 %]"].startswith("1.7 %")
     assert table.loc["mean difference, residual", "codes minus it [95 %]"] == "+23.6 [+21.3, +25.9]"
-    drawn = {trace["name"]: trace for trace in _plot(app)["data"]}
+    drawn = {trace["name"]: trace for trace in plot_of(app)["data"]}
     assert set(drawn) == set(table.index)
     by_topic = app.dataframe[1].value.set_index("arm")
     assert by_topic.loc["codes", "rate [95 %]"].startswith(f"{100 * drawn['codes']['x'][0]:.0f} %")
     assert (by_topic["its first text"].str.len() > 100).all()
 
 
-@pytest.mark.parametrize("name", list(evaluation_sources.STEERINGS))
+@pytest.mark.parametrize("name", list(sources.STEERINGS))
 def test_every_comparison_of_steering_can_be_shown(page, tmp_path, name):
     app = page(tmp_path, STEERING, steering=name)
     assert app.selectbox(key="steering").value == name and not app.error and not app.warning
     before = app.dataframe[1].value
-    topics = _plot(app)["layout"]["yaxis"]["ticktext"]
+    topics = plot_of(app)["layout"]["yaxis"]["ticktext"]
     app.get("button_group")[1].set_value(topics[-1]).run()
     assert not app.exception and not before.equals(app.dataframe[1].value)
 
 
 def test_cells_of_other_settings_are_left_out_and_a_damaged_one_is_a_card(page, tmp_path, monkeypatch):
-    folder = Path(shutil.copytree(evaluation_sources.STEERINGS["seven topics"], tmp_path / "steering"))
-    monkeypatch.setattr(evaluation_sources, "STEERINGS", {"mine": folder})
+    folder = Path(shutil.copytree(sources.STEERINGS["seven topics"], tmp_path / "steering"))
+    monkeypatch.setattr(sources, "STEERINGS", {"mine": folder})
+
+    def topics(app) -> int:
+        return app.dataframe[0].value.set_index("arm").loc["codes", "topics"]
+
     path = folder / "baby--codes.json"
     settings, result = whole_record(path)
     others = ({"made_with": "other books"}, {"finder": 1}, {"config": {**settings["config"], "times": 3.0}})
     earlier = {key: value for key, value in settings.items() if key != "finder"}
     for changed in (*({**settings, **other} for other in others), earlier):
         write_record(path, changed, result)
-        app = page(tmp_path / "runs", STEERING)
-        assert "1 cell of that folder was" in app.warning[0].value
-        assert app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 6
+        app = page(tmp_path, STEERING)
+        assert "1 cell of that folder was" in app.warning[0].value and topics(app) == 6
     changed = {**json.loads(path.read_text()), "result": {**result, "dose": 0.0}}  # by hand
     for damaged in ("{", json.dumps(changed)):
         path.write_text(damaged)
-        app = page(tmp_path / "runs", STEERING)
-        [error] = app.error
-        assert "is damaged" in error.value and not app.dataframe
-    path.unlink()
-    app = page(tmp_path / "runs", STEERING)
-    assert not app.error and app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 6
-    other = folder / "fire--codes.json"  # nothing is written, only taken away
-    other.unlink()
-    app = page(tmp_path / "runs", STEERING)
-    assert app.dataframe[0].value.set_index("arm").loc["codes", "topics"] == 5
+        app = page(tmp_path, STEERING)
+        assert "is damaged" in error_of(app) and not app.dataframe
+    for name, left in ((path.name, 6), ("fire--codes.json", 5)):  # nothing is written, only taken away
+        (folder / name).unlink()
+        app = page(tmp_path, STEERING)
+        assert not app.error and topics(app) == left
     settings, result = whole_record(folder / BASE_FILE)
     write_record(folder / BASE_FILE, {"config": {**settings["config"], "gone": 1}}, result)
-    assert "is of an earlier form" in page(tmp_path / "runs", STEERING).error[0].value
-    monkeypatch.setattr(evaluation_sources, "STEERINGS", {"mine": tmp_path / "nothing"})
-    assert "comes with a checkout" in page(tmp_path / "runs", STEERING).info[0].value
+    assert "is of an earlier form" in error_of(page(tmp_path, STEERING))
+    monkeypatch.setattr(sources, "STEERINGS", {"mine": tmp_path / "nothing"})
+    assert "comes with a checkout" in page(tmp_path, STEERING).info[0].value
 
 
 def test_the_replication_of_the_repository_is_a_picture_with_what_was_published(page, tmp_path):
     app = page(tmp_path, MACHINE)
-    rows = json.loads(evaluation_sources.MACHINE.read_text())
-    drawn = {trace["name"]: trace for trace in _plot(app)["data"]}
+    rows = json.loads(sources.MACHINE.read_text())
+    drawn = {trace["name"]: trace for trace in plot_of(app)["data"]}
     for arm in ("codebooks", "no codebooks", "untrained k-means", "random codes"):
         assert drawn[arm]["x"] == pytest.approx([row["mean"] for row in rows if row["arm"] == arm])
     published = [row["published"] for row in rows if row["arm"] == "codebooks"]
     assert drawn["codebooks, published"]["x"] == published == [0.4527, 0.6365, 0.88, 0.975]
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '[{"arm": 1}]'])
-def test_a_damaged_picture_is_a_card(page, tmp_path, monkeypatch, text):
-    (tmp_path / "summary.json").write_text(text)
-    monkeypatch.setattr(evaluation_sources, "MACHINE", tmp_path / "summary.json")
-    app = page(tmp_path / "runs", MACHINE)
-    assert not app.exception and "damaged" in app.error[0].value
+def test_a_damaged_picture_is_a_card_and_without_a_checkout_there_is_none(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MACHINE", tmp_path / "summary.json")
+    assert MACHINE not in page(tmp_path, METHODS).get("button_group")[0].options
+    for text in ("", "{", "{}", '[{"arm": 1}]'):
+        (tmp_path / "summary.json").write_text(text)
+        assert "damaged" in error_of(page(tmp_path, MACHINE))
 
 
-def test_without_a_checkout_there_is_no_picture(page, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation_sources, "MACHINE", tmp_path / "nothing.json")
-    assert MACHINE not in page(tmp_path / "runs", METHODS).get("button_group")[0].options
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "a list", "no rows", "words for numbers"])
-@pytest.mark.parametrize("part", [METHODS, CODEBOOKS])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "a list", "no rows", "words for numbers", "a link"])
+@pytest.mark.parametrize("part", FILE)
 def test_a_damaged_file_is_a_card_and_the_rest_goes_on(page, runs, part, damage):
-    path = runs / {METHODS: "table/bench.json", CODEBOOKS: "books/quality.json"}[part]
+    path = runs / FILE[part]
     whole = path.read_text(encoding="utf-8")
-    path.write_text(
-        {
-            "truncated": whole[: len(whole) // 2],
-            "empty": "",
-            "a list": "[]",
-            "no rows": "{}",
-            "words for numbers": whole.replace(": 0.", ': "x0.').replace(": 0.", ""),
-        }[damage]
-    )
+    if damage == "a link":
+        path.symlink_to(path.rename(runs.parent / path.name))
+    else:
+        damaged = {"truncated": whole[: len(whole) // 2], "empty": "", "a list": "[]", "no rows": "{}"}
+        path.write_text(damaged.get(damage, whole.replace(": 0.", ': "x0.').replace(": 0.", "")))
     app = page(runs, part, bench="table")
-    assert not app.exception and len(app.error) == 1 and "damaged" in app.error[0].value
+    told = "is a link to another place" if damage == "a link" else "damaged"
+    [error] = app.error
+    assert told in error.value
     app.get("button_group")[0].set_value(CODEBOOKS if part != CODEBOOKS else METHODS).run()
     assert not app.exception and not app.error and app.dataframe
 
 
-@pytest.mark.parametrize("name", ["../table", "/etc/passwd", "table/../../x"])
-def test_an_address_names_no_file(page, runs, name):
-    write_json(runs.parent / "x" / "bench.json", make_bench(("attribution",)))
-    app = page(runs, METHODS, bench=name)
-    assert app.selectbox(key="bench").value == "table" and not app.error
-
-
-def test_a_link_out_of_the_runs_folder_is_not_followed(page, runs):
+def test_no_file_outside_the_runs_folder_is_opened(page, runs, monkeypatch):
     write_json(runs.parent / "x" / "bench.json", make_bench(("attribution",)))
     (runs / "linked").symlink_to(runs.parent / "x")
-    assert "linked" not in page(runs, METHODS).selectbox(key="bench").options
+    for name in ("../x", "/etc/passwd", "table/../../x", "linked"):
+        app = page(runs, METHODS, bench=name)
+        assert app.selectbox(key="bench").value == "table" and not app.error
+        assert "linked" not in app.selectbox(key="bench").options
+    monkeypatch.setattr(run_store, "folders", lambda _kind: ["away"])  # one that is being replaced
+    assert "cannot be read" in error_of(page(runs, METHODS))
 
 
-@pytest.mark.parametrize("part", [METHODS, CODEBOOKS])
-def test_a_file_that_is_a_link_out_of_the_runs_folder_is_not_followed(page, runs, part):
-    path = runs / {METHODS: "table/bench.json", CODEBOOKS: "books/quality.json"}[part]
-    path.rename(runs.parent / path.name)
-    path.symlink_to(runs.parent / path.name)
-    app = page(runs, part, bench="table")
-    [error] = app.error
-    assert "is a link to another place" in error.value
-
-
-def test_a_folder_that_is_being_replaced_is_one_clear_line(page, runs, monkeypatch):
-    monkeypatch.setattr(run_store, "folders", lambda _kind: ["away"])
-    [error] = page(runs, METHODS).error
-    assert "cannot be read" in error.value
-
-
-def test_the_name_of_a_text_is_text(page, runs):
-    path = runs / "books" / "quality.json"
-    found = json.loads(path.read_text())
+def test_markup_in_names_is_text(page, runs):
+    found = json.loads((runs / FILE[CODEBOOKS]).read_text())
     found["texts"][0]["spec"] = "![x](https://example.org)"
-    write_json(path, found)
+    write_json(runs / FILE[CODEBOOKS], found)
     app = page(runs, CODEBOOKS, quality="books")
     texts = app.get("button_group")[1]
     assert texts.options == [plain("![x](https://example.org)")]
     assert texts.value == "![x](https://example.org)" and not app.error
-
-
-def test_markup_in_names_is_text(page, runs):
     evil = "<img src=x onerror=alert(1)> **b**"
-    write_json(
-        runs / evil.replace("/", "") / "bench.json",
-        make_bench((EVIL, "attribution"), model=EVIL, tasks=(EVIL,)),
-    )
+    bench = make_bench((EVIL, "attribution"), model=EVIL, tasks=(EVIL,))
+    write_json(runs / evil / "bench.json", bench)
     app = page(runs, METHODS, bench=evil)
     assert app.selectbox(key="bench").value == evil
-    drawn = json.dumps(_plot(app))
+    drawn = json.dumps(plot_of(app))
     assert "<script" not in drawn and "<img" not in drawn
     for element in (*app.markdown, *app.caption):
         assert not re.search(r"(?<!\\)[<*]", element.value)

@@ -1,30 +1,17 @@
 """The page *Live text*: codes as the codebooks choose them, at every token and site."""
 
-import base64
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from interp.app import engine
-from interp.app.live import token_strip
 from interp.app.widgets import codebook_picker as books
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
-from interp.models import load_model
-from tests.app.conftest import files_of, html_of
-
-
-def values_of(array: list | dict) -> np.ndarray:
-    """Numbers of a figure, which plotly packs."""
-    if isinstance(array, list):
-        return np.array(array)
-    flat = np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"])
-    return flat.reshape([int(n) for n in str(array.get("shape", flat.size)).split(",")])
-
+from tests.app.conftest import array_of, asked, error_of, files_of, html_of, plot_of, press, text_of
 
 TEXT = "Mary had a store"
 
@@ -35,9 +22,8 @@ def page(open_page, runs_with_books):
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_model_folder, runs_with_books) -> dict[str, np.ndarray]:
+def expected(model, runs_with_books) -> dict[str, np.ndarray]:
     """Codes of the text without BOS, read by other means."""
-    model = load_model(str(tiny_model_folder("llama")))
     books = Codebooks.from_pretrained(runs_with_books / "books", model)
     ids = [model.tokenizer.bos_token_id, *model.tokenizer(TEXT, add_special_tokens=False).input_ids]
     with torch.no_grad(), attach(model, books, error_term=True) as attached:
@@ -64,7 +50,7 @@ def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page,
 
     app.selectbox(key=f"token of {TEXT}").set_value(2).run()
     assert _strip(app)["chosen"] == 2
-    assert not app.exception and app.query_params["token"] in ("2", ["2"])
+    assert not app.exception and asked(app, "token") == "2"
     table = app.dataframe[0].value
     # two layers of four heads and an MLP, two slots each
     assert len(table) == 2 * 5 * 2
@@ -76,10 +62,7 @@ def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page,
         assert row.page == f"/codes?code={row.site}={row.code}"
         assert row.steer == f"/steering?books=books&source=by+name&codes={row.site}%3D{row.code}"
     assert files_of(runs_with_books) == before
-
-
-def test_all_heads_of_a_layer_are_shown_at_once(page, expected):
-    app = page(text=TEXT)
+    # all heads of a layer at once
     app.selectbox(key="site").set_value("a0").run()
     assert [row["codes"] for row in _strip(app)["rows"]] == expected["a0"][:, :, 0].T.tolist()
 
@@ -94,23 +77,19 @@ def test_two_tokens_are_compared_site_by_site(page, expected):
         for head in range(heads.shape[1]):
             mine, theirs = set(heads[1, head].tolist()), set(heads[3, head].tolist())
             same[site, head] = len(mine & theirs) / len(mine)
-    text = " ".join(markdown.value for markdown in app.markdown)
-    assert f"**{sum(value > 0 for value in same.values())} of 10**" in text
-    [chart] = app.get("plotly_chart")
-    assert chart.proto.alt.startswith("Sites at which tokens 1 and 3 have the same code")
-    [trace] = json.loads(chart.proto.spec)["data"]
+    assert f"**{sum(value > 0 for value in same.values())} of 10**" in text_of(app)
+    [trace] = plot_of(app)["data"]
     assert trace["y"] == ["head 0", "head 1", "head 2", "head 3", "MLP"]
-    grid = values_of(trace["z"])
+    grid = array_of(trace["z"])
     assert grid.shape == (5, 2)
     assert all(grid[head, layer] == same[f"a{layer}", head] for layer in (0, 1) for head in range(4))
     assert all(grid[4, layer] == same[f"m{layer}", 0] for layer in (0, 1))
 
 
 def test_markup_in_a_text_is_shown_as_text(page):
+    """The browser makes text of what the strip is given: ``tests/browser``."""
     app = page(text="<script>alert(1)</script> *a* ![x](https://example.org)")
-    # the component makes text of what it is given, see test_the_component_makes_only_text
-    assert "".join(_strip(app)["pieces"]).startswith("<script>")
-    assert not html_of(app)
+    assert "".join(_strip(app)["pieces"]).startswith("<script>") and not html_of(app)
     for chosen in app.selectbox:
         if chosen.label in ("Token", "Compared with"):
             # plain text, which is no Markdown
@@ -118,12 +97,9 @@ def test_markup_in_a_text_is_shown_as_text(page):
             assert not any("\\" in label for label in chosen.options)
     for element in (*app.subheader, *app.markdown, *app.caption):
         assert not re.search(r"(?<!\\)<", element.value)
-
-
-def test_the_component_makes_only_text():
-    source = (Path(token_strip.__file__)).read_text(encoding="utf-8")
-    assert "textContent" in source
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", source)
+    strip = _strip(page(text="a\u202eb\x07 c\n"))
+    assert "".join(strip["pieces"]) == "a\u202eb\x07 c\n"
+    assert "".join(strip["shown"]) == r"a\u202eb\u0007 c↵"
 
 
 @pytest.mark.parametrize("token", ["-1", "99", "x", "1e3", "²", "9" * 5000])
@@ -140,17 +116,7 @@ def test_another_text_begins_at_its_last_token(page):
     strip = _strip(app)
     last = len(strip["pieces"]) - 1
     assert last > 1 and strip["chosen"] == last
-    assert app.query_params["token"] in (str(last), [str(last)])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("", "no text"), ("a b " * 100, "this page shows at most 128")]
-)
-def test_a_text_that_cannot_be_read_is_one_clear_line(page, text, message):
-    app = page()
-    app.text_area(key="text").set_value(text).run()
-    [error] = app.error
-    assert message in error.value and not app.dataframe
+    assert asked(app, "token") == str(last)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +126,7 @@ def test_a_text_that_cannot_be_read_is_told_while_another_tab_has_the_model(page
     app = page()
     with engine.turn():
         app.text_area(key="text").set_value(text).run()
-    assert message in app.error[0].value
+    assert message in error_of(app) and not app.dataframe
 
 
 def test_codebooks_that_are_read_anew_but_have_not_changed_need_no_other_forward(page, monkeypatch):
@@ -170,12 +136,6 @@ def test_codebooks_that_are_read_anew_but_have_not_changed_need_no_other_forward
     monkeypatch.setattr("interp.app.live.token_codes.read_codes", lambda *_: pytest.fail("read again"))
     app.selectbox(key="books").set_value("books").run()
     assert not app.exception and _strip(app)["pieces"]
-
-
-def test_direction_and_control_characters_are_shown_as_escapes(page):
-    strip = _strip(page(text="a\u202eb\x07 c\n"))
-    assert "".join(strip["pieces"]) == "a\u202eb\x07 c\n"
-    assert "".join(strip["shown"]) == r"a\u202eb\u0007 c↵"
 
 
 def test_a_page_that_crashes_leaves_the_others_and_itself_working(page, monkeypatch):
@@ -190,7 +150,6 @@ def test_a_page_that_crashes_leaves_the_others_and_itself_working(page, monkeypa
     app.switch_page("steering/page.py").run()
     app.text_area(key="codes").set_value("a0.h1=3")
     app.number_input(key="tokens").set_value(3)
-    next(button for button in app.button if button.label == "Steer").click().run()
-    assert not app.exception and app.metric
+    assert press(app, "Steer").metric
     app.switch_page("live/page.py").run()
     assert not app.exception and _strip(app)["pieces"]

@@ -14,14 +14,12 @@ import pytest
 from interp.app import engine
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
-from interp.models import load_model
 from interp.steering import SetCode, parse_codes, topics
 from interp.steering.cache import identity
 from interp.steering.code_set import SCALE
 from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences
 from interp.steering.request import random_codes
-from tests.app.conftest import files_of, html_of
-from tests.app.test_live_page import values_of
+from tests.app.conftest import array_of, error_of, files_of, html_of, plain_html, plot_of, press, text_of
 
 CODES = "a0.h1=3, a1.h2=5"
 WORDS = ("to", "from", "in", "at", "by", "of")
@@ -35,24 +33,24 @@ def page(open_page, runs_with_books):
 def _press(app):
     """Steer, with few tokens."""
     app.number_input(key="tokens").set_value(8)
-    next(button for button in app.button if button.label == "Steer").click()
-    app.run()
-    assert not app.exception
-    return app
+    return press(app, "Steer")
 
 
-def test_base_and_steered_are_what_the_library_makes_of_them(
-    page, runs_with_books, tiny_model_folder, capsys, command
-):
+def _measured(app) -> str:
+    """The line on how often the preset worked."""
+    [line] = [caption.value for caption in app.caption if "to the store" in caption.value]
+    return line
+
+
+def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_books, model, capsys, command):
     before = files_of(runs_with_books)
     app = page()
-    assert "Nothing steered yet" in " ".join(caption.value for caption in app.caption)
+    assert "Nothing steered yet" in text_of(app)
     app.text_area(key="prompt").set_value("John went to")
     app.text_area(key="codes").set_value(CODES)
     app.number_input(key="seed").set_value(4)
     _press(app)
     assert not app.error
-    model = load_model(str(tiny_model_folder("llama")))
     books = Codebooks.from_pretrained(runs_with_books / "books", model)
     edits = [SetCode("a0.h1", 3, rows=[1]), SetCode("a1.h2", 5, rows=[1])]
     within = attach(model, books, read=False).edit(*edits, seed=4)
@@ -72,16 +70,15 @@ def test_base_and_steered_are_what_the_library_makes_of_them(
     mine = table[table["text"] == "Steered"]
     np.testing.assert_allclose(mine["KL"].astype(float), divergence, atol=1e-5)
     assert "".join(mine["token"]) == steered.text and table["KL"][table["text"] == "Base"].isna().all()
-    bars = [json.loads(chart.proto.spec)["data"] for chart in app.get("plotly_chart")]
-    for traces, values in zip(bars, (base.surprise, steered.surprise, divergence), strict=True):
-        np.testing.assert_allclose(values_of(traces[0]["y"]), values, atol=1e-5)
-    captions = " ".join(caption.value for caption in app.caption)
-    assert f"mean {divergence.mean():.2f}, largest {divergence.max():.2f} at " in captions
+    assert len(app.get("plotly_chart")) == 3
+    for number, values in enumerate((base.surprise, steered.surprise, divergence)):
+        np.testing.assert_allclose(array_of(plot_of(app, number)["data"][0]["y"]), values, atol=1e-5)
+    assert f"mean {divergence.mean():.2f}, largest {divergence.max():.2f} at " in text_of(app)
     left, right = html_of(app)
     assert "codes edited here" not in left
     # the last token of the prompt and all new ones but the last
     assert right.count("codes edited here") == 8 == len(steered.tokens)
-    assert "the 8 tokens at which" in " ".join(caption.value for caption in app.caption)
+    assert "the 8 tokens at which" in text_of(app)
     # the Python that the page gives makes the same, and so does the command line
     exec(app.code[0].value, {})  # noqa: S102 - what the user is told to run
     assert f"{steered.perplexity}" in capsys.readouterr().out
@@ -106,63 +103,48 @@ def test_what_the_address_says_is_steered(page):
     _press(app)
     assert "how='added'" in app.code[0].value and "scale=3.0" in app.code[0].value
     assert "temperature=0.0" in app.code[0].value
-    assert re.sub("<[^>]*>", "", html_of(app)[0]).startswith("Mary had")
+    assert plain_html(html_of(app)[0]).startswith("Mary had")
 
 
-def test_the_link_of_a_comparison_has_everything(page, tiny_model_folder, runs_with_books):
+def test_the_link_of_a_comparison_has_everything(page, model, runs_with_books):
     app = page()
     app.text_area(key="prompt").set_value("John & <Mary>?")
     app.text_area(key="codes").set_value(CODES)
     app.selectbox(key="positions").set_value("generated")
-    app.number_input(key="begin").set_value(3)
-    app.number_input(key="fraction").set_value(0.5)
-    app.number_input(key="seed").set_value(7)
+    for key, value in (("begin", 3), ("fraction", 0.5), ("seed", 7)):
+        app.number_input(key=key).set_value(value)
     app.toggle(key="random_baseline").set_value(True)
     _press(app)
     perplexities = [metric.value for metric in app.metric]
     assert "**Random codes**" in [markdown.value for markdown in app.markdown]
     other = page(**dict(parse_qsl(urlsplit(app.code[2].value).query)))
-    assert (
-        other.text_area(key="prompt").value == "John & <Mary>?" and other.toggle(key="random_baseline").value
-    )
+    assert other.text_area(key="prompt").value == "John & <Mary>?"
+    assert other.toggle(key="random_baseline").value
     _press(other)
     assert [metric.value for metric in other.metric] == perplexities
     assert other.code[0].value == app.code[0].value
 
     # and the library makes the same three texts
-    model = load_model(str(tiny_model_folder("llama")))
     books = Codebooks.from_pretrained(runs_with_books / "books", model)
     codes = parse_codes(CODES)
-    edits = [
-        SetCode(site, code, rows=[row])
-        for row, some in ((1, codes), (2, random_codes(model, books, codes, seed=7)))
-        for site, code, _ in some
-    ]
+    rows = enumerate((codes, random_codes(model, books, codes, seed=7)), 1)
+    edits = [SetCode(site, code, rows=[row]) for row, some in rows for site, code, _ in some]
     within = attach(model, books, read=False).edit(*edits, positions="generated:3", fraction=0.5, seed=7)
     texts = continue_prompts(model, ["John & <Mary>?"] * 3, 8, within=within, seed=7)
-    strips = [re.sub("<[^>]*>", "", strip) for strip in html_of(app)]
-    assert [html.unescape(strip) for strip in strips] == [text.prompt + text.text for text in texts]
+    strips = [html.unescape(plain_html(strip)) for strip in html_of(app)]
+    assert strips == [text.prompt + text.text for text in texts]
     marks = within.edited_positions(3, len(encode_prompts(model, ["John & <Mary>?"])[0]) + 8)[1, :-1]
     assert html_of(app)[1].count("codes edited here") == int(marks.sum()) > 0
 
 
 @pytest.fixture
-def presets(tiny_model_folder, runs_with_books, tmp_path, monkeypatch) -> Path:
+def presets(model, runs_with_books, tmp_path, monkeypatch) -> Path:
     """A file of two presets, one of them with markup in its name, for the tiny model and its codebooks."""
-    model = load_model(str(tiny_model_folder("llama")))
     made_with = identity(model, Codebooks.from_pretrained(runs_with_books / "books", model))
+    form = {"prompt": "Mary had", "codes": "a1.h2=5*0.25,m0=2", "how": "added", "scale": 2.5}
     measured = {"n": 20, "words": ["b"], "hits": [1, 15, 2], "perplexities": [9.0, 14.2, 12.0]}
-    preset = {
-        "name": "to the store",
-        "prompt": "Mary had",
-        "codes": "a1.h2=5*0.25,m0=2",
-        "how": "added",
-        "scale": 2.5,
-        "temperature": 0.7,
-        "n_tokens": 8,
-        "found": "Found from 6 sentences.",
-        "measured": measured,
-    }
+    preset = {"name": "to the store", "temperature": 0.7, "n_tokens": 8, "found": "Found from 6 sentences."}
+    preset |= form | {"measured": measured}
     file = tmp_path / "presets.json"
     both = [preset, preset | {"name": "<b>*", "codes": "m1=1"}]
     file.write_text(json.dumps({"format": 1, "made_with": made_with, "presets": both}), encoding="utf-8")
@@ -174,10 +156,7 @@ def test_what_made_the_texts_is_said_and_that_settings_have_changed_since(page):
     app = page(prompt="Mary had\u202e a", codes=CODES, seed="4")
     _press(app)
     [line] = [caption.value for caption in app.caption if "codebooks" in caption.value]
-    said = line.replace("\\", "")
-    assert "\u202e" not in line and said.startswith("“Mary hadu202e a” · ")
-    for words in ("2 codes set in 1 of a vector's slots", "at generated tokens", "8 new tokens at", "seed 4"):
-        assert words in said
+    assert "\u202e" not in line and "2 codes set" in line and "seed 4" in line
     assert not app.info
     app.radio(key="how").set_value("added").run()
     assert "have changed since" in app.info[0].value and line in [caption.value for caption in app.caption]
@@ -193,28 +172,11 @@ def test_a_prompt_that_cannot_be_continued_is_told_while_another_tab_has_the_mod
     app = page(codes=CODES, prompt=prompt)
     with engine.turn():
         _press(app)
-    assert message in app.error[0].value
+    assert message in error_of(app)
 
 
 @pytest.mark.usefixtures("presets")
-def test_a_preset_says_when_the_form_is_not_as_it_was_measured(page):
-    app = page()
-    app.button[0].click().run()
-    for key, value in (("scale", 3.0), ("temperature", 0.5), ("tokens", 9), ("fraction", 0.5)):
-        measured = [caption.value for caption in app.caption if "to the store" in caption.value]
-        assert "own settings" not in measured[0]
-        app.number_input(key=key).set_value(value)
-        next(button for button in app.button if button.label == "Steer").click().run()
-        measured = [caption.value for caption in app.caption if "to the store" in caption.value]
-        assert "15 of 20" in measured[0] and "own settings: those below differ" in measured[0]
-        app.button[0].click().run()
-    app.number_input(key="seed").set_value(3)  # texts of many seeds were measured
-    next(button for button in app.button if button.label == "Steer").click().run()
-    assert "own settings" not in next(c.value for c in app.caption if "to the store" in c.value)
-
-
-@pytest.mark.usefixtures("presets")
-def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
+def test_a_preset_fills_the_form_and_says_how_often_it_worked_as_it_was_measured(page):
     app = page(source="of a topic", fraction="0.5", temperature="2", random_baseline="true")
     assert [button.label for button in app.button] == ["to the store", r"\<b\>\*", "Steer"]
     app.button[0].click().run()
@@ -224,18 +186,24 @@ def test_a_preset_fills_the_form_and_says_how_often_it_worked(page):
     assert app.text_area(key="prompt").value == "Mary had"
     numbers = {key: app.number_input(key=key).value for key in ("scale", "fraction", "temperature", "tokens")}
     assert numbers == {"scale": 2.5, "fraction": 1.0, "temperature": 0.7, "tokens": 8}
-    [caption] = [caption.value for caption in app.caption if "to the store" in caption.value]
-    assert "these codes 15 of 20" in caption and "without 1 of 20" in caption and "heads 2 of 20" in caption
-    assert "perplexities 14, 9 and 12" in caption
+    for words in ("these codes 15 of 20", "without 1 of 20", "heads 2 of 20", "perplexities 14, 9 and 12"):
+        assert words in _measured(app)
     _press(app)
     assert not app.error and "how='added'" in app.code[0].value
+    for key, value in (("scale", 3.0), ("temperature", 0.5), ("tokens", 9), ("fraction", 0.5)):
+        assert "own settings" not in _measured(app)
+        app.number_input(key=key).set_value(value)
+        press(app, "Steer")
+        assert "15 of 20" in _measured(app) and "own settings: those below differ" in _measured(app)
+        app.button[0].click().run()
+    app.number_input(key="seed").set_value(3)  # texts of many seeds were measured
+    assert "own settings" not in _measured(press(app, "Steer"))
 
 
 def test_damaged_presets_are_an_error_card_and_the_page_steers(page, presets):
     presets.write_text('{"format": 1', encoding="utf-8")
     app = page(codes=CODES)
-    [error] = app.error
-    assert "cannot read" in error.value and "install the package again" in error.value
+    assert "cannot read" in error_of(app)
     _press(app)
     assert len(app.metric) == 3
 
@@ -257,17 +225,11 @@ def test_a_model_without_a_chat_template_says_so(page):
     assert "no chat template" in app.error[0].value and not app.metric
 
 
-def test_codes_that_are_found_are_added_unless_it_is_said_otherwise(page):
+def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     app = page()
     assert app.radio(key="how").value == "set"
     app.radio(key="source").set_value("of texts").run()
     assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == SCALE
-    app.radio(key="source").set_value("by name").run()
-    assert app.radio(key="how").value == "set"
-
-
-def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
-    app = page(source="of texts")
     app.text_area(key="positive").set_value("\n".join(f"Z {word} the store" for word in WORDS))
     app.text_area(key="negative").set_value("\n".join(f"{word} the store" for word in WORDS))
     app.number_input(key="top_k").set_value(2)
@@ -288,31 +250,23 @@ def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     kept.write_text("{", encoding="utf-8")
     _press(app)
     assert not app.error and files_of(runs_with_books)[str(kept)] != before[str(kept)]
+    app.radio(key="source").set_value("by name").run()
+    assert app.radio(key="how").value == "set"
 
 
 @pytest.mark.parametrize("codes", ["a7.h1=1", "a0.h1=99", "a0.h1", "", "a0.h1=1 a0.h1=2 a0.h1=3"])
 def test_a_wrong_code_is_one_clear_line(page, codes):
     app = page()
     app.text_area(key="codes").set_value(codes)
-    _press(app)
-    [error] = app.error
-    assert error.value and "\n" not in error.value and not app.metric
+    assert error_of(_press(app)) and not app.metric
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "otherwise"),
-    [
-        ("scale", "nan", 1.0),
-        ("scale", "1e99", 1.0),
-        ("fraction", "-1", 1.0),
-        ("begin", "0", 1),
-        ("how", "x", "set"),
-    ],
-)
-def test_an_address_out_of_range_leaves_what_is_usual(page, key, value, otherwise):
-    app = page(**{"how": "added", key: value})
-    widget = app.radio(key=key) if key == "how" else app.number_input(key=key)
-    assert widget.value == otherwise
+def test_an_address_out_of_range_leaves_what_is_usual(page):
+    for scale in ("nan", "1e99"):
+        app = page(how="added", scale=scale, fraction="-1", begin="0")
+        numbers = {key: app.number_input(key=key).value for key in ("scale", "fraction", "begin")}
+        assert numbers == {"scale": 1.0, "fraction": 1.0, "begin": 1}
+    assert page(how="x").radio(key="how").value == "set"
 
 
 def test_markup_in_a_prompt_or_a_code_is_shown_as_text(page):
@@ -323,30 +277,23 @@ def test_markup_in_a_prompt_or_a_code_is_shown_as_text(page):
     for strip in html_of(app):
         assert "&lt;" in strip and not re.search(r"<(?!/?(?:div|span|bdi)\b)", strip)
     app.text_area(key="codes").set_value("![x](https://example.org/x.png)=1")
-    _press(app)
-    assert r"\!\[x\]\(" in app.error[0].value
+    assert "![x](" in error_of(_press(app))
 
 
-def test_without_codebooks_it_says_how_to_make_some(open_page, tmp_path):
+def test_without_codebooks_or_with_damaged_ones_it_says_how_to_make_some(open_page, tmp_path):
     (tmp_path / "half").mkdir()
     app = open_page("steering", tmp_path)
-    assert "No codebooks" in app.info[0].value
+    assert "No codebooks" in app.info[0].value and not app.selectbox and not app.metric
     assert app.code[0].value.startswith("interp codebook fit --k 1 --out ")
-    assert not app.selectbox and not app.metric
     (tmp_path / "codebooks").mkdir()
-    (tmp_path / "codebooks" / "manifest.json").write_text("{}", encoding="utf-8")
-    books = open_page("steering", tmp_path, books="codebooks").code[0].value
-    assert books.endswith("codebooks-2 --model " + books.split()[-1]), "what is there is not replaced"
+    (tmp_path / "codebooks" / "manifest.json").write_text("{", encoding="utf-8")
+    app = open_page("steering", tmp_path, books="codebooks")
+    assert "cannot read" in error_of(app)
+    words = app.code[0].value.split()
+    assert words[-3].endswith("codebooks-2") and words[-2] == "--model", "what is there is not replaced"
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "nothing"])
 def test_an_address_cannot_name_codebooks_outside_the_runs_folder(page, name):
     app = page(books=name)
     assert app.selectbox(key="books").value == "books" and app.selectbox(key="books").options == ["books"]
-
-
-def test_damaged_codebooks_are_an_error_card(open_page, tmp_path):
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "manifest.json").write_text("{", encoding="utf-8")
-    app = open_page("steering", tmp_path)
-    assert "cannot read" in app.error[0].value and "interp codebook fit" in app.code[0].value

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.store import Codebooks, describe_text, model_identity
 from interp.codesearch import CodeIndex, build_index
 from interp.models import Model
 from interp.text import TextBlocks, load_text
@@ -28,6 +29,15 @@ def make_books() -> dict[str, Codebook]:
             torch.manual_seed(i)
             books[site].codes.copy_(0.2 * torch.randn(books[site].codes.shape))
     return books
+
+
+def save_books(model: Model, text: TextBlocks, books: dict[str, Codebook], folder: Path) -> Codebooks:
+    """The books as a folder, without fitting."""
+    for site, book in books.items():
+        book.save_pretrained(folder / site)
+    fit = {"k": 3, "n_codes": 12, "selection": "matching_pursuit", "magnitude": "unit", "seed": 0}
+    made = {"model": model_identity(model), "sites": list(books), "text": describe_text(text)}
+    return Codebooks.finish(folder, made | {"fit": fit | {"sequential": True}})
 
 
 @pytest.fixture(scope="session")

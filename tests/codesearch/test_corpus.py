@@ -14,9 +14,8 @@ from tests.tiny_models import make_tokenizer
 
 
 def _corpus(rows, tokenizer):
-    return read_corpus(
-        np.array(rows), tokenizer, len(tokenizer) + 3, first_token(tokenizer), between(tokenizer)
-    )
+    ends = first_token(tokenizer), between(tokenizer)
+    return read_corpus(np.array(rows), tokenizer, len(tokenizer) + 3, *ends)
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +25,8 @@ def tokenizer():
 
 def test_documents_are_whole_across_blocks(index, text):
     corpus = index.corpus
-    texts = []
-    for start, end in zip(corpus.document_bytes[:-1], corpus.document_bytes[1:], strict=True):
-        texts.append(corpus.text[start:end].tobytes().decode())
+    ends = corpus.document_bytes
+    texts = [corpus.text[a:b].tobytes().decode() for a, b in zip(ends[:-1], ends[1:], strict=True)]
     assert all(document in DOCUMENTS for document in texts[:-1])
     assert any(document.startswith(texts[-1]) for document in DOCUMENTS)  # the last is cut off
     # the second token of the text begins a document wherever one ended
@@ -78,17 +76,10 @@ def test_rows_without_a_token_are_empty(tokenizer):
 
 def test_sentencepiece_with_byte_fallback():
     pieces = ["<unk>", "<s>", "▁New", "▁York", *(f"<0x{byte:02X}>" for byte in range(256))]
-    backend = Tokenizer(
-        models.BPE(
-            vocab={piece: i for i, piece in enumerate(pieces)},
-            merges=[],
-            byte_fallback=True,
-            unk_token="<unk>",
-        )
-    )
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    backend = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>"))
+    spaces = decoders.Replace("▁", " ")
+    backend.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
     smile = [4 + byte for byte in "🙂".encode()]
     corpus = _corpus([[1, 2, 3, *smile, 1]], tokenizer)

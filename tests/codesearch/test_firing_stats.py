@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.codesearch.firing_stats import FiringStatsWrapper, Gathered
@@ -15,13 +16,9 @@ def test_a_token_without_a_code_is_silent_for_every_code():
     assert gathered.histogram[:, 1].sum(1).tolist() == [2, 3, 3]
 
 
-@pytest.mark.parametrize("selection", ["cosine", "matching_pursuit"])
-def test_where_no_code_is_passed_over_the_margin_is_the_similarity(selection):
-    torch.manual_seed(0)
-    book = Codebook(CodebookConfig(4, 2, k=2 if selection == "cosine" else 1, selection=selection))
-    if selection == "matching_pursuit":
-        book = Codebook(CodebookConfig(4, 1, k=1, selection=selection))
-    wrappers = FiringStatsWrapper(book)
+@pytest.mark.parametrize(("selection", "n"), [("cosine", 2), ("matching_pursuit", 1)])
+def test_where_no_code_is_passed_over_the_margin_is_the_similarity(selection, n):
+    wrappers = FiringStatsWrapper(Codebook(CodebookConfig(4, n, k=n, selection=selection)))
     wrappers.encode(torch.randn(3, 4))
     _, similarity, margin, whole, _ = wrappers.seen
     assert margin.isfinite().all() and torch.equal(margin, similarity) and torch.equal(whole, similarity)
@@ -29,14 +26,13 @@ def test_where_no_code_is_passed_over_the_margin_is_the_similarity(selection):
 
 def test_histograms_are_of_the_cosine_with_the_whole_vector():
     """Of a code taken second the similarity is with what the first leaves; those that do not fire have no first."""
-    torch.manual_seed(0)
     book = Codebook(CodebookConfig(8, 16, k=3, selection="matching_pursuit")).requires_grad_(False)
     book.codes.normal_()
     x = torch.randn(32, 8)
     wrappers = FiringStatsWrapper(book)
     codes = wrappers.encode(x)
     _, similarity, _, whole, sampled = wrappers.seen
-    cosine = torch.nn.functional.cosine_similarity(x[:, None], book.codes[0][None], dim=-1)
+    cosine = cosine_similarity(x[:, None], book.codes[0][None], dim=-1)
     taken = codes.ids.reshape(32, 3).long()
     torch.testing.assert_close(whole[:, 0], cosine.gather(1, taken))
     torch.testing.assert_close(sampled[:, 0], cosine[::16])
@@ -50,6 +46,6 @@ def test_codes_that_are_compared_by_what_is_written_have_those_cosines():
     wrappers = FiringStatsWrapper(book)
     ids = wrappers.encode(x).ids.long()
     written, named = torch.einsum("ngd,gde->nge", x, weights), book.codes @ weights
-    cosine = torch.nn.functional.cosine_similarity(written[:, :, None], named, dim=-1)
+    cosine = cosine_similarity(written[:, :, None], named, dim=-1)
     for found in (wrappers.seen[1], wrappers.seen[3]):
         torch.testing.assert_close(found, cosine.gather(-1, ids), atol=2e-3, rtol=0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks import CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
@@ -21,17 +22,8 @@ from interp.codesearch import (
 from interp.codesearch import page as vectors
 from interp.codesearch.page import LogitLens
 from interp.errors import InputError
+from tests.codesearch.conftest import save_books
 from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
-
-FIT = {
-    "k": 3,
-    "n_codes": 12,
-    "selection": "matching_pursuit",
-    "magnitude": "unit",
-    "seed": 0,
-    "sequential": True,
-}
-"""Of a manifest, what is used of it."""
 
 
 @pytest.fixture
@@ -80,8 +72,11 @@ def test_a_context_that_nobody_asked_a_code_of(index):
 
 def test_nearest_codes_are_by_cosine_whatever_the_lengths(index, books):
     codes = books["m0"].codes[1]
-    cosine = torch.nn.functional.cosine_similarity(codes[4], codes, dim=-1)
+    cosine = cosine_similarity(codes[4], codes, dim=-1)
     found = nearest_codes(index, "m0.g1", 4, 15)
+    for code in (-1, 16):
+        with pytest.raises(InputError, match=f"code {code} of m0.g1"):
+            nearest_codes(index, "m0.g1", code)
     assert len(found) == 15 and 4 not in [one.code for one in found]
     np.testing.assert_allclose([one.cosine for one in found], [cosine[one.code] for one in found], atol=1e-6)
     assert [one.cosine for one in found] == sorted((one.cosine for one in found), reverse=True)
@@ -112,16 +107,8 @@ def test_what_writes_little_is_read_with_the_norm_s_epsilon(index, model, monkey
         logits = model.unembed(model.ln_final(little[None, None]))[0, 0]
     found = [value for _, value in logit_lens(index, model, "r1", 3, 4).up]
     np.testing.assert_allclose(found, logits.topk(4).values, rtol=1e-4)
-
-
-def test_a_code_of_nothing_writes_no_token(index, model, monkeypatch):
     monkeypatch.setattr(vectors, "written_vector", lambda *_: torch.zeros(model.cfg.d_model))
-    assert logit_lens(index, model, "a0.h1", 3) == LogitLens([], [])
-
-
-def test_a_prompt_beyond_the_context_is_refused(index, model):
-    with pytest.raises(InputError, match=f"the model reads at most {model.cfg.n_ctx}"):
-        prompt_codes(index, model, [1] * (model.cfg.n_ctx + 1))
+    assert logit_lens(index, model, "a0.h1", 3) == LogitLens([], [])  # a code of nothing writes no token
 
 
 def test_codes_that_go_together(tmp_path):
@@ -154,6 +141,8 @@ def test_the_codes_of_a_prompt_and_contexts_like_it(index, model, books):
     assert earlier["m0.g0"].tolist() == attached.ids["m0"][0, 1, 0].tolist()
     with pytest.raises(InputError, match="position 99: the prompt has"):
         prompt_codes(index, model, prompt, position=99)
+    with pytest.raises(InputError, match=f"the model reads at most {model.cfg.n_ctx}"):
+        prompt_codes(index, model, [1] * (model.cfg.n_ctx + 1))
 
     # a context of the corpus finds itself
     row = index.corpus.tokens[80:100].tolist()
@@ -162,13 +151,8 @@ def test_the_codes_of_a_prompt_and_contexts_like_it(index, model, books):
 
 
 def test_codebooks_are_read_only_where_it_is_allowed(model, text, books, tmp_path, busy):
-    from interp.bottlenecks.store import Codebooks, describe_text, model_identity
-
     folder = tmp_path / "in" / "books"
-    for site, book in books.items():
-        book.save_pretrained(folder / str(site))
-    request = {"model": model_identity(model), "sites": list(books), "fit": FIT, "text": describe_text(text)}
-    CodeIndex.build(model, Codebooks.finish(folder, request), text, tmp_path / "ix")
+    CodeIndex.build(model, save_books(model, text, books, folder), text, tmp_path / "ix")
     within = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "in"])
     assert nearest_codes(within, *busy) == nearest_codes(CodeIndex.open(tmp_path / "ix"), *busy)
     outside = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "ix"])
@@ -177,9 +161,8 @@ def test_codebooks_are_read_only_where_it_is_allowed(model, text, books, tmp_pat
     assert code_page(outside, *busy).neighbours is None
     (folder / "a1").rename(tmp_path / "elsewhere")
     (folder / "a1").symlink_to(tmp_path / "elsewhere")
-    linked = CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "in"])
     with pytest.raises(InputError, match="not among the folders that are read"):
-        linked.codebooks()
+        CodeIndex.open(tmp_path / "ix", books_within=[tmp_path / "in"]).codebooks()
 
 
 def test_every_order_of_contexts_shows_exactly_as_many_as_there_are(index, busy):
@@ -208,14 +191,19 @@ def test_an_index_without_its_codebooks_shows_the_rest(index, busy):
         nearest_codes(bare, *busy)
 
 
-def test_prompts_of_a_spliced_index_are_read_spliced(model, text, books, tmp_path):
+def test_a_spliced_index_has_the_codes_behind_other_codebooks_and_reads_prompts_so(
+    model, text, books, index, tmp_path
+):
     build_index(model, books, text, tmp_path / "index", error_term=False)
-    index = CodeIndex.open(tmp_path / "index", books)
-    found = prompt_codes(index, model, index.corpus.tokens[81:100].tolist())
+    spliced = CodeIndex.open(tmp_path / "index", books)
+    every = np.arange(index.n_tokens)
+    same = [(index.ids.rows(i, every) == spliced.ids.rows(i, every)).all() for i in range(len(index.books))]
+    assert same[:4] == [True] * 4 and not same[-1]
+    found = prompt_codes(spliced, model, spliced.corpus.tokens[81:100].tolist())
     for name, own in found.items():
-        number = index.layout.number(name)
-        kept = index.ids.rows(number, np.array([99]))[0].astype(int)
-        assert set(own.tolist()) - {-1} == set(kept.tolist()) - {index.books[number].n_codes}, name
+        number = spliced.layout.number(name)
+        kept = spliced.ids.rows(number, np.array([99]))[0].astype(int)
+        assert set(own.tolist()) - {-1} == set(kept.tolist()) - {spliced.books[number].n_codes}, name
 
 
 def test_codes_that_are_compared_by_what_is_written_are_near_by_it(model, text, tmp_path):
@@ -225,7 +213,5 @@ def test_codes_that_are_compared_by_what_is_written_are_near_by_it(model, text, 
     build_index(model, {"a0": book}, text, tmp_path / "index")
     found = nearest_codes(CodeIndex.open(tmp_path / "index", {"a0": book}), "a0.h2", 4, 19)
     written = book.codes[2] @ weights[2]
-    cosine = torch.nn.functional.cosine_similarity(written[4], written, dim=-1)
-    np.testing.assert_allclose(
-        [near.cosine for near in found], [cosine[near.code] for near in found], atol=2e-3
-    )
+    cosine = cosine_similarity(written[4], written, dim=-1)
+    np.testing.assert_allclose([near.cosine for near in found], cosine[[n.code for n in found]], atol=2e-3)

@@ -1,5 +1,6 @@
 """Runs that look like real ones, for tests of what is drawn from them: no model is run."""
 
+import itertools
 import json
 
 import numpy as np
@@ -11,9 +12,7 @@ from interp.runs.run import Judged, Run
 
 EVIL = "</title></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>'\"&"
 ROLES = ("previous-token", "duplicate-token", "induction", "mover", "negative-mover", "inhibition")
-_WORDS = "Then, Mary and John went to the store. After a while John gave a drink to".replace(",", " ,").split(
-    " "
-)
+_STORY = "Then , Mary and John went to the store. After a while John gave a drink to"
 
 
 def make_run(
@@ -35,42 +34,42 @@ def make_run(
 ) -> Run:
     """A run of any shape; ``evil`` puts markup into every text that comes from outside."""
     rng = np.random.default_rng(seed)
-    scores = rng.laplace(0, 0.01, (n_layers, n_heads))
-    chosen = (
-        rng.choice(n_layers * n_heads, size=min(members + 6, n_layers * n_heads), replace=False)
-        if members
-        else []
-    )
+    scores, size = rng.laplace(0, 0.01, (n_layers, n_heads)), n_layers * n_heads
+    chosen = rng.choice(size, size=min(members + 6, size), replace=False) if members else []
     for rank, index in enumerate(chosen):
         scores.flat[index] = rng.choice([1, 1, -1]) * 2.4 / (1 + rank) ** 0.9
     inside = set(map(int, chosen[:members]))
     checked = set(np.argsort(-np.abs(scores), axis=None)[:30].tolist()) | inside
     heads = []
-    for index in range(n_layers * n_heads):
+    for index in range(size):
         layer, head = divmod(index, n_heads)
-        score = float(scores.flat[index])
-        heads.append(
-            {"site": f"a{layer}.h{head}", "layer": layer, "head": head, "score": score}
-            | _effect(score, index in checked, index in inside)
-            | {
-                "roles": {
-                    role: round(float(value), 4)
-                    for role, value in zip(ROLES, rng.beta(0.4, 2, 6), strict=True)
-                }
-            }
-        )
+        roles = dict(zip(ROLES, rng.beta(0.4, 2, 6).round(4).tolist(), strict=True))
+        place = {"site": f"a{layer}.h{head}", "layer": layer, "head": head, "roles": roles}
+        heads.append(place | _effect(float(scores.flat[index]), index in checked, index in inside))
     mlp_rows = []
     for layer in range(n_layers if mlps else 0):
-        score = float(rng.normal(0, 0.2) + 0.3)
-        inside_too = layer < mlp_members
-        mlp_rows.append(
-            {"site": f"m{layer}", "layer": layer, "score": score} | _effect(score, inside_too, inside_too)
-        )
+        effect = _effect(float(rng.normal(0, 0.2) + 0.3), layer < mlp_members, layer < mlp_members)
+        mlp_rows.append({"site": f"m{layer}", "layer": layer} | effect)
     tokens = _tokens(n_tokens, evil)
     parts = [part for part in (*heads, *mlp_rows) if part["in_circuit"]]
     for part in parts:
         part |= _details(evil, rng) if "head" in part else {}
     patterns = [_pattern(n_tokens, rng) for part in heads if part["in_circuit"]]
+    settings = {"candidates": 30, "mlps": bool(mlp_members), "threshold": 0.02, "signed": True, "config": {}}
+    how = {"task": task, "metric": "logit_diff", "counterfactual": "abc", "seed": seed, "n_pairs": n_pairs}
+    notes = [EVIL] if evil else ["Names of several tokens are left out."]
+    source = {"spec": model, "source": EVIL if evil else "Q4_1 GGUF", "revision": None}
+    shape = {"n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_heads, "attn_only": not mlps}
+    sizes = {"d_model": 576, "d_head": 64, "d_vocab": 49152, "parallel_attn_mlp": False}
+    kind = {"architecture": "LlamaForCausalLM", "dtype": "float32", "device": "cpu"}
+    example = {
+        "clean": tokens,
+        "corrupt": ["<s>", *reversed(tokens[1:])],
+        "answers": [EVIL if evil else " Mary"],
+        "wrong_answers": [EVIL if evil else " John"],
+        "positions": {"IO": 3, "S1": 5, "S2": 13, EVIL if evil else "END": n_tokens - 1},
+        "metric": {"clean": 4.1, "corrupt": -0.4, "name": "logit_diff"},
+    }
     result = {
         "model": EVIL if evil else model,
         "task": EVIL if evil else task,
@@ -79,15 +78,7 @@ def make_run(
         "n_pairs": n_pairs,
         "universe": "heads+mlps" if mlp_members else "heads",
         "metric": {"clean": 3.62, "corrupt": 0.21, "name": "logit_diff"},
-        "seconds": {
-            "load": 3.2,
-            "sample": 0.02,
-            "score": 11.4,
-            "check": 84.0,
-            "roles": 0.6,
-            "codes": 2.2,
-            "edges": 9.0,
-        },
+        "seconds": {"load": 3.2, "sample": 0.02, "score": 11.4, "check": 84.0, "roles": 0.6, "edges": 9.0},
         "cost": {"score": 4.0 * n_pairs, "check": 31.2 * n_pairs},
         "heads": heads,
         "mlps": mlp_rows,
@@ -96,55 +87,14 @@ def make_run(
         "left_out": [],
         "proposed": None,
         "recovery": {},
-        "settings": {
-            "candidates": 30,
-            "mlps": bool(mlp_members),
-            "threshold": 0.02,
-            "signed": True,
-            "config": {},
-            "codes": {"n_codes": 200},
-        },
+        "settings": settings | {"codes": {"n_codes": 200}},
         "provenance": {
-            "pairs": {
-                "task": task,
-                "metric": "logit_diff",
-                "counterfactual": "abc",
-                "seed": seed,
-                "n_pairs": n_pairs,
-                "bos": True,
-                "dropped": {"names": 3},
-                "notes": [EVIL] if evil else ["Names of several tokens are left out."],
-                "digest": "0" * 16,
-            },
-            "model": {
-                "spec": model,
-                "source": EVIL if evil else "Q4_1 GGUF",
-                "revision": None,
-                "architecture": "LlamaForCausalLM",
-                "dtype": "float32",
-                "device": "cpu",
-                "n_layers": n_layers,
-                "n_heads": n_heads,
-                "n_kv_heads": n_heads,
-                "d_model": 576,
-                "d_head": 64,
-                "d_vocab": 49152,
-                "attn_only": not mlps,
-                "parallel_attn_mlp": False,
-            },
+            "pairs": how | {"bos": True, "dropped": {"names": 3}, "notes": notes, "digest": "0" * 16},
+            "model": source | shape | sizes | kind,
         },
         "versions": {"interp": "0.1.0", "torch": "2.13.0"},
         "request": {"seed": seed},
-        "examples": [
-            {
-                "clean": tokens,
-                "corrupt": ["<s>", *reversed(tokens[1:])],
-                "answers": [EVIL if evil else " Mary"],
-                "wrong_answers": [EVIL if evil else " John"],
-                "positions": {"IO": 3, "S1": 5, "S2": 13, EVIL if evil else "END": n_tokens - 1},
-                "metric": {"clean": 4.1, "corrupt": -0.4, "name": "logit_diff"},
-            }
-        ],
+        "examples": [example],
     }
     arrays = {"heads": scores.astype(np.float32)}
     if patterns:
@@ -166,14 +116,13 @@ def published(task: str = "ioi", model: str = "gpt2") -> tuple[str, ...]:
 
 
 def _effect(score: float, checked: bool, inside: bool) -> dict:
-    if not checked:
-        return {"effect": None, "low": None, "high": None, "in_circuit": False}
-    effect = 0.9 * score if inside else 0.02 * score
-    return {"effect": effect, "low": effect - 0.05, "high": effect + 0.05, "in_circuit": inside}
+    effect = (0.9 if inside else 0.02) * score if checked else None
+    low, high = (effect - 0.05, effect + 0.05) if checked else (None, None)
+    return {"score": score, "effect": effect, "low": low, "high": high, "in_circuit": inside}
 
 
 def _tokens(n: int, evil: bool) -> list[str]:
-    words = ["<s>", *(f" {word}" for word in _WORDS)]
+    words = ["<s>", *(f" {word}" for word in _STORY.split())]
     tokens = [words[i % len(words)] if i else "<s>" for i in range(n)]
     if evil:
         tokens[4:8] = ["<script>", EVIL, "\u202e\n", "{{ 7*7 }}</style>"]
@@ -182,18 +131,12 @@ def _tokens(n: int, evil: bool) -> list[str]:
 
 def _edges(parts: list[dict], rng: np.random.Generator) -> list[dict]:
     edges = []
-    for sender in parts:
-        for receiver in parts:
-            if sender["layer"] < receiver["layer"]:
-                for into in "qkv" if "head" in receiver else (None,):
-                    edges.append(
-                        {
-                            "sender": sender["site"],
-                            "receiver": receiver["site"],
-                            "into": into,
-                            "score": float(rng.laplace(0, 0.03) * (1 + 8 * (rng.random() < 0.1))),
-                        }
-                    )
+    for sender, receiver in itertools.product(parts, parts):
+        if sender["layer"] < receiver["layer"]:
+            for into in "qkv" if "head" in receiver else (None,):
+                score = float(rng.laplace(0, 0.03) * (1 + 8 * (rng.random() < 0.1)))
+                names = {"sender": sender["site"], "receiver": receiver["site"]}
+                edges.append(names | {"into": into, "score": score})
     return sorted(edges, key=lambda edge: -abs(edge["score"]))
 
 
@@ -209,19 +152,17 @@ def _details(evil: bool, rng: np.random.Generator) -> dict:
     shares = [rng.dirichlet(np.ones(k)) for k in (5, 3)]
     codes = [rng.choice(200, k, replace=False) for k in (5, 3)]
     codes[1][:2] = codes[0][1:3]
+    used = [
+        sorted(zip(map(int, some), map(float, share), strict=True), key=lambda pair: -pair[1])
+        for some, share in zip(codes, shares, strict=True)
+    ]
     return {
         "direct": float(rng.normal(0, 0.5)),
         "writes": {
             "top": [[word, value] for word, value in zip(words, top, strict=True)],
             "bottom": [[word, -value] for word, value in zip(words, top, strict=True)],
         },
-        "codes": {
-            side: sorted(
-                ([int(code), float(share)] for code, share in zip(codes[k], shares[k], strict=True)),
-                key=lambda pair: -pair[1],
-            )
-            for k, side in enumerate(("clean", "corrupt"))
-        },
+        "codes": dict(zip(("clean", "corrupt"), used, strict=True)),
     }
 
 
@@ -232,48 +173,29 @@ def make_bench(
     table, groups, comparisons = [], [], []
     for m, method in enumerate(("yardstick", *methods)):
         for n in (10, 100) if method != "adaptive-patching" else (10,):
-            value = 0.9 - 0.1 * m + n / 2000
+            value, cost, each = 0.9 - 0.1 * m + n / 2000, 4.0 * n * m, {"method": method, "n": n}
             spread = {"mean": value, "least": value - 0.05, "largest": value + 0.02, "count": 3}
             numbers = dict.fromkeys(METRICS, spread) | {"edge_roc_auc": None, "f_50": None}
-            numbers["forwards"] = {
-                "mean": 4.0 * n * m,
-                "least": 4.0 * n * m,
-                "largest": 4.0 * n * m,
-                "count": 3,
-            }
+            numbers["forwards"] = {"mean": cost, "least": cost, "largest": cost, "count": 3}
             if method == "random":
                 numbers["seconds"] = None
             stable = {"jaccard_seeds": 0.8, "jaccard_bootstrap": None}
             for task in tasks:
                 start = {"task": task, "model": model, "reference": f"{task}/{model}", "decides": True}
-                table.append({**start, "method": method, "n": n, "seeds": 3, **numbers, **stable})
+                table.append(start | each | {"seeds": 3} | numbers | stable)
             means = {key: value and value["mean"] for key, value in numbers.items()}
-            start = {"group": model, "method": method, "n": n, "tasks": len(tasks), "of_tasks": len(tasks)}
-            groups.append({**start, **means, **stable})
+            groups.append(
+                {"group": model, "tasks": len(tasks), "of_tasks": len(tasks)} | each | means | stable
+            )
             if method != "attribution":
-                compared = {"difference": 0.1, "low": 0.05, "high": 0.2, "seeds": 3, "tasks": 1}
-                start = {
-                    "scope": f"{tasks[0]} on {model}",
-                    "group": model,
-                    "method": method,
-                    "against": "attribution",
-                    "n": n,
-                }
-                comparisons.append({**start, "metric": "roc_auc", **compared})
-                comparisons.append({**start, "metric": "cmd", **compared, "low": None, "high": None})
+                scope = {"scope": f"{tasks[0]} on {model}", "group": model, "against": "attribution"}
+                for metric, low, high in (("roc_auc", 0.05, 0.2), ("cmd", None, None)):
+                    found = {"metric": metric, "difference": 0.1, "low": low, "high": high}
+                    comparisons.append(scope | each | found | {"seeds": 3, "tasks": 1})
+    plan = {"tasks": list(tasks), "models": [model], "methods": list(methods), "pairs": [10, 100], "seeds": 3}
     return {
         "format": 1,
-        "plan": {
-            "tasks": list(tasks),
-            "models": [model],
-            "methods": list(methods),
-            "pairs": [10, 100],
-            "seeds": 3,
-            "against": "attribution",
-            "pool": 300,
-            "held_out": 40,
-            "reference": 200,
-        },
+        "plan": plan | {"against": "attribution", "pool": 300, "held_out": 40, "reference": 200},
         "cells": [],
         "table": table,
         "groups": groups,

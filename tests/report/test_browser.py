@@ -2,13 +2,14 @@
 
 import pytest
 
+from interp.report.bench import render_bench
 from interp.report.page import render_report
-from tests.report.synthetic import make_run, published
+from tests.report.synthetic import make_bench, make_run, published
 
 pytestmark = pytest.mark.browser
 
 RUNS = {
-    "30 layers of 9": {"members": 30, "n_tokens": 45},
+    "30 layers of 9": {"members": 12, "n_tokens": 45},
     "references": {
         "n_layers": 12,
         "n_heads": 12,
@@ -16,23 +17,23 @@ RUNS = {
         "mlp_members": 2,
         "references": published(),
     },
-    "no members": {"members": 0},
     "markup": {"n_layers": 4, "n_heads": 8, "members": 5, "evil": True, "n_tokens": 45, "mlps": False},
 }
 _EVERYTHING_OPEN = "document.querySelectorAll('details').forEach(e => { e.open = true })"
+_WIDTH = "document.documentElement.scrollWidth"
 
 
 @pytest.fixture
 def opened(chromium, tmp_path):
-    """Opens a run's report; yields the page and what it asked for or complained about."""
+    """Opens HTML or a run's report; yields the page and what it asked for or complained about."""
     contexts = []
 
-    def open_(options: dict, width: int = 1280, scheme: str = "light", fragment: str = ""):
+    def open_(page: dict | str, width: int = 1280, scheme: str = "light", fragment: str = ""):
         path = tmp_path / "report.html"
-        path.write_text(render_report(make_run(**options)), encoding="utf-8")
-        context = chromium.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
-        )
+        text = page if isinstance(page, str) else render_report(make_run(**page))
+        path.write_text(text, encoding="utf-8")
+        size = {"width": width, "height": 800}
+        context = chromium.new_context(viewport=size, color_scheme=scheme, offline=True)
         contexts.append(context)
         page = context.new_page()
         trouble: list[str] = []
@@ -48,15 +49,34 @@ def opened(chromium, tmp_path):
         context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
-def test_opens_offline_without_complaint_and_fits_the_page(opened, options, width, scheme):
-    page, trouble = opened(options, width, scheme)
-    page.evaluate(_EVERYTHING_OPEN)
+def test_opens_offline_without_complaint_and_fits_phone_desk_and_paper(opened, options):
+    text = render_report(make_run(**options))
+    for width, scheme, background in ((390, "light", "255, 255, 255"), (1280, "dark", "20, 23, 27")):
+        page, trouble = opened(text, width, scheme)
+        page.evaluate(_EVERYTHING_OPEN)
+        page.wait_for_selector(".main-svg")
+        assert page.evaluate(_WIDTH) <= width and trouble == []
+        shown = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert shown == f"rgb({background})"
+    page, _ = opened(text, 718)  # A4 less its margins
     page.wait_for_selector(".main-svg")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert trouble == []
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    drawn = "[...document.querySelectorAll('.plot')].every(box => box.querySelector('.main-svg'))"
+    page.wait_for_function(drawn)
+    assert page.evaluate(_WIDTH) <= 718
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    closed = (
+        "[...document.querySelectorAll('details > *:last-child')].filter(e => !e.checkVisibility()).length"
+    )
+    assert page.evaluate(cut) == page.evaluate(closed) == 0
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_bench_opens_offline_and_fits(opened, width):
+    page, trouble = opened(render_bench(make_bench()), width)
+    assert page.evaluate(_WIDTH) <= width and trouble == []
 
 
 def test_injected_markup_is_inert_and_read_as_text(opened):
@@ -71,39 +91,23 @@ def test_injected_markup_is_inert_and_read_as_text(opened):
     assert trouble == []
 
 
-def test_a_script_that_got_into_a_page_does_not_run(chromium, tmp_path):
-    path = tmp_path / "report.html"
+def test_a_script_that_got_into_a_page_does_not_run(opened):
     text = render_report(make_run(n_layers=3, n_heads=2, members=1))
-    path.write_text(text.replace("<main", "<script>window.hacked=1</script><main", 1), encoding="utf-8")
-    page = chromium.new_page()
-    page.goto(path.as_uri())
+    page, _ = opened(text.replace("<main", "<script>window.hacked=1</script><main", 1))
     page.wait_for_selector(".main-svg")
     assert page.evaluate("window.hacked") is None
-    page.close()
 
 
-def test_dark_and_light_differ(opened):
-    colours = [
-        opened({}, scheme=scheme)[0].evaluate("getComputedStyle(document.documentElement).backgroundColor")
-        for scheme in ("light", "dark")
-    ]
-    assert colours == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
-
-
-def test_a_link_to_a_member_opens_its_card(opened):
-    last = make_run().members[-1].site
-    page, _ = opened({}, fragment=f"#{last}")
-    card = page.locator(f"[id='{last}']")
-    assert card.is_visible()
-    card.locator(".pattern .main-svg").first.wait_for()
-
-
-def test_a_click_on_a_member_in_the_grid_opens_its_card(opened):
-    page, trouble = opened({"n_layers": 6, "n_heads": 4, "members": 8})
-    last = make_run(n_layers=6, n_heads=4, members=8).members[-1].site
-    place = [head.site for head in make_run(n_layers=6, n_heads=4).heads].index(last)
+def test_a_member_is_opened_by_its_link_and_by_a_click_in_the_grid(opened):
+    shape = {"n_layers": 6, "n_heads": 4, "members": 8}
+    run = make_run(**shape)
+    last = run.members[-1].site
+    page, _ = opened(shape, fragment=f"#{last}")
+    page.locator(f"[id='{last}'] .pattern .main-svg").first.wait_for()
+    page, trouble = opened(shape)
     page.wait_for_selector(".plot .scatterlayer path.point", state="attached")
     assert not page.locator(f"[id='{last}']").is_visible()
+    place = [head.site for head in run.heads].index(last)
     box = page.locator(".plot").first.locator(".scatterlayer path.point").nth(place).bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.locator(f"[id='{last}']").wait_for()
@@ -116,21 +120,3 @@ def test_wide_parts_scroll_in_their_own_box_and_can_be_focused(opened):
     assert box.evaluate("e => e.scrollWidth > e.clientWidth")
     box.focus()
     assert box.evaluate("e => document.activeElement === e")
-
-
-@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
-def test_on_paper_everything_is_there(opened, options):
-    page, _ = opened(options, 718)  # A4 less its margins
-    page.wait_for_selector(".main-svg")
-    page.emulate_media(media="print")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    page.wait_for_function(
-        "[...document.querySelectorAll('.plot')].every(box => box.querySelector('.main-svg'))"
-    )
-    assert page.evaluate("document.documentElement.scrollWidth") <= 718
-    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
-    assert page.evaluate(cut) == 0
-    closed = (
-        "[...document.querySelectorAll('details > *:last-child')].filter(e => !e.checkVisibility()).length"
-    )
-    assert page.evaluate(closed) == 0

@@ -6,31 +6,12 @@ import numpy as np
 import pytest
 
 from interp.circuits.circuit import Edge
-from interp.report.circuit_figures import (
-    Scale,
-    code_plot,
-    edge_plot,
-    edges_told,
-    grid_plot,
-    opacity,
-    pattern_plot,
-    roc_plot,
-    scores_plot,
-    strength,
-)
+from interp.report import circuit_figures
+from interp.report.circuit_figures import Scale, edge_plot, edges_told, grid_plot, pattern_plot
 from interp.report.members import token_bars
 from interp.report.style import BLUE, GREY, ORANGE
 from interp.report.wording import number, percent, places, signed, token
-from tests.report.synthetic import EVIL, make_run
-
-
-def test_a_method_without_signs_has_one_hue():
-    run = make_run(n_layers=4, n_heads=3, members=2, method="overlap")
-    run.settings.signed = False
-    for head in run.heads:
-        head.score = abs(head.score)
-    grid = grid_plot(run, Scale.of(run), mlps=True).data[0]
-    assert grid.zmin == 0 and len(grid.colorscale) == 2 and grid.z.max() == pytest.approx(1)
+from tests.report.synthetic import make_run
 
 
 def test_the_colour_bar_names_the_scores_that_colours_stand_for():
@@ -41,23 +22,22 @@ def test_the_colour_bar_names_the_scores_that_colours_stand_for():
     assert bar.tickvals[3] == pytest.approx(0.25**0.6)
 
 
-def test_the_colour_bar_of_counts_has_whole_numbers_without_signs():
+def test_scores_without_signs_have_one_hue_and_counts_are_whole_numbers():
     run = make_run(n_layers=4, n_heads=3, members=2, method="overlap")
     run.settings.signed = False
     for place, head in enumerate(run.heads):
         head.score = float(2 * place)
-    bar = grid_plot(run, Scale.of(run), mlps=True).data[0].colorbar
-    assert bar.ticktext == ("0", "2", "9", "22")
+    grid = grid_plot(run, Scale.of(run), mlps=True).data[0]
+    assert grid.zmin == 0 and len(grid.colorscale) == 2 and grid.z.max() == pytest.approx(1)
+    assert grid.colorbar.ticktext == ("0", "2", "9", "22")
 
 
 def test_edges_of_rounding_and_of_strangers_are_not_told():
     run = make_run(n_layers=6, n_heads=3, members=3)
     a, b, c = (part.site for part in run.members)
     scores = {(a, b): 2.0, (a, c): -0.0021, (b, c): 0.0019, (a, "a0.h9"): 5.0}
-    run.edges = [
-        Edge(sender=sender, receiver=receiver, into="q", score=score)
-        for (sender, receiver), score in reversed(scores.items())
-    ]
+    edges = [Edge(sender=u, receiver=v, into="q", score=score) for (u, v), score in scores.items()]
+    run.edges = edges[::-1]
     assert [(edge.sender, edge.receiver) for edge in edges_told(run)] == [(a, b), (a, c)]
 
 
@@ -88,18 +68,15 @@ def test_tokens_have_bars_by_their_amount():
 
 
 def test_pairs_are_in_the_order_of_the_first_series():
-    series = {
-        name: np.array(values)
-        for name, values in {"a": [1.0, 3.0], "b": [2.0, 0.5], "c": [0, 0], "d": [1, 1]}.items()
-    }
-    figure = code_plot(series, "m<")
+    series = {"a": [1.0, 3.0], "b": [2.0, 0.5], "c": [0, 0], "d": [1, 1]}
+    figure = circuit_figures.code_plot({name: np.array(values) for name, values in series.items()}, "m<")
     assert figure.data[0].x == ("2", "1") and list(figure.data[1].y) == [0.5, 2.0]
     assert figure.layout.yaxis.title.text == "m&lt;"
 
 
 def test_every_head_is_in_one_group_of_scores():
     x, y = np.arange(6.0).reshape(2, 3), -np.arange(6.0).reshape(2, 3)
-    figure = scores_plot(x, y, {"in <both>": [(0, 1)], "only here": [(1, 2)]}, "x", "y")
+    figure = circuit_figures.scores_plot(x, y, {"in <both>": [(0, 1)], "only here": [(1, 2)]}, "x", "y")
     assert [trace.name for trace in figure.data] == ["other heads", "in &lt;both&gt;", "only here"]
     assert [len(trace.x) for trace in figure.data] == [4, 1, 1]
     assert figure.data[2].hovertext == ("a1.h2",) and figure.data[2].x[0] == 5 and figure.data[2].y[0] == -5
@@ -138,13 +115,12 @@ def test_edges_are_as_wide_as_their_measured_effect_whatever_their_score_was_shr
         )
     ]
     told = edges_told(run)
-    assert [strength(edge) for edge in told] == [0.23, -0.09]
+    assert [circuit_figures.strength(edge) for edge in told] == [0.23, -0.09]
     weak, strong = _lines(edge_plot(run, Scale.of(run)))
     assert (weak.line.width - 1) / (strong.line.width - 1) == pytest.approx(0.09 / 0.23)
     assert "+0.230 ± 0.030, patched on 3 pairs" in strong.hovertext and "−0.090 ± 0.050" in weak.hovertext
-    assert weak.line.color.endswith("0.30)") and strong.line.color.endswith(
-        "0.80)"
-    )  # within two errors of nothing
+    assert weak.line.color.endswith("0.30)")  # within two errors of nothing
+    assert strong.line.color.endswith("0.80)")
 
 
 def test_edges_that_are_counted_have_neither_sign_nor_port():
@@ -177,14 +153,14 @@ def test_the_grid_has_a_row_of_mlps_on_the_heads_scale():
 
 
 def test_opacity_grows_with_size_and_ends_at_one():
-    values = [opacity(value, 2.0) for value in (0.0, 0.1, -0.5, 2.0, 5.0)]
+    values = [circuit_figures.opacity(value, 2.0) for value in (0.0, 0.1, -0.5, 2.0, 5.0)]
     assert values == sorted(values) and values[0] == 0 and values[-1] == values[-2] == 1
-    assert opacity(None, 2.0) == 0 and opacity(1.0, 0.0) == 0
+    assert circuit_figures.opacity(None, 2.0) == 0 and circuit_figures.opacity(1.0, 0.0) == 0
 
 
 def test_a_roc_curve_stands_on_its_null():
     points = [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
-    band, layer, curve = roc_plot(points, [(0.0, 0.0), (1.0, 1.0)], 50, 100).data
+    band, layer, curve = circuit_figures.roc_plot(points, [(0.0, 0.0), (1.0, 1.0)], 50, 100).data
     assert list(zip(curve.x, curve.y, strict=True)) == points and layer.x == (0.0, 1.0)
     middle = 1.96 * (0.25 * (1 / 50 + 1 / 100)) ** 0.5
     assert band.y[25] == pytest.approx(0.5 + middle) and band.y[51 + 25] == pytest.approx(0.5 - middle)
@@ -197,18 +173,3 @@ def test_numbers_and_tokens_are_written_for_readers():
     assert token(" Mary") == "·Mary" and token("\n\t") == "↵⇥" and token("") == "∅"
     assert token("a\u202eb\x00\xa0") == "a\\u202eb\\u0000\\u00a0"
     assert token("abcdefgh", 5) == "abcd…"
-
-
-def test_no_figure_holds_markup_of_a_run():
-    run = make_run(n_layers=4, n_heads=3, members=3, evil=True)
-    for head in run.heads:
-        head.roles = {EVIL: 0.9}
-    example = run.examples[0]
-    roles = {position: role for role, position in example.positions.items()}
-    for figure in (
-        grid_plot(run, Scale.of(run), mlps=True),
-        pattern_plot(run.arrays["patterns"][0], example.clean, roles),
-        edge_plot(run, Scale.of(run)),
-    ):
-        text = figure.to_json().replace("\\u003c", "<")
-        assert "<script" not in text and "<img" not in text

@@ -11,12 +11,7 @@ from interp.report.bench import read_bench
 from interp.report.tables import read_quality
 from tests.report.synthetic import make_bench
 
-DEEP = "[" * 200_000
-
-
-def quality(**changed) -> dict:
-    path = next(PRETRAINED.glob("*-k1/quality.json"))
-    return {**json.loads(path.read_text()), **changed}
+QUALITY = json.loads(next(PRETRAINED.glob("*-k1/quality.json")).read_text())
 
 
 def silent_bench() -> dict:
@@ -30,9 +25,10 @@ def silent_bench() -> dict:
 @pytest.mark.parametrize(
     ("read", "result"),
     [
-        (read_quality, quality(texts=[])),
+        (read_quality, QUALITY | {"texts": []}),
         (read_bench, silent_bench()),
-        *((read, DEEP) for read in (read_quality, read_bench)),
+        *((read, "[" * 200_000) for read in (read_quality, read_bench)),
+        *((read_bench, text) for text in ("", "{}", '{"table": 3}', '{"task": "t", "rows": []}', "\x00")),
     ],
 )
 def test_what_a_page_could_not_show_is_one_line(tmp_path, read: Callable, result: dict | str):
@@ -43,7 +39,7 @@ def test_what_a_page_could_not_show_is_one_line(tmp_path, read: Callable, result
     assert "\n" not in str(error.value) and "again" in str(error.value)
 
 
-@pytest.mark.parametrize(("read", "result"), [(read_quality, quality()), (read_bench, make_bench())])
+@pytest.mark.parametrize(("read", "result"), [(read_quality, QUALITY), (read_bench, make_bench())])
 def test_the_same_files_unchanged_are_read(tmp_path, read: Callable, result: dict):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))

@@ -63,23 +63,20 @@ class Page(HTMLParser):
         """What the page's figures are drawn from."""
         return [json.loads(data) for kind, data in self.scripts if kind == "application/json"]
 
-    def check_scripts(self) -> None:
-        """Nothing runs but plotly and the script that draws: the policy names both by hash."""
+    def check(self) -> None:
+        """Links lead to parts of the page, and nothing runs but plotly and the script that draws: the policy names
+        both by hash."""
+        assert len(self.ids) == len(set(self.ids)) and set(self.links) <= {f"#{one}" for one in self.ids}
         policy = next(value for _, value in self.attributes if value and "script-src" in value)
         named = re.search("script-src ([^;]*)", policy)[1].split()
         [packed] = [data for kind, data in self.scripts if kind == "text/plain"]
         plotly = gzip.decompress(base64.b64decode(packed)).decode()
         assert plotly == get_plotlyjs()
         running = [data for kind, data in self.scripts if kind is None]
-        assert len(running) == 1 and {kind for kind, _ in self.scripts} <= {
-            None,
-            "text/plain",
-            "application/json",
-        }
-        hashes = [
-            base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (running[0], plotly)
-        ]
-        assert named == [f"'sha256-{one}'" for one in hashes]
+        kinds = {kind for kind, _ in self.scripts}
+        assert len(running) == 1 and kinds <= {None, "text/plain", "application/json"}
+        hashes = [hashlib.sha256(text.encode()).digest() for text in (running[0], plotly)]
+        assert named == [f"'sha256-{base64.b64encode(one).decode()}'" for one in hashes]
         assert "default-src 'none'" in policy
         assert not [key for key, _ in self.attributes if key.startswith("on") or key in ("src", "srcset")]
 
@@ -102,45 +99,42 @@ def test_is_one_wellformed_page_that_runs_nothing_of_the_run_and_asks_for_nothin
     text = render_report(make_run(**options))
     page = Page(text)
     assert text.startswith("<!doctype html>")
-    page.check_scripts()
+    page.check()
     assert not {"img", "iframe", "link", "object", "embed"} & set(page.tags)
-    assert all(link.startswith("#") for link in page.links)
-    assert (
-        "nan" not in re.findall(r"[a-z]+", page.text)
-        and "None" not in page.text.replace("None of the", "").split()
-    )
+    assert "nan" not in re.findall(r"[a-z]+", page.text)
+    assert "None" not in page.text.replace("None of the", "").split()
 
 
-@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
-def test_every_link_leads_somewhere_and_ids_are_unique(options):
-    page = Page(render_report(make_run(**options)))
-    assert len(page.ids) == len(set(page.ids))
-    assert {link[1:] for link in page.links} <= set(page.ids)
-
-
-def test_markup_in_tokens_stays_text():
-    page = Page(render_report(make_run(n_layers=4, n_heads=8, members=5, evil=True)))
-    plain = Page(render_report(make_run(n_layers=4, n_heads=8, members=5)))
+def test_markup_of_a_run_stays_text():
+    shape = {"n_layers": 4, "n_heads": 8, "members": 5}
+    evil = make_run(**shape, evil=True)
+    evil.provenance.model.source = "a <b>machine</b>"
+    evil.heads[0].roles = {EVIL: 0.9}
+    page, plain = (Page(render_report(run)) for run in (evil, make_run(**shape)))
     assert sorted(set(page.tags)) == sorted(set(plain.tags))
-    page.check_scripts()
-    assert EVIL in page.text
+    page.check()
+    drawn = json.dumps(page.figures)
+    assert "<script" not in drawn and "<img" not in drawn
+    assert EVIL in page.text and "a <b>machine</b>" in page.text
     assert "{{·7*7·}}" in page.text or "{{·7*7·}}</style>" in page.text
     assert "\u202e" not in page.text and "\\u202e" in page.text
+    # plotly knows no &quot; and would show it letter by letter
+    assert in_plot('<b>"it\'s" & so') == '&lt;b&gt;"it\'s" &amp; so'
 
 
-def test_says_the_finding_first():
+def test_says_the_finding_first_then_what_it_stands_on():
     run = make_run(members=14)
-    first = run.members[0]
-    page = Page(render_report(run))
-    assert f"14 of 270 heads are in the circuit for ioi. Largest: {first.site}" in page.text
-    assert (
-        page.text.index("14 of 270") < page.text.index("An example pair") < page.text.index("Heads by layer")
-    )
-
-
-def test_counts_mlps_when_they_may_be_members():
-    page = Page(render_report(make_run(n_layers=6, n_heads=4, members=3, mlp_members=2)))
-    assert "3 of 24 heads and 2 of 6 MLPs are in the circuit for ioi" in page.text
+    first, page = run.members[0], Page(render_report(run))
+    finding = f"14 of 270 heads are in the circuit for ioi. Largest: {first.site}"
+    places = [page.text.index(text) for text in (finding, "An example pair", "Heads by layer")]
+    assert places == sorted(places)
+    effect, low, high = (f"{value:+.2f}".replace("-", "−") for value in (first.effect, first.low, first.high))
+    share = f"{100 * first.effect / run.metric.gap:.0f}".replace("-", "−")
+    assert f"effect {effect} [{low}, {high}], {share} % of the gap" in page.text
+    assert "No reference for ioi on smollm2-135m-instruct" in page.text
+    assert "interp reference ioi --model smollm2-135m-instruct" in page.text
+    assert "tokenizer: 3 names." in page.text and "Names of several tokens are left out." in page.text
+    assert "One component at a time is replaced." in page.text and "MLPs stay live" in page.text
 
 
 def test_a_run_without_members_says_so():
@@ -150,41 +144,27 @@ def test_a_run_without_members_says_so():
 
 
 def test_every_member_has_a_row_a_node_and_a_card():
-    run = make_run(members=14, mlp_members=2)
-    text = render_report(run)
-    page = Page(text)
+    run = make_run(n_layers=6, n_heads=4, members=3, mlp_members=2)
+    page = Page(render_report(run))
+    assert "3 of 24 heads and 2 of 6 MLPs are in the circuit for ioi" in page.text
     for part in run.members:
         assert part.site in page.ids and f"#{part.site}" in page.links
         drawn = [figure for figure in page.figures if f'["{part.site}"' in json.dumps(figure)]
         assert len(drawn) == 2  # the grid and the graph
 
 
-def test_shows_effects_with_interval_and_share_of_the_gap():
-    run = make_run()
-    first = run.members[0]
-    gap = run.metric.gap
-    page = Page(render_report(run))
-    effect, low, high = (f"{value:+.2f}".replace("-", "−") for value in (first.effect, first.low, first.high))
-    share = f"{100 * first.effect / gap:.0f}".replace("-", "−")
-    assert f"effect {effect} [{low}, {high}], {share} % of the gap" in page.text
-
-
-def test_without_a_reference_it_gives_the_command_that_makes_one():
-    page = Page(render_report(make_run()))
-    assert "No reference for ioi on smollm2-135m-instruct" in page.text
-    assert "interp reference ioi --model smollm2-135m-instruct" in page.text
-
-
 def test_with_references_it_shows_auc_interval_and_nulls_of_each():
     names = published()
     run = make_run(n_layers=12, n_heads=12, model="gpt2", references=names)
     text = render_report(run)
-    for name in names:
-        found = run.recovery[name]
-        assert f"ROC curve against {name}" in text
-        assert f"{found.roc_auc:.3f}" in text
-        assert f"[{found.interval[0]:.3f}, {found.interval[1]:.3f}]" in text
-        assert f"{found.nulls.layer_index:.3f}" in text
+    for name, found in run.recovery.items():
+        low, high = found.interval
+        numbers = f"{found.roc_auc:.3f}", f"[{low:.3f}, {high:.3f}]", f"{found.nulls.layer_index:.3f}"
+        assert all(shown in text for shown in (f"ROC curve against {name}", *numbers))
+    # one that is not installed keeps its numbers but has no curve
+    run.recovery = {"mine/elsewhere": run.recovery[names[0]]}
+    text = render_report(run)
+    assert "mine/elsewhere" in text and "ROC curve against" not in text
 
 
 @pytest.mark.parametrize(
@@ -198,88 +178,48 @@ def test_with_references_it_shows_auc_interval_and_nulls_of_each():
 )
 def test_an_own_reference_has_a_curve_and_it_is_said_if_pairs_are_shared(shared, measured, said):
     own = load_reference("ioi/smollm2-135m-instruct")
-    run = make_run(references=(own.name,), n_pairs=40)
+    run = make_run(references=(own.name,), n_pairs=40, members=1)
     judged = run.recovery.popitem()[1]
     run.recovery = {"mine.safetensors": replace(judged, shared_pairs=shared, measured_pairs=measured)}
     run.settings.reference = "mine.safetensors"
     text = render_report(run.model_copy(update={"own_reference": own}))
     assert "ROC curve against mine.safetensors" in text
     assert said in text if said else "it was measured on" not in text.lower()
-    assert "ROC curve" not in render_report(run)  # as of a run that did not keep it
+    assert shared != measured or "ROC curve" not in render_report(run)  # as of a run that did not keep it
 
 
-def test_a_reference_that_is_not_installed_keeps_its_numbers_but_has_no_curve():
-    run = make_run(n_layers=12, n_heads=12, model="gpt2", references=published()[:1])
-    run.recovery = {"mine/elsewhere": run.recovery.popitem()[1]}
-    text = render_report(run)
-    assert "mine/elsewhere" in text and "ROC curve against" not in text
-
-
-def test_names_what_limits_the_findings():
-    page = Page(render_report(make_run()))
-    assert "Dropped because of this model’s tokenizer: 3 names." in page.text
-    assert "Names of several tokens are left out." in page.text
-    assert "One component at a time is replaced." in page.text
-    assert "MLPs stay live" in page.text
-
-
-def test_a_run_without_details_still_has_its_numbers():
-    run = make_run()
+def test_a_run_without_details_or_a_gap_still_has_its_numbers():
+    run = make_run(n_layers=4, n_heads=4, members=3)
     for part in run.members:
         part.writes = part.codes = part.direct = None
     run.examples, run.arrays = [], {}
+    run.metric = Metric(clean=1.0, corrupt=1.0, name="m")
     page = Page(render_report(run))
-    assert "This run holds no details of this head." in page.text
+    assert "This run holds no details of this head." in page.text and "of a gap of 0" in page.text
     assert "example" not in page.ids
 
 
 def test_write_report_replaces_only_the_report(tmp_path):
-    run = make_run(n_layers=4, n_heads=4, members=2)
-    folder = run.save(tmp_path / "run", report="old")
+    folder = make_run(n_layers=4, n_heads=4, members=2).save(tmp_path / "run", report="old")
+    before = {path.name for path in folder.iterdir()}
     path = write_report(folder)
-    assert path == folder / "report.html"
+    assert path == folder / "report.html" and {path.name for path in folder.iterdir()} == before
     assert path.read_text(encoding="utf-8") == render_report(Run.load(folder))
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["run.json", "scores.safetensors", "heads.csv", "report.html"]
-    )
-
-
-def test_write_report_refuses_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match="not a run folder"):
         write_report(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_quotation_marks_reach_a_plot_as_they_are():
-    """Plotly knows no &quot; and would show it letter by letter."""
-    assert in_plot('<b>"it\'s" & so') == '&lt;b&gt;"it\'s" &amp; so'
-
-
-def test_a_run_without_a_gap_or_with_markup_in_its_provenance_is_still_a_page():
-    run = make_run()
-    run.metric = Metric(clean=1.0, corrupt=1.0, name="m")
-    run.provenance.model.source = "a <b>machine</b>"
-    page = Page(render_report(run))
-    assert "of a gap of 0" in page.text and "a <b>machine</b>" in page.text
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_members_card_says_which_codes_are_of_clean_prompts_alone_and_what_it_raises():
-    run = make_run(n_layers=4, n_heads=4, members=1)
-    card = member_cards(run, Scale.of(run))[0]
-    part = run.component(card["site"])
+    run = make_run(n_layers=4, n_heads=4, members=1, n_pairs=30)
+    [part], [card] = run.members, member_cards(run, Scale.of(run))
     clean, corrupt = dict(part.codes.clean), dict(part.codes.corrupt)
     for row in card["codes"]["rows"]:
         assert row["only_clean"] == (row["code"] not in corrupt)
         assert row["clean"] == pytest.approx(100 * clean.get(row["code"], 0.0))
     assert re.findall(r">([+−][\d.]+)<", card["writes"])[:1] == [f"+{part.writes.top[0][1]:.2f}"]
-
-
-def test_codes_of_single_prompts_are_told_by_their_number_alone():
-    run = make_run(n_layers=4, n_heads=4, members=1, n_pairs=30)
-    # five positions of each prompt: a name stands at two of them
-    run.members[0].codes = CodesUsed(
-        clean=[(7, 0.5), (3, 3 / 150), (9, 2 / 150), (1, 1 / 150)], corrupt=[(7, 1.0)]
-    )
+    # codes of single prompts are told by their number alone; a name stands at two of a prompt's five positions
+    part.codes = CodesUsed(clean=[(7, 0.5), (3, 3 / 150), (9, 2 / 150), (1, 1 / 150)], corrupt=[(7, 1.0)])
     codes = member_cards(run, Scale.of(run))[0]["codes"]
     assert [row["code"] for row in codes["rows"]] == [7, 3]
     assert codes["single"] == 2 and codes["unique"] == 1 and codes["unique_share"] == pytest.approx(3 / 150)
@@ -287,11 +227,9 @@ def test_codes_of_single_prompts_are_told_by_their_number_alone():
 
 def test_members_are_told_of_those_that_were_checked():
     run = make_run(members=14)
+    unchecked = [head.site for head in run.heads if head.effect is None]
     sites = [part.site for part in run.members[:8]]
-    unchecked = [head.site for head in run.heads if head.effect is None][:18]
-    run.proposed = Proposed(false_discovery_rate=0.1, heads=[*sites, *unchecked])
+    run.proposed = Proposed(false_discovery_rate=0.1, heads=[*sites, *unchecked[:18]])
     text = Page(render_report(run)).text
     assert "26 heads: 8 of the 8 that were checked are members" in text
-    assert (
-        f"{len([head for head in run.heads if head.effect is not None])} of 270, 14 of them members" in text
-    )
+    assert f"{270 - len(unchecked)} of 270, 14 of them members" in text

@@ -19,8 +19,18 @@ from interp.bottlenecks.store import Codebooks
 from interp.report import wording
 from interp.runs.run import Run
 from interp.stats import mean_interval
-from tests.app.circuit.conftest import N, array_of, figure_of, press, table_of, text_of
-from tests.app.conftest import files_of, html_of
+from tests.app.circuit.conftest import N, figure_of
+from tests.app.conftest import (
+    array_of,
+    asked,
+    error_of,
+    files_of,
+    html_of,
+    press,
+    table_of,
+    text_of,
+    unescaped,
+)
 
 
 def _set_by_hand(model, books, pairs, code: int, head: int, column: int | None) -> np.ndarray:
@@ -70,18 +80,13 @@ def test_a_code_set_changes_the_metric_by_what_attach_gives(page, real, model, w
     assert files_of(real) == before
 
 
-def test_each_prompt_can_get_its_partners_code(page, real):
+def test_each_prompt_can_get_its_partners_code_on_either_side(page, real):
     app = page(real, run="mine", head="a0.h2", read="true")
     app.selectbox(key="role of a0.h2").set_value("S1").run()
     assert app.selectbox(key="code of a0.h2 S1 clean").options[0] == "its own code on the corrupt prompt"
+    assert asked(app, "set") == "a0.h2@S1=own"
     press(app, "Set it")
     assert not app.error and "With its own code on the corrupt prompt at S1" in text_of(app)
-
-
-def test_the_partners_code_stays_chosen_on_the_other_side(page, real):
-    app = page(real, run="mine", head="a0.h2", read="true")
-    app.selectbox(key="role of a0.h2").set_value("S1").run()
-    assert app.query_params["set"] == "a0.h2@S1=own"
     app.segmented_control(key="set on").set_value("corrupt prompts").run()
     assert not app.error
     assert app.selectbox(key="code of a0.h2 S1 corrupt").value == "its own code on the clean prompt"
@@ -100,42 +105,33 @@ def test_the_partners_code_stays_chosen_on_the_other_side(page, real):
 )
 def test_a_wrong_code_is_one_clear_line(page, real, code, message):
     app = page(real, run="mine", head="a0.h2", read="true", set=f"a0.h2@S1={code}")
-    press(app, "Set it")
-    [error] = app.error
-    assert message in re.sub(r"\\(.)", r"\1", error.value) and "<" not in re.sub(r"\\<", "", error.value)
+    assert message in error_of(press(app, "Set it"))
 
 
 @pytest.mark.usefixtures("pretrained_at_mlps")
-def test_codebooks_of_the_package_that_have_none_at_the_head_are_one_clear_line(page, real):
+def test_codebooks_that_have_none_there_or_are_away_or_lead_elsewhere_are_one_clear_line(
+    page, runs, real, monkeypatch
+):
     app = page(real, run="mine", head="a0.h2", read="true", books="tiny-mlps")
-    assert app.selectbox(key="books").value == "tiny-mlps"
-    [error] = app.error
-    assert "no codebook at a0.h2" in re.sub(r"\\(.)", r"\1", error.value)
-
-
-def test_codebooks_that_are_away_or_lead_elsewhere_are_one_clear_line(page, runs, real, monkeypatch):
+    assert app.selectbox(key="books").value == "tiny-mlps" and "no codebook at a0.h2" in error_of(app)
     shutil.copytree(real, runs, dirs_exist_ok=True)
     shutil.copytree(runs / "books", runs / "linked")
     book = runs / "linked" / "a0"
-    book.rename(runs.parent / "elsewhere")
-    book.symlink_to(runs.parent / "elsewhere")
+    book.symlink_to(book.rename(runs.parent / "elsewhere"))
     app = page(runs, run="mine", read="true", books="linked")
-    assert "linked/a0 is a link to another place" in re.sub(r"\\(.)", r"\1", app.error[0].value)
+    assert "linked/a0 is a link to another place" in unescaped(app.error[0].value)
     listed = run_store.folders
     monkeypatch.setattr(run_store, "folders", lambda kind: [*listed(kind), "away"])
     app = page(runs, run="mine", read="true", books="away")
-    assert "away/manifest.json cannot be read" in re.sub(r"\\(.)", r"\1", app.error[0].value)
+    assert "away/manifest.json cannot be read" in unescaped(app.error[0].value)
 
 
-def test_what_was_read_is_kept_up_to_a_number():
+def test_what_was_read_is_kept_up_to_a_number_and_to_so_many_bytes_and_the_last_in_any_case():
     kept = Kept(2)
     for name in ("a", "b", "a", "c"):
         assert kept.get(name, lambda _, name=name: name.upper()) == name.upper()
     assert "a" in kept and "c" in kept and "b" not in kept
     assert kept.get("a", lambda _: 1 / 0) == "A"
-
-
-def test_what_was_read_is_kept_up_to_so_many_bytes_and_the_last_in_any_case():
     kept = Kept(10, most_bytes=5, size=len)
     for name in ("aa", "bbb", "c"):
         kept.get(name, lambda _, name=name: name)

@@ -1,7 +1,6 @@
 """A runs folder with an index of texts that try to be markup, and the page *Codes* on it."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -10,21 +9,12 @@ import pytest
 import streamlit as st
 
 from interp.bottlenecks.store import Codebooks
-from interp.codesearch import (
-    CodeIndex,
-    build_index,
-)
-from interp.models import load_model
+from interp.codesearch import CodeIndex, build_index
 from interp.text import load_text
 
 EVIL = "<script>alert(1)</script> *a* ![x](https://example.org)"
 DOCUMENTS = [f"Mary gave {n} drinks to John. Zürich 🙂 (New) York {EVIL} number {7 * n}." for n in range(60)]
 NAME = "index <b>"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model_folder):
-    return load_model(str(tiny_model_folder("llama")))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +49,11 @@ def busy(index) -> tuple[str, int]:
     return "a1.h2", int(np.argmax(index.counts[begin : begin + 12]))
 
 
+@pytest.fixture(scope="module")
+def its_name(busy) -> str:
+    return "{}={}".format(*busy)
+
+
 @pytest.fixture
 def page(open_page, saved):
     return lambda runs=saved, **address: open_page("codes", runs, **address)
@@ -71,11 +66,6 @@ def _fresh():
     st.cache_resource.clear()
 
 
-def code_of(app) -> str | None:
-    found = app.query_params.get("code")
-    return found[0] if isinstance(found, list) else found
-
-
 def tables_of(app) -> dict[str, list]:
     """Rows of the tables, by their first columns' names."""
     return {
@@ -85,14 +75,10 @@ def tables_of(app) -> dict[str, list]:
     }
 
 
-def unescaped(text: str) -> str:
-    """Markdown's escapes undone."""
-    return re.sub(r"\\(.)", r"\1", text)
+def hits_of(app) -> list[str]:
+    """The codes that a search has found, as they are shown."""
+    return [row["code"] for row in tables_of(app)["code, precision, P 95 %"]]
 
 
-def button(app, label: str):
-    return next(button for button in app.button if button.label == label)
-
-
-def captions(app) -> str:
-    return unescaped(" ".join(caption.value for caption in app.caption))
+def named(hits) -> list[str]:
+    return [f"{hit.book}={hit.code}" for hit in hits]

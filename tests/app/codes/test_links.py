@@ -9,7 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from interp.app.widgets import run_store, urls
-from tests.app.codes.conftest import NAME, unescaped
+from tests.app.codes.conftest import NAME
+from tests.app.conftest import unescaped
 
 
 @pytest.fixture
@@ -20,35 +21,33 @@ def others(saved):
     shutil.rmtree(folder)
 
 
-def _asked(address: str) -> dict[str, list[str]]:
-    return parse_qs(urlsplit(address).query)
-
-
 def test_codes_of_a_text_lead_to_the_index_of_their_codebooks_and_to_no_other(open_page, saved, others):
     for books in ("books", others):
         app = open_page("live", saved, text="Mary gave a drink", books=books)
         assert not app.exception
         for row in app.dataframe[0].value.itertuples():
-            assert _asked(row.steer)["books"] == [books]
-            if books == others:
-                assert row.page is None
-            else:
-                assert _asked(row.page) == {"code": [f"{row.site}={row.code}"], "index": [NAME]}
+            assert parse_qs(urlsplit(row.steer).query)["books"] == [books]
+            assert (row.page is None) == (books == others)
+            if row.page is not None:
+                assert parse_qs(urlsplit(row.page).query) == {
+                    "code": [f"{row.site}={row.code}"],
+                    "index": [NAME],
+                }
 
 
-def test_a_code_s_page_steers_by_the_codebooks_of_its_index(page, busy, others):  # noqa: ARG001
-    app = page(code=f"{busy[0]}={busy[1]}")
+def test_a_code_s_page_steers_by_the_codebooks_of_its_index(page, its_name, others):  # noqa: ARG001
+    app = page(code=its_name)
     [link] = [link.proto for link in app.get("page_link") if link.proto.label == "Steer with it"]
     assert parse_qs(link.query_string)["books"] == ["books"]
-    assert parse_qs(link.query_string)["codes"] == [f"{busy[0]}={busy[1]}"]
+    assert parse_qs(link.query_string)["codes"] == [its_name]
 
 
-def test_codebooks_that_were_made_anew_since_are_not_those_of_the_index(page, open_page, saved, busy):
+def test_codebooks_that_were_made_anew_since_are_not_those_of_the_index(page, open_page, saved, its_name):
     manifest = saved / "books" / "manifest.json"
     times = manifest.stat().st_atime, manifest.stat().st_mtime
     os.utime(manifest, (times[0], (saved / NAME / "manifest.json").stat().st_mtime + 10))
     try:
-        shown = page(code=f"{busy[0]}={busy[1]}").get("page_link")
+        shown = page(code=its_name).get("page_link")
         assert "Steer with it" not in [link.proto.label for link in shown]
         table = open_page("live", saved, text="Mary gave a drink", books="books").dataframe[0].value
         assert table["page"].isna().all() and len(table)
