@@ -27,23 +27,21 @@ if "torch" not in sys.modules and "GOMP_SPINCOUNT" not in os.environ:
 
 # torch and transformer-lens take seconds to import: names are fetched when they are first used
 _EXPORTS = {
-    "find_circuit": "interp.runs.discover",
-    "Run": "interp.runs.run",
     "load_model": "interp.models",
     "load_task": "interp.tasks",
-    "load_reference": "interp.circuits.references",
-    "write_report": "interp.report.page",
+    "find_circuit": "interp.runs.discover",
+    "Run": "interp.runs.run",
+    "Codebooks": "interp.bottlenecks.store",
+    "fit_codebooks": "interp.bottlenecks.fit",
+    "train_codebooks": "interp.training",
     "attach": "interp.bottlenecks.attach",
     "SetCode": "interp.bottlenecks.edits",
     "AddCode": "interp.bottlenecks.edits",
     "ForbidCode": "interp.bottlenecks.edits",
-    "Codebooks": "interp.bottlenecks.store",
-    "fit_codebooks": "interp.bottlenecks.fit",
-    "train_codebooks": "interp.training",
-    "CodeIndex": "interp.codesearch",
-    "steer": "interp.steering",
     "find_codes": "interp.steering",
+    "steer": "interp.steering",
     "generate": "interp.models.generate",
+    "CodeIndex": "interp.codesearch",
 }
 __all__ = ["DEFAULT_MODEL", "__version__", *_EXPORTS]
 

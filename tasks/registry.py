@@ -33,6 +33,10 @@ def task_names() -> tuple[str, ...]:
 def load_task(spec: str | Path | Task | object) -> Task:
     """Return the task that ``spec`` names, or is.
 
+    >>> pairs = load_task("ioi").sample(model.tokenizer, n=4, seed=0)
+    >>> len(pairs), sorted(pairs[0].positions)
+    (4, ['END', 'IO', 'S1', 'S1+1', 'S2'])
+
     Args:
         spec: a shipped name (``task_names()``), a prompt file (``.json`` or ``.jsonl``), or a class of one's
             own as ``package.module:ClassName`` or ``path/to/file.py:ClassName``; the class is called without

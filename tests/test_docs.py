@@ -7,6 +7,7 @@ Python without a comment must compile, and what it imports must be there.
 """
 
 import ast
+import doctest
 import importlib
 import re
 import shlex
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import interp
 from interp.cli.main import app as command_line
 from tests import test_layering as layering
 
@@ -30,6 +32,7 @@ PAGES = sorted(
         *(ROOT / "docs").glob("*.md"),
     ]
 )
+EXPORTS = interp.__all__[2:]
 REPOSITORY = "https://github.com/interp-codes/interp-codes/blob/main/"
 
 
@@ -107,6 +110,24 @@ def test_examples_run(page):
 @pytest.mark.parametrize("page", _pages_with("slow"))
 def test_examples_run_on_the_default_model(page):
     _run(page, ("run", "slow"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("desk")
+def test_every_public_name_has_an_example_that_runs():
+    """In the order in which they are listed; later ones use what earlier ones made."""
+    names: dict = {}
+    missing = []
+    for name in EXPORTS:
+        found = getattr(interp, name)
+        names[name] = found
+        [test] = doctest.DocTestFinder(recurse=False).find(found, name, globs=names, module=False) or [None]
+        if test is None or not test.examples:
+            missing.append(name)
+            continue
+        test.globs = names
+        assert doctest.DocTestRunner().run(test, clear_globs=False).failed == 0, name
+    assert not missing
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -47,6 +47,11 @@ def attach(
     in equal parts. Nothing is attached before the ``with`` block or
     :meth:`Attached.attach`.
 
+    >>> with attach(model, codebooks) as coded:
+    ...     logits = model("Once upon a time")
+    >>> coded.codes["a21.h6"].ids.shape  # [batch, position, codes]
+    torch.Size([1, 5, 1])
+
     Args:
         error_term: add what the codes leave out, see the module's docstring.
         read: with False and the error term, codes are read only at sites where edits need them, which saves time.

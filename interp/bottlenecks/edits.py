@@ -39,7 +39,10 @@ Positions = str | SupportsIndex | slice | Sequence[SupportsIndex]
 
 @dataclass(frozen=True)
 class SetCode:
-    """
+    """A code in place of those that are there.
+
+    >>> edit = SetCode("a21.h6", 17)
+
     Attributes:
         site: a head (``a12.h3``), or a site with one codebook (``m5``, ``r4``).
         slots: how many of the k codes of a vector become this one, strongest first. Where several codes are set at
@@ -57,7 +60,10 @@ class SetCode:
 
 @dataclass(frozen=True)
 class AddCode:
-    """
+    """A code's vector on top of what is there.
+
+    >>> edit = AddCode("a21.h6", 17, scale=40)
+
     Attributes:
         site, rows: as of :class:`SetCode`.
         scale: factor of the code's vector; negative takes it away.
@@ -74,7 +80,10 @@ class AddCode:
 
 @dataclass(frozen=True)
 class ForbidCode:
-    """
+    """The next best code in place of this one.
+
+    >>> edit = ForbidCode("a21.h6", 17)
+
     Attributes:
         site, rows: as of :class:`SetCode`.
     """

@@ -176,6 +176,10 @@ class NoIndexError(InputError):
 class CodeIndex:
     """Open one with :meth:`open`; everything is mapped, nothing is read before it is asked for.
 
+    >>> index = CodeIndex.build(model, codebooks, "stdlib", "runs/index", n_tokens=2_048)
+    >>> CodeIndex.open("runs/index").n_tokens
+    2048
+
     Attributes:
         manifest: ``model``, ``books``, ``text``, ``error_term``, ``context``, ``versions`` …
         layout: the books, see :class:`~interp.codesearch.layout.Layout`.
@@ -198,7 +202,7 @@ class CodeIndex:
     @classmethod
     def open(
         cls,
-        folder: Path,
+        folder: Path | str,
         books: Mapping[str, Codebook] | None = None,
         *,
         books_within: Sequence[Path] | None = None,
@@ -246,8 +250,6 @@ class CodeIndex:
         **options: Any,
     ) -> "CodeIndex":
         """Index the codes of a text; at once done where the folder holds this very index.
-
-        >>> index = CodeIndex.build(model, codebooks, "stdlib", "runs/index", n_tokens=20_000)
 
         Args:
             codebooks: by site. Of :class:`~interp.bottlenecks.store.Codebooks` the index notes the folder.

@@ -34,6 +34,8 @@ def generate(
 ) -> Any:
     """Continue prompts; returns what it is given, a text, several or tokens, with the new ones behind.
 
+    >>> text = generate(model, "Once upon a time", 5)
+
     Prompts as strings may differ in length (they are padded on the left and masked). Tokens must be padded
     on the left if at all, and then need their ``attention_mask`` (1 for real tokens): without it pads are
     read as text. Generation goes on to ``max_new_tokens`` or until every row has ended; after its end a row

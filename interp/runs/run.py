@@ -169,6 +169,10 @@ class Example(Strict):
 class Run(Strict):
     """One discovery's outcome.
 
+    >>> folder = run.save("runs/induction")
+    >>> Run.load(folder).circuit.heads == run.circuit.heads
+    True
+
     Attributes:
         universe: ``heads``, or ``heads+mlps`` where MLPs could be members.
         metric: its mean over pairs.

@@ -170,6 +170,10 @@ def find_codes(
 ) -> CodeSet:
     """Find the codes that bring about what positive texts have and negative ones do not, or that tell them apart.
 
+    >>> positive = [f"The dog {what}." for what in ("barked", "ran home", "sleeps", "loves bones", "ate", "is here")]
+    >>> negative = [f"The car {what}." for what in ("is red", "was late", "broke", "is new", "turned", "is here")]
+    >>> found = find_codes(model, codebooks, positive, negative)
+
     One forward pass over all texts; by difference another, and a backward pass, over the negative ones, and over half
     of them once more.
 

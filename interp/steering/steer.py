@@ -24,10 +24,8 @@ def steer(
 ) -> list[str] | str:
     """Continue prompts with codes edited; returns each prompt with what was written behind it.
 
-    ::
-
-        texts = steer(model, books, [SetCode("a12.h3", 417)], ["Once upon a time"] * 4)
-        texts = steer(model, books, find_codes(model, books, positive, negative).adds(40), prompts)
+    >>> texts = steer(model, codebooks, [SetCode("a12.h3", 417)], ["Once upon a time"] * 2, 3)
+    >>> texts = steer(model, codebooks, found.adds(40), "Once upon a time", 3)  # found by find_codes
 
     The same as ``attach(model, codebooks).edit(*edits).generate(prompts, n_tokens)``, without reading other codes.
 
