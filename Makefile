@@ -1,6 +1,6 @@
 # make run    find the IOI circuit in SmolLM2-135M-Instruct, from nothing
 # make test   install what the tests need and run them
-# make check  ruff and its formatter
+# make check  ruff, its formatter, and the types of interp/
 # make app    open the workbench in the browser
 # make docs   build the documents as a searchable site in site/
 #
@@ -25,6 +25,7 @@ test: $(VENV)/.installed-test
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 app: $(VENV)/.installed
 	$(BIN)/streamlit run app/main.py

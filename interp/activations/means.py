@@ -48,12 +48,12 @@ class HeadMeans(Consumer):
         )
         if not self.roles_:
             raise InputError("positions 'roles': no role is named by all pairs; choose mean or last")
-        self.z_: Float[Tensor, "side pair slot layer head d_head"] | None = None
+        self.z_: Float[Tensor, "side pair slot layer head d_head"]
 
     def update(self, batch: PairBatch) -> None:
         for side, activations in enumerate((batch.clean, batch.corrupt)):
             reduced = self.reduce(activations.z, batch)
-            if self.z_ is None:
+            if not hasattr(self, "z_"):
                 self.z_ = torch.zeros(2, self.n_pairs, *reduced.shape[1:])
             self.z_[side, list(batch.indices)] = reduced
 

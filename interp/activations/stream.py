@@ -7,7 +7,7 @@ scores, the means that codes are read from, whatever a new method needs. They re
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.activations.metric import task_metric
 from interp.errors import InputError
-from interp.models import Model, has_mlps, hooked, model_device
+from interp.models import HookFunction, Model, has_mlps, hooked, model_device
 from interp.models.vocabulary import check_tokens
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 
@@ -29,7 +29,7 @@ BASE_COST = 4.0
 BATCH_SIZE = 16
 """Pairs per forward: about 300 tokens keep two cores busy; a GPU is happier with more."""
 
-Hooks = Mapping[str, Callable[[Tensor], Tensor | None]]
+Hooks = Mapping[str, HookFunction]
 Progress = Callable[[int], None]
 """Told how many pairs have just been done."""
 
@@ -101,9 +101,9 @@ class PairBatch:
     pairs: tuple[PromptPair, ...]
     clean: Activations
     corrupt: Activations
-    z_gradient: tuple[Float[Tensor, "batch pos head d_head"], ...] | None = None
-    mlp_gradient: tuple[Float[Tensor, "batch pos d_model"], ...] | None = None
-    tape: ActivationTape | None = None
+    z_gradient: tuple[Float[Tensor, "batch pos head d_head"], ...] = ()
+    mlp_gradient: tuple[Float[Tensor, "batch pos d_model"], ...] = ()
+    tape: ActivationTape = field(default_factory=lambda: ActivationTape(()))
     """What stood at the hook points that somebody asked for."""
 
 
@@ -230,7 +230,7 @@ def run_batch(
 
     ``keep_graph`` leaves the clean side's graph standing after its backward pass, for what lies on ``tape``.
     """
-    tape = ActivationTape(()) if tape is None else tape
+    tape = tape or ActivationTape(())
     rows = tuple(pairs[i] for i in indices)
     check_context(model, rows)
     device = model_device(model)
@@ -267,7 +267,7 @@ def _run(
     graph = torch.is_grad_enabled()
     kept: dict[str, list[Tensor]] = {"z": [], "mlp": [], "pattern": [], "resid": []}
 
-    def keep(name: str):
+    def keep(name: str) -> HookFunction:
         def hook(activation: Tensor) -> Tensor | None:
             # without a graph a later in-place edit could change the tensor, and handing it back costs a copy
             kept[name].append(activation if graph else activation.clone())

@@ -11,6 +11,7 @@ that an earlier cell made, while forward-pass equivalents count them.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +33,13 @@ CHUNK = 100
 
 
 Tell = Callable[[float], None]
+
+
+def part(tell: Tell, begin: float, width: float) -> Tell:
+    """Tells the shares of a part of the work as shares of all."""
+    return lambda share: tell(begin + share * width)
+
+
 """Told which share of a piece of work is done by now."""
 
 
@@ -73,7 +81,7 @@ class Runner:
         self._row: dict[int, int] = {}
         self._cells: Sequence[tuple[int, int]] = ()
 
-    def config(self, seed: int):
+    def config(self, seed: int) -> Any:
         """The method's defaults for the task; the cell's seed, where the method draws anything."""
         return method_config(self.method, self.pool.task, {}, batch_size=self.batch_size, seed=seed)
 
@@ -132,7 +140,7 @@ class Runner:
         else:
             scores = self.run(indices, seed, tell)
         edges, edge_forwards = scores.edges, 0.0
-        if self.scores_edges_apart:
+        if self.scores_edges_apart and self.method.edges is not None:
             found = self.method.edges(
                 self.model, self.pool.subset(indices), scores, seed=seed, batch_size=self.batch_size
             )
@@ -143,7 +151,7 @@ class Runner:
         self, n: int, seed: int, outcome: Outcome, tell: Tell
     ) -> tuple[Float[np.ndarray, "layer head"], float]:
         """What heads join circuits that run alone by, in one cell, and the forwards that this took of its own."""
-        if self.method.nested is None:
+        if self.method.nested is None or self.method.nested_config is None:
             return outcome.heads, 0.0
         pairs = self.pool.subset(drawn(seed, n, len(self.pool)))
         config = self.method.nested_config(batch_size=self.batch_size)
@@ -192,7 +200,9 @@ class Runner:
         if not _alike(scores.heads_per_pair.mean(0), scores.heads):
             return "its scores are not the mean of its scores per pair"
         half = self.run(indices[: (n + 1) // 2], seed, lambda _share: None)
-        if not _alike(half.heads_per_pair, scores.heads_per_pair[: (n + 1) // 2]):
+        if half.heads_per_pair is None or not _alike(
+            half.heads_per_pair, scores.heads_per_pair[: (n + 1) // 2]
+        ):
             return "its score of a pair depends on the other pairs"
         return "its edges have no scores per pair" if self.edges_compared and scores.edges else ""
 
@@ -203,9 +213,7 @@ class Runner:
         missing = [i for i in wanted if np.isnan(heads[i]).any()]
         for begin in range(0, len(missing), CHUNK):
             some = missing[begin : begin + CHUNK]
-            scores = self.run(
-                some, 0, lambda share, b=begin, s=some: tell((b + share * len(s)) / len(missing))
-            )
+            scores = self.run(some, 0, part(tell, begin / len(missing), len(some) / len(missing)))
             heads[some] = scores.heads_per_pair
             cost = (cost[0] + scores.cost.forwards, cost[1] + scores.cost.seconds, cost[2] + len(some))
             header = {"settings": repr(settings), "cost": " ".join(map(repr, cost))}

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from interp.activations.stream import BATCH_SIZE
-from interp.bench.cells import Outcome, Runner, Tell
+from interp.bench.cells import Outcome, Runner, Tell, part
 from interp.bench.judges import Court, convene
 from interp.bench.plan import (
     POOL_SEED,
@@ -41,7 +42,7 @@ RERUNS = 5
 """Bootstrap resamples of a method that has to run again for each; resampling scores per pair costs nothing."""
 
 
-def pool_of(task: Task, tokenizer, plan: Plan) -> PromptPairs:
+def pool_of(task: Task, tokenizer: Any, plan: Plan) -> PromptPairs:
     """The pairs that seeds draw from.
 
     Of a task that has no more than the plan's pool and reference it is half of what there is, and at least what the
@@ -129,7 +130,7 @@ class TargetBench:
             if result is None:
                 begin, width = 0.5 + done / len(cells) / 2, 0.5 / len(cells)
                 try:
-                    result = self._judge(runner, n, seed, lambda share, b=begin, w=width: tell(b + share * w))
+                    result = self._judge(runner, n, seed, part(tell, begin, width))
                 except InputError as error:
                     refused.setdefault(n, str(error))
                     continue
@@ -137,13 +138,14 @@ class TargetBench:
             kept[n, seed] = result
         if refused and not kept:
             raise InputError(next(iter(refused.values())))
-        stable = {}
+        stable: dict[int, dict] = {}
         for n in self._resampled(method, runner, [*kept]):
             path, settings = folder / f"stability-n{n}.json", {**common, "n": n}
-            stable[n] = read_record(path, settings, self.say)
-            if stable[n] is None:
-                stable[n] = self._stability(runner, n)
-                write_record(path, settings, stable[n])
+            result = read_record(path, settings, self.say)
+            if result is None:
+                result = self._stability(runner, n)
+                write_record(path, settings, result)
+            stable[n] = result
         size = self.court.judges[0].size
         return [
             Cell(self.target, method, n, seed, result, size, stable.get(n, {}).get("bootstrap_jaccard"))
@@ -185,8 +187,8 @@ class TargetBench:
         for judge in self.court.judges:
             digest.update(judge.name.encode() + judge.truth.tobytes())
         # heads' own settings stay as they are where edges are not compared: those cells are kept
-        apart = runner is not None and runner.scores_edges_apart
-        return ({"edges": asdict(runner.method.edges_config())} if apart else {}) | {
+        config = runner.method.edges_config if runner is not None and runner.edges_compared else None
+        return ({"edges": asdict(config())} if config is not None else {}) | {
             "task": self.target.task,
             "model": self.target.model,
             "dtype": describe_model(self.model)["dtype"],
@@ -200,7 +202,8 @@ class TargetBench:
     def _judge(self, runner: Runner | None, n: int, seed: int, tell: Tell) -> dict:
         judges = self.court.judges
         if runner is None:
-            scores, judges = self.court.yardstick(n, seed)
+            assert (given := self.court.yardstick(n, seed)) is not None
+            scores, judges = given
             outcome = Outcome(scores, n * self.court.yardstick_forwards(), None)
         else:
             outcome = runner.outcome(n, seed, lambda share: tell(share / 2))

@@ -124,9 +124,9 @@ def _table(cells: Sequence[Cell], rows: list[dict]) -> list[dict]:
         stability[key] = (mean_jaccard(circuits), group[0].bootstrap_jaccard)
     names = ("task", "model", "reference", "decides", "method", "n")
     found = []
-    for key, group in _keyed(rows, *names).items():
-        line = dict(zip(names, key, strict=True)) | {"seeds": len(group)}
-        line |= {metric: _spread(row[metric] for row in group) for metric in METRICS}
+    for key, those in _keyed(rows, *names).items():
+        line = dict(zip(names, key, strict=True)) | {"seeds": len(those)}
+        line |= {metric: _spread(row[metric] for row in those) for metric in METRICS}
         between, resampled = stability[line["task"], line["model"], line["method"], line["n"]]
         found.append(line | {"jaccard_seeds": between, "jaccard_bootstrap": resampled})
     return found
@@ -192,7 +192,7 @@ def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
 
 
 def _differences(
-    values: dict, target: tuple[str, str], method: str, against: str, n: int, metric: str, seeds: int
+    values: dict, target: tuple[str, str], method: str, against: str | None, n: int, metric: str, seeds: int
 ) -> list[float]:
     """Of the two methods on the same subsets, one a seed that both have."""
     both = [

@@ -85,9 +85,9 @@ class _BySite(dict):
         # without an axis of heads the codes are of all heads' outputs together
         if place.head is None or ids is None or ids.ndim != 4 or place.head >= ids.shape[2]:
             raise KeyError(site)
-        if ids is layer:
-            return ids[:, :, place.head]
-        return Codes(ids[:, :, place.head], layer.values[:, :, place.head])
+        if isinstance(layer, Codes):
+            return Codes(ids[:, :, place.head], layer.values[:, :, place.head])
+        return ids[:, :, place.head]
 
 
 class Attached:
@@ -266,8 +266,8 @@ class Attached:
                 continue
             heads = list(whole.unbind(2))
             for name in some:
-                head = self._places[name].head
-                heads[head] = self._replaced(name, heads[head])
+                if (head := self._places[name].head) is not None:
+                    heads[head] = self._replaced(name, heads[head])
             # not in place: the gradient of the other heads must find its way too
             whole = torch.stack(heads, 2)
         return whole if acting else None

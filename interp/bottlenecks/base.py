@@ -12,7 +12,7 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import Field, asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -112,10 +112,16 @@ CONFIG_FILE, WEIGHTS_FILE = "cfg.json", "weights.safetensors"
 class BottleneckConfig(Protocol):
     """What every config dataclass has: size of a vector, codes per group, codes per vector, groups."""
 
-    d_in: int
-    n_codes: int
-    k: int
-    groups: int
+    __dataclass_fields__: ClassVar[dict[str, Field]]
+
+    @property
+    def d_in(self) -> int: ...
+    @property
+    def n_codes(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
 
 
 class Bottleneck(HubFolder, ABC):
@@ -133,7 +139,10 @@ class Bottleneck(HubFolder, ABC):
     kind: ClassVar[str]
     config_class: ClassVar[type]
     config: BottleneckConfig
-    unit_values: bool = False
+
+    @property
+    def unit_values(self) -> bool:
+        return False
 
     @abstractmethod
     def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Bottleneck":

@@ -17,8 +17,8 @@ A codebook made ready for comparing vectors with it: what does not change from c
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -108,6 +108,9 @@ REFITS = 1
 error of cosine selection by a tenth, of residual selection by a fiftieth; a second hardly changes it, more raise it."""
 
 
+T = TypeVar("T", bound="Codebook")
+
+
 @register
 class Codebook(nn.Module, Bottleneck):
     """One codebook, or one per group, all groups in one tensor operation.
@@ -119,6 +122,8 @@ class Codebook(nn.Module, Bottleneck):
 
     kind = "codebook"
     config_class = CodebookConfig
+    config: CodebookConfig
+    counts: Int[Tensor, "group code"]
 
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
@@ -189,7 +194,7 @@ class Codebook(nn.Module, Bottleneck):
             ]
             return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
 
-    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
+    def fit(self: T, x: Float[Tensor, "*batch d_in"]) -> T:
         """Set the codes by k-means; the same vectors and config give the same codes.
 
         Raises:
@@ -200,7 +205,7 @@ class Codebook(nn.Module, Bottleneck):
         self._cluster(self.rows(x), stream=False)
         return self
 
-    def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "Codebook":
+    def partial_fit(self: T, x: Float[Tensor, "*batch d_in"]) -> T:
         """One step of k-means on a shard; call it on shard after shard.
 
         The first shard needs as many vectors as :meth:`fit` does. Directions and lengths are means over all shards,
@@ -274,7 +279,7 @@ class Codebook(nn.Module, Bottleneck):
         self.counts.zero_()
         return int(dead.sum())
 
-    def with_k(self, k: int) -> "Codebook":
+    def with_k(self: T, k: int) -> T:
         """The same codes with fewer per vector; ids of the first k slots stay as they are.
 
         Raises:
@@ -291,7 +296,7 @@ class Codebook(nn.Module, Bottleneck):
             )
         return self.restored(replace(self.config, k=k), self.tensors())
 
-    def of_group(self, group: int) -> "Codebook":
+    def of_group(self: T, group: int) -> T:
         """A codebook of one group alone, such as one head's.
 
         Raises:
@@ -306,7 +311,7 @@ class Codebook(nn.Module, Bottleneck):
         return {"codes": self.codes, "counts": self.counts}
 
     @classmethod
-    def restored(cls, config: CodebookConfig, tensors: Mapping[str, Tensor]) -> "Codebook":
+    def restored(cls: type[T], config: CodebookConfig, tensors: Mapping[str, Tensor]) -> T:
         book = cls(config).to(tensors["codes"].device, tensors["codes"].dtype)
         book.load_state_dict(dict(tensors))
         return book
@@ -374,7 +379,7 @@ class Codebook(nn.Module, Bottleneck):
         return ids, factor.clamp(min=0).expand(ids.shape)
 
     def _greedy(self, rows: Tensor, book: SearchCache, without: Tensor | None) -> tuple[Tensor, Tensor]:
-        rest, ids, values = rows, [], []
+        rest, ids, values = rows, list[Tensor](), list[Tensor]()
         for slot in range(self.config.k):
             if slot:
                 rest = rest - values[-1] * _chosen_sum(book.codes, ids[-1])
@@ -429,17 +434,17 @@ class Codebook(nn.Module, Bottleneck):
         if config.k == 1 or config.magnitude == "scaled":
             return book
         if config.selection == "cosine":
-            book = self._scaled(rows, book)
+            book = self._scaled(rows, book, self._learning)
         for _ in range(0 if stream else REFITS):
             book = refit(rows, self._choose(rows, self._prepared(book))[0], book)
         return book
 
-    def _scaled(self, rows: Tensor, book: Tensor) -> Tensor:
+    def _scaled(self, rows: Tensor, book: Tensor, learning: "_Learning") -> Tensor:
         """The codes of each group shortened by the one factor with which k of them together fit best."""
         total = _chosen_sum(book, self._choose(rows, self._prepared(book))[0])
-        self._learning.along = self._learning.along + (rows * total).sum((1, 2))
-        self._learning.square = self._learning.square + total.square().sum((1, 2))
-        return book * (self._learning.along / self._learning.square.clamp(min=1e-12))[:, None, None]
+        learning.along = learning.along + (rows * total).sum((1, 2))
+        learning.square = learning.square + total.square().sum((1, 2))
+        return book * (learning.along / learning.square.clamp(min=1e-12))[:, None, None]
 
     def _forget(self, optimizer: torch.optim.Optimizer, replaced: Bool[Tensor, "group code"]) -> None:
         for moment in optimizer.state.get(self.codes, {}).values():
@@ -459,8 +464,8 @@ class _Learning:
 
     kmeans: list[GroupedKMeans]
     lengths: list[MeanBy]
-    along: Tensor | float = 0.0
-    square: Tensor | float = 0.0
+    along: Tensor = field(default_factory=lambda: torch.zeros(()))
+    square: Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
 def _chosen_sum(book: Tensor, ids: Int[Tensor, "group row k"]) -> Float[Tensor, "group row d_in"]:

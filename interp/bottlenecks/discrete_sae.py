@@ -141,6 +141,7 @@ class DiscreteSAE(Bottleneck):
 
     kind = "discrete_sae"
     config_class = DiscreteSAEConfig
+    config: DiscreteSAEConfig
 
     def __init__(self, config: DiscreteSAEConfig) -> None:
         self.config = config

@@ -21,7 +21,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, SupportsIndex
+from typing import Literal, NamedTuple, SupportsIndex, get_args
 
 import numpy as np
 import torch
@@ -150,13 +150,14 @@ def format_codes(codes: Iterable[WeightedCode]) -> str:
     return ",".join(code_name(*code) for code in codes)
 
 
-HOW = ("set", "added", "forbidden")
+How = Literal["set", "added", "forbidden"]
+HOW: tuple[How, ...] = get_args(How)
 """What is done to codes."""
 
 
 def code_edits(
     codes: Sequence[WeightedCode],
-    how: Literal["set", "added", "forbidden"],
+    how: How,
     *,
     scale: float | int = 1.0,
     slots: int = 1,
@@ -241,13 +242,13 @@ class Where:
 
 def _checked(columns: SupportsIndex | slice | Sequence[SupportsIndex]) -> _Columns:
     if isinstance(columns, slice):
-        found, numbers = columns, [n for n in (columns.start, columns.stop) if n is not None]
+        found: _Columns = columns
+        numbers = [n for n in (columns.start, columns.stop) if n is not None]
         if columns.step is not None and columns.step < 1:
             raise InputError(f"positions with step {columns.step}: it must be 1 or more")
     else:
-        single = not isinstance(columns, Iterable)
-        numbers = [operator.index(n) for n in ((columns,) if single else columns)]
-        found = numbers[0] if single else tuple(numbers)
+        numbers = [operator.index(n) for n in (columns if isinstance(columns, Iterable) else (columns,))]
+        found = tuple(numbers) if isinstance(columns, Iterable) else numbers[0]
     for number in numbers:
         if number < 0:
             raise InputError(f"position {number}: count from 0, the end is not known while text is generated")
@@ -321,6 +322,7 @@ class SiteEdits:
             found = _together(found)
         for mask, without in found:
             # groups in which nothing is forbidden choose as before
+            assert isinstance(self.bottleneck, Codebook)
             other = self.bottleneck.encode_without(x, without)
             codes = _chosen(_like(mask, codes.ids), other.ids, other.values, codes)
         return codes

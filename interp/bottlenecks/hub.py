@@ -8,7 +8,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 
 from interp.errors import InputError
 
-T = TypeVar("T")
+T = TypeVar("T", bound="HubFolder")
 
 CARD = """---
 {{ card_data }}
@@ -34,7 +34,7 @@ class HubFolder(
         return object.__new__(cls)  # the mixin would add a config.json to files that say everything already
 
     @classmethod
-    def from_pretrained(cls: type[T], source: str | Path, **hub: Any) -> T:
+    def from_pretrained(cls: type[T], source: str | Path, **hub: Any) -> T:  # type: ignore[override]
         """Read it from a folder, or from the Hugging Face hub's repository ``owner/name``.
 
         Args:

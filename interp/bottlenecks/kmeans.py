@@ -105,9 +105,9 @@ class GroupedKMeans:
     def __init__(self, n_centres: int, *, spherical: bool, seed: int = 0) -> None:
         self.n_centres, self.spherical = n_centres, spherical
         self.generator = torch.Generator().manual_seed(seed)
-        self.centres_: Float[Tensor, "group centre d_in"] | None = None
-        self.counts_: Float[Tensor, "group centre"] | None = None
-        self._sums: Float[Tensor, "group centre d_in"] | None = None  # of the rows that are counted
+        self.centres_: Float[Tensor, "group centre d_in"]
+        self.counts_: Float[Tensor, "group centre"]
+        self._sums: Float[Tensor, "group centre d_in"]  # of the rows that are counted
 
     def fit(self, rows: Float[Tensor, "group row d_in"], iterations: int = 10) -> "GroupedKMeans":
         """Lloyd's iterations over all rows, from scratch."""
@@ -128,7 +128,7 @@ class GroupedKMeans:
         """
         rows = self._prepared(rows)
         sizes = _squared_lengths(rows)
-        if self.centres_ is None:
+        if not hasattr(self, "centres_"):
             self._start(rows, sizes)
         self._step(rows, sizes)
         return self
@@ -219,11 +219,11 @@ class MeanBy:
 
     def __init__(self, n_ids: int) -> None:
         self.n_ids = n_ids
-        self.sums: Float[Tensor, "group id"] | None = None
-        self.counts: Float[Tensor, "group id"] | None = None
+        self.sums: Float[Tensor, "group id"]
+        self.counts: Float[Tensor, "group id"]
 
     def add(self, ids: Int[Tensor, "group row"], values: Float[Tensor, "group row"]) -> "MeanBy":
-        if self.sums is None:
+        if not hasattr(self, "sums"):
             self.sums, self.counts = (values.new_zeros(len(values), self.n_ids) for _ in range(2))
         self.sums.scatter_add_(1, ids, values)
         self.counts.scatter_add_(1, ids, torch.ones_like(values))

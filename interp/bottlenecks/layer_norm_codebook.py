@@ -6,8 +6,6 @@ normed vector, not the vector: the model behind it must have been trained with i
 :class:`~interp.bottlenecks.codebook.Codebook`.
 """
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,10 +41,6 @@ class LayerNormCodebook(Codebook):
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"gain": self.gain, "bias": self.bias}
-
-    @classmethod
-    def restored(cls, config: CodebookConfig, tensors: Mapping[str, Tensor]) -> "LayerNormCodebook":
-        return super().restored(config, tensors)
 
     def rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
         rows = grouped_rows(x, self.config)

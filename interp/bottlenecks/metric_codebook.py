@@ -6,8 +6,6 @@ k-means minimises the error of the output. Only inner products count, so the map
 matrix L with L Lᵀ = W_O W_Oᵀ. Codes themselves, and the vectors they sum to, stay z.
 """
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +27,7 @@ class MetricCodebook(Codebook):
     """
 
     kind = "metric_codebook"
+    metric: Float[Tensor, "group d_in d_in"]
 
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__(config)
@@ -52,10 +51,6 @@ class MetricCodebook(Codebook):
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"metric": self.metric}
-
-    @classmethod
-    def restored(cls, config: CodebookConfig, tensors: Mapping[str, Tensor]) -> "MetricCodebook":
-        return super().restored(config, tensors)
 
     def _map(self) -> Float[Tensor, "group d_in d_in"]:
         return self.metric.float()

@@ -98,7 +98,7 @@ class Codebooks(HubFolder, Mapping[str, Codebook]):
         self.folder, self.manifest, self._codebooks = folder, manifest, codebooks
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, source: str | Path, model: Model | None = None, k: int | None = None, **hub: Any
     ) -> "Codebooks":
         """Open codebooks of the package, of a folder, or of the Hugging Face hub.
@@ -221,6 +221,7 @@ class Codebooks(HubFolder, Mapping[str, Codebook]):
 
     def _read(self) -> Mapping[str, Codebook]:
         if self._codebooks is None:
+            assert self.folder is not None
             if self.manifest.get("storage") is None:
                 read = {site: Codebook.from_pretrained(self.folder / site) for site in self}
             else:
@@ -314,6 +315,8 @@ def read_packed(path: Path) -> dict[str, Codebook]:
             if not all(bool(t.isfinite().all()) for t in own.values()):
                 raise ValueError(f"the codebook of {site} has values that are not finite")
             cls = bottleneck_class(known["kind"])
+            if not issubclass(cls, Codebook):
+                raise ValueError(f"a {cls.kind} is no codebook")
             found[site] = cls.restored(cls.config_class(**known["config"]), own)
         return found
     except (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -6,8 +6,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import Bottleneck, BottleneckConfig, Codes
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.base import Bottleneck, Codes
+from interp.bottlenecks.codebook import Codebook, CodebookConfig
 
 
 class CodebookWrapper(Bottleneck):
@@ -19,11 +19,15 @@ class CodebookWrapper(Bottleneck):
     kind = "codebook"
 
     def __init__(self, book: Codebook) -> None:
-        self.book, self.unit_values = book, book.unit_values
+        self.book = book
 
     @property
-    def config(self) -> BottleneckConfig:
+    def config(self) -> CodebookConfig:  # type: ignore[override]
         return self.book.config
+
+    @property
+    def unit_values(self) -> bool:
+        return self.book.unit_values
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
         return self.book.encode(x)

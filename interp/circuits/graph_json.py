@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from interp.circuits.circuit import Circuit, Component, Edge
 from interp.errors import InputError
@@ -72,9 +72,9 @@ def write_graph(
             raise InputError(f"edge {name}: a graph of {circuit.n_layers} layers has no such edge")
         edges[name]["score"] = sign * score
     scores = {
-        node: {"score": sign * score}
+        node: {"score": sign * own}
         for node in nodes
-        if node in components and (score := _signed(components[node], circuit.signed)) is not None
+        if node in components and (own := _signed(components[node], circuit.signed)) is not None
     }
     value = {
         "cfg": {
@@ -189,7 +189,7 @@ def _load(path: Path) -> dict:
     return value
 
 
-def _finite(what: str, score: object) -> float:
+def _finite(what: str, score: Any) -> float:
     if not math.isfinite(number := float(score)):
         raise InputError(f"the score of {what} is {number}, not a finite number")
     return number
@@ -236,7 +236,7 @@ def _named(edges: tuple[Edge, ...]) -> Iterator[tuple[str, float]]:
             yield plain, edge.score
 
 
-def _ends(name: str) -> dict[str, str | None]:
+def _ends(name: str) -> dict[str, Any]:
     sender, arrow, rest = name.partition("->")
     receiver, bracket, into = rest.partition("<")
     if not arrow or (bracket and into not in ("q>", "k>", "v>")):

@@ -30,7 +30,7 @@ from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Scores
 
 FORMAT = 1
-_DATA = files("interp.circuits") / "data"
+_DATA = Path(__file__).parent / "data"
 
 _ALIASES = {
     "gpt2-small": "gpt2",
@@ -211,10 +211,9 @@ class ExactEffects:
             name: ``task/model``, as it is asked for later.
             provenance: what the scores do not know, such as versions and the commit of the model.
         """
-        parts = (scores.heads_per_pair, scores.metric_clean, scores.metric_corrupt)
-        if not scores.exact or any(part is None for part in parts):
+        heads, clean, corrupt = scores.heads_per_pair, scores.metric_clean, scores.metric_corrupt
+        if not scores.exact or heads is None or clean is None or corrupt is None:
             raise InputError(f"scores of method {scores.method!r}: a reference needs exact effects per pair")
-        heads, clean, corrupt = parts
         task = scores.provenance["task"]
         merged = {**scores.provenance, "model": model, **provenance}
         return cls(name, task, model, heads, scores.mlps_per_pair, clean, corrupt, merged)
@@ -339,7 +338,7 @@ def named_reference(name: str) -> Reference | ExactEffects:
 
 def reference_names(task: str | None = None, model: str | None = None) -> list[str]:
     """Names of the published lists and the shipped measurements, of one task or model if given."""
-    known = [*_published().values(), *shipped_measured().values()]
+    known: list[Reference | ExactEffects] = [*_published().values(), *shipped_measured().values()]
     wanted = None if model is None else canonical_model(model)
     return [r.name for r in known if task in (None, r.task) and wanted in (None, canonical_model(r.model))]
 

@@ -22,6 +22,7 @@ One forward pass of two rows, the clean and the corrupt prompt, gives all of it 
 to head runs nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ from torch import Tensor
 from interp.activations.metric import task_metric
 from interp.activations.stream import Consumer, PairBatch, end_logits
 from interp.errors import InputError
-from interp.models import Model, hooked, model_device
+from interp.models import HookFunction, Model, hooked, model_device
 from interp.models.residual_writes import FinalNorm, ResidualWrites
 from interp.prompts.pairs import Metric, PromptPair
 from interp.scores.head_codes import SIDES
@@ -114,7 +115,7 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
         resid.append(x[:, -1].float().clone())
 
     layers = range(model.cfg.n_layers)
-    hooks = {f"blocks.{layer}.attn.hook_z": keep_end for layer in layers}
+    hooks: dict[str, HookFunction] = {f"blocks.{layer}.attn.hook_z": keep_end for layer in layers}
     hooks |= {f"blocks.{layer}.attn.hook_pattern": keep_pattern for layer in layers}
     hooks[f"blocks.{layers[-1]}.hook_resid_post"] = keep_resid
     logits = end_logits(model, tokens, hooks)
@@ -164,7 +165,7 @@ class HeadReadout(Consumer):
         self.direct_, self.to_answer_, self.to_wrong_ = (np.full(shape, np.nan) for _ in range(3))
         self.total_ = np.zeros(n_pairs)
         self.written_ = torch.zeros(*shape[1:], model.cfg.d_model)
-        self.patterns_: np.ndarray | None = None
+        self.patterns_: np.ndarray
 
     @property
     def tells_writing(self) -> bool:
@@ -267,7 +268,9 @@ def _holding(pair: PromptPair, ids: tuple[int, ...]) -> list[int]:
     return [i for i, token in enumerate(pair.clean_tokens) if token in ids]
 
 
-def _mask(pairs: tuple[PromptPair, ...], positions, device: torch.device) -> Float[Tensor, "batch key"]:
+def _mask(
+    pairs: tuple[PromptPair, ...], positions: Callable[[PromptPair], list[int]], device: torch.device
+) -> Float[Tensor, "batch key"]:
     mask = torch.zeros(len(pairs), len(pairs[0].clean_tokens), device=device)
     for row, pair in enumerate(pairs):
         mask[row, positions(pair)] = 1.0

@@ -50,7 +50,8 @@ def workbench(
             f"warning: whoever reaches {address} can use the model and read {runs}: there is no password",
             err=True,
         )
-    command = [sys.executable, "-m", "streamlit", "run", find_spec("interp.app.main").origin]
+    main = find_spec("interp.app.main")
+    command = [sys.executable, "-m", "streamlit", "run", str(main and main.origin)]
     command += ["--server.port", str(port), "--server.address", address]
     for name in dict.fromkeys((*OWN_NAMES, *host, *(_own_addresses() if address in EVERYWHERE else ()))):
         command += ["--server.allowedHosts", name]

@@ -1,7 +1,8 @@
 """``interp bench``: the table of methods."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,8 +20,11 @@ from interp.cli.options import (
 from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
 
+if TYPE_CHECKING:
+    from interp.bench.plan import Plan
 
-def _many(metavar: str, default: str, more: str = "", parser=names):
+
+def _many(metavar: str, default: str, more: str = "", parser: Callable[[str], tuple] = names) -> Any:
     return typer.Option(
         parser=parser, metavar=metavar, show_default=default, help=f"separated by commas{more}"
     )
@@ -57,7 +61,7 @@ def bench(
     from interp.bench.plan import Plan
     from interp.files import check_folder
 
-    given = {"tasks": tasks, "methods": methods, "models": models, "pairs": pairs, "against": against}
+    given: dict[str, Any] = dict(tasks=tasks, methods=methods, models=models, pairs=pairs, against=against)
     plan = Plan(**{name: value for name, value in given.items() if value is not None}, seeds=seeds)
     check_folder(out, "a bench")
     if (lost := _lost(out / "bench.json", plan)) and not overwrite:
@@ -89,7 +93,7 @@ def bench(
     suggest((workbench_of(out), "the table in the browser, on the page Evaluation"))
 
 
-def _lost(path: Path, plan) -> str:
+def _lost(path: Path, plan: "Plan") -> str:
     """What the table that lies there has and a new one would lack, in words; nothing of a damaged one."""
     from interp.files import read_json
 

@@ -5,7 +5,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,6 +28,10 @@ from interp.cli.options import (
 )
 from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from interp.bottlenecks.store import Codebooks
+    from interp.models import Model
 
 FIT_TOKENS = 22_000
 """What the codebooks of the package were begun with, and those of the tables of training."""
@@ -288,7 +292,7 @@ def train(
     if mse_weight is not None and objective == "local":
         raise InputError(f"--mse-weight {mse_weight}: local training minimises the unexplained share alone")
     if start is not None:
-        found = Codebooks.from_pretrained(start)
+        found: Codebooks | None = Codebooks.from_pretrained(start)
     else:
         start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-matching_pursuit-k8"
         found = Codebooks.from_pretrained(start) if is_store(start) else None
@@ -358,7 +362,7 @@ def train(
     suggest((["codebook", "eval", str(folder)], "what they cost the model"))
 
 
-def _fitted(model, folder: Path, data: str, tokens: int, context: int, seed: int):
+def _fitted(model: "Model", folder: Path, data: str, tokens: int, context: int, seed: int) -> "Codebooks":
     """Codebooks at all heads, as ``interp codebook fit`` makes them unless told otherwise."""
     from interp.bottlenecks.fit import FitConfig, fit_codebooks
     from interp.progress import bar
@@ -387,6 +391,6 @@ def pack(
     if overwrite:
         clear_folder(out, "codebooks")
     books = Codebooks.from_pretrained(folder).pack(out, storage)
-    size = sum(path.stat().st_size for path in books.folder.iterdir())
+    size = sum(path.stat().st_size for path in out.iterdir())
     typer.echo(f"saved    {out} ({len(books.sites)} sites, {size / 1e6:.1f} MB)")
     suggest((["codebook", "eval", str(out)], "what they cost the model"))

@@ -187,7 +187,7 @@ def search(
         codes = prompt_codes(index, loaded, prompt, position=position)
         print_similar(index, search_similar(index, codes, n))
         return
-    scores = search_regex(index, regex) if regex is not None else search_token(index, token)
+    scores = search_regex(index, regex) if regex is not None else search_token(index, token or "")
     best = scores.best(n, sort=sort, min_precision=min_precision, min_recall=min_recall)
     print_scores(scores, best)
     if best:

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -47,10 +47,10 @@ MODULES = {
 class Commands(TyperGroup):
     """:data:`MODULES` first, then the commands of this file."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: Context) -> list[str]:  # type: ignore[override]
         return list(dict.fromkeys([*MODULES, *super().list_commands(ctx)]))
 
-    def get_command(self, ctx: Context, cmd_name: str):
+    def get_command(self, ctx: Context, cmd_name: str) -> Any:  # type: ignore[override]
         if cmd_name not in self.commands:
             # all, if there is no such command: the error names one that is spelt nearly so
             for name in [cmd_name] if cmd_name in MODULES else MODULES:
@@ -58,7 +58,7 @@ class Commands(TyperGroup):
         return super().get_command(ctx, cmd_name)
 
 
-def _imported(name: str):
+def _imported(name: str) -> Any:
     module, _, attribute = MODULES[name].partition(":")
     found = getattr(importlib.import_module(f"interp.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
     """``10, 25`` as two whole numbers of at least 1."""
-    parts = names(text)
+    parts = names(text) if isinstance(text, str) else text
     if not all(str(part).isdecimal() and int(part) for part in parts):
         raise typer.BadParameter(f"{text} is not whole numbers of at least 1")
     return tuple(map(int, parts))
@@ -50,25 +50,29 @@ def default_folder(task: str, model: str | None, method: str) -> Path:
     return Path("runs") / "-".join([file_name(task), *named, method.rpartition(":")[2]])
 
 
-def whole_option(*names: str, least: int, most: int | None = None, help: str):
+def whole_option(*names: str, least: int, most: int | None = None, help: str) -> Any:
     return typer.Option(*names, min=least, max=most, metavar="INTEGER", help=help)
 
 
-def share_option(*names: str, help: str):
+def share_option(*names: str, help: str) -> Any:
     return typer.Option(*names, min=0, max=1, metavar="SHARE", help=help)
 
 
-def context_option(usual: int):
+def context_option(usual: int) -> Any:
     """``--context``; a model that reads less than usual gets blocks as long as it reads."""
     told = f"tokens per block of text, BOS included (default: {usual}, or the model's longest)"
     return whole_option("--context", least=2, help=told)
 
 
-def number_option(*names: str, help: str):
+def number_option(*names: str, help: str) -> Any:
     return typer.Option(*names, min=0, metavar="NUMBER", help=help)
 
 
-Context = typer.Context.__base__  # what typer hands over is not of its own subclass
+# what typer hands over is not of its own subclass
+if TYPE_CHECKING:
+    Context = typer.Context
+else:
+    Context = typer.Context.__base__
 
 
 def request_of_command(context: Context) -> dict:

@@ -12,6 +12,7 @@ from interp.evaluation.recovery import Nulls, Recovery, roc_auc
 from interp.models import Model
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.report import wording
+from interp.report.compare import Comparison
 from interp.runs.run import Run
 from interp.scores.baselines import layer_prior
 
@@ -42,7 +43,7 @@ def print_members(run: Run) -> None:
             f"{part.score:+.3g}",
             f"{part.effect:+.3f}",
             f"[{part.low:+.3f}, {part.high:+.3f}]",
-            f"{part.effect / metric.gap:+.1%}",
+            f"{(part.effect or 0.0) / metric.gap:+.1%}",
         )
     if run.members:
         console.print(table)
@@ -120,8 +121,7 @@ def print_references() -> None:
     table = Table("reference", "model", "heads", "source", box=None, padding=(0, 1))
     for name in reference_names():
         found = load_reference(name)
-        measured = isinstance(found, ExactEffects)
-        source = f"measured, {found.n_pairs} pairs" if measured else found.citation
+        source = f"measured, {found.n_pairs} pairs" if isinstance(found, ExactEffects) else found.citation
         table.add_row(name, found.model, str(int(found.members().sum())), source)
     plain_console().print(table)
 
@@ -212,7 +212,7 @@ def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:
     return text
 
 
-def print_comparison(comparison) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Two runs side by side."""
     console = plain_console()
     table = Table(box=None, padding=(0, 1))

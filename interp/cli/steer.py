@@ -155,7 +155,7 @@ def steer(
         raise InputError("--top-k and --by go with --topic and --positive: named codes are not looked for")
     # codes that are named are set, those that are found are added, unless it is said otherwise
     added = add is not None or (codes is None and not (set_them or forbid))
-    how = "added" if added else "forbidden" if forbid else "set"
+    how: Literal["set", "added", "forbidden"] = "added" if added else "forbidden" if forbid else "set"
     if slots is not None and how != "set":
         raise InputError("--slots goes with codes that are set: name them, or give --set")
     if samples > 1 and temperature == 0:

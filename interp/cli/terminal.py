@@ -18,7 +18,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -113,7 +113,7 @@ def fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _usage(error) -> NoReturn:
+def _usage(error: Any) -> NoReturn:
     """A mistake in the words themselves, found by typer; without a message it is help, which is printed already."""
     message = error.format_message().rstrip(".")
     if not message:

@@ -85,7 +85,7 @@ def build_index(
     if not books:
         raise InputError("no codebooks to index")
     folder = Path(folder)
-    request = {
+    request: dict[str, Any] = {
         "model": model_identity(model),
         "books": {
             "fingerprint": codebooks_fingerprint(books),
@@ -124,6 +124,7 @@ def build_index(
 
 def _by_source(text: TextBlocks) -> TextBlocks:
     """Blocks of one source behind those of another, so that documents are whole."""
+    assert text.sources is not None
     order = torch.argsort(text.sources, stable=True)
     return replace(text, tokens=text.tokens[order], sources=text.sources[order])
 

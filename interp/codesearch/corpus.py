@@ -23,7 +23,7 @@ INVALID = "\x1a"
 """Stands for each byte that is no part of a character; one byte, so that offsets stay."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
-codecs.register_error("interp-same-length", lambda e: (INVALID * (e.end - e.start), e.end))
+codecs.register_error("interp-same-length", lambda e: (INVALID * (e.end - e.start), e.end))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def vocabulary(
 ) -> tuple[list[bytes], Bool[np.ndarray, " d_vocab"]]:
     """The bytes of every token, and which are special; rows of the embedding without a token are empty and special."""
     added = tokenizer.added_tokens_decoder
-    names = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), d_vocab))))
+    names: list[str | None] = [*tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), d_vocab))))]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     byte_level = backend is not None and "ByteLevel" in json.dumps(
         json.loads(backend.to_str()).get("decoder")

@@ -43,7 +43,7 @@ class FiringStatsWrapper(CodebookWrapper):
 
     def __init__(self, book: Codebook) -> None:
         super().__init__(book)
-        self.seen: tuple[Tensor, ...] | None = None
+        self.seen: tuple[Tensor, ...] = ()
 
     def encode(self, x: Tensor) -> Codes:
         codes = self.book.encode(x)
@@ -132,7 +132,7 @@ class Gathered:
         whole: Float[np.ndarray, " n"],
     ) -> None:
         """Firings of codes, each (code, token) once, tokens later than all before; ``whole`` is for the histogram."""
-        np.add.at(self.histogram, (code, 0, _bin(whole)), 1)
+        np.add.at(self.histogram[:, 0], (code, _bin(whole)), 1)
         for rank in RANKS:
             self._keep(rank, code, {"token": token, "similarity": similarity, "margin": margin})
 

@@ -122,7 +122,7 @@ def check_counts(found: Shaped[np.ndarray, " id"], n_codes: int, name: str) -> N
 FORMAT = 2
 MANIFEST, IDS = "manifest.json", "ids.npy"
 _CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
-_KEYS = {
+_KEYS: dict[str, type] = {
     "model": dict,
     "books": dict,
     "text": dict,
@@ -134,7 +134,7 @@ _KEYS = {
     "bytes": dict,
 }
 """What a manifest must have."""
-_PARTS = {
+_PARTS: dict[tuple[str, str], Any] = {
     ("model", "spec"): (str, type(None)),
     ("books", "fingerprint"): str,
     ("books", "folder"): (str, type(None)),
@@ -262,10 +262,10 @@ class CodeIndex:
         from interp.codesearch.build import build_index  # which opens what it has made
 
         context = min(context, model.cfg.n_ctx)
-        how = {"n_tokens": n_tokens, "context": context, "split": split, "seed": seed, "stage": stage}
-        return build_index(
-            model, codebooks, load_text(text, model, **how), Path(folder), stage=stage, **options
+        blocks = load_text(
+            text, model, n_tokens=n_tokens, context=context, split=split, seed=seed, stage=stage
         )
+        return build_index(model, codebooks, blocks, Path(folder), stage=stage, **options)
 
     @property
     def books(self) -> tuple[Book, ...]:
@@ -408,9 +408,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path} is damaged: its {name} is {manifest.get(name)!r}; build the index again"
             )
-    for (where, part), kind in _PARTS.items():
+    for (where, part), kinds in _PARTS.items():
         known = manifest[where].get(part, ...)
-        if not isinstance(known, kind):
+        if not isinstance(known, kinds):
             told = "missing" if known is ... else repr(known)
             raise InputError(f"{path} is damaged: {part} of its {where} is {told}; build the index again")
     configs = manifest["books"].get("configs")

@@ -74,7 +74,7 @@ def all_prompt_codes(
     check_tokens(model, tokens[0].tolist(), "the prompt")
     with attach(model, books, error_term=bool(index.manifest["error_term"])) as attached:
         model(tokens)
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for site, codes in attached.codes.items():
         own = codes.ids.masked_fill(codes.values == 0, -1)[0, begin is not None :].cpu().numpy()
         # heads that share a book lie between the positions and their codes

@@ -49,7 +49,7 @@ def read_codes(
         model(tokens[None].to(model_device(model)))
     found = {}
     for site, book in wrappers.items():
-        if book.seen is None:
+        if not book.seen:
             raise RuntimeError(f"the forward did not reach {site}")
         # heads that share a book lie among the rows
         ids, similarity, margin = (

@@ -44,7 +44,7 @@ from interp.activations.stream import (
     feed,
 )
 from interp.errors import InputError
-from interp.models import Model, has_mlps, model_device
+from interp.models import HookFunction, Model, has_mlps, model_device
 from interp.models.partial_forward import starting_at
 from interp.prompts.pairs import PromptPairs
 
@@ -202,7 +202,7 @@ class Ablator:
                 some = order[begin : begin + together]
                 start = int(starts[some].min())
                 found = self._run(indices, fill, distinct[some], start, with_mlps=keep_mlps is not None)
-                values[np.ix_(some, indices)] = found
+                values[some[:, None], list(indices)] = found
                 self.forwards += found.size * (1 - start / self.shape[0])
                 if progress is not None:
                     progress(int(times[some].sum()) * len(indices))
@@ -210,7 +210,7 @@ class Ablator:
 
     def _first_kept(self, masks: np.ndarray) -> np.ndarray:
         """The lowest layer with a kept head; below it the residual stream is that of the empty circuit."""
-        layers = masks.reshape(-1, *self.shape).any(2)
+        layers = np.any(masks.reshape(-1, *self.shape), axis=2)
         return np.where(layers.any(1), layers.argmax(1), self.shape[0] - 1)
 
     def _check(self, keep: np.ndarray, keep_mlps: np.ndarray | None) -> None:
@@ -259,7 +259,7 @@ class Ablator:
         if indices not in self._below:
             kept: list[Tensor] = []
             nothing = torch.zeros(1, self.shape[1], dtype=torch.bool, device=model_device(self.model))
-            hooks = {}
+            hooks: dict[str, HookFunction] = {}
             for layer in range(self.shape[0]):
                 hooks[f"blocks.{layer}.hook_resid_pre"] = lambda resid: kept.append(resid.clone())
                 hooks[f"blocks.{layer}.attn.hook_z"] = _replace(nothing[..., None], fill[0][layer])
@@ -270,7 +270,7 @@ class Ablator:
         return self._below[indices]
 
 
-def _replace(live: Bool[Tensor, "circuit ..."], fill: Tensor):
+def _replace(live: Bool[Tensor, "circuit ..."], fill: Tensor) -> HookFunction:
     """A hook on [circuit × batch, pos, …] that keeps what is live and puts ``fill`` in place of the rest."""
 
     def hook(activation: Tensor) -> Tensor:

@@ -105,12 +105,10 @@ class _QualityWrapper(CodebookWrapper):
         super().__init__(book)
         self.counts = torch.zeros_like(book.counts)
         self.active = self.n_vectors = 0
-        self._x: Tensor | None = None
+        self._x: Tensor
         self._n = 0
         self._shift: Tensor | None = None
-        self._sum: Tensor | float = 0.0
-        self._square: Tensor | float = 0.0
-        self._error: Tensor | float = 0.0
+        self._sum = self._square = self._error = torch.zeros((), dtype=torch.float64)
 
     def encode(self, x: Tensor) -> Codes:
         self._x = x
@@ -407,6 +405,7 @@ def quality_of_folder(
         InputError: another model's books, a k they cannot have, too little text.
     """
     context = folder.manifest["text"]["context"]
+    assert folder.folder is not None
     books = {
         k: Codebooks.from_pretrained(folder.folder, model, k=k) for k in ks or [folder.manifest["fit"]["k"]]
     }

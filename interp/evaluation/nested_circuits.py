@@ -103,7 +103,7 @@ def run_grown(
     return NestedCurve(tuple(found), float(area_to_the_model(by_fraction)), len(ablator.pairs), ablator.kind)
 
 
-def _share(own, empty, full, axis=-1):
+def _share(own: np.ndarray, empty: np.ndarray, full: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
     """f(C); of many resamples at once along the last axis."""
     lost = empty.mean(axis)
     return (own.mean(axis) - lost) / (full.mean(axis) - lost)
@@ -130,4 +130,4 @@ def _interval(
     low, high = resampled.confidence_interval
     # undefined where every resample has the same share: there is no width then
     same = float(_share(own, empty, full))
-    return tuple(float(end) if np.isfinite(end) else same for end in (low, high))
+    return float(low) if np.isfinite(low) else same, float(high) if np.isfinite(high) else same

@@ -321,4 +321,5 @@ def _is_head(node: str) -> bool:
 
 def _index(sender: str, receiver: str, into: str | None, split: bool) -> tuple[int, ...]:
     start, end = parse_site(sender), parse_site(receiver)
-    return (start.layer, start.head, end.layer, end.head, "qkv".index(into) if split else 0)
+    ends = (start.layer, start.head or 0, end.layer, end.head or 0)
+    return (*ends, "qkv".index(into) if split and into else 0)

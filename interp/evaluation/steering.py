@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -176,7 +177,8 @@ def measure(
     Raises:
         InputError: fewer than two prompts.
     """
-    prompts, tried = topics[0].prompts, []
+    prompts = topics[0].prompts
+    tried: list[tuple[float, float, float]] = []
     if len(prompts) < 2:
         raise InputError(
             f"topic {topics[0].name}: of {len(prompts)} prompts there is no interval, give 2 or more"
@@ -185,7 +187,7 @@ def measure(
     def fluency(dose: float) -> tuple[float, float]:
         # texts by which a dose was chosen would flatter it
         apart = config.seed + config.n + 1
-        texts = write(model, prompts, len(prompts), config, arm and (lambda: arm.at(dose)), apart)
+        texts = write(model, prompts, len(prompts), config, partial(arm.at, dose) if arm else None, apart)
         tried.append((dose, perplexity(texts), distinct_2([text.text for text in texts])))
         return tried[-1][1:]
 
@@ -193,9 +195,10 @@ def measure(
     if arm is None:
         fluency(dose)
     else:
-        known = tuple(base.tried[0][1:])
-        dose = find_dose(lambda dose: strain(*fluency(dose), known, config), arm.first, config.tries)
-    written = write(model, prompts, config.n, config, arm and (lambda: arm.at(dose)), config.seed)
+        assert base is not None
+        _, known, variety = base.tried[0]
+        dose = find_dose(lambda d: strain(*fluency(d), (known, variety), config), arm.first, config.tries)
+    written = write(model, prompts, config.n, config, partial(arm.at, dose) if arm else None, config.seed)
     return Cell(
         BASE if arm is None else arm.name,
         topic,
@@ -339,8 +342,8 @@ def steering_table(
 
 
 def _topic_row(topic: str, arm: str, cell: Cell, codes: Cell | None, n_prompts: int) -> TopicRow:
-    compared = codes is not None and arm != CODES
-    less = mean_rate([(codes, topic)], n_prompts, [(cell, topic)]) if compared else None
+    apart = None if arm == CODES else codes
+    less = None if apart is None else mean_rate([(apart, topic)], n_prompts, [(cell, topic)])
     return TopicRow(topic, arm, cell, cell.rate(topic), *cell.interval(topic), less)
 
 
@@ -348,12 +351,13 @@ def _arm_row(
     arm: str, topics: Sequence[str], cells: Mapping[tuple[str, str], Cell], n_prompts: int
 ) -> ConditionRow:
     its, codes = ([(cells[topic, of], topic) for topic in topics] for of in (arm, CODES))
-    means = (mean_rate(some, n_prompts) for some in (its, codes))
-    fluency = [
+    rate, of_codes = (mean_rate(some, n_prompts) for some in (its, codes))
+    perplexity, distinct = (
         float(np.mean([getattr(cell, name) for cell, _ in its])) for name in ("perplexity", "distinct_2")
-    ]
+    )
     if arm == CODES:
-        return ConditionRow(arm, tuple(topics), *means, None, None, *fluency)
+        return ConditionRow(arm, tuple(topics), rate, of_codes, None, None, perplexity, distinct)
     each = [a.rate(topic) - b.rate(topic) for (a, topic), (b, _) in zip(codes, its, strict=True)]
     error = float(sem(each)) if len(each) > 1 else None
-    return ConditionRow(arm, tuple(topics), *means, mean_rate(codes, n_prompts, its), error, *fluency)
+    less = mean_rate(codes, n_prompts, its)
+    return ConditionRow(arm, tuple(topics), rate, of_codes, less, error, perplexity, distinct)

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import WeightedCode, code_edits
 from interp.models import Model, hooked, model_device, parse_site, resolve_site
 from interp.steering import AddCode
@@ -125,6 +124,9 @@ RANDOM_DOSE = 6.0
 """Tried first for random vectors: they cost little for their length."""
 
 
+AtDose = Callable[[float], AbstractContextManager]
+
+
 @dataclass(frozen=True)
 class SteeringCondition:
     """
@@ -134,13 +136,13 @@ class SteeringCondition:
     """
 
     name: str
-    at: Callable[[float], AbstractContextManager]
+    at: AtDose
     first: float
 
 
 def plan_arms(
     model: Model,
-    codebooks: Mapping[str, Bottleneck],
+    codebooks: Mapping[str, Codebook],
     found: CodeSet,
     means: SiteMeans,
     gains_of: Callable[[], Mapping[str, Tensor]],
@@ -164,12 +166,12 @@ def plan_arms(
     generator = torch.Generator().manual_seed(seed)
     random = {site: _random_direction(vector, generator) for site, vector in added.items()}
 
-    def adding(chosen: Sequence[WeightedCode]):
+    def adding(chosen: Sequence[WeightedCode]) -> AtDose:
         return lambda scale: attach(model, codebooks, read=False).edit(
             *code_edits(chosen, "added", scale=scale), seed=seed
         )
 
-    def vectors(at_sites: Callable[[], Mapping[str, Tensor]]):
+    def vectors(at_sites: Callable[[], Mapping[str, Tensor]]) -> AtDose:
         once = cache(at_sites)  # some take gradients, and a run that goes on may not need them
 
         def at(scale: float) -> AbstractContextManager:

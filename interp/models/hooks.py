@@ -177,11 +177,11 @@ def _is_scaled(model: TransformerBridge, name: str) -> bool:
     )
 
 
-def _watch(gradient: Tensor, hook: HookPoint) -> None:
+def _watch(tensor: Tensor, *, hook: HookPoint) -> None:
     """Changes nothing."""
 
 
-def _adapter(function: HookFunction):
+def _adapter(function: HookFunction) -> Callable[..., Tensor | None]:
     def adapter(tensor: Tensor, hook: HookPoint) -> Tensor | None:  # noqa: ARG001 - the library's signature
         return function(tensor)
 

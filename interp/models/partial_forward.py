@@ -29,7 +29,7 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +44,7 @@ from interp.models.residual_writes import ResidualWrites
 from interp.models.sites import has_mlps
 
 Into = Literal["q", "k", "v"]
+QKV: tuple[Into, ...] = get_args(Into)
 _TOLERANCE = {torch.float32: 1e-3}
 _ROUGH_TOLERANCE = 0.05
 """Of the largest component: 16-bit numbers round at every sum."""
@@ -222,21 +223,24 @@ def _apart(model: TransformerBridge, purpose: str, what: str) -> InputError:
 class _FrozenLayer(DynamicLayer):
     """Puts the prefix before the new keys and values and forgets the new ones; repeats it over copies of the batch."""
 
-    def __init__(self, filled: DynamicLayer) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, filled: Any) -> None:
         super().__init__()
         self.keys, self.values, self.is_initialized = filled.keys, filled.values, True
         self.rows: list[int] | None = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any):
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         copies = len(key_states) // len(self.keys)
 
-        def spread(kept: Tensor) -> Tensor:
-            return kept.repeat(copies, 1, 1, 1) if self.rows is None else kept[self.rows]
+        def before(new: Tensor, kept: Tensor) -> Tensor:
+            spread = kept.repeat(copies, 1, 1, 1) if self.rows is None else kept[self.rows]
+            return torch.cat([spread, new], dim=-2)
 
-        return tuple(
-            torch.cat([spread(kept), new], dim=-2)
-            for kept, new in ((self.keys, key_states), (self.values, value_states))
-        )
+        return before(key_states, self.keys), before(value_states, self.values)
 
 
 class Prefix:
@@ -248,11 +252,12 @@ class Prefix:
 
     def __init__(self, model: TransformerBridge, tokens: Int[Tensor, "batch prefix"]) -> None:
         self.length = tokens.shape[1] if isinstance(model.original_model, PreTrainedModel) else 0
-        self._cache = DynamicCache()
+        self._cache, self._frozen = DynamicCache(), list[_FrozenLayer]()
         if self.length:
             with torch.no_grad(), self.before(model):
                 model(tokens)
-            self._cache.layers = [_FrozenLayer(layer) for layer in self._cache.layers]
+            self._frozen = [_FrozenLayer(layer) for layer in self._cache.layers]
+            self._cache.layers = [*self._frozen]
 
     @contextlib.contextmanager
     def before(self, model: TransformerBridge, rows: list[int] | None = None) -> Iterator[None]:
@@ -267,11 +272,11 @@ class Prefix:
             yield
             return
 
-        def hand_over(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        def hand_over(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             return args, {**kwargs, "past_key_values": self._cache}
 
         with model_lock(model):
-            for layer in self._cache.layers:
+            for layer in self._frozen:
                 layer.rows = rows
             handle = model.original_model.register_forward_pre_hook(hand_over, with_kwargs=True)
             try:
@@ -292,7 +297,7 @@ def starting_at(
         wrap = _blocks_return_tuples(model)
         skipped = list(model.blocks)[:layer]
 
-        def identity(hidden_states: Tensor, *_args, **_kwargs):
+        def identity(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
             return (hidden_states,) if wrap else hidden_states
 
         try:

@@ -9,7 +9,6 @@ import contextlib
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype
             check_weights(config, dtype, place)
         # a hub's download bars stay: they are worth seeing
         with status(f"loading {source}") if local else contextlib.nullcontext():
-            model, told = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
                 attn_implementation="eager",
@@ -129,6 +128,7 @@ def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype
         raise
     except _DAMAGED as error:
         raise _unreadable(source, error) from error
+    model, told = found
     check_whole(model, told, source)
     return wrap(model, tokenizer, str(source), device, config=config)
 
@@ -159,14 +159,16 @@ def wrap(
     Raises :class:`InputError` for an architecture that the bridge does not know or gets wrong, and for another model's
     tokenizer.
     """
-    n_tokens = model.get_input_embeddings().weight.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    n_tokens = embedding.weight.shape[0]
     check_tokenizer(tokenizer, n_tokens, name)
     architecture = ((config or model.config).architectures or [type(model).__name__])[0]
     # the library takes some names of folders for those of other models, and says so; a whole path it does not
     called = str(Path(name).resolve()) if Path(name).exists() else name
     context = getattr(config or model.config, "max_position_embeddings", None) or TOKENS
-    few = partial(few_logits, d_vocab=n_tokens, context=context, device=device)
-    own = few(model.to(device).eval(), library="transformers")
+    given = (n_tokens, context, device)
+    model.to(device)  # type: ignore[arg-type]
+    own = few_logits(model.eval(), *given, library="transformers")
     try:
         bridge = TransformerBridge.boot_transformers(
             called, hf_model=model, tokenizer=tokenizer, dtype=model.dtype, device=device
@@ -176,7 +178,8 @@ def wrap(
         raise InputError(
             f"{name}: transformer-lens cannot wrap the architecture {architecture} ({reason})"
         ) from error
-    check_agreement(few(bridge.eval(), library="transformer-lens"), own, model.dtype, architecture)
+    wrapped = few_logits(bridge.eval(), *given, library="transformer-lens")
+    check_agreement(wrapped, own, model.dtype, architecture)
     _without_foreign_tokens(bridge)
     return bridge
 
@@ -290,7 +293,7 @@ def read_gguf(
     check_fits(elements * dtype.itemsize, torch.device("cpu"), "a smaller model")
     try:
         with quiet():
-            model, told = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 gguf_file=path.name,
                 dtype=dtype,
@@ -303,6 +306,7 @@ def read_gguf(
         raise
     except Exception as error:
         raise _unreadable_gguf(path, error) from error
+    model, told = found
     check_whole(model, told, path)
     _forget_quantisation(model)
     return model.eval(), tokenizer
@@ -330,7 +334,7 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
     if tokenizer.bos_token is not None:
         # BOS first, as the bridge wants it: else it looks for the tokenizer anew, beside the GGUF
-        tokenizer.add_bos_token = True
+        tokenizer.add_bos_token = True  # type: ignore[misc]
         tokenizer.init_kwargs["add_bos_token"] = True
     return tokenizer
 

@@ -77,7 +77,7 @@ def weights_checksum(model: TransformerBridge) -> str:
     """A hash of every weight as it is: the least change makes another, and so does another dtype."""
     digest = hashlib.sha256()
     for parameter in model.original_model.parameters():
-        digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 

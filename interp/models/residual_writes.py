@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from interp.errors import InputError
-from interp.models.hooks import has_hook, hooked, hooks_aside, model_device, model_lock
+from interp.models.hooks import HookFunction, has_hook, hooked, hooks_aside, model_device, model_lock
 from interp.models.sites import has_mlps
 
 
@@ -232,7 +232,9 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
 
     wanted = [*sum(names, []), *(name for name in told if has_hook(model, name))]
     there = all(has_hook(model, name) for name in sum(names, []))
-    hooks = {name: partial(keep, name) for name in ["unembed.hook_in", *(wanted if there else [])]}
+    hooks: dict[str, HookFunction] = {
+        name: partial(keep, name) for name in ["unembed.hook_in", *(wanted if there else [])]
+    }
     before = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
     hooks |= {name: partial(shrink, name) for name in (before if there else [])}
     length = min(TOKENS, model.cfg.n_ctx)

@@ -17,7 +17,7 @@ import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -35,11 +35,14 @@ _FORMS = [
 ]
 
 
+SiteKind = Literal["attn", "mlp", "resid"]
+
+
 @dataclass(frozen=True, order=True)
 class Site:
     """A parsed site; ``str(site)`` gives back the notation."""
 
-    kind: Literal["attn", "mlp", "resid"]
+    kind: SiteKind
     layer: int
     head: int | None = None
 
@@ -60,13 +63,13 @@ def parse_site(text: str) -> Site:
     Raises:
         InputError: it is in none.
     """
-    match = next((found for form in _FORMS if (found := form.fullmatch(text.strip()))), None)
+    match = next(filter(None, (form.fullmatch(text.strip()) for form in _FORMS)), None)
     if match is None:
         raise InputError(
             f"unknown site {text!r}: write a5.h3 (a head), a5 (a layer's heads), m2 (an MLP) or r4"
         )
     found = match.groupdict()
-    kind = next(kind for kind in ("attn", "mlp", "resid") if found.get(kind) is not None)
+    kind = next(kind for kind in get_args(SiteKind) if found.get(kind) is not None)
     head = found.get("head")
     return Site(kind, int(found[kind]), None if head is None else int(head))
 
@@ -116,7 +119,7 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
     for site in found:
         if site.head is not None and Site("attn", site.layer) in found:
             raise InputError(f"sites {site} and a{site.layer}: the second holds the first; choose one")
-    kinds = ("attn", "mlp", "resid")
+    kinds = get_args(SiteKind)
     return sorted(found, key=lambda site: (site.layer, kinds.index(site.kind), site.head or 0))
 
 

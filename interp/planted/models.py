@@ -132,6 +132,7 @@ def _write_distractors(plan: Blueprint) -> Rows:
 
 def _at(site: str) -> tuple[int, int]:
     place = parse_site(site)
+    assert place.head is not None
     return place.layer, place.head
 
 
@@ -397,7 +398,7 @@ def planted_truth(name: str) -> PlantedTruth:
     sites = [f"a{layer}.h{head}" for layer in range(planted.n_layers) for head in range(N_HEADS)]
     return PlantedTruth(
         heads=dict(planted.roles),
-        edges=tuple(tuple(edge.split()) for edge in planted.edges),
+        edges=tuple((u, v, into) for u, v, into in map(str.split, planted.edges)),
         outputs=planted.outputs,
         decoys=tuple(site for site in sites if site not in planted.roles),
         distractors=planted.distractors,

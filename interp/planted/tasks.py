@@ -6,8 +6,10 @@ in which one bigram ``A B`` is begun again: ``… A B … A`` -> ``B``. All othe
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from interp.errors import InputError
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
@@ -55,7 +57,7 @@ class PlantedNames:
     default_n: int = field(default=50, init=False)
 
     def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
     ) -> PromptPairs:
         """Return ``n`` pairs; the clean prompts are the same for every counterfactual.
 
@@ -66,7 +68,7 @@ class PlantedNames:
         rng = random.Random(f"{self.name}/{seed}")
         return collect(self, (self._pair(rng, tokenizer, kind, bos) for _ in range(n)), kind, seed, bos, {})
 
-    def _pair(self, rng: random.Random, tokenizer, kind: str, bos: bool) -> PromptPair:
+    def _pair(self, rng: random.Random, tokenizer: Any, kind: str, bos: bool) -> PromptPair:
         template = rng.choice(sorted(_TEMPLATES))
         io, s, *others = rng.sample(NAMES, 5)
         io_first = rng.random() < 0.5
@@ -112,7 +114,7 @@ class PlantedInduction:
     default_n: int = field(default=50, init=False)
 
     def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
     ) -> PromptPairs:
         """Return ``n`` pairs of 11 words.
 
@@ -123,7 +125,7 @@ class PlantedInduction:
         rng = random.Random(f"{self.name}/{seed}")
         return collect(self, (self._pair(rng, tokenizer, bos) for _ in range(n)), kind, seed, bos, {})
 
-    def _pair(self, rng: random.Random, tokenizer, bos: bool) -> PromptPair:
+    def _pair(self, rng: random.Random, tokenizer: Any, bos: bool) -> PromptPair:
         words = rng.sample(NOUNS, 21)
         context, corrupt = words[:10], words[10:]
         # A word lies between B and END, so that copying the word before END is never right.
@@ -140,7 +142,7 @@ class PlantedInduction:
         )
 
 
-_TASKS = {
+_TASKS: dict[str, Callable[[str], PlantedNames | PlantedInduction]] = {
     "planted-induction": PlantedInduction,
     "planted-backup": PlantedNames,
     "planted-inhibition": PlantedNames,
@@ -170,7 +172,7 @@ def load_planted_task(name: str) -> PlantedNames | PlantedInduction:
 
 
 def _pair(
-    tokenizer,
+    tokenizer: Any,
     clean: str,
     corrupt: str,
     *,
@@ -194,7 +196,7 @@ def _pair(
     )
 
 
-def _tokens(tokenizer, text: str) -> tuple[int, ...]:
+def _tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
     tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
     if len(tokens) != len(text.split()):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain
+from typing import Any
 
 from interp.errors import InputError
 from interp.prompts.pairs import PromptPair
@@ -16,7 +17,7 @@ class PromptEncoder:
     Short pieces are encoded once and remembered, so a prompt costs one call of the tokenizer.
     """
 
-    def __init__(self, tokenizer, bos: bool) -> None:
+    def __init__(self, tokenizer: Any, bos: bool) -> None:
         self.tokenizer = tokenizer
         bos_id = getattr(tokenizer, "bos_token_id", None)
         self.bos: tuple[int, ...] = (bos_id,) if bos and bos_id is not None else ()

@@ -8,7 +8,7 @@ activation patching, the report — reads only these pairs, never a task's text.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from interp.errors import InputError, whole_number
 
@@ -96,10 +96,11 @@ class PromptPairs(list[PromptPair]):
         notes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(pairs)
-        if metric not in (known := get_args(Metric)):
+        known: dict[str, Metric] = {name: name for name in get_args(Metric)}
+        if metric not in known:
             raise InputError(f"metric {metric!r} of task {task!r}: choose {', '.join(known)}")
         self.task = task
-        self.metric: Metric = metric
+        self.metric = known[metric]
         self.counterfactual = counterfactual
         self.seed = seed
         self.bos = bos
@@ -147,15 +148,22 @@ class PromptPairs(list[PromptPair]):
 class Task(Protocol):
     """What a task is: a user's own class needs these five attributes and ``sample``."""
 
-    name: str
-    metric: Metric
-    roles: tuple[str, ...]
-    counterfactuals: tuple[str, ...]
-    """The kinds of corrupt prompt, the default first."""
-    default_n: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def metric(self) -> Metric: ...
+    @property
+    def roles(self) -> tuple[str, ...]: ...
+    @property
+    def counterfactuals(self) -> tuple[str, ...]:
+        """The kinds of corrupt prompt, the default first."""
+        ...
+
+    @property
+    def default_n(self) -> int: ...
 
     def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
     ) -> PromptPairs:
         """Return ``n`` pairs, a pure function of its arguments."""
         ...

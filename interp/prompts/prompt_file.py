@@ -140,7 +140,7 @@ class PromptFile:
         self._encoded: tuple[weakref.ref, bool, list[tuple[PromptPair, bool]], Counter[str]] | None = None
 
     def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
     ) -> PromptPairs:
         """Return ``n`` different pairs of the file; ``seed`` picks which, and in which order.
 
@@ -172,7 +172,7 @@ class PromptFile:
             notes=(note,) if several else (),
         )
 
-    def _encode(self, tokenizer, bos: bool) -> tuple[list[tuple[PromptPair, bool]], Counter[str]]:
+    def _encode(self, tokenizer: Any, bos: bool) -> tuple[list[tuple[PromptPair, bool]], Counter[str]]:
         """The usable pairs in the file's order, and how many of the others are dropped for what."""
         encoder = PromptEncoder(tokenizer, bos)
         dropped: Counter[str] = Counter()
@@ -205,7 +205,7 @@ class PromptFile:
         )
 
 
-def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer) -> None:
+def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer: Any) -> None:
     """Write pairs as JSON in auto-circuit's format, atomically; ``PromptFile`` reads them back.
 
     Answers are written as the text that their token adds after the prompt. Positions are written without
@@ -233,7 +233,7 @@ def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer) -> None:
     write_json(Path(path), document)
 
 
-def _added_text(tokenizer, pair: PromptPair, token: int, shift: int) -> str:
+def _added_text(tokenizer: Any, pair: PromptPair, token: int, shift: int) -> str:
     # decoding a token alone would lose the leading space with SentencePiece tokenizers
     head = list(pair.clean_tokens[shift:])
     before = tokenizer.decode(head, clean_up_tokenization_spaces=False)

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from interp.errors import InputError, TooFewPairs, one_line
 from interp.prompts.encoding import Piece
@@ -47,7 +47,7 @@ def check_counterfactual(task: Task, counterfactual: str | None) -> None:
 
 def sample_pairs(
     task: Task,
-    tokenizer,
+    tokenizer: Any,
     n: int | None,
     usual: int,
     seed: int = 0,
@@ -206,7 +206,7 @@ STALE = 20
 
 def held_out_pairs(
     task: Task,
-    tokenizer,
+    tokenizer: Any,
     n: int,
     pool: PromptPairs,
     counterfactual: str | None = None,

@@ -67,7 +67,7 @@ class Difference:
     @property
     def sure(self) -> bool:
         """Whether the interval is off zero."""
-        return self.low is not None and (self.low > 0 or self.high < 0)
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ def _row(row: Mapping[str, Any], over: str, differences: Mapping = {}, scope: st
 
 def _spread(value: Mapping[str, Any] | float) -> Spread:
     if isinstance(value, Mapping):
-        ends = (float(value[part]) for part in ("mean", "least", "largest"))
-        return Spread(*ends, count=value.get("count"))
+        mean, least, largest = (float(value[part]) for part in ("mean", "least", "largest"))
+        return Spread(mean, least, largest, value.get("count"))
     return Spread(float(value))
 
 
@@ -351,8 +351,8 @@ def _line(rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: 
         error_y={
             "type": "data",
             "symmetric": False,
-            "array": [value.largest - value.mean for value in values],
-            "arrayminus": [value.mean - value.least for value in values],
+            "array": [(value.largest or 0.0) - value.mean for value in values],
+            "arrayminus": [value.mean - (value.least or 0.0) for value in values],
             "thickness": 1,
             "width": 0,
             "color": GREY,
@@ -435,7 +435,7 @@ def _table(rows: Sequence[MethodRow]) -> dict:
     """Methods by falling mean average precision, the yardstick first; columns are the metrics with a value."""
     columns = measured(rows)
 
-    def order(entry: tuple[str, list[MethodRow]]):
+    def order(entry: tuple[str, list[MethodRow]]) -> tuple[bool, float]:
         values = [row.values[BEST].mean for row in entry[1] if BEST in row.values]
         return (entry[0] != YARDSTICK, -sum(values) / len(values) if values else 0.0)
 

@@ -8,6 +8,7 @@ figure's own; a report sets it in the browser.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -57,7 +58,7 @@ class Scale:
             gap=gap,
             places=max(2, wording.places(abs(gap))),
             score_places=0 if counted else max(2, wording.places(largest_score)),
-            largest_effect=max((abs(part.effect) for part in run.checked), default=0.0),
+            largest_effect=max((abs(part.effect or 0.0) for part in run.checked), default=0.0),
             largest_score=largest_score,
             has_sign=run.settings.signed,
         )
@@ -133,7 +134,7 @@ def grid_plot(
         "hoverinfo": "skip",
     }
     figure = go.Figure(go.Heatmap(z=shade, colorbar=_colorbar(scale), **colours))
-    members = [(head.layer, head.head) for head in heads if head.in_circuit]
+    members: list[tuple[int, float]] = [(head.layer, head.head or 0) for head in heads if head.in_circuit]
     members += [(mlp.layer, n_heads + 0.3) for mlp in below if mlp.in_circuit]
     figure.add_trace(_outlines(members))
     ring = {"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}}
@@ -293,7 +294,7 @@ def _tick(text: str, role: str | None) -> str:
 def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> go.Figure:
     """The metric of every pair, one mark a series; pairs in the order of the first series."""
     order = np.argsort(-next(iter(series.values())), kind="stable")
-    styles = (
+    styles: tuple[dict[str, Any], ...] = (
         {"symbol": "circle", "color": BLUE},
         {"symbol": "circle", "color": ORANGE},
         {"symbol": "diamond", "color": CHOSEN, "size": 10},
@@ -339,7 +340,7 @@ def scores_plot(
     colours = (BLUE, ORANGE, CHOSEN)
     figure = go.Figure()
     far = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
-    every = {"other heads": (others, GREY)}
+    every: dict[str, tuple[Sequence[tuple[int, ...]], str]] = {"other heads": (others, GREY)}
     every |= {
         name: (places, colour)
         for (name, places), colour in zip(groups.items(), colours[: len(groups)], strict=True)
@@ -366,7 +367,7 @@ def scores_plot(
     return _finished(figure, 380, top=28)
 
 
-def _outlines(places: Sequence[tuple[int, int | float]]) -> go.Scatter:
+def _outlines(places: Sequence[tuple[int, float | int]]) -> go.Scatter:
     """Squares around cells as one line with gaps: hundreds of shapes would take plotly a second."""
     half = 0.47
     return go.Scatter(
@@ -412,7 +413,7 @@ _SWEEPS = 400
 
 def strength(edge: Edge) -> float:
     """What an edge is drawn and ranked by: its effect where the method estimates that, else its score."""
-    return edge.score if edge.error is None else edge.effect
+    return edge.score if edge.error is None or edge.effect is None else edge.effect
 
 
 def told(edge: Edge, digits: int, *, signed: bool = True) -> str:
@@ -564,7 +565,7 @@ def _box(node: Component, x: float, y: float, most: float) -> dict:
     return {
         "type": "rect",
         **{"x0": x - _WIDTH / 2, "x1": x + _WIDTH / 2, "y0": y - _HEIGHT / 2, "y1": y + _HEIGHT / 2},
-        "fillcolor": tone(node.effect, 0.15 + 0.75 * opacity(node.effect, most)),
+        "fillcolor": tone(node.effect or 0.0, 0.15 + 0.75 * opacity(node.effect, most)),
         "line": {"color": GREY, "width": 1},
         "layer": "between",
     }

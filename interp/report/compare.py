@@ -65,15 +65,14 @@ class Comparison:
             ("Spearman of |score|", "", "", wording.number(self.spearman, 3)),
         ]
         for name, both in self.aucs.items():
-            rows.append(
-                (f"ROC AUC, {name}", *(wording.number(auc, 3) for auc in both), self._difference(name))
-            )
+            auc_a, auc_b = (wording.number(auc, 3) for auc in both)
+            rows.append((f"ROC AUC, {name}", auc_a, auc_b, self._difference(name)))
         if self.unpaired:
             rows.append(("paired difference", "", "", self.unpaired))
         for part in self.differing:
-            effects = (part.effect_a, part.effect_b)
+            effect_a, effect_b = _effect(part.effect_a), _effect(part.effect_b)
             where = self.name_a if part.in_a else self.name_b
-            rows.append((part.site, *map(_effect, effects), f"only in {where}"))
+            rows.append((part.site, effect_a, effect_b, f"only in {where}"))
         return rows
 
     def _difference(self, reference: str) -> str:
@@ -113,8 +112,8 @@ def compare_runs(run_a: Run, run_b: Run) -> Comparison:
         spearman=spearman(*(np.abs(scores).ravel() for scores in (scores_a, scores_b))),
         differing=_differing(run_a, run_b, either - set(shared)),
         aucs={
-            name: tuple(run.recovery[its].roc_auc for run, its in zip((run_a, run_b), both, strict=True))
-            for name, both in _common(run_a, run_b).items()
+            name: (run_a.recovery[in_a].roc_auc, run_b.recovery[in_b].roc_auc)
+            for name, (in_a, in_b) in _common(run_a, run_b).items()
         },
         recovery={} if unpaired else _paired(run_a, run_b),
         unpaired=unpaired,
@@ -177,11 +176,11 @@ def _same(run_a: Run, run_b: Run) -> bool:
 
 
 def _paired(run_a: Run, run_b: Run) -> dict[str, PairedComparison]:
-    per_pair = [np.asarray(run.arrays["heads_per_pair"], dtype=float) for run in (run_a, run_b)]
+    per_a, per_b = (np.asarray(run.arrays["heads_per_pair"], dtype=float) for run in (run_a, run_b))
     found = {}
     for name, (its, _) in _common(run_a, run_b).items():
         try:
-            found[name] = compare_paired(*per_pair, run_a.reference(its).members())
+            found[name] = compare_paired(per_a, per_b, run_a.reference(its).members())
         except InputError:
             continue  # a reference that is not at hand, or has no members: there is no AUC
     return found

@@ -25,7 +25,7 @@ def member_rows(run: Run, scale: Scale) -> list[dict]:
     """The ranked table: one row a member, largest absolute effect first."""
     rows = []
     for part in run.members:
-        share = scale.share(part.effect)
+        share, effect = scale.share(part.effect), part.effect or 0.0
         rows.append(
             {
                 "site": part.site,
@@ -34,8 +34,8 @@ def member_rows(run: Run, scale: Scale) -> list[dict]:
                 "low": wording.signed(part.low, scale.places),
                 "high": wording.signed(part.high, scale.places),
                 "share": wording.percent(share),
-                "bar": 100 * abs(part.effect) / scale.largest_effect if scale.largest_effect else 0,
-                "tone": "neg" if part.effect < 0 else "pos",
+                "bar": 100 * abs(effect) / scale.largest_effect if scale.largest_effect else 0,
+                "tone": "neg" if effect < 0 else "pos",
                 "top": [wording.token(text, 16) for text, _ in (part.writes.top[:3] if part.writes else ())],
             }
         )

@@ -104,8 +104,9 @@ def summary(run: Run, scale: Scale) -> str:
             "no effect passes the threshold with an interval off zero."
         )
     first = members[0]
-    verb = "costs" if first.effect * scale.gap > 0 else "gains"
-    size, gap = (wording.number(value, scale.places) for value in (abs(first.effect), scale.gap))
+    effect = first.effect or 0.0
+    verb = "costs" if effect * scale.gap > 0 else "gains"
+    size, gap = (wording.number(value, scale.places) for value in (abs(effect), scale.gap))
     share = scale.share(first.effect)
     return (
         f"{found['inside']} are in the circuit for {run.task}. Largest: {first.site} — replacing "
@@ -219,5 +220,6 @@ def _curve(name: str, run: Run) -> Markup | None:
     scores = run.scores
     if truth.shape != scores.shape or not truth.any() or truth.all():
         return None
-    curves = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))
-    return embed(roc_plot(*curves, int(truth.sum()), int((~truth).sum())), f"ROC curve against {name}")
+    own, prior = (roc_curve_points(values, truth) for values in (scores, layer_prior(*truth.shape)))
+    figure = roc_plot(own, prior, int(truth.sum()), int((~truth).sum()))
+    return embed(figure, f"ROC curve against {name}")

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from interp.codesearch import Similarities
 from interp.evaluation.steering import CODES, TopicRow
-from interp.models import parse_site
+from interp.models import Site, parse_site
 from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout
 from interp.report.tables import Condition, MachineRow, Steering
 from interp.report.wording import in_plot
@@ -57,7 +57,7 @@ def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
     return figure
 
 
-def _is(place, kind: str) -> bool:
+def _is(place: Site, kind: str) -> bool:
     return place.kind == kind and place.head is None
 
 

@@ -23,7 +23,7 @@ def timings(run: Run) -> list[dict]:
     """Wall time by stage, in the order they ran."""
     spent = run.seconds
     longest = max(spent.values(), default=0.0)
-    rows = [
+    rows: list[dict] = [
         {
             "name": STAGES.get(key, key),
             "text": wording.seconds(value),
@@ -51,7 +51,7 @@ def command_line(
         reference: the same of a reference of one's own.
     """
     settings, pairs = run.settings, run.provenance.pairs
-    words = ["interp", "discover", task or _task(run), "--model", run.model or "MODEL"]
+    words: list[object] = ["interp", "discover", task or _task(run), "--model", run.model or "MODEL"]
     words += ["--method", run.method, "--n", n or run.n_pairs, "--seed", run.seed]
     words += ["--counterfactual", pairs.counterfactual]
     words += ["--candidates", settings.candidates, "--threshold", settings.threshold]

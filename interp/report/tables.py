@@ -56,7 +56,7 @@ def read_steering(folder: Path) -> Steering:
     cells = {
         (cell.topic, cell.arm): cell
         for kept, cell in records.values()
-        if kept == made_of(cell.arm, **kept_as) and set(cell.held) == set(topics)
+        if cell.topic and kept == made_of(cell.arm, **kept_as) and set(cell.held) == set(topics)
     }
     table = steering_table(topics, base, cells, len(prompts))
     return Steering(config, base, topics, table, len(records) - len(cells))

@@ -330,7 +330,7 @@ class _Clock:
     def __enter__(self) -> None:
         self.begin = time.perf_counter()
 
-    def __exit__(self, *_exception) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begin
 
 
@@ -344,21 +344,21 @@ def _check(
     batch_size: int,
     stage: Stage,
 ) -> VerifiedHeads:
-    if scores.metric_clean is not None and len(pairs) >= MIN_PAIRS:  # which should not wait for the patches
-        check_does_task(scores.metric_clean, scores.metric_corrupt, seed=seed)
+    clean, corrupt = scores.metric_clean, scores.metric_corrupt
+    if clean is not None and corrupt is not None and len(pairs) >= MIN_PAIRS:
+        check_does_task(clean, corrupt, seed=seed)  # which should not wait for the patches
     if not scores.exact:
         with stage("activation patching", len(best) * len(pairs)) as advance:
             return check(
                 model, pairs, best, threshold=threshold, seed=seed, batch_size=batch_size, progress=advance
             )
     # the scores are the exact effects: nothing is left to measure
+    heads, mlps = scores.heads_per_pair, scores.mlps_per_pair
+    assert heads is not None and clean is not None and corrupt is not None
     effects = [
-        scores.heads_per_pair[:, s.layer, s.head] if s.kind == "attn" else scores.mlps_per_pair[:, s.layer]
-        for s in best
+        heads[:, s.layer, s.head] if mlps is None or s.kind == "attn" else mlps[:, s.layer] for s in best
     ]
-    measured = PatchingEffects(
-        tuple(best), np.stack(effects, axis=1), scores.metric_clean, scores.metric_corrupt, 0.0, 0.0
-    )
+    measured = PatchingEffects(tuple(best), np.stack(effects, axis=1), clean, corrupt, 0.0, 0.0)
     return decide(measured, threshold=threshold, seed=seed)
 
 
@@ -444,8 +444,9 @@ WRITES = 8
 def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes, scores: Scores) -> dict:
     """What is kept of a head that is a member."""
     at = site.layer, site.head
-    found = {
-        "codes": CodesUsed(**{side: usage(codes, *at, side) for side in SIDES}),
+    assert site.head is not None
+    found: dict[str, Any] = {
+        "codes": CodesUsed(**{side: usage(codes, site.layer, site.head, side) for side in SIDES}),
         "evidence": scores.evidence.get(str(site)),
     }
     if readout.tells_writing:
@@ -488,13 +489,13 @@ def _recovery(
         truth = reference.members()
         if truth.shape != scores.heads.shape:
             continue
-        measured = isinstance(reference, ExactEffects)
-        if measured and not reference.measures(pairs):
+        measured = reference if isinstance(reference, ExactEffects) else None
+        if measured and not measured.measures(pairs):
             continue
-        effects = reference.effects() if measured else None
+        effects = measured.effects() if measured else None
         stricter = {}
-        for share in STRICTER if measured else ():
-            judged = recover(scores.heads, reference.members(share), effects)
+        for share, fewer in {s: measured.members(s) for s in STRICTER}.items() if measured else ():
+            judged = recover(scores.heads, fewer, effects)
             stricter[f"{share:.0%}"] = Stricter(
                 roc_auc=judged.roc_auc,
                 average_precision=judged.average_precision,
@@ -502,8 +503,8 @@ def _recovery(
             )
         found[name] = Judged(
             **vars(recover(scores.heads, truth, effects, scores.heads_per_pair)),
-            shared_pairs=reference.shared(pairs) if measured else None,
-            measured_pairs=reference.n_pairs if measured else None,
+            shared_pairs=measured.shared(pairs) if measured else None,
+            measured_pairs=measured.n_pairs if measured else None,
             stricter=stricter,
         )
     return found

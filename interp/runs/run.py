@@ -373,7 +373,7 @@ class Run(Strict):
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def sample_again(self, folder: Path, tokenizer, most: int) -> PromptPairs:
+    def sample_again(self, folder: Path, tokenizer: Any, most: int) -> PromptPairs:
         """The first ``most`` of the run's pairs, made as they were.
 
         Of the tasks that a run may name only those that ship are made, and the prompts that lie in its folder: no
@@ -395,10 +395,8 @@ class Run(Strict):
             )
         pairs = task.sample(tokenizer, min(most, self.n_pairs), self.seed, how.counterfactual, bos=how.bos)
         for example, pair in zip(self.examples, pairs, strict=False):
-            kept, sampled = (example.clean, example.corrupt), (pair.clean_tokens, pair.corrupt_tokens)
-            if any(
-                a != [tokenizer.decode([token]) for token in b] for a, b in zip(kept, sampled, strict=True)
-            ):
+            both = ((example.clean, pair.clean_tokens), (example.corrupt, pair.corrupt_tokens))
+            if any(kept != [tokenizer.decode([token]) for token in sampled] for kept, sampled in both):
                 raise InputError(
                     "the prompts of this run come out differently now, so nothing can be read beside its numbers: "
                     "run the discovery again"

@@ -24,6 +24,7 @@ one by one although together they matter.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -34,10 +35,10 @@ from torch import Tensor
 from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import Activations, Consumer, PairBatch, end_logits
 from interp.errors import InputError, check_fields
-from interp.models import Model, Site, has_mlps
-from interp.models.partial_forward import Blockwise, output_bias, require_whole_blocks, starting_at
+from interp.models import HookFunction, Model, Site, has_mlps
+from interp.models.partial_forward import QKV, Blockwise, output_bias, require_whole_blocks, starting_at
 from interp.prompts.pairs import PromptPairs
-from interp.scores.component_graph import ComponentGraph
+from interp.scores.component_graph import ComponentGraph, Receiver
 from interp.scores.gradients import EMBEDDED
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.patching import PATCH_ROWS
@@ -85,10 +86,10 @@ class LiveEdges:
             rows.setdefault((receiver.kind, receiver.layer, receiver.head), []).append(row)
         self._components = [
             (
-                graph.mlp_sender(layer) if kind == "mlp" else graph.head_sender(layer, head),
+                graph.mlp_sender(layer) if head is None else graph.head_sender(layer, head),
                 inputs,
             )
-            for (kind, layer, head), inputs in reversed(rows.items())
+            for (_, layer, head), inputs in reversed(rows.items())
         ]
 
     def __call__(self, removed: frozenset[int]) -> bytes:
@@ -238,7 +239,7 @@ class EdgePatching(Consumer):
         for row, trial in enumerate(removed):
             gone[row, list(trial)] = True
         gone = gone.view(len(removed), *self.graph.exists.shape)
-        total = sum(self.values(kept, layer, gone).sum(1) for kept in self.kept)
+        total = reduce(torch.add, (self.values(kept, layer, gone).sum(1) for kept in self.kept))
         return (total / len(self.pairs)).tolist()
 
     @torch.no_grad()
@@ -273,11 +274,11 @@ class EdgePatching(Consumer):
             heads = [r for r in graph.receivers if (r.kind, r.layer) == ("attn", above)]
             # [set × batch, pos, head, q/k/v, d_model]
             reads = inputs(heads).unflatten(2, (graph.n_heads, 3))
-            q, k, v = (blocks.read(above, into, reads[:, :, :, i]) for i, into in enumerate("qkv"))
+            q, k, v = (blocks.read(above, into, reads[:, :, :, i]) for i, into in enumerate(QKV))
             out = blocks.write(above, blocks.attend(q, k, v)).unflatten(0, moved.shape[:2])
             first = graph.head_sender(above, 0)
-            own = slice(first, first + graph.n_heads)
-            moved[:, :, :, own] = out - corrupt[:, :, own]
+            those = slice(first, first + graph.n_heads)
+            moved[:, :, :, those] = out - corrupt[:, :, those]
             if graph.mlps:
                 own = graph.mlp_sender(above)
                 mlp = [r for r in graph.receivers if (r.kind, r.layer) == ("mlp", above)]
@@ -285,7 +286,7 @@ class EdgePatching(Consumer):
                 moved[:, :, :, own] = out - corrupt[:, :, own]
         return inputs([graph.receivers[-1]])[:, -1, 0].unflatten(0, moved.shape[:2])
 
-    def _biases(self, receiver) -> Tensor | float:
+    def _biases(self, receiver: Receiver) -> Tensor | float:
         """Sum of the attention layers' output biases that the receiver reads; they belong to no head."""
         own = receiver.kind == "mlp" and self.graph.sequential
         layers = range(receiver.layer + own)
@@ -338,7 +339,8 @@ class NodePatching(Consumer):
 
     def damage(self, layer: int, removed: Sequence[frozenset[int]]) -> list[float]:
         """Mean damage over pairs of each set of removed components, all at ``layer`` or above."""
-        return (sum(self._damage(kept, layer, removed) for kept in self.kept) / len(self.pairs)).tolist()
+        total = reduce(torch.add, (self._damage(kept, layer, removed) for kept in self.kept))
+        return (total / len(self.pairs)).tolist()
 
     @torch.no_grad()
     def _damage(
@@ -373,7 +375,7 @@ class NodePatching(Consumer):
         return gone
 
 
-def _patch(gone: Tensor, corrupt: Tensor):
+def _patch(gone: Tensor, corrupt: Tensor) -> HookFunction:
     """A hook that puts the corrupt value where ``gone`` says so; the batch is set × pair."""
 
     def hook(activation: Tensor) -> Tensor:

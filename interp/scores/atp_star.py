@@ -116,7 +116,7 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
             point = f"blocks.{layer}.attn.hook_{name}"
             hooks[point] = _patch(batch.tape.corrupt[point], slice(third * n, (third + 1) * n))
         resid = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
-        hooks[f"blocks.{layer}.hook_resid_pre"] = lambda _, resid=resid: resid.repeat(3, 1, 1)
+        hooks[f"blocks.{layer}.hook_resid_pre"] = _three_times(resid)
     names = _z_names(model)
     patched = ActivationTape(names)
     end_logits(model, batch.clean.tokens.repeat(3, 1), {**hooks, **patched.hooks})
@@ -124,6 +124,10 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
         3 * clean - patched[name].unflatten(0, (3, n)).sum(0)
         for name, clean in zip(names, batch.clean.z, strict=True)
     ]
+
+
+def _three_times(resid: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _: resid.repeat(3, 1, 1)
 
 
 def _patch(corrupt: Tensor, rows: slice) -> Callable[[Tensor], Tensor]:

@@ -31,8 +31,8 @@ class AttributionConsumer(Consumer):
 
     def __init__(self, n_pairs: int) -> None:
         self.n_pairs = n_pairs
-        self.heads_: np.ndarray | None = None
-        self.mlps_: np.ndarray | None = None
+        self.heads_: np.ndarray
+        self.mlps_: np.ndarray | None
 
     def update(self, batch: PairBatch) -> None:
         rows = list(batch.indices)
@@ -46,7 +46,7 @@ class AttributionConsumer(Consumer):
                 batch.clean.mlp, batch.corrupt.mlp, batch.mlp_gradient, strict=True
             )
         ]
-        if self.heads_ is None:
+        if not hasattr(self, "heads_"):
             self.heads_ = np.zeros((self.n_pairs, len(heads), heads[0].shape[1]))
             self.mlps_ = np.zeros((self.n_pairs, len(mlps))) if mlps else None
         self.heads_[rows] = np.stack(heads, axis=1)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from interp.models import Model, has_mlps
 from interp.models.hooks import has_hook
+from interp.models.partial_forward import QKV, Into
 from interp.scores.result import EdgeScore
 
 
@@ -22,7 +23,7 @@ class Receiver:
     kind: str
     layer: int
     head: int | None = None
-    into: str | None = None
+    into: Into | None = None
 
     def __str__(self) -> str:
         if self.kind == "logits":
@@ -59,7 +60,7 @@ class ComponentGraph:
     def receivers(self) -> tuple[Receiver, ...]:
         found = []
         for layer in range(self.n_layers):
-            found += [Receiver("attn", layer, head, into) for head in range(self.n_heads) for into in "qkv"]
+            found += [Receiver("attn", layer, head, into) for head in range(self.n_heads) for into in QKV]
             found += [Receiver("mlp", layer)] * self.mlps
         return (*found, Receiver("logits", self.n_layers))
 

@@ -269,8 +269,8 @@ class DecomposedLayer:
         self.v = self.qkv["v"]
         self.scores = blocks.masked(blocks.scores(self.q, self.k))
         self.pattern = self.scores.softmax(-1)
-        bias = output_bias(blocks.model, layer)
-        self.attn_out = blocks.write(layer, blocks.mix(self.pattern, self.v)).sum(-2) + bias
+        mixed = blocks.write(layer, blocks.mix(self.pattern, self.v)).sum(-2)
+        self.attn_out = mixed + output_bias(blocks.model, layer)
         self.whole_out = whole + self.attn_out
         self.mlp = None
         if blocks.mlps:
@@ -299,7 +299,7 @@ class DecomposedLayer:
         written = self.blocks.write(self.layer, z).sum(-2)
         written = share_bias(written, self._later(self.attn_out), bias if isinstance(bias, Tensor) else None)
         after = part + written
-        if self.mlp is None:
+        if self.mlp is None or self.norms.mlp is None:
             return after
         read = after if self.blocks.sequential else part
         normed = norm_rule(read, self._later(self.mlp_in), self._later(self.mlp_normed), self.norms.mlp)
@@ -344,15 +344,14 @@ class _DecomposedMLP:
             )
         self.function = ACT2FN[activation]
         self.maps = {name: _Linear(parts[name]) for name in ("in", "gate", "out") if name in parts}
-        self.gated = "gate" in self.maps
         self.value = parts["in"](normed)
-        self.gate = parts["gate"](normed) if self.gated else None
-        inner = self.function(self.gate) * self.value if self.gated else self.function(self.value)
+        self.gate = parts["gate"](normed) if "gate" in parts else None
+        inner = self.function(self.value) if self.gate is None else self.function(self.gate) * self.value
         self.out = parts["out"](inner)
 
     def propagate(self, part: Tensor) -> Tensor:
         value = self.maps["in"](part, self.value)
-        if not self.gated:
+        if self.gate is None:
             return self.maps["out"](nonlinearity(value, self.value, self.function), self.out)
         opened = nonlinearity(self.maps["gate"](part, self.gate), self.gate, self.function)
         inner = product(opened, self.function(self.gate), value, self.value)

@@ -39,6 +39,7 @@ from interp.scores.gradients import (
     clean_metric,
     edge_products,
     edge_tape,
+    in_place,
     inner_points,
 )
 from interp.scores.method import Context, Rank, method
@@ -120,7 +121,7 @@ def path_points(
     names = [f"blocks.{k}.{name}" for k in range(layer, run.graph.n_layers) for name in outputs]
     for leaf in inner_points(clean, corrupt, steps):
         tape = edge_tape(run.model, layer)
-        hooks = {**tape.hooks, hook: lambda _, leaf=leaf: leaf}
+        hooks = {**tape.hooks, hook: in_place(leaf)}
         values = clean_metric(run.model, run.batch, run.pairs.metric, hooks, layer=layer, resid_pre=resid_pre)
         # what lies beside or before the leaf is no part of its graph
         wanted = [name for name in names if name != hook and tape[name].requires_grad]

@@ -21,6 +21,7 @@ reads it, inhibition heads act through queries and get no credit for that, and a
 proximity 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +34,7 @@ from interp.activations.stream import Consumer, PairBatch
 from interp.errors import check_fields
 from interp.models import Model
 from interp.models.residual_writes import ResidualWrites
-from interp.scores.component_graph import ComponentGraph
+from interp.scores.component_graph import ComponentGraph, Receiver
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 
@@ -155,7 +156,7 @@ class _Routes(Consumer):
         receivers = [r for r in self.graph.receivers if r.layer == layer and r.kind == "mlp"]
         self._add_edges(receivers, read, written, through[:, None])
 
-    def _add_edges(self, receivers, read: Tensor, written: Tensor, reach: Tensor) -> None:
+    def _add_edges(self, receivers: Sequence[Receiver], read: Tensor, written: Tensor, reach: Tensor) -> None:
         """Add edges into receivers that read one residual stream; ``reach`` is [pos, receiver]."""
         count = self.graph.reads(receivers[0])
         shares = importances(written[:, :count], read)  # [pos, sender]

@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.activations.metric import task_metric
 from interp.activations.stream import ActivationTape, Hooks, PairBatch, end_logits
 from interp.errors import InputError
-from interp.models import Model, has_mlps
+from interp.models import HookFunction, Model, has_mlps
 from interp.models.hooks import has_hook
 from interp.models.partial_forward import starting_at
 from interp.models.residual_writes import LinearNorm, ResidualWrites
@@ -44,6 +44,11 @@ def inner_points(clean: Tensor, corrupt: Tensor, steps: int) -> Iterator[Tensor]
         yield torch.lerp(corrupt.detach(), clean.detach(), step / steps).requires_grad_(True)
 
 
+def in_place(value: Tensor) -> HookFunction:
+    """A hook that passes on ``value``, whatever comes."""
+    return lambda _: value
+
+
 def clean_metric(
     model: Model,
     batch: PairBatch,
@@ -55,7 +60,7 @@ def clean_metric(
 ) -> Float[Tensor, " batch"]:
     """Metric of the clean prompts under hooks, on its graph; from ``layer`` on where its input is given."""
     with torch.enable_grad():
-        if not layer:
+        if not layer or resid_pre is None:
             return task_metric(end_logits(model, batch.clean.tokens, hooks), batch.pairs, metric)
         with starting_at(model, layer, resid_pre):
             return task_metric(end_logits(model, batch.clean.tokens, hooks), batch.pairs, metric)

@@ -5,7 +5,7 @@ one sample; one small sparse autoencoder is trained on the samples of ten prompt
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from interp.errors import InputError, check_fields
 PROMPTS_AT_ONCE = 128
 """Prompts encoded together: a layer of GPT-2 XL (25 heads of size 1600) is then 20 MB."""
 
-SIDES = ("clean", "corrupt")
+Side = Literal["clean", "corrupt"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def fit_head_codes(
     Raises:
         InputError: more examples than prompts, or NaN in the activations.
     """
-    if means.z_ is None:
+    if not hasattr(means, "z_"):
         raise ValueError("these HeadMeans have seen no batch yet: feed them first")
     sides, n_pairs, slots, layers, heads, d_head = means.z_.shape
     if config.examples > sides * n_pairs:
@@ -127,9 +128,7 @@ def fit_head_codes(
     )
 
 
-def usage(
-    codes: HeadCodes, layer: int, head: int, side: Literal["clean", "corrupt"]
-) -> list[tuple[int, float]]:
+def usage(codes: HeadCodes, layer: int, head: int, side: Side) -> list[tuple[int, float]]:
     """The codes of a head on one side and the share of its vectors that have each, most used first.
 
     With role positions the slots are pooled. Ties in order of code.

@@ -72,6 +72,7 @@ class Context:
     @property
     def gap(self) -> float:
         """Mean metric of the clean prompts less that of the corrupt ones."""
+        assert self.metric is not None
         return float((self.metric[0] - self.metric[1]).mean())
 
     def batches(
@@ -223,6 +224,7 @@ class Method:
         """Run the pairs once, for methods with ``subsets``."""
         begin = time.perf_counter()
         context = Context(model, pairs, self.config() if config is None else config, (), progress)
+        assert self.subsets is not None
         rank = self.subsets(context)
         context.tell(1.0)
         return PairSubsets(context.forwards / len(pairs), time.perf_counter() - begin, rank)

@@ -27,7 +27,7 @@ from interp.activations.stream import FORWARD_AND_BACKWARD, ActivationTape, Pair
 from interp.models import Model, has_mlps
 from interp.prompts.pairs import Metric
 from interp.scores.attribution import AttributionConsumer
-from interp.scores.gradients import check_steps, clean_metric, inner_points
+from interp.scores.gradients import check_steps, clean_metric, in_place, inner_points
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 
@@ -87,7 +87,7 @@ def _input_path(model: Model, batch: PairBatch, metric: Metric, steps: int) -> t
     embedded = "blocks.0.hook_resid_pre"
     for leaf in inner_points(batch.tape[embedded], batch.tape.corrupt[embedded], steps):
         point = ActivationTape([*z_names, *mlp_names])
-        hooks = {embedded: lambda _, leaf=leaf: leaf, **point.hooks}
+        hooks = {embedded: in_place(leaf), **point.hooks}
         values = clean_metric(model, batch, metric, hooks)
         found = torch.autograd.grad(values.sum(), [point[name] for name in (*z_names, *mlp_names)])
         sums = [total + gradient for total, gradient in zip(sums, found, strict=True)]
@@ -96,7 +96,7 @@ def _input_path(model: Model, batch: PairBatch, metric: Metric, steps: int) -> t
 
 
 def _activation_paths(model: Model, batch: PairBatch, metric: Metric, steps: int) -> tuple[Gradients, float]:
-    spent, sums = 0.0, ([], [])
+    spent, sums = 0.0, (list[Tensor](), list[Tensor]())
     layers = model.cfg.n_layers
     for layer in range(layers):
         resid_pre = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
@@ -106,7 +106,7 @@ def _activation_paths(model: Model, batch: PairBatch, metric: Metric, steps: int
         for total, (name, clean, corrupt) in zip(sums, sides, strict=False):
             total.append(torch.zeros_like(clean[layer]))
             for leaf in inner_points(clean[layer], corrupt[layer], steps):
-                hooks = {f"blocks.{layer}.{name}": lambda _, leaf=leaf: leaf}
+                hooks = {f"blocks.{layer}.{name}": in_place(leaf)}
                 values = clean_metric(model, batch, metric, hooks, layer=layer, resid_pre=resid_pre)
                 total[-1] += torch.autograd.grad(values.sum(), leaf)[0]
             spent += FORWARD_AND_BACKWARD * (steps - 1) * (1 - layer / layers)

@@ -15,6 +15,7 @@ so a head whose codes are scattered scores high. Scores are small integers with 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -89,6 +90,7 @@ def edges_among(
 ) -> ScoredEdges:
     """Edges from an earlier to a later layer among some heads, best first."""
     begin, codes = time.perf_counter(), scores.codes
+    assert codes is not None
     layers, heads = codes.ids.shape[-2:]
     inside = np.zeros(layers * heads, dtype=bool)
     inside[[site.layer * heads + site.head for site in sites if site.kind == "attn"]] = True
@@ -110,10 +112,11 @@ def overlap(context: Context) -> Scores:
     config = context.config
     codes = fit_head_codes(read_means(context), output_weights(context.model), config)
     heads = head_overlap(codes, normalise=config.normalise)
+    n_layers, n_heads = heads.shape
     return Scores(
         heads,
         signed=False,
-        edges=top_edges(head_edges(codes), *heads.shape, BEST_EDGES) if config.edges else (),
+        edges=top_edges(head_edges(codes), n_layers, n_heads, BEST_EDGES) if config.edges else (),
         codes=codes,
         provenance={"train_indices": list(codes.train_indices)},
     )
@@ -126,7 +129,7 @@ def head_overlap(codes: HeadCodes, *, normalise: bool = False) -> Float[np.ndarr
         normalise: divide by the number of distinct codes of the head on either side.
     """
     used = np.zeros((*codes.ids.shape[:1], *codes.ids.shape[2:], codes.n_codes), dtype=bool)
-    side, _, slot, layer, head = np.indices(codes.ids.shape, sparse=True)
+    side, _, slot, layer, head = np.ix_(*map(np.arange, codes.ids.shape))
     used[side, slot, layer, head, codes.ids] = True
     clean, corrupt = used
     unique = (clean & ~corrupt).sum((0, -1)).astype(np.float64)
@@ -136,8 +139,9 @@ def head_overlap(codes: HeadCodes, *, normalise: bool = False) -> Float[np.ndarr
 def head_edges(codes: HeadCodes) -> Int[np.ndarray, "head other"]:
     """:func:`edge_overlap` of all heads in reading order, summed over slots."""
     clean, corrupt = codes.ids.reshape(*codes.ids.shape[:3], -1)
-    return sum(
-        edge_overlap(clean[:, slot], corrupt[:, slot], codes.n_codes) for slot in range(clean.shape[1])
+    return reduce(
+        np.add,
+        (edge_overlap(clean[:, slot], corrupt[:, slot], codes.n_codes) for slot in range(clean.shape[1])),
     )
 
 

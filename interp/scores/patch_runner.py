@@ -145,7 +145,7 @@ class PatchRunner(Consumer):
                 some = patches[begin : begin + PATCH_ROWS]
                 given = [
                     self.corrupt(int(pairs[patch]), layer, int(heads[patch]))
-                    if known
+                    if replacements is None
                     else replacements[patch]
                     for patch in some
                 ]

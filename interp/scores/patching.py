@@ -124,9 +124,10 @@ def _measure(context: Context, sites: Sequence[Site], progress: Progress) -> Pat
                 len(rows) * len(group) * run * (1 - sites[group[0]].layer / model.cfg.n_layers)
             )
             progress(len(rows) * len(group))
-    return PatchingEffects(
-        tuple(sites), partial.effects, *context.metric, context.forwards, time.perf_counter() - begin
-    )
+    assert context.metric is not None
+    clean, corrupt = context.metric
+    seconds = time.perf_counter() - begin
+    return PatchingEffects(tuple(sites), partial.effects, clean, corrupt, context.forwards, seconds)
 
 
 def _groups(todo: list[int], sites: Sequence[Site], most: int) -> Iterator[list[int]]:

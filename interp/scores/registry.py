@@ -109,7 +109,7 @@ def _made(found: Any, name: str) -> Method:
 
 def method_config(
     method: str | Method | Callable[..., Any], task: str, options: dict[str, str], **common: float | int
-):
+) -> Any:
     """A method's config for a task from ``key=value`` texts, each turned into the type of the config's default.
 
     Args:
@@ -125,7 +125,7 @@ def method_config(
     return method.config(**{**method.task_defaults(task), **values})
 
 
-def with_mlps(method: str | Method | Callable[..., Any], config):
+def with_mlps(method: str | Method | Callable[..., Any], config: Any) -> Any:
     """A method's config that lets MLPs be members.
 
     Raises:
@@ -140,10 +140,10 @@ def with_mlps(method: str | Method | Callable[..., Any], config):
     return replace(config, mlps=True) if hasattr(config, "mlps") else config
 
 
-def _parse(key: str, text: str, field: Field):
+def _parse(key: str, text: str, field: Field) -> Any:
     check_choice(f"option {key}=", field.type, text)
     default = field.default
-    kind = type(default)
+    kind: Callable[[str], Any] = type(default)
     if default is None or kind is str:
         return text
     if kind is bool:

@@ -5,6 +5,7 @@ tell (``signed=False``, such as counts of codes) give non-negative scores. Rank 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -162,7 +163,7 @@ class Scores:
         cls,
         heads: Float[np.ndarray, "pair layer head"],
         mlps: Float[np.ndarray, "pair layer"] | None = None,
-        **more,
+        **more: Any,
     ) -> "Scores":
         """Of a method whose score is the mean over pairs."""
         mean = None if mlps is None else mlps.mean(0)
@@ -171,7 +172,8 @@ class Scores:
     def ranked_heads(self) -> list[tuple[int, int]]:
         """(layer, head) by falling absolute score; ties in reading order."""
         order = np.argsort(-np.abs(self.heads), axis=None, kind="stable")
-        return [tuple(int(i) for i in np.unravel_index(k, self.heads.shape)) for k in order]
+        layers, heads = np.unravel_index(order, self.heads.shape)
+        return list(zip(layers.tolist(), heads.tolist(), strict=True))
 
     def circuit(self, false_discovery_rate: float = FALSE_DISCOVERY_RATE) -> Bool[np.ndarray, "layer head"]:
         """The heads that the method itself takes to be members, without a check: as many as the rate allows.

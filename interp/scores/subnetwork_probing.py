@@ -28,7 +28,7 @@ from torch import Tensor
 from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, PairBatch, end_logits
 from interp.errors import InputError, check_fields
-from interp.models import Model, has_mlps
+from interp.models import HookFunction, Model, has_mlps
 from interp.prompts.pairs import PromptPairs
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
@@ -157,7 +157,7 @@ class _Masked(Consumer):
         return self.divergence(untouched, logits, batch.pairs).mean()
 
 
-def _mix(mask: Tensor, corrupt: Tensor):
+def _mix(mask: Tensor, corrupt: Tensor) -> HookFunction:
     return lambda clean: mask * clean + (1 - mask) * corrupt
 
 

@@ -8,7 +8,6 @@ moves the metric towards the corrupt one, and a random code of the same codebook
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,10 +21,9 @@ from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.models import Model, model_device
 from interp.prompts.pairs import PromptPair, PromptPairs
-from interp.scores.head_codes import SIDES
+from interp.scores.head_codes import SIDES, Side
 from interp.stats import mean_interval
 
-Side = Literal["clean", "corrupt"]
 END = "END"
 
 
@@ -185,8 +183,8 @@ def set_code(
     book = codebooks[home_of(model, codebooks, site)[0]]
     if book.config.n_codes < 2:
         raise InputError(f"the codebook at {site} has one code: there is nothing to compare it with")
-    drawn = np.random.default_rng(seed).integers(book.config.n_codes - 1, size=len(pairs))
-    drawn = [int(code) + (int(code) >= given) for code, given in zip(drawn, codes, strict=True)]
+    others = np.random.default_rng(seed).integers(book.config.n_codes - 1, size=len(pairs))
+    drawn = [int(code) + (int(code) >= given) for code, given in zip(others, codes, strict=True)]
     found = {}
     for name, chosen in (("set", codes), ("random", drawn)):
         values = np.zeros(len(pairs))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from interp.bottlenecks.edits import HOW, AddCode, SetCode, WeightedCode, code_edits
+from interp.bottlenecks.edits import HOW, CodeEdit, SetCode, WeightedCode, code_edits
 from interp.errors import InputError
 
 SCALE = 2.5
@@ -72,7 +72,7 @@ class CodeSet:
         """Edits that set the first n, or all; of a site's codes only the best, as one takes the other's place."""
         return [SetCode(site, code, slots, strength) for site, code, _ in self.named(n, "set")]
 
-    def adds(self, n: int | None = None, *, scale: float | int = SCALE) -> list[AddCode]:
+    def adds(self, n: int | None = None, *, scale: float | int = SCALE) -> list[CodeEdit]:
         """Edits that add how each of the first n, or of all, differs from its codebook's mean, so many times its
         weight."""
         return code_edits(self.named(n, "added"), "added", scale=scale)

@@ -324,13 +324,13 @@ def _by_difference(
             helpful.append((place, gain))
             codes.append(_compared(place.vectors, gain, write))
             differences.append(_compared(difference, gain, write))
-    found = []
+    found: list[tuple[_Place, int, float, float]] = []
     for number, code, weight in matching_pursuit(
         codes, differences, max(AT_LEAST, int(FRACTION * len(helpful)))
     ):
         place, gain = helpful[number]
         found.append((place, code, _short(weight), float(weight * place.vectors[code] @ gain)))
-    return sorted(found, key=lambda chosen: -chosen[3])
+    return [*sorted(found, key=lambda chosen: -chosen[3])]
 
 
 def _difference(
@@ -400,8 +400,8 @@ def _counts(
     wanted = (once != NO_CODE) & texts.counted[..., None, None]
     text, group = torch.arange(n_texts)[:, None, None, None], torch.arange(groups)[:, None]
     index = (text * groups + group) * n_codes + once
-    counts = torch.bincount(index[wanted], minlength=n_texts * groups * n_codes)
-    counts = counts.reshape(n_texts, groups, n_codes).numpy()
+    flat = torch.bincount(index[wanted], minlength=n_texts * groups * n_codes)
+    counts = flat.reshape(n_texts, groups, n_codes).numpy()
     return counts > 0, counts
 
 

@@ -7,14 +7,13 @@ random ones at the same sites. What is compared differs in its codes alone.
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 
 from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks.attach import attach, home_of
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.edits import CodeEdit, WeightedCode, code_edits, format_codes
+from interp.bottlenecks.edits import CodeEdit, How, WeightedCode, code_edits, format_codes
 from interp.errors import InputError
 from interp.models import Model
 from interp.models.embedded import EMBEDDED
@@ -51,7 +50,7 @@ class SteeringRequest:
 
     prompts: tuple[str, ...]
     codes: tuple[WeightedCode, ...]
-    how: Literal["set", "added", "forbidden"] = "set"
+    how: How = "set"
     scale: float | int = SCALE
     slots: int = 1
     positions: str = "generated"
@@ -84,7 +83,8 @@ class SteeringRequest:
         if not self.codes:
             raise InputError("no codes: name some, such as a12.h3=417")
         # spliced, all rows are written by the model on codes, those without an edit as well
-        found = {BASE if self.error_term else SPLICED: (), STEERED: self.codes}
+        found: dict[str, Sequence[WeightedCode]] = {BASE if self.error_term else SPLICED: ()}
+        found[STEERED] = self.codes
         if self.random_baseline:
             found[RANDOM] = random_codes(model, codebooks, self.codes, seed=self.seed)
         return found

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from interp.errors import InputError
 from interp.files import read_json
@@ -70,7 +71,7 @@ def load_presets(made_with: str) -> list[Preset]:
 
 
 def _preset(stored: Mapping) -> Preset:
-    measured = {
+    measured: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in stored["measured"].items()
     }
     return Preset(**{**stored, "measured": Measured(**measured)})

@@ -62,7 +62,7 @@ def load_text(
     *,
     n_tokens: int,
     context: int = 64,
-    split: str = "train",
+    split: Split = "train",
     seed: int = 0,
     stage: Stage = silent,
 ) -> TextBlocks:

@@ -1,6 +1,7 @@
 """The tokens of a text, and which special ones stand around it."""
 
 import itertools
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -46,7 +47,7 @@ def check_unicode(text: str, where: str = "text") -> None:
         ) from None
 
 
-def ends(model) -> set[int]:
+def ends(model: Any) -> set[int]:
     """Token ids that end a text: the tokenizer's, and those that the model's generation stops at."""
     stops = getattr(model.cfg, "eos_token_id", None)
     stops = stops if isinstance(stops, list | tuple) else [stops]

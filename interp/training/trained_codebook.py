@@ -87,13 +87,13 @@ class TrainedCodebook(CodebookWrapper):
         super().__init__(book)
         self.alone, self.joint, self.anchors = alone, joint, False
         self.held: Bool[Tensor, "group code"] = torch.zeros_like(book.counts, dtype=torch.bool)
-        self.x: Tensor | None = None
-        self.explained: Tensor | None = None
-        self.variance: Tensor | None = None
-        self.usual_variance: Tensor | None = None
+        self.x: Tensor
+        self.explained: Tensor
+        self.variance: Tensor
+        self.usual_variance: Tensor
         self.gain: Tensor | None = None
-        self._live: Tensor | None = None
-        self._decoded: Tensor | None = None
+        self._live: Tensor
+        self._decoded: Tensor
 
     def set_k(self, k: int) -> None:
         """From now on k codes per vector."""
@@ -139,7 +139,8 @@ class TrainedCodebook(CodebookWrapper):
 
     def hold(self) -> None:
         """Take the gradient from the codes that the first position has (:mod:`interp.training.trained_codebook`)."""
-        self.book.codes.grad[self.held] = 0
+        if self.book.codes.grad is not None:
+            self.book.codes.grad[self.held] = 0
 
     @property
     def spread(self) -> Float[Tensor, " group"]:
@@ -147,7 +148,7 @@ class TrainedCodebook(CodebookWrapper):
         return (self.usual_variance / self.config.d_in).sqrt()
 
     def _measure(self, variance: Float[Tensor, " group"], error: Float[Tensor, " group"]) -> None:
-        if self.variance is None:
+        if not hasattr(self, "variance"):
             self.variance = self.usual_variance = variance
         self.variance = self.variance.lerp(variance, NEWEST)
         self.usual_variance = self.usual_variance.log().lerp(variance.log(), NEWEST).exp()

@@ -138,6 +138,7 @@ class Trainer:
                     f"the book at {site} is a {book.kind}: those are for reading, as they were trained"
                 )
         config = config.for_books(books)
+        assert config.lr is not None
         self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
         self._wrappers = {
             site: TrainedCodebook(book, alone=config.objective == "local", joint=config.objective == "joint")
@@ -152,7 +153,7 @@ class Trainer:
             if max(self.ks.values()) == 1:
                 raise InputError("nested: these books have one code a vector, so there is no number to draw")
         self.optimizer = RelativeAdam([book.codes for book in books.values()], config.lr)
-        self.weights: dict[str, Tensor] = {}
+        self.weights: Mapping[str, Tensor] = {}
         self.model_optimizer: torch.optim.Optimizer | None = None
         if config.objective == "joint":
             self.weights = trained_weights(model)
@@ -175,7 +176,7 @@ class Trainer:
         k = self._set_k(number)
         factor = self.config.step_size(number, self.n_steps)
         for optimizer, lr in ((self.optimizer, self.config.lr), (self.model_optimizer, self.config.model_lr)):
-            if optimizer is not None:
+            if optimizer is not None and lr is not None:
                 optimizer.param_groups[0]["lr"] = lr * factor
                 optimizer.zero_grad()
         for tensor in self.weights.values():
@@ -210,7 +211,8 @@ class Trainer:
             found[f"{site}/held"] = self._wrappers[site].held
         for name, tensor in self.weights.items():
             found[f"model/{name}"] = tensor
-            found |= _moments(f"model/{name}", self.model_optimizer, tensor)
+            if self.model_optimizer is not None:
+                found |= _moments(f"model/{name}", self.model_optimizer, tensor)
         return found
 
     @torch.no_grad()
@@ -220,7 +222,7 @@ class Trainer:
         Raises:
             InputError: tensors that are missing or of another shape.
         """
-        wanted = {"dead": ()}
+        wanted: dict[str, tuple[int, ...]] = {"dead": ()}
         for name, tensor in [
             *((site, book.codes) for site, book in self.books.items()),
             *((f"model/{name}", tensor) for name, tensor in self.weights.items()),
@@ -248,7 +250,8 @@ class Trainer:
             _set_moments(site, self.optimizer, book.codes, tensors)
         for name, tensor in self.weights.items():
             tensor.copy_(tensors[f"model/{name}"])
-            _set_moments(f"model/{name}", self.model_optimizer, tensor, tensors)
+            if self.model_optimizer is not None:
+                _set_moments(f"model/{name}", self.model_optimizer, tensor, tensors)
 
     def finish(self) -> None:
         """Give the books the number of codes per vector that they came with, and the gradients' memory back."""
@@ -275,7 +278,7 @@ class Trainer:
         if objective == "local":
             loss = error
             error.backward()
-        elif objective == "distilled":
+        elif kl is not None:
             loss = kl + self.config.mse_weight * error
             # the KL's gradient is made already, and by the logits alone
             torch.autograd.backward([logits, self.config.mse_weight * error], [gradient, None])
@@ -347,7 +350,7 @@ class Trainer:
             )
 
     def _dead(self) -> float:
-        return float(torch.cat([(book.counts == 0).flatten() for book in self.books.values()]).float().mean())
+        return float(torch.cat([book.counts.eq(0).flatten() for book in self.books.values()]).float().mean())
 
 
 def next_token_loss(

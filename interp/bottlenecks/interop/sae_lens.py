@@ -102,8 +102,8 @@ class CodebookSAE(SAE[CodebookSAEConfig]):
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
         # not by .data, which passes by the version that tells the book of a change
         with torch.no_grad():
-            self.book.codes /= scaling_factor
-            self.b_dec /= scaling_factor
+            self.book.codes.div_(scaling_factor)
+            self.b_dec.div_(scaling_factor)
         self.cfg.normalize_activations = "none"
 
     def fold_activation_whitening(self, *_: Any, **__: Any) -> None:
@@ -211,6 +211,7 @@ class SaeLensCodes(Bottleneck):
 
     kind = "sae_lens"
     config_class = SaeLensConfig
+    config: SaeLensConfig
 
     def __init__(self, sae: SAE, k: int) -> None:
         if hasattr(sae.cfg, "d_out"):
@@ -286,7 +287,7 @@ class SaeLensCodes(Bottleneck):
         self.sae.save_model(save_directory)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, k: int = 1, **hub: Any) -> "SaeLensCodes":
+    def from_pretrained(cls, source: str | Path, *, k: int = 1, **hub: Any) -> "SaeLensCodes":  # type: ignore[override]
         """Read what SAELens saved, from a folder or from the hub's repository ``owner/name``.
 
         Raises:

@@ -36,9 +36,10 @@ from torch import Tensor
 
 from interp import THRESHOLD
 from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, Progress
+from interp.bottlenecks.codebook import Codebook
 from interp.errors import InputError
-from interp.models import Model, Site
-from interp.models.partial_forward import Blockwise
+from interp.models import HookFunction, Model, Site
+from interp.models.partial_forward import QKV, Blockwise, Into
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON
@@ -130,7 +131,7 @@ class EdgeList:
         return run.written[:, self._senders(run.graph)]
 
     def _senders(self, graph: ComponentGraph) -> list[int]:
-        return [graph.head_sender(site.layer, site.head) for site in self.sites]
+        return [graph.head_sender(site.layer, site.head or 0) for site in self.sites]
 
     def subset(self, chosen: np.ndarray) -> "EdgeList":
         """Some of the edges."""
@@ -176,8 +177,9 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tens
     wiring = ResidualWrites.of(run.model)
     weights = [wiring.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
     found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))
+    assert isinstance(codes.dictionary, Codebook)
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
-        book = codes.dictionary.codes[site.layer * run.graph.n_heads + site.head].detach()
+        book = codes.dictionary.codes[site.layer * run.graph.n_heads + (site.head or 0)].detach()
         vectors = book[torch.from_numpy(codes.ids[:, rows][..., site.layer, site.head].astype(np.int64))]
         change = (vectors[0] - vectors[1]).to(weight) @ weight
         found[torch.arange(len(pairs))[:, None], place, where] = change
@@ -197,15 +199,16 @@ def partial_products(
     model, graph, corrupt = run.model, run.graph, run.batch.corrupt.z
     tape = edge_tape(model)
 
-    def mix(layer: int):
+    def mix(layer: int) -> HookFunction:
         watch = tape.hooks[f"blocks.{layer}.attn.hook_z"]
 
         def hook(z: Tensor) -> Tensor:
-            return torch.lerp(corrupt[layer].to(z.dtype), watch(z), share)
+            watched = watch(z)
+            return torch.lerp(corrupt[layer].to(z.dtype), z if watched is None else watched, share)
 
         return hook
 
-    def begin(embedded: Tensor) -> Tensor:
+    def begin(embedded: Tensor) -> Tensor | None:
         # every parameter is frozen: the graph begins at the first block's input
         return tape.hooks[EMBEDDED](embedded.detach().requires_grad_(True))
 
@@ -267,7 +270,7 @@ class PathPatchRunner:
         sides = (torch.stack(side.z) for side in (run.batch.clean, run.batch.corrupt))
         kept = _Kept(self._blocks[length], resid, next(sides) - next(sides))
         last = len(layers) - 1
-        z = kept.blocks.attend(*(self._clean(kept, last, into) for into in "qkv"))
+        z = kept.blocks.attend(*(self._clean(kept, last, into) for into in QKV))
         kept.blocks.check(z, run.batch.clean.z[last])
         for row, index in enumerate(run.batch.indices):
             self._where[index] = (len(self._kept), row)
@@ -296,7 +299,7 @@ class PathPatchRunner:
 
     @torch.no_grad()
     def _replaced(
-        self, kept: _Kept, layer: int, into: str, rows: list[int], heads: np.ndarray, senders: list[Site]
+        self, kept: _Kept, layer: int, into: Into, rows: list[int], heads: np.ndarray, senders: list[Site]
     ) -> Float[Tensor, "edge pos d_head"]:
         chosen, blocks = torch.from_numpy(heads), kept.blocks
         below, of = [site.layer for site in senders], [site.head for site in senders]
@@ -308,13 +311,13 @@ class PathPatchRunner:
         bias = blocks.bias(layer, into)
         if bias is not None:
             changed = changed + bias[chosen, None]
-        parts = {name: self._clean(kept, layer, name)[rows, :, chosen] for name in "qkv" if name != into}
+        parts = {name: self._clean(kept, layer, name)[rows, :, chosen] for name in QKV if name != into}
         parts[into] = changed
         # each row is attention of one head
-        return blocks.attend(*(parts[name][:, :, None] for name in "qkv"))[:, :, 0]
+        return blocks.attend(*(parts[name][:, :, None] for name in QKV))[:, :, 0]
 
     @torch.no_grad()
-    def _clean(self, kept: _Kept, layer: int, into: str) -> Float[Tensor, "batch pos head d_head"]:
+    def _clean(self, kept: _Kept, layer: int, into: Into) -> Float[Tensor, "batch pos head d_head"]:
         found = kept.blocks.project(layer, into, self.model.blocks[layer].ln1(kept.resid[layer]))
         bias = kept.blocks.bias(layer, into)
         return found if bias is None else found + bias

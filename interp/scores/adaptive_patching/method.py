@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from torch import Tensor
 
 from interp import THRESHOLD
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer
@@ -200,6 +201,7 @@ class AdaptivePatchingBase:
         )
         self.partial = PartialGradients(context.model, self.runner)
         context.run(self.scorer, self.runner, *consumers, share=PASS_SHARE)
+        assert context.metric is not None
         self.gaps = context.metric[0] - context.metric[1]
 
     def rank(
@@ -283,7 +285,7 @@ def _evidence(
 ) -> tuple[dict[str, Evidence], float]:
     """What speaks for each likely member, and its cost; codes are set on pairs that were patched, best heads first."""
 
-    def with_codes(pair: int, layer: int, head: int):
+    def with_codes(pair: int, layer: int, head: int) -> Tensor:
         clean = runner.clean(pair, layer, head)
         return role_codes.replaced(pairs, pair, layer, head, clean, runner.first_position(pair))
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import FORWARD_AND_BACKWARD, end_logits
-from interp.models import Model
+from interp.models import HookFunction, Model
 from interp.models.partial_forward import starting_at
 from interp.scores.patch_runner import CleanRun, PatchRunner
 
@@ -72,7 +72,7 @@ def partial_values(
     used: list[Tensor] = []
     live: list[Tensor] = []
 
-    def mix(layer: int):
+    def mix(layer: int) -> HookFunction:
         def hook(z: Tensor) -> Tensor:
             live.append(z.detach())
             used.append(torch.lerp(corrupt[layer].to(z.dtype), z, shares[:, layer].to(z.dtype)))

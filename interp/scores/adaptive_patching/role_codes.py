@@ -12,7 +12,7 @@ much of the head's effect its codes carry.
 Codes of a head are comparable across prompts and roles, and with no other head's.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import torch
@@ -41,12 +41,12 @@ class RoleOutputs(HeadMeans):
         super().__init__(pairs, "roles" if named else "last")
         if named:
             self.roles_ = _distinct(pairs, self.roles_)
-        self.gradient_: Float[Tensor, "pair role layer head d_head"] | None = None
+        self.gradient_: Float[Tensor, "pair role layer head d_head"]
 
     def update(self, batch: PairBatch) -> None:
         super().update(batch)
         reduced = self.reduce(batch.z_gradient, batch)
-        if self.gradient_ is None:
+        if not hasattr(self, "gradient_"):
             self.gradient_ = torch.zeros(self.n_pairs, *reduced.shape[1:])
         self.gradient_[list(batch.indices)] = reduced
 
@@ -92,8 +92,8 @@ class RoleCodes:
     def changes(self, layer: int, head: int, most: int) -> list[CodeChange]:
         """The changes of code that a head's effect comes from, largest first; those that change nothing left out."""
         pairs = self.ids.shape[1]
-        total: Counter = Counter()
-        seen: Counter = Counter()
+        total: defaultdict[tuple[str, int, int], float] = defaultdict(float)
+        seen: Counter[tuple[str, int, int]] = Counter()
         for slot, role in enumerate(self.roles):
             clean, corrupt = self.ids[:, :, slot, layer, head]
             for pair in range(pairs):
@@ -101,7 +101,7 @@ class RoleCodes:
                 total[key] += float(self.attribution[pair, slot, layer, head])
                 seen[key] += 1
         found = [
-            CodeChange(*key, share=seen[key] / pairs, attribution=value / pairs)
+            CodeChange(*key, seen[key] / pairs, value / pairs)
             for key, value in total.items()
             if key[1] != key[2]
         ]
