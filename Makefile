@@ -39,7 +39,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/edge_score.py
 
 screenshots: $(VENV)/.installed-test
-	$(BIN)/python -m tests.browser.screenshots screenshots
+	$(BIN)/python -m benchmarks.screenshots screenshots
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

@@ -30,7 +30,7 @@ NAMED = (("steering", "books", "folder of codebooks"), ("codes", "index", "index
 @pytest.fixture(scope="module")
 def runs(model, runs_with_books, tmp_path_factory):
     """Codebooks, an index of them and a run, each called as the address asks for it."""
-    folder = tmp_path_factory.mktemp("address")
+    folder = tmp_path_factory.mktemp("address") / "runs"
     shutil.copytree(runs_with_books / "books", folder / "books")
     books = store.Codebooks.from_pretrained(folder / "books", model)
     text = load_text("stdlib", model, n_tokens=640, context=32)
@@ -54,8 +54,11 @@ def test_what_is_not_there_or_vanishes_while_it_is_open_is_told(open_page, runs,
     def told(app) -> list[str]:
         return [warning.value for warning in app.warning]
 
-    app = open_page(view, runs, **{name: "gone *b*"})
-    assert told(app) == [f"Here is no {what} called {plain('gone *b*')}: another is shown."]
+    shutil.copytree(runs / name, runs.parent / "elsewhere" / name)
+    for gone in ("gone *b*", "/etc", "..", f"../elsewhere/{name}", f"{name}/../../elsewhere/{name}"):
+        app = open_page(view, runs, **{name: gone})
+        assert told(app) == [f"Here is no {what} called {plain(gone)}: another is shown."]
+        assert app.selectbox(key=name).options == [name]
     assert not open_page(view, runs).warning
     shutil.copytree(runs, tmp_path / "runs")
     shutil.copytree(runs / name, tmp_path / "runs" / "second")

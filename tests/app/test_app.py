@@ -1,7 +1,6 @@
 """The shell of the workbench: the first page, what it finds, where it listens, and what goes wrong in loading."""
 
 import re
-import shutil
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -78,31 +77,10 @@ def test_whatever_goes_wrong_in_loading_is_one_line_on_every_page(start, tmp_pat
         assert not app.exception and any("cannot be loaded (OSError: no space left)" in one for one in shown)
 
 
-def test_a_folder_that_vanishes_while_it_is_looked_at_counts_as_not_there(monkeypatch, tmp_path):
-    monkeypatch.setenv("INTERP_RUNS", str(tmp_path))
-    for name in "abc":
-        _write(tmp_path / name, "run.json")
-    (tmp_path / "link").symlink_to("link")
-    monkeypatch.setitem(
-        run_store._KINDS, "runs", lambda folder: folder.name != "b" or not shutil.rmtree(folder)
-    )
-    assert sorted(run_store.folders("runs")) == ["a", "c"]
-
-
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_page_opens_on_an_empty_folder(open_page, tmp_path, view):
     app = open_page(view, tmp_path / "none")
     assert len(app.title) == 1 and not app.error and not (tmp_path / "none").exists()
-
-
-def test_a_crash_in_one_page_leaves_the_others_working(open_page, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_store, "shown_path", lambda: 1 / 0)
-    app = open_page("live", tmp_path)
-    assert not app.exception
-    app.switch_page("start/page.py").run()
-    assert "division by zero" in app.exception[0].message
-    app.switch_page("live/page.py").run()
-    assert not app.exception and app.title[0].value == "Live text"
 
 
 def test_it_listens_on_this_machine_only():

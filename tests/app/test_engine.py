@@ -1,8 +1,7 @@
 """Turns at the model: fair, counted, given back however the work ends; two tabs get what each asked for."""
 
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,6 @@ from interp.app.engine import Turns
 from interp.app.steering.job import EVERY, compare
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
-from interp.errors import InputError
 from interp.steering import SetCode, SteeringRequest, WeightedCode
 from interp.steering.continuations import continue_prompts
 
@@ -173,36 +171,6 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(books, expected, e
         found = tab.submit(compare, books, request, lambda *_: None).result(SOON)
     assert [one.text.tokens for one in found] == expected(request)
     assert not any(point.fwd_hooks for point in engine.model().hook_dict.values())
-
-
-def test_two_tabs_that_see_a_failed_load_begin_it_again_once(monkeypatch):
-    """Both have seen the failure before either begins again."""
-    begun, both = [], threading.Barrier(2)
-
-    class Failed(Future):
-        def exception(self, timeout=None):
-            both.wait(SOON)
-            return super().exception(timeout)
-
-    class Loading(engine.Loading):
-        def start(self) -> None:
-            begun.append(self)
-            if len(begun) == 1:
-                self.model = Failed()
-                self.model.set_exception(InputError("not there yet"))
-
-    monkeypatch.setattr(engine, "Loading", Loading)
-    engine.loading("a model of two tabs")
-    with ThreadPoolExecutor(2) as tabs:
-        asked = [tabs.submit(engine.model, "a model of two tabs") for _ in range(2)]
-        until = time.monotonic() + SOON
-        while len(begun) < 2 and time.monotonic() < until:
-            time.sleep(0.01)
-        time.sleep(0.2)  # for a third, which would take the second's place
-        for loading in begun[1:]:
-            loading.model.set_result("loaded")
-        assert [tab.result(SOON) for tab in asked] == ["loaded"] * 2
-    assert len(begun) == 2
 
 
 def test_loading_goes_on_in_a_thread_of_its_own(tiny_model_folder):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from interp.app import engine
-from interp.app.widgets import codebook_picker as books
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
 from tests.app.conftest import array_of, asked, error_of, files_of, html_of, plot_of, press, text_of
@@ -127,15 +126,6 @@ def test_a_text_that_cannot_be_read_is_told_while_another_tab_has_the_model(page
     with engine.turn():
         app.text_area(key="text").set_value(text).run()
     assert message in error_of(app) and not app.dataframe
-
-
-def test_codebooks_that_are_read_anew_but_have_not_changed_need_no_other_forward(page, monkeypatch):
-    """Of many sets in use, the one least used is not kept."""
-    app = page(text=TEXT)
-    books._books.clear()
-    monkeypatch.setattr("interp.app.live.token_codes.read_codes", lambda *_: pytest.fail("read again"))
-    app.selectbox(key="books").set_value("books").run()
-    assert not app.exception and _strip(app)["pieces"]
 
 
 def test_a_page_that_crashes_leaves_the_others_and_itself_working(page, monkeypatch):

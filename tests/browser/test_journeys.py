@@ -4,18 +4,16 @@ import itertools
 import json
 import re
 from string import ascii_letters
+from urllib.parse import quote
 
 import pytest
 import torch
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, Page, expect
 
-from interp.bottlenecks.attach import attach
-from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex, search_regex
 from interp.models import load_model
-from interp.steering import SetCode
-from interp.steering.continuations import continue_prompts
-from tests.browser.conftest import CITY
+from interp.runs.run import Run
+from tests.browser.conftest import CITY, NAME
 
 pytestmark = pytest.mark.browser
 
@@ -37,8 +35,8 @@ def pairs(tiny_model_folder) -> bytes:
         logits = [model(torch.tensor([i]))[0, -1, list(letters.values())] for i in ids]
         answer, wrong = (list(letters)[int(row.argmax())] for row in logits)
         if answer != wrong and {len(i) for i in ids} == {n_tokens}:
-            prompts.append(dict(zip(("clean", "corrupt"), texts, strict=True)))
-            prompts[-1] |= {"answers": [answer], "wrong_answers": [wrong]}
+            answers = {"answers": [answer], "wrong_answers": [wrong]}
+            prompts.append({"clean": texts[0], "corrupt": texts[1]} | answers)
     return json.dumps({"prompts": prompts[:12]}).encode()
 
 
@@ -83,12 +81,9 @@ def test_find_a_circuit_and_set_a_code(tab, runs, pairs):
     opened = tab("/circuit")
     page = opened.page
     page.get_by_text("Find a circuit").click()
-    page.get_by_role("radio", name="a file of prompts").or_(
-        page.get_by_text("a file of prompts")
-    ).first.click()
-    page.locator("input[type=file]").set_input_files(
-        {"name": "mine.json", "mimeType": "application/json", "buffer": pairs}
-    )
+    page.get_by_text("a file of prompts").first.click()
+    upload = {"name": "mine.json", "mimeType": "application/json", "buffer": pairs}
+    page.locator("input[type=file]").set_input_files(upload)
     page.get_by_label("Pairs, at most", exact=True).fill("10")
     page.get_by_role("button", name="Find", exact=True).click()
     expect(page.get_by_text("Finding the circuit of")).to_be_visible()
@@ -130,25 +125,6 @@ def test_steer_and_compare(tab):
     expect(page.locator("[title='codes edited here']").first).to_be_visible()
 
 
-def test_two_tabs_that_steer_at_once_each_get_what_they_asked_for(tab, runs, tiny_model_folder):
-    asked = [("John went to", "a0.h1", 3, 4), ("Mary gave", "a1.h2", 5, 7)]
-    tabs = [
-        tab(f"/steering?prompt={prompt.replace(' ', '+')}&codes={site}={code}&seed={seed}&tokens=30")
-        for prompt, site, code, seed in asked
-    ]
-    for opened in tabs:
-        opened.page.get_by_role("button", name="Steer", exact=True).click()
-    model = load_model(str(tiny_model_folder("llama")))
-    books = Codebooks.from_pretrained(runs / "books", model)
-    for opened, (prompt, site, code, seed) in zip(tabs, asked, strict=True):
-        within = attach(model, books, read=False).edit(SetCode(site, code, rows=[1]), seed=seed)
-        texts = continue_prompts(model, [prompt] * 2, 30, within=within, seed=seed)
-        shown = opened.page.get_by_test_id("stMetric").filter(has_text="Perplexity")
-        expect(shown.get_by_test_id("stMetricValue")).to_have_text(
-            [f"{text.perplexity:.1f}" for text in texts]
-        )
-
-
 def test_parts_metrics_and_pairs_of_the_evaluation_stand_in_the_address(tab):
     page = tab("/evaluation?bench=ioi%2C+of+the+repository").page
     page.get_by_test_id("stButtonGroup").get_by_text("100", exact=True).click()
@@ -157,3 +133,45 @@ def test_parts_metrics_and_pairs_of_the_evaluation_stand_in_the_address(tab):
     page.get_by_text("Codebooks", exact=True).click()
     expect(page).to_have_url(re.compile("show=Codebooks"))
     expect(page.get_by_text("CE rise, k = 1")).to_be_visible()
+
+
+def _point(page: Page, run: Run, site: str) -> Locator:
+    place = [head.site for head in run.heads].index(site)
+    return page.locator(".js-plotly-plot .scatterlayer path.point").nth(place)
+
+
+def _click(page: Page, run: Run, site: str) -> None:
+    box = _point(page, run, site).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+
+def _opened(page: Page, run: Run, site: str) -> None:
+    expect(page.locator("strong", has_text=site)).to_be_visible()
+    expect(_point(page, run, site)).to_have_css("opacity", "1")
+    # the browser takes the ring away at a second click, until the page answers
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('.js-plotly-plot .scatterlayer path.point')]
+        .filter(e => getComputedStyle(e).opacity === '1').length === 1"""
+    )
+
+
+def test_heads_of_the_grid_are_opened_by_a_click_and_by_the_box(tab, runs):
+    run = Run.load(runs / NAME)
+    opened = tab(f"/circuit?run={quote(NAME)}")
+    page = opened.page
+    opened.settle()
+    first, second, third = (part.site for part in run.members)
+    _opened(page, run, first)
+    _click(page, run, second)
+    _opened(page, run, second)
+    opened.choose("Head", third)
+    _opened(page, run, third)
+    _click(page, run, second)  # the head that was clicked last
+    _opened(page, run, second)
+    _click(page, run, second)  # takes the ring away, were it not drawn again
+    opened.settle()
+    _opened(page, run, second)
+    for name in ("Edges", "Heads"):
+        page.get_by_role("tab", name=name).click()
+        opened.settle()
+    _opened(page, run, second)

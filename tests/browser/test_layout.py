@@ -5,35 +5,15 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+BEGIN = "Begin here: a story with fire in it"
 PAGES = {
-    "/": "Read and steer",
-    "/live?text=Mary+had+a+store": "Live text",
-    "/codes?q=Mary": "Codes",
-    "/circuit": "Circuit",
-    "/steering": "Steering",
-    "/evaluation": "Evaluation",
-    "/evaluation?show=Codebooks": "Evaluation",
-}
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(800, "light"), (1280, "dark")])
-@pytest.mark.parametrize("path", PAGES)
-def test_no_page_is_wider_than_its_window(tab, path, width, scheme):
-    opened = tab(path, width=width, scheme=scheme)
-    expect(opened.page.get_by_role("heading", level=1)).to_contain_text(PAGES[path])
-    opened.page.wait_for_timeout(300)  # figures are drawn after the script
-    assert opened.overflow() <= 0
-    colour = opened.page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
-    red = int(colour.split("(")[1].split(",")[0])
-    assert red < 60 if scheme == "dark" else red > 240
-
-
-CONTROLS = {
-    "/": ["Steering", "Begin here: a story with fire in it", "Live text", "Codes", "Circuit", "Evaluation"],
-    "/steering": ["Prompt", "Codes", "New tokens", "Steer"],
-    "/live?text=Mary+had": ["Text", "Coloured by", "Token"],
-    "/codes?q=Mary": ["Index", "Regular expression", "Sorted by"],
-    "/evaluation": ["Bench", "Measured on", "Metric"],
+    "/": ("Read and steer", ["Steering", BEGIN, "Live text", "Codes", "Circuit", "Evaluation"]),
+    "/live?text=Mary+had+a+store": ("Live text", ["Text", "Coloured by", "Token"]),
+    "/codes?q=Mary": ("Codes", ["Index", "Regular expression", "Sorted by"]),
+    "/circuit": ("Circuit", []),
+    "/steering": ("Steering", ["Prompt", "Codes", "New tokens", "Steer"]),
+    "/evaluation": ("Evaluation", ["Bench", "Measured on", "Metric"]),
+    "/evaluation?show=Codebooks": ("Evaluation", []),
 }
 _FOCUSED = """() => {
   let e = document.activeElement;
@@ -42,12 +22,21 @@ _FOCUSED = """() => {
 }"""
 
 
-@pytest.mark.parametrize("path", CONTROLS)
-def test_tab_reaches_the_main_controls(tab, path):
-    page = tab(path).page
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_its_window_and_tab_reaches_its_controls(tab, path):
+    heading, controls = PAGES[path]
+    for width, scheme in ((800, "light"), (1280, "dark")):
+        opened = tab(path, width=width, scheme=scheme)
+        page = opened.page
+        expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
+        page.wait_for_timeout(300)  # figures are drawn after the script
+        assert opened.overflow() <= 0
+        colour = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+        red = int(colour.split("(")[1].split(",")[0])
+        assert red < 60 if scheme == "dark" else red > 240
     reached: list[str] = []
-    for _ in range(60):
+    for _ in range(60 if controls else 0):
         page.keyboard.press("Tab")
         reached.append(page.evaluate(_FOCUSED))
-    for wanted in CONTROLS[path]:
+    for wanted in controls:
         assert any(wanted in label for label in reached), (wanted, reached)

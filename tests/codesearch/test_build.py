@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -26,10 +27,6 @@ from interp.models import hooked
 from interp.text import load_text
 from tests.codesearch.conftest import make_books
 from tests.command_line import tree
-
-FILES = ("ids.npy", "tokens.npy", "lists.npy", MANIFEST)
-OTHER = '{"format": 4, "model": {}, "sites": ["a0"]}'
-"""A manifest of another kind."""
 
 
 @pytest.fixture(scope="module")
@@ -224,11 +221,14 @@ def test_two_builds_do_not_write_in_one_folder_and_others_have_their_turn(model,
     assert seen == [False] * 3 and not any(held)
 
 
-def _garbage(path: Path) -> None:
-    path.write_bytes(b"\xff" * path.stat().st_size)
+def _broken(folder: Path, name: str, how: str) -> None:
+    whole = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if how != "gone":
+        (folder / name).write_bytes(whole[:-7] if how == "cut" else b"\xff" * len(whole))
 
 
-def _documents(folder: Path, starts: list[int]) -> None:
+def _documents(folder: Path, *starts: int) -> None:
     np.save(folder / "documents.npy", np.array(starts, np.int64))
     stored = json.loads((folder / MANIFEST).read_text())["bytes"]
     _change(folder, bytes=stored | {"documents.npy": (folder / "documents.npy").stat().st_size})
@@ -239,31 +239,26 @@ def _reshaped(folder: Path) -> None:
     np.save(folder / "top_token.npy", table.reshape(2, -1, table.shape[-1]))
 
 
+def _of_another_kind(folder: Path) -> None:
+    (folder / MANIFEST).write_text('{"format": 4, "model": {}, "sites": ["a0"]}')
+
+
+BROKEN = itertools.product(("ids.npy", "tokens.npy", "lists.npy", MANIFEST), ("cut", "gone", "garbage"))
+FALLS = "documents.npy is damaged: it does not rise"
 DAMAGE = [
-    *((lambda folder, n=name: (folder / n).unlink(), None) for name in FILES),
-    *(
-        (lambda folder, n=name: os.truncate(folder / n, (folder / n).stat().st_size - 7), "")
-        for name in FILES
-    ),
-    *((lambda folder, n=name: _garbage(folder / n), None) for name in FILES),
-    (lambda folder: _change(folder, format=99), "not of format"),
-    (lambda folder: _change(folder, span=64), "a span of 64, not 1"),
-    (lambda folder: _change(folder, context=37), "no whole blocks of 37"),
-    (_reshaped, r"top_token.npy is damaged: \(2, "),
-    *(
-        (lambda folder, wrong=wrong: _documents(folder, wrong), "documents.npy is damaged: it does not rise")
-        for wrong in ([1, 5], [0, 5, 5], [0, 10**6])
-    ),
-    (
-        lambda folder: (folder / MANIFEST).write_text(OTHER),
-        "no code index: its manifest.json is of another kind",
-    ),
+    *(pytest.param(_broken, names, {}, None, id=" ".join(names)) for names in BROKEN),
+    (_change, (), {"format": 99}, "not of format"),
+    (_change, (), {"span": 64}, "a span of 64, not 1"),
+    (_change, (), {"context": 37}, "no whole blocks of 37"),
+    (_of_another_kind, (), {}, "no code index: its manifest.json is of another kind"),
+    (_reshaped, (), {}, r"top_token.npy is damaged: \(2, "),
+    *((_documents, starts, {}, FALLS) for starts in ((1, 5), (0, 5, 5), (0, 10**6))),
 ]
 
 
-@pytest.mark.parametrize(("damage", "message"), DAMAGE)
-def test_damage_is_one_clear_line(copy, damage, message):
-    damage(copy)
+@pytest.mark.parametrize(("damage", "names", "values", "message"), DAMAGE)
+def test_damage_is_one_clear_line(copy, damage, names, values, message):
+    damage(copy, *names, **values)
     with pytest.raises(InputError, match=message) as error:
         CodeIndex.open(copy)
     assert str(copy) in str(error.value) and "\n" not in str(error.value)
@@ -359,18 +354,3 @@ def test_what_another_command_has_begun_or_made_is_left_alone(
         build_index(model, books, text, tmp_path)
     assert (tmp_path / name).read_text() == content
     assert ("delete" in str(error.value)) == (name != MANIFEST), "codebooks are not to be deleted"
-
-
-def test_a_builder_that_waited_for_the_lock_takes_what_the_other_has_built(
-    model, text, books, index, tmp_path, monkeypatch
-):
-    @contextlib.contextmanager
-    def after_the_other(work):
-        shutil.copytree(index.folder, tmp_path / "new")
-        work.mkdir()
-        yield
-
-    monkeypatch.setattr(build, "_alone", after_the_other)
-    monkeypatch.setattr(build, "_store", None)  # no batch is read
-    assert build_index(model, books, text, tmp_path / "new").n_tokens == index.n_tokens
-    assert tree(tmp_path / "new") == tree(index.folder)

@@ -1,16 +1,28 @@
-"""Precision, recall and similarity against brute force."""
+"""Precision, recall and similarity against brute force; what leaves the index as CSV reads back as it was."""
 
+import csv
+import io
 import re
 
 import numpy as np
+import pandas
 import pytest
 from scipy.stats import binomtest
 
-from interp.codesearch import code_page, find_regex, search_regex, search_similar, search_token
+from interp.codesearch import (
+    code_contexts,
+    code_page,
+    find_regex,
+    search_regex,
+    search_similar,
+    search_token,
+)
+from interp.codesearch.contexts import Context, match_contexts
 from interp.codesearch.index import span_of
+from interp.codesearch.tables import contexts_csv, hits_csv
 from interp.errors import InputError
 from interp.stats import wilson
-from tests.codesearch.synthetic import synthetic_index, word_corpus, zipf_ids
+from tests.codesearch.conftest import synthetic_index, word_corpus, zipf_ids
 
 WORDS = [" New", " York", " Zür", "ich", " na", "ïve", " 12", "34", ".", "\n", " 日本", "語", "\x1a"]
 
@@ -138,20 +150,6 @@ def test_similar_contexts_against_brute_force(planted):
         search_similar(index, {"a9.h0": np.array([0])})
 
 
-def test_lists_of_48_books_take_little_beside_the_ids(tmp_path):
-    """As the large index, on fewer tokens, books and codes: ids and all that is beside them."""
-    rng = np.random.default_rng(0)
-    n = 16384
-    corpus = word_corpus(WORDS, rng.integers(1, len(WORDS) + 1, n), context=64)
-    one = zipf_ids(rng, (n, 8), 64)
-    index = synthetic_index(tmp_path / "i", corpus, [np.roll(one, i, 0) for i in range(48)], 64)
-    assert index.n_bytes <= 1.1 * 2 * index.layout.n_ids
-    assert index.n_bytes == sum(path.stat().st_size for path in index.folder.glob("*.npy"))
-    for code in (0, 63):
-        expected = np.flatnonzero((np.roll(one, 5, 0) == code).any(1))
-        np.testing.assert_array_equal(index.positions("a5.h0", code), expected)
-
-
 def test_rare_codes_read_only_their_spans(tmp_path):
     rng = np.random.default_rng(0)
     n = 64 * 1024
@@ -176,3 +174,63 @@ def test_wilson():
     for hits, n in ((0, 7), (1, 7), (3, 7), (7, 7), (1, 1), (999, 1_000_000)):
         theirs = binomtest(hits, n).proportion_ci(method="wilson")
         assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_hits_read_back(index):
+    scores = search_regex(index, "Mary")
+    hits = scores.best(15)
+    rows = list(csv.DictReader(io.StringIO(hits_csv(hits))))
+    assert [(row["book"], int(row["code"])) for row in rows] == [(hit.book, hit.code) for hit in hits]
+    for row, hit in zip(rows, hits, strict=True):
+        assert float(row["precision"]) == hit.precision and float(row["recall_low"]) == hit.recall_interval[0]
+        assert int(row["tokens_in_matches"]) == hit.hits and float(row["f1"]) == hit.f1
+
+
+def test_contexts_read_back_with_line_ends_quotes_and_commas(index):
+    book, code = "a0.h1", int(np.argmax(index.counts[20:40]))
+    contexts = code_contexts(index, book, code, "corpus", None)
+    assert any("\n" in "".join(context.pieces) for context in contexts)
+    rows = list(csv.DictReader(io.StringIO(contexts_csv(contexts))))
+    assert [int(row["token"]) for row in rows] == index.positions(book, code).tolist()
+    for row, context in zip(rows, contexts, strict=True):
+        assert row["before"] + row["text"] + row["after"] == "".join(context.pieces)
+        assert row["margin"] == ""
+    [best] = csv.DictReader(io.StringIO(contexts_csv(code_contexts(index, book, code, n=1))))
+    assert float(best["margin"]) == index.top(book, code).margin[0]
+
+
+def test_the_whole_of_a_match_is_marked(index):
+    matches = find_regex(index.corpus, "New York")
+    for context in match_contexts(index, matches, 5):
+        marked = "".join(piece for piece, on in zip(context.pieces, context.active, strict=True) if on)
+        # cut where the model's block ends
+        assert context.active[context.focus]
+        assert "New York".startswith(marked.strip()) or marked.strip().endswith("York")
+    assert len(match_contexts(index, matches, 5)) == 5
+    assert match_contexts(index, find_regex(index.corpus, "no such thing"), 5) == []
+
+
+def test_codes_by_name(index):
+    for name in ("m0.g1=4", " m0.g1=4 "):
+        assert index.layout.named(name) == ("m0.g1", 4)
+    for name in ("", "m0.g1", "m0.g1:", "m0.g1:-1", "m0.g1:x", "m0.g1:4:5", f"m0.g1:{'9' * 5000}", "m0.g1:٣"):
+        with pytest.raises(InputError, match="write SITE=ID"):
+            index.layout.named(name)
+    for name, message in (("<b>=1", "<b>"), ("m0.g1=16", "code 16 of m0.g1")):
+        with pytest.raises(InputError, match=message):
+            index.layout.named(name)
+
+
+def test_all_codes_that_pass_are_found_and_ranked_as_the_best_are(index):
+    scores = search_regex(index, "Mary")
+    every = scores.hits_at(scores.places(min_precision=0.05, per_book=3))
+    assert every[:10] == scores.best(10, min_precision=0.05, per_book=3)
+    wanted = (scores.hits >= 1) & (scores.precision >= 0.05)
+    assert len(scores.places(min_precision=0.05)) == wanted.sum()
+
+
+def test_a_lone_carriage_return_ends_no_line():
+    text = contexts_csv([Context(3, 0, ["a", "\r", "b\rc"], 1, [False, True, False], 0.5, None)])
+    [row] = csv.DictReader(io.StringIO(text, newline=""))
+    assert (row["before"], row["text"], row["after"], row["margin"]) == ("a", "\r", "b\rc", "")
+    assert pandas.read_csv(io.StringIO(text, newline=""))["text"].tolist() == ["\r"]

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from interp.app.circuit.find import LARGEST, Progress, Upload, prompt_file, run_name
+from interp.app.circuit.find import LARGEST, Progress, run_name
 from interp.circuits.roles import view_pair
-from interp.errors import InputError
 from interp.models import load_model, parse_site
 from interp.runs.discover import find_circuit
 from interp.runs.run import PROMPTS, Run
@@ -113,13 +112,6 @@ def test_a_bad_file_is_one_clear_line_and_nothing_is_kept(page, tmp_path, name, 
     app = _with_file(page(tmp_path), name, data)
     assert message in error_of(press(app, "Find"))
     assert not list(tmp_path.iterdir()) and not app.metric
-
-
-def test_a_long_name_is_shortened_in_messages_only():
-    found = prompt_file(Upload("pairs " + 20 * "of names " + ".json", prompts_file()))
-    assert found.path.suffix == ".json" and found.name.count("of names") == 20
-    with pytest.raises(InputError, match=r"^pairs of .{40,60}… is no file of prompts"):
-        prompt_file(Upload("pairs " + 20 * "of names " + ".txt", prompts_file()))
 
 
 def test_progress_weighs_stages_by_their_forward_passes():

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 
-from interp.app import engine
 from interp.codesearch import code_contexts, code_page, logit_lens, search_regex
 from interp.codesearch.annotations import Annotation, Annotations
 from tests.app.codes.conftest import EVIL, named, tables_of
@@ -162,18 +161,3 @@ def test_tables_leave_as_csv(page, its_name):
     assert any(label.startswith("All ") and label.endswith(" as CSV") for label in labels)
     labels = [button.proto.label for button in page(code=its_name).get("download_button")]
     assert labels == ["These as CSV"]
-
-
-def test_going_from_code_to_code_takes_no_turn_at_the_model(page, index, monkeypatch):
-    """How long a click takes is in ``benchmarks/workbench.py``."""
-    app = page(q="Mary")
-
-    def refuse(*_):
-        raise AssertionError("a page of a code asked for a turn at the model")
-
-    monkeypatch.setattr(engine, "running", refuse)
-    monkeypatch.setattr(engine, "turn", refuse)
-    for name in named(search_regex(index, "Mary").best(3)):
-        app.query_params["code"] = name
-        app.run()
-        assert not app.exception and name in unescaped(app.title[0].value)

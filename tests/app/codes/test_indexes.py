@@ -108,38 +108,18 @@ def test_a_build_that_was_killed_goes_on(page, runs):
     assert CodeIndex.open(plan.folder).n_tokens > 0
 
 
-def test_an_error_without_a_message_is_told_by_its_type_and_logged(page, runs, monkeypatch, caplog):
-    def fail(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(code_build, "load", fail)
-    app = _offered(page(runs))
-    press(app, "Build the index")
-    app = _built(app)
-    assert app.error[0].value.endswith("could not be built\\: MemoryError")
-    assert any(record.exc_info and "cannot be built" in record.message for record in caplog.records)
-
-
-@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ".", "books", f"{NAME}/../../elsewhere"])
-def test_an_address_cannot_name_an_index_outside_the_runs_folder(page, runs, name):
-    shutil.copytree(runs / NAME, runs.parent / "elsewhere")
-    app = page(runs, index=name)
-    assert app.selectbox(key="index").value == NAME and app.selectbox(key="index").options == [NAME]
-
-
-@pytest.mark.parametrize("damage", ["truncated", "format", "missing", "cut", "unfinished", "link"])
+@pytest.mark.parametrize("damage", ["truncated", "cut", "unfinished", "link"])
 def test_a_damaged_index_is_a_card_and_others_stay_reachable(page, runs, damage):
-    broken = runs / "broken"
-    shutil.copytree(runs / NAME, broken)
-    manifest, tokens = broken / "manifest.json", broken / "tokens.npy"
-    {
-        "truncated": lambda: os.truncate(manifest, 100),
-        "format": lambda: manifest.write_text(json.dumps(read_json(manifest) | {"format": 99})),
-        "missing": (broken / "ids.npy").unlink,
-        "cut": lambda: os.truncate(tokens, tokens.stat().st_size - 5),
-        "link": lambda: tokens.symlink_to(tokens.rename(runs.parent / "tokens.npy")),
-        "unfinished": manifest.unlink,
-    }[damage]()
+    shutil.copytree(runs / NAME, runs / "broken")
+    manifest, tokens = runs / "broken" / "manifest.json", runs / "broken" / "tokens.npy"
+    if damage == "truncated":
+        os.truncate(manifest, 100)
+    elif damage == "cut":
+        os.truncate(tokens, tokens.stat().st_size - 5)
+    elif damage == "unfinished":
+        manifest.unlink()
+    else:
+        tokens.symlink_to(tokens.rename(runs.parent / "tokens.npy"))
     app = page(runs, index="broken")
     assert "broken" in error_of(app) and not app.dataframe
     assert "delete its folder and build it again" in text_of(app)

@@ -1,4 +1,4 @@
-"""Pictures of every page at two widths and in both themes: ``python -m tests.browser.screenshots OUT``.
+"""Pictures of every page at two widths and in both themes: ``python -m benchmarks.screenshots OUT``.
 
 The real server on the default model. What the pages show is made first, in ``OUT/runs`` (some ten minutes, once): two
 runs, a code index, a bench, and a finite-state reproduction that is far too short to mean anything.
@@ -125,7 +125,7 @@ def main() -> int:
     make(out / "runs")
     trouble = take(out, arguments.only)
     for line in trouble:
-        print(line, file=sys.stderr)  # noqa: T201
+        print(line, file=sys.stderr)
     return bool(trouble)
 
 
