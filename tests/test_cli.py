@@ -83,7 +83,7 @@ def test_what_it_suggests_next_can_be_typed(journey, command, monkeypatch):
     for line in suggested:
         words = line.split()
         if words[0] == "discover":
-            words += ["--set", "epochs=5", "-n", "8"]
+            words += ["-n", "8"]
         outcome = command(*words)
         assert outcome.code == 0, outcome.err
         assert outcome.out

@@ -7,7 +7,7 @@ padding. A block's first tokens may therefore continue a sentence that they do n
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Int
@@ -62,7 +62,7 @@ def load_text(
     *,
     n_tokens: int,
     context: int = 64,
-    split: Split = "train",
+    split: str = "train",
     seed: int = 0,
     stage: Stage = silent,
 ) -> TextBlocks:
@@ -81,7 +81,8 @@ def load_text(
     """
     if isinstance(spec, TextBlocks):
         return spec
-    if split not in ("train", "heldout"):
+    splits: dict[str, Split] = {name: name for name in get_args(Split)}
+    if split not in splits:
         raise InputError(f"split {split!r}: choose train or heldout")
     if not 2 <= context <= model.cfg.n_ctx:
         raise InputError(f"context {context}: it must be 2 to {model.cfg.n_ctx}, the model's longest")
@@ -95,13 +96,14 @@ def load_text(
     parts, n_documents = [], 0
     seen: set[bytes] = set()
     for source, n_blocks in zip(sources, wanted, strict=True):
-        blocks, documents = _blocks(source, model, n_blocks, context, split, seed, stage, seen)
+        blocks, documents = _blocks(source, model, n_blocks, context, splits[split], seed, stage, seen)
         parts.append(blocks)
         n_documents += documents
     order = sorted((i / len(part), s, i) for s, part in enumerate(parts) for i in range(len(part)))
     tokens = torch.stack([parts[s][i] for _, s, i in order])
     whose = torch.tensor([s for _, s, _ in order]) if len(sources) > 1 else None
-    return TextBlocks(tokens, "+".join(source.spec for source in sources), split, seed, n_documents, whose)
+    spec = "+".join(source.spec for source in sources)
+    return TextBlocks(tokens, spec, splits[split], seed, n_documents, whose)
 
 
 def is_heldout(document: Document) -> bool:
