@@ -4,7 +4,7 @@ import random
 from functools import partial
 
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
 from interp.prompts.sampling import (
     check_request,
     collect,
@@ -86,10 +86,22 @@ def _build(encoder: PromptEncoder, templates: list[str], verbs: dict, drawn: tup
         words = {"subject": subject[number], "place": place, "attractor": attractor[attractor_number]}
         return fill(templates[template], words, Agreement.roles)
 
+    def said(number: int, attractor_number: int) -> dict[str, Value]:
+        return {
+            "number": NUMBERS[number],
+            "attractor": NUMBERS[attractor_number],
+            "subject": subject[0],
+            "place": place,
+        }
+
     return encoder.pair(
         pieces(number, attractor_number),
         pieces(1 - number, attractor_number if kind == "number" else 1 - attractor_number),
         answers=verbs[NUMBERS[number]],
         wrong_answers=verbs[NUMBERS[1 - number]],
         template=f"{NUMBERS[number]}-{template + 1}",
+        variables=(
+            said(number, attractor_number),
+            said(1 - number, attractor_number if kind == "number" else 1 - attractor_number),
+        ),
     )

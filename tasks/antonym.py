@@ -73,6 +73,10 @@ class Antonym:
                     answers=[known[answer]],
                     wrong_answers=[known[query]],
                     template=str(index + 1),
+                    variables=(
+                        {"relation": "opposite", "query": query},
+                        {"relation": "same" if kind == "relation" else "opposite", "query": corrupt["query"]},
+                    ),
                 )
             )
         return collect(self, pairs, kind, seed, bos, {"opposites": len(data["opposites"]) - len(opposites)})

@@ -69,6 +69,7 @@ class Capital:
                     answers=[capitals[country]],
                     wrong_answers=[capitals[other]],
                     template=str(index + 1),
+                    variables=({"country": country}, {"country": other}),
                 )
             )
         return collect(self, pairs, kind, seed, bos, {"countries": len(all_capitals) - len(capitals)})

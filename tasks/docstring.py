@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, replace
 
 from interp.prompts.encoding import Piece, PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
 from interp.prompts.sampling import check_request, collect, draw_unseen, read_data, require_words, seeded
 
 NAMES_NEEDED = 12
@@ -106,6 +106,11 @@ class Function:
     def arguments(self) -> list[str]:
         return [*self.before, *self.matching, self.after, *self.documented]
 
+    def variables(self) -> dict[str, Value]:
+        """The argument to document, if the documented ones lead to it, and the last documented one."""
+        found = self.documented == self.matching[:2]
+        return {"argument": self.matching[2] if found else None, "documented": self.documented[1]}
+
     def pieces(self) -> list[Piece]:
         a_def, b_def, c_def = self.matching
         a_doc, b_doc = self.documented
@@ -154,4 +159,5 @@ def _build(
         corrupt.pieces(),
         answers=[names[c]],
         wrong_answers=[names[name] for name in wrong],
+        variables=(function.variables(), corrupt.variables()),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from interp.errors import InputError, TooFewPairs
 from interp.prompts.encoding import Piece, PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
 from interp.prompts.sampling import check_request, collect, read_data, require_words, seeded
 
 CENTURIES = range(11, 18)
@@ -156,10 +156,11 @@ def _build(
     kind: str,
     stream: random.Random,
 ) -> PromptPair:
-    century = year[:2]
+    century, shown = year[:2], year
     clean = _prompt(years, noun, year, century)
     if kind == "01":
-        corrupt = _prompt(years, noun, f"{century}01", century)
+        shown = f"{century}01"
+        corrupt = _prompt(years, noun, shown, century)
     elif kind == "range":
         corrupt = _prompt(years, noun, year, str(int(century) - 1))
     elif kind == "year":
@@ -170,12 +171,14 @@ def _build(
             raise InputError(
                 "this tokenizer leaves the task greater-than a single century: choose counterfactual 01"
             )
-        corrupt = _prompt(years, noun, stream.choice(others), century)
+        shown = stream.choice(others)
+        corrupt = _prompt(years, noun, shown, century)
     elif kind == "random":
         other = stream.choice([other for other in nouns if other != noun])
-        start = stream.choice([start for start in years.usable if start != year])
-        corrupt = _prompt(years, other, start, start[:2])
+        shown = stream.choice([start for start in years.usable if start != year])
+        corrupt = _prompt(years, other, shown, shown[:2])
     elif kind == "unrelated":
+        shown = ""
         length = len(encoder.place(clean)[0]) - len(encoder.bos)
         corrupt = [("The", None), *((f" {word}", None) for word in stream.choices(nouns, k=length - 1))]
     else:
@@ -183,4 +186,10 @@ def _build(
         end = [(",", None), (" the", None), (" year", None), (f" {century}", None)]
         corrupt = [*start, *years.pieces(year), *end]
     right, wrong = years.answers(year)
-    return encoder.pair(clean, corrupt, answers=right, wrong_answers=wrong)
+    variables = (_variables(year), _variables(shown))
+    return encoder.pair(clean, corrupt, answers=right, wrong_answers=wrong, variables=variables)
+
+
+def _variables(year: str) -> dict[str, Value]:
+    """Of the start year, if there is one."""
+    return {"century": year[:2] or None, "tens": year[2:3] or None, "ones": year[3:] or None}

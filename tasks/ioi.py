@@ -5,7 +5,7 @@ import re
 from functools import partial
 
 from interp.prompts.encoding import Piece, PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
 from interp.prompts.sampling import (
     check_request,
     collect,
@@ -107,7 +107,23 @@ def _build(
         answers=[names[io]],
         wrong_answers=[names[subject]],
         template=template,
+        variables=(
+            _variables(order, io, subject, subject, template),
+            _variables(order, corrupt_io, corrupt_s1, corrupt_s2, template),
+        ),
     )
+
+
+def _variables(order: str, io: str, s1: str, s2: str, template: str) -> dict[str, Value]:
+    """S is the name that is repeated; where it stood first counts, whichever name it is."""
+    s1_first = order == "BABA"
+    stood = {s1: s1_first, io: not s1_first}.get(s2)
+    return {
+        "IO": io if s2 == s1 else s1 if s2 == io else None,
+        "S": None if stood is None else s2,
+        "order": None if stood is None else "S first" if stood else "S second",
+        "template": template.partition("-")[2],
+    }
 
 
 def _pieces(scene: str, order: str, io: str, s1: str, s2: str) -> list[Piece]:

@@ -62,13 +62,15 @@ class Pronoun:
             other = "male" if gender == "female" else "female"
             draw = partial(_draw, data, data["templates"][index], names[gender], stream)
             scene, name = draw_unseen(self.name, draw, seen)
+            other_name = corrupt_stream.choice(names[other])
             pairs.append(
                 encoder.pair(
                     fill(scene, {"name": name}, self.roles),
-                    fill(scene, {"name": corrupt_stream.choice(names[other])}, self.roles),
+                    fill(scene, {"name": other_name}, self.roles),
                     answers=[pronouns[PRONOUNS[gender]]],
                     wrong_answers=[pronouns[PRONOUNS[other]]],
                     template=f"{gender}-{index + 1}",
+                    variables=({"gender": gender, "name": name}, {"gender": other, "name": other_name}),
                 )
             )
         dropped = {"names": sum(len(data[gender]) - len(names[gender]) for gender in PRONOUNS)}

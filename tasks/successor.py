@@ -78,6 +78,10 @@ class Successor:
                     answers=[whole[sequence][words[start + SHOWN]]],
                     wrong_answers=[whole[sequence][words[other + SHOWN]]],
                     template=f"{words[0]}-{template + 1}",
+                    variables=(
+                        {"sequence": words[0], "last": words[start + SHOWN - 1]},
+                        {"sequence": words[0], "last": words[other + SHOWN - 1]},
+                    ),
                 )
             )
         return collect(self, pairs, kind, seed, bos, {"sequences": len(ids) - len(whole)})

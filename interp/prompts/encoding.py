@@ -5,7 +5,7 @@ from itertools import accumulate, chain
 from typing import Any
 
 from interp.errors import InputError
-from interp.prompts.pairs import PromptPair
+from interp.prompts.pairs import PromptPair, Value
 
 Piece = tuple[str, str | None]
 """A stretch of text and the role, if any, of its last token."""
@@ -66,6 +66,20 @@ class PromptEncoder:
         shift = len(self.bos)
         return self.bos + ids, {role: position + shift for role, position in positions.items()}
 
+    def ends(self, text: str, piece: str, occurrence: int, where: str) -> int:
+        """Position, without BOS, of the last token of a piece of ``text``; occurrences count from 1.
+
+        Raises:
+            InputError: there are fewer, or the tokenizer joins the piece and what follows it in one token.
+        """
+        end = 0
+        for found in range(occurrence):
+            begin = text.find(piece, end)
+            if begin < 0:
+                raise InputError(f"{where}: {piece!r} stands {found} times in {text!r}, not {occurrence}")
+            end = begin + len(piece)
+        return self._border(self._remember(text), text[:end], text) - 1
+
     def pair(
         self,
         clean: Sequence[Piece],
@@ -74,8 +88,12 @@ class PromptEncoder:
         answers: Iterable[int],
         wrong_answers: Iterable[int],
         template: str = "",
+        variables: tuple[dict[str, Value], dict[str, Value]] | None = None,
     ) -> PromptPair:
         """The pair of two prompts in pieces; the roles are those of ``clean``.
+
+        Args:
+            variables: of the clean and of the corrupt prompt.
 
         Raises:
             InputError: the tokenizer gives the two prompts different lengths, or a role different positions.
@@ -100,6 +118,7 @@ class PromptEncoder:
             wrong_answers=tuple(wrong_answers),
             positions=positions,
             template=template,
+            variables={} if variables is None else dict(zip(("clean", "corrupt"), variables, strict=True)),
         )
 
     def _remember(self, text: str) -> tuple[int, ...]:

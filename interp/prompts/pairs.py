@@ -12,6 +12,11 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from interp.errors import InputError, whole_number
 
+Value = str | int | float | bool | None
+"""Of a variable; ``None`` where a prompt has none, such as the repeated name of a prompt that repeats nobody."""
+Variables = dict[str, dict[str, Value]]
+"""What varies from prompt to prompt, by side: ``{"clean": {"S": "John"}, "corrupt": {"S": None}}``."""
+
 Metric = Literal["logit_diff", "logit_diff_max", "prob_diff"]
 """How a prompt is scored at END, from the logits after its last token.
 
@@ -39,6 +44,8 @@ class PromptPair:
     """Token index of each role (IO, S1, S2, END, …), counted with BOS; the same in both prompts."""
     template: str = ""
     """Which of the task's templates made the prompt; empty where a task has one."""
+    variables: Variables = field(default_factory=dict)
+    """What the task says of both prompts; empty where it says nothing."""
 
     def __post_init__(self) -> None:
         if len(self.clean_tokens) != len(self.corrupt_tokens):

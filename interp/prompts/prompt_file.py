@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from interp.errors import InputError, TooFewPairs
 from interp.files import write_json
@@ -16,8 +16,9 @@ from interp.prompts.sampling import check_request, seeded
 
 _Model = TypeVar("_Model", bound=BaseModel)
 FORMAT = (
-    '{"prompts": [{"clean": …, "corrupt": …, "answers": […], "wrong_answers": […]}], '
-    '"word_idxs": {role: position}}'
+    '{"prompts": [{"clean": …, "corrupt": …, "answers": […], "wrong_answers": […], '
+    '"roles": {role: [piece, occurrence]}, "variables": {"clean": {name: value}, "corrupt": {name: value}}}]}; '
+    "roles and variables may be left out"
 )
 
 
@@ -31,6 +32,24 @@ Roles = Annotated[dict[Text, Annotated[int, Field(ge=0)]], AfterValidator(_witho
 """Token index by role, counted without BOS."""
 
 
+Values = dict[Text, str | int | float | bool | None]
+
+
+class Sides(BaseModel, strict=True, frozen=True, extra="forbid"):
+    """Variables of both prompts, by name."""
+
+    clean: Values
+    corrupt: Values
+
+    @model_validator(mode="after")
+    def _same_names(self) -> "Sides":
+        if different := set(self.clean) ^ set(self.corrupt):
+            raise ValueError(
+                f"one side lacks {', '.join(sorted(different))}: give null where it has no value"
+            )
+        return self
+
+
 class FilePrompt(BaseModel, strict=True, frozen=True):
     """One entry of a prompt file."""
 
@@ -39,6 +58,8 @@ class FilePrompt(BaseModel, strict=True, frozen=True):
     answers: Annotated[list[Text], Field(min_length=1)]
     wrong_answers: Annotated[list[Text], Field(min_length=1)]
     word_idxs: Roles = {}
+    roles: dict[Text, Annotated[tuple[Text, Annotated[int, Field(ge=1)]], Field(strict=False)]] = {}
+    variables: Sides | None = None
 
 
 class _Document(BaseModel, strict=True):
@@ -100,6 +121,11 @@ class PromptFile:
         {"prompts": [{"clean": "…", "corrupt": "…", "answers": [" Mary"], "wrong_answers": [" John"]}],
          "word_idxs": {"IO": 2}, "metric": "logit_diff"}
 
+    A prompt may name roles by a piece of its clean text and which occurrence of it is meant, ``"roles": {"S2":
+    ["John", 2]}``: the role is the piece's last token, and stands at the same index in the corrupt prompt. It may say
+    what varies, ``"variables": {"clean": {"S": "John"}, "corrupt": {"S": null}}``; then all of them do, with the same
+    names, and a variable's values are of one type.
+
     ``word_idxs`` gives token positions counted *without* BOS, as in auto-circuit, and may also stand in
     single prompts (where templates differ), whose entries go before. ``END`` is always the last token; an
     ``end`` in the file is not read. ``metric`` is optional: ``logit_diff`` unless the file says otherwise
@@ -133,7 +159,9 @@ class PromptFile:
         document = parse_prompts(self.data, self.path)
         self.prompts, self.metric = document.prompts, document.metric
         self._roles = [document.word_idxs | prompt.word_idxs for prompt in self.prompts]
-        roles = dict.fromkeys(role for some in self._roles for role in some)
+        _check_variables(self.prompts, self.name)
+        named = [{**some, **prompt.roles} for some, prompt in zip(self._roles, self.prompts, strict=True)]
+        roles = dict.fromkeys(role for some in named for role in some if role.lower() != "end")
         self.roles = (*roles, "END")
         self.default_n = min(100, len(self.prompts))
         # how many pairs there are is found by sampling again and again: the file is encoded once for it
@@ -226,6 +254,8 @@ def write_prompt_file(pairs: PromptPairs, path: str | Path, tokenizer: Any) -> N
             "answers": [_added_text(tokenizer, pair, token, shift) for token in pair.answers],
             "wrong_answers": [_added_text(tokenizer, pair, token, shift) for token in pair.wrong_answers],
         }
+        if pair.variables:
+            entry["variables"] = pair.variables
         prompts.append(entry if shared else {**entry, "word_idxs": positions})
     document: dict[str, Any] = {"metric": pairs.metric, "prompts": prompts}
     if shared and roles:
@@ -267,7 +297,12 @@ def _build(
     start = right[0][:shared]
     added = encoder.tokenizer.decode(list(start), clean_up_tokenization_spaces=False) if start else ""
     clean_tokens = (*encoder.bos, *clean, *start)
-    positions = {role: position + len(encoder.bos) for role, position in roles.items()}
+    pieces = {
+        role: encoder.ends(prompt.clean, piece, occurrence, f"{where}: role {role}")
+        for role, (piece, occurrence) in prompt.roles.items()
+        if role.lower() != "end"
+    }
+    positions = {role: position + len(encoder.bos) for role, position in {**roles, **pieces}.items()}
     pair = PromptPair(
         clean=prompt.clean + added,
         corrupt=prompt.corrupt + added,
@@ -276,8 +311,26 @@ def _build(
         answers=answers,
         wrong_answers=wrong_answers,
         positions={**positions, "END": len(clean_tokens) - 1},
+        variables={} if prompt.variables is None else prompt.variables.model_dump(),
     )
     return pair, any(len(tokens) > 1 for tokens in (*right, *wrong))
+
+
+def _check_variables(prompts: list[FilePrompt], name: str) -> None:
+    """Raise :class:`InputError` unless all prompts have the same variables, each of one type."""
+    types: dict[str, type] = {}
+    first = prompts[0].variables
+    for i, prompt in enumerate(prompts):
+        names = None if prompt.variables is None else set(prompt.variables.clean)
+        if names != (None if first is None else set(first.clean)):
+            raise InputError(f"{name}: prompts[{i}] lacks the variables of prompts[0], or has others")
+        for side in () if prompt.variables is None else (prompt.variables.clean, prompt.variables.corrupt):
+            for variable, value in side.items():
+                if value is not None and types.setdefault(variable, type(value)) is not type(value):
+                    raise InputError(
+                        f"{name}: prompts[{i}]: variable {variable} is {value!r} here and a "
+                        f"{types[variable].__name__} elsewhere: all its values are of one type, or null"
+                    )
 
 
 def _told(pair: PromptPair) -> tuple:

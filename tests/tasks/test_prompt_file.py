@@ -244,7 +244,7 @@ def test_writing_leaves_one_file_and_auto_circuits_keys(tmp_path, gpt2):
     assert os.listdir(tmp_path) == ["pairs.json"]
     document = json.loads(path.read_text(encoding="utf-8"))
     assert set(document) == {"prompts", "word_idxs", "metric"}
-    assert set(document["prompts"][0]) == set(ENTRY)
+    assert set(document["prompts"][0]) == {*ENTRY, "variables"}
 
 
 json_values = st.recursive(
