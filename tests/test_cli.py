@@ -7,37 +7,35 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
-import click
 import pytest
-import rich.markup
-import typer
 
 import interp
 from interp.circuits.graph_json import read_graph
 from interp.circuits.references import reference_names
-from interp.cli.main import app
 from interp.cli.options import DEFAULT_MODEL, file_name
 from interp.models import model_names
 from interp.planted.models import planted_truth
 from interp.report.repeat import command_line, python_lines, reference_command
 from interp.runs.run import Run
+from interp.scores.patching import PartialEffects
 from interp.scores.registry import METHODS, load_method
 from interp.tasks import task_names
 from tests.command_line import ONE_THREAD
 
 PLANTED = "planted-inhibition"
+NAME = f"{PLANTED}-adaptive-patching"
 FILES = {"run.json", "scores.safetensors", "heads.csv", "report.html"}
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture(scope="module")
-def journey(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """One discovery in a process of its own: nothing of the tests helps it."""
+def journey(tmp_path_factory) -> tuple[Path, str]:
+    """One discovery in a process of its own: nothing of the tests helps it. Its folder, and what it said."""
     folder = tmp_path_factory.mktemp("journey")
     words = ["discover", PLANTED, "-n", "16", "--json", "results/mine.json"]
     done = subprocess.run(
@@ -48,68 +46,57 @@ def journey(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
         text=True,
         check=False,
     )
-    return folder, done
+    assert done.returncode == 0 and done.stderr.strip() == "", done.stderr
+    return folder, done.stdout
 
 
-def test_a_discovery_finds_the_planted_circuit_and_says_so(journey):
-    folder, done = journey
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.strip() == ""
-    truth = planted_truth(PLANTED)
-    table = re.findall(r"^ (a\d+\.h\d+) ", done.stdout, flags=re.MULTILINE)
-    assert set(table) == set(truth.heads)
-    run = Run.load(folder / "runs" / f"{PLANTED}-adaptive-patching")
-    assert {part.site for part in run.members} == set(truth.heads)
-    assert run.model == PLANTED  # a planted task's own model needs no naming
-
-
-def test_the_run_folder_and_the_json_are_whole(journey):
-    folder, _ = journey
-    run = folder / "runs" / f"{PLANTED}-adaptive-patching"
+def test_a_discovery_finds_the_planted_circuit_and_leaves_it_whole(journey):
+    folder, said = journey
+    truth, run = set(planted_truth(PLANTED).heads), folder / "runs" / NAME
+    assert set(re.findall(r"^ (a\d+\.h\d+) ", said, flags=re.MULTILINE)) == truth
+    assert {part.site for part in Run.load(run).members} == truth
+    assert Run.load(run).model == PLANTED  # a planted task's own model needs no naming
     assert {path.name for path in run.iterdir()} == FILES
+    assert len({path.stat().st_mode for path in run.iterdir()}) == 1, "one is more private than the others"
     assert json.loads((folder / "results/mine.json").read_text()) == json.loads(
         (run / "run.json").read_text()
-    )
-    assert len({path.stat().st_mode for path in run.iterdir()}) == 1, (
-        "one file is more private than the others"
     )
 
 
 def test_what_it_suggests_next_can_be_typed(journey, command, monkeypatch):
-    folder, done = journey
+    folder, said = journey
     monkeypatch.chdir(folder)
-    suggested = re.findall(r"^(?:next)? +interp (.*?) +# ", done.stdout, flags=re.MULTILINE)
+    suggested = re.findall(r"^(?:next)? +interp (.*?) +# ", said, flags=re.MULTILINE)
     assert [line.split()[0] for line in suggested] == ["discover", "compare", "tasks"]
     for line in suggested:
-        words = line.split()
-        if words[0] == "discover":
-            words += ["-n", "8"]
-        outcome = command(*words)
-        assert outcome.code == 0, outcome.err
-        assert outcome.out
+        more = ["-n", "8"] if line.startswith("discover") else []
+        outcome = command(*line.split(), *more)
+        assert outcome.code == 0 and outcome.out, outcome.err
+
+
+def test_the_next_commands_have_the_same_pairs_and_model(command):
+    words = "--n 6 --seed 3 --counterfactual s2_io --candidates 9 --threshold 0.1 --dtype bfloat16 --mlps --no-bos"
+    done = command("discover", PLANTED, *words.split())
+    assert done.code == 0, done.err
+    assert f"interp discover {PLANTED} {words} --method attribution  " in done.out
+    assert f"interp tasks show {PLANTED} --n 6 --seed 3 --counterfactual s2_io --dtype bfloat16  " in done.out
 
 
 def test_a_run_is_exported_as_the_graph_that_other_tools_read(journey, command, monkeypatch):
-    folder, _ = journey
-    run = folder / "runs" / f"{PLANTED}-adaptive-patching"
-    signs = {"positive": "eap-ig", "negative": "mib"}
-    for number, (helpful, layout) in enumerate(signs.items()):
+    run = journey[0] / "runs" / NAME
+    for number, (helpful, layout) in enumerate({"positive": "eap-ig", "negative": "mib"}.items()):
         told = command("export", str(run), "--layout", layout, "--helpful", helpful)
-        assert told.code == 0, told.err
         path = run.with_name(f"{run.name}-graph{'-2' * number}.json")  # the first is not replaced
-        assert f"saved    {path}" in told.out
-        graph = read_graph(path)
-        members = {part.site for part in graph.members if part.site.startswith("a")}
+        assert told.code == 0 and f"saved    {path}" in told.out, told.err
+        members = {part.site for part in read_graph(path).members if part.site.startswith("a")}
         assert members == {part.site for part in Run.load(run).members}
         strongest = max(Run.load(run).edges, key=lambda edge: abs(edge.score))
-        sign = 1 if helpful == "positive" else -1
         name = f"{strongest.sender}->{strongest.receiver}<{strongest.into}>"
-        assert json.loads(path.read_text())["edges"][name]["score"] == sign * strongest.score
+        score = strongest.score if helpful == "positive" else -strongest.score
+        assert json.loads(path.read_text())["edges"][name]["score"] == score
     assert command("export", str(run), "--out", "a/b/graph.json").code == 0
     monkeypatch.chdir(run)
     assert str(run.with_name(f"{run.name}-graph-3.json")) in command("export", ".").out
-    refused = command("export", "nothing-here")
-    assert refused.code == 2 and "nothing-here is not a run folder" in refused.err
 
 
 def test_a_run_without_bos_can_be_judged_by_what_its_report_says(command):
@@ -122,30 +109,12 @@ def test_a_run_without_bos_can_be_judged_by_what_its_report_says(command):
     assert judged.code == 0 and "ROC AUC" in judged.out, judged.err
 
 
-def _options(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Every option of every command, with what is said of it."""
-    if hasattr(group, "list_commands"):
-        context = group.context_class(group)
-        for name in group.list_commands(context):
-            yield from _options(group.get_command(context, name), (*words, name))
-    yield from (
-        (" ".join((*words, param.name)), getattr(param, "help", None) or "") for param in group.params
-    )
-
-
-def test_no_help_text_is_eaten_as_markup():
-    """``[default: all]`` would be taken for a style and left out."""
-    told = dict(_options(typer.main.get_command(app)))
-    assert len(told) > 100
-    assert {name: text for name, text in told.items() if rich.markup.render(text).plain != text} == {}
-
-
 def test_json_to_stdout_is_json_and_nothing_else(command):
     outcome = command("discover", PLANTED, "-n", "8", "--json", "-")
     result = json.loads(outcome.out)
     assert outcome.code == 0 and outcome.err == ""
     assert result["format"] == 2 and len(result["heads"]) == 24
-    assert json.loads(Run.load(f"runs/{PLANTED}-adaptive-patching").model_dump_json()) == result
+    assert json.loads(Run.load(f"runs/{NAME}").model_dump_json()) == result
 
 
 def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
@@ -163,56 +132,46 @@ def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
     assert "mine.py:Mine" in reference_command(run) and "mine.py:Mine" in python_lines(run)
 
 
-def test_a_run_of_another_model_stays_where_no_model_is_named(command):
-    kept = Path("runs") / f"{PLANTED}-adaptive-patching"
+def test_the_same_command_replaces_its_run_and_another_does_not(command):
+    kept = Path("runs") / NAME
     kept.mkdir(parents=True)
     (kept / "run.json").write_text(json.dumps({"task": PLANTED, "model": "another"}), encoding="utf-8")
-    assert command("discover", PLANTED, "-n", "8").code == 0
-    assert json.loads((kept / "run.json").read_text())["model"] == "another"
-    assert Run.load(f"runs/{PLANTED}-adaptive-patching-2").model == PLANTED
-
-
-def test_a_file_name_that_is_no_text_is_refused_before_anything_is_done(command):
-    assert r"argument 'caf\udce9.json' is no UTF-8 text" in command("discover", "caf\udce9.json").error
-
-
-def test_a_terminal_of_few_characters_shows_what_it_can():
-    done = subprocess.run(
-        [sys.executable, "-m", "interp.cli.main", "tasks"],
-        env=os.environ | ONE_THREAD | {"PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0 and "greater-than" in done.stdout, done.stderr
-
-
-def test_the_same_command_replaces_its_run_and_says_so(command):
     words = ("discover", PLANTED, "-n", "8")
     assert "replaces" not in command(*words).out
     assert "replaces the earlier run" in command(*words).out
-    for other in (("--seed", "1"), ("--counterfactual", "s2_io"), ("--mlps",), ("--n", "9")):
+    for other in (("--seed", "1"), ("--counterfactual", "s2_io"), ("--n", "9")):
         assert "replaces" not in command(*words, *other).out
-    assert len(list(Path("runs").iterdir())) == 5
-    assert Run.load(f"runs/{PLANTED}-adaptive-patching").seed == 0
+    assert len(list(Path("runs").iterdir())) == 5 and Run.load(f"{kept}-2").seed == 0
+    assert json.loads((kept / "run.json").read_text())["model"] == "another"
 
 
-def test_another_model_s_run_is_not_replaced(command):
-    file = "deep/prompts.json"
-    assert command("tasks", "export", PLANTED, file, "-n", "8").code == 0
-    for model in ("planted-inhibition", "planted-backup"):
-        assert command("discover", file, "--model", model).code == 0
+def test_prompts_of_one_name_in_two_places_get_a_folder_each(command):
+    for folder, seed in (("one", "0"), ("two[/bold]", "1")):  # in which brackets are no markup
+        file = f"{folder}/prompts.json"
+        assert command("tasks", "export", PLANTED, file, "-n", "8", "--seed", seed).code == 0
+        assert (
+            f"{file} on {PLANTED} by adaptive-patching" in command("discover", file, "--model", PLANTED).out
+        )
+    runs = {path.name: Run.load(path).task for path in Path("runs").iterdir()}
+    assert runs == {f"prompts-{NAME}": "one/prompts.json", f"prompts-{NAME}-2": file}
+    again = command("discover", file, "--model", PLANTED)
+    assert "replaces the earlier run" in again.out and f"prompts-{NAME}-2" in again.out
+    assert command("discover", file, "--model", "planted-backup").code == 0
     assert {path.name for path in Path("runs").iterdir()} == {
-        "prompts-planted-inhibition-adaptive-patching",
+        *runs,
         "prompts-planted-backup-adaptive-patching",
     }
 
 
 def test_options_reach_the_discovery(command):
-    words = ["--method", "patching", "-n", "6", "--seed", "3", "--counterfactual", "s2_io", "--no-bos"]
-    words += ["--candidates", "7", "--threshold", "0.5", "--mlps", "--dtype", "bfloat16", "--device", "cpu"]
-    outcome = command("discover", PLANTED, *words, "--batch-size", "3", "--out", "mine")
-    assert outcome.code == 0, outcome.err
+    hint = "all that were checked are members, so there may be more: --candidates 2"
+    assert hint in command("discover", PLANTED, "-n", "8", "--candidates", "1").out
+    words = "--method patching -n 6 --seed 3 --counterfactual s2_io --no-bos --candidates 7 --threshold 0.5"
+    outcome = command(
+        *("discover", PLANTED, *words.split(), "--mlps"),
+        *("--dtype", "bfloat16", "--device", "cpu", "--batch-size", "3", "--out", "mine"),
+    )
+    assert outcome.code == 0 and "there may be more" not in outcome.out, outcome.err
     run = Run.load("mine")
     assert (run.method, run.n_pairs, run.seed) == ("patching", 6, 3)
     assert run.provenance.pairs.counterfactual == "s2_io" and run.provenance.pairs.bos is False
@@ -221,15 +180,8 @@ def test_options_reach_the_discovery(command):
     assert run.universe == "heads", "this model has no MLPs, whatever was asked for"
 
 
-def test_a_circuit_that_the_number_of_candidates_cuts_off_says_so(journey, command):
-    hint = "all that were checked are members, so there may be more: --candidates 2"
-    assert hint in command("discover", PLANTED, "-n", "8", "--candidates", "1").out
-    assert "there may be more" not in journey[1].stdout
-
-
 def test_a_report_can_be_written_again_and_runs_compared(journey, command):
-    folder, _ = journey
-    shutil.copytree(folder / "runs" / f"{PLANTED}-adaptive-patching", "one")
+    shutil.copytree(journey[0] / "runs" / NAME, "one")
     Path("one/report.html").unlink()
     assert command("report", "one").out.splitlines()[0].split() == ["report", "one/report.html"]
     assert Path("one/report.html").stat().st_size > 10_000
@@ -241,26 +193,23 @@ def test_lists_name_everything_there_is(command):
     tasks, models, references = (command(words).out for words in ("tasks", "models", "reference"))
     for names, text in ((task_names(), tasks), (model_names(), models), (reference_names(), references)):
         assert [name for name in names if name not in text] == []
-    assert model_names()[0] == DEFAULT_MODEL
-
-
-def test_lists_and_help_load_nothing_heavy():
-    code = (
-        "import sys, contextlib, io\nfrom interp.cli.main import app\n"
-        "for words in (['--help'], ['discover', '--help'], ['--version'], ['tasks'], ['models']):\n"
-        "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
-        "        app(words, standalone_mode=False)\n"
-        "    assert out.getvalue(), words\n"
-        "print([m for m in ('torch', 'transformers', 'numpy', 'pandas', 'plotly') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_version_and_bare_call(command):
+    assert model_names()[0] == DEFAULT_MODEL and PLANTED in command("models", "show", PLANTED).out
+    wang = command("reference", "ioi/wang").out
+    assert "a9.h9" in wang and "S-inhibition" in wang and "2211.00593" in wang
     assert command("--version").out.strip() == f"interp {interp.__version__}"
     bare = command()
     assert bare.code == 2 and "interp discover ioi" in bare.out and bare.err == ""
+
+
+def test_methods_and_their_options_are_listed(command):
+    listed = command("methods")
+    assert listed.code == 0 and all(f" {name} " in listed.out for name in METHODS)
+    for name in METHODS:
+        shown = command("methods", name)
+        assert shown.code == 0 and "``" not in shown.out and ":class:" not in shown.out, shown.err
+        for field in fields(load_method(name).config):
+            line = next(line for line in shown.out.splitlines() if line.split()[:1] == [field.name])
+            assert len(line.split()) > 2, f"{name} does not say what its {field.name} is"
 
 
 def test_examples_are_shown_with_tokens_roles_and_the_score(command):
@@ -269,8 +218,7 @@ def test_examples_are_shown_with_tokens_roles_and_the_score(command):
     for role in ("IO", "S1", "S1+1", "S2", "END"):
         assert outcome.out.count(f"⟨{role}⟩") == 2  # once a side
     scores = re.findall(r"logit_diff on (?:clean|corrupt) +([+-]\d+\.\d+), right .* on (\d+)%", outcome.out)
-    assert float(scores[0][0]) > 5 and scores[0][1] == "100"
-    assert abs(float(scores[1][0])) < 1
+    assert float(scores[0][0]) > 5 and scores[0][1] == "100" and abs(float(scores[1][0])) < 1
 
 
 def test_an_exported_task_is_read_back_as_the_same_task(command):
@@ -278,16 +226,11 @@ def test_an_exported_task_is_read_back_as_the_same_task(command):
     assert told.following == [["discover", "mine.json", "--model", PLANTED]]
     assert command(*told.following[0], "--out", "a").code == 0
     assert command("discover", PLANTED, "-n", "8", "--seed", "4", "--out", "b").code == 0
-    a, b = Run.load("a"), Run.load("b")
-    assert Path("a/prompts.json").read_bytes() == Path("mine.json").read_bytes()
+    a, b = ({p.site: round(p.effect, 4) for p in Run.load(name).members} for name in "ab")
+    assert a == b and Path("a/prompts.json").read_bytes() == Path("mine.json").read_bytes()
+    assert command(*told.following[0], "--out", "a").code == 0, "its own prompts go with a run"
     [few] = command("tasks", "export", PLANTED, "few.json", "-n", "2").following
     assert few[:3] == ["tasks", "show", "few.json"] and command(*few).code == 0
-    assert {p.site: round(p.effect, 4) for p in a.members} == {p.site: round(p.effect, 4) for p in b.members}
-
-
-def test_a_published_reference_is_shown_by_role(command):
-    outcome = command("reference", "ioi/wang")
-    assert "a9.h9" in outcome.out and "S-inhibition" in outcome.out and "2211.00593" in outcome.out
 
 
 def test_a_reference_is_measured_saved_and_shown_again(command):
@@ -301,36 +244,45 @@ def test_a_reference_is_measured_saved_and_shown_again(command):
     assert {head for head, _ in again} == set(planted_truth(PLANTED).heads)
     judged = command(*outcome.following[0], "-n", "8")
     assert "against mine.safetensors: ROC AUC 1.000" in judged.out
-    run = Run.load(f"runs/{PLANTED}-adaptive-patching")
+    run = Run.load(f"runs/{NAME}")
     assert "--reference mine.safetensors" in command_line(run) and "reference='mine" in python_lines(run)
     assert "it was measured on" not in judged.out and "own pairs" not in judged.out
     words = ("discover", PLANTED, "-n", "8", "--reference", "mine.safetensors")
     same = command(*words, "--seed", "1000", "--method", "attribution")
     assert "It was measured on the run’s own pairs" in same.out
-    some = command(*words, "-n", "12", "--seed", "1000", "--out", "some")
-    assert "Of the run’s 12 pairs 8 are among the 8 that it was measured on." in some.out
-    few = command(*words, "-n", "5", "--seed", "1000", "--out", "few")
-    assert "Of the run’s 5 pairs 5 are among the 8 that it was measured on." in few.out
-    assert "ROC curve against mine.safetensors" in Path("some/report.html").read_text()
+    for n, shared in ((12, 8), (5, 5)):
+        some = command(*words, "-n", str(n), "--seed", "1000", "--out", f"some{n}")
+        assert f"Of the run’s {n} pairs {shared} are among the 8 that it was measured on." in some.out
     # what a run was judged by goes with it, whatever becomes of the file and whatever it is called
     moved = str(Path("mine.safetensors").rename("moved.safetensors").absolute())
     elsewhere = [*words[:4], "--reference", moved, "--seed", "1000", "--method", "attribution"]
     assert command(*elsewhere, "--out", "moved").code == 0
     compared = command("compare", f"runs/{PLANTED}-attribution", "moved").out
     assert re.search(r"ROC AUC, mine.safetensors = .*1\.000 +1\.000 +\S+ \[", compared), compared
-    Path("some/report.html").unlink()
-    assert command("report", "some").code == 0
-    assert "ROC curve against mine.safetensors" in Path("some/report.html").read_text()
-    Path(moved).rename("mine.safetensors")
-    other = command(*words, "--counterfactual", "s2_io")
-    assert other.code == 2 and "mine.safetensors is of the counterfactual" in other.error
-    wrong = command("discover", "planted-backup", "-n", "8", "--reference", "mine.safetensors")
-    assert wrong.code == 2 and f"is of the task {PLANTED}, not of planted-backup" in wrong.error
+    Path("some12/report.html").unlink()
+    assert command("report", "some12").code == 0
+    assert "ROC curve against mine.safetensors" in Path("some12/report.html").read_text()
+
+
+def test_a_reference_is_of_a_task_a_counterfactual_and_a_file_s_prompts(command):
+    for name in ("mine", "again"):
+        assert command("tasks", "export", PLANTED, f"{name}.json", "-n", "8").code == 0
+    for of, name in ((PLANTED, "planted"), ("mine.json", "own")):
+        assert (
+            command("reference", of, "--model", PLANTED, "-n", "8", "--out", f"{name}.safetensors").code == 0
+        )
+    same = command("discover", "again.json", "--model", PLANTED, "--reference", "own.safetensors")
+    assert "against own.safetensors" in same.out  # the same prompts in another file
+    for words, reference, part in (
+        ((PLANTED, "--counterfactual", "s2_io"), "planted", "is of the counterfactual"),
+        (("planted-backup",), "planted", f"is of the task {PLANTED}, not of planted-backup"),
+        ((PLANTED,), "own", "is of the task mine.json"),
+    ):
+        other = command("discover", *words, "-n", "8", "--reference", f"{reference}.safetensors")
+        assert other.code == 2 and part in other.error
 
 
 def test_an_interrupted_measurement_goes_on_where_it_stopped(command, monkeypatch):
-    from interp.scores.patching import PartialEffects
-
     record, calls = PartialEffects.record, []
 
     def stop_at_third(self, *args):
@@ -339,110 +291,73 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(command, monkeypatc
             raise KeyboardInterrupt
         record(self, *args)
 
-    words = ("reference", PLANTED, "-n", "8", "--out", "mine.safetensors", "--batch-size", "4")
+    words = ("reference", PLANTED, "-n", "8", "--batch-size", "4", "--out")
     monkeypatch.setattr(PartialEffects, "record", stop_at_third)
-    outcome = command(*words)
+    outcome = command(*words, "mine.safetensors")
     assert outcome.code == 130 and "goes on from mine.partial.safetensors" in outcome.error
     steps = len(calls)
-    assert command(*words).code == 0
+    assert command(*words, "mine.safetensors").code == 0
     resumed = len(calls) - steps
-    calls.clear()
-    calls.extend([None] * 3)  # past the third: no stop
-    assert command(*words[:-3], "whole.safetensors", *words[-2:]).code == 0
+    calls[:] = [None] * 3  # past the third: no stop
+    assert command(*words, "whole.safetensors").code == 0
     assert resumed == len(calls) - 3 - 2, "the two steps that were done are not done again"
     assert {path.name for path in Path().iterdir()} == {"mine.safetensors", "whole.safetensors"}
-
-
-def test_a_model_is_described(command):
-    outcome = command("models", "show", PLANTED)
-    assert outcome.code == 0 and PLANTED in outcome.out
 
 
 def test_clearing_the_cache_deletes_our_model_and_nothing_else(command, tmp_path, monkeypatch):
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
     models = tmp_path / "cache" / "models"
-    (models / f"{DEFAULT_MODEL}-0123").mkdir(parents=True)
-    (models / "thesis").mkdir()
-    (tmp_path / "cache" / "photos").mkdir()
+    for folder in (models / f"{DEFAULT_MODEL}-0123", models / "thesis", tmp_path / "cache" / "photos"):
+        folder.mkdir(parents=True)
     assert command("cache").out.strip() == str(tmp_path / "cache")
-    assert "deleted" in command("cache", "clear").out
-    assert {path.name for path in models.iterdir()} == {"thesis"}
-    assert (tmp_path / "cache" / "photos").is_dir()
-    assert "nothing" in command("cache", "clear").out
+    assert "deleted" in command("cache", "clear").out and "nothing" in command("cache", "clear").out
+    assert {path.name for path in models.iterdir()} == {"thesis"} and (tmp_path / "cache" / "photos").is_dir()
 
 
-@pytest.fixture
-def started(command, monkeypatch):
-    """Runs ``interp app``: what it would have been replaced by, and what it said."""
-
+def test_the_workbench_listens_on_this_machine_unless_told_otherwise(command, monkeypatch, capsys):
     class Replaced(Exception):
         pass
 
     def execve(program, words, environment):
         raise Replaced(program, words, environment)
 
-    def start(*words):
+    def started(*words) -> tuple[str, dict, str]:
+        """Address, environment, and what was said of what the process would have been replaced by."""
         with pytest.raises(Replaced) as call:
             command("app", *words)
-        return call.value.args
+        program, words, environment = call.value.args
+        assert program == words[0] == sys.executable and Path(words[words.index("run") + 1]).is_file()
+        address = ":".join(words[words.index(f"--server.{part}") + 1] for part in ("address", "port"))
+        return address, environment, capsys.readouterr().err
 
     monkeypatch.setattr(os, "execve", execve)
-    return start
-
-
-def test_the_workbench_listens_on_this_machine_only(started, capsys):
-    program, words, environment = started("--runs", "there", "--port", "8600")
-    assert program == words[0] == sys.executable
-    assert words[words.index("--server.address") + 1] == "127.0.0.1"
-    assert words[words.index("--server.port") + 1] == "8600"
-    assert environment["INTERP_RUNS"] == str(Path("there").absolute())
-    assert Path(words[words.index("run") + 1]).is_file()
-    assert capsys.readouterr().err == ""
-
-
-def test_the_workbench_opens_to_others_only_when_told_to_and_says_so(started, capsys, monkeypatch):
+    there = str(Path("there").absolute())
+    address, environment, said = started("--runs", "there", "--port", "8600")
+    assert (address, environment["INTERP_RUNS"], said) == ("127.0.0.1:8600", there, "")
     monkeypatch.setenv("INTERP_MODEL", "mine")
-    _, words, environment = started("--host", "0.0.0.0")
-    assert words[words.index("--server.address") + 1] == "0.0.0.0" and environment["INTERP_MODEL"] == "mine"
-    assert "there is no password" in capsys.readouterr().err
-    assert started("--model", "planted-induction")[2]["INTERP_MODEL"] == "planted-induction"
-
-
-def test_the_workbench_shows_the_runs_folder_of_the_environment_unless_told_another(started, monkeypatch):
     monkeypatch.setenv("INTERP_RUNS", "/data/runs")
-    assert started()[2]["INTERP_RUNS"] == "/data/runs"
-    assert started("--runs", "there")[2]["INTERP_RUNS"] == str(Path("there").absolute())
+    address, environment, said = started("--host", "0.0.0.0")
+    assert address.startswith("0.0.0.0:") and "there is no password" in said
+    assert (environment["INTERP_MODEL"], environment["INTERP_RUNS"]) == ("mine", "/data/runs")
+    _, environment, _ = started("--model", "planted-induction", "--runs", "there")
+    assert (environment["INTERP_MODEL"], environment["INTERP_RUNS"]) == ("planted-induction", there)
 
 
-def test_doctor_reports_a_model_that_cannot_be_had_and_fails(command, monkeypatch):
-    def nothing():
-        raise OSError("no such wheel")
-
-    monkeypatch.setattr("interp.models.load_model", nothing)
-    outcome = command("doctor")
-    assert outcome.code == 1
-    assert "FAIL embedded model: OSError: no such wheel" in outcome.out
-    assert "ok   planted circuit" in outcome.out
-
-
-def test_doctor_notices_a_circuit_that_is_not_found(command, monkeypatch):
-    class Wrong:
-        members = (SimpleNamespace(site="a0.h0"),)
-
-    monkeypatch.setattr("interp.runs.discover.find_circuit", lambda *_args, **_kwargs: Wrong)
-    monkeypatch.setattr("interp.models.load_model", lambda: 1 / 0)
-    outcome = command("doctor")
-    assert outcome.code == 1 and "FAIL planted circuit: found a0.h0, but" in outcome.out
-
-
-def test_doctor_reports_what_is_not_installed(command, monkeypatch):
+def test_doctor_reports_what_is_not_there_and_fails(command, monkeypatch):
     def version(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("importlib.metadata.version", version)
-    monkeypatch.setitem(sys.modules, "interp.runs.discover", None)  # its import fails
-    monkeypatch.setattr("interp.models.load_model", lambda: 1 / 0)
-    outcome = command("doctor")
+    wrong = SimpleNamespace(members=(SimpleNamespace(site="a0.h0"),))
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.models.load_model", lambda: 1 / 0)
+        outcome = command("doctor")
+        assert outcome.code == 1 and "ok   planted circuit" in outcome.out
+        assert "FAIL embedded model: ZeroDivisionError" in outcome.out
+        patch.setattr("interp.runs.discover.find_circuit", lambda *_args, **_kwargs: wrong)
+        assert "FAIL planted circuit: found a0.h0, but" in command("doctor").out
+        patch.setattr("importlib.metadata.version", version)
+        patch.setitem(sys.modules, "interp.runs.discover", None)  # its import fails
+        outcome = command("doctor")
     assert outcome.code == 1 and outcome.err == ""
     for name in ("torch", "sae-lens", "planted circuit", "embedded model"):
         assert f"FAIL {name}: " in outcome.out
@@ -451,29 +366,7 @@ def test_doctor_reports_what_is_not_installed(command, monkeypatch):
 @pytest.mark.slow
 def test_doctor_is_content_with_this_installation(command):
     outcome = command("doctor")
-    assert outcome.code == 0 and "FAIL" not in outcome.out
-    assert "ok   generation" in outcome.out
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("./tiny", "tiny"), ("../models/llama/", "models-llama"), ("org/model", "org-model"), ("a/b.gguf", "b")],
-)
-def test_names_of_files_are_neither_hidden_nor_elsewhere(text, name):
-    assert file_name(text) == name
-
-
-def test_a_reference_of_the_same_prompts_in_another_file_is_taken(command):
-    assert command("tasks", "export", PLANTED, "mine.json", "-n", "8").code == 0
-    assert command("tasks", "export", PLANTED, "again.json", "-n", "8").code == 0
-    words = ("--model", PLANTED)
-    assert command("reference", "mine.json", *words, "--out", "own.safetensors").code == 0
-    assert (
-        "against own.safetensors"
-        in command("discover", "again.json", *words, "--reference", "own.safetensors").out
-    )
-    other = command("discover", PLANTED, "-n", "8", "--reference", "own.safetensors")
-    assert other.code == 2 and "is of the task mine.json" in other.error
+    assert outcome.code == 0 and "FAIL" not in outcome.out and "ok   generation" in outcome.out
 
 
 @pytest.mark.slow
@@ -481,78 +374,29 @@ def test_effects_with_other_corrupt_prompts_are_no_reference(command):
     words = ["discover", "ioi", "-n", "5", "--method", "layer-index", "--candidates", "1"]
     usual = command(*words).out
     assert "against ioi/smollm2-135m-instruct" in usual and "dropped" not in usual
-    assert "against ioi" not in command(*words, "--no-bos").out
-    other = command(*words, "--counterfactual", "s2_io")
-    assert other.code == 0 and "against ioi" not in other.out
-
-
-@pytest.mark.slow
-def test_the_default_task_is_shown_on_the_default_model(command):
-    outcome = command("tasks", "show", "ioi", "-n", "16", "--examples", "1")
-    assert outcome.code == 0, outcome.err
-    assert "⟨IO⟩" in outcome.out
-    clean, corrupt = re.findall(r"logit_diff on \w+ +([+-]\d+\.\d+)", outcome.out)
-    assert float(clean) > 2 > float(corrupt)
+    for other in (["--no-bos"], ["--counterfactual", "s2_io"]):
+        outcome = command(*words, *other)
+        assert outcome.code == 0 and "against ioi" not in outcome.out
 
 
 @pytest.mark.parametrize("already", [None, "active"])
 def test_importing_the_package_lets_waiting_threads_sleep_unless_told_otherwise(already):
     given = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     given |= {"OMP_WAIT_POLICY": already} if already else {}
-    source = "import os, interp; print(os.environ['OMP_WAIT_POLICY'])"
-    done = subprocess.run(
-        [sys.executable, "-c", source], env=given, capture_output=True, text=True, check=True
-    )
+    code = "import os, interp; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == (already or "passive")
 
 
 def test_what_commands_write_lies_where_the_workbench_looks(command):
-    words = (
-        "--tasks",
-        "planted-induction",
-        "--methods",
-        "random,layer-index",
-        "--pairs",
-        "5",
-        "--seeds",
-        "1",
-    )
-    assert command("bench", *words).code == 0
-    words = (
-        "--model",
-        "planted-induction",
-        "--data",
-        "stdlib",
-        "--tokens",
-        "640",
-        "--context",
-        "32",
-        "--codes",
-        "8",
-    )
-    assert command("codebook", "fit", *words).code == 0
-    assert {path.name for path in Path("runs").iterdir()} == {
-        "bench",
-        "planted-induction-matching_pursuit-k8",
-    }
-
-
-def test_methods_and_their_options_are_listed(command):
-    from dataclasses import fields
-
-    listed = command("methods")
-    assert listed.code == 0 and all(f" {name} " in listed.out for name in METHODS)
-    for name in METHODS:
-        shown = command("methods", name)
-        assert shown.code == 0, shown.err
-        for field in fields(load_method(name).config):
-            line = next(line for line in shown.out.splitlines() if line.split()[:1] == [field.name])
-            assert len(line.split()) > 2, f"{name} does not say what its {field.name} is"
-        assert "``" not in shown.out and ":class:" not in shown.out
-    refused = command("methods", "magic")
-    assert refused.code == 2 and "unknown method 'magic'" in refused.error
+    bench = "bench --tasks planted-induction --methods random,layer-index --pairs 5 --seeds 1"
+    fit = "codebook fit --model planted-induction --data stdlib --tokens 640 --context 32 --codes 8"
+    for words in (bench, fit):
+        assert command(*words.split()).code == 0
+    assert {p.name for p in Path("runs").iterdir()} == {"bench", "planted-induction-matching_pursuit-k8"}
+    names = {"./tiny": "tiny", "../models/llama/": "models-llama", "org/model": "org-model", "a/b.gguf": "b"}
+    assert {text: file_name(text) for text in names} == names, "neither hidden nor elsewhere"
 
 
 def test_what_the_documentation_names_can_be_imported_from_the_package():
-    for name in interp.__all__:
-        assert getattr(interp, name) is not None
+    assert all(getattr(interp, name) is not None for name in interp.__all__)

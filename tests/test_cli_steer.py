@@ -33,131 +33,94 @@ def steer(command, folders):
 
 
 @pytest.mark.parametrize(
-    ("how", "codes"),
-    [([], "a0.h1=3,a1.h2=5"), (["--add", "-2"], "a0.h1=3*0.5,a1.h2=5"), (["--forbid"], "a0.h1=3,a1.h2=5")],
-    ids=["set", "add", "forbid"],
+    ("how", "conditions"),
+    [
+        ("--codes a0.h1=3,a1.h2=5", 2),
+        ("--add -2 --codes a0.h1=3*0.5,a1.h2=5", 2),
+        ("--forbid --codes a0.h1=3,a1.h2=5", 2),
+        ("--codes a0.h1=3 --slots 2 --k 2 --random-baseline --positions generated:3", 3),
+    ],
 )
-def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how, codes):
-    words = [*how, "--codes", codes, "--prompt", "John went to", "--tokens", "8", "--seed", "4"]
+def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how, conditions):
+    words = [*how.split(), "--prompt", "John went to", "--prompt", "Mary", "--tokens", "6", "--seed", "4"]
     found = steer(*words)
     assert found.code == 0, found.err
-    assert "base" in found.out and "steered" in found.out and "perplexity" in found.out
+    names = ["base", "steered", "random codes"][:conditions]
+    assert all(name in found.out for name in names) and found.out.count("perplexity ") == 2 * conditions + 1
     program = found.out[found.out.index("from interp import") :]
+    assert ("positions='generated:3'" in program and "random_baseline=True" in program) == (conditions == 3)
     capsys.readouterr()
     exec(program, {})  # noqa: S102 - what the user is told to run
     printed = re.findall(r" (\d+\.\d{4,})$", capsys.readouterr().out, re.MULTILINE)
-    perplexities = [f"perplexity {float(number):.1f}" for number in printed]
-    assert len(perplexities) == 2 and all(text in found.out for text in perplexities)
-
-
-def test_a_control_of_random_codes_from_the_third_token_on(steer, capsys):
-    prompts = ["--prompt", "John went to", "--prompt", "Mary"]
-    words = ["--codes", "a0.h1=3", *prompts, "--tokens", "6", "--slots", "2", "--k", "2"]
-    found = steer(*words, "--random-baseline", "--positions", "generated:3")
-    assert found.code == 0, found.err
-    assert "random codes" in found.out and found.out.count("perplexity ") == 6 + 1
-    program = found.out[found.out.index("from interp import") :]
-    assert "positions='generated:3'" in program and "random_baseline=True" in program
-    capsys.readouterr()
-    exec(program, {})  # noqa: S102 - what the user is told to run
-    printed = re.findall(r" (\d+\.\d{4,})$", capsys.readouterr().out, re.MULTILINE)
-    assert len(printed) == 6 and all(f"perplexity {float(p):.1f}" in found.out for p in printed)
+    assert len(printed) == 2 * conditions and all(f"perplexity {float(p):.1f}" in found.out for p in printed)
 
 
 def test_codes_found_from_files_are_listed_with_precision_and_recall(steer, tmp_path):
-    positive, negative = tmp_path / "positive.txt", tmp_path / "negative.txt"
-    positive.write_text("".join(f"Z {word} the store\n" for word in ("to", "from", "in", "at", "by", "of")))
-    negative.write_text("".join(f"{word} the store\n" for word in ("to", "from", "in", "at", "by", "of")))
-    found = steer(
-        "--positive",
-        str(positive),
-        "--negative",
-        str(negative),
-        "--top-k",
-        "1",
-        "--tokens",
-        "4",
-        "--token-fraction",
-        "0.5",
-    )
+    words = ("to", "from", "in", "at", "by", "of")
+    files = []
+    for name, mark in (("positive", "Z "), ("negative", "")):
+        (tmp_path / name).write_text("".join(f"{mark}{word} the store\n" for word in words))
+        files += [f"--{name}", str(tmp_path / name)]
+    found = steer(*files, *["--top-k", "1", "--tokens", "4", "--token-fraction", "0.5"])
     assert found.code == 0, found.err
     assert "1 codes by difference, of " in found.out and "6 texts with it, 6 without" in found.out
     assert found.out.count("parse_codes('a") == 1 and "fraction=0.5" in found.out
     assert "how='added'" in found.out
     assert "weight" in found.out and "prec." in found.out and found.out.count("recall") == 1 + 2
-    found = steer("--positive", str(positive), "--negative", str(negative), "--tokens", "4", "--set")
+    found = steer(*files, "--tokens", "4", "--set")
     assert "how=" not in found.out
     named = re.search(r"parse_codes\('(.*)'\)", found.out)[1].split(",")
-    sites = [code.partition("=")[0] for code in named]
-    assert f"{len(sites)} codes by difference, of " in found.out and len(sites) == len(set(sites))
+    sites = {code.partition("=")[0] for code in named}
+    assert f"{len(sites)} codes by difference, of " in found.out and len(sites) == len(named)
     listed = re.findall(r"^ *(a\d\.h\d) +(\d+)", found.out, re.MULTILINE)
     assert listed and {f"{site}={code}" for site, code in listed} <= set(named)
-    found = steer(
-        "--positive", str(positive), "--negative", str(negative), "--tokens", "4", "--by", "detection"
-    )
-    assert " codes by detection, of " in found.out
-    assert "how='added'" in found.out
+    found = steer(*files, "--tokens", "4", "--by", "detection")
+    assert " codes by detection, of " in found.out and "how='added'" in found.out
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "",
-        "--codes a0.h1=1 --topic fire",
-        "--topic water",
-        "--codes a0.h1",
-        "--codes a0.h1=1*x --add 1",
-        "--codes a0.h1=1*0.5",
-        "--codes a7.h1=1",
-        "--codes m0=1",
-        "--codes a0.h1=12",
-        "--codes a0.h1=1 --negative x",
-        "--codes a0.h1=1 --slots 3",
-        "--codes a0.h1=1 --slots 2 --k 1",
-        "--codes a0.h1=1 --slots 2 --add 1",
-        "--codes a0.h1=1 --top-k 2",
-        "--codes a0.h1=1 --chat",
-        "--codes a0.h1=1 --tokens 500",
-        "--codes a0.h1=1 --samples 3 --temperature 0",
-        "--positive nowhere.txt",
-        "--codes a0.h1=1 --add nan",
-        "--codes a0.h1=1 --add 1 --forbid",
-        "--codes a0.h1=1 --set --forbid",
-        "--codes a0.h1=1 --positions last",
-        "--codes a0.h1=1 --json -",
-    ],
-)
+MISTAKES = """
+--codes a0.h1=1 --topic fire
+--topic water
+--positive nowhere.txt
+--codes a0.h1
+--codes a0.h1=1*x --add 1
+--codes a0.h1=1*0.5
+--codes a7.h1=1
+--codes m0=1
+--codes a0.h1=12
+--codes a0.h1=1 --negative x
+--codes a0.h1=1 --slots 3
+--codes a0.h1=1 --slots 2 --k 1
+--codes a0.h1=1 --slots 2 --add 1
+--codes a0.h1=1 --top-k 2
+--codes a0.h1=1 --chat
+--codes a0.h1=1 --tokens 500
+--codes a0.h1=1 --samples 3 --temperature 0
+--codes a0.h1=1 --add nan
+--codes a0.h1=1 --add 1 --forbid
+--codes a0.h1=1 --set --forbid
+--codes a0.h1=1 --positions last
+--codes a0.h1=1 --json -
+--codes a0.h1=1 --json .
+"""
+
+
+@pytest.mark.parametrize("words", MISTAKES[:-1].splitlines())  # the first names nothing
 def test_a_mistake_is_one_clear_line(steer, words):
     found = steer(*words.split())
     assert found.code == 2 and found.error
 
 
-def test_codebooks_of_another_model(steer):
-    found = steer("--codes", "a0.h1=1", books="gpt2 books")
-    assert found.code == 2 and "holds codebooks of" in found.error
-
-
-def test_no_folder_and_none_in_the_package(command, folders):
+def test_codebooks_that_are_of_another_model_or_not_there(steer, command, folders):
+    assert "holds codebooks of" in steer("--codes", "a0.h1=1", books="gpt2 books").error
     found = command("steer", "--model", folders["llama"], "--codes", "a0.h1=1")
     assert found.code == 2 and "interp codebook fit" in found.error
 
 
 def test_several_texts_of_each_prompt_have_rates(steer, tmp_path):
     """Counted anew from the texts that were written; no text is missed where they fill several batches."""
-    prompts = ["--prompt", "John went to", "--prompt", "Mary"]
-    words = [
-        "--codes",
-        "a0.h1=3",
-        "--add",
-        "2",
-        *prompts,
-        "--samples",
-        "30",
-        "--tokens",
-        "3",
-        "--count",
-        "a,the,b",
-    ]
+    words = ["--prompt", "John went to", "--prompt", "Mary"]
+    words += ["--codes", "a0.h1=3", "--add", "2", "--samples", "30", "--tokens", "3", "--count", "a,the,b"]
     found = steer(*words, "--json", str(tmp_path / "texts.json"))
     assert found.code == 0, found.err
     assert "with a word [95 %]" in found.out and "words: a, the, b" in found.out
@@ -176,11 +139,6 @@ def test_several_texts_of_each_prompt_have_rates(steer, tmp_path):
         held = sum(re.search(r"\b(a|the|b)\b", text["text"], re.IGNORECASE) is not None for text in texts)
         assert kept["rates"][name]["rate"] == held / 60
         assert kept["rates"][name]["low"] <= held / 60 <= kept["rates"][name]["high"]
-
-
-def test_a_file_that_cannot_be_written_does_not_wait_for_the_model(steer, tmp_path):
-    refused = steer("--codes", "a0.h1=3", "--json", str(tmp_path))
-    assert refused.code == 2 and str(tmp_path) in refused.error
 
 
 def test_what_was_written_is_kept_though_printing_it_is_interrupted(steer, tmp_path, monkeypatch):

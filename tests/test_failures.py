@@ -1,7 +1,6 @@
 """Damaged runs, full disks, interrupts, too little memory: one line, and an earlier result stays as it was."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -13,9 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 import interp
-from interp.planted.models import load_planted_model
-from interp.planted.tasks import load_planted_task
-from interp.runs.run import ARRAYS, RESULT, Run
+from interp.runs.run import RESULT, Run
 from tests.command_line import ONE_THREAD, Outcome, tree
 
 PLANTED = "planted-induction"
@@ -28,33 +25,13 @@ def finished() -> Run:
     return interp.find_circuit(PLANTED, PLANTED, n=8)
 
 
-DAMAGE = {
-    "cut result": (lambda f: (f / RESULT).write_text((f / RESULT).read_text()[:300]), "damaged"),
-    "empty result": (lambda f: (f / RESULT).write_text(""), "damaged"),
-    "other JSON": (lambda f: (f / RESULT).write_text('{"format": 2}'), "model"),
-    "newer format": (lambda f: (f / RESULT).write_text('{"format": 3}'), "format"),
-    "noise for arrays": (lambda f: (f / ARRAYS).write_bytes(b"noise" * 99), "damaged"),
-    "no arrays": (lambda f: (f / ARRAYS).unlink(), "damaged"),
-    "heads no list": (lambda f: _change(f, heads=3), "heads"),
-    "heads cut": (lambda f: _change(f, heads=[{"site": "a0.h0"}]), "heads"),
-    "metric cut": (lambda f: _change(f, metric={"clean": 1.0}), "metric"),
-    "edges cut": (lambda f: _change(f, edges=[{"sender": "a0.h0"}]), "edges"),
-}
-
-
-def _change(folder: Path, **values) -> None:
-    result = json.loads((folder / RESULT).read_text())
-    (folder / RESULT).write_text(json.dumps({**result, **values}))
-
-
-@pytest.mark.parametrize(("damage", "part"), DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_run_is_named_with_its_fault(command, finished, tmp_path, damage, part):
+def test_a_damaged_run_is_named_with_its_fault_and_stays(command, finished, tmp_path):
     good, bad = finished.save(tmp_path / "good"), finished.save(tmp_path / "bad", report="the old report")
-    damage(bad)
+    (bad / RESULT).write_text((bad / RESULT).read_text()[:300])
     before = tree(tmp_path)
     for words in (("report", str(bad)), ("compare", str(good), str(bad)), ("compare", str(bad), str(good))):
         outcome = command(*words)
-        assert outcome.code == 2 and part in outcome.error and "bad" in outcome.error
+        assert outcome.code == 2 and "damaged" in outcome.error and "bad" in outcome.error
     assert tree(tmp_path) == before
 
 
@@ -94,31 +71,6 @@ def test_a_disk_that_fills_up_leaves_the_earlier_run_and_nothing_else(
     assert tree(tmp_path) == before
 
 
-@pytest.fixture
-def full_disk(tmp_path):
-    """A file system of 64 kB with nothing free."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a file system is not allowed here")
-    try:
-        with pytest.raises(OSError, match="No space"), (place / "filler").open("wb") as file:
-            file.write(bytes(1 << 20))
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def test_a_full_disk_is_one_line_and_nothing_half_written_is_left(command, full_disk):
-    for option in ("--out", "--json"):
-        outcome = command(*DISCOVER, option, str(full_disk / "mine"))
-        assert outcome.code == 1 and "No space left on device" in outcome.error
-    assert [path.name for path in full_disk.iterdir()] == ["filler"]
-
-
 def test_an_interrupt_between_the_two_renames_keeps_the_earlier_run(command, finished, tmp_path, monkeypatch):
     finished.save(tmp_path / "run", report="the old report")
     before, rename = tree(tmp_path), Path.rename
@@ -154,19 +106,9 @@ def test_ctrl_c_in_the_middle_leaves_the_earlier_run_and_nothing_else(finished, 
     (tmp_path / "endless.py").write_text(ENDLESS)
     finished.save(tmp_path / "run", report="the old report")
     before = tree(tmp_path)
-    words = [
-        "discover",
-        "endless.py:Endless",
-        "--model",
-        PLANTED,
-        "--method",
-        "patching",
-        "--out",
-        "run",
-        "--overwrite",
-    ]
+    words = f"discover endless.py:Endless --model {PLANTED} --method patching --out run --overwrite --json mine.json"
     process = subprocess.Popen(
-        [sys.executable, "-B", "-m", "interp.cli.main", *words, "--json", "mine.json"],
+        [sys.executable, "-B", "-m", "interp.cli.main", *words.split()],
         env=os.environ | ONE_THREAD,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -175,7 +117,7 @@ def test_ctrl_c_in_the_middle_leaves_the_earlier_run_and_nothing_else(finished, 
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (tmp_path / "sampled").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert process.poll() is None and (tmp_path / "sampled").exists()
@@ -191,62 +133,33 @@ def test_ctrl_c_in_the_middle_leaves_the_earlier_run_and_nothing_else(finished, 
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "message", ["CUDA out of memory. Tried to allocate 2 GiB", "can't allocate memory: 9 GB"]
-)
-def test_running_out_of_memory_says_what_to_try(command, tmp_path, monkeypatch, message):
+def test_running_out_of_memory_says_what_to_try_and_a_bug_of_ours_is_not_dressed_up(command, monkeypatch):
+    told = [
+        "the axes do not fit",
+        "can't allocate memory: 9 GB",
+        "CUDA out of memory. Tried to allocate 2 GiB",
+    ]
+
     def fail(*_args, **_kwargs):
-        raise RuntimeError(message)
+        raise RuntimeError(told.pop())
 
     monkeypatch.setattr("interp.runs.discover.run_search", fail)
-    outcome = command(*DISCOVER)
-    assert outcome.code == 1 and "--batch-size" in outcome.error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_bug_of_ours_is_not_dressed_up(command, monkeypatch):
-    def fail(*_args, **_kwargs):
-        raise RuntimeError("the axes do not fit")
-
-    monkeypatch.setattr("interp.runs.discover.run_search", fail)
+    for _ in range(2):
+        outcome = command(*DISCOVER)
+        assert outcome.code == 1 and "--batch-size" in outcome.error and list(Path().iterdir()) == []
     with pytest.raises(RuntimeError, match="axes"):
         command(*DISCOVER)
 
 
-@pytest.mark.parametrize(
-    "where", ["interp.scores.patching.save_file", "interp.circuits.references.save_file"]
-)
-def test_a_disk_that_fills_up_under_a_long_command_is_one_line(command, monkeypatch, where):
-    monkeypatch.setattr(where, _full_safetensors)
+@pytest.mark.parametrize("module", ["interp.scores.patching", "interp.circuits.references"])
+def test_a_disk_that_fills_up_under_a_long_command_is_one_line(command, monkeypatch, module):
+    monkeypatch.setattr(f"{module}.save_file", _full_safetensors)
     outcome = command("reference", PLANTED, "-n", "8")
     assert outcome.code == 1 and "No space left on device" in outcome.error
-    assert "Traceback" not in outcome.err
 
 
 def test_a_reference_does_not_replace_one_that_was_measured_before(command):
     for seed in ("0", "1"):
         assert command("reference", PLANTED, "-n", "8", "--seed", seed).code == 0
-    found = sorted(path.name for path in Path("references").iterdir())
-    assert found == [
-        f"measured-{PLANTED}-{PLANTED}-2.safetensors",
-        f"measured-{PLANTED}-{PLANTED}.safetensors",
-    ]
-
-
-@pytest.mark.parametrize("words", [("tasks", "show"), ("reference",), ("grow",), ("discover",)])
-def test_prompts_longer_than_the_model_reads_are_one_line(command, words):
-    model = load_planted_model(PLANTED)
-    (pair,) = load_planted_task(PLANTED).sample(model.tokenizer, 1, 0)
-    answers = {
-        name: [model.tokenizer.decode(i) for i in getattr(pair, name)]
-        for name in ("answers", "wrong_answers")
-    }
-    prompts = []
-    for more in range(6):
-        prompts.append(answers.copy())
-        for side in ("clean", "corrupt"):
-            first, *rest = getattr(pair, side).split()
-            prompts[-1][side] = " ".join([first] * (model.cfg.n_ctx + more) + rest)
-    Path("long.json").write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
-    outcome = command(*words, "long.json", "--model", PLANTED, "-n", "5")
-    assert outcome.code == 2 and f"the model reads at most {model.cfg.n_ctx}" in outcome.error
+    names = {f"measured-{PLANTED}-{PLANTED}{more}.safetensors" for more in ("", "-2")}
+    assert {path.name for path in Path("references").iterdir()} == names

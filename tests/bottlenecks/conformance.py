@@ -1,4 +1,4 @@
-"""What the conformance suite runs over: every registered bottleneck, on three architectures and the default model.
+"""What the conformance suite runs over: every registered bottleneck, on three architectures.
 
 A new bottleneck adds a line to ``CASES`` and nothing else.
 """
@@ -31,8 +31,8 @@ OWN = DOCS.read_text(encoding="utf-8").partition("file=hash_code.py -->\n```pyth
 exec(compile(OWN, "hash_code.py", "exec"), {"__name__": "hash_code"})  # noqa: S102
 
 CASES = {
-    "own": Case("hash_code", {"bits": 4}),
     "codebook": Case("codebook", {"n_codes": 12, "k": 2}),
+    "own": Case("hash_code", {"bits": 4}),
     "discrete-sae": Case(
         "discrete_sae", {"n_codes": 16, "k": 2, "epochs": 60, "lr": 0.02, "l1": 1e-3, "decoder_norm": "atom"}
     ),

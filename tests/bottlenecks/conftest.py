@@ -11,9 +11,10 @@ from interp.bottlenecks import Bottleneck
 from interp.models import Model
 from tests.bottlenecks.conformance import CASES, FAMILIES, Case, fit_all
 
-SETTINGS = [(family, name) for family in FAMILIES for name in CASES]
-# every kind is attached to every family above: of the model in real size one is enough
-SETTINGS += [pytest.param(("smollm2", next(iter(CASES))), marks=pytest.mark.slow, id="smollm2")]
+# one kind is attached to every family, any other to one of them
+FIRST, *OTHERS = CASES
+SETTINGS = [(family, FIRST) for family in FAMILIES]
+SETTINGS += [(FAMILIES[number % len(FAMILIES)], name) for number, name in enumerate(OTHERS)]
 
 
 @pytest.fixture(scope="session", params=SETTINGS, ids="-".join)
@@ -23,11 +24,8 @@ def setting(request) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def model(request, setting) -> Model:
-    family = setting[0]
-    if family == "smollm2":
-        return request.getfixturevalue("smollm2")
-    return request.getfixturevalue("tiny_model")(family)
+def model(tiny_model, setting) -> Model:
+    return tiny_model(setting[0])
 
 
 @pytest.fixture(scope="session")

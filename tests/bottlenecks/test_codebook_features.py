@@ -128,51 +128,49 @@ def layer_weights(where: str = "mlp.codebook_layer") -> dict[str, Tensor]:
     }
 
 
-BAD = {
-    "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
-    "another model": (lambda f: write(f, layer_weights(), model_type="gpt2"), "model_type is not 'codebook'"),
-    "no codebooks": (lambda f: write(f, {"model.transformer.wte.weight": torch.ones(2)}), "no codebooks"),
-    "within the MLP": (lambda f: write(f, layer_weights("mlp.act.codebook_layer")), "'mlp.act'"),
-    "attention's output": (
-        lambda f: write(f, layer_weights("attn.codebook_layer"), codebook_at="attn"),
-        "'attn', where nothing can be attached",
-    ),
-    "sums": (
-        lambda f: write(f, layer_weights("codebook_layer"), codebook_at="attn_plus_mlp"),
-        "'attn_plus_mlp'",
-    ),
-    "nearest 2": (
-        lambda f: write(f, layer_weights(), k_codebook=2, similarity_metric="euclidean"),
-        "2 codes by Euclidean",
-    ),
-    "another similarity": (lambda f: write(f, layer_weights(), similarity_metric="l1"), "'l1'"),
-    "no norm": (
-        lambda f: write(f, {k: v for k, v in layer_weights().items() if "ln.bias" not in k}),
-        "not whole",
-    ),
-    "odd tensor": (
-        lambda f: write(f, layer_weights() | {"model.transformer.h.0.mlp.codebook_layer.x": torch.ones(2)}),
-        "codebook_layer.x",
-    ),
-    "k for another number of places": (lambda f: write(f, layer_weights(), k_codebook=[1, 2]), "k_codebook"),
-    "k is no number": (lambda f: write(f, layer_weights(), k_codebook=None), "k_codebook None"),
-    "k is a text": (lambda f: write(f, layer_weights(), k_codebook="2"), "k_codebook '2'"),
-    "no places": (lambda f: write(f, layer_weights(), codebook_at=None), "codebook_at None"),
-    "a norm of another size": (
-        lambda f: write(f, {k: v[:-1] if ".ln." in k else v for k, v in layer_weights().items()}),
-        "do not fit",
-    ),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights"),
-    "cut weights": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 40), "model.safetensors"),
+WEIGHTS = {
+    "no codebooks": {"model.transformer.wte.weight": torch.ones(2)},
+    "'mlp.act'": layer_weights("mlp.act.codebook_layer"),
+    "not whole": {key: value for key, value in layer_weights().items() if "ln.bias" not in key},
+    "codebook_layer.x": layer_weights() | {"model.transformer.h.0.mlp.codebook_layer.x": torch.ones(2)},
+    "do not fit": {key: value[:-1] if ".ln." in key else value for key, value in layer_weights().items()},
+}
+CONFIGS = {
+    "model_type is not 'codebook'": {"model_type": "gpt2"},
+    "2 codes by Euclidean": {"k_codebook": 2, "similarity_metric": "euclidean"},
+    "'l1'": {"similarity_metric": "l1"},
+    "k_codebook": {"k_codebook": [1, 2]},
+    "k_codebook None": {"k_codebook": None},
+    "k_codebook '2'": {"k_codebook": "2"},
+    "codebook_at None": {"codebook_at": None},
 }
 
 
-@pytest.mark.parametrize(("damage", "message"), BAD.values(), ids=BAD)
-def test_anything_else_is_refused_by_name(damage, message, tmp_path):
-    write(tmp_path, layer_weights())
-    damage(tmp_path)
+@pytest.mark.parametrize(
+    ("message", "weights", "config"),
+    [
+        *((message, weights, {}) for message, weights in WEIGHTS.items()),
+        *((message, layer_weights(), config) for message, config in CONFIGS.items()),
+        ("'attn', where nothing can be", layer_weights("attn.codebook_layer"), {"codebook_at": "attn"}),
+        ("'attn_plus_mlp'", layer_weights("codebook_layer"), {"codebook_at": "attn_plus_mlp"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_anything_else_is_refused_by_name(message, weights, config, tmp_path):
+    write(tmp_path, weights, **config)
     with pytest.raises(InputError, match=message):
         load_codebook_features(tmp_path)
+
+
+def test_files_that_are_missing_or_cut_are_named(tmp_path):
+    write(tmp_path, layer_weights())
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 40)
+    with pytest.raises(InputError, match="model.safetensors"):
+        load_codebook_features(tmp_path)
+    for name, message in (("model.safetensors", "no weights"), ("config.json", "config.json")):
+        (tmp_path / name).unlink()
+        with pytest.raises(InputError, match=message):
+            load_codebook_features(tmp_path)
 
 
 class Intruder:
@@ -194,15 +192,11 @@ def test_a_pickle_that_holds_more_than_tensors_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_base_of_another_shape_is_refused(tiny_model_folder, tmp_path):
-    write_checkpoint(tiny_model_folder("gpt2"), tmp_path / "released", "gpt2")
+def test_a_base_of_another_shape_and_a_model_that_is_there_are_refused(tiny_model_folder, tmp_path):
+    base = tiny_model_folder("gpt2")
+    write_checkpoint(base, tmp_path / "released", "gpt2")
     with pytest.raises(InputError, match="does not fit"):
         export_language_model(tmp_path / "released", base=tiny_model_folder("pythia"), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_model_that_is_there_is_not_written_over(tiny_model_folder, tmp_path):
-    base = tiny_model_folder("gpt2")
-    write_checkpoint(base, tmp_path / "released", "gpt2")
     with pytest.raises(InputError, match="holds a model already"):
         export_language_model(tmp_path / "released", base=base, out=base)

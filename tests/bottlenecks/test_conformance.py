@@ -1,12 +1,13 @@
 """The contract of every registered bottleneck, alone."""
 
 import json
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
-from interp.bottlenecks import NO_CODE, Bottleneck, Codes
+from interp.bottlenecks import NO_CODE, Bottleneck, Codebook, Codes, DiscreteSAE
 from interp.bottlenecks.base import BOTTLENECKS, SHIPPED, straight_through
 from interp.errors import InputError
 from tests.bottlenecks.conformance import CASES, Case, vectors
@@ -76,38 +77,18 @@ def test_save_and_load_give_back_the_same_codes_and_vectors(alone, tmp_path):
     assert json.loads((tmp_path / "one" / "cfg.json").read_text())["format"] == 1
 
 
-def test_gradient_goes_straight_through_to_the_input(alone):
-    x = vectors(alone).requires_grad_()
-    decoded = alone.decode(alone.encode(x))
-    out = straight_through(x, decoded)
-    assert torch.equal(out, decoded)
-    upstream = torch.randn_like(x)
-    out.backward(upstream)
-    assert torch.equal(x.grad, upstream)
-
-
-def test_gradient_reaches_only_chosen_codes(alone):
-    trained = [p for p in alone.parameters() if p.requires_grad]
-    if not trained:
-        pytest.skip("not trained by gradients from outside")
-    x = vectors(alone, 2)
-    codes = alone.encode(x)
-    (gradient,) = torch.autograd.grad(alone.decode(codes).square().sum(), trained)
-    expected = torch.zeros(gradient.shape[:2], dtype=torch.bool)
-    for group, chosen in enumerate(codes.ids.reshape(2, alone.config.groups, -1).transpose(0, 1)):
-        expected[group, chosen.flatten().long()] = True
-    assert torch.equal(gradient.any(-1), expected)
-
-
 def test_bfloat16_vectors_have_the_codes_of_float32_but_for_near_ties(alone):
     x = vectors(alone, 200)
-    rounded = x.bfloat16()
+    rounded = x.bfloat16().requires_grad_()
     codes, exact = alone.encode(rounded), alone.encode(rounded.float())
     assert torch.equal(codes.ids, exact.ids)
     assert (codes.ids[..., 0] == alone.encode(x).ids[..., 0]).float().mean() > 0.95
     out = straight_through(rounded, alone.decode(codes))
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), alone.decode(exact).float(), rtol=1e-2, atol=1e-2)
+    upstream = torch.randn_like(rounded)
+    out.backward(upstream)
+    assert torch.equal(rounded.grad, upstream), "the gradient goes straight through to the input"
 
 
 def test_codes_in_bfloat16_stand_for_nearly_the_same_vectors(alone, tmp_path):
@@ -115,31 +96,26 @@ def test_codes_in_bfloat16_stand_for_nearly_the_same_vectors(alone, tmp_path):
         pytest.skip("its weights stay float32")
     alone.save_pretrained(tmp_path)
     small, x = Bottleneck.from_pretrained(tmp_path).to(torch.bfloat16), vectors(alone, 200)
-    same = (small.encode(x).ids == alone.encode(x).ids).all(-1)
-    assert same.float().mean() > 0.85
     codes = alone.encode(x)
+    assert (small.encode(x).ids == codes.ids).all(-1).float().mean() > 0.85
     torch.testing.assert_close(small.decode(codes).float(), alone.decode(codes), rtol=0.03, atol=0.05)
     small.save_pretrained(tmp_path)
     again = Bottleneck.from_pretrained(tmp_path)
-    assert torch.equal(again.encode(x).ids, small.encode(x).ids)
-    assert again.codes.dtype == torch.bfloat16
+    assert torch.equal(again.encode(x).ids, small.encode(x).ids) and again.codes.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_activations_that_are_not_finite_are_refused(alone, bad):
-    x = vectors(alone)
-    x.view(-1)[3] = bad
-    for refuse in (alone.encode, alone.fit):
-        with pytest.raises(InputError, match="NaN or infinite"):
-            refuse(x)
-
-
-def test_vectors_of_another_shape_are_refused(alone):
-    with pytest.raises(InputError, match="this dictionary takes"):
-        alone.encode(torch.randn(5, 3, 7))
+def test_activations_that_are_not_finite_or_of_another_shape_are_refused(alone):
+    for bad in (float("nan"), float("inf")):
+        x = vectors(alone)
+        x.view(-1)[3] = bad
+        for refuse in (alone.encode, alone.fit):
+            with pytest.raises(InputError, match="NaN or infinite"):
+                refuse(x)
+    for shape in [(5, 3, 7)] + [(5, 2, 8)] * (alone.config.groups > 1):
+        for refuse in (alone.encode, alone.fit):
+            with pytest.raises(InputError, match="this dictionary takes"):
+                refuse(torch.randn(shape))
     if alone.config.groups > 1:
-        with pytest.raises(InputError, match="this dictionary takes"):
-            alone.encode(torch.randn(5, 2, 8))
         with pytest.raises(InputError, match="expected"):
             alone.decode(Codes(torch.zeros(5, 2, 1, dtype=torch.int16), torch.ones(5, 2, 1)))
 
@@ -154,50 +130,55 @@ def test_ids_outside_the_dictionary_are_refused_by_value(alone, wrong):
 
 
 def test_damaged_files_are_input_errors_that_name_the_file(alone, tmp_path):
-    def saved() -> None:
-        alone.save_pretrained(tmp_path)
-
     weights, config = tmp_path / "weights.safetensors", tmp_path / "cfg.json"
-    saved()
-    weights.write_bytes(weights.read_bytes()[:90])
-    with pytest.raises(InputError, match="weights.safetensors"):
-        Bottleneck.from_pretrained(tmp_path)
-    saved()
-    stored = json.loads(config.read_text())
-    for change in [
-        {"format": 99},
-        {"kind": "nonsense"},
-        {"kind": []},
-        {"d_in": 9},
-        {"k": "two"},
-        {"colour": 1},
-    ]:
-        config.write_text(json.dumps(stored | change))
+    alone.save_pretrained(tmp_path)
+    sound, stored = weights.read_bytes(), json.loads(config.read_text())
+    changes = [{"format": 99}, {"kind": "nonsense"}, {"kind": []}, {"d_in": 9}, {"k": "two"}, {"colour": 1}]
+    for text in ("{", "[]", *(json.dumps(stored | change) for change in changes)):
+        config.write_text(text)
         with pytest.raises(InputError):
             Bottleneck.from_pretrained(tmp_path)
-    config.write_text("{")
-    with pytest.raises(InputError, match="cfg.json"):
-        Bottleneck.from_pretrained(tmp_path)
-    weights.unlink()
-    saved()
+    config.write_text(json.dumps(stored))
+    tensors, header = load(sound), {"config": json.dumps(stored)}
+    name, tensor = next(iter(tensors.items()))
+    spoiled = {name: torch.cat([torch.full((1,), float("nan")), tensor.flatten()[1:]]).reshape(tensor.shape)}
+    for content in (
+        sound[:90],
+        save(tensors, {"config": "{"}),
+        save(tensors | {name: tensor[..., :-1].contiguous()}, header),
+        save({other: value for other, value in tensors.items() if other != name}, header),
+        save(tensors | spoiled, header),
+    ):
+        weights.write_bytes(content)
+        with pytest.raises(InputError, match="weights"):
+            Bottleneck.from_pretrained(tmp_path)
     weights.unlink()
     with pytest.raises(InputError, match="weights.safetensors"):
         Bottleneck.from_pretrained(tmp_path)
-    with pytest.raises(InputError, match="nowhere"):
-        Bottleneck.from_pretrained(tmp_path / "nowhere")
 
 
-def test_weights_of_another_size_or_with_nan_are_refused(alone, tmp_path):
-    other = type(alone)(replace(alone.config, d_in=9))
-    other.fit(vectors(other, 60))
-    wrong = type(alone).restored(other.config, other.tensors())
-    wrong.config = alone.config
-    wrong.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="weights"):
-        Bottleneck.from_pretrained(tmp_path)
-    name, tensor = next(iter(other.tensors().items()))
-    with torch.no_grad():
-        tensor.view(-1)[0] = float("nan")
-    other.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=f"{name} holds NaN"):
-        Bottleneck.from_pretrained(tmp_path)
+NAME = "someone/codes-of-a5"
+
+
+def test_what_is_pushed_to_the_hub_is_what_is_pulled_and_a_folder_comes_before_it(
+    alone, hub, tmp_path, monkeypatch
+):
+    other = Codebook if isinstance(alone, DiscreteSAE) else DiscreteSAE
+    assert alone.push_to_hub(NAME).startswith("https://")
+    assert sorted(path.name for path in (hub / NAME).iterdir()) == FILES
+    assert "interp-codes" in (hub / NAME / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    alone.save_pretrained("someone/codes")
+    x = vectors(alone)
+    for source in (NAME, "someone/codes", tmp_path / "someone" / "codes"):
+        for again in (type(alone).from_pretrained(source), Bottleneck.from_pretrained(source)):
+            assert again.config == alone.config and torch.equal(again.encode(x).ids, alone.encode(x).ids)
+        with pytest.raises(InputError):
+            other.from_pretrained(source)
+
+
+@pytest.mark.parametrize("source", [Path("no/where"), "nowhere", "./no/where", "a/b/c", "someone/none"])
+def test_where_there_is_neither_folder_nor_repository_one_line_says_so(source):
+    with pytest.raises(InputError) as error:
+        Bottleneck.from_pretrained(source)
+    assert str(source) in str(error.value) and "\n" not in str(error.value)

@@ -1,11 +1,12 @@
-"""Grouped k-means against scikit-learn, on known clusters and in a stream."""
+"""Grouped k-means against scikit-learn, on known clusters and in a stream; least squares against a dense solution."""
 
 import pytest
 import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from interp.bottlenecks.kmeans import GroupedKMeans
+from interp.bottlenecks import Codebook, CodebookConfig
+from interp.bottlenecks.kmeans import RIDGE, GroupedKMeans, refit
 from interp.errors import InputError
 
 
@@ -17,22 +18,16 @@ def clusters(n_groups: int, n_rows: int, n_clusters: int = 8, d_in: int = 10):
     return rows, which
 
 
-@pytest.mark.parametrize("spherical", [False, True])
-def test_clusters_that_are_there_are_found_in_every_group(spherical):
+@pytest.mark.parametrize(("spherical", "shard"), [(False, 400), (True, 400), (False, 100)])
+def test_clusters_that_are_there_are_found_in_every_group_also_in_a_stream(spherical, shard):
     rows, which = clusters(3, 400)
-    found = GroupedKMeans(8, spherical=spherical).fit(rows).predict(rows)
+    kmeans = GroupedKMeans(8, spherical=spherical)
+    for part in rows.split(shard, dim=1):
+        kmeans.partial_fit(part) if shard < 400 else kmeans.fit(part)
+    found = kmeans.predict(rows)
     for group in range(3):
         assert adjusted_rand_score(which[group], found[group]) > 0.99
-
-
-def test_a_stream_of_shards_finds_them_too():
-    rows, which = clusters(2, 1200)
-    kmeans = GroupedKMeans(8, spherical=False)
-    for shard in rows.split(200, dim=1):
-        kmeans.partial_fit(shard)
-    for group in range(2):
-        assert adjusted_rand_score(which[group], kmeans.predict(rows)[group]) > 0.99
-    assert kmeans.counts_.sum(1).tolist() == [1200, 1200]
+    assert shard == 400 or kmeans.counts_.sum(1).tolist() == [400] * 3
 
 
 def test_error_without_clusters_is_at_the_level_of_scikit_learn():
@@ -52,19 +47,6 @@ def test_many_rows_are_compared_in_parts_with_the_same_result(monkeypatch):
     assert torch.equal(parts.predict(rows), whole.predict(rows))
 
 
-def test_groups_do_not_mix():
-    rows, _ = clusters(2, 300)
-    both = GroupedKMeans(8, spherical=False).fit(rows)
-    assert both.centres_[0].mean(0).dist(rows[0].mean(0)) < both.centres_[0].mean(0).dist(rows[1].mean(0))
-    other = GroupedKMeans(8, spherical=False).fit(torch.stack([rows[0], torch.randn(300, 10)]))
-    assert adjusted_rand_score(both.predict(rows)[0], other.predict(rows)[0]) > 0.99
-
-
-def test_spherical_centres_have_unit_norm():
-    centres = GroupedKMeans(8, spherical=True).fit(torch.randn(2, 100, 5)).centres_
-    torch.testing.assert_close(centres.norm(dim=-1), torch.ones(2, 8))
-
-
 def test_a_spherical_centre_is_the_mean_direction_of_all_shards():
     """However scattered earlier shards were: each row counts once."""
     scattered = torch.nn.functional.normalize(torch.randn(1, 400, 3) + torch.tensor([0.3, 0, 0]), dim=-1)
@@ -74,6 +56,8 @@ def test_a_spherical_centre_is_the_mean_direction_of_all_shards():
         kmeans.partial_fit(shard)
     mean = torch.nn.functional.normalize(torch.cat([scattered, close], 1).mean(1), dim=-1)
     torch.testing.assert_close(kmeans.centres_[:, 0], mean)
+    centres = GroupedKMeans(8, spherical=True).fit(torch.randn(2, 100, 5)).centres_
+    torch.testing.assert_close(centres.norm(dim=-1), torch.ones(2, 8))
 
 
 def test_no_centre_stays_empty_when_rows_repeat():
@@ -85,3 +69,33 @@ def test_no_centre_stays_empty_when_rows_repeat():
 def test_fewer_rows_than_centres_are_refused():
     with pytest.raises(InputError, match="5 vectors for 8 codes"):
         GroupedKMeans(8, spherical=False).partial_fit(torch.randn(1, 5, 3))
+
+
+def test_refit_is_ridge_regression_on_the_codes_of_each_vector(monkeypatch):
+    monkeypatch.setattr("interp.bottlenecks.kmeans.PART", 16)
+    rows, book = torch.randn(2, 50, 5), torch.randn(2, 8, 5)
+    ids = torch.randint(7, (2, 50, 3))
+    found = refit(rows, ids, book)
+    for group in range(2):
+        design = torch.zeros(50, 8)
+        for row in range(50):
+            for code in ids[group, row].tolist():
+                design[row, code] += 1
+        stacked = torch.cat([design, RIDGE**0.5 * torch.eye(8)])
+        target = torch.cat([rows[group], RIDGE**0.5 * book[group]])
+        solution = torch.linalg.lstsq(stacked, target).solution
+        torch.testing.assert_close(found[group], solution, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found[0, 7], book[0, 7], msg="a code without vectors stays where it is")
+
+
+def test_sums_of_codes_fit_better_after_it(monkeypatch):
+    atoms = torch.nn.functional.normalize(torch.randn(24, 16), dim=-1)
+    x = atoms[torch.randint(24, (2000, 3))].sum(1)
+    errors = {}
+    for rounds in (0, 2):
+        monkeypatch.setattr("interp.bottlenecks.codebook.REFITS", rounds)
+        for selection in ("cosine", "matching_pursuit"):
+            book = Codebook(CodebookConfig(d_in=16, n_codes=64, k=4, selection=selection)).fit(x)
+            errors[selection, rounds] = float((book(x).detach() - x).square().sum())
+    assert errors["cosine", 2] < 0.95 * errors["cosine", 0]
+    assert errors["matching_pursuit", 2] < errors["matching_pursuit", 0]

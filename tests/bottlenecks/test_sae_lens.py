@@ -11,7 +11,6 @@ from interp.bottlenecks.edits import SetCode
 from interp.bottlenecks.interop.sae_lens import CodebookSAE, SaeLensCodes, export_to_sae_lens
 from interp.errors import InputError
 from interp.models import hooked, parse_site
-from interp.models.generate import generate
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 SELECTIONS = [("cosine", "unit"), ("matching_pursuit", "scaled")]
@@ -45,22 +44,24 @@ def test_exported_codebook_is_loaded_by_sae_lens_with_the_same_codes_and_vectors
     expected = torch.zeros_like(acts).scatter_add_(-1, ids, codes.values.reshape(ids.shape))
     torch.testing.assert_close(acts, expected)
     torch.testing.assert_close(sae.encode(x) @ sae.W_dec, sae.decode(sae.encode(x)))
-
-
-def test_exported_codebook_in_bfloat16_stays_so(tmp_path):
-    book = Codebook(CodebookConfig(6, 20, k=2)).to(torch.bfloat16)
-    export_to_sae_lens(book, tmp_path, model_name="tiny", site="m1")
-    sae = SAE.load_from_disk(tmp_path)
-    assert torch.equal(sae.book.codes, book.codes) and sae.dtype == torch.bfloat16
+    export_to_sae_lens(book, tmp_path / "heads", model_name="tiny", site="a1")
+    heads = SAE.load_from_disk(tmp_path / "heads")
+    assert heads.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
+    if groups > 1:  # z as SAELens hands it over
+        torch.testing.assert_close(heads(ours), book(ours))
+    export_to_sae_lens(book.to(torch.bfloat16), tmp_path / "small", model_name="tiny", site="m1")
+    small = SAE.load_from_disk(tmp_path / "small")
+    assert torch.equal(small.book.codes, book.codes) and small.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_exported_discrete_sae_is_a_topk_sae_with_the_same_codes_and_vectors(k, tmp_path):
-    x = torch.randn(60, 8)
-    ours = DiscreteSAE(DiscreteSAEConfig(8, 16, k=k, epochs=40, lr=0.02, l1=1e-3)).fit(x)
-    export_to_sae_lens(ours, tmp_path, model_name="tiny", site="r0")
+    x = torch.randn(60, 2, 8)
+    layer = DiscreteSAE(DiscreteSAEConfig(8, 16, k=k, groups=2, epochs=40, lr=0.02, l1=1e-3)).fit(x)
+    ours, x = layer.select(slice(1, 2)), x[:, 1]
+    export_to_sae_lens(ours, tmp_path, model_name="tiny", site="a1.h1")
     sae = SAE.load_from_disk(tmp_path)
-    assert isinstance(sae, TopKSAE)
+    assert isinstance(sae, TopKSAE) and sae.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
     codes = ours.encode(x)
     torch.testing.assert_close(sae(x), ours.decode(codes), atol=1e-5, rtol=1e-4)
     read = SaeLensCodes.from_pretrained(tmp_path, k=k).encode(x)
@@ -75,39 +76,25 @@ def test_what_sae_lens_has_no_form_for_is_refused(tmp_path):
     normed = LayerNormCodebook(CodebookConfig(8, 16))
     with pytest.raises(InputError, match="layer_norm_codebook"):
         export_to_sae_lens(normed, tmp_path, model_name="tiny", site="m0")
+    with pytest.raises(InputError, match="upload_saes_to_huggingface"):
+        SaeLensCodes(standard_sae(8), k=2).push_to_hub("me/sae")
 
 
-def test_codebooks_of_heads_read_z_as_sae_lens_hands_it_over(tmp_path):
-    book = Codebook(CodebookConfig(6, 20, groups=3))
-    export_to_sae_lens(book, tmp_path, model_name="tiny", site="a1")
-    sae, z = SAE.load_from_disk(tmp_path), torch.randn(2, 5, 3, 6)
-    assert sae.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
-    torch.testing.assert_close(sae(z), book(z))
-
-
-def test_the_dictionary_of_a_head_is_exported_by_itself(tmp_path):
-    x = torch.randn(60, 2, 8)
-    ours = DiscreteSAE(DiscreteSAEConfig(8, 16, groups=2, epochs=5)).fit(x)
-    one = ours.select(slice(1, 2))
-    export_to_sae_lens(one, tmp_path, model_name="tiny", site="a1.h1")
-    sae = SAE.load_from_disk(tmp_path)
-    assert sae.cfg.metadata.hook_name == "blocks.1.attn.hook_z"
-    torch.testing.assert_close(sae(x[:, 1]), one.decode(one.encode(x[:, 1])), atol=1e-5, rtol=1e-4)
-
-
-def test_active_features_of_either_sign_are_codes():
-    sae, x = AbsTopKSAE(AbsTopKSAEConfig(d_in=8, d_sae=32, k=6)), torch.randn(20, 8)
-    codes = SaeLensCodes(sae, k=6)
-    found = codes.encode(x)
-    assert (found.values < 0).any() and (found.values > 0).any()
-    torch.testing.assert_close(codes.decode(found), sae(x))
-
-
-def test_the_sae_that_is_wrapped_stays_as_it_is():
-    sae = standard_sae(24, reshape_activations="hook_z")
-    SaeLensCodes(sae, k=2)
-    z = torch.randn(2, 3, 4, 6)
-    assert sae(z).shape == z.shape
+def test_active_features_are_codes_of_either_sign_and_the_sae_stays_as_it_is(tmp_path):
+    either, standard = AbsTopKSAE(AbsTopKSAEConfig(d_in=8, d_sae=32, k=6)), standard_sae(8)
+    x = torch.randn(4, 5, 8)
+    for sae, k in ((either, 6), (standard, 40)):
+        expected, codes = sae(x), SaeLensCodes(sae, k=k)
+        found = codes.encode(x)
+        assert found.ids.shape == (4, 5, k) and (found.values > 0).any()
+        assert (found.values < 0).any() == (sae is either)
+        torch.testing.assert_close(codes.decode(found), expected)
+        assert torch.equal(sae(x), expected)
+    standard.save_model(tmp_path)
+    assert SaeLensCodes.from_pretrained(tmp_path, k=5).config.k == 5
+    reshaped, z = standard_sae(24, reshape_activations="hook_z"), torch.randn(2, 3, 4, 6)
+    SaeLensCodes(reshaped, k=2)
+    assert reshaped(z).shape == z.shape
 
 
 @pytest.mark.parametrize(
@@ -126,58 +113,28 @@ def test_a_sae_at_another_place_than_its_own_is_told(hook, site, warns, tiny_mod
     assert len(told) == warns and all(f"the bottleneck at {site} was made for" in one for one in told)
 
 
-def test_a_folder_of_sae_lens_is_read_with_as_many_codes_as_asked_for(tmp_path):
-    standard_sae(8).save_model(tmp_path)
-    assert SaeLensCodes.from_pretrained(tmp_path, k=5).config.k == 5
-    with pytest.raises(InputError, match="upload_saes_to_huggingface"):
-        SaeLensCodes(standard_sae(8), k=2).push_to_hub("me/sae")
-
-
-def test_a_sae_with_as_many_codes_as_are_active_reconstructs_as_in_sae_lens():
-    sae, x = standard_sae(8), torch.randn(4, 5, 8)
-    codes = SaeLensCodes(sae, k=40).encode(x)
-    assert codes.ids.shape == (4, 5, 40)
-    torch.testing.assert_close(SaeLensCodes(sae, k=40).decode(codes), sae(x))
-
-
 @pytest.mark.parametrize(("site", "reshape"), [("a1", "hook_z"), ("m0", "none"), ("r0", "none")])
 def test_any_sae_is_attached_and_its_codes_read_and_set(site, reshape, tiny_model):
-    model = tiny_model("llama")
-    tokens, place = model.to_tokens(PROMPT), parse_site(site)
-    sae = standard_sae(24, reshape_activations=reshape)
-    bottleneck = SaeLensCodes(sae, k=4)
-    seen, before = [], model(tokens)
-    with hooked(model, {place.hook: lambda x: seen.append(x.clone())}):
+    model, seen = tiny_model("llama"), []
+    tokens, sae = model.to_tokens(PROMPT), standard_sae(24, reshape_activations=reshape)
+    with hooked(model, {parse_site(site).hook: lambda x: seen.append(x.clone())}):
         model(tokens)
-    x = seen[0].reshape(*seen[0].shape[:2], 24)
-    with attach(model, {site: bottleneck}, error_term=False) as attached:
-        model(tokens)
-        expected = sae.encode(x if reshape == "none" else x.unflatten(-1, (4, 6))).topk(4)
-        assert torch.equal(attached.ids[site].long(), expected.indices)
-        plain = generate(model, tokens, 6)
-        assert torch.equal(plain, generate(model, tokens, 6, use_cache=False))
+    x = seen[0] if reshape == "hook_z" else seen[0].reshape(*seen[0].shape[:2], 24)
+    with attach(model, {site: SaeLensCodes(sae, k=4)}, error_term=False) as attached:
+        plain = model(tokens)
+        assert torch.equal(attached.ids[site].long(), sae.encode(x).topk(4).indices)
         with pytest.raises(InputError, match="have a strength"):
             attached.edit(SetCode(site, 7))
-        logits = model(tokens)
         attached.edit(SetCode(site, 7, strength=9.0), positions=5)
         changed = model(tokens)
-        assert torch.equal(changed[:, :5], logits[:, :5])
-        assert not torch.allclose(changed[:, 5], logits[:, 5], atol=1e-3)
-    with attach(model, {site: bottleneck}, error_term=True):
-        assert torch.equal(model(tokens), before)
-    assert torch.equal(model(tokens), before)
+    assert torch.equal(changed[:, :5], plain[:, :5])
+    assert not torch.allclose(changed[:, 5], plain[:, 5], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "normalisation",
-    ["layer_norm", "constant_norm_rescale", "expected_average_only_in", "covariance_whitening"],
-)
-def test_normalisations_that_codes_cannot_undo_are_refused(normalisation):
-    with pytest.raises(InputError, match=normalisation):
-        SaeLensCodes(standard_sae(8, normalize_activations=normalisation), k=2)
-
-
-def test_errors_of_reading_name_the_folder_and_of_use_the_value(tmp_path):
+def test_what_cannot_be_codes_is_refused(tmp_path):
+    for how in ("layer_norm", "constant_norm_rescale", "expected_average_only_in", "covariance_whitening"):
+        with pytest.raises(InputError, match=how):  # codes cannot undo it
+            SaeLensCodes(standard_sae(8, normalize_activations=how), k=2)
     with pytest.raises(InputError, match="nowhere"):
         SaeLensCodes.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(InputError, match="k 41"):

@@ -57,6 +57,8 @@ def test_each_step_is_what_plain_forwards_of_the_prefix_give(model, books, posit
         assert surprises[0][step] == pytest.approx(-float(plain[token]), abs=1e-4)
     assert found[0][0] == pytest.approx(0, abs=1e-6) if begin > 3 else found[0][0] > 1e-4
     assert found[0][2] > 1e-4
+    ended = step_divergences(model, books, [edit], PROMPT, [[], []], positions=positions)
+    assert [len(row) for row in ended] == [0, 0]
 
 
 def test_it_edits_the_same_share_of_tokens_as_the_generation_did(model, books):
@@ -76,18 +78,12 @@ def test_it_edits_the_same_share_of_tokens_as_the_generation_did(model, books):
     assert divergence[0].max() < 1e-6
 
 
-def test_texts_that_ended_at_once(model, books):
-    found = step_divergences(model, books, [AddCode("m1", 4)], PROMPT, [[], []])
-    assert [len(row) for row in found] == [0, 0]
-
-
 def test_random_codes_are_others_of_the_same_sites(model, books):
     codes = [WeightedCode(*code) for code in (("a0.h1", 3), ("a0.h1", 4), ("m1", 4, 0.5), ("a1.h2", 5))]
     drawn = random_codes(model, books, codes, seed=1)
     assert [(c.site, c.weight) for c in drawn] == [(c.site, c.weight) for c in codes]
     assert not set(drawn) & set(codes) and len(set(drawn)) == 4
     assert drawn == random_codes(model, books, codes, seed=1) != random_codes(model, books, codes, seed=2)
-    with pytest.raises(InputError):
-        random_codes(model, books, [WeightedCode("m1", i) for i in range(8)])
-    with pytest.raises(InputError):
-        random_codes(model, books, [WeightedCode("m0", 1)])
+    for too_many in ([WeightedCode("m1", i) for i in range(8)], [WeightedCode("m0", 1)]):
+        with pytest.raises(InputError):
+            random_codes(model, books, too_many)

@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest, false_discovery_control, fisher_exact, poisson
+from scipy.stats import false_discovery_control, fisher_exact
 
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
@@ -19,6 +20,7 @@ from interp.models import Model, hooked, load_model
 from interp.steering import CodeSet, find_codes, load_topic, topic_names
 from interp.steering import cache as kept
 from interp.steering.cache import write_shipped
+from interp.steering.continuations import surprise
 from interp.steering.find import (
     AT_LEAST,
     DETECTED,
@@ -34,16 +36,8 @@ from interp.steering.texts import TokenizedTexts, read_texts, tokenize
 from interp.steering.topics import holds_word, neutral_texts, read_lines
 
 MARK = "Z"
-PLAIN = [
-    "the store gave",
-    "a drink to",
-    "John went there",
-    "in the year",
-    "files to read",
-    "a number of",
-    "Mary had",
-    "to load",
-]
+PLAIN = ["the store gave", "a drink to", "John went there", "in the year"]
+PLAIN += ["files to read", "a number of", "Mary had", "to load"]
 MARKED = [f"{MARK} {text}" for text in PLAIN]
 
 
@@ -119,24 +113,34 @@ def metric_of(write, gain):
     return metric + EMPHASIS * torch.outer(gain, gain) / (gain @ torch.linalg.solve(metric, gain))
 
 
+def target_of(model, marked, plain):
+    """What marks the texts, and the others as tokens."""
+    texts = tokenize(model, plain)
+    expected = read_texts(model, {}, texts, np.zeros(len(plain), dtype=int)).expectation([0])
+    return find_target(tokenize(model, marked), texts, expected), texts
+
+
 def told_in_codes(model, books, marked, plain):
     """By site and code: weights and effects, of means by another implementation."""
     means = means_of_texts(model, [*books], marked, plain)
-    texts = tokenize(model, plain)
-    expected = read_texts(model, {}, texts, np.zeros(len(plain), dtype=int)).expectation([0])
-    target = find_target(tokenize(model, marked), texts, expected)
+    target, texts = target_of(model, marked, plain)
     gains = target_gradients(model, books, target, texts)
     roots, wanted, named = [], [], []
     for name, book in books.items():
         for group in range(len(gains[name])):
             site = f"{name}.h{group}" if name == "a1" else name
-            difference, gain = means.difference(site).double(), gains[name][group].double()
+            if name == "a0":  # all heads at once
+                difference = (means.positive[name] - means.negative[name]).flatten()
+            else:
+                difference = means.difference(site)
+            difference, gain = difference.double(), gains[name][group].double()
             own = group if len(book.codes) > 1 else 0  # heads may share one group of codes
             vectors = (book.codes.detach()[own] - book.mean_code()[own]).double()
             if difference @ gain > 0:
                 write = torch.eye(len(gain))
-                if site[0] == "a":
-                    write = model.blocks[1].attn.W_O[int(site[-1])]
+                if site[0] == "a":  # of one head, or of all that a layer has
+                    write = model.blocks[int(site[1])].attn.W_O
+                    write = write[int(site[-1])] if "h" in site else write.flatten(0, 1)
                 root = torch.linalg.cholesky(metric_of(write, gain))
                 roots.append((vectors @ root).numpy())
                 wanted.append((difference @ root).numpy())
@@ -158,30 +162,6 @@ def test_codes_add_up_to_the_difference_of_means_where_it_helps(model, books):
         assert code.effect == pytest.approx(effect, rel=1e-2, abs=1e-6)
     effects = [code.effect for code in found.codes]
     assert effects == sorted(effects, reverse=True)
-
-
-def test_a_codebook_of_the_whole_z_is_compared_by_what_all_heads_write(model):
-    seen, texts = [], tokenize(model, [*MARKED, *PLAIN])
-    with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: seen.append(x.flatten(2))}):
-        model(texts.tokens)
-    config = CodebookConfig(d_in=seen[0].shape[-1], n_codes=16, selection="matching_pursuit")
-    whole = {"a0": Codebook(config).fit(seen[0][texts.counted])}
-    found = find_codes(model, whole, MARKED, PLAIN)
-    means = means_of_texts(model, ["a0"], MARKED, PLAIN)
-    left = (means.positive["a0"] - means.negative["a0"]).flatten().double()
-    named = [whole["a0"].codes.detach()[0, code.code] - whole["a0"].mean_code()[0] for code in found.codes]
-    left = left - sum(code.weight * vector.double() for code, vector in zip(found.codes, named, strict=True))
-    plain = tokenize(model, PLAIN)
-    expected = read_texts(model, {}, plain, np.zeros(len(PLAIN), dtype=int)).expectation([0])
-    gain = target_gradients(model, whole, find_target(tokenize(model, MARKED), plain, expected), plain)["a0"][
-        0
-    ]
-    metric = metric_of(model.blocks[0].attn.W_O.flatten(0, 1), gain.double())
-    # what is left cannot be told better in these codes
-    for vector in named:
-        vector = vector.double()
-        assert float(vector @ metric @ left) == pytest.approx(0, abs=2e-3 * float(vector @ metric @ vector))
-    attach(model, whole, read=False).edit(*found.adds(len(found)))
 
 
 def test_a_code_is_judged_if_the_half_that_chooses_would_have_found_it(model, books):
@@ -215,18 +195,6 @@ def of_tokens(*texts):
     return TokenizedTexts(tokens, tokens > 0)
 
 
-def test_what_all_positive_texts_hold_is_the_target_even_if_it_stands_in_many_others_too():
-    # token 1 ends each of eight positive texts and a third of the others, token 2 is as frequent in all
-    positive = of_tokens(*([2 if i % 3 == 0 else 10 + i, 20 + i, 1] for i in range(8)))
-    negative = of_tokens(*([2 if i % 3 == 0 else 40 + i, 70 + i, 1 if i % 3 == 1 else 99] for i in range(24)))
-    target = find_target(positive, negative, torch.full((100,), 1e-3))
-    assert int(target.tokens[0]) == 1 and 2 not in target.tokens
-    words = len(positive.tokens.unique())
-    assert binomtest(8, 8, 1 / 3, alternative="greater").pvalue < 0.05 / words
-    # by the number of tokens expected, as if a text could hold it any number of times, it would not pass
-    assert poisson.sf(7, 8 / 3) > 0.05 / words
-
-
 @pytest.mark.parametrize("n_negative", [6, 24, 96])
 @pytest.mark.parametrize("longer", [0.3, 1, 3])
 def test_a_token_of_every_text_of_both_sides_is_no_target_and_a_planted_one_is(n_negative, longer):
@@ -255,9 +223,7 @@ def test_a_longer_text_holds_more_by_chance_and_a_shorter_one_no_less():
 
 
 def test_gains_are_the_slope_of_the_target(model, books):
-    marked, plain = tokenize(model, MARKED), tokenize(model, PLAIN)
-    expected = read_texts(model, {}, plain, np.zeros(len(PLAIN), dtype=int)).expectation([0])
-    target = find_target(marked, plain, expected)
+    target, plain = target_of(model, MARKED, PLAIN)
     gain = target_gradients(model, {"m0": books["m0"]}, target, plain)["m0"][0]
     direction = gain / gain.norm()
 
@@ -289,9 +255,8 @@ def test_what_is_read_of_texts_is_that_of_each_text_by_itself(model, books):
     torch.testing.assert_close(read.expected, expected, atol=1e-5, rtol=1e-4)
     lengths = [len(tokenize(model, [text]).tokens[0]) - 1 for text in texts]
     assert read.n_tokens.tolist() == [lengths[2] + lengths[3], lengths[0] + lengths[1], lengths[4]]
-    torch.testing.assert_close(
-        read.mean("m0", (0, 2))[0], (sums[0] + sums[2]) / (sum(lengths[2:])), atol=1e-5, rtol=1e-4
-    )
+    mean = (sums[0] + sums[2]) / sum(lengths[2:])
+    torch.testing.assert_close(read.mean("m0", (0, 2))[0], mean, atol=1e-5, rtol=1e-4)
 
 
 def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
@@ -304,13 +269,13 @@ def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
             return float(model(texts.tokens).log_softmax(-1)[texts.counted][:, mark].mean())
 
     named = found.named(len(found), "added")
-    added = attach(model, books, read=False).edit(*found.adds(len(found), scale=1), positions="all")
     others = random_codes(model, books, named, seed=1)
     assert [code.weight for code in others] == [code.weight for code in named]
-    assert log_p(added) > max(
-        log_p(),
-        log_p(attach(model, books, read=False).edit(*code_edits(others, "added", scale=1), positions="all")),
+    added, random = (
+        log_p(attach(model, books, read=False).edit(*edits, positions="all"))
+        for edits in (found.adds(len(found), scale=1), code_edits(others, "added", scale=1))
     )
+    assert added > max(log_p(), random)
     sites = [edit.site for edit in found.sets(len(found))]
     assert len(sites) == len(set(sites)) == len({code.site for code in found.codes})
     assert found.named(len(found), "forbidden") == [code._replace(weight=1.0) for code in named]
@@ -318,20 +283,23 @@ def test_codes_by_difference_raise_the_target_when_they_are_added(model, books):
         found.sets(999)
 
 
-def test_heads_that_share_a_codebook_and_a_codebook_of_one_head(model, books):
-    book = books["a1"]
-    config = CodebookConfig(d_in=book.config.d_in, n_codes=book.config.n_codes, selection="matching_pursuit")
-    first = {"codes": book.codes[:1], "counts": book.counts[:1]}
+def test_codebooks_that_heads_share_of_one_head_and_of_the_whole_z(model, books):
+    config = replace(books["a1"].config, groups=1, k=1)
+    first = {"codes": books["a1"].codes[:1], "counts": books["a1"].counts[:1]}
     shared, single = (Codebook.restored(config, first) for _ in range(2))
-    found = find_codes(model, {"a1": shared}, MARKED, PLAIN)
-    alone = find_codes(model, {"a1.h1": single}, MARKED, PLAIN)
-    assert len({code.site for code in found.codes}) > 1 and {code.site for code in alone.codes} == {"a1.h1"}
-    for some, book in ((found, {"a1": shared}), (alone, {"a1.h1": single})):
-        told = told_in_codes(model, book, MARKED, PLAIN)
-        assert {(code.site, code.code): code.weight for code in some.codes} == pytest.approx(
+    seen, texts = [], tokenize(model, [*MARKED, *PLAIN])
+    with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: seen.append(x.flatten(2))}):
+        model(texts.tokens)
+    whole = Codebook(replace(config, d_in=seen[0].shape[-1])).fit(seen[0][texts.counted])
+    for site, book in {"a1": shared, "a1.h1": single, "a0": whole}.items():
+        found = find_codes(model, {site: book}, MARKED, PLAIN)
+        sites = {code.site for code in found.codes}
+        assert len(sites) > 1 if site == "a1" else sites == {site}
+        told = told_in_codes(model, {site: book}, MARKED, PLAIN)
+        assert {(code.site, code.code): code.weight for code in found.codes} == pytest.approx(
             {at: weight for at, (weight, _) in told.items()}, rel=2e-3
         )
-    attach(model, {"a1": shared}, read=False).edit(*found.adds(len(found)))
+        attach(model, {site: book}, read=False).edit(*found.adds(len(found)))
 
 
 def test_where_half_of_the_texts_are_too_few_nothing_is_judged_and_all_is_kept(
@@ -392,21 +360,19 @@ def test_bad_input(model, books, positive, negative, options):
         find_codes(model, books, positive, negative, **options)
 
 
-@pytest.mark.parametrize("kind", ["groups share out the vector", "no mean"])
-def test_bottlenecks_in_which_no_codes_can_be_found(model, kind):
+def test_bottlenecks_in_which_no_codes_can_be_found(model):
     width = model.cfg.d_model
-    sae = DiscreteSAE(DiscreteSAEConfig(d_in=width, n_codes=8))
-    book = Codebook(CodebookConfig(d_in=width // 2, n_codes=4, groups=2))
-    with pytest.raises(InputError):
-        find_codes(model, {"m0": sae if kind == "no mean" else book}, MARKED, PLAIN)
+    shared_out = Codebook(CodebookConfig(d_in=width // 2, n_codes=4, groups=2))
+    for wrong in (shared_out, DiscreteSAE(DiscreteSAEConfig(d_in=width, n_codes=8))):  # which has no mean
+        with pytest.raises(InputError):
+            find_codes(model, {"m0": wrong}, MARKED, PLAIN)
 
 
 def test_copies_of_a_text_count_once_and_change_nothing(model, books):
     """Of two copies one could choose a code, and the other would judge it."""
     plain = find_codes(model, books, MARKED, PLAIN, seed=1)
-    copies = find_codes(
-        model, books, [*MARKED, *MARKED, f"{MARKED[0]}\n"], [*PLAIN, PLAIN[3]], seed=np.int64(1)
-    )
+    twice = [*MARKED, *MARKED, f"{MARKED[0]}\n"], [*PLAIN, PLAIN[3]]
+    copies = find_codes(model, books, *twice, seed=np.int64(1))
     assert copies == plain and copies.n_positive == len(MARKED)
     json.dumps(copies.to_json())
 
@@ -445,3 +411,22 @@ def test_a_byte_order_mark_is_no_part_of_the_first_text(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("\ufeffFire burns.\nA line\u2028with a separator.\n", encoding="utf-8")
     assert read_lines(path) == ("Fire burns.", "A line\u2028with a separator.")
+
+
+def test_batches_are_as_of_all_at_once(model, books, monkeypatch):
+    """More texts than a forward takes: everything that is summed or cut over batches."""
+    whole = find_codes(model, books, MARKED, PLAIN)
+    means = means_of_texts(model, ["r0"], MARKED, PLAIN)
+    prompts, new = [[1, 20, 31, 7], [1, 20], [1, 9, 5]], [[11, 12, 40], [50, 8, 8], [30, 31]]
+    alone = [surprise(model, [p], [n])[0] for p, n in zip(prompts, new, strict=True)]
+    for module in ("steering.texts", "evaluation.steering_conditions", "steering.continuations"):
+        monkeypatch.setattr(f"interp.{module}.BATCH_SIZE", 2)
+    found = find_codes(model, books, MARKED, PLAIN)
+    assert [(c.site, c.code) for c in found.codes] == [(c.site, c.code) for c in whole.codes]
+    for ours, theirs in zip(found.codes, whole.codes, strict=True):
+        assert (ours.weight, ours.effect) == pytest.approx((theirs.weight, theirs.effect), rel=2e-3)
+    again = means_of_texts(model, ["r0"], MARKED, PLAIN)
+    torch.testing.assert_close(again.positive, means.positive)
+    torch.testing.assert_close(again.negative, means.negative)
+    for ours, theirs in zip(surprise(model, prompts, new), alone, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)  # each text is judged after its own prompt

@@ -1,8 +1,6 @@
 """One request: its conditions differ in their codes alone, and what repeats it says everything."""
 
 import ast
-import contextlib
-import io
 import shlex
 from dataclasses import replace
 
@@ -10,10 +8,10 @@ import pytest
 
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
-from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.models import load_model
-from interp.steering import AddCode, SteeringRequest, WeightedCode, request
+from interp.models.generate import generate
+from interp.steering import AddCode, SetCode, SteeringRequest, WeightedCode, request, steer
 from interp.steering.continuations import continue_prompts
 from interp.text import load_text
 
@@ -33,16 +31,9 @@ def model(folder):
 
 
 @pytest.fixture(scope="module")
-def fitted(model, tmp_path_factory):
+def books(model, tmp_path_factory):
     text = load_text("stdlib", model, n_tokens=640, context=32)
-    out = tmp_path_factory.mktemp("books")
-    fit_codebooks(model, ["heads"], text, out, FitConfig(n_codes=12))
-    return out
-
-
-@pytest.fixture(scope="module")
-def books(model, fitted):
-    return Codebooks.from_pretrained(fitted, model)
+    return fit_codebooks(model, ["heads"], text, tmp_path_factory.mktemp("books"), FitConfig(n_codes=12))
 
 
 def test_each_condition_is_written_under_its_own_codes(model, books):
@@ -54,6 +45,22 @@ def test_each_condition_is_written_under_its_own_codes(model, books):
     assert [one.tokens for one in found["steered"]] == [one.tokens for one in steered]
     assert len({tuple(one.tokens for one in own) for own in found.values()}) == 3
     assert [one.prompt for one in found["random codes"]] == [*PROMPTS]
+    for less in ({"codes": ()}, {"prompts": ()}):  # nothing to compare
+        with pytest.raises(InputError):
+            replace(ASKED, **less).run(model, books)
+
+
+@pytest.mark.parametrize("error_term", [True, False])
+def test_steered_texts_are_those_of_an_edited_model(model, books, error_term):
+    prompts, options = ["Mary and John", "The store"], {"seed": 2, "temperature": 1.0}
+    edits = [AddCode("a0.h1", 3, 30), SetCode("a1.h2", 5)]
+    texts = steer(model, books, edits, prompts, 8, error_term=error_term, **options)
+    with attach(model, books, error_term=error_term).edit(*edits, seed=2):
+        assert texts == generate(model, prompts, 8, **options)
+    assert all(text.startswith(prompt) for text, prompt in zip(texts, prompts, strict=True))
+    assert texts != generate(model, prompts, 8, **options)
+    one = steer(model, books, edits, prompts[0], 8, error_term=error_term, temperature=0)
+    assert one == attach(model, books, error_term=error_term).edit(*edits).generate(prompts[0], 8)
 
 
 def test_batches_go_on_in_the_order_of_the_prompts_and_their_draws_never_meet(model, books, monkeypatch):
@@ -64,24 +71,6 @@ def test_batches_go_on_in_the_order_of_the_prompts_and_their_draws_never_meet(mo
     greedy = replace(ASKED, samples=2, scale=2, temperature=0).run(model, books)["steered"]
     assert [one.prompt for one in greedy] == [*PROMPTS] * 2
     assert [one.tokens for one in greedy[:3]] == [one.tokens for one in greedy[3:]]
-
-
-@pytest.mark.parametrize("less", [{"codes": ()}, {"prompts": ()}], ids=str)
-def test_without_codes_or_prompts_there_is_nothing_to_compare(model, books, less):
-    with pytest.raises(InputError):
-        replace(ASKED, **less).run(model, books)
-
-
-def test_the_program_makes_the_same_texts(model, books, folder, fitted):
-    asked = replace(ASKED, model=str(folder), codebooks=str(fitted), seed=3, random_baseline=True)
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(asked.program(), {})  # noqa: S102
-    told = [
-        f"{name} {one.prompt} {one.text} {one.perplexity}\n"
-        for name, own in asked.run(model, books).items()
-        for one in own
-    ]
-    assert out.getvalue() == "".join(told)
 
 
 def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():

@@ -17,3 +17,17 @@ def changed_roles(pair: PromptPair) -> set[str]:
     roles = {position: role for role, position in reversed(pair.positions.items())}
     both = zip(pair.clean_tokens, pair.corrupt_tokens, strict=True)
     return {roles.get(i, "?") for i, (clean, corrupt) in enumerate(both) if clean != corrupt}
+
+
+class ShortSighted:
+    """GPT-2's tokenizer, to which some words are several tokens."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer, *words):
+        self.tokenizer, self.words = tokenizer, words
+
+    def __call__(self, text, **options):
+        for word in self.words:
+            text = text.replace(word, f"{word}xq")
+        return self.tokenizer(text, **options)

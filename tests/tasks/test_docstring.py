@@ -4,7 +4,6 @@ import pytest
 
 from interp.prompts.sampling import read_data
 from interp.tasks import Docstring
-from interp.tasks.docstring import Function
 
 FORM = re.compile(
     r"\ndef (?P<method>\w+)\(self, (?P<before1>\w+), (?P<before2>\w+), "
@@ -23,25 +22,6 @@ CHANGED = {
     "random_def_doc": {"A_def", "B_def", "A_doc", "B_doc"},
     "random_answer_doc": {"C_def", "A_doc", "B_doc"},
 }
-
-
-def test_prompt_reads_as_the_published_example():
-    function = Function(
-        method="old",
-        before=("first", "files"),
-        matching=("page", "names", "size"),
-        after="read",
-        documented=("page", "names"),
-        summary=("sector", "gap", "population"),
-        descriptions=(("message", "tree"), ("detail", "mine")),
-    )
-    assert "".join(text for text, _ in function.pieces()) == (
-        "\ndef old(self, first, files, page, names, size, read):\n"
-        '    """sector gap population\n\n'
-        "    :param page: message tree\n"
-        "    :param names: detail mine\n"
-        "    :param"
-    )
 
 
 @pytest.mark.parametrize("kind", Docstring.counterfactuals)
@@ -78,17 +58,8 @@ def test_roles_point_at_their_tokens_in_both_prompts(real_tokenizer, kind, bos):
 @pytest.mark.slow
 def test_positions_without_bos_are_those_of_auto_circuit_where_indents_are_one_token(smollm2):
     pair = Docstring().sample(smollm2, 1, bos=False)[0]
-    assert pair.positions == {
-        "A_def": 10,
-        "B_def": 12,
-        "comma": 13,
-        "C_def": 14,
-        "A_doc": 26,
-        "param2": 32,
-        "B_doc": 33,
-        "param3": 39,
-        "END": 39,
-    }
+    first = {"A_def": 10, "B_def": 12, "comma": 13, "C_def": 14}
+    assert pair.positions == first | {"A_doc": 26, "param2": 32, "B_doc": 33, "param3": 39, "END": 39}
 
 
 @pytest.mark.parametrize("kind", Docstring.counterfactuals)
@@ -102,13 +73,7 @@ def test_wrong_answers_are_the_other_argument_names_of_both_prompts(gpt2, kind):
         assert len(pair.wrong_answers) == len(expected)
 
 
-def test_all_prompts_of_a_tokenizer_have_one_length(real_tokenizer):
-    pairs = Docstring().sample(real_tokenizer, 200)
-    assert len({len(pair.clean_tokens) for pair in pairs}) == 1
-    assert pairs.dropped == {}
-
-
-def test_names_and_words_do_not_overlap():
-    data = read_data("docstring")
-    assert not set(data["names"]) & set(data["words"])
-    assert len(set(data["names"])) == len(data["names"]) and len(set(data["words"])) == len(data["words"])
+def test_all_prompts_of_a_tokenizer_have_one_length_and_no_name_is_a_word(real_tokenizer):
+    pairs, data = Docstring().sample(real_tokenizer, 200), read_data("docstring")
+    assert len({len(pair.clean_tokens) for pair in pairs}) == 1 and pairs.dropped == {}
+    assert len({*data["names"], *data["words"]}) == len(data["names"]) + len(data["words"])

@@ -59,16 +59,13 @@ def test_ioi_works_where_words_are_marked_at_their_start(metaspace):
         assert metaspace.convert_ids_to_tokens(pair.answers[0]).startswith("▁")
 
 
-def test_a_role_within_a_token_is_an_input_error(gpt2):
+def test_a_role_within_a_token_and_unequal_prompts_are_input_errors(gpt2):
+    encoder = PromptEncoder(gpt2, bos=False)
     with pytest.raises(InputError, match="no token border after 'Hel'"):
-        PromptEncoder(gpt2, bos=False).place([("Hel", "half"), ("lo", None)])
-
-
-def test_unequal_prompts_are_an_input_error(gpt2):
+        encoder.place([("Hel", "half"), ("lo", None)])
+    short, long = ([(text, "A"), (end, None)] for text, end in (("a", " b"), ("a b", " c")))
     with pytest.raises(InputError, match="2 tokens and its corrupt partner .* 3: choose another"):
-        PromptEncoder(gpt2, bos=False).pair(
-            [("a", "A"), (" b", None)], [("a b", "A"), (" c", None)], answers=[1], wrong_answers=[2]
-        )
+        encoder.pair(short, long, answers=[1], wrong_answers=[2])
 
 
 def test_a_continuation_that_fuses_with_its_prefix_is_encoded_alone(gpt2):

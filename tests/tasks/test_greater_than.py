@@ -7,20 +7,16 @@ from interp.tasks import GreaterThan, InputError
 LONG = re.compile(r"The (\w+) lasted from the year (\d\d)(\d\d) to the year (\d\d)")
 
 
-def test_prompt_reads_as_published(gpt2):
-    for pair in GreaterThan().sample(gpt2, 100):
+def test_prompt_reads_as_published_and_gpt2_answers_are_all_two_digit_tokens_above_the_year(gpt2):
+    pairs = GreaterThan().sample(gpt2, 100)
+    for pair in pairs:
         match = LONG.fullmatch(pair.clean)
         assert match and match[2] == match[4] and 11 <= int(match[2]) <= 17
         assert pair.corrupt == f"The {match[1]} lasted from the year {match[2]}01 to the year {match[2]}"
-
-
-def test_gpt2_answers_are_all_two_digit_tokens_above_the_year(gpt2):
-    for pair in GreaterThan().sample(gpt2, 100):
-        year = int(LONG.fullmatch(pair.clean)[3])
-        right = [gpt2.decode([token]) for token in pair.answers]
-        wrong = [gpt2.decode([token]) for token in pair.wrong_answers]
-        assert right == [f"{y:02d}" for y in range(year + 1, 100)]
-        assert wrong == [f"{y:02d}" for y in range(year + 1)]
+        right, wrong = ([gpt2.decode([t]) for t in tokens] for tokens in (pair.answers, pair.wrong_answers))
+        assert right == [f"{year:02d}" for year in range(int(match[3]) + 1, 100)]
+        assert wrong == [f"{year:02d}" for year in range(int(match[3]) + 1)]
+    assert pairs.notes == ()
 
 
 def test_gpt2_years_split_in_two_and_the_border_years_of_a_century_are_dropped(gpt2):
@@ -79,10 +75,6 @@ def test_digit_tokenizers_change_exactly_the_two_last_digits_under_01(digit_toke
     assert clean == corrupt
 
 
-def test_gpt2_has_no_digit_note(gpt2):
-    assert GreaterThan().sample(gpt2, 1).notes == ()
-
-
 def test_no_other_year_has_the_answer_of_the_clean_one_where_a_digit_is_a_token(digit_tokenizer):
     for pair in GreaterThan().sample(digit_tokenizer, 200, 0, "year"):
         clean, corrupt = (LONG.fullmatch(text) for text in (pair.clean, pair.corrupt))
@@ -109,11 +101,8 @@ def test_the_easier_counterfactuals_are_what_their_names_say(gpt2):
                 assert pair.corrupt == f"The {noun} began in the year {century}{last}, the year {century}"
 
 
-def test_a_tokenizer_with_whole_year_tokens_is_refused(whole_year_tokenizer):
+def test_whole_year_tokens_and_more_prompts_than_there_are_are_refused(whole_year_tokenizer, digit_tokenizer):
     with pytest.raises(InputError, match="two two-digit tokens or one token a digit.* 1732 in 1 token "):
         GreaterThan().sample(whole_year_tokenizer, 4)
-
-
-def test_more_prompts_than_there_are_is_an_input_error(digit_tokenizer):
     with pytest.raises(InputError, match=r"n is 10000000: .* distinct prompts"):
         GreaterThan().sample(digit_tokenizer, 10_000_000)

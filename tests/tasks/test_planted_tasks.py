@@ -42,16 +42,6 @@ def test_names_counterfactuals_change_the_names_and_nothing_else():
 
 
 def test_bad_requests_name_the_value_and_what_there_is():
-    tokenizer = load_planted_model("planted-backup").tokenizer
-    with pytest.raises(InputError, match="'planted-x'.*planted-induction"):
-        load_planted_task("planted-x")
-    with pytest.raises(InputError, match="'random'.*abc, s2_io"):
-        load_planted_task("planted-backup").sample(tokenizer, 3, counterfactual="random")
-    with pytest.raises(InputError, match="n is 0"):
-        load_planted_task("planted-backup").sample(tokenizer, 0)
-
-
-def test_a_tokenizer_that_splits_words_is_refused():
     class Letters:
         bos_token_id = 0
 
@@ -59,5 +49,12 @@ def test_a_tokenizer_that_splits_words_is_refused():
             assert not add_special_tokens
             return [ord(letter) for letter in text]
 
-    with pytest.raises(InputError, match="tokenizer of a planted model"):
-        load_planted_task("planted-backup").sample(Letters(), 1)
+    task, tokenizer = load_planted_task("planted-backup"), load_planted_model("planted-backup").tokenizer
+    for message, sample in (
+        ("'planted-x'.*planted-induction", lambda: load_planted_task("planted-x")),
+        ("'random'.*abc, s2_io", lambda: task.sample(tokenizer, 3, counterfactual="random")),
+        ("n is 0", lambda: task.sample(tokenizer, 0)),
+        ("tokenizer of a planted model", lambda: task.sample(Letters(), 1)),
+    ):
+        with pytest.raises(InputError, match=message):
+            sample()

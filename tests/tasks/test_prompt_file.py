@@ -1,4 +1,3 @@
-import copy
 import json
 import os
 
@@ -6,7 +5,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from interp.prompts import prompt_file
 from interp.prompts.sampling import sample_pairs
 from interp.tasks import IOI, Docstring, GreaterThan, InputError, PromptFile, write_prompt_file
 
@@ -37,7 +35,7 @@ def ids(tokenizer, text: str) -> tuple[int, ...]:
 def test_auto_circuit_json_is_read_with_positions_moved_by_bos(tmp_path, gpt2):
     path = write(tmp_path, {"prompts": [ENTRY], "word_idxs": {"IO": 1, "S1": 3, "S2": 9, "end": 12}})
     task = PromptFile(path)
-    assert task.roles == ("IO", "S1", "S2", "END") and task.metric == "logit_diff"
+    assert task.roles == ("IO", "S1", "S2", "END") and task.metric == "logit_diff" and task.name == str(path)
     pair = task.sample(gpt2, 1)[0]
     assert pair.clean_tokens == (gpt2.bos_token_id, *ids(gpt2, ENTRY["clean"]))
     assert pair.answers == ids(gpt2, " Mary") and pair.wrong_answers == ids(gpt2, " John")
@@ -45,32 +43,6 @@ def test_auto_circuit_json_is_read_with_positions_moved_by_bos(tmp_path, gpt2):
     assert at == {"IO": " Mary", "S1": " John", "S2": " John", "END": " to"}
     without = task.sample(gpt2, 1, bos=False)[0]
     assert without.positions == {"IO": 1, "S1": 3, "S2": 9, "END": 13}
-
-
-def test_jsonl_reads_as_the_same_json(tmp_path, gpt2):
-    prompts = entries("Today", "Then", "Yesterday")
-    as_json = PromptFile(write(tmp_path, {"prompts": prompts})).sample(gpt2, 3)
-    lines = "\n\n".join(json.dumps(entry) for entry in prompts) + "\n"
-    as_lines = PromptFile(write(tmp_path, lines, "mine.jsonl")).sample(gpt2, 3)
-    assert list(as_json) == list(as_lines)
-
-
-def test_a_file_is_encoded_once_for_a_tokenizer(tmp_path, gpt2, monkeypatch):
-    task = PromptFile(write(tmp_path, {"prompts": entries("Today", "Then", "Yesterday")}))
-    built = []
-    own = prompt_file._build
-    monkeypatch.setattr(prompt_file, "_build", lambda *given: built.append(1) or own(*given))
-    first = task.sample(gpt2, 3)
-    assert sample_pairs(task, gpt2, None, 100) and task.sample(gpt2, 2, seed=1) and len(built) == 3
-    assert list(task.sample(gpt2, 3)) == list(first), "drawing from it leaves the order as it was"
-    assert task.sample(gpt2, 3, bos=False)[0].clean_tokens == first[0].clean_tokens[1:] and len(built) == 6
-    task.sample(copy.deepcopy(gpt2), 1)
-    assert len(built) == 9
-
-
-def test_the_task_is_named_by_its_path_so_that_it_can_be_loaded_again(tmp_path):
-    path = write(tmp_path, {"prompts": [ENTRY]})
-    assert PromptFile(path).name == str(path)
 
 
 def test_the_seed_picks_a_reproducible_subset(tmp_path, gpt2):
@@ -81,14 +53,20 @@ def test_the_seed_picks_a_reproducible_subset(tmp_path, gpt2):
     assert picks[0] == [pair.clean for pair in task.sample(gpt2, 40, 0)][:10]
 
 
+def test_lines_read_as_the_same_file_with_a_byte_order_mark_too(tmp_path, gpt2):
+    prompts = entries("Today", "Then", "Yesterday")
+    lines = "\n\n".join(json.dumps(entry) for entry in prompts) + "\n"
+    as_lines = PromptFile(write(tmp_path, lines, "mine.jsonl")).sample(gpt2, 3)
+    path = tmp_path / "bom.json"
+    path.write_text(json.dumps({"prompts": prompts}), encoding="utf-8-sig")
+    assert list(PromptFile(path).sample(gpt2, 3)) == list(as_lines)
+
+
 def test_answers_of_several_tokens_are_scored_by_the_first_that_differs(tmp_path, gpt2):
-    long = {
-        "clean": "Q",
-        "corrupt": "R",
-        "answers": [" New York City"],
-        "wrong_answers": [" New York Times"],
-    }
-    pairs = PromptFile(write(tmp_path, {"prompts": [long]})).sample(gpt2, 1, bos=False)
+    def sampled(**changes):
+        return PromptFile(write(tmp_path, {"prompts": [{**ENTRY, **changes}]})).sample(gpt2, 1, bos=False)
+
+    pairs = sampled(clean="Q", corrupt="R", answers=[" New York City"], wrong_answers=[" New York Times"])
     pair = pairs[0]
     assert pair.clean_tokens == (*ids(gpt2, "Q"), *ids(gpt2, " New York"))
     assert pair.corrupt_tokens == (*ids(gpt2, "R"), *ids(gpt2, " New York"))
@@ -96,52 +74,38 @@ def test_answers_of_several_tokens_are_scored_by_the_first_that_differs(tmp_path
     assert pair.answers == ids(gpt2, " City") and pair.wrong_answers == ids(gpt2, " Times")
     assert pair.positions == {"END": 2}
     assert pairs.notes[0].startswith("1 of 1 pairs have answers of several tokens")
+    # those that differ at once leave the prompt alone
+    pairs = sampled(answers=[" Los Angeles"], wrong_answers=[" New York"])
+    assert pairs[0].answers == ids(gpt2, " Los") and pairs[0].clean == ENTRY["clean"] and pairs.notes
+    assert sampled().notes == ()
 
 
-def test_answers_that_differ_at_once_leave_the_prompt_alone(tmp_path, gpt2):
-    long = {**ENTRY, "answers": [" Los Angeles"], "wrong_answers": [" New York"]}
-    pairs = PromptFile(write(tmp_path, {"prompts": [long]})).sample(gpt2, 1)
-    assert pairs[0].answers == ids(gpt2, " Los") and pairs[0].clean == ENTRY["clean"]
-    assert pairs.notes
-
-
-def test_single_token_answers_need_no_note(tmp_path, gpt2):
-    assert PromptFile(write(tmp_path, {"prompts": [ENTRY]})).sample(gpt2, 1).notes == ()
-
-
-def test_unequal_lengths_and_answers_that_cannot_be_told_apart_are_dropped_and_counted(tmp_path, gpt2):
-    prompts = [
-        ENTRY,
-        {**ENTRY, "corrupt": "too short"},
+def test_what_cannot_be_used_is_dropped_and_counted(tmp_path, gpt2):
+    short = {**ENTRY, "corrupt": "too short"}
+    same, within = (
         {**ENTRY, "wrong_answers": [" Mary"]},
-        {**ENTRY, "answers": [" New"], "wrong_answers": [" New York"]},
-    ]
-    task = PromptFile(write(tmp_path, {"prompts": prompts}))
+        {"answers": [" New"], "wrong_answers": [" New York"]},
+    )
+    task = PromptFile(write(tmp_path, {"prompts": [ENTRY, short, same, {**ENTRY, **within}]}))
     assert task.sample(gpt2, 1).dropped == {"lengths": 1, "answers": 2}
     with pytest.raises(InputError, match="2 pairs asked for, but 1 of 4 are usable .*at most 1"):
         task.sample(gpt2, 2)
-
-
-def test_without_a_number_there_are_as_many_pairs_as_are_usable(tmp_path, gpt2):
-    prompts = [*entries(*(f"Day {i}:" for i in range(5))), {**ENTRY, "corrupt": "too short"}]
-    task = PromptFile(write(tmp_path, {"prompts": prompts}))
+    # without a number there are as many as are usable
+    task = PromptFile(write(tmp_path, {"prompts": [*entries(*(f"Day {i}:" for i in range(5))), short]}))
     found = sample_pairs(task, gpt2, None, task.default_n)
     assert len(found) == 5 and found.dropped == {"lengths": 1}
     assert len(sample_pairs(task, gpt2, None, 3)) == 3
     with pytest.raises(InputError, match="6 pairs asked for, but 5 of 6 are usable"):
         sample_pairs(task, gpt2, 6, 3)
+    for document, message in (
+        ({"prompts": [short]}, "no usable pair among 1 .*1 dropped for their lengths"),
+        ({"prompts": [ENTRY], "word_idxs": {"IO": 14}}, r"prompts\[0\] has 14 tokens .* puts IO at 14"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PromptFile(write(tmp_path, document)).sample(gpt2, 1)
 
 
-def test_no_usable_pair_is_an_input_error(tmp_path, gpt2):
-    task = PromptFile(write(tmp_path, {"prompts": [{**ENTRY, "corrupt": "too short"}]}))
-    with pytest.raises(InputError, match="no usable pair among 1 .*1 dropped for their lengths"):
-        task.sample(gpt2, 1)
-
-
-def test_a_role_beyond_the_prompt_is_an_input_error(tmp_path, gpt2):
-    task = PromptFile(write(tmp_path, {"prompts": [ENTRY], "word_idxs": {"IO": 14}}))
-    with pytest.raises(InputError, match=r"prompts\[0\] has 14 tokens .* puts IO at 14"):
-        task.sample(gpt2, 1)
+GOOD = json.dumps(ENTRY)
 
 
 @pytest.mark.parametrize(
@@ -165,52 +129,31 @@ def test_a_role_beyond_the_prompt_is_an_input_error(tmp_path, gpt2):
         ({"prompts": [{**ENTRY, "answers": " Mary"}]}, r"prompts\[0\].answers"),
         ({"prompts": [{**ENTRY, "answers": []}]}, r"prompts\[0\].answers"),
         ({"prompts": [{**ENTRY, "wrong_answers": [5]}]}, r"prompts\[0\].wrong_answers\[0\]"),
+        *(({"prompts": [ENTRY, ENTRY | {key: None}]}, rf"prompts\[1\].{key}") for key in ENTRY),
+        *(
+            ({"prompts": [{k: v for k, v in ENTRY.items() if k != key}]}, rf"prompts\[0\].{key}")
+            for key in ENTRY
+        ),
+        (f"{GOOD}\n{GOOD}\nnonsense\n", "lines: line 3"),
+        (f"{GOOD}\n{{}}\n", "lines: line 2: clean"),
+        ("\n", "lines: "),
     ],
     ids=str,
 )
 def test_a_bad_file_is_an_input_error_that_names_the_place(tmp_path, document, place):
-    path = write(tmp_path, document)
-    with pytest.raises(InputError, match=place) as caught:
+    path = write(tmp_path, document, "mine.jsonl" if place.startswith("lines: ") else "mine.json")
+    with pytest.raises(InputError, match=place.removeprefix("lines: ")) as caught:
         PromptFile(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", list(ENTRY))
-def test_a_missing_key_is_named_with_its_prompt(tmp_path, key):
-    broken = {k: v for k, v in ENTRY.items() if k != key}
-    with pytest.raises(InputError, match=rf"prompts\[1\].{key}"):
-        PromptFile(write(tmp_path, {"prompts": [ENTRY, broken]}))
-
-
-def test_a_bad_line_of_jsonl_is_named(tmp_path):
-    good = json.dumps(ENTRY)
-    with pytest.raises(InputError, match="line 3"):
-        PromptFile(write(tmp_path, f"{good}\n{good}\nnonsense\n", "mine.jsonl"))
-    with pytest.raises(InputError, match="line 2: clean"):
-        PromptFile(write(tmp_path, f"{good}\n{{}}\n", "mine.jsonl"))
-    with pytest.raises(InputError, match="mine.jsonl"):
-        PromptFile(write(tmp_path, "\n", "mine.jsonl"))
-
-
 def test_a_path_that_is_no_text_file_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
-        PromptFile(tmp_path / "absent.json")
-    folder = tmp_path / "folder.json"
-    folder.mkdir()
-    with pytest.raises(InputError, match="a folder"):
-        PromptFile(folder)
-    binary = tmp_path / "binary.json"
-    binary.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(InputError, match="binary.json"):
-        PromptFile(binary)
-    with pytest.raises(InputError, match="cannot be read"):
-        PromptFile("a\0b.json")
-
-
-def test_a_byte_order_mark_is_no_error(tmp_path):
-    path = tmp_path / "bom.json"
-    path.write_text(json.dumps({"prompts": [ENTRY]}), encoding="utf-8-sig")
-    assert len(PromptFile(path).prompts) == 1
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "binary.json").write_bytes(b'{"a": "\xff"}')
+    messages = {"absent.json": "no such file", "folder.json": "a folder", "binary.json": "binary.json"}
+    for name, message in (messages | {"a\0b.json": "cannot be read"}).items():
+        with pytest.raises(InputError, match=message):
+            PromptFile(tmp_path / name)
 
 
 @pytest.mark.parametrize("bos", [True, False])
@@ -222,29 +165,17 @@ def test_a_byte_order_mark_is_no_error(tmp_path):
 def test_written_pairs_are_read_back_as_they_were(tmp_path, real_tokenizer, task, kind, bos):
     pairs = task().sample(real_tokenizer, 12, 4, kind, bos=bos)
     path = tmp_path / "sub" / "pairs.json"
-    write_prompt_file(pairs, path, real_tokenizer)
+    for _ in range(2):
+        write_prompt_file(pairs, path, real_tokenizer)
+    assert os.listdir(path.parent) == ["pairs.json"]
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert set(document) <= {"prompts", "word_idxs", "metric"} and set(document["prompts"][0]) >= set(ENTRY)
     read = PromptFile(path)
     assert read.metric == pairs.metric
     again = {pair.clean: pair for pair in read.sample(real_tokenizer, 12, bos=bos)}
+    same = ("corrupt", "clean_tokens", "corrupt_tokens", "answers", "wrong_answers", "positions")
     for pair in pairs:
-        copy = again[pair.clean]
-        assert (copy.corrupt, copy.clean_tokens, copy.corrupt_tokens) == (
-            pair.corrupt,
-            pair.clean_tokens,
-            pair.corrupt_tokens,
-        )
-        assert (copy.answers, copy.wrong_answers) == (pair.answers, pair.wrong_answers)
-        assert copy.positions == pair.positions
-
-
-def test_writing_leaves_one_file_and_auto_circuits_keys(tmp_path, gpt2):
-    path = tmp_path / "pairs.json"
-    for _ in range(2):
-        write_prompt_file(Docstring().sample(gpt2, 3), path, gpt2)
-    assert os.listdir(tmp_path) == ["pairs.json"]
-    document = json.loads(path.read_text(encoding="utf-8"))
-    assert set(document) == {"prompts", "word_idxs", "metric"}
-    assert set(document["prompts"][0]) == {*ENTRY, "variables"}
+        assert [getattr(again[pair.clean], name) for name in same] == [getattr(pair, name) for name in same]
 
 
 json_values = st.recursive(
@@ -286,21 +217,16 @@ def check_robust(path, tokenizer):
 
 
 @quick
-@given(document=near_files)
-def test_nearly_right_files_never_crash(tmp_path, gpt2, document):
-    check_robust(write(tmp_path, document), gpt2)
-
-
-@quick
-@given(lines=st.lists(near_entries | st.just(ENTRY), max_size=4))
-def test_nearly_right_lines_never_crash(tmp_path, gpt2, lines):
-    check_robust(write(tmp_path, "\n".join(map(json.dumps, lines)), "mine.jsonl"), gpt2)
-
-
-@quick
-@given(content=st.binary(max_size=60), suffix=st.sampled_from([".json", ".jsonl"]))
-def test_any_bytes_never_crash(tmp_path, gpt2, content, suffix):
-    path = tmp_path / f"bytes{suffix}"
+@given(
+    content=near_files.map(json.dumps).map(str.encode)
+    | st.lists(near_entries | st.just(ENTRY), max_size=4).map(
+        lambda rows: "\n".join(map(json.dumps, rows)).encode()
+    )
+    | st.binary(max_size=60),
+    suffix=st.sampled_from([".json", ".jsonl"]),
+)
+def test_nearly_right_files_and_any_bytes_never_crash(tmp_path, gpt2, content, suffix):
+    path = tmp_path / f"mine{suffix}"
     path.write_bytes(content)
     check_robust(path, gpt2)
 

@@ -1,12 +1,12 @@
 """What holds for every shipped task."""
 
 import dataclasses
-import subprocess
-import sys
+import json
 
+import numpy as np
 import pytest
 
-from interp.prompts.sampling import dealt, draw_unseen, fill, sample_pairs, seeded
+from interp.prompts.sampling import dealt, draw_unseen, fill, held_out_pairs, sample_pairs, seeded
 from interp.tasks import InputError, PromptPair, PromptPairs, Task, TooFewPairs, load_task
 from interp.tasks.ioi import IOI
 from interp.tasks.registry import SHIPPED
@@ -16,12 +16,6 @@ KINDS = [(task, kind) for task in TASKS for kind in task.counterfactuals]
 
 each_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 each_kind = pytest.mark.parametrize(("task", "kind"), KINDS, ids=lambda value: getattr(value, "name", value))
-
-
-@each_task
-def test_a_shipped_task_fulfils_the_protocol(task):
-    assert isinstance(task(), Task)
-    assert task.default_n == 100
 
 
 @each_kind
@@ -43,20 +37,18 @@ def test_sampling_is_a_pure_function_of_its_arguments(gpt2, task, kind):
 
 
 @each_task
-def test_seeds_differ(gpt2, task):
-    first, second = (task().sample(gpt2, 20, seed) for seed in (0, 1))
-    assert not {pair.clean for pair in first} & {pair.clean for pair in second}
-
-
-@each_task
-def test_a_smaller_sample_is_the_start_of_a_larger(gpt2, task):
-    assert list(task().sample(gpt2, 10, 2)) == list(task().sample(gpt2, 25, 2))[:10]
-
-
-@each_task
-def test_prompts_are_distinct(gpt2, task):
+def test_samples_are_distinct_by_seed_and_a_smaller_one_is_the_start_of_a_larger(gpt2, task):
+    assert isinstance(task(), Task) and task.default_n == 100
     pairs = task().sample(gpt2, 1500)
     assert len({pair.clean for pair in pairs}) == 1500
+    assert (pairs.task, pairs.metric, pairs.counterfactual) == (
+        task.name,
+        task.metric,
+        task.counterfactuals[0],
+    )
+    assert list(task().sample(gpt2, 10)) == pairs[:10]
+    first, second = (task().sample(gpt2, 20, seed) for seed in (0, 1))
+    assert not {pair.clean for pair in first} & {pair.clean for pair in second}
 
 
 @each_task
@@ -68,38 +60,21 @@ def test_without_bos_tokens_and_positions_move_by_one(gpt2, task):
 
 
 @each_task
-def test_the_default_counterfactual_is_the_first(gpt2, task):
-    pairs = task().sample(gpt2, 5)
-    assert pairs.counterfactual == task.counterfactuals[0]
-    assert (pairs.task, pairs.metric) == (task.name, task.metric)
-
-
-@each_task
-@pytest.mark.parametrize("n", [0, -3])
-def test_a_bad_n_is_an_input_error(gpt2, task, n):
-    with pytest.raises(InputError, match=f"n is {n!r}"):
-        task().sample(gpt2, n)
-
-
-@each_task
-def test_an_unknown_counterfactual_is_an_input_error_that_lists_them(gpt2, task):
+def test_a_bad_n_and_an_unknown_counterfactual_are_input_errors(gpt2, task):
+    for n in (0, -3):
+        with pytest.raises(InputError, match=f"n is {n!r}"):
+            task().sample(gpt2, n)
     with pytest.raises(InputError) as caught:
         task().sample(gpt2, 5, counterfactual="nonsense")
     assert all(kind in str(caught.value) for kind in ("nonsense", *task.counterfactuals))
 
 
-def test_a_stream_depends_on_every_part():
+def test_cards_are_dealt_equally_often_by_every_part_of_a_stream_and_drawing_ends():
     assert len({seeded(*parts).random() for parts in (("a", 1), ("a", 2), ("b", 1), ("a", 1, "x"))}) == 4
-
-
-def test_dealt_cards_come_equally_often_in_another_order_each_time():
     cards = dealt(range(8), seeded("cards"))
     rounds = [[next(cards) for _ in range(8)] for _ in range(3)]
     assert all(sorted(dealt_round) == list(range(8)) for dealt_round in rounds)
-    assert len(set(map(tuple, rounds))) == 3
-
-
-def test_drawing_ends_with_an_input_error_when_all_is_seen():
+    assert len(set(map(tuple, rounds))) == 3, "in another order each time"
     stream, seen = seeded("draws"), set()
     assert {draw_unseen("x", lambda: stream.randrange(3), seen) for _ in range(3)} == {0, 1, 2}
     with pytest.raises(InputError, match="the task x has no more distinct prompts after 3 "):
@@ -111,21 +86,15 @@ def test_filled_templates_give_fields_with_their_space_the_role_of_their_name():
     assert pieces == [("Mary", None), (" said", None), (" so", "what"), (", then", None)]
 
 
-def test_importing_tasks_imports_neither_torch_nor_transformers():
-    code = (
-        "import sys, interp.tasks as t; t.task_names(); print({'torch', 'transformers'} & set(sys.modules))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
+SOUND = {"clean_tokens": (1, 2, 3), "corrupt_tokens": (1, 2, 4), "answers": (5,), "wrong_answers": (6,)}
 
 
-def test_a_sample_that_is_no_prompt_pairs_is_an_input_error():
-    class Listing(IOI):
-        def sample(self, *_arguments, **_named):
-            return []
-
-    with pytest.raises(InputError, match="sample must return PromptPairs, not list"):
-        sample_pairs(Listing(), None, 3, 3)
+def changed(**values) -> PromptPair:
+    pair = PromptPair("a b c", "a b d", **SOUND)
+    for name, value in values.items():
+        object.__setattr__(pair, name, value)  # tests check types before a constructor is reached
+    pair.__post_init__()
+    return pair
 
 
 @pytest.mark.parametrize(
@@ -135,47 +104,22 @@ def test_a_sample_that_is_no_prompt_pairs_is_an_input_error():
         ({"wrong_answers": ()}, "needs an answer and a wrong answer"),
         ({"answers": ()}, "needs an answer and a wrong answer"),
         ({"positions": {"IO": 1, "END": 3}}, "outside of the 3 tokens of 'a b c': END at 3"),
+        ({"positions": {"IO": 1.0}}, "position of IO: 1.0: it must be a whole number"),
+        ({"positions": {"IO": None}}, "position of IO: None: it must be a whole number"),
+        ({"clean_tokens": (1, "2", 3)}, "clean_tokens: '2': it must be a whole number"),
+        ({"answers": (None,)}, "answers: None: it must be a whole number"),
     ],
 )
 def test_a_pair_that_cannot_be_is_an_input_error(wrong, words):
-    sound = {"clean_tokens": (1, 2, 3), "corrupt_tokens": (1, 2, 4), "answers": (5,), "wrong_answers": (6,)}
-    PromptPair("a b c", "a b d", **sound)
     with pytest.raises(InputError, match=words):
-        PromptPair("a b c", "a b d", **sound | wrong)
+        changed(**wrong)
 
 
-NUMBERS = """
-import json
-import numpy as np
-from interp.tasks import InputError, PromptPair
-
-sound = {"clean_tokens": (1, 2, 3), "corrupt_tokens": (1, 2, 4), "answers": (5,), "wrong_answers": (6,)}
-plain = PromptPair("a b c", "b", **sound, positions={"IO": 1, "END": 2})
-pair = PromptPair("a b c", "b", **sound, positions={"IO": np.int64(1), "END": np.int32(2)})
-assert pair == plain and json.dumps(pair.positions) == json.dumps(plain.positions)
-assert pair.fingerprint == plain.fingerprint
-for wrong in (
-    {"positions": {"IO": 1.0}},
-    {"positions": {"IO": None}},
-    {"clean_tokens": (1, "2", 3)},
-    {"answers": (None,)},
-):
-    try:
-        PromptPair("a b c", "b", **sound | wrong)
-    except InputError as error:
-        print(error)
-"""
-
-
-def test_positions_of_numpy_can_be_written_as_json_and_what_is_no_number_is_an_input_error():
-    """In a process in which types are not checked by the tests."""
-    result = subprocess.run([sys.executable, "-c", NUMBERS], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines() == [
-        "the pair of 'a b c': position of IO: 1.0: it must be a whole number",
-        "the pair of 'a b c': position of IO: None: it must be a whole number",
-        "the pair of 'a b c': clean_tokens: '2': it must be a whole number",
-        "the pair of 'a b c': answers: None: it must be a whole number",
-    ]
+def test_positions_of_numpy_can_be_written_as_json():
+    plain = changed(positions={"IO": 1, "END": 2})
+    pair = changed(positions={"IO": np.int64(1), "END": np.int32(2)})
+    assert pair == plain and pair.fingerprint == plain.fingerprint
+    assert json.dumps(pair.positions) == json.dumps(plain.positions)
 
 
 FAILING = """
@@ -191,6 +135,11 @@ class Failing(IOI):
 class Leaving(IOI):
     def sample(self, *arguments, **named):
         sys.exit(3)
+
+
+class Listing(IOI):
+    def sample(self, *arguments, **named):
+        return []
 """
 
 
@@ -199,6 +148,7 @@ class Leaving(IOI):
     [
         ("Failing", r"task 'ioi': sample failed in line 8 of .*mine\.py: KeyError: 'no such"),
         ("Leaving", r"task 'ioi': sample failed in line 13 of .*mine\.py: SystemExit: 3"),
+        ("Listing", "sample must return PromptPairs, not list"),
     ],
 )
 def test_a_sample_of_one_s_own_that_fails_is_an_input_error_and_names_its_line(tmp_path, name, words):
@@ -209,19 +159,6 @@ def test_a_sample_of_one_s_own_that_fails_is_an_input_error_and_names_its_line(t
         with pytest.raises(InputError, match=words) as error:
             sample_pairs(task, None, n, 3)
         assert "\n" not in str(error.value)
-
-
-def test_a_sample_that_fails_for_many_is_no_sample_of_fewer():
-    class Short(IOI):
-        asked = []
-
-        def sample(self, _tokenizer, n, *_others, **_named):
-            self.asked.append(n)
-            return [][n]
-
-    with pytest.raises(InputError, match="sample failed in line .*IndexError"):
-        sample_pairs(Short(), None, None, 64)
-    assert Short.asked == [64]
 
 
 def test_fewer_pairs_are_taken_where_a_task_has_fewer_and_not_where_one_of_them_is_wrong(gpt2):
@@ -241,8 +178,40 @@ def test_fewer_pairs_are_taken_where_a_task_has_fewer_and_not_where_one_of_them_
         sample_pairs(Slip(), gpt2, None, 64)
     assert Slip.asked == [64, 32, 16]
     assert len(sample_pairs(Slip(), gpt2, None, 12)) == 12
-
-
-def test_a_sample_of_ours_that_fails_is_a_bug_and_shows_where():
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError):  # a sample of ours that fails is a bug and shows where
         sample_pairs(IOI(), None, 3, 3)
+
+
+@pytest.fixture
+def of_eight(tmp_path):
+    answers = {"answers": [" one"], "wrong_answers": [" two"]}
+    words = ("red", "blue", "green", "black", "white", "gold", "pink", "grey")
+    prompts = [{"clean": f"The {word} and", "corrupt": "The other and"} | answers for word in words]
+    (tmp_path / "eight.json").write_text(json.dumps({"prompts": prompts}))
+    return load_task(str(tmp_path / "eight.json"))
+
+
+@pytest.mark.parametrize(
+    ("used", "asked", "got"), [(4, 4, 4), (4, 3, 3), (2, 20, 6), (7, 1, 1), (7, 5, 1), (1, 8, 7)]
+)
+def test_a_short_file_gives_all_that_is_left(of_eight, gpt2, used, asked, got):
+    pool = of_eight.sample(gpt2, used, 0)
+    others = held_out_pairs(of_eight, gpt2, asked, pool)
+    texts = [pair.clean for pair in others]
+    assert len(texts) == len(set(texts)) == got
+    assert not {pair.clean for pair in pool} & set(texts)
+
+
+def test_a_file_that_is_used_up_or_a_task_that_repeats_itself_is_an_error(of_eight, gpt2):
+    class Repeating:
+        name, metric, roles, counterfactuals, default_n = "repeating", of_eight.metric, ("END",), ("file",), 8
+
+        def sample(self, tokenizer, n, *_rest, **_bos):
+            return of_eight.sample(tokenizer, 8, 0).subset(i % 8 for i in range(n))
+
+    pool = of_eight.sample(gpt2, 8, 0)
+    for task in (of_eight, Repeating()):
+        with pytest.raises(InputError, match="no pairs beyond the 8 used"):
+            held_out_pairs(task, gpt2, 4, pool)
+    some = pool.subset(range(6))
+    assert {pair.clean for pair in held_out_pairs(Repeating(), gpt2, 2, some)} == {p.clean for p in pool[6:]}

@@ -1,6 +1,7 @@
-"""The model's own samples: sampled once, the same for ever."""
+"""The model's own samples: sampled once, the same for ever; where a text ends, and what is no text."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ import torch
 from interp.errors import InputError
 from interp.models import load_model
 from interp.models.hooks import hooked
-from interp.steering.continuations import continue_prompts
+from interp.steering.continuations import continue_prompts, encode_prompts
+from interp.steering.texts import tokenize
 from interp.text import load_text
 from interp.text.sources import ModelSamples
+from interp.text.special import ends, until_end
 
 
 @pytest.fixture(autouse=True)
@@ -43,29 +46,22 @@ def test_samples_follow_the_models_distribution(tiny_model):
     torch.testing.assert_close(share, chances[likely], atol=0.1, rtol=0)
 
 
-def test_what_was_sampled_is_kept_and_more_is_added(tiny_model, monkeypatch):
-    model, source = tiny_model("llama"), ModelSamples(batch=8, length=20)
-    found = first(source, model, 10)
-    folder = source.folder(model, 0, 20)
-    kept = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-    assert sorted(kept) == ["00000.safetensors", "00001.safetensors"]
-    monkeypatch.setattr("interp.text.sources.generate", None)  # sampling again would fail
-    assert first(source, model, 10) == found
-    monkeypatch.undo()
-
-
-def test_a_killed_sampling_goes_on_and_damaged_files_are_made_again(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "other"))
+def test_what_was_sampled_is_kept_and_damaged_or_missing_files_are_made_again(tiny_model, monkeypatch):
     model, source = tiny_model("llama"), ModelSamples(batch=8, length=20)
     whole = first(source, model, 24)
     folder = source.folder(model, 0, 20)
+    assert sorted(path.name for path in folder.glob("*.safetensors")) == [
+        f"0000{i}.safetensors" for i in range(3)
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr("interp.text.sources.generate", None)  # sampling again would fail
+        assert first(source, model, 24) == whole
     (folder / "00001.safetensors").write_bytes(b"half of it")
     (folder / "00002.safetensors").unlink()
     assert first(source, model, 24) == whole
 
 
-def test_what_a_hooked_model_writes_is_not_taken_for_its_own(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
+def test_what_a_hooked_model_writes_is_not_taken_for_its_own(tiny_model):
     model, source = tiny_model("llama"), ModelSamples(batch=8, length=20)
     with hooked(model, {"blocks.0.hook_resid_pre": lambda x: 0 * x}):
         with pytest.raises(InputError, match="text of the source 'self' has to be by the model as it is"):
@@ -97,3 +93,28 @@ def test_self_as_blocks_with_a_split(tiny_model):
     )
     assert train.tokens.shape == heldout.tokens.shape == (20, 32)
     assert train.fingerprint() != heldout.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("of_config", "expected"), [(None, {2}), (2, {2}), (7, {2, 7}), ([7, 9], {2, 7, 9}), ((2, 9), {2, 9})]
+)
+def test_a_text_ends_at_whatever_generation_stops_at(of_config, expected):
+    model = SimpleNamespace(
+        cfg=SimpleNamespace(eos_token_id=of_config), tokenizer=SimpleNamespace(eos_token_id=2)
+    )
+    assert ends(model) == expected
+    assert until_end([5, 6, max(expected), 5], ends(model)) == [5, 6]
+
+
+def test_a_model_that_names_no_end_has_the_tokenizer_s_or_none(tiny_model):
+    model = tiny_model("llama")
+    assert model.tokenizer.eos_token_id in ends(model)
+    nameless = SimpleNamespace(cfg=SimpleNamespace(), tokenizer=SimpleNamespace(eos_token_id=None))
+    assert until_end([1, 2], ends(nameless)) == [1, 2]
+
+
+def test_half_of_a_surrogate_pair_is_a_line(tiny_model):
+    model = tiny_model("llama")
+    for read in (lambda text: encode_prompts(model, [text]), lambda text: tokenize(model, [text])):
+        with pytest.raises(InputError, match="character 4 .* half of a surrogate pair"):
+            read("John\udcff went")

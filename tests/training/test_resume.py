@@ -13,9 +13,7 @@ from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.models import hooked, load_model
 from interp.text import load_text
-from interp.training import TrainConfig, Trainer, train_codebooks
-from interp.training import run as checkpoint
-from interp.training import run as training_run
+from interp.training import TrainConfig, Trainer, run, train_codebooks
 
 CONFIG = TrainConfig(epochs=2, batch_size=8, lr=0.05, checkpoint_every=3, replace_every=2, centroid_refits=2)
 """16 steps."""
@@ -53,22 +51,20 @@ def kill_at(monkeypatch, call: int, target, name: str, *, after: bool) -> list[i
 
 
 @pytest.mark.parametrize(
-    ("call", "target", "name", "after"),
+    ("call", "target", "name", "after", "done"),
     [
-        (1, Trainer, "step", False),
-        (2, Trainer, "step", True),
-        (8, Trainer, "step", False),
-        (16, Trainer, "step", True),
-        (2, checkpoint, "save_file", False),
-        (2, checkpoint, "save_file", True),
-        (2, training_run, "write_json", False),
-        (2, training_run, "refit_centroids", False),
-        (2, training_run, "refit_centroids", True),
-        (1, training_run.Codebooks, "finish", False),
+        (1, Trainer, "step", False, 0),
+        (8, Trainer, "step", False, 7),
+        (16, Trainer, "step", True, 16),
+        (2, run, "save_file", False, 6),
+        (2, run, "save_file", True, 6),
+        (2, run, "write_json", False, 6),
+        (2, run, "refit_centroids", True, 16),
+        (1, run.Codebooks, "finish", False, 16),
     ],
 )
 def test_a_killed_run_goes_on_with_the_same_losses(
-    model, start, text, whole, tmp_path, monkeypatch, call, target, name, after
+    model, start, text, whole, tmp_path, monkeypatch, call, target, name, after, done
 ):
     kill_at(monkeypatch, call, target, name, after=after)
     with pytest.raises(Killed):
@@ -79,17 +75,10 @@ def test_a_killed_run_goes_on_with_the_same_losses(
     found = train_codebooks(model, start, text, tmp_path / "out", oftener)
     first, second = history(whole.folder), history(found.folder)
     assert first["loss"] == pytest.approx(second["loss"], abs=1e-6) and first["dead"] == second["dead"]
-    for one, other in zip(
-        *(Codebooks.from_pretrained(folder.folder, model).values() for folder in (whole, found)), strict=True
-    ):
+    books = (Codebooks.from_pretrained(one.folder, model).values() for one in (whole, found))
+    for one, other in zip(*books, strict=True):
         torch.testing.assert_close(one.codes, other.codes, atol=1e-6, rtol=0)
         assert torch.equal(one.counts, other.counts)
-    done = (
-        call
-        if target is Trainer
-        else {"save_file": 6, "write_json": 6, "refit_centroids": 16, "finish": 16}[name]
-    )
-    done -= target is Trainer and not after
     assert len(steps) <= 16 - done + CONFIG.checkpoint_every, "more than an interval was done again"
 
 
@@ -134,66 +123,55 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_serves(model, start,
     assert history(found.folder)["loss"] == pytest.approx(history(whole.folder)["loss"], abs=1e-6)
 
 
-def test_a_checkpoint_with_codes_of_another_shape_is_refused(model, start, text, killed):
+def test_another_runs_checkpoint_is_refused(model, start, text, killed, tiny_model, tmp_path):
+    other_text = load_text("stdlib", model, n_tokens=2048, context=32, seed=1)
+    config = FitConfig(n_codes=12, k=4, selection="matching_pursuit")
+    sites = fit_codebooks(model, ["a0"], text, tmp_path / "a0", config)
     path = checkpoints(killed)[-1]
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file({**tensors, "a1/codes": tensors["a1/codes"][:, :5].contiguous()}, path, metadata)
-    with pytest.raises(InputError, match=r"the checkpoint has a1/codes of shape \[4, 5, .*\], not \[4, 12"):
-        train_codebooks(model, start, text, killed, CONFIG)
 
+    def refused(message: str, of=model, books=start, words=text, **change) -> None:
+        with pytest.raises(InputError, match=message):
+            train_codebooks(of, books, words, killed, replace(CONFIG, **change))
 
-def test_another_runs_checkpoint_is_refused(model, start, text, killed, tiny_model, tmp_path):
-    with pytest.raises(InputError, match=r"another training \(lr 0.05, not 0.1\)"):
-        train_codebooks(model, start, text, killed, replace(CONFIG, lr=0.1))
-    other_text = load_text("stdlib", model, n_tokens=2048, context=32, seed=1)
-    with pytest.raises(InputError, match=r"another training \(text.seed 0, not 1\)"):
-        train_codebooks(model, start, other_text, killed, CONFIG)
-    config = FitConfig(n_codes=12, k=4, selection="matching_pursuit")
-    sites = fit_codebooks(model, ["a0"], text, tmp_path / "a0", config)
-    with pytest.raises(InputError, match="another sites"):
-        train_codebooks(model, sites, text, killed, CONFIG)
-    other = tiny_model("gpt2")
-    with pytest.raises(InputError, match="holds codebooks of"):
-        train_codebooks(other, start, text, killed, CONFIG)
+    refused(r"the checkpoint has a1/codes of shape \[4, 5, .*\], not \[4, 12")
+    refused(r"another training \(lr 0.05, not 0.1\)", lr=0.1)
+    refused(r"another training \(text.seed 0, not 1\)", words=other_text)
+    refused("another sites", books=sites)
+    refused("holds codebooks of", of=tiny_model("gpt2"))
     # copied into a folder where something else was begun
     (killed / ".work" / "request.json").unlink()
-    with pytest.raises(InputError, match="is a checkpoint of another training"):
-        train_codebooks(model, start, text, killed, replace(CONFIG, seed=3))
+    refused("is a checkpoint of another training", seed=3)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_activations_that_are_no_numbers_stop_it_and_the_last_checkpoint_stays(
-    model, start, text, killed, whole, value
+def test_values_that_are_no_numbers_stop_it_and_the_last_checkpoint_stays(
+    model, start, text, killed, whole, monkeypatch
 ):
+    state, kept = Trainer.state, checkpoints(killed)
+
     def spoil(x):
         x = x.clone()
-        x[0, 3] = value
+        x[0, 3] = float("inf")
         return x
-
-    kept = checkpoints(killed)[-1]
-    with (
-        hooked(model, {"blocks.0.hook_resid_post": spoil}),
-        pytest.raises(InputError, match=r"step 7 of 16: .*; the last good checkpoint is .*step-0+6"),
-    ):
-        train_codebooks(model, start, text, killed, CONFIG)
-    assert checkpoints(killed)[-1] == kept
-    found = train_codebooks(model, start, text, killed, CONFIG)
-    assert history(found.folder)["loss"] == pytest.approx(history(whole.folder)["loss"], abs=1e-6)
-
-
-def test_codes_that_are_no_numbers_make_no_checkpoint(model, start, text, killed, monkeypatch):
-    state = Trainer.state
 
     def spoiled(self):
         found = state(self)
         return {**found, "m0/codes": found["m0/codes"] * float("nan")}
 
-    monkeypatch.setattr(Trainer, "state", spoiled)
-    kept = checkpoints(killed)
-    with pytest.raises(InputError, match="step 9: m0/codes holds NaN or infinite values; the last good"):
+    with (
+        hooked(model, {"blocks.0.hook_resid_post": spoil}),
+        pytest.raises(InputError, match=r"step 7 of 16: .*; the last good checkpoint is .*step-0+6"),
+    ):
         train_codebooks(model, start, text, killed, CONFIG)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "state", spoiled)
+        with pytest.raises(InputError, match="step 9: m0/codes holds NaN or infinite values; the last good"):
+            train_codebooks(model, start, text, killed, CONFIG)
     assert checkpoints(killed) == kept
+    found = train_codebooks(model, start, text, killed, CONFIG)
+    assert history(found.folder)["loss"] == pytest.approx(history(whole.folder)["loss"], abs=1e-6)
 
 
 def test_a_finished_run_is_not_done_again_and_another_is_refused(model, start, text, whole, monkeypatch):
@@ -218,7 +196,4 @@ def test_the_step_follows_the_number_of_codes_and_is_kept_as_a_number(model, sta
     first = train_codebooks(model, start, text, tmp_path / "first", unsaid)
     assert first.manifest["training"]["lr"] == told.lr
     # so that the same command with the number said is the same run
-    again = train_codebooks(model, start, text, tmp_path / "first", told)
-    assert again.manifest == first.manifest
-    trained = train_codebooks(model, start, text, tmp_path / "second", told)
-    assert history(trained.folder) == history(first.folder)
+    assert train_codebooks(model, start, text, tmp_path / "first", told).manifest == first.manifest
