@@ -1,5 +1,7 @@
 """Prompt pairs for models without a task of their own: random tokens, random answers."""
 
+from dataclasses import replace
+
 import torch
 
 from interp.prompts.pairs import PromptPair, PromptPairs
@@ -25,3 +27,10 @@ def random_pairs(
             PromptPair("", "", tuple(clean), tuple(corrupt), (answer,), tuple(wrong), {"END": length - 1})
         )
     return PromptPairs(pairs, task="random", metric=metric, counterfactual="two tokens", seed=seed, bos=False)
+
+
+def alike(pairs: PromptPairs) -> PromptPairs:
+    """The same, with the clean prompt on both sides."""
+    same = pairs.subset(range(len(pairs)))
+    same[:] = [replace(pair, corrupt_tokens=pair.clean_tokens) for pair in pairs]
+    return same

@@ -14,125 +14,84 @@ from interp.tasks import load_task
 PLANTED = "planted-inhibition"
 
 
-def test_pooled_cells_equal_the_method_alone(tmp_path):
-    model = load_model(PLANTED)
-    pool = load_task(PLANTED).sample(model.tokenizer, 20, 0)
-    runner = Runner(
-        "adaptive-patching",
-        model,
-        pool,
-        tmp_path,
-        weights="of the test",
-        edges_compared=False,
-        batch_size=16,
-        say=print,
-    )
-    cells = [(4, 0), (4, 1), (8, 0)]
-    runner.prepare(cells, lambda _share: None)
+@pytest.fixture
+def made(tmp_path):
+    """A method's runner on so many pairs."""
+
+    def make(
+        method: str, n: int = 6, folder: str = "", dtype: str = "float32", batch_size: int = 16, edges=False
+    ):
+        model = load_model(PLANTED, dtype=dtype)
+        pool = load_task(PLANTED).sample(model.tokenizer, n, 0)
+        options = {"weights": "of the test", "edges_compared": edges, "batch_size": batch_size, "say": print}
+        return Runner(method, model, pool, tmp_path / folder, **options)
+
+    return make
+
+
+def quiet(_share: float) -> None:
+    """Progress that nobody reads."""
+
+
+def test_pooled_cells_equal_the_method_alone(made):
+    runner, cells = made("adaptive-patching", n=20), [(4, 0), (4, 1), (8, 0)]
+    runner.prepare(cells, quiet)
     for n, seed in cells:
-        told: list[float] = []
-        outcome = runner.outcome(n, seed, told.append)
-        alone = AdaptivePatchingBase(Context(model, pool.subset(drawn(seed, n, 20))), kept=range(n))
+        outcome = runner.outcome(n, seed, quiet)
+        alone = AdaptivePatchingBase(
+            Context(runner.model, runner.pool.subset(drawn(seed, n, 20))), kept=range(n)
+        )
         ranking = alone.rank(range(n), AdaptivePatchingConfig(seed=seed))
         np.testing.assert_allclose(outcome.heads, ranking.heads, atol=1e-3)
         assert outcome.forwards == pytest.approx(4 * n + ranking.forwards)
     again = runner.heads([drawn(0, 8, 20)[0]] * 4 + drawn(0, 8, 20)[:4], 0)
-    assert again.shape == outcome.heads.shape
-    assert np.isfinite(again).all()
+    assert again.shape == outcome.heads.shape and np.isfinite(again).all()
 
 
-def test_edges_are_scored_apart_where_they_are_compared(tmp_path):
-    model = load_model(PLANTED)
-    pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
-    runner = Runner(
-        "adaptive-patching",
-        model,
-        pool,
-        tmp_path,
-        weights="of the test",
-        edges_compared=True,
-        batch_size=16,
-        say=print,
-    )
-    runner.prepare([(4, 0)], lambda _share: None)
-    outcome = runner.outcome(4, 0, lambda _share: None)
+def test_edges_are_scored_apart_where_they_are_compared(made):
+    runner, written = made("adaptive-patching", edges=True), planted_truth(PLANTED).edges
+    runner.prepare([(4, 0)], quiet)
+    outcome = runner.outcome(4, 0, quiet)
     assert runner.scores_edges_apart
-    assert {(edge.sender, edge.receiver, edge.into) for edge in outcome.edges[:4]} == set(
-        planted_truth(PLANTED).edges
-    )
+    assert {(edge.sender, edge.receiver, edge.into) for edge in outcome.edges[:4]} == set(written)
     assert 0 < outcome.edge_forwards <= 26 * 4
     assert outcome.forwards <= 8 * 4, "what edges cost is told apart from what heads cost"
 
 
-def test_scores_of_another_precision_are_made_again(tmp_path):
+def test_scores_of_another_precision_are_made_again(made):
     found = {}
     for dtype in ("float32", "bfloat16", "float32"):
-        model = load_model(PLANTED, dtype=dtype)
-        pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
-        for folder in (tmp_path / "kept", tmp_path / dtype):
-            runner = Runner(
-                "attribution",
-                model,
-                pool,
-                folder,
-                weights="of the test",
-                edges_compared=False,
-                batch_size=16,
-                say=print,
-            )
-            runner.prepare([(4, 0)], lambda _share: None)
-            found[folder.name, dtype] = runner.outcome(4, 0, lambda _share: None).heads
+        for folder in ("kept", dtype):
+            runner = made("attribution", folder=folder, dtype=dtype)
+            runner.prepare([(4, 0)], quiet)
+            found[folder, dtype] = runner.outcome(4, 0, quiet).heads
         np.testing.assert_array_equal(found["kept", dtype], found[dtype, dtype])
     assert not np.array_equal(found["kept", "float32"], found["kept", "bfloat16"])
 
 
-def test_the_batch_size_counts_where_it_moves_scores(tmp_path):
-    model = load_model(PLANTED)
-    pool = load_task(PLANTED).sample(model.tokenizer, 6, 0)
-
-    def settings(method: str, batch_size: int) -> dict:
-        return Runner(
-            method,
-            model,
-            pool,
-            tmp_path,
-            weights="of the test",
-            edges_compared=False,
-            batch_size=batch_size,
-            say=print,
-        ).settings()
-
-    assert settings("attribution", 4) == settings("attribution", 16)
-    assert settings("subnetwork-probing", 4) != settings("subnetwork-probing", 16)
+def test_the_batch_size_counts_where_it_moves_scores(made):
+    settings = {
+        (method, size): made(method, batch_size=size).settings()
+        for method in ("attribution", "subnetwork-probing")
+        for size in (4, 16)
+    }
+    assert settings["attribution", 4] == settings["attribution", 16]
+    assert settings["subnetwork-probing", 4] != settings["subnetwork-probing", 16]
 
 
-def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(tmp_path):
+def test_one_pair_by_itself_tells_nothing_of_what_the_others_do(made, tmp_path):
     """HISP's score of a pair depends on the others, which a cell of one pair cannot show."""
-    model = load_model(PLANTED)
-    pool = load_task(PLANTED).sample(model.tokenizer, 8, 0)
     # HISP ranks subsets of a pool by itself, unless edges are compared
-    runner = Runner(
-        "hisp", model, pool, tmp_path, weights="of the test", edges_compared=True, batch_size=16, say=print
-    )
+    runner = made("hisp", n=8, edges=True)
     made_before = [tmp_path / "n1-seed0.json", tmp_path / "stability-n4.json", tmp_path / "pool.safetensors"]
     for path in made_before:
         path.write_text("of a version that looked at one pair")
-    runner.prepare([(1, 0), (4, 0)], lambda _share: None)
+    runner.prepare([(1, 0), (4, 0)], quiet)
     assert runner.per_pair is None
     assert not any(path.exists() for path in made_before)
-    outcome = runner.outcome(4, 0, lambda _share: None)
-    alone = runner.run(drawn(0, 4, 8), 0, lambda _share: None)
-    np.testing.assert_allclose(outcome.heads, alone.heads, atol=1e-6)
-    alone = Runner(
-        "attribution",
-        model,
-        pool,
-        tmp_path / "more",
-        weights="of the test",
-        edges_compared=False,
-        batch_size=16,
-        say=print,
-    )
-    alone.prepare([(1, 0)], lambda _share: None)
+    alone = runner.run(drawn(0, 4, 8), 0, quiet)
+    np.testing.assert_allclose(runner.outcome(4, 0, quiet).heads, alone.heads, atol=1e-6)
+    alone = made("attribution", n=8, folder="more")
+    alone.prepare([(1, 0)], quiet)
     assert alone.per_pair is not None
     assert alone._first[0] == (2, 0), "looked at with two pairs"

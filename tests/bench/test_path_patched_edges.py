@@ -8,9 +8,9 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from interp.models.sites import parse_site
-from interp.planted.models import load_planted_model, planted_truth
+from interp.planted.models import planted_truth
 from interp.scores.adaptive_patching.edges import EdgeList
-from interp.tasks import load_task
+from tests.oracles import planted
 
 PLANTED = "planted-induction"
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "path_patched_edges.py"))
@@ -18,12 +18,11 @@ SCRIPT["_compare"].__globals__["RESAMPLES"] = 200
 
 
 def test_path_patching_finds_the_written_edges_and_no_other():
-    model, truth = load_planted_model(PLANTED), planted_truth(PLANTED)
-    written = {edge for edge in truth.edges if edge[0].startswith("a") and edge[1].startswith("a")}
-    decoys = ["a0.h0", "a1.h3"]
-    assert not set(decoys) & set(truth.heads)
+    (model, pairs), truth = planted(PLANTED, 6), planted_truth(PLANTED)
+    written, decoys = set(truth.edges), {"a0.h0", "a1.h3"}
+    assert not decoys & set(truth.heads)
     edges = EdgeList.among([parse_site(site) for site in sorted({*truth.heads, *decoys})])
-    effects, gaps = SCRIPT["_measure"](model, load_task(PLANTED).sample(model.tokenizer, 6, 0), edges)
+    effects, gaps = SCRIPT["_measure"](model, pairs, edges)
     assert effects.shape == (6, len(edges)) and (gaps > 0).all()
     names = [str(site) for site in edges.sites]
     ends = zip(edges.sender, edges.receiver, edges.into, strict=True)
@@ -58,17 +57,13 @@ def test_rows_are_means_over_seeds_and_differences_are_from_eap_ig(compared):
         assert rows[method]["average_precision"][0] == pytest.approx(precision)
         less = rows[method]["roc_auc"][0] - rows["eap-ig"]["roc_auc"][0]
         assert rows[method]["roc_auc_less"][0] == pytest.approx(less)
-    assert rows["adaptive-patching"]["roc_auc"] == [1.0, 1.0, 1.0] and rows["eap-ig"]["roc_auc_less"] == [
-        0.0,
-        0.0,
-        0.0,
-    ]
+    assert rows["adaptive-patching"]["roc_auc"] == [1.0] * 3 and rows["eap-ig"]["roc_auc_less"] == [0.0] * 3
     assert [row["forwards"] for row in rows.values()] == [7.0, 26.0, 0.0]
 
 
-def test_intervals_draw_pairs(compared):
+def test_intervals_draw_pairs_and_seeds(compared):
     """One seed, and an edge whose effect is at the threshold: which pairs are drawn decides whether it is a member."""
-    runs, exact, _ = compared
+    runs, exact, rows_of_both = compared
     exact = exact.copy()
     exact[:, 6] = np.where(np.arange(20) % 2, 0.16, 0.0)
     rows = SCRIPT["_compare"](runs[:1], exact, np.full(20, 4.0), 0.02)
@@ -76,11 +71,6 @@ def test_intervals_draw_pairs(compared):
     scores = runs[0]["random"][0]
     either = sorted(roc_auc_score(np.arange(30) < members, scores) for members in (6, 7))
     assert random["roc_auc"][1:] == pytest.approx(either) and either[0] < either[1]
-
-
-def test_intervals_draw_seeds_too(compared):
-    """Where every pair agrees on the members, what is left to vary are the seeds: the ends are the two of them."""
-    runs, exact, rows = compared
-    truth = np.abs(exact.mean(0)) >= 0.02 * 4
-    by_seed = sorted(roc_auc_score(truth, run["random"][0]) for run in runs)
-    assert rows["random"]["roc_auc"][1:] == pytest.approx(by_seed)
+    # of two seeds whose every pair agrees on the members, what is left to vary are the seeds
+    by_seed = sorted(roc_auc_score(np.arange(30) < 6, run["random"][0]) for run in runs)
+    assert rows_of_both["random"]["roc_auc"][1:] == pytest.approx(by_seed)

@@ -1,3 +1,5 @@
+"""Circuits in the JSON of the EAP-IG and MIB code: written as theirs, read back, and broken files named."""
+
 import json
 from dataclasses import replace
 
@@ -20,12 +22,10 @@ def _edge(sender, receiver, into, score):
 
 
 def circuit(universe="heads+mlps"):
-    sites = ["a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"]
-    scores = [0.5, 0.01, 0.2, -0.4, 0.03, 0.3]
-    members = {"a0.h0", "m0", "a1.h0"}
+    scores = {"a0.h0": 0.5, "a0.h1": 0.01, "m0": 0.2, "a1.h0": -0.4, "a1.h1": 0.03, "m1": 0.3}
     components = tuple(
-        _component(site, score, site in members)
-        for site, score in zip(sites, scores, strict=True)
+        _component(site, score, site in {"a0.h0", "m0", "a1.h0"})
+        for site, score in scores.items()
         if universe == "heads+mlps" or site.startswith("a")
     )
     edges = (
@@ -34,18 +34,14 @@ def circuit(universe="heads+mlps"):
         _edge("a0.h0", "m1", None, 0.2),
         _edge("input", "a0.h1", "v", 0.1),
     )
-    return Circuit(
-        "tiny",
-        "ioi",
-        "adaptive-patching",
-        universe,
-        2,
-        2,
-        {"clean": 3.0, "corrupt": -1.0},
-        components,
-        edges,
-        {"seed": 0},
-    )
+    metric, method = {"clean": 3.0, "corrupt": -1.0}, "adaptive-patching"
+    return Circuit("tiny", "ioi", method, universe, 2, 2, metric, components, edges, {"seed": 0})
+
+
+def graph(tmp_path, of, **options) -> dict:
+    """What is written of a circuit."""
+    write_graph(of, tmp_path / "g.json", **({"d_model": 16} | options))
+    return json.loads((tmp_path / "g.json").read_text())
 
 
 @pytest.mark.parametrize("universe", ["heads+mlps", "heads"])
@@ -56,18 +52,19 @@ def test_a_circuit_survives_the_format(tmp_path, universe, helpful):
 
 
 def test_scores_of_mlps_that_stay_live_make_no_members(tmp_path):
-    scored = replace(circuit("heads"), components=(*circuit("heads").components, _component("m0", 0.2)))
-    write_graph(scored, tmp_path / "g.json", d_model=16)
-    assert json.loads((tmp_path / "g.json").read_text())["nodes"]["m0"] == {"in_graph": True, "score": 0.2}
-    found = read_graph(tmp_path / "g.json")
-    assert {(c.site, c.score, c.in_circuit) for c in found.components} == {
-        (c.site, c.score, c.in_circuit) for c in scored.components
-    }
+    plain = circuit("heads")
+    scored = replace(plain, components=(*plain.components, _component("m0", 0.2)))
+    nodes = graph(tmp_path, scored)["nodes"]
+    assert nodes["m0"] == {"in_graph": True, "score": 0.2} and nodes["m1"] == {"in_graph": True}
+    assert nodes["a1.h1"]["in_graph"] is False
+    found, wanted = (
+        sorted(g.components, key=lambda c: c.site) for g in (read_graph(tmp_path / "g.json"), scored)
+    )
+    assert found == wanted
 
 
 def test_the_file_is_what_eap_ig_writes(tmp_path):
-    write_graph(circuit(), tmp_path / "g.json", d_model=16)
-    value = json.loads((tmp_path / "g.json").read_text())
+    value = graph(tmp_path, circuit())
     assert value["cfg"] == {"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 16}
     assert list(value["nodes"]) == ["input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1", "logits"]
     assert value["nodes"]["a1.h0"] == {"in_graph": True, "score": -0.4}
@@ -76,47 +73,36 @@ def test_the_file_is_what_eap_ig_writes(tmp_path):
     assert value["edges"]["a0.h0->m1"] == {"score": 0.2, "in_graph": False}
     assert value["edges"]["m0->logits"] == {"score": 0.0, "in_graph": True}
     assert "a0.h0->a0.h1<q>" not in value["edges"] and "a1.h0->m1" in value["edges"]
-
-
-def test_parallel_models_have_no_edge_from_a_head_to_the_mlp_of_its_layer(tmp_path):
-    write_graph(circuit(), tmp_path / "g.json", d_model=16, parallel_attn_mlp=True)
-    edges = json.loads((tmp_path / "g.json").read_text())["edges"]
+    # parallel models have no edge from a head to the MLP of its layer
+    edges = graph(tmp_path, circuit(), parallel_attn_mlp=True)["edges"]
     assert "a1.h0->m1" not in edges and "a0.h0->m1" in edges
 
 
 def test_gpt2_has_the_published_number_of_edges(tmp_path):
-    empty = replace(circuit(), n_layers=12, n_heads=12, components=(), edges=())
-    write_graph(empty, tmp_path / "g.json", d_model=768)
-    value = json.loads((tmp_path / "g.json").read_text())
+    value = graph(tmp_path, replace(circuit(), n_layers=12, n_heads=12, components=(), edges=()), d_model=768)
     assert (len(value["nodes"]), len(value["edges"])) == (158, 32_491)
 
 
-def test_live_mlps_are_in_the_graph_of_a_heads_only_circuit(tmp_path):
-    write_graph(circuit("heads"), tmp_path / "g.json", d_model=16)
-    nodes = json.loads((tmp_path / "g.json").read_text())["nodes"]
-    assert nodes["m1"] == {"in_graph": True}
-    assert nodes["a1.h1"]["in_graph"] is False
-
-
 def test_mib_layout_keeps_membership_and_edges_and_folds_edges_onto_nodes(tmp_path):
-    write_graph(circuit(), tmp_path / "g.json", d_model=16, layout="mib", helpful="negative")
-    value = json.loads((tmp_path / "g.json").read_text())
+    value = graph(tmp_path, circuit(), layout="mib", helpful="negative")
     assert value["nodes"]["a0.h0"] is True and value["nodes"]["m1"] is False
     assert value["edges"]["a0.h0->a1.h0<q>"]["score"] == -0.4
     read = read_graph(tmp_path / "g.json")
     assert read.edges == circuit().edges
     assert {c.site for c in read.members} == {"a0.h0", "m0", "a1.h0"}
-    assert {c.site: c.score for c in read.components} == {
-        "a0.h0": 0.4, "a0.h1": 0.1, "m0": 0.0, "a1.h0": 0.4, "a1.h1": 0.0, "m1": 0.2,
-    }  # fmt: skip
+    folded = {"a0.h0": 0.4, "a0.h1": 0.1, "m0": 0.0, "a1.h0": 0.4, "a1.h1": 0.0, "m1": 0.2}
+    assert {c.site: c.score for c in read.components} == folded
 
 
-def test_unsplit_edges_into_heads_are_divided_over_q_k_and_v(tmp_path):
-    unsplit = replace(circuit(), edges=(_edge("a0.h0", "a1.h0", None, 0.3),))
-    write_graph(unsplit, tmp_path / "g.json", d_model=16)
+def test_unsplit_edges_into_heads_are_divided_over_q_k_and_v_and_impossible_ones_refused(tmp_path):
+    graph(tmp_path, replace(circuit(), edges=(_edge("a0.h0", "a1.h0", None, 0.3),)))
     read = read_graph(tmp_path / "g.json").edges
     assert {e.into for e in read} == {"q", "k", "v"}
     assert sum(e.score for e in read) == pytest.approx(0.3)
+    backwards = replace(circuit(), edges=(_edge("a1.h0", "a0.h0", "q", 1.0),))
+    with pytest.raises(InputError, match="a1.h0->a0.h0"):
+        write_graph(backwards, tmp_path / "backwards.json", d_model=16)
+    assert not (tmp_path / "backwards.json").exists()
 
 
 FOREIGN = {
@@ -146,16 +132,16 @@ def test_foreign_graph_is_read_with_the_sign_that_is_asked_for(tmp_path):
     assert plain.metric == {} and plain.provenance == {"source": "foreign.json"}
 
 
-def test_a_graph_without_scores_keeps_the_edges_that_are_in_it(tmp_path):
+def test_scores_that_a_foreign_graph_lacks(tmp_path):
     edges = {name: {"score": None, "in_graph": e["in_graph"]} for name, e in FOREIGN["edges"].items()}
     read = read_graph(write(tmp_path, edges=edges))
     assert {(e.sender, e.receiver) for e in read.edges} == {("input", "a0.h0"), ("a0.h0", "logits")}
-
-
-def test_nodes_that_were_never_scored_may_be_nan(tmp_path):
     nodes = {name: {"in_graph": True, "score": float("nan")} for name in FOREIGN["nodes"]}
     read = read_graph(write(tmp_path, nodes=nodes))
     assert {c.site: c.score for c in read.components} == {"a0.h0": -2.0, "m0": 0.5}
+
+
+SCORED = {"score": 1.0, "in_graph": True}
 
 
 @pytest.mark.parametrize(
@@ -171,11 +157,11 @@ def test_nodes_that_were_never_scored_may_be_nan(tmp_path):
         {"nodes": []},
         {"nodes": {"a0.h0": {"in_graph": True, "score": float("inf")}}},
         {"interp": "x"},
-        {"edges": {"a0.h0": {"score": 1.0, "in_graph": True}}},
-        {"edges": {"input->a0.h0": {"score": 1.0, "in_graph": True}}},
-        {"edges": {"input->a0.h0<x>": {"score": 1.0, "in_graph": True}}},
-        {"edges": {"input->m0<q>": {"score": 1.0, "in_graph": True}}},
-        {"edges": {"input->m9": {"score": 1.0, "in_graph": True}}},
+        {"edges": {"a0.h0": SCORED}},
+        {"edges": {"input->a0.h0": SCORED}},
+        {"edges": {"input->a0.h0<x>": SCORED}},
+        {"edges": {"input->m0<q>": SCORED}},
+        {"edges": {"input->m9": SCORED}},
         {"edges": {"input->m0": {"score": float("nan"), "in_graph": True}}},
         {"edges": {"input->m0": {"score": "high", "in_graph": True}}},
         {"edges": {"input->m0": 1.0}},
@@ -188,8 +174,8 @@ def test_a_broken_graph_is_an_input_error_that_names_the_file(tmp_path, changes)
 
 @pytest.mark.parametrize("bad", ["q", "k", "v"])
 def test_a_score_that_is_no_number_is_refused_at_each_input_of_a_head(tmp_path, bad):
-    scores = {into: float("nan") if into == bad else 1.0 for into in "qkv"}
-    edges = {f"input->a0.h0<{into}>": {"score": score, "in_graph": True} for into, score in scores.items()}
+    edges = {f"input->a0.h0<{into}>": SCORED for into in "qkv"}
+    edges[f"input->a0.h0<{bad}>"] = SCORED | {"score": float("nan")}
     with pytest.raises(InputError, match="edge input->a0.h0<.> is nan"):
         read_graph(write(tmp_path, edges=edges))
 
@@ -201,18 +187,10 @@ def test_a_file_of_something_else_is_an_input_error(tmp_path, text):
         read_graph(tmp_path / "x.json")
 
 
-def test_an_edge_that_the_model_lacks_is_refused(tmp_path):
-    backwards = replace(circuit(), edges=(_edge("a1.h0", "a0.h0", "q", 1.0),))
-    with pytest.raises(InputError, match="a1.h0->a0.h0"):
-        write_graph(backwards, tmp_path / "g.json", d_model=16)
-    assert not (tmp_path / "g.json").exists()
-
-
 def test_scores_without_a_sign_are_written_with_that_of_the_effect(tmp_path):
     run = interp.find_circuit("planted-suppression", "planted-suppression", method="hisp", n=8, candidates=10)
     assert not run.settings.signed
-    write_graph(run.circuit, tmp_path / "graph.json", d_model=8)
-    nodes = json.loads((tmp_path / "graph.json").read_text())["nodes"]
+    nodes = graph(tmp_path, run.circuit, d_model=8)["nodes"]
     for head in run.heads:
         node = nodes[head.site]
         assert ("score" in node) == (head.effect is not None)

@@ -8,15 +8,14 @@ import pytest
 from interp.activations.stream import MetricConsumer, feed
 from interp.circuits.roles import ROLE_BAR, HeadReadout, head_roles, role_name
 from interp.planted.models import load_planted_model, planted_truth
-from interp.tasks import load_task
+from tests.oracles import at, planted
 
 
 @pytest.fixture(scope="module")
 def readouts():
     found = {}
     for name in ("planted-induction", "planted-inhibition", "planted-backup"):
-        model = load_planted_model(name)
-        pairs = load_task(name).sample(model.tokenizer, 16, 0)
+        model, pairs = planted(name, 16)
         readout, metric = HeadReadout(model, len(pairs)), MetricConsumer(len(pairs))
         feed(model, pairs, [readout, metric])
         found[name] = (readout, head_roles(model, readout), metric)
@@ -24,11 +23,7 @@ def readouts():
 
 
 def _heads(name, role):
-    return [
-        tuple(int(part[1:]) for part in site.split("."))
-        for site, known in planted_truth(name).heads.items()
-        if role in known.lower()
-    ]
+    return [at(site) for site, known in planted_truth(name).heads.items() if role in known.lower()]
 
 
 @pytest.mark.parametrize(
@@ -58,15 +53,11 @@ def test_a_duplicate_token_head_looks_back_at_the_same_token_and_not_beside_it(r
     assert found["duplicate-token"] > 0.25 > found["induction"]
 
 
-def test_direct_contributions_sum_to_the_logit_difference_of_a_linear_model(readouts):
-    for readout, _, metric in readouts.values():
+def test_contributions_sum_to_the_logit_difference_of_a_linear_model_and_scores_are_shares(readouts):
+    for readout, roles, metric in readouts.values():
         # embeddings write nothing that the planted unembeddings read
         np.testing.assert_allclose(readout.direct_.sum((1, 2)), metric.metric_[0], rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(readout.total_, metric.metric_[0], rtol=1e-3, atol=1e-3)
-
-
-def test_scores_stay_between_0_and_1_and_patterns_are_distributions(readouts):
-    for readout, roles, _ in readouts.values():
         for score in roles.scores.values():
             assert score.min() >= 0 and score.max() <= 1 + 1e-6
         np.testing.assert_allclose(readout.patterns_.sum(-1), 1, atol=1e-4)

@@ -6,20 +6,16 @@ import pytest
 from interp.circuits.verify import candidates, check, decide
 from interp.errors import InputError
 from interp.models import Site
-from interp.planted.models import load_planted_model, planted_truth
+from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.patching import PatchingEffects
 from interp.scores.result import Scores
 from interp.stats import mean_interval
-from interp.tasks import load_task
-
-
-def _scores(heads, mlps=None):
-    return Scores(np.array(heads, dtype=float), mlps=mlps)
+from tests.oracles import planted
 
 
 def test_candidates_are_the_largest_by_absolute_score_and_mlps_only_join_when_asked():
-    scores = _scores([[0.1, -3.0], [2.0, 0.0]], mlps=np.array([-2.5, 0.0]))
+    scores = Scores(np.array([[0.1, -3.0], [2.0, 0.0]]), mlps=np.array([-2.5, 0.0]))
     assert [str(s) for s in candidates(scores, 2)] == ["a0.h1", "a1.h0"]
     assert [str(s) for s in candidates(scores, 3, mlps=True)] == ["a0.h1", "m0", "a1.h0"]
     with pytest.raises(InputError, match="-1 candidates"):
@@ -28,11 +24,12 @@ def test_candidates_are_the_largest_by_absolute_score_and_mlps_only_join_when_as
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition"])
 def test_the_planted_circuit_is_recovered_exactly(name):
-    model, truth = load_planted_model(name), planted_truth(name)
-    pairs = load_task(name).sample(model.tokenizer, 16, 0)
+    model, pairs = planted(name, 16)
     checked = check(model, pairs, candidates(attribution(model, pairs), 12))
     members = {str(site) for site, inside in zip(checked.sites, checked.member, strict=True) if inside}
-    assert members == set(truth.heads)
+    assert members == set(planted_truth(name).heads)
+    with pytest.raises(InputError, match="3 pairs are too few"):
+        check(model, pairs.subset(range(3)), [Site("attn", 0, 0)])
 
 
 def test_a_small_or_uncertain_effect_is_no_member():
@@ -53,18 +50,21 @@ def test_a_small_or_uncertain_effect_is_no_member():
     assert checked.effect[1] < 0
 
 
-def test_a_model_that_does_not_do_the_task_has_no_circuit():
-    n = 30
-    noise = np.random.default_rng(0).standard_normal((2, n))
-    with pytest.raises(InputError, match="does not do this task"):
-        decide(PatchingEffects((Site("attn", 0, 0),), np.zeros((n, 1)), noise[0], noise[1], 0.0, 0.0))
-
-
-def test_too_few_pairs_are_refused():
-    model = load_planted_model("planted-induction")
-    pairs = load_task("planted-induction").sample(model.tokenizer, 3, 0)
-    with pytest.raises(InputError, match="3 pairs are too few"):
-        check(model, pairs, [Site("attn", 0, 0)])
+@pytest.mark.parametrize(
+    ("clean", "corrupt", "why"),
+    [
+        (*np.random.default_rng(0).standard_normal((2, 30)), "does not do this task"),
+        (
+            np.full(30, -1.0),
+            np.full(30, 1.0),
+            "are answers and wrong answers, or clean and corrupt, exchanged",
+        ),
+    ],
+    ids=["chance", "exchanged"],
+)
+def test_a_model_that_does_not_do_the_task_has_no_circuit(clean, corrupt, why):
+    with pytest.raises(InputError, match=why):
+        decide(PatchingEffects((Site("attn", 0, 0),), np.zeros((30, 1)), clean, corrupt, 0.0, 0.0))
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
@@ -72,10 +72,3 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says():
     low, high = mean_interval(generator.standard_normal((50, 400)), 0)
     covered = ((low <= 0) & (high >= 0)).mean()
     assert 0.90 < covered < 0.97
-
-
-def test_sides_that_are_exchanged_are_refused():
-    n = 20
-    effects = np.zeros((n, 1))
-    with pytest.raises(InputError, match="are answers and wrong answers, or clean and corrupt, exchanged"):
-        decide(PatchingEffects((Site("attn", 0, 0),), effects, np.full(n, -1.0), np.full(n, 1.0), 0.0, 0.0))

@@ -9,6 +9,7 @@ import torch
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.evaluation.codebook_quality import (
     CONTROLS,
@@ -20,6 +21,7 @@ from interp.evaluation.codebook_quality import (
 )
 from interp.models import Model, hooked
 from interp.text import load_text
+from tests.oracles import kept
 
 SITES = ("a0", "a1.h2", "m1", "r0")
 
@@ -44,8 +46,6 @@ def books(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_k(books, model):
-    from interp.bottlenecks.store import Codebooks
-
     return {k: Codebooks.from_pretrained(books.folder, model, k=k) for k in (1, 3)}
 
 
@@ -96,29 +96,24 @@ def test_controls_cover_the_first_blocks(found):
     assert len(found.scores["codes k=1"].ce) == 9
 
 
+HOOKS = dict(
+    zip(SITES, ("0.attn.hook_z", "1.attn.hook_z", "1.hook_mlp_out", "0.hook_resid_post"), strict=True)
+)
+
+
 def ablated(model, texts, values) -> np.ndarray:
     """Losses with activations at all sites replaced: ``values`` gives first position and rest of a site."""
 
-    def whole(site):
+    def give(site):
         def hook(x):
             x = x.clone()
-            x[:, :1], x[:, 1:] = values[site][0], values[site][1]
+            part = x[:, :, 2] if site == "a1.h2" else x
+            part[:, :1], part[:, 1:] = values[site]
             return x
 
         return hook
 
-    def head(x):
-        x = x.clone()
-        x[:, :1, 2], x[:, 1:, 2] = values["a1.h2"][0], values["a1.h2"][1]
-        return x
-
-    hooks = {
-        "blocks.0.attn.hook_z": whole("a0"),
-        "blocks.1.attn.hook_z": head,
-        "blocks.1.hook_mlp_out": whole("m1"),
-        "blocks.0.hook_resid_post": whole("r0"),
-    }
-    with hooked(model, hooks):
+    with hooked(model, {f"blocks.{name}": give(site) for site, name in HOOKS.items()}):
         return losses(model, texts[0].tokens[:6])
 
 
@@ -128,17 +123,11 @@ def test_zero_ablation_is_zero_at_every_site(model, texts, found):
 
 
 def test_mean_ablation_takes_the_means_of_other_text_with_the_first_position_apart(model, texts, found):
-    other, kept = texts[1].tokens, {}
-    names = dict(zip(SITES, ("attn.hook_z", "attn.hook_z", "hook_mlp_out", "hook_resid_post"), strict=True))
-    for site, name in names.items():
-        layer = site[1]
-
-        def keep(x, site=site):
-            kept[site] = (x[:, :, 2] if site == "a1.h2" else x).clone()
-
-        with torch.no_grad(), hooked(model, {f"blocks.{layer}.{name}": keep}):
-            model(other)
-    means = {site: (x[:, 0].mean(0), x[:, 1:].flatten(0, 1).mean(0)) for site, x in kept.items()}
+    other, means = texts[1].tokens, {}
+    for site, name in HOOKS.items():
+        (x,) = kept(model, other, f"blocks.{name}")
+        x = x[:, :, 2] if site == "a1.h2" else x
+        means[site] = (x[:, 0].mean(0), x[:, 1:].flatten(0, 1).mean(0))
     for site, mean in mean_activations(model, SITES, other, batch_size=2).items():
         torch.testing.assert_close(mean, torch.stack(means[site]), atol=1e-4, rtol=1e-3)
     np.testing.assert_allclose(found.scores["mean"].ce, ablated(model, texts, means), rtol=1e-3)
@@ -155,11 +144,8 @@ def test_random_directions_have_the_codes_lengths_and_nothing_else(by_k):
 
 
 def test_a_model_whose_vectors_are_all_in_the_books_loses_nothing(model, texts):
-    kept = []
-    tokens = texts[0].tokens
-    with torch.no_grad(), hooked(model, {"blocks.1.hook_mlp_out": lambda x: kept.append(x.clone())}):
-        model(tokens)
-    rows = kept[0].flatten(0, 1)
+    (x,) = kept(model, texts[0].tokens, "blocks.1.hook_mlp_out")
+    rows = x.flatten(0, 1)
     book = Codebook(CodebookConfig(d_in=rows.shape[-1], n_codes=len(rows), selection="matching_pursuit"))
     book.codes.data = rows[None].clone()
     found = evaluate_codebooks(model, {1: {"m1": book}}, *texts, control_blocks=0, batch_size=9)
@@ -171,11 +157,8 @@ def test_a_model_whose_vectors_are_all_in_the_books_loses_nothing(model, texts):
 
 def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
     tokens, usage = texts[0].tokens, found.usage[3]
-    kept = []
     # a0 comes first: what reaches it is what the plain model has there
-    with torch.no_grad(), hooked(model, {"blocks.0.attn.hook_z": lambda x: kept.append(x.clone())}):
-        model(tokens)
-    x, book = kept[0], by_k[3]["a0"]
+    (x,), book = kept(model, tokens, "blocks.0.attn.hook_z"), by_k[3]["a0"]
     coded = book(x).detach()[:, 1:].flatten(0, 1)
     x = x[:, 1:].flatten(0, 1)
     error = (x - coded).square().sum()
@@ -204,24 +187,21 @@ def test_variance_explained_of_vectors_close_together_and_far_from_zero():
     watched = UsageMeter({"m0": book}).watching({"m0": book})["m0"]
     for part in x.split(2):
         decoded = watched.decode(watched.encode(part))
-    exact, kept = (y[:, 1:].double().flatten(0, 1) for y in (x, book(x).detach()))
-    error = (exact - kept).square().sum() / (exact - exact.mean(0)).square().sum()
+    exact, coded = (y[:, 1:].double().flatten(0, 1) for y in (x, book(x).detach()))
+    error = (exact - coded).square().sum() / (exact - exact.mean(0)).square().sum()
     assert decoded.shape == (2, 40, 4) and 0 < error < 1
     assert float(watched.explained()) == pytest.approx(1 - float(error), abs=1e-4)
 
 
-def test_usage_is_over_heads_and_sites(model, found):
+def test_usage_is_over_heads_and_sites_and_batches_of_another_size_change_nothing(model, by_k, texts, found):
     usage = found.usage[3]
     assert usage["n_groups"] == model.cfg.n_heads + 3
     assert usage["bits_per_token_most"] == pytest.approx(3 * np.log2(12) * usage["n_groups"])
     assert 0 < usage["bits_per_token"] <= usage["bits_per_token_most"]
     assert usage["variance_explained_min"] <= usage["variance_explained_mean"] <= 1
-
-
-def test_batches_of_another_size_change_nothing(model, by_k, texts, found):
     again = evaluate_codebooks(model, {3: by_k[3]}, *texts, batch_size=9, control_blocks=0)
     np.testing.assert_allclose(again.scores["codes k=3"].ce, found.scores["codes k=3"].ce, rtol=1e-3)
-    assert again.usage[3]["dead_on_text"] == pytest.approx(found.usage[3]["dead_on_text"], abs=0.02)
+    assert again.usage[3]["dead_on_text"] == pytest.approx(usage["dead_on_text"], abs=0.02)
 
 
 def test_rows_hold_the_increase_with_an_interval_over_the_same_blocks(found):
@@ -236,10 +216,9 @@ def test_rows_hold_the_increase_with_an_interval_over_the_same_blocks(found):
 
 def test_a_folder_is_evaluated_on_each_text_apart(model, books, tmp_path):
     (tmp_path / "own.txt").write_text("\n\n".join(f"a document with number {i} in it" for i in range(200)))
-    result = quality_of_folder(
-        model, books, ["stdlib", str(tmp_path / "own.txt")], ks=[1, 3], n_tokens=300, control_blocks=2
-    )
-    assert [text["spec"] for text in result["texts"]] == ["stdlib", str(tmp_path / "own.txt")]
+    specs = ["stdlib", str(tmp_path / "own.txt")]
+    result = quality_of_folder(model, books, specs, ks=[1, 3], n_tokens=300, control_blocks=2)
+    assert [text["spec"] for text in result["texts"]] == specs
     assert list(result["texts"][0]["usage"]) == ["1", "3"]
     assert result["fitted_on"]["n_tokens"] == 640 and result["sites"] == books.sites
     json.dumps(result, allow_nan=False)
@@ -258,9 +237,8 @@ def test_too_little_to_evaluate_is_refused(model, by_k, texts):
 @pytest.mark.slow
 def test_codes_of_all_heads_of_smollm2_beat_the_controls(smollm2, tmp_path):
     text = load_text("stdlib", smollm2, n_tokens=1024, context=64)
-    folder = fit_codebooks(
-        smollm2, ["heads"], text, tmp_path, FitConfig(n_codes=64, k=4, selection="matching_pursuit")
-    )
+    config = FitConfig(n_codes=64, k=4, selection="matching_pursuit")
+    folder = fit_codebooks(smollm2, ["heads"], text, tmp_path, config)
     result = quality_of_folder(smollm2, folder, ["stdlib"], n_tokens=256, control_blocks=2)
     rows = {row["condition"]: row for row in result["texts"][0]["rows"]}
     assert rows["plain"]["ce"] < 5.0

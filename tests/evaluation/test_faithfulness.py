@@ -4,14 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
 
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import GRID, completeness, faithfulness, faithfulness_curves, minimality
-from interp.models.sites import parse_site
-from interp.planted.models import load_planted_model, planted_truth
-from interp.planted.tasks import load_planted_task
-from tests.ablated import ablated_metric
+from tests.oracles import mask, planted, written
 from tests.pairs import random_pairs
 
 
@@ -21,43 +19,27 @@ def backup():
 
 
 def _planted(name: str):
-    model = load_planted_model(name)
-    pairs = load_planted_task(name).sample(model.tokenizer, 12, 5)
-    return Ablator(model, pairs), _circuit(planted_truth(name).heads, model)
-
-
-def _circuit(sites, model) -> np.ndarray:
-    mask = np.zeros((model.cfg.n_layers, model.cfg.n_heads), dtype=bool)
-    for text in sites:
-        site = parse_site(text)
-        mask[site.layer, site.head] = True
-    return mask
+    model, pairs = planted(name, 12, seed=5)
+    return Ablator(model, pairs), written(name)
 
 
 def _transcribed_areas(model, pairs, scores):
     """MIB's ``evaluate_area_under_curve``, one circuit at a time, with heads in place of edges."""
+    ablator = Ablator(model, pairs)
 
     def mean_metric(kept):
-        mask = np.zeros(scores.size, dtype=bool)
-        mask[kept] = True
-        return ablated_metric(model, pairs, mask.reshape(1, *scores.shape)).mean()
+        circuit = np.zeros(scores.size, dtype=bool)
+        circuit[kept] = True
+        return ablator.metric(circuit.reshape(1, *scores.shape)).mean()
 
     baseline, corrupted = mean_metric(np.arange(scores.size)), mean_metric([])
     areas = {}
     for absolute in (False, True):
         key = np.abs(scores).ravel() if absolute else scores.ravel()
         order = sorted(range(scores.size), key=lambda i: -key[i])
-        faithfulnesses = []
-        for fraction in GRID:
-            kept = order[: int(fraction * scores.size)]
-            faithfulnesses.append((mean_metric(kept) - corrupted) / (baseline - corrupted))
-        area_under = area_from_1 = 0.0
-        for i in range(len(GRID) - 1):
-            x_1, x_2 = GRID[i], GRID[i + 1]
-            f_1, f_2 = faithfulnesses[i], faithfulnesses[i + 1]
-            area_from_1 += (x_2 - x_1) * ((abs(1.0 - f_1) + abs(1.0 - f_2)) / 2)
-            area_under += (x_2 - x_1) * ((f_1 + f_2) / 2)
-        areas[absolute] = (area_under, area_from_1)
+        kept = [order[: int(fraction * scores.size)] for fraction in GRID]
+        shares = np.array([(mean_metric(some) - corrupted) / (baseline - corrupted) for some in kept])
+        areas[absolute] = trapezoid(shares, GRID), trapezoid(abs(1 - shares), GRID)
     return areas[False][0], areas[True][1]
 
 
@@ -98,7 +80,7 @@ def test_faithfulness_of_the_written_circuit_and_of_one_without_its_first_head()
 def test_a_circuit_without_its_backups_is_faithful_enough_but_not_complete(backup):
     """Taking the mover from both: the model falls back on its backups, the circuit has none."""
     ablator, circuit = backup
-    without = circuit & ~_circuit(["a2.h1", "a2.h3"], ablator.model)
+    without = circuit & ~mask(["a2.h1", "a2.h3"], ablator.model)
     assert faithfulness(ablator, without).share == pytest.approx(1.0, abs=0.05)
     full_gap = np.ptp(ablator.metric(all_or_none(circuit.shape)).mean(1))
     short, whole = completeness(ablator, without), completeness(ablator, circuit)
@@ -114,7 +96,7 @@ def test_a_circuit_without_its_backups_is_faithful_enough_but_not_complete(backu
 
 def test_backups_are_minimal_only_once_the_mover_is_gone_and_decoys_never(backup):
     ablator, circuit = backup
-    padded = circuit | _circuit(["a0.h0", "a3.h1"], ablator.model)  # two decoys
+    padded = circuit | mask(["a0.h0", "a3.h1"], ablator.model)  # two decoys
     found = minimality(ablator, padded)
     by_site = {part.site: part for part in found}
     full_gap = np.ptp(ablator.metric(all_or_none(circuit.shape)).mean(1))
@@ -123,18 +105,15 @@ def test_backups_are_minimal_only_once_the_mover_is_gone_and_decoys_never(backup
     for site in ("a2.h1", "a2.h3"):
         assert by_site[site].contribution > 0.2 * full_gap
         assert {"a1.h4", "a0.h2"} & set(by_site[site].subset)
-        own = _circuit([site], ablator.model)
+        own = mask([site], ablator.model)
         with_it, without_it = ablator.metric(np.stack([circuit, circuit & ~own])).mean(1)
         assert abs(with_it - without_it) < 0.03 * full_gap  # nothing, while the mover does the work
     assert by_site["a1.h4"].contribution > 0.5 * full_gap
 
 
 def test_subsets_are_drawn_from_the_seed(backup):
-    ablator, circuit = backup
-    first, again, other = (
-        completeness(ablator, circuit, n_random=4, greedy_runs=0, seed=s) for s in (0, 0, 1)
-    )
-    assert first == again and first.subsets != other.subsets
+    found = [completeness(*backup, n_random=4, greedy_runs=0, seed=seed) for seed in (0, 0, 1)]
+    assert found[0] == found[1] and found[0].subsets != found[2].subsets
 
 
 def test_what_cannot_be_measured_is_said(backup):

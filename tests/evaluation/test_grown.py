@@ -10,22 +10,19 @@ from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
 from interp.evaluation.nested_circuits import _interval, n_circuits, run_grown
-from interp.models import load_model
 from interp.planted.models import planted_truth
 from interp.prompts.sampling import held_out_pairs
 from interp.scores.adaptive_patching.nested import nested_circuits
 from interp.tasks import load_task, write_prompt_file
-from tests.ablated import ablated_metric
-from tests.command_line import run_command
+from tests.oracles import planted
 
 NAME = "planted-inhibition"
 
 
 @pytest.fixture(scope="module")
 def grown():
-    model, task = load_model(NAME), load_task(NAME)
-    pairs = task.sample(model.tokenizer, 8, 0)
-    others = held_out_pairs(task, model.tokenizer, 10, pairs)
+    model, pairs = planted(NAME, 8)
+    others = held_out_pairs(load_task(NAME), model.tokenizer, 10, pairs)
     growth = nested_circuits(model, pairs)
     return model, others, growth, run_grown(growth, Ablator(model, others))
 
@@ -33,11 +30,15 @@ def grown():
 def test_shares_are_those_of_running_the_circuit(grown):
     model, others, growth, curve = grown
     assert [circuit.size for circuit in curve.circuits] == list(growth.sizes)
+    ablator, done = Ablator(model, others), []
     for circuit in curve.circuits:
         both = np.stack([*all_or_none(growth.heads.shape), growth.circuit(circuit.size)])
-        empty, full, own = ablated_metric(model, others, both).mean(1)
+        empty, full, own = ablator.metric(both).mean(1)
         assert circuit.share == pytest.approx((own - empty) / (full - empty))
         assert circuit.interval[0] - 1e-9 <= circuit.share <= circuit.interval[1] + 1e-9
+    assert curve.cmd == pytest.approx(faithfulness_curves(ablator, growth.heads, sizes=()).cmd, abs=1e-6)
+    assert run_grown(growth, ablator, progress=done.append) == curve
+    assert sum(done) == n_circuits(growth) * len(others)
 
 
 def test_the_written_heads_do_the_task_and_as_many_random_heads_do_not(grown):
@@ -50,13 +51,11 @@ def test_the_written_heads_do_the_task_and_as_many_random_heads_do_not(grown):
     assert large.share > 0.95 and large.random < 0.6
 
 
-def test_held_out_pairs_are_none_of_the_pool(grown):
-    model, others, *_ = grown
-    task = load_task(NAME)
-    pool = task.sample(model.tokenizer, 8, 0)
-    assert not {pair.clean_tokens for pair in pool} & {pair.clean_tokens for pair in others}
-    pool = task.sample(model.tokenizer, 10, 2000)  # the very pairs that would be held out
-    others = held_out_pairs(task, model.tokenizer, 10, pool)
+@pytest.mark.parametrize(("n", "seed"), [(8, 0), (10, 2000)])
+def test_held_out_pairs_are_none_of_the_pool(n, seed):
+    """Not even where the pool has the very pairs that would be held out."""
+    model, pool = planted(NAME, n, seed)
+    others = held_out_pairs(load_task(NAME), model.tokenizer, 10, pool)
     assert len(others) == 10
     assert not {pair.clean_tokens for pair in pool} & {pair.clean_tokens for pair in others}
 
@@ -68,44 +67,24 @@ def test_a_circuit_that_is_the_whole_model_on_every_pair_has_an_interval_without
 
 
 def test_another_model_is_refused(grown):
-    growth = grown[2]
-    model = load_model("planted-hydra")
-    pairs = load_task("planted-hydra").sample(model.tokenizer, 3, 0)
+    growth, ablator = grown[2], Ablator(*planted("planted-hydra", 3))
     with pytest.raises(InputError, match="for a model of shape"):
-        run_grown(growth, Ablator(model, pairs))
+        run_grown(growth, ablator)
 
 
-def test_the_command_prints_sizes_and_writes_what_it_found(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    outcome = run_command(["grow", NAME, "-n", "6", "--held-out", "5"], monkeypatch, capsys)
-    assert outcome.code == 0 and "random heads" in outcome.out and "next     interp discover" in outcome.out
+@pytest.mark.usefixtures("elsewhere")
+def test_the_command_writes_what_it_found_and_replaces_nothing(tmp_path, command):
+    words = ["grow", NAME, "-n", "6", "--held-out", "5"]
+    for more in ([], ["--model", "planted-backup"], []):
+        outcome = command(*words, *more)
+        assert outcome.code == 0 and "random heads" in outcome.out
+        assert " ".join(["next     interp discover", NAME, *more]) in outcome.out
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert names == [f"{NAME}-grown-2.json", f"{NAME}-grown.json", f"{NAME}-planted-backup-grown.json"]
     found = json.loads((tmp_path / "runs" / f"{NAME}-grown.json").read_text(encoding="utf-8"))
     assert found["n_pairs"] == 5 and found["prompts"]["n_pairs"] == 6
-    assert {site for circuit in found["circuits"] for site in circuit["joined"]} >= set(
-        planted_truth(NAME).heads
-    )
-
-
-def test_another_models_circuits_do_not_replace_the_tasks_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    words = ["grow", NAME, "-n", "4", "--held-out", "5"]
-    for more in ([], ["--model", "planted-backup"]):
-        outcome = run_command([*words, *more], monkeypatch, capsys)
-        assert outcome.code == 0 and " ".join(["next     interp discover", NAME, *more]) in outcome.out
-    run_command(words, monkeypatch, capsys)  # nor does the same command what it found before
-    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
-    (again,) = {f"{NAME}-grown-2.json"} & set(names)
-    names.remove(again)
-    assert names == [f"{NAME}-grown.json", f"{NAME}-planted-backup-grown.json"]
-
-
-def test_cmd_is_that_of_the_curves_and_progress_ends_where_it_is_said_to(grown):
-    model, others, growth, curve = grown
-    done = []
-    again = run_grown(growth, Ablator(model, others), progress=done.append)
-    assert sum(done) == n_circuits(growth) * len(others) and again == curve
-    curves = faithfulness_curves(Ablator(model, others), growth.heads, sizes=())
-    assert curve.cmd == pytest.approx(curves.cmd, abs=1e-6)
+    joined = {site for circuit in found["circuits"] for site in circuit["joined"]}
+    assert joined >= set(planted_truth(NAME).heads)
 
 
 @pytest.mark.parametrize(
@@ -117,20 +96,18 @@ def test_cmd_is_that_of_the_curves_and_progress_ends_where_it_is_said_to(grown):
         (["grow", NAME, "--model", "no-such-model"], "no-such-model"),
     ],
 )
-def test_a_wrong_word_is_one_line(words, named, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    outcome = run_command(words, monkeypatch, capsys)
+@pytest.mark.usefixtures("elsewhere")
+def test_a_wrong_word_is_one_line(words, named, tmp_path, command):
+    outcome = command(*words)
     assert outcome.code != 0 and named in outcome.error
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_task_that_the_model_does_the_wrong_way_round_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    model = load_model(NAME)
-    pairs = load_task(NAME).sample(model.tokenizer, 12, 0)
+@pytest.mark.usefixtures("elsewhere")
+def test_a_task_that_the_model_does_the_wrong_way_round_is_refused(tmp_path, command):
+    model, pairs = planted(NAME, 12)
     pairs[:] = [replace(p, answers=p.wrong_answers, wrong_answers=p.answers) for p in pairs]
     write_prompt_file(pairs, "exchanged.json", model.tokenizer)
-    words = ["grow", "exchanged.json", "--model", NAME, "--held-out", "5"]
-    outcome = run_command(words, monkeypatch, capsys)
+    outcome = command("grow", "exchanged.json", "--model", NAME, "--held-out", "5")
     assert outcome.code == 2 and f"{NAME} scores -" in outcome.err and "does not do this task" in outcome.err
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,7 @@
+"""How well heads and edges are recovered, against sklearn and scipy, and what chance and priors give."""
+
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,23 +13,17 @@ from sklearn.metrics import auc, average_precision_score, roc_auc_score
 from interp.circuits.references import load_reference
 from interp.errors import InputError
 from interp.evaluation.recovery import compare_paired, recover, recover_edges, roc_auc, roc_curve_points
+from interp.models.sites import parse_site
 from interp.scores.baselines import layer_prior
 from interp.scores.result import EdgeScore
 
+PRIOR = {"ioi/wang": 0.680, "greater-than/acdc": 0.416, "docstring/acdc": 0.551, "docstring/blog8": 0.417}
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("ioi/wang", 0.680),
-        ("greater-than/acdc", 0.416),
-        ("docstring/acdc", 0.551),
-        ("docstring/blog8", 0.417),
-    ],
-)
+
+@pytest.mark.parametrize(("name", "expected"), PRIOR.items())
 def test_layer_index_recovers_the_published_circuits_as_well_as_it_was_computed_to(name, expected):
     reference = load_reference(name)
-    prior = layer_prior(reference.n_layers, reference.n_heads)
-    found = recover(prior, reference.members())
+    found = recover(layer_prior(reference.n_layers, reference.n_heads), reference.members())
     assert found.roc_auc == pytest.approx(expected, abs=5e-4)
     assert found.nulls.layer_index == found.nulls.layer_mean == found.roc_auc
 
@@ -38,30 +35,17 @@ def test_closeness_to_layer_7_is_a_strong_prior_on_one_greater_than_list(name, e
 
 
 @pytest.mark.parametrize(
-    ("name", "sd"), [("ioi/wang", 0.063), ("greater-than/acdc", 0.100), ("docstring/acdc", 0.133)]
+    ("name", "sd"), [("ioi/wang", 0.063), ("greater-than/acdc", 0.1), ("docstring/acdc", 0.133)]
 )
-def test_random_scorers_average_one_half(name, sd):
+def test_random_scorers_average_one_half_and_equal_scores_are_exactly_one_half(name, sd):
     members = load_reference(name).members()
     nulls = recover(members.astype(float), members, n_random=20_000).nulls
     assert nulls.random_mean == pytest.approx(0.5, abs=0.01)
     assert nulls.random_sd == pytest.approx(sd, abs=0.005)
-
-
-def test_two_hundred_random_scorers_suffice_on_ioi():
-    members = load_reference("ioi/wang").members()
-    for seed in range(5):
-        assert recover(members * 1.0, members, seed=seed).nulls.random_mean == pytest.approx(0.5, abs=0.015)
-
-
-def test_equal_scores_give_exactly_one_half_everywhere():
-    for name in ("ioi/wang", "greater-than/acdc", "docstring/acdc"):
-        members = load_reference(name).members()
-        constant = np.full(members.shape, 0.1)
-        found = recover(constant, members, constant, np.full((7, *members.shape), 3.0))
-        assert found.roc_auc == 0.5
-        assert found.interval == (0.5, 0.5)
-        assert found.average_precision == pytest.approx(members.mean())
-        assert found.spearman is None
+    constant = np.full(members.shape, 0.1)
+    found = recover(constant, members, constant, np.full((7, *members.shape), 3.0))
+    assert found.roc_auc == 0.5 and found.interval == (0.5, 0.5) and found.spearman is None
+    assert found.average_precision == pytest.approx(members.mean())
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,9 +68,11 @@ def test_statistics_agree_with_sklearn_and_scipy_under_many_ties(rows):
     assert points[0].tolist() == [0, 0] and points[-1].tolist() == [1, 1]
 
 
-def test_negative_scores_rank_by_size():
+def test_scores_rank_by_size_and_the_layer_mean_null_takes_away_what_is_within_a_layer():
     truth = np.array([[True, False], [True, False]])
     assert recover(np.array([[-3.0, 1.0], [2.0, -0.5]]), truth).roc_auc == 1.0
+    found = recover(np.array([[2.0, 0.0], [3.0, 0.0]]), truth)
+    assert found.roc_auc == 1.0 and found.nulls.layer_mean == 0.5
 
 
 def test_bootstrap_interval_agrees_with_resampling_one_by_one():
@@ -94,19 +80,11 @@ def test_bootstrap_interval_agrees_with_resampling_one_by_one():
     truth = load_reference("docstring/blog8").members()
     per_pair = rng.normal(size=(30, *truth.shape)) + truth * 0.3
     found = recover(per_pair.mean(0), truth, per_pair=per_pair, n_boot=2000)
-    slow = [
-        roc_auc_score(truth.ravel(), np.abs(per_pair[rng.integers(30, size=30)].mean(0)).ravel())
-        for _ in range(600)
-    ]
+    truths, draws = truth.ravel(), rng.integers(30, size=(600, 30))
+    slow = [roc_auc_score(truths, np.abs(per_pair[rows].mean(0)).ravel()) for rows in draws]
     assert found.interval == pytest.approx(np.percentile(slow, [2.5, 97.5]), abs=0.03)
     assert found.interval[0] < found.roc_auc < found.interval[1]
     assert found.n_pairs == 30
-
-
-def test_layer_mean_null_takes_away_what_is_within_a_layer():
-    truth = np.array([[True, False], [True, False]])
-    found = recover(np.array([[2.0, 0.0], [3.0, 0.0]]), truth)
-    assert found.roc_auc == 1.0 and found.nulls.layer_mean == 0.5
 
 
 @pytest.mark.parametrize("fill", [True, False])
@@ -130,13 +108,17 @@ def test_result_is_json():
 
 
 def test_bad_scores_are_input_errors():
-    truth = np.array([[True, False]])
+    truth, zeros = np.array([[True, False]]), np.zeros((3, 1, 2))
     with pytest.raises(InputError, match="not finite"):
         recover(np.array([[np.nan, 1.0]]), truth)
     with pytest.raises(InputError, match="scores per pair hold 1"):
-        recover(np.array([[0.0, 1.0]]), truth, per_pair=np.array([[[np.inf, 1.0]]]))
+        recover(zeros[0], truth, per_pair=np.array([[[np.inf, 1.0]]]))
     with pytest.raises(InputError, match="empty"):
-        compare_paired(np.zeros((0, 1, 2)), np.zeros((0, 1, 2)), truth)
+        compare_paired(zeros[:0], zeros[:0], truth)
+    with pytest.raises(InputError, match="3 pairs against 4"):
+        compare_paired(zeros, np.zeros((4, 1, 2)), truth)
+    with pytest.raises(InputError, match="0 of 2"):
+        compare_paired(zeros, zeros, ~truth & truth)
 
 
 def test_paired_comparison_sees_a_difference_that_the_separate_intervals_hide():
@@ -151,24 +133,10 @@ def test_paired_comparison_sees_a_difference_that_the_separate_intervals_hide():
     assert one.interval[0] < two.interval[1]
     assert both.interval[0] > 0 and both.p_value < 0.01
     swapped = compare_paired(b, a, truth)
-    assert swapped.difference == -both.difference
-    assert swapped.p_value == both.p_value
+    assert swapped.difference == -both.difference and swapped.p_value == both.p_value
     json.dumps(both.to_dict(), allow_nan=False)
-
-
-def test_a_method_equals_itself():
-    truth = load_reference("docstring/acdc").members()
-    a = np.random.default_rng(0).normal(size=(10, 4, 8))
     same = compare_paired(a, a, truth)
     assert same.difference == 0 and same.interval == (0, 0) and same.p_value == 1
-
-
-def test_paired_comparison_needs_the_same_pairs_and_two_classes():
-    truth = np.array([[True, False]])
-    with pytest.raises(InputError, match="3 pairs against 4"):
-        compare_paired(np.zeros((3, 1, 2)), np.zeros((4, 1, 2)), truth)
-    with pytest.raises(InputError, match="0 of 2"):
-        compare_paired(np.zeros((3, 1, 2)), np.zeros((3, 1, 2)), ~truth & truth)
 
 
 def test_true_edges_are_recovered_and_others_are_not():
@@ -182,14 +150,9 @@ def test_true_edges_are_recovered_and_others_are_not():
 
 def test_knowing_only_the_heads_gives_an_edge_auc_but_none_within_the_circuit():
     reference = load_reference("ioi/wang")
-    heads = [(la, h) for la, h in np.argwhere(reference.members())]
-    edges = [
-        EdgeScore(f"a{a}.h{b}", f"a{c}.h{d}", letter, 1.0)
-        for a, b in heads
-        for c, d in heads
-        for letter in "qkv"
-        if a < c
-    ]
+    names = [f"a{layer}.h{head}" for layer, head in np.argwhere(reference.members())]
+    forward = [(s, r) for s, r in product(names, repeat=2) if parse_site(s).layer < parse_site(r).layer]
+    edges = [EdgeScore(s, r, letter, 1.0) for s, r in forward for letter in "qkv"]
     found = recover_edges(edges, reference)
     assert found.roc_auc > 0.95
     assert found.within_roc_auc == 0.5
@@ -204,17 +167,17 @@ def test_unsplit_edges_are_compared_by_pairs_of_heads():
 
 
 def test_impossible_edges_and_edgeless_references_are_input_errors():
+    reference = load_reference("docstring/acdc")
     with pytest.raises(InputError, match="without edges"):
         recover_edges([], load_reference("ioi/cdt"))
-    for sender, receiver in [("a1.h0", "a0.h0"), ("a0.h0", "a9.h0"), ("a0.h0", "a0.h1")]:
+    for ends in [("a1.h0", "a0.h0"), ("a0.h0", "a9.h0"), ("a0.h0", "a0.h1")]:
         with pytest.raises(InputError, match="no such edge"):
-            recover_edges([EdgeScore(sender, receiver, "q", 1.0)], load_reference("docstring/acdc"))
+            recover_edges([EdgeScore(*ends, "q", 1.0)], reference)
     with pytest.raises(InputError, match="finite"):
-        recover_edges([EdgeScore("a0.h0", "a1.h0", "q", float("nan"))], load_reference("docstring/acdc"))
+        recover_edges([EdgeScore("a0.h0", "a1.h0", "q", float("nan"))], reference)
 
 
 def test_one_pair_has_no_interval():
-    truth = np.array([[True, False, False]])
-    scores = np.array([[3.0, 1.0, 2.0]])
+    truth, scores = np.array([[True, False, False]]), np.array([[3.0, 1.0, 2.0]])
     assert recover(scores, truth, per_pair=scores[None]).interval is None
     assert recover(scores, truth, per_pair=np.stack([scores, scores])).interval == (1.0, 1.0)

@@ -29,10 +29,11 @@ from interp.evaluation.steering_conditions import (
     vector_books,
 )
 from interp.models import Model, hooked
-from interp.steering import Topic, find_codes
+from interp.steering import AddCode, Topic, find_codes
 from interp.steering.find import EMPHASIS, target_gradients
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
+from tests.oracles import kept
 
 PLAIN = (
     "the store gave",
@@ -58,44 +59,34 @@ def model(tiny_model) -> Model:
 @pytest.fixture(scope="module")
 def books(model) -> dict[str, Codebook]:
     texts = tokenize(model, [*PLAIN, *MARKED])
-    seen = []
-    with torch.no_grad(), hooked(model, {"blocks.1.attn.hook_z": lambda x: seen.append(x.clone())}):
-        model(texts.tokens)
-    z = seen[0]
-    book = Codebook(
-        CodebookConfig(d_in=z.shape[-1], n_codes=16, groups=z.shape[2], selection="matching_pursuit")
-    )
-    return {"a1": book.fit(z[texts.counted])}
+    (z,) = kept(model, texts.tokens, "blocks.1.attn.hook_z")
+    config = CodebookConfig(d_in=z.shape[-1], n_codes=16, groups=z.shape[2], selection="matching_pursuit")
+    return {"a1": Codebook(config).fit(z[texts.counted])}
 
 
 def test_means_are_of_the_tokens_without_bos_and_padding(model):
-    means = means_of_texts(model, ["a1.h2", "r0"], MARKED, PLAIN)
-    expected = {}
-    for name, texts in (("positive", MARKED), ("negative", PLAIN)):
-        vectors = []
-        for text in texts:  # one by one, so without padding
-            with (
-                torch.no_grad(),
-                hooked(
-                    model, {"blocks.0.hook_resid_post": lambda x, vectors=vectors: vectors.append(x[0, 1:])}
-                ),
-            ):
-                model(tokenize(model, [text]).tokens)
-        expected[name] = torch.cat(vectors).mean(0)
-    torch.testing.assert_close(means.positive["r0"], expected["positive"], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(
-        means.difference("r0"), expected["positive"] - expected["negative"], atol=1e-5, rtol=1e-4
-    )
-    assert means.difference("a1.h2").shape == (model.cfg.d_head,)
+    found = means_of_texts(model, ["a1.h2", "r0"], MARKED, PLAIN)
+    means = []
+    for texts in (MARKED, PLAIN):  # one by one, so without padding
+        read = [
+            kept(model, tokenize(model, [text]).tokens, "blocks.0.hook_resid_post")[0][0, 1:]
+            for text in texts
+        ]
+        means.append(torch.cat(read).mean(0))
+    torch.testing.assert_close(found.positive["r0"], means[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.difference("r0"), means[0] - means[1], atol=1e-5, rtol=1e-4)
+    assert found.difference("a1.h2").shape == (model.cfg.d_head,)
+
+
+def planned(model, books, found) -> dict[str, SteeringCondition]:
+    means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
+    arms = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)
+    return {arm.name: arm for arm in arms}
 
 
 @pytest.fixture(scope="module")
 def arms(model, books) -> dict[str, SteeringCondition]:
-    found = find_codes(model, books, MARKED, PLAIN)
-    means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
-
-    arms = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)
-    return {arm.name: arm for arm in arms}
+    return planned(model, books, find_codes(model, books, MARKED, PLAIN))
 
 
 def gains(model, books) -> dict[str, torch.Tensor]:
@@ -133,9 +124,8 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
         along = torch.outer(at[head], at[head]) / (at[head] @ torch.linalg.solve(metric, at[head]))
         metric = metric + EMPHASIS * along
         length = float(codes[head] @ metric @ codes[head])
-        assert float(codes[head] @ metric @ expected) == pytest.approx(
-            length, rel=5e-3
-        )  # weights are rounded
+        # weights are rounded
+        assert float(codes[head] @ metric @ expected) == pytest.approx(length, rel=5e-3)
     residual = adds(model, arms["mean difference, residual"].at(2.0), "blocks.1.hook_resid_post")
     torch.testing.assert_close(residual, 2 * means.difference("r1"), atol=1e-5, rtol=1e-4)
 
@@ -143,13 +133,10 @@ def test_vectors_are_the_differences_of_means_where_they_help(model, books, arms
 def test_vectors_at_the_same_heads_are_where_the_codes_are_and_nowhere_else(model, books, monkeypatch):
     monkeypatch.setattr("interp.steering.find.AT_LEAST", 1)
     found = find_codes(model, books, MARKED, PLAIN)
-    means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
-    planned = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)
+    few = planned(model, books, found)
     some, all_of_them = (
-        adds(model, arm.at(2.0), "blocks.1.attn.hook_z")
-        for name in ("mean difference, same heads", "mean difference, heads")
-        for arm in planned
-        if arm.name == name
+        adds(model, few[f"mean difference, {which}"].at(2.0), "blocks.1.attn.hook_z")
+        for which in ("same heads", "heads")
     )
     heads = {int(code.site[-1]) for code in found.codes}
     assert set(some.abs().sum(1).nonzero()[:, 0].tolist()) == heads
@@ -171,20 +158,11 @@ def test_a_book_of_vectors_adds_them(model):
     vectors = {"a1.h2": torch.arange(model.cfg.d_head).float(), "r0": torch.ones(model.cfg.d_model)}
     books = vector_books(model, vectors)
     assert set(books) == {"a1", "r0"}
-    tokens = tokenize(model, PLAIN[:1]).tokens
-    seen = {}
-    hooks = {"blocks.0.hook_resid_post": lambda x: seen.setdefault(len(seen), x.clone())}
-    from interp.steering import AddCode
-
-    with torch.no_grad():
-        with hooked(model, hooks):
-            model(tokens)
-        with (
-            attach(model, books, read=False).edit(AddCode("r0", 0, 2.0), positions="all"),
-            hooked(model, hooks),
-        ):
-            model(tokens)
-    torch.testing.assert_close(seen[1], seen[0] + 2)
+    tokens, after = tokenize(model, PLAIN[:1]).tokens, "blocks.0.hook_resid_post"
+    (plain,) = kept(model, tokens, after)
+    with attach(model, books, read=False).edit(AddCode("r0", 0, 2.0), positions="all"):
+        (moved,) = kept(model, tokens, after)
+    torch.testing.assert_close(moved, plain + 2)
 
 
 def test_cells_are_seeded_and_count_every_topics_words(model, arms):
@@ -219,28 +197,32 @@ def test_doses_are_sought_on_texts_that_are_not_counted(model, arms, monkeypatch
 def test_the_dose_is_found_at_which_texts_are_as_fluent_as_asked_for(first):
     tried = []
     dose = find_dose(lambda dose: tried.append(dose) or dose**1.5 / 5, first, tries=16)
-    assert dose == pytest.approx(5 ** (2 / 3), rel=0.07) and len(tried) < 16
-    assert len(set(tried)) == len(tried)
+    assert dose == pytest.approx(5 ** (2 / 3), rel=0.07)
+    assert len(set(tried)) == len(tried) < 16
 
 
-def test_of_a_dose_that_is_not_reached_in_time_the_largest_is_taken():
+NOTHING = float("nan")
+"""What is read of texts of which none is left: the dose is too large."""
+
+
+@pytest.mark.parametrize(
+    ("strain_at", "tries", "expected", "found"),
+    [
+        (lambda dose: 0.1 * dose, 3, [1.0, 2.0, 4.0], 4.0),  # not reached in time: the largest
+        (lambda dose: NOTHING if dose > 0.6 else dose, 4, [1.0, 0.5, 0.75, 0.625], 0.5),
+        (lambda _dose: NOTHING, 3, [1.0, 0.5, 0.25], 0.25),  # all too large: the least
+    ],
+)
+def test_doses_that_are_tried(strain_at, tries, expected, found):
     tried = []
-    dose = find_dose(lambda dose: tried.append(dose) or 0.1 * dose, 1.0, tries=3)
-    assert tried == [1.0, 2.0, 4.0] and dose == 4.0
+    assert find_dose(lambda dose: tried.append(dose) or strain_at(dose), 1.0, tries=tries) == found
+    assert tried == expected
 
 
 def test_a_jump_over_what_is_wanted_ends():
     tried = []
     dose = find_dose(lambda dose: tried.append(dose) or (0.2 if dose < 0.7 else 9.0), 1.0, tries=8)
     assert len(tried) == 8 and dose < 0.7
-
-
-def test_a_dose_at_which_no_text_is_left_is_too_large():
-    tried = []
-    nothing = float("nan")
-    dose = find_dose(lambda dose: tried.append(dose) or (nothing if dose > 0.6 else dose), 1.0, tries=4)
-    assert tried == [1.0, 0.5, 0.75, 0.625] and dose == 0.5
-    assert find_dose(lambda _dose: nothing, 1.0, tries=3) == 0.25, "the least of doses that are all too large"
 
 
 def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():
@@ -276,23 +258,18 @@ def test_prompts_with_more_texts_than_others_weigh_more_in_the_interval_too():
     assert rate.high == pytest.approx(3 * 8 / (3 * 8 + 2 * 2))
 
 
-def test_an_interval_over_prompts_needs_two(model):
-    with pytest.raises(InputError, match="n 1: it must be at least 2"):
-        SteeringConfig(n=1)
-    alone = dataclasses.replace(TOPIC, prompts=TOPIC.prompts[:1])
-    with pytest.raises(InputError, match="of 1 prompts there is no interval"):
-        measure(model, [alone], CONFIG)
-
-
 def test_distinct_2():
     assert distinct_2(["a b a b", "b a"]) == pytest.approx(2 / 4)
     assert distinct_2(["one"]) == 0
 
 
-@pytest.mark.parametrize("changes", [{"n": 0}, {"tries": 0}, {"times": 1.0}])
-def test_bad_configuration(changes):
-    with pytest.raises(InputError):
-        SteeringConfig(**changes)
+def test_bad_configuration(model):
+    for changes in ({"n": 0}, {"n": 1}, {"tries": 0}, {"times": 1.0}):
+        with pytest.raises(InputError):
+            SteeringConfig(**changes)
+    alone = dataclasses.replace(TOPIC, prompts=TOPIC.prompts[:1])
+    with pytest.raises(InputError, match="of 1 prompts there is no interval"):
+        measure(model, [alone], CONFIG)
 
 
 def test_texts_of_a_prompt_differ_between_batches(model):

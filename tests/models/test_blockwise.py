@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.models import hooked
 from interp.models.partial_forward import Blockwise, mlp_norm, require_whole_blocks
 from interp.models.residual_writes import LinearNorm
 from interp.planted.models import load_planted_model
+from tests.oracles import kept
 from tests.tiny_models import FAMILIES
 
 KNOWN = ("gpt2", "pythia", "llama", "qwen2", "phi", "planted-inhibition")
@@ -17,25 +17,16 @@ def _model(family, tiny_model):
     return load_planted_model(family) if family.startswith("planted") else tiny_model(family)
 
 
-def _kept(model, tokens, names):
-    found = {}
-    hooks = {name: lambda x, name=name: found.__setitem__(name, x.clone()) for name in names}
-    with torch.no_grad(), hooked(model, hooks):
-        model(tokens)
-    return found
-
-
 @pytest.mark.parametrize("family", KNOWN)
 def test_z_of_every_layer_equals_the_models(family, tiny_model):
     model = _model(family, tiny_model)
     tokens = torch.randint(3, 50, (2, 9))
     blocks = Blockwise(model, 9, "the test")
     for layer in range(model.cfg.n_layers):
-        resid, z = (f"blocks.{layer}.{name}" for name in ("hook_resid_pre", "attn.hook_z"))
-        found = _kept(model, tokens, [resid, z])
-        inputs = found[resid][:, :, None].expand(-1, -1, model.cfg.n_heads, -1)
+        resid, z = kept(model, tokens, f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.attn.hook_z")
+        inputs = resid[:, :, None].expand(-1, -1, model.cfg.n_heads, -1)
         q, k, v = (blocks.read(layer, into, inputs) for into in "qkv")
-        torch.testing.assert_close(blocks.attend(q, k, v), found[z], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(blocks.attend(q, k, v), z, atol=1e-5, rtol=1e-4)
 
 
 def test_query_heads_that_share_keys_can_read_different_ones(tiny_model):
@@ -68,12 +59,11 @@ def test_mlps_that_do_not_run_by_themselves_are_refused(family, tiny_model):
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "phi"])
 def test_an_mlp_equals_the_models(family, tiny_model):
     """A parallel block with one norm (Phi) too."""
-    model = tiny_model(family)
-    tokens, names = torch.randint(3, 50, (2, 9)), ("hook_resid_pre", "hook_resid_mid", "hook_mlp_out")
-    names = [f"blocks.1.{name}" for name in names if f"blocks.1.{name}" in model.hook_dict]
-    found = _kept(model, tokens, names)
-    blocks = Blockwise(model, 9, "the test")
-    torch.testing.assert_close(blocks.mlp(1, found[names[-2]]), found[names[-1]])
+    model, tokens = tiny_model(family), torch.randint(3, 50, (2, 9))
+    sequential = "blocks.1.hook_resid_mid" in model.hook_dict
+    read = "blocks.1.hook_resid_mid" if sequential else "blocks.1.hook_resid_pre"
+    resid, written = kept(model, tokens, read, "blocks.1.hook_mlp_out")
+    torch.testing.assert_close(Blockwise(model, 9, "the test").mlp(1, resid), written)
     assert (mlp_norm(model, 1) is model.blocks[1].ln1) == (family == "phi")
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from interp.errors import InputError
 from interp.models import hooked
 from interp.models.generate import generate
+from interp.models.hooks import forwards_watched, running_generation
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -19,37 +20,29 @@ SHORT = "The war lasted from the year 1732"
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_is_the_same_with_and_without_cache_and_in_hugging_face(family, tiny_model, tiny_model_folder):
-    model = tiny_model(family)
-    reference = AutoModelForCausalLM.from_pretrained(
-        tiny_model_folder(family), attn_implementation="eager"
-    ).eval()
+    model, folder = tiny_model(family), tiny_model_folder(family)
+    reference = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     tokens = model.to_tokens(PROMPT)
-    cached = generate(model, tokens, 20)
-    uncached = generate(model, tokens, 20, use_cache=False)
     expected = reference.generate(tokens, max_new_tokens=20, do_sample=False)
-    assert torch.equal(cached, uncached)
-    assert torch.equal(cached, expected)
-    assert cached[0, tokens.shape[1] :].unique().numel() > 4, "a degenerate continuation would prove nothing"
+    for use_cache in (True, False):
+        assert torch.equal(generate(model, tokens, 20, use_cache=use_cache), expected)
+    assert expected[0, tokens.shape[1] :].unique().numel() > 4, (
+        "a degenerate continuation would prove nothing"
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_batch_of_unequal_prompts_continues_each_as_alone(family, use_cache, tiny_model):
-    model = tiny_model(family)
-    batch = generate(model, [PROMPT, SHORT], 12, use_cache=use_cache, return_type="tokens")
-    for row, prompt in zip(batch, [PROMPT, SHORT], strict=True):
-        assert torch.equal(row[-12:], generate(model, prompt, 12, return_type="tokens")[0, -12:])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_padded_tokens_with_their_mask_continue_as_alone(family, tiny_model):
+def test_prompts_beside_longer_ones_and_behind_padding_continue_as_alone(family, tiny_model):
     model = tiny_model(family)
     tokens = model.to_tokens(SHORT)
-    mask = torch.ones_like(tokens)
+    alone = [generate(model, prompt, 12, return_type="tokens")[0, -12:] for prompt in (PROMPT, SHORT)]
+    for use_cache in (True, False):
+        batch = generate(model, [PROMPT, SHORT], 12, use_cache=use_cache, return_type="tokens")
+        assert torch.equal(batch[:, -12:], torch.stack(alone))
     pads = torch.full((1, 3), model.tokenizer.pad_token_id)
-    padded, padded_mask = torch.cat([pads, tokens], 1), torch.cat([torch.zeros_like(pads), mask], 1)
-    continued = generate(model, padded, 12, attention_mask=padded_mask)
-    assert torch.equal(continued[0, -12:], generate(model, tokens, 12)[0, -12:])
+    mask = torch.cat([torch.zeros_like(pads), torch.ones_like(tokens)], 1)
+    continued = generate(model, torch.cat([pads, tokens], 1), 12, attention_mask=mask)
+    assert torch.equal(continued[0, -12:], alone[1])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,9 +71,7 @@ def test_watching_sees_every_step_changes_nothing_and_can_end_it(tiny_model):
     model, seen = tiny_model("llama"), []
     prompt = torch.tensor([[5, 9, 17], [5, 9, 17]])
     plain = generate(model, prompt, 6, seed=3, temperature=1.0)
-    watched = generate(
-        model, prompt, 6, seed=3, temperature=1.0, watch=lambda tokens: seen.append(tokens.tolist())
-    )
+    watched = generate(model, prompt, 6, seed=3, temperature=1.0, watch=lambda t: seen.append(t.tolist()))
     assert torch.equal(watched, plain)
     assert [len(tokens[0]) for tokens in seen] == list(range(4, plain.shape[1] + 1))
     assert seen[-1] == plain.tolist()
@@ -93,10 +84,21 @@ def test_watching_sees_every_step_changes_nothing_and_can_end_it(tiny_model):
     assert torch.equal(generate(model, prompt, 6, seed=3, temperature=1.0), plain)
 
 
-@pytest.mark.parametrize(("new", "temperature"), [(0, 0.0), (-1, 0.0), (5, -0.1)])
-def test_impossible_requests_are_refused(new, temperature, tiny_model):
-    with pytest.raises(InputError):
-        generate(tiny_model("gpt2"), PROMPT, new, temperature=temperature)
+@pytest.mark.parametrize(
+    ("family", "prompts", "new", "options", "message"),
+    [
+        ("gpt2", PROMPT, 0, {}, ""),
+        ("gpt2", PROMPT, -1, {}, ""),
+        ("gpt2", PROMPT, 5, {"temperature": -0.1}, ""),
+        ("llama", [], 2, {}, "at least one"),
+        ("llama", torch.ones(0, 4, dtype=torch.long), 2, {}, "at least one"),
+        ("qwen2", ["Mary", ""], 2, {}, "none that is empty"),  # where nothing stands before it
+    ],
+    ids=str,
+)
+def test_impossible_requests_are_refused(family, prompts, new, options, message, tiny_model):
+    with pytest.raises(InputError, match=message):
+        generate(tiny_model(family), prompts, new, **options)
 
 
 def test_more_than_the_context_is_refused(tiny_model):
@@ -112,17 +114,6 @@ def test_more_than_the_context_is_refused(tiny_model):
         generate(model, [text], 3)
 
 
-@pytest.mark.parametrize("prompts", [[], torch.ones(0, 4, dtype=torch.long)], ids=str)
-def test_no_prompts_are_refused(prompts, tiny_model):
-    with pytest.raises(InputError, match="at least one"):
-        generate(tiny_model("llama"), prompts, 2)
-
-
-def test_an_empty_prompt_is_refused_where_nothing_stands_before_it(tiny_model):
-    with pytest.raises(InputError, match="none that is empty"):
-        generate(tiny_model("qwen2"), ["Mary", ""], 2)
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_no_numbers_end_a_generation_with_a_line(temperature, tiny_model):
     model = tiny_model("llama")
@@ -133,6 +124,46 @@ def test_logits_that_are_no_numbers_end_a_generation_with_a_line(temperature, ti
     ):
         generate(model, PROMPT, 3, temperature=temperature)
     assert generate(model, PROMPT, 3, seed=1, temperature=temperature) == plain
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_begin_is_told_how_many_positions_are_cached(family, tiny_model):
+    # longer than the sliding window of the Gemma models, whose cache then drops its oldest positions
+    model, begun = tiny_model(family), []
+    n = model.to_tokens(PROMPT).shape[1]
+    with forwards_watched(model, begun.append):
+        model(PROMPT)
+        assert begun == [0]
+        begun.clear()
+        new = generate(model, PROMPT, 5, return_type="tokens").shape[1] - n
+        assert begun == [0, *range(n, n + new - 1)]
+        begun.clear()
+        generate(model, PROMPT, 5, use_cache=False)
+        assert begun == [0] * new
+    begun.clear()
+    model(PROMPT)
+    assert begun == []
+
+
+def test_a_generation_within_a_generation_ends_alone(tiny_model):
+    model, seen = tiny_model("llama"), []
+
+    def watch(_tokens) -> None:
+        outer = running_generation(model)
+        generate(model, PROMPT, 1)
+        seen.append((outer, running_generation(model)))
+
+    generate(model, PROMPT, 3, watch=watch)
+    assert len({id(one) for pair in seen for one in pair}) == 1 and seen[0][0] is not None
+    assert running_generation(model) is None
+
+
+def test_the_watcher_is_gone_after_an_exception(tiny_model):
+    model, begun = tiny_model("llama"), []
+    with pytest.raises(RuntimeError), forwards_watched(model, begun.append):
+        raise RuntimeError
+    model(PROMPT)
+    assert begun == []
 
 
 @pytest.mark.slow

@@ -7,24 +7,19 @@ import torch
 
 from interp.errors import InputError
 from interp.models import hook_point, hooked, model_lock, parse_site, resolve_site
+from tests.oracles import kept
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_are_restored_bit_for_bit_after_a_hook(family, tiny_model):
+def test_logits_are_restored_bit_for_bit_after_a_hook_and_after_an_exception(family, tiny_model):
     model = tiny_model(family)
     before = model(PROMPT)
     with hooked(model, {"blocks.0.attn.hook_z": torch.zeros_like}):
         assert not torch.equal(model(PROMPT), before)
     assert torch.equal(model(PROMPT), before)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_hooks_are_gone_and_the_lock_free_after_an_exception(family, tiny_model):
-    model = tiny_model(family)
-    before = model(PROMPT)
 
     def fail(_):
         raise RuntimeError("in the hook")
@@ -32,59 +27,47 @@ def test_hooks_are_gone_and_the_lock_free_after_an_exception(family, tiny_model)
     with pytest.raises(RuntimeError, match="in the hook"), hooked(model, {"blocks.1.hook_resid_post": fail}):
         model(PROMPT)
     assert torch.equal(model(PROMPT), before)
-    taken = threading.Thread(
-        target=lambda: model_lock(model).acquire(timeout=0) and model_lock(model).release()
-    )
+    free = []
+
+    def take():
+        free.append(model_lock(model).acquire(timeout=0))
+        model_lock(model).release()
+
+    taken = threading.Thread(target=take)
     taken.start()
     taken.join()
-    with model_lock(model):
-        pass
+    assert free == [True]
 
 
-def test_nested_contexts_remove_only_their_own_hook(tiny_model):
-    model = tiny_model("llama")
-    point = {"blocks.0.hook_resid_post": lambda x: x + 1}
-    with hooked(model, point):
+def test_nested_contexts_remove_only_their_own_hook_and_an_unknown_one_leaves_none_behind(tiny_model):
+    model, point = tiny_model("llama"), "blocks.0.hook_resid_post"
+    before = model(PROMPT)
+    with hooked(model, {point: lambda x: x + 1}):
         once = model(PROMPT)
-        with hooked(model, {"blocks.0.hook_resid_post": lambda x: 2 * x}):
+        with hooked(model, {point: lambda x: 2 * x}):
             assert not torch.equal(model(PROMPT), once)
         assert torch.equal(model(PROMPT), once)
+    functions = {point: torch.neg, "blocks.0.nonsense": torch.neg}
+    with pytest.raises(InputError, match="'blocks.0.nonsense'"), hooked(model, functions):
+        pass
+    assert torch.equal(model(PROMPT), before)
+    with pytest.raises(InputError, match="no hook 'blocks.2.attn.hook_z'"):
+        hook_point(model, "blocks.2.attn.hook_z")
 
 
 def test_hooks_see_each_head_and_change_only_the_one_they_edit(tiny_model):
-    model = tiny_model("llama")
-    seen = {}
+    model, point = tiny_model("llama"), "blocks.1.attn.hook_z"
+    tokens = model.to_tokens(PROMPT)
 
     def edit(z):
         z = z.clone()
         z[:, :, 1] = 0
         return z
 
-    def keep(z):
-        seen["z"] = z.clone()
-
-    with hooked(model, {"blocks.1.attn.hook_z": keep}):
-        model(PROMPT)
-    plain = seen["z"]
-    with hooked(model, {"blocks.1.attn.hook_z": edit}), hooked(model, {"blocks.1.attn.hook_z": keep}):
-        model(PROMPT)
-    assert seen["z"].shape[2:] == (4, 6)
-    assert torch.equal(seen["z"][:, :, 1], torch.zeros_like(plain[:, :, 1]))
+    (plain,), (edited,) = kept(model, tokens, point), kept(model, tokens, point, hooks={point: edit})
+    assert edited.shape[2:] == (4, 6) and plain[:, :, 1].any() and not edited[:, :, 1].any()
     others = [0, 2, 3]
-    assert torch.equal(seen["z"][:, :, others], plain[:, :, others])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_head_results_sum_to_the_attention_output(family, tiny_model):
-    # also with grouped queries, where 2 key-value heads serve 4 heads
-    model = tiny_model(family)
-    _, cache = model.run_with_cache(PROMPT)
-    for layer, block in enumerate(model.blocks):
-        z = cache[f"blocks.{layer}.attn.hook_z"]
-        total = torch.einsum("bphd,hdm->bpm", z, block.attn.W_O)
-        if block.attn.b_O is not None:
-            total = total + block.attn.b_O
-        torch.testing.assert_close(total, cache[f"blocks.{layer}.attn.hook_out"], rtol=0, atol=2e-5)
+    assert torch.equal(edited[:, :, others], plain[:, :, others])
 
 
 def test_two_threads_one_steering_and_one_plain_do_not_interfere(tiny_model):
@@ -104,28 +87,22 @@ def test_two_threads_one_steering_and_one_plain_do_not_interfere(tiny_model):
                     wrong.append(functions)
 
     threads = [threading.Thread(target=run, args=args) for args in ((steer, steered), ({}, plain))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for do in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            do(thread)
     assert not wrong
 
 
 @pytest.mark.parametrize("family", ["llama", "granite"])
 def test_what_a_hook_keeps_of_an_mlp_is_on_the_graph(family, tiny_model):
     """Of Granite too, where the point lies beside the forward: the gradient is the slope of a small step there."""
-    model, kept = tiny_model(family), []
+    model, seen = tiny_model(family), []
     before = model(PROMPT)
     step = 1e-2 * torch.randn(model.cfg.d_model)
-
-    def keep(x):
-        kept.append(x)
-        return x
-
     hooks = {"blocks.0.hook_resid_pre": lambda x: x.detach().requires_grad_(True)}
-    with torch.enable_grad(), hooked(model, hooks | {"blocks.0.hook_mlp_out": keep}):
+    with torch.enable_grad(), hooked(model, hooks | {"blocks.0.hook_mlp_out": lambda x: seen.append(x) or x}):
         value = model(PROMPT)[0, -1, 5]
-    (gradient,) = torch.autograd.grad(value, kept)
+    (gradient,) = torch.autograd.grad(value, seen)
     values = []
     for sign in (1, -1):
         with torch.no_grad(), hooked(model, {"blocks.0.hook_mlp_out": lambda x, s=sign: x + s * step}):
@@ -133,19 +110,6 @@ def test_what_a_hook_keeps_of_an_mlp_is_on_the_graph(family, tiny_model):
     torch.testing.assert_close((gradient[0] @ step).sum(), (values[0] - values[1]) / 2, atol=1e-5, rtol=0.02)
     assert torch.equal(model(PROMPT), before)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
-
-
-def test_an_unknown_hook_is_an_error_and_leaves_no_other_hook_behind(tiny_model):
-    model = tiny_model("gpt2")
-    before = model(PROMPT)
-    with (
-        pytest.raises(InputError, match="'blocks.0.nonsense'"),
-        hooked(model, {"blocks.0.attn.hook_z": torch.zeros_like, "blocks.0.nonsense": torch.zeros_like}),
-    ):
-        pass
-    assert torch.equal(model(PROMPT), before)
-    with pytest.raises(InputError, match="no hook 'blocks.2.attn.hook_z'"):
-        hook_point(model, "blocks.2.attn.hook_z")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,9 @@ from transformers import (
 )
 
 from interp.errors import InputError
-from interp.models import describe_model, load_model, load_tokenizer, model_names
+from interp.models import describe_model, load_model, load_tokenizer
 from interp.models.embedded import cache_folder
 from interp.models.generate import generate
-from interp.models.load import classify, parse_device
 from interp.models.residual_writes import ResidualWrites
 from interp.steering.continuations import continue_prompts
 from interp.text import load_text
@@ -34,26 +34,41 @@ from tests.tiny_models import FAMILIES, OTHERS, make_config
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_from_a_folder_are_those_of_hugging_face(family, tiny_model, tiny_model_folder):
-    model = tiny_model(family)
-    reference = AutoModelForCausalLM.from_pretrained(
-        tiny_model_folder(family), attn_implementation="eager"
-    ).eval()
+@pytest.fixture
+def changed(tmp_path, tiny_model_folder):
+    """Copies a family's folder, with other things said in its config.json."""
+
+    def copy(family: str, **said) -> Path:
+        folder = tmp_path / "changed"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tiny_model_folder(family), folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | said))
+        return folder
+
+    return copy
+
+
+@contextmanager
+def refused(message: str):
+    """With one line."""
+    with pytest.raises(InputError, match=message) as error:
+        yield
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
+def test_a_model_is_frozen_and_its_logits_are_those_of_hugging_face(family, tiny_model, tiny_model_folder):
+    model, folder = tiny_model(family), tiny_model_folder(family)
+    reference = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     tokens = model.to_tokens(PROMPT)
     with torch.no_grad():
         expected = reference(tokens).logits
-    torch.testing.assert_close(model(tokens), expected, rtol=0, atol=1e-5)
-    assert expected.std() > 0.1
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_model_is_frozen_and_in_eval_mode(family, tiny_model):
-    model = tiny_model(family)
-    assert not model.training
-    assert not any(module.training for module in model.modules())
+    logits = model(tokens)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    assert expected.std() > 0.1 and not logits.requires_grad
+    assert not any(module.training for module in (model, *model.modules()))
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert not model(PROMPT).requires_grad
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -68,41 +83,17 @@ def test_tokenizer_pads_and_stays_within_the_vocabulary(family, tiny_model, tiny
     assert begins == [model.cfg.default_prepend_bos, False]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_padded_batch_gives_each_prompt_its_own_logits(family, tiny_model):
-    model = tiny_model(family)
-    short = "The war lasted from the year 1732"
-    batch = model([PROMPT, short], padding_side="right")
-    alone = model(short)
-    torch.testing.assert_close(batch[1, : alone.shape[1]], alone[0], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_dtype_is_that_of_every_parameter(dtype, tiny_model_folder):
-    model = load_model(str(tiny_model_folder("llama")), dtype=dtype)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_description_says_what_was_loaded_and_is_json(dtype, tiny_model_folder):
+    folder = tiny_model_folder("llama")
+    model = load_model(folder, dtype=dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
     assert model(PROMPT).dtype == getattr(torch, dtype)
-    assert describe_model(model)["dtype"] == dtype
-
-
-def test_description_says_what_was_loaded_and_is_json(tiny_model, tiny_model_folder):
-    description = describe_model(tiny_model("llama"))
-    assert json.loads(json.dumps(description)) == description
-    assert description == {
-        "spec": str(tiny_model_folder("llama")),
-        "source": str(tiny_model_folder("llama").resolve()),
-        "revision": None,
-        "architecture": "LlamaForCausalLM",
-        "dtype": "float32",
-        "device": "cpu",
-        "n_layers": 2,
-        "n_heads": 4,
-        "n_kv_heads": 2,
-        "d_model": 24,
-        "d_head": 6,
-        "d_vocab": description["d_vocab"],
-        "attn_only": False,
-    }
+    description = json.loads(json.dumps(describe_model(model)))
+    shape = {"n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_model": 24, "d_head": 6, "d_vocab": 360}
+    source = {"spec": str(folder), "source": str(folder.resolve()), "revision": None}
+    kind = {"architecture": "LlamaForCausalLM", "dtype": dtype, "device": "cpu", "attn_only": False}
+    assert description == shape | source | kind
 
 
 def test_weights_in_several_shards_load(tmp_path, tiny_model, tiny_model_folder):
@@ -122,59 +113,50 @@ def test_weights_in_several_shards_load(tmp_path, tiny_model, tiny_model_folder)
         ("./absent", "no file or folder ./absent"),
         ("absent.gguf", "no file or folder absent.gguf"),
         ("~nosuchuser/model", "~nosuchuser/model"),
+        ("attn-only-4l:~nosuchuser/x", "~nosuchuser/x"),
+        (Path("/absent"), "there is no file or folder /absent"),
     ],
 )
 def test_unknown_spec_names_what_is_allowed(spec, message):
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message):
         load_model(spec)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("spec", ["nobody/nothing", "gpt2", "attn-only-4l"])
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_unreachable_hub_is_one_line_that_says_what_else_works(spec, load):
-    with pytest.raises(InputError, match="hub") as error:
+    with refused("hub.*folder"):
         load(spec)
-    assert "folder" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int8", "fp32", ""])
-def test_unknown_dtype_names_the_dtypes(dtype):
-    with pytest.raises(InputError, match="float32, bfloat16, float16"):
-        load_model(dtype=dtype)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dtype": "float64"}, "float32, bfloat16, float16"),
+        ({"dtype": ""}, "float32, bfloat16, float16"),
+        *(({"device": name}, "use cpu, cuda, cuda:1 or mps") for name in ("gpu", "cuda:", "cuda:x", "")),
+        ({"device": "cuda:99"}, "'cuda:99'.*finds"),
+    ],
+)
+def test_unknown_dtypes_and_devices_name_those_that_there_are(given, message):
+    with refused(message):
+        load_model(**given)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "tpu", ""])
-def test_unknown_device_names_the_devices(device):
-    with pytest.raises(InputError, match="use cpu, cuda, cuda:1 or mps"):
-        load_model(device=device)
-
-
-def test_absent_device_is_refused():
-    with pytest.raises(InputError, match="'cuda:99'.*finds"):
-        parse_device("cuda:99")
-
-
-def test_folder_without_config_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no config.json"):
+def test_a_folder_without_config_and_a_file_of_another_kind_are_refused(tmp_path):
+    with refused("no config.json"):
         load_model(str(tmp_path))
-
-
-def test_file_of_another_kind_is_refused(tmp_path):
-    file = tmp_path / "model.bin"
-    file.write_bytes(b"x")
-    with pytest.raises(InputError, match="a .gguf file or a folder"):
-        load_model(str(file))
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with refused("a .gguf file or a folder"):
+        load_model(str(tmp_path / "model.bin"))
 
 
 ODD_CONFIGS = {"no heads": {"num_attention_heads": 0}, "no width": {"hidden_size": None}}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "noise", "absent", "config", *ODD_CONFIGS])
-def test_damaged_folder_is_one_line(damage, tmp_path, tiny_model_folder):
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model_folder("llama"), folder)
+def test_damaged_folder_is_one_line(damage, changed):
+    folder = changed("llama", **ODD_CONFIGS.get(damage, {}))
     weights = folder / "model.safetensors"
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
@@ -184,32 +166,19 @@ def test_damaged_folder_is_one_line(damage, tmp_path, tiny_model_folder):
         weights.unlink()
     elif damage == "config":
         (folder / "config.json").write_text("{not json")
-    else:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | ODD_CONFIGS[damage]))
-    with pytest.raises(InputError, match="cannot read a causal language model from the folder") as error:
+    with refused("cannot read a causal language model from the folder"):
         load_model(str(folder))
-    assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, tiny_model_folder):
-    """transformers would draw them at random, and the model would be another one at every load."""
-    folder = tmp_path / "classifier"
-    shutil.copytree(tiny_model_folder("qwen2"), folder)
+def test_a_classifier_is_refused(changed):
+    """transformers would draw the weights that it lacks at random: another model at every load."""
+    folder = changed("qwen2")
     AutoModelForSequenceClassification.from_pretrained(folder, pad_token_id=0).save_pretrained(folder)
-    with pytest.raises(InputError, match="lacks weights, lm_head.weight: it is damaged, or not of a causal"):
-        load_model(str(folder))
-    shutil.rmtree(folder)
-    shutil.copytree(
-        tiny_model_folder("llama"), folder
-    )  # whose tied lm_head is not in the file, as it should be
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3, "layer_types": None}))
-    with pytest.raises(InputError, match=r"lacks weights, model\.layers\.2\..* and 8 more"):
+    with refused("lacks weights, lm_head.weight: it is damaged, or not of a causal"):
         load_model(str(folder))
 
 
-MESSAGES = {
+CHANGES = {
     "heads": (
         {"num_attention_heads": 5},
         r"hidden size \(24\) is not a multiple of the number of .* heads \(5\)",
@@ -219,47 +188,42 @@ MESSAGES = {
         r"model.embed_tokens.weight is of shape \[360, 24\] in the checkpoint, and of \[400, 24\] by config.json",
     ),
     "inner width": ({"intermediate_size": 60}, r"mlp.down_proj.weight and 5 more is of shape \[24, 48\]"),
+    # its tied lm_head is not in the file either, as it should be
+    "more layers": (
+        {"num_hidden_layers": 3, "layer_types": None},
+        r"lacks weights, model\.layers\.2\..* and 8 more",
+    ),
+    "another kind": ({"model_type": "vit", "architectures": ["ViTModel"]}, ""),
 }
 
 
-@pytest.mark.parametrize(("changed", "message"), MESSAGES.values(), ids=MESSAGES)
-def test_a_config_that_does_not_fit_says_what_does_not(changed, message, tmp_path, tiny_model_folder):
-    folder = changed_copy(tiny_model_folder("llama"), tmp_path / "model", changed)
-    with pytest.raises(InputError, match=message) as error:
-        load_model(str(folder))
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize(("said", "message"), CHANGES.values(), ids=CHANGES)
+def test_a_config_that_does_not_fit_says_what_does_not(said, message, changed):
+    with refused(message):
+        load_model(str(changed("llama", **said)))
 
 
-def test_a_folder_without_a_tokenizer_says_so(tmp_path, tiny_model_folder):
-    folder = changed_copy(tiny_model_folder("llama"), tmp_path / "model", {})
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_folder_without_a_tokenizer_says_so(load, changed):
+    folder = changed("llama")
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    for load in (load_model, load_tokenizer):
-        with pytest.raises(
-            InputError, match="a tokenizer from .*: it holds no files of one, such as tokenizer.json"
-        ):
-            load(str(folder))
-
-
-LAYERS = {family: "num_hidden_layers" for family in FAMILIES} | {"gpt2": "n_layer"}
+    with refused("a tokenizer from .*: it holds no files of one, such as tokenizer.json"):
+        load(str(folder))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_with_more_layers_than_its_config_is_refused(family, tmp_path, tiny_model_folder):
+def test_a_checkpoint_with_more_layers_than_its_config_is_refused(family, changed):
     """transformers would leave them out, and the model would be another one."""
-    fewer = {LAYERS[family]: 1} | ({} if family == "gpt2" else {"layer_types": None})
-    folder = changed_copy(tiny_model_folder(family), tmp_path / "model", fewer)
-    with pytest.raises(
-        InputError, match=r"has weights that .* does not, .*\.1\..* and \d+ more: .* fewer layers"
-    ):
-        load_model(str(folder))
+    fewer = {"n_layer": 1} if family == "gpt2" else {"num_hidden_layers": 1, "layer_types": None}
+    with refused(r"has weights that .* does not, .*\.1\..* and \d+ more: .* fewer layers"):
+        load_model(str(changed(family, **fewer)))
 
 
-def test_biases_that_the_config_has_no_place_for_are_refused(tmp_path, tiny_model_folder):
+def test_biases_that_the_config_has_no_place_for_are_refused(changed):
     """A Qwen2 called Llama, which adds no biases to its queries, keys and values."""
-    foreign = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-    folder = changed_copy(tiny_model_folder("qwen2"), tmp_path / "model", foreign)
-    with pytest.raises(InputError, match="does not, model.layers.0.self_attn.k_proj.bias and 5 more"):
+    folder = changed("qwen2", model_type="llama", architectures=["LlamaForCausalLM"])
+    with refused("does not, model.layers.0.self_attn.k_proj.bias and 5 more"):
         load_model(str(folder))
 
 
@@ -271,10 +235,8 @@ OLD_BUFFERS = {
 
 
 @pytest.mark.parametrize("family", OLD_BUFFERS)
-def test_what_earlier_versions_and_other_heads_left_in_a_checkpoint_is_no_harm(
-    family, tmp_path, tiny_model, tiny_model_folder
-):
-    folder = changed_copy(tiny_model_folder(family), tmp_path / "model", {})
+def test_what_earlier_versions_and_other_heads_left_in_a_checkpoint_is_no_harm(family, changed, tiny_model):
+    folder = changed(family)
     tensors = load_file(folder / "model.safetensors")
     known = {name.rpartition(".")[0]: tensor for name, tensor in tensors.items()}
     tied = known.get("model.embed_tokens", torch.zeros(3, 24)).clone()
@@ -285,35 +247,16 @@ def test_what_earlier_versions_and_other_heads_left_in_a_checkpoint_is_no_harm(
     assert torch.equal(load_model(str(folder))(PROMPT), tiny_model(family)(PROMPT))
 
 
-def test_a_base_model_s_checkpoint_has_its_layers_under_shorter_names(
-    tmp_path, tiny_model, tiny_model_folder
-):
-    folder = changed_copy(tiny_model_folder("gpt2"), tmp_path / "model", {})
-    tensors = load_file(folder / "model.safetensors")
-    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-    save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
-    assert torch.equal(load_model(str(folder))(PROMPT), tiny_model("gpt2")(PROMPT))
-    fewer = changed_copy(folder, tmp_path / "fewer", {"n_layer": 1})
-    with pytest.raises(InputError, match=r"does not, .*h\.1\..* and 10 more"):
-        load_model(str(fewer))
-
-
-def test_a_path_is_taken_for_a_folder(tiny_model, tiny_model_folder):
-    folder = tiny_model_folder("gpt2")
-    model = load_model(folder)
-    assert torch.equal(model(PROMPT), tiny_model("gpt2")(PROMPT))
-    assert describe_model(model) == describe_model(tiny_model("gpt2"))
-    assert load_tokenizer(folder).encode(PROMPT) == model.tokenizer.encode(PROMPT)
-    with pytest.raises(InputError, match="there is no file or folder /absent"):
-        load_model(Path("/absent"))
-
-
-def changed_copy(folder: Path, copy: Path, changed: dict) -> Path:
-    """A model's folder whose config.json says other things."""
-    shutil.copytree(folder, copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | changed))
-    return copy
+def test_a_base_model_s_checkpoint_has_its_layers_under_shorter_names(changed, tiny_model):
+    for n_layer in (2, 1):
+        folder = changed("gpt2", n_layer=n_layer)
+        tensors = load_file(folder / "model.safetensors")
+        bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+        save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
+        if n_layer == 2:
+            assert torch.equal(load_model(str(folder))(PROMPT), tiny_model("gpt2")(PROMPT))
+    with refused(r"does not, .*h\.1\..* and 10 more"):
+        load_model(str(folder))
 
 
 def test_a_tokenizer_without_special_tokens_is_given_none_that_the_model_does_not_know(tmp_path):
@@ -333,28 +276,14 @@ def test_a_tokenizer_without_special_tokens_is_given_none_that_the_model_does_no
         generate(model, "Mary", 4)
 
 
-def test_a_padding_token_outside_the_vocabulary_gives_way_to_the_end(tmp_path, tiny_model_folder):
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model_folder("gpt2"), folder)
+def test_a_padding_token_outside_the_vocabulary_gives_way_to_the_end(changed):
+    folder = changed("gpt2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(folder)
     model = load_model(str(folder))
     assert model.tokenizer.pad_token == model.tokenizer.eos_token is not None
     assert len(generate(model, ["Mary", "Mary and John"], 2)) == 2
-
-
-def test_architecture_that_is_no_causal_model_is_refused(tmp_path, tiny_model_folder):
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model_folder("llama"), folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
-    with pytest.raises(InputError):
-        load_model(str(folder))
-
-
-def test_local_names_start_with_the_default():
-    assert model_names()[0] == "smollm2-135m-instruct"
-    assert all(classify(name)[0] in ("embedded", "planted") for name in model_names())
 
 
 def test_import_and_local_load_open_no_connection(tiny_model_folder):
@@ -381,13 +310,12 @@ def test_models_can_be_loaded_from_several_threads(tiny_model_folder):
         assert not any(parameter.is_meta for parameter in model.parameters())
 
 
-def test_a_folder_with_the_name_of_another_model_is_not_taken_for_it(
+def test_a_folder_named_as_another_model_is_not_taken_for_it(
     tiny_model_folder, tmp_path, monkeypatch, caplog
 ):
     (tmp_path / "pythia-70m").symlink_to(tiny_model_folder("llama"))
     monkeypatch.chdir(tmp_path)
-    model = load_model("pythia-70m")
-    assert model.cfg.n_layers == 2 and "pythia" not in caplog.text
+    assert load_model("pythia-70m").cfg.n_layers == 2 and "pythia" not in caplog.text
 
 
 def test_a_model_that_runs_otherwise_than_in_transformers_is_refused(tiny_model_folder, monkeypatch):
@@ -401,9 +329,7 @@ def test_a_model_that_runs_otherwise_than_in_transformers_is_refused(tiny_model_
 
     monkeypatch.setattr(TransformerBridge, "boot_transformers", booted)
     for dtype in ("float32", "bfloat16"):
-        with pytest.raises(
-            InputError, match="runs the architecture LlamaForCausalLM otherwise .* off by [1-9]"
-        ):
+        with refused("runs the architecture LlamaForCausalLM otherwise .* off by [1-9]"):
             load_model(str(tiny_model_folder("llama")), dtype=dtype)
 
 
@@ -412,39 +338,19 @@ def test_a_model_that_cannot_be_run_is_refused_in_one_line(tiny_model_folder, mo
         raise RuntimeError("shape '[1, 4]' is invalid\nfor input of size 3")
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", fails)
-    with pytest.raises(
-        InputError, match=r"transformers cannot run this model: shape '\[1, 4\]' is invalid for input"
-    ):
+    with refused(r"transformers cannot run this model: shape '\[1, 4\]' is invalid for input"):
         load_model(str(tiny_model_folder("llama")))
 
 
 def test_a_model_that_reads_three_tokens_is_loaded(tiny_model_folder, tmp_path):
-    source = tiny_model_folder("gpt2")
-    config = AutoConfig.from_pretrained(source)
-    config.n_positions = 3
+    config = AutoConfig.from_pretrained(tiny_model_folder("gpt2"), n_positions=3)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model_folder("gpt2")).save_pretrained(tmp_path)
     model = load_model(str(tmp_path))
     assert model.cfg.n_ctx == 3 and ResidualWrites.of(model).plain
 
 
-@pytest.mark.parametrize("family", OTHERS)
-def test_families_that_are_wired_otherwise_have_the_logits_of_hugging_face(
-    family, tiny_model, tiny_model_folder
-):
-    reference = AutoModelForCausalLM.from_pretrained(
-        tiny_model_folder(family), attn_implementation="eager"
-    ).eval()
-    model = tiny_model(family)
-    tokens = model.to_tokens(PROMPT)
-    with torch.no_grad():
-        torch.testing.assert_close(model(tokens), reference(tokens).logits, rtol=0, atol=1e-5)
-
-
 def test_a_home_that_there_is_not_is_a_path_that_there_is_not(monkeypatch, tmp_path):
-    for spec in ("attn-only-4l:~nouser/x", "~nouser/x"):
-        with pytest.raises(InputError, match="~nouser/x"):
-            load_model(spec)
     with pytest.raises(InputError, match="~nouser/x"):
         load_text("datasets:~nouser/x", load_model("planted-induction"), n_tokens=100, context=32)
     monkeypatch.setenv("INTERP_CACHE", "~nouser/x")

@@ -1,8 +1,8 @@
 """A tokenizer of another model is refused when a model is loaded, and a token without an embedding where it is met."""
 
+import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,19 +24,14 @@ ADDED = "<|image|>"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_model_folder) -> Path:
-    """A model whose tokenizer has an added token beyond the embeddings, as some published ones."""
+def model(tmp_path_factory, tiny_model_folder) -> Model:
+    """Its tokenizer has an added token beyond the embeddings, as some published ones."""
     copy = tmp_path_factory.mktemp("added") / "model"
     shutil.copytree(tiny_model_folder("llama"), copy)
     tokenizer = AutoTokenizer.from_pretrained(copy)
     tokenizer.add_tokens([ADDED])
     tokenizer.save_pretrained(copy)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def model(folder) -> Model:
-    return load_model(str(folder))
+    return load_model(str(copy))
 
 
 @pytest.fixture
@@ -57,11 +52,10 @@ def test_a_tokenizer_of_another_model_is_refused_at_load(tmp_path, tiny_model_fo
     shutil.copytree(tiny_model_folder("llama"), copy)
     words = [f"word{i} other{i}" for i in range(400)]
     train_tokenizer(texts=words).save_pretrained(copy)
-    with pytest.raises(
-        InputError, match="its tokenizer is of another model: the token '.*' of id 360 and"
-    ) as error:
+    told = "its tokenizer is of another model: the token '.*' of id 360 and .*vocabulary is of 360 tokens"
+    with pytest.raises(InputError, match=told) as error:
         load_model(str(copy))
-    assert "vocabulary is of 360 tokens" in str(error.value) and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_more_embeddings_than_tokens_are_no_harm(tmp_path, tiny_model_folder):
@@ -86,18 +80,15 @@ def test_pairs_with_a_token_that_the_model_does_not_know_are_refused(model, refu
 def test_ids_that_no_token_has_are_named_by_themselves(model, wrong):
     pairs = random_pairs(360)
     pairs[0] = replace(pairs[0], answers=(wrong,))
-    with pytest.raises(
-        InputError, match=f"has the token of id {wrong}: the model's vocabulary is of 360 tokens"
-    ):
+    told = f"has the token of id {wrong}: the model's vocabulary is of 360 tokens"
+    with pytest.raises(InputError, match=told):
         check_context(model, pairs)
 
 
 def test_a_prompt_file_with_such_a_token_is_refused_by_a_discovery(model, refused, tmp_path):
-    prompts = [
-        f'{{"clean": "{name} {ADDED}", "corrupt": "a {ADDED}", "answers": ["b"], "wrong_answers": ["c"]}}\n'
-        for name in "defghij"
-    ]
-    (tmp_path / "mine.jsonl").write_text("".join(prompts))
+    pair = {"corrupt": f"a {ADDED}", "answers": ["b"], "wrong_answers": ["c"]}
+    prompts = [json.dumps({"clean": f"{name} {ADDED}", **pair}) for name in "defghij"]
+    (tmp_path / "mine.jsonl").write_text("\n".join(prompts))
     with refused:
         find_circuit(model, tmp_path / "mine.jsonl")
 

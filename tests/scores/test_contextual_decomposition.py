@@ -7,65 +7,18 @@ from transformers.activations import ACT2FN
 
 from interp.activations.stream import feed, run_batch
 from interp.errors import InputError
-from interp.models import Site, hooked, load_model
+from interp.models import Site, hooked
 from interp.models.partial_forward import Blockwise
-from interp.models.residual_writes import LinearNorm
-from interp.planted.models import load_planted_model, planted_truth
-from interp.scores import contextual_decomposition as rules
 from interp.scores.contextual_decomposition import (
     ContextualDecompositionConfig,
     Decomposition,
     contextual_decomposition,
 )
 from interp.scores.patching import activation_patching
-from interp.tasks import load_task
-from tests.pairs import random_pairs
+from tests.oracles import assert_written_heads_first, planted
+from tests.pairs import alike, random_pairs
 
 RULES = ("frozen", "paper", "shared")
-
-
-def test_each_rule_splits_its_result_between_a_part_and_the_rest():
-    part, rest = torch.randn(2, 5, 8)
-    whole, bias, weight = part + rest, torch.randn(8), torch.randn(8, 8)
-    linear = [rules.share_bias(x @ weight, whole @ weight + bias, bias) for x in (part, rest)]
-    torch.testing.assert_close(sum(linear), whole @ weight + bias)
-    module = torch.nn.LayerNorm(8).requires_grad_(False)
-    module.weight.uniform_(0.5, 2)
-    module.bias.normal_()
-    norm = LinearNorm.of(module, 8, whole)
-    parts = [rules.norm_rule(x, whole, module(whole), norm) for x in (part, rest)]
-    torch.testing.assert_close(sum(parts), module(whole), atol=1e-5, rtol=1e-4)
-    other_part, other_rest = torch.randn(2, 5, 8)
-    other = other_part + other_rest
-    products = [rules.product(x, whole, y, other) for x, y in ((part, other_part), (rest, other_rest))]
-    torch.testing.assert_close(sum(products), whole * other)
-    expected = part * other_part + (part * other_rest + rest * other_part) / 2
-    torch.testing.assert_close(products[0], expected)
-
-
-def test_the_softmax_game_is_fair_and_respects_the_mask():
-    part, rest = torch.randn(2, 4, 6)
-    rest = rest.masked_fill(torch.ones(4, 6, dtype=torch.bool).triu(3), float("-inf"))
-    whole = part + rest
-    found = rules.softmax(part, whole)
-    assert found[whole.isinf()].abs().max() == 0
-    torch.testing.assert_close(found.sum(-1), torch.zeros(4), atol=1e-6, rtol=0)
-    even = torch.zeros_like(whole).masked_fill(whole.isinf(), float("-inf")).softmax(-1)
-    # the two players' shares and the even attention of nobody are the whole pattern
-    unmasked = rest.masked_fill(rest.isinf(), 0.0)
-    torch.testing.assert_close(found + rules.softmax(unmasked, whole) + even, whole.softmax(-1))
-    assert rules.softmax(torch.zeros(4, 6), whole).abs().max() < 1e-6
-    torch.testing.assert_close(
-        rules.softmax(whole.masked_fill(whole.isinf(), 0), whole), whole.softmax(-1) - even
-    )
-
-
-def test_a_nonlinearity_gives_the_part_what_it_adds_to_the_rest():
-    function = ACT2FN["silu"]
-    part, rest = torch.randn(2, 9)
-    torch.testing.assert_close(
-        rules.nonlinearity(part, part + rest, function) + function(rest), function(part + rest)
-    )
 
 
 @pytest.mark.parametrize("attention", RULES)
@@ -163,7 +116,7 @@ def _two_streams(model, batch, source_layer, source_head, attention):
         weight = block.attn.W_O
         written = [sum(z[i] @ weight[h] for h, z in enumerate(zs)) for i in (0, 1)]
         b_attn, g_attn = biased(*written, block.attn.b_O)
-        sequential = family_is_sequential(model)
+        sequential = "blocks.0.hook_resid_mid" in model.hook_dict
         read = (part + b_attn, rest + g_attn) if sequential else (part, rest)
         b_mlp, g_mlp = normed(block.ln2 if "blocks.0.ln2.hook_in" in model.hook_dict else block.ln1, *read)
         b, g = linear(getattr(block.mlp, "in"), b_mlp, g_mlp)
@@ -182,18 +135,11 @@ def _two_streams(model, batch, source_layer, source_head, attention):
         yield part, rest, kept[layer, "hook_resid_post"]
 
 
-def family_is_sequential(model):
-    return "blocks.0.hook_resid_mid" in model.hook_dict
-
-
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition", "planted-backup"])
 def test_planted_circuits_are_found_through_queries_and_keys(name):
-    model, truth = load_planted_model(name), planted_truth(name)
-    pairs = load_task(name).sample(model.tokenizer, 6, 0)
-    told = []
+    (model, pairs), told = planted(name, 6), []
     scores = contextual_decomposition(model, pairs, progress=told.append)
-    order = [f"a{layer}.h{head}" for layer, head in scores.ranked_heads()]
-    assert set(order[: len(truth.heads)]) == set(truth.heads)
+    assert_written_heads_first(scores, name)
     assert sum(told) == 100
     layer, head = len(scores.heads) - 1, 2 if name == "planted-backup" else 5
     if name != "planted-induction":
@@ -205,9 +151,8 @@ def test_planted_circuits_are_found_through_queries_and_keys(name):
 @pytest.mark.parametrize("attention", ["frozen", "paper"])
 def test_heads_that_act_through_patterns_vanish_under_the_published_rules(attention):
     """A limit of one round of the published method, stated in its docstring."""
-    model = load_planted_model("planted-inhibition")
-    pairs = load_task("planted-inhibition").sample(model.tokenizer, 6, 0)
-    scores = contextual_decomposition(model, pairs, ContextualDecompositionConfig(attention=attention))
+    config = ContextualDecompositionConfig(attention=attention)
+    scores = contextual_decomposition(*planted("planted-inhibition", 6), config)
     assert abs(scores.heads[1, 2]) < 1e-3 * scores.heads[2, 0]
 
 
@@ -221,20 +166,8 @@ def test_batches_of_several_lengths_change_nothing(tiny_model):
     assert together.cost.forwards > 8
 
 
-def test_equal_prompts_score_nothing(tiny_model):
-    model, pairs = tiny_model("llama"), random_pairs(60, n=1)
-    pair = pairs[0]
-    pairs[0] = type(pair)("", "", pair.clean_tokens, pair.clean_tokens, pair.answers, pair.wrong_answers)
-    assert np.abs(contextual_decomposition(model, pairs).heads).max() < 1e-5
-
-
-def test_norms_after_attention_are_refused(tiny_model):
+def test_equal_prompts_score_nothing_and_norms_after_attention_are_refused(tiny_model):
+    pairs = alike(random_pairs(60, n=1))
+    assert np.abs(contextual_decomposition(tiny_model("llama"), pairs).heads).max() < 1e-5
     with pytest.raises(InputError, match="contextual-decomposition needs heads that add"):
-        contextual_decomposition(tiny_model("gemma2"), random_pairs(60, n=1))
-
-
-def test_half_precision_gives_nearly_the_same_scores(tiny_model, tiny_model_folder):
-    pairs = random_pairs(60, n=2)
-    half = load_model(str(tiny_model_folder("llama")), dtype="bfloat16")
-    exact, rough = (contextual_decomposition(model, pairs).heads for model in (tiny_model("llama"), half))
-    assert np.corrcoef(exact.ravel(), rough.ravel())[0, 1] > 0.98
+        contextual_decomposition(tiny_model("gemma2"), pairs)

@@ -18,9 +18,15 @@ def _case(seed: int = 0):
     return exact, attribution
 
 
-def _spend(estimates, exact, patches: int, step: int = 2):
+def _estimates(attribution, rms=3.0, allowed=None, seed=0) -> EffectEstimates:
+    return EffectEstimates(
+        attribution, rms, 0.02, np.arange(len(attribution)) if allowed is None else allowed, seed
+    )
+
+
+def _spend(estimates, exact, patches: int):
     while estimates.patched.sum() < patches:
-        pairs, heads = estimates.next_patches(np.ones(HEADS), 12.0, step)
+        pairs, heads = estimates.next_patches(np.ones(HEADS), 12.0, 2)
         if not len(pairs):
             break
         estimates.record(pairs, heads, exact[pairs, heads])
@@ -28,15 +34,13 @@ def _spend(estimates, exact, patches: int, step: int = 2):
 
 def test_all_patched_is_the_exact_mean():
     exact, attribution = _case()
-    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
+    estimates = _estimates(attribution)
     pairs, heads = (index.ravel() for index in np.indices((N, HEADS)))
     estimates.record(pairs, heads, exact[pairs, heads])
     estimate, variance = estimates.estimate()
-    assert np.allclose(estimate, exact.mean(axis=0))
-    assert np.allclose(variance, 0.02**2 / N, rtol=0.35), (
-        "moderated: a head's own variance is out by up to 90 %"
-    )
-    assert np.allclose(estimates.per_pair(), exact)
+    assert np.allclose(estimate, exact.mean(axis=0)) and np.allclose(estimates.per_pair(), exact)
+    # moderated: a head's own variance is out by up to 90 %
+    assert np.allclose(variance, 0.02**2 / N, rtol=0.35)
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
@@ -47,7 +51,7 @@ def test_intervals_hold_the_true_mean_where_attribution_is_of_another_size(scale
     means = generator.normal(size=2000)
     exact = means + generator.normal(size=(pairs, 2000))
     attribution = scale * (0.8 * exact + 0.6 * (means + generator.normal(size=exact.shape)))
-    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(pairs), 0)
+    estimates = _estimates(attribution)
     for head in range(2000):
         rows = generator.permutation(pairs)[:patched]
         estimates.record(rows, np.full(patched, head), exact[rows, head])
@@ -59,7 +63,7 @@ def test_intervals_hold_the_true_mean_where_attribution_is_of_another_size(scale
 
 def test_patches_mend_the_bias():
     exact, attribution = _case()
-    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
+    estimates = _estimates(attribution)
     _spend(estimates, exact, 60)
     assert estimates.patched[3] > 0
     before, after = attribution.mean(axis=0)[3], estimates.estimate()[0][3]
@@ -74,7 +78,7 @@ def test_patches_go_to_open_heads(seed):
     generator = np.random.default_rng(100)
     exact[:, 6:10] = 0.02 * 3.0 + generator.normal(0, 0.02, (N, 4))
     attribution[:, 6:10] = exact[:, 6:10] + generator.normal(0, 0.1, (N, 4))
-    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), seed)
+    estimates = _estimates(attribution, seed=seed)
     _spend(estimates, exact, 60)
     patched = estimates.patched
     assert patched[0] < patched.max() / 2, "a sure member needs few patches"
@@ -85,7 +89,7 @@ def test_a_head_is_not_believed_before_it_was_patched():
     """Where attribution was right of nineteen large heads it is sure of the twentieth; that one is looked at next."""
     attribution = np.random.default_rng(0).normal(0, 0.02, (N, HEADS))
     attribution[:, :20] += np.linspace(1.0, 3.0, 20)
-    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
+    estimates = _estimates(attribution)
     for head in range(19):
         estimates.record(np.arange(6), np.full(6, head), attribution[:6, head])
     assert estimates.membership().probability[19] > 0.9999
@@ -93,27 +97,18 @@ def test_a_head_is_not_believed_before_it_was_patched():
     assert heads.tolist() == [19, 19, 19]
 
 
-def test_no_head_is_patched_twice_on_a_pair_and_only_allowed_pairs_are():
+def test_no_head_is_patched_twice_on_a_pair_only_allowed_pairs_are_and_budget_is_kept():
     exact, attribution = _case()
-    allowed = np.arange(5, 15)
-    estimates = EffectEstimates(attribution, 3.0, 0.02, allowed, 0)
-    seen = set()
+    allowed, seen = np.arange(5, 15), set()
+    estimates = _estimates(attribution, allowed=allowed)
     for _ in range(50):
         pairs, heads = estimates.next_patches(np.ones(HEADS), 40.0, 3)
-        if not len(pairs):
-            break
         for key in zip(pairs.tolist(), heads.tolist(), strict=True):
-            assert key not in seen
-            assert key[0] in allowed
+            assert key not in seen and key[0] in allowed
             seen.add(key)
         estimates.record(pairs, heads, exact[pairs, heads])
-    assert estimates.patched.max() <= len(allowed)
-
-
-def test_budget_is_kept():
-    _, attribution = _case()
-    estimates = EffectEstimates(attribution, 3.0, 0.02, np.arange(N), 0)
-    cost = np.linspace(0.1, 1.0, HEADS)
+    assert 0 < estimates.patched.max() <= len(allowed)
+    cost, estimates = np.linspace(0.1, 1.0, HEADS), _estimates(attribution)
     _, heads = estimates.next_patches(cost, 2.5, 2)
     assert 0 < cost[heads].sum() <= 2.5
     assert len(estimates.next_patches(cost, 0.01, 2)[0]) == 0
@@ -121,18 +116,16 @@ def test_budget_is_kept():
 
 def test_bias_is_learned_from_the_patched():
     exact, attribution = _case()
-    far = attribution * 3  # wrong by 2 rms everywhere
-    estimates = EffectEstimates(far, 3.0, 0.02, np.arange(N), 0)
+    estimates = _estimates(attribution * 3)  # wrong by 2 rms everywhere
     first = estimates.bias()
     pairs, heads = (index.ravel() for index in np.indices((N, 12)))
     estimates.record(pairs, heads, exact[pairs, heads])
-    assert first == pytest.approx(0.3)
-    assert estimates.bias() > first
+    assert estimates.bias() > first == pytest.approx(0.3)
 
 
 def test_p_values_against_the_closed_form():
     """Four pairs with one effect: 2 of the 16 sign patterns are as large."""
-    estimates = EffectEstimates(np.ones((4, 1)), 1.0, 0.02, np.arange(4), 0)
+    estimates = _estimates(np.ones((4, 1)), 1.0)
     assert estimates.p_values(0, flips=20_000)[0] == pytest.approx(2 / 16, abs=0.01)
 
 
@@ -142,7 +135,7 @@ def test_without_an_effect_p_values_are_no_smaller_than_chance(patched):
     generator = np.random.default_rng(0)
     pairs, heads = 12, 2000
     attribution = generator.normal(size=(pairs, heads)) * 0.1
-    estimates = EffectEstimates(attribution, 1.0, 0.02, np.arange(pairs), 0)
+    estimates = _estimates(attribution, 1.0)
     estimates.exact[:patched] = (attribution + generator.normal(size=(pairs, heads)) * 0.3)[:patched]
     p = estimates.p_values(0)
     for level in (0.01, 0.05, 0.2):

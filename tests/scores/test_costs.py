@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 
 from interp.activations.stream import feed
-from interp.models import hooked, load_model
+from interp.models import hooked
 from interp.scores.acdc import acdc
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import patching
-from interp.tasks import load_task
+from tests.oracles import planted
 
 
 @pytest.fixture(scope="module")
-def planted():
-    model = load_model("planted-backup")
-    pairs = load_task("planted-backup").sample(model.tokenizer, 6, 0)
+def case():
+    model, pairs = planted("planted-backup", 6)
     assert len({len(pair.clean_tokens) for pair in pairs}) == 1
     return model, pairs
 
@@ -34,29 +33,21 @@ def counted(model, pairs):
         yield ran
 
 
-def test_of_activation_patching(planted):
-    model, pairs = planted
-    patching(model, pairs)  # what it looks up about a model is looked up once
-    with counted(model, pairs) as ran:
-        found = patching(model, pairs)
-    assert found.cost.forwards == pytest.approx(ran[0])
+@pytest.mark.parametrize(("method", "rel"), [(patching, 1e-6), (acdc, 0.02)])
+def test_of_methods(case, method, rel):
+    method(*case)  # what it looks up about a model is looked up once
+    with counted(*case) as ran:
+        found = method(*case)
+    assert found.cost.forwards == pytest.approx(ran[0], rel=rel)
 
 
-def test_of_patches_of_single_heads(planted):
-    model, pairs = planted
+def test_of_patches_of_single_heads(case):
+    model, pairs = case
     runner = PatchRunner(model, pairs, range(6))
     feed(model, pairs, [runner])
     runner.effects(*(np.array([0]) for _ in range(3)))
     runner._known[:] = np.nan
-    pair, layer, head = (i.ravel() for i in np.indices((6, model.cfg.n_layers, model.cfg.n_heads)))
+    which = (i.ravel() for i in np.indices((6, model.cfg.n_layers, model.cfg.n_heads)))
     with counted(model, pairs) as ran:
-        _, cost = runner.effects(pair, layer, head)
+        _, cost = runner.effects(*which)
     assert cost == pytest.approx(ran[0])
-
-
-def test_of_acdc(planted):
-    model, pairs = planted
-    acdc(model, pairs)
-    with counted(model, pairs) as ran:
-        found = acdc(model, pairs)
-    assert found.cost.forwards == pytest.approx(ran[0], rel=0.02)

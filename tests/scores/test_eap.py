@@ -5,16 +5,16 @@ import pytest
 import torch
 from transformer_lens.tools.analysis import get_act_patch_direct_path
 
+from interp.activations.metric import task_metric
 from interp.errors import InputError
 from interp.models import hooked, parse_site
-from interp.planted.models import load_planted_model, planted_truth
+from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.eap import EAPConfig, at_clean, attributed_edges, eap, edge_runs, edge_scores, fold_edges
+from interp.scores.eap import EAPConfig, at_clean, attributed_edges, eap, edge_runs, edge_scores
 from interp.scores.method import Context
-from interp.scores.registry import method_config
-from interp.tasks import load_task
+from tests.oracles import at, heads_of, planted
 from tests.pairs import random_pairs
-from tests.scores.exact_edges import exact_edge, slope_of_edge
+from tests.scores.exact_edges import ExactEdges
 from tests.tiny_models import FAMILIES
 
 POST_NORM = ("gemma2", "gemma3")
@@ -33,8 +33,8 @@ def test_edges_are_the_slope_of_a_small_step_in_one_input(family, tiny_model):
     edges = all_edges(model, pairs)
     if family in POST_NORM:
         edges = [e for e in edges if not e.sender.startswith("a")]
-    some = edges[::4]  # of every size
-    slopes = [slope_of_edge(model, pairs, e.sender, e.receiver, e.into).mean().item() for e in some]
+    some, exact = edges[::6], ExactEdges(model, pairs)  # of every size
+    slopes = [exact.slope(e.sender, e.receiver, e.into).mean().item() for e in some]
     np.testing.assert_allclose([e.score for e in some], slopes, rtol=0.02, atol=2e-3 * abs(edges[0].score))
 
 
@@ -63,27 +63,24 @@ def test_edges_of_attention_that_reads_no_norm_are_refused(tiny_model):
 
 def test_edges_agree_with_exact_ones_the_better_the_smaller_the_step(tiny_model):
     model, pairs = tiny_model("gpt2"), random_pairs(60, n=2)
-    edges = all_edges(model, pairs)[::5]
-    agreement = []
+    edges, exact, agreement = all_edges(model, pairs)[::5], ExactEdges(model, pairs), []
     for share in (1.0, 0.2):
-        exact = [exact_edge(model, pairs, e.sender, e.receiver, e.into, share).mean().item() for e in edges]
-        agreement.append(np.corrcoef([e.score for e in edges], exact)[0, 1])
+        effects = [exact.effect(e.sender, e.receiver, e.into, share).mean().item() for e in edges]
+        agreement.append(np.corrcoef([e.score for e in edges], effects)[0, 1])
     assert agreement[0] > 0.8
     assert agreement[1] > 0.99
 
 
 def test_edges_into_linear_inputs_are_exact_and_path_patching_says_so_too():
     """Values and logits are linear in the planted models; both ways of patching one edge are independent of EAP."""
-    model, truth = load_planted_model("planted-inhibition"), planted_truth("planted-inhibition")
-    pairs = load_task("planted-inhibition").sample(model.tokenizer, 1, 0)
+    (model, pairs), truth = planted("planted-inhibition", 1), planted_truth("planted-inhibition")
     scores = {(e.sender, e.receiver, e.into): e.score for e in all_edges(model, pairs)}
+    exact = ExactEdges(model, pairs)
     for site in truth.outputs:
-        exact = exact_edge(model, pairs, site, "logits", None).item()
-        assert scores[site, "logits", None] == pytest.approx(exact, rel=1e-3)
-        exact = exact_edge(model, pairs, "input", site, "v").item()
-        assert scores["input", site, "v"] == pytest.approx(exact, rel=1e-3)
+        for edge in ((site, "logits", None), ("input", site, "v")):
+            assert scores[edge] == pytest.approx(exact.effect(*edge).item(), rel=1e-3)
     for sender, receiver, into in truth.edges:
-        ours = exact_edge(model, pairs, sender, receiver, into).item()
+        ours = exact.effect(sender, receiver, into).item()
         assert _path_patched(model, pairs, sender, receiver, into) == pytest.approx(ours, rel=1e-3, abs=1e-3)
         # saturated attention: the right sign, and too small
         if into != "v":
@@ -92,36 +89,28 @@ def test_edges_into_linear_inputs_are_exact_and_path_patching_says_so_too():
 
 def _path_patched(model, pairs, sender, receiver, into):
     """transformer-lens' patch of one head into another's input, the sides exchanged (there is no norm to divide by)."""
-    tokens = {side: torch.tensor([getattr(pairs[0], f"{side}_tokens")]) for side in ("clean", "corrupt")}
-    layers = range(model.cfg.n_layers)
-    names = [f"blocks.{layer}.attn.hook_z" for layer in layers]
-    scales = {f"blocks.{layer}.ln1.hook_scale": torch.ones(1) for layer in layers}
-    caches = {}
-    for side, ids in tokens.items():
-        _, cache = model.run_with_cache(ids)
-        caches[side] = {name: cache[name] for name in names} | scales
+    scales = {f"blocks.{layer}.ln1.hook_scale": torch.ones(1) for layer in range(model.cfg.n_layers)}
+    clean, corrupt = (torch.tensor([getattr(pairs[0], f"{side}_tokens")]) for side in ("clean", "corrupt"))
+    caches = [{**model.run_with_cache(tokens)[1], **scales} for tokens in (corrupt, clean)]
 
     def metric(logits):
-        pair = pairs[0]
-        return (logits[0, -1, list(pair.answers)] - logits[0, -1, list(pair.wrong_answers)]).sum()
+        return task_metric(logits[:, -1], list(pairs), "logit_diff")[0]
 
-    (layer, head), (to_layer, to_head) = (
-        tuple(int(part[1:]) for part in site.split(".")) for site in (sender, receiver)
-    )
     with torch.no_grad():
-        patched = get_act_patch_direct_path(
-            model, tokens["clean"], caches["corrupt"], caches["clean"], metric, layer, head, into, False
-        )
-        return (metric(model(tokens["clean"])) - patched[to_layer, to_head]).item()
+        patched = get_act_patch_direct_path(model, clean, *caches, metric, *at(sender), into, False)
+        return (metric(model(clean)) - patched[at(receiver)]).item()
 
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition"])
 def test_the_planted_edges_are_the_strongest_among_heads(name):
-    model, truth = load_planted_model(name), planted_truth(name)
-    pairs = load_task(name).sample(model.tokenizer, 8, 0)
+    (model, pairs), written, done = planted(name, 12), set(planted_truth(name).edges), []
     edges = [e for e in eap(model, pairs).edges if e.sender != "input" and e.receiver != "logits"]
-    best = {(e.sender, e.receiver, e.into) for e in edges[: len(truth.edges)]}
-    assert best == set(truth.edges)
+    assert {(e.sender, e.receiver, e.into) for e in edges[: len(written)]} == written
+    sites = heads_of(model)
+    found = attributed_edges(model, pairs, sites=sites, batch_size=5, progress=done.append).edges
+    strong = {(e.sender, e.receiver, e.into) for e in found if abs(e.score) > 0.02 * abs(found[0].score)}
+    assert strong == written
+    assert sum(done) == 100 and len(done) > 1
 
 
 @pytest.mark.parametrize("family", [*(f for f in FAMILIES if f not in POST_NORM), "granite"])
@@ -144,27 +133,13 @@ def test_edges_among_members_are_those_of_all_edges(tiny_model):
 
 def test_the_largest_edge_of_a_node_is_its_score(tiny_model):
     model, pairs = tiny_model("llama"), random_pairs(60, n=2)
-    scores = eap(model, pairs, EAPConfig(edges=10_000))
-    assert not scores.signed
-    assert scores.heads_per_pair is None
-    largest = {}
+    scores, largest = eap(model, pairs, EAPConfig(edges=10_000)), {}
+    assert not scores.signed and scores.heads_per_pair is None
     for edge in scores.edges:
         for end in (edge.sender, edge.receiver):
             largest[end] = max(largest.get(end, 0.0), abs(edge.score))
-    for layer in range(model.cfg.n_layers):
-        assert scores.mlps[layer] == pytest.approx(largest[f"m{layer}"])
-        for head in range(model.cfg.n_heads):
-            assert scores.heads[layer, head] == pytest.approx(largest[f"a{layer}.h{head}"])
-
-
-def test_any_pairs_can_be_folded_again_from_the_matrices_of_all(tiny_model):
-    model, pairs = tiny_model("gpt2"), random_pairs(60, n=4, lengths=(8, 9))
-    found = edge_scores(Context(model, pairs), at_clean, per_pair=True)
-    np.testing.assert_allclose(found.per_pair.mean(0), found.matrix, atol=1e-6)
-    some = fold_edges(found.graph, found.per_pair[[3, 0]].mean(0), "max")
-    alone = eap(model, pairs.subset([3, 0]))
-    np.testing.assert_allclose(some[0], alone.heads, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(some[1], alone.mlps, rtol=1e-3, atol=1e-6)
+    assert scores.mlps == pytest.approx([largest["m0"], largest["m1"]])
+    assert scores.heads.ravel() == pytest.approx([largest[str(site)] for site in heads_of(model)])
 
 
 def test_edges_are_sorted_and_point_forward(tiny_model):
@@ -177,9 +152,3 @@ def test_edges_are_sorted_and_point_forward(tiny_model):
         assert all((e.into is None) == (not e.receiver.startswith("a")) for e in edges)
         assert np.all(np.diff([-abs(e.score) for e in edges]) >= 0)
     assert len(eap(tiny_model("llama"), random_pairs(60, n=2), EAPConfig(edges=7)).edges) == 7
-
-
-@pytest.mark.parametrize(("options", "message"), [({"fold": "sum"}, "'sum'"), ({"edges": "0"}, "edges 0")])
-def test_bad_options_name_the_value(options, message):
-    with pytest.raises(InputError, match=message):
-        method_config("eap", "ioi", options)

@@ -5,10 +5,8 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.models import hooked
-from interp.planted.models import load_planted_model
 from interp.scores.flow_routes import FlowRoutesConfig, flow_routes, importances
-from interp.tasks import load_task
+from tests.oracles import kept, planted
 from tests.pairs import random_pairs
 
 
@@ -18,14 +16,10 @@ def test_importances_sum_to_one_and_follow_the_formula():
     found = importances(parts, whole)
     torch.testing.assert_close(found.sum(-1), torch.ones(3))
     for pos in range(3):
-        near = [max(0.0, (whole[pos].abs().sum() - (whole[pos] - z).abs().sum()).item()) for z in parts[pos]]
-        np.testing.assert_allclose(found[pos].numpy(), np.array(near) / sum(near), rtol=1e-4, atol=1e-6)
-
-
-def test_a_part_that_points_away_has_no_importance():
-    whole = torch.ones(1, 4)
-    found = importances(torch.stack([1.5 * whole, -0.5 * whole], 1), whole)
-    assert found.tolist() == [[1.0, 0.0]]
+        near = _Literal.importances(dict(enumerate(parts[pos])), whole[pos])
+        np.testing.assert_allclose(found[pos].numpy(), list(near.values()), rtol=1e-4, atol=1e-6)
+    whole = torch.ones(1, 4)  # a part that points away has no importance
+    assert importances(torch.stack([1.5 * whole, -0.5 * whole], 1), whole).tolist() == [[1.0, 0.0]]
 
 
 class _Literal:
@@ -36,22 +30,15 @@ class _Literal:
         self.parallel = "blocks.0.hook_resid_mid" not in model.hook_dict
         names = ["hook_resid_pre", "hook_resid_post", "attn.hook_v", "attn.hook_pattern", "hook_mlp_out"]
         names += [] if self.parallel else ["hook_resid_mid"]
-        kept = {}
-        hooks = {
-            f"blocks.{layer}.{name}": lambda x, key=(layer, name): kept.__setitem__(key, x[0].clone())
-            for layer in range(self.layers)
-            for name in names
-        }
-        with torch.no_grad(), hooked(model, hooks):
-            model(tokens)
+        places = [(layer, name) for layer in range(self.layers) for name in names]
+        found = kept(model, tokens, *(f"blocks.{layer}.{name}" for layer, name in places))
+        read = {place: x[0] for place, x in zip(places, found, strict=True)}
         self.attn, self.mlp = {}, {}  # (layer, pos) -> {part: importance}
         for layer in range(self.layers):
-            pre, post, v, pattern, mlp = (kept[layer, name] for name in names[:5])
-            mid = post if self.parallel else kept[layer, "hook_resid_mid"]
-            group = self.heads // v.shape[1]
-            weight = model.blocks[layer].attn.W_O * getattr(
-                model.original_model.config, "residual_multiplier", 1
-            )
+            pre, post, v, pattern, mlp = (read[layer, name] for name in names[:5])
+            mid = post if self.parallel else read[layer, "hook_resid_mid"]
+            group, config = self.heads // v.shape[1], model.original_model.config
+            weight = model.blocks[layer].attn.W_O * getattr(config, "residual_multiplier", 1)
             for i in range(self.n):
                 parts = {"residual": pre[i]}
                 for h in range(self.heads):
@@ -152,9 +139,7 @@ def test_edges_end_in_values_mlps_and_logits_and_are_shares(tiny_model):
 
 def test_what_is_large_wins_over_what_is_read():
     """A limit of the method: decoys that write long vectors where nothing reads score above the name movers."""
-    model = load_planted_model("planted-inhibition")
-    pairs = load_task("planted-inhibition").sample(model.tokenizer, 4, 0)
-    scores = flow_routes(model, pairs)
+    scores = flow_routes(*planted("planted-inhibition", 4))
     assert scores.heads[3, 3] > 10 * scores.heads[3, 5] > 0
     assert scores.mlps is None
 

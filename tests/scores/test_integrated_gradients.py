@@ -6,17 +6,15 @@ import torch
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, run_batch
-from interp.errors import InputError
-from interp.planted.models import load_planted_model, planted_truth
+from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.eap import EAPConfig, eap, edge_scores
 from interp.scores.eap_ig import EAPIGConfig, eap_ig, eap_ig_activations, input_path
 from interp.scores.method import Context
 from interp.scores.nap_ig import NAPIGConfig, nap_ig, nap_ig_activations
 from interp.scores.patching import patching
-from interp.tasks import load_task
+from tests.oracles import assert_written_heads_first, at, kept, planted
 from tests.pairs import random_pairs
-from tests.scores.exact_edges import kept
 from tests.tiny_models import FAMILIES
 
 
@@ -47,24 +45,14 @@ def test_the_input_path_is_a_mean_of_slopes_at_its_points(family, tiny_model):
         change[:, :, [h for h in range(model.cfg.n_heads) if h != head]] = 0
         slopes = []
         for k in range(1, steps + 1):
-            point = corrupt + k / steps * (clean - corrupt)
+            start = {embedded: lambda _, point=corrupt + k / steps * (clean - corrupt): point}
             high, low = (
-                metric_of(
-                    model,
-                    batch,
-                    pairs,
-                    {
-                        embedded: lambda _, point=point: point,
-                        f"blocks.{layer}.attn.hook_z": lambda z, d=sign * step * change: z + d,
-                    },
-                )
-                for sign in (1, -1)
+                metric_of(model, batch, pairs, start | {f"blocks.{layer}.attn.hook_z": lambda z, d=d: z + d})
+                for d in (step * change, -step * change)
             )
             slopes.append((high - low) / (2 * step))
-        scale = abs(scores.heads).max()
-        np.testing.assert_allclose(
-            scores.heads_per_pair[:, layer, head], np.mean(slopes, 0), rtol=0.03, atol=0.01 * scale
-        )
+        found, scale = scores.heads_per_pair[:, layer, head], abs(scores.heads).max()
+        np.testing.assert_allclose(found, np.mean(slopes, 0), rtol=0.03, atol=0.01 * scale)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "pythia", "gemma2"])
@@ -74,13 +62,8 @@ def test_heads_of_a_layer_add_up_to_the_effect_of_all_of_them(family, tiny_model
     few, many = (nap_ig_activations(model, pairs, NAPIGConfig(steps=m)) for m in (4, 32))
     batch = run_batch(model, pairs, (0, 1, 2))
     clean = metric_of(model, batch, pairs, {})
-    exact = np.stack(
-        [
-            clean - metric_of(model, batch, pairs, {f"blocks.{k}.attn.hook_z": lambda _, z=z: z})
-            for k, z in enumerate(batch.corrupt.z)
-        ],
-        axis=1,
-    )
+    hooks = [{f"blocks.{k}.attn.hook_z": lambda _, z=z: z} for k, z in enumerate(batch.corrupt.z)]
+    exact = np.stack([clean - metric_of(model, batch, pairs, hook) for hook in hooks], axis=1)
     scale = abs(exact).max()
     errors = [abs(s.heads_per_pair.sum(2) - exact).max() / scale for s in (few, many)]
     assert errors[1] < 0.06
@@ -91,11 +74,7 @@ def test_heads_of_a_layer_add_up_to_the_effect_of_all_of_them(family, tiny_model
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "planted-inhibition"])
 def test_edges_out_of_the_input_add_up_to_the_gap(name, tiny_model):
-    if name.startswith("planted"):
-        model = load_planted_model(name)
-        pairs = load_task(name).sample(model.tokenizer, 3, 0)
-    else:
-        model, pairs = tiny_model(name), random_pairs(60, n=3)
+    model, pairs = planted(name, 3) if "planted" in name else (tiny_model(name), random_pairs(60, n=3))
     errors = []
     for steps in (3, 24):
         context = Context(model, pairs)
@@ -131,36 +110,21 @@ def test_one_step_is_edge_attribution_patching(method, tiny_model):
 @pytest.mark.parametrize("name", ["planted-induction", "planted-inhibition"])
 @pytest.mark.parametrize("method", [nap_ig, nap_ig_activations, eap_ig, eap_ig_activations])
 def test_heads_that_act_only_through_others_do_not_vanish(name, method):
-    model, truth = load_planted_model(name), planted_truth(name)
-    pairs = load_task(name).sample(model.tokenizer, 8, 0)
+    (model, pairs), truth = planted(name, 8), planted_truth(name)
     scores = method(model, pairs)
     gap = (scores.metric_clean - scores.metric_corrupt).mean()
-    for site in set(truth.heads) - set(truth.outputs):
-        layer, head = (int(part[1:]) for part in site.split("."))
-        assert abs(scores.heads[layer, head]) > 0.1 * gap
-    order = [f"a{layer}.h{head}" for layer, head in scores.ranked_heads()]
-    assert set(order[: len(truth.heads)]) == set(truth.heads)
+    assert all(abs(scores.heads[at(site)]) > 0.1 * gap for site in set(truth.heads) - set(truth.outputs))
+    assert_written_heads_first(scores, name)
 
 
 def test_the_activation_path_sees_through_saturated_attention():
     """The previous-token head has an effect of 1.00 of the gap, of which the gradient at the clean prompt sees .11."""
-    model = load_planted_model("planted-induction")
-    pairs = load_task("planted-induction").sample(model.tokenizer, 16, 0)
-    scores = [
-        attribution(model, pairs).heads[0, 3],
-        nap_ig_activations(model, pairs, NAPIGConfig(steps=20)).heads[0, 3],
-        patching(model, pairs).heads[0, 3],
-    ]
-    assert scores[0] < 0.2 * scores[2]
-    assert scores[1] == pytest.approx(scores[2], rel=0.1)
-
-
-def test_progress_counts_to_a_hundred_and_zero_steps_are_refused(tiny_model):
-    told = []
-    nap_ig(
-        tiny_model("gpt2"), random_pairs(60, n=5), NAPIGConfig(steps=2, batch_size=2), progress=told.append
+    model, pairs = planted("planted-induction", 16)
+    found = (
+        attribution(model, pairs),
+        nap_ig_activations(model, pairs, NAPIGConfig(steps=20)),
+        patching(model, pairs),
     )
-    assert sum(told) == 100
-    for config in (NAPIGConfig, EAPIGConfig):
-        with pytest.raises(InputError, match="steps 0"):
-            config(steps=0)
+    at_clean, on_path, exact = (scores.heads[0, 3] for scores in found)
+    assert at_clean < 0.2 * exact
+    assert on_path == pytest.approx(exact, rel=0.1)

@@ -13,10 +13,7 @@ from interp.activations.stream import MetricConsumer, end_logits, feed
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
-from interp.models import load_model
 from interp.models.partial_forward import starting_at
-from interp.models.sites import parse_site
-from interp.planted.models import planted_truth
 from interp.scores.adaptive_patching.nested import (
     POINTS,
     NestedCircuitsConfig,
@@ -26,34 +23,27 @@ from interp.scores.adaptive_patching.nested import (
 from interp.scores.attribution import attribution
 from interp.scores.patch_runner import PatchRunner
 from interp.tasks import load_task
-from tests.ablated import ablated_metric
+from tests.oracles import planted, written
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 
 
-def _planted(name: str, n: int, seed: int = 0):
-    model = load_model(name)
-    return model, load_task(name).sample(model.tokenizer, n, seed)
-
-
 def _share(model, pairs, circuit: np.ndarray) -> float:
     """What the circuit has of the metric, by running it."""
-    nothing, all_of_it, own = ablated_metric(
-        model, pairs, np.stack([*all_or_none(circuit.shape), circuit])
-    ).mean(1)
+    run = Ablator(model, pairs).metric(np.stack([*all_or_none(circuit.shape), circuit]))
+    nothing, all_of_it, own = run.mean(1)
     return float((own - nothing) / (all_of_it - nothing))
 
 
 @pytest.mark.parametrize("name", ["planted-induction", "planted-or", "planted-gates"])
 def test_a_grown_circuit_has_the_planted_heads_and_does_the_task_on_other_prompts(name):
     """Arms of OR-gates among them, which have no effect by themselves."""
-    model, pairs = _planted(name, 10)
-    truth = {(site.layer, site.head) for site in map(parse_site, planted_truth(name).heads)}
-    n_heads = model.cfg.n_layers * model.cfg.n_heads
-    found = nested_circuits(model, pairs, NestedCircuitsConfig(fractions=(len(truth) / n_heads + 1e-9, 0.9)))
-    assert found.sizes[0] == len(truth)
-    _, others = _planted(name, 10, seed=1)
-    assert _share(model, others, found.circuit(len(truth))) == pytest.approx(1, abs=0.1)
+    model, pairs = planted(name, 10)
+    truth = written(name)
+    config = NestedCircuitsConfig(fractions=(truth.mean() + 1e-9, 0.9))
+    circuit = nested_circuits(model, pairs, config).circuit(int(truth.sum()))
+    assert (circuit == truth).all()
+    assert _share(model, planted(name, 10, seed=1)[1], circuit) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -85,8 +75,8 @@ def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, ti
     assert found.left_out[0] * gap == pytest.approx(slope, rel=0.02, abs=1e-4)
 
 
-def test_circuits_are_nested_and_end_with_all_heads():
-    model, pairs = _planted("planted-backup", 6)
+def test_circuits_are_nested_end_with_all_heads_and_have_the_signs_of_what_heads_do():
+    model, pairs = planted("planted-backup", 6)
     found = nested_circuits(model, pairs)
     n_heads = found.heads.size
     assert sorted(np.abs(found.heads).ravel()) == list(range(1, n_heads + 1))
@@ -96,6 +86,7 @@ def test_circuits_are_nested_and_end_with_all_heads():
     assert found.sizes == tuple(NestedCircuitsConfig().sizes(n_heads))
     # two base passes, the prefix once more, and a forward and a backward a round
     assert found.cost.forwards <= len(pairs) * (3 + 3 * len(found.sizes))
+    assert found.heads[3, 2] < 0 < found.heads[1, 4], "the negative mover and the mover"
 
 
 # in sixty-fourths, whose sums are exact: sums are the same or they are not
@@ -125,7 +116,7 @@ def test_heads_that_cancel_are_left_out_and_those_that_vary_are_kept():
 
 
 def test_bad_input_is_named():
-    model, pairs = _planted("planted-or", 4)
+    model, pairs = planted("planted-or", 4)
     with pytest.raises(InputError, match="1 pair: at least 2"):
         nested_circuits(model, pairs.subset([0]))
     for fractions in ((), (0.0,), (0.5, 1.0)):
@@ -138,9 +129,7 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.slow
-def test_on_smollm2_a_grown_circuit_is_more_faithful_on_other_prompts_than_the_best_heads_of_attribution(
-    smollm2,
-):
+def test_on_smollm2_a_grown_circuit_is_more_faithful_than_the_best_heads_of_attribution(smollm2):
     pairs, others = (load_task("ioi").sample(smollm2.tokenizer, 5, seed) for seed in (21, 22))
     ablator = Ablator(smollm2, others)
     grown, single = (
@@ -148,17 +137,3 @@ def test_on_smollm2_a_grown_circuit_is_more_faithful_on_other_prompts_than_the_b
         for scores in (nested_circuits(smollm2, pairs).heads, attribution(smollm2, pairs).heads)
     )
     assert grown < 0.75 * single
-
-
-@pytest.mark.slow
-def test_on_smollm2_large_circuits_lack_what_they_are_said_to_lack(smollm2):
-    pairs = load_task("greater-than").sample(smollm2.tokenizer, 6, 21)
-    found = nested_circuits(smollm2, pairs)
-    for size, left in list(zip(found.sizes, found.left_out, strict=True))[-2:]:
-        assert 1 - _share(smollm2, pairs, found.circuit(size)) == pytest.approx(left, abs=0.05)
-
-
-def test_signs_are_those_of_what_heads_do():
-    model = load_model("planted-backup")
-    found = nested_circuits(model, load_task("planted-backup").sample(model.tokenizer, 6, 0))
-    assert found.heads[3, 2] < 0 < found.heads[1, 4], "the negative mover and the mover"
