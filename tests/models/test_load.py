@@ -125,7 +125,7 @@ def test_unknown_spec_names_what_is_allowed(spec, message):
 @pytest.mark.parametrize("spec", ["nobody/nothing", "gpt2", "attn-only-4l"])
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_unreachable_hub_is_one_line_that_says_what_else_works(spec, load):
-    with refused("hub.*folder"):
+    with refused("(?=.*hub).*folder"):
         load(spec)
 
 
