@@ -29,7 +29,7 @@ def _masks(model, n: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_agrees_with_one_prompt_and_one_circuit_at_a_time(tiny_model, family, kind):
     model = tiny_model(family)
-    pairs, keep = _pairs(model, lengths=(9, 7, 9)), _masks(model, 3)
+    pairs, keep = _pairs(model, lengths=(9, 7, 9), n=3), _masks(model, 3)
     keep_mlps = np.array([[True, False], [False, True], [False, False]])
     runs = [WholeForwards(model, pair, pairs.metric) for pair in pairs]
 
