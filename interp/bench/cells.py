@@ -199,10 +199,8 @@ class Runner:
             return "it scores the pairs as a whole"
         if not _alike(scores.heads_per_pair.mean(0), scores.heads):
             return "its scores are not the mean of its scores per pair"
-        half = self.run(indices[: (n + 1) // 2], seed, lambda _share: None)
-        if half.heads_per_pair is None or not _alike(
-            half.heads_per_pair, scores.heads_per_pair[: (n + 1) // 2]
-        ):
+        half = self.run(indices[: (n + 1) // 2], seed, lambda _share: None).heads_per_pair
+        if half is None or not _alike(half, scores.heads_per_pair[: (n + 1) // 2]):
             return "its score of a pair depends on the other pairs"
         return "its edges have no scores per pair" if self.edges_compared and scores.edges else ""
 

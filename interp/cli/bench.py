@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,9 +19,6 @@ from interp.cli.options import (
 )
 from interp.cli.terminal import goes_on, suggest
 from interp.errors import InputError
-
-if TYPE_CHECKING:
-    from interp.bench.plan import Plan
 
 
 def _many(metavar: str, default: str, more: str = "", parser: Callable[[str], tuple] = names) -> Any:
@@ -93,7 +90,7 @@ def bench(
     suggest((workbench_of(out), "the table in the browser, on the page Evaluation"))
 
 
-def _lost(path: Path, plan: "Plan") -> str:
+def _lost(path: Path, plan: Any) -> str:
     """What the table that lies there has and a new one would lack, in words; nothing of a damaged one."""
     from interp.files import read_json
 

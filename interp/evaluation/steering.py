@@ -177,8 +177,7 @@ def measure(
     Raises:
         InputError: fewer than two prompts.
     """
-    prompts = topics[0].prompts
-    tried: list[tuple[float, float, float]] = []
+    prompts, tried = topics[0].prompts, list[tuple[float, float, float]]()
     if len(prompts) < 2:
         raise InputError(
             f"topic {topics[0].name}: of {len(prompts)} prompts there is no interval, give 2 or more"

@@ -119,8 +119,7 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
     for site in found:
         if site.head is not None and Site("attn", site.layer) in found:
             raise InputError(f"sites {site} and a{site.layer}: the second holds the first; choose one")
-    kinds = get_args(SiteKind)
-    return sorted(found, key=lambda site: (site.layer, kinds.index(site.kind), site.head or 0))
+    return sorted(found, key=lambda site: (site.layer, get_args(SiteKind).index(site.kind), site.head or 0))
 
 
 def has_mlps(model: TransformerBridge) -> bool:

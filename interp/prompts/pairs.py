@@ -153,7 +153,10 @@ class PromptPairs(list[PromptPair]):
 
 @runtime_checkable
 class Task(Protocol):
-    """What a task is: a user's own class needs these five attributes and ``sample``."""
+    """What a task is: a user's own class needs these five attributes and ``sample``.
+
+    ``counterfactuals`` are the kinds of corrupt prompt, the default first.
+    """
 
     @property
     def name(self) -> str: ...
@@ -162,10 +165,7 @@ class Task(Protocol):
     @property
     def roles(self) -> tuple[str, ...]: ...
     @property
-    def counterfactuals(self) -> tuple[str, ...]:
-        """The kinds of corrupt prompt, the default first."""
-        ...
-
+    def counterfactuals(self) -> tuple[str, ...]: ...
     @property
     def default_n(self) -> int: ...
 

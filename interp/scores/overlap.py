@@ -139,10 +139,8 @@ def head_overlap(codes: HeadCodes, *, normalise: bool = False) -> Float[np.ndarr
 def head_edges(codes: HeadCodes) -> Int[np.ndarray, "head other"]:
     """:func:`edge_overlap` of all heads in reading order, summed over slots."""
     clean, corrupt = codes.ids.reshape(*codes.ids.shape[:3], -1)
-    return reduce(
-        np.add,
-        (edge_overlap(clean[:, slot], corrupt[:, slot], codes.n_codes) for slot in range(clean.shape[1])),
-    )
+    slots = range(clean.shape[1])
+    return reduce(np.add, (edge_overlap(clean[:, s], corrupt[:, s], codes.n_codes) for s in slots))
 
 
 def edge_overlap(
