@@ -1,6 +1,7 @@
 """What varies in a task's prompts: what the task says, and what the prompts show by themselves."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -32,7 +33,7 @@ class Variable:
         return "every prompt has a value of its own" if counts.max() == 1 else None
 
 
-def variables(pairs: PromptPairs, tokenizer) -> list[Variable]:
+def variables(pairs: PromptPairs, tokenizer: Any) -> list[Variable]:
     """The variables of pairs, given ones first.
 
     Derived are ``token at ROLE``, ``order of roles``, ``distance ROLE–ROLE`` between neighbours, and ``template``, each
@@ -51,10 +52,10 @@ def variables(pairs: PromptPairs, tokenizer) -> list[Variable]:
             ]
             for side in ([p.clean_tokens for p in pairs], [p.corrupt_tokens for p in pairs])
         ]
-    orders = [sorted(roles, key=lambda role, pair=pair: pair.positions[role]) for pair in pairs]
+    orders = [sorted(roles, key=pair.positions.__getitem__) for pair in pairs]
     table["order of roles"] = [[" ".join(order) for order in orders]] * 2
     for first, second in zip(orders[0], orders[0][1:], strict=False):
-        apart = [pair.positions[second] - pair.positions[first] for pair in pairs]
+        apart: list[Value] = [pair.positions[second] - pair.positions[first] for pair in pairs]
         table[f"distance {first}–{second}"] = [apart] * 2
     table.setdefault("template", [[pair.template for pair in pairs]] * 2)
     found: list[Variable] = []
