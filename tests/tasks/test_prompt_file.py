@@ -136,7 +136,7 @@ GOOD = json.dumps(ENTRY)
         ),
         (f"{GOOD}\n{GOOD}\nnonsense\n", "lines: line 3"),
         (f"{GOOD}\n{{}}\n", "lines: line 2: clean"),
-        ("\n", "lines: "),
+        ("\n", "lines: mine.jsonl"),
     ],
     ids=str,
 )
