@@ -84,7 +84,7 @@ def _lens(
 
 
 def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | None:
-    """The next code of the same book that occurs in the corpus, in one direction."""
+    """The next code of the same codebook that occurs in the corpus, in one direction."""
     begin = index.layout.code(book, 0)
     there = np.flatnonzero(index.counts[begin : begin + index.books[index.layout.number(book)].n_codes])
     if step > 0:

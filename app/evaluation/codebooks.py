@@ -115,7 +115,7 @@ def cards(condition: Condition, usage: Usage) -> None:
             f"nats a token; 95 % {low} to {high}",
         ),
         ("KL from the plain model", wording.number(condition.kl, 3), f"same top token at {kept}"),
-        ("Variance explained", wording.number(usage.explained, 2), f"least of any book {least}"),
+        ("Variance explained", wording.number(usage.explained, 2), f"least of any codebook {least}"),
         ("Dead codes", wording.percent(usage.dead_when_fitted), f"{unseen} not in this text"),
     )
     for column, (name, value, more) in zip(st.columns(4), numbers, strict=True):

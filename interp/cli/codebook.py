@@ -54,7 +54,7 @@ def fit(
     tokens: Annotated[
         int, whole_option("--tokens", least=1, help="tokens of text to fit on, at most")
     ] = FIT_TOKENS,
-    codes: Annotated[int, whole_option("--codes", least=1, help="codes per book (per head at heads)")] = 512,
+    codes: Annotated[int, whole_option("--codes", least=1, help="codes per codebook (per head at heads)")] = 512,
     k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
     selection: Annotated[
         Literal["cosine", "matching_pursuit"],
@@ -67,7 +67,7 @@ def fit(
         bool,
         typer.Option(
             "--sequential/--independent",
-            help="fit each book behind the earlier ones, or each in the plain model",
+            help="fit each codebook behind the earlier ones, or each in the plain model",
         ),
     ] = True,
     out: Annotated[
@@ -246,7 +246,7 @@ def train(
         ),
     ] = None,
     nested: Annotated[
-        bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the books' own k")
+        bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the codebooks' own k")
     ] = False,
     centroid_refits: Annotated[
         int,

@@ -90,7 +90,7 @@ def steer(
         float | None,
         typer.Option(
             metavar="NUMBER",
-            help="add NUMBER × weight × (code − mean of its book) to what is there "
+            help="add NUMBER × weight × (code − mean of its codebook) to what is there "
             "(what --topic and --positive do, with 2.5)",
         ),
     ] = None,
