@@ -16,15 +16,15 @@ import pytest
 
 import interp
 from interp.circuits.graph_json import read_graph
-from interp.circuits.references import reference_names
+from interp.circuits.references import ExactEffects, reference_for, reference_names
 from interp.cli.options import DEFAULT_MODEL, file_name
-from interp.models import model_names
+from interp.models import load_tokenizer, model_names
 from interp.planted.models import planted_truth
 from interp.report.repeat import command_line, python_lines, reference_command
 from interp.runs.run import Run
 from interp.scores.patching import PartialEffects
 from interp.scores.registry import METHODS, load_method
-from interp.tasks import task_names
+from interp.tasks import load_task, task_names
 from tests.command_line import ONE_THREAD
 
 PLANTED = "planted-inhibition"
@@ -370,13 +370,13 @@ def test_doctor_is_content_with_this_installation(command):
 
 
 @pytest.mark.slow
-def test_effects_with_other_corrupt_prompts_are_no_reference(command):
-    words = ["discover", "ioi", "-n", "5", "--method", "layer-index", "--candidates", "1"]
-    usual = command(*words).out
-    assert "against ioi/smollm2-135m-instruct" in usual and "dropped" not in usual
-    for other in (["--no-bos"], ["--counterfactual", "s2_io"]):
-        outcome = command(*words, *other)
-        assert outcome.code == 0 and "against ioi" not in outcome.out
+def test_effects_with_other_corrupt_prompts_are_no_reference():
+    """Nor are those without BOS."""
+    sample, tokenizer = load_task("ioi").sample, load_tokenizer("smollm2-135m-instruct")
+    [measured] = [r for r in reference_for("ioi", "smollm2-135m-instruct") if isinstance(r, ExactEffects)]
+    assert measured.measures(sample(tokenizer, 5))
+    assert not measured.measures(sample(tokenizer, 5, bos=False))
+    assert not measured.measures(sample(tokenizer, 5, counterfactual="s2_io"))
 
 
 @pytest.mark.parametrize("already", [None, "active"])

@@ -54,7 +54,9 @@ def fit(
     tokens: Annotated[
         int, whole_option("--tokens", least=1, help="tokens of text to fit on, at most")
     ] = FIT_TOKENS,
-    codes: Annotated[int, whole_option("--codes", least=1, help="codes per codebook (per head at heads)")] = 512,
+    codes: Annotated[
+        int, whole_option("--codes", least=1, help="codes per codebook (per head at heads)")
+    ] = 512,
     k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
     selection: Annotated[
         Literal["cosine", "matching_pursuit"],
@@ -246,7 +248,8 @@ def train(
         ),
     ] = None,
     nested: Annotated[
-        bool, typer.Option("--nested", help="codes per vector drawn anew each step, up to the codebooks' own k")
+        bool,
+        typer.Option("--nested", help="codes per vector drawn anew each step, up to the codebooks' own k"),
     ] = False,
     centroid_refits: Annotated[
         int,

@@ -12,7 +12,6 @@ from interp.activations.metric import task_metric
 from interp.activations.stream import MetricConsumer, end_logits, feed
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
-from interp.evaluation.faithfulness import faithfulness_curves
 from interp.models.partial_forward import starting_at
 from interp.scores.adaptive_patching.nested import (
     POINTS,
@@ -20,9 +19,7 @@ from interp.scores.adaptive_patching.nested import (
     nested_circuits,
     rank_so_that_the_rest_cancels,
 )
-from interp.scores.attribution import attribution
 from interp.scores.patch_runner import PatchRunner
-from interp.tasks import load_task
 from tests.oracles import planted, written
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
@@ -126,14 +123,3 @@ def test_bad_input_is_named():
         nested_circuits(model, pairs, NestedCircuitsConfig(fractions=(1e-6,)))
     with pytest.raises(InputError, match="size 999"):
         nested_circuits(model, pairs).circuit(999)
-
-
-@pytest.mark.slow
-def test_on_smollm2_a_grown_circuit_is_more_faithful_than_the_best_heads_of_attribution(smollm2):
-    pairs, others = (load_task("ioi").sample(smollm2.tokenizer, 5, seed) for seed in (21, 22))
-    ablator = Ablator(smollm2, others)
-    grown, single = (
-        faithfulness_curves(ablator, scores, sizes=()).cmd
-        for scores in (nested_circuits(smollm2, pairs).heads, attribution(smollm2, pairs).heads)
-    )
-    assert grown < 0.75 * single
