@@ -13,8 +13,6 @@ from streamlit import config
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-from interp.app.widgets import codebook_picker as books
-from interp.bottlenecks import store
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.models import Model
 from interp.text import load_text
@@ -47,19 +45,6 @@ def runs_with_books(model, tmp_path_factory) -> Path:
     config = FitConfig(n_codes=N_CODES, k=2, selection="matching_pursuit")
     fit_codebooks(model, ["heads", "mlps"], text, folder / "books", config)
     return folder
-
-
-@pytest.fixture
-def pretrained_at_mlps(model, tmp_path_factory, monkeypatch) -> None:
-    """The package comes with codebooks of the tiny Llama, at MLP outputs and nowhere else."""
-    folder = tmp_path_factory.mktemp("package")
-    text = load_text("stdlib", model, n_tokens=320, context=32)
-    fit_codebooks(model, ["mlps"], text, folder / "tiny-mlps", FitConfig(n_codes=N_CODES, k=1))
-    books.names_of.clear()
-    with monkeypatch.context() as package:
-        package.setattr(store, "PRETRAINED", folder)
-        yield
-    books.names_of.clear()
 
 
 @pytest.fixture

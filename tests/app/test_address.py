@@ -4,12 +4,10 @@ import shutil
 
 import pytest
 
-from interp.app.widgets import urls
 from interp.app.widgets.tokens import plain
-from interp.app.widgets.url_state import CHOSEN, WHOLE
+from interp.app.widgets.url_state import WHOLE
 from interp.bottlenecks import store
 from interp.codesearch import build_index
-from interp.files import read_json, write_json
 from interp.text import load_text
 from tests.report.synthetic import make_run
 
@@ -39,10 +37,6 @@ def runs(model, runs_with_books, tmp_path_factory):
     return folder
 
 
-def test_every_field_that_an_address_could_break_is_tried():
-    assert sorted((*WHOLE, *CHOSEN)) == sorted(name for _, _, names in FIELDS for name in names)
-
-
 @pytest.mark.parametrize(("view", "beside", "names"), FIELDS)
 def test_values_that_no_field_takes_are_left_out(open_page, runs, view, beside, names):
     for value in ("inf", "-1e400") if names[0] in WHOLE else ("",):
@@ -50,40 +44,14 @@ def test_values_that_no_field_takes_are_left_out(open_page, runs, view, beside, 
 
 
 @pytest.mark.parametrize(("view", "name", "what"), NAMED)
-def test_what_is_not_there_or_vanishes_while_it_is_open_is_told(open_page, runs, tmp_path, view, name, what):
-    def told(app) -> list[str]:
-        return [warning.value for warning in app.warning]
-
+def test_what_is_not_there_is_told_and_no_other_place_is_opened(open_page, runs, view, name, what):
     shutil.copytree(runs / name, runs.parent / "elsewhere" / name)
     for gone in ("gone *b*", "/etc", "..", f"../elsewhere/{name}", f"{name}/../../elsewhere/{name}"):
         app = open_page(view, runs, **{name: gone})
-        assert told(app) == [f"Here is no {what} called {plain(gone)}: another is shown."]
+        told = [warning.value for warning in app.warning]
+        assert told == [f"Here is no {what} called {plain(gone)}: another is shown."]
         assert app.selectbox(key=name).options == [name]
     assert not open_page(view, runs).warning
-    shutil.copytree(runs, tmp_path / "runs")
-    shutil.copytree(runs / name, tmp_path / "runs" / "second")
-    app = open_page(view, tmp_path / "runs", **{name: "second"})
-    assert app.selectbox(key=name).value == "second" and not app.warning
-    shutil.rmtree(tmp_path / "runs" / "second")
-    app.run()
-    assert not app.exception and app.selectbox(key=name).value == name
-    assert told(app) == [f"Here is no {what} called second: another is shown."]
-    shutil.rmtree(tmp_path / "runs" / name)
-    app.run()
-    assert not app.exception and f"Here is no {what} called {name}." in told(app)
-
-
-def test_an_index_of_other_codebooks_of_the_package_has_no_links(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "PRETRAINED", tmp_path / "package")
-    monkeypatch.setenv("INTERP_RUNS", str(tmp_path / "runs"))
-    shutil.copytree(runs / "books", tmp_path / "package" / "tiny")
-    shutil.copytree(runs / "index", tmp_path / "runs" / "index")
-    own = store.Codebooks.from_pretrained("tiny")
-    path = tmp_path / "runs" / "index" / "manifest.json"
-    for fingerprint, name in ((store.codebooks_fingerprint(own), "tiny"), ("another", None)):
-        made_with = {"folder": "/elsewhere/tiny", "sites": list(own), "fingerprint": fingerprint}
-        write_json(path, read_json(path) | {"books": made_with})
-        assert urls.books_of("index") == name
 
 
 def test_text_that_is_no_link_stays_text():

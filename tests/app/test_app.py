@@ -1,17 +1,14 @@
 """The shell of the workbench: the first page, what it finds, where it listens, and what goes wrong in loading."""
 
-import re
 import tomllib
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from interp.app import engine
-from interp.app.codes.search import FIELDS
 from interp.app.widgets import run_store
-from tests.app.conftest import MAIN, TIMEOUT, text_of, unescaped
+from tests.app.conftest import MAIN, TIMEOUT, text_of
 
 APP = Path(__file__).parent.parent.parent / "app"
 VIEWS = sorted(path.parent.name for path in APP.glob("*/page.py"))
@@ -61,22 +58,6 @@ def test_a_model_that_cannot_be_loaded_is_named_on_the_first_page_and_on_others(
     assert not app.exception and len(app.error) == 1 and r"\<b\>" in app.error[0].value
 
 
-@pytest.mark.parametrize("of_libraries", [False, True])
-def test_whatever_goes_wrong_in_loading_is_one_line_on_every_page(start, tmp_path, monkeypatch, of_libraries):
-    def fail(*_):
-        raise OSError("no space\nleft")
-
-    monkeypatch.setattr("interp.models.load_model", fail)
-    if of_libraries:
-        monkeypatch.setattr(engine, "_import_all", fail)
-    app = start(f"{tmp_path}/model")  # one that no other test has loaded
-    assert "OSError: no space left" in text_of(app)
-    for view in ("live", "codes"):
-        app.switch_page(f"{view}/page.py").run()
-        shown = [unescaped(element.value) for element in (*app.error, *app.caption)]
-        assert not app.exception and any("cannot be loaded (OSError: no space left)" in one for one in shown)
-
-
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_page_opens_on_an_empty_folder(open_page, tmp_path, view):
     app = open_page(view, tmp_path / "none")
@@ -86,11 +67,3 @@ def test_every_page_opens_on_an_empty_folder(open_page, tmp_path, view):
 def test_it_listens_on_this_machine_only():
     config = tomllib.loads((APP / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
     assert config["server"]["address"] == "127.0.0.1"
-
-
-def test_no_two_widgets_share_a_key():
-    """Pages share the session: a widget would begin with what another page's of its key was left at."""
-    keys = Counter(FIELDS.values())
-    for path in APP.rglob("*.py"):
-        keys.update(re.findall(r'\bkey="([^"]+)"', path.read_text(encoding="utf-8")))
-    assert [key for key, times in keys.items() if times > 1] == []

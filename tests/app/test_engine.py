@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException, StopException
@@ -10,7 +9,7 @@ from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
 from interp.app import engine
 from interp.app.engine import Turns
-from interp.app.steering.job import EVERY, compare
+from interp.app.steering.job import compare
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
 from interp.steering import SetCode, SteeringRequest, WeightedCode
@@ -69,14 +68,6 @@ def test_a_tab_that_is_closed_while_it_waits_leaves_the_queue(turns):
     assert done == ["last"]
 
 
-@pytest.mark.parametrize("error", [Closed, RuntimeError, KeyboardInterrupt])
-def test_a_turn_ends_with_its_body_however_that_ends(turns, error):
-    with pytest.raises(error), turns.turn(lambda _before: None):
-        raise error
-    with turns.turn(lambda _before: pytest.fail("the turn was not given back")):
-        pass
-
-
 @pytest.fixture
 def books(tiny_model_folder, runs_with_books, monkeypatch) -> dict:
     """The codebooks, and the environment in which the engine loads their model."""
@@ -123,35 +114,6 @@ def test_tabs_that_steer_at_once_get_what_each_asked_for(books, expected):
     assert all(base != steered for base, steered in found)
 
 
-def _whole(text: str) -> str:
-    """Without characters of which a token is missing."""
-    return text.replace("\ufffd", "")
-
-
-def _marked(texts: list[str], marks: list[bool]) -> str:
-    return _whole("".join(text for text, mark in zip(texts, marks, strict=True) if mark))
-
-
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_texts_are_shown_as_far_as_they_are_written_with_edited_tokens_marked(books, fraction):
-    shown: dict[int, list] = {0: [], 1: []}
-
-    def show(row: int, texts: list[str], marks: list[bool], n_prompt: int) -> None:
-        shown[row].append((texts, marks, n_prompt))
-
-    request = replace(_request("Mary had a", "a1.h2", 5, seed=1), fraction=fraction)
-    base, steered = compare(books, request, show)
-    for row, written in enumerate((base, steered)):
-        for texts, marks, n_prompt in shown[row]:
-            assert "".join(texts[:n_prompt]) == "Mary had a"
-            assert _whole(written.text.text).startswith(_whole("".join(texts[n_prompt:])))
-            edited = _marked(written.pieces, written.marks)
-            assert edited.startswith(_marked(texts, marks))
-        assert len(shown[row]) == request.n_tokens / EVERY
-    assert not any(any(marks) for _, marks, _ in shown[0])
-    assert all(any(marks) and not marks[-1] for _, marks, _ in shown[1][2:])
-
-
 @pytest.mark.parametrize("error", [StopException(), RerunException(RerunData()), RuntimeError("crash")])
 def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(books, expected, error):
     """Streamlit ends the script in the middle of the generation when its tab is closed or clicked again."""
@@ -171,11 +133,3 @@ def test_a_text_that_is_broken_off_leaves_the_model_as_it_was(books, expected, e
         found = tab.submit(compare, books, request, lambda *_: None).result(SOON)
     assert [one.text.tokens for one in found] == expected(request)
     assert not any(point.fwd_hooks for point in engine.model().hook_dict.values())
-
-
-def test_loading_goes_on_in_a_thread_of_its_own(tiny_model_folder):
-    loading, broken = (engine.Loading(spec) for spec in (str(tiny_model_folder("llama")), "no-such-model"))
-    for each in (loading, broken):
-        each.start()
-    assert loading.model.result(SOON).cfg.n_layers == 2
-    assert "unknown model" in str(broken.model.exception(SOON))

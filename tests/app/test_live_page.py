@@ -10,7 +10,7 @@ import torch
 from interp.app import engine
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
-from tests.app.conftest import array_of, asked, error_of, files_of, html_of, plot_of, press, text_of
+from tests.app.conftest import array_of, asked, error_of, files_of, html_of, plot_of, text_of
 
 TEXT = "Mary had a store"
 
@@ -108,16 +108,6 @@ def test_an_address_that_names_no_token_begins_at_the_last(page, token):
     assert app.selectbox(key="site").value == "a0" and not app.error
 
 
-def test_another_text_begins_at_its_last_token(page):
-    app = page(text=TEXT, token="1")
-    assert _strip(app)["chosen"] == 1
-    app.text_area(key="text").set_value("Mary had a store and John had one too").run()
-    strip = _strip(app)
-    last = len(strip["pieces"]) - 1
-    assert last > 1 and strip["chosen"] == last
-    assert asked(app, "token") == str(last)
-
-
 @pytest.mark.parametrize(
     ("text", "message"), [("", "no text"), ("a b " * 100, "this page shows at most 128")]
 )
@@ -126,20 +116,3 @@ def test_a_text_that_cannot_be_read_is_told_while_another_tab_has_the_model(page
     with engine.turn():
         app.text_area(key="text").set_value(text).run()
     assert message in error_of(app) and not app.dataframe
-
-
-def test_a_page_that_crashes_leaves_the_others_and_itself_working(page, monkeypatch):
-    def crash(*_):
-        raise RuntimeError("out of memory")
-
-    app = page(text=TEXT)
-    with monkeypatch.context() as broken:
-        broken.setattr("interp.app.live.token_codes.read_codes", crash)
-        app.text_area(key="text").set_value("another text").run()
-        assert "out of memory" in app.exception[0].message
-    app.switch_page("steering/page.py").run()
-    app.text_area(key="codes").set_value("a0.h1=3")
-    app.number_input(key="tokens").set_value(3)
-    assert press(app, "Steer").metric
-    app.switch_page("live/page.py").run()
-    assert not app.exception and _strip(app)["pieces"]

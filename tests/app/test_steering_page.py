@@ -14,7 +14,7 @@ import pytest
 from interp.app import engine
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
-from interp.steering import SetCode, parse_codes, topics
+from interp.steering import SetCode, parse_codes
 from interp.steering.cache import identity
 from interp.steering.code_set import SCALE
 from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences
@@ -143,21 +143,6 @@ def presets(model, runs_with_books, tmp_path, monkeypatch) -> Path:
     return file
 
 
-def test_what_made_the_texts_is_said_and_that_settings_have_changed_since(page):
-    app = page(prompt="Mary had\u202e a", codes=CODES, seed="4")
-    _press(app)
-    [line] = [caption.value for caption in app.caption if "codebooks" in caption.value]
-    assert "\u202e" not in line and "2 codes set" in line and "seed 4" in line
-    assert not app.info
-    app.radio(key="how").set_value("added").run()
-    assert "have changed since" in app.info[0].value and line in [caption.value for caption in app.caption]
-    app.radio(key="how").set_value("set").run()
-    assert not app.info
-    app.radio(key="how").set_value("added").run()
-    _press(app)
-    assert not app.info and not app.error
-
-
 @pytest.mark.usefixtures("presets")
 def test_a_preset_fills_the_form_and_says_how_often_it_worked_as_it_was_measured(page):
     app = page(source="of a topic", fraction="0.5", temperature="2", random_baseline="true")
@@ -173,25 +158,6 @@ def test_a_preset_fills_the_form_and_says_how_often_it_worked_as_it_was_measured
         assert words in _measured(app)
     _press(app)
     assert not app.error and "how='added'" in app.code[0].value
-    for key, value in (("scale", 3.0), ("temperature", 0.5), ("tokens", 9), ("fraction", 0.5)):
-        assert "own settings" not in _measured(app)
-        app.number_input(key=key).set_value(value)
-        press(app, "Steer")
-        assert "15 of 20" in _measured(app) and "own settings: those below differ" in _measured(app)
-        app.button[0].click().run()
-    app.number_input(key="seed").set_value(3)  # texts of many seeds were measured
-    assert "own settings" not in _measured(press(app, "Steer"))
-
-
-def test_damaged_presets_and_topics_are_error_cards_and_names_still_steer(page, presets, monkeypatch):
-    presets.write_text('{"format": 1', encoding="utf-8")
-    monkeypatch.setattr("interp.steering.topics._FILE", presets)
-    topics._stored.cache_clear()
-    app = page(source="of a topic", codes=CODES)
-    assert len(app.error) == 2 and all("cannot read" in error.value for error in app.error)
-    app.radio(key="source").set_value("by name").run()
-    _press(app)
-    assert "cannot read" in error_of(app) and len(app.metric) == 3
 
 
 def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
@@ -261,16 +227,3 @@ def test_markup_in_a_prompt_is_shown_as_text(page):
     _press(app)
     for strip in html_of(app):
         assert "&lt;" in strip and not re.search(r"<(?!/?(?:div|span|bdi)\b)", strip)
-
-
-def test_without_codebooks_or_with_damaged_ones_it_says_how_to_make_some(open_page, tmp_path):
-    (tmp_path / "half").mkdir()
-    app = open_page("steering", tmp_path)
-    assert "No codebooks" in app.info[0].value and not app.selectbox and not app.metric
-    assert app.code[0].value.startswith("interp codebook fit --k 1 --out ")
-    (tmp_path / "codebooks").mkdir()
-    (tmp_path / "codebooks" / "manifest.json").write_text("{", encoding="utf-8")
-    app = open_page("steering", tmp_path, books="codebooks")
-    assert "cannot read" in error_of(app)
-    words = app.code[0].value.split()
-    assert words[-3].endswith("codebooks-2") and words[-2] == "--model", "what is there is not replaced"

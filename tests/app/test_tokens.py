@@ -40,20 +40,6 @@ def test_spaces_that_a_token_has_only_behind_another_are_kept():
     assert pieces(metaspace, [0, 1, 2, 1]) == ["the", " store", "s", " store"]
 
 
-def test_each_token_is_decoded_beside_few_others(tokenizer):
-    """Decoding from the beginning at every token took a quarter of a second for a thousand of them."""
-    decoded = []
-
-    class Counting:
-        def decode(self, ids, **options):
-            decoded.append(len(ids))
-            return tokenizer.decode(ids, **options)
-
-    ids = tokenizer("the store 🙂 " * 50, add_special_tokens=False).input_ids
-    assert "".join(pieces(Counting(), ids)) == "the store 🙂 " * 50
-    assert max(decoded) <= 6
-
-
 def test_a_token_shows_what_would_not_be_seen_or_would_turn_its_neighbours_round():
     texts = {" \n": "·↵", " of the": "of the", "a\nb": "a↵b", "\x07\u2066": r"\u0007\u2066", "": ""}
     assert {text: visible(text) for text in texts} == texts

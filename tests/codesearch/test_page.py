@@ -19,9 +19,7 @@ from interp.codesearch import (
     related_codes,
     search_similar,
 )
-from interp.codesearch import page as vectors
 from interp.codesearch.firing_stats import FiringStatsWrapper, Gathered
-from interp.codesearch.page import LogitLens
 from interp.errors import InputError
 from tests.codesearch.conftest import save_books, synthetic_index, word_corpus, zipf_ids
 
@@ -98,17 +96,6 @@ def test_logit_lens(index, model, books, book):
     for ours, theirs in ((found.up, logits.topk(4)), (found.down, logits.topk(4, largest=False))):
         np.testing.assert_allclose([value for _, value in ours], theirs.values, rtol=1e-4, atol=1e-5)
         assert [text for text, _ in ours] == [index.corpus.token_text(i) for i in theirs.indices.tolist()]
-
-
-def test_what_writes_little_is_read_with_the_norm_s_epsilon(index, model, monkeypatch):
-    little = 1e-3 * torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(vectors, "written_vector", lambda *_: little)
-    with torch.no_grad():
-        logits = model.unembed(model.ln_final(little[None, None]))[0, 0]
-    found = [value for _, value in logit_lens(index, model, "r1", 3, 4).up]
-    np.testing.assert_allclose(found, logits.topk(4).values, rtol=1e-4)
-    monkeypatch.setattr(vectors, "written_vector", lambda *_: torch.zeros(model.cfg.d_model))
-    assert logit_lens(index, model, "a0.h1", 3) == LogitLens([], [])  # a code of nothing writes no token
 
 
 def test_codes_that_go_together(tmp_path):

@@ -5,7 +5,6 @@ import io
 import re
 
 import numpy as np
-import pandas
 import pytest
 from scipy.stats import binomtest
 
@@ -17,7 +16,7 @@ from interp.codesearch import (
     search_similar,
     search_token,
 )
-from interp.codesearch.contexts import Context, match_contexts
+from interp.codesearch.contexts import match_contexts
 from interp.codesearch.index import span_of
 from interp.codesearch.tables import contexts_csv, hits_csv
 from interp.errors import InputError
@@ -227,10 +226,3 @@ def test_all_codes_that_pass_are_found_and_ranked_as_the_best_are(index):
     assert every[:10] == scores.best(10, min_precision=0.05, per_book=3)
     wanted = (scores.hits >= 1) & (scores.precision >= 0.05)
     assert len(scores.places(min_precision=0.05)) == wanted.sum()
-
-
-def test_a_lone_carriage_return_ends_no_line():
-    text = contexts_csv([Context(3, 0, ["a", "\r", "b\rc"], 1, [False, True, False], 0.5, None)])
-    [row] = csv.DictReader(io.StringIO(text, newline=""))
-    assert (row["before"], row["text"], row["after"], row["margin"]) == ("a", "\r", "b\rc", "")
-    assert pandas.read_csv(io.StringIO(text, newline=""))["text"].tolist() == ["\r"]

@@ -121,7 +121,3 @@ def test_what_cannot_be_measured_is_said(backup):
     for criterion in (completeness, minimality):
         with pytest.raises(InputError, match="circuit is empty"):
             criterion(ablator, circuit & ~circuit)
-    same = Ablator(ablator.model, ablator.pairs)
-    same.metric = lambda keep: np.ones((len(keep), 3))
-    with pytest.raises(InputError, match="nothing to share out"):
-        faithfulness(same, circuit)

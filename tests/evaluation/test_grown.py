@@ -9,7 +9,7 @@ import pytest
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator, all_or_none
 from interp.evaluation.faithfulness import faithfulness_curves
-from interp.evaluation.nested_circuits import _interval, n_circuits, run_grown
+from interp.evaluation.nested_circuits import n_circuits, run_grown
 from interp.planted.models import planted_truth
 from interp.prompts.sampling import held_out_pairs
 from interp.scores.adaptive_patching.nested import nested_circuits
@@ -58,12 +58,6 @@ def test_held_out_pairs_are_none_of_the_pool(n, seed):
     others = held_out_pairs(load_task(NAME), model.tokenizer, 10, pool)
     assert len(others) == 10
     assert not {pair.clean_tokens for pair in pool} & {pair.clean_tokens for pair in others}
-
-
-def test_a_circuit_that_is_the_whole_model_on_every_pair_has_an_interval_without_width():
-    empty, full = np.zeros(8), np.linspace(1, 2, 8)
-    assert _interval(full, empty, full, seed=0) == (1.0, 1.0)
-    assert _interval(empty, empty, full, seed=0) == (0.0, 0.0)
 
 
 def test_another_model_is_refused(grown):

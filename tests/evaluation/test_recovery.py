@@ -98,15 +98,6 @@ def test_one_class_has_no_auc_but_still_a_correlation(fill):
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_result_is_json():
-    truth = load_reference("ioi/wang").members()
-    per_pair = np.random.default_rng(0).normal(size=(5, 12, 12))
-    found = recover(per_pair.mean(0), truth, per_pair.mean(0), per_pair, n_boot=50)
-    value = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert value["roc_auc"] == found.roc_auc and value["interval"] == list(found.interval)
-    assert value["nulls"]["layer_index"] == pytest.approx(0.680, abs=5e-4)
-
-
 def test_bad_scores_are_input_errors():
     truth, zeros = np.array([[True, False]]), np.zeros((3, 1, 2))
     with pytest.raises(InputError, match="not finite"):

@@ -178,21 +178,6 @@ def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     assert low - 1e-9 <= cell.rate("z") <= high
 
 
-def test_doses_are_sought_on_texts_that_are_not_counted(model, arms, monkeypatch):
-    seeds = []
-
-    def noted(model, prompts, n, config, within=None, seed=None):
-        seeds.append((n, seed))
-        return write(model, prompts, n, config, within, seed)
-
-    monkeypatch.setattr("interp.evaluation.steering.write", noted)
-    base = measure(model, [TOPIC, OTHER], CONFIG)
-    measure(model, [TOPIC, OTHER], CONFIG, arm=arms["codes"], topic="z", base=base)
-    counted = {first + i for n, first in seeds if n == CONFIG.n for i in range(n)}
-    sought = {first for n, first in seeds if n != CONFIG.n}
-    assert counted and sought and not counted & sought
-
-
 @pytest.mark.parametrize("first", [0.01, 1.0, 50.0])
 def test_the_dose_is_found_at_which_texts_are_as_fluent_as_asked_for(first):
     tried = []
@@ -217,12 +202,6 @@ def test_doses_that_are_tried(strain_at, tries, expected, found):
     tried = []
     assert find_dose(lambda dose: tried.append(dose) or strain_at(dose), 1.0, tries=tries) == found
     assert tried == expected
-
-
-def test_a_jump_over_what_is_wanted_ends():
-    tried = []
-    dose = find_dose(lambda dose: tried.append(dose) or (0.2 if dose < 0.7 else 9.0), 1.0, tries=8)
-    assert len(tried) == 8 and dose < 0.7
 
 
 def test_a_word_repeated_to_the_end_is_a_strain_however_little_it_surprises():

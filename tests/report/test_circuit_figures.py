@@ -9,27 +9,8 @@ from interp.circuits.circuit import Edge
 from interp.report import circuit_figures
 from interp.report.circuit_figures import Scale, edge_plot, edges_told, grid_plot, pattern_plot
 from interp.report.members import token_bars
-from interp.report.style import BLUE, GREY, ORANGE
 from interp.report.wording import number, percent, places, signed, token
 from tests.report.synthetic import make_run
-
-
-def test_the_colour_bar_names_the_scores_that_colours_stand_for():
-    run = make_run(n_layers=4, n_heads=3, members=2)
-    scale = Scale.of(run)
-    bar = grid_plot(run, scale).data[0].colorbar
-    assert bar.ticktext[-1] == signed(scale.largest_score, 1) and bar.tickvals[-1] == 1
-    assert bar.tickvals[3] == pytest.approx(0.25**0.6)
-
-
-def test_scores_without_signs_have_one_hue_and_counts_are_whole_numbers():
-    run = make_run(n_layers=4, n_heads=3, members=2, method="overlap")
-    run.settings.signed = False
-    for place, head in enumerate(run.heads):
-        head.score = float(2 * place)
-    grid = grid_plot(run, Scale.of(run), mlps=True).data[0]
-    assert grid.zmin == 0 and len(grid.colorscale) == 2 and grid.z.max() == pytest.approx(1)
-    assert grid.colorbar.ticktext == ("0", "2", "9", "22")
 
 
 def test_edges_of_rounding_and_of_strangers_are_not_told():
@@ -39,15 +20,6 @@ def test_edges_of_rounding_and_of_strangers_are_not_told():
     edges = [Edge(sender=u, receiver=v, into="q", score=score) for (u, v), score in scores.items()]
     run.edges = edges[::-1]
     assert [(edge.sender, edge.receiver) for edge in edges_told(run)] == [(a, b), (a, c)]
-
-
-@pytest.mark.parametrize("n", [3, 24])
-def test_no_node_of_a_graph_lies_on_another(n):
-    run = make_run(n_layers=3, n_heads=n, members=3 * n - 6, mlp_members=1)
-    boxes = edge_plot(run, Scale.of(run)).layout.shapes
-    for i, box in enumerate(boxes):
-        for other in boxes[:i]:
-            assert abs(box.x0 - other.x0) >= box.x1 - box.x0 or abs(box.y0 - other.y0) >= box.y1 - box.y0
 
 
 def test_a_pattern_marks_roles_and_takes_the_last_rows_of_long_prompts():
@@ -86,23 +58,6 @@ def _lines(figure) -> list:
     return [trace for trace in figure.data if trace.hovertext and "→" in str(trace.hovertext)]
 
 
-def test_edges_end_at_their_input_and_grow_with_the_layer():
-    run = make_run(n_layers=6, n_heads=3, members=5, mlp_members=1)
-    figure = edge_plot(run, Scale.of(run), n=7)
-    assert figure == edge_plot(run, Scale.of(run), n=7)
-    lines = _lines(figure)
-    assert len(lines) == 7
-    strongest = max(run.edges, key=lambda edge: abs(edge.score))
-    widest = max(lines, key=lambda trace: trace.line.width)
-    assert f"{strongest.sender} → {strongest.receiver}" in widest.hovertext
-    sites = [site for [site] in figure.data[-1].customdata]
-    boxes = dict(zip(sites, figure.layout.shapes, strict=True))
-    assert all(line.y[0] < line.y[-1] for line in lines)
-    start, end = boxes[strongest.sender], boxes[strongest.receiver]
-    assert start.x0 < widest.x[0] < start.x1 and widest.y[0] == start.y1
-    assert end.x0 < widest.x[-1] < end.x1 and widest.y[-1] == end.y0
-
-
 def test_edges_are_as_wide_as_their_measured_effect_whatever_their_score_was_shrunken_to():
     run = make_run(n_layers=6, n_heads=3, members=3)
     a, b, c = sorted((part.site for part in run.members), key=lambda site: int(site[1]))
@@ -119,28 +74,6 @@ def test_edges_are_as_wide_as_their_measured_effect_whatever_their_score_was_shr
     weak, strong = _lines(edge_plot(run, Scale.of(run)))
     assert (weak.line.width - 1) / (strong.line.width - 1) == pytest.approx(0.09 / 0.23)
     assert "+0.230 ± 0.030, patched on 3 pairs" in strong.hovertext and "−0.090 ± 0.050" in weak.hovertext
-    assert weak.line.color.endswith("0.30)")  # within two errors of nothing
-    assert strong.line.color.endswith("0.80)")
-
-
-def test_edges_that_are_counted_have_neither_sign_nor_port():
-    run = make_run(n_layers=6, n_heads=3, members=5, method="overlap")
-    run.edges = [edge.model_copy(update={"into": None, "score": 3.0}) for edge in run.edges]
-    lines = [trace for trace in edge_plot(run, Scale.of(run)).data if trace.mode == "lines"]
-    assert {trace.line.color for trace in lines} == {GREY}
-    assert [trace.name for trace in lines if trace.name] == ["a pair of heads"]
-    assert all(trace.hovertext.endswith(": 3") for trace in lines if trace.hovertext)
-
-
-def test_nodes_and_edges_have_the_colour_of_their_sign():
-    run = make_run(n_layers=6, n_heads=3, members=6, mlp_members=1)
-    figure = edge_plot(run, Scale.of(run))
-    effects = {part.site: part.effect for part in run.members}
-    hue = {True: tuple(bytes.fromhex(BLUE[1:])), False: tuple(bytes.fromhex(ORANGE[1:]))}
-    for [site], box in zip(figure.data[-1].customdata, figure.layout.shapes, strict=True):
-        assert box.fillcolor.startswith("rgba({},{},{},".format(*hue[effects[site] > 0]))
-    for line in _lines(figure):
-        assert line.line.color.startswith("rgba({},{},{},".format(*hue[": +" in line.hovertext]))
 
 
 def test_the_grid_has_a_row_of_mlps_on_the_heads_scale():
@@ -150,12 +83,6 @@ def test_the_grid_has_a_row_of_mlps_on_the_heads_scale():
     assert [site for [site] in points.customdata] == ["m0", "m1", "m2", "m3"] and points.text[0]
     assert len(heads.x) == 12 and heads.selectedpoints is None
     assert len(grid_plot(run, Scale.of(run)).data) == 3
-
-
-def test_opacity_grows_with_size_and_ends_at_one():
-    values = [circuit_figures.opacity(value, 2.0) for value in (0.0, 0.1, -0.5, 2.0, 5.0)]
-    assert values == sorted(values) and values[0] == 0 and values[-1] == values[-2] == 1
-    assert circuit_figures.opacity(None, 2.0) == 0 and circuit_figures.opacity(1.0, 0.0) == 0
 
 
 def test_a_roc_curve_stands_on_its_null():

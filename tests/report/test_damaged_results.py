@@ -37,10 +37,3 @@ def test_what_a_page_could_not_show_is_one_line(tmp_path, read: Callable, result
     with pytest.raises(InputError, match=str(path)) as error:
         read(path)
     assert "\n" not in str(error.value) and "again" in str(error.value)
-
-
-@pytest.mark.parametrize(("read", "result"), [(read_quality, QUALITY), (read_bench, make_bench())])
-def test_the_same_files_unchanged_are_read(tmp_path, read: Callable, result: dict):
-    path = tmp_path / "result.json"
-    path.write_text(json.dumps(result))
-    assert read(path)

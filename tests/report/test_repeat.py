@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from interp.report.repeat import command_line, python_lines, reference_command, warnings
+from interp.report.repeat import command_line, python_lines, reference_command
 from interp.scores.registry import method_config
 from tests.report.synthetic import make_run
 
@@ -33,13 +33,6 @@ def test_only_options_off_their_defaults_are_set():
     assert _called(run)["config"] == {"n_codes": 300}
 
 
-def test_references_of_two_runs_prompts_do_not_replace_each_other():
-    words = reference_command(make_run(), "runs/mine/prompts.json").split()
-    assert words[2] == "runs/mine/prompts.json"
-    assert words[-2:] == ["--out", "references/measured-mine.safetensors"]
-    assert reference_command(make_run()).endswith("--counterfactual abc")
-
-
 @pytest.mark.parametrize("task", ["my prompts.json", 'it\'s "quoted".json'])
 def test_a_task_file_mlps_and_missing_bos_are_part_of_command_and_python(task):
     run = make_run(task=task, mlp_members=1)
@@ -65,15 +58,6 @@ def test_a_class_of_ones_own_is_named_by_where_it_is():
     run.settings.task_class = "mine.py:Parity"
     for text in (command_line(run), python_lines(run), reference_command(run)):
         assert "mine.py:Parity" in text and " parity" not in text and "'parity'" not in text
-
-
-def test_that_some_were_not_checked_is_said_only_where_it_is_so():
-    run = make_run(n_layers=2, n_heads=3, members=2)
-    for part in run.heads:
-        part.effect = part.effect or 0.1
-    assert not any("were checked" in line for line in warnings(run))
-    run.heads[0].effect = None
-    assert any("Only the 5 components" in line for line in warnings(run))
 
 
 def test_what_a_task_changes_is_no_option_and_what_undoes_it_is():

@@ -33,7 +33,7 @@ from interp.steering.find import (
 from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import TokenizedTexts, read_texts, tokenize
-from interp.steering.topics import holds_word, neutral_texts, read_lines
+from interp.steering.topics import holds_word, neutral_texts
 
 MARK = "Z"
 PLAIN = ["the store gave", "a drink to", "John went there", "in the year"]
@@ -405,12 +405,6 @@ def test_features_that_are_not_active_do_not_fire(model):
     active = codes.values != 0
     assert 0 < active.sum() < active.numel()
     assert torch.equal(found != NO_CODE, active) and torch.equal(found[active], codes.ids[active])
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_text(tmp_path):
-    path = tmp_path / "texts.txt"
-    path.write_text("\ufeffFire burns.\nA line\u2028with a separator.\n", encoding="utf-8")
-    assert read_lines(path) == ("Fire burns.", "A line\u2028with a separator.")
 
 
 def test_batches_are_as_of_all_at_once(model, books, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from interp.app.circuit.find import LARGEST, Progress, run_name
+from interp.app.circuit.find import LARGEST, run_name
 from interp.circuits.roles import view_pair
 from interp.models import load_model, parse_site
 from interp.runs.discover import find_circuit
@@ -71,20 +71,6 @@ def test_a_circuit_is_found_from_an_uploaded_file(page, model, tmp_path):
     _check_pattern(app, pair, int(site[1]), int(site[-1]), "logit_diff", model)
 
 
-def test_of_a_file_as_many_pairs_are_taken_as_the_model_can_use(page, tmp_path):
-    data = json.loads(prompts_file())
-    data["prompts"][1]["corrupt"] += " longer"  # than the clean prompt
-    app = _with_file(page(tmp_path), "mine.json", json.dumps(data).encode())
-    app.selectbox(key="find method").set_value("attribution")
-    assert app.number_input(key="find n").label == "Pairs, at most"
-    app.number_input(key="find n").set_value(100)
-    press(app, "Find")
-    assert not app.error
-    found = Run.load(tmp_path / "mine-attribution")
-    assert found.n_pairs == len(data["prompts"]) - 1
-    assert found.provenance.pairs.dropped == {"lengths": 1}
-
-
 def _with_file(app: AppTest, name: str, data: bytes | None) -> AppTest:
     app.get("button_group")[0].set_value("a file of prompts").run()
     if data is not None:
@@ -112,20 +98,6 @@ def test_a_bad_file_is_one_clear_line_and_nothing_is_kept(page, tmp_path, name, 
     app = _with_file(page(tmp_path), name, data)
     assert message in error_of(press(app, "Find"))
     assert not list(tmp_path.iterdir()) and not app.metric
-
-
-def test_progress_weighs_stages_by_their_forward_passes():
-    told = []
-    progress = Progress("adaptive-patching", 10, lambda share, _text, behind: told.append((share, *behind)))
-    assert told[0] == (0,)
-    with progress.stage("adaptive-patching scores", 10) as advance:
-        advance(10)
-    with progress.stage("activation patching", 300):
-        pass
-    assert told[-1] == (pytest.approx(80 / (80 + 129 + 260)), "adaptive-patching scores, 0 s")
-    with progress.stage("edges", 100) as advance:
-        advance(100)
-    assert progress.done == pytest.approx(progress.whole)
 
 
 def test_names_of_runs_are_harmless():

@@ -11,24 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from interp.app.widgets import run_store
 from interp.circuits.references import load_reference
 from interp.report import wording
 from interp.report.circuit_figures import EXPONENT, Scale, edges_told
 from interp.runs.run import ARRAYS, RESULT, Run
 from tests.app.circuit.conftest import N, figure_of, metric_of
-from tests.app.conftest import array_of, asked, error_of, html_of, table_of, text_of, unescaped
+from tests.app.conftest import array_of, asked, html_of, table_of, text_of, unescaped
 from tests.report.synthetic import make_run
-
-
-def test_without_runs_it_says_how_to_make_one_here_or_in_a_terminal(page, tmp_path):
-    app = page(tmp_path / "none")
-    assert "No runs" in app.info[0].value
-    out = f"{tmp_path / 'none'}/ioi-adaptive-patching"
-    assert app.code[0].value.startswith(f"interp discover ioi --out {out} --model ")
-    chosen = [app.selectbox(key=f"find {key}").value for key in ("task", "method")]
-    assert chosen == ["ioi", "adaptive-patching"]
-    assert [button.label for button in app.button] == ["Find"] and not app.metric
 
 
 def test_the_grid_holds_the_runs_scores_and_marks_its_members(page, runs):
@@ -124,11 +113,9 @@ def test_edges_are_drawn_and_listed(page, real):
     figure = figure_of(app, "The 2")
     [names] = [trace["text"] for trace in figure["data"] if trace.get("text")]
     assert sorted(names) == sorted(part.site[1:].replace(".h", ".") for part in run.members)
-    lines = [trace for trace in figure["data"] if "→" in str(trace.get("hovertext"))]
     told = edges_told(run)
-    ports = {edge.into for edge in told}
-    # beside the boxes' names one line for helps, one for hurts, and one a port
-    assert len(lines) == min(30, len(told)) == len(figure["data"]) - 1 - 2 - len(ports)
+    lines = [trace for trace in figure["data"] if "→" in str(trace.get("hovertext"))]
+    assert len(lines) == min(30, len(told))
     columns = ["sender", "receiver", "into"]
     rows = table_of(app, *columns)[columns].itertuples(index=False, name=None)
     assert list(rows) == [(edge.sender, edge.receiver, edge.into) for edge in told]
@@ -178,34 +165,13 @@ def test_an_own_reference_is_read_from_the_run_folder_and_from_nowhere_else(page
     assert not any("mine.safetensors" in chart.proto.alt for chart in app.get("plotly_chart"))
 
 
-def test_models_of_other_shapes_are_not_compared_but_said_so(page, runs):
-    make_run(n_layers=3, n_heads=4, members=2).save(runs / "other")
-    app = page(runs, run="small", tab="Compared", **{"with": "other"})
-    assert "only runs on models of one shape" in error_of(app)
-    app.selectbox[0].set_value("larger").run()  # shows that one and changes the address
-    assert metric_of(app, "Members") == "5" and asked(app, "run") == "larger"
-
-
-def test_the_report_the_table_and_the_way_to_repeat_it_are_there(page, real):
-    app = page(real, run="mine", tab="Report")
-    labels = [button.label for button in app.get("download_button")]
-    assert labels == ["Report as HTML", "Heads as CSV"] and app.get("iframe")
-    assert "mine/prompts.json --model" in app.code[0].value and "--seed 0" in app.code[0].value
-    assert "mine/prompts.json'" in app.code[1].value and "find_circuit(" in app.code[1].value
-
-
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "stripped", "link", "arrays' link", "away"])
-def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(page, runs, monkeypatch, damage):
-    """``interp discover --out`` renames a former run away for a moment."""
-    path = runs / "small" / (ARRAYS if damage in ("emptied", "arrays' link") else RESULT)
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "stripped", "link"])
+def test_a_damaged_run_is_an_error_card_and_the_others_stay_reachable(page, runs, damage):
+    path = runs / "small" / (ARRAYS if damage == "emptied" else RESULT)
     told = "damaged"
-    if "link" in damage:
+    if damage == "link":
         path.symlink_to(path.rename(runs.parent / path.name))
         told = f"small/{path.name} is a link to another place"
-    elif damage == "away":
-        monkeypatch.setattr(run_store, "folders", lambda _kind: ["larger", "small"])
-        shutil.rmtree(runs / "small")
-        told = "small/run.json cannot be read"
     else:
         broken = {"truncated": path.read_bytes()[:200], "emptied": b"", "stripped": b'{"format": 2}'}
         path.write_bytes(broken[damage])

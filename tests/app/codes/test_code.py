@@ -154,10 +154,3 @@ def test_a_code_that_is_not_there_is_one_clear_line(page, code):
     assert error_of(app) and not app.metric
     press(app, "Search")
     assert asked(app, "code") is None and not app.error
-
-
-def test_tables_leave_as_csv(page, its_name):
-    labels = [button.proto.label for button in page(q="Mary").get("download_button")]
-    assert any(label.startswith("All ") and label.endswith(" as CSV") for label in labels)
-    labels = [button.proto.label for button in page(code=its_name).get("download_button")]
-    assert labels == ["These as CSV"]

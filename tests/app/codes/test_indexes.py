@@ -21,29 +21,6 @@ def _offered(app):
     return app.run()
 
 
-@pytest.mark.usefixtures("pretrained_at_mlps")
-def test_without_an_index_it_offers_to_build_one_of_the_codebooks_there_are(page, runs):
-    shutil.rmtree(runs / NAME)
-    app = _offered(page(runs))
-    assert "No code index yet" in app.info[0].value and button_of(app, "Build the index")
-    command = app.code[0].value
-    assert command.startswith("interp index build --data stdlib --tokens 24000")
-    assert f"--codebooks tiny-mlps --out {runs}/index-" in command and "-tiny-mlps-stdlib-24000" in command
-    assert app.selectbox(key="build books").options == ["tiny-mlps", "books"]
-    assert not app.dataframe and not app.error
-    # those of the runs folder have an index apart, whatever their name
-    shutil.copytree(runs / "books", runs / "mlps")
-    folders = [code_build.Plan(books, 8_000).folder.name for books in ("mlps", "tiny-mlps")]
-    assert len(set(folders)) == 2
-    assert [code_build.plan_of(name).books for name in folders] == ["mlps", "tiny-mlps"]
-
-
-def test_without_codebooks_it_says_how_to_make_some(page, tmp_path):
-    app = _offered(page(tmp_path))
-    assert "No code index yet" in app.info[0].value and "No codebooks for" in app.info[1].value
-    assert app.code[0].value.startswith("interp codebook fit") and not app.button and not app.error
-
-
 def _built(app):
     """The page once the build behind it has ended."""
     until = time.monotonic() + 60

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from interp.app.widgets import run_store, urls
+from interp.app.widgets import urls
 from tests.app.codes.conftest import NAME
 from tests.app.conftest import unescaped
 
@@ -35,26 +35,6 @@ def test_codes_of_a_text_lead_to_the_index_of_their_codebooks_and_to_no_other(op
                 }
 
 
-def test_a_code_s_page_steers_by_the_codebooks_of_its_index(page, its_name, others):  # noqa: ARG001
-    app = page(code=its_name)
-    [link] = [link.proto for link in app.get("page_link") if link.proto.label == "Steer with it"]
-    assert parse_qs(link.query_string)["books"] == ["books"]
-    assert parse_qs(link.query_string)["codes"] == [its_name]
-
-
-def test_codebooks_that_were_made_anew_since_are_not_those_of_the_index(page, open_page, saved, its_name):
-    manifest = saved / "books" / "manifest.json"
-    times = manifest.stat().st_atime, manifest.stat().st_mtime
-    os.utime(manifest, (times[0], (saved / NAME / "manifest.json").stat().st_mtime + 10))
-    try:
-        shown = page(code=its_name).get("page_link")
-        assert "Steer with it" not in [link.proto.label for link in shown]
-        table = open_page("live", saved, text="Mary gave a drink", books="books").dataframe[0].value
-        assert table["page"].isna().all() and len(table)
-    finally:
-        os.utime(manifest, times)
-
-
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_an_index_whose_manifest_lies_elsewhere_or_has_no_end_is_not_read(page, runs, kind, monkeypatch):
     monkeypatch.setenv("INTERP_RUNS", str(runs))
@@ -75,10 +55,3 @@ def test_an_index_whose_manifest_lies_elsewhere_or_has_no_end_is_not_read(page, 
     reading.start()
     reading.join(10)
     assert found == [None]
-
-
-def test_a_folder_of_what_is_no_file_is_no_index(runs, monkeypatch):
-    monkeypatch.setenv("INTERP_RUNS", str(runs))
-    (runs / "odd").mkdir()
-    os.mkfifo(runs / "odd" / "tokens.npy")
-    assert run_store.folders("indexes") == [NAME]

@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 
-from interp.app import engine
 from interp.codesearch import prompt_codes, search_regex, search_similar, search_token
 from tests.app.codes.conftest import EVIL, hits_of, named, tables_of
 from tests.app.conftest import asked, error_of, html_of, press, unescaped
@@ -75,29 +74,13 @@ def test_what_cannot_be_searched_is_one_clear_line(page, address, message):
     assert message in error_of(app) and not app.dataframe
 
 
-def test_examples_are_a_click_away(page):
-    app = page()
-    assert not app.dataframe
-    label = r"\b(not|no|never)\b"
-    next(button for button in app.button if unescaped(button.label) == label).click().run()
-    assert app.text_input(key="q").value == asked(app, "q") == label and not app.exception
-
-
 def test_a_code_by_its_name(page, its_name):
     app = page(search="name")
     app.text_input(key="named").set_value(its_name).run()
     assert unescaped(app.title[0].value) == its_name and not app.error
 
 
-@pytest.mark.parametrize(("prompt", "message"), [(" ", "empty"), ("a b " * 100, "at most 128")])
-def test_a_prompt_that_cannot_be_read_is_told_while_another_tab_has_the_model(page, prompt, message):
-    app = page(search="prompt")
-    with engine.turn():
-        app.text_input(key="near").set_value(prompt).run()
-    assert message in app.error[0].value
-
-
-def test_contexts_like_a_token_of_a_prompt(page, index, model, monkeypatch):
+def test_contexts_like_a_token_of_a_prompt(page, index, model):
     prompt = "Mary gave 7 drinks to John"
     app = page(search="prompt", near=prompt, at="1")
     codes = prompt_codes(index, model, prompt, position=1)
@@ -110,10 +93,8 @@ def test_contexts_like_a_token_of_a_prompt(page, index, model, monkeypatch):
     assert {row["code"] for row in rows} == {f"{book}={code}" for book, code in wanted}
     counts = [row["tokens"] for row in rows if row["tokens"]]
     assert counts == sorted(counts)
-    # another token of the prompt, which was read with it
-    with monkeypatch.context() as once:
-        once.setattr("interp.app.codes.search.all_prompt_codes", lambda *_: pytest.fail("read again"))
-        app.get("button_group")[-1].set_value(0).run()
+    # another token of the prompt
+    app.get("button_group")[-1].set_value(0).run()
     assert not app.exception and asked(app, "at") == "0" and html_of(app) != [strips]
     # another prompt begins at its last one
     app.text_input(key="near").set_value("John went to the store").run()
