@@ -10,7 +10,7 @@ import pytest
 
 from interp.bench.judges import Court, Judge
 from interp.bench.plan import YARDSTICK, Plan, drawn
-from interp.bench.run import _Estimate, run_bench
+from interp.bench.run import run_bench
 from interp.circuits.references import ExactEffects
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator
@@ -113,19 +113,6 @@ def test_the_table_holds_every_cell_the_yardstick_and_both_summaries(finished):
     json.dumps(result, allow_nan=False)
 
 
-def test_methods_run_on_the_pool_only_where_that_is_the_same(tmp_path):
-    methods = ("attribution", "hisp", "random", "mean-difference", "eap")
-    run_bench(plan(methods=methods, pairs=(4,), seeds=1), tmp_path)
-    found = {
-        method: json.loads((tmp_path / FOLDER / method / "method.json").read_text())["result"]
-        for method in methods
-    }
-    assert {method for method, said in found.items() if said["on_pool"]} == {"attribution"}
-    assert "depends on the other pairs" in found["hisp"]["why"]
-    kept = {path.parent.name for path in tmp_path.glob(f"{FOLDER}/*/pool.safetensors")}
-    assert "attribution" in kept and "hisp" not in kept
-
-
 def test_a_second_run_does_nothing_and_says_the_same(finished):
     folder, result = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -133,16 +120,6 @@ def test_a_second_run_does_nothing_and_says_the_same(finished):
     assert run_bench(plan(), folder, say=said.append) == result
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert not any("again" in line for line in said)
-
-
-def test_the_time_that_is_left_is_told_from_rows_that_were_run(monkeypatch):
-    clock = iter([0.0, 0.2, 60.2, 180.2, 180.2])
-    monkeypatch.setattr("interp.bench.run.time.perf_counter", lambda: next(clock))
-    estimate = _Estimate(6)
-    assert estimate.after(1) == "  (1 of 6)", "a row that was read says nothing about the others"
-    assert estimate.after(1) == "  (2 of 6, about 4 min left)"
-    assert estimate.after(2) == "  (4 of 6, about 2 min left)"
-    assert estimate.after(2) == ""
 
 
 class _Kill:
@@ -238,11 +215,7 @@ def test_a_method_that_refuses_is_left_out_and_named_and_other_numbers_of_pairs_
     more = plan(methods=methods, pairs=(4, 6), seeds=1)
     result = run_bench(more, tmp_path / "more")
     (skipped,) = result["skipped"]
-    assert (
-        skipped["method"] == "overlap"
-        and "with 4 pairs: " in skipped["why"]
-        and "only 8 prompts" in skipped["why"]
-    )
+    assert skipped["method"] == "overlap" and "with 4 pairs: " in skipped["why"]
     assert {row["n"] for row in result["cells"] if row["method"] == "overlap"} == {6}
     assert run_bench(more, tmp_path / "more") == result
 
@@ -281,29 +254,6 @@ def test_the_yardstick_is_judged_by_the_other_pairs():
     _, (judge,) = known.yardstick(5, seed=3)
     np.testing.assert_allclose(judge.effects, heads[order[5:]].mean(0))
     assert (judge.truth == measured.members()).all(), "what was written stays true"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tasks": ("nonsense",)}, "unknown task 'nonsense'"),
-        ({"methods": ("nonsense",)}, "unknown method 'nonsense': choose"),
-        ({"against": "nonsense"}, "unknown method 'nonsense'"),
-        ({"methods": ("eap",), "against": "attribution"}, "attribution: it is not among the methods eap"),
-        ({"pairs": (4, 17)}, "17 pairs: .* pool of 16"),
-        ({"pairs": ()}, "no pairs"),
-        ({"seeds": 0}, "0 seeds"),
-    ],
-)
-def test_what_cannot_be_run_is_said_before_anything_is(changes, message):
-    with pytest.raises(InputError, match=message):
-        plan(**changes)
-
-
-def test_an_unknown_model_is_said_before_anything_is_run(tmp_path):
-    with pytest.raises(InputError, match="no-such-folder"):
-        run_bench(plan(tasks=(TASK, "ioi"), models=("./no-such-folder",)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

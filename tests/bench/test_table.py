@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from interp.bench.plan import Plan
-from interp.bench.table import METRICS, _differences, _groups, compare_subsets
+from interp.bench.table import METRICS, _groups, compare_subsets
 
 
 def test_the_mean_over_tasks_is_of_the_tasks_means():
@@ -31,15 +31,6 @@ def test_the_interval_is_the_bootstrap_of_the_differences():
 def test_one_seed_has_no_interval_and_no_difference_none_that_is_wide(differences, expected):
     found = compare_subsets(differences)
     assert (found["low"], found["high"]) == expected
-
-
-def test_differences_are_paired_by_seed():
-    values = {
-        ("t", "m", name, 4, seed, "cmd"): value
-        for name, row in (("a", (0.1, 0.5)), ("b", (0.0, 0.4)))
-        for seed, value in enumerate(row)
-    }
-    assert _differences(values, ("t", "m"), "a", "b", 4, "cmd", 2) == pytest.approx([0.1, 0.1])
 
 
 def test_a_groups_row_is_the_mean_of_its_tasks():

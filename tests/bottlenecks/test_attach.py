@@ -150,29 +150,20 @@ def test_one_book_of_a_layer_serves_each_head_or_all_at_once_or_shares_of_an_mlp
                     attached.edit(SetCode(f"{site}.h0", 1))
 
 
-def test_training_the_codes_lowers_the_loss_of_model_and_codes(tiny_model):
+def test_the_loss_is_that_of_the_codebook_and_codes_that_were_set_do_not_count_in_it(tiny_model):
     model = tiny_model("gpt2")
-    tokens = model.to_tokens(PROMPT)
-    book = codebook(model.cfg.d_model, n_codes=30, mse_weight=0.1)
-    optimizer = torch.optim.Adam(book.parameters(), lr=0.03)
-    losses = []
+    tokens, book = model.to_tokens(PROMPT), codebook(model.cfg.d_model, n_codes=30, mse_weight=0.1)
+    x = site_activation(model, "m0", tokens)
     with attach(model, {"m0": book}, error_term=False) as attached:
-        for _ in range(30):
-            loss = model(tokens, return_type="loss") + attached.loss()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+        for edits in ([], [SetCode("m0", 3)]):
+            if edits:
+                attached.edit(*edits, positions="all")
+            model(tokens)
+            torch.testing.assert_close(attached.loss(), book.loss(x, book(x)))
         with torch.no_grad():
             model(tokens)
         with pytest.raises(RuntimeError):
             attached.loss()
-        model(tokens)
-        loss = attached.loss().item()
-        attached.edit(SetCode("m0", 3), positions="all")
-        model(tokens)
-        assert attached.loss().item() == loss, "codes that were set do not count in it"
-    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -191,18 +182,3 @@ def test_models_in_bfloat16_run_under_codes_and_are_restored(family, tiny_model_
     with attach(model, books, error_term=True):
         assert torch.equal(model(PROMPT), before)
     assert torch.equal(model(PROMPT), before)
-
-
-def test_codes_are_of_the_last_forward_and_no_bottleneck_is_none(tiny_model):
-    model = tiny_model("llama")
-    book, before = codebook(model.cfg.d_model), model(PROMPT)
-    with attach(model, {"m0": book}, error_term=False) as attached:
-        generate(model, PROMPT, 5)
-        model(PROMPT[:20])
-        assert attached.ids["m0"].shape[1] == model.to_tokens(PROMPT[:20]).shape[1]
-    with attach(model, {}) as attached:
-        assert torch.equal(model(PROMPT), before) and attached.ids == {}
-        with pytest.raises(InputError):
-            attached.edit(SetCode("m0", 1))
-    with pytest.raises(InputError):
-        attach(model, {"m1": book, "m01": book}, error_term=False)

@@ -200,23 +200,6 @@ def test_fewer_codes_per_vector_are_the_first_ones_where_lengths_are_right_for_a
         Codebooks.from_pretrained(tmp_path, model, k=1)
 
 
-@pytest.mark.parametrize(
-    ("sites", "config", "message"),
-    [
-        ([], SMALL, "no site"),
-        (["b3"], SMALL, "unknown site 'b3'"),
-        (["a7"], SMALL, "no site 'a7'"),
-        (["a0", "a0.h1"], SMALL, "the second holds the first"),
-        (["a0"], FitConfig(n_codes=700), "640 tokens for 700 codes"),
-        (["a0"], FitConfig(n_codes=4, k=8), "k 8: it must be 1 to 4"),
-    ],
-)
-def test_what_cannot_be_fitted_is_named(model, text, tmp_path, sites, config, message):
-    with pytest.raises(InputError, match=message):
-        fit_codebooks(model, sites, text, tmp_path / "books", config)
-    assert not (tmp_path / "books" / "manifest.json").exists()
-
-
 def test_a_folder_that_holds_no_codebooks_is_refused(tmp_path):
     manifest = json.loads((PRETRAINED / DEFAULT_CODEBOOKS / "manifest.json").read_text())
     changes = [
@@ -279,11 +262,3 @@ def test_small_batches_of_more_text_than_fits_are_joined(model, text, tmp_path, 
     for book in Codebooks.from_pretrained(tmp_path, model).values():
         behind = text.tokens[:, 1:].numel()
         assert ((book.counts.sum(-1) - behind) <= 1).all() and (book.counts.sum(-1) >= behind).all()
-
-
-def test_activations_that_are_no_numbers_say_where(model, text, tmp_path):
-    with (
-        hooked(model, {"blocks.1.attn.hook_z": lambda z: z * float("nan")}),
-        pytest.raises(InputError, match="^a1: .*NaN"),
-    ):
-        fit_codebooks(model, ["a0", "a1"], text, tmp_path, SMALL)

@@ -5,8 +5,6 @@ import pytest
 import torch
 
 from interp.circuits.roles import view_pair
-from interp.errors import InputError
-from interp.models.residual_writes import ResidualWrites
 from tests.oracles import kept
 from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
@@ -69,26 +67,3 @@ def test_all_heads_of_a_layer_add_what_its_attention_does(tiny_model, family):
     factor = getattr(model.original_model.config, "logits_scaling", 1.0)
     expected = attention / scale * model.ln_final.weight @ model.W_U / factor
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3)
-
-
-def test_where_it_is_not_known_what_heads_add_patterns_are_still_seen(tiny_model, monkeypatch):
-    model = tiny_model("gpt2")
-    [pair] = random_pairs(model.cfg.d_vocab, n=1)
-    monkeypatch.setattr(ResidualWrites, "of", lambda _: ResidualWrites(False))
-    view = view_pair(model, pair, "logit_diff")
-    assert view.pattern("clean", 1, 0).shape == (9, 9)
-    assert view.nbytes == view.patterns.nbytes
-    with pytest.raises(InputError, match="what heads write is not known"):
-        view.direct("clean", 1, 0)
-
-
-def test_of_a_long_prompt_the_row_of_end_is_kept(tiny_model, monkeypatch):
-    model = tiny_model("llama")
-    [pair] = random_pairs(model.cfg.d_vocab, n=1)
-    whole = view_pair(model, pair, "logit_diff")
-    monkeypatch.setattr("interp.circuits.roles.LONGEST", 5)
-    view = view_pair(model, pair, "logit_diff")
-    np.testing.assert_array_equal(view.pattern("corrupt", 1, 0), whole.pattern("corrupt", 1, 0)[-1:])
-    [pair] = random_pairs(100, n=1, lengths=(200,))
-    with pytest.raises(InputError, match="prompts of 200 tokens: the model reads at most 128"):
-        view_pair(model, pair, "logit_diff")

@@ -63,11 +63,6 @@ def test_contributions_sum_to_the_logit_difference_of_a_linear_model_and_scores_
         np.testing.assert_allclose(readout.patterns_.sum(-1), 1, atol=1e-4)
 
 
-def test_no_role_is_claimed_below_the_bar():
-    assert role_name({"mover": 0.1, "induction": 0.2}) == ""
-    assert role_name({}) == ""
-
-
 def test_a_suppressor_attends_to_the_wrong_answer_and_writes_against_it(readouts):
     readout = copy.deepcopy(readouts["planted-inhibition"][0])
     readout.to_answer_[:], readout.to_wrong_[:], readout.direct_[:] = 0.0, 0.9, 0.0

@@ -50,19 +50,9 @@ def test_a_small_or_uncertain_effect_is_no_member():
     assert checked.effect[1] < 0
 
 
-@pytest.mark.parametrize(
-    ("clean", "corrupt", "why"),
-    [
-        (*np.random.default_rng(0).standard_normal((2, 30)), "does not do this task"),
-        (
-            np.full(30, -1.0),
-            np.full(30, 1.0),
-            "are answers and wrong answers, or clean and corrupt, exchanged",
-        ),
-    ],
-    ids=["chance", "exchanged"],
-)
-def test_a_model_that_does_not_do_the_task_has_no_circuit(clean, corrupt, why):
+@pytest.mark.parametrize(("level", "why"), [(0.0, "does not do this task"), (-1.0, "exchanged")])
+def test_a_model_that_does_not_do_the_task_has_no_circuit(level, why):
+    clean, corrupt = np.random.default_rng(0).standard_normal((2, 30)) + 10 * np.array([[level], [-level]])
     with pytest.raises(InputError, match=why):
         decide(PatchingEffects((Site("attn", 0, 0),), np.zeros((30, 1)), clean, corrupt, 0.0, 0.0))
 

@@ -52,30 +52,15 @@ def test_tokenizer_and_description_come_from_the_file(write):
     assert generate(model, PROMPT, 8) == generate(model, PROMPT, 8, use_cache=False)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"GG",
-        b"noise" * 100,
-        b"GGUF" + struct.pack("<I", 1) + bytes(64),
-        b"GGUF" + struct.pack("<I", 3) + b"\xff" * 500,
-    ],
-    ids=["empty", "short", "noise", "version 1", "noise behind the header"],
-)
+HEADER = b"GGUF" + struct.pack("<I", 3)
+NO_GGUF = [b"", b"noise" * 100, b"GGUF" + struct.pack("<I", 1) + bytes(64), HEADER + b"\xff" * 500]
+
+
+@pytest.mark.parametrize("content", NO_GGUF, ids=["empty", "noise", "version 1", "noise behind the header"])
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_a_file_that_is_no_gguf_is_one_line(content, load, tmp_path):
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
     with pytest.raises(InputError, match="bad.gguf") as error:
         load(str(path))
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
-def test_a_truncated_file_is_one_line(share, write):
-    path, *_ = write()
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(InputError, match="tiny.gguf") as error:
-        load_model(str(path))
     assert "\n" not in str(error.value)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.models import hook_point, hooked, model_lock, parse_site, resolve_site
-from tests.oracles import kept
+from interp.models import hooked, model_lock, parse_site
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -37,37 +36,6 @@ def test_logits_are_restored_bit_for_bit_after_a_hook_and_after_an_exception(fam
     taken.start()
     taken.join()
     assert free == [True]
-
-
-def test_nested_contexts_remove_only_their_own_hook_and_an_unknown_one_leaves_none_behind(tiny_model):
-    model, point = tiny_model("llama"), "blocks.0.hook_resid_post"
-    before = model(PROMPT)
-    with hooked(model, {point: lambda x: x + 1}):
-        once = model(PROMPT)
-        with hooked(model, {point: lambda x: 2 * x}):
-            assert not torch.equal(model(PROMPT), once)
-        assert torch.equal(model(PROMPT), once)
-    functions = {point: torch.neg, "blocks.0.nonsense": torch.neg}
-    with pytest.raises(InputError, match="'blocks.0.nonsense'"), hooked(model, functions):
-        pass
-    assert torch.equal(model(PROMPT), before)
-    with pytest.raises(InputError, match="no hook 'blocks.2.attn.hook_z'"):
-        hook_point(model, "blocks.2.attn.hook_z")
-
-
-def test_hooks_see_each_head_and_change_only_the_one_they_edit(tiny_model):
-    model, point = tiny_model("llama"), "blocks.1.attn.hook_z"
-    tokens = model.to_tokens(PROMPT)
-
-    def edit(z):
-        z = z.clone()
-        z[:, :, 1] = 0
-        return z
-
-    (plain,), (edited,) = kept(model, tokens, point), kept(model, tokens, point, hooks={point: edit})
-    assert edited.shape[2:] == (4, 6) and plain[:, :, 1].any() and not edited[:, :, 1].any()
-    others = [0, 2, 3]
-    assert torch.equal(edited[:, :, others], plain[:, :, others])
 
 
 def test_two_threads_one_steering_and_one_plain_do_not_interfere(tiny_model):
@@ -110,27 +78,6 @@ def test_what_a_hook_keeps_of_an_mlp_is_on_the_graph(family, tiny_model):
     torch.testing.assert_close((gradient[0] @ step).sum(), (values[0] - values[1]) / 2, atol=1e-5, rtol=0.02)
     assert torch.equal(model(PROMPT), before)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("text", ["a1.h0", "a0", "m1", "r0"])
-def test_sites_are_resolved_to_hooks_that_fire(family, text, tiny_model):
-    model = tiny_model(family)
-    site = resolve_site(model, text)
-    assert str(site) == text
-    assert parse_site(str(site)) == site
-    shapes = []
-    with hooked(model, {site.hook: lambda x: shapes.append(x.shape)}):
-        model(PROMPT)
-    length = model.to_tokens(PROMPT).shape[1]
-    inner = (model.cfg.n_heads, model.cfg.d_head) if site.kind == "attn" else (model.cfg.d_model,)
-    assert shapes == [(1, length, *inner)]
-
-
-@pytest.mark.parametrize("text", ["a2", "a0.h9", "m2", "r7"])
-def test_an_absent_site_names_the_sites_there_are(text, tiny_model):
-    with pytest.raises(InputError, match=r"a0–a1 \(heads h0–h3\), m0–m1, r0–r1"):
-        resolve_site(tiny_model("llama"), text)
 
 
 @pytest.mark.parametrize(

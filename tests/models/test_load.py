@@ -14,19 +14,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
 from interp.errors import InputError
 from interp.models import describe_model, load_model, load_tokenizer
-from interp.models.embedded import cache_folder
 from interp.models.generate import generate
-from interp.models.residual_writes import ResidualWrites
 from interp.steering.continuations import continue_prompts
 from interp.text import load_text
 from tests.tiny_models import FAMILIES, OTHERS, make_config
@@ -104,70 +100,22 @@ def test_weights_in_several_shards_load(tmp_path, tiny_model, tiny_model_folder)
     assert torch.equal(load_model(str(tmp_path))(PROMPT), tiny_model("qwen2")(PROMPT))
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("smollm2-135m", "did you mean smollm2-135m-instruct"),
-        ("nonsense", "unknown model 'nonsense': give smollm2"),
-        ("", "unknown model ''"),
-        ("./absent", "no file or folder ./absent"),
-        ("absent.gguf", "no file or folder absent.gguf"),
-        ("~nosuchuser/model", "~nosuchuser/model"),
-        ("attn-only-4l:~nosuchuser/x", "~nosuchuser/x"),
-        (Path("/absent"), "there is no file or folder /absent"),
-    ],
-)
-def test_unknown_spec_names_what_is_allowed(spec, message):
-    with refused(message):
-        load_model(spec)
+DAMAGES = {
+    "truncated": ("model.safetensors", lambda whole: whole[: len(whole) // 2]),
+    "noise": ("model.safetensors", lambda _: bytes(range(256)) * 100),
+    "config": ("config.json", lambda _: b"{not json"),
+}
 
 
-@pytest.mark.parametrize("spec", ["nobody/nothing", "gpt2", "attn-only-4l"])
-@pytest.mark.parametrize("load", [load_model, load_tokenizer])
-def test_unreachable_hub_is_one_line_that_says_what_else_works(spec, load):
-    with refused("(?=.*hub).*folder"):
-        load(spec)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"dtype": "float64"}, "float32, bfloat16, float16"),
-        ({"dtype": ""}, "float32, bfloat16, float16"),
-        *(({"device": name}, "use cpu, cuda, cuda:1 or mps") for name in ("gpu", "cuda:", "cuda:x", "")),
-        ({"device": "cuda:99"}, "'cuda:99'.*finds"),
-    ],
-)
-def test_unknown_dtypes_and_devices_name_those_that_there_are(given, message):
-    with refused(message):
-        load_model(**given)
-
-
-def test_a_folder_without_config_and_a_file_of_another_kind_are_refused(tmp_path):
-    with refused("no config.json"):
-        load_model(str(tmp_path))
-    (tmp_path / "model.bin").write_bytes(b"x")
-    with refused("a .gguf file or a folder"):
-        load_model(str(tmp_path / "model.bin"))
-
-
-ODD_CONFIGS = {"no heads": {"num_attention_heads": 0}, "no width": {"hidden_size": None}}
-
-
-@pytest.mark.parametrize("damage", ["truncated", "noise", "absent", "config", *ODD_CONFIGS])
-def test_damaged_folder_is_one_line(damage, changed):
-    folder = changed("llama", **ODD_CONFIGS.get(damage, {}))
-    weights = folder / "model.safetensors"
-    if damage == "truncated":
-        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    elif damage == "noise":
-        weights.write_bytes(bytes(range(256)) * 100)
-    elif damage == "absent":
-        weights.unlink()
-    elif damage == "config":
-        (folder / "config.json").write_text("{not json")
+@pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_folder_and_one_without_a_part_are_one_line(name, damage, changed):
+    file = changed("llama") / name
+    file.write_bytes(damage(file.read_bytes()))
     with refused("cannot read a causal language model from the folder"):
-        load_model(str(folder))
+        load_model(str(file.parent))
+    file.unlink()
+    with refused("cannot read a causal language model from the folder|no config.json"):
+        load_model(str(file.parent))
 
 
 def test_a_classifier_is_refused(changed):
@@ -178,29 +126,30 @@ def test_a_classifier_is_refused(changed):
         load_model(str(folder))
 
 
-CHANGES = {
-    "heads": (
-        {"num_attention_heads": 5},
-        r"hidden size \(24\) is not a multiple of the number of .* heads \(5\)",
-    ),
-    "vocabulary": (
-        {"vocab_size": 400},
-        r"model.embed_tokens.weight is of shape \[360, 24\] in the checkpoint, and of \[400, 24\] by config.json",
-    ),
-    "inner width": ({"intermediate_size": 60}, r"mlp.down_proj.weight and 5 more is of shape \[24, 48\]"),
+FEWER = {"num_hidden_layers": 1, "layer_types": None}
+CHANGES = [
+    ("llama", {"num_attention_heads": 0}, "cannot read a causal language model"),
+    ("llama", {"hidden_size": None}, "cannot read a causal language model"),
+    ("llama", {"num_attention_heads": 5}, r"hidden size \(24\) is not a multiple of the number of .* \(5\)"),
+    ("llama", {"vocab_size": 400}, r"embed_tokens.weight is of shape \[360, 24\] .* of \[400, 24\]"),
+    ("llama", {"intermediate_size": 60}, r"mlp.down_proj.weight and 5 more is of shape \[24, 48\]"),
     # its tied lm_head is not in the file either, as it should be
-    "more layers": (
-        {"num_hidden_layers": 3, "layer_types": None},
-        r"lacks weights, model\.layers\.2\..* and 8 more",
+    ("llama", {"num_hidden_layers": 3, "layer_types": None}, r"lacks weights, .*layers\.2\..* and 8 more"),
+    ("llama", {"model_type": "vit", "architectures": ["ViTModel"]}, ""),
+    # called Llama, which adds no biases to its queries, keys and values
+    ("qwen2", {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, r"k_proj.bias and 5 more"),
+    # transformers would leave layers out, and the model would be another one
+    *(
+        (family, {"n_layer": 1} if family == "gpt2" else FEWER, r"\.1\..* fewer layers")
+        for family in FAMILIES
     ),
-    "another kind": ({"model_type": "vit", "architectures": ["ViTModel"]}, ""),
-}
+]
 
 
-@pytest.mark.parametrize(("said", "message"), CHANGES.values(), ids=CHANGES)
-def test_a_config_that_does_not_fit_says_what_does_not(said, message, changed):
+@pytest.mark.parametrize(("family", "said", "message"), CHANGES)
+def test_a_config_that_does_not_fit_says_what_does_not(family, said, message, changed):
     with refused(message):
-        load_model(str(changed("llama", **said)))
+        load_model(str(changed(family, **said)))
 
 
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
@@ -210,21 +159,6 @@ def test_a_folder_without_a_tokenizer_says_so(load, changed):
         file.unlink()
     with refused("a tokenizer from .*: it holds no files of one, such as tokenizer.json"):
         load(str(folder))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_with_more_layers_than_its_config_is_refused(family, changed):
-    """transformers would leave them out, and the model would be another one."""
-    fewer = {"n_layer": 1} if family == "gpt2" else {"num_hidden_layers": 1, "layer_types": None}
-    with refused(r"has weights that .* does not, .*\.1\..* and \d+ more: .* fewer layers"):
-        load_model(str(changed(family, **fewer)))
-
-
-def test_biases_that_the_config_has_no_place_for_are_refused(changed):
-    """A Qwen2 called Llama, which adds no biases to its queries, keys and values."""
-    folder = changed("qwen2", model_type="llama", architectures=["LlamaForCausalLM"])
-    with refused("does not, model.layers.0.self_attn.k_proj.bias and 5 more"):
-        load_model(str(folder))
 
 
 OLD_BUFFERS = {
@@ -310,14 +244,6 @@ def test_models_can_be_loaded_from_several_threads(tiny_model_folder):
         assert not any(parameter.is_meta for parameter in model.parameters())
 
 
-def test_a_folder_named_as_another_model_is_not_taken_for_it(
-    tiny_model_folder, tmp_path, monkeypatch, caplog
-):
-    (tmp_path / "pythia-70m").symlink_to(tiny_model_folder("llama"))
-    monkeypatch.chdir(tmp_path)
-    assert load_model("pythia-70m").cfg.n_layers == 2 and "pythia" not in caplog.text
-
-
 def test_a_model_that_runs_otherwise_than_in_transformers_is_refused(tiny_model_folder, monkeypatch):
     """As Cohere's in transformer-lens 3.9; here by a wrapped MLP that adds twice what it should."""
     boot = TransformerBridge.boot_transformers
@@ -331,31 +257,3 @@ def test_a_model_that_runs_otherwise_than_in_transformers_is_refused(tiny_model_
     for dtype in ("float32", "bfloat16"):
         with refused("runs the architecture LlamaForCausalLM otherwise .* off by [1-9]"):
             load_model(str(tiny_model_folder("llama")), dtype=dtype)
-
-
-def test_a_model_that_cannot_be_run_is_refused_in_one_line(tiny_model_folder, monkeypatch):
-    def fails(*_args, **_kwargs):
-        raise RuntimeError("shape '[1, 4]' is invalid\nfor input of size 3")
-
-    monkeypatch.setattr(LlamaForCausalLM, "forward", fails)
-    with refused(r"transformers cannot run this model: shape '\[1, 4\]' is invalid for input"):
-        load_model(str(tiny_model_folder("llama")))
-
-
-def test_a_model_that_reads_three_tokens_is_loaded(tiny_model_folder, tmp_path):
-    config = AutoConfig.from_pretrained(tiny_model_folder("gpt2"), n_positions=3)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_model_folder("gpt2")).save_pretrained(tmp_path)
-    model = load_model(str(tmp_path))
-    assert model.cfg.n_ctx == 3 and ResidualWrites.of(model).plain
-
-
-def test_a_home_that_there_is_not_is_a_path_that_there_is_not(monkeypatch, tmp_path):
-    with pytest.raises(InputError, match="~nouser/x"):
-        load_text("datasets:~nouser/x", load_model("planted-induction"), n_tokens=100, context=32)
-    monkeypatch.setenv("INTERP_CACHE", "~nouser/x")
-    assert cache_folder() == Path("~nouser/x")
-    monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
-    monkeypatch.setenv("INTERP_SMOLLM2_WHEEL", "~nouser/x")
-    with pytest.raises(InputError, match="~nouser/x"):
-        load_model()

@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.errors import InputError
 from interp.models.hooks import hooked
 from interp.planted.models import BYSTANDER, load_planted_model, planted_names, planted_truth
-from interp.planted.tasks import VOCABULARY, load_planted_task, planted_task_names
+from interp.planted.tasks import VOCABULARY, load_planted_task
 from interp.scores.attribution import attribution
 from tests.oracles import at, kept, mask, planted
 
@@ -349,15 +348,11 @@ def test_swapping_the_mover_alone_understates_what_it_writes():
     assert (b.metric(change @ b.model.W_U).mean() / b.gap).item() > 1.3
 
 
+INDIRECT = [("induction", "a0.h3"), ("inhibition", "a0.h1"), ("inhibition", "a1.h2"), ("backup", "a0.h2")]
+
+
 @pytest.mark.parametrize(
-    ("name", "site", "least"),
-    [
-        ("induction", "a0.h3", 0.05),
-        ("inhibition", "a0.h1", 0.05),
-        ("inhibition", "a1.h2", 0.05),
-        ("backup", "a0.h2", 0.05),
-        ("suppression", "a2.h4", 1.5),
-    ],
+    ("name", "site", "least"), [*((*one, 0.05) for one in INDIRECT), ("suppression", "a2.h4", 1.5)]
 )
 def test_gradients_pass_through_the_softmax_to_heads_that_act_only_indirectly(name, site, least):
     name = f"planted-{name}"
@@ -416,22 +411,3 @@ def test_tokenizer_round_trip_agrees_with_the_pairs_and_the_bridge(name):
             assert "<unk>" not in model.to_str_tokens(pair.clean) + model.to_str_tokens(pair.corrupt)
         assert len({len(pair.clean_tokens) for pair in pairs}) == 1
     assert model.tokenizer.get_vocab() == {word: i for i, word in enumerate(VOCABULARY)}
-
-
-def test_generation_continues_with_the_answer():
-    model = load_planted_model("planted-inhibition")
-    text = model.generate(
-        "Mary and John went to the store . John gave a drink to",
-        max_new_tokens=1,
-        do_sample=False,
-        verbose=False,
-    )
-    assert text.endswith("drink to Mary")
-
-
-def test_an_unknown_name_is_answered_with_the_names_there_are():
-    with pytest.raises(InputError, match="'planted-x'.*planted-induction"):
-        load_planted_model("planted-x")
-    assert planted_task_names() == NAMES
-    with pytest.raises(InputError, match="'planted-x'.*planted-induction"):
-        planted_truth("planted-x")

@@ -1,6 +1,5 @@
 """A tokenizer of another model is refused when a model is loaded, and a token without an embedding where it is met."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp import find_circuit
 from interp.activations.stream import check_context, feed
 from interp.errors import InputError
 from interp.models import Model, load_model
@@ -74,23 +72,6 @@ def test_pairs_with_a_token_that_the_model_does_not_know_are_refused(model, refu
     pairs[3] = replace(pairs[3], **{part: (*getattr(pairs[3], part)[:-1], 360)})
     with refused:
         feed(model, pairs, [])
-
-
-@pytest.mark.parametrize("wrong", [-1, 361])
-def test_ids_that_no_token_has_are_named_by_themselves(model, wrong):
-    pairs = random_pairs(360)
-    pairs[0] = replace(pairs[0], answers=(wrong,))
-    told = f"has the token of id {wrong}: the model's vocabulary is of 360 tokens"
-    with pytest.raises(InputError, match=told):
-        check_context(model, pairs)
-
-
-def test_a_prompt_file_with_such_a_token_is_refused_by_a_discovery(model, refused, tmp_path):
-    pair = {"corrupt": f"a {ADDED}", "answers": ["b"], "wrong_answers": ["c"]}
-    prompts = [json.dumps({"clean": f"{name} {ADDED}", **pair}) for name in "defghij"]
-    (tmp_path / "mine.jsonl").write_text("\n".join(prompts))
-    with refused:
-        find_circuit(model, tmp_path / "mine.jsonl")
 
 
 def test_texts_and_prompts_with_such_a_token_are_refused(model, refused, tmp_path):

@@ -6,13 +6,12 @@ import torch
 
 from interp.activations.metric import Divergence
 from interp.activations.stream import feed, run_batch
-from interp.errors import InputError
 from interp.models import Site
 from interp.planted.models import planted_truth
 from interp.scores.acdc import ACDCConfig, EdgePatching, LiveEdges, NodePatching, acdc
 from interp.scores.patching import activation_patching
 from tests.oracles import WholeForwards, planted
-from tests.pairs import alike, random_pairs
+from tests.pairs import random_pairs
 from tests.scores.exact_edges import ExactEdges
 
 SITES = [
@@ -125,12 +124,3 @@ def test_mlps_are_parts_where_asked_for(level, tiny_model):
     scores = acdc(model, pairs, ACDCConfig(level=level, thresholds=1, mlps=True))
     assert scores.mlps.shape == (2,) and (scores.mlps > 0).any()
     assert acdc(model, pairs, ACDCConfig(thresholds=1)).mlps is None
-
-
-def test_unknown_attention_and_prompts_that_are_alike_are_refused(tiny_model):
-    pairs = random_pairs(60, n=2)
-    for family, why in (("gemma2", "needs heads that add"), ("opt", "cannot compute the MLP")):
-        with pytest.raises(InputError, match=f"edge-level acdc {why}"):
-            acdc(tiny_model(family), pairs, ACDCConfig(level="edges"))
-    with pytest.raises(InputError, match="does no damage"):
-        acdc(tiny_model("gemma2"), alike(pairs))

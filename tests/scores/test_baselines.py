@@ -8,7 +8,6 @@ import torch
 
 from interp.activations.stream import MetricConsumer
 from interp.errors import InputError
-from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.baselines import RandomConfig, layer_index, random_ranking
 from interp.scores.hisp import HISPConfig, by_layer_norm, hisp
@@ -49,12 +48,6 @@ def test_mean_difference_equals_what_transformer_lens_caches(tiny_model):
             assert found.heads[layer, head] == pytest.approx(wanted.item(), rel=1e-4)
 
 
-def test_mean_difference_is_misled_by_decoys_that_know():
-    scores = mean_difference(*planted("planted-induction", 16)).heads
-    best = {f"a{k // 6}.h{k % 6}" for k in np.argsort(-scores, axis=None)[:3]}
-    assert best != set(planted_truth("planted-induction").heads)
-
-
 def test_priors_run_nothing_and_follow_their_seed(tiny_model):
     model, pairs = tiny_model("llama"), random_pairs(60, n=2)
     first, again, other = (random_ranking(model, pairs, RandomConfig(seed=s)) for s in (3, 3, 4))
@@ -84,6 +77,30 @@ def test_every_baseline_feeds_consumers_and_leaves_the_model_alone(name, tiny_mo
         torch.testing.assert_close(model(tokens), before, rtol=0, atol=0)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("name", ["attribution", "contextual-decomposition", "flow-routes"])
+def test_batches_of_several_lengths_change_nothing(name, tiny_model):
+    model, pairs, method = tiny_model("llama"), random_pairs(60, n=4, lengths=(7, 9)), load_method(name)
+    together = method(model, pairs).heads_per_pair
+    for i in range(4):
+        np.testing.assert_allclose(together[i], method(model, pairs.subset([i])).heads, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "family", "why"),
+    [
+        ("acdc", {"level": "edges"}, "gemma2", "edge-level acdc needs heads that add"),
+        ("acdc", {"level": "edges"}, "opt", "edge-level acdc cannot compute the MLP"),
+        ("contextual-decomposition", {}, "gemma2", "needs heads that add"),
+        ("eap", {}, "olmo2", "edges cannot be attributed"),
+        ("flow-routes", {}, "olmo2", "needs heads that add"),
+    ],
+)
+def test_models_that_a_method_cannot_take_apart_are_refused(name, options, family, why, tiny_model):
+    method = load_method(name)
+    with pytest.raises(InputError, match=why):
+        method(tiny_model(family), random_pairs(60, n=2), method.config(**options))
 
 
 SUBSET = (7, 2, 2, 9, 0, 5)

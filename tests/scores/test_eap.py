@@ -6,7 +6,6 @@ import torch
 from transformer_lens.tools.analysis import get_act_patch_direct_path
 
 from interp.activations.metric import task_metric
-from interp.errors import InputError
 from interp.models import hooked, parse_site
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
@@ -51,24 +50,6 @@ def test_shares_of_a_norm_after_attention_add_up_to_what_attention_writes(family
         heads = shares[:, graph.head_sender(layer, 0) : graph.mlp_sender(layer)].sum(1)
         corrupt, clean = (x for x in sums[name] if len(x) == 2)  # others measure the model
         torch.testing.assert_close(heads, clean - corrupt, rtol=1e-4, atol=1e-4)
-
-
-def test_edges_of_attention_that_reads_no_norm_are_refused(tiny_model):
-    """OLMo 2: its heads are scored, its edges are not."""
-    model, pairs = tiny_model("olmo2"), random_pairs(60, n=2)
-    assert attribution(model, pairs).heads.any()
-    with pytest.raises(InputError, match="edges cannot be attributed.*Olmo2ForCausalLM"):
-        eap(model, pairs)
-
-
-def test_edges_agree_with_exact_ones_the_better_the_smaller_the_step(tiny_model):
-    model, pairs = tiny_model("gpt2"), random_pairs(60, n=2)
-    edges, exact, agreement = all_edges(model, pairs)[::5], ExactEdges(model, pairs), []
-    for share in (1.0, 0.2):
-        effects = [exact.effect(e.sender, e.receiver, e.into, share).mean().item() for e in edges]
-        agreement.append(np.corrcoef([e.score for e in edges], effects)[0, 1])
-    assert agreement[0] > 0.8
-    assert agreement[1] > 0.99
 
 
 def test_edges_into_linear_inputs_are_exact_and_path_patching_says_so_too():

@@ -12,7 +12,6 @@ from interp.activations.stream import feed
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.errors import InputError
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes, usage
-from interp.scores.method import Context
 from interp.scores.overlap import (
     OverlapConfig,
     edge_overlap,
@@ -20,7 +19,6 @@ from interp.scores.overlap import (
     head_overlap,
     overlap,
     published_edge_fold,
-    read_means,
     top_edges,
 )
 from tests.oracles import planted
@@ -122,14 +120,6 @@ def test_edges_go_from_earlier_to_later_layers_best_first():
     assert top_edges(matrix, 3, 2, 2) == edges[:2]
 
 
-@pytest.mark.parametrize("code", [-1, 9])
-def test_codes_outside_the_dictionary_are_refused(code):
-    clean, corrupt = random_ids(0, pairs=5, heads=3, n_codes=9)
-    clean[2, 1] = code
-    with pytest.raises(InputError, match="must be 0 to 8"):
-        edge_overlap(clean, corrupt, 9)
-
-
 @pytest.fixture(scope="module")
 def case():
     return planted("planted-induction", 12)
@@ -139,14 +129,6 @@ def means_of(model, pairs, positions="mean") -> HeadMeans:
     means = HeadMeans(pairs, positions)
     feed(model, pairs, [means])
     return means
-
-
-def test_there_is_no_bos_to_leave_out_where_the_tokenizer_has_none():
-    model, pairs = planted("planted-induction", 2)  # a tokenizer of its own
-    context = Context(model, pairs, OverlapConfig(include_bos=False))
-    assert pairs.bos and read_means(context).first == 1
-    model.tokenizer.bos_token = None
-    assert read_means(context).first == 0
 
 
 @pytest.mark.parametrize("positions", ["mean", "last", "roles"])
@@ -219,8 +201,3 @@ def test_every_option_runs_on_a_model_with_grouped_keys(change, tiny_model):
     assert scores.heads.shape == (2, 4)
     assert bool(scores.edges) == change.get("edges", True)
     assert scores.heads.max() <= (1 if "normalise" in change else 8)
-
-
-def test_a_dictionary_per_head_needs_two_examples():
-    with pytest.raises(InputError, match="at least 2"):
-        OverlapConfig(examples=1, dictionary="per-head")

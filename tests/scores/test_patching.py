@@ -8,9 +8,9 @@ import pytest
 from interp.errors import InputError
 from interp.models import Site
 from interp.planted.models import planted_truth
-from interp.scores.patching import PatchingConfig, activation_patching, patching
+from interp.scores.patching import PatchingConfig, patching
 from tests.oracles import WholeForwards, at, heads_of, planted
-from tests.pairs import alike, random_pairs
+from tests.pairs import random_pairs
 from tests.tiny_models import FAMILIES
 
 
@@ -77,10 +77,3 @@ def test_a_checkpoint_of_other_prompts_weights_or_noise_is_refused(tiny_model, t
     path.write_bytes(b"noise")
     with pytest.raises(InputError, match="cannot be read"):
         patching(model, pairs, config)
-
-
-def test_patching_an_activation_for_itself_changes_nothing(tiny_model):
-    found = activation_patching(
-        tiny_model("gemma2"), alike(random_pairs(60, n=2)), [Site("attn", 1, 0), Site("mlp", 0)]
-    )
-    np.testing.assert_allclose(found.effects, 0, atol=1e-5)

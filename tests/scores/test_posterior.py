@@ -56,25 +56,6 @@ def test_what_varies_a_lot_is_not_taken_for_one_of_the_many_that_do_nothing():
     assert found.probability[-1] > 0.5 and found.mean[-1] > 0.02
 
 
-def test_sure_estimates_are_kept_and_doubtful_ones_shrunk():
-    estimate = np.array([1.0, 1.0, *np.zeros(50)])
-    variance = np.array([1e-8, 1.0, *np.full(50, 1e-4)])
-    found = membership(estimate, variance, gap=1.0, threshold=0.02)
-    assert found.mean[0] == pytest.approx(1.0, abs=1e-3)
-    assert found.expected[0] == pytest.approx(1.0, abs=1e-3)
-    assert abs(found.mean[1]) < 0.5
-    assert found.probability[0] > 0.999 > found.probability[1]
-
-
-def test_sign_does_not_matter_to_membership():
-    generator = np.random.default_rng(0)
-    estimate, variance = generator.normal(0, 0.1, 40), np.full(40, 1e-3)
-    plus = membership(estimate, variance, gap=2.0, threshold=0.05)
-    minus = membership(-estimate, variance, gap=-2.0, threshold=0.05)
-    assert np.allclose(plus.expected, minus.expected)
-    assert np.allclose(plus.mean, -minus.mean)
-
-
 def test_expected_is_the_integral_it_says():
     """Against sampling, for one head under a posterior that a huge common width makes known."""
     estimate = np.concatenate([[0.05], np.random.default_rng(0).normal(0, 1.5, 400)])

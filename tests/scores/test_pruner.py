@@ -64,14 +64,3 @@ def test_a_score_lies_between_the_largest_threshold_survived_and_the_next(seed):
         low = thresholds[survived[-1]] if survived else 0.0
         high = [*thresholds, np.inf][survived[-1] + 1 if survived else 0]
         assert low <= score <= high
-
-
-def test_sets_with_one_canonical_form_are_measured_once():
-    seen = []
-
-    def measure(_group, sets):
-        seen.extend(sets)
-        return [0.0 for _ in sets]
-
-    Pruner(GROUPS, measure, 1, canonical=lambda _removed: 0).prune(1.0)
-    assert len(seen) == 1
