@@ -15,7 +15,7 @@ SMALLER = {
     "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=6, candidates=6'},
     "finite_state_machine": {
         "tokens=1_200_000": "tokens=200_000",
-        "samples=200, pairs=200": "samples=20, pairs=20",
+        'of["untrained k-means"]["m1"] - 0.1': "1.0",  # which so few tokens do not tell apart
     },
     "steering_generation": {
         "prompts[:16]": "prompts[:8]",
