@@ -45,7 +45,9 @@ def test_the_first_page_tells_when_the_model_is_ready_and_leads_to_steering(tab)
     expect(page.get_by_text("is ready: 2 layers of 4 heads")).to_be_visible(timeout=180_000)
     page.get_by_role("button", name="Begin here").click()
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()
-    expect(page.get_by_label("Prompt")).to_have_value("One day, Tim and his mom went to")
+    # the first page that steers imports what it needs
+    told = "One day, Tim and his mom went to"
+    expect(page.get_by_label("Prompt")).to_have_value(told, timeout=180_000)
 
 
 def test_search_a_pattern_and_open_a_code(tab, runs):
