@@ -422,3 +422,17 @@ def test_later_epochs_run_the_plain_model_no_more(model, text, start, tmp_path, 
     train_codebooks(model, start, text, tmp_path / "out", TrainConfig(epochs=3, batch_size=16))
     steps = len(text.tokens) // 16
     assert len(first_layer) == 3 * steps + steps, "the spliced model every step, the plain one in one epoch"
+
+
+def test_codes_of_the_first_position_take_no_gradient_from_elsewhere():
+    wrapper = TrainedCodebook(Codebook(CodebookConfig(d_in=4, n_codes=3)), alone=False)
+    codes = wrapper.book.codes.detach()
+    x = codes[0, [[0, 1, 0, 2], [0, 0, 1, 2]]] + 0.01
+    x[0, 2] += 0.01  # not where the first position is
+    wrapper.anchors = True
+    wrapper.encode(x)
+    wrapper.anchors = False
+    wrapper.loss(x, wrapper.decode(wrapper.encode(x))).backward()
+    assert wrapper.book.codes.grad[0].any(-1).all()
+    wrapper.hold()
+    assert wrapper.book.codes.grad[0].any(-1).tolist() == [False, True, True]
