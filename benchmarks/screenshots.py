@@ -1,7 +1,7 @@
 """Pictures of every page at two widths and in both themes: ``python -m benchmarks.screenshots OUT``.
 
 The real server on the default model. What the pages show is made first, in ``OUT/runs`` (some ten minutes, once): two
-runs, a code index, a bench, and a finite-state reproduction that is far too short to mean anything.
+runs, a code index and a bench.
 """
 
 import argparse
@@ -13,9 +13,6 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.tokfsm.folder import save
-from benchmarks.tokfsm.recipe import Recipe
-from benchmarks.tokfsm.reproduce import measure, train
 from tests.browser.workbench import HEIGHT, Tab, serve
 from tests.chromium import FLAGS, chromium_path
 
@@ -78,11 +75,6 @@ def make(runs: Path) -> None:
         if not (runs / name).is_file():
             out = ["--out", str((runs / name).parent)]
             subprocess.run([sys.executable, "-m", "interp.cli.main", *words.split(), *out], check=True)
-    if not (runs / "machine" / "result.json").is_file():
-        recipe = Recipe(tokens=200_000, n_codes=100, fit_sequences=32)
-        training = train(recipe, runs / "machine")
-        measured = measure(training, evaluated=64, samples=64, pairs=64)
-        save(training, measured, runs / "machine", ["interp", "reproduce", "tokfsm", "--tokens", "200000"])
 
 
 def take(out: Path, wanted: str) -> list[str]:

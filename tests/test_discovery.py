@@ -98,6 +98,7 @@ def test_every_method_gives_one_kind_of_result(method):
     # every candidate is checked exactly, so no method can report a decoy
     assert found == truth
     assert {e.into for e in run.edges} <= ({None} if method == "overlap" else {"q", "k", "v"})
+    assert run.edges_are_counts == (method == "overlap")
     assert (run.proposed is not None) == (method == "adaptive-patching")
     if method == "patching":  # which is not measured a second time
         assert run.cost["check"] == 0

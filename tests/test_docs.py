@@ -28,7 +28,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks/REPORT.md",
-    *(ROOT / "docs").glob("*.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
 ]
 EXPORTS = interp.__all__[2:]
 REPOSITORY = "https://github.com/interp-codes/interp-codes/blob/main/"
@@ -176,6 +176,30 @@ def test_commands_parse(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_scripts_are_there_with_their_options(page):
+    for script, options in re.findall(r"python (-m [\w.]+|[\w/]+\.py)([^`\n#]*)", _text(page)):
+        if script.startswith("-m "):
+            path = ROOT / script.removeprefix("-m ").replace(".", "/")
+            path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        else:
+            path = ROOT / script
+        if not path.is_relative_to(ROOT / "benchmarks"):
+            continue
+        assert path.exists(), script
+        source = (
+            "".join(_text(file) for file in path.parent.glob("*.py"))
+            if path.stem == "__main__"
+            else _text(path)
+        )
+        if "add_subparsers" in source:
+            assert f'add_parser("{options.split()[0]}"' in source, f"{script} {options}"
+        for option in re.findall(r"(--[\w-]+)", options):
+            assert (
+                f'"{option}"' in source or f"def {option}" in source or option[2:].replace("-", "_") in source
+            ), f"{script} has no {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_links_and_paths_lead_somewhere(page):
     for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", _text(page)):
         if target.startswith(REPOSITORY):
@@ -211,3 +235,26 @@ def test_the_drawing_of_packages_is_that_of_the_imports():
     while (further := reached | {(a, d) for a, b in reached for c, d in drawn if b == c}) != reached:
         reached = further
     assert real <= reached, f"imported, and not drawn: {sorted(real - reached)}"
+
+
+def test_longest_sentences(capsys):
+    """Prints, and never fails: how many words there are, and sentences of more than 30."""
+    counts = {_name(page): len(_text(page).split()) for page in PAGES}
+    docs = sum(n for name, n in counts.items() if name.startswith("docs/"))
+    lines = [f"README {counts['README.md']} words, docs {docs} words"]
+    long = [(len(words), _name(page), sentence) for page in PAGES for sentence, words in _sentences(page)]
+    lines += [
+        f"{n} words in {name}: {text[:100]}…" for n, name, text in sorted(long, reverse=True)[:10] if n > 30
+    ]
+    with capsys.disabled():
+        sys.stdout.write("\n" + "\n".join(lines) + "\n")
+
+
+def _sentences(page: Path):
+    prose = re.sub(
+        r"^```.*?^```|^\|.*?$|^#.*?$|^    .*?$|<!--.*?-->", "", _text(page), flags=re.DOTALL | re.MULTILINE
+    )
+    prose = re.sub(r"`[^`]*`", "Code", re.sub(r"\]\([^)]*\)", "]", prose))
+    for paragraph in re.split(r"\n\s*\n|\n\s*(?:[-*]|\d+\.) ", prose):
+        for sentence in re.split(r"(?<=[.?!:;])\s+(?=[^a-z])", " ".join(paragraph.split())):
+            yield sentence, re.findall(r"[A-Za-z][\w'’-]*", sentence)

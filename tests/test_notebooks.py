@@ -13,10 +13,6 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SMALLER = {
     "codes_on_ioi": {"seed in range(20)": "seed in range(4)"},
     "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=6, candidates=6'},
-    "finite_state_machine": {
-        "tokens=1_200_000": "tokens=200_000",
-        'of["untrained k-means"]["m1"] - 0.1': "1.0",  # which so few tokens do not tell apart
-    },
     "steering_generation": {
         "prompts[:16]": "prompts[:8]",
         "(1.25, 2.5, 3.75)": "(2.5,)",

@@ -236,7 +236,8 @@ def form(*, expanded: bool) -> None:
             pressed = st.form_submit_button("Find", type="primary")
         st.caption(
             f"Runs on {plain(engine.model_name())} (planted tasks on their own model). With {DEFAULT_N} pairs "
-            "the default method takes about a minute on the default model. Any click on this page ends the search."
+            "the default method takes about a minute on the default model. Any click on this page, or leaving it, "
+            "ends the search."
         )
         if pressed:
             chosen = task if upload is None else Upload(upload.name, upload.getvalue())

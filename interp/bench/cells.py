@@ -33,14 +33,12 @@ CHUNK = 100
 
 
 Tell = Callable[[float], None]
+"""Told which share of a piece of work is done by now."""
 
 
 def part(tell: Tell, begin: float, width: float) -> Tell:
     """Tells the shares of a part of the work as shares of all."""
     return lambda share: tell(begin + share * width)
-
-
-"""Told which share of a piece of work is done by now."""
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,8 @@ class TargetBench:
     def _judge(self, runner: Runner | None, n: int, seed: int, tell: Tell) -> dict:
         judges = self.court.judges
         if runner is None:
-            assert (given := self.court.yardstick(n, seed)) is not None
+            given = self.court.yardstick(n, seed)
+            assert given is not None
             scores, judges = given
             outcome = Outcome(scores, n * self.court.yardstick_forwards(), None)
         else:

@@ -1,6 +1,7 @@
 """What the command line prints of circuits: tables for people, drawn with rich, data from the stages below."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -12,9 +13,11 @@ from interp.evaluation.recovery import Nulls, Recovery, roc_auc
 from interp.models import Model
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.report import wording
-from interp.report.compare import Comparison
 from interp.runs.run import Run
 from interp.scores.baselines import layer_prior
+
+if TYPE_CHECKING:  # no discovery needs it
+    from interp.report.compare import Comparison
 
 _BLANK = str.maketrans("\n\t\r", "   ")
 
@@ -212,7 +215,7 @@ def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:
     return text
 
 
-def print_comparison(comparison: Comparison) -> None:
+def print_comparison(comparison: "Comparison") -> None:
     """Two runs side by side."""
     console = plain_console()
     table = Table(box=None, padding=(0, 1))

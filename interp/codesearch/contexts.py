@@ -12,8 +12,7 @@ from interp.errors import InputError
 
 ORDERS = (*RANKS, "spread", "corpus")
 """By falling margin or similarity (the best ones, see :data:`~interp.codesearch.firing_stats.N_TOP`), evenly spaced
-over
-the corpus, or all in its order."""
+over the corpus, or all in its order."""
 
 
 @dataclass(frozen=True)

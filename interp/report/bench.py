@@ -351,8 +351,8 @@ def _line(rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: 
         error_y={
             "type": "data",
             "symmetric": False,
-            "array": [(value.largest or 0.0) - value.mean for value in values],
-            "arrayminus": [value.mean - (value.least or 0.0) for value in values],
+            "array": [0.0 if value.largest is None else value.largest - value.mean for value in values],
+            "arrayminus": [0.0 if value.least is None else value.mean - value.least for value in values],
             "thickness": 1,
             "width": 0,
             "color": GREY,

@@ -191,7 +191,8 @@ def at_clean(run: EdgeRun) -> tuple[Float[Tensor, "batch receiver sender"], floa
 def subsets_of(context: Context, estimator: Estimator) -> Rank:
     """Every pair's edges; heads are folded from each subset's mean edges."""
     found = edge_scores(context, estimator, per_pair=True)
-    assert (per_pair := found.per_pair) is not None
+    per_pair = found.per_pair
+    assert per_pair is not None
 
     def rank(indices: list[int], config: EAPConfig) -> tuple[np.ndarray, float]:
         mean = per_pair[indices].mean(0, dtype=np.float64)

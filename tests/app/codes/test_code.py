@@ -154,3 +154,13 @@ def test_a_code_that_is_not_there_is_one_clear_line(page, code):
     assert error_of(app) and not app.metric
     press(app, "Search")
     assert asked(app, "code") is None and not app.error
+
+
+def test_notes_that_are_a_link_to_another_place_are_neither_read_nor_written(page, runs, its_name):
+    elsewhere = runs.parent / "annotations.json"
+    elsewhere.write_text("{}")
+    (runs / "annotations.json").symlink_to(elsewhere)
+    app = page(runs, code=its_name)
+    assert "annotations.json is a link to another place" in unescaped(app.error[0].value) and app.metric
+    app.button(key="star").click().run()
+    assert not app.exception and elsewhere.read_text() == "{}" and (runs / "annotations.json").is_symlink()
