@@ -11,12 +11,27 @@ from tests.command_line import ONE_THREAD
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SMALLER = {
-    "codes_on_ioi": {"seed in range(20)": "seed in range(4)"},
-    "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=6, candidates=6'},
+    "codes_on_ioi": {
+        "tokenizer, 24, seed=1": "tokenizer, 16, seed=1",
+        "seed in range(20)": "seed in range(2)",
+    },
+    "finding_a_circuit": {'"ioi", n=12, candidates=12': '"ioi", n=5, candidates=3'},
+    "finite_state_machine": {
+        "tokens=1_200_000": "tokens=700_000",
+        "evaluated=256, samples=200, pairs=200": "evaluated=64, samples=50, pairs=50",
+    },
     "steering_generation": {
-        "prompts[:16]": "prompts[:8]",
+        "prompts[:16]": "prompts[:6]",
+        "list(prompts[:4]), 24": "list(prompts[:2]), 4",
+        "prompts, 24": "prompts, 12",
+        "mean_after_15(topic.positive)": "mean_after_15(topic.positive[:8])",
+        "mean_after_15(topic.negative)": "mean_after_15(topic.negative[:8])",
         "(1.25, 2.5, 3.75)": "(2.5,)",
         "(1.0, 2.0, 3.0)": "(2.0,)",
+    },
+    "your_own_task_and_model": {
+        '"n": 10, "candidates": 6': '"n": 5, "candidates": 2',
+        "n=8, candidates=4": "n=5, candidates=2",
     },
 }
 """What a test runs less of than a reader."""

@@ -242,7 +242,7 @@ def fit_codebooks(
 ) -> Codebooks:
     """Fit one codebook per site; goes on where a killed run of the same request stopped.
 
-    >>> few = fit_codebooks(model, ["a21.h6", "a27.h2"], "stdlib", n_tokens=2_000, n_codes=64, k=1)
+    >>> few = fit_codebooks(model, ["a21.h6", "a27.h2"], "stdlib", n_tokens=640, n_codes=64, k=1)
     >>> list(few)
     ['a21.h6', 'a27.h2']
 

@@ -176,9 +176,9 @@ class NoIndexError(InputError):
 class CodeIndex:
     """Open one with :meth:`open`; everything is mapped, nothing is read before it is asked for.
 
-    >>> index = CodeIndex.build(model, codebooks, "stdlib", "runs/index", n_tokens=2_048)
+    >>> index = CodeIndex.build(model, codebooks, "stdlib", "runs/index", n_tokens=640)
     >>> CodeIndex.open("runs/index").n_tokens
-    2048
+    640
 
     Attributes:
         manifest: ``model``, ``books``, ``text``, ``error_term``, ``context``, ``versions`` …

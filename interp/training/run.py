@@ -156,7 +156,7 @@ def train_codebooks(
 ) -> Codebooks:
     """Train codebooks further, into new ones; goes on where a killed run of the same request stopped.
 
-    >>> trained = train_codebooks(model, few, "stdlib", n_tokens=2_000, lr=0.01)
+    >>> trained = train_codebooks(model, few, "stdlib", n_tokens=640, lr=0.01)
 
     A run that goes on repeats the losses of one that was never killed, on the same device and number of threads. In
     joint training ``model`` is finetuned where it is, and written into the folder; to go on where one was killed in the
