@@ -11,6 +11,7 @@ from interp.app.circuit.edges import edges
 from interp.app.circuit.find import form
 from interp.app.circuit.head import heads
 from interp.app.circuit.runs import Opened, opened, report
+from interp.app.circuit.validity import validity
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, tell_missing
@@ -19,7 +20,7 @@ from interp.report import wording
 from interp.report.repeat import command_line, python_lines
 from interp.scores.head_codes import SIDES
 
-HEADS, EDGES, COMPARED, REPORT = TABS = ("Heads", "Edges", "Compared", "Report")
+HEADS, EDGES, VALIDITY, COMPARED, REPORT = TABS = ("Heads", "Edges", "Validity", "Compared", "Report")
 HEIGHT = 900
 
 
@@ -99,7 +100,13 @@ except InputError as error:
     st.stop()
 summary(found)
 tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind=IN_URL), strict=True))
-for title, draw in ((HEADS, heads), (EDGES, edges), (COMPARED, compared), (REPORT, whole_report)):
+for title, draw in (
+    (HEADS, heads),
+    (EDGES, edges),
+    (VALIDITY, validity),
+    (COMPARED, compared),
+    (REPORT, whole_report),
+):
     if tabs[title].open:
         with tabs[title]:
             draw(found)

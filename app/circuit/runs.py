@@ -17,7 +17,7 @@ from interp.models import Model, model_names
 from interp.report.circuit_figures import Scale
 from interp.report.compare import Comparison, compare_runs
 from interp.report.page import render_report
-from interp.runs.run import PROMPTS, REFERENCE, RESULT, Run
+from interp.runs.run import PROMPTS, REFERENCE, RESULT, VALIDITY, Run
 
 _NOTHING = object()
 
@@ -27,7 +27,7 @@ class Opened:
     """A run of the runs folder.
 
     Attributes:
-        changed: when it was written: what was read of another one of that name is not used any more.
+        changed: when it, or its card, was written: what was read of another one of that name is not used any more.
     """
 
     name: str
@@ -65,7 +65,8 @@ def opened(name: str) -> Opened:
         InputError: it is damaged, not there any more, or a file of it is a link to another place.
     """
     folder = engine.runs() / name
-    changed = run_store.changed(folder / RESULT)
+    files = [folder / RESULT, *(path for path in [folder / VALIDITY] if path.is_file())]
+    changed = max(map(run_store.changed, files))
     return Opened(name, _run(folder, changed), changed)
 
 

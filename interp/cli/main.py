@@ -33,6 +33,7 @@ from interp.errors import InputError
 MODULES = {
     "discover": "discover:discover",
     "grow": "discover:grow",
+    "validate": "validate:validate",
     "export": "discover:export",
     "tasks": "tasks:tasks_app",
     "steer": "steer:steer",

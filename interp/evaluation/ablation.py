@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.metric import task_metric
+from interp.activations.metric import kl_divergence, task_metric
 from interp.activations.stream import (
     BATCH_SIZE,
     Consumer,
@@ -164,6 +164,7 @@ class Ablator:
         self.metric_clean, self.metric_corrupt = metrics.metric_
         self._fills = fills
         self._below: dict[tuple[int, ...], list[Tensor]] = {}
+        self._untouched: dict[tuple[int, ...], Tensor] = {}
 
     def metric(
         self,
@@ -182,13 +183,25 @@ class Ablator:
         Raises:
             InputError: masks of another shape than the model's, or MLPs of a model without any.
         """
+        return self._measured(keep, keep_mlps, progress, with_kl=False)[0]
+
+    def metric_and_kl(
+        self, keep: Bool[np.ndarray, "circuit layer head"], *, progress: Progress | None = None
+    ) -> tuple[Float[np.ndarray, "circuit pair"], Float[np.ndarray, "circuit pair"]]:
+        """:meth:`metric`, and the KL divergence at END from the untouched model to each circuit, in nats."""
+        metric, kl = self._measured(keep, None, progress, with_kl=True)
+        return metric, kl
+
+    def _measured(
+        self, keep: np.ndarray, keep_mlps: np.ndarray | None, progress: Progress | None, *, with_kl: bool
+    ) -> Float[np.ndarray, "measure circuit pair"]:
         self._check(keep, keep_mlps)
         flat = keep.reshape(len(keep), -1)
         if keep_mlps is not None:
             flat = np.concatenate([flat, keep_mlps], axis=1)
         distinct, inverse = np.unique(flat, axis=0, return_inverse=True)
-        values = np.zeros((len(distinct), len(self.pairs)))
-        values[distinct.all(1)] = self.metric_clean
+        values = np.zeros((1 + with_kl, len(distinct), len(self.pairs)))
+        values[0, distinct.all(1)] = self.metric_clean
         # circuits that begin late share a forward, which begins late too
         starts = np.zeros(len(distinct), dtype=int) if keep_mlps is not None else self._first_kept(distinct)
         order = np.array([k for k in np.argsort(-starts, kind="stable") if not distinct[k].all()], dtype=int)
@@ -201,12 +214,14 @@ class Ablator:
             for begin in range(0, len(order), together):
                 some = order[begin : begin + together]
                 start = int(starts[some].min())
-                found = self._run(indices, fill, distinct[some], start, with_mlps=keep_mlps is not None)
-                values[some[:, None], list(indices)] = found
-                self.forwards += found.size * (1 - start / self.shape[0])
+                found = self._run(
+                    indices, fill, distinct[some], start, with_mlps=keep_mlps is not None, with_kl=with_kl
+                )
+                values[:, some[:, None], list(indices)] = found
+                self.forwards += found[0].size * (1 - start / self.shape[0])
                 if progress is not None:
                     progress(int(times[some].sum()) * len(indices))
-        return values[inverse.reshape(-1)]
+        return values[:, inverse.reshape(-1)]
 
     def _first_kept(self, masks: np.ndarray) -> np.ndarray:
         """The lowest layer with a kept head; below it the residual stream is that of the empty circuit."""
@@ -226,8 +241,15 @@ class Ablator:
 
     @torch.no_grad()
     def _run(
-        self, indices: tuple[int, ...], fill: Fill, masks: np.ndarray, start: int, *, with_mlps: bool
-    ) -> Float[np.ndarray, "circuit batch"]:
+        self,
+        indices: tuple[int, ...],
+        fill: Fill,
+        masks: np.ndarray,
+        start: int,
+        *,
+        with_mlps: bool,
+        with_kl: bool,
+    ) -> Float[np.ndarray, "measure circuit batch"]:
         layers, heads = self.shape
         rows, copies, device = [self.pairs[i] for i in indices], len(masks), model_device(self.model)
         tokens = torch.tensor([row.clean_tokens for row in rows], device=device).repeat(copies, 1)
@@ -251,8 +273,20 @@ class Ablator:
                 logits = end_logits(self.model, tokens, hooks)
         else:
             logits = end_logits(self.model, tokens, hooks)
-        values = task_metric(logits, rows * copies, self.pairs.metric)
-        return values.reshape(copies, len(rows)).cpu().double().numpy()
+        values = [task_metric(logits, rows * copies, self.pairs.metric)]
+        if with_kl:
+            untouched = self._log_p(indices).repeat(copies, 1)
+            values.append(kl_divergence(untouched, logits.float().log_softmax(-1)))
+        return torch.stack(values).reshape(-1, copies, len(rows)).cpu().double().numpy()
+
+    def _log_p(self, indices: tuple[int, ...]) -> Float[Tensor, "batch d_vocab"]:
+        """Log-probabilities of the untouched model after the clean prompts; run once."""
+        if indices not in self._untouched:
+            tokens = [self.pairs[i].clean_tokens for i in indices]
+            logits = end_logits(self.model, torch.tensor(tokens, device=model_device(self.model)))
+            self._untouched[indices] = logits.float().log_softmax(-1)
+            self.forwards += len(indices)
+        return self._untouched[indices]
 
     def _empty(self, indices: tuple[int, ...], fill: Fill) -> list[Tensor]:
         """The residual stream at every layer's input with no head kept and the MLPs live; run once."""

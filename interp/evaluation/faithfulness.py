@@ -95,7 +95,7 @@ def faithfulness_curves(
         f_signed=tuple(f_signed.tolist()),
         f_absolute=tuple(f_absolute.tolist()),
         f_at={size: at.get(size) for size in sizes},
-        cpr=float(trapezoid(f_signed, grid)),
+        cpr=float(area_under(f_signed, grid)),
         cmd=float(area_to_the_model(f_absolute, grid)),
         metric_full=float(full),
         metric_empty=float(empty),
@@ -103,6 +103,11 @@ def faithfulness_curves(
         universe="heads",
         n_pairs=len(ablator.pairs),
     )
+
+
+def area_under(f_signed: Float[np.ndarray, " fraction"], grid: tuple[float, ...] = GRID) -> np.floating:
+    """CPR: the area of f over the fractions of the grid."""
+    return trapezoid(f_signed, grid)
 
 
 def area_to_the_model(

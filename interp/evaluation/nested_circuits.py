@@ -96,7 +96,7 @@ def run_grown(
                 tuple(str(Site("attn", int(layer), int(head))) for layer, head in joined),
                 1 - growth.left_out[k],
                 float(grown[k]),
-                _interval(values[k], empty, full, seed),
+                share_interval(values[k], empty, full, seed),
                 float(random[k]),
             )
         )
@@ -109,12 +109,14 @@ def _share(own: np.ndarray, empty: np.ndarray, full: np.ndarray, axis: int = -1)
     return (own.mean(axis) - lost) / (full.mean(axis) - lost)
 
 
-def _interval(
+def share_interval(
     own: Float[np.ndarray, " pair"],
     empty: Float[np.ndarray, " pair"],
     full: Float[np.ndarray, " pair"],
     seed: int,
 ) -> tuple[float, float] | None:
+    """95 % bootstrap interval of f(C) over pairs (BCa), from the metric with C, nothing and everything kept; ``None``
+    for one pair."""
     if len(own) < 2:
         return None
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):

@@ -221,7 +221,7 @@ def held_out_pairs(
     seen = {pair.clean_tokens for pair in pool}
 
     def sample(asked: int) -> PromptPairs:
-        return sample_pairs(task, tokenizer, asked, asked, seed, counterfactual)
+        return sample_pairs(task, tokenizer, asked, asked, seed, counterfactual, bos=pool.bos)
 
     def fresh(pairs: PromptPairs) -> list[int]:
         return [i for i, pair in enumerate(pairs) if pair.clean_tokens not in seen][:n]

@@ -34,6 +34,7 @@ from interp.report.repeat import (
     warnings,
 )
 from interp.report.style import embed, environment
+from interp.report.validity import COLUMNS, card_rows, card_summary, curves_plot
 from interp.runs.run import PROMPTS, REPORT, Example, Judged, Run
 from interp.scores.baselines import layer_prior
 
@@ -65,6 +66,7 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         edges=_edges(edges[:TOP_EDGES], run, scale),
         cards=member_cards(run, scale),
         recovery=recovery_panels(run),
+        card=_card(run),
         timings=timings(run),
         forwards=forwards(run),
         command=command_line(run, task, reference),
@@ -208,6 +210,19 @@ def _panel(name: str, found: Judged, run: Run) -> dict:
         "layer_mean": wording.number(nulls.layer_mean, 3),
         "shared": wording.shared_pairs(found, run.n_pairs),
         "curve": _curve(name, run),
+    }
+
+
+def _card(run: Run) -> dict | None:
+    """What ``interp validate`` found; ``None`` where it was not run."""
+    if run.validity is None:
+        return None
+    return {
+        "summary": card_summary(run.validity),
+        "curves": embed(curves_plot(run.validity), "Share of the gap and KL of nested circuits alone"),
+        "columns": COLUMNS,
+        "rows": card_rows(run.validity),
+        "left_out": run.validity.left_out,
     }
 
 

@@ -149,7 +149,9 @@ def next_commands(run: Run, task: str | None = None, reference: str | None = Non
     grow = ["interp", "grow", asked, "--model", model, "--seed", run.seed]
     grow += ["--counterfactual", run.provenance.pairs.counterfactual, *loaded]
     more = command_line(run, task, reference, n=4 * run.n_pairs)
+    validate = [] if run.validity else [("What a sceptic asks of this circuit", "interp validate RUN")]
     return [
+        *validate,
         ("Four times the pairs, which halves the intervals", more),
         ("Which heads do the task alone, with all others off", shlex.join(map(str, grow))),
         ("Heads, codes and prompts in the workbench", shlex.join(["interp", "app", "--model", model])),

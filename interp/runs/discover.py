@@ -221,7 +221,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         scores = method(model, pairs, config, consumers=(means, readout), progress=advance)
     best = candidates(scores, search.candidates, mlps=search.mlps)
     with clock("check"):
-        checked = _check(model, pairs, scores, best, search.threshold, seed, batch_size, stage)
+        checked = check_candidates(model, pairs, scores, best, search.threshold, seed, batch_size, stage)
     members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
     with clock("roles"):
         roles = head_roles(model, readout, seed)
@@ -334,7 +334,7 @@ class _Clock:
         self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begin
 
 
-def _check(
+def check_candidates(
     model: Model,
     pairs: PromptPairs,
     scores: Scores,
@@ -344,6 +344,7 @@ def _check(
     batch_size: int,
     stage: Stage,
 ) -> VerifiedHeads:
+    """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run."""
     clean, corrupt = scores.metric_clean, scores.metric_corrupt
     if clean is not None and corrupt is not None and len(pairs) >= MIN_PAIRS:
         check_does_task(clean, corrupt, seed=seed)  # which should not wait for the patches

@@ -6,6 +6,7 @@
 ``heads.csv``            one row a head
 ``prompts.json[l]``      the prompts, where they came from a file
 ``reference.safetensors`` the reference of one's own, where one was given
+``validity.json``        the card of ``interp validate``, where that was run
 ``report.html``          the report
 ======================== =====================================================================================
 
@@ -36,13 +37,15 @@ from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict
 from interp.circuits.references import ExactEffects, Reference, named_reference
 from interp.errors import InputError, one_line
 from interp.evaluation.recovery import Recovery
+from interp.evaluation.validity import Validity
 from interp.files import UMASK, atomic_path, check_folder, request_of, write_text
-from interp.tasks import PromptFile, PromptPairs, load_task, task_names
+from interp.tasks import PromptFile, PromptPairs, Task, load_task, task_names
 
 RESULT, ARRAYS, TABLE, REPORT = "run.json", "scores.safetensors", "heads.csv", "report.html"
 PROMPTS = ("prompts.json", "prompts.jsonl")
 REFERENCE = "reference.safetensors"
-_OWN = {RESULT, ARRAYS, TABLE, REPORT, *PROMPTS, REFERENCE}
+VALIDITY = "validity.json"
+_OWN = {RESULT, ARRAYS, TABLE, REPORT, *PROMPTS, REFERENCE, VALIDITY}
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -192,6 +195,7 @@ class Run(Strict):
             [member head, query, key]; some are missing of methods and prompts that do not have them.
         own_reference: what ``settings.reference`` names.
         prompts: the task of a discovery just made, where it is a file of prompts: it is kept with the run.
+        validity: what ``interp validate`` found, see :mod:`interp.runs.validate`.
     """
 
     format: Literal[2] = 2
@@ -219,6 +223,7 @@ class Run(Strict):
     arrays: dict[str, InstanceOf[np.ndarray]] = Field(default_factory=dict, exclude=True)
     own_reference: InstanceOf[ExactEffects] | None = Field(default=None, exclude=True)
     prompts: InstanceOf[PromptFile] | None = Field(default=None, exclude=True)
+    validity: Validity | None = Field(default=None, exclude=True)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Run":
@@ -367,32 +372,47 @@ class Run(Strict):
                 self.own_reference.save(temporary / REFERENCE)
             if self.prompts is not None:
                 (temporary / f"prompts{self.prompts.path.suffix.lower()}").write_bytes(self.prompts.data)
+            if self.validity is not None:
+                self.save_validity(temporary)
             if report is not None:
                 write_text(temporary / REPORT, report)
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def sample_again(self, folder: Path, tokenizer: Any, most: int) -> PromptPairs:
-        """The first ``most`` of the run's pairs, made as they were.
+    def save_validity(self, folder: Path | str) -> Path:
+        """Write the card beside the run, in place of an earlier one."""
+        assert self.validity is not None
+        path = Path(folder) / VALIDITY
+        write_text(path, self.validity.model_dump_json(indent=1) + "\n")
+        return path
+
+    def task_again(self, folder: Path | str | None) -> Task:
+        """The run's task.
 
         Of the tasks that a run may name only those that ship are made, and the prompts that lie in its folder: no
         other file is opened and no class is run because a run names it.
 
         Raises:
-            InputError: another task, or prompts that are no longer made in this way.
+            InputError: another task.
         """
-        name, how = self.task, self.provenance.pairs
-        kept = next((path for path in (folder / name for name in PROMPTS) if path.is_file()), None)
-        if name in task_names():
-            task = load_task(name)
-        elif kept is not None:
-            task = PromptFile(kept)
-        else:
-            raise InputError(
-                f"the prompts of this run are not at hand: {name!r} is no task of this package, and no prompts lie "
-                "in the run's folder (a discovery from a file of prompts keeps them there)"
-            )
+        kept = [Path(folder) / name for name in PROMPTS if folder and (Path(folder) / name).is_file()]
+        if self.task in task_names():
+            return load_task(self.task)
+        if kept or self.prompts is not None:
+            return PromptFile(kept[0]) if kept else self.prompts
+        raise InputError(
+            f"the prompts of this run are not at hand: {self.task!r} is no task of this package, and no prompts lie "
+            "in the run's folder (a discovery from a file of prompts keeps them there)"
+        )
+
+    def sample_again(self, folder: Path | str | None, tokenizer: Any, most: int) -> PromptPairs:
+        """The first ``most`` of the run's pairs, made as they were.
+
+        Raises:
+            InputError: as :meth:`task_again`, or prompts that are no longer made in this way.
+        """
+        task, how = self.task_again(folder), self.provenance.pairs
         pairs = task.sample(tokenizer, min(most, self.n_pairs), self.seed, how.counterfactual, bos=how.bos)
         for example, pair in zip(self.examples, pairs, strict=False):
             both = ((example.clean, pair.clean_tokens), (example.corrupt, pair.corrupt_tokens))
@@ -435,6 +455,16 @@ class Run(Strict):
             raise InputError(
                 f"run folder {folder} is damaged or of another version ({error}): run the discovery again"
             ) from None
+        if (folder / VALIDITY).exists():
+            try:
+                run.validity = _read(
+                    folder / VALIDITY, lambda path: Validity.model_validate_json(path.read_bytes())
+                )
+            except InputError as error:
+                raise InputError(
+                    f"the card in {folder} is damaged or of another version ({error}): delete {folder / VALIDITY} "
+                    f"and run interp validate {folder}"
+                ) from None
         return run
 
 

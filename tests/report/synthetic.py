@@ -8,6 +8,7 @@ import numpy as np
 from interp.bench.table import METRICS
 from interp.circuits.references import load_reference, reference_for
 from interp.evaluation.recovery import recover
+from interp.evaluation.validity import Validity
 from interp.runs.run import Judged, Run
 
 EVIL = "</title></script><script>window.hacked=1</script><img src=x onerror=window.hacked=2><b>'\"&"
@@ -108,6 +109,41 @@ def make_run(
         found = recover(scores, load_reference(name).members(), None, arrays.get("heads_per_pair"), n_boot=50)
         run.recovery[name] = Judged(**vars(found), shared_pairs=None, measured_pairs=None, stricter={})
     return run
+
+
+def make_card(*, evil: bool = False) -> Validity:
+    """A card of a circuit of three heads, with two other tasks and two rivals."""
+    share, gone = ({"value": value, "low": value - 0.05, "high": value + 0.05} for value in (0.91, 0.04))
+    random = {"share_mean": 0.02, "share_largest": 0.07, "kl_mean": 2.5, "left_mean": 0.97, "left_least": 0.9}
+    sizes = enumerate((0, 1, 3, 8, 16))
+    circuit = {
+        "n_heads": 3,
+        "n_pairs": 20,
+        "ablation": "resample",
+        "share": share,
+        "kl": 0.4,
+        "left": gone,
+        "cmd": 0.03,
+        "cpr": 1.02,
+        "nested": [
+            {"n_heads": n, "share": k / 4, "share_signed": k / 3, "kl": 3.0 - k / 2} for k, n in sizes
+        ],
+        "random": {"draws": 10} | random,
+    }
+    names = ("ioi", "docstring", EVIL if evil else "successor")
+    tasks = [{"task": name, "n_pairs": 30, "lost": 0.4, "lost_random": 0.01} for name in names]
+    rival = {"n_pairs": 40, "heads": ["a0.h1", "a2.h3"], "jaccard": 0.67}
+    card = {
+        "held_out": True,
+        "circuit": circuit,
+        "jaccard": {"value": 0.85, "low": 0.6, "high": 1.0},
+        "tasks": tasks,
+        "rivals": [rival | {"seed": seed, "share": share} for seed, share in ((1, 0.5), (2, 0.88))],
+        "left_out": [EVIL if evil else "Tasks that this model does not do: capital."],
+        "forwards": 4000.0,
+        "seconds": 120.0,
+    }
+    return Validity.model_validate_json(json.dumps(card))
 
 
 def published(task: str = "ioi", model: str = "gpt2") -> tuple[str, ...]:

@@ -17,9 +17,10 @@ from interp.errors import InputError
 from interp.report.circuit_figures import Scale
 from interp.report.members import member_cards
 from interp.report.page import render_report, write_report
+from interp.report.validity import card_rows
 from interp.report.wording import in_plot
 from interp.runs.run import Run
-from tests.report.synthetic import EVIL, make_run, published
+from tests.report.synthetic import EVIL, make_card, make_run, published
 
 _VOID = {"meta", "input", "br"}
 
@@ -167,6 +168,20 @@ def test_an_own_reference_has_a_curve_and_it_is_said_that_pairs_are_shared():
     assert "ROC curve against mine.safetensors" in text
     assert "Of the run’s 40 pairs 40 are among the 90 that it was measured on." in text
     assert "ROC curve" not in render_report(run)  # as of a run that did not keep it
+
+
+def test_the_card_of_a_run_is_a_figure_and_a_table_and_absent_where_it_was_not_made():
+    run = make_run(n_layers=4, n_heads=4, members=3)
+    assert "sceptic" not in render_report(run).partition('id="next"')[0]
+    run.validity = make_card(evil=True)
+    page = Page(render_report(run))
+    page.check()
+    assert all(cell in page.text for row in card_rows(run.validity) for cell in row)
+    assert (
+        "10 random circuits: mean 2.0 %, largest 7.0 %" in page.text and "seed 2 (most faithful)" in page.text
+    )
+    [drawn] = [figure for figure in page.figures if "yaxis2" in figure["layout"]]
+    assert drawn["data"][0]["x"] == [1, 3, 8, 16]
 
 
 def test_write_report_replaces_only_the_report(tmp_path):

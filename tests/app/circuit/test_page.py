@@ -14,10 +14,11 @@ import torch
 from interp.circuits.references import load_reference
 from interp.report import wording
 from interp.report.circuit_figures import EXPONENT, Scale, edges_told
-from interp.runs.run import ARRAYS, RESULT, Run
+from interp.report.validity import card_rows
+from interp.runs.run import ARRAYS, RESULT, VALIDITY, Run
 from tests.app.circuit.conftest import N, figure_of, metric_of
 from tests.app.conftest import array_of, asked, html_of, table_of, text_of, unescaped
-from tests.report.synthetic import make_run
+from tests.report.synthetic import make_card, make_run
 
 
 def test_the_grid_holds_the_runs_scores_and_marks_its_members(page, runs):
@@ -193,9 +194,27 @@ def test_prompts_that_are_a_link_to_another_place_are_not_read(page, real, tmp_p
     assert "mine/prompts.json is a link to another place" in unescaped(app.error[0].value)
 
 
-@pytest.mark.parametrize("tab", ["Heads", "Edges", "Compared", "Report"])
+def test_a_card_is_shown_once_it_is_there_and_before_that_its_command(page, runs):
+    app = page(runs, run="small", tab="Validity")
+    assert app.code[-1].value == f"interp validate {runs}/small"
+    run, card = Run.load(runs / "small"), make_card()
+    run.validity = card
+    run.save_validity(runs / "small")
+    app.run()
+    table = table_of(app, "asked", "a circuit", "beside it")
+    assert [tuple(row) for row in table.itertuples(index=False)] == card_rows(card)
+    figure_of(app, "Share of the gap and KL")
+    assert "Tasks that this model does not do: capital." in text_of(app)
+    (runs / "small" / VALIDITY).write_text("{")
+    app.run()
+    assert "the card in" in unescaped(app.error[0].value)
+
+
+@pytest.mark.parametrize("tab", ["Heads", "Edges", "Validity", "Compared", "Report"])
 def test_markup_in_a_run_is_shown_as_text(page, tmp_path, tab):
-    make_run(n_layers=4, n_heads=4, members=4, mlp_members=1, evil=True).save(tmp_path / "evil")
+    run = make_run(n_layers=4, n_heads=4, members=4, mlp_members=1, evil=True)
+    run.validity = make_card(evil=True)
+    run.save(tmp_path / "evil")
     make_run(n_layers=4, n_heads=4, members=3, evil=True, seed=1).save(tmp_path / "other")
     app = page(tmp_path, run="evil", tab=tab, read="true", **{"with": "other"})
     shown = [element.value for element in (*app.markdown, *app.caption, *app.error, *app.info)]

@@ -1,0 +1,58 @@
+"""``interp validate``: what a sceptic asks of a run's circuit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp import MIN_PAIRS
+from interp.cli.options import whole_option
+from interp.cli.terminal import plain_console, suggest
+
+
+def validate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    n: Annotated[
+        int | None,
+        whole_option(
+            "--n", "-n", least=MIN_PAIRS, help="judging pairs (default: as many as the run has, at most 100)"
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, whole_option("--seeds", least=0, help="how often the search is made again on other pairs")
+    ] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="print the card as JSON")] = False,
+) -> None:
+    """Ask of a run's circuit what a sceptic would, and keep the answers with the run.
+
+    Is it faithful, complete, stable, specific to its task, and the only one? Random circuits stand beside it.
+    """
+    from rich.table import Table
+
+    from interp.cli.app import workbench_of
+    from interp.files import check_writable
+    from interp.progress import bar
+    from interp.report.page import write_report
+    from interp.report.validity import COLUMNS, card_rows, card_summary
+    from interp.runs.run import REPORT, VALIDITY, Run
+    from interp.runs.validate import validate as validated
+
+    found = Run.load(run)
+    check_writable(run / VALIDITY, "RUN")
+    card = found.validity = validated(found, folder=run, n=n, seeds=seeds, stage=bar)
+    path = found.save_validity(run)
+    report = write_report(run) if (run / REPORT).is_file() else None
+    if as_json:
+        typer.echo(card.model_dump_json())
+        return
+    console, table = plain_console(), Table(*COLUMNS, box=None, padding=(0, 1))
+    for row in card_rows(card):
+        table.add_row(*row)
+    console.print(card_summary(card))
+    console.print(table)
+    for why in card.left_out:
+        console.print(why)
+    console.print(f"\nsaved    {path}", soft_wrap=True)
+    if report is not None:
+        console.print(f"report   {report}", soft_wrap=True)
+    suggest((workbench_of(run), "the same in the browser, on the page Circuit"))

@@ -1,0 +1,266 @@
+"""What a sceptic asks of a circuit: does it do the task, is the task gone without it, would other pairs choose it, what
+else goes with it, is there another? Every answer stands beside random circuits with as many heads in every layer.
+
+Shares are f of :mod:`.faithfulness`. Heads are replaced by their own output on the corrupt prompt (``resample``), and
+MLPs are live. ``interp validate`` runs it all (:mod:`interp.runs.validate`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from interp.circuits.circuit import SiteName, Strict
+from interp.circuits.verify import check_does_task, decide
+from interp.errors import InputError
+from interp.evaluation.ablation import Ablator, all_or_none
+from interp.evaluation.faithfulness import GRID, area_to_the_model, area_under, shares_of_gap
+from interp.evaluation.nested_circuits import share_interval
+from interp.evaluation.stability import N_BOOT, best_heads, jaccard
+from interp.progress import Stage, silent
+from interp.scores.patching import PatchingEffects
+
+Mask = Bool[np.ndarray, "layer head"]
+Index = Annotated[float, Field(ge=0, le=1)]
+
+FIRST = (1, 2, 3, 5, 10, 20)
+"""Sizes of nested circuits beside MIB's fractions, which say little of small ones."""
+
+
+class Estimate(Strict):
+    """A value with its 95 % bootstrap interval over pairs."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class NestedShare(Strict):
+    """The best ``n_heads`` alone.
+
+    Attributes:
+        share, kl: share of the gap and KL divergence at END from the model, in nats, of heads taken by |effect|.
+        share_signed: share of heads taken by signed effect, those that hurt last.
+    """
+
+    n_heads: NonNegativeInt
+    share: float
+    share_signed: float
+    kl: float
+
+
+class RandomCircuits(Strict):
+    """Circuits with as many heads in each layer as the members have, other heads where the layer has enough.
+
+    Attributes:
+        share_mean, share_largest, kl_mean: of each alone.
+        left_mean, left_least: share of the gap that is left with each off.
+    """
+
+    draws: PositiveInt
+    share_mean: float
+    share_largest: float
+    kl_mean: float
+    left_mean: float
+    left_least: float
+
+
+class Interventions(Strict):
+    """A circuit alone and a circuit off, on pairs of its task.
+
+    Attributes:
+        n_heads: members.
+        share, kl: of the members alone; KL in nats at END, from the untouched model.
+        left: share of the gap that is left with all members off together; 0 where nothing else does the task.
+        cmd, cpr: areas of the nested circuits by |effect| and by signed effect, over MIB's fractions.
+    """
+
+    n_heads: PositiveInt
+    n_pairs: PositiveInt
+    ablation: str
+    universe: Literal["heads"] = "heads"
+    share: Estimate
+    kl: float
+    left: Estimate
+    cmd: float
+    cpr: float
+    nested: list[NestedShare]
+    random: RandomCircuits
+
+
+class OnTask(Strict):
+    """What a task loses with the members off, and with random circuits off, as shares of its gap (1 is all)."""
+
+    task: str
+    n_pairs: PositiveInt
+    lost: float
+    lost_random: float
+
+
+class Rival(Strict):
+    """A circuit that the same search found on other pairs.
+
+    Attributes:
+        jaccard: overlap of its heads with the members.
+        share: its share of the gap alone, on the pairs that judge the members.
+    """
+
+    seed: NonNegativeInt
+    n_pairs: PositiveInt
+    heads: list[SiteName]
+    jaccard: Index
+    share: float
+
+
+class Validity(Strict):
+    """The card of a run.
+
+    Attributes:
+        held_out: whether the judging pairs are none of those that the run was found on.
+        jaccard: overlap of members with those decided again on resampled pairs; the interval is over resamples.
+        tasks: the run's own task first, then the others that the model does.
+        left_out: what could not be told and why, a sentence each.
+        forwards, seconds: spent on interventions, in forward passes of one prompt; wall time of it all.
+    """
+
+    format: Literal[1] = 1
+    held_out: bool
+    circuit: Interventions
+    jaccard: Estimate | None
+    tasks: list[OnTask]
+    rivals: list[Rival]
+    left_out: list[str]
+    forwards: float
+    seconds: float
+
+    @property
+    def best_rival(self) -> Rival | None:
+        """The most faithful one: its share is nearest to 1."""
+        return min(self.rivals, key=lambda rival: abs(1 - rival.share), default=None)
+
+
+def matched_random(members: Mask, rng: np.random.Generator) -> Mask:
+    """As many heads in each layer as the members have; members only where a layer has too few others."""
+    found = np.zeros_like(members)
+    for layer, own in enumerate(members):
+        order = rng.permutation(len(own))
+        found[layer, sorted(order, key=lambda head: own[head])[: own.sum()]] = True
+    return found
+
+
+def intervene(
+    ablator: Ablator,
+    ranking: Float[np.ndarray, "layer head"],
+    members: Mask,
+    random: Sequence[Mask],
+    rivals: Sequence[Mask] = (),
+    *,
+    seed: int = 0,
+    stage: Stage = silent,
+) -> tuple[Interventions, list[float]]:
+    """Run every circuit once, on the ablator's pairs: the card's numbers, and the share of each rival alone.
+
+    Args:
+        ranking: signed; nested circuits are its best heads.
+        random: of :func:`matched_random`.
+        seed: of ties in the ranking and of the intervals.
+
+    Raises:
+        InputError: ablating every head leaves the metric as it was.
+    """
+    counts = [int(fraction * ranking.size) for fraction in GRID]
+    few = [size for size in FIRST if size < ranking.size]
+    sizes = sorted({*counts, *few, int(members.sum())})
+    groups = [
+        list(all_or_none(members.shape)),
+        [members, ~members],
+        [best_heads(ranking, size, seed=seed) for size in sizes],
+        [best_heads(ranking, size, signed=True, seed=seed) for size in sizes],
+        list(random),
+        [~circuit for circuit in random],
+        list(rivals),
+    ]
+    circuits = np.stack([circuit for group in groups for circuit in group])
+    with stage("circuits alone, circuits off", len(circuits) * len(ablator.pairs)) as advance:
+        metric, kl = ablator.metric_and_kl(circuits, progress=advance)
+    empty, full, alone, off = metric[:4]
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    shares = shares_of_gap(metric.mean(1), float(empty.mean()), float(full.mean()))
+    _, own, absolute, signed, random_alone, random_off, others = np.split(shares, ends)
+    _, own_kl, nested_kl, _, random_kl, *_ = np.split(kl.mean(1), ends)
+    at = [sizes.index(count) for count in counts]
+
+    def estimate(share: float, values: np.ndarray) -> Estimate:
+        low, high = share_interval(values, empty, full, seed) or (None, None)
+        return Estimate(value=float(share), low=low, high=high)
+
+    found = Interventions(
+        n_heads=int(members.sum()),
+        n_pairs=len(ablator.pairs),
+        ablation=ablator.kind,
+        share=estimate(own[0], alone),
+        kl=float(own_kl[0]),
+        left=estimate(own[1], off),
+        cmd=float(area_to_the_model(absolute[at])),
+        cpr=float(area_under(signed[at])),
+        nested=[
+            NestedShare(n_heads=size, share=float(share), share_signed=float(by_sign), kl=float(divergence))
+            for size, share, by_sign, divergence in zip(sizes, absolute, signed, nested_kl, strict=True)
+        ],
+        random=RandomCircuits(
+            draws=len(random),
+            share_mean=float(random_alone.mean()),
+            share_largest=float(random_alone.max()),
+            kl_mean=float(random_kl.mean()),
+            left_mean=float(random_off.mean()),
+            left_least=float(random_off.min()),
+        ),
+    )
+    return found, others.tolist()
+
+
+def lost_on(ablator: Ablator, members: Mask, random: Sequence[Mask], *, seed: int = 0) -> OnTask:
+    """What the ablator's task loses with the circuit off.
+
+    Raises:
+        InputError: the model does not do the task.
+    """
+    check_does_task(ablator.metric_clean, ablator.metric_corrupt, seed=seed)
+    circuits = np.stack([*all_or_none(members.shape), ~members, *(~circuit for circuit in random)])
+    empty, full, *off = ablator.metric(circuits).mean(1)
+    lost = 1 - shares_of_gap(np.array(off), empty, full)
+    return OnTask(
+        task=ablator.pairs.task,
+        n_pairs=len(ablator.pairs),
+        lost=float(lost[0]),
+        lost_random=float(lost[1:].mean()),
+    )
+
+
+def membership_jaccard(
+    measured: PatchingEffects, members: Bool[np.ndarray, " site"], *, threshold: float, seed: int = 0
+) -> Estimate:
+    """Jaccard index of the members with those of bootstrap resamples of the pairs, decided by the same rule.
+
+    Candidates are those of the run, so it says how firm the decision is, not the ranking before it. A resample without
+    a gap has no members.
+    """
+    rng, n, found = np.random.default_rng(seed), len(measured.effects), []
+    for _ in range(N_BOOT):
+        drawn = rng.integers(n, size=n)
+        resampled = replace(
+            measured,
+            effects=measured.effects[drawn],
+            metric_clean=measured.metric_clean[drawn],
+            metric_corrupt=measured.metric_corrupt[drawn],
+        )
+        try:
+            again = decide(resampled, threshold=threshold, seed=seed).member
+        except InputError:
+            again = np.zeros_like(members)
+        found.append(jaccard(members, again))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Estimate(value=float(np.mean(found)), low=float(low), high=float(high))

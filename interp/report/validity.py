@@ -1,0 +1,115 @@
+"""The card of ``interp validate`` as a table and as a figure, for the terminal, the report and the workbench."""
+
+import plotly.graph_objects as go
+
+from interp.evaluation.validity import Estimate, Validity
+from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout
+from interp.report.wording import in_plot, number, percent
+
+COLUMNS = ("asked", "a circuit", "beside it")
+
+
+def card_rows(card: Validity) -> list[tuple[str, str, str]]:
+    """Question, answer, and what it is to be read beside."""
+    found, random = card.circuit, card.circuit.random
+    rows = [
+        (
+            "members alone: share of the gap",
+            _estimate(found.share),
+            f"{random.draws} random circuits: mean {percent(random.share_mean)}, "
+            f"largest {percent(random.share_largest)}",
+        ),
+        (
+            "members alone: KL from the model",
+            f"{number(found.kl, 3)} nats",
+            f"random: mean {number(random.kl_mean, 3)}",
+        ),
+        (
+            "nested circuits: CMD, CPR",
+            f"{number(found.cmd, 3)}, {number(found.cpr, 3)}",
+            "CMD 0 is best; CPR: more is better",
+        ),
+        (
+            "members off: share that is left",
+            _estimate(found.left),
+            f"random off: mean {percent(random.left_mean)}, least {percent(random.left_least)}",
+        ),
+    ]
+    if card.jaccard is not None:
+        told = (
+            f"{number(card.jaccard.value, 2)} [{number(card.jaccard.low, 2)}, {number(card.jaccard.high, 2)}]"
+        )
+        rows.append(("members chosen again: Jaccard", told, "on resampled pairs, same candidates"))
+    rows += [
+        (
+            f"members off: lost of {on.task}",
+            percent(on.lost),
+            f"random off: {percent(on.lost_random)}, {on.n_pairs} pairs",
+        )
+        for on in card.tasks
+    ]
+    rows += [
+        (
+            f"rival of seed {rival.seed}" + " (most faithful)" * (rival is card.best_rival),
+            f"{percent(rival.share)} alone",
+            f"{len(rival.heads)} heads, Jaccard {number(rival.jaccard, 2)} with the members",
+        )
+        for rival in card.rivals
+    ]
+    return rows
+
+
+def card_summary(card: Validity) -> str:
+    """What the numbers are of, and what they do not say."""
+    found = card.circuit
+    pairs = "held-out pairs" if card.held_out else "of the run’s own pairs"
+    return (
+        f"A circuit, judged on {found.n_pairs} {pairs}: heads replaced by their output on the corrupt prompt, MLPs "
+        "live. Random circuits have as many heads in every layer. None of this says that it is the only one."
+    )
+
+
+def curves_plot(card: Validity) -> go.Figure:
+    """Share of the gap and KL of the best heads alone, by how many; members and random circuits as points."""
+    nested, random = [point for point in card.circuit.nested if point.n_heads], card.circuit.random
+    sizes = [point.n_heads for point in nested]
+    figure = go.Figure()
+    for name, values, line, axis in (
+        ("share, by |effect|", [point.share for point in nested], {"color": BLUE, "width": 2}, "y"),
+        (
+            "share, by effect",
+            [p.share_signed for p in nested],
+            {"color": GREEN, "width": 2, "dash": "dash"},
+            "y",
+        ),
+        (
+            "KL, by |effect|",
+            [point.kl for point in nested],
+            {"color": ORANGE, "width": 2, "dash": "dot"},
+            "y2",
+        ),
+    ):
+        figure.add_scatter(x=sizes, y=values, mode="lines", line=line, name=in_plot(name), yaxis=axis)
+    for name, share, colour in (
+        ("members", card.circuit.share.value, BLUE),
+        ("random circuits", random.share_mean, GREY),
+    ):
+        marker = {"color": colour, "size": 9}
+        figure.add_scatter(x=[card.circuit.n_heads], y=[share], mode="markers", marker=marker, name=name)
+    figure.update_xaxes(title="heads kept", type="log")
+    figure.update_layout(
+        yaxis={"title": "share of the gap", "tickformat": ".0%"},
+        yaxis2={
+            "title": "KL, nats",
+            "overlaying": "y",
+            "side": "right",
+            "showgrid": False,
+            "rangemode": "tozero",
+        },
+    )
+    return layout(figure, height=340, left=60, right=60, legend=True)
+
+
+def _estimate(found: Estimate) -> str:
+    interval = "" if found.low is None else f" [{percent(found.low)}, {percent(found.high)}]"
+    return percent(found.value) + interval

@@ -1,0 +1,263 @@
+"""From a run to its card (:class:`~interp.evaluation.validity.Validity`): pairs that it has not seen, the same search
+with other seeds, other tasks.
+
+What cannot be told of a run is a sentence in ``left_out``.
+"""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Float
+
+from interp import MIN_PAIRS
+from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
+from interp.circuits.verify import candidates, check_known_gap
+from interp.errors import InputError, whole_number
+from interp.evaluation.ablation import Ablator
+from interp.evaluation.stability import jaccard
+from interp.evaluation.validity import (
+    Estimate,
+    Mask,
+    OnTask,
+    Rival,
+    Validity,
+    intervene,
+    lost_on,
+    matched_random,
+    membership_jaccard,
+)
+from interp.models import Model, Site, load_model, parse_site
+from interp.planted.tasks import planted_task_names
+from interp.progress import Stage, silent
+from interp.prompts.pairs import PromptPairs, Task
+from interp.prompts.sampling import HELD_OUT_SEED, held_out_pairs, sample_pairs
+from interp.runs.discover import check_candidates
+from interp.runs.run import Run
+from interp.scores.patching import PatchingEffects
+from interp.scores.registry import METHODS, load_method
+from interp.tasks import load_task, task_names
+from interp.tasks.registry import SHIPPED
+
+MOST_PAIRS = 100
+SEEDS = 3
+TASK_PAIRS, TASK_DRAWS = 30, 3
+"""Pairs of every other task, and random circuits run on them."""
+DRAWS, LEAST_DRAWS, DRAW_PAIRS = 20, 5, 500
+"""Random circuits: at most, at least, and in between as many as have so many prompts together."""
+
+
+def validate(
+    run: Run,
+    model: Model | None = None,
+    *,
+    folder: Path | str | None = None,
+    n: SupportsIndex | None = None,
+    seeds: SupportsIndex = SEEDS,
+    stage: Stage = silent,
+) -> Validity:
+    """Ask of a run's circuit what a sceptic would.
+
+    Args:
+        model: the run's own; loaded by its name if not given.
+        folder: where the run lies, for prompts that it keeps.
+        n: judging pairs, none of the run's own; if not given as many as the run has, at most 100.
+        seeds: how many times the search is made again.
+        stage: draws progress (:func:`interp.progress.bar`).
+
+    Raises:
+        InputError: a run without heads in its circuit, a model or prompts that are not at hand, too few pairs, or a
+            model that does not do the task on the judging pairs.
+    """
+    n = min(run.n_pairs, MOST_PAIRS) if n is None else whole_number("n", n)
+    seeds = whole_number("seeds", seeds)
+    if n < MIN_PAIRS or seeds < 0:
+        raise InputError(f"n {n}, seeds {seeds}: at least {MIN_PAIRS} pairs and 0 seeds are needed")
+    if not run.circuit.heads:
+        raise InputError(f"this run of {run.task} has no heads in its circuit: there is nothing to validate")
+    task = run.task_again(folder)
+    if model is None:
+        if run.model is None:
+            raise InputError(
+                "this run does not name its model: it can be validated from Python, with the model"
+            )
+        model = load_model(run.model, dtype=run.provenance.model.dtype)
+    shape = model.cfg.n_layers, model.cfg.n_heads
+    if run.shape != shape:
+        raise InputError(f"the run is of {run.shape} layers and heads, the model has {shape}: name the run's")
+    began, left_out = time.monotonic(), list[str]()
+    if run.circuit.mlps:
+        left_out.append("MLPs that are members stay live in every circuit: only heads are judged.")
+    own = run.sample_again(folder, model.tokenizer, run.n_pairs)
+    pairs, held_out = _judging_pairs(task, model, own, n)
+    if not held_out:
+        left_out.append("The task has no other pairs: the run's own judge it, which flatters it.")
+    batch_size = run.settings.config.get("batch_size", BATCH_SIZE)
+    with stage("does the model do the task?", len(pairs)) as advance:
+        ablator = Ablator(model, pairs, batch_size=batch_size, progress=advance)
+    check_known_gap(model, pairs, ablator.metric_clean, ablator.metric_corrupt)
+    members, rng = _mask((head.site for head in run.circuit.heads), run), np.random.default_rng(run.seed)
+    draws = min(DRAWS, max(LEAST_DRAWS, DRAW_PAIRS // len(pairs)))
+    random = [matched_random(members, rng) for _ in range(draws)]
+    found = _search_again(run, task, model, own, pairs, seeds, left_out, stage)
+    masks = [_mask(map(str, heads), run) for _, _, heads in found]
+    circuit, shares = intervene(ablator, _ranking(run), members, random, masks, seed=run.seed, stage=stage)
+    rivals = [
+        Rival(
+            seed=seed, n_pairs=size, heads=list(map(str, heads)), jaccard=jaccard(members, mask), share=share
+        )
+        for (seed, size, heads), mask, share in zip(found, masks, shares, strict=True)
+    ]
+    here = OnTask(
+        task=run.task,
+        n_pairs=len(pairs),
+        lost=1 - circuit.left.value,
+        lost_random=1 - circuit.random.left_mean,
+    )
+    others, forwards = _other_tasks(run, model, members, random[:TASK_DRAWS], batch_size, left_out, stage)
+    return Validity(
+        held_out=held_out,
+        circuit=circuit,
+        jaccard=_jaccard(run, left_out),
+        tasks=[here, *others],
+        rivals=rivals,
+        left_out=left_out,
+        forwards=ablator.forwards + forwards,
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _mask(sites: Iterable[str], run: Run) -> Mask:
+    mask = np.zeros(run.shape, dtype=bool)
+    for site in map(parse_site, sites):
+        mask[site.layer, site.head] = True
+    return mask
+
+
+def _ranking(run: Run) -> Float[np.ndarray, "layer head"]:
+    """Signed effects; heads that were not checked come after those that were, by their score."""
+    effects = np.full(run.shape, np.nan)
+    for head in run.heads:
+        if head.effect is not None:
+            effects[head.layer, head.head] = head.effect
+    known = np.isfinite(effects)
+    most = abs(run.scores[~known]).max(initial=0.0)
+    below = 0.99 * abs(effects[known]).min() / most if most else 0.0
+    return np.where(known, effects, below * run.scores)
+
+
+def _judging_pairs(task: Task, model: Model, own: PromptPairs, n: int) -> tuple[PromptPairs, bool]:
+    """Pairs that are none of the run's own, or those where the task has too few others; and which of the two."""
+    try:
+        others = held_out_pairs(task, model.tokenizer, n, own, own.counterfactual)
+    except InputError:
+        return own.subset(range(min(n, len(own)))), False
+    enough = len(others) >= MIN_PAIRS
+    return (others if enough else own.subset(range(min(n, len(own))))), enough
+
+
+def _other_pairs(
+    task: Task, model: Model, own: PromptPairs, judging: PromptPairs, seed: int
+) -> tuple[PromptPairs, bool]:
+    """As many pairs as the run has, sampled anew and none of the judging ones, and true; half of the run's own,
+    drawn by the seed, and false where the task has no new ones."""
+    seen = {pair.clean_tokens for pair in own}
+    try:
+        pairs = held_out_pairs(task, model.tokenizer, len(own), judging, own.counterfactual, seed=seed)
+        if len(pairs) >= MIN_PAIRS and any(pair.clean_tokens not in seen for pair in pairs):
+            return pairs, True
+    except InputError:
+        pass
+    return own.subset(np.random.default_rng(seed).permutation(len(own))[: len(own) // 2].tolist()), False
+
+
+def _search_again(
+    run: Run,
+    task: Task,
+    model: Model,
+    own: PromptPairs,
+    judging: PromptPairs,
+    seeds: int,
+    left_out: list[str],
+    stage: Stage,
+) -> list[tuple[int, int, list[Site]]]:
+    """Seed, number of pairs and heads of every circuit that the run's search finds on other pairs."""
+    if run.method not in METHODS:  # a run must not have code run because it names it
+        left_out.append(f"Rivals are not told: {run.method} is no method of this package.")
+        return []
+    method, found = load_method(run.method), []
+    for seed in range(run.seed + 1, run.seed + 1 + seeds):
+        pairs, new = _other_pairs(task, model, own, judging, seed)
+        options = run.settings.config | {"seed": seed, "checkpoint": None}
+        try:
+            config = method.config(**{key: options[key] for key in run.settings.config})
+            if len(pairs) < MIN_PAIRS:
+                raise InputError(f"{len(pairs)} pairs are too few")
+            with stage(f"seed {seed}: {run.method}", HUNDREDTHS) as advance:
+                scores = method(model, pairs, config, progress=advance)
+            best = candidates(scores, run.settings.candidates, mlps=run.universe == "heads+mlps")
+            checked = check_candidates(
+                model, pairs, scores, best, run.settings.threshold, seed, config.batch_size, stage
+            )
+        except (InputError, TypeError) as error:  # options of another version of the method
+            left_out.append(f"A rival from seed {seed} is not told: {error}.")
+            continue
+        inside = zip(checked.sites, checked.member, strict=True)
+        found.append((seed, len(pairs), [site for site, member in inside if member and site.kind == "attn"]))
+        if not new:
+            left_out.append(
+                f"The rival from seed {seed} is of half of the run's pairs: the task has no others."
+            )
+    return found
+
+
+def _other_tasks(
+    run: Run,
+    model: Model,
+    members: Mask,
+    random: list[Mask],
+    batch_size: int,
+    left_out: list[str],
+    stage: Stage,
+) -> tuple[list[OnTask], float]:
+    """What the package's other tasks lose, and the forward passes that this took."""
+    names = task_names() if run.model in planted_task_names() else tuple(SHIPPED)
+    others, found, refused, forwards = [name for name in names if name != run.task], list[OnTask](), [], 0.0
+    with stage("other tasks", len(others)) as advance:
+        for name in others:
+            try:
+                pairs = sample_pairs(
+                    load_task(name),
+                    model.tokenizer,
+                    None,
+                    TASK_PAIRS,
+                    HELD_OUT_SEED,
+                    bos=run.provenance.pairs.bos,
+                )
+                ablator = Ablator(model, pairs, batch_size=batch_size)
+                found.append(lost_on(ablator, members, random, seed=run.seed))
+                forwards += ablator.forwards
+            except InputError:
+                refused.append(name)
+            advance(1)
+    if refused:
+        left_out.append(
+            f"Tasks that this model does not do, or whose words its tokenizer lacks: {', '.join(refused)}."
+        )
+    return found, forwards
+
+
+def _jaccard(run: Run, left_out: list[str]) -> Estimate | None:
+    """From the effects that the run holds: their columns stand in the order in which candidates are checked."""
+    checked = sorted(run.checked, key=lambda part: -abs(part.score))
+    needed = [run.arrays.get(name) for name in ("effects", "metric_clean", "metric_corrupt")]
+    if any(array is None for array in needed):
+        left_out.append("Bootstrap Jaccard is not told: the run holds no effects by pair.")
+        return None
+    effects, clean, corrupt = (np.asarray(array, dtype=float) for array in needed)
+    sites = tuple(parse_site(part.site) for part in checked)
+    measured = PatchingEffects(sites, effects, clean, corrupt, 0.0, 0.0)
+    members = np.array([part.in_circuit for part in checked])
+    return membership_jaccard(measured, members, threshold=run.settings.threshold, seed=run.seed)
