@@ -96,7 +96,7 @@ def curves_plot(card: Validity) -> go.Figure:
     ):
         marker = {"color": colour, "size": 9}
         figure.add_scatter(x=[card.circuit.n_heads], y=[share], mode="markers", marker=marker, name=name)
-    figure.update_xaxes(title="heads kept", type="log")
+    figure.update_xaxes(title="heads kept", type="log", dtick="D2")
     figure.update_layout(
         yaxis={"title": "share of the gap", "tickformat": ".0%"},
         yaxis2={
@@ -104,7 +104,8 @@ def curves_plot(card: Validity) -> go.Figure:
             "overlaying": "y",
             "side": "right",
             "showgrid": False,
-            "rangemode": "tozero",
+            "zeroline": False,
+            "tickmode": "auto",
         },
     )
     return layout(figure, height=340, left=60, right=60, legend=True)
