@@ -20,6 +20,11 @@ from interp.prompts.pairs import PromptPairs
 Positions = Literal["mean", "last", "roles"]
 
 
+def role_positions(pairs: PromptPairs) -> Positions:
+    """``roles``, or ``last`` where no role is named by all pairs."""
+    return "roles" if set.intersection(*(set(pair.positions) for pair in pairs)) else "last"
+
+
 class HeadMeans(Consumer):
     """A consumer that reduces each head's z over positions, for both sides of every pair.
 

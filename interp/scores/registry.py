@@ -36,6 +36,11 @@ METHODS: dict[str, Listed] = {
     ),
     "attribution": Listed("attribution:attribution", "attribution patching: one backward pass", 4),
     "overlap": Listed("overlap:overlap", "codes unique to clean prompts, by a discrete SAE", 2, 0),
+    "role-overlap": Listed(
+        "role_overlap:role_overlap",
+        "what codes at a role tell of the side, by one small book per head and role",
+        2,
+    ),
     "patching": Listed("patching:patching", "activation patching of every component: the reference", 142),
     "nap-ig": Listed(
         "nap_ig:nap_ig", "attribution patching with gradients between corrupt and clean input", 16

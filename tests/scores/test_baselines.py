@@ -132,6 +132,7 @@ WRONG = {
     "nap-ig": ["steps=0"],
     "overlap": ["n_codes=0", "examples=0", "l1=-1.0", "epochs=0", "lr=-1.0", "seed=-3", "dictionary=private"],
     "random": ["seed=-1"],
+    "role-overlap": ["n_codes=0", "seed=-1"],
     "subnetwork-probing": ["steps=0", "lr=0.0", "lr=nan", "sparsity=-1.0"],
 }
 

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.means import HeadMeans
+from interp.activations.means import HeadMeans, role_positions
 from interp.activations.stream import PairBatch
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.prompts.pairs import PromptPairs
@@ -37,9 +37,8 @@ class RoleOutputs(HeadMeans):
     needs_gradients = True
 
     def __init__(self, pairs: PromptPairs) -> None:
-        named = bool(set.intersection(*(set(pair.positions) for pair in pairs)))
-        super().__init__(pairs, "roles" if named else "last")
-        if named:
+        super().__init__(pairs, role_positions(pairs))
+        if self.positions == "roles":
             self.roles_ = _distinct(pairs, self.roles_)
         self.gradient_: Float[Tensor, "pair role layer head d_head"]
 
