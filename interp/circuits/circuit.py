@@ -27,6 +27,8 @@ class Strict(BaseModel):
         allow_inf_nan=False,
         revalidate_instances="always",
         ser_json_inf_nan="null",
+        validate_by_name=True,
+        serialize_by_alias=True,
     )
 
 

@@ -26,8 +26,9 @@ attention or MLP (Gemma, OLMo 2), where heads do not add to the residual stream 
 """
 
 import contextlib
+import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
@@ -248,16 +249,37 @@ class Prefix:
 
     ``length`` is how many positions there are: 0 for a model that cannot take them from a cache (native bridges, that
     is planted models), which then runs every position as usual.
+
+    Args:
+        run: runs the tokens in place of the model, where something is to be read of that forward.
     """
 
-    def __init__(self, model: TransformerBridge, tokens: Int[Tensor, "batch prefix"]) -> None:
+    def __init__(
+        self,
+        model: TransformerBridge,
+        tokens: Int[Tensor, "batch prefix"],
+        run: Callable[[Tensor], object] | None = None,
+    ) -> None:
         self.length = tokens.shape[1] if isinstance(model.original_model, PreTrainedModel) else 0
         self._cache, self._frozen = DynamicCache(), list[_FrozenLayer]()
-        if self.length:
+        if self.length or run is not None:
             with torch.no_grad(), self.before(model):
-                model(tokens)
-            self._frozen = [_FrozenLayer(layer) for layer in self._cache.layers]
-            self._cache.layers = [*self._frozen]
+                (run or model)(tokens)
+        if self.length:
+            self._freeze(self._cache.layers)
+
+    def _freeze(self, layers: Sequence[Any]) -> None:
+        self._frozen = [_FrozenLayer(layer) for layer in layers]
+        self._cache.layers = [*self._frozen]
+
+    def cut(self, length: int) -> "Prefix":
+        """The first ``length`` positions of it; the tensors are shared."""
+        part = copy.copy(self)
+        part._cache, part.length = DynamicCache(), min(length, self.length)
+        part._freeze(self._frozen)
+        for layer in part._frozen:
+            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+        return part
 
     @contextlib.contextmanager
     def before(self, model: TransformerBridge, rows: list[int] | None = None) -> Iterator[None]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from interp.errors import InputError
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value, Variables
 from interp.prompts.sampling import check_request, collect
 
 
@@ -78,7 +78,16 @@ class PlantedNames:
             first, second = (io, s1) if io_first else (s1, io)
             return _TEMPLATES[template].format(first=first, second=second, giver=s2, **nouns)
 
-        clean = fill(io, s, s)
+        def said(io: str, s1: str, s2: str) -> dict[str, Value]:
+            first = {s1: not io_first, io: io_first}.get(s2)  # where the name that is repeated stood first
+            return {
+                "IO": None if first is None else io if s2 == s1 else s1,
+                "S": None if first is None else s2,
+                "order": None if first is None else "S first" if first else "S second",
+            }
+
+        names, others = (io, s, s), tuple(others) if kind == "abc" else (io, s, io)
+        clean = fill(*names)
         words = clean.split()
         s1 = words.index(s)
         positions = {
@@ -91,12 +100,13 @@ class PlantedNames:
         return _pair(
             tokenizer,
             clean,
-            fill(*others) if kind == "abc" else fill(io, s, io),
+            fill(*others),
             answer=io,
             wrong=s,
             positions=positions,
             bos=bos,
             template=f"{template}/{'ABBA' if io_first else 'BABA'}",
+            variables={"clean": said(*names), "corrupt": said(*others)},
         )
 
 
@@ -181,6 +191,7 @@ def _pair(
     positions: dict[str, int],
     bos: bool,
     template: str = "",
+    variables: Variables | None = None,
 ) -> PromptPair:
     shift = int(bos and tokenizer.bos_token_id is not None)
     prefix = (tokenizer.bos_token_id,) * shift
@@ -193,6 +204,7 @@ def _pair(
         wrong_answers=_tokens(tokenizer, wrong),
         positions={role: index + shift for role, index in positions.items()},
         template=template,
+        variables=variables or {},
     )
 
 

@@ -1,0 +1,416 @@
+"""The program of a circuit: which head says what at which role, in how many codes, what it stands for, and proof.
+
+Prompts for finding the circuit, for fitting codes and for judging them are disjoint. On those of the discovery it is
+decided where a head acts and how many codes it needs; every share in the program is of the held-out ones.
+"""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from pydantic import Field, InstanceOf, NonNegativeInt
+from torch import Tensor
+
+from interp.circuits.circuit import SiteName, Strict
+from interp.errors import InputError
+from interp.models import Model
+from interp.programs.codes import ENOUGH, LEAST, MOST_COST, PER_CODE, SIZES, bits, fewest, ids, measure
+from interp.programs.names import Name, name_codes
+from interp.programs.proof import Answers, Coded, Passed, VariableSet, passed_on, set_variable
+from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.progress import Stage, silent
+from interp.prompts.pairs import PromptPairs, Task, Value
+from interp.prompts.sampling import held_out_pairs
+from interp.prompts.variables import Variable, variables
+from interp.stats import mean_interval
+
+FIT_PAIRS, JUDGE_PAIRS = 600, 100
+LEAST_PAIRS = 24
+"""Pairs beyond those of the discovery without which nothing is told."""
+CHOOSE_PAIRS, PASS_PAIRS = 64, 50
+PLACE_PAIRS = 16
+SEED = 3000
+"""Of the prompts that are drawn for it."""
+SHARE = 0.2
+"""Of a head's effect, from which on it acts at a role."""
+MOST_SLOTS = 40
+EXAMPLES = 3
+
+
+class Place(Strict):
+    """Where a member acts: its effect by role with a 95 % interval, and what is left of its whole effect."""
+
+    site: SiteName
+    roles: dict[str, tuple[float, float, float]]
+    elsewhere: float
+
+
+class Said(Strict):
+    """What a member says at a role.
+
+    Attributes:
+        effect, low, high: fall of the metric with the corrupt prompt's output there, with its 95 % interval.
+        codes: how many there are; ``bits`` is the entropy of those in use.
+        carried, own_cost: shares of the effect, see :mod:`interp.programs.codes`; ``None`` without an effect.
+        variable: what the codes stand for; ``None`` where nothing stands out.
+        ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.names.Name`.
+        values: what each code stands for, as far as most of its prompts agree.
+        shares: of each code among the held-out clean and corrupt prompts.
+        examples: of each code, the words around the role.
+    """
+
+    site: SiteName
+    role: str
+    effect: float
+    low: float
+    high: float
+    codes: int
+    bits: float
+    carried: float | None
+    own_cost: float | None
+    variable: str | None = None
+    ami: float | None = None
+    ami_null: float | None = None
+    q: float | None = None
+    accuracy: float | None = None
+    commonest: float | None = None
+    values: dict[str, Value] = {}
+    shares: dict[str, tuple[float, float]] = {}
+    examples: dict[str, list[str]] = {}
+
+    @property
+    def slot(self) -> Slot:
+        return Slot.of(self.site, self.role)
+
+    @property
+    def enough(self) -> bool:
+        """Whether its codes carry its effect at hardly any cost."""
+        return (
+            self.carried is not None
+            and self.own_cost is not None
+            and self.carried >= ENOUGH
+            and self.own_cost <= MOST_COST
+        )
+
+
+class Transition(Strict):
+    """What one slot passes on to another, see :class:`~interp.programs.proof.Passed`; names are ``a17.h4 @ S2``."""
+
+    sender: str = Field(alias="from")
+    receiver: str = Field(alias="to")
+    n: NonNegativeInt
+    changes: float
+    as_predicted: float
+    null: float
+    strength: float
+
+
+class Interchange(Strict):
+    """A variable set to another value in the slots that carry it, see :class:`~interp.programs.proof.VariableSet`.
+
+    Attributes:
+        sites: the slots, as ``a20.h0 @ END``.
+        metric_clean … : means over ``n`` held-out prompts.
+        flipped … : shares of them whose preferred answer differs from the unedited model's.
+    """
+
+    variable: str
+    sites: list[str]
+    n: NonNegativeInt
+    metric_clean: float
+    metric_set: float
+    metric_own: float
+    metric_random: float
+    metric_heads: float
+    metric_codes: float
+    metric_means: float
+    flipped: float
+    flipped_own: float
+    flipped_random: float
+    flipped_heads: float
+    flipped_codes: float
+    flipped_means: float
+
+
+class Program(Strict):
+    """What a circuit's members say, what stands for what, and what becomes of the answer when it is set.
+
+    Attributes:
+        slots: in the order of the forward pass.
+        n_fitted, n_judged: pairs that codes were fitted to, and that everything told was measured on.
+        notes: what cannot be told and why, a sentence each.
+        forwards: what it cost, in forward passes of one prompt.
+        books: the codes of each slot [code, d], by its name.
+    """
+
+    slots: list[Said] = []
+    places: list[Place] = []
+    transitions: list[Transition] = []
+    interchange: list[Interchange] = []
+    n_fitted: NonNegativeInt = 0
+    n_judged: NonNegativeInt = 0
+    notes: list[str] = []
+    forwards: float = 0.0
+    books: dict[str, InstanceOf[np.ndarray]] = Field(default_factory=dict, exclude=True)
+
+    def said(self, slot: str) -> Said:
+        return next(said for said in self.slots if str(said.slot) == slot)
+
+    def text(self) -> str:
+        """The program as a person reads it: a paragraph a slot, then what setting the variables does."""
+        lines = [line for said in self.slots for line in self._paragraph(said)]
+        for one in self.interchange:
+            lines.append(
+                f"{one.variable} set to another value at {', '.join(one.sites)}: metric {one.metric_clean:.2f} → "
+                f"{one.metric_set:.2f}, {one.flipped:.0%} of {one.n} answers change (own value {one.flipped_own:.0%}, "
+                f"turned at random {one.flipped_random:.0%}, other heads {one.flipped_heads:.0%})"
+            )
+        lines += self.notes
+        return "\n".join(
+            filled
+            for line in lines
+            for filled in textwrap.wrap(line, 116, subsequent_indent="    ", initial_indent=line[: _indent(line)])
+        )
+
+    def _paragraph(self, said: Said) -> list[str]:
+        what = "something that no variable tells"
+        if said.variable is not None:
+            values = list(dict.fromkeys("nothing" if v is None else str(v) for v in said.values.values()))
+            shown = ", ".join(values) if len(values) <= 4 else f"{', '.join(values[:3])}, …"
+            what = f"{said.variable} {{{shown}}}"
+        share = "" if said.carried is None else f", {said.carried:.0%} of its effect {said.effect:+.2f}"
+        lines = [f"{said.slot} says {what}: {said.codes} codes, {said.bits:.1f} bits{share}"]
+        for edge in self.transitions:
+            if edge.sender == str(said.slot) and edge.changes >= max(0.05, 2 * edge.null):
+                lines.append(
+                    f"    → {edge.receiver} in {edge.changes:.0%} of prompts, {edge.as_predicted:.0%} of these as "
+                    "predicted"
+                )
+        return lines
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def find_program(
+    model: Model,
+    task: Task,
+    pairs: PromptPairs,
+    sites: Sequence[str],
+    effects: Float[np.ndarray, "pair site"],
+    *,
+    seed: int = 0,
+    stage: Stage = silent,
+) -> Program:
+    """The program of a circuit's members.
+
+    Args:
+        pairs: those of the discovery.
+        sites: the members.
+        effects: of each on every one of these pairs.
+
+    What cannot be told stands in the program's notes.
+    """
+    if not sites:
+        return Program(notes=["No program: the circuit has no members."])
+    try:
+        others = held_out_pairs(task, model.tokenizer, FIT_PAIRS + JUDGE_PAIRS, pairs, pairs.counterfactual, seed=SEED)
+    except InputError:
+        others = pairs.subset([])
+    if len(others) < LEAST_PAIRS:
+        return Program(
+            notes=[
+                f"No program: {len(others)} pairs are left beyond the {len(pairs)} of the discovery, and "
+                f"{LEAST_PAIRS} or more are needed; {FIT_PAIRS + JUDGE_PAIRS} are best."
+            ]
+        )
+    n_judged = min(JUDGE_PAIRS, len(others) // 3)
+    judged, fitted = others.subset(range(n_judged)), others.subset(range(n_judged, len(others)))
+    return _Finder(model, pairs, fitted, judged, seed, stage).program(sites, effects)
+
+
+class _Finder:
+    def __init__(
+        self, model: Model, pairs: PromptPairs, fitted: PromptPairs, judged: PromptPairs, seed: int, stage: Stage
+    ) -> None:
+        self.model, self.seed, self.stage = model, seed, stage
+        self.pairs, self.fitted, self.judged = pairs, fitted, judged
+        self.notes: list[str] = []
+
+    def program(self, sites: Sequence[str], effects: Float[np.ndarray, "pair site"]) -> Program:
+        roles = _distinct_roles([*self.pairs, *self.fitted, *self.judged])
+        chosen = self.pairs.subset(range(min(CHOOSE_PAIRS, len(self.pairs))))
+        total = len(chosen) + len(self.fitted) + len(self.judged)
+        with self.stage("prompts for the program", total) as advance:
+            everywhere = [Slot.of(site, role) for site in sites for role in roles]
+            self.chooser = SlotRunner(self.model, chosen, everywhere, progress=advance)
+            places, slots = self._places(sites, roles, effects[: len(chosen)])
+            self.fit_z = SlotRunner(self.model, self.fitted, slots, keep=False, progress=advance)
+            self.judge = SlotRunner(self.model, self.judged, slots, progress=advance)
+        with self.stage("codes", len(slots)) as advance:
+            told = [self._codes(slot, advance) for slot in slots]
+        coded = {slot: code for slot, (_, code) in zip(slots, told, strict=True)}
+        both = PromptPairs([*self.fitted, *self.judged], **_made(self.fitted))
+        varying = variables(both, self.model.tokenizer)
+        names = name_codes(
+            {slot: c.fitted for slot, c in coded.items()},
+            {slot: c.judged for slot, c in coded.items()},
+            varying,
+            len(self.fitted),
+            self.seed,
+        )
+        self.notes += [f"{v.name}: cannot be told, since {v.fault}." for v in varying if v.fault and v.given]
+        said = [self._named(one, coded[slot], names[slot]) for slot, (one, _) in zip(slots, told, strict=True)]
+        with self.stage("setting codes", len(slots) + 1) as advance:
+            interchange = self._interchange(coded, names, varying)
+            advance(1)
+            passed = passed_on(self.judge, coded, PASS_PAIRS, self.seed, advance)
+        runners = (self.chooser, self.fit_z, self.judge)
+        return Program(
+            slots=said,
+            places=places,
+            transitions=[_transition(one) for one in passed],
+            interchange=[_interchange(one) for one in interchange],
+            n_fitted=len(self.fitted),
+            n_judged=len(self.judged),
+            notes=self.notes,
+            forwards=round(sum(runner.forwards for runner in runners), 1),
+            books={str(slot): c.book.codes[0].detach().numpy() for slot, c in coded.items()},
+        )
+
+    def _places(
+        self, sites: Sequence[str], roles: Sequence[str], effects: Float[np.ndarray, "pair site"]
+    ) -> tuple[list[Place], list[Slot]]:
+        """Where members act, and the slots that carry enough of their effect to be read."""
+        runner, some = self.chooser, np.arange(min(PLACE_PAIRS, len(self.chooser.pairs)))
+        places: list[Place] = []
+        slots: list[tuple[float, Slot]] = []
+        for site, whole in zip(sites, effects[some].mean(0), strict=True):
+            at: dict[str, tuple[float, float, float]] = {}
+            for role in roles:
+                slot = Slot.of(site, role)
+                fall = runner.metric[0, some] - runner.run(some, [Edit(slot, runner.z[slot][1, some])]).metric
+                low, high = mean_interval(fall[:, None], self.seed)
+                at[role] = float(fall.mean()), float(low[0]), float(high[0])
+                if abs(at[role][0]) >= SHARE * abs(whole) and low[0] * high[0] > 0:
+                    slots.append((abs(at[role][0]), slot))
+            places.append(Place(site=site, roles=at, elsewhere=float(whole - sum(mean for mean, *_ in at.values()))))
+        read = {slot.site for _, slot in slots}
+        self.notes += [f"{p.site} acts at no role by itself." for p in places if Slot.of(p.site, "").site not in read]
+        slots.sort(key=lambda one: -one[0])
+        if len(slots) > MOST_SLOTS:
+            self.notes.append(f"{len(slots) - MOST_SLOTS} places of least effect are not read.")
+        return places, sorted(slot for _, slot in slots[:MOST_SLOTS])
+
+    def _codes(self, slot: Slot, advance: Any) -> tuple[Said, Coded]:
+        z = self.fit_z.z[slot]
+        book = fewest(self.chooser, slot, z.flatten(0, 1), np.arange(len(self.chooser.pairs)), self.seed)
+        (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
+        coded = Coded(book, ids(book, z), ids(book, self.judge.z[slot]))
+        low, high = kept.interval(self.seed)
+        effect = float(kept.effect.mean())
+        told = low * high > 0  # a share of nothing says nothing
+        said = Said(
+            site=str(slot.site),
+            role=slot.role,
+            effect=effect,
+            low=low,
+            high=high,
+            codes=book.config.n_codes,
+            bits=bits(coded.judged),
+            carried=kept.carried if told else None,
+            own_cost=kept.own_cost if told else None,
+        )
+        if not told:
+            self.notes.append(f"{slot}: its effect on the held-out prompts is not off zero, so no share is told.")
+        elif not said.enough and 2 * max(SIZES) * PER_CODE > 2 * z.shape[1] and z.shape[1] < FIT_PAIRS:
+            wanted = next(size for size in SIZES if size * PER_CODE > 2 * z.shape[1])
+            self.notes.append(
+                f"{slot}: {said.codes} codes carry {said.carried:.0%}; {wanted} codes need "
+                f"{wanted * PER_CODE // 2 - z.shape[1]} more pairs."
+            )
+        advance(1)
+        return said, coded
+
+    def _named(self, said: Said, coded: Coded, name: Name | None) -> Said:
+        n = coded.book.config.n_codes
+        clean, corrupt = (np.bincount(side, minlength=n) / len(side) for side in coded.judged)
+        update: dict[str, Any] = {
+            "shares": {str(code): (round(clean[code], 4), round(corrupt[code], 4)) for code in range(n)},
+            "examples": self._examples(said.role, coded.fitted, n),
+        }
+        if name is not None:
+            update |= {key: getattr(name, key) for key in ("variable", "ami", "ami_null", "q", "accuracy", "commonest")}
+            update["values"] = {str(code): value for code, value in name.values.items()}
+        return said.model_copy(update=update)
+
+    def _examples(self, role: str, codes: Int[np.ndarray, "side pair"], n: int) -> dict[str, list[str]]:
+        decode = self.model.tokenizer.decode
+        found: dict[str, list[str]] = {}
+        for code in range(n):
+            sides, rows = np.nonzero(codes == code)
+            found[str(code)] = []
+            for side, row in list(zip(sides, rows, strict=True))[:EXAMPLES]:
+                pair = self.fitted[row]
+                tokens, at = (pair.corrupt_tokens if side else pair.clean_tokens), pair.positions[role]
+                before, after = (decode(list(part)) for part in (tokens[max(0, at - 11) : at], tokens[at + 1 : at + 4]))
+                found[str(code)].append(f"{before}[{decode([tokens[at]])}]{after}")
+        return found
+
+    def _interchange(
+        self, coded: dict[Slot, Coded], names: dict[Slot, Name | None], varying: Iterable[Variable]
+    ) -> list[VariableSet]:
+        found = []
+        for variable in varying:
+            carriers = {slot: c for slot, c in coded.items() if (name := names[slot]) and name.variable == variable.name}
+            z: dict[Slot, Tensor] = {slot: self.fit_z.z[slot] for slot in carriers}
+            one = set_variable(self.judge, carriers, z, variable, self.seed) if carriers else None
+            if one is not None:
+                found.append(one)
+            elif carriers:
+                self.notes.append(
+                    f"{variable.name}: too few values have {LEAST} prompts to fit, so none can be set to another."
+                )
+        return found
+
+
+def _distinct_roles(pairs: Sequence[Any]) -> list[str]:
+    """Roles that all pairs share, without those that stand where an earlier one does in every pair."""
+    where: dict[str, list[int]] = {}
+    for role in pairs[0].positions:
+        if all(role in pair.positions for pair in pairs):
+            at = [pair.positions[role] for pair in pairs]
+            if at not in where.values():
+                where[role] = at
+    return list(where)
+
+
+def _made(pairs: PromptPairs) -> dict[str, Any]:
+    return {
+        name: getattr(pairs, name) for name in ("task", "metric", "counterfactual", "seed", "bos", "dropped", "notes")
+    }
+
+
+def _transition(one: Passed) -> Transition:
+    values = {name: getattr(one, name) for name in ("n", "changes", "as_predicted", "null", "strength")}
+    return Transition(**{"from": str(one.sender), "to": str(one.receiver), **values})
+
+
+def _interchange(one: VariableSet) -> Interchange:
+    def of(how: str) -> Answers:
+        return one.by[how]
+
+    controls = {f"metric_{how}": of(how).metric for how in ("own", "random", "heads", "codes", "means")}
+    controls |= {f"flipped_{how}": of(how).flipped for how in ("own", "random", "heads", "codes", "means")}
+    return Interchange(
+        variable=one.variable,
+        sites=[str(slot) for slot in one.slots],
+        n=one.n,
+        metric_clean=one.metric_clean,
+        metric_set=of("set").metric,
+        flipped=of("set").flipped,
+        **controls,
+    )

@@ -1,0 +1,233 @@
+"""Setting codes: does the model answer as if a variable had another value, and what do later heads then say?
+
+A code is set by z + c(new) − c(own), so that whatever else a head says stays as it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.activations.stream import Progress
+from interp.bottlenecks.base import Codes
+from interp.bottlenecks.codebook import Codebook
+from interp.models import Site
+from interp.programs.codes import LEAST, ids
+from interp.programs.names import class_means, usual_codes
+from interp.programs.slots import Edit, Outcome, Slot, SlotRunner
+from interp.prompts.variables import Variable
+
+DRAWS = 20
+"""Of every random control; the held-out prompts are dealt out to them."""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A slot's codebook and the codes of all prompts."""
+
+    book: Codebook
+    fitted: Int[np.ndarray, "side pair"]
+    judged: Int[np.ndarray, "side pair"]
+
+    def vector(self, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
+        chosen = torch.from_numpy(codes)[:, None]
+        return self.book.decode(Codes(chosen, torch.ones(chosen.shape))).detach()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model answers on the held-out prompts under one way of setting the codes."""
+
+    metric: float
+    flipped: float
+    """Share whose preferred answer is another than the unedited model's."""
+
+
+@dataclass(frozen=True)
+class VariableSet:
+    """
+    Attributes:
+        n: held-out prompts that have a value and another one to be set.
+        by: ``set`` (codes of another value), ``own`` (the usual code of their own value), ``random`` (the change of
+            ``set`` turned at random, its length kept), ``heads`` (that change at random heads), ``codes`` (random
+            codes of the same codebooks), ``means`` (class means in place of codes).
+    """
+
+    variable: str
+    slots: tuple[Slot, ...]
+    n: int
+    metric_clean: float
+    by: dict[str, Answers]
+
+
+def set_variable(
+    runner: SlotRunner, coded: Mapping[Slot, Coded], fit_z: Mapping[Slot, Tensor], variable: Variable, seed: int = 0
+) -> VariableSet | None:
+    """Set a variable to another value at the slots that carry it; ``None`` where there is no other to be set.
+
+    Args:
+        runner: of the held-out prompts.
+        coded: the slots that carry it.
+        fit_z: what stood there on the prompts that codes were fitted to.
+        variable: of the prompts of fitting and, behind them, the held-out ones.
+    """
+    rng = np.random.default_rng(seed)
+    n_fitted = next(iter(coded.values())).fitted.shape[1]
+    before, now = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
+    usual = {slot: usual_codes(c.fitted, before, len(variable.values), LEAST) for slot, c in coded.items()}
+    known = np.all([codes >= 0 for codes in usual.values()], axis=0)
+    pairs, new = _other_values(now, before, known, rng)
+    if len(pairs) < 2:
+        return None
+    own, n = now[pairs], len(pairs)
+    z = {slot: runner.z[slot][0, torch.from_numpy(pairs)] for slot in coded}
+    spoken = {slot: c.vector(c.judged[0, pairs]) for slot, c in coded.items()}
+    changes: dict[str, dict[Slot, Tensor]] = {
+        "set": {slot: c.vector(usual[slot][new]) - spoken[slot] for slot, c in coded.items()},
+        "own": {slot: c.vector(usual[slot][own]) - spoken[slot] for slot, c in coded.items()},
+        "codes": {
+            slot: c.vector(rng.integers(c.book.config.n_codes, size=n)) - spoken[slot] for slot, c in coded.items()
+        },
+    }
+    changes["random"] = {slot: _turned(change, rng) for slot, change in changes["set"].items()}
+    means = {
+        slot: torch.from_numpy(class_means(fit_z[slot].numpy(), before, len(variable.values))).float()
+        for slot in coded
+    }
+    changes["means"] = {slot: means[slot][new] - means[slot][own] for slot in coded}
+    by = {
+        how: _answers(runner, pairs, [Edit(slot, z[slot] + change) for slot, change in some.items()])
+        for how, some in changes.items()
+    }
+    by["heads"] = _at_random_heads(runner, pairs, changes["set"], rng)
+    return VariableSet(variable.name, tuple(coded), n, float(runner.metric[0, pairs].mean()), by)
+
+
+def _other_values(
+    now: Int[np.ndarray, " pair"],
+    before: Int[np.ndarray, "side pair"],
+    known: Bool[np.ndarray, " value"],
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+    """The pairs whose clean value can be set to another, and to which: one of the clean prompts', else of the corrupt."""
+    clean, any_side = (np.intersect1d(some, np.flatnonzero(known)) for some in (before[0], before))
+    pool = clean if len(clean) > 1 else any_side
+    pairs = np.flatnonzero(known[now])
+    if len(pool) < 2:
+        return pairs[:0], pairs[:0]
+    new = np.array([rng.choice(pool[pool != now[pair]]) for pair in pairs], dtype=int)
+    return pairs, new
+
+
+def _turned(change: Float[Tensor, "row d"], rng: np.random.Generator) -> Float[Tensor, "row d"]:
+    """Each row in a random direction, as long as it was; one direction for every :data:`DRAWS`-th row."""
+    drawn = torch.from_numpy(rng.standard_normal((DRAWS, change.shape[-1]))).float()
+    directions = torch.nn.functional.normalize(drawn, dim=-1)[torch.arange(len(change)) % DRAWS]
+    return directions * change.norm(dim=-1, keepdim=True)
+
+
+def _answers(runner: SlotRunner, pairs: Int[np.ndarray, " row"], edits: Sequence[Edit]) -> Answers:
+    found = runner.run(pairs, edits)
+    return Answers(float(found.metric.mean()), float((found.preferred != runner.preferred[pairs]).mean()))
+
+
+def _at_random_heads(
+    runner: SlotRunner, pairs: Int[np.ndarray, " row"], changes: Mapping[Slot, Tensor], rng: np.random.Generator
+) -> Answers:
+    """The same change at heads of the same layers and roles that carry nothing; other heads in each of the draws."""
+    n_heads = runner.model.cfg.n_heads
+    metric, flipped = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
+    for draw in range(DRAWS):
+        some = np.arange(len(pairs)) % DRAWS == draw
+        if not some.any():
+            break
+        edits = []
+        for slot, change in changes.items():
+            taken = {other.site.head for other in changes if other.layer == slot.layer}
+            free = [head for head in range(n_heads) if head not in taken]
+            if slot.site.head is None or not free:
+                continue
+            there = Slot(slot.layer, Site("attn", slot.layer, int(rng.choice(free))), slot.role)
+            edits.append(Edit(there, change[torch.from_numpy(some)], add=True))
+        if not edits:
+            return Answers(float(runner.metric[0, pairs].mean()), 0.0)
+        found = runner.run(pairs[some], edits)
+        metric[some], flipped[some] = found.metric, found.preferred != runner.preferred[pairs[some]]
+    return Answers(float(metric.mean()), float(flipped.mean()))
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a receiver says when a sender's code becomes the one it has on the corrupt prompt.
+
+    Attributes:
+        n: held-out prompts on which the sender's codes differ.
+        changes: share of them on which the receiver's code moves.
+        as_predicted: share of these on which it becomes the one that the receiver has on the corrupt prompt.
+        null: ``changes`` when the sender's change is turned at random, its length kept.
+        strength: where the receiver's code stays, how strongly it is said, against the clean prompt.
+    """
+
+    sender: Slot
+    receiver: Slot
+    n: int
+    changes: float
+    as_predicted: float
+    null: float
+    strength: float
+
+
+def passed_on(
+    runner: SlotRunner,
+    coded: Mapping[Slot, Coded],
+    n_pairs: int,
+    seed: int = 0,
+    progress: Progress = lambda _: None,
+) -> list[Passed]:
+    """Every sender's changes to all slots behind it, on the first pairs."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for sender, own in coded.items():
+        progress(1)
+        later = [slot for slot in coded if slot.layer > sender.layer]
+        pairs = np.flatnonzero(own.judged[0] != own.judged[1])[:n_pairs]
+        if not later or len(pairs) < 2:
+            continue
+        change = own.vector(own.judged[1, pairs]) - own.vector(own.judged[0, pairs])
+        z = runner.z[sender][0, torch.from_numpy(pairs)]
+        moved, null = (
+            runner.run(pairs, [Edit(sender, z + by)], read=later) for by in (change, _turned(change, rng))
+        )
+        found += [_passed(runner, sender, slot, coded[slot], pairs, moved, null) for slot in later]
+    return found
+
+
+def _passed(
+    runner: SlotRunner,
+    sender: Slot,
+    receiver: Slot,
+    coded: Coded,
+    pairs: Int[np.ndarray, " row"],
+    moved: Outcome,
+    null: Outcome,
+) -> Passed:
+    clean, corrupt = coded.judged[:, pairs]
+    now, by_chance = (ids(coded.book, outcome.read[receiver]) for outcome in (moved, null))
+    other = now != clean
+    stays = torch.from_numpy(~other)
+    said = coded.vector(clean)[stays]
+    here = runner.z[receiver][0, torch.from_numpy(pairs)][stays]
+    along = ((moved.read[receiver][stays] * said).sum(-1), (here * said).sum(-1))
+    strength = float(along[0].sum() / along[1].sum()) if len(said) else 1.0
+    return Passed(
+        sender,
+        receiver,
+        len(pairs),
+        float(other.mean()),
+        float((now == corrupt)[other].mean()) if other.any() else 0.0,
+        float((by_chance != clean).mean()),
+        strength,
+    )
