@@ -56,7 +56,9 @@ def elsewhere(tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def command(monkeypatch, capsys) -> Callable[..., Outcome]:
-    """``command("discover", "ioi")`` runs the command line."""
+    """``command("discover", "ioi")`` runs the command line; programs are found from few prompts."""
+    monkeypatch.setattr("interp.programs.program.FIT_PAIRS", 40)
+    monkeypatch.setattr("interp.programs.program.JUDGE_PAIRS", 20)
     return lambda *words: run_command(list(words), monkeypatch, capsys)
 
 

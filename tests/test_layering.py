@@ -9,7 +9,18 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ORDER = (
     *("prompts", "tasks", "models", "planted", "text", "activations", "bottlenecks", "training", "scores"),
-    *("circuits", "codesearch", "steering", "evaluation", "runs", "bench", "report", "cli", "app"),
+    *(
+        "circuits",
+        "programs",
+        "codesearch",
+        "steering",
+        "evaluation",
+        "runs",
+        "bench",
+        "report",
+        "cli",
+        "app",
+    ),
 )
 """Packages of ``interp``, each of which imports from those before it; modules beside them are imported everywhere."""
 LAZY = {

@@ -1,5 +1,7 @@
 """``interp discover``: from a task's name to a run with its report.
 
+``interp program``: what the members say.
+
 ``interp export``: a run's circuit for other tools.
 
 ``interp grow``: nested circuits that do a task by themselves.
@@ -120,6 +122,21 @@ def grow(
     suggest((["discover", task, *named], "what each head does with all others on"))
 
 
+def show_program(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Print a run's program: which head says what at which role, and what setting it does to the answer."""
+    from interp.runs.run import Run
+
+    found = Run.load(run)
+    if found.program is None:
+        raise InputError(
+            f"{run} has no program: it was found with --no-program, so run interp discover again"
+        )
+    typer.echo(found.program.model_dump_json(indent=1) if as_json else found.program.text())
+
+
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
     out: Annotated[
@@ -212,6 +229,12 @@ def discover(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="also write the result here; - for stdout")
     ] = None,
+    program: Annotated[
+        bool,
+        typer.Option(
+            "--program/--no-program", help="also find out what the members say, on some 700 more pairs"
+        ),
+    ] = True,
     overwrite: OverwriteOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -243,6 +266,7 @@ def discover(
         bos=bos,
         reference=reference,
         batch_size=batch_size,
+        program=program,
     )
     parse_device(device)
     spec = default_model(search.task) if model is None else model
@@ -265,6 +289,8 @@ def discover(
     if json_file is not None:
         write_text(json_file, found.model_dump_json(indent=1) + "\n")
     print_members(found)
+    if found.program is not None:
+        typer.echo(f"\n{found.program.text()}\n")
     other = next(name for name in ("attribution", "nap-ig") if name != method)
     given = {
         "--model": model,
@@ -280,6 +306,6 @@ def discover(
     prompts = ("--model", "--n", "--seed", "--counterfactual", "--device", "--dtype")
     shown = [str(word) for key in prompts if given[key] is not None for word in (key, given[key])]
     same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
-    same += ["--mlps"] * mlps + ["--no-bos"] * (not bos)
+    same += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
     other_folder = free_folder(default_folder(name, model, other), asked | {"method": other})
     print_next(folder, task, same, shown, other, other_folder, replaced=replaced)

@@ -32,6 +32,7 @@ from interp.errors import InputError
 
 MODULES = {
     "discover": "discover:discover",
+    "program": "discover:show_program",
     "grow": "discover:grow",
     "validate": "validate:validate",
     "export": "discover:export",

@@ -27,6 +27,10 @@ ENOUGH, MOST_COST, MARGIN = 0.9, 0.1, 0.03
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 PER_CODE = 8
 """Training prompts a code that k-means starts with: some codes get fewer than :data:`LEAST` and go."""
+STEPS = 4
+"""Sizes that are looked at between one that carries enough and the half of it."""
+FEWEST_PAIRS, FORWARDS = 16, 80.0
+"""Pairs by which the number of codes is decided at least; forward passes from which on there are no more than these."""
 
 
 def fit_few(z: Float[Tensor, "prompt d"], n_codes: int, seed: int = 0) -> Codebook:
@@ -82,7 +86,9 @@ class Carried:
         return float(low[0]), float(high[0])
 
 
-def measure(runner: SlotRunner, slot: Slot, books: Sequence[Codebook], pairs: Int[np.ndarray, " pair"]) -> list[Carried]:
+def measure(
+    runner: SlotRunner, slot: Slot, books: Sequence[Codebook], pairs: Int[np.ndarray, " pair"]
+) -> list[Carried]:
     """What each of some codebooks keeps of a slot's effect on these pairs."""
     z = runner.z[slot][:, torch.from_numpy(pairs)]
     decoded = [book.decode(book.encode(z)).detach() for book in books]
@@ -92,30 +98,28 @@ def measure(runner: SlotRunner, slot: Slot, books: Sequence[Codebook], pairs: In
     return [Carried(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i in range(len(books))]
 
 
-def fewest(
-    runner: SlotRunner, slot: Slot, z: Float[Tensor, "prompt d"], pairs: Int[np.ndarray, " pair"], seed: int = 0
-) -> Codebook:
-    """The smallest codebook that carries enough on these pairs; where none does, that which is least short of it.
+def fewest(runner: SlotRunner, slot: Slot, z: Float[Tensor, "prompt d"], seed: int = 0) -> Codebook:
+    """The smallest codebook that carries enough on the runner's pairs; where none does, that which is least short of it.
 
-    Sizes double until one does; then the gap to the size before is halved.
+    First every size of :data:`SIZES` on half of the pairs, then sizes in between on all of them: on fewer pairs where
+    a change at the slot is costly.
     """
-    tried: list[tuple[float, Codebook]] = []
+    affordable = FORWARDS / (2 * (STEPS + 1) * runner.cost(slot))
+    n = int(min(len(runner.pairs), max(FEWEST_PAIRS, affordable)))
 
-    def carries(size: int) -> bool:
-        book = fit_few(z, size, seed)
-        (found,) = measure(runner, slot, [book], pairs)
-        tried.append((0.0 if found.enough else found.short, book))
-        return found.enough
+    def tried(sizes: Sequence[int], n_pairs: int) -> list[tuple[bool, float, int, Codebook]]:
+        books = [fit_few(z, size, seed) for size in sizes]
+        found = measure(runner, slot, books, np.arange(n_pairs))
+        return [
+            (one.enough, one.short, size, book) for one, size, book in zip(found, sizes, books, strict=True)
+        ]
 
     sizes = [size for size in SIZES if size * PER_CODE <= len(z)]
-    high = next((size for size in sizes if carries(size)), None)
-    if high is None:
-        return min(tried, key=lambda one: one[0])[1]
-    low = high // 2
-    while high - low > max(1, high // 8):
-        middle = (low + high) // 2
-        low, high = (low, middle) if carries(middle) else (middle, high)
-    return min((book for short, book in tried if short == 0), key=lambda book: book.config.n_codes)
+    first = tried(sizes, -(-n // 2))
+    high = next((size for enough, _, size, _ in first if enough), sizes[-1])
+    between = {high - high // 2 * step // STEPS for step in range(STEPS)}
+    second = tried(sorted(between | {size for size in sizes if size == 2 * high}), n)
+    return next((book for enough, *_, book in second if enough), min(second, key=lambda one: one[1])[-1])
 
 
 def ids(book: Codebook, z: Float[Tensor, "*prompt d"]) -> Int[np.ndarray, "*prompt"]:

@@ -49,7 +49,7 @@ class Name:
 
 def name_codes(
     fitted: Mapping[Key, Int[np.ndarray, "side pair"]],
-    judged: Mapping[Key, Int[np.ndarray, "side pair"]],
+    judged: Mapping[Key, Int[np.ndarray, "side held_out"]],
     variables: Sequence[Variable],
     n_fitted: int,
     seed: int = 0,
@@ -92,7 +92,7 @@ def name_codes(
 def _name(
     variable: Variable,
     fitted: Int[np.ndarray, "side pair"],
-    judged: Int[np.ndarray, "side pair"],
+    judged: Int[np.ndarray, "side held_out"],
     n_fitted: int,
     told: tuple[float, float, float],
 ) -> Name:
@@ -125,7 +125,9 @@ def _strata(variable: Variable, others: Sequence[Variable], n_fitted: int) -> In
     values = variable.ids[:, n_fitted:]
     strata = np.repeat([0, 1], values.shape[1])
     for other in sorted(others, key=lambda other: len(np.unique(other.ids[:, n_fitted:]))):
-        finer = np.unique(np.stack([strata, other.ids[:, n_fitted:].ravel()]), axis=1, return_inverse=True)[1].ravel()
+        finer = np.unique(np.stack([strata, other.ids[:, n_fitted:].ravel()]), axis=1, return_inverse=True)[
+            1
+        ].ravel()
         pairs = len(np.unique(np.stack([finer, values.ravel()]), axis=1).T)
         varies = pairs > finer.max() + 1
         if other is not variable and varies and len(finer) >= STRATUM * (finer.max() + 1):
@@ -141,7 +143,9 @@ def _permuted(strata: Int[np.ndarray, " prompt"], rng: np.random.Generator) -> I
 
 
 def _ami(
-    codes: Int[np.ndarray, " prompt"], values: Int[np.ndarray, " prompt"], orders: Int[np.ndarray, "draw prompt"]
+    codes: Int[np.ndarray, " prompt"],
+    values: Int[np.ndarray, " prompt"],
+    orders: Int[np.ndarray, "draw prompt"],
 ) -> tuple[float, float, float]:
     """AMI, its mean over the permutations, and how rarely one of them reaches it."""
     from sklearn.metrics.cluster import expected_mutual_information
@@ -155,9 +159,11 @@ def _ami(
 
     table = contingency(codes, values, shape)
     rows, columns = negative_entropy(table.sum(1)), negative_entropy(table.sum(0))
-    information = np.array(
-        [negative_entropy(contingency(c, values, shape).ravel()) for c in [codes, *codes[orders]]]
-    ) - rows - columns
+    information = (
+        np.array([negative_entropy(contingency(c, values, shape).ravel()) for c in [codes, *codes[orders]]])
+        - rows
+        - columns
+    )
     expected = expected_mutual_information(table, n)
     ami = (information - expected) / ((-rows - columns) / 2 - expected)
     reached = int((information[1:] >= information[0] - 1e-9).sum())

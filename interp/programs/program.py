@@ -35,12 +35,17 @@ SEED = 3000
 """Of the prompts that are drawn for it."""
 SHARE = 0.2
 """Of a head's effect, from which on it acts at a role."""
+LEFT = 0.1
+"""Of a head's effect: where no more than this is left, earlier roles are not looked at."""
 MOST_SLOTS = 40
 EXAMPLES = 3
 
 
 class Place(Strict):
-    """Where a member acts: its effect by role with a 95 % interval, and what is left of its whole effect."""
+    """Where a member acts: its effect by role with a 95 % interval, and what is left of its whole effect.
+
+    Roles are looked at from the last to the first, until hardly anything is left.
+    """
 
     site: SiteName
     roles: dict[str, tuple[float, float, float]]
@@ -171,7 +176,9 @@ class Program(Strict):
         return "\n".join(
             filled
             for line in lines
-            for filled in textwrap.wrap(line, 116, subsequent_indent="    ", initial_indent=line[: _indent(line)])
+            for filled in textwrap.wrap(
+                line, 116, subsequent_indent="    ", initial_indent=line[: _indent(line)]
+            )
         )
 
     def _paragraph(self, said: Said) -> list[str]:
@@ -217,7 +224,9 @@ def find_program(
     if not sites:
         return Program(notes=["No program: the circuit has no members."])
     try:
-        others = held_out_pairs(task, model.tokenizer, FIT_PAIRS + JUDGE_PAIRS, pairs, pairs.counterfactual, seed=SEED)
+        others = held_out_pairs(
+            task, model.tokenizer, FIT_PAIRS + JUDGE_PAIRS, pairs, pairs.counterfactual, seed=SEED
+        )
     except InputError:
         others = pairs.subset([])
     if len(others) < LEAST_PAIRS:
@@ -234,7 +243,13 @@ def find_program(
 
 class _Finder:
     def __init__(
-        self, model: Model, pairs: PromptPairs, fitted: PromptPairs, judged: PromptPairs, seed: int, stage: Stage
+        self,
+        model: Model,
+        pairs: PromptPairs,
+        fitted: PromptPairs,
+        judged: PromptPairs,
+        seed: int,
+        stage: Stage,
     ) -> None:
         self.model, self.seed, self.stage = model, seed, stage
         self.pairs, self.fitted, self.judged = pairs, fitted, judged
@@ -263,7 +278,9 @@ class _Finder:
             self.seed,
         )
         self.notes += [f"{v.name}: cannot be told, since {v.fault}." for v in varying if v.fault and v.given]
-        said = [self._named(one, coded[slot], names[slot]) for slot, (one, _) in zip(slots, told, strict=True)]
+        said = [
+            self._named(one, coded[slot], names[slot]) for slot, (one, _) in zip(slots, told, strict=True)
+        ]
         with self.stage("setting codes", len(slots) + 1) as advance:
             interchange = self._interchange(coded, names, varying)
             advance(1)
@@ -290,16 +307,23 @@ class _Finder:
         slots: list[tuple[float, Slot]] = []
         for site, whole in zip(sites, effects[some].mean(0), strict=True):
             at: dict[str, tuple[float, float, float]] = {}
-            for role in roles:
+            # the last first: they are the cheapest, and most heads act there alone
+            for role in sorted(roles, key=lambda role: -self.pairs[0].positions[role]):
+                if abs(whole - sum(mean for mean, *_ in at.values())) <= LEFT * abs(whole):
+                    break
                 slot = Slot.of(site, role)
                 fall = runner.metric[0, some] - runner.run(some, [Edit(slot, runner.z[slot][1, some])]).metric
                 low, high = mean_interval(fall[:, None], self.seed)
                 at[role] = float(fall.mean()), float(low[0]), float(high[0])
                 if abs(at[role][0]) >= SHARE * abs(whole) and low[0] * high[0] > 0:
                     slots.append((abs(at[role][0]), slot))
-            places.append(Place(site=site, roles=at, elsewhere=float(whole - sum(mean for mean, *_ in at.values()))))
+            places.append(
+                Place(site=site, roles=at, elsewhere=float(whole - sum(mean for mean, *_ in at.values())))
+            )
         read = {slot.site for _, slot in slots}
-        self.notes += [f"{p.site} acts at no role by itself." for p in places if Slot.of(p.site, "").site not in read]
+        self.notes += [
+            f"{p.site} acts at no role by itself." for p in places if Slot.of(p.site, "").site not in read
+        ]
         slots.sort(key=lambda one: -one[0])
         if len(slots) > MOST_SLOTS:
             self.notes.append(f"{len(slots) - MOST_SLOTS} places of least effect are not read.")
@@ -307,7 +331,7 @@ class _Finder:
 
     def _codes(self, slot: Slot, advance: Any) -> tuple[Said, Coded]:
         z = self.fit_z.z[slot]
-        book = fewest(self.chooser, slot, z.flatten(0, 1), np.arange(len(self.chooser.pairs)), self.seed)
+        book = fewest(self.chooser, slot, z.flatten(0, 1), self.seed)
         (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
         coded = Coded(book, ids(book, z), ids(book, self.judge.z[slot]))
         low, high = kept.interval(self.seed)
@@ -325,7 +349,9 @@ class _Finder:
             own_cost=kept.own_cost if told else None,
         )
         if not told:
-            self.notes.append(f"{slot}: its effect on the held-out prompts is not off zero, so no share is told.")
+            self.notes.append(
+                f"{slot}: its effect on the held-out prompts is not off zero, so no share is told."
+            )
         elif not said.enough and 2 * max(SIZES) * PER_CODE > 2 * z.shape[1] and z.shape[1] < FIT_PAIRS:
             wanted = next(size for size in SIZES if size * PER_CODE > 2 * z.shape[1])
             self.notes.append(
@@ -343,7 +369,10 @@ class _Finder:
             "examples": self._examples(said.role, coded.fitted, n),
         }
         if name is not None:
-            update |= {key: getattr(name, key) for key in ("variable", "ami", "ami_null", "q", "accuracy", "commonest")}
+            update |= {
+                key: getattr(name, key)
+                for key in ("variable", "ami", "ami_null", "q", "accuracy", "commonest")
+            }
             update["values"] = {str(code): value for code, value in name.values.items()}
         return said.model_copy(update=update)
 
@@ -356,7 +385,9 @@ class _Finder:
             for side, row in list(zip(sides, rows, strict=True))[:EXAMPLES]:
                 pair = self.fitted[row]
                 tokens, at = (pair.corrupt_tokens if side else pair.clean_tokens), pair.positions[role]
-                before, after = (decode(list(part)) for part in (tokens[max(0, at - 11) : at], tokens[at + 1 : at + 4]))
+                before, after = (
+                    decode(list(part)) for part in (tokens[max(0, at - 11) : at], tokens[at + 1 : at + 4])
+                )
                 found[str(code)].append(f"{before}[{decode([tokens[at]])}]{after}")
         return found
 
@@ -365,7 +396,11 @@ class _Finder:
     ) -> list[VariableSet]:
         found = []
         for variable in varying:
-            carriers = {slot: c for slot, c in coded.items() if (name := names[slot]) and name.variable == variable.name}
+            carriers = {
+                slot: c
+                for slot, c in coded.items()
+                if (name := names[slot]) and name.variable == variable.name
+            }
             z: dict[Slot, Tensor] = {slot: self.fit_z.z[slot] for slot in carriers}
             one = set_variable(self.judge, carriers, z, variable, self.seed) if carriers else None
             if one is not None:
@@ -390,7 +425,8 @@ def _distinct_roles(pairs: Sequence[Any]) -> list[str]:
 
 def _made(pairs: PromptPairs) -> dict[str, Any]:
     return {
-        name: getattr(pairs, name) for name in ("task", "metric", "counterfactual", "seed", "bos", "dropped", "notes")
+        name: getattr(pairs, name)
+        for name in ("task", "metric", "counterfactual", "seed", "bos", "dropped", "notes")
     }
 
 

@@ -30,7 +30,7 @@ class Coded:
 
     book: Codebook
     fitted: Int[np.ndarray, "side pair"]
-    judged: Int[np.ndarray, "side pair"]
+    judged: Int[np.ndarray, "side held_out"]
 
     def vector(self, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
         chosen = torch.from_numpy(codes)[:, None]
@@ -64,7 +64,11 @@ class VariableSet:
 
 
 def set_variable(
-    runner: SlotRunner, coded: Mapping[Slot, Coded], fit_z: Mapping[Slot, Tensor], variable: Variable, seed: int = 0
+    runner: SlotRunner,
+    coded: Mapping[Slot, Coded],
+    fit_z: Mapping[Slot, Tensor],
+    variable: Variable,
+    seed: int = 0,
 ) -> VariableSet | None:
     """Set a variable to another value at the slots that carry it; ``None`` where there is no other to be set.
 
@@ -89,7 +93,8 @@ def set_variable(
         "set": {slot: c.vector(usual[slot][new]) - spoken[slot] for slot, c in coded.items()},
         "own": {slot: c.vector(usual[slot][own]) - spoken[slot] for slot, c in coded.items()},
         "codes": {
-            slot: c.vector(rng.integers(c.book.config.n_codes, size=n)) - spoken[slot] for slot, c in coded.items()
+            slot: c.vector(rng.integers(c.book.config.n_codes, size=n)) - spoken[slot]
+            for slot, c in coded.items()
         },
     }
     changes["random"] = {slot: _turned(change, rng) for slot, change in changes["set"].items()}
@@ -135,7 +140,10 @@ def _answers(runner: SlotRunner, pairs: Int[np.ndarray, " row"], edits: Sequence
 
 
 def _at_random_heads(
-    runner: SlotRunner, pairs: Int[np.ndarray, " row"], changes: Mapping[Slot, Tensor], rng: np.random.Generator
+    runner: SlotRunner,
+    pairs: Int[np.ndarray, " row"],
+    changes: Mapping[Slot, Tensor],
+    rng: np.random.Generator,
 ) -> Answers:
     """The same change at heads of the same layers and roles that carry nothing; other heads in each of the draws."""
     n_heads = runner.model.cfg.n_heads

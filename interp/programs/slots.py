@@ -130,15 +130,20 @@ class SlotRunner:
         some = list(indices)
         for side in (0, 1):
             tokens = torch.tensor(
-                [pair.corrupt_tokens if side else pair.clean_tokens for pair in rows], device=model_device(self.model)
+                [pair.corrupt_tokens if side else pair.clean_tokens for pair in rows],
+                device=model_device(self.model),
             )
             resid: list[Tensor] = []
-            hooks = self._readers(self.slots, rows, 0, lambda slot, found, side=side: self._keep(slot, side, some, found))
+            hooks = self._readers(
+                self.slots, rows, 0, lambda slot, found, side=side: self._keep(slot, side, some, found)
+            )
             if self.keep and not side:
                 for layer in range(self.model.cfg.n_layers):
                     hooks[f"blocks.{layer}.hook_resid_pre"] = lambda x: resid.append(x.clone())
                 run: list[Tensor] = []
-                prefix = Prefix(self.model, tokens, lambda t, h=hooks, r=run: r.append(end_logits(self.model, t, h)))
+                prefix = Prefix(
+                    self.model, tokens, lambda t, h=hooks, r=run: r.append(end_logits(self.model, t, h))
+                )
                 logits = run[0]
                 self._where[:, some] = np.full(len(some), len(self._runs)), np.arange(len(some))
                 self._runs.append(_CleanRun(indices, tokens, prefix, torch.stack(resid)))
@@ -154,11 +159,22 @@ class SlotRunner:
             self.z[slot] = torch.zeros(2, len(self.pairs), found.shape[-1])
         self.z[slot][side, some] = found
 
+    def cost(self, slot: Slot) -> float:
+        """Forward passes of one prompt that a change at the slot costs, in the mean."""
+        if not self._runs[0].prefix.length:
+            return 1.0
+        shares = [1 - pair.positions[slot.role] / len(pair.clean_tokens) for pair in self.pairs]
+        return float(np.mean(shares)) * (1 - slot.layer / self.model.cfg.n_layers)
+
     def positions(self, slot: Slot, pairs: Sequence[PromptPair]) -> Int[Tensor, " row"]:
         return torch.tensor([pair.positions[slot.role] for pair in pairs])
 
     def _readers(
-        self, slots: Iterable[Slot], rows: Sequence[PromptPair], begin: int, keep: Callable[[Slot, Tensor], None]
+        self,
+        slots: Iterable[Slot],
+        rows: Sequence[PromptPair],
+        begin: int,
+        keep: Callable[[Slot, Tensor], None],
     ) -> dict[str, HookFunction]:
         by_hook: dict[str, list[Slot]] = {}
         for slot in slots:
@@ -174,11 +190,15 @@ class SlotRunner:
 
         return {name: reader(some) for name, some in by_hook.items()}
 
-    def run(self, pairs: Int[np.ndarray, " row"], edits: Sequence[Edit], read: Sequence[Slot] = ()) -> Outcome:
+    def run(
+        self, pairs: Int[np.ndarray, " row"], edits: Sequence[Edit], read: Sequence[Slot] = ()
+    ) -> Outcome:
         """The clean prompts of some pairs, each as often as it is named, with slots changed."""
         n = len(pairs)
         found = Outcome(
-            np.zeros(n), np.zeros(n, dtype=int), {slot: self.z[slot][0, torch.from_numpy(pairs)].clone() for slot in read}
+            np.zeros(n),
+            np.zeros(n, dtype=int),
+            {slot: self.z[slot][0, torch.from_numpy(pairs)].clone() for slot in read},
         )
         changed = np.stack([np.ones(n, dtype=bool) if edit.rows is None else edit.rows for edit in edits])
         at = np.array([[self.pairs[i].positions[edit.slot.role] for i in pairs] for edit in edits])
@@ -257,4 +277,6 @@ def _after(patch: HookFunction, read: HookFunction) -> HookFunction:
 
 def _preferred(logits: Float[Tensor, "row d_vocab"], pairs: Sequence[PromptPair]) -> Int[np.ndarray, " row"]:
     candidates = [[*pair.answers, *pair.wrong_answers] for pair in pairs]
-    return np.array([ids[int(row[ids].argmax())] for ids, row in zip(candidates, logits.float().cpu(), strict=True)])
+    return np.array(
+        [ids[int(row[ids].argmax())] for ids, row in zip(candidates, logits.float().cpu(), strict=True)]
+    )

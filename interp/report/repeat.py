@@ -57,6 +57,7 @@ def command_line(
     words += ["--candidates", settings.candidates, "--threshold", settings.threshold]
     words += ["--reference", reference or settings.reference] if settings.reference else []
     words += ["--mlps"] * (run.universe == "heads+mlps") + ["--no-bos"] * (not pairs.bos)
+    words += ["--no-program"] * (run.program is None)
     for key, value in _loaded_as(run).items():
         words += [f"--{key}", value]
     for key, value in _changed_options(run).items():
@@ -78,6 +79,7 @@ def python_lines(run: Run, task: str | None = None, reference: str | None = None
         "threshold": settings.threshold,
         "mlps": run.universe == "heads+mlps" or None,
         "bos": None if pairs.bos else False,
+        "program": run.program is not None or None,
         "reference": settings.reference and (reference or settings.reference),
     }
     given = "".join(f"    {key}={value!r},\n" for key, value in arguments.items() if value is not None)

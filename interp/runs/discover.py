@@ -35,6 +35,7 @@ from interp.models import Model, Site, describe_model, load_model
 from interp.models.memory import check_memory
 from interp.models.provenance import versions
 from interp.planted.tasks import planted_task_names
+from interp.programs.program import find_program
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import check_counterfactual, sample_pairs
@@ -82,6 +83,7 @@ class CircuitSearch:
     bos: bool = True
     reference: Any = None
     batch_size: Any = None
+    program: bool = False
     named: str = field(init=False)
     """What the task is found by: its name, its file, or where its class is."""
     own: ExactEffects | None = field(init=False)
@@ -147,7 +149,17 @@ class CircuitSearch:
 
     def request(self, model: str | None) -> dict[str, Any]:
         """All that the run of the model of this spec is asked for, as JSON; pairs per forward pass are no part."""
-        same = ("n", "seed", "counterfactual", "candidates", "threshold", "mlps", "bos", "reference")
+        same = (
+            "n",
+            "seed",
+            "counterfactual",
+            "candidates",
+            "threshold",
+            "mlps",
+            "bos",
+            "reference",
+            "program",
+        )
         options = {key: value for key, value in asdict(self.config).items() if key != "batch_size"}
         asked = {key: getattr(self, key) for key in same} | {"method": self.method.name, "config": options}
         return json.loads(json.dumps({"task": self.named, "model": model} | asked, default=str))
@@ -168,6 +180,7 @@ def find_circuit(
     bos: bool = True,
     reference: str | Path | None = None,
     batch_size: SupportsIndex | None = None,
+    program: bool = False,
     stage: Stage = silent,
 ) -> Run:
     """Find the circuit that does ``task`` in ``model``.
@@ -188,13 +201,27 @@ def find_circuit(
         mlps: whether MLPs may be members; otherwise they stay live.
         reference: a file that ``interp reference`` wrote, to judge the scores by beside those of the package.
         batch_size: pairs per forward pass; the config's if not given.
+        program: also find out what the members say (:func:`~interp.programs.program.find_program`), on pairs beyond
+            the ``n``.
         stage: draws progress (:func:`interp.progress.bar`).
 
     Raises:
         InputError: anything that a user can mend, before the model is loaded where that is possible.
     """
     search = CircuitSearch(
-        task, method, n, seed, counterfactual, config, candidates, threshold, mlps, bos, reference, batch_size
+        task,
+        method,
+        n,
+        seed,
+        counterfactual,
+        config,
+        candidates,
+        threshold,
+        mlps,
+        bos,
+        reference,
+        batch_size,
+        program,
     )
     return run_search(search, model, stage=stage)
 
@@ -236,6 +263,15 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             model, pairs, scores, sites=members, seed=seed, batch_size=batch_size, progress=advance
         )
     edges, evidence = found.edges, found.evidence
+    program = None
+    if search.program:
+        inside = np.flatnonzero(checked.member)
+        inside = inside[np.argsort(-np.abs(checked.effect[inside]))]
+        names = [str(checked.sites[place]) for place in inside]
+        with clock("program"):
+            program = find_program(
+                model, task, pairs, names, checked.measured.effects[:, inside], seed=seed, stage=stage
+            )
     described = describe_model(model)
     return Run(
         model=described["spec"],
@@ -247,7 +283,8 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         universe="heads+mlps" if search.mlps and scores.mlps is not None else "heads",
         metric=_metric(pairs, checked.measured.metric_clean.mean(), checked.measured.metric_corrupt.mean()),
         seconds={name: round(value, 3) for name, value in clock.seconds.items()},
-        cost={"score": scores.cost.forwards, "check": checked.measured.forwards},
+        cost={"score": scores.cost.forwards, "check": checked.measured.forwards}
+        | ({} if program is None else {"program": program.forwards}),
         heads=_heads(model, scores, checked, roles, readout, codes),
         mlps=_mlps(scores, checked),
         edges=[
@@ -280,6 +317,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         ),
         versions=versions(),
         request=search.request(described["spec"]),
+        program=program,
         examples=[_example(model, pairs, checked, i) for i in range(min(EXAMPLES, len(pairs)))],
         arrays=_arrays(scores, checked, readout),
         own_reference=own,

@@ -29,7 +29,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, InstanceOf, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    Field,
+    InstanceOf,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import from_json, to_json
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -39,6 +48,7 @@ from interp.errors import InputError, one_line
 from interp.evaluation.recovery import Recovery
 from interp.evaluation.validity import Validity
 from interp.files import UMASK, atomic_path, check_folder, request_of, write_text
+from interp.programs.program import Program
 from interp.tasks import PromptFile, PromptPairs, Task, load_task, task_names
 
 RESULT, ARRAYS, TABLE, REPORT = "run.json", "scores.safetensors", "heads.csv", "report.html"
@@ -46,6 +56,10 @@ PROMPTS = ("prompts.json", "prompts.jsonl")
 REFERENCE = "reference.safetensors"
 VALIDITY = "validity.json"
 _OWN = {RESULT, ARRAYS, TABLE, REPORT, *PROMPTS, REFERENCE, VALIDITY}
+
+_PROOF = ("transitions", "interchange")
+CODES = "codes "
+"""What arrays with the codes of a program's slots begin with."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -190,6 +204,8 @@ class Run(Strict):
         recovery: by reference.
         examples: the first pairs; patterns and writings of members are of the first one's clean prompt.
         request: what it was asked for, see :class:`~interp.runs.discover.CircuitSearch`.
+        program: what the members say; ``None`` where it was not asked for. In JSON its ``program`` (a list of slots),
+            ``transitions`` and ``interchange`` stand beside the run's other keys, all else under ``program_details``.
         arrays: ``heads`` [layer, head], ``heads_per_pair`` [pair, layer, head], ``mlps_per_pair`` [pair, layer],
             ``effects`` [pair, candidate], ``metric_clean`` and ``metric_corrupt`` [pair], ``patterns``
             [member head, query, key]; some are missing of methods and prompts that do not have them.
@@ -220,10 +236,28 @@ class Run(Strict):
     versions: dict[str, str]
     examples: list[Example]
     request: dict[str, Any]
+    program: Program | None = None
     arrays: dict[str, InstanceOf[np.ndarray]] = Field(default_factory=dict, exclude=True)
     own_reference: InstanceOf[ExactEffects] | None = Field(default=None, exclude=True)
     prompts: InstanceOf[PromptFile] | None = Field(default=None, exclude=True)
     validity: Validity | None = Field(default=None, exclude=True)
+
+    @model_serializer(mode="wrap")
+    def _program_apart(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        found = handler(self)
+        if (program := found.pop("program")) is not None:
+            found |= {"program": program.pop("slots")} | {name: program.pop(name) for name in _PROOF}
+            found["program_details"] = program
+        return found
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> "Run":
+        """The run that :meth:`model_dump_json` wrote, without its arrays."""
+        given = from_json(text)
+        if isinstance(given, dict) and isinstance(details := given.pop("program_details", None), dict):
+            parts = {name: given.pop(name, None) for name in _PROOF}
+            given["program"] = {**details, **parts, "slots": given.pop("program", None)}
+        return cls.model_validate_json(to_json(given))
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Run":
@@ -366,7 +400,9 @@ class Run(Strict):
             temporary.chmod(0o777 & ~UMASK)
             write_text(temporary / RESULT, self.model_dump_json(indent=1) + "\n")
             with atomic_path(temporary / ARRAYS) as path:
-                save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, path)
+                books = {} if self.program is None else self.program.books
+                arrays = self.arrays | {CODES + slot: codes for slot, codes in books.items()}
+                save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)
             write_text(temporary / TABLE, self.to_csv())
             if self.own_reference is not None:
                 self.own_reference.save(temporary / REFERENCE)
@@ -445,8 +481,15 @@ class Run(Strict):
                 f"{folder} is not a run folder: it has no {RESULT} (interp discover … --out makes one)"
             )
         try:
-            run = _read(folder / RESULT, lambda path: cls.model_validate_json(path.read_bytes()))
+            run = _read(folder / RESULT, lambda path: cls.from_json(path.read_bytes()))
             run.arrays = _read(folder / ARRAYS, load_file)
+            books = {
+                name.removeprefix(CODES): run.arrays.pop(name)
+                for name in [*run.arrays]
+                if name.startswith(CODES)
+            }
+            if run.program is not None:
+                run.program.books = books
             if fault := _fault_of_arrays(run):
                 raise InputError(f"{ARRAYS} {fault}")
             if (folder / REFERENCE).exists():
@@ -521,6 +564,10 @@ def _fault_of_arrays(run: Run) -> str | None:
     drawn = any(judged.interval is not None for judged in run.recovery.values())
     if lacking := {"heads", *["heads_per_pair"] * drawn} - run.arrays.keys():
         return f"lacks {' and '.join(sorted(lacking))}"
+    if run.program is not None:
+        books = {slot: codes.shape[0] for slot, codes in run.program.books.items() if codes.ndim == 2}
+        if books != {str(said.slot): said.codes for said in run.program.slots}:
+            return "does not hold the codes of the program's slots"
     for name in shapes.keys() & run.arrays.keys():
         if run.arrays[name].shape != shapes[name]:
             return f"{name}: of shape {run.arrays[name].shape}, and run.json implies {shapes[name]}"

@@ -1,0 +1,184 @@
+"""Programs that were written by hand are read off again, and what nothing reads does not pass interchange."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from interp import find_circuit
+from interp.bottlenecks.codebook import Codebook
+from interp.errors import InputError
+from interp.planted.models import load_planted_model
+from interp.programs import program as programs
+from interp.programs.codes import LEAST, bits, fit_few, measure
+from interp.programs.program import Program, find_program
+from interp.programs.proof import Coded, set_variable
+from interp.programs.slots import Slot, SlotRunner
+from interp.prompts.sampling import held_out_pairs
+from interp.prompts.variables import variables
+from interp.runs.run import Run
+from interp.tasks import load_task
+from tests.command_line import command, elsewhere  # noqa: F401 - fixtures
+
+INHIBITION, INDUCTION = "planted-inhibition", "planted-induction"
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "FIT_PAIRS", 300)
+        patch.setattr(programs, "JUDGE_PAIRS", 60)
+        return find_circuit(INHIBITION, INHIBITION, n=20, program=True)
+
+
+def test_the_written_program_is_read_off_again(run):
+    program = run.program
+    assert program is not None and (program.n_fitted, program.n_judged) == (300, 60)
+    said = {str(one.slot): one for one in program.slots}
+    assert list(said) == ["a0.h1 @ S2", "a1.h2 @ END", "a2.h0 @ END", "a3.h5 @ END"]
+    for slot in ("a0.h1 @ S2", "a1.h2 @ END"):
+        one = said[slot]
+        assert one.variable == "S" and one.ami > 0.9 and one.q <= 0.05 and one.accuracy > 0.9
+        assert set(map(str, one.values)) == set(one.values) and len(one.values) == one.codes
+        assert None in one.values.values() and len(set(one.values.values())) > 15
+        assert one.carried > 0.9 and abs(one.own_cost) < 0.1 and one.effect == pytest.approx(12.6, abs=0.5)
+        assert 2 < one.bits < np.log2(one.codes)
+    for slot in ("a2.h0 @ END", "a3.h5 @ END"):
+        assert "IO" in said[slot].variable and said[slot].carried > 0.7
+
+
+def test_transitions_say_what_is_passed_on(run):
+    edges = {(edge.sender, edge.receiver): edge for edge in run.program.transitions}
+    told = edges["a0.h1 @ S2", "a1.h2 @ END"]
+    assert told.changes > 0.95 and told.as_predicted > 0.95 and told.null < 0.3
+    assert (
+        edges["a0.h1 @ S2", "a2.h0 @ END"].changes > 0.8 and edges["a2.h0 @ END", "a3.h5 @ END"].changes == 0
+    )
+    assert edges["a2.h0 @ END", "a3.h5 @ END"].strength == pytest.approx(1)
+    assert all(edge.sender < edge.receiver for edge in run.program.transitions)
+
+
+def test_setting_the_name_that_is_repeated_changes_the_answer(run):
+    (one,) = (one for one in run.program.interchange if one.variable == "S")
+    assert one.sites == ["a0.h1 @ S2", "a1.h2 @ END"] and one.n == 60
+    assert one.flipped > 0.9 and one.metric_set < 0 < 5 < one.metric_own
+    assert one.flipped_own == one.flipped_random == one.flipped_heads == 0 and one.flipped_means > 0.9
+
+
+def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass(run):
+    model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
+    pairs = task.sample(model.tokenizer, 20)
+    others = held_out_pairs(task, model.tokenizer, 240, pairs)
+    decoy, head = Slot.of("a0.h0", "S2"), Slot.of("a0.h1", "S2")
+    fitted, judged = others.subset(range(200)), others.subset(range(200, 240))
+    z = SlotRunner(model, fitted, [decoy, head], keep=False).z
+    runner = SlotRunner(model, judged, [decoy, head])
+    books = {slot: fit_few(z[slot].flatten(0, 1), 32) for slot in z}
+    coded = {
+        slot: Coded(
+            book,
+            book.encode(z[slot]).ids[..., 0].numpy().astype(int),
+            book.encode(runner.z[slot]).ids[..., 0].numpy().astype(int),
+        )
+        for slot, book in books.items()
+    }
+    (name,) = (v for v in variables(others, model.tokenizer) if v.name == "S")
+    # it knows the name as well as the head does
+    assert bits(coded[decoy].judged) == pytest.approx(bits(coded[head].judged), abs=0.5)
+    by_decoy = set_variable(runner, {decoy: coded[decoy]}, z, name).by["set"]
+    by_head = set_variable(runner, {head: coded[head]}, z, name).by["set"]
+    assert by_head.flipped > 0.9 and by_decoy.flipped == 0
+    program = find_program(model, task, pairs, ["a0.h0"], np.full((20, 1), 1e-6))
+    assert not program.slots and any("a0.h0" in note for note in program.notes)
+
+
+def test_every_code_is_met_by_enough_prompts_and_few_codes_cost():
+    generator = torch.Generator().manual_seed(0)
+    centres = 5 * torch.randn(6, 8, generator=generator)
+    z = centres.repeat_interleave(20, 0) + 0.1 * torch.randn(120, 8, generator=generator)
+    book = fit_few(torch.cat([z, 50 + torch.randn(2, 8, generator=generator)]), 12)
+    assert isinstance(book, Codebook) and int(book.counts.min()) >= LEAST
+    found = book.encode(z).ids[:, 0].reshape(6, 20)
+    assert all(
+        len(set(some.tolist()) & set(other.tolist())) == 0
+        for some, other in zip(found, found[1:], strict=False)
+    )
+    assert bits(np.repeat(np.arange(4), 5)) == pytest.approx(2) and bits(np.zeros(9, dtype=int)) == 0
+
+    model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
+    slot, pairs = Slot.of("a0.h1", "S2"), task.sample(model.tokenizer, 60)
+    runner = SlotRunner(model, pairs, [slot])
+    z = runner.z[slot].flatten(0, 1)
+    nothing, few, all_names = measure(runner, slot, [fit_few(z, size) for size in (1, 4, 24)], np.arange(60))
+    # one code for everything changes nothing when it is exchanged, and costs what the head does
+    assert nothing.carried == pytest.approx(0, abs=1e-4) and nothing.own_cost > 0.5
+    assert nothing.carried < few.carried < all_names.carried and all_names.own_cost < few.own_cost
+
+
+def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
+    run.save(tmp_path / "run")
+    kept = Run.load(tmp_path / "run").program
+    assert kept.model_dump() == run.program.model_dump() and kept.text() == run.program.text()
+    for slot, codes in run.program.books.items():
+        np.testing.assert_array_equal(kept.books[slot], codes)
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    said, edge, one = written["program"][0], written["transitions"][0], written["interchange"][0]
+    assert {
+        "site",
+        "role",
+        "effect",
+        "codes",
+        "bits",
+        "carried",
+        "own_cost",
+        "variable",
+        "ami",
+        "ami_null",
+    } < {*said}
+    assert isinstance(said["codes"], int) and all(isinstance(code, str) for code in said["values"])
+    assert {"from", "to", "changes", "as_predicted", "null"} < {*edge}
+    controls = {f"{what}_{how}" for what in ("metric", "flipped") for how in ("own", "random")}
+    assert {"variable", "sites", "n", "metric_clean", "metric_set", "flipped"} | controls < {*one}
+    assert command("program", str(tmp_path / "run")).out.strip() == run.program.text()
+    as_json = json.loads(command("program", str(tmp_path / "run"), "--json").out)
+    assert as_json["slots"] == written["program"]
+    written["program"][0]["codes"] += 1
+    (tmp_path / "run" / "run.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match="damaged"):
+        Run.load(tmp_path / "run")
+
+
+def test_a_discovery_ends_with_the_program_unless_it_is_left_out(command, elsewhere):  # noqa: F811
+    words = ("discover", INDUCTION, "-n", "8")
+    assert "a0.h3 @ B says" in command(*words, "--out", "a").out
+    assert "says" not in command(*words, "--out", "b", "--no-program").out
+    assert Run.load("b").program is None
+    assert "--no-program" in command("program", "b").error
+
+
+@pytest.mark.parametrize("left", [0, 10])
+def test_too_few_prompts_are_said_and_nothing_is_lost(left, monkeypatch):
+    model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
+    pairs = task.sample(model.tokenizer, 20)
+    few = pairs.subset(range(left))
+
+    def held_out(*_, **__):
+        if not few:
+            raise InputError("none to hold out")
+        return few
+
+    monkeypatch.setattr(programs, "held_out_pairs", held_out)
+    program = find_program(model, task, pairs, ["a0.h1"], np.ones((20, 1)))
+    assert program == Program(notes=program.notes) and f"{left} pairs" in program.notes[0]
+    assert find_program(model, task, pairs, [], np.ones((20, 0))).notes
+
+
+def test_more_codes_than_prompts_allow_are_asked_for(monkeypatch):
+    monkeypatch.setattr(programs, "FIT_PAIRS", 40)
+    monkeypatch.setattr(programs, "JUDGE_PAIRS", 20)
+    model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
+    pairs = task.sample(model.tokenizer, 20)
+    program = find_program(model, task, pairs, ["a0.h1"], np.full((20, 1), 12.6))
+    assert [said.role for said in program.slots] == ["S2"] and not program.slots[0].enough
+    assert any("more pairs" in note for note in program.notes)

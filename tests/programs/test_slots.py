@@ -1,0 +1,75 @@
+"""Changes at single positions come out as in whole forwards, and change nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from interp.models import Site
+from interp.planted.models import load_planted_model
+from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.prompts.pairs import PromptPairs
+from tests.oracles import WholeForwards
+from tests.pairs import random_pairs
+from tests.tiny_models import FAMILIES
+
+
+def placed(d_vocab: int) -> PromptPairs:
+    """Pairs of two lengths, with a role that stands elsewhere in each."""
+    pairs = random_pairs(d_vocab, n=6, lengths=(9, 12))
+    for i, pair in enumerate(pairs):
+        pairs[i] = replace(pair, positions={"X": 4 + i % 3, "END": len(pair.clean_tokens) - 1})
+    return pairs
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "planted-inhibition"])
+def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
+    native = family.startswith("planted")
+    model = load_planted_model(family) if native else tiny_model(family)
+    pairs = placed(model.cfg.d_vocab)
+    slots = [Slot.of("a0.h1", "X"), Slot.of("a1.h2", "END"), *([] if native else [Slot.of("m1", "X")])]
+    runner = SlotRunner(model, pairs, slots)
+    generator = torch.Generator().manual_seed(0)
+    rows = np.array([0, 3, 3, 5, 1, 2, 4])
+    values = {slot: torch.randn(len(rows), runner.z[slot].shape[-1], generator=generator) for slot in slots}
+    only = np.arange(len(rows)) != 2
+    edits = [Edit(slots[0], values[slots[0]]), Edit(slots[1], values[slots[1]], rows=only, add=True)]
+    edits += [Edit(slot, values[slot]) for slot in slots[2:]]
+    found = runner.run(rows, edits, read=slots)
+    for row, index in enumerate(rows):
+        pair, whole = pairs[index], WholeForwards(model, pairs[index])
+        with torch.no_grad():
+            clean = model.run_with_cache(torch.tensor([pair.clean_tokens]))[1]
+        given: dict[Site, torch.Tensor] = {}
+        for edit in edits:
+            slot, at = edit.slot, pair.positions[edit.slot.role]
+            z = clean[slot.site.hook].clone()
+            place = (0, at) if slot.site.head is None else (0, at, slot.site.head)
+            torch.testing.assert_close(runner.z[slot][0, index], z[place], atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                runner.z[slot][1, index], whole.corrupt[slot.site.hook][place], atol=1e-5, rtol=0
+            )
+            if slot == slots[0]:
+                z[place] = values[slot][row]
+                given[slot.site] = z
+        # later slots take what the earlier edit has made of them, so they are given one after the other
+        assert runner.metric[0, index] == pytest.approx(whole.metric({}), abs=1e-4)
+        first = runner.run(rows[row : row + 1], [Edit(slots[0], values[slots[0]][row : row + 1])])
+        assert first.metric[0] == pytest.approx(whole.metric(given), abs=1e-4)
+    torch.testing.assert_close(found.read[slots[0]], values[slots[0]], atol=1e-6, rtol=0)
+    assert not np.allclose(found.metric, runner.metric[0, rows], atol=1e-3)
+
+
+def test_what_stands_before_a_change_stays(tiny_model):
+    model = tiny_model("llama")
+    pairs = placed(model.cfg.d_vocab)
+    early, late = Slot.of("a0.h1", "X"), Slot.of("a1.h2", "END")
+    runner = SlotRunner(model, pairs, [early, late])
+    rows = np.arange(len(pairs))
+    found = runner.run(rows, [Edit(late, runner.z[late][1])], read=[early])
+    torch.testing.assert_close(found.read[early], runner.z[early][0], atol=0, rtol=0)
+    same = runner.run(rows, [Edit(early, runner.z[early][0])], read=[late])
+    np.testing.assert_allclose(same.metric, runner.metric[0], atol=1e-5)
+    torch.testing.assert_close(same.read[late], runner.z[late][0], atol=1e-5, rtol=0)
+    assert (same.preferred == runner.preferred).all()
