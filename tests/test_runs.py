@@ -139,8 +139,8 @@ SHAPES = [
 ]
 CONTENTS = [
     (RESULT, None, "not a run folder"),
-    (RESULT, "{", "run.json all of it: Invalid JSON"),
-    (RESULT, "[" * 200_000, "run.json all of it: Invalid JSON"),
+    (RESULT, "{", "run.json: "),
+    (RESULT, "[" * 200_000, "run.json: "),
     (RESULT, "[]", "run.json all of it: "),
     (RESULT, '{"format": 2}', "run.json model: Field required, and 1"),
     (ARRAYS, None, "scores.safetensors: No such file"),

@@ -9,7 +9,7 @@ their own, clean and corrupt. How many there are is decided on other prompts, an
 prompts that neither has seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,13 +24,12 @@ from interp.stats import mean_interval
 LEAST = 5
 """Training prompts that every code is met by."""
 ENOUGH, MOST_COST, MARGIN = 0.9, 0.1, 0.03
-SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
+SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
 PER_CODE = 8
 """Training prompts a code that k-means starts with: some codes get fewer than :data:`LEAST` and go."""
-STEPS = 4
-"""Sizes that are looked at between one that carries enough and the half of it."""
-FEWEST_PAIRS, FORWARDS = 16, 80.0
-"""Pairs by which the number of codes is decided at least; forward passes from which on there are no more than these."""
+FEWEST_PAIRS, FORWARDS = 16, 2.0
+"""Pairs by which the number of codes is decided: so many at least, and up to where one change of all of them costs so
+many forward passes."""
 
 
 def fit_few(z: Float[Tensor, "prompt d"], n_codes: int, seed: int = 0) -> Codebook:
@@ -99,26 +98,27 @@ def measure(
 
 
 def fewest(runner: SlotRunner, slot: Slot, z: Float[Tensor, "prompt d"], seed: int = 0) -> Codebook:
-    """The smallest codebook that carries enough on the runner's pairs; where none does, that which is least short of it.
+    """The smallest codebook that carries enough on the runner's pairs; where none does, the least short of it.
 
-    First every size of :data:`SIZES` on half of the pairs, then sizes in between on all of them: on fewer pairs where
-    a change at the slot is costly.
+    First the sizes of :data:`SIZES` on half of the pairs, a row of them at a time, then two sizes in between on all of
+    them; on fewer pairs where a change at the slot is costly.
     """
-    affordable = FORWARDS / (2 * (STEPS + 1) * runner.cost(slot))
-    n = int(min(len(runner.pairs), max(FEWEST_PAIRS, affordable)))
+    n = int(min(len(runner.pairs), max(FEWEST_PAIRS, FORWARDS / runner.cost(slot))))
 
-    def tried(sizes: Sequence[int], n_pairs: int) -> list[tuple[bool, float, int, Codebook]]:
+    def tried(sizes: Iterable[int], n_pairs: int) -> list[tuple[bool, float, int, Codebook]]:
+        sizes = sorted(size for size in sizes if size * PER_CODE <= len(z))
         books = [fit_few(z, size, seed) for size in sizes]
         found = measure(runner, slot, books, np.arange(n_pairs))
         return [
             (one.enough, one.short, size, book) for one, size, book in zip(found, sizes, books, strict=True)
         ]
 
-    sizes = [size for size in SIZES if size * PER_CODE <= len(z)]
-    first = tried(sizes, -(-n // 2))
-    high = next((size for enough, _, size, _ in first if enough), sizes[-1])
-    between = {high - high // 2 * step // STEPS for step in range(STEPS)}
-    second = tried(sorted(between | {size for size in sizes if size == 2 * high}), n)
+    first: list[tuple[bool, float, int, Codebook]] = []
+    for some in SIZES:
+        if some[0] * PER_CODE <= len(z) and not any(enough for enough, *_ in first):
+            first += tried(some, -(-n // 2))
+    high = next((size for enough, _, size, _ in first if enough), first[-1][2])
+    second = tried({high - high // 2 * step // 3 for step in range(3)} | {2 * high}, n)
     return next((book for enough, *_, book in second if enough), min(second, key=lambda one: one[1])[-1])
 
 

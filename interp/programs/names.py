@@ -97,7 +97,7 @@ def _name(
     told: tuple[float, float, float],
 ) -> Name:
     before, after = variable.ids[:, :n_fitted].ravel(), variable.ids[:, n_fitted:].ravel()
-    table = contingency(fitted.ravel(), before, (fitted.max() + 1, len(variable.values)))
+    table = contingency(fitted.ravel(), before, int(fitted.max()) + 1, len(variable.values))
     predicted = table.argmax(1)
     clear = (table.max(1) >= CLEAR * table.sum(1)) & (table.sum(1) > 0)
     codes = judged.ravel()
@@ -110,10 +110,10 @@ def _name(
 
 
 def contingency(
-    rows: Int[np.ndarray, " prompt"], columns: Int[np.ndarray, " prompt"], shape: tuple[int, int]
-) -> Int[np.ndarray, "row column"]:
+    rows: Int[np.ndarray, " prompt"], columns: Int[np.ndarray, " prompt"], height: int, width: int
+) -> Int[np.ndarray, "{height} {width}"]:
     """How often each row goes with each column."""
-    return np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
+    return np.bincount(rows * width + columns, minlength=height * width).reshape(height, width)
 
 
 def _strata(variable: Variable, others: Sequence[Variable], n_fitted: int) -> Int[np.ndarray, " prompt"]:
@@ -151,16 +151,16 @@ def _ami(
     from sklearn.metrics.cluster import expected_mutual_information
 
     codes, values = (np.unique(labels, return_inverse=True)[1] for labels in (codes, values))
-    n, shape = len(codes), (codes.max() + 1, values.max() + 1)
+    n, shape = len(codes), (int(codes.max()) + 1, int(values.max()) + 1)
     weighted = np.arange(n + 1) * np.log(np.maximum(np.arange(n + 1), 1))  # count · log count
 
     def negative_entropy(counts: np.ndarray) -> float:
         return float(weighted[counts].sum() / n - np.log(n))
 
-    table = contingency(codes, values, shape)
+    table = contingency(codes, values, *shape)
     rows, columns = negative_entropy(table.sum(1)), negative_entropy(table.sum(0))
     information = (
-        np.array([negative_entropy(contingency(c, values, shape).ravel()) for c in [codes, *codes[orders]]])
+        np.array([negative_entropy(contingency(c, values, *shape).ravel()) for c in [codes, *codes[orders]]])
         - rows
         - columns
     )
@@ -174,7 +174,7 @@ def usual_codes(
     codes: Int[np.ndarray, "side pair"], values: Int[np.ndarray, "side pair"], n_values: int, least: int
 ) -> Int[np.ndarray, " value"]:
     """The commonest code of each value; −1 where fewer than ``least`` prompts have it."""
-    table = contingency(values.ravel(), codes.ravel(), (n_values, int(codes.max()) + 1))
+    table = contingency(values.ravel(), codes.ravel(), n_values, int(codes.max()) + 1)
     return np.where(table.sum(1) >= least, table.argmax(1), -1)
 
 

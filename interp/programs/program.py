@@ -26,10 +26,10 @@ from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import Variable, variables
 from interp.stats import mean_interval
 
-FIT_PAIRS, JUDGE_PAIRS = 600, 100
+FIT_PAIRS, JUDGE_PAIRS = 512, 100
 LEAST_PAIRS = 24
 """Pairs beyond those of the discovery without which nothing is told."""
-CHOOSE_PAIRS, PASS_PAIRS = 64, 50
+CHOOSE_PAIRS, PASS_PAIRS = 48, 50
 PLACE_PAIRS = 16
 SEED = 3000
 """Of the prompts that are drawn for it."""
@@ -352,8 +352,8 @@ class _Finder:
             self.notes.append(
                 f"{slot}: its effect on the held-out prompts is not off zero, so no share is told."
             )
-        elif not said.enough and 2 * max(SIZES) * PER_CODE > 2 * z.shape[1] and z.shape[1] < FIT_PAIRS:
-            wanted = next(size for size in SIZES if size * PER_CODE > 2 * z.shape[1])
+        elif not said.enough and z.shape[1] < FIT_PAIRS:
+            wanted = next(size for sizes in SIZES for size in sizes if size * PER_CODE > 2 * z.shape[1])
             self.notes.append(
                 f"{slot}: {said.codes} codes carry {said.carried:.0%}; {wanted} codes need "
                 f"{wanted * PER_CODE // 2 - z.shape[1]} more pairs."

@@ -113,11 +113,11 @@ def set_variable(
 
 def _other_values(
     now: Int[np.ndarray, " pair"],
-    before: Int[np.ndarray, "side pair"],
+    before: Int[np.ndarray, "side fitted"],
     known: Bool[np.ndarray, " value"],
     rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
-    """The pairs whose clean value can be set to another, and to which: one of the clean prompts', else of the corrupt."""
+    """Pairs whose clean value can be set to another, and to which: a clean prompt's, else a corrupt one's."""
     clean, any_side = (np.intersect1d(some, np.flatnonzero(known)) for some in (before[0], before))
     pool = clean if len(clean) > 1 else any_side
     pairs = np.flatnonzero(known[now])

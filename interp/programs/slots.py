@@ -139,7 +139,7 @@ class SlotRunner:
             )
             if self.keep and not side:
                 for layer in range(self.model.cfg.n_layers):
-                    hooks[f"blocks.{layer}.hook_resid_pre"] = lambda x: resid.append(x.clone())
+                    hooks[f"blocks.{layer}.hook_resid_pre"] = _keeper(resid)
                 run: list[Tensor] = []
                 prefix = Prefix(
                     self.model, tokens, lambda t, h=hooks, r=run: r.append(end_logits(self.model, t, h))
@@ -161,8 +161,6 @@ class SlotRunner:
 
     def cost(self, slot: Slot) -> float:
         """Forward passes of one prompt that a change at the slot costs, in the mean."""
-        if not self._runs[0].prefix.length:
-            return 1.0
         shares = [1 - pair.positions[slot.role] / len(pair.clean_tokens) for pair in self.pairs]
         return float(np.mean(shares)) * (1 - slot.layer / self.model.cfg.n_layers)
 
@@ -264,6 +262,10 @@ class SlotRunner:
         found.preferred[rows] = _preferred(logits, prompts)
         length, layers = run.tokens.shape[1], self.model.cfg.n_layers
         self.forwards += len(rows) * (1 - begin / length) * (1 - layer / layers)
+
+
+def _keeper(kept: list[Tensor]) -> HookFunction:
+    return lambda x: kept.append(x.clone())
 
 
 def _after(patch: HookFunction, read: HookFunction) -> HookFunction:

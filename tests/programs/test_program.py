@@ -66,7 +66,7 @@ def test_setting_the_name_that_is_repeated_changes_the_answer(run):
     assert one.flipped_own == one.flipped_random == one.flipped_heads == 0 and one.flipped_means > 0.9
 
 
-def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass(run):
+def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     pairs = task.sample(model.tokenizer, 20)
     others = held_out_pairs(task, model.tokenizer, 240, pairs)
@@ -149,7 +149,8 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
         Run.load(tmp_path / "run")
 
 
-def test_a_discovery_ends_with_the_program_unless_it_is_left_out(command, elsewhere):  # noqa: F811
+@pytest.mark.usefixtures("elsewhere")
+def test_a_discovery_ends_with_the_program_unless_it_is_left_out(command):  # noqa: F811
     words = ("discover", INDUCTION, "-n", "8")
     assert "a0.h3 @ B says" in command(*words, "--out", "a").out
     assert "says" not in command(*words, "--out", "b", "--no-program").out
@@ -175,10 +176,9 @@ def test_too_few_prompts_are_said_and_nothing_is_lost(left, monkeypatch):
 
 
 def test_more_codes_than_prompts_allow_are_asked_for(monkeypatch):
-    monkeypatch.setattr(programs, "FIT_PAIRS", 40)
-    monkeypatch.setattr(programs, "JUDGE_PAIRS", 20)
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
-    pairs = task.sample(model.tokenizer, 20)
-    program = find_program(model, task, pairs, ["a0.h1"], np.full((20, 1), 12.6))
+    pairs = task.sample(model.tokenizer, 80)
+    monkeypatch.setattr(programs, "held_out_pairs", lambda *_, **__: pairs.subset(range(20, 80)))
+    program = find_program(model, task, pairs.subset(range(20)), ["a0.h1"], np.full((20, 1), 12.6))
     assert [said.role for said in program.slots] == ["S2"] and not program.slots[0].enough
     assert any("more pairs" in note for note in program.notes)

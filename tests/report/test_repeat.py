@@ -20,7 +20,7 @@ def _called(run) -> dict:
 
 def test_command_names_task_model_method_pairs_and_seed():
     words = shlex.split(command_line(make_run(seed=3, n_pairs=12)))
-    assert words[:3] == ["interp", "discover", "ioi"]
+    assert words[:3] == ["interp", "discover", "ioi"] and words.pop() == "--no-program"
     options = "--model smollm2-135m-instruct --method attribution --n 12 --seed 3 --counterfactual abc"
     wanted = f"{options} --candidates 30 --threshold 0.02".split()
     assert set(zip(words[3::2], words[4::2], strict=True)) == set(zip(wanted[::2], wanted[1::2], strict=True))
