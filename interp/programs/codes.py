@@ -100,15 +100,15 @@ def measure(
 def fewest(runner: SlotRunner, slot: Slot, z: Float[Tensor, "prompt d"], seed: int = 0) -> Codebook:
     """The smallest codebook that carries enough on the runner's pairs; where none does, the least short of it.
 
-    First the sizes of :data:`SIZES` on half of the pairs, a row of them at a time, then two sizes in between on all of
-    them; on fewer pairs where a change at the slot is costly.
+    First the sizes of :data:`SIZES`, a row of them at a time, then sizes in between; on fewer pairs where a change at
+    the slot is costly.
     """
     n = int(min(len(runner.pairs), max(FEWEST_PAIRS, FORWARDS / runner.cost(slot))))
 
-    def tried(sizes: Iterable[int], n_pairs: int) -> list[tuple[bool, float, int, Codebook]]:
+    def tried(sizes: Iterable[int]) -> list[tuple[bool, float, int, Codebook]]:
         sizes = sorted(size for size in sizes if size * PER_CODE <= len(z))
         books = [fit_few(z, size, seed) for size in sizes]
-        found = measure(runner, slot, books, np.arange(n_pairs))
+        found = measure(runner, slot, books, np.arange(n))
         return [
             (one.enough, one.short, size, book) for one, size, book in zip(found, sizes, books, strict=True)
         ]
@@ -116,10 +116,13 @@ def fewest(runner: SlotRunner, slot: Slot, z: Float[Tensor, "prompt d"], seed: i
     first: list[tuple[bool, float, int, Codebook]] = []
     for some in SIZES:
         if some[0] * PER_CODE <= len(z) and not any(enough for enough, *_ in first):
-            first += tried(some, -(-n // 2))
+            first += tried(some)
     high = next((size for enough, _, size, _ in first if enough), first[-1][2])
-    second = tried({high - high // 2 * step // 3 for step in range(3)} | {2 * high}, n)
-    return next((book for enough, *_, book in second if enough), min(second, key=lambda one: one[1])[-1])
+    between = tried({high - high // 2 * step // 4 for step in (1, 2, 3)})
+    everything = sorted(first + between, key=lambda one: one[2])
+    return next(
+        (book for enough, *_, book in everything if enough), min(everything, key=lambda one: one[1])[-1]
+    )
 
 
 def ids(book: Codebook, z: Float[Tensor, "*prompt d"]) -> Int[np.ndarray, "*prompt"]:

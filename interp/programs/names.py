@@ -54,8 +54,8 @@ def name_codes(
     n_fitted: int,
     seed: int = 0,
 ) -> dict[Key, Name | None]:
-    """The variable that stands out most at each slot, where one is significant and predicts better than its commonest
-    value.
+    """The variable of highest AMI at each slot, among those that are significant and better told than by their
+    commonest value.
 
     Args:
         fitted: codes of the prompts that they were fitted to.
@@ -81,11 +81,11 @@ def name_codes(
     found: dict[Key, Name | None] = dict.fromkeys(judged)
     lead: dict[Key, float] = {}
     for (key, variable, ami, null, _), one in zip(tests, q, strict=True):
-        if one > SIGNIFICANT or ami - null <= lead.get(key, 0):
+        if one > SIGNIFICANT or ami <= lead.get(key, 0):
             continue
         name = _name(variable, fitted[key], judged[key], n_fitted, (ami, null, float(one)))
         if name.accuracy > name.commonest:
-            found[key], lead[key] = name, ami - null
+            found[key], lead[key] = name, ami
     return found
 
 

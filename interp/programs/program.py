@@ -6,6 +6,7 @@ decided where a head acts and how many codes it needs; every share in the progra
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,14 @@ from interp.stats import mean_interval
 FIT_PAIRS, JUDGE_PAIRS = 512, 100
 LEAST_PAIRS = 24
 """Pairs beyond those of the discovery without which nothing is told."""
-CHOOSE_PAIRS, PASS_PAIRS = 48, 50
+CHOOSE_PAIRS, PASS_PAIRS = 32, 50
 PLACE_PAIRS = 16
 SEED = 3000
 """Of the prompts that are drawn for it."""
 SHARE = 0.2
 """Of a head's effect, from which on it acts at a role."""
+LEAST_EFFECT = 1e-3
+"""Of the gap: below, a difference is one of rounding."""
 LEFT = 0.1
 """Of a head's effect: where no more than this is left, earlier roles are not looked at."""
 MOST_SLOTS = 40
@@ -281,6 +284,7 @@ class _Finder:
         said = [
             self._named(one, coded[slot], names[slot]) for slot, (one, _) in zip(slots, told, strict=True)
         ]
+        coded = {slot: replace(code, meaning=_meaning(code, names[slot])) for slot, code in coded.items()}
         with self.stage("setting codes", len(slots) + 1) as advance:
             interchange = self._interchange(coded, names, varying)
             advance(1)
@@ -303,6 +307,7 @@ class _Finder:
     ) -> tuple[list[Place], list[Slot]]:
         """Where members act, and the slots that carry enough of their effect to be read."""
         runner, some = self.chooser, np.arange(min(PLACE_PAIRS, len(self.chooser.pairs)))
+        self.gap = float((runner.metric[0] - runner.metric[1]).mean())
         places: list[Place] = []
         slots: list[tuple[float, Slot]] = []
         for site, whole in zip(sites, effects[some].mean(0), strict=True):
@@ -315,7 +320,10 @@ class _Finder:
                 fall = runner.metric[0, some] - runner.run(some, [Edit(slot, runner.z[slot][1, some])]).metric
                 low, high = mean_interval(fall[:, None], self.seed)
                 at[role] = float(fall.mean()), float(low[0]), float(high[0])
-                if abs(at[role][0]) >= SHARE * abs(whole) and low[0] * high[0] > 0:
+                if (
+                    abs(at[role][0]) >= max(SHARE * abs(whole), LEAST_EFFECT * self.gap)
+                    and low[0] * high[0] > 0
+                ):
                     slots.append((abs(at[role][0]), slot))
             places.append(
                 Place(site=site, roles=at, elsewhere=float(whole - sum(mean for mean, *_ in at.values())))
@@ -333,7 +341,8 @@ class _Finder:
         z = self.fit_z.z[slot]
         book = fewest(self.chooser, slot, z.flatten(0, 1), self.seed)
         (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
-        coded = Coded(book, ids(book, z), ids(book, self.judge.z[slot]))
+        each = np.arange(book.config.n_codes)
+        coded = Coded(book, ids(book, z), ids(book, self.judge.z[slot]), each)
         low, high = kept.interval(self.seed)
         effect = float(kept.effect.mean())
         told = low * high > 0  # a share of nothing says nothing
@@ -410,6 +419,17 @@ class _Finder:
                     f"{variable.name}: too few values have {LEAST} prompts to fit, so none can be set to another."
                 )
         return found
+
+
+def _meaning(coded: Coded, name: Name | None) -> Int[np.ndarray, " code"]:
+    values = {} if name is None else name.values
+    kinds = list(dict.fromkeys(values.values()))
+    return np.array(
+        [
+            kinds.index(values[code]) if code in values else len(kinds) + code
+            for code in range(coded.book.config.n_codes)
+        ]
+    )
 
 
 def _distinct_roles(pairs: Sequence[Any]) -> list[str]:

@@ -26,11 +26,16 @@ DRAWS = 20
 
 @dataclass(frozen=True)
 class Coded:
-    """A slot's codebook and the codes of all prompts."""
+    """A slot's codebook and the codes of all prompts.
+
+    Attributes:
+        meaning: a number for every code, the same for codes that stand for the same value.
+    """
 
     book: Codebook
     fitted: Int[np.ndarray, "side pair"]
     judged: Int[np.ndarray, "side held_out"]
+    meaning: Int[np.ndarray, " code"]
 
     def vector(self, codes: Int[np.ndarray, " row"]) -> Float[Tensor, "row d"]:
         chosen = torch.from_numpy(codes)[:, None]
@@ -171,12 +176,14 @@ def _at_random_heads(
 class Passed:
     """What a receiver says when a sender's code becomes the one it has on the corrupt prompt.
 
+    Codes that stand for the same value count as one.
+
     Attributes:
-        n: held-out prompts on which the sender's codes differ.
-        changes: share of them on which the receiver's code moves.
-        as_predicted: share of these on which it becomes the one that the receiver has on the corrupt prompt.
+        n: held-out prompts on which the sender says another thing than on the corrupt prompt.
+        changes: share of them on which the receiver then says something else.
+        as_predicted: share of these on which it says what it says on the corrupt prompt.
         null: ``changes`` when the sender's change is turned at random, its length kept.
-        strength: where the receiver's code stays, how strongly it is said, against the clean prompt.
+        strength: where the receiver says the same, how strongly, against the clean prompt.
     """
 
     sender: Slot
@@ -201,7 +208,8 @@ def passed_on(
     for sender, own in coded.items():
         progress(1)
         later = [slot for slot in coded if slot.layer > sender.layer]
-        pairs = np.flatnonzero(own.judged[0] != own.judged[1])[:n_pairs]
+        says = own.meaning[own.judged]
+        pairs = np.flatnonzero(says[0] != says[1])[:n_pairs]
         if not later or len(pairs) < 2:
             continue
         change = own.vector(own.judged[1, pairs]) - own.vector(own.judged[0, pairs])
@@ -222,11 +230,12 @@ def _passed(
     moved: Outcome,
     null: Outcome,
 ) -> Passed:
-    clean, corrupt = coded.judged[:, pairs]
-    now, by_chance = (ids(coded.book, outcome.read[receiver]) for outcome in (moved, null))
+    codes = coded.judged[0, pairs]
+    clean, corrupt = coded.meaning[coded.judged[:, pairs]]
+    now, by_chance = (coded.meaning[ids(coded.book, outcome.read[receiver])] for outcome in (moved, null))
     other = now != clean
     stays = torch.from_numpy(~other)
-    said = coded.vector(clean)[stays]
+    said = coded.vector(codes)[stays]
     here = runner.z[receiver][0, torch.from_numpy(pairs)][stays]
     along = ((moved.read[receiver][stays] * said).sum(-1), (here * said).sum(-1))
     strength = float(along[0].sum() / along[1].sum()) if len(said) else 1.0

@@ -29,7 +29,7 @@ def run() -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "FIT_PAIRS", 300)
         patch.setattr(programs, "JUDGE_PAIRS", 60)
-        return find_circuit(INHIBITION, INHIBITION, n=20, program=True)
+        return find_circuit(INHIBITION, INHIBITION, n=40, program=True)
 
 
 def test_the_written_program_is_read_off_again(run):
@@ -39,7 +39,7 @@ def test_the_written_program_is_read_off_again(run):
     assert list(said) == ["a0.h1 @ S2", "a1.h2 @ END", "a2.h0 @ END", "a3.h5 @ END"]
     for slot in ("a0.h1 @ S2", "a1.h2 @ END"):
         one = said[slot]
-        assert one.variable == "S" and one.ami > 0.9 and one.q <= 0.05 and one.accuracy > 0.9
+        assert one.variable == "S" and one.ami > 0.7 and one.q <= 0.05 and one.accuracy > 0.9
         assert set(map(str, one.values)) == set(one.values) and len(one.values) == one.codes
         assert None in one.values.values() and len(set(one.values.values())) > 15
         assert one.carried > 0.9 and abs(one.own_cost) < 0.1 and one.effect == pytest.approx(12.6, abs=0.5)
@@ -80,6 +80,7 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
             book,
             book.encode(z[slot]).ids[..., 0].numpy().astype(int),
             book.encode(runner.z[slot]).ids[..., 0].numpy().astype(int),
+            np.arange(book.config.n_codes),
         )
         for slot, book in books.items()
     }

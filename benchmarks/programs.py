@@ -1,0 +1,126 @@
+"""What heads say: the program of every task's circuit, and how much of the circuit it explains.
+
+    python benchmarks/programs.py [TASK …] [--model smollm2-135m-instruct] [--n 100] [--seed 0] [--show]
+
+One file a task in ``results/programs``; those that are there are kept. A member counts as *explained* where its codes
+carry 90 % of its effect on held-out prompts at every role where it acts, where splicing its own codes costs at most
+10 %, and where they take 8 bits or less in all. The cost is told in units of the bare forwards of the discovery's
+pairs, both prompts, timed in the same process.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from interp import find_circuit, load_model
+from interp.activations.stream import BATCH_SIZE, equal_length_batches
+from interp.files import write_json
+from interp.models import Model
+from interp.programs.program import Said
+from interp.progress import bar
+from interp.prompts.pairs import PromptPairs
+from interp.tasks import load_task
+
+OUT = Path(__file__).parent / "results" / "programs"
+TASKS = ("ioi", "greater-than", "docstring", "agreement", "pronoun", "successor")
+MOST_BITS = 8
+console = Console(width=170, highlight=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="*", default=TASKS)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    model = None
+    for name in given.tasks:
+        path = OUT / f"{Path(given.model).stem}--{name}--{given.seed}.json"
+        if not path.exists() and not given.show:
+            model = model or load_model(given.model)
+            run = find_circuit(model, name, n=given.n, seed=given.seed, program=True, stage=bar)
+            pairs = load_task(name).sample(model.tokenizer, run.n_pairs, given.seed)
+            effects = {part.site: part.effect for part in run.members}
+            seconds = {"program": run.seconds["program"], "bare": _bare(model, pairs)}
+            kept = run.model_dump()
+            found = {key: kept[key] for key in ("program", "transitions", "interchange", "program_details")}
+            for said in found["program"]:
+                said.pop("examples"), said.pop("shares")
+            write_json(path, {"members": effects, "gap": run.metric.gap, "seconds": seconds, **found})
+        if path.exists():
+            _print(name, json.loads(path.read_text()))
+
+
+@torch.no_grad()
+def _bare(model: Model, pairs: PromptPairs) -> float:
+    """Seconds of both prompts of all pairs, in batches of one length."""
+    begin = time.perf_counter()
+    for indices in equal_length_batches(pairs, BATCH_SIZE):
+        for side in ("clean_tokens", "corrupt_tokens"):
+            model(torch.tensor([getattr(pairs[i], side) for i in indices]))
+    return time.perf_counter() - begin
+
+
+def _print(name: str, found: dict) -> None:
+    by_site: dict[str, list[Said]] = {}
+    for one in found["program"]:
+        by_site.setdefault(one["site"], []).append(Said.model_validate_json(json.dumps(one)))
+    effects = found["members"]
+    explained = [
+        site
+        for site, said in by_site.items()
+        if all(one.enough for one in said) and sum(one.bits for one in said) <= MOST_BITS
+    ]
+    whole = sum(map(abs, effects.values()))
+    share = sum(abs(effects[site]) for site in explained) / whole
+    seconds = found["seconds"]
+    table = Table(
+        title=f"{name}: {len(explained)} of {len(effects)} members, {share:.0%} of the summed |effect|"
+    )
+    for column in (
+        "head",
+        "role",
+        "effect",
+        "codes",
+        "bits",
+        "carried",
+        "own cost",
+        "says",
+        "AMI",
+        "null",
+        "right",
+    ):
+        table.add_column(column, justify="left" if column in ("head", "role", "says") else "right")
+    for site in sorted(by_site, key=lambda site: -abs(effects[site])):
+        for one in by_site[site]:
+            shares = ["" if value is None else f"{value:.2f}" for value in (one.carried, one.own_cost)]
+            named = ["" if v is None else f"{v:.2f}" for v in (one.ami, one.ami_null, one.accuracy)]
+            row = [site, one.role, f"{one.effect:+.2f}", str(one.codes), f"{one.bits:.1f}", *shares]
+            table.add_row(*row, one.variable or "", *named)
+    console.print(table)
+    for one in found["interchange"]:
+        controls = ", ".join(
+            f"{how} {one[f'flipped_{how}']:.0%}" for how in ("own", "random", "heads", "codes", "means")
+        )
+        console.print(
+            f"{one['variable']} at {len(one['sites'])} slots: metric {one['metric_clean']:.2f} → "
+            f"{one['metric_set']:.2f} (own {one['metric_own']:.2f}), answers changed {one['flipped']:.0%} ({controls}), n = {one['n']}"
+        )
+    forwards = found["program_details"]["forwards"]
+    console.print(
+        f"cost: {forwards:,.0f} forwards of one prompt, {seconds['program']:.0f} s, "
+        f"{seconds['program'] / seconds['bare']:.1f} times the bare forwards ({seconds['bare']:.1f} s)\n"
+    )
+    for note in found["program_details"]["notes"]:
+        console.print(f"  {note}")
+
+
+if __name__ == "__main__":
+    main()
