@@ -171,7 +171,9 @@ class SlotRunner:
         columns = self.model.W_U.detach()[:, wanted].float()
         return wanted, columns, columns.new_zeros(len(ids)) if bias is None else bias.detach()[wanted].float()
 
-    def _logits(self, tokens: Int[Tensor, "row pos"], hooks: dict[str, HookFunction]) -> Float[Tensor, "row d_vocab"]:
+    def _logits(
+        self, tokens: Int[Tensor, "row pos"], hooks: dict[str, HookFunction]
+    ) -> Float[Tensor, "row d_vocab"]:
         """Logits at END; where the metric reads those of the answers alone, all others are −∞.
 
         In the last layers most of the work would be unembedding.
@@ -215,7 +217,8 @@ class SlotRunner:
             def hook(x: Tensor) -> None:
                 index = torch.arange(len(rows))
                 for slot in some:
-                    keep(slot, slot.pick(x, index, self.positions(slot, rows) - begin).float().cpu())
+                    at = (self.positions(slot, rows) - begin).clamp(min=0)
+                    keep(slot, slot.pick(x, index, at).float().cpu())
 
             return hook
 
