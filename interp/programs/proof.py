@@ -17,7 +17,7 @@ from interp.bottlenecks.codebook import Codebook
 from interp.models import Site
 from interp.programs.codes import LEAST, ids
 from interp.programs.names import class_means, usual_codes
-from interp.programs.slots import Edit, Outcome, Slot, SlotRunner
+from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.prompts.variables import Variable
 
 DRAWS = 20
@@ -108,12 +108,31 @@ def set_variable(
         for slot in coded
     }
     changes["means"] = {slot: means[slot][new] - means[slot][own] for slot in coded}
+    moved = [[Edit(slot, z[slot] + change) for slot, change in some.items()] for some in changes.values()]
+    moved.append(_at_random_heads(runner.model.cfg.n_heads, changes["set"], rng))
+    found = runner.run(np.tile(pairs, len(moved)), stacked(moved, n))
+    metric, flipped = (
+        of.reshape(-1, n).mean(1)
+        for of in (found.metric, found.preferred != np.tile(runner.preferred[pairs], len(moved)))
+    )
     by = {
-        how: _answers(runner, pairs, [Edit(slot, z[slot] + change) for slot, change in some.items()])
-        for how, some in changes.items()
+        how: Answers(float(one), float(other))
+        for how, one, other in zip((*changes, "heads"), metric, flipped, strict=True)
     }
-    by["heads"] = _at_random_heads(runner, pairs, changes["set"], rng)
     return VariableSet(variable.name, tuple(coded), n, float(runner.metric[0, pairs].mean()), by)
+
+
+def stacked(ways: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
+    """Several ways of editing the same ``n`` rows, as one batch of copies of them."""
+    found = []
+    for way, edits in enumerate(ways):
+        for edit in edits:
+            rows = np.zeros((len(ways), n), dtype=bool)
+            rows[way] = True if edit.rows is None else edit.rows
+            values = edit.values.new_zeros(len(ways), *edit.values.shape)
+            values[way] = edit.values
+            found.append(Edit(edit.slot, values.flatten(0, 1), rows.ravel(), edit.add))
+    return found
 
 
 def _other_values(
@@ -139,37 +158,19 @@ def _turned(change: Float[Tensor, "row d"], rng: np.random.Generator) -> Float[T
     return directions * change.norm(dim=-1, keepdim=True)
 
 
-def _answers(runner: SlotRunner, pairs: Int[np.ndarray, " row"], edits: Sequence[Edit]) -> Answers:
-    found = runner.run(pairs, edits)
-    return Answers(float(found.metric.mean()), float((found.preferred != runner.preferred[pairs]).mean()))
-
-
-def _at_random_heads(
-    runner: SlotRunner,
-    pairs: Int[np.ndarray, " row"],
-    changes: Mapping[Slot, Tensor],
-    rng: np.random.Generator,
-) -> Answers:
-    """The same change at heads of the same layers and roles that carry nothing; other heads in each of the draws."""
-    n_heads = runner.model.cfg.n_heads
-    metric, flipped = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=bool)
-    for draw in range(DRAWS):
-        some = np.arange(len(pairs)) % DRAWS == draw
-        if not some.any():
-            break
-        edits = []
-        for slot, change in changes.items():
-            taken = {other.site.head for other in changes if other.layer == slot.layer}
-            free = [head for head in range(n_heads) if head not in taken]
-            if slot.site.head is None or not free:
-                continue
-            there = Slot(slot.layer, Site("attn", slot.layer, int(rng.choice(free))), slot.role)
-            edits.append(Edit(there, change[torch.from_numpy(some)], add=True))
-        if not edits:
-            return Answers(float(runner.metric[0, pairs].mean()), 0.0)
-        found = runner.run(pairs[some], edits)
-        metric[some], flipped[some] = found.metric, found.preferred != runner.preferred[pairs[some]]
-    return Answers(float(metric.mean()), float(flipped.mean()))
+def _at_random_heads(n_heads: int, changes: Mapping[Slot, Tensor], rng: np.random.Generator) -> list[Edit]:
+    """The same change at other heads of the same layers and roles, drawn anew for every :data:`DRAWS`-th row."""
+    edits = []
+    for slot, change in changes.items():
+        taken = {other.site.head for other in changes if other.layer == slot.layer}
+        free = [head for head in range(n_heads) if head not in taken]
+        if slot.site.head is None or not free:
+            continue
+        drawn = rng.choice(free, size=DRAWS)[np.arange(len(change)) % DRAWS]
+        for head in np.unique(drawn):
+            there = Slot(slot.layer, Site("attn", slot.layer, int(head)), slot.role)
+            edits.append(Edit(there, change, drawn == head, add=True))
+    return edits
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,11 @@ def passed_on(
             continue
         change = own.vector(own.judged[1, pairs]) - own.vector(own.judged[0, pairs])
         z = runner.z[sender][0, torch.from_numpy(pairs)]
-        moved, null = (
-            runner.run(pairs, [Edit(sender, z + by)], read=later) for by in (change, _turned(change, rng))
-        )
-        found += [_passed(runner, sender, slot, coded[slot], pairs, moved, null) for slot in later]
+        ways = [[Edit(sender, z + by)] for by in (change, _turned(change, rng))]
+        outcome = runner.run(np.tile(pairs, 2), stacked(ways, len(pairs)), read=later)
+        for slot in later:
+            moved, null = outcome.read[slot].chunk(2)
+            found.append(_passed(runner, sender, slot, coded[slot], pairs, moved, null))
     return found
 
 
@@ -227,17 +229,17 @@ def _passed(
     receiver: Slot,
     coded: Coded,
     pairs: Int[np.ndarray, " row"],
-    moved: Outcome,
-    null: Outcome,
+    moved: Float[Tensor, "pair d"],
+    null: Float[Tensor, "pair d"],
 ) -> Passed:
     codes = coded.judged[0, pairs]
     clean, corrupt = coded.meaning[coded.judged[:, pairs]]
-    now, by_chance = (coded.meaning[ids(coded.book, outcome.read[receiver])] for outcome in (moved, null))
+    now, by_chance = (coded.meaning[ids(coded.book, z)] for z in (moved, null))
     other = now != clean
     stays = torch.from_numpy(~other)
     said = coded.vector(codes)[stays]
     here = runner.z[receiver][0, torch.from_numpy(pairs)][stays]
-    along = ((moved.read[receiver][stays] * said).sum(-1), (here * said).sum(-1))
+    along = ((moved[stays] * said).sum(-1), (here * said).sum(-1))
     strength = float(along[0].sum() / along[1].sum()) if len(said) else 1.0
     return Passed(
         sender,

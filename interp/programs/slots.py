@@ -237,9 +237,11 @@ class SlotRunner:
         changed = np.stack([np.ones(n, dtype=bool) if edit.rows is None else edit.rows for edit in edits])
         at = np.array([[self.pairs[i].positions[edit.slot.role] for i in pairs] for edit in edits])
         starts = np.where(changed, at, np.iinfo(int).max).min(0)
+        edited = changed.any(0)
+        found.metric[:], found.preferred[:] = self.metric[0, pairs], self.preferred[pairs]
         where = self._where[:, pairs]
         for number, run in enumerate(self._runs):
-            rows = np.flatnonzero(where[0] == number)
+            rows = np.flatnonzero((where[0] == number) & edited)
             rows = rows[np.argsort(starts[rows], kind="stable")]
             while len(rows):
                 begin = int(starts[rows[0]]) if run.prefix.length else 0
