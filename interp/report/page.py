@@ -23,6 +23,7 @@ from interp.report.circuit_figures import (
     told,
 )
 from interp.report.members import member_cards, member_rows
+from interp.report.program import program_section
 from interp.report.repeat import (
     command_line,
     facts,
@@ -57,6 +58,7 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         counts=counts(run),
         examples=[_example(example) for example in run.examples[:1]],
         grid=embed(grid_plot(run, scale, mlps=True), "Score of every head by layer", least=900),
+        program=program_section(run, scale, task, reference),
         members=member_rows(run, scale),
         edge_figure=embed(edge_plot(run, scale, edges=edges), "Strongest edges among the members", least=700)
         if edges

@@ -1,0 +1,199 @@
+"""What the heads of a circuit say: the graph of its program, the codes of each slot, and the proof by interchange."""
+
+from collections import Counter
+from typing import Any
+
+import plotly.graph_objects as go
+
+from interp.programs.program import Program, Said, Transition
+from interp.report import wording
+from interp.report.circuit_figures import CHOSEN, SMALL, Scale
+from interp.report.repeat import command_line
+from interp.report.style import BLUE, ORANGE, embed
+from interp.report.wording import in_plot, number, signed
+from interp.runs.run import Run
+
+CODES, DRAWN = 24, 100
+"""Codes told of each slot, most used first; lines of the graph, widest first."""
+EXPLAINED = (
+    "A dot is a head at a token: its size is the effect of what it says there, blue helps, orange hurts. A line says "
+    "that setting the code on its left changes the code on its right; the wider, the more prompts. Layers go from left "
+    "to right; rows are the tokens in the order of the prompt. Lines are drawn from 5 % of prompts and twice the null "
+    f"on, {DRAWN} at most."
+)
+_ACROSS, _DOWN = 80, 62
+"""Pixels from layer to layer at least, and from row to row."""
+
+
+def command(run: Run, task: str | None, reference: str | None) -> str:
+    """What makes a program of a run that has none."""
+    return command_line(run.model_copy(update={"program": Program()}), task, reference)
+
+
+def program_section(run: Run, scale: Scale, task: str | None, reference: str | None) -> dict[str, Any]:
+    """What ``program.html`` is made of."""
+    program = run.program
+    if program is None:
+        return {"command": command(run, task, reference)}
+    least = _ACROSS * (1 + len({said.slot.layer for said in program.slots}))
+    found: dict[str, Any] = {
+        "command": None,
+        "notes": program.notes,
+        "judged": program.n_judged,
+        "explained": EXPLAINED,
+    }
+    return found | {
+        "figure": embed(program_plot(run), "Which head says what to which", least) if program.slots else None,
+        "slots": [_slot(said, scale) for said in program.slots],
+        "cards": [(slot_id(i), said, code_rows(said)[:CODES]) for i, said in enumerate(program.slots)],
+        "interchange": [
+            {"variable": shown(one.variable), "set at": "\n".join(map(shown, one.sites)), "prompts": one.n}
+            | {
+                "metric before": number(one.metric_clean, scale.places),
+                "after": number(one.metric_set, scale.places),
+                "answers that change": whole(one.flipped),
+                "own value": whole(one.flipped_own),
+                "turned at random": whole(one.flipped_random),
+                "other heads": whole(one.flipped_heads),
+                "class means": whole(one.flipped_means),
+            }
+            for one in program.interchange
+        ],
+    }
+
+
+def _slot(said: Said, scale: Scale) -> dict[str, Any]:
+    effect, low, high = (signed(value, scale.places) for value in (said.effect, said.low, said.high))
+    return {
+        "slot": shown(str(said.slot)),
+        "effect": f"{effect} [{low}, {high}]",
+        "codes": said.codes,
+        "bits": number(said.bits, 1),
+        "carried": whole(said.carried),
+        "own cost": whole(said.own_cost),
+        "variable": shown(said.variable or wording.DASH),
+        "AMI (null)": f"{number(said.ami, 2)} ({number(said.ami_null, 2)})",
+        "accuracy (commonest)": f"{whole(said.accuracy)} ({whole(said.commonest)})",
+    }
+
+
+def code_rows(said: Said) -> list[dict[str, Any]]:
+    """Every code of a slot, most used first: what it stands for, its share of either side, examples."""
+    shares = sorted(said.shares.items(), key=lambda one: (-sum(one[1]), int(one[0])))
+    return [
+        {
+            "code": int(code),
+            "stands for": code_value(said, code),
+            "clean": whole(clean),
+            "corrupt": whole(corrupt),
+        }
+        | {"examples": "\n".join(shown(text, 120) for text in said.examples.get(code, []))}
+        for code, (clean, corrupt) in shares
+    ]
+
+
+def code_value(said: Said, code: int | str) -> str:
+    """What a code stands for; a dash where its prompts do not agree."""
+    value = said.values.get(str(code), wording.DASH)
+    return "nothing" if value is None else shown(str(value), 40)
+
+
+def slot_id(index: int) -> str:
+    """A slot's name in ``customdata`` and in the page: its role may hold anything."""
+    return f"slot-{index}"
+
+
+def whole(share: float | None) -> str:
+    """``27 %``."""
+    return wording.DASH if share is None else f"{number(100 * share, 0)} %"
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """With spaces as they are."""
+    text = wording.visible(text, keep=" ")
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) -> go.Figure:
+    """Slots by layer, from left to right, and by role, in the order of the prompt from top to bottom.
+
+    Args:
+        chosen: the slot that has a ring.
+    """
+    program, order = run.program or Program(), run.examples[0].positions if run.examples else {}
+    slots, names = program.slots, [str(said.slot) for said in program.slots]
+    layers = sorted({said.slot.layer for said in slots})
+    roles = sorted({said.role for said in slots}, key=lambda role: (order.get(role, len(order)), role))
+    met: Counter[tuple[int, str]] = Counter()
+    places = []  # layer, and role with its row
+    for said in slots:
+        places.append((said.slot.layer, (roles.index(said.role), met[said.slot.layer, said.role])))
+        met[said.slot.layer, said.role] += 1
+    rows = sorted({row for _, row in places})
+    xy = [(layers.index(layer) * _ACROSS, rows.index(row) * _DOWN) for layer, row in places]
+    where = dict(zip(names, xy, strict=True))
+    told = [edge for edge in program.transitions if edge.changes >= max(0.05, 2 * edge.null)]
+    told = sorted(told, key=lambda edge: -edge.changes)[:DRAWN]
+    figure = go.Figure([_line(edge, *where[edge.sender], *where[edge.receiver]) for edge in reversed(told)])
+    largest = max((abs(said.effect) for said in slots), default=0.0) or 1.0
+    variables = [shown(said.variable or wording.DASH, 14) for said in slots]
+    figure.add_scatter(
+        x=[x for x, _ in xy],
+        y=[y for _, y in xy],
+        customdata=[[slot_id(i)] for i in range(len(slots))],
+        mode="markers+text",
+        marker={
+            "size": [8 + 18 * (abs(said.effect) / largest) ** 0.5 for said in slots],
+            "color": [ORANGE if said.effect < 0 else BLUE for said in slots],
+            "opacity": 1,
+            "line": {"color": CHOSEN, "width": [4 if name == chosen else 0 for name in names]},
+        },
+        text=[
+            in_plot(f"{shown(name, 16)}\n{what}").replace("\n", "<br>")
+            for name, what in zip(names, variables, strict=True)
+        ],
+        textposition="bottom center",
+        textfont={"size": SMALL, "color": ink},
+        hovertext=[
+            in_plot(f"{shown(name)} says {what}: {said.codes} codes, effect {signed(said.effect, 2)}")
+            for name, what, said in zip(names, variables, slots, strict=True)
+        ],
+        hoverinfo="text",
+        cliponaxis=False,
+    )
+    for i, (_, nth) in enumerate(rows):
+        if i and not nth:
+            line = {"color": "rgba(128,128,128,.25)", "width": 1, "dash": "dot"}
+            figure.add_hline((i - 0.3) * _DOWN, line=line)
+    axis = {"showgrid": False, "zeroline": False, "tickfont": {"size": SMALL}}
+    across, ends = [i * _ACROSS for i in range(len(layers))], [-0.6 * _ACROSS, (len(layers) - 0.4) * _ACROSS]
+    figure.update_xaxes(title="layer", tickvals=across, ticktext=list(map(str, layers)), range=ends, **axis)
+    figure.update_yaxes(
+        tickvals=[i * _DOWN for i, (_, nth) in enumerate(rows) if not nth],
+        ticktext=[in_plot(shown(role, 8)) for role in roles],
+        range=[(len(rows) - 0.15) * _DOWN, -0.6 * _DOWN],
+        **axis,
+    )
+    margin = {"l": 56, "r": 8, "t": 4, "b": 40}
+    height = int((len(rows) + 0.45) * _DOWN + 44)
+    return figure.update_layout(
+        margin=margin, height=height, dragmode=False, hovermode="closest", showlegend=False
+    )
+
+
+def _line(edge: Transition, x0: int, y0: int, x1: int, y1: int) -> go.Scatter:
+    """Within a row it bows over the slots that lie between; its ends lie beside the dots, where a click is theirs."""
+    bow = min(0.8 * _DOWN, 14 * (x1 - x0) / _ACROSS) if y0 == y1 and x1 - x0 > _ACROSS else 0
+    x0, x1, ways = x0 + 13, x1 - 13, [t / 12 for t in range(13)]
+    text = (
+        f"{shown(edge.sender)} → {shown(edge.receiver)}: changes {whole(edge.changes)} of prompts, "
+        f"{whole(edge.as_predicted)} of these as predicted, null {whole(edge.null)}"
+    )
+    return go.Scatter(
+        x=[x0 + (x1 - x0) * t for t in ways],
+        y=[y0 + (y1 - y0) * t * t * (3 - 2 * t) - 4 * bow * t * (1 - t) for t in ways],
+        mode="lines",
+        line={"width": 1 + 6 * edge.changes, "color": "rgba(138,144,153,.6)"},
+        hoverinfo="text",
+        hovertext=in_plot(text),
+    )
