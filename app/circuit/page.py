@@ -10,6 +10,7 @@ from interp.app.circuit.compared import compared
 from interp.app.circuit.edges import edges
 from interp.app.circuit.find import form
 from interp.app.circuit.head import heads
+from interp.app.circuit.program import program
 from interp.app.circuit.runs import Opened, opened, report
 from interp.app.circuit.validity import validity
 from interp.app.widgets import run_store
@@ -99,6 +100,7 @@ except InputError as error:
     st.caption("The other runs can be chosen above. This one can be deleted, or made again.")
     st.stop()
 summary(found)
+program(found)
 tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind=IN_URL), strict=True))
 for title, draw in (
     (HEADS, heads),

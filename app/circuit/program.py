@@ -1,0 +1,121 @@
+"""What the heads of a circuit say: the graph of its program, the codes of a slot, and a code set on a prompt."""
+
+import streamlit as st
+
+from interp.app import engine
+from interp.app.circuit.reading import pairs, token_texts
+from interp.app.circuit.runs import Kept, Opened, ink, model_of
+from interp.app.widgets.tokens import plain, visible
+from interp.errors import InputError
+from interp.models.vocabulary import check_tokens
+from interp.programs.own_prompt import same_place, set_code
+from interp.programs.program import Said
+from interp.prompts.encoding import PromptEncoder
+from interp.report.program import EXPLAINED, code_rows, code_value, command, program_plot, slot_id
+
+MOST = 128
+"""Tokens of a prompt of one's own."""
+TOP = 5
+
+
+@st.cache_resource(show_spinner=False)
+def _effects() -> Kept:
+    return Kept(64)
+
+
+def program(found: Opened) -> None:
+    """The graph, and the slot that is opened; of a run without a program what makes one."""
+    st.subheader("What the heads say")
+    told = found.run.program
+    if told is None:
+        line = command(found.run, found.prompts, found.reference)
+        st.caption(f"This run has no program of what its heads say. To make one: {plain(line)}")
+        return
+    if told.slots:
+        _slots(found)
+    for note in told.notes:
+        st.caption(plain(note))
+
+
+@st.fragment
+def _slots(found: Opened) -> None:
+    """Everything that a click on a slot changes: no other part of the page is drawn anew."""
+    names = {str(said.slot): said for said in found.run.program.slots}
+    if st.session_state.get("slot") not in names:
+        given = st.query_params.get("slot") if "slot" not in st.session_state else None
+        st.session_state["slot"] = given if given in names else None
+    above = st.container()
+    name = st.selectbox("Slot", names, index=None, key="slot", placeholder="Click a dot, or choose a slot")
+    key = f"program of {found.name}, {name}"  # of each choice another: the browser holds no point for chosen
+
+    def take() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        clicked = points[-1].get("customdata", [""])[0] if points else ""
+        slots = {slot_id(i): slot for i, slot in enumerate(names)}
+        st.session_state["slot"] = slots.get(clicked, name)
+
+    with above:
+        st.plotly_chart(
+            program_plot(found.run, ink(), name),
+            key=key,
+            on_select=take,
+            selection_mode="points",
+            config={"displayModeBar": False},
+            alt="What heads say at which token and to which others; the same as the box Slot below",
+        )
+        st.caption(EXPLAINED)
+    if name is None:
+        st.query_params.pop("slot", None)
+        return
+    st.query_params["slot"] = name
+    st.caption(
+        "Clean, corrupt: share of held-out prompts with the code. In the examples the token is in brackets."
+    )
+    st.dataframe(code_rows(names[name]), hide_index=True, key="said codes")
+    try:
+        _set(found, names[name])
+    except InputError as error:
+        engine.say(error)
+
+
+def _set(found: Opened, said: Said) -> None:
+    """A code set on a prompt of one's own, and the next tokens before and after."""
+    run, name, spec = found.run, str(said.slot), model_of(found.run)
+    pair, model = pairs(found)[0], engine.model(spec)
+    text = st.text_input("Prompt", pair.clean, key=f"prompt of {found.name}", help=f"At most {MOST} tokens.")
+    encoder = PromptEncoder(model.tokenizer, run.provenance.pairs.bos)
+    tokens = encoder.bos + encoder.encode(text)
+    if not len(encoder.bos) < len(tokens) <= MOST:
+        raise InputError(f"the prompt has {len(tokens)} tokens: {len(encoder.bos) + 1} to {MOST} are allowed")
+    check_tokens(model, tokens, "the prompt")
+    left, middle, right = st.columns([4, 5, 2], vertical_alignment="bottom")
+    position = left.selectbox(
+        "At the token",
+        range(len(tokens)),
+        index=same_place(tokens, pair.clean_tokens, pair.positions[said.role]),
+        format_func=lambda i: f"{i} {visible(model.tokenizer.decode([tokens[i]]))}",
+        key=f"token of {name} in {text}",
+    )
+    codes = [row["code"] for row in code_rows(said)]
+    told = {code: f"{code}: {code_value(said, code)}" for code in codes}
+    code = middle.selectbox("Code", codes, format_func=told.get, key=f"code of {name}")
+    pressed = right.button("Set", type="primary", key="set at slot", width="stretch")
+    key = (*found.key, name, tokens, position, code)
+    if not pressed and key not in _effects():
+        return
+    own, *answers = _effects().get(
+        key,
+        lambda model: set_code(model, tokens, said.slot, position, run.program.books[name], code),
+        lambda: engine.running(spec),
+    )
+    st.markdown(
+        f"Its own code here is **{plain(told[own])}**, set to **{plain(told[code])}**. The next token:"
+    )
+    columns: dict[str, list] = {}
+    for when, logits in zip(("before", "after"), answers, strict=True):
+        best = logits.softmax(-1).topk(min(TOP, len(logits)))
+        columns[when] = token_texts(found, best.indices.tolist())
+        columns[f"p {when}"] = best.values.tolist()
+    bar = st.column_config.ProgressColumn("probability", format="percent", min_value=0, max_value=1)
+    bars = {"p before": bar, "p after": bar}
+    st.dataframe(columns, hide_index=True, key="next tokens", column_config=bars)
