@@ -1,0 +1,118 @@
+"""What heads say, in the report and on the page *Circuit*, is what the run's program holds; a code set answers so."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp import find_circuit
+from interp.models import load_model
+from interp.programs import program as programs
+from interp.programs.own_prompt import same_place, set_code
+from interp.programs.program import Program
+from interp.prompts.encoding import PromptEncoder
+from interp.report.page import render_report
+from interp.runs.run import Run
+from tests.app.circuit.conftest import figure_of
+from tests.app.conftest import asked, error_of, press, table_of, text_of
+from tests.report.synthetic import EVIL, make_run
+from tests.report.test_page import Page
+
+PLANTED, SLOT = "planted-inhibition", "a0.h1 @ S2"
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "FIT_PAIRS", 120)
+        patch.setattr(programs, "JUDGE_PAIRS", 40)
+        return find_circuit(PLANTED, PLANTED, n=20, program=True)
+
+
+@pytest.fixture(scope="module")
+def folder(run, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("programs")
+    run.save(folder / "planted")
+    return folder
+
+
+def two_names(run: Run) -> tuple[str, str, int, str]:
+    """Two values of the slot's codes, the second one's code, and a prompt that repeats the first."""
+    values = {code: value for code, value in run.program.said(SLOT).values.items() if value is not None}
+    (a, _), (b, two), *_ = {value: int(code) for code, value in values.items()}.items()
+    return a, b, two, f"{a} and {b} went to the garden . {a} gave a book to"
+
+
+def test_the_report_has_the_graph_and_the_values(run):
+    page = Page(render_report(run))
+    page.check()
+    program, text = run.program, page.text
+    assert text.index("What the heads say") < text.index("Members, largest")
+    [figure] = [figure for figure in page.figures if '"slot-0"' in json.dumps(figure)]
+    *lines, dots = [trace for trace in figure["data"] if trace.get("x")]
+    assert [label.split("<br>") for label in dots["text"]] == [
+        [str(said.slot), said.variable] for said in program.slots
+    ]
+    told = [edge for edge in program.transitions if edge.changes >= max(0.05, 2 * edge.null)]
+    assert len(lines) == len(told) > 3
+    widths = {line["hovertext"]: line["line"]["width"] for line in lines}
+    for edge in told:
+        shares = [f"{100 * share:.0f} %" for share in (edge.changes, edge.as_predicted, edge.null)]
+        hover = "{} → {}: changes {} of prompts, {} of these as predicted, null {}"
+        width = widths[hover.format(edge.sender, edge.receiver, *shares)]
+        assert width == pytest.approx(1 + 6 * edge.changes)
+    assert {f"slot-{i}" for i in range(len(program.slots))} <= {*page.ids}
+    for said in program.slots:
+        assert f"{said.effect:+.2f} [{said.low:+.2f}, {said.high:+.2f}]" in text
+        assert all(str(value or "nothing") in text for value in said.values.values())
+    for one in program.interchange:
+        assert f"{one.metric_clean:.2f}" in text and f"{100 * one.flipped:.0f} %" in text
+
+
+def test_markup_notes_alone_and_no_program(run):
+    said = run.program.slots[0]
+    changed = {"role": EVIL, "variable": EVIL, "values": {"0": EVIL}, "examples": {"0": [EVIL]}}
+    evil = Program(slots=[said.model_copy(update=changed)], notes=[EVIL])
+    page = Page(render_report(run.model_copy(update={"program": evil})))
+    page.check()
+    assert EVIL in page.text and "<script" not in json.dumps(page.figures)
+    page = Page(render_report(run.model_copy(update={"program": Program(notes=["Too few pairs."])})))
+    assert "Too few pairs." in page.text and "held-out" not in page.text and "slot-0" not in page.ids
+    none = render_report(make_run(members=1))
+    assert "To make one" in none and none.count("interp discover ioi") > none.count("--no-program") > 0
+
+
+def test_a_code_set_changes_the_answer_to_what_it_says_and_the_own_one_does_not(run):
+    model, (a, b, two, text), slot = load_model(PLANTED), two_names(run), run.program.said(SLOT).slot
+    encoder, codes = PromptEncoder(model.tokenizer, run.provenance.pairs.bos), run.program.books[SLOT]
+    tokens = encoder.bos + encoder.encode(text)
+    own, before, after = set_code(model, tokens, slot, 9, codes, two)
+    assert run.program.said(SLOT).values[str(own)] == a
+    # the name that is said to be repeated is not the answer
+    assert model.tokenizer.decode([before.argmax(), after.argmax()]) == f"{b} {a}"
+    _, same, unchanged = set_code(model, tokens, slot, 9, codes, own)
+    torch.testing.assert_close(same, before)
+    torch.testing.assert_close(unchanged, before)
+    assert [same_place((9, 5, 6, 5, 7), (5, 6, 5, 6), i) for i in range(4)] == [1, 2, 3, 4]
+    assert same_place((9, 8), (5, 6, 5, 6), 2) == 1
+
+
+def test_the_page_opens_a_slot_and_sets_a_code(page, folder, run, saved):
+    app, (a, b, two, text) = page(folder, run="planted"), two_names(run)
+    dots = figure_of(app, "What heads say")["data"][-1]
+    assert dots["customdata"] == [[f"slot-{i}"] for i in range(len(run.program.slots))] and not app.text_input
+    app.selectbox(key="slot").set_value(SLOT).run()
+    assert not app.exception and asked(app, "slot") == SLOT
+    told = table_of(app, "stands for", "examples").set_index("code")["stands for"]
+    assert told[two] == b and len(told) == run.program.said(SLOT).codes
+    assert error_of(app.text_input(key="prompt of planted").set_value(" ").run()).startswith("the prompt has")
+    app.text_input(key="prompt of planted").set_value(text).run()
+    app.selectbox(key=f"token of {SLOT} in {text}").set_value(9)
+    app.selectbox(key=f"code of {SLOT}").set_value(two).run()
+    press(app, "Set")
+    answers = table_of(app, "before", "after")
+    assert list(answers.iloc[0][["before", "after"]]) == [b, a] and answers["p after"].is_monotonic_decreasing
+    assert f": {a}**, set to **{two}: {b}**" in text_of(app)
+    assert page(folder, run="planted", slot=SLOT).selectbox(key="slot").value == SLOT
+    assert "This run has no program" in text_of(page(saved, run="small"))
