@@ -33,6 +33,7 @@ DEFAULT_N = 10
 MOST_N = 300
 _CHECK = 0.43  # forwards a pair and candidate: patches begin at the candidate's layer
 _EDGE_PAIRS = 16  # more are seldom run for edges
+_PROGRAM = {"prompts for the program": 1300.0, "codes": 900.0, "setting codes": 500.0}
 _BETWEEN = 0.2  # seconds between two looks at the progress
 
 
@@ -56,6 +57,7 @@ class Wanted:
     method: str
     n: int
     seed: int
+    program: bool = False
 
 
 def model_for(task: str | Upload) -> str:
@@ -101,10 +103,18 @@ def find_and_save(wanted: Wanted, draw: Callable[[float, str, list[str]], None])
         task, wanted.method, most, wanted.seed
     )  # what is wrong is told before the wait for the model
     with engine.running(model_for(wanted.task)) as model:
-        progress = Progress(wanted.method, most, draw)
+        progress = Progress(wanted.method, most, draw, program=wanted.program)
         # of a file as many as it has for this model: how many it lacks is not known before
         n = most if upload is None else len(sample_pairs(task, model.tokenizer, None, most))
-        run = find_circuit(model, task, method=wanted.method, n=n, seed=wanted.seed, stage=progress.stage)
+        run = find_circuit(
+            model,
+            task,
+            method=wanted.method,
+            n=n,
+            seed=wanted.seed,
+            program=wanted.program,
+            stage=progress.stage,
+        )
     progress.say(1.0, "writing the run")
     name = run_name(task.name, wanted.method)
     try:
@@ -127,12 +137,15 @@ class Progress:
     is there with the first batch.
     """
 
-    def __init__(self, method: str, n: int, draw: Callable[[float, str, list[str]], None]) -> None:
+    def __init__(
+        self, method: str, n: int, draw: Callable[[float, str, list[str]], None], *, program: bool = False
+    ) -> None:
         listed = METHODS[method]
         self.weights = {
             f"{method} scores": listed.forwards * n,
             "activation patching": 0 if method == REFERENCE_METHOD else _CHECK * CANDIDATES * n,
             "edges": listed.edge_forwards * min(n, _EDGE_PAIRS),
+            **(_PROGRAM if program else {}),
         }
         self.draw = draw
         self.behind: list[str] = []
@@ -233,6 +246,9 @@ def form(*, expanded: bool) -> None:
                 help="More pairs narrow the intervals.",
             )
             seed = b.number_input("Seed", 0, MOST_SEED, 0, key="find seed", help="Of the prompts.")
+            program = st.checkbox(
+                "and what the heads say", key="find program", help="On 612 more pairs: a few minutes more."
+            )
             pressed = st.form_submit_button("Find", type="primary")
         st.caption(
             f"Runs on {plain(engine.model_name())} (planted tasks on their own model). With {DEFAULT_N} pairs "
@@ -244,7 +260,7 @@ def form(*, expanded: bool) -> None:
             if chosen is None:
                 engine.say(InputError("no file: choose one with prompts, .json or .jsonl"))
             else:
-                _find(Wanted(chosen, method, int(n), int(seed)))
+                _find(Wanted(chosen, method, int(n), int(seed), program))
 
 
 def _find(wanted: Wanted) -> None:
