@@ -106,12 +106,12 @@ def _print(name: str, found: dict) -> None:
             table.add_row(*row, one.variable or "", *named)
     console.print(table)
     for one in found["interchange"]:
-        controls = ", ".join(
-            f"{how} {one[f'flipped_{how}']:.0%}" for how in ("own", "random", "heads", "codes", "means")
-        )
+        hows = ("own", "random", "heads", "codes", "means")
+        controls = ", ".join(f"{how} {one[f'flipped_{how}']:.0%}" for how in hows)
         console.print(
             f"{one['variable']} at {len(one['sites'])} slots: metric {one['metric_clean']:.2f} → "
-            f"{one['metric_set']:.2f} (own {one['metric_own']:.2f}), answers changed {one['flipped']:.0%} ({controls}), n = {one['n']}"
+            f"{one['metric_set']:.2f} (own {one['metric_own']:.2f}), answers changed {one['flipped']:.0%} ({controls}), "
+            f"n = {one['n']}"
         )
     forwards = found["program_details"]["forwards"]
     console.print(

@@ -42,6 +42,7 @@ LEFT = 0.1
 """Of a head's effect: where no more than this is left, earlier roles are not looked at."""
 MOST_SLOTS = 40
 EXAMPLES = 3
+PASSED = 0.05
 
 
 class Place(Strict):
@@ -166,10 +167,16 @@ class Program(Strict):
     def said(self, slot: str) -> Said:
         return next(said for said in self.slots if str(said.slot) == slot)
 
+    def passed_on(self, slot: str, most: int = 3) -> list[Transition]:
+        """What a slot passes on as predicted, most first: in a twentieth of the prompts, and more than by chance."""
+        told = [edge for edge in self.transitions if edge.sender == slot and edge.changes >= 2 * edge.null]
+        told.sort(key=lambda edge: -edge.changes * edge.as_predicted)
+        return [edge for edge in told if edge.changes * edge.as_predicted >= PASSED][:most]
+
     def text(self) -> str:
         """The program as a person reads it: a paragraph a slot, then what setting the variables does."""
         lines = [line for said in self.slots for line in self._paragraph(said)]
-        for one in self.interchange:
+        for one in sorted(self.interchange, key=lambda one: one.metric_set - one.metric_clean):
             lines.append(
                 f"{one.variable} set to another value at {', '.join(one.sites)}: metric {one.metric_clean:.2f} → "
                 f"{one.metric_set:.2f}, {one.flipped:.0%} of {one.n} answers change (own value {one.flipped_own:.0%}, "
@@ -192,12 +199,10 @@ class Program(Strict):
             what = f"{said.variable} {{{shown}}}"
         share = "" if said.carried is None else f", {said.carried:.0%} of its effect {said.effect:+.2f}"
         lines = [f"{said.slot} says {what}: {said.codes} codes, {said.bits:.1f} bits{share}"]
-        for edge in self.transitions:
-            if edge.sender == str(said.slot) and edge.changes >= max(0.05, 2 * edge.null):
-                lines.append(
-                    f"    → {edge.receiver} in {edge.changes:.0%} of prompts, {edge.as_predicted:.0%} of these as "
-                    "predicted"
-                )
+        for edge in self.passed_on(str(said.slot)):
+            lines.append(
+                f"    → {edge.receiver} in {edge.changes:.0%} of prompts, {edge.as_predicted:.0%} of these as predicted"
+            )
         return lines
 
 
