@@ -110,7 +110,8 @@ def _print(name: str, found: dict) -> None:
         controls = ", ".join(f"{how} {one[f'flipped_{how}']:.0%}" for how in hows)
         console.print(
             f"{one['variable']} at {len(one['sites'])} slots: metric {one['metric_clean']:.2f} → "
-            f"{one['metric_set']:.2f} (own {one['metric_own']:.2f}), answers changed {one['flipped']:.0%} ({controls}), "
+            f"{one['metric_set']:.2f} (own {one['metric_own']:.2f}), answers "
+            f"changed {one['flipped']:.0%} ({controls}), "
             f"n = {one['n']}"
         )
     forwards = found["program_details"]["forwards"]

@@ -8,7 +8,7 @@ from interp.app.circuit.runs import Kept, Opened, ink, model_of
 from interp.app.widgets.tokens import plain, visible
 from interp.errors import InputError
 from interp.models.vocabulary import check_tokens
-from interp.programs.own_prompt import same_place, set_code
+from interp.programs.own_prompt import CodeAt, same_place, set_codes
 from interp.programs.program import Said
 from interp.prompts.encoding import PromptEncoder
 from interp.report.program import EXPLAINED, code_rows, code_value, command, program_plot, slot_id
@@ -103,9 +103,10 @@ def _set(found: Opened, said: Said) -> None:
     key = (*found.key, name, tokens, position, code)
     if not pressed and key not in _effects():
         return
-    own, *answers = _effects().get(
+    wanted = CodeAt(said.slot, position, run.program.books[name], code)
+    (own,), *answers = _effects().get(
         key,
-        lambda model: set_code(model, tokens, said.slot, position, run.program.books[name], code),
+        lambda model: set_codes(model, tokens, [wanted]),
         lambda: engine.running(spec),
     )
     st.markdown(

@@ -4,13 +4,14 @@
 prompts. *Own cost* is the share that is lost when z becomes its own code. A codebook must have both: one that keeps
 nothing carries everything when the corrupt side's code is spliced in, and costs everything as well.
 
-Codes are fitted by k-means (:class:`~interp.bottlenecks.codebook.Codebook`) to what stands at the slot on prompts of
-their own, clean and corrupt. How many there are is decided on other prompts, and what they carry is measured on
-prompts that neither has seen.
+Codes are fitted by k-means to what stands at the slot on prompts of their own, clean and corrupt. Vectors are compared
+in several ways (:func:`metric_of`). How many codes there are is decided on other prompts, and what they
+carry is measured on prompts that neither has seen.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.stats import mean_interval
 
@@ -27,24 +29,54 @@ ENOUGH, MOST_COST, MARGIN = 0.9, 0.1, 0.03
 SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
 PER_CODE = 8
 """Training prompts a code that k-means starts with: some codes get fewer than :data:`LEAST` and go."""
+Metric = Literal["difference", "plain", "contrast"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+"""How vectors are compared, see :func:`metric_of`; ``plain`` compares them as they are."""
+RIDGE = 0.1
+"""Added to the covariance that pairs share, in units of its mean diagonal."""
 FEWEST_PAIRS, FORWARDS = 16, 2.0
 """Pairs by which the number of codes is decided: so many at least, and up to where one change of all of them costs so
 many forward passes."""
 
 
-def fit_few(z: Float[Tensor, "prompt d"], n_codes: int, seed: int = 0) -> Codebook:
+def metric_of(z: Float[Tensor, "2 pair d"], metric: Metric) -> Float[Tensor, "1 d pair"]:
+    """What vectors are multiplied with before they are compared.
+
+    D the covariance of the differences within pairs and C that of the pairs' means: ``difference`` compares by D,
+    ``contrast`` by C⁻¹ D C⁻¹, as a linear discriminant does. What both prompts of a pair share, such as the template,
+    takes fewer codes then.
+    """
+    clean, corrupt = z
+    difference = (clean - corrupt).mT
+    if metric == "difference":
+        return difference[None]
+    mean = (clean + corrupt) / 2
+    mean = mean - mean.mean(0)
+    shared = mean.mT @ mean
+    return torch.linalg.solve(shared + RIDGE * shared.diagonal().mean() * torch.eye(len(shared)), difference)[
+        None
+    ]
+
+
+def fit_few(
+    z: Float[Tensor, "2 pair d"], n_codes: int, metric: Metric = "plain", seed: int = 0
+) -> MetricCodebook:
     """At most ``n_codes`` codes, each nearest to :data:`LEAST` prompts or more."""
+    rows = z.flatten(0, 1)
     config = CodebookConfig(d_in=z.shape[-1], n_codes=n_codes, selection="matching_pursuit", seed=seed)
-    book = Codebook(config).fit(z)
+    book = MetricCodebook(config)
+    if metric != "plain" and not torch.equal(z[0], z[1]):
+        book.compare_by(metric_of(z, metric))
+    book.fit(rows)
     while True:
-        met = torch.bincount(book.encode(z).ids.flatten().long(), minlength=book.config.n_codes)
-        if len(met) == 1 or int(met.min()) >= LEAST:
-            return Codebook.restored(book.config, {"codes": book.codes.detach(), "counts": met[None]})
+        met = torch.bincount(book.encode(rows).ids.flatten().long(), minlength=book.config.n_codes)
         kept = torch.arange(len(met)) != met.argmin()
-        book = Codebook.restored(
-            replace(config, n_codes=int(kept.sum())),
-            {"codes": book.codes[:, kept].detach(), "counts": book.counts[:, kept]},
-        )
+        if int(met.min()) >= LEAST or len(met) == 1:
+            kept[:] = True
+        tensors = {"codes": book.codes[:, kept].detach(), "counts": met[None, kept], "metric": book.metric}
+        book = MetricCodebook.restored(replace(config, n_codes=int(kept.sum())), tensors)
+        if kept.all():
+            return book
 
 
 @dataclass(frozen=True)
@@ -97,32 +129,51 @@ def measure(
     return [Carried(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i in range(len(books))]
 
 
-def fewest(runner: SlotRunner, slot: Slot, z: Float[Tensor, "prompt d"], seed: int = 0) -> Codebook:
+@dataclass(frozen=True)
+class _Tried:
+    book: MetricCodebook
+    found: Carried
+    size: int
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        return not self.found.enough, float(self.size) if self.found.enough else self.found.short
+
+
+def fewest(
+    runner: SlotRunner,
+    slot: Slot,
+    z: Float[Tensor, "2 pair d"],
+    seed: int = 0,
+    metrics: Sequence[Metric] = METRICS,
+) -> MetricCodebook:
     """The smallest codebook that carries enough on the runner's pairs; where none does, the least short of it.
 
-    First the sizes of :data:`SIZES`, a row of them at a time, then sizes in between; on fewer pairs where a change at
-    the slot is costly.
+    By the first metric the sizes of :data:`SIZES` are tried, a row of them at a time, then sizes in between; by the
+    others only smaller ones than the best. Where a change at the slot is costly, on fewer pairs.
     """
     n = int(min(len(runner.pairs), max(FEWEST_PAIRS, FORWARDS / runner.cost(slot))))
+    most = 2 * z.shape[1] // PER_CODE
 
-    def tried(sizes: Iterable[int]) -> list[tuple[bool, float, int, Codebook]]:
-        sizes = sorted(size for size in sizes if size * PER_CODE <= len(z))
-        books = [fit_few(z, size, seed) for size in sizes]
+    def tried(sizes: Iterable[int], metric: Metric) -> list[_Tried]:
+        wanted = sorted({size for size in sizes if size <= most})
+        books = [fit_few(z, size, metric, seed) for size in wanted]
         found = measure(runner, slot, books, np.arange(n))
-        return [
-            (one.enough, one.short, size, book) for one, size, book in zip(found, sizes, books, strict=True)
-        ]
+        return [_Tried(*one) for one in zip(books, found, wanted, strict=True)]
 
-    first: list[tuple[bool, float, int, Codebook]] = []
+    everything: list[_Tried] = []
     for some in SIZES:
-        if some[0] * PER_CODE <= len(z) and not any(enough for enough, *_ in first):
-            first += tried(some)
-    high = next((size for enough, _, size, _ in first if enough), first[-1][2])
-    between = tried({high - high // 2 * step // 4 for step in (1, 2, 3)})
-    everything = sorted(first + between, key=lambda one: one[2])
-    return next(
-        (book for enough, *_, book in everything if enough), min(everything, key=lambda one: one[1])[-1]
-    )
+        if some[0] <= most and not any(one.found.enough for one in everything):
+            everything += tried(some, metrics[0])
+    best = min(everything, key=lambda one: one.rank)
+    everything += tried([best.size - best.size // 2 * step // 4 for step in (1, 2, 3)], metrics[0])
+    for metric in metrics[1:]:
+        best = min(everything, key=lambda one: one.rank)
+        if best.found.enough and best.size <= SIZES[0][1]:
+            break
+        sizes = [best.size * step // 4 for step in (1, 2, 3)] if best.found.enough else [most // 2, most]
+        everything += tried(sizes, metric)
+    return min(everything, key=lambda one: one.rank).book
 
 
 def ids(book: Codebook, z: Float[Tensor, "*prompt d"]) -> Int[np.ndarray, "*prompt"]:

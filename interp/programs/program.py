@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, InstanceOf, NonNegativeInt
 from torch import Tensor
 
+from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.circuits.circuit import SiteName, Strict
 from interp.errors import InputError
 from interp.models import Model
@@ -151,7 +152,7 @@ class Program(Strict):
         n_fitted, n_judged: pairs that codes were fitted to, and that everything told was measured on.
         notes: what cannot be told and why, a sentence each.
         forwards: what it cost, in forward passes of one prompt.
-        books: the codes of each slot [code, d], by its name.
+        books: the codebook of each slot, by its name.
     """
 
     slots: list[Said] = []
@@ -162,7 +163,7 @@ class Program(Strict):
     n_judged: NonNegativeInt = 0
     notes: list[str] = []
     forwards: float = 0.0
-    books: dict[str, InstanceOf[np.ndarray]] = Field(default_factory=dict, exclude=True)
+    books: dict[str, InstanceOf[MetricCodebook]] = Field(default_factory=dict, exclude=True)
 
     def said(self, slot: str) -> Said:
         return next(said for said in self.slots if str(said.slot) == slot)
@@ -275,7 +276,8 @@ class _Finder:
             self.judge = SlotRunner(self.model, self.judged, slots, progress=advance)
         with self.stage("codes", len(slots)) as advance:
             told = [self._codes(slot, advance) for slot in slots]
-        coded = {slot: code for slot, (_, code) in zip(slots, told, strict=True)}
+        coded = {slot: code for slot, (_, code, _) in zip(slots, told, strict=True)}
+        books = {slot: book for slot, (*_, book) in zip(slots, told, strict=True)}
         both = PromptPairs([*self.fitted, *self.judged], **_made(self.fitted))
         varying = variables(both, self.model.tokenizer)
         names = name_codes(
@@ -287,7 +289,7 @@ class _Finder:
         )
         self.notes += [f"{v.name}: cannot be told, since {v.fault}." for v in varying if v.fault and v.given]
         said = [
-            self._named(one, coded[slot], names[slot]) for slot, (one, _) in zip(slots, told, strict=True)
+            self._named(one, coded[slot], names[slot]) for slot, (one, *_) in zip(slots, told, strict=True)
         ]
         coded = {slot: replace(code, meaning=_meaning(code, names[slot])) for slot, code in coded.items()}
         with self.stage("setting codes", len(slots) + 1) as advance:
@@ -304,7 +306,7 @@ class _Finder:
             n_judged=len(self.judged),
             notes=self.notes,
             forwards=round(sum(runner.forwards for runner in runners), 1),
-            books={str(slot): c.book.codes[0].detach().numpy() for slot, c in coded.items()},
+            books={str(slot): book for slot, book in books.items()},
         )
 
     def _places(
@@ -342,9 +344,9 @@ class _Finder:
             self.notes.append(f"{len(slots) - MOST_SLOTS} places of least effect are not read.")
         return places, sorted(slot for _, slot in slots[:MOST_SLOTS])
 
-    def _codes(self, slot: Slot, advance: Any) -> tuple[Said, Coded]:
+    def _codes(self, slot: Slot, advance: Any) -> tuple[Said, Coded, MetricCodebook]:
         z = self.fit_z.z[slot]
-        book = fewest(self.chooser, slot, z.flatten(0, 1), self.seed)
+        book = fewest(self.chooser, slot, z, self.seed)
         (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
         each = np.arange(book.config.n_codes)
         coded = Coded(book, ids(book, z), ids(book, self.judge.z[slot]), each)
@@ -373,7 +375,7 @@ class _Finder:
                 f"{wanted * PER_CODE // 2 - z.shape[1]} more pairs."
             )
         advance(1)
-        return said, coded
+        return said, coded, book
 
     def _named(self, said: Said, coded: Coded, name: Name | None) -> Said:
         n = coded.book.config.n_codes

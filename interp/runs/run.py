@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from pydantic import (
     Field,
@@ -42,6 +43,8 @@ from pydantic_core import from_json, to_json
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from interp.bottlenecks.codebook import CodebookConfig
+from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict
 from interp.circuits.references import ExactEffects, Reference, named_reference
 from interp.errors import InputError, one_line
@@ -58,9 +61,6 @@ VALIDITY = "validity.json"
 _OWN = {RESULT, ARRAYS, TABLE, REPORT, *PROMPTS, REFERENCE, VALIDITY}
 
 _PROOF = ("transitions", "interchange")
-CODES = "codes "
-"""What arrays with the codes of a program's slots begin with."""
-
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -400,8 +400,7 @@ class Run(Strict):
             temporary.chmod(0o777 & ~UMASK)
             write_text(temporary / RESULT, self.model_dump_json(indent=1) + "\n")
             with atomic_path(temporary / ARRAYS) as path:
-                books = {} if self.program is None else self.program.books
-                arrays = self.arrays | {CODES + slot: codes for slot, codes in books.items()}
+                arrays = self.arrays | _arrays_of_books(self.program)
                 save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)
             write_text(temporary / TABLE, self.to_csv())
             if self.own_reference is not None:
@@ -483,13 +482,8 @@ class Run(Strict):
         try:
             run = _read(folder / RESULT, lambda path: cls.from_json(path.read_bytes()))
             run.arrays = _read(folder / ARRAYS, load_file)
-            books = {
-                name.removeprefix(CODES): run.arrays.pop(name)
-                for name in [*run.arrays]
-                if name.startswith(CODES)
-            }
             if run.program is not None:
-                run.program.books = books
+                run.program.books = _read(folder / ARRAYS, lambda _: _books(run))
             if fault := _fault_of_arrays(run):
                 raise InputError(f"{ARRAYS} {fault}")
             if (folder / REFERENCE).exists():
@@ -564,16 +558,38 @@ def _fault_of_arrays(run: Run) -> str | None:
     drawn = any(judged.interval is not None for judged in run.recovery.values())
     if lacking := {"heads", *["heads_per_pair"] * drawn} - run.arrays.keys():
         return f"lacks {' and '.join(sorted(lacking))}"
-    if run.program is not None:
-        books = {slot: codes.shape[0] for slot, codes in run.program.books.items() if codes.ndim == 2}
-        if books != {str(said.slot): said.codes for said in run.program.slots}:
-            return "does not hold the codes of the program's slots"
     for name in shapes.keys() & run.arrays.keys():
         if run.arrays[name].shape != shapes[name]:
             return f"{name}: of shape {run.arrays[name].shape}, and run.json implies {shapes[name]}"
         if not np.isfinite(run.arrays[name]).all():
             return f"{name}: not all finite numbers"
     return None
+
+
+def _arrays_of_books(program: Program | None) -> dict[str, np.ndarray]:
+    """The tensors of every slot's codebook, as :func:`_books` reads them."""
+    if program is None:
+        return {}
+    return {
+        f"{name} {slot}": tensor.detach().numpy()
+        for slot, book in program.books.items()
+        for name, tensor in book.tensors().items()
+    }
+
+
+def _books(run: Run) -> dict[str, MetricCodebook]:
+    """The codebooks of the program's slots, whose tensors leave the run's arrays."""
+    assert run.program is not None
+    books = {}
+    for said in run.program.slots:
+        names = ("codes", "counts", "metric")
+        tensors = {name: torch.from_numpy(run.arrays.pop(f"{name} {said.slot}")) for name in names}
+        _, n_codes, d_in = tensors["codes"].shape
+        if n_codes != said.codes:
+            raise ValueError(f"{n_codes} codes at {said.slot}, and {RESULT} says {said.codes}")
+        config = CodebookConfig(d_in, n_codes, selection="matching_pursuit")
+        books[str(said.slot)] = MetricCodebook.restored(config, tensors)
+    return books
 
 
 def _replace(temporary: Path, folder: Path) -> None:

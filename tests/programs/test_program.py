@@ -11,7 +11,7 @@ from interp.bottlenecks.codebook import Codebook
 from interp.errors import InputError
 from interp.planted.models import load_planted_model
 from interp.programs import program as programs
-from interp.programs.codes import LEAST, bits, fit_few, measure
+from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure
 from interp.programs.program import Program, find_program
 from interp.programs.proof import Coded, set_variable
 from interp.programs.slots import Slot, SlotRunner
@@ -51,7 +51,7 @@ def test_the_written_program_is_read_off_again(run):
 def test_transitions_say_what_is_passed_on(run):
     edges = {(edge.sender, edge.receiver): edge for edge in run.program.transitions}
     told = edges["a0.h1 @ S2", "a1.h2 @ END"]
-    assert told.changes > 0.95 and told.as_predicted > 0.95 and told.null < 0.3
+    assert told.changes > 0.95 and told.as_predicted > 0.95 and told.null < 0.5
     assert (
         edges["a0.h1 @ S2", "a2.h0 @ END"].changes > 0.8 and edges["a2.h0 @ END", "a3.h5 @ END"].changes == 0
     )
@@ -74,7 +74,7 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     fitted, judged = others.subset(range(200)), others.subset(range(200, 240))
     z = SlotRunner(model, fitted, [decoy, head], keep=False).z
     runner = SlotRunner(model, judged, [decoy, head])
-    books = {slot: fit_few(z[slot].flatten(0, 1), 32) for slot in z}
+    books = {slot: fit_few(z[slot], 32) for slot in z}
     coded = {
         slot: Coded(
             book,
@@ -94,24 +94,40 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     assert not program.slots and any("a0.h0" in note for note in program.notes)
 
 
-def test_every_code_is_met_by_enough_prompts_and_few_codes_cost():
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_code_is_met_by_enough_prompts(metric):
     generator = torch.Generator().manual_seed(0)
     centres = 5 * torch.randn(6, 8, generator=generator)
-    z = centres.repeat_interleave(20, 0) + 0.1 * torch.randn(120, 8, generator=generator)
-    book = fit_few(torch.cat([z, 50 + torch.randn(2, 8, generator=generator)]), 12)
+    said = torch.stack([torch.arange(120) % 6, (torch.arange(120) // 6) % 6])
+    z = centres[said] + 0.1 * torch.randn(2, 120, 8, generator=generator)
+    z[0, :2] += 50
+    book = fit_few(z, 12, metric)
     assert isinstance(book, Codebook) and int(book.counts.min()) >= LEAST
-    found = book.encode(z).ids[:, 0].reshape(6, 20)
-    assert all(
-        len(set(some.tolist()) & set(other.tolist())) == 0
-        for some, other in zip(found, found[1:], strict=False)
-    )
+    codes = book.encode(z[:, 2:]).ids[..., 0]
+    assert all(len(set(said[:, 2:][codes == code].tolist())) == 1 for code in codes.unique())
     assert bits(np.repeat(np.arange(4), 5)) == pytest.approx(2) and bits(np.zeros(9, dtype=int)) == 0
 
+
+def test_what_pairs_share_takes_no_codes():
+    """Three values that differ within pairs, and a template of nine kinds that both prompts of a pair have."""
+    generator = torch.Generator().manual_seed(0)
+    template = 4 * torch.randn(9, 16, generator=generator)[torch.arange(180) % 9]
+    said = torch.stack([torch.arange(180) % 2, torch.full((180,), 2)])
+    z = template + torch.randn(3, 16, generator=generator)[said]
+    pure = {}
+    for metric in METRICS:
+        codes = fit_few(z, 6, metric).encode(z).ids[..., 0]
+        right = sum(int(torch.bincount(said[codes == code]).max()) for code in codes.unique())
+        pure[metric] = right / said.numel()
+    assert pure["contrast"] == 1 and pure["plain"] < 0.9
+
+
+def test_few_codes_cost():
     model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
     slot, pairs = Slot.of("a0.h1", "S2"), task.sample(model.tokenizer, 60)
     runner = SlotRunner(model, pairs, [slot])
-    z = runner.z[slot].flatten(0, 1)
-    nothing, few, all_names = measure(runner, slot, [fit_few(z, size) for size in (1, 4, 24)], np.arange(60))
+    books = [fit_few(runner.z[slot], size) for size in (1, 4, 24)]
+    nothing, few, all_names = measure(runner, slot, books, np.arange(60))
     # one code for everything changes nothing when it is exchanged, and costs what the head does
     assert nothing.carried == pytest.approx(0, abs=1e-4) and nothing.own_cost > 0.5
     assert nothing.carried < few.carried < all_names.carried and all_names.own_cost < few.own_cost
@@ -121,8 +137,9 @@ def test_a_run_keeps_its_program(run, tmp_path, command):  # noqa: F811
     run.save(tmp_path / "run")
     kept = Run.load(tmp_path / "run").program
     assert kept.model_dump() == run.program.model_dump() and kept.text() == run.program.text()
-    for slot, codes in run.program.books.items():
-        np.testing.assert_array_equal(kept.books[slot], codes)
+    for slot, book in run.program.books.items():
+        for name, tensor in book.tensors().items():
+            torch.testing.assert_close(kept.books[slot].tensors()[name], tensor, rtol=0, atol=0)
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     said, edge, one = written["program"][0], written["transitions"][0], written["interchange"][0]
     assert {
