@@ -29,6 +29,10 @@ SMALLER = {
         "(1.25, 2.5, 3.75)": "(2.5,)",
         "(1.0, 2.0, 3.0)": "(2.0,)",
     },
+    "what_the_heads_say": {
+        "n=64, candidates=12": "n=8, candidates=4",
+        "import pandas as pd": "import pandas as pd, interp.programs.program as p; p.FIT_PAIRS = p.JUDGE_PAIRS = 30",
+    },
     "your_own_task_and_model": {
         '"n": 10, "candidates": 6': '"n": 5, "candidates": 2',
         "n=8, candidates=4": "n=5, candidates=2",

@@ -25,8 +25,10 @@ from interp.stats import mean_interval
 
 LEAST = 5
 """Training prompts that every code is met by."""
-ENOUGH, MOST_COST, MARGIN = 0.9, 0.1, 0.03
+ENOUGH, MOST_COST, MARGIN = 0.9, 0.1, 0.02
 SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
+CONFIRMED = 5
+"""Codebooks that are looked at on all pairs."""
 PER_CODE = 8
 """Training prompts a code that k-means starts with: some codes get fewer than :data:`LEAST` and go."""
 Metric = Literal["difference", "plain", "contrast"]
@@ -149,10 +151,11 @@ def fewest(
 ) -> MetricCodebook:
     """The smallest codebook that carries enough on the runner's pairs; where none does, the least short of it.
 
-    By the first metric the sizes of :data:`SIZES` are tried, a row of them at a time, then sizes in between; by the
-    others only smaller ones than the best. Where a change at the slot is costly, on fewer pairs.
+    By the first metric the sizes of :data:`SIZES` are tried on half of the pairs, a row of them at a time, then sizes
+    in between; by the others only smaller ones than the best. The smallest have to hold on all pairs. Where a change at the
+    slot is costly, there are fewer pairs.
     """
-    n = int(min(len(runner.pairs), max(FEWEST_PAIRS, FORWARDS / runner.cost(slot))))
+    n = int(min(len(runner.pairs) // 2, max(FEWEST_PAIRS, FORWARDS / runner.cost(slot))))
     most = 2 * z.shape[1] // PER_CODE
 
     def tried(sizes: Iterable[int], metric: Metric) -> list[_Tried]:
@@ -173,7 +176,16 @@ def fewest(
             break
         sizes = [best.size * step // 4 for step in (1, 2, 3)] if best.found.enough else [most // 2, most]
         everything += tried(sizes, metric)
-    return min(everything, key=lambda one: one.rank).book
+    everything.sort(key=lambda one: one.rank)
+    everything = everything[:CONFIRMED]
+    both = np.arange(min(len(runner.pairs), 2 * n))
+    confirmed = [
+        replace(one, found=found)
+        for one, found in zip(
+            everything, measure(runner, slot, [one.book for one in everything], both), strict=True
+        )
+    ]
+    return min(confirmed, key=lambda one: one.rank).book
 
 
 def ids(book: Codebook, z: Float[Tensor, "*prompt d"]) -> Int[np.ndarray, "*prompt"]:

@@ -31,7 +31,7 @@ from interp.stats import mean_interval
 FIT_PAIRS, JUDGE_PAIRS = 512, 100
 LEAST_PAIRS = 24
 """Pairs beyond those of the discovery without which nothing is told."""
-CHOOSE_PAIRS, PASS_PAIRS = 32, 50
+CHOOSE_PAIRS, PASS_PAIRS = 64, 50
 PLACE_PAIRS = 16
 SEED = 3000
 """Of the prompts that are drawn for it."""
