@@ -152,8 +152,8 @@ def fewest(
     """The smallest codebook that carries enough on the runner's pairs; where none does, the least short of it.
 
     By the first metric the sizes of :data:`SIZES` are tried on half of the pairs, a row of them at a time, then sizes
-    in between; by the others only smaller ones than the best. The smallest have to hold on all pairs. Where a change at the
-    slot is costly, there are fewer pairs.
+    in between; by the others only smaller ones than the best. The smallest have to hold on all pairs. Where a change
+    at the slot is costly, there are fewer pairs.
     """
     n = int(min(len(runner.pairs) // 2, max(FEWEST_PAIRS, FORWARDS / runner.cost(slot))))
     most = 2 * z.shape[1] // PER_CODE
