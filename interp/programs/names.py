@@ -53,9 +53,9 @@ def name_codes(
     variables: Sequence[Variable],
     n_fitted: int,
     seed: int = 0,
-) -> dict[Key, Name | None]:
-    """The variable of highest AMI at each slot, among those that are significant and better told than by their
-    commonest value.
+) -> dict[Key, list[Name]]:
+    """The variables that each slot tells, that of highest AMI first: those that are significant and better told than by
+    their commonest value.
 
     Args:
         fitted: codes of the prompts that they were fitted to.
@@ -78,15 +78,12 @@ def name_codes(
             if len(np.unique(codes)) > 1:
                 tests.append((key, variable, *_ami(codes.ravel(), values, orders)))
     q = false_discovery_control([p for *_, p in tests]) if tests else ()
-    found: dict[Key, Name | None] = dict.fromkeys(judged)
-    lead: dict[Key, float] = {}
+    found: dict[Key, list[Name]] = {key: [] for key in judged}
     for (key, variable, ami, null, _), one in zip(tests, q, strict=True):
-        if one > SIGNIFICANT or ami <= lead.get(key, 0):
-            continue
-        name = _name(variable, fitted[key], judged[key], n_fitted, (ami, null, float(one)))
-        if name.accuracy > name.commonest:
-            found[key], lead[key] = name, ami
-    return found
+        if one <= SIGNIFICANT:
+            name = _name(variable, fitted[key], judged[key], n_fitted, (ami, null, float(one)))
+            found[key] += [name] * (name.accuracy > name.commonest)
+    return {key: sorted(names, key=lambda name: -name.ami) for key, names in found.items()}
 
 
 def _name(

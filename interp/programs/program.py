@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field, InstanceOf, NonNegativeInt
-from torch import Tensor
 
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.circuits.circuit import SiteName, Strict
@@ -289,9 +288,10 @@ class _Finder:
         )
         self.notes += [f"{v.name}: cannot be told, since {v.fault}." for v in varying if v.fault and v.given]
         said = [
-            self._named(one, coded[slot], names[slot]) for slot, (one, *_) in zip(slots, told, strict=True)
+            self._named(one, coded[slot], names[slot][:1])
+            for slot, (one, *_) in zip(slots, told, strict=True)
         ]
-        coded = {slot: replace(code, meaning=_meaning(code, names[slot])) for slot, code in coded.items()}
+        coded = {slot: replace(code, meaning=_meaning(code, names[slot][:1])) for slot, code in coded.items()}
         with self.stage("setting codes", len(slots) + 1) as advance:
             interchange = self._interchange(coded, names, varying)
             advance(1)
@@ -377,14 +377,14 @@ class _Finder:
         advance(1)
         return said, coded, book
 
-    def _named(self, said: Said, coded: Coded, name: Name | None) -> Said:
+    def _named(self, said: Said, coded: Coded, names: Sequence[Name]) -> Said:
         n = coded.book.config.n_codes
         clean, corrupt = (np.bincount(side, minlength=n) / len(side) for side in coded.judged)
         update: dict[str, Any] = {
             "shares": {str(code): (round(clean[code], 4), round(corrupt[code], 4)) for code in range(n)},
             "examples": self._examples(said.role, coded.fitted, n),
         }
-        if name is not None:
+        for name in names:
             update |= {
                 key: getattr(name, key)
                 for key in ("variable", "ami", "ami_null", "q", "accuracy", "commonest")
@@ -408,28 +408,35 @@ class _Finder:
         return found
 
     def _interchange(
-        self, coded: dict[Slot, Coded], names: dict[Slot, Name | None], varying: Iterable[Variable]
+        self, coded: dict[Slot, Coded], names: dict[Slot, list[Name]], varying: Iterable[Variable]
     ) -> list[VariableSet]:
         found = []
         for variable in varying:
-            carriers = {
-                slot: c
-                for slot, c in coded.items()
-                if (name := names[slot]) and name.variable == variable.name
+            told = {
+                slot: name for slot, some in names.items() for name in some if name.variable == variable.name
             }
-            z: dict[Slot, Tensor] = {slot: self.fit_z.z[slot] for slot in carriers}
-            one = set_variable(self.judge, carriers, z, variable, self.seed) if carriers else None
+            # what is nowhere told best is not what these heads are for
+            if not any(some and some[0].variable == variable.name for some in names.values()):
+                continue
+            one = set_variable(
+                self.judge,
+                {slot: coded[slot] for slot in told},
+                {slot: name.values for slot, name in told.items()},
+                {slot: self.fit_z.z[slot] for slot in told},
+                variable,
+                self.seed,
+            )
             if one is not None:
                 found.append(one)
-            elif carriers:
+            else:
                 self.notes.append(
                     f"{variable.name}: too few values have {LEAST} prompts to fit, so none can be set to another."
                 )
         return found
 
 
-def _meaning(coded: Coded, name: Name | None) -> Int[np.ndarray, " code"]:
-    values = {} if name is None else name.values
+def _meaning(coded: Coded, name: Sequence[Name]) -> Int[np.ndarray, " code"]:
+    values = name[0].values if name else {}
     kinds = list(dict.fromkeys(values.values()))
     return np.array(
         [

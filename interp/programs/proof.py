@@ -18,6 +18,7 @@ from interp.models import Site
 from interp.programs.codes import LEAST, ids
 from interp.programs.names import class_means, usual_codes
 from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.prompts.pairs import Value
 from interp.prompts.variables import Variable
 
 DRAWS = 20
@@ -56,9 +57,9 @@ class VariableSet:
     """
     Attributes:
         n: held-out prompts that have a value and another one to be set.
-        by: ``set`` (codes of another value), ``own`` (the usual code of their own value), ``random`` (the change of
-            ``set`` turned at random, its length kept), ``heads`` (that change at random heads), ``codes`` (random
-            codes of the same codebooks), ``means`` (class means in place of codes).
+        by: ``set`` (the code of another value that is nearest to the own code), ``own`` (the usual code of their own
+            value), ``random`` (the change of ``set`` turned at random, its length kept), ``heads`` (that change at
+            random heads), ``codes`` (random codes of the same codebooks), ``means`` (class means in place of codes).
     """
 
     variable: str
@@ -71,36 +72,42 @@ class VariableSet:
 def set_variable(
     runner: SlotRunner,
     coded: Mapping[Slot, Coded],
+    values: Mapping[Slot, Mapping[int, Value]],
     fit_z: Mapping[Slot, Tensor],
     variable: Variable,
     seed: int = 0,
 ) -> VariableSet | None:
-    """Set a variable to another value at the slots that carry it; ``None`` where there is no other to be set.
+    """Set a variable to another value at the slots that tell it; ``None`` where there is no other to be set.
 
     Args:
         runner: of the held-out prompts.
-        coded: the slots that carry it.
+        coded: the slots that tell it.
+        values: what their codes stand for.
         fit_z: what stood there on the prompts that codes were fitted to.
         variable: of the prompts of fitting and, behind them, the held-out ones.
     """
     rng = np.random.default_rng(seed)
-    n_fitted = next(iter(coded.values())).fitted.shape[1]
+    n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
     before, now = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
-    usual = {slot: usual_codes(c.fitted, before, len(variable.values), LEAST) for slot, c in coded.items()}
-    known = np.all([codes >= 0 for codes in usual.values()], axis=0)
+    nearest = {slot: _nearest_of_value(c.book, values[slot], variable.values) for slot, c in coded.items()}
+    known = np.any([(table >= 0).any(0) for table in nearest.values()], axis=0)
     pairs, new = _other_values(now, before, known, rng)
     if len(pairs) < 2:
         return None
     own, n = now[pairs], len(pairs)
+    codes = {slot: c.judged[0, pairs] for slot, c in coded.items()}
     z = {slot: runner.z[slot][0, torch.from_numpy(pairs)] for slot in coded}
-    spoken = {slot: c.vector(c.judged[0, pairs]) for slot, c in coded.items()}
-    changes: dict[str, dict[Slot, Tensor]] = {
-        "set": {slot: c.vector(usual[slot][new]) - spoken[slot] for slot, c in coded.items()},
-        "own": {slot: c.vector(usual[slot][own]) - spoken[slot] for slot, c in coded.items()},
-        "codes": {
-            slot: c.vector(rng.integers(c.book.config.n_codes, size=n)) - spoken[slot]
-            for slot, c in coded.items()
-        },
+    spoken = {slot: c.vector(codes[slot]) for slot, c in coded.items()}
+    usual = {slot: usual_codes(c.fitted, before, n_values, LEAST)[own] for slot, c in coded.items()}
+    other = {slot: nearest[slot][codes[slot], new] for slot in coded}
+    changes: dict[str, dict[Slot, Tensor]] = {}
+    for name, to in (("set", other), ("own", usual)):
+        # where no code stands for a value, a slot says what it said
+        said = {slot: np.where(to[slot] < 0, codes[slot], to[slot]) for slot in coded}
+        changes[name] = {slot: c.vector(said[slot]) - spoken[slot] for slot, c in coded.items()}
+    changes["codes"] = {
+        slot: c.vector(rng.integers(c.book.config.n_codes, size=n)) - spoken[slot]
+        for slot, c in coded.items()
     }
     changes["random"] = {slot: _turned(change, rng) for slot, change in changes["set"].items()}
     means = {
@@ -135,6 +142,20 @@ def stacked(ways: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
     return found
 
 
+def _nearest_of_value(
+    book: Codebook, values: Mapping[int, Value], of: Sequence[Value]
+) -> Int[np.ndarray, "code value"]:
+    """For every code the nearest one of each value, as the codebook compares; −1 where no code stands for it."""
+    with torch.no_grad():
+        codes = book.comparable(book.codes.float())[0]
+        distance = torch.cdist(codes, codes).numpy()
+    found = np.full((len(codes), len(of)), -1)
+    for place, value in enumerate(of):
+        if some := [code for code, told in values.items() if told == value]:
+            found[:, place] = np.array(some)[distance[:, some].argmin(1)]
+    return found
+
+
 def _other_values(
     now: Int[np.ndarray, " pair"],
     before: Int[np.ndarray, "side fitted"],
@@ -144,7 +165,7 @@ def _other_values(
     """Pairs whose clean value can be set to another, and to which: a clean prompt's, else a corrupt one's."""
     clean, any_side = (np.intersect1d(some, np.flatnonzero(known)) for some in (before[0], before))
     pool = clean if len(clean) > 1 else any_side
-    pairs = np.flatnonzero(known[now])
+    pairs = np.arange(len(now))
     if len(pool) < 2:
         return pairs[:0], pairs[:0]
     new = np.array([rng.choice(pool[pool != now[pair]]) for pair in pairs], dtype=int)

@@ -30,7 +30,8 @@ def world() -> dict[str, np.ndarray]:
 
 def named(codes: np.ndarray, world: dict[str, np.ndarray]):
     variables = [varying(name, world[name]) for name in ("template", "order", "name")]
-    return name_codes({"a": codes[:, :FITTED]}, {"a": codes[:, FITTED:]}, variables, FITTED)["a"]
+    found = name_codes({"a": codes[:, :FITTED]}, {"a": codes[:, FITTED:]}, variables, FITTED)["a"]
+    return found[0] if found else None
 
 
 def noisy(ids: np.ndarray, share: float = 0.1) -> np.ndarray:

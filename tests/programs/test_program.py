@@ -12,6 +12,7 @@ from interp.errors import InputError
 from interp.planted.models import load_planted_model
 from interp.programs import program as programs
 from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure
+from interp.programs.names import name_codes
 from interp.programs.program import Program, find_program
 from interp.programs.proof import Coded, set_variable
 from interp.programs.slots import Slot, SlotRunner
@@ -87,8 +88,16 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
     (name,) = (v for v in variables(others, model.tokenizer) if v.name == "S")
     # it knows the name as well as the head does
     assert bits(coded[decoy].judged) == pytest.approx(bits(coded[head].judged), abs=0.5)
-    by_decoy = set_variable(runner, {decoy: coded[decoy]}, z, name).by["set"]
-    by_head = set_variable(runner, {head: coded[head]}, z, name).by["set"]
+    named = name_codes(
+        {slot: c.fitted for slot, c in coded.items()},
+        {slot: c.judged for slot, c in coded.items()},
+        [name],
+        200,
+    )
+    by_decoy, by_head = (
+        set_variable(runner, {slot: coded[slot]}, {slot: named[slot][0].values}, z, name).by["set"]
+        for slot in (decoy, head)
+    )
     assert by_head.flipped > 0.9 and by_decoy.flipped == 0
     program = find_program(model, task, pairs, ["a0.h0"], np.full((20, 1), 1e-6))
     assert not program.slots and any("a0.h0" in note for note in program.notes)
