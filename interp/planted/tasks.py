@@ -86,7 +86,7 @@ class PlantedNames:
                 "order": None if first is None else "S first" if first else "S second",
             }
 
-        names, others = (io, s, s), tuple(others) if kind == "abc" else (io, s, io)
+        names, other_names = (io, s, s), tuple(others) if kind == "abc" else (io, s, io)
         clean = fill(*names)
         words = clean.split()
         s1 = words.index(s)
@@ -100,13 +100,13 @@ class PlantedNames:
         return _pair(
             tokenizer,
             clean,
-            fill(*others),
+            fill(*other_names),
             answer=io,
             wrong=s,
             positions=positions,
             bos=bos,
             template=f"{template}/{'ABBA' if io_first else 'BABA'}",
-            variables={"clean": said(*names), "corrupt": said(*others)},
+            variables={"clean": said(*names), "corrupt": said(*other_names)},
         )
 
 

@@ -7,6 +7,7 @@ keys and values are kept. So a change at END in the last third of the layers cos
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -136,17 +137,13 @@ class SlotRunner:
                 device=model_device(self.model),
             )
             resid: list[Tensor] = []
-            hooks = self._readers(
-                self.slots, rows, 0, lambda slot, found, side=side: self._keep(slot, side, some, found)
-            )
+            hooks = self._readers(self.slots, rows, 0, partial(self._keep, side, some))
             if self.keep and not side:
                 for layer in range(self.model.cfg.n_layers):
                     hooks[f"blocks.{layer}.hook_resid_pre"] = _keeper(resid)
-                run: list[Tensor] = []
-                prefix = Prefix(
-                    self.model, tokens, lambda t, h=hooks, r=run: r.append(end_logits(self.model, t, h))
-                )
-                logits = run[0]
+                ends: list[Tensor] = []
+                prefix = Prefix(self.model, tokens, partial(self._run_clean, hooks, ends))
+                (logits,) = ends
                 self._where[:, some] = np.full(len(some), len(self._runs)), np.arange(len(some))
                 self._runs.append(_CleanRun(indices, tokens, prefix, torch.stack(resid)))
             else:
@@ -156,7 +153,10 @@ class SlotRunner:
                 self.preferred[some] = _preferred(logits, rows)
         self.forwards += 2 * len(rows)
 
-    def _keep(self, slot: Slot, side: int, some: list[int], found: Tensor) -> None:
+    def _run_clean(self, hooks: dict[str, HookFunction], ends: list[Tensor], tokens: Tensor) -> None:
+        ends.append(end_logits(self.model, tokens, hooks))
+
+    def _keep(self, side: int, some: list[int], slot: Slot, found: Tensor) -> None:
         if slot not in self.z:
             self.z[slot] = torch.zeros(2, len(self.pairs), found.shape[-1])
         self.z[slot][side, some] = found
@@ -308,9 +308,9 @@ def _keeper(kept: list[Tensor]) -> HookFunction:
 
 def _after(patch: HookFunction, read: HookFunction) -> HookFunction:
     def hook(x: Tensor) -> Tensor | None:
-        x = patch(x)
-        read(x)
-        return x
+        changed = patch(x)
+        read(x if changed is None else changed)
+        return changed
 
     return hook
 
