@@ -114,7 +114,7 @@ def set_variable(
         slot: torch.from_numpy(class_means(fit_z[slot].numpy(), before, len(variable.values))).float()
         for slot in coded
     }
-    changes["means"] = {slot: means[slot][new] - means[slot][own] for slot in coded}
+    changes["means"] = {slot: (means[slot][new] - means[slot][own]).nan_to_num() for slot in coded}
     moved = [[Edit(slot, z[slot] + change) for slot, change in some.items()] for some in changes.values()]
     moved.append(_at_random_heads(runner.model.cfg.n_heads, changes["set"], rng))
     found = runner.run(np.tile(pairs, len(moved)), stacked(moved, n))
