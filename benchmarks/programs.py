@@ -1,6 +1,6 @@
 """What heads say: the program of every task's circuit, and how much of the circuit it explains.
 
-    python benchmarks/programs.py [TASK …] [--model smollm2-135m-instruct] [--n 100] [--seed 0] [--show]
+    python benchmarks/programs.py [TASK …] [--model smollm2-135m-instruct] [--n 100] [--seed 0] [--show] [--runs DIR]
 
 One file a task in ``results/programs``; those that are there are kept. A member counts as *explained* where its codes
 carry 90 % of its effect on held-out prompts at every role where it acts, where splicing its own codes costs at most
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--runs", type=Path, help="folder to keep whole runs in, too")
     given = parser.parse_args()
     model = None
     for name in given.tasks:
@@ -46,6 +47,8 @@ def main() -> None:
         if not path.exists() and not given.show:
             model = model or load_model(given.model)
             run = find_circuit(model, name, n=given.n, seed=given.seed, program=True, stage=bar)
+            if given.runs:
+                run.save(given.runs / path.stem, report=run.report(), overwrite=True)
             pairs = load_task(name).sample(model.tokenizer, run.n_pairs, given.seed)
             effects = {part.site: part.effect for part in run.members}
             seconds = {"program": run.seconds["program"], "bare": _bare(model, pairs)}

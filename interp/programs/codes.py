@@ -27,6 +27,7 @@ LEAST = 5
 """Training prompts that every code is met by."""
 ENOUGH, MOST_COST, MARGIN = 0.9, 0.1, 0.02
 SIZES = ((2, 4, 8), (16, 32), (64, 128, 256))
+ROUGH_SIZES = (4, 16, 64)
 CONFIRMED = 5
 """Codebooks that are looked at on all pairs."""
 PER_CODE = 8
@@ -147,13 +148,17 @@ def fewest(
     slot: Slot,
     z: Float[Tensor, "2 pair d"],
     seed: int = 0,
-    metrics: Sequence[Metric] = METRICS,
+    *,
+    rough: bool = False,
 ) -> MetricCodebook:
     """The smallest codebook that carries enough on the runner's pairs; where none does, the least short of it.
 
     By the first metric the sizes of :data:`SIZES` are tried on half of the pairs, a row of them at a time, then sizes
     in between; by the others only smaller ones than the best. The smallest have to hold on all pairs. Where a change
     at the slot is costly, there are fewer pairs.
+
+    Args:
+        rough: look at few sizes by one metric on few pairs, as a slot of little effect deserves.
     """
     n = int(min(len(runner.pairs) // 2, max(FEWEST_PAIRS, FORWARDS / runner.cost(slot))))
     most = 2 * z.shape[1] // PER_CODE
@@ -164,13 +169,16 @@ def fewest(
         found = measure(runner, slot, books, np.arange(n))
         return [_Tried(*one) for one in zip(books, found, wanted, strict=True)]
 
+    if rough:
+        n = min(n, FEWEST_PAIRS)
+        return min(tried(ROUGH_SIZES, METRICS[0]) or tried([2], METRICS[0]), key=lambda one: one.rank).book
     everything: list[_Tried] = []
     for some in SIZES:
         if some[0] <= most and not any(one.found.enough for one in everything):
-            everything += tried(some, metrics[0])
+            everything += tried(some, METRICS[0])
     best = min(everything, key=lambda one: one.rank)
-    everything += tried([best.size - best.size // 2 * step // 4 for step in (1, 2, 3)], metrics[0])
-    for metric in metrics[1:]:
+    everything += tried([best.size - best.size // 2 * step // 4 for step in (1, 2, 3)], METRICS[0])
+    for metric in METRICS[1:]:
         best = min(everything, key=lambda one: one.rank)
         if best.found.enough and best.size <= SIZES[0][1]:
             break

@@ -36,6 +36,8 @@ SEED = 3000
 """Of the prompts that are drawn for it."""
 SHARE = 0.2
 """Of a head's effect, from which on it acts at a role."""
+SMALL = 0.05
+"""Of the gap: codes of slots below are sought among few sizes."""
 LEAST_EFFECT = 1e-3
 """Of the gap: below, a difference is one of rounding."""
 LEFT = 0.1
@@ -277,8 +279,11 @@ class _Finder:
             told = [self._codes(slot, advance) for slot in slots]
         coded = {slot: code for slot, (_, code, _) in zip(slots, told, strict=True)}
         books = {slot: book for slot, (*_, book) in zip(slots, told, strict=True)}
-        both = PromptPairs([*self.fitted, *self.judged], **_made(self.fitted))
-        varying = variables(both, self.model.tokenizer)
+        everything = PromptPairs([*self.fitted, *self.judged, *chosen], **_made(self.fitted))
+        varying = variables(everything, self.model.tokenizer)
+        n, m = len(self.fitted), len(self.judged)
+        self.of_chosen = {v.name: replace(v, ids=np.delete(v.ids, range(n, n + m), axis=1)) for v in varying}
+        varying = [replace(v, ids=v.ids[:, : n + m]) for v in varying]
         names = name_codes(
             {slot: c.fitted for slot, c in coded.items()},
             {slot: c.judged for slot, c in coded.items()},
@@ -340,13 +345,14 @@ class _Finder:
             f"{p.site} acts at no role by itself." for p in places if Slot.of(p.site, "").site not in read
         ]
         slots.sort(key=lambda one: -one[0])
+        self.small = {slot: size < SMALL * self.gap for size, slot in slots}
         if len(slots) > MOST_SLOTS:
             self.notes.append(f"{len(slots) - MOST_SLOTS} places of least effect are not read.")
         return places, sorted(slot for _, slot in slots[:MOST_SLOTS])
 
     def _codes(self, slot: Slot, advance: Any) -> tuple[Said, Coded, MetricCodebook]:
         z = self.fit_z.z[slot]
-        book = fewest(self.chooser, slot, z, self.seed)
+        book = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
         (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
         each = np.arange(book.config.n_codes)
         coded = Coded(book, ids(book, z), ids(book, self.judge.z[slot]), each)
@@ -413,19 +419,12 @@ class _Finder:
         found = []
         for variable in varying:
             told = {
-                slot: name for slot, some in names.items() for name in some if name.variable == variable.name
+                slot: some[0] for slot, some in names.items() if some and some[0].variable == variable.name
             }
-            # what is nowhere told best is not what these heads are for
-            if not any(some and some[0].variable == variable.name for some in names.values()):
+            if not told:
                 continue
-            one = set_variable(
-                self.judge,
-                {slot: coded[slot] for slot in told},
-                {slot: name.values for slot, name in told.items()},
-                {slot: self.fit_z.z[slot] for slot in told},
-                variable,
-                self.seed,
-            )
+            told = self._strongest(told, coded, variable.name)
+            one = self._set(self.judge, told, coded, variable)
             if one is not None:
                 found.append(one)
             else:
@@ -433,6 +432,40 @@ class _Finder:
                     f"{variable.name}: too few values have {LEAST} prompts to fit, so none can be set to another."
                 )
         return found
+
+    def _set(
+        self,
+        runner: SlotRunner,
+        told: dict[Slot, Name],
+        coded: dict[Slot, Coded],
+        variable: Variable,
+        *,
+        controls: bool = True,
+    ) -> VariableSet | None:
+        return set_variable(
+            runner,
+            {slot: coded[slot] for slot in told},
+            {slot: name.values for slot, name in told.items()},
+            {slot: self.fit_z.z[slot] for slot in told},
+            variable,
+            self.seed,
+            controls=controls,
+        )
+
+    def _strongest(self, told: dict[Slot, Name], coded: dict[Slot, Coded], variable: str) -> dict[Slot, Name]:
+        """All slots that tell a variable, or those at one role: whichever moves the metric most on the discovery's
+        pairs. What is told at an earlier role may be told again at a later one."""
+        roles = dict.fromkeys(slot.role for slot in told)
+        if len(roles) < 2:
+            return told
+        z = self.chooser.z
+        chosen = {slot: replace(coded[slot], judged=ids(coded[slot].book, z[slot])) for slot in told}
+        parts = [told, *({slot: name for slot, name in told.items() if slot.role == role} for role in roles)]
+        falls = []
+        for part in parts:
+            one = self._set(self.chooser, part, chosen, self.of_chosen[variable], controls=False)
+            falls.append(-np.inf if one is None else one.metric_clean - one.by["set"].metric)
+        return parts[int(np.argmax(falls))]
 
 
 def _meaning(coded: Coded, name: Sequence[Name]) -> Int[np.ndarray, " code"]:

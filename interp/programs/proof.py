@@ -76,6 +76,8 @@ def set_variable(
     fit_z: Mapping[Slot, Tensor],
     variable: Variable,
     seed: int = 0,
+    *,
+    controls: bool = True,
 ) -> VariableSet | None:
     """Set a variable to another value at the slots that tell it; ``None`` where there is no other to be set.
 
@@ -85,6 +87,7 @@ def set_variable(
         values: what their codes stand for.
         fit_z: what stood there on the prompts that codes were fitted to.
         variable: of the prompts of fitting and, behind them, the held-out ones.
+        controls: what comes of ``set`` alone if not.
     """
     rng = np.random.default_rng(seed)
     n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
@@ -115,8 +118,11 @@ def set_variable(
         for slot in coded
     }
     changes["means"] = {slot: (means[slot][new] - means[slot][own]).nan_to_num() for slot in coded}
+    if not controls:
+        changes = {"set": changes["set"]}
     moved = [[Edit(slot, z[slot] + change) for slot, change in some.items()] for some in changes.values()]
-    moved.append(_at_random_heads(runner.model.cfg.n_heads, changes["set"], rng))
+    if controls:
+        moved.append(_at_random_heads(runner.model.cfg.n_heads, changes["set"], rng))
     found = runner.run(np.tile(pairs, len(moved)), stacked(moved, n))
     metric, flipped = (
         of.reshape(-1, n).mean(1)
@@ -124,7 +130,7 @@ def set_variable(
     )
     by = {
         how: Answers(float(one), float(other))
-        for how, one, other in zip((*changes, "heads"), metric, flipped, strict=True)
+        for how, one, other in zip((*changes, "heads"), metric, flipped, strict=False)
     }
     return VariableSet(variable.name, tuple(coded), n, float(runner.metric[0, pairs].mean()), by)
 
