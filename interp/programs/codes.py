@@ -150,8 +150,9 @@ def fewest(
     seed: int = 0,
     *,
     rough: bool = False,
-) -> MetricCodebook:
-    """The smallest codebook that carries enough on the runner's pairs; where none does, the least short of it.
+) -> tuple[MetricCodebook, Carried]:
+    """The smallest codebook that carries enough on the runner's pairs, and what it carries there; where none carries
+    enough, the least short of it.
 
     By the first metric the sizes of :data:`SIZES` are tried on half of the pairs, a row of them at a time, then sizes
     in between; by the others only smaller ones than the best. The smallest have to hold on all pairs. Where a change
@@ -171,7 +172,8 @@ def fewest(
 
     if rough:
         n = min(n, FEWEST_PAIRS)
-        return min(tried(ROUGH_SIZES, METRICS[0]) or tried([2], METRICS[0]), key=lambda one: one.rank).book
+        best = min(tried(ROUGH_SIZES, METRICS[0]) or tried([2], METRICS[0]), key=lambda one: one.rank)
+        return best.book, best.found
     everything: list[_Tried] = []
     for some in SIZES:
         if some[0] <= most and not any(one.found.enough for one in everything):
@@ -193,7 +195,8 @@ def fewest(
             everything, measure(runner, slot, [one.book for one in everything], both), strict=True
         )
     ]
-    return min(confirmed, key=lambda one: one.rank).book
+    best = min(confirmed, key=lambda one: one.rank)
+    return best.book, best.found
 
 
 def ids(book: Codebook, z: Float[Tensor, "*prompt d"]) -> Int[np.ndarray, "*prompt"]:

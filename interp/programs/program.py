@@ -264,6 +264,8 @@ class _Finder:
         self.model, self.seed, self.stage = model, seed, stage
         self.pairs, self.fitted, self.judged = pairs, fitted, judged
         self.notes: list[str] = []
+        self.carries: set[Slot] = set()
+        """Slots whose codes carry enough on the discovery's pairs: these are set in interchange."""
 
     def program(self, sites: Sequence[str], effects: Float[np.ndarray, "pair site"]) -> Program:
         roles = _distinct_roles([*self.pairs, *self.fitted, *self.judged])
@@ -352,7 +354,9 @@ class _Finder:
 
     def _codes(self, slot: Slot, advance: Any) -> tuple[Said, Coded, MetricCodebook]:
         z = self.fit_z.z[slot]
-        book = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
+        book, found = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
+        if found.enough:
+            self.carries.add(slot)
         (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
         each = np.arange(book.config.n_codes)
         coded = Coded(book, ids(book, z), ids(book, self.judge.z[slot]), each)
@@ -419,7 +423,9 @@ class _Finder:
         found = []
         for variable in varying:
             told = {
-                slot: some[0] for slot, some in names.items() if some and some[0].variable == variable.name
+                slot: some[0]
+                for slot, some in names.items()
+                if some and some[0].variable == variable.name and slot in self.carries
             }
             if not told:
                 continue

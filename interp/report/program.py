@@ -13,13 +13,13 @@ from interp.report.style import BLUE, ORANGE, embed
 from interp.report.wording import in_plot, number, signed
 from interp.runs.run import Run
 
-CODES, DRAWN = 24, 100
-"""Codes told of each slot, most used first; lines of the graph, widest first."""
+CODES = 24
+"""Codes told of each slot, most used first."""
 EXPLAINED = (
     "A dot is a head at a token: its size is the effect of what it says there, blue helps, orange hurts. A line says "
     "that setting the code on its left changes the code on its right; the wider, the more prompts. Layers go from left "
-    "to right; rows are the tokens in the order of the prompt. Lines are drawn from 5 % of prompts and twice the null "
-    f"on, {DRAWN} at most."
+    "to right; rows are the tokens in the order of the prompt. A line is drawn "
+    "where the code comes out as predicted in 5 % of the prompts or more, three a dot at most."
 )
 _ACROSS, _DOWN = 80, 62
 """Pixels from layer to layer at least, and from row to row."""
@@ -132,8 +132,9 @@ def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) ->
     rows = sorted({row for _, row in places})
     xy = [(layers.index(layer) * _ACROSS, rows.index(row) * _DOWN) for layer, row in places]
     where = dict(zip(names, xy, strict=True))
-    told = [edge for edge in program.transitions if edge.changes >= max(0.05, 2 * edge.null)]
-    told = sorted(told, key=lambda edge: -edge.changes)[:DRAWN]
+    told = sorted(
+        (edge for name in names for edge in program.passed_on(name)), key=lambda edge: -edge.changes
+    )
     figure = go.Figure([_line(edge, *where[edge.sender], *where[edge.receiver]) for edge in reversed(told)])
     largest = max((abs(said.effect) for said in slots), default=0.0) or 1.0
     variables = [shown(said.variable or wording.DASH, 14) for said in slots]
