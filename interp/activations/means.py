@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.activations.stream import Consumer, PairBatch
 from interp.errors import InputError, check_choice
 from interp.models import Model
-from interp.prompts.pairs import PromptPairs
+from interp.prompts.pairs import PromptPair, PromptPairs
 
 Positions = Literal["mean", "last", "roles"]
 
@@ -23,6 +23,13 @@ Positions = Literal["mean", "last", "roles"]
 def role_positions(pairs: PromptPairs) -> Positions:
     """``roles``, or ``last`` where no role is named by all pairs."""
     return "roles" if set.intersection(*(set(pair.positions) for pair in pairs)) else "last"
+
+
+def distinct_roles(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
+    """Roles that all pairs name, without those that stand where an earlier one does in every pair."""
+    shared = [role for role in pairs[0].positions if all(role in pair.positions for pair in pairs)]
+    where = [tuple(pair.positions[role] for pair in pairs) for role in shared]
+    return tuple(role for i, role in enumerate(shared) if where[i] not in where[:i])
 
 
 class HeadMeans(Consumer):

@@ -5,8 +5,8 @@ prompts. *Own cost* is the share that is lost when z becomes its own code. A cod
 nothing carries everything when the corrupt side's code is spliced in, and costs everything as well.
 
 Codes are fitted by k-means to what stands at the slot on prompts of their own, clean and corrupt. Vectors are compared
-in several ways (:func:`metric_of`). How many codes there are is decided on other prompts, and what they
-carry is measured on prompts that neither has seen.
+in several ways (:func:`metric_of`). How many codes there are is decided on other prompts, and what they carry is
+measured on prompts that neither has seen.
 """
 
 from collections.abc import Iterable, Sequence
@@ -56,9 +56,8 @@ def metric_of(z: Float[Tensor, "2 pair d"], metric: Metric) -> Float[Tensor, "1 
     mean = (clean + corrupt) / 2
     mean = mean - mean.mean(0)
     shared = mean.mT @ mean
-    return torch.linalg.solve(shared + RIDGE * shared.diagonal().mean() * torch.eye(len(shared)), difference)[
-        None
-    ]
+    ridge = RIDGE * shared.diagonal().mean() * torch.eye(len(shared))
+    return torch.linalg.solve(shared + ridge, difference)[None]
 
 
 def fit_few(

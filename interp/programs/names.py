@@ -122,9 +122,8 @@ def _strata(variable: Variable, others: Sequence[Variable], n_fitted: int) -> In
     values = variable.ids[:, n_fitted:]
     strata = np.repeat([0, 1], values.shape[1])
     for other in sorted(others, key=lambda other: len(np.unique(other.ids[:, n_fitted:]))):
-        finer = np.unique(np.stack([strata, other.ids[:, n_fitted:].ravel()]), axis=1, return_inverse=True)[
-            1
-        ].ravel()
+        both = np.stack([strata, other.ids[:, n_fitted:].ravel()])
+        finer = np.unique(both, axis=1, return_inverse=True)[1].ravel()
         pairs = len(np.unique(np.stack([finer, values.ravel()]), axis=1).T)
         varies = pairs > finer.max() + 1
         if other is not variable and varies and len(finer) >= STRATUM * (finer.max() + 1):

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field, InstanceOf, NonNegativeInt
 
+from interp.activations.means import distinct_roles
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.circuits.circuit import SiteName, Strict
 from interp.errors import InputError
@@ -25,7 +26,7 @@ from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task, Value
 from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import Variable, variables
-from interp.stats import mean_interval
+from interp.stats import mean_interval, ratio_interval
 
 FIT_PAIRS, JUDGE_PAIRS = 512, 100
 LEAST_PAIRS = 24
@@ -33,7 +34,7 @@ LEAST_PAIRS = 24
 CHOOSE_PAIRS, PASS_PAIRS = 64, 50
 PLACE_PAIRS = 16
 SEED = 3000
-"""Of the prompts that are drawn for it."""
+"""Of the prompts that are drawn for it, the run's own seed added."""
 SHARE = 0.2
 """Of a head's effect, from which on it acts at a role."""
 SMALL = 0.05
@@ -65,6 +66,7 @@ class Said(Strict):
         effect, low, high: fall of the metric with the corrupt prompt's output there, with its 95 % interval.
         codes: how many there are; ``bits`` is the entropy of those in use.
         carried, own_cost: shares of the effect, see :mod:`interp.programs.codes`; ``None`` without an effect.
+        carried_low, carried_high: 95 % interval of ``carried``, over pairs.
         variable: what the codes stand for; ``None`` where nothing stands out.
         ami, ami_null, q, accuracy, commonest: see :class:`~interp.programs.names.Name`.
         values: what each code stands for, as far as most of its prompts agree.
@@ -81,6 +83,8 @@ class Said(Strict):
     bits: float
     carried: float | None
     own_cost: float | None
+    carried_low: float | None = None
+    carried_high: float | None = None
     variable: str | None = None
     ami: float | None = None
     ami_null: float | None = None
@@ -186,11 +190,7 @@ class Program(Strict):
             )
         lines += self.notes
         return "\n".join(
-            filled
-            for line in lines
-            for filled in textwrap.wrap(
-                line, 116, subsequent_indent="    ", initial_indent=line[: _indent(line)]
-            )
+            filled for line in lines for filled in textwrap.wrap(line, 116, subsequent_indent="    ")
         )
 
     def _paragraph(self, said: Said) -> list[str]:
@@ -206,10 +206,6 @@ class Program(Strict):
                 f"    → {edge.receiver} in {edge.changes:.0%} of prompts, {edge.as_predicted:.0%} of these as predicted"
             )
         return lines
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
 
 
 def find_program(
@@ -235,7 +231,7 @@ def find_program(
         return Program(notes=["No program: the circuit has no members."])
     try:
         others = held_out_pairs(
-            task, model.tokenizer, FIT_PAIRS + JUDGE_PAIRS, pairs, pairs.counterfactual, seed=SEED
+            task, model.tokenizer, FIT_PAIRS + JUDGE_PAIRS, pairs, pairs.counterfactual, seed=SEED + seed
         )
     except InputError:
         others = pairs.subset([])
@@ -268,7 +264,7 @@ class _Finder:
         """Slots whose codes carry enough on the discovery's pairs: these are set in interchange."""
 
     def program(self, sites: Sequence[str], effects: Float[np.ndarray, "pair site"]) -> Program:
-        roles = _distinct_roles([*self.pairs, *self.fitted, *self.judged])
+        roles = distinct_roles([*self.pairs, *self.fitted, *self.judged])
         chosen = self.pairs.subset(range(min(CHOOSE_PAIRS, len(self.pairs))))
         total = len(chosen) + len(self.fitted) + len(self.judged)
         with self.stage("prompts for the program", total) as advance:
@@ -363,6 +359,7 @@ class _Finder:
         low, high = kept.interval(self.seed)
         effect = float(kept.effect.mean())
         told = low * high > 0  # a share of nothing says nothing
+        share = ratio_interval(kept.by_codes, kept.effect, self.seed) if told else (None, None)
         said = Said(
             site=str(slot.site),
             role=slot.role,
@@ -373,6 +370,8 @@ class _Finder:
             bits=bits(coded.judged),
             carried=kept.carried if told else None,
             own_cost=kept.own_cost if told else None,
+            carried_low=share[0],
+            carried_high=share[1],
         )
         if not told:
             self.notes.append(
@@ -483,17 +482,6 @@ def _meaning(coded: Coded, name: Sequence[Name]) -> Int[np.ndarray, " code"]:
             for code in range(coded.book.config.n_codes)
         ]
     )
-
-
-def _distinct_roles(pairs: Sequence[Any]) -> list[str]:
-    """Roles that all pairs share, without those that stand where an earlier one does in every pair."""
-    where: dict[str, list[int]] = {}
-    for role in pairs[0].positions:
-        if all(role in pair.positions for pair in pairs):
-            at = [pair.positions[role] for pair in pairs]
-            if at not in where.values():
-                where[role] = at
-    return list(where)
 
 
 def _made(pairs: PromptPairs) -> dict[str, Any]:

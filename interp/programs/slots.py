@@ -98,7 +98,7 @@ class SlotRunner:
 
     Args:
         slots: what is read of both prompts.
-        sides: only these are run; without the clean one nothing can be edited.
+        keep: what later forwards need; without it nothing can be edited.
 
     Attributes:
         z: [side, pair, d] of every slot; side 0 is clean, 1 corrupt.

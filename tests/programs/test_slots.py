@@ -1,12 +1,13 @@
 """Changes at single positions come out as in whole forwards, and change nothing else."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from interp.models import Site
+from interp.activations.metric import task_metric
 from interp.planted.models import load_planted_model
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.prompts.pairs import PromptPairs
@@ -38,27 +39,34 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
     edits += [Edit(slot, values[slot]) for slot in slots[2:]]
     found = runner.run(rows, edits, read=slots)
     for row, index in enumerate(rows):
-        pair, whole = pairs[index], WholeForwards(model, pairs[index])
+        pair = pairs[index]
+        whole = WholeForwards(model, pair)
         with torch.no_grad():
             clean = model.run_with_cache(torch.tensor([pair.clean_tokens]))[1]
-        given: dict[Site, torch.Tensor] = {}
+        hooks = []
         for edit in edits:
             slot, at = edit.slot, pair.positions[edit.slot.role]
-            z = clean[slot.site.hook].clone()
             place = (0, at) if slot.site.head is None else (0, at, slot.site.head)
-            torch.testing.assert_close(runner.z[slot][0, index], z[place], atol=1e-5, rtol=0)
-            torch.testing.assert_close(
-                runner.z[slot][1, index], whole.corrupt[slot.site.hook][place], atol=1e-5, rtol=0
-            )
-            if slot == slots[0]:
-                z[place] = values[slot][row]
-                given[slot.site] = z
-        # later slots take what the earlier edit has made of them, so they are given one after the other
+            for side, activations in enumerate((clean, whole.corrupt)):
+                there = activations[slot.site.hook][place]
+                torch.testing.assert_close(runner.z[slot][side, index], there, atol=1e-5, rtol=0)
+            if edit.rows is None or edit.rows[row]:
+                hooks.append((slot.site.hook, partial(put, place, edit.values[row], edit.add)))
+        with torch.no_grad():
+            logits = model.run_with_hooks(torch.tensor([pair.clean_tokens]), fwd_hooks=hooks)[:, -1]
         assert runner.metric[0, index] == pytest.approx(whole.metric({}), abs=1e-4)
-        first = runner.run(rows[row : row + 1], [Edit(slots[0], values[slots[0]][row : row + 1])])
-        assert first.metric[0] == pytest.approx(whole.metric(given), abs=1e-4)
+        assert found.metric[row] == pytest.approx(task_metric(logits, [pair], "logit_diff").item(), abs=1e-4)
+        answers = [*pair.answers, *pair.wrong_answers]
+        assert found.preferred[row] == answers[int(logits[0, answers].argmax())]
     torch.testing.assert_close(found.read[slots[0]], values[slots[0]], atol=1e-6, rtol=0)
     assert not np.allclose(found.metric, runner.metric[0, rows], atol=1e-3)
+
+
+def put(place: tuple[int, ...], value: torch.Tensor, add: bool, x: torch.Tensor, **_) -> torch.Tensor:
+    """What an edit does, as a hook of a whole forward."""
+    x = x.clone()
+    x[place] = x[place] + value if add else value
+    return x
 
 
 def test_what_stands_before_a_change_stays(tiny_model):

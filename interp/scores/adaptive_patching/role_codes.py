@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.means import HeadMeans, role_positions
+from interp.activations.means import HeadMeans, distinct_roles, role_positions
 from interp.activations.stream import PairBatch
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.prompts.pairs import PromptPairs
@@ -39,7 +39,7 @@ class RoleOutputs(HeadMeans):
     def __init__(self, pairs: PromptPairs) -> None:
         super().__init__(pairs, role_positions(pairs))
         if self.positions == "roles":
-            self.roles_ = _distinct(pairs, self.roles_)
+            self.roles_ = distinct_roles(pairs)
         self.gradient_: Float[Tensor, "pair role layer head d_head"]
 
     def update(self, batch: PairBatch) -> None:
@@ -48,12 +48,6 @@ class RoleOutputs(HeadMeans):
         if not hasattr(self, "gradient_"):
             self.gradient_ = torch.zeros(self.n_pairs, *reduced.shape[1:])
         self.gradient_[list(batch.indices)] = reduced
-
-
-def _distinct(pairs: PromptPairs, roles: tuple[str, ...]) -> tuple[str, ...]:
-    """The roles without those that stand where an earlier one does in every pair, which would count twice."""
-    where = {role: tuple(pair.positions[role] for pair in pairs) for role in roles}
-    return tuple(role for i, role in enumerate(roles) if where[role] not in [where[r] for r in roles[:i]])
 
 
 class RoleCodes:
