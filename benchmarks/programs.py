@@ -55,7 +55,8 @@ def main() -> None:
             kept = run.model_dump()
             found = {key: kept[key] for key in ("program", "transitions", "interchange", "program_details")}
             for said in found["program"]:
-                said.pop("examples"), said.pop("shares")
+                for key in ("examples", "shares", "values"):
+                    del said[key]
             write_json(path, {"members": effects, "gap": run.metric.gap, "seconds": seconds, **found})
         if path.exists():
             _print(name, json.loads(path.read_text()))

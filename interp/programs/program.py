@@ -18,7 +18,7 @@ from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.circuits.circuit import SiteName, Strict
 from interp.errors import InputError
 from interp.models import Model
-from interp.programs.codes import ENOUGH, LEAST, MOST_COST, PER_CODE, SIZES, bits, fewest, ids, measure
+from interp.programs.codes import ENOUGH, MOST_COST, PER_CODE, SIZES, bits, fewest, ids, measure
 from interp.programs.names import Name, name_codes
 from interp.programs.proof import Answers, Coded, Passed, VariableSet, passed_on, set_variable
 from interp.programs.slots import Edit, Slot, SlotRunner
@@ -434,7 +434,7 @@ class _Finder:
                 found.append(one)
             else:
                 self.notes.append(
-                    f"{variable.name}: too few values have {LEAST} prompts to fit, so none can be set to another."
+                    f"{variable.name}: codes stand for fewer than two of its values, so none can be set to another."
                 )
         return found
 
