@@ -41,6 +41,8 @@ METHODS: dict[str, Listed] = {
         "what codes at a role tell of the side, by one small book per head and role",
         2,
     ),
+    "relp": Listed("relp:relp", "attribution patching by layer-wise relevance propagation (RelP)", 4),
+    "gim": Listed("gim:gim", "attribution patching with gradients corrected for interactions (GIM)", 4),
     "patching": Listed("patching:patching", "activation patching of every component: the reference", 142),
     "nap-ig": Listed(
         "nap_ig:nap_ig", "attribution patching with gradients between corrupt and clean input", 16
@@ -56,6 +58,8 @@ METHODS: dict[str, Listed] = {
     "eap-ig-activations": Listed(
         "eap_ig:eap_ig_activations", "the same between corrupt and clean activations, layer by layer", 650
     ),
+    "eap-relp": Listed("relp:eap_relp", "edge attribution patching by relevance propagation (RelP)", 6),
+    "eap-gim": Listed("gim:eap_gim", "edge attribution patching with corrected gradients (GIM)", 6),
     "hisp": Listed("hisp:hisp", "absolute attribution of every pair, normed in each layer", 4),
     "mean-difference": Listed(
         "mean_difference:mean_difference", "how far a head's mean output moves: no gradient, no codes", 2

@@ -1,0 +1,88 @@
+"""Relevance patching (RelP): attribution patching with the coefficients of layer-wise relevance propagation.
+
+Rezaei Jafari et al. 2025 (arXiv 2508.21258). As :mod:`.attribution` (``relp``) and :mod:`.eap` (``eap-relp``), but what
+multiplies clean − corrupt is no gradient. It is propagated backwards, in one pass too, by these rules:
+
+==============================  ==================================================================================
+norms                           LN-rule: the scale is a constant, also in norms after a layer and of queries, keys
+activations of MLPs             identity rule: act(x) passes back act(x) / x
+gate · up-projection            half rule: each factor passes back half of its gradient
+linear maps, logits             0-rule: the gradient
+attention                       the gradient; with ``attention="detached"`` the AH-rule: the pattern is a constant
+==============================  ==================================================================================
+
+We had to choose at attention. The paper lists the AH-rule among its rules, and its released demonstration on IOI leaves
+it out. With it nothing passes back to queries and keys: heads that act through the attention of others score 0, and so
+does every edge into a query or key. The product pattern · value is not halved, as in the released code. Gradients are
+taken at the clean prompt, as by attribution here; theirs are at the corrupt one, with the sides exchanged.
+
+When it misleads: MLPs gain most, for act(x) / x says what the neuron does between 0 and x where its slope says what it
+does at x. Attention is as with attribution: saturated, it hides what made it so. Where the relevance of a norm's scale
+matters (one large channel), it is left out. Coefficients have no meaning for small steps: no finite difference confirms
+them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.errors import check_fields
+from interp.models import hooked
+from interp.scores.attribution import attribution
+from interp.scores.backward_rules import AttentionPatterns, constant, frozen_norms, shared_mlps
+from interp.scores.eap import EAPConfig, at_clean, eap, subsets_of
+from interp.scores.method import Context, MethodConfig, Rank, method
+from interp.scores.result import Scores
+
+Attention = Literal["gradient", "detached"]
+
+
+@dataclass(frozen=True)
+class RelPConfig(MethodConfig):
+    """
+    Attributes:
+        attention: ``gradient`` through the pattern, or the pattern ``detached`` (AH-rule).
+    """
+
+    attention: Attention = "gradient"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class EAPRelPConfig(EAPConfig):
+    """
+    Attributes:
+        attention: ``gradient`` through the pattern, or the pattern ``detached`` (AH-rule).
+    """
+
+    attention: Attention = "gradient"
+
+
+@contextmanager
+def _rules(context: Context) -> Iterator[None]:
+    model = context.model
+    patterns = AttentionPatterns(constant) if context.config.attention == "detached" else nullcontext()
+    with hooked(model, {**frozen_norms(model), **shared_mlps(model)}), patterns:
+        yield
+
+
+def _subsets(context: Context) -> Rank:
+    with _rules(context):
+        return subsets_of(context, at_clean)
+
+
+@method(config=RelPConfig)
+def relp(context: Context) -> Scores:
+    """Score heads and MLPs by relevance patching (module docstring)."""
+    with _rules(context):
+        return attribution.score(context)
+
+
+@method(config=EAPRelPConfig, subsets=_subsets)
+def eap_relp(context: Context) -> Scores:
+    """Score edges by relevance patching, and heads and MLPs by them (module docstring)."""
+    with _rules(context):
+        return eap.score(context)
