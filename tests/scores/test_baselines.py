@@ -17,7 +17,7 @@ from tests.oracles import planted
 from tests.pairs import random_pairs
 
 BASELINES = ("nap-ig", "nap-ig-activations", "atp-star", "eap", "eap-ig", "eap-ig-activations", "hisp")
-BASELINES += ("mean-difference", "random", "layer-index")
+BASELINES += ("relp", "gim", "eap-relp", "eap-gim", "mean-difference", "random", "layer-index")
 
 
 def test_hisp_takes_the_absolute_value_of_every_pair_and_norms_every_layer(tiny_model):
@@ -128,10 +128,14 @@ WRONG = {
     "adaptive-patching": ["threshold=0.0", "budget=-1.0", "n_codes=0"],
     "atp-star": ["node=x"],
     "eap": ["fold=sum", "edges=0"],
+    "eap-gim": ["fold=sum", "temperature=0.0"],
     "eap-ig": ["steps=0"],
+    "eap-relp": ["fold=sum", "edges=0"],
+    "gim": ["temperature=0.0", "temperature=nan", "temperature=inf"],
     "nap-ig": ["steps=0"],
     "overlap": ["n_codes=0", "examples=0", "l1=-1.0", "epochs=0", "lr=-1.0", "seed=-3", "dictionary=private"],
     "random": ["seed=-1"],
+    "relp": ["attention=ah"],
     "role-overlap": ["n_codes=0", "seed=-1"],
     "subnetwork-probing": ["steps=0", "lr=0.0", "lr=nan", "sparsity=-1.0"],
 }
