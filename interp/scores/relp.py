@@ -11,7 +11,7 @@ linear maps, logits             0-rule: the gradient
 attention                       the gradient; with ``attention="detached"`` the AH-rule: the pattern is a constant
 ==============================  ==================================================================================
 
-We had to choose at attention. The paper lists the AH-rule among its rules, and its released demonstration on IOI leaves
+We had to choose at attention. The authors list the AH-rule among their rules, and their demonstration on IOI leaves
 it out. With it nothing passes back to queries and keys: heads that act through the attention of others score 0, and so
 does every edge into a query or key. The product pattern · value is not halved, as in the released code. Gradients are
 taken at the clean prompt, as by attribution here; theirs are at the corrupt one, with the sides exchanged.
