@@ -74,8 +74,15 @@ def model_name() -> str:
     return os.environ.get("INTERP_MODEL", DEFAULT_MODEL)
 
 
+class OtherModelError(InputError):
+    """What is shown was made with a model that this workbench does not run: nothing is wrong with it."""
+
+
 def say(error: InputError) -> None:
     """What was wrong with an input, in one line; what the user wrote is no markup."""
+    if isinstance(error, OtherModelError):
+        st.info(plain(str(error)))
+        return
     st.error(plain(str(error)), icon=":material/error:")
 
 

@@ -14,6 +14,7 @@ from interp.app import engine
 from interp.app.widgets import run_store
 from interp.errors import InputError
 from interp.models import Model, model_names
+from interp.models.embedded import PACKAGED, in_cache
 from interp.report.circuit_figures import Scale
 from interp.report.compare import Comparison, compare_runs
 from interp.report.page import render_report
@@ -114,15 +115,16 @@ def ink() -> str:
 def model_of(run: Run) -> str:
     """The spec of the model to run again.
 
-    Only the workbench's own model and those that come with the package: a run must not have another one fetched or
-    read because it names it.
+    Only the workbench's own model, planted ones and those of the package that were fetched before: a run must not have
+    another one fetched or read because it names it.
 
     Raises:
-        InputError: another one.
+        OtherModelError: another one.
     """
     spec = run.model
-    if spec not in (engine.model_name(), *model_names()):
-        raise InputError(
+    here = spec in model_names() and (spec not in PACKAGED or in_cache(spec))
+    if spec != engine.model_name() and not here:
+        raise engine.OtherModelError(
             f"the run is of {spec}, this workbench runs {engine.model_name()}: what the run holds is shown, "
             "other prompts are not read; start it with interp app --model and the run's model for that"
         )

@@ -160,8 +160,8 @@ def packaged_folder(spec: str = EMBEDDED) -> Path:
 
 
 def in_cache(spec: str) -> bool:
-    """Whether a model of :data:`PACKAGED` was fetched before, and is whole."""
-    return _fault(_folder(spec)) is None
+    """Whether a model of :data:`PACKAGED` was fetched before; its bytes are looked at when it is loaded."""
+    return _folder(spec).is_dir()
 
 
 def _folder(spec: str) -> Path:
