@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 
 from interp.errors import InputError
-from interp.models.hooks import generation_marked, model_device, model_lock
+from interp.models.hooks import generation_marked, hooked, model_device, model_lock
 from interp.models.vocabulary import check_texts, check_tokens
 
 GREEDY = 1e-3
@@ -80,7 +80,9 @@ def generate(
         )
     sampled = temperature > GREEDY
     seeded = torch.random.fork_rng(_cuda_devices(model))
-    with model_lock(model), generation_marked(model), _finite_logits(model), seeded, torch.no_grad():
+    # of a vocabulary of 262 144 the logits of 96 prompts of 15 tokens would be 1.5 GB, and the last of each are read
+    last = hooked(model, {"unembed.hook_in": lambda x: x[:, -1:]})
+    with model_lock(model), generation_marked(model), last, _finite_logits(model), seeded, torch.no_grad():
         torch.manual_seed(seed)
         out = model.generate(
             tokens,
