@@ -107,6 +107,6 @@ def _lines(name: str, total: int) -> Callable[..., None]:
             passed = now - began
             left = timedelta(seconds=round(passed / so_far * max(total - so_far, 0)))
             line = f"{name}  {so_far}/{total}  {timedelta(seconds=round(passed))}, left {left}  {note}"
-            print(line.rstrip(), file=sys.stderr, flush=True)
+            sys.stderr.write(f"{line.rstrip()}\n")
 
     return tell

