@@ -42,6 +42,7 @@ def following(done) -> str:
 def test_fit_then_eval_then_what_it_suggests(codebook, fitted, tmp_path):
     assert "3 sites on 640 tokens of stdlib (20 blocks of 32" in fitted.out
     assert following(fitted) == "eval books"
+    assert "640 tokens and 12 codes are less than was measured to do for steering (22000 tokens" in fitted.out
     found = codebook("eval books --data stdlib --tokens 320 --controls 2 --k 1,2")
     assert found.code == 0, found.err
     for text in ("held-out stdlib: 10 blocks of 32", "codes k=1", "random ids", "variance explained"):

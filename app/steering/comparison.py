@@ -107,6 +107,8 @@ def draw_code_set(code_set: CodeSet, used: Sequence[WeightedCode], books: str) -
         "Precision, recall and q are of texts that did not choose; – if the half of them that chooses alone did not "
         "find a code."
     )
+    if doubt := code_set.doubt():
+        st.warning(plain(doubt))
     st.dataframe(
         [
             {

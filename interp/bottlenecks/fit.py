@@ -201,6 +201,24 @@ BATCH_SIZE = 32
 """Blocks per forward pass: 2048 tokens at a context of 64."""
 FIT_TOKENS, CONTEXT = 22_000, 64
 """What the codebooks of the package were begun with."""
+TOKENS_PER_CODE = 20
+"""At least so many every fit had whose cost is told in docs/evidence.md."""
+STEERED_CODES = 512
+"""A codebook, of those with which steering was measured; they were fitted on :data:`FIT_TOKENS`."""
+
+
+def few_tokens(n_tokens: int, n_codes: int) -> str | None:
+    """For which uses a fit is smaller than any that was measured, in one line; ``None`` for none."""
+    uses = []
+    if n_tokens < TOKENS_PER_CODE * n_codes:
+        uses.append(f"reading codes ({TOKENS_PER_CODE} tokens a code, {TOKENS_PER_CODE * n_codes})")
+    if n_tokens < 0.95 * FIT_TOKENS or n_codes < STEERED_CODES:  # blocks are whole: a few are always missing
+        uses.append(f"steering ({FIT_TOKENS} tokens, {STEERED_CODES} codes)")
+    if not uses:
+        return None
+    return (
+        f"{n_tokens} tokens and {n_codes} codes are less than was measured to do for {' and for '.join(uses)}"
+    )
 
 
 @dataclass(frozen=True)

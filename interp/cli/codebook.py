@@ -52,7 +52,12 @@ def fit(
     model: SomeModelOption = DEFAULT_MODEL,
     data: TextOption = "stdlib+self",
     tokens: Annotated[
-        int, whole_option("--tokens", least=1, help="tokens of text to fit on, at most")
+        int,
+        whole_option(
+            "--tokens",
+            least=1,
+            help="tokens of text to fit on, at most: 20 a code to read codes, 22000 to steer",
+        ),
     ] = FIT_TOKENS,
     codes: Annotated[
         int, whole_option("--codes", least=1, help="codes per codebook (per head at heads)")
@@ -91,7 +96,7 @@ def fit(
     folder = out or Path("runs") / f"{file_name(model)}-{selection}-k{k}"
     check_folder(folder, "codebooks")
 
-    from interp.bottlenecks.fit import FitConfig, fit_codebooks, new_books
+    from interp.bottlenecks.fit import FitConfig, few_tokens, fit_codebooks, new_books
     from interp.models import load_model
     from interp.progress import bar
     from interp.text import load_text, open_sources
@@ -105,6 +110,8 @@ def fit(
     new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
     context = context or min(64, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
+    if told := few_tokens(text.n_tokens, codes):
+        typer.echo(f"note     {told}")
     if overwrite:
         clear_folder(folder, "codebooks")
     with goes_on(folder):

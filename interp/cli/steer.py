@@ -198,6 +198,8 @@ def steer(
                 + (", or a larger --top-k" if n < len(code_set) else "")
             )
         print_found(code_set, given)
+        if how == "added" and (doubt := code_set.doubt()):
+            typer.echo(f"warning: {doubt}", err=True)
     request = SteeringRequest(
         prompts=tuple(prompt),
         codes=tuple(given),

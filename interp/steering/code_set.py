@@ -9,6 +9,9 @@ from interp.errors import InputError
 SCALE = 2.5
 """How many times codes that were found are added, with their weights, where nothing is said."""
 
+LEAST_EFFECT = 3.0
+"""Nats a token that all codes of a topic have together, from which on steering showed (docs/steering.md)."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -100,6 +103,18 @@ class CodeSet:
         """Those that are used, best first."""
         named = {(code.site, code.code) for code in used}
         return [code for code in self.codes if (code.site, code.code) in named]
+
+    def doubt(self) -> str | None:
+        """Why adding all of these may hardly steer, in one line; ``None`` where nothing speaks for that."""
+        if self.by != "difference":
+            return None
+        effect = sum(code.effect or 0.0 for code in self.codes)
+        if effect >= LEAST_EFFECT:
+            return None
+        return (
+            f"all codes found raise what the texts are about by {effect:.1f} nats a token, and steering hardly showed "
+            f"below {LEAST_EFFECT:.0f}: codebooks of more codes, or fitted on more tokens, may tell more of it"
+        )
 
     def to_json(self) -> dict:
         return asdict(self)

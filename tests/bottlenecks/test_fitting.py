@@ -12,7 +12,7 @@ from torch import Tensor
 from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.fit import FitConfig, LayerStream, fit_codebooks
+from interp.bottlenecks.fit import FitConfig, LayerStream, few_tokens, fit_codebooks
 from interp.bottlenecks.metric_codebook import output_map
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.errors import InputError
@@ -262,3 +262,12 @@ def test_small_batches_of_more_text_than_fits_are_joined(model, text, tmp_path, 
     for book in Codebooks.from_pretrained(tmp_path, model).values():
         behind = text.tokens[:, 1:].numel()
         assert ((book.counts.sum(-1) - behind) <= 1).all() and (book.counts.sum(-1) >= behind).all()
+
+
+def test_a_fit_smaller_than_any_that_was_measured_says_for_which_use():
+    assert few_tokens(21_952, 512) is None  # what 22000 tokens are in whole blocks of 64
+    assert few_tokens(2000, 64) == (
+        "2000 tokens and 64 codes are less than was measured to do for steering (22000 tokens, 512 codes)"
+    )
+    assert "for reading codes (20 tokens a code, 10240) and for steering" in few_tokens(2000, 512)
+    assert "steering" not in few_tokens(22_000, 2048) and "40960" in few_tokens(22_000, 2048)
