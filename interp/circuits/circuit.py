@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from interp.scores.result import Evidence
 
@@ -54,6 +54,7 @@ class Component(Strict):
         effect: mean fall of the metric when the component's output is patched with its value on the corrupt prompt
             (positive = it helps); ``None`` where it was not checked.
         low, high: 95 % bootstrap interval of the effect, over pairs.
+        measured: pairs that the effect was measured on; fewer than there are where these settled membership.
         roles: role name -> score in [0, 1], see :mod:`interp.circuits.roles`.
         direct: what a member adds directly to the logit difference, mean over pairs.
         writes, codes, evidence: of heads that are members, where the method and the model tell them.
@@ -67,6 +68,7 @@ class Component(Strict):
     low: float | None = None
     high: float | None = None
     in_circuit: bool = False
+    measured: PositiveInt | None = Field(default=None, exclude_if=absent)
     roles: dict[str, float] = Field(default={}, exclude_if=absent)
     direct: float | None = Field(default=None, exclude_if=absent)
     writes: Writes | None = Field(default=None, exclude_if=absent)

@@ -223,7 +223,7 @@ def find_program(
     Args:
         pairs: those of the discovery.
         sites: the members.
-        effects: of each on every one of these pairs.
+        effects: of each on these pairs; NaN where it was not measured.
 
     What cannot be told stands in the program's notes.
     """
@@ -320,7 +320,7 @@ class _Finder:
         self.gap = float((runner.metric[0] - runner.metric[1]).mean())
         places: list[Place] = []
         slots: list[tuple[float, Slot]] = []
-        for site, whole in zip(sites, effects[some].mean(0), strict=True):
+        for site, whole in zip(sites, np.nanmean(effects[some], axis=0), strict=True):
             at: dict[str, tuple[float, float, float]] = {}
             # the last first: they are the cheapest, and most heads act there alone
             for role in sorted(roles, key=lambda role: -self.pairs[0].positions[role]):

@@ -54,6 +54,7 @@ from interp.runs.run import (
 from interp.scores.eap import attributed_edges
 from interp.scores.head_codes import SIDES, HeadCodes, HeadCodesConfig, fit_head_codes, usage
 from interp.scores.method import Method
+from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import PatchingEffects
 from interp.scores.registry import DEFAULT_METHOD, load_method, method_config, with_mlps
 from interp.scores.result import FALSE_DISCOVERY_RATE, EdgeScore, Scores
@@ -244,11 +245,15 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
     longest = check_context(model, pairs)
     check_memory(model, batch_size, longest, layers_kept=model.cfg.n_layers, gradients=True)
     means, readout = HeadMeans(pairs), HeadReadout(model, len(pairs))
+    runner = PatchRunner.of_first(model, pairs, mlps=search.mlps)
     with clock("score"), stage(f"{method.name} scores", HUNDREDTHS) as advance:
-        scores = method(model, pairs, config, consumers=(means, readout), progress=advance)
+        scores = method(model, pairs, config, consumers=(means, readout, runner), progress=advance)
     best = candidates(scores, search.candidates, mlps=search.mlps)
     with clock("check"):
-        checked = check_candidates(model, pairs, scores, best, search.threshold, seed, batch_size, stage)
+        checked = check_candidates(
+            model, pairs, scores, best, search.threshold, seed, batch_size, stage, runner
+        )
+    del runner
     members = [site for site, inside in zip(checked.sites, checked.member, strict=True) if inside]
     with clock("roles"):
         roles = head_roles(model, readout, seed)
@@ -381,6 +386,7 @@ def check_candidates(
     seed: int,
     batch_size: int,
     stage: Stage,
+    runner: PatchRunner | None = None,
 ) -> VerifiedHeads:
     """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run."""
     clean, corrupt = scores.metric_clean, scores.metric_corrupt
@@ -389,7 +395,14 @@ def check_candidates(
     if not scores.exact:
         with stage("activation patching", len(best) * len(pairs)) as advance:
             return check(
-                model, pairs, best, threshold=threshold, seed=seed, batch_size=batch_size, progress=advance
+                model,
+                pairs,
+                best,
+                runner=runner,
+                threshold=threshold,
+                seed=seed,
+                batch_size=batch_size,
+                progress=advance,
             )
     # the scores are the exact effects: nothing is left to measure
     heads, mlps = scores.heads_per_pair, scores.mlps_per_pair
@@ -433,6 +446,7 @@ def _effects(checked: VerifiedHeads) -> dict[Site, dict]:
         "low": checked.low,
         "high": checked.high,
         "in_circuit": checked.member,
+        "measured": np.isfinite(checked.measured.effects).sum(0),
     }
     return {
         site: {name: values[k].item() for name, values in columns.items()}

@@ -15,7 +15,7 @@ else reads the same pass. What else a method can do is an argument of :func:`met
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -34,6 +34,8 @@ from interp.activations.stream import (
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, ScoredEdges, Scores
+
+Shared = TypeVar("Shared", bound=Consumer)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,10 @@ class Context:
             self.forwards += (BASE_COST if gradients else BOTH_SIDES) * len(batch.indices)
             if share:
                 self.tell(share * done / len(self.pairs))
+
+    def shared(self, kind: type[Shared]) -> Shared | None:
+        """The consumer of this kind that came with the context, if one did: a method may read it, too."""
+        return next((consumer for consumer in self.consumers if isinstance(consumer, kind)), None)
 
     def run(self, *consumers: Consumer, share: float = 1.0) -> None:
         """Run all pairs once for these consumers."""

@@ -1,8 +1,9 @@
 """Activation patching of single heads on single pairs, from one pass over the pairs.
 
-:func:`~interp.scores.patching.activation_patching` patches every head on every pair. A finder that spends its patches
-where they tell most must be able to ask for (pair, head), look, and ask again. So of the pairs named the residual
-streams and both sides' head outputs are kept, from the first differing token on: about 210 KB a position of SmolLM2.
+:func:`~interp.scores.patching.activation_patching` patches every head on every pair. Who spends patches where they tell
+most must be able to ask for (pair, head), look, and ask again. So of the pairs named the residual streams and both
+sides' head outputs are kept, from the first differing token on: about 210 KB a position of SmolLM2. A discovery has one
+runner: what its method has patched is not patched again when candidates are checked.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import Consumer, PairBatch, end_logits
-from interp.models import Model
+from interp.activations.stream import MetricConsumer, PairBatch, end_logits
+from interp.models import HookFunction, Model
 from interp.models.partial_forward import Prefix, starting_at
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 from interp.scores.patching import PATCH_ROWS
+
+MOST_KEPT = 128
+"""Pairs whose base runs are kept for patches."""
+MOST_BYTES = 4 * 2**30
+BAND = 10
+"""Layers whose patches share a forward: each row is patched at its own layer, and all run from the first of these on."""
 
 
 @dataclass(frozen=True)
@@ -32,33 +39,49 @@ class CleanRun:
     resid: Float[Tensor, "layer batch pos d_model"]
     z: Float[Tensor, "layer batch pos head d_head"]
     corrupt_z: Float[Tensor, "layer batch pos head d_head"]
+    corrupt_mlp: tuple[Float[Tensor, "batch pos d_model"], ...]
     metric: Float[np.ndarray, " batch"]
     metric_name: Metric
     share: float
     """Share of the prompt's positions that a patch runs."""
 
 
-class PatchRunner(Consumer):
+class PatchRunner(MetricConsumer):
     """Keeps what a pass over the pairs shows, and patches heads afterwards.
 
     Args:
         wanted: pairs whose runs are kept.
+        mlps: whether MLPs can be patched, too: each stands after the heads of its layer, as head :attr:`mlp`.
 
     Attributes:
         runs: what is kept, one of each batch.
     """
 
-    def __init__(self, model: Model, pairs: PromptPairs, wanted: Sequence[int]) -> None:
-        self.model, self.metric_name = model, pairs.metric
+    def __init__(
+        self, model: Model, pairs: PromptPairs, wanted: Sequence[int], *, mlps: bool = False
+    ) -> None:
+        super().__init__(len(pairs))
+        self.model, self.metric_name, self.mlps = model, pairs.metric, mlps
+        self.mlp = model.cfg.n_heads
         self.needs_hooks = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
         self._wanted = set(wanted)
         self.runs: list[CleanRun] = []
         self._known: Float[np.ndarray, "pair layer head"] = np.full(
-            (len(pairs), model.cfg.n_layers, model.cfg.n_heads), np.nan
+            (len(pairs), model.cfg.n_layers, model.cfg.n_heads + mlps), np.nan
         )
         self._where: dict[int, tuple[int, int]] = {}
 
+    @classmethod
+    def of_first(cls, model: Model, pairs: PromptPairs, *, mlps: bool = False) -> "PatchRunner":
+        """Of as many of the first pairs as :data:`MOST_KEPT` and :data:`MOST_BYTES` allow, at least two."""
+        cfg = model.cfg
+        a_position = cfg.n_layers * (cfg.d_model * (1 + mlps) + 2 * cfg.n_heads * cfg.d_head)
+        longest = max(len(pair.clean_tokens) for pair in pairs)
+        most = MOST_BYTES // (longest * a_position * next(model.parameters()).element_size())
+        return cls(model, pairs, range(min(len(pairs), MOST_KEPT, max(2, most))), mlps=mlps)
+
     def update(self, batch: PairBatch) -> None:
+        super().update(batch)
         rows = [row for row, index in enumerate(batch.indices) if index in self._wanted]
         if not rows:
             return
@@ -78,6 +101,7 @@ class PatchRunner(Consumer):
                 resid[:, :, begin:],
                 torch.stack([z[rows, begin:] for z in batch.clean.z]),
                 torch.stack([z[rows, begin:] for z in batch.corrupt.z]),
+                tuple(mlp[rows, begin:] for mlp in batch.corrupt.mlp) if self.mlps else (),
                 batch.clean.metric[rows].cpu().numpy(),
                 self.metric_name,
                 1 - begin / clean.shape[1],
@@ -107,8 +131,10 @@ class PatchRunner(Consumer):
         return self.runs[run].z[layer, row, :, head]
 
     def corrupt(self, pair: int, layer: int, head: int) -> Float[Tensor, "pos d_head"]:
-        """A head's corrupt output from the first kept position on."""
+        """A head's corrupt output, or an MLP's, from the first kept position on."""
         run, row = self._where[pair]
+        if head == self.mlp:
+            return self.runs[run].corrupt_mlp[layer][row]
         return self.runs[run].corrupt_z[layer, row, :, head]
 
     def first_position(self, pair: int) -> int:
@@ -139,33 +165,54 @@ class PatchRunner(Consumer):
         known = replacements is None
         found = self._known[pairs, layers, heads] if known else np.full(len(pairs), np.nan)
         missing = np.isnan(found)
-        for run, layer in sorted(set(zip(runs[missing].tolist(), layers[missing].tolist(), strict=True))):
-            patches = np.flatnonzero(missing & (runs == run) & (layers == layer))
+        bands = layers // BAND
+        for run, band in sorted(set(zip(runs[missing].tolist(), bands[missing].tolist(), strict=True))):
+            patches = np.flatnonzero(missing & (runs == run) & (bands == band))
+            patches = patches[np.argsort(layers[patches], kind="stable")]
             for begin in range(0, len(patches), PATCH_ROWS):
                 some = patches[begin : begin + PATCH_ROWS]
                 given = [
-                    self.corrupt(int(pairs[patch]), layer, int(heads[patch]))
+                    self.corrupt(int(pairs[patch]), int(layers[patch]), int(heads[patch]))
                     if replacements is None
                     else replacements[patch]
                     for patch in some
                 ]
-                found[some] = self._patch(self.runs[run], layer, pairs[some], heads[some], given)
+                found[some] = self._patch(self.runs[run], layers[some], pairs[some], heads[some], given)
         if known:
             self._known[pairs, layers, heads] = found
         return found, cost
 
     def _patch(
-        self, run: CleanRun, layer: int, pairs: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]
+        self,
+        run: CleanRun,
+        layers: np.ndarray,
+        pairs: np.ndarray,
+        heads: np.ndarray,
+        given: Sequence[Tensor],
     ) -> np.ndarray:
+        """One forward of all patches, from the first of their layers on."""
         rows = [self._where[int(pair)][1] for pair in pairs]
-
-        def patch(z: Tensor) -> Tensor:
-            patched = z.clone()
-            for row, (head, value) in enumerate(zip(heads, given, strict=True)):
-                patched[row, :, head] = value.to(z.dtype)
-            return patched
-
-        with starting_at(self.model, layer, run.resid[layer, rows]), run.prefix.before(self.model, rows):
-            logits = end_logits(self.model, run.tokens[rows], {f"blocks.{layer}.attn.hook_z": patch})
+        hooks = {}
+        for layer in sorted(set(layers.tolist())):
+            for kind, mine in (("attn.hook_z", heads < self.mlp), ("hook_mlp_out", heads >= self.mlp)):
+                here = np.flatnonzero((layers == layer) & mine)
+                if len(here):
+                    hooks[f"blocks.{layer}.{kind}"] = _put(here, heads[here], [given[row] for row in here])
+        first = int(layers.min())
+        with starting_at(self.model, first, run.resid[first, rows]), run.prefix.before(self.model, rows):
+            logits = end_logits(self.model, run.tokens[rows], hooks)
         values = task_metric(logits, tuple(run.pairs[row] for row in rows), run.metric_name)
         return run.metric[rows] - values.cpu().numpy()
+
+
+def _put(rows: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]) -> HookFunction:
+    """Heads' outputs, or MLPs', of some rows replaced."""
+
+    def patch(output: Tensor) -> Tensor:
+        patched = output.clone()
+        for row, head, value in zip(rows, heads, given, strict=True):
+            # an MLP's output has no axis of heads
+            patched[(row, slice(None), head) if output.ndim == 4 else row] = value.to(output.dtype)
+        return patched
+
+    return patch

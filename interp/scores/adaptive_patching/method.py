@@ -50,8 +50,6 @@ from interp.scores.result import Evidence, Scores
 
 PASS_SHARE = 0.5
 """Of the work, roughly; patches take about as long again."""
-MOST_KEPT = 128
-"""Pairs whose base runs are kept for patches."""
 CODES_SHARE = 0.15
 """Share of the budget."""
 PARTIAL_RUNS, PARTIAL_SHARE = 10, 2 / 3
@@ -186,23 +184,24 @@ class AdaptivePatchingBase:
 
     Args:
         consumers: of the same pass.
-        kept: the pairs that can be patched; at most :data:`MOST_KEPT` of them, drawn at random, if not given.
+        kept: the pairs that can be patched; as many of the first as memory allows if not given.
     """
 
     def __init__(self, context: Context, *consumers: Consumer, kept: Sequence[int] | None = None) -> None:
         n = len(context.pairs)
         if n < 2:
             raise InputError(f"{n} pair: at least 2 are needed to know how much pairs differ")
-        if kept is None:
-            kept = sorted(np.random.default_rng(0).permutation(n)[:MOST_KEPT].tolist())
-        self.scorer, self.runner = (
-            AttributionConsumer(n),
-            PatchRunner(context.model, context.pairs, kept),
-        )
+        shared = context.shared(PatchRunner) if kept is None else None
+        self.scorer, self.runner = AttributionConsumer(n), shared or self._runner(context, kept)
         self.partial = PartialGradients(context.model, self.runner)
-        context.run(self.scorer, self.runner, *consumers, share=PASS_SHARE)
+        context.run(self.scorer, *([] if shared else [self.runner]), *consumers, share=PASS_SHARE)
         assert context.metric is not None
         self.gaps = context.metric[0] - context.metric[1]
+
+    def _runner(self, context: Context, kept: Sequence[int] | None) -> PatchRunner:
+        if kept is None:
+            return PatchRunner.of_first(context.model, context.pairs)
+        return PatchRunner(context.model, context.pairs, kept)
 
     def rank(
         self,
