@@ -25,7 +25,7 @@ MOST_KEPT = 128
 """Pairs whose base runs are kept for patches."""
 MOST_BYTES = 4 * 2**30
 BAND = 10
-"""Layers whose patches share a forward: each row is patched at its own layer, and all run from the first of these on."""
+"""Layers whose patches share a forward: all rows run from the first of these on, each is patched at its own."""
 
 
 @dataclass(frozen=True)
