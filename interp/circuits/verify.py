@@ -1,8 +1,8 @@
 """From scores to a circuit, the same way for every method: scores propose, activation patching decides.
 
 Most candidates are far above the threshold or far below it, and a few pairs show which. So effects are looked at after
-25 pairs, 50, 100 and so on. A candidate whose interval lies on one side of the threshold is settled, and is patched on
-no more pairs. The level is divided by the number of looks, so that looking often makes no member by chance.
+every 25 pairs. A candidate is settled, and patched on no more pairs, when it is unlikely that the mean over all pairs
+lies on the other side of the threshold. The level is divided by the number of looks.
 
 Does the model do the task? Looked at before effects are measured, with a hundredth of the forward passes.
 """
@@ -50,10 +50,10 @@ def check_known_gap(
         )
 
 
-FIRST_LOOK = 25
-"""Pairs that every candidate is patched on before the first look; each later look has twice as many."""
-LEVEL = 0.05
-"""Chance, over all looks, that a candidate is settled on the wrong side."""
+LOOK = 25
+"""Pairs that candidates are patched on from one look to the next."""
+LEVEL = 0.2
+"""Chance, over all looks, that a candidate at the threshold is settled on the side where all pairs would not put it."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,14 @@ def check(
         forwards = feed(model, pairs, [runner], batch_size=batch_size)
     clean, corrupt = runner.metric_
     effects, todo, done = np.full((n, len(sites)), np.nan), np.arange(len(sites)), 0
-    looks = looks_at(n)
+    looks = [*range(LOOK, n, LOOK), n]
+    limit = threshold * abs((clean - corrupt).mean())
     for look in looks:
         some = [sites[place] for place in todo]
         found, spent = _patched(model, pairs, range(done, look), some, runner, batch_size)
         effects[done:look, todo], forwards = found, forwards + spent
         progress((look - done) * len(todo))
-        settled = is_settled(effects[:look, todo], threshold * abs((clean - corrupt).mean()), len(looks))
+        settled = is_settled(effects[:look, todo], n, limit, LEVEL / len(looks))
         progress((n - look) * int(settled.sum()))
         todo, done = todo[~settled], look
         if not len(todo):
@@ -130,22 +131,14 @@ def check(
     return decide(measured, threshold=threshold, seed=seed)
 
 
-def looks_at(n: int) -> list[int]:
-    """Numbers of pairs at which effects are looked at: 25, 50, 100 and so on, and n."""
-    looks = [FIRST_LOOK]
-    while 2 * looks[-1] < n:
-        looks.append(2 * looks[-1])
-    return [look for look in looks if look < n] + [n]
-
-
 def is_settled(
-    effects: Float[np.ndarray, "pair site"], limit: float, n_looks: int
+    effects: Float[np.ndarray, "pair site"], n: int, limit: float, level: float
 ) -> Bool[np.ndarray, " site"]:
-    """Whether the interval of each mean effect lies beyond ±``limit``, or within."""
-    n = len(effects)
-    mean, error = effects.mean(0), effects.std(0, ddof=1) / n**0.5
-    half = float(t.ppf(1 - LEVEL / n_looks / 2, n - 1)) * error
-    return (abs(mean) - half > limit) | (abs(mean) + half < limit)
+    """Whether the mean effect over ``n`` pairs, of which these are some, surely lies beyond ±``limit``, or within."""
+    k = len(effects)
+    error = effects.std(0, ddof=1) * np.sqrt((1 - k / n) / k)
+    half, mean = float(t.ppf(1 - level / 2, k - 1)) * error, abs(effects.mean(0))
+    return (mean - half > limit) | (mean + half < limit)
 
 
 def _patched(
