@@ -33,7 +33,7 @@ from interp.models import load_model
 from interp.progress import bar
 from interp.scores.adaptive_patching import posterior as prior
 from interp.scores.adaptive_patching.method import (
-    CODES_SHARE,
+    BUDGET_PAIRS,
     HALF_WEIGHT,
     HIDDEN_TIE_BREAK,
     PARTIAL_RUNS,
@@ -181,18 +181,19 @@ class _Measured:
 
     def budget(self, n: int) -> float:
         """Forward-pass equivalents for patches and partial runs, after what patches of n pairs need kept."""
-        return AdaptivePatchingConfig.budget * n * (1 - CODES_SHARE) - (1 - float(self.values["share"])) * n
+        patches = AdaptivePatchingConfig.budget * min(n, BUDGET_PAIRS)
+        return patches - (1 - float(self.values["share"])) * n
 
     def patch_budget(self, n: int) -> float:
         """What is left of it for patches, beside the partial runs of ``adaptive-patching``."""
         runs = partial_runs(n, self.budget(n), self.partial_cost(1), PARTIAL_SHARE)
         return self.budget(n) - self.partial_cost(runs)
 
-    def patched(self, pairs: np.ndarray, seed: int, budget: float) -> EffectEstimates:
+    def patched(self, pairs: np.ndarray, budget: float) -> EffectEstimates:
         """What is known of the effects after patches of that price."""
         gap, exact = self.gaps[pairs].mean(), self.exact[pairs]
         attribution = self.values["attribution"][pairs]
-        estimates = EffectEstimates(attribution, gap, self.threshold, np.arange(len(pairs)), seed)
+        estimates = EffectEstimates(attribution, gap, self.threshold, np.arange(len(pairs)))
         estimates.spend(self.cost, budget, lambda rows, heads: (exact[rows, heads], self.cost[heads].sum()))
         return estimates
 
@@ -221,14 +222,14 @@ def _rates(measured: _Measured, n: int, seeds: int) -> dict[tuple[float, str], l
         truth = measured.members(np.setdiff1d(everything, some))
         budget = measured.patch_budget(n)
         found = {
-            "adaptive-patching": measured.patched(some, seed, budget).membership(),
+            "adaptive-patching": measured.patched(some, budget).membership(),
             "attribution": _posterior(
                 measured, measured.values["attribution"][some], measured.gaps[some].mean()
             ),
         }
         for name in PRIORS:
             with _prior(name):
-                found[name] = measured.patched(some, seed, budget).membership()
+                found[name] = measured.patched(some, budget).membership()
         for rate in RATES:
             for by, member in found.items():
                 chosen = at_false_discovery_rate(member.probability, rate)
@@ -243,7 +244,7 @@ def _off(measured: _Measured, n: int, seeds: int) -> np.ndarray:
     for seed in range(seeds):
         some = np.random.default_rng(seed).permutation(everything)[:n]
         others = measured.exact[np.setdiff1d(everything, some)]
-        estimates = measured.patched(some, seed, measured.patch_budget(n))
+        estimates = measured.patched(some, measured.patch_budget(n))
         estimate, variance = estimates.estimate()
         error = np.sqrt(variance + others.var(axis=0, ddof=1) / len(others))
         found.append(((estimate - others.mean(axis=0)) / error)[estimates.patched > 0])
@@ -271,7 +272,7 @@ def _stability(measured: _Measured, n: int) -> dict[tuple[str, str], float]:
                 chosen.setdefault(step, []).append(best_heads(size[None], members, seed=draw))
             gap = measured.gaps[again].mean()
             known = {
-                "adaptive-patching": measured.patched(again, draw, measured.patch_budget(n)).membership(),
+                "adaptive-patching": measured.patched(again, measured.patch_budget(n)).membership(),
                 "activation patching of all heads": _posterior(measured, measured.exact[again], gap),
             }
             for (by, member), rate in itertools.product(known.items(), RATES):
@@ -297,7 +298,7 @@ def _steps(measured: _Measured, pairs: np.ndarray, seed: int) -> dict[str, np.nd
         return _posterior(measured, per_pair, gap)
 
     def patched(spent: float) -> EffectEstimates:
-        return measured.patched(pairs, seed, spent)
+        return measured.patched(pairs, spent)
 
     def with_partial(
         share: float, quarter_runs: float, half_weight: float, quarter_weight: float

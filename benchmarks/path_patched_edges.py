@@ -114,11 +114,9 @@ def _scores(
     feed(model, pairs, [outputs])
     codes = RoleCodes(outputs, 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, seed).head_codes(0.0)
     with bar(f"adaptive-patching, seed {seed}", HUNDREDTHS) as advance:
-        ours = patched_edges(
-            model, pairs, codes, PatchedEdgesConfig(edges=EVERY, seed=seed), progress=advance
-        )
+        ours = patched_edges(model, pairs, codes, PatchedEdgesConfig(edges=EVERY), progress=advance)
     with bar(f"codes among these, seed {seed}", HUNDREDTHS) as advance:
-        config = PatchedEdgesConfig(edges=EVERY, seed=seed)
+        config = PatchedEdgesConfig(edges=EVERY)
         within = patched_edges(model, pairs, codes, config, sites=edges.sites, progress=advance)
     with bar(f"eap, seed {seed}", n) as advance:
         plain = eap(model, pairs, EAPConfig(edges=EVERY), progress=advance)

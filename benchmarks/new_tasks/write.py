@@ -28,10 +28,45 @@ CODE = [
     "item = get",
 ]
 WORDS = ["name", "a", "count", "index", "left", "key", "i", "total", "start", "b", "size", "text"]
-NOUNS = (
-    "dog cat bird book car house tree boat chair table cup apple flower door window bottle river star stone horse "
-    "friend teacher student doctor king ship train hat shirt map song word letter picture garden bridge village"
-).split()
+NOUNS = [
+    "dog",
+    "cat",
+    "bird",
+    "book",
+    "car",
+    "house",
+    "tree",
+    "boat",
+    "chair",
+    "table",
+    "cup",
+    "apple",
+    "flower",
+    "door",
+    "window",
+    "bottle",
+    "river",
+    "star",
+    "stone",
+    "horse",
+    "friend",
+    "teacher",
+    "student",
+    "doctor",
+    "king",
+    "ship",
+    "train",
+    "hat",
+    "shirt",
+    "map",
+    "song",
+    "word",
+    "letter",
+    "picture",
+    "garden",
+    "bridge",
+    "village",
+]
 PEOPLE = [("I", "I"), ("We", "we"), ("They", "they"), ("You", "you")]
 COUNTRIES = {
     "France": "French",

@@ -88,12 +88,10 @@ def _evidence(evidence: Evidence | None, n_pairs: int) -> dict | None:
     """
     if not evidence:
         return None
-    set_codes, whole = evidence.set_codes, evidence.whole
     return {
         "probability": f"{evidence.probability:.3f}",
         "p_value": f"{evidence.p_value:.2g}",
         "patched": evidence.patched,
-        "carried": wording.percent(set_codes / whole) if set_codes is not None and whole else None,
         "changes": [
             {**vars(change), "pairs": round(change.share * n_pairs)}
             for change in evidence.changes

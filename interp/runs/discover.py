@@ -264,9 +264,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             codes = fit_head_codes(means, output_weights(model), dictionary, progress=advance)
     with clock("edges"), stage("edges", HUNDREDTHS) as advance:
         score_edges = method.edges or attributed_edges
-        found = score_edges(
-            model, pairs, scores, sites=members, seed=seed, batch_size=batch_size, progress=advance
-        )
+        found = score_edges(model, pairs, scores, sites=members, batch_size=batch_size, progress=advance)
     edges, evidence = found.edges, found.evidence
     program = None
     if search.program:

@@ -231,7 +231,6 @@ def attributed_edges(
     _scores: Scores | None = None,
     *,
     sites: Sequence[Site],
-    seed: int = 0,  # noqa: ARG001 - nothing is drawn here
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> ScoredEdges:

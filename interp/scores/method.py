@@ -164,7 +164,7 @@ class Method:
         config: the class of its settings; all have ``batch_size``.
         task_defaults: settings whose default the method's publication gives per task.
         subsets: for methods that are no mean over pairs, but rank any subset of a pool from one run of it.
-        edges: ``edges(model, pairs, scores, sites=, seed=, batch_size=, progress=)`` of a method that scores edges in
+        edges: ``edges(model, pairs, scores, sites=, batch_size=, progress=)`` of a method that scores edges in
             a way of its own, after the heads; else they are attributed.
         edges_config: settings of edges that are scored only when asked; ``None`` where the scores hold the edges.
         nested: ``nested(model, pairs, batch_size=, progress=)`` of a method that, when asked, orders heads anew for

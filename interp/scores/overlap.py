@@ -84,7 +84,6 @@ def edges_among(
     scores: Scores,
     *,
     sites: Sequence[Site],
-    seed: int = 0,  # noqa: ARG001 - nothing is drawn or run here
     batch_size: int = BATCH_SIZE,  # noqa: ARG001
     progress: Progress | None = None,
 ) -> ScoredEdges:

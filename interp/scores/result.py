@@ -107,8 +107,6 @@ class Evidence:
         p_value: of no effect at all, under permuted labels.
         patched: pairs on which the head was patched exactly.
         changes: the changes of code that the effect comes from, to first order, largest first.
-        set_codes: mean fall of the metric when the head's codes at the roles are set to the corrupt prompt's.
-        whole: mean fall on the same pairs when its whole output is patched.
     """
 
     effect: float
@@ -117,8 +115,6 @@ class Evidence:
     p_value: float
     patched: int
     changes: tuple[CodeChange, ...]
-    set_codes: float | None
-    whole: float | None
 
 
 @dataclass(frozen=True)

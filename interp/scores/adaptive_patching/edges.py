@@ -71,7 +71,6 @@ class PatchedEdgesConfig(MethodConfig):
         candidates: edges that may be measured, the best by attribution at the clean prompt or half-way.
         edges: how many of the best edges the result holds.
         batch_size: pairs per forward; a batch holds its graph and what every component writes.
-        seed: of the order in which each edge's pairs are measured.
     """
 
     threshold: float = THRESHOLD
@@ -79,7 +78,6 @@ class PatchedEdgesConfig(MethodConfig):
     candidates: int = 1000
     edges: int = 1000
     batch_size: int = 8
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -380,7 +378,6 @@ def edges_by_patching(
     scores: Scores,
     *,
     sites: Sequence[Site] | None = None,
-    seed: int = 0,
     batch_size: int = PatchedEdgesConfig.batch_size,
     progress: Progress | None = None,
 ) -> ScoredEdges:
@@ -399,7 +396,6 @@ def edges_by_patching(
     some = pairs.subset(range(min(PATCHED_EDGE_PAIRS, len(pairs))))
     config = PatchedEdgesConfig(
         threshold=scores.config["threshold"],
-        seed=seed,
         batch_size=min(batch_size, PatchedEdgesConfig.batch_size),
     )
     return patched_edges(model, some, scores.codes, config, sites=sites, progress=progress)
@@ -443,7 +439,7 @@ def patched_edges(
     promise = np.maximum(np.abs(proposed.attribution.mean(0)), np.abs(proposed.path.mean(0)))
     chosen = np.sort(np.argsort(-promise, kind="stable")[: config.candidates])
     estimates = EffectEstimates(
-        proposed.path[:, chosen], context.gap, config.threshold, np.arange(len(pairs)), config.seed
+        proposed.path[:, chosen], context.gap, config.threshold, np.arange(len(pairs))
     )
     if proposed.exact is not None and config.budget:
         _measure(context, estimates, edges.subset(chosen), proposed.exact)

@@ -7,8 +7,8 @@
 3. **Patch where it is uncertain** (with 2, ``budget`` more): single heads on single pairs, spent on the heads of which
    it is open whether they are members (:mod:`.posterior`). What attribution gets wrong on the pairs patched
    corrects it on all.
-4. **Read codes**: each head's outputs at the roles become codes of its own codebook (:mod:`.role_codes`); for the
-   likely members, which change of code the effect comes from, and the effect of setting those codes.
+4. **Read codes**: each head's outputs at the roles become codes of its own codebook (:mod:`.role_codes`); of the
+   likely members it is told which change of code the effect comes from.
 
 A head's score is the size that its effect is expected to have, as far as it is above ``threshold`` of the gap
 (:mod:`.posterior`), with the sign of its effect; and a fifth of the same for its value while others are half off
@@ -25,13 +25,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from interp import THRESHOLD
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer
 from interp.errors import InputError
 from interp.models import Site
-from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.edges import PatchedEdgesConfig, edges_by_patching
 from interp.scores.adaptive_patching.nested import NestedCircuitsConfig, nested_circuits
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON, QUARTER_ON, PartialGradients
@@ -50,8 +48,8 @@ from interp.scores.result import Evidence, Scores
 
 PASS_SHARE = 0.5
 """Of the work, roughly; patches take about as long again."""
-CODES_SHARE = 0.15
-"""Share of the budget."""
+BUDGET_PAIRS = 50
+"""Pairs beyond which more get no more patches: what attribution gets wrong is known by then."""
 PARTIAL_RUNS, PARTIAL_SHARE = 10, 2 / 3
 """Pairs that are run with all heads partly off, at most, and the share of the budget that they may take: beyond them
 patches tell more."""
@@ -64,8 +62,7 @@ HIDDEN_TIE_BREAK = 0.01
 CHANGES = 8
 """Changes of code that are told of a head."""
 LIKELY = 0.5
-"""Probability of membership from which on a head's codes are set."""
-SET_PAIRS = 8
+"""Probability of membership from which on a head has evidence."""
 VECTORS_PER_CODE = 4
 """Fewer would give every prompt codes of its own."""
 
@@ -75,9 +72,10 @@ class AdaptivePatchingConfig(MethodConfig):
     """
     Attributes:
         threshold: share of the clean–corrupt gap from which on an effect makes a member.
-        budget: forward-pass equivalents a pair beyond attribution's 4; the default makes twice attribution's cost.
+        budget: forward-pass equivalents a pair beyond attribution's 4, for up to :data:`BUDGET_PAIRS` pairs; the
+            default makes twice attribution's cost there.
         n_codes: codes of each head, fewer where there are few prompts.
-        seed: of the order of patches, the heads that are off, and k-means.
+        seed: of the pairs that are run partly off, and of k-means.
     """
 
     threshold: float = THRESHOLD
@@ -115,7 +113,7 @@ def _subsets(context: Context) -> Rank:
     nested=nested_circuits,
     nested_config=NestedCircuitsConfig,
     by_batch=True,  # a batch skips what all its prompts begin with in common, which says what a patch costs
-    version=5,  # effects' variance over pairs is no longer taken for attribution's
+    version=6,  # all heads are patched on the same pairs, and in four rounds
 )
 def adaptive_patching(context: Context) -> Scores:
     """Score heads by the expected size of their effects (module docstring).
@@ -130,9 +128,7 @@ def adaptive_patching(context: Context) -> Scores:
     )
     vectors = 2 * len(pairs) * len(outputs.roles_)
     role_codes = RoleCodes(outputs, max(2, min(config.n_codes, vectors // VECTORS_PER_CODE)), config.seed)
-    left = config.budget * len(pairs) - ranking.forwards
-    evidence, spent = _evidence(pairs, base.runner, ranking, role_codes, left, config.seed)
-    context.forwards += ranking.forwards + spent
+    context.forwards += ranking.forwards
     mlps = base.scorer.mlps_
     return Scores(
         ranking.heads,
@@ -140,7 +136,7 @@ def adaptive_patching(context: Context) -> Scores:
         mlps_per_pair=mlps,
         codes=role_codes.head_codes(),
         probability=ranking.member.probability.reshape(ranking.heads.shape),
-        evidence=evidence,
+        evidence=_evidence(ranking, role_codes, config.seed),
     )
 
 
@@ -220,11 +216,11 @@ class AdaptivePatchingBase:
         gap = float(self.gaps[indices].mean())
         kept = [row for row, index in enumerate(indices) if self.runner.keeps(index)]
         estimates = EffectEstimates(
-            attribution.reshape(len(indices), -1), gap, config.threshold, np.array(kept), config.seed
+            attribution.reshape(len(indices), -1), gap, config.threshold, np.array(kept)
         )
         pairs = [indices[row] for row in kept]
         prefix = self.runner.prefix_cost(pairs)
-        budget = config.budget * len(indices) * (1 - CODES_SHARE) - prefix
+        budget = config.budget * min(len(indices), BUDGET_PAIRS) - prefix
         hidden, spent = self._hidden(pairs, budget, gap, config)
         cost, pool = np.repeat(self.runner.cost(pairs), shape[1]), np.array(indices)
         spent += estimates.spend(
@@ -279,31 +275,14 @@ def partial_runs(n: int, budget: float, cost: float, share: float) -> int:
     return min(PARTIAL_RUNS, n, int(max(share * affordable, min(affordable, 2))))
 
 
-def _evidence(
-    pairs: PromptPairs, runner: PatchRunner, ranking: Ranking, role_codes: RoleCodes, budget: float, seed: int
-) -> tuple[dict[str, Evidence], float]:
-    """What speaks for each likely member, and its cost; codes are set on pairs that were patched, best heads first."""
-
-    def with_codes(pair: int, layer: int, head: int) -> Tensor:
-        clean = runner.clean(pair, layer, head)
-        return role_codes.replaced(pairs, pair, layer, head, clean, runner.first_position(pair))
-
-    found, spent = {}, 0.0
+def _evidence(ranking: Ranking, role_codes: RoleCodes, seed: int) -> dict[str, Evidence]:
+    """What speaks for each likely member."""
     estimates, probability = ranking.estimates, ranking.member.probability
     estimate, variance = estimates.estimate()
     p_values = estimates.p_values(seed)
-    for flat in np.argsort(-probability * np.abs(estimate), kind="stable"):
-        if probability[flat] < LIKELY:
-            continue
+    found = {}
+    for flat in np.flatnonzero(probability >= LIKELY):
         layer, head = divmod(int(flat), ranking.heads.shape[1])
-        done = np.flatnonzero(np.isfinite(estimates.exact[:, flat]))[:SET_PAIRS]
-        set_effect = whole = None
-        if len(done) and (cost := len(done) * runner.cost(done.tolist())[layer]) <= budget - spent:
-            same = np.full(len(done), 1)
-            given = [with_codes(pair, layer, head) for pair in done.tolist()]
-            effects, cost = runner.effects(done, layer * same, head * same, given)
-            set_effect, whole = float(effects.mean()), float(estimates.exact[done, flat].mean())
-            spent += cost
         found[str(Site("attn", layer, head))] = Evidence(
             effect=float(estimate[flat]),
             error=float(np.sqrt(variance[flat])),
@@ -311,7 +290,5 @@ def _evidence(
             p_value=float(p_values[flat]),
             patched=int(estimates.patched[flat]),
             changes=tuple(role_codes.changes(layer, head, CHANGES)),
-            set_codes=set_effect,
-            whole=whole,
         )
-    return found, spent
+    return found

@@ -209,7 +209,7 @@ ENOUGH_PATCHED = 8
 """Heads that must have been patched before their bias is believed of the others."""
 TRUST = 0.9
 """Probability of membership that attribution alone can bring a head to, when patches are chosen."""
-ROUNDS = 16
+ROUNDS = 4
 """Patches are chosen this many times; more rounds choose better and batch worse."""
 STEP = 3
 """Pairs that a chosen head is patched on before the next look."""
@@ -228,7 +228,7 @@ class EffectEstimates:
         attribution: of every pair and head.
         gap: of the metric; see :func:`~interp.scores.adaptive_patching.posterior.membership`.
         threshold: share of the gap.
-        seed: of the order in which each head's pairs are patched.
+        pairs: the order in which pairs are patched, the same for every head: so patches share forwards.
     """
 
     def __init__(
@@ -237,12 +237,10 @@ class EffectEstimates:
         gap: float,
         threshold: float,
         pairs: np.ndarray,
-        seed: int,
     ) -> None:
         self.attribution, self.gap, self.threshold = attribution, gap, threshold
         self.exact = np.full(attribution.shape, np.nan)
-        generator = np.random.default_rng(seed)
-        self._order = np.stack([generator.permutation(pairs) for _ in range(attribution.shape[1])])
+        self._order = pairs
         self._variance = moderated_variance(attribution)
         self._rms = np.sqrt((attribution**2).mean(axis=0))
 
@@ -359,10 +357,10 @@ class EffectEstimates:
         probability = self.membership().probability
         probability = np.where(done == 0, np.minimum(probability, TRUST), probability)
         value = probability * (1 - probability) / (done + step)
-        value[done >= self._order.shape[1]] = 0
+        value[done >= len(self._order)] = 0
         pairs, heads = [], []
         for head in np.argsort(-value, kind="stable"):
-            more = self._order[head, done[head] : done[head] + step]
+            more = self._order[done[head] : done[head] + step]
             budget -= cost[head] * len(more)
             if value[head] <= 0 or budget < 0:
                 break

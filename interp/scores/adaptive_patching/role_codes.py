@@ -99,33 +99,3 @@ class RoleCodes:
             if key[1] != key[2]
         ]
         return sorted(found, key=lambda change: -abs(change.attribution))[:most]
-
-    def replaced(
-        self,
-        pairs: PromptPairs,
-        pair: int,
-        layer: int,
-        head: int,
-        clean: Float[Tensor, "pos d_head"],
-        first: int,
-    ) -> Float[Tensor, "pos d_head"]:
-        """A head's clean output with the corrupt codes in the place of the clean ones.
-
-        Args:
-            clean: from position ``first`` on.
-        """
-        replaced = clean.clone()
-        # where one pair names no roles, all have but their last position
-        last = {"last": len(pairs[pair].clean_tokens) - 1}
-        positions = last if self.roles == ("last",) else pairs[pair].positions
-        done = set()
-        for slot, role in enumerate(self.roles):
-            at = positions[role] - first
-            if (
-                at < 0 or at in done
-            ):  # before the prompts differ nothing changes; two roles may share a position
-                continue
-            done.add(at)
-            change = self.vectors[1, pair, slot, layer, head] - self.vectors[0, pair, slot, layer, head]
-            replaced[at] += change.to(replaced)
-        return replaced
