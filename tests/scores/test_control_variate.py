@@ -71,11 +71,10 @@ def test_patches_mend_the_bias():
     assert abs(after - truth) < 0.1 * abs(before - truth)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_patches_go_to_open_heads(seed):
+def test_patches_go_to_open_heads():
     """Heads at the threshold keep membership open: where all is decided, rounding says what is patched next."""
-    exact, attribution = _case(seed)
-    generator = np.random.default_rng(100 + seed)
+    exact, attribution = _case()
+    generator = np.random.default_rng(100)
     exact[:, 6:10] = 0.02 * 3.0 + generator.normal(0, 0.02, (N, 4))
     attribution[:, 6:10] = exact[:, 6:10] + generator.normal(0, 0.1, (N, 4))
     estimates = _estimates(attribution)
