@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 
-from interp.circuits.verify import candidates, check, decide
+from interp.activations.stream import feed
+from interp.circuits.verify import LEVEL, LOOK, candidates, check, decide, is_settled
 from interp.errors import InputError
 from interp.models import Site
 from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
-from interp.scores.patching import PatchingEffects
+from interp.scores.patch_runner import PatchRunner
+from interp.scores.patching import PatchingEffects, activation_patching
 from interp.scores.result import Scores
 from interp.stats import mean_interval
 from tests.oracles import planted
+from tests.pairs import random_pairs
 
 
 def test_candidates_are_the_largest_by_absolute_score_and_mlps_only_join_when_asked():
@@ -48,6 +51,56 @@ def test_a_small_or_uncertain_effect_is_no_member():
     checked = decide(PatchingEffects(sites, effects, np.full(n, 2.0), np.full(n, 0.0), 0.0, 0.0))
     assert checked.member.tolist() == [True, True, False, False]
     assert checked.effect[1] < 0
+
+
+def test_settled_candidates_are_where_all_pairs_put_them():
+    """Effects about the threshold, 400 of each: at most the stated share is settled on the wrong side at any look."""
+    n, limit, generator = 100, 1.0, np.random.default_rng(0)
+    means = np.repeat(np.linspace(0, 3, 13), 400)
+    effects = means + generator.standard_normal((n, len(means)))
+    above = abs(effects.mean(0)) > limit
+    open_, wrong = np.ones(len(means), dtype=bool), np.zeros(len(means), dtype=bool)
+    for look in range(LOOK, n + 1, LOOK):
+        settled = open_ & is_settled(effects[:look], n, limit, LEVEL / 4)
+        wrong |= settled & ((abs(effects[:look].mean(0)) > limit) != above)
+        open_ &= ~settled
+        if look == LOOK:
+            assert settled[means == 0].mean() > 0.9 and settled[means == 3].mean() > 0.9
+            assert settled[means == 1].mean() < 0.2
+    assert not open_.any()
+    assert wrong.mean() < 0.02 and wrong[means == 1].mean() < LEVEL / 2
+
+
+def test_a_check_patches_settled_candidates_no_more_and_known_patches_never_again():
+    model, pairs = planted("planted-induction", 60)
+    sites = [Site("attn", layer, head) for layer in range(3) for head in range(4)]
+    exact = activation_patching(model, pairs, sites).effects
+    checked = check(model, pairs, sites)
+    known = np.isfinite(checked.measured.effects)
+    assert known[:LOOK].all() and not known[LOOK:].any(), "planted effects are clear from the first look"
+    assert np.allclose(checked.measured.effects[known], exact[known], atol=1e-4)
+    runner = PatchRunner.of_first(model, pairs)
+    feed(model, pairs, [runner])
+    layers, heads = (np.tile([getattr(site, end) for site in sites], LOOK) for end in ("layer", "head"))
+    runner.effects(np.repeat(np.arange(LOOK), len(sites)), layers, heads)
+    runner._patch = None  # another patch would fail
+    again = check(model, pairs, sites, runner=runner)
+    assert np.array_equal(again.effect, checked.effect) and again.member.sum() == 2
+
+
+def test_pairs_beyond_those_that_are_kept_are_checked_as_well(tiny_model):
+    model, pairs = tiny_model("llama"), random_pairs(60, n=60, lengths=(8, 10))
+    sites = [Site("attn", 0, 1), Site("attn", 1, 0), Site("mlp", 1)]
+    exact = activation_patching(model, pairs, sites)
+    clean, corrupt = exact.metric_clean, exact.metric_corrupt
+    runner = PatchRunner(model, pairs, range(40), mlps=True)
+    feed(model, pairs, [runner])
+    runner.metric_[:] = np.array([clean.mean() + 5, clean.mean()])[:, None]  # random weights do no task
+    checked = check(model, pairs, sites, runner=runner, threshold=1e-9)
+    known = np.isfinite(checked.measured.effects)
+    assert known[:LOOK].all()
+    assert np.allclose(checked.measured.effects[known], exact.effects[known], atol=1e-4)
+    assert np.abs(exact.effects).max() > 1e-3 and corrupt.shape == (60,)
 
 
 @pytest.mark.parametrize(("level", "why"), [(0.0, "does not do this task"), (-1.0, "exchanged")])

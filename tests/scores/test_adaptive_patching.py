@@ -10,6 +10,7 @@ import torch
 from interp.activations.metric import task_metric
 from interp.activations.stream import end_logits, feed
 from interp.errors import InputError
+from interp.models import has_mlps
 from interp.planted.models import planted_truth
 from interp.planted.tasks import planted_task_names
 from interp.scores.adaptive_patching.method import (
@@ -28,7 +29,7 @@ from tests.tiny_models import FAMILIES
 
 
 def _runner(model, pairs) -> PatchRunner:
-    runner = PatchRunner(model, pairs, range(len(pairs)))
+    runner = PatchRunner(model, pairs, range(len(pairs)), mlps=has_mlps(model))
     feed(model, pairs, [runner])
     return runner
 
@@ -74,7 +75,8 @@ def test_patches_start_at_the_first_difference(family, tiny_model):
     for i, pair in enumerate(pairs):
         first, rest = pair.clean_tokens[:6], pair.clean_tokens[6:]
         pairs[i] = replace(pair, corrupt_tokens=(*first, *((token + 1) % 60 for token in rest)))
-    runner, exact = _runner(model, pairs), patching(model, pairs).heads_per_pair
+    scores, runner = patching(model, pairs), _runner(model, pairs)
+    exact = np.concatenate([scores.heads_per_pair, scores.mlps_per_pair[..., None]], 2)
     shuffled = np.random.default_rng(0).permutation(exact.size)
     found, _ = runner.effects(*(index.ravel()[shuffled] for index in np.indices(exact.shape)))
     assert np.allclose(found, exact.ravel()[shuffled], atol=1e-4)
