@@ -117,7 +117,7 @@ def check(
     looks = [*range(LOOK, n, LOOK), n]
     limit = threshold * abs((clean - corrupt).mean())
     for look in looks:
-        some = [sites[place] for place in todo]
+        some = [sites[place] for place in todo.tolist()]
         found, spent = _patched(model, pairs, range(done, look), some, runner, batch_size)
         effects[done:look, todo], forwards = found, forwards + spent
         progress((look - done) * len(todo))

@@ -8,6 +8,7 @@ runner: what its method has patched is not patched again when candidates are che
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,18 +126,6 @@ class PatchRunner(MetricConsumer):
         layers = self.model.cfg.n_layers
         return self.share(pairs) * (1 - np.arange(layers) / layers)
 
-    def clean(self, pair: int, layer: int, head: int) -> Float[Tensor, "pos d_head"]:
-        """A head's clean output from the first kept position on."""
-        run, row = self._where[pair]
-        return self.runs[run].z[layer, row, :, head]
-
-    def corrupt(self, pair: int, layer: int, head: int) -> Float[Tensor, "pos d_head"]:
-        """A head's corrupt output, or an MLP's, from the first kept position on."""
-        run, row = self._where[pair]
-        if head == self.mlp:
-            return self.runs[run].corrupt_mlp[layer][row]
-        return self.runs[run].corrupt_z[layer, row, :, head]
-
     def first_position(self, pair: int) -> int:
         """Position in the prompt of the first one kept."""
         run, _ = self._where[pair]
@@ -171,12 +160,7 @@ class PatchRunner(MetricConsumer):
             patches = patches[np.argsort(layers[patches], kind="stable")]
             for begin in range(0, len(patches), PATCH_ROWS):
                 some = patches[begin : begin + PATCH_ROWS]
-                given = [
-                    self.corrupt(int(pairs[patch]), int(layers[patch]), int(heads[patch]))
-                    if replacements is None
-                    else replacements[patch]
-                    for patch in some
-                ]
+                given = None if replacements is None else [replacements[patch] for patch in some.tolist()]
                 found[some] = self._patch(self.runs[run], layers[some], pairs[some], heads[some], given)
         if known:
             self._known[pairs, layers, heads] = found
@@ -188,31 +172,39 @@ class PatchRunner(MetricConsumer):
         layers: np.ndarray,
         pairs: np.ndarray,
         heads: np.ndarray,
-        given: Sequence[Tensor],
+        given: Sequence[Tensor] | None,
     ) -> np.ndarray:
         """One forward of all patches, from the first of their layers on."""
-        rows = [self._where[int(pair)][1] for pair in pairs]
+        rows = np.array([self._where[int(pair)][1] for pair in pairs])
         hooks = {}
-        for layer in sorted(set(layers.tolist())):
-            for kind, mine in (("attn.hook_z", heads < self.mlp), ("hook_mlp_out", heads >= self.mlp)):
-                here = np.flatnonzero((layers == layer) & mine)
-                if len(here):
-                    hooks[f"blocks.{layer}.{kind}"] = _put(here, heads[here], [given[row] for row in here])
-        first = int(layers.min())
-        with starting_at(self.model, first, run.resid[first, rows]), run.prefix.before(self.model, rows):
-            logits = end_logits(self.model, run.tokens[rows], hooks)
-        values = task_metric(logits, tuple(run.pairs[row] for row in rows), run.metric_name)
+        for layer in np.unique(layers).tolist():
+            for mlp in (False, True):
+                here = np.flatnonzero((layers == layer) & ((heads == self.mlp) == mlp))
+                if not len(here):
+                    continue
+                if given is not None:
+                    values = torch.stack([given[row] for row in here.tolist()])
+                elif mlp:
+                    values = run.corrupt_mlp[layer][rows[here]]
+                else:
+                    values = run.corrupt_z[layer][rows[here], :, heads[here]]
+                kind = "hook_mlp_out" if mlp else "attn.hook_z"
+                hooks[f"blocks.{layer}.{kind}"] = _put(
+                    here if mlp else (here, slice(None), heads[here]), values
+                )
+        first, held = int(layers.min()), rows.tolist()
+        with starting_at(self.model, first, run.resid[first, held]), run.prefix.before(self.model, held):
+            logits = end_logits(self.model, run.tokens[held], hooks)
+        values = task_metric(logits, tuple(run.pairs[row] for row in held), run.metric_name)
         return run.metric[rows] - values.cpu().numpy()
 
 
-def _put(rows: np.ndarray, heads: np.ndarray, given: Sequence[Tensor]) -> HookFunction:
-    """Heads' outputs, or MLPs', of some rows replaced."""
+def _put(place: Any, values: Tensor) -> HookFunction:
+    """What stands at ``place`` replaced."""
 
     def patch(output: Tensor) -> Tensor:
         patched = output.clone()
-        for row, head, value in zip(rows, heads, given, strict=True):
-            # an MLP's output has no axis of heads
-            patched[(row, slice(None), head) if output.ndim == 4 else row] = value.to(output.dtype)
+        patched[place] = values.to(output.dtype)
         return patched
 
     return patch
