@@ -2,6 +2,7 @@
 # make test   install what the tests need and run them
 # make check  ruff, its formatter, and the types of interp/
 # make app    open the workbench in the browser
+# make test-tl4   the tests that apply to transformer-lens 4, in an environment of its own, without sae-lens
 # make docs   build the documents as a searchable site in site/
 #
 # PYTHON=python3.12   which Python makes the virtual environment (3.11 to 3.13)
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_ARGS
 
-.PHONY: run test check app docs bench screenshots clean
+.PHONY: run test test-tl4 check app docs bench screenshots clean
 
 run: $(VENV)/.installed
 	$(BIN)/interp discover ioi
@@ -21,6 +22,11 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
+
+# sae-lens needs transformer-lens below 4, so that this environment has none
+TL4_TESTS ?= tests/models tests/activations tests/scores tests/circuits tests/programs tests/bottlenecks tests/evaluation
+test-tl4: $(VENV)-tl4/.installed
+	$(VENV)-tl4/bin/python -m pytest -m "not slow and not browser" $(TL4_TESTS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -54,6 +60,13 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)-tl4/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-tl4
+	$(VENV)-tl4/bin/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*(d for d in project["dependencies"] + project["optional-dependencies"]["test"] if not d.startswith("sae-lens")), "transformer-lens>=4,<5", sep="\n")' > $(VENV)-tl4/requirements.txt
+	$(VENV)-tl4/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r $(VENV)-tl4/requirements.txt
+	$(VENV)-tl4/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-deps -e .
+	@touch $@
+
 $(VENV)-docs/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-docs
 	$(VENV)-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(VENV)-docs/requirements.txt
@@ -61,4 +74,4 @@ $(VENV)-docs/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs build dist site *.egg-info
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-tl4 build dist site *.egg-info

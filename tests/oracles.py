@@ -1,6 +1,7 @@
 """What tests compare with: whole forwards of a model, and what is known of the planted ones."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from interp.planted.models import load_planted_model, planted_truth
 from interp.prompts.pairs import PromptPair, PromptPairs
 from interp.scores.result import Scores
 from interp.tasks import load_task
+
+TL4 = version("transformer-lens") >= "4"
+"""Whether this is the environment of ``make test-tl4``."""
 
 
 def kept(model: Model, tokens: Tensor, *names: str, hooks: dict | None = None) -> list[Tensor]:

@@ -182,7 +182,9 @@ def test_a_class_whose_file_is_a_path_is_named_in_the_run(tmp_path):
 
 @pytest.mark.parametrize("method", ["adaptive-patching", "attribution"])
 @pytest.mark.parametrize(
-    "wiring", [ResidualWrites(False), ResidualWrites(True, norm="ln1")], ids=["unknown", "no first norm"]
+    "wiring",
+    [ResidualWrites(False), ResidualWrites(True, norm_first=False)],
+    ids=["unknown", "no first norm"],
 )
 def test_a_circuit_is_found_where_edges_or_what_heads_write_cannot_be_had(wiring, method, monkeypatch):
     monkeypatch.setattr(ResidualWrites, "of", lambda _: wiring)

@@ -59,6 +59,8 @@ def _failure(name: str, error: Exception) -> Finding:
 
 
 def _version(name: str) -> Finding:
+    if name == "sae-lens" and importlib.metadata.version("transformer-lens") >= "4":
+        return Finding(name, True, "not needed: it wants transformer-lens below 4")
     return Finding(name, True, importlib.metadata.version(name))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import platform
 import weakref
 from functools import cache
@@ -26,7 +27,9 @@ def record_source(model: TransformerBridge, spec: str, source: str, revision: st
 
 def versions() -> dict[str, str]:
     """Versions of everything a number may depend on."""
-    names = ("torch", "transformers", "transformer-lens", "sae-lens", "numpy")
+    names = ["torch", "transformers", "transformer-lens", "numpy"]
+    if importlib.util.find_spec("sae_lens"):  # not beside transformer-lens 4
+        names.append("sae-lens")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"interp": interp.__version__, "python": platform.python_version(), **found}
 

@@ -1,8 +1,8 @@
 """How a model's heads reach its residual stream, and that stream the logits: measured, not read from names.
 
 What attention adds to the stream is the sum of its heads' ``z @ W_O`` and its bias in most families. In some a norm
-stands between (Gemma, GLM-4; OLMo 2 and 3, where the bridge calls it ``ln1``), in some a factor (Granite), and after
-the unembedding too (Granite). So one forward of a few tokens, once a model, compares what a layer adds with
+stands between (Gemma, GLM-4; OLMo 2 and 3, where transformer-lens 3.9 says ``ln1``), in some a factor (Granite), and
+after the unembedding too (Granite). So one forward of a few tokens, once a model, compares what a layer adds with
 what each of these would make of its heads.
 
 A norm with its scale frozen is linear: what it does to a part of its input.
@@ -79,7 +79,7 @@ SMALL = 0.05
 independent of that, does not drown in the rounding of a large stream."""
 _NO_SUM = "its heads, biases and MLPs do not add up to its residual stream"
 _NORMS = ("ln1_post", "ln1")
-"""What the bridge calls a norm after attention; ``ln1`` where there is none before."""
+"""What the bridge calls a norm after attention; transformer-lens 3.9 says ``ln1`` where there is none before."""
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _ROUGH_TOLERANCE = 0.05
 """Of the largest number: 16-bit numbers round at every sum."""
@@ -95,12 +95,14 @@ class ResidualWrites:
         scale: what attention's output is multiplied with on its way there.
         logit_scale: what the unembedding's output is multiplied with; ``None`` where logits are no multiple of it
             (soft-caps).
+        norm_first: whether a norm stands before attention: ``ln1``, which queries, keys and values read.
     """
 
     known: bool
     norm: str | None = None
     scale: float = 1.0
     logit_scale: float | None = 1.0
+    norm_first: bool = True
 
     @classmethod
     def of(cls, model: TransformerBridge) -> "ResidualWrites":
@@ -120,8 +122,8 @@ class ResidualWrites:
 
     @property
     def has_edges(self) -> bool:
-        """Whether edges can be attributed: what heads write is known, and queries, keys, values read ``ln1``."""
-        return self.known and self.norm != "ln1"
+        """Whether edges can be attributed: what heads write is known, and queries, keys, values read a norm."""
+        return self.known and self.norm_first
 
     def require_additive(self, model: TransformerBridge, purpose: str) -> None:
         """Raise :class:`InputError` where heads do not add to the residual stream one by one, up to a factor."""
@@ -252,7 +254,8 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
     norm = layers[0].norm
     if norm is not None:
         known = all(layer.norm == norm and layer.equals(x) for layer, x in _normed(model, norm, layers))
-        return ResidualWrites(known, norm if known else None, 1.0, logit_scale)
+        first = norm != "ln1" and has_hook(model, "blocks.0.ln1.hook_in")
+        return ResidualWrites(known, norm if known else None, 1.0, logit_scale, first)
     scale = _multiple(
         torch.cat([layer.written for layer in layers]),
         torch.cat([layer.added for layer in layers]),

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+
+pytest.importorskip("sae_lens")  # not there beside transformer-lens 4
+
 from sae_lens import SAE, AbsTopKSAE, AbsTopKSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE
 from sae_lens.saes.sae import SAEMetadata
 

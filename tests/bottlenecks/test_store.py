@@ -1,5 +1,7 @@
 """Small files for shipping, and finding them by model."""
 
+import importlib
+import sys
 from dataclasses import replace
 
 import pytest
@@ -133,6 +135,15 @@ def test_what_is_saved_or_pushed_is_what_is_read(model, fitted, tmp_path):
     assert torch.equal(again["a0"].codes, fitted[1]["a0"].codes)
     with pytest.raises(InputError):
         fitted[1].save_pretrained(tmp_path / "saved")
+
+
+def test_without_sae_lens_its_adapter_says_what_is_missing(monkeypatch):
+    """As beside transformer-lens 4."""
+    name = "interp.bottlenecks.interop.sae_lens"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "sae_lens", None)
+    with pytest.raises(InputError, match="need the package sae-lens"):
+        importlib.import_module(name)
 
 
 def test_what_the_package_brings_is_whole_and_small():

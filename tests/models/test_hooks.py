@@ -7,6 +7,7 @@ import torch
 
 from interp.errors import InputError
 from interp.models import hooked, model_lock, parse_site
+from interp.models.hooks import as_it_is, hook_point
 from tests.tiny_models import FAMILIES
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
@@ -78,6 +79,21 @@ def test_what_a_hook_keeps_of_an_mlp_is_on_the_graph(family, tiny_model):
     torch.testing.assert_close((gradient[0] @ step).sum(), (values[0] - values[1]) / 2, atol=1e-5, rtol=0.02)
     assert torch.equal(model(PROMPT), before)
     assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+
+
+def test_permanent_hooks_are_part_of_the_model_as_it_is(tiny_model):
+    """transformer-lens 4 gives OPT some."""
+    model = tiny_model("llama")
+    point = hook_point(model, "blocks.0.hook_mlp_out")
+    point.add_hook(lambda tensor, hook: None, is_permanent=True)  # noqa: ARG005 - the library's signature
+    try:
+        with as_it_is(model, "the test"):
+            pass
+        nothing = {"blocks.0.hook_mlp_out": lambda _: None}
+        with hooked(model, nothing), pytest.raises(InputError), as_it_is(model, "the test"):
+            pass
+    finally:
+        point.remove_hooks(including_permanent=True)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from interp.errors import InputError
 from interp.models import has_mlps, hooked, load_model
 from interp.models.residual_writes import FinalNorm, ResidualWrites
 from interp.planted.models import load_planted_model
-from tests.oracles import kept
+from tests.oracles import TL4, kept
 from tests.tiny_models import FAMILIES, OTHERS
 
-NORMS = {"gemma2": "ln1_post", "gemma3": "ln1_post", "olmo2": "ln1"}
+NORMS = {"gemma2": "ln1_post", "gemma3": "ln1_post", "olmo2": "ln1_post" if TL4 else "ln1"}
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHERS, "planted-inhibition"])

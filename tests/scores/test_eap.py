@@ -11,7 +11,7 @@ from interp.planted.models import planted_truth
 from interp.scores.attribution import attribution
 from interp.scores.eap import EAPConfig, at_clean, attributed_edges, eap, edge_runs, edge_scores
 from interp.scores.method import Context
-from tests.oracles import at, heads_of, planted
+from tests.oracles import TL4, at, heads_of, planted
 from tests.pairs import random_pairs
 from tests.scores.exact_edges import ExactEdges
 from tests.tiny_models import FAMILIES
@@ -62,7 +62,10 @@ def test_edges_into_linear_inputs_are_exact_and_path_patching_says_so_too():
             assert scores[edge] == pytest.approx(exact.effect(*edge).item(), rel=1e-3)
     for sender, receiver, into in truth.edges:
         ours = exact.effect(sender, receiver, into).item()
-        assert _path_patched(model, pairs, sender, receiver, into) == pytest.approx(ours, rel=1e-3, abs=1e-3)
+        if not TL4:  # whose path patching wants hooks that attention of the planted models lacks
+            assert _path_patched(model, pairs, sender, receiver, into) == pytest.approx(
+                ours, rel=1e-3, abs=1e-3
+            )
         # saturated attention: the right sign, and too small
         if into != "v":
             assert 0 <= scores[sender, receiver, into] <= ours + 1e-3

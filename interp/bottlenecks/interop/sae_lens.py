@@ -1,7 +1,8 @@
 """SAELens' SAEs read as codes, and ours written so that SAELens reads them.
 
 The one module that imports ``sae_lens``; it needs transformer-lens below 4, so import it only where it is used:
-``from interp.bottlenecks.interop.sae_lens import …``. Importing it makes ``codebook`` an architecture of SAELens.
+``from interp.bottlenecks.interop.sae_lens import …``. Importing it makes ``codebook`` an architecture of SAELens;
+without SAELens it raises ``InputError``.
 
 A discrete SAE is exported as SAELens' own ``topk``, which anybody can load; a codebook as ``codebook``, whose
 feature activations are the values of the chosen codes and zero elsewhere, [..., group · code]. There a group is a
@@ -17,9 +18,6 @@ from typing import Any, Literal, no_type_check
 
 import torch
 from jaxtyping import Float
-from sae_lens import SAE, SAEConfig, TopKSAE, TopKSAEConfig, register_sae_class
-from sae_lens.registry import SAE_CLASS_REGISTRY
-from sae_lens.saes.sae import SAEMetadata
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -30,6 +28,15 @@ from interp.bottlenecks.hub import fetch
 from interp.bottlenecks.kmeans import SIMILARITIES
 from interp.errors import InputError
 from interp.models import parse_site
+
+try:
+    from sae_lens import SAE, SAEConfig, TopKSAE, TopKSAEConfig, register_sae_class
+    from sae_lens.registry import SAE_CLASS_REGISTRY
+    from sae_lens.saes.sae import SAEMetadata
+except ImportError as error:
+    raise InputError(
+        f"SAEs of SAELens need the package sae-lens, which needs transformer-lens below 4: {error}"
+    ) from None
 
 RESCALED = ("layer_norm", "constant_norm_rescale")
 """Normalisations that SAELens undoes with what it keeps from encoding: codes alone do not hold it."""
