@@ -26,7 +26,7 @@ test: $(VENV)/.installed-test
 # sae-lens needs transformer-lens below 4, so that this environment has none
 TL4_TESTS ?= tests/models tests/activations tests/scores tests/circuits tests/programs tests/bottlenecks tests/evaluation
 test-tl4: $(VENV)-tl4/.installed
-	$(VENV)-tl4/bin/python -m pytest -m "not slow and not browser" $(TL4_TESTS)
+	$(VENV)-tl4/bin/python -m pytest -rs -m "not slow and not browser" $(TL4_TESTS)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check .
