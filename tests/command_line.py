@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ def run_command(
 ) -> Outcome:
     monkeypatch.setattr(sys, "argv", ["interp", *words])
     monkeypatch.setenv("COLUMNS", "200")
+    # a command is a process of its own, in which a line of progress is due after half a minute
+    monkeypatch.setattr("interp.progress._last_line", time.monotonic())
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         main()
