@@ -1,8 +1,8 @@
 """Four tasks that nobody looked at while the finder was made, as prompt files: the finder is judged on them once.
 
     python benchmarks/new_tasks/write.py
-    interp bench --tasks benchmarks/new_tasks/closing.jsonl --methods adaptive-patching,attribution,relp,gim,nap-ig,eap \
-        --pairs 10 --out benchmarks/results/new_tasks
+    interp bench --tasks benchmarks/new_tasks/closing.jsonl \
+        --methods adaptive-patching,attribution,relp,gim,nap-ig,eap,eap-ig --pairs 10 --out benchmarks/results/new_tasks
 
 ``closing``   which bracket or quote closes what is open.
 ``plural``    one dog, two dogs: the number word at the end decides.
