@@ -80,7 +80,7 @@ def _scored(model: Model, pairs: PromptPairs, seed: int) -> Iterator[tuple[str, 
     """Every method's edges, and forward-pass equivalents for all pairs (of ``adaptive-patching`` those of its edges
     alone)."""
     scores = _run("adaptive-patching", model, pairs, seed)
-    ours = edges_by_patching(model, pairs, scores, seed=seed)
+    ours = edges_by_patching(model, pairs, scores)
     told = list(zip(ours.edges, ours.evidence, strict=True))
     yield "adaptive-patching", (ours.edges, ours.cost.forwards)
     yield "code vectors alone", (_by(told, lambda why: why.codes), (BASE_COST + WITHIN_LAYERS) * len(pairs))

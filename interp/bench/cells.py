@@ -140,7 +140,7 @@ class Runner:
         edges, edge_forwards = scores.edges, 0.0
         if self.scores_edges_apart and self.method.edges is not None:
             found = self.method.edges(
-                self.model, self.pool.subset(indices), scores, seed=seed, batch_size=self.batch_size
+                self.model, self.pool.subset(indices), scores, batch_size=self.batch_size
             )
             edges, edge_forwards = found.edges, found.cost.forwards
         return Outcome(scores.heads, scores.cost.forwards, scores.cost.seconds, edges, edge_forwards)

@@ -146,7 +146,8 @@ class PatchRunner(MetricConsumer):
 
         Returns:
             The effects, and what they cost in forward-pass equivalents. Layers and positions that are not run do not
-            count; a patch that was asked for before counts again although it is not run again.
+            count, nor those that a row runs before its own because others of its forward begin there. A patch that
+            was asked for before counts again although it is not run again.
         """
         runs = np.array([self._where[int(pair)][0] for pair in pairs], dtype=int)
         shares = np.array([self.runs[run].share for run in runs])

@@ -50,4 +50,15 @@ def test_of_patches_of_single_heads(case):
     which = (i.ravel() for i in np.indices((6, model.cfg.n_layers, model.cfg.n_heads)))
     with counted(model, pairs) as ran:
         _, cost = runner.effects(*which)
+    by_layer = runner.cost(range(6)).sum() * 6 * model.cfg.n_heads
+    assert cost == pytest.approx(by_layer)
+    # patches of near layers share a forward, so some rows run layers before their own
+    assert cost <= ran[0] + 1e-6 <= cost + 6 * model.cfg.n_heads * model.cfg.n_layers
+    one_layer = (np.repeat(np.arange(6), model.cfg.n_heads), np.full(6 * model.cfg.n_heads, 1))
+    with counted(model, pairs) as ran:
+        _, cost = runner.effects(*one_layer, np.tile(np.arange(model.cfg.n_heads), 6))
+    assert cost > 0 and ran[0] == 0, "what is known is counted, and not run"
+    runner._known[:] = np.nan
+    with counted(model, pairs) as ran:
+        _, cost = runner.effects(*one_layer, np.tile(np.arange(model.cfg.n_heads), 6))
     assert cost == pytest.approx(ran[0])
