@@ -384,9 +384,13 @@ def check_candidates(
     seed: int,
     batch_size: int,
     stage: Stage,
-    runner: PatchRunner | None = None,
+    runner: PatchRunner,
 ) -> VerifiedHeads:
-    """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run."""
+    """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run.
+
+    Args:
+        runner: that has seen the pairs beside the method.
+    """
     clean, corrupt = scores.metric_clean, scores.metric_corrupt
     if clean is not None and corrupt is not None and len(pairs) >= MIN_PAIRS:
         check_does_task(clean, corrupt, seed=seed)  # which should not wait for the patches

@@ -36,6 +36,7 @@ from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import HELD_OUT_SEED, held_out_pairs, sample_pairs
 from interp.runs.discover import check_candidates
 from interp.runs.run import Run
+from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import PatchingEffects
 from interp.scores.registry import METHODS, load_method
 from interp.tasks import load_task, task_names
@@ -195,11 +196,13 @@ def _search_again(
             config = method.config(**{key: options[key] for key in run.settings.config})
             if len(pairs) < MIN_PAIRS:
                 raise InputError(f"{len(pairs)} pairs are too few")
+            mlps = run.universe == "heads+mlps"
+            runner = PatchRunner.of_first(model, pairs, mlps=mlps)
             with stage(f"seed {seed}: {run.method}", HUNDREDTHS) as advance:
-                scores = method(model, pairs, config, progress=advance)
-            best = candidates(scores, run.settings.candidates, mlps=run.universe == "heads+mlps")
+                scores = method(model, pairs, config, consumers=(runner,), progress=advance)
+            best = candidates(scores, run.settings.candidates, mlps=mlps)
             checked = check_candidates(
-                model, pairs, scores, best, run.settings.threshold, seed, config.batch_size, stage
+                model, pairs, scores, best, run.settings.threshold, seed, config.batch_size, stage, runner
             )
         except (InputError, TypeError) as error:  # options of another version of the method
             left_out.append(f"A rival from seed {seed} is not told: {error}.")

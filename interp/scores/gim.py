@@ -50,28 +50,17 @@ class GIMConfig(MethodConfig):
     gates: bool = True
 
     def __post_init__(self) -> None:
-        _check(self.temperature)
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"temperature {self.temperature}: it must be above 0")
 
 
 @dataclass(frozen=True)
-class EAPGIMConfig(EAPConfig):
-    """
-    Attributes:
-        temperature: of the softmax in the backward pass; 1 is the gradient.
-        gates: halve gate · up-projection, too.
-    """
-
-    temperature: float = 2.0
-    gates: bool = True
+class EAPGIMConfig(EAPConfig, GIMConfig):
+    """The settings of both."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(self.temperature)
-
-
-def _check(temperature: float) -> None:
-    if not 0 < temperature < float("inf"):
-        raise InputError(f"temperature {temperature}: it must be above 0")
+        EAPConfig.__post_init__(self)
+        GIMConfig.__post_init__(self)
 
 
 @contextmanager

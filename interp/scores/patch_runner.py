@@ -25,6 +25,7 @@ from interp.scores.patching import PATCH_ROWS
 MOST_KEPT = 128
 """Pairs whose base runs are kept for patches."""
 MOST_BYTES = 4 * 2**30
+"""That they may take, on prompts of any length."""
 BAND = 10
 """Layers whose patches share a forward: all rows run from the first of these on, each is patched at its own."""
 

@@ -52,13 +52,8 @@ class RelPConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
-class EAPRelPConfig(EAPConfig):
-    """
-    Attributes:
-        attention: ``gradient`` through the pattern, or the pattern ``detached`` (AH-rule).
-    """
-
-    attention: Attention = "gradient"
+class EAPRelPConfig(EAPConfig, RelPConfig):
+    """The settings of both."""
 
 
 @contextmanager
