@@ -33,6 +33,7 @@ LEAST_PAIRS = 24
 """Pairs beyond those of the discovery without which nothing is told."""
 CHOOSE_PAIRS, PASS_PAIRS = 64, 50
 PLACE_PAIRS = 16
+"""Fewer than every member was patched on before it was settled."""
 SEED = 3000
 """Of the prompts that are drawn for it, the run's own seed added."""
 SHARE = 0.2

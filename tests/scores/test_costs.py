@@ -8,8 +8,8 @@ import pytest
 from interp.activations.stream import feed
 from interp.models import hooked
 from interp.scores.acdc import acdc
-from interp.scores.patch_runner import PatchRunner
-from interp.scores.patching import patching
+from interp.scores.patch_runner import BAND, PatchRunner
+from interp.scores.patching import PATCH_ROWS, patching
 from tests.oracles import planted
 
 
@@ -41,24 +41,26 @@ def test_of_methods(case, method, rel):
     assert found.cost.forwards == pytest.approx(ran[0], rel=rel)
 
 
-def test_of_patches_of_single_heads(case):
+@pytest.mark.parametrize("band", [1, 2, BAND])
+def test_of_patches_of_single_heads(case, band, monkeypatch):
+    """Patches of a band of layers share a forward: what a row runs before its own layer is run and not counted."""
+    monkeypatch.setattr("interp.scores.patch_runner.BAND", band)
     model, pairs = case
+    n_layers = model.cfg.n_layers
     runner = PatchRunner(model, pairs, range(6))
     feed(model, pairs, [runner])
     runner.effects(*(np.array([0]) for _ in range(3)))
     runner._known[:] = np.nan
-    which = (i.ravel() for i in np.indices((6, model.cfg.n_layers, model.cfg.n_heads)))
+    which = [i.ravel() for i in np.indices((6, n_layers, model.cfg.n_heads))]
     with counted(model, pairs) as ran:
         _, cost = runner.effects(*which)
-    by_layer = runner.cost(range(6)).sum() * 6 * model.cfg.n_heads
-    assert cost == pytest.approx(by_layer)
-    # patches of near layers share a forward, so some rows run layers before their own
-    assert cost <= ran[0] + 1e-6 <= cost + 6 * model.cfg.n_heads * model.cfg.n_layers
-    one_layer = (np.repeat(np.arange(6), model.cfg.n_heads), np.full(6 * model.cfg.n_heads, 1))
+    assert cost == pytest.approx(float((1 - which[1] / n_layers).sum()))
+    begins = []
+    for of_band in np.unique(which[1] // band):
+        layers = np.sort(which[1][which[1] // band == of_band])
+        begins += [layers[row // PATCH_ROWS * PATCH_ROWS] for row in range(len(layers))]
+    assert ran[0] == pytest.approx(float((1 - np.array(begins) / n_layers).sum()))
+    assert (ran[0] == pytest.approx(cost)) == (band == 1)
     with counted(model, pairs) as ran:
-        _, cost = runner.effects(*one_layer, np.tile(np.arange(model.cfg.n_heads), 6))
-    assert cost > 0 and ran[0] == 0, "what is known is counted, and not run"
-    runner._known[:] = np.nan
-    with counted(model, pairs) as ran:
-        _, cost = runner.effects(*one_layer, np.tile(np.arange(model.cfg.n_heads), 6))
-    assert cost == pytest.approx(ran[0])
+        _, again = runner.effects(*which)
+    assert again == cost and ran[0] == 0, "what is known is counted, and not run"
