@@ -1,5 +1,6 @@
 """The codes of one head on the run's prompts, and what setting one of them does to the metric."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -15,6 +16,7 @@ from interp.app.circuit.reading import (
 )
 from interp.app.circuit.runs import Opened, model_of
 from interp.app.widgets.codebook_picker import choose, name_of
+from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.tokens import coloured, plain
 from interp.app.widgets.url_state import IN_URL
 from interp.app.widgets.urls import code_pages
@@ -65,8 +67,9 @@ def codes_section(found: Opened, site: str, index: int) -> None:
         help="The token at which codes are counted and set. At first where the head acts, if the run says so.",
     )
     role = None if role == ALL_TOKENS else role
-    _strips(found, read, site, index, role)
-    shares = _shares(read, site, role, name_of(folder))
+    names = labels(books)
+    _strips(found, read, site, index, role, called(names))
+    shares = _shares(read, site, role, name_of(folder), beside(names))
     st.dataframe(
         shares,
         hide_index=True,
@@ -77,7 +80,7 @@ def codes_section(found: Opened, site: str, index: int) -> None:
             "page": st.column_config.LinkColumn("its page", display_text="what it is"),
         },
     )
-    _set(found, folder, books, read, site, role, [str(row["code"]) for row in shares])
+    _set(found, folder, books, read, site, role, [str(row["code"]) for row in shares], called(names))
 
 
 def _percent(title: str):
@@ -136,23 +139,33 @@ def _stored(part: Component, found: Opened) -> None:
             )
 
 
-def _strips(found: Opened, read: PairCodes, site: str, index: int, role: str | None) -> None:
+def _strips(
+    found: Opened,
+    read: PairCodes,
+    site: str,
+    index: int,
+    role: str | None,
+    label: Callable[[str, int], str],
+) -> None:
     """The tokens of the chosen pair, coloured by the head's strongest code."""
     for side in SIDES:
         names = [wording.token(text).replace("·", " ") for text in texts(found, index, side)[0]]
         ids = read.of_head(site, side, index)[:, 0].tolist()
         at = None if role is None else position(read.pairs[index], role)
-        st.html(coloured(f"{site}, {side}", names, ids, at))
+        at_head = lambda _, code: label(site, code)  # noqa: E731
+        st.html(coloured(f"{site}, {side}", names, ids, at, label=at_head))
 
 
-def _shares(read: PairCodes, site: str, role: str | None, books: str) -> list[dict]:
+def _shares(
+    read: PairCodes, site: str, role: str | None, books: str, label: Callable[[str, int], dict[str, str]]
+) -> list[dict]:
     shares = {side: read.shares(site, role, side) for side in SIDES}
     every = sorted(
         {*shares["clean"], *shares["corrupt"]}, key=lambda c: -max(shares[s].get(c, 0) for s in SIDES)
     )
     page = code_pages(books)
     return [
-        {"code": code}
+        {"code": code, **label(site, code)}
         | {side: 100 * shares[side].get(code, 0.0) for side in SIDES}
         | {"page": page(site, code)}
         for code in every[:SHOWN]
@@ -167,6 +180,7 @@ def _set(
     site: str,
     role: str | None,
     offered: list[str],
+    label: Callable[[str, int], str],
 ) -> None:
     """Choose a code, set it, see the metric."""
     st.subheader("Set a code")
@@ -210,7 +224,7 @@ def _set(
     except InputError as error:
         engine.say(error)
         return
-    _result(found, read, result, chosen)
+    _result(found, read, result, chosen, label(site, code) if isinstance(code, int) else "")
 
 
 def _number(text: str) -> int:
@@ -221,14 +235,14 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _result(found: Opened, read: PairCodes, result: CodeEffect, chosen: str) -> None:
+def _result(found: Opened, read: PairCodes, result: CodeEffect, chosen: str, label: str) -> None:
     where = "every token" if result.role is None else result.role
     metric = found.run.metric.name
     name = wording.METRIC_NAMES.get(metric, metric)
     change, random, more = (
         _said(found) for found in (result.change(), result.change(random=True), result.beyond())
     )
-    what = chosen if not chosen.isdecimal() else f"code {chosen}"
+    what = chosen if not chosen.isdecimal() else f"code {chosen}" + (f" ({label})" if label else "")
     st.markdown(
         f"With {plain(what)} at {plain(where)} the {plain(name)} of the {result.side} prompts changes by "
         f"**{plain(change)}**, with a random code by {plain(random)}: {plain(more)} beyond it "

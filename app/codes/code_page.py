@@ -1,7 +1,7 @@
 """What the page of one code shows, as rows and HTML; nothing here waits for the model but the logit lens."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +101,7 @@ def strip(
     background = MATCHED if code is None else colour(code)
     spans = []
     for i, (piece, on) in enumerate(zip(context.pieces, context.active, strict=True)):
-        text = _in_line(piece)
+        text = in_line(piece)
         style = f"background:{background};border-radius:3px;" if on else ""
         style += _FOCUS if i == context.focus and framed else ""
         if not style:
@@ -115,7 +115,7 @@ def strip(
     return f'<div style="{_ROW}">{cells}<span style="{_TEXT}">{"".join(spans)}</span></div>'
 
 
-def _in_line(text: str) -> str:
+def in_line(text: str) -> str:
     """Running text in one line."""
     return wording.visible(text.translate(_BLANK), keep=" ")
 
@@ -137,7 +137,7 @@ def document_rows(index: CodeIndex, found: CodePage) -> list[dict]:
     rows = []
     for one in found.coverage:
         begin = int(corpus.documents[one.document])
-        opening = _in_line("".join(corpus.pieces(corpus.tokens[begin : begin + 24])))
+        opening = in_line("".join(corpus.pieces(corpus.tokens[begin : begin + 24])))
         rows.append(
             {
                 "share": one.share,
@@ -150,17 +150,23 @@ def document_rows(index: CodeIndex, found: CodePage) -> list[dict]:
     return rows
 
 
-def nearest_rows(found: CodePage) -> list[dict]:
+def nearest_rows(found: CodePage, label: Callable[[str, int], dict[str, str]]) -> list[dict]:
     return [
-        {"code": code_name(found.book, one.code), "cosine": one.cosine, "tokens": one.count}
+        {
+            "code": code_name(found.book, one.code),
+            **label(found.book, one.code),
+            "cosine": one.cosine,
+            "tokens": one.count,
+        }
         for one in found.neighbours or ()
     ]
 
 
-def related_rows(found: CodePage) -> list[dict]:
+def related_rows(found: CodePage, label: Callable[[str, int], dict[str, str]]) -> list[dict]:
     return [
         {
             "code": code_name(one.book, one.code),
+            **label(one.book, one.code),
             "share": one.share,
             "95 %": interval(one.interval),
             "lift": one.lift,

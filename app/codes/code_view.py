@@ -21,13 +21,15 @@ from interp.app.codes.code_page import (
     strip,
     token_rows,
 )
+from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.app.widgets.urls import books_of
 from interp.bottlenecks.edits import code_name
-from interp.codesearch import CodeIndex, CodePage
+from interp.codesearch import CodeIndex, CodePage, Labels
 from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.firing_stats import N_TOP
+from interp.codesearch.labels import MIXED
 from interp.codesearch.tables import contexts_csv
 from interp.errors import InputError
 from interp.report import wording
@@ -90,6 +92,8 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         return
     name = code_name(book, code)
     heading.title(plain(name))
+    names = labels(index)
+    told(names, book, code, heading)
     toolbar(index, book, code)
     found = page(index, book, code)
     numbers(index, found)
@@ -110,20 +114,38 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
         left, right = st.columns(2)
         with left:
             st.subheader("On at the same tokens")
-            related(found)
+            related(names, found)
         with right:
             st.subheader("Nearest codes")
-            nearest(index, found)
+            nearest(index, names, found)
         st.subheader("Documents")
         st.dataframe(
             document_rows(index, found), hide_index=True, column_config=COLUMNS, key=f"documents {name}"
         )
     else:
         st.subheader("Nearest codes")
-        nearest(index, found)
+        nearest(index, names, found)
     st.subheader("Logit lens")
     waits = not engine.loading().model.done()
     st.fragment(logits, run_every=POLL if waits else None)(index, book, code, waits)
+
+
+def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> None:
+    """What it stands for, and how well that holds."""
+    label = None if found is None else found.of(book, code)
+    if label is None:
+        return
+    text = wording.code_label(found, book, code)
+    held = (
+        f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} "
+        f"at {label.firings:,} tokens that did not choose it"
+    )
+    if label.named:
+        place.markdown(f"**{plain(text)}** — {held}")
+    elif label.text == MIXED:
+        place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {held}")
+    else:
+        place.markdown("**rare**: too seldom on to be named")
 
 
 def toolbar(index: CodeIndex, book: str, code: int) -> None:
@@ -236,17 +258,17 @@ def where(index: CodeIndex, found: CodePage) -> None:
     )
 
 
-def related(found: CodePage) -> None:
+def related(names: Labels | None, found: CodePage) -> None:
     if not found.related:
         st.caption("No code goes with it more often than by chance.")
         return
-    pick(related_rows(found), f"related {code_name(found.book, found.code)}", COLUMNS)
+    pick(related_rows(found, beside(names)), f"related {code_name(found.book, found.code)}", COLUMNS)
     st.caption(f"Counted at {found.related_sample:,} of its tokens, ranked by share × log lift.")
 
 
-def nearest(index: CodeIndex, found: CodePage) -> None:
+def nearest(index: CodeIndex, names: Labels | None, found: CodePage) -> None:
     if found.neighbours is not None:
-        pick(nearest_rows(found), f"nearest {code_name(found.book, found.code)}", COLUMNS)
+        pick(nearest_rows(found, beside(names)), f"nearest {code_name(found.book, found.code)}", COLUMNS)
         st.caption("Of the same codebook, by cosine as the codebook compares vectors.")
         return
     try:

@@ -4,6 +4,7 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.codes import build as code_build
+from interp.app.codes import gallery
 from interp.app.codes import index as code_index
 from interp.app.codes.build_prompt import last_error, offer, show_progress, unfinished
 from interp.app.codes.code_page import strip
@@ -22,6 +23,7 @@ from interp.app.codes.search import (
     scores,
 )
 from interp.app.widgets import run_store
+from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, tell_missing
 from interp.bottlenecks.edits import code_name
@@ -101,6 +103,7 @@ def search(index: CodeIndex) -> None:
                     st.button(
                         plain(pattern), key=f"example {way} {pattern}", on_click=example, args=(way, pattern)
                     )
+        gallery.of_index(index)
         return
     try:
         if by == PROMPT:
@@ -155,7 +158,7 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
         f"{len(hits):,} of {counted(len(places), 'code', 'codes')} shown"
     )
     if hits:
-        listed = rows(hits, code_index.annotations(index))
+        listed = rows(hits, code_index.annotations(index), beside(labels(index)))
         pick(listed, "hits", COLUMNS, height="content" if len(listed) <= 20 else 600)
         st.caption(
             "Press a code to open it. A code that was chosen by its matches fits them better than it will fit "
@@ -213,9 +216,14 @@ def similar(index: CodeIndex, text: str) -> None:
     else:
         st.info("No token of the corpus shares a code with it.")
     st.markdown(f"**Its {len(found.codes)} codes**, the rarest first")
-    annotations = code_index.annotations(index)
+    annotations, label = code_index.annotations(index), beside(labels(index))
     listed = [
-        {"code": code_name(book, code), "tokens": count, "kept": kept(annotations.get((book, code)))}
+        {
+            "code": code_name(book, code),
+            **label(book, code),
+            "tokens": count,
+            "kept": kept(annotations.get((book, code))),
+        }
         for book, code, count in found.codes
     ]
     pick(listed, "prompt codes", COLUMNS, height=300)
@@ -227,10 +235,11 @@ def starred(index: CodeIndex) -> None:
     if not annotations:
         return
     st.subheader(f"Starred and noted ({len(annotations)})")
-    layout = index.layout
+    layout, label = index.layout, beside(labels(index))
     listed = [
         {
             "code": code_name(book, code),
+            **label(book, code),
             "star": "★" if note.star else "",
             "note": note.text,
             "tokens": index.count(book, code) if layout.has(book, code) else None,

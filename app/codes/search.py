@@ -1,6 +1,6 @@
 """What the page *Codes* finds: every code scored against matches, contexts like a prompt's token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +67,16 @@ def kept(note: Annotation | None) -> str:
     return f"{'★ ' if note.star else ''}{text if len(text) <= 40 else text[:39] + '…'}".strip()
 
 
-def rows(hits: Sequence[CodeHit], annotations: dict[tuple[str, int], Annotation]) -> list[dict]:
+def rows(
+    hits: Sequence[CodeHit],
+    annotations: dict[tuple[str, int], Annotation],
+    label: Callable[[str, int], dict[str, str]],
+) -> list[dict]:
     """A line of the table each."""
     return [
         {
             "code": code_name(hit.book, hit.code),
+            **label(hit.book, hit.code),
             "precision": hit.precision,
             "P 95 %": interval(hit.precision_interval),
             "recall": hit.recall,

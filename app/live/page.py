@@ -3,17 +3,30 @@
 import streamlit as st
 
 from interp.app import engine
-from interp.app.live.token_codes import MOST, Reading, codes_at, heads_of, read, shared
-from interp.app.live.token_strip import picked, token_strip
+from interp.app.live.token_codes import (
+    MOST,
+    Reading,
+    clearest_site,
+    codes_at,
+    heads_of,
+    read,
+    shared,
+)
+from interp.app.live.token_strip import legend, picked, token_strip
 from interp.app.widgets.codebook_picker import choose, name_of
+from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL
+from interp.bottlenecks.store import Codebooks
 from interp.errors import InputError
 from interp.report.plots import site_grid
 
 TEXT = "When Mary and John went to the store, John gave a drink to"
 NOBODY = "no other"
 COLUMNS = {
+    "stands for": st.column_config.TextColumn(
+        width="medium", help="The pattern that tells best where the code is on, measured on held-out text."
+    ),
     "similarity": st.column_config.NumberColumn(
         format="%.3f", help="Cosine of the code with the vector, or with what earlier codes left of it."
     ),
@@ -46,13 +59,15 @@ def forget_token() -> None:
 
 
 @st.fragment
-def tokens(reading: Reading, text: str, called: str) -> None:
+def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
     """Everything that a click on a token changes: no other part of the page is drawn anew."""
     n = len(reading.pieces)
-    sites = heads_of(reading.codes)
+    sites, found = heads_of(reading.codes), labels(books)
+    stands_for = called(found)
     site = st.selectbox(
         "Coloured by",
         list(sites),
+        clearest_site(sites, reading, found),
         key="site",
         bind=IN_URL,
         help="A head, an MLP, the residual stream, or all heads of a layer.",
@@ -66,16 +81,13 @@ def tokens(reading: Reading, text: str, called: str) -> None:
         if token is not None and 0 <= token < n:
             st.session_state[chosen] = token
 
-    token_strip(
-        reading.pieces,
-        {name: reading.codes[name].ids[:, 0].tolist() for name in sites[site]},
-        st.session_state[chosen],
-        strip,
-        take,
-    )
+    codes = {place: reading.codes[place].ids[:, 0].tolist() for place in sites[site]}
+    token_strip(reading.pieces, codes, st.session_state[chosen], strip, take, stands_for)
+    if told := legend(codes, stands_for):
+        st.html(told)
     st.caption(
-        "Colour and number: the strongest code of each token; the same code has the same colour. "
-        "Click a token, or walk with the arrow keys and press Enter."
+        "Colour and number: the strongest code of each token; the same code has the same colour. Point at a token for "
+        "what its code stands for, click it for its codes everywhere, or walk with the arrow keys and press Enter."
     )
     left, right = st.columns(2)
     token = left.selectbox("Token", range(n), format_func=lambda i: label(reading, i), key=chosen)
@@ -87,7 +99,7 @@ def tokens(reading: Reading, text: str, called: str) -> None:
         help="Shows at which sites the two tokens have the same code.",
     )
     st.query_params["token"] = str(token)
-    rows = codes_at(reading, token, called)
+    rows = codes_at(reading, token, name, beside(found))
     st.subheader(f"Codes of {plain(visible(reading.pieces[token]))}")
     if other is not None:
         same = shared(reading, token, other)
@@ -121,4 +133,4 @@ try:
 except InputError as error:
     engine.say(error)
     st.stop()
-tokens(reading, text, name_of(folder))
+tokens(reading, text, name_of(folder), books)

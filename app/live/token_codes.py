@@ -1,6 +1,6 @@
 """The codes of a typed text, for the page *Live text*."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from interp.app.widgets.codebook_picker import changed
 from interp.app.widgets.tokens import pieces
 from interp.app.widgets.urls import code_pages, steering_by
 from interp.bottlenecks.store import Codebooks
+from interp.codesearch import Labels
 from interp.codesearch.token_codes import TokenCodes, read_codes
 from interp.errors import InputError
 from interp.steering.continuations import encode_prompts
@@ -62,12 +63,30 @@ def read(folder: str | Path, books: Codebooks, text: str) -> Reading:
     return reading
 
 
-def codes_at(reading: Reading, token: int, books: str) -> list[dict[str, str | int | float | None]]:
+def clearest_site(sites: Mapping[str, Sequence[str]], reading: Reading, labels: Labels | None) -> int:
+    """Which of the single sites says most about this text: where the labels of its tokens' codes hold best."""
+    if labels is None:
+        return 0
+
+    def clear(names: Sequence[str]) -> float:
+        if len(names) > 1:
+            return -1.0
+        every = (labels.of(names[0], int(code)) for code in reading.codes[names[0]].ids[:, 0])
+        return sum(label.f1 for label in every if label is not None and label.named)
+
+    values = [clear(names) for names in sites.values()]
+    return values.index(max(values))
+
+
+def codes_at(
+    reading: Reading, token: int, books: str, label: Callable[[str, int], dict[str, str]]
+) -> list[dict[str, str | int | float | None]]:
     """The codes of one token at all sites, strongest first within a site, with the addresses of what is known of them
     and of steering by them.
 
     Args:
         books: what the codebooks are called.
+        label: of a code, by site and id.
     """
     page = code_pages(books)
     return [
@@ -75,6 +94,7 @@ def codes_at(reading: Reading, token: int, books: str) -> list[dict[str, str | i
             "site": site,
             "slot": slot + 1,
             "code": int(codes.ids[token, slot]),
+            **label(site, int(codes.ids[token, slot])),
             "similarity": float(codes.similarity[token, slot]),
             "margin": float(codes.margin[token, slot]),
             "page": page(site, int(codes.ids[token, slot])),

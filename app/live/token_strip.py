@@ -4,11 +4,14 @@ The arrow keys move along the tokens of a row, Enter or the space bar chooses on
 it, which does the same where the component cannot run.
 """
 
+import html
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
 from interp.app.widgets.tokens import colour
+from interp.codesearch.labels import MIXED, RARE
 from interp.report import wording
 
 _CSS = """
@@ -43,8 +46,9 @@ function draw(root, data, choose) {
       token.dataset.token = i;
       token.style.background = row.colours[i];
       token.setAttribute("role", "option");
-      token.setAttribute("aria-label", `${data.shown[i]}, code ${number}`);
-      token.title = `${row.name} = ${number}`;
+      const label = row.labels[i] ? `: ${row.labels[i]}` : "";
+      token.setAttribute("aria-label", `${data.shown[i]}, code ${number}${label}`);
+      token.title = `${row.name} = ${number}${label}`;
       line.append(token);
     });
     line.onclick = (event) => {
@@ -101,16 +105,23 @@ def token_strip(
     chosen: int,
     key: str,
     on_pick: Callable[[], None],
+    label: Callable[[str, int], str],
 ) -> None:
     """Draw the text once for each site, coloured by its codes.
 
     Args:
         codes: by site, an id for each token, −1 for none.
         chosen: the token with a ring.
+        label: of a code, by site and id.
         on_pick: called before the page is drawn anew for a token that was picked, when ``picked(key)`` tells it.
     """
     rows = [
-        {"name": name, "codes": list(ids), "colours": [colour(code) for code in ids]}
+        {
+            "name": name,
+            "codes": list(ids),
+            "colours": [colour(code) for code in ids],
+            "labels": [label(name, code) for code in ids],
+        }
         for name, ids in codes.items()
     ]
     _strip(
@@ -123,6 +134,27 @@ def token_strip(
         },
         on_picked_change=on_pick,
     )
+
+
+def legend(codes: Mapping[str, Sequence[int]], label: Callable[[str, int], str], most: int = 12) -> str:
+    """HTML that says what the colours stand for: the codes with a name, those at most tokens first, of one site.
+
+    Without names, or of several sites at once, it is empty.
+    """
+    if len(codes) > 1:
+        return ""
+    ((site, ids),) = codes.items()
+    shown = {code: label(site, code) for code, _ in Counter(i for i in ids if i >= 0).most_common()}
+    named = {code: text for code, text in shown.items() if text not in ("", RARE, MIXED)}
+    entries = [
+        f'<span style="white-space:nowrap;margin-right:1.2em"><span style="background:{colour(code)};'
+        f'border-radius:3px;padding:0 .35em;font-variant-numeric:tabular-nums">{code}</span> {html.escape(text)}</span>'
+        for code, text in list(named.items())[:most]
+    ]
+    others = len(shown) - len(entries)
+    if entries and others:
+        entries.append(f'<span style="opacity:.7">{others} more without a clear name</span>')
+    return f'<div style="font-size:.85em;line-height:1.9">{"".join(entries)}</div>' if entries else ""
 
 
 def picked(key: str) -> int | None:

@@ -1,6 +1,6 @@
 """How a comparison is shown: the texts beside each other, what each token cost, and how to have it again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import streamlit as st
@@ -98,7 +98,9 @@ def draw(texts: Sequence[Written]) -> None:
         )
 
 
-def draw_code_set(code_set: CodeSet, used: Sequence[WeightedCode], books: str) -> None:
+def draw_code_set(
+    code_set: CodeSet, used: Sequence[WeightedCode], books: str, label: Callable[[str, int], dict[str, str]]
+) -> None:
     listed, page = code_set.listed(used), code_pages(books)
     st.subheader("Codes found")
     st.caption(
@@ -114,6 +116,7 @@ def draw_code_set(code_set: CodeSet, used: Sequence[WeightedCode], books: str) -
             {
                 "site": code.site,
                 "code": code.code,
+                **label(code.site, code.code),
                 "weight": code.weight,
                 "effect": code.effect,
                 "precision": None if code.verdict is None else code.verdict.precision,

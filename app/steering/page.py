@@ -6,9 +6,12 @@ from interp.app import engine
 from interp.app.steering.comparison import draw, draw_again, draw_code_set, streaming
 from interp.app.steering.form import BY_NAME, OF_TOPIC, SOURCES, made_by, settings
 from interp.app.steering.job import compare, find
-from interp.app.steering.presets import offer
+from interp.app.steering.presets import adds, offer
 from interp.app.widgets.codebook_picker import choose, made_with
+from interp.app.widgets.labels import beside, called, labels
+from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
+from interp.bottlenecks.edits import format_codes
 from interp.cli.options import MOST_SEED
 from interp.errors import InputError
 from interp.steering import SteeringRequest, load_topic, parse_codes, topic_names
@@ -44,9 +47,11 @@ def suit() -> None:
 st.title("Steering")
 st.caption("The same prompt continued twice: by the model as it is, and with some of its codes edited.")
 folder, books = choose()
+found = labels(books)
+label = called(found)
 deepest = max(book.config.k for book in books.values())
 try:
-    offer(load_presets(made_with(folder, books)))
+    offer(load_presets(made_with(folder, books)), label)
 except InputError as error:
     engine.say(error)
 
@@ -67,7 +72,7 @@ how = right.radio(
 with st.form("steer"):
     prompt = st.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=80)
     if source == BY_NAME:
-        named = st.text_area(
+        given = st.text_area(
             "Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, a14.h0=3*0.5"
         )
     elif source == OF_TOPIC:
@@ -164,7 +169,7 @@ if pressed:
     try:
         code_set = None
         if source == BY_NAME:
-            codes = parse_codes(named)
+            codes = parse_codes(given)
         else:
             if source == OF_TOPIC:
                 chosen = load_topic(topic)
@@ -198,14 +203,16 @@ if pressed:
 
 if "comparison" in st.session_state:
     code_set, request, texts, made = st.session_state["comparison"]
-    called = made["books"]
+    named = made["books"]
     with done.container():
-        st.caption(made_by(request, called))
+        st.caption(made_by(request, named))
+        if told := adds(format_codes(request.codes), label):
+            st.caption(f"Codes: {plain(told)}.")
         if made != asked:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
         draw(texts)
         if code_set is not None:
-            draw_code_set(code_set, request.codes, called)
-        draw_again(request, called)
+            draw_code_set(code_set, request.codes, named, beside(found))
+        draw_again(request, named)
 elif not pressed:
     done.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")

@@ -1,10 +1,19 @@
 """Presets on the page *Steering*: what steers, one click away, and how often it did."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from interp.app.steering.form import BY_NAME, settings
 from interp.app.widgets.tokens import plain
+from interp.bottlenecks.edits import code_name
+from interp.codesearch.labels import MIXED, RARE
+from interp.errors import InputError
+from interp.steering import parse_codes
 from interp.steering.topics import Preset
+
+NAMED = 6
+"""Codes of a preset that are told by name."""
 
 
 def fill(preset: Preset) -> None:
@@ -26,7 +35,18 @@ def _as_measured(preset: Preset) -> bool:
     return all(form[key] == values[key] for key in values.keys() & form.keys())
 
 
-def offer(presets: list[Preset]) -> None:
+def adds(codes: str, label: Callable[[str, int], str]) -> str:
+    """Which named codes are in the form, those with a name first; empty if none has one."""
+    try:
+        named = [(code_name(site, code), label(site, code)) for site, code, _ in parse_codes(codes)]
+    except InputError:
+        return ""
+    told = [f"{name} {text}" for name, text in named if text not in ("", RARE, MIXED)]
+    more = len(named) - len(told[:NAMED])
+    return ", ".join(told[:NAMED]) + (f" and {more} more" if told and more else "")
+
+
+def offer(presets: list[Preset], label: Callable[[str, int], str]) -> None:
     """Presets as buttons, and how often the one whose codes are in the form has worked."""
     if not presets:
         return
@@ -47,3 +67,5 @@ def offer(presets: list[Preset]) -> None:
                 f"{base}, of those with random codes of the same heads {control}; perplexities {with_codes}, "
                 f"{plain_one} and {random}. {plain(preset.found)}{own}"
             )
+            if told := adds(preset.codes, label):
+                st.caption(f"It adds {plain(told)}.")

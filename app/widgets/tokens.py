@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 LEGIBLE = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:2"
 STEERED = "border-bottom:2px solid #e8590c;background:rgba(232,89,12,.16)"
@@ -70,15 +70,23 @@ def marked(texts: Sequence[str], steered: Sequence[bool], n_prompt: int, *, ends
     return f'<div style="{LEGIBLE}">{"".join(spans)}{html.escape(ends)}</div>'
 
 
-def coloured(name: str, texts: Sequence[str], codes: Sequence[int], chosen: int | None = None) -> str:
-    """HTML of tokens coloured by their codes at one head or site, each code's id beside its token."""
+def coloured(
+    name: str,
+    texts: Sequence[str],
+    codes: Sequence[int],
+    chosen: int | None = None,
+    *,
+    label: Callable[[str, int], str],
+) -> str:
+    """HTML of tokens coloured by their codes at one head or site, each code's id beside its token, its label behind."""
     spans = []
     for i, (text, code) in enumerate(zip(texts, codes, strict=True)):
         ring = "outline:2px solid currentColor;" if i == chosen else ""
         number = "–" if code < 0 else str(code)
+        told = f"{name} = {number}" + (f": {text_of}" if (text_of := label(name, code)) else "")
         spans.append(
             f'<bdi style="background:{colour(code)};border-radius:3px;padding:1px 2px;{ring}" '
-            f'title="{html.escape(name)} = {number}">{html.escape(text)}'
+            f'title="{html.escape(told)}">{html.escape(text)}'
             f'<sub style="font-size:.65em;opacity:.8">{number}</sub></bdi>'
         )
     head = f'<b style="font-size:.8em">{html.escape(name)}</b> '

@@ -106,7 +106,8 @@ BosOption = Annotated[bool, typer.Option(help="prepend the beginning-of-sequence
 TextOption = Annotated[
     str,
     typer.Option(
-        metavar="TEXT", help="stdlib, self, a .txt/.jsonl file, a folder, datasets:NAME; joined with +"
+        metavar="TEXT",
+        help="stdlib, self, probes:NAME, a .txt/.jsonl file, a folder, datasets:NAME; joined with +",
     ),
 ]
 BlocksOption = Annotated[int, whole_option("--batch-size", least=1, help="blocks of text per forward pass")]

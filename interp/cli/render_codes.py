@@ -40,11 +40,6 @@ CLEAREST = 10
 """Codes that are listed once they have names."""
 
 
-def shown_label(labels: Labels | None, book: str, code: int) -> str:
-    """What stands behind a code's number; empty where it has no label."""
-    return "" if labels is None else wording.visible(labels.text(book, code), keep=" ")
-
-
 def print_labels(labels: Labels) -> None:
     """How many codes have a name, by site, and the clearest."""
     console = plain_console()
@@ -55,11 +50,9 @@ def print_labels(labels: Labels) -> None:
         table.add_row(site, str(n), *(f"{share:.1%}" for share in shares))
     console.print(table)
     for book, code in labels.clearest(CLEAREST):
-        found = labels.of(book, code)
-        console.print(
-            f"{code_name(book, code):<12} F1 {found.f1:.2f}  {shown_label(labels, book, code)}",
-            soft_wrap=True,
-        )
+        if label := labels.of(book, code):
+            line = f"{code_name(book, code):<12} F1 {label.f1:.2f}  {wording.code_label(labels, book, code)}"
+            console.print(Text(line), soft_wrap=True)
 
 
 def print_scores(scores: CodeScores, best: Sequence[CodeHit], labels: Labels | None = None) -> None:
@@ -82,7 +75,7 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit], labels: Labels | N
             f"{hit.f1:.2f}",
             str(hit.count),
             str(hit.hits),
-            Text(shown_label(labels, hit.book, hit.code)),
+            Text(wording.code_label(labels, hit.book, hit.code)),
         )
     console.print(table)
 
@@ -106,7 +99,7 @@ def print_page(page: CodePage, labels: Labels | None = None) -> None:
         told = (
             f"precision {label.precision:.2f}, recall {label.recall:.2f}, F1 {label.f1:.2f} on held-out text"
         )
-        line = Text(f"label    {shown_label(labels, page.book, page.code)}   ({told})")
+        line = Text(f"label    {wording.code_label(labels, page.book, page.code)}   ({told})")
         console.print(line, soft_wrap=True)
     if page.tokens:
         shown = (f"{wording.token(t.text)} {t.precision:.0%}" for t in page.tokens)
@@ -146,7 +139,7 @@ SHOWN = 12
 """Codes that are listed; the Python below names all of them."""
 
 
-def print_found(found: CodeSet, used: Sequence[WeightedCode]) -> None:
+def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | None = None) -> None:
     """The first of the codes that are used, with how well they tell the held-out texts apart."""
     console, listed = plain_console(), found.listed(used)
     console.print(
@@ -165,10 +158,11 @@ def print_found(found: CodeSet, used: Sequence[WeightedCode]) -> None:
         "token prec.",
         "recall",
         "q",
+        "label",
     ):
-        table.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in ("site", "label") else "right", no_wrap=True)
     for code in listed[:SHOWN]:
-        table.add_row(*_cells(code))
+        table.add_row(*_cells(code), Text(wording.code_label(labels, code.site, code.code)))
     console.print(table)
     if len(listed) > SHOWN:
         console.print(f"and {len(listed) - SHOWN} more")

@@ -175,6 +175,7 @@ def steer(
 
     from interp.bottlenecks.store import Codebooks
     from interp.cli.render_codes import as_json, print_found, print_rates, print_side_by_side
+    from interp.codesearch import labels_of
     from interp.files import write_json
     from interp.models import load_model
     from interp.progress import bar
@@ -197,7 +198,7 @@ def steer(
                 "add: give --set to put them in place of others"
                 + (", or a larger --top-k" if n < len(code_set) else "")
             )
-        print_found(code_set, given)
+        print_found(code_set, given, labels_of(books))
         if how == "added" and (doubt := code_set.doubt()):
             typer.echo(f"warning: {doubt}", err=True)
     request = SteeringRequest(

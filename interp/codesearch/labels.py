@@ -26,7 +26,7 @@ Random codes are those of one book a site, each with its firings at other tokens
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -261,8 +261,7 @@ class Vocabulary:
     def classes(self) -> Iterator[tuple[str, Bool[np.ndarray, " d_vocab"]]]:
         """Word classes by simple rules."""
         for name, listed in _CLOSED.items():
-            some = set(listed.split())
-            yield name, self.where(lambda text, some=some: text.strip().lower() in some)
+            yield name, self.where(partial(_listed, frozenset(listed.split())))
         yield "words of closed classes", self.closed()
         letters = self.where(lambda text: text.strip().isalpha())
         spaced = self.where(lambda text: text[:1] == " ")
@@ -295,15 +294,7 @@ class Vocabulary:
             self.where(lambda text: not text.isascii() and any(map(str.isalpha, text))),
         )
         for ending in ("ing", "ed", "ly", "s", "tion", "er", "al", "able", "ment", "ity"):
-            yield (
-                f"words in -{ending}",
-                letters
-                & self.where(
-                    lambda text, ending=ending: (
-                        text.strip().endswith(ending) and len(text.strip()) > len(ending) + 1
-                    )
-                ),
-            )
+            yield f"words in -{ending}", letters & self.where(partial(_ends_in, ending))
 
 
 def _variables(
@@ -428,6 +419,14 @@ def _places(
     yield PROSE, share[segment] < 0.05
 
 
+def _listed(words: frozenset[str], text: str) -> bool:
+    return text.strip().lower() in words
+
+
+def _ends_in(ending: str, text: str) -> bool:
+    return text.strip().endswith(ending) and len(text.strip()) > len(ending) + 1
+
+
 def _last(text: str, opening: str, closing: str) -> int:
     """1 where the last of two characters is the opening one, −1 where it is the closing one, 0 without either."""
     return int(np.sign(text.rfind(opening) - text.rfind(closing)))
@@ -491,9 +490,16 @@ def _best(patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int) 
     width = 2 * (n_codes + 1)
     small = np.uint16 if width < 2**16 else np.int32  # numbers of 16 bits are sorted by radix
     slots = [(slot.astype(np.int64) * 2 + patterns.half).astype(small) for slot in ids.T]
-    fired = sum(np.bincount(slot, minlength=width) for slot in slots).reshape(-1, 2)[:n_codes]
+    fired = np.sum([np.bincount(slot, minlength=width) for slot in slots], 0).reshape(-1, 2)[:n_codes]
     best, mostly = (
-        _Best(np.zeros(n_codes), *np.zeros((2, n_codes), np.int64), np.full(n_codes, -1), {}, fired[:, 1])
+        _Best(
+            np.zeros(n_codes),
+            np.zeros(n_codes, np.int64),
+            np.zeros(n_codes, np.int64),
+            np.full(n_codes, -1),
+            {},
+            fired[:, 1],
+        )
         for _ in range(2)
     )
     every = np.arange(n_codes)
@@ -501,7 +507,7 @@ def _best(patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int) 
     for kind, variable in enumerate(patterns.variables, len(patterns.booleans)):
         _try_values(variable, slots, fired, best, mostly, patterns.sizes[0], kind)
     for kind, pattern in enumerate(patterns.booleans):
-        hits = sum(np.bincount(slot[pattern.tokens], minlength=width) for slot in slots)
+        hits = np.sum([np.bincount(slot[pattern.tokens], minlength=width) for slot in slots], 0)
         hits = hits.reshape(-1, 2)[:n_codes]
         score = 2 * hits[:, 0] / np.maximum(fired[:, 0] + pattern.count[0], 1)
         best.take(every, score, hits[:, 1], pattern.count[1], kind)
@@ -614,12 +620,8 @@ class Labels:
         begin, n = self.starts.get(book, (0, 0))
         if not 0 <= code < n:
             return None
-        column = self.columns
-        return Label(
-            self.texts[int(column["text"][begin + code])],
-            *(float(column[name][begin + code]) for name in ("precision", "recall", "f1", "null")),
-            int(column["firings"][begin + code]),
-        )
+        row = {name: column[begin + code].item() for name, column in self.columns.items()}
+        return Label(**{**row, "text": self.texts[row["text"]]})
 
     def text(self, book: str, code: int) -> str:
         """What stands beside the code's number; empty where there is no label."""
@@ -654,15 +656,15 @@ class Labels:
             )
         return found
 
-    def clearest(self, n: int, *, per_text: int = 1) -> list[tuple[str, int]]:
-        """Codes with a name by falling F1, of each name the best few."""
-        f1, text, found, seen = self.columns["f1"], self.columns["text"], [], dict[int, int]()
+    def clearest(self, n: int, *, per_site: int = 2) -> list[tuple[str, int]]:
+        """Codes with a name by falling F1: of each name the best, and of each site the best few."""
+        text, seen, sites, found = self.columns["text"], {RARE, MIXED}, dict[str, int](), []
         names = [(name, code) for name, (_, size) in self.starts.items() for code in range(size)]
-        unnamed = {i for i, one in enumerate(self.texts) if one in (RARE, MIXED)}
-        for i in np.argsort(-f1, kind="stable").tolist():
-            which = int(text[i])
-            if which not in unnamed and seen.get(which, 0) < per_text:
-                seen[which] = seen.get(which, 0) + 1
+        for i in np.argsort(-self.columns["f1"], kind="stable").tolist():
+            site = names[i][0].partition(".")[0]
+            if self.texts[text[i]] not in seen and sites.get(site, 0) < per_site:
+                seen.add(self.texts[text[i]])
+                sites[site] = sites.get(site, 0) + 1
                 found.append(names[i])
                 if len(found) == n:
                     break

@@ -76,6 +76,11 @@ def token(text: str, limit: int | None = None) -> str:
     return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def code_label(labels: Any, book: str, code: int) -> str:
+    """What stands beside a code's number, of :class:`~interp.codesearch.labels.Labels`; empty without a label."""
+    return "" if labels is None else visible(labels.text(book, code), keep=" ")
+
+
 def visible(text: str, keep: str = "") -> str:
     """White space made visible; control, direction and rarer space characters as escapes.
 

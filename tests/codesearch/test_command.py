@@ -2,6 +2,9 @@
 
 import pytest
 
+from interp.codesearch import CodeIndex, labels_of
+from interp.codesearch.labels import LABELS
+from interp.report.wording import code_label
 from tests.codesearch.conftest import save_books
 
 
@@ -34,10 +37,35 @@ def test_build_info_search(command, model, text, books, tmp_path, text_file, tin
 
 
 @pytest.mark.usefixtures("elsewhere")
+def test_labels_lie_beside_the_index_and_the_codebooks_and_are_shown(
+    command, model, text, books, tmp_path, text_file, tiny_model_folder
+):
+    own = save_books(model, text, books, tmp_path / "books")
+    words = ["--model", str(tiny_model_folder("llama")), "--codebooks", "books", "--data", str(text_file)]
+    assert command("index", "build", *words, "--tokens", "4000", "--out", "ix", "--context", "40").code == 0
+    page = command("index", "search", "ix", "--code", "a0.h1=3")
+    assert "label" not in page.out
+    labelled = command("index", "label", "ix")
+    assert labelled.code == 0, labelled.err
+    assert "F1 ≥ .5" in labelled.out and labelled.out.count("saved") == 2
+    labels = labels_of(own)
+    assert labels is not None and labels.about["books"] == own.fingerprint
+    assert labels_of(CodeIndex.open("ix")).texts == labels.texts
+    page = command("index", "search", "ix", "--code", "a0.h1=3")
+    assert f"label    {code_label(labels, 'a0.h1', 3)}" in page.out
+    (tmp_path / "ix" / LABELS).unlink()
+    assert (
+        f"label    {code_label(labels, 'a0.h1', 3)}"
+        in command("index", "search", "ix", "--code", "a0.h1=3").out
+    )
+
+
+@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["info", "nowhere"], "nowhere is no code index"),
+        (["label", "nowhere"], "nowhere is no code index"),
         (["search", "nowhere"], "choose one of --regex, --token, --prompt and --code"),
         (["build", "--codebooks", "nowhere"], "no folder nowhere"),
         (["build", "--data", "wikipedia"], "text 'wikipedia' is neither a source nor a file"),

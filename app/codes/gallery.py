@@ -1,0 +1,74 @@
+"""The clearest codes: what the page *Codes* opens on."""
+
+import streamlit as st
+
+from interp.app.codes.code_page import in_line
+from interp.app.codes.code_view import pick
+from interp.app.widgets.labels import labels
+from interp.app.widgets.urls import steering_by
+from interp.bottlenecks.edits import code_name
+from interp.bottlenecks.store import Codebooks
+from interp.codesearch import CodeIndex, Labels
+from interp.codesearch.contexts import code_contexts
+from interp.report import wording
+
+SHOWN = 30
+HEIGHT = 420
+COLUMNS = {
+    "stands for": st.column_config.TextColumn(
+        width="medium", help="The pattern that tells best where the code is on, chosen on other text."
+    ),
+    "F1": st.column_config.NumberColumn(
+        format="%.2f", help="How well the pattern tells where the code is on, on text that did not choose it."
+    ),
+    "clearest at": st.column_config.TextColumn(width="large"),
+    "steering": st.column_config.LinkColumn(display_text="steer by it", help="Opens the page Steering."),
+}
+
+
+def of_index(index: CodeIndex) -> None:
+    """Codes with the clearest labels, each at the token where it was chosen most clearly; a press opens its page."""
+    found = labels(index)
+    if found is None:
+        st.caption("These codes have no labels yet. They get them in a terminal:")
+        st.code(f"interp index label {index.folder}", language="bash")
+        return
+    rows = []
+    for book, code in found.clearest(SHOWN):
+        if index.layout.has(book, code) and index.count(book, code):
+            rows.append(_row(found, book, code) | {"clearest at": _example(index, book, code)})
+    st.subheader("The clearest codes")
+    pick(rows, "gallery", COLUMNS, height=HEIGHT)
+    st.caption(
+        "Press a code to see where it is on. Of each head or MLP at most two are listed, each name once."
+    )
+
+
+def of_codebooks(books: Codebooks, name: str) -> None:
+    """The same before there is an index."""
+    found = labels(books)
+    if found is None:
+        return
+    rows = [
+        _row(found, book, code) | {"steering": steering_by(code_name(book, code), name)}
+        for book, code in found.clearest(SHOWN)
+    ]
+    st.subheader("The clearest codes")
+    st.dataframe(rows, hide_index=True, column_config=COLUMNS, height=HEIGHT, key="gallery")
+
+
+def _row(found: Labels, book: str, code: int) -> dict:
+    label = found.of(book, code)
+    return {
+        "code": code_name(book, code),
+        "stands for": wording.code_label(found, book, code),
+        "F1": None if label is None else label.f1,
+    }
+
+
+def _example(index: CodeIndex, book: str, code: int) -> str:
+    """The code's clearest context in one line, the token in brackets."""
+    (context, *_) = code_contexts(index, book, code, "margin", 1, before=8, after=4)
+    pieces = [in_line(piece) for piece in context.pieces]
+    pieces[context.focus] = f"[{pieces[context.focus]}]"
+    return "".join(pieces)

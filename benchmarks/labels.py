@@ -1,0 +1,204 @@
+"""Labels of the codebooks that come with the package, made from two million tokens of everyday text, docs and code.
+
+    python -m benchmarks.labels encode [--minutes 60]     # goes on where it stopped
+    python -m benchmarks.labels label                     # writes interp/bottlenecks/data/*/labels.parquet
+    python -m benchmarks.labels show                      # prints the tables of docs/evidence.md
+
+Both codebooks are read in one pass: bfloat16, fused attention, codes by products whose factors are rounded to bfloat16
+where the processor has such products. An index that ``interp index build`` makes in float32 has the same codes at 97 %
+of tokens; it takes three times as long, twice.
+"""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from interp import DEFAULT_MODEL
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.edits import code_name
+from interp.bottlenecks.store import PRETRAINED, Codebooks, codebooks_fingerprint, describe_text
+from interp.cli.render_codes import print_labels
+from interp.codesearch import Book, Labels, label_index
+from interp.codesearch.build import WORK, finish
+from interp.codesearch.corpus import read_corpus
+from interp.codesearch.firing_stats import Gathered
+from interp.codesearch.index import IDS
+from interp.codesearch.labels import LABELS, LEAST, MIXED, RARE
+from interp.codesearch.layout import IdFile, Layout, names_of_groups
+from interp.files import read_json, write_json, write_text
+from interp.models import load_model
+from interp.models.embedded import packaged_folder
+from interp.progress import bar
+from interp.report import wording
+from interp.text import load_text
+from interp.text.special import between, first_token
+
+NAMES = ("smollm2-135m-instruct-k1", "smollm2-135m-instruct-mlps-k1")
+KINDS = ("news", "articles", "reviews", "answers", "stories", "medicine", "wiki", "c", "python", "html")
+TEXT = "+".join(["stdlib", *(f"probes:{kind}" for kind in KINDS)])
+TOKENS, CONTEXT, BLOCKS = 2_048_000, 128, 4
+FOLDER = Path("runs/labels")
+
+
+class Chooser:
+    """The nearest codes of heads or of an MLP, as :meth:`~interp.bottlenecks.codebook.Codebook.encode` takes them for
+    one code a vector."""
+
+    def __init__(self, book: Codebook) -> None:
+        compared = book.comparable(book.codes.detach().float())
+        metric = getattr(book, "metric", None)
+        # ⟨x L, c L⟩ = ⟨x, c L Lᵀ⟩
+        codes = compared if metric is None else compared @ metric.float().mT
+        self.codes, self.offset = codes.mT.contiguous(), compared.square().sum(-1) / -2
+
+    def choose(self, x: torch.Tensor, out: np.ndarray) -> None:
+        rows = x.float().reshape(x.shape[0], len(self.codes), -1)
+        for group, (codes, offset) in enumerate(zip(self.codes, self.offset, strict=True)):
+            out[:, group] = np.argmax(torch.addmm(offset, rows[:, group], codes).numpy(), -1)
+
+
+def books() -> dict[str, Codebook]:
+    return {site: book for name in NAMES for site, book in Codebooks.from_pretrained(name).items()}
+
+
+def encode(folder: Path, minutes: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "text.json").exists():
+        text = load_text(TEXT, load_model(), n_tokens=TOKENS, context=CONTEXT, stage=bar)
+        np.save(folder / "tokens.npy", text.tokens.numpy().astype(np.int32))
+        np.save(folder / "sources.npy", text.sources.numpy())
+        write_json(folder / "text.json", describe_text(text))
+    tokens = torch.from_numpy(np.load(folder / "tokens.npy").astype(np.int64))
+    model = AutoModelForCausalLM.from_pretrained(
+        packaged_folder(), dtype=torch.bfloat16, attn_implementation="sdpa"
+    ).eval()
+    torch.set_float32_matmul_precision("medium")
+    choosers = {site: Chooser(book) for site, book in books().items()}
+    bounds = np.cumsum([0, *(len(one.codes) for one in choosers.values())]).tolist()
+    columns = dict(zip(choosers, map(slice, bounds[:-1], bounds[1:]), strict=True))
+    path, mark = folder / "ids.npy", folder / "done"
+    shape = tokens.numel(), bounds[-1]
+    made = {} if path.exists() else {"dtype": np.uint16, "shape": shape}
+    ids = np.lib.format.open_memmap(path, "w+" if made else "r+", **made)
+    done = int(mark.read_text()) if mark.exists() else 0
+    found = np.zeros((BLOCKS * CONTEXT, bounds[-1]), np.uint16)
+
+    def look(site: str, x: torch.Tensor) -> None:
+        choosers[site].choose(x.reshape(-1, x.shape[-1]), found[: x.shape[0] * x.shape[1], columns[site]])
+
+    for i, layer in enumerate(model.model.layers):
+        layer.self_attn.o_proj.register_forward_pre_hook(lambda _, x, site=f"a{i}": look(site, x[0]))
+        layer.mlp.register_forward_hook(lambda _, __, y, site=f"m{i}": look(site, y))
+    until = time.monotonic() + 60 * minutes
+    with torch.no_grad(), bar("reading codes", len(tokens)) as progress:
+        progress(done)
+        while done < len(tokens) and time.monotonic() < until:
+            some = tokens[done : done + BLOCKS]
+            model.model(some, use_cache=False)
+            ids[done * CONTEXT : (done + len(some)) * CONTEXT] = found[: len(some) * CONTEXT]
+            done += len(some)
+            progress(len(some))
+            if done % (100 * BLOCKS) == 0 or done == len(tokens):
+                ids.flush()
+                write_text(mark, str(done))
+
+
+def label(folder: Path) -> None:
+    """Of the blocks that are read so far: sources alternate, so that any number of them is as mixed."""
+    n = int((folder / "done").read_text())
+    every = books()
+    own = {site: names_of_groups(site, len(b.codes) if site[0] == "a" else None) for site, b in every.items()}
+    parts = [
+        Book(name, site, group, group, every[site].config.n_codes, 1)
+        for site, names in own.items()
+        for group, name in enumerate(names)
+    ]
+    layout = Layout(tuple(parts), n * CONTEXT)
+    place = folder / "index"
+    shutil.rmtree(place, ignore_errors=True)
+    file = IdFile.create(place / WORK / IDS, layout)
+    tokens, sources = (np.load(folder / f"{name}.npy")[:n] for name in ("tokens", "sources"))
+    order = np.argsort(sources, kind="stable")  # documents are whole
+    rows = (order[:, None] * CONTEXT + np.arange(CONTEXT)).ravel()
+    ids = np.load(folder / "ids.npy", mmap_mode="r")
+    for begin in range(0, len(parts), 50):
+        some = np.concatenate([ids[at : at + 2**17, begin : begin + 50] for at in range(0, len(rows), 2**17)])
+        some = some[: len(rows)][rows]
+        for i in range(some.shape[1]):
+            file.write(begin + i, 0, some[:, i : i + 1].astype(np.int64))
+    file.flush()
+    tokenizer = load_model().tokenizer
+    corpus = read_corpus(
+        tokens[order], tokenizer, 49152, first_token(tokenizer), between(tokenizer), sources[order]
+    )
+    request = {
+        "model": {"spec": DEFAULT_MODEL, "dtype": "bfloat16"},
+        "books": {
+            "fingerprint": codebooks_fingerprint(every),
+            "folder": None,
+            "sites": list(every),
+            "configs": {},
+        },
+        "text": {**read_json(folder / "text.json"), "n_tokens": n * CONTEXT},
+        "error_term": True,
+    }
+    labels = label_index(finish(place, file, corpus, Gathered(layout.n_codes), request), stage=bar)
+    for name in NAMES:
+        codebooks = Codebooks.from_pretrained(name)
+        names = [part.name for part in parts if part.site in codebooks.sites]
+        labels.part(names, codebooks.fingerprint).save(PRETRAINED / name / LABELS)
+
+
+def show(seed: int, n: int) -> None:
+    """By site, and codes drawn at random of those that are not rare."""
+    console = Console(width=160)
+    rng = np.random.default_rng(seed)
+    for name in NAMES:
+        labels = Labels.open(PRETRAINED / name / LABELS)
+        print_labels(labels)
+        texts = np.array(labels.texts, object)[labels.columns["text"]]
+        rare, f1 = labels.columns["firings"] < LEAST, labels.columns["f1"]
+        console.print(
+            f"{name}: {labels.about['n_tokens']} tokens; {len(texts)} codes, {rare.mean():.1%} rare; of the others "
+            f"{(~np.isin(texts[~rare], [MIXED, RARE])).mean():.1%} named, "
+            f"{np.mean([str(t).startswith('mostly') for t in texts[~rare]]):.1%} of them all by *mostly*, "
+            f"F1 ≥ .5 {(f1[~rare] >= 0.5).mean():.2%}, ≥ .8 {(f1[~rare] >= 0.8).mean():.2%}"
+        )
+        names = [(book, code) for book, (_, size) in labels.starts.items() for code in range(size)]
+        for i in sorted(rng.choice(np.flatnonzero(~rare), n, replace=False)):
+            one = labels.of(*names[i])
+            console.print(
+                f"| `{code_name(*names[i])}` | {wording.code_label(labels, *names[i])} | {one.precision:.2f} | "
+                f"{one.recall:.2f} | {one.f1:.2f} | {one.null:.2f} | {one.firings} |",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=("encode", "label", "show"))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--seed", type=int, default=0, help="of the codes that are shown")
+    parser.add_argument("-n", type=int, default=10, help="codes shown of each of the two codebooks")
+    args = parser.parse_args()
+    if args.step == "encode":
+        encode(args.folder, args.minutes)
+    elif args.step == "label":
+        label(args.folder)
+    else:
+        show(args.seed, args.n)
+
+
+if __name__ == "__main__":
+    main()

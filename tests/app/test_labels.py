@@ -1,0 +1,98 @@
+"""Labels stand beside the number wherever a code is shown, whatever the tokens in them say, and pages do without."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from interp.bottlenecks.store import Codebooks
+from interp.codesearch import CodeIndex
+from interp.codesearch.labels import LABELS, MIXED, Labels
+from tests.app.conftest import N_CODES, error_of, html_of, text_of
+
+TEXT = "Mary had a store"
+EVIL = "‘<img src=x onerror=alert(1)>\u202e *a*’"
+
+
+def hand_made(books: Codebooks) -> Labels:
+    """The first code of every head is mixed, the others have a name each; of a0.h1 one holds markup."""
+    names = [f"{site}.h{h}" for site in ("a0", "a1") for h in range(4)] + ["m0", "m1"]
+    texts = [MIXED, EVIL, *(f"name {i}" for i in range(2, N_CODES))]
+    n = len(names) * N_CODES
+    share = np.full(n, 0.5)
+    columns = {
+        "text": np.tile(np.arange(N_CODES), len(names)),
+        **{name: share for name in ("precision", "recall", "f1", "null")},
+        "firings": np.full(n, 99),
+    }
+    starts = {name: (i * N_CODES, N_CODES) for i, name in enumerate(names)}
+    return Labels({"books": books.fingerprint, "texts": texts, "random": {}}, starts, columns)
+
+
+@pytest.fixture
+def runs(runs_with_books, model, tmp_path):
+    shutil.copytree(runs_with_books, tmp_path / "runs")
+    books = Codebooks.from_pretrained(tmp_path / "runs" / "books", model)
+    hand_made(books).save(tmp_path / "runs" / "books" / LABELS)
+    CodeIndex.build(model, books, "stdlib", tmp_path / "runs" / "index", n_tokens=640, context=32)
+    return tmp_path / "runs"
+
+
+def _strip(app) -> dict:
+    [element] = app.get("bidi_component")
+    return json.loads(element.proto.json or element.proto.mixed.json)
+
+
+def test_live_text_says_what_codes_stand_for_without_a_click(open_page, runs):
+    app = open_page("live", runs, text=TEXT, site="a0.h1")
+    [row] = _strip(app)["rows"]
+    wanted = {0: MIXED, 1: "‘<img src=x onerror=alert(1)>\\u202e *a*’"}
+    assert row["labels"] == [wanted.get(code, f"name {code}") for code in row["codes"]]
+    legend, named = "".join(html_of(app)), [label for label in row["labels"] if label != MIXED]
+    assert named and all(label.replace("<", "&lt;").replace(">", "&gt;") in legend for label in named)
+    assert "<img" not in legend and MIXED not in legend
+    table = app.dataframe[0].value
+    assert list(table["stands for"]) == [wanted.get(code, f"name {code}") for code in table["code"]]
+
+
+def test_live_text_begins_at_the_site_that_says_most(open_page, runs):
+    found = Labels.open(runs / "books" / LABELS)
+    begin, n = found.starts["a1.h2"]
+    found.columns["f1"][begin : begin + n] = 1
+    found.save(runs / "books" / LABELS)
+    app = open_page("live", runs, text=TEXT)
+    assert app.selectbox(key="site").value == "a1.h2"
+
+
+def test_codes_opens_on_the_clearest_and_a_code_says_what_it_stands_for(open_page, runs):
+    app = open_page("codes", runs)
+    assert "The clearest codes" in [one.value for one in app.subheader]
+    [gallery] = [one.value for one in app.dataframe if "clearest at" in one.value]
+    assert len(gallery) > 5 and gallery["stands for"].is_unique and MIXED not in set(gallery["stands for"])
+    assert all("[" in text for text in gallery["clearest at"])
+    assert not app.exception and not app.error
+    app = open_page("codes", runs, code="a0.h1=1")
+    [told] = [one.value for one in app.markdown if "F1 0\\.50" in one.value or "F1 0.50" in one.value]
+    assert "\\<img" in told and "<img" not in told.replace("\\<img", "")
+    assert "no simple pattern" in text_of(open_page("codes", runs, code="a0.h1=0"))
+    app = open_page("codes", runs, q="the")
+    [hits] = [one.value for one in app.dataframe if "recall" in one.value]
+    assert all(row["stands for"] for _, row in hits.iterrows())
+
+
+@pytest.mark.parametrize("view", ["live", "codes"])
+def test_damaged_labels_are_a_line_and_the_page_goes_on(open_page, runs, view):
+    (runs / "books" / LABELS).write_bytes(b"no parquet")
+    app = open_page(view, runs)
+    assert "cannot read the labels" in error_of(app)
+    assert not app.exception and app.selectbox
+
+
+def test_labels_of_other_codebooks_are_not_shown(open_page, runs):
+    found = Labels.open(runs / "books" / LABELS)
+    found.about["books"] = "others"
+    found.save(runs / "books" / LABELS)
+    app = open_page("live", runs, text=TEXT, site="a0.h1")
+    [row] = _strip(app)["rows"]
+    assert set(row["labels"]) == {""} and "stands for" not in app.dataframe[0].value
