@@ -99,8 +99,8 @@ except InputError as error:
     engine.say(error)
     st.caption("The other runs can be chosen above. This one can be deleted, or made again.")
     st.stop()
-summary(found)
 program(found)
+summary(found)
 tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind=IN_URL), strict=True))
 for title, draw in (
     (HEADS, heads),

@@ -4,8 +4,9 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.codes import build as code_build
+from interp.app.codes import gallery
 from interp.app.codes.build import Plan
-from interp.app.widgets.codebook_picker import none_yet
+from interp.app.widgets.codebook_picker import none_yet, ready_made
 from interp.app.widgets.tokens import plain
 from interp.errors import InputError
 
@@ -41,6 +42,32 @@ def last_error() -> None:
     failed = code_build.failed()
     if failed is not None:
         engine.say(InputError(f"{failed.plan.folder.name} could not be built: {failed.error}"))
+
+
+def before_the_first() -> None:
+    """Without an index: one of the ready-made codebooks is begun by itself, and their clearest codes are listed."""
+    loading = engine.loading()
+    if not loading.model.done():
+        st.fragment(_until_loaded, run_every=POLL)()
+        return
+    found = (
+        None if loading.model.exception() is not None else ready_made(loading.spec, loading.model.result())
+    )
+    if found is None:
+        st.info(
+            "No code index yet: the codes of a text at every head, to be searched by pattern, token or prompt. "
+            "A small one is built here in a minute or two.",
+            icon=":material/search:",
+        )
+        offer()
+        return
+    name, books = found
+    if code_build.running() is None and code_build.failed() is None:
+        _go(Plan(name, code_build.TOKENS))
+        st.rerun()
+    gallery.of_codebooks(books, name)
+    if code_build.running() is None:
+        offer()
 
 
 def offer() -> None:

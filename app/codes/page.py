@@ -6,7 +6,7 @@ from interp.app import engine
 from interp.app.codes import build as code_build
 from interp.app.codes import gallery
 from interp.app.codes import index as code_index
-from interp.app.codes.build_prompt import last_error, offer, show_progress, unfinished
+from interp.app.codes.build_prompt import before_the_first, last_error, offer, show_progress, unfinished
 from interp.app.codes.code_page import strip
 from interp.app.codes.code_view import CODE, pick, show_code
 from interp.app.codes.search import (
@@ -264,13 +264,7 @@ if code_build.running() is not None:
 tell_missing("index", names, "index")
 last_error()  # not beside the button, which is out of sight while an index is open
 if not names:
-    if code_build.running() is None:
-        st.info(
-            "No code index yet: the codes of a text at every head, to be searched by pattern, token or prompt. "
-            "A small one is built here in a minute or two.",
-            icon=":material/search:",
-        )
-        offer()
+    before_the_first()
     st.stop()
 name = st.selectbox(
     "Index",

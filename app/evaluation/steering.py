@@ -17,8 +17,8 @@ def show() -> None:
     files = sources.steerings()
     if not files:
         st.info(
-            "The comparison comes with a checkout of the repository, which this is not. To compare one's own topic "
-            "by eye, open the page Steering."
+            "The comparison is in the source code of interp, not in what pip installs. To compare your own topic by "
+            "eye, open the page Steering."
         )
         return
     name = st.selectbox("Comparison", list(files), key="steering", bind=IN_URL)

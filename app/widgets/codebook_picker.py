@@ -89,8 +89,13 @@ def pretrained_fingerprint(name: str, sites: tuple[str, ...]) -> str | None:
 
 def prepare(spec: str, model) -> None:
     """Read the codebooks of the package, so that no page has to wait for them."""
-    for name in names_of(spec, model)[:1]:
-        _books(spec, name, 0, model)
+    ready_made(spec, model)
+
+
+def ready_made(spec: str, model) -> tuple[str, Codebooks] | None:
+    """The first codebooks that come with the package for a model, read already, by their name."""
+    names = names_of(spec, model)
+    return (names[0], _books(spec, names[0], 0, model)) if names else None
 
 
 def made_with(source: str | Path, books: Codebooks) -> str:

@@ -21,7 +21,7 @@ from interp.report.wording import in_plot
 YARDSTICK = "yardstick"
 CONTROLS = ("random", "layer-index")
 """Rankings that know nothing of the prompts."""
-NAMES = {YARDSTICK: "activation patching (yardstick)"}
+NAMES = {YARDSTICK: "exact activation patching"}
 TITLES = {
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",
@@ -417,7 +417,7 @@ def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]])
             n = max(row.n for row in methods)
             best = best_first([row for row in methods if row.n == n], BEST)[0]
             yard = next((row for row in rows if row.kind == YARDSTICK and row.n == n), None)
-            beside = "" if yard is None else f", the yardstick {yard.values[BEST].mean:.3f}"
+            beside = "" if yard is None else f"; exact patching {yard.values[BEST].mean:.3f}"
             parts.append(
                 f"On {group}, {best.method} has the best mean average precision with {n} pairs: "
                 f"{best.values[BEST].mean:.3f}{beside}."
