@@ -64,14 +64,14 @@ def read(folder: str | Path, books: Codebooks, text: str) -> Reading:
 
 
 def clearest_site(sites: Mapping[str, Sequence[str]], reading: Reading, labels: Labels | None) -> int:
-    """Which of the single sites says most about this text: where the labels of its tokens' codes hold best."""
+    """Which of the single sites says most about this text: where its codes are many, and their labels hold best."""
     if labels is None:
         return 0
 
     def clear(names: Sequence[str]) -> float:
         if len(names) > 1:
             return -1.0
-        every = (labels.of(names[0], int(code)) for code in reading.codes[names[0]].ids[:, 0])
+        every = (labels.of(names[0], code) for code in set(reading.codes[names[0]].ids[:, 0].tolist()))
         return sum(label.f1 for label in every if label is not None and label.named)
 
     values = [clear(names) for names in sites.values()]

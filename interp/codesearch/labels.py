@@ -215,7 +215,7 @@ class Patterns:
         at, value = np.divmod(np.unique(np.concatenate(keys)), len(words.words))
 
         def show(values: Sequence[int]) -> str:
-            return f"soon after ‘{words.words[values[0]]}’"
+            return f"soon after “{words.words[values[0]]}”"
 
         return self._variable(at, value, SIMPLER / 2, show, several=False)
 
@@ -262,7 +262,7 @@ class Vocabulary:
         """Word classes by simple rules."""
         for name, listed in _CLOSED.items():
             yield name, self.where(partial(_listed, frozenset(listed.split())))
-        yield "words of closed classes", self.closed()
+        yield "function words", self.closed()
         letters = self.where(lambda text: text.strip().isalpha())
         spaced = self.where(lambda text: text[:1] == " ")
         yield "digits", self.where(lambda text: text.strip().isdecimal())
@@ -304,7 +304,7 @@ def _variables(
     own, names = words.partition()
 
     def quoted(texts: Sequence[str]) -> str:
-        shown = " ".join(f"‘{text}’" for text in texts[:SHOWN])
+        shown = " ".join(f"“{text}”" for text in texts[:SHOWN])
         return shown + (f" +{len(texts) - SHOWN}" if len(texts) > SHOWN else "")
 
     def token(values: Sequence[int]) -> str:
@@ -371,12 +371,12 @@ def _places(
 
     yield "first token of a document", of_document == 0
     for bound in (2, 4, 8):
-        yield f"first {bound} tokens of a block", place < bound
+        yield f"first {bound} tokens", place < bound
         yield f"first {bound} tokens of a document", of_document < bound
     for bound in (16, 32, 64):
         if context > bound:
-            yield f"first {bound} tokens of a block", place < bound
-            yield f"later than {bound} tokens into a block", place >= bound
+            yield f"first {bound} tokens", place < bound
+            yield f"after the first {bound} tokens", place >= bound
     line = (before >= 0) & words.where(lambda text: "\n" in text)[before]
     stop = words.where(lambda text: text.strip() in (".", "!", "?", "..."))
     yield "first of a line or a sentence", line | ((before >= 0) & stop[before]) | (of_document == 0)

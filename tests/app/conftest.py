@@ -14,6 +14,8 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
+from interp.bottlenecks.store import Codebooks
+from interp.codesearch.labels import MIXED, Labels
 from interp.models import Model
 from interp.text import load_text
 
@@ -128,3 +130,18 @@ def table_of(app: AppTest, *columns: str):
 def files_of(folder: Path) -> dict[str, int]:
     """Every file below a folder and when it was last written."""
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def hand_labels(books: Codebooks, evil: str) -> Labels:
+    """Of ``runs_with_books``' books: the first code of every site is mixed, the second what is given, others named."""
+    names = [f"{site}.h{h}" for site in ("a0", "a1") for h in range(4)] + ["m0", "m1"]
+    texts = [MIXED, evil, *(f"name {i}" for i in range(2, N_CODES))]
+    n = len(names) * N_CODES
+    share = np.full(n, 0.5)
+    columns = {
+        "text": np.tile(np.arange(N_CODES), len(names)),
+        **{name: share for name in ("precision", "recall", "f1", "null")},
+        "firings": np.full(n, 99),
+    }
+    starts = {name: (i * N_CODES, N_CODES) for i, name in enumerate(names)}
+    return Labels({"books": books.fingerprint, "texts": texts, "random": {}}, starts, columns)

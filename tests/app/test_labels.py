@@ -3,38 +3,22 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import CodeIndex
 from interp.codesearch.labels import LABELS, MIXED, Labels
-from tests.app.conftest import N_CODES, error_of, html_of, text_of
+from tests.app.conftest import error_of, hand_labels, html_of, text_of
 
 TEXT = "Mary had a store"
-EVIL = "‘<img src=x onerror=alert(1)>\u202e *a*’"
-
-
-def hand_made(books: Codebooks) -> Labels:
-    """The first code of every head is mixed, the others have a name each; of a0.h1 one holds markup."""
-    names = [f"{site}.h{h}" for site in ("a0", "a1") for h in range(4)] + ["m0", "m1"]
-    texts = [MIXED, EVIL, *(f"name {i}" for i in range(2, N_CODES))]
-    n = len(names) * N_CODES
-    share = np.full(n, 0.5)
-    columns = {
-        "text": np.tile(np.arange(N_CODES), len(names)),
-        **{name: share for name in ("precision", "recall", "f1", "null")},
-        "firings": np.full(n, 99),
-    }
-    starts = {name: (i * N_CODES, N_CODES) for i, name in enumerate(names)}
-    return Labels({"books": books.fingerprint, "texts": texts, "random": {}}, starts, columns)
+EVIL = "“<img src=x onerror=alert(1)>\u202e *a*”"
 
 
 @pytest.fixture
 def runs(runs_with_books, model, tmp_path):
     shutil.copytree(runs_with_books, tmp_path / "runs")
     books = Codebooks.from_pretrained(tmp_path / "runs" / "books", model)
-    hand_made(books).save(tmp_path / "runs" / "books" / LABELS)
+    hand_labels(books, EVIL).save(tmp_path / "runs" / "books" / LABELS)
     CodeIndex.build(model, books, "stdlib", tmp_path / "runs" / "index", n_tokens=640, context=32)
     return tmp_path / "runs"
 
@@ -47,7 +31,7 @@ def _strip(app) -> dict:
 def test_live_text_says_what_codes_stand_for_without_a_click(open_page, runs):
     app = open_page("live", runs, text=TEXT, site="a0.h1")
     [row] = _strip(app)["rows"]
-    wanted = {0: MIXED, 1: "‘<img src=x onerror=alert(1)>\\u202e *a*’"}
+    wanted = {0: MIXED, 1: "“<img src=x onerror=alert(1)>\\u202e *a*”"}
     assert row["labels"] == [wanted.get(code, f"name {code}") for code in row["codes"]]
     legend, named = "".join(html_of(app)), [label for label in row["labels"] if label != MIXED]
     assert named and all(label.replace("<", "&lt;").replace(">", "&gt;") in legend for label in named)

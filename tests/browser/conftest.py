@@ -8,9 +8,11 @@ import pytest
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import build_index
+from interp.codesearch.labels import LABELS
 from interp.files import write_json
 from interp.models import load_model
 from interp.text import load_text
+from tests.app.conftest import hand_labels
 from tests.browser.workbench import Tab, complaints, serve
 from tests.report.synthetic import make_bench, make_run
 
@@ -34,6 +36,7 @@ def runs(tiny_model_folder, tmp_path_factory) -> Path:
     corpus.write_text("\n".join(json.dumps({"text": document}) for document in DOCUMENTS))
     text = load_text(str(corpus), model, n_tokens=2000, context=40)
     books = Codebooks.from_pretrained(folder / "books", model)
+    hand_labels(books, MARKUP).save(folder / "books" / LABELS)
     build_index(model, books, text, folder / f"index {NAME}", batch_size=8)
     make_run(n_layers=4, n_heads=4, members=3, n_pairs=10, evil=True).save(folder / NAME)
     write_json(folder / f"bench {NAME}" / "bench.json", make_bench(("attribution", NAME), tasks=(NAME,)))

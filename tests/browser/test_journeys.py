@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from interp.codesearch import CodeIndex, search_regex
 from interp.models import load_model
 from interp.runs.run import Run
-from tests.browser.conftest import CITY, NAME
+from tests.browser.conftest import CITY, MARKUP, NAME
 
 pytestmark = pytest.mark.browser
 
@@ -76,6 +76,20 @@ def test_a_token_that_is_clicked_shows_its_codes(tab):
     expect(page).to_have_url(re.compile("token=0"))
     expect(page.get_by_role("heading", name=re.compile("^Codes of M"))).to_be_visible()
     expect(page.locator(".token[aria-selected=true]").first).to_have_attribute("data-token", "0")
+
+
+def test_what_codes_stand_for_is_seen_without_a_click(tab):
+    page = tab("/live?text=Mary+had+a+store+and+a+house&site=a0.h1").page
+    told = page.locator(".token").evaluate_all("tokens => tokens.map(t => t.title)")
+    names = {title.partition(": ")[2] for title in told} - {"mixed"}
+    assert names and all(name == MARKUP or re.fullmatch(r"name \d+", name) for name in names)
+    for name in names:
+        expect(page.get_by_text(name, exact=False).first).to_be_visible()
+    page.get_by_role("link", name="Codes", exact=True).click()
+    expect(page.get_by_role("heading", name="The clearest codes")).to_be_visible()
+    page.locator("[data-testid=stDataFrame] .dvn-scroller").first.click(position={"x": 50, "y": 52})
+    expect(page.get_by_role("heading", level=1, name=re.compile("[am][01].*="))).to_be_visible()
+    expect(page.get_by_text("tokens that did not choose it")).to_be_visible()
 
 
 def test_find_a_circuit_and_set_a_code(tab, runs, pairs):

@@ -74,21 +74,21 @@ def planted(tmp_path_factory) -> tuple[CodeIndex, dict[str, int]]:
         quotes[i] = count % 2 == 1
         count += token == number[' "']
     patterns = {
-        "‘ of’": tokens == number[" of"],
-        "‘ w1x’ ‘ w2x’ ‘ w3x’ +2": np.isin(tokens, [number[f" w{i}x"] for i in (1, 2, 3, 4, 5)]),
+        "“ of”": tokens == number[" of"],
+        "“ w1x” “ w2x” “ w3x” +2": np.isin(tokens, [number[f" w{i}x"] for i in (1, 2, 3, 4, 5)]),
         "articles": np.isin(tokens, [number[" the"], number["The"]]),
-        "‘paris’ in any case": np.isin(tokens, [number[" Paris"], number["PARIS"]]),
-        "after ‘ of’": before == number[" of"],
-        "before ‘ of’": after == number[" of"],
-        "end of ‘ of Paris’": (before == number[" of"]) & (tokens == number[" Paris"]),
+        "“paris” in any case": np.isin(tokens, [number[" Paris"], number["PARIS"]]),
+        "after “ of”": before == number[" of"],
+        "before “ of”": after == number[" of"],
+        "end of “ of Paris”": (before == number[" of"]) & (tokens == number[" Paris"]),
         "digits": np.isin(tokens, [number[" 7"], number["42"]]),
         "words in capitals": np.isin(tokens, [number[" NASA"], number[" USA"], number["PARIS"]]),
         "first token of a document": first,
-        "first 2 tokens of a block": place < 2,
+        "first 2 tokens": place < 2,
         "inside ( )": inside(number[" ("], number[")"]),
         "inside quotes": quotes,
         "token said before": repeated(),
-        "after ‘.’": before == number["."],
+        "after “.”": before == number["."],
         "random": rng.random(N) < 0.05,
         "rare": np.arange(N) % 3001 == 0,
     }
@@ -142,7 +142,7 @@ def test_a_share_of_a_pattern_is_mostly_it(tmp_path, planted):
     found = label_index(synthetic_index(tmp_path, index.corpus, [ids], 16))
     for code in range(15):
         label = found.of("a0.h0", code)
-        assert label.text == "mostly ‘ of’"
+        assert label.text == "mostly “ of”"
         assert label.precision == 1 and 0.03 < label.recall < 0.15
 
 
