@@ -17,8 +17,9 @@ THRESHOLD = 0.02
 """A head is a member when its absolute mean effect is at least this share of the clean–corrupt gap."""
 CANDIDATES = 30
 """Best-scored components that are checked by activation patching."""
-MIN_PAIRS = 5
-"""Fewer pairs give no bootstrap interval worth the name."""
+MIN_PAIRS, MOST_PAIRS = 5, 100_000
+"""Fewer pairs give no bootstrap interval worth the name; more would be sampled for minutes."""
+MOST_SEED = 2**32 - 1
 
 # Read once, when torch loads. Threads that spin while they wait are up to 6 times slower on two cores that others use,
 # and faster on idle ones: set OMP_WAIT_POLICY=active there, or GOMP_SPINCOUNT. benchmarks/threads.py measures both.

@@ -5,6 +5,8 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any, Literal, get_args, get_origin
 
+from interp import MOST_SEED
+
 
 class InputError(ValueError):
     """Bad input from a user: the command line prints its message as one line and exits with status 2."""
@@ -19,16 +21,20 @@ def one_line(error: BaseException, most: int = 300) -> str:
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
-def whole_number(name: str, value: Any) -> int:
+def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """A whole number of Python or of NumPy as an ``int``, which can be hashed, seed a generator and be written as JSON.
 
     Raises:
-        InputError: it is none, such as 5.0 and "5".
+        InputError: it is none, such as 5.0 and "5", or out of range.
     """
     try:
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
         raise InputError(f"{name} {value!r}: it must be a whole number") from None
+    for limit, wrong, word in ((least, operator.lt, "least"), (most, operator.gt, "most")):
+        if limit is not None and wrong(number, limit):
+            raise InputError(f"{name} {value}: it must be at {word} {limit}")
+    return number
 
 
 def real_number(name: str, value: Any) -> float:
@@ -63,4 +69,4 @@ def check_fields(config: Any) -> None:
         value = getattr(config, field.name)
         check_choice(f"{field.name} ", field.type, value)
         if field.type is int:
-            object.__setattr__(config, field.name, whole_number(field.name, value))
+            object.__setattr__(config, field.name, whole_number(field.name, value, most=MOST_SEED))

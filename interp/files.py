@@ -5,6 +5,7 @@ Nothing is written inside a folder that a marker file says is a result, nor insi
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -36,6 +37,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Of a link it is what the link leads to that is replaced.
     """
     path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # a link may lead to a device, which root could replace
+        raise OSError(errno.EINVAL, "no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -50,15 +53,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+def readable(path: Path | str) -> Path:
+    """The path of a file that can be read to its end.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or nested deeper than can be read.
+        OSError: there is none, it may not be read, or it is a pipe or a device.
     """
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    path.open("rb").close()  # safetensors says of a file that may not be read that there is none
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises as :func:`readable` and :func:`parse_json`."""
+    return parse_json(readable(path).read_bytes())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says; raises :class:`ValueError` if it is none, has NaN, or is nested deeper than can be read."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(text, parse_constant=int)  # NaN is none
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -71,7 +87,7 @@ def read_tensors(
     Raises:
         OSError, SafetensorError: it cannot be read.
     """
-    with safe_open(path, framework=framework) as file:
+    with safe_open(readable(path), framework=framework) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
@@ -183,8 +199,8 @@ def request_of(path: Path) -> Any:
     """The request that a result says it was made for, ``None`` if it says none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="numpy") as file:
-                return json.loads(file.metadata()["interp"])["provenance"]["request"]
+            with safe_open(readable(path), framework="numpy") as file:
+                return parse_json(file.metadata()["interp"])["provenance"]["request"]
         return read_json(path)["request"]
     return None
 

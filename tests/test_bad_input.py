@@ -1,10 +1,12 @@
 """A user's mistake ends in one line that names the value and what to do, before anything is written."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import interp.runs.discover  # noqa: F401 - with all that it imports, before any test replaces load_model
 from interp.models import load_model
@@ -18,6 +20,7 @@ PLANTED = "planted-induction"
 DISCOVER = ("discover", PLANTED, "-n", "8")
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
+DEEP = "[" * 50_000 + "]" * 50_000
 BEFORE_LOADING = [
     ("discover nope", "'nope'", "ioi", "docstring"),
     ("discover docstrin", "did you mean 'docstring'"),
@@ -30,6 +33,14 @@ BEFORE_LOADING = [
     ("discover ioi --method saliency", "'saliency'", "attribution", "patching"),
     ("methods magic", "unknown method 'magic'"),
     ("discover ioi -n 0", "--n"),
+    ("discover ioi -n 100001", "--n", "100000"),
+    ("discover ioi --out=", "'--out=' is empty"),
+    ("bench --methods ,", "--methods", "',' names nothing"),
+    ("codebook fit --codes 99999999999", "--codes"),
+    ("discover pipe.json", "pipe.json", "no regular file"),
+    ("discover deep.json", "deep.json"),
+    ("discover ioi --reference deep.safetensors", "deep.safetensors", "nested too deeply"),
+    ("discover ioi --set budget=1e308", "budget 1e+308"),
     ("discover ioi -n 4", "n 4", "at least 5"),
     ("discover ioi --batch-size 0", "--batch-size"),
     ("discover ioi --seed -1", "--seed"),
@@ -82,6 +93,9 @@ def test_what_can_be_told_without_a_model_is_told_before_one_is_loaded(
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("precious")
     (tmp_path / "full.json").mkdir()
+    (tmp_path / "deep.json").write_text(DEEP)
+    save_file({"heads": torch.zeros(1)}, tmp_path / "deep.safetensors", metadata={"interp": DEEP})
+    os.mkfifo(tmp_path / "pipe.json")
     before = tree(tmp_path)
 
     def load(*_args, **_kwargs):
@@ -100,7 +114,6 @@ MODELS = {
     "./none": "no file or folder ./none",
     "empty": "empty has no config.json",
     "nobody/nothing": "'nobody/nothing'",
-    "": "unknown model ''",
 }
 
 

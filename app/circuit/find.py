@@ -13,11 +13,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from interp import CANDIDATES
+from interp import CANDIDATES, MOST_SEED
 from interp.app import engine
 from interp.app.circuit.runs import opened
 from interp.app.widgets.tokens import plain
-from interp.cli.options import MOST_SEED
 from interp.errors import InputError
 from interp.planted.tasks import planted_task_names
 from interp.prompts.sampling import sample_pairs

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from interp import MOST_SEED
 from interp.app import engine
 from interp.app.steering.comparison import draw, draw_again, draw_code_set, streaming
 from interp.app.steering.form import BY_NAME, OF_TOPIC, SOURCES, made_by, settings
@@ -12,7 +13,6 @@ from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.bottlenecks.edits import format_codes
-from interp.cli.options import MOST_SEED
 from interp.errors import InputError
 from interp.steering import SteeringRequest, load_topic, parse_codes, topic_names
 from interp.steering.code_set import HOW, SCALE

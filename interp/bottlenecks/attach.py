@@ -34,7 +34,7 @@ from interp.bottlenecks.edits import CodeEdit, Positions, Rows, SiteEdits, Where
 from interp.errors import InputError
 from interp.models import Model, Site, hooked, model_device, parse_site, resolve_site
 from interp.models.generate import generate
-from interp.models.hooks import forwards_watched, running_generation
+from interp.models.hooks import check_model, forwards_watched, running_generation
 
 
 def attach(
@@ -105,6 +105,9 @@ class Attached:
         error_term: bool = True,
         read: bool = True,
     ) -> None:
+        check_model(model)
+        if not isinstance(bottlenecks, Mapping) or not bottlenecks:
+            raise InputError(f"bottlenecks {bottlenecks!r:.60}: give at least one, by its site")
         self.model, self.error_term, self.read = model, error_term, read
         places = {name: resolve_site(model, name) for name in bottlenecks}
         self._places = {str(place): place for place in places.values()}
@@ -191,7 +194,7 @@ class Attached:
             InputError: no edits, a site without a codebook or with one for each head, a code that it does not have,
                 or a value out of range; nothing is edited then.
         """
-        if not edits:
+        if not edits or not all(isinstance(edit, CodeEdit) for edit in edits):
             raise InputError("no edits: give at least one SetCode, AddCode or ForbidCode")
         where = Where(positions, fraction, seed)
         self._take([*self._given, *((edit, where) for edit in edits)])
@@ -349,6 +352,8 @@ def home_of(model: Model, bottlenecks: Mapping[str, Bottleneck], site: str) -> t
 
 
 def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
+    if not isinstance(bottleneck, Bottleneck):
+        raise InputError(f"{bottleneck!r:.60} at {place} is no bottleneck")
     groups, d_in = bottleneck.config.groups, bottleneck.config.d_in
     heads, d_head, d_model = model.cfg.n_heads, model.cfg.d_head, model.cfg.d_model
     if place.kind != "attn":

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from interp.bottlenecks.hub import HubFolder
 from interp.errors import InputError
-from interp.files import atomic_path, read_json, read_tensors, write_json
+from interp.files import atomic_path, parse_json, read_json, read_tensors, write_json
 
 NO_CODE = -1
 """An id that stands for nothing: the slot is left out of the sum."""
@@ -223,7 +223,7 @@ class Bottleneck(HubFolder, ABC):
         path = folder / WEIGHTS_FILE
         try:
             tensors, header = read_tensors(path)
-            if json.loads(header.get("config", "null")) != kind._description(config):
+            if parse_json(header.get("config", "null")) != kind._description(config):
                 raise InputError(
                     f"{path} was written with another configuration than {CONFIG_FILE} beside it"
                 )
@@ -231,7 +231,7 @@ class Bottleneck(HubFolder, ABC):
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                     raise InputError(f"{path}: {name} holds NaN or infinite values")
             return kind.restored(config, tensors)
-        except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path} does not hold the weights of a {kind.kind}: {error}") from None
 
     @classmethod

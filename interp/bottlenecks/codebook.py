@@ -35,7 +35,7 @@ from interp.bottlenecks.base import (
     sum_of_codes,
 )
 from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit, similarities_at_once
-from interp.errors import InputError, check_fields
+from interp.errors import InputError, check_fields, whole_number
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ class Codebook(nn.Module, Bottleneck):
             raise InputError(
                 f"k {k}: the lengths of these codes are right for sums of {self.config.k}; fit a codebook for k {k}"
             )
-        if not 1 <= k <= self.config.k:
+        if not 1 <= whole_number("k", k) <= self.config.k:
             raise InputError(
                 f"k {k}: this codebook was fitted for {self.config.k}, choose 1 to {self.config.k}"
             )

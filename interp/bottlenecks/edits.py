@@ -17,7 +17,6 @@ In a line of text codes are ``a12.h3=417,m5=31``; those that are added can have 
 """
 
 import math
-import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes
 from interp.bottlenecks.codebook import Codebook
-from interp.errors import InputError
+from interp.errors import InputError, real_number, whole_number
 from interp.models.sites import canonical_site
 
 Positions = str | SupportsIndex | slice | Sequence[SupportsIndex]
@@ -201,10 +200,9 @@ class Where:
 
     def __post_init__(self) -> None:
         self.columns(1)
-        if not 0 <= self.fraction <= 1:
+        if not 0 <= real_number("fraction", self.fraction) <= 1:
             raise InputError(f"fraction {self.fraction}: it must be 0 to 1")
-        if not 0 <= operator.index(self.seed) < 2**64:
-            raise InputError(f"seed {self.seed}: it must be 0 or more")
+        whole_number("seed", self.seed, 0, 2**64 - 1)
 
     def columns(self, n_prompt: int) -> _Columns:
         """The columns where a prompt of so many tokens is continued.
@@ -247,7 +245,9 @@ def _checked(columns: SupportsIndex | slice | Sequence[SupportsIndex]) -> _Colum
         if columns.step is not None and columns.step < 1:
             raise InputError(f"positions with step {columns.step}: it must be 1 or more")
     else:
-        numbers = [operator.index(n) for n in (columns if isinstance(columns, Iterable) else (columns,))]
+        numbers = [
+            whole_number("position", n) for n in (columns if isinstance(columns, Iterable) else (columns,))
+        ]
         found = tuple(numbers) if isinstance(columns, Iterable) else numbers[0]
     for number in numbers:
         if number < 0:
@@ -301,9 +301,9 @@ class SiteEdits:
             InputError: a code, a strength, a number of slots or rows that cannot be.
         """
         n_codes = self.bottleneck.config.n_codes
-        if not 0 <= operator.index(edit.code) < n_codes:
+        if not 0 <= whole_number("code", edit.code) < n_codes:
             raise InputError(f"code {edit.code} at {edit.site}: the codebook there has 0 to {n_codes - 1}")
-        rows = None if edit.rows is None else tuple(sorted({operator.index(row) for row in edit.rows}))
+        rows = None if edit.rows is None else tuple(sorted({whole_number("row", row) for row in edit.rows}))
         if rows is not None and (not rows or rows[0] < 0):
             raise InputError(f"rows {edit.rows!r}: name rows of the batch, from 0")
         if isinstance(edit, SetCode):
@@ -360,7 +360,7 @@ class SiteEdits:
             if other is where and (rows is None or named is None or set(rows) & set(named)):
                 taken |= (others != _KEEP)[... if group is None else group].reshape(-1, k).any(0)
         free = (~taken).nonzero()[:, 0]
-        if not 1 <= edit.slots <= len(free):
+        if not 1 <= whole_number("slots", edit.slots) <= len(free):
             left = f"{len(free)} of {k}" if len(free) < k else str(k)
             raise InputError(f"slots {edit.slots} for code {edit.code} at {edit.site}: {left} can be set")
         ids[..., free[: edit.slots]] = edit.code
@@ -418,7 +418,7 @@ class SiteEdits:
 
 
 def _finite(name: str, value: float | int, site: str) -> float:
-    if not math.isfinite(value):
+    if not math.isfinite(real_number(name, value)):
         raise InputError(f"{name} {value} at {site}: it must be a finite number")
     return float(value)
 

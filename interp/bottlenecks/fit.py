@@ -49,6 +49,7 @@ from interp.bottlenecks.store import (
 from interp.errors import InputError, check_fields
 from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, Site, expand_sites, hooked, model_device
+from interp.models.hooks import check_model
 from interp.models.partial_forward import starting_at
 from interp.progress import Stage, silent
 from interp.text import TextBlocks, load_text
@@ -275,6 +276,7 @@ def fit_codebooks(
         InputError: no such site; fewer vectors than codes; a folder that holds other codebooks, or that another
             process is filling.
     """
+    check_model(model)
     config = replace(config or FitConfig(), **options)
     context = min(context, model.cfg.n_ctx)
     text = load_text(text, model, n_tokens=n_tokens, context=context, seed=config.seed, stage=stage)

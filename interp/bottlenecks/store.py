@@ -27,7 +27,7 @@ from interp.bottlenecks.base import CONFIG_FILE, bottleneck_class
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.hub import HubFolder, fetch
 from interp.errors import InputError
-from interp.files import atomic_path, read_json, read_tensors, write_json
+from interp.files import atomic_path, parse_json, read_json, read_tensors, write_json
 from interp.models import Model, Site, describe_model, model_device, parse_site, weights_digest
 from interp.text import TextBlocks
 
@@ -309,7 +309,7 @@ def read_packed(path: Path) -> dict[str, Codebook]:
     """
     try:
         tensors, header = read_tensors(path)
-        about = json.loads(header.get("packed", "{}"))
+        about = parse_json(header.get("packed", "{}"))
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']!r}, this version reads {FORMAT}")
         found = {}

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from interp import THRESHOLD
 from interp.errors import InputError
-from interp.files import atomic_path, read_json, read_tensors
+from interp.files import atomic_path, parse_json, read_json, read_tensors
 from interp.models import Model
 from interp.models.sites import parse_site
 from interp.prompts.pairs import PromptPairs
@@ -163,18 +163,6 @@ class ExactEffects:
         low, high = np.percentile(self._resampled(n_boot, seed)[0], [2.5, 97.5], axis=0)
         return low, high
 
-    def member_share(
-        self, threshold: float = THRESHOLD, n_boot: int = 1000, seed: int = 0
-    ) -> Float[np.ndarray, "layer head"]:
-        """Share of bootstrap resamples of the pairs in which each head is a member.
-
-        Heads between .025 and .975 are the ones that a new draw of prompts may move across the threshold.
-        """
-        self._positive_gap()
-        effects, gaps = self._resampled(n_boot, seed)
-        gaps = gaps[:, None, None]
-        return ((np.abs(effects) >= threshold * gaps) & (gaps > 0)).mean(axis=0)
-
     def shared(self, pairs: PromptPairs) -> int | None:
         """How many of ``pairs`` are among those measured; ``None`` where the file does not say which those were."""
         measured = self.provenance.get("fingerprints")
@@ -250,7 +238,7 @@ class ExactEffects:
         """Read what :meth:`save` wrote; raises :class:`InputError` for anything else."""
         try:
             tensors, words = read_tensors(path, "numpy")
-            header = json.loads(words["interp"])
+            header = parse_json(words["interp"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(f"{path}: not a measured reference ({error})") from None
         if not isinstance(header, dict) or (header.get("kind"), header.get("format")) != (

@@ -34,7 +34,7 @@ def bench(
         tuple | None, _many("MODELS", DEFAULT_MODEL, "; planted tasks run on their own models")
     ] = None,
     pairs: Annotated[tuple | None, _many("NUMBERS", "10,25,100", " of prompt pairs", parser=numbers)] = None,
-    seeds: Annotated[int, whole_option("--seeds", least=1, help="subsets of the pool that are drawn")] = 10,
+    seeds: Annotated[int, whole_option("--seeds", least=1, most=1000, help="subsets of the pool drawn")] = 10,
     against: Annotated[
         str | None,
         typer.Option(

@@ -11,7 +11,6 @@ import typer
 
 from interp.cli.options import (
     DEFAULT_MODEL,
-    MOST_SEED,
     BlocksOption,
     Context,
     DeviceOption,
@@ -24,6 +23,7 @@ from interp.cli.options import (
     number_option,
     numbers,
     request_of_command,
+    seed_option,
     whole_option,
 )
 from interp.cli.terminal import goes_on, suggest
@@ -83,9 +83,7 @@ def fit(
     ] = None,
     overwrite: OverwriteOption = False,
     context: Annotated[int | None, context_option(64)] = None,
-    seed: Annotated[
-        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and k-means")
-    ] = 0,
+    seed: Annotated[int, seed_option("text and k-means")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BlocksOption = 32,
@@ -154,9 +152,7 @@ def evaluate(
         typer.Option("--json", metavar="FILE", help="where the result goes (default: DIR/quality.json)"),
     ] = None,
     overwrite: OverwriteOption = False,
-    seed: Annotated[
-        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of text and controls")
-    ] = 0,
+    seed: Annotated[int, seed_option("text and controls")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BlocksOption = 16,
@@ -234,7 +230,7 @@ def train(
     ] = "distilled",
     data: TextOption = "stdlib+self",
     tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 100_000,
-    epochs: Annotated[int, whole_option("--epochs", least=1, help="times that the text is seen")] = 1,
+    epochs: Annotated[int, whole_option("--epochs", least=1, most=10**4, help="times the text is seen")] = 1,
     lr: Annotated[
         float | None,
         number_option(
@@ -263,6 +259,7 @@ def train(
         whole_option(
             "--centroid-refits",
             least=0,
+            most=1000,
             help="rounds of refitting centroids at the end (distilled, not nested)",
         ),
     ] = 0,
@@ -287,7 +284,7 @@ def train(
     context: Annotated[
         int | None, whole_option("--context", least=2, help="tokens per block (default: as fitted)")
     ] = None,
-    seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="of text and order")] = 0,
+    seed: Annotated[int, seed_option("text and order")] = 0,
     device: DeviceOption = None,
     batch_size: BlocksOption = 8,
 ) -> None:

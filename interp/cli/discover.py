@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from interp import CANDIDATES, MIN_PAIRS, THRESHOLD
+from interp import CANDIDATES, MIN_PAIRS, MOST_PAIRS, THRESHOLD
 from interp.cli.options import (
     BatchOption,
     BosOption,
@@ -37,7 +37,7 @@ def grow(
     model: ModelOption = None,
     n: PairsOption = None,
     held_out: Annotated[
-        int, whole_option("--held-out", least=MIN_PAIRS, help="other pairs that the circuits are run on")
+        int, whole_option("--held-out", least=MIN_PAIRS, most=MOST_PAIRS, help="other pairs, to run them on")
     ] = 20,
     seed: SeedOption = 0,
     counterfactual: CounterfactualOption = None,

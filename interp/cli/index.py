@@ -8,7 +8,6 @@ import typer
 from interp import DEFAULT_CODEBOOKS
 from interp.cli.options import (
     DEFAULT_MODEL,
-    MOST_SEED,
     BlocksOption,
     CodebooksOption,
     DeviceOption,
@@ -19,6 +18,7 @@ from interp.cli.options import (
     TextOption,
     context_option,
     file_name,
+    seed_option,
     share_option,
     whole_option,
 )
@@ -58,7 +58,7 @@ def build(
     ] = None,
     overwrite: OverwriteOption = False,
     context: Annotated[int | None, context_option(128)] = None,
-    seed: Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the text")] = 0,
+    seed: Annotated[int, seed_option("the text")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BlocksOption = 16,
@@ -113,9 +113,7 @@ def info(folder: FolderArgument) -> None:
 @index_app.command()
 def label(
     folder: FolderArgument,
-    seed: Annotated[
-        int, whole_option("--seed", least=0, most=MOST_SEED, help="which documents choose, and which measure")
-    ] = 0,
+    seed: Annotated[int, seed_option("which documents choose, and which measure")] = 0,
 ) -> None:
     """Name every code by the pattern that tells best where it is on; no language model is asked."""
     from interp.cli.render_codes import print_labels

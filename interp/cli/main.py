@@ -25,7 +25,7 @@ from interp.cli.options import (
     OverwriteOption,
     SeedOption,
     file_name,
-    whole_option,
+    pairs_option,
 )
 from interp.cli.terminal import goes_on, plain_console, run, suggest
 from interp.errors import InputError
@@ -183,10 +183,7 @@ def reference(
     ] = None,
     model: ModelOption = None,
     n: Annotated[
-        int | None,
-        whole_option(
-            "--n", "-n", least=1, help="prompt pairs (default: 200, or as many as a prompt file has)"
-        ),
+        int | None, pairs_option(help="prompt pairs (default: 200, or as many as a prompt file has)")
     ] = None,
     seed: SeedOption = 1000,
     counterfactual: CounterfactualOption = None,

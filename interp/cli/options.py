@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from interp import DEFAULT_MODEL
+from interp import DEFAULT_MODEL, MOST_PAIRS, MOST_SEED
 from interp.errors import InputError
 
-MOST_SEED = 2**32 - 1
+MOST = 10**9
+"""Of whatever is counted: more is a slip of the keyboard."""
 
 
 def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
     """``a, b`` as two names; a file's may have spaces in it."""
-    return text if isinstance(text, tuple) else tuple(filter(None, map(str.strip, text.split(","))))
+    parts = text if isinstance(text, tuple) else tuple(filter(None, map(str.strip, text.split(","))))
+    if not parts:
+        raise typer.BadParameter(f"{text!r} names nothing")
+    return parts
 
 
 def numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
@@ -50,8 +54,16 @@ def default_folder(task: str, model: str | None, method: str) -> Path:
     return Path("runs") / "-".join([file_name(task), *named, method.rpartition(":")[2]])
 
 
-def whole_option(*names: str, least: int, most: int | None = None, help: str) -> Any:
+def whole_option(*names: str, least: int, most: int = MOST, help: str) -> Any:
     return typer.Option(*names, min=least, max=most, metavar="INTEGER", help=help)
+
+
+def pairs_option(least: int = 1, *, help: str) -> Any:
+    return whole_option("--n", "-n", least=least, most=MOST_PAIRS, help=help)
+
+
+def seed_option(what: str) -> Any:
+    return whole_option("--seed", least=0, most=MOST_SEED, help=f"seed of {what}")
 
 
 def share_option(*names: str, help: str) -> Any:
@@ -65,7 +77,7 @@ def context_option(usual: int) -> Any:
 
 
 def number_option(*names: str, help: str) -> Any:
-    return typer.Option(*names, min=0, metavar="NUMBER", help=help)
+    return typer.Option(*names, min=0, max=MOST, metavar="NUMBER", help=help)
 
 
 # what typer hands over is not of its own subclass
@@ -121,10 +133,9 @@ CodebooksOption = Annotated[
 ]
 BatchOption = Annotated[int, whole_option("--batch-size", least=1, help="pairs per forward pass")]
 PairsOption = Annotated[
-    int | None,
-    whole_option("--n", "-n", least=1, help="prompt pairs (default: the task's, or as many as a file has)"),
+    int | None, pairs_option(help="prompt pairs (default: the task's, or as many as a file has)")
 ]
-SeedOption = Annotated[int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of the prompts")]
+SeedOption = Annotated[int, seed_option("the prompts")]
 CounterfactualOption = Annotated[
     str | None,
     typer.Option(

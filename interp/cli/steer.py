@@ -1,6 +1,5 @@
 """``interp steer``: a prompt continued with and without a topic's codes, side by side."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +9,6 @@ import typer
 from interp import DEFAULT_CODEBOOKS
 from interp.cli.options import (
     DEFAULT_MODEL,
-    MOST_SEED,
     CodebooksOption,
     Context,
     DeviceOption,
@@ -19,19 +17,13 @@ from interp.cli.options import (
     SomeModelOption,
     number_option,
     request_of_command,
+    seed_option,
     share_option,
     whole_option,
 )
 from interp.errors import InputError
 
-_WHERE = re.compile(r"generated(:[1-9]\d{0,5})?|prompt|all")
 _PROMPTS = ["Once upon a time, there was a little girl who"]
-
-
-def _where(text: str) -> str:
-    if not _WHERE.fullmatch(text):
-        raise typer.BadParameter(f"{text} is not generated, generated:N, prompt or all")
-    return text
 
 
 def steer(
@@ -62,7 +54,7 @@ def steer(
         list[str], typer.Option(metavar="TEXT", help="what is continued; repeatable")
     ] = _PROMPTS,
     samples: Annotated[
-        int, whole_option("--samples", least=1, help="texts of each prompt; of several, rates are told too")
+        int, whole_option("--samples", least=1, most=10**4, help="texts a prompt; of several, rates are told")
     ] = 1,
     count: Annotated[
         str | None,
@@ -106,9 +98,7 @@ def steer(
     ] = 1.0,
     positions: Annotated[
         str,
-        typer.Option(
-            parser=_where, metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all"
-        ),
+        typer.Option(metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all"),
     ] = "generated",
     by: Annotated[
         Literal["difference", "detection"] | None,
@@ -123,9 +113,7 @@ def steer(
     ] = False,
     chat: Annotated[bool, typer.Option("--chat", help="as a message in the model's chat template")] = False,
     temperature: Annotated[float, number_option("--temperature", help="0 takes the likeliest token")] = 0.7,
-    seed: Annotated[
-        int, whole_option("--seed", least=0, most=MOST_SEED, help="seed of texts, fraction and split")
-    ] = 0,
+    seed: Annotated[int, seed_option("texts, fraction and split")] = 0,
     codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
     k: Annotated[
         int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
@@ -165,9 +153,10 @@ def steer(
 
         check_file(json_file, "--json", request=request_of_command(context), overwrite=overwrite)
 
-    from interp.bottlenecks.edits import code_edits, parse_codes
+    from interp.bottlenecks.edits import Where, code_edits, parse_codes
 
     # a mistake should not wait for the model
+    Where(positions)
     given = parse_codes(codes) if codes is not None else []
     code_edits(given, how)
     texts_with, texts_without, words = _texts(topic, positive, negative)

@@ -17,6 +17,7 @@ from interp.cli.options import (
     OverwriteOption,
     PairsOption,
     SeedOption,
+    pairs_option,
     whole_option,
 )
 from interp.cli.terminal import plain_console, suggest
@@ -61,12 +62,7 @@ def tasks_show(
     model: ModelOption = None,
     n: Annotated[
         int | None,
-        whole_option(
-            "--n",
-            "-n",
-            least=1,
-            help="pairs that the score is taken over (default: 50, or as many as there are)",
-        ),
+        pairs_option(help="pairs that the score is taken over (default: 50, or as many as there are)"),
     ] = None,
     examples: Annotated[int, whole_option("--examples", least=0, help="pairs printed")] = 3,
     seed: SeedOption = 0,

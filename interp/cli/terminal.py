@@ -92,7 +92,9 @@ def _reader_left() -> NoReturn:
 
 
 def _check_text(word: str) -> None:
-    """Refuse what could not be written down in a result: a file name in another encoding, say."""
+    """Refuse nothing where something is named, and what could not be written down in a result."""
+    if not word or (word.startswith("--") and word.endswith("=")):
+        raise InputError(f"argument {word!r} is empty")
     try:
         word.encode()
     except UnicodeEncodeError:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from interp import MIN_PAIRS
-from interp.cli.options import whole_option
+from interp.cli.options import pairs_option, whole_option
 from interp.cli.terminal import plain_console, suggest
 
 
@@ -14,12 +14,10 @@ def validate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
     n: Annotated[
         int | None,
-        whole_option(
-            "--n", "-n", least=MIN_PAIRS, help="judging pairs (default: as many as the run has, at most 100)"
-        ),
+        pairs_option(MIN_PAIRS, help="judging pairs (default: as many as the run has, at most 100)"),
     ] = None,
     seeds: Annotated[
-        int, whole_option("--seeds", least=0, help="how often the search is made again on other pairs")
+        int, whole_option("--seeds", least=0, most=1000, help="how often the search is made on other pairs")
     ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="print the card as JSON")] = False,
 ) -> None:

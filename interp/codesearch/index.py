@@ -226,7 +226,7 @@ class CodeIndex:
             ids = IdFile.open(folder / IDS, layout)
         except InputError:
             raise
-        except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except Exception as error:  # NumPy reads a header as Python: a damaged one may end in anything
             why = f"no {error} there" if isinstance(error, KeyError) else error
             raise InputError(f"the index {folder} is damaged: {why}; build it again") from None
         found = cls(folder, manifest, layout, ids, tables, books, books_within)

@@ -164,7 +164,7 @@ class IdFile:
         """
         try:
             array = open_memmap(path, "r+" if write else "r")
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # NumPy reads its header as Python: a damaged one may end in anything
             raise InputError(f"{path} is damaged: {error}") from None
         if array.shape != layout.shape or array.dtype != layout.dtype:
             raise InputError(f"{path} is damaged: {array.dtype} {array.shape}, not as the manifest has it")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import StoppingCriteria
 
-from interp.errors import InputError
-from interp.models.hooks import generation_marked, hooked, model_device, model_lock
+from interp.errors import InputError, whole_number
+from interp.models.hooks import check_model, generation_marked, hooked, model_device, model_lock
 from interp.models.vocabulary import check_texts, check_tokens
 
 GREEDY = 1e-3
@@ -56,17 +56,22 @@ def generate(
     """
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature {temperature}: use 0 for greedy, or a positive number")
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
+    check_model(model)
+    max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
+    seed = whole_number("seed", seed, 0, 2**63)
+    if attention_mask is not None and not bool(attention_mask.any(-1).all()):
+        raise InputError("attention_mask: it leaves a row without any token")
     if isinstance(prompts, Tensor):
-        if prompts.ndim != 2 or not prompts.numel():
+        if prompts.ndim != 2 or not prompts.numel() or prompts.is_floating_point():
             raise InputError(
-                f"prompts of shape {list(prompts.shape)}: give tokens [batch, pos], at least one of them"
+                f"prompts {list(prompts.shape)} of {prompts.dtype}: give tokens [batch, pos], whole numbers"
             )
         check_tokens(model, (int(prompts.min()), int(prompts.max())), "a prompt")
         tokens, texts = prompts, None
     else:
         texts = [prompts] if isinstance(prompts, str) else prompts
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"prompts {prompts!r:.60}: give texts, or a tensor of tokens")
         if getattr(model.tokenizer, "pad_token_id", None) is None:
             raise InputError("the model's tokenizer has no padding token: give prompts as tokens")
         rows = [model.to_tokens(text, truncate=False)[0].tolist() for text in texts]

@@ -23,6 +23,13 @@ from transformer_lens.model_bridge.generalized_components import ScaledResidualB
 
 from interp.errors import InputError
 
+
+def check_model(model: Any) -> None:
+    """Raise :class:`InputError` for what is no loaded model, such as the name of one."""
+    if not isinstance(model, TransformerBridge):
+        raise InputError(f"model {model!r:.60}: load it first, with interp.load_model")
+
+
 _generations: "weakref.WeakKeyDictionary[TransformerBridge, object]" = weakref.WeakKeyDictionary()
 
 

@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import InputError
+from interp.files import readable
 from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder
 from interp.models.pretrained import read_gguf, read_gguf_tokenizer, read_pretrained, read_tokenizer, wrap
 from interp.models.provenance import record_source
@@ -118,6 +119,7 @@ def classify(spec: str) -> tuple[str, str]:
             raise InputError(
                 f"the folder {spec} has no config.json: it is not a model in Hugging Face's format"
             )
+        _check_files(path)
         return "folder", str(path)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
@@ -129,6 +131,17 @@ def classify(spec: str) -> tuple[str, str]:
     if _HUB_ID.fullmatch(spec) or spec in _OWNERLESS:
         return "hub", spec
     raise InputError(_unknown(spec))
+
+
+def _check_files(folder: Path) -> None:
+    """Raise unless all files end, and an index of weights names none that lies elsewhere."""
+    for path in folder.iterdir():
+        if not path.is_dir():
+            readable(path)
+        if path.name.endswith(".index.json") and (
+            names := re.findall(rb'"([^"]*/[^"]*)"', path.read_bytes())
+        ):
+            raise InputError(f"{path} names {names[0]!r}, which is no file of this folder")
 
 
 def _unknown(spec: str) -> str:

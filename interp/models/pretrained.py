@@ -6,6 +6,7 @@ A wrapped model must say what the model itself says; looked at when it is loaded
 """
 
 import contextlib
+import math
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,10 +35,12 @@ from transformers import (
 )
 
 from interp.errors import InputError, one_line
+from interp.files import readable
 from interp.models.memory import check_fits, check_weights
 from interp.models.vocabulary import check_tokenizer
 from interp.progress import quiet, status
 
+MOST_LAYERS = 1000
 TOKENS = 4
 """What a position gets wrong shows from the second on."""
 _TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
@@ -111,6 +114,7 @@ def read_pretrained(source: str | Path, device: torch.device, dtype: torch.dtype
     local = isinstance(source, Path)
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local)
+        _check_numbers(config)
         tokenizer = read_tokenizer(source)
         for place in {device, torch.device("cpu")}:  # where they are read to first
             check_weights(config, dtype, place)
@@ -144,6 +148,15 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             return AutoTokenizer.from_pretrained(source, local_files_only=local)
     except _DAMAGED as error:
         raise _unreadable(source, error, "a tokenizer") from error
+
+
+def _check_numbers(config: PreTrainedConfig) -> None:
+    """Raise for numbers that are none, and for a stack without end, before anything is built of them."""
+    wrong = {k: v for k, v in config.to_dict().items() if isinstance(v, float) and not math.isfinite(v)}
+    if not 1 <= (layers := config.get_text_config().num_hidden_layers) <= MOST_LAYERS:
+        wrong["num_hidden_layers"] = layers
+    if wrong:
+        raise ValueError(f"config.json says {wrong}")
 
 
 def wrap(
@@ -324,7 +337,7 @@ def read_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 def check_header(path: Path) -> None:
     """Raise :class:`InputError` unless the file begins like a GGUF of a version in use (2 or 3)."""
-    with path.open("rb") as file:
+    with readable(path).open("rb") as file:
         head = file.read(8)
     if len(head) < 8 or head[:4] != _MAGIC or struct.unpack("<I", head[4:])[0] not in (2, 3):
         raise InputError(f"{path} is not a GGUF file (version 2 or 3)")

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 import interp
-from interp.models.hooks import model_device
+from interp.models.hooks import check_model, model_device
 
 _SAMPLES = 512
 _sources: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, str]]" = weakref.WeakKeyDictionary()
@@ -40,6 +40,7 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
     ``spec``, ``source`` and ``revision`` (a commit of the hub or a sha256; ``None`` when not known) are
     ``None`` for a model that :func:`interp.models.load_model` did not load.
     """
+    check_model(model)
     cfg = model.cfg
     known = _sources.get(model, {})
     return {

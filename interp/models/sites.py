@@ -63,7 +63,7 @@ def parse_site(text: str) -> Site:
     Raises:
         InputError: it is in none.
     """
-    match = next(filter(None, (form.fullmatch(text.strip()) for form in _FORMS)), None)
+    match = next(filter(None, (form.fullmatch(str(text).strip()) for form in _FORMS)), None)
     if match is None:
         raise InputError(
             f"unknown site {text!r}: write a5.h3 (a head), a5 (a layer's heads), m2 (an MLP) or r4"
@@ -114,7 +114,8 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
                 "sites mlps: this model has attention only; choose heads, or sites such as a2 or r1"
             )
         pattern = {"heads": "a*", "mlps": "m*"}.get(pattern, pattern)
-        names = fnmatch.filter(every, pattern) or [pattern]
+        # a wildcard in place of the letter would put codes upon codes
+        names = (fnmatch.filter(every, pattern) if pattern[:1] in letters else ()) or [pattern]
         found |= {resolve_site(model, name) for name in names}
     for site in found:
         if site.head is not None and Site("attn", site.layer) in found:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from interp.errors import InputError, TooFewPairs
-from interp.files import write_json
+from interp.files import readable, write_json
 from interp.prompts.encoding import PromptEncoder
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 from interp.prompts.sampling import check_request, seeded
@@ -104,13 +104,9 @@ def _validated(kind: type[_Model], data: bytes, where: str) -> _Model:
 def read_file(path: Path) -> bytes:
     """What a prompt file holds; a file that cannot be read is an :class:`InputError`."""
     try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder; a prompt file (.json or .jsonl) is needed") from None
+        return readable(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 class PromptFile:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Hashable, Iterable, Iterator, M
 from importlib.resources import files
 from typing import Any, TypeVar
 
+from interp import MOST_PAIRS
 from interp.errors import InputError, TooFewPairs, one_line
 from interp.prompts.encoding import Piece
 from interp.prompts.pairs import PromptPair, PromptPairs, Task
@@ -28,10 +29,10 @@ def check_request(task: Task, n: int, counterfactual: str | None) -> str:
     """Return the counterfactual kind to use (the task's default for ``None``).
 
     Raises:
-        InputError: ``n`` is not positive, or the task has no such kind.
+        InputError: ``n`` is out of range, or the task has no such kind.
     """
-    if n < 1:
-        raise InputError(f"n is {n!r}: ask the task {task.name} for a positive whole number of pairs")
+    if not 1 <= n <= MOST_PAIRS:
+        raise InputError(f"n is {n!r}: ask the task {task.name} for 1 to {MOST_PAIRS} pairs")
     check_counterfactual(task, counterfactual)
     return task.counterfactuals[0] if counterfactual is None else counterfactual
 

@@ -16,7 +16,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 
-from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, THRESHOLD
+from interp import CANDIDATES, DEFAULT_MODEL, MIN_PAIRS, MOST_PAIRS, MOST_SEED, THRESHOLD
 from interp.activations.means import HeadMeans, output_weights
 from interp.activations.stream import HUNDREDTHS, check_context
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
@@ -32,6 +32,7 @@ from interp.circuits.verify import (
 from interp.errors import InputError, real_number, whole_number
 from interp.evaluation.recovery import recover
 from interp.models import Model, Site, describe_model, load_model
+from interp.models.hooks import check_model
 from interp.models.memory import check_memory
 from interp.models.provenance import versions
 from interp.planted.tasks import planted_task_names
@@ -92,12 +93,10 @@ class CircuitSearch:
 
     def __post_init__(self) -> None:
         # NumPy's numbers, too, but as Python's: what a run was made with is written as JSON
-        whole = {"n": (self.n, 0), "seed": (self.seed, 0), "batch_size": (self.batch_size, 1)}
-        for name, (value, least) in (whole | {"candidates": (self.candidates, 1)}).items():
-            if value is not None or name == "candidates":
-                self._set(name, whole_number(name.replace("_", " "), value))
-                if getattr(self, name) < least:
-                    raise InputError(f"{name.replace('_', ' ')} {value}: it must be at least {least}")
+        whole = {"n": (0, MOST_PAIRS), "seed": (0, MOST_SEED), "batch_size": (1,), "candidates": (1,)}
+        for name, limits in whole.items():
+            if (value := getattr(self, name)) is not None or name in ("seed", "candidates"):
+                self._set(name, whole_number(name.replace("_", " "), value, *limits))
         self._set("threshold", real_number("threshold", self.threshold))
         if not 0 <= self.threshold <= 1:  # NaN neither
             raise InputError(
@@ -235,6 +234,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
     if isinstance(model, str | Path):
         with clock("load"):
             model = load_model(model)
+    check_model(model)
     with clock("sample"):
         pairs = sample_pairs(
             task, model.tokenizer, search.n, task.default_n, seed, search.counterfactual, bos=search.bos

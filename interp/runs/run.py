@@ -50,7 +50,7 @@ from interp.circuits.references import ExactEffects, Reference, named_reference
 from interp.errors import InputError, one_line
 from interp.evaluation.recovery import Recovery
 from interp.evaluation.validity import Validity
-from interp.files import UMASK, atomic_path, check_folder, request_of, write_text
+from interp.files import UMASK, atomic_path, check_folder, readable, request_of, write_text
 from interp.programs.program import Program
 from interp.tasks import PromptFile, PromptPairs, Task, load_task, task_names
 
@@ -489,6 +489,8 @@ class Run(Strict):
             if (folder / REFERENCE).exists():
                 run.own_reference = ExactEffects.load(folder / REFERENCE)
         except InputError as error:
+            if isinstance(error.__cause__, OSError):
+                raise InputError(f"run folder {folder} cannot be read ({error})") from None
             raise InputError(
                 f"run folder {folder} is damaged or of another version ({error}): run the discovery again"
             ) from None
@@ -530,7 +532,7 @@ def _is_free(folder: Path, request: Mapping[str, Any] | None) -> bool:
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """What a file holds, or in one line why it cannot be read, with its name."""
     try:
-        return reader(path)
+        return reader(readable(path))
     except ValidationError as error:
         first, others = error.errors(include_url=False)[0], error.error_count() - 1
         # a key of a damaged file may hold anything, and a fault is one line
@@ -538,7 +540,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         more = f", and {others} more" if others else ""
         raise InputError(f"{path.name} {where}: {first['msg'].removeprefix('Value error, ')}{more}") from None
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise InputError(f"{path.name}: {getattr(error, 'strerror', None) or one_line(error)}") from None
+        raise InputError(f"{path.name}: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 
 def _fault_of_arrays(run: Run) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError
-from interp.files import read_json
+from interp.files import read_json, readable
 
 FILE = Path(__file__).parent / "data" / "presets.json"
 FORMAT = 1
@@ -144,7 +144,7 @@ def read_lines(path: Path) -> tuple[str, ...]:
         InputError: it cannot be read, or holds none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        lines = readable(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     texts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))

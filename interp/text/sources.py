@@ -50,7 +50,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.files import atomic_path
+from interp.files import atomic_path, parse_json, readable
 from interp.models import Model, describe_model, model_device, weights_digest
 from interp.models.embedded import Packaged, Wheel, cache_folder, fetch_wheels
 from interp.models.generate import generate
@@ -363,8 +363,8 @@ def _json_lines(path: Path) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(line)
+        except ValueError as error:
             raise InputError(
                 f"{path}, line {number} is not JSON: {getattr(error, 'msg', None) or error}"
             ) from None
@@ -377,7 +377,7 @@ def _json_lines(path: Path) -> Iterator[str]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with readable(path).open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -45,7 +45,7 @@ from interp.bottlenecks.store import (
     model_identity,
 )
 from interp.errors import InputError
-from interp.files import atomic_path, read_tensors, write_json
+from interp.files import atomic_path, parse_json, read_tensors, write_json
 from interp.models import Model, model_device
 from interp.models.save import check_saveable, save_model
 from interp.progress import Stage, silent
@@ -111,9 +111,9 @@ class Checkpoints:
         path = paths[-1]
         try:
             tensors, header = read_tensors(path)
-            about = json.loads(header["run"])
+            about = parse_json(header["run"])
             step, history, request = (about[key] for key in ("step", "history", "request"))
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             before = f"goes on from {paths[-2].name}" if len(paths) > 1 else "starts again"
             raise InputError(
                 f"the checkpoint {path} is damaged ({error}): delete it, and the run {before}"

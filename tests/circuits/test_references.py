@@ -113,24 +113,16 @@ def test_members_are_the_heads_above_a_share_of_the_gap():
     assert (reference.members() == (np.abs(reference.heads.mean(0)) >= 0.02 * reference.gap)).all()
 
 
-def test_interval_covers_the_mean_and_member_share_follows_the_margin():
+def test_interval_covers_the_mean():
     reference = measured()
     low, high = reference.effect_interval()
     assert (low <= reference.effects()).all() and (reference.effects() <= high).all()
     normal = 2 * 1.96 * reference.heads[:, 1, 0].std(ddof=1) / 40**0.5
     assert (high - low)[1, 0] == pytest.approx(normal, rel=0.15)
-    share = reference.member_share(0.05)
-    assert share[1, 2] == 1.0 and share[1, 0] == 0.0
-    # one outlier of 5.0 in 40 pairs: a mean of .125 against a threshold of .08
-    assert 0.05 < reference.member_share(0.02)[0, 0] < 0.95
 
 
-def test_a_resample_without_a_gap_makes_no_head_a_member():
+def test_without_a_gap_no_head_is_a_member():
     reference = measured()
-    noise = np.random.default_rng(0).normal(0.1, 1.0, len(reference.metric_clean))
-    heads, clean = np.zeros_like(reference.heads), reference.metric_corrupt + noise
-    weak = replace(reference, metric_clean=clean, heads=heads)
-    assert weak.gap > 0 and (weak.member_share() == 0).all()
     with pytest.raises(InputError, match="gap 0"):
         replace(reference, metric_clean=reference.metric_corrupt).members()
 

@@ -150,8 +150,8 @@ def test_a_bad_file_is_an_input_error_that_names_the_place(tmp_path, document, p
 def test_a_path_that_is_no_text_file_is_an_input_error(tmp_path):
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "binary.json").write_bytes(b'{"a": "\xff"}')
-    messages = {"absent.json": "no such file", "folder.json": "a folder", "binary.json": "binary.json"}
-    for name, message in (messages | {"a\0b.json": "cannot be read"}).items():
+    messages = {"absent.json": "No such file", "folder.json": "Is a directory", "binary.json": "binary.json"}
+    for name, message in (messages | {"a\0b.json": "null byte"}).items():
         with pytest.raises(InputError, match=message):
             PromptFile(tmp_path / name)
 

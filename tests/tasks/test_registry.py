@@ -117,7 +117,7 @@ def test_a_class_that_is_no_task_is_told_what_it_lacks(user_file, name, message)
         ("absent.py:Task", "absent.py: no such file"),
         ("no_such_module_here:Task", "importing 'no_such_module_here' failed: ModuleNotFoundError"),
         (":Task", "importing '' failed"),
-        ("absent.json", "absent.json: no such file"),
+        ("absent.json", "absent.json: No such file"),
         ("", "unknown task ''"),
         ("planted-nonsense", "planted-nonsense"),
         ("bad.py:Task", "importing it failed: SyntaxError"),

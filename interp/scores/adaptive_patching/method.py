@@ -48,6 +48,7 @@ from interp.scores.result import Evidence, Scores
 
 PASS_SHARE = 0.5
 """Of the work, roughly; patches take about as long again."""
+MOST_BUDGET = 10**6
 BUDGET_PAIRS = 50
 """Pairs beyond which more get no more patches: what attribution gets wrong is known by then."""
 PARTIAL_RUNS, PARTIAL_SHARE = 10, 2 / 3
@@ -86,8 +87,8 @@ class AdaptivePatchingConfig(MethodConfig):
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
-        if not 0 <= self.budget < float("inf"):
-            raise InputError(f"budget {self.budget}: forward passes a pair, 0 or more")
+        if not 0 <= self.budget <= MOST_BUDGET:
+            raise InputError(f"budget {self.budget}: forward passes a pair, 0 to {MOST_BUDGET}")
         if self.n_codes < 1:
             raise InputError(f"n_codes {self.n_codes}: at least 1 is needed")
         if self.seed < 0:
