@@ -12,6 +12,16 @@ class InputError(ValueError):
     """Bad input from a user: the command line prints its message as one line and exits with status 2."""
 
 
+class JobsFailedError(RuntimeError):
+    """Some jobs failed on every try, all others are done: the command line prints their names as one line, status 1."""
+
+    def __init__(self, failed: dict[str, str], tries: int) -> None:
+        named = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        super().__init__(
+            f"{len(failed)} jobs failed {tries} times each; the same command tries them again: {named}"
+        )
+
+
 class TooFewPairs(InputError):
     """A task has fewer pairs than it was asked for. Where no number was asked for it is asked for fewer then."""
 

@@ -7,7 +7,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same tests everywhere; 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import random  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+import shutil  # noqa: E402
+import tempfile  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -86,3 +88,17 @@ def tiny_model(tiny_model_folder: Callable[[str], Path]) -> Callable[[str], Mode
 def smollm2() -> Model:
     """The embedded default model; for tests marked ``slow``."""
     return load_model()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """A Ray cluster of two workers on this machine, to which this process is connected; its address, for others."""
+    import ray
+
+    from interp.executor import RAY_SETTINGS
+
+    folder = str(Path(tempfile.mkdtemp(prefix="r")))  # sockets have short names
+    context = ray.init(num_cpus=2, object_store_memory=100_000_000, _temp_dir=folder, **RAY_SETTINGS)
+    yield context.address_info["address"]
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -33,6 +33,7 @@ LAZY = {
 ONLY_IN = {
     "transformer_lens": ("interp.models", "interp.planted"),
     "streamlit": ("interp.app",),
+    "ray": ("interp.executor",),
     "sae_lens": ("interp.bottlenecks.interop.sae_lens",),
 }
 

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
-from interp.errors import InputError
+from interp.errors import InputError, JobsFailedError
 
 
 def plain_console(width: int | None = None) -> Console:
@@ -62,6 +62,8 @@ def run(app: typer.Typer) -> NoReturn:
             raise KeyboardInterrupt
     except InputError as error:
         fail(str(error), 2)
+    except JobsFailedError as error:
+        fail(str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         fail(f"interrupted: {UNTOUCHED}", INTERRUPTED)
     except BrokenPipeError:

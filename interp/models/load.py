@@ -15,7 +15,7 @@ from interp.errors import InputError
 from interp.files import readable
 from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder
 from interp.models.pretrained import read_gguf, read_gguf_tokenizer, read_pretrained, read_tokenizer, wrap
-from interp.models.provenance import record_source
+from interp.models.provenance import describe_model, record_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,6 +56,29 @@ def load_model(
     model.eval()
     model.requires_grad_(False)
     return model
+
+
+class OneModel:
+    """Loads models by their specs and holds the last one; sent to another process, it begins there with none.
+
+    Args:
+        model: what it holds to begin with, if anything; of its own device and dtype.
+    """
+
+    def __init__(
+        self, model: TransformerBridge | None = None, *, device: str | None = None, dtype: str = "float32"
+    ) -> None:
+        self._held, self.device, self.dtype = model, device, dtype
+        self._spec = None if model is None else describe_model(model)["spec"]
+
+    def __call__(self, spec: str) -> TransformerBridge:
+        if self._held is None or spec != self._spec:
+            self._held = None  # one at a time in memory
+            self._held, self._spec = load_model(spec, device=self.device, dtype=self.dtype), spec
+        return self._held
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_held": None, "_spec": None}
 
 
 def _load(spec: str, where: torch.device, precision: torch.dtype) -> TransformerBridge:

@@ -1,0 +1,363 @@
+"""Independent jobs: one after the other in this process, or on the workers of a Ray cluster.
+
+Work that splits is a queue of named jobs. A job is pure: what it leaves, files written whole under names that tell
+their content, depends on its arguments alone. So the files are the same wherever and however often jobs run, and work
+that was killed goes on by running the same jobs again: each looks first whether its file is there.
+
+What is dear to load, a model, lies in one object, the *desk*, of which each worker has its own: it is sent without what
+it holds, and keeps what a job loads for the next one. Workers work in the caller's folder, on storage that all share.
+
+Jobs that depend on what others found are put into the queue while results are read. There is no scheduler here: Ray
+places the workers, restarts nothing, and is asked for each job once more where it failed.
+"""
+
+import contextlib
+import datetime
+import importlib.util
+import json
+import os
+import platform
+import socket
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interp import __version__
+from interp.errors import InputError, JobsFailedError, one_line
+
+TRIES = 3
+"""How often a job is begun that fails, or whose worker dies."""
+RAY_SETTINGS = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+"""Ray says nothing by itself."""
+CONNECT_SECONDS = 5.0
+"""In which a cluster must answer."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who a job tells what share of it is done, and lines for who watches."""
+
+    share: Callable[[float], None]
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    Attributes:
+        name: as the log and errors call it.
+        do: called as ``do(desk, *args, told)``; found by its name in the other process.
+        args: small, and picklable.
+        place: what must be loaded for it, the dearest first: a worker goes on with what it has.
+        steps: of the progress bar.
+    """
+
+    name: str
+    do: Callable[..., Any]
+    args: tuple = ()
+    place: tuple[str, ...] = ()
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where jobs run.
+
+    Attributes:
+        address: ``serial``, in this process; ``ray``, on the cluster that ``RAY_ADDRESS`` names, else on the one on
+            this machine, which is started if there is none; or ``ray://HOST:PORT``.
+        cpus: of each worker, and its threads.
+        gpus: of each worker; a share lets several use one.
+
+    Raises:
+        InputError: another word.
+    """
+
+    address: str = "serial"
+    cpus: int = 1
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.removeprefix("ray://").rpartition(":")
+        if self.address not in ("serial", "ray") and not (
+            self.address.startswith("ray://") and host and port.isdecimal()
+        ):
+            raise InputError(f"--workers {self.address}: use serial, ray or ray://HOST:PORT")
+
+    @property
+    def serial(self) -> bool:
+        return self.address == "serial"
+
+
+SERIAL = Workers()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of the work, of those that the tasks of a job array do: every ``of``-th job."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """``2/8`` is the second of eight.
+
+        Raises:
+            InputError: anything else.
+        """
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise InputError(f"--shard {text}: write I/N, such as 2/8, with I from 1 to N")
+        return cls(int(number), int(of))
+
+    @property
+    def whole(self) -> bool:
+        return self.of == 1
+
+    def takes(self, place: int) -> bool:
+        """Whether the job at this place in the list of all belongs to it."""
+        return place % self.of == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def run(
+    desk: Any,
+    jobs: deque[Job],
+    *,
+    workers: Workers = SERIAL,
+    advance: Callable[[int], None] = lambda _steps: None,
+    say: Callable[[str], None] = lambda _line: None,
+    log: Path | None = None,
+) -> Iterator[tuple[Job, Any]]:
+    """Do the jobs in the queue, and those that are put into it meanwhile; yields each with what it gave.
+
+    A job that raised :class:`InputError` gave that error. Here any other error ends the work at once. On workers the
+    job is begun anew, on another worker where there is one; what fails :data:`TRIES` times is named when all else is
+    done.
+
+    Args:
+        jobs: taken from the front, where jobs that follow from a result belong.
+        advance: told steps of a bar.
+        say: told what jobs say.
+        log: one line of JSON is added to it for each job that was not refused: where it ran, when, how long, and how
+            it failed.
+
+    Raises:
+        InputError: no such cluster, or it has no place for a worker.
+        JobsFailedError: some jobs failed.
+    """
+    for job, done in (_here if workers.serial else _on_ray)(desk, jobs, workers, advance, say):
+        if log is not None and not isinstance(done.value, InputError):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"job": job.name, **done.log()}) + "\n")
+        if done.failure is None:
+            yield job, done.value
+
+
+@dataclass
+class _Done:
+    """What became of a job, and where."""
+
+    value: Any = None
+    failure: str | None = None
+    """The traceback of an error, with the error in one line at its end."""
+    unfit: str = ""
+    """Why the worker can do no job at all."""
+    said: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    host: str = field(default_factory=platform.node)
+    process: int = field(default_factory=os.getpid)
+
+    def log(self) -> dict:
+        ended = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        told = {"host": self.host, "process": self.process, "seconds": round(self.seconds, 3), "ended": ended}
+        return told if self.failure is None else told | {"failure": self.failure}
+
+
+def _do(desk: Any, job: Job, told: Told) -> _Done:
+    began, done = time.perf_counter(), _Done()
+    try:
+        done.value = job.do(desk, *job.args, told)
+    except InputError as error:
+        done.value = error
+    done.seconds = time.perf_counter() - began
+    return done
+
+
+def _here(
+    desk: Any, jobs: deque[Job], _workers: Workers, advance: Callable[[int], None], say: Callable[[str], None]
+) -> Iterator[tuple[Job, _Done]]:
+    while jobs:
+        job = jobs.popleft()
+        meter = _Meter(advance, job.steps)
+        done = _do(desk, job, Told(meter.to, say))
+        meter.to(1.0)
+        yield job, done
+
+
+class _Meter:
+    """Turns the share of a job that is done into whole steps of the bar."""
+
+    def __init__(self, advance: Callable[[int], None], steps: int) -> None:
+        self.advance, self.steps, self.told = advance, steps, 0
+
+    def to(self, share: float) -> None:
+        reached = round(min(1.0, share) * self.steps)
+        if reached > self.told:
+            self.advance(reached - self.told)
+            self.told = reached
+
+
+class _Worker:
+    """The actor: one process with a desk of its own."""
+
+    def __init__(self, desk: Any, version: str, folder: str, threads: int) -> None:
+        self.desk, self.unfit = desk, ""
+        try:
+            os.chdir(folder)
+        except OSError:
+            self.unfit = f"there is no folder {folder}: workers need storage that all machines share"
+        if version != __version__:
+            self.unfit = f"it has interp {__version__}, and the caller {version}: install the same everywhere"
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def do(self, job: Job) -> _Done:
+        if self.unfit:
+            return _Done(unfit=f"worker on {platform.node()}: {self.unfit}")
+        said: list[str] = []
+        try:
+            done = _do(self.desk, job, Told(lambda _share: None, said.append))
+        except Exception as error:
+            last = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+            done = _Done(failure=f"{traceback.format_exc()}{last}{one_line(error)}")
+        done.said = said
+        return done
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    place: tuple[str, ...] = ()
+
+
+def _on_ray(
+    desk: Any, jobs: deque[Job], workers: Workers, advance: Callable[[int], None], say: Callable[[str], None]
+) -> Iterator[tuple[Job, _Done]]:
+    if not jobs:
+        return
+    with _cluster(workers) as ray:
+        make = ray.remote(_Worker).options(num_cpus=workers.cpus, num_gpus=workers.gpus)
+        most = _places(ray, workers)
+        idle: list[_Actor] = []
+        busy: dict[Any, tuple[_Actor, Job]] = {}
+        tries: Counter[str] = Counter()
+        failed: dict[str, str] = {}
+
+        try:
+            while jobs or busy:
+                while jobs and (idle or len(busy) < most):
+                    new = None if idle else make.remote(desk, __version__, os.getcwd(), workers.cpus)
+                    actor = idle.pop() if new is None else _Actor(new)
+                    job = _next(jobs, actor.place)
+                    actor.place = job.place
+                    busy[actor.handle.do.remote(job)] = (actor, job)
+                [ready], _ = ray.wait(list(busy), num_returns=1)
+                actor, job = busy.pop(ready)
+                try:
+                    done = ray.get(ready)
+                    idle.append(actor)
+                except ray.exceptions.RayError as error:
+                    died = isinstance(error, ray.exceptions.RayActorError)
+                    why = "its worker died" if died else "it could not be sent"
+                    done = _Done(failure=f"{why}: {one_line(error)}", host="", process=0)
+                    ray.kill(actor.handle)
+                    most = min(most, _places(ray, workers))
+                if done.unfit:
+                    raise InputError(f"--workers {workers.address}: {done.unfit}")
+                for line in done.said:
+                    say(line)
+                if done.failure is None:
+                    advance(job.steps)
+                else:
+                    tries[job.name] += 1
+                    if tries[job.name] < TRIES:
+                        jobs.append(job)
+                    else:
+                        failed[job.name] = done.failure.splitlines()[-1]
+                yield job, done
+        finally:
+            for actor in [*idle, *(actor for actor, _ in busy.values())]:
+                ray.kill(actor.handle)
+        if failed:
+            raise JobsFailedError(failed, TRIES)
+
+
+def _next(jobs: deque[Job], place: tuple[str, ...]) -> Job:
+    """Take the first of those jobs for which most is loaded already."""
+
+    def loaded(at: int) -> int:
+        pairs = zip(jobs[at].place, place, strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(jobs[at].place), len(place)))
+
+    best = max(range(len(jobs)), key=loaded)  # the first of equals
+    job = jobs[best]
+    del jobs[best]
+    return job
+
+
+@contextlib.contextmanager
+def _cluster(workers: Workers) -> Iterator[Any]:
+    """Ray, connected; of a cluster that was started here nothing is left."""
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            f"--workers {workers.address}: Ray is not installed here: pip install 'interp-codes[ray]'"
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anyone
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    address = None if workers.address == "ray" else workers.address
+    _check_answers(workers.address, address or os.environ.get("RAY_ADDRESS", ""))
+    try:
+        ray.init(address, **RAY_SETTINGS)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"--workers {workers.address}: no Ray cluster there: {one_line(error)}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(told: str, address: str) -> None:
+    """Ray itself asks an address where nothing is for half a minute to two."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--workers {told}: nothing answers at {host}:{port} ({one_line(error)})") from None
+
+
+def _places(ray: Any, workers: Workers) -> int:
+    """How many workers the cluster has room for, all of it taken."""
+    there = ray.cluster_resources()
+    wanted = {"CPU": float(workers.cpus), "GPU": workers.gpus}
+    most = min(int(there.get(kind, 0) / each + 1e-9) for kind, each in wanted.items() if each)
+    if not most:
+        has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in wanted)
+        asked = ", ".join(f"{each:g} {kind}" for kind, each in wanted.items() if each)
+        raise InputError(f"--workers {workers.address}: a worker needs {asked}, and the cluster has {has}")
+    return most

@@ -1,0 +1,155 @@
+"""Jobs on the workers of a cluster leave what they leave here; what fails is tried again, then named."""
+
+import json
+import os
+import signal
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from interp.errors import InputError, JobsFailedError
+from interp.executor import SERIAL, Job, Shard, Workers, run
+from interp.files import write_json
+
+RAY = Workers("ray")
+
+
+def on_ray(test):
+    return pytest.mark.ray(pytest.mark.usefixtures("ray_cluster")(test))
+
+
+class Desk:
+    """Loads something dear, once for a place."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def __getstate__(self) -> dict:
+        return {"loaded": []}
+
+    def square(self, n: int, folder: Path, told) -> dict:
+        place = str(n % 2)
+        if place not in self.loaded[-1:]:
+            self.loaded.append(place)
+        told.share(0.5)
+        told.say(f"at {n}")
+        if n < 0:
+            raise InputError(f"{n}: it must not be negative")
+        write_json(folder / f"{n}.json", n**2)
+        return {"n": n, "process": os.getpid(), "loaded": list(self.loaded)}
+
+    def once_fatal(self, mark: Path, how: str, _told) -> str:
+        """Fails when it is run for the first time."""
+        if not mark.exists():
+            mark.write_text("")
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(28, "No space left on device", str(mark))
+        return "done"
+
+    def always_full(self, _told) -> None:
+        raise OSError(28, "No space left on device", "/full")
+
+
+def squares(folder: Path, numbers) -> deque[Job]:
+    return deque(Job(f"square {n}", Desk.square, (n, folder), (str(n % 2),), 10) for n in numbers)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+
+def test_jobs_here_run_in_order_with_those_that_follow_before_the_rest(tmp_path):
+    jobs, steps, said, names = squares(tmp_path, range(3)), [], [], []
+    for job, _ in run(Desk(), jobs, advance=steps.append, say=said.append, log=tmp_path / "log.jsonl"):
+        names.append(job.name)
+        if job.name == "square 0":
+            jobs.appendleft(Job("square 7", Desk.square, (7, tmp_path), (), 10))
+    assert names == ["square 0", "square 7", "square 1", "square 2"]
+    assert sum(steps) == 40 and steps == [5] * 8 and said == ["at 0", "at 7", "at 1", "at 2"]
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["job"] for line in log] == names and all(line["process"] == os.getpid() for line in log)
+
+
+def test_errors_of_users_are_results_and_others_end_the_work_here(tmp_path):
+    [(_, found)] = run(Desk(), squares(tmp_path, [-1]))
+    assert isinstance(found, InputError)
+    jobs = deque([Job("full", Desk.always_full), *squares(tmp_path, [1])])
+    with pytest.raises(OSError, match="No space left"):
+        list(run(Desk(), jobs))
+    assert not contents(tmp_path)
+
+
+def test_shards_share_the_jobs():
+    shards = [Shard.parse(f"{i}/3") for i in (1, 2, 3)]
+    assert [[n for n in range(7) if shard.takes(n)] for shard in shards] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert Shard().whole and not shards[0].whole
+    for wrong in ("0/3", "4/3", "2", "a/b", "-1/2"):
+        with pytest.raises(InputError, match="write I/N"):
+            Shard.parse(wrong)
+    for wrong in ("slurm", "ray://", "ray://host", "ray://host:port"):
+        with pytest.raises(InputError, match="use serial, ray or ray://HOST:PORT"):
+            Workers(wrong)
+
+
+def test_without_ray_or_a_cluster_it_is_one_line(monkeypatch):
+    for workers, address in ((Workers("ray://127.0.0.1:1"), None), (RAY, "127.0.0.1:1")):
+        with monkeypatch.context() as patch:
+            if address:
+                patch.setenv("RAY_ADDRESS", address)
+            with pytest.raises(InputError, match=r"nothing answers at 127.0.0.1:1"):
+                list(run(Desk(), squares(Path(), [1]), workers=workers))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(InputError, match=r"not installed here: pip install 'interp-codes\[ray\]'"):
+        list(run(Desk(), squares(Path(), [1]), workers=RAY))
+
+
+@on_ray
+def test_workers_leave_the_same_files_load_little_and_tell_what_jobs_say(tmp_path):
+    for folder, workers in (("here", SERIAL), ("there", RAY)):
+        (tmp_path / folder).mkdir()
+        jobs, steps, said = squares(tmp_path / folder, range(8)), [], []
+        found = [
+            result for _, result in run(Desk(), jobs, workers=workers, advance=steps.append, say=said.append)
+        ]
+        assert sum(steps) == 80 and sorted(said) == [f"at {n}" for n in range(8)]
+    assert contents(tmp_path / "here") == contents(tmp_path / "there") != {}
+    assert sorted(result["n"] for result in found) == list(range(8))
+    processes = {result["process"] for result in found}
+    assert 1 <= len(processes) <= 2 and os.getpid() not in processes
+    assert all(len(result["loaded"]) <= 2 for result in found), "a worker goes on with what it has loaded"
+    [(_, refused)] = run(Desk(), squares(tmp_path, [-1]), workers=RAY)
+    assert isinstance(refused, InputError) and "-1" in str(refused)
+
+
+@on_ray
+@pytest.mark.parametrize("how", ["killed", "full"])
+def test_a_job_whose_worker_dies_or_disk_is_full_is_done_by_another(tmp_path, how):
+    jobs = deque([Job("frail", Desk.once_fatal, (tmp_path / "mark", how)), *squares(tmp_path, range(4))])
+    log = tmp_path / "log.jsonl"
+    found = {job.name: result for job, result in run(Desk(), jobs, workers=RAY, log=log)}
+    assert found.pop("frail") == "done" and len(found) == 4
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    [failed] = [line for line in lines if "failure" in line]
+    assert failed["job"] == "frail" and len(lines) == 6, "nothing but the job in hand was done twice"
+    assert ("worker died" if how == "killed" else "No space left on device") in failed["failure"]
+
+
+@on_ray
+def test_what_fails_every_time_is_named_when_all_else_is_done(tmp_path):
+    jobs = deque([Job("full", Desk.always_full), *squares(tmp_path, range(3))])
+    with pytest.raises(
+        JobsFailedError, match=r"1 jobs failed 3 times.*full: .*No space left on device"
+    ) as error:
+        list(run(Desk(), jobs, workers=RAY))
+    assert "\n" not in str(error.value) and len(contents(tmp_path)) == 3
+
+
+@on_ray
+def test_a_cluster_without_room_for_a_worker_and_a_folder_that_is_not_shared_are_named(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"a worker needs 1 CPU, 3 GPU, and the cluster has 2 CPU, 0 GPU"):
+        list(run(Desk(), squares(tmp_path, [1]), workers=Workers("ray", gpus=3.0)))
+    monkeypatch.setattr("os.getcwd", lambda: "/on/my/laptop")
+    with pytest.raises(InputError, match=r"there is no folder /on/my/laptop: workers need storage that all"):
+        list(run(Desk(), squares(tmp_path, [1]), workers=RAY))
