@@ -236,7 +236,7 @@ def test_an_exported_task_is_read_back_as_the_same_task(command):
 def test_a_reference_is_measured_saved_and_shown_again(command):
     outcome = command("reference", PLANTED, "-n", "8", "--out", "mine.safetensors")
     assert outcome.code == 0, outcome.err
-    assert [path.name for path in Path().iterdir()] == ["mine.safetensors"]
+    assert {path.name for path in Path().iterdir()} == {"mine.safetensors", "mine.log.jsonl"}
     shown = command("reference", "mine.safetensors")
     measured, again = (re.findall(r"(a\d+\.h\d+) +(\S+)", text)[:4] for text in (outcome.out, shown.out))
     assert [head for head, _ in measured] == [head for head, _ in again]
@@ -294,14 +294,16 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(command, monkeypatc
     words = ("reference", PLANTED, "-n", "8", "--batch-size", "4", "--out")
     monkeypatch.setattr(PartialEffects, "record", stop_at_third)
     outcome = command(*words, "mine.safetensors")
-    assert outcome.code == 130 and "goes on from mine.partial.safetensors" in outcome.error
+    assert outcome.code == 130 and "goes on from mine.partial" in outcome.error
     steps = len(calls)
     assert command(*words, "mine.safetensors").code == 0
     resumed = len(calls) - steps
     calls[:] = [None] * 3  # past the third: no stop
     assert command(*words, "whole.safetensors").code == 0
     assert resumed == len(calls) - 3 - 2, "the two steps that were done are not done again"
-    assert {path.name for path in Path().iterdir()} == {"mine.safetensors", "whole.safetensors"}
+    made = {"mine.safetensors", "whole.safetensors"}
+    assert {path.name for path in Path().iterdir()} == made | {"mine.log.jsonl", "whole.log.jsonl"}
+    assert Path("mine.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
 
 
 def test_clearing_the_cache_deletes_our_model_and_nothing_else(command, tmp_path, monkeypatch):

@@ -4,10 +4,11 @@ A method's score of some pairs is the mean of their scores only where the method
 not assumed: the first cell of at least two pairs is run by itself, and half of it again, and the pool is used if the
 scores of its pairs average to its scores and do not depend on the other pairs, nothing in the method is drawn at
 random, and no edges are compared (they come without scores per pair). A method that is no such mean but ranks subsets
-of a pool from one set of base runs (``Method.subsets``) makes those once; seconds of its cells then leave out patches
-that an earlier cell made, while forward-pass equivalents count them.
+of a pool from one set of base runs (``Method.subsets``) makes those once; forward-pass equivalents count patches that
+an earlier cell made.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,11 +44,10 @@ def part(tell: Tell, begin: float, width: float) -> Tell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a cell's scores were and cost; seconds are of this machine, whatever else it was doing."""
+    """What a cell's scores were and cost."""
 
     heads: Float[np.ndarray, "layer head"]
     forwards: float
-    seconds: float | None
     edges: tuple[EdgeScore, ...] = ()
     edge_forwards: float = 0.0
     """Spent on edges beyond the scores of heads, by methods that score edges only when asked."""
@@ -73,7 +73,7 @@ class Runner:
         self.edges_compared, self.batch_size, self.say = edges_compared, batch_size, say
         self.per_pair: Float[np.ndarray, "pair layer head"] | None = None
         """Scores of the pool's pairs, NaN where none was asked for; ``None`` for methods run cell by cell."""
-        self._cost = (0.0, 0.0, 0)
+        self._cost = (0.0, 0)
         self._first: tuple[tuple[int, int], Scores] | None = None
         self._subsets: PairSubsets | None = None
         self._row: dict[int, int] = {}
@@ -131,8 +131,8 @@ class Runner:
         if self._ranks_subsets:
             return self._ranked(indices, seed, tell)
         if self.per_pair is not None:
-            forwards, seconds, count = self._cost
-            return Outcome(self.per_pair[indices].mean(0), forwards * n / count, seconds * n / count)
+            forwards, count = self._cost
+            return Outcome(self.per_pair[indices].mean(0), forwards * n / count)
         if self._first is not None and self._first[0] == (n, seed):
             scores = self._first[1]
         else:
@@ -143,7 +143,7 @@ class Runner:
                 self.model, self.pool.subset(indices), scores, batch_size=self.batch_size
             )
             edges, edge_forwards = found.edges, found.cost.forwards
-        return Outcome(scores.heads, scores.cost.forwards, scores.cost.seconds, edges, edge_forwards)
+        return Outcome(scores.heads, scores.cost.forwards, edges, edge_forwards)
 
     def alone(
         self, n: int, seed: int, outcome: Outcome, tell: Tell
@@ -162,6 +162,16 @@ class Runner:
         return self.edges_compared and self.method.edges_config is not None
 
     @property
+    def cell_by_cell(self) -> bool:
+        """Whether cells share nothing, as is known once it is prepared."""
+        return self.per_pair is None and not self._ranks_subsets
+
+    @staticmethod
+    def looked_at(cells: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+        """The cell that shows how a method is run: one pair by itself would say nothing of what the others do."""
+        return next((cell for cell in cells if cell[0] > 1), None)
+
+    @property
     def _ranks_subsets(self) -> bool:
         return self.method.subsets is not None and not self.edges_compared
 
@@ -173,9 +183,7 @@ class Runner:
             pool = self.pool.subset(wanted)
             self._subsets = self.method.pool(self.model, pool, self.config(0), progress=_told(tell))
         ranking = self._subsets.rank([self._row[i] for i in indices], self.config(seed))
-        seconds = ranking.seconds + self._subsets.seconds * len(indices) / len(self._row)
-        forwards = self._subsets.forwards * len(indices) + ranking.forwards
-        return Outcome(ranking.heads, forwards, seconds)
+        return Outcome(ranking.heads, self._subsets.forwards * len(indices) + ranking.forwards)
 
     def _forget_the_pool(self) -> None:
         """Delete what an earlier version made on the pool, of a method that has no scores of single pairs."""
@@ -186,10 +194,10 @@ class Runner:
             self.say(f"{self.method.name} was run on the pool, and is no mean over pairs: done again")
 
     def _why_cell_by_cell(self, cells: Sequence[tuple[int, int]]) -> str:
-        """Empty where the pool serves. One pair by itself would say nothing of what the others do."""
+        """Empty where the pool serves."""
         if hasattr(self.config(0), "seed"):
             return "it draws at random, anew for every seed"
-        n, seed = next((cell for cell in cells if cell[0] > 1), (2, 0))
+        n, seed = self.looked_at(cells) or (2, 0)
         indices = drawn(seed, n, len(self.pool))
         scores = self.run(indices, seed, lambda _share: None)
         self._first = ((n, seed), scores)
@@ -211,27 +219,28 @@ class Runner:
             some = missing[begin : begin + CHUNK]
             scores = self.run(some, 0, part(tell, begin / len(missing), len(some) / len(missing)))
             heads[some] = scores.heads_per_pair
-            cost = (cost[0] + scores.cost.forwards, cost[1] + scores.cost.seconds, cost[2] + len(some))
-            header = {"settings": repr(settings), "cost": " ".join(map(repr, cost))}
+            cost = (cost[0] + scores.cost.forwards, cost[1] + len(some))
+            # one word: several would stand in another order in each process
+            header = {"pool": json.dumps({"settings": settings, "cost": cost})}
             with atomic_path(path) as temporary:
                 save_file({"heads": heads}, temporary, metadata=header)
         self.per_pair, self._cost = heads, cost
 
     def _read_pool(
         self, path: Path, shape: tuple[int, int, int], settings: dict
-    ) -> tuple[np.ndarray, tuple[float, float, int]]:
-        nothing = np.full(shape, np.nan), (0.0, 0.0, 0)
+    ) -> tuple[np.ndarray, tuple[float, int]]:
+        nothing = np.full(shape, np.nan), (0.0, 0)
         if not path.is_file():
             return nothing
         try:
             with safe_open(path, framework="numpy") as file:
-                header, heads = file.metadata() or {}, file.get_tensor("heads")
-            forwards, seconds, count = header["cost"].split()
-            cost = (float(forwards), float(seconds), int(count))
+                header, heads = json.loads((file.metadata() or {})["pool"]), file.get_tensor("heads")
+            forwards, count = header["cost"]
+            cost = (float(forwards), int(count))
         except (SafetensorError, OSError, KeyError, ValueError):
             self.say(f"{path} is damaged: done again")
             return nothing
-        if header.get("settings") != repr(settings) or heads.shape != shape:
+        if header.get("settings") != json.loads(json.dumps(settings)) or heads.shape != shape:
             self.say(f"{path} was made with other settings: done again")
             return nothing
         return heads.copy(), cost

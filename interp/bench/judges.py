@@ -1,7 +1,5 @@
 """What scores are judged by: the reference circuits of a target, and held-out prompts to run circuits on."""
 
-import contextlib
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,18 +7,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp import THRESHOLD
-from interp.activations.stream import HUNDREDTHS
 from interp.bench.plan import REFERENCE_SEED, Say, Target, drawn
+from interp.circuits.exact_effects import Measurement
 from interp.circuits.references import ExactEffects, Reference, reference_for, written_reference
-from interp.circuits.verify import check_gap
 from interp.errors import InputError
 from interp.evaluation.recovery import recover, recover_edges
 from interp.evaluation.stability import precision_at
 from interp.models import Model, describe_model, weights_checksum
-from interp.progress import Stage
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import held_out_pairs
-from interp.scores.patching import PatchingConfig, patching
 from interp.scores.result import EdgeScore
 
 AGREEMENT = ("roc_auc", "average_precision", "precision_at_n", "spearman")
@@ -113,13 +108,12 @@ def convene(
     *,
     n: int,
     batch_size: int,
-    stage: Stage,
     say: Say,
-) -> Court:
+) -> "Court | Unmeasured":
     """The references of a target: what was written into a planted model, else what was measured or published.
 
     Exact effects that are not shipped are measured once, into ``folder``, on ``n`` pairs that are not in the pool, or
-    fewer where the task has no more; a killed measurement resumes.
+    fewer where the task has no more: while they are not there, it is what has to be measured.
     """
     # a class of one's own may have the name of another task, and its prompts be others
     known = reference_for(task.name, describe_model(model)["spec"] or "") if target.task == task.name else []
@@ -127,7 +121,11 @@ def convene(
     if measured is None:
         pairs = held_out_pairs(task, model.tokenizer, n, pool, seed=REFERENCE_SEED)
         path = folder / f"reference-n{n}.safetensors"
-        measured = _measured(target, model, pairs, path, batch_size=batch_size, stage=stage, say=say)
+        measured = _kept(path, model, pairs, say)
+        if measured is None:
+            parts = parts_of_reference(folder, n)
+            begun = Measurement.begin(model, pairs, parts, mlps=False, batch_size=batch_size)
+            return Unmeasured(begun, target, path)
     if measured.heads.shape[1:] != (model.cfg.n_layers, model.cfg.n_heads):
         raise InputError(
             f"reference {measured.name!r} is of a model of {measured.n_layers} layers of {measured.n_heads} heads, "
@@ -141,49 +139,42 @@ def convene(
     return Court((Judge(measured.name, measured.members(), effects), *published), measured)
 
 
-def _measured(
-    target: Target,
-    model: Model,
-    pairs: PromptPairs,
-    path: Path,
-    *,
-    batch_size: int,
-    stage: Stage,
-    say: Say,
-) -> ExactEffects:
-    """The exact effects kept at ``path`` if they are of these pairs and weights, else measured and kept there."""
-    wanted = {"pairs": pairs.digest(), "weights": weights_checksum(model)}
-    dtype = describe_model(model)["dtype"]
-    if path.is_file():
-        found = _kept(path)
+@dataclass(frozen=True)
+class Unmeasured:
+    """A target without its exact effects, and where they belong."""
+
+    measurement: Measurement
+    target: Target
+    path: Path
+
+    def keep(self) -> bool:
+        """Write them, if all parts are measured."""
+        wanted = {"pairs": self.measurement.pairs.digest(), "weights": self.measurement.weights}
+        name = f"{self.target.task}/{self.target.model}"
+        found = self.measurement.reference(name, self.target.model, **wanted)
         if found is None:
-            say(f"{path}: damaged, measured again")
-        elif (
-            wanted.items() <= found.provenance.items()
-            and found.provenance.get("model_details", {}).get("dtype") == dtype
-        ):
-            return found
-        else:
-            say(f"{path}: of other prompts, weights or precision, or of an earlier version: measured again")
-    check_gap(model, pairs, batch_size=batch_size, stage=stage)
-    # named by what it is of: one that a bench of another precision left is no use, and no obstacle
-    own = hashlib.sha256(f"{wanted}{describe_model(model) | {'device': None}}".encode()).hexdigest()[:8]
-    partial = path.with_suffix(f".{own}.partial.safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    config = PatchingConfig(batch_size=batch_size, mlps=False, checkpoint=str(partial))
-    with stage(f"{target.name}: exact effects", HUNDREDTHS) as advance:
-        scores = patching(model, pairs, config, progress=advance)
-    name = f"{target.task}/{target.model}"
-    measured = ExactEffects.from_scores(
-        scores, name=name, model=target.model, provenance={"model_details": describe_model(model), **wanted}
-    )
-    measured.save(path)
-    partial.unlink(missing_ok=True)
-    return ExactEffects.load(path)  # as every later run will see it
+            return False
+        found.save(self.path)
+        return True
 
 
-def _kept(path: Path) -> ExactEffects | None:
-    """What is there, ``None`` if it cannot be read."""
-    with contextlib.suppress(InputError):
-        return ExactEffects.load(path)
+def parts_of_reference(folder: Path, n: int) -> Path:
+    """Where the effects of a target lie while they are measured."""
+    return folder / f"reference-n{n}.partial"
+
+
+def _kept(path: Path, model: Model, pairs: PromptPairs, say: Say) -> ExactEffects | None:
+    """The exact effects at ``path`` if they are of these pairs and weights."""
+    if not path.is_file():
+        return None
+    wanted = {"pairs": pairs.digest(), "weights": weights_checksum(model)}
+    try:
+        made = (found := ExactEffects.load(path)).provenance
+    except InputError:
+        say(f"{path}: damaged, measured again")
+        return None
+    same = made.get("model_details", {}).get("dtype") == describe_model(model)["dtype"]
+    if wanted.items() <= made.items() and same:
+        return found
+    say(f"{path}: of other prompts, weights or precision, or of an earlier version: measured again")
     return None

@@ -18,7 +18,7 @@ from interp.models.provenance import versions
 FORMAT = 1
 EDGE_AGREEMENT = ("edge_roc_auc", "edge_average_precision", "edge_within_roc_auc")
 FAITHFUL = ("cpr", "cmd", *(f"f_{size}" for size in SIZES))
-METRICS = (*AGREEMENT, *EDGE_AGREEMENT, *FAITHFUL, "forwards", "seconds")
+METRICS = (*AGREEMENT, *EDGE_AGREEMENT, *FAITHFUL, "forwards")
 COMPARED = ("roc_auc", "average_precision", "edge_roc_auc", "cpr", "cmd")
 """Of these CMD is better when it is lower."""
 N_BOOT = 2000
@@ -53,7 +53,7 @@ class Cell:
         at = faithful.get("f_at", {})
         shared = {name: faithful.get(name) for name in ("cpr", "cmd")}
         shared |= {f"f_{size}": at.get(str(size)) for size in SIZES}
-        shared |= {name: self.result[name] for name in ("forwards", "seconds")}
+        shared["forwards"] = self.result["forwards"]
         start = {**asdict(self.target), "method": self.method, "n": self.n, "seed": self.seed}
         nothing = dict.fromkeys(METRICS)
         return [

@@ -27,7 +27,6 @@ from interp.files import atomic_path, parse_json, read_json, read_tensors
 from interp.models import Model
 from interp.models.sites import parse_site
 from interp.prompts.pairs import PromptPairs
-from interp.scores.result import Scores
 
 FORMAT = 1
 _DATA = Path(__file__).parent / "data"
@@ -189,22 +188,6 @@ class ExactEffects:
         weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot) / n
         effects = (weights @ self.heads.reshape(n, -1)).reshape(n_boot, self.n_layers, self.n_heads)
         return effects, weights @ (self.metric_clean - self.metric_corrupt)
-
-    @classmethod
-    def from_scores(cls, scores: Scores, *, name: str, model: str, provenance: dict) -> "ExactEffects":
-        """Keep the outcome of activation patching (:mod:`interp.scores.patching`) as a reference.
-
-        Args:
-            scores: with per-pair effects, metrics and the pairs' provenance.
-            name: ``task/model``, as it is asked for later.
-            provenance: what the scores do not know, such as versions and the commit of the model.
-        """
-        heads, clean, corrupt = scores.heads_per_pair, scores.metric_clean, scores.metric_corrupt
-        if not scores.exact or heads is None or clean is None or corrupt is None:
-            raise InputError(f"scores of method {scores.method!r}: a reference needs exact effects per pair")
-        task = scores.provenance["task"]
-        merged = {**scores.provenance, "model": model, **provenance}
-        return cls(name, task, model, heads, scores.mlps_per_pair, clean, corrupt, merged)
 
     def save(self, path: Path | str) -> None:
         """Write one safetensors file, provenance in its header.

@@ -10,11 +10,16 @@ from interp.cli.app import workbench_of
 from interp.cli.options import (
     DEFAULT_MODEL,
     BatchOption,
+    CpusOption,
     DeviceOption,
     DtypeOption,
+    GpusOption,
     OverwriteOption,
+    ShardOption,
+    WorkersOption,
     names,
     numbers,
+    where_to_run,
     whole_option,
 )
 from interp.cli.terminal import goes_on, suggest
@@ -50,6 +55,10 @@ def bench(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
+    workers: WorkersOption = "serial",
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0,
+    shard: ShardOption = None,
 ) -> None:
     """Compare methods on the same pairs, judged by activation patching of other pairs. Resumes.
 
@@ -70,15 +79,25 @@ def bench(
     from interp.bench.run import run_bench
     from interp.cli.render import print_bench
     from interp.files import atomic_path, write_json, write_text
-    from interp.models import parse_device
     from interp.progress import bar
     from interp.report.bench import render_bench
 
-    parse_device(device)
+    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     with goes_on(out):
         result = run_bench(
-            plan, out, device=device, dtype=dtype, batch_size=batch_size, stage=bar, say=typer.echo
+            plan,
+            out,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=where,
+            shard=part,
+            stage=bar,
+            say=typer.echo,
         )
+    if result is None:
+        typer.echo(f"\nshard {part} of {out} is done; the same command without --shard gathers all")
+        return
     import pandas
 
     write_json(out / "bench.json", result)

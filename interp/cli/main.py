@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,13 +20,18 @@ from interp.cli.options import (
     BosOption,
     Context,
     CounterfactualOption,
+    CpusOption,
     DeviceOption,
     DtypeOption,
+    GpusOption,
     ModelOption,
     OverwriteOption,
     SeedOption,
+    ShardOption,
+    WorkersOption,
     file_name,
     pairs_option,
+    where_to_run,
 )
 from interp.cli.terminal import goes_on, plain_console, run, suggest
 from interp.errors import InputError
@@ -41,6 +47,7 @@ MODULES = {
     "codebook": "codebook:codebook_app",
     "index": "index:index_app",
     "bench": "bench:bench",
+    "sweep": "sweep:sweep",
     "app": "app:workbench",
 }
 """Commands that stand in a module of their own, which is imported when one is called, or all are listed."""
@@ -193,6 +200,10 @@ def reference(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
+    workers: WorkersOption = "serial",
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0,
+    shard: ShardOption = None,
 ) -> None:
     """Measure every head's and MLP's exact effect on TASK; resumes where a killed run stopped.
 
@@ -213,7 +224,6 @@ def reference(
         print_reference(load_reference(task))
         return
     from interp.files import check_file, unused
-    from interp.models import load_model, parse_device
     from interp.progress import bar
     from interp.prompts.sampling import check_counterfactual
     from interp.runs.discover import default_model
@@ -236,26 +246,32 @@ def reference(
         "bos": bos,
     }
     check_file(path, "--out", request=request, overwrite=overwrite)
-    parse_device(device)
-    partial = path.with_suffix(".partial.safetensors")
-    if overwrite:
-        partial.unlink(missing_ok=True)
-    loaded = load_model(spec, device=device, dtype=dtype)
+    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
+    partial = path.with_suffix(".partial")
+    if overwrite and part is None:
+        shutil.rmtree(partial, ignore_errors=True)
     with goes_on(partial):
         measured = measure_reference(
-            wanted,
-            loaded,
+            task,
+            spec,
             n=n,
             seed=seed,
             counterfactual=counterfactual,
             bos=bos,
             checkpoint=partial,
             batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            workers=where,
+            shard=part,
             stage=bar,
         )
+    if measured is None or part is not None:
+        typer.echo(f"shard {part} of {path} is done; the same command without --shard gathers all")
+        return
     measured.provenance["request"] = request
     measured.save(path)
-    partial.unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
     print_reference(measured)
     typer.echo(f"\nsaved    {path}")
     named = [] if model is None else ["--model", model]

@@ -82,6 +82,8 @@ def number_option(*names: str, help: str) -> Any:
 
 # what typer hands over is not of its own subclass
 if TYPE_CHECKING:
+    from interp.executor import Shard, Workers
+
     Context = typer.Context
 else:
     Context = typer.Context.__base__
@@ -90,6 +92,7 @@ else:
 def request_of_command(context: Context) -> dict:
     """What was asked for, as JSON: all options but those of where it is written and how fast it is made."""
     apart = {"out", "json_file", "overwrite", "device", "batch_size"}
+    apart |= {"workers", "cpus_per_worker", "gpus_per_worker", "shard"}
     return json.loads(json.dumps({k: v for k, v in context.params.items() if k not in apart}, default=str))
 
 
@@ -145,3 +148,38 @@ CounterfactualOption = Annotated[
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="replace a result of another request, or a file, that is there")
 ]
+WorkersOption = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        metavar="WHERE",
+        help="serial, ray (the cluster of RAY_ADDRESS, else this machine), or ray://HOST:PORT",
+    ),
+]
+CpusOption = Annotated[
+    int, whole_option("--cpus-per-worker", least=1, help="CPUs, and threads, of each Ray worker")
+]
+GpusOption = Annotated[
+    float, number_option("--gpus-per-worker", help="GPUs of each Ray worker; a share lets several use one")
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="do only this part of the work, for job arrays; the same command without it gathers them",
+    ),
+]
+
+
+def where_to_run(
+    workers: str, cpus: int, gpus: float, shard: str | None, device: str | None
+) -> tuple["Workers", "Shard | None"]:
+    """What the four options above say, checked; the device too, where the work runs here."""
+    from interp.executor import Shard, Workers
+    from interp.models import parse_device
+
+    found = Workers(workers, cpus, gpus)
+    if found.serial:
+        parse_device(device)
+    return found, None if shard is None else Shard.parse(shard)

@@ -38,11 +38,10 @@ TITLES = {
     "jaccard_bootstrap": "Jaccard, resampled",
     "jaccard_seeds": "Jaccard, seeds",
     "forwards": "forwards",
-    "seconds": "seconds",
 }
 """A column without a single value in its table is left out."""
 COMPARED = ("average_precision", "roc_auc", "edge_roc_auc", "cmd")
-LOWER_IS_BETTER = ("cmd", "forwards", "seconds")
+LOWER_IS_BETTER = ("cmd", "forwards")
 BEST = "average_precision"
 
 
@@ -229,8 +228,8 @@ def spread_text(name: str, value: Spread | None, seeds: int | None = None) -> st
     """The mean, in brackets the least and largest seed, and how many seeds where these are fewer than ``seeds``."""
     if value is None:
         return wording.DASH
-    if name in ("forwards", "seconds"):
-        return f"{value.mean:,.{int(name == 'seconds')}f}"
+    if name == "forwards":
+        return f"{value.mean:,.0f}"
     mean, least, largest = (wording.number(end, 3) for end in (value.mean, value.least, value.largest))
     if least == largest:
         return mean

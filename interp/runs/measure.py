@@ -1,26 +1,35 @@
 """Measuring a reference: the exact effect of every head and MLP on a task, over many pairs, kept pair by pair."""
 
-import datetime
+from collections import deque
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import SupportsIndex
 
-from interp.activations.stream import BATCH_SIZE, HUNDREDTHS
+from interp.activations.stream import BATCH_SIZE
+from interp.circuits.exact_effects import Measurement
 from interp.circuits.references import ExactEffects
-from interp.circuits.verify import check_gap
 from interp.errors import InputError, whole_number
-from interp.models import Model, describe_model
+from interp.executor import SERIAL, Job, Shard, Told, Workers, run
+from interp.models import Model, OneModel, describe_model
 from interp.models.provenance import versions
 from interp.progress import Stage, silent
 from interp.prompts.pairs import Task
 from interp.prompts.sampling import sample_pairs
-from interp.scores.patching import PatchingConfig, patching
+from interp.tasks import load_task
 
 N_PAIRS = 200
+_STEPS, _BEGIN = 1000, 10
+"""Of the bar: in all, and until the pairs are known."""
+
+
+class _Desk:
+    def __init__(self, models: OneModel) -> None:
+        self.models = models
 
 
 def measure_reference(
-    task: Task,
-    model: Model,
+    task: Task | str,
+    model: Model | str,
     *,
     n: SupportsIndex | None = None,
     seed: SupportsIndex = 1000,
@@ -28,12 +37,24 @@ def measure_reference(
     bos: bool = True,
     checkpoint: Path | None = None,
     batch_size: SupportsIndex = BATCH_SIZE,
+    device: str | None = None,
+    dtype: str = "float32",
+    workers: Workers = SERIAL,
+    shard: Shard | None = None,
     stage: Stage = silent,
-) -> ExactEffects:
+) -> ExactEffects | None:
     """Activation patching of every component on ``n`` pairs; a killed run resumes from ``checkpoint``.
 
     Without ``n`` it is 200 pairs, or as many as a prompt file has. The seed differs from a discovery's default, so that
     a method is judged on prompts it has not seen.
+
+    Args:
+        model: loaded; or a spec, which every worker loads by itself on ``device`` in ``dtype``.
+        checkpoint: folder of the parts that are measured.
+        shard: measures its parts, and no others; all have the same checkpoint.
+
+    Returns:
+        ``None`` while parts of other shards are missing.
 
     Raises:
         InputError: the model does not score clean prompts higher than corrupt ones; looked at first, with a hundredth
@@ -41,18 +62,37 @@ def measure_reference(
     """
     n = None if n is None else whole_number("n", n)
     seed, batch_size, bos = whole_number("seed", seed), whole_number("batch size", batch_size), bool(bos)
-    spec = describe_model(model)["spec"]
+    spec = model if isinstance(model, str) else describe_model(model)["spec"]
     if spec is None:
         raise InputError("this model was not loaded by load_model: a reference must name its model")
-    pairs = sample_pairs(task, model.tokenizer, n, N_PAIRS, seed, counterfactual, bos=bos)
-    check_gap(model, pairs, batch_size=batch_size, stage=stage)
-    config = PatchingConfig(batch_size=batch_size, checkpoint=None if checkpoint is None else str(checkpoint))
-    with stage("activation patching", HUNDREDTHS) as advance:
-        scores = patching(model, pairs, config, progress=advance)
-    provenance = {
-        "fingerprints": [pair.fingerprint for pair in pairs],
-        "model_details": describe_model(model),
-        "versions": versions(),
-        "date": datetime.date.today().isoformat(),
-    }
-    return ExactEffects.from_scores(scores, name=f"{task.name}/{spec}", model=spec, provenance=provenance)
+    desk = _Desk(OneModel(None if isinstance(model, str) else model, device=device, dtype=dtype))
+    with TemporaryDirectory(prefix="reference-") as own, stage("activation patching", _STEPS) as advance:
+        parts = checkpoint or Path(own) / "parts"
+        wanted = (task, spec, n, seed, counterfactual, bos, parts, batch_size)
+        jobs, log = deque([Job("pairs", _begin, wanted, (spec,), _BEGIN)]), parts.with_suffix(".log.jsonl")
+        for job, found in run(desk, jobs, workers=workers, advance=advance, log=log):
+            if isinstance(found, InputError):
+                raise found
+            if job.do is _begin:
+                measurement, name = found
+                every = measurement.jobs(name, (spec,), _STEPS - _BEGIN)
+                jobs += [part for i, part in enumerate(every) if shard is None or shard.takes(i)]
+        fingerprints = [pair.fingerprint for pair in measurement.pairs]
+        return measurement.reference(name, spec, fingerprints=fingerprints, versions=versions())
+
+
+def _begin(
+    desk: _Desk,
+    task: Task | str,
+    spec: str,
+    n: int | None,
+    seed: int,
+    counterfactual: str | None,
+    bos: bool,
+    folder: Path,
+    batch_size: int,
+    _told: Told,
+) -> tuple[Measurement, str]:
+    loaded, model = load_task(task), desk.models(spec)
+    pairs = sample_pairs(loaded, model.tokenizer, n, N_PAIRS, seed, counterfactual, bos=bos)
+    return Measurement.begin(model, pairs, folder, mlps=True, batch_size=batch_size), f"{loaded.name}/{spec}"

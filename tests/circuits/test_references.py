@@ -16,7 +16,6 @@ from interp.circuits.references import (
 )
 from interp.errors import InputError
 from interp.models.sites import parse_site
-from interp.scores.result import Scores
 
 PUBLISHED = {
     # name: heads, edges, edges from head to head
@@ -146,18 +145,6 @@ def test_measured_reference_survives_its_file(tmp_path, largest, dtype, mlps):
     assert loaded.provenance == reference.provenance
     np.testing.assert_array_equal(loaded.members(), reference.members())
     assert load_reference(str(path)).name == "ioi/tiny"
-
-
-def test_patching_scores_become_a_reference():
-    source = measured()
-    metrics = {"metric_clean": source.metric_clean, "metric_corrupt": source.metric_corrupt}
-    provenance = {"task": "ioi", "seed": 3}
-    scores = Scores.from_pairs(source.heads, source.mlps, exact=True, **metrics, provenance=provenance)
-    made = ExactEffects.from_scores(scores, name="ioi/tiny", model="tiny", provenance={"torch": "2"})
-    assert made.provenance == {"task": "ioi", "seed": 3, "model": "tiny", "torch": "2"}
-    np.testing.assert_array_equal(made.effects(), source.effects())
-    with pytest.raises(InputError):
-        ExactEffects.from_scores(Scores(source.effects()), name="x", model="tiny", provenance={})
 
 
 def _with_header(path, **changes):

@@ -213,8 +213,6 @@ def make_bench(
             spread = {"mean": value, "least": value - 0.05, "largest": value + 0.02, "count": 3}
             numbers = dict.fromkeys(METRICS, spread) | {"edge_roc_auc": None, "f_50": None}
             numbers["forwards"] = {"mean": cost, "least": cost, "largest": cost, "count": 3}
-            if method == "random":
-                numbers["seconds"] = None
             stable = {"jaccard_seeds": 0.8, "jaccard_bootstrap": None}
             for task in tasks:
                 start = {"task": task, "model": model, "reference": f"{task}/{model}", "decides": True}

@@ -1,0 +1,156 @@
+"""Measuring a reference in parts: activation patching of every component, one job a batch of pairs.
+
+A part is what one batch of pairs gives, in a file named by what it is of: model, weights, pairs. Batches are those that
+all pairs together would be run in, so that effects are the same to the last bit, however the parts were made. A part
+that is killed goes on within itself.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from interp.activations.stream import HUNDREDTHS, equal_length_batches
+from interp.circuits.references import ExactEffects
+from interp.circuits.verify import check_gap
+from interp.executor import Job, Told
+from interp.files import atomic_path, read_tensors
+from interp.models import Model, describe_model, weights_checksum
+from interp.prompts.pairs import PromptPairs
+from interp.scores.patching import PatchingConfig, patching
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pairs of one batch, and their places among all pairs."""
+
+    pairs: PromptPairs
+    indices: tuple[int, ...]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Of some pairs: what a part's file holds."""
+
+    heads: Float[np.ndarray, "pair layer head"]
+    mlps: Float[np.ndarray, "pair layer"] | None
+    clean: Float[np.ndarray, " pair"]
+    corrupt: Float[np.ndarray, " pair"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Exact effects that are to be measured: of which model, on which pairs.
+
+    Attributes:
+        folder: of the parts.
+        described: :func:`~interp.models.describe_model` of the model.
+        weights: its :func:`~interp.models.weights_checksum`.
+        mlps: whether MLPs are patched too, where there are some.
+    """
+
+    pairs: PromptPairs
+    folder: Path
+    described: dict
+    weights: str
+    mlps: bool
+    batch_size: int
+
+    @classmethod
+    def begin(
+        cls, model: Model, pairs: PromptPairs, folder: Path, *, mlps: bool, batch_size: int
+    ) -> "Measurement":
+        """
+        Raises:
+            InputError: the model does not do the task; looked at first, with a hundredth of the forward passes.
+        """
+        check_gap(model, pairs, batch_size=batch_size)
+        return cls(pairs, folder, describe_model(model), weights_checksum(model), mlps, batch_size)
+
+    def parts(self) -> list[Part]:
+        known = {key: value for key, value in self.described.items() if key != "device"}
+        found = []
+        for indices in equal_length_batches(self.pairs, self.batch_size):
+            pairs = self.pairs.subset(indices)
+            identity = json.dumps([known, self.weights, pairs.digest(), self.mlps], sort_keys=True)
+            name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+            found.append(Part(pairs, indices, self.folder / f"{name}.safetensors"))
+        return found
+
+    def jobs(self, name: str, place: tuple[str, ...], steps: int) -> Iterator[Job]:
+        """One a part, of a desk that has ``models``, a :class:`~interp.models.OneModel`.
+
+        Args:
+            place: its first is the model's spec.
+            steps: of all of them.
+        """
+        parts = self.parts()
+        for i, part in enumerate(parts):
+            its = steps * (i + 1) // len(parts) - steps * i // len(parts)
+            options = (place[0], part, self.mlps, self.batch_size)
+            yield Job(f"{name}: exact effects {i + 1}/{len(parts)}", measure_part, options, place, its)
+
+    def gathered(self) -> Effects | None:
+        """The effects of all pairs, in their order; ``None`` while parts are missing."""
+        parts = self.parts()
+        read = [read_part(part) for part in parts]
+        found = [effects for effects in read if effects is not None]
+        if len(found) < len(parts):
+            return None
+        order = np.argsort(np.concatenate([part.indices for part in parts]))
+        heads, clean, corrupt = (
+            np.concatenate([getattr(effects, name) for effects in found])[order]
+            for name in ("heads", "clean", "corrupt")
+        )
+        mlps = [effects.mlps for effects in found if effects.mlps is not None]
+        return Effects(heads, np.concatenate(mlps)[order] if mlps else None, clean, corrupt)
+
+    def reference(self, name: str, model: str, **provenance: object) -> ExactEffects | None:
+        """The reference of all pairs; ``None`` while parts are missing."""
+        found = self.gathered()
+        if found is None:
+            return None
+        made = self.pairs.provenance() | {"model": model, "model_details": self.described} | provenance
+        task = self.pairs.task
+        return ExactEffects(name, task, model, found.heads, found.mlps, found.clean, found.corrupt, made)
+
+
+def measure_part(desk: Any, spec: str, part: Part, mlps: bool, batch_size: int, told: Told) -> None:
+    """Patch every component on the pairs of a part, if its file is not there."""
+    if read_part(part) is not None:
+        return
+    begun = part.path.with_suffix(".begun")
+    config = PatchingConfig(batch_size=batch_size, mlps=mlps, checkpoint=str(begun))
+    part.path.parent.mkdir(parents=True, exist_ok=True)
+    done = 0
+
+    def progress(more: int) -> None:
+        nonlocal done
+        done += more
+        told.share(done / HUNDREDTHS)
+
+    scores = patching(desk.models(spec), part.pairs, config, progress=progress)
+    tensors = {"heads": scores.heads_per_pair, "clean": scores.metric_clean, "corrupt": scores.metric_corrupt}
+    if scores.mlps_per_pair is not None:
+        tensors["mlps"] = scores.mlps_per_pair
+    with atomic_path(part.path) as temporary:
+        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
+    begun.unlink(missing_ok=True)
+
+
+def read_part(part: Part) -> Effects | None:
+    """``None`` where it is not there, or damaged."""
+    try:
+        tensors, _ = read_tensors(part.path, "numpy")
+        found = Effects(tensors["heads"], tensors.get("mlps"), tensors["clean"], tensors["corrupt"])
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return found if len(found.heads) == len(found.clean) == len(part.indices) else None

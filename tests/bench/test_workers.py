@@ -1,0 +1,161 @@
+"""A bench and a reference on workers and in shards: the same files as here, byte for byte, and nothing done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from interp.bench.plan import YARDSTICK
+from interp.bench.run import run_bench
+from interp.circuits.references import ExactEffects
+from interp.errors import InputError
+from interp.executor import Shard, Workers
+from interp.runs.measure import measure_reference
+from tests.bench.test_bench import TASK, files, plan
+from tests.command_line import ONE_THREAD
+
+ROOT = Path(__file__).parents[2]
+RAY = Workers("ray")
+# one on the pool, one cell by cell, one that refuses four pairs
+METHODS = ("attribution", "random", "overlap")
+TASKS = (TASK, "planted-induction")
+PLAN = {"tasks": TASKS, "methods": METHODS, "pairs": (4,)}
+PAIRS = {"n": 40, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("serial")
+    return folder, run_bench(plan(**PLAN), folder)
+
+
+@pytest.fixture(scope="module")
+def reference() -> ExactEffects:
+    return measure_reference(TASK, TASK, **PAIRS)
+
+
+def jobs_in(log: Path) -> list[str]:
+    return [json.loads(line)["job"] for line in log.read_text().splitlines()]
+
+
+def assert_same(found: ExactEffects, wanted: ExactEffects, folder: Path) -> None:
+    """By the bytes of their files."""
+    for name, reference in (("found", found), ("wanted", wanted)):
+        reference.save(folder / f"{name}.safetensors")
+    assert (folder / "found.safetensors").read_bytes() == (folder / "wanted.safetensors").read_bytes()
+    assert abs(found.effects()).max() > 0.1
+
+
+def test_a_method_that_is_run_cell_by_cell_has_a_job_for_each(serial):
+    folder, result = serial
+    jobs = jobs_in(folder / "log.jsonl")
+    assert len(jobs) == len(set(jobs)) + len(TASKS), (
+        "each target is looked at again once its reference is there"
+    )
+    assert {f"{TASK}, random: run", f"{TASK}, random: n4-seed1", f"{TASK}, random: stability"} <= set(jobs)
+    assert f"{TASK}, attribution: n4-seed1" not in jobs
+    assert {row["method"] for row in result["cells"]} == {YARDSTICK, "attribution", "random"}
+    assert {left["method"] for left in result["skipped"]} == {"overlap"}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_bench_on_workers_leaves_the_same_files(serial, tmp_path):
+    folder, wanted = serial
+    result = run_bench(plan(**PLAN), tmp_path, workers=RAY)
+    assert result == wanted
+    assert files(tmp_path) == files(folder)
+    assert sorted(jobs_in(tmp_path / "log.jsonl")) == sorted(jobs_in(folder / "log.jsonl"))
+    assert run_bench(plan(**PLAN), tmp_path, workers=RAY) == wanted
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(InputError, match="mine.json"):
+        run_bench(plan(tasks=(TASK,), models=("mine.json",)), tmp_path, workers=RAY)
+
+
+def test_shards_of_a_bench_wait_for_references_and_are_gathered(serial, tmp_path):
+    folder, wanted = serial
+    both = [Shard(1, 2), Shard(2, 2)]
+    said: dict[str, list[str]] = {"first": [], "second": []}
+    for round_, lines in said.items():
+        for shard in both:
+            whole = plan(**PLAN)
+            assert run_bench(whole, tmp_path, shard=shard, say=lines.append) is None, round_
+    waited = [line for line in said["first"] if "waits for the parts of its reference" in line]
+    assert waited and not any("waits" in line for line in said["second"])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert run_bench(plan(**PLAN), tmp_path) == wanted
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "gathering makes nothing again"
+    assert files(tmp_path) == files(folder)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_reference_on_workers_is_the_same(reference, tmp_path):
+    found = measure_reference(TASK, TASK, **PAIRS, checkpoint=tmp_path / "parts", workers=RAY)
+    assert_same(found, reference, tmp_path)
+    assert len(list((tmp_path / "parts").iterdir())) >= 10
+
+
+def test_shards_of_a_reference_are_gathered_and_a_damaged_part_is_made_again(reference, tmp_path):
+    options = PAIRS | {"checkpoint": tmp_path / "parts"}
+    assert measure_reference(TASK, TASK, **options, shard=Shard(1, 2)) is None
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").iterdir()}
+    assert measure_reference(TASK, TASK, **options, shard=Shard(2, 2)) is not None
+    damaged, *_ = first
+    damaged.write_bytes(b"noise")
+    assert_same(measure_reference(TASK, TASK, **options), reference, tmp_path)
+    again = {path for path, when in first.items() if path.stat().st_mtime_ns != when}
+    assert again == {damaged}
+
+
+SCRIPTS = {
+    "bench": "run_bench(plan(**PLAN), 'out', workers=Workers('ray'))",
+    "reference": f"""
+reference = measure_reference('{TASK}', '{TASK}', n=40, batch_size=4, checkpoint=Path('out'), workers=Workers('ray'))
+reference.save('out.safetensors')""",
+}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("what", SCRIPTS)
+def test_a_killed_driver_goes_on_with_what_is_left(ray_cluster, serial, reference, tmp_path, what):
+    """A process of its own that finds the cluster by its address, killed in the middle, then started again."""
+    script = f"from tests.bench.test_workers import *\n{SCRIPTS[what]}"
+    environment = os.environ | ONE_THREAD | {"RAY_ADDRESS": ray_cluster, "PYTHONPATH": str(ROOT)}
+    log = tmp_path / ("out/log.jsonl" if what == "bench" else "out.log.jsonl")
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=tmp_path)
+    while process.poll() is None and (not log.is_file() or len(jobs_in(log)) < 6):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = {*tmp_path.glob("out/*/*/n*.json"), *tmp_path.glob("out/*.safetensors")}
+    when = {path: path.stat().st_mtime_ns for path in done}
+    assert done
+    subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, check=True)
+    assert {path: path.stat().st_mtime_ns for path in done} == when, "what was finished is not made again"
+    if what == "bench":
+        assert files(tmp_path / "out") == files(serial[0])
+    else:
+        assert_same(ExactEffects.load(tmp_path / "out.safetensors"), reference, tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster", "elsewhere")
+def test_the_command_line_sends_work_to_a_cluster_or_says_in_one_line_why_not(command):
+    words = ("reference", TASK, "-n", "8", "--batch-size", "4", "--out")
+    assert command(*words, "here.safetensors").code == 0
+    assert command(*words, "there.safetensors", "--workers", "ray").code == 0
+    assert Path("there.safetensors").read_bytes() == Path("here.safetensors").read_bytes()
+    assert "same command without --shard" in command(*words, "parts.safetensors", "--shard", "1/2").out
+    for wrong, part in (
+        (("--workers", "slurm"), "use serial, ray or ray://HOST:PORT"),
+        (("--workers", "ray", "--gpus-per-worker", "2"), "the cluster has 2 CPU, 0 GPU"),
+        (("--shard", "3/2"), "write I/N"),
+    ):
+        failed = command(*words, "other.safetensors", *wrong)
+        assert failed.code == 2 and part in failed.error
