@@ -1,0 +1,216 @@
+"""Discoveries over tasks, models, methods and seeds: one job a discovery, one run folder each, and a table.
+
+A sweep is a JSON file::
+
+    {"tasks": ["ioi", "docstring"], "models": ["smollm2-135m-instruct"], "methods": ["adaptive-patching"],
+     "seeds": [0, 1, 2], "options": {"n": 50, "candidates": 20}}
+
+Only ``tasks`` has to be there. Options are those of :func:`~interp.runs.discover.find_circuit`. Planted tasks run on
+planted models of their own.
+"""
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp import DEFAULT_MODEL
+from interp.errors import InputError
+from interp.evaluation.stability import mean_jaccard
+from interp.executor import SERIAL, Job, Shard, Told, Workers, run
+from interp.files import read_json, request_of, write_json
+from interp.models import OneModel
+from interp.planted.tasks import planted_task_names
+from interp.progress import Stage, silent
+from interp.runs.discover import CircuitSearch, run_search
+from interp.runs.run import RESULT, Run, check_destination
+from interp.scores.registry import DEFAULT_METHOD
+
+_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One discovery."""
+
+    task: str
+    model: str
+    method: str
+    seed: int
+    options: dict[str, Any]
+
+    def search(self) -> CircuitSearch:
+        return CircuitSearch(self.task, method=self.method, seed=self.seed, **self.options)
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        parts = [self.task, *([self.model] if self.model != self.task else []), self.method]
+        kept = ["".join(c if c.isalnum() or c in "-_." else "-" for c in part) for part in parts]
+        return "--".join([*kept, f"seed{self.seed}"])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept over.
+
+    Raises:
+        InputError: an unknown key or value, before anything is loaded.
+    """
+
+    tasks: tuple[str, ...]
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    methods: tuple[str, ...] = (DEFAULT_METHOD,)
+    seeds: tuple[int, ...] = (0,)
+
+    @classmethod
+    def load(cls, path: Path) -> tuple["Sweep", dict[str, Any]]:
+        """The sweep in a file, and its options."""
+        try:
+            told = read_json(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as JSON ({error})") from None
+        known = [field.name for field in fields(cls)]
+        lists = told if isinstance(told, dict) else {}
+        options = lists.get("options", {})
+        lists = {key: value for key, value in lists.items() if key != "options"}
+        if wrong := sorted(set(lists) - set(known)):
+            raise InputError(f"{path}: {wrong[0]!r} is not of a sweep: use {', '.join(known)} and options")
+        kinds = dict.fromkeys(known, str) | {"seeds": int}
+        for key, values in lists.items():
+            if not (isinstance(values, list) and values and all(type(v) is kinds[key] for v in values)):
+                what = "whole numbers" if kinds[key] is int else "names"
+                raise InputError(f"{path}: {key} must be a list of {what}")
+        if "tasks" not in lists or not isinstance(options, dict):
+            raise InputError(f"{path}: a sweep has a list of tasks, and options by their names")
+        taken = {"task", "method", "seed", "own", "named"}
+        allowed = [field.name for field in fields(CircuitSearch) if field.name not in taken]
+        if wrong := sorted(set(options) - set(allowed)):
+            raise InputError(f"{path}: option {wrong[0]!r}: use {', '.join(allowed)}")
+        return cls(**{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}), options
+
+    def cells(self, options: dict[str, Any]) -> list[Cell]:
+        """Every discovery, all of one model together, checked."""
+        found: dict[tuple, Cell] = {}
+        for model, task, method, seed in itertools.product(self.models, self.tasks, self.methods, self.seeds):
+            own = task if task in planted_task_names() else model
+            found.setdefault((own, task, method, seed), Cell(task, own, method, seed, options))
+        cells = list(found.values())
+        for cell in cells:
+            cell.search()
+        return cells
+
+
+class _Desk:
+    def __init__(self, models: OneModel) -> None:
+        self.models = models
+
+
+def run_sweep(
+    cells: list[Cell],
+    out: Path,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    workers: Workers = SERIAL,
+    shard: Shard | None = None,
+    stage: Stage = silent,
+    say: Callable[[str], None] = lambda _line: None,
+) -> list[dict] | None:
+    """Every run that is not in ``out`` already, and a row of each; ``None`` of a shard.
+
+    A discovery that is refused (:class:`InputError`), as by a model that does not do a task, is a row that says why.
+
+    Raises:
+        InputError: all are refused; the last one's reason.
+        JobsFailedError: some failed on workers; all others are done.
+    """
+    mine = [cell for i, cell in enumerate(cells) if shard is None or shard.takes(i)]
+    rows: dict[str, dict] = {}
+    error: InputError | None = None
+    jobs = deque(Job(cell.name, discover, (cell, out), (cell.model,), _STEPS) for cell in mine)
+    log = out / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
+    desk = _Desk(OneModel(device=device, dtype=dtype))
+    with stage("sweep", _STEPS * len(jobs)) as advance:
+        for job, found in run(desk, jobs, workers=workers, advance=advance, say=say, log=log):
+            cell = job.args[0]
+            if isinstance(found, InputError):
+                error, found = found, {"left_out": str(found)}
+            rows[job.name] = {**{k: v for k, v in asdict(cell).items() if k != "options"}, **found}
+            heads = ", ".join(found.get("heads", [])) or f"left out: {found.get('left_out', 'no member')}"
+            say(f"{cell.name}: {heads}")
+    if shard is not None:
+        return None
+    table = [rows[cell.name] for cell in cells]
+    if error is not None and all("left_out" in row for row in table):
+        raise error
+    write_json(out / "sweep.json", table)
+    return table
+
+
+def discover(desk: _Desk, cell: Cell, out: Path, told: Told) -> dict:
+    """One discovery into its folder, or what is there of it: gap, members, their effects."""
+    search, folder = cell.search(), out / cell.name
+    if request_of(folder / RESULT) == search.request(cell.model):
+        found = Run.load(folder)
+    else:
+        check_destination(folder, search.request(cell.model))
+        found = run_search(search, desk.models(cell.model), stage=_told(told))
+        found.save(folder, report=found.report())
+    heads = found.circuit.heads
+    return {
+        "folder": cell.name,
+        "n_pairs": found.n_pairs,
+        "gap": found.metric.gap,
+        "heads": [head.site for head in heads],
+        "effects": [head.effect for head in heads],
+    }
+
+
+def _told(told: Told) -> Stage:
+    """The stages of a discovery as shares of a job: how many there will be is not known, so each tells half of the
+    rest."""
+    done = 0.0
+
+    @contextlib.contextmanager
+    def stage(_name: str, total: int) -> Iterator[Callable[..., None]]:
+        nonlocal done
+        begin, half, steps = done, (1 - done) / 2, 0
+
+        def advance(more: int, _note: str = "") -> None:
+            nonlocal done, steps
+            steps += more
+            done = begin + half * min(1.0, steps / max(1, total))
+            told.share(done)
+
+        yield advance
+
+    return stage
+
+
+def stability(rows: list[dict]) -> list[dict]:
+    """Of each task, model and method: in how many runs each head is a member, and the mean Jaccard index over seeds."""
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    for row in rows:
+        if "left_out" not in row:
+            groups.setdefault((row["task"], row["model"], row["method"]), []).append(row)
+    found = []
+    for (task, model, method), some in groups.items():
+        count = {site: sum(site in row["heads"] for row in some) for row in some for site in row["heads"]}
+        masks = [np.array([[site in row["heads"] for site in count]]) for row in some]
+        found.append(
+            {
+                "task": task,
+                "model": model,
+                "method": method,
+                "runs": len(some),
+                "jaccard": mean_jaccard(masks),
+                "heads": dict(sorted(count.items(), key=lambda pair: -pair[1])),
+            }
+        )
+    return found

@@ -1,0 +1,100 @@
+"""Discoveries over tasks, methods and seeds: what one at a time would find, on workers too."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp import find_circuit
+from interp.errors import InputError
+from interp.executor import SERIAL, Shard, Workers
+from interp.runs.run import Run
+from interp.runs.sweep import Sweep, run_sweep, stability
+from interp.tasks import write_prompt_file
+from tests.oracles import planted
+
+TASK = "planted-inhibition"
+pytestmark = pytest.mark.usefixtures("elsewhere")
+WANTED = {
+    "tasks": ["planted-induction", "planted-inhibition"],
+    "methods": ["attribution"],
+    "seeds": [0, 1],
+    "options": {"n": 8, "candidates": 6},
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(WANTED))
+    return path
+
+
+@pytest.mark.parametrize(
+    "workers", [SERIAL, pytest.param(Workers("ray"), marks=[pytest.mark.ray])], ids=["here", "ray"]
+)
+def test_runs_are_those_of_single_discoveries_and_are_kept(file, tmp_path, workers, request):
+    if not workers.serial:
+        request.getfixturevalue("ray_cluster")
+    sweep, options = Sweep.load(file)
+    cells = sweep.cells(options)
+    rows = run_sweep(cells, tmp_path / "out", workers=workers)
+    assert [(row["task"], row["seed"]) for row in rows] == [
+        (task, seed) for task in WANTED["tasks"] for seed in (0, 1)
+    ]
+    for row in rows:
+        alone = find_circuit(row["task"], row["task"], method="attribution", seed=row["seed"], **options)
+        found = Run.load(tmp_path / "out" / row["folder"])
+        assert found.model_dump(exclude={"seconds"}) == alone.model_dump(exclude={"seconds"})
+        assert row["heads"] == [head.site for head in alone.circuit.heads] != []
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/run.json")}
+    assert run_sweep(cells, tmp_path / "out", workers=workers) == rows
+    assert {path: path.stat().st_mtime_ns for path in made} == made and len(made) == 4
+    [first, _] = stability(rows)
+    assert first["heads"] == {"a0.h3": 2, "a1.h1": 2, "a2.h4": 2} and first["jaccard"] == 1.0
+
+
+def test_shards_are_gathered_by_the_command(file, command):
+    for shard in ("1/2", "2/2"):
+        done = command("sweep", str(file), "--out", "out", "--shard", shard)
+        assert done.code == 0 and "without --shard" in done.out
+    done = command("sweep", str(file), "--out", "out")
+    assert done.code == 0 and "a2.h4 2" in done.out
+    assert len(json.loads(Path("out/sweep.json").read_text())) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"tasks": ["ioo"]}, "'ioo'"),
+        ({"tasks": "ioi"}, "tasks must be a list of names"),
+        ({"seeds": [0.5]}, "seeds must be a list of whole numbers"),
+        ({"task": ["ioi"]}, "'task' is not of a sweep"),
+        ({"options": {"pairs": 3}}, "option 'pairs'"),
+        ({"options": {"candidates": 0}}, "candidates 0"),
+        ({"methods": ["nap"]}, "'nap'"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(tmp_path, changes, part):
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(WANTED | changes))
+    with pytest.raises(InputError) as error:
+        sweep, options = Sweep.load(path)
+        sweep.cells(options)
+    assert part in str(error.value)
+
+
+def test_what_is_refused_is_a_row_and_all_refused_an_error(tmp_path):
+    """A task the other way about: its clean prompts score less than its corrupt ones."""
+    model, pairs = planted(TASK, 8)
+    write_prompt_file(pairs, "swapped.json", model.tokenizer)
+    text = Path("swapped.json").read_text().replace('"clean"', '"?"').replace("corrupt", "clean")
+    Path("swapped.json").write_text(text.replace("?", "corrupt"))
+    options = {"n": 8, "candidates": 3}
+    sweep = Sweep((TASK, "swapped.json"), models=(TASK,), methods=("attribution",))
+    good, bad = run_sweep(sweep.cells(options), tmp_path / "out")
+    assert good["heads"] and "heads" not in bad and "exchanged" in bad["left_out"]
+    assert run_sweep(sweep.cells(options), tmp_path / "out", shard=Shard(1, 2)) is None
+    alone = Sweep(("swapped.json",), models=(TASK,), methods=("attribution",))
+    with pytest.raises(InputError, match="exchanged"):
+        run_sweep(alone.cells(options), tmp_path / "none")
