@@ -1,7 +1,7 @@
 """``interp index``: the codes of a corpus on disk; search them."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,16 +10,21 @@ from interp.cli.options import (
     DEFAULT_MODEL,
     BlocksOption,
     CodebooksOption,
+    CpusOption,
     DeviceOption,
     Dtype,
     DtypeOption,
+    GpusOption,
     OverwriteOption,
+    ShardOption,
     SomeModelOption,
     TextOption,
+    WorkersOption,
     context_option,
     file_name,
     seed_option,
     share_option,
+    where_to_run,
     whole_option,
 )
 from interp.cli.terminal import goes_on, suggest
@@ -62,6 +67,10 @@ def build(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BlocksOption = 16,
+    workers: WorkersOption = "serial",
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0,
+    shard: ShardOption = None,
 ) -> None:
     """Write the codes of a corpus to disk; resumes where a killed build stopped."""
     from interp.files import check_folder, clear_folder
@@ -72,11 +81,12 @@ def build(
 
     from interp.bottlenecks.store import Codebooks
     from interp.cli.render_codes import print_index
-    from interp.codesearch import build_index
+    from interp.codesearch import build_index, build_parts
     from interp.models import load_model
     from interp.progress import bar
     from interp.text import load_text, open_sources
 
+    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     open_sources(data)  # a wrong name should not wait for the model
     Codebooks.from_pretrained(codebooks)
     loaded = load_model(model, device=device, dtype=dtype)
@@ -85,16 +95,14 @@ def build(
     text = load_text(data, loaded, n_tokens=tokens, context=context, split=split, seed=seed, stage=bar)
     if overwrite:
         clear_folder(folder, "a code index")
+    options: dict[str, Any] = {"error_term": not spliced, "batch_size": batch_size, "stage": bar}
     with goes_on(folder):
-        index = build_index(
-            loaded,
-            books,
-            text,
-            folder,
-            error_term=not spliced,
-            batch_size=batch_size,
-            stage=bar,
-        )
+        if part is not None or not where.serial:
+            build_parts(loaded, books, text, folder, workers=where, shard=part, **options)
+        if part is not None:
+            typer.echo(f"shard {part} of {folder} is done; the same command without --shard gathers all")
+            return
+        index = build_index(loaded, books, text, folder, **options)
     print_index(index)
     typer.echo(f"saved    {folder}")
     words = ["index", "search", str(folder), "--regex", r"\bNew \w+"]

@@ -1,6 +1,6 @@
 """The codes of a corpus on disk, and what can be asked of them. See ``docs/code_index.md``."""
 
-from interp.codesearch.build import build_index
+from interp.codesearch.build import build_index, build_parts
 from interp.codesearch.contexts import Context, code_contexts, context_at
 from interp.codesearch.index import CodeIndex, Similarities, Top
 from interp.codesearch.labels import Label, Labels, label_index, labels_of
@@ -43,6 +43,7 @@ __all__ = [
     "Top",
     "all_prompt_codes",
     "build_index",
+    "build_parts",
     "code_contexts",
     "code_page",
     "context_at",

@@ -3,12 +3,16 @@
 Batches are written straight to their place in the file of ids. What is gathered over all of them (best contexts,
 histograms) is saved every half minute together with how far it goes; a build that starts again repeats from there,
 with the same result, bit for bit.
+
+On workers the text is cut into parts, each of which is built in the same way in a folder of its own. Parts are whole
+batches of the whole text, so that joined in their order they are the same index, bit for bit.
 """
 
 import contextlib
 import importlib.metadata
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -18,13 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE
 from interp.bottlenecks.store import (
+    Codebooks,
     check_request,
     codebooks_fingerprint,
     describe_text,
@@ -44,8 +51,9 @@ from interp.codesearch.index import (
 )
 from interp.codesearch.layout import Book, IdFile, Layout, names_of_groups, without_repeats
 from interp.errors import InputError
+from interp.executor import SERIAL, Job, Shard, Told, Workers, run
 from interp.files import atomic_path, read_json, write_json
-from interp.models import Model, hooked, model_device, resolve_site
+from interp.models import Model, OneModel, hooked, model_device, resolve_site
 from interp.progress import Stage, silent
 from interp.text import TextBlocks
 from interp.text.special import between, first_token
@@ -82,19 +90,7 @@ def build_index(
         InputError: no books, or a folder that holds another index or another one's beginnings, or that another
             process is building in.
     """
-    if not books:
-        raise InputError("no codebooks to index")
-    folder = Path(folder)
-    request: dict[str, Any] = {
-        "model": model_identity(model),
-        "books": {
-            "fingerprint": codebooks_fingerprint(books),
-            "sites": list(books),
-            "configs": {site: asdict(book.config) for site, book in books.items()},
-        },
-        "text": describe_text(text),
-        "error_term": error_term,
-    }
+    folder, request = Path(folder), _request(model, books, text, error_term)
     if text.sources is not None:
         text = _by_source(text)
     where = getattr(books, "folder", None)
@@ -107,8 +103,12 @@ def build_index(
         if (folder / MANIFEST).exists():  # by another process, meanwhile
             shutil.rmtree(work, ignore_errors=True)
             return _finished(folder, request, where)
-        _begin(work, folder, request, layout)
-        gathered = _run(model, books, text, layout, work, error_term, batch_size, save_seconds, turn, stage)
+        _note(work, folder, request)
+        gathered = _joined(work, text, layout, batch_size)
+        if gathered is None:
+            _begin(work, folder, layout)
+            options = (layout, work, error_term, batch_size, save_seconds, turn, stage)
+            gathered = _run(model, books, text.tokens, *options)
         corpus = read_corpus(
             text.tokens.cpu().numpy(),
             model.tokenizer,
@@ -120,6 +120,24 @@ def build_index(
         ids = IdFile.open(work / IDS, layout)
         request["books"] = {**request["books"], "folder": where}
         return finish(folder, ids, corpus, gathered, request, stage)
+
+
+def _request(
+    model: Model, books: Mapping[str, Codebook], text: TextBlocks, error_term: bool
+) -> dict[str, Any]:
+    """What an index depends on, as JSON values."""
+    if not books:
+        raise InputError("no codebooks to index")
+    return {
+        "model": model_identity(model),
+        "books": {
+            "fingerprint": codebooks_fingerprint(books),
+            "sites": list(books),
+            "configs": {site: asdict(book.config) for site, book in books.items()},
+        },
+        "text": describe_text(text),
+        "error_term": error_term,
+    }
 
 
 def _by_source(text: TextBlocks) -> TextBlocks:
@@ -217,7 +235,8 @@ def _alone(work: Path) -> Iterator[None]:
         raise InputError(f"{work.parent} is being built by another process: wait for it") from None
 
 
-def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout) -> None:
+def _note(work: Path, folder: Path, request: Mapping[str, Any]) -> None:
+    """Say in the folder what is built there, unless it is something else."""
     path = work / "request.json"
     if path.exists():
         try:
@@ -228,19 +247,55 @@ def _begin(work: Path, folder: Path, request: Mapping[str, Any], layout: Layout)
                 f"{path} is damaged, or of another command: delete the folder {folder} to start again"
             ) from None
         check_request(folder, begun, request, made="an index")
+    write_json(path, request)
+
+
+def _begin(work: Path, folder: Path, layout: Layout) -> None:
     if not (work / IDS).exists() and (work / STATE).exists() and (folder / IDS).exists():
         (folder / IDS).replace(work / IDS)  # killed after the ids were put in place and before the manifest
     if not (work / IDS).exists():
         (work / STATE).unlink(missing_ok=True)
         IdFile.create(work / f"{IDS}.new", layout)
         (work / f"{IDS}.new").replace(work / IDS)
-    write_json(path, request)
+
+
+MOST_PART, PARTS = 2**17, 8
+"""Tokens of a part at most, and parts of a smaller text."""
+
+
+def _parts(text: TextBlocks, batch_size: int) -> list[range]:
+    """The blocks of each part, whole batches."""
+    n_blocks, context = text.tokens.shape
+    wanted = min(-(-n_blocks // PARTS), max(1, MOST_PART // context))
+    size = -(-wanted // batch_size) * batch_size
+    return [range(begin, min(begin + size, n_blocks)) for begin in range(0, n_blocks, size)]
+
+
+def _folder_of(work: Path, part: range) -> Path:
+    return work / f"part-{part.start}-{part.stop}"
+
+
+class _Desk:
+    """A model and its codebooks."""
+
+    def __init__(self, models: OneModel) -> None:
+        self.models, self._known = models, ("", "")
+        self._books: Codebooks | None = None
+
+    def books(self, spec: str, folder: str, fingerprint: str, k: int | None) -> Mapping[str, Codebook]:
+        if self._known != (folder, fingerprint):
+            books = Codebooks.from_pretrained(folder, self.models(spec), k=k)
+            if codebooks_fingerprint(books) != fingerprint:
+                raise InputError(f"{folder}: the codebooks there are not those of the index")
+            self._known, self._books = (folder, fingerprint), books
+        assert self._books is not None
+        return self._books
 
 
 def _run(
     model: Model,
     books: Mapping[str, Codebook],
-    text: TextBlocks,
+    tokens: Int[Tensor, "block pos"],
     layout: Layout,
     work: Path,
     error_term: bool,
@@ -253,13 +308,13 @@ def _run(
     ids = IdFile.open(work / IDS, layout, write=True)
     gathered, done = _restored(work / STATE, layout.n_codes)
     wrappers = {site: FiringStatsWrapper(book) for site, book in books.items()}
-    context = text.tokens.shape[1]
+    context = tokens.shape[1]
     saved = time.monotonic()
     device = model_device(model)
-    with torch.no_grad(), stage("reading codes", len(text.tokens)) as progress:
+    with torch.no_grad(), stage("reading codes", len(tokens)) as progress:
         progress(done)
-        while done < len(text.tokens):
-            batch = text.tokens[done : done + batch_size]
+        while done < len(tokens):
+            batch = tokens[done : done + batch_size]
             # nobody reads the logits
             with (
                 turn(),
@@ -269,12 +324,115 @@ def _run(
                 model(batch.to(device))
             _store(wrappers, layout, ids, gathered, done * context)
             done += len(batch)
-            if time.monotonic() - saved >= save_seconds or done == len(text.tokens):
+            if time.monotonic() - saved >= save_seconds or done == len(tokens):
                 ids.flush()
                 _save(work / STATE, gathered, done)
                 saved = time.monotonic()
             progress(len(batch))
     return gathered
+
+
+def build_parts(
+    model: Model,
+    books: Codebooks,
+    text: TextBlocks,
+    folder: Path,
+    *,
+    error_term: bool = True,
+    batch_size: int = BATCH_SIZE,
+    workers: Workers = SERIAL,
+    shard: Shard | None = None,
+    stage: Stage = silent,
+) -> None:
+    """Build the parts of an index, of a shard its own; :func:`build_index` of the same joins them.
+
+    Args:
+        model: loaded by its spec, as workers load it anew; ``books`` from their folder.
+
+    Raises:
+        InputError: as of :func:`build_index`; a model or books in memory alone.
+    """
+    request = _request(model, books, text, error_term)
+    spec = request["model"]["spec"]
+    if spec is None or books.folder is None:
+        raise InputError("codebooks or a model in memory alone cannot be sent to workers: save them first")
+    if (folder / MANIFEST).exists():
+        return
+    _note(folder / WORK, folder, request)
+    if text.sources is not None:
+        text = _by_source(text)
+    ks = {book.config.k for book in books.values()}
+    wanted = (
+        str(books.folder.absolute()),
+        request["books"]["fingerprint"],
+        ks.pop() if len(ks) == 1 else None,
+    )
+    layout, jobs = tuple(_books(model, books)), deque[Job]()
+    for i, part in enumerate(_parts(text, batch_size)):
+        if shard is None or shard.takes(i):
+            tokens = text.tokens[part.start : part.stop].clone()  # a view would be sent with all behind it
+            args = (spec, *wanted, layout, error_term, tokens, _folder_of(folder / WORK, part), batch_size)
+            jobs.append(Job(f"blocks {part.start} to {part.stop}", build_part, args, (spec,), len(part)))
+    log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
+    desk = _Desk(OneModel(model, dtype=str(model.cfg.dtype).removeprefix("torch.")))
+    with stage("reading codes", sum(job.steps for job in jobs)) as advance:
+        for _, found in run(desk, jobs, workers=workers, advance=advance, log=log):
+            if isinstance(found, InputError):
+                raise found
+
+
+def build_part(
+    desk: _Desk,
+    spec: str,
+    where: str,
+    fingerprint: str,
+    k: int | None,
+    books: tuple[Book, ...],
+    error_term: bool,
+    tokens: Int[Tensor, "block pos"],
+    folder: Path,
+    batch_size: int,
+    told: Told,
+) -> None:
+    """The ids, and what is gathered, of some blocks, in a folder of their own; goes on where it stopped."""
+    layout, model = Layout(books, tokens.numel()), desk.models(spec)
+    _begin(folder, folder / WORK, layout)
+
+    @contextlib.contextmanager
+    def stage(_name: str, total: int) -> Iterator[Callable[..., None]]:
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            told.share(done / total)
+
+        yield advance
+
+    found = desk.books(spec, where, fingerprint, k)
+    options = (layout, folder, error_term, batch_size, SAVE_SECONDS, contextlib.nullcontext, stage)
+    _run(model, found, tokens, *options)
+
+
+def _joined(work: Path, text: TextBlocks, layout: Layout, batch_size: int) -> Gathered | None:
+    """What all parts gathered, their ids behind each other at ``work``; ``None`` if some is not finished."""
+    context, parts = text.tokens.shape[1], _parts(text, batch_size)
+    states = {part: _folder_of(work, part) / STATE for part in parts}
+    if not all(path.is_file() for path in states.values()):
+        return None
+    found = {part: _restored(path, layout.n_codes) for part, path in states.items()}
+    if any(done < len(part) for part, (_, done) in found.items()):
+        return None
+    (work / STATE).unlink(missing_ok=True)  # of a build that was begun in another way
+    ids, whole = IdFile.create(work / IDS, layout), Gathered(layout.n_codes)
+    for part, (gathered, _) in found.items():
+        own = Layout(layout.books, len(part) * context)
+        its = IdFile.open(_folder_of(work, part) / IDS, own)
+        for i in range(len(layout.books)):
+            ids.write(i, part.start * context, its.rows(i, np.arange(own.n_tokens)).astype(np.int64))
+        whole.merge(gathered, part.start * context)
+    ids.flush()
+    return whole
 
 
 def _store(

@@ -123,6 +123,21 @@ class Gathered:
         for name in _TENSORS:
             getattr(self, name)[...] = state[name]
 
+    def merge(self, later: "Gathered", start: int) -> None:
+        """What was gathered of tokens behind all of these, whose first is token ``start`` here: as if added one by
+        one."""
+        self.histogram += later.histogram
+        joined = {
+            "token": np.concatenate([self.token, later.token + np.uint32(start)], 2),
+            "similarity": np.concatenate([self.similarity, later.similarity], 2),
+            "margin": np.concatenate([self.margin, later.margin], 2),
+        }
+        for own, rank in enumerate(RANKS):
+            best = np.argsort(-joined[rank][:, own], axis=1, kind="stable")[:, :N_TOP]
+            for name, both in joined.items():
+                getattr(self, name)[:, own] = np.take_along_axis(both[:, own], best, 1)
+        self.token[self.margin == -np.inf] = 0
+
     def add(
         self,
         code: Int[np.ndarray, " n"],

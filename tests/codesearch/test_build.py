@@ -13,16 +13,17 @@ from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
-from interp.codesearch import CodeIndex, build, build_index, search_regex
+from interp.codesearch import CodeIndex, build, build_index, build_parts, search_regex
 from interp.codesearch.build import WORK
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.index import MANIFEST
 from interp.codesearch.layout import BLOCK
 from interp.errors import InputError
+from interp.executor import SERIAL, Shard, Workers
 from interp.files import write_json
 from interp.models import hooked
 from interp.text import load_text
-from tests.codesearch.conftest import make_books
+from tests.codesearch.conftest import make_books, save_books
 from tests.command_line import tree
 
 
@@ -301,3 +302,34 @@ def test_what_another_command_has_begun_or_made_is_left_alone(model, text, books
         build_index(model, books, text, tmp_path)
     assert (tmp_path / name).read_text() == content
     assert ("delete" in str(error.value)) == (name != MANIFEST), "codebooks are not to be deleted"
+
+
+@pytest.mark.parametrize(
+    "workers", [SERIAL, pytest.param(Workers("ray"), marks=[pytest.mark.ray])], ids=["here", "ray"]
+)
+def test_parts_are_joined_to_the_same_index_bit_for_bit(
+    tmp_path, model, text, books, monkeypatch, workers, request
+):
+    """Built by shards, one of them killed, or by workers; of more parts than a code has best contexts."""
+    if not workers.serial:
+        request.getfixturevalue("ray_cluster")
+    monkeypatch.setattr(build, "PARTS", 12)
+    there = save_books(model, text, books, tmp_path / "books")
+    whole = build_index(model, there, text, tmp_path / "whole", batch_size=2)
+    options = {"batch_size": 2, "workers": workers}
+    if workers.serial:
+        for shard in (Shard(1, 2), Shard(2, 2)):
+            with pytest.raises(_KilledError):
+                build_parts(
+                    model, there, text, tmp_path / "ix", shard=shard, stage=_killed_after(9), **options
+                )
+            build_parts(model, there, text, tmp_path / "ix", shard=shard, **options)
+    else:
+        build_parts(model, there, text, tmp_path / "ix", **options)
+    assert len(list((tmp_path / "ix" / WORK).glob("part-*"))) == 12
+    monkeypatch.setattr(build, "_store", None)  # no batch is read when parts are joined
+    joined = build_index(model, there, text, tmp_path / "ix", batch_size=2)
+    found, wanted = ({n: t for n, t in tree(i.folder).items() if n != "log.jsonl"} for i in (joined, whole))
+    assert found.keys() - {"log-1-of-2.jsonl", "log-2-of-2.jsonl"} == wanted.keys()
+    assert all(found[name] == content for name, content in wanted.items())
+    assert joined.counts.sum() > 1000
