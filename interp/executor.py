@@ -278,7 +278,7 @@ def _on_ray(
                     idle.append(actor)
                 except ray.exceptions.RayError as error:
                     died = isinstance(error, ray.exceptions.RayActorError)
-                    why = "its worker died" if died else "it could not be sent"
+                    why = "its worker died" if died else type(error).__name__
                     done = _Done(failure=f"{why}: {one_line(error)}", host="", process=0)
                     ray.kill(actor.handle)
                     most = min(most, _places(ray, workers))

@@ -8,6 +8,7 @@ Results on disk: one file a cell, written whole or not at all, and read only if 
     OUT/TASK--MODEL/reference-n200.safetensors      exact effects, where none is shipped
     OUT/TASK--MODEL/METHOD/pool.safetensors         scores of every pair of the pool that a cell needs
     OUT/TASK--MODEL/METHOD/n10-seed0.json           a cell
+    OUT/log.jsonl                                   jobs: where and when each ran, and how long
 
 Deleting a method's folder makes the next run do it again.
 """
