@@ -7,6 +7,7 @@ from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, register
 
 if TYPE_CHECKING:
     from interp.bottlenecks.codebook import Codebook, CodebookConfig
+    from interp.bottlenecks.dictionary import Dictionary
     from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
     from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
     from interp.bottlenecks.metric_codebook import MetricCodebook
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _KINDS = {
     "Codebook": "codebook",
     "CodebookConfig": "codebook",
+    "Dictionary": "dictionary",
     "DiscreteSAE": "discrete_sae",
     "DiscreteSAEConfig": "discrete_sae",
     "LayerNormCodebook": "layer_norm_codebook",
@@ -25,6 +27,7 @@ __all__ = [
     "Codebook",
     "CodebookConfig",
     "Codes",
+    "Dictionary",
     "DiscreteSAE",
     "DiscreteSAEConfig",
     "LayerNormCodebook",

@@ -10,56 +10,22 @@ Tamkin, Taufeeque & Goodman 2023 (arXiv 2310.17230), §2: with codes c_1 … c_C
 Two options leave the paper: ``selection="matching_pursuit"`` picks one code after another, each for what is still left
 (the paper's k codes are often near-duplicates of each other), and ``magnitude="scaled"`` gives codes a strength.
 
-What a codebook is made by.
-
-A codebook made ready for comparing vectors with it: what does not change from call to call.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from interp.bottlenecks.base import (
-    Bottleneck,
-    Codes,
-    count_codes,
-    grouped_rows,
-    id_dtype,
-    register,
-    straight_through,
-    sum_of_codes,
-)
+from interp.bottlenecks.base import register
+from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
 from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit, similarities_at_once
 from interp.errors import InputError, check_fields, whole_number
 
-
-@dataclass(frozen=True)
-class SearchCache:
-    """A book as vectors are compared with it.
-
-    Attributes:
-        codes: in the space of the comparison.
-        norm: their lengths.
-        factors, offset: ⟨vector, factor⟩ + offset is highest for the code to choose.
-    """
-
-    codes: Float[Tensor, "group code d_in"]
-    norm: Float[Tensor, "group code"]
-    factors: Float[Tensor, "group code d_in"]
-    offset: Float[Tensor, "group 1 code"] | None
-
-    def gain(
-        self, rows: Float[Tensor, "group row d_in"], without: Bool[Tensor, "group code"] | None
-    ) -> Float[Tensor, "group row code"]:
-        """Higher is better; −∞ for codes that are left out."""
-        factors = self.factors.mT
-        gain = torch.bmm(rows, factors) if self.offset is None else torch.baddbmm(self.offset, rows, factors)
-        return gain if without is None else gain.masked_fill(without[:, None], float("-inf"))
+Selection = Literal["cosine", "matching_pursuit"]
 
 
 Selection = Literal["cosine", "matching_pursuit"]
@@ -112,87 +78,31 @@ T = TypeVar("T", bound="Codebook")
 
 
 @register
-class Codebook(nn.Module, Bottleneck):
-    """One codebook, or one per group, all groups in one tensor operation.
-
-    Attributes:
-        codes: the trainable parameter; all of it may be float32 or bfloat16. Similarities are always float32.
-        counts: how often each code was counted by :meth:`count` or :meth:`count_text`.
-    """
+class Codebook(Dictionary):
+    """One codebook, or one per group."""
 
     kind = "codebook"
     config_class = CodebookConfig
     config: CodebookConfig
-    counts: Int[Tensor, "group code"]
 
     def __init__(self, config: CodebookConfig) -> None:
-        super().__init__()
-        self.config = config
         generator = torch.Generator().manual_seed(config.seed)
-        shape = (config.groups, config.n_codes, config.d_in)
-        self.codes = nn.Parameter(torch.randn(shape, generator=generator))
-        self.register_buffer("counts", torch.zeros(shape[:2], dtype=torch.int64))
+        super().__init__(config, torch.randn(config.groups, config.n_codes, config.d_in, generator=generator))
         self._learning: _Learning | None = None
-        self._cache: tuple[list, SearchCache] | None = None
 
     @property
     def unit_values(self) -> bool:
         return self.config.magnitude == "unit"
 
-    @torch.no_grad()
-    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
-        """The codes of every vector, strongest (or first taken) first; of exact ties any may win.
-
-        The similarities are made for as many vectors at a time as fit 64 MiB, 4 MiB on a processor, and not kept.
-        """
-        return self._encoded(x, None)
-
-    @torch.no_grad()
-    def encode_without(self, x: Float[Tensor, "*batch d_in"], without: Bool[Tensor, "group code"]) -> Codes:
-        """As :meth:`encode`, with the codes that are marked never chosen: the next best is.
-
-        Raises:
-            InputError: fewer codes are left than a vector has.
-        """
-        left = self.config.n_codes - int(without.sum(-1).max())
-        if left < self.config.k:
-            raise InputError(f"{left} codes are not forbidden: a vector has {self.config.k}")
-        return self._encoded(x, without)
-
-    def decode(self, codes: Codes) -> Float[Tensor, "*batch d_in"]:
-        """Σ value · code, with a gradient to the codes that are named."""
-        return sum_of_codes(self.codes, codes)
-
-    def difference(self, codes: Codes, others: Codes) -> Float[Tensor, "*batch d_in"]:
-        """One sum over the slots of both, those in which they are the same left out."""
-        same = (codes.ids == others.ids) & (codes.values == others.values)
-        values = torch.cat([codes.values, -others.values], -1).masked_fill(torch.cat([same, same], -1), 0)
-        return sum_of_codes(self.codes, Codes(torch.cat([codes.ids, others.ids], -1), values))
-
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Encode and decode, the gradient straight through."""
-        return straight_through(x, self.decode(self.encode(x)))
+    @property
+    def successive(self) -> bool:
+        return self.config.selection == "matching_pursuit" and self.config.k > 1
 
     def loss(
         self, x: Float[Tensor, "*batch d_in"], decoded: Float[Tensor, "*batch d_in"]
     ) -> Float[Tensor, ""]:
         """λ times the squared error, summed over coordinates and averaged over vectors; ``x`` is a constant."""
         return self.config.mse_weight * super().loss(x, decoded)
-
-    def similarity(
-        self, x: Float[Tensor, "*batch d_in"], ids: Int[Tensor, "*batch k"]
-    ) -> Float[Tensor, "*batch k"]:
-        """Cosine similarity of each vector with the codes named for it, as they are compared.
-
-        Takes k vectors' memory per vector.
-        """
-        with _in_full_precision(x):
-            rows = self.comparable(self.rows(x)).transpose(0, 1)
-            flat = ids.reshape(*rows.shape[:2], -1).long()
-            named = self.search_cache().codes[
-                torch.arange(self.config.groups, device=ids.device)[:, None], flat
-            ]
-            return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
 
     def fit(self: T, x: Float[Tensor, "*batch d_in"]) -> T:
         """Set the codes by k-means; the same vectors and config give the same codes.
@@ -214,71 +124,6 @@ class Codebook(nn.Module, Bottleneck):
         self._cluster(self.rows(x), stream=True)
         return self
 
-    def mean_code(self) -> Float[Tensor, "group d_in"]:
-        """The mean of the codes by how often each was counted, or evenly if they never were.
-
-        For one code a vector, and for k most similar ones, it is what codes have in common. Of codes taken one after
-        another those of the first slot have nearly all of that: the mean of all slots is about a k-th of it.
-        """
-        counts = self.counts.float()
-        weights = torch.where(counts.sum(-1, keepdim=True) > 0, counts, 1.0)
-        weights = weights / weights.sum(-1, keepdim=True)
-        return torch.einsum("gc,gcd->gd", weights, self.codes.detach().float())
-
-    def count(self, ids: Int[Tensor, "*batch k"]) -> None:
-        """Add to the usage statistics ``counts``."""
-        self.counts += count_codes(ids, self.config.n_codes, self.config.groups)
-
-    def count_text(self, ids: Int[Tensor, "block pos *place k"]) -> None:
-        """:meth:`count` of blocks of text, in which the codes of the first position are no more than seen.
-
-        What stands there is the same in every block, and at some MLPs hundreds of times as long as what stands
-        elsewhere: a sixtieth of all counts would make nearly all of :meth:`mean_code`.
-        """
-        self.count(ids[:, 1:])
-        first = count_codes(ids[:, :1], self.config.n_codes, self.config.groups)
-        torch.maximum(self.counts, (first > 0).to(self.counts), out=self.counts)
-
-    @torch.no_grad()
-    def replace_dead(
-        self,
-        x: Float[Tensor, "*batch d_in"],
-        optimizer: torch.optim.Optimizer | None = None,
-        *,
-        at_most: int = 0,
-        generator: torch.Generator | None = None,
-        own_length: bool = False,
-    ) -> int:
-        """Give codes counted at most ``at_most`` times the direction of a vector that is badly coded.
-
-        Vectors are drawn from ``x`` with chances ∝ their squared error. The new code is as long as the living codes
-        of its group are on average, or with ``own_length`` as its share of the vector itself; what the optimizer has
-        gathered on the old one is set to zero. All counts begin anew.
-
-        Returns:
-            How many codes were replaced.
-        """
-        rows = self.rows(x)
-        error = (rows - grouped_rows(self.decode(self.encode(x)), self.config)).square().sum(-1)
-        dead = self.counts <= at_most
-        lengths = self.codes.float().norm(dim=-1)
-        for group in dead.any(1).nonzero()[:, 0].tolist():
-            mask = dead[group]
-            size = int(mask.sum())
-            weights = error[group] if bool(error[group].sum() > 0) else torch.ones_like(error[group])
-            repeated = size > int((weights > 0).sum())
-            index = torch.multinomial(weights, size, replacement=repeated, generator=generator)
-            drawn = rows[group, index]
-            if own_length or mask.all():
-                new = drawn / self.config.k
-            else:
-                new = nn.functional.normalize(drawn, dim=-1) * lengths[group, ~mask].mean()
-            self.codes[group, mask] = new.to(self.codes.dtype)
-        if optimizer is not None:
-            self._forget(optimizer, dead)
-        self.counts.zero_()
-        return int(dead.sum())
-
     def with_k(self: T, k: int) -> T:
         """The same codes with fewer per vector; ids of the first k slots stay as they are.
 
@@ -290,61 +135,7 @@ class Codebook(nn.Module, Bottleneck):
             raise InputError(
                 f"k {k}: the lengths of these codes are right for sums of {self.config.k}; fit a codebook for k {k}"
             )
-        if not 1 <= whole_number("k", k) <= self.config.k:
-            raise InputError(
-                f"k {k}: this codebook was fitted for {self.config.k}, choose 1 to {self.config.k}"
-            )
-        return self.restored(replace(self.config, k=k), self.tensors())
-
-    def of_group(self: T, group: int) -> T:
-        """A codebook of one group alone, such as one head's.
-
-        Raises:
-            KeyError: no such group.
-        """
-        if not 0 <= group < self.config.groups:
-            raise KeyError(f"group {group}: there are 0 to {self.config.groups - 1}")
-        tensors = {name: tensor[group : group + 1] for name, tensor in self.tensors().items()}
-        return self.restored(replace(self.config, groups=1), tensors)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"codes": self.codes, "counts": self.counts}
-
-    @classmethod
-    def restored(cls: type[T], config: CodebookConfig, tensors: Mapping[str, Tensor]) -> T:
-        book = cls(config).to(tensors["codes"].device, tensors["codes"].dtype)
-        book.load_state_dict(dict(tensors))
-        return book
-
-    def rows(self, x: Tensor) -> Float[Tensor, "group row d_in"]:
-        """What the codes stand for: the vectors, as they are here."""
-        return grouped_rows(x, self.config)
-
-    def _encoded(self, x: Tensor, without: Bool[Tensor, "group code"] | None) -> Codes:
-        if torch.is_autocast_enabled(x.device.type):
-            with _in_full_precision(x):
-                return self._encoded(x, without)
-        chosen = self._choose(self.comparable(self.rows(x)), self.search_cache(), without)
-        ids, values = (part.transpose(0, 1) for part in chosen)
-        shape = (*x.shape[:-1], self.config.k)
-        return Codes(ids.reshape(shape).to(id_dtype(self.config.n_codes)), values.reshape(shape))
-
-    def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
-        """Vectors, or codes, as they are compared with each other; here as they are."""
-        return rows
-
-    def search_cache(self) -> SearchCache:
-        """The codes as vectors are compared with them; made anew when a tensor has changed.
-
-        While a text is generated position by position this would cost more than the comparison.
-        """
-        # ids of objects can be used again, so the objects themselves are kept
-        made_of = [(t, _version(t), t.data_ptr()) for name, t in self.tensors().items() if name != "counts"]
-        if self._cache is None or not all(
-            old[0] is new[0] and old[1:] == new[1:] for old, new in zip(self._cache[0], made_of, strict=True)
-        ):
-            self._cache = made_of, self._prepared(self.comparable(self.codes.detach().float()))
-        return self._cache[1]
+        return super().with_k(k)
 
     def _prepared(self, book: Float[Tensor, "group code d_in"]) -> SearchCache:
         norm = book.norm(dim=-1).clamp(min=1e-12)
@@ -374,7 +165,7 @@ class Codebook(nn.Module, Bottleneck):
         ids = similar.argmax(-1, keepdim=True) if k == 1 else similar.topk(k, dim=-1).indices
         if self.config.magnitude == "unit":
             return ids, rows.new_ones(ids.shape)
-        total = _chosen_sum(book.codes, ids)
+        total = chosen_sum(book.codes, ids)
         factor = (rows * total).sum(-1, keepdim=True) / total.square().sum(-1, keepdim=True).clamp(min=1e-12)
         return ids, factor.clamp(min=0).expand(ids.shape)
 
@@ -382,7 +173,7 @@ class Codebook(nn.Module, Bottleneck):
         rest, ids, values = rows, list[Tensor](), list[Tensor]()
         for slot in range(self.config.k):
             if slot:
-                rest = rest - values[-1] * _chosen_sum(book.codes, ids[-1])
+                rest = rest - values[-1] * chosen_sum(book.codes, ids[-1])
             # what |rest|² loses, up to a monotone map: ⟨r, c⟩²/|c|² with a free factor ≥ 0, 2⟨r, c⟩ − |c|² without
             gain = book.gain(rest, without)
             index = gain.argmax(-1, keepdim=True)  # cheaper than max, which gives the value too
@@ -441,15 +232,10 @@ class Codebook(nn.Module, Bottleneck):
 
     def _scaled(self, rows: Tensor, book: Tensor, learning: "_Learning") -> Tensor:
         """The codes of each group shortened by the one factor with which k of them together fit best."""
-        total = _chosen_sum(book, self._choose(rows, self._prepared(book))[0])
+        total = chosen_sum(book, self._choose(rows, self._prepared(book))[0])
         learning.along = learning.along + (rows * total).sum((1, 2))
         learning.square = learning.square + total.square().sum((1, 2))
         return book * (learning.along / learning.square.clamp(min=1e-12))[:, None, None]
-
-    def _forget(self, optimizer: torch.optim.Optimizer, replaced: Bool[Tensor, "group code"]) -> None:
-        for moment in optimizer.state.get(self.codes, {}).values():
-            if isinstance(moment, Tensor) and moment.shape[:2] == self.codes.shape[:2]:  # of each code
-                moment[replaced] = 0
 
 
 @dataclass
@@ -466,19 +252,3 @@ class _Learning:
     lengths: list[MeanBy]
     along: Tensor = field(default_factory=lambda: torch.zeros(()))
     square: Tensor = field(default_factory=lambda: torch.zeros(()))
-
-
-def _chosen_sum(book: Tensor, ids: Int[Tensor, "group row k"]) -> Float[Tensor, "group row d_in"]:
-    ids = ids.transpose(0, 1)
-    total = sum_of_codes(book, Codes(ids, torch.ones_like(ids, dtype=book.dtype)))
-    return total.reshape(*ids.shape[:2], -1).transpose(0, 1)
-
-
-def _version(tensor: Tensor) -> object:
-    """Changes when the tensor does; of those made under ``inference_mode``, which do not tell, at every look."""
-    return object() if tensor.is_inference() else tensor._version
-
-
-def _in_full_precision(x: Tensor) -> torch.autocast:
-    """Without autocast, by which products would be rounded and what is kept for the next call with them."""
-    return torch.autocast(x.device.type, enabled=False)

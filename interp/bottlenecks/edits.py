@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.dictionary import Dictionary
 from interp.errors import InputError, real_number, whole_number
 from interp.models.sites import canonical_site
 
@@ -322,7 +322,7 @@ class SiteEdits:
             found = _together(found)
         for mask, without in found:
             # groups in which nothing is forbidden choose as before
-            assert isinstance(self.bottleneck, Codebook)
+            assert isinstance(self.bottleneck, Dictionary)
             other = self.bottleneck.encode_without(x, without)
             codes = _chosen(_like(mask, codes.ids), other.ids, other.values, codes)
         return codes
@@ -372,14 +372,14 @@ class SiteEdits:
         total = self._added.setdefault(key, torch.zeros(shape, device=self.bottleneck.device))
         vectors = self._vectors(edit.code)
         if edit.from_mean:
-            vectors = vectors - self._mean(edit.site)
+            vectors = vectors - self._mean(edit)
         total[which] += scale * vectors[which]
         if not total[which].isfinite().all():
             raise InputError(f"scale {edit.scale} at {edit.site}: what is added there is beyond any number")
 
     def _add_forbidden(self, edit: ForbidCode, group: int | None, key: _Key) -> None:
         config = self.bottleneck.config
-        if not isinstance(self.bottleneck, Codebook):
+        if not isinstance(self.bottleneck, Dictionary):
             raise InputError(
                 f"code {edit.code} at {edit.site}: only codebooks know a next best code, not a {self.bottleneck.kind}"
             )
@@ -410,10 +410,12 @@ class SiteEdits:
         nothing = Codes(torch.full_like(ids, NO_CODE), strength)
         return self.bottleneck.difference(Codes(ids, strength), nothing).detach().float()
 
-    def _mean(self, site: str) -> Float[Tensor, "*group d_in"]:
-        if not isinstance(self.bottleneck, Codebook):
-            raise InputError(f"from_mean at {site}: only codebooks have a mean, not a {self.bottleneck.kind}")
-        mean = self.bottleneck.mean_code()
+    def _mean(self, edit: AddCode) -> Float[Tensor, "*group d_in"]:
+        if not isinstance(self.bottleneck, Dictionary):
+            raise InputError(
+                f"from_mean at {edit.site}: only codebooks have a mean, not a {self.bottleneck.kind}"
+            )
+        mean = self.bottleneck.means()[:, edit.code]
         return mean if self.groups is not None else mean[0]
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.bottlenecks.base import CONFIG_FILE, bottleneck_class
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.hub import HubFolder, fetch
 from interp.errors import InputError
 from interp.files import atomic_path, parse_json, read_json, read_tensors, write_json
@@ -76,7 +76,7 @@ class Manifest(_Part):
     text: _Text
 
 
-class Codebooks(HubFolder, Mapping[str, Codebook]):
+class Codebooks(HubFolder, Mapping[str, Dictionary]):
     """The codebooks of one model by site, read when they are first asked for.
 
     ``codebooks["a21"]`` is that of all heads of layer 21, ``codebooks["a21.h6"]`` that of one of them.
@@ -94,7 +94,7 @@ class Codebooks(HubFolder, Mapping[str, Codebook]):
         self,
         folder: Path | None,
         manifest: Mapping[str, Any],
-        codebooks: Mapping[str, Codebook] | None = None,
+        codebooks: Mapping[str, Dictionary] | None = None,
     ) -> None:
         self.folder, self.manifest, self._codebooks = folder, manifest, codebooks
 
@@ -169,7 +169,7 @@ class Codebooks(HubFolder, Mapping[str, Codebook]):
     def __len__(self) -> int:
         return len(self.manifest["sites"])
 
-    def __getitem__(self, site: str) -> Codebook:
+    def __getitem__(self, site: str) -> Dictionary:
         try:
             place = parse_site(site)
         except InputError as error:
@@ -225,11 +225,11 @@ class Codebooks(HubFolder, Mapping[str, Codebook]):
         write_json(folder / MANIFEST, manifest)
         return Codebooks._from_folder(folder)
 
-    def _read(self) -> Mapping[str, Codebook]:
+    def _read(self) -> Mapping[str, Dictionary]:
         if self._codebooks is None:
             assert self.folder is not None
             if self.manifest.get("storage") is None:
-                read = {site: Codebook.from_pretrained(self.folder / site) for site in self}
+                read = {site: Dictionary.from_pretrained(self.folder / site) for site in self}
             else:
                 read = read_packed(self.folder / PACKED_FILE)
                 if sorted(read) != sorted(self.sites):
@@ -261,7 +261,7 @@ def _fetch(source: str | Path, **hub: Any) -> Path:
 _STEPS = 127
 
 
-def write_packed(path: Path, codebooks: Mapping[str, Codebook], storage: Storage) -> None:
+def write_packed(path: Path, codebooks: Mapping[str, Dictionary], storage: Storage) -> None:
     """Write codebooks, by site, to one file.
 
     ``float16`` halves the codes, ``int8`` quarters them: of each code, less the median of its codebook, coordinates are
@@ -301,7 +301,7 @@ def write_packed(path: Path, codebooks: Mapping[str, Codebook], storage: Storage
         save_file(tensors, temporary, metadata={"packed": json.dumps(about)})
 
 
-def read_packed(path: Path) -> dict[str, Codebook]:
+def read_packed(path: Path) -> dict[str, Dictionary]:
     """The codebooks by site, in float32.
 
     Raises:
@@ -321,7 +321,7 @@ def read_packed(path: Path) -> dict[str, Codebook]:
             if not all(bool(t.isfinite().all()) for t in own.values()):
                 raise ValueError(f"the codebook of {site} has values that are not finite")
             cls = bottleneck_class(known["kind"])
-            if not issubclass(cls, Codebook):
+            if not issubclass(cls, Dictionary):
                 raise ValueError(f"a {cls.kind} is no codebook")
             found[site] = cls.restored(cls.config_class(**known["config"]), own)
         return found
@@ -364,7 +364,7 @@ def describe_text(text: TextBlocks) -> dict[str, Any]:
     }
 
 
-def codebooks_fingerprint(codebooks: Mapping[str, Codebook]) -> str:
+def codebooks_fingerprint(codebooks: Mapping[str, Dictionary]) -> str:
     """A hash of all codes. Those of equal codes that are compared otherwise have the same."""
     digest = hashlib.sha256()
     for site, codebook in codebooks.items():

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.dictionary import Dictionary
 
 
 class CodebookWrapper(Bottleneck):
@@ -18,11 +18,11 @@ class CodebookWrapper(Bottleneck):
 
     kind = "codebook"
 
-    def __init__(self, book: Codebook) -> None:
+    def __init__(self, book: Dictionary) -> None:
         self.book = book
 
     @property
-    def config(self) -> CodebookConfig:  # type: ignore[override]
+    def config(self) -> Any:  # type: ignore[override]
         return self.book.config
 
     @property

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from interp.bottlenecks import Codebook
+from interp.bottlenecks import Dictionary
 from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE
 from interp.bottlenecks.store import (
@@ -65,7 +65,7 @@ WORK, STATE, LOCK = ".work", "state.safetensors", "lock"
 
 def build_index(
     model: Model,
-    books: Mapping[str, Codebook],
+    books: Mapping[str, Dictionary],
     text: TextBlocks,
     folder: Path,
     *,
@@ -123,7 +123,7 @@ def build_index(
 
 
 def _request(
-    model: Model, books: Mapping[str, Codebook], text: TextBlocks, error_term: bool
+    model: Model, books: Mapping[str, Dictionary], text: TextBlocks, error_term: bool
 ) -> dict[str, Any]:
     """What an index depends on, as JSON values."""
     if not books:
@@ -214,7 +214,7 @@ def finish(
     return CodeIndex.open(folder)
 
 
-def _books(model: Model, books: Mapping[str, Codebook]) -> list[Book]:
+def _books(model: Model, books: Mapping[str, Dictionary]) -> list[Book]:
     found = []
     for name, book in books.items():
         site, config = resolve_site(model, name), book.config
@@ -282,7 +282,7 @@ class _Desk:
         self.models, self._known = models, ("", "")
         self._books: Codebooks | None = None
 
-    def books(self, spec: str, folder: str, fingerprint: str, k: int | None) -> Mapping[str, Codebook]:
+    def books(self, spec: str, folder: str, fingerprint: str, k: int | None) -> Mapping[str, Dictionary]:
         if self._known != (folder, fingerprint):
             books = Codebooks.from_pretrained(folder, self.models(spec), k=k)
             if codebooks_fingerprint(books) != fingerprint:
@@ -294,7 +294,7 @@ class _Desk:
 
 def _run(
     model: Model,
-    books: Mapping[str, Codebook],
+    books: Mapping[str, Dictionary],
     tokens: Int[Tensor, "block pos"],
     layout: Layout,
     work: Path,

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from interp.bottlenecks import Codebook, Codes
+from interp.bottlenecks import Codes, Dictionary
 from interp.bottlenecks.kmeans import similarities_at_once
 from interp.bottlenecks.wrapper import CodebookWrapper
 
@@ -41,7 +41,7 @@ class FiringStatsWrapper(CodebookWrapper):
             all [row, group, k], and cosines of every code at one token in :data:`EVERY`.
     """
 
-    def __init__(self, book: Codebook) -> None:
+    def __init__(self, book: Dictionary) -> None:
         super().__init__(book)
         self.seen: tuple[Tensor, ...] = ()
 
@@ -52,7 +52,7 @@ class FiringStatsWrapper(CodebookWrapper):
 
 
 @torch.no_grad()
-def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
+def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
     config = book.config
     rows = book.comparable(book.rows(x))  # [dictionary, row, d]
     ids, values = (
@@ -63,8 +63,7 @@ def _strengths(book: Codebook, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
     step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
     parts = []
     for some, taken, value in zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True):
-        one_by_one = config.selection == "matching_pursuit" and config.k > 1
-        found = (_one_by_one if one_by_one else _at_once)(some, taken, value, compared, unit)
+        found = (_one_by_one if book.successive else _at_once)(some, taken, value, compared, unit)
         parts.append(found)
     similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))
     # where heads share a dictionary they lie among the rows: a token is sampled with all of its heads

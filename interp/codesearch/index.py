@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8, UInt32
 
-from interp.bottlenecks import Codebook
+from interp.bottlenecks import Dictionary
 from interp.bottlenecks.store import (
     PRETRAINED,
     Codebooks,
@@ -192,7 +192,7 @@ class CodeIndex:
         layout: Layout,
         ids: IdFile,
         tables: Mapping[str, np.ndarray],
-        books: Mapping[str, Codebook] | None = None,
+        books: Mapping[str, Dictionary] | None = None,
         books_within: Sequence[Path] | None = None,
     ) -> None:
         self.folder, self.manifest, self.layout, self.ids = folder, manifest, layout, ids
@@ -203,7 +203,7 @@ class CodeIndex:
     def open(
         cls,
         folder: Path | str,
-        books: Mapping[str, Codebook] | None = None,
+        books: Mapping[str, Dictionary] | None = None,
         *,
         books_within: Sequence[Path] | None = None,
     ) -> "CodeIndex":
@@ -238,7 +238,7 @@ class CodeIndex:
     def build(
         cls,
         model: Model,
-        codebooks: Mapping[str, Codebook],
+        codebooks: Mapping[str, Dictionary],
         text: str | TextBlocks = "stdlib",
         folder: Path | str = "runs/index",
         *,
@@ -315,7 +315,7 @@ class CodeIndex:
         fired, silent = unpack_counts(self.tables["histogram"][self.layout.code(book, code)])
         return Similarities(BINS, fired, silent)
 
-    def codebooks(self) -> Mapping[str, Codebook]:
+    def codebooks(self) -> Mapping[str, Dictionary]:
         """The codebooks by site: those given to :meth:`open`, or from the folder that the manifest names.
 
         Raises:
@@ -333,7 +333,7 @@ class CodeIndex:
             self._books = kept
         return self._books
 
-    def check_books(self, books: Mapping[str, Codebook]) -> None:
+    def check_books(self, books: Mapping[str, Dictionary]) -> None:
         """Raise :class:`InputError` unless these are, among others, the codebooks it was made with."""
         made = self.manifest["books"]
         own = {site: books[site] for site in made["sites"] if site in books}
@@ -359,7 +359,7 @@ class CodeIndex:
         keys = ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights")
         check_made_with(self.manifest["model"], model, keys, f"{self.folder} is an index")
 
-    def _with_slots(self, books: Mapping[str, Codebook]) -> dict[str, Codebook]:
+    def _with_slots(self, books: Mapping[str, Dictionary]) -> dict[str, Dictionary]:
         """With as many codes a vector as were indexed."""
         k = {book.site: book.k for book in self.books}
         return {site: book.with_k(k[site]) for site, book in books.items() if site in k}

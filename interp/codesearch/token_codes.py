@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks import Codebook
+from interp.bottlenecks import Dictionary
 from interp.bottlenecks.attach import attach, groups_at
 from interp.codesearch.firing_stats import FiringStatsWrapper
 from interp.codesearch.layout import names_of_groups
@@ -32,7 +32,7 @@ class TokenCodes:
 
 @torch.no_grad()
 def read_codes(
-    model: Model, codebooks: Mapping[str, Codebook], tokens: Int[Tensor, " pos"]
+    model: Model, codebooks: Mapping[str, Dictionary], tokens: Int[Tensor, " pos"]
 ) -> dict[str, TokenCodes]:
     """Codes by site, heads apart (``a5.h3``), in one forward pass of the plain model.
 

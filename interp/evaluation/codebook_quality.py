@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.metric import kl_divergence
-from interp.bottlenecks import NO_CODE, Bottleneck, Codebook, Codes
+from interp.bottlenecks import NO_CODE, Bottleneck, Codes, Dictionary
 from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.base import count_codes, distinct, grouped_rows
 from interp.bottlenecks.store import Codebooks
@@ -42,10 +42,10 @@ class UsageMeter:
     as all others. What a book is measured on is what reaches it when the other books are in place too.
     """
 
-    def __init__(self, books: Mapping[str, Codebook]) -> None:
+    def __init__(self, books: Mapping[str, Dictionary]) -> None:
         self._wrappers = {site: _QualityWrapper(book) for site, book in books.items()}
 
-    def watching(self, books: Mapping[str, Codebook]) -> dict[str, Bottleneck]:
+    def watching(self, books: Mapping[str, Dictionary]) -> dict[str, Bottleneck]:
         """The books to attach."""
         return {site: self._wrappers[site] for site in books}
 
@@ -88,7 +88,7 @@ class UsageMeter:
 class _RandomIds(CodebookWrapper):
     """A book that answers with ids at random, each as strong as the right one."""
 
-    def __init__(self, book: Codebook, generator: torch.Generator) -> None:
+    def __init__(self, book: Dictionary, generator: torch.Generator) -> None:
         super().__init__(book)
         self.generator = generator
 
@@ -101,7 +101,7 @@ class _RandomIds(CodebookWrapper):
 class _QualityWrapper(CodebookWrapper):
     """A book that keeps sums of what passes; it is the book in everything else."""
 
-    def __init__(self, book: Codebook) -> None:
+    def __init__(self, book: Dictionary) -> None:
         super().__init__(book)
         self.counts = torch.zeros_like(book.counts)
         self.active = self.n_vectors = 0
@@ -191,7 +191,7 @@ class Quality:
 
 def evaluate_codebooks(
     model: Model,
-    books: Mapping[int, Mapping[str, Codebook]],
+    books: Mapping[int, Mapping[str, Dictionary]],
     text: TextBlocks,
     other_text: TextBlocks,
     *,
@@ -256,7 +256,7 @@ def evaluate_codebooks(
 
 def _controls(
     model: Model,
-    books: Mapping[str, Codebook],
+    books: Mapping[str, Dictionary],
     other_text: TextBlocks,
     batch_size: int,
     seed: int,
@@ -334,7 +334,7 @@ def mean_activations(
     }
 
 
-def random_directions(book: Codebook, seed: int) -> Codebook:
+def random_directions(book: Dictionary, seed: int) -> Dictionary:
     """A book of the same configuration with codes in random directions, each as long as before."""
     generator = torch.Generator().manual_seed(seed)
     codes = book.codes.detach().float().cpu()

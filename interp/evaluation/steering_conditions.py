@@ -98,7 +98,7 @@ def from_mean(codebooks: Mapping[str, Codebook], site: str, code: int) -> Float[
     """What ``AddCode(site, code, from_mean=True)`` adds."""
     book = codebooks[site] if site in codebooks else codebooks[site.partition(".")[0]]
     group = parse_site(site).head if book.config.groups > 1 else 0
-    return (book.codes[group, code].float() - book.mean_code()[group]).cpu()
+    return (book.codes[group, code].float() - book.means()[group, code]).cpu()
 
 
 def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.store import codebooks_fingerprint
 from interp.files import read_json, write_json, write_text
 from interp.models import Model, weights_digest
@@ -25,18 +26,21 @@ FINDER = 7
 _CODE, _VERDICT = ([field.name for field in dataclasses.fields(kind)] for kind in (FoundCode, Verdict))
 
 
-def identity(model: Model, codebooks: Mapping[str, Codebook]) -> str:
+def identity(model: Model, codebooks: Mapping[str, Dictionary]) -> str:
     """Tells apart models with codebooks, wherever they lie."""
     slots = {site: _told(book) for site, book in codebooks.items()}
     return _digest([weights_digest(model), codebooks_fingerprint(codebooks), slots])
 
 
-def _told(book: Codebook) -> int | list:
+def _told(book: Dictionary) -> int | list:
     """What else than codes matters of a book: k, how it chooses, and the counts, by which the mean is taken.
 
     Books of the kind that is fitted at heads have been kept under k alone; there the mean is small.
     """
     config = book.config
+    if not isinstance(book, Codebook):
+        others = [t.detach().cpu().numpy().tobytes() for name, t in book.tensors().items() if name != "codes"]
+        return [config.k, book.kind, *(hashlib.sha256(part).hexdigest()[:16] for part in others)]
     how = [book.kind, config.selection, config.magnitude]
     if config.groups > 1 and how == ["metric_codebook", "matching_pursuit", "unit"]:
         return config.k
@@ -70,7 +74,7 @@ def recall(folder: Path | None, key: str) -> CodeSet | None:
 
 def find_or_recall(
     model: Model,
-    codebooks: Mapping[str, Codebook],
+    codebooks: Mapping[str, Dictionary],
     positive: Sequence[str],
     negative: Sequence[str],
     *,

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from interp.bottlenecks.attach import groups_at
 from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes, distinct
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.metric_codebook import output_map
 from interp.errors import InputError, whole_number
 from interp.models import Model, model_device, resolve_site
@@ -361,7 +361,7 @@ def _check(
     if not codebooks:
         raise InputError("no codebooks to find codes in")
     for name, book in codebooks.items():
-        if by == "difference" and not isinstance(book, Codebook):
+        if by == "difference" and not isinstance(book, Dictionary):
             raise InputError(
                 f"a {book.kind} at {name}: only codebooks have a mean to differ from; rank by detection"
             )
@@ -493,4 +493,4 @@ def _from_mean(book: Bottleneck) -> Float[Tensor, "group code d_in"]:
     nothing = Codes(torch.full_like(ids, NO_CODE), strength)
     vectors = book.difference(Codes(ids, strength), nothing).float().cpu()
     vectors = vectors.reshape(config.n_codes, config.groups, -1).transpose(0, 1)
-    return vectors - book.mean_code().cpu()[:, None] if isinstance(book, Codebook) else vectors
+    return vectors - book.means().cpu() if isinstance(book, Dictionary) else vectors

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks import Codebook
+from interp.bottlenecks import Dictionary
 from interp.bottlenecks.base import grouped_rows
 from interp.bottlenecks.fit import BATCH_SIZE, LayerStream
 from interp.bottlenecks.kmeans import least_squares_move
@@ -36,7 +36,7 @@ TOKENS = 20_000
 @torch.no_grad()
 def refit_centroids(
     model: Model,
-    books: Mapping[str, Codebook],
+    books: Mapping[str, Dictionary],
     blocks: Int[Tensor, "block pos"],
     folder: Path,
     stage: Stage = silent,
@@ -60,10 +60,10 @@ def refit_centroids(
 
 
 def _refit(
-    stream: LayerStream, places: Mapping[Site, Codebook], last: int, done: Callable[[int], None]
+    stream: LayerStream, places: Mapping[Site, Dictionary], last: int, done: Callable[[int], None]
 ) -> None:
     for layer in range(last + 1):
-        moved: dict[Site, Codebook] = {}
+        moved: dict[Site, Dictionary] = {}
         for site, book in places.items():
             if site.layer == layer:
                 vectors = torch.cat(stream.collect(site, moved, done)).to(book.device)
@@ -74,7 +74,7 @@ def _refit(
         stream.step()
 
 
-def moves(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> Float[Tensor, "group code d_in"]:
+def moves(book: Dictionary, x: Float[Tensor, "block pos *place d_in"]) -> Float[Tensor, "group code d_in"]:
     """From each code to the least squares, all of the way; none for the codes of the first position."""
     config, codes = book.config, book.encode(x)
     missing = book.rows(x[:, 1:]) - grouped_rows(book.decode(codes)[:, 1:], config)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.dictionary import Dictionary
 from interp.errors import InputError, check_fields
 
 
@@ -94,7 +94,7 @@ class TrainConfig:
         """The same with ``lr`` filled in for books that give each vector ``k`` codes; ``mlps``: all at MLP outputs."""
         return self if self.lr is not None else replace(self, lr=usual_step(k, mlps=mlps))
 
-    def for_books(self, books: Mapping[str, Codebook]) -> "TrainConfig":
+    def for_books(self, books: Mapping[str, Dictionary]) -> "TrainConfig":
         """The same for books by their sites, by their largest k, nested or not."""
         k = max(book.config.k for book in books.values())
         return self.for_codes(k, mlps=all(site.startswith("m") for site in books))

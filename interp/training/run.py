@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.store import (
     MODEL_FOLDER,
     WORK,
@@ -295,7 +295,7 @@ def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> Codebook
 
 
 def _request(
-    model: Model, start: Codebooks, books: dict[str, Codebook], text: TextBlocks, config: TrainConfig
+    model: Model, start: Codebooks, books: dict[str, Dictionary], text: TextBlocks, config: TrainConfig
 ) -> dict[str, Any]:
     """What the trained books depend on, as JSON values."""
     identity = model_identity(model)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.bottlenecks import Codebook, CodebookConfig, Codes
-from interp.bottlenecks.base import NO_CODE, count_codes
+from interp.bottlenecks import Codebook, Codes, Dictionary
+from interp.bottlenecks.base import NO_CODE, BottleneckConfig, count_codes
 from interp.bottlenecks.wrapper import CodebookWrapper
 
 NO_PART = 1e-3
@@ -22,15 +22,15 @@ NO_PART = 1e-3
 
 
 @torch.no_grad()
-def place_bos_codes(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -> None:
+def place_bos_codes(book: Dictionary, x: Float[Tensor, "block pos *place d_in"]) -> None:
     """Move codes so that they are all of the first position, and so that no other code can come nearer.
 
     Of codes taken one after another the first becomes what stands there and, if codes have no strength, the one nearest
     to nothing becomes nothing, for the slots after it. Of k most similar codes each becomes a k-th of it. Where heads
-    share a book no code is moved: it would take one, or k, for each of them.
+    share a book no code is moved: it would take one, or k, for each of them. Nor is one of another kind than codebooks.
     """
     here, config = book.rows(x[:1, :1]), book.config
-    if here.shape[1] > 1:
+    if here.shape[1] > 1 or not isinstance(book, Codebook):
         return
     groups = torch.arange(config.groups, device=x.device)
     chosen = book.encode(x[:1, :1]).ids.long().reshape(config.groups, config.k)
@@ -45,7 +45,7 @@ def place_bos_codes(book: Codebook, x: Float[Tensor, "block pos *place d_in"]) -
         book.codes[groups, length.argmin(-1)] = 0
 
 
-def bos_codes(codes: Codes, config: CodebookConfig) -> Bool[Tensor, "group code"]:
+def bos_codes(codes: Codes, config: BottleneckConfig) -> Bool[Tensor, "group code"]:
     """Which codes have a part in the first position, of the codes [block, pos, (place,) k] of some blocks."""
     ids, values = codes.ids[:, :1], codes.values[:, :1]
     return count_codes(ids.masked_fill(values.abs() < NO_PART, NO_CODE), config.n_codes, config.groups) > 0
@@ -83,7 +83,7 @@ class TrainedCodebook(CodebookWrapper):
         gain: share of the gradient passed on, from 0 to 1.
     """
 
-    def __init__(self, book: Codebook, *, alone: bool, joint: bool = False) -> None:
+    def __init__(self, book: Dictionary, *, alone: bool, joint: bool = False) -> None:
         super().__init__(book)
         self.alone, self.joint, self.anchors = alone, joint, False
         self.held: Bool[Tensor, "group code"] = torch.zeros_like(book.counts, dtype=torch.bool)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks import Codebook
+from interp.bottlenecks import Dictionary
 from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
 from interp.errors import InputError
@@ -121,7 +121,7 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        books: Mapping[str, Codebook],
+        books: Mapping[str, Dictionary],
         config: TrainConfig,
         n_steps: int,
         *,

@@ -155,7 +155,7 @@ def test_the_first_position_of_texts_is_seen_and_no_part_of_the_mean():
         book.count_text(torch.tensor([block, block])[..., None])
     assert book.counts.tolist() == [[6, 6, 1]]
     book.counts[0, 2] = 0
-    torch.testing.assert_close(book.mean_code(), torch.tensor([[0.5, 0.5]]))
+    torch.testing.assert_close(book.means()[:, 0], torch.tensor([[0.5, 0.5]]))
 
 
 def test_dead_codes_are_replaced_and_their_optimizer_state_is_reset():

@@ -135,7 +135,7 @@ def told_in_codes(model, books, marked, plain):
                 difference = means.difference(site)
             difference, gain = difference.double(), gains[name][group].double()
             own = group if len(book.codes) > 1 else 0  # heads may share one group of codes
-            vectors = (book.codes.detach()[own] - book.mean_code()[own]).double()
+            vectors = (book.codes.detach()[own] - book.means()[own]).double()
             if difference @ gain > 0:
                 write = torch.eye(len(gain))
                 if site[0] == "a":  # of one head, or of all that a layer has
@@ -330,7 +330,7 @@ def test_codes_by_detection_weigh_what_they_are_in_the_difference(model, books):
     for code in found.codes:
         name, _, head = code.site.partition(".h")
         book, group = books[name], int(head or 0)
-        vector = book.codes.detach()[group, code.code] - book.mean_code()[group]
+        vector = book.codes.detach()[group, code.code] - book.means()[group, code.code]
         along = float(vector @ means.difference(code.site) / vector.square().sum())
         assert code.weight == pytest.approx(max(0.0, along), rel=2e-3, abs=1e-6)
     named = found.named(len(found), "added")
