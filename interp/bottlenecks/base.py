@@ -164,6 +164,10 @@ class Bottleneck(HubFolder, ABC):
             InputError: ids that are not in the dictionary, or codes of another shape.
         """
 
+    def slots_of(self, code: int) -> range:
+        """The slots that may hold a code: all of them, unless slots have codes of their own."""
+        return range(self.config.k)
+
     def difference(self, codes: Codes, others: Codes) -> Float[Tensor, "*batch d_in"]:
         """decode(codes) − decode(others): exactly 0 where they are the same."""
         return self.decode(codes) - self.decode(others)
@@ -239,8 +243,25 @@ class Bottleneck(HubFolder, ABC):
         return {"format": FORMAT, "kind": cls.kind, **asdict(config)}
 
 
-SHIPPED = ("codebook", "discrete_sae", "layer_norm_codebook", "metric_codebook")
-"""The kinds of this package; each is a module here, which is loaded when it is asked for."""
+SHIPPED = {
+    "codebook": "codebook",
+    "metric_codebook": "metric_codebook",
+    "layer_norm_codebook": "layer_norm_codebook",
+    "vq": "vq",
+    "residual_vq": "vq",
+    "grouped_vq": "vq",
+    "gumbel": "gumbel",
+    "latent_quantization": "latent_quantization",
+    "fsq": "latent_quantization",
+    "binary": "binary",
+    "lfq": "binary",
+    "bsq": "binary",
+    "key_value": "key_value",
+    "prototypes": "prototypes",
+    "ternary": "ternary",
+    "discrete_sae": "discrete_sae",
+}
+"""The kinds of this package, and the module here that has each, which is loaded when it is asked for."""
 BOTTLENECKS: dict[str, type[Bottleneck]] = {}
 """Every registered bottleneck by its kind: those that are loaded, and one's own."""
 
@@ -262,13 +283,23 @@ def register(cls: T) -> T:
 
 
 def bottleneck_class(kind: str) -> type[Bottleneck]:
-    """The class of a kind.
+    """The class of a kind, by its name or as ``path/to/file.py:Class``.
 
     Raises:
         InputError: there is none of this kind.
     """
+    if ":" in kind:
+        from interp.prompts.user_code import load_object  # which few need
+
+        found = load_object(kind)
+        if not (isinstance(found, type) and issubclass(found, Bottleneck)):
+            raise InputError(
+                f"{kind} is no bottleneck: name a class derived from interp.bottlenecks.Bottleneck"
+            )
+        return found
+    kind = kind.replace("-", "_")
     if kind in SHIPPED:
-        importlib.import_module(f"interp.bottlenecks.{kind}")
+        importlib.import_module(f"interp.bottlenecks.{SHIPPED[kind]}")
     if kind not in BOTTLENECKS:
         known = ", ".join(dict.fromkeys((*SHIPPED, *BOTTLENECKS)))
         raise InputError(f"there is no bottleneck of kind {kind!r}, only {known}")

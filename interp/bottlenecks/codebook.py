@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import register
 from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
-from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit, similarities_at_once
-from interp.errors import InputError, check_fields, whole_number
+from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit
+from interp.errors import InputError, check_fields
 
 Selection = Literal["cosine", "matching_pursuit"]
 
@@ -143,20 +143,9 @@ class Codebook(Dictionary):
             return SearchCache(book, norm, book, norm.square()[:, None] / -2)
         return SearchCache(book, norm, book / norm[..., None], None)
 
-    def _choose(
-        self,
-        rows: Tensor,
-        book: SearchCache,
-        without: Bool[Tensor, "group code"] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Ids and values, [group, row, k], of the codes of ``book``, those ``without`` left out."""
-        step = max(1, similarities_at_once(rows) // (self.config.groups * self.config.n_codes))
+    def _select(self, rows: Tensor, book: SearchCache, without: Tensor | None) -> tuple[Tensor, Tensor]:
         select = self._most_similar if self.config.selection == "cosine" else self._greedy
-        if rows.shape[1] <= step:
-            return select(rows, book, without)
-        parts = [select(part, book, without) for part in rows.split(step, dim=1)]
-        ids, values = (torch.cat(group, 1) for group in zip(*parts, strict=True))
-        return ids, values
+        return select(rows, book, without)
 
     def _most_similar(self, rows: Tensor, book: SearchCache, without: Tensor | None) -> tuple[Tensor, Tensor]:
         # dividing by the row's own length would not change the order

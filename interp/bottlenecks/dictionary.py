@@ -7,7 +7,7 @@ how codes are chosen and learned. What reads, counts, edits, indexes, steers by 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,7 @@ from interp.bottlenecks.base import (
     straight_through,
     sum_of_codes,
 )
+from interp.bottlenecks.kmeans import similarities_at_once
 from interp.errors import InputError, whole_number
 
 
@@ -61,6 +62,8 @@ class Dictionary(nn.Module, Bottleneck):
     """
 
     kind = "dictionary"
+    trains: ClassVar[bool] = True
+    """Whether gradients may move the codes."""
     counts: Int[Tensor, "group code"]
 
     def __init__(self, config: Any, codes: Float[Tensor, "group code d_in"]) -> None:
@@ -80,11 +83,11 @@ class Dictionary(nn.Module, Bottleneck):
         return False
 
     @abstractmethod
-    def _choose(
+    def _select(
         self,
         rows: Float[Tensor, "group row d_in"],
         book: SearchCache,
-        without: Bool[Tensor, "group code"] | None = None,
+        without: Bool[Tensor, "group code"] | None,
     ) -> tuple[Int[Tensor, "group row k"], Float[Tensor, "group row k"]]:
         """Ids and values of the codes of comparable vectors, those ``without`` left out."""
 
@@ -244,6 +247,20 @@ class Dictionary(nn.Module, Bottleneck):
         ids, values = (part.transpose(0, 1) for part in chosen)
         shape = (*x.shape[:-1], self.config.k)
         return Codes(ids.reshape(shape).to(id_dtype(self.config.n_codes)), values.reshape(shape))
+
+    def _choose(
+        self, rows: Tensor, book: SearchCache, without: Bool[Tensor, "group code"] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`_select` for as many rows at a time as fit the memory."""
+        step = max(1, similarities_at_once(rows) // (self.config.groups * self.config.n_codes))
+        if rows.shape[1] <= step:
+            return self._select(rows, book, without)
+        parts = [self._select(part, book, without) for part in rows.split(step, dim=1)]
+        ids, values = (torch.cat(group, 1) for group in zip(*parts, strict=True))
+        return ids, values
+
+    def constrain(self) -> None:
+        """Bring codes that a training step has moved back to the form that the kind gives them."""
 
     def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
         """Vectors, or codes, as they are compared with each other; here as they are."""

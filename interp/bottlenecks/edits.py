@@ -359,9 +359,11 @@ class SiteEdits:
         for (other, named), (others, _) in self._set.items():
             if other is where and (rows is None or named is None or set(rows) & set(named)):
                 taken |= (others != _KEEP)[... if group is None else group].reshape(-1, k).any(0)
+        may = self.bottleneck.slots_of(edit.code)
         free = (~taken).nonzero()[:, 0]
+        free = free[(free >= may.start) & (free < may.stop)]
         if not 1 <= whole_number("slots", edit.slots) <= len(free):
-            left = f"{len(free)} of {k}" if len(free) < k else str(k)
+            left = f"{len(free)} of {len(may)}" if len(free) < len(may) else str(len(may))
             raise InputError(f"slots {edit.slots} for code {edit.code} at {edit.site}: {left} can be set")
         ids[..., free[: edit.slots]] = edit.code
         strengths[..., free[: edit.slots]] = strength

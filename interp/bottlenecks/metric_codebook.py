@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import register
+from interp.bottlenecks.base import BottleneckConfig, register
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.errors import InputError
 
@@ -40,13 +40,7 @@ class MetricCodebook(Codebook):
         Raises:
             InputError: weights of another shape, NaN or infinite ones.
         """
-        config = self.config
-        if weights.ndim != 3 or tuple(weights.shape[:2]) != (config.groups, config.d_in):
-            raise InputError(
-                f"weights of shape {list(weights.shape)}: expected [{config.groups}, {config.d_in}, width]"
-            )
-        # the scale is free; near 1, squared errors stay comparable with those of the vectors
-        self.metric.copy_(_root(weights)[0])
+        self.metric.copy_(map_root(weights, self.config))
         return self
 
     def tensors(self) -> dict[str, Tensor]:
@@ -63,6 +57,23 @@ class MetricCodebook(Codebook):
         learned = self._learned(rows @ self._map(), stream=stream)
         # x L = learned, solved for x
         self.codes.copy_(torch.linalg.solve_triangular(self._map(), learned, upper=False, left=False))
+
+
+def map_root(
+    weights: Float[Tensor, "group d_in d_out"], config: BottleneckConfig
+) -> Float[Tensor, "group d_in d_in"]:
+    """L with L Lᵀ ∝ weights · weightsᵀ, lower triangular; float64.
+
+    The scale is free; near 1, squared errors stay comparable with those of the vectors.
+
+    Raises:
+        InputError: weights of another shape than the config's, NaN or infinite ones.
+    """
+    if weights.ndim != 3 or tuple(weights.shape[:2]) != (config.groups, config.d_in):
+        raise InputError(
+            f"weights of shape {list(weights.shape)}: expected [{config.groups}, {config.d_in}, width]"
+        )
+    return _root(weights)[0]
 
 
 def output_map(weights: Float[Tensor, "group d_in d_out"]) -> Float[Tensor, "group d_in d_in"]:

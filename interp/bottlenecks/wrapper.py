@@ -29,6 +29,9 @@ class CodebookWrapper(Bottleneck):
     def unit_values(self) -> bool:
         return self.book.unit_values
 
+    def slots_of(self, code: int) -> range:
+        return self.book.slots_of(code)
+
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
         return self.book.encode(x)
 

@@ -38,6 +38,18 @@ CASES = {
     ),
     "layer-norm-codebook": Case("layer_norm_codebook", {"n_codes": 12, "k": 2}),
     "metric-codebook": Case("metric_codebook", {"n_codes": 12, "k": 2, "selection": "matching_pursuit"}),
+    "vq": Case("vq", {"codes": 16}),
+    "residual-vq": Case("residual_vq", {"codes": 8, "slots": 2}),
+    "grouped-vq": Case("grouped_vq", {"codes": 8, "slots": 2}),
+    "gumbel": Case("gumbel", {"codes": 6, "slots": 2, "steps": 30}),
+    "latent-quantization": Case("latent_quantization", {"latents": 3, "levels": 4, "steps": 30}),
+    "fsq": Case("fsq", {"latents": 3, "levels": 5, "steps": 30}),
+    "binary": Case("binary", {"n_bits": 6, "steps": 30}),
+    "lfq": Case("lfq", {"n_bits": 6, "steps": 30}),
+    "bsq": Case("bsq", {"n_bits": 6, "steps": 30}),
+    "key-value": Case("key_value", {"keys": 6, "slots": 2, "d_key": 4}),
+    "prototypes": Case("prototypes", {"codes": 12}),
+    "ternary": Case("ternary", {"codes": 8, "slots": 2}),
     "codebook-matching-pursuit-scaled": Case(
         "codebook", {"n_codes": 12, "k": 3, "selection": "matching_pursuit", "magnitude": "scaled"}
     ),
@@ -80,6 +92,13 @@ def trained(case: Case, d_in: int, groups: int) -> Bottleneck:
     """Of a given size, fitted to noise."""
     bottleneck = case.build(d_in, groups)
     return bottleneck.fit(vectors(bottleneck, 20))
+
+
+def another(bottleneck: Bottleneck, code: int) -> int:
+    """The next code that may stand where this one does."""
+    n_codes = bottleneck.config.n_codes
+    following = [number % n_codes for number in range(code + 1, code + n_codes)]
+    return next(number for number in following if bottleneck.slots_of(number) == bottleneck.slots_of(code))
 
 
 def vectors(bottleneck: Bottleneck, n: int = 9) -> Tensor:

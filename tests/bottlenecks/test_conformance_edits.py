@@ -10,7 +10,7 @@ from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.models import hooked, parse_site
 from interp.models.generate import generate
-from tests.bottlenecks.conformance import PROMPTS, SHIFT, SITES, watcher
+from tests.bottlenecks.conformance import PROMPTS, SHIFT, SITES, another, watcher
 
 
 def setting(fitted: dict[str, Bottleneck], site: str, code: int, **options) -> SetCode:
@@ -23,7 +23,7 @@ def test_with_the_error_term_nothing_changes_until_a_code_is_set(model, fitted):
     before = model(PROMPTS[0])
     with attach(model, fitted) as attached:
         assert torch.equal(model(PROMPTS[0]), before)
-        new = (int(attached.ids["m1"][0, -1, 0]) + 1) % fitted["m1"].config.n_codes
+        new = another(fitted["m1"], int(attached.ids["m1"][0, -1, 0]))
         attached.edit(setting(fitted, "m1", new), positions="all")
         assert not torch.allclose(model(PROMPTS[0])[0, -1], before[0, -1], atol=1e-3)
         assert (attached.ids["m1"][..., 0] == new).all()
@@ -44,7 +44,8 @@ def test_error_term_passes_on_the_change_of_the_codes_only(model, fitted):
     x, out = seen
     plain = bottleneck.encode(x)
     edited = Codes(plain.ids.clone(), plain.values.clone())
-    edited.ids[..., 0], edited.values[..., 0] = 3, edit.strength or 1.0
+    slot = bottleneck.slots_of(3)[0]
+    edited.ids[..., slot], edited.values[..., slot] = 3, edit.strength or 1.0
     torch.testing.assert_close(out, x + bottleneck.decode(edited) - bottleneck.decode(plain))
 
 
@@ -55,7 +56,7 @@ def test_a_set_code_changes_its_head_and_position_and_nothing_before_it(model, f
         with attach(model, {site: fitted[site]}, error_term=error_term) as attached:
             plain, ids = model(PROMPTS[0]), attached.ids[site]
             head = ids[:, :, 1] if site == "a0" else ids
-            new = (int(head[0, 6, 0]) + 1) % fitted[site].config.n_codes
+            new = another(fitted[site], int(head[0, 6, 0]))
             attached.edit(setting(fitted, named, new), positions=6)
             changed, expected = model(PROMPTS[0]), ids.clone()
             (expected[:, :, 1] if site == "a0" else expected)[:, 6, 0] = new
@@ -90,7 +91,7 @@ def test_generation_equals_step_by_step_forwards_with_and_without_cache(model, f
             assert torch.equal(cached_ids[site], uncached_ids[site])
         if edited:
             for number in range(n, min(n + 4, cached.shape[1] - 1)):
-                assert cached_ids["r0"][0, number, 0] == number % 7
+                assert number % 7 in cached_ids["r0"][0, number].tolist()
         assert torch.equal(generate(model, tokens, 2), cached[:, : n + 2]), "the count starts anew"
 
 

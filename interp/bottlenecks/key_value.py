@@ -1,0 +1,81 @@
+"""Keys that never move and values that can: a bottleneck that learns in one place without forgetting in another.
+
+Träuble et al. 2023 (arXiv 2207.11240). Each slot sees the vector through a random projection of its own to a few
+dimensions, and hits the nearest of its keys there. Keys are clustered once, on vectors without labels, and then frozen.
+The decoded vector is the mean of the values of the keys hit, which for fixed keys is linear in the values: they are
+fitted by least squares, or trained by gradients, which reach the values that were hit and no other.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.bottlenecks.base import register
+from interp.bottlenecks.kmeans import GroupedKMeans, refit
+from interp.bottlenecks.learned_slots import EncodedSlots
+from interp.bottlenecks.slots import SlotsConfig, digits
+from interp.errors import InputError
+
+
+@dataclass(frozen=True)
+class KeyValueConfig(SlotsConfig):
+    """
+    Attributes:
+        keys: of each slot.
+        slots: keys that a vector hits.
+        d_key: dimensions of a projection.
+    """
+
+    keys: int = 512
+    slots: int = 8
+    d_key: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.d_key <= self.d_in:
+            raise InputError(
+                f"d_key {self.d_key}: vectors have {self.d_in} dimensions, choose 1 to {self.d_in}"
+            )
+
+    @property
+    def radices(self) -> tuple[int, ...]:
+        return (self.keys,) * self.slots
+
+    @property
+    def width(self) -> int:
+        return self.n_codes
+
+    @classmethod
+    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+        slots, each = digits(bits)
+        return cls(keys=2**each, slots=slots, d_key=min(8, options["d_in"]), **options)
+
+
+@register
+class KeyValue(EncodedSlots):
+    """Frozen keys in random projections; ``codes`` are the values over the number of slots."""
+
+    kind, config_class = "key_value", KeyValueConfig
+    source, use = "Träuble et al. 2023", "local edits of a model without forgetting"
+
+    def _learn(self, rows: Tensor) -> Tensor:
+        config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
+        maps, offsets = [], []
+        for slot in range(config.slots):
+            drawn = torch.randn(config.groups, config.d_in, config.d_key, generator=generator).to(rows)
+            projection = torch.linalg.qr(drawn).Q
+            keys = (
+                GroupedKMeans(config.keys, spherical=False, seed=config.seed + slot)
+                .fit(rows @ projection)
+                .centres_
+            )
+            maps.append(projection @ keys.mT)
+            offsets.append(keys.square().sum(-1) / -2)
+        self.encoder.copy_(torch.cat(maps, -1))
+        self.encoder_bias.copy_(torch.cat(offsets, -1))
+        # the values: first the means of the vectors that hit a key, then all together
+        ids = self._choose(rows, self._prepared(self.codes.detach().float()))[0]
+        mean = rows.mean(1, keepdim=True) / config.slots
+        return refit(rows, ids, mean.expand(-1, config.n_codes, -1).contiguous())

@@ -1,0 +1,169 @@
+"""Slots whose encoder is learned: z = x · encoder + bias, each slot chooses by its part of z, and decoding is linear.
+
+What latent quantisation, its fixed grid, bits and categorical codes have in common. They are trained by gradients on the
+vectors of a site, in units of their spread about their mean. Afterwards the decoder is written down as codes, one
+for each value of each slot.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.bottlenecks.dictionary import SearchCache
+from interp.bottlenecks.slots import Slots, SlotsConfig
+from interp.errors import InputError
+
+BATCH = 256
+Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LearnedSlotsConfig(SlotsConfig):
+    """
+    Attributes:
+        steps: of AdamW, on :data:`BATCH` vectors each.
+        lr: at the start; it falls to 0 along a cosine.
+        weight_decay: of encoder and decoder.
+    """
+
+    steps: int = 1500
+    lr: float = 3e-3
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise InputError(f"steps {self.steps}: it must be at least 1")
+        if not 0 < self.lr < 1:
+            raise InputError(f"lr {self.lr}: it must be more than 0 and less than 1")
+        if not 0 <= self.weight_decay < 10:
+            raise InputError(f"weight_decay {self.weight_decay}: it must be 0 to 10")
+
+    @property
+    def width(self) -> int:
+        """Size of z."""
+        return self.k
+
+
+class EncodedSlots(Slots):
+    """Slots that choose by an affine map of the vectors, not by the codes.
+
+    Attributes:
+        encoder, encoder_bias: z = comparable vector · encoder + encoder_bias, of every group.
+    """
+
+    encoder: Float[Tensor, "group d_in z"]
+    encoder_bias: Float[Tensor, "group z"]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.register_buffer("encoder", torch.zeros(config.groups, config.d_in, config.width))
+        self.register_buffer("encoder_bias", torch.zeros(config.groups, config.width))
+
+    def preferences(self, z: Float[Tensor, "group row z"]) -> Float[Tensor, "group row code"]:
+        """How much each code is preferred within its slot; here z is just that."""
+        return z
+
+    def gains(
+        self, rows: Float[Tensor, "group row d_in"], book: SearchCache
+    ) -> Float[Tensor, "group row code"]:
+        return self.preferences(torch.baddbmm(self.encoder_bias[:, None].float(), rows, self.encoder.float()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"encoder": self.encoder, "encoder_bias": self.encoder_bias}
+
+
+class LearnedSlots(EncodedSlots):
+    """See the module's docstring."""
+
+    config: Any
+
+    @abstractmethod
+    def begin(self, z: Float[Tensor, "group row z"], rows: Float[Tensor, "group row d_in"]) -> Parameters:
+        """What is trained beside the encoder, which makes ``z`` of these rows."""
+
+    @abstractmethod
+    def reconstructed(
+        self, z: Float[Tensor, "group row z"], trained: Parameters, done: float, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "group row d_in"], Float[Tensor, ""]]:
+        """What ``z`` stands for, differentiable, and the loss beside the squared error.
+
+        Args:
+            done: share of the training that is done.
+        """
+
+    @abstractmethod
+    def book(
+        self, trained: Parameters
+    ) -> tuple[Float[Tensor, "group code d_in"], Float[Tensor, "group d_in"]]:
+        """The codes, and the bias of the decoder."""
+
+    def directions(
+        self, rows: Float[Tensor, "group row d_in"], generator: torch.Generator
+    ) -> Float[Tensor, "group d_in z"]:
+        """Where the encoder begins: random directions in which the vectors vary, each z of unit variance."""
+        drawn = torch.randn(self.config.groups, self.config.d_in, self.config.width, generator=generator)
+        drawn = drawn.to(rows)
+        if self.config.width <= self.config.d_in:
+            drawn = torch.linalg.qr(drawn).Q
+        return drawn / (rows @ drawn).std(1, keepdim=True).clamp(min=1e-6)
+
+    def _learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
+        config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
+        mean = rows.mean(1, keepdim=True)
+        size = (rows - mean).square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+        rows = (rows - mean) / size
+        weights = self.directions(rows, generator)
+        with torch.no_grad():
+            trained = {"encoder": weights, "encoder_bias": weights.new_zeros(config.groups, 1, config.width)}
+            trained |= self.begin(rows @ weights, rows)
+        self._train({name: tensor.requires_grad_() for name, tensor in trained.items()}, rows, generator)
+        with torch.no_grad():
+            self.encoder.copy_(trained["encoder"] / size)
+            self.encoder_bias.copy_((trained["encoder_bias"] - mean @ self.encoder)[:, 0])
+            codes, bias = self.book(trained)
+            codes = codes * size
+            codes[:, : config.radices[0]] += mean + bias[:, None] * size
+        return codes.detach()
+
+    def _train(self, trained: Parameters, rows: Tensor, generator: torch.Generator) -> None:
+        config = self.config
+        decaying = [t for name, t in trained.items() if name in ("encoder", "decoder")]
+        others = [t for name, t in trained.items() if name not in ("encoder", "decoder")]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decaying, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+        with torch.enable_grad():
+            for step in range(config.steps):
+                some = torch.randint(rows.shape[1], (min(BATCH, rows.shape[1]),), generator=generator)
+                batch = rows[:, some]
+                z = batch @ trained["encoder"] + trained["encoder_bias"]
+                found, extra = self.reconstructed(z, trained, step / config.steps, generator)
+                # groups are summed, so that each is trained as it would be alone
+                loss = (found - batch).square().mean((1, 2)).sum() + extra
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+
+
+def least_squares(
+    q: Float[Tensor, "group row z"], rows: Float[Tensor, "group row d_in"], ridge: float = 1e-3
+) -> tuple[Float[Tensor, "group z d_in"], Float[Tensor, "group d_in"]]:
+    """Decoder and bias with which q · decoder + bias is nearest to the rows; the ridge is in units of q's variance."""
+    mean, target = q.mean(1, keepdim=True), rows.mean(1, keepdim=True)
+    apart = q - mean
+    gram = apart.mT @ apart
+    size = gram.diagonal(dim1=1, dim2=2).mean(-1).clamp(min=1e-12)
+    gram = gram + ridge * size[:, None, None] * torch.eye(gram.shape[-1], device=gram.device)
+    decoder = torch.linalg.solve(gram, apart.mT @ (rows - target))
+    return decoder, (target - mean @ decoder)[:, 0]

@@ -1,0 +1,220 @@
+"""Slots with codes of their own: stages, parts, digits and bits.
+
+Slot j holds one of its own R_j codes, always. Ids count through all slots, so that those of slot j are
+R_0 + … + R_{j−1} and on: a bit has two ids, off and on, and setting one flips it. An id therefore says which slot it is
+of, no id is larger than the sum of the R_j, and whatever works on codebooks works on digits and bits. A vector is the
+sum of its codes; what all vectors have in common is in the codes of the first slot.
+
+Vectors can be compared after a linear map, as in :mod:`interp.bottlenecks.metric_codebook`: codes are then chosen and
+learned in what the map makes of them.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.bottlenecks.base import grouped_rows
+from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
+from interp.bottlenecks.kmeans import refit
+from interp.bottlenecks.metric_codebook import map_root
+from interp.errors import InputError, check_fields
+
+MOST_CODES = 2**22
+"""Codes of all slots of a group: what an index and the counts can hold."""
+
+
+@dataclass(frozen=True)
+class SlotsConfig:
+    """
+    Attributes:
+        d_in: size of the vectors.
+        groups: independent dictionaries, one per head.
+        seed: of everything that is drawn.
+    """
+
+    d_in: int
+    groups: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("d_in", "groups"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed}: it must be 0 or more")
+        if not self.radices or min(self.radices) < 2:
+            raise InputError(f"{self}: it needs a slot, and two codes in each")
+        if self.n_codes > MOST_CODES:
+            raise InputError(f"{self.n_codes} codes in {self.k} slots: at most {MOST_CODES} can be counted")
+
+    @property
+    def radices(self) -> tuple[int, ...]:
+        """Codes of every slot."""
+        raise NotImplementedError
+
+    @property
+    def n_codes(self) -> int:
+        return sum(self.radices)
+
+    @property
+    def k(self) -> int:
+        return len(self.radices)
+
+    @property
+    def bits(self) -> float:
+        """Of the ids of a vector, as stored: Σ log2 R_j."""
+        return sum(map(math.log2, self.radices))
+
+    @classmethod
+    def at(cls, bits: int, **options: Any) -> "SlotsConfig":
+        """The config of about so many bits a vector.
+
+        Raises:
+            InputError: a number of bits that the kind does not reach.
+        """
+        raise NotImplementedError
+
+
+def digits(bits: int, most: int = 9) -> tuple[int, int]:
+    """Slots of equal size for so many bits: how many, and the bits of each, at most ``most``.
+
+    Raises:
+        InputError: less than a bit, or more than 512.
+    """
+    if not 1 <= bits <= 512:
+        raise InputError(f"{bits} bits: choose 1 to 512")
+    n = next(n for n in range(-(-bits // most), bits + 1) if bits % n == 0)
+    return n, bits // n
+
+
+class Slots(Dictionary):
+    """See the module's docstring.
+
+    Attributes:
+        metric: row vectors x are compared as x · metric, [group, d_in, d_in].
+        source: paper.
+        use: what it is for.
+    """
+
+    config: Any
+    metric: Float[Tensor, "group d_in d_in"]
+    source: ClassVar[str]
+    use: ClassVar[str]
+
+    def __init__(self, config: SlotsConfig) -> None:
+        super().__init__(config, torch.zeros(config.groups, config.n_codes, config.d_in))
+        self.starts = (0, *accumulate(config.radices))
+        self.register_buffer("metric", torch.eye(config.d_in).repeat(config.groups, 1, 1))
+
+    @abstractmethod
+    def _learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
+        """The codes for comparable vectors, all learned from scratch."""
+
+    @torch.no_grad()
+    def compare_by(self, weights: Float[Tensor, "group d_in d_out"]) -> "Slots":
+        """Compare vectors x by x · weights: W_O of each head, for z. To be followed by :meth:`fit`.
+
+        Raises:
+            InputError: weights of another shape, NaN or infinite ones.
+        """
+        self.metric.copy_(map_root(weights, self.config))
+        return self
+
+    def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Slots":
+        """Learn from scratch; the same vectors and config give the same codes.
+
+        Raises:
+            InputError: fewer vectors than codes in a slot, vectors of another shape, NaN or infinite values.
+        """
+        rows = grouped_rows(x, self.config)
+        if rows.shape[1] < max(self.config.radices):
+            raise InputError(
+                f"{rows.shape[1]} vectors for {max(self.config.radices)} codes: give at least one vector per code"
+            )
+        self.set_comparable_codes(self._learn(self.comparable(rows)))
+        return self
+
+    @torch.no_grad()
+    def set_comparable_codes(self, codes: Float[Tensor, "group code d_in"]) -> None:
+        """Take these codes, which are as vectors are compared, in place of those there are."""
+        self.codes.copy_(torch.linalg.solve(self.metric.float(), codes, left=False))
+
+    def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
+        return rows @ self.metric.float()
+
+    def slots_of(self, code: int) -> range:
+        slot = next(j for j, end in enumerate(self.starts[1:]) if code < end)
+        return range(slot, slot + 1)
+
+    def encode_without(self, x: Tensor, without: Bool[Tensor, "group code"]):
+        for part in without.split(self.config.radices, -1):
+            if part.all(-1).any():
+                raise InputError("all codes of a slot are forbidden: leave it one")
+        return self._encoded(x, without)
+
+    def with_k(self, k: int) -> "Slots":
+        if k != self.config.k:
+            raise InputError(f"k {k}: a {self.kind} of {self.config.k} slots has a code in each")
+        return super().with_k(k)
+
+    def means(self) -> Float[Tensor, "group code d_in"]:
+        codes, counts = self.codes.detach().float(), self.counts.float()
+        parts = []
+        for some, count in zip(
+            codes.split(self.config.radices, 1), counts.split(self.config.radices, 1), strict=True
+        ):
+            weights = torch.where(count.sum(-1, keepdim=True) > 0, count, 1.0)
+            weights = weights / weights.sum(-1, keepdim=True)
+            parts.append(torch.einsum("gc,gcd->gd", weights, some)[:, None].expand_as(some))
+        return torch.cat(parts, 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"metric": self.metric}
+
+    def gains(
+        self, rows: Float[Tensor, "group row d_in"], book: SearchCache
+    ) -> Float[Tensor, "group row code"]:
+        """How much each code is preferred within its slot; here by the smallest distance."""
+        return book.gain(rows, None)
+
+    def _select(
+        self, rows: Tensor, book: SearchCache, without: Tensor | None
+    ) -> tuple[Int[Tensor, "group row k"], Float[Tensor, "group row k"]]:
+        if self.successive:
+            return self._one_by_one(rows, book, without)
+        gains = self.gains(rows, book)
+        if without is not None:
+            gains = gains.masked_fill(without[:, None], -torch.inf)
+        first = self.config.radices[0]
+        if all(radix == first for radix in self.config.radices):
+            ids = gains.unflatten(-1, (-1, first)).argmax(-1)
+        else:
+            ids = torch.stack([part.argmax(-1) for part in gains.split(self.config.radices, -1)], -1)
+        ids = ids + torch.tensor(self.starts[:-1], device=ids.device)
+        return ids, rows.new_ones(ids.shape)
+
+    def _one_by_one(self, rows: Tensor, book: SearchCache, without: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Each slot for what those before it leave."""
+        ids = []
+        for begin, end in zip(self.starts, self.starts[1:], strict=False):
+            codes = book.codes[:, begin:end]
+            gains = torch.baddbmm(codes.square().sum(-1)[:, None] / -2, rows, codes.mT)
+            if without is not None:
+                gains = gains.masked_fill(without[:, None, begin:end], -torch.inf)
+            ids.append(gains.argmax(-1, keepdim=True) + begin)
+            rows = rows - chosen_sum(book.codes, ids[-1])
+        found = torch.cat(ids, -1)
+        return found, rows.new_ones(found.shape)
+
+    def _refitted(
+        self, rows: Float[Tensor, "group row d_in"], codes: Float[Tensor, "group code d_in"]
+    ) -> Float[Tensor, "group code d_in"]:
+        """The codes that fit best for the ids that these give, by least squares (:func:`~.kmeans.refit`)."""
+        return refit(rows, self._choose(rows, self._prepared(codes))[0], codes)

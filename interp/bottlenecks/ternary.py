@@ -1,0 +1,91 @@
+"""Codes of −1, 0 and 1 times a scale: log2 3 bits a coordinate instead of 32.
+
+As BitNet b1.58 quantises weights, and its reloaded form (Nielsen & Schneider-Kamp 2024, arXiv 2407.09527) with the
+median for the mean: γ = mean |w| or median |w| of a code, and w becomes γ · clip(round(w / γ), −1, 1). Gradients act on
+the unrounded w, straight through.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.bottlenecks.base import register
+from interp.bottlenecks.kmeans import GroupedKMeans
+from interp.bottlenecks.vq import ResidualVQ, VQConfig
+
+ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class TernaryConfig(VQConfig):
+    """
+    Attributes:
+        scale: of a code's coordinates, their ``mean`` or ``median`` size.
+    """
+
+    scale: Literal["mean", "median"] = "mean"
+
+
+@register
+class Ternary(ResidualVQ):
+    """Codes of few bits themselves, one after another."""
+
+    kind, config_class = "ternary", TernaryConfig
+    source, use = "Nielsen & Schneider-Kamp 2024", "small dictionaries"
+
+    def __init__(self, config: TernaryConfig) -> None:
+        super().__init__(config)
+        self._exact: Tensor | None = None
+        self._last: Tensor
+
+    def _learn(self, rows: Tensor) -> Tensor:
+        """k-means, each centre made ternary before vectors choose again; slot after slot."""
+        metric, rest, books = self.metric.float(), rows, []
+        for stage in range(self.config.slots):
+            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage).fit(
+                rest
+            )
+            exact = torch.linalg.solve(metric, kmeans.centres_, left=False)
+            for _ in range(ROUNDS):
+                kmeans.centres_ = ternary(exact, self.config.scale) @ metric
+                ids = kmeans.predict(rest)[..., None]
+                count = torch.zeros_like(exact[..., :1]).scatter_add_(
+                    1, ids, torch.ones_like(ids, dtype=rest.dtype)
+                )
+                total = torch.zeros_like(exact).scatter_add_(1, ids.expand_as(rest), rest)
+                mean = torch.linalg.solve(metric, total / count.clamp(min=1), left=False)
+                exact = torch.where(count > 0, mean, exact)
+            kmeans.centres_ = ternary(exact, self.config.scale) @ metric
+            books.append(exact)
+            rest = rest - kmeans.centres_.gather(1, kmeans.predict(rest)[..., None].expand_as(rest))
+        self._exact = torch.cat(books, 1)
+        return ternary(self._exact, self.config.scale) @ metric
+
+    @torch.no_grad()
+    def set_comparable_codes(self, codes: Tensor) -> None:
+        super().set_comparable_codes(codes)
+        if self._exact is not None:  # as they were before the map and back
+            self.codes.copy_(ternary(self._exact, self.config.scale))
+            self._last = self.codes.clone()
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        if self._exact is None:
+            self._exact, self._last = self.codes.clone(), self.codes.clone()
+            return
+        self._exact += self.codes - self._last
+        self.codes.copy_(ternary(self._exact, self.config.scale))
+        self._last = self.codes.clone()
+
+
+def ternary(
+    weights: Float[Tensor, "*batch d"], scale: Literal["mean", "median"] = "mean"
+) -> Float[Tensor, "*batch d"]:
+    """γ · clip(round(w / γ), −1, 1) along the last axis."""
+    size = weights.abs()
+    gamma = size.mean(-1, keepdim=True) if scale == "mean" else size.median(-1, keepdim=True).values
+    gamma = gamma.clamp(min=1e-12)
+    return gamma * (weights / gamma).round().clamp(-1, 1)

@@ -1,0 +1,212 @@
+"""Vector quantisation: the nearest code by distance, one for a vector, for each remainder, or for each part.
+
+* ``vq`` (van den Oord et al. 2017, arXiv 1711.00937, with the vectors as they are): ids = argmin ‖x − c‖. The
+  paper of ``codebook`` takes the most similar *direction* instead, and trains by gradients alone.
+* ``residual_vq`` (Zeghidour et al. 2021, arXiv 2107.03312): slot j codes what slots before it leave; codes are
+  then fitted together, by least squares.
+* ``grouped_vq`` (product quantisation, Jégou et al. 2011): each slot codes a part of the vector, rotated first so
+  that parts are uncorrelated and vary equally (Ge et al. 2013, the parametric form).
+
+:meth:`VQ.fit` is k-means, where moving averages end on vectors that do not change. :meth:`VQ.partial_fit` is the step
+by moving averages, for shards and streams: counts N ← γN + (1 − γ)n, sums M ← γM + (1 − γ)Σx, code = M / N. Counts and
+sums are summed over all processes of a group, and each draws the same vectors for codes that died.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.bottlenecks.base import grouped_rows, register
+from interp.bottlenecks.kmeans import GroupedKMeans
+from interp.bottlenecks.processes import gathered, summed
+from interp.bottlenecks.slots import Slots, SlotsConfig, digits
+from interp.errors import InputError
+
+MOST_FLAT_BITS = 12
+"""Of one slot: 4096 codes."""
+DECAY = 0.99
+DEAD = 0.1
+"""Vectors a step, by the moving average, below which a code is drawn anew."""
+SMOOTHING = 1e-5
+
+
+@dataclass(frozen=True)
+class VQConfig(SlotsConfig):
+    """
+    Attributes:
+        codes: of each slot.
+        slots: codes of a vector.
+    """
+
+    codes: int = 512
+    slots: int = 1
+
+    @property
+    def radices(self) -> tuple[int, ...]:
+        return (self.codes,) * self.slots
+
+    @classmethod
+    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+        slots, each = digits(bits)
+        return cls(codes=2**each, slots=slots, **options)
+
+
+@dataclass(frozen=True)
+class FlatConfig(VQConfig):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slots != 1:
+            raise InputError(
+                f"slots {self.slots}: this kind has one; residual_vq and grouped_vq have several"
+            )
+
+    @classmethod
+    def at(cls, bits: int, **options: Any) -> SlotsConfig:
+        if not 1 <= bits <= MOST_FLAT_BITS:
+            raise InputError(
+                f"{bits} bits: a kind with one code a vector reaches 1 to {MOST_FLAT_BITS}; choose one with slots"
+            )
+        return cls(codes=2**bits, **options)
+
+
+@register
+class VQ(Slots):
+    """The nearest of a set of codes."""
+
+    kind, config_class = "vq", FlatConfig
+    source, use = "van den Oord et al. 2017", "reading: one code a vector"
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__(config)
+        self._size: Float[Tensor, "group code"] | None = None
+        self._sum: Float[Tensor, "group code d_in"]
+
+    @torch.no_grad()
+    def partial_fit(self, x: Float[Tensor, "*batch d_in"]) -> "Slots":
+        """A step by moving averages on a shard; the first sets the codes by :meth:`fit`."""
+        rows = self.comparable(grouped_rows(x, self.config))
+        if self._size is None:
+            self.fit(x)
+            codes = self.comparable(self.codes.float())
+            ids = self._choose(rows, self._prepared(codes))[0]
+            self._size = self._counted(ids, rows.new_ones(rows.shape[:2])[..., None])[..., 0]
+            self._sum = codes * self._size[..., None]
+            return self
+        codes = self.comparable(self.codes.float())
+        ids = self._choose(rows, self._prepared(codes))[0]
+        targets = self._targets(rows, ids, codes)
+        new = torch.stack([self._counted(ids[..., j : j + 1], part) for j, part in enumerate(targets)]).sum(0)
+        count = self._counted(ids, rows.new_ones(rows.shape[:2])[..., None])[..., 0]
+        self._size.lerp_(summed(count), 1 - DECAY)
+        self._sum.lerp_(summed(new), 1 - DECAY)
+        total = self._size.sum(-1, keepdim=True)
+        smooth = (self._size + SMOOTHING) / (total + self.config.n_codes * SMOOTHING) * total
+        codes = self._sum / smooth[..., None]
+        self._draw_dead(codes, gathered(torch.stack(targets), dim=2))
+        self.set_comparable_codes(codes)
+        return self
+
+    def _targets(self, rows: Tensor, ids: Int[Tensor, "group row k"], codes: Tensor) -> list[Tensor]:
+        """What each slot's code stands for: the vector less the other slots' codes."""
+        group = torch.arange(len(codes), device=codes.device)[:, None]
+        chosen = [codes[group, ids[..., j]] for j in range(ids.shape[-1])]
+        return [rows - (sum(chosen) - own) for own in chosen]
+
+    def _counted(self, ids: Int[Tensor, "group row k"], values: Tensor) -> Float[Tensor, "group code width"]:
+        total = values.new_zeros(len(ids), self.config.n_codes, values.shape[-1])
+        for slot in ids.unbind(-1):
+            total.scatter_add_(1, slot[..., None].expand(-1, -1, values.shape[-1]), values)
+        return total
+
+    def _draw_dead(self, codes: Tensor, targets: Float[Tensor, "k group row d_in"]) -> None:
+        assert self._size is not None
+        generator = torch.Generator().manual_seed(self.config.seed)
+        for group, code in (self._size < DEAD).nonzero().tolist():
+            rows = targets[self.slots_of(code).start, group]
+            codes[group, code] = rows[torch.randint(len(rows), (), generator=generator)]
+            # as if it had had so many all along: what it had before is gone with it
+            self._size[group, code] = 1.0
+            self._sum[group, code] = codes[group, code]
+
+    def _learn(self, rows: Tensor) -> Tensor:
+        return GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed).fit(rows).centres_
+
+
+@register
+class ResidualVQ(VQ):
+    """Each slot the nearest code to what the slots before it leave."""
+
+    kind, config_class = "residual_vq", VQConfig
+    source, use = "Zeghidour et al. 2021", "keeping the model intact: programs, steering, high rates"
+
+    @property
+    def successive(self) -> bool:
+        return self.config.slots > 1
+
+    def _learn(self, rows: Tensor) -> Tensor:
+        rest, books = rows, []
+        for stage in range(self.config.slots):
+            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage).fit(
+                rest
+            )
+            books.append(kmeans.centres_)
+            rest = rest - kmeans.centres_.gather(1, kmeans.predict(rest)[..., None].expand_as(rest))
+        codes = torch.cat(books, 1)
+        return self._refitted(rows, codes) if self.successive else codes
+
+
+@register
+class GroupedVQ(Slots):
+    """Each slot the nearest code to its part of the vector."""
+
+    kind, config_class = "grouped_vq", VQConfig
+    source, use = "Jégou et al. 2011; Ge et al. 2013", "product codes: parts that vary independently"
+
+    def _learn(self, rows: Tensor) -> Tensor:
+        return product_codes(rows, self.config.slots, self.config.codes, self.config.seed)
+
+
+def product_codes(
+    rows: Float[Tensor, "group row d_in"], slots: int, n_codes: int, seed: int
+) -> Float[Tensor, "group code d_in"]:
+    """k-means of each of the vectors' parts: codes of a part are 0 in all others.
+
+    Raises:
+        InputError: more parts than coordinates.
+    """
+    groups, _, d_in = rows.shape
+    if slots > d_in:
+        raise InputError(f"slots {slots}: vectors have {d_in} coordinates to share out")
+    axes, parts = shared_out(rows, slots)
+    turned, codes = rows @ axes, []
+    for j, own in enumerate(parts):
+        part = turned.gather(2, own[:, None].expand(-1, rows.shape[1], -1))
+        centres = GroupedKMeans(n_codes, spherical=False, seed=seed + j).fit(part).centres_
+        whole = centres.new_zeros(groups, n_codes, d_in).scatter_(2, own[:, None].expand_as(centres), centres)
+        codes.append(whole @ axes.mT)
+    return torch.cat(codes, 1)
+
+
+def shared_out(
+    rows: Float[Tensor, "group row d_in"], n: int
+) -> tuple[Float[Tensor, "group d_in d_in"], list[Int[Tensor, "group part"]]]:
+    """Principal axes as columns, and which of them each of ``n`` parts has: the largest variance that is left goes to
+    the part whose product of variances is smallest, of those that have room."""
+    apart = rows - rows.mean(1, keepdim=True)
+    variance, axes = torch.linalg.eigh(apart.mT @ apart / rows.shape[1])
+    d = rows.shape[-1]
+    sizes = [len(part) for part in torch.arange(d).tensor_split(n)]
+    of_groups = []
+    for values in variance.flip(-1).clamp(min=1e-12).log().tolist():
+        members: list[list[int]] = [[] for _ in range(n)]
+        total = [0.0] * n
+        for rank, value in enumerate(values):
+            part = min((j for j in range(n) if len(members[j]) < sizes[j]), key=lambda j: (total[j], j))
+            members[part].append(rank)
+            total[part] += value - values[-1]
+        of_groups.append(members)
+    parts = [torch.tensor([members[j] for members in of_groups], device=rows.device) for j in range(n)]
+    return axes.flip(-1), parts
