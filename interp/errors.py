@@ -1,7 +1,8 @@
 """The one error a user can mend: its message names the value and what is allowed."""
 
 import operator
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import Field, fields
 from numbers import Real
 from typing import Any, Literal, get_args, get_origin
 
@@ -80,3 +81,24 @@ def check_fields(config: Any) -> None:
         check_choice(f"{field.name} ", field.type, value)
         if field.type is int:
             object.__setattr__(config, field.name, whole_number(field.name, value, most=MOST_SEED))
+
+
+def parse_field(key: str, text: str, field: Field) -> Any:
+    """``key=text`` of a config, in the type of the field's default.
+
+    Raises:
+        InputError: a text that is none of that type, or a word that is not allowed.
+    """
+    check_choice(f"option {key}=", field.type, text)
+    default = field.default
+    kind: Callable[[str], Any] = type(default)
+    if default is None or kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"option {key}={text!r}: it is true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"option {key}={text!r}: it is {kind.__name__}") from None

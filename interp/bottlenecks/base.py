@@ -10,6 +10,7 @@ Everything here costs memory in proportion to the ids, never to the size of the 
 
 import importlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, asdict, dataclass
@@ -133,11 +134,14 @@ class Bottleneck(HubFolder, ABC):
     Attributes:
         kind: name in the registry and in ``cfg.json``.
         config_class: the config dataclass, which checks itself.
+        source, use: who published it, and what it is for.
         unit_values: whether a code is just on or off, so that setting one needs no strength.
     """
 
     kind: ClassVar[str]
     config_class: ClassVar[type]
+    source: ClassVar[str] = ""
+    use: ClassVar[str] = ""
     config: BottleneckConfig
 
     @property
@@ -264,6 +268,11 @@ SHIPPED = {
 """The kinds of this package, and the module here that has each, which is loaded when it is asked for."""
 BOTTLENECKS: dict[str, type[Bottleneck]] = {}
 """Every registered bottleneck by its kind: those that are loaded, and one's own."""
+
+def bits_per_vector(config: BottleneckConfig) -> float:
+    """Of the ids of a vector of one group, as stored."""
+    return float(getattr(config, "bits", config.k * math.log2(config.n_codes)))
+
 
 T = TypeVar("T", bound=type[Bottleneck])
 

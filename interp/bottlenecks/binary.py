@@ -93,7 +93,9 @@ class LFQ(Binary):
         signs = self.values(z)
         logit = SHARPNESS * z
         chance = logit.sigmoid()
-        certain = (torch.nn.functional.softplus(logit) - logit * chance).mean(1)  # nats of a bit, given the vector
+        certain = (torch.nn.functional.softplus(logit) - logit * chance).mean(
+            1
+        )  # nats of a bit, given the vector
         mean = chance.mean(1).clamp(1e-6, 1 - 1e-6)
         entropy = certain - torch.special.entr(mean) - torch.special.entr(1 - mean)
         extra = ENTROPY * entropy.mean(-1) + COMMITMENT * (z - signs).square().mean((1, 2))
@@ -110,4 +112,3 @@ class BSQ(LFQ):
     def latents(self, z: Tensor) -> Tensor:
         # times √bits, so that a sign is 1 as in lfq: the decoder takes the factor up
         return torch.nn.functional.normalize(z, dim=-1) * z.shape[-1] ** 0.5
-

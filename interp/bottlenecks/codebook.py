@@ -79,9 +79,10 @@ T = TypeVar("T", bound="Codebook")
 
 @register
 class Codebook(Dictionary):
-    """One codebook, or one per group."""
+    """The k most similar of a set of codes, or k taken one after another."""
 
     kind = "codebook"
+    source, use = "Tamkin et al. 2023", "reading, editing and steering"
     config_class = CodebookConfig
     config: CodebookConfig
 

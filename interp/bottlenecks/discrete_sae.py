@@ -130,7 +130,7 @@ class DiscreteSAEConfig:
 
 @register
 class DiscreteSAE(Bottleneck):
-    """Discrete sparse autoencoder with scikit-learn's verbs.
+    """The strongest features of a sparse autoencoder.
 
     With ``groups > 1`` inputs carry the group axis before the last one, [..., group, d_in], and each group (a
     head, say) has its own dictionary: the same one that training it alone would give.
@@ -140,6 +140,7 @@ class DiscreteSAE(Bottleneck):
     """
 
     kind = "discrete_sae"
+    source, use = "O'Neill & Bui 2024", "overlap scores"
     config_class = DiscreteSAEConfig
     config: DiscreteSAEConfig
 

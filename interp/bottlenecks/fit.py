@@ -21,7 +21,7 @@ the same numbers.
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -33,8 +33,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from interp.bottlenecks.base import CONFIG_FILE, Bottleneck
+from interp.bottlenecks.base import CONFIG_FILE, Bottleneck, bottleneck_class
 from interp.bottlenecks.codebook import Codebook, CodebookConfig, Selection
+from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.bottlenecks.store import (
     REQUEST_FILE,
@@ -46,7 +47,7 @@ from interp.bottlenecks.store import (
     is_store,
     model_identity,
 )
-from interp.errors import InputError, check_fields
+from interp.errors import InputError, check_fields, parse_field
 from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, Site, expand_sites, hooked, model_device
 from interp.models.hooks import check_model
@@ -229,6 +230,10 @@ class FitConfig:
         n_codes: codes per book, and per head where the site is a layer's heads.
         k: codes per vector.
         selection: see :class:`~interp.bottlenecks.codebook.CodebookConfig`, as ``magnitude``.
+        kind: ``codebook``, or another of :data:`~interp.bottlenecks.base.SHIPPED`, or ``path/to/file.py:Class``. Of
+            others than codebooks, ``bits`` and ``options`` say what n_codes, k, selection and magnitude do not.
+        bits: of a vector, about; None for what the kind has by itself.
+        options: fields of the kind's config, by name.
         sequential: see the module's docstring.
         by_output: compare and fit a head's vectors by what W_O makes of them.
         seed: of k-means.
@@ -241,9 +246,19 @@ class FitConfig:
     sequential: bool = True
     by_output: bool = True
     seed: int = 0
+    kind: str = "codebook"
+    bits: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.kind == "codebook" and (self.bits is not None or self.options):
+            raise InputError("bits and options are for other kinds than codebook, which has n_codes and k")
+        cls = bottleneck_class(self.kind)
+        if not issubclass(cls, Dictionary):
+            raise InputError(
+                f"a {cls.kind} cannot be fitted at sites: derive it from interp.bottlenecks.slots.Slots"
+            )
 
 
 def fit_codebooks(
@@ -291,7 +306,7 @@ def fit_codebooks(
         raise InputError(
             f"{text.n_tokens} tokens for {config.n_codes} codes: give at least one token per code"
         )
-    request = _request(model, text, list(books), config, batch_size)
+    request = _request(model, text, books, config, batch_size)
     if is_store(folder):
         found = Codebooks.from_pretrained(folder)
         for part, kind in (("storage", "packed"), ("training", "trained")):
@@ -332,7 +347,7 @@ def _begin(folder: Path, request: dict[str, Any]) -> None:
     begin_request(folder, request)
 
 
-def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Site, Codebook]:
+def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Site, Dictionary]:
     """Codebooks that have seen nothing yet, one a site.
 
     Raises:
@@ -347,7 +362,7 @@ def new_books(model: Model, sites: Sequence[str], config: FitConfig) -> dict[Sit
 def _fit(
     model: Model,
     text: TextBlocks,
-    books: dict[Site, Codebook],
+    books: dict[Site, Dictionary],
     config: FitConfig,
     folder: Path,
     batch_size: int,
@@ -370,7 +385,7 @@ def _fit(
             seen: dict[Site, list[Tensor]] = {}
             if not config.sequential:
                 seen = stream.advance({}, done, tuple(site for site in here if site in todo))
-            placed: dict[Site, Codebook] = {}
+            placed: dict[Site, Dictionary] = {}
             for site in here:
                 if site in todo:
                     found = stream.collect(site, placed, done) if config.sequential else seen.pop(site)
@@ -381,18 +396,23 @@ def _fit(
                     books[site]._save_pretrained(folder / str(site))
                     done(n_batches)
                 else:
-                    books[site] = Codebook.from_pretrained(folder / str(site))
+                    books[site] = Dictionary.from_pretrained(folder / str(site))
                 placed[site] = books[site].to(device)
             if config.sequential and layer < last:
                 stream.advance(placed, done)
             stream.step()
 
 
-def _learn(book: Codebook, batches: list[Tensor], device: torch.device) -> None:
-    """k-means on the vectors; then count on them how often each code is used."""
+def _learn(book: Dictionary, batches: list[Tensor], device: torch.device) -> None:
+    """Fit to the vectors; then count on them how often each code is used."""
     size = sum(batch.numel() for batch in batches) * 4
     if size <= IN_MEMORY:
         book.to(device).fit(torch.cat(batches).to(device))
+    elif not hasattr(book, "partial_fit"):
+        raise InputError(
+            f"{size / 2**30:.1f} GiB of vectors: a {book.kind} sees all at once, at most {IN_MEMORY / 2**30:.0f} GiB; "
+            "give fewer tokens"
+        )
     else:
         for shard in _shards(batches, book.config.n_codes * book.config.d_in * book.config.groups):
             book.to(device).partial_fit(shard.to(device))
@@ -412,31 +432,68 @@ def _shards(batches: list[Tensor], least: int) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
-def _new_book(model: Model, site: Site, config: FitConfig) -> Codebook:
+def _new_book(model: Model, site: Site, config: FitConfig) -> Dictionary:
     cfg = model.cfg
     per_head = site.kind == "attn"
-    book_config = CodebookConfig(
-        d_in=cfg.d_head if per_head else cfg.d_model,
-        n_codes=config.n_codes,
-        k=config.k,
-        groups=cfg.n_heads if per_head and site.head is None else 1,
-        selection=config.selection,
-        magnitude=config.magnitude,
-        seed=config.seed,
-    )
-    if not (per_head and config.by_output):
-        return Codebook(book_config)
+    by_output = per_head and config.by_output
+    cls = bottleneck_class(config.kind)
+    size = {
+        "d_in": cfg.d_head if per_head else cfg.d_model,
+        "groups": cfg.n_heads if per_head and site.head is None else 1,
+        "seed": config.seed,
+    }
+    if config.kind == "codebook":
+        cls = MetricCodebook if by_output else Codebook
+        own = {name: getattr(config, name) for name in ("n_codes", "k", "selection", "magnitude")}
+        book = cls(CodebookConfig(**size, **own))
+    else:
+        book = cls(new_config(cls, size, config.bits, config.options))
+    if not by_output or not hasattr(book, "compare_by"):
+        return book
     weights = model.blocks[site.layer].attn.W_O.detach().float().cpu()
-    return MetricCodebook(book_config).compare_by(weights if site.head is None else weights[site.head, None])
+    return book.compare_by(weights if site.head is None else weights[site.head, None])
+
+
+def new_config(
+    cls: type[Dictionary],
+    size: Mapping[str, int],
+    bits: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """A kind's config of about so many bits a vector, or with its own default size.
+
+    Args:
+        size: d_in, groups and seed.
+
+    Raises:
+        InputError: an option that the kind does not have, or a size that it cannot have.
+    """
+    options = options or {}
+    known = {part.name: part for part in fields(cls.config_class) if part.name not in size}
+    for name in options:
+        if name not in known:
+            raise InputError(f"option {name!r}: a {cls.kind} has {', '.join(known)}")
+    values = {name: parse_field(name, str(value), known[name]) for name, value in options.items()}
+    if bits is None:
+        return cls.config_class(**size, **values)
+    if not hasattr(cls.config_class, "at"):
+        raise InputError(f"{bits} bits: a {cls.kind} has no size by bits; set its options instead")
+    return cls.config_class.at(bits, **size, **values)
 
 
 def _request(
-    model: Model, text: TextBlocks, places: list[Site], config: FitConfig, batch_size: int
+    model: Model, text: TextBlocks, books: Mapping[Site, Dictionary], config: FitConfig, batch_size: int
 ) -> dict[str, Any]:
     """What the books depend on, as JSON values."""
+    fit = {**asdict(config), "batch_size": batch_size}
+    if config.kind == "codebook":  # as it was before there were others
+        fit = {name: value for name, value in fit.items() if name not in ("kind", "bits", "options")}
+    else:
+        own = next(iter(books.values())).config
+        fit |= {"k": own.k, "n_codes": own.n_codes, "selection": config.kind, "magnitude": "unit"}
     return {
         "model": model_identity(model),
-        "sites": [str(place) for place in places],
-        "fit": {**asdict(config), "batch_size": batch_size},
+        "sites": [str(place) for place in books],
+        "fit": fit,
         "text": describe_text(text),
     }

@@ -60,7 +60,7 @@ class KeyValue(EncodedSlots):
     kind, config_class = "key_value", KeyValueConfig
     source, use = "Träuble et al. 2023", "local edits of a model without forgetting"
 
-    def _learn(self, rows: Tensor) -> Tensor:
+    def learn(self, rows: Tensor) -> Tensor:
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
         maps, offsets = [], []
         for slot in range(config.slots):

@@ -27,6 +27,7 @@ class LayerNormCodebook(Codebook):
     """
 
     kind = "layer_norm_codebook"
+    source, use = "Tamkin et al. 2023, their code", "released checkpoints"
 
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__(config)

@@ -112,7 +112,7 @@ class LearnedSlots(EncodedSlots):
             drawn = torch.linalg.qr(drawn).Q
         return drawn / (rows @ drawn).std(1, keepdim=True).clamp(min=1e-6)
 
-    def _learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
+    def learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
         mean = rows.mean(1, keepdim=True)
         size = (rows - mean).square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)

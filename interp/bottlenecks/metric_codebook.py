@@ -20,13 +20,16 @@ FLOOR = 1e-4
 
 @register
 class MetricCodebook(Codebook):
-    """See the module's docstring; without :meth:`compare_by` it is a plain codebook.
+    """A codebook that compares vectors by what is made of them.
+
+    Without :meth:`compare_by` it is a plain one.
 
     Attributes:
         metric: L, lower triangular, [group, d_in, d_in]: row vectors are compared as x L.
     """
 
     kind = "metric_codebook"
+    source, use = "ours", "codebooks at heads"
     metric: Float[Tensor, "group d_in d_in"]
 
     def __init__(self, config: CodebookConfig) -> None:

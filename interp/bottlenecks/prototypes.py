@@ -42,8 +42,8 @@ class Prototypes(VQ):
         self.codes.data.copy_(rows.gather(1, index))  # bit for bit
         return self
 
-    def _learn(self, rows: Tensor) -> Tensor:
-        centres = super()._learn(rows)
+    def learn(self, rows: Tensor) -> Tensor:
+        centres = super().learn(rows)
         for group, (own, book) in enumerate(zip(rows, centres, strict=True)):
             free = own.new_zeros(len(own))
             for code, centre in enumerate(book):

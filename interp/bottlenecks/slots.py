@@ -13,7 +13,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -99,14 +99,10 @@ class Slots(Dictionary):
 
     Attributes:
         metric: row vectors x are compared as x · metric, [group, d_in, d_in].
-        source: paper.
-        use: what it is for.
     """
 
     config: Any
     metric: Float[Tensor, "group d_in d_in"]
-    source: ClassVar[str]
-    use: ClassVar[str]
 
     def __init__(self, config: SlotsConfig) -> None:
         super().__init__(config, torch.zeros(config.groups, config.n_codes, config.d_in))
@@ -114,7 +110,7 @@ class Slots(Dictionary):
         self.register_buffer("metric", torch.eye(config.d_in).repeat(config.groups, 1, 1))
 
     @abstractmethod
-    def _learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
+    def learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
         """The codes for comparable vectors, all learned from scratch."""
 
     @torch.no_grad()
@@ -138,7 +134,7 @@ class Slots(Dictionary):
             raise InputError(
                 f"{rows.shape[1]} vectors for {max(self.config.radices)} codes: give at least one vector per code"
             )
-        self.set_comparable_codes(self._learn(self.comparable(rows)))
+        self.set_comparable_codes(self.learn(self.comparable(rows)))
         return self
 
     @torch.no_grad()
@@ -162,7 +158,7 @@ class Slots(Dictionary):
     def with_k(self, k: int) -> "Slots":
         if k != self.config.k:
             raise InputError(f"k {k}: a {self.kind} of {self.config.k} slots has a code in each")
-        return super().with_k(k)
+        return self.restored(self.config, self.tensors())
 
     def means(self) -> Float[Tensor, "group code d_in"]:
         codes, counts = self.codes.detach().float(), self.counts.float()

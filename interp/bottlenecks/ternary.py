@@ -41,7 +41,7 @@ class Ternary(ResidualVQ):
         self._exact: Tensor | None = None
         self._last: Tensor
 
-    def _learn(self, rows: Tensor) -> Tensor:
+    def learn(self, rows: Tensor) -> Tensor:
         """k-means, each centre made ternary before vectors choose again; slot after slot."""
         metric, rest, books = self.metric.float(), rows, []
         for stage in range(self.config.slots):

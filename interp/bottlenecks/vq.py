@@ -131,7 +131,7 @@ class VQ(Slots):
             self._size[group, code] = 1.0
             self._sum[group, code] = codes[group, code]
 
-    def _learn(self, rows: Tensor) -> Tensor:
+    def learn(self, rows: Tensor) -> Tensor:
         return GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed).fit(rows).centres_
 
 
@@ -146,7 +146,7 @@ class ResidualVQ(VQ):
     def successive(self) -> bool:
         return self.config.slots > 1
 
-    def _learn(self, rows: Tensor) -> Tensor:
+    def learn(self, rows: Tensor) -> Tensor:
         rest, books = rows, []
         for stage in range(self.config.slots):
             kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage).fit(
@@ -165,7 +165,7 @@ class GroupedVQ(Slots):
     kind, config_class = "grouped_vq", VQConfig
     source, use = "Jégou et al. 2011; Ge et al. 2013", "product codes: parts that vary independently"
 
-    def _learn(self, rows: Tensor) -> Tensor:
+    def learn(self, rows: Tensor) -> Tensor:
         return product_codes(rows, self.config.slots, self.config.codes, self.config.seed)
 
 

@@ -20,6 +20,7 @@ from interp.cli.options import (
     TextOption,
     context_option,
     file_name,
+    key_values,
     number_option,
     numbers,
     request_of_command,
@@ -45,6 +46,7 @@ codebook_app = typer.Typer(
 
 @codebook_app.command()
 def fit(
+    context_of: Context,
     sites: Annotated[
         list[str],
         typer.Option(metavar="SITES", help="heads, mlps, a*, m5, r4 …; several with commas, or repeat"),
@@ -70,6 +72,19 @@ def fit(
     magnitude: Annotated[
         Literal["unit", "scaled"], typer.Option(metavar="RULE", help="unit or scaled")
     ] = "unit",
+    kind: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help="codebook, residual-vq, binary, … (interp bottlenecks), or file.py:Class"
+        ),
+    ] = "codebook",
+    bits: Annotated[
+        int | None, whole_option("--bits", least=1, help="of a vector, of other kinds than codebook")
+    ] = None,
+    set_: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="an option of another kind; repeatable"),
+    ] = [],  # noqa: B006
     sequential: Annotated[
         bool,
         typer.Option(
@@ -79,7 +94,7 @@ def fit(
     ] = True,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="folder to write (default: runs/MODEL-SELECTION-kK)"),
+        typer.Option(metavar="DIR", help="folder to write (default: runs/MODEL-SELECTION-kK or MODEL-KIND)"),
     ] = None,
     overwrite: OverwriteOption = False,
     context: Annotated[int | None, context_option(64)] = None,
@@ -88,10 +103,20 @@ def fit(
     dtype: DtypeOption = "float32",
     batch_size: BlocksOption = 32,
 ) -> None:
-    """Fit one codebook per site by k-means, without gradients; resumes where a killed run stopped."""
+    """Fit one codebook per site, without gradients through the model; resumes where a killed run stopped."""
     from interp.files import check_folder, clear_folder
 
-    folder = out or Path("runs") / f"{file_name(model)}-{selection}-k{k}"
+    for name, usual in (("codes", 512), ("k", 8), ("selection", "matching_pursuit"), ("magnitude", "unit")):
+        if kind != "codebook" and context_of.params[name] != usual:
+            raise InputError(
+                f"--{name} {context_of.params[name]}: of a {kind} give --bits, or --set (interp bottlenecks)"
+            )
+    named = (
+        f"{selection}-k{k}"
+        if kind == "codebook"
+        else f"{file_name(kind.rpartition(':')[2])}-{bits or ''}".rstrip("-")
+    )
+    folder = out or Path("runs") / f"{file_name(model)}-{named}"
     check_folder(folder, "codebooks")
 
     from interp.bottlenecks.fit import FitConfig, few_tokens, fit_codebooks, new_books
@@ -101,14 +126,22 @@ def fit(
 
     open_sources(data)  # a wrong name should not wait for the model
     config = FitConfig(
-        n_codes=codes, k=k, selection=selection, magnitude=magnitude, sequential=sequential, seed=seed
+        n_codes=codes,
+        k=k,
+        selection=selection,
+        magnitude=magnitude,
+        sequential=sequential,
+        seed=seed,
+        kind=kind,
+        bits=bits,
+        options=key_values(set_),
     )
     loaded = load_model(model, device=device, dtype=dtype)
     patterns = [part for group in sites for part in group.replace(",", " ").split()]
-    new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
+    new = new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
     context = context or min(64, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
-    if told := few_tokens(text.n_tokens, codes):
+    if told := few_tokens(text.n_tokens, max(book.config.n_codes // book.config.k for book in new.values())):
         typer.echo(f"note     {told}")
     if overwrite:
         clear_folder(folder, "codebooks")
@@ -194,6 +227,9 @@ def evaluate(
     print_quality(result)
     typer.echo(f"\nsaved    {path}")
     fit_of, text = books.manifest["fit"], books.manifest["text"]
+    if "kind" in fit_of:
+        suggest((["codebook", "train", str(folder)], "go on with gradients"))
+        return
     other = {
         "selection": "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit",
         "k": fit_of["k"],

@@ -25,7 +25,7 @@ from torch import Tensor
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks import NO_CODE, Bottleneck, Codes, Dictionary
 from interp.bottlenecks.attach import Attached, attach
-from interp.bottlenecks.base import count_codes, distinct, grouped_rows
+from interp.bottlenecks.base import bits_per_vector, count_codes, distinct, grouped_rows
 from interp.bottlenecks.store import Codebooks
 from interp.bottlenecks.wrapper import CodebookWrapper
 from interp.errors import InputError
@@ -66,7 +66,7 @@ class UsageMeter:
         explained = np.concatenate([part.explained().cpu().numpy() for part in parts])
         entropy = np.concatenate([part.entropy().cpu().numpy() for part in parts])
         k = np.concatenate([np.full(part.config.groups, part.config.k) for part in parts])
-        codes = np.concatenate([np.full(part.config.groups, part.config.n_codes) for part in parts])
+        most = sum(part.config.groups * bits_per_vector(part.config) for part in parts)
         sites = [float(part.explained(together=True)) for part in parts]
         return {
             "variance_explained_mean": float(explained.mean()),
@@ -79,7 +79,7 @@ class UsageMeter:
             ),
             "entropy_bits": float(entropy.mean()),
             "bits_per_token": float((entropy * k).sum()),
-            "bits_per_token_most": float((np.log2(codes) * k).sum()),
+            "bits_per_token_most": most,
             "active_codes": float(sum(p.active for p in parts) / sum(p.n_vectors for p in parts)),
             "n_groups": len(explained),
         }

@@ -2,10 +2,10 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from interp.errors import InputError, check_choice
+from interp.errors import InputError, parse_field
 from interp.prompts.user_code import load_object
 from interp.scores.method import Method
 
@@ -130,7 +130,7 @@ def method_config(
     for key, text in options.items():
         if key not in known:
             raise InputError(f"method {method.name!r} has no option {key!r}: it has {', '.join(known)}")
-        values[key] = _parse(key, text, known[key])
+        values[key] = parse_field(key, text, known[key])
     return method.config(**{**method.task_defaults(task), **values})
 
 
@@ -147,19 +147,3 @@ def with_mlps(method: str | Method | Callable[..., Any], config: Any) -> Any:
             f"mlps: method {method.name!r} scores heads alone; MLPs, too, are scored by {others}"
         )
     return replace(config, mlps=True) if hasattr(config, "mlps") else config
-
-
-def _parse(key: str, text: str, field: Field) -> Any:
-    check_choice(f"option {key}=", field.type, text)
-    default = field.default
-    kind: Callable[[str], Any] = type(default)
-    if default is None or kind is str:
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise InputError(f"option {key}={text!r}: it is true or false")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError:
-        raise InputError(f"option {key}={text!r}: it is {kind.__name__}") from None

@@ -97,7 +97,8 @@ class TrainedCodebook(CodebookWrapper):
 
     def set_k(self, k: int) -> None:
         """From now on k codes per vector."""
-        self.book.config = replace(self.book.config, k=k)
+        if k != self.config.k:
+            self.book.config = replace(self.book.config, k=k)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Codes:
         self._live, self.x = x, x.detach()

@@ -137,6 +137,8 @@ class Trainer:
                 raise InputError(
                     f"the book at {site} is a {book.kind}: those are for reading, as they were trained"
                 )
+            if not book.trains:
+                raise InputError(f"the book at {site} is a {book.kind}: its codes stay as they were fitted")
         config = config.for_books(books)
         assert config.lr is not None
         self.model, self.books, self.config, self.n_steps = model, dict(books), config, n_steps
@@ -192,6 +194,8 @@ class Trainer:
             for book in self._wrappers.values():
                 book.hold()
         self.optimizer.step_in([book.spread for book in self._wrappers.values()])
+        for codes in self.books.values():
+            codes.constrain()
         if self.model_optimizer is not None:
             # a frozen parameter keeps its gradient, which is all the optimizer asks for
             self.model_optimizer.step()
