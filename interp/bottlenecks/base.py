@@ -269,6 +269,19 @@ SHIPPED = {
 BOTTLENECKS: dict[str, type[Bottleneck]] = {}
 """Every registered bottleneck by its kind: those that are loaded, and one's own."""
 
+
+def digits(bits: int, most: int = 9) -> tuple[int, int]:
+    """Slots of equal size for so many bits: how many, and the bits of each, at most ``most``.
+
+    Raises:
+        InputError: less than a bit, or more than 512.
+    """
+    if not 1 <= bits <= 512:
+        raise InputError(f"{bits} bits: choose 1 to 512")
+    n = next(n for n in range(-(-bits // most), bits + 1) if bits % n == 0)
+    return n, bits // n
+
+
 def bits_per_vector(config: BottleneckConfig) -> float:
     """Of the ids of a vector of one group, as stored."""
     return float(getattr(config, "bits", config.k * math.log2(config.n_codes)))

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import register, straight_through
+from interp.bottlenecks.base import digits, register, straight_through
 from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters, least_squares
-from interp.bottlenecks.slots import SlotsConfig, digits
+from interp.bottlenecks.slots import SlotsConfig
 
 ENTROPY, COMMITMENT = 0.02, 0.1
 SHARPNESS = 4.0

@@ -14,13 +14,13 @@ Two options leave the paper: ``selection="matching_pursuit"`` picks one code aft
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import register
+from interp.bottlenecks.base import digits, register
 from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
 from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit
 from interp.errors import InputError, check_fields
@@ -67,6 +67,12 @@ class CodebookConfig:
             raise InputError(f"mse_weight {self.mse_weight}: it must be 0 or more")
         if self.seed < 0:
             raise InputError(f"seed {self.seed}: it must be 0 or more")
+
+    @classmethod
+    def at(cls, bits: int, **options: Any) -> "CodebookConfig":
+        """The config of about so many bits a vector: codes of at most nine bits, one after another."""
+        k, each = digits(bits)
+        return cls(n_codes=max(2**each, k), k=k, selection="matching_pursuit", **options)
 
 
 REFITS = 1

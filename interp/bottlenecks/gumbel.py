@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import register
+from interp.bottlenecks.base import digits, register
 from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters
-from interp.bottlenecks.slots import SlotsConfig, digits
+from interp.bottlenecks.slots import SlotsConfig
 from interp.bottlenecks.vq import product_codes
 from interp.errors import InputError
 

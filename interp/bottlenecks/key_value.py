@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.bottlenecks.base import register
+from interp.bottlenecks.base import digits, register
 from interp.bottlenecks.kmeans import GroupedKMeans, refit
 from interp.bottlenecks.learned_slots import EncodedSlots
-from interp.bottlenecks.slots import SlotsConfig, digits
+from interp.bottlenecks.slots import SlotsConfig
 from interp.errors import InputError
 
 

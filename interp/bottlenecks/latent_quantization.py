@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import register, straight_through
+from interp.bottlenecks.base import digits, register, straight_through
 from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters, least_squares
-from interp.bottlenecks.slots import SlotsConfig, digits
+from interp.bottlenecks.slots import SlotsConfig
 from interp.errors import InputError
 
 COMMITMENT = 0.25

@@ -82,18 +82,6 @@ class SlotsConfig:
         raise NotImplementedError
 
 
-def digits(bits: int, most: int = 9) -> tuple[int, int]:
-    """Slots of equal size for so many bits: how many, and the bits of each, at most ``most``.
-
-    Raises:
-        InputError: less than a bit, or more than 512.
-    """
-    if not 1 <= bits <= 512:
-        raise InputError(f"{bits} bits: choose 1 to 512")
-    n = next(n for n in range(-(-bits // most), bits + 1) if bits % n == 0)
-    return n, bits // n
-
-
 class Slots(Dictionary):
     """See the module's docstring.
 

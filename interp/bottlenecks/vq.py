@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import grouped_rows, register
+from interp.bottlenecks.base import digits, grouped_rows, register
 from interp.bottlenecks.kmeans import GroupedKMeans
 from interp.bottlenecks.processes import gathered, summed
-from interp.bottlenecks.slots import Slots, SlotsConfig, digits
+from interp.bottlenecks.slots import Slots, SlotsConfig
 from interp.errors import InputError
 
 MOST_FLAT_BITS = 12

@@ -1,0 +1,541 @@
+"""What a bit buys: every kind of bottleneck at the same sites, text and rates, and what it keeps.
+
+Kinds are fitted to what passes some heads and MLP outputs in the plain model, the first position left out, and judged on
+held-out text: variance explained; KL and cross-entropy with all heads (or all MLP outputs) replaced by what their codes
+stand for; the effect on a task's metric that codes carry. Beside the kinds stand baselines, see :data:`BASELINES`.
+
+Bits are of the ids of a vector as stored, strengths and coordinates at theirs. What an entropy coder would make of the
+ids is told too: by unigrams and by the code before it, both learned on the training text, and by zstd.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.activations.metric import kl_divergence, task_metric
+from interp.activations.stream import BATCH_SIZE, batches, end_logits
+from interp.bottlenecks.base import SHIPPED, Codes, bits_per_vector, bottleneck_class
+from interp.bottlenecks.dictionary import Dictionary
+from interp.bottlenecks.fit import FIT_TOKENS, new_config
+from interp.errors import InputError
+from interp.files import read_json, write_json
+from interp.models import Model, Site, describe_model, hooked, model_device, resolve_site
+from interp.progress import Stage, silent
+from interp.stats import mean_interval, ratio_interval
+from interp.tasks import load_task
+from interp.text import TextBlocks, load_text
+
+SITES = (
+    "a23.h3,a20.h0,a16.h0,a17.h4,a20.h8,a6.h0,a20.h7,a23.h0,a16.h2,a17.h8,a18.h6,a17.h0,m4,m14,m24"
+).split(",")
+"""Of SmolLM2: the four heads of largest exact effect on IOI, greater-than and docstring each, and three MLPs."""
+BITS = (4, 9, 18, 36, 72)
+KINDS = tuple(
+    kind for kind in SHIPPED if kind not in ("layer_norm_codebook", "discrete_sae", "metric_codebook")
+)
+BASELINES = {
+    "random": "vectors of the training text, drawn at random, as codes",
+    "pca": "principal coordinates of 16 bits",
+    "pca4": "principal coordinates of 4 bits, evenly spaced between the 0.1 and 99.9 % quantile",
+    "topk_sae": "a TopK SAE of SAELens, 1024 features, strengths of 16 bits",
+}
+NOISE = 0.1
+"""Length of the noise, in units of a vector's."""
+TASKS = ("ioi", "greater-than")
+N_PAIRS = 48
+SAE_FEATURES, STRENGTH_BITS = 1024, 16
+SAE_STEPS, SAE_BATCH = 1500, 256
+
+
+class Coder(Protocol):
+    """What is judged: codes of vectors [row, group, d_in], and vectors of codes."""
+
+    bits: float
+
+    def fit(self, x: Float[Tensor, "row group d_in"]) -> Any: ...
+    def ids(self, x: Float[Tensor, "*batch group d_in"]) -> Int[Tensor, "*batch group k"] | None: ...
+    def decoded(self, x: Float[Tensor, "*batch group d_in"]) -> Float[Tensor, "*batch group d_in"]: ...
+    def sizes(self) -> Sequence[int]: ...
+
+
+class OfKind:
+    """A bottleneck of a kind, at about so many bits."""
+
+    def __init__(self, kind: str, bits: int, d_in: int, groups: int, seed: int) -> None:
+        cls = bottleneck_class(kind)
+        self.book: Dictionary = cls(new_config(cls, {"d_in": d_in, "groups": groups, "seed": seed}, bits))
+        self.bits = bits_per_vector(self.book.config)
+
+    def fit(self, x: Tensor) -> None:
+        self.book.fit(x if self.book.config.groups > 1 else x[:, 0])
+
+    def _codes(self, x: Tensor) -> Codes:
+        return self.book.encode(x if self.book.config.groups > 1 else x[..., 0, :])
+
+    def ids(self, x: Tensor) -> Tensor:
+        ids = self._codes(x).ids
+        ids = ids if self.book.config.groups > 1 else ids[..., None, :]
+        starts = getattr(self.book, "starts", None)  # ids of a slot, from 0
+        return ids if starts is None else ids - torch.tensor(starts[:-1]).to(ids)
+
+    def decoded(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            found = self.book.decode(self._codes(x))
+        return found if self.book.config.groups > 1 else found[..., None, :]
+
+    def sizes(self) -> Sequence[int]:
+        config = self.book.config
+        return getattr(config, "radices", (config.n_codes,) * config.k)
+
+
+class RandomCodes(OfKind):
+    """Vectors that occurred, drawn at random."""
+
+    def __init__(self, bits: int, d_in: int, groups: int, seed: int) -> None:
+        super().__init__("vq", bits, d_in, groups, seed)
+        self.seed = seed
+
+    def fit(self, x: Tensor) -> None:
+        drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
+        self.book.codes.data.copy_(x[drawn[: self.book.config.codes]].transpose(0, 1))
+
+
+class Coordinates:
+    """Principal coordinates, of 16 bits (as they are) or on a grid of few."""
+
+    def __init__(self, bits: int, d_in: int, groups: int, seed: int, each: int) -> None:
+        self.n, self.each = bits // each, each
+        if not 1 <= self.n <= d_in:
+            raise InputError(f"{bits} bits: coordinates take {each} each, and vectors have {d_in}")
+        self.bits = float(self.n * each)
+
+    def fit(self, x: Tensor) -> None:
+        rows = x.transpose(0, 1)
+        self.mean = rows.mean(1)
+        apart = rows - self.mean[:, None]
+        self.axes = torch.linalg.eigh(apart.mT @ apart).eigenvectors.flip(-1)[..., : self.n]
+        found = apart @ self.axes
+        quantiles = torch.tensor([0.001, 0.999])
+        self.low, self.high = (torch.quantile(found, q, dim=1) for q in quantiles)
+
+    def _grid(self, x: Tensor) -> Tensor:
+        found = torch.einsum("...gd,gdn->...gn", x - self.mean, self.axes)
+        step = (self.high - self.low) / (2**self.each - 1)
+        return ((found - self.low) / step).round().clamp(0, 2**self.each - 1), step
+
+    def ids(self, x: Tensor) -> Tensor | None:
+        return None if self.each > 8 else self._grid(x)[0].int()
+
+    def decoded(self, x: Tensor) -> Tensor:
+        if self.each > 8:
+            found = torch.einsum("...gd,gdn->...gn", x - self.mean, self.axes)
+        else:
+            ids, step = self._grid(x)
+            found = self.low + ids * step
+        return self.mean + torch.einsum("...gn,gdn->...gd", found, self.axes)
+
+    def sizes(self) -> Sequence[int]:
+        return (2**self.each,) * self.n
+
+
+class TopK:
+    """SAELens' TopK SAE, one a group, trained on the same vectors."""
+
+    def __init__(self, bits: int, d_in: int, groups: int, seed: int) -> None:
+        self.k = round(bits / (math.log2(SAE_FEATURES) + STRENGTH_BITS))
+        if self.k < 1:
+            raise InputError(f"{bits} bits: a feature of {SAE_FEATURES} and its strength take 26")
+        self.bits, self.d_in, self.groups, self.seed = self.k * 26.0, d_in, groups, seed
+
+    def fit(self, x: Tensor) -> None:
+        from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+        from sae_lens.saes.sae import TrainStepInput
+
+        self.scale = x.std((0, 2), keepdim=True)
+        self.saes = []
+        for group in range(self.groups):
+            torch.manual_seed(self.seed)
+            rows = x[:, group] / self.scale[:, group]
+            sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=self.d_in, d_sae=SAE_FEATURES, k=self.k))
+            sae.b_dec.data.copy_(rows.mean(0))
+            optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
+            generator = torch.Generator().manual_seed(self.seed)
+            seen = torch.zeros(SAE_FEATURES)
+            for step in range(SAE_STEPS):
+                batch = rows[torch.randint(len(rows), (SAE_BATCH,), generator=generator)]
+                found = sae.training_forward_pass(
+                    TrainStepInput(
+                        sae_in=batch,
+                        coefficients={},
+                        dead_neuron_mask=seen > 200,
+                        n_training_steps=step,
+                        is_logging_step=False,
+                    )
+                )
+                seen = torch.where(found.feature_acts.any(0), 0, seen + 1)
+                optimizer.zero_grad()
+                found.loss.backward()
+                optimizer.step()
+            self.saes.append(sae.eval())
+
+    def _features(self, x: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        for group, sae in enumerate(self.saes):
+            yield sae, sae.encode(x[..., group, :] / self.scale[0, group])
+
+    @torch.no_grad()
+    def ids(self, x: Tensor) -> Tensor:
+        return torch.stack([acts.topk(self.k, dim=-1).indices for _, acts in self._features(x)], -2)
+
+    @torch.no_grad()
+    def decoded(self, x: Tensor) -> Tensor:
+        return torch.stack([sae.decode(acts) for sae, acts in self._features(x)], -2) * self.scale[0]
+
+    def sizes(self) -> Sequence[int]:
+        return (SAE_FEATURES,) * self.k
+
+
+def new_coder(kind: str, bits: int, d_in: int, groups: int, seed: int) -> Coder:
+    """A kind or a baseline at about so many bits.
+
+    Raises:
+        InputError: no such kind, or a rate that it does not reach.
+    """
+    if kind == "random":
+        return RandomCodes(bits, d_in, groups, seed)
+    if kind in ("pca", "pca4"):
+        return Coordinates(bits, d_in, groups, seed, 16 if kind == "pca" else 4)
+    if kind == "topk_sae":
+        return TopK(bits, d_in, groups, seed)
+    return OfKind(kind, bits, d_in, groups, seed)
+
+
+@dataclass(frozen=True)
+class RateConfig:
+    """
+    Attributes:
+        sites: heads and MLP outputs.
+        kinds: of bottlenecks, and of :data:`BASELINES`.
+        bits: of a vector, about.
+        text: training and held-out text; of several sources each is judged apart.
+        n_tokens, n_heldout: of training text together, and of held-out text of each source.
+        tasks: whose effects codes should carry, of heads.
+        seed: of text, prompts and fits.
+    """
+
+    sites: Sequence[str] = tuple(SITES)
+    kinds: Sequence[str] = (*KINDS, *BASELINES)
+    bits: Sequence[int] = BITS
+    text: str = "stdlib+self"
+    n_tokens: int = FIT_TOKENS
+    n_heldout: int = 768
+    context: int = 64
+    tasks: Sequence[str] = TASKS
+    n_pairs: int = N_PAIRS
+    seed: int = 0
+
+
+PARTS = ("heads", "mlps")
+"""Sites that are fitted, and spliced in, together."""
+
+
+class RateBench:
+    """The model, the vectors at its sites, and what it does without codes, run once for all kinds.
+
+    Attributes:
+        train, held: vectors of training and of held-out text by part, [row, site, d_in]; the first positions left out.
+    """
+
+    def __init__(self, model: Model, config: RateConfig, stage: Stage = silent) -> None:
+        self.model, self.config = model, config
+        self.places: dict[str, list[Site]] = {part: [] for part in PARTS}
+        for name in config.sites:
+            place = resolve_site(model, name)
+            if place.kind == "attn" and place.head is None:
+                raise InputError(f"site {name}: name single heads, such as {name}.h0")
+            self.places["heads" if place.kind == "attn" else "mlps"].append(place)
+        self.places = {part: places for part, places in self.places.items() if places}
+        options = {"context": min(config.context, model.cfg.n_ctx), "seed": config.seed, "stage": stage}
+        training = load_text(config.text, model, n_tokens=config.n_tokens, **options)
+        self.texts = [
+            load_text(spec, model, n_tokens=config.n_heldout, split="heldout", **options)
+            for spec in config.text.split("+")
+        ]
+        n_batches = sum(-(-len(text.tokens) // BATCH_SIZE) for text in (training, *self.texts))
+        with torch.no_grad(), stage("running the model", n_batches) as done:
+            self.train = self._vectors(training, done)
+            held = [self._vectors(text, done, keep_logits=True) for text in self.texts]
+        self.held = {part: torch.cat([found[part] for found in held]) for part in self.places}
+        self.pairs = {
+            name: load_task(name).sample(model.tokenizer, config.n_pairs, seed=config.seed)
+            for name in (config.tasks if "heads" in self.places else ())
+        }
+        self.made_of = {
+            "model": describe_model(model),
+            "sites": [str(place) for places in self.places.values() for place in places],
+            "training": training.fingerprint(),
+            "heldout": {text.spec: text.fingerprint() for text in self.texts},
+            "pairs": {name: pairs.digest() for name, pairs in self.pairs.items()},
+            "seed": config.seed,
+        }
+
+    def cell(self, kind: str, bits: int) -> dict[str, Any]:
+        """Fit a kind at a rate, and judge it; JSON-ready. ``refused`` where the kind does not reach the rate."""
+        found: dict[str, Any] = {"kind": kind, "asked": bits, "seed": self.config.seed, "parts": {}}
+        for part, places in self.places.items():
+            d_in = self.train[part].shape[-1]
+            try:
+                coder = new_coder(kind, bits, d_in, len(places), self.config.seed)
+            except InputError as error:
+                return found | {"refused": str(error)}
+            begin = time.perf_counter()
+            coder.fit(self.train[part])
+            found["parts"][part] = {"bits": coder.bits, "seconds": time.perf_counter() - begin}
+            found["parts"][part] |= self._kept(part, coder) | self._spliced(part, coder)
+            if part == "heads":
+                found["parts"][part]["effects"] = {name: self._effect(name, coder) for name in self.pairs}
+        return found
+
+    def _kept(self, part: str, coder: Coder) -> dict[str, Any]:
+        """What does not need the model: error, use of codes, entropy, noise."""
+        x = self.held[part]
+        begin = time.perf_counter()
+        decoded = coder.decoded(x)
+        seconds = time.perf_counter() - begin
+        error = (x - decoded).square().sum((0, 2))
+        explained = 1 - error / (x - x.mean(0)).square().sum((0, 2))
+        generator = torch.Generator().manual_seed(self.config.seed)
+        noise = torch.randn(x.shape, generator=generator)
+        noise = NOISE * noise * (x.norm(dim=-1) / noise.norm(dim=-1))[..., None]
+        moved = (coder.decoded(x + noise) - decoded).square().sum() / noise.square().sum()
+        found = {
+            "explained": float(explained.mean()),
+            "explained_of": [round(float(value), 4) for value in explained],
+            "encode_seconds": seconds,
+            "noise_through": float(moved.sqrt()),
+        }
+        ids = coder.ids(x)
+        if ids is None:
+            return found
+        trained = coder.ids(self.train[part])
+        assert trained is not None
+        return found | {
+            "noise_same": float((coder.ids(x + noise) == ids).float().mean()),
+            **code_lengths(trained, ids, coder.sizes(), self.config.context - 1),
+        }
+
+    def _spliced(self, part: str, coder: Coder) -> dict[str, Any]:
+        """Cross-entropy and KL with codes in the place of the vectors, by text."""
+        texts = {}
+        for text, plain in zip(self.texts, self._plain, strict=True):
+            kl, ce = [], []
+            with torch.no_grad(), hooked(self.model, self._hooks(part, coder)):
+                for tokens, (log_p, plain_ce) in zip(text.tokens.split(BATCH_SIZE), plain, strict=True):
+                    log_q = self._log_probabilities(tokens)
+                    kl.append(kl_divergence(log_p, log_q).mean(1))
+                    ce.append(_ce(log_q, tokens) - plain_ce)
+            texts[text.spec] = {
+                "kl": _with_interval(torch.cat(kl)),
+                "ce": _with_interval(torch.cat(ce)),
+                "blocks": len(text.tokens),
+            }
+        return {"texts": texts}
+
+    def _effect(self, task: str, coder: Coder) -> dict[str, Any]:
+        """Share of the heads' effect that codes carry: z + c(corrupt) − c(clean) at all of them, against z(corrupt)."""
+        pairs, places = self.pairs[task], self.places["heads"]
+        full, coded = [], []
+        with torch.no_grad():
+            for batch in batches(self.model, pairs, batch_size=BATCH_SIZE):
+                tokens = torch.tensor(
+                    [pair.clean_tokens for pair in batch.pairs], device=model_device(self.model)
+                )
+                sides = [
+                    torch.stack([side.z[place.layer][:, :, place.head] for place in places], 2).float().cpu()
+                    for side in (batch.clean, batch.corrupt)
+                ]
+                change = coder.decoded(sides[1]) - coder.decoded(sides[0])
+                for move, into in ((sides[1] - sides[0], full), (change, coded)):
+                    logits = end_logits(self.model, tokens, _added(places, move))
+                    into.append(batch.clean.metric - task_metric(logits, batch.pairs, pairs.metric))
+        whole, kept = (torch.cat(some).double().cpu().numpy() for some in (full, coded))
+        low, high = ratio_interval(kept, whole, self.config.seed)
+        return {
+            "share": float(kept.sum() / whole.sum()),
+            "interval": [low, high],
+            "effect": float(whole.mean()),
+        }
+
+    def _vectors(
+        self, text: TextBlocks, done: Callable[[int], None], keep_logits: bool = False
+    ) -> dict[str, Tensor]:
+        seen: dict[str, list[Tensor]] = {str(p): [] for places in self.places.values() for p in places}
+        hooks: dict[str, list[Site]] = {}
+        for place in (place for places in self.places.values() for place in places):
+            hooks.setdefault(place.hook, []).append(place)
+
+        def keep(here: list[Site], x: Tensor) -> None:
+            for place in here:
+                own = x if place.head is None else x[:, :, place.head]
+                seen[str(place)].append(own[:, 1:].float().cpu().flatten(0, 1).clone())
+
+        plain = []
+        with hooked(self.model, {hook: partial(keep, here) for hook, here in hooks.items()}):
+            for tokens in text.tokens.split(BATCH_SIZE):
+                log_p = (
+                    self._log_probabilities(tokens)
+                    if keep_logits
+                    else self.model(tokens.to(model_device(self.model)))
+                )
+                if keep_logits:
+                    plain.append((log_p, _ce(log_p, tokens)))
+                done(1)
+        if keep_logits:
+            self._plain = [*getattr(self, "_plain", []), plain]
+        return {
+            part: torch.stack([torch.cat(seen[str(p)]) for p in places], 1)
+            for part, places in self.places.items()
+        }
+
+    def _log_probabilities(self, tokens: Tensor) -> Float[Tensor, "block pos d_vocab"]:
+        return self.model(tokens.to(model_device(self.model)))[:, :-1].float().log_softmax(-1)
+
+    def _hooks(self, part: str, coder: Coder) -> dict[str, Callable[[Tensor], Tensor]]:
+        by_hook: dict[str, list[int]] = {}
+        for index, place in enumerate(self.places[part]):
+            by_hook.setdefault(place.hook, []).append(index)
+        width = len(self.places[part])
+
+        def splice(indices: list[int], x: Tensor) -> Tensor:
+            x = x.clone()
+            heads = [self.places[part][i].head for i in indices]
+            own = torch.stack([x[:, 1:] if head is None else x[:, 1:, head] for head in heads], 2).float()
+            whole = own.new_zeros(*own.shape[:2], width, own.shape[-1])
+            whole[:, :, indices] = own
+            decoded = coder.decoded(whole)[:, :, indices].to(x.dtype)
+            for i, head in enumerate(heads):
+                if head is None:
+                    x[:, 1:] = decoded[:, :, i]
+                else:
+                    x[:, 1:, head] = decoded[:, :, i]
+            return x
+
+        return {hook: partial(splice, indices) for hook, indices in by_hook.items()}
+
+
+def _added(
+    places: Sequence[Site], move: Float[Tensor, "batch pos site d"]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    by_hook: dict[str, list[int]] = {}
+    for index, place in enumerate(places):
+        by_hook.setdefault(place.hook, []).append(index)
+
+    def add(indices: list[int], x: Tensor) -> Tensor:
+        x = x.clone()
+        for i in indices:
+            x[:, :, places[i].head] += move[:, :, i].to(x)
+        return x
+
+    return {hook: partial(add, indices) for hook, indices in by_hook.items()}
+
+
+def code_lengths(
+    trained: Int[Tensor, "row group k"], ids: Int[Tensor, "row group k"], sizes: Sequence[int], length: int
+) -> dict[str, float]:
+    """Bits a vector by several coders, averaged over groups and summed over slots, and the share of codes unused.
+
+    ``unigram``: −log2 of the code's smoothed share in the training text. ``bigram``: given the same slot's code at the
+    token before, mixed with the unigram (Witten & Bell 1991). ``zstd``: the training ids as 16-bit numbers, slot after slot, at level
+    19. ``entropy``: of the training ids' shares, which no coder of single ids beats on them.
+
+    Args:
+        length: rows of a block; a block's first row has no token before it.
+    """
+    n_groups, dead, totals = ids.shape[1], 0.0, dict.fromkeys(("unigram", "bigram", "entropy", "zstd"), 0.0)
+    for group in range(n_groups):
+        for slot, size in enumerate(sizes):
+            old, new = (part[:, group, slot].long().cpu().numpy() for part in (trained, ids))
+            counts = np.bincount(old, minlength=size)
+            dead += float((counts == 0).mean())
+            share = (counts + 0.5) / (counts.sum() + 0.5 * size)
+            totals["unigram"] += float(-np.log2(share[new]).mean())
+            some = counts[counts > 0] / counts.sum()
+            totals["entropy"] += float(-(some * np.log2(some)).sum())
+            totals["bigram"] += _bigram_bits(old, new, share, length)
+            packed = pa.Codec("zstd", compression_level=19).compress(old.astype(np.uint16).tobytes(), asbytes=True)
+            totals["zstd"] += 8 * len(packed) / len(old)
+    return {f"bits_{name}": total / n_groups for name, total in totals.items()} | {
+        "dead": dead / n_groups / len(sizes)
+    }
+
+
+def _bigram_bits(
+    old: Int[np.ndarray, " row"], new: Int[np.ndarray, " row"], share: Float[np.ndarray, " code"], length: int
+) -> float:
+    def pairs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        blocks = ids[: len(ids) // length * length].reshape(-1, length)
+        return blocks[:, :-1].ravel(), blocks[:, 1:].ravel()
+
+    size = len(share)
+    before, after = pairs(old)
+    keys, counts = np.unique(before * size + after, return_counts=True)
+    seen, kinds = np.bincount(before, minlength=size), np.bincount(keys // size, minlength=size)
+    before, after = pairs(new)
+    wanted = before * size + after
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    found = np.where(keys[at] == wanted, counts[at], 0)
+    mixed = (found + kinds[before] * share[after]) / np.maximum(seen[before] + kinds[before], 1)
+    chance = np.where(seen[before] > 0, mixed, share[after])
+    return float(-np.log2(chance).mean())
+
+
+def _ce(log_p: Tensor, tokens: Tensor) -> Float[Tensor, " block"]:
+    return -log_p.gather(-1, tokens[:, 1:, None].to(log_p.device))[..., 0].mean(1)
+
+
+def _with_interval(values: Tensor) -> list[float]:
+    """Mean and 95 % bootstrap interval over blocks."""
+    found = values.double().cpu().numpy()[:, None]
+    low, high = mean_interval(found, 0)
+    return [float(found.mean()), float(low[0]), float(high[0])]
+
+
+def measure_rates(
+    model: Model, folder: Path, config: RateConfig | None = None, *, stage: Stage = silent
+) -> dict[str, Any]:
+    """Every kind at every rate, a file each, and ``rates.json`` of all; goes on where a killed run stopped.
+
+    Raises:
+        InputError: no such kind or site, or a folder with results of another model, text or sites.
+    """
+    config = config or RateConfig()
+    for kind in config.kinds:
+        if kind not in BASELINES:
+            bottleneck_class(kind)
+    bench = RateBench(model, config, stage)
+    about, cells = folder / "made_of.json", folder / "cells"
+    if about.is_file() and read_json(about) != json.loads(json.dumps(bench.made_of)):
+        raise InputError(f"{folder} holds rates of another model, text or sites: choose another folder")
+    write_json(about, bench.made_of)
+    rows = []
+    work = [(kind, bits) for bits in config.bits for kind in config.kinds]
+    with stage("kinds and rates", len(work)) as done:
+        for kind, bits in work:
+            path = cells / f"{kind.rpartition(':')[2].replace('/', '-')}-{bits}.json"
+            if not path.is_file():
+                write_json(path, bench.cell(kind, bits))
+            rows.append(read_json(path))
+            done(1)
+    result = {**bench.made_of, "rows": [row for row in rows if "refused" not in row]}
+    write_json(folder / "rates.json", result)
+    return result
