@@ -5,6 +5,7 @@ vectors of a site, in units of their spread about their mean. Afterwards the dec
 for each value of each slot.
 """
 
+import warnings
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from interp.bottlenecks.slots import Slots, SlotsConfig
 from interp.errors import InputError
 
 BATCH = 256
+ICA_ROUNDS, ICA_ROWS = 50, 5000
 Parameters = dict[str, Tensor]
 
 
@@ -105,11 +107,12 @@ class LearnedSlots(EncodedSlots):
     def directions(
         self, rows: Float[Tensor, "group row d_in"], generator: torch.Generator
     ) -> Float[Tensor, "group d_in z"]:
-        """Where the encoder begins: random directions in which the vectors vary, each z of unit variance."""
-        drawn = torch.randn(self.config.groups, self.config.d_in, self.config.width, generator=generator)
-        drawn = drawn.to(rows)
-        if self.config.width <= self.config.d_in:
-            drawn = torch.linalg.qr(drawn).Q
+        """Where the encoder begins: at independent components, then in random directions; each z of unit variance."""
+        width, d_in = self.config.width, self.config.d_in
+        begun = [independent_components(rows, min(width, d_in), self.config.seed)]
+        if width > d_in:
+            begun.append(torch.randn(len(rows), d_in, width - d_in, generator=generator).to(rows))
+        drawn = torch.cat(begun, -1)
         return drawn / (rows @ drawn).std(1, keepdim=True).clamp(min=1e-6)
 
     def learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
@@ -154,6 +157,22 @@ class LearnedSlots(EncodedSlots):
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+
+
+def independent_components(
+    rows: Float[Tensor, "group row d_in"], n: int, seed: int
+) -> Float[Tensor, "group d_in n"]:
+    """Directions along which the largest principal components vary independently (FastICA, Hyvärinen 1999)."""
+    from sklearn.decomposition import FastICA
+
+    found = []
+    for group in rows[:, :: max(1, rows.shape[1] // ICA_ROWS)]:
+        ica = FastICA(n, whiten="unit-variance", max_iter=ICA_ROUNDS, tol=1e-3, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where it stops early is still a place to begin
+            ica.fit(group.cpu().double().numpy())
+        found.append(torch.from_numpy(ica.components_.T).to(rows))
+    return torch.stack(found)
 
 
 def least_squares(
