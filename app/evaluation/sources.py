@@ -13,9 +13,11 @@ from interp.report.tables import (
     BASE_FILE,
     MachineRow,
     Quality,
+    RateRow,
     Steering,
     read_machine,
     read_quality,
+    read_rates,
     read_steering,
 )
 
@@ -57,6 +59,13 @@ def unmeasured() -> list[str]:
     ]
 
 
+def rates() -> dict[str, Path]:
+    """Files by their folders, those of the runs folder first."""
+    found = {name: engine.runs() / name / run_store.RATES for name in run_store.folders("rates")}
+    kept = sorted((RESULTS / "rates").glob("*/rates.json"))
+    return found | {path.parent.name: path for path in kept}
+
+
 def steerings() -> dict[str, Path]:
     """Folders by the bounds of fluency that were asked for."""
     return {name: folder for name, folder in STEERINGS.items() if (folder / BASE_FILE).is_file()}
@@ -79,6 +88,10 @@ def steering(folder: Path) -> Steering:
     return _read("steering", str(folder), changed)
 
 
+def rate_rows(path: Path) -> tuple[RateRow, ...]:
+    return _read("rates", str(path), _changed(path))
+
+
 def machine() -> Sequence[MachineRow]:
     return _read("machine", str(MACHINE), _changed(MACHINE))
 
@@ -88,6 +101,7 @@ _READERS = {
     "quality": read_quality,
     "steering": read_steering,
     "machine": read_machine,
+    "rates": read_rates,
 }
 
 

@@ -224,6 +224,27 @@ def print_comparison(comparison: "Comparison") -> None:
     console.print(table)
 
 
+def print_rates(result: dict) -> None:
+    """KL with codes in place, and variance explained, of every kind at every rate."""
+    rows = [row for row in result["rows"] if "refused" not in row]
+    for part in dict.fromkeys(part for row in rows for part in row["parts"]):
+        asked = sorted({row["asked"] for row in rows})
+        table = Table(
+            "kind", title=f"{part}: KL, nats a token (variance explained)", title_justify="left", box=None
+        )
+        for bits in asked:
+            table.add_column(f"{bits} bits", justify="right")
+        for kind in dict.fromkeys(row["kind"] for row in rows):
+            cells = {row["asked"]: row["parts"][part] for row in rows if row["kind"] == kind}
+            texts = {bits: [text["kl"][0] for text in cell["texts"].values()] for bits, cell in cells.items()}
+            told = {
+                bits: f"{sum(kl) / len(kl):.3f} ({cells[bits]['explained']:.2f})"
+                for bits, kl in texts.items()
+            }
+            table.add_row(kind, *(told.get(bits, "–") for bits in asked))
+        plain_console(width=110).print(table)
+
+
 def print_bench(result: dict) -> None:
     """The table of methods: means over the tasks of each group, and methods compared with one of them."""
     console = plain_console()

@@ -245,6 +245,7 @@ class RateConfig:
     seed: int = 0
 
 
+FORMAT, RATES_FILE = 1, "rates.json"
 PARTS = ("heads", "mlps")
 """Sites that are fitted, and spliced in, together."""
 
@@ -472,7 +473,9 @@ def code_lengths(
             some = counts[counts > 0] / counts.sum()
             totals["entropy"] += float(-(some * np.log2(some)).sum())
             totals["bigram"] += _bigram_bits(old, new, share, length)
-            packed = pa.Codec("zstd", compression_level=19).compress(old.astype(np.uint16).tobytes(), asbytes=True)
+            packed = pa.Codec("zstd", compression_level=19).compress(
+                old.astype(np.uint16).tobytes(), asbytes=True
+            )
             totals["zstd"] += 8 * len(packed) / len(old)
     return {f"bits_{name}": total / n_groups for name, total in totals.items()} | {
         "dead": dead / n_groups / len(sizes)
@@ -513,7 +516,7 @@ def _with_interval(values: Tensor) -> list[float]:
 def measure_rates(
     model: Model, folder: Path, config: RateConfig | None = None, *, stage: Stage = silent
 ) -> dict[str, Any]:
-    """Every kind at every rate, a file each, and ``rates.json`` of all; goes on where a killed run stopped.
+    """Every kind at every rate, written to ``rates.json`` one by one; goes on where a killed run stopped.
 
     Raises:
         InputError: no such kind or site, or a folder with results of another model, text or sites.
@@ -523,19 +526,19 @@ def measure_rates(
         if kind not in BASELINES:
             bottleneck_class(kind)
     bench = RateBench(model, config, stage)
-    about, cells = folder / "made_of.json", folder / "cells"
-    if about.is_file() and read_json(about) != json.loads(json.dumps(bench.made_of)):
-        raise InputError(f"{folder} holds rates of another model, text or sites: choose another folder")
-    write_json(about, bench.made_of)
-    rows = []
+    path = folder / RATES_FILE
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        kept = read_json(path)
+        if kept["made_of"] != json.loads(json.dumps(bench.made_of)):
+            raise InputError(f"{folder} holds rates of another model, text or sites: choose another folder")
+        rows = kept["rows"]
     work = [(kind, bits) for bits in config.bits for kind in config.kinds]
+    known = {(row["kind"], row["asked"]) for row in rows}
     with stage("kinds and rates", len(work)) as done:
         for kind, bits in work:
-            path = cells / f"{kind.rpartition(':')[2].replace('/', '-')}-{bits}.json"
-            if not path.is_file():
-                write_json(path, bench.cell(kind, bits))
-            rows.append(read_json(path))
+            if (kind, bits) not in known:
+                rows.append(bench.cell(kind, bits))
+                write_json(path, {"format": FORMAT, "made_of": bench.made_of, "rows": rows})
             done(1)
-    result = {**bench.made_of, "rows": [row for row in rows if "refused" not in row]}
-    write_json(folder / "rates.json", result)
-    return result
+    return {"format": FORMAT, "made_of": bench.made_of, "rows": rows}

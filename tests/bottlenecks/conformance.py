@@ -32,7 +32,7 @@ exec(compile(OWN, "hash_code.py", "exec"), {"__name__": "hash_code"})  # noqa: S
 
 CASES = {
     "codebook": Case("codebook", {"n_codes": 12, "k": 2}),
-    "own": Case("hash_code", {"bits": 4}),
+    "own": Case("hash_code", {"n_bits": 4}),
     "discrete-sae": Case(
         "discrete_sae", {"n_codes": 16, "k": 2, "epochs": 60, "lr": 0.02, "l1": 1e-3, "decoder_norm": "atom"}
     ),
