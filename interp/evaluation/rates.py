@@ -55,7 +55,6 @@ NOISE = 0.1
 TASKS = ("ioi", "greater-than")
 N_PAIRS = 48
 SAE_FEATURES, STRENGTH_BITS = 1024, 16
-SAE_STEPS, SAE_BATCH = 1500, 256
 
 
 class Coder(Protocol):
@@ -153,41 +152,20 @@ class TopK:
     """SAELens' TopK SAE, one a group, trained on the same vectors."""
 
     def __init__(self, bits: int, d_in: int, groups: int, seed: int) -> None:
-        self.k = round(bits / (math.log2(SAE_FEATURES) + STRENGTH_BITS))
+        each = math.log2(SAE_FEATURES) + STRENGTH_BITS
+        self.k, self.groups, self.seed = round(bits / each), groups, seed
         if self.k < 1:
-            raise InputError(f"{bits} bits: a feature of {SAE_FEATURES} and its strength take 26")
-        self.bits, self.d_in, self.groups, self.seed = self.k * 26.0, d_in, groups, seed
+            raise InputError(f"{bits} bits: a feature of {SAE_FEATURES} and its strength take {each:.0f}")
+        self.bits = self.k * each
 
     def fit(self, x: Tensor) -> None:
-        from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
-        from sae_lens.saes.sae import TrainStepInput
+        from interp.bottlenecks.interop.sae_lens import train_topk
 
         self.scale = x.std((0, 2), keepdim=True)
-        self.saes = []
-        for group in range(self.groups):
-            torch.manual_seed(self.seed)
-            rows = x[:, group] / self.scale[:, group]
-            sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=self.d_in, d_sae=SAE_FEATURES, k=self.k))
-            sae.b_dec.data.copy_(rows.mean(0))
-            optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3)
-            generator = torch.Generator().manual_seed(self.seed)
-            seen = torch.zeros(SAE_FEATURES)
-            for step in range(SAE_STEPS):
-                batch = rows[torch.randint(len(rows), (SAE_BATCH,), generator=generator)]
-                found = sae.training_forward_pass(
-                    TrainStepInput(
-                        sae_in=batch,
-                        coefficients={},
-                        dead_neuron_mask=seen > 200,
-                        n_training_steps=step,
-                        is_logging_step=False,
-                    )
-                )
-                seen = torch.where(found.feature_acts.any(0), 0, seen + 1)
-                optimizer.zero_grad()
-                found.loss.backward()
-                optimizer.step()
-            self.saes.append(sae.eval())
+        self.saes = [
+            train_topk(x[:, group] / self.scale[:, group], SAE_FEATURES, self.k, self.seed)
+            for group in range(self.groups)
+        ]
 
     def _features(self, x: Tensor) -> Iterator[tuple[Any, Tensor]]:
         for group, sae in enumerate(self.saes):
