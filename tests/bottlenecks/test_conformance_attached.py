@@ -118,7 +118,8 @@ def test_gradients_reach_codes_and_the_layers_before(model, fitted):
         ids = attached.ids["m1"]
     assert grown["x"].grad.abs().sum() > 0
     touched = bottleneck.codes.grad[0].any(-1).nonzero()[:, 0]
-    assert set(touched.tolist()) == set(ids.flatten().tolist())
+    # what is last predicts nothing, and may be what its code stands for
+    assert set(ids[:, :-1].flatten().tolist()) <= set(touched.tolist()) <= set(ids.flatten().tolist())
     bottleneck.codes.grad = None
     assert all(p.grad is None for p in model.parameters())
 
