@@ -1,6 +1,7 @@
 """Trained codes go a part of the way to what they stand for."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ def what_comes(model, tokens, hook: str, earlier) -> Tensor:
     seen = []
     with (
         torch.no_grad(),
-        attach(model, earlier, error_term=False),
+        attach(model, earlier, error_term=False) if earlier else nullcontext(),
         hooked(model, {hook: lambda x: seen.append(x.clone())}),
     ):
         model(tokens)

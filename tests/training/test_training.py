@@ -1,6 +1,7 @@
 """What training does to codebooks: losses fall, nothing else changes."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -181,7 +182,8 @@ def test_the_first_position_is_exact_and_stays(objective, codes, model, text, tm
     for seen, folder in ((plain, None), (coded, found.folder), (before, start.folder)):
         books = Codebooks.from_pretrained(folder, model) if folder else {}
         watch = {f"blocks.{layer}.hook_resid_post": partial(seen.__setitem__, layer) for layer in range(2)}
-        with torch.no_grad(), attach(model, books, error_term=False), hooked(model, watch):
+        coding = attach(model, books, error_term=False) if books else nullcontext()
+        with torch.no_grad(), coding, hooked(model, watch):
             model(tokens)
     for layer, x in plain.items():
         torch.testing.assert_close(coded[layer][:, 0], x[:, 0])
