@@ -723,7 +723,13 @@ class Labels:
         used, numbers = np.unique(self.columns["text"][kept], return_inverse=True)
         columns = {name: column[kept] for name, column in self.columns.items()} | {"text": numbers}
         starts = (np.cumsum(sizes) - sizes).tolist()
-        about = {**self.about, "books": fingerprint, "texts": [self.texts[i] for i in used.tolist()]}
+        sites = {name.partition(".")[0] for name in names}
+        about = {
+            **self.about,
+            "books": fingerprint,
+            "random": {site: random for site, random in self.about["random"].items() if site in sites},
+            "texts": [self.texts[i] for i in used.tolist()],
+        }
         return Labels(about, dict(zip(names, zip(starts, sizes, strict=True), strict=True)), columns)
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from interp.bottlenecks.store import Codebooks, pretrained_names
 from interp.codesearch import CodeIndex
-from interp.codesearch.labels import LEAST, MIXED, RARE, Labels, label_index
+from interp.codesearch.labels import LEAST, MIXED, RARE, Labels, label_index, labels_of
 from interp.errors import InputError
 from tests.codesearch.conftest import synthetic_index, word_corpus, zipf_ids
 
@@ -171,6 +172,7 @@ def test_a_part_is_some_books_alone(labels):
     part = labels.part(["a1.h0", "a7.h0"], "abc")
     assert part.about["books"] == "abc" and list(part.starts) == ["a1.h0", "a7.h0"]
     assert part.text("a7.h0", 0) == labels.text("a7.h0", 0) == "digits"
+    assert set(part.shares()) == {"a1", "a7"} and part.shares()["a7"] == labels.shares()["a7"]
     assert part.of("a0.h0", 0) is None and set(part.texts) < set(labels.texts)
 
 
@@ -194,3 +196,17 @@ def test_one_document_cannot_be_halved(tmp_path):
     corpus = word_corpus(WORDS, np.full(32, 3), documents=100)
     with pytest.raises(InputError, match="1 document"):
         label_index(synthetic_index(tmp_path, corpus, [np.zeros((32, 1), int)], 2))
+
+
+@pytest.mark.parametrize("name", pretrained_names())
+def test_codebooks_of_the_package_come_with_labels(name):
+    """Of every code, of these very codebooks, and better than those of random codes."""
+    books = Codebooks.from_pretrained(name)
+    labels = labels_of(books)
+    assert labels is not None and labels.about["n_tokens"] > 1_000_000
+    sites = {book.partition(".")[0] for book in labels.starts}
+    assert sites == set(books.sites) and all(n == 512 for _, n in labels.starts.values())
+    measured = labels.columns["firings"] >= LEAST
+    assert measured.mean() > 0.3
+    assert labels.columns["f1"][measured].mean() > 5 * labels.columns["null"][measured].mean()
+    assert len(labels.clearest(30)) == 30
