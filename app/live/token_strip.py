@@ -147,14 +147,18 @@ def legend(codes: Mapping[str, Sequence[int]], label: Callable[[str, int], str],
     shown = {code: label(site, code) for code, _ in Counter(i for i in ids if i >= 0).most_common()}
     named = {code: text for code, text in shown.items() if text not in ("", RARE, MIXED)}
     entries = [
-        f'<span style="white-space:nowrap;margin-right:1.2em"><span style="background:{colour(code)};'
+        f'<span><span style="background:{colour(code)};'
         f'border-radius:3px;padding:0 .35em;font-variant-numeric:tabular-nums">{code}</span> {html.escape(text)}</span>'
         for code, text in list(named.items())[:most]
     ]
     others = len(shown) - len(entries)
     if entries and others:
         entries.append(f'<span style="opacity:.7">{others} more without a clear name</span>')
-    return f'<div style="font-size:.85em;line-height:1.9">{"".join(entries)}</div>' if entries else ""
+    return (
+        f'<div style="display:flex;flex-wrap:wrap;gap:0 1.2em;font-size:.85em;line-height:1.9">{"".join(entries)}</div>'
+        if entries
+        else ""
+    )
 
 
 def picked(key: str) -> int | None:
