@@ -43,6 +43,7 @@ def test_live_text_says_what_codes_stand_for_without_a_click(open_page, runs):
 def test_live_text_begins_at_the_site_that_says_most(open_page, runs):
     found = Labels.open(runs / "books" / LABELS)
     begin, n = found.starts["a1.h2"]
+    found.columns["f1"][:] = 0.1
     found.columns["f1"][begin : begin + n] = 1
     found.save(runs / "books" / LABELS)
     app = open_page("live", runs, text=TEXT)
