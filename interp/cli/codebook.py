@@ -141,7 +141,9 @@ def fit(
     new = new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
     context = context or min(64, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
-    if told := few_tokens(text.n_tokens, max(max(getattr(book.config, "radices", (codes,))) for book in new.values())):
+    if told := few_tokens(
+        text.n_tokens, max(max(getattr(book.config, "radices", (codes,))) for book in new.values())
+    ):
         typer.echo(f"note     {told}")
     if overwrite:
         clear_folder(folder, "codebooks")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,7 @@ N_PAIRS = 48
 SAE_FEATURES, STRENGTH_BITS = 1024, 16
 
 
+@runtime_checkable
 class Coder(Protocol):
     """What is judged: codes of vectors [row, group, d_in], and vectors of codes."""
 
@@ -128,7 +129,7 @@ class Coordinates:
         quantiles = torch.tensor([0.001, 0.999])
         self.low, self.high = (torch.quantile(found, q, dim=1) for q in quantiles)
 
-    def _grid(self, x: Tensor) -> Tensor:
+    def _grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
         found = torch.einsum("...gd,gdn->...gn", x - self.mean, self.axes)
         step = (self.high - self.low) / (2**self.each - 1)
         return ((found - self.low) / step).round().clamp(0, 2**self.each - 1), step
@@ -429,7 +430,10 @@ def _added(
 
 
 def code_lengths(
-    trained: Int[Tensor, "row group k"], ids: Int[Tensor, "row group k"], sizes: Sequence[int], length: int
+    trained: Int[Tensor, "training group k"],
+    ids: Int[Tensor, "row group k"],
+    sizes: Sequence[int],
+    length: int,
 ) -> dict[str, float]:
     """Bits a vector by several coders, averaged over groups and summed over slots, and the share of codes unused.
 
@@ -461,7 +465,10 @@ def code_lengths(
 
 
 def _bigram_bits(
-    old: Int[np.ndarray, " row"], new: Int[np.ndarray, " row"], share: Float[np.ndarray, " code"], length: int
+    old: Int[np.ndarray, " training"],
+    new: Int[np.ndarray, " row"],
+    share: Float[np.ndarray, " code"],
+    length: int,
 ) -> float:
     def pairs(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         blocks = ids[: len(ids) // length * length].reshape(-1, length)
