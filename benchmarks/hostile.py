@@ -81,22 +81,75 @@ BASE = {
     "cache clear": "",
 }
 """How each command is called when nothing is wrong. ``new`` is what it writes."""
-MADE = """codebook fit --out books; discover -n 8 --out run; discover -n 6 --out run2 --no-program; tasks export own.json;
-index build --out index; reference --out good.safetensors; bench --out bench; codebook pack --out packed;
-codebook eval --json quality.json""".split(";")
+MADE = [
+    "codebook fit --out books",
+    " discover -n 8 --out run",
+    " discover -n 6 --out run2 --no-program",
+    " tasks export own.json",
+    "\nindex build --out index",
+    " reference --out good.safetensors",
+    " bench --out bench",
+    " codebook pack --out packed",
+    "\ncodebook eval --json quality.json",
+]
 INSTEAD = {
     "steer": ("--codes", "--topic", "--positive"),
     "index search": ("--token", "--regex", "--prompt", "--code"),
 }
 """Options of which one is given: a hostile one takes the place of the good one."""
 WORDS = [
-    *", - . .. / nope * nan -1 1e308 [bold]%s{0} ../../etc/passwd a99.h99 a:b x=1 é\u202e😀 caf\udce9".split(),
+    *[
+        ",",
+        "-",
+        ".",
+        "..",
+        "/",
+        "nope",
+        "*",
+        "nan",
+        "-1",
+        "1e308",
+        "[bold]%s{0}",
+        "../../etc/passwd",
+        "a99.h99",
+        "a:b",
+        "x=1",
+        "é\u202e😀",
+        "caf�",
+    ],
     "",
 ]
 WORDS += [" ", "9" * 25, "x" * 300, "a\nb", "'; rm -rf /", "a0.h0=" + "9" * 25]
-PLACES = """/dev/zero /dev/null /proc/self/mem /proc/none pipe pipe.json zero.txt zero.json zero.gguf secret.json secret.txt
-secret sealed/new sealed noise.safetensors noise.gguf deep.json empty.jsonl empty.txt empty nul.json books index run
-text.txt model loop own.json""".split()
+PLACES = [
+    "/dev/zero",
+    "/dev/null",
+    "/proc/self/mem",
+    "/proc/none",
+    "pipe",
+    "pipe.json",
+    "zero.txt",
+    "zero.json",
+    "zero.gguf",
+    "secret.json",
+    "secret.txt",
+    "secret",
+    "sealed/new",
+    "sealed",
+    "noise.safetensors",
+    "noise.gguf",
+    "deep.json",
+    "empty.jsonl",
+    "empty.txt",
+    "empty",
+    "nul.json",
+    "books",
+    "index",
+    "run",
+    "text.txt",
+    "model",
+    "loop",
+    "own.json",
+]
 HOSTILE: dict[Any, list[str]] = {
     int: ["", " ", "x", "1.5", "1e3", "nan", "-1", "0", "1000000000", str(2**63), "9" * 25, "0x10"],
     float: ["", " ", "x", "nan", "inf", "-inf", "-1", "1e308", "1e400", "9" * 400],
@@ -169,7 +222,7 @@ def start(
             os.dup2(
                 os.open(folder.parent / f"{name}{mark}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number
             )
-        sys.stdin, sys.stdout, sys.stderr = open(os.devnull), os.fdopen(1, "w", errors="backslashreplace"), os.fdopen(2, "w", errors="backslashreplace")  # fmt: skip # noqa: SIM115
+        sys.stdin, sys.stdout, sys.stderr = open(os.devnull), os.fdopen(1, "w", errors="backslashreplace"), os.fdopen(2, "w", errors="backslashreplace")  # fmt: skip # noqa: SIM115  # noqa: E501
         used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
         if most_bytes is not None:
@@ -546,13 +599,13 @@ def _spoilt_tensors(path: Path, draw: random.Random) -> Iterator[tuple[str, Call
                 tensors[name], 10**9 if tensors[name].dtype.kind == "f" else np.iinfo(tensors[name].dtype).max
             ),
         }.items():
-            yield f"{name} {how}", lambda f, new=save({**tensors, name: value}, told): f.write_bytes(new)
-        yield f"without {name}", lambda f, new=save({k: v for k, v in tensors.items() if k != name}, told): f.write_bytes(new)  # fmt: skip
+            yield f"{name} {how}", lambda f, new=save({**tensors, name: value}, told): f.write_bytes(new)  # noqa: B008
+        yield f"without {name}", lambda f, new=save({k: v for k, v in tensors.items() if k != name}, told): f.write_bytes(new)  # fmt: skip  # noqa: B008, E501
     for key in told or ():
         for value in ("[" * 50_000 + "]" * 50_000, "{}", "null", '{"a": NaN}'):
             yield (
                 f"{key} of its header {value[:9]}",
-                lambda f, new=save(tensors, told | {key: value}): f.write_bytes(new),
+                lambda f, new=save(tensors, told | {key: value}): f.write_bytes(new),  # noqa: B008
             )
 
 
@@ -726,7 +779,12 @@ def together(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]
 
 
 APP = Path(__file__).parent.parent / "app"
-MARKUP = "<script>alert(1)</script> <img/src=x/onerror=alert(1)> [x](javascript:alert(1)) ![x](http://a.example/x)".split()
+MARKUP = [
+    "<script>alert(1)</script>",
+    "<img/src=x/onerror=alert(1)>",
+    "[x](javascript:alert(1))",
+    "![x](http://a.example/x)",
+]
 
 
 def parameters(view: Path) -> list[str]:
@@ -786,7 +844,13 @@ def links(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
     """Pages opened by addresses with hostile values of one to four of what they read."""
     draw, open_page = random.Random(seed), workbench(world)
     names = {path.parent.name: parameters(path.parent) for path in APP.glob("*/page.py")}
-    values = [*WORDS, *PLACES, *HOSTILE[int], *MARKUP, *"inf -1e400 a0.h0=1 run index books 0".split()]
+    values = [
+        *WORDS,
+        *PLACES,
+        *HOSTILE[int],
+        *MARKUP,
+        *["inf", "-1e400", "a0.h0=1", "run", "index", "books", "0"],
+    ]
     values = [value for value in values if value.isprintable()]  # of others no address can be made
     for i in range(n):
         address = dict(BESIDE[i % len(BESIDE)])
@@ -873,7 +937,7 @@ def tabs(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
         )
 
 
-def calls(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
+def calls(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:  # noqa: ARG001
     """Python calls with what people take for a model, a site, a code: each ends in an InputError of one line."""
     import torch
 

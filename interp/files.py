@@ -72,7 +72,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says; raises :class:`ValueError` if it is none, has NaN, or is nested deeper than can be read."""
+    """What a JSON text says; raises :class:`ValueError` if it is none, has NaN, or is nested too deep."""
     try:
         return json.loads(text, parse_constant=int)  # NaN is none
     except RecursionError:

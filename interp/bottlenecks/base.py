@@ -168,7 +168,7 @@ class Bottleneck(HubFolder, ABC):
             InputError: ids that are not in the dictionary, or codes of another shape.
         """
 
-    def slots_of(self, code: int) -> range:
+    def slots_of(self, _code: int) -> range:
         """The slots that may hold a code: all of them, unless slots have codes of their own."""
         return range(self.config.k)
 

@@ -61,7 +61,7 @@ class Binary(LearnedSlots):
         return (z > 0).to(z)
 
     def reconstructed(
-        self, z: Tensor, trained: Parameters, done: float, generator: torch.Generator
+        self, z: Tensor, trained: Parameters, _done: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         chance = z.sigmoid()
         bits = (torch.rand(z.shape, generator=generator).to(z.device) < chance).to(z)
@@ -86,9 +86,7 @@ class LFQ(Binary):
         """z as its sign is taken and learned."""
         return z
 
-    def reconstructed(
-        self, z: Tensor, trained: Parameters, done: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         z = self.latents(z)
         signs = self.values(z)
         logit = SHARPNESS * z

@@ -63,7 +63,7 @@ class Gumbel(LearnedSlots):
     kind, config_class = "gumbel", GumbelConfig
     source, use = "Ramesh et al. 2021", "codes with probabilities"
 
-    def directions(self, rows: Tensor, generator: torch.Generator) -> Float[Tensor, "group d_in z"]:
+    def directions(self, rows: Tensor, *_: Any) -> Float[Tensor, "group d_in z"]:
         # logits of a mixture of normals about the codes of the vectors' parts (interp.bottlenecks.vq)
         self._begun = product_codes(rows, self.config.slots, self.config.codes, self.config.seed)
         parts = self._begun.split(self.config.radices, 1)
@@ -71,7 +71,7 @@ class Gumbel(LearnedSlots):
         self._width = variance.repeat_interleave(self.config.codes, 1)
         return (self._begun / self._width[..., None]).mT
 
-    def begin(self, z: Tensor, rows: Tensor) -> Parameters:
+    def begin(self, _z: Tensor, rows: Tensor) -> Parameters:
         offset = self._begun.square().sum(-1) / (-2 * self._width)
         return {
             "encoder_bias": offset[:, None],

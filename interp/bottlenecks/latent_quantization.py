@@ -2,8 +2,8 @@
 
 ``latent_quantization`` (Hsu et al. 2023, arXiv 2305.18378) learns the values of each latent. The gradient goes straight
 through to z; ‖sg z − v‖² moves the values, β‖z − sg v‖² the encoder, and weight decay is unusually high: few values and
-little weight make latents line up with what varies independently. ``fsq`` (Mentzer et al. 2023, arXiv 2309.15505) rounds
-a bounded z to a fixed grid instead; nothing but the squared error is left to train on.
+little weight make latents line up with what varies independently. ``fsq`` (Mentzer et al. 2023, arXiv 2309.15505)
+rounds a bounded z to a fixed grid instead; nothing but the squared error is left to train on.
 """
 
 import math
@@ -79,9 +79,7 @@ class LatentQuantization(LearnedSlots):
         decoder, bias = least_squares(_nearest(z, levels), rows)
         return {"levels": levels, "decoder": decoder, "bias": bias}
 
-    def reconstructed(
-        self, z: Tensor, trained: Parameters, done: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         near = _nearest(z, trained["levels"])
         extra = (z.detach() - near).square() + COMMITMENT * (z - near.detach()).square()
         through = straight_through(z, near.detach())
@@ -127,9 +125,7 @@ class FSQ(LearnedSlots):
         decoder, bias = least_squares(bounded(z, self.config.levels).round(), rows)
         return {"decoder": decoder, "bias": bias}
 
-    def reconstructed(
-        self, z: Tensor, trained: Parameters, done: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         inside = bounded(z, self.config.levels)
         return straight_through(inside, inside.round()) @ trained["decoder"] + trained["bias"][
             :, None

@@ -1,7 +1,7 @@
-"""Slots whose encoder is learned: z = x · encoder + bias, each slot chooses by its part of z, and decoding is linear.
+"""Slots whose encoder is learned: z = x · encoder + bias, each slot chooses by its part of z, decoding is linear.
 
-What latent quantisation, its fixed grid, bits and categorical codes have in common. They are trained by gradients on the
-vectors of a site, in units of their spread about their mean. Afterwards the decoder is written down as codes, one
+What latent quantisation, its fixed grid, bits and categorical codes have in common. They are trained by gradients on
+the vectors of a site, in units of their spread about their mean. Afterwards the decoder is written down as codes, one
 for each value of each slot.
 """
 
@@ -71,7 +71,7 @@ class EncodedSlots(Slots):
         return z
 
     def gains(
-        self, rows: Float[Tensor, "group row d_in"], book: SearchCache
+        self, rows: Float[Tensor, "group row d_in"], _book: SearchCache
     ) -> Float[Tensor, "group row code"]:
         return self.preferences(torch.baddbmm(self.encoder_bias[:, None].float(), rows, self.encoder.float()))
 

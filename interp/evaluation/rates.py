@@ -1,8 +1,9 @@
 """What a bit buys: every kind of bottleneck at the same sites, text and rates, and what it keeps.
 
-Kinds are fitted to what passes some heads and MLP outputs in the plain model, the first position left out, and judged on
-held-out text: variance explained; KL and cross-entropy with all heads (or all MLP outputs) replaced by what their codes
-stand for; the effect on a task's metric that codes carry. Beside the kinds stand baselines, see :data:`BASELINES`.
+Kinds are fitted to what passes some heads and MLP outputs in the plain model, the first position left out, and judged
+on held-out text: variance explained; KL and cross-entropy with all heads (or all MLP outputs) replaced by what their
+codes stand for; the effect on a task's metric that codes carry. Beside the kinds stand baselines, see
+:data:`BASELINES`.
 
 Bits are of the ids of a vector as stored, strengths and coordinates at theirs. What an entropy coder would make of the
 ids is told too: by unigrams and by the code before it, both learned on the training text, and by zstd.
@@ -36,9 +37,23 @@ from interp.stats import mean_interval, ratio_interval
 from interp.tasks import load_task
 from interp.text import TextBlocks, load_text
 
-SITES = (
-    "a23.h3,a20.h0,a16.h0,a17.h4,a20.h8,a6.h0,a20.h7,a23.h0,a16.h2,a17.h8,a18.h6,a17.h0,m4,m14,m24"
-).split(",")
+SITES = [
+    "a23.h3",
+    "a20.h0",
+    "a16.h0",
+    "a17.h4",
+    "a20.h8",
+    "a6.h0",
+    "a20.h7",
+    "a23.h0",
+    "a16.h2",
+    "a17.h8",
+    "a18.h6",
+    "a17.h0",
+    "m4",
+    "m14",
+    "m24",
+]
 """Of SmolLM2: the four heads of largest exact effect on IOI, greater-than and docstring each, and three MLPs."""
 BITS = (4, 9, 18, 36, 72)
 KINDS = tuple(
@@ -114,7 +129,7 @@ class RandomCodes(OfKind):
 class Coordinates:
     """Principal coordinates, of 16 bits (as they are) or on a grid of few."""
 
-    def __init__(self, bits: int, d_in: int, groups: int, seed: int, each: int) -> None:
+    def __init__(self, bits: int, d_in: int, each: int) -> None:
         self.n, self.each = bits // each, each
         if not 1 <= self.n <= d_in:
             raise InputError(f"{bits} bits: coordinates take {each} each, and vectors have {d_in}")
@@ -152,7 +167,7 @@ class Coordinates:
 class TopK:
     """SAELens' TopK SAE, one a group, trained on the same vectors."""
 
-    def __init__(self, bits: int, d_in: int, groups: int, seed: int) -> None:
+    def __init__(self, bits: int, groups: int, seed: int) -> None:
         each = math.log2(SAE_FEATURES) + STRENGTH_BITS
         self.k, self.groups, self.seed = round(bits / each), groups, seed
         if self.k < 1:
@@ -193,9 +208,9 @@ def new_coder(kind: str, bits: int, d_in: int, groups: int, seed: int) -> Coder:
     if kind == "random":
         return RandomCodes(bits, d_in, groups, seed)
     if kind in ("pca", "pca4"):
-        return Coordinates(bits, d_in, groups, seed, 16 if kind == "pca" else 4)
+        return Coordinates(bits, d_in, 16 if kind == "pca" else 4)
     if kind == "topk_sae":
-        return TopK(bits, d_in, groups, seed)
+        return TopK(bits, groups, seed)
     return OfKind(kind, bits, d_in, groups, seed)
 
 
@@ -437,9 +452,9 @@ def code_lengths(
 ) -> dict[str, float]:
     """Bits a vector by several coders, averaged over groups and summed over slots, and the share of codes unused.
 
-    ``unigram``: −log2 of the code's smoothed share in the training text. ``bigram``: given the same slot's code at the
-    token before, mixed with the unigram (Witten & Bell 1991). ``zstd``: the training ids as 16-bit numbers, slot after slot, at level
-    19. ``entropy``: of the training ids' shares, which no coder of single ids beats on them.
+    ``unigram``: −log2 of the code's smoothed share in the training text. ``bigram``: given the same slot's code at
+    the token before, mixed with the unigram (Witten & Bell 1991). ``zstd``: the training ids as 16-bit numbers, slot
+    after slot, at level 19. ``entropy``: of the training ids' shares, which no coder of single ids beats on them.
 
     Args:
         length: rows of a block; a block's first row has no token before it.

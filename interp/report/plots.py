@@ -317,7 +317,7 @@ def rate_faithfulness_plot(rows: Sequence[RateRow], part: str) -> go.Figure:
             line={"width": 2.5 if kind in best else 1},
             opacity=1 if kind in best else 0.55,
             customdata=[[row.explained] for row in own],
-            hovertemplate="%{fullData.name}, %{x:.0f} bits: %{y:.3f} nats, explains %{customdata[0]:.2f}<extra></extra>",
+            hovertemplate="%{fullData.name}, %{x:.0f} bits: %{y:.3f}, explains %{customdata[0]:.2f}<extra></extra>",
         )
     figure.update_xaxes(title="bits of a vector, as stored", type="log", tickvals=[4, 9, 18, 36, 72])
     figure.update_yaxes(title="KL, nats a token", rangemode="tozero")

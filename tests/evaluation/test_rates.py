@@ -38,15 +38,15 @@ def test_code_lengths_are_the_entropies_of_a_known_chain():
 
 def test_coordinates_keep_their_own_subspace():
     x = torch.randn(500, 2, 3) @ torch.randn(3, 8) + 5
-    whole = Coordinates(48, 8, 2, 0, 16)
+    whole = Coordinates(48, 8, 16)
     whole.fit(x)
     torch.testing.assert_close(whole.decoded(x), x, rtol=1e-3, atol=1e-3)
-    few = Coordinates(12, 8, 2, 0, 4)
+    few = Coordinates(12, 8, 4)
     few.fit(x)
     assert few.bits == 12 and few.ids(x).shape == (500, 2, 3) and int(few.ids(x).max()) == 15
     assert 0 < (few.decoded(x) - x).square().mean() < 0.02 * x.var()
     with pytest.raises(InputError, match="9 bits"):
-        Coordinates(9, 8, 2, 0, 16)
+        Coordinates(9, 8, 16)
 
 
 class Everything:
@@ -57,7 +57,7 @@ class Everything:
     def fit(self, x):
         pass
 
-    def ids(self, x):
+    def ids(self, _x):
         return None
 
     def decoded(self, x):
