@@ -222,7 +222,8 @@ def start(
             os.dup2(
                 os.open(folder.parent / f"{name}{mark}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number
             )
-        sys.stdin, sys.stdout, sys.stderr = open(os.devnull), os.fdopen(1, "w", errors="backslashreplace"), os.fdopen(2, "w", errors="backslashreplace")  # fmt: skip # noqa: SIM115  # noqa: E501
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace") for number in (1, 2))
         used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
         if most_bytes is not None:
