@@ -80,6 +80,7 @@ def test_a_token_that_is_clicked_shows_its_codes(tab):
 
 def test_what_codes_stand_for_is_seen_without_a_click(tab):
     page = tab("/live?text=Mary+had+a+store+and+a+house&site=a0.h1").page
+    expect(page.locator(".token[title]").first).to_be_visible()
     told = page.locator(".token").evaluate_all("tokens => tokens.map(t => t.title)")
     names = {title.partition(": ")[2] for title in told} - {"mixed"}
     assert names and all(name == MARKUP or re.fullmatch(r"name \d+", name) for name in names)
