@@ -282,9 +282,14 @@ def digits(bits: int, most: int = 9) -> tuple[int, int]:
     return n, bits // n
 
 
+def radices(config: BottleneckConfig) -> tuple[int, ...]:
+    """Codes that each slot may hold: all of them, unless slots have codes of their own."""
+    return getattr(config, "radices", (config.n_codes,) * config.k)
+
+
 def bits_per_vector(config: BottleneckConfig) -> float:
     """Of the ids of a vector of one group, as stored."""
-    return float(getattr(config, "bits", config.k * math.log2(config.n_codes)))
+    return sum(map(math.log2, radices(config)))
 
 
 T = TypeVar("T", bound=type[Bottleneck])

@@ -254,6 +254,11 @@ class FitConfig:
         check_fields(self)
         if self.kind == "codebook" and (self.bits is not None or self.options):
             raise InputError("bits and options are for other kinds than codebook, which has n_codes and k")
+        for name in ("n_codes", "k", "selection", "magnitude"):
+            if self.kind != "codebook" and getattr(self, name) != getattr(FitConfig, name):
+                raise InputError(
+                    f"{name} {getattr(self, name)}: it is of codebooks; of a {self.kind} give bits or options"
+                )
         cls = bottleneck_class(self.kind)
         if not issubclass(cls, Dictionary):
             raise InputError(

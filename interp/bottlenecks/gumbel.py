@@ -13,26 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.bottlenecks.base import digits, register
+from interp.bottlenecks.base import register
 from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters
-from interp.bottlenecks.slots import SlotsConfig
-from interp.bottlenecks.vq import product_codes
+from interp.bottlenecks.vq import VQConfig, product_codes
 from interp.errors import InputError
 
 HOTTEST, COLDEST = 1.0, 1 / 16
 
 
 @dataclass(frozen=True)
-class GumbelConfig(LearnedSlotsConfig):
+class GumbelConfig(LearnedSlotsConfig, VQConfig):
     """
     Attributes:
-        codes: of each slot.
-        slots: codes of a vector.
         kl_weight: of the KL to the uniform prior, at the end.
     """
 
-    codes: int = 512
-    slots: int = 1
     kl_weight: float = 1e-3
     steps: int = 300
     lr: float = 3e-4  # it begins near a good place, and larger steps leave it
@@ -43,17 +38,8 @@ class GumbelConfig(LearnedSlotsConfig):
             raise InputError(f"kl_weight {self.kl_weight}: it must be 0 to 100")
 
     @property
-    def radices(self) -> tuple[int, ...]:
-        return (self.codes,) * self.slots
-
-    @property
     def width(self) -> int:
         return self.n_codes
-
-    @classmethod
-    def at(cls, bits: int, **options: Any) -> SlotsConfig:
-        slots, each = digits(bits)
-        return cls(codes=2**each, slots=slots, **options)
 
 
 @register

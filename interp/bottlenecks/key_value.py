@@ -12,23 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.bottlenecks.base import digits, register
+from interp.bottlenecks.base import register
 from interp.bottlenecks.kmeans import GroupedKMeans, refit
 from interp.bottlenecks.learned_slots import EncodedSlots
 from interp.bottlenecks.slots import SlotsConfig
+from interp.bottlenecks.vq import VQConfig
 from interp.errors import InputError
 
 
 @dataclass(frozen=True)
-class KeyValueConfig(SlotsConfig):
-    """
+class KeyValueConfig(VQConfig):
+    """``codes`` of a slot are its keys.
+
     Attributes:
-        keys: of each slot.
-        slots: keys that a vector hits.
         d_key: dimensions of a projection.
     """
 
-    keys: int = 512
     slots: int = 8
     d_key: int = 8
 
@@ -40,17 +39,12 @@ class KeyValueConfig(SlotsConfig):
             )
 
     @property
-    def radices(self) -> tuple[int, ...]:
-        return (self.keys,) * self.slots
-
-    @property
     def width(self) -> int:
         return self.n_codes
 
     @classmethod
     def at(cls, bits: int, **options: Any) -> SlotsConfig:
-        slots, each = digits(bits)
-        return cls(keys=2**each, slots=slots, d_key=min(8, options["d_in"]), **options)
+        return super().at(bits, **{"d_key": min(cls.d_key, options["d_in"])} | options)
 
 
 @register
@@ -67,7 +61,7 @@ class KeyValue(EncodedSlots):
             drawn = torch.randn(config.groups, config.d_in, config.d_key, generator=generator).to(rows)
             projection = torch.linalg.qr(drawn).Q
             keys = (
-                GroupedKMeans(config.keys, spherical=False, seed=config.seed + slot)
+                GroupedKMeans(config.codes, spherical=False, seed=config.seed + slot)
                 .fit(rows @ projection)
                 .centres_
             )

@@ -9,7 +9,6 @@ Vectors can be compared after a linear map, as in :mod:`interp.bottlenecks.metri
 learned in what the map makes of them.
 """
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import accumulate
@@ -66,11 +65,6 @@ class SlotsConfig:
     @property
     def k(self) -> int:
         return len(self.radices)
-
-    @property
-    def bits(self) -> float:
-        """Of the ids of a vector, as stored: Σ log2 R_j."""
-        return sum(map(math.log2, self.radices))
 
     @classmethod
     def at(cls, bits: int, **options: Any) -> "SlotsConfig":

@@ -46,7 +46,6 @@ codebook_app = typer.Typer(
 
 @codebook_app.command()
 def fit(
-    context_of: Context,
     sites: Annotated[
         list[str],
         typer.Option(metavar="SITES", help="heads, mlps, a*, m5, r4 …; several with commas, or repeat"),
@@ -106,19 +105,12 @@ def fit(
     """Fit one codebook per site, without gradients through the model; resumes where a killed run stopped."""
     from interp.files import check_folder, clear_folder
 
-    for name, usual in (("codes", 512), ("k", 8), ("selection", "matching_pursuit"), ("magnitude", "unit")):
-        if kind != "codebook" and context_of.params[name] != usual:
-            raise InputError(
-                f"--{name} {context_of.params[name]}: of a {kind} give --bits, or --set (interp bottlenecks)"
-            )
-    named = (
-        f"{selection}-k{k}"
-        if kind == "codebook"
-        else f"{file_name(kind.rpartition(':')[2])}-{bits or ''}".rstrip("-")
-    )
+    size = [str(bits)] if bits else []
+    named = f"{selection}-k{k}" if kind == "codebook" else "-".join([kind.rpartition(":")[2], *size])
     folder = out or Path("runs") / f"{file_name(model)}-{named}"
     check_folder(folder, "codebooks")
 
+    from interp.bottlenecks.base import radices
     from interp.bottlenecks.fit import FitConfig, few_tokens, fit_codebooks, new_books
     from interp.models import load_model
     from interp.progress import bar
@@ -141,9 +133,7 @@ def fit(
     new = new_books(loaded, patterns, config)  # a site that is not there should not wait for the text
     context = context or min(64, loaded.cfg.n_ctx)
     text = load_text(data, loaded, n_tokens=tokens, context=context, seed=seed, stage=bar)
-    if told := few_tokens(
-        text.n_tokens, max(max(getattr(book.config, "radices", (codes,))) for book in new.values())
-    ):
+    if told := few_tokens(text.n_tokens, max(max(radices(book.config)) for book in new.values())):
         typer.echo(f"note     {told}")
     if overwrite:
         clear_folder(folder, "codebooks")

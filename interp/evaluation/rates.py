@@ -12,8 +12,8 @@ ids is told too: by unigrams and by the code before it, both learned on the trai
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -26,34 +26,24 @@ from torch import Tensor
 
 from interp.activations.metric import kl_divergence, task_metric
 from interp.activations.stream import BATCH_SIZE, batches, end_logits
-from interp.bottlenecks.base import SHIPPED, Codes, bits_per_vector, bottleneck_class
+from interp.bottlenecks.base import SHIPPED, bits_per_vector, bottleneck_class, radices
 from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.fit import FIT_TOKENS, new_config
+from interp.bottlenecks.slots import Slots
 from interp.errors import InputError
 from interp.files import read_json, write_json
 from interp.models import Model, Site, describe_model, hooked, model_device, resolve_site
 from interp.progress import Stage, silent
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 from interp.stats import mean_interval, ratio_interval
 from interp.tasks import load_task
 from interp.text import TextBlocks, load_text
 
-SITES = [
-    "a23.h3",
-    "a20.h0",
-    "a16.h0",
-    "a17.h4",
-    "a20.h8",
-    "a6.h0",
-    "a20.h7",
-    "a23.h0",
-    "a16.h2",
-    "a17.h8",
-    "a18.h6",
-    "a17.h0",
-    "m4",
-    "m14",
-    "m24",
-]
+SITES = (
+    *("a23.h3", "a20.h0", "a16.h0", "a17.h4", "a20.h8", "a6.h0"),
+    *("a20.h7", "a23.h0", "a16.h2", "a17.h8", "a18.h6", "a17.h0"),
+    *("m4", "m14", "m24"),
+)
 """Of SmolLM2: the four heads of largest exact effect on IOI, greater-than and docstring each, and three MLPs."""
 BITS = (4, 9, 18, 36, 72)
 KINDS = tuple(
@@ -79,9 +69,15 @@ class Coder(Protocol):
     bits: float
 
     def fit(self, x: Float[Tensor, "row group d_in"]) -> Any: ...
-    def ids(self, x: Float[Tensor, "*batch group d_in"]) -> Int[Tensor, "*batch group k"] | None: ...
-    def decoded(self, x: Float[Tensor, "*batch group d_in"]) -> Float[Tensor, "*batch group d_in"]: ...
-    def sizes(self) -> Sequence[int]: ...
+    def coded(
+        self, x: Float[Tensor, "*batch group d_in"]
+    ) -> tuple[Int[Tensor, "*batch group k"] | None, Float[Tensor, "*batch group d_in"]]:
+        """Ids, each slot's from 0, unless it has none; and what they stand for."""
+        ...
+
+    def sizes(self) -> Sequence[int]:
+        """Codes of each slot."""
+        ...
 
 
 class OfKind:
@@ -95,23 +91,18 @@ class OfKind:
     def fit(self, x: Tensor) -> None:
         self.book.fit(x if self.book.config.groups > 1 else x[:, 0])
 
-    def _codes(self, x: Tensor) -> Codes:
-        return self.book.encode(x if self.book.config.groups > 1 else x[..., 0, :])
-
-    def ids(self, x: Tensor) -> Tensor:
-        ids = self._codes(x).ids
-        ids = ids if self.book.config.groups > 1 else ids[..., None, :]
-        starts = getattr(self.book, "starts", None)  # ids of a slot, from 0
-        return ids if starts is None else ids - torch.tensor(starts[:-1]).to(ids)
-
-    def decoded(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            found = self.book.decode(self._codes(x))
-        return found if self.book.config.groups > 1 else found[..., None, :]
+    @torch.no_grad()
+    def coded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        grouped = self.book.config.groups > 1
+        codes = self.book.encode(x if grouped else x[..., 0, :])
+        found = codes.ids, self.book.decode(codes)
+        ids, decoded = found if grouped else (part.unsqueeze(-2) for part in found)
+        if isinstance(self.book, Slots):
+            ids = ids - torch.tensor(self.book.starts[:-1]).to(ids)
+        return ids, decoded
 
     def sizes(self) -> Sequence[int]:
-        config = self.book.config
-        return getattr(config, "radices", (config.n_codes,) * config.k)
+        return radices(self.book.config)
 
 
 class RandomCodes(OfKind):
@@ -144,21 +135,14 @@ class Coordinates:
         quantiles = torch.tensor([0.001, 0.999])
         self.low, self.high = (torch.quantile(found, q, dim=1) for q in quantiles)
 
-    def _grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        found = torch.einsum("...gd,gdn->...gn", x - self.mean, self.axes)
-        step = (self.high - self.low) / (2**self.each - 1)
-        return ((found - self.low) / step).round().clamp(0, 2**self.each - 1), step
-
-    def ids(self, x: Tensor) -> Tensor | None:
-        return None if self.each > 8 else self._grid(x)[0].int()
-
-    def decoded(self, x: Tensor) -> Tensor:
-        if self.each > 8:
-            found = torch.einsum("...gd,gdn->...gn", x - self.mean, self.axes)
-        else:
-            ids, step = self._grid(x)
+    def coded(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        found, ids = torch.einsum("...gd,gdn->...gn", x - self.mean, self.axes), None
+        if self.each < 16:
+            step = (self.high - self.low) / (2**self.each - 1)
+            ids = ((found - self.low) / step).round().clamp(0, 2**self.each - 1)
             found = self.low + ids * step
-        return self.mean + torch.einsum("...gn,gdn->...gd", found, self.axes)
+        decoded = self.mean + torch.einsum("...gn,gdn->...gd", found, self.axes)
+        return None if ids is None else ids.int(), decoded
 
     def sizes(self) -> Sequence[int]:
         return (2**self.each,) * self.n
@@ -183,17 +167,14 @@ class TopK:
             for group in range(self.groups)
         ]
 
-    def _features(self, x: Tensor) -> Iterator[tuple[Any, Tensor]]:
+    @torch.no_grad()
+    def coded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        ids, decoded = [], []
         for group, sae in enumerate(self.saes):
-            yield sae, sae.encode(x[..., group, :] / self.scale[0, group])
-
-    @torch.no_grad()
-    def ids(self, x: Tensor) -> Tensor:
-        return torch.stack([acts.topk(self.k, dim=-1).indices for _, acts in self._features(x)], -2)
-
-    @torch.no_grad()
-    def decoded(self, x: Tensor) -> Tensor:
-        return torch.stack([sae.decode(acts) for sae, acts in self._features(x)], -2) * self.scale[0]
+            acts = sae.encode(x[..., group, :] / self.scale[0, group])
+            ids.append(acts.topk(self.k, dim=-1).indices)
+            decoded.append(sae.decode(acts) * self.scale[0, group])
+        return torch.stack(ids, -2), torch.stack(decoded, -2)
 
     def sizes(self) -> Sequence[int]:
         return (SAE_FEATURES,) * self.k
@@ -227,7 +208,7 @@ class RateConfig:
         seed: of text, prompts and fits.
     """
 
-    sites: Sequence[str] = tuple(SITES)
+    sites: Sequence[str] = SITES
     kinds: Sequence[str] = (*KINDS, *BASELINES)
     bits: Sequence[int] = BITS
     text: str = "stdlib+self"
@@ -238,10 +219,38 @@ class RateConfig:
     n_pairs: int = N_PAIRS
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        kinds = tuple(kind if ":" in kind else kind.replace("-", "_") for kind in self.kinds)
+        object.__setattr__(self, "kinds", kinds)
+        for kind in kinds:
+            if kind not in BASELINES:
+                bottleneck_class(kind)
+
 
 FORMAT, RATES_FILE = 1, "rates.json"
 PARTS = ("heads", "mlps")
 """Sites that are fitted, and spliced in, together."""
+
+
+_Plain = list[tuple[Float[Tensor, "block pos d_vocab"], Float[Tensor, " block"]]]
+"""Log-probabilities and cross-entropies of the model without codes, by batch."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pairs of one length.
+
+    Attributes:
+        clean, corrupt: z at the heads.
+        effect: fall of the metric with all of z(corrupt) − z(clean) added.
+    """
+
+    pairs: Sequence[PromptPair]
+    metric: Metric
+    clean: Float[Tensor, "batch pos site d"]
+    corrupt: Float[Tensor, "batch pos site d"]
+    metric_clean: Float[Tensor, " batch"]
+    effect: Float[Tensor, " batch"] = field(default_factory=lambda: torch.zeros(0))
 
 
 class RateBench:
@@ -249,6 +258,7 @@ class RateBench:
 
     Attributes:
         train, held: vectors of training and of held-out text by part, [row, site, d_in]; the first positions left out.
+        patched: of each task the pairs, run once.
     """
 
     def __init__(self, model: Model, config: RateConfig, stage: Stage = silent) -> None:
@@ -268,19 +278,20 @@ class RateBench:
         ]
         n_batches = sum(-(-len(text.tokens) // BATCH_SIZE) for text in (training, *self.texts))
         with torch.no_grad(), stage("running the model", n_batches) as done:
-            self.train = self._vectors(training, done)
-            held = [self._vectors(text, done, keep_logits=True) for text in self.texts]
+            self.train, _ = self._vectors(training, done)
+            held, self._plain = zip(*(self._vectors(text, done) for text in self.texts), strict=True)
         self.held = {part: torch.cat([found[part] for found in held]) for part in self.places}
-        self.pairs = {
+        pairs = {
             name: load_task(name).sample(model.tokenizer, config.n_pairs, seed=config.seed)
             for name in (config.tasks if "heads" in self.places else ())
         }
+        self.patched = {name: self._patched(some) for name, some in pairs.items()}
         self.made_of = {
             "model": describe_model(model),
             "sites": [str(place) for places in self.places.values() for place in places],
             "training": training.fingerprint(),
             "heldout": {text.spec: text.fingerprint() for text in self.texts},
-            "pairs": {name: pairs.digest() for name, pairs in self.pairs.items()},
+            "pairs": {name: some.digest() for name, some in pairs.items()},
             "seed": config.seed,
         }
 
@@ -298,34 +309,34 @@ class RateBench:
             found["parts"][part] = {"bits": coder.bits, "seconds": time.perf_counter() - begin}
             found["parts"][part] |= self._kept(part, coder) | self._spliced(part, coder)
             if part == "heads":
-                found["parts"][part]["effects"] = {name: self._effect(name, coder) for name in self.pairs}
+                found["parts"][part]["effects"] = {name: self._effect(name, coder) for name in self.patched}
         return found
 
     def _kept(self, part: str, coder: Coder) -> dict[str, Any]:
         """What does not need the model: error, use of codes, entropy, noise."""
         x = self.held[part]
         begin = time.perf_counter()
-        decoded = coder.decoded(x)
+        ids, decoded = coder.coded(x)
         seconds = time.perf_counter() - begin
         error = (x - decoded).square().sum((0, 2))
         explained = 1 - error / (x - x.mean(0)).square().sum((0, 2))
         generator = torch.Generator().manual_seed(self.config.seed)
         noise = torch.randn(x.shape, generator=generator)
         noise = NOISE * noise * (x.norm(dim=-1) / noise.norm(dim=-1))[..., None]
-        moved = (coder.decoded(x + noise) - decoded).square().sum() / noise.square().sum()
+        noisy_ids, noisy = coder.coded(x + noise)
+        moved = (noisy - decoded).square().sum() / noise.square().sum()
         found = {
             "explained": float(explained.mean()),
             "explained_of": [round(float(value), 4) for value in explained],
             "encode_seconds": seconds,
             "noise_through": float(moved.sqrt()),
         }
-        ids = coder.ids(x)
-        if ids is None:
+        if ids is None or noisy_ids is None:
             return found
-        trained = coder.ids(self.train[part])
+        trained = coder.coded(self.train[part])[0]
         assert trained is not None
         return found | {
-            "noise_same": float((coder.ids(x + noise) == ids).float().mean()),
+            "noise_same": float((noisy_ids == ids).float().mean()),
             **code_lengths(trained, ids, coder.sizes(), self.config.context - 1),
         }
 
@@ -347,33 +358,41 @@ class RateBench:
         return {"texts": texts}
 
     def _effect(self, task: str, coder: Coder) -> dict[str, Any]:
-        """Share of the heads' effect that codes carry: z + c(corrupt) − c(clean) at all of them, against z(corrupt)."""
-        pairs, places = self.pairs[task], self.places["heads"]
-        full, coded = [], []
-        with torch.no_grad():
-            for batch in batches(self.model, pairs, batch_size=BATCH_SIZE):
-                tokens = torch.tensor(
-                    [pair.clean_tokens for pair in batch.pairs], device=model_device(self.model)
-                )
-                sides = [
-                    torch.stack([side.z[place.layer][:, :, place.head] for place in places], 2).float().cpu()
-                    for side in (batch.clean, batch.corrupt)
-                ]
-                change = coder.decoded(sides[1]) - coder.decoded(sides[0])
-                for move, into in ((sides[1] - sides[0], full), (change, coded)):
-                    logits = end_logits(self.model, tokens, _added(places, move))
-                    into.append(batch.clean.metric - task_metric(logits, batch.pairs, pairs.metric))
-        whole, kept = (torch.cat(some).double().cpu().numpy() for some in (full, coded))
-        low, high = ratio_interval(kept, whole, self.config.seed)
+        """Share that z + c(corrupt) − c(clean) at all heads has of the effect of z + z(corrupt) − z(clean)."""
+        whole, kept = [], []
+        for batch in self.patched[task]:
+            change = coder.coded(batch.corrupt)[1] - coder.coded(batch.clean)[1]
+            kept.append(self._changed(batch, change))
+            whole.append(batch.effect)
+        full, coded = (torch.cat(some).double().cpu().numpy() for some in (whole, kept))
+        low, high = ratio_interval(coded, full, self.config.seed)
         return {
-            "share": float(kept.sum() / whole.sum()),
+            "share": float(coded.sum() / full.sum()),
             "interval": [low, high],
-            "effect": float(whole.mean()),
+            "effect": float(full.mean()),
         }
 
-    def _vectors(
-        self, text: TextBlocks, done: Callable[[int], None], keep_logits: bool = False
-    ) -> dict[str, Tensor]:
+    def _patched(self, pairs: PromptPairs) -> list["_Batch"]:
+        """What all kinds are held against: z of both sides at the heads, and the effect of the whole change."""
+        found = []
+        for one in batches(self.model, pairs, batch_size=BATCH_SIZE):
+            clean, corrupt = (
+                torch.stack([side.z[p.layer][:, :, p.head] for p in self.places["heads"]], 2).float().cpu()
+                for side in (one.clean, one.corrupt)
+            )
+            batch = _Batch(one.pairs, pairs.metric, clean, corrupt, one.clean.metric)
+            found.append(replace(batch, effect=self._changed(batch, corrupt - clean)))
+        return found
+
+    @torch.no_grad()
+    def _changed(self, batch: "_Batch", move: Float[Tensor, "batch pos site d"]) -> Float[Tensor, " batch"]:
+        """How far the metric falls when the heads' z are moved."""
+        tokens = torch.tensor([pair.clean_tokens for pair in batch.pairs], device=model_device(self.model))
+        logits = end_logits(self.model, tokens, _added(self.places["heads"], move))
+        return batch.metric_clean - task_metric(logits, batch.pairs, batch.metric)
+
+    def _vectors(self, text: TextBlocks, done: Callable[[int], None]) -> tuple[dict[str, Tensor], "_Plain"]:
+        """What passes the sites by part, and of held-out text what the model says."""
         seen: dict[str, list[Tensor]] = {str(p): [] for places in self.places.values() for p in places}
         hooks: dict[str, list[Site]] = {}
         for place in (place for places in self.places.values() for place in places):
@@ -384,23 +403,20 @@ class RateBench:
                 own = x if place.head is None else x[:, :, place.head]
                 seen[str(place)].append(own[:, 1:].float().cpu().flatten(0, 1).clone())
 
-        plain = []
+        plain: _Plain = []
         with hooked(self.model, {hook: partial(keep, here) for hook, here in hooks.items()}):
             for tokens in text.tokens.split(BATCH_SIZE):
-                log_p = (
-                    self._log_probabilities(tokens)
-                    if keep_logits
-                    else self.model(tokens.to(model_device(self.model)))
-                )
-                if keep_logits:
+                if text.split == "train":  # of which nothing is judged
+                    end_logits(self.model, tokens.to(model_device(self.model)))
+                else:
+                    log_p = self._log_probabilities(tokens)
                     plain.append((log_p, _ce(log_p, tokens)))
                 done(1)
-        if keep_logits:
-            self._plain = [*getattr(self, "_plain", []), plain]
-        return {
+        found = {
             part: torch.stack([torch.cat(seen[str(p)]) for p in places], 1)
             for part, places in self.places.items()
         }
+        return found, plain
 
     def _log_probabilities(self, tokens: Tensor) -> Float[Tensor, "block pos d_vocab"]:
         return self.model(tokens.to(model_device(self.model)))[:, :-1].float().log_softmax(-1)
@@ -417,7 +433,7 @@ class RateBench:
             own = torch.stack([x[:, 1:] if head is None else x[:, 1:, head] for head in heads], 2).float()
             whole = own.new_zeros(*own.shape[:2], width, own.shape[-1])
             whole[:, :, indices] = own
-            decoded = coder.decoded(whole)[:, :, indices].to(x.dtype)
+            decoded = coder.coded(whole)[1][:, :, indices].to(x.dtype)
             for i, head in enumerate(heads):
                 if head is None:
                     x[:, 1:] = decoded[:, :, i]
@@ -522,9 +538,6 @@ def measure_rates(
         InputError: no such kind or site, or a folder with results of another model, text or sites.
     """
     config = config or RateConfig()
-    for kind in config.kinds:
-        if kind not in BASELINES:
-            bottleneck_class(kind)
     bench = RateBench(model, config, stage)
     path = folder / RATES_FILE
     rows: list[dict[str, Any]] = []

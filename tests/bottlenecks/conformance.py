@@ -47,7 +47,7 @@ CASES = {
     "binary": Case("binary", {"n_bits": 6, "steps": 30}),
     "lfq": Case("lfq", {"n_bits": 6, "steps": 30}),
     "bsq": Case("bsq", {"n_bits": 6, "steps": 30}),
-    "key-value": Case("key_value", {"keys": 6, "slots": 2, "d_key": 4}),
+    "key-value": Case("key_value", {"codes": 6, "slots": 2, "d_key": 4}),
     "prototypes": Case("prototypes", {"codes": 12}),
     "ternary": Case("ternary", {"codes": 8, "slots": 2}),
     "codebook-matching-pursuit-scaled": Case(

@@ -219,7 +219,7 @@ def test_values_learn_new_classes_without_forgetting_the_old_ones():
         return centres[labels] + 0.5 * noise(300, 8, seed=seed), labels
 
     unlabelled = torch.cat([batch([*range(6)], seed)[0] for seed in range(3)])
-    book = KeyValue(KeyValueConfig(d_in=8, keys=32, slots=4, d_key=4)).fit(unlabelled)
+    book = KeyValue(KeyValueConfig(d_in=8, codes=32, slots=4, d_key=4)).fit(unlabelled)
     book.codes.data.zero_()
     linear = torch.nn.Linear(8, 8)
 
@@ -248,7 +248,7 @@ def test_values_learn_new_classes_without_forgetting_the_old_ones():
 
 def test_only_the_values_that_are_hit_get_a_gradient_and_keys_none():
     x = noise(200, 6)
-    book = KeyValue(KeyValueConfig(d_in=6, keys=16, slots=2, d_key=3)).fit(x)
+    book = KeyValue(KeyValueConfig(d_in=6, codes=16, slots=2, d_key=3)).fit(x)
     codes = book.encode(x[:3])
     book.decode(codes).square().sum().backward()
     touched = book.codes.grad[0].any(-1).nonzero()[:, 0].tolist()
