@@ -9,6 +9,7 @@ Python without a comment must compile, and what it imports must be there.
 import ast
 import doctest
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -76,7 +77,10 @@ def _run(page: Path) -> None:
     names: dict = {"__name__": "__docs__"}
     smaller = dict(SMALLER.get(_name(page), {}))
     for block in blocks(page):
-        if block.language == "python" and {"run", "slow"} & set(block.marks):
+        if block.language == "json" and block.file:
+            json.loads(block.text)
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.language == "python" and {"run", "slow"} & set(block.marks):
             text = block.text
             for whole in [whole for whole in smaller if whole in text]:
                 text = text.replace(whole, smaller.pop(whole))

@@ -1,0 +1,399 @@
+"""Patterns that may tell where a code is on: sets of tokens of a corpus, worked out once. The family:
+
+* one value of a variable, or up to :data:`MOST_VALUES` of them: the token, the word whatever its case, the token
+  before, the token after, the token and the one before, the token in code or in prose, its class and the class before;
+* a word said shortly before, within :data:`RECENT` tokens;
+* a class of words (digits, capitalised, *-ing*, prepositions …) of the token, of the one before, of the one after;
+* a place: first of a document, a line or a sentence, how far into the block, inside brackets, quotes, a tag or a word,
+  said before, said before after the same token, in code or in prose.
+
+A set of values must be better than one value by :data:`SIMPLER`: it has more to choose from.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from interp.codesearch.corpus import Corpus
+from interp.errors import InputError
+
+RECENT = 8
+SIMPLER = 0.02
+MOST_VALUES = 8
+LEAST_COUNT = 5
+"""Occurrences in the first half that a value must have to be looked at."""
+SHOWN = 3
+"""Values of a set that its label names."""
+
+_CLOSED = {
+    "articles": "the a an",
+    "pronouns": "i me my mine we us our ours you your yours he him his she her hers it its they them their theirs",
+    "this, that": "this that these those",
+    "prepositions": "of in to for on with at by from into over about after before under between through during "
+    "against without within among across behind beyond upon toward towards",
+    "conjunctions": "and or but nor so yet because although though while if unless since whereas",
+    "forms of be": "be am is are was were been being",
+    "auxiliaries": "have has had having do does did can could will would shall should may might must",
+    "not": "not no never none nothing neither n't don't doesn't didn't cannot",
+    "question words": "what which who whom whose when where why how",
+    "number words": "one two three four five six seven eight nine ten hundred thousand million first second third",
+    "months and days": "january february march april june july august september october november december monday "
+    "tuesday wednesday thursday friday saturday sunday",
+    "keywords of code": "def return class import self if else elif for while int void const static struct public "
+    "private function var let none true false null new try except catch include",
+}
+_APART = (
+    "digits",
+    "punctuation that ends a sentence",
+    "commas, semicolons and colons",
+    "opening brackets",
+    "closing brackets",
+    "quotation marks",
+    "operators",
+    "line breaks",
+    "white space",
+    "punctuation",
+    "words in capitals",
+    "capitalised words",
+    "pieces without a space in front",
+    "lower-case words",
+)
+"""Classes that with the lists share out the tokens, of two the first."""
+CODE, PROSE = "text that is code", "text that is prose"
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+
+
+@dataclass(frozen=True)
+class Boolean:
+    """A pattern that is one set of tokens."""
+
+    text: str
+    tokens: Int[np.ndarray, " n"]
+    count: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A value at every token; each of them, and any few together, are patterns.
+
+    Attributes:
+        order: tokens that have a frequent value, by value; ``values`` are theirs.
+        counts: [half, value].
+        margin: what its patterns must be better by than the plainest ones.
+        show: values in words.
+        several: whether a token has one value at most, so that a few together can be counted.
+    """
+
+    order: Int[np.ndarray, " n"]
+    values: Int[np.ndarray, " n"]
+    counts: Int[np.ndarray, "half value"]
+    margin: float
+    show: Callable[[Sequence[int]], str]
+    several: bool = True
+
+
+class Patterns:
+    """The family over one corpus, worked out once.
+
+    Attributes:
+        half: 0 or 1 of every token, by document; ``sizes`` are their numbers of tokens.
+    """
+
+    def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
+        tokens = np.asarray(corpus.tokens).astype(np.int64)
+        if len(corpus.documents) < 2:
+            raise InputError(
+                f"a corpus of {len(corpus.documents)} document: labels need two halves of several"
+            )
+        rng = np.random.default_rng(seed)
+        of_document = rng.permutation(len(corpus.documents)) % 2
+        self.half = np.repeat(of_document, corpus.document_lengths()).astype(np.int64)
+        self.sizes = tuple(np.bincount(self.half, minlength=2).tolist())
+        words = Vocabulary(corpus)
+        before, after = _shifted(tokens, corpus.context, 1), _shifted(tokens, corpus.context, -1)
+        places = list(_places(corpus, tokens, before, words))
+        kind = np.zeros(len(tokens), np.int64)
+        for i, name in enumerate((CODE, PROSE), 1):
+            kind[dict(places)[name]] = i
+        every = np.arange(len(tokens))
+        self.variables = [
+            self._variable(every, values, margin, show)
+            for values, margin, show in _variables(tokens, before, after, kind, words)
+        ]
+        self.variables.append(self._recent(tokens, corpus.context, words))
+        self.booleans = [self._boolean(text, where) for text, where in _classes(tokens, before, after, words)]
+        self.booleans += [self._boolean(text, where) for text, where in places]
+
+    def _boolean(self, text: str, where: Bool[np.ndarray, " token"]) -> Boolean:
+        tokens = np.flatnonzero(where)
+        second = int(self.half[tokens].sum())
+        return Boolean(text, tokens, (len(tokens) - second, second))
+
+    def _variable(
+        self,
+        tokens: Int[np.ndarray, " n"],
+        values: Int[np.ndarray, " n"],
+        margin: float,
+        show: Callable,
+        *,
+        several: bool = True,
+    ) -> Variable:
+        """Values at tokens in one row; those that are rare, or −1, are left out."""
+        n = int(values.max(initial=0)) + 1
+        there = values >= 0
+        counts = np.bincount(values[there] * 2 + self.half[tokens[there]], minlength=2 * n).reshape(n, 2)
+        kept = np.flatnonzero(there & (counts[values, 0] >= LEAST_COUNT))
+        kept = kept[np.argsort(values[kept], kind="stable")]
+        return Variable(tokens[kept].astype(np.int32), values[kept], counts.T.copy(), margin, show, several)
+
+    def _recent(self, tokens: np.ndarray, context: int, words: "Vocabulary") -> Variable:
+        """Words that say something, each once a token, from two to :data:`RECENT` tokens before it."""
+        closed = words.closed()
+        tells = words.where(lambda text: text.strip().isalpha() and len(text.strip()) > 2) & ~closed
+        word = np.where(tells, words.word, -1)
+        keys = []
+        for lag in range(2, min(RECENT, context - 1) + 1):
+            earlier = _shifted(tokens, context, lag)
+            at = np.flatnonzero((earlier >= 0) & tells[earlier])
+            keys.append(at * len(words.words) + word[earlier[at]])
+        at, value = np.divmod(np.unique(np.concatenate(keys)), len(words.words))
+
+        def show(values: Sequence[int]) -> str:
+            return f"soon after “{words.words[values[0]]}”"
+
+        return self._variable(at, value, SIMPLER / 2, show, several=False)
+
+
+class Vocabulary:
+    """The tokens of a vocabulary as texts, and what kind of word each is."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.special = np.asarray(corpus.special)
+        self.texts = [corpus.token_text(i) for i in range(len(self.special))]
+        self.bare = [text.strip() for text in self.texts]
+        self.blank = np.array([not text for text in self.bare])
+        lower: dict[str, int] = {}
+        self.word = np.array([lower.setdefault(text.lower(), len(lower)) for text in self.bare])
+        self.words = list(lower)
+
+    def where(self, rule: Callable[[str], object]) -> Bool[np.ndarray, " d_vocab"]:
+        """Tokens whose text, as it stands, is as a rule says; special ones are none."""
+        found = np.fromiter((bool(rule(text)) for text in self.texts), bool, len(self.texts))
+        return found & ~self.special
+
+    def count(self, characters: str) -> Int[np.ndarray, " d_vocab"]:
+        """How many of some characters each token has."""
+        found = np.fromiter(
+            (sum(map(text.count, characters)) for text in self.texts), np.int64, len(self.texts)
+        )
+        return np.where(self.special, 0, found)
+
+    def closed(self) -> Bool[np.ndarray, " d_vocab"]:
+        """Words of any of the lists."""
+        every = {word for words in _CLOSED.values() for word in words.split()}
+        return self.where(lambda text: text.strip().lower() in every)
+
+    def partition(self) -> tuple[Int[np.ndarray, " d_vocab"], list[str]]:
+        """One class of every token, the first that it is in; the last one is of the rest."""
+        known = dict(self.classes())
+        names = [*_CLOSED, *_APART]
+        found = np.full(len(self.texts), len(names))
+        for i in range(len(names) - 1, -1, -1):
+            found[known[names[i]]] = i
+        return found, [*names, "other tokens"]
+
+    def classes(self) -> Iterator[tuple[str, Bool[np.ndarray, " d_vocab"]]]:
+        """Word classes by simple rules."""
+        for name, listed in _CLOSED.items():
+            yield name, self.where(partial(_listed, frozenset(listed.split())))
+        yield "function words", self.closed()
+        letters = self.where(lambda text: text.strip().isalpha())
+        spaced = self.where(lambda text: text[:1] == " ")
+        yield "digits", self.where(lambda text: text.strip().isdecimal())
+        yield "punctuation", self.where(lambda text: text.strip() and not any(map(str.isalnum, text)))
+        yield (
+            "punctuation that ends a sentence",
+            self.where(lambda text: text.strip() in (".", "!", "?", "...")),
+        )
+        yield "commas, semicolons and colons", self.where(lambda text: text.strip() in (",", ";", ":"))
+        yield "opening brackets", self.where(lambda text: text.strip()[-1:] in ("(", "[", "{"))
+        yield "closing brackets", self.where(lambda text: text.strip()[:1] in (")", "]", "}"))
+        yield "quotation marks", self.where(lambda text: text.strip() and not text.strip().strip("\"'“”‘’`"))
+        yield "operators", self.where(lambda text: text.strip() and not text.strip().strip("=+-*/<>&|!%^~"))
+        yield "white space", self.where(lambda text: text.isspace())
+        yield "line breaks", self.where(lambda text: "\n" in text)
+        yield "capitalised words", self.where(lambda text: text.strip().istitle() and text.strip().isalpha())
+        yield (
+            "words in capitals",
+            self.where(
+                lambda text: len(text.strip()) > 1 and text.strip().isalpha() and text.strip().isupper()
+            ),
+        )
+        yield "single letters", self.where(lambda text: len(text.strip()) == 1 and text.strip().isalpha())
+        yield "lower-case words", letters & spaced & self.where(lambda text: text.strip().islower())
+        yield "pieces without a space in front", letters & ~spaced
+        yield "long words", letters & self.where(lambda text: len(text.strip()) >= 8)
+        yield (
+            "tokens with letters outside ASCII",
+            self.where(lambda text: not text.isascii() and any(map(str.isalpha, text))),
+        )
+        for ending in ("ing", "ed", "ly", "s", "tion", "er", "al", "able", "ment", "ity"):
+            yield f"words in -{ending}", letters & self.where(partial(_ends_in, ending))
+
+
+def _variables(
+    tokens: np.ndarray, before: np.ndarray, after: np.ndarray, kind: np.ndarray, words: Vocabulary
+) -> Iterator[tuple[np.ndarray, float, Callable]]:
+    size = len(words.texts)
+    own, names = words.partition()
+
+    def quoted(texts: Sequence[str]) -> str:
+        shown = " ".join(f"“{text}”" for text in texts[:SHOWN])
+        return shown + (f" +{len(texts) - SHOWN}" if len(texts) > SHOWN else "")
+
+    def token(values: Sequence[int]) -> str:
+        return quoted([words.texts[value] for value in values])
+
+    def pair(values: Sequence[int]) -> str:
+        texts = (f"{words.texts[v // size]}{words.texts[v % size]}" for v in map(pairs.__getitem__, values))
+        return f"end of {quoted(list(texts))}"
+
+    yield tokens, 0.0, token
+    yield (
+        np.where(words.blank[tokens], -1, words.word[tokens]),
+        SIMPLER / 2,
+        lambda v: f"{quoted([words.words[i] for i in v])} in any case",
+    )
+    yield before, 0.0, lambda values: f"after {token(values)}"
+    yield after, 0.0, lambda values: f"before {token(values)}"
+    both = np.where(before < 0, -1, before * size + tokens)
+    pairs, numbers = np.unique(both, return_inverse=True)  # the first is −1
+    yield np.where(before < 0, -1, numbers), SIMPLER / 2, pair
+
+    def kinds(values: Sequence[int]) -> str:
+        """Those in code, then those in prose."""
+        parts = []
+        for i, name in ((1, "code"), (2, "prose")):
+            some = [value // 3 for value in values if value % 3 == i]
+            parts += [f"{token(some)} in {name}"] if some else []
+        return "; ".join(parts)
+
+    def classes(values: Sequence[int]) -> str:
+        shown = [f"{names[v % len(names)]} after {names[v // len(names)]}" for v in values]
+        return "; ".join(shown[:2]) + (f" +{len(shown) - 2}" if len(shown) > 2 else "")
+
+    yield np.where(kind > 0, 3 * tokens + kind, -1), SIMPLER / 2, kinds
+    yield np.where(before < 0, -1, own[before] * len(names) + own[tokens]), SIMPLER / 2, classes
+
+
+def _classes(
+    tokens: np.ndarray, before: np.ndarray, after: np.ndarray, words: Vocabulary
+) -> Iterator[tuple[str, np.ndarray]]:
+    for name, of in words.classes():
+        yield name, of[tokens]
+        yield f"after {name}", (before >= 0) & of[before]
+        yield f"before {name}", (after >= 0) & of[after]
+
+
+def _places(
+    corpus: Corpus, tokens: np.ndarray, before: np.ndarray, words: Vocabulary
+) -> Iterator[tuple[str, Bool[np.ndarray, " token"]]]:
+    """Where in the document and in what: as far as the model sees, which is from the beginning of the block."""
+    n, context = len(tokens), corpus.context
+    place = np.arange(n) % context
+    begins = place == 0
+    begins[corpus.documents] = True
+    segment = np.cumsum(begins) - 1
+    first = np.flatnonzero(begins)
+    since = np.arange(n) - first[segment]
+    of_document = np.arange(n) - np.repeat(corpus.documents, corpus.document_lengths())
+
+    def within(values: np.ndarray) -> np.ndarray:
+        """Sums from the beginning of the segment up to and with each token."""
+        total = np.cumsum(values)
+        return total - (total - values)[first][segment]
+
+    yield "first token of a document", of_document == 0
+    for bound in (2, 4, 8):
+        yield f"first {bound} tokens", place < bound
+        yield f"first {bound} tokens of a document", of_document < bound
+    for bound in (16, 32, 64):
+        if context > bound:
+            yield f"first {bound} tokens", place < bound
+            yield f"after the first {bound} tokens", place >= bound
+    line = (before >= 0) & words.where(lambda text: "\n" in text)[before]
+    stop = words.where(lambda text: text.strip() in (".", "!", "?", "..."))
+    yield "first of a line or a sentence", line | ((before >= 0) & stop[before]) | (of_document == 0)
+    inside_any = np.zeros(n, bool)
+    for opening, closing in _BRACKETS.items():
+        steps = (words.count(opening) - words.count(closing))[tokens]
+        depth = within(steps)
+        # a bracket that was never opened closes nothing; segments are apart by more than any depth
+        apart = segment * 64 * context
+        depth -= np.minimum(np.minimum.accumulate(depth - apart) + apart, 0)
+        inside = (since > 0) & (np.roll(depth, 1) > 0)
+        inside_any |= inside
+        yield f"inside {opening} {closing}", inside
+    yield "inside brackets", inside_any
+    quotes = words.count('"')[tokens]
+    yield (
+        "inside quotes",
+        ((within(quotes) - quotes) % 2 == 1) | (within((words.count("“") - words.count("”"))[tokens]) > 0),
+    )
+    tag = np.array([_last(text, "<", ">") for text in words.texts])[tokens]
+    marked = np.maximum.accumulate(np.where(tag != 0, np.arange(n), -1))
+    yield "inside a tag", (marked >= first[segment]) & (tag[marked] > 0)
+    letters = words.where(lambda text: text.isalpha())
+    ends = words.where(lambda text: text[-1:].isalpha())
+    yield "later piece of a word", (before >= 0) & letters[tokens] & ends[before]
+    repeated = _seen(segment, tokens, n)
+    yield "token said before", repeated
+    yield "token not said before", ~repeated
+    yield "after a token said before", (before >= 0) & np.roll(repeated, 1) & (since > 0)
+    yield (
+        "said before after the same token",
+        (before >= 0) & _seen(segment, before * (tokens.max() + 1) + tokens, n),
+    )
+    capital = words.where(lambda text: text.strip().istitle())[tokens]
+    yield "capitalised word said before", repeated & capital
+    yield "capitalised word not said before", ~repeated & capital
+    symbols = words.count("{}();=_<>[]\\/")[tokens] > 0
+    share = np.bincount(segment, symbols) / np.bincount(segment)
+    yield CODE, share[segment] >= 0.15
+    yield PROSE, share[segment] < 0.05
+
+
+def _listed(words: frozenset[str], text: str) -> bool:
+    return text.strip().lower() in words
+
+
+def _ends_in(ending: str, text: str) -> bool:
+    return text.strip().endswith(ending) and len(text.strip()) > len(ending) + 1
+
+
+def _last(text: str, opening: str, closing: str) -> int:
+    """1 where the last of two characters is the opening one, −1 where it is the closing one, 0 without either."""
+    return int(np.sign(text.rfind(opening) - text.rfind(closing)))
+
+
+def _seen(segment: np.ndarray, values: np.ndarray, n: int) -> Bool[np.ndarray, " token"]:
+    """Where the segment had the same value before."""
+    order = np.lexsort((values, segment))
+    again = np.zeros(n, bool)
+    same = (np.diff(values[order]) == 0) & (np.diff(segment[order]) == 0)
+    again[order[1:][same]] = True
+    return again
+
+
+def _shifted(tokens: np.ndarray, context: int, by: int) -> Int[np.ndarray, " token"]:
+    """The token so many places before, −1 where the block has none."""
+    rows = tokens.reshape(-1, context)
+    found = np.full_like(rows, -1)
+    if by > 0:
+        found[:, by:] = rows[:, :-by]
+    else:
+        found[:, :by] = rows[:, -by:]
+    return found.reshape(-1)
