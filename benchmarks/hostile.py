@@ -70,6 +70,7 @@ BASE = {
     "index search": "index --token B",
     "bench": f"--tasks {MODEL} --methods random,attribution --pairs 5 --seeds 1 --out new",
     "bottlenecks bench": f"--model {MODEL} --kinds vq --bits 2 --sites a0.h0 {TEXT} --heldout 64 --out new",
+    "sweep": "sweep.json --out new",
     "app": "--port 8999",
     "methods": "attribution",
     "reference": f"{MODEL} -n 6 --out new.safetensors",
@@ -371,6 +372,8 @@ class World:
         place = self.pristine
         documents = ("\n".join(f"the {i} of {j} B A C" for j in range(20)) for i in range(120))
         (place / "text.txt").write_text("\n\n".join(documents))
+        sweep = {"tasks": [MODEL], "methods": ["random"], "options": {"n": 6}}
+        (place / "sweep.json").write_text(json.dumps(sweep))
         for line in MADE:
             self.make(line.strip(), place)
         from tests.tiny_models import make_tiny
@@ -466,7 +469,7 @@ def inputs() -> Iterator[Try]:
     """Every option and argument of every command with every hostile value of its type."""
     for name, command in commands():
         hints = typing.get_type_hints(inspect.unwrap(command.callback), include_extras=True)
-        base = BASE.get(name, "").split()  # one that has no entry is tried bare
+        base = BASE[name].split()
         arguments = [p.name for p in command.params if p.param_type_name == "argument"]
         n_given = next((i for i, word in enumerate(base) if word.startswith("-")), len(base))
         for parameter in command.params:

@@ -1,5 +1,6 @@
 """``interp bottlenecks``: the kinds there are, and what a bit buys."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,9 @@ bottlenecks_app = typer.Typer(
     invoke_without_command=True,
 )
 
+SIZE = ("d_in", "groups", "seed")
+"""What of a kind's config the site and the command say."""
+
 
 @bottlenecks_app.callback()
 def kinds(context: Context) -> None:
@@ -38,6 +42,8 @@ def kinds(context: Context) -> None:
         cls = bottleneck_class(name)
         what = (cls.__doc__ or "").partition("\n")[0].rstrip(".")
         typer.echo(f"{name.replace('_', '-'):21}{what}\n{'':21}for {cls.use} ({cls.source})")
+        options = [field.name for field in fields(cls.config_class) if field.name not in SIZE]
+        typer.echo(f"{'':21}options: {', '.join(options)}")
     suggest((["codebook", "fit", "--kind", "residual-vq", "--bits", "36"], "fit one at all heads"))
 
 
