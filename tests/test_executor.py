@@ -96,6 +96,9 @@ def test_shards_share_the_jobs():
 def test_without_ray_or_a_cluster_it_is_one_line(monkeypatch):
     for workers, address in ((Workers("ray://127.0.0.1:1"), None), (RAY, "127.0.0.1:1")):
         with monkeypatch.context() as patch:
+            patch.setattr(
+                "ray.is_initialized", lambda: False
+            )  # another test of this process may have a cluster
             if address:
                 patch.setenv("RAY_ADDRESS", address)
             with pytest.raises(InputError, match=r"nothing answers at 127.0.0.1:1"):
