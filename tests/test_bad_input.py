@@ -17,7 +17,7 @@ from tests.models.tiny_gguf import make_llama, write_gguf
 from tests.tiny_models import make_tokenizer
 
 PLANTED = "planted-induction"
-DISCOVER = ("discover", PLANTED, "-n", "8")
+DISCOVER = ("discover", PLANTED, "-n", "8", "--no-program")
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 DEEP = "[" * 50_000 + "]" * 50_000

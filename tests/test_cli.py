@@ -68,7 +68,7 @@ def test_what_it_suggests_next_can_be_typed(journey, command, monkeypatch):
     suggested = re.findall(r"^(?:next)? +interp (.*?) +# ", said, flags=re.MULTILINE)
     assert [line.split()[0] for line in suggested] == ["discover", "compare", "tasks"]
     for line in suggested:
-        more = ["-n", "8"] if line.startswith("discover") else []
+        more = ["-n", "8", "--no-program"] if line.startswith("discover") else []
         outcome = command(*line.split(), *more)
         assert outcome.code == 0 and outcome.out, outcome.err
 
@@ -102,12 +102,12 @@ def test_a_run_is_exported_as_the_graph_that_other_tools_read(journey, command, 
 
 
 def test_a_run_without_bos_can_be_judged_by_what_its_report_says(command):
-    assert command("discover", PLANTED, "--no-bos", "-n", "40", "--out", "mine").code == 0
+    assert command("discover", PLANTED, "--no-bos", "-n", "40", "--no-program", "--out", "mine").code == 0
     words = shlex.split(reference_command(Run.load("mine")))
     measured = command(*words[1:], "-n", "40")
     assert measured.code == 0, measured.err
     then = shlex.split(re.search(r"^next +interp (.*?) +#", measured.out, re.MULTILINE)[1])
-    judged = command(*then, "-n", "40", "--out", "judged")
+    judged = command(*then, "-n", "40", "--no-program", "--out", "judged")
     assert judged.code == 0 and "ROC AUC" in judged.out, judged.err
 
 
@@ -125,7 +125,7 @@ def test_a_class_of_ones_own_is_repeated_by_what_it_was_asked_for(command):
         "    def __init__(self):\n        super().__init__('giving')\n",
         encoding="utf-8",
     )
-    done = command("discover", "mine.py:Mine", "--model", PLANTED, "-n", "8")
+    done = command("discover", "mine.py:Mine", "--model", PLANTED, "-n", "8", "--no-program")
     assert done.code == 0, done.err
     run = Run.load("runs/giving-planted-inhibition-adaptive-patching")
     assert run.task == "giving"
@@ -138,7 +138,7 @@ def test_the_same_command_replaces_its_run_and_another_does_not(command):
     kept = Path("runs") / NAME
     kept.mkdir(parents=True)
     (kept / "run.json").write_text(json.dumps({"task": PLANTED, "model": "another"}), encoding="utf-8")
-    words = ("discover", PLANTED, "-n", "8")
+    words = ("discover", PLANTED, "-n", "8", "--no-program")
     assert "replaces" not in command(*words).out
     assert "replaces the earlier run" in command(*words).out
     for other in (("--seed", "1"), ("--counterfactual", "s2_io"), ("--n", "9")):
@@ -151,14 +151,13 @@ def test_prompts_of_one_name_in_two_places_get_a_folder_each(command):
     for folder, seed in (("one", "0"), ("two[/bold]", "1")):  # in which brackets are no markup
         file = f"{folder}/prompts.json"
         assert command("tasks", "export", PLANTED, file, "-n", "8", "--seed", seed).code == 0
-        assert (
-            f"{file} on {PLANTED} by adaptive-patching" in command("discover", file, "--model", PLANTED).out
-        )
+        found = command("discover", file, "--model", PLANTED, "--no-program")
+        assert f"{file} on {PLANTED} by adaptive-patching" in found.out
     runs = {path.name: Run.load(path).task for path in Path("runs").iterdir()}
     assert runs == {f"prompts-{NAME}": "one/prompts.json", f"prompts-{NAME}-2": file}
-    again = command("discover", file, "--model", PLANTED)
+    again = command("discover", file, "--model", PLANTED, "--no-program")
     assert "replaces the earlier run" in again.out and f"prompts-{NAME}-2" in again.out
-    assert command("discover", file, "--model", "planted-backup").code == 0
+    assert command("discover", file, "--model", "planted-backup", "--no-program").code == 0
     assert {path.name for path in Path("runs").iterdir()} == {
         *runs,
         "prompts-planted-backup-adaptive-patching",
@@ -167,7 +166,7 @@ def test_prompts_of_one_name_in_two_places_get_a_folder_each(command):
 
 def test_options_reach_the_discovery(command):
     hint = "all that were checked are members, so there may be more: --candidates 2"
-    assert hint in command("discover", PLANTED, "-n", "8", "--candidates", "1").out
+    assert hint in command("discover", PLANTED, "-n", "8", "--candidates", "1", "--no-program").out
     words = "--method patching -n 6 --seed 3 --counterfactual s2_io --no-bos --candidates 7 --threshold 0.5"
     outcome = command(
         *("discover", PLANTED, *words.split(), "--mlps"),
@@ -226,11 +225,13 @@ def test_examples_are_shown_with_tokens_roles_and_the_score(command):
 def test_an_exported_task_is_read_back_as_the_same_task(command):
     told = command("tasks", "export", PLANTED, "mine.json", "-n", "8", "--seed", "4")
     assert told.following == [["discover", "mine.json", "--model", PLANTED]]
-    assert command(*told.following[0], "--out", "a").code == 0
-    assert command("discover", PLANTED, "-n", "8", "--seed", "4", "--out", "b").code == 0
+    assert command(*told.following[0], "--no-program", "--out", "a").code == 0
+    assert command("discover", PLANTED, "-n", "8", "--seed", "4", "--no-program", "--out", "b").code == 0
     a, b = ({p.site: round(p.effect, 4) for p in Run.load(name).members} for name in "ab")
     assert a == b and Path("a/prompts.json").read_bytes() == Path("mine.json").read_bytes()
-    assert command(*told.following[0], "--out", "a").code == 0, "its own prompts go with a run"
+    assert command(*told.following[0], "--no-program", "--out", "a").code == 0, (
+        "its own prompts go with a run"
+    )
     [few] = command("tasks", "export", PLANTED, "few.json", "-n", "2").following
     assert few[:3] == ["tasks", "show", "few.json"] and command(*few).code == 0
 
@@ -244,12 +245,12 @@ def test_a_reference_is_measured_saved_and_shown_again(command):
     assert [head for head, _ in measured] == [head for head, _ in again]
     assert [float(effect) for _, effect in measured] == pytest.approx([float(e) for _, e in again], abs=2e-3)
     assert {head for head, _ in again} == set(planted_truth(PLANTED).heads)
-    judged = command(*outcome.following[0], "-n", "8")
+    judged = command(*outcome.following[0], "-n", "8", "--no-program")
     assert "against mine.safetensors: ROC AUC 1.000" in judged.out
     run = Run.load(f"runs/{NAME}")
     assert "--reference mine.safetensors" in command_line(run) and "reference='mine" in python_lines(run)
     assert "it was measured on" not in judged.out and "own pairs" not in judged.out
-    words = ("discover", PLANTED, "-n", "8", "--reference", "mine.safetensors")
+    words = ("discover", PLANTED, "-n", "8", "--no-program", "--reference", "mine.safetensors")
     same = command(*words, "--seed", "1000", "--method", "attribution")
     assert "It was measured on the run’s own pairs" in same.out
     for n, shared in ((12, 8), (5, 5)):
@@ -257,7 +258,7 @@ def test_a_reference_is_measured_saved_and_shown_again(command):
         assert f"Of the run’s {n} pairs {shared} are among the 8 that it was measured on." in some.out
     # what a run was judged by goes with it, whatever becomes of the file and whatever it is called
     moved = str(Path("mine.safetensors").rename("moved.safetensors").absolute())
-    elsewhere = [*words[:4], "--reference", moved, "--seed", "1000", "--method", "attribution"]
+    elsewhere = [*words[:5], "--reference", moved, "--seed", "1000", "--method", "attribution"]
     assert command(*elsewhere, "--out", "moved").code == 0
     compared = command("compare", f"runs/{PLANTED}-attribution", "moved").out
     assert re.search(r"ROC AUC, mine.safetensors = .*1\.000 +1\.000 +\S+ \[", compared), compared
@@ -273,7 +274,9 @@ def test_a_reference_is_of_a_task_a_counterfactual_and_a_file_s_prompts(command)
         assert (
             command("reference", of, "--model", PLANTED, "-n", "8", "--out", f"{name}.safetensors").code == 0
         )
-    same = command("discover", "again.json", "--model", PLANTED, "--reference", "own.safetensors")
+    same = command(
+        "discover", "again.json", "--model", PLANTED, "--no-program", "--reference", "own.safetensors"
+    )
     assert "against own.safetensors" in same.out  # the same prompts in another file
     for words, reference, part in (
         ((PLANTED, "--counterfactual", "s2_io"), "planted", "is of the counterfactual"),

@@ -16,7 +16,7 @@ from interp.runs.run import RESULT, Run
 from tests.command_line import ONE_THREAD, Outcome, tree
 
 PLANTED = "planted-induction"
-DISCOVER = ("discover", PLANTED, "-n", "8")
+DISCOVER = ("discover", PLANTED, "-n", "8", "--no-program")
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
@@ -37,7 +37,7 @@ def test_a_damaged_run_is_named_with_its_fault_and_stays(command, finished, tmp_
 
 def test_runs_on_models_of_other_shapes_cannot_be_compared(command, finished, tmp_path):
     finished.save(tmp_path / "a")
-    assert command("discover", "planted-backup", "-n", "8", "--out", "b").code == 0
+    assert command("discover", "planted-backup", "-n", "8", "--no-program", "--out", "b").code == 0
     outcome = command("compare", "a", "b")
     assert outcome.code == 2 and "one shape" in outcome.error
 

@@ -109,8 +109,8 @@ def test_nothing_is_written_into_a_result_or_the_package(command, made, monkeypa
 
 
 MAKERS = {
-    f"discover {PLANTED} --candidates 9 --out new": "new/run.json",
-    f"discover {PLANTED} --json new.json --out": "new.json",
+    f"discover {PLANTED} --no-program --candidates 9 --out new": "new/run.json",
+    f"discover {PLANTED} --no-program --json new.json --out": "new.json",
     f"grow {PLANTED} --out new.json": "new.json",
     f"reference {PLANTED} --out new.safetensors": "new.safetensors",
 }
@@ -150,8 +150,8 @@ def test_files_that_only_have_the_name_of_a_marker_forbid_nothing(command):
 
 
 def test_a_link_is_followed_and_not_replaced(command):
-    words = ("discover", PLANTED, "-n", "6", "--out", "linked", "--json", "latest.json")
-    assert command(*words[:4], "--out", "there/run", "--json", "there/result.json").code == 0
+    words = ("discover", PLANTED, "-n", "6", "--no-program", "--out", "linked", "--json", "latest.json")
+    assert command(*words[:5], "--out", "there/run", "--json", "there/result.json").code == 0
     Path("latest.json").symlink_to("there/result.json")
     Path("linked").symlink_to("there/run")
     assert command(*words).code == 0
@@ -160,7 +160,7 @@ def test_a_link_is_followed_and_not_replaced(command):
 
 
 def test_a_method_has_a_seed_and_a_batch_size_of_its_own(command):
-    words = ("discover", PLANTED, "-n", "6", "--seed", "3")
+    words = ("discover", PLANTED, "-n", "6", "--no-program", "--seed", "3")
     for out, more in (("a", ()), ("b", ("--set", "seed=5")), ("eap", ("--method", "eap"))):
         assert command(*words, *more, "--out", out).code == 0
     a, b, eap = (Run.load(name) for name in ("a", "b", "eap"))

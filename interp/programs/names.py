@@ -147,19 +147,15 @@ def _ami(
     from sklearn.metrics.cluster import expected_mutual_information
 
     codes, values = (np.unique(labels, return_inverse=True)[1] for labels in (codes, values))
-    n, shape = len(codes), (int(codes.max()) + 1, int(values.max()) + 1)
+    n, width = len(codes), int(values.max()) + 1
+    table = contingency(codes, values, int(codes.max()) + 1, width)
+    permuted = (np.bincount(c * width + values) for c in codes[orders])
     weighted = np.arange(n + 1) * np.log(np.maximum(np.arange(n + 1), 1))  # count · log count
-
-    def negative_entropy(counts: np.ndarray) -> float:
-        return float(weighted[counts].sum() / n - np.log(n))
-
-    table = contingency(codes, values, *shape)
-    rows, columns = negative_entropy(table.sum(1)), negative_entropy(table.sum(0))
-    information = (
-        np.array([negative_entropy(contingency(c, values, *shape).ravel()) for c in [codes, *codes[orders]]])
-        - rows
-        - columns
+    rows, columns, *both = (
+        weighted[counts].sum() / n - np.log(n)
+        for counts in (table.sum(1), table.sum(0), table.ravel(), *permuted)
     )
+    information = np.array(both) - rows - columns
     expected = expected_mutual_information(table, n)
     ami = (information - expected) / ((-rows - columns) / 2 - expected)
     reached = int((information[1:] >= information[0] - 1e-9).sum())
