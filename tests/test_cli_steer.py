@@ -39,6 +39,8 @@ def steer(command, folders):
         ("--add -2 --codes a0.h1=3*0.5,a1.h2=5", 2),
         ("--forbid --codes a0.h1=3,a1.h2=5", 2),
         ("--codes a0.h1=3 --slots 2 --k 2 --random-baseline --positions generated:3", 3),
+        ("--add 9 --codes a1.h2=5 --when token:[aeiou]", 2),
+        ("--add 9 --codes a1.h2=5 --when a0.h1=3,a0.h1=4", 2),
     ],
 )
 def test_codes_side_by_side_and_the_python_that_repeats_it(steer, capsys, how, conditions):
@@ -100,6 +102,10 @@ MISTAKES = """
 --codes a0.h1=1 --add 1 --forbid
 --codes a0.h1=1 --set --forbid
 --codes a0.h1=1 --positions last
+--codes a0.h1=1 --when fire
+--codes a0.h1=1 --when token:(
+--codes a0.h1=1 --when a1.h0=1
+--codes a0.h1=1 --when label:digits
 --codes a0.h1=1 --json -
 --codes a0.h1=1 --json .
 """

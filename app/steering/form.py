@@ -17,6 +17,7 @@ _ALWAYS = (
     "prompt",
     "positions",
     "fraction",
+    "when",
     "tokens",
     "temperature",
     "seed",
@@ -62,6 +63,8 @@ def made_by(request: SteeringRequest, books: str) -> str:
     ]
     if request.fraction != 1:
         words[2] += f", {wording.percent(request.fraction)} of them"
+    if request.when is not None:
+        words[2] += f", where {wording.visible(request.when, keep=' ')} holds"
     if request.chat:
         words[0] += " as a chat message"
     return plain(" · ".join(words))

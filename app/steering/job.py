@@ -70,6 +70,7 @@ def compare(books: Codebooks, request: SteeringRequest, show: Show) -> tuple[Wri
     names = [NAMES[name] for name in conditions]
     edits = [edit for row, codes in enumerate(conditions.values()) for edit in request.edits(codes, [row])]
     where = {"positions": request.positions, "fraction": request.fraction, "seed": request.seed}
+    where["when"] = request.when
     within = attach(model, books, read=False).edit(*edits, **where)
     with engine.running():
 

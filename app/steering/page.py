@@ -17,6 +17,7 @@ from interp.errors import InputError
 from interp.steering import SteeringRequest, load_topic, parse_codes, topic_names
 from interp.steering.code_set import HOW, SCALE
 from interp.steering.find import RANKINGS
+from interp.steering.request import gate_of
 from interp.steering.topics import load_presets, neutral_texts
 
 PROMPT = "Once upon a time, there was a little girl who"
@@ -134,6 +135,14 @@ with st.form("steer"):
         bind=IN_URL,
         help="Of those positions, drawn by the seed.",
     )
+    when = st.text_input(
+        "Only where",
+        key="when",
+        bind=IN_URL,
+        placeholder="everywhere",
+        help="A gate: a12.h3=417, the code is there; token:REGEX, the token that is read matches; label:TEXT, the "
+        "clearest code of a label is there. A code can be asked for at the first edited site or before.",
+    )
     a, b, c, d = st.columns(4)
     n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
     temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
@@ -188,6 +197,7 @@ if pressed:
             slots=slots,
             positions=positions,
             fraction=fraction,
+            when=gate_of(when.strip() or None, books, codes),
             n_tokens=n_tokens,
             temperature=temperature,
             seed=seed,

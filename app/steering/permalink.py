@@ -26,6 +26,7 @@ def address(request: SteeringRequest, books: str) -> str:
         "positions": positions,
         "begin": begin or 1,
         "fraction": request.fraction,
+        "when": request.when or "",
         "tokens": request.n_tokens,
         "temperature": request.temperature,
         "seed": request.seed,

@@ -26,6 +26,7 @@ def _values(preset: Preset) -> dict:
     """What was measured, by the keys of the form's fields."""
     values = {"source": BY_NAME, "codes": preset.codes, "prompt": preset.prompt, "how": preset.how}
     values |= {"slots": 1, "scale": preset.scale, "positions": "generated", "begin": 1, "fraction": 1.0}
+    values |= {"when": ""}
     return values | {"temperature": preset.temperature, "tokens": preset.n_tokens, "chat": False}
 
 

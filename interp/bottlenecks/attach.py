@@ -31,6 +31,7 @@ from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes, straight_through
 from interp.bottlenecks.edits import CodeEdit, Positions, Rows, SiteEdits, Where
+from interp.bottlenecks.gates import Gate
 from interp.errors import InputError
 from interp.models import Model, Site, hooked, model_device, parse_site, resolve_site
 from interp.models.generate import generate
@@ -90,6 +91,10 @@ class _BySite(dict):
         return ids[:, :, place.head]
 
 
+_Fires = tuple[str, int | None, int]
+"""A code that a gate asks for: its codebook, the group there, and the code."""
+
+
 class Attached:
     """Bottlenecks at the sites of a model; a context manager, or :meth:`attach` and :meth:`detach`.
 
@@ -120,6 +125,8 @@ class Attached:
         self._edits: dict[str, SiteEdits] = {}
         self._masks: dict[tuple[Where, Rows], Tensor | None] = {}
         self._seen: dict[str, list[Codes]] = {}
+        self._tokens: list[Tensor | None] = []
+        self._fired: dict[_Fires, list[Tensor]] = {}
         self._losses: dict[str, Tensor] = {}
         self._offset = self._next = self._prompt = 0
         self._generation: object | None = None
@@ -179,8 +186,11 @@ class Attached:
         positions: Positions = "generated",
         fraction: float | int = 1.0,
         seed: SupportsIndex = 0,
+        when: str | None = None,
     ) -> "Attached":
         """Edit codes in every forward from now on; returns this object.
+
+        >>> steered = attach(model, codebooks).edit(AddCode("a21.h6", 17, 9), when="token:girl|boy")
 
         Edits of one call act together. Codes that a later call sets take the place of earlier ones; nothing is set to
         a code that any call forbids there, unless it is set by name.
@@ -189,14 +199,15 @@ class Attached:
             positions: see :mod:`interp.bottlenecks.edits`.
             fraction: of these positions, drawn for each row and position by itself.
             seed: of the fraction.
+            when: what has to hold at a position, see :mod:`interp.bottlenecks.gates`; None for nothing.
 
         Raises:
             InputError: no edits, a site without a codebook or with one for each head, a code that it does not have,
-                or a value out of range; nothing is edited then.
+                a gate that is read after what it gates, or a value out of range; nothing is edited then.
         """
         if not edits or not all(isinstance(edit, CodeEdit) for edit in edits):
             raise InputError("no edits: give at least one SetCode, AddCode or ForbidCode")
-        where = Where(positions, fraction, seed)
+        where = Where(positions, fraction, seed, when)
         self._take([*self._given, *((edit, where) for edit in edits)])
         return self
 
@@ -217,11 +228,14 @@ class Attached:
 
         The last token that is generated is never read: nothing is edited there.
         """
-        none = torch.zeros(n_rows, n_positions, dtype=torch.bool)
-        masks = (
-            where.mask(n_rows, range(n_positions), self._prompt) for where in {w for _, w in self._given}
-        )
-        return reduce(torch.logical_or, masks, none)
+        found = torch.zeros(n_rows, n_positions, dtype=torch.bool)
+        for where in {w for _, w in self._given} if self._tokens else ():
+            mask = where.mask(n_rows, range(n_positions), self._prompt)
+            if where.gate is not None:
+                held = self._held(where.gate, slice(None)).cpu()[:, :n_positions]
+                mask = mask & torch.nn.functional.pad(held, (0, n_positions - held.shape[1]))
+            found |= mask
+        return found
 
     def loss(self) -> Float[Tensor, ""]:
         """Sum over sites of the bottlenecks' losses in the last forward, for training the codes.
@@ -238,17 +252,49 @@ class Attached:
 
     def _take(self, given: list[tuple[CodeEdit, Where]]) -> None:
         planned: dict[str, SiteEdits] = {}
+        watched: dict[_Fires, list[Tensor]] = {}
         for edit, where in given:
             name, group = self._home(edit.site)
+            watched |= {fires: [] for fires in self._fires(where.gate, edit.site)}
             if name not in planned:
                 book = self.bottlenecks[name]
                 planned[name] = SiteEdits(book, groups_at(self.model, self._places[name], book))
             planned[name].add(edit, group, where)
-        self._given, self._edits, self._masks = given, planned, {}
+        self._given, self._edits, self._masks, self._fired = given, planned, {}, watched
 
-    def _begin(self, offset: int) -> None:
+    def _fires(self, gate: Gate | None, edited: str | None = None) -> list[_Fires]:
+        """The codes of a gate, by where they are read.
+
+        Raises:
+            InputError: one that is not there, or that is read after a site is edited.
+        """
+        found = []
+        for site, code in () if gate is None else gate.codes:
+            name, group = self._home(site)
+            if not code < (n_codes := self.bottlenecks[name].config.n_codes):
+                raise InputError(f"gate {site}={code}: the codebook there has 0 to {n_codes - 1}")
+            if edited is not None and self._places[name].order > parse_site(edited).order:
+                raise InputError(
+                    f"gate {site}={code}: it is read after {edited} is edited, choose a site there or before"
+                )
+            found.append((name, group, code))
+        return found
+
+    def _held(self, gate: Gate, steps: slice) -> Bool[Tensor, "batch pos"]:
+        """Where a gate was open, in steps of the forward or generation under way."""
+        if gate.codes:
+            read = [self._fired[fires][steps] for fires in self._fires(gate)]
+            return torch.stack([torch.cat(own, 1) for own in read]).any(0)
+        tokens = [own for own in self._tokens[steps] if own is not None]
+        if self.model.tokenizer is None or not tokens:
+            raise InputError(f"gate {gate.text!r}: the model reads no tokens that have a text")
+        return gate.of_tokens(self.model.tokenizer, torch.cat(tokens, 1))
+
+    def _begin(self, offset: int, tokens: Tensor | None) -> None:
         if offset == 0 or offset != self._next:
-            self._seen = {}
+            self._seen, self._tokens = {}, []
+            self._fired = {fires: [] for fires in self._fired}
+        self._tokens.append(tokens)
         self._losses, self._masks = {}, {}
         self._offset = offset
         generation = running_generation(self.model)
@@ -261,6 +307,9 @@ class Attached:
         """What a hook point passes on: its sites in turn, the heads among them taken apart and together once."""
         self._next = self._offset + whole.shape[1]
         self._prompt = self._prompt or whole.shape[1]
+        for name, group, code in self._fired:
+            if name in names:
+                self._fired[name, group, code].append(self._fires_in(whole, name, group, code))
         every = self.read or not self.error_term
         acting = [name for name in names if every or name in self._edits]
         for single, some in groupby(acting, key=lambda name: self._places[name].head is not None):
@@ -279,14 +328,16 @@ class Attached:
         """Where edits of these rows act in this forward; None for nowhere."""
         if (where, rows) not in self._masks:
             columns = range(self._offset, self._offset + x.shape[1])
-            mask = where.mask(len(x), columns, self._prompt)
+            mask = where.mask(len(x), columns, self._prompt).to(x.device)
+            if where.gate is not None and mask.any():
+                mask = mask & self._held(where.gate, slice(-1, None))
             if rows is not None:
                 if rows[-1] >= len(x):
                     raise InputError(f"row {rows[-1]}: the batch has {len(x)}")
-                named = torch.zeros(len(x), 1, dtype=torch.bool)
+                named = torch.zeros(len(x), 1, dtype=torch.bool, device=x.device)
                 named[list(rows)] = True
                 mask = mask & named
-            self._masks[where, rows] = mask.to(x.device) if mask.any() else None
+            self._masks[where, rows] = mask if mask.any() else None
         return self._masks[where, rows]
 
     def _replaced(self, name: str, x: Tensor) -> Tensor:
@@ -296,12 +347,17 @@ class Attached:
         added = None if edits is None else edits.added(x, at)
         return out if added is None else out + added
 
+    def _fires_in(self, whole: Tensor, name: str, group: int | None, code: int) -> Bool[Tensor, "batch pos"]:
+        head = self._places[name].head
+        x = whole if head is None else whole[:, :, head]
+        codes = self.bottlenecks[name].encode(_shared_out(x, self.bottlenecks[name]))
+        # features that are not active fill the slots of a SAE
+        there = (codes.ids == code) & (codes.values != 0)
+        return (there if group is None else there[:, :, group]).any(-1)
+
     def _coded(self, name: str, x: Tensor, edits: SiteEdits | None) -> Tensor:
         bottleneck = self.bottlenecks[name]
-        shape, config = x.shape, bottleneck.config
-        if x.shape[-1] != config.d_in:  # groups share out the vector, or one takes the heads together
-            x = x.reshape(*shape[:2], *([config.groups] if config.groups > 1 else []), config.d_in)
-
+        shape, x = x.shape, _shared_out(x, bottleneck)
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in bottleneck.parameters())
         plain = bottleneck.encode(x)
         codes = plain
@@ -321,6 +377,14 @@ class Attached:
         # of equal codes the difference is exactly zero
         out = x + (decoded - without).to(x.dtype) if self.error_term else straight_through(x, decoded)
         return out.reshape(shape)
+
+
+def _shared_out(x: Tensor, bottleneck: Bottleneck) -> Tensor:
+    """As a bottleneck reads it, whose groups share out the vector, or that takes heads together."""
+    config = bottleneck.config
+    if x.shape[-1] == config.d_in:
+        return x
+    return x.reshape(*x.shape[:2], *([config.groups] if config.groups > 1 else []), config.d_in)
 
 
 def home_of(model: Model, bottlenecks: Mapping[str, Bottleneck], site: str) -> tuple[str, int | None]:

@@ -14,12 +14,14 @@ the token batch from 0, padding included: a number, several, or ``slice(n, None)
 same with and without a KV cache. None is negative: while a text is being generated its end is not known.
 
 In a line of text codes are ``a12.h3=417,m5=31``; those that are added can have a weight, ``a12.h3=417*0.5``.
+What else has to hold at a position is a gate's to say (:mod:`interp.bottlenecks.gates`).
 """
 
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, SupportsIndex, get_args
 
 import numpy as np
@@ -29,6 +31,7 @@ from torch import Tensor
 
 from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes
 from interp.bottlenecks.dictionary import Dictionary
+from interp.bottlenecks.gates import TOKEN, Gate
 from interp.errors import InputError, real_number, whole_number
 from interp.models.sites import canonical_site
 
@@ -139,6 +142,23 @@ def parse_code(text: str) -> tuple[str, int]:
     return codes[0][:2]
 
 
+def parse_gate(text: str) -> Gate:
+    """Read ``a12.h3=417``, several codes with commas, or ``token:REGEX``.
+
+    Raises:
+        InputError: anything else.
+    """
+    if str(text).startswith(TOKEN):
+        return Gate(text)
+    try:
+        codes = parse_codes(str(text))
+    except InputError:
+        codes = []
+    if not codes or any(code.weight != 1 for code in codes):
+        raise InputError(f"gate {text!r}: write codes, such as a12.h3=417, or {TOKEN}REGEX")
+    return Gate(text, tuple(code[:2] for code in codes))
+
+
 def code_name(site: str, code: int, weight: float = 1.0) -> str:
     """A code as :func:`parse_codes` reads it."""
     return f"{site}={code}" + ("" if weight == 1 else f"*{weight}")
@@ -185,24 +205,31 @@ _Columns = int | slice | tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Where:
-    """Positions of edits that were made together, and the fraction of them that is drawn.
+    """Positions of edits that were made together, the fraction of them that is drawn, and the gate that all of them
+    stand behind.
 
     A draw depends on seed, column and row, not on how the batch is run. Columns count padding: beside a longer prompt
     the same prompt is edited at other tokens.
 
     Raises:
-        InputError: positions that cannot be, or a value out of range.
+        InputError: positions or a gate that cannot be, or a value out of range.
     """
 
     positions: Positions = "generated"
     fraction: float | int = 1.0
     seed: SupportsIndex = 0
+    when: str | None = None
 
     def __post_init__(self) -> None:
         self.columns(1)
+        _ = self.gate
         if not 0 <= real_number("fraction", self.fraction) <= 1:
             raise InputError(f"fraction {self.fraction}: it must be 0 to 1")
         whole_number("seed", self.seed, 0, 2**64 - 1)
+
+    @cached_property
+    def gate(self) -> Gate | None:
+        return None if self.when is None else parse_gate(self.when)
 
     def columns(self, n_prompt: int) -> _Columns:
         """The columns where a prompt of so many tokens is continued.
@@ -225,7 +252,7 @@ class Where:
         return slice(n_prompt + int(later[1]) - 2, None)
 
     def mask(self, n_rows: int, columns: Sequence[int], n_prompt: int) -> Bool[Tensor, "batch pos"]:
-        """Which positions of these columns are edited."""
+        """Which positions of these columns are edited, where the gate is open."""
         chosen = self.columns(n_prompt)
         among = torch.tensor([_is_among(chosen, column) for column in columns])
         if self.fraction == 1:

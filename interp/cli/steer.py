@@ -100,6 +100,13 @@ def steer(
         str,
         typer.Option(metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all"),
     ] = "generated",
+    when: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GATE",
+            help="only where this holds: a12.h3=417 (the code is there), token:REGEX (the token matches), label:TEXT",
+        ),
+    ] = None,
     by: Annotated[
         Literal["difference", "detection"] | None,
         typer.Option(
@@ -154,9 +161,10 @@ def steer(
         check_file(json_file, "--json", request=request_of_command(context), overwrite=overwrite)
 
     from interp.bottlenecks.edits import Where, code_edits, parse_codes
+    from interp.bottlenecks.gates import LABEL
 
     # a mistake should not wait for the model
-    Where(positions)
+    Where(positions, when=None if (when or "").startswith(LABEL) else when)
     given = parse_codes(codes) if codes is not None else []
     code_edits(given, how)
     texts_with, texts_without, words = _texts(topic, positive, negative)
@@ -171,7 +179,7 @@ def steer(
     from interp.steering.cache import find_or_recall
     from interp.steering.code_set import SCALE
     from interp.steering.find import RANKINGS
-    from interp.steering.request import SteeringRequest
+    from interp.steering.request import SteeringRequest, gate_of
 
     loaded = load_model(model, device=device, dtype=dtype)
     books = Codebooks.from_pretrained(codebooks, loaded, k=k)
@@ -198,6 +206,7 @@ def steer(
         slots=slots or 1,
         positions=positions,
         fraction=token_fraction,
+        when=gate_of(when, books, given),
         n_tokens=tokens,
         samples=samples,
         temperature=temperature,

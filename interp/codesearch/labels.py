@@ -246,6 +246,15 @@ class Labels:
     def texts(self) -> list[str]:
         return self.about["texts"]
 
+    def codes(self, text: str) -> list[tuple[str, int]]:
+        """Books and codes that have a label, by falling F1."""
+        wanted = self.texts.index(text) if text in self.texts else -1
+        rows = np.flatnonzero(self.columns["text"] == wanted)
+        rows = rows[np.argsort(-self.columns["f1"][rows], kind="stable")].tolist()
+        names, begins = list(self.starts), [begin for begin, _ in self.starts.values()]
+        at = np.searchsorted(begins, rows, side="right") - 1
+        return [(names[book], row - begins[book]) for book, row in zip(at.tolist(), rows, strict=True)]
+
     def shares(self) -> dict[str, tuple[int, float, float, float, float, float]]:
         """By site: codes that are not rare; of them the shares with a name, with F1 of at least each of
         :data:`SHARES`, and the same of random codes.

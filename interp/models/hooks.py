@@ -34,16 +34,18 @@ _generations: "weakref.WeakKeyDictionary[TransformerBridge, object]" = weakref.W
 
 
 @contextlib.contextmanager
-def forwards_watched(model: TransformerBridge, begin: Callable[[int], None]) -> Iterator[None]:
-    """Call ``begin`` before every forward of ``model`` in the body, with how many positions its KV cache holds.
+def forwards_watched(model: TransformerBridge, begin: Callable[[int, Tensor | None], None]) -> Iterator[None]:
+    """Call ``begin`` before every forward of ``model`` in the body, with how many positions its KV cache holds, and the
+    tokens that it reads, [batch, pos], None where it is given embeddings.
 
-    That is 0 for a plain forward, for the first one of a generation, and for each one of a generation without a
+    The first is 0 for a plain forward, for the first one of a generation, and for each one of a generation without a
     cache; the positions that hooks see in the forward are numbered from there.
     """
 
-    def watch(_module: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def watch(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
-        begin(0 if cache is None else int(cache.get_seq_length()))
+        tokens = args[0] if args else kwargs.get("input_ids")
+        begin(0 if cache is None else int(cache.get_seq_length()), tokens)
 
     handle = model.original_model.register_forward_pre_hook(watch, with_kwargs=True)
     try:

@@ -56,6 +56,11 @@ class Site:
         suffix = {"attn": "attn.hook_z", "mlp": "hook_mlp_out", "resid": "hook_resid_post"}[self.kind]
         return f"blocks.{self.layer}.{suffix}"
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """When it is passed in a forward: of two sites the smaller one is read first, heads of a layer at once."""
+        return self.layer, get_args(SiteKind).index(self.kind)
+
 
 def parse_site(text: str) -> Site:
     """Read a site in any of the notations.
@@ -120,7 +125,7 @@ def expand_sites(model: TransformerBridge, patterns: Iterable[str]) -> list[Site
     for site in found:
         if site.head is not None and Site("attn", site.layer) in found:
             raise InputError(f"sites {site} and a{site.layer}: the second holds the first; choose one")
-    return sorted(found, key=lambda site: (site.layer, get_args(SiteKind).index(site.kind), site.head or 0))
+    return sorted(found, key=lambda site: (site.order, site.head or 0))
 
 
 def has_mlps(model: TransformerBridge) -> bool:

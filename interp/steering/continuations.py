@@ -37,6 +37,7 @@ def step_divergences(
     positions: Positions = "generated",
     fraction: float | int = 1.0,
     seed: int = 0,
+    when: str | None = None,
     error_term: bool = True,
 ) -> list[Float[np.ndarray, " token"]]:
     """KL(steered ‖ plain) in nats at the step that made each new token; one list for each text.
@@ -58,7 +59,7 @@ def step_divergences(
     columns = Where(positions).columns(len(prompt))
     begin = len(prompt) - 1
     attached = attach(model, codebooks, error_term=error_term, read=False)
-    with attached.edit(*edits, positions=columns, fraction=fraction, seed=seed):
+    with attached.edit(*edits, positions=columns, fraction=fraction, seed=seed, when=when):
         steered = model(tokens)[:, begin:]
     found = _divergence(steered, model(tokens)[:, begin:]).cpu().numpy()
     return [found[i, : len(row)].astype(np.float64) for i, row in enumerate(new)]

@@ -13,9 +13,12 @@ import torch
 from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks.attach import attach, home_of
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.edits import CodeEdit, How, WeightedCode, code_edits, format_codes
+from interp.bottlenecks.edits import CodeEdit, How, WeightedCode, code_edits, code_name, format_codes
+from interp.bottlenecks.gates import LABEL
+from interp.bottlenecks.store import Codebooks
+from interp.codesearch.labels import labels_of
 from interp.errors import InputError
-from interp.models import Model
+from interp.models import Model, parse_site
 from interp.models.embedded import EMBEDDED
 from interp.progress import Stage, silent
 from interp.steering.code_set import SCALE
@@ -36,7 +39,7 @@ class SteeringRequest:
         how: what is done to the codes.
         scale: of added codes, the factor of their weight times their difference from their codebook's mean.
         slots: of set codes, how many of a vector's k codes each replaces.
-        positions, fraction: as of :meth:`~interp.bottlenecks.attach.Attached.edit`.
+        positions, fraction, when: as of :meth:`~interp.bottlenecks.attach.Attached.edit`.
         samples: texts of each prompt.
         seed: of texts, fraction and random codes.
         chat: put prompts into the model's chat template.
@@ -55,6 +58,7 @@ class SteeringRequest:
     slots: int = 1
     positions: str = "generated"
     fraction: float | int = 1.0
+    when: str | None = None
     n_tokens: int = 60
     samples: int = 1
     temperature: float | int = 0.7
@@ -119,7 +123,7 @@ class SteeringRequest:
                     some * len(conditions),
                     self.n_tokens,
                     within=attach(model, codebooks, error_term=self.error_term, read=False).edit(
-                        *edits, positions=self.positions, fraction=self.fraction, seed=seed
+                        *edits, positions=self.positions, fraction=self.fraction, seed=seed, when=self.when
                     ),
                     temperature=self.temperature,
                     seed=seed,
@@ -168,6 +172,7 @@ for name, texts in request.run(model, codebooks).items():
         words += ["--samples", str(self.samples)] if self.samples != 1 else []
         words += ["--positions", self.positions]
         words += ["--token-fraction", str(self.fraction)] if self.fraction != 1 else []
+        words += [f"--when={self.when}"] if self.when is not None else []
         words += ["--temperature", str(self.temperature), "--seed", str(self.seed)]
         words += ["--chat"] if self.chat else []
         words += ["--random-baseline"] if self.random_baseline else []
@@ -183,6 +188,29 @@ for name, texts in request.run(model, codebooks).items():
         """Dtype and device of the model where they are not the usual ones."""
         asked = {"device": self.device, "dtype": self.dtype}
         return {key: value for key, value in asked.items() if value not in (None, "float32")}
+
+
+def gate_of(
+    when: str | None, codebooks: Mapping[str, Bottleneck], codes: Sequence[WeightedCode]
+) -> str | None:
+    """A gate as :meth:`~interp.bottlenecks.attach.Attached.edit` reads it. ``label:TEXT`` stands for the code that
+    this label of the codebooks tells best, of those that can be read before any of the codes acts.
+
+    Raises:
+        InputError: codebooks without labels, or without such a code.
+    """
+    if when is None or not when.startswith(LABEL):
+        return when
+    labels = labels_of(codebooks) if isinstance(codebooks, Codebooks) else None
+    if labels is None:
+        raise InputError(
+            f"gate {when!r}: these codebooks have no labels, name a code (interp index label makes some)"
+        )
+    first = min(parse_site(code.site).order for code in codes) if codes else (0, 0)
+    known = (code for code in labels.codes(when.removeprefix(LABEL)) if parse_site(code[0]).order <= first)
+    if (found := next(known, None)) is None:
+        raise InputError(f"gate {when!r}: no code of that label is read at or before the first that acts")
+    return code_name(*found)
 
 
 def random_codes(

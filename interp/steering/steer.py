@@ -19,6 +19,7 @@ def steer(
     positions: Positions = "generated",
     fraction: float | int = 1.0,
     seed: SupportsIndex = 0,
+    when: str | None = None,
     error_term: bool = True,
     temperature: float | int = 0.7,
 ) -> list[str] | str:
@@ -30,7 +31,8 @@ def steer(
     The same as ``attach(model, codebooks).edit(*edits).generate(prompts, n_tokens)``, without reading other codes.
 
     Args:
-        positions, fraction, seed: as of :meth:`~interp.bottlenecks.attach.Attached.edit`; the seed is the texts', too.
+        positions, fraction, seed, when: as of :meth:`~interp.bottlenecks.attach.Attached.edit`; the seed is also that
+            of the texts.
         error_term: as of :func:`~interp.bottlenecks.attach.attach`.
         temperature: 0 takes the likeliest token.
 
@@ -38,5 +40,5 @@ def steer(
         InputError: as :meth:`~interp.bottlenecks.attach.Attached.edit` and :func:`~interp.models.generate.generate`.
     """
     attached = attach(model, codebooks, error_term=error_term, read=False)
-    attached.edit(*edits, positions=positions, fraction=fraction, seed=seed)
+    attached.edit(*edits, positions=positions, fraction=fraction, seed=seed, when=when)
     return attached.generate(prompts, n_tokens, seed=seed, temperature=temperature)

@@ -178,7 +178,7 @@ class ModelSamples:
         with (
             as_it_is(model, "text of the source 'self'"),
             stage(f"sampling text, batch {number + 1}", length) as done,
-            forwards_watched(model, lambda _offset: done(1)),
+            forwards_watched(model, lambda *_: done(1)),
         ):
             tokens = generate(model, start, length, temperature=1.0, seed=own_seed)[:, 1:].cpu()
         if tokens.shape[1] < length:  # every sample ended early

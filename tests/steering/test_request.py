@@ -63,6 +63,16 @@ def test_steered_texts_are_those_of_an_edited_model(model, books, error_term):
     assert one == attach(model, books, error_term=error_term).edit(*edits).generate(prompts[0], 8)
 
 
+def test_a_gate_stands_before_the_codes_and_the_random_ones(model, books):
+    asked = replace(ASKED, scale=40, temperature=0, random_baseline=True)
+    never = replace(asked, when="token:no such token").run(model, books)
+    assert len({tuple(one.tokens for one in own) for own in never.values()}) == 1
+    always = replace(asked, when="token:(?s).*").run(model, books)
+    assert [one.tokens for own in always.values() for one in own] == [
+        one.tokens for own in asked.run(model, books).values() for one in own
+    ]
+
+
 def test_batches_go_on_in_the_order_of_the_prompts_and_their_draws_never_meet(model, books, monkeypatch):
     monkeypatch.setattr(request, "ROWS", 4)
     asked = replace(ASKED, prompts=("Mary",), samples=6, n_tokens=8, scale=2)
@@ -92,6 +102,7 @@ def test_the_command_is_quoted_for_a_shell_and_leaves_out_what_is_usual():
         ({"chat": True, "error_term": False}, "--chat --splice"),
         ({"fraction": 0.5, "positions": "generated:4"}, "--positions generated:4 --token-fraction 0.5"),
         ({"random_baseline": True, "samples": 3}, "--random-baseline"),
+        ({"when": "token: (girl|boy)$"}, "'--when=token: (girl|boy)$'"),
         ({"model": "gpt2", "codebooks": "runs/a b"}, "--codebooks 'runs/a b' --model gpt2"),
         ({"device": "cuda:1", "dtype": "bfloat16"}, "--device cuda:1 --dtype bfloat16"),
     ],
