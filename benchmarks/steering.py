@@ -1,17 +1,22 @@
-"""Steering towards seven topics by codes, against its controls, at equal fluency.
+"""Steering towards seven topics, or three styles, by codes, against controls and prompting, at equal fluency.
 
     python benchmarks/steering.py [--show] [--topics fire,baby] [--n 200] [--tokens 60] [--out results]
     python benchmarks/steering.py --development --n 96 --arms codes "mean difference, heads"
+    python benchmarks/steering.py --styles --n 48 --tokens 40 --tries 3
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
-no topic. ``--development``: the topics by which it was chosen how codes are found. ``--times`` and ``--variety``: how
-far a dose may go (cells of other bounds belong in a folder of their own). A cell is up to 18,000 tokens, its dose
-included: four to five minutes of one core.
+no topic. ``--development``: the topics by which it was chosen how codes are found, and where gated codes act.
+``--styles``: those of ``steering_styles.json``. ``--output-score``: of the codes found, only the share that brings up
+most what its vector says (:func:`output_scores`). ``--times`` and ``--variety``: how far a dose may go. Cells of other
+bounds or codes belong in a folder of their own. A cell is up to 18,000 tokens, its dose included: four to five minutes
+of one core.
 """
 
 import argparse
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,21 +27,107 @@ from rich.table import Table
 from torch import Tensor
 
 from interp.bench.plan import read_record, write_record
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, made_of, measure, steering_table
-from interp.evaluation.steering_conditions import ARMS, means_of_texts, plan_arms
-from interp.models import Model, load_model
+from interp.evaluation.steering_conditions import ARMS, from_mean, means_of_texts, plan_arms
+from interp.files import read_json
+from interp.models import Model, load_model, model_device, parse_site
+from interp.models.residual_writes import FinalNorm
 from interp.progress import bar
 from interp.steering import Topic, load_topic, topic_names
 from interp.steering.cache import FINDER, find_or_recall, identity
+from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.find import target_gradients
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 from interp.steering.topics import development_topic_names
 
 OUT, DEVELOPMENT = (Path(__file__).parent / "results" / name for name in ("steering", "steering-development"))
+STYLES = Path(__file__).parent / "steering_styles.json"
+TOPIC_GATE = (
+    "token:^ ?(?i:an?|the|his|her|its|their|my|our|your|this|that|some|of|with|by|to|in|on|at|for|from|and|very|big|"
+    "little|small|old|new|was|were|had)$"
+)
+"""Of gated codes: the tokens behind which a noun may come."""
 console = Console(width=170, highlight=False)
+
+
+@dataclass(frozen=True)
+class Concept(Topic):
+    """A topic or a style.
+
+    Attributes:
+        against: words of which a text has to hold fewer.
+        gate: of gated codes.
+        said: what a prompt says.
+    """
+
+    against: tuple[str, ...] = ()
+    gate: str = TOPIC_GATE
+    said: str = ""
+
+    def is_in(self, text: str) -> bool:
+        if not self.against:
+            return super().is_in(text)
+        mine, other = (len(re.findall(rf"(?i)\b({'|'.join(w)})\b", text)) for w in (self.words, self.against))
+        return mine > other
+
+
+def topic(name: str) -> Concept:
+    found = load_topic(name)
+    return Concept(**vars(found), said=f"Write a story about {'' if name in PLAIN else 'a '}{name}.")
+
+
+PLAIN = ("fire", "rain")
+"""Topics without an article."""
+
+
+def style(name: str) -> Concept:
+    kept = {key: tuple(own) if isinstance(own, list) else own for key, own in read_json(STYLES)[name].items()}
+    texts = {"positive": kept.pop("texts"), "negative": kept.pop("others")}
+    return Concept(name, prompts=load_topic(topic_names()[0]).prompts, **texts, **kept)
+
+
+@torch.no_grad()
+def output_scores(
+    model: Model, books: Mapping[str, Bottleneck], found: CodeSet, prompts: tuple[str, ...], n: int = 10
+) -> np.ndarray:
+    """By how many nats each code raises, added alone, the n tokens that its own vector says most, in the mean over what
+    comes behind neutral prompts: as the output score of Arad, Mueller & Belinkov 2025 (arXiv 2505.20063), in log p.
+    """
+    codes, final = found.named(None, "added"), FinalNorm.of(model)
+    says = []
+    for site, code, _ in codes:
+        place = parse_site(site)
+        written = (
+            from_mean(books, site, code).to(model_device(model))
+            @ model.blocks[place.layer].attn.W_O[place.head]
+        )
+        says.append((final.norm.direction(written.float()) @ final.unembedding).topk(n).indices)
+    edits = [
+        edit
+        for row, one in enumerate(codes)
+        for edit in code_edits([one], "added", scale=4 * SCALE, rows=[row])
+    ]
+    total = torch.zeros(len(codes))
+    for ids in (tokenize(model, [prompt]).tokens for prompt in prompts):
+        plain = model(ids)[0, -1].log_softmax(-1)
+        with attach(model, books, read=False).edit(*edits):
+            steered = model(ids.expand(len(codes), -1))[:, -1].log_softmax(-1)
+        total += (steered - plain).gather(1, torch.stack(says)).mean(1)
+    return (total / len(prompts)).numpy()
+
+
+def best_by_output(
+    model: Model, books: Mapping[str, Bottleneck], found: CodeSet, one: Topic, share: float
+) -> CodeSet:
+    weighted = [code for code in found.codes if code.weight]
+    scores = output_scores(model, books, found, one.prompts[:12])
+    kept = np.sort(np.argsort(-scores)[: round(share * len(weighted))])
+    return replace(found, codes=tuple(weighted[i] for i in kept))
 
 
 def main() -> None:
@@ -45,12 +136,22 @@ def main() -> None:
         "--codebooks", default="smollm2-135m-instruct-k1", help="name or folder [default: %(default)s]"
     )
     parser.add_argument("--development", action="store_true", help="the topics of development")
+    parser.add_argument("--styles", action="store_true", help="three styles in place of topics")
+    parser.add_argument("--output-score", type=float, metavar="SHARE", help="only so many of the codes found")
     parser.add_argument("--topics", help="to run [default: all]; words of all are counted")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help="to run")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    numbers = {"n": int, "n_tokens": int, "times": float, "variety": float, "temperature": float, "seed": int}
+    numbers = {
+        "n": int,
+        "n_tokens": int,
+        "tries": int,
+        "times": float,
+        "variety": float,
+        "temperature": float,
+        "seed": int,
+    }
     for name, kind in numbers.items():
         flag = "tokens" if name == "n_tokens" else name.replace("_", "-")
         parser.add_argument(f"--{flag}", dest=name, type=kind, default=getattr(SteeringConfig, name))
@@ -65,9 +166,13 @@ def main() -> None:
         "finder": FINDER,
         "config": config,
     }
-    names = development_topic_names() if given.development else topic_names()
-    given.out = given.out or (DEVELOPMENT if given.development else OUT)
-    topics = [load_topic(name) for name in names]
+    if given.styles:
+        names = [name for name in read_json(STYLES) if name != "about"]
+        given.out = given.out or OUT.with_name("steering-styles")
+    else:
+        names = development_topic_names() if given.development else topic_names()
+        given.out = given.out or (DEVELOPMENT if given.development else OUT)
+    topics = [style(name) if given.styles else topic(name) for name in names]
     chosen = given.topics.split(",") if given.topics else names
     if unknown := [name for name in chosen if name not in names]:
         parser.error(f"no topic {', '.join(unknown)} here: there are {', '.join(names)}")
@@ -81,8 +186,8 @@ def main() -> None:
 def _run(
     model: Model,
     books: Mapping[str, Bottleneck],
-    missing: list[Topic],
-    topics: list[Topic],
+    missing: list[Concept],
+    topics: list[Concept],
     config: SteeringConfig,
     settings: dict,
     given: argparse.Namespace,
@@ -100,7 +205,11 @@ def _run(
             gains_of = partial(_gains, model, books, topic)
             # those that come with the package, if it is with its codebooks and their seed
             found = find_or_recall(model, books, topic.positive, topic.negative, seed=config.seed, stage=bar)
-            planned.append(plan_arms(model, books, found, means, gains_of, layer=layer, seed=config.seed))
+            if given.output_score is not None:
+                found = best_by_output(model, books, found, topic, given.output_score)
+            said = partial(_said, model, topic)
+            options = {"layer": layer, "gate": topic.gate, "said": said, "seed": config.seed}
+            planned.append(plan_arms(model, books, found, means, gains_of, **options))
         # arm by arm: a run that is cut short has whole arms to compare
         for arms in zip(*planned, strict=True):
             for topic, arm in zip(missing, arms, strict=True):
@@ -112,6 +221,13 @@ def _run(
                 progress(1)
 
 
+def _said(model: Model, topic: Concept, prompt: str) -> str:
+    """The prompt as the beginning of the answer to a request."""
+    message = [{"role": "user", "content": f"{topic.said} Begin with: {prompt}"}]
+    text = model.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    return text.removeprefix(model.tokenizer.bos_token) + prompt
+
+
 def _gains(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> dict[str, Tensor]:
     positive, negative = (tokenize(model, some) for some in (topic.positive, topic.negative))
     kinds = np.zeros(len(topic.negative), dtype=int)
@@ -120,19 +236,27 @@ def _gains(model: Model, books: Mapping[str, Bottleneck], topic: Topic) -> dict[
 
 
 def _path(out: Path, topic: Topic | None, arm: str) -> Path:
-    return out / f"{topic.name if topic else 'all'}--{arm.replace(', ', '-').replace(' ', '-')}.json"
+    return (
+        out
+        / f"{topic.name.replace(' ', '-') if topic else 'all'}--{arm.replace(', ', '-').replace(' ', '-')}.json"
+    )
 
 
-def _read(out: Path, settings: dict, topic: Topic | None, arm: str) -> Cell | None:
-    kept = read_record(_path(out, topic, arm), made_of(arm, **settings), console.print)
+def _made_of(settings: dict, topic: Concept | None, arm: str) -> dict:
+    more = {"gated codes": "gate", "prompt": "said"}.get(arm)
+    return made_of(arm, **settings) | ({} if more is None else {more: getattr(topic, more)})
+
+
+def _read(out: Path, settings: dict, topic: Concept | None, arm: str) -> Cell | None:
+    kept = read_record(_path(out, topic, arm), _made_of(settings, topic, arm), console.print)
     return None if kept is None else Cell(**kept)
 
 
-def _write(out: Path, settings: dict, topic: Topic | None, arm: str, cell: Cell) -> None:
-    write_record(_path(out, topic, arm), made_of(arm, **settings), cell.to_json())
+def _write(out: Path, settings: dict, topic: Concept | None, arm: str, cell: Cell) -> None:
+    write_record(_path(out, topic, arm), _made_of(settings, topic, arm), cell.to_json())
 
 
-def _print(topics: list[Topic], config: SteeringConfig, settings: dict, out: Path) -> None:
+def _print(topics: list[Concept], config: SteeringConfig, settings: dict, out: Path) -> None:
     cells = {(t.name, arm): _read(out, settings, t, arm) for t in topics for arm in ARMS}
     base = _read(out, settings, None, BASE)
     if base is None:

@@ -11,7 +11,7 @@ Cells of steering beside each other: codes minus every other arm, by topic and i
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -24,7 +24,7 @@ from interp.evaluation.steering_conditions import ARMS, BLIND, VECTORS, WRONG, S
 from interp.models import Model
 from interp.stats import ratio_interval, wilson
 from interp.steering import Topic
-from interp.steering.continuations import Continuation, continue_prompts
+from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, surprise
 
 BASE = "base"
 _NEAR = 0.1
@@ -141,19 +141,28 @@ def write(
     config: SteeringConfig,
     within: Callable[[], AbstractContextManager] | None = None,
     seed: int = 0,
+    said: Callable[[str], str] = str,
 ) -> list[Continuation]:
-    """``n`` texts that go on from the prompts in turn."""
+    """``n`` texts that go on from the prompts in turn, or from what these become; told and judged without that."""
     given = [prompts[i % len(prompts)] for i in range(n)]
     written: list[Continuation] = []
     for begin in range(0, n, config.batch_size):
-        written += continue_prompts(
+        some = given[begin : begin + config.batch_size]
+        texts = continue_prompts(
             model,
-            given[begin : begin + config.batch_size],
+            [said(prompt) for prompt in some],
             config.n_tokens,
             within=within() if within else None,
             temperature=config.temperature,
             seed=seed + begin,
         )
+        if said is not str:
+            found = surprise(model, encode_prompts(model, some), [text.tokens for text in texts])
+            texts = [
+                replace(text, prompt=prompt, surprise=own)
+                for text, prompt, own in zip(texts, some, found, strict=True)
+            ]
+        written += texts
     return written
 
 
@@ -191,13 +200,15 @@ def measure(
         return tried[-1][1:]
 
     dose = 0.0
+    said = arm.said if arm is not None else None
     if arm is None:
         fluency(dose)
-    else:
+    elif said is None:
         assert base is not None
         _, known, variety = base.tried[0]
         dose = find_dose(lambda d: strain(*fluency(d), (known, variety), config), arm.first, config.tries)
-    written = write(model, prompts, config.n, config, partial(arm.at, dose) if arm else None, config.seed)
+    within = partial(arm.at, dose) if arm else None
+    written = write(model, prompts, config.n, config, within, config.seed, said or str)
     return Cell(
         BASE if arm is None else arm.name,
         topic,

@@ -5,20 +5,22 @@ arm                                 what is done
 ==================================  =============================================================================
 base                                nothing
 codes                               the codes found from the topic's texts are added, with their weights
+gated codes                         the same, only where a gate is open (:mod:`interp.bottlenecks.gates`)
 wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
 mean difference, residual           difference of the means over positive and negative texts, after one layer
 mean difference, heads              the same at all heads at which it raises the target's log p to first order
 mean difference, same heads         the same at the heads of ``codes``
 random codes                        other codes of the same heads with the same weights
 random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
+prompt                              nothing is edited: the prompt says what is wanted
 ==================================  =============================================================================
 
 The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means and codes are
-of the same texts.
+of the same texts. A prompt has no dose, and its texts are judged as if they went on from the prompt alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -109,16 +111,18 @@ def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:
 WRONG = "wrong topic"
 ARMS = (
     "codes",
+    "gated codes",
     "mean difference, residual",
     "mean difference, heads",
     "mean difference, same heads",
     "random codes",
     "random vectors",
+    "prompt",
 )
 """Those that are run for every topic."""
-VECTORS = ("mean difference, residual", "mean difference, heads")
+VECTORS = ("mean difference, residual", "mean difference, heads", "prompt")
 """Those that no codebook has a part in."""
-BLIND = ("mean difference, residual",)
+BLIND = ("mean difference, residual", "prompt")
 """Those that do not depend on how codes, or the target, are found."""
 RANDOM_DOSE = 6.0
 """Tried first for random vectors: they cost little for their length."""
@@ -133,11 +137,13 @@ class SteeringCondition:
     Attributes:
         at: what the model runs within, at a dose.
         first: the dose to try first.
+        said: instead of an edit, what a prompt becomes.
     """
 
     name: str
     at: AtDose
     first: float
+    said: Callable[[str], str] | None = None
 
 
 def plan_arms(
@@ -148,6 +154,8 @@ def plan_arms(
     gains_of: Callable[[], Mapping[str, Tensor]],
     *,
     layer: str,
+    gate: str,
+    said: Callable[[str], str],
     seed: int,
 ) -> tuple[SteeringCondition, ...]:
     """The arms of a topic, in the order of :data:`ARMS`.
@@ -157,6 +165,8 @@ def plan_arms(
         gains_of: the gradients at the heads of the codebooks (:func:`~interp.steering.find.target_gradients`), from
             the texts that the means are of.
         layer: of the residual stream, such as ``r15``.
+        gate: of ``gated codes``.
+        said: a prompt with what is wanted in it.
     """
     codes = found.named(len(found), "added")
     others = random_codes(model, codebooks, codes, seed=seed)
@@ -166,9 +176,9 @@ def plan_arms(
     generator = torch.Generator().manual_seed(seed)
     random = {site: _random_direction(vector, generator) for site, vector in added.items()}
 
-    def adding(chosen: Sequence[WeightedCode]) -> AtDose:
+    def adding(chosen: Sequence[WeightedCode], when: str | None = None) -> AtDose:
         return lambda scale: attach(model, codebooks, read=False).edit(
-            *code_edits(chosen, "added", scale=scale), seed=seed
+            *code_edits(chosen, "added", scale=scale), seed=seed, when=when
         )
 
     def vectors(at_sites: Callable[[], Mapping[str, Tensor]]) -> AtDose:
@@ -182,6 +192,7 @@ def plan_arms(
 
     return (
         SteeringCondition("codes", adding(codes), SCALE),
+        SteeringCondition("gated codes", adding(codes, gate), 2 * SCALE),
         SteeringCondition(
             "mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0
         ),
@@ -193,6 +204,7 @@ def plan_arms(
         ),
         SteeringCondition("random codes", adding(others), SCALE),
         SteeringCondition("random vectors", vectors(lambda: random), RANDOM_DOSE),
+        SteeringCondition("prompt", lambda _scale: nullcontext(), 0.0, said),
     )
 
 

@@ -30,6 +30,7 @@ from interp.evaluation.steering_conditions import (
 )
 from interp.models import Model, hooked
 from interp.steering import AddCode, Topic, find_codes
+from interp.steering.continuations import continue_prompts, encode_prompts, surprise
 from interp.steering.find import EMPHASIS, target_gradients
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
@@ -80,7 +81,8 @@ def test_means_are_of_the_tokens_without_bos_and_padding(model):
 
 def planned(model, books, found) -> dict[str, SteeringCondition]:
     means = means_of_texts(model, [*books, "r1"], MARKED, PLAIN)
-    arms = plan_arms(model, books, found, means, lambda: gains(model, books), layer="r1", seed=0)
+    options = {"layer": "r1", "gate": "token:e", "said": lambda prompt: f"Z Z {prompt}", "seed": 0}
+    arms = plan_arms(model, books, found, means, lambda: gains(model, books), **options)
     return {arm.name: arm for arm in arms}
 
 
@@ -176,6 +178,27 @@ def test_cells_are_seeded_and_count_every_topics_words(model, arms):
     assert Cell(**cell.to_json()) == cell
     low, high = cell.interval("z")
     assert low - 1e-9 <= cell.rate("z") <= high
+
+
+def test_gated_codes_are_the_codes_where_the_gate_is_open(model, arms):
+    tokens, hook = tokenize(model, PLAIN[:1]).tokens, "blocks.1.attn.hook_z"
+    [text] = [model.tokenizer.decode(tokens[0, -1:])]
+    codes, gated = (adds(model, arms[name].at(2.0), hook) for name in ("codes", "gated codes"))
+    assert codes.any() and ("e" in text) == bool(gated.any())
+    assert not gated.any() or torch.equal(codes, gated)
+
+
+def test_a_prompt_that_says_it_is_judged_as_if_it_did_not(model, arms):
+    base = measure(model, [TOPIC], CONFIG)
+    cell = measure(model, [TOPIC], CONFIG, arm=arms["prompt"], topic="z", base=base)
+    asked = [f"Z Z {TOPIC.prompts[i % 2]}" for i in range(4)]
+    [*texts] = continue_prompts(model, asked, 5, temperature=CONFIG.temperature, seed=0)
+    last = continue_prompts(model, asked[:2], 5, temperature=CONFIG.temperature, seed=4)
+    new = [text.tokens for text in (*texts, *last)]
+    judged = surprise(model, encode_prompts(model, [TOPIC.prompts[i % 2] for i in range(6)]), new)
+    assert cell.perplexity == pytest.approx(float(np.exp(np.concatenate(judged).mean())), rel=1e-4)
+    assert cell.dose == 0 and not cell.tried and cell.example == TOPIC.prompts[0] + texts[0].text
+    assert cell.held["z"] == [TOPIC.is_in(text.text) for text in (*texts, *last)]
 
 
 @pytest.mark.parametrize("first", [0.01, 1.0, 50.0])
