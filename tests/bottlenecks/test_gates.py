@@ -1,11 +1,14 @@
 """A gated edit acts where its condition holds and nowhere else, token by token as on the whole prompt."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.store import Codebooks
+from interp.codesearch import Labels
 from interp.errors import InputError
 from interp.models import Model, load_model
 from interp.models.generate import generate
@@ -168,7 +171,22 @@ def test_a_gate_that_cannot_be_is_told_in_one_line_and_nothing_is_edited(model, 
         assert torch.equal(logits(model, tokens), model(tokens))
 
 
-def test_codebooks_without_labels_have_no_gate_by_label(books):
-    assert gate_of("a0.h1=3", books, [WeightedCode("m1", 4)]) == "a0.h1=3"
+def test_a_label_is_its_clearest_code_that_is_read_in_time(books, monkeypatch):
+    names = {"a0.h0": (0, 2), "a0.h1": (2, 2), "a1.h0": (4, 2)}
+    columns = {"text": [0, 1, 0, 1, 0, 1], "f1": [0.4, 0.9, 0.6, 0.2, 0.8, 1.0]}
+    labels = Labels(
+        {"texts": ["digits", "mixed"]}, names, {name: np.array(own) for name, own in columns.items()}
+    )
+    coded, early, late = (
+        Codebooks(None, {"sites": [*books]}, books),
+        [WeightedCode("m1", 4), WeightedCode("a0.h2", 1)],
+        "label:digits",
+    )
+    assert gate_of("a0.h1=3", coded, early) == "a0.h1=3" and gate_of(None, coded, early) is None
     with pytest.raises(InputError, match="no labels"):
-        gate_of("label:digits", books, [WeightedCode("m1", 4)])
+        gate_of(late, coded, early)
+    monkeypatch.setattr("interp.steering.request.labels_of", lambda _books: labels)
+    assert gate_of(late, coded, early) == "a0.h1=0"
+    assert gate_of(late, coded, early[:1]) == "a1.h0=0"
+    with pytest.raises(InputError, match="no code of that label"):
+        gate_of("label:letters", coded, early)

@@ -182,6 +182,16 @@ def test_the_clearest_are_named_and_different(labels):
     assert all(labels.of(*code).f1 == 1 for code in best)
 
 
+def test_the_codes_of_a_label_come_by_falling_f1(labels):
+    for text in ("digits", MIXED):
+        every = {(book, code) for book, (_, n) in labels.starts.items() for code in range(n)}
+        found = labels.codes(text)
+        assert set(found) == {one for one in every if labels.text(*one) == text} and found
+        scores = [labels.of(*one).f1 for one in found]
+        assert scores == sorted(scores, reverse=True)
+    assert labels.codes("digits")[0] == ("a7.h0", 0) and labels.codes("no such label") == []
+
+
 @pytest.mark.parametrize("damage", [b"", b"PAR1 no parquet PAR1"])
 def test_a_damaged_file_is_one_line(tmp_path, damage):
     path = tmp_path / "labels.parquet"
