@@ -7,16 +7,15 @@
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
 no topic. ``--development``: the topics by which it was chosen how codes are found, and where gated codes act.
-``--styles``: those of ``steering_styles.json``. ``--output-score``: of the codes found, only the share that brings up
-most what its vector says (:func:`output_scores`). ``--times`` and ``--variety``: how far a dose may go. Cells of other
-bounds or codes belong in a folder of their own. A cell is up to 18,000 tokens, its dose included: four to five minutes
-of one core.
+``--styles``: those of ``steering_styles.json``. ``--times`` and ``--variety``: how far a dose may go (cells of other
+bounds belong in a folder of their own). A cell is up to 18,000 tokens, its dose included: four to five minutes of one
+core.
 """
 
 import argparse
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,19 +26,15 @@ from rich.table import Table
 from torch import Tensor
 
 from interp.bench.plan import read_record, write_record
-from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, made_of, measure, steering_table
-from interp.evaluation.steering_conditions import ARMS, from_mean, means_of_texts, plan_arms
+from interp.evaluation.steering_conditions import ARMS, means_of_texts, plan_arms
 from interp.files import read_json
-from interp.models import Model, load_model, model_device, parse_site
-from interp.models.residual_writes import FinalNorm
+from interp.models import Model, load_model
 from interp.progress import bar
 from interp.steering import Topic, load_topic, topic_names
 from interp.steering.cache import FINDER, find_or_recall, identity
-from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.find import target_gradients
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
@@ -91,45 +86,6 @@ def style(name: str) -> Concept:
     return Concept(name, prompts=load_topic(topic_names()[0]).prompts, **texts, **kept)
 
 
-@torch.no_grad()
-def output_scores(
-    model: Model, books: Mapping[str, Bottleneck], found: CodeSet, prompts: tuple[str, ...], n: int = 10
-) -> np.ndarray:
-    """By how many nats each code raises, added alone, the n tokens that its own vector says most, in the mean over what
-    comes behind neutral prompts: as the output score of Arad, Mueller & Belinkov 2025 (arXiv 2505.20063), in log p.
-    """
-    codes, final = found.named(None, "added"), FinalNorm.of(model)
-    says = []
-    for site, code, _ in codes:
-        place = parse_site(site)
-        written = (
-            from_mean(books, site, code).to(model_device(model))
-            @ model.blocks[place.layer].attn.W_O[place.head]
-        )
-        says.append((final.norm.direction(written.float()) @ final.unembedding).topk(n).indices)
-    edits = [
-        edit
-        for row, one in enumerate(codes)
-        for edit in code_edits([one], "added", scale=4 * SCALE, rows=[row])
-    ]
-    total = torch.zeros(len(codes))
-    for ids in (tokenize(model, [prompt]).tokens for prompt in prompts):
-        plain = model(ids)[0, -1].log_softmax(-1)
-        with attach(model, books, read=False).edit(*edits):
-            steered = model(ids.expand(len(codes), -1))[:, -1].log_softmax(-1)
-        total += (steered - plain).gather(1, torch.stack(says)).mean(1)
-    return (total / len(prompts)).numpy()
-
-
-def best_by_output(
-    model: Model, books: Mapping[str, Bottleneck], found: CodeSet, one: Topic, share: float
-) -> CodeSet:
-    weighted = [code for code in found.codes if code.weight]
-    scores = output_scores(model, books, found, one.prompts[:12])
-    kept = np.sort(np.argsort(-scores)[: round(share * len(weighted))])
-    return replace(found, codes=tuple(weighted[i] for i in kept))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -137,7 +93,6 @@ def main() -> None:
     )
     parser.add_argument("--development", action="store_true", help="the topics of development")
     parser.add_argument("--styles", action="store_true", help="three styles in place of topics")
-    parser.add_argument("--output-score", type=float, metavar="SHARE", help="only so many of the codes found")
     parser.add_argument("--topics", help="to run [default: all]; words of all are counted")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help="to run")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
@@ -205,8 +160,6 @@ def _run(
             gains_of = partial(_gains, model, books, topic)
             # those that come with the package, if it is with its codebooks and their seed
             found = find_or_recall(model, books, topic.positive, topic.negative, seed=config.seed, stage=bar)
-            if given.output_score is not None:
-                found = best_by_output(model, books, found, topic, given.output_score)
             said = partial(_said, model, topic)
             options = {"layer": layer, "gate": topic.gate, "said": said, "seed": config.seed}
             planned.append(plan_arms(model, books, found, means, gains_of, **options))

@@ -1,0 +1,166 @@
+"""Which of the codes found should steer: by their effect on outputs, or as they are?
+
+    python benchmarks/steering_selection.py [--tokens 14] [--topics horse,rain]
+
+On the topics of development. From the codes that ``find_codes`` gives, half are taken by each of three rules: those
+whose own tokens they bring up most when added alone (:func:`output_scores`), those of most first-order effect on the
+target, and at random. All of them and each half are added, at doses, to texts that the plain model wrote. What is told
+is by how many nats the probability of the topic's words rises at the same KL(steered ‖ plain), in the mean over tokens.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from interp.activations.metric import kl_divergence
+from interp.bottlenecks.attach import attach
+from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.edits import WeightedCode, code_edits
+from interp.bottlenecks.store import Codebooks
+from interp.evaluation.steering_conditions import from_mean
+from interp.models import Model, load_model, parse_site
+from interp.models.generate import generate
+from interp.models.residual_writes import FinalNorm
+from interp.steering import Topic, load_topic
+from interp.steering.cache import find_or_recall
+from interp.steering.code_set import SCALE
+from interp.steering.continuations import encode_prompts
+from interp.steering.topics import development_topic_names
+
+DOSES = (0.6, 1.2, 2.4, 4.8, 9.6)
+AT = (0.3, 1.0)
+"""Nats of KL a token at which rises are compared."""
+DRAWS = 1000
+
+
+@torch.no_grad()
+def output_scores(
+    model: Model,
+    books: Mapping[str, Bottleneck],
+    codes: Sequence[WeightedCode],
+    prompts: Sequence[str],
+    n: int = 10,
+) -> np.ndarray:
+    """By how many nats each code raises, added alone, the n tokens that its own vector says most, in the mean over what
+    comes behind neutral prompts: the output score of Arad, Mueller & Belinkov 2025 (arXiv 2505.20063), in log p.
+    """
+    final, says = FinalNorm.of(model), []
+    for site, code, _ in codes:
+        place = parse_site(site)
+        written = from_mean(books, site, code) @ model.blocks[place.layer].attn.W_O[place.head].float()
+        says.append((final.norm.direction(written) @ final.unembedding).topk(n).indices)
+    edits = [
+        edit
+        for row, one in enumerate(codes)
+        for edit in code_edits([one], "added", scale=4 * SCALE, rows=[row])
+    ]
+    total = torch.zeros(len(codes))
+    for ids in encode_prompts(model, prompts):
+        tokens = torch.tensor([ids])
+        plain = model(tokens)[0, -1].log_softmax(-1)
+        with attach(model, books, read=False).edit(*edits):
+            steered = model(tokens.expand(len(codes), -1))[:, -1].log_softmax(-1)
+        total += (steered - plain).gather(1, torch.stack(says)).mean(1)
+    return (total / len(prompts)).numpy()
+
+
+@torch.no_grad()
+def curve(
+    model: Model,
+    books: Mapping[str, Bottleneck],
+    codes: Sequence[WeightedCode],
+    texts: Sequence[Tensor],
+    words: Tensor,
+) -> tuple[np.ndarray, np.ndarray]:
+    """KL and rise of the words' log probability of each text, [dose, text], in the mean over its new tokens."""
+    found = np.zeros((2, 1 + len(DOSES), len(texts)))
+    for number, (begin, tokens) in enumerate(texts):
+        plain = model(tokens[None])[0, begin - 1 :].log_softmax(-1)
+        # doses are rows
+        edits = [
+            edit
+            for row, dose in enumerate(DOSES)
+            for edit in code_edits(codes, "added", scale=dose, rows=[row])
+        ]
+        with attach(model, books, read=False).edit(*edits, positions=slice(begin - 1, None)):
+            steered = model(tokens.expand(len(DOSES), -1))[:, begin - 1 :].log_softmax(-1)
+        rise = steered[..., words].logsumexp(-1) - plain[:, words].logsumexp(-1)
+        found[0, 1:, number] = kl_divergence(steered, plain.expand_as(steered)).mean(-1)
+        found[1, 1:, number] = rise.mean(-1)
+    return found[0], found[1]
+
+
+def rise_at(kl: np.ndarray, rise: np.ndarray, at: float, rows: np.ndarray) -> float:
+    return float(np.interp(at, kl[:, rows].mean(1), rise[:, rows].mean(1), right=np.nan))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=14)
+    parser.add_argument("--topics", help="[default: all of development]")
+    given = parser.parse_args()
+    model = load_model()
+    books = Codebooks.from_pretrained("smollm2-135m-instruct-k1", model)
+    names = given.topics.split(",") if given.topics else development_topic_names()
+    console, rng = Console(width=150, highlight=False), np.random.default_rng(0)
+    texts = []
+    for ids in encode_prompts(model, load_topic(names[0]).prompts):
+        new = generate(model, torch.tensor([ids]), given.tokens, temperature=0.7, seed=len(texts))
+        texts.append((len(ids), new[0, :-1]))
+    draws = rng.integers(len(texts), size=(DRAWS, len(texts)))
+    curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for name in names:
+        for rule, codes in chosen(model, books, load_topic(name), rng).items():
+            curves.setdefault(rule, []).append(
+                curve(model, books, codes, texts, tokens_of(model, load_topic(name)))
+            )
+            rises = [rise_at(*curves[rule][-1], at, np.arange(len(texts))) for at in AT]
+            console.print(f"{name}: {rule}, {len(codes)} codes, {', '.join(f'{x:.2f}' for x in rises)}")
+    table = Table(
+        "codes", *(f"rise at KL {at:g}, nats" for at in AT), *(f"less all, at {at:g}" for at in AT), box=None
+    )
+
+    def told(rise: Callable[[np.ndarray], float], sign: str = "") -> str:
+        low, high = np.quantile([rise(rows) for rows in draws], [0.025, 0.975])
+        return f"{rise(np.arange(len(texts))):{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+    for rule, own in curves.items():
+
+        def mean(rows: np.ndarray, at: float, own: list = own) -> float:
+            return float(np.mean([rise_at(*one, at, rows) for one in own]))
+
+        cells = [told(lambda rows, at=at: mean(rows, at)) for at in AT]
+        cells += [told(lambda rows, at=at: mean(rows, at) - mean(rows, at, curves["all"]), "+") for at in AT]
+        table.add_row(rule, *cells)
+    console.print(table)
+
+
+def chosen(
+    model: Model, books: Mapping[str, Bottleneck], topic: Topic, rng: np.random.Generator
+) -> dict[str, list[WeightedCode]]:
+    found = find_or_recall(model, books, topic.positive, topic.negative)
+    codes, half = found.named(None, "added"), len(found) // 2
+    scores = output_scores(model, books, codes, topic.prompts[:8])
+    by_output = [codes[i] for i in np.argsort(-scores)[:half]]
+    at_random = [codes[i] for i in rng.permutation(len(codes))[:half]]
+    # they come by falling effect
+    return {
+        "all": codes,
+        "half by output score": by_output,
+        "half by effect": codes[:half],
+        "half at random": at_random,
+    }
+
+
+def tokens_of(model: Model, topic: Topic) -> Tensor:
+    """First tokens of the topic's words, with a space in front."""
+    return torch.tensor(sorted({model.tokenizer(f" {word}").input_ids[0] for word in topic.words}))
+
+
+if __name__ == "__main__":
+    main()
