@@ -23,6 +23,11 @@ import torch  # noqa: E402
 
 # before anything of interp: what is imported while a module with checked shapes is loaded is compiled anew
 import transformer_lens  # noqa: E402, F401
+from jaxtyping import install_import_hook  # noqa: E402
+
+from tests import shapes  # noqa: E402
+
+install_import_hook("interp", "tests.shapes.first_calls")
 
 from interp.models import Model, load_model  # noqa: E402
 from tests.chromium import chromium  # noqa: E402, F401 - a fixture of several files
@@ -52,10 +57,11 @@ def _group(item: pytest.Item) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _anew() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    shapes.checked.clear()
 
 
 @pytest.fixture(scope="session")

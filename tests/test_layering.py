@@ -6,6 +6,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from interp.activations.metric import kl_divergence
+
 ROOT = Path(__file__).parent.parent
 ORDER = (
     *("prompts", "tasks", "models", "planted", "text", "activations", "bottlenecks", "training", "scores"),
@@ -123,3 +129,8 @@ def test_lists_help_and_tasks_load_nothing_heavy():
         [sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_shapes_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError):
+        kl_divergence(torch.zeros(2, 3), torch.zeros(2, 4))
