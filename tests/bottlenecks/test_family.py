@@ -352,29 +352,9 @@ def test_kinds_are_fitted_at_sites_kept_and_trained(kind, tiny_model, tmp_path):
     text = "\n\n".join(f"Once there was a number {n}, and it was followed by {n + 1}." for n in range(300))
     (tmp_path / "text.txt").write_text(text)
     source, options = str(tmp_path / "text.txt"), {"steps": 20} if kind in ("fsq", "gumbel") else {}
-    books = fit_codebooks(
-        model,
-        ["a0", "m1"],
-        source,
-        tmp_path / "books",
-        n_tokens=600,
-        context=16,
-        kind=kind,
-        bits=4,
-        options=options,
-    )
+    asked = {"n_tokens": 600, "context": 16, "kind": kind, "bits": 4, "options": options}
+    books, again = (fit_codebooks(model, ["a0", "m1"], source, tmp_path / "books", **asked) for _ in range(2))
     assert {book.kind for book in books.values()} == {kind}
-    again = fit_codebooks(
-        model,
-        ["a0", "m1"],
-        source,
-        tmp_path / "books",
-        n_tokens=600,
-        context=16,
-        kind=kind,
-        bits=4,
-        options=options,
-    )
     assert all(torch.equal(again[site].codes, books[site].codes) for site in books)
     config = TrainConfig(objective="local", batch_size=8)
     if kind == "prototypes":
