@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def make_index(folder: Path, book: Codebook, n: int, n_books: int, n_codes: int, k: int) -> None:
-    rng = np.random.default_rng(0)
+    rng, n = np.random.default_rng(0), n // CONTEXT * CONTEXT
     places = [(i // HEADS, i % HEADS) for i in range(n_books)]
     books = tuple(Book(f"a{a}.h{h}", f"a{a}", h, h, n_codes, k) for a, h in places)
     layout = Layout(books, n)
@@ -76,7 +77,12 @@ def make_index(folder: Path, book: Codebook, n: int, n_books: int, n_codes: int,
     gathered.similarity[:] = gathered.margin
     request = {
         "model": {"spec": None},
-        "books": {"fingerprint": codebooks_fingerprint({"a0": book}), "folder": None, "sites": ["a0"]},
+        "books": {
+            "fingerprint": codebooks_fingerprint({"a0": book}),
+            "folder": None,
+            "sites": ["a0"],
+            "configs": {"a0": asdict(book.config)},
+        },
         "text": {"spec": "synthetic", "split": "train"},
         "error_term": True,
     }

@@ -16,6 +16,7 @@ import datetime
 import importlib.util
 import json
 import os
+import pickle
 import platform
 import socket
 import time
@@ -217,19 +218,21 @@ class _Meter:
 
 
 class _Worker:
-    """The actor: one process with a desk of its own."""
+    """The actor: one process with a desk of its own, unpacked once it is known to fit."""
 
-    def __init__(self, desk: Any, version: str, folder: str, threads: int) -> None:
-        self.desk, self.unfit = desk, ""
+    def __init__(self, desk: bytes, version: str, folder: str, threads: int) -> None:
+        self.desk, self.unfit = None, ""
         try:
             os.chdir(folder)
         except OSError:
             self.unfit = f"there is no folder {folder}: workers need storage that all machines share"
         if version != __version__:
             self.unfit = f"it has interp {__version__}, and the caller {version}: install the same everywhere"
-        import torch
-
-        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(
+            threads
+        )  # before torch is imported, with the desk or the first job
+        if not self.unfit:
+            self.desk = pickle.loads(desk)
 
     def do(self, job: Job) -> _Done:
         if self.unfit:
@@ -257,7 +260,7 @@ def _on_ray(
         return
     with _cluster(workers) as ray:
         make = ray.remote(_Worker).options(num_cpus=workers.cpus, num_gpus=workers.gpus)
-        most = _places(ray, workers)
+        packed, most = ray.cloudpickle.dumps(desk), _places(ray, workers)
         idle: list[_Actor] = []
         busy: dict[Any, tuple[_Actor, Job]] = {}
         tries: Counter[str] = Counter()
@@ -266,7 +269,7 @@ def _on_ray(
         try:
             while jobs or busy:
                 while jobs and (idle or len(busy) < most):
-                    new = None if idle else make.remote(desk, __version__, os.getcwd(), workers.cpus)
+                    new = None if idle else make.remote(packed, __version__, os.getcwd(), workers.cpus)
                     actor = idle.pop() if new is None else _Actor(new)
                     job = _next(jobs, actor.place)
                     actor.place = job.place
@@ -305,11 +308,14 @@ def _on_ray(
 def _next(jobs: deque[Job], place: tuple[str, ...]) -> Job:
     """Take the first of those jobs for which most is loaded already."""
 
-    def loaded(at: int) -> int:
-        pairs = zip(jobs[at].place, place, strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(jobs[at].place), len(place)))
-
-    best = max(range(len(jobs)), key=loaded)  # the first of equals
+    best, most = 0, -1
+    for at, job in enumerate(jobs):
+        pairs = zip(job.place, place, strict=False)
+        loaded = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(job.place), len(place)))
+        if loaded > most:  # the first of equals
+            best, most = at, loaded
+        if loaded == len(place):
+            break
     job = jobs[best]
     del jobs[best]
     return job

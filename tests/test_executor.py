@@ -37,7 +37,8 @@ class Desk:
         if n < 0:
             raise InputError(f"{n}: it must not be negative")
         write_json(folder / f"{n}.json", n**2)
-        return {"n": n, "process": os.getpid(), "loaded": list(self.loaded)}
+        threads = os.environ.get("OMP_NUM_THREADS")
+        return {"n": n, "process": os.getpid(), "loaded": list(self.loaded), "threads": threads}
 
     def once_fatal(self, mark: Path, how: str, _told) -> str:
         """Fails when it is run for the first time."""
@@ -112,41 +113,37 @@ def test_without_ray_or_a_cluster_it_is_one_line(monkeypatch):
 def test_workers_leave_the_same_files_load_little_and_tell_what_jobs_say(tmp_path):
     for folder, workers in (("here", SERIAL), ("there", RAY)):
         (tmp_path / folder).mkdir()
-        jobs, steps, said = squares(tmp_path / folder, range(8)), [], []
-        found = [
-            result for _, result in run(Desk(), jobs, workers=workers, advance=steps.append, say=said.append)
-        ]
-        assert sum(steps) == 80 and sorted(said) == [f"at {n}" for n in range(8)]
+        jobs, steps, said = squares(tmp_path / folder, range(-1, 8)), [], []
+        options = {"workers": workers, "advance": steps.append, "say": said.append}
+        results = {job.name: result for job, result in run(Desk(), jobs, **options)}
+        assert sum(steps) == 90 and sorted(said) == [f"at {n}" for n in range(-1, 8)]
+        refused = results.pop("square -1")
+        assert isinstance(refused, InputError) and "-1" in str(refused)
     assert contents(tmp_path / "here") == contents(tmp_path / "there") != {}
+    found = list(results.values())
     assert sorted(result["n"] for result in found) == list(range(8))
     processes = {result["process"] for result in found}
     assert 1 <= len(processes) <= 2 and os.getpid() not in processes
     assert all(len(result["loaded"]) <= 2 for result in found), "a worker goes on with what it has loaded"
-    [(_, refused)] = run(Desk(), squares(tmp_path, [-1]), workers=RAY)
-    assert isinstance(refused, InputError) and "-1" in str(refused)
+    assert {result["threads"] for result in found} == {"1"}
 
 
 @on_ray
-@pytest.mark.parametrize("how", ["killed", "full"])
-def test_a_job_whose_worker_dies_or_disk_is_full_is_done_by_another(tmp_path, how):
-    jobs = deque([Job("frail", Desk.once_fatal, (tmp_path / "mark", how)), *squares(tmp_path, range(4))])
-    log = tmp_path / "log.jsonl"
-    found = {job.name: result for job, result in run(Desk(), jobs, workers=RAY, log=log)}
-    assert found.pop("frail") == "done" and len(found) == 4
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    [failed] = [line for line in lines if "failure" in line]
-    assert failed["job"] == "frail" and len(lines) == 6, "nothing but the job in hand was done twice"
-    assert ("worker died" if how == "killed" else "No space left on device") in failed["failure"]
-
-
-@on_ray
-def test_what_fails_every_time_is_named_when_all_else_is_done(tmp_path):
-    jobs = deque([Job("full", Desk.always_full), *squares(tmp_path, range(3))])
+def test_what_fails_once_is_done_by_another_worker_and_what_fails_always_is_named_in_the_end(tmp_path):
+    once = [Job(how, Desk.once_fatal, (tmp_path / how, how)) for how in ("killed", "disk full")]
+    jobs = deque([*once, Job("always full", Desk.always_full), *squares(tmp_path, range(4))])
+    log, found = tmp_path / "log.jsonl", {}
     with pytest.raises(
-        JobsFailedError, match=r"1 jobs failed 3 times.*full: .*No space left on device"
+        JobsFailedError, match=r"1 jobs failed 3 times.*always full: .*No space left on device"
     ) as error:
-        list(run(Desk(), jobs, workers=RAY))
-    assert "\n" not in str(error.value) and len(contents(tmp_path)) == 3
+        found.update((job.name, result) for job, result in run(Desk(), jobs, workers=RAY, log=log))
+    assert "\n" not in str(error.value) and len(contents(tmp_path)) == 4
+    assert len(found) == 6 and found["killed"] == found["disk full"] == "done"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    failed = {line["job"]: line["failure"] for line in lines if "failure" in line}
+    assert failed.keys() == {"killed", "disk full", "always full"}
+    assert len(lines) == 6 + 2 + 3, "nothing but the job in hand was done twice"
+    assert "worker died" in failed["killed"] and "No space left on device" in failed["disk full"]
 
 
 @on_ray

@@ -7,7 +7,7 @@ import pytest
 
 from interp import find_circuit
 from interp.errors import InputError
-from interp.executor import SERIAL, Shard, Workers
+from interp.executor import Shard, Workers
 from interp.runs.run import Run
 from interp.runs.sweep import Sweep, run_sweep, stability
 from interp.tasks import write_prompt_file
@@ -30,28 +30,38 @@ def file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize(
-    "workers", [SERIAL, pytest.param(Workers("ray"), marks=[pytest.mark.ray])], ids=["here", "ray"]
-)
-def test_runs_are_those_of_single_discoveries_and_are_kept(file, tmp_path, workers, request):
-    if not workers.serial:
-        request.getfixturevalue("ray_cluster")
+def test_runs_are_those_of_single_discoveries_and_are_kept(file, tmp_path):
     sweep, options = Sweep.load(file)
     cells = sweep.cells(options)
-    rows = run_sweep(cells, tmp_path / "out", workers=workers)
+    rows = run_sweep(cells, tmp_path / "out")
     assert [(row["task"], row["seed"]) for row in rows] == [
         (task, seed) for task in WANTED["tasks"] for seed in (0, 1)
     ]
     for row in rows:
         alone = find_circuit(row["task"], row["task"], method="attribution", seed=row["seed"], **options)
-        found = Run.load(tmp_path / "out" / row["folder"])
-        assert found.model_dump(exclude={"seconds"}) == alone.model_dump(exclude={"seconds"})
+        assert found_in(tmp_path / "out", row) == alone.model_dump(exclude={"seconds"})
         assert row["heads"] == [head.site for head in alone.circuit.heads] != []
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/run.json")}
-    assert run_sweep(cells, tmp_path / "out", workers=workers) == rows
+    assert run_sweep(cells, tmp_path / "out") == rows
     assert {path: path.stat().st_mtime_ns for path in made} == made and len(made) == 4
     [first, _] = stability(rows)
     assert first["heads"] == {"a0.h3": 2, "a1.h1": 2, "a2.h4": 2} and first["jaccard"] == 1.0
+
+
+def found_in(folder: Path, row: dict) -> dict:
+    return Run.load(folder / row["folder"]).model_dump(exclude={"seconds"})
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_find_the_same(file, tmp_path):
+    sweep, options = Sweep.load(file)
+    cells = sweep.cells(options)
+    here = run_sweep(cells, tmp_path / "here")
+    there = run_sweep(cells, tmp_path / "there", workers=Workers("ray"))
+    assert there == here and all(row["heads"] for row in there)
+    for row in here:
+        assert found_in(tmp_path / "there", row) == found_in(tmp_path / "here", row)
 
 
 def test_shards_are_gathered_by_the_command(file, command):

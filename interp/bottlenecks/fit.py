@@ -19,7 +19,10 @@ the same numbers.
 """
 
 import contextlib
+import os
+import platform
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -48,8 +51,9 @@ from interp.bottlenecks.store import (
     model_identity,
 )
 from interp.errors import InputError, check_fields, parse_field
+from interp.executor import SERIAL, Job, Shard, Told, Workers, run
 from interp.files import atomic_path, read_json, write_json
-from interp.models import Model, Site, expand_sites, hooked, model_device
+from interp.models import Model, OneModel, Site, expand_sites, hooked, model_device
 from interp.models.hooks import check_model
 from interp.models.partial_forward import starting_at
 from interp.progress import Stage, silent
@@ -394,11 +398,7 @@ def _fit(
             for site in here:
                 if site in todo:
                     found = stream.collect(site, placed, done) if config.sequential else seen.pop(site)
-                    try:
-                        _learn(books[site], found, device)
-                    except InputError as error:
-                        raise InputError(f"{site}: {error}") from None
-                    books[site]._save_pretrained(folder / str(site))
+                    _learn(books[site], site, found, folder, device)
                     done(n_batches)
                 else:
                     books[site] = Dictionary.from_pretrained(folder / str(site))
@@ -408,8 +408,108 @@ def _fit(
             stream.step()
 
 
-def _learn(book: Dictionary, batches: list[Tensor], device: torch.device) -> None:
-    """Fit to the vectors; then count on them how often each code is used."""
+class _Desk:
+    """A model, and texts that go through it as it is, layer by layer."""
+
+    def __init__(
+        self, models: OneModel, spec: str, tokens: Int[Tensor, "block pos"], folder: Path, batch_size: int
+    ) -> None:
+        self.models, self.spec, self.tokens, self.folder = models, spec, tokens, folder
+        self.batch_size = batch_size
+        self.stream: LayerStream | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"stream": None}
+
+    def at(self, layer: int) -> LayerStream:
+        """The texts at the entrance of a layer, in a folder of this process."""
+        if self.stream is None or self.stream.layer > layer:
+            own = self.folder / WORK / f"layers-{platform.node()}-{os.getpid()}"
+            model = self.models(self.spec)
+            self.stream = LayerStream(model, self.tokens, own, batch_size=self.batch_size, at_most=0)
+        while self.stream.layer < layer:
+            self.stream.advance({}, lambda _: None)
+            self.stream.step()
+        return self.stream
+
+    def fit(self, layer: int, sites: tuple[str, ...], config: FitConfig, told: Told) -> None:
+        """The books of one layer that an earlier process has not fitted."""
+        books = new_books(self.models(self.spec), sites, config)
+        todo = tuple(site for site in books if not (self.folder / str(site) / CONFIG_FILE).is_file())
+        if not todo:
+            return
+        stream = self.at(layer)
+        seen = stream.advance({}, lambda _: None, todo)
+        stream.step()
+        for i, site in enumerate(todo, 1):
+            _learn(books[site], site, seen.pop(site), self.folder, model_device(stream.model))
+            told.share(i / len(todo))
+
+
+def fit_parts(
+    model: Model,
+    sites: Sequence[str],
+    text: TextBlocks,
+    folder: Path,
+    config: FitConfig,
+    *,
+    batch_size: int = BATCH_SIZE,
+    workers: Workers = SERIAL,
+    shard: Shard | None = None,
+    stage: Stage = silent,
+) -> None:
+    """Fit independent books layer by layer, a shard its own layers; :func:`fit_codebooks` of the same gathers them.
+
+    Each worker or shard runs the texts through all layers before its last, once: what is shared out is the learning.
+
+    Args:
+        model: loaded by its spec, as workers load it anew.
+
+    Raises:
+        InputError: as of :func:`fit_codebooks`; books that know those before them; a model in memory alone.
+    """
+    if config.sequential:
+        raise InputError(
+            "books fitted behind the earlier ones wait for them: give --independent, or no workers nor shards"
+        )
+    books = new_books(model, sites, config)
+    request = _request(model, text, books, config, batch_size)
+    spec = request["model"]["spec"]
+    if spec is None:
+        raise InputError("a model in memory alone cannot be sent to workers: save it first")
+    if is_store(folder):
+        return
+    (folder / WORK).mkdir(parents=True, exist_ok=True)
+    _begin(folder, request)
+    layers: dict[int, list[str]] = {}
+    for site in books:
+        layers.setdefault(site.layer, []).append(str(site))
+    jobs = deque(
+        Job(f"layer {layer}", _Desk.fit, (layer, tuple(own), config), (spec,), len(own))
+        for i, (layer, own) in enumerate(sorted(layers.items()))
+        if shard is None or shard.takes(i)
+    )
+    models = OneModel(model, dtype=str(model.cfg.dtype).removeprefix("torch."))
+    desk = _Desk(models, spec, text.tokens, folder, batch_size)
+    log = folder / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
+    with stage(f"fitting {len(books)} sites", sum(job.steps for job in jobs)) as advance:
+        for _, found in run(desk, jobs, workers=workers, advance=advance, log=log):
+            if isinstance(found, InputError):
+                raise found
+
+
+def _learn(book: Dictionary, site: Site, batches: list[Tensor], folder: Path, device: torch.device) -> None:
+    """Fit to the vectors, count on them how often each code is used, and write the book."""
+    try:
+        _fit_to(book, batches, device)
+    except InputError as error:
+        raise InputError(f"{site}: {error}") from None
+    for batch in batches:
+        book.count_text(book.encode(batch.to(device)).ids)
+    book._save_pretrained(folder / str(site))
+
+
+def _fit_to(book: Dictionary, batches: list[Tensor], device: torch.device) -> None:
     size = sum(batch.numel() for batch in batches) * 4
     if size <= IN_MEMORY:
         book.to(device).fit(torch.cat(batches).to(device))
@@ -421,8 +521,6 @@ def _learn(book: Dictionary, batches: list[Tensor], device: torch.device) -> Non
     else:
         for shard in _shards(batches, book.config.n_codes * book.config.d_in * book.config.groups):
             book.to(device).partial_fit(shard.to(device))
-    for batch in batches:
-        book.count_text(book.encode(batch.to(device)).ids)
 
 
 def _shards(batches: list[Tensor], least: int) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,11 +13,15 @@ from interp.cli.options import (
     DEFAULT_MODEL,
     BlocksOption,
     Context,
+    CpusOption,
     DeviceOption,
     DtypeOption,
+    GpusOption,
     OverwriteOption,
+    ShardOption,
     SomeModelOption,
     TextOption,
+    WorkersOption,
     context_option,
     file_name,
     key_values,
@@ -25,6 +29,7 @@ from interp.cli.options import (
     numbers,
     request_of_command,
     seed_option,
+    where_to_run,
     whole_option,
 )
 from interp.cli.terminal import goes_on, suggest
@@ -101,6 +106,10 @@ def fit(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     batch_size: BlocksOption = 32,
+    workers: WorkersOption = "serial",
+    cpus_per_worker: CpusOption = 1,
+    gpus_per_worker: GpusOption = 0,
+    shard: ShardOption = None,
 ) -> None:
     """Fit one codebook per site, without gradients through the model; resumes where a killed run stopped."""
     from interp.files import check_folder, clear_folder
@@ -111,11 +120,12 @@ def fit(
     check_folder(folder, "codebooks")
 
     from interp.bottlenecks.base import radices
-    from interp.bottlenecks.fit import FitConfig, few_tokens, fit_codebooks, new_books
+    from interp.bottlenecks.fit import FitConfig, few_tokens, fit_codebooks, fit_parts, new_books
     from interp.models import load_model
     from interp.progress import bar
     from interp.text import load_text, open_sources
 
+    where, part = where_to_run(workers, cpus_per_worker, gpus_per_worker, shard, device)
     open_sources(data)  # a wrong name should not wait for the model
     config = FitConfig(
         n_codes=codes,
@@ -137,8 +147,14 @@ def fit(
         typer.echo(f"note     {told}")
     if overwrite:
         clear_folder(folder, "codebooks")
+    options: dict[str, Any] = {"batch_size": batch_size, "stage": bar}
     with goes_on(folder):
-        books = fit_codebooks(loaded, patterns, text, folder, config, batch_size=batch_size, stage=bar)
+        if part is not None or not where.serial:
+            fit_parts(loaded, patterns, text, folder, config, workers=where, shard=part, **options)
+        if part is not None:
+            typer.echo(f"shard {part} of {folder} is done; the same command without --shard gathers all")
+            return
+        books = fit_codebooks(loaded, patterns, text, folder, config, **options)
     typer.echo(
         f"fitted   {len(books.sites)} sites on {text.n_tokens} tokens of {text.spec} "
         f"({len(text.tokens)} blocks of {context}, {text.n_documents} documents)"
@@ -316,7 +332,10 @@ def train(
     device: DeviceOption = None,
     batch_size: BlocksOption = 8,
 ) -> None:
-    """Train codebooks with gradients; resumes where a killed run stopped."""
+    """Train codebooks with gradients; resumes where a killed run stopped.
+
+    torchrun --nproc-per-node N -m interp codebook train … shares each batch out among N processes.
+    """
     from interp.bottlenecks.store import MODEL_FOLDER, Codebooks, is_store
     from interp.files import check_folder, clear_folder
 
@@ -337,9 +356,10 @@ def train(
     folder = out or named.with_name(f"{named.name}-{objective}")
     check_folder(folder, "codebooks")
 
+    from interp.bottlenecks.processes import first, join_torchrun, wait, world
     from interp.models import load_model
     from interp.models.save import check_saveable
-    from interp.progress import bar
+    from interp.progress import bar, silent
     from interp.text import load_text, open_sources
     from interp.training import StepResult, TrainConfig, train_codebooks
     from interp.training.run import describe
@@ -362,6 +382,10 @@ def train(
     spec = model or (found.manifest["model"]["spec"] if found else DEFAULT_MODEL)
     if spec is None:
         raise InputError(f"{start} does not say which model it is of: name it with --model")
+    device = join_torchrun(device)
+    if found is None and world() > 1:
+        raise InputError("torchrun trains codebooks that are there: name the folder of fitted ones")
+    stage = bar if first() else silent
     loaded = load_model(spec, device=device)
     if objective == "joint":
         check_saveable(loaded)  # which should not wait for the text either
@@ -374,7 +398,7 @@ def train(
         f"from     {start}, {len(found.sites)} sites: {found.sites[0]} … {found.sites[-1]}, fitted on {fitted_on}"
     )
     length = context or found.manifest["text"]["context"]
-    text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=bar)
+    text = load_text(data, loaded, n_tokens=tokens, context=length, seed=seed, stage=stage)
     seen: list[tuple[int, float]] = []
 
     def watch(done: int, n_steps: int, result: StepResult) -> None:
@@ -385,10 +409,11 @@ def train(
             speed = f"  {(last - first) * batch_size * length / (now - then):.0f} tokens/s"
         typer.echo(f"step {done}/{n_steps}  {describe(result)}{speed}")
 
-    if overwrite:
+    if overwrite and first():
         clear_folder(folder, "codebooks")
+    wait()
     with goes_on(folder):
-        books = train_codebooks(loaded, found, text, folder, config, stage=bar, watch=watch)
+        books = train_codebooks(loaded, found, text, folder, config, stage=stage, watch=watch)
     read = len(text.tokens) // batch_size * batch_size * length  # what fills no batch is left out
     typer.echo(f"trained  {len(books.sites)} sites on {epochs} × {read} tokens of {text.spec}, {objective}")
     typer.echo(f"saved    {folder}")

@@ -16,6 +16,7 @@ step is drawn from a generator seeded by the run's seed and the number of the st
 state.
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.bottlenecks.dictionary import Dictionary
+from interp.bottlenecks.processes import first, share_of, wait, world
 from interp.bottlenecks.store import (
     MODEL_FOLDER,
     WORK,
@@ -160,7 +162,8 @@ def train_codebooks(
 
     A run that goes on repeats the losses of one that was never killed, on the same device and number of threads. In
     joint training ``model`` is finetuned where it is, and written into the folder; to go on where one was killed in the
-    same process, load it anew.
+    same process, load it anew. In processes of torchrun each step's batch is shared out among them
+    (:mod:`interp.bottlenecks.processes`); the first writes the folder, which all can read.
 
     Args:
         text: blocks of the split ``train``, or a spec of :mod:`interp.text.sources`, of which ``n_tokens`` are read in
@@ -197,6 +200,10 @@ def train_codebooks(
         )
     if config.objective == "joint":
         check_saveable(model)
+    if config.batch_size % world():
+        raise InputError(
+            f"batch_size {config.batch_size} on {world()} processes: it is of all of them, so give a multiple"
+        )
     request = _request(model, codebooks, books, text, config)
     if is_store(folder):
         found = Codebooks.from_pretrained(folder)
@@ -208,16 +215,22 @@ def train_codebooks(
     work = folder / WORK
     work.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(work / "lock", timeout=0):
-            begin_request(folder, request)
+        # the first of several processes holds it for all
+        with FileLock(work / "lock", timeout=0) if first() else contextlib.nullcontext():
+            if first():
+                begin_request(folder, request)
+            wait()
             checkpoints = Checkpoints(work / "checkpoints", request)
             same_start = bool((text.tokens[:, 0] == text.tokens[0, 0]).all())
             trainer = Trainer(model, books, config, n_steps, same_start=same_start)
             _train(trainer, text.tokens, checkpoints, folder, stage, watch)
             trainer.finish()
-            for blocks in refit_blocks(text.tokens, config):
-                refit_centroids(model, books, blocks, work, stage)
-            return _finish(trainer, folder, request)
+            if first():
+                for blocks in refit_blocks(text.tokens, config):
+                    refit_centroids(model, books, blocks, work, stage)
+                _finish(trainer, folder, request)
+            wait()
+            return Codebooks.from_pretrained(folder)
     except Timeout:
         raise InputError(f"{folder}: another process is training codebooks there") from None
 
@@ -240,7 +253,7 @@ def _train(
     with stage(f"training, {config.objective}", n_steps) as done:
         done(begin)
         for number in range(begin, n_steps):
-            batch = blocks[batch_of(number, len(blocks), config)]
+            batch = blocks[share_of(batch_of(number, len(blocks), config))]
             try:
                 result = trainer.step(number, batch.to(device))
             except InputError as error:
@@ -248,7 +261,7 @@ def _train(
             for name, values in history.items():
                 values.append(getattr(result, name))
             done(1, describe(result))
-            if (number + 1) % config.checkpoint_every == 0 or number + 1 == n_steps:
+            if first() and ((number + 1) % config.checkpoint_every == 0 or number + 1 == n_steps):
                 checkpoints.save(Checkpoint(number + 1, trainer.state(), history))
                 write_json(folder / HISTORY_FILE, history)
                 watch(number + 1, n_steps, result)
@@ -283,7 +296,7 @@ def _words(result: StepResult) -> Iterator[tuple[str, str]]:
     yield "dead", f"{result.dead:.1%}"
 
 
-def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> Codebooks:
+def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> None:
     for site, book in trainer.books.items():
         book._save_pretrained(folder / site)
     if trainer.weights:
@@ -291,7 +304,7 @@ def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> Codebook
         where = str((folder / MODEL_FOLDER).resolve())
         own = {**model_identity(trainer.model), "spec": where, "source": where, "revision": None}
         request = {**request, "model": own}
-    return Codebooks.finish(folder, request)
+    Codebooks.finish(folder, request)
 
 
 def _request(

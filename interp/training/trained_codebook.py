@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.bottlenecks import Codebook, Codes, Dictionary
 from interp.bottlenecks.base import NO_CODE, BottleneckConfig, count_codes
+from interp.bottlenecks.processes import averaged
 from interp.bottlenecks.wrapper import CodebookWrapper
 
 NO_PART = 1e-3
@@ -133,8 +134,10 @@ class TrainedCodebook(CodebookWrapper):
             error = self._compared(x.detach().float() - self._decoded.float()).reshape(shape)
             error = error.square().sum(-1).mean(-1)  # over the heads that share a book
             here = self._compared(x.detach().float()).reshape(shape)[:, :, 1:]
-            apart = (here - here.mean((1, 2, 3), keepdim=True)).square().sum(-1)
-            self._measure(apart.mean((1, 2, 3)).clamp(min=1e-12), error.detach()[:, :, 1:].mean((1, 2)))
+            # of the whole batch, where processes share it
+            apart = (here - averaged(here.mean((1, 2, 3), keepdim=True))).square().sum(-1).mean((1, 2, 3))
+            missed = error.detach()[:, :, 1:].mean((1, 2))
+            self._measure(averaged(apart).clamp(min=1e-12), averaged(missed))
             counted = error if self.joint else error[:, :, 1:]
             return (counted.mean((1, 2)) / self.variance).mean()
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.attach import Attached, attach
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.bottlenecks.processes import average_gradients, averaged, check_whole, gathered
 from interp.errors import InputError
 from interp.models import Model
 from interp.models.save import trained_weights
@@ -113,9 +114,11 @@ class Trainer:
         n_steps: of the whole run, which the step sizes follow.
         same_start: whether all texts begin with the same token, so that its codes can be held (frozen models).
 
+    Of several processes (:mod:`interp.bottlenecks.processes`) each gives :meth:`step` its share of the batch.
+
     Raises:
-        InputError: a book that does not fit its site, nested training of books that are right for one k only or have
-            one, a ``layer_norm_codebook``, or a model in float16, in which gradients vanish.
+        InputError: sharded weights, a book that does not fit its site, nested training of books that are right for one
+            k only or have one, a ``layer_norm_codebook``, or a model in float16, in which gradients vanish.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class Trainer:
         same_start: bool = True,
     ) -> None:
         self.same_start = same_start
+        check_whole(model)
         if next(model.parameters()).dtype == torch.float16:
             raise InputError(
                 "a model in float16: most of the gradient is 0 there; load it in float32 or bfloat16"
@@ -167,7 +171,7 @@ class Trainer:
             book.counts.zero_()
 
     def step(self, number: int, tokens: Int[Tensor, "block pos"]) -> StepResult:
-        """The update of step ``number``, counted from 0, on a batch.
+        """The update of step ``number``, counted from 0, on a batch, or on this process's share of it.
 
         Raises:
             InputError: NaN or infinite activations or loss; nothing has been trained then.
@@ -190,6 +194,7 @@ class Trainer:
                 tensor.requires_grad_(False)
         if not math.isfinite(loss):
             raise InputError(f"the loss is {loss}")
+        average_gradients([*(book.codes for book in self.books.values()), *self.weights.values()])
         if frozen:
             for book in self._wrappers.values():
                 book.hold()
@@ -200,7 +205,7 @@ class Trainer:
             # a frozen parameter keeps its gradient, which is all the optimizer asks for
             self.model_optimizer.step()
         for site, ids in attached.ids.items():
-            self.books[site].count_text(ids)
+            self.books[site].count_text(gathered(ids.int()))
         self._replace(number + 1)
         explained = torch.stack([book.explained for book in self._wrappers.values()]).mean()
         return StepResult(loss, kl, ce, float(explained), self.dead, k)
@@ -291,9 +296,9 @@ class Trainer:
             loss = ce + self.config.mse_weight * error
             loss.backward()
         return (
-            float(loss.detach()),
-            None if kl is None else float(kl),
-            None if ce is None else float(ce.detach()),
+            float(averaged(loss.detach())),
+            None if kl is None else float(averaged(kl)),
+            None if ce is None else float(averaged(ce.detach())),
             attached,
         )
 
@@ -347,7 +352,7 @@ class Trainer:
         for site, book in self.books.items():
             # where one code is all of a vector, a new one is the vector that it is for
             book.replace_dead(
-                self._wrappers[site].x[:, 1:],
+                gathered(self._wrappers[site].x)[:, 1:],
                 self.optimizer,
                 generator=generator,
                 own_length=self.ks[site] == 1,

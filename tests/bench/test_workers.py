@@ -13,7 +13,6 @@ import pytest
 from interp.bench.plan import YARDSTICK
 from interp.bench.run import run_bench
 from interp.circuits.references import ExactEffects
-from interp.errors import InputError
 from interp.executor import Shard, Workers
 from interp.runs.measure import measure_reference
 from tests.bench.test_bench import TASK, files, plan
@@ -63,20 +62,6 @@ def test_a_method_that_is_run_cell_by_cell_has_a_job_for_each(serial):
     assert {left["method"] for left in result["skipped"]} == {"overlap"}
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_bench_on_workers_leaves_the_same_files(serial, tmp_path):
-    folder, wanted = serial
-    result = run_bench(plan(**PLAN), tmp_path, workers=RAY)
-    assert result == wanted
-    assert files(tmp_path) == files(folder)
-    assert sorted(jobs_in(tmp_path / "log.jsonl")) == sorted(jobs_in(folder / "log.jsonl"))
-    assert run_bench(plan(**PLAN), tmp_path, workers=RAY) == wanted
-    (tmp_path / "mine.json").write_text("{}")
-    with pytest.raises(InputError, match="mine.json"):
-        run_bench(plan(tasks=(TASK,), models=("mine.json",)), tmp_path, workers=RAY)
-
-
 def test_shards_of_a_bench_wait_for_references_and_are_gathered(serial, tmp_path):
     folder, wanted = serial
     both = [Shard(1, 2), Shard(2, 2)]
@@ -93,14 +78,6 @@ def test_shards_of_a_bench_wait_for_references_and_are_gathered(serial, tmp_path
     assert files(tmp_path) == files(folder)
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_reference_on_workers_is_the_same(reference, tmp_path):
-    found = measure_reference(TASK, TASK, **PAIRS, checkpoint=tmp_path / "parts", workers=RAY)
-    assert_same(found, reference, tmp_path)
-    assert len(list((tmp_path / "parts").iterdir())) >= 10
-
-
 def test_shards_of_a_reference_are_gathered_and_a_damaged_part_is_made_again(reference, tmp_path):
     options = PAIRS | {"checkpoint": tmp_path / "parts"}
     assert measure_reference(TASK, TASK, **options, shard=Shard(1, 2)) is None
@@ -113,45 +90,38 @@ def test_shards_of_a_reference_are_gathered_and_a_damaged_part_is_made_again(ref
     assert again == {damaged}
 
 
-SCRIPTS = {
-    "bench": "run_bench(plan(**PLAN), 'out', workers=Workers('ray'))",
-    "reference": f"""
-reference = measure_reference('{TASK}', '{TASK}', n=40, batch_size=4, checkpoint=Path('out'), workers=Workers('ray'))
-reference.save('out.safetensors')""",
-}
+SCRIPT = "from tests.bench.test_workers import *\nrun_bench(plan(**PLAN), 'out', workers=RAY)"
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("what", SCRIPTS)
-def test_a_killed_driver_goes_on_with_what_is_left(ray_cluster, serial, reference, tmp_path, what):
-    """A process of its own that finds the cluster by its address, killed in the middle, then started again."""
-    script = f"from tests.bench.test_workers import *\n{SCRIPTS[what]}"
+def test_a_bench_on_workers_leaves_the_same_files_and_goes_on_when_its_driver_is_killed(
+    ray_cluster, serial, tmp_path
+):
+    """By a process of its own that finds the cluster by its address, killed in the middle; then by this one."""
+    folder, wanted = serial
     environment = os.environ | ONE_THREAD | {"RAY_ADDRESS": ray_cluster, "PYTHONPATH": str(ROOT)}
-    log = tmp_path / ("out/log.jsonl" if what == "bench" else "out.log.jsonl")
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=tmp_path)
+    out, log = tmp_path / "out", tmp_path / "out/log.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], env=environment, cwd=tmp_path)
     while process.poll() is None and (not log.is_file() or len(jobs_in(log)) < 6):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    done = {*tmp_path.glob("out/*/*/n*.json"), *tmp_path.glob("out/*.safetensors")}
-    when = {path: path.stat().st_mtime_ns for path in done}
-    assert done
-    subprocess.run([sys.executable, "-c", script], env=environment, cwd=tmp_path, check=True)
-    assert {path: path.stat().st_mtime_ns for path in done} == when, "what was finished is not made again"
-    if what == "bench":
-        assert files(tmp_path / "out") == files(serial[0])
-    else:
-        assert_same(ExactEffects.load(tmp_path / "out.safetensors"), reference, tmp_path)
+    when = {path: path.stat().st_mtime_ns for path in out.glob("*/*/n*.json")}
+    assert when
+    assert run_bench(plan(**PLAN), out, workers=RAY) == wanted
+    assert {path: path.stat().st_mtime_ns for path in when} == when, "what was finished is not made again"
+    assert files(out) == files(folder)
+    assert set(jobs_in(log)) == set(jobs_in(folder / "log.jsonl"))
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster", "elsewhere")
-def test_the_command_line_sends_work_to_a_cluster_or_says_in_one_line_why_not(command):
-    words = ("reference", TASK, "-n", "8", "--batch-size", "4", "--out")
-    assert command(*words, "here.safetensors").code == 0
+def test_the_command_line_sends_work_to_a_cluster_or_says_in_one_line_why_not(command, reference):
+    words = ("reference", TASK, "-n", "40", "--batch-size", "4", "--out")
     assert command(*words, "there.safetensors", "--workers", "ray").code == 0
-    assert Path("there.safetensors").read_bytes() == Path("here.safetensors").read_bytes()
-    assert "same command without --shard" in command(*words, "parts.safetensors", "--shard", "1/2").out
+    assert_same(ExactEffects.load("there.safetensors"), reference, Path())
+    assert len(jobs_in(Path("there.log.jsonl"))) >= 10
+    assert "same command without --shard" in command(*words, "parts.safetensors", "--shard", "1/8").out
     for wrong, part in (
         (("--workers", "slurm"), "use serial, ray or ray://HOST:PORT"),
         (("--workers", "ray", "--gpus-per-worker", "2"), "the cluster has 2 CPU, 0 GPU"),

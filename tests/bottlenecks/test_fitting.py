@@ -12,12 +12,14 @@ from torch import Tensor
 from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
-from interp.bottlenecks.fit import FitConfig, LayerStream, few_tokens, fit_codebooks
+from interp.bottlenecks.fit import FitConfig, LayerStream, few_tokens, fit_codebooks, fit_parts
 from interp.bottlenecks.metric_codebook import output_map
 from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.errors import InputError
+from interp.executor import SERIAL, Shard, Workers
 from interp.models import Model, hooked, load_model, resolve_site
 from interp.text import TextBlocks, load_text
+from tests.command_line import tree
 
 SMALL = FitConfig(n_codes=12, k=2, selection="matching_pursuit")
 
@@ -138,6 +140,30 @@ def test_a_killed_fit_goes_on_with_smaller_batches(model, text, killed, whole):
     for site, book in whole[True].items():
         torch.testing.assert_close(found[site].codes, book.codes, rtol=1e-3, atol=1e-4)
     assert fit_codebooks(model, sites, text, part, SMALL, batch_size=32).manifest == found.manifest
+
+
+@pytest.mark.parametrize(
+    "workers", [SERIAL, pytest.param(Workers("ray"), marks=[pytest.mark.ray])], ids=["shards", "ray"]
+)
+def test_books_of_shards_and_workers_are_the_same_bytes(model, text, whole, tmp_path, workers, request):
+    if not workers.serial:
+        request.getfixturevalue("ray_cluster")
+    arguments = (model, ["heads", "mlps"], text, tmp_path, replace(SMALL, sequential=False))
+    if workers.serial:
+        with pytest.raises(InputError, match="give --independent, or no workers nor shards"):
+            fit_parts(*arguments[:-1], SMALL)
+        fit_parts(*arguments, batch_size=8, shard=Shard(2, 2))
+        assert {path.name for path in tmp_path.glob("[am]*")} == {"a1", "m1"}
+        made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("[am]*/*")}
+        fit_parts(*arguments, batch_size=8, shard=Shard(1, 2))
+        assert {path: path.stat().st_mtime_ns for path in made} == made
+    else:
+        fit_parts(*arguments, batch_size=8, workers=workers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LayerStream, "_run_until", None)  # what gathers runs no model
+        fit_codebooks(*arguments, batch_size=8)
+    found, wanted = (tree(folder) for folder in (tmp_path, whole[False].folder))
+    assert {name: found[name] for name in wanted} == wanted and len(wanted) > 8
 
 
 @pytest.fixture
