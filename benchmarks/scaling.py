@@ -1,10 +1,11 @@
-"""How what grows with the text grows: seconds at 10⁴ to 10⁷ synthetic tokens, and the slope between them.
+"""How what grows with the text grows: processor seconds at 10⁴ to 10⁷ synthetic tokens, and the slope between them.
 
-    python benchmarks/scaling.py
+    python benchmarks/scaling.py [--fit 1000000]
 
 One thread. Slopes are of log seconds over log tokens; 1 is linear. A queue of 10⁶ prompts is timed too.
 """
 
+import argparse
 import tempfile
 import time
 from collections import deque
@@ -26,9 +27,9 @@ CALLS = 1000
 
 
 def timed(do: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()
     do()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def vectors(shard: int) -> torch.Tensor:
@@ -63,9 +64,9 @@ def index(n: int) -> tuple[float, float, float]:
         ids = IdFile.create(Path(folder) / "ids.npy", layout)
         for block in ids.array:
             block[:] = rng.integers(N_CODES, size=block.shape, dtype=np.uint16)
-        begin, span = time.perf_counter(), span_of(layout)
+        begin, span = time.process_time(), span_of(layout)
         _, lists = count_and_list(ids, span)
-        finished = time.perf_counter() - begin
+        finished = time.process_time() - begin
         asked = min(timed(lambda: positions(ids, 1, 7, lists[N_CODES + 7], span)) for _ in range(3))
         return finished, asked, (ids.array.nbytes + lists.nbytes) / n / HEADS
 
@@ -78,15 +79,20 @@ def queue(n_prompts: int) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--fit", type=int, default=10**6, help="tokens to fit on, at most")
+    most = parser.parse_args().fit
     torch.set_num_threads(1)
     rows: dict[str, list[float]] = {name: [] for name in ("fit", "read", "finish", "ask", "bytes")}
     for n in SIZES:
-        found = dict(zip(rows, (fit(n), read(n), *index(n)), strict=True))
+        found = {"read": read(n), **dict(zip(("finish", "ask", "bytes"), index(n), strict=True))}
+        if n <= most:
+            found["fit"] = fit(n)
         for name, value in found.items():
             rows[name].append(value)
         print(n, {name: float(f"{value:.3g}") for name, value in found.items()}, flush=True)
     for name, values in rows.items():
-        slopes = np.diff(np.log10(values)) / np.diff(np.log10(SIZES))
+        slopes = np.diff(np.log10(values)) / np.diff(np.log10(SIZES[: len(values)]))
         print(f"{name:7} slopes {', '.join(f'{slope:.2f}' for slope in slopes)}")
     print({n: f"{1e6 * queue(n):.1f} µs a job" for n in (10**4, 10**5, 10**6)})
 

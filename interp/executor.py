@@ -218,9 +218,11 @@ class _Meter:
 
 
 class _Worker:
-    """The actor: one process with a desk of its own, unpacked once it is known to fit."""
+    """The actor: one process with a desk of its own."""
 
-    def __init__(self, desk: bytes, version: str, folder: str, threads: int) -> None:
+    def begin(self, desk: bytes, version: str, folder: str, threads: int) -> None:
+        """Unpack a desk, once this process is known to fit."""
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before the desk or a job imports torch
         self.desk, self.unfit = None, ""
         try:
             os.chdir(folder)
@@ -228,11 +230,11 @@ class _Worker:
             self.unfit = f"there is no folder {folder}: workers need storage that all machines share"
         if version != __version__:
             self.unfit = f"it has interp {__version__}, and the caller {version}: install the same everywhere"
-        os.environ["OMP_NUM_THREADS"] = str(
-            threads
-        )  # before torch is imported, with the desk or the first job
         if not self.unfit:
-            self.desk = pickle.loads(desk)
+            try:
+                self.desk = pickle.loads(desk)
+            except Exception as error:
+                self.unfit = f"it cannot unpack the work: {type(error).__name__}: {one_line(error)}"
 
     def do(self, job: Job) -> _Done:
         if self.unfit:
@@ -259,7 +261,6 @@ def _on_ray(
     if not jobs:
         return
     with _cluster(workers) as ray:
-        make = ray.remote(_Worker).options(num_cpus=workers.cpus, num_gpus=workers.gpus)
         packed, most = ray.cloudpickle.dumps(desk), _places(ray, workers)
         idle: list[_Actor] = []
         busy: dict[Any, tuple[_Actor, Job]] = {}
@@ -269,8 +270,10 @@ def _on_ray(
         try:
             while jobs or busy:
                 while jobs and (idle or len(busy) < most):
-                    new = None if idle else make.remote(packed, __version__, os.getcwd(), workers.cpus)
-                    actor = idle.pop() if new is None else _Actor(new)
+                    if not idle:
+                        idle.append(_Actor(_hire(ray, workers)))
+                        idle[-1].handle.begin.remote(packed, __version__, os.getcwd(), workers.cpus)
+                    actor = idle.pop()
                     job = _next(jobs, actor.place)
                     actor.place = job.place
                     busy[actor.handle.do.remote(job)] = (actor, job)
@@ -299,10 +302,21 @@ def _on_ray(
                         failed[job.name] = done.failure.splitlines()[-1]
                 yield job, done
         finally:
-            for actor in [*idle, *(actor for actor, _ in busy.values())]:
+            for actor, _ in busy.values():
                 ray.kill(actor.handle)
+            for actor in idle:
+                _dismiss(ray, actor.handle)
         if failed:
             raise JobsFailedError(failed, TRIES)
+
+
+def _hire(ray: Any, workers: Workers) -> Any:
+    """A new process; tests keep some, as most of what a short job costs is importing torch."""
+    return ray.remote(_Worker).options(num_cpus=workers.cpus, num_gpus=workers.gpus).remote()
+
+
+def _dismiss(ray: Any, worker: Any) -> None:
+    ray.kill(worker)
 
 
 def _next(jobs: deque[Job], place: tuple[str, ...]) -> Job:

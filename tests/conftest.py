@@ -40,14 +40,15 @@ torch.set_num_threads(1)  # two threads on two busy cores are many times slower 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With ``-n 2 --dist loadgroup --no-loadscope-reorder``: what takes long starts first, so that no process is
-    left alone with it; a file stays in one process, unless it groups its tests itself, and all that drives
-    Chromium in the same one."""
+    left alone with it; a file stays in one process, unless it groups its tests itself, all that drives Chromium in
+    the same one, and all that shares a cluster."""
     long = set()
     for item in items:
         if not item.get_closest_marker("xdist_group"):
-            group = "browser" if item.get_closest_marker("browser") else str(item.path)
+            marks = [name for name in ("browser", "ray") if item.get_closest_marker(name)]
+            group = marks[0] if marks else str(item.path)
             item.add_marker(pytest.mark.xdist_group(group))
-        if item.get_closest_marker("slow") or item.get_closest_marker("browser"):
+        if any(map(item.get_closest_marker, ("slow", "browser", "ray"))):
             long.add(_group(item))
     items.sort(key=lambda item: _group(item) not in long)
 
@@ -98,11 +99,22 @@ def smollm2() -> Model:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
-    """A Ray cluster of two workers on this machine, to which this process is connected; its address, for others."""
+    """A Ray cluster of two workers on this machine, to which this process is connected; its address, for others.
+
+    Workers stay for the next test, which gives them another desk: to import all that jobs need takes them longer than
+    the jobs. They take no place, so that a driver of another process has its own.
+    """
     import ray
 
+    from interp import executor
     from interp.executor import RAY_SETTINGS
 
+    free: list = []
+
+    def hire(ray, _workers):
+        return free.pop() if free else ray.remote(executor._Worker).options(num_cpus=0).remote()
+
+    executor._hire, executor._dismiss = hire, lambda _ray, worker: free.append(worker)
     folder = str(Path(tempfile.mkdtemp(prefix="r")))  # sockets have short names
     context = ray.init(num_cpus=2, object_store_memory=100_000_000, _temp_dir=folder, **RAY_SETTINGS)
     yield context.address_info["address"]

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
-from collections import deque
+import subprocess
+import sys
+import time
+from collections import Counter, deque
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,13 @@ class Desk:
         write_json(folder / f"{n}.json", n**2)
         threads = os.environ.get("OMP_NUM_THREADS")
         return {"n": n, "process": os.getpid(), "loaded": list(self.loaded), "threads": threads}
+
+    def slow_square(self, n: int, folder: Path, _told) -> None:
+        """Looks first whether it is done; leaves a note of each time that it was begun."""
+        if not (folder / f"{n}.json").exists():
+            (folder / f"{n}-{time.time_ns()}.begun").touch()
+            time.sleep(0.2)
+            write_json(folder / f"{n}.json", n**2)
 
     def once_fatal(self, mark: Path, how: str, _told) -> str:
         """Fails when it is run for the first time."""
@@ -144,6 +154,33 @@ def test_what_fails_once_is_done_by_another_worker_and_what_fails_always_is_name
     assert failed.keys() == {"killed", "disk full", "always full"}
     assert len(lines) == 6 + 2 + 3, "nothing but the job in hand was done twice"
     assert "worker died" in failed["killed"] and "No space left on device" in failed["disk full"]
+
+
+@pytest.mark.ray
+def test_what_a_killed_driver_had_done_is_not_done_again(ray_cluster, tmp_path):
+    """A process of its own that finds the cluster by its address, killed in the middle; then this one."""
+    script = (
+        "from tests.test_executor import *\n"
+        f"list(run(Desk(), deque(slow_squares(Path({str(tmp_path)!r}))), workers=RAY))"
+    )
+    environment = os.environ | {"RAY_ADDRESS": ray_cluster}
+    root = Path(__file__).parents[1]  # where workers find this file too
+    driver = subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=root)
+    while driver.poll() is None and len(contents(tmp_path)) < 4:
+        time.sleep(0.01)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    before = contents(tmp_path)
+    assert 4 <= len(before) < 30
+    list(run(Desk(), deque(slow_squares(tmp_path)), workers=RAY))
+    assert contents(tmp_path) == {f"{n}.json": f"{n**2}\n".encode() for n in range(30)}
+    begun = Counter(path.name.partition("-")[0] for path in tmp_path.glob("*.begun"))
+    assert len(begun) == 30 and begun.total() <= 30 + 2, "no more than the jobs in hand were begun twice"
+    assert all(begun[name.removesuffix(".json")] == 1 for name in before)
+
+
+def slow_squares(folder: Path) -> list[Job]:
+    return [Job(f"square {n}", Desk.slow_square, (n, folder)) for n in range(30)]
 
 
 @on_ray

@@ -1,11 +1,6 @@
 """A bench and a reference on workers and in shards: the same files as here, byte for byte, and nothing done twice."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +11,7 @@ from interp.circuits.references import ExactEffects
 from interp.executor import Shard, Workers
 from interp.runs.measure import measure_reference
 from tests.bench.test_bench import TASK, files, plan
-from tests.command_line import ONE_THREAD
 
-ROOT = Path(__file__).parents[2]
 RAY = Workers("ray")
 # one on the pool, one cell by cell, one that refuses four pairs
 METHODS = ("attribution", "random", "overlap")
@@ -62,6 +55,15 @@ def test_a_method_that_is_run_cell_by_cell_has_a_job_for_each(serial):
     assert {left["method"] for left in result["skipped"]} == {"overlap"}
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_bench_on_workers_leaves_the_same_files(serial, tmp_path):
+    folder, wanted = serial
+    assert run_bench(plan(**PLAN), tmp_path, workers=RAY) == wanted
+    assert files(tmp_path) == files(folder)
+    assert sorted(jobs_in(tmp_path / "log.jsonl")) == sorted(jobs_in(folder / "log.jsonl"))
+
+
 def test_shards_of_a_bench_wait_for_references_and_are_gathered(serial, tmp_path):
     folder, wanted = serial
     both = [Shard(1, 2), Shard(2, 2)]
@@ -90,36 +92,14 @@ def test_shards_of_a_reference_are_gathered_and_a_damaged_part_is_made_again(ref
     assert again == {damaged}
 
 
-SCRIPT = "from tests.bench.test_workers import *\nrun_bench(plan(**PLAN), 'out', workers=RAY)"
-
-
-@pytest.mark.ray
-def test_a_bench_on_workers_leaves_the_same_files_and_goes_on_when_its_driver_is_killed(
-    ray_cluster, serial, tmp_path
-):
-    """By a process of its own that finds the cluster by its address, killed in the middle; then by this one."""
-    folder, wanted = serial
-    environment = os.environ | ONE_THREAD | {"RAY_ADDRESS": ray_cluster, "PYTHONPATH": str(ROOT)}
-    out, log = tmp_path / "out", tmp_path / "out/log.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT], env=environment, cwd=tmp_path)
-    while process.poll() is None and (not log.is_file() or len(jobs_in(log)) < 6):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    when = {path: path.stat().st_mtime_ns for path in out.glob("*/*/n*.json")}
-    assert when
-    assert run_bench(plan(**PLAN), out, workers=RAY) == wanted
-    assert {path: path.stat().st_mtime_ns for path in when} == when, "what was finished is not made again"
-    assert files(out) == files(folder)
-    assert set(jobs_in(log)) == set(jobs_in(folder / "log.jsonl"))
-
-
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster", "elsewhere")
-def test_the_command_line_sends_work_to_a_cluster_or_says_in_one_line_why_not(command, reference):
+def test_the_command_line_sends_work_to_a_cluster_or_says_in_one_line_why_not(command):
     words = ("reference", TASK, "-n", "40", "--batch-size", "4", "--out")
     assert command(*words, "there.safetensors", "--workers", "ray").code == 0
-    assert_same(ExactEffects.load("there.safetensors"), reference, Path())
+    assert command(*words, "here.safetensors").code == 0
+    assert Path("there.safetensors").read_bytes() == Path("here.safetensors").read_bytes()
+    assert abs(ExactEffects.load("here.safetensors").effects()).max() > 0.1
     assert len(jobs_in(Path("there.log.jsonl"))) >= 10
     assert "same command without --shard" in command(*words, "parts.safetensors", "--shard", "1/8").out
     for wrong, part in (
