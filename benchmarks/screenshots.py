@@ -18,7 +18,7 @@ from tests.chromium import FLAGS, chromium_path
 
 WIDTHS, SCHEMES = (1280, 800), ("light", "dark")
 TALLEST = 4000
-STORY = "source=of+a+topic&topic=fire&temperature=0.7&random_baseline=true&prompt=One+day,+Tim+and+his+mom+went+to"
+ARMS = "beside=Difference+of+means&beside=Said+in+the+prompt"
 COMMANDS = {
     "ioi/run.json": "discover ioi -n 24",
     "ioi-attribution/run.json": "discover ioi -n 24 --method attribution",
@@ -39,7 +39,9 @@ class Picture:
 
 def _steer(page: Page) -> None:
     page.get_by_role("button", name="Steer", exact=True).click()
-    page.get_by_text("Perplexity").first.wait_for(timeout=120_000)
+    page.get_by_text("perplexity").nth(3).wait_for(timeout=120_000)
+    page.get_by_role("listbox", name="Tokens of Codes").locator(".token").nth(12).click()
+    page.get_by_text("at the token before").wait_for(timeout=120_000)
 
 
 def _ready(page: Page) -> None:
@@ -61,7 +63,7 @@ PICTURES = (
     Picture("circuit-edges", "/circuit?run=ioi&tab=Edges"),
     Picture("circuit-compared", "/circuit?run=ioi&tab=Compared&with=ioi-attribution"),
     Picture("circuit-report", "/circuit?run=ioi&tab=Report"),
-    Picture("steering", f"/steering?{STORY}", _steer),
+    Picture("steering", f"/steering?{ARMS}", _steer),
     Picture("evaluation", "/evaluation?bench=bench"),
     Picture("evaluation-codebooks", "/evaluation?show=Codebooks"),
     Picture("evaluation-machine", "/evaluation?show=Finite-state+machine"),

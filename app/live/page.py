@@ -12,9 +12,9 @@ from interp.app.live.token_codes import (
     read,
     shared,
 )
-from interp.app.live.token_strip import legend, picked, token_strip
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.labels import beside, called, labels
+from interp.app.widgets.token_strip import by_codes, legend, picked, token_strip
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL
 from interp.bottlenecks.store import Codebooks
@@ -82,7 +82,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
             st.session_state[chosen] = token
 
     codes = {place: reading.codes[place].ids[:, 0].tolist() for place in sites[site]}
-    token_strip(reading.pieces, codes, st.session_state[chosen], strip, take, stands_for)
+    token_strip(reading.pieces, by_codes(codes, stands_for), st.session_state[chosen], strip, take)
     if told := legend(codes, stands_for):
         st.html(told)
     st.caption(

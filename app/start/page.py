@@ -15,11 +15,6 @@ COUNTED = (
     ("codebooks", "set of codebooks", "sets of codebooks"),
     ("benches", "bench", "benches"),
 )
-FIRST = {
-    "source": "of a topic",
-    "topic": "fire",
-    "prompt": "One day, Tim and his mom went to",
-}
 PAGES = (
     (
         "live",
@@ -90,18 +85,16 @@ with st.container(border=True):
     st.fragment(state, run_every=POLL if waiting else None)()
     counts = [(len(run_store.folders(kind)), one, many) for kind, one, many in COUNTED]
     words = " · ".join(f"{n or 'no'} {one if n == 1 else many}" for n, one, many in counts)
-    st.caption(
-        f"In {plain(run_store.shown_path())}: {words}. Codebooks for the default model come with the package."
-    )
+    st.caption(f"In {plain(run_store.shown_path())}: {words}. The default model comes with codebooks.")
 with st.container(border=True):
     st.page_link("steering/page.py", label="**Steering**", icon=":material/tune:")
     st.markdown(
-        "Set, add or forbid codes while the model writes. Base and steered text appear side by side, with what every "
-        "token cost."
+        "Set, add or forbid codes while the model writes. Up to four texts appear side by side; click a token for what "
+        "else could have come, and go on from there."
     )
     # a button, since it is what a newcomer should click
     if st.button("Begin here: a story with fire in it", type="primary", icon=":material/arrow_forward:"):
-        st.switch_page("steering/page.py", query_params=FIRST)
+        st.switch_page("steering/page.py")
 for column, page in zip([*st.columns(2), *st.columns(2)], PAGES, strict=True):
     with column.container(border=True, height="stretch"):
         card(*page)

@@ -1,4 +1,4 @@
-"""How a comparison is shown: the texts beside each other, what each token cost, and how to have it again."""
+"""How texts are shown: beside each other, a token of one opened, what each token cost, and how to have all again."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,23 +6,33 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from interp.app.steering.job import NAMES, Show, Written
-from interp.app.steering.permalink import address
-from interp.app.widgets.tokens import marked, plain, visible
+from interp.app import engine
+from interp.app.steering.form import address
+from interp.app.steering.job import BESIDE, NAMES, Likely, Show, Step, Written, branch, look
+from interp.app.widgets.token_strip import Row, picked, token_strip
+from interp.app.widgets.tokens import STEERED, marked, plain, visible
 from interp.app.widgets.urls import code_pages
+from interp.bottlenecks.store import Codebooks
+from interp.errors import InputError
 from interp.report.plots import DIVERGENCE, SURPRISE, token_costs
 from interp.steering import CodeSet, SteeringRequest, WeightedCode
+from interp.steering.request import BASE
+from interp.steering.request import STEERED as CODES
 
 CURSOR = "▌"
 CODE = 320
 """Pixels: hundreds of codes make a long program."""
+MOST_BRANCHES = 4
+SHARE = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
+OPENED = "opened text", "opened token"
+"""Keys of the boxes that say which token is open."""
 
 
-def streaming(place: DeltaGenerator, random_baseline: bool) -> Show:
+def streaming(place: DeltaGenerator, beside: Sequence[str]) -> Show:
     """Cards for texts that are being written."""
-    names = [*NAMES.values()][: 3 if random_baseline else 2]
+    names = [NAMES[BASE], NAMES[CODES], *(name for name in BESIDE if name in beside)]
     spots = []
-    with place.container():
+    with place.container(key="arms writing"):
         for column, name in zip(st.columns(len(names)), names, strict=True):
             with column.container(border=True, height="stretch"):
                 st.markdown(f"**{name}**")
@@ -30,56 +40,171 @@ def streaming(place: DeltaGenerator, random_baseline: bool) -> Show:
     return lambda row, texts, marks, n_prompt: spots[row].html(marked(texts, marks, n_prompt, ends=CURSOR))
 
 
-def draw_costs(one: Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
-    """One number for each new token, the mean and the largest in words."""
-    if values is None or not len(values):
-        return
-    new = [visible(piece) for piece in one.pieces[one.n_prompt :]]
-    most = int(values.argmax())
-    st.caption(
-        f"{name}, nats: mean {values.mean():.2f}, largest {values[most]:.2f} at {plain(new[most])} ({most + 1})"
+@st.fragment
+def texts(
+    books: Codebooks, request: SteeringRequest, written: Sequence[Written], label: Callable[[str, int], str]
+) -> None:
+    """The texts beside each other and what was branched off them; everything that a click on a token changes."""
+    branches = st.session_state.setdefault("branches", [])
+    every = [*written, *branches]
+    number, at = (st.session_state.get(key) for key in OPENED)
+    if number is None or number >= len(every) or at is None or at >= len(every[number].text.tokens):
+        number, at = number if number is not None and number < len(every) else 1, None
+    st.session_state[OPENED[0]], st.session_state[OPENED[1]] = number, at
+    cards, boxes = st.container(key="arms"), st.container()
+    if at is not None:
+        try:
+            _open(books, request, written, every[number], at, label)
+        except InputError as error:
+            engine.say(error)
+    every = [*written, *branches]  # one may have come
+    for first in range(0, len(every), 4):
+        row = every[first : first + 4]
+        for i, (column, one) in enumerate(zip(cards.columns(len(row)), row, strict=True), first):
+            with column.container(border=True, height="stretch"):
+                _card(one, i, at if i == number else None)
+    left, right = boxes.columns([3, 2])
+    left.segmented_control(
+        "Look into",
+        range(len(every)),
+        format_func=lambda i: every[i].name,
+        required=True,
+        key=OPENED[0],
     )
-    figure = token_costs(new, values, colour, top)
-    st.plotly_chart(
-        figure,
-        theme="streamlit",
-        key=f"{name} in {one.name}",
-        alt=f"{name} of every new token of {one.name}, in nats",
+    new = every[number].pieces[every[number].n_prompt :]
+    right.selectbox(
+        "New token",
+        range(len(new)),
+        None,
+        format_func=lambda i: f"{i + 1} {visible(new[i])}",
+        key=OPENED[1],
+        placeholder="click one above",
     )
 
 
-def draw(texts: Sequence[Written]) -> None:
-    """The texts beside each other."""
+def _card(one: Written, number: int, at: int | None) -> None:
+    perplexity = "ended at once" if one.text.perplexity is None else f"perplexity {one.text.perplexity:.1f}"
+    moved = "" if one.divergence is None or not len(one.divergence) else f" · KL {one.divergence.mean():.2f}"
+    st.markdown(
+        f"**{one.name}**",
+        help="Perplexity of the new tokens under the model as it is; KL(this ‖ base) of the next token at each step, "
+        "nats, the mean.",
+    )
+    st.caption(perplexity + moved)
+    key = f"strip {number}"
+
+    def take() -> None:
+        token = picked(key)
+        if token is not None and one.n_prompt <= token < len(one.pieces):
+            st.session_state[OPENED[0]], st.session_state[OPENED[1]] = number, token - one.n_prompt
+
+    styles = ["opacity:.65" if i < one.n_prompt else STEERED * mark for i, mark in enumerate(one.marks)]
+    titles = ["codes edited here" * mark for mark in one.marks]
+    row = Row(f"Tokens of {one.name}", "", styles, [""] * len(styles), titles)
+    token_strip(one.pieces, [row], None if at is None else one.n_prompt + at, key, take, one.n_prompt)
+
+
+def _open(
+    books: Codebooks,
+    request: SteeringRequest,
+    written: Sequence[Written],
+    one: Written,
+    at: int,
+    label: Callable[[str, int], str],
+) -> None:
+    """A new token of a text: what else could have come, the codes there, and the way on from another token."""
+    base, codes = written[0].arm, written[1].arm
+    arm = codes if one.arm is base else one.arm
+    key = id(one), at
+    if st.session_state.get("look", (None,))[0] != key:
+        st.session_state["look"] = key, look(books, base, arm, one.text.tokens, at)
+    step: Step = st.session_state["look"][1]
+    chosen, before = (plain(visible(one.pieces[one.n_prompt + i])) for i in (at, at - 1))
+    st.markdown(f"**{chosen}** in *{one.name}*, {_set_by(one, at)}, behind {before}")
+    left, right = st.columns(2)
+    token = one.text.tokens[at]
+    with left:
+        st.dataframe(
+            [
+                {
+                    "next token": visible(other.text) + (" ←" if other.token == token else ""),
+                    "base": other.base,
+                    arm.name: other.arm,
+                }
+                for other in step.likely
+            ],
+            hide_index=True,
+            height=CODE,
+            key="likely",
+            column_config={"base": SHARE, arm.name: SHARE},
+        )
+    with right:
+        st.dataframe(_code_rows(step, label), hide_index=True, height=CODE, key="codes there")
+    _branch(request, base, one, at, [other for other in step.likely if other.token != token])
+
+
+def _set_by(one: Written, at: int) -> str:
+    """What made a new token, in words."""
+    if at == one.branched:
+        return "chosen by hand"
+    if one.arm.within is None:
+        return "as the model is" if one.divergence is None else "by what is said in front of the prompt"
+    edited = one.marks[one.n_prompt + at - 1]
+    return "with the edits of this text at the token before" if edited else "with no edit at the token before"
+
+
+def _code_rows(step: Step, label: Callable[[str, int], str]) -> list[dict[str, str]]:
+    """The codes as the token was chosen, those first that have another name than in the base, then those with one."""
+
+    def told(site: str, codes: Sequence[int]) -> str:
+        return ", ".join(
+            " ".join(filter(None, (str(code), label(site, code)))) for code in codes if code >= 0
+        )
+
+    rows = [
+        {
+            "site": site,
+            "code": told(site, mine),
+            "in the base": told(site, plain_ones) if mine != plain_ones else "",
+        }
+        for site, (plain_ones, mine) in step.codes.items()
+    ]
+    return sorted(rows, key=lambda row: row["in the base"] == "")
+
+
+def _branch(request: SteeringRequest, base, one: Written, at: int, others: Sequence[Likely]) -> None:
+    """Another token in the place of this one, and the text from there on."""
+    texts_of = {other.token: f"{visible(other.text)} {other.arm:.0%}" for other in others}
+    token = st.pills(
+        "Go on with another token",
+        texts_of,
+        format_func=lambda token: plain(texts_of[token]),
+        key=f"branch {id(one)} {at}",
+    )
+    place = st.empty()
+    if token is not None and st.button("Branch", icon=":material/fork_right:"):
+        show = lambda _row, texts, marks, n: place.html(marked(texts, marks, n, ends=CURSOR))  # noqa: E731
+        found = branch(request, base, one, at, token, show)
+        st.session_state["branches"][:] = [*st.session_state["branches"], found][-MOST_BRANCHES:]
+        place.empty()
+
+
+def draw_costs(texts: Sequence[Written]) -> None:
+    """What every token cost, in pictures and numbers."""
     tops = (
         max((text.text.surprise.max(initial=0) for text in texts), default=0),
         max((text.divergence.max(initial=0) for text in texts if text.divergence is not None), default=0),
     )
-    for column, one in zip(st.columns(len(texts)), texts, strict=True):
-        with column.container(border=True, height="stretch"):
-            perplexity = one.text.perplexity
-            st.markdown(f"**{one.name}**")
-            left, right = st.columns(2)
-            left.metric(
-                "Perplexity",
-                "ended at once" if perplexity is None else f"{perplexity:.1f}",
-                help="Of the new tokens under the model without steering.",
-            )
-            if one.divergence is not None and len(one.divergence):
-                right.metric(
-                    "KL per token",
-                    f"{one.divergence.mean():.2f}",
-                    help="KL(steered ‖ plain) of the next token at each step, nats, mean over the new tokens.",
-                )
-            st.html(marked(one.pieces, one.marks, one.n_prompt))
-            draw_costs(one, "Surprise of each new token", one.text.surprise, SURPRISE, tops[0])
-            draw_costs(one, "KL(steered ‖ plain) at each", one.divergence, DIVERGENCE, tops[1])
-    n_marked = max(sum(text.marks) for text in texts)
-    st.caption(
-        f"Marked: the {n_marked} tokens at which codes were edited as the model read them (it does not read the last "
-        "one it writes). Surprise is −log p of each new token under the model without steering; KL is how far the "
-        "codes moved the distribution that it was drawn from, at temperature 1."
-    )
-    with st.expander("Every new token in numbers"):
+    with st.expander("What each token cost"):
+        for column, one in zip(st.columns(len(texts)), texts, strict=True):
+            with column:
+                st.markdown(f"**{one.name}**")
+                _costs(one, "Surprise of each new token", one.text.surprise, SURPRISE, tops[0])
+                _costs(one, "KL from the base at each", one.divergence, DIVERGENCE, tops[1])
+        st.caption(
+            "Surprise is −log p of each new token under the model as it is, behind the same prompt; KL is how far the "
+            "distribution that it was drawn from was moved, at temperature 1."
+        )
         st.dataframe(
             [
                 {
@@ -98,11 +223,28 @@ def draw(texts: Sequence[Written]) -> None:
         )
 
 
+def _costs(one: Written, name: str, values: np.ndarray | None, colour: str, top: float) -> None:
+    """One number for each new token, the mean and the largest in words."""
+    if values is None or not len(values):
+        return
+    new = [visible(piece) for piece in one.pieces[one.n_prompt :]]
+    most = int(values.argmax())
+    st.caption(
+        f"{name}, nats: mean {values.mean():.2f}, largest {values[most]:.2f} at {plain(new[most])} ({most + 1})"
+    )
+    figure = token_costs(new, values, colour, top)
+    st.plotly_chart(
+        figure,
+        theme="streamlit",
+        key=f"{name} in {one.name}",
+        alt=f"{name} of every new token of {one.name}, in nats",
+    )
+
+
 def draw_code_set(
     code_set: CodeSet, used: Sequence[WeightedCode], books: str, label: Callable[[str, int], dict[str, str]]
 ) -> None:
     listed, page = code_set.listed(used), code_pages(books)
-    st.subheader("Codes found")
     st.caption(
         f"{len(listed)} of {len(code_set)} used, from {code_set.n_positive} texts with it and "
         f"{code_set.n_negative} without. "
@@ -132,10 +274,10 @@ def draw_code_set(
     )
 
 
-def draw_again(request: SteeringRequest, books: str) -> None:
-    """How to get the same texts again; ``books`` is what the codebooks that made them are called."""
+def draw_again(request: SteeringRequest, made: dict) -> None:
+    """How to get the texts of base and codes again, and by the link all that the form asked for."""
     st.subheader("Again")
     in_python, in_terminal, link = st.tabs(["In Python", "On the command line", "Link"])
     in_python.code(request.program(), language="python", wrap_lines=True, height=CODE)
     in_terminal.code(request.command(), language="bash", wrap_lines=True, height=CODE)
-    link.code(address(request, books), language=None, wrap_lines=True, height=CODE)
+    link.code(address(made), language=None, wrap_lines=True, height=CODE)

@@ -1,13 +1,15 @@
 """What the form of the page *Steering* says, and in one line what made the texts that are shown."""
 
+from urllib.parse import urlencode, urlsplit
+
 import streamlit as st
 
 from interp.app.widgets.tokens import plain
 from interp.report import wording
 from interp.steering import SteeringRequest
 
-BY_NAME, OF_TOPIC, OF_TEXTS = SOURCES = ("by name", "of a topic", "of texts")
-"""Where codes come from: written out, or found."""
+OF_TOPIC, OF_TEXTS, BY_NAME = SOURCES = ("of a topic", "of texts", "by name")
+"""Where codes come from: found, or written out."""
 SHORT = 60
 """Characters of a prompt."""
 _ALWAYS = (
@@ -15,13 +17,15 @@ _ALWAYS = (
     "source",
     "how",
     "prompt",
+    "beside",
+    "said",
+    "times",
     "positions",
     "fraction",
     "when",
     "tokens",
     "temperature",
     "seed",
-    "random_baseline",
     "chat",
 )
 _OF_SOURCE = {
@@ -34,7 +38,7 @@ _OF_POSITIONS = {"generated": ("begin",)}
 
 
 def settings() -> dict:
-    """The fields that are drawn, by key: others do nothing, and may hold what was left in them."""
+    """The fields that count, by key: others do nothing, and may hold what was left in them."""
     state = st.session_state
     keys = (
         *_ALWAYS,
@@ -43,6 +47,17 @@ def settings() -> dict:
         *_OF_POSITIONS.get(state.get("positions"), ()),
     )
     return {key: state.get(key) for key in keys}
+
+
+def address(made: dict) -> str:
+    """The address of a comparison, by its :func:`settings`: opened anywhere, the page has the same."""
+    given = {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in made.items()
+        if value not in (None, "", [])
+    }
+    here = urlsplit(st.context.url or "/steering")
+    return here._replace(query=urlencode(given, doseq=True), fragment="").geturl()
 
 
 def made_by(request: SteeringRequest, books: str) -> str:

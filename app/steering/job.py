@@ -1,34 +1,80 @@
-"""One comparison for the page *Steering*: a prompt continued without and with codes, as rows of one batch."""
+"""The texts of the page *Steering*: a prompt continued in up to four ways, one step looked into, a text branched off.
+
+What a request asks for is written as rows of one batch, so that the command line writes the same; a text with something
+said in its prompt, or with a vector added, is written by itself.
+"""
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Float
+import streamlit as st
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from interp.activations.metric import kl_divergence
 from interp.app import engine
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import pieces
-from interp.bottlenecks.attach import attach
+from interp.bottlenecks.attach import Attached, attach, groups_at
+from interp.bottlenecks.edits import CodeEdit, Where
 from interp.bottlenecks.store import Codebooks
+from interp.codesearch.layout import names_of_groups
 from interp.errors import InputError
-from interp.models import Model
-from interp.steering import CodeSet, SteeringRequest, find_codes
+from interp.evaluation.steering_conditions import means_of_texts, vector_books
+from interp.models import Model, model_device, resolve_site
+from interp.models.generate import generate
+from interp.steering import AddCode, CodeSet, SteeringRequest, find_codes
 from interp.steering.cache import keep, recall, request_key
-from interp.steering.continuations import Continuation, continue_prompts, encode_prompts, step_divergences
+from interp.steering.continuations import Continuation, encode_prompts
 from interp.steering.request import BASE, RANDOM, STEERED
 from interp.text.special import ends, first_token, until_end
 
-NAMES = {BASE: "Base", STEERED: "Steered", RANDOM: "Random codes"}
-"""What the conditions are called here."""
+NAMES = {BASE: "Base", STEERED: "Codes", RANDOM: "Random codes"}
+"""What the conditions of a request are called here."""
+MEANS, SAID = "Difference of means", "Said in the prompt"
+BESIDE = (NAMES[RANDOM], MEANS, SAID)
+"""What can stand beside base and codes, in the order in which it is written."""
+MOST_BESIDE = 2
+MEANS_TIMES = 3.5
+"""How many times a difference of means is added: about what the seven topics took (docs/evidence.md)."""
 MOST_PROMPT = 1000
 """Tokens: of more, what is drawn at each step takes longer than the model does."""
 SEED = 0
 """Of which texts choose codes that are found, and which judge them."""
+FOUND = ".found"
+"""Where codes that were found are kept, in the runs folder."""
 EVERY = 2
 """New tokens between two looks at what was written so far."""
+LIKELIEST = 6
+"""Tokens listed of a step, by each of two distributions."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How one of the texts is written.
+
+    Attributes:
+        prompt: token ids.
+        within: makes what the model runs within, where codes are read if ``read`` says so; None for the model as it is.
+        row: of a batch, that which the edits name.
+    """
+
+    name: str
+    prompt: list[int]
+    within: Callable[..., Attached] | None = None
+    row: int = 0
+
+    def at(self) -> Attached | None:
+        return None if self.within is None else self.within()
+
+    def rows(self, model: Model, new: Sequence[int]) -> Int[Tensor, "row pos"]:
+        """The text so far, in every row up to its own."""
+        return torch.tensor([[*self.prompt, *new]] * (self.row + 1), device=model_device(model))
 
 
 @dataclass(frozen=True)
@@ -39,26 +85,62 @@ class Written:
         pieces: the prompt's and the new tokens as text; BOS is among them only if codes were edited there.
         n_prompt: how many of them are the prompt.
         marks: at which of them codes were edited as the model read them.
-        divergence: KL(steered ‖ plain) at the step of each new token, nats; None without edits.
+        divergence: KL(this ‖ plain) at the step of each new token, nats; None for the base.
+        branched: the new token at which the text was gone on with by hand.
     """
 
     name: str
+    arm: Arm
     text: Continuation
     pieces: list[str]
     n_prompt: int
     marks: list[bool]
     divergence: Float[np.ndarray, " token"] | None
+    branched: int | None = None
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token that could come next, and its probability in the base and in the arm."""
+
+    token: int
+    text: str
+    base: float
+    arm: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the model held as it chose a token, in the base and in an arm, after the same words.
+
+    Attributes:
+        likely: the likeliest tokens and the one that was chosen, the arm's likeliest first.
+        codes: by site, heads apart, those of the base and those of the arm, the strongest first.
+    """
+
+    likely: list[Likely]
+    codes: dict[str, tuple[list[int], list[int]]]
 
 
 Show = Callable[[int, list[str], list[bool], int], None]
 """Is told a text's number, pieces of it, which of them codes were edited at, and how many are of the prompt."""
 
 
-def compare(books: Codebooks, request: SteeringRequest, show: Show) -> tuple[Written, ...]:
-    """Write the text of each condition, taking a turn at the model; ``show`` is told of each as far as it is written.
+def compare(
+    books: Codebooks,
+    request: SteeringRequest,
+    show: Show,
+    *,
+    vectors: Mapping[str, Tensor] | None = None,
+    times: float = MEANS_TIMES,
+    said: str | None = None,
+) -> tuple[Written, ...]:
+    """Write the text of each arm, taking a turn at the model; ``show`` is told of each as far as it is written.
 
     Args:
         request: of one prompt.
+        vectors: by site, what is added in another text, so many times.
+        said: what a further text has in front of its prompt.
 
     Raises:
         InputError: an unknown site or code, a prompt that is empty or too long, …
@@ -67,38 +149,158 @@ def compare(books: Codebooks, request: SteeringRequest, show: Show) -> tuple[Wri
     model = engine.model()
     ids = _prompt_ids(model, request)
     conditions = request.conditions(model, books)
-    names = [NAMES[name] for name in conditions]
-    edits = [edit for row, codes in enumerate(conditions.values()) for edit in request.edits(codes, [row])]
-    where = {"positions": request.positions, "fraction": request.fraction, "seed": request.seed}
-    where["when"] = request.when
-    within = attach(model, books, read=False).edit(*edits, **where)
+    edits = [request.edits(codes, [row]) for row, codes in enumerate(conditions.values())]
+    edited = partial(_edited, model, books, request, len(ids))
+    arms = [
+        Arm(NAMES[name], ids, partial(edited, own) if own else None, row)
+        for row, (name, own) in enumerate(zip(conditions, edits, strict=True))
+    ]
+    together, alone = edited(sum(edits, [])), []
+    if vectors is not None:
+        both = {**books, **vector_books(model, vectors)}
+        added = [AddCode(site, 0, times) for site in vectors]
+        alone.append(Arm(MEANS, ids, partial(_edited, model, both, request, len(ids), added)))
+    if said is not None:
+        longer = replace(request, prompts=(f"{said.strip()} {request.prompts[0]}",))
+        alone.append(Arm(SAID, _prompt_ids(model, longer)))
     with engine.running():
+        new = _go_on(model, request, ids, arms, together, show)
+        for number, arm in enumerate(alone, len(arms)):
+            told = partial(_numbered, show, number)
+            new += _go_on(model, request, arm.prompt, [arm], arm.at(), told)
+        return tuple(
+            _written(model, request, arms[0], arm, tokens, ended=len(tokens) < request.n_tokens)
+            for arm, tokens in zip([*arms, *alone], new, strict=True)
+        )
 
-        def watch(tokens) -> None:
-            if (tokens.shape[1] - len(ids)) % EVERY == 1:
-                marks = within.edited_positions(*tokens.shape).tolist()
-                for row, name in enumerate(names):
-                    so_far = until_end(tokens[row, len(ids) :].tolist(), ends(model))
-                    edited = _edited(name, marks[row], len(ids) + len(so_far), ended=False)
-                    show(row, *_runs(model.tokenizer, ids, so_far, edited))
 
-        texts = continue_prompts(
+def branch(request: SteeringRequest, base: Arm, text: Written, at: int, token: int, show: Show) -> Written:
+    """A text up to a new token, another one in its place, and how the model goes on from there."""
+    begin = [*text.arm.prompt, *text.text.tokens[:at], token]
+    with engine.running() as model:
+        n_tokens = min(request.n_tokens, model.cfg.n_ctx - len(begin))
+        if n_tokens < 1:
+            raise InputError(f"a text of {len(begin)} tokens: the model reads no more")
+        asked = replace(request, n_tokens=n_tokens)
+        [new] = _go_on(model, asked, begin, [text.arm], text.arm.at(), show)
+        whole = [*begin[len(text.arm.prompt) :], *new]
+        return replace(
+            _written(model, request, base, text.arm, whole, ended=len(new) < n_tokens),
+            name=f"{text.arm.name}, from token {at + 1}",
+            branched=at,
+        )
+
+
+def look(books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int) -> Step:
+    """What the base and an arm held as new token number ``at`` of a text was chosen; two forward passes."""
+    with engine.running() as model:
+        (plain, before), (mine, after) = (_read(model, books, one, new[:at]) for one in (base, arm))
+        chosen = {*mine.topk(LIKELIEST).indices.tolist(), *plain.topk(LIKELIEST).indices.tolist(), new[at]}
+        likely = [
+            Likely(token, model.tokenizer.decode([token]), float(plain[token]), float(mine[token]))
+            for token in sorted(chosen, key=lambda token: -float(mine[token]))
+        ]
+    return Step(likely, {site: (codes, after[site]) for site, codes in before.items()})
+
+
+@torch.no_grad()
+def _read(
+    model: Model, books: Codebooks, arm: Arm, new: Sequence[int]
+) -> tuple[Float[Tensor, " vocab"], dict[str, list[int]]]:
+    """How likely each token is next, and the codes at the last one, by site."""
+    with attach(model, books) if arm.within is None else arm.within(read=True) as attached:
+        p = model(arm.rows(model, new))[arm.row, -1].float().softmax(-1).cpu()
+    codes = {}
+    for site in books:
+        ids = attached.ids[site][arm.row, -1]
+        own = ids.reshape(-1, ids.shape[-1]).tolist()
+        names = names_of_groups(site, groups_at(model, resolve_site(model, site), books[site]))
+        codes |= dict(zip(names, own, strict=True))
+    return p, codes
+
+
+def _edited(
+    model: Model,
+    books: Mapping,
+    request: SteeringRequest,
+    n_prompt: int,
+    edits: Sequence[CodeEdit],
+    *,
+    read: bool = False,
+) -> Attached:
+    """Edits at the request's positions behind a prompt of so many tokens, wherever it is taken up again."""
+    columns = Where(request.positions).columns(n_prompt)
+    return attach(model, books, read=read).edit(
+        *edits, positions=columns, fraction=request.fraction, seed=request.seed, when=request.when
+    )
+
+
+def _numbered(show: Show, number: int, _row: int, *told: object) -> None:
+    show(number, *told)
+
+
+def _go_on(
+    model: Model,
+    request: SteeringRequest,
+    begin: list[int],
+    arms: Sequence[Arm],
+    within: Attached | None,
+    show: Show,
+) -> list[list[int]]:
+    """The new tokens of each arm behind the same ones, written together."""
+    stops = ends(model)
+
+    def new(tokens: Tensor, arm: Arm) -> list[int]:
+        return until_end(tokens[arm.row, len(begin) :].tolist(), stops)
+
+    def watch(tokens: Tensor) -> None:
+        if (tokens.shape[1] - len(begin)) % EVERY == 1:
+            for number, arm in enumerate(arms):
+                so_far = new(tokens, arm)
+                marks = _marks(arm, within, len(begin) + len(so_far), ended=False)
+                show(number, *_runs(model.tokenizer, begin, so_far, marks))
+
+    with within or contextlib.nullcontext():
+        out = generate(
             model,
-            list(request.prompts) * len(names),
+            torch.tensor([begin] * (1 + max(arm.row for arm in arms)), device=model_device(model)),
             request.n_tokens,
-            within=within,
-            temperature=request.temperature,
             seed=request.seed,
-            chat=request.chat,
+            temperature=request.temperature,
             watch=watch,
         )
-        divergences = step_divergences(model, books, edits, ids, [text.tokens for text in texts], **where)
-        longest = len(ids) + max(len(text.tokens) for text in texts)
-        chosen = within.edited_positions(len(names), longest).tolist()
-        return tuple(
-            _written(model.tokenizer, ids, name, text, marks, found, request.n_tokens)
-            for (name, text, marks, found) in zip(names, texts, chosen, divergences, strict=True)
-        )
+    return [new(out, arm) for arm in arms]
+
+
+@torch.no_grad()
+def _written(
+    model: Model, request: SteeringRequest, base: Arm, arm: Arm, new: Sequence[int], *, ended: bool
+) -> Written:
+    """A text read once more, by the model as it is behind the base's prompt, and as it was written."""
+
+    def steps(one: Arm) -> tuple[Float[Tensor, "token vocab"], Attached | None]:
+        attached = one.at()
+        with attached or contextlib.nullcontext():
+            logits = model(one.rows(model, new))[one.row, len(one.prompt) - 1 : -1]
+        return logits.float().log_softmax(-1), attached
+
+    plain, _ = steps(base)
+    mine, attached = (plain, None) if arm is base else steps(arm)
+    surprise = -plain.gather(-1, torch.tensor(new, device=plain.device).long()[:, None])[:, 0]
+    marks = _marks(arm, attached, len(arm.prompt) + len(new), ended=ended)
+    tokenizer = model.tokenizer
+    # BOS is not what the user wrote: it is shown only if codes were edited there
+    begin = int(arm.prompt[0] == first_token(tokenizer) and not marks[0])
+    text = tokenizer.decode(new, skip_special_tokens=True)
+    return Written(
+        arm.name,
+        arm,
+        Continuation(request.prompts[0], text, tuple(new), surprise.cpu().numpy().astype(np.float64)),
+        pieces(tokenizer, [*arm.prompt, *new][begin:]),
+        len(arm.prompt) - begin,
+        marks[begin:],
+        None if arm is base else kl_divergence(mine, plain).cpu().numpy().astype(np.float64),
+    )
 
 
 def _prompt_ids(model: Model, request: SteeringRequest) -> list[int]:
@@ -116,9 +318,12 @@ def _prompt_ids(model: Model, request: SteeringRequest) -> list[int]:
     return ids
 
 
-def _edited(name: str, marks: list[bool], n: int, *, ended: bool) -> list[bool]:
-    """Of n tokens, those at which codes were edited: not of the base, nor the last one if it was not read any more."""
-    return [name != NAMES[BASE] and mark for mark in marks[: n if ended else n - 1]] + [False] * (not ended)
+def _marks(arm: Arm, within: Attached | None, n: int, *, ended: bool) -> list[bool]:
+    """Of n tokens, those at which codes were edited: not the last one if it was not read any more."""
+    if arm.within is None or within is None:
+        return [False] * n
+    marks = within.edited_positions(arm.row + 1, n)[arm.row].tolist()
+    return [*marks[:-1], marks[-1] and ended]
 
 
 def _runs(
@@ -134,33 +339,19 @@ def _runs(
     return found, marks, n_prompt
 
 
-def _written(
-    tokenizer,
-    prompt: list[int],
-    name: str,
-    text: Continuation,
-    marks: list[bool],
-    divergence: Float[np.ndarray, " token"],
-    n_tokens: int,
-) -> Written:
-    whole = [*prompt, *text.tokens]
-    marks = _edited(name, marks, len(whole), ended=len(text.tokens) < n_tokens)
-    # BOS is not what the user wrote: it is shown only if codes were edited there
-    begin = int(prompt[0] == first_token(tokenizer) and not marks[0])
-    return Written(
-        name,
-        text,
-        pieces(tokenizer, whole[begin:]),
-        len(prompt) - begin,
-        marks[begin:],
-        None if name == NAMES[BASE] else divergence,
-    )
+def difference_of_means(positive: tuple[str, ...], negative: tuple[str, ...]) -> dict[str, Tensor]:
+    """What contrastive activation addition adds in the middle of the model, by its site; read once a tab."""
+    key = engine.model_name(), positive, negative
+    if st.session_state.get("means", (None,))[0] != key:
+        with engine.running() as model:
+            site = f"r{model.cfg.n_layers // 2}"
+            means = means_of_texts(model, [site], positive, negative)
+        st.session_state["means"] = key, {site: means.difference(site)}
+    return st.session_state["means"][1]
 
 
-def find(
-    books: Codebooks, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str
-) -> CodeSet:
-    """The codes of some texts: looked up, or looked for once, taking a turn at the model.
+def known(made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str) -> CodeSet | None:
+    """The codes of some texts, if they were looked for before.
 
     The seed is always that of what comes with the package: another one for the texts that are written should neither
     cost a search nor steer by other codes.
@@ -169,15 +360,24 @@ def find(
         made_with: the identity of model and codebooks.
 
     Raises:
-        InputError: as :func:`~interp.steering.find`; what was kept is a link to another place.
+        InputError: what was kept is a link to another place.
     """
-    folder = engine.runs() / ".found"
-    run_store.check_inside(folder)
-    key = request_key(made_with, positive, negative, by, SEED)
-    if (known := recall(folder, key)) is not None:
-        return known
+    run_store.check_inside(engine.runs() / FOUND)
+    return recall(engine.runs() / FOUND, request_key(made_with, positive, negative, by, SEED))
+
+
+def find(
+    books: Codebooks, made_with: str, positive: tuple[str, ...], negative: tuple[str, ...], by: str
+) -> CodeSet:
+    """The same, looked for once, taking a turn at the model.
+
+    Raises:
+        InputError: as :func:`~interp.steering.find`, and as above.
+    """
+    if (there := known(made_with, positive, negative, by)) is not None:
+        return there
     with engine.running() as model:
         found = find_codes(model, books, positive, negative, by=by, seed=SEED, stage=engine.stage)
     with contextlib.suppress(OSError):  # a folder that cannot be written to costs only the time
-        keep(folder, key, found)
+        keep(engine.runs() / FOUND, request_key(made_with, positive, negative, by, SEED), found)
     return found

@@ -1,38 +1,43 @@
-"""Set codes while the model writes: base and steered side by side, with what each token cost."""
+"""A prompt continued by the model as it is, with its codes edited, and in other ways beside it; each token opens."""
+
+import contextlib
 
 import streamlit as st
 
 from interp import MOST_SEED
 from interp.app import engine
-from interp.app.steering.comparison import draw, draw_again, draw_code_set, streaming
-from interp.app.steering.form import BY_NAME, OF_TOPIC, SOURCES, made_by, settings
-from interp.app.steering.job import compare, find
-from interp.app.steering.presets import adds, offer
+from interp.app.steering.comparison import draw_again, draw_code_set, draw_costs, streaming, texts
+from interp.app.steering.form import BY_NAME, OF_TEXTS, OF_TOPIC, SOURCES, made_by, settings
+from interp.app.steering.job import (
+    BESIDE,
+    MEANS,
+    MEANS_TIMES,
+    MOST_BESIDE,
+    NAMES,
+    SAID,
+    compare,
+    difference_of_means,
+    find,
+    known,
+)
+from interp.app.steering.presets import named, worked
 from interp.app.widgets.codebook_picker import choose, made_with
 from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
-from interp.bottlenecks.edits import format_codes
 from interp.errors import InputError
-from interp.steering import SteeringRequest, load_topic, parse_codes, topic_names
+from interp.steering import CodeSet, SteeringRequest, WeightedCode, load_topic, parse_codes, topic_names
 from interp.steering.code_set import HOW, SCALE
 from interp.steering.find import RANKINGS
-from interp.steering.request import gate_of
+from interp.steering.request import RANDOM, gate_of
 from interp.steering.topics import load_presets, neutral_texts
 
-PROMPT = "Once upon a time, there was a little girl who"
+PROMPT = "One day, Tim and his mom went to"
+FIRST = "fire"
 
 
 def lines(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-
-
-def topics() -> list[str]:
-    try:
-        return topic_names()
-    except InputError as error:
-        engine.say(error)
-        return []
 
 
 def usual(source: str) -> tuple[str, float]:
@@ -45,150 +50,201 @@ def suit() -> None:
     st.session_state["how"], st.session_state["scale"] = usual(st.session_state["source"])
 
 
+def texts_with_and_without() -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """What codes and means are found from, as the form says."""
+    state = st.session_state
+    if source == OF_TOPIC and topic in topic_names():
+        chosen = load_topic(topic)
+        return chosen.positive, chosen.negative
+    if source == OF_TEXTS:
+        return lines(state.get("positive", "")), lines(state.get("negative", "")) or neutral_texts()
+    return None
+
+
+def used(code_set: CodeSet, how: str) -> list[WeightedCode]:
+    most = st.session_state.get("top_k") or len(code_set)
+    return code_set.named(min(most, len(code_set)), how)
+
+
+def list_codes(code_set: CodeSet | None, codes: list[WeightedCode]) -> None:
+    """The codes of the form by name, and how often they have worked."""
+    if told := named(codes, label):
+        st.caption(f"Codes: {plain(told)}.")
+    if source == OF_TOPIC and topic in presets:
+        worked(presets[topic], codes)
+    if code_set is not None:
+        with st.expander(f"All {len(codes)} codes"):
+            draw_code_set(code_set, codes, st.session_state["books"], beside(found))
+
+
 st.title("Steering")
-st.caption("The same prompt continued twice: by the model as it is, and with some of its codes edited.")
-folder, books = choose()
+st.caption("The same prompt continued by the model as it is, and with some of its codes edited.")
+left, right = st.columns([3, 2])
+with right:
+    folder, books = choose()
 found = labels(books)
 label = called(found)
 deepest = max(book.config.k for book in books.values())
 try:
-    offer(load_presets(made_with(folder, books)), label)
+    presets = {preset.name: preset for preset in load_presets(made_with(folder, books))}
+    topics = [*topic_names(), *(name for name in presets if name not in topic_names())]
 except InputError as error:
     engine.say(error)
-
-left, right = st.columns(2)
+    st.stop()
 source = left.radio("Which codes", SOURCES, horizontal=True, key="source", bind=IN_URL, on_change=suit)
+if source == OF_TOPIC:
+    topic = st.pills(
+        "Topic",
+        topics,
+        default=FIRST,
+        format_func=plain,
+        required=True,
+        key="topic",
+        bind=IN_URL,
+        label_visibility="collapsed",
+    )
+listing = st.container()
 usual_how, usual_scale = usual(source)
-how = right.radio(
-    "They are",
-    HOW,
-    HOW.index(usual_how),
-    horizontal=True,
-    key="how",
-    bind=IN_URL,
-    help="Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is added, as "
-    "often as its weight says. "
-    "Forbidden: the next best code is taken.",
-)
 with st.form("steer"):
-    prompt = st.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=80)
     if source == BY_NAME:
-        given = st.text_area(
-            "Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, a14.h0=3*0.5"
-        )
-    elif source == OF_TOPIC:
-        topic = st.selectbox("Topic", topics(), key="topic", bind=IN_URL)
-    else:
+        st.text_area("Codes", key="codes", bind=IN_URL, height=80, placeholder="a12.h3=417, a14.h0=3*0.5")
+    elif source == OF_TEXTS:
         left, right = st.columns(2)
-        with_it = left.text_area("Texts with it, one a line", key="positive", bind=IN_URL, height=150)
-        without_it = right.text_area(
+        left.text_area("Texts with it, one a line", key="positive", bind=IN_URL, height=150)
+        right.text_area(
             "Texts without it",
             key="negative",
             bind=IN_URL,
             height=150,
             placeholder="if empty: everyday sentences",
         )
-    if source != BY_NAME:
-        left, right = st.columns(2)
-        top_k = left.number_input(
-            "How many codes",
-            1,
-            None,
-            None,
-            key="top_k",
+    left, right = st.columns([3, 2])
+    prompt = left.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=80)
+    others = right.multiselect(
+        "Beside base and codes",
+        BESIDE,
+        key="beside",
+        bind=IN_URL,
+        max_selections=MOST_BESIDE,
+        placeholder="nothing else",
+        help="A difference of means is a vector added in the middle of the model. What is said stands in front of the "
+        "prompt. Random codes are as many at the same sites: what any codes would do.",
+    )
+    with st.expander("More"):
+        a, b, c, d = st.columns(4)
+        how = a.selectbox(
+            "Codes are",
+            HOW,
+            HOW.index(usual_how),
+            key="how",
             bind=IN_URL,
-            placeholder="all",
-            help="Of the codes found, how many are used, best first.",
+            help="Set: the head's code becomes this one. Added: how the code differs from its codebook's mean is "
+            "added, as often as its weight says. Forbidden: the next best code is taken.",
         )
-        by = right.selectbox("Ranked by", RANKINGS, key="by", bind=IN_URL)
-    a, b, c, d = st.columns(4)
-    scale, slots = 1.0, 1
-    if how == "added":
-        scale = a.number_input("Times", -100.0, 100.0, usual_scale, 0.05, key="scale", bind=IN_URL)
-    elif how == "set":
-        slots = a.number_input(
+        scale = b.number_input(
+            "Times",
+            -100.0,
+            100.0,
+            usual_scale,
+            0.05,
+            key="scale",
+            bind=IN_URL,
+            help="Of codes that are added.",
+        )
+        slots = c.number_input(
             "Slots",
             1,
             deepest,
             1,
             key="slots",
             bind=IN_URL,
-            help="Of a vector's k codes, how many become the code.",
+            help="Of codes that are set: how many of a vector's k codes become the code.",
         )
-    positions = b.selectbox("Positions", ["generated", "prompt", "all"], key="positions", bind=IN_URL)
-    begin = c.number_input(
-        "From new token",
-        1,
-        400,
-        1,
-        key="begin",
-        bind=IN_URL,
-        help="Of generated positions: the first new token that feels the codes.",
-    )
-    fraction = d.number_input(
-        "Fraction of tokens",
-        0.0,
-        1.0,
-        1.0,
-        0.1,
-        key="fraction",
-        bind=IN_URL,
-        help="Of those positions, drawn by the seed.",
-    )
-    when = st.text_input(
-        "Only where",
-        key="when",
-        bind=IN_URL,
-        placeholder="everywhere",
-        help="A gate: a12.h3=417, the code is there; token:REGEX, the token that is read matches; label:TEXT, the "
-        "clearest code of a label is there. A code can be asked for at the first edited site or before.",
-    )
-    a, b, c, d = st.columns(4)
-    n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
-    temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
-    seed = c.number_input(
-        "Seed",
-        0,
-        MOST_SEED,
-        0,
-        key="seed",
-        bind=IN_URL,
-        help="Of the texts, the fraction and the random codes; which codes are found does not change with it.",
-    )
-    random_baseline = d.toggle(
-        "Random baseline",
-        key="random_baseline",
-        bind=IN_URL,
-        help="A third text, with as many random codes at the same sites: what any codes would do.",
-    )
-    chat = d.toggle(
-        "Chat message",
-        key="chat",
-        bind=IN_URL,
-        help="Puts the prompt into the model's chat template.",
-    )
+        if source != BY_NAME:
+            d.number_input(
+                "How many codes",
+                1,
+                None,
+                None,
+                key="top_k",
+                bind=IN_URL,
+                placeholder="all",
+                help="Of the codes found, how many are used, best first.",
+            )
+            d.selectbox("Ranked by", RANKINGS, key="by", bind=IN_URL)
+        positions = a.selectbox("Positions", ["generated", "prompt", "all"], key="positions", bind=IN_URL)
+        begin = b.number_input(
+            "From new token",
+            1,
+            400,
+            1,
+            key="begin",
+            bind=IN_URL,
+            help="Of generated positions: the first new token that feels the codes.",
+        )
+        fraction = c.number_input(
+            "Fraction of tokens",
+            0.0,
+            1.0,
+            1.0,
+            0.1,
+            key="fraction",
+            bind=IN_URL,
+            help="Of those positions, drawn by the seed.",
+        )
+        when = d.text_input(
+            "Only where",
+            key="when",
+            bind=IN_URL,
+            placeholder="everywhere",
+            help="A gate: a12.h3=417, the code is there; token:REGEX, the token that is read matches; label:TEXT, the "
+            "clearest code of a label is there. A code can be asked for at the first edited site or before.",
+        )
+        n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
+        temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
+        seed = c.number_input(
+            "Seed",
+            0,
+            MOST_SEED,
+            0,
+            key="seed",
+            bind=IN_URL,
+            help="Of the texts, the fraction and the random codes; which codes are found does not change with it.",
+        )
+        times = a.number_input(
+            "Difference of means, times", -100.0, 100.0, MEANS_TIMES, 0.5, key="times", bind=IN_URL
+        )
+        usual_words = f"The following text is about {topic}." if source == OF_TOPIC else ""
+        said = b.text_input(SAID, key="said", bind=IN_URL, placeholder=usual_words) or usual_words
+        chat = c.toggle(
+            "Chat message", key="chat", bind=IN_URL, help="Puts the prompt into the model's chat template."
+        )
     pressed = st.form_submit_button("Steer", type="primary")
 
-asked = settings()
+asked, by = settings(), st.session_state.get("by", RANKINGS[0])
+given, code_set, codes = texts_with_and_without(), None, []
+if source == OF_TOPIC and given is None and topic in presets:
+    codes = parse_codes(presets[topic].codes)
+elif given is not None:
+    with contextlib.suppress(InputError):  # pressing Steer says it
+        code_set = known(made_with(folder, books), *given, by)
 # two places: in one and the same the last texts would stay below those that are being written
 writing, done = st.empty(), st.empty()
 if pressed:
-    st.session_state.pop("comparison", None)
-    shown = streaming(writing, random_baseline)
+    for name in ("comparison", "branches", "look"):
+        st.session_state.pop(name, None)
     try:
-        code_set = None
-        if source == BY_NAME:
-            codes = parse_codes(given)
-        else:
-            if source == OF_TOPIC:
-                chosen = load_topic(topic)
-                positive, negative = chosen.positive, chosen.negative
-            else:
-                positive, negative = lines(with_it), lines(without_it) or neutral_texts()
-            code_set = find(books, made_with(folder, books), positive, negative, by)
-            codes = code_set.named(min(top_k or len(code_set), len(code_set)), how)
+        if given is not None:
+            code_set = find(books, made_with(folder, books), *given, by)
+        elif source == BY_NAME:
+            codes = parse_codes(st.session_state["codes"])
+        if MEANS in others and given is None:
+            raise InputError(f"{MEANS}: its vector is of texts, choose codes {OF_TOPIC} or {OF_TEXTS}")
+        if SAID in others and not said.strip():
+            raise InputError(f"{SAID}: nothing, write it under More")
         if positions == "generated" and begin > 1:
             positions = f"generated:{begin}"
+        codes = codes if code_set is None else used(code_set, how)
         request = SteeringRequest(
             prompts=(prompt,),
             codes=tuple(codes),
@@ -202,27 +258,38 @@ if pressed:
             temperature=temperature,
             seed=seed,
             chat=chat,
-            random_baseline=random_baseline,
+            random_baseline=NAMES[RANDOM] in others,
             model=engine.model_name(),
             codebooks=str(folder),
         )
-        st.session_state["comparison"] = code_set, request, compare(books, request, shown), asked
+        written = compare(
+            books,
+            request,
+            streaming(writing, others),
+            vectors=difference_of_means(*given) if MEANS in others else None,
+            times=times,
+            said=said if SAID in others else None,
+        )
+        st.session_state["comparison"] = request, written, asked
     except InputError as error:
         engine.say(error)
     writing.empty()
+with listing:
+    if code_set is not None or codes:
+        list_codes(code_set, codes if code_set is None else used(code_set, how))
+    elif given is not None:
+        st.caption("Its codes are found when you press Steer: half a minute, once.")
 
 if "comparison" in st.session_state:
-    code_set, request, texts, made = st.session_state["comparison"]
-    named = made["books"]
+    request, written, made = st.session_state["comparison"]
     with done.container():
-        st.caption(made_by(request, named))
-        if told := adds(format_codes(request.codes), label):
-            st.caption(f"Codes: {plain(told)}.")
         if made != asked:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
-        draw(texts)
-        if code_set is not None:
-            draw_code_set(code_set, request.codes, named, beside(found))
-        draw_again(request, named)
+        texts(books, request, written, label)
+        st.caption(made_by(request, made["books"]))
+        if source == BY_NAME and (told := named(request.codes, label)):
+            st.caption(f"Codes: {plain(told)}.")
+        draw_costs(written)
+        draw_again(request, made)
 elif not pressed:
-    done.caption("Nothing steered yet: name codes, take a preset, or have codes found, and press Steer.")
+    done.caption("Nothing steered yet: press Steer.")

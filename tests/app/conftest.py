@@ -105,6 +105,12 @@ def html_of(app: AppTest) -> list[str]:
     return [body for body in bodies if not body.startswith("<style>")]
 
 
+def strips_of(app: AppTest) -> list[dict]:
+    """What the components that show tokens are given to draw."""
+    elements = app.get("bidi_component")
+    return [json.loads(element.proto.json or element.proto.mixed.json) for element in elements]
+
+
 def plain_html(body: str) -> str:
     return re.sub("<[^>]*>", "", body)
 

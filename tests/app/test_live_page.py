@@ -1,6 +1,5 @@
 """The page *Live text*: codes as the codebooks choose them, at every token and site."""
 
-import json
 import re
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from interp.app import engine
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.store import Codebooks
-from tests.app.conftest import array_of, asked, error_of, files_of, html_of, plot_of, text_of
+from tests.app.conftest import array_of, asked, error_of, files_of, html_of, plot_of, strips_of, text_of
 
 TEXT = "Mary had a store"
 
@@ -31,9 +30,8 @@ def expected(model, runs_with_books) -> dict[str, np.ndarray]:
 
 
 def _strip(app) -> dict:
-    """What the component is given to draw."""
-    [element] = app.get("bidi_component")
-    return json.loads(element.proto.json or element.proto.mixed.json)
+    [strip] = strips_of(app)
+    return strip
 
 
 def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page, runs_with_books, expected):
@@ -43,9 +41,9 @@ def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page,
     strip = _strip(app)
     [row] = strip["rows"]
     assert "".join(strip["pieces"]) == TEXT and strip["chosen"] == len(strip["pieces"]) - 1
-    assert row["name"] == "a1.h2" and row["codes"] == expected["a1"][:, 2, 0].tolist()
-    pairs = set(zip(row["colours"], row["codes"], strict=True))
-    assert len(pairs) == len(set(row["codes"])) == len(set(row["colours"]))
+    assert row["name"] == "a1.h2" and row["numbers"] == [str(code) for code in expected["a1"][:, 2, 0]]
+    pairs = set(zip(row["styles"], row["numbers"], strict=True))
+    assert len(pairs) == len(set(row["numbers"])) == len(set(row["styles"]))
 
     app.selectbox(key=f"token of {TEXT}").set_value(2).run()
     assert _strip(app)["chosen"] == 2
@@ -63,7 +61,8 @@ def test_tokens_are_coloured_by_their_codes_and_one_is_listed_at_all_sites(page,
     assert files_of(runs_with_books) == before
     # all heads of a layer at once
     app.selectbox(key="site").set_value("a0").run()
-    assert [row["codes"] for row in _strip(app)["rows"]] == expected["a0"][:, :, 0].T.tolist()
+    numbers = [[int(number) for number in row["numbers"]] for row in _strip(app)["rows"]]
+    assert numbers == expected["a0"][:, :, 0].T.tolist()
 
 
 def test_two_tokens_are_compared_site_by_site(page, expected):

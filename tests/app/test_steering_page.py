@@ -1,6 +1,5 @@
 """The page *Steering*: base and steered as the library makes them, and nothing it is given becomes markup."""
 
-import html
 import json
 import re
 import shlex
@@ -10,19 +9,25 @@ from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
+import torch
 
 from interp.app import engine
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import Codebooks
-from interp.steering import SetCode, parse_codes
+from interp.evaluation.steering_conditions import means_of_texts, vector_books
+from interp.models.generate import generate
+from interp.steering import AddCode, SetCode, parse_codes
 from interp.steering.cache import identity
 from interp.steering.code_set import SCALE
-from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences
+from interp.steering.continuations import continue_prompts, encode_prompts, step_divergences, surprise
 from interp.steering.request import random_codes
-from tests.app.conftest import array_of, error_of, files_of, html_of, plain_html, plot_of, press, text_of
+from tests.app.conftest import array_of, error_of, files_of, plot_of, press, strips_of, table_of, text_of
 
 CODES = "a0.h1=3, a1.h2=5"
-WORDS = ("to", "from", "in", "at", "by", "of")
+NEGATIVE = tuple(f"{word} the store" for word in ("to", "from", "in", "at", "by", "of"))
+POSITIVE = tuple(f"Z {text}" for text in NEGATIVE)
+ARMS = ("Base", "Codes", "Difference of means", "Said in the prompt")
 
 
 @pytest.fixture
@@ -36,6 +41,22 @@ def _press(app):
     return press(app, "Steer")
 
 
+def _judged(app) -> list[str]:
+    """What stands below the name of each text."""
+    return [caption.value for caption in app.caption if caption.value.startswith("perplexity")]
+
+
+def _choice(app, key: str):
+    """Pills or a segmented control."""
+    return next(choice for choice in app.get("button_group") if str(choice.key).startswith(key))
+
+
+def _open(app, text: int, token: int) -> None:
+    _choice(app, "opened text").set_value(text).run()
+    app.selectbox(key="opened token").set_value(token).run()
+    assert not app.exception
+
+
 def _measured(app) -> str:
     """The line on how often the preset worked."""
     [line] = [caption.value for caption in app.caption if "to the store" in caption.value]
@@ -44,7 +65,7 @@ def _measured(app) -> str:
 
 def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_books, model, capsys, command):
     before = files_of(runs_with_books)
-    app = page()
+    app = page(source="by name")
     assert "Nothing steered yet" in text_of(app)
     app.text_area(key="prompt").set_value("John went to")
     app.text_area(key="codes").set_value(CODES)
@@ -58,27 +79,25 @@ def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_boo
     assert base.tokens != steered.tokens
     ids = encode_prompts(model, ["John went to"])[0]
     _, divergence = step_divergences(model, books, edits, ids, [base.tokens, steered.tokens], seed=4)
-    assert [(metric.label, metric.value) for metric in app.metric] == [
-        ("Perplexity", f"{base.perplexity:.1f}"),
-        ("Perplexity", f"{steered.perplexity:.1f}"),
-        ("KL per token", f"{divergence.mean():.2f}"),
+    assert _judged(app) == [
+        f"perplexity {base.perplexity:.1f}",
+        f"perplexity {steered.perplexity:.1f} · KL {divergence.mean():.2f}",
     ]
     table = app.dataframe[0].value
-    assert table["text"].tolist() == ["Base"] * len(base.tokens) + ["Steered"] * len(steered.tokens)
+    assert table["text"].tolist() == ["Base"] * len(base.tokens) + ["Codes"] * len(steered.tokens)
     expected = np.concatenate([base.surprise, steered.surprise])
     np.testing.assert_allclose(table["surprise"].astype(float), expected, atol=1e-5)
-    mine = table[table["text"] == "Steered"]
+    mine = table[table["text"] == "Codes"]
     np.testing.assert_allclose(mine["KL"].astype(float), divergence, atol=1e-5)
     assert "".join(mine["token"]) == steered.text and table["KL"][table["text"] == "Base"].isna().all()
     assert len(app.get("plotly_chart")) == 3
     for number, values in enumerate((base.surprise, steered.surprise, divergence)):
         np.testing.assert_allclose(array_of(plot_of(app, number)["data"][0]["y"]), values, atol=1e-5)
     assert f"mean {divergence.mean():.2f}, largest {divergence.max():.2f} at " in text_of(app)
-    left, right = html_of(app)
-    assert "codes edited here" not in left
+    left, right = strips_of(app)
+    assert not any(left["rows"][0]["titles"])
     # the last token of the prompt and all new ones but the last
-    assert right.count("codes edited here") == 8 == len(steered.tokens)
-    assert "the 8 tokens at which" in text_of(app)
+    assert right["rows"][0]["titles"].count("codes edited here") == 8 == len(steered.tokens)
     # the Python that the page gives makes the same, and so does the command line
     exec(app.code[0].value, {})  # noqa: S102 - what the user is told to run
     assert f"{steered.perplexity}" in capsys.readouterr().out
@@ -98,22 +117,21 @@ def test_what_was_kept_elsewhere_is_neither_read_nor_written(open_page, runs_wit
 
 
 def test_the_link_of_a_comparison_has_everything(page, model, runs_with_books):
-    app = page()
+    app = page(source="by name")
     app.text_area(key="prompt").set_value("John & <Mary>?")
     app.text_area(key="codes").set_value(CODES)
     app.selectbox(key="positions").set_value("generated")
     app.text_input(key="when").set_value("token:[^a-z]")
     for key, value in (("begin", 3), ("fraction", 0.5), ("seed", 7)):
         app.number_input(key=key).set_value(value)
-    app.toggle(key="random_baseline").set_value(True)
+    app.multiselect(key="beside").set_value(["Random codes"])
     _press(app)
-    perplexities = [metric.value for metric in app.metric]
     assert "**Random codes**" in [markdown.value for markdown in app.markdown]
     other = page(**dict(parse_qsl(urlsplit(app.code[2].value).query)))
     assert other.text_area(key="prompt").value == "John & <Mary>?"
-    assert other.toggle(key="random_baseline").value
+    assert other.multiselect(key="beside").value == ["Random codes"]
     _press(other)
-    assert [metric.value for metric in other.metric] == perplexities
+    assert len(_judged(app)) == 3 and _judged(other) == _judged(app)
     assert other.code[0].value == app.code[0].value
 
     # and the library makes the same three texts
@@ -124,10 +142,10 @@ def test_the_link_of_a_comparison_has_everything(page, model, runs_with_books):
     where = {"positions": "generated:3", "fraction": 0.5, "seed": 7, "when": "token:[^a-z]"}
     within = attach(model, books, read=False).edit(*edits, **where)
     texts = continue_prompts(model, ["John & <Mary>?"] * 3, 8, within=within, seed=7)
-    strips = [html.unescape(plain_html(strip)) for strip in html_of(app)]
-    assert strips == [text.prompt + text.text for text in texts]
+    strips = strips_of(app)
+    assert ["".join(strip["pieces"]) for strip in strips] == [text.prompt + text.text for text in texts]
     marks = within.edited_positions(3, len(encode_prompts(model, ["John & <Mary>?"])[0]) + 8)[1, :-1]
-    assert html_of(app)[1].count("codes edited here") == int(marks.sum()) > 0
+    assert strips[1]["rows"][0]["titles"].count("codes edited here") == int(marks.sum()) > 0
 
 
 @pytest.fixture
@@ -146,33 +164,31 @@ def presets(model, runs_with_books, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.usefixtures("presets")
-def test_a_preset_fills_the_form_and_says_how_often_it_worked_as_it_was_measured(page):
-    app = page(source="of a topic", fraction="0.5", temperature="2", random_baseline="true")
-    assert [button.label for button in app.button] == ["to the store", r"\<b\>\*", "Steer"]
-    app.button[0].click().run()
-    assert not app.exception
-    assert app.radio(key="source").value == "by name" and app.radio(key="how").value == "added"
-    assert app.text_area(key="codes").value == "a1.h2=5*0.25,m0=2"
-    assert app.text_area(key="prompt").value == "Mary had"
-    numbers = {key: app.number_input(key=key).value for key in ("scale", "fraction", "temperature", "tokens")}
-    assert numbers == {"scale": 2.5, "fraction": 1.0, "temperature": 0.7, "tokens": 8}
+def test_a_preset_is_a_topic_that_says_how_often_it_worked_as_it_was_measured(page):
+    app = page(topic="to the store", prompt="Mary had", tokens="8")
+    assert app.selectbox(key="how").value == "added" and app.number_input(key="scale").value == SCALE
     for words in ("these codes 15 of 20", "without 1 of 20", "heads 2 of 20", "perplexities 14, 9 and 12"):
         assert words in _measured(app)
+    assert "other settings" not in _measured(app)
     _press(app)
-    assert not app.error and "how='added'" in app.code[0].value
+    assert not app.error and "parse_codes('a1.h2=5*0.25,m0=2')" in app.code[0].value
+    app.number_input(key="fraction").set_value(0.5)
+    _press(app)
+    assert "other settings" in _measured(app)
+    assert r"\<b\>\*" in _choice(app, "topic").options
 
 
 def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
-    app = page()
-    assert app.radio(key="how").value == "set"
+    app = page(source="by name")
+    assert app.selectbox(key="how").value == "set"
     app.radio(key="source").set_value("of texts").run()
-    assert app.radio(key="how").value == "added" and app.number_input(key="scale").value == SCALE
-    app.text_area(key="positive").set_value("\n".join(f"Z {word} the store" for word in WORDS))
-    app.text_area(key="negative").set_value("\n".join(f"{word} the store" for word in WORDS))
+    assert app.selectbox(key="how").value == "added" and app.number_input(key="scale").value == SCALE
+    app.text_area(key="positive").set_value("\n".join(POSITIVE))
+    app.text_area(key="negative").set_value("\n".join(NEGATIVE))
     app.number_input(key="top_k").set_value(2)
     _press(app)
     assert not app.error
-    table = app.dataframe[1].value
+    table = table_of(app, "precision")
     assert list(table.columns) == ["site", "code", "weight", "effect", "precision", "recall", "q", "page"]
     assert len(table) == 2 and table["page"][0] == f"/codes?code={table['site'][0]}={table['code'][0]}"
     codes = ",".join(f"{row.site}={row.code}*{row.weight}" for row in table.itertuples())
@@ -182,13 +198,99 @@ def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     before = files_of(runs_with_books)
     app.number_input(key="seed").set_value(3)  # of the texts: the codes stay those that were found
     _press(app)
-    assert files_of(runs_with_books) == before and len(app.dataframe[1].value) == 2
+    assert files_of(runs_with_books) == before and len(table_of(app, "precision")) == 2
     assert f"parse_codes('{codes}')" in app.code[0].value and "seed=3" in app.code[0].value
     kept.write_text("{", encoding="utf-8")
     _press(app)
     assert not app.error and files_of(runs_with_books)[str(kept)] != before[str(kept)]
     app.radio(key="source").set_value("by name").run()
-    assert app.radio(key="how").value == "set"
+    assert app.selectbox(key="how").value == "set"
+
+
+@pytest.fixture
+def four(page):
+    """Base, codes, a difference of means and something said in the prompt."""
+    fields = {
+        "positive": "\n".join(POSITIVE),
+        "negative": "\n".join(NEGATIVE),
+        "said": "All about Z.",
+        "times": "4",
+    }
+    app = page(source="of texts", prompt="John went to", top_k="2", **fields)
+    app.multiselect(key="beside").set_value(["Difference of means", "Said in the prompt"])
+    _press(app)
+    assert not app.error
+    return app
+
+
+def test_a_difference_of_means_and_a_prompt_stand_beside_the_codes(four, model):
+    strips = {name: "".join(strip["pieces"]) for name, strip in zip(ARMS, strips_of(four), strict=True)}
+    assert strips["Said in the prompt"].startswith("All about Z. John went to")
+    means = means_of_texts(model, ["r1"], POSITIVE, NEGATIVE)
+    vector = {"r1": means.difference("r1")}
+    within = attach(model, vector_books(model, vector), read=False).edit(AddCode("r1", 0, 4.0))
+    [moved] = continue_prompts(model, ["John went to"], 8, within=within)
+    assert strips["Difference of means"] == "John went to" + moved.text != strips["Base"]
+    assert f"perplexity {moved.perplexity:.1f} · KL" in _judged(four)[2]
+    # what is said counts for what it makes the model write, judged behind the same prompt
+    ids = encode_prompts(model, ["All about Z. John went to", "John went to"])
+    [written] = continue_prompts(model, ["All about Z. John went to"], 8)
+    [surprises] = surprise(model, ids[1:], [written.tokens])
+    assert strips["Said in the prompt"].endswith(written.text)
+    assert f"perplexity {np.exp(surprises.mean()):.1f} · KL" in _judged(four)[3]
+
+
+def test_a_token_that_is_opened_shows_what_could_have_come_and_the_codes_there(four, model, runs_with_books):
+    _open(four, 1, 3)
+    assert not four.exception
+    [_, strip, *_] = strips_of(four)
+    assert strip["chosen"] == strip["first"] + 3
+    likely = table_of(four, "next token", "base", "Codes")
+    codes = re.search(r"parse_codes\('([^']*)'\)", four.code[0].value)[1]
+    books = Codebooks.from_pretrained(runs_with_books / "books", model)
+    ids = encode_prompts(model, ["John went to"])[0]
+    edits = code_edits(parse_codes(codes), "added", scale=SCALE, rows=[1])
+    within = attach(model, books, read=False).edit(*edits)
+    texts = continue_prompts(model, ["John went to"] * 2, 8, within=within)
+    tokens = torch.tensor([[*ids, *texts[1].tokens[:3]]] * 2)
+    edited = attach(model, books).edit(*edits, positions=slice(len(ids) - 1, None))
+    with torch.no_grad(), edited as seen:
+        plain_p, p = model(tokens)[:, -1].softmax(-1)
+    best = p.argmax().item()
+    assert likely["Codes"][0] == pytest.approx(p[best].item()) and likely["base"][0] == pytest.approx(
+        plain_p[best].item()
+    )
+    chosen = likely[likely["next token"].str.endswith("←")]
+    assert chosen["Codes"].item() == pytest.approx(p[texts[1].tokens[3]].item())
+    there = table_of(four, "in the base").set_index("site")
+    assert len(there) == 10
+    for site, (mine, base) in {
+        "a1.h2": seen.ids["a1"][[1, 0], -1, 2],
+        "m1": seen.ids["m1"][[1, 0], -1],
+    }.items():
+        mine, base = (", ".join(map(str, row.tolist())) for row in (mine, base))
+        assert tuple(there.loc[site]) == (mine, base if mine != base else "")
+    assert "with the edits of this text at the token before" in text_of(four)
+
+
+def test_a_text_goes_on_from_another_token(four, model):
+    _open(four, 0, 2)
+    request, (base, *_), _ = four.session_state["comparison"]
+    before, tokens = strips_of(four)[0], base.text.tokens
+    other = next(one for one in four.session_state["look"][1].likely if one.token != tokens[2])
+    _choice(four, "branch").set_value(other.token).run()
+    press(four, "Branch")
+    [*_, strip] = strips_of(four)
+    first = strip["first"]
+    assert len(strips_of(four)) == 5 and strip["pieces"][: first + 2] == before["pieces"][: first + 2]
+    ids = [*encode_prompts(model, ["John went to"])[0], *tokens[:2], other.token]
+    own = generate(model, torch.tensor([ids]), 8, temperature=0.7, seed=request.seed)[0, len(ids) :].tolist()
+    assert "".join(strip["pieces"][first:]) == model.tokenizer.decode([*tokens[:2], other.token, *own])
+    _open(four, 4, 2)
+    assert "chosen by hand" in text_of(four)
+    # new texts, and the branch is gone
+    _press(four)
+    assert len(strips_of(four)) == 4
 
 
 @pytest.mark.parametrize(
@@ -205,27 +307,27 @@ def test_codes_are_found_from_texts_and_listed_and_kept(page, runs_with_books):
     ],
 )
 def test_what_cannot_be_steered_is_one_clear_line(page, address, message):
-    app = page(**{"codes": CODES} | address)
+    app = page(**{"source": "by name", "codes": CODES} | address)
     if "prompt" in address:
         with engine.turn():  # while another tab has the model
             _press(app)
     else:
         _press(app)
-    assert message in error_of(app) and not app.metric
+    assert message in error_of(app) and not strips_of(app)
 
 
 def test_an_address_out_of_range_leaves_what_is_usual(page):
     for scale in ("nan", "1e99"):
         app = page(how="added", scale=scale, fraction="-1", begin="0")
         numbers = {key: app.number_input(key=key).value for key in ("scale", "fraction", "begin")}
-        assert numbers == {"scale": 1.0, "fraction": 1.0, "begin": 1}
-    assert page(how="x").radio(key="how").value == "set"
+        assert numbers == {"scale": SCALE, "fraction": 1.0, "begin": 1}
+    assert page(how="x").selectbox(key="how").value == "added"
 
 
 def test_markup_in_a_prompt_is_shown_as_text(page):
-    app = page()
-    app.text_area(key="prompt").set_value("<script>alert(1)</script> <b>")
-    app.text_area(key="codes").set_value(CODES)
+    app = page(source="by name", codes=CODES, prompt="<script>alert(1)</script> <b>")
     _press(app)
-    for strip in html_of(app):
-        assert "&lt;" in strip and not re.search(r"<(?!/?(?:div|span|bdi)\b)", strip)
+    assert all("".join(strip["pieces"]).startswith("<script>") for strip in strips_of(app))
+    _open(app, 1, 0)
+    for element in (*app.subheader, *app.markdown, *app.caption):
+        assert not re.search(r"(?<!\\)<", element.value), element.value

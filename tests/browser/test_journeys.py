@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 from string import ascii_letters
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from interp.runs.run import Run
 from tests.browser.conftest import CITY, MARKUP, NAME
 
 pytestmark = pytest.mark.browser
+PERPLEXITY = re.compile("^perplexity [0-9]")
 
 
 @pytest.fixture(scope="module")
@@ -127,23 +128,58 @@ def test_a_discovery_that_is_left_ends_and_leaves_nothing(tab, runs):
     page.get_by_role("navigation").get_by_role("link", name="Steering", exact=True).click()
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()
     # its turn at the model is free again
+    page.get_by_text("by name", exact=True).click()
     page.get_by_label("Codes", exact=True).fill("a0.h1=3")
     page.get_by_role("button", name="Steer", exact=True).click()
-    expect(page.get_by_test_id("stMetric").filter(has_text="Perplexity")).to_have_count(2)
+    expect(page.get_by_text(PERPLEXITY)).to_have_count(2)
     assert {path.name for path in runs.iterdir()} == before
 
 
-def test_steer_and_compare(tab):
-    page = tab("/steering").page
-    page.get_by_label("Prompt").fill("John went to")
-    page.get_by_label("Codes", exact=True).fill("a0.h1=3, a1.h2=5")
-    page.get_by_role("button", name="Steer", exact=True).click()
-    expect(page.get_by_test_id("stMetric").filter(has_text="Perplexity")).to_have_count(2)
+@pytest.fixture
+def steered(tab):
+    """Base, codes and a text with something said in its prompt."""
+    asked = {"source": "by name", "codes": "a0.h1=3, a1.h2=5", "prompt": f"John {MARKUP}", "tokens": "12"}
+    opened = tab(f"/steering?{urlencode(asked | {'beside': 'Said in the prompt', 'said': MARKUP})}")
+    opened.page.get_by_role("button", name="Steer", exact=True).click()
+    expect(opened.page.get_by_text(PERPLEXITY)).to_have_count(3)
+    return opened
+
+
+def _inert(page: Page) -> bool:
+    return page.evaluate("window.hacked === undefined && !document.querySelector('img[src=x]')")
+
+
+def test_steer_compare_and_open_a_token(steered):
+    page = steered.page
     expect(page.locator("[title='codes edited here']").first).to_be_visible()
+    row = page.get_by_role("listbox", name="Tokens of Codes")
+    row.locator(".token").nth(4).click()
+    expect(page.get_by_text("with the edits of this text at the token before")).to_be_visible()
+    expect(row.locator(".token[aria-selected=true]")).to_have_count(1)
+    # the likeliest tokens and the codes there
+    expect(page.locator("[data-testid=stDataFrame]").nth(1)).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("combobox", name="New token")).to_have_value(re.compile("^6 "))
+    assert _inert(page)
+
+
+def test_a_text_goes_on_from_a_token_that_is_clicked(steered):
+    page = steered.page
+    page.get_by_role("listbox", name="Tokens of Base").locator(".token").nth(2).click()
+    others = page.get_by_test_id("stButtonGroup").filter(has_text="Go on with another token")
+    others.get_by_role("radio").first.click()
+    page.get_by_role("button", name="Branch").click()
+    branch = page.get_by_role("listbox", name="Tokens of Base, from token 3")
+    expect(branch).to_be_visible()
+    expect(page.get_by_text(PERPLEXITY)).to_have_count(4)
+    branch.locator(".token").nth(2).click()
+    expect(page.get_by_text("chosen by hand")).to_be_visible()
+    assert _inert(page)
 
 
 def test_parts_metrics_and_pairs_of_the_evaluation_stand_in_the_address(tab):
-    page = tab("/evaluation?bench=ioi%2C+of+the+repository").page
+    page = tab("/evaluation?bench=ioi%2C+ready-made").page
     page.get_by_test_id("stButtonGroup").get_by_text("100", exact=True).click()
     expect(page).to_have_url(re.compile("bench_pairs=100"))
     expect(page.locator(".js-plotly-plot").first).to_be_visible()

@@ -11,7 +11,7 @@ PAGES = {
     "/live?text=Mary+had+a+store": ("Live text", ["Text", "Coloured by", "Token"]),
     "/codes?q=Mary": ("Codes", ["Index", "Regular expression", "Sorted by"]),
     "/circuit": ("Circuit", []),
-    "/steering": ("Steering", ["Prompt", "Codes", "New tokens", "Steer"]),
+    "/steering": ("Steering", ["fire", "Prompt", "Beside base and codes", "More", "Steer"]),
     "/evaluation": ("Evaluation", ["Bench", "Measured on", "Metric"]),
     "/evaluation?show=Codebooks": ("Evaluation", []),
 }

@@ -17,7 +17,7 @@ PLACES = {
     "a pattern": ("/codes", {"q": MARKUP}),
     "a code's name": ("/codes", {"code": f"{ADDRESS}{MARKUP}"}),
     "a live text and a site": ("/live", {"site": MARKUP, "text": MARKUP}),
-    "codes to steer by": ("/steering", {"codes": f"a0.h1={MARKUP}"}),
+    "codes to steer by": ("/steering", {"source": "by name", "codes": f"a0.h1={MARKUP}"}),
 }
 
 

@@ -7,6 +7,7 @@ it, which does the same where the component cannot run.
 import html
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import streamlit as st
 
@@ -36,20 +37,20 @@ function draw(root, data, choose) {
   root.replaceChildren(...data.rows.map((row) => {
     const line = element("div", "row", "");
     line.setAttribute("role", "listbox");
-    line.setAttribute("aria-label", `Tokens coloured by ${row.name}`);
+    line.setAttribute("aria-label", row.about);
     line.setAttribute("aria-orientation", "horizontal");
-    line.append(element("span", "name", row.name));
+    if (row.name) line.append(element("span", "name", row.name));
     data.pieces.forEach((piece, i) => {
-      const number = row.codes[i] < 0 ? "–" : String(row.codes[i]);
-      const token = element("span", "token", data.shown[i]);
-      token.append(element("span", "code", number), piece.includes("\\n") ? "\\n" : "");
-      token.dataset.token = i;
-      token.style.background = row.colours[i];
-      token.setAttribute("role", "option");
-      const label = row.labels[i] ? `: ${row.labels[i]}` : "";
-      token.setAttribute("aria-label", `${data.shown[i]}, code ${number}${label}`);
-      token.title = `${row.name} = ${number}${label}`;
+      const token = element("span", i < data.first ? "" : "token", data.shown[i]);
+      if (row.numbers[i]) token.append(element("span", "code", row.numbers[i]));
+      if (piece.includes("\\n")) token.append("\\n");
+      token.style.cssText = row.styles[i];
+      if (row.titles[i]) token.title = row.titles[i];
       line.append(token);
+      if (i < data.first) return;
+      token.dataset.token = i;
+      token.setAttribute("role", "option");
+      token.setAttribute("aria-label", [data.shown[i], row.titles[i]].filter(Boolean).join(", "));
     });
     line.onclick = (event) => {
       const token = event.target.closest(".token");
@@ -66,7 +67,7 @@ function draw(root, data, choose) {
         tokens.forEach((token) => { token.tabIndex = token === next ? 0 : -1; });
         next.focus();
       } else if (event.key === "Enter" || event.key === " ") {
-        choose(here);
+        choose(Number(event.target.dataset.token));
       } else {
         return;
       }
@@ -79,8 +80,9 @@ function draw(root, data, choose) {
 function mark(root, chosen) {
   for (const line of root.children) {
     line.querySelectorAll(".token").forEach((token, i) => {
-      token.setAttribute("aria-selected", String(i === chosen));
-      token.tabIndex = i === chosen ? 0 : -1;
+      const here = Number(token.dataset.token) === chosen;
+      token.setAttribute("aria-selected", String(here));
+      token.tabIndex = here || (chosen === null && i === 0) ? 0 : -1;
     });
   }
 }
@@ -99,38 +101,63 @@ export default function ({ data, parentElement, setTriggerValue }) {
 _strip = st.components.v2.component("interp_token_strip", html='<div class="strip"></div>', css=_CSS, js=_JS)
 
 
-def token_strip(
-    pieces: Sequence[str],
-    codes: Mapping[str, Sequence[int]],
-    chosen: int,
-    key: str,
-    on_pick: Callable[[], None],
-    label: Callable[[str, int], str],
-) -> None:
-    """Draw the text once for each site, coloured by its codes.
+@dataclass(frozen=True)
+class Row:
+    """The text once, as it is shown.
+
+    Attributes:
+        about: what is to be seen, for those who hear it.
+        name: stands before the text.
+        styles, numbers, titles: CSS of each token, what stands below it, and what it says when pointed at.
+    """
+
+    about: str
+    name: str
+    styles: list[str]
+    numbers: list[str]
+    titles: list[str]
+
+
+def by_codes(codes: Mapping[str, Sequence[int]], label: Callable[[str, int], str]) -> list[Row]:
+    """A row for each site, its tokens coloured by their codes there.
 
     Args:
         codes: by site, an id for each token, −1 for none.
-        chosen: the token with a ring.
         label: of a code, by site and id.
-        on_pick: called before the page is drawn anew for a token that was picked, when ``picked(key)`` tells it.
     """
-    rows = [
-        {
-            "name": name,
-            "codes": list(ids),
-            "colours": [colour(code) for code in ids],
-            "labels": [label(name, code) for code in ids],
-        }
-        for name, ids in codes.items()
-    ]
+    rows = []
+    for name, ids in codes.items():
+        numbers = [str(code) if code >= 0 else "–" for code in ids]
+        told = [(f"{name} = {n}", label(name, code)) for n, code in zip(numbers, ids, strict=True)]
+        titles = [": ".join(filter(None, both)) for both in told]
+        styles = [f"background:{colour(code)}" for code in ids]
+        rows.append(Row(f"Tokens coloured by {name}", name, styles, numbers, titles))
+    return rows
+
+
+def token_strip(
+    pieces: Sequence[str],
+    rows: Sequence[Row],
+    chosen: int | None,
+    key: str,
+    on_pick: Callable[[], None],
+    first: int = 0,
+) -> None:
+    """Draw the text once for each row.
+
+    Args:
+        chosen: the token with a ring.
+        on_pick: called before the page is drawn anew for a token that was picked, when ``picked(key)`` tells it.
+        first: tokens before this one are not picked.
+    """
     _strip(
         key=key,
         data={
             "pieces": list(pieces),
             "shown": [wording.visible(piece, keep=" ") for piece in pieces],
-            "rows": rows,
+            "rows": [asdict(row) for row in rows],
             "chosen": chosen,
+            "first": first,
         },
         on_picked_change=on_pick,
     )
