@@ -70,12 +70,63 @@ def runs() -> Path:
     return Path(os.environ.get("INTERP_RUNS", "runs")).resolve()
 
 
+_TAKEN: dict[str, None] = {}
+"""Models that were chosen in a tab: from then on an address may name them."""
+
+
 def model_name() -> str:
-    return os.environ.get("INTERP_MODEL", DEFAULT_MODEL)
+    """The spec of the model that this tab runs."""
+    return st.session_state.get("model") or os.environ.get("INTERP_MODEL", DEFAULT_MODEL)
+
+
+def known_models() -> list[str]:
+    """Specs that need no one's word to be loaded, the workbench's own first."""
+    from interp.models.embedded import PACKAGED, in_cache
+
+    there = (spec for spec in PACKAGED if in_cache(spec))
+    return list(dict.fromkeys([os.environ.get("INTERP_MODEL", DEFAULT_MODEL), *there, *_TAKEN]))
+
+
+def use(spec: str | None = None) -> None:
+    """Run another model in this tab; without a name that which the box of the models says."""
+    if spec is not None:
+        st.session_state["model"] = spec
+    _TAKEN[model_name()] = None
+    for name in ("comparison", "branches", "look"):  # they hold the former model
+        st.session_state.pop(name, None)
+    for name in ("books", "index", "run"):  # of the former model: the first of this one's is shown
+        if name in st.session_state:
+            st.session_state[name] = ""
+
+
+def choose_model() -> None:
+    """The model's name in a corner of the page, and behind it the others there are."""
+    others, given = st.session_state.setdefault("models of runs", {}), st.query_params.get("model")
+    if "model" not in st.session_state and given in known_models():
+        st.session_state["model"] = given
+    every = list(dict.fromkeys([*known_models(), *others]))
+    with (
+        st.container(key="model-picker"),
+        st.popover(plain(Path(model_name()).name), icon=":material/memory:"),
+    ):
+        st.selectbox(
+            "Model",
+            every,
+            key="model",
+            accept_new_options=True,
+            on_change=use,
+            required=True,
+            help="Also a folder, a .gguf file or a name of the Hugging Face hub: type it. Runs that were opened add "
+            "theirs.",
+        )
+    if model_name() != every[0]:
+        st.query_params["model"] = model_name()
+    else:
+        st.query_params.pop("model", None)
 
 
 class OtherModelError(InputError):
-    """What is shown was made with a model that this workbench does not run: nothing is wrong with it."""
+    """What is shown was made with a model that this tab does not run: nothing is wrong with it."""
 
 
 def say(error: InputError) -> None:
@@ -141,7 +192,7 @@ def _import_all() -> None:
             importlib.import_module(".".join(("interp.app", *path.relative_to(here).with_suffix("").parts)))
 
 
-@st.cache_resource(show_spinner=False)
+@st.cache_resource(max_entries=4, show_spinner=False)
 def _loading(spec: str) -> Loading:
     thread = Loading(spec)
     thread.start()

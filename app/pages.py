@@ -32,5 +32,7 @@ st.html(HERE / "style.css")
 url_state.mend()
 if page is not START:
     engine.libraries()
+if engine.loading().libraries.done():
+    engine.choose_model()
 page.run()
 engine.loading()

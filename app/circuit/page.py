@@ -11,7 +11,7 @@ from interp.app.circuit.edges import edges
 from interp.app.circuit.find import form
 from interp.app.circuit.head import heads
 from interp.app.circuit.program import program
-from interp.app.circuit.runs import Opened, opened, report
+from interp.app.circuit.runs import Opened, of_this_model, offer_model, opened, report
 from interp.app.circuit.validity import validity
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
@@ -79,8 +79,10 @@ def whole_report(found: Opened) -> None:
 
 
 st.title("Circuit")
-names = run_store.folders("runs")
 take_found()
+asked = st.session_state.get("run", st.query_params.get("run"))
+every = run_store.folders("runs")
+names = [name for name in every if name == asked or of_this_model(name)]
 tell_missing("run", names, "run")
 if names:
     name = choose(names)
@@ -90,6 +92,8 @@ else:
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"
     )
     st.code(first_command(), language="bash")
+if hidden := len(every) - len(names):
+    st.caption(f"Not listed: {hidden} of other models. Choose one above, where the model's name stands.")
 form(expanded=not names)
 if not names:
     st.stop()
@@ -99,6 +103,7 @@ except InputError as error:
     engine.say(error)
     st.caption("The other runs can be chosen above. This one can be deleted, or made again.")
     st.stop()
+offer_model(found.run)
 program(found)
 summary(found)
 tabs = dict(zip(TABS, st.tabs(TABS, key="tab", bind=IN_URL), strict=True))

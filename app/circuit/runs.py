@@ -12,9 +12,11 @@ import streamlit as st
 
 from interp.app import engine
 from interp.app.widgets import run_store
+from interp.app.widgets.tokens import plain
 from interp.errors import InputError
-from interp.models import Model, model_names
-from interp.models.embedded import PACKAGED, in_cache
+from interp.files import read_json
+from interp.models import Model
+from interp.planted.tasks import planted_task_names
 from interp.report.circuit_figures import Scale
 from interp.report.compare import Comparison, compare_runs
 from interp.report.page import render_report
@@ -115,20 +117,52 @@ def ink() -> str:
 def model_of(run: Run) -> str:
     """The spec of the model to run again.
 
-    Only the workbench's own model, planted ones and those of the package that were fetched before: a run must not have
-    another one fetched or read because it names it.
-
     Raises:
-        OtherModelError: another one.
+        OtherModelError: it has to be asked for.
     """
     spec = run.model
-    here = spec in model_names() and (spec not in PACKAGED or in_cache(spec))
-    if spec != engine.model_name() and not here:
+    if not may_run(spec):
         raise engine.OtherModelError(
             f"the run is of {spec}, this workbench runs {engine.model_name()}: what the run holds is shown, "
-            "other prompts are not read; start it with interp app --model and the run's model for that"
+            "other prompts are not read until its model is loaded"
         )
     return spec
+
+
+def of_this_model(name: str) -> bool:
+    """Whether a run can be gone on with here; also if that cannot be told, and whoever opens it hears why."""
+    path = engine.runs() / name / RESULT
+    try:
+        run_store.check_inside(path)
+        spec = _spec(path, run_store.changed(path))
+    except (InputError, OSError, ValueError, KeyError, TypeError):
+        return True
+    if spec is None or may_run(spec):
+        return True
+    st.session_state.setdefault("models of runs", {})[spec] = None
+    return False
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _spec(path: Path, changed: int) -> str | None:  # noqa: ARG001 - a key of the cache
+    spec = read_json(path)["model"]
+    return None if spec is None else str(spec)
+
+
+def may_run(spec: str) -> bool:
+    """Whether it is the model of the tab, or is there without a word: a run must not have another one fetched."""
+    return spec in (engine.model_name(), *engine.known_models(), *planted_task_names())
+
+
+def offer_model(run: Run) -> None:
+    """Load a run's model, if it is another one."""
+    try:
+        model_of(run)
+    except engine.OtherModelError as error:
+        engine.say(error)
+        st.button(
+            f"Load {plain(run.model)}", icon=":material/memory:", on_click=engine.use, args=(run.model,)
+        )
 
 
 def check_shape(run: Run, model: Model) -> None:

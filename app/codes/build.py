@@ -9,13 +9,13 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from interp import DEFAULT_MODEL
 from interp.app import engine
 from interp.app.widgets import run_store
-from interp.app.widgets.codebook_picker import load, names_of, source_of
+from interp.app.widgets.codebook_picker import fitting, load, names_of, source_of
 from interp.bottlenecks.store import pretrained_names
 from interp.codesearch import build_index
 from interp.codesearch.index import MANIFEST
@@ -36,22 +36,23 @@ class Plan:
     """What is built: the folder's name says it, so that it can be gone on with.
 
     Attributes:
-        books: a name of the package's codebooks, or a folder of the runs folder.
+        books: a name of the shipped codebooks, or a folder of the runs folder.
     """
 
     books: str
     n_tokens: int
+    spec: str = field(default_factory=engine.model_name)
 
     @property
     def folder(self) -> Path:
-        model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(engine.model_name()).name)
+        model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(self.spec).name)
         return engine.runs() / f"index-{model}-of-{self.books}-{SOURCE}-{self.n_tokens}"
 
     def command(self) -> str:
         """The same in a terminal."""
         words = ["interp", "index", "build", "--data", SOURCE, "--tokens", str(self.n_tokens)]
-        if engine.model_name() != DEFAULT_MODEL:
-            words += ["--model", engine.model_name()]
+        if self.spec != DEFAULT_MODEL:
+            words += ["--model", self.spec]
         source = source_of(self.books)
         words += [
             "--codebooks",
@@ -68,8 +69,9 @@ def plan_of(folder: str) -> Plan | None:
 
 
 def choices(model) -> list[str]:
-    """The codebooks that an index can be built of, with those of the package if it has some for the model."""
-    return names_of(engine.model_name(), model) + run_store.folders("codebooks")
+    """The codebooks that an index can be built of, those first that come with the package."""
+    spec = engine.model_name()
+    return names_of(spec, model) + fitting("codebooks", spec, model)
 
 
 class Build(threading.Thread):
@@ -99,7 +101,7 @@ class Build(threading.Thread):
             self.error = engine.in_one_line(error)
 
     def _build(self) -> None:
-        model = engine.loading().model.result()
+        model = engine.loading(self.plan.spec).model.result()
         self.stage = "reading the codebooks"
         run_store.check_inside(self.plan.folder)
         books = load(source_of(self.plan.books), model)

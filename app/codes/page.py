@@ -23,6 +23,7 @@ from interp.app.codes.search import (
     scores,
 )
 from interp.app.widgets import run_store
+from interp.app.widgets.codebook_picker import fitting
 from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain, visible
 from interp.app.widgets.url_state import IN_URL, tell_missing
@@ -249,11 +250,21 @@ def starred(index: CodeIndex) -> None:
     pick(listed, "kept codes", {"star": st.column_config.TextColumn("★", width="small")})
 
 
-# one that is being built is no choice yet unless it is chosen already, and one that was not finished the last
-chosen = (st.session_state.get("index"), st.query_params.get("index"))
-names = [
-    name for name in run_store.folders("indexes") if name in chosen or not code_build.is_being_built(name)
-]
+def of_this_model() -> list[str]:
+    """Indexes that were made with the tab's model, which is known once it is loaded, and the one that is chosen."""
+    every, model = run_store.folders("indexes"), engine.loading().model
+    if not model.done() or model.exception() is not None:
+        return every
+    fit = fitting("indexes", engine.model_name(), model.result())
+    return [
+        name for name in every if name in (*fit, st.session_state.get("index", st.query_params.get("index")))
+    ]
+
+
+# one that is being built, or is of another model, is no choice unless it is chosen already, and one that was not
+# finished the last
+chosen = st.session_state.get("index", st.query_params.get("index"))
+names = [name for name in of_this_model() if name == chosen or not code_build.is_being_built(name)]
 names.sort(key=lambda name: not (engine.runs() / name / MANIFEST).is_file())
 code = st.query_params.get(CODE)
 heading = st.container()

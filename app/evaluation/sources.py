@@ -42,7 +42,7 @@ def benches() -> dict[str, Path]:
 
 
 def qualities() -> dict[str, Path]:
-    """Files by the names of their codebooks, those of the package first."""
+    """Files by the names of their codebooks, shipped ones first."""
     found = {
         f"{path.parent.name}, ready-made": path for path in sorted(PRETRAINED.glob(f"*/{run_store.QUALITY}"))
     }

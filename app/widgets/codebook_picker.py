@@ -1,4 +1,4 @@
-"""The codebooks that a page works with: those of the package, or a folder of the runs folder."""
+"""The codebooks that a page works with: shipped ones, or a folder of the runs folder."""
 
 import shlex
 from pathlib import Path
@@ -10,9 +10,16 @@ from interp.app import engine
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL, tell_missing
-from interp.bottlenecks.store import MANIFEST, Codebooks, codebooks_fingerprint, pretrained_names
+from interp.bottlenecks.store import (
+    MANIFEST,
+    Codebooks,
+    check_made_with,
+    codebooks_fingerprint,
+    pretrained_names,
+)
+from interp.codesearch.index import MADE_WITH
 from interp.errors import InputError
-from interp.files import unused
+from interp.files import read_json, unused
 from interp.steering.cache import identity
 
 _FIT = "codebook fit --k 1"
@@ -35,7 +42,7 @@ def none_yet(spec: str) -> None:
 
 
 def choose(spec: str | None = None) -> tuple[str | Path, Codebooks]:
-    """A name of the package or a folder, and its codebooks; without any the page ends here.
+    """A name of shipped ones or a folder, and its codebooks; without any the page ends here.
 
     The choice is in the URL.
 
@@ -44,7 +51,7 @@ def choose(spec: str | None = None) -> tuple[str | Path, Codebooks]:
     """
     spec = spec or engine.model_name()
     model = engine.model(spec)
-    names = names_of(spec, model) + run_store.folders("codebooks")
+    names = names_of(spec, model) + fitting("codebooks", spec, model)
     tell_missing("books", names, "folder of codebooks")
     if not names:
         none_yet(spec)
@@ -67,6 +74,30 @@ def choose(spec: str | None = None) -> tuple[str | Path, Codebooks]:
         st.stop()
 
 
+def fitting(kind: str, spec: str, model) -> list[str]:
+    """Folders of codebooks or of indexes that were made with a model, newest first, and those that do not tell."""
+    manifests = {name: engine.runs() / name / MANIFEST for name in run_store.folders(kind)}
+    return [
+        name
+        for name, path in manifests.items()
+        if not path.is_file() or _fits(path, path.stat().st_mtime_ns, spec, model)
+    ]
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _fits(manifest: Path, changed: int, spec: str, _model) -> bool:  # noqa: ARG001 - keys of the cache
+    try:
+        run_store.check_inside(manifest)
+        theirs = dict(read_json(manifest)["model"])
+    except (InputError, OSError, ValueError, KeyError, TypeError):  # whoever opens it says what is wrong
+        return True
+    try:
+        check_made_with(theirs, _model, MADE_WITH, "it is")
+    except InputError:
+        return False
+    return True
+
+
 def source_of(name: str) -> str | Path:
     """What :meth:`~interp.bottlenecks.store.Codebooks.from_pretrained` takes for a name that is shown."""
     return name if name in pretrained_names() else engine.runs() / name
@@ -79,7 +110,7 @@ def name_of(source: str | Path) -> str:
 
 @st.cache_resource(show_spinner=False)
 def pretrained_fingerprint(name: str, sites: tuple[str, ...]) -> str | None:
-    """Of codebooks of the package at some sites; None where they cannot be read."""
+    """Of shipped codebooks at some sites; None where they cannot be read."""
     try:
         codebooks = Codebooks.from_pretrained(name)
         return codebooks_fingerprint({site: codebooks[site] for site in sites})
@@ -88,7 +119,7 @@ def pretrained_fingerprint(name: str, sites: tuple[str, ...]) -> str | None:
 
 
 def prepare(spec: str, model) -> None:
-    """Read the codebooks of the package, so that no page has to wait for them."""
+    """Read the shipped codebooks, so that no page has to wait for them."""
     ready_made(spec, model)
 
 
@@ -108,7 +139,7 @@ def made_with(source: str | Path, books: Codebooks) -> str:
 
 
 def changed(source: str | Path) -> int:
-    """When codebooks were written; those of the package stay as they are.
+    """When codebooks were written; shipped ones stay as they are.
 
     Raises:
         InputError: as :func:`~interp.app.widgets.run_store.changed`.
@@ -129,11 +160,11 @@ def load(source: str | Path, model) -> Codebooks:
 
 @st.cache_resource(show_spinner=False)
 def names_of(spec: str, _model) -> list[str]:  # noqa: ARG001 - key of the cache
-    """Codebooks of the package that there are for a model."""
+    """Shipped codebooks that there are for a model."""
     return pretrained_names(_model)
 
 
-# two tabs may have four sets in use. The package's, 12 and 9 MB on disk, take 41 and 36 MB of memory, eight like them
+# two tabs may have four sets in use. Shipped ones, 12 and 9 MB on disk, take 41 and 36 MB of memory, eight like them
 # 0.3 GB. Of 4096 codes of 576 numbers in each of 30 layers they would take 0.3 GB each: then eight are 2.3 GB
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _books(spec: str, source: str | Path, changed: int, _model) -> Codebooks:  # noqa: ARG001 - keys of the cache

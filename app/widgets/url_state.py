@@ -37,9 +37,9 @@ def tell_missing(name: str, there: Sequence[str], what: str) -> None:
         st.session_state.pop(noted, None)
         if given is not None and given not in there:
             st.session_state[noted] = given
-    elif st.session_state[name] not in there:  # its folder went while the page was open
-        st.session_state[noted] = st.session_state[name]
-    elif st.session_state[name] != there[0]:  # somebody has chosen: the first is what stands in
+    elif (held := st.session_state[name]) and held not in there:  # its folder went while the page was open
+        st.session_state[noted] = held
+    elif not there or held != there[0]:  # somebody has chosen: the first is what stands in
         st.session_state.pop(noted, None)
     if noted in st.session_state:
         shown = ": another is shown" if there else ""

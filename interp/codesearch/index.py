@@ -121,6 +121,8 @@ def check_counts(found: Shaped[np.ndarray, " id"], n_codes: int, name: str) -> N
 
 FORMAT = 2
 MANIFEST, IDS = "manifest.json", "ids.npy"
+MADE_WITH = ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights")
+"""What must agree between the model that was indexed and the one that a prompt is read by."""
 _CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
 _KEYS: dict[str, type] = {
     "model": dict,
@@ -356,8 +358,7 @@ class CodeIndex:
 
     def check_model(self, model: Model) -> None:
         """Raise :class:`InputError` unless it was made with this model."""
-        keys = ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights")
-        check_made_with(self.manifest["model"], model, keys, f"{self.folder} is an index")
+        check_made_with(self.manifest["model"], model, MADE_WITH, f"{self.folder} is an index")
 
     def _with_slots(self, books: Mapping[str, Dictionary]) -> dict[str, Dictionary]:
         """With as many codes a vector as were indexed."""

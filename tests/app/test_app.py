@@ -8,7 +8,9 @@ from streamlit.testing.v1 import AppTest
 
 from interp.app import engine
 from interp.app.widgets import run_store
-from tests.app.conftest import MAIN, TIMEOUT, text_of
+from interp.app.widgets.tokens import plain
+from tests.app.conftest import MAIN, TIMEOUT, asked, press, text_of
+from tests.report.synthetic import make_run
 
 APP = Path(__file__).parent.parent.parent / "app"
 VIEWS = sorted(path.parent.name for path in APP.glob("*/page.py"))
@@ -67,3 +69,37 @@ def test_every_page_opens_on_an_empty_folder(open_page, tmp_path, view):
 def test_it_listens_on_this_machine_only():
     config = tomllib.loads((APP / ".streamlit" / "config.toml").read_text(encoding="utf-8"))
     assert config["server"]["address"] == "127.0.0.1"
+
+
+def test_a_model_is_chosen_in_the_workbench_and_lists_show_what_was_made_with_it(open_page, runs_with_books):
+    app = open_page("live", runs_with_books)
+    assert app.selectbox(key="books").options == ["books"]
+    app.session_state["models of runs"] = dict.fromkeys(("planted-backup", "/etc/models"))  # as if typed
+    app.run()
+    app.selectbox(key="model").set_value("planted-backup").run()
+    assert not app.exception and asked(app, "model") == "planted-backup"
+    assert "No codebooks for planted\\-backup yet" in app.info[0].value
+    app.switch_page("start/page.py").run()
+    assert "planted-backup is ready" in text_of(app)
+    # an address can name it from now on, and nothing that nobody has chosen
+    for given, spec in (("planted-backup", "planted-backup"), ("/etc/models", None)):
+        other = open_page("live", runs_with_books, model=given)
+        assert other.selectbox(key="model").value == (spec or other.selectbox(key="model").options[0])
+    app.selectbox(key="model").set_value("/etc/models").run()
+    app.switch_page("live/page.py").run()
+    assert (
+        "there is no file or folder" in app.error[0].value
+        and app.selectbox(key="model").value == "/etc/models"
+    )
+
+
+def test_a_run_of_another_model_is_opened_and_offers_to_load_it(open_page, tmp_path, tiny_model_folder):
+    other = str(tiny_model_folder("gpt2"))
+    make_run(n_layers=2, n_heads=4, members=2, n_pairs=10, model=other).save(tmp_path / "theirs")
+    app = open_page("circuit", tmp_path)
+    assert "Not listed: 1 of other models" in text_of(app)
+    app = open_page("circuit", tmp_path, run="theirs")
+    assert app.info and "this workbench runs" in app.info[0].value
+    press(app, f"Load {plain(other)}")
+    assert engine.known_models()[-1] == other and app.selectbox(key="model").value == other
+    assert app.selectbox(key="run").value == "theirs" and not app.info
