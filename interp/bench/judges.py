@@ -64,7 +64,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Court:
-    """All judges of a target, the first of which decides, and the exact effects that the yardstick is taken from."""
+    """All judges of a target, the first of which decides, and the exact effects that the baseline is taken from."""
 
     judges: tuple[Judge, ...]
     measured: ExactEffects

@@ -136,7 +136,7 @@ class Plan:
         tasks: shipped names, prompt files or classes; planted tasks run on their own planted models.
         models: specs that the other tasks run on.
         methods: registered names, or one's own, as ``interp discover`` takes them; all that are registered if empty,
-            but the one that references are measured by, whose row is the yardstick. Dear ones get fewer pairs and seeds
+            but the one that references are measured by, whose row is the baseline. Dear ones get fewer pairs and seeds
             where all are run, and what is asked for where they are named.
         pairs: numbers of pairs.
         seeds: subsets of the pool that are drawn, seeds 0, 1, ….

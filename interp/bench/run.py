@@ -185,7 +185,7 @@ class TargetBench:
         return self._ablator
 
     def _runner(self, method: str) -> Runner | None:
-        """``None`` for the yardstick, whose effects are measured already."""
+        """``None`` for the baseline, whose effects are measured already."""
         if method == YARDSTICK:
             return None
         return Runner(

@@ -69,7 +69,7 @@ def tabulate(plan: Plan, cells: Sequence[Cell], skipped: Sequence[dict]) -> dict
     ``cells``      one row a cell and reference
     ``table``      one row a target, reference, method and number of pairs: mean, least and largest over seeds
     ``groups``     means over the tasks of a group (a model's tasks; the planted models), deciding references
-    ``comparisons`` every method less ``plan.against`` on the same subsets, by task and group; not the yardstick, whose
+    ``comparisons`` every method less ``plan.against`` on the same subsets, by task and group; not the baseline, whose
                    pairs and reference are its own
     ``skipped``    methods left out of a target, and why
     ============== ==========================================================================================

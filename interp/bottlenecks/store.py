@@ -102,7 +102,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
     def from_pretrained(  # type: ignore[override]
         cls, source: str | Path, model: Model | None = None, k: int | None = None, **hub: Any
     ) -> "Codebooks":
-        """Open codebooks of the package, of a folder, or of the Hugging Face hub.
+        """Open shipped codebooks, those of a folder, or of the Hugging Face hub.
 
         Args:
             source: a name of :func:`pretrained_names`, a folder, or a repository ``owner/name``.
@@ -253,9 +253,7 @@ def _fetch(source: str | Path, **hub: Any) -> Path:
     try:
         return fetch(source, **hub)
     except InputError as error:
-        raise InputError(
-            f"{error}; the codebooks of the package are {', '.join(pretrained_names())}"
-        ) from None
+        raise InputError(f"{error}; the shipped codebooks are {', '.join(pretrained_names())}") from None
 
 
 _STEPS = 127

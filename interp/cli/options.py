@@ -130,7 +130,7 @@ CodebooksOption = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="codebooks: of the package (smollm2-135m-instruct-k1 at heads, smollm2-135m-instruct-mlps-k1 at MLP "
+        help="codebooks: shipped ones (smollm2-135m-instruct-k1 at heads, smollm2-135m-instruct-mlps-k1 at MLP "
         "outputs), a folder, or owner/name on the Hugging Face hub",
     ),
 ]

@@ -270,7 +270,14 @@ def print_bench(result: dict) -> None:
             forwards = "–" if row["forwards"] is None else f"{row['forwards']:,.0f}"
             compared = pooled.get((group, row["method"], row["n"]))
             tasks = f"{row['tasks']}/{row['of_tasks']}"
-            table.add_row(row["method"], str(row["n"]), tasks, *numbers, forwards, _compared(compared))
+            table.add_row(
+                wording.method_name(row["method"]),
+                str(row["n"]),
+                tasks,
+                *numbers,
+                forwards,
+                _compared(compared),
+            )
         console.print(table)
     for row in result["skipped"]:
         console.print(Text(f"left out: {row['method']} on {row['task']}, {row['model']}: {row['why']}"))

@@ -18,10 +18,8 @@ from interp.report.style import BLUE, GREY, embed, environment, layout, spread
 from interp.report.tables import read_rows
 from interp.report.wording import in_plot
 
-YARDSTICK = "yardstick"
 CONTROLS = ("random", "layer-index")
 """Rankings that know nothing of the prompts."""
-NAMES = {YARDSTICK: "exact activation patching"}
 TITLES = {
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",
@@ -91,8 +89,8 @@ class MethodRow:
 
     @property
     def kind(self) -> str:
-        if self.method == YARDSTICK:
-            return "yardstick"
+        if self.method == wording.EXACT:
+            return "baseline"
         return "control" if self.method in CONTROLS else "method"
 
 
@@ -187,11 +185,12 @@ def bench_rows(result: Mapping[str, Any], out: str | None = None) -> BenchRows:
 
 def _row(row: Mapping[str, Any], over: str, differences: Mapping = {}, scope: str = "") -> MethodRow:
     method, n = str(row["method"]), int(row["n"])
+    shown = wording.method_name(method)
     names = (*METRICS, "jaccard_seeds", "jaccard_bootstrap")
     values = {name: _spread(row[name]) for name in names if row[name] is not None}
     complete = "tasks" not in row or row["tasks"] == row["of_tasks"]
     known = differences.get((scope, method, n), {})
-    return MethodRow(method, n, over, values, known, complete, row.get("seeds"))
+    return MethodRow(shown, n, over, values, known, complete, row.get("seeds"))
 
 
 def _spread(value: Mapping[str, Any] | float) -> Spread:
@@ -246,7 +245,7 @@ _PLOT = HEIGHT - 54
 def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.Figure:
     """One line a method, fewest pairs first; bars reach from the least to the largest seed.
 
-    Blue are points that none passes at their cost or less; the yardstick is hollow, controls are crosses.
+    Blue are points that none passes at their cost or less; the baseline is hollow, controls are crosses.
 
     Args:
         along: ``COST`` or ``PAIRS``.
@@ -311,7 +310,7 @@ def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.
 def pareto_front(rows: Sequence[MethodRow], metric: str, along: str = COST) -> list[MethodRow]:
     """Methods that no other beats at their cost or less, cheapest first; of those level in both all.
 
-    Neither the yardstick nor a control is one: no method is expected to pass the first.
+    Neither the baseline nor a control is one: no method is expected to pass the first.
     """
     sign = -1 if metric in LOWER_IS_BETTER else 1
     front: list[MethodRow] = []
@@ -338,14 +337,14 @@ def _ticks(low: float, high: float) -> list[float]:
 def _line(rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: Sequence[bool]) -> go.Scatter:
     kind, values = rows[0].kind, [row.values[metric] for row in rows]
     colour = [BLUE if best else GREY for best in on_front]
-    symbol = {"yardstick": "circle-open", "control": "x-thin-open", "method": "circle"}[kind]
+    symbol = {"baseline": "circle-open", "control": "x-thin-open", "method": "circle"}[kind]
     known = all(value.least is not None for value in values)
     return go.Scatter(
         x=x,
         y=[value.mean for value in values],
         name=in_plot(rows[0].method),
         mode="lines+markers",
-        line={"color": GREY, "width": 1.4, "dash": "dot" if kind == "yardstick" else "solid"},
+        line={"color": GREY, "width": 1.4, "dash": "dot" if kind == "baseline" else "solid"},
         marker={"size": 9, "color": colour, "symbol": symbol, "line": {"width": 1.8, "color": colour}},
         error_y={
             "type": "data",
@@ -403,10 +402,6 @@ def _by(pairs: list[tuple]) -> dict:
     return found
 
 
-def _name(method: str) -> str:
-    return NAMES.get(method, method)
-
-
 def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]]) -> str:
     parts = []
     for group, rows in groups.items():
@@ -415,7 +410,7 @@ def _summary(plan: Mapping[str, Any], groups: Mapping[str, Sequence[MethodRow]])
         if methods:
             n = max(row.n for row in methods)
             best = best_first([row for row in methods if row.n == n], BEST)[0]
-            yard = next((row for row in rows if row.kind == YARDSTICK and row.n == n), None)
+            yard = next((row for row in rows if row.kind == "baseline" and row.n == n), None)
             beside = "" if yard is None else f"; exact patching {yard.values[BEST].mean:.3f}"
             parts.append(
                 f"On {group}, {best.method} has the best mean average precision with {n} pairs: "
@@ -431,16 +426,16 @@ def _figure(group: str, rows: Sequence[MethodRow]) -> Markup | None:
 
 
 def _table(rows: Sequence[MethodRow]) -> dict:
-    """Methods by falling mean average precision, the yardstick first; columns are the metrics with a value."""
+    """Methods by falling mean average precision, the baseline first; columns are the metrics with a value."""
     columns = measured(rows)
 
     def order(entry: tuple[str, list[MethodRow]]) -> tuple[bool, float]:
         values = [row.values[BEST].mean for row in entry[1] if BEST in row.values]
-        return (entry[0] != YARDSTICK, -sum(values) / len(values) if values else 0.0)
+        return (entry[0] != wording.EXACT, -sum(values) / len(values) if values else 0.0)
 
     lines = [
         {
-            "method": _name(method),
+            "method": method,
             "rows": [
                 {
                     "n": row.n,
@@ -470,7 +465,7 @@ def _comparisons(rows: Sequence[Mapping[str, Any]]) -> list[dict]:
                 {"text": difference_text(value := values.get(name)), "sure": value is not None and value.sure}
                 for name in columns
             ]
-            lines.append({"method": _name(method), "n": n, "tasks": tasks, "values": shown})
+            lines.append({"method": wording.method_name(method), "n": n, "tasks": tasks, "values": shown})
         titles = [
             TITLES[name] + (" (lower is better)" if name in LOWER_IS_BETTER else "") for name in columns
         ]

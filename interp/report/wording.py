@@ -11,9 +11,16 @@ METRIC_NAMES = {
     "prob_diff": "probability difference",
 }
 
+EXACT = "exact patching"
+"""What the baseline of a bench is called."""
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 _SPACES = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
+
+def method_name(method: str) -> str:
+    """A method of a bench, whose files have an older word for the baseline."""
+    return EXACT if method == "yardstick" else method
 
 
 def in_plot(text: str) -> str:

@@ -1,6 +1,6 @@
 """Codes that were found are kept: the same texts through the same model and codebooks need not be read again.
 
-Those of the seven topics with the codebooks of the package come with it; others lie in a folder, a file each.
+Those of the seven topics with the shipped codebooks come with the package; others lie in a folder, a file each.
 """
 
 import dataclasses

@@ -13,6 +13,7 @@ from interp.bench.plan import whole_record, write_record
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.codebook_quality import CONTROLS, quality_of_folder
 from interp.files import write_json
+from interp.report.wording import method_name
 from tests.app.conftest import error_of, files_of, plot_of, text_of
 from tests.report.synthetic import EVIL, make_bench
 
@@ -50,13 +51,13 @@ def test_a_bench_is_shown_with_ranges_differences_and_controls(page, runs):
     result = json.loads((runs / "table" / "bench.json").read_text())
     assert len(table) == len(result["table"])
     for row in result["table"]:
-        shown, value = table.loc[row["method"], row["n"]], row["average_precision"]
+        shown, value = table.loc[method_name(row["method"]), row["n"]], row["average_precision"]
         assert shown["value"] == pytest.approx(value["mean"])
         assert shown["least, largest seed"] == f"{value['least']:.3f}, {value['largest']:.3f}"
         assert shown["forward passes"] == row["forwards"]["mean"]
     assert table["value"].is_monotonic_decreasing
     assert table["kind"].to_dict() == {
-        key: {"yardstick": "yardstick", "random": "control"}.get(key[0], "method") for key in table.index
+        key: {"exact patching": "baseline", "random": "control"}.get(key[0], "method") for key in table.index
     }
     assert (table["difference"] == "–").all()  # of this metric none was compared
     assert "too dear" in text_of(app) and "interp bench --tasks ioi" in app.code[-1].value
@@ -71,7 +72,7 @@ def test_another_metric_number_of_pairs_and_axis_change_table_and_figure(page, r
     app.get("button_group")[1].set_value("100")
     app.run()
     table = app.dataframe[0].value.set_index("method")
-    assert set(table.index) == {"yardstick", "attribution", "random"}  # codes has no 100 pairs
+    assert set(table.index) == {"exact patching", "attribution", "random"}  # codes has no 100 pairs
     assert table.loc["random", "difference"] == "+0.100 [+0.050, +0.200]" and x_of(app) == [[400.0]]
     app.get("button_group")[2].set_value("prompt pairs").run()
     assert x_of(app) == [[100.0]]

@@ -15,7 +15,7 @@ def test_the_table_is_printed_and_kept_in_three_forms(command, tmp_path):
     words = (*WORDS, "--seeds", "2", "--out", "mine")
     done = command(*words)
     assert done.code == 0 and not done.err.strip(), done.err
-    for text in ("planted models", "yardstick", "attribution", "layer-index", "AP minus attribution"):
+    for text in ("planted models", "exact patching", "attribution", "layer-index", "AP minus attribution"):
         assert text in done.out
     result = json.loads((tmp_path / "mine/bench.json").read_text())
     frame = pandas.read_parquet(tmp_path / "mine/bench.parquet")

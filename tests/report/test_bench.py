@@ -18,6 +18,7 @@ from interp.report.bench import (
     render_bench,
 )
 from interp.report.style import BLUE
+from interp.report.wording import EXACT
 from tests.report.synthetic import EVIL, make_bench
 from tests.report.test_page import Page
 
@@ -36,7 +37,7 @@ def read(tmp_path):
 def test_points_are_means_and_bars_reach_to_the_seeds(read):
     rows = read(make_bench()).scopes[SCOPE]
     traces = {each.name: each for each in bench_plot(rows, "average_precision").data}
-    assert set(traces) == {"yardstick", "attribution", "adaptive-patching", "random"}
+    assert set(traces) == {EXACT, "attribution", "adaptive-patching", "random"}
     attribution = traces["attribution"]
     assert attribution.x == (40.0, 400.0)  # 4 n m forward passes
     assert attribution.y == pytest.approx((0.805, 0.85))  # 0.9 - 0.1 m + n / 2000
@@ -107,7 +108,7 @@ def test_the_command_repeats_the_plan():
 
 ROWS = st.lists(
     st.tuples(
-        st.sampled_from(["a", "b", "c", "yardstick", "random"]),
+        st.sampled_from(["a", "b", "c", EXACT, "random"]),
         st.integers(1, 300),
         st.floats(0, 1e6),
         st.floats(0, 1),
