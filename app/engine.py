@@ -115,7 +115,6 @@ def choose_model() -> None:
             key="model",
             accept_new_options=True,
             on_change=use,
-            required=True,
             help="Also a folder, a .gguf file or a name of the Hugging Face hub: type it. Runs that were opened add "
             "theirs.",
         )

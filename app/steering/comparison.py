@@ -13,8 +13,10 @@ from interp.app.widgets.token_strip import Row, picked, token_strip
 from interp.app.widgets.tokens import STEERED, marked, plain, visible
 from interp.app.widgets.urls import code_pages
 from interp.bottlenecks.store import Codebooks
+from interp.codesearch import Labels
 from interp.errors import InputError
 from interp.report.plots import DIVERGENCE, SURPRISE, token_costs
+from interp.report.wording import code_label
 from interp.steering import CodeSet, SteeringRequest, WeightedCode
 from interp.steering.request import BASE
 from interp.steering.request import STEERED as CODES
@@ -42,7 +44,7 @@ def streaming(place: DeltaGenerator, beside: Sequence[str]) -> Show:
 
 @st.fragment
 def texts(
-    books: Codebooks, request: SteeringRequest, written: Sequence[Written], label: Callable[[str, int], str]
+    books: Codebooks, request: SteeringRequest, written: Sequence[Written], labels: Labels | None
 ) -> None:
     """The texts beside each other and what was branched off them; everything that a click on a token changes."""
     branches = st.session_state.setdefault("branches", [])
@@ -54,7 +56,7 @@ def texts(
     cards, boxes = st.container(key="arms"), st.container()
     if at is not None:
         try:
-            _open(books, request, written, every[number], at, label)
+            _open(books, request, written, every[number], at, labels)
         except InputError as error:
             engine.say(error)
     every = [*written, *branches]  # one may have come
@@ -98,7 +100,8 @@ def _card(one: Written, number: int, at: int | None) -> None:
         if token is not None and one.n_prompt <= token < len(one.pieces):
             st.session_state[OPENED[0]], st.session_state[OPENED[1]] = number, token - one.n_prompt
 
-    styles = ["opacity:.65" if i < one.n_prompt else STEERED * mark for i, mark in enumerate(one.marks)]
+    faded = ["padding:1px 0;opacity:.65;"] * one.n_prompt + ["padding:1px 0;"] * len(one.text.tokens)
+    styles = [style + STEERED * mark for style, mark in zip(faded, one.marks, strict=True)]
     titles = ["codes edited here" * mark for mark in one.marks]
     row = Row(f"Tokens of {one.name}", "", styles, [""] * len(styles), titles)
     token_strip(one.pieces, [row], None if at is None else one.n_prompt + at, key, take, one.n_prompt)
@@ -110,7 +113,7 @@ def _open(
     written: Sequence[Written],
     one: Written,
     at: int,
-    label: Callable[[str, int], str],
+    labels: Labels | None,
 ) -> None:
     """A new token of a text: what else could have come, the codes there, and the way on from another token."""
     base, codes = written[0].arm, written[1].arm
@@ -139,7 +142,7 @@ def _open(
             column_config={"base": SHARE, arm.name: SHARE},
         )
     with right:
-        st.dataframe(_code_rows(step, label), hide_index=True, height=CODE, key="codes there")
+        st.dataframe(_code_rows(step, labels), hide_index=True, height=CODE, key="codes there")
     _branch(request, base, one, at, [other for other in step.likely if other.token != token])
 
 
@@ -153,23 +156,32 @@ def _set_by(one: Written, at: int) -> str:
     return "with the edits of this text at the token before" if edited else "with no edit at the token before"
 
 
-def _code_rows(step: Step, label: Callable[[str, int], str]) -> list[dict[str, str]]:
-    """The codes as the token was chosen, those first that have another name than in the base, then those with one."""
+def _code_rows(step: Step, labels: Labels | None) -> list[dict[str, str]]:
+    """The codes as the token was chosen: those first that are others than in the base, the clearest names first."""
+
+    def clear(site: str, code: int) -> float:
+        label = None if labels is None else labels.of(site, code)
+        return label.f1 if label is not None and label.named else 0.0
 
     def told(site: str, codes: Sequence[int]) -> str:
-        return ", ".join(
-            " ".join(filter(None, (str(code), label(site, code)))) for code in codes if code >= 0
-        )
+        named = (f"{code} {code_label(labels, site, code) if clear(site, code) else ''}" for code in codes)
+        return ", ".join(text.strip() for text in named)
 
-    rows = [
-        {
-            "site": site,
-            "code": told(site, mine),
-            "in the base": told(site, plain_ones) if mine != plain_ones else "",
-        }
-        for site, (plain_ones, mine) in step.codes.items()
-    ]
-    return sorted(rows, key=lambda row: row["in the base"] == "")
+    def rank(site: str) -> tuple[bool, float]:
+        plain_ones, mine = step.codes[site]
+        return plain_ones == mine, -max((clear(site, code) for code in (*mine, *plain_ones)), default=0)
+
+    rows = []
+    for site in sorted(step.codes, key=rank):
+        before, mine = step.codes[site]
+        rows.append(
+            {
+                "site": site,
+                "code": told(site, mine),
+                "in the base": told(site, before) if before != mine else "",
+            }
+        )
+    return rows
 
 
 def _branch(request: SteeringRequest, base, one: Written, at: int, others: Sequence[Likely]) -> None:

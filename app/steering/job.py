@@ -215,7 +215,7 @@ def _read(
         ids = attached.ids[site][arm.row, -1]
         own = ids.reshape(-1, ids.shape[-1]).tolist()
         names = names_of_groups(site, groups_at(model, resolve_site(model, site), books[site]))
-        codes |= dict(zip(names, own, strict=True))
+        codes |= {name: [code for code in row if code >= 0] for name, row in zip(names, own, strict=True)}
     return p, codes
 
 

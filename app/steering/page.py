@@ -22,7 +22,7 @@ from interp.app.steering.job import (
 )
 from interp.app.steering.presets import named, worked
 from interp.app.widgets.codebook_picker import choose, made_with
-from interp.app.widgets.labels import beside, called, labels
+from interp.app.widgets.labels import beside, labels
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.errors import InputError
@@ -67,13 +67,11 @@ def used(code_set: CodeSet, how: str) -> list[WeightedCode]:
 
 
 def list_codes(code_set: CodeSet | None, codes: list[WeightedCode]) -> None:
-    """The codes of the form by name, and how often they have worked."""
-    if told := named(codes, label):
-        st.caption(f"Codes: {plain(told)}.")
-    if source == OF_TOPIC and topic in presets:
-        worked(presets[topic], codes)
-    if code_set is not None:
-        with st.expander(f"All {len(codes)} codes"):
+    """The codes of the form, and how often they have worked."""
+    with st.expander(f"The {len(codes)} codes and how often they worked"):
+        if source == OF_TOPIC and topic in presets:
+            worked(presets[topic], codes)
+        if code_set is not None:
             draw_code_set(code_set, codes, st.session_state["books"], beside(found))
 
 
@@ -83,7 +81,6 @@ left, right = st.columns([3, 2])
 with right:
     folder, books = choose()
 found = labels(books)
-label = called(found)
 deepest = max(book.config.k for book in books.values())
 try:
     presets = {preset.name: preset for preset in load_presets(made_with(folder, books))}
@@ -118,9 +115,9 @@ with st.form("steer"):
             height=150,
             placeholder="if empty: everyday sentences",
         )
-    left, right = st.columns([3, 2])
-    prompt = left.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=80)
-    others = right.multiselect(
+    left, middle, right = st.columns([6, 5, 1], vertical_alignment="bottom")
+    prompt = left.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=68)
+    others = middle.multiselect(
         "Beside base and codes",
         BESIDE,
         key="beside",
@@ -130,6 +127,7 @@ with st.form("steer"):
         help="A difference of means is a vector added in the middle of the model. What is said stands in front of the "
         "prompt. Random codes are as many at the same sites: what any codes would do.",
     )
+    pressed = right.form_submit_button("Steer", type="primary", width="stretch")
     with st.expander("More"):
         a, b, c, d = st.columns(4)
         how = a.selectbox(
@@ -219,7 +217,6 @@ with st.form("steer"):
         chat = c.toggle(
             "Chat message", key="chat", bind=IN_URL, help="Puts the prompt into the model's chat template."
         )
-    pressed = st.form_submit_button("Steer", type="primary")
 
 asked, by = settings(), st.session_state.get("by", RANKINGS[0])
 given, code_set, codes = texts_with_and_without(), None, []
@@ -274,22 +271,22 @@ if pressed:
     except InputError as error:
         engine.say(error)
     writing.empty()
-with listing:
-    if code_set is not None or codes:
-        list_codes(code_set, codes if code_set is None else used(code_set, how))
-    elif given is not None:
-        st.caption("Its codes are found when you press Steer: half a minute, once.")
+codes = codes if code_set is None else used(code_set, how)
+if told := named(codes, found):
+    listing.caption(f"Codes: {plain(told)}.")
+elif given is not None and code_set is None:
+    listing.caption("Its codes are found when you press Steer: half a minute, once.")
 
 if "comparison" in st.session_state:
     request, written, made = st.session_state["comparison"]
     with done.container():
         if made != asked:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
-        texts(books, request, written, label)
+        texts(books, request, written, found)
         st.caption(made_by(request, made["books"]))
-        if source == BY_NAME and (told := named(request.codes, label)):
-            st.caption(f"Codes: {plain(told)}.")
         draw_costs(written)
         draw_again(request, made)
 elif not pressed:
     done.caption("Nothing steered yet: press Steer.")
+if codes and source != BY_NAME:
+    list_codes(code_set, codes)

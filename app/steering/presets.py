@@ -1,23 +1,27 @@
 """What the codes of the form are called, and how often those of a topic have worked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import streamlit as st
 
 from interp.app.steering.form import settings
 from interp.app.widgets.tokens import plain
 from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
-from interp.codesearch.labels import MIXED, RARE
+from interp.codesearch import Labels
+from interp.report.wording import code_label
 from interp.steering.topics import Preset
 
 NAMED = 6
 """Codes that are told by name."""
 
 
-def named(codes: Sequence[WeightedCode], label: Callable[[str, int], str]) -> str:
-    """Codes by what they stand for, those with a name first; empty if none has one."""
-    every = [(code_name(site, code), label(site, code)) for site, code, _ in codes]
-    told = [f"{name} {text}" for name, text in every if text not in ("", RARE, MIXED)][:NAMED]
+def named(codes: Sequence[WeightedCode], labels: Labels | None) -> str:
+    """Codes by what they stand for, the clearest names first; empty if none has one."""
+    if labels is None:
+        return ""
+    every = [(code, labels.of(code.site, code.code)) for code in codes]
+    clear = sorted((one for one in every if one[1] and one[1].named), key=lambda one: -one[1].f1)[:NAMED]
+    told = [f"{code_name(*code[:2])} {code_label(labels, *code[:2])}" for code, _ in clear]
     more = len(every) - len(told)
     return ", ".join(told) + (f" and {more} more" if told and more else "")
 

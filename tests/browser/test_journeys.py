@@ -141,7 +141,7 @@ def steered(tab):
     asked = {"source": "by name", "codes": "a0.h1=3, a1.h2=5", "prompt": f"John {MARKUP}", "tokens": "12"}
     opened = tab(f"/steering?{urlencode(asked | {'beside': 'Said in the prompt', 'said': MARKUP})}")
     opened.page.get_by_role("button", name="Steer", exact=True).click()
-    expect(opened.page.get_by_text(PERPLEXITY)).to_have_count(3)
+    expect(opened.page.get_by_text(PERPLEXITY)).to_have_count(3, timeout=120_000)
     return opened
 
 

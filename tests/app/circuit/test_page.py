@@ -24,7 +24,7 @@ from tests.report.synthetic import make_card, make_run
 def test_the_grid_holds_the_runs_scores_and_marks_its_members(page, runs):
     run = Run.load(runs / "small")
     app = page(runs, run="small")
-    assert app.selectbox[0].value == "small" and not app.error
+    assert app.selectbox(key="run").value == "small" and not app.error
     assert metric_of(app, "Members") == "3" and metric_of(app, "Pairs") == "10"
     colours, members, points = figure_of(app, "Score of every head")["data"]
     scores = np.zeros((4, 4))

@@ -109,10 +109,10 @@ def test_an_index_of_another_model_is_searched_but_no_prompt_is_read(page, runs)
     found = read_json(manifest)
     found["model"] |= {"spec": "another<b>", "weights": "0"}
     manifest.write_text(json.dumps(found))
-    app = page(runs, q="Mary")
+    app = page(runs, index=NAME, q="Mary")
     assert not app.error and app.dataframe
-    assert "is an index of another<b>" in error_of(page(runs, search="prompt", near="Mary"))
-    app = page(runs, code="a0.h1=3")
+    assert "is an index of another<b>" in error_of(page(runs, index=NAME, search="prompt", near="Mary"))
+    app = page(runs, index=NAME, code="a0.h1=3")
     assert not app.error and "is an index of another<b>" in text_of(app)
 
 
