@@ -87,8 +87,8 @@ def test_a_model_is_chosen_in_the_workbench_and_lists_show_what_was_made_with_it
         other.query_params["model"] = given
         chosen = other.run().selectbox(key="model")
         assert (chosen.value == given) is taken and (taken or chosen.value == chosen.options[0])
-    app.selectbox(key="model").set_value("/etc/models").run()
     app.switch_page("live/page.py").run()
+    app.selectbox(key="model").set_value("/etc/models").run()
     assert (
         "there is no file or folder" in app.error[0].value
         and app.selectbox(key="model").value == "/etc/models"
