@@ -257,7 +257,7 @@ def _go_on(
         if (tokens.shape[1] - len(begin)) % EVERY == 1:
             for number, arm in enumerate(arms):
                 so_far = new(tokens, arm)
-                marks = _marks(arm, within, len(begin) + len(so_far), ended=False)
+                marks = _marks(arm, within, len(tokens), len(begin) + len(so_far), ended=False)
                 show(number, *_runs(model.tokenizer, begin, so_far, marks))
 
     with within or contextlib.nullcontext():
@@ -287,7 +287,7 @@ def _written(
     plain, _ = steps(base)
     mine, attached = (plain, None) if arm is base else steps(arm)
     surprise = -plain.gather(-1, torch.tensor(new, device=plain.device).long()[:, None])[:, 0]
-    marks = _marks(arm, attached, len(arm.prompt) + len(new), ended=ended)
+    marks = _marks(arm, attached, arm.row + 1, len(arm.prompt) + len(new), ended=ended)
     tokenizer = model.tokenizer
     # BOS is not what the user wrote: it is shown only if codes were edited there
     begin = int(arm.prompt[0] == first_token(tokenizer) and not marks[0])
@@ -318,11 +318,11 @@ def _prompt_ids(model: Model, request: SteeringRequest) -> list[int]:
     return ids
 
 
-def _marks(arm: Arm, within: Attached | None, n: int, *, ended: bool) -> list[bool]:
-    """Of n tokens, those at which codes were edited: not the last one if it was not read any more."""
+def _marks(arm: Arm, within: Attached | None, n_rows: int, n: int, *, ended: bool) -> list[bool]:
+    """Of n tokens of a batch that was run, those at which codes were edited: not the last one if it was not read."""
     if arm.within is None or within is None:
         return [False] * n
-    marks = within.edited_positions(arm.row + 1, n)[arm.row].tolist()
+    marks = within.edited_positions(n_rows, n)[arm.row].tolist()
     return [*marks[:-1], marks[-1] and ended]
 
 
