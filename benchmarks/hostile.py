@@ -39,7 +39,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 SECONDS = 40
-"""After so many a command that should have refused hangs: the longest good one here takes a tenth, on an idle core."""
+"""After so many of a processor, or ten times as many in all, a command that should have refused hangs: the longest good
+one here takes a tenth."""
 MEMORY = 4 * 2**30
 MODEL = "planted-induction"
 ENV = {
@@ -203,14 +204,21 @@ def run(
     *,
     kill_after: float | None = None,
     most_bytes: int | None = None,
-    seconds: float = SECONDS,
+    processor: int = resource.RLIM_INFINITY,
+    seconds: float = 10 * SECONDS,
 ) -> Outcome:
     """A command in a process forked from this one."""
-    return finish(*start(words, folder, most_bytes), folder, kill_after=kill_after, seconds=seconds)
+    return finish(
+        *start(words, folder, most_bytes, processor=processor), folder, kill_after=kill_after, seconds=seconds
+    )
 
 
 def start(
-    words: Sequence[str], folder: Path, most_bytes: int | None = None, mark: str = ""
+    words: Sequence[str],
+    folder: Path,
+    most_bytes: int | None = None,
+    mark: str = "",
+    processor: int = resource.RLIM_INFINITY,
 ) -> tuple[int, str]:
     """The process's id, and by what its output is called."""
     sys.stdout.flush()
@@ -228,6 +236,7 @@ def start(
         sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace") for number in (1, 2))
         used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (processor, resource.RLIM_INFINITY))
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
         cage(Path(os.environ["HOME"]))
@@ -277,7 +286,7 @@ def cage(folder: Path) -> None:
 
 
 def finish(
-    pid: int, mark: str, folder: Path, *, kill_after: float | None = None, seconds: float = SECONDS
+    pid: int, mark: str, folder: Path, *, kill_after: float | None = None, seconds: float = 10 * SECONDS
 ) -> Outcome:
     began, status, late = time.monotonic(), None, False
     while status is None:
@@ -319,7 +328,7 @@ def fault(found: Outcome, before: Tree, folder: Path, *, never: bool = False) ->
     Args:
         never: whether it must not have done what was asked.
     """
-    if found.code is None:
+    if found.code in (None, -signal.SIGXCPU):
         return "hangs"
     if "Traceback (most recent call last)" in found.err + found.out:
         return "traceback: " + found.err.strip().rpartition("\n")[2][:150]
@@ -403,12 +412,12 @@ class World:
         self.now = tree(self.folder)
         return self.now
 
-    def judged(self, one: "Try", seconds: float = SECONDS) -> tuple[Outcome, str | None]:
+    def judged(self, one: "Try") -> tuple[Outcome, str | None]:
         before = self.now
         if one.spoil is not None:
             one.spoil(self.folder)
             before = tree(self.folder)
-        found = run(one.words, self.folder, seconds=seconds)
+        found = run(one.words, self.folder, processor=SECONDS)
         wrong = fault(found, before, self.folder, never=one.never)
         if tree(self.folder) != self.now:
             self.reset()
@@ -840,7 +849,7 @@ def workbench(world: World) -> Callable[..., Any]:
     os.environ.update(INTERP_MODEL=MODEL, INTERP_RUNS=str(world.folder))
 
     def open_page(view: str, **address: str) -> Any:
-        tab = AppTest.from_file(str(APP / "pages.py"), default_timeout=SECONDS).run()
+        tab = AppTest.from_file(str(APP / "pages.py"), default_timeout=10 * SECONDS).run()
         tab.switch_page(f"{view}/page.py")
         for name, value in address.items():
             tab.query_params[name] = value
