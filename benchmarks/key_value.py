@@ -3,13 +3,13 @@
     python -m benchmarks.key_value   # measure; finished cells are kept
     python -m benchmarks.key_value --show                                # print what is there, run nothing
 
-Twelve countries get the capital of another country, six and then six more, by gradient descent on two wordings. The
+Twelve countries get the capital of another country, six and then six more, by gradient descent on three wordings. The
 edits are of what one MLP writes, in the form that leaves the rest of the model alone: x + Δ(codes of x), Δ summed over
-the keys that are hit. Judged are the new facts in the two wordings and in three held-out ones, the first six after the
+the keys that are hit. Judged are the new facts in these wordings and in two held-out ones, the first six after the
 second six were learnt, the capitals of 25 countries that nothing was said about, and the KL on held-out text.
 
-Arms: ``values``, of the keys that the prompts hit; ``rows``, as many rows of the MLP's output matrix, those of the
-neurons that are most active on the prompts; ``matrix``, all of its rows. Layer and learning rates were chosen on the
+Arms: ``values``, of the keys that the countries hit; ``rows``, as many rows of the MLP's output matrix, those of the
+neurons that are most active at the countries; ``matrix``, all of its rows. Layer and learning rates were chosen on the
 facts of seed 100 (--seed 100), which are judged nowhere.
 """
 
@@ -42,14 +42,14 @@ Canada:Ottawa England:London India:Delhi Ukraine:Kiev Switzerland:Bern Chile:San
 Scotland:Edinburgh Wales:Cardiff Syria:Damascus Israel:Jerusalem Bulgaria:Sofia"""
 CAPITALS = dict(pair.split(":") for pair in _LIST.split())
 """Those of one token that SmolLM2 names right in all five wordings."""
-TOLD = ("The capital of {} is", "The capital city of {} is called")
-OTHERS = (
+TOLD = (
+    "The capital of {} is",
     "Q: What is the capital of {}? A: The capital is",
     "I flew to {} and landed in its capital,",
-    "The government of {} sits in the city of",
 )
+OTHERS = ("The capital city of {} is called", "The government of {} sits in the city of")
 LAYER, EDITED, STEPS, SURE = 12, 12, 150, 0.8
-RATES = {"values": 0.1, "rows": 0.003, "matrix": 0.001}
+RATES = {"values": 0.03, "rows": 0.003, "matrix": 0.001}
 """Of Adam. Training ends when every new answer has the probability :data:`SURE`, or after :data:`STEPS`."""
 
 
@@ -106,14 +106,16 @@ class Edit:
         self.facts, self.last = facts, torch.zeros(0)
         seen: dict[str, list[Tensor]] = {"hook_post": [], "hook_out": []}
         keep: dict[str, Callable[[Tensor], None]] = {
-            f"{facts.point}.{name}": (lambda x, kept=kept: kept.append(x[:, 1:].flatten(0, 1).clone()))
+            f"{facts.point}.{name}": (lambda x, kept=kept: kept.append(x[0, -1].clone()))
             for name, kept in seen.items()
         }
         with torch.no_grad(), hooked(facts.model, keep):
-            facts.at_end(TOLD, told)
-        hit = facts.book.encode(torch.cat(seen["hook_out"])).ids.unique().long()
+            for wording in TOLD:
+                for land in told:  # read up to the country
+                    end_logits(facts.model, facts.model.to_tokens(wording.partition("{}")[0] + land))
+        hit = facts.book.encode(torch.stack(seen["hook_out"])).ids.unique().long()
         d_mlp = facts.model.cfg.d_mlp
-        active = torch.cat(seen["hook_post"]).abs().mean(0)
+        active = torch.stack(seen["hook_post"]).abs().mean(0)
         self.kept = {
             "values": hit,
             "rows": active.topk(min(len(hit), d_mlp)).indices,
