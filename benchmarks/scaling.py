@@ -1,6 +1,6 @@
 """How what grows with the text grows: processor seconds at 10⁴ to 10⁷ synthetic tokens, and the slope between them.
 
-    python benchmarks/scaling.py [--fit 1000000]
+    python benchmarks/scaling.py [--fit 10000000]
 
 One thread. Slopes are of log seconds over log tokens; 1 is linear. A queue of 10⁶ prompts is timed too.
 """
@@ -80,14 +80,14 @@ def queue(n_prompts: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--fit", type=int, default=10**6, help="tokens to fit on, at most")
+    parser.add_argument("--fit", type=int, default=10**7, help="tokens to fit on and to read, at most")
     most = parser.parse_args().fit
     torch.set_num_threads(1)
     rows: dict[str, list[float]] = {name: [] for name in ("fit", "read", "finish", "ask", "bytes")}
     for n in SIZES:
-        found = {"read": read(n), **dict(zip(("finish", "ask", "bytes"), index(n), strict=True))}
+        found = dict(zip(("finish", "ask", "bytes"), index(n), strict=True))
         if n <= most:
-            found["fit"] = fit(n)
+            found |= {"fit": fit(n), "read": read(n)}
         for name, value in found.items():
             rows[name].append(value)
         print(n, {name: float(f"{value:.3g}") for name, value in found.items()}, flush=True)
