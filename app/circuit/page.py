@@ -86,7 +86,7 @@ names = [name for name in every if name == asked or of_this_model(name)]
 tell_missing("run", names, "run")
 if names:
     name = choose(names)
-else:
+elif not every:
     st.info(
         f"No runs in {plain(run_store.shown_path())} yet. Find the circuit of a task here: it takes about a minute and "
         "says which heads do it, what they read and write, and how far that was checked. Or in a terminal:"

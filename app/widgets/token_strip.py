@@ -41,7 +41,9 @@ function draw(root, data, choose) {
     line.setAttribute("aria-orientation", "horizontal");
     if (row.name) line.append(element("span", "name", row.name));
     data.pieces.forEach((piece, i) => {
-      const token = element("span", i < data.first ? "" : "token", data.shown[i]);
+      // part of a character: nothing to see, but something to click
+      const shown = data.shown[i] || (i < data.first || row.numbers[i] ? "" : "◌");
+      const token = element("span", i < data.first ? "" : "token", shown);
       if (row.numbers[i]) token.append(element("span", "code", row.numbers[i]));
       if (piece.includes("\\n")) token.append("\\n");
       token.style.cssText = row.styles[i];

@@ -96,7 +96,7 @@ def test_what_codes_stand_for_is_seen_without_a_click(tab):
 
 def test_find_a_circuit_and_set_a_code(tab, runs, pairs):
     before = {path.name for path in runs.iterdir()}
-    opened = tab("/circuit")
+    opened = tab(f"/circuit?run={quote(NAME)}")
     page = opened.page
     page.get_by_text("Find a circuit").click()
     page.get_by_text("a file of prompts").first.click()
@@ -118,7 +118,7 @@ def test_find_a_circuit_and_set_a_code(tab, runs, pairs):
 
 def test_a_discovery_that_is_left_ends_and_leaves_nothing(tab, runs):
     before = {path.name for path in runs.iterdir()}
-    opened = tab("/circuit")
+    opened = tab(f"/circuit?run={quote(NAME)}")
     page = opened.page
     page.get_by_text("Find a circuit").click()
     opened.choose(re.compile("Task"), "planted-gates")
@@ -138,8 +138,8 @@ def test_a_discovery_that_is_left_ends_and_leaves_nothing(tab, runs):
 @pytest.fixture
 def steered(tab):
     """Base, codes and a text with something said in its prompt."""
-    asked = {"source": "by name", "codes": "a0.h1=3, a1.h2=5", "prompt": f"John {MARKUP}", "tokens": "12"}
-    opened = tab(f"/steering?{urlencode(asked | {'beside': 'Said in the prompt', 'said': MARKUP})}")
+    asked = {"source": "by name", "codes": "a0.h1=3, a1.h2=5", "prompt": MARKUP, "tokens": "12"}
+    opened = tab(f"/steering?{urlencode(asked | {'beside': 'Said in the prompt', 'said': '<b>Hi</b>'})}")
     opened.page.get_by_role("button", name="Steer", exact=True).click()
     expect(opened.page.get_by_text(PERPLEXITY)).to_have_count(3, timeout=120_000)
     return opened
