@@ -6,7 +6,7 @@
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
-no topic. ``--development``: the topics by which it was chosen how codes are found, and where gated codes act.
+no topic. ``--development``: the topics by which it was chosen how codes are found.
 ``--styles``: those of ``steering_styles.json``. ``--times`` and ``--variety``: how far a dose may go (cells of other
 bounds belong in a folder of their own). A cell is up to 18,000 tokens, its dose included: four to five minutes of one
 core.

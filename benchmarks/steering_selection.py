@@ -1,6 +1,6 @@
 """Which of the codes found should steer: by their effect on outputs, or as they are?
 
-    python benchmarks/steering_selection.py [--tokens 14] [--topics horse,rain]
+    python benchmarks/steering_selection.py [--tokens 12] [--topics horse,rain]
 
 On the topics of development. From the codes that ``find_codes`` gives, half are taken by each of three rules: those
 whose own tokens they bring up most when added alone (:func:`output_scores`), those of most first-order effect on the
@@ -101,7 +101,7 @@ def rise_at(kl: np.ndarray, rise: np.ndarray, at: float, rows: np.ndarray) -> fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=14)
+    parser.add_argument("--tokens", type=int, default=12)
     parser.add_argument("--topics", help="[default: all of development]")
     given = parser.parse_args()
     model = load_model()
@@ -109,7 +109,7 @@ def main() -> None:
     names = given.topics.split(",") if given.topics else development_topic_names()
     console, rng = Console(width=150, highlight=False), np.random.default_rng(0)
     texts = []
-    for ids in encode_prompts(model, load_topic(names[0]).prompts):
+    for ids in encode_prompts(model, load_topic(names[0]).prompts[::2]):
         new = generate(model, torch.tensor([ids]), given.tokens, temperature=0.7, seed=len(texts))
         texts.append((len(ids), new[0, :-1]))
     draws = rng.integers(len(texts), size=(DRAWS, len(texts)))
@@ -145,7 +145,7 @@ def chosen(
 ) -> dict[str, list[WeightedCode]]:
     found = find_or_recall(model, books, topic.positive, topic.negative)
     codes, half = found.named(None, "added"), len(found) // 2
-    scores = output_scores(model, books, codes, topic.prompts[:8])
+    scores = output_scores(model, books, codes, topic.prompts[1:9:2])
     by_output = [codes[i] for i in np.argsort(-scores)[:half]]
     at_random = [codes[i] for i in rng.permutation(len(codes))[:half]]
     # they come by falling effect
@@ -158,8 +158,9 @@ def chosen(
 
 
 def tokens_of(model: Model, topic: Topic) -> Tensor:
-    """First tokens of the topic's words, with a space in front."""
-    return torch.tensor(sorted({model.tokenizer(f" {word}").input_ids[0] for word in topic.words}))
+    """Those of the topic's words that are one token, with a space in front."""
+    ids = (model.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in topic.words)
+    return torch.tensor([own[0] for own in ids if len(own) == 1])
 
 
 if __name__ == "__main__":
