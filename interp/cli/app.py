@@ -82,7 +82,7 @@ def _check_free(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of a server that has just ended
             tried.bind(address)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # a name of more than 63 letters is none
         raise InputError(f"--host {host}: there is no such address") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

@@ -539,7 +539,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         where = " ".join(".".join(map(str, first["loc"])).split()) or "all of it"
         more = f", and {others} more" if others else ""
         raise InputError(f"{path.name} {where}: {first['msg'].removeprefix('Value error, ')}{more}") from None
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path.name}: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 
