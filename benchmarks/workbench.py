@@ -158,7 +158,9 @@ def next_codes(tab: Tab, rounds: int) -> list[Click]:
 def first_tokens(tab: Tab, rounds: int) -> list[Click]:
     """From the button to the first new token of both texts on the page; forwards included."""
     found = []
-    address = f"/steering?source=by+name&codes=a12.h3=417,a20.h0=5&tokens=20&prompt={PROMPT.replace(' ', '+')}"
+    address = (
+        f"/steering?source=by+name&codes=a12.h3=417,a20.h0=5&tokens=20&prompt={PROMPT.replace(' ', '+')}"
+    )
     page = tab.open(address)
     written = (
         "[...document.querySelectorAll('[data-testid=stHtml]')]"

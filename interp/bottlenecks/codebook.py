@@ -28,9 +28,6 @@ from interp.errors import InputError, check_fields
 Selection = Literal["cosine", "matching_pursuit"]
 
 
-Selection = Literal["cosine", "matching_pursuit"]
-
-
 @dataclass(frozen=True)
 class CodebookConfig:
     """

@@ -231,7 +231,8 @@ class Dictionary(nn.Module, Bottleneck):
 
     @classmethod
     def restored(cls: type[T], config: Any, tensors: Mapping[str, Tensor]) -> T:
-        book = cls(config).to(tensors["codes"].device, tensors["codes"].dtype)
+        make: Any = cls  # each kind makes codes of its own
+        book = make(config).to(tensors["codes"].device, tensors["codes"].dtype)
         book.load_state_dict(dict(tensors))
         return book
 

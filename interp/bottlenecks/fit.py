@@ -513,14 +513,15 @@ def _fit_to(book: Dictionary, batches: list[Tensor], device: torch.device) -> No
     size = sum(batch.numel() for batch in batches) * 4
     if size <= IN_MEMORY:
         book.to(device).fit(torch.cat(batches).to(device))
-    elif not hasattr(book, "partial_fit"):
+    elif (partial_fit := getattr(book, "partial_fit", None)) is None:
         raise InputError(
             f"{size / 2**30:.1f} GiB of vectors: a {book.kind} sees all at once, at most {IN_MEMORY / 2**30:.0f} GiB; "
             "give fewer tokens"
         )
     else:
+        book.to(device)
         for shard in _shards(batches, book.config.n_codes * book.config.d_in * book.config.groups):
-            book.to(device).partial_fit(shard.to(device))
+            partial_fit(shard.to(device))
 
 
 def _shards(batches: list[Tensor], least: int) -> Iterator[Tensor]:
@@ -539,8 +540,8 @@ def _new_book(model: Model, site: Site, config: FitConfig) -> Dictionary:
     cfg = model.cfg
     per_head = site.kind == "attn"
     by_output = per_head and config.by_output
-    cls = bottleneck_class(config.kind)
-    size = {
+    cls: Any = bottleneck_class(config.kind)
+    size: dict[str, Any] = {
         "d_in": cfg.d_head if per_head else cfg.d_model,
         "groups": cfg.n_heads if per_head and site.head is None else 1,
         "seed": config.seed,
@@ -551,10 +552,11 @@ def _new_book(model: Model, site: Site, config: FitConfig) -> Dictionary:
         book = cls(CodebookConfig(**size, **own))
     else:
         book = cls(new_config(cls, size, config.bits, config.options))
-    if not by_output or not hasattr(book, "compare_by"):
+    compare_by = getattr(book, "compare_by", None)
+    if not by_output or compare_by is None:
         return book
     weights = model.blocks[site.layer].attn.W_O.detach().float().cpu()
-    return book.compare_by(weights if site.head is None else weights[site.head, None])
+    return compare_by(weights if site.head is None else weights[site.head, None])
 
 
 def new_config(

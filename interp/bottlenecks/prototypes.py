@@ -55,7 +55,7 @@ class Prototypes(VQ):
         return super().tensors() | {"examples": self.examples}
 
     @classmethod
-    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> "Slots":
+    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> "Prototypes":
         book = super().restored(config, tensors)
         book.examples = tensors["examples"].long()
         return book

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.bottlenecks.base import grouped_rows
+from interp.bottlenecks.base import Codes, grouped_rows
 from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
 from interp.bottlenecks.kmeans import refit
 from interp.bottlenecks.metric_codebook import map_root
@@ -131,7 +131,7 @@ class Slots(Dictionary):
         slot = next(j for j, end in enumerate(self.starts[1:]) if code < end)
         return range(slot, slot + 1)
 
-    def encode_without(self, x: Tensor, without: Bool[Tensor, "group code"]):
+    def encode_without(self, x: Tensor, without: Bool[Tensor, "group code"]) -> Codes:
         for part in without.split(self.config.radices, -1):
             if part.all(-1).any():
                 raise InputError("all codes of a slot are forbidden: leave it one")

@@ -13,7 +13,7 @@ sums are summed over all processes of a group, and each draws the same vectors f
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -76,7 +76,8 @@ class FlatConfig(VQConfig):
 class VQ(Slots):
     """The nearest of a set of codes."""
 
-    kind, config_class = "vq", FlatConfig
+    kind = "vq"
+    config_class: ClassVar[type] = FlatConfig
     source, use = "van den Oord et al. 2017", "reading: one code a vector"
 
     def __init__(self, config: VQConfig) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,7 +89,10 @@ def bench(
     from interp.text import open_sources
 
     open_sources(data)
-    given = {"kinds": names(kinds) if kinds else None, "sites": names(sites) if sites else None}
+    given: dict[str, Any] = {
+        "kinds": names(kinds) if kinds else None,
+        "sites": names(sites) if sites else None,
+    }
     config = RateConfig(
         bits=numbers(bits),
         text=data,

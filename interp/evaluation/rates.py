@@ -84,7 +84,7 @@ class OfKind:
     """A bottleneck of a kind, at about so many bits."""
 
     def __init__(self, kind: str, bits: int, d_in: int, groups: int, seed: int) -> None:
-        cls = bottleneck_class(kind)
+        cls: Any = bottleneck_class(kind)
         self.book: Dictionary = cls(new_config(cls, {"d_in": d_in, "groups": groups, "seed": seed}, bits))
         self.bits = bits_per_vector(self.book.config)
 
@@ -114,7 +114,7 @@ class RandomCodes(OfKind):
 
     def fit(self, x: Tensor) -> None:
         drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
-        self.book.codes.data.copy_(x[drawn[: self.book.config.codes]].transpose(0, 1))
+        self.book.codes.data.copy_(x[drawn[: self.book.config.n_codes]].transpose(0, 1))
 
 
 class Coordinates:
@@ -270,7 +270,11 @@ class RateBench:
                 raise InputError(f"site {name}: name single heads, such as {name}.h0")
             self.places["heads" if place.kind == "attn" else "mlps"].append(place)
         self.places = {part: places for part, places in self.places.items() if places}
-        options = {"context": min(config.context, model.cfg.n_ctx), "seed": config.seed, "stage": stage}
+        options: dict[str, Any] = {
+            "context": min(config.context, model.cfg.n_ctx),
+            "seed": config.seed,
+            "stage": stage,
+        }
         training = load_text(config.text, model, n_tokens=config.n_tokens, **options)
         self.texts = [
             load_text(spec, model, n_tokens=config.n_heldout, split="heldout", **options)

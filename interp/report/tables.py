@@ -245,14 +245,21 @@ def read_rates(path: Path) -> tuple[RateRow, ...]:
         found = []
         for row in rows["rows"]:
             for part, cell in row["parts"].items():
-                ends = [
+                kl, low, high = (
                     sum(text["kl"][i] for text in cell["texts"].values()) / len(cell["texts"])
                     for i in range(3)
-                ]
+                )
                 effects = {str(task): float(one["share"]) for task, one in cell.get("effects", {}).items()}
                 found.append(
                     RateRow(
-                        str(row["kind"]), part, float(cell["bits"]), *ends, float(cell["explained"]), effects
+                        str(row["kind"]),
+                        part,
+                        float(cell["bits"]),
+                        kl,
+                        low,
+                        high,
+                        float(cell["explained"]),
+                        effects,
                     )
                 )
         if not found:

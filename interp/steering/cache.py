@@ -41,7 +41,7 @@ def _told(book: Dictionary) -> int | list:
     if not isinstance(book, Codebook):
         others = [t.detach().cpu().numpy().tobytes() for name, t in book.tensors().items() if name != "codes"]
         return [config.k, book.kind, *(hashlib.sha256(part).hexdigest()[:16] for part in others)]
-    how = [book.kind, config.selection, config.magnitude]
+    how = [book.kind, book.config.selection, book.config.magnitude]
     if config.groups > 1 and how == ["metric_codebook", "matching_pursuit", "unit"]:
         return config.k
     counts = hashlib.sha256(book.counts.cpu().numpy().tobytes()).hexdigest()[:16]

@@ -30,9 +30,10 @@ def place_bos_codes(book: Dictionary, x: Float[Tensor, "block pos *place d_in"])
     to nothing becomes nothing, for the slots after it. Of k most similar codes each becomes a k-th of it. Where heads
     share a book no code is moved: it would take one, or k, for each of them. Nor is one of another kind than codebooks.
     """
-    here, config = book.rows(x[:1, :1]), book.config
+    here = book.rows(x[:1, :1])
     if here.shape[1] > 1 or not isinstance(book, Codebook):
         return
+    config = book.config
     groups = torch.arange(config.groups, device=x.device)
     chosen = book.encode(x[:1, :1]).ids.long().reshape(config.groups, config.k)
     if config.selection == "cosine":
