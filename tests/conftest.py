@@ -27,7 +27,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 from tests import shapes  # noqa: E402
 
-install_import_hook("interp", "tests.shapes.first_calls")
+install_import_hook("interp", "tests.shapes.first_call")
 
 from interp.models import Model, load_model  # noqa: E402
 from tests.chromium import chromium  # noqa: E402, F401 - a fixture of several files

@@ -48,7 +48,7 @@ def test_the_first_page_tells_when_the_model_is_ready_and_leads_to_steering(tab)
     expect(page.get_by_role("heading", name="Steering")).to_be_visible()
     # the first page that steers imports what it needs
     told = "One day, Tim and his mom went to"
-    expect(page.get_by_label("Prompt")).to_have_value(told, timeout=180_000)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(told, timeout=180_000)
 
 
 def test_search_a_pattern_and_open_a_code(tab, runs):
