@@ -48,8 +48,8 @@ TOLD = (
     "I flew to {} and landed in its capital,",
 )
 OTHERS = ("The capital city of {} is called", "The government of {} sits in the city of")
-LAYER, EDITED, STEPS, SURE = 12, 12, 150, 0.8
-RATES = {"values": 0.03, "rows": 0.003, "matrix": 0.001}
+LAYER, EDITED, STEPS, SURE = 4, 12, 150, 0.8
+RATES = {"values": 0.09, "rows": 0.009, "matrix": 0.003}
 """Of Adam. Training ends when every new answer has the probability :data:`SURE`, or after :data:`STEPS`."""
 
 
@@ -197,11 +197,9 @@ def cell(facts: Facts, arm: str, seed: int, rate: float) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--layers", type=int, nargs="+", default=[LAYER])
-    parser.add_argument("--seeds", type=int, default=5, help="draws of facts")
+    parser.add_argument("--seeds", type=int, default=4, help="draws of facts")
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
-    parser.add_argument(
-        "--rates", type=float, nargs="+", default=[1.0], help="times the learning rates of old"
-    )
+    parser.add_argument("--rates", type=float, nargs="+", default=[1.0], help="times the learning rates")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--show", action="store_true")
     given = parser.parse_args()
