@@ -55,8 +55,7 @@ class Corpus:
             InputError: tokens that the vocabulary lacks, or another length than the text's.
         """
         lengths = np.diff(self.vocabulary_ends, prepend=0) * ~self.special
-        if len(self.tokens) and int(self.tokens.max()) >= len(lengths):
-            raise InputError("the index is damaged: it has tokens that its vocabulary lacks; build it again")
+        self._check(self.tokens)
         ends = np.cumsum(lengths[self.tokens])
         if len(ends) and ends[-1] != len(self.text):
             raise InputError("the index is damaged: its text is not that of its tokens; build it again")
@@ -84,6 +83,10 @@ class Corpus:
         """Tokens of each document."""
         return np.diff(self.documents, append=len(self.tokens))
 
+    def _check(self, tokens: Sequence[int] | Shaped[np.ndarray, " n"]) -> None:
+        if len(tokens) and int(np.max(tokens)) >= len(self.special):
+            raise InputError("the index is damaged: it has tokens that its vocabulary lacks; build it again")
+
     def token_bytes(self, token: int) -> bytes:
         begin = int(self.vocabulary_ends[token - 1]) if token else 0
         return self.vocabulary[begin : int(self.vocabulary_ends[token])].tobytes()
@@ -94,6 +97,7 @@ class Corpus:
 
     def pieces(self, tokens: Sequence[int] | Shaped[np.ndarray, " n"]) -> list[str]:
         """What each token adds to the text: a character of several tokens stands at the one that completes it."""
+        self._check(tokens)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         found = []
         for token in map(int, tokens):

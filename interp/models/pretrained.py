@@ -146,7 +146,7 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             return AutoTokenizer.from_pretrained(source, add_bos_token=True, local_files_only=local)
         except ValueError:  # it has no BOS
             return AutoTokenizer.from_pretrained(source, local_files_only=local)
-    except _DAMAGED as error:
+    except Exception as error:  # which is what the tokenizers library raises, and no more
         raise _unreadable(source, error, "a tokenizer") from error
 
 
