@@ -404,6 +404,9 @@ class World:
         with contextlib.suppress(FileNotFoundError):
             os.chmod(self.folder / "sealed", 0o755)
             shutil.rmtree(self.folder)
+        for path in self.folder.parent.iterdir():  # which a command that writes to .. has made
+            if path != self.folder and not re.fullmatch(r"(out|err)\d?", path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.copytree(self.pristine, self.folder, symlinks=True)
         for name in ("pipe", "pipe.json"):
             os.mkfifo(self.folder / name)
