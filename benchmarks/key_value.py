@@ -1,7 +1,7 @@
 """New facts by the values of a key–value bottleneck, beside finetuning as many weights: what else changes?
 
-    python -m benchmarks.key_value   # measure; finished cells are kept
-    python -m benchmarks.key_value --show                                # print what is there, run nothing
+    python -m benchmarks.key_value           # measure; finished cells are kept
+    python -m benchmarks.key_value --show    # print what is there, run nothing
 
 Twelve countries get the capital of another country, six and then six more, by gradient descent on three wordings. The
 edits are of what one MLP writes, in the form that leaves the rest of the model alone: x + Δ(codes of x), Δ summed over

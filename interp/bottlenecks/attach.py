@@ -307,9 +307,8 @@ class Attached:
         """What a hook point passes on: its sites in turn, the heads among them taken apart and together once."""
         self._next = self._offset + whole.shape[1]
         self._prompt = self._prompt or whole.shape[1]
-        for name, group, code in self._fired:
-            if name in names:
-                self._fired[name, group, code].append(self._fires_in(whole, name, group, code))
+        for name in {name for name, *_ in self._fired if name in names}:
+            self._watch(name, whole)
         every = self.read or not self.error_term
         acting = [name for name in names if every or name in self._edits]
         for single, some in groupby(acting, key=lambda name: self._places[name].head is not None):
@@ -347,13 +346,16 @@ class Attached:
         added = None if edits is None else edits.added(x, at)
         return out if added is None else out + added
 
-    def _fires_in(self, whole: Tensor, name: str, group: int | None, code: int) -> Bool[Tensor, "batch pos"]:
+    def _watch(self, name: str, whole: Tensor) -> None:
+        """Note where the codes of a site are that gates ask for."""
         head = self._places[name].head
         x = whole if head is None else whole[:, :, head]
         codes = self.bottlenecks[name].encode(_shared_out(x, self.bottlenecks[name]))
-        # features that are not active fill the slots of a SAE
-        there = (codes.ids == code) & (codes.values != 0)
-        return (there if group is None else there[:, :, group]).any(-1)
+        for (site, group, code), seen in self._fired.items():
+            if site == name:
+                # features that are not active fill the slots of a SAE
+                there = (codes.ids == code) & (codes.values != 0)
+                seen.append((there if group is None else there[:, :, group]).any(-1))
 
     def _coded(self, name: str, x: Tensor, edits: SiteEdits | None) -> Tensor:
         bottleneck = self.bottlenecks[name]

@@ -12,6 +12,7 @@ import atexit
 import os
 import sys
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,9 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.models import Model
+
+PATIENCE = timedelta(days=1)
+"""For which processes wait for the first, which refits centroids and writes for all. One that ends ends all."""
 
 
 def world() -> int:
@@ -87,7 +91,8 @@ def join_torchrun(device: str | None) -> str | None:
     if device == "cuda" or (device is None and torch.cuda.is_available()):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device and device.startswith("cuda") else "gloo")
+    backend = "nccl" if device and device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)
     if not first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end

@@ -141,7 +141,7 @@ def write(
     config: SteeringConfig,
     within: Callable[[], AbstractContextManager] | None = None,
     seed: int = 0,
-    said: Callable[[str], str] = str,
+    said: Callable[[str], str] | None = None,
 ) -> list[Continuation]:
     """``n`` texts that go on from the prompts in turn, or from what these become; told and judged without that."""
     given = [prompts[i % len(prompts)] for i in range(n)]
@@ -150,13 +150,13 @@ def write(
         some = given[begin : begin + config.batch_size]
         texts = continue_prompts(
             model,
-            [said(prompt) for prompt in some],
+            some if said is None else [said(prompt) for prompt in some],
             config.n_tokens,
             within=within() if within else None,
             temperature=config.temperature,
             seed=seed + begin,
         )
-        if said is not str:
+        if said is not None:
             found = surprise(model, encode_prompts(model, some), [text.tokens for text in texts])
             texts = [
                 replace(text, prompt=prompt, surprise=own)
@@ -208,7 +208,7 @@ def measure(
         _, known, variety = base.tried[0]
         dose = find_dose(lambda d: strain(*fluency(d), (known, variety), config), arm.first, config.tries)
     within = partial(arm.at, dose) if arm else None
-    written = write(model, prompts, config.n, config, within, config.seed, said or str)
+    written = write(model, prompts, config.n, config, within, config.seed, said)
     return Cell(
         BASE if arm is None else arm.name,
         topic,
