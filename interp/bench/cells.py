@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from interp.activations.stream import HUNDREDTHS, Progress
 from interp.bench.plan import Say, drawn, read_record, write_record
-from interp.files import atomic_path
+from interp.files import atomic_path, parse_json
 from interp.models import Model, describe_model
 from interp.prompts.pairs import PromptPairs
 from interp.scores.method import PairSubsets
@@ -234,10 +234,10 @@ class Runner:
             return nothing
         try:
             with safe_open(path, framework="numpy") as file:
-                header, heads = json.loads((file.metadata() or {})["pool"]), file.get_tensor("heads")
+                header, heads = parse_json((file.metadata() or {})["pool"]), file.get_tensor("heads")
             forwards, count = header["cost"]
             cost = (float(forwards), int(count))
-        except (SafetensorError, OSError, KeyError, ValueError):
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             self.say(f"{path} is damaged: done again")
             return nothing
         if header.get("settings") != json.loads(json.dumps(settings)) or heads.shape != shape:

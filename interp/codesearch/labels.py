@@ -28,7 +28,7 @@ from interp.bottlenecks.store import PRETRAINED, Codebooks
 from interp.codesearch.index import CodeIndex
 from interp.codesearch.patterns import MOST_VALUES, SIMPLER, Patterns, Variable
 from interp.errors import InputError
-from interp.files import atomic_path
+from interp.files import atomic_path, parse_json
 from interp.progress import Stage, silent
 
 LABELS = "labels.parquet"
@@ -323,7 +323,7 @@ class Labels:
 
         try:
             table = pq.read_table(path)
-            about = json.loads((table.schema.metadata or {})[b"labels"])
+            about = parse_json((table.schema.metadata or {})[b"labels"])
             if about.pop("format") != FORMAT:
                 raise ValueError(f"not of format {FORMAT}, which this version reads")
             book, text = (table[name].combine_chunks().dictionary_encode() for name in ("book", "text"))
