@@ -4,9 +4,12 @@ import operator
 from collections.abc import Callable
 from dataclasses import Field, fields
 from numbers import Real
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from interp import MOST_SEED
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class InputError(ValueError):
@@ -30,6 +33,15 @@ class TooFewPairs(InputError):
 def one_line(error: BaseException, most: int = 300) -> str:
     """What an error of another library says, on one line: the first of several often only announces the others."""
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def fault(error: "ValidationError") -> str:
+    """The first thing that pydantic finds wrong, with its place, on one line."""
+    first, others = error.errors(include_url=False)[0], error.error_count() - 1
+    # a key of a damaged file may hold anything
+    where = " ".join(".".join(map(str, first["loc"])).split()) or "all of it"
+    more = f", and {others} more" if others else ""
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
 
 
 def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:

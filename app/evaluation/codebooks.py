@@ -49,12 +49,12 @@ def show() -> None:
     )
     text = texts[spec]
     st.caption(
-        f"{quality.n_sites} codebooks of {quality.n_codes} codes for {plain(quality.model)}, "
-        f"{plain(quality.selection)} selection, fitted on {plain(quality.fitted_on)}; measured on {text.n_blocks} "
-        f"blocks of {text.context} tokens, all codebooks in place at once."
+        f"{len(quality.sites)} codebooks of {quality.n_codes} codes for {plain(quality.model or 'a model')}, "
+        f"{plain(quality.selection)} selection, fitted on {quality.fit_tokens:,} tokens of {plain(quality.fitted_on)}; "
+        f"measured on {text.n_blocks} blocks of {text.context} tokens, all codebooks in place at once."
     )
-    for condition, usage in text.codes():
-        cards(condition, usage)
+    for codes in text.codes():
+        cards(*codes)
     st.subheader("What it costs, and what controls cost")
     st.plotly_chart(
         increase_plot(text.conditions),
@@ -71,8 +71,8 @@ def show() -> None:
         "Cross-entropy and KL in nats a token; 95 % bootstrap over blocks of text. Controls may be on fewer blocks: "
         "their rise is over the plain model on those, not over the line above."
     )
-    for usage in text.usage:
-        st.subheader(f"How much of each site the codes hold, k = {usage.k}")
+    for k, usage in text.usage.items():
+        st.subheader(f"How much of each site the codes hold, k = {k}")
         st.plotly_chart(
             explained_plot(usage.explained_sites),
             width="stretch",
@@ -84,11 +84,10 @@ def show() -> None:
 def overview(found: dict[str, Quality]) -> list[dict]:
     """One line a folder, text and k."""
     return [
-        {"codebooks": name, "k": usage.k, "codes": quality.n_codes, "text": text.spec}
-        | _costs(condition, usage)
+        {"codebooks": name, "k": k, "codes": quality.n_codes, "text": text.spec} | _costs(condition, usage)
         for name, quality in found.items()
         for text in quality.texts
-        for condition, usage in text.codes()
+        for k, condition, usage in text.codes()
     ]
 
 
@@ -103,14 +102,14 @@ def _costs(condition: Condition, usage: Usage) -> dict:
     }
 
 
-def cards(condition: Condition, usage: Usage) -> None:
+def cards(k: int, condition: Condition, usage: Usage) -> None:
     """The numbers of one k that are looked for first."""
     low, high = (wording.signed(end, 2) for end in (condition.low, condition.high))
     kept, unseen = wording.percent(condition.agreement), wording.percent(usage.dead_here)
     least = wording.number(usage.explained_least, 2)
     numbers = (
         (
-            f"CE rise, k = {usage.k}",
+            f"CE rise, k = {k}",
             wording.signed(condition.increase, 3),
             f"nats a token; 95 % {low} to {high}",
         ),

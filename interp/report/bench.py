@@ -14,7 +14,7 @@ from markupsafe import Markup
 from interp.bench.table import METRICS
 from interp.errors import InputError
 from interp.report import wording
-from interp.report.style import BLUE, GREY, embed, environment, layout, spread
+from interp.report.style import BLUE, GREY, embed, environment, layout, spread, whiskers
 from interp.report.tables import read_rows
 from interp.report.wording import in_plot
 
@@ -338,7 +338,7 @@ def _line(rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: 
     kind, values = rows[0].kind, [row.values[metric] for row in rows]
     colour = [BLUE if best else GREY for best in on_front]
     symbol = {"baseline": "circle-open", "control": "x-thin-open", "method": "circle"}[kind]
-    known = all(value.least is not None for value in values)
+    ends = [(v.mean, v.least, v.largest) for v in values if v.least is not None and v.largest is not None]
     return go.Scatter(
         x=x,
         y=[value.mean for value in values],
@@ -346,17 +346,7 @@ def _line(rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: 
         mode="lines+markers",
         line={"color": GREY, "width": 1.4, "dash": "dot" if kind == "baseline" else "solid"},
         marker={"size": 9, "color": colour, "symbol": symbol, "line": {"width": 1.8, "color": colour}},
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [0.0 if value.largest is None else value.largest - value.mean for value in values],
-            "arrayminus": [0.0 if value.least is None else value.mean - value.least for value in values],
-            "thickness": 1,
-            "width": 0,
-            "color": GREY,
-        }
-        if known
-        else None,
+        error_y=whiskers(ends, thickness=1, width=0, color=GREY) if len(ends) == len(values) else None,
         text=[f"{row.n} pairs" for row in rows],
         hovertemplate="%{fullData.name}, %{text}: %{y:.3f}<extra></extra>",
     )

@@ -137,21 +137,23 @@ def grid_plot(
     members: list[tuple[int, float]] = [(head.layer, head.head or 0) for head in heads if head.in_circuit]
     members += [(mlp.layer, n_heads + 0.3) for mlp in below if mlp.in_circuit]
     figure.add_trace(_outlines(members))
-    ring = {"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}}
-    figure.add_trace(
-        go.Scatter(
-            x=[head.layer for head in heads],
-            y=[head.head for head in heads],
-            customdata=[[head.site, turn] for head in heads],
+    square = {"symbol": "square-open", "size": _CELL - 2, "color": CHOSEN, "line": {"width": 3}}
+
+    def cells(parts: Sequence[Component], rows: Sequence[int | float], *, ring: bool) -> go.Scatter:
+        return go.Scatter(
+            x=[part.layer for part in parts],
+            y=rows,
+            customdata=[[part.site, turn] for part in parts],
             mode="markers+text",
-            marker=ring | {"opacity": 0 if chosen is None else 1},
-            text=[_number(head, scale) for head in heads],
+            marker=square | {"opacity": int(ring)},
+            text=[_number(part, scale) for part in parts],
             textfont={"size": SMALL + 1, "color": ink},
-            hovertext=[_said(head, scale) for head in heads],
+            hovertext=[_said(part, scale) for part in parts],
             hoverinfo="text",
             showlegend=False,
         )
-    )
+
+    figure.add_trace(cells(heads, [head.head or 0 for head in heads], ring=chosen is not None))
     if chosen is not None:
         figure.data[-1].update(
             selectedpoints=[i for i, head in enumerate(heads) if head.site == chosen],
@@ -164,20 +166,7 @@ def grid_plot(
         figure.add_trace(
             go.Heatmap(z=[row], x=[mlp.layer for mlp in below], y=edges, showscale=False, **colours)
         )
-        figure.add_trace(
-            go.Scatter(
-                x=[mlp.layer for mlp in below],
-                y=[n_heads + 0.3] * len(below),
-                customdata=[[mlp.site] for mlp in below],
-                mode="markers+text",
-                marker=ring | {"opacity": 0},
-                text=[_number(mlp, scale) for mlp in below],
-                textfont={"size": SMALL + 1, "color": ink},
-                hovertext=[_said(mlp, scale) for mlp in below],
-                hoverinfo="text",
-                showlegend=False,
-            )
-        )
+        figure.add_trace(cells(below, [n_heads + 0.3] * len(below), ring=False))
     bottom = n_heads - 0.45 + (1.3 if below else 0)
     step = 1 if n_layers <= 40 else 5
     figure.update_xaxes(
@@ -314,7 +303,6 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
         )
     figure.update_xaxes(title="pair", type="category", **_plain_axis())
     figure.update_yaxes(title=in_plot(metric), zeroline=True, zerolinecolor=GREY)
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return _finished(figure, 300, top=28)
 
 
@@ -363,7 +351,6 @@ def scores_plot(
         )
     figure.update_xaxes(title=in_plot(x_name), zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=in_plot(y_name), zeroline=True, zerolinecolor=GREY)
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return _finished(figure, 380, top=28)
 
 
@@ -395,8 +382,8 @@ def _finished(
     figure: go.Figure, height: int | float, *, left: int | float = 56, bottom: int | float = 40, top: int = 4
 ) -> go.Figure:
     margin = {"l": left, "r": 8, "t": top, "b": bottom}
-    figure.update_layout(margin=margin, height=int(height), dragmode=False)
-    return figure
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    return figure.update_layout(margin=margin, height=int(height), legend=legend, dragmode=False)
 
 
 DRAWN = 30
@@ -512,14 +499,8 @@ def edge_plot(
         tickfont={"size": SMALL},
         range=[-_PITCH * 0.6, (len(columns) - 0.5) * _PITCH],
     )
-    figure.update_layout(
-        margin={"l": 50, "r": 4, "t": 4, "b": 4},
-        height=int(90 + min(44, _PITCH) * len(columns)),
-        dragmode=False,
-        legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
-        hovermode="closest",
-    )
-    return figure
+    figure.update_layout(hovermode="closest")
+    return _finished(figure, 90 + min(44, _PITCH) * len(columns), left=50, bottom=4)
 
 
 def _column(part: Component) -> tuple[int, bool]:
@@ -654,5 +635,4 @@ def roc_plot(
         figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name)
     figure.update_xaxes(title="false positive rate", range=[0, 1], dtick=0.5)
     figure.update_yaxes(title="true positive rate", range=[0, 1.01], dtick=0.5)
-    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return _finished(figure, 350, top=60)

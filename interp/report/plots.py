@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from interp.codesearch import Similarities
 from interp.evaluation.steering import CODES, TopicRow
-from interp.models import Site, parse_site
-from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout
+from interp.models import parse_site
+from interp.report.style import BLUE, GREEN, GREY, ORANGE, layout, whiskers
 from interp.report.tables import Condition, MachineRow, RateRow, Steering
 from interp.report.wording import in_plot
 
@@ -29,7 +29,8 @@ def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
     n_layers = 1 + max(place.layer for place in places.values())
     heads = sorted({place.head for place in places.values() if place.head is not None})
     names = [f"head {head}" for head in heads]
-    names += [_BELOW[kind] for kind in _BELOW if any(_is(place, kind) for place in places.values())]
+    below = {place.kind for place in places.values() if place.head is None}
+    names += [name for kind, name in _BELOW.items() if kind in below]
     grid = np.full((len(names), n_layers), np.nan)
     for site, place in places.items():
         name = f"head {place.head}" if place.head is not None else _BELOW[place.kind]
@@ -55,10 +56,6 @@ def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
         yaxis={"autorange": "reversed", "showgrid": False},
     )
     return figure
-
-
-def _is(place: Site, kind: str) -> bool:
-    return place.kind == kind and place.head is None
 
 
 SURPRISE, DIVERGENCE = "rgb(108,127,150)", "rgb(224,98,32)"
@@ -152,14 +149,7 @@ def rate_plot(found: Steering) -> go.Figure:
                 + 0.8 * ((number + 0.5) / len(arms) - 0.5)  # topics fill .8 of a row
                 for row in rows
             ],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [row.high - row.rate for row in rows],
-                "arrayminus": [row.rate - row.low for row in rows],
-                "thickness": 1.4,
-                "width": 3,
-            },
+            error_x=whiskers([(row.rate, row.low, row.high) for row in rows], thickness=1.4, width=3),
             mode="markers",
             name=arm,
             marker={"size": 9, "color": colour, "symbol": symbol},
@@ -173,12 +163,7 @@ def rate_plot(found: Steering) -> go.Figure:
             ),
         )
     figure.update_xaxes(range=[-0.01, 1.02], tickformat=".0%", title="texts that hold a word of the topic")
-    figure.update_yaxes(
-        tickvals=list(range(len(found.topics))),
-        ticktext=[in_plot(topic) for topic in found.topics],
-        range=[len(found.topics) - 0.5, -0.5],
-        zeroline=False,
-    )
+    _name_rows(figure, found.topics)
     return layout(figure, height=STEERING_EDGES + STEERING_ROW * len(found.topics), left=90, legend=True)
 
 
@@ -196,15 +181,7 @@ def increase_plot(conditions: Sequence[Condition]) -> go.Figure:
             y=[in_plot(c.name) for c in rows],
             orientation="h",
             marker={"color": [GREY if c.is_control else BLUE for c in rows], "opacity": 0.55},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [c.high - c.increase for c in rows],
-                "arrayminus": [c.increase - c.low for c in rows],
-                "thickness": 2,
-                "width": 5,
-                "color": GREY,
-            },
+            error_x=whiskers([(c.increase, c.low, c.high) for c in rows], thickness=2, width=5, color=GREY),
             hovertemplate="%{y}: %{x:.3f} nats a token<extra></extra>",
         )
     )
@@ -252,41 +229,31 @@ def machine_plot(rows: Sequence[MachineRow]) -> go.Figure:
         figure.add_scatter(
             x=[row.mean for row in its],
             y=places,
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [row.high - row.mean for row in its],
-                "arrayminus": [row.mean - row.low for row in its],
-                "thickness": 1.4,
-                "width": 3,
-            },
+            error_x=whiskers([(row.mean, row.low, row.high) for row in its], thickness=1.4, width=3),
             mode="markers",
             name=arm,
             marker={"size": 9, "color": colour},
             hovertemplate=f"{arm}: %{{x:.3f}}<extra></extra>",
         )
-        known = [
-            (row.published, place)
-            for row, place in zip(its, places, strict=True)
-            if row.published is not None
-        ]
-        if known:
+        published = [row.published for row in its]
+        if any(value is not None for value in published):
             figure.add_scatter(
-                x=[value for value, _ in known],
-                y=[place for _, place in known],
+                x=published,
+                y=places,
                 mode="markers",
                 name=f"{arm}, published",
                 marker={"size": 11, "color": colour, "symbol": "diamond-open", "line": {"width": 2}},
                 hovertemplate="published: %{x:.3f}<extra></extra>",
             )
     figure.update_xaxes(range=[0, 1.02], title="share right")
-    figure.update_yaxes(
-        tickvals=list(range(len(measures))),
-        ticktext=[in_plot(measure) for measure in measures],
-        range=[len(measures) - 0.5, -0.5],
-        zeroline=False,
-    )
+    _name_rows(figure, measures)
     return layout(figure, height=84 + 46 * len(measures), left=170, legend=True)
+
+
+def _name_rows(figure: go.Figure, names: Sequence[str]) -> None:
+    """Rows at 0, 1, … from the top down."""
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [in_plot(name) for name in names]}
+    figure.update_yaxes(**ticks, range=[len(names) - 0.5, -0.5], zeroline=False)
 
 
 def rate_faithfulness_plot(rows: Sequence[RateRow], part: str) -> go.Figure:
@@ -301,14 +268,7 @@ def rate_faithfulness_plot(rows: Sequence[RateRow], part: str) -> go.Figure:
         figure.add_scatter(
             x=[row.bits for row in own],
             y=[row.kl for row in own],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [row.high - row.kl for row in own],
-                "arrayminus": [row.kl - row.low for row in own],
-                "thickness": 1,
-                "width": 2,
-            }
+            error_y=whiskers([(row.kl, row.low, row.high) for row in own], thickness=1, width=2)
             if kind in best
             else None,
             mode="lines+markers",

@@ -60,6 +60,12 @@ def spread(
     return found
 
 
+def whiskers(ends: Sequence[Sequence[int | float]], **look: object) -> dict:
+    """Plotly's error bars of values, each with its lower and its upper end; colour, width and thickness as given."""
+    array, minus = [high - value for value, _, high in ends], [value - low for value, low, _ in ends]
+    return {"type": "data", "symmetric": False, "array": array, "arrayminus": minus, **look}
+
+
 @cache
 def environment() -> Environment:
     """Everything put into a template is escaped, and a name that it lacks is an error."""

@@ -1,13 +1,15 @@
 """Result files read back: of codebooks, of steering, of a replication. What is wrong with one is one line."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import AliasPath, BaseModel, Field, ValidationError
+
 from interp.bench.plan import whole_record
-from interp.errors import InputError
+from interp.errors import InputError, fault
 from interp.evaluation.codebook_quality import CONTROLS
 from interp.evaluation.steering import CODES, Cell, SteeringConfig, SteeringTable, made_of, steering_table
 from interp.files import read_json
@@ -84,12 +86,13 @@ def read_rows(path: Path, parse: Callable[[Mapping[str, Any]], Rows], again: str
     """
     try:
         return parse(read_json(path))
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged ({fault(error)}): {again}") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}): {again}") from None
 
 
-@dataclass(frozen=True)
-class Condition:
+class Condition(BaseModel):
     """The model plain, through its codes, or through a control; means over predicted tokens.
 
     Attributes:
@@ -98,12 +101,12 @@ class Condition:
         accuracy, agreement: share of tokens whose likeliest is the next one, and is the plain model's.
     """
 
-    name: str
+    name: str = Field(alias="condition")
     n_blocks: int
     ce: float
-    increase: float
-    low: float
-    high: float
+    increase: float = Field(alias="ce_increase")
+    low: float = Field(alias="ce_increase_low")
+    high: float = Field(alias="ce_increase_high")
     kl: float
     accuracy: float
     agreement: float
@@ -113,50 +116,43 @@ class Condition:
         return self.name in CONTROLS
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(BaseModel):
     """How books of one k are used; see :meth:`interp.evaluation.codebook_quality.UsageMeter.summary`."""
 
-    k: int
-    explained: float
-    explained_least: float
-    explained_sites: Mapping[str, float]
-    dead_here: float
+    explained: float = Field(alias="variance_explained_mean")
+    explained_least: float = Field(alias="variance_explained_min")
+    explained_sites: dict[str, float] = Field(alias="variance_explained_sites")
+    dead_here: float = Field(alias="dead_on_text")
     dead_when_fitted: float
-    bits: float
-    bits_most: float
-    entropy: float
+    bits: float = Field(alias="bits_per_token")
+    bits_most: float = Field(alias="bits_per_token_most")
 
 
-@dataclass(frozen=True)
-class TextQuality:
-    """One held-out text."""
+class TextQuality(BaseModel):
+    """One held-out text; ``usage`` is by k."""
 
     spec: str
     n_blocks: int
     context: int
-    conditions: Sequence[Condition]
-    usage: Sequence[Usage]
+    conditions: list[Condition] = Field(alias="rows")
+    usage: dict[int, Usage]
 
-    def codes(self) -> list[tuple[Condition, Usage]]:
+    def codes(self) -> list[tuple[int, Condition, Usage]]:
         """Of every k, what it costs and how the books are used."""
         costs = {condition.name: condition for condition in self.conditions}
-        return [(costs[f"codes k={usage.k}"], usage) for usage in self.usage]
+        return [(k, costs[f"codes k={k}"], usage) for k, usage in self.usage.items()]
 
 
-@dataclass(frozen=True)
-class Quality:
-    """
-    Attributes:
-        fitted_on: the text that the books were made from, in words.
-    """
+class Quality(BaseModel):
+    """What ``interp codebook eval`` wrote of a folder."""
 
-    model: str
-    n_sites: int
-    n_codes: int
-    selection: str
-    fitted_on: str
-    texts: Sequence[TextQuality]
+    model: str | None = Field(validation_alias=AliasPath("model", "spec"))
+    sites: list[str]
+    n_codes: int = Field(validation_alias=AliasPath("fit", "n_codes"))
+    selection: str = Field(validation_alias=AliasPath("fit", "selection"))
+    fitted_on: str = Field(validation_alias=AliasPath("fitted_on", "spec"))
+    fit_tokens: int = Field(validation_alias=AliasPath("fitted_on", "n_tokens"))
+    texts: list[TextQuality] = Field(min_length=1)
 
 
 def read_quality(path: Path) -> Quality:
@@ -165,53 +161,14 @@ def read_quality(path: Path) -> Quality:
     Raises:
         InputError: not such a file, or one that was damaged.
     """
-    return read_rows(path, _read, f"make it again with interp codebook eval {path.parent}")
 
+    def parse(result: Mapping[str, Any]) -> Quality:
+        quality = Quality.model_validate(result)
+        for text in quality.texts:
+            text.codes()
+        return quality
 
-def _read(result: Mapping[str, Any]) -> Quality:
-    text = result["fitted_on"]
-    quality = Quality(
-        str(result["model"]["spec"]),
-        len(result["sites"]),
-        int(result["fit"]["n_codes"]),
-        str(result["fit"]["selection"]),
-        f"{int(text['n_tokens']):,} tokens of {text['spec']}",
-        tuple(_text(entry) for entry in result["texts"]),
-    )
-    if not quality.texts:
-        raise ValueError("no text was measured")
-    for entry in quality.texts:
-        entry.codes()
-    return quality
-
-
-def _text(entry: Mapping[str, Any]) -> TextQuality:
-    return TextQuality(
-        str(entry["spec"]),
-        int(entry["n_blocks"]),
-        int(entry["context"]),
-        tuple(_condition(row) for row in entry["rows"]),
-        tuple(_usage(int(k), usage) for k, usage in entry["usage"].items()),
-    )
-
-
-def _condition(row: Mapping[str, Any]) -> Condition:
-    names = ("ce", "ce_increase", "ce_increase_low", "ce_increase_high", "kl", "accuracy", "agreement")
-    return Condition(str(row["condition"]), int(row["n_blocks"]), *(float(row[name]) for name in names))
-
-
-def _usage(k: int, found: Mapping[str, Any]) -> Usage:
-    return Usage(
-        k,
-        float(found["variance_explained_mean"]),
-        float(found["variance_explained_min"]),
-        {str(site): float(value) for site, value in found["variance_explained_sites"].items()},
-        float(found["dead_on_text"]),
-        float(found["dead_when_fitted"]),
-        float(found["bits_per_token"]),
-        float(found["bits_per_token_most"]),
-        float(found["entropy_bits"]),
-    )
+    return read_rows(path, parse, f"make it again with interp codebook eval {path.parent}")
 
 
 @dataclass(frozen=True)

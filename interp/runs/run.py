@@ -47,7 +47,7 @@ from interp.bottlenecks.codebook import CodebookConfig
 from interp.bottlenecks.metric_codebook import MetricCodebook
 from interp.circuits.circuit import Circuit, Component, Edge, SiteName, Strict
 from interp.circuits.references import ExactEffects, Reference, named_reference
-from interp.errors import InputError, one_line
+from interp.errors import InputError, fault, one_line
 from interp.evaluation.recovery import Recovery
 from interp.evaluation.validity import Validity
 from interp.files import UMASK, atomic_path, check_folder, readable, request_of, write_text
@@ -534,11 +534,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     try:
         return reader(readable(path))
     except ValidationError as error:
-        first, others = error.errors(include_url=False)[0], error.error_count() - 1
-        # a key of a damaged file may hold anything, and a fault is one line
-        where = " ".join(".".join(map(str, first["loc"])).split()) or "all of it"
-        more = f", and {others} more" if others else ""
-        raise InputError(f"{path.name} {where}: {first['msg'].removeprefix('Value error, ')}{more}") from None
+        raise InputError(f"{path.name} {fault(error)}") from None
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path.name}: {getattr(error, 'strerror', None) or one_line(error)}") from error
 

@@ -80,7 +80,7 @@ def test_the_grid_has_a_row_of_mlps_on_the_heads_scale():
     run = make_run(n_layers=4, n_heads=3, members=2, mlp_members=1)
     _, outlines, heads, below, points = grid_plot(run, Scale.of(run), mlps=True).data
     assert len(outlines.x) == 6 * 3 and np.shape(below.z) == (1, 4) and np.abs(below.z).max() <= 1
-    assert [site for [site] in points.customdata] == ["m0", "m1", "m2", "m3"] and points.text[0]
+    assert [site for site, _turn in points.customdata] == ["m0", "m1", "m2", "m3"] and points.text[0]
     assert len(heads.x) == 12 and heads.selectedpoints is None
     assert len(grid_plot(run, Scale.of(run)).data) == 3
 
