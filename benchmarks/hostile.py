@@ -757,7 +757,10 @@ def kills(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
         world.reset()
         after = draw.uniform(0, made.seconds)
         found = run(made.words, world.folder, kill_after=after)
-        yield f"{made.name} after {after:.2f} of {made.seconds:.2f} s ({found.code})", made.fault(again=found.code != 0)
+        yield (
+            f"{made.name} after {after:.2f} of {made.seconds:.2f} s ({found.code})",
+            made.fault(again=found.code != 0),
+        )
 
 
 def full(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:

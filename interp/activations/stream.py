@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.activations.metric import task_metric
 from interp.errors import InputError
 from interp.models import HookFunction, Model, has_mlps, hooked, model_device
+from interp.models.hooks import model_lock
 from interp.models.vocabulary import check_tokens
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 
@@ -260,6 +261,34 @@ def end_logits(
         return model(tokens)[:, -1]
 
 
+def answer_logits(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    pairs: Sequence[PromptPair],
+    metric: Metric,
+    hooks: Hooks | None = None,
+) -> Float[Tensor, "batch d_vocab"]:
+    """:func:`end_logits` where the metric reads them, −∞ elsewhere.
+
+    Most of Gemma's work in a late layer's patch would be unembedding 262 144 tokens. The model runs as it does, with
+    the answers' rows of its unembedding in place of all, so soft-caps and scales stay its own.
+    """
+    unembedding = model.unembed.original_component
+    if metric == "prob_diff" or not isinstance(unembedding, nn.Linear):
+        return end_logits(model, tokens, hooks)
+    ids = sorted({token for pair in pairs for token in (*pair.answers, *pair.wrong_answers)})
+    wanted = torch.tensor(ids, device=tokens.device)
+    weight, bias = unembedding.weight[wanted], unembedding.bias
+    few = None if bias is None else bias[wanted]
+    with model_lock(model):
+        try:
+            unembedding.forward = lambda x: nn.functional.linear(x, weight, few)
+            found = end_logits(model, tokens, hooks)
+        finally:
+            del unembedding.forward
+    return found.new_full((len(found), model.cfg.d_vocab), float("-inf")).index_copy(1, wanted, found)
+
+
 def _run(
     model: Model, tokens: Tensor, rows: tuple[PromptPair, ...], metric: Metric, *, patterns: bool = False
 ) -> Activations:
@@ -291,7 +320,7 @@ def _run(
     if graph:
         # every parameter is frozen: the graph begins at the first block's input
         hooks["blocks.0.hook_resid_pre"] = lambda x: x.detach().requires_grad_(True)
-    values = task_metric(end_logits(model, tokens, hooks), rows, metric)
+    values = task_metric(answer_logits(model, tokens, rows, metric, hooks), rows, metric)
     if len(kept["z"]) != len(layers):
         raise RuntimeError(f"{len(kept['z'])} of {len(layers)} attention layers were seen: unsupported model")
     return Activations(

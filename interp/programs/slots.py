@@ -8,6 +8,7 @@ keys and values are kept. So a change at END in the last third of the layers cos
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import Progress, check_context, end_logits, equal_length_batches
-from interp.models import HookFunction, Model, Site, hooked, model_device, parse_site
+from interp.activations.stream import Progress, answer_logits, check_context, equal_length_batches
+from interp.models import HookFunction, Model, Site, model_device, parse_site
 from interp.models.partial_forward import Prefix, starting_at
-from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPair, PromptPairs
 
 PAIRS_AT_ONCE = 64
@@ -121,7 +121,6 @@ class SlotRunner:
         self.metric, self.preferred = np.zeros((2, n)), np.zeros(n, dtype=int)
         self._runs: list[_CleanRun] = []
         self._where = np.zeros((2, n), dtype=int)  # run and row of every pair
-        self._answers = self._answer_weights()
         for indices in equal_length_batches(self.pairs, PAIRS_AT_ONCE):
             self._run_both(indices)
             if self.progress is not None:
@@ -142,57 +141,29 @@ class SlotRunner:
                 for layer in range(self.model.cfg.n_layers):
                     hooks[f"blocks.{layer}.hook_resid_pre"] = _keeper(resid)
                 ends: list[Tensor] = []
-                prefix = Prefix(self.model, tokens, partial(self._run_clean, hooks, ends))
+                prefix = Prefix(self.model, tokens, partial(self._keep_logits, ends, rows, hooks))
                 (logits,) = ends
                 self._where[:, some] = np.full(len(some), len(self._runs)), np.arange(len(some))
                 self._runs.append(_CleanRun(indices, tokens, prefix, torch.stack(resid)))
             else:
-                logits = end_logits(self.model, tokens, hooks)
+                logits = self._logits(rows, hooks, tokens)
             self.metric[side, some] = task_metric(logits, rows, self.pairs.metric).cpu().numpy()
             if not side:
                 self.preferred[some] = _preferred(logits, rows)
         self.forwards += 2 * len(rows)
 
-    def _run_clean(self, hooks: dict[str, HookFunction], ends: list[Tensor], tokens: Tensor) -> None:
-        ends.append(end_logits(self.model, tokens, hooks))
+    def _keep_logits(self, ends: list[Tensor], *run: Any) -> None:
+        ends.append(self._logits(*run))
+
+    def _logits(
+        self, pairs: Sequence[PromptPair], hooks: dict[str, HookFunction], tokens: Int[Tensor, "row pos"]
+    ) -> Float[Tensor, "row d_vocab"]:
+        return answer_logits(self.model, tokens, pairs, self.pairs.metric, hooks)
 
     def _keep(self, side: int, some: list[int], slot: Slot, found: Tensor) -> None:
         if slot not in self.z:
             self.z[slot] = torch.zeros(2, len(self.pairs), found.shape[-1])
         self.z[slot][side, some] = found
-
-    def _answer_weights(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """All answers' tokens, with their columns of the unembedding; ``None`` where more than those are needed."""
-        if self.pairs.metric == "prob_diff" or ResidualWrites.of(self.model).logit_scale is None:
-            return None
-        ids = sorted({token for pair in self.pairs for token in (*pair.answers, *pair.wrong_answers)})
-        wanted = torch.tensor(ids, device=model_device(self.model))
-        bias = getattr(self.model, "b_U", None)
-        columns = self.model.W_U.detach()[:, wanted].float()
-        return wanted, columns, columns.new_zeros(len(ids)) if bias is None else bias.detach()[wanted].float()
-
-    def _logits(
-        self, tokens: Int[Tensor, "row pos"], hooks: dict[str, HookFunction]
-    ) -> Float[Tensor, "row d_vocab"]:
-        """Logits at END; where the metric reads those of the answers alone, all others are −∞.
-
-        In the last layers most of the work would be unembedding.
-        """
-        if self._answers is None:
-            return end_logits(self.model, tokens, hooks)
-        ends: list[Tensor] = []
-
-        def keep_end(x: Tensor) -> Tensor:
-            ends.append(x[:, -1])
-            return x[:, :0]
-
-        with hooked(self.model, {**hooks, "unembed.hook_in": keep_end}):
-            self.model(tokens)
-        wanted, weight, bias = self._answers
-        found = (ResidualWrites.of(self.model).logit_scale or 1.0) * (ends[0].float() @ weight + bias)
-        logits = found.new_full((len(tokens), self.model.cfg.d_vocab), float("-inf"))
-        logits[:, wanted] = found
-        return logits
 
     def cost(self, slot: Slot) -> float:
         """Forward passes of one prompt that a change at the slot costs, in the mean."""
@@ -295,7 +266,7 @@ class SlotRunner:
                 hooks[name] = _after(hooks[name], reader) if name in hooks else reader
         prefix = run.prefix.cut(begin)
         with starting_at(self.model, layer, run.resid[layer, held, begin:]), prefix.before(self.model, held):
-            logits = self._logits(run.tokens[held, begin:], hooks)
+            logits = self._logits(prompts, hooks, run.tokens[held, begin:])
         found.metric[rows] = task_metric(logits, prompts, self.pairs.metric).cpu().numpy()
         found.preferred[rows] = _preferred(logits, prompts)
         length, layers = run.tokens.shape[1], self.model.cfg.n_layers

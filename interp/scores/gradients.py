@@ -13,13 +13,14 @@ before the norm, with the norm's scale live.
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import ActivationTape, Hooks, PairBatch, end_logits
+from interp.activations.stream import ActivationTape, Hooks, PairBatch, answer_logits
 from interp.errors import InputError
 from interp.models import HookFunction, Model, has_mlps
 from interp.models.hooks import has_hook
@@ -59,11 +60,12 @@ def clean_metric(
     resid_pre: Float[Tensor, "batch pos d_model"] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Metric of the clean prompts under hooks, on its graph; from ``layer`` on where its input is given."""
+    logits = partial(answer_logits, model, batch.clean.tokens, batch.pairs, metric, hooks)
     with torch.enable_grad():
         if not layer or resid_pre is None:
-            return task_metric(end_logits(model, batch.clean.tokens, hooks), batch.pairs, metric)
+            return task_metric(logits(), batch.pairs, metric)
         with starting_at(model, layer, resid_pre):
-            return task_metric(end_logits(model, batch.clean.tokens, hooks), batch.pairs, metric)
+            return task_metric(logits(), batch.pairs, metric)
 
 
 def edge_hooks(model: Model, first: int = 0) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import MetricConsumer, PairBatch, end_logits
+from interp.activations.stream import MetricConsumer, PairBatch, answer_logits
 from interp.models import HookFunction, Model
 from interp.models.partial_forward import Prefix, starting_at
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
@@ -195,9 +195,10 @@ class PatchRunner(MetricConsumer):
                     here if mlp else (here, slice(None), heads[here]), values
                 )
         first, held = int(layers.min()), rows.tolist()
+        patched = tuple(run.pairs[row] for row in held)
         with starting_at(self.model, first, run.resid[first, held]), run.prefix.before(self.model, held):
-            logits = end_logits(self.model, run.tokens[held], hooks)
-        values = task_metric(logits, tuple(run.pairs[row] for row in held), run.metric_name)
+            logits = answer_logits(self.model, run.tokens[held], patched, run.metric_name, hooks)
+        values = task_metric(logits, patched, run.metric_name)
         return run.metric[rows] - values.cpu().numpy()
 
 

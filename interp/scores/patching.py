@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import BATCH_SIZE, PairBatch, Progress, end_logits
+from interp.activations.stream import BATCH_SIZE, PairBatch, Progress, answer_logits
 from interp.errors import InputError
 from interp.files import atomic_path
 from interp.models import Model, Site, describe_model, has_mlps, weights_checksum
@@ -160,7 +160,7 @@ def _patch(
         return patched
 
     with starting_at(model, layer, resid[:, begin:].repeat(copies, 1, 1)), prefix.before(model):
-        logits = end_logits(model, tokens, {sites[0].hook: patch})
+        logits = answer_logits(model, tokens, batch.pairs, pairs.metric, {sites[0].hook: patch})
     values = task_metric(logits, batch.pairs * copies, pairs.metric)
     return values.reshape(copies, n).cpu().numpy()
 

@@ -5,12 +5,19 @@ import torch
 
 from interp.activations.means import HeadMeans
 from interp.activations.metric import task_metric
-from interp.activations.stream import MetricConsumer, end_logits, equal_length_batches, feed, run_batch
+from interp.activations.stream import (
+    MetricConsumer,
+    answer_logits,
+    end_logits,
+    equal_length_batches,
+    feed,
+    run_batch,
+)
 from interp.errors import InputError
 from interp.prompts.pairs import PromptPair
 from interp.scores.registry import METHODS, load_method
 from tests.pairs import random_pairs
-from tests.tiny_models import FAMILIES
+from tests.tiny_models import FAMILIES, OTHERS
 
 
 def _pair(answers, wrong):
@@ -57,6 +64,21 @@ def test_end_logits_and_gradients_are_those_of_the_whole_and_of_finite_differenc
 
         measured = (moved(1) - moved(-1)) / (2 * step)
         torch.testing.assert_close(predicted, measured, rtol=0.05, atol=0.05 * measured.abs().max().item())
+
+
+@pytest.mark.parametrize("family", (*FAMILIES, *OTHERS))
+def test_answer_logits_are_the_models_own_and_its_unembedding_is_whole_afterwards(family, tiny_model):
+    model, pairs = tiny_model(family), random_pairs(60, n=3)
+    tokens = torch.tensor([pair.clean_tokens for pair in pairs])
+    read = {token for pair in pairs for token in (*pair.answers, *pair.wrong_answers)}
+    with torch.no_grad():
+        whole = model(tokens)[:, -1]
+        found = answer_logits(model, tokens, pairs, "logit_diff_max")
+        with pytest.raises(ZeroDivisionError):
+            answer_logits(model, tokens, pairs, "logit_diff", {"blocks.0.hook_resid_pre": lambda _: 1 / 0})
+        torch.testing.assert_close(answer_logits(model, tokens, pairs, "prob_diff"), whole)
+    torch.testing.assert_close(found[:, sorted(read)], whole[:, sorted(read)])
+    assert torch.isinf(found).sum() == len(pairs) * (model.cfg.d_vocab - len(read))
 
 
 def test_feeding_in_small_batches_equals_one_batch_and_leaves_no_hook(tiny_model):

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import FORWARD_AND_BACKWARD, end_logits
+from interp.activations.stream import FORWARD_AND_BACKWARD, answer_logits
 from interp.models import HookFunction, Model
 from interp.models.partial_forward import starting_at
 from interp.scores.patch_runner import CleanRun, PatchRunner
@@ -88,8 +88,9 @@ def partial_values(
         starting_at(model, 0, begin),
         run.prefix.before(model, rows),
     ):
-        logits = end_logits(model, run.tokens[rows], hooks)
-        metric = task_metric(logits, tuple(run.pairs[row] for row in rows), run.metric_name)
+        pairs = tuple(run.pairs[row] for row in rows)
+        logits = answer_logits(model, run.tokens[rows], pairs, run.metric_name, hooks)
+        metric = task_metric(logits, pairs, run.metric_name)
         gradients = torch.autograd.grad(metric.sum(), used)
     values = [
         ((z - off) * gradient).float().sum((1, 3))
