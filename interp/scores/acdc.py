@@ -34,7 +34,7 @@ from torch import Tensor
 
 from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import Activations, Consumer, PairBatch, end_logits
-from interp.errors import InputError, check_fields
+from interp.errors import InputError, whole_number
 from interp.models import HookFunction, Model, Site, has_mlps
 from interp.models.partial_forward import QKV, Blockwise, output_bias, require_whole_blocks, starting_at
 from interp.prompts.pairs import PromptPairs
@@ -64,13 +64,12 @@ class ACDCConfig(MethodConfig):
     mlps: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if not 0 < self.lowest <= self.highest < float("inf"):
             raise InputError(
                 f"lowest {self.lowest}, highest {self.highest}: needs numbers, 0 < lowest ≤ highest"
             )
-        if self.thresholds < 1:
-            raise InputError(f"thresholds {self.thresholds}: it must be at least 1")
+        whole_number("thresholds", self.thresholds, 1)
 
 
 class LiveEdges:
@@ -85,10 +84,7 @@ class LiveEdges:
         for row, receiver in enumerate(graph.receivers[:-1]):
             rows.setdefault((receiver.kind, receiver.layer, receiver.head), []).append(row)
         self._components = [
-            (
-                graph.mlp_sender(layer) if head is None else graph.head_sender(layer, head),
-                inputs,
-            )
+            (graph.mlp_sender(layer) if head is None else graph.head_sender(layer, head), inputs)
             for (_, layer, head), inputs in reversed(rows.items())
         ]
 

@@ -34,7 +34,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import ActivationTape, PairBatch, end_logits
-from interp.errors import check_fields
 from interp.models import Model, has_mlps
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
@@ -50,9 +49,6 @@ class AtPStarConfig(MethodConfig):
 
     node: Literal["qkv", "z"] = "qkv"
     drop: bool = True
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @method(config=AtPStarConfig, most_pairs=10, most_seeds=10)
@@ -116,7 +112,7 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
             point = f"blocks.{layer}.attn.hook_{name}"
             hooks[point] = _patch(batch.tape.corrupt[point], slice(third * n, (third + 1) * n))
         resid = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
-        hooks[f"blocks.{layer}.hook_resid_pre"] = _three_times(resid)
+        hooks[f"blocks.{layer}.hook_resid_pre"] = lambda _, resid=resid: resid.repeat(3, 1, 1)
     names = _z_names(model)
     patched = ActivationTape(names)
     end_logits(model, batch.clean.tokens.repeat(3, 1), {**hooks, **patched.hooks})
@@ -124,10 +120,6 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
         3 * clean - patched[name].unflatten(0, (3, n)).sum(0)
         for name, clean in zip(names, batch.clean.z, strict=True)
     ]
-
-
-def _three_times(resid: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda _: resid.repeat(3, 1, 1)
 
 
 def _patch(corrupt: Tensor, rows: slice) -> Callable[[Tensor], Tensor]:

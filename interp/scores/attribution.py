@@ -12,7 +12,10 @@ whose backup takes over keeps its gradient although removing it alone costs noth
 layer, so effects through later heads count: an inhibition head is seen although it never writes to the answer.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from torch import Tensor
 
 from interp.activations.stream import Consumer, PairBatch
 from interp.scores.method import Context, method
@@ -35,23 +38,21 @@ class AttributionConsumer(Consumer):
         self.mlps_: np.ndarray | None
 
     def update(self, batch: PairBatch) -> None:
-        rows = list(batch.indices)
-        heads = [
-            ((clean - corrupt) * gradient).float().sum((1, 3)).cpu().numpy()
-            for clean, corrupt, gradient in zip(batch.clean.z, batch.corrupt.z, batch.z_gradient, strict=True)
-        ]
-        mlps = [
-            ((clean - corrupt) * gradient).float().sum((1, 2)).cpu().numpy()
-            for clean, corrupt, gradient in zip(
-                batch.clean.mlp, batch.corrupt.mlp, batch.mlp_gradient, strict=True
-            )
-        ]
+        rows, clean, corrupt = list(batch.indices), batch.clean, batch.corrupt
+        heads = _products(clean.z, corrupt.z, batch.z_gradient)
+        mlps = _products(clean.mlp, corrupt.mlp, batch.mlp_gradient)
         if not hasattr(self, "heads_"):
             self.heads_ = np.zeros((self.n_pairs, len(heads), heads[0].shape[1]))
             self.mlps_ = np.zeros((self.n_pairs, len(mlps))) if mlps else None
         self.heads_[rows] = np.stack(heads, axis=1)
         if self.mlps_ is not None:
             self.mlps_[rows] = np.stack(mlps, axis=1)
+
+
+def _products(*parts: Sequence[Tensor]) -> list[np.ndarray]:
+    """Σ over positions and channels of (clean − corrupt) · gradient, layer by layer."""
+    layers = zip(*parts, strict=True)
+    return [((a - b) * gradient).float().sum((1, -1)).cpu().numpy() for a, b, gradient in layers]
 
 
 @method()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.errors import InputError
+from interp.errors import whole_number
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 
@@ -25,8 +25,8 @@ class RandomConfig(MethodConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed}: it must be at least 0")
+        super().__post_init__()
+        whole_number("seed", self.seed, 0)
 
 
 @method("random", config=RandomConfig, scores_mlps=False)

@@ -36,7 +36,7 @@ from transformers.activations import ACT2FN
 
 from interp.activations.metric import task_metric
 from interp.activations.stream import Consumer, PairBatch
-from interp.errors import InputError, check_fields
+from interp.errors import InputError
 from interp.models import Model, has_mlps
 from interp.models.partial_forward import Blockwise, mlp_norm, output_bias, require_whole_blocks
 from interp.models.residual_writes import LinearNorm
@@ -59,9 +59,6 @@ class ContextualDecompositionConfig(MethodConfig):
     """
 
     attention: AttentionRule = "shared"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @method(config=ContextualDecompositionConfig, scores_mlps=False, most_pairs=10, most_seeds=10)
@@ -105,8 +102,8 @@ class Decomposition(Consumer):
         self.seen: Callable[[int, Tensor, Tensor], None] = lambda _layer, _part, _whole: None
         self._blocks: dict[int, Blockwise] = {}
         like, d_model = next(model.parameters()), model.cfg.d_model
-        self._norms = [
-            Norms(
+        self._norms: list[Norms] = [
+            (
                 LinearNorm.of(block.ln1, d_model, like),
                 LinearNorm.of(mlp_norm(model, layer), d_model, like) if has_mlps(model) else None,
             )
@@ -232,12 +229,8 @@ def softmax(
     return (whole.softmax(-1) - without.softmax(-1) + alone.softmax(-1) - nothing.softmax(-1)) / 2
 
 
-@dataclass(frozen=True)
-class Norms:
-    """A block's norms; ``mlp`` is ``None`` in attention-only models."""
-
-    attn: LinearNorm
-    mlp: LinearNorm | None
+Norms = tuple[LinearNorm, LinearNorm | None]
+"""A block's: before attention, and before the MLP if there is one."""
 
 
 class DecomposedLayer:
@@ -257,7 +250,7 @@ class DecomposedLayer:
         attention: AttentionRule,
     ) -> None:
         self.blocks, self.layer, self.first = blocks, layer, first
-        self.norms, self.attention = norms, attention
+        (self.attn_norm, self.mlp_norm), self.attention = norms, attention
         block = blocks.model.blocks[layer]
         self.whole, self.normed = whole, block.ln1(whole)
         self.qkv = {}
@@ -299,15 +292,15 @@ class DecomposedLayer:
         written = self.blocks.write(self.layer, z).sum(-2)
         written = share_bias(written, self._later(self.attn_out), bias if isinstance(bias, Tensor) else None)
         after = part + written
-        if self.mlp is None or self.norms.mlp is None:
+        if self.mlp is None or self.mlp_norm is None:
             return after
         read = after if self.blocks.sequential else part
-        normed = norm_rule(read, self._later(self.mlp_in), self._later(self.mlp_normed), self.norms.mlp)
+        normed = norm_rule(read, self._later(self.mlp_in), self._later(self.mlp_normed), self.mlp_norm)
         return after + self.mlp.propagate(normed)
 
     def _attend(self, part: Tensor) -> Tensor:
         blocks, first = self.blocks, self.first
-        normed = norm_rule(part, self._later(self.whole), self._later(self.normed), self.norms.attn)
+        normed = norm_rule(part, self._later(self.whole), self._later(self.normed), self.attn_norm)
         found = {}
         for into in ("q", "k", "v") if self.attention != "frozen" else ("v",):
             linear = blocks.project(self.layer, into, normed)
@@ -367,6 +360,4 @@ class _Linear:
 
     def __call__(self, part: Tensor, whole: Tensor) -> Tensor:
         moved = self.module(part.contiguous())  # GPT-2's Conv1D takes no strided input
-        if self.bias is None:
-            return moved
-        return share_bias(moved - self.bias, whole, self.bias)
+        return moved if self.bias is None else share_bias(moved - self.bias, whole, self.bias)

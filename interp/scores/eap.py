@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import BATCH_SIZE, ActivationTape, Consumer, PairBatch, Progress
-from interp.errors import InputError, check_fields
+from interp.errors import whole_number
 from interp.models import Model, Site
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
@@ -86,9 +86,8 @@ class EAPConfig(MethodConfig):
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if self.edges < 1:
-            raise InputError(f"edges {self.edges}: at least 1")
+        super().__post_init__()
+        whole_number("edges", self.edges, 1)
 
 
 @dataclass(frozen=True)

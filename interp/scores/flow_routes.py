@@ -31,7 +31,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import Consumer, PairBatch
-from interp.errors import check_fields
 from interp.models import Model
 from interp.models.residual_writes import ResidualWrites
 from interp.scores.component_graph import ComponentGraph, Receiver
@@ -48,9 +47,6 @@ class FlowRoutesConfig(MethodConfig):
     """
 
     combine: Literal["threshold", "flow"] = "threshold"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @method(config=FlowRoutesConfig)

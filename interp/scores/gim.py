@@ -50,6 +50,7 @@ class GIMConfig(MethodConfig):
     gates: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.temperature < float("inf"):
             raise InputError(f"temperature {self.temperature}: it must be above 0")
 
@@ -57,10 +58,6 @@ class GIMConfig(MethodConfig):
 @dataclass(frozen=True)
 class EAPGIMConfig(EAPConfig, GIMConfig):
     """The settings of both."""
-
-    def __post_init__(self) -> None:
-        EAPConfig.__post_init__(self)
-        GIMConfig.__post_init__(self)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from interp.activations.stream import (
     batches,
     percent,
 )
+from interp.errors import check_fields
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, ScoredEdges, Scores
@@ -46,6 +47,9 @@ class MethodConfig:
     """
 
     batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass

@@ -42,6 +42,7 @@ class NAPIGConfig(MethodConfig):
     steps: int = 5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_steps(self.steps)
 
 

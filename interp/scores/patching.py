@@ -166,14 +166,10 @@ def _patch(
 
 
 class PartialEffects:
-    """A [pair, site] array with NaN where nothing is known yet, kept in a safetensors file, if there is one, after
-    every
-    step."""
+    """A [pair, site] array, NaN where nothing is known yet; kept in a safetensors file, if any, after every step."""
 
     def __init__(self, effects: np.ndarray, path: Path | None, fingerprint: str) -> None:
-        self.effects = effects
-        self.path = path
-        self.fingerprint = fingerprint
+        self.effects, self.path, self.fingerprint = effects, path, fingerprint
 
     @classmethod
     def open(

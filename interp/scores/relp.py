@@ -27,7 +27,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-from interp.errors import check_fields
 from interp.models import hooked
 from interp.scores.attribution import attribution
 from interp.scores.backward_rules import AttentionPatterns, constant, frozen_norms, shared_mlps
@@ -46,9 +45,6 @@ class RelPConfig(MethodConfig):
     """
 
     attention: Attention = "gradient"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True)

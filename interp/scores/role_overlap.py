@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.activations.means import HeadMeans, role_positions
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
-from interp.errors import InputError, check_fields
+from interp.errors import InputError
 from interp.scores.method import Context, MethodConfig, Rank, method
 from interp.scores.result import Scores
 
@@ -34,7 +34,7 @@ class RoleOverlapConfig(MethodConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         CodebookConfig(d_in=1, n_codes=self.n_codes, seed=self.seed)  # says what is wrong
 
 

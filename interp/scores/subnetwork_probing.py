@@ -27,7 +27,7 @@ from torch import Tensor
 
 from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer, PairBatch, end_logits
-from interp.errors import InputError, check_fields
+from interp.errors import InputError, whole_number
 from interp.models import HookFunction, Model, has_mlps
 from interp.prompts.pairs import PromptPairs
 from interp.scores.method import Context, MethodConfig, method
@@ -93,9 +93,8 @@ class SubnetworkProbingConfig(MethodConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if self.steps < 1:
-            raise InputError(f"steps {self.steps}: it must be at least 1")
+        super().__post_init__()
+        whole_number("steps", self.steps, 1)
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr {self.lr}: it must be a number above 0")
         if not 0 <= self.sparsity < float("inf"):

@@ -37,14 +37,13 @@ from torch import Tensor
 from interp import THRESHOLD
 from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, Progress
 from interp.bottlenecks.codebook import Codebook
-from interp.errors import InputError
+from interp.errors import InputError, whole_number
 from interp.models import HookFunction, Model, Site
 from interp.models.partial_forward import QKV, Blockwise, Into
 from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON
 from interp.scores.adaptive_patching.posterior import TIE_BREAK, EffectEstimates
-from interp.scores.component_graph import ComponentGraph
 from interp.scores.eap import WITHIN_LAYERS, EdgeRun, attributed_edges, edge_runs
 from interp.scores.eap_ig import path_points
 from interp.scores.gradients import EMBEDDED, Receivers, clean_metric, edge_tape, written
@@ -80,13 +79,13 @@ class PatchedEdgesConfig(MethodConfig):
     batch_size: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
         if not self.budget >= 0:
             raise InputError(f"budget {self.budget}: forward passes a pair, 0 or more")
         for name in ("candidates", "edges"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: at least 1")
+            whole_number(name, getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,14 @@ class EdgeList:
     def among(cls, sites: Sequence[Site]) -> "EdgeList":
         sites = tuple(sorted(set(sites), key=lambda site: (site.layer, site.head)))
         ends = [
-            (u, v, into)
+            (u, v)
             for v, receiver in enumerate(sites)
             for u, sender in enumerate(sites)
             if sender.layer < receiver.layer
-            for into in "qkv"
         ]
-        sender, receiver, into = (np.array(part) for part in zip(*ends, strict=True)) if ends else _nothing()
-        return cls(sites, sender, receiver, into)
+        pairs = np.array(ends, dtype=int).reshape(-1, 2)
+        sender, receiver = np.repeat(pairs, len(QKV), axis=0).T
+        return cls(sites, sender, receiver, np.tile(QKV, len(pairs)))
 
     def __len__(self) -> int:
         return len(self.sender)
@@ -126,20 +125,13 @@ class EdgeList:
 
     def written(self, run: EdgeRun) -> Float[Tensor, "batch site pos d_model"]:
         """What each head writes on the clean prompts less what it writes on the corrupt ones."""
-        return run.written[:, self._senders(run.graph)]
-
-    def _senders(self, graph: ComponentGraph) -> list[int]:
-        return [graph.head_sender(site.layer, site.head or 0) for site in self.sites]
+        return run.written[:, [run.graph.head_sender(site.layer, site.head or 0) for site in self.sites]]
 
     def subset(self, chosen: np.ndarray) -> "EdgeList":
         """Some of the edges."""
         return replace(
             self, sender=self.sender[chosen], receiver=self.receiver[chosen], into=self.into[chosen]
         )
-
-
-def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty(0, dtype=str)
 
 
 def edge_products_among(
@@ -167,11 +159,8 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tens
         codes: of each head's own codebook; its first pairs are those of the run.
     """
     pairs, rows = run.batch.pairs, list(run.batch.indices)
-    where = torch.tensor(
-        [
-            [pair.positions.get(role, -1) for role in codes.roles] for pair in pairs
-        ]  # the last token has no role
-    )
+    # the last token has no role
+    where = torch.tensor([[pair.positions.get(role, -1) for role in codes.roles] for pair in pairs])
     wiring = ResidualWrites.of(run.model)
     weights = [wiring.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
     found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))
@@ -481,18 +470,14 @@ def _propose(context: Context, edges: EdgeList, codes: HeadCodes | None) -> _Pro
             by_codes[rows] = of_codes[0]
         path[rows] = (attribution[rows] + halfway_products(run, edges)) / 2
         partial[rows] = partial_products(run, edges)
-        exact = _kept(exact, run)
+        if exact is not None:
+            try:
+                exact.keep(run)
+            except (
+                InputError
+            ):  # attention of a kind that cannot be written out: its edges keep their attribution
+                exact = None
     return _Proposed(attribution, path, partial, None if codes is None else by_codes, exact)
-
-
-def _kept(exact: PathPatchRunner | None, run: EdgeRun) -> PathPatchRunner | None:
-    if exact is None:
-        return None
-    try:
-        exact.keep(run)
-    except InputError:  # attention of a kind that cannot be written out: its edges keep their attribution
-        return None
-    return exact
 
 
 def _measure(context: Context, estimates: EffectEstimates, edges: EdgeList, exact: PathPatchRunner) -> None:

@@ -28,7 +28,7 @@ from jaxtyping import Float
 
 from interp import THRESHOLD
 from interp.activations.stream import FORWARD_AND_BACKWARD, Consumer
-from interp.errors import InputError
+from interp.errors import InputError, whole_number
 from interp.models import Site
 from interp.scores.adaptive_patching.edges import PatchedEdgesConfig, edges_by_patching
 from interp.scores.adaptive_patching.nested import NestedCircuitsConfig, nested_circuits
@@ -85,14 +85,13 @@ class AdaptivePatchingConfig(MethodConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold {self.threshold}: it is a share of the gap, above 0 and below 1")
         if not 0 <= self.budget <= MOST_BUDGET:
             raise InputError(f"budget {self.budget}: forward passes a pair, 0 to {MOST_BUDGET}")
-        if self.n_codes < 1:
-            raise InputError(f"n_codes {self.n_codes}: at least 1 is needed")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed}: it must be 0 or more")
+        whole_number("n_codes", self.n_codes, 1)
+        whole_number("seed", self.seed, 0)
 
 
 def _subsets(context: Context) -> Rank:
@@ -163,13 +162,11 @@ class Ranking:
     """Heads ranked from some pairs.
 
     Attributes:
-        hidden: size of every head's value with others partly off, weighted, in units of the metric.
         forwards: spent on patches and on runs with heads partly off; the pass over the pairs is not included.
     """
 
     heads: Float[np.ndarray, "layer head"]
     member: Membership
-    hidden: Float[np.ndarray, "layer head"]
     estimates: EffectEstimates
     forwards: float
 
@@ -189,16 +186,15 @@ class AdaptivePatchingBase:
         if n < 2:
             raise InputError(f"{n} pair: at least 2 are needed to know how much pairs differ")
         shared = context.shared(PatchRunner) if kept is None else None
-        self.scorer, self.runner = AttributionConsumer(n), shared or self._runner(context, kept)
+        if kept is None:
+            self.runner = shared or PatchRunner.of_first(context.model, context.pairs)
+        else:
+            self.runner = PatchRunner(context.model, context.pairs, kept)
+        self.scorer = AttributionConsumer(n)
         self.partial = PartialGradients(context.model, self.runner)
         context.run(self.scorer, *([] if shared else [self.runner]), *consumers, share=PASS_SHARE)
         assert context.metric is not None
         self.gaps = context.metric[0] - context.metric[1]
-
-    def _runner(self, context: Context, kept: Sequence[int] | None) -> PatchRunner:
-        if kept is None:
-            return PatchRunner.of_first(context.model, context.pairs)
-        return PatchRunner(context.model, context.pairs, kept)
 
     def rank(
         self,
@@ -234,13 +230,13 @@ class AdaptivePatchingBase:
         mean, _ = estimates.estimate()
         size = member.expected + TIE_BREAK * np.abs(mean) + hidden.ravel()
         heads = (np.where(mean < 0, -1.0, 1.0) * size).reshape(shape)
-        return Ranking(heads, member, hidden, estimates, prefix + spent)
+        return Ranking(heads, member, estimates, prefix + spent)
 
     def _hidden(
         self, kept: list[int], budget: float, gap: float, config: AdaptivePatchingConfig
     ) -> tuple[Float[np.ndarray, "layer head"], float]:
-        """``hidden`` of :class:`Ranking`, the values as far as they are expected to be above the threshold; and its
-        cost.
+        """Weighted size of every head's value with others partly off, as far as it is expected to be above the
+        threshold, in units of the metric; and its cost.
 
         From :func:`partial_runs` pairs; zero where that is fewer than two.
         """

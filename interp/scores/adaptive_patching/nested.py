@@ -59,6 +59,7 @@ class NestedCircuitsConfig(MethodConfig):
     fractions: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.fractions or not all(0 < share < 1 for share in self.fractions):
             raise InputError(f"fractions {self.fractions}: shares of the heads, above 0 and below 1")
 

@@ -97,9 +97,7 @@ def at_false_discovery_rate(probability: Float[np.ndarray, "..."], rate: float) 
     return chosen.reshape(probability.shape)
 
 
-def moderated_variance(
-    per_pair: Float[np.ndarray, "pair head"],
-) -> Float[np.ndarray, " head"]:
+def moderated_variance(per_pair: Float[np.ndarray, "pair head"]) -> Float[np.ndarray, " head"]:
     """Variance over pairs of each head, shrunk towards the common one by as much as the heads agree (Smyth 2004, §3).
 
     Raises:
@@ -249,10 +247,6 @@ class EffectEstimates:
         """Number of pairs on which each head was patched [head]."""
         return np.isfinite(self.exact).sum(axis=0)
 
-    def record(self, pairs: np.ndarray, heads: np.ndarray, effects: np.ndarray) -> None:
-        """Exact effects of some heads on some pairs, one of each a row."""
-        self.exact[pairs, heads] = effects
-
     def bias(self) -> float:
         """Typical size of attribution's bias, in units of a head's rms attribution."""
         done = (self.patched > 0) & (self._rms > 0)
@@ -297,12 +291,6 @@ class EffectEstimates:
         estimate, variance = self.estimate()
         return membership(estimate, variance, gap=self.gap, threshold=self.threshold)
 
-    def per_pair(self) -> Float[np.ndarray, "pair head"]:
-        """Effects by pair: exact where patched, attribution plus the head's mean residual elsewhere."""
-        estimate, _ = self.estimate()
-        guessed = self.attribution + (estimate - self.attribution.mean(axis=0))
-        return np.where(np.isfinite(self.exact), self.exact, guessed)
-
     def p_values(self, seed: int, flips: int = FLIPS) -> Float[np.ndarray, " head"]:
         """Two-sided p-value of every head's estimate under permuted clean/corrupt labels: of no effect at all.
 
@@ -340,8 +328,7 @@ class EffectEstimates:
             pairs, heads = self.next_patches(cost, min(left, a_round), STEP)
             if len(pairs) == 0:
                 return budget - left
-            effects, spent = patch(pairs, heads)
-            self.record(pairs, heads, effects)
+            self.exact[pairs, heads], spent = patch(pairs, heads)
             left -= spent
             tell(1 - left / budget)
 
@@ -358,7 +345,7 @@ class EffectEstimates:
         probability = np.where(done == 0, np.minimum(probability, TRUST), probability)
         value = probability * (1 - probability) / (done + step)
         value[done >= len(self._order)] = 0
-        pairs, heads = [], []
+        pairs, heads = [np.empty(0, dtype=int)], [np.empty(0, dtype=int)]
         for head in np.argsort(-value, kind="stable"):
             more = self._order[done[head] : done[head] + step]
             budget -= cost[head] * len(more)
@@ -366,6 +353,4 @@ class EffectEstimates:
                 break
             pairs.append(more)
             heads.append(np.full(len(more), head))
-        if not pairs:
-            return np.empty(0, dtype=int), np.empty(0, dtype=int)
         return np.concatenate(pairs), np.concatenate(heads)
