@@ -45,8 +45,7 @@ def attach(
 
     At ``a5`` a bottleneck has one group per head, or one group that all heads share, or one for the vector of all
     heads at once, as SAEs on z have it; at ``m2`` and ``r4`` one of the model's width, or several that share it out
-    in equal parts. Nothing is attached before the ``with`` block or
-    :meth:`Attached.attach`.
+    in equal parts. Nothing is attached before the ``with`` block or :meth:`Attached.attach`.
 
     >>> with attach(model, codebooks) as coded:
     ...     logits = model("Once upon a time")
@@ -86,9 +85,8 @@ class _BySite(dict):
         # without an axis of heads the codes are of all heads' outputs together
         if place.head is None or ids is None or ids.ndim != 4 or place.head >= ids.shape[2]:
             raise KeyError(site)
-        if isinstance(layer, Codes):
-            return Codes(ids[:, :, place.head], layer.values[:, :, place.head])
-        return ids[:, :, place.head]
+        own = ids[:, :, place.head]
+        return Codes(own, layer.values[:, :, place.head]) if isinstance(layer, Codes) else own
 
 
 _Fires = tuple[str, int | None, int]
@@ -438,8 +436,7 @@ def _check_fit(model: Model, place: Site, bottleneck: Bottleneck) -> None:
     # a hook has several names in a bridge
     if trained_at is not None and model.hook_dict.get(trained_at) is not model.hook_dict[place.hook]:
         warnings.warn(
-            f"the bottleneck at {place} was made for {trained_at}, not for {place.hook}",
-            stacklevel=4,
+            f"the bottleneck at {place} was made for {trained_at}, not for {place.hook}", stacklevel=4
         )
     here, there = bottleneck.device, model_device(model)
     if here != there:

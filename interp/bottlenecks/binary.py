@@ -16,7 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import digits, register, straight_through
-from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters, least_squares
+from interp.bottlenecks.learned_slots import (
+    LearnedSlots,
+    LearnedSlotsConfig,
+    Parameters,
+    decoded,
+    least_squares,
+)
 from interp.bottlenecks.slots import SlotsConfig
 
 ENTROPY, COMMITMENT = 0.02, 0.1
@@ -65,7 +71,7 @@ class Binary(LearnedSlots):
     ) -> tuple[Tensor, Tensor]:
         chance = z.sigmoid()
         bits = (torch.rand(z.shape, generator=generator).to(z.device) < chance).to(z)
-        return straight_through(chance, bits) @ trained["decoder"] + trained["bias"][:, None], z.new_zeros(())
+        return decoded(straight_through(chance, bits), trained), z.new_zeros(())
 
     def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
         both = self.values(torch.tensor([-1.0, 1.0], device=trained["bias"].device))
@@ -91,13 +97,12 @@ class LFQ(Binary):
         signs = self.values(z)
         logit = SHARPNESS * z
         chance = logit.sigmoid()
-        certain = (torch.nn.functional.softplus(logit) - logit * chance).mean(
-            1
-        )  # nats of a bit, given the vector
+        # nats of a bit, given the vector
+        certain = (torch.nn.functional.softplus(logit) - logit * chance).mean(1)
         mean = chance.mean(1).clamp(1e-6, 1 - 1e-6)
         entropy = certain - torch.special.entr(mean) - torch.special.entr(1 - mean)
         extra = ENTROPY * entropy.mean(-1) + COMMITMENT * (z - signs).square().mean((1, 2))
-        return straight_through(z, signs) @ trained["decoder"] + trained["bias"][:, None], extra.sum()
+        return decoded(straight_through(z, signs), trained), extra.sum()
 
 
 @register

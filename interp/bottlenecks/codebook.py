@@ -9,7 +9,6 @@ Tamkin, Taufeeque & Goodman 2023 (arXiv 2310.17230), §2: with codes c_1 … c_C
 
 Two options leave the paper: ``selection="matching_pursuit"`` picks one code after another, each for what is still left
 (the paper's k codes are often near-duplicates of each other), and ``magnitude="scaled"`` gives codes a strength.
-
 """
 
 import math
@@ -23,7 +22,7 @@ from torch import Tensor
 from interp.bottlenecks.base import digits, register
 from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
 from interp.bottlenecks.kmeans import GroupedKMeans, MeanBy, refit
-from interp.errors import InputError, check_fields
+from interp.errors import InputError, check_fields, whole_number
 
 Selection = Literal["cosine", "matching_pursuit"]
 
@@ -56,14 +55,12 @@ class CodebookConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("d_in", "n_codes", "groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
+            whole_number(name, getattr(self, name), 1)
         if not 1 <= self.k <= self.n_codes:
             raise InputError(f"k {self.k}: it must be 1 to {self.n_codes}, the number of codes")
         if not (math.isfinite(self.mse_weight) and self.mse_weight >= 0):
             raise InputError(f"mse_weight {self.mse_weight}: it must be 0 or more")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed}: it must be 0 or more")
+        whole_number("seed", self.seed, 0)
 
     @classmethod
     def at(cls, bits: int, **options: Any) -> "CodebookConfig":
@@ -192,27 +189,23 @@ class Codebook(Dictionary):
         config = self.config
         # what counts is the direction, unless one code is subtracted after the other as it is
         spherical = config.selection == "cosine" or config.magnitude == "scaled"
-        stages = min(config.k, config.n_codes) if config.selection == "matching_pursuit" else 1
+        stages = config.k if config.selection == "matching_pursuit" else 1
         if self._learning is None:
             sizes = [len(part) for part in torch.arange(config.n_codes).tensor_split(stages)]
-            self._learning = _Learning(
-                [
-                    GroupedKMeans(size, spherical=spherical, seed=config.seed + stage)
-                    for stage, size in enumerate(sizes)
-                ],
-                [MeanBy(size) for size in sizes],
-            )
+            seeded = enumerate(sizes, config.seed)
+            kmeans = [GroupedKMeans(size, spherical=spherical, seed=seed) for seed, size in seeded]
+            self._learning = _Learning(kmeans, [MeanBy(size) for size in sizes])
         rest, books = rows, []
-        for kmeans, lengths in zip(self._learning.kmeans, self._learning.lengths, strict=True):
-            kmeans.partial_fit(rest) if stream else kmeans.fit(rest)
-            ids = kmeans.predict(rest)
-            chosen = kmeans.centres_.gather(1, ids[..., None].expand_as(rest))
+        for one, lengths in zip(self._learning.kmeans, self._learning.lengths, strict=True):
+            one.partial_fit(rest) if stream else one.fit(rest)
+            ids = one.predict(rest)
+            chosen = one.centres_.gather(1, ids[..., None].expand_as(rest))
             if spherical:
                 along = (rest * chosen).sum(-1)
-                books.append(kmeans.centres_ * lengths.add(ids, along).mean()[..., None])
+                books.append(one.centres_ * lengths.add(ids, along).mean()[..., None])
                 chosen = chosen * along[..., None]
             else:
-                books.append(kmeans.centres_)
+                books.append(one.centres_)
             rest = rest - chosen
         book = torch.cat(books, 1)
         if config.k == 1 or config.magnitude == "scaled":

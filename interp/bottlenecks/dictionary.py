@@ -135,9 +135,8 @@ class Dictionary(nn.Module, Bottleneck):
         with _in_full_precision(x):
             rows = self.comparable(self.rows(x)).transpose(0, 1)
             flat = ids.reshape(*rows.shape[:2], -1).long()
-            named = self.search_cache().codes[
-                torch.arange(self.config.groups, device=ids.device)[:, None], flat
-            ]
+            group = torch.arange(self.config.groups, device=ids.device)[:, None]
+            named = self.search_cache().codes[group, flat]
             return torch.nn.functional.cosine_similarity(rows[:, :, None], named, dim=-1).reshape(ids.shape)
 
     def means(self) -> Float[Tensor, "group code d_in"]:
@@ -147,7 +146,7 @@ class Dictionary(nn.Module, Bottleneck):
         For one code a vector, and for k most similar ones, it is what codes have in common. Of codes taken one after
         another those of the first slot have nearly all of that: the mean of all slots is about a k-th of it.
         """
-        return _mean_code(self.codes.detach().float(), self.counts)[:, None].expand_as(self.codes)
+        return mean_code(self.codes.detach().float(), self.counts)[:, None].expand_as(self.codes)
 
     def count(self, ids: Int[Tensor, "*batch k"]) -> None:
         """Add to the usage statistics ``counts``."""
@@ -198,8 +197,9 @@ class Dictionary(nn.Module, Bottleneck):
             else:
                 new = nn.functional.normalize(drawn, dim=-1) * lengths[group, ~mask].mean()
             self.codes[group, mask] = new.to(self.codes.dtype)
-        if optimizer is not None:
-            self._forget(optimizer, dead)
+        for moment in {} if optimizer is None else optimizer.state.get(self.codes, {}).values():
+            if isinstance(moment, Tensor) and moment.shape[:2] == self.codes.shape[:2]:  # of each code
+                moment[dead] = 0
         self.counts.zero_()
         return int(dead.sum())
 
@@ -286,15 +286,11 @@ class Dictionary(nn.Module, Bottleneck):
             book, book.norm(dim=-1).clamp(min=1e-12), book, book.square().sum(-1)[:, None] / -2
         )
 
-    def _forget(self, optimizer: torch.optim.Optimizer, replaced: Bool[Tensor, "group code"]) -> None:
-        for moment in optimizer.state.get(self.codes, {}).values():
-            if isinstance(moment, Tensor) and moment.shape[:2] == self.codes.shape[:2]:  # of each code
-                moment[replaced] = 0
 
-
-def _mean_code(
+def mean_code(
     codes: Float[Tensor, "group code d_in"], counts: Int[Tensor, "group code"]
 ) -> Float[Tensor, "group d_in"]:
+    """By how often each was counted, or evenly if they never were."""
     weights = torch.where(counts.sum(-1, keepdim=True) > 0, counts.float(), 1.0)
     return torch.einsum("gc,gcd->gd", weights / weights.sum(-1, keepdim=True), codes)
 

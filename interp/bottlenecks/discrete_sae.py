@@ -13,12 +13,9 @@ The recipe of O'Neill & Bui 2024 (arXiv 2405.12522), as its published code runs 
 In the published code the rows of W_dec are the *output coordinates*, so each coordinate has unit norm and not
 each dictionary atom: ``decoder_norm="coordinate"``. ``"atom"`` is what was probably meant.
 
-The gradient is written out by hand and computed only where something is active (:mod:`.sae_gradient`).
-
-The gradient of a ReLU sparse autoencoder's loss, by hand.
-
-Under the L1 penalty most rows soon activate nothing and most features are zero on most rows, so all but the
-encoder's matrix product is computed on the active rows and the live features alone. The result is exact.
+The gradient is written out by hand (:func:`gradient`). Under the L1 penalty most rows soon activate nothing and most
+features are zero on most rows, so all but the encoder's matrix product is computed on the active rows and the live
+features alone. The result is exact.
 """
 
 import math
@@ -32,7 +29,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from interp.bottlenecks.base import Bottleneck, Codes, grouped_rows, id_dtype, register, sum_of_codes
-from interp.errors import InputError, check_fields
+from interp.errors import InputError, check_fields, whole_number
 
 
 class Weights(NamedTuple):
@@ -116,14 +113,12 @@ class DiscreteSAEConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("d_in", "n_codes", "epochs", "groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
+            whole_number(name, getattr(self, name), 1)
         if not (math.isfinite(self.l1) and self.l1 >= 0):
             raise InputError(f"l1 {self.l1}: it must be 0 or more")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr {self.lr}: it must be more than 0")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed}: it must be 0 or more")
+        whole_number("seed", self.seed, 0)
         if not 1 <= self.k <= self.n_codes:
             raise InputError(f"k {self.k}: the dictionary has {self.n_codes} codes")
 

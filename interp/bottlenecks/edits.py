@@ -198,7 +198,6 @@ def code_edits(
     return [SetCode(site, code, slots, rows=rows) for site, code, _ in codes]
 
 
-_NAMED = ("generated", "prompt", "all")
 _FROM = re.compile(r"generated:([1-9]\d{0,5})")
 _Columns = int | slice | tuple[int, ...]
 
@@ -239,14 +238,13 @@ class Where:
         given = self.positions
         if not isinstance(given, str):
             return _checked(given)
-        if given in _NAMED:
-            return {"prompt": slice(0, n_prompt), "generated": slice(n_prompt - 1, None), "all": slice(None)}[
-                given
-            ]
+        named = {"generated": slice(n_prompt - 1, None), "prompt": slice(0, n_prompt), "all": slice(None)}
+        if given in named:
+            return named[given]
         later = _FROM.fullmatch(given)
         if later is None:
             raise InputError(
-                f"positions {given!r}: choose {', '.join(_NAMED)} or generated:N (from the N-th new token on), "
+                f"positions {given!r}: choose {', '.join(named)} or generated:N (from the N-th new token on), "
                 "or give columns"
             )
         return slice(n_prompt + int(later[1]) - 2, None)
@@ -286,9 +284,7 @@ def _is_among(columns: _Columns, number: int) -> bool:
     if isinstance(columns, int):
         return number == columns
     if isinstance(columns, slice):
-        start, step = columns.start or 0, columns.step or 1
-        before_end = columns.stop is None or number < columns.stop
-        return number >= start and before_end and (number - start) % step == 0
+        return number in range(number + 1)[columns]
     return number in columns
 
 
@@ -417,20 +413,12 @@ class SiteEdits:
         shape, device = (config.groups, config.n_codes), self.bottleneck.device
         without = self._forbidden.setdefault(key, torch.zeros(shape, dtype=torch.bool, device=device))
         without[0 if group is None else group, edit.code] = True
-        apart = {row for _, named in self._forbidden for row in named or ()} | {
-            -1
-        }  # −1: a row that none names
-        most = max(
-            int(torch.stack(masks).any(0).sum(-1).max())
-            for row in apart
-            if (
-                masks := [
-                    mask for (_, named), mask in self._forbidden.items() if named is None or row in named
-                ]
-            )
-        )
-        if most > config.n_codes - config.k:
-            raise InputError(f"code {edit.code} at {edit.site}: too few codes would be left to choose from")
+        for row in {-1} | {row for _, named in self._forbidden for row in named or ()}:  # −1: none names it
+            masks = [mask for (_, named), mask in self._forbidden.items() if named is None or row in named]
+            if masks and int(torch.stack(masks).any(0).sum(-1).max()) > config.n_codes - config.k:
+                raise InputError(
+                    f"code {edit.code} at {edit.site}: too few codes would be left to choose from"
+                )
 
     def _vectors(self, code: int) -> Float[Tensor, "*group d_in"]:
         """What the code adds to a decoded vector, at every group; a bias belongs to none."""

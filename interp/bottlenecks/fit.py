@@ -6,16 +6,11 @@ Two ways, see :class:`FitConfig`:
   knows the errors that reach it. For books that will be attached together.
 * independent: each book is fitted to what its site carries in the plain model. For books attached one at a time.
 
-The texts go through the model layer by layer (:mod:`interp.bottlenecks.fit`): nothing of the size of all
-sites' activations ever exists, and a killed run loses one site's work at most.
-
-The residual stream of many texts at the entrance of one layer, on disk, carried on layer by layer.
-
 What codebooks are fitted to is needed one layer at a time. So the texts go through the model in that order: all of
 them through block 0, then all through block 1, …, each block run once (and its attention once more, where a book must
 be fitted in the middle of it). Nothing but the residual streams between two layers is ever stored, whatever the number
 of sites; they lie in shards of one batch, as safetensors in the model's own dtype, so that a killed run goes on with
-the same numbers.
+the same numbers and loses one site's work at most.
 """
 
 import contextlib
@@ -61,7 +56,8 @@ from interp.text import TextBlocks, load_text
 
 
 class LayerStream:
-    """
+    """The residual stream of many texts at the entrance of one layer, on disk, carried on layer by layer.
+
     Args:
         tokens: blocks of equal length.
         folder: where the shards lie; those that an earlier process left are used.
@@ -136,7 +132,7 @@ class LayerStream:
         resid = self._resid(i)
         start = contextlib.nullcontext() if resid is None else starting_at(self.model, self.layer, resid)
         with contextlib.suppress(_ReachedError), start, hooked(self.model, chains):
-            self.model(self.batches[i].to(next(self.model.parameters()).device))
+            self.model(self.batches[i].to(model_device(self.model)))
             raise RuntimeError(f"nothing passed at {last}: unsupported model")
 
     def _resid(self, i: int) -> Float[Tensor, "batch pos d_model"] | None:
@@ -144,7 +140,7 @@ class LayerStream:
             return None
         path = self._path(self.layer, i)
         try:
-            return load_file(path)["resid"].to(next(self.model.parameters()).device)
+            return load_file(path)["resid"].to(model_device(self.model))
         except (SafetensorError, KeyError, OSError) as error:
             raise InputError(f"{path} is damaged ({error}): delete {path.parent}") from None
 

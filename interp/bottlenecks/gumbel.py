@@ -59,11 +59,8 @@ class Gumbel(LearnedSlots):
 
     def begin(self, _z: Tensor, rows: Tensor) -> Parameters:
         offset = self._begun.square().sum(-1) / (-2 * self._width)
-        return {
-            "encoder_bias": offset[:, None],
-            "codes": self._begun,
-            "bias": rows.new_zeros(*rows.shape[::2]),
-        }
+        bias = rows.new_zeros(*rows.shape[::2])
+        return {"encoder_bias": offset[:, None], "codes": self._begun, "bias": bias}
 
     def reconstructed(
         self, z: Tensor, trained: Parameters, done: float, generator: torch.Generator
@@ -73,9 +70,8 @@ class Gumbel(LearnedSlots):
         drawn = soft_choice(logits - noise, HOTTEST * (COLDEST / HOTTEST) ** done)
         log_q = logits.log_softmax(-1)
         kl = (log_q.exp() * (log_q + math.log(self.config.codes))).sum(-1).mean((1, 2)).sum()
-        return drawn.flatten(-2) @ trained["codes"] + trained["bias"][
-            :, None
-        ], self.config.kl_weight * done * kl
+        found = drawn.flatten(-2) @ trained["codes"] + trained["bias"][:, None]
+        return found, self.config.kl_weight * done * kl
 
     def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
         return trained["codes"], trained["bias"]

@@ -60,11 +60,8 @@ class KeyValue(EncodedSlots):
         for slot in range(config.slots):
             drawn = torch.randn(config.groups, config.d_in, config.d_key, generator=generator).to(rows)
             projection = torch.linalg.qr(drawn).Q
-            keys = (
-                GroupedKMeans(config.codes, spherical=False, seed=config.seed + slot)
-                .fit(rows @ projection)
-                .centres_
-            )
+            kmeans = GroupedKMeans(config.codes, spherical=False, seed=config.seed + slot)
+            keys = kmeans.fit(rows @ projection).centres_
             maps.append(projection @ keys.mT)
             offsets.append(keys.square().sum(-1) / -2)
         self.encoder.copy_(torch.cat(maps, -1))

@@ -33,11 +33,10 @@ def refit(
     book: Float[Tensor, "group code d_in"],
 ) -> Float[Tensor, "group code d_in"]:
     """The book that minimises Σ_rows |row − Σ_k code|² + RIDGE · Σ_codes |code − its present value|²."""
-    return torch.stack([_of_group(*parts) for parts in zip(rows, ids.long(), book, strict=True)])
-
-
-def _of_group(rows: Tensor, ids: Tensor, book: Tensor) -> Tensor:
-    return book + least_squares_move(rows - book[ids].sum(1), ids, len(book))
+    groups = zip(rows, ids.long(), book, strict=True)
+    return torch.stack(
+        [codes + least_squares_move(own - codes[i].sum(1), i, len(codes)) for own, i, codes in groups]
+    )
 
 
 def least_squares_move(

@@ -15,7 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import digits, register, straight_through
-from interp.bottlenecks.learned_slots import LearnedSlots, LearnedSlotsConfig, Parameters, least_squares
+from interp.bottlenecks.learned_slots import (
+    LearnedSlots,
+    LearnedSlotsConfig,
+    Parameters,
+    decoded,
+    least_squares,
+)
 from interp.bottlenecks.slots import SlotsConfig
 from interp.errors import InputError
 
@@ -82,8 +88,7 @@ class LatentQuantization(LearnedSlots):
     def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         near = _nearest(z, trained["levels"])
         extra = (z.detach() - near).square() + COMMITMENT * (z - near.detach()).square()
-        through = straight_through(z, near.detach())
-        return through @ trained["decoder"] + trained["bias"][:, None], extra.mean((1, 2)).sum()
+        return decoded(straight_through(z, near.detach()), trained), extra.mean((1, 2)).sum()
 
     def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
         self.levels.copy_(trained["levels"])
@@ -127,9 +132,7 @@ class FSQ(LearnedSlots):
 
     def reconstructed(self, z: Tensor, trained: Parameters, *_: Any) -> tuple[Tensor, Tensor]:
         inside = bounded(z, self.config.levels)
-        return straight_through(inside, inside.round()) @ trained["decoder"] + trained["bias"][
-            :, None
-        ], z.new_zeros(())
+        return decoded(straight_through(inside, inside.round()), trained), z.new_zeros(())
 
     def book(self, trained: Parameters) -> tuple[Tensor, Tensor]:
         codes = self._grid(trained["bias"])[:, None] * trained["decoder"][:, :, None]

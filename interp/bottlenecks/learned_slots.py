@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.bottlenecks.dictionary import SearchCache
 from interp.bottlenecks.slots import Slots, SlotsConfig
-from interp.errors import InputError
+from interp.errors import InputError, whole_number
 
 BATCH = 256
 ICA_ROUNDS, ICA_ROWS = 50, 5000
@@ -38,8 +38,7 @@ class LearnedSlotsConfig(SlotsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise InputError(f"steps {self.steps}: it must be at least 1")
+        whole_number("steps", self.steps, 1)
         if not 0 < self.lr < 1:
             raise InputError(f"lr {self.lr}: it must be more than 0 and less than 1")
         if not 0 <= self.weight_decay < 10:
@@ -157,6 +156,11 @@ class LearnedSlots(EncodedSlots):
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+
+
+def decoded(q: Float[Tensor, "group row z"], trained: Parameters) -> Float[Tensor, "group row d_in"]:
+    """By a linear decoder with a bias."""
+    return q @ trained["decoder"] + trained["bias"][:, None]
 
 
 def independent_components(

@@ -6,39 +6,38 @@ k-means minimises the error of the output. Only inner products count, so the map
 matrix L with L Lᵀ = W_O W_Oᵀ. Codes themselves, and the vectors they sum to, stay z.
 """
 
+from typing import Any, TypeVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.bottlenecks.base import BottleneckConfig, register
-from interp.bottlenecks.codebook import Codebook, CodebookConfig
+from interp.bottlenecks.codebook import Codebook
+from interp.bottlenecks.dictionary import Dictionary
 from interp.errors import InputError
 
 FLOOR = 1e-4
 """Added to the map's Gram matrix, in units of its mean diagonal: directions that do nothing keep a little weight."""
+T = TypeVar("T", bound="ByMap")
 
 
-@register
-class MetricCodebook(Codebook):
-    """A codebook that compares vectors by what is made of them.
-
-    Without :meth:`compare_by` it is a plain one.
+class ByMap(Dictionary):
+    """A dictionary that compares vectors after a linear map. Without :meth:`compare_by` that is none.
 
     Attributes:
-        metric: L, lower triangular, [group, d_in, d_in]: row vectors are compared as x L.
+        metric: row vectors x are compared as x · metric, [group, d_in, d_in].
     """
 
-    kind = "metric_codebook"
-    source, use = "ours", "codebooks at heads"
     metric: Float[Tensor, "group d_in d_in"]
 
-    def __init__(self, config: CodebookConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: Any, codes: Float[Tensor, "group code d_in"]) -> None:
+        super().__init__(config, codes)
         self.register_buffer("metric", torch.eye(config.d_in).repeat(config.groups, 1, 1))
 
     @torch.no_grad()
-    def compare_by(self, weights: Float[Tensor, "group d_in d_out"]) -> "MetricCodebook":
-        """Compare vectors x by x · weights: W_O of each head, for z.
+    def compare_by(self: T, weights: Float[Tensor, "group d_in d_out"]) -> T:
+        """Compare vectors x by x · weights: W_O of each head, for z. To be followed by :meth:`fit`.
 
         Raises:
             InputError: weights of another shape, NaN or infinite ones.
@@ -49,17 +48,22 @@ class MetricCodebook(Codebook):
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"metric": self.metric}
 
-    def _map(self) -> Float[Tensor, "group d_in d_in"]:
-        return self.metric.float()
-
     def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
-        return rows @ self._map()
+        return rows @ self.metric.float()
+
+
+@register
+class MetricCodebook(Codebook, ByMap):
+    """A codebook that compares vectors by what is made of them; its metric L is lower triangular."""
+
+    kind = "metric_codebook"
+    source, use = "ours", "codebooks at heads"
 
     @torch.no_grad()
     def _cluster(self, rows: Float[Tensor, "group row d_in"], *, stream: bool) -> None:
-        learned = self._learned(rows @ self._map(), stream=stream)
+        learned = self._learned(self.comparable(rows), stream=stream)
         # x L = learned, solved for x
-        self.codes.copy_(torch.linalg.solve_triangular(self._map(), learned, upper=False, left=False))
+        self.codes.copy_(torch.linalg.solve_triangular(self.metric.float(), learned, upper=False, left=False))
 
 
 def map_root(

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.bottlenecks.base import Codes, grouped_rows
-from interp.bottlenecks.dictionary import Dictionary, SearchCache, chosen_sum
+from interp.bottlenecks.dictionary import SearchCache, chosen_sum, mean_code
 from interp.bottlenecks.kmeans import refit
-from interp.bottlenecks.metric_codebook import map_root
-from interp.errors import InputError, check_fields
+from interp.bottlenecks.metric_codebook import ByMap
+from interp.errors import InputError, check_fields, whole_number
 
 MOST_CODES = 2**22
 """Codes of all slots of a group: what an index and the counts can hold."""
@@ -44,10 +44,8 @@ class SlotsConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("d_in", "groups"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)}: it must be at least 1")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed}: it must be 0 or more")
+            whole_number(name, getattr(self, name), 1)
+        whole_number("seed", self.seed, 0)
         if not self.radices or min(self.radices) < 2:
             raise InputError(f"{self}: it needs a slot, and two codes in each")
         if self.n_codes > MOST_CODES:
@@ -76,34 +74,18 @@ class SlotsConfig:
         raise NotImplementedError
 
 
-class Slots(Dictionary):
-    """See the module's docstring.
-
-    Attributes:
-        metric: row vectors x are compared as x · metric, [group, d_in, d_in].
-    """
+class Slots(ByMap):
+    """See the module's docstring."""
 
     config: Any
-    metric: Float[Tensor, "group d_in d_in"]
 
     def __init__(self, config: SlotsConfig) -> None:
         super().__init__(config, torch.zeros(config.groups, config.n_codes, config.d_in))
         self.starts = (0, *accumulate(config.radices))
-        self.register_buffer("metric", torch.eye(config.d_in).repeat(config.groups, 1, 1))
 
     @abstractmethod
     def learn(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group code d_in"]:
         """The codes for comparable vectors, all learned from scratch."""
-
-    @torch.no_grad()
-    def compare_by(self, weights: Float[Tensor, "group d_in d_out"]) -> "Slots":
-        """Compare vectors x by x · weights: W_O of each head, for z. To be followed by :meth:`fit`.
-
-        Raises:
-            InputError: weights of another shape, NaN or infinite ones.
-        """
-        self.metric.copy_(map_root(weights, self.config))
-        return self
 
     def fit(self, x: Float[Tensor, "*batch d_in"]) -> "Slots":
         """Learn from scratch; the same vectors and config give the same codes.
@@ -124,9 +106,6 @@ class Slots(Dictionary):
         """Take these codes, which are as vectors are compared, in place of those there are."""
         self.codes.copy_(torch.linalg.solve(self.metric.float(), codes, left=False))
 
-    def comparable(self, rows: Float[Tensor, "group row d_in"]) -> Float[Tensor, "group row d_in"]:
-        return rows @ self.metric.float()
-
     def slots_of(self, code: int) -> range:
         slot = next(j for j, end in enumerate(self.starts[1:]) if code < end)
         return range(slot, slot + 1)
@@ -143,18 +122,9 @@ class Slots(Dictionary):
         return self.restored(self.config, self.tensors())
 
     def means(self) -> Float[Tensor, "group code d_in"]:
-        codes, counts = self.codes.detach().float(), self.counts.float()
-        parts = []
-        for some, count in zip(
-            codes.split(self.config.radices, 1), counts.split(self.config.radices, 1), strict=True
-        ):
-            weights = torch.where(count.sum(-1, keepdim=True) > 0, count, 1.0)
-            weights = weights / weights.sum(-1, keepdim=True)
-            parts.append(torch.einsum("gc,gcd->gd", weights, some)[:, None].expand_as(some))
-        return torch.cat(parts, 1)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() | {"metric": self.metric}
+        parts = (x.split(self.config.radices, 1) for x in (self.codes.detach().float(), self.counts))
+        means = [mean_code(some, count)[:, None].expand_as(some) for some, count in zip(*parts, strict=True)]
+        return torch.cat(means, 1)
 
     def gains(
         self, rows: Float[Tensor, "group row d_in"], book: SearchCache

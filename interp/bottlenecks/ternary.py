@@ -45,16 +45,14 @@ class Ternary(ResidualVQ):
         """k-means, each centre made ternary before vectors choose again; slot after slot."""
         metric, rest, books = self.metric.float(), rows, []
         for stage in range(self.config.slots):
-            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage).fit(
-                rest
-            )
+            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage)
+            kmeans.fit(rest)
             exact = torch.linalg.solve(metric, kmeans.centres_, left=False)
             for _ in range(ROUNDS):
                 kmeans.centres_ = ternary(exact, self.config.scale) @ metric
                 ids = kmeans.predict(rest)[..., None]
-                count = torch.zeros_like(exact[..., :1]).scatter_add_(
-                    1, ids, torch.ones_like(ids, dtype=rest.dtype)
-                )
+                ones = torch.ones_like(ids, dtype=rest.dtype)
+                count = torch.zeros_like(exact[..., :1]).scatter_add_(1, ids, ones)
                 total = torch.zeros_like(exact).scatter_add_(1, ids.expand_as(rest), rest)
                 mean = torch.linalg.solve(metric, total / count.clamp(min=1), left=False)
                 exact = torch.where(count > 0, mean, exact)

@@ -91,16 +91,14 @@ class VQ(Slots):
         rows = self.comparable(grouped_rows(x, self.config))
         if self._size is None:
             self.fit(x)
-            codes = self.comparable(self.codes.float())
-            ids = self._choose(rows, self._prepared(codes))[0]
-            self._size = self._counted(ids, rows.new_ones(rows.shape[:2])[..., None])[..., 0]
-            self._sum = codes * self._size[..., None]
-            return self
         codes = self.comparable(self.codes.float())
         ids = self._choose(rows, self._prepared(codes))[0]
+        count = self._counted(ids, rows.new_ones(rows.shape[:2])[..., None])[..., 0]
+        if self._size is None:
+            self._size, self._sum = count, codes * count[..., None]
+            return self
         targets = self._targets(rows, ids, codes)
         new = torch.stack([self._counted(ids[..., j : j + 1], part) for j, part in enumerate(targets)]).sum(0)
-        count = self._counted(ids, rows.new_ones(rows.shape[:2])[..., None])[..., 0]
         self._size.lerp_(summed(count), 1 - DECAY)
         self._sum.lerp_(summed(new), 1 - DECAY)
         total = self._size.sum(-1, keepdim=True)
@@ -150,9 +148,8 @@ class ResidualVQ(VQ):
     def learn(self, rows: Tensor) -> Tensor:
         rest, books = rows, []
         for stage in range(self.config.slots):
-            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage).fit(
-                rest
-            )
+            kmeans = GroupedKMeans(self.config.codes, spherical=False, seed=self.config.seed + stage)
+            kmeans.fit(rest)
             books.append(kmeans.centres_)
             rest = rest - kmeans.centres_.gather(1, kmeans.predict(rest)[..., None].expand_as(rest))
         codes = torch.cat(books, 1)

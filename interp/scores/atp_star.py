@@ -26,6 +26,7 @@ noise: a head whose effects cancel for good, and patching it changes nothing, sc
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -112,7 +113,7 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
             point = f"blocks.{layer}.attn.hook_{name}"
             hooks[point] = _patch(batch.tape.corrupt[point], slice(third * n, (third + 1) * n))
         resid = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
-        hooks[f"blocks.{layer}.hook_resid_pre"] = lambda _, resid=resid: resid.repeat(3, 1, 1)
+        hooks[f"blocks.{layer}.hook_resid_pre"] = partial(lambda resid, _: resid.repeat(3, 1, 1), resid)
     names = _z_names(model)
     patched = ActivationTape(names)
     end_logits(model, batch.clean.tokens.repeat(3, 1), {**hooks, **patched.hooks})
