@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from interp.cli.options import DEFAULT_MODEL, whole_option
+from interp.cli.options import DEFAULT_MODEL, named, whole_option
 from interp.errors import InputError
 
 HERE = "127.0.0.1"
@@ -62,9 +62,8 @@ def workbench(
 
 def workbench_of(result: Path) -> list[str]:
     """The words that open the workbench on the folder in which a result lies."""
-    named = result if result.name not in ("", "..") else result.resolve()  # "." has no folder by its name
-    shown = Path(os.environ.get("INTERP_RUNS") or RUNS).resolve()
-    return ["app"] if named.parent.resolve() == shown else ["app", "--runs", str(named.parent)]
+    folder, shown = named(result).parent, Path(os.environ.get("INTERP_RUNS") or RUNS).resolve()
+    return ["app"] if folder.resolve() == shown else ["app", "--runs", str(folder)]
 
 
 def _own_addresses() -> set[str]:

@@ -89,17 +89,14 @@ def bench(
     from interp.text import open_sources
 
     open_sources(data)
-    given: dict[str, Any] = {
-        "kinds": names(kinds) if kinds else None,
-        "sites": names(sites) if sites else None,
-    }
+    given: dict[str, Any] = {name: names(told) for name, told in (("kinds", kinds), ("sites", sites)) if told}
     config = RateConfig(
         bits=numbers(bits),
         text=data,
         n_tokens=tokens,
         n_heldout=heldout,
         seed=seed,
-        **{name: value for name, value in given.items() if value},
+        **given,
     )
     if overwrite:
         clear_folder(out, "rates")

@@ -16,6 +16,7 @@ from interp.cli.options import (
     CpusOption,
     DeviceOption,
     DtypeOption,
+    FittedModelOption,
     GpusOption,
     OverwriteOption,
     ShardOption,
@@ -25,6 +26,7 @@ from interp.cli.options import (
     context_option,
     file_name,
     key_values,
+    named,
     number_option,
     numbers,
     request_of_command,
@@ -32,7 +34,7 @@ from interp.cli.options import (
     where_to_run,
     whole_option,
 )
-from interp.cli.terminal import goes_on, suggest
+from interp.cli.terminal import goes_on, suggest, words_of
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,8 +117,8 @@ def fit(
     from interp.files import check_folder, clear_folder
 
     size = [str(bits)] if bits else []
-    named = f"{selection}-k{k}" if kind == "codebook" else "-".join([kind.rpartition(":")[2], *size])
-    folder = out or Path("runs") / f"{file_name(model)}-{named}"
+    kept_as = f"{selection}-k{k}" if kind == "codebook" else "-".join([kind.rpartition(":")[2], *size])
+    folder = out or Path("runs") / f"{file_name(model)}-{kept_as}"
     check_folder(folder, "codebooks")
 
     from interp.bottlenecks.base import radices
@@ -184,10 +186,7 @@ def evaluate(
             "--controls", least=0, help="blocks on which the controls are measured, at least 2; 0 for none"
         ),
     ] = 16,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="(default: the one they were fitted on)"),
-    ] = None,
+    model: FittedModelOption = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="where the result goes (default: DIR/quality.json)"),
@@ -239,20 +238,19 @@ def evaluate(
         suggest((["codebook", "train", str(folder)], "go on with gradients"))
         return
     other = {
-        "selection": "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit",
-        "k": fit_of["k"],
-        "codes": fit_of["n_codes"],
-        "sites": ",".join(books.manifest["sites"]),
-        "data": text["spec"],
-        "tokens": text["n_tokens"],
-        "context": text["context"],
-        "magnitude": fit_of["magnitude"],
-        "seed": fit_of["seed"],
-        "model": spec,
+        "--selection": "cosine" if fit_of["selection"] == "matching_pursuit" else "matching_pursuit",
+        "--k": fit_of["k"],
+        "--codes": fit_of["n_codes"],
+        "--sites": ",".join(books.manifest["sites"]),
+        "--data": text["spec"],
+        "--tokens": text["n_tokens"],
+        "--context": text["context"],
+        "--magnitude": fit_of["magnitude"],
+        "--seed": fit_of["seed"],
+        "--model": spec,
     }
-    words = ["codebook", "fit", *(str(word) for key, value in other.items() for word in (f"--{key}", value))]
-    words += [] if fit_of["sequential"] else ["--independent"]
-    suggest((words, "the other selection, else the same"))
+    same = words_of(other) + ([] if fit_of["sequential"] else ["--independent"])
+    suggest((["codebook", "fit", *same], "the other selection, else the same"))
 
 
 @codebook_app.command()
@@ -321,10 +319,7 @@ def train(
             help="of products; bfloat16 is faster if the processor has it; auto: on a GPU only",
         ),
     ] = "auto",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="(default: the one they were fitted on)"),
-    ] = None,
+    model: FittedModelOption = None,
     context: Annotated[
         int | None, whole_option("--context", least=2, help="tokens per block (default: as fitted)")
     ] = None,
@@ -350,10 +345,7 @@ def train(
     else:
         start = Path("runs") / f"{file_name(model or DEFAULT_MODEL)}-matching_pursuit-k8"
         found = Codebooks.from_pretrained(start) if is_store(start) else None
-    named = (
-        start if start.name not in ("", "..") else start.resolve()
-    )  # the current folder has no name of its own
-    folder = out or named.with_name(f"{named.name}-{objective}")
+    folder = out or named(start).with_name(f"{named(start).name}-{objective}")
     check_folder(folder, "codebooks")
 
     from interp.bottlenecks.processes import first, join_torchrun, wait, world

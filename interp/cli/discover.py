@@ -25,10 +25,11 @@ from interp.cli.options import (
     SeedOption,
     default_folder,
     key_values,
+    named,
     share_option,
     whole_option,
 )
-from interp.cli.terminal import suggest
+from interp.cli.terminal import suggest, words_of
 from interp.errors import InputError
 
 
@@ -117,9 +118,8 @@ def grow(
     write_json(path, result)
     print_grown(curve, growth, wanted.name, len(pairs))
     typer.echo(f"\nsaved    {path}")
-    named = [] if model is None else ["--model", model]
-    named += [] if counterfactual is None else ["--counterfactual", counterfactual]
-    suggest((["discover", task, *named], "what each head does with all others on"))
+    same = words_of({"--model": model, "--counterfactual": counterfactual})
+    suggest((["discover", task, *same], "what each head does with all others on"))
 
 
 def show_program(
@@ -167,8 +167,7 @@ def export(
     from interp.runs.run import Run
 
     found = Run.load(run)
-    folder = run.resolve() if run.name in ("", "..") else run  # "." has no name
-    path = out or unused(folder.with_name(f"{folder.name}-graph.json"))
+    path = out or unused(named(run).with_name(f"{named(run).name}-graph.json"))
     check_file(path, "--out", overwrite=overwrite)
     shape = found.provenance.model
     write_graph(
@@ -304,8 +303,7 @@ def discover(
         "--dtype": None if dtype == "float32" else dtype,
     }
     prompts = ("--model", "--n", "--seed", "--counterfactual", "--device", "--dtype")
-    shown = [str(word) for key in prompts if given[key] is not None for word in (key, given[key])]
-    same = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
-    same += ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
+    shown = words_of({key: given[key] for key in prompts})
+    same = words_of(given) + ["--mlps"] * mlps + ["--no-bos"] * (not bos) + ["--no-program"] * (not program)
     other_folder = free_folder(default_folder(name, model, other), asked | {"method": other})
     print_next(folder, task, same, shown, other, other_folder, replaced=replaced)

@@ -33,7 +33,7 @@ from interp.cli.options import (
     pairs_option,
     where_to_run,
 )
-from interp.cli.terminal import goes_on, plain_console, run, suggest
+from interp.cli.terminal import goes_on, plain_console, run, suggest, words_of
 from interp.errors import InputError
 
 MODULES = {
@@ -135,7 +135,7 @@ def _print_methods() -> None:
     """Every scoring method in a few words."""
     from interp.scores.registry import METHODS
 
-    table = Table("method", "what it does", box=None, padding=(0, 1))
+    table = Table("method", "what it does", box=None)
     for name, listed in METHODS.items():
         table.add_row(name, listed.summary)
     plain_console().print(table)
@@ -160,7 +160,7 @@ def _print_method(name: str) -> None:
         METHODS[name].summary if name in METHODS else inspect.getdoc(method.score) or "a method of one's own"
     )
     console.print(f"{name}: {told.splitlines()[0]}", soft_wrap=True)
-    table = Table("option", "default", "what it is", box=None, padding=(0, 1))
+    table = Table("option", "default", "what it is", box=None)
     for field in fields(method.config):
         default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
         table.add_row(field.name, default, meanings.get(field.name, ""))
@@ -233,9 +233,8 @@ def reference(
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
-    parts = [file_name(wanted.name), file_name(spec), *([] if counterfactual is None else [counterfactual])]
-    parts += ["no-bos"] * (not bos)
-    path = out or unused(Path("references") / f"measured-{'-'.join(parts)}.safetensors")
+    parts = (file_name(wanted.name), file_name(spec), counterfactual, None if bos else "no-bos")
+    path = out or unused(Path("references") / f"measured-{'-'.join(filter(None, parts))}.safetensors")
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")
     request = {
@@ -275,12 +274,8 @@ def reference(
     shutil.rmtree(partial, ignore_errors=True)
     print_reference(measured)
     typer.echo(f"\nsaved    {path}")
-    named = [] if model is None else ["--model", model]
-    named += ([] if counterfactual is None else ["--counterfactual", counterfactual]) + ["--no-bos"] * (
-        not bos
-    )
-    words = ["discover", task, *named, "--reference", str(path)]
-    suggest((words, "judged by it"))
+    named = words_of({"--model": model, "--counterfactual": counterfactual}) + ["--no-bos"] * (not bos)
+    suggest((["discover", task, *named, "--reference", str(path)], "judged by it"))
 
 
 @app.command()
@@ -333,7 +328,7 @@ def models_root(context: Context) -> None:
     if context.invoked_subcommand is None:
         from interp.planted.tasks import planted_task_names
 
-        table = Table("model", "what it is", box=None, padding=(0, 1))
+        table = Table("model", "what it is", box=None)
         for name, what in (
             (DEFAULT_MODEL, "the default: SmolLM2-135M-Instruct, from a wheel; needs no model hub"),
             ("gemma-3-270m", "Gemma 3 270M, from wheels (238 MB) as well; under the Gemma Terms of Use"),
@@ -373,8 +368,6 @@ def cache_root(context: Context) -> None:
 @cache_app.command("clear")
 def cache_clear() -> None:
     """Delete the cached models; each is fetched again when next needed."""
-    import shutil
-
     from interp.models.embedded import PACKAGED, cache_folder
 
     folder = cache_folder() / "models"  # by name: INTERP_CACHE may be a folder with other things in it

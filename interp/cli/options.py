@@ -54,6 +54,11 @@ def default_folder(task: str, model: str | None, method: str) -> Path:
     return Path("runs") / "-".join([file_name(task), *named, method.rpartition(":")[2]])
 
 
+def named(folder: Path) -> Path:
+    """A folder by a name of its own, which ``.`` and ``..`` are not."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
 def whole_option(*names: str, least: int, most: int = MOST, help: str) -> Any:
     return typer.Option(*names, min=least, max=most, metavar="INTEGER", help=help)
 
@@ -101,6 +106,9 @@ SomeModelOption = Annotated[
     typer.Option(
         "--model", "-m", metavar="MODEL", help="embedded model, Hugging Face id, folder, .gguf file"
     ),
+]
+FittedModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="MODEL", help="(default: the one they were fitted on)")
 ]
 ModelOption = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from interp.circuits.references import ExactEffects, Reference, load_reference, reference_names
 from interp.circuits.roles import role_name
-from interp.cli.terminal import plain_console, suggest
+from interp.cli.terminal import plain_console, suggest, table
 from interp.evaluation.recovery import Nulls, Recovery, roc_auc
 from interp.models import Model
 from interp.prompts.pairs import PromptPair, PromptPairs
@@ -18,9 +18,6 @@ from interp.scores.baselines import layer_prior
 
 if TYPE_CHECKING:  # no discovery needs it
     from interp.report.compare import Comparison
-
-_BLANK = str.maketrans("\n\t\r", "   ")
-
 
 REFERENCE_ROWS = 20
 
@@ -36,11 +33,10 @@ def print_members(run: Run) -> None:
         f"{_plain(metric.corrupt)} corrupt, {run.n_pairs} pairs{f' ({causes})' if causes else ''}, "
         f"universe {run.universe}"
     )
-    table = Table("member", "looks like", box=None, padding=(0, 1))
-    for name in ("score", "effect", "95 % interval", "of the gap"):
-        table.add_column(name, justify="right")
+    names = ("member", "looks like", "score", "effect", "95 % interval", "of the gap")
+    members = table(*names, left=names[:2])
     for part in run.members:
-        table.add_row(
+        members.add_row(
             part.site,
             role_name(part.roles),
             f"{part.score:+.3g}",
@@ -49,7 +45,7 @@ def print_members(run: Run) -> None:
             f"{(part.effect or 0.0) / metric.gap:+.1%}",
         )
     if run.members:
-        console.print(table)
+        console.print(members)
     inside, checked = len(run.members), len(run.checked)
     console.print(f"{inside} members of {checked} checked, {len(run.edges)} edges scored among them")
     for why in run.left_out:
@@ -121,12 +117,12 @@ def _number(value: float | None) -> str:
 
 def print_references() -> None:
     """Every reference by name."""
-    table = Table("reference", "model", "heads", "source", box=None, padding=(0, 1))
+    rows = Table("reference", "model", "heads", "source", box=None)
     for name in reference_names():
         found = load_reference(name)
         source = f"measured, {found.n_pairs} pairs" if isinstance(found, ExactEffects) else found.citation
-        table.add_row(name, found.model, str(int(found.members().sum())), source)
-    plain_console().print(table)
+        rows.add_row(name, found.model, str(int(found.members().sum())), source)
+    plain_console().print(rows)
 
 
 def print_reference(reference: Reference | ExactEffects) -> None:
@@ -138,32 +134,27 @@ def print_reference(reference: Reference | ExactEffects) -> None:
 
 
 def _print_published(reference: Reference) -> None:
-    table = Table("role", "heads", box=None, padding=(0, 1))
+    rows, console = Table("role", "heads", box=None), plain_console()
     for role, sites in reference.roles().items():
-        table.add_row(role, " ".join(sites))
-    console = plain_console()
-    console.print(
-        Text(f"{reference.name}: {reference.task} on {reference.model}, {len(reference.heads)} heads")
-    )
-    console.print(table)
-    console.print(Text(reference.citation))
+        rows.add_row(role, " ".join(sites))
+    console.print(f"{reference.name}: {reference.task} on {reference.model}, {len(reference.heads)} heads")
+    console.print(rows)
+    console.print(reference.citation)
     if reference.note:
-        console.print(Text(reference.note))
+        console.print(reference.note)
 
 
 def _print_measured(measured: ExactEffects) -> None:
     effects = measured.effects()
-    table = Table("head", box=None, padding=(0, 1))
-    table.add_column("effect", justify="right")
-    table.add_column("of the gap", justify="right")
+    heads = table("head", "effect", "of the gap", left=("head",))
     order = abs(effects).ravel().argsort()[::-1][:REFERENCE_ROWS]
     for index in order:
         layer, head = divmod(int(index), measured.n_heads)
         effect = effects[layer, head]
-        table.add_row(f"a{layer}.h{head}", f"{effect:+.3f}", f"{effect / measured.gap:+.1%}")
+        heads.add_row(f"a{layer}.h{head}", f"{effect:+.3f}", f"{effect / measured.gap:+.1%}")
     console = plain_console()
-    console.print(Text(f"{measured.name}: the {len(order)} largest effects, {measured.n_pairs} pairs"))
-    console.print(table)
+    console.print(f"{measured.name}: the {len(order)} largest effects, {measured.n_pairs} pairs")
+    console.print(heads)
     counts = ", ".join(f"{measured.members(t).sum()} at {t:.0%}" for t in (0.02, 0.05, 0.10))
     console.print(f"heads with |effect| above a share of the gap {measured.gap:.3f}: {counts}")
     layer_index = roc_auc(layer_prior(*effects.shape).ravel(), measured.members().ravel())
@@ -217,11 +208,10 @@ def _marked(model: Model, pair: PromptPair, tokens: tuple[int, ...]) -> Text:
 
 def print_comparison(comparison: "Comparison") -> None:
     """Two runs side by side."""
-    console = plain_console()
-    table = Table(box=None, padding=(0, 1))
+    rows = Table(box=None)
     for row in comparison.rows():
-        table.add_row(*(str(cell) for cell in row))
-    console.print(table)
+        rows.add_row(*row)
+    plain_console().print(rows)
 
 
 def print_rates(result: dict) -> None:
@@ -229,11 +219,9 @@ def print_rates(result: dict) -> None:
     rows = [row for row in result["rows"] if "refused" not in row]
     for part in dict.fromkeys(part for row in rows for part in row["parts"]):
         asked = sorted({row["asked"] for row in rows})
-        table = Table(
-            "kind", title=f"{part}: KL, nats a token (variance explained)", title_justify="left", box=None
-        )
-        for bits in asked:
-            table.add_column(f"{bits} bits", justify="right")
+        title = f"{part}: KL, nats a token (variance explained)"
+        columns = ("kind", *(f"{bits} bits" for bits in asked))
+        kinds = table(*columns, left=("kind",), title=title, title_justify="left")
         for kind in dict.fromkeys(row["kind"] for row in rows):
             cells = {row["asked"]: row["parts"][part] for row in rows if row["kind"] == kind}
             texts = {bits: [text["kl"][0] for text in cell["texts"].values()] for bits, cell in cells.items()}
@@ -241,8 +229,8 @@ def print_rates(result: dict) -> None:
                 bits: f"{sum(kl) / len(kl):.3f} ({cells[bits]['explained']:.2f})"
                 for bits, kl in texts.items()
             }
-            table.add_row(kind, *(told.get(bits, "–") for bits in asked))
-        plain_console(width=110).print(table)
+            kinds.add_row(kind, *(told.get(bits, "–") for bits in asked))
+        plain_console(width=110).print(kinds)
 
 
 def print_bench(result: dict) -> None:
@@ -260,17 +248,16 @@ def print_bench(result: dict) -> None:
     for group in dict.fromkeys(row["group"] for row in result["groups"]):
         rows = [row for row in result["groups"] if row["group"] == group]
         shown = {key: title for key, title in columns.items() if any(row[key] is not None for row in rows)}
-        table = Table(
-            "method", title=f"mean over tasks: {group}", title_justify="left", box=None, padding=(0, 1)
-        )
-        for title in ("pairs", "tasks", *shown.values(), "forwards", f"AP minus {result['plan']['against']}"):
-            table.add_column(title, justify="right")
+        against = f"AP minus {result['plan']['against']}"
+        names = ("method", "pairs", "tasks", *shown.values(), "forwards", against)
+        title = f"mean over tasks: {group}"
+        methods = table(*names, left=("method",), title=title, title_justify="left")
         for row in rows:
             numbers = ["–" if row[key] is None else f"{row[key]:.3f}" for key in shown]
             forwards = "–" if row["forwards"] is None else f"{row['forwards']:,.0f}"
             compared = pooled.get((group, row["method"], row["n"]))
             tasks = f"{row['tasks']}/{row['of_tasks']}"
-            table.add_row(
+            methods.add_row(
                 wording.method_name(row["method"]),
                 str(row["n"]),
                 tasks,
@@ -278,9 +265,9 @@ def print_bench(result: dict) -> None:
                 forwards,
                 _compared(compared),
             )
-        console.print(table)
+        console.print(methods)
     for row in result["skipped"]:
-        console.print(Text(f"left out: {row['method']} on {row['task']}, {row['model']}: {row['why']}"))
+        console.print(f"left out: {row['method']} on {row['task']}, {row['model']}: {row['why']}")
 
 
 def _compared(row: dict | None) -> str:

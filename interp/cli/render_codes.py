@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
-from interp.cli.terminal import plain_console
+from interp.cli.terminal import plain_console, table
 from interp.codesearch import CodeHit, CodeIndex, CodePage, CodeScores, Context, Labels, Similar, context_at
 from interp.evaluation.steering import distinct_2, perplexity
 from interp.report import wording
@@ -43,12 +43,11 @@ CLEAREST = 10
 def print_labels(labels: Labels) -> None:
     """How many codes have a name, by site, and the clearest."""
     console = plain_console()
-    table = Table(box=None, padding=(0, 1))
-    for name in ("site", "codes", "named", "F1 ≥ .5", "F1 ≥ .8", "random ≥ .5", "random ≥ .8"):
-        table.add_column(name, justify="left" if name == "site" else "right", no_wrap=True)
+    names = ("site", "codes", "named", "F1 ≥ .5", "F1 ≥ .8", "random ≥ .5", "random ≥ .8")
+    sites = table(*names, left=("site",), no_wrap=True)
     for site, (n, *shares) in labels.shares().items():
-        table.add_row(site, str(n), *(f"{share:.1%}" for share in shares))
-    console.print(table)
+        sites.add_row(site, str(n), *(f"{share:.1%}" for share in shares))
+    console.print(sites)
     for book, code in labels.clearest(CLEAREST):
         if label := labels.of(book, code):
             line = f"{code_name(book, code):<12} F1 {label.f1:.2f}  {wording.code_label(labels, book, code)}"
@@ -64,11 +63,10 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit], labels: Labels | N
                 "no code fires there" if not scores.hits.any() else "no code is that good: ask for less"
             )
         return
-    table = Table(box=None, padding=(0, 1))
-    for name in ("code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches", "label"):
-        table.add_column(name, justify="left" if name in ("code", "label") else "right", no_wrap=True)
+    names = ("code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches", "label")
+    hits = table(*names, left=("code", "label"), no_wrap=True)
     for hit in best:
-        table.add_row(
+        hits.add_row(
             code_name(hit.book, hit.code),
             _share(hit.precision, hit.precision_interval),
             _share(hit.recall, hit.recall_interval),
@@ -77,7 +75,7 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit], labels: Labels | N
             str(hit.hits),
             Text(wording.code_label(labels, hit.book, hit.code)),
         )
-    console.print(table)
+    console.print(hits)
 
 
 def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
@@ -147,23 +145,12 @@ def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | N
         f"{found.n_positive} texts with it, {found.n_negative} without; "
         "precision, recall and q: of the half of the texts that judges what the other half chose"
     )
-    table = Table(box=None, padding=(0, 1))
-    for name in (
-        "site",
-        "code",
-        "weight",
-        "effect",
-        "prec.",
-        "recall",
-        "token prec.",
-        "recall",
-        "q",
-        "label",
-    ):
-        table.add_column(name, justify="left" if name in ("site", "label") else "right", no_wrap=True)
+    judged = ("prec.", "recall", "token prec.", "recall", "q")
+    names = ("site", "code", "weight", "effect", *judged, "label")
+    codes = table(*names, left=("site", "label"), no_wrap=True)
     for code in listed[:SHOWN]:
-        table.add_row(*_cells(code), Text(wording.code_label(labels, code.site, code.code)))
-    console.print(table)
+        codes.add_row(*_cells(code), Text(wording.code_label(labels, code.site, code.code)))
+    console.print(codes)
     if len(listed) > SHOWN:
         console.print(f"and {len(listed) - SHOWN} more")
 
@@ -171,28 +158,27 @@ def print_found(found: CodeSet, used: Sequence[WeightedCode], labels: Labels | N
 def print_side_by_side(texts: Mapping[str, Sequence[Continuation]]) -> None:
     """Each prompt's texts by name in columns, with the perplexity of what was added."""
     console = plain_console()
-    table = Table(expand=True, show_lines=True)
+    columns = Table(expand=True, show_lines=True)
     for name in texts:
-        table.add_column(name, ratio=1)
+        columns.add_column(name, ratio=1)
     for row in zip(*texts.values(), strict=True):
-        table.add_row(*map(_shown, row))
+        columns.add_row(*map(_shown, row))
     console.print()
-    console.print(table)
+    console.print(columns)
     console.print("perplexity of the new tokens under the model without steering")
 
 
 def print_rates(texts: Mapping[str, Sequence[Continuation]], words: Sequence[str]) -> None:
     """Of each condition the fraction of texts with one of the words, and what that costs in fluency."""
-    table = Table(box=None, padding=(0, 1))
-    for name in ("", "texts", *(["with a word [95 %]"] if words else []), "perplexity", "distinct-2"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    names = ("", "texts", *(["with a word [95 %]"] if words else []), "perplexity", "distinct-2")
+    conditions = table(*names, left=("",), no_wrap=True)
     for name, rates in rates_of(texts, words).items():
         held = [f"{rates['rate']:.0%} [{rates['low']:.0%}, {rates['high']:.0%}]"] if words else []
         fluent = ["–" if rates[key] is None else f"{rates[key]:{form}}" for key, form in FLUENCY.items()]
-        table.add_row(name, str(rates["n"]), *held, *fluent)
+        conditions.add_row(name, str(rates["n"]), *held, *fluent)
     console = plain_console()
     console.print()
-    console.print(table)
+    console.print(conditions)
     if words:
         console.print(f"words: {', '.join(words)}; a rate says nothing without its perplexity and distinct-2")
 
@@ -233,28 +219,18 @@ def as_json(
 
 
 def _cells(code: FoundCode) -> list[str]:
-    verdict = code.verdict
+    judged = ["–"] * 5
+    if (verdict := code.verdict) is not None:
+        of_texts = (verdict.precision, verdict.recall, verdict.token_precision, verdict.token_recall)
+        judged = ["–" if share is None else f"{share:.0%}" for share in of_texts]
+        judged.append(f"{verdict.q_value:.2g}")
     return [
         code.site,
         str(code.code),
         f"{code.weight:.3g}",
         "–" if code.effect is None else f"{code.effect:+.3f}",
-        *(
-            ("–",) * 5
-            if verdict is None
-            else (
-                _share_of_texts(verdict.precision),
-                _share_of_texts(verdict.recall),
-                _share_of_texts(verdict.token_precision),
-                _share_of_texts(verdict.token_recall),
-                f"{verdict.q_value:.2g}",
-            )
-        ),
+        *judged,
     ]
-
-
-def _share_of_texts(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
 
 
 def _shown(text: Continuation) -> Text:
@@ -273,13 +249,11 @@ def print_quality(result: dict) -> None:
     )
     for text in result["texts"]:
         console.print(f"\nheld-out {text['spec']}: {text['n_blocks']} blocks of {text['context']} tokens")
-        table = Table(box=None, padding=(0, 1))
-        table.add_column("", no_wrap=True)
-        for name in ("CE", "increase [95 %]", "KL", "top-1", "agree", "blocks"):
-            table.add_column(name, justify="right", no_wrap=True)
+        names = ("", "CE", "increase [95 %]", "KL", "top-1", "agree", "blocks")
+        conditions = table(*names, left=("",), no_wrap=True)
         for row in text["rows"]:
             plain = row["condition"] == "plain"
-            table.add_row(
+            conditions.add_row(
                 row["condition"],
                 f"{row['ce']:.3f}",
                 "" if plain else _increase(row),
@@ -288,7 +262,7 @@ def print_quality(result: dict) -> None:
                 "" if plain else f"{row['agreement']:.0%}",
                 str(row["n_blocks"]),
             )
-        console.print(table)
+        console.print(conditions)
         for k, usage in text["usage"].items():
             console.print(_usage_line(k, usage), soft_wrap=True)
     console.print("\nCE and KL in nats per token; increase over the same blocks of the plain model")

@@ -48,8 +48,8 @@ def sweep(
     if rows is None:
         typer.echo(f"\nshard {part} of {out} is done; the same command without --shard gathers all")
         return
-    table = Table("task", "model", "method", "runs", "Jaccard", "members, and in how many runs")
-    table.box, table.padding = None, (0, 1)
+    names = ("task", "model", "method", "runs", "Jaccard", "members, and in how many runs")
+    table = Table(*names, box=None)
     for row in stability(rows):
         alike = "–" if row["jaccard"] is None else f"{row['jaccard']:.2f}"
         heads = ", ".join(f"{site} {count}" for site, count in row["heads"].items())

@@ -40,7 +40,7 @@ def _print_tasks() -> None:
     """Every shipped task with its metric, counterfactuals and roles."""
     from interp.tasks import load_task, task_names
 
-    table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None, padding=(0, 1))
+    table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None)
     for name in task_names():
         task = load_task(name)
         table.add_row(

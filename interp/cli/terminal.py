@@ -16,12 +16,13 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from interp.errors import InputError, JobsFailedError
 
@@ -32,6 +33,19 @@ def plain_console(width: int | None = None) -> Console:
     if console.width < 1:  # COLUMNS=0, as some batch systems have it
         console.width = 80
     return console
+
+
+def table(*columns: str, left: Collection[str], no_wrap: bool = False, **look: Any) -> Table:
+    """A table without lines; what is not named as ``left`` are numbers, and stands at the right."""
+    found = Table(box=None, **look)
+    for name in columns:
+        found.add_column(name, justify="left" if name in left else "right", no_wrap=no_wrap)
+    return found
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command, but for those that are ``None``."""
+    return [str(word) for pair in options.items() if pair[1] is not None for word in pair]
 
 
 def suggest(*steps: tuple[Sequence[str], str]) -> None:

@@ -43,7 +43,7 @@ def validate(
     if as_json:
         typer.echo(card.model_dump_json())
         return
-    console, table = plain_console(), Table(*COLUMNS, box=None, padding=(0, 1))
+    console, table = plain_console(), Table(*COLUMNS, box=None)
     for row in card_rows(card):
         table.add_row(*row)
     console.print(card_summary(card))
