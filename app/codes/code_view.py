@@ -104,7 +104,6 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
             st.subheader("Similarity")
             st.plotly_chart(
                 similarity_histogram(found.similarities),
-                theme="streamlit",
                 key=f"histogram {name}",
                 alt=f"Similarities of {name} to the tokens of the text, where it is on and where it is not",
             )

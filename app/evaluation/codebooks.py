@@ -13,14 +13,14 @@ from interp.app.widgets.url_state import IN_URL
 from interp.errors import InputError
 from interp.report import wording
 from interp.report.plots import explained_plot, increase_plot
-from interp.report.tables import Condition, Quality, Usage
+from interp.report.tables import Condition, Quality, Usage, read_quality
 
 
 def show() -> None:
     found: dict[str, Quality] = {}
     for name, path in sources.qualities().items():
         try:
-            found[name] = sources.quality(path)
+            found[name] = sources.read(read_quality, path)
         except InputError as error:
             engine.say(error)
     waiting = sources.unmeasured()
@@ -58,8 +58,6 @@ def show() -> None:
     st.subheader("What it costs, and what controls cost")
     st.plotly_chart(
         increase_plot(text.conditions),
-        width="stretch",
-        theme="streamlit",
         alt="CE increase of the model on codes beside its controls; the same as the table below",
     )
     if not any(condition.is_control for condition in text.conditions):
@@ -75,8 +73,6 @@ def show() -> None:
         st.subheader(f"How much of each site the codes hold, k = {k}")
         st.plotly_chart(
             explained_plot(usage.explained_sites),
-            width="stretch",
-            theme="streamlit",
             alt="Share of the variance that codes explain, site by site",
         )
 

@@ -4,13 +4,11 @@ import shlex
 
 import streamlit as st
 
-from interp.app import engine
 from interp.app.evaluation import sources
 from interp.app.widgets import run_store
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.bench.table import FAITHFUL
-from interp.errors import InputError
 from interp.report import wording
 from interp.report.bench import (
     BEST,
@@ -23,6 +21,7 @@ from interp.report.bench import (
     bench_plot,
     best_first,
     difference_text,
+    read_bench,
     spread_text,
 )
 
@@ -34,25 +33,16 @@ SHORT, TALL = 16, 600
 """Lines that are all shown, and pixels of a table with more."""
 
 
-def command() -> str:
-    """What makes a bench that this page finds."""
-    out = f"{run_store.shown_path()}/bench"
-    return shlex.join(["interp", "bench", "--tasks", "planted-backup", "--seeds", "3", "--out", out])
-
-
 def show() -> None:
     files = sources.benches()
     if not files:
         st.info("No table of methods yet. Make one in a terminal (a minute), then reload this page:")
-        st.code(command(), language="bash")
+        words = ["interp", "bench", "--tasks", "planted-backup", "--seeds", "3", "--out"]
+        st.code(shlex.join([*words, f"{run_store.shown_path()}/bench"]), language="bash")
         return
     left, right = st.columns(2)
     name = left.selectbox("Bench", list(files), key="bench", bind=IN_URL)
-    try:
-        found = sources.bench(files[name])
-    except InputError as error:
-        engine.say(error)
-        return
+    found = sources.read(read_bench, files[name])
     scope = right.selectbox("Measured on", list(found.scopes), key="scope", bind=IN_URL)
     rows = found.scopes[scope]
     metrics = found.metrics(scope)
@@ -84,8 +74,6 @@ def show() -> None:
     drawn = [row for row in chosen if row.complete]
     st.plotly_chart(
         bench_plot(drawn, metric, along),
-        width="stretch",
-        theme="streamlit",
         alt=f"{TITLES[metric]} of every method; the same as the table below",
     )
     if len(drawn) < len(chosen):

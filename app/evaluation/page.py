@@ -11,19 +11,13 @@ from interp.app.evaluation import steering as evaluation_steering
 from interp.app.widgets.url_state import IN_URL
 from interp.errors import InputError
 from interp.report.plots import machine_plot
+from interp.report.tables import read_machine
 
 
 def machine() -> None:
     """The replication of one experiment with codebooks, as it came out."""
-    try:
-        rows = sources.machine()
-    except InputError as error:
-        engine.say(error)
-        return
     st.plotly_chart(
-        machine_plot(rows),
-        width="stretch",
-        theme="streamlit",
+        machine_plot(sources.read(read_machine, sources.MACHINE)),
         alt="Share right of a language model of a finite-state machine, with and without codebooks",
     )
     st.caption(
@@ -51,4 +45,7 @@ part = st.segmented_control(
     bind=IN_URL,
     label_visibility="collapsed",
 )
-PARTS[part]()
+try:
+    PARTS[part]()
+except InputError as error:
+    engine.say(error)

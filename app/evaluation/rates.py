@@ -4,13 +4,11 @@ import shlex
 
 import streamlit as st
 
-from interp.app import engine
 from interp.app.evaluation import sources
 from interp.app.widgets import run_store
 from interp.app.widgets.url_state import IN_URL
-from interp.errors import InputError
 from interp.report.plots import rate_faithfulness_plot
-from interp.report.tables import RateRow
+from interp.report.tables import RateRow, read_rates
 
 PARTS = {"heads": "heads", "mlps": "MLP outputs"}
 
@@ -19,8 +17,7 @@ def show() -> None:
     files = sources.rates()
     if not files:
         st.info("No rates have been measured yet. Measure some in a terminal, then reload this page:")
-        out = f"{run_store.shown_path()}/bits"
-        command = [
+        words = [
             "interp",
             "bottlenecks",
             "bench",
@@ -29,25 +26,18 @@ def show() -> None:
             "--bits",
             "9,18",
             "--out",
-            out,
         ]
-        st.code(shlex.join(command), language="bash")
+        st.code(shlex.join([*words, f"{run_store.shown_path()}/bits"]), language="bash")
         return
     left, right = st.columns(2)
     name = left.selectbox("Measured", list(files), key="rates", bind=IN_URL)
-    try:
-        rows = sources.rate_rows(files[name])
-    except InputError as error:
-        engine.say(error)
-        return
+    rows = sources.read(read_rates, files[name])
     parts = [part for part in PARTS if any(row.part == part for row in rows)]
     part = right.segmented_control(
         "Sites", parts, default=parts[0], format_func=PARTS.get, required=True, key="part", bind=IN_URL
     )
     st.plotly_chart(
         rate_faithfulness_plot(rows, part),
-        width="stretch",
-        theme="streamlit",
         alt="KL of the model with codes in place against bits of a vector, a line a kind",
     )
     st.caption(

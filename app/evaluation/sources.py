@@ -1,26 +1,17 @@
 """Where the page *Evaluation* finds its numbers: the runs folder, the package, and the repository if there is one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import streamlit as st
 
 from interp.app import engine
 from interp.app.widgets import run_store
 from interp.bottlenecks.store import PRETRAINED
-from interp.report.bench import BenchRows, read_bench
-from interp.report.tables import (
-    BASE_FILE,
-    MachineRow,
-    Quality,
-    RateRow,
-    Steering,
-    read_machine,
-    read_quality,
-    read_rates,
-    read_steering,
-)
+from interp.report.tables import BASE_FILE
 
+Result = TypeVar("Result")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 """What comes with a checkout."""
 STEERINGS = {
@@ -71,46 +62,18 @@ def steerings() -> dict[str, Path]:
     return {name: folder for name, folder in STEERINGS.items() if (folder / BASE_FILE).is_file()}
 
 
-def bench(path: Path) -> BenchRows:
-    """
+def read(reader: Callable[[Path], Result], path: Path) -> Result:
+    """What a file or a folder of results holds, read once.
+
     Raises:
-        InputError: damaged, not there any more, or a link out of the runs folder; as the two below.
+        InputError: damaged, not there any more, or a link out of the runs folder.
     """
-    return _read("bench", str(path), _changed(path))
-
-
-def quality(path: Path) -> Quality:
-    return _read("quality", str(path), _changed(path))
-
-
-def steering(folder: Path) -> Steering:
-    changed = tuple(run_store.changed(path) for path in sorted(folder.glob("*.json")))  # cells may go, too
-    return _read("steering", str(folder), changed)
-
-
-def rate_rows(path: Path) -> tuple[RateRow, ...]:
-    return _read("rates", str(path), _changed(path))
-
-
-def machine() -> Sequence[MachineRow]:
-    return _read("machine", str(MACHINE), _changed(MACHINE))
-
-
-_READERS = {
-    "bench": read_bench,
-    "quality": read_quality,
-    "steering": read_steering,
-    "machine": read_machine,
-    "rates": read_rates,
-}
+    if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
+        run_store.check_inside(path)
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]  # some of a folder's may go
+    return _read(reader.__name__, path, tuple(map(run_store.changed, files)), reader)
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _read(kind: str, path: str, changed: int | tuple[int, ...]):  # noqa: ARG001 - a key of the cache
-    return _READERS[kind](Path(path))
-
-
-def _changed(path: Path) -> int:
-    if path.is_relative_to(engine.runs()):  # the package's own may be links into an installer's cache
-        run_store.check_inside(path)
-    return run_store.changed(path)
+def _read(kind: str, path: Path, changed: tuple[int, ...], _reader: Callable):  # noqa: ARG001 - keys of the cache
+    return _reader(path)

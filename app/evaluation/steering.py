@@ -2,15 +2,13 @@
 
 import streamlit as st
 
-from interp.app import engine
 from interp.app.evaluation import sources
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
-from interp.errors import InputError
 from interp.evaluation.steering import MeanRate
 from interp.report import wording
 from interp.report.plots import rate_plot
-from interp.report.tables import Steering
+from interp.report.tables import Steering, read_steering
 
 
 def show() -> None:
@@ -22,11 +20,7 @@ def show() -> None:
         )
         return
     name = st.selectbox("Comparison", list(files), key="steering", bind=IN_URL)
-    try:
-        found = sources.steering(files[name])
-    except InputError as error:
-        engine.say(error)
-        return
+    found = sources.read(read_steering, files[name])
     config = found.config
     _, perplexity, distinct_2 = found.base.tried[0]
     st.caption(
@@ -42,8 +36,6 @@ def show() -> None:
         )
     st.plotly_chart(
         rate_plot(found),
-        width="stretch",
-        theme="streamlit",
         alt="Share of texts with a word of the topic, by arm, with intervals",
     )
     st.subheader("Mean of the topics")

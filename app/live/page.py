@@ -109,7 +109,6 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
         )
         st.plotly_chart(
             site_grid(same, "shared"),
-            theme="streamlit",
             key="shared",
             alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
         )

@@ -247,7 +247,6 @@ def _costs(one: Written, name: str, values: np.ndarray | None, colour: str, top:
     figure = token_costs(new, values, colour, top)
     st.plotly_chart(
         figure,
-        theme="streamlit",
         key=f"{name} in {one.name}",
         alt=f"{name} of every new token of {one.name}, in nats",
     )
