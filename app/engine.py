@@ -175,11 +175,11 @@ class Loading(threading.Thread):
             future.set_exception(InputError(f"{self.spec} cannot be loaded ({in_one_line(error)})"))
 
     def _load(self):
-        from interp.app.widgets.codebook_picker import prepare
+        from interp.app.widgets.codebook_picker import ready_made
         from interp.models import load_model
 
         loaded = load_model(self.spec)
-        prepare(self.spec, loaded)
+        ready_made(self.spec, loaded)  # read now, so that no page has to wait for them
         return loaded
 
 
@@ -230,16 +230,7 @@ def _begun_again(spec: str | None, what: str) -> Loading:
 
 
 def _needed(future: Future, text: str):
-    """What a thread makes; if it cannot be made, the page ends with why."""
-    try:
-        return _awaited(future, text)
-    except InputError as error:
-        say(error)
-        st.stop()
-
-
-def _awaited(future: Future, text: str):
-    """What a thread makes, with a word on the page until it is there."""
+    """What a thread makes, with a word on the page until it is there; if it cannot be made, the page ends with why."""
     # also where nothing is waited for, so that what follows keeps its place when the page is drawn again
     place = st.empty()
     if not future.done():
@@ -248,7 +239,11 @@ def _awaited(future: Future, text: str):
             while not wait([future], PATIENCE).done:
                 pulse.empty()  # where Streamlit ends a script whose user has gone elsewhere
         place.empty()
-    return future.result()
+    try:
+        return future.result()
+    except InputError as error:
+        say(error)
+        st.stop()
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""The form that begins a discovery on the page *Circuit*, and its progress.
-
-A discovery begun on the page *Circuit*: from a form to a new run in the runs folder, with progress at once.
-"""
+"""A discovery begun on the page *Circuit*: from a form to a new run in the runs folder, with its progress."""
 
 import contextlib
 import math
@@ -98,9 +95,7 @@ def find_and_save(wanted: Wanted, draw: Callable[[float, str, list[str]], None])
     upload = wanted.task if isinstance(wanted.task, Upload) else None
     task = load_task(wanted.task) if upload is None else prompt_file(upload)
     most = wanted.n if upload is None else min(wanted.n, len(task.prompts))
-    CircuitSearch(
-        task, wanted.method, most, wanted.seed
-    )  # what is wrong is told before the wait for the model
+    CircuitSearch(task, wanted.method, most, wanted.seed)  # a mistake should not wait for the model
     with engine.running(model_for(wanted.task)) as model:
         progress = Progress(wanted.method, most, draw, program=wanted.program)
         # of a file as many as it has for this model: how many it lacks is not known before

@@ -1,11 +1,7 @@
-"""The heads of a circuit: all of them as a grid, and one of them on one prompt.
-
-The grid of heads on the page *Circuit*, in which one is chosen.
-"""
+"""The heads of a circuit: all of them as a grid, in which one is chosen, and that one on one prompt."""
 
 from collections.abc import Container
 from dataclasses import dataclass
-from pathlib import Path
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -13,14 +9,14 @@ import streamlit as st
 from interp.app import engine
 from interp.app.circuit.head_codes import codes_section
 from interp.app.circuit.reading import n_pairs, stored, texts, token_texts, tokens_written, view
-from interp.app.circuit.runs import Opened, ink
+from interp.app.circuit.runs import BY_KEY, Opened, ink
 from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.circuits.circuit import Component
-from interp.circuits.roles import ROLE_BAR, role_name
+from interp.circuits.roles import role_name
 from interp.errors import InputError
 from interp.report import wording
-from interp.report.circuit_figures import Scale, effect_text, grid_plot, pattern_plot
+from interp.report.circuit_figures import Scale, effect_text, grid_plot, pattern_plot, roles_named
 from interp.report.members import token_bars
 from interp.scores.head_codes import SIDES
 
@@ -70,7 +66,7 @@ def grid(found: Opened, site: str, sites: Container[str]) -> None:
             ring.drawn = ring.clicked = ""
 
     st.plotly_chart(
-        _figure(*found.key, ink(), ring.drawn, ring.turn, found),
+        _figure(found, ink(), ring.drawn, ring.turn),
         key=key,
         on_select=take,
         selection_mode="points",
@@ -83,9 +79,9 @@ def grid(found: Opened, site: str, sites: Container[str]) -> None:
     )
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
-def _figure(folder: Path, changed: int, text: str, drawn: str, turn: int, _found: Opened) -> go.Figure:  # noqa: ARG001
-    return grid_plot(_found.run, _found.scale, text, drawn, turn)
+@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=BY_KEY)
+def _figure(found: Opened, text: str, drawn: str, turn: int) -> go.Figure:
+    return grid_plot(found.run, found.scale, text, drawn, turn)
 
 
 def members(found: Opened) -> None:
@@ -165,8 +161,7 @@ def _label(part: Component, scale: Scale) -> str:
 
 def _line(part: Component, scale: Scale) -> str:
     """One head in one line, as Markdown."""
-    roles = sorted(part.roles.items(), key=lambda pair: -pair[1])
-    named = [f"{role} {value:.2f}" for role, value in roles if value >= ROLE_BAR]
+    named = [f"{role} {value:.2f}" for role, value in roles_named(part.roles)]
     words = [
         "member" if part.in_circuit else "not a member",
         f"score {scale.score(part.score)}",

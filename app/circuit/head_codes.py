@@ -10,7 +10,6 @@ from interp.app.circuit.reading import (
     OWN,
     codes,
     effect,
-    has_effect,
     n_pairs,
     texts,
 )
@@ -101,13 +100,8 @@ def _acts_at(part: Component, roles: list[str]) -> str:
 
 def _stored(part: Component, found: Opened) -> None:
     """Shares of prompts with each code of the run's own codebook."""
-    shares = {"clean": dict(part.codes.clean), "corrupt": dict(part.codes.corrupt)}
-    every = sorted(
-        {*shares["clean"], *shares["corrupt"]}, key=lambda c: -max(shares[s].get(c, 0) for s in SIDES)
-    )
-    rows = [
-        {"code": code} | {side: 100 * shares[side].get(code, 0.0) for side in SIDES} for code in every[:SHOWN]
-    ]
+    every = _most_used({side: dict(getattr(part.codes, side)) for side in SIDES})
+    rows = [{"code": code, **percents} for code, percents in every[:SHOWN]]
     left, right = st.columns(2)
     percent = {side: _percent(f"{side} prompts") for side in SIDES}
     with left:
@@ -159,17 +153,18 @@ def _strips(
 def _shares(
     read: PairCodes, site: str, role: str | None, books: str, label: Callable[[str, int], dict[str, str]]
 ) -> list[dict]:
-    shares = {side: read.shares(site, role, side) for side in SIDES}
-    every = sorted(
-        {*shares["clean"], *shares["corrupt"]}, key=lambda c: -max(shares[s].get(c, 0) for s in SIDES)
-    )
-    page = code_pages(books)
+    every, page = _most_used({side: read.shares(site, role, side) for side in SIDES}), code_pages(books)
     return [
-        {"code": code, **label(site, code)}
-        | {side: 100 * shares[side].get(code, 0.0) for side in SIDES}
-        | {"page": page(site, code)}
-        for code in every[:SHOWN]
+        {"code": code, **label(site, code), **percents, "page": page(site, code)}
+        for code, percents in every[:SHOWN]
     ]
+
+
+def _most_used(shares: dict[str, dict[int, float]]) -> list[tuple[int, dict[str, float]]]:
+    """Codes, each with its percentage of the prompts of either side."""
+    codes = {*shares["clean"], *shares["corrupt"]}
+    found = [(code, {side: 100 * shares[side].get(code, 0.0) for side in SIDES}) for code in codes]
+    return sorted(found, key=lambda one: -max(one[1].values()))
 
 
 def _set(
@@ -213,16 +208,15 @@ def _set(
     st.query_params[IN_ADDRESS] = f"{site}@{at}={OWN if chosen == own else chosen}"
     try:
         code = OWN if chosen == own else _number(chosen)
-        arguments = (found, folder, books, site, code, role, side)
-        if not pressed and not has_effect(*arguments):
-            st.caption(
-                f"Sets it at {'every token' if role is None else plain(role)} of the {len(read.pairs)} {side} prompts "
-                "and runs them, then does the same with a random code for each prompt. A few seconds."
-            )
-            return
-        result = effect(*arguments)
+        result = effect(found, folder, books, site, code, role, side, run=pressed)
     except InputError as error:
         engine.say(error)
+        return
+    if result is None:
+        st.caption(
+            f"Sets it at {'every token' if role is None else plain(role)} of the {len(read.pairs)} {side} prompts "
+            "and runs them, then does the same with a random code for each prompt. A few seconds."
+        )
         return
     _result(found, read, result, chosen, label(site, code) if isinstance(code, int) else "")
 

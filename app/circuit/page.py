@@ -32,12 +32,6 @@ def first_command() -> str:
     return shlex.join(words + ([] if spec == DEFAULT_MODEL else ["--model", spec]))
 
 
-def take_found() -> None:
-    """The last discovery's run is what is shown next."""
-    if "found run" in st.session_state:
-        st.session_state["run"] = st.session_state.pop("found run")
-
-
 def choose(names: list[str]) -> str:
     """The run that the address, the reader or the last discovery says; the newest otherwise."""
     wanted = st.query_params.get("run")
@@ -79,7 +73,8 @@ def whole_report(found: Opened) -> None:
 
 
 st.title("Circuit")
-take_found()
+if "found run" in st.session_state:  # of the last discovery
+    st.session_state["run"] = st.session_state.pop("found run")
 asked = st.session_state.get("run", st.query_params.get("run"))
 every = run_store.folders("runs")
 names = [name for name in every if name == asked or of_this_model(name)]

@@ -3,8 +3,8 @@
 import streamlit as st
 
 from interp.app import engine
-from interp.app.circuit.reading import pairs, token_texts
-from interp.app.circuit.runs import Kept, Opened, ink, model_of
+from interp.app.circuit.reading import kept, pairs, token_texts
+from interp.app.circuit.runs import Opened, ink, model_of
 from interp.app.widgets.tokens import plain, visible
 from interp.errors import InputError
 from interp.models.vocabulary import check_tokens
@@ -16,11 +16,6 @@ from interp.report.program import EXPLAINED, code_rows, code_value, command, pro
 MOST = 128
 """Tokens of a prompt of one's own."""
 TOP = 5
-
-
-@st.cache_resource(show_spinner=False)
-def _effects() -> Kept:
-    return Kept(64)
 
 
 def program(found: Opened) -> None:
@@ -101,13 +96,11 @@ def _set(found: Opened, said: Said) -> None:
     code = middle.selectbox("Code", codes, format_func=told.get, key=f"code of {name}")
     pressed = right.button("Set", type="primary", key="set at slot", width="stretch")
     key = (*found.key, name, tokens, position, code)
-    if not pressed and key not in _effects():
+    if not pressed and key not in kept("answers"):
         return
     wanted = CodeAt(said.slot, position, run.program.books[name], code)
-    (own,), *answers = _effects().get(
-        key,
-        lambda model: set_codes(model, tokens, [wanted]),
-        lambda: engine.running(spec),
+    (own,), *answers = kept("answers").get(
+        key, lambda model: set_codes(model, tokens, [wanted]), lambda: engine.running(spec)
     )
     st.markdown(
         f"Its own code here is **{plain(told[own])}**, set to **{plain(told[code])}**. The next token:"

@@ -27,24 +27,19 @@ VIEWS = 256_000_000
 layers of 32 heads; in half precision weights would differ in the third decimal, which is shown."""
 
 
-@st.cache_resource(show_spinner=False)
-def _views() -> Kept:
-    return Kept(24, VIEWS, lambda seen: seen.nbytes)
+_SIZES: dict[str, tuple] = {
+    "views": (24, VIEWS, lambda seen: seen.nbytes),
+    "codes": (6,),
+    "effects": (64,),
+    "answers": (64,),
+    "pairs": (16,),
+}
 
 
 @st.cache_resource(show_spinner=False)
-def _codes() -> Kept:
-    return Kept(6)
-
-
-@st.cache_resource(show_spinner=False)
-def _effects() -> Kept:
-    return Kept(64)
-
-
-@st.cache_resource(show_spinner=False)
-def _pairs() -> Kept:
-    return Kept(16)
+def kept(what: str) -> Kept:
+    """For all tabs."""
+    return Kept(*_SIZES[what])
 
 
 def n_pairs(found: Opened) -> int:
@@ -65,7 +60,7 @@ def pairs(found: Opened) -> PromptPairs:
         run_store.check_inside(found.folder)
         return found.run.sample_again(found.folder, model.tokenizer, PAIRS)
 
-    return _pairs().get((*found.key, spec), make)
+    return kept("pairs").get((*found.key, spec), make)
 
 
 def stored(found: Opened, part: Component, index: int, side: str) -> bool:
@@ -86,7 +81,7 @@ def view(found: Opened, index: int) -> PairView:
         with st.spinner("Running the model on this pair"):
             return view_pair(model, some[index], some.metric)
 
-    return _views().get((*found.key, index), make, lambda: _turn(found))
+    return kept("views").get((*found.key, index), make, lambda: _turn(found))
 
 
 @contextmanager
@@ -114,20 +109,7 @@ def codes(found: Opened, folder: str | Path, books: Mapping) -> PairCodes:
         with engine.stage("reading codes", 2 * len(some)) as tell:
             return read_pairs(model, books, some, progress=tell)
 
-    return _codes().get(_key(found, folder), make, lambda: _turn(found))
-
-
-def has_effect(
-    found: Opened,
-    folder: str | Path,
-    books: Mapping,  # noqa: ARG001 - the arguments are those of :func:`effect`
-    site: str,
-    code: int | str,
-    role: str | None,
-    side: Side,
-) -> bool:
-    """Whether :func:`effect` would run nothing."""
-    return (*_key(found, folder), site, code, role, side) in _effects()
+    return kept("codes").get(_key(found, folder), make, lambda: _turn(found))
 
 
 def effect(
@@ -138,26 +120,29 @@ def effect(
     code: int | str,
     role: str | None,
     side: Side,
-) -> CodeEffect:
+    *,
+    run: bool,
+) -> CodeEffect | None:
     """Set a code, or :data:`OWN`, then a random one; two forward passes a pair, the first time.
+
+    Args:
+        run: what is not known yet; else that is ``None``.
 
     Raises:
         InputError: as :func:`~interp.steering.code_effect.set_code`.
     """
+    key = (*_key(found, folder), site, code, role, side)
+    if not run and key not in kept("effects"):
+        return None
     read = codes(found, folder, books)
-    chosen: int | list[int] = code if isinstance(code, int) else partners(read, site, role, side)
+    other = "corrupt" if side == "clean" else "clean"
+    chosen = read.strongest(site, role, other) if code == OWN else code
 
     def make(model: Model) -> CodeEffect:
         with engine.stage("setting the code", 2 * len(read.pairs)) as tell:
             return set_code(model, books, read, site, chosen, role=role, side=side, progress=tell)
 
-    key = (*_key(found, folder), site, code, role, side)
-    return _effects().get(key, make, lambda: engine.running(model_of(found.run)))
-
-
-def partners(read: PairCodes, site: str, role: str, side: Side) -> list[int]:
-    """The head's code on the other prompt of each pair."""
-    return read.strongest(site, role, "corrupt" if side == "clean" else "clean")
+    return kept("effects").get(key, make, lambda: engine.running(model_of(found.run)))
 
 
 def texts(found: Opened, index: int, side: str) -> tuple[list[str], dict[int, str]]:

@@ -79,34 +79,24 @@ def _run(folder: Path, changed: int) -> Run:  # noqa: ARG001 - a key of the cach
     return Run.load(folder)
 
 
+BY_KEY = {Opened: lambda found: (*found.key, found.prompts, found.reference)}
+"""What Streamlit's caches know an opened run by."""
+
+
+@st.cache_resource(max_entries=8, show_spinner="Drawing the report", hash_funcs=BY_KEY)
 def report(found: Opened) -> str:
     """The whole report as HTML."""
-    return _report(*found.key, found.run, found.prompts, found.reference)
+    return render_report(found.run, found.prompts, found.reference)
 
 
-@st.cache_resource(max_entries=8, show_spinner="Drawing the report")
-def _report(
-    folder: Path,  # noqa: ARG001 - a key of the cache
-    changed: int,  # noqa: ARG001 - a key of the cache
-    _run: Run,
-    prompts: str | None,
-    reference: str | None,
-) -> str:
-    return render_report(_run, prompts, reference)
-
-
+@st.cache_resource(max_entries=16, show_spinner="Comparing", hash_funcs=BY_KEY)
 def comparison(a: Opened, b: Opened) -> Comparison:
     """Two runs side by side.
 
     Raises:
         InputError: models of different shapes.
     """
-    return _comparison(a.key, b.key, a.run, b.run)
-
-
-@st.cache_resource(max_entries=16, show_spinner="Comparing")
-def _comparison(a: tuple, b: tuple, _run_a: Run, _run_b: Run) -> Comparison:  # noqa: ARG001 - keys of the cache
-    return compare_runs(_run_a, _run_b)
+    return compare_runs(a.run, b.run)
 
 
 def ink() -> str:
@@ -167,8 +157,7 @@ def offer_model(run: Run) -> None:
 
 def check_shape(run: Run, model: Model) -> None:
     """Raise :class:`InputError` unless the run's heads are those of the model."""
-    theirs = run.shape
-    ours = (model.cfg.n_layers, model.cfg.n_heads)
+    theirs, ours = run.shape, (model.cfg.n_layers, model.cfg.n_heads)
     if theirs != ours:
         raise InputError(
             f"the run has {theirs[0]} layers of {theirs[1]} heads, its model now {ours[0]} of {ours[1]}: "
@@ -223,11 +212,9 @@ class Kept:
     def _keep(self, key: Hashable, made: Any) -> Any:
         with self._lock:
             self._found[key] = made
-            while len(self._found) > 1 and self._too_much():
+            while len(self._found) > self.most or (len(self._found) > 1 and self._too_large()):
                 self._found.popitem(last=False)
         return made
 
-    def _too_much(self) -> bool:
-        if self.most_bytes is not None and sum(map(self.size, self._found.values())) > self.most_bytes:
-            return True
-        return len(self._found) > self.most
+    def _too_large(self) -> bool:
+        return self.most_bytes is not None and sum(map(self.size, self._found.values())) > self.most_bytes

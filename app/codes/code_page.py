@@ -2,13 +2,12 @@
 
 import html
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import streamlit as st
 
 from interp.app import engine
-from interp.app.codes.index import changed
+from interp.app.codes.index import BY_FOLDER
 from interp.app.codes.search import interval
 from interp.app.widgets.tokens import colour
 from interp.bottlenecks.edits import code_name
@@ -17,7 +16,6 @@ from interp.codesearch import (
     CodePage,
     Context,
     LogitLens,
-    code_contexts,
     code_page,
     logit_lens,
 )
@@ -45,20 +43,15 @@ _FOCUS = "font-weight:700;outline:1.5px solid currentColor;outline-offset:-1px"
 
 def page(index: CodeIndex, book: str, code: int) -> CodePage:
     """All that the index says about a code by itself; worked out once, where the codebooks are there."""
-    found = _page(index.folder, changed(index.folder), book, code, index)
+    found = _page(index, book, code)
     if found.neighbours is None:  # the codebooks were away: they may be back
-        _page.clear(index.folder, changed(index.folder), book, code, index)
+        _page.clear(index, book, code)
     return found
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _page(folder: Path, changed: float, book: str, code: int, _index: CodeIndex) -> CodePage:  # noqa: ARG001
-    return code_page(_index, book, code, n=LISTED)
-
-
-def contexts(index: CodeIndex, book: str, code: int, order: str, n: int, start: int = 0) -> list[Context]:
-    """See :func:`~interp.codesearch.code_contexts`; ``order`` is one of :data:`ORDERS`."""
-    return code_contexts(index, book, code, ORDERS[order], n, start=start)
+@st.cache_resource(max_entries=64, show_spinner=False, hash_funcs=BY_FOLDER)
+def _page(index: CodeIndex, book: str, code: int) -> CodePage:
+    return code_page(index, book, code, n=LISTED)
 
 
 def lens(index: CodeIndex, book: str, code: int) -> LogitLens:
@@ -67,20 +60,12 @@ def lens(index: CodeIndex, book: str, code: int) -> LogitLens:
     Raises:
         InputError: another model than the index's, or codebooks that are not there.
     """
-    return _lens(index.folder, changed(index.folder), book, code, engine.model_name(), index, engine.model())
+    return _lens(index, book, code, engine.model_name(), engine.model())
 
 
-@st.cache_resource(max_entries=256, show_spinner=False)
-def _lens(
-    folder: Path,  # noqa: ARG001 - a key of the cache
-    changed: float,  # noqa: ARG001 - a key of the cache
-    book: str,
-    code: int,
-    spec: str,  # noqa: ARG001 - a key of the cache
-    _index: CodeIndex,
-    _model,
-) -> LogitLens:
-    return logit_lens(_index, _model, book, code, n=LISTED)
+@st.cache_resource(max_entries=256, show_spinner=False, hash_funcs=BY_FOLDER)
+def _lens(index: CodeIndex, book: str, code: int, spec: str, _model) -> LogitLens:  # noqa: ARG001 - a key
+    return logit_lens(index, _model, book, code, n=LISTED)
 
 
 def neighbour_on(index: CodeIndex, book: str, code: int, step: int) -> int | None:
@@ -133,21 +118,15 @@ def token_rows(found: CodePage) -> list[dict]:
 
 
 def document_rows(index: CodeIndex, found: CodePage) -> list[dict]:
-    corpus = index.corpus
-    rows = []
-    for one in found.coverage:
-        begin = int(corpus.documents[one.document])
-        opening = in_line("".join(corpus.pieces(corpus.tokens[begin : begin + 24])))
-        rows.append(
-            {
-                "share": one.share,
-                "with it": one.count,
-                "of": one.length,
-                "document": one.document,
-                "begins": opening,
-            }
-        )
-    return rows
+    def opening(document: int) -> str:
+        begin = int(index.corpus.documents[document])
+        return in_line("".join(index.corpus.pieces(index.corpus.tokens[begin : begin + 24])))
+
+    return [
+        {"share": one.share, "with it": one.count, "of": one.length}
+        | {"document": one.document, "begins": opening(one.document)}
+        for one in found.coverage
+    ]
 
 
 def nearest_rows(found: CodePage, label: Callable[[str, int], dict[str, str]]) -> list[dict]:

@@ -11,7 +11,6 @@ from interp.app.codes.code_page import (
     A_PAGE,
     LISTED,
     ORDERS,
-    contexts,
     document_rows,
     lens,
     nearest_rows,
@@ -26,7 +25,7 @@ from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.app.widgets.urls import books_of
 from interp.bottlenecks.edits import code_name
-from interp.codesearch import CodeIndex, CodePage, Labels
+from interp.codesearch import CodeIndex, CodePage, Labels, code_contexts
 from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.labels import MIXED
@@ -234,7 +233,7 @@ def where(index: CodeIndex, found: CodePage) -> None:
         n = A_PAGE
         if found.count > A_PAGE:
             start = A_PAGE * (st.pagination(-(-found.count // A_PAGE), key=f"contexts of {name}") - 1)
-    listed = contexts(index, found.book, found.code, order, n, start)
+    listed = code_contexts(index, found.book, found.code, ORDERS[order], n, start=start)
     rows = []
     for context in listed:
         shown = () if context.margin is None else (f"{context.margin:.2f}", f"{context.similarity:.2f}")

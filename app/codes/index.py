@@ -33,6 +33,10 @@ def changed(folder: Path) -> float:
         return 0.0
 
 
+BY_FOLDER = {CodeIndex: lambda index: (index.folder, changed(index.folder))}
+"""What Streamlit's caches know an index by."""
+
+
 @st.cache_resource(max_entries=4, show_spinner="Opening the index")
 def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key of the cache
     import plotly.graph_objects  # noqa: F401 - for the first code's page

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import streamlit as st
 from jaxtyping import Int
 
 from interp.app import engine
-from interp.app.codes.index import changed
+from interp.app.codes.index import BY_FOLDER, changed
 from interp.app.widgets.tokens import pieces
 from interp.bottlenecks.edits import code_name
 from interp.codesearch import (
@@ -45,18 +44,14 @@ MOST = 128
 """Tokens of a prompt."""
 
 
+@st.cache_resource(max_entries=8, show_spinner="Searching", hash_funcs=BY_FOLDER)
 def scores(index: CodeIndex, by: str, text: str) -> CodeScores:
     """Every code against a regular expression or a token; looked for once.
 
     Raises:
         InputError: a pattern that the engine does not know, a text that is no token.
     """
-    return _scores(index.folder, changed(index.folder), by, text, index)
-
-
-@st.cache_resource(max_entries=8, show_spinner="Searching")
-def _scores(folder: Path, changed: float, by: str, text: str, _index: CodeIndex) -> CodeScores:  # noqa: ARG001
-    return search_regex(_index, text) if by == REGEX else search_token(_index, text)
+    return search_regex(index, text) if by == REGEX else search_token(index, text)
 
 
 def kept(note: Annotation | None) -> str:

@@ -118,11 +118,6 @@ def pretrained_fingerprint(name: str, sites: tuple[str, ...]) -> str | None:
         return None
 
 
-def prepare(spec: str, model) -> None:
-    """Read the shipped codebooks, so that no page has to wait for them."""
-    ready_made(spec, model)
-
-
 def ready_made(spec: str, model) -> tuple[str, Codebooks] | None:
     """The first codebooks that come with the package for a model, read already, by their name."""
     names = names_of(spec, model)
