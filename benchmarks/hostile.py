@@ -38,11 +38,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from interp import DEFAULT_MODEL
+from interp.models.embedded import cache_folder
+
 SECONDS = 40
 """After so many of a processor, or ten times as many in all, a command that should have refused hangs: the longest good
 one here takes a tenth."""
 MEMORY = 4 * 2**30
 MODEL = "planted-induction"
+CACHE = cache_folder()
 ENV = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -904,10 +908,12 @@ def _live_markup(tab: Any) -> str | None:
     )
 
 
-def tabs(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
+def tabs(
+    world: World, n: int, seed: int, spec: str = MODEL, source: str | None = None
+) -> Iterator[tuple[str, str | None]]:
     """What two tabs ask of the one model of the workbench at the same time, one that reads and one that steers.
 
-    Each has to get what a model of its own says.
+    Each has to get what a model of its own says. The codebooks are shipped ones or of the world's folder.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -923,11 +929,12 @@ def tabs(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
 
     workbench(world)
     world.reset()
+    os.environ.update(INTERP_MODEL=spec, INTERP_CACHE=str(CACHE))
     from interp.app import engine
     from interp.app.live.token_codes import read
     from interp.app.steering.job import compare
 
-    folder, draw, own = world.folder / "books", random.Random(seed), load_model(MODEL)
+    folder, draw, own = source or world.folder / "books", random.Random(seed), load_model(spec)
     theirs, books = (Codebooks.from_pretrained(folder, model) for model in (engine.model(), own))
 
     def words() -> str:
@@ -1053,6 +1060,7 @@ SIZES = {
     "calls": 28,
     "links": 200,
     "tabs": 100,
+    "tabs of SmolLM2": 100,
 }
 
 
@@ -1074,6 +1082,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [part.partition("=") for part in options.parts or SIZES]
     kinds = {"kills": kills, "full": full, "together": together, "calls": calls, "links": links, "tabs": tabs}
+    kinds["tabs of SmolLM2"] = partial(tabs, spec=DEFAULT_MODEL, source=f"{DEFAULT_MODEL}-k1")
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         tempfile.tempdir = os.environ["TMPDIR"] = name
