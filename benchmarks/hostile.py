@@ -675,9 +675,9 @@ MODELS: dict[str, Callable[[Path], object]] = {
 LONG = {
     "reference": f"{MODEL} -n 40 --batch-size 8 --out new.safetensors",
     **{
-        name: BASE[name]
-        for name in ("codebook fit", "codebook train", "index build", "steer", "grow", "index label")
+        name: BASE[name] for name in ("codebook fit", "codebook train", "index build", "steer", "index label")
     },
+    "grow": f"{BASE['grow']} --out grown.json",
     "validate": "run -n 6 --seeds 0",
     **{name: BASE[name] for name in ("discover", "bench")},
 }
@@ -768,11 +768,14 @@ def kills(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
 
 
 def full(world: World, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
-    """Each long command on a disk that holds no file of more than so many bytes, then on one with room."""
+    """Each long command on a disk that holds no file of more than so many bytes, then on one with room.
+
+    What it says goes to such a file as well, so there are at least 4 096.
+    """
     draw = random.Random(seed)
     for made in turns(world, n):
         before = world.reset()
-        most = int(2 ** draw.uniform(7, math.log2(max(made.sizes))))
+        most = int(2 ** draw.uniform(12, math.log2(max(made.sizes))))
         found = run(made.words, world.folder, most_bytes=most)
         lines = [line for line in found.err.splitlines() if line.startswith("error: ")]
         left = [

@@ -266,11 +266,14 @@ def reference(
             shard=part,
             stage=bar,
         )
-    if measured is None or part is not None:
+    if part is not None:
         typer.echo(f"shard {part} of {path} is done; the same command without --shard gathers all")
         return
-    measured.provenance["request"] = request
-    measured.save(path)
+    if measured is None:  # the same command in another process was first, and took the parts away
+        measured = load_reference(str(path))
+    else:
+        measured.provenance["request"] = request
+        measured.save(path)
     shutil.rmtree(partial, ignore_errors=True)
     print_reference(measured)
     typer.echo(f"\nsaved    {path}")
