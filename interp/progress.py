@@ -1,7 +1,4 @@
-"""Progress on anything that lasts: a bar with an estimate on stderr; where that is no terminal, a line now and then.
-
-What is drawn while a model is fetched, converted or read: one spinner, not three libraries' bars.
-"""
+"""Progress on anything that lasts: a bar with an estimate on stderr; where that is no terminal, a line now and then."""
 
 import contextlib
 import io

@@ -167,21 +167,13 @@ def _code_rows(step: Step, labels: Labels | None) -> list[dict[str, str]]:
         named = (f"{code} {code_label(labels, site, code) if clear(site, code) else ''}" for code in codes)
         return ", ".join(text.strip() for text in named)
 
-    def rank(site: str) -> tuple[bool, float]:
-        plain_ones, mine = step.codes[site]
-        return plain_ones == mine, -max((clear(site, code) for code in (*mine, *plain_ones)), default=0)
+    def rank(site: str, both: tuple[list[int], list[int]]) -> tuple[bool, float]:
+        return both[0] == both[1], -max((clear(site, code) for codes in both for code in codes), default=0)
 
-    rows = []
-    for site in sorted(step.codes, key=rank):
-        before, mine = step.codes[site]
-        rows.append(
-            {
-                "site": site,
-                "code": told(site, mine),
-                "in the base": told(site, before) if before != mine else "",
-            }
-        )
-    return rows
+    return [
+        {"site": site, "code": told(site, mine), "in the base": told(site, before) if before != mine else ""}
+        for site, (before, mine) in sorted(step.codes.items(), key=lambda one: rank(*one))
+    ]
 
 
 def _branch(request: SteeringRequest, base, one: Written, at: int, others: Sequence[Likely]) -> None:
@@ -244,9 +236,8 @@ def _costs(one: Written, name: str, values: np.ndarray | None, colour: str, top:
     st.caption(
         f"{name}, nats: mean {values.mean():.2f}, largest {values[most]:.2f} at {plain(new[most])} ({most + 1})"
     )
-    figure = token_costs(new, values, colour, top)
     st.plotly_chart(
-        figure,
+        token_costs(new, values, colour, top),
         key=f"{name} in {one.name}",
         alt=f"{name} of every new token of {one.name}, in nats",
     )

@@ -12,22 +12,8 @@ OF_TOPIC, OF_TEXTS, BY_NAME = SOURCES = ("of a topic", "of texts", "by name")
 """Where codes come from: found, or written out."""
 SHORT = 60
 """Characters of a prompt."""
-_ALWAYS = (
-    "books",
-    "source",
-    "how",
-    "prompt",
-    "beside",
-    "said",
-    "times",
-    "positions",
-    "fraction",
-    "when",
-    "tokens",
-    "temperature",
-    "seed",
-    "chat",
-)
+_ALWAYS = ("books", "source", "how", "prompt", "beside", "said", "times", "positions", "fraction", "when")
+_OF_TEXT = ("tokens", "temperature", "seed", "chat")
 _OF_SOURCE = {
     BY_NAME: ("codes",),
     OF_TOPIC: ("topic", "top_k", "by"),
@@ -42,6 +28,7 @@ def settings() -> dict:
     state = st.session_state
     keys = (
         *_ALWAYS,
+        *_OF_TEXT,
         *_OF_SOURCE.get(state.get("source"), ()),
         *_OF_HOW.get(state.get("how"), ()),
         *_OF_POSITIONS.get(state.get("positions"), ()),

@@ -43,13 +43,8 @@ def worked(preset: Preset, codes: Sequence[WeightedCode]) -> None:
 
 def _as_measured(preset: Preset) -> bool:
     """Whether the form steers as the preset was measured; the seed is one of many then."""
-    values = {"prompt": preset.prompt, "how": preset.how, "scale": preset.scale, "positions": "generated"}
-    values |= {
-        "begin": 1,
-        "fraction": 1.0,
-        "when": "",
-        "temperature": preset.temperature,
-        "tokens": preset.n_tokens,
-    }
+    values = {"prompt": preset.prompt, "how": preset.how, "scale": preset.scale, "tokens": preset.n_tokens}
+    values |= {"positions": "generated", "begin": 1, "fraction": 1.0, "when": ""}
+    values["temperature"] = preset.temperature
     form = settings()  # None before it is drawn for the first time, as the preset was measured
     return not form["chat"] and all(form.get(key) in (value, None) for key, value in values.items())

@@ -1,7 +1,4 @@
-"""The bench itself: jobs for targets, methods and cells, every cell saved as soon as it is known.
-
-One task on one model: its pairs, its judges, and every cell of a method, read where it is kept, else made.
-"""
+"""The bench itself: jobs for targets, methods and cells, every cell read where it is kept, else made and saved."""
 
 import hashlib
 import shutil

@@ -20,8 +20,6 @@ kind                 value in place of a component's output
 ==================== ==============================================================================================
 
 Many circuits share one forward: the mask [circuit, layer, head] is a batch dimension.
-
-What ablated components are replaced by: consumers that keep it from one pass over the pairs.
 """
 
 from collections.abc import Sequence

@@ -9,8 +9,6 @@ All books are in place at once. Next to the codes stand, at the same sites:
 * ``random ids``: the fitted books, their ids drawn evenly.
 
 Controls are many times worse than codes, so a part of the blocks is enough for them.
-
-How codes are used while a text passes through them, and how much of the activations they hold.
 """
 
 from collections.abc import Callable, Mapping, Sequence

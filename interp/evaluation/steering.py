@@ -4,8 +4,6 @@ A rate says nothing without what it costs: every arm gets to 100 % by writing th
 dose is first sought, on texts of its own, at which texts are just as fluent as is asked for (:func:`strain`): their
 perplexity under the model *without* steering is at most a multiple of the base's, **and** they have at least a share of
 the base's different pairs of words. Perplexity alone would not do: a word repeated to the end is hardly surprising.
-
-Cells of steering beside each other: codes minus every other arm, by topic and in the mean of the topics.
 """
 
 import math

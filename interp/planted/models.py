@@ -7,8 +7,6 @@ Attention margins are about 4 (95 to 99 % of the weight on the right token), so 
 through the softmax. Most heads are decoys; some carry the very information that the circuit uses, but write
 it where nothing reads.
 
-Planted models in which single ablation fails: backups, a negative head, AND of ORs; other heads only seem to act.
-
 Self-repair in trained models (Wang et al. 2022, arXiv 2211.00593; McGrath et al. 2023, "The Hydra Effect", arXiv
 2307.15771; McDougall et al. 2023, "Copy Suppression", arXiv 2310.04625) hides heads behind others: swapped alone, they
 change nothing, and in the clean run their gradient is next to nothing. A ranking is only tested by that if something

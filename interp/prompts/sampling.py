@@ -1,7 +1,5 @@
-"""What every shipped task shares when it samples: checked arguments, seeded streams, distinct draws, word lists.
-
-Pairs of a task that are none of those already used.
-"""
+"""What every shipped task shares when it samples: checked arguments, seeded streams, distinct draws, word lists; and
+pairs of a task that are none of those already used."""
 
 import json
 import random

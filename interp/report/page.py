@@ -67,7 +67,7 @@ def render_report(run: Run, task: str | None = None, reference: str | None = Non
         measured_edges=measures_edges(edges),
         edges=_edges(edges[:TOP_EDGES], run, scale),
         cards=member_cards(run, scale),
-        recovery=recovery_panels(run),
+        recovery=[_panel(name, found, run) for name, found in run.recovery.items()],
         card=_card(run),
         timings=timings(run),
         forwards=forwards(run),
@@ -191,14 +191,9 @@ def _edges(edges: Sequence[Edge], run: Run, scale: Scale) -> list[dict]:
     ]
 
 
-def recovery_panels(run: Run) -> list[dict]:
-    """One panel a reference: its numbers as the run holds them, and the ROC curve."""
-    return [_panel(name, found, run) for name, found in run.recovery.items()]
-
-
 def _panel(name: str, found: Judged, run: Run) -> dict:
-    nulls = found.nulls
-    interval = found.interval
+    """Numbers of a reference as the run holds them, and the ROC curve."""
+    nulls, interval = found.nulls, found.interval
     random = wording.DASH if nulls.random_mean is None else f"{nulls.random_mean:.3f} ± {nulls.random_sd:.3f}"
     return {
         "name": name,

@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -22,13 +22,7 @@ from interp.activations.stream import HUNDREDTHS, check_context
 from interp.circuits.circuit import CodesUsed, Component, Edge, Writes
 from interp.circuits.references import ExactEffects, canonical_model, reference_for
 from interp.circuits.roles import LONGEST, HeadReadout, HeadRoles, head_roles
-from interp.circuits.verify import (
-    VerifiedHeads,
-    candidates,
-    check,
-    check_does_task,
-    decide,
-)
+from interp.circuits.verify import VerifiedHeads, candidates, check, check_does_task, decide
 from interp.errors import InputError, real_number, whole_number
 from interp.evaluation.recovery import recover
 from interp.models import Model, Site, describe_model, load_model
@@ -149,17 +143,8 @@ class CircuitSearch:
 
     def request(self, model: str | None) -> dict[str, Any]:
         """All that the run of the model of this spec is asked for, as JSON; pairs per forward pass are no part."""
-        same = (
-            "n",
-            "seed",
-            "counterfactual",
-            "candidates",
-            "threshold",
-            "mlps",
-            "bos",
-            "reference",
-            "program",
-        )
+        apart = ("task", "method", "config", "batch_size")
+        same = [field.name for field in fields(self) if field.init and field.name not in apart]
         options = {key: value for key, value in asdict(self.config).items() if key != "batch_size"}
         asked = {key: getattr(self, key) for key in same} | {"method": self.method.name, "config": options}
         return json.loads(json.dumps({"task": self.named, "model": model} | asked, default=str))

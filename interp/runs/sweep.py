@@ -106,11 +106,6 @@ class Sweep:
         return cells
 
 
-class _Desk:
-    def __init__(self, models: OneModel) -> None:
-        self.models = models
-
-
 def run_sweep(
     cells: list[Cell],
     out: Path,
@@ -135,9 +130,9 @@ def run_sweep(
     error: InputError | None = None
     jobs = deque(Job(cell.name, discover, (cell, out), (cell.model,), _STEPS) for cell in mine)
     log = out / ("log.jsonl" if shard is None else f"log-{shard.number}-of-{shard.of}.jsonl")
-    desk = _Desk(OneModel(device=device, dtype=dtype))
+    models = OneModel(device=device, dtype=dtype)
     with stage("sweep", _STEPS * len(jobs)) as advance:
-        for job, found in run(desk, jobs, workers=workers, advance=advance, say=say, log=log):
+        for job, found in run(models, jobs, workers=workers, advance=advance, say=say, log=log):
             cell = job.args[0]
             if isinstance(found, InputError):
                 error, found = found, {"left_out": str(found)}
@@ -153,14 +148,14 @@ def run_sweep(
     return table
 
 
-def discover(desk: _Desk, cell: Cell, out: Path, told: Told) -> dict:
+def discover(models: OneModel, cell: Cell, out: Path, told: Told) -> dict:
     """One discovery into its folder, or what is there of it: gap, members, their effects."""
     search, folder = cell.search(), out / cell.name
     if request_of(folder / RESULT) == search.request(cell.model):
         found = Run.load(folder)
     else:
         check_destination(folder, search.request(cell.model))
-        found = run_search(search, desk.models(cell.model), stage=_told(told))
+        found = run_search(search, models(cell.model), stage=_told(told))
         found.save(folder, report=found.report())
     heads = found.circuit.heads
     return {
