@@ -4,10 +4,10 @@ import random
 from functools import partial
 
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
+from interp.prompts.pairs import PromptPair, Value
 from interp.prompts.sampling import (
-    check_request,
-    collect,
+    Made,
+    SampledTask,
     dealt,
     draw_unseen,
     fill,
@@ -19,7 +19,7 @@ from interp.prompts.sampling import (
 NUMBERS = ("singular", "plural")
 
 
-class Agreement:
+class Agreement(SampledTask):
     """The verb must agree with the subject across a nearer noun, the attractor (Linzen et al. 2016, arXiv 1611.01368).
 
     Ten openings, so that a verb is likely to come next; each with singular and plural subjects. The attractor's number
@@ -35,22 +35,11 @@ class Agreement:
     """
 
     name = "agreement"
-    metric: Metric = "logit_diff"
     roles = ("subject", "place", "attractor", "END")
     counterfactuals = ("number", "both")
-    default_n = 100
 
-    def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, too few single-token words, or no more distinct prompts.
-        """
-        kind = check_request(self, n, counterfactual)
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        encoder = PromptEncoder(tokenizer, bos)
         nouns = [noun for noun in data["nouns"] if len(encoder.words(noun)) == 2]
         places = list(encoder.words(data["places"]))
         verbs = {number: tuple(encoder.words(data[number]).values()) for number in NUMBERS}
@@ -70,7 +59,7 @@ class Agreement:
             "prepositions": len(data["places"]) - len(places),
             "verbs": sum(len(data[number]) - len(verbs[number]) for number in NUMBERS),
         }
-        return collect(self, pairs, kind, seed, bos, dropped)
+        return pairs, dropped, ()
 
 
 def _draw(number: int, template: int, nouns: list, places: list[str], stream: random.Random) -> tuple:

@@ -4,10 +4,9 @@ import random
 from functools import partial
 
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import Metric, PromptPairs
 from interp.prompts.sampling import (
-    check_request,
-    collect,
+    Made,
+    SampledTask,
     dealt,
     draw_unseen,
     fill,
@@ -17,7 +16,7 @@ from interp.prompts.sampling import (
 )
 
 
-class Antonym:
+class Antonym(SampledTask):
     """In-context learning: the examples say whether the opposite is asked for (the antonym task of Todd et al. 2023,
     "Function Vectors in Large Language Models", arXiv 2310.15213, with two examples and a counterfactual of our own).
 
@@ -33,22 +32,11 @@ class Antonym:
     """
 
     name = "antonym"
-    metric: Metric = "logit_diff"
     roles = ("from1", "to1", "from2", "to2", "query", "END")
     counterfactuals = ("relation", "query")
-    default_n = 100
 
-    def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, too few single-token words, or no more distinct prompts.
-        """
-        kind = check_request(self, n, counterfactual)
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        encoder = PromptEncoder(tokenizer, bos)
         known = encoder.words(word for both in data["opposites"] for word in both)
         opposites = [tuple(both) for both in data["opposites"] if all(word in known for word in both)]
         require_words(self.name, "pairs of opposites", len(opposites), 4)
@@ -79,7 +67,7 @@ class Antonym:
                     ),
                 )
             )
-        return collect(self, pairs, kind, seed, bos, {"opposites": len(data["opposites"]) - len(opposites)})
+        return pairs, {"opposites": len(data["opposites"]) - len(opposites)}, ()
 
 
 def _draw(index: int, opposites: list[tuple[str, str]], stream: random.Random) -> tuple[int, tuple]:

@@ -4,10 +4,9 @@ import random
 from functools import partial
 
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import Metric, PromptPairs
 from interp.prompts.sampling import (
-    check_request,
-    collect,
+    Made,
+    SampledTask,
     dealt,
     draw_unseen,
     fill,
@@ -17,7 +16,7 @@ from interp.prompts.sampling import (
 )
 
 
-class Capital:
+class Capital(SampledTask):
     """The capital of a country, a fact that stands nowhere in the prompt.
 
     The relation and the way of asking follow the country–capital prompts of Hernandez et al. 2023 (arXiv 2308.09124);
@@ -30,22 +29,11 @@ class Capital:
     """
 
     name = "capital"
-    metric: Metric = "logit_diff"
     roles = ("country", "END")
     counterfactuals = ("country",)
-    default_n = 100
 
-    def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, too few single-token words, or no more distinct prompts.
-        """
-        kind = check_request(self, n, counterfactual)
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        encoder = PromptEncoder(tokenizer, bos)
         all_capitals = data["capitals"]
         countries, cities = encoder.words(all_capitals), encoder.words(all_capitals.values())
         capitals = {c: cities[city] for c, city in all_capitals.items() if c in countries and city in cities}
@@ -72,7 +60,7 @@ class Capital:
                     variables=({"country": country}, {"country": other}),
                 )
             )
-        return collect(self, pairs, kind, seed, bos, {"countries": len(all_capitals) - len(capitals)})
+        return pairs, {"countries": len(all_capitals) - len(capitals)}, ()
 
 
 def _draw(index: int, countries: list[str], people: list[str], stream: random.Random) -> tuple[int, str, str]:

@@ -4,14 +4,14 @@ import random
 from dataclasses import dataclass, replace
 
 from interp.prompts.encoding import Piece, PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
-from interp.prompts.sampling import check_request, collect, draw_unseen, read_data, require_words, seeded
+from interp.prompts.pairs import Metric, PromptPair, Value
+from interp.prompts.sampling import Made, SampledTask, draw_unseen, read_data, require_words, seeded
 
 NAMES_NEEDED = 12
 """A method and six arguments, and five more for ``random_random``."""
 
 
-class Docstring:
+class Docstring(SampledTask):
     r"""Heimersheim & Janiak 2023 with the settings of ACDC (Conmy et al. 2023, arXiv 2304.14997).
 
     ``rest`` style, three matching arguments A, B, C with two others before and one after them in the ``def``
@@ -58,19 +58,9 @@ class Docstring:
         "random_def_doc",
         "random_answer_doc",
     )
-    default_n = 100
 
-    def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, too few single-token words, or no more distinct prompts.
-        """
-        kind = check_request(self, n, counterfactual)
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        encoder = PromptEncoder(tokenizer, bos)
         names = encoder.words(data["names"])
         require_words(self.name, "argument names", len(names), NAMES_NEEDED)
         # the first description word follows the quotes, so it must be one token without a space as well
@@ -88,7 +78,7 @@ class Docstring:
             )
             pairs.append(_build(encoder, names, function, kind, corrupt_stream))
         dropped = {"names": len(data["names"]) - len(names), "words": len(data["words"]) - len(words)}
-        return collect(self, pairs, kind, seed, bos, dropped)
+        return pairs, dropped, ()
 
 
 @dataclass(frozen=True)

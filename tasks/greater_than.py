@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from interp.errors import InputError, TooFewPairs
 from interp.prompts.encoding import Piece, PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
-from interp.prompts.sampling import check_request, collect, read_data, require_words, seeded
+from interp.prompts.pairs import Metric, PromptPair, Value
+from interp.prompts.sampling import Made, SampledTask, read_data, require_words, seeded
 
 CENTURIES = range(11, 18)
 LAST_TWO = range(2, 99)
@@ -18,7 +18,7 @@ DIGIT_NOTE = (
 )
 
 
-class GreaterThan:
+class GreaterThan(SampledTask):
     """Hanna et al. 2023 (arXiv 2305.00586): "The NOUN lasted from the year XXYY to the year XX".
 
     The metric is p(right) - p(wrong) after the last token. Years run over the centuries 11 to 17.
@@ -48,19 +48,8 @@ class GreaterThan:
     metric: Metric = "prob_diff"
     roles = ("XX", "YY", "Y1", "Y2", "END")
     counterfactuals = ("01", "range", "year", "random", "unrelated", "copy")
-    default_n = 100
 
-    def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, a tokenizer that splits years neither way, too few
-                single-token nouns, or fewer distinct prompts than ``n``.
-        """
-        kind = check_request(self, n, counterfactual)
-        encoder = PromptEncoder(tokenizer, bos)
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         all_nouns = read_data(self.name)["nouns"]
         nouns = sorted(encoder.words(all_nouns))
         require_words(self.name, "nouns", len(nouns), 2)
@@ -74,8 +63,7 @@ class GreaterThan:
         stream = seeded(self.name, seed, kind)
         pairs = [_build(encoder, years, nouns, noun, year, kind, stream) for noun, year in space[:n]]
         dropped = {"nouns": len(all_nouns) - len(nouns), "years": years.dropped}
-        notes = (DIGIT_NOTE,) if years.digits else ()
-        return collect(self, pairs, kind, seed, bos, dropped, notes)
+        return pairs, dropped, (DIGIT_NOTE,) if years.digits else ()
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,14 @@ import re
 from functools import partial
 
 from interp.prompts.encoding import Piece, PromptEncoder
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value
-from interp.prompts.sampling import (
-    check_request,
-    collect,
-    dealt,
-    draw_unseen,
-    read_data,
-    require_words,
-    seeded,
-)
+from interp.prompts.pairs import PromptPair, Value
+from interp.prompts.sampling import Made, SampledTask, dealt, draw_unseen, read_data, require_words, seeded
 
 NAMES_NEEDED = 5
 """IO and S and three more for ``abc``."""
 
 
-class IOI:
+class IOI(SampledTask):
     """Wang et al. 2022 (arXiv 2211.00593), 15 templates in both orders of the names.
 
     ``ABBA`` names the indirect object first ("Mary and John ... John"), ``BABA`` the subject first
@@ -40,22 +32,11 @@ class IOI:
     """
 
     name = "ioi"
-    metric: Metric = "logit_diff"
     roles = ("IO", "S1", "S1+1", "S2", "END")
     counterfactuals = ("abc", "s2_io", "oneill")
-    default_n = 100
 
-    def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, too few single-token names, or no more distinct prompts.
-        """
-        kind = check_request(self, n, counterfactual)
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        encoder = PromptEncoder(tokenizer, bos)
         names = encoder.words(data["names"])
         require_words(self.name, "names", len(names), NAMES_NEEDED)
         clean_stream, corrupt_stream = seeded(self.name, seed), seeded(self.name, seed, kind)
@@ -69,7 +50,7 @@ class IOI:
             scene, _, io, subject = draw_unseen(self.name, draw, seen)
             template = f"{order}-{index + 1}"
             pairs.append(_build(encoder, names, scene, order, io, subject, kind, corrupt_stream, template))
-        return collect(self, pairs, kind, seed, bos, {"names": len(data["names"]) - len(names)})
+        return pairs, {"names": len(data["names"]) - len(names)}, ()
 
 
 def _draw_scene(

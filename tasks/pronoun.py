@@ -4,10 +4,9 @@ import random
 from functools import partial
 
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import Metric, PromptPairs
 from interp.prompts.sampling import (
-    check_request,
-    collect,
+    Made,
+    SampledTask,
     dealt,
     draw_unseen,
     fill,
@@ -19,7 +18,7 @@ from interp.prompts.sampling import (
 PRONOUNS = {"female": "she", "male": "he"}
 
 
-class Pronoun:
+class Pronoun(SampledTask):
     """The pronoun that fits a name (the task of Mathwin et al. 2023, "Identifying a preliminary circuit for predicting
     gendered pronouns in GPT-2 small", with templates of our own).
 
@@ -32,22 +31,11 @@ class Pronoun:
     """
 
     name = "pronoun"
-    metric: Metric = "logit_diff"
     roles = ("name", "END")
     counterfactuals = ("gender",)
-    default_n = 100
 
-    def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, too few single-token words, or no more distinct prompts.
-        """
-        kind = check_request(self, n, counterfactual)
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        encoder = PromptEncoder(tokenizer, bos)
         names = {gender: list(encoder.words(data[gender])) for gender in PRONOUNS}
         pronouns = encoder.words(PRONOUNS.values())
         for gender in PRONOUNS:
@@ -74,7 +62,7 @@ class Pronoun:
                 )
             )
         dropped = {"names": sum(len(data[gender]) - len(names[gender]) for gender in PRONOUNS)}
-        return collect(self, pairs, kind, seed, bos, dropped)
+        return pairs, dropped, ()
 
 
 def _draw(data: dict, template: str, names: list[str], stream: random.Random) -> tuple[str, str]:

@@ -4,10 +4,9 @@ import random
 from functools import partial
 
 from interp.prompts.encoding import PromptEncoder
-from interp.prompts.pairs import Metric, PromptPairs
 from interp.prompts.sampling import (
-    check_request,
-    collect,
+    Made,
+    SampledTask,
     dealt,
     draw_unseen,
     fill,
@@ -20,7 +19,7 @@ SHOWN = 3
 """Members of the sequence in the prompt."""
 
 
-class Successor:
+class Successor(SampledTask):
     """What comes next in a sequence everybody knows: number words, months, days, letters, ordinals.
 
     Gould et al. 2023 (arXiv 2312.09230) found "successor heads" on such sequences; Lan et al. 2023 (arXiv 2311.04131)
@@ -32,22 +31,11 @@ class Successor:
     """
 
     name = "successor"
-    metric: Metric = "logit_diff"
     roles = ("first", "second", "last", "END")
     counterfactuals = ("stretch",)
-    default_n = 100
 
-    def sample(
-        self, tokenizer, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` distinct pairs, a pure function of the arguments.
-
-        Raises:
-            InputError: bad ``n`` or counterfactual, too few single-token words, or no more distinct prompts.
-        """
-        kind = check_request(self, n, counterfactual)
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
         data = read_data(self.name)
-        encoder = PromptEncoder(tokenizer, bos)
         ids = [(encoder.words(sequence), len(sequence)) for sequence in data["sequences"]]
         # a gap in a sequence would make what comes next wrong
         whole = [words for words, length in ids if len(words) == length]
@@ -84,7 +72,7 @@ class Successor:
                     ),
                 )
             )
-        return collect(self, pairs, kind, seed, bos, {"sequences": len(ids) - len(whole)})
+        return pairs, {"sequences": len(ids) - len(whole)}, ()
 
 
 def _draw(

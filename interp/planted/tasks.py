@@ -7,13 +7,13 @@ in which one bigram ``A B`` is begun again: ``… A B … A`` -> ``B``. All othe
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from interp.errors import InputError
-from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Value, Variables
-from interp.prompts.sampling import check_request, collect
+from interp.prompts.encoding import PromptEncoder
+from interp.prompts.pairs import PromptPair, Value, Variables
+from interp.prompts.sampling import Made, SampledTask, seeded
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ _TEMPLATES = {
 
 
 @dataclass(frozen=True)
-class PlantedNames:
+class PlantedNames(SampledTask):
     """Which of two names was mentioned only once? Metric: logit(IO) - logit(S).
 
     Counterfactuals: ``abc`` has three other, distinct names, so that no name is the answer; ``s2_io`` has IO
@@ -51,24 +51,16 @@ class PlantedNames:
     """
 
     name: str
-    metric: Metric = field(default="logit_diff", init=False)
-    roles: tuple[str, ...] = field(default=("IO", "S1", "S1+1", "S2", "END"), init=False)
     counterfactuals: tuple[str, ...] = ("abc", "s2_io")
-    default_n: int = field(default=50, init=False)
+    roles = ("IO", "S1", "S1+1", "S2", "END")
+    default_n = 50
 
-    def sample(
-        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` pairs; the clean prompts are the same for every counterfactual.
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
+        """The clean prompts are the same for every counterfactual."""
+        stream = seeded(self.name, seed)
+        return [self._pair(stream, encoder, kind) for _ in range(n)], {}, ()
 
-        Raises:
-            InputError: an unknown counterfactual, ``n`` < 1, or a tokenizer that is not the planted models'.
-        """
-        kind = check_request(self, n, counterfactual)
-        rng = random.Random(f"{self.name}/{seed}")
-        return collect(self, (self._pair(rng, tokenizer, kind, bos) for _ in range(n)), kind, seed, bos, {})
-
-    def _pair(self, rng: random.Random, tokenizer: Any, kind: str, bos: bool) -> PromptPair:
+    def _pair(self, rng: random.Random, encoder: PromptEncoder, kind: str) -> PromptPair:
         template = rng.choice(sorted(_TEMPLATES))
         io, s, *others = rng.sample(NAMES, 5)
         io_first = rng.random() < 0.5
@@ -98,57 +90,47 @@ class PlantedNames:
             "END": len(words) - 1,
         }
         return _pair(
-            tokenizer,
+            encoder,
             clean,
             fill(*other_names),
             answer=io,
             wrong=s,
             positions=positions,
-            bos=bos,
             template=f"{template}/{'ABBA' if io_first else 'BABA'}",
             variables={"clean": said(*names), "corrupt": said(*other_names)},
         )
 
 
 @dataclass(frozen=True)
-class PlantedInduction:
+class PlantedInduction(SampledTask):
     """``… A B … C D … A`` -> ``B``. Metric: logit(B) - logit(C), C another word of the prompt.
 
     Counterfactual ``random``: other nouns in every place, none of them twice.
     """
 
     name: str
-    metric: Metric = field(default="logit_diff", init=False)
-    roles: tuple[str, ...] = field(default=("A1", "B", "END"), init=False)
-    counterfactuals: tuple[str, ...] = field(default=("random",), init=False)
-    default_n: int = field(default=50, init=False)
+    roles = ("A1", "B", "END")
+    counterfactuals = ("random",)
+    default_n = 50
 
-    def sample(
-        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
-    ) -> PromptPairs:
-        """Return ``n`` pairs of 11 words.
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, _kind: str) -> Made:
+        """Pairs of 11 words."""
+        stream = seeded(self.name, seed)
+        return [self._pair(stream, encoder) for _ in range(n)], {}, ()
 
-        Raises:
-            InputError: an unknown counterfactual, ``n`` < 1, or a tokenizer that is not the planted models'.
-        """
-        kind = check_request(self, n, counterfactual)
-        rng = random.Random(f"{self.name}/{seed}")
-        return collect(self, (self._pair(rng, tokenizer, bos) for _ in range(n)), kind, seed, bos, {})
-
-    def _pair(self, rng: random.Random, tokenizer: Any, bos: bool) -> PromptPair:
+    def _pair(self, rng: random.Random, encoder: PromptEncoder) -> PromptPair:
         words = rng.sample(NOUNS, 21)
         context, corrupt = words[:10], words[10:]
         # A word lies between B and END, so that copying the word before END is never right.
         a1 = rng.randrange(0, 8)
         wrong = rng.choice([i for i in range(1, 10) if i not in (a1, a1 + 1)])
         return _pair(
-            tokenizer,
+            encoder,
             " ".join([*context, context[a1]]),
             " ".join(corrupt),
             answer=context[a1 + 1],
             wrong=context[wrong],
             positions={"A1": a1, "B": a1 + 1, "END": 10},
-            bos=bos,
         )
 
 
@@ -182,34 +164,31 @@ def load_planted_task(name: str) -> PlantedNames | PlantedInduction:
 
 
 def _pair(
-    tokenizer: Any,
+    encoder: PromptEncoder,
     clean: str,
     corrupt: str,
     *,
     answer: str,
     wrong: str,
     positions: dict[str, int],
-    bos: bool,
     template: str = "",
     variables: Variables | None = None,
 ) -> PromptPair:
-    shift = int(bos and tokenizer.bos_token_id is not None)
-    prefix = (tokenizer.bos_token_id,) * shift
     return PromptPair(
         clean=clean,
         corrupt=corrupt,
-        clean_tokens=prefix + _tokens(tokenizer, clean),
-        corrupt_tokens=prefix + _tokens(tokenizer, corrupt),
-        answers=_tokens(tokenizer, answer),
-        wrong_answers=_tokens(tokenizer, wrong),
-        positions={role: index + shift for role, index in positions.items()},
+        clean_tokens=encoder.bos + _tokens(encoder, clean),
+        corrupt_tokens=encoder.bos + _tokens(encoder, corrupt),
+        answers=_tokens(encoder, answer),
+        wrong_answers=_tokens(encoder, wrong),
+        positions={role: index + len(encoder.bos) for role, index in positions.items()},
         template=template,
         variables=variables or {},
     )
 
 
-def _tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
-    tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
+def _tokens(encoder: PromptEncoder, text: str) -> tuple[int, ...]:
+    tokens = encoder.encode(text)
     if len(tokens) != len(text.split()):
         raise InputError(
             f"planted tasks need the tokenizer of a planted model: this one splits words of {text!r}; "

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from interp import MOST_PAIRS
 from interp.errors import InputError, TooFewPairs, one_line
-from interp.prompts.encoding import Piece
-from interp.prompts.pairs import PromptPair, PromptPairs, Task
+from interp.prompts.encoding import Piece, PromptEncoder
+from interp.prompts.pairs import Metric, PromptPair, PromptPairs, Task
 
 TRIES = 1000
 """Draws without a new prompt after which a task counts as used up."""
@@ -146,26 +146,44 @@ def draw_unseen(task: str, draw: Callable[[], Drawn], seen: set[Drawn]) -> Drawn
     )
 
 
-def collect(
-    task: Task,
-    pairs: Iterable[PromptPair],
-    kind: str,
-    seed: int,
-    bos: bool,
-    dropped: Mapping[str, int],
-    notes: tuple[str, ...] = (),
-) -> PromptPairs:
-    """The pairs with where they come from; kinds of words of which none was dropped are left out."""
-    return PromptPairs(
-        pairs,
-        task=task.name,
-        metric=task.metric,
-        counterfactual=kind,
-        seed=seed,
-        bos=bos,
-        dropped={key: count for key, count in dropped.items() if count},
-        notes=notes,
-    )
+Made = tuple[Iterable[PromptPair], Mapping[str, int], tuple[str, ...]]
+"""Pairs, how many words of a kind the tokenizer made unusable, and notes on the adaptation to it."""
+
+
+class SampledTask:
+    """What the tasks of this package share. A task says what :class:`~interp.prompts.pairs.Task` asks for, and makes
+    its pairs in ``_make``."""
+
+    name: str
+    metric: Metric = "logit_diff"
+    roles: tuple[str, ...]
+    counterfactuals: tuple[str, ...]
+    default_n = 100
+
+    def sample(
+        self, tokenizer: Any, n: int, seed: int = 0, counterfactual: str | None = None, *, bos: bool = True
+    ) -> PromptPairs:
+        """Return ``n`` distinct pairs, a pure function of the arguments.
+
+        Raises:
+            InputError: bad ``n`` or counterfactual, a tokenizer that leaves too few words as single tokens, or writes
+                them in a way that the task cannot use, or no more distinct prompts.
+        """
+        kind = check_request(self, n, counterfactual)
+        pairs, dropped, notes = self._make(PromptEncoder(tokenizer, bos), n, seed, kind)
+        return PromptPairs(
+            pairs,
+            task=self.name,
+            metric=self.metric,
+            counterfactual=kind,
+            seed=seed,
+            bos=bos,
+            dropped={key: count for key, count in dropped.items() if count},
+            notes=notes,
+        )
+
+    def _make(self, encoder: PromptEncoder, n: int, seed: int, kind: str) -> Made:
+        raise NotImplementedError
 
 
 def fill(template: str, words: Mapping[str, str], roles: Container[str]) -> list[Piece]:

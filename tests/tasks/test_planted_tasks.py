@@ -1,5 +1,7 @@
 """The tasks of the planted models: positions, counterfactuals, seeds."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from interp.errors import InputError
@@ -45,9 +47,9 @@ def test_bad_requests_name_the_value_and_what_there_is():
     class Letters:
         bos_token_id = 0
 
-        def encode(self, text, add_special_tokens):
+        def __call__(self, text, add_special_tokens):
             assert not add_special_tokens
-            return [ord(letter) for letter in text]
+            return SimpleNamespace(input_ids=[ord(letter) for letter in text])
 
     task, tokenizer = load_planted_task("planted-backup"), load_planted_model("planted-backup").tokenizer
     for message, sample in (
