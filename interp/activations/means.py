@@ -22,12 +22,17 @@ Positions = Literal["mean", "last", "roles"]
 
 def role_positions(pairs: PromptPairs) -> Positions:
     """``roles``, or ``last`` where no role is named by all pairs."""
-    return "roles" if set.intersection(*(set(pair.positions) for pair in pairs)) else "last"
+    return "roles" if shared_roles(pairs) else "last"
+
+
+def shared_roles(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
+    """Roles that all pairs name."""
+    return tuple(role for role in pairs[0].positions if all(role in pair.positions for pair in pairs))
 
 
 def distinct_roles(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
     """Roles that all pairs name, without those that stand where an earlier one does in every pair."""
-    shared = [role for role in pairs[0].positions if all(role in pair.positions for pair in pairs)]
+    shared = shared_roles(pairs)
     where = [tuple(pair.positions[role] for pair in pairs) for role in shared]
     return tuple(role for i, role in enumerate(shared) if where[i] not in where[:i])
 
@@ -50,14 +55,8 @@ class HeadMeans(Consumer):
         check_choice("positions ", Positions, positions)
         if positions == "roles" and not all(pair.positions for pair in pairs):
             raise InputError("positions 'roles': this task's pairs name no roles; choose mean or last")
-        self.positions = positions
-        self.first = first
-        self.n_pairs = len(pairs)
-        self.roles_: tuple[str, ...] = (
-            tuple(role for role in pairs[0].positions if all(role in p.positions for p in pairs))
-            if positions == "roles"
-            else (positions,)
-        )
+        self.positions, self.first, self.n_pairs = positions, first, len(pairs)
+        self.roles_: tuple[str, ...] = shared_roles(pairs) if positions == "roles" else (positions,)
         if not self.roles_:
             raise InputError("positions 'roles': no role is named by all pairs; choose mean or last")
         self.z_: Float[Tensor, "side pair slot layer head d_head"]

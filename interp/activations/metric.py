@@ -55,9 +55,8 @@ def _gather(values: Tensor, ids: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]
     """Values at each row's own ids, padded to the longest row, and the mask of real ones."""
     width = max(len(row) for row in ids)
     index = torch.tensor([[*row, *[row[0]] * (width - len(row))] for row in ids], device=values.device)
-    mask = torch.tensor(
-        [[True] * len(row) + [False] * (width - len(row)) for row in ids], device=values.device
-    )
+    lengths = torch.tensor([len(row) for row in ids], device=values.device)
+    mask = torch.arange(width, device=values.device) < lengths[:, None]
     return values.gather(-1, index), mask
 
 

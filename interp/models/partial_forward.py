@@ -29,7 +29,7 @@ import contextlib
 import copy
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -69,7 +69,7 @@ class Blockwise:
         self.mlps = has_mlps(model)
         self.sequential = has_hook(model, "blocks.0.hook_resid_mid")
         """Whether an MLP reads the residual stream after its own layer's attention (else before: Pythia)."""
-        self._weights = cache(self._read_weights)
+        self._weights: dict[tuple[int, Into], tuple[Tensor, Tensor | None]] = {}
 
     @cached_property
     def rotation(self) -> tuple[Float[Tensor, "pos channel"], Float[Tensor, "pos channel"]] | None:
@@ -81,21 +81,20 @@ class Blockwise:
         hooks = {
             hook: lambda x, name=name: kept.__setitem__(name, x[0].clone()) for name, hook in names.items()
         }
-        device = next(self.model.parameters()).device
+        tokens = torch.zeros(1, self.n_positions, dtype=torch.long, device=model_device(self.model))
         with torch.no_grad(), hooked(self.model, hooks):
-            self.model(torch.zeros(1, self.n_positions, dtype=torch.long, device=device))
+            self.model(tokens)
         return (kept["cos"], kept["sin"]) if kept else None
 
     def weight(
         self, layer: int, into: Into
     ) -> tuple[Float[Tensor, "group d_model d_head"], Float[Tensor, "group d_head"] | None]:
         """W_Q, W_K or W_V of a layer with its bias: one group a query head, or a key-value head."""
-        return self._weights(layer, into)
-
-    def _read_weights(self, layer: int, into: Into) -> tuple[Tensor, Tensor | None]:
-        attn = self.model.blocks[layer].attn
-        name = into.upper()
-        return getattr(attn, f"W_{name}").detach().contiguous(), getattr(attn, f"b_{name}", None)
+        if (layer, into) not in self._weights:
+            attn, name = self.model.blocks[layer].attn, into.upper()
+            weight = getattr(attn, f"W_{name}").detach().contiguous()
+            self._weights[layer, into] = weight, getattr(attn, f"b_{name}", None)
+        return self._weights[layer, into]
 
     def per_query_head(self, x: Tensor, dim: int) -> Tensor:
         """Repeat key-value heads along ``dim`` so that each query head has its own."""
@@ -204,10 +203,7 @@ def require_whole_blocks(model: TransformerBridge, purpose: str) -> ResidualWrit
     try:
         if has_mlps(model):
             model.blocks[0].mlp(nothing)
-    except (
-        RuntimeError,
-        TypeError,
-    ) as error:  # OPT: a part of the block; Bloom: it adds to the stream itself
+    except (RuntimeError, TypeError) as error:  # OPT: a part of the block; Bloom: it adds to the stream
         raise _apart(model, purpose, "the MLP by itself") from error
     if wiring.logit_scale is None:
         raise _apart(model, purpose, "logits with a soft-cap")

@@ -9,7 +9,7 @@ import contextlib
 import math
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,10 +187,8 @@ def wrap(
             called, hf_model=model, tokenizer=tokenizer, dtype=model.dtype, device=device
         )
     except (ValueError, NotImplementedError, KeyError) as error:
-        reason = one_line(error)
-        raise InputError(
-            f"{name}: transformer-lens cannot wrap the architecture {architecture} ({reason})"
-        ) from error
+        reason = f"cannot wrap the architecture {architecture} ({one_line(error)})"
+        raise InputError(f"{name}: transformer-lens {reason}") from error
     wrapped = few_logits(bridge.eval(), *given, library="transformer-lens")
     check_agreement(wrapped, own, model.dtype, architecture)
     _without_foreign_tokens(bridge)
@@ -299,26 +297,19 @@ def read_gguf(
     architecture transformers cannot read.
     """
     check_header(path)
-    try:
+    with _gguf_readable(path):
         elements = sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
-    except Exception as error:
-        raise _unreadable_gguf(path, error) from error
     check_fits(elements * dtype.itemsize, torch.device("cpu"), "a smaller model")
-    try:
-        with quiet():
-            found: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent,
-                gguf_file=path.name,
-                dtype=dtype,
-                attn_implementation="eager",
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            tokenizer = _tokenizer(path)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _unreadable_gguf(path, error) from error
+    with _gguf_readable(path), quiet():
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=dtype,
+            attn_implementation="eager",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        tokenizer = _tokenizer(path)
     model, told = found
     check_whole(model, told, path)
     _forget_quantisation(model)
@@ -328,11 +319,8 @@ def read_gguf(
 def read_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Read the tokenizer alone; raises as :func:`read_gguf` does."""
     check_header(path)
-    try:
-        with quiet():
-            return _tokenizer(path)
-    except Exception as error:
-        raise _unreadable_gguf(path, error) from error
+    with _gguf_readable(path), quiet():
+        return _tokenizer(path)
 
 
 def check_header(path: Path) -> None:
@@ -352,10 +340,18 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _unreadable_gguf(path: Path, error: Exception) -> InputError:
-    # the reader walks the bytes with numpy: any kind of error at all can come of a damaged file
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(f"cannot read {path}: damaged, or an architecture not supported ({reason})")
+@contextlib.contextmanager
+def _gguf_readable(path: Path) -> Iterator[None]:
+    """The reader walks the bytes with numpy: any kind of error at all can come of a damaged file."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = one_line(error, 200)
+        raise InputError(
+            f"cannot read {path}: damaged, or an architecture not supported ({reason})"
+        ) from error
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:

@@ -17,12 +17,12 @@ import interp
 from interp.models.hooks import check_model, model_device
 
 _SAMPLES = 512
-_sources: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, str]]" = weakref.WeakKeyDictionary()
+_sources: "weakref.WeakKeyDictionary[TransformerBridge, dict[str, str | None]]" = weakref.WeakKeyDictionary()
 
 
 def record_source(model: TransformerBridge, spec: str, source: str, revision: str | None = None) -> None:
     """Remember the spec that was asked for, what was read, and its revision or hash."""
-    _sources[model] = {"spec": spec, "source": source, **({"revision": revision} if revision else {})}
+    _sources[model] = {"spec": spec, "source": source, "revision": revision}
 
 
 def versions() -> dict[str, str]:
@@ -42,11 +42,8 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
     """
     check_model(model)
     cfg = model.cfg
-    known = _sources.get(model, {})
     return {
-        "spec": known.get("spec"),
-        "source": known.get("source"),
-        "revision": known.get("revision"),
+        **_sources.get(model, dict.fromkeys(("spec", "source", "revision"))),
         "architecture": cfg.architecture,
         "dtype": str(cfg.dtype).removeprefix("torch."),
         "device": str(model_device(model)),

@@ -17,7 +17,6 @@ linear once its scale is held at the value of the whole residual stream.
 """
 
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -253,19 +252,19 @@ def _measured(model: TransformerBridge) -> ResidualWrites:
     layers = [_layer(model, layer, kept, tolerance) for layer in range(model.cfg.n_layers)]
     norm = layers[0].norm
     if norm is not None:
-        known = all(layer.norm == norm and layer.equals(x) for layer, x in _normed(model, norm, layers))
+        like = next(model.parameters())
+        made = (
+            getattr(block, norm)(layer.written[None].to(like.dtype))[0].float()
+            for block, layer in zip(model.blocks, layers, strict=True)
+        )
+        known = all(layer.norm == norm and layer.equals(x) for layer, x in zip(layers, made, strict=True))
         first = norm != "ln1" and has_hook(model, "blocks.0.ln1.hook_in")
         return ResidualWrites(known, norm if known else None, 1.0, logit_scale, first)
-    scale = _multiple(
-        torch.cat([layer.written for layer in layers]),
-        torch.cat([layer.added for layer in layers]),
-        torch.cat([layer.bound for layer in layers]),
-    )
-    return (
-        ResidualWrites(False, logit_scale=logit_scale)
-        if scale is None
-        else ResidualWrites(True, None, scale, logit_scale)
-    )
+    parts = ([getattr(layer, part) for layer in layers] for part in ("written", "added", "bound"))
+    scale = _multiple(*map(torch.cat, parts))
+    if scale is None:
+        return ResidualWrites(False, logit_scale=logit_scale)
+    return ResidualWrites(True, None, scale, logit_scale)
 
 
 def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolerance: float) -> _Layer:
@@ -287,15 +286,6 @@ def _layer(model: TransformerBridge, layer: int, kept: dict[str, Tensor], tolera
     added = first - sum(others)
     rounding = 4 * torch.finfo(post.dtype).eps * sum(part.float().abs() for part in parts)
     return _Layer(written, added, tolerance * added.abs().max() + rounding, next(norms, None))
-
-
-def _normed(
-    model: TransformerBridge, norm: str, layers: list[_Layer]
-) -> Iterator[tuple[_Layer, Float[Tensor, "pos d_model"]]]:
-    """Each layer with what the norm makes of what its attention wrote."""
-    like = next(model.parameters())
-    for block, layer in zip(model.blocks, layers, strict=True):
-        yield layer, getattr(block, norm)(layer.written[None].to(like.dtype))[0].float()
 
 
 def _logit_scale(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from interp.activations.means import shared_roles
 from interp.activations.metric import task_metric
 from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_length_batches
 from interp.bottlenecks.attach import attach, home_of
@@ -110,8 +111,7 @@ def mean_with_interval(values: Float[np.ndarray, " pair"], seed: int = 0) -> tup
 
 def roles_of(pairs: Sequence[PromptPair]) -> tuple[str, ...]:
     """The roles that every pair has, END first."""
-    common = [role for role in pairs[0].positions if all(role in pair.positions for pair in pairs)]
-    return (END, *(role for role in common if role != END))
+    return (END, *(role for role in shared_roles(pairs) if role != END))
 
 
 def position(pair: PromptPair, role: str) -> int:

@@ -7,13 +7,13 @@ padding. A block's first tokens may therefore continue a sentence that they do n
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.errors import InputError
+from interp.errors import InputError, check_choice
 from interp.models import Model
 from interp.models.vocabulary import check_tokens
 from interp.progress import Stage, silent
@@ -62,7 +62,7 @@ def load_text(
     *,
     n_tokens: int,
     context: int = 64,
-    split: str = "train",
+    split: Split = "train",
     seed: int = 0,
     stage: Stage = silent,
 ) -> TextBlocks:
@@ -81,9 +81,7 @@ def load_text(
     """
     if isinstance(spec, TextBlocks):
         return spec
-    splits: dict[str, Split] = {name: name for name in get_args(Split)}
-    if split not in splits:
-        raise InputError(f"split {split!r}: choose train or heldout")
+    check_choice("split ", Split, split)
     if not 2 <= context <= model.cfg.n_ctx:
         raise InputError(f"context {context}: it must be 2 to {model.cfg.n_ctx}, the model's longest")
     if model.tokenizer is None:
@@ -96,14 +94,14 @@ def load_text(
     parts, n_documents = [], 0
     seen: set[bytes] = set()
     for source, n_blocks in zip(sources, wanted, strict=True):
-        blocks, documents = _blocks(source, model, n_blocks, context, splits[split], seed, stage, seen)
+        blocks, documents = _blocks(source, model, n_blocks, context, split, seed, stage, seen)
         parts.append(blocks)
         n_documents += documents
     order = sorted((i / len(part), s, i) for s, part in enumerate(parts) for i in range(len(part)))
     tokens = torch.stack([parts[s][i] for _, s, i in order])
     whose = torch.tensor([s for _, s, _ in order]) if len(sources) > 1 else None
     spec = "+".join(source.spec for source in sources)
-    return TextBlocks(tokens, spec, splits[split], seed, n_documents, whose)
+    return TextBlocks(tokens, spec, split, seed, n_documents, whose)
 
 
 def is_heldout(document: Document) -> bool:
@@ -133,7 +131,7 @@ def _blocks(
     with reading(f"reading {source.spec}", needed) as done:
         for document in _ordered(source, model, split, seed, stage, seen):
             before = len(stream)
-            stream += _token_ids(model, document)
+            stream += token_ids(model.tokenizer, document) if isinstance(document, str) else document
             stream += [] if join is None else [join]
             documents += 1
             done(min(len(stream), needed) - before)
@@ -171,12 +169,6 @@ def _ordered(
             fruitless += 1
             if source.endless and fruitless >= _FRUITLESS:
                 return
-
-
-def _token_ids(model: Model, document: Document) -> list[int]:
-    if isinstance(document, str):
-        return token_ids(model.tokenizer, document)
-    return list(document)
 
 
 def _digest(document: Document) -> bytes:

@@ -11,7 +11,7 @@ Not for codes that a model was finetuned with: it has been fitted to them as the
 the least squares is for one number of codes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -56,22 +56,16 @@ def refit_centroids(
     with TemporaryDirectory(prefix="refit-", dir=folder) as own:
         stream = LayerStream(model, blocks, Path(own), batch_size=BATCH_SIZE, at_most=0)
         with stage("refitting the centroids", len(stream.batches) * (len(places) + last)) as done:
-            _refit(stream, places, last, done)
-
-
-def _refit(
-    stream: LayerStream, places: Mapping[Site, Dictionary], last: int, done: Callable[[int], None]
-) -> None:
-    for layer in range(last + 1):
-        moved: dict[Site, Dictionary] = {}
-        for site, book in places.items():
-            if site.layer == layer:
-                vectors = torch.cat(stream.collect(site, moved, done)).to(book.device)
-                book.codes.add_((SHARE * moves(book, vectors)).to(book.codes.dtype))
-                moved[site] = book
-        if layer < last:
-            stream.advance(moved, done)
-        stream.step()
+            for layer in range(last + 1):
+                moved: dict[Site, Dictionary] = {}
+                for site, book in places.items():
+                    if site.layer == layer:
+                        vectors = torch.cat(stream.collect(site, moved, done)).to(book.device)
+                        book.codes.add_((SHARE * moves(book, vectors)).to(book.codes.dtype))
+                        moved[site] = book
+                if layer < last:
+                    stream.advance(moved, done)
+                stream.step()
 
 
 def moves(book: Dictionary, x: Float[Tensor, "block pos *place d_in"]) -> Float[Tensor, "group code d_in"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from interp.bottlenecks.dictionary import Dictionary
-from interp.errors import InputError, check_fields
+from interp.errors import InputError, check_fields, whole_number
 
 
 def usual_step(k: int, *, mlps: bool = False) -> float:
@@ -65,25 +65,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, least in (
-            ("batch_size", 1),
-            ("epochs", 1),
-            ("centroid_refits", 0),
-            ("replace_every", 0),
-            ("checkpoint_every", 1),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} {getattr(self, name)}: it must be at least {least}")
+        for name in ("batch_size", "epochs", "checkpoint_every"):
+            whole_number(name, getattr(self, name), 1)
+        for name in ("centroid_refits", "replace_every", "seed"):
+            whole_number(name, getattr(self, name), 0)
         for name in ("lr", "model_lr", "mse_weight"):
-            value = getattr(self, name)
-            if value is None and name == "lr":
-                continue
+            value = 0.0 if name == "lr" and self.lr is None else getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"{name} {value}: it must be 0 or more")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup {self.warmup}: it must be from 0 to below 1")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed}: it must be 0 or more")
         if self.centroid_refits and (self.nested or self.objective != "distilled"):
             kind = "nested" if self.nested else self.objective
             raise InputError(

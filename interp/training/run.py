@@ -284,16 +284,9 @@ def refit_blocks(blocks: Int[Tensor, "block pos"], config: TrainConfig) -> Itera
 
 def describe(result: StepResult) -> str:
     """One line on a step."""
-    return "  ".join(f"{name} {value}" for name, value in _words(result))
-
-
-def _words(result: StepResult) -> Iterator[tuple[str, str]]:
-    yield "loss", f"{result.loss:.3f}"
-    for name in ("kl", "ce"):
-        if (value := getattr(result, name)) is not None:
-            yield name.upper(), f"{value:.3f}"
-    yield "explained", f"{result.explained:.2f}"
-    yield "dead", f"{result.dead:.1%}"
+    nats = {"loss": result.loss, "KL": result.kl, "CE": result.ce}
+    told = [f"{name} {value:.3f}" for name, value in nats.items() if value is not None]
+    return "  ".join([*told, f"explained {result.explained:.2f}", f"dead {result.dead:.1%}"])
 
 
 def _finish(trainer: Trainer, folder: Path, request: dict[str, Any]) -> None:

@@ -44,12 +44,7 @@ class RelativeAdam(torch.optim.Optimizer):
     def __init__(self, codes: list[Tensor], lr: float) -> None:
         super().__init__(codes, {"lr": lr})
         for p in codes:
-            uses = p.new_zeros(p.shape[:2], dtype=torch.float32)
-            self.state[p] = {
-                "step": uses,
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
+            self.state[p] = _at_rest(p, p.new_zeros(p.shape[:2], dtype=torch.float32))
 
     @torch.no_grad()
     def step_in(self, units: Sequence[Tensor]) -> None:
@@ -327,9 +322,8 @@ class Trainer:
         k = most
         if self.config.nested:
             choices = sorted({*(2**i for i in range(most.bit_length()) if 2**i < most), most})
-            k = choices[
-                int(torch.randint(len(choices), (), generator=drawn_from(self.config.seed, "k", number)))
-            ]
+            drawn = torch.randint(len(choices), (), generator=drawn_from(self.config.seed, "k", number))
+            k = choices[int(drawn)]
         for site, book in self._wrappers.items():
             book.set_k(min(k, self.ks[site]))
         return k
@@ -340,12 +334,9 @@ class Trainer:
         # a short stretch of one code a vector may not need all that are held
         for watched in self._wrappers.values():
             watched.book.counts[watched.held] = watched.book.counts[watched.held].clamp(min=1)
-        if not every:
+        if not every or not done % every:
             self.dead = self._dead()
-        if not every or done % every:
-            return
-        self.dead = self._dead()
-        if done > REPLACED_UNTIL * self.n_steps:
+        if not every or done % every or done > REPLACED_UNTIL * self.n_steps:
             return
         device = next(iter(self.books.values())).codes.device
         generator = drawn_from(self.config.seed, "replace", done, device)
@@ -375,12 +366,17 @@ def drawn_from(seed: int, what: str, number: int, device: torch.device | str = "
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _moments(name: str, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    state = optimizer.state.get(parameter) or {
-        "step": torch.zeros(()),
+def _at_rest(parameter: Tensor, step: Tensor) -> dict[str, Tensor]:
+    """The state of Adam before its first step."""
+    return {
+        "step": step,
         "exp_avg": torch.zeros_like(parameter),
         "exp_avg_sq": torch.zeros_like(parameter),
     }
+
+
+def _moments(name: str, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    state = optimizer.state.get(parameter) or _at_rest(parameter, torch.zeros(()))
     return {f"{name}/{moment}": state[moment] for moment in _MOMENTS}
 
 

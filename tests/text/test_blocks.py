@@ -105,7 +105,7 @@ def test_joined_sources_share_the_tokens_and_alternate(model, corpus):
         ("stdlib", {"context": 129}, "context 129"),
         ("stdlib", {"n_tokens": 10}, "at least 1 blocks of 64"),
         ("stdlib+stdlib", {"n_tokens": 100}, "at least 2 blocks"),
-        ("stdlib", {"split": "test"}, "choose train or heldout"),
+        ("stdlib", {"split": "test"}, "choose train, heldout"),
         ("stdlib", {"n_tokens": 10**9}, r"has \d+ tokens in its split 'train', \d+ are needed"),
     ],
 )
