@@ -306,19 +306,14 @@ def _run(
 
         return hook
 
-    def keep_end(resid: Tensor) -> None:
-        kept["resid"].append(resid[:, -1].detach().clone())
-
-    def keep_pattern(pattern: Tensor) -> None:
-        kept["pattern"].append(pattern.detach().clone())
-
     layers = range(model.cfg.n_layers)
     hooks = {f"blocks.{layer}.attn.hook_z": keep("z") for layer in layers}
-    hooks[f"blocks.{layers[-1]}.hook_resid_post"] = keep_end
+    hooks[f"blocks.{layers[-1]}.hook_resid_post"] = lambda x: kept["resid"].append(x[:, -1].detach().clone())
     if has_mlps(model):
         hooks |= {f"blocks.{layer}.hook_mlp_out": keep("mlp") for layer in layers}
     if patterns:
-        hooks |= {f"blocks.{layer}.attn.hook_pattern": keep_pattern for layer in layers}
+        for layer in layers:
+            hooks[f"blocks.{layer}.attn.hook_pattern"] = lambda x: kept["pattern"].append(x.detach().clone())
     if graph:
         # every parameter is frozen: the graph begins at the first block's input
         hooks["blocks.0.hook_resid_pre"] = lambda x: x.detach().requires_grad_(True)

@@ -64,9 +64,15 @@ class Gate:
         try:
             return pl.Series(texts, dtype=pl.String).str.contains(pattern).to_list()
         except pl.exceptions.PolarsError as error:
-            lines = [line.strip() for line in str(error).splitlines()]
-            why = next((line for line in lines if line.startswith("error:")), lines[0])
-            raise InputError(f"gate {self.text!r}: {why.removeprefix('error:').strip()}") from None
+            raise InputError(f"gate {self.text!r}: {complaint(error)}") from None
+
+
+def complaint(error: Exception) -> str:
+    """What the engine of regular expressions says of one, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (
+        next((line for line in lines if line.startswith("error:")), lines[0]).removeprefix("error:").strip()
+    )
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:

@@ -43,15 +43,27 @@ _SAME = ("architecture", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_head
 """What must agree between the model that codebooks were fitted on and the one they are put into."""
 
 
-class _Part(BaseModel):
+class ManifestPart(BaseModel):
+    """What is read by name of a manifest; more may stand there."""
+
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class _Model(_Part):
+def fault(kind: type[ManifestPart], manifest: Any) -> str | None:
+    """The first thing in which a manifest is not of its kind, in words."""
+    try:
+        kind.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return None
+
+
+class ModelPart(ManifestPart):
     spec: str | None
 
 
-class _Fit(_Part):
+class _Fit(ManifestPart):
     k: int
     n_codes: int
     selection: str
@@ -60,17 +72,17 @@ class _Fit(_Part):
     sequential: bool
 
 
-class _Text(_Part):
+class _Text(ManifestPart):
     spec: str
     n_tokens: int
     context: int
 
 
-class Manifest(_Part):
-    """What is read by name of ``manifest.json``; sites name folders, so that nothing else may stand there."""
+class Manifest(ManifestPart):
+    """Of codebooks; sites name folders, so that nothing else may stand there."""
 
     format: Literal[1]
-    model: _Model
+    model: ModelPart
     sites: list[Annotated[str, AfterValidator(lambda site: str(parse_site(site)))]]
     fit: _Fit
     text: _Text
@@ -114,7 +126,12 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
             InputError: no codebooks there, damaged ones, another model's, or a k that they cannot have.
         """
         packaged = PRETRAINED / str(source)
-        found = cls._from_folder(packaged if (packaged / MANIFEST).is_file() else _fetch(source, **hub))
+        try:
+            folder = packaged if (packaged / MANIFEST).is_file() else fetch(source, **hub)
+        except InputError as error:
+            shipped = ", ".join(pretrained_names())
+            raise InputError(f"{error}; the shipped codebooks are {shipped}") from None
+        found = cls._from_folder(folder)
         if model is None and k is None:
             return found
         if model is not None:
@@ -134,13 +151,10 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
             raise InputError(f"{folder} is no folder of codebooks: {why}")
         try:
             manifest = read_json(path)
-            Manifest.model_validate(manifest)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{path} is no manifest of codebooks: {where}: {first['msg']}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}") from None
+        if (wrong := fault(Manifest, manifest)) is not None:
+            raise InputError(f"{path} is no manifest of codebooks: {wrong}")
         own = folder / MODEL_FOLDER
         if own.is_dir():  # a folder may have been moved with the model in it
             manifest["model"] |= dict.fromkeys(("spec", "source"), str(own.resolve()))
@@ -247,13 +261,6 @@ def pretrained_names(model: Model | None = None) -> list[str]:
 def is_store(folder: Path) -> bool:
     """Whether a folder holds finished codebooks."""
     return (Path(folder) / MANIFEST).is_file()
-
-
-def _fetch(source: str | Path, **hub: Any) -> Path:
-    try:
-        return fetch(source, **hub)
-    except InputError as error:
-        raise InputError(f"{error}; the shipped codebooks are {', '.join(pretrained_names())}") from None
 
 
 _STEPS = 127

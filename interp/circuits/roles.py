@@ -105,19 +105,14 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     patterns: list[Tensor] = []
     resid: list[Tensor] = []
 
-    def keep_end(z: Tensor) -> None:
-        ends.append(z[:, -1].clone())
-
-    def keep_pattern(pattern: Tensor) -> None:
-        patterns.append(pattern[:, :, rows].float().cpu())
-
-    def keep_resid(x: Tensor) -> None:
-        resid.append(x[:, -1].float().clone())
-
-    layers = range(model.cfg.n_layers)
-    hooks: dict[str, HookFunction] = {f"blocks.{layer}.attn.hook_z": keep_end for layer in layers}
-    hooks |= {f"blocks.{layer}.attn.hook_pattern": keep_pattern for layer in layers}
-    hooks[f"blocks.{layers[-1]}.hook_resid_post"] = keep_resid
+    hooks: dict[str, HookFunction] = {}
+    for layer in range(model.cfg.n_layers):
+        attn = f"blocks.{layer}.attn"
+        hooks[f"{attn}.hook_z"] = lambda z: ends.append(z[:, -1].clone())
+        hooks[f"{attn}.hook_pattern"] = lambda pattern: patterns.append(pattern[:, :, rows].float().cpu())
+    hooks[f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"] = lambda x: resid.append(
+        x[:, -1].float().clone()
+    )
     logits = end_logits(model, tokens, hooks)
     if not torch.isfinite(logits).all():
         raise InputError("the model gives NaN or infinite logits on this pair: try --dtype float32")
@@ -125,14 +120,8 @@ def view_pair(model: Model, pair: PromptPair, metric: Metric) -> PairView:
     if wiring.known:
         added = [wiring.added_by_heads(model, layer, z) for layer, z in enumerate(ends)]
         written = torch.stack([norm.direct(x, resid[0][:, None]) for x in added], 1)
-    found = task_metric(logits, [pair, pair], metric)
-    return PairView(
-        pair,
-        (float(found[0]), float(found[1])),
-        torch.stack(patterns, 1).numpy(),
-        written,
-        norm,
-    )
+    clean, corrupt = task_metric(logits, [pair, pair], metric).tolist()
+    return PairView(pair, (clean, corrupt), torch.stack(patterns, 1).numpy(), written, norm)
 
 
 FULL_SHARE = 0.02

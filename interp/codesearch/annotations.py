@@ -75,26 +75,23 @@ class Annotations:
         """
         if text is not None:
             check_unicode(text)
-        if text is not None and len(text) > MOST:
-            raise InputError(f"a note of {len(text)} characters: at most {MOST} are kept")
+            if len(text) > MOST:
+                raise InputError(f"a note of {len(text)} characters: at most {MOST} are kept")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=PATIENCE):
                 note = self.all().get((book, code), Annotation())
                 if star is not None:
                     note = replace(note, star=star)
-                if text is not None and was is not None and note.text not in (was, text.strip()):
-                    raise InputError(
-                        f"this note was changed meanwhile, to {note.text!r}, so yours was not kept; it was: {text}"
-                    )
                 if text is not None:
+                    if was is not None and note.text not in (was, text.strip()):
+                        raise InputError(
+                            f"this note was changed meanwhile, to {note.text!r}, so yours was not kept; it was: {text}"
+                        )
                     note = replace(note, text=text.strip())
                 annotations = self._read()
-                own = {
-                    name: entry
-                    for name, entry in annotations.get(self.books, {}).items()
-                    if name != code_name(book, code)
-                }
+                own = dict(annotations.get(self.books, {}))
+                own.pop(code_name(book, code), None)
                 if note != Annotation():
                     own[code_name(book, code)] = asdict(note)
                 write_json(self.path, {"format": FORMAT, "annotations": {**annotations, self.books: own}})

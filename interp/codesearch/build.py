@@ -40,6 +40,7 @@ from interp.bottlenecks.store import (
 from interp.codesearch.corpus import read_corpus
 from interp.codesearch.firing_stats import EVERY, FiringStatsWrapper, Gathered, pack_counts
 from interp.codesearch.index import (
+    CORPUS,
     FORMAT,
     IDS,
     MANIFEST,
@@ -93,8 +94,8 @@ def build_index(
     folder, request = Path(folder), _request(model, books, text, error_term)
     if text.sources is not None:
         text = _by_source(text)
-    where = getattr(books, "folder", None)
-    where = None if where is None else str(where.absolute())
+    at = getattr(books, "folder", None)
+    where = None if at is None else str(at.absolute())
     if (folder / MANIFEST).exists():
         return _finished(folder, request, where)
     layout = Layout(tuple(_books(model, books)), text.n_tokens)
@@ -181,12 +182,7 @@ def finish(
     span = span_of(layout)
     counts, lists = count_and_list(ids, span, stage)
     arrays = {
-        "tokens": corpus.tokens,
-        "documents": corpus.documents,
-        "vocabulary": corpus.vocabulary,
-        "vocabulary_ends": corpus.vocabulary_ends,
-        "special": corpus.special,
-        "text": corpus.text,
+        **{name: getattr(corpus, name) for name in CORPUS},
         "counts": counts,
         "lists": lists,
         "top_token": gathered.token,
@@ -326,7 +322,8 @@ def _run(
             done += len(batch)
             if time.monotonic() - saved >= save_seconds or done == len(tokens):
                 ids.flush()
-                _save(work / STATE, gathered, done)
+                with atomic_path(work / STATE) as temporary:
+                    save_file({**gathered.state(), "done": np.array([done])}, temporary)
                 saved = time.monotonic()
             progress(len(batch))
     return gathered
@@ -456,20 +453,13 @@ def _store(
         gathered.add_silent(begin, others, chosen[::EVERY])
 
 
-def _save(path: Path, gathered: Gathered, done: int) -> None:
-    with atomic_path(path) as temporary:
-        save_file({**gathered.state(), "done": np.array([done])}, temporary)
-
-
 def _restored(path: Path, n_codes: int) -> tuple[Gathered, int]:
     """What was gathered, and the blocks that are done."""
     gathered = Gathered(n_codes)
-    if path.exists():
-        try:
-            state = load_file(path)
-            done = int(state.pop("done")[0])
-            gathered.restore(state)
-            return gathered, done
-        except (SafetensorError, KeyError, ValueError, OSError):
-            gathered = Gathered(n_codes)  # from the start
-    return gathered, 0
+    try:
+        state = load_file(path)
+        done = int(state.pop("done")[0])
+        gathered.restore(state)
+    except (SafetensorError, KeyError, ValueError, OSError):  # damaged, or not there
+        return Gathered(n_codes), 0
+    return gathered, done

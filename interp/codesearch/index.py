@@ -27,15 +27,19 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8, UInt32
+from pydantic import PositiveInt
 
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.store import (
     PRETRAINED,
     Codebooks,
+    ManifestPart,
+    ModelPart,
     check_made_with,
     check_request,
     codebooks_fingerprint,
     difference,
+    fault,
 )
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.firing_stats import BINS, N_TOP, RANKS, unpack_counts
@@ -123,29 +127,32 @@ FORMAT = 2
 MANIFEST, IDS = "manifest.json", "ids.npy"
 MADE_WITH = ("architecture", "n_layers", "n_heads", "d_model", "d_vocab", "weights")
 """What must agree between the model that was indexed and the one that a prompt is read by."""
-_CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
-_KEYS: dict[str, type] = {
-    "model": dict,
-    "books": dict,
-    "text": dict,
-    "error_term": bool,
-    "context": int,
-    "n_tokens": int,
-    "span": int,
-    "layout": list,
-    "bytes": dict,
-}
-"""What a manifest must have."""
-_PARTS: dict[tuple[str, str], Any] = {
-    ("model", "spec"): (str, type(None)),
-    ("books", "fingerprint"): str,
-    ("books", "folder"): (str, type(None)),
-    ("books", "sites"): list,
-    ("text", "spec"): str,
-    ("text", "split"): str,
-}
-"""The same within its parts."""
+CORPUS = ("tokens", "documents", "vocabulary", "vocabulary_ends", "special", "text")
 _TABLES = ("counts", "lists", "top_token", "top_similarity", "top_margin", "histogram")
+
+
+class _Books(ManifestPart):
+    fingerprint: str
+    folder: str | None
+    sites: list[str]
+    configs: dict[str, dict]
+
+
+class _Text(ManifestPart):
+    spec: str
+    split: str
+
+
+class _Manifest(ManifestPart):
+    model: ModelPart
+    books: _Books
+    text: _Text
+    error_term: bool
+    context: PositiveInt
+    n_tokens: PositiveInt
+    span: PositiveInt
+    layout: list
+    bytes: dict
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,7 @@ class CodeIndex:
         try:
             layout = Layout(tuple(map(_book, manifest["layout"])), int(manifest["n_tokens"]))
             _check_sizes(folder, manifest["bytes"])
-            tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*_CORPUS, *_TABLES)}
+            tables = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in (*CORPUS, *_TABLES)}
             _check_shapes(folder, layout, tables, manifest)
             ids = IdFile.open(folder / IDS, layout)
         except InputError:
@@ -289,7 +296,7 @@ class CodeIndex:
 
     @cached_property
     def corpus(self) -> Corpus:
-        parts = {name: np.asarray(self.tables[name]) for name in _CORPUS}
+        parts = {name: np.asarray(self.tables[name]) for name in CORPUS}
         return Corpus(context=int(self.manifest["context"]), **parts)
 
     def count(self, book: str, code: int) -> int:
@@ -329,8 +336,9 @@ class CodeIndex:
                 raise InputError("this index does not say where its codebooks are: open it with them")
             if self._books_within is not None:
                 _check_within(Path(where), self._books_within)
-            books = Codebooks.from_pretrained(Path(where))
-            kept = self._with_slots(books)
+            books, k = Codebooks.from_pretrained(Path(where)), {book.site: book.k for book in self.books}
+            # with as many codes a vector as were indexed
+            kept = {site: book.with_k(k[site]) for site, book in books.items() if site in k}
             self.check_books(kept)
             self._books = kept
         return self._books
@@ -360,11 +368,6 @@ class CodeIndex:
         """Raise :class:`InputError` unless it was made with this model."""
         check_made_with(self.manifest["model"], model, MADE_WITH, f"{self.folder} is an index")
 
-    def _with_slots(self, books: Mapping[str, Dictionary]) -> dict[str, Dictionary]:
-        """With as many codes a vector as were indexed."""
-        k = {book.site: book.k for book in self.books}
-        return {site: book.with_k(k[site]) for site, book in books.items() if site in k}
-
 
 def _check_within(where: Path, folders: Sequence[Path]) -> None:
     """Neither the codebooks nor anything in their folder may lie elsewhere, as what links lead to would.
@@ -390,6 +393,10 @@ def save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def _damaged(path: Path, why: object) -> InputError:
+    return InputError(f"{path} is damaged: {why}; build the index again")
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
@@ -404,21 +411,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise NoIndexError(f"{folder} is no code index: its {MANIFEST} is of another kind of folder")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}, which this version reads: build the index again")
-    for name, kind in _KEYS.items():
-        if not isinstance(manifest.get(name), kind) or (kind is int and manifest[name] < 1):
-            raise InputError(
-                f"{path} is damaged: its {name} is {manifest.get(name)!r}; build the index again"
-            )
-    for (where, part), kinds in _PARTS.items():
-        known = manifest[where].get(part, ...)
-        if not isinstance(known, kinds):
-            told = "missing" if known is ... else repr(known)
-            raise InputError(f"{path} is damaged: {part} of its {where} is {told}; build the index again")
-    configs = manifest["books"].get("configs")
-    if not isinstance(configs, dict) or not set(configs) <= set(map(str, manifest["books"]["sites"])):
-        raise InputError(f"{path} is damaged: configs of its books are {configs!r}; build the index again")
-    if not all(isinstance(site, str) for site in manifest["books"]["sites"]):
-        raise InputError(f"{path} is damaged: sites of its books are no names; build the index again")
+    if (wrong := fault(_Manifest, manifest)) is not None:
+        raise _damaged(path, wrong)
+    if not set(configs := manifest["books"]["configs"]) <= set(manifest["books"]["sites"]):
+        raise _damaged(path, f"configs of its books are {configs!r}")
     return manifest
 
 
@@ -430,12 +426,10 @@ def _book(entry: Sequence) -> Book:
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
-    for name in (IDS, *(f"{table}.npy" for table in (*_CORPUS, *_TABLES))):
+    for name in (IDS, *(f"{table}.npy" for table in (*CORPUS, *_TABLES))):
         found = (folder / name).stat().st_size
         if found != sizes[name]:
-            raise InputError(
-                f"{folder / name} is damaged: {found} bytes, not {sizes[name]}; build the index again"
-            )
+            raise _damaged(folder / name, f"{found} bytes, not {sizes[name]}")
 
 
 def _check_shapes(
@@ -447,32 +441,21 @@ def _check_shapes(
         "tokens": (layout.n_tokens,),
         "counts": (n,),
         "lists": (n, list_bytes(layout, manifest["span"])),
-        "top_token": best,
-        "top_similarity": best,
-        "top_margin": best,
+        **dict.fromkeys(("top_token", "top_similarity", "top_margin"), best),
         "histogram": (n, 2, len(BINS) - 1),
         "vocabulary_ends": tables["special"].shape,
     }
     for name, shape in wanted.items():
         if tables[name].shape != shape:
-            raise InputError(
-                f"{folder / name}.npy is damaged: {tables[name].shape}, not {shape}; build the index again"
-            )
+            raise _damaged(folder / f"{name}.npy", f"{tables[name].shape}, not {shape}")
     if manifest["span"] != span_of(layout):
-        raise InputError(
-            f"{folder / MANIFEST} is damaged: a span of {manifest['span']}, not {span_of(layout)}; "
-            "build the index again"
-        )
+        raise _damaged(folder / MANIFEST, f"a span of {manifest['span']}, not {span_of(layout)}")
     if layout.n_tokens % manifest["context"]:
-        raise InputError(
-            f"{folder / MANIFEST} is damaged: {layout.n_tokens} tokens are no whole blocks of "
-            f"{manifest['context']}; build the index again"
-        )
+        why = f"{layout.n_tokens} tokens are no whole blocks of {manifest['context']}"
+        raise _damaged(folder / MANIFEST, why)
     begins = tables["documents"]
     if not (len(begins) and begins[0] == 0 and (np.diff(begins) > 0).all() and begins[-1] < layout.n_tokens):
-        raise InputError(
-            f"{folder / 'documents'}.npy is damaged: it does not rise from 0; build the index again"
-        )
+        raise _damaged(folder / "documents.npy", "it does not rise from 0")
 
 
 def ready_index(folder: Path, books_within: Sequence[Path]) -> CodeIndex:

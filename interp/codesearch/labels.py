@@ -105,17 +105,12 @@ def _best(patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int) 
     small = np.uint16 if width < 2**16 else np.int32  # numbers of 16 bits are sorted by radix
     slots = [(slot.astype(np.int64) * 2 + patterns.half).astype(small) for slot in ids.T]
     fired = np.sum([np.bincount(slot, minlength=width) for slot in slots], 0).reshape(-1, 2)[:n_codes]
-    best, mostly = (
-        _Best(
-            np.zeros(n_codes),
-            np.zeros(n_codes, np.int64),
-            np.zeros(n_codes, np.int64),
-            np.full(n_codes, -1),
-            {},
-            fired[:, 1],
-        )
-        for _ in range(2)
-    )
+
+    def nothing() -> _Best:
+        hits, tokens = np.zeros((2, n_codes), np.int64)
+        return _Best(np.zeros(n_codes), hits, tokens, np.full(n_codes, -1), {}, fired[:, 1])
+
+    best, mostly = nothing(), nothing()
     every = np.arange(n_codes)
     # of two patterns that are as good the first stays: one token before a class that it makes up
     for kind, variable in enumerate(patterns.variables, len(patterns.booleans)):
@@ -260,10 +255,8 @@ class Labels:
         :data:`SHARES`, and the same of random codes.
         """
         layer = {name: name.partition(".")[0] for name in self.starts}
-        measured, named = (
-            self.columns["firings"] >= LEAST,
-            np.array([t not in (RARE, MIXED) for t in self.texts]),
-        )
+        measured = self.columns["firings"] >= LEAST
+        named = np.array([text not in (RARE, MIXED) for text in self.texts])
         found = {}
         for site, random in self.about["random"].items():
             parts = [np.arange(b, b + n) for name, (b, n) in self.starts.items() if layer[name] == site]
@@ -271,12 +264,8 @@ class Labels:
             some = some[measured[some]]
             f1, words = self.columns["f1"][some], named[self.columns["text"][some]]
             n = max(len(some), 1)
-            found[site] = (
-                len(some),
-                words.sum() / n,
-                *((f1 >= bound).sum() / n for bound in SHARES),
-                *random,
-            )
+            shares = (at.sum() / n for at in (words, *(f1 >= bound for bound in SHARES)))
+            found[site] = (len(some), *shares, *random)
         return found
 
     def clearest(self, n: int, *, per_site: int = 2) -> list[tuple[str, int]]:
@@ -300,9 +289,8 @@ class Labels:
 
         books = np.repeat(np.arange(len(self.starts)), [n for _, n in self.starts.values()])
         columns = {"book": pa.DictionaryArray.from_arrays(pa.array(books, pa.int32()), list(self.starts))}
-        columns["text"] = pa.DictionaryArray.from_arrays(
-            pa.array(self.columns["text"], pa.int32()), self.texts
-        )
+        texts = pa.array(self.columns["text"], pa.int32())
+        columns["text"] = pa.DictionaryArray.from_arrays(texts, self.texts)
         for name in ("precision", "recall", "f1", "null"):
             columns[name] = pa.array(np.rint(100 * self.columns[name]), pa.uint8())
         columns["firings"] = pa.array(self.columns["firings"], pa.uint32())
@@ -427,9 +415,7 @@ def label_index(index: CodeIndex, *, seed: int = 0, stage: Stage = silent) -> La
             if firsts[book.site] == number:
                 random[book.site] = _best(patterns, rng.permutation(ids), book.n_codes)[0]
                 done(1)
-    null = _Null(
-        *(np.concatenate([getattr(one, name) for one in random.values()]) for name in ("fired", "f1"))
-    )
+    null = _Null(*(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1")))
     texts: dict[str, int] = {}
     parts = [_columns(patterns, best, mostly, null, texts) for best, mostly in found]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -10,7 +10,7 @@
 A set of values must be better than one value by :data:`SIMPLER`: it has more to choose from.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -63,6 +63,7 @@ _APART = (
 )
 """Classes that with the lists share out the tokens, of two the first."""
 CODE, PROSE = "text that is code", "text that is prose"
+_STOPS = ".", "!", "?", "..."
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -181,20 +182,21 @@ class Vocabulary:
 
     def where(self, rule: Callable[[str], object]) -> Bool[np.ndarray, " d_vocab"]:
         """Tokens whose text, as it stands, is as a rule says; special ones are none."""
-        found = np.fromiter((bool(rule(text)) for text in self.texts), bool, len(self.texts))
-        return found & ~self.special
+        return np.array([bool(rule(text)) for text in self.texts]) & ~self.special
 
     def count(self, characters: str) -> Int[np.ndarray, " d_vocab"]:
         """How many of some characters each token has."""
-        found = np.fromiter(
-            (sum(map(text.count, characters)) for text in self.texts), np.int64, len(self.texts)
-        )
+        found = np.array([sum(map(text.count, characters)) for text in self.texts])
         return np.where(self.special, 0, found)
+
+    def listed(self, words: Iterable[str]) -> Bool[np.ndarray, " d_vocab"]:
+        """Tokens that are one of some words, whatever their case."""
+        wanted = frozenset(words)
+        return self.where(lambda text: text.strip().lower() in wanted)
 
     def closed(self) -> Bool[np.ndarray, " d_vocab"]:
         """Words of any of the lists."""
-        every = {word for words in _CLOSED.values() for word in words.split()}
-        return self.where(lambda text: text.strip().lower() in every)
+        return self.listed(word for words in _CLOSED.values() for word in words.split())
 
     def partition(self) -> tuple[Int[np.ndarray, " d_vocab"], list[str]]:
         """One class of every token, the first that it is in; the last one is of the rest."""
@@ -208,38 +210,29 @@ class Vocabulary:
     def classes(self) -> Iterator[tuple[str, Bool[np.ndarray, " d_vocab"]]]:
         """Word classes by simple rules."""
         for name, listed in _CLOSED.items():
-            yield name, self.where(partial(_listed, frozenset(listed.split())))
+            yield name, self.listed(listed.split())
         yield "function words", self.closed()
         letters = self.where(lambda text: text.strip().isalpha())
         spaced = self.where(lambda text: text[:1] == " ")
         yield "digits", self.where(lambda text: text.strip().isdecimal())
         yield "punctuation", self.where(lambda text: text.strip() and not any(map(str.isalnum, text)))
-        yield (
-            "punctuation that ends a sentence",
-            self.where(lambda text: text.strip() in (".", "!", "?", "...")),
-        )
-        yield "commas, semicolons and colons", self.where(lambda text: text.strip() in (",", ";", ":"))
+        yield "punctuation that ends a sentence", self.listed(_STOPS)
+        yield "commas, semicolons and colons", self.listed(",;:")
         yield "opening brackets", self.where(lambda text: text.strip()[-1:] in ("(", "[", "{"))
         yield "closing brackets", self.where(lambda text: text.strip()[:1] in (")", "]", "}"))
         yield "quotation marks", self.where(lambda text: text.strip() and not text.strip().strip("\"'“”‘’`"))
         yield "operators", self.where(lambda text: text.strip() and not text.strip().strip("=+-*/<>&|!%^~"))
         yield "white space", self.where(lambda text: text.isspace())
         yield "line breaks", self.where(lambda text: "\n" in text)
-        yield "capitalised words", self.where(lambda text: text.strip().istitle() and text.strip().isalpha())
-        yield (
-            "words in capitals",
-            self.where(
-                lambda text: len(text.strip()) > 1 and text.strip().isalpha() and text.strip().isupper()
-            ),
-        )
-        yield "single letters", self.where(lambda text: len(text.strip()) == 1 and text.strip().isalpha())
+        yield "capitalised words", letters & self.where(lambda text: text.strip().istitle())
+        single = letters & self.where(lambda text: len(text.strip()) == 1)
+        yield "words in capitals", letters & ~single & self.where(lambda text: text.strip().isupper())
+        yield "single letters", single
         yield "lower-case words", letters & spaced & self.where(lambda text: text.strip().islower())
         yield "pieces without a space in front", letters & ~spaced
         yield "long words", letters & self.where(lambda text: len(text.strip()) >= 8)
-        yield (
-            "tokens with letters outside ASCII",
-            self.where(lambda text: not text.isascii() and any(map(str.isalpha, text))),
-        )
+        foreign = self.where(lambda text: not text.isascii() and any(map(str.isalpha, text)))
+        yield "tokens with letters outside ASCII", foreign
         for ending in ("ing", "ed", "ly", "s", "tion", "er", "al", "able", "ment", "ity"):
             yield f"words in -{ending}", letters & self.where(partial(_ends_in, ending))
 
@@ -325,8 +318,8 @@ def _places(
             yield f"first {bound} tokens", place < bound
             yield f"after the first {bound} tokens", place >= bound
     line = (before >= 0) & words.where(lambda text: "\n" in text)[before]
-    stop = words.where(lambda text: text.strip() in (".", "!", "?", "..."))
-    yield "first of a line or a sentence", line | ((before >= 0) & stop[before]) | (of_document == 0)
+    stop = (before >= 0) & words.listed(_STOPS)[before]
+    yield "first of a line or a sentence", line | stop | (of_document == 0)
     inside_any = np.zeros(n, bool)
     for opening, closing in _BRACKETS.items():
         steps = (words.count(opening) - words.count(closing))[tokens]
@@ -338,11 +331,8 @@ def _places(
         inside_any |= inside
         yield f"inside {opening} {closing}", inside
     yield "inside brackets", inside_any
-    quotes = words.count('"')[tokens]
-    yield (
-        "inside quotes",
-        ((within(quotes) - quotes) % 2 == 1) | (within((words.count("“") - words.count("”"))[tokens]) > 0),
-    )
+    plain, curly = words.count('"')[tokens], (words.count("“") - words.count("”"))[tokens]
+    yield "inside quotes", ((within(plain) - plain) % 2 == 1) | (within(curly) > 0)
     tag = np.array([_last(text, "<", ">") for text in words.texts])[tokens]
     marked = np.maximum.accumulate(np.where(tag != 0, np.arange(n), -1))
     yield "inside a tag", (marked >= first[segment]) & (tag[marked] > 0)
@@ -353,10 +343,8 @@ def _places(
     yield "token said before", repeated
     yield "token not said before", ~repeated
     yield "after a token said before", (before >= 0) & np.roll(repeated, 1) & (since > 0)
-    yield (
-        "said before after the same token",
-        (before >= 0) & _seen(segment, before * (tokens.max() + 1) + tokens, n),
-    )
+    pair = before * (tokens.max() + 1) + tokens
+    yield "said before after the same token", (before >= 0) & _seen(segment, pair, n)
     capital = words.where(lambda text: text.strip().istitle())[tokens]
     yield "capitalised word said before", repeated & capital
     yield "capitalised word not said before", ~repeated & capital
@@ -364,10 +352,6 @@ def _places(
     share = np.bincount(segment, symbols) / np.bincount(segment)
     yield CODE, share[segment] >= 0.15
     yield PROSE, share[segment] < 0.05
-
-
-def _listed(words: frozenset[str], text: str) -> bool:
-    return text.strip().lower() in words
 
 
 def _ends_in(ending: str, text: str) -> bool:

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt
 
+from interp.bottlenecks.gates import complaint
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.index import CodeIndex, check_counts
 from interp.errors import InputError
@@ -75,7 +76,7 @@ def match_bytes(corpus: Corpus, pattern: str) -> tuple[Int[np.ndarray, " match"]
     try:
         marked = pl.Series(documents).str.replace_all(pattern, f"{opening}${{0}}{closing}").to_arrow()
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"regular expression {pattern!r}: {_reason(error)}") from None
+        raise InputError(f"regular expression {pattern!r}: {complaint(error)}") from None
     marked = marked.cast(pa.large_utf8())
     bounds = np.frombuffer(marked.buffers()[1], np.int64)[marked.offset : marked.offset + len(marked) + 1]
     output = np.frombuffer(marked.buffers()[2] or b"", np.uint8)[bounds[0] : bounds[-1]]
@@ -90,30 +91,17 @@ def match_bytes(corpus: Corpus, pattern: str) -> tuple[Int[np.ndarray, " match"]
 def _places(text: np.ndarray, mark: str) -> Int[np.ndarray, " n"]:
     """Where a character of three bytes stands."""
     a, b, c = mark.encode()
-    if len(text) < _MARK_BYTES:
-        return np.zeros(0, np.int64)
     # the third byte tells it from nearly everything else that begins alike
     found = np.flatnonzero(text[:-2] == a)
     return found[(text[found + 1] == b) & (text[found + 2] == c)]
 
 
 def _marks(text: np.ndarray) -> tuple[str, str]:
-    found: list[str] = []
-    for number in _MARKS:
-        if not len(_places(text, chr(number))):
-            found.append(chr(number))
-        if len(found) == 2:
-            return found[0], found[1]
-    raise InputError("the text uses every private character of Unicode: it cannot be searched")
-
-
-def _reason(error: Exception) -> str:
-    """The engine's complaint in one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    for line in lines:
-        if line.startswith("error:"):
-            return line.removeprefix("error:").strip()
-    return next((line for line in lines if line), type(error).__name__)
+    free = (chr(number) for number in _MARKS if not len(_places(text, chr(number))))
+    opening, closing = next(free, None), next(free, None)
+    if opening is None or closing is None:
+        raise InputError("the text uses every private character of Unicode: it cannot be searched")
+    return opening, closing
 
 
 SORTS = ("f1", "precision", "recall", "count")
@@ -231,10 +219,9 @@ class CodeScores:
         counts, hits, found = (
             part[places].astype(np.int64) for part in (self.index.counts, self.hits, self.found)
         )
-        precision = zip(*(part.tolist() for part in wilson_bounds(hits, counts)), strict=True)
-        recall = zip(
-            *(part.tolist() for part in wilson_bounds(found, np.full_like(found, self.matches.n))),
-            strict=True,
+        precision, recall = (
+            zip(*(part.tolist() for part in wilson_bounds(*of)), strict=True)
+            for of in ((hits, counts), (found, np.full_like(found, self.matches.n)))
         )
         shares = (part[places].tolist() for part in (self.precision, self.recall, self.f1))
         names = ((book.name, code) for book, code in map(self.index.layout.of_code, places.tolist()))

@@ -185,15 +185,10 @@ def fewest(
             break
         sizes = [best.size * step // 4 for step in (1, 2, 3)] if best.found.enough else [most // 2, most]
         everything += tried(sizes, metric)
-    everything.sort(key=lambda one: one.rank)
-    everything = everything[:CONFIRMED]
+    chosen = sorted(everything, key=lambda one: one.rank)[:CONFIRMED]
     both = np.arange(min(len(runner.pairs), 2 * n))
-    confirmed = [
-        replace(one, found=found)
-        for one, found in zip(
-            everything, measure(runner, slot, [one.book for one in everything], both), strict=True
-        )
-    ]
+    found = measure(runner, slot, [one.book for one in chosen], both)
+    confirmed = [replace(one, found=its) for one, its in zip(chosen, found, strict=True)]
     best = min(confirmed, key=lambda one: one.rank)
     return best.book, best.found
 

@@ -20,7 +20,7 @@ from interp.errors import InputError
 from interp.models import Model
 from interp.programs.codes import ENOUGH, MOST_COST, PER_CODE, SIZES, bits, fewest, ids, measure
 from interp.programs.names import Name, name_codes
-from interp.programs.proof import Answers, Coded, Passed, VariableSet, passed_on, set_variable
+from interp.programs.proof import Coded, Passed, VariableSet, passed_on, set_variable
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task, Value
@@ -103,12 +103,9 @@ class Said(Strict):
     @property
     def enough(self) -> bool:
         """Whether its codes carry its effect at hardly any cost."""
-        return (
-            self.carried is not None
-            and self.own_cost is not None
-            and self.carried >= ENOUGH
-            and self.own_cost <= MOST_COST
-        )
+        if self.carried is None or self.own_cost is None:
+            return False
+        return self.carried >= ENOUGH and self.own_cost <= MOST_COST
 
 
 class Transition(Strict):
@@ -278,7 +275,8 @@ class _Finder:
             told = [self._codes(slot, advance) for slot in slots]
         coded = {slot: code for slot, (_, code, _) in zip(slots, told, strict=True)}
         books = {slot: book for slot, (*_, book) in zip(slots, told, strict=True)}
-        everything = PromptPairs([*self.fitted, *self.judged, *chosen], **_made(self.fitted))
+        everything = self.fitted.subset(range(len(self.fitted)))
+        everything += [*self.judged, *chosen]
         varying = variables(everything, self.model.tokenizer)
         n, m = len(self.fitted), len(self.judged)
         self.of_chosen = {v.name: replace(v, ids=np.delete(v.ids, range(n, n + m), axis=1)) for v in varying}
@@ -331,14 +329,11 @@ class _Finder:
                 fall = runner.metric[0, some] - runner.run(some, [Edit(slot, runner.z[slot][1, some])]).metric
                 low, high = mean_interval(fall[:, None], self.seed)
                 at[role] = float(fall.mean()), float(low[0]), float(high[0])
-                if (
-                    abs(at[role][0]) >= max(SHARE * abs(whole), LEAST_EFFECT * self.gap)
-                    and low[0] * high[0] > 0
-                ):
-                    slots.append((abs(at[role][0]), slot))
-            places.append(
-                Place(site=site, roles=at, elsewhere=float(whole - sum(mean for mean, *_ in at.values())))
-            )
+                size = abs(at[role][0])
+                if size >= max(SHARE * abs(whole), LEAST_EFFECT * self.gap) and low[0] * high[0] > 0:
+                    slots.append((size, slot))
+            elsewhere = float(whole - sum(mean for mean, *_ in at.values()))
+            places.append(Place(site=site, roles=at, elsewhere=elsewhere))
         read = {slot.site for _, slot in slots}
         self.notes += [
             f"{p.site} acts at no role by itself." for p in places if Slot.of(p.site, "").site not in read
@@ -395,10 +390,8 @@ class _Finder:
             "examples": self._examples(said.role, coded.fitted, n),
         }
         for name in names:
-            update |= {
-                key: getattr(name, key)
-                for key in ("variable", "ami", "ami_null", "q", "accuracy", "commonest")
-            }
+            told = ("variable", "ami", "ami_null", "q", "accuracy", "commonest")
+            update |= {key: getattr(name, key) for key in told}
             update["values"] = {str(code): value for code, value in name.values.items()}
         return said.model_copy(update=update)
 
@@ -477,19 +470,8 @@ class _Finder:
 def _meaning(coded: Coded, name: Sequence[Name]) -> Int[np.ndarray, " code"]:
     values = name[0].values if name else {}
     kinds = list(dict.fromkeys(values.values()))
-    return np.array(
-        [
-            kinds.index(values[code]) if code in values else len(kinds) + code
-            for code in range(coded.book.config.n_codes)
-        ]
-    )
-
-
-def _made(pairs: PromptPairs) -> dict[str, Any]:
-    return {
-        name: getattr(pairs, name)
-        for name in ("task", "metric", "counterfactual", "seed", "bos", "dropped", "notes")
-    }
+    codes = range(coded.book.config.n_codes)
+    return np.array([kinds.index(values[c]) if c in values else len(kinds) + c for c in codes])
 
 
 def _transition(one: Passed) -> Transition:
@@ -498,17 +480,13 @@ def _transition(one: Passed) -> Transition:
 
 
 def _interchange(one: VariableSet) -> Interchange:
-    def of(how: str) -> Answers:
-        return one.by[how]
-
-    controls = {f"metric_{how}": of(how).metric for how in ("own", "random", "heads", "codes", "means")}
-    controls |= {f"flipped_{how}": of(how).flipped for how in ("own", "random", "heads", "codes", "means")}
+    answers = {f"metric_{how}": answer.metric for how, answer in one.by.items()}
+    answers |= {f"flipped_{how}": answer.flipped for how, answer in one.by.items()}
     return Interchange(
         variable=one.variable,
         sites=[str(slot) for slot in one.slots],
         n=one.n,
         metric_clean=one.metric_clean,
-        metric_set=of("set").metric,
-        flipped=of("set").flipped,
-        **controls,
+        flipped=answers.pop("flipped_set"),
+        **answers,
     )

@@ -24,7 +24,7 @@ still a gradient, so saturated attention downstream hides a head as before. Abso
 noise: a head whose effects cancel for good, and patching it changes nothing, scores high (not so without GradDrop).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -35,8 +35,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.stream import ActivationTape, PairBatch, end_logits
-from interp.models import Model, has_mlps
+from interp.models import HookFunction, Model, has_mlps
 from interp.scores.method import Context, MethodConfig, method
+from interp.scores.patch_runner import put
 from interp.scores.result import Scores
 
 
@@ -107,11 +108,11 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
     so that all layers are measured at once and the model's own attention does the computing.
     """
     layers, n = range(model.cfg.n_layers), len(batch.indices)
-    hooks = {}
+    hooks: dict[str, HookFunction] = {}
     for layer in layers:
         for third, name in enumerate("qkv"):
             point = f"blocks.{layer}.attn.hook_{name}"
-            hooks[point] = _patch(batch.tape.corrupt[point], slice(third * n, (third + 1) * n))
+            hooks[point] = put(slice(third * n, (third + 1) * n), batch.tape.corrupt[point])
         resid = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
         hooks[f"blocks.{layer}.hook_resid_pre"] = partial(lambda resid, _: resid.repeat(3, 1, 1), resid)
     names = _z_names(model)
@@ -121,15 +122,6 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
         3 * clean - patched[name].unflatten(0, (3, n)).sum(0)
         for name, clean in zip(names, batch.clean.z, strict=True)
     ]
-
-
-def _patch(corrupt: Tensor, rows: slice) -> Callable[[Tensor], Tensor]:
-    def patch(value: Tensor) -> Tensor:
-        value = value.clone()
-        value[rows] = corrupt
-        return value
-
-    return patch
 
 
 def _changes(clean: Sequence[Tensor], corrupt: Sequence[Tensor]) -> list[Tensor]:

@@ -55,16 +55,8 @@ class HeadCodesConfig:
         self.sae(d_in=1, groups=1)  # says what is wrong with the rest
 
     def sae(self, d_in: int, groups: int) -> DiscreteSAEConfig:
-        return DiscreteSAEConfig(
-            d_in=d_in,
-            n_codes=self.n_codes,
-            l1=self.l1,
-            epochs=self.epochs,
-            lr=self.lr,
-            decoder_norm=self.decoder_norm,
-            groups=groups,
-            seed=self.seed,
-        )
+        names = ("n_codes", "l1", "epochs", "lr", "decoder_norm", "seed")
+        return DiscreteSAEConfig(d_in=d_in, groups=groups, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ class PatchRunner(MetricConsumer):
                 else:
                     values = run.corrupt_z[layer][rows[here], :, heads[here]]
                 kind = "hook_mlp_out" if mlp else "attn.hook_z"
-                hooks[f"blocks.{layer}.{kind}"] = _put(
+                hooks[f"blocks.{layer}.{kind}"] = put(
                     here if mlp else (here, slice(None), heads[here]), values
                 )
         first, held = int(layers.min()), rows.tolist()
@@ -202,7 +202,7 @@ class PatchRunner(MetricConsumer):
         return run.metric[rows] - values.cpu().numpy()
 
 
-def _put(place: Any, values: Tensor) -> HookFunction:
+def put(place: Any, values: Tensor) -> HookFunction:
     """What stands at ``place`` replaced."""
 
     def patch(output: Tensor) -> Tensor:

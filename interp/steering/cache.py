@@ -123,10 +123,8 @@ def _shipped() -> dict[str, dict]:
     if not SHIPPED.is_file():
         return {}
     stored = read_json(SHIPPED)
-    return {
-        key: found | {"codes": [_from_row(row) for row in found["codes"]]}
-        for key, found in stored["found"].items()
-    }
+    known = stored["found"].items()
+    return {key: found | {"codes": [_from_row(row) for row in found["codes"]]} for key, found in known}
 
 
 def _from_row(row: list) -> dict:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from pydantic import TypeAdapter
+
 from interp.bottlenecks.edits import HOW, CodeEdit, SetCode, WeightedCode, code_edits
 from interp.errors import InputError
 
@@ -124,13 +126,9 @@ class CodeSet:
         """What :meth:`to_json` gave.
 
         Raises:
-            TypeError, KeyError: something else.
+            ValueError: something else.
         """
-        codes = (
-            FoundCode(**{**code, "verdict": None if code["verdict"] is None else Verdict(**code["verdict"])})
-            for code in stored["codes"]
-        )
-        return cls(**{**stored, "codes": tuple(codes)})
+        return TypeAdapter(cls).validate_python(stored)
 
     def _first(self, n: int | None) -> tuple[FoundCode, ...]:
         if n is None:

@@ -5,13 +5,14 @@ find them, but not with that one. Presets are settings that were tried and steer
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from interp.errors import InputError
+from pydantic import TypeAdapter
+
+from interp.errors import InputError, one_line
 from interp.files import read_json, readable
 
 FILE = Path(__file__).parent / "data" / "presets.json"
@@ -65,16 +66,10 @@ def load_presets(made_with: str) -> list[Preset]:
         stored = read_json(FILE)
         if stored["format"] != FORMAT:
             raise InputError(f"{FILE} is not of format {FORMAT}")
-        return [_preset(one) for one in stored["presets"]] if stored["made_with"] == made_with else []
+        presets = stored["presets"] if stored["made_with"] == made_with else []
+        return TypeAdapter(list[Preset]).validate_python(presets)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read {FILE}: {error}; install the package again") from None
-
-
-def _preset(stored: Mapping) -> Preset:
-    measured: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in stored["measured"].items()
-    }
-    return Preset(**{**stored, "measured": Measured(**measured)})
+        raise InputError(f"cannot read {FILE}: {one_line(error)}; install the package again") from None
 
 
 _FILE = Path(__file__).parent / "data" / "topics.json"

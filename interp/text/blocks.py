@@ -7,7 +7,7 @@ padding. A block's first tokens may therefore continue a sentence that they do n
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Int
@@ -62,7 +62,7 @@ def load_text(
     *,
     n_tokens: int,
     context: int = 64,
-    split: Split = "train",
+    split: str = "train",
     seed: int = 0,
     stage: Stage = silent,
 ) -> TextBlocks:
@@ -82,6 +82,7 @@ def load_text(
     if isinstance(spec, TextBlocks):
         return spec
     check_choice("split ", Split, split)
+    half = cast(Split, split)
     if not 2 <= context <= model.cfg.n_ctx:
         raise InputError(f"context {context}: it must be 2 to {model.cfg.n_ctx}, the model's longest")
     if model.tokenizer is None:
@@ -94,14 +95,14 @@ def load_text(
     parts, n_documents = [], 0
     seen: set[bytes] = set()
     for source, n_blocks in zip(sources, wanted, strict=True):
-        blocks, documents = _blocks(source, model, n_blocks, context, split, seed, stage, seen)
+        blocks, documents = _blocks(source, model, n_blocks, context, half, seed, stage, seen)
         parts.append(blocks)
         n_documents += documents
     order = sorted((i / len(part), s, i) for s, part in enumerate(parts) for i in range(len(part)))
     tokens = torch.stack([parts[s][i] for _, s, i in order])
     whose = torch.tensor([s for _, s, _ in order]) if len(sources) > 1 else None
     spec = "+".join(source.spec for source in sources)
-    return TextBlocks(tokens, spec, split, seed, n_documents, whose)
+    return TextBlocks(tokens, spec, half, seed, n_documents, whose)
 
 
 def is_heldout(document: Document) -> bool:

@@ -30,6 +30,7 @@ no doctest. About 260 000 tokens with Python 3.11; other versions have other tex
 
 import ast
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -347,15 +348,9 @@ class FileText:
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
-    lines: list[str] = []
-    for _, line in _lines(path):
-        if line.strip():
-            lines.append(line)
-        elif lines:
+    for blank, lines in itertools.groupby((line for _, line in _lines(path)), lambda line: not line.strip()):
+        if not blank:
             yield "\n".join(lines)
-            lines = []
-    if lines:
-        yield "\n".join(lines)
 
 
 def _json_lines(path: Path) -> Iterator[str]:

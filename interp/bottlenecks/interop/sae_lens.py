@@ -46,6 +46,8 @@ except ImportError as error:
         f"SAEs of SAELens need the package sae-lens, which needs transformer-lens below 4: {error}"
     ) from None
 
+_SHARED = ("k", "groups", "selection", "magnitude")
+"""What a codebook's config says in the same words here and there."""
 RESCALED = ("layer_norm", "constant_norm_rescale")
 """Normalisations that SAELens undoes with what it keeps from encoding: codes alone do not hold it."""
 UNFOLDED = {
@@ -70,14 +72,8 @@ class CodebookSAEConfig(SAEConfig):
         return "codebook"
 
     def of_codebook(self) -> CodebookConfig:
-        return CodebookConfig(
-            d_in=self.d_in // self.groups,
-            n_codes=self.d_sae // self.groups,
-            k=self.k,
-            groups=self.groups,
-            selection=self.selection,
-            magnitude=self.magnitude,
-        )
+        shared = {name: getattr(self, name) for name in _SHARED}
+        return CodebookConfig(d_in=self.d_in // self.groups, n_codes=self.d_sae // self.groups, **shared)
 
 
 class CodebookSAE(SAE[CodebookSAEConfig]):
@@ -166,10 +162,7 @@ def _codebook_sae(book: Codebook, metadata: SAEMetadata, reshape: str) -> Codebo
             apply_b_dec_to_input=False,
             reshape_activations=reshape,
             metadata=metadata,
-            k=config.k,
-            groups=config.groups,
-            selection=config.selection,
-            magnitude=config.magnitude,
+            **{name: getattr(config, name) for name in _SHARED},
         )
     )
     sae.book.load_state_dict(book.state_dict())
