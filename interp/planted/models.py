@@ -33,7 +33,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.errors import InputError
 from interp.models.sites import parse_site
-from interp.planted.spec import N_CTX, N_HEADS, Blueprint, Planted
+from interp.planted.spec import N_CTX, N_HEADS, Blueprint, Planted, paths
 from interp.planted.tasks import NAMES, NOUNS, SPECIAL_TOKENS, VOCABULARY
 from interp.planted.weights import Head, Match, Move, Rows
 
@@ -145,14 +145,9 @@ REDUNDANT = {
             "a3.h1": "backup name mover",
             "a4.h3": "backup of the backup",
         },
-        edges=(
-            "a0.h2 a2.h4 q",
-            "a0.h2 a3.h1 q",
-            "a0.h2 a4.h3 q",
-            "a2.h4 a3.h1 q",
-            "a2.h4 a4.h3 q",
-            "a3.h1 a4.h3 q",
-        ),
+        edges=paths("a0.h2", "a2.h4 a3.h1 a4.h3", "q")
+        + paths("a2.h4", "a3.h1 a4.h3", "q")
+        + paths("a3.h1", "a4.h3", "q"),
         outputs=("a2.h4", "a3.h1", "a4.h3"),
         distractors=DISTRACTORS,
     ),
@@ -167,14 +162,7 @@ REDUNDANT = {
             "a3.h3": "backup name mover",
             "a4.h2": "negative name mover",
         },
-        edges=(
-            "a0.h2 a2.h4 q",
-            "a0.h2 a3.h1 q",
-            "a0.h2 a3.h3 q",
-            "a2.h4 a3.h1 q",
-            "a2.h4 a3.h3 q",
-            "a2.h4 a4.h2 q",
-        ),
+        edges=paths("a0.h2", "a2.h4 a3.h1 a3.h3", "q") + paths("a2.h4", "a3.h1 a3.h3 a4.h2", "q"),
         outputs=("a2.h4", "a3.h1", "a3.h3", "a4.h2"),
         distractors=DISTRACTORS,
     ),
@@ -191,19 +179,7 @@ REDUNDANT = {
             "a2.h4": "name mover",
             "a3.h3": "name mover",
         },
-        edges=(
-            *(
-                f"{sender} {receiver} {into}"
-                for sender in ("a0.h1", "a0.h3")
-                for receiver in ("a1.h2", "a1.h4")
-                for into in "kv"
-            ),
-            *(
-                f"{sender} {mover} q"
-                for sender in ("a0.h4", "a1.h2", "a1.h4")
-                for mover in ("a2.h4", "a3.h3")
-            ),
-        ),
+        edges=paths("a0.h1 a0.h3", "a1.h2 a1.h4", "kv") + paths("a0.h4 a1.h2 a1.h4", "a2.h4 a3.h3", "q"),
         outputs=("a2.h4", "a3.h3"),
         distractors=DISTRACTORS,
     ),
@@ -304,7 +280,7 @@ _MODELS = {
         NOUNS,
         n_layers=3,
         roles={"a0.h3": "previous token", "a1.h1": "induction", "a2.h4": "induction"},
-        edges=("a0.h3 a1.h1 k", "a0.h3 a2.h4 k"),
+        edges=paths("a0.h3", "a1.h1 a2.h4", "k"),
         outputs=("a1.h1", "a2.h4"),
     ),
     "planted-backup": Planted(
@@ -318,14 +294,7 @@ _MODELS = {
             "a2.h3": "backup name mover",
             "a3.h2": "negative name mover",
         },
-        edges=(
-            "a0.h2 a1.h4 q",
-            "a0.h2 a2.h1 q",
-            "a0.h2 a2.h3 q",
-            "a1.h4 a2.h1 q",
-            "a1.h4 a2.h3 q",
-            "a1.h4 a3.h2 q",
-        ),
+        edges=paths("a0.h2", "a1.h4 a2.h1 a2.h3", "q") + paths("a1.h4", "a2.h1 a2.h3 a3.h2", "q"),
         outputs=("a1.h4", "a2.h1", "a2.h3", "a3.h2"),
     ),
     "planted-inhibition": Planted(
@@ -338,7 +307,7 @@ _MODELS = {
             "a2.h0": "name mover",
             "a3.h5": "name mover",
         },
-        edges=("a0.h1 a1.h2 k", "a0.h1 a1.h2 v", "a1.h2 a2.h0 q", "a1.h2 a3.h5 q"),
+        edges=paths("a0.h1", "a1.h2", "kv") + paths("a1.h2", "a2.h0 a3.h5", "q"),
         outputs=("a2.h0", "a3.h5"),
     ),
     "planted-or": Planted(
@@ -352,14 +321,7 @@ _MODELS = {
             "a2.h0": "name mover",
             "a3.h5": "name mover",
         },
-        edges=(
-            "a0.h1 a1.h2 k",
-            "a0.h1 a1.h2 v",
-            "a1.h2 a2.h0 q",
-            "a1.h2 a3.h5 q",
-            "a0.h4 a2.h0 q",
-            "a0.h4 a3.h5 q",
-        ),
+        edges=paths("a0.h1", "a1.h2", "kv") + paths("a1.h2 a0.h4", "a2.h0 a3.h5", "q"),
         outputs=("a2.h0", "a3.h5"),
     ),
     **REDUNDANT,
@@ -396,7 +358,7 @@ def planted_truth(name: str) -> PlantedTruth:
     sites = [f"a{layer}.h{head}" for layer in range(planted.n_layers) for head in range(N_HEADS)]
     return PlantedTruth(
         heads=dict(planted.roles),
-        edges=tuple((u, v, into) for u, v, into in map(str.split, planted.edges)),
+        edges=planted.edges,
         outputs=planted.outputs,
         decoys=tuple(site for site in sites if site not in planted.roles),
         distractors=planted.distractors,

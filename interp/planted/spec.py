@@ -131,14 +131,18 @@ class Planted:
     """How one planted model is written, and what is true of it.
 
     Attributes:
-        edges: ``sender receiver into``.
-        distractors: see :class:`~interp.planted.models.PlantedTruth`.
+        edges, outputs, distractors: see :class:`~interp.planted.models.PlantedTruth`.
     """
 
     write: Callable[[Blueprint], None]
     items: tuple[str, ...]
     n_layers: int
     roles: dict[str, str]
-    edges: tuple[str, ...]
+    edges: tuple[tuple[str, str, str], ...]
     outputs: tuple[str, ...]
     distractors: tuple[str, ...] = ()
+
+
+def paths(senders: str, receivers: str, into: str) -> tuple[tuple[str, str, str], ...]:
+    """Every edge from one to another of these heads, spaces between them, into each of these inputs."""
+    return tuple(product(senders.split(), receivers.split(), into))
