@@ -62,19 +62,15 @@ def load_task(spec: str | Path | Task | object) -> Task:
     if Path(spec).suffix.lower() in (".json", ".jsonl"):
         return PromptFile(spec)
     if ":" in spec:
-        return _load_class(spec)
+        found = load_object(spec)
+        task = _made(found, spec) if isinstance(found, type) else found
+        _check_protocol(task, spec)
+        return task
     close = difflib.get_close_matches(spec.lower().replace("_", "-"), task_names(), n=1)
     raise InputError(
         f"unknown task {spec!r}{f', did you mean {close[0]!r}?' if close else ''} "
         f"(tasks: {', '.join(task_names())}; or a .json or .jsonl file of prompts, or module:ClassName)"
     )
-
-
-def _load_class(spec: str) -> Task:
-    found = load_object(spec)
-    task = _made(found, spec) if isinstance(found, type) else found
-    _check_protocol(task, spec)
-    return task
 
 
 def _made(kind: type, spec: str) -> Any:

@@ -159,10 +159,7 @@ def texts(found: Opened, index: int, side: str) -> tuple[list[str], dict[int, st
         tokenizer = engine.model(model_of(found.run)).tokenizer
         ids = pair.clean_tokens if side == "clean" else pair.corrupt_tokens
         tokens, positions = [tokenizer.decode([i]) for i in ids], pair.positions
-    roles: dict[int, list[str]] = {}
-    for role, position in positions.items():
-        roles.setdefault(position, []).append(role)
-    return tokens, {position: "/".join(names) for position, names in roles.items()}
+    return tokens, wording.roles_at(positions)
 
 
 def token_texts(found: Opened, ids: Sequence[int]) -> list[str]:

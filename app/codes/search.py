@@ -104,10 +104,8 @@ class Likeness:
 
 
 def like(index: CodeIndex, prompt: str, position: int, n: int) -> Likeness:
-    """Contexts like one token of a prompt: one forward pass for all its tokens, unless it was asked before.
-
-    Args:
-        position: −1 for the last token.
+    """Contexts like one token of a prompt: one forward pass for all its tokens, unless it was asked before. −1 is the
+    last token.
 
     Raises:
         InputError: an empty or long prompt, another model than the index's.

@@ -37,9 +37,6 @@ class Reading:
 def read(folder: str | Path, books: Codebooks, text: str) -> Reading:
     """One forward pass, holding the lock; none if this tab has read the same text last.
 
-    Args:
-        folder: where the codebooks lie, as :func:`~interp.app.widgets.codebook_picker.choose` gives it.
-
     Raises:
         InputError: an empty text, or one too long.
     """
@@ -82,12 +79,7 @@ def codes_at(
     reading: Reading, token: int, books: str, label: Callable[[str, int], dict[str, str]]
 ) -> list[dict[str, str | int | float | None]]:
     """The codes of one token at all sites, strongest first within a site, with the addresses of what is known of them
-    and of steering by them.
-
-    Args:
-        books: what the codebooks are called.
-        label: of a code, by site and id.
-    """
+    and of steering by them."""
     page = code_pages(books)
     return [
         {

@@ -48,11 +48,7 @@ def address(made: dict) -> str:
 
 
 def made_by(request: SteeringRequest, books: str) -> str:
-    """What made a comparison, as Markdown.
-
-    Args:
-        books: what the codebooks are called.
-    """
+    """What made a comparison, as Markdown."""
     n, (positions, _, begin) = len(request.codes), request.positions.partition(":")
     prompt = wording.visible(request.prompts[0], keep=" ")
     words = [

@@ -166,7 +166,7 @@ def compare(
     with engine.running():
         new = _go_on(model, request, ids, arms, together, show)
         for number, arm in enumerate(alone, len(arms)):
-            told = partial(_numbered, show, number)
+            told = partial(lambda number, _row, *so_far: show(number, *so_far), number)
             new += _go_on(model, request, arm.prompt, [arm], arm.at(), told)
         return tuple(
             _written(model, request, arms[0], arm, tokens, ended=len(tokens) < request.n_tokens)
@@ -233,10 +233,6 @@ def _edited(
     return attach(model, books, read=read).edit(
         *edits, positions=columns, fraction=request.fraction, seed=request.seed, when=request.when
     )
-
-
-def _numbered(show: Show, number: int, _row: int, *told: object) -> None:
-    show(number, *told)
 
 
 def _go_on(

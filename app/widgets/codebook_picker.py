@@ -42,13 +42,8 @@ def none_yet(spec: str) -> None:
 
 
 def choose(spec: str | None = None) -> tuple[str | Path, Codebooks]:
-    """A name of shipped ones or a folder, and its codebooks; without any the page ends here.
-
-    The choice is in the URL.
-
-    Args:
-        spec: whose they are, if not the workbench's model's.
-    """
+    """A name of shipped ones or a folder, and its codebooks, of the workbench's model unless another is named; without
+    any the page ends here. The choice is in the URL."""
     spec = spec or engine.model_name()
     model = engine.model(spec)
     names = names_of(spec, model) + fitting("codebooks", spec, model)

@@ -121,12 +121,7 @@ class Row:
 
 
 def by_codes(codes: Mapping[str, Sequence[int]], label: Callable[[str, int], str]) -> list[Row]:
-    """A row for each site, its tokens coloured by their codes there.
-
-    Args:
-        codes: by site, an id for each token, −1 for none.
-        label: of a code, by site and id.
-    """
+    """A row for each site, its tokens coloured by their codes there; −1 is none."""
     rows = []
     for name, ids in codes.items():
         numbers = [str(code) if code >= 0 else "–" for code in ids]

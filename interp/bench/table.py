@@ -6,6 +6,7 @@ Intervals are percentile bootstraps over seeds. Seeds draw subsets of one pool, 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 
@@ -169,25 +170,14 @@ def _comparisons(plan: Plan, rows: list[dict]) -> list[dict]:
     scopes = [(t.name, t.group if len(groups[t.group]) == 1 else None, [t]) for t in targets]
     scopes += [(f"mean over {group}", group, its) for group, its in groups.items() if len(its) > 1]
     found = []
-    for metric in COMPARED:
-        for n in plan.pairs:
-            for method in methods:
-                for scope, group, its in scopes:
-                    by_target = [
-                        _differences(values, (t.task, t.model), method, plan.against, n, metric, plan.seeds)
-                        for t in its
-                    ]
-                    known = [differences for differences in by_target if differences]
-                    if known:
-                        compared = compare_subsets(known)
-                        start = {
-                            "scope": scope,
-                            "group": group,
-                            "method": method,
-                            "against": plan.against,
-                            "n": n,
-                        }
-                        found.append(start | {"metric": metric, "tasks": len(known), **compared})
+    for metric, n, method, (scope, group, its) in product(COMPARED, plan.pairs, methods, scopes):
+        by_target = [
+            _differences(values, (t.task, t.model), method, plan.against, n, metric, plan.seeds) for t in its
+        ]
+        known = [differences for differences in by_target if differences]
+        if known:
+            start = {"scope": scope, "group": group, "method": method, "against": plan.against, "n": n}
+            found.append(start | {"metric": metric, "tasks": len(known), **compare_subsets(known)})
     return found
 
 

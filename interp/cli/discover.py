@@ -113,7 +113,7 @@ def grow(
         "prompts": pairs.provenance(),
         "held_out": others.provenance(),
         "growth": {"config": growth.config, "cost": asdict(growth.cost), "heads": growth.heads.tolist()},
-        **curve.to_json(),
+        **asdict(curve),
     }
     write_json(path, result)
     print_grown(curve, growth, wanted.name, len(pairs))

@@ -23,11 +23,8 @@ class Finding:
 
 
 def diagnose(spec: str | None = None) -> Iterator[Finding]:
-    """Run every check, quick ones first; a failing one does not stop the others.
-
-    Args:
-        spec: of the model that is loaded; the default one if None.
-    """
+    """Run every check, quick ones first; a failing one does not stop the others. Without a spec it is the default model
+    that is loaded."""
     yield Finding("python", True, platform.python_version())
     for name in ("torch", "transformer-lens", "transformers", "sae-lens"):
         yield _try(name, partial(_version, name))

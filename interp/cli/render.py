@@ -29,8 +29,8 @@ def print_members(run: Run) -> None:
     dropped = pairs.dropped if pairs.counterfactual == "file" else {}
     causes = ", ".join(f"{count} dropped for their {cause}" for cause, count in dropped.items())
     console.print(
-        f"{run.task} on {run.model} by {run.method}: {metric.name} {_plain(metric.clean)} clean, "
-        f"{_plain(metric.corrupt)} corrupt, {run.n_pairs} pairs{f' ({causes})' if causes else ''}, "
+        f"{run.task} on {run.model} by {run.method}: {metric.name} {metric.clean:z.2f} clean, "
+        f"{metric.corrupt:z.2f} corrupt, {run.n_pairs} pairs{f' ({causes})' if causes else ''}, "
         f"universe {run.universe}"
     )
     names = ("member", "looks like", "score", "effect", "95 % interval", "of the gap")
@@ -87,11 +87,6 @@ def print_next(
         (["compare", str(folder), str(other_folder)], "then both side by side"),
         (["tasks", "show", task, *shown], "the prompts, and how the model scores on them"),
     )
-
-
-def _plain(value: float) -> str:
-    """Two decimals, and no minus before a zero."""
-    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def recovery_line(name: str, found: Recovery) -> str:

@@ -32,12 +32,8 @@ tasks_app = typer.Typer(
 
 @tasks_app.callback()
 def tasks_root(context: Context) -> None:
-    if context.invoked_subcommand is None:
-        _print_tasks()
-
-
-def _print_tasks() -> None:
-    """Every shipped task with its metric, counterfactuals and roles."""
+    if context.invoked_subcommand is not None:
+        return
     from interp.tasks import load_task, task_names
 
     table = Table("task", "metric", "counterfactuals (default first)", "roles", "n", box=None)

@@ -356,10 +356,7 @@ def _scores(
 
 
 def _joined(parts: list[BlockScores]) -> BlockScores:
-    return BlockScores(*(np.concatenate([getattr(p, name) for p in parts]) for name in _FIELDS))
-
-
-_FIELDS = tuple(BlockScores.__dataclass_fields__)
+    return BlockScores(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def _row(name: str, scores: BlockScores, plain: BlockScores, seed: int) -> dict:

@@ -248,15 +248,10 @@ def minimality(
     draws = [np.zeros(len(members), dtype=bool), *np.eye(len(members), dtype=bool)]
     draws += list(rng.random((n_random, len(members))) < 0.5)
     without = [_mask(members[draw], circuit.shape) for draw in draws]
-    pairs = [
-        (v, k & ~own)
-        for v, own in ((v, _mask(members[v : v + 1], circuit.shape)) for v in range(len(members)))
-        for k in without
-    ]
     singles = [_mask(members[v : v + 1], circuit.shape) for v in range(len(members))]
-    circuits = np.stack([circuit & ~(k | singles[v]) for v, k in pairs] + [circuit & ~k for _, k in pairs])
-    means = ablator.metric(circuits).mean(1)
-    contributions = np.abs(means[: len(pairs)] - means[len(pairs) :]).reshape(len(members), len(without))
+    both = [(circuit & ~(k | own), circuit & ~(k & ~own)) for own in singles for k in without]
+    means = ablator.metric(np.concatenate(both)).mean(1).reshape(len(members), len(without), 2)
+    contributions = np.abs(means[..., 0] - means[..., 1])
     best = contributions.argmax(1)
     found = [
         Minimality(_sites(singles[v])[0], float(contributions[v, k]), _sites(without[k] & ~singles[v]))

@@ -1,7 +1,7 @@
 """Grown circuits run alone on prompts that they were not grown on, beside random heads and the method's own scores."""
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -50,10 +50,6 @@ class NestedCurve:
     cmd: float
     n_pairs: int
     ablation: str
-
-    def to_json(self) -> dict:
-        """JSON-able values."""
-        return asdict(self)
 
 
 def run_grown(

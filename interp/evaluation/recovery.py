@@ -13,7 +13,7 @@ is knowing which *heads* matter, the AUC among edges between circuit members sta
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -68,12 +68,6 @@ class Recovery:
     n_pairs: int | None
     nulls: Nulls
 
-    def to_dict(self) -> dict:
-        """JSON-able values."""
-        value = asdict(self)
-        value["interval"] = None if self.interval is None else list(self.interval)
-        return value
-
 
 @dataclass(frozen=True)
 class PairedComparison:
@@ -91,10 +85,6 @@ class PairedComparison:
     interval: tuple[float, float]
     p_value: float
     n_pairs: int
-
-    def to_dict(self) -> dict:
-        """JSON-able values."""
-        return {**asdict(self), "interval": list(self.interval)}
 
 
 def recover(
@@ -267,10 +257,6 @@ class EdgeRecovery:
     n_edges: int
     n_scored: int
     split: bool
-
-    def to_dict(self) -> dict:
-        """JSON-able values."""
-        return asdict(self)
 
 
 def recover_edges(edges: Sequence[EdgeScore], reference: Reference) -> EdgeRecovery:

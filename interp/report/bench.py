@@ -147,11 +147,7 @@ def best_first(rows: Sequence[MethodRow], metric: str) -> list[MethodRow]:
 
 
 def bench_rows(result: Mapping[str, Any], out: str | None = None) -> BenchRows:
-    """Rows of a table (:func:`interp.bench.table.tabulate`).
-
-    Args:
-        out: the folder that its command goes on with.
-    """
+    """Rows of a table (:func:`interp.bench.table.tabulate`), and the command that goes on with it in a folder."""
     differences: dict[tuple, dict[str, Difference]] = {}
     for row in result["comparisons"]:
         if row["metric"] in COMPARED:
@@ -245,10 +241,8 @@ _PLOT = HEIGHT - 54
 def bench_plot(rows: Sequence[MethodRow], metric: str, along: str = COST) -> go.Figure:
     """One line a method, fewest pairs first; bars reach from the least to the largest seed.
 
-    Blue are points that none passes at their cost or less; the baseline is hollow, controls are crosses.
-
-    Args:
-        along: ``COST`` or ``PAIRS``.
+    Blue are points that none passes at their cost or less; the baseline is hollow, controls are crosses. ``along`` is
+    ``COST`` or ``PAIRS``.
     """
     rows = [row for row in rows if metric in row.values and (along == PAIRS or "forwards" in row.values)]
     cost = {id(row): _cost(row, along) for row in rows}
@@ -353,11 +347,7 @@ def _line(rows: Sequence[MethodRow], metric: str, x: Sequence[float], on_front: 
 
 
 def render_bench(result: Mapping[str, Any], out: str | None = None) -> str:
-    """The page of one table (:func:`interp.bench.table.tabulate`); every text in it is escaped.
-
-    Args:
-        out: the folder of the bench, which its command goes on with.
-    """
+    """The page of one table, as :func:`bench_rows` takes it; every text in it is escaped."""
     plan = result["plan"]
     groups = _by([(r["group"], _row(r, f"{r['tasks']} of {r['of_tasks']}")) for r in result["groups"]])
     targets = _by(

@@ -185,7 +185,7 @@ def grid_plot(
         range=[bottom, -0.55],
         **_plain_axis(),
     )
-    return _finished(figure, 46 + _CELL * (max(n_heads, 4) + (1.3 if below else 0)), left=44)
+    return finished(figure, 46 + _CELL * (max(n_heads, 4) + (1.3 if below else 0)), left=44)
 
 
 def _shade(part: Component, scale: Scale) -> float:
@@ -272,7 +272,7 @@ def pattern_plot(
         **_plain_axis(SMALL - 1),
     )
     below = 30 + 4.6 * longest
-    return _finished(figure, 4 + size * max(queries, 3) + below, left=30 + 5.4 * longest, bottom=below)
+    return finished(figure, 4 + size * max(queries, 3) + below, left=30 + 5.4 * longest, bottom=below)
 
 
 def _tick(text: str, role: str | None) -> str:
@@ -303,7 +303,7 @@ def code_plot(series: Mapping[str, Float[np.ndarray, " pair"]], metric: str) -> 
         )
     figure.update_xaxes(title="pair", type="category", **_plain_axis())
     figure.update_yaxes(title=in_plot(metric), zeroline=True, zerolinecolor=GREY)
-    return _finished(figure, 300, top=28)
+    return finished(figure, 300, top=28)
 
 
 def _weight(weight: float) -> str:
@@ -323,17 +323,11 @@ def scores_plot(
         groups: name -> (layer, head), at most three; a head that is in none is grey.
     """
     named = [place for places in groups.values() for place in places]
-    inside = set(named)
-    others = [place for place in np.ndindex(x.shape) if place not in inside]
-    colours = (BLUE, ORANGE, CHOSEN)
-    figure = go.Figure()
+    others = sorted(set(np.ndindex(x.shape)) - set(named))
     far = sorted(named, key=lambda place: -abs(x[place]) - abs(y[place]))[:12]
-    every: dict[str, tuple[Sequence[tuple[int, ...]], str]] = {"other heads": (others, GREY)}
-    every |= {
-        name: (places, colour)
-        for (name, places), colour in zip(groups.items(), colours[: len(groups)], strict=True)
-    }
-    for name, (places, colour) in every.items():
+    every: dict[str, Sequence[tuple[int, ...]]] = {"other heads": others, **groups}
+    figure = go.Figure()
+    for (name, places), colour in zip(every.items(), (GREY, BLUE, ORANGE, CHOSEN), strict=False):
         figure.add_trace(
             go.Scatter(
                 x=[x[place] for place in places],
@@ -351,7 +345,7 @@ def scores_plot(
         )
     figure.update_xaxes(title=in_plot(x_name), zeroline=True, zerolinecolor=GREY)
     figure.update_yaxes(title=in_plot(y_name), zeroline=True, zerolinecolor=GREY)
-    return _finished(figure, 380, top=28)
+    return finished(figure, 380, top=28)
 
 
 def _outlines(places: Sequence[tuple[int, float | int]]) -> go.Scatter:
@@ -378,9 +372,10 @@ def _plain_axis(size: int = SMALL) -> dict:
     }
 
 
-def _finished(
+def finished(
     figure: go.Figure, height: int | float, *, left: int | float = 56, bottom: int | float = 40, top: int = 4
 ) -> go.Figure:
+    """The figure with its size, and a legend above it where it has one."""
     margin = {"l": left, "r": 8, "t": top, "b": bottom}
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     return figure.update_layout(margin=margin, height=int(height), legend=legend, dragmode=False)
@@ -500,7 +495,7 @@ def edge_plot(
         range=[-_PITCH * 0.6, (len(columns) - 0.5) * _PITCH],
     )
     figure.update_layout(hovermode="closest")
-    return _finished(figure, 90 + min(44, _PITCH) * len(columns), left=50, bottom=4)
+    return finished(figure, 90 + min(44, _PITCH) * len(columns), left=50, bottom=4)
 
 
 def _column(part: Component) -> tuple[int, bool]:
@@ -589,18 +584,12 @@ def _bezier(t: float, a: float, b: float, c: float, d: float) -> float:
 
 
 def _legend(figure: go.Figure, ports: set[str | None], signed: bool) -> None:
-    lines = (
-        [("helps", {"color": BLUE, "width": 3}), ("hurts", {"color": ORANGE, "width": 3})] if signed else []
-    )
-    lines += [
-        (
-            f"into {name}" if name else "into an MLP" if signed else "a pair of heads",
-            {"color": GREY, "width": 2, "dash": dash},
-        )
-        for name, dash in DASHES.items()
-        if name in ports
-    ]
-    for name, line in lines:
+    lines = {"helps": {"color": BLUE, "width": 3}, "hurts": {"color": ORANGE, "width": 3}} if signed else {}
+    for port, dash in DASHES.items():
+        if port in ports:
+            name = f"into {port}" if port else "into an MLP" if signed else "a pair of heads"
+            lines[name] = {"color": GREY, "width": 2, "dash": dash}
+    for name, line in lines.items():
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=name, hoverinfo="skip"))
 
 
@@ -635,4 +624,4 @@ def roc_plot(
         figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name)
     figure.update_xaxes(title="false positive rate", range=[0, 1], dtick=0.5)
     figure.update_yaxes(title="true positive rate", range=[0, 1.01], dtick=0.5)
-    return _finished(figure, 350, top=60)
+    return finished(figure, 350, top=60)

@@ -1,6 +1,6 @@
 """Two runs side by side: what they share, what they do not, and which agrees better with the references."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,8 +18,6 @@ class Difference:
     site: str
     in_a: bool
     in_b: bool
-    score_a: float
-    score_b: float
     effect_a: float | None
     effect_b: float | None
 
@@ -48,13 +46,6 @@ class Comparison:
     aucs: dict[str, tuple[float | None, float | None]]
     recovery: dict[str, PairedComparison]
     unpaired: str
-
-    def to_dict(self) -> dict:
-        """JSON-able values."""
-        return {
-            **asdict(self),
-            "recovery": {name: found.to_dict() for name, found in self.recovery.items()},
-        }
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """The comparison as one table: what, the first run, the second run, both together."""
@@ -142,7 +133,7 @@ def _differing(run_a: Run, run_b: Run, sites: set[str]) -> tuple[Difference, ...
     for site in sites:
         nothing = Component(site=site, layer=0, score=0.0)
         a, b = parts_a.get(site, nothing), parts_b.get(site, nothing)
-        found.append(Difference(site, a.in_circuit, b.in_circuit, a.score, b.score, a.effect, b.effect))
+        found.append(Difference(site, a.in_circuit, b.in_circuit, a.effect, b.effect))
     return tuple(sorted(found, key=lambda d: (-max(abs(d.effect_a or 0), abs(d.effect_b or 0)), d.site)))
 
 

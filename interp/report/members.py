@@ -73,10 +73,7 @@ def _pattern(run: Run, site: str) -> Markup | None:
     if pattern is None:
         return None
     example = run.examples[0]
-    marked: dict[int, str] = {}
-    for role, position in example.positions.items():
-        marked[position] = f"{marked[position]}/{role}" if position in marked else role
-    figure = pattern_plot(pattern, example.clean, marked)
+    figure = pattern_plot(pattern, example.clean, wording.roles_at(example.positions))
     label = f"Attention pattern of {site} on the example’s clean prompt"
     return embed(figure, label, least=min(520, 200 + 14 * len(example.clean)))
 

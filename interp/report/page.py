@@ -45,8 +45,7 @@ TOP_EDGES = 20
 def render_report(run: Run, task: str | None = None, reference: str | None = None) -> str:
     """The report as one self-contained page that makes no request; every token and label in it is escaped.
 
-    Args:
-        task, reference: as of :func:`~interp.report.repeat.command_line`.
+    ``task`` and ``reference`` are those of :func:`~interp.report.repeat.command_line`.
     """
     scale, edges = Scale.of(run), edges_told(run)
     page = environment().get_template("report.html")
@@ -148,14 +147,12 @@ def _proposed(run: Run) -> dict | None:
 
 def _example(example: Example) -> dict:
     """Tokens of both sides with their roles, and where they differ."""
-    roles: dict[int, list[str]] = {}
-    for role, position in example.positions.items():
-        roles.setdefault(position, []).append(role)
+    roles = wording.roles_at(example.positions)
     sides = {
         side: [
             {
                 "text": wording.token(text),
-                "roles": "/".join(roles.get(i, [])),
+                "roles": roles.get(i, ""),
                 "differs": i < len(other) and other[i] != text,
             }
             for i, text in enumerate(getattr(example, side))

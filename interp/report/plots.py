@@ -20,11 +20,7 @@ _BELOW = {"attn": "all heads", "mlp": "MLP", "resid": "residual"}
 
 
 def site_grid(values: Mapping[str, float], label: str) -> go.Figure:
-    """A heat map of values from 0 to 1 by site; sites without one stay empty.
-
-    Args:
-        label: what the values are, for the colour bar.
-    """
+    """A heat map of values from 0 to 1 by site, with a label for the colour bar; sites without one stay empty."""
     places = {site: parse_site(site) for site in values}
     n_layers = 1 + max(place.layer for place in places.values())
     heads = sorted({place.head for place in places.values() if place.head is not None})
@@ -68,7 +64,6 @@ def token_costs(
     """Bars for each new token, and their mean as a line.
 
     Args:
-        tokens: what the bars stand for.
         top: highest value among all texts that stand beside each other, so that their axes agree.
     """
     figure = go.Figure(

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from interp.programs.program import Program, Said, Transition
 from interp.report import wording
-from interp.report.circuit_figures import CHOSEN, SMALL, Scale
+from interp.report.circuit_figures import CHOSEN, SMALL, Scale, finished
 from interp.report.repeat import command_line
 from interp.report.style import BLUE, ORANGE, embed
 from interp.report.wording import in_plot, number, signed
@@ -115,11 +115,7 @@ def shown(text: str, limit: int = 60) -> str:
 
 
 def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) -> go.Figure:
-    """Slots by layer, from left to right, and by role, in the order of the prompt from top to bottom.
-
-    Args:
-        chosen: the slot that has a ring.
-    """
+    """Slots by layer, from left to right, and by role, in the order of the prompt from top to bottom; one has a ring."""
     program, order = run.program or Program(), run.examples[0].positions if run.examples else {}
     slots, names = program.slots, [str(said.slot) for said in program.slots]
     layers = sorted({said.slot.layer for said in slots})
@@ -175,11 +171,8 @@ def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) ->
         range=[(len(rows) - 0.15) * _DOWN, -0.6 * _DOWN],
         **axis,
     )
-    margin = {"l": 56, "r": 8, "t": 4, "b": 40}
-    height = int((len(rows) + 0.45) * _DOWN + 44)
-    return figure.update_layout(
-        margin=margin, height=height, dragmode=False, hovermode="closest", showlegend=False
-    )
+    figure.update_layout(hovermode="closest", showlegend=False)
+    return finished(figure, (len(rows) + 0.45) * _DOWN + 44)
 
 
 def _line(edge: Transition, x0: int, y0: int, x1: int, y1: int) -> go.Scatter:

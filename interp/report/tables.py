@@ -78,11 +78,8 @@ Rows = TypeVar("Rows")
 def read_rows(path: Path, parse: Callable[[Mapping[str, Any]], Rows], again: str) -> Rows:
     """What ``parse`` makes of a JSON file.
 
-    Args:
-        again: how the file is made again, as the message ends.
-
     Raises:
-        InputError: no such file, or one that was damaged.
+        InputError: no such file, or one that was damaged; it ends with how the file is made again.
     """
     try:
         return parse(read_json(path))

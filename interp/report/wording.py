@@ -3,6 +3,7 @@
 import html
 import math
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 METRIC_NAMES = {
@@ -35,14 +36,12 @@ def places(scale: int | float) -> int:
 
 def number(value: int | float | None, decimals: int) -> str:
     """``1.25``, ``−0.30``; a dash for nothing."""
-    return DASH if value is None else f"{_no_negative_zero(value, decimals):.{decimals}f}".replace("-", MINUS)
+    return DASH if value is None else f"{value:z.{decimals}f}".replace("-", MINUS)
 
 
 def signed(value: int | float | None, decimals: int) -> str:
     """``+1.25``, ``−0.30``; a dash for nothing."""
-    return (
-        DASH if value is None else f"{_no_negative_zero(value, decimals):+.{decimals}f}".replace("-", MINUS)
-    )
+    return DASH if value is None else f"{value:+z.{decimals}f}".replace("-", MINUS)
 
 
 def percent(share: int | float | None) -> str:
@@ -50,10 +49,6 @@ def percent(share: int | float | None) -> str:
     if share is None:
         return DASH
     return number(100 * share, 0 if abs(share) >= 0.0995 else 1) + " %"
-
-
-def _no_negative_zero(value: int | float, decimals: int) -> float:
-    return round(value, decimals) + 0.0
 
 
 def seconds(value: int | float) -> str:
@@ -77,6 +72,14 @@ def shared_pairs(judged: Any, n_pairs: int) -> str:
     return f"Of the run’s {n_pairs} pairs {shared} {are} among the {measured} that it was measured on."
 
 
+def roles_at(positions: Mapping[str, int]) -> dict[int, str]:
+    """The role at each position; several at one stand beside each other."""
+    found: dict[int, str] = {}
+    for role, position in positions.items():
+        found[position] = f"{found[position]}/{role}" if position in found else role
+    return found
+
+
 def token(text: str, limit: int | None = None) -> str:
     """A token as :func:`visible` shows it, also one that is empty."""
     shown = visible(text) or "∅"
@@ -92,9 +95,7 @@ def visible(text: str, keep: str = "") -> str:
     """White space made visible; control, direction and rarer space characters as escapes.
 
     Direction overrides would otherwise reorder what stands beside them, and a terminal would obey control characters.
-
-    Args:
-        keep: characters that stay as they are.
+    Characters in ``keep`` stay as they are.
     """
     return "".join(character if character in keep else _visible(character) for character in text)
 

@@ -6,11 +6,13 @@ read from all come from these passes. 3. Patch the best-scored components exactl
 6. Compare the scores with the references there are.
 """
 
+import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -215,7 +217,8 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
     """:func:`find_circuit` of what was checked before."""
     task, method, config, seed = search.task, search.method, search.config, search.seed
     batch_size, own = search.batch_size, search.own
-    clock = _Clock()
+    seconds: dict[str, float] = {}
+    clock = partial(_clock, seconds)
     if isinstance(model, str | Path):
         with clock("load"):
             model = load_model(model)
@@ -270,7 +273,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
         # of a method that scores no MLP they all stay live
         universe="heads+mlps" if search.mlps and scores.mlps is not None else "heads",
         metric=_metric(pairs, checked.measured.metric_clean.mean(), checked.measured.metric_corrupt.mean()),
-        seconds={name: round(value, 3) for name, value in clock.seconds.items()},
+        seconds={name: round(value, 3) for name, value in seconds.items()},
         cost={"score": scores.cost.forwards, "check": checked.measured.forwards}
         | ({} if program is None else {"program": program.forwards}),
         heads=_heads(model, scores, checked, roles, readout, codes),
@@ -343,21 +346,12 @@ def check_number(task: Task, n: int) -> None:
         )
 
 
-class _Clock:
-    """Adds up wall time by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str) -> "_Clock":
-        self.name = name
-        return self
-
-    def __enter__(self) -> None:
-        self.begin = time.perf_counter()
-
-    def __exit__(self, *_exception: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.begin
+@contextlib.contextmanager
+def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes the wall time of a stage."""
+    begin = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - begin
 
 
 def check_candidates(
@@ -371,11 +365,8 @@ def check_candidates(
     stage: Stage,
     runner: PatchRunner,
 ) -> VerifiedHeads:
-    """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run.
-
-    Args:
-        runner: that has seen the pairs beside the method.
-    """
+    """Patch the best-scored components and decide who is a member; where scores are exact, nothing is run. The runner
+    has seen the pairs beside the method."""
     clean, corrupt = scores.metric_clean, scores.metric_corrupt
     if clean is not None and corrupt is not None and len(pairs) >= MIN_PAIRS:
         check_does_task(clean, corrupt, seed=seed)  # which should not wait for the patches
