@@ -343,6 +343,10 @@ def _cluster(workers: Workers) -> Iterator[Any]:
             f"--workers {workers.address}: Ray is not installed here: pip install 'interp-codes[ray]'"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anyone
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or token.is_file():
+        # where there is a token `ray start` asks for it, and Ray itself does not show it to an address that it is given
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     if ray.is_initialized():

@@ -6,10 +6,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the same tests everywhere; set it to run them on a GPU
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import contextlib  # noqa: E402
 import random  # noqa: E402
+import shlex  # noqa: E402
 import shutil  # noqa: E402
+import socket  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
 import tempfile  # noqa: E402
+import time  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -97,17 +104,22 @@ def smollm2() -> Model:
     return load_model()
 
 
+@dataclass
+class Cluster:
+    """Where a Ray head answers drivers on this machine, and where its clients."""
+
+    address: str
+    client: str
+
+
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
-    """A Ray cluster of two workers on this machine, to which this process is connected; its address, for others.
+def ray_cluster() -> Iterator[Cluster]:
+    """A Ray head of two CPUs on this machine, started as docs/cluster.md says; this process is connected to it.
 
     Workers stay for the next test, which gives them another desk: to import all that jobs need takes them longer than
     the jobs. They take no place, so that a driver of another process has its own.
     """
-    import ray
-
     from interp import executor
-    from interp.executor import RAY_SETTINGS
 
     free: list = []
 
@@ -115,8 +127,43 @@ def ray_cluster() -> Iterator[str]:
         return free.pop() if free else ray.remote(executor._Worker).options(num_cpus=0).remote()
 
     executor._hire, executor._dismiss = hire, lambda _ray, worker: free.append(worker)
-    folder = str(Path(tempfile.mkdtemp(prefix="r")))  # sockets have short names
-    context = ray.init(num_cpus=2, object_store_memory=100_000_000, _temp_dir=folder, **RAY_SETTINGS)
-    yield context.address_info["address"]
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="r"))  # sockets have short names
+    found = Cluster(*(f"127.0.0.1:{port}" for port in free_ports(2)))
+    page = Path(__file__).parent.parent / "docs/cluster.md"
+    line = next(line for line in page.read_text().splitlines() if line.startswith("ray start --head"))
+    for told, port in (("6379", found.address), ("10001", found.client)):
+        assert told in line
+        line = line.replace(told, port.rpartition(":")[2])
+    words = [Path(sys.executable).parent / "ray", *shlex.split(line, comments=True)[1:], "--num-cpus", "2"]
+    words += ["--block", "--temp-dir", folder, "--object-store-memory", "100000000", "--disable-usage-stats"]
+    words += ["--include-dashboard", "false"]
+    with open(folder / "head.log", "w") as log, subprocess.Popen(words, stdout=log, stderr=log) as head:
+        try:
+            for port in (found.address, found.client):
+                wait_for(port, head)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("RAY_ADDRESS", found.address)
+                connected = executor._cluster(executor.Workers("ray"))
+                connected.__enter__()
+            yield found
+            connected.__exit__(None, None, None)
+        finally:
+            head.terminate()
+            head.wait(60)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(n: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(n)]
+
+
+def wait_for(address: str, process: subprocess.Popen) -> None:
+    """Until something answers there."""
+    host, _, port = address.partition(":")
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            return socket.create_connection((host, int(port)), 1).close()
+        assert process.poll() is None
+        time.sleep(0.1)
+    raise TimeoutError(address)

@@ -12,6 +12,7 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,27 @@ def test_examples_run(page):
 @pytest.mark.parametrize("page", _pages(slow=True))
 def test_examples_run_on_the_default_model(page):
     _run(page)
+
+
+@pytest.mark.ray
+def test_the_page_on_clusters_runs_on_a_ray_head(ray_cluster, desk, monkeypatch):
+    """Its ``ray start`` is that of the cluster. A client's command runs in a process of its own."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    page = blocks(ROOT / "docs/cluster.md")
+    for block in [block for block in page if block.file]:
+        Path(block.file).write_text(block.text.replace("[0, 1, 2]", "[0]"), encoding="utf-8")
+    for block in page:
+        for words in _commands(block.text.replace("-n 40", "-n 8")):
+            words = [word.replace("HEAD:10001", ray_cluster.client) for word in words]
+            if any(word.startswith("ray://") for word in words):
+                subprocess.run([sys.executable, "-m", *words], cwd=desk, check=True)
+            else:
+                assert CliRunner().invoke(command_line, words[1:]).exit_code == 0, words
+    hosts = [json.loads(line) for path in desk.rglob("*log.jsonl") for line in path.read_text().splitlines()]
+    assert len({job["process"] for job in hosts}) > 2
+    assert {"runs/bench/bench.json", "runs/bench2/bench.json", "runs/sweep2/sweep.json"} <= {
+        str(path.relative_to(desk)) for path in desk.rglob("*.json")
+    }
 
 
 @pytest.mark.slow

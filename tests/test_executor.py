@@ -163,7 +163,7 @@ def test_what_a_killed_driver_had_done_is_not_done_again(ray_cluster, tmp_path):
         "from tests.test_executor import *\n"
         f"list(run(Desk(), deque(slow_squares(Path({str(tmp_path)!r}))), workers=RAY))"
     )
-    environment = os.environ | {"RAY_ADDRESS": ray_cluster}
+    environment = os.environ | {"RAY_ADDRESS": ray_cluster.address}
     root = Path(__file__).parents[1]  # where workers find this file too
     driver = subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=root)
     while driver.poll() is None and len(contents(tmp_path)) < 4:
