@@ -126,13 +126,8 @@ class Codebook(Dictionary):
         return self
 
     def with_k(self: T, k: int) -> T:
-        """The same codes with fewer per vector; ids of the first k slots stay as they are.
-
-        Raises:
-            InputError: more codes than now; or a plain sum of most similar codes, whose lengths are right for one k.
-        """
-        whole_only = (self.config.selection, self.config.magnitude) == ("cosine", "unit")
-        if k != self.config.k and whole_only:
+        """As of any dictionary, but for a plain sum of most similar codes, whose lengths are right for one k."""
+        if k != self.config.k and (self.config.selection, self.config.magnitude) == ("cosine", "unit"):
             raise InputError(
                 f"k {k}: the lengths of these codes are right for sums of {self.config.k}; fit a codebook for k {k}"
             )

@@ -255,12 +255,9 @@ class Where:
         among = torch.tensor([_is_among(chosen, column) for column in columns])
         if self.fraction == 1:
             return among.expand(n_rows, -1)
-        drawn = np.stack([self._drawn(column, n_rows) for column in columns], 1)
-        return torch.from_numpy(drawn) & among
-
-    def _drawn(self, column: int, n_rows: int) -> Bool[np.ndarray, " batch"]:
-        key = np.array([self.seed, column], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key)).random(n_rows) < self.fraction
+        keys = (np.array([self.seed, column], dtype=np.uint64) for column in columns)
+        drawn = [np.random.Generator(np.random.Philox(key=key)).random(n_rows) for key in keys]
+        return torch.from_numpy(np.stack(drawn, 1) < self.fraction) & among
 
 
 def _checked(columns: SupportsIndex | slice | Sequence[SupportsIndex]) -> _Columns:

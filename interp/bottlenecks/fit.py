@@ -73,7 +73,10 @@ class LayerStream:
     ) -> None:
         self.model, self.folder = model, folder
         self.batches = tokens.split(batch_size)
-        reached = [layer for layer in range(1, at_most + 1) if self._whole(layer)]
+        numbers = range(len(self.batches))
+        reached = (
+            layer for layer in range(1, at_most + 1) if all(self._path(layer, i).exists() for i in numbers)
+        )
         self.layer = max(reached, default=0)
 
     @torch.no_grad()
@@ -143,9 +146,6 @@ class LayerStream:
             return load_file(path)["resid"].to(model_device(self.model))
         except (SafetensorError, KeyError, OSError) as error:
             raise InputError(f"{path} is damaged ({error}): delete {path.parent}") from None
-
-    def _whole(self, layer: int) -> bool:
-        return all(self._path(layer, i).exists() for i in range(len(self.batches)))
 
     def _path(self, layer: int, i: int) -> Path:
         return self.folder / f"layer{layer:03}" / f"{i:05}.safetensors"

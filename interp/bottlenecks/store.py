@@ -55,7 +55,8 @@ def fault(kind: type[ManifestPart], manifest: Any) -> str | None:
         kind.model_validate(manifest)
     except ValidationError as error:
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        value = "" if first["type"] == "missing" else f" {first['input']!r:.60}"
+        return f"{'.'.join(map(str, first['loc']))}{value}: {first['msg']}"
     return None
 
 

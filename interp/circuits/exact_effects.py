@@ -17,7 +17,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from interp.activations.stream import HUNDREDTHS, equal_length_batches
+from interp.activations.stream import HUNDREDTHS, counted, equal_length_batches
 from interp.circuits.references import ExactEffects
 from interp.circuits.verify import check_gap
 from interp.executor import Job, Told
@@ -130,13 +130,7 @@ def measure_part(desk: Any, spec: str, part: Part, mlps: bool, batch_size: int, 
     begun = part.path.with_suffix(".begun")
     config = PatchingConfig(batch_size=batch_size, mlps=mlps, checkpoint=str(begun))
     part.path.parent.mkdir(parents=True, exist_ok=True)
-    done = 0
-
-    def progress(more: int) -> None:
-        nonlocal done
-        done += more
-        told.share(done / HUNDREDTHS)
-
+    progress = counted(told.share, HUNDREDTHS)
     scores = patching(desk.models(spec), part.pairs, config, progress=progress)
     tensors = {"heads": scores.heads_per_pair, "clean": scores.metric_clean, "corrupt": scores.metric_corrupt}
     if scores.mlps_per_pair is not None:

@@ -153,7 +153,12 @@ class ExactEffects:
         Raises:
             InputError: the metric does not fall from clean to corrupt prompts, so that it has no shares.
         """
-        return np.abs(self.effects()) >= threshold * self._positive_gap()
+        if self.gap <= 0:
+            raise InputError(
+                f"reference {self.name!r} has gap {self.gap:.3g}: "
+                "the metric must fall from clean to corrupt prompts for a head to be a member"
+            )
+        return np.abs(self.effects()) >= threshold * self.gap
 
     def effect_interval(
         self, n_boot: int = 1000, seed: int = 0
@@ -174,14 +179,6 @@ class ExactEffects:
         """
         made = self.provenance
         return (made["counterfactual"], made["bos"]) == (pairs.counterfactual, pairs.bos)
-
-    def _positive_gap(self) -> float:
-        if self.gap <= 0:
-            raise InputError(
-                f"reference {self.name!r} has gap {self.gap:.3g}: "
-                "the metric must fall from clean to corrupt prompts for a head to be a member"
-            )
-        return self.gap
 
     def _resampled(self, n_boot: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         n = self.n_pairs
@@ -224,18 +221,16 @@ class ExactEffects:
             header = parse_json(words["interp"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(f"{path}: not a measured reference ({error})") from None
-        if not isinstance(header, dict) or (header.get("kind"), header.get("format")) != (
-            KIND,
-            MEASURED_FORMAT,
-        ):
+        known = isinstance(header, dict) and (header.get("kind"), header.get("format"))
+        if known != (KIND, MEASURED_FORMAT):
             raise InputError(f"{path}: not a measured reference of format {MEASURED_FORMAT}")
         texts, made = (header.get(key) for key in ("name", "task", "model")), header.get("provenance")
         if not all(isinstance(text, str) for text in texts) or not isinstance(made, dict):
             raise InputError(
                 f"{path}: not a measured reference (its header lacks name, task, model or provenance)"
             )
-        known = made.get("fingerprints", [])
-        if not isinstance(known, list) or not all(isinstance(one, str) for one in known):
+        prints = made.get("fingerprints", [])
+        if not isinstance(prints, list) or not all(isinstance(one, str) for one in prints):
             raise InputError(f"{path}: damaged measured reference: its fingerprints are no list of texts")
         try:
             scales = header["scales"]
@@ -335,35 +330,22 @@ def _published() -> dict[str, Reference]:
 
 def _from_entry(name: str, entry: dict) -> Reference:
     heads = {site: role for role, sites in entry["roles"].items() for site in sites}
-    groups = {
-        **entry["roles"],
-        **entry.get("groups", {}),
-        "heads": list(heads),
-        "input": ["input"],
-        "logits": ["logits"],
-    }
-    return Reference(
-        name=name,
-        task=entry["task"],
-        model=entry["model"],
-        n_layers=entry["n_layers"],
-        n_heads=entry["n_heads"],
-        heads=heads,
-        edges=_expand(entry.get("rules", []), groups),
-        citation=entry["citation"],
-        note=entry["note"],
-    )
+    groups = entry["roles"] | entry.get("groups", {}) | {"heads": list(heads)}
+    groups |= {"input": ["input"], "logits": ["logits"]}
+    as_given = {key: entry[key] for key in ("task", "model", "n_layers", "n_heads", "citation", "note")}
+    return Reference(name=name, heads=heads, edges=_expand(entry.get("rules", []), groups), **as_given)
 
 
 def _expand(rules: list, groups: dict[str, list[str]]) -> tuple[tuple[str, str, str | None], ...]:
     """Edges between all members of two groups, where the sender comes before the receiver."""
-    edges: dict[tuple[str, str, str | None], None] = {}
-    for sending, receiving, letters in rules:
-        for sender in groups[sending]:
-            for receiver in groups[receiving]:
-                if _depth(sender) < _depth(receiver):
-                    for into in letters or [None]:
-                        edges[sender, receiver, into] = None
+    edges = {
+        (sender, receiver, into): None
+        for sending, receiving, letters in rules
+        for sender in groups[sending]
+        for receiver in groups[receiving]
+        if _depth(sender) < _depth(receiver)
+        for into in letters or [None]
+    }
     return tuple(edges)
 
 

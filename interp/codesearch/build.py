@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from interp.activations.stream import counted
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE
@@ -397,14 +398,7 @@ def build_part(
 
     @contextlib.contextmanager
     def stage(_name: str, total: int) -> Iterator[Callable[..., None]]:
-        done = 0
-
-        def advance(more: int) -> None:
-            nonlocal done
-            done += more
-            told.share(done / total)
-
-        yield advance
+        yield counted(told.share, total)
 
     found = desk.books(spec, where, fingerprint, k)
     options = (layout, folder, error_term, batch_size, SAVE_SECONDS, contextlib.nullcontext, stage)

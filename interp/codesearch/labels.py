@@ -14,6 +14,7 @@ begins with *mostly*. What is chosen has to hold on the second half too:
 Random codes are those of one book a site, each with its firings at other tokens, and go the same way.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -372,11 +373,9 @@ def keep(index: CodeIndex, labels: Labels) -> list[Path]:
     paths = [index.folder / LABELS]
     where = index.manifest["books"].get("folder")
     if where is not None and not Path(where).resolve().is_relative_to(PRETRAINED.resolve()):
-        try:
+        with contextlib.suppress(InputError):  # they are away, or others
             index.codebooks()
             paths.append(Path(where) / LABELS)
-        except InputError:  # they are away, or others
-            pass
     for path in paths:
         labels.save(path)
     return paths

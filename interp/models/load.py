@@ -152,7 +152,10 @@ def classify(spec: str) -> tuple[str, str]:
         raise InputError(f"there is no file or folder {spec}")
     if _HUB_ID.fullmatch(spec) or spec in _OWNERLESS:
         return "hub", spec
-    raise InputError(_unknown(spec))
+    near = difflib.get_close_matches(spec.lower(), [*model_names(), *_OWNERLESS], n=1)
+    guess = f" (did you mean {near[0]}?)" if near else ""
+    local = f"{', '.join(PACKAGED)}, planted-…, a folder or a .gguf file"
+    raise InputError(f"unknown model {spec!r}{guess}: give {local}, or owner/name on the Hugging Face hub")
 
 
 def _check_files(folder: Path) -> None:
@@ -164,13 +167,6 @@ def _check_files(folder: Path) -> None:
             names := re.findall(rb'"([^"]*/[^"]*)"', path.read_bytes())
         ):
             raise InputError(f"{path} names {names[0]!r}, which is no file of this folder")
-
-
-def _unknown(spec: str) -> str:
-    near = difflib.get_close_matches(spec.lower(), [*model_names(), *_OWNERLESS], n=1)
-    guess = f" (did you mean {near[0]}?)" if near else ""
-    local = f"{', '.join(PACKAGED)}, planted-…, a folder or a .gguf file"
-    return f"unknown model {spec!r}{guess}: give {local}, or owner/name on the Hugging Face hub"
 
 
 def parse_dtype(name: str) -> torch.dtype:

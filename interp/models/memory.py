@@ -28,12 +28,7 @@ def check_weights(config: PreTrainedConfig, dtype: torch.dtype, device: torch.de
 
 
 def estimate_memory(
-    model: TransformerBridge,
-    batch: int,
-    positions: int,
-    *,
-    layers_kept: int = 0,
-    gradients: bool = False,
+    model: TransformerBridge, batch: int, positions: int, *, layers_kept: int = 0, gradients: bool = False
 ) -> int:
     """Bytes that a forward needs on top of the weights: an upper estimate from the shapes, not a measurement.
 

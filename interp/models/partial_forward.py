@@ -296,11 +296,8 @@ class Prefix:
         with model_lock(model):
             for layer in self._frozen:
                 layer.rows = rows
-            handle = model.original_model.register_forward_pre_hook(hand_over, with_kwargs=True)
-            try:
+            with model.original_model.register_forward_pre_hook(hand_over, with_kwargs=True):
                 yield
-            finally:
-                handle.remove()
 
 
 _returns_tuple: "weakref.WeakKeyDictionary[TransformerBridge, bool]" = weakref.WeakKeyDictionary()
@@ -333,11 +330,8 @@ def _blocks_return_tuples(model: TransformerBridge) -> bool:
     """Whether the model's layer loop expects ``(hidden_states, …)`` from a block rather than a tensor."""
     if model not in _returns_tuple:
         seen = []
-        handle = model.blocks[0].register_forward_hook(lambda _m, _i, output: seen.append(type(output)))
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, 2, dtype=torch.long, device=model_device(model)))
-        finally:
-            handle.remove()
+        noted = model.blocks[0].register_forward_hook(lambda _m, _i, output: seen.append(type(output)))
+        with noted, torch.no_grad():
+            model(torch.zeros(1, 2, dtype=torch.long, device=model_device(model)))
         _returns_tuple[model] = issubclass(seen[0], tuple)
     return _returns_tuple[model]

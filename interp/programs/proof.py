@@ -114,8 +114,7 @@ def set_variable(
     }
     changes["random"] = {slot: _turned(change, rng) for slot, change in changes["set"].items()}
     means = {
-        slot: torch.from_numpy(class_means(fit_z[slot].numpy(), before, len(variable.values))).float()
-        for slot in coded
+        slot: torch.from_numpy(class_means(fit_z[slot].numpy(), before, n_values)).float() for slot in coded
     }
     changes["means"] = {slot: (means[slot][new] - means[slot][own]).nan_to_num() for slot in coded}
     if not controls:

@@ -24,7 +24,7 @@ one by one although together they matter.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from typing import Literal
 
 import numpy as np
@@ -35,13 +35,13 @@ from torch import Tensor
 from interp.activations.metric import Divergence, DivergenceKind
 from interp.activations.stream import Activations, Consumer, PairBatch, end_logits
 from interp.errors import InputError, whole_number
-from interp.models import HookFunction, Model, Site, has_mlps
+from interp.models import HookFunction, Model, Site
 from interp.models.partial_forward import QKV, Blockwise, output_bias, require_whole_blocks, starting_at
 from interp.prompts.pairs import PromptPairs
 from interp.scores.component_graph import ComponentGraph, Receiver
 from interp.scores.gradients import EMBEDDED
 from interp.scores.method import Context, MethodConfig, method
-from interp.scores.patching import PATCH_ROWS
+from interp.scores.patching import PATCH_ROWS, components
 from interp.scores.result import EdgeScore, Scores
 
 
@@ -212,15 +212,12 @@ class EdgePatching(Consumer):
         self.graph = ComponentGraph.of(model)
         self.kept: list[_Kept] = []
         self.forwards = 0.0
-        self._blocks: dict[int, Blockwise] = {}
+        self._blocks = cache(lambda length: Blockwise(model, length, self.purpose))
 
     def update(self, batch: PairBatch) -> None:
-        length = batch.clean.tokens.shape[1]
-        if length not in self._blocks:
-            self._blocks[length] = Blockwise(self.model, length, self.purpose)
         kept = _Kept(
             batch,
-            self._blocks[length],
+            self._blocks(batch.clean.tokens.shape[1]),
             self._written(batch.tape[EMBEDDED].detach(), batch.clean),
             self._written(batch.tape.corrupt[EMBEDDED], batch.corrupt),
             self._logits(batch.clean.resid_end),
@@ -393,7 +390,7 @@ def acdc(context: Context) -> Scores:
     divergence, graph = Divergence(config.metric, pairs.metric), ComponentGraph.of(model)
     edges: tuple[EdgeScore, ...] = ()
     if config.level == "heads":
-        sites = _sites(model, config.mlps)
+        sites = components(model, mlps=config.mlps)
         parts = _sweep(context, NodePatching(model, pairs, sites, divergence), _site_groups(sites), frozenset)
         by_name = {str(site): score for site, score in zip(sites, parts, strict=True)}
     else:
@@ -441,11 +438,6 @@ def _sweep(
     scores = pruner.sweep((shares * whole).tolist())
     context.forwards += patching.forwards
     return scores
-
-
-def _sites(model: Model, mlps: bool) -> list[Site]:
-    sites = [Site("attn", layer, h) for layer in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)]
-    return sites + [Site("mlp", layer) for layer in range(model.cfg.n_layers) if mlps and has_mlps(model)]
 
 
 def _site_groups(sites: Sequence[Site]) -> Groups:

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from interp.activations.stream import ActivationTape, PairBatch, end_logits
 from interp.models import HookFunction, Model, has_mlps
+from interp.scores.gradients import output_hooks
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.patch_runner import put
 from interp.scores.result import Scores
@@ -65,7 +66,7 @@ def atp_star(context: Context) -> Scores:
     qkv *= config.node == "qkv"
     for batch in context.batches(
         gradients=True,
-        hooks=[*qkv, *_z_names(model), *_mlp_names(model)] if config.drop else [*residual, *qkv],
+        hooks=[*qkv, *output_hooks(model)] if config.drop else [*residual, *qkv],
         corrupt_hooks=qkv,
         watch=[*residual, f"blocks.{layers - 1}.hook_resid_post"] * config.drop,
         keep_graph=config.drop,
@@ -91,14 +92,6 @@ QK_COST = 3.0
 """The clean prompts once more with corrupt queries, keys, values."""
 
 
-def _z_names(model: Model) -> list[str]:
-    return [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
-
-
-def _mlp_names(model: Model) -> list[str]:
-    return [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)] * has_mlps(model)
-
-
 @torch.no_grad()
 def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batch pos head d_head"]]:
     """By how much each head's z is more on the clean prompt than with its queries, its keys or its values corrupt.
@@ -115,7 +108,7 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
             hooks[point] = put(slice(third * n, (third + 1) * n), batch.tape.corrupt[point])
         resid = batch.tape[f"blocks.{layer}.hook_resid_pre"].detach()
         hooks[f"blocks.{layer}.hook_resid_pre"] = partial(lambda resid, _: resid.repeat(3, 1, 1), resid)
-    names = _z_names(model)
+    names = output_hooks(model)[: model.cfg.n_layers]
     patched = ActivationTape(names)
     end_logits(model, batch.clean.tokens.repeat(3, 1), {**hooks, **patched.hooks})
     return [
@@ -144,7 +137,7 @@ def _dropped(
         changes, whole: of every layer's z, then of every MLP output; ``whole`` with nothing dropped.
     """
     layers = model.cfg.n_layers
-    names = [*_z_names(model), *_mlp_names(model)]
+    names = output_hooks(model)
     residual = [f"blocks.{layer}.hook_resid_pre" for layer in range(layers)]
     residual.append(f"blocks.{layers - 1}.hook_resid_post")
     arriving = dict(tape.gradients)  # a later backward pass overwrites what is watched

@@ -33,7 +33,8 @@ class RandomConfig(MethodConfig):
 def random_ranking(context: Context) -> Scores:
     """Score heads at random."""
     cfg = context.model.cfg
-    return Scores(random_prior(cfg.n_layers, cfg.n_heads, context.config.seed), signed=False)
+    rng = np.random.default_rng(context.config.seed)
+    return Scores(np.abs(rng.standard_normal((cfg.n_layers, cfg.n_heads))), signed=False)
 
 
 @method(scores_mlps=False)
@@ -41,11 +42,6 @@ def layer_index(context: Context) -> Scores:
     """Score heads by their layer's number."""
     cfg = context.model.cfg
     return Scores(layer_prior(cfg.n_layers, cfg.n_heads), signed=False)
-
-
-def random_prior(n_layers: int, n_heads: int, seed: int) -> Float[np.ndarray, "layer head"]:
-    """Sizes of independent normal scores."""
-    return np.abs(np.random.default_rng(seed).standard_normal((n_layers, n_heads)))
 
 
 def layer_prior(

@@ -26,6 +26,7 @@ With ``frozen`` and ``paper``, heads that act through patterns (inhibition, prev
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -100,7 +101,7 @@ class Decomposition(Consumer):
         self.heads = np.zeros((n_pairs, self.n_layers, self.n_heads))
         self.forwards, self.done = 0.0, 0
         self.seen: Callable[[int, Tensor, Tensor], None] = lambda _layer, _part, _whole: None
-        self._blocks: dict[int, Blockwise] = {}
+        self._blocks = cache(lambda length: Blockwise(model, length, self.purpose))
         like, d_model = next(model.parameters()), model.cfg.d_model
         self._norms: list[Norms] = [
             (
@@ -114,9 +115,7 @@ class Decomposition(Consumer):
     @torch.no_grad()
     def update(self, batch: PairBatch) -> None:
         n, length = batch.clean.tokens.shape
-        if length not in self._blocks:
-            self._blocks[length] = Blockwise(self.model, length, self.purpose)
-        blocks, whole = self._blocks[length], batch.tape[EMBEDDED].detach()
+        blocks, whole = self._blocks(length), batch.tape[EMBEDDED].detach()
         differs = (batch.clean.tokens != batch.corrupt.tokens).any(0)
         first = int(differs.nonzero()[0]) if differs.any() else length - 1
         part = whole.new_zeros(self.n_layers * self.n_heads, n, length - first, whole.shape[-1])

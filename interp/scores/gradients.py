@@ -68,6 +68,13 @@ def clean_metric(
             return task_metric(logits(), batch.pairs, metric)
 
 
+def output_hooks(model: Model) -> list[str]:
+    """Hook points of every layer's z, then of every MLP's output."""
+    layers = range(model.cfg.n_layers)
+    mlps = [f"blocks.{layer}.hook_mlp_out" for layer in layers] * has_mlps(model)
+    return [f"blocks.{layer}.attn.hook_z" for layer in layers] + mlps
+
+
 def edge_hooks(model: Model, first: int = 0) -> tuple[list[str], list[str]]:
     """Hook points that :class:`Receivers` and :func:`written` need from layer ``first`` on; and of which the
     gradient."""

@@ -29,6 +29,7 @@ from interp.activations.stream import (
     PairBatch,
     Progress,
     batches,
+    counted,
     percent,
 )
 from interp.errors import check_fields
@@ -115,14 +116,7 @@ class Context:
 
     def steps(self, total: int) -> Progress:
         """A progress that is told steps, of so many in all."""
-        done = 0
-
-        def advance(more: int) -> None:
-            nonlocal done
-            done += more
-            self.tell(done / max(1, total))
-
-        return advance
+        return counted(self.tell, max(1, total))
 
 
 Rank = Callable[[list[int], Any], tuple[Float[np.ndarray, "layer head"], float]]

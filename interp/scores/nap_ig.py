@@ -27,7 +27,14 @@ from interp.activations.stream import FORWARD_AND_BACKWARD, ActivationTape, Pair
 from interp.models import Model, has_mlps
 from interp.prompts.pairs import Metric
 from interp.scores.attribution import AttributionConsumer
-from interp.scores.gradients import check_steps, clean_metric, in_place, inner_points
+from interp.scores.gradients import (
+    EMBEDDED,
+    check_steps,
+    clean_metric,
+    in_place,
+    inner_points,
+    output_hooks,
+)
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 
@@ -82,17 +89,13 @@ def _along(context: Context, path: Path) -> Scores:
 
 
 def _input_path(model: Model, batch: PairBatch, metric: Metric, steps: int) -> tuple[Gradients, float]:
-    z_names = [f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
-    mlp_names = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)] * has_mlps(model)
+    names, n = output_hooks(model), model.cfg.n_layers
     sums = [torch.zeros_like(gradient) for gradient in (*batch.z_gradient, *batch.mlp_gradient)]
-    embedded = "blocks.0.hook_resid_pre"
-    for leaf in inner_points(batch.tape[embedded], batch.tape.corrupt[embedded], steps):
-        point = ActivationTape([*z_names, *mlp_names])
-        hooks = {embedded: in_place(leaf), **point.hooks}
-        values = clean_metric(model, batch, metric, hooks)
-        found = torch.autograd.grad(values.sum(), [point[name] for name in (*z_names, *mlp_names)])
+    for leaf in inner_points(batch.tape[EMBEDDED], batch.tape.corrupt[EMBEDDED], steps):
+        point = ActivationTape(names)
+        values = clean_metric(model, batch, metric, {EMBEDDED: in_place(leaf), **point.hooks})
+        found = torch.autograd.grad(values.sum(), [point[name] for name in names])
         sums = [total + gradient for total, gradient in zip(sums, found, strict=True)]
-    n = len(z_names)
     return (sums[:n], sums[n:]), FORWARD_AND_BACKWARD * (steps - 1)
 
 

@@ -182,11 +182,9 @@ def top_edges(
     layer = np.arange(layers * heads) // heads
     forward = np.where(layer[:, None] < layer[None, :], matrix, 0).ravel()
     best = np.argsort(-forward, kind="stable")[:n]
-    found = best[forward[best] > 0].tolist()
-    return tuple(
-        EdgeScore(_site(k // len(matrix), heads), _site(k % len(matrix), heads), None, float(forward[k]))
-        for k in found
-    )
+    sites = [str(Site("attn", *divmod(flat, heads))) for flat in range(len(matrix))]
+    found = ((*divmod(k, len(matrix)), float(forward[k])) for k in best[forward[best] > 0].tolist())
+    return tuple(EdgeScore(sites[sender], sites[receiver], None, score) for sender, receiver, score in found)
 
 
 def published_edge_fold(
@@ -207,7 +205,3 @@ def published_edge_fold(
     ends = np.stack(np.unravel_index(best, matrix.shape), axis=1).ravel()
     counts = np.bincount(ends[: heads**2 // 2 if entries is None else entries], minlength=layers * heads)
     return counts.reshape(layers, heads)
-
-
-def _site(flat: int, heads: int) -> str:
-    return f"a{flat // heads}.h{flat % heads}"

@@ -55,13 +55,18 @@ class PatchingConfig(MethodConfig):
 def patching(context: Context) -> Scores:
     """Score every head (and MLP) by activation patching (module docstring)."""
     layers, heads = context.model.cfg.n_layers, context.model.cfg.n_heads
-    sites = [Site("attn", layer, head) for layer in range(layers) for head in range(heads)]
-    with_mlps = context.config.mlps and has_mlps(context.model)
-    sites += [Site("mlp", layer) for layer in range(layers)] * with_mlps
+    sites = components(context.model, mlps=context.config.mlps)
     found = _measure(context, sites, context.steps(len(context.pairs) * len(sites)))
     per_head = found.effects[:, : layers * heads].reshape(len(context.pairs), layers, heads)
-    per_mlp = found.effects[:, layers * heads :] if with_mlps else None
+    per_mlp = found.effects[:, layers * heads :] if len(sites) > layers * heads else None
     return Scores.from_pairs(per_head, per_mlp, exact=True)
+
+
+def components(model: Model, *, mlps: bool) -> list[Site]:
+    """All heads in reading order, then the MLPs if they are asked for and there are some."""
+    layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
+    sites = [Site("attn", layer, head) for layer in layers for head in heads]
+    return sites + [Site("mlp", layer) for layer in layers if mlps and has_mlps(model)]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def sample(
 ) -> Float[Tensor, "*any"]:
     """One draw of every mask, differentiable in ``log_alpha``."""
     u = torch.rand(log_alpha.shape, generator=generator).to(log_alpha).clamp(eps, 1 - eps)
-    return _stretch(torch.sigmoid((u.logit() + log_alpha) / BETA))
+    return (torch.sigmoid((u.logit() + log_alpha) / BETA) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 def open_probability(log_alpha: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
@@ -63,10 +63,6 @@ def mean(log_alpha: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
 def log_alpha_of(probability: float) -> float:
     """The log α whose mask is open with this probability."""
     return math.log(probability / (1 - probability)) + BETA * math.log(-GAMMA / ZETA)
-
-
-def _stretch(s: Tensor) -> Tensor:
-    return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 OPEN_AT_FIRST = 0.9

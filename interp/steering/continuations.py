@@ -61,17 +61,13 @@ def step_divergences(
     attached = attach(model, codebooks, error_term=error_term, read=False)
     with attached.edit(*edits, positions=columns, fraction=fraction, seed=seed, when=when):
         steered = model(tokens)[:, begin:]
-    found = _divergence(steered, model(tokens)[:, begin:]).cpu().numpy()
-    return [found[i, : len(row)].astype(np.float64) for i, row in enumerate(new)]
-
-
-def _divergence(
-    steered: Float[Tensor, "text pos vocab"], plain: Float[Tensor, "text pos vocab"]
-) -> Float[Tensor, "text pos"]:
-    parts = []
-    for mine, theirs in zip(steered, plain, strict=True):  # a text at a time: vocabularies are large
-        parts.append(kl_divergence(mine.float().log_softmax(-1), theirs.float().log_softmax(-1)))
-    return torch.stack(parts)
+    # a text at a time: vocabularies are large
+    texts = zip(steered, model(tokens)[:, begin:], new, strict=True)
+    found = [
+        (kl_divergence(*(logits.float().log_softmax(-1) for logits in both)), len(row))
+        for *both, row in texts
+    ]
+    return [kl[:length].cpu().numpy().astype(np.float64) for kl, length in found]
 
 
 BATCH_SIZE = 32
@@ -167,13 +163,7 @@ def continue_prompts(
     tokens, mask = pad_left(ids, model_device(model))
     with within or contextlib.nullcontext():
         out = generate(
-            model,
-            tokens,
-            n_tokens,
-            attention_mask=mask,
-            seed=seed,
-            temperature=temperature,
-            watch=watch,
+            model, tokens, n_tokens, attention_mask=mask, seed=seed, temperature=temperature, watch=watch
         )
     stops = ends(model)
     new = [until_end(row[longest:].tolist(), stops) for row in out]
@@ -193,13 +183,6 @@ def surprise(
     Raises:
         InputError: something is attached to the model, which is to judge as it is.
     """
-    with as_it_is(model, "perplexity", WITHIN):
-        return _surprises(model, prompts, new)
-
-
-def _surprises(
-    model: Model, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
-) -> list[np.ndarray]:
     device = model_device(model)
     rows = [[*prompt, *added] for prompt, added in zip(prompts, new, strict=True)]
     found: list[np.ndarray] = []
@@ -209,14 +192,12 @@ def _surprises(
         longest = max(map(len, some))
         # padding on the right is seen by no earlier position
         tokens = torch.tensor([row + row[-1:] * (longest - len(row)) for row in some], device=device)
-        nll = _surprise_of(model(tokens), tokens).cpu().numpy()
+        with as_it_is(model, "perplexity", WITHIN):
+            logits = model(tokens)[:, :-1]
+        chosen = logits.gather(-1, tokens[:, 1:, None])[..., 0].float()
+        nll = (logits.float().logsumexp(-1) - chosen).cpu().numpy()
         found += [
             nll[i, len(prompts[begin + i]) - 1 : len(row) - 1].astype(np.float64)
             for i, row in enumerate(some)
         ]
     return found
-
-
-def _surprise_of(logits: Float[Tensor, "text pos vocab"], tokens: Tensor) -> Float[Tensor, "text before"]:
-    chosen = logits[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0].float()
-    return logits[:, :-1].float().logsumexp(-1) - chosen

@@ -218,12 +218,7 @@ def find_codes(
     verdicts = _judge(choice, texts.counted.sum(1).numpy(), is_positive, heldout)
     found = (
         FoundCode(
-            place.site,
-            code,
-            weight,
-            effect,
-            float(place.detection[code]),
-            verdicts.get((place.site, code)),
+            place.site, code, weight, effect, float(place.detection[code]), verdicts.get((place.site, code))
         )
         for place, code, weight, effect in chosen
     )
@@ -237,6 +232,7 @@ class _Place:
     Attributes:
         name, group: its codebook's, and its own among the codebook's.
         vectors: how each code differs from its codebook's mean; of other bottlenecks, the codes' own.
+        tokens: of each text, those at which the code fires.
         detection: −log10 p on the choosing half.
     """
 
@@ -244,7 +240,6 @@ class _Place:
     name: str
     group: int
     vectors: Float[np.ndarray, "code d_in"]
-    fires: Bool[np.ndarray, "text code"]
     tokens: Int[np.ndarray, "text code"]
     detection: Float[np.ndarray, " code"]
 
@@ -265,8 +260,8 @@ def _places(
     heldout: Bool[np.ndarray, " text"],
 ) -> list[_Place]:
     ids = read.ids[name]
-    fires, tokens = _counts(ids, texts, book.config.n_codes)
-    detection = -_log10_p(fires, is_positive, ~heldout)
+    tokens = _counts(ids, texts, book.config.n_codes)
+    detection = -_log10_p(tokens > 0, is_positive, ~heldout)
     site, groups = resolve_site(model, name), ids.shape[2]
     heads = site.kind == "attn" and site.head is None and groups > 1
     vectors = _from_mean(book).numpy()
@@ -276,7 +271,6 @@ def _places(
             name,
             g,
             vectors[g if len(vectors) > 1 else 0],  # heads may share one group of codes
-            fires[:, g],
             tokens[:, g],
             detection[g],
         )
@@ -297,7 +291,10 @@ def _by_detection(
         share = place.tokens[is_positive & ~heldout].sum(0) / (1 + place.tokens[~heldout].sum(0))
         code = int((place.detection + 1e-6 * share).argmax())
         if place.detection[code] >= DETECTED - 1e-9:
-            found.append((place, code, _times(place, code, read), None))
+            # how many times the code is in the difference of means by itself
+            vector, difference = place.vectors[code], _difference(place, read, _ALL)
+            along = float(vector @ difference / max(float(vector @ vector), 1e-12))
+            found.append((place, code, _short(max(0.0, along)), None))
     return sorted(found, key=lambda chosen: -chosen[0].detection[chosen[1]])
 
 
@@ -392,8 +389,8 @@ def _split(is_positive: Bool[np.ndarray, " text"], seed: int) -> Bool[np.ndarray
 
 def _counts(
     ids: Int[Tensor, "text pos group k"], texts: TokenizedTexts, n_codes: int
-) -> tuple[Bool[np.ndarray, "text group code"], Int[np.ndarray, "text group code"]]:
-    """In which texts each code fires, and at how many of their tokens."""
+) -> Int[np.ndarray, "text group code"]:
+    """At how many tokens of each text each code fires."""
     n_texts, _, groups, _ = ids.shape
     # a code that takes two slots of a token counts once
     once = distinct(ids.long())
@@ -401,8 +398,7 @@ def _counts(
     text, group = torch.arange(n_texts)[:, None, None, None], torch.arange(groups)[:, None]
     index = (text * groups + group) * n_codes + once
     flat = torch.bincount(index[wanted], minlength=n_texts * groups * n_codes)
-    counts = flat.reshape(n_texts, groups, n_codes).numpy()
-    return counts > 0, counts
+    return flat.reshape(n_texts, groups, n_codes).numpy()
 
 
 def _log10_p(
@@ -452,7 +448,8 @@ def _judge(
     positive = heldout & is_positive
     found = {}
     for place, code, *_ in choice:
-        fires, tokens = place.fires[:, code], place.tokens[:, code]
+        tokens = place.tokens[:, code]
+        fires = tokens > 0
         in_texts, at_tokens = int(fires[heldout].sum()), int(tokens[heldout].sum())
         found[place.site, code] = Verdict(
             precision=float(fires[positive].sum() / in_texts) if in_texts else None,
@@ -469,13 +466,6 @@ def _judge(
         key: replace(verdict, q_value=float(q))
         for (key, verdict), q in zip(found.items(), adjusted, strict=True)
     }
-
-
-def _times(place: _Place, code: int, read: Readings) -> float:
-    """How many times a code is in the difference of means by itself, 0 or more."""
-    vector = place.vectors[code]
-    along = float(vector @ _difference(place, read, _ALL) / max(float(vector @ vector), 1e-12))
-    return _short(max(0.0, along))
 
 
 def _short(weight: float) -> float:

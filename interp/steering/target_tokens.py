@@ -73,10 +73,7 @@ def find_target(
         )
     order = np.argsort(-weights[chosen], kind="stable")
     weights = weights[chosen][order]
-    return Target(
-        torch.from_numpy(tokens[chosen][order]),
-        torch.from_numpy(weights / weights.sum()).float(),
-    )
+    return Target(torch.from_numpy(tokens[chosen][order]), torch.from_numpy(weights / weights.sum()).float())
 
 
 def _texts_with(texts: TokenizedTexts, n_vocab: int) -> Int[np.ndarray, " vocab"]:

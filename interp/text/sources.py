@@ -12,10 +12,6 @@ a file or folder                    ``.txt`` (split at blank lines into document
 
 A new source is one class with ``documents`` and one line in :data:`SOURCES`.
 
-Text files: ``.txt`` with a blank line between documents, ``.jsonl`` with one document a line.
-
-Datasets of the Hugging Face hub, or local folders, by the ``datasets`` library (imported when one is read).
-
 The model's own samples: text that it finds likely, for any model and without any data.
 
 Sampled at temperature 1 from BOS. Batches are generated one after the other, each from a seed of its own, and kept in
@@ -29,6 +25,7 @@ no doctest. About 260 000 tokens with Python 3.11; other versions have other tex
 """
 
 import ast
+import contextlib
 import hashlib
 import itertools
 import json
@@ -156,11 +153,8 @@ class ModelSamples:
         path = self.folder(model, seed, length) / f"{number:05}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # two processes need not sample the same
-            if path.exists():
-                try:
-                    return load_file(path)["tokens"].long()
-                except (SafetensorError, KeyError, OSError):
-                    pass  # damaged: made anew below
+            with contextlib.suppress(SafetensorError, KeyError, OSError):  # damaged, or not there
+                return load_file(path)["tokens"].long()
             tokens = self._sample(model, number, seed, length, stage)
             with atomic_path(path) as temporary:
                 save_file({"tokens": tokens.int()}, temporary)

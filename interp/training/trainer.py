@@ -227,16 +227,12 @@ class Trainer:
             InputError: tensors that are missing or of another shape.
         """
         wanted: dict[str, tuple[int, ...]] = {"dead": ()}
-        for name, tensor in [
-            *((site, book.codes) for site, book in self.books.items()),
-            *((f"model/{name}", tensor) for name, tensor in self.weights.items()),
-        ]:
-            wanted |= {f"{name}/exp_avg": tensor.shape, f"{name}/exp_avg_sq": tensor.shape}
         for site, book in self.books.items():
-            wanted |= {f"{site}/codes": book.codes.shape, f"{site}/counts": book.counts.shape}
-            wanted |= {f"{site}/{name}": book.codes.shape[:2] for name in ("step", "held")}
+            wanted |= {f"{site}/{name}": book.codes.shape for name in ("codes", "exp_avg", "exp_avg_sq")}
+            wanted |= {f"{site}/{name}": book.counts.shape for name in ("counts", "step", "held")}
             wanted |= {f"{site}/{name}": (book.config.groups,) for name in MEASURES}
-        wanted |= {f"model/{name}": tensor.shape for name, tensor in self.weights.items()}
+        for name, tensor in self.weights.items():
+            wanted |= {f"model/{name}{moment}": tensor.shape for moment in ("", "/exp_avg", "/exp_avg_sq")}
         for name, shape in wanted.items():
             if name not in tensors:
                 raise InputError(f"the checkpoint lacks {name}")
@@ -368,11 +364,7 @@ def drawn_from(seed: int, what: str, number: int, device: torch.device | str = "
 
 def _at_rest(parameter: Tensor, step: Tensor) -> dict[str, Tensor]:
     """The state of Adam before its first step."""
-    return {
-        "step": step,
-        "exp_avg": torch.zeros_like(parameter),
-        "exp_avg_sq": torch.zeros_like(parameter),
-    }
+    return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
 
 
 def _moments(name: str, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

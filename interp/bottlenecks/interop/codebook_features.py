@@ -18,7 +18,7 @@ import pickle
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp.bottlenecks.codebook import CodebookConfig
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
+from interp.bottlenecks.store import ManifestPart, fault
 from interp.errors import InputError, one_line
 from interp.files import read_json
 from interp.models.pretrained import read_tokenizer
@@ -44,6 +45,13 @@ _PLACES = {
     "attn.attention.": ("attn_preproj", "attn"),
 }
 _BUFFERS = re.compile(r"(\.attn|\.attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
+
+
+class _Config(ManifestPart):
+    model_type: Literal["codebook"]
+    codebook_at: str | list[str] = "mlp"
+    k_codebook: int | list[int] = 1
+    similarity_metric: Literal["inner_product", "euclidean"] = "inner_product"
 
 
 def load_codebook_features(folder: Path | str) -> dict[str, LayerNormCodebook]:
@@ -156,22 +164,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
-    if not isinstance(config, dict) or config.get("model_type") != "codebook":
-        raise InputError(f"{path} is not of a codebook-features checkpoint: its model_type is not 'codebook'")
-    places = config.get("codebook_at", "mlp")
-    places = [places] if isinstance(places, str) else places
-    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
-        raise InputError(f"{path}: codebook_at {places!r}, a name or a list of names is known")
-    k = config.get("k_codebook", 1)
-    k = [k] * len(places) if isinstance(k, int) else k
-    if not isinstance(k, list) or not all(isinstance(n, int) for n in k):
-        raise InputError(f"{path}: k_codebook {k!r}, a whole number or a list of them is known")
+    if (wrong := fault(_Config, config)) is not None:
+        raise InputError(f"{path} is not of a codebook-features checkpoint: {wrong}")
+    known = _Config(**config)
+    places = [known.codebook_at] if isinstance(known.codebook_at, str) else known.codebook_at
+    k = [known.k_codebook] * len(places) if isinstance(known.k_codebook, int) else known.k_codebook
     if len(k) != len(places):
         raise InputError(f"{path}: k_codebook {k} for codebooks at {', '.join(places)}")
-    similarity = config.get("similarity_metric", "inner_product")
-    if similarity not in ("inner_product", "euclidean"):
-        raise InputError(f"{path}: similarity_metric {similarity!r}, known are inner_product and euclidean")
-    return {"codebook_at": places, "k_codebook": k, "similarity_metric": similarity}
+    return {"codebook_at": places, "k_codebook": k, "similarity_metric": known.similarity_metric}
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -173,11 +173,7 @@ def _topk_sae(ours: DiscreteSAE, metadata: SAEMetadata, reshape: str) -> TopKSAE
     config, weights = ours.config, ours.tensors()
     sae = TopKSAE(
         TopKSAEConfig(
-            d_in=config.d_in,
-            d_sae=config.n_codes,
-            k=config.k,
-            reshape_activations=reshape,
-            metadata=metadata,
+            d_in=config.d_in, d_sae=config.n_codes, k=config.k, reshape_activations=reshape, metadata=metadata
         )
     )
     sae.load_state_dict(

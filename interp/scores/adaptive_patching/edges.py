@@ -28,6 +28,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ from interp.scores.gradients import EMBEDDED, Receivers, clean_metric, edge_tape
 from interp.scores.head_codes import HeadCodes
 from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
-from interp.scores.patching import PATCH_ROWS
+from interp.scores.patching import PATCH_ROWS, components
 from interp.scores.result import Cost, EdgeEvidence, EdgeScore, ScoredEdges, Scores
 
 PARTIAL_WEIGHT = 0.01
@@ -240,7 +241,7 @@ class PathPatchRunner:
         self.model, self.runner = model, runner
         self._kept: list[_Kept] = []
         self._where: dict[int, tuple[int, int]] = {}
-        self._blocks: dict[int, Blockwise] = {}
+        self._blocks = cache(lambda length: Blockwise(model, length, PURPOSE))
 
     def keep(self, run: EdgeRun) -> None:
         """Keep what a batch's edges need: residual streams, and what the senders' outputs differ by.
@@ -249,13 +250,11 @@ class PathPatchRunner:
             InputError: attention is of a kind that is not known, or a norm or a factor stands after it (see
                 ``Blockwise``).
         """
-        length = run.batch.clean.tokens.shape[1]
-        if length not in self._blocks:
-            self._blocks[length] = Blockwise(self.model, length, PURPOSE)
+        blocks = self._blocks(run.batch.clean.tokens.shape[1])
         layers = range(self.model.cfg.n_layers)
         resid = torch.stack([run.tape[f"blocks.{layer}.ln1.hook_in"].detach() for layer in layers])
         sides = (torch.stack(side.z) for side in (run.batch.clean, run.batch.corrupt))
-        kept = _Kept(self._blocks[length], resid, next(sides) - next(sides))
+        kept = _Kept(blocks, resid, next(sides) - next(sides))
         last = len(layers) - 1
         z = kept.blocks.attend(*(self._clean(kept, last, into) for into in QKV))
         kept.blocks.check(z, run.batch.clean.z[last])
@@ -264,9 +263,7 @@ class PathPatchRunner:
         self._kept.append(kept)
 
     def effects(
-        self,
-        pairs: Int[np.ndarray, " edge"],
-        edges: EdgeList,
+        self, pairs: Int[np.ndarray, " edge"], edges: EdgeList
     ) -> tuple[Float[np.ndarray, " edge"], float]:
         """Fall of the metric when one edge is removed on one pair, an edge and a pair a row; and the cost."""
         layers, heads, inputs = edges.of_receivers("layer"), edges.of_receivers("head"), edges.into
@@ -410,9 +407,7 @@ def patched_edges(
         InputError: fewer than 2 pairs, an MLP among the sites, codes of fewer pairs, or no gap on these pairs.
     """
     begin = time.perf_counter()
-    if sites is None:
-        layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
-        sites = [Site("attn", layer, head) for layer in layers for head in heads]
+    sites = components(model, mlps=False) if sites is None else sites
     if len(pairs) < 2:
         raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
     if others := [str(site) for site in sites if site.kind != "attn"]:

@@ -83,11 +83,7 @@ def partial_values(
     hooks = {f"blocks.{layer}.attn.hook_z": mix(layer) for layer in range(model.cfg.n_layers)}
     # every parameter is frozen: the graph begins at the first block's input
     begin = run.resid[0, rows].detach().requires_grad_(True)
-    with (
-        torch.enable_grad(),
-        starting_at(model, 0, begin),
-        run.prefix.before(model, rows),
-    ):
+    with torch.enable_grad(), starting_at(model, 0, begin), run.prefix.before(model, rows):
         pairs = tuple(run.pairs[row] for row in rows)
         logits = answer_logits(model, run.tokens[rows], pairs, run.metric_name, hooks)
         metric = task_metric(logits, pairs, run.metric_name)

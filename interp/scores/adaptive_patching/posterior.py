@@ -230,11 +230,7 @@ class EffectEstimates:
     """
 
     def __init__(
-        self,
-        attribution: Float[np.ndarray, "pair head"],
-        gap: float,
-        threshold: float,
-        pairs: np.ndarray,
+        self, attribution: Float[np.ndarray, "pair head"], gap: float, threshold: float, pairs: np.ndarray
     ) -> None:
         self.attribution, self.gap, self.threshold = attribution, gap, threshold
         self.exact = np.full(attribution.shape, np.nan)
