@@ -107,3 +107,15 @@ def _lines(name: str, total: int) -> Callable[..., None]:
             sys.stderr.write(f"{line.rstrip()}\n")
 
     return tell
+
+
+def counted(tell: Callable[[float], None], total: int) -> Callable[[int], None]:
+    """A progress that is told steps, of so many in all, and tells which share of them is done."""
+    done = 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        tell(done / total)
+
+    return advance

@@ -340,15 +340,3 @@ def percent(progress: Progress | None) -> Callable[[float], None]:
         told = max(told, now)
 
     return tell
-
-
-def counted(tell: Callable[[float], None], total: int) -> Progress:
-    """A progress that is told steps, of so many in all, and tells which share of them is done."""
-    done = 0
-
-    def advance(more: int) -> None:
-        nonlocal done
-        done += more
-        tell(done / total)
-
-    return advance

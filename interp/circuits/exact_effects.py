@@ -17,12 +17,13 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from interp.activations.stream import HUNDREDTHS, counted, equal_length_batches
+from interp.activations.stream import HUNDREDTHS, equal_length_batches
 from interp.circuits.references import ExactEffects
 from interp.circuits.verify import check_gap
 from interp.executor import Job, Told
 from interp.files import atomic_path, read_tensors
 from interp.models import Model, describe_model, weights_checksum
+from interp.progress import counted
 from interp.prompts.pairs import PromptPairs
 from interp.scores.patching import PatchingConfig, patching
 

@@ -27,7 +27,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from interp.activations.stream import counted
 from interp.bottlenecks import Dictionary
 from interp.bottlenecks.attach import attach, groups_at
 from interp.bottlenecks.base import NO_CODE
@@ -56,7 +55,7 @@ from interp.errors import InputError
 from interp.executor import SERIAL, Job, Shard, Told, Workers, run
 from interp.files import atomic_path, read_json, write_json
 from interp.models import Model, OneModel, hooked, model_device, resolve_site
-from interp.progress import Stage, silent
+from interp.progress import Stage, counted, silent
 from interp.text import TextBlocks
 from interp.text.special import between, first_token
 

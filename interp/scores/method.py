@@ -29,11 +29,11 @@ from interp.activations.stream import (
     PairBatch,
     Progress,
     batches,
-    counted,
     percent,
 )
 from interp.errors import check_fields
 from interp.models import Model
+from interp.progress import counted
 from interp.prompts.pairs import PromptPairs
 from interp.scores.result import Cost, ScoredEdges, Scores
 
