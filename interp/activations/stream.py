@@ -8,6 +8,7 @@ scores, the means that codes are read from, whatever a new method needs. They re
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -284,10 +285,10 @@ def answer_logits(
     few = None if bias is None else bias[wanted]
     with model_lock(model):
         try:
-            unembedding.forward = lambda x: nn.functional.linear(x, weight, few)
+            unembedding.__dict__["forward"] = partial(nn.functional.linear, weight=weight, bias=few)
             found = end_logits(model, tokens, hooks)
         finally:
-            del unembedding.forward
+            del unembedding.__dict__["forward"]
     return found.new_full((len(found), model.cfg.d_vocab), float("-inf")).index_copy(1, wanted, found)
 
 
