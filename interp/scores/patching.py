@@ -8,7 +8,8 @@ one component at a time: where a backup wakes up, the effect understates what th
 
 To be fast it (1) starts each forward at the component's layer (:mod:`interp.models.partial_forward`), half of the work
 on average, (2) and at the first token in which the prompts differ, (3) puts many components of a layer into one batch,
-(4) unembeds END only. Each finished component of a batch of pairs is saved, and a killed run goes on where it stopped.
+(4) unembeds the answers at END alone. Each finished component of a batch of pairs is saved, and a killed run goes on
+where it stopped.
 """
 
 import hashlib
