@@ -1,5 +1,6 @@
 """How texts are shown: beside each other, a token of one opened, what each token cost, and how to have all again."""
 
+import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -276,10 +277,37 @@ def draw_code_set(
     )
 
 
-def draw_again(request: SteeringRequest, made: dict) -> None:
-    """How to get the texts of base and codes again, and by the link all that the form asked for."""
+def draw_again(request: SteeringRequest, made: dict, written: Sequence[Written]) -> None:
+    """How to get the texts of base and codes again, by the link all that the form asked for, and all of it to keep."""
     st.subheader("Again")
-    in_python, in_terminal, link = st.tabs(["In Python", "On the command line", "Link"])
+    in_python, in_terminal, link, kept = st.tabs(["In Python", "On the command line", "Link", "JSON"])
     in_python.code(request.program(), language="python", wrap_lines=True, height=CODE)
     in_terminal.code(request.command(), language="bash", wrap_lines=True, height=CODE)
     link.code(address(made), language=None, wrap_lines=True, height=CODE)
+    kept.download_button(
+        "Texts and what repeats them",
+        json.dumps(session(request, made, written), indent=1),
+        "steering.json",
+        "application/json",
+        on_click="ignore",
+    )
+
+
+def session(request: SteeringRequest, made: dict, written: Sequence[Written]) -> dict:
+    """The texts with their tokens and each token's KL in nats, and what repeats them."""
+    texts = [
+        {
+            "name": one.name,
+            "text": "".join(one.pieces),
+            "pieces": one.pieces,
+            "n_prompt": one.n_prompt,
+            "kl": None if one.divergence is None else [round(float(kl), 5) for kl in one.divergence],
+        }
+        for one in written
+    ]
+    return {
+        "python": request.program(),
+        "command": request.command(),
+        "link": address(made),
+        "texts": texts,
+    }

@@ -285,7 +285,7 @@ if "comparison" in st.session_state:
         texts(books, request, written, found)
         st.caption(made_by(request, made["books"]))
         draw_costs(written)
-        draw_again(request, made)
+        draw_again(request, made, written)
 elif not pressed:
     done.caption("Nothing steered yet: press Steer.")
 if codes and source != BY_NAME:

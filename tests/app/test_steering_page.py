@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from interp.app import engine
+from interp.app.steering.comparison import session
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import code_edits
 from interp.bottlenecks.store import Codebooks
@@ -105,6 +106,11 @@ def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_boo
     assert again.code == 0, again.err
     assert f"perplexity {steered.perplexity:.1f}" in again.out
     assert files_of(runs_with_books) == before
+    request, written, made = app.session_state["comparison"]
+    kept = json.loads(json.dumps(session(request, made, written)))
+    assert [kept["python"], kept["command"], kept["link"]] == [block.value for block in app.code[:3]]
+    assert [text["text"] for text in kept["texts"]] == [one.prompt + one.text for one in (base, steered)]
+    np.testing.assert_allclose(kept["texts"][1]["kl"], divergence, atol=1e-5)
 
 
 def test_what_was_kept_elsewhere_is_neither_read_nor_written(open_page, runs_with_books, tmp_path):
