@@ -171,6 +171,10 @@ def search(
     ] = "f1",
     min_precision: Annotated[float, share_option("--min-precision", help="least precision")] = 0.0,
     min_recall: Annotated[float, share_option("--min-recall", help="least recall")] = 0.0,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="another text's index of the same codebooks, which chooses no code"),
+    ] = None,
     device: DeviceOption = None,
     dtype: Annotated[
         Dtype | None, typer.Option(metavar="DTYPE", help="float32, bfloat16 or float16; that of the index")
@@ -181,6 +185,7 @@ def search(
         raise InputError("choose one of --regex, --token, --prompt and --code")
     ranked = regex is not None or token is not None
     given = {"--sort": sort != "f1", "--min-precision": min_precision > 0, "--min-recall": min_recall > 0}
+    given["--also"] = bool(also)
     if useless := [name for name, there in given.items() if there and not ranked]:
         raise InputError(f"{useless[0]} ranks what --regex or --token finds: it says nothing here")
     given = {"--position": position != -1, "--device": device is not None, "--dtype": dtype is not None}
@@ -214,9 +219,17 @@ def search(
         codes = prompt_codes(index, loaded, prompt, position=position)
         print_similar(index, search_similar(index, codes, n))
         return
-    scores = search_regex(index, regex) if regex is not None else search_token(index, token or "")
-    best = scores.best(n, sort=sort, min_precision=min_precision, min_recall=min_recall)
-    print_scores(scores, best, labels_of(index))
+    others = [CodeIndex.open(path) for path in also or ()]
+    for other in others:
+        other.check_comparable(index)
+    scores, *rest = (
+        search_regex(one, regex) if regex is not None else search_token(one, token or "")
+        for one in (index, *others)
+    )
+    places = scores.places(sort=sort, min_precision=min_precision, min_recall=min_recall, most=n)
+    best = scores.hits_at(places)
+    elsewhere = {str(path): one.hits_at(places) for path, one in zip(also or (), rest, strict=True)}
+    print_scores(scores, best, labels_of(index), elsewhere)
     if best:
         words = ["index", "search", str(folder), "--code", code_name(best[0].book, best[0].code)]
         typer.echo()

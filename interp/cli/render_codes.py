@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 
 from rich.table import Table
 from rich.text import Text
@@ -54,7 +55,13 @@ def print_labels(labels: Labels) -> None:
             console.print(Text(line), soft_wrap=True)
 
 
-def print_scores(scores: CodeScores, best: Sequence[CodeHit], labels: Labels | None = None) -> None:
+def print_scores(
+    scores: CodeScores,
+    best: Sequence[CodeHit],
+    labels: Labels | None = None,
+    elsewhere: Mapping[str, Sequence[CodeHit]] = MappingProxyType({}),
+) -> None:
+    """A row a code; ``elsewhere`` has the same codes on other texts."""
     console = plain_console()
     console.print(f"{scores.matches.n} matches of {scores.n_tokens} tokens")
     if not best:
@@ -63,9 +70,11 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit], labels: Labels | N
                 "no code fires there" if not scores.hits.any() else "no code is that good: ask for less"
             )
         return
-    names = ("code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches", "label")
-    hits = table(*names, left=("code", "label"), no_wrap=True)
-    for hit in best:
+    names = ("code", "precision [95 %]", "recall [95 %]", "F1", "tokens", "in matches")
+    hits = table(
+        *names, *(f"F1, {name}" for name in elsewhere), "label", left=("code", "label"), no_wrap=True
+    )
+    for hit, *others in zip(best, *elsewhere.values(), strict=True):
         hits.add_row(
             code_name(hit.book, hit.code),
             _share(hit.precision, hit.precision_interval),
@@ -73,6 +82,7 @@ def print_scores(scores: CodeScores, best: Sequence[CodeHit], labels: Labels | N
             f"{hit.f1:.2f}",
             str(hit.count),
             str(hit.hits),
+            *(f"{other.f1:.2f}" for other in others),
             Text(wording.code_label(labels, hit.book, hit.code)),
         )
     console.print(hits)

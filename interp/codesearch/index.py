@@ -359,6 +359,11 @@ class CodeIndex:
                     f"{self.folder} was made with another {difference(site, config, now)}: build it again"
                 )
 
+    def check_comparable(self, other: "CodeIndex") -> None:
+        """Raise :class:`InputError` unless both have the codes of one model by the same codebooks."""
+        if self.manifest["books"] != other.manifest["books"]:
+            raise InputError(f"{self.folder} has other codebooks than {other.folder}: build it with the same")
+
     def check_request(self, request: Mapping[str, Any]) -> None:
         """Raise :class:`InputError`, naming the first difference, unless it is what is asked to be built."""
         books = {key: value for key, value in self.manifest["books"].items() if key != "folder"}

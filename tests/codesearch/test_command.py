@@ -1,15 +1,17 @@
 """``interp index`` as a user meets it."""
 
+import re
+
 import pytest
 
-from interp.codesearch import CodeIndex, labels_of
+from interp.codesearch import CodeIndex, labels_of, search_regex
 from interp.codesearch.labels import LABELS
 from interp.report.wording import code_label
 from tests.codesearch.conftest import save_books
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_build_info_search(command, model, text, books, tmp_path, text_file, tiny_model_folder):
+def test_build_info_search(command, model, text, books, tmp_path, text_file, tiny_model_folder, index):
     save_books(model, text, books, tmp_path / "books")
     words = ["--model", str(tiny_model_folder("llama")), "--codebooks", "books", "--data", str(text_file)]
     build = ["index", "build", *words, "--tokens", "400", "--out", "ix", "--context"]
@@ -32,6 +34,17 @@ def test_build_info_search(command, model, text, books, tmp_path, text_file, tin
 
     assert "documents, blocks of 40" in command("index", "info", "ix").out
     assert "matches of" in command("index", "search", "ix", "--token", "M").out
+    assert command("index", "build", *words, "--tokens", "800", "--out", "more", "--context", "40").code == 0
+    both = command("index", "search", "ix", "--regex", "Mary", "-n", "4", "--also", "more")
+    assert both.code == 0 and "F1, more" in both.out, both.err
+    one, more = (search_regex(CodeIndex.open(folder), "Mary") for folder in ("ix", "more"))
+    expected = [f"{hit.f1:.2f}" for hit in more.hits_at(one.places(most=4))]
+    rows = [
+        re.split(r" {2,}", line.strip()) for line in both.out.splitlines() if " [" in line and "=" in line
+    ]
+    assert [row[6] for row in rows] == expected and any(float(f1) > 0 for f1 in expected)
+    other = command("index", "search", "ix", "--regex", "Mary", "--also", str(index.folder))
+    assert other.code == 2 and "other codebooks" in other.error
     similar = command("index", "search", "ix", "--prompt", "Mary gave", "-n", "3")
     assert similar.code == 0 and similar.out.count(" codes ") == 3, similar.err
 
@@ -72,6 +85,7 @@ def test_labels_lie_beside_the_index_and_the_codebooks_and_are_shown(
         (["search", "INDEX", "--code", "a9.h1=3"], "no codebook 'a9.h1' in this index"),
         (["search", "INDEX", "--prompt", "Mary", "--min-precision", "0.9"], "--min-precision ranks what"),
         (["search", "INDEX", "--code", "a0.h1=3", "--sort", "count"], "--sort ranks what"),
+        (["search", "INDEX", "--code", "a0.h1=3", "--also", "INDEX"], "--also ranks what"),
         (["search", "INDEX", "--regex", "M", "--position", "0"], "--position is about the model"),
     ],
 )
