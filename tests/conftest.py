@@ -141,12 +141,11 @@ def ray_cluster() -> Iterator[Cluster]:
         try:
             for port in (found.address, found.client):
                 wait_for(port, head)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("RAY_ADDRESS", found.address)
-                connected = executor._cluster(executor.Workers("ray"))
-                connected.__enter__()
-            yield found
-            connected.__exit__(None, None, None)
+            with contextlib.ExitStack() as connected:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("RAY_ADDRESS", found.address)
+                    connected.enter_context(executor._cluster(executor.Workers("ray")))
+                yield found
         finally:
             head.terminate()
             head.wait(60)

@@ -289,7 +289,7 @@ def answer_logits(
             found = end_logits(model, tokens, hooks)
         finally:
             del unembedding.__dict__["forward"]
-    return found.new_full((len(found), model.cfg.d_vocab), float("-inf")).index_copy(1, wanted, found)
+    return found.new_full((len(found), model.cfg.d_vocab), float("-inf")).index_copy_(1, wanted, found)
 
 
 def _run(

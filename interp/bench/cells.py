@@ -23,6 +23,7 @@ from interp.activations.stream import HUNDREDTHS, Progress
 from interp.bench.plan import Say, drawn, read_record, write_record
 from interp.files import atomic_path, parse_json
 from interp.models import Model, describe_model
+from interp.progress import counted
 from interp.prompts.pairs import PromptPairs
 from interp.scores.method import PairSubsets
 from interp.scores.registry import load_method, method_config
@@ -248,14 +249,7 @@ class Runner:
 
 def _told(tell: Tell) -> Progress:
     """A method's progress, which counts hundredths, as the share of the work that is done."""
-    done = 0
-
-    def progress(more: int) -> None:
-        nonlocal done
-        done += more
-        tell(done / HUNDREDTHS)
-
-    return progress
+    return counted(tell, HUNDREDTHS)
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:

@@ -26,7 +26,7 @@ from torch import Tensor
 from interp.bottlenecks.base import CONFIG_FILE, bottleneck_class
 from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.hub import HubFolder, fetch
-from interp.errors import InputError
+from interp.errors import InputError, fault
 from interp.files import atomic_path, parse_json, read_json, read_tensors, write_json
 from interp.models import Model, Site, describe_model, model_device, parse_site, weights_digest
 from interp.text import TextBlocks
@@ -49,14 +49,12 @@ class ManifestPart(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-def fault(kind: type[ManifestPart], manifest: Any) -> str | None:
+def manifest_fault(kind: type[ManifestPart], manifest: Any) -> str | None:
     """The first thing in which a manifest is not of its kind, in words."""
     try:
         kind.model_validate(manifest)
     except ValidationError as error:
-        first = error.errors()[0]
-        value = "" if first["type"] == "missing" else f" {first['input']!r:.60}"
-        return f"{'.'.join(map(str, first['loc']))}{value}: {first['msg']}"
+        return fault(error)
     return None
 
 
@@ -154,7 +152,7 @@ class Codebooks(HubFolder, Mapping[str, Dictionary]):
             manifest = read_json(path)
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}") from None
-        if (wrong := fault(Manifest, manifest)) is not None:
+        if (wrong := manifest_fault(Manifest, manifest)) is not None:
             raise InputError(f"{path} is no manifest of codebooks: {wrong}")
         own = folder / MODEL_FOLDER
         if own.is_dir():  # a folder may have been moved with the model in it

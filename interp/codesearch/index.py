@@ -39,7 +39,7 @@ from interp.bottlenecks.store import (
     check_request,
     codebooks_fingerprint,
     difference,
-    fault,
+    manifest_fault,
 )
 from interp.codesearch.corpus import Corpus
 from interp.codesearch.firing_stats import BINS, N_TOP, RANKS, unpack_counts
@@ -361,7 +361,8 @@ class CodeIndex:
 
     def check_comparable(self, other: "CodeIndex") -> None:
         """Raise :class:`InputError` unless both have the codes of one model by the same codebooks."""
-        if self.manifest["books"] != other.manifest["books"]:
+        ours, theirs = (one.manifest["books"] | {"folder": None} for one in (self, other))
+        if ours != theirs:
             raise InputError(f"{self.folder} has other codebooks than {other.folder}: build it with the same")
 
     def check_request(self, request: Mapping[str, Any]) -> None:
@@ -416,7 +417,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise NoIndexError(f"{folder} is no code index: its {MANIFEST} is of another kind of folder")
     if manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}, which this version reads: build the index again")
-    if (wrong := fault(_Manifest, manifest)) is not None:
+    if (wrong := manifest_fault(_Manifest, manifest)) is not None:
         raise _damaged(path, wrong)
     if not set(configs := manifest["books"]["configs"]) <= set(manifest["books"]["sites"]):
         raise _damaged(path, f"configs of its books are {configs!r}")

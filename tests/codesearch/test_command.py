@@ -1,6 +1,7 @@
 """``interp index`` as a user meets it."""
 
 import re
+import shutil
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.codesearch.conftest import save_books
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_build_info_search(command, model, text, books, tmp_path, text_file, tiny_model_folder, index):
+def test_build_info_search(command, model, text, books, tmp_path, text_file, tiny_model_folder):
     save_books(model, text, books, tmp_path / "books")
     words = ["--model", str(tiny_model_folder("llama")), "--codebooks", "books", "--data", str(text_file)]
     build = ["index", "build", *words, "--tokens", "400", "--out", "ix", "--context"]
@@ -34,6 +35,8 @@ def test_build_info_search(command, model, text, books, tmp_path, text_file, tin
 
     assert "documents, blocks of 40" in command("index", "info", "ix").out
     assert "matches of" in command("index", "search", "ix", "--token", "M").out
+    shutil.copytree("books", "copy")  # the same codebooks in another place
+    words[3] = "copy"
     assert command("index", "build", *words, "--tokens", "800", "--out", "more", "--context", "40").code == 0
     both = command("index", "search", "ix", "--regex", "Mary", "-n", "4", "--also", "more")
     assert both.code == 0 and "F1, more" in both.out, both.err
@@ -43,7 +46,10 @@ def test_build_info_search(command, model, text, books, tmp_path, text_file, tin
         re.split(r" {2,}", line.strip()) for line in both.out.splitlines() if " [" in line and "=" in line
     ]
     assert [row[6] for row in rows] == expected and any(float(f1) > 0 for f1 in expected)
-    other = command("index", "search", "ix", "--regex", "Mary", "--also", str(index.folder))
+    save_books(model, text, dict([*books.items()][:1]), tmp_path / "fewer")
+    words[3] = "fewer"
+    assert command("index", "build", *words, "--tokens", "400", "--out", "few", "--context", "40").code == 0
+    other = command("index", "search", "ix", "--regex", "Mary", "--also", "few")
     assert other.code == 2 and "other codebooks" in other.error
     similar = command("index", "search", "ix", "--prompt", "Mary gave", "-n", "3")
     assert similar.code == 0 and similar.out.count(" codes ") == 3, similar.err

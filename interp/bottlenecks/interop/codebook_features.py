@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from interp.bottlenecks.codebook import CodebookConfig
 from interp.bottlenecks.layer_norm_codebook import LayerNormCodebook
-from interp.bottlenecks.store import ManifestPart, fault
+from interp.bottlenecks.store import ManifestPart, manifest_fault
 from interp.errors import InputError, one_line
 from interp.files import read_json
 from interp.models.pretrained import read_tokenizer
@@ -164,7 +164,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the configuration {path}: {error}") from None
-    if (wrong := fault(_Config, config)) is not None:
+    if (wrong := manifest_fault(_Config, config)) is not None:
         raise InputError(f"{path} is not of a codebook-features checkpoint: {wrong}")
     known = _Config(**config)
     places = [known.codebook_at] if isinstance(known.codebook_at, str) else known.codebook_at

@@ -468,9 +468,7 @@ def _propose(context: Context, edges: EdgeList, codes: HeadCodes | None) -> _Pro
         if exact is not None:
             try:
                 exact.keep(run)
-            except (
-                InputError
-            ):  # attention of a kind that cannot be written out: its edges keep their attribution
+            except InputError:  # attention that cannot be written out: its edges keep their attribution
                 exact = None
     return _Proposed(attribution, path, partial, None if codes is None else by_codes, exact)
 
