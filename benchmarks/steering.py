@@ -2,18 +2,19 @@
 
     python benchmarks/steering.py [--show] [--topics fire,baby] [--n 200] [--tokens 60] [--out results]
     python benchmarks/steering.py --development --n 96 --arms codes "mean difference, heads"
-    python benchmarks/steering.py --styles --n 48 --tokens 40 --tries 3
+    python benchmarks/steering.py --styles --n 48 --tokens 40 --tries 3 --workers ray --threads 1
 
 Every cell is one arm of one topic (``interp/evaluation/steering.py``), kept in a file of its own: a killed run goes on,
 topics can be run side by side, and the table is of what is there. Codes are found from the topic's texts; prompts hold
-no topic. ``--development``: the topics by which it was chosen how codes are found.
-``--styles``: those of ``steering_styles.json``. ``--times`` and ``--variety``: how far a dose may go (cells of other
-bounds belong in a folder of their own). A cell is up to 18,000 tokens, its dose included: four to five minutes of one
-core.
+no topic. ``--development``: the topics by which it was chosen how codes are found. ``--styles``: those of
+``steering_styles.json``. ``--times`` and ``--variety``: how far a dose may go (cells of other bounds belong in a folder
+of their own). ``--workers ray`` spreads cells over a cluster, with ``--threads`` each (docs/cluster.md). A cell is up
+to 18,000 tokens, its dose included: four to five minutes of one core.
 """
 
 import argparse
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,8 @@ from interp.bench.plan import read_record, write_record
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, made_of, measure, steering_table
-from interp.evaluation.steering_conditions import ARMS, means_of_texts, plan_arms
+from interp.evaluation.steering_conditions import ARMS, SteeringCondition, means_of_texts, plan_arms
+from interp.executor import Job, Told, Workers, run
 from interp.files import read_json
 from interp.models import Model, load_model
 from interp.progress import bar
@@ -47,7 +49,6 @@ TOPIC_GATE = (
     "little|small|old|new|was|were|had)$"
 )
 """Of gated codes: the tokens behind which a noun may come."""
-console = Console(width=170, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help="to run")
     parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
     parser.add_argument("--out", type=Path, help="folder of the results")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each worker")
+    parser.add_argument("--workers", default="serial", help="serial, ray or ray://HOST:PORT")
     numbers = {
         "n": int,
         "n_tokens": int,
@@ -134,44 +136,80 @@ def main() -> None:
     wanted = [topic for topic in topics if topic.name in chosen]
     missing = [t for t in wanted if any(_read(given.out, settings, t, arm) is None for arm in given.arms)]
     if not given.show and (missing or _read(given.out, settings, None, BASE) is None):
-        _run(model, books, missing, topics, config, settings, given)
+        _run(
+            missing,
+            Desk(given.codebooks, topics, config, settings, given.out, (model, books), {}),
+            given,
+        )
     _print(topics, config, settings, given.out)
 
 
-def _run(
-    model: Model,
-    books: Mapping[str, Bottleneck],
-    missing: list[Concept],
-    topics: list[Concept],
-    config: SteeringConfig,
-    settings: dict,
-    given: argparse.Namespace,
-) -> None:
-    layer = f"r{model.cfg.n_layers // 2 if config.layer is None else config.layer}"
-    with bar("cells", 1 + len(given.arms) * len(missing)) as progress:
-        base = _read(given.out, settings, None, BASE)
-        if base is None:
-            base = measure(model, topics, config)
-            _write(given.out, settings, None, BASE, base)
-        progress(1)
-        planned = []
-        for topic in missing:
-            means = means_of_texts(model, [*books, layer], topic.positive, topic.negative)
-            gains_of = partial(_gains, model, books, topic)
-            # those that come with the package, if it is with its codebooks and their seed
-            found = find_or_recall(model, books, topic.positive, topic.negative, seed=config.seed, stage=bar)
-            said = partial(_said, model, topic)
-            options = {"layer": layer, "gate": topic.gate, "said": said, "seed": config.seed}
-            planned.append(plan_arms(model, books, found, means, gains_of, **options))
-        # arm by arm: a run that is cut short has whole arms to compare
-        for arms in zip(*planned, strict=True):
-            for topic, arm in zip(missing, arms, strict=True):
-                if arm.name not in given.arms:
-                    continue
-                if _read(given.out, settings, topic, arm.name) is None:
-                    cell = measure(model, topics, config, arm=arm, topic=topic.name, base=base)
-                    _write(given.out, settings, topic, arm.name, cell)
-                progress(1)
+def _run(missing: list[Concept], desk: "Desk", given: argparse.Namespace) -> None:
+    # arm by arm: a run that is cut short has whole arms to compare
+    cells = [
+        Job(f"{topic.name}, {arm}", Desk.cell, (topic, arm), (topic.name,))
+        for arm in given.arms
+        for topic in missing
+        if _read(given.out, desk.settings, topic, arm) is None
+    ]
+    base = [Job(BASE, Desk.base)] if _read(given.out, desk.settings, None, BASE) is None else []
+    jobs = deque(base or cells)
+    with bar("cells", len(base) + len(cells)) as progress:
+        for job, _ in run(
+            desk,
+            jobs,
+            workers=Workers(given.workers, given.threads),
+            advance=progress,
+            log=given.out / "log.jsonl",
+        ):
+            if job.name == BASE:  # with which the others are compared
+                jobs.extend(cells)
+
+
+@dataclass
+class Desk:
+    """What cells have in common. Each worker loads the model once, and plans a topic's arms once."""
+
+    codebooks: str
+    topics: list[Concept]
+    config: SteeringConfig
+    settings: dict
+    out: Path
+    loaded: tuple[Model, Codebooks] | None
+    planned: dict[str, dict[str, SteeringCondition]]
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"loaded": None, "planned": {}}
+
+    def load(self) -> tuple[Model, Codebooks]:
+        if self.loaded is None:
+            model = load_model()
+            self.loaded = model, Codebooks.from_pretrained(self.codebooks, model)
+        return self.loaded
+
+    def base(self, _told: Told) -> None:
+        model, _ = self.load()
+        _write(self.out, self.settings, None, BASE, measure(model, self.topics, self.config))
+
+    def cell(self, topic: Concept, arm: str, _told: Told) -> None:
+        model, _ = self.load()
+        if topic.name not in self.planned:
+            self.planned[topic.name] = self.plan(topic)
+        base = _read(self.out, self.settings, None, BASE)
+        planned = self.planned[topic.name][arm]
+        cell = measure(model, self.topics, self.config, arm=planned, topic=topic.name, base=base)
+        _write(self.out, self.settings, topic, arm, cell)
+
+    def plan(self, topic: Concept) -> dict[str, SteeringCondition]:
+        model, books = self.load()
+        seed, layer = self.config.seed, self.config.layer
+        layer = f"r{model.cfg.n_layers // 2 if layer is None else layer}"
+        means = means_of_texts(model, [*books, layer], topic.positive, topic.negative)
+        # those that come with the package, if it is with its codebooks and their seed
+        found = find_or_recall(model, books, topic.positive, topic.negative, seed=seed, stage=bar)
+        options = {"layer": layer, "gate": topic.gate, "said": partial(_said, model, topic), "seed": seed}
+        arms = plan_arms(model, books, found, means, partial(_gains, model, books, topic), **options)
+        return {arm.name: arm for arm in arms}
 
 
 def _said(model: Model, topic: Concept, prompt: str) -> str:
@@ -201,7 +239,7 @@ def _made_of(settings: dict, topic: Concept | None, arm: str) -> dict:
 
 
 def _read(out: Path, settings: dict, topic: Concept | None, arm: str) -> Cell | None:
-    kept = read_record(_path(out, topic, arm), _made_of(settings, topic, arm), console.print)
+    kept = read_record(_path(out, topic, arm), _made_of(settings, topic, arm), print)
     return None if kept is None else Cell(**kept)
 
 
@@ -210,6 +248,7 @@ def _write(out: Path, settings: dict, topic: Concept | None, arm: str, cell: Cel
 
 
 def _print(topics: list[Concept], config: SteeringConfig, settings: dict, out: Path) -> None:
+    console = Console(width=170, highlight=False)
     cells = {(t.name, arm): _read(out, settings, t, arm) for t in topics for arm in ARMS}
     base = _read(out, settings, None, BASE)
     if base is None:
