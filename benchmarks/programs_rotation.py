@@ -19,7 +19,7 @@ from interp.files import write_json
 from interp.programs.codes import fit_few, ids
 from interp.programs.names import name_codes
 from interp.programs.program import FIT_PAIRS, JUDGE_PAIRS, SEED
-from interp.programs.proof import Coded, set_variable, stacked
+from interp.programs.proof import Coded, Told, set_variables, stacked
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import variables
@@ -90,7 +90,7 @@ def by_codes(judge, z, order, n):
     fitted, judged = ({s: ids(book, where[s]) for s, book in books.items()} for where in (z, judge.z))
     values = {s: told[0].values for s, told in name_codes(fitted, judged, [order], n).items() if told}
     coded = {s: Coded(books[s], fitted[s], judged[s], np.arange(books[s].config.n_codes)) for s in values}
-    found = set_variable(judge, coded, values, z, order)
+    found = set_variables(judge, [Told(order, coded, values)], z)
     for way, how, controls in ((f"{CODES} codes", "set", ("own", "random")), ("means", "means", ())):
         by, more = found.by[how], {control: found.by[control].flipped for control in controls}
         yield row(z, f"{way}, {n} pairs", [by.flipped], by.metric, 2 * n, found.n, **more)

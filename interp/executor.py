@@ -32,7 +32,7 @@ from interp.errors import InputError, JobsFailedError, one_line
 
 TRIES = 3
 """How often a job is begun that fails, or whose worker dies."""
-RAY_SETTINGS = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+RAY_SETTINGS: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
 """Ray says nothing by itself."""
 CONNECT_SECONDS = 5.0
 """In which a cluster must answer."""

@@ -140,7 +140,10 @@ def ray_cluster() -> Iterator[Cluster]:
     words += ["--include-dashboard", "false"]
     # Ray's own niceness, 15, starves workers beside other tests
     settings = os.environ | {"RAY_worker_niceness": "0"} | dict([setting.split("=")])
-    with open(folder / "head.log", "w") as log, subprocess.Popen(words, stdout=log, stderr=log, env=settings) as head:
+    with (
+        open(folder / "head.log", "w") as log,
+        subprocess.Popen(words, stdout=log, stderr=log, env=settings) as head,
+    ):
         try:
             for port in (found.address, found.client):
                 wait_for(port, head)

@@ -20,7 +20,7 @@ from interp.errors import InputError
 from interp.models import Model
 from interp.programs.codes import ENOUGH, MOST_COST, PER_CODE, SIZES, bits, fewest, ids, measure
 from interp.programs.names import Name, name_codes
-from interp.programs.proof import Coded, Passed, VariableSet, passed_on, set_variable
+from interp.programs.proof import Coded, Passed, Told, VariableSet, passed_on, set_variables, stacked
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task, Value
@@ -45,6 +45,8 @@ LEAST_EFFECT = 1e-3
 LEFT = 0.1
 """Of a head's effect: where no more than this is left, earlier roles are not looked at."""
 MOST_SLOTS = 40
+TOGETHER = 0.1
+"""Of the gap: variables that move the metric by this are set together, too."""
 EXAMPLES = 3
 PASSED = 0.05
 
@@ -317,23 +319,30 @@ class _Finder:
         """Where members act, and the slots that carry enough of their effect to be read."""
         runner, some = self.chooser, np.arange(min(PLACE_PAIRS, len(self.chooser.pairs)))
         self.gap = float((runner.metric[0] - runner.metric[1]).mean())
-        places: list[Place] = []
+        wholes = dict(zip(sites, np.nanmean(effects[some], axis=0), strict=True))
+        at: dict[str, dict[str, tuple[float, float, float]]] = {site: {} for site in sites}
         slots: list[tuple[float, Slot]] = []
-        for site, whole in zip(sites, np.nanmean(effects[some], axis=0), strict=True):
-            at: dict[str, tuple[float, float, float]] = {}
-            # the last first: they are the cheapest, and most heads act there alone
-            for role in sorted(roles, key=lambda role: -self.pairs[0].positions[role]):
-                if abs(whole - sum(mean for mean, *_ in at.values())) <= LEFT * abs(whole):
-                    break
-                slot = Slot.of(site, role)
-                fall = runner.metric[0, some] - runner.run(some, [Edit(slot, runner.z[slot][1, some])]).metric
-                low, high = mean_interval(fall[:, None], self.seed)
-                at[role] = float(fall.mean()), float(low[0]), float(high[0])
-                size = abs(at[role][0])
-                if size >= max(SHARE * abs(whole), LEAST_EFFECT * self.gap) and low[0] * high[0] > 0:
+
+        def elsewhere(site: str) -> float:
+            return float(wholes[site] - sum(mean for mean, *_ in at[site].values()))
+
+        # the last role first: it is the cheapest, and most heads act there alone
+        for role in sorted(roles, key=lambda role: -self.pairs[0].positions[role]):
+            left = [site for site in sites if abs(elsewhere(site)) > LEFT * abs(wholes[site])]
+            tried = [Slot.of(site, role) for site in left]
+            if not tried:
+                break
+            edits = stacked([[Edit(slot, runner.z[slot][1, some])] for slot in tried], len(some))
+            metric = runner.run(np.tile(some, len(tried)), edits).metric.reshape(len(tried), len(some))
+            falls = (runner.metric[0, some] - metric).T
+            for site, slot, mean, low, high in zip(
+                left, tried, falls.mean(0), *mean_interval(falls, self.seed), strict=True
+            ):
+                at[site][role] = float(mean), float(low), float(high)
+                size, least = float(abs(mean)), max(SHARE * abs(wholes[site]), LEAST_EFFECT * self.gap)
+                if size >= least and low * high > 0:
                     slots.append((size, slot))
-            elsewhere = float(whole - sum(mean for mean, *_ in at.values()))
-            places.append(Place(site=site, roles=at, elsewhere=elsewhere))
+        places = [Place(site=site, roles=at[site], elsewhere=elsewhere(site)) for site in sites]
         read = {slot.site for _, slot in slots}
         self.notes += [
             f"{p.site} acts at no role by itself." for p in places if Slot.of(p.site, "").site not in read
@@ -413,58 +422,49 @@ class _Finder:
     def _interchange(
         self, coded: dict[Slot, Coded], names: dict[Slot, list[Name]], varying: Iterable[Variable]
     ) -> list[VariableSet]:
-        found = []
+        """Every variable by itself, and together those that move the metric by themselves on the discovery's pairs."""
+        found: list[VariableSet] = []
+        together: list[Told] = []
         for variable in varying:
             told = {
-                slot: some[0]
+                slot: some[0].values
                 for slot, some in names.items()
                 if some and some[0].variable == variable.name and slot in self.carries
             }
             if not told:
                 continue
-            told = self._strongest(told, coded, variable.name)
-            one = self._set(self.judge, told, coded, variable)
+            slots, fall = self._strongest(told, coded, variable.name)
+            judged = Told(
+                variable, {slot: coded[slot] for slot in slots}, {slot: told[slot] for slot in slots}
+            )
+            one = set_variables(self.judge, [judged], self.fit_z.z, self.seed)
             if one is not None:
                 found.append(one)
+                together += [judged] * (fall >= TOGETHER * self.gap)
             else:
                 self.notes.append(
                     f"{variable.name}: codes stand for fewer than two of its values, so none can be set to another."
                 )
+        if len(together) > 1:
+            both = set_variables(self.judge, together, self.fit_z.z, self.seed)
+            found += [both] if both is not None else []
         return found
 
-    def _set(
-        self,
-        runner: SlotRunner,
-        told: dict[Slot, Name],
-        coded: dict[Slot, Coded],
-        variable: Variable,
-        *,
-        controls: bool = True,
-    ) -> VariableSet | None:
-        return set_variable(
-            runner,
-            {slot: coded[slot] for slot in told},
-            {slot: name.values for slot, name in told.items()},
-            {slot: self.fit_z.z[slot] for slot in told},
-            variable,
-            self.seed,
-            controls=controls,
-        )
-
-    def _strongest(self, told: dict[Slot, Name], coded: dict[Slot, Coded], variable: str) -> dict[Slot, Name]:
+    def _strongest(
+        self, told: dict[Slot, dict[int, Value]], coded: dict[Slot, Coded], variable: str
+    ) -> tuple[list[Slot], float]:
         """All slots that tell a variable, or those at one role: whichever moves the metric most on the discovery's
-        pairs. What is told at an earlier role may be told again at a later one."""
+        pairs, and by how much. What is told at an earlier role may be told again at a later one."""
         roles = dict.fromkeys(slot.role for slot in told)
-        if len(roles) < 2:
-            return told
-        z = self.chooser.z
-        chosen = {slot: replace(coded[slot], judged=ids(coded[slot].book, z[slot])) for slot in told}
-        parts = [told, *({slot: name for slot, name in told.items() if slot.role == role} for role in roles)]
-        falls = []
-        for part in parts:
-            one = self._set(self.chooser, part, chosen, self.of_chosen[variable], controls=False)
+        parts = [list(told), *([slot for slot in told if slot.role == role] for role in roles)]
+        z, falls = self.chooser.z, []
+        for part in parts if len(roles) > 1 else parts[:1]:
+            its = {slot: replace(coded[slot], judged=ids(coded[slot].book, z[slot])) for slot in part}
+            chosen = Told(self.of_chosen[variable], its, {slot: told[slot] for slot in part})
+            one = set_variables(self.chooser, [chosen], self.fit_z.z, self.seed, controls=False)
             falls.append(-np.inf if one is None else one.metric_clean - one.by["set"].metric)
-        return parts[int(np.argmax(falls))]
+        best = int(np.argmax(falls))
+        return parts[best], falls[best]
 
 
 def _meaning(coded: Coded, name: Sequence[Name]) -> Int[np.ndarray, " code"]:

@@ -53,9 +53,23 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A variable, the slots that tell it, and what their codes stand for.
+
+    Attributes:
+        variable: of the prompts of fitting and, behind them, the held-out ones.
+    """
+
+    variable: Variable
+    coded: Mapping[Slot, Coded]
+    values: Mapping[Slot, Mapping[int, Value]]
+
+
+@dataclass(frozen=True)
 class VariableSet:
     """
     Attributes:
+        variable: several are joined by " + ".
         n: held-out prompts that have a value and another one to be set.
         by: ``set`` (the code of another value that is nearest to the own code), ``own`` (the usual code of their own
             value), ``random`` (the change of ``set`` turned at random, its length kept), ``heads`` (that change at
@@ -69,69 +83,95 @@ class VariableSet:
     by: dict[str, Answers]
 
 
-def set_variable(
+def set_variables(
     runner: SlotRunner,
-    coded: Mapping[Slot, Coded],
-    values: Mapping[Slot, Mapping[int, Value]],
+    told: Sequence[Told],
     fit_z: Mapping[Slot, Tensor],
-    variable: Variable,
     seed: int = 0,
     *,
     controls: bool = True,
 ) -> VariableSet | None:
-    """Set a variable to another value at the slots that tell it; ``None`` where there is no other to be set.
+    """Set variables to other values at the slots that tell them; ``None`` where there is no other to be set.
+
+    The other value is the pair's answer where the variable can have it: what says the subject's name says the other
+    one's. Else it is drawn.
 
     Args:
         runner: of the held-out prompts.
-        coded: the slots that tell it.
-        values: what their codes stand for.
-        fit_z: what stood there on the prompts that codes were fitted to.
-        variable: of the prompts of fitting and, behind them, the held-out ones.
+        told: variables with no slot in common.
+        fit_z: what stood at the slots on the prompts that codes were fitted to.
         controls: what comes of ``set`` alone if not.
     """
     rng = np.random.default_rng(seed)
-    n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
-    before, now = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
-    nearest = {slot: _nearest_of_value(c.book, values[slot], variable.values) for slot, c in coded.items()}
-    known = np.any([(table >= 0).any(0) for table in nearest.values()], axis=0)
-    pairs, new = _other_values(now, before, known, rng)
-    if len(pairs) < 2:
-        return None
-    own, n = now[pairs], len(pairs)
-    codes = {slot: c.judged[0, pairs] for slot, c in coded.items()}
-    z = {slot: runner.z[slot][0, torch.from_numpy(pairs)] for slot in coded}
-    spoken = {slot: c.vector(codes[slot]) for slot, c in coded.items()}
-    usual = {slot: usual_codes(c.fitted, before, n_values, LEAST)[own] for slot, c in coded.items()}
-    other = {slot: nearest[slot][codes[slot], new] for slot in coded}
+    n, pairs = len(runner.pairs), np.arange(len(runner.pairs))
     changes: dict[str, dict[Slot, Tensor]] = {}
-    for name, to in (("set", other), ("own", usual)):
-        # where no code stands for a value, a slot says what it said
-        said = {slot: np.where(to[slot] < 0, codes[slot], to[slot]) for slot in coded}
-        changes[name] = {slot: c.vector(said[slot]) - spoken[slot] for slot, c in coded.items()}
-    changes["codes"] = {
-        slot: c.vector(rng.integers(c.book.config.n_codes, size=n)) - spoken[slot]
-        for slot, c in coded.items()
-    }
-    changes["random"] = {slot: _turned(change, rng) for slot, change in changes["set"].items()}
-    means = {
-        slot: torch.from_numpy(class_means(fit_z[slot].numpy(), before, n_values)).float() for slot in coded
-    }
-    changes["means"] = {slot: (means[slot][new] - means[slot][own]).nan_to_num() for slot in coded}
-    if not controls:
-        changes = {"set": changes["set"]}
-    moved = [[Edit(slot, z[slot] + change) for slot, change in some.items()] for some in changes.values()]
+    for one in told:
+        found = _changes(runner, one, fit_z, rng, ("set", *CONTROLS) if controls else ("set",))
+        if found is None:
+            return None
+        for how, its in found.items():
+            changes.setdefault(how, {}).update(its)
+    moved = [[Edit(slot, runner.z[slot][0] + by) for slot, by in some.items()] for some in changes.values()]
     if controls:
         moved.append(_at_random_heads(runner.model.cfg.n_heads, changes["set"], rng))
-    found = runner.run(np.tile(pairs, len(moved)), stacked(moved, n))
+    after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n))
     metric, flipped = (
         of.reshape(-1, n).mean(1)
-        for of in (found.metric, found.preferred != np.tile(runner.preferred[pairs], len(moved)))
+        for of in (after.metric, after.preferred != np.tile(runner.preferred, len(moved)))
     )
     by = {
         how: Answers(float(one), float(other))
         for how, one, other in zip((*changes, "heads"), metric, flipped, strict=False)
     }
-    return VariableSet(variable.name, tuple(coded), n, float(runner.metric[0, pairs].mean()), by)
+    name = " + ".join(one.variable.name for one in told)
+    return VariableSet(name, tuple(changes["set"]), n, float(runner.metric[0].mean()), by)
+
+
+CONTROLS = ("own", "codes", "random", "means")
+
+
+def _changes(
+    runner: SlotRunner,
+    told: Told,
+    fit_z: Mapping[Slot, Tensor],
+    rng: np.random.Generator,
+    hows: Sequence[str],
+) -> dict[str, dict[Slot, Float[Tensor, "pair d"]]] | None:
+    """What is added to the slots of a variable on every held-out pair, in each way."""
+    coded, variable = told.coded, told.variable
+    n_fitted, n_values = next(iter(coded.values())).fitted.shape[1], len(variable.values)
+    before, now = variable.ids[:, :n_fitted], variable.ids[0, n_fitted:]
+    nearest = {
+        slot: _nearest_of_value(c.book, told.values[slot], variable.values) for slot, c in coded.items()
+    }
+    known = np.any([(table >= 0).any(0) for table in nearest.values()], axis=0)
+    new = _other_values(now, before, known, _answers(runner, variable), rng)
+    if new is None:
+        return None
+    codes = {slot: c.judged[0] for slot, c in coded.items()}
+    spoken = {slot: c.vector(codes[slot]) for slot, c in coded.items()}
+
+    def moved(to: Mapping[Slot, Int[np.ndarray, " pair"]]) -> dict[Slot, Tensor]:
+        # where no code stands for a value, a slot says what it said
+        return {
+            slot: c.vector(np.where(to[slot] < 0, codes[slot], to[slot])) - spoken[slot]
+            for slot, c in coded.items()
+        }
+
+    changes = {"set": moved({slot: nearest[slot][codes[slot], new] for slot in coded})}
+    if "own" in hows:
+        changes["own"] = moved(
+            {slot: usual_codes(c.fitted, before, n_values, LEAST)[now] for slot, c in coded.items()}
+        )
+        changes["codes"] = moved(
+            {slot: rng.integers(c.book.config.n_codes, size=len(now)) for slot, c in coded.items()}
+        )
+        changes["random"] = {slot: _turned(change, rng) for slot, change in changes["set"].items()}
+        means = {slot: class_means(fit_z[slot].numpy(), before, n_values) for slot in coded}
+        changes["means"] = {
+            slot: torch.from_numpy(mean[new] - mean[now]).float().nan_to_num() for slot, mean in means.items()
+        }
+    return changes
 
 
 def stacked(ways: Sequence[Sequence[Edit]], n: int) -> list[Edit]:
@@ -161,20 +201,28 @@ def _nearest_of_value(
     return found
 
 
+def _answers(runner: SlotRunner, variable: Variable) -> Int[np.ndarray, " pair"]:
+    """Which value each pair's answer is; −1 where it is none."""
+    where = {str(value).strip(): place for place, value in enumerate(variable.values)}
+    decode = runner.model.tokenizer.decode
+    return np.array([where.get(decode([pair.answers[0]]).strip(), -1) for pair in runner.pairs])
+
+
 def _other_values(
     now: Int[np.ndarray, " pair"],
     before: Int[np.ndarray, "side fitted"],
     known: Bool[np.ndarray, " value"],
+    answers: Int[np.ndarray, " pair"],
     rng: np.random.Generator,
-) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
-    """Pairs whose clean value can be set to another, and to which: a clean prompt's, else a corrupt one's."""
+) -> Int[np.ndarray, " pair"] | None:
+    """What each pair's clean value is set to: its answer if that is another value, else one that a clean prompt has,
+    else a corrupt one's."""
     clean, any_side = (np.intersect1d(some, np.flatnonzero(known)) for some in (before[0], before))
     pool = clean if len(clean) > 1 else any_side
-    pairs = np.arange(len(now))
-    if len(pool) < 2:
-        return pairs[:0], pairs[:0]
-    new = np.array([rng.choice(pool[pool != now[pair]]) for pair in pairs], dtype=int)
-    return pairs, new
+    if len(pool) < 2 or len(now) < 2:
+        return None
+    drawn = np.array([rng.choice(pool[pool != one]) for one in now], dtype=int)
+    return np.where(np.isin(answers, pool) & (answers != now), answers, drawn)
 
 
 def _turned(change: Float[Tensor, "row d"], rng: np.random.Generator) -> Float[Tensor, "row d"]:

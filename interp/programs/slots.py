@@ -22,7 +22,7 @@ from interp.models.partial_forward import Prefix, starting_at
 from interp.prompts.pairs import PromptPair, PromptPairs
 
 PAIRS_AT_ONCE = 64
-TOKENS_AT_ONCE = 1024
+TOKENS_AT_ONCE = 256
 """Positions that one forward runs: enough to keep a few cores busy where each row runs one."""
 
 
@@ -208,12 +208,13 @@ class SlotRunner:
         changed = np.stack([np.ones(n, dtype=bool) if edit.rows is None else edit.rows for edit in edits])
         at = np.array([[self.pairs[i].positions[edit.slot.role] for i in pairs] for edit in edits])
         starts = np.where(changed, at, np.iinfo(int).max).min(0)
+        layers = np.where(changed, [[edit.slot.layer] for edit in edits], self.model.cfg.n_layers).min(0)
         edited = changed.any(0)
         found.metric[:], found.preferred[:] = self.metric[0, pairs], self.preferred[pairs]
         where = self._where[:, pairs]
         for number, run in enumerate(self._runs):
             rows = np.flatnonzero((where[0] == number) & edited)
-            rows = rows[np.argsort(starts[rows], kind="stable")]
+            rows = rows[np.lexsort((layers[rows], starts[rows]))]
             while len(rows):
                 begin = int(starts[rows[0]]) if run.prefix.length else 0
                 size = max(1, TOKENS_AT_ONCE // (run.tokens.shape[1] - begin))

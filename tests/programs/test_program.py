@@ -14,7 +14,7 @@ from interp.programs import program as programs
 from interp.programs.codes import LEAST, METRICS, bits, fit_few, measure
 from interp.programs.names import name_codes
 from interp.programs.program import Program, find_program
-from interp.programs.proof import Coded, set_variable
+from interp.programs.proof import Coded, Told, set_variables
 from interp.programs.slots import Slot, SlotRunner
 from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import variables
@@ -95,7 +95,7 @@ def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():
         200,
     )
     by_decoy, by_head = (
-        set_variable(runner, {slot: coded[slot]}, {slot: named[slot][0].values}, z, name).by["set"]
+        set_variables(runner, [Told(name, {slot: coded[slot]}, {slot: named[slot][0].values})], z).by["set"]
         for slot in (decoy, head)
     )
     assert by_head.flipped > 0.9 and by_decoy.flipped == 0
