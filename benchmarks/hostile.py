@@ -70,6 +70,7 @@ BASE = {
     "codebook train": "books --data text.txt --tokens 512 --checkpoint-every 2 --out new",
     "codebook pack": "books --out new",
     "index build": f"--model {MODEL} --codebooks books {TEXT} --out new",
+    "index explain": "index --endpoint http://127.0.0.1:1/v1 --asked m --codes a0.h0=1",
     "index info": "index",
     "index label": "index",
     "index search": "index --token B",

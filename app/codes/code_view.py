@@ -25,7 +25,7 @@ from interp.app.widgets.tokens import plain
 from interp.app.widgets.url_state import IN_URL
 from interp.app.widgets.urls import books_of
 from interp.bottlenecks.edits import code_name
-from interp.codesearch import CodeIndex, CodePage, Labels, code_contexts
+from interp.codesearch import CodeIndex, CodePage, Labels, code_contexts, explanations_of
 from interp.codesearch.annotations import MOST, Annotation
 from interp.codesearch.firing_stats import N_TOP
 from interp.codesearch.labels import MIXED
@@ -93,6 +93,7 @@ def show_code(index: CodeIndex, wanted: str, heading: DeltaGenerator) -> None:
     heading.title(plain(name))
     names = labels(index)
     told(names, book, code, heading)
+    explained(index, name)
     toolbar(index, book, code)
     found = page(index, book, code)
     numbers(index, found)
@@ -144,6 +145,17 @@ def told(found: Labels | None, book: str, code: int, place: DeltaGenerator) -> N
         place.markdown(f"**mixed**: no simple pattern tells where it is on; the best has {held}")
     else:
         place.markdown("**rare**: too seldom on to be named")
+
+
+def explained(index: CodeIndex, name: str) -> None:
+    """What a language model said of it, if one was asked."""
+    try:
+        one = explanations_of(index).get(name)
+    except InputError as error:
+        engine.say(error)
+        return
+    if one is not None:
+        st.markdown(f"{plain(one.model)} says {plain(wording.explanation(one))}")
 
 
 def toolbar(index: CodeIndex, book: str, code: int) -> None:

@@ -137,6 +137,43 @@ def label(
 
 
 @index_app.command()
+def explain(
+    folder: FolderArgument,
+    endpoint: Annotated[
+        str, typer.Option(metavar="URL", help="server that speaks OpenAI's chat completions, up to /v1")
+    ],
+    asked: Annotated[str, typer.Option(metavar="NAME", help="model of that server")],
+    codes: Annotated[
+        str | None,
+        typer.Option(metavar="CODES", help="such as a27.h2=17,m5=31 (default: those of clearest label)"),
+    ] = None,
+    n: Annotated[int, whole_option("--n", "-n", least=1, help="how many of clearest label")] = 10,
+    seed: Annotated[int, seed_option("which documents explain, and which judge")] = 0,
+) -> None:
+    """Let a language model of yours say what codes mean, and judge it on other text.
+
+    Its key is that of the environment's INTERP_API_KEY. What it said before is not asked again.
+    """
+    import os
+
+    from interp.bottlenecks.edits import parse_codes
+    from interp.cli.render_codes import print_explanations
+    from interp.codesearch import CodeIndex, Endpoint, explain_codes, labels_of
+    from interp.progress import bar
+
+    index = CodeIndex.open(folder)
+    labels = labels_of(index)
+    if codes is not None:
+        wanted = [index.layout.named(f"{site}={code}") for site, code, _ in parse_codes(codes)]
+    elif labels is not None:
+        wanted = labels.clearest(n)
+    else:
+        raise InputError(f"{folder} has no labels: name --codes, or run `interp index label {folder}`")
+    ask = Endpoint(endpoint, asked, os.environ.get("INTERP_API_KEY", ""))
+    print_explanations(explain_codes(index, wanted, ask, asked, seed=seed, stage=bar), labels, wanted)
+
+
+@index_app.command()
 def search(
     folder: FolderArgument,
     regex: Annotated[
@@ -196,6 +233,7 @@ def search(
     from interp.codesearch import (
         CodeIndex,
         code_page,
+        explanations_of,
         labels_of,
         prompt_codes,
         search_regex,
@@ -205,7 +243,7 @@ def search(
 
     index = CodeIndex.open(folder)
     if code is not None:
-        print_page(code_page(index, *index.layout.named(code), n=n), labels_of(index))
+        print_page(code_page(index, *index.layout.named(code), n=n), labels_of(index), explanations_of(index))
         return
     if prompt is not None:
         from interp.models import load_model

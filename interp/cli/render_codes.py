@@ -9,7 +9,17 @@ from rich.text import Text
 
 from interp.bottlenecks.edits import WeightedCode, code_name, format_codes
 from interp.cli.terminal import plain_console, table
-from interp.codesearch import CodeHit, CodeIndex, CodePage, CodeScores, Context, Labels, Similar, context_at
+from interp.codesearch import (
+    CodeHit,
+    CodeIndex,
+    CodePage,
+    CodeScores,
+    Context,
+    Explanation,
+    Labels,
+    Similar,
+    context_at,
+)
 from interp.evaluation.steering import distinct_2, perplexity
 from interp.report import wording
 from interp.stats import wilson
@@ -97,7 +107,23 @@ def print_similar(index: CodeIndex, found: Sequence[Similar]) -> None:
         console.print(line + _line(context_at(index, similar.token)), soft_wrap=True)
 
 
-def print_page(page: CodePage, labels: Labels | None = None) -> None:
+def print_explanations(
+    found: Mapping[str, Explanation], labels: Labels | None, codes: Sequence[tuple[str, int]]
+) -> None:
+    names = ("code", "explanation", "F1", "other's", "label")
+    rows = table(*names, left=("code", "explanation", "label"), no_wrap=True)
+    for name, code in zip(found, codes, strict=True):
+        one = found[name]
+        scores = ("" if value is None else f"{value:.2f}" for value in (one.f1, one.null))
+        rows.add_row(
+            name, Text(wording.visible(one.text, keep=" ")), *scores, Text(wording.code_label(labels, *code))
+        )
+    plain_console().print(rows)
+
+
+def print_page(
+    page: CodePage, labels: Labels | None, explanations: Mapping[str, Explanation] = MappingProxyType({})
+) -> None:
     console = plain_console()
     console.print(
         f"{code_name(page.book, page.code)}  {page.count} of {page.n_tokens} tokens ({page.frequency:.2%}), "
@@ -109,6 +135,8 @@ def print_page(page: CodePage, labels: Labels | None = None) -> None:
         )
         line = Text(f"label    {wording.code_label(labels, page.book, page.code)}   ({told})")
         console.print(line, soft_wrap=True)
+    if one := explanations.get(code_name(page.book, page.code)):
+        console.print(Text(f"{one.model} says {wording.explanation(one)}"), soft_wrap=True)
     if page.tokens:
         shown = (f"{wording.token(t.text)} {t.precision:.0%}" for t in page.tokens)
         console.print("tokens   " + ", ".join(shown), soft_wrap=True)

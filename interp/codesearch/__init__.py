@@ -2,6 +2,7 @@
 
 from interp.codesearch.build import build_index, build_parts
 from interp.codesearch.contexts import Context, code_contexts, context_at
+from interp.codesearch.explain import Endpoint, Explanation, explain_codes, explanations_of
 from interp.codesearch.index import CodeIndex, Similarities, Top
 from interp.codesearch.labels import Label, Labels, label_index, labels_of
 from interp.codesearch.layout import Book
@@ -33,6 +34,8 @@ __all__ = [
     "CodePage",
     "CodeScores",
     "Context",
+    "Endpoint",
+    "Explanation",
     "Label",
     "Labels",
     "LogitLens",
@@ -47,6 +50,8 @@ __all__ = [
     "code_contexts",
     "code_page",
     "context_at",
+    "explain_codes",
+    "explanations_of",
     "find_regex",
     "label_index",
     "labels_of",

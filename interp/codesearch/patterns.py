@@ -96,6 +96,18 @@ class Variable:
     several: bool = True
 
 
+def halves(corpus: Corpus, seed: int) -> Int[np.ndarray, " token"]:
+    """0 or 1 of every token, by document.
+
+    Raises:
+        InputError: a corpus of one document.
+    """
+    if len(corpus.documents) < 2:
+        raise InputError(f"a corpus of {len(corpus.documents)} document: names need two halves of several")
+    of_document = np.random.default_rng(seed).permutation(len(corpus.documents)) % 2
+    return np.repeat(of_document, corpus.document_lengths()).astype(np.int64)
+
+
 class Patterns:
     """The family over one corpus, worked out once.
 
@@ -105,13 +117,7 @@ class Patterns:
 
     def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
         tokens = np.asarray(corpus.tokens).astype(np.int64)
-        if len(corpus.documents) < 2:
-            raise InputError(
-                f"a corpus of {len(corpus.documents)} document: labels need two halves of several"
-            )
-        rng = np.random.default_rng(seed)
-        of_document = rng.permutation(len(corpus.documents)) % 2
-        self.half = np.repeat(of_document, corpus.document_lengths()).astype(np.int64)
+        self.half = halves(corpus, seed)
         self.sizes = tuple(np.bincount(self.half, minlength=2).tolist())
         words = Vocabulary(corpus)
         before, after = _shifted(tokens, corpus.context, 1), _shifted(tokens, corpus.context, -1)

@@ -93,8 +93,7 @@ def set_variables(
 ) -> VariableSet | None:
     """Set variables to other values at the slots that tell them; ``None`` where there is no other to be set.
 
-    The other value is the pair's answer where the variable can have it: what says the subject's name says the other
-    one's. Else it is drawn.
+    A variable that has one of a pair's two answers gets the other: names change places. Else the value is drawn.
 
     Args:
         runner: of the held-out prompts.
@@ -145,7 +144,7 @@ def _changes(
         slot: _nearest_of_value(c.book, told.values[slot], variable.values) for slot, c in coded.items()
     }
     known = np.any([(table >= 0).any(0) for table in nearest.values()], axis=0)
-    new = _other_values(now, before, known, _answers(runner, variable), rng)
+    new = _other_values(now, before, known, _answers(runner, variable, now), rng)
     if new is None:
         return None
     codes = {slot: c.judged[0] for slot, c in coded.items()}
@@ -201,11 +200,16 @@ def _nearest_of_value(
     return found
 
 
-def _answers(runner: SlotRunner, variable: Variable) -> Int[np.ndarray, " pair"]:
-    """Which value each pair's answer is; −1 where it is none."""
+def _answers(
+    runner: SlotRunner, variable: Variable, now: Int[np.ndarray, " pair"]
+) -> Int[np.ndarray, " pair"]:
+    """The other answer of each pair whose value is the right or the wrong one; else −1."""
     where = {str(value).strip(): place for place, value in enumerate(variable.values)}
-    decode = runner.model.tokenizer.decode
-    return np.array([where.get(decode([pair.answers[0]]).strip(), -1) for pair in runner.pairs])
+    right, wrong = (
+        np.array([where.get(runner.model.tokenizer.decode([some[0]]).strip(), -1) for some in tokens])
+        for tokens in zip(*((pair.answers, pair.wrong_answers) for pair in runner.pairs), strict=True)
+    )
+    return np.where(now == right, wrong, np.where(now == wrong, right, -1))
 
 
 def _other_values(
@@ -215,14 +219,14 @@ def _other_values(
     answers: Int[np.ndarray, " pair"],
     rng: np.random.Generator,
 ) -> Int[np.ndarray, " pair"] | None:
-    """What each pair's clean value is set to: its answer if that is another value, else one that a clean prompt has,
-    else a corrupt one's."""
+    """What each pair's clean value is set to: that of ``answers`` if codes stand for it, else one that a clean prompt
+    has, else a corrupt one's."""
     clean, any_side = (np.intersect1d(some, np.flatnonzero(known)) for some in (before[0], before))
     pool = clean if len(clean) > 1 else any_side
     if len(pool) < 2 or len(now) < 2:
         return None
     drawn = np.array([rng.choice(pool[pool != one]) for one in now], dtype=int)
-    return np.where(np.isin(answers, pool) & (answers != now), answers, drawn)
+    return np.where(np.isin(answers, pool), answers, drawn)
 
 
 def _turned(change: Float[Tensor, "row d"], rng: np.random.Generator) -> Float[Tensor, "row d"]:

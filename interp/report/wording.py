@@ -91,6 +91,13 @@ def code_label(labels: Any, book: str, code: int) -> str:
     return "" if labels is None else visible(labels.text(book, code), keep=" ")
 
 
+def explanation(one: Any) -> str:
+    """What a model said of a code (:class:`~interp.codesearch.explain.Explanation`), and how well that holds."""
+    null = "" if one.null is None else f", {one.null:.2f} with another code's words"
+    held = "" if one.f1 is None else f"   (detection F1 {one.f1:.2f} at {one.n} tokens of other text{null})"
+    return f"“{visible(one.text, keep=' ')}”{held}"
+
+
 def visible(text: str, keep: str = "") -> str:
     """White space made visible; control, direction and rarer space characters as escapes.
 

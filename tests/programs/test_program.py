@@ -60,11 +60,18 @@ def test_transitions_say_what_is_passed_on(run):
     assert all(edge.sender < edge.receiver for edge in run.program.transitions)
 
 
-def test_setting_the_name_that_is_repeated_changes_the_answer(run):
-    (one,) = (one for one in run.program.interchange if one.variable == "S")
-    assert one.sites == ["a0.h1 @ S2", "a1.h2 @ END"] and one.n == 60
-    assert one.flipped > 0.9 and one.metric_set < 0 < 5 < one.metric_own
-    assert one.flipped_own == one.flipped_random == one.flipped_heads == 0 and one.flipped_means > 0.9
+def test_names_that_change_places_by_codes_change_the_answer(run):
+    """To the other name, as strongly as the model preferred the first; random names would leave it open."""
+    by = {one.variable: one for one in run.program.interchange}
+    assert {name: one.sites for name, one in by.items()} == {
+        "S": ["a0.h1 @ S2"],
+        "IO": ["a2.h0 @ END", "a3.h5 @ END"],
+        "IO + S": ["a2.h0 @ END", "a3.h5 @ END", "a0.h1 @ S2"],
+    }
+    for one in by.values():
+        assert one.n == 60 and one.flipped == 1 and one.flipped_means > 0.9
+        assert one.metric_set < -8 < 9 < one.metric_own == pytest.approx(one.metric_clean, abs=0.1)
+        assert one.flipped_own == one.flipped_heads == 0 and one.flipped_random <= 0.1
 
 
 def test_a_decoy_that_carries_the_variable_and_is_not_read_does_not_pass():

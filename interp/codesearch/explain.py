@@ -1,0 +1,207 @@
+"""Explanations of codes by a language model that the user names, judged by detection on other text.
+
+Nothing is asked unless an endpoint is given. The documents are split in two, as for labels. From one half the model
+sees tokens at which the code is on, and says in a few words what they have in common. From the other half it sees
+tokens with the code and as many without it, mixed, and says at which of them that holds: *detection* (Paulo et al.
+2024, arXiv 2410.13928). The null asks the same with the explanation of another code.
+"""
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from http.client import HTTPException
+from typing import Any
+
+import numpy as np
+
+from interp.bottlenecks.edits import code_name
+from interp.codesearch.contexts import context_at, spaced
+from interp.codesearch.index import CodeIndex
+from interp.codesearch.patterns import halves
+from interp.errors import InputError, one_line
+from interp.files import read_json, write_json
+from interp.progress import Stage, silent
+
+FILE = "explanations.json"
+SHOWN, ASKED = 12, 10
+"""Tokens from which a code is explained, and tokens with and without it of which the model says whether it is on."""
+LONGEST = 80
+MOST_BYTES, SECONDS = 2**20, 120
+EXPLAIN = (
+    "A feature of a language model is on at the tokens between « and ». Say in at most eight words what these tokens, "
+    "or their surroundings, have in common. Answer with these words alone.\n\n{}"
+)
+DETECT = (
+    "In which of these texts is the token between « and » one of this kind: {}? Answer with their numbers and commas "
+    "alone, or 0 for none.\n\n{}"
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server that speaks OpenAI's chat completions.
+
+    Attributes:
+        url: up to ``/v1``.
+        key: sent as a bearer token; none if empty.
+    """
+
+    url: str
+    model: str
+    key: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise InputError(f"endpoint {self.url!r}: it begins with http:// or https://")
+
+    def __call__(self, question: str) -> str:
+        """The model's answer.
+
+        Raises:
+            InputError: the server is not there, refuses, or says something else.
+        """
+        body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
+        headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        )
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        try:
+            request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+            with urllib.request.urlopen(request, timeout=SECONDS) as response:
+                return str(json.loads(response.read(MOST_BYTES))["choices"][0]["message"]["content"])
+        except urllib.error.HTTPError as error:
+            raise InputError(f"endpoint {self.url}: it answers {error.code} {error.reason}") from None
+        except (OSError, ValueError, HTTPException) as error:
+            raise InputError(f"endpoint {self.url}: {one_line(error)}") from None
+        except (LookupError, TypeError):
+            raise InputError(f"endpoint {self.url}: its answer is no chat completion") from None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """
+    Attributes:
+        text: what the model says; not escaped.
+        model: that was asked.
+        precision, recall, f1: of detection, on as many tokens with the code as without; None until it was asked.
+        null: F1 with another code's explanation in place of this one; None where there is no other.
+        n: tokens asked about.
+    """
+
+    text: str
+    model: str
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    null: float | None = None
+    n: int = 0
+
+
+def explanations_of(index: CodeIndex) -> dict[str, Explanation]:
+    """Those kept with an index, by code (``a12.h3=97``); none where they are of other codebooks.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    path = index.folder / FILE
+    if not path.is_file():
+        return {}
+    try:
+        kept = read_json(path)
+        if kept["books"] != index.manifest["books"]["fingerprint"]:
+            return {}
+        return {str(code): Explanation(**one) for code, one in kept["explanations"].items()}
+    except (LookupError, TypeError, AttributeError):
+        raise InputError(f"{path} is damaged: delete it and ask again") from None
+
+
+def explain_codes(
+    index: CodeIndex,
+    codes: Sequence[tuple[str, int]],
+    ask: Callable[[str], str],
+    model: str,
+    *,
+    seed: int = 0,
+    stage: Stage = silent,
+) -> dict[str, Explanation]:
+    """Explain codes and measure it; each answer is kept with the index, and not asked for again.
+
+    Args:
+        ask: given a question, the answer; an :class:`Endpoint`.
+        model: whose answers they are.
+
+    Raises:
+        InputError: no such code, one that is on too rarely, a corpus of one document, or what ``ask`` raises.
+    """
+    half = halves(index.corpus, seed)
+    on = {code_name(*code): index.positions(*code) for code in codes}
+    if rare := [name for name, tokens in on.items() if min(np.bincount(half[tokens], minlength=2)) < 2]:
+        raise InputError(f"code {rare[0]}: it is on at fewer than two tokens in a half of the documents")
+    known = explanations_of(index)
+    found = {name: known[name] for name in on if name in known and known[name].model == model}
+
+    def keep(name: str, one: Explanation) -> None:
+        found[name] = one
+        kept = {code: asdict(its) for code, its in (known | found).items()}
+        write_json(
+            index.folder / FILE, {"books": index.manifest["books"]["fingerprint"], "explanations": kept}
+        )
+
+    with stage("asking", 2 * len(on)) as done:
+        for name, tokens in on.items():
+            if name not in found:
+                shown = spaced(tokens[half[tokens] == 0], SHOWN)
+                keep(name, Explanation(_line(ask(EXPLAIN.format(_texts(index, shown)))), model))
+            done(1)
+        names = list(on)
+        for number, (name, tokens) in enumerate(on.items()):
+            if found[name].f1 is None:
+                rng = np.random.default_rng([seed, number])
+                some = spaced(tokens[half[tokens] == 1], ASKED)
+                others = np.setdiff1d(np.flatnonzero(half == 1), tokens)
+                mixed = rng.permutation(np.concatenate([some, rng.choice(others, len(some), replace=False)]))
+                true, texts = np.isin(mixed, some), _texts(index, mixed)
+                other = [found[one].text for one in names[number + 1 :] + names[:number]][:1]
+                own, *null = (
+                    _score(ask(DETECT.format(text, texts)), true) for text in (found[name].text, *other)
+                )
+                precision, recall, f1 = own
+                other_f1 = null[0][2] if null else None
+                keep(name, Explanation(found[name].text, model, precision, recall, f1, other_f1, len(mixed)))
+            done(1)
+    return {name: found[name] for name in on}
+
+
+def _texts(index: CodeIndex, tokens: Any) -> str:
+    lines = []
+    for number, token in enumerate(tokens.tolist(), 1):
+        context = context_at(index, token)
+        parts = (
+            context.pieces[: context.focus],
+            [context.pieces[context.focus]],
+            context.pieces[context.focus + 1 :],
+        )
+        before, here, after = (_one_line("".join(part)) for part in parts)
+        lines.append(f"{number}. {before}«{here}»{after}")
+    return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _line(answer: str) -> str:
+    """The first line that says something, as short as a name."""
+    lines = [" ".join(line.split()).strip("\"'.“” ") for line in answer.splitlines()]
+    return next((line[:LONGEST] for line in lines if line), "nothing")
+
+
+def _score(answer: str, true: np.ndarray) -> tuple[float, float, float]:
+    """Precision, recall and F1 of the numbers in an answer, from 1."""
+    numbers = [int(digits) for digits in re.findall(r"\d{1,4}", answer)]
+    said = np.isin(np.arange(1, len(true) + 1), numbers)
+    hits = int((said & true).sum())
+    return hits / max(said.sum(), 1), hits / true.sum(), 2 * hits / max(said.sum() + true.sum(), 1)
