@@ -45,6 +45,8 @@ LEAST_EFFECT = 1e-3
 LEFT = 0.1
 """Of a head's effect: where no more than this is left, earlier roles are not looked at."""
 MOST_SLOTS = 40
+MOST_LOST = 0.25
+"""Of the effect: codes that lose more are not set in interchange."""
 TOGETHER = 0.1
 """Of the gap: variables that move the metric by this are set together, too."""
 EXAMPLES = 3
@@ -261,7 +263,7 @@ class _Finder:
         self.pairs, self.fitted, self.judged = pairs, fitted, judged
         self.notes: list[str] = []
         self.carries: set[Slot] = set()
-        """Slots whose codes carry enough on the discovery's pairs: these are set in interchange."""
+        """Slots whose codes carry most of the effect on the discovery's pairs: these are set in interchange."""
 
     def program(self, sites: Sequence[str], effects: Float[np.ndarray, "pair site"]) -> Program:
         roles = distinct_roles([*self.pairs, *self.fitted, *self.judged])
@@ -356,7 +358,7 @@ class _Finder:
     def _codes(self, slot: Slot, advance: Any) -> tuple[Said, Coded, MetricCodebook]:
         z = self.fit_z.z[slot]
         book, found = fewest(self.chooser, slot, z, self.seed, rough=self.small[slot])
-        if found.enough:
+        if found.carried >= 1 - MOST_LOST and abs(found.own_cost) <= MOST_LOST:
             self.carries.add(slot)
         (kept,) = measure(self.judge, slot, [book], np.arange(len(self.judged)))
         each = np.arange(book.config.n_codes)

@@ -1,14 +1,17 @@
 """The page *Codes*: what it shows is what the library finds; what a corpus, a note or an address holds is text."""
 
 import html
+import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from interp.codesearch import code_contexts, code_page, logit_lens, search_regex
 from interp.codesearch.annotations import Annotation, Annotations
-from tests.app.codes.conftest import EVIL, named, tables_of
+from interp.codesearch.explain import FILE, Explanation
+from tests.app.codes.conftest import EVIL, NAME, named, tables_of
 from tests.app.conftest import (
     array_of,
     asked,
@@ -164,3 +167,15 @@ def test_notes_that_are_a_link_to_another_place_are_neither_read_nor_written(pag
     assert "annotations.json is a link to another place" in unescaped(app.error[0].value) and app.metric
     app.button(key="star").click().run()
     assert not app.exception and elsewhere.read_text() == "{}" and (runs / "annotations.json").is_symlink()
+
+
+def test_what_a_language_model_said_of_it_is_text(page, runs, index, its_name):
+    path = runs / NAME / FILE
+    one = asdict(Explanation(EVIL, "small", 0.9, 0.8, 0.85, 0.1, 20))
+    path.write_text(
+        json.dumps({"books": index.manifest["books"]["fingerprint"], "explanations": {its_name: one}})
+    )
+    told = f"small says “{EVIL}”   (detection F1 0.85 at 20 tokens of other text, 0.10 with another code's words)"
+    assert told in [unescaped(one.value) for one in page(runs, code=its_name).markdown]
+    path.write_text("[]")
+    assert "damaged" in error_of(page(runs, code=its_name))
