@@ -176,6 +176,8 @@ def test_what_a_language_model_said_of_it_is_text(page, runs, index, its_name):
         json.dumps({"books": index.manifest["books"]["fingerprint"], "explanations": {its_name: one}})
     )
     told = f"small says “{EVIL}”   (detection F1 0.85 at 20 tokens of other text, 0.10 with another code's words)"
-    assert told in [unescaped(one.value) for one in page(runs, code=its_name).markdown]
+    assert told in text_of(page(runs, code=its_name)).replace(
+        "\u2060", ""
+    )  # which keeps addresses from being links
     path.write_text("[]")
     assert "damaged" in error_of(page(runs, code=its_name))
