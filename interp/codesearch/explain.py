@@ -8,7 +8,6 @@ tokens with the code and as many without it, mixed, and says at which of them th
 
 import json
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -72,8 +71,6 @@ class Endpoint:
             request = urllib.request.Request(address, json.dumps(body).encode(), headers)
             with urllib.request.urlopen(request, timeout=SECONDS) as response:
                 return str(json.loads(response.read(MOST_BYTES))["choices"][0]["message"]["content"])
-        except urllib.error.HTTPError as error:
-            raise InputError(f"endpoint {self.url}: it answers {error.code} {error.reason}") from None
         except (OSError, ValueError, HTTPException) as error:
             raise InputError(f"endpoint {self.url}: {one_line(error)}") from None
         except (LookupError, TypeError):
@@ -168,9 +165,8 @@ def explain_codes(
                 own, *null = (
                     _score(ask(DETECT.format(text, texts)), true) for text in (found[name].text, *other)
                 )
-                precision, recall, f1 = own
                 other_f1 = null[0][2] if null else None
-                keep(name, Explanation(found[name].text, model, precision, recall, f1, other_f1, len(mixed)))
+                keep(name, Explanation(found[name].text, model, *own, other_f1, len(mixed)))
             done(1)
     return {name: found[name] for name in on}
 
@@ -179,18 +175,10 @@ def _texts(index: CodeIndex, tokens: Any) -> str:
     lines = []
     for number, token in enumerate(tokens.tolist(), 1):
         context = context_at(index, token)
-        parts = (
-            context.pieces[: context.focus],
-            [context.pieces[context.focus]],
-            context.pieces[context.focus + 1 :],
-        )
-        before, here, after = (_one_line("".join(part)) for part in parts)
-        lines.append(f"{number}. {before}«{here}»{after}")
+        pieces = [piece.replace("\n", "\\n").replace("\r", "\\r") for piece in context.pieces]
+        pieces[context.focus] = f"«{pieces[context.focus]}»"
+        lines.append(f"{number}. {''.join(pieces)}")
     return "\n".join(lines)
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _line(answer: str) -> str:

@@ -105,7 +105,7 @@ def set_variables(
     n, pairs = len(runner.pairs), np.arange(len(runner.pairs))
     changes: dict[str, dict[Slot, Tensor]] = {}
     for one in told:
-        found = _changes(runner, one, fit_z, rng, ("set", *CONTROLS) if controls else ("set",))
+        found = _changes(runner, one, fit_z, rng, controls)
         if found is None:
             return None
         for how, its in found.items():
@@ -126,15 +126,12 @@ def set_variables(
     return VariableSet(name, tuple(changes["set"]), n, float(runner.metric[0].mean()), by)
 
 
-CONTROLS = ("own", "codes", "random", "means")
-
-
 def _changes(
     runner: SlotRunner,
     told: Told,
     fit_z: Mapping[Slot, Tensor],
     rng: np.random.Generator,
-    hows: Sequence[str],
+    controls: bool,
 ) -> dict[str, dict[Slot, Float[Tensor, "pair d"]]] | None:
     """What is added to the slots of a variable on every held-out pair, in each way."""
     coded, variable = told.coded, told.variable
@@ -158,7 +155,7 @@ def _changes(
         }
 
     changes = {"set": moved({slot: nearest[slot][codes[slot], new] for slot in coded})}
-    if "own" in hows:
+    if controls:
         changes["own"] = moved(
             {slot: usual_codes(c.fitted, before, n_values, LEAST)[now] for slot, c in coded.items()}
         )
