@@ -1,6 +1,7 @@
 """The edges among a circuit's members, as a graph and as a table."""
 
 import streamlit as st
+from streamlit.column_config import NumberColumn
 
 from interp.app.circuit.runs import Opened, ink
 from interp.circuits.circuit import Edge
@@ -52,14 +53,12 @@ def edges(found: Opened) -> None:
             "sender": "from",
             "receiver": "to",
             **_formats(among, found.scale.places, signed=not run.edges_are_counts),
-            "probability": st.column_config.NumberColumn(
-                format="%.2f", help="That the effect is above the threshold."
-            ),
-            "measured": st.column_config.NumberColumn(
+            "probability": NumberColumn(format="%.2f", help="That the effect is above the threshold."),
+            "measured": NumberColumn(
                 "pairs patched",
                 help="Pairs on which the edge was path-patched; on others its attribution is corrected by these.",
             ),
-            "co_occurrence": st.column_config.NumberColumn(
+            "co_occurrence": NumberColumn(
                 "bits shared", format="%.2f", help="What the codes of the two heads tell of each other."
             ),
         },
@@ -74,4 +73,4 @@ def _formats(among: list[Edge], places: int, *, signed: bool) -> dict:
         "effect": f"%+.{digits}f",
         "error": f"%.{digits}f",
     }
-    return {key: st.column_config.NumberColumn(format=form) for key, form in forms.items()}
+    return {key: NumberColumn(format=form) for key, form in forms.items()}

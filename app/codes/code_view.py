@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.column_config import NumberColumn
 from streamlit.delta_generator import DeltaGenerator
 
 from interp.app import engine
@@ -37,17 +38,13 @@ from interp.report.plots import similarity_histogram
 CODE = "code"
 """The parameter of the URL that says which code's page is shown."""
 POLL = 1.0
-SHARE = st.column_config.NumberColumn(format="percent")
+SHARE = NumberColumn(format="percent")
 COLUMNS = {
-    "precision": st.column_config.NumberColumn(
-        format="percent", help="Of the code's tokens, those that are this one."
-    ),
-    "recall": st.column_config.NumberColumn(
-        format="percent", help="Of this token's occurrences, those with the code."
-    ),
+    "precision": NumberColumn(format="percent", help="Of the code's tokens, those that are this one."),
+    "recall": NumberColumn(format="percent", help="Of this token's occurrences, those with the code."),
     "share": SHARE,
-    "cosine": st.column_config.NumberColumn(format="%.2f"),
-    "lift": st.column_config.NumberColumn(format="%.1f", help="How many times as often as at all tokens."),
+    "cosine": NumberColumn(format="%.2f"),
+    "lift": NumberColumn(format="%.1f", help="How many times as often as at all tokens."),
 }
 
 
@@ -307,7 +304,7 @@ def logits(index: CodeIndex, book: str, code: int, waited: bool) -> None:
         column.dataframe(
             [{f"token, {sign}": wording.token(text), "logit": value} for text, value in entries],
             hide_index=True,
-            column_config={"logit": st.column_config.NumberColumn(format="%.2f")},
+            column_config={"logit": NumberColumn(format="%.2f")},
             key=f"lens {sign} {code_name(book, code)}",
         )
     st.caption(

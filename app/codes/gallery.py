@@ -1,6 +1,7 @@
 """The clearest codes: what the page *Codes* opens on."""
 
 import streamlit as st
+from streamlit.column_config import NumberColumn
 
 from interp.app.codes.code_page import in_line
 from interp.app.codes.code_view import pick
@@ -18,7 +19,7 @@ COLUMNS = {
     "stands for": st.column_config.TextColumn(
         width="medium", help="The pattern that tells best where the code is on, chosen on other text."
     ),
-    "F1": st.column_config.NumberColumn(
+    "F1": NumberColumn(
         format="%.2f", help="How well the pattern tells where the code is on, on text that did not choose it."
     ),
     "clearest at": st.column_config.TextColumn(width="large"),

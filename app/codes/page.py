@@ -1,6 +1,7 @@
 """Search the codes of a corpus by pattern, token or prompt; open one code's page."""
 
 import streamlit as st
+from streamlit.column_config import NumberColumn
 
 from interp.app import engine
 from interp.app.codes import build as code_build
@@ -38,19 +39,17 @@ from interp.errors import InputError
 MATCHES_SHOWN = 5
 WIDTH = 172  # pixels of a filter
 SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))
-SHARE = st.column_config.NumberColumn(format="%.2f")
+SHARE = NumberColumn(format="%.2f")
 COLUMNS = {
-    "precision": st.column_config.NumberColumn(
+    "precision": NumberColumn(
         format="%.2f", help="Tokens with the code that lie in a match / tokens with the code."
     ),
-    "recall": st.column_config.NumberColumn(
-        format="%.2f", help="Matches with the code at one of their tokens / matches."
-    ),
+    "recall": NumberColumn(format="%.2f", help="Matches with the code at one of their tokens / matches."),
     "F1": SHARE,
     "P 95 %": st.column_config.TextColumn(help="Wilson's interval of the precision."),
     "R 95 %": st.column_config.TextColumn(help="Wilson's interval of the recall."),
-    "tokens": st.column_config.NumberColumn(help="Tokens of the corpus with the code."),
-    "in matches": st.column_config.NumberColumn(help="Of these, tokens in a match."),
+    "tokens": NumberColumn(help="Tokens of the corpus with the code."),
+    "in matches": NumberColumn(help="Of these, tokens in a match."),
     "kept": st.column_config.TextColumn("★", help="Your star and note."),
 }
 

@@ -1,6 +1,7 @@
 """Type a text, see its codes: coloured at one site, listed at all sites for the token that is clicked."""
 
 import streamlit as st
+from streamlit.column_config import NumberColumn
 
 from interp.app import engine
 from interp.app.live.token_codes import (
@@ -27,10 +28,10 @@ COLUMNS = {
     "stands for": st.column_config.TextColumn(
         width="medium", help="The pattern that tells best where the code is on, measured on held-out text."
     ),
-    "similarity": st.column_config.NumberColumn(
+    "similarity": NumberColumn(
         format="%.3f", help="Cosine of the code with the vector, or with what earlier codes left of it."
     ),
-    "margin": st.column_config.NumberColumn(
+    "margin": NumberColumn(
         format="%.3f",
         help="Similarity minus the highest one of a code that was passed over; below 0 where the codebook's own metric "
         "chose against the cosine.",

@@ -41,12 +41,7 @@ DETECT = (
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server that speaks OpenAI's chat completions.
-
-    Attributes:
-        url: up to ``/v1``.
-        key: sent as a bearer token; none if empty.
-    """
+    """A server that speaks OpenAI's chat completions, its address up to ``/v1``."""
 
     url: str
     model: str
@@ -57,11 +52,7 @@ class Endpoint:
             raise InputError(f"endpoint {self.url!r}: it begins with http:// or https://")
 
     def __call__(self, question: str) -> str:
-        """The model's answer.
-
-        Raises:
-            InputError: the server is not there, refuses, or says something else.
-        """
+        """The model's answer; an :class:`InputError` if the server is not there, refuses, or says something else."""
         body = {"model": self.model, "messages": [{"role": "user", "content": question}], "temperature": 0}
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {self.key}"} if self.key else {}
