@@ -340,7 +340,7 @@ class EffectEstimates:
         probability = self.membership().probability
         probability = np.where(done == 0, np.minimum(probability, TRUST), probability)
         value = probability * (1 - probability) / (done + step)
-        value[done >= len(self._order)] = 0
+        value[(done >= len(self._order)) | (value < 1e-12)] = 0  # settled, but for rounding
         pairs, heads = [np.empty(0, dtype=int)], [np.empty(0, dtype=int)]
         for head in np.argsort(-value, kind="stable"):
             more = self._order[done[head] : done[head] + step]
