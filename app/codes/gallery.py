@@ -19,9 +19,7 @@ COLUMNS = {
     "stands for": st.column_config.TextColumn(
         width="medium", help="The pattern that tells best where the code is on, chosen on other text."
     ),
-    "F1": NumberColumn(
-        format="%.2f", help="How well the pattern tells where the code is on, on text that did not choose it."
-    ),
+    "F1": NumberColumn(format="%.2f", help="How well it tells that, on text that did not choose it."),
     "clearest at": st.column_config.TextColumn(width="large"),
     "steering": st.column_config.LinkColumn(display_text="steer by it", help="Opens the page Steering."),
 }

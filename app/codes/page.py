@@ -41,9 +41,7 @@ WIDTH = 172  # pixels of a filter
 SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))
 SHARE = NumberColumn(format="%.2f")
 COLUMNS = {
-    "precision": NumberColumn(
-        format="%.2f", help="Tokens with the code that lie in a match / tokens with the code."
-    ),
+    "precision": NumberColumn(format="%.2f", help="Tokens with the code in a match / tokens with the code."),
     "recall": NumberColumn(format="%.2f", help="Matches with the code at one of their tokens / matches."),
     "F1": SHARE,
     "P 95 %": st.column_config.TextColumn(help="Wilson's interval of the precision."),

@@ -15,6 +15,7 @@ from http.client import HTTPException
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from interp.bottlenecks.edits import code_name
 from interp.codesearch.contexts import context_at, spaced
@@ -73,7 +74,7 @@ class Explanation:
     """
     Attributes:
         text: what the model says; not escaped.
-        model: that was asked.
+        model, seed: that was asked, and by which the documents were split.
         precision, recall, f1: of detection, on as many tokens with the code as without; None until it was asked.
         null: F1 with another code's explanation in place of this one; None where there is no other.
         n: tokens asked about.
@@ -81,6 +82,7 @@ class Explanation:
 
     text: str
     model: str
+    seed: int
     precision: float | None = None
     recall: float | None = None
     f1: float | None = None
@@ -101,8 +103,8 @@ def explanations_of(index: CodeIndex) -> dict[str, Explanation]:
         kept = read_json(path)
         if kept["books"] != index.manifest["books"]["fingerprint"]:
             return {}
-        return {str(code): Explanation(**one) for code, one in kept["explanations"].items()}
-    except (LookupError, TypeError, AttributeError):
+        return TypeAdapter(dict[str, Explanation]).validate_python(kept["explanations"])
+    except (LookupError, TypeError, ValueError):
         raise InputError(f"{path} is damaged: delete it and ask again") from None
 
 
@@ -122,27 +124,34 @@ def explain_codes(
         model: whose answers they are.
 
     Raises:
-        InputError: no such code, one that is on too rarely, a corpus of one document, or what ``ask`` raises.
+        InputError: no such code, one that is on or off too rarely, a corpus of one document, or what ``ask`` raises.
     """
     half = halves(index.corpus, seed)
     on = {code_name(*code): index.positions(*code) for code in codes}
-    if rare := [name for name, tokens in on.items() if min(np.bincount(half[tokens], minlength=2)) < 2]:
-        raise InputError(f"code {rare[0]}: it is on at fewer than two tokens in a half of the documents")
-    known = explanations_of(index)
-    found = {name: known[name] for name in on if name in known and known[name].model == model}
+    for name, tokens in on.items():
+        first, second = np.bincount(half[tokens], minlength=2)
+        if min(first, second) < 2 or half.sum() - second < ASKED:
+            told = f"{first} tokens of one half of the documents and {second} of the other"
+            raise InputError(
+                f"code {name}: it is on at {told}; two of each are needed, and {ASKED} without it"
+            )
+    known, made_with = explanations_of(index), index.manifest["books"]["fingerprint"]
+    found = {
+        name: known[name]
+        for name in on
+        if name in known and (known[name].model, known[name].seed) == (model, seed)
+    }
 
     def keep(name: str, one: Explanation) -> None:
         found[name] = one
         kept = {code: asdict(its) for code, its in (known | found).items()}
-        write_json(
-            index.folder / FILE, {"books": index.manifest["books"]["fingerprint"], "explanations": kept}
-        )
+        write_json(index.folder / FILE, {"books": made_with, "explanations": kept})
 
     with stage("asking", 2 * len(on)) as done:
         for name, tokens in on.items():
             if name not in found:
                 shown = spaced(tokens[half[tokens] == 0], SHOWN)
-                keep(name, Explanation(_line(ask(EXPLAIN.format(_texts(index, shown)))), model))
+                keep(name, Explanation(_line(ask(EXPLAIN.format(_texts(index, shown)))), model, seed))
             done(1)
         names = list(on)
         for number, (name, tokens) in enumerate(on.items()):
@@ -152,12 +161,10 @@ def explain_codes(
                 others = np.setdiff1d(np.flatnonzero(half == 1), tokens)
                 mixed = rng.permutation(np.concatenate([some, rng.choice(others, len(some), replace=False)]))
                 true, texts = np.isin(mixed, some), _texts(index, mixed)
-                other = [found[one].text for one in names[number + 1 :] + names[:number]][:1]
-                own, *null = (
-                    _score(ask(DETECT.format(text, texts)), true) for text in (found[name].text, *other)
-                )
-                other_f1 = null[0][2] if null else None
-                keep(name, Explanation(found[name].text, model, *own, other_f1, len(mixed)))
+                said = [found[one].text for one in [name, *names[number + 1 :], *names[:number]][:2]]
+                own, *null = (_score(ask(DETECT.format(text, texts)), true) for text in said)
+                by_other = null[0][2] if null else None
+                keep(name, Explanation(found[name].text, model, seed, *own, by_other, len(mixed)))
             done(1)
     return {name: found[name] for name in on}
 

@@ -127,11 +127,7 @@ def set_variables(
 
 
 def _changes(
-    runner: SlotRunner,
-    told: Told,
-    fit_z: Mapping[Slot, Tensor],
-    rng: np.random.Generator,
-    controls: bool,
+    runner: SlotRunner, told: Told, fit_z: Mapping[Slot, Tensor], rng: np.random.Generator, controls: bool
 ) -> dict[str, dict[Slot, Float[Tensor, "pair d"]]] | None:
     """What is added to the slots of a variable on every held-out pair, in each way."""
     coded, variable = told.coded, told.variable

@@ -20,7 +20,7 @@ CODES = [("a0.h0", 0), ("a1.h0", 0)]
 
 @pytest.fixture
 def index(tmp_path) -> CodeIndex:
-    """Code 0 of the first book is on at “ of”, of the second at “ the”; a third has one that is on once."""
+    """Code 0 of the first book is on at “ of”, of the second at “ the”; of the third it is on once, and code 1 else."""
     tokens = 1 + np.random.default_rng(0).integers(len(WORDS), size=4_000)
     ids = [np.where(tokens == number, 0, 1)[:, None] for number in (21, 22)]
     once = np.ones((len(tokens), 1), int)
@@ -70,17 +70,23 @@ def test_an_answer_is_not_asked_for_again(index):
     assert explain_codes(index, CODES, fails, "reader") == found and len(asked) == 8
     explain_codes(index, CODES[:1], reader, "another")
     assert {one.model for one in explanations_of(index).values()} == {"another", "reader"}
+    again = explain_codes(
+        index, CODES[1:], fails, "reader", seed=1
+    )  # what another split explained is not judged by it
+    assert len(asked) == 10 and again["a1.h0=0"].seed == 1
 
 
 def test_codes_that_are_hardly_on_and_damaged_files_are_refused(index):
-    with pytest.raises(InputError, match="a2.h0=0"):
-        explain_codes(index, [("a2.h0", 0)], reader, "reader")
+    for code in (0, 1):
+        with pytest.raises(InputError, match=f"a2.h0={code}"):
+            explain_codes(index, [("a2.h0", code)], reader, "reader")
     (index.folder / FILE).write_text('{"books": []}')
     assert explanations_of(index) == {}
-    kept = {"books": index.manifest["books"]["fingerprint"], "explanations": {"a0.h0=0": {"said": 1}}}
-    (index.folder / FILE).write_text(json.dumps(kept))
-    with pytest.raises(InputError, match="damaged"):
-        explanations_of(index)
+    for wrong in ({"said": 1}, {"text": "x", "model": "m", "seed": 0, "f1": "high"}, []):
+        kept = {"books": index.manifest["books"]["fingerprint"], "explanations": {"a0.h0=0": wrong}}
+        (index.folder / FILE).write_text(json.dumps(kept))
+        with pytest.raises(InputError, match="damaged"):
+            explanations_of(index)
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_notes_that_are_a_link_to_another_place_are_neither_read_nor_written(pag
 
 def test_what_a_language_model_said_of_it_is_text(page, runs, index, its_name):
     path = runs / NAME / FILE
-    one = asdict(Explanation(EVIL, "small", 0.9, 0.8, 0.85, 0.1, 20))
+    one = asdict(Explanation(EVIL, "small", 0, 0.9, 0.8, 0.85, 0.1, 20))
     path.write_text(
         json.dumps({"books": index.manifest["books"]["fingerprint"], "explanations": {its_name: one}})
     )
