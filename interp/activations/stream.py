@@ -257,10 +257,21 @@ def run_batch(
 
 
 def end_logits(
-    model: Model, tokens: Int[Tensor, "batch pos"], hooks: Hooks | None = None
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    hooks: Hooks | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch d_vocab"]:
-    """Logits after the last token only: a fifth of a small model's work is unembedding positions nobody reads."""
-    with hooked(model, {**(hooks or {}), "unembed.hook_in": lambda x: x[:, -1:]}):
+    """Logits after the last token only: a fifth of a small model's work is unembedding positions nobody reads.
+
+    Args:
+        last: where it stands in rows that are padded behind it.
+    """
+
+    def at_end(x: Tensor) -> Tensor:
+        return x[:, -1:] if last is None else x[torch.arange(len(x), device=x.device), last][:, None]
+
+    with hooked(model, {**(hooks or {}), "unembed.hook_in": at_end}):
         return model(tokens)[:, -1]
 
 
@@ -270,6 +281,7 @@ def answer_logits(
     pairs: Sequence[PromptPair],
     metric: Metric,
     hooks: Hooks | None = None,
+    last: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch d_vocab"]:
     """:func:`end_logits` where the metric reads them, −∞ elsewhere.
 
@@ -278,7 +290,7 @@ def answer_logits(
     """
     unembedding = model.unembed.original_component
     if metric == "prob_diff" or not isinstance(unembedding, nn.Linear):
-        return end_logits(model, tokens, hooks)
+        return end_logits(model, tokens, hooks, last)
     ids = sorted({token for pair in pairs for token in (*pair.answers, *pair.wrong_answers)})
     wanted = torch.tensor(ids, device=tokens.device)
     weight, bias = unembedding.weight[wanted], unembedding.bias
@@ -286,7 +298,7 @@ def answer_logits(
     with model_lock(model):
         try:
             unembedding.__dict__["forward"] = partial(nn.functional.linear, weight=weight, bias=few)
-            found = end_logits(model, tokens, hooks)
+            found = end_logits(model, tokens, hooks, last)
         finally:
             del unembedding.__dict__["forward"]
     return found.new_full((len(found), model.cfg.d_vocab), float("-inf")).index_copy_(1, wanted, found)

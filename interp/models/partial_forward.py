@@ -240,11 +240,16 @@ class _FrozenLayer(DynamicLayer):
         return before(key_states, self.keys), before(value_states, self.values)
 
 
+def takes_prefix(model: TransformerBridge) -> bool:
+    """Whether it can take keys and values from a cache: native bridges, that is planted models, cannot."""
+    return isinstance(model.original_model, PreTrainedModel)
+
+
 class Prefix:
     """The keys and values of the first positions of a batch of prompts, at every layer.
 
-    ``length`` is how many positions there are: 0 for a model that cannot take them from a cache (native bridges, that
-    is planted models), which then runs every position as usual.
+    ``length`` is how many positions there are: 0 for a model that cannot take them from a cache, which then runs every
+    position as usual.
 
     Args:
         run: runs the tokens in place of the model, where something is to be read of that forward.
@@ -256,7 +261,7 @@ class Prefix:
         tokens: Int[Tensor, "batch prefix"],
         run: Callable[[Tensor], object] | None = None,
     ) -> None:
-        self.length = tokens.shape[1] if isinstance(model.original_model, PreTrainedModel) else 0
+        self.length = tokens.shape[1] if takes_prefix(model) else 0
         self._cache, self._frozen = DynamicCache(), list[_FrozenLayer]()
         if self.length or run is not None:
             with torch.no_grad(), self.before(model):

@@ -1,5 +1,6 @@
 """Forward-pass equivalents are what was run: token by token and layer by layer, counted by hooks."""
 
+import itertools
 from contextlib import contextmanager
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from interp.activations.stream import feed
 from interp.models import hooked
 from interp.scores.acdc import acdc
-from interp.scores.patch_runner import BAND, PatchRunner
+from interp.scores.patch_runner import OVERHEAD, PatchRunner, _cuts
 from interp.scores.patching import PATCH_ROWS, patching
 from tests.oracles import planted
 
@@ -41,26 +42,43 @@ def test_of_methods(case, method, rel):
     assert found.cost.forwards == pytest.approx(ran[0], rel=rel)
 
 
-@pytest.mark.parametrize("band", [1, 2, BAND])
-def test_of_patches_of_single_heads(case, band, monkeypatch):
-    """Patches of a band of layers share a forward: what a row runs before its own layer is run and not counted."""
-    monkeypatch.setattr("interp.scores.patch_runner.BAND", band)
+@pytest.mark.parametrize(("overhead", "forwards"), [(0, 4), (10**9, 3)])
+def test_of_patches_of_single_heads(case, overhead, forwards, monkeypatch):
+    """Patches of some layers may share a forward: what a row runs before its own layer is run and not counted."""
+    monkeypatch.setattr("interp.scores.patch_runner.OVERHEAD", overhead)
     model, pairs = case
-    n_layers = model.cfg.n_layers
+    n_layers, begun = model.cfg.n_layers, []
     runner = PatchRunner(model, pairs, range(6))
     feed(model, pairs, [runner])
     runner.effects(*(np.array([0]) for _ in range(3)))
     runner._known[:] = np.nan
     which = [i.ravel() for i in np.indices((6, n_layers, model.cfg.n_heads))]
+    patch = runner._patch
+    runner._patch = lambda run, layers, *rest: begun.append(layers) or patch(run, layers, *rest)
     with counted(model, pairs) as ran:
         _, cost = runner.effects(*which)
     assert cost == pytest.approx(float((1 - which[1] / n_layers).sum()))
-    begins = []
-    for of_band in np.unique(which[1] // band):
-        layers = np.sort(which[1][which[1] // band == of_band])
-        begins += [layers[row // PATCH_ROWS * PATCH_ROWS] for row in range(len(layers))]
-    assert ran[0] == pytest.approx(float((1 - np.array(begins) / n_layers).sum()))
-    assert (ran[0] == pytest.approx(cost)) == (band == 1)
+    assert len(begun) == forwards and max(map(len, begun)) <= PATCH_ROWS
+    assert ran[0] == pytest.approx(sum(len(layers) * (1 - layers.min() / n_layers) for layers in begun))
+    assert (ran[0] == pytest.approx(cost)) == (overhead == 0)
     with counted(model, pairs) as ran:
         _, again = runner.effects(*which)
     assert again == cost and ran[0] == 0, "what is known is counted, and not run"
+
+
+@pytest.mark.parametrize("rows", [2, 9, PATCH_ROWS])
+def test_rows_are_parted_into_forwards_as_cheaply_as_can_be(rows, monkeypatch):
+    """Against all ways of parting nine rows."""
+    monkeypatch.setattr("interp.scores.patch_runner.PATCH_ROWS", rows)
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        layers, lengths = np.sort(generator.integers(1, 30, 9))[::-1], generator.integers(1, 60, 9)
+
+        def cost(cuts, layers=layers, lengths=lengths) -> float:
+            parts = np.split(np.arange(9), cuts)
+            if max(map(len, parts)) > rows:
+                return np.inf
+            return sum(layers[part[0]] * (OVERHEAD + len(part) * lengths[part].max()) for part in parts)
+
+        every = (cuts for n in range(9) for cuts in itertools.combinations(range(1, 9), n))
+        assert cost(_cuts(layers, lengths)) == min(map(cost, map(list, every)))

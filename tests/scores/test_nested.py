@@ -52,7 +52,7 @@ def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, ti
     runner, metrics = PatchRunner(model, pairs, range(3)), MetricConsumer(3)
     feed(model, pairs, [runner, metrics])
     (run,) = runner.runs
-
+    prefix = run.prefix  # made before the model starts in the middle
     points = torch.tensor([POINTS[index] for index in run.indices])
 
     def metric(more: float) -> float:
@@ -63,7 +63,7 @@ def test_what_a_circuit_lacks_is_the_derivative_by_what_it_leaves_out(family, ti
             )
             for layer in range(model.cfg.n_layers)
         }
-        with torch.no_grad(), starting_at(model, 0, run.resid[0]), run.prefix.before(model, [0, 1, 2]):
+        with torch.no_grad(), starting_at(model, 0, run.resid[0]), prefix.before(model, [0, 1, 2]):
             logits = end_logits(model, run.tokens, hooks)
         return float(task_metric(logits, run.pairs, pairs.metric).double().mean())
 

@@ -26,10 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.metric import task_metric
-from interp.activations.stream import FORWARD_AND_BACKWARD, answer_logits
+from interp.activations.stream import FORWARD_AND_BACKWARD
 from interp.models import HookFunction, Model
-from interp.models.partial_forward import starting_at
 from interp.scores.patch_runner import CleanRun, PatchRunner
 
 HALF_ON, QUARTER_ON = 0.5, 0.25
@@ -67,7 +65,8 @@ def partial_values(
 ) -> Float[np.ndarray, "pair layer head"]:
     """Values of every head on the pairs in these rows of a base run, each head holding its own share of its output."""
     rows = list(rows)
-    corrupt = run.corrupt_z[:, rows]
+    length = run.length(rows)
+    corrupt = run.corrupt_z[:, rows, :length]
     shares = share.to(corrupt)[:, :, None, :, None]
     used: list[Tensor] = []
     live: list[Tensor] = []
@@ -82,12 +81,9 @@ def partial_values(
 
     hooks = {f"blocks.{layer}.attn.hook_z": mix(layer) for layer in range(model.cfg.n_layers)}
     # every parameter is frozen: the graph begins at the first block's input
-    begin = run.resid[0, rows].detach().requires_grad_(True)
-    with torch.enable_grad(), starting_at(model, 0, begin), run.prefix.before(model, rows):
-        pairs = tuple(run.pairs[row] for row in rows)
-        logits = answer_logits(model, run.tokens[rows], pairs, run.metric_name, hooks)
-        metric = task_metric(logits, pairs, run.metric_name)
-        gradients = torch.autograd.grad(metric.sum(), used)
+    begin = run.resid[0, rows, :length].detach().requires_grad_(True)
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(run.answers(rows, 0, begin, hooks).sum(), used)
     values = [
         ((z - off) * gradient).float().sum((1, 3))
         for z, off, gradient in zip(live, corrupt, gradients, strict=True)
