@@ -1,5 +1,7 @@
 """Search the codes of a corpus by pattern, token or prompt; open one code's page."""
 
+import contextlib
+
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
@@ -44,6 +46,8 @@ COLUMNS = {
     "precision": NumberColumn(format="%.2f", help="Tokens with the code in a match / tokens with the code."),
     "recall": NumberColumn(format="%.2f", help="Matches with the code at one of their tokens / matches."),
     "F1": SHARE,
+    "P there": NumberColumn(format="%.2f", help="Precision in the other index."),
+    "R there": NumberColumn(format="%.2f", help="Recall in the other index."),
     "P 95 %": st.column_config.TextColumn(help="Wilson's interval of the precision."),
     "R 95 %": st.column_config.TextColumn(help="Wilson's interval of the recall."),
     "tokens": NumberColumn(help="Tokens of the corpus with the code."),
@@ -116,6 +120,16 @@ def counted(n: int, one: str, many: str) -> str:
     return f"{n:,} {one if n == 1 else many}"
 
 
+def others(index: CodeIndex) -> list[str]:
+    """Indexes of other text by the same codebooks."""
+    found = []
+    for one in names:
+        with contextlib.suppress(InputError):
+            code_index.opened(one).check_comparable(index)
+            found += [one] if one != name else []
+    return found
+
+
 def scored(index: CodeIndex, by: str, text: str) -> None:
     """Every code against what matches."""
     found = scores(index, by, text)
@@ -146,6 +160,16 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
             or None,
         }
         most = st.number_input("Rows", 1, 1000, 20, key="rows", bind=IN_URL, width=WIDTH)
+        other = st.selectbox(
+            "Again in",
+            others(index),
+            None,
+            key="again",
+            bind=IN_URL,
+            width=WIDTH,
+            placeholder="another index",
+            help="The same codes in the text of another index: they were not chosen by it.",
+        )
     if not found.matches.n:
         st.info("Nothing in the text of this index matches.")
         return
@@ -157,6 +181,12 @@ def scored(index: CodeIndex, by: str, text: str) -> None:
     )
     if hits:
         listed = rows(hits, code_index.annotations(index), beside(labels(index)))
+        if other is not None:
+            there = scores(code_index.opened(other), by, text).hits_at(places[:most])
+            listed = [
+                row | {"P there": hit.precision, "R there": hit.recall}
+                for row, hit in zip(listed, there, strict=True)
+            ]
         pick(listed, "hits", COLUMNS, height="content" if len(listed) <= 20 else 600)
         st.caption(
             "Press a code to open it. A code that was chosen by its matches fits them better than it will fit "

@@ -28,10 +28,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes
 from interp.bottlenecks.dictionary import Dictionary
-from interp.bottlenecks.gates import TOKEN, Gate
+from interp.bottlenecks.gates import FIRING, TOKEN, Gate
 from interp.errors import InputError, real_number, whole_number
 from interp.models.sites import canonical_site
 
@@ -143,19 +144,19 @@ def parse_code(text: str) -> tuple[str, int]:
 
 
 def parse_gate(text: str) -> Gate:
-    """Read ``a12.h3=417``, several codes with commas, or ``token:REGEX``.
+    """Read ``a12.h3=417``, several codes with commas, ``token:REGEX`` or ``firing``.
 
     Raises:
         InputError: anything else.
     """
-    if str(text).startswith(TOKEN):
+    if str(text).startswith(TOKEN) or str(text) == FIRING:
         return Gate(text)
     try:
         codes = parse_codes(str(text))
     except InputError:
         codes = []
     if not codes or any(code.weight != 1 for code in codes):
-        raise InputError(f"gate {text!r}: write codes, such as a12.h3=417, or {TOKEN}REGEX")
+        raise InputError(f"gate {text!r}: write codes, such as a12.h3=417, {TOKEN}REGEX or {FIRING}")
     return Gate(text, tuple(code[:2] for code in codes))
 
 
@@ -326,6 +327,10 @@ class SiteEdits:
         rows = None if edit.rows is None else tuple(sorted({whole_number("row", row) for row in edit.rows}))
         if rows is not None and (not rows or rows[0] < 0):
             raise InputError(f"rows {edit.rows!r}: name rows of the batch, from 0")
+        if where.gate is not None and where.gate.follows and not isinstance(edit, AddCode):
+            raise InputError(
+                f"gate {FIRING!r} at {edit.site}: only codes that are added have a strength that follows"
+            )
         if isinstance(edit, SetCode):
             self._add_set(edit, group, (where, rows))
         elif isinstance(edit, AddCode):
@@ -360,6 +365,8 @@ class SiteEdits:
         for key, vectors in self._added.items():
             if (mask := at(*key)) is not None:
                 part = torch.where(_like(mask, x), vectors.reshape(x.shape[2:]).to(x), 0)
+                if key[0].gate is not None and key[0].gate.follows:
+                    part = part * cosine_similarity(x, part, dim=-1).clamp(min=0)[..., None]
                 total = part if total is None else total + part
         return total
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import WeightedCode, code_edits
+from interp.bottlenecks.gates import FIRING
 from interp.models import Model, hooked, model_device, parse_site, resolve_site
 from interp.steering import AddCode
 from interp.steering.code_set import SCALE, CodeSet
@@ -112,6 +113,7 @@ WRONG = "wrong topic"
 ARMS = (
     "codes",
     "gated codes",
+    "following codes",
     "mean difference, residual",
     "mean difference, heads",
     "mean difference, same heads",
@@ -193,6 +195,7 @@ def plan_arms(
     return (
         SteeringCondition("codes", adding(codes), SCALE),
         SteeringCondition("gated codes", adding(codes, gate), 2 * SCALE),
+        SteeringCondition("following codes", adding(codes, FIRING), 4 * SCALE),
         SteeringCondition(
             "mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0
         ),

@@ -101,6 +101,27 @@ def test_a_gate_that_never_holds_edits_nothing_and_one_that_always_does_is_none(
     assert not torch.equal(ungated, never)
 
 
+def test_a_strength_that_follows_is_the_cosine_with_what_is_there(model, books, tokens):
+    hook = "blocks.0.attn.hook_z"
+    before = activation(model, hook, tokens)
+    z, codes = before[:, :, 2], books["a0"].codes[2].detach()
+    along = (z @ codes.mT > 0)[:, 2:7].float().mean((0, 1))
+    code = int((along - 0.5).abs().argmin())
+    edit, added = AddCode("a0.h2", code, scale=30), 30 * codes[code]
+    with attach(model, books, read=False).edit(edit, positions=[2, 3, 4, 5, 6], when="firing") as following:
+        after = activation(model, hook, tokens)
+    share = ((z @ added) / z.norm(dim=-1) / added.norm()).clamp(min=0)
+    share[:, [0, 1, 7, 8]] = 0
+    assert 0 < (share > 0).sum() < 15
+    torch.testing.assert_close(after[:, :, 2] - z, share[..., None] * added, rtol=1e-4, atol=1e-5)
+    after[:, :, 2] = z
+    assert torch.equal(after, before)
+    assert following.edited_positions(*tokens.shape).sum() == 15, "where it may act"
+    for other in (SetCode("m1", 7), ForbidCode("m1", 2)):
+        with pytest.raises(InputError, match="gate 'firing' at m1"):
+            attach(model, books).edit(other, when="firing")
+
+
 def test_gates_of_several_calls_stand_each_for_their_own(model, books, tokens):
     ids, word = read(model, books, tokens), text_of(model, int(tokens[0, 5]))
     both = attach(model, books, read=False).edit(

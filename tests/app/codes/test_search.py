@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from interp.codesearch import prompt_codes, search_regex, search_similar, search_token
+from interp.bottlenecks.store import Codebooks
+from interp.codesearch import build_index, prompt_codes, search_regex, search_similar, search_token
+from interp.text import load_text
 from tests.app.codes.conftest import EVIL, hits_of, named, tables_of
 from tests.app.conftest import asked, error_of, html_of, press, unescaped
 
@@ -49,6 +51,27 @@ def test_filters_and_order_are_the_librarys_and_stay_for_another_pattern(page, i
     assert "No code is that good" in app.info[0].value
     app = page(q="Mary", sort="tokens", precision="0.01", rows="7")
     assert hits_of(app) == named(search_regex(index, "Mary").best(7, sort="count", min_precision=0.01))
+
+
+def test_the_same_codes_in_the_text_of_another_index_and_in_no_index_of_other_codebooks(
+    page, runs, index, model
+):
+    (runs / "other.txt").write_text("\n\n".join(f"John thanks Mary for {n} drinks." for n in range(200)))
+    text = load_text(str(runs / "other.txt"), model, n_tokens=1200, context=40)
+    books = Codebooks.from_pretrained(runs / "books", model)
+    other = build_index(model, books, text, runs / "other")
+    build_index(model, dict(list(books.items())[:1]), text, runs / "of one book")
+    app = page(runs=runs, index=index.folder.name, q="Mary", again="other")
+    rows = tables_of(app)["code, precision, P 95 %"]
+    scores = search_regex(index, "Mary")
+    there = search_regex(other, "Mary").hits_at(scores.places(most=20))
+    assert [(row["P there"], row["R there"]) for row in rows] == [
+        (hit.precision, hit.recall) for hit in there
+    ]
+    assert any(hit.recall for hit in there) and [row["recall"] for row in rows] != [
+        row["R there"] for row in rows
+    ]
+    assert app.selectbox(key="again").options == ["other"]
 
 
 def test_a_token_on_the_page(page, index):
