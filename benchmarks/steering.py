@@ -15,29 +15,44 @@ to 18,000 tokens, its dose included: four to five minutes of one core.
 import argparse
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from interp.bench.plan import read_record, write_record
+from interp.bottlenecks import Codebook
+from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.edits import WeightedCode, code_edits
+from interp.bottlenecks.gates import FIRING
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, made_of, measure, steering_table
-from interp.evaluation.steering_conditions import ARMS, SteeringCondition, means_of_texts, plan_arms
+from interp.evaluation.steering_conditions import (
+    ARMS,
+    AtDose,
+    SiteMeans,
+    SteeringCondition,
+    means_of_texts,
+    vector_books,
+)
 from interp.executor import Job, Told, Workers, run
 from interp.files import read_json
-from interp.models import Model, load_model
+from interp.models import Model, load_model, parse_site
 from interp.progress import bar
-from interp.steering import Topic, load_topic, topic_names
+from interp.steering import AddCode, Topic, load_topic, topic_names
 from interp.steering.cache import FINDER, find_or_recall, identity
+from interp.steering.code_set import SCALE, CodeSet
 from interp.steering.find import target_gradients
+from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
 from interp.steering.topics import development_topic_names
@@ -77,6 +92,8 @@ def topic(name: str) -> Concept:
     return Concept(**vars(found), said=f"Write a story about {'' if name in PLAIN else 'a '}{name}.")
 
 
+RANDOM_DOSE = 6.0
+"""Tried first for random vectors: they cost little for their length."""
 PLAIN = ("fire", "rain")
 """Topics without an article."""
 
@@ -210,6 +227,91 @@ class Desk:
         options = {"layer": layer, "gate": topic.gate, "said": partial(_said, model, topic), "seed": seed}
         arms = plan_arms(model, books, found, means, partial(_gains, model, books, topic), **options)
         return {arm.name: arm for arm in arms}
+
+
+def plan_arms(
+    model: Model,
+    codebooks: Mapping[str, Codebook],
+    found: CodeSet,
+    means: SiteMeans,
+    gains_of: Callable[[], Mapping[str, Tensor]],
+    *,
+    layer: str,
+    gate: str,
+    said: Callable[[str], str],
+    seed: int,
+) -> tuple[SteeringCondition, ...]:
+    """The arms of a topic, in the order of :data:`ARMS`.
+
+    Args:
+        found: by difference.
+        gains_of: the gradients at the heads of the codebooks (:func:`~interp.steering.find.target_gradients`), from
+            the texts that the means are of.
+        layer: of the residual stream, such as ``r15``.
+        gate: of ``gated codes``.
+        said: a prompt with what is wanted in it.
+    """
+    codes = found.named(len(found), "added")
+    others = random_codes(model, codebooks, codes, seed=seed)
+    added: dict[str, Tensor] = {}
+    for site, code, weight in codes:
+        added[site] = added.get(site, 0) + weight * from_mean(codebooks, site, code)
+    generator = torch.Generator().manual_seed(seed)
+    random = {site: _random_direction(vector, generator) for site, vector in added.items()}
+
+    def adding(chosen: Sequence[WeightedCode], when: str | None = None) -> AtDose:
+        return lambda scale: attach(model, codebooks, read=False).edit(
+            *code_edits(chosen, "added", scale=scale), seed=seed, when=when
+        )
+
+    def vectors(at_sites: Callable[[], Mapping[str, Tensor]]) -> AtDose:
+        once = cache(at_sites)  # some take gradients, and a run that goes on may not need them
+
+        def at(scale: float) -> AbstractContextManager:
+            edits = [AddCode(site, 0, scale) for site in once()]
+            return attach(model, vector_books(model, once()), read=False).edit(*edits, seed=seed)
+
+        return at
+
+    return (
+        SteeringCondition("codes", adding(codes), SCALE),
+        SteeringCondition("gated codes", adding(codes, gate), 2 * SCALE),
+        SteeringCondition("following codes", adding(codes, FIRING), 4 * SCALE),
+        SteeringCondition(
+            "mean difference, residual", vectors(lambda: {layer: means.difference(layer)}), 2.0
+        ),
+        SteeringCondition("mean difference, heads", vectors(lambda: _helpful(model, means, gains_of())), 1.0),
+        SteeringCondition(
+            "mean difference, same heads",
+            vectors(lambda: {site: means.difference(site) for site in added}),
+            SCALE,
+        ),
+        SteeringCondition("random codes", adding(others), SCALE),
+        SteeringCondition("random vectors", vectors(lambda: random), RANDOM_DOSE),
+        SteeringCondition("prompt", lambda _scale: nullcontext(), 0.0, said),
+    )
+
+
+def _helpful(
+    model: Model, means: SiteMeans, gains: Mapping[str, Float[Tensor, "head d_head"]]
+) -> dict[str, Float[Tensor, " d_head"]]:
+    """Differences of means of the heads at which adding them raises the target, to first order."""
+    at = [(f"{layer}.h{head}", gains[layer][head]) for layer in gains for head in range(model.cfg.n_heads)]
+    return {site: means.difference(site) for site, gain in at if means.difference(site) @ gain > 0}
+
+
+def _random_direction(length: Float[Tensor, " d_in"], generator: torch.Generator) -> Float[Tensor, " d_in"]:
+    """A vector as long as this one in a random direction."""
+    drawn = torch.randn(len(length), generator=generator)
+    return drawn * (length.norm() / drawn.norm())
+
+
+@torch.no_grad()
+def from_mean(codebooks: Mapping[str, Codebook], site: str, code: int) -> Float[Tensor, " d_in"]:
+    """What ``AddCode(site, code, from_mean=True)`` adds."""
+    book = codebooks[site] if site in codebooks else codebooks[site.partition(".")[0]]
+    group = parse_site(site).head if book.config.groups > 1 else 0
+    return (book.codes[group, code].float() - book.means()[group, code]).cpu()
 
 
 def _said(model: Model, topic: Concept, prompt: str) -> str:

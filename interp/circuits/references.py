@@ -160,13 +160,6 @@ class ExactEffects:
             )
         return np.abs(self.effects()) >= threshold * self.gap
 
-    def effect_interval(
-        self, n_boot: int = 1000, seed: int = 0
-    ) -> tuple[Float[np.ndarray, "layer head"], Float[np.ndarray, "layer head"]]:
-        """95 % bootstrap interval (over pairs) of every head's mean effect: lower and upper end."""
-        low, high = np.percentile(self._resampled(n_boot, seed)[0], [2.5, 97.5], axis=0)
-        return low, high
-
     def shared(self, pairs: PromptPairs) -> int | None:
         """How many of ``pairs`` are among those measured; ``None`` where the file does not say which those were."""
         measured = self.provenance.get("fingerprints")

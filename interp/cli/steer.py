@@ -104,7 +104,8 @@ def steer(
         str | None,
         typer.Option(
             metavar="GATE",
-            help="only where this holds: a12.h3=417 (the code is there), token:REGEX (the token matches), label:TEXT",
+            help="only where this holds: a12.h3=417 (the code is there), token:REGEX (the token matches), label:TEXT; "
+            "firing: as far as what is added is there already",
         ),
     ] = None,
     by: Annotated[

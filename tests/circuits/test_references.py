@@ -112,14 +112,6 @@ def test_members_are_the_heads_above_a_share_of_the_gap():
     assert (reference.members() == (np.abs(reference.heads.mean(0)) >= 0.02 * reference.gap)).all()
 
 
-def test_interval_covers_the_mean():
-    reference = measured()
-    low, high = reference.effect_interval()
-    assert (low <= reference.effects()).all() and (reference.effects() <= high).all()
-    normal = 2 * 1.96 * reference.heads[:, 1, 0].std(ddof=1) / 40**0.5
-    assert (high - low)[1, 0] == pytest.approx(normal, rel=0.15)
-
-
 def test_without_a_gap_no_head_is_a_member():
     reference = measured()
     with pytest.raises(InputError, match="gap 0"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.steering import plan_arms
 from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.metric_codebook import FLOOR
@@ -25,7 +26,6 @@ from interp.evaluation.steering_conditions import (
     ARMS,
     SteeringCondition,
     means_of_texts,
-    plan_arms,
     vector_books,
 )
 from interp.models import Model, hooked
