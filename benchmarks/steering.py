@@ -29,6 +29,7 @@ from rich.table import Table
 from torch import Tensor
 
 from interp.bench.plan import read_record, write_record
+from interp import DEFAULT_MODEL
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument(
         "--codebooks", default="smollm2-135m-instruct-k1", help="name or folder [default: %(default)s]"
     )
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--development", action="store_true", help="the topics of development")
     parser.add_argument("--styles", action="store_true", help="three styles in place of topics")
     parser.add_argument("--topics", help="to run [default: all]; words of all are counted")
@@ -132,7 +134,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     config = SteeringConfig(**{name: getattr(given, name) for name in numbers})
-    model = load_model()
+    model = load_model(given.model)
     books = Codebooks.from_pretrained(given.codebooks, model)
     settings = {
         "model": identity(model, {}),
@@ -155,7 +157,7 @@ def main() -> None:
     if not given.show and (missing or _read(given.out, settings, None, BASE) is None):
         _run(
             missing,
-            Desk(given.codebooks, topics, config, settings, given.out, (model, books), {}),
+            Desk(given.model, given.codebooks, topics, config, settings, given.out, (model, books), {}),
             given,
         )
     _print(topics, config, settings, given.out)
@@ -187,6 +189,7 @@ def _run(missing: list[Concept], desk: "Desk", given: argparse.Namespace) -> Non
 class Desk:
     """What cells have in common. Each worker loads the model once, and plans a topic's arms once."""
 
+    model: str
     codebooks: str
     topics: list[Concept]
     config: SteeringConfig
@@ -200,7 +203,7 @@ class Desk:
 
     def load(self) -> tuple[Model, Codebooks]:
         if self.loaded is None:
-            model = load_model()
+            model = load_model(self.model)
             self.loaded = model, Codebooks.from_pretrained(self.codebooks, model)
         return self.loaded
 

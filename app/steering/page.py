@@ -196,8 +196,8 @@ with st.form("steer"):
             bind=IN_URL,
             placeholder="everywhere",
             help="A gate: a12.h3=417, the code is there; token:REGEX, the token that is read matches; label:TEXT, the "
-            "clearest code of a label is there; firing, as far as what is added is there already. A code can be asked for "
-            "at the first edited site or before.",
+            "clearest code of a label is there; firing, as far as what is added is there already. A code can be asked "
+            "for at the first edited site or before.",
         )
         n_tokens = a.number_input("New tokens", 1, 400, 40, key="tokens", bind=IN_URL)
         temperature = b.number_input("Temperature", 0.0, 5.0, 0.7, 0.1, key="temperature", bind=IN_URL)
