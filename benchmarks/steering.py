@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from interp.bench.plan import read_record, write_record
 from interp import DEFAULT_MODEL
+from interp.bench.plan import read_record, write_record
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
