@@ -39,7 +39,7 @@ from interp.codesearch.tables import hits_csv
 from interp.errors import InputError
 
 MATCHES_SHOWN = 5
-WIDTH = 172  # pixels of a filter
+WIDTH = 150  # pixels of a filter
 SORT_NAMES = dict(zip(SORTS, ("F1", "precision", "recall", "tokens"), strict=True))
 SHARE = NumberColumn(format="%.2f")
 COLUMNS = {

@@ -115,7 +115,7 @@ with st.form("steer"):
             height=150,
             placeholder="if empty: everyday sentences",
         )
-    left, middle, right = st.columns([6, 5, 1], vertical_alignment="bottom")
+    left, middle, right = st.columns([5, 4, 1.3], vertical_alignment="bottom")
     prompt = left.text_area("Prompt", PROMPT, key="prompt", bind=IN_URL, height=68)
     others = middle.multiselect(
         "Beside base and codes",

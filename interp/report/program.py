@@ -149,8 +149,8 @@ def program_plot(run: Run, ink: str | None = None, chosen: str | None = None) ->
             "line": {"color": CHOSEN, "width": [4 if name == chosen else 0 for name in names]},
         },
         text=[
-            in_plot(f"{shown(name, 16)}\n{what}").replace("\n", "<br>")
-            for name, what in zip(names, variables, strict=True)
+            in_plot(f"{said.site}\n{what}").replace("\n", "<br>")
+            for said, what in zip(slots, variables, strict=True)
         ],
         textposition="bottom center",
         textfont={"size": SMALL, "color": ink},
