@@ -255,12 +255,14 @@ class Labels:
         """By site: codes that are not rare; of them the shares with a name, with F1 of at least each of
         :data:`SHARES`, and the same of random codes.
         """
-        layer = {name: name.partition(".")[0] for name in self.starts}
         measured = self.columns["firings"] >= LEAST
         named = np.array([text not in (RARE, MIXED) for text in self.texts])
         found = {}
         for site, random in self.about["random"].items():
-            parts = [np.arange(b, b + n) for name, (b, n) in self.starts.items() if layer[name] == site]
+            own = {
+                name: begins for name, begins in self.starts.items() if site in (name, name.partition(".")[0])
+            }
+            parts = [np.arange(begin, begin + n) for begin, n in own.values()]
             some = np.concatenate(parts)
             some = some[measured[some]]
             f1, words = self.columns["f1"][some], named[self.columns["text"][some]]

@@ -176,6 +176,13 @@ def test_a_part_is_some_books_alone(labels):
     assert part.of("a0.h0", 0) is None and set(part.texts) < set(labels.texts)
 
 
+def test_codebooks_of_single_heads_are_told_by_head(labels):
+    part = labels.part(["a1.h0", "a7.h0"], "abc")
+    of_layers = part.shares()
+    part.about["random"] = {f"{layer}.h0": shares for layer, shares in part.about["random"].items()}
+    assert part.shares() == {f"{layer}.h0": shares for layer, shares in of_layers.items()}
+
+
 def test_the_clearest_are_named_and_different(labels):
     best = labels.clearest(5, per_site=1)
     assert len({labels.text(*code) for code in best}) == len({book for book, _ in best}) == 5
