@@ -56,7 +56,6 @@ from interp.steering.find import target_gradients
 from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
 from interp.steering.texts import read_texts, tokenize
-from interp.steering.topics import development_topic_names
 
 OUT, DEVELOPMENT = (Path(__file__).parent / "results" / name for name in ("steering", "steering-development"))
 STYLES = Path(__file__).parent / "steering_styles.json"
@@ -146,7 +145,7 @@ def main() -> None:
         names = [name for name in read_json(STYLES) if name != "about"]
         given.out = given.out or OUT.with_name("steering-styles")
     else:
-        names = development_topic_names() if given.development else topic_names()
+        names = topic_names("development" if given.development else "topics")
         given.out = given.out or (DEVELOPMENT if given.development else OUT)
     topics = [style(name) if given.styles else topic(name) for name in names]
     chosen = given.topics.split(",") if given.topics else names

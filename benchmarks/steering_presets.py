@@ -10,8 +10,10 @@ heads, at no more than four times the perplexity.
 """
 
 import argparse
+import dataclasses
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +23,11 @@ from rich.table import Table
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.edits import WeightedCode, code_edits, format_codes
 from interp.bottlenecks.store import Codebooks
-from interp.files import write_json
+from interp.files import write_json, write_text
 from interp.models import load_model
 from interp.steering import find_codes, load_topic, topic_names
-from interp.steering.cache import SHIPPED, identity, recall, request_key, write_shipped
-from interp.steering.code_set import SCALE, CodeSet
+from interp.steering.cache import SHIPPED, identity, recall, request_key
+from interp.steering.code_set import SCALE, CodeSet, FoundCode
 from interp.steering.continuations import continue_prompts
 from interp.steering.find import RANKINGS
 from interp.steering.request import random_codes
@@ -163,6 +165,23 @@ def main() -> None:
             presets.append({"name": name, **settings, "measured": measured})
     write_json(given.out / FILE.name, {"format": FORMAT, "made_with": made_with, "presets": presets})
     Console(width=140).print(table)
+
+
+def write_shipped(file: Path, known: Mapping[str, CodeSet]) -> None:
+    """What comes with the package, by request: codes as rows, three digits of what is only looked at."""
+    stored = {
+        key: found.to_json() | {"codes": [_row(code) for code in found.codes]} for key, found in known.items()
+    }
+    write_text(file, json.dumps({"found": stored}, separators=(",", ":")) + "\n")
+
+
+def _row(code: FoundCode) -> list:
+    verdict = None if code.verdict is None else [_short(n) for n in dataclasses.astuple(code.verdict)]
+    return [code.site, code.code, code.weight, _short(code.effect), _short(code.detection), verdict]
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
 
 
 if __name__ == "__main__":

@@ -26,11 +26,10 @@ from interp.evaluation.steering_conditions import from_mean
 from interp.models import Model, load_model, parse_site
 from interp.models.generate import generate
 from interp.models.residual_writes import FinalNorm
-from interp.steering import Topic, load_topic
+from interp.steering import Topic, load_topic, topic_names
 from interp.steering.cache import find_or_recall
 from interp.steering.code_set import SCALE
 from interp.steering.continuations import encode_prompts
-from interp.steering.topics import development_topic_names
 
 DOSES = (0.6, 1.2, 2.4, 4.8, 9.6)
 AT = (0.3, 1.0)
@@ -106,7 +105,7 @@ def main() -> None:
     given = parser.parse_args()
     model = load_model()
     books = Codebooks.from_pretrained("smollm2-135m-instruct-k1", model)
-    names = given.topics.split(",") if given.topics else development_topic_names()
+    names = given.topics.split(",") if given.topics else topic_names("development")
     console, rng = Console(width=150, highlight=False), np.random.default_rng(0)
     texts = []
     for ids in encode_prompts(model, load_topic(names[0]).prompts[::2]):

@@ -150,7 +150,7 @@ def _patched(
     batch_size: int,
 ) -> tuple[Float[np.ndarray, "pair site"], float]:
     """Effects of the sites on some pairs, and what they cost; of pairs that the runner has not kept, run anew."""
-    if not all(runner.keeps(row) for row in rows):
+    if not runner.kept.issuperset(rows):
         found = activation_patching(model, pairs.subset(rows), sites, batch_size=batch_size)
         return found.effects, found.forwards
     at = np.array([(site.layer, runner.mlp if site.head is None else site.head) for site in sites])

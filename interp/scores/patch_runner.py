@@ -98,7 +98,7 @@ class PatchRunner(MetricConsumer):
         mlps: whether MLPs can be patched, too: each stands after the heads of its layer, as head :attr:`mlp`.
 
     Attributes:
-        runs: what is kept, of pairs whose patches share forwards.
+        kept: the pairs whose base runs are kept; ``runs`` has those whose patches share forwards together.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class PatchRunner(MetricConsumer):
     ) -> None:
         super().__init__(len(pairs))
         self.model, self.mlps = model, mlps
-        self.mlp = model.cfg.n_heads
+        self.mlp, self.kept = model.cfg.n_heads, frozenset(wanted)
         self.needs_hooks = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
         self._first = [pair.first_difference if takes_prefix(model) else 0 for pair in pairs]
         groups: dict[int, list[int]] = {}  # by the position where their patches begin
@@ -148,10 +148,6 @@ class PatchRunner(MetricConsumer):
             run.keep(rows, held, resid=resid, z=clean.z, corrupt_z=corrupt.z, **mlps)
             run.metric[held] = clean.metric[rows].cpu().numpy()
             run.share[held] = 1 - skipped / clean.tokens.shape[1]
-
-    def keeps(self, pair: int) -> bool:
-        """Whether the pair's base run is kept."""
-        return pair in self._where
 
     def prefix_cost(self, pairs: Sequence[int]) -> float:
         """Forward-pass equivalents of what the base runs of some pairs ran once more: their prefixes."""
@@ -234,10 +230,8 @@ class PatchRunner(MetricConsumer):
                     values = run.corrupt_mlp[layer][rows[here], :length]
                 else:
                     values = run.corrupt_z[layer][rows[here], :length, heads[here]]
-                kind = "hook_mlp_out" if mlp else "attn.hook_z"
-                hooks[f"blocks.{layer}.{kind}"] = put(
-                    here if mlp else (here, slice(None), heads[here]), values
-                )
+                place = here if mlp else (here, slice(None), heads[here])
+                hooks[f"blocks.{layer}.{'hook_mlp_out' if mlp else 'attn.hook_z'}"] = put(place, values)
         first = int(layers.min())
         values = run.answers(held, first, run.resid[first, rows, :length], hooks)
         return run.metric[rows] - values.cpu().numpy()

@@ -13,7 +13,7 @@ from pathlib import Path
 from interp.bottlenecks.codebook import Codebook
 from interp.bottlenecks.dictionary import Dictionary
 from interp.bottlenecks.store import codebooks_fingerprint
-from interp.files import read_json, write_json, write_text
+from interp.files import read_json, write_json
 from interp.models import Model, weights_digest
 from interp.progress import Stage, silent
 from interp.steering.code_set import CodeSet, FoundCode, Verdict
@@ -95,23 +95,6 @@ def keep(folder: Path, key: str, found: CodeSet) -> None:
 
 def _digest(value: list) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:24]
-
-
-def write_shipped(file: Path, known: Mapping[str, CodeSet]) -> None:
-    """What comes with the package, by request: codes as rows, three digits of what is only looked at."""
-    stored = {
-        key: found.to_json() | {"codes": [_row(code) for code in found.codes]} for key, found in known.items()
-    }
-    write_text(file, json.dumps({"found": stored}, separators=(",", ":")) + "\n")
-
-
-def _row(code: FoundCode) -> list:
-    verdict = None if code.verdict is None else [_short(n) for n in dataclasses.astuple(code.verdict)]
-    return [code.site, code.code, code.weight, _short(code.effect), _short(code.detection), verdict]
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.3g}")
 
 
 def _file(folder: Path, key: str) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -95,13 +96,9 @@ class Topic:
         return holds_word(text, self.words)
 
 
-def topic_names() -> list[str]:
-    return list(_stored()["topics"])
-
-
-def development_topic_names() -> list[str]:
-    """Those that :func:`load_topic` takes beside the seven."""
-    return list(_stored()["development"])
+def topic_names(of: Literal["topics", "development"] = "topics") -> list[str]:
+    """The seven, or those by which it was chosen how codes are found."""
+    return list(_stored()[of])
 
 
 def load_topic(name: str) -> Topic:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import false_discovery_control, fisher_exact
 
+from benchmarks.steering_presets import write_shipped
 from interp.bottlenecks import NO_CODE, Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
@@ -19,7 +20,6 @@ from interp.evaluation.steering_conditions import means_of_texts
 from interp.models import Model, hooked, load_model
 from interp.steering import CodeSet, find_codes, load_topic, topic_names
 from interp.steering import cache as kept
-from interp.steering.cache import write_shipped
 from interp.steering.continuations import surprise
 from interp.steering.find import (
     AT_LEAST,

@@ -211,7 +211,7 @@ class AdaptivePatchingBase:
         attribution = self.scorer.heads_[indices]
         shape = attribution.shape[1:]
         gap = float(self.gaps[indices].mean())
-        kept = [row for row, index in enumerate(indices) if self.runner.keeps(index)]
+        kept = [row for row, index in enumerate(indices) if index in self.runner.kept]
         estimates = EffectEstimates(
             attribution.reshape(len(indices), -1), gap, config.threshold, np.array(kept)
         )
