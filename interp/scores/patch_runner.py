@@ -142,7 +142,7 @@ class PatchRunner(MetricConsumer):
         skipped = min((self._first[i] for i in batch.indices if i in self._where), default=0)
         clean, corrupt = batch.clean, batch.corrupt
         resid = [batch.tape[name].detach() for name in self.needs_hooks]
-        mlps = {"corrupt_mlp": corrupt.mlp} if self.mlps else {}
+        mlps = {"corrupt_mlp": corrupt.mlp} if self.mlps and corrupt.mlp else {}
         for number, some in places.items():
             run, (rows, held) = self.runs[number], (list(part) for part in zip(*some, strict=True))
             run.keep(rows, held, resid=resid, z=clean.z, corrupt_z=corrupt.z, **mlps)

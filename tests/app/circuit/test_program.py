@@ -52,7 +52,7 @@ def test_the_report_has_the_graph_and_the_values(run):
     [figure] = [figure for figure in page.figures if '"slot-0"' in json.dumps(figure)]
     *lines, dots = [trace for trace in figure["data"] if trace.get("x")]
     assert [label.split("<br>") for label in dots["text"]] == [
-        [str(said.slot), said.variable] for said in program.slots
+        [said.site, said.variable] for said in program.slots
     ]
     told = [edge for said in program.slots for edge in program.passed_on(str(said.slot))]
     assert len(lines) == len(told) > 0
