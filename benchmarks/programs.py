@@ -27,7 +27,7 @@ from interp.prompts.pairs import PromptPairs
 from interp.tasks import load_task
 
 OUT = Path(__file__).parent / "results" / "programs"
-TASKS = ("ioi", "greater-than", "docstring", "agreement", "pronoun", "successor", "capital")
+TASKS = ("ioi", "greater-than", "docstring", "agreement", "pronoun", "successor", "capital", "antonym")
 MOST_BITS = 8
 console = Console(width=170, highlight=False)
 
