@@ -33,8 +33,7 @@ from interp.bench.plan import read_record, write_record
 from interp.bottlenecks import Codebook
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
-from interp.bottlenecks.edits import WeightedCode, code_edits
-from interp.bottlenecks.gates import FIRING
+from interp.bottlenecks.edits import FIRING, WeightedCode, code_edits
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, made_of, measure, steering_table
 from interp.evaluation.steering_conditions import (

@@ -11,6 +11,7 @@ from interp.codesearch import CodeIndex
 from interp.codesearch.annotations import Annotation, Annotations
 from interp.codesearch.index import MANIFEST, ready_index
 from interp.errors import InputError
+from interp.files import read_json
 
 ANNOTATIONS = "annotations.json"
 
@@ -46,6 +47,16 @@ def _opened(folder: Path, changed: float) -> CodeIndex:  # noqa: ARG001 - a key 
         return ready_index(folder, [engine.runs(), PRETRAINED])
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror or error}): reload the page") from None
+
+
+def comparable(name: str, index: CodeIndex) -> bool:
+    """Whether an index has the codes of the same codebooks; no more than its manifest is read."""
+    path = engine.runs() / name / MANIFEST
+    try:
+        run_store.check_inside(path)
+        return read_json(path)["books"] | {"folder": None} == index.manifest["books"] | {"folder": None}
+    except (InputError, OSError, ValueError, KeyError, TypeError):  # whoever opens it says what is wrong
+        return False
 
 
 def kept_annotations(index: CodeIndex) -> Annotations:

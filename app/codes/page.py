@@ -1,7 +1,5 @@
 """Search the codes of a corpus by pattern, token or prompt; open one code's page."""
 
-import contextlib
-
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
@@ -122,12 +120,7 @@ def counted(n: int, one: str, many: str) -> str:
 
 def others(index: CodeIndex) -> list[str]:
     """Indexes of other text by the same codebooks."""
-    found = []
-    for one in names:
-        with contextlib.suppress(InputError):
-            code_index.opened(one).check_comparable(index)
-            found += [one] if one != name else []
-    return found
+    return [one for one in names if one != name and code_index.comparable(one, index)]
 
 
 def scored(index: CodeIndex, by: str, text: str) -> None:

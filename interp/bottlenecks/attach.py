@@ -229,7 +229,7 @@ class Attached:
         found = torch.zeros(n_rows, n_positions, dtype=torch.bool)
         for where in {w for _, w in self._given} if self._tokens else ():
             mask = where.mask(n_rows, range(n_positions), self._prompt)
-            if where.gate is not None and not where.gate.follows:
+            if where.gate is not None:
                 held = self._held(where.gate, slice(None)).cpu()[:, :n_positions]
                 mask = mask & torch.nn.functional.pad(held, (0, n_positions - held.shape[1]))
             found |= mask
@@ -326,7 +326,7 @@ class Attached:
         if (where, rows) not in self._masks:
             columns = range(self._offset, self._offset + x.shape[1])
             mask = where.mask(len(x), columns, self._prompt).to(x.device)
-            if where.gate is not None and not where.gate.follows and mask.any():
+            if where.gate is not None and mask.any():
                 mask = mask & self._held(where.gate, slice(-1, None))
             if rows is not None:
                 if rows[-1] >= len(x):

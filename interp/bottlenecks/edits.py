@@ -32,7 +32,7 @@ from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks.base import NO_CODE, Bottleneck, Codes
 from interp.bottlenecks.dictionary import Dictionary
-from interp.bottlenecks.gates import FIRING, TOKEN, Gate
+from interp.bottlenecks.gates import TOKEN, Gate
 from interp.errors import InputError, real_number, whole_number
 from interp.models.sites import canonical_site
 
@@ -144,12 +144,12 @@ def parse_code(text: str) -> tuple[str, int]:
 
 
 def parse_gate(text: str) -> Gate:
-    """Read ``a12.h3=417``, several codes with commas, ``token:REGEX`` or ``firing``.
+    """Read ``a12.h3=417``, several codes with commas, or ``token:REGEX``.
 
     Raises:
         InputError: anything else.
     """
-    if str(text).startswith(TOKEN) or str(text) == FIRING:
+    if str(text).startswith(TOKEN):
         return Gate(text)
     try:
         codes = parse_codes(str(text))
@@ -199,6 +199,7 @@ def code_edits(
     return [SetCode(site, code, slots, rows=rows) for site, code, _ in codes]
 
 
+FIRING = "firing"
 _FROM = re.compile(r"generated:([1-9]\d{0,5})")
 _Columns = int | slice | tuple[int, ...]
 
@@ -206,7 +207,7 @@ _Columns = int | slice | tuple[int, ...]
 @dataclass(frozen=True, eq=False)
 class Where:
     """Positions of edits that were made together, the fraction of them that is drawn, and the gate that all of them
-    stand behind.
+    stand behind. In its place ``firing`` multiplies what is added by its cosine with what is there, if above 0.
 
     A draw depends on seed, column and row, not on how the batch is run. Columns count padding: beside a longer prompt
     the same prompt is edited at other tokens.
@@ -229,7 +230,12 @@ class Where:
 
     @cached_property
     def gate(self) -> Gate | None:
-        return None if self.when is None else parse_gate(self.when)
+        return None if self.when is None or self.follows else parse_gate(self.when)
+
+    @property
+    def follows(self) -> bool:
+        """Whether what is added follows how much of it is there already."""
+        return self.when == FIRING
 
     def columns(self, n_prompt: int) -> _Columns:
         """The columns where a prompt of so many tokens is continued.
@@ -327,10 +333,8 @@ class SiteEdits:
         rows = None if edit.rows is None else tuple(sorted({whole_number("row", row) for row in edit.rows}))
         if rows is not None and (not rows or rows[0] < 0):
             raise InputError(f"rows {edit.rows!r}: name rows of the batch, from 0")
-        if where.gate is not None and where.gate.follows and not isinstance(edit, AddCode):
-            raise InputError(
-                f"gate {FIRING!r} at {edit.site}: only codes that are added have a strength that follows"
-            )
+        if where.follows and not isinstance(edit, AddCode):
+            raise InputError(f"gate {FIRING!r} at {edit.site}: it is for codes that are added, AddCode")
         if isinstance(edit, SetCode):
             self._add_set(edit, group, (where, rows))
         elif isinstance(edit, AddCode):
@@ -365,7 +369,7 @@ class SiteEdits:
         for key, vectors in self._added.items():
             if (mask := at(*key)) is not None:
                 part = torch.where(_like(mask, x), vectors.reshape(x.shape[2:]).to(x), 0)
-                if key[0].gate is not None and key[0].gate.follows:
+                if key[0].follows:
                     part = part * cosine_similarity(x, part, dim=-1).clamp(min=0)[..., None]
                 total = part if total is None else total + part
         return total

@@ -5,7 +5,6 @@ written               holds at a position where
 ====================  ===============================================================================
 ``a12.h3=417``        the code is among those of the site there; of several with commas, any of them
 ``token:REGEX``       the token that is read there matches, anywhere in it, with its space in front
-``firing``            what is added is there already: times the cosine with what stands at the site, if above 0
 ====================  ===============================================================================
 
 A code is read in the forward that is edited, before anything is edited at its hook. What can be known is what passes
@@ -26,8 +25,6 @@ from interp.errors import InputError
 
 TOKEN, LABEL = "token:", "label:"
 """What a gate begins with. Of a label the code is looked up (:func:`interp.steering.request.gate_of`)."""
-FIRING = "firing"
-"""The gate that is open as far as what is added is there already."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +43,8 @@ class Gate:
     _known: dict[int, bool] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.codes and not self.follows:
+        if not self.codes:
             self._matches([""])
-
-    @property
-    def follows(self) -> bool:
-        """Whether it is open by a share rather than open or shut."""
-        return self.text == FIRING
 
     def of_tokens(self, tokenizer: Any, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Where the pattern matches."""

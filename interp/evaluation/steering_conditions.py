@@ -6,6 +6,7 @@ arm                                 what is done
 base                                nothing
 codes                               the codes found from the topic's texts are added, with their weights
 gated codes                         the same, only where a gate is open (:mod:`interp.bottlenecks.gates`)
+following codes                     the same, as far as they are there already (``when="firing"``)
 wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
 mean difference, residual           difference of the means over positive and negative texts, after one layer
 mean difference, heads              the same at all heads at which it raises the target's log p to first order

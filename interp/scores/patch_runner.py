@@ -28,8 +28,8 @@ MOST_KEPT = 128
 """Pairs whose base runs are kept for patches."""
 MOST_BYTES = 4 * 2**30
 """That they may take, on prompts of any length."""
-NEAR = 2
-"""Positions by which first differences of pairs that share forwards may differ."""
+NEAR, TOGETHER = 2, 4096
+"""Positions by which first differences of pairs that share forwards may differ, and tokens of their prefixes."""
 OVERHEAD = 45
 """Positions of a layer that cost as much as one forward of it costs beside its positions."""
 
@@ -85,10 +85,6 @@ class CleanRun:
             logits = answer_logits(self.model, tokens, pairs, self.pairs.metric, hooks, last)
         return task_metric(logits, pairs, self.pairs.metric)
 
-    def length(self, rows: Sequence[int]) -> int:
-        """Positions of the longest of them."""
-        return int(self.last[list(rows)].max()) + 1
-
 
 class PatchRunner(MetricConsumer):
     """Keeps what a pass over the pairs shows, and patches heads afterwards.
@@ -109,12 +105,14 @@ class PatchRunner(MetricConsumer):
         self.mlp, self.kept = model.cfg.n_heads, frozenset(wanted)
         self.needs_hooks = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
         self._first = [pair.first_difference if takes_prefix(model) else 0 for pair in pairs]
-        groups: dict[int, list[int]] = {}  # by the position where their patches begin
+        groups: list[list[int]] = []
         for i in sorted(wanted, key=lambda i: self._first[i]):
-            begin = next(reversed(groups), self._first[i])
-            groups.setdefault(begin if self._first[i] <= begin + NEAR else self._first[i], []).append(i)
+            begin = self._first[groups[-1][0]] if groups else 0
+            if not groups or self._first[i] > begin + NEAR or begin * len(groups[-1]) >= TOGETHER:
+                groups.append([])
+            groups[-1].append(i)
         self.runs = [
-            CleanRun(model, tuple(some), pairs.subset(some), begin) for begin, some in groups.items()
+            CleanRun(model, tuple(some), pairs.subset(some), self._first[some[0]]) for some in groups
         ]
         self._known: Float[np.ndarray, "pair layer head"] = np.full(
             (len(pairs), model.cfg.n_layers, model.cfg.n_heads + mlps), np.nan
@@ -217,7 +215,7 @@ class PatchRunner(MetricConsumer):
         """One forward of all patches, from the first of their layers on."""
         rows = np.array([self._where[int(pair)][1] for pair in pairs])
         held, hooks = rows.tolist(), {}
-        length = run.length(held)
+        length = int(run.last[held].max()) + 1
         for layer in np.unique(layers).tolist():
             for mlp in (False, True):
                 here = np.flatnonzero((layers == layer) & ((heads == self.mlp) == mlp))

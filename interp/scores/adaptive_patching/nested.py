@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from interp.activations.stream import FORWARD_AND_BACKWARD, Progress
+from interp.activations.stream import BATCH_SIZE, FORWARD_AND_BACKWARD, Progress
 from interp.errors import InputError
 from interp.models import Model
 from interp.prompts.pairs import PromptPairs
@@ -133,7 +133,9 @@ def nested_circuits(
     order, signs, left_out = np.empty(0, dtype=int), np.empty(0), []
     for done, size in enumerate(sizes, 2):
         found = [
-            partial_values(model, run, range(len(run.pairs)), share[list(run.indices)]) for run in runner.runs
+            partial_values(model, run, range(len(run.pairs))[rows], share[list(run.indices[rows])])
+            for run in runner.runs
+            for rows in (slice(begin, begin + BATCH_SIZE) for begin in range(0, len(run.pairs), BATCH_SIZE))
         ]
         context.tell(done / (1 + len(sizes)))
         values = np.concatenate(found).reshape(len(pairs), -1)

@@ -65,7 +65,7 @@ def partial_values(
 ) -> Float[np.ndarray, "pair layer head"]:
     """Values of every head on the pairs in these rows of a base run, each head holding its own share of its output."""
     rows = list(rows)
-    length = run.length(rows)
+    length = int(run.last[rows].max()) + 1
     corrupt = run.corrupt_z[:, rows, :length]
     shares = share.to(corrupt)[:, :, None, :, None]
     used: list[Tensor] = []
