@@ -100,7 +100,7 @@ class _Best:
         return better
 
 
-def _best(patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int) -> tuple[_Best, _Best]:
+def best_patterns(patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int) -> tuple[_Best, _Best]:
     """The best pattern of every code of one book, by F1 and by what most of its tokens have."""
     width = 2 * (n_codes + 1)
     small = np.uint16 if width < 2**16 else np.int32  # numbers of 16 bits are sorted by radix
@@ -126,7 +126,7 @@ def _best(patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int) 
     return best, mostly
 
 
-def _beyond(f1: np.ndarray, chance: np.ndarray) -> Float[np.ndarray, " n"]:
+def beyond_chance(f1: np.ndarray, chance: np.ndarray) -> Float[np.ndarray, " n"]:
     """How far from chance to 1."""
     return (f1 - chance) / np.maximum(1 - chance, 1e-9)
 
@@ -411,12 +411,12 @@ def label_index(index: CodeIndex, *, seed: int = 0, stage: Stage = silent) -> La
     with stage("labelling codes", len(index.books) + len(firsts)) as done:
         for number, book in enumerate(index.books):
             ids = index.ids.book(number).reshape(-1, book.k)[: index.n_tokens]
-            found.append(_best(patterns, ids, book.n_codes))
+            found.append(best_patterns(patterns, ids, book.n_codes))
             done(1)
             if firsts[book.site] == number:
-                random[book.site] = _best(patterns, rng.permutation(ids), book.n_codes)[0]
+                random[book.site] = best_patterns(patterns, rng.permutation(ids), book.n_codes)[0]
                 done(1)
-    null = _Null(*(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1")))
+    null = NullF1(*(np.concatenate([getattr(b, name) for b in random.values()]) for name in ("fired", "f1")))
     texts: dict[str, int] = {}
     parts = [_columns(patterns, best, mostly, null, texts) for best, mostly in found]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -444,7 +444,7 @@ def label_index(index: CodeIndex, *, seed: int = 0, stage: Stage = silent) -> La
     return Labels(about, starts, columns)
 
 
-class _Null:
+class NullF1:
     """Mean F1 of random codes by how often they are on, at every quarter of an octave and between them."""
 
     def __init__(self, fired: np.ndarray, f1: np.ndarray) -> None:
@@ -457,13 +457,13 @@ class _Null:
 
 
 def _columns(
-    patterns: Patterns, best: _Best, mostly: _Best, null: _Null, texts: dict[str, int]
+    patterns: Patterns, best: _Best, mostly: _Best, null: NullF1, texts: dict[str, int]
 ) -> dict[str, np.ndarray]:
     """What is kept of one book's codes; ``texts`` numbers the labels."""
     fired, random = best.fired, null(best.fired)
     held = _bits(mostly.hits / np.maximum(fired, 1), mostly.tokens / max(patterns.sizes[1], 1))
-    by_share = (_beyond(best.score, random) < FITS) & (mostly.score > 0)
-    fits = np.where(by_share, held > 0, _beyond(best.f1, random) >= FITS)
+    by_share = (beyond_chance(best.score, random) < FITS) & (mostly.score > 0)
+    fits = np.where(by_share, held > 0, beyond_chance(best.f1, random) >= FITS)
     chosen = by_share & fits
     hits, tokens = (np.where(chosen, getattr(mostly, n), getattr(best, n)) for n in ("hits", "tokens"))
     words = []

@@ -1,0 +1,390 @@
+"""What the codes of each kind are worth to a reader: names, sparse probes, and the same word in a paraphrase.
+
+    python -m benchmarks.reading read          # runs the model once; half an hour of a core
+    python -m benchmarks.reading judge         # kind after kind; goes on where it stopped
+    python -m benchmarks.reading show          # prints the tables of docs/evidence.md
+
+All kinds see the same vectors at the sites of ``interp bottlenecks bench``, and are fitted to the same blocks of text.
+
+* **Names.** Of every code the pattern that tells best where it is on, as ``interp index label`` finds it: chosen on one
+  half of the documents, F1 measured on the other. A code that is on at half of all tokens has a high F1 by chance, so
+  what counts is how far F1 comes from that of random codes of the same frequency to 1, among codes of like frequency.
+* **Probes.** Ten yes-or-no tables of ``sae-probes`` (arXiv 2502.16681). Of the codes of all sites those few are chosen
+  whose means differ most between the classes, in standard deviations, on training texts; a logistic regression of them
+  is judged by its AUC on others. A code's value in a text is whether it is on at the last token, or at which share of
+  its tokens.
+* **Paraphrases.** Pairs of sentences that say the same (MRPC): at a word that both have once, how often the code is the
+  same, beside the same word in another sentence.
+"""
+
+import argparse
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.labels import TEXT
+from interp.activations.stream import end_logits
+from interp.bottlenecks.slots import Slots
+from interp.codesearch.corpus import read_corpus
+from interp.codesearch.labels import LEAST, NullF1, best_patterns, beyond_chance
+from interp.codesearch.patterns import Patterns
+from interp.evaluation.rates import PARTS, SITES, TopK, new_coder
+from interp.files import read_json, write_json
+from interp.models import Model, hooked, load_model, resolve_site
+from interp.progress import bar
+from interp.stats import mean_interval
+from interp.text import load_text
+from interp.text.sources import _probes_wheel
+from interp.text.special import between, first_token
+
+CONTEXT, FIT_BLOCKS, BLOCKS = 64, 350, 2150
+TABLES = (
+    *("5_hist_fig_ismale", "21_headline_istrump", "92_glue_sst2", "96_spam_is", "105_click_bait"),
+    *("106_hate_hate", "110_aimade_humangpt3", "139_news_class_Politics", "158_code_C", "161_agnews_0"),
+)
+TEXTS, PAIRS, LEAST_WORDS = 400, 300, 2
+KINDS = (
+    *(("vq", 9), ("random", 9), ("prototypes", 9), ("binary", 9), ("bsq", 9), ("fsq", 9)),
+    *(("residual_vq", 36), ("grouped_vq", 36), ("codebook", 36), ("bsq", 36), ("lfq", 36), ("fsq", 36)),
+    *(("latent_quantization", 36), ("binary", 36), ("key_value", 36), ("pca4", 36), ("topk_sae", 36)),
+)
+SEEDED = (("vq", 9, 1), ("vq", 9, 2), ("residual_vq", 36, 1), ("residual_vq", 36, 2))
+FREQUENCIES = (0.0, 0.002, 0.01, 0.1, 1.0)
+"""Bounds of a code's share of tokens; two texts of random codes are compared within them."""
+CHOSEN = (1, 16)
+FOLDER = Path("runs/reading")
+RESULT = Path("benchmarks/results/reading.json")
+WIDTHS = {"heads": (12, 64), "mlps": (3, 576)}
+
+
+def table(name: str) -> tuple[list[str], list[str]]:
+    with zipfile.ZipFile(_probes_wheel()) as wheel:
+        packed = wheel.read(f"sae_probes/data/cleaned_data/{name}.csv.zst")
+    rows = polars.read_csv(packed, infer_schema_length=0)
+    return rows["prompt"].to_list(), rows["target"].to_list()
+
+
+def probe_texts() -> Iterator[tuple[str, str, int]]:
+    """Table, text and class, as many of both classes."""
+    for name in TABLES:
+        prompts, targets = table(name)
+        for number, target in enumerate(sorted(set(targets))):
+            own = [text for text, t in zip(prompts, targets, strict=True) if t == target and text.strip()]
+            for i in np.random.default_rng(number).permutation(len(own))[: TEXTS // 2].tolist():
+                yield name, own[i], number
+
+
+def paraphrases() -> Iterator[tuple[str, str]]:
+    prompts, targets = table("89_glue_mrpc")
+    for text, target in zip(prompts, targets, strict=True):
+        first, mark, second = text.partition(" | ")
+        if target == "1" and mark:
+            yield first, second
+
+
+class Reader:
+    """Vectors at the sites, written row after row as 16-bit floats."""
+
+    def __init__(self, model: Model, folder: Path) -> None:
+        self.model, self.folder = model, folder
+        self.places = [resolve_site(model, name) for name in SITES]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @torch.no_grad()
+    def read(self, name: str, batches: list[torch.Tensor]) -> None:
+        """Of batches of token ids [text, pos]; the tokens and the rows each text has are kept too."""
+        seen: dict[str, torch.Tensor] = {}
+        by_hook: dict[str, list] = {}
+        for place in self.places:
+            by_hook.setdefault(place.hook, []).append(place)
+
+        def keep(here: list):
+            def hook(x: torch.Tensor) -> None:
+                for place in here:
+                    seen[str(place)] = (x if place.head is None else x[:, :, place.head]).flatten(0, 1)
+
+            return hook
+
+        parts: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
+        with (
+            hooked(self.model, {hook: keep(here) for hook, here in by_hook.items()}),
+            bar(f"reading {name}", len(batches)) as done,
+        ):
+            for tokens in batches:
+                end_logits(self.model, tokens)
+                for part, kind in zip(PARTS, ("attn", "mlp"), strict=True):
+                    own = [seen[str(place)] for place in self.places if place.kind == kind]
+                    parts[part].append(torch.stack(own, 1).half().numpy())
+                done(1)
+        for part, rows in parts.items():
+            np.save(self.folder / f"{name}-{part}.npy", np.concatenate(rows))
+        lengths = [tokens.shape[1] for tokens in batches for _ in tokens]
+        np.save(self.folder / f"{name}-lengths.npy", np.array(lengths))
+        np.save(self.folder / f"{name}-tokens.npy", torch.cat([t.flatten() for t in batches]).numpy())
+
+
+def read(folder: Path) -> None:
+    model = load_model()
+    reader, begin = Reader(model, folder), first_token(model.tokenizer)
+    text = load_text(TEXT, model, n_tokens=BLOCKS * CONTEXT, context=CONTEXT, stage=bar)
+    order = torch.argsort(text.sources, stable=True)  # documents are whole
+    mixed = torch.randperm(len(order), generator=torch.Generator().manual_seed(0))
+    fit, named = mixed[:FIT_BLOCKS], order[torch.isin(order, mixed[FIT_BLOCKS:])]
+    np.save(folder / "named-sources.npy", text.sources[named].numpy())
+    reader.read("fit", list(text.tokens[fit].split(16)))
+    reader.read("named", list(text.tokens[named].split(16)))
+
+    def cut(text: str) -> torch.Tensor:
+        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"][: CONTEXT - 1]
+        return torch.tensor([[begin, *ids]])
+
+    rows = list(probe_texts())
+    reader.read("probes", [cut(text) for _, text, _ in rows])
+    write_json(folder / "probes.json", [[name, number] for name, _, number in rows])
+    pairs = list(paraphrases())[:PAIRS]
+    reader.read("pairs", [cut(text) for pair in pairs for text in pair])
+
+
+class Vectors:
+    """What :func:`read` kept; first positions are left out but for ``named``, which has whole blocks."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.lengths = np.load(folder / f"{name}-lengths.npy")
+        self.tokens = np.load(folder / f"{name}-tokens.npy")
+        self.ends = np.cumsum(self.lengths)
+        self.parts = {part: np.load(folder / f"{name}-{part}.npy", mmap_mode="r") for part in PARTS}
+
+    def rows(self, part: str) -> torch.Tensor:
+        return torch.from_numpy(np.array(self.parts[part])).float()
+
+    @property
+    def later(self) -> np.ndarray:
+        """Rows that are not a text's first."""
+        first = np.zeros(len(self.tokens), bool)
+        first[self.ends - self.lengths] = True
+        return ~first
+
+
+def ids_of(coder: Any, rows: torch.Tensor) -> tuple[np.ndarray, int]:
+    """Ids [row, group, k] among all codes of a group, and how many these are."""
+    ids = torch.cat([coder.coded(some)[0] for some in rows.split(8192)]).numpy()
+    sizes = coder.sizes()
+    if isinstance(coder, TopK) or not isinstance(getattr(coder, "book", None), Slots | None):
+        return ids, sizes[0]  # slots choose from one dictionary
+    starts = np.cumsum([0, *sizes])
+    return ids + starts[:-1], int(starts[-1])
+
+
+def names(patterns: Patterns, ids: np.ndarray, size: int) -> list[dict[str, list[float]]]:
+    """Of every group: firings on the second half, F1 there, and F1 of codes with the same firings elsewhere."""
+    rng = np.random.default_rng(0)
+    found = [best_patterns(patterns, ids[:, group], size)[0] for group in range(ids.shape[1])]
+    random = [
+        best_patterns(patterns, rng.permutation(ids[:, group]), size)[0] for group in range(ids.shape[1])
+    ]
+    fired, chance = (np.concatenate([getattr(one, name) for one in random]) for name in ("fired", "f1"))
+    null = NullF1(fired, chance)
+    total = patterns.sizes[1]
+    rows = []
+    for one in found:
+        some = one.fired >= LEAST
+        beyond = beyond_chance(one.f1[some], null(one.fired[some]))
+        rows.append({"share": (one.fired[some] / total).tolist(), "f1": beyond.tolist()})
+    return rows
+
+
+def features(ids: np.ndarray, size: int, vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    """[text, group · code]: whether the code is on at the last token, and at which share of the tokens."""
+    n_groups = ids.shape[1]
+    columns = (np.arange(n_groups)[:, None] * size + ids).reshape(len(ids), -1)
+    last, share = (np.zeros((len(vectors.ends), n_groups * size), np.float32) for _ in range(2))
+    for text, (end, n) in enumerate(zip(vectors.ends, vectors.lengths, strict=True)):
+        last[text, columns[end - 1]] = 1
+        np.add.at(share[text], columns[end - n + 1 : end].ravel(), 1 / max(n - 1, 1))
+    return last, share
+
+
+def probe(x: np.ndarray, target: np.ndarray, chosen: int | None) -> float:
+    """AUC on the second half of the texts of each class."""
+    train = np.zeros(len(target), bool)
+    for number in (0, 1):
+        own = np.flatnonzero(target == number)
+        train[own[: len(own) // 2]] = True
+    if chosen is not None:
+        a, b = x[train & (target == 0)], x[train & (target == 1)]
+        apart = np.abs(a.mean(0) - b.mean(0)) / (x[train].std(0) + 1e-3)
+        x = x[:, np.argsort(-apart, kind="stable")[:chosen]]
+    scale = StandardScaler().fit(x[train])
+    fitted = LogisticRegression(C=1.0 if chosen else 0.01, max_iter=500).fit(
+        scale.transform(x[train]), target[train]
+    )
+    return float(roc_auc_score(target[~train], fitted.decision_function(scale.transform(x[~train]))))
+
+
+def probes(last: np.ndarray, share: np.ndarray, rows: list, kept: tuple[int | None, ...]) -> dict[str, Any]:
+    tables, targets = np.array([name for name, _ in rows]), np.array([number for _, number in rows])
+    return {
+        f"{place} {n or 'all'}": {
+            name: probe(x[tables == name], targets[tables == name], n) for name in TABLES
+        }
+        for place, x in (("last", last), ("share", share))
+        for n in kept
+    }
+
+
+def aligned(pairs: Vectors) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a word that both sentences of a pair have once, and rows of the same word in other sentences."""
+    begins = pairs.ends - pairs.lengths
+    once: list[dict[int, int]] = []
+    for begin, end in zip(begins, pairs.ends, strict=True):
+        tokens, counts = np.unique(pairs.tokens[begin + 1 : end], return_counts=True)
+        single = set(tokens[counts == 1].tolist())
+        once.append(
+            {int(t): begin + 1 + i for i, t in enumerate(pairs.tokens[begin + 1 : end]) if int(t) in single}
+        )
+    elsewhere: dict[int, list[tuple[int, int]]] = {}
+    for text, own in enumerate(once):
+        for token, row in own.items():
+            elsewhere.setdefault(token, []).append((text // 2, row))
+    rng, same, other = np.random.default_rng(0), [], []
+    for number in range(len(once) // 2):
+        a, b = once[2 * number], once[2 * number + 1]
+        for token in sorted(a.keys() & b.keys()):
+            away = [row for pair, row in elsewhere[token] if pair != number]
+            if away:
+                same.append((number, a[token], b[token]))
+                other.append((number, a[token], away[rng.integers(len(away))]))
+    return np.array(same), np.array(other)
+
+
+def agreement(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Share of the same codes by pair of sentences, mean over groups."""
+    a, b = ids[rows[:, 1]], ids[rows[:, 2]]
+    share = (a[..., None] == b[..., None, :]).any(-1).mean((1, 2))
+    pairs = np.unique(rows[:, 0])
+    return np.array([share[rows[:, 0] == pair].mean() for pair in pairs])
+
+
+def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
+    tokenizer = load_model().tokenizer
+    fit, named, texts, pairs = (Vectors(folder, name) for name in ("fit", "named", "probes", "pairs"))
+    corpus = read_corpus(
+        named.tokens.reshape(-1, CONTEXT).astype(np.int32),
+        tokenizer,
+        49152,
+        first_token(tokenizer),
+        between(tokenizer),
+        np.load(folder / "named-sources.npy"),
+    )
+    patterns, rows, words = Patterns(corpus), read_json(folder / "probes.json"), aligned(pairs)
+    result = read_json(RESULT) if RESULT.is_file() else {"rows": []}
+    known = {(row["kind"], row["asked"], row["seed"]) for row in result["rows"]}
+    if ("vectors", 0, 0) not in known:
+        flat = [texts.rows(part).flatten(1).numpy() for part in PARTS]
+        every = np.concatenate(flat, 1)
+        last = every[texts.ends - 1]
+        share = np.stack(
+            [every[end - n + 1 : end].mean(0) for end, n in zip(texts.ends, texts.lengths, strict=True)]
+        )
+        result["rows"].append(
+            {"kind": "vectors", "asked": 0, "seed": 0, "probes": probes(last, share, rows, (*CHOSEN, None))}
+        )
+        write_json(RESULT, result)
+    with bar("judging kinds", len(kinds)) as done:
+        for kind, bits, seed in kinds:
+            if (kind, bits, seed) not in known:
+                found: dict[str, Any] = {"kind": kind, "asked": bits, "seed": seed, "parts": {}}
+                whole = []
+                for part in PARTS:
+                    n, d = WIDTHS[part]
+                    coder = new_coder(kind, bits, d, n, seed)
+                    coder.fit(fit.rows(part)[fit.later])
+                    ids, size = ids_of(coder, named.rows(part))
+                    found["parts"][part] = {"bits": coder.bits, "names": names(patterns, ids, size)}
+                    ids, _ = ids_of(coder, pairs.rows(part))
+                    same, other = (agreement(ids, some) for some in words)
+                    found["parts"][part] |= {"paraphrase": same.tolist(), "elsewhere": other.tolist()}
+                    whole.append(features(ids_of(coder, texts.rows(part))[0], size, texts))
+                last, share = (np.concatenate(some, 1) for some in zip(*whole, strict=True))
+                found["probes"] = probes(last, share, rows, CHOSEN)
+                result["rows"].append(found)
+                write_json(RESULT, result)
+            done(1)
+
+
+def _shown(values: np.ndarray) -> str:
+    low, high = mean_interval(np.asarray(values)[:, None], 0)
+    return f"{np.mean(values):.2f} [{low[0]:.2f}, {high[0]:.2f}]"
+
+
+def show() -> None:
+    console, rows = Console(width=170), read_json(RESULT)["rows"]
+    console.print(
+        "How far F1 comes from chance to 1, by the share of tokens at which codes are on; codes in brackets"
+    )
+    for part in PARTS:
+        shown = Table(
+            "kind", "bits", *(f"to {high:.1%}" for high in FREQUENCIES[1:]), "tokens' mean", title=part
+        )
+        for row in rows:
+            if row["kind"] == "vectors":
+                continue
+            own = row["parts"][part]
+            share, f1 = (np.concatenate([group[key] for group in own["names"]]) for key in ("share", "f1"))
+            cells = []
+            for low, high in zip(FREQUENCIES[:-1], FREQUENCIES[1:], strict=True):
+                some = (share > low) & (share <= high)
+                cells.append(f"{f1[some].mean():.3f} ({some.sum()})" if some.sum() >= LEAST else "")
+            weighted = (share * f1).sum() / share.sum()
+            shown.add_row(row["kind"], f"{own['bits']:.0f}", *cells, f"{weighted:.3f}")
+        console.print(shown)
+    base = next(row for row in rows if row["kind"] == "vq")
+    settings = list(base["probes"])
+    shown = Table("kind", "bits", *settings, "minus vq, share 16", title="AUC of probes, mean of the tables")
+    for row in rows:
+        own = {key: np.array(list(found.values())) for key, found in row["probes"].items()}
+        cells = [f"{own[key].mean():.3f}" if key in own else "" for key in settings]
+        apart = own["share 16"] - np.array(list(base["probes"]["share 16"].values()))
+        shown.add_row(row["kind"], str(row["asked"]), *cells, _shown(apart))
+        if "share all" in own:
+            console.print(
+                f"all coordinates: last {own['last all'].mean():.3f}, share {own['share all'].mean():.3f}"
+            )
+    console.print(shown)
+    shown = Table(
+        "kind", "bits", *(f"{part}: {what}" for part in PARTS for what in ("paraphrase", "elsewhere"))
+    )
+    for row in rows:
+        if row["kind"] != "vectors":
+            own = [np.array(row["parts"][p][key]) for p in PARTS for key in ("paraphrase", "elsewhere")]
+            shown.add_row(row["kind"], str(row["asked"]), *map(_shown, own))
+    console.print(shown)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=("read", "judge", "show"))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    args = parser.parse_args()
+    if args.step == "read":
+        read(args.folder)
+    elif args.step == "judge":
+        judge(args.folder, [*((kind, bits, 0) for kind, bits in KINDS), *SEEDED])
+    else:
+        show()
+
+
+if __name__ == "__main__":
+    main()
