@@ -22,7 +22,7 @@ ARMS = "beside=Difference+of+means&beside=Said+in+the+prompt"
 COMMANDS = {
     "ioi/run.json": "discover ioi -n 24",
     "ioi-attribution/run.json": "discover ioi -n 24 --method attribution",
-    "index/manifest.json": "index build --data stdlib --tokens 16000",
+    "index/manifest.json": "index build --tokens 16000",
     "bench/bench.json": "bench --tasks planted-induction,planted-backup --pairs 10,25 --seeds 3 "
     "--methods attribution,adaptive-patching,eap,mean-difference,overlap,layer-index,random",
 }

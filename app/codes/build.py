@@ -25,7 +25,7 @@ from interp.text import load_text
 TOKENS = 24_000
 """Rather more than a minute for the default model on two idle cores, which read 400 tokens a second."""
 SIZES = (8_000, TOKENS, 100_000)
-SOURCE, CONTEXT = "stdlib", 128
+CONTEXT = 128
 BLOCKS = 4
 """Blocks of text a batch: how long another tab waits for its turn."""
 SAVE_SECONDS = 5.0
@@ -44,13 +44,18 @@ class Plan:
     spec: str = field(default_factory=engine.model_name)
 
     @property
+    def text(self) -> str:
+        """Docstrings, and samples where some come with the package: others take minutes."""
+        return "stdlib+self" if self.spec == DEFAULT_MODEL else "stdlib"
+
+    @property
     def folder(self) -> Path:
         model = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(self.spec).name)
-        return engine.runs() / f"index-{model}-of-{self.books}-{SOURCE}-{self.n_tokens}"
+        return engine.runs() / f"index-{model}-of-{self.books}-{self.text.replace('+', '-')}-{self.n_tokens}"
 
     def command(self) -> str:
         """The same in a terminal."""
-        words = ["interp", "index", "build", "--data", SOURCE, "--tokens", str(self.n_tokens)]
+        words = ["interp", "index", "build", "--data", self.text, "--tokens", str(self.n_tokens)]
         if self.spec != DEFAULT_MODEL:
             words += ["--model", self.spec]
         source = source_of(self.books)
@@ -106,7 +111,8 @@ class Build(threading.Thread):
         run_store.check_inside(self.plan.folder)
         books = load(source_of(self.plan.books), model)
         self.stage = "reading the text"
-        text = load_text(SOURCE, model, n_tokens=self.plan.n_tokens, context=min(CONTEXT, model.cfg.n_ctx))
+        context = min(CONTEXT, model.cfg.n_ctx)
+        text = load_text(self.plan.text, model, n_tokens=self.plan.n_tokens, context=context)
         build_index(
             model,
             books,

@@ -42,7 +42,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="a code inde
 def build(
     model: SomeModelOption = DEFAULT_MODEL,
     codebooks: CodebooksOption = DEFAULT_CODEBOOKS,
-    data: TextOption = "stdlib",
+    data: TextOption = "stdlib+self",
     tokens: Annotated[int, whole_option("--tokens", least=1, help="tokens of text, at most")] = 50_000,
     k: Annotated[
         int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")

@@ -16,7 +16,7 @@ The model's own samples: text that it finds likely, for any model and without an
 
 Sampled at temperature 1 from BOS. Batches are generated one after the other, each from a seed of its own, and kept in
 the cache folder by model and parameters: the same ones serve every later call, a longer call adds to them, and
-a killed one loses only the batch at work.
+a killed one loses only the batch at work. The default model's first batches of seed 0 come with the package.
 
 Docstrings of Python's standard library: text by people that lies on every machine.
 
@@ -117,6 +117,7 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
             todo.extend(getattr(node, field, ()))
 
 
+SHIPPED = Path(__file__).parent / "data"
 BATCH, LENGTH = 128, 128
 """Samples a batch, and their length in tokens without BOS. Batches of 128 are twice as fast as of 32 on two cores."""
 _FORMAT = 1
@@ -151,6 +152,9 @@ class ModelSamples:
     ) -> Int[Tensor, "sample pos"]:
         """Samples without BOS, from the cache or new."""
         path = self.folder(model, seed, length) / f"{number:05}.safetensors"
+        shipped = SHIPPED / path.parent.name / path.name
+        if shipped.is_file():
+            return load_file(shipped)["tokens"].long()
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):  # two processes need not sample the same
             with contextlib.suppress(SafetensorError, KeyError, OSError):  # damaged, or not there

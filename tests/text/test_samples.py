@@ -12,7 +12,7 @@ from interp.models.hooks import hooked
 from interp.steering.continuations import continue_prompts, encode_prompts
 from interp.steering.texts import tokenize
 from interp.text import load_text
-from interp.text.sources import ModelSamples
+from interp.text.sources import BATCH, ModelSamples
 from interp.text.special import ends, until_end
 
 
@@ -118,3 +118,19 @@ def test_half_of_a_surrogate_pair_is_a_line(tiny_model):
     for read in (lambda text: encode_prompts(model, [text]), lambda text: tokenize(model, [text])):
         with pytest.raises(InputError, match="character 4 .* half of a surrogate pair"):
             read("John\udcff went")
+
+
+@pytest.mark.slow
+def test_the_packages_samples_are_the_default_models_and_need_no_sampling(smollm2, monkeypatch):
+    monkeypatch.setattr("interp.text.sources.generate", None)
+    found = first(ModelSamples(), smollm2, 3 * BATCH)
+    assert len(set(found)) == len(found)
+    begin, rng = smollm2.tokenizer.bos_token_id, torch.Generator().manual_seed(0)
+    rows = torch.tensor([[begin, *sample[:64]] for sample in found if len(sample) >= 64][:16])
+    mixed = torch.stack([torch.cat([row[:1], row[1:][torch.randperm(64, generator=rng)]]) for row in rows])
+    with torch.no_grad():
+        own, other = (
+            -smollm2(some)[:, :-1].log_softmax(-1).gather(-1, some[:, 1:, None]).mean()
+            for some in (rows, mixed)
+        )
+    assert own + 2 < other
