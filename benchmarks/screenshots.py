@@ -56,6 +56,7 @@ def _set_a_code(page: Page) -> None:
 PICTURES = (
     Picture("start", "/", _ready),
     Picture("live", "/live?site=a12&token=9"),
+    Picture("gallery", "/codes?index=index"),
     Picture("codes", "/codes?q=%5Cbreturn%5Cw*"),
     Picture("code", "/codes?code=a11.h6=127"),
     Picture("circuit", "/circuit?run=ioi"),
@@ -66,6 +67,7 @@ PICTURES = (
     Picture("steering", f"/steering?{ARMS}", _steer),
     Picture("evaluation", "/evaluation?bench=bench"),
     Picture("evaluation-codebooks", "/evaluation?show=Codebooks"),
+    Picture("evaluation-bits", "/evaluation?show=Bits"),
     Picture("evaluation-machine", "/evaluation?show=Finite-state+machine"),
 )
 
