@@ -112,7 +112,7 @@ def _scores(
     n = len(pairs)
     outputs = RoleOutputs(pairs)
     feed(model, pairs, [outputs])
-    codes = RoleCodes(outputs, 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, seed).head_codes(0.0)
+    codes = RoleCodes(outputs, 2 * n * len(outputs.roles_) // VECTORS_PER_CODE, seed)
     with bar(f"adaptive-patching, seed {seed}", HUNDREDTHS) as advance:
         ours = patched_edges(model, pairs, codes, PatchedEdgesConfig(edges=EVERY), progress=advance)
     with bar(f"codes among these, seed {seed}", HUNDREDTHS) as advance:

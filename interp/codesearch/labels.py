@@ -100,7 +100,9 @@ class _Best:
         return better
 
 
-def best_patterns(patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int) -> tuple[_Best, _Best]:
+def best_patterns(
+    patterns: Patterns, ids: Shaped[np.ndarray, "token k"], n_codes: int
+) -> tuple[_Best, _Best]:
     """The best pattern of every code of one book, by F1 and by what most of its tokens have."""
     width = 2 * (n_codes + 1)
     small = np.uint16 if width < 2**16 else np.int32  # numbers of 16 bits are sorted by radix

@@ -49,7 +49,7 @@ from interp.runs.run import (
     Stricter,
 )
 from interp.scores.eap import attributed_edges
-from interp.scores.head_codes import SIDES, HeadCodes, HeadCodesConfig, fit_head_codes, usage
+from interp.scores.head_codes import SIDES, HeadCodesConfig, ReadCodes, fit_head_codes, usage
 from interp.scores.method import Method
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import PatchingEffects
@@ -298,7 +298,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             mlps=search.mlps,
             signed=scores.signed,
             config=scores.config,
-            codes=asdict(codes.dictionary.config),
+            codes=asdict(codes.config),
             reference=search.reference,
             task_class=search.named if search.by_class else None,
         ),
@@ -438,7 +438,7 @@ def _heads(
     checked: VerifiedHeads,
     roles: HeadRoles,
     readout: HeadReadout,
-    codes: HeadCodes,
+    codes: ReadCodes,
 ) -> list[Component]:
     known, found = _effects(checked), []
     for layer, head in np.ndindex(*scores.heads.shape):
@@ -472,7 +472,7 @@ WRITES = 8
 """Tokens kept at either end of what a member writes."""
 
 
-def _member(model: Model, site: Site, readout: HeadReadout, codes: HeadCodes, scores: Scores) -> dict:
+def _member(model: Model, site: Site, readout: HeadReadout, codes: ReadCodes, scores: Scores) -> dict:
     """What is kept of a head that is a member."""
     at = site.layer, site.head
     assert site.head is not None

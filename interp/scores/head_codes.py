@@ -5,7 +5,7 @@ one sample; one small sparse autoencoder is trained on the samples of ten prompt
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,6 +59,18 @@ class HeadCodesConfig:
         return DiscreteSAEConfig(d_in=d_in, groups=groups, **{name: getattr(self, name) for name in names})
 
 
+@runtime_checkable
+class ReadCodes(Protocol):
+    """The codes of every head on every prompt, side 0 clean and side 1 corrupt."""
+
+    @property
+    def config(self) -> Any:
+        """Of the dictionary."""
+        ...
+
+    def of(self, layer: int, head: int) -> Int[np.ndarray, "side pair slot"]: ...
+
+
 @dataclass(frozen=True)
 class HeadCodes:
     """The code of every head on every prompt.
@@ -67,14 +79,22 @@ class HeadCodes:
         ids: side 0 is clean, 1 corrupt; one slot unless the means were taken at role positions.
         dictionary: one for all heads, or one group per head in reading order.
         train_indices: the prompts it was trained on; i < n is clean prompt i, i ≥ n is corrupt prompt i − n.
-        roles: the role of each slot; empty where slots are no role positions.
     """
 
     ids: Int[np.ndarray, "side pair slot layer head"]
     n_codes: int
     dictionary: Bottleneck
     train_indices: tuple[int, ...]
-    roles: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> Any:
+        return self.dictionary.config
+
+    def of(self, layer: int, head: int) -> Int[np.ndarray, "side pair slot"]:
+        _, _, _, layers, heads = self.ids.shape
+        if not (0 <= layer < layers and 0 <= head < heads):
+            raise InputError(f"no head a{layer}.h{head}: there are a0–a{layers - 1}, h0–h{heads - 1}")
+        return self.ids[..., layer, head]
 
 
 def fit_head_codes(
@@ -120,16 +140,13 @@ def fit_head_codes(
     )
 
 
-def usage(codes: HeadCodes, layer: int, head: int, side: Side) -> list[tuple[int, float]]:
+def usage(codes: ReadCodes, layer: int, head: int, side: Side) -> list[tuple[int, float]]:
     """The codes of a head on one side and the share of its vectors that have each, most used first.
 
     With role positions the slots are pooled. Ties in order of code.
     """
     if side not in SIDES:
         raise InputError(f"side {side!r}: choose clean or corrupt")
-    _, _, _, layers, heads = codes.ids.shape
-    if not (0 <= layer < layers and 0 <= head < heads):
-        raise InputError(f"no head a{layer}.h{head}: there are a0–a{layers - 1}, h0–h{heads - 1}")
-    used, counts = np.unique(codes.ids[SIDES.index(side), :, :, layer, head], return_counts=True)
+    used, counts = np.unique(codes.of(layer, head)[SIDES.index(side)], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [(int(used[i]), float(counts[i] / counts.sum())) for i in order]

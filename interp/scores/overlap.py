@@ -89,7 +89,7 @@ def edges_among(
 ) -> ScoredEdges:
     """Edges from an earlier to a later layer among some heads, best first."""
     begin, codes = time.perf_counter(), scores.codes
-    assert codes is not None
+    assert isinstance(codes, HeadCodes)
     layers, heads = codes.ids.shape[-2:]
     inside = np.zeros(layers * heads, dtype=bool)
     inside[[site.layer * heads + site.head for site in sites if site.kind == "attn"]] = True

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from interp.errors import InputError
 from interp.scores.adaptive_patching.posterior import at_false_discovery_rate
-from interp.scores.head_codes import HeadCodes
+from interp.scores.head_codes import ReadCodes
 
 FALSE_DISCOVERY_RATE = 0.1
 """Share of a circuit that may be expected to be no members, where none is stated."""
@@ -144,7 +144,7 @@ class Scores:
     signed: bool = True
     exact: bool = False
     edges: tuple[EdgeScore, ...] = ()
-    codes: HeadCodes | None = None
+    codes: ReadCodes | None = None
     probability: Float[np.ndarray, "layer head"] | None = None
     evidence: dict[str, Evidence] = field(default_factory=dict)
     provenance: dict = field(default_factory=dict)

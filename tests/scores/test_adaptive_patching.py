@@ -140,8 +140,9 @@ def test_code_attribution_adds_up_when_every_vector_has_its_own_code():
     feed(model, pairs, [outputs])
     read = RoleCodes(outputs, 10_000, 0)
     direct = ((outputs.z_[0] - outputs.z_[1]) * outputs.gradient_).sum(-1)
-    assert np.allclose(read.attribution, direct, atol=0.02)
-    assert torch.allclose(read.vectors, outputs.z_, atol=1e-3)
+    for layer, head in np.ndindex(*direct.shape[2:]):
+        assert np.allclose(read.attribution(layer, head), direct[:, :, layer, head], atol=0.02)
+        assert torch.allclose(read.vectors(layer, head), outputs.z_[..., layer, head, :], atol=1e-3)
 
 
 def test_pairs_of_which_some_name_no_roles_are_read_at_their_last_position():

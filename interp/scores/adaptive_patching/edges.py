@@ -37,7 +37,6 @@ from torch import Tensor
 
 from interp import THRESHOLD
 from interp.activations.stream import BASE_COST, FORWARD_AND_BACKWARD, Progress
-from interp.bottlenecks.codebook import Codebook
 from interp.errors import InputError, whole_number
 from interp.models import HookFunction, Model, Site
 from interp.models.partial_forward import QKV, Blockwise, Into
@@ -45,10 +44,11 @@ from interp.models.residual_writes import ResidualWrites
 from interp.prompts.pairs import PromptPairs
 from interp.scores.adaptive_patching.partial_ablation import HALF_ON
 from interp.scores.adaptive_patching.posterior import TIE_BREAK, EffectEstimates
+from interp.scores.adaptive_patching.role_codes import RoleCodes
 from interp.scores.eap import WITHIN_LAYERS, EdgeRun, attributed_edges, edge_runs
 from interp.scores.eap_ig import path_points
 from interp.scores.gradients import EMBEDDED, Receivers, clean_metric, edge_tape, written
-from interp.scores.head_codes import HeadCodes
+from interp.scores.head_codes import ReadCodes
 from interp.scores.method import Context, MethodConfig
 from interp.scores.patch_runner import PatchRunner
 from interp.scores.patching import PATCH_ROWS, components
@@ -153,7 +153,7 @@ def edge_products_among(
     return [table[:, edges.receiver, into, edges.sender] for table in tables]
 
 
-def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tensor, "batch site pos d_model"]:
+def written_codes(run: EdgeRun, edges: EdgeList, codes: RoleCodes) -> Float[Tensor, "batch site pos d_model"]:
     """What each head's change of codes at the roles writes; nothing elsewhere.
 
     Args:
@@ -165,11 +165,9 @@ def written_codes(run: EdgeRun, edges: EdgeList, codes: HeadCodes) -> Float[Tens
     wiring = ResidualWrites.of(run.model)
     weights = [wiring.output_weight(run.model, site.layer)[site.head] for site in edges.sites]
     found = weights[0].new_zeros(len(pairs), len(edges.sites), len(pairs[0].clean_tokens), len(weights[0][0]))
-    assert isinstance(codes.dictionary, Codebook)
     for place, (site, weight) in enumerate(zip(edges.sites, weights, strict=True)):
-        book = codes.dictionary.codes[site.layer * run.graph.n_heads + (site.head or 0)].detach()
-        vectors = book[torch.from_numpy(codes.ids[:, rows][..., site.layer, site.head].astype(np.int64))]
-        change = (vectors[0] - vectors[1]).to(weight) @ weight
+        clean, corrupt = codes.vectors(site.layer, site.head or 0)[:, rows]
+        change = (clean - corrupt).to(weight) @ weight
         found[torch.arange(len(pairs))[:, None], place, where] = change
     return found.float()
 
@@ -327,14 +325,14 @@ def conditional_information(
     return (total / sides).reshape(heads, slots, heads, slots)
 
 
-def co_occurrence(edges: EdgeList, codes: HeadCodes, n_pairs: int) -> Float[np.ndarray, " edge"]:
+def co_occurrence(edges: EdgeList, codes: ReadCodes, n_pairs: int) -> Float[np.ndarray, " edge"]:
     """Bits of every edge, from the first pairs of the codes.
 
     Into a query: the most over roles, both heads' codes at the same one. Into a key or value: over pairs of roles of
     which the sender's is not named after the receiver's. So it tells queries from the rest, and not keys from values.
     """
-    layers, heads = (np.array([getattr(site, name) for site in edges.sites]) for name in ("layer", "head"))
-    bits = conditional_information(codes.ids[:, :n_pairs][..., layers, heads])
+    ids = [codes.of(site.layer, site.head or 0)[:, :n_pairs] for site in edges.sites]
+    bits = conditional_information(np.stack(ids, -1))
     slots = np.arange(bits.shape[1])
     at_one = bits[:, slots, :, slots].max(0)
     not_after = np.where((slots[:, None] <= slots)[:, None], bits, 0.0).max((1, 3))
@@ -384,13 +382,14 @@ def edges_by_patching(
         threshold=scores.config["threshold"],
         batch_size=min(batch_size, PatchedEdgesConfig.batch_size),
     )
+    assert isinstance(scores.codes, RoleCodes)
     return patched_edges(model, some, scores.codes, config, sites=sites, progress=progress)
 
 
 def patched_edges(
     model: Model,
     pairs: PromptPairs,
-    codes: HeadCodes | None = None,
+    codes: RoleCodes | None = None,
     config: PatchedEdgesConfig = PatchedEdgesConfig(),
     *,
     sites: Sequence[Site] | None = None,
@@ -412,8 +411,8 @@ def patched_edges(
         raise InputError(f"{len(pairs)} pair: at least 2 are needed to know how much pairs differ")
     if others := [str(site) for site in sites if site.kind != "attn"]:
         raise InputError(f"{others[0]}: edges are measured between heads only")
-    if codes is not None and codes.ids.shape[1] < len(pairs):
-        raise InputError(f"codes of {codes.ids.shape[1]} pairs, and {len(pairs)} pairs to score edges on")
+    if codes is not None and codes.outputs.n_pairs < len(pairs):
+        raise InputError(f"codes of {codes.outputs.n_pairs} pairs, and {len(pairs)} pairs to score edges on")
     context, edges = Context(model, pairs, config, progress=progress), EdgeList.among(sites)
     if not len(edges):
         context.tell(1.0)
@@ -449,7 +448,7 @@ class _Proposed:
     exact: PathPatchRunner | None
 
 
-def _propose(context: Context, edges: EdgeList, codes: HeadCodes | None) -> _Proposed:
+def _propose(context: Context, edges: EdgeList, codes: RoleCodes | None) -> _Proposed:
     model, pairs = context.model, context.pairs
     shape = (len(pairs), len(edges))
     attribution, path, partial, by_codes = (np.zeros(shape, dtype=np.float32) for _ in range(4))

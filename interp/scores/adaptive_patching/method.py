@@ -7,8 +7,8 @@
 3. **Patch where it is uncertain** (with 2, ``budget`` more): single heads on single pairs, spent on the heads of which
    it is open whether they are members (:mod:`.posterior`). What attribution gets wrong on the pairs patched
    corrects it on all.
-4. **Read codes**: each head's outputs at the roles become codes of its own codebook (:mod:`.role_codes`); of the
-   likely members it is told which change of code the effect comes from.
+4. **Read codes**: of the likely members' outputs at the roles, each head's with a codebook of its own
+   (:mod:`.role_codes`): it is told which change of code the effect comes from.
 
 A head's score is the size that its effect is expected to have, as far as it is above ``threshold`` of the gap
 (:mod:`.posterior`), with the sign of its effect; and a fifth of the same for its value while others are half off
@@ -134,7 +134,7 @@ def adaptive_patching(context: Context) -> Scores:
         ranking.heads,
         mlps=None if mlps is None else expected_of_mlps(mlps, ranking.member.threshold),
         mlps_per_pair=mlps,
-        codes=role_codes.head_codes(),
+        codes=role_codes,
         probability=ranking.member.probability.reshape(ranking.heads.shape),
         evidence=_evidence(ranking, role_codes, config.seed),
     )

@@ -12,18 +12,18 @@ much of the head's effect its codes carry.
 Codes of a head are comparable across prompts and roles, and with no other head's.
 """
 
+import math
 from collections import Counter, defaultdict
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.means import HeadMeans, distinct_roles, role_positions
 from interp.activations.stream import PairBatch
 from interp.bottlenecks.codebook import Codebook, CodebookConfig
 from interp.prompts.pairs import PromptPairs
-from interp.scores.head_codes import HeadCodes
 from interp.scores.result import CodeChange
 
 
@@ -51,7 +51,7 @@ class RoleOutputs(HeadMeans):
 
 
 class RoleCodes:
-    """Codebooks of all heads and the codes of all prompts.
+    """A codebook of each head, fitted when its codes are first asked for, and the codes of all prompts.
 
     Args:
         outputs: after the feed.
@@ -59,39 +59,43 @@ class RoleCodes:
     """
 
     def __init__(self, outputs: RoleOutputs, n_codes: int, seed: int) -> None:
-        sides, pairs, roles, layers, heads, d_head = outputs.z_.shape
-        vectors = outputs.z_.reshape(sides * pairs * roles, layers * heads, d_head)
-        self.roles, self.shape = outputs.roles_, (layers, heads)
-        config = CodebookConfig(
-            d_in=d_head,
-            n_codes=min(n_codes, len(vectors)),
-            groups=layers * heads,
-            selection="matching_pursuit",
-            seed=seed,
-        )
-        self.book = Codebook(config).fit(vectors)
-        with torch.no_grad():
-            codes = self.book.encode(vectors)
-            self.vectors = self.book.decode(codes).reshape(outputs.z_.shape)
-        self.ids = codes.ids.reshape(sides, pairs, roles, layers, heads).numpy()
-        change = (self.vectors[0] - self.vectors[1]) * outputs.gradient_
-        self.attribution: Float[np.ndarray, "pair role layer head"] = change.sum(-1).numpy()
+        self.outputs, self.roles = outputs, outputs.roles_
+        *prompts, _, _, d_head = outputs.z_.shape
+        n = min(n_codes, math.prod(prompts))
+        self.config = CodebookConfig(d_in=d_head, n_codes=n, selection="matching_pursuit", seed=seed)
+        self._read: dict[tuple[int, int], tuple[Int[np.ndarray, "side pair role"], Tensor]] = {}
 
-    def head_codes(self) -> HeadCodes:
-        """As every reader of codes wants them."""
-        prompts = tuple(range(2 * self.ids.shape[1]))
-        return HeadCodes(self.ids, self.book.config.n_codes, self.book, prompts, self.roles)
+    def of(self, layer: int, head: int) -> Int[np.ndarray, "side pair role"]:
+        return self._codes(layer, head)[0]
+
+    def vectors(self, layer: int, head: int) -> Float[Tensor, "side pair role d_head"]:
+        """What the codes stand for."""
+        return self._codes(layer, head)[1]
+
+    def attribution(self, layer: int, head: int) -> Float[np.ndarray, "pair role"]:
+        clean, corrupt = self.vectors(layer, head)
+        return ((clean - corrupt) * self.outputs.gradient_[:, :, layer, head]).sum(-1).numpy()
+
+    @torch.no_grad()
+    def _codes(self, layer: int, head: int) -> tuple[np.ndarray, Tensor]:
+        if (layer, head) not in self._read:
+            z = self.outputs.z_[..., layer, head, :]
+            book = Codebook(self.config).fit(z.flatten(0, 2))
+            codes = book.encode(z)
+            self._read[layer, head] = codes.ids[..., 0].numpy(), book.decode(codes)
+        return self._read[layer, head]
 
     def changes(self, layer: int, head: int, most: int) -> list[CodeChange]:
         """The changes of code that a head's effect comes from, largest first; those that change nothing left out."""
-        pairs = self.ids.shape[1]
+        ids, attribution = self.of(layer, head), self.attribution(layer, head)
+        pairs = ids.shape[1]
         total: defaultdict[tuple[str, int, int], float] = defaultdict(float)
         seen: Counter[tuple[str, int, int]] = Counter()
         for slot, role in enumerate(self.roles):
-            clean, corrupt = self.ids[:, :, slot, layer, head]
+            clean, corrupt = ids[:, :, slot]
             for pair in range(pairs):
                 key = (role, int(clean[pair]), int(corrupt[pair]))
-                total[key] += float(self.attribution[pair, slot, layer, head])
+                total[key] += float(attribution[pair, slot])
                 seen[key] += 1
         found = [
             CodeChange(*key, seen[key] / pairs, value / pairs)
