@@ -127,10 +127,7 @@ class Edit:
         self.inside = (
             {f"{facts.point}.hook_out": self._by_codes}
             if arm == "values"
-            else {
-                f"{facts.point}.hook_post": self._keep,
-                f"{facts.point}.hook_out": self._by_neurons,
-            }
+            else {f"{facts.point}.hook_post": self._keep, f"{facts.point}.hook_out": self._by_neurons}
         )
 
     def _by_codes(self, x: Tensor) -> Tensor:

@@ -61,11 +61,7 @@ def _references(found: Opened) -> None:
     if all(row.get("from") is None for row in rows):
         rows = [{key: value for key, value in row.items() if key not in ("from", "to")} for row in rows]
     st.dataframe(
-        rows,
-        hide_index=True,
-        key="references",
-        placeholder="–",
-        column_config=dict.fromkeys(columns, number),
+        rows, hide_index=True, key="references", placeholder="–", column_config=dict.fromkeys(columns, number)
     )
     st.caption(
         "How well the scores rank the reference's members. From, to: 95 % bootstrap interval of the AUC over pairs, "
@@ -145,11 +141,7 @@ def _another(found: Opened) -> None:
     }
     st.plotly_chart(
         scores_plot(
-            found.run.scores,
-            other.run.scores,
-            groups,
-            f"score, {found.name}",
-            f"score, {other.name}",
+            found.run.scores, other.run.scores, groups, f"score, {found.name}", f"score, {other.name}"
         ),
         key="both scores",
         config={"displayModeBar": False},

@@ -6,13 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from interp.app import engine
-from interp.app.circuit.reading import (
-    OWN,
-    codes,
-    effect,
-    n_pairs,
-    texts,
-)
+from interp.app.circuit.reading import OWN, codes, effect, n_pairs, texts
 from interp.app.circuit.runs import Opened, model_of
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.labels import beside, called, labels
@@ -134,12 +128,7 @@ def _stored(part: Component, found: Opened) -> None:
 
 
 def _strips(
-    found: Opened,
-    read: PairCodes,
-    site: str,
-    index: int,
-    role: str | None,
-    label: Callable[[str, int], str],
+    found: Opened, read: PairCodes, site: str, index: int, role: str | None, label: Callable[[str, int], str]
 ) -> None:
     """The tokens of the chosen pair, coloured by the head's strongest code."""
     for side in SIDES:

@@ -11,14 +11,7 @@ from interp.app.codes.index import BY_FOLDER
 from interp.app.codes.search import interval
 from interp.app.widgets.tokens import colour
 from interp.bottlenecks.edits import code_name
-from interp.codesearch import (
-    CodeIndex,
-    CodePage,
-    Context,
-    LogitLens,
-    code_page,
-    logit_lens,
-)
+from interp.codesearch import CodeIndex, CodePage, Context, LogitLens, code_page, logit_lens
 from interp.report import wording
 
 LISTED = 10

@@ -104,11 +104,7 @@ def cards(k: int, condition: Condition, usage: Usage) -> None:
     kept, unseen = wording.percent(condition.agreement), wording.percent(usage.dead_here)
     least = wording.number(usage.explained_least, 2)
     numbers = (
-        (
-            f"CE rise, k = {k}",
-            wording.signed(condition.increase, 3),
-            f"nats a token; 95 % {low} to {high}",
-        ),
+        (f"CE rise, k = {k}", wording.signed(condition.increase, 3), f"nats a token; 95 % {low} to {high}"),
         ("KL from the plain model", wording.number(condition.kl, 3), f"same top token at {kept}"),
         ("Variance explained", wording.number(usage.explained, 2), f"least of any codebook {least}"),
         ("Dead codes", wording.percent(usage.dead_when_fitted), f"{unseen} not in this text"),

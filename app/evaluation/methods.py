@@ -73,8 +73,7 @@ def show() -> None:
     ranked = best_first(chosen, metric)
     drawn = [row for row in chosen if row.complete]
     st.plotly_chart(
-        bench_plot(drawn, metric, along),
-        alt=f"{TITLES[metric]} of every method; the same as the table below",
+        bench_plot(drawn, metric, along), alt=f"{TITLES[metric]} of every method; the same as the table below"
     )
     if len(drawn) < len(chosen):
         st.caption(

@@ -34,10 +34,7 @@ def show() -> None:
         st.warning(
             f"{found.left_out} {were} made with another model, codebooks, finder or settings: left out."
         )
-    st.plotly_chart(
-        rate_plot(found),
-        alt="Share of texts with a word of the topic, by arm, with intervals",
-    )
+    st.plotly_chart(rate_plot(found), alt="Share of texts with a word of the topic, by arm, with intervals")
     st.subheader("Mean of the topics")
     st.dataframe(arms(found), hide_index=True)
     st.caption(

@@ -4,15 +4,7 @@ import streamlit as st
 from streamlit.column_config import NumberColumn
 
 from interp.app import engine
-from interp.app.live.token_codes import (
-    MOST,
-    Reading,
-    clearest_site,
-    codes_at,
-    heads_of,
-    read,
-    shared,
-)
+from interp.app.live.token_codes import MOST, Reading, clearest_site, codes_at, heads_of, read, shared
 from interp.app.widgets.codebook_picker import choose, name_of
 from interp.app.widgets.labels import beside, called, labels
 from interp.app.widgets.token_strip import by_codes, legend, picked, token_strip

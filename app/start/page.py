@@ -72,10 +72,7 @@ def card(view: str, name: str, icon: str, does: str, example: str, address: dict
     st.page_link(f"{view}/page.py", label=f"**{name}**", icon=icon)
     st.markdown(does)
     st.page_link(
-        f"{view}/page.py",
-        label=f"Try: {example}",
-        icon=":material/arrow_forward:",
-        query_params=address,
+        f"{view}/page.py", label=f"Try: {example}", icon=":material/arrow_forward:", query_params=address
     )
 
 

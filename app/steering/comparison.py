@@ -68,11 +68,7 @@ def texts(
                 _card(one, i, at if i == number else None)
     left, right = boxes.columns([3, 2])
     left.segmented_control(
-        "Look into",
-        range(len(every)),
-        format_func=lambda i: every[i].name,
-        required=True,
-        key=OPENED[0],
+        "Look into", range(len(every)), format_func=lambda i: every[i].name, required=True, key=OPENED[0]
     )
     new = every[number].pieces[every[number].n_prompt :]
     right.selectbox(
@@ -305,9 +301,4 @@ def session(request: SteeringRequest, made: dict, written: Sequence[Written]) ->
         }
         for one in written
     ]
-    return {
-        "python": request.program(),
-        "command": request.command(),
-        "link": address(made),
-        "texts": texts,
-    }
+    return {"python": request.program(), "command": request.command(), "link": address(made), "texts": texts}

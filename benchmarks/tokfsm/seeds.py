@@ -35,10 +35,7 @@ from benchmarks.tokfsm.table import (
 )
 
 RESULTS = Path(__file__).parents[1] / "results" / "tokfsm"
-CONTROLLED = {
-    "loss": "loss",
-    "transition_accuracy": "state accuracy: transitions sampled",
-}
+CONTROLLED = {"loss": "loss", "transition_accuracy": "state accuracy: transitions sampled"}
 ARMS = ("codebooks", "untrained k-means", "another pair's codes")
 AIMS = {"loss": "≤ 1.20", "transition_accuracy": "≥ 90 %"}
 

@@ -101,10 +101,7 @@ def _counts(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def state_precision(
-    model: NeoX,
-    books: Books,
-    chosen_on: Int[Tensor, "n pos"],
-    judged_on: Int[Tensor, "m pos"],
+    model: NeoX, books: Books, chosen_on: Int[Tensor, "n pos"], judged_on: Int[Tensor, "m pos"]
 ) -> dict[str, dict[str, Float[Tensor, " state"]]]:
     """Precision and recall of each state's code, by MLP, and under ``best`` of the MLP chosen for each state."""
     codes = [codes_of(model, books, tokens) for tokens in (chosen_on, judged_on)]

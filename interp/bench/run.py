@@ -14,17 +14,7 @@ import numpy as np
 from interp.activations.stream import BATCH_SIZE
 from interp.bench.cells import Outcome, Runner, Tell, part
 from interp.bench.judges import Court, Unmeasured, convene, parts_of_reference
-from interp.bench.plan import (
-    POOL_SEED,
-    SMALL,
-    YARDSTICK,
-    Plan,
-    Say,
-    Target,
-    drawn,
-    read_record,
-    write_record,
-)
+from interp.bench.plan import POOL_SEED, SMALL, YARDSTICK, Plan, Say, Target, drawn, read_record, write_record
 from interp.bench.table import Cell, one_line, tabulate
 from interp.errors import InputError
 from interp.evaluation.ablation import Ablator

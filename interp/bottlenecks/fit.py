@@ -96,10 +96,7 @@ class LayerStream:
 
     @torch.no_grad()
     def advance(
-        self,
-        books: Mapping[Site, Bottleneck],
-        done: Callable[[int], None],
-        seen_at: tuple[Site, ...] = (),
+        self, books: Mapping[Site, Bottleneck], done: Callable[[int], None], seen_at: tuple[Site, ...] = ()
     ) -> dict[Site, list[Tensor]]:
         """Run this layer with ``books`` in place and keep what leaves it; returns what passed at the seen_at sites.
 

@@ -142,12 +142,7 @@ def is_settled(
 
 
 def _patched(
-    model: Model,
-    pairs: PromptPairs,
-    rows: range,
-    sites: Sequence[Site],
-    runner: PatchRunner,
-    batch_size: int,
+    model: Model, pairs: PromptPairs, rows: range, sites: Sequence[Site], runner: PatchRunner, batch_size: int
 ) -> tuple[Float[np.ndarray, "pair site"], float]:
     """Effects of the sites on some pairs, and what they cost; of pairs that the runner has not kept, run anew."""
     if not runner.kept.issuperset(rows):

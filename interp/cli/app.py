@@ -28,8 +28,7 @@ def workbench(
         ),
     ] = [HERE],  # noqa: B006
     runs: Annotated[
-        Path,
-        typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown"),
+        Path, typer.Option(metavar="DIR", envvar="INTERP_RUNS", help="folder whose runs are shown")
     ] = RUNS,
     model: Annotated[
         str | None,

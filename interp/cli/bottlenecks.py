@@ -90,14 +90,7 @@ def bench(
 
     open_sources(data)
     given: dict[str, Any] = {name: names(told) for name, told in (("kinds", kinds), ("sites", sites)) if told}
-    config = RateConfig(
-        bits=numbers(bits),
-        text=data,
-        n_tokens=tokens,
-        n_heldout=heldout,
-        seed=seed,
-        **given,
-    )
+    config = RateConfig(bits=numbers(bits), text=data, n_tokens=tokens, n_heldout=heldout, seed=seed, **given)
     if overwrite:
         clear_folder(out, "rates")
     with goes_on(out):

@@ -72,8 +72,7 @@ def fit(
     ] = 512,
     k: Annotated[int, whole_option("--k", "-k", least=1, help="codes per vector")] = 8,
     selection: Annotated[
-        Literal["cosine", "matching_pursuit"],
-        typer.Option(metavar="RULE", help="cosine or matching_pursuit"),
+        Literal["cosine", "matching_pursuit"], typer.Option(metavar="RULE", help="cosine or matching_pursuit")
     ] = "matching_pursuit",
     magnitude: Annotated[
         Literal["unit", "scaled"], typer.Option(metavar="RULE", help="unit or scaled")
@@ -88,8 +87,7 @@ def fit(
         int | None, whole_option("--bits", least=1, help="of a vector, of other kinds than codebook")
     ] = None,
     set_: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="an option of another kind; repeatable"),
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="an option of another kind; repeatable")
     ] = [],  # noqa: B006
     sequential: Annotated[
         bool,

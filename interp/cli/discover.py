@@ -201,8 +201,7 @@ def discover(
         whole_option("--candidates", least=1, help="best-scored components checked by activation patching"),
     ] = CANDIDATES,
     threshold: Annotated[
-        float,
-        share_option(help="share of the clean–corrupt gap that makes a member"),
+        float, share_option(help="share of the clean–corrupt gap that makes a member")
     ] = THRESHOLD,
     mlps: Annotated[bool, typer.Option("--mlps", help="let MLPs be members too")] = False,
     bos: BosOption = True,

@@ -48,14 +48,12 @@ def build(
         int | None, whole_option("--k", "-k", least=1, help="codes per vector (default: as fitted)")
     ] = None,
     split: Annotated[
-        Literal["train", "heldout"],
-        typer.Option(metavar="SPLIT", help="documents: train or heldout"),
+        Literal["train", "heldout"], typer.Option(metavar="SPLIT", help="documents: train or heldout")
     ] = "train",
     spliced: Annotated[
         bool,
         typer.Option(
-            "--spliced/--plain",
-            help="codes of the model with every codebook in place, or of the plain model",
+            "--spliced/--plain", help="codes of the model with every codebook in place, or of the plain model"
         ),
     ] = False,
     out: Annotated[
@@ -120,8 +118,7 @@ def info(folder: FolderArgument) -> None:
 
 @index_app.command()
 def label(
-    folder: FolderArgument,
-    seed: Annotated[int, seed_option("which documents choose, and which measure")] = 0,
+    folder: FolderArgument, seed: Annotated[int, seed_option("which documents choose, and which measure")] = 0
 ) -> None:
     """Name every code by the pattern that tells best where it is on; no language model is asked."""
     from interp.cli.render_codes import print_labels
@@ -201,10 +198,7 @@ def search(
     n: Annotated[int, whole_option("--n", "-n", least=1, help="results; of --code at most 10 contexts")] = 20,
     sort: Annotated[
         Literal["f1", "precision", "recall", "count"],
-        typer.Option(
-            metavar="KEY",
-            help="f1, precision, recall or count",
-        ),
+        typer.Option(metavar="KEY", help="f1, precision, recall or count"),
     ] = "f1",
     min_precision: Annotated[float, share_option("--min-precision", help="least precision")] = 0.0,
     min_recall: Annotated[float, share_option("--min-recall", help="least recall")] = 0.0,

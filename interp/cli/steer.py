@@ -92,13 +92,9 @@ def steer(
     forbid: Annotated[
         bool, typer.Option("--forbid", help="never choose the codes, but the next best")
     ] = False,
-    token_fraction: Annotated[
-        float,
-        share_option(help="steer at this fraction of the tokens"),
-    ] = 1.0,
+    token_fraction: Annotated[float, share_option(help="steer at this fraction of the tokens")] = 1.0,
     positions: Annotated[
-        str,
-        typer.Option(metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all"),
+        str, typer.Option(metavar="WHERE", help="generated, generated:N (from the N-th on), prompt or all")
     ] = "generated",
     when: Annotated[
         str | None,

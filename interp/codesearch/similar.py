@@ -34,11 +34,7 @@ class Similar:
 
 
 def prompt_codes(
-    index: CodeIndex,
-    model: Model,
-    prompt: str | Sequence[int],
-    *,
-    position: int = -1,
+    index: CodeIndex, model: Model, prompt: str | Sequence[int], *, position: int = -1
 ) -> dict[str, Int[np.ndarray, " k"]]:
     """The codes of one token of a prompt, by book, read as the index was.
 

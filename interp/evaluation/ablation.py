@@ -114,12 +114,7 @@ class Mean(MeanByPosition):
         return z, mlp
 
 
-FILLS: dict[str, type] = {
-    "resample": Corrupt,
-    "mean": Mean,
-    "mean-by-position": MeanByPosition,
-    "zero": Zero,
-}
+FILLS: dict[str, type] = {"resample": Corrupt, "mean": Mean, "mean-by-position": MeanByPosition, "zero": Zero}
 
 
 ROWS = 64

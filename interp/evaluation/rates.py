@@ -32,7 +32,7 @@ from interp.bottlenecks.fit import FIT_TOKENS, new_config
 from interp.bottlenecks.slots import Slots
 from interp.errors import InputError
 from interp.files import read_json, write_json
-from interp.models import Model, Site, describe_model, hooked, model_device, resolve_site
+from interp.models import HookFunction, Model, Site, describe_model, hooked, model_device, resolve_site
 from interp.progress import Stage, silent
 from interp.prompts.pairs import Metric, PromptPair, PromptPairs
 from interp.stats import mean_interval, ratio_interval
@@ -397,18 +397,16 @@ class RateBench:
 
     def _vectors(self, text: TextBlocks, done: Callable[[int], None]) -> tuple[dict[str, Tensor], "_Plain"]:
         """What passes the sites by part, and of held-out text what the model says."""
-        seen: dict[str, list[Tensor]] = {str(p): [] for places in self.places.values() for p in places}
-        hooks: dict[str, list[Site]] = {}
-        for place in (place for places in self.places.values() for place in places):
-            hooks.setdefault(place.hook, []).append(place)
+        every = [place for places in self.places.values() for place in places]
+        seen: dict[str, list[Tensor]] = {str(place): [] for place in every}
 
-        def keep(here: list[Site], x: Tensor) -> None:
-            for place in here:
+        def keep(here: list[int], x: Tensor) -> None:
+            for place in (every[i] for i in here):
                 own = x if place.head is None else x[:, :, place.head]
                 seen[str(place)].append(own[:, 1:].float().cpu().flatten(0, 1).clone())
 
         plain: _Plain = []
-        with hooked(self.model, {hook: partial(keep, here) for hook, here in hooks.items()}):
+        with hooked(self.model, _at_hooks(every, keep)):
             for tokens in text.tokens.split(BATCH_SIZE):
                 if text.split == "train":  # of which nothing is judged
                     end_logits(self.model, tokens.to(model_device(self.model)))
@@ -425,10 +423,7 @@ class RateBench:
     def _log_probabilities(self, tokens: Tensor) -> Float[Tensor, "block pos d_vocab"]:
         return self.model(tokens.to(model_device(self.model)))[:, :-1].float().log_softmax(-1)
 
-    def _hooks(self, part: str, coder: Coder) -> dict[str, Callable[[Tensor], Tensor]]:
-        by_hook: dict[str, list[int]] = {}
-        for index, place in enumerate(self.places[part]):
-            by_hook.setdefault(place.hook, []).append(index)
+    def _hooks(self, part: str, coder: Coder) -> dict[str, HookFunction]:
         width = len(self.places[part])
 
         def splice(indices: list[int], x: Tensor) -> Tensor:
@@ -445,23 +440,27 @@ class RateBench:
                     x[:, 1:, head] = decoded[:, :, i]
             return x
 
-        return {hook: partial(splice, indices) for hook, indices in by_hook.items()}
+        return _at_hooks(self.places[part], splice)
 
 
-def _added(
-    places: Sequence[Site], move: Float[Tensor, "batch pos site d"]
-) -> dict[str, Callable[[Tensor], Tensor]]:
+def _at_hooks(
+    places: Sequence[Site], function: Callable[[list[int], Tensor], Any]
+) -> dict[str, HookFunction]:
+    """A function at every hook, told which of the sites are there."""
     by_hook: dict[str, list[int]] = {}
     for index, place in enumerate(places):
         by_hook.setdefault(place.hook, []).append(index)
+    return {hook: partial(function, indices) for hook, indices in by_hook.items()}
 
+
+def _added(places: Sequence[Site], move: Float[Tensor, "batch pos site d"]) -> dict[str, HookFunction]:
     def add(indices: list[int], x: Tensor) -> Tensor:
         x = x.clone()
         for i in indices:
             x[:, :, places[i].head] += move[:, :, i].to(x)
         return x
 
-    return {hook: partial(add, indices) for hook, indices in by_hook.items()}
+    return _at_hooks(places, add)
 
 
 def code_lengths(

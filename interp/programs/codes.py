@@ -143,12 +143,7 @@ class _Tried:
 
 
 def fewest(
-    runner: SlotRunner,
-    slot: Slot,
-    z: Float[Tensor, "2 pair d"],
-    seed: int = 0,
-    *,
-    rough: bool = False,
+    runner: SlotRunner, slot: Slot, z: Float[Tensor, "2 pair d"], seed: int = 0, *, rough: bool = False
 ) -> tuple[MetricCodebook, Carried]:
     """The smallest codebook that carries enough on the runner's pairs, and what it carries there; where none carries
     enough, the least short of it.

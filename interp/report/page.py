@@ -124,12 +124,7 @@ def counts(run: Run) -> dict:
     text = f"{len(circuit.heads)} of {len(run.heads)} heads"
     if run.universe == "heads+mlps":
         text += f" and {len(circuit.mlps)} of {len(run.mlps)} MLPs"
-    return {
-        "proposed": _proposed(run),
-        "checked": len(run.checked),
-        "all": len(run.ranked),
-        "inside": text,
-    }
+    return {"proposed": _proposed(run), "checked": len(run.checked), "all": len(run.ranked), "inside": text}
 
 
 def _proposed(run: Run) -> dict | None:

@@ -488,10 +488,7 @@ def _member(model: Model, site: Site, readout: HeadReadout, codes: ReadCodes, sc
             [(model.tokenizer.decode([int(i)]), float(logits[i])) for i in ids]
             for ids in (order[:WRITES], order[-WRITES:].flip(0))
         )
-        found |= {
-            "direct": float(readout.direct_[:, *at].mean()),
-            "writes": Writes(top=top, bottom=bottom),
-        }
+        found |= {"direct": float(readout.direct_[:, *at].mean()), "writes": Writes(top=top, bottom=bottom)}
     return found
 
 
@@ -500,12 +497,7 @@ STRICTER = (0.05, 0.10)
 
 
 def _recovery(
-    pairs: PromptPairs,
-    model: Model,
-    scores: Scores,
-    own: tuple[str, ExactEffects] | None,
-    *,
-    shipped: bool,
+    pairs: PromptPairs, model: Model, scores: Scores, own: tuple[str, ExactEffects] | None, *, shipped: bool
 ) -> dict[str, Judged]:
     """How the scores stand against every reference that applies.
 

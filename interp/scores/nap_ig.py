@@ -27,14 +27,7 @@ from interp.activations.stream import FORWARD_AND_BACKWARD, ActivationTape, Pair
 from interp.models import Model, has_mlps
 from interp.prompts.pairs import Metric
 from interp.scores.attribution import AttributionConsumer
-from interp.scores.gradients import (
-    EMBEDDED,
-    check_steps,
-    clean_metric,
-    in_place,
-    inner_points,
-    output_hooks,
-)
+from interp.scores.gradients import EMBEDDED, check_steps, clean_metric, in_place, inner_points, output_hooks
 from interp.scores.method import Context, MethodConfig, method
 from interp.scores.result import Scores
 

@@ -217,8 +217,6 @@ class PartialEffects:
 def _fingerprint(model: Model, pairs: PromptPairs, sites: Sequence[Site]) -> str:
     known = {key: value for key, value in describe_model(model).items() if key != "device"}
     identity = json.dumps(
-        [known, weights_checksum(model), pairs.digest(), [str(s) for s in sites]],
-        sort_keys=True,
-        default=str,
+        [known, weights_checksum(model), pairs.digest(), [str(s) for s in sites]], sort_keys=True, default=str
     )
     return hashlib.sha256(identity.encode()).hexdigest()

@@ -84,9 +84,7 @@ EXACT = 1e-5
 
 
 def matching_pursuit(
-    codes: Sequence[Float[np.ndarray, "_ _"]],
-    vectors: Sequence[Float[np.ndarray, " _"]],
-    n: int,
+    codes: Sequence[Float[np.ndarray, "_ _"]], vectors: Sequence[Float[np.ndarray, " _"]], n: int
 ) -> list[tuple[int, int, float]]:
     """Places, codes and their weights, above 0, whose sums are as near to the vectors as may be: non-negative
     orthogonal matching pursuit (Bruckstein, Elad & Zibulevsky 2008), of all places together.

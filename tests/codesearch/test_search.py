@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from interp.codesearch import (
-    code_contexts,
-    code_page,
-    find_regex,
-    search_regex,
-    search_similar,
-    search_token,
-)
+from interp.codesearch import code_contexts, code_page, find_regex, search_regex, search_similar, search_token
 from interp.codesearch.contexts import match_contexts
 from interp.codesearch.index import span_of
 from interp.codesearch.tables import contexts_csv, hits_csv

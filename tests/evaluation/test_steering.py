@@ -22,12 +22,7 @@ from interp.evaluation.steering import (
     strain,
     write,
 )
-from interp.evaluation.steering_conditions import (
-    ARMS,
-    SteeringCondition,
-    means_of_texts,
-    vector_books,
-)
+from interp.evaluation.steering_conditions import ARMS, SteeringCondition, means_of_texts, vector_books
 from interp.models import Model, hooked
 from interp.steering import AddCode, Topic, find_codes
 from interp.steering.continuations import continue_prompts, encode_prompts, surprise

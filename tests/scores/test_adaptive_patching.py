@@ -13,11 +13,7 @@ from interp.errors import InputError
 from interp.models import has_mlps
 from interp.planted.models import planted_truth
 from interp.planted.tasks import planted_task_names
-from interp.scores.adaptive_patching.method import (
-    AdaptivePatchingConfig,
-    adaptive_patching,
-    expected_of_mlps,
-)
+from interp.scores.adaptive_patching.method import AdaptivePatchingConfig, adaptive_patching, expected_of_mlps
 from interp.scores.adaptive_patching.partial_ablation import PartialGradients
 from interp.scores.adaptive_patching.role_codes import RoleCodes, RoleOutputs
 from interp.scores.attribution import attribution

@@ -8,10 +8,7 @@ from transformers.activations import ACT2FN
 from interp.activations.stream import feed, run_batch
 from interp.models import Site, hooked
 from interp.models.partial_forward import Blockwise
-from interp.scores.contextual_decomposition import (
-    Decomposition,
-    contextual_decomposition,
-)
+from interp.scores.contextual_decomposition import Decomposition, contextual_decomposition
 from interp.scores.patching import activation_patching
 from tests.oracles import assert_written_heads_first, planted
 from tests.pairs import random_pairs
@@ -122,10 +119,7 @@ def _two_streams(model, batch, source_layer, source_head, attention):
         if hasattr(block.mlp, "gate"):
             b_gate, g_gate = linear(block.mlp.gate, b_mlp, g_mlp)
             b_open, g_open = act(b_gate + g_gate) - act(g_gate), act(g_gate)
-            b, g = (
-                b_open * b + (b_open * g + g_open * b) / 2,
-                g_open * g + (b_open * g + g_open * b) / 2,
-            )
+            b, g = (b_open * b + (b_open * g + g_open * b) / 2, g_open * g + (b_open * g + g_open * b) / 2)
         else:
             b, g = act(b + g) - act(g), act(g)
         b_out, g_out = linear(block.mlp.out, b, g)

@@ -144,8 +144,7 @@ def test_a_class_or_an_object_that_is_no_task_is_told_why():
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
-    [("ioii", "ioi"), ("greater_than", "greater-than"), ("Docstrings", "docstring")],
+    ("typed", "meant"), [("ioii", "ioi"), ("greater_than", "greater-than"), ("Docstrings", "docstring")]
 )
 def test_an_unknown_name_is_answered_with_the_nearest_and_with_all(typed, meant):
     with pytest.raises(InputError) as caught:

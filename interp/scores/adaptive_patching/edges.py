@@ -379,8 +379,7 @@ def edges_by_patching(
         return ScoredEdges()
     some = pairs.subset(range(min(PATCHED_EDGE_PAIRS, len(pairs))))
     config = PatchedEdgesConfig(
-        threshold=scores.config["threshold"],
-        batch_size=min(batch_size, PatchedEdgesConfig.batch_size),
+        threshold=scores.config["threshold"], batch_size=min(batch_size, PatchedEdgesConfig.batch_size)
     )
     assert isinstance(scores.codes, RoleCodes)
     return patched_edges(model, some, scores.codes, config, sites=sites, progress=progress)
