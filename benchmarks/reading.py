@@ -178,7 +178,7 @@ class Vectors:
 
 def ids_of(coder: Any, rows: torch.Tensor) -> tuple[np.ndarray, int]:
     """Ids [row, group, k] among all codes of a group, and how many these are."""
-    ids = torch.cat([coder.coded(some)[0] for some in rows.split(8192)]).numpy()
+    ids = torch.cat([coder.coded(some)[0] for some in rows.split(8192)]).long().numpy()
     sizes = coder.sizes()
     if isinstance(coder, TopK) or not isinstance(getattr(coder, "book", None), Slots | None):
         return ids, sizes[0]  # slots choose from one dictionary
