@@ -200,8 +200,12 @@ def names(patterns: Patterns, ids: np.ndarray, size: int) -> list[dict[str, list
     for one in found:
         some = one.fired >= LEAST
         beyond = beyond_chance(one.f1[some], null(one.fired[some]))
-        rows.append({"share": (one.fired[some] / total).tolist(), "f1": beyond.tolist()})
+        rows.append({"share": _short(one.fired[some] / total), "f1": _short(beyond)})
     return rows
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return values.astype(float).round(5).tolist()
 
 
 def matched(ids: np.ndarray, others: np.ndarray, size: int) -> list[float]:
@@ -311,7 +315,7 @@ def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
         result["rows"].append(
             {"kind": "vectors", "asked": 0, "seed": 0, "probes": probes(last, share, rows, (*CHOSEN, None))}
         )
-        write_json(RESULT, result)
+        write_json(RESULT, result, indent=None)
     with bar("judging kinds", len(kinds)) as done:
         for kind, bits, seed in kinds:
             if (kind, bits, seed) not in known:
@@ -330,12 +334,12 @@ def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
                         found["parts"][part]["seeds"] = matched(ids, others, size)
                     ids, _ = ids_of(coder, pairs.rows(part))
                     same, other = (agreement(ids, some) for some in words)
-                    found["parts"][part] |= {"paraphrase": same.tolist(), "elsewhere": other.tolist()}
+                    found["parts"][part] |= {"paraphrase": _short(same), "elsewhere": _short(other)}
                     whole.append(features(ids_of(coder, texts.rows(part))[0], size, texts))
                 last, share = (np.concatenate(some, 1) for some in zip(*whole, strict=True))
                 found["probes"] = probes(last, share, rows, CHOSEN)
                 result["rows"].append(found)
-                write_json(RESULT, result)
+                write_json(RESULT, result, indent=None)
             done(1)
 
 
@@ -378,14 +382,28 @@ def show() -> None:
                 f"all coordinates: last {own['last all'].mean():.3f}, share {own['share all'].mean():.3f}"
             )
     console.print(shown)
-    shown = Table(
-        "kind", "bits", *(f"{part}: {what}" for part in PARTS for what in ("paraphrase", "elsewhere"))
-    )
+    console.print("In brackets: by chance, of codes that are on as often")
+    told = ("paraphrase", "elsewhere", "another seed")
+    shown = Table("kind", "bits", *(f"{part}: {what}" for part in PARTS for what in told))
     for row in rows:
         if row["kind"] != "vectors":
-            own = [np.array(row["parts"][p][key]) for p in PARTS for key in ("paraphrase", "elsewhere")]
-            shown.add_row(row["kind"], str(row["asked"]), *map(_shown, own))
+            cells = []
+            for own in (row["parts"][part] for part in PARTS):
+                cells += [_shown(np.array(own[key])) for key in told[:2]]
+                cells += [
+                    f"{np.mean(own['seeds']):.2f} ({_chance(own['names']):.2f})" if "seeds" in own else ""
+                ]
+            shown.add_row(row["kind"], str(row["asked"]), *cells)
     console.print(shown)
+
+
+def _chance(groups: list[dict[str, list[float]]]) -> float:
+    """What :func:`matched` gives on average where two fits' codes fire independently of each other."""
+    found = []
+    for share in (np.array(group["share"]) for group in groups if group["share"]):
+        best = 2 * share * share.max() / (share + share.max())
+        found.append((best * share).sum() / share.sum())
+    return float(np.mean(found))
 
 
 def main() -> None:
