@@ -154,7 +154,7 @@ def draw(rows: list[dict]) -> None:
         y=[row["members"] for row in own],
         text=[row["task"] for row in own],
         mode="lines+markers+text",
-        textposition="top left",
+        textposition="bottom center",
         showlegend=False,
         row=1,
         col=3,
@@ -163,7 +163,11 @@ def draw(rows: list[dict]) -> None:
         figure.update_xaxes(title=title, rangemode="tozero", row=1, col=column)
         figure.update_yaxes(rangemode="tozero", row=1, col=column)
     figure.update_layout(
-        template="plotly_white", width=1200, height=380, legend={"orientation": "h", "y": -0.25}
+        template="plotly_white",
+        width=1200,
+        height=380,
+        margin={"t": 40},
+        legend={"orientation": "h", "y": -0.25},
     )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
