@@ -155,6 +155,7 @@ def draw(rows: list[dict]) -> None:
         text=[row["task"] for row in own],
         mode="lines+markers+text",
         textposition="bottom center",
+        cliponaxis=False,
         showlegend=False,
         row=1,
         col=3,
