@@ -1,7 +1,7 @@
 """A discovery against its floor: the bare forward passes of both prompts of 100 pairs.
 
     python benchmarks/discover.py [--model smollm2-135m-instruct] [--task ioi] [--pairs 100] [--repeats 3] [--threads N]
-    python benchmarks/discover.py --growth
+    python -m benchmarks.discover --growth
 
 Stages are timed in turn, several rounds in one process, and compared within a round: on a shared machine only the
 ratio means something. ``members`` is all from the loaded model to checked members: sampling, scores, check and roles,

@@ -1,4 +1,4 @@
-"""What the codes of each kind are worth to a reader: names, sparse probes, and the same word in a paraphrase.
+"""What the codes of each kind are worth to a reader: names, sparse probes, paraphrases and other fits.
 
     python -m benchmarks.reading read          # runs the model once; half an hour of a core
     python -m benchmarks.reading judge         # kind after kind; goes on where it stopped
@@ -19,13 +19,11 @@ All kinds see the same vectors at the sites of ``interp bottlenecks bench``, and
 """
 
 import argparse
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +43,7 @@ from interp.models import Model, hooked, load_model, resolve_site
 from interp.progress import bar
 from interp.stats import mean_interval
 from interp.text import load_text
-from interp.text.sources import _probes_wheel
+from interp.text.sources import probe_table
 from interp.text.special import between, first_token
 
 CONTEXT, FIT_BLOCKS, BLOCKS = 64, 350, 2150
@@ -53,41 +51,32 @@ TABLES = (
     *("5_hist_fig_ismale", "21_headline_istrump", "92_glue_sst2", "96_spam_is", "105_click_bait"),
     *("106_hate_hate", "110_aimade_humangpt3", "139_news_class_Politics", "158_code_C", "161_agnews_0"),
 )
-TEXTS, PAIRS, LEAST_WORDS = 400, 300, 2
+TEXTS, PAIRS = 400, 300
 KINDS = (
     *(("vq", 9), ("random", 9), ("prototypes", 9), ("binary", 9), ("bsq", 9), ("fsq", 9)),
     *(("residual_vq", 36), ("grouped_vq", 36), ("codebook", 36), ("bsq", 36), ("lfq", 36), ("fsq", 36)),
     *(("latent_quantization", 36), ("binary", 36), ("key_value", 36), ("pca4", 36), ("topk_sae", 36)),
 )
 SEEDED = (("vq", 9, 1), ("residual_vq", 36, 1))
-FREQUENCIES = (0.0, 0.002, 0.01, 0.1, 1.0)
-"""Bounds of a code's share of tokens; two texts of random codes are compared within them."""
+FREQUENCIES = (0.0, 0.01, 0.1, 1.0)
+"""Bounds of the share of tokens at which a code is on: kinds are compared within them."""
 CHOSEN = (1, 16)
 FOLDER = Path("runs/reading")
 RESULT = Path("benchmarks/results/reading.json")
-WIDTHS = {"heads": (12, 64), "mlps": (3, 576)}
-
-
-def table(name: str) -> tuple[list[str], list[str]]:
-    with zipfile.ZipFile(_probes_wheel()) as wheel:
-        packed = wheel.read(f"sae_probes/data/cleaned_data/{name}.csv.zst")
-    rows = polars.read_csv(packed, infer_schema_length=0)
-    return rows["prompt"].to_list(), rows["target"].to_list()
 
 
 def probe_texts() -> Iterator[tuple[str, str, int]]:
     """Table, text and class, as many of both classes."""
     for name in TABLES:
-        prompts, targets = table(name)
-        for number, target in enumerate(sorted(set(targets))):
-            own = [text for text, t in zip(prompts, targets, strict=True) if t == target and text.strip()]
+        rows = probe_table(name)
+        for number, wanted in enumerate(sorted({target for _, target in rows})):
+            own = [text for text, target in rows if target == wanted and text.strip()]
             for i in np.random.default_rng(number).permutation(len(own))[: TEXTS // 2].tolist():
                 yield name, own[i], number
 
 
 def paraphrases() -> Iterator[tuple[str, str]]:
-    prompts, targets = table("89_glue_mrpc")
-    for text, target in zip(prompts, targets, strict=True):
+    for text, target in probe_table("89_glue_mrpc"):
         first, mark, second = text.partition(" | ")
         if target == "1" and mark:
             yield first, second
@@ -138,7 +127,7 @@ def read(folder: Path) -> None:
     model = load_model()
     reader, begin = Reader(model, folder), first_token(model.tokenizer)
     text = load_text(TEXT, model, n_tokens=BLOCKS * CONTEXT, context=CONTEXT, stage=bar)
-    order = torch.argsort(text.sources, stable=True)  # documents are whole
+    order = torch.argsort(text.sources, stable=True)  # documents stay together
     mixed = torch.randperm(len(order), generator=torch.Generator().manual_seed(0))
     fit, named = mixed[:FIT_BLOCKS], order[torch.isin(order, mixed[FIT_BLOCKS:])]
     np.save(folder / "named-sources.npy", text.sources[named].numpy())
@@ -322,14 +311,15 @@ def judge(folder: Path, kinds: Sequence[tuple[str, int, int]]) -> None:
                 found: dict[str, Any] = {"kind": kind, "asked": bits, "seed": seed, "parts": {}}
                 whole = []
                 for part in PARTS:
-                    n, d = WIDTHS[part]
+                    rows_of_fit = fit.rows(part)[fit.later]
+                    _, n, d = rows_of_fit.shape
                     coder = new_coder(kind, bits, d, n, seed)
-                    coder.fit(fit.rows(part)[fit.later])
+                    coder.fit(rows_of_fit)
                     ids, size = ids_of(coder, named.rows(part))
                     found["parts"][part] = {"bits": coder.bits, "names": names(patterns, ids, size)}
                     if kind != "topk_sae":  # which takes six minutes
                         again = new_coder(kind, bits, d, n, seed + 1)
-                        again.fit(fit.rows(part)[fit.later])
+                        again.fit(rows_of_fit)
                         others, _ = ids_of(again, named.rows(part))
                         found["parts"][part]["seeds"] = matched(ids, others, size)
                     ids, _ = ids_of(coder, pairs.rows(part))

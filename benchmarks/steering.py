@@ -35,7 +35,16 @@ from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import FIRING, WeightedCode, code_edits
 from interp.bottlenecks.store import Codebooks
-from interp.evaluation.steering import BASE, Cell, MeanRate, SteeringConfig, made_of, measure, steering_table
+from interp.evaluation.steering import (
+    BASE,
+    Cell,
+    MeanRate,
+    SteeringConfig,
+    made_of,
+    mean_rate,
+    measure,
+    steering_table,
+)
 from interp.evaluation.steering_conditions import (
     ARMS,
     AtDose,
@@ -405,6 +414,10 @@ def _print(topics: list[Concept], config: SteeringConfig, settings: dict, out: P
             f"{row.perplexity:.1f}",
             f"{row.distinct_2:.2f}",
         )
+    if not found.by_arm:  # without codes there is nothing to compare with
+        for arm in (one for one in ARMS if all(cells[t.name, one] for t in topics)):
+            rate = mean_rate([(cells[t.name, arm], t.name) for t in topics], len(topics[0].prompts))
+            table.add_row(arm, str(len(topics)), _text(rate))
     console.print(table)
 
 

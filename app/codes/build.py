@@ -45,8 +45,8 @@ class Plan:
 
     @property
     def text(self) -> str:
-        """Docstrings, and samples where some come with the package: others take minutes."""
-        return "stdlib+self" if self.spec == DEFAULT_MODEL else "stdlib"
+        """Docstrings, and samples where enough come with the package: others take minutes."""
+        return "stdlib+self" if self.spec == DEFAULT_MODEL and self.n_tokens <= TOKENS else "stdlib"
 
     @property
     def folder(self) -> Path:

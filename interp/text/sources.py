@@ -293,15 +293,19 @@ class ProbeText:
         self.name, self.spec = name, f"probes:{name}"
 
     def documents(self, model: Model | None, *, seed: int, stage: Stage = silent) -> Iterator[str]:  # noqa: ARG002
-        import polars
+        for table in _PROBE_TEXTS[self.name]:
+            for text, target in probe_table(table):
+                if text and (self.name not in _OF_CLASS or target == "1"):
+                    yield text
 
-        with zipfile.ZipFile(_probes_wheel()) as wheel:
-            for table in _PROBE_TEXTS[self.name]:
-                packed = wheel.read(f"sae_probes/data/cleaned_data/{table}.csv.zst")
-                rows = polars.read_csv(packed, infer_schema_length=0)
-                if self.name in _OF_CLASS:
-                    rows = rows.filter(polars.col("target") == "1")
-                yield from filter(None, rows["prompt"].to_list())
+
+def probe_table(name: str) -> list[tuple[str, str]]:
+    """Text and class of every row of one table of ``sae-probes``."""
+    import polars
+
+    with zipfile.ZipFile(_probes_wheel()) as wheel:
+        packed = wheel.read(f"sae_probes/data/cleaned_data/{name}.csv.zst")
+    return polars.read_csv(packed, infer_schema_length=0).select("prompt", "target").rows()
 
 
 def _probes_wheel() -> Path:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from interp.app.codes.build import TOKENS
 from interp.errors import InputError
 from interp.models import load_model
 from interp.models.hooks import hooked
@@ -123,6 +124,7 @@ def test_half_of_a_surrogate_pair_is_a_line(tiny_model):
 @pytest.mark.slow
 def test_the_packages_samples_are_the_default_models_and_need_no_sampling(smollm2, monkeypatch):
     monkeypatch.setattr("interp.text.sources.generate", None)
+    assert load_text("stdlib+self", smollm2, n_tokens=TOKENS, context=128).n_tokens > 0.99 * TOKENS
     found = first(ModelSamples(), smollm2, 3 * BATCH)
     assert len(set(found)) == len(found)
     begin, rng = smollm2.tokenizer.bos_token_id, torch.Generator().manual_seed(0)
