@@ -1,0 +1,166 @@
+"""What codes of each kind carry of a program's slots, and which answers they change.
+
+    python -m benchmarks.programs_kinds [TASK …]    # half an hour of a core; goes on where it stopped
+    python -m benchmarks.programs_kinds --show      # the table of docs/evidence.md
+
+Slots are the six of largest effect in ``results/programs``, and those at which the task's variable is set. Each kind
+is fitted to what stands there on 1,024 pairs, both prompts, and judged on 64 others, by z + c(other prompt) − c(own).
+*Explained*: as in ``benchmarks/programs.py``, slots weighted by their effect. *Answers changed*: where all slots of
+the variable say what they say on the pair's other prompt.
+"""
+
+import argparse
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from interp import load_model
+from interp.errors import InputError
+from interp.evaluation.rates import BASELINES, KINDS, new_coder
+from interp.files import read_json, write_json
+from interp.models import Model
+from interp.programs.codes import ENOUGH, MOST_COST, Carried
+from interp.programs.slots import Edit, Slot, SlotRunner
+from interp.progress import bar
+from interp.stats import mean_interval
+from interp.tasks import load_task
+
+OUT = Path(__file__).parent / "results" / "programs_kinds.json"
+PROGRAMS = Path(__file__).parent / "results" / "programs"
+TASKS = ("ioi", "greater-than", "agreement", "pronoun")
+BITS = (2, 4, 6, 9, 18, 36)
+FIT, JUDGE, SEED, MOST_SLOTS = 1024, 64, 21, 6
+WHOLE = "vectors"
+"""What stands there on the other prompt, in place of codes."""
+Cell = tuple[str, int]
+
+
+def slots_of(task: str) -> tuple[list[Slot], list[Slot]]:
+    """Of a kept program: those of largest effect, and those of the variables that change most answers."""
+    program = read_json(PROGRAMS / f"smollm2-135m-instruct--{task}--0.json")
+    largest = sorted(program["program"], key=lambda one: -abs(one["effect"]))[:MOST_SLOTS]
+    told = max(program["interchange"], key=lambda one: one["flipped"])["sites"]
+    return [Slot.of(one["site"], one["role"]) for one in largest], [
+        Slot.of(*name.split(" @ ")) for name in told
+    ]
+
+
+def coded(z: Tensor, fitted: Tensor) -> dict[Cell, Tensor]:
+    """What each kind makes of vectors [side, pair, slot, d]; kinds that do not reach a rate are left out."""
+    found: dict[Cell, Tensor] = {(WHOLE, 0): z}
+    names = [*KINDS, *(name for name in BASELINES if name != "topk_sae")]
+    with bar("fitting kinds", len(BITS) * len(names)) as done:
+        for bits, kind in itertools.product(BITS, names):
+            with contextlib.suppress(InputError):
+                coder = new_coder(kind, bits, z.shape[-1], z.shape[-2], SEED)
+                coder.fit(fitted.flatten(0, 1))
+                found[kind, bits] = coder.coded(z)[1].float().detach()
+            done(1)
+    return found
+
+
+def measure(model: Model, task: str) -> dict[str, Any]:
+    largest, told = slots_of(task)
+    every = sorted({*largest, *told})
+    pairs = load_task(task).sample(model.tokenizer, FIT + JUDGE, SEED)
+    with bar(f"{task}: reading", FIT + JUDGE) as done:
+        fitted = SlotRunner(model, pairs.subset(range(FIT)), every, keep=False, progress=done).z
+        judge = SlotRunner(model, pairs.subset(range(FIT, FIT + JUDGE)), every, progress=done)
+    found = coded(*(torch.stack([z[slot] for slot in every], -2) for z in (judge.z, fitted)))
+    decoded = {slot: {cell: z[..., i, :] for cell, z in found.items()} for i, slot in enumerate(every)}
+    cells = list(found)
+    rows = np.arange(JUDGE)
+    kept: dict[str, dict[Cell, Carried]] = {}
+    with bar(f"{task}: judging", len(largest) + len(cells)) as done:
+        for slot in largest:
+            kept[str(slot)] = _carried(judge, slot, decoded[slot])
+            done(1)
+        changed = {}
+        for cell in cells:
+            edits = [
+                Edit(slot, judge.z[slot][0] + c[1] - c[0]) for slot in told for c in [decoded[slot][cell]]
+            ]
+            changed[cell] = judge.run(rows, edits).preferred != judge.preferred
+            done(1)
+    return {
+        "slots": {name: float(by[WHOLE, 0].effect.mean()) for name, by in kept.items()},
+        "told": [str(slot) for slot in told],
+        "cells": [
+            {
+                "kind": cell[0],
+                "bits": cell[1],
+                "carried": [by[cell].carried for by in kept.values()],
+                "own_cost": [by[cell].own_cost for by in kept.values()],
+                "changed": changed[cell].astype(int).tolist(),
+            }
+            for cell in cells
+        ],
+    }
+
+
+def _carried(judge: SlotRunner, slot: Slot, decoded: dict[Cell, Tensor]) -> dict[Cell, Carried]:
+    z, n = judge.z[slot], len(judge.pairs)
+    values = [z[1], *(value for c in decoded.values() for value in (z[0] + c[1] - c[0], c[0]))]
+    after = judge.run(np.tile(np.arange(n), len(values)), [Edit(slot, torch.cat(values))])
+    falls = (np.tile(judge.metric[0], len(values)) - after.metric).reshape(len(values), n)
+    return {cell: Carried(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i, cell in enumerate(decoded)}
+
+
+def show() -> None:
+    found = read_json(OUT)
+    kinds = list(dict.fromkeys(cell["kind"] for of in found.values() for cell in of["cells"]))
+    for task, of in found.items():
+        weights = np.abs(list(of["slots"].values()))
+        cells = {(cell["kind"], cell["bits"]): cell for cell in of["cells"]}
+        whole = np.array(cells.pop((WHOLE, 0))["changed"])
+        table = Table("kind", *(f"{bits} bits" for bits in BITS))
+        table.title = (
+            f"{task}: explained share of {len(weights)} slots, answers changed; vectors {_share(whole)}"
+        )
+        for kind in kinds[1:]:
+            row = []
+            for bits in BITS:
+                if (cell := cells.get((kind, bits))) is None:
+                    row.append("")
+                    continue
+                carried, cost = np.array(cell["carried"]), np.abs(cell["own_cost"])
+                enough = (carried >= ENOUGH) & (cost <= MOST_COST)
+                row.append(
+                    f"{weights[enough].sum() / weights.sum():.2f}, {_share(np.array(cell['changed']))}"
+                )
+            table.add_row(kind, *row)
+        Console(width=190).print(table)
+
+
+def _share(changed: np.ndarray) -> str:
+    if changed.min() == changed.max():
+        return f"{changed.mean():.0%}"
+    low, high = mean_interval(changed[:, None].astype(float), 0)
+    return f"{changed.mean():.0%} [{100 * low[0]:.0f}, {100 * high[0]:.0f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tasks", nargs="*", default=TASKS)
+    parser.add_argument("--show", action="store_true", help="print what is there, run nothing")
+    given = parser.parse_args()
+    model = None
+    for task in given.tasks:
+        found = read_json(OUT) if OUT.is_file() else {}
+        if task not in found and not given.show:
+            model = model or load_model()
+            write_json(OUT, found | {task: measure(model, task)}, indent=None)
+    show()
+
+
+if __name__ == "__main__":
+    main()
