@@ -131,6 +131,7 @@ class Interchange(Strict):
         sites: the slots, as ``a20.h0 @ END``.
         metric_clean … : means over ``n`` held-out prompts.
         flipped … : shares of them whose preferred answer differs from the unedited model's.
+        off_target … : KL of the next token from the unedited model's, answers left out, in nats.
     """
 
     variable: str
@@ -149,6 +150,12 @@ class Interchange(Strict):
     flipped_heads: float
     flipped_codes: float
     flipped_means: float
+    off_target: float
+    off_target_own: float
+    off_target_random: float
+    off_target_heads: float
+    off_target_codes: float
+    off_target_means: float
 
 
 class Program(Strict):
@@ -482,13 +489,15 @@ def _transition(one: Passed) -> Transition:
 
 
 def _interchange(one: VariableSet) -> Interchange:
-    answers = {f"metric_{how}": answer.metric for how, answer in one.by.items()}
-    answers |= {f"flipped_{how}": answer.flipped for how, answer in one.by.items()}
+    answers = {
+        f"{of}_{how}".removesuffix("_set") if of != "metric" else f"{of}_{how}": getattr(answer, of)
+        for how, answer in one.by.items()
+        for of in ("metric", "flipped", "off_target")
+    }
     return Interchange(
         variable=one.variable,
         sites=[str(slot) for slot in one.slots],
         n=one.n,
         metric_clean=one.metric_clean,
-        flipped=answers.pop("flipped_set"),
         **answers,
     )

@@ -50,6 +50,8 @@ class Answers:
     metric: float
     flipped: float
     """Share whose preferred answer is another than the unedited model's."""
+    off_target: float
+    """KL of the next token from the unedited model's, answers left out, in nats."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,10 @@ def set_variables(
     moved = [[Edit(slot, runner.z[slot][0] + by) for slot, by in some.items()] for some in changes.values()]
     if controls:
         moved.append(_at_random_heads(runner.model.cfg.n_heads, changes["set"], rng))
-    after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n))
-    metric, flipped = (
-        of.reshape(-1, n).mean(1)
-        for of in (after.metric, after.preferred != np.tile(runner.preferred, len(moved)))
-    )
-    by = {
-        how: Answers(float(one), float(other))
-        for how, one, other in zip((*changes, "heads"), metric, flipped, strict=False)
-    }
+    after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n), off_target=True)
+    flipped = after.preferred != np.tile(runner.preferred, len(moved))
+    means = [of.reshape(-1, n).mean(1).tolist() for of in (after.metric, flipped, after.off_target)]
+    by = {how: Answers(*its) for how, *its in zip((*changes, "heads"), *means, strict=False)}
     name = " + ".join(one.variable.name for one in told)
     return VariableSet(name, tuple(changes["set"]), n, float(runner.metric[0].mean()), by)
 

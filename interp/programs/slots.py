@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.activations.metric import task_metric
-from interp.activations.stream import Progress, answer_logits, check_context, equal_length_batches
+from interp.activations.stream import Progress, answer_logits, check_context, end_logits, equal_length_batches
 from interp.models import HookFunction, Model, Site, model_device, parse_site
 from interp.models.partial_forward import Prefix, starting_at
 from interp.prompts.pairs import PromptPair, PromptPairs
@@ -24,6 +24,8 @@ from interp.prompts.pairs import PromptPair, PromptPairs
 PAIRS_AT_ONCE = 64
 TOKENS_AT_ONCE = 256
 """Positions that one forward runs: enough to keep a few cores busy where each row runs one."""
+NEVER = -1e4
+"""The logit of a token that does not come; finite, so that differences are."""
 
 
 @dataclass(frozen=True, order=True)
@@ -76,11 +78,14 @@ class Outcome:
 
     Attributes:
         preferred: the token the model likes best among the pair's answers and wrong answers.
+        off_target: KL from the clean prompt of the next token, answers and wrong answers left out, in nats; NaN
+            unless it was asked for.
         read: what stands at the slots that were asked for.
     """
 
     metric: Float[np.ndarray, " row"]
     preferred: Int[np.ndarray, " row"]
+    off_target: Float[np.ndarray, " row"]
     read: dict[Slot, Float[Tensor, "row d"]]
 
 
@@ -120,6 +125,7 @@ class SlotRunner:
         n = len(self.pairs)
         self.metric, self.preferred = np.zeros((2, n)), np.zeros(n, dtype=int)
         self._runs: list[_CleanRun] = []
+        self._others: dict[tuple[int, ...], Tensor] = {}
         self._where = np.zeros((2, n), dtype=int)  # run and row of every pair
         for indices in equal_length_batches(self.pairs, PAIRS_AT_ONCE):
             self._run_both(indices)
@@ -160,6 +166,12 @@ class SlotRunner:
     ) -> Float[Tensor, "row d_vocab"]:
         return answer_logits(self.model, tokens, pairs, self.pairs.metric, hooks)
 
+    def _clean_others(self, run: _CleanRun) -> Float[Tensor, "batch d_vocab"]:
+        if run.indices not in self._others:
+            logits = end_logits(self.model, run.tokens)
+            self._others[run.indices] = _others(logits, [self.pairs[i] for i in run.indices])
+        return self._others[run.indices]
+
     def _keep(self, side: int, some: list[int], slot: Slot, found: Tensor) -> None:
         if slot not in self.z:
             self.z[slot] = torch.zeros(2, len(self.pairs), found.shape[-1])
@@ -196,13 +208,19 @@ class SlotRunner:
         return {name: reader(some) for name, some in by_hook.items()}
 
     def run(
-        self, pairs: Int[np.ndarray, " row"], edits: Sequence[Edit], read: Sequence[Slot] = ()
+        self,
+        pairs: Int[np.ndarray, " row"],
+        edits: Sequence[Edit],
+        read: Sequence[Slot] = (),
+        *,
+        off_target: bool = False,
     ) -> Outcome:
         """The clean prompts of some pairs, each as often as it is named, with slots changed."""
         n = len(pairs)
         found = Outcome(
             np.zeros(n),
             np.zeros(n, dtype=int),
+            np.full(n, 0.0 if off_target else np.nan),
             {slot: self.z[slot][0, torch.from_numpy(pairs)].clone() for slot in read},
         )
         changed = np.stack([np.ones(n, dtype=bool) if edit.rows is None else edit.rows for edit in edits])
@@ -218,7 +236,7 @@ class SlotRunner:
             while len(rows):
                 begin = int(starts[rows[0]]) if run.prefix.length else 0
                 size = max(1, TOKENS_AT_ONCE // (run.tokens.shape[1] - begin))
-                self._run_some(run, rows[:size], where[1], pairs, edits, changed, begin, found)
+                self._run_some(run, rows[:size], where[1], pairs, edits, changed, begin, found, off_target)
                 rows = rows[size:]
         return found
 
@@ -233,6 +251,7 @@ class SlotRunner:
         changed: Bool[np.ndarray, "edit row"],
         begin: int,
         found: Outcome,
+        off_target: bool,
     ) -> None:
         held = [int(place) for place in places[rows]]
         prompts = [self.pairs[int(i)] for i in pairs[rows]]
@@ -267,9 +286,14 @@ class SlotRunner:
                 hooks[name] = _after(hooks[name], reader) if name in hooks else reader
         prefix = run.prefix.cut(begin)
         with starting_at(self.model, layer, run.resid[layer, held, begin:]), prefix.before(self.model, held):
-            logits = self._logits(prompts, hooks, run.tokens[held, begin:])
+            tokens = run.tokens[held, begin:]
+            whole = len(found.off_target) > 0
+            logits = end_logits(self.model, tokens, hooks) if whole else self._logits(prompts, hooks, tokens)
         found.metric[rows] = task_metric(logits, prompts, self.pairs.metric).cpu().numpy()
         found.preferred[rows] = _preferred(logits, prompts)
+        if off_target:
+            before, after = self._clean_others(run)[held], _others(logits, prompts)
+            found.off_target[rows] = (before.exp() * (before - after)).sum(-1).clamp(min=0).cpu().numpy()
         length, layers = run.tokens.shape[1], self.model.cfg.n_layers
         self.forwards += len(rows) * (1 - begin / length) * (1 - layer / layers)
 
@@ -292,3 +316,13 @@ def _preferred(logits: Float[Tensor, "row d_vocab"], pairs: Sequence[PromptPair]
     return np.array(
         [ids[int(row[ids].argmax())] for ids, row in zip(candidates, logits.float().cpu(), strict=True)]
     )
+
+
+def _others(
+    logits: Float[Tensor, "row d_vocab"], pairs: Sequence[PromptPair]
+) -> Float[Tensor, "row d_vocab"]:
+    """log p of the next token where it is none of the pair's answers and wrong answers."""
+    logits = logits.float().clamp(min=NEVER)  # some families' padding has −∞
+    for row, pair in zip(logits, pairs, strict=True):
+        row[[*pair.answers, *pair.wrong_answers]] = NEVER
+    return logits.log_softmax(-1)

@@ -56,6 +56,7 @@ def program_section(run: Run, scale: Scale, task: str | None, reference: str | N
                 "turned at random": whole(one.flipped_random),
                 "other heads": whole(one.flipped_heads),
                 "class means": whole(one.flipped_means),
+                "off-target KL": number(one.off_target, 2),
             }
             for one in program.interchange
         ],

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from interp.activations.metric import task_metric
 from interp.planted.models import load_planted_model
@@ -37,12 +38,12 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
     only = np.arange(len(rows)) != 2
     edits = [Edit(slots[0], values[slots[0]]), Edit(slots[1], values[slots[1]], rows=only, add=True)]
     edits += [Edit(slot, values[slot]) for slot in slots[2:]]
-    found = runner.run(rows, edits, read=slots)
+    found = runner.run(rows, edits, read=slots, off_target=True)
     for row, index in enumerate(rows):
         pair = pairs[index]
         whole = WholeForwards(model, pair)
         with torch.no_grad():
-            clean = model.run_with_cache(torch.tensor([pair.clean_tokens]))[1]
+            clean_logits, clean = model.run_with_cache(torch.tensor([pair.clean_tokens]))
         hooks = []
         for edit in edits:
             slot, at = edit.slot, pair.positions[edit.slot.role]
@@ -58,8 +59,13 @@ def test_edits_at_slots_are_those_of_whole_forwards(family, tiny_model):
         assert found.metric[row] == pytest.approx(task_metric(logits, [pair], "logit_diff").item(), abs=1e-4)
         answers = [*pair.answers, *pair.wrong_answers]
         assert found.preferred[row] == answers[int(logits[0, answers].argmax())]
+        before, after = (
+            np.delete(of.softmax(-1).double().numpy()[0], answers) for of in (clean_logits[:, -1], logits)
+        )
+        expected = entropy(before / before.sum(), after / after.sum())
+        assert found.off_target[row] == pytest.approx(expected, rel=1e-3, abs=1e-5)
     torch.testing.assert_close(found.read[slots[0]], values[slots[0]], atol=1e-6, rtol=0)
-    assert not np.allclose(found.metric, runner.metric[0, rows], atol=1e-3)
+    assert not np.allclose(found.metric, runner.metric[0, rows], atol=1e-3) and found.off_target.max() > 1e-3
 
 
 def put(place: tuple[int, ...], value: torch.Tensor, add: bool, x: torch.Tensor, **_) -> torch.Tensor:
