@@ -4,6 +4,7 @@ A new bottleneck adds a line to ``CASES`` and nothing else.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ def fit_all(model: Model, case: Case) -> dict[str, Bottleneck]:
     return fitted
 
 
+@cache
 def activations(model: Model) -> dict[str, Tensor]:
     seen: dict[str, list[Tensor]] = {site: [] for site in SITES}
 

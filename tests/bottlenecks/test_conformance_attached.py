@@ -11,7 +11,7 @@ from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.models import Model, hooked, model_lock, parse_site
 from interp.models.generate import generate
-from tests.bottlenecks.conformance import PROMPTS, SITES, trained, watcher
+from tests.bottlenecks.conformance import CASES, PROMPTS, SITES, fit_all, trained, watcher
 
 
 def test_bottleneck_changes_the_logits_and_detaching_restores_them_bit_for_bit(model, fitted):
@@ -49,6 +49,14 @@ def test_codes_of_a_batch_are_those_of_each_prompt_alone(model, fitted):
             torch.testing.assert_close(model(tokens[row : row + 1])[0], logits[row], atol=3e-4, rtol=1e-4)
             for site in SITES:
                 assert torch.equal(attached.ids[site][0], ids[site][row])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_every_kind_at_the_default_model(smollm2, name):
+    fitted = fit_all(smollm2, CASES[name])
+    test_bottleneck_changes_the_logits_and_detaching_restores_them_bit_for_bit(smollm2, fitted)
+    test_each_site_passes_on_what_its_codes_stand_for(smollm2, fitted)
 
 
 def test_unequal_prompts_generate_under_codes_as_each_alone(model, fitted):
