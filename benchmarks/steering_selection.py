@@ -1,6 +1,6 @@
 """Which of the codes found should steer: by their effect on outputs, or as they are?
 
-    python benchmarks/steering_selection.py [--tokens 12] [--topics horse,rain]
+    python -m benchmarks.steering_selection [--tokens 12] [--topics horse,rain]
 
 On the topics of development. From the codes that ``find_codes`` gives, half are taken by each of three rules: those
 whose own tokens they bring up most when added alone (:func:`output_scores`), those of most first-order effect on the
@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.steering import from_mean
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import WeightedCode, code_edits
 from interp.bottlenecks.store import Codebooks
-from interp.evaluation.steering_conditions import from_mean
 from interp.models import Model, load_model, parse_site
 from interp.models.generate import generate
 from interp.models.residual_writes import FinalNorm
