@@ -56,10 +56,12 @@ from interp.evaluation.steering_conditions import (
 from interp.executor import Job, Told, Workers, run
 from interp.files import read_json
 from interp.models import Model, load_model, parse_site
+from interp.models.residual_writes import FinalNorm
 from interp.progress import bar
 from interp.steering import AddCode, Topic, load_topic, topic_names
 from interp.steering.cache import FINDER, find_or_recall, identity
 from interp.steering.code_set import SCALE, CodeSet
+from interp.steering.continuations import encode_prompts
 from interp.steering.find import target_gradients
 from interp.steering.request import random_codes
 from interp.steering.target_tokens import find_target
@@ -263,6 +265,12 @@ def plan_arms(
     """
     codes = found.named(len(found), "added")
     others = random_codes(model, codebooks, codes, seed=seed)
+
+    @cache
+    def best_half() -> list[WeightedCode]:
+        scores = output_scores(model, codebooks, codes, load_topic(topic_names()[0]).prompts[1:9:2])
+        return [codes[i] for i in np.argsort(-scores)[: len(codes) // 2]]
+
     added: dict[str, Tensor] = {}
     for site, code, weight in codes:
         added[site] = added.get(site, 0) + weight * from_mean(codebooks, site, code)
@@ -285,6 +293,7 @@ def plan_arms(
 
     return (
         SteeringCondition("codes", adding(codes), SCALE),
+        SteeringCondition("half of the codes", lambda scale: adding(best_half())(scale), SCALE),
         SteeringCondition("gated codes", adding(codes, gate), 2 * SCALE),
         SteeringCondition("following codes", adding(codes, FIRING), 4 * SCALE),
         SteeringCondition(
@@ -322,6 +331,37 @@ def from_mean(codebooks: Mapping[str, Codebook], site: str, code: int) -> Float[
     book = codebooks[site] if site in codebooks else codebooks[site.partition(".")[0]]
     group = parse_site(site).head if book.config.groups > 1 else 0
     return (book.codes[group, code].float() - book.means()[group, code]).cpu()
+
+
+@torch.no_grad()
+def output_scores(
+    model: Model,
+    books: Mapping[str, Bottleneck],
+    codes: Sequence[WeightedCode],
+    prompts: Sequence[str],
+    n: int = 10,
+) -> np.ndarray:
+    """By how many nats each code raises, added alone, the n tokens that its own vector says most, in the mean over what
+    comes behind neutral prompts: the output score of Arad, Mueller & Belinkov 2025 (arXiv 2505.20063), in log p.
+    """
+    final, says = FinalNorm.of(model), []
+    for site, code, _ in codes:
+        place = parse_site(site)
+        written = from_mean(books, site, code) @ model.blocks[place.layer].attn.W_O[place.head].float()
+        says.append((final.norm.direction(written) @ final.unembedding).topk(n).indices)
+    edits = [
+        edit
+        for row, one in enumerate(codes)
+        for edit in code_edits([one], "added", scale=4 * SCALE, rows=[row])
+    ]
+    total = torch.zeros(len(codes))
+    for ids in encode_prompts(model, prompts):
+        tokens = torch.tensor([ids])
+        plain = model(tokens)[0, -1].log_softmax(-1)
+        with attach(model, books, read=False).edit(*edits):
+            steered = model(tokens.expand(len(codes), -1))[:, -1].log_softmax(-1)
+        total += (steered - plain).gather(1, torch.stack(says)).mean(1)
+    return (total / len(prompts)).numpy()
 
 
 def _said(model: Model, topic: Concept, prompt: str) -> str:

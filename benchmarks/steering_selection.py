@@ -17,55 +17,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.steering import from_mean
+from benchmarks.steering import output_scores
 from interp.activations.metric import kl_divergence
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.base import Bottleneck
 from interp.bottlenecks.edits import WeightedCode, code_edits
 from interp.bottlenecks.store import Codebooks
-from interp.models import Model, load_model, parse_site
+from interp.models import Model, load_model
 from interp.models.generate import generate
-from interp.models.residual_writes import FinalNorm
 from interp.steering import Topic, load_topic, topic_names
 from interp.steering.cache import find_or_recall
-from interp.steering.code_set import SCALE
 from interp.steering.continuations import encode_prompts
 
 DOSES = (0.6, 1.2, 2.4, 4.8, 9.6)
 AT = (0.3, 1.0)
 """Nats of KL a token at which rises are compared."""
 DRAWS = 1000
-
-
-@torch.no_grad()
-def output_scores(
-    model: Model,
-    books: Mapping[str, Bottleneck],
-    codes: Sequence[WeightedCode],
-    prompts: Sequence[str],
-    n: int = 10,
-) -> np.ndarray:
-    """By how many nats each code raises, added alone, the n tokens that its own vector says most, in the mean over what
-    comes behind neutral prompts: the output score of Arad, Mueller & Belinkov 2025 (arXiv 2505.20063), in log p.
-    """
-    final, says = FinalNorm.of(model), []
-    for site, code, _ in codes:
-        place = parse_site(site)
-        written = from_mean(books, site, code) @ model.blocks[place.layer].attn.W_O[place.head].float()
-        says.append((final.norm.direction(written) @ final.unembedding).topk(n).indices)
-    edits = [
-        edit
-        for row, one in enumerate(codes)
-        for edit in code_edits([one], "added", scale=4 * SCALE, rows=[row])
-    ]
-    total = torch.zeros(len(codes))
-    for ids in encode_prompts(model, prompts):
-        tokens = torch.tensor([ids])
-        plain = model(tokens)[0, -1].log_softmax(-1)
-        with attach(model, books, read=False).edit(*edits):
-            steered = model(tokens.expand(len(codes), -1))[:, -1].log_softmax(-1)
-        total += (steered - plain).gather(1, torch.stack(says)).mean(1)
-    return (total / len(prompts)).numpy()
 
 
 @torch.no_grad()

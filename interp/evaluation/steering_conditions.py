@@ -5,7 +5,8 @@ arm                                 what is done
 ==================================  =============================================================================
 base                                nothing
 codes                               the codes found from the topic's texts are added, with their weights
-gated codes                         the same, only where a gate is open (:mod:`interp.bottlenecks.gates`)
+half of the codes                   those half of ``codes`` that raise most what they say (their output score)
+gated codes                         ``codes``, only where a gate is open (:mod:`interp.bottlenecks.gates`)
 following codes                     the same, as far as they are there already (``when="firing"``)
 wrong topic                         the cell ``codes`` of the next topic, counted for this one's words
 mean difference, residual           difference of the means over positive and negative texts, after one layer
@@ -99,6 +100,7 @@ def _at(means: Mapping[str, Tensor], site: str) -> Float[Tensor, " d_in"]:
 WRONG = "wrong topic"
 ARMS = (
     "codes",
+    "half of the codes",
     "gated codes",
     "following codes",
     "mean difference, residual",
