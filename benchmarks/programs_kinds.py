@@ -29,7 +29,6 @@ from interp.models import Model
 from interp.programs.codes import ENOUGH, MOST_COST, Carried
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.progress import bar
-from interp.stats import mean_interval
 from interp.tasks import load_task
 
 OUT = Path(__file__).parent / "results" / "programs_kinds.json"
@@ -114,36 +113,36 @@ def _carried(judge: SlotRunner, slot: Slot, decoded: dict[Cell, Tensor]) -> dict
 
 
 def show() -> None:
+    """Of every task a table, and of all tasks together."""
     found = read_json(OUT)
-    kinds = list(dict.fromkeys(cell["kind"] for of in found.values() for cell in of["cells"]))
+    tables: dict[str, dict[Cell, tuple[float, np.ndarray]]] = {}
     for task, of in found.items():
         weights = np.abs(list(of["slots"].values()))
-        cells = {(cell["kind"], cell["bits"]): cell for cell in of["cells"]}
-        whole = np.array(cells.pop((WHOLE, 0))["changed"])
+        for cell in of["cells"]:
+            enough = (np.array(cell["carried"]) >= ENOUGH) & (np.abs(cell["own_cost"]) <= MOST_COST)
+            its = float(weights[enough].sum() / weights.sum()), np.array(cell["changed"], dtype=float)
+            tables.setdefault(f"{task}, {len(weights)} slots", {})[cell["kind"], cell["bits"]] = its
+    cells = list(next(iter(tables.values())))
+    each = [[of[cell] for of in tables.values()] for cell in cells]
+    mean = {
+        cell: (float(np.mean([share for share, _ in its])), np.stack([changed for _, changed in its], 1))
+        for cell, its in zip(cells, each, strict=True)
+    }
+    for title, of in (tables | {f"all {len(tables)} tasks": mean}).items():
         table = Table("kind", *(f"{bits} bits" for bits in BITS))
-        table.title = (
-            f"{task}: explained share of {len(weights)} slots, answers changed; vectors {_share(whole)}"
-        )
-        for kind in kinds[1:]:
-            row = []
-            for bits in BITS:
-                if (cell := cells.get((kind, bits))) is None:
-                    row.append("")
-                    continue
-                carried, cost = np.array(cell["carried"]), np.abs(cell["own_cost"])
-                enough = (carried >= ENOUGH) & (cost <= MOST_COST)
-                row.append(
-                    f"{weights[enough].sum() / weights.sum():.2f}, {_share(np.array(cell['changed']))}"
-                )
-            table.add_row(kind, *row)
+        table.title = f"{title}: explained, answers changed; vectors {_share(of[WHOLE, 0][1])}"
+        for kind in dict.fromkeys(kind for kind, _ in cells if kind != WHOLE):
+            its = [of.get((kind, bits)) for bits in BITS]
+            table.add_row(kind, *("" if one is None else f"{one[0]:.2f}, {_share(one[1])}" for one in its))
         Console(width=190).print(table)
 
 
 def _share(changed: np.ndarray) -> str:
-    if changed.min() == changed.max():
-        return f"{changed.mean():.0%}"
-    low, high = mean_interval(changed[:, None].astype(float), 0)
-    return f"{changed.mean():.0%} [{100 * low[0]:.0f}, {100 * high[0]:.0f}]"
+    """Of pairs, or the mean over tasks [pair, task], each of whose pairs are drawn by themselves."""
+    by_task = changed.reshape(len(changed), -1).T
+    draws = np.random.default_rng(0).integers(len(changed), size=(2000, *by_task.shape))
+    low, high = np.quantile(np.take_along_axis(by_task[None], draws, 2).mean((1, 2)), [0.025, 0.975])
+    return f"{changed.mean():.0%} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def main() -> None:
