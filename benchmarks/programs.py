@@ -115,9 +115,13 @@ def _print(name: str, found: dict) -> None:
         console.print(
             f"{one['variable']} at {len(one['sites'])} slots: metric {one['metric_clean']:.2f} → "
             f"{one['metric_set']:.2f} (own {one['metric_own']:.2f}), answers "
-            f"changed {one['flipped']:.0%} ({controls}), off-target KL {one['off_target']:.3f} "
-            f"(means {one['off_target_means']:.3f}, codes {one['off_target_codes']:.3f}), n = {one['n']}"
+            f"changed {one['flipped']:.0%} ({controls}), n = {one['n']}"
         )
+        if "off_target" in one:  # some programs are older
+            console.print(
+                f"    off-target KL {one['off_target']:.3f} "
+                f"(means {one['off_target_means']:.3f}, codes {one['off_target_codes']:.3f})"
+            )
     forwards = found["program_details"]["forwards"]
     console.print(
         f"cost: {forwards:,.0f} forwards of one prompt, {seconds['program']:.0f} s, "
