@@ -262,6 +262,8 @@ def mean_rate(
 
 CODES = "codes"
 ORDER = (BASE, *ARMS, WRONG)
+TEXTS = {"gated codes": "gate", "prompt": "said"}
+"""What else a cell of these arms is kept with: a text of its topic, under this name."""
 
 
 def made_of(arm: str, *, model: str, books: str, finder: int, config: SteeringConfig) -> dict[str, Any]:

@@ -117,6 +117,10 @@ def similarity_histogram(similarities: Similarities) -> go.Figure:
 
 MARKS = {
     CODES: (BLUE, "circle"),
+    "gated codes": (BLUE, "circle-open"),
+    "half of the codes": (BLUE, "diamond"),
+    "following codes": (BLUE, "diamond-open"),
+    "prompt": (ORANGE, "diamond"),
     "mean difference, heads": (GREEN, "circle"),
     "mean difference, same heads": (GREEN, "circle-open"),
     "mean difference, residual": (ORANGE, "circle"),

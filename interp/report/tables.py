@@ -11,7 +11,15 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError
 from interp.bench.plan import whole_record
 from interp.errors import InputError, fault
 from interp.evaluation.codebook_quality import CONTROLS
-from interp.evaluation.steering import CODES, Cell, SteeringConfig, SteeringTable, made_of, steering_table
+from interp.evaluation.steering import (
+    CODES,
+    TEXTS,
+    Cell,
+    SteeringConfig,
+    SteeringTable,
+    made_of,
+    steering_table,
+)
 from interp.files import read_json
 from interp.steering import load_topic
 
@@ -58,10 +66,15 @@ def read_steering(folder: Path) -> Steering:
     cells = {
         (cell.topic, cell.arm): cell
         for kept, cell in records.values()
-        if cell.topic and kept == made_of(cell.arm, **kept_as) and set(cell.held) == set(topics)
+        if cell.topic and _common(kept) == made_of(cell.arm, **kept_as) and set(cell.held) == set(topics)
     }
     table = steering_table(topics, base, cells, len(prompts))
     return Steering(config, base, topics, table, len(records) - len(cells))
+
+
+def _common(settings: dict) -> dict:
+    """Of a cell's settings, those that its topic has no part in."""
+    return {name: value for name, value in settings.items() if name not in TEXTS.values()}
 
 
 def _record(path: Path) -> tuple[dict, Cell]:
