@@ -22,11 +22,12 @@ from rich.table import Table
 from torch import Tensor
 
 from interp import load_model
+from interp.bottlenecks.vq import MOST_FLAT_BITS
 from interp.errors import InputError
 from interp.evaluation.rates import BASELINES, KINDS, new_coder
 from interp.files import read_json, write_json
 from interp.models import Model
-from interp.programs.codes import ENOUGH, MOST_COST, Carried
+from interp.programs.codes import ENOUGH, MOST_COST, Carried, kept_by
 from interp.programs.slots import Edit, Slot, SlotRunner
 from interp.progress import bar
 from interp.tasks import load_task
@@ -79,7 +80,8 @@ def measure(model: Model, task: str) -> dict[str, Any]:
     kept: dict[str, dict[Cell, Carried]] = {}
     with bar(f"{task}: judging", len(largest) + len(cells)) as done:
         for slot in largest:
-            kept[str(slot)] = _carried(judge, slot, decoded[slot])
+            its = kept_by(judge, slot, list(decoded[slot].values()), rows)
+            kept[str(slot)] = dict(zip(cells, its, strict=True))
             done(1)
         changed = {}
         for cell in cells:
@@ -102,14 +104,6 @@ def measure(model: Model, task: str) -> dict[str, Any]:
             for cell in cells
         ],
     }
-
-
-def _carried(judge: SlotRunner, slot: Slot, decoded: dict[Cell, Tensor]) -> dict[Cell, Carried]:
-    z, n = judge.z[slot], len(judge.pairs)
-    values = [z[1], *(value for c in decoded.values() for value in (z[0] + c[1] - c[0], c[0]))]
-    after = judge.run(np.tile(np.arange(n), len(values)), [Edit(slot, torch.cat(values))])
-    falls = (np.tile(judge.metric[0], len(values)) - after.metric).reshape(len(values), n)
-    return {cell: Carried(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i, cell in enumerate(decoded)}
 
 
 def show() -> None:
@@ -135,14 +129,26 @@ def show() -> None:
             its = [of.get((kind, bits)) for bits in BITS]
             table.add_row(kind, *("" if one is None else f"{one[0]:.2f}, {_share(one[1])}" for one in its))
         Console(width=190).print(table)
+    table = Table("kind", *(f"{bits} bits" for bits in BITS))
+    table.title = "all tasks, answers changed, minus k-means of as many bits; k-means, and from 18 bits all, minus vectors"
+    for kind in dict.fromkeys(kind for kind, _ in cells if kind != WHOLE):
+        row = []
+        for bits in BITS:
+            against = ("vq", bits) if kind != "vq" and bits <= MOST_FLAT_BITS else (WHOLE, 0)
+            known = (kind, bits) in mean
+            row.append(_share(mean[kind, bits][1] - mean[against][1], "+") if known else "")
+        table.add_row(kind, *row)
+    Console(width=190).print(table)
 
 
-def _share(changed: np.ndarray) -> str:
-    """Of pairs, or the mean over tasks [pair, task], each of whose pairs are drawn by themselves."""
+def _share(changed: np.ndarray, sign: str = "") -> str:
+    """Of pairs, or the mean over tasks [pair, task], each of whose pairs are drawn by themselves; in per cent."""
     by_task = changed.reshape(len(changed), -1).T
     draws = np.random.default_rng(0).integers(len(changed), size=(2000, *by_task.shape))
-    low, high = np.quantile(np.take_along_axis(by_task[None], draws, 2).mean((1, 2)), [0.025, 0.975])
-    return f"{changed.mean():.0%} [{100 * low:.0f}, {100 * high:.0f}]"
+    ends = np.quantile(np.take_along_axis(by_task[None], draws, 2).mean((1, 2)), [0.025, 0.975])
+    places = 1 if sign else 0
+    low, high = (f"{100 * end:{sign}.{places}f}" for end in ends)
+    return f"{100 * changed.mean():{sign}.{places}f} [{low}, {high}]"
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from interp.bottlenecks.edits import FIRING, WeightedCode, code_edits
 from interp.bottlenecks.store import Codebooks
 from interp.evaluation.steering import (
     BASE,
-    TEXTS,
+    OF_TOPIC,
     Cell,
     MeanRate,
     SteeringConfig,
@@ -387,7 +387,7 @@ def _path(out: Path, topic: Topic | None, arm: str) -> Path:
 
 
 def _made_of(settings: dict, topic: Concept | None, arm: str) -> dict:
-    more = TEXTS.get(arm)
+    more = OF_TOPIC.get(arm)
     return made_of(arm, **settings) | ({} if more is None else {more: getattr(topic, more)})
 
 

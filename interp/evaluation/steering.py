@@ -262,7 +262,7 @@ def mean_rate(
 
 CODES = "codes"
 ORDER = (BASE, *ARMS, WRONG)
-TEXTS = {"gated codes": "gate", "prompt": "said"}
+OF_TOPIC = {"gated codes": "gate", "prompt": "said"}
 """What else a cell of these arms is kept with: a text of its topic, under this name."""
 
 

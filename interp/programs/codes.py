@@ -124,11 +124,21 @@ def measure(
 ) -> list[Carried]:
     """What each of some codebooks keeps of a slot's effect on these pairs."""
     z = runner.z[slot][:, torch.from_numpy(pairs)]
-    decoded = [book.decode(book.encode(z)).detach() for book in books]
+    return kept_by(runner, slot, [book.decode(book.encode(z)).detach() for book in books], pairs)
+
+
+def kept_by(
+    runner: SlotRunner,
+    slot: Slot,
+    decoded: Sequence[Float[Tensor, "2 pair d"]],
+    pairs: Int[np.ndarray, " pair"],
+) -> list[Carried]:
+    """The same of what codes of any kind stand for on both sides of these pairs."""
+    z = runner.z[slot][:, torch.from_numpy(pairs)]
     values = [z[1], *(value for c in decoded for value in (z[0] + c[1] - c[0], c[0]))]
     found = runner.run(np.tile(pairs, len(values)), [Edit(slot, torch.cat(values))])
     falls = (np.tile(runner.metric[0, pairs], len(values)) - found.metric).reshape(len(values), len(pairs))
-    return [Carried(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i in range(len(books))]
+    return [Carried(falls[0], falls[1 + 2 * i], falls[2 + 2 * i]) for i in range(len(decoded))]
 
 
 @dataclass(frozen=True)

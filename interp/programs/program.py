@@ -490,7 +490,7 @@ def _transition(one: Passed) -> Transition:
 
 def _interchange(one: VariableSet) -> Interchange:
     answers = {
-        f"{of}_{how}".removesuffix("_set") if of != "metric" else f"{of}_{how}": getattr(answer, of)
+        f"{of}_{how}": getattr(answer, of)
         for how, answer in one.by.items()
         for of in ("metric", "flipped", "off_target")
     }
@@ -499,5 +499,7 @@ def _interchange(one: VariableSet) -> Interchange:
         sites=[str(slot) for slot in one.slots],
         n=one.n,
         metric_clean=one.metric_clean,
+        flipped=answers.pop("flipped_set"),
+        off_target=answers.pop("off_target_set"),
         **answers,
     )

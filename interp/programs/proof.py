@@ -115,7 +115,7 @@ def set_variables(
     moved = [[Edit(slot, runner.z[slot][0] + by) for slot, by in some.items()] for some in changes.values()]
     if controls:
         moved.append(_at_random_heads(runner.model.cfg.n_heads, changes["set"], rng))
-    after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n), off_target=True)
+    after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n), off_target=controls)
     flipped = after.preferred != np.tile(runner.preferred, len(moved))
     means = [of.reshape(-1, n).mean(1).tolist() for of in (after.metric, flipped, after.off_target)]
     by = {how: Answers(*its) for how, *its in zip((*changes, "heads"), *means, strict=False)}

@@ -168,7 +168,10 @@ class SlotRunner:
 
     def _clean_others(self, run: _CleanRun) -> Float[Tensor, "batch d_vocab"]:
         if run.indices not in self._others:
-            logits = end_logits(self.model, run.tokens)
+            last = self.model.cfg.n_layers - 1  # what lies before is kept
+            with starting_at(self.model, last, run.resid[last]):
+                logits = end_logits(self.model, run.tokens)
+            self.forwards += len(run.indices) / self.model.cfg.n_layers
             self._others[run.indices] = _others(logits, [self.pairs[i] for i in run.indices])
         return self._others[run.indices]
 
@@ -287,8 +290,9 @@ class SlotRunner:
         prefix = run.prefix.cut(begin)
         with starting_at(self.model, layer, run.resid[layer, held, begin:]), prefix.before(self.model, held):
             tokens = run.tokens[held, begin:]
-            whole = len(found.off_target) > 0
-            logits = end_logits(self.model, tokens, hooks) if whole else self._logits(prompts, hooks, tokens)
+            logits = (
+                end_logits(self.model, tokens, hooks) if off_target else self._logits(prompts, hooks, tokens)
+            )
         found.metric[rows] = task_metric(logits, prompts, self.pairs.metric).cpu().numpy()
         found.preferred[rows] = _preferred(logits, prompts)
         if off_target:

@@ -13,7 +13,7 @@ from interp.errors import InputError, fault
 from interp.evaluation.codebook_quality import CONTROLS
 from interp.evaluation.steering import (
     CODES,
-    TEXTS,
+    OF_TOPIC,
     Cell,
     SteeringConfig,
     SteeringTable,
@@ -74,7 +74,7 @@ def read_steering(folder: Path) -> Steering:
 
 def _common(settings: dict) -> dict:
     """Of a cell's settings, those that its topic has no part in."""
-    return {name: value for name, value in settings.items() if name not in TEXTS.values()}
+    return {name: value for name, value in settings.items() if name not in OF_TOPIC.values()}
 
 
 def _record(path: Path) -> tuple[dict, Cell]:

@@ -1,0 +1,62 @@
+"""How much of the difference of means codes tell, by how many there are.
+
+    python -m benchmarks.steering_told [--model gemma-3-270m --codebooks runs/gemma-k1]    # five minutes of a core
+
+Of each topic: the heads at which the difference of means raises the target, by how much it does to first order, in nats
+a token, and by how much codes do, as many as ``find_codes`` takes and more.
+"""
+
+import argparse
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.steering import _gains, _helpful
+from interp import DEFAULT_MODEL, load_model
+from interp.bottlenecks.store import Codebooks
+from interp.evaluation.steering_conditions import means_of_texts
+from interp.models import parse_site
+from interp.progress import bar
+from interp.steering import find, load_topic, topic_names
+from interp.steering.find import find_codes
+
+SHARES = (find.FRACTION, 2.0, 8.0)
+"""Codes for every head that helps; the first is what is used."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--codebooks", default="smollm2-135m-instruct-k1")
+    given = parser.parse_args()
+    model = load_model(given.model)
+    books = Codebooks.from_pretrained(given.codebooks, model)
+    table = Table("topic", "heads", "means", *(f"codes, {share:g} a head" for share in SHARES))
+    names = topic_names()
+    with bar("topics", len(names)) as done:
+        for name in names:
+            topic = load_topic(name)
+            means = means_of_texts(model, [*books], topic.positive, topic.negative)
+            gains = _gains(model, books, topic)
+            helpful = _helpful(model, means, gains)
+            raised = sum(float(by @ _at(gains, site)) for site, by in helpful.items())
+            row = []
+            for share in SHARES:
+                find.FRACTION = share
+                codes = find_codes(model, books, topic.positive, topic.negative).codes
+                effect = sum(code.effect for code in codes)
+                row.append(f"{len(codes)}: {effect:.2f}, {effect / raised:.0%}")
+            table.add_row(name, str(len(helpful)), f"{raised:.2f}", *row)
+            done(1)
+    Console(width=120).print(table)
+
+
+def _at(gains: dict[str, torch.Tensor], site: str) -> torch.Tensor:
+    return gains[site.partition(".")[0]][parse_site(site).head]
+
+
+if __name__ == "__main__":
+    main()
