@@ -1,6 +1,7 @@
 """How much of the difference of means codes tell, by how many there are.
 
-    python -m benchmarks.steering_told [--model gemma-3-270m --codebooks runs/gemma-k1]    # five minutes of a core
+    python -m benchmarks.steering_told [--topics dragon,fire]    # two minutes of a core a topic, three with Gemma
+    python -m benchmarks.steering_told --model gemma-3-270m --codebooks runs/gemma-k1
 
 Of each topic: the heads at which the difference of means raises the target, by how much it does to first order, in nats
 a token, and by how much codes do, as many as ``find_codes`` takes and more.
@@ -31,11 +32,12 @@ def main() -> None:
     )
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--codebooks", default="smollm2-135m-instruct-k1")
+    parser.add_argument("--topics", help="[default: all seven]")
     given = parser.parse_args()
     model = load_model(given.model)
     books = Codebooks.from_pretrained(given.codebooks, model)
     table = Table("topic", "heads", "means", *(f"codes, {share:g} a head" for share in SHARES))
-    names = topic_names()
+    names = given.topics.split(",") if given.topics else topic_names()
     with bar("topics", len(names)) as done:
         for name in names:
             topic = load_topic(name)
