@@ -130,7 +130,9 @@ def show() -> None:
             table.add_row(kind, *("" if one is None else f"{one[0]:.2f}, {_share(one[1])}" for one in its))
         Console(width=190).print(table)
     table = Table("kind", *(f"{bits} bits" for bits in BITS))
-    table.title = "all tasks, answers changed, minus k-means of as many bits; its own, and from 18 on, minus vectors"
+    table.title = (
+        "all tasks, answers changed, minus k-means of as many bits; its own, and from 18 on, minus vectors"
+    )
     for kind in dict.fromkeys(kind for kind, _ in cells if kind != WHOLE):
         row = []
         for bits in BITS:

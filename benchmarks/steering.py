@@ -309,6 +309,7 @@ def plan_arms(
         SteeringCondition("random codes", adding(others), SCALE),
         SteeringCondition("random vectors", vectors(lambda: random), RANDOM_DOSE),
         SteeringCondition("prompt", lambda _scale: nullcontext(), 0.0, said),
+        SteeringCondition("prompt and codes", adding(codes), SCALE, said),
     )
 
 

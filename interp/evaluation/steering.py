@@ -193,7 +193,8 @@ def measure(
     def fluency(dose: float) -> tuple[float, float]:
         # texts by which a dose was chosen would flatter it
         apart = config.seed + config.n + 1
-        texts = write(model, prompts, len(prompts), config, partial(arm.at, dose) if arm else None, apart)
+        within = partial(arm.at, dose) if arm else None
+        texts = write(model, prompts, len(prompts), config, within, apart, said)
         tried.append((dose, perplexity(texts), distinct_2([text.text for text in texts])))
         return tried[-1][1:]
 
@@ -201,7 +202,7 @@ def measure(
     said = arm.said if arm is not None else None
     if arm is None:
         fluency(dose)
-    elif said is None:
+    elif arm.first:
         assert base is not None
         _, known, variety = base.tried[0]
         dose = find_dose(lambda d: strain(*fluency(d), (known, variety), config), arm.first, config.tries)
@@ -262,7 +263,7 @@ def mean_rate(
 
 CODES = "codes"
 ORDER = (BASE, *ARMS, WRONG)
-OF_TOPIC = {"gated codes": "gate", "prompt": "said"}
+OF_TOPIC = {"gated codes": "gate", "prompt": "said", "prompt and codes": "said"}
 """What else a cell of these arms is kept with: a text of its topic, under this name."""
 
 

@@ -15,6 +15,7 @@ mean difference, same heads         the same at the heads of ``codes``
 random codes                        other codes of the same heads with the same weights
 random vectors                      vectors of random direction at the same heads, each as long as what ``codes`` adds
 prompt                              nothing is edited: the prompt says what is wanted
+prompt and codes                    the prompt says it, and ``codes`` are added
 ==================================  =============================================================================
 
 The dose is a factor of all that is added. All arms act at the same positions with the same seeds. Means and codes are
@@ -109,6 +110,7 @@ ARMS = (
     "random codes",
     "random vectors",
     "prompt",
+    "prompt and codes",
 )
 """Those that are run for every topic."""
 VECTORS = ("mean difference, residual", "mean difference, heads", "prompt")
@@ -125,8 +127,8 @@ class SteeringCondition:
     """
     Attributes:
         at: what the model runs within, at a dose.
-        first: the dose to try first.
-        said: instead of an edit, what a prompt becomes.
+        first: the dose to try first, 0 where there is none.
+        said: what a prompt becomes.
     """
 
     name: str

@@ -121,6 +121,7 @@ MARKS = {
     "half of the codes": (BLUE, "diamond"),
     "following codes": (BLUE, "diamond-open"),
     "prompt": (ORANGE, "diamond"),
+    "prompt and codes": (ORANGE, "diamond-open"),
     "mean difference, heads": (GREEN, "circle"),
     "mean difference, same heads": (GREEN, "circle-open"),
     "mean difference, residual": (ORANGE, "circle"),

@@ -194,6 +194,15 @@ def test_a_prompt_that_says_it_is_judged_as_if_it_did_not(model, arms):
     assert cell.perplexity == pytest.approx(float(np.exp(np.concatenate(judged).mean())), rel=1e-4)
     assert cell.dose == 0 and not cell.tried and cell.example == TOPIC.prompts[0] + texts[0].text
     assert cell.held["z"] == [TOPIC.is_in(text.text) for text in (*texts, *last)]
+    both = arms["prompt and codes"]
+    weak, strong = (dataclasses.replace(both, first=dose) for dose in (1e-9, 4.0))
+    beside = [
+        measure(model, [TOPIC], dataclasses.replace(CONFIG, tries=1), arm=arm, topic="z", base=base)
+        for arm in (weak, strong)
+    ]
+    assert [cell.dose for cell in beside] == [1e-9, 4.0] and [len(cell.tried) for cell in beside] == [1, 1]
+    assert beside[0].example == cell.example and beside[0].held == cell.held
+    assert beside[1].perplexity != cell.perplexity == pytest.approx(beside[0].perplexity, rel=1e-4)
 
 
 @pytest.mark.parametrize("first", [0.01, 1.0, 50.0])
