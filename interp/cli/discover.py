@@ -221,7 +221,7 @@ def discover(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of other prompts)",
+            help="run folder (default: runs/TASK-METHOD; -2, -3, … beside runs of another request)",
         ),
     ] = None,
     json_file: Annotated[
