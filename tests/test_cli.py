@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, what it leaves, what it suggests next."""
 
+import dataclasses
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from interp.cli.options import DEFAULT_MODEL, file_name
 from interp.models import load_tokenizer, model_names
 from interp.planted.models import planted_truth
 from interp.report.repeat import command_line, python_lines, reference_command
+from interp.runs import discover, measure, validate
 from interp.runs.run import Run
 from interp.scores.patching import PartialEffects
 from interp.scores.registry import METHODS, load_method
@@ -162,6 +164,47 @@ def test_prompts_of_one_name_in_two_places_get_a_folder_each(command):
         *runs,
         "prompts-planted-backup-adaptive-patching",
     }
+
+
+def test_two_searches_at_once_lose_neither(command, monkeypatch):
+    words = ("discover", PLANTED, "-n", "8", "--method", "attribution", "--no-program")
+    plain = discover.run_search
+
+    def meanwhile(search, *given, **named):
+        monkeypatch.setattr(discover, "run_search", plain)
+        other = plain(dataclasses.replace(search, seed=1), *given, **named)
+        other.save(f"runs/{PLANTED}-attribution")
+        return plain(search, *given, **named)
+
+    monkeypatch.setattr(discover, "run_search", meanwhile)
+    done = command(*words)
+    assert done.code == 0 and f"runs/{PLANTED}-attribution-2" in done.out
+    seeds = [Run.load(f"runs/{PLANTED}-attribution{number}").seed for number in ("", "-2")]
+    assert seeds == [1, 0]
+    card = validate.validate
+
+    def replaced(run, **named):
+        Run.load(f"runs/{PLANTED}-attribution-2").save(f"runs/{PLANTED}-attribution", overwrite=True)
+        return card(run, **named)
+
+    monkeypatch.setattr(validate, "validate", replaced)
+    refused = command("validate", f"runs/{PLANTED}-attribution", "--seeds", "0")
+    assert refused.code == 2 and "another run" in refused.error
+    assert not Path(f"runs/{PLANTED}-attribution/validity.json").exists()
+
+
+def test_a_reference_of_another_request_is_not_reported_as_its_own(command, monkeypatch):
+    words = ("reference", PLANTED, "-n", "4", "--out", "own.safetensors")
+    assert command(*words, "--seed", "1").code == 0
+    first = Path("own.safetensors").read_bytes()
+    Path("own.safetensors").unlink()
+
+    def meanwhile(*_given, **_named):  # another process takes the parts away
+        Path("own.safetensors").write_bytes(first)
+
+    monkeypatch.setattr(measure, "measure_reference", meanwhile)
+    assert "own.safetensors" in command(*words, "--seed", "2").error
+    assert Path("own.safetensors").read_bytes() == first
 
 
 def test_options_reach_the_discovery(command):

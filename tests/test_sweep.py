@@ -48,6 +48,23 @@ def test_runs_are_those_of_single_discoveries_and_are_kept(file, tmp_path):
     assert first["heads"] == {"a0.h3": 2, "a1.h1": 2, "a2.h4": 2} and first["jaccard"] == 1.0
 
 
+def test_a_run_of_other_prompts_or_numbers_is_not_taken_for_what_is_asked(tmp_path):
+    model, pairs = planted(TASK, 10)
+    write_prompt_file(pairs, "mine.json", model.tokenizer)
+    sweep = Sweep(("mine.json",), models=(TASK,), methods=("attribution",))
+    options = {"n": 8, "candidates": 3}
+    [first] = run_sweep(sweep.cells(options), tmp_path / "out")
+    kept = json.loads(Path("mine.json").read_text())
+    kept["prompts"] = kept["prompts"][2:]
+    Path("mine.json").write_text(json.dumps(kept))
+    with pytest.raises(InputError, match="another request"):
+        run_sweep(sweep.cells(options), tmp_path / "out")
+    [second] = run_sweep(sweep.cells(options), tmp_path / "new")
+    assert second["gap"] != first["gap"]
+    with pytest.raises(InputError, match="another request"):
+        run_sweep(sweep.cells(options), tmp_path / "new", dtype="bfloat16")
+
+
 def found_in(folder: Path, row: dict) -> dict:
     return Run.load(folder / row["folder"]).model_dump(exclude={"seconds"})
 

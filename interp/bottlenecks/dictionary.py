@@ -64,6 +64,8 @@ class Dictionary(nn.Module, Bottleneck):
     kind = "dictionary"
     trains: ClassVar[bool] = True
     """Whether gradients may move the codes."""
+    unrounded: Tensor | None = None
+    """Of a kind that rounds its codes, what they are rounded from while they are trained."""
     counts: Int[Tensor, "group code"]
 
     def __init__(self, config: Any, codes: Float[Tensor, "group code d_in"]) -> None:

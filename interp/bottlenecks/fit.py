@@ -343,7 +343,7 @@ def _begin(folder: Path, request: dict[str, Any]) -> None:
         other = False
     if other:
         check_request(folder, begun, _in_batches_of(begun, request))
-        for shards in (folder / WORK).glob("layer*"):
+        for shards in (folder / WORK).glob("layer[0-9]*"):
             shutil.rmtree(shards)
         write_json(path, request)
     begin_request(folder, request)

@@ -28,6 +28,7 @@ class Prototypes(VQ):
 
     kind, config_class, trains = "prototypes", FlatConfig, False
     source, use = "Li et al. 2018", "showing where a code comes from"
+    partial_fit = None  # type: ignore[assignment]  # all vectors at once
     examples: Int[Tensor, "group code"]
 
     def __init__(self, config: FlatConfig) -> None:

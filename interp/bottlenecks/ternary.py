@@ -5,8 +5,9 @@ median for the mean: γ = mean |w| or median |w| of a code, and w becomes γ · 
 the unrounded w, straight through.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,11 +36,7 @@ class Ternary(ResidualVQ):
 
     kind, config_class = "ternary", TernaryConfig
     source, use = "Nielsen & Schneider-Kamp 2024", "small dictionaries"
-
-    def __init__(self, config: TernaryConfig) -> None:
-        super().__init__(config)
-        self._exact: Tensor | None = None
-        self._last: Tensor
+    partial_fit = None  # type: ignore[assignment]  # all vectors at once
 
     def learn(self, rows: Tensor) -> Tensor:
         """k-means, each centre made ternary before vectors choose again; slot after slot."""
@@ -59,31 +56,40 @@ class Ternary(ResidualVQ):
             kmeans.centres_ = ternary(exact, self.config.scale) @ metric
             books.append(exact)
             rest = rest - kmeans.centres_.gather(1, kmeans.predict(rest)[..., None].expand_as(rest))
-        self._exact = torch.cat(books, 1)
-        return ternary(self._exact, self.config.scale) @ metric
+        self.unrounded = torch.cat(books, 1)
+        return ternary(self.unrounded, self.config.scale) @ metric
 
     @torch.no_grad()
     def set_comparable_codes(self, codes: Tensor) -> None:
         super().set_comparable_codes(codes)
-        if self._exact is not None:  # as they were before the map and back
-            self.codes.copy_(ternary(self._exact, self.config.scale))
-            self._last = self.codes.clone()
+        if self.unrounded is not None:  # as they were before the map and back
+            self.codes.copy_(ternary(self.unrounded, self.config.scale))
+
+    @classmethod
+    def restored(cls, config: Any, tensors: Mapping[str, Tensor]) -> "Ternary":
+        book = super().restored(config, tensors)
+        codes = book.codes.detach()
+        # the smallest weights that round to these codes
+        book.unrounded = codes * (codes.abs().amax(-1, keepdim=True) / _scale(codes, config.scale))
+        return book
 
     @torch.no_grad()
     def constrain(self) -> None:
-        if self._exact is None:
-            self._exact, self._last = self.codes.clone(), self.codes.clone()
-            return
-        self._exact += self.codes - self._last
-        self.codes.copy_(ternary(self._exact, self.config.scale))
-        self._last = self.codes.clone()
+        assert self.unrounded is not None
+        exact = self.unrounded.to(self.codes)
+        self.unrounded = exact + (self.codes - ternary(exact, self.config.scale))
+        self.codes.copy_(ternary(self.unrounded, self.config.scale))
 
 
 def ternary(
     weights: Float[Tensor, "*batch d"], scale: Literal["mean", "median"] = "mean"
 ) -> Float[Tensor, "*batch d"]:
     """γ · clip(round(w / γ), −1, 1) along the last axis."""
+    gamma = _scale(weights, scale)
+    return gamma * (weights / gamma).round().clamp(-1, 1)
+
+
+def _scale(weights: Tensor, scale: str) -> Tensor:
     size = weights.abs()
     gamma = size.mean(-1, keepdim=True) if scale == "mean" else size.median(-1, keepdim=True).values
-    gamma = gamma.clamp(min=1e-12)
-    return gamma * (weights / gamma).round().clamp(-1, 1)
+    return gamma.clamp(min=1e-12)

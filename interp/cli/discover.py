@@ -115,6 +115,7 @@ def grow(
         "growth": {"config": growth.config, "cost": asdict(growth.cost), "heads": growth.heads.tolist()},
         **asdict(curve),
     }
+    path = path if out else unused(path)  # another process may have been there first
     write_json(path, result)
     print_grown(curve, growth, wanted.name, len(pairs))
     typer.echo(f"\nsaved    {path}")
@@ -268,7 +269,7 @@ def discover(
     )
     parse_device(device)
     spec = default_model(search.task) if model is None else model
-    asked, name = search.request(spec), search.task.name
+    asked, name = search.request(spec, dtype), search.task.name
     folder = out or free_folder(default_folder(name, model, method), asked)
     check_destination(folder, asked, overwrite=overwrite)
     to_stdout = str(json_file) == "-"
@@ -280,7 +281,11 @@ def discover(
             )
     found = run_search(search, load_model(spec, device=device, dtype=dtype), stage=bar)
     replaced = (folder / RESULT).is_file()
-    found.save(folder, report=found.report(), overwrite=True)
+    page = found.report()
+    try:
+        found.save(folder, report=page, overwrite=overwrite)
+    except InputError:  # another search was there first: beside it, so that neither is lost
+        folder, replaced = found.save_new(folder.parent, folder.name, report=page), False
     if to_stdout:
         typer.echo(found.model_dump_json())
         return

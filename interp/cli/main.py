@@ -233,7 +233,8 @@ def reference(
     wanted = load_task(task)
     check_counterfactual(wanted, counterfactual)
     spec = default_model(wanted) if model is None else model
-    parts = (file_name(wanted.name), file_name(spec), counterfactual, None if bos else "no-bos")
+    parts = [file_name(wanted.name), file_name(spec), counterfactual, None if bos else "no-bos"]
+    parts += [f"n{n}" if n else None, f"seed{seed}" if seed else None]
     path = out or unused(Path("references") / f"measured-{'-'.join(filter(None, parts))}.safetensors")
     if path.suffix != ".safetensors":
         raise InputError(f"--out {path}: a reference is a .safetensors file")
@@ -271,6 +272,8 @@ def reference(
         return
     if measured is None:  # the same command in another process was first, and took the parts away
         measured = ExactEffects.load(path)
+        if measured.provenance.get("request") != request:
+            raise InputError(f"{path}: another reference has come there meanwhile: name another --out")
     else:
         measured.provenance["request"] = request
         measured.save(path)

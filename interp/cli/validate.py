@@ -8,6 +8,7 @@ import typer
 from interp import MIN_PAIRS
 from interp.cli.options import pairs_option, whole_option
 from interp.cli.terminal import plain_console, suggest
+from interp.errors import InputError
 
 
 def validate(
@@ -28,16 +29,18 @@ def validate(
     from rich.table import Table
 
     from interp.cli.app import workbench_of
-    from interp.files import check_writable
+    from interp.files import check_writable, request_of
     from interp.progress import bar
     from interp.report.page import write_report
     from interp.report.validity import COLUMNS, card_rows, card_summary
-    from interp.runs.run import REPORT, VALIDITY, Run
+    from interp.runs.run import REPORT, RESULT, VALIDITY, Run
     from interp.runs.validate import validate as validated
 
-    found = Run.load(run)
+    found, before = Run.load(run), request_of(run / RESULT)
     check_writable(run / VALIDITY, "RUN")
     card = found.validity = validated(found, folder=run, n=n, seeds=seeds, stage=bar)
+    if request_of(run / RESULT) != before:
+        raise InputError(f"RUN {run}: another run lies there by now, so its card is not kept")
     path = found.save_validity(run)
     report = write_report(run) if (run / REPORT).is_file() else None
     if as_json:

@@ -15,6 +15,7 @@ from http.client import HTTPException
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from pydantic import TypeAdapter
 
 from interp.bottlenecks.edits import code_name
@@ -144,8 +145,9 @@ def explain_codes(
 
     def keep(name: str, one: Explanation) -> None:
         found[name] = one
-        kept = {code: asdict(its) for code, its in (known | found).items()}
-        write_json(index.folder / FILE, {"books": made_with, "explanations": kept})
+        with FileLock(index.folder / f".{FILE}.lock"):  # another process may ask another model
+            kept = {code: asdict(its) for code, its in (explanations_of(index) | {name: one}).items()}
+            write_json(index.folder / FILE, {"books": made_with, "explanations": kept})
 
     with stage("asking", 2 * len(on)) as done:
         for name, tokens in on.items():

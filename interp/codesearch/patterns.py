@@ -161,7 +161,7 @@ class Patterns:
         closed = words.closed()
         tells = words.where(lambda text: text.strip().isalpha() and len(text.strip()) > 2) & ~closed
         word = np.where(tells, words.word, -1)
-        keys = []
+        keys = [np.empty(0, dtype=np.int64)]
         for lag in range(2, min(RECENT, context - 1) + 1):
             earlier = _shifted(tokens, context, lag)
             at = np.flatnonzero((earlier >= 0) & tells[earlier])

@@ -56,13 +56,14 @@ class UsageMeter:
         """Numbers over all sites, and over the groups (heads) of all sites.
 
         ``variance_explained_*`` of a group is 1 − |x − x̂|² / |x − mean|²; below 0 its mean alone would be better.
-        ``bits_per_token`` sums k · entropy over groups, an upper bound: slots tell of each other, and their order
-        tells nothing. The entropy is that of the counts, which few tokens underestimate. ``dead_on_text`` are the codes
-        that did not occur here, ``dead_when_fitted`` those that did not occur on the text they were fitted on.
+        ``bits_per_token`` sums the entropies of slots over groups, an upper bound: slots tell of each other, and where
+        they share codes their order tells nothing. An entropy is that of the counts, which few tokens underestimate.
+        ``dead_on_text`` are the codes that did not occur here, ``dead_when_fitted`` those that did not on the text that
+        they were fitted on.
         """
         parts = list(self._wrappers.values())
         explained = np.concatenate([part.explained().cpu().numpy() for part in parts])
-        entropy = np.concatenate([part.entropy().cpu().numpy() for part in parts])
+        bits = np.concatenate([part.bits().numpy() for part in parts])
         k = np.concatenate([np.full(part.config.groups, part.config.k) for part in parts])
         most = sum(part.config.groups * bits_per_vector(part.config) for part in parts)
         sites = [float(part.explained(together=True)) for part in parts]
@@ -75,8 +76,8 @@ class UsageMeter:
             "dead_when_fitted": float(
                 torch.cat([(p.book.counts == 0).flatten() for p in parts]).float().mean()
             ),
-            "entropy_bits": float(entropy.mean()),
-            "bits_per_token": float((entropy * k).sum()),
+            "entropy_bits": float((bits / k).mean()),
+            "bits_per_token": float(bits.sum()),
             "bits_per_token_most": most,
             "active_codes": float(sum(p.active for p in parts) / sum(p.n_vectors for p in parts)),
             "n_groups": len(explained),
@@ -138,9 +139,14 @@ class _QualityWrapper(CodebookWrapper):
             return 1 - self._error.sum() / variance.sum().clamp(min=1e-30)
         return 1 - self._error / variance.clamp(min=1e-30)
 
-    def entropy(self) -> Tensor:
-        share = self.counts / self.counts.sum(-1, keepdim=True).clamp(min=1)
-        return -(share * share.clamp(min=1e-30).log2()).sum(-1)
+    def bits(self) -> Tensor:
+        """Entropy of a vector's ids by group: of slots with codes of their own the sum, else k times that of all."""
+        parts = getattr(self.config, "radices", (self.config.n_codes,))
+        found = torch.zeros(self.config.groups)
+        for counts in self.counts.cpu().split(parts, -1):
+            share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+            found -= (share * share.clamp(min=1e-30).log2()).sum(-1)
+        return found * self.config.k / len(parts)
 
 
 FORMAT = 1

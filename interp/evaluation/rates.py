@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 import torch
+from filelock import FileLock
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -270,11 +271,8 @@ class RateBench:
                 raise InputError(f"site {name}: name single heads, such as {name}.h0")
             self.places["heads" if place.kind == "attn" else "mlps"].append(place)
         self.places = {part: places for part, places in self.places.items() if places}
-        options: dict[str, Any] = {
-            "context": min(config.context, model.cfg.n_ctx),
-            "seed": config.seed,
-            "stage": stage,
-        }
+        self.context = min(config.context, model.cfg.n_ctx)
+        options: dict[str, Any] = {"context": self.context, "seed": config.seed, "stage": stage}
         training = load_text(config.text, model, n_tokens=config.n_tokens, **options)
         self.texts = [
             load_text(spec, model, n_tokens=config.n_heldout, split="heldout", **options)
@@ -341,7 +339,7 @@ class RateBench:
         assert trained is not None
         return found | {
             "noise_same": float((noisy_ids == ids).float().mean()),
-            **code_lengths(trained, ids, coder.sizes(), self.config.context - 1),
+            **code_lengths(trained, ids, coder.sizes(), self.context - 1),
         }
 
     def _spliced(self, part: str, coder: Coder) -> dict[str, Any]:
@@ -432,7 +430,7 @@ class RateBench:
             own = torch.stack([x[:, 1:] if head is None else x[:, 1:, head] for head in heads], 2).float()
             whole = own.new_zeros(*own.shape[:2], width, own.shape[-1])
             whole[:, :, indices] = own
-            decoded = coder.coded(whole)[1][:, :, indices].to(x.dtype)
+            decoded = coder.coded(whole.cpu())[1][:, :, indices].to(x)  # coders are fitted on the CPU
             for i, head in enumerate(heads):
                 if head is None:
                     x[:, 1:] = decoded[:, :, i]
@@ -543,18 +541,22 @@ def measure_rates(
     config = config or RateConfig()
     bench = RateBench(model, config, stage)
     path = folder / RATES_FILE
-    rows: list[dict[str, Any]] = []
-    if path.is_file():
-        kept = read_json(path)
-        if kept["made_of"] != json.loads(json.dumps(bench.made_of)):
+
+    def there() -> dict[str, Any]:
+        found = read_json(path) if path.is_file() else {"made_of": bench.made_of, "rows": []}
+        if found["made_of"] != json.loads(json.dumps(bench.made_of)):
             raise InputError(f"{folder} holds rates of another model, text or sites: choose another folder")
-        rows = kept["rows"]
+        return {"format": FORMAT, **found}
+
+    known = {(row["kind"], row["asked"]) for row in there()["rows"]}
     work = [(kind, bits) for bits in config.bits for kind in config.kinds]
-    known = {(row["kind"], row["asked"]) for row in rows}
     with stage("kinds and rates", len(work)) as done:
         for kind, bits in work:
             if (kind, bits) not in known:
-                rows.append(bench.cell(kind, bits))
-                write_json(path, {"format": FORMAT, "made_of": bench.made_of, "rows": rows})
+                row = bench.cell(kind, bits)
+                folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(folder / ".lock"):  # another process may measure other kinds
+                    found = there()
+                    write_json(path, found | {"rows": [*found["rows"], row]})
             done(1)
-    return {"format": FORMAT, "made_of": bench.made_of, "rows": rows}
+    return there()

@@ -7,6 +7,7 @@ read from all come from these passes. 3. Patch the best-scored components exactl
 """
 
 import contextlib
+import hashlib
 import itertools
 import json
 import time
@@ -143,13 +144,16 @@ class CircuitSearch:
         """Whether the task is a class of one's own, which may have the name of a task of the package."""
         return self.named != self.task.name and not isinstance(self.task, PromptFile)
 
-    def request(self, model: str | None) -> dict[str, Any]:
+    def request(self, model: str | None, dtype: str) -> dict[str, Any]:
         """All that the run of the model of this spec is asked for, as JSON; pairs per forward pass are no part."""
         apart = ("task", "method", "config", "batch_size")
         same = [field.name for field in fields(self) if field.init and field.name not in apart]
         options = {key: value for key, value in asdict(self.config).items() if key != "batch_size"}
         asked = {key: getattr(self, key) for key in same} | {"method": self.method.name, "config": options}
-        return json.loads(json.dumps({"task": self.named, "model": model} | asked, default=str))
+        asked |= {"task": self.named, "model": model, "dtype": dtype}
+        if isinstance(self.task, PromptFile):  # the same name may hold other prompts by now
+            asked["prompts"] = hashlib.sha256(self.task.data).hexdigest()
+        return json.loads(json.dumps(asked, default=str))
 
 
 def find_circuit(
@@ -307,7 +311,7 @@ def run_search(search: CircuitSearch, model: str | Path | Model, *, stage: Stage
             model=ModelRun(**described, parallel_attn_mlp=bool(model.cfg.parallel_attn_mlp)),
         ),
         versions=versions(),
-        request=search.request(described["spec"]),
+        request=search.request(described["spec"], described["dtype"]),
         program=program,
         examples=[_example(model, pairs, checked, i) for i in range(min(EXAMPLES, len(pairs)))],
         arrays=_arrays(scores, checked, readout),

@@ -151,10 +151,11 @@ def run_sweep(
 def discover(models: OneModel, cell: Cell, out: Path, told: Told) -> dict:
     """One discovery into its folder, or what is there of it: gap, members, their effects."""
     search, folder = cell.search(), out / cell.name
-    if request_of(folder / RESULT) == search.request(cell.model):
+    asked = search.request(cell.model, models.dtype)
+    if request_of(folder / RESULT) == asked:
         found = Run.load(folder)
     else:
-        check_destination(folder, search.request(cell.model))
+        check_destination(folder, asked)
         found = run_search(search, models(cell.model), stage=_told(told))
         found.save(folder, report=found.report())
     heads = found.circuit.heads

@@ -185,23 +185,3 @@ def top_edges(
     sites = [str(Site("attn", *divmod(flat, heads))) for flat in range(len(matrix))]
     found = ((*divmod(k, len(matrix)), float(forward[k])) for k in best[forward[best] > 0].tolist())
     return tuple(EdgeScore(sites[sender], sites[receiver], None, score) for sender, receiver, score in found)
-
-
-def published_edge_fold(
-    matrix: Int[np.ndarray, "flat_head flat_head"], layers: int, heads: int, entries: int | None = None
-) -> Int[np.ndarray, "layer head"]:
-    """How often each head ends one of the best pairs: what the paper's "edge AUC" ranks heads by.
-
-    Both ends of every ordered pair, best pair first, go into one list; its first ``entries`` are counted.
-    Ties fall by falling index, so that late senders, then late receivers, come first. (There the sort is
-    numpy's default one, whose order of ties is the library's affair beyond 16 pairs; here it is a stable
-    sort, read backwards as there.)
-
-    Args:
-        entries: by default, as the published code computes it, half the square of the number of heads *per
-            layer*: 72 on GPT-2 small, that is 36 ordered pairs.
-    """
-    best = np.argsort(matrix, axis=None, kind="stable")[::-1]
-    ends = np.stack(np.unravel_index(best, matrix.shape), axis=1).ravel()
-    counts = np.bincount(ends[: heads**2 // 2 if entries is None else entries], minlength=layers * heads)
-    return counts.reshape(layers, heads)

@@ -213,6 +213,8 @@ class Trainer:
             found |= _moments(site, self.optimizer, book.codes)
             found |= {f"{site}/{name}": getattr(self._wrappers[site], name) for name in MEASURES}
             found[f"{site}/held"] = self._wrappers[site].held
+            if book.unrounded is not None:
+                found[f"{site}/unrounded"] = book.unrounded
         for name, tensor in self.weights.items():
             found[f"model/{name}"] = tensor
             if self.model_optimizer is not None:
@@ -231,6 +233,7 @@ class Trainer:
             wanted |= {f"{site}/{name}": book.codes.shape for name in ("codes", "exp_avg", "exp_avg_sq")}
             wanted |= {f"{site}/{name}": book.counts.shape for name in ("counts", "step", "held")}
             wanted |= {f"{site}/{name}": (book.config.groups,) for name in MEASURES}
+            wanted |= {} if book.unrounded is None else {f"{site}/unrounded": book.codes.shape}
         for name, tensor in self.weights.items():
             wanted |= {f"model/{name}{moment}": tensor.shape for moment in ("", "/exp_avg", "/exp_avg_sq")}
         for name, shape in wanted.items():
@@ -244,6 +247,7 @@ class Trainer:
         for site, book in self.books.items():
             book.codes.copy_(tensors[f"{site}/codes"])
             book.counts.copy_(tensors[f"{site}/counts"])
+            book.unrounded = tensors.get(f"{site}/unrounded")
             self._wrappers[site].held = tensors[f"{site}/held"].to(book.codes.device)
             for name in MEASURES:
                 setattr(self._wrappers[site], name, tensors[f"{site}/{name}"].to(book.codes))

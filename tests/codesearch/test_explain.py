@@ -76,6 +76,18 @@ def test_an_answer_is_not_asked_for_again(index):
     assert len(asked) == 10 and again["a1.h0=0"].seed == 1
 
 
+def test_two_who_ask_at_once_keep_both_answers(index):
+    other = []
+
+    def meanwhile(question: str) -> str:
+        if not other:
+            other.append(explain_codes(index, CODES[1:], reader, "another"))
+        return reader(question)
+
+    explain_codes(index, CODES[:1], meanwhile, "reader")
+    assert sorted(one.model for one in explanations_of(index).values()) == ["another", "reader"]
+
+
 def test_codes_that_are_hardly_on_and_damaged_files_are_refused(index):
     for code in (0, 1):
         with pytest.raises(InputError, match=f"a2.h0={code}"):

@@ -10,6 +10,7 @@ from interp.bottlenecks import Codebook, CodebookConfig
 from interp.bottlenecks.attach import attach
 from interp.bottlenecks.fit import FitConfig, fit_codebooks
 from interp.bottlenecks.store import Codebooks
+from interp.bottlenecks.vq import ResidualVQ, VQConfig
 from interp.errors import InputError
 from interp.evaluation.codebook_quality import (
     CONTROLS,
@@ -178,6 +179,22 @@ def test_usage_counts_codes_and_explained_variance(model, by_k, texts, found):
     different = np.mean([len(set(row)) for row in ids.tolist()])
     assert alone["active_codes"] == pytest.approx(different)
     assert alone["dead_when_fitted"] == float((by_k[3]["m1"].counts == 0).float().mean())
+
+
+def test_slots_with_codes_of_their_own_have_entropies_of_their_own():
+    x = torch.randn(8, 50, 6, generator=torch.Generator().manual_seed(0))
+    book = ResidualVQ(VQConfig(d_in=6, codes=8, slots=3)).fit(x)
+    meter = UsageMeter({"m0": book})
+    watched = meter.watching({"m0": book})["m0"]
+    codes = watched.encode(x)
+    watched.decode(codes)
+    watched.count(codes)
+    shares = [torch.bincount(ids.flatten().long()) / ids.numel() for ids in codes.ids.unbind(-1)]
+    entropies = [float(-(s[s > 0] * s[s > 0].log2()).sum()) for s in shares]
+    found = meter.summary()
+    assert found["bits_per_token"] == pytest.approx(sum(entropies), rel=1e-4) and sum(entropies) > 6
+    assert found["entropy_bits"] == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert found["bits_per_token_most"] == pytest.approx(9)
 
 
 def test_variance_explained_of_vectors_close_together_and_far_from_zero():

@@ -1,6 +1,7 @@
 """Rates: coders of known length, and a coder that keeps everything costs nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,12 +111,25 @@ def test_kinds_and_rates_are_kept_one_by_one_and_gone_on_with(bench, tmp_path, m
     heads = rows["vq", 4]["parts"]["heads"]
     assert heads["bits"] == 4 and heads["explained"] > rows["random", 4]["parts"]["heads"]["explained"]
     assert 0 < heads["noise_same"] <= 1 and heads["bits_unigram"] <= 4.5
+
+    def beside(_bench, kind: str, bits: int) -> dict:  # while another process measures its kind
+        kept = json.loads((tmp_path / "rates.json").read_text())
+        kept["rows"].append(result["rows"][0] | {"kind": "other"})
+        (tmp_path / "rates.json").write_text(json.dumps(kept))
+        return result["rows"][0] | {"kind": kind, "asked": bits}
+
+    monkeypatch.setattr(RateBench, "cell", beside)
+    more = measure_rates(model, tmp_path, replace(config, kinds=("random",), bits=(3,)))
+    result["rows"] = more["rows"]
+    assert [row["kind"] for row in more["rows"][-2:]] == ["other", "random"] and len(more["rows"]) == len(
+        rows
+    ) + 2
     monkeypatch.setattr(RateBench, "cell", lambda *_: pytest.fail("made again"))
     assert measure_rates(model, tmp_path, config)["rows"] == json.loads(json.dumps(result["rows"]))
     found = read_rates(tmp_path / "rates.json")
-    assert {row.kind for row in found} == set(config.kinds)
+    assert {row.kind for row in found} == {*config.kinds, "other"}
     figure = rate_faithfulness_plot(found, "heads")
-    assert {line.name for line in figure.data} == set(config.kinds)
+    assert {line.name for line in figure.data} == {*config.kinds, "other"}
     (tmp_path / "rates.json").write_text("{}")
     with pytest.raises(InputError, match="interp bottlenecks bench"):
         read_rates(tmp_path / "rates.json")

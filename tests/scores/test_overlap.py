@@ -12,15 +12,7 @@ from interp.activations.stream import feed
 from interp.bottlenecks.discrete_sae import DiscreteSAE, DiscreteSAEConfig
 from interp.errors import InputError
 from interp.scores.head_codes import HeadCodes, HeadCodesConfig, fit_head_codes, usage
-from interp.scores.overlap import (
-    OverlapConfig,
-    edge_overlap,
-    head_edges,
-    head_overlap,
-    overlap,
-    published_edge_fold,
-    top_edges,
-)
+from interp.scores.overlap import OverlapConfig, edge_overlap, head_edges, head_overlap, overlap, top_edges
 from tests.oracles import planted
 from tests.pairs import random_pairs
 
@@ -42,16 +34,6 @@ def edges_as_published(clean: np.ndarray, corrupt: np.ndarray) -> np.ndarray:
     for h1, h2 in product(range(heads), repeat=2):
         positive, negative = ({(row[h1], row[h2]) for row in ids.tolist()} for ids in (clean, corrupt))
         counts[h1, h2] = len(positive - negative) if h1 != h2 else 0
-    return counts
-
-
-def fold_as_published(matrix: np.ndarray, layers: int, heads: int, entries: int) -> np.ndarray:
-    pairs = list(product(range(len(matrix)), repeat=2))
-    pairs.sort(key=lambda pair: (matrix[pair], pair), reverse=True)
-    ends = [head for pair in pairs for head in pair]
-    counts = np.zeros((layers, heads), dtype=int)
-    for head in ends[:entries]:
-        counts[head // heads, head % heads] += 1
     return counts
 
 
@@ -88,16 +70,6 @@ def test_edge_matrix_equals_the_published_definition(seed, spread, n_corrupt):
     found = edge_overlap(clean * spread, corrupt * spread, 9 * spread)
     assert (found == edges_as_published(clean, corrupt)).all()
     assert found.max() > found.min() == 0
-
-
-@pytest.mark.parametrize("entries", [None, 1, 5, 18, 72])
-@pytest.mark.parametrize("seed", range(3))
-def test_edge_fold_equals_the_published_definition(seed, entries):
-    clean, corrupt = random_ids(seed, pairs=12, heads=6, n_codes=5)
-    matrix = edge_overlap(clean, corrupt, 5)
-    found = published_edge_fold(matrix, 2, 3, entries)
-    assert (found == fold_as_published(matrix, 2, 3, 4 if entries is None else entries)).all()
-    assert found.sum() == (4 if entries is None else entries)
 
 
 def test_slots_are_summed():

@@ -99,6 +99,20 @@ def test_joint_training_goes_on_too(start, text, tiny_model_folder, tmp_path, mo
     torch.testing.assert_close(models[0](text.tokens[:2]), models[1](text.tokens[:2]))
 
 
+def test_codes_that_are_rounded_go_on_from_what_they_were_rounded_from(model, text, tmp_path, monkeypatch):
+    asked = {"kind": "ternary", "bits": 6, "n_tokens": 1000, "context": 16}
+    books = fit_codebooks(model, ["a0"], text, tmp_path / "fitted", **asked)
+    config = replace(CONFIG, centroid_refits=0, lr=0.2)
+    first = train_codebooks(model, books, text, tmp_path / "whole", config)
+    kill_at(monkeypatch, 8, Trainer, "step", after=False)
+    with pytest.raises(Killed):
+        train_codebooks(model, books, text, tmp_path / "out", config)
+    monkeypatch.undo()
+    second = train_codebooks(model, books, text, tmp_path / "out", config)
+    torch.testing.assert_close(first["a0"].codes, second["a0"].codes, atol=1e-6, rtol=0)
+    assert not torch.allclose(first["a0"].codes, books["a0"].codes, atol=0.01)
+
+
 @pytest.fixture
 def killed(model, start, text, tmp_path, monkeypatch):
     """A folder with checkpoints of steps 3 and 6."""

@@ -385,7 +385,7 @@ def test_what_the_first_position_needs_is_never_replaced(model, text, tmp_path):
     for number in range(1, 20):
         trainer.step(number, text.tokens[2 * number :][:2])
     for site, book in books.items():
-        assert torch.equal(book.codes[trainer._wrappers[site].held], held[site])
+        assert len(held[site]) and torch.equal(book.codes[trainer._wrappers[site].held], held[site])
 
 
 @pytest.fixture
