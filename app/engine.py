@@ -87,6 +87,11 @@ def known_models() -> list[str]:
     return list(dict.fromkeys([os.environ.get("INTERP_MODEL", DEFAULT_MODEL), *there, *_TAKEN]))
 
 
+def address_of_model() -> dict[str, str]:
+    """What an address says of this tab's model: nothing of the workbench's own."""
+    return {} if model_name() == known_models()[0] else {"model": model_name()}
+
+
 def use(spec: str | None = None) -> None:
     """Run another model in this tab; without a name that which the box of the models says."""
     if spec is not None:
@@ -118,10 +123,8 @@ def choose_model() -> None:
             help="Also a folder, a .gguf file or a name of the Hugging Face hub: type it. Runs that were opened add "
             "theirs.",
         )
-    if model_name() != every[0]:
-        st.query_params["model"] = model_name()
-    else:
-        st.query_params.pop("model", None)
+    st.query_params.pop("model", None)
+    st.query_params.update(address_of_model())
 
 
 class OtherModelError(InputError):

@@ -111,6 +111,10 @@ def model_of(run: Run) -> str:
         OtherModelError: it has to be asked for.
     """
     spec = run.model
+    if spec is None:
+        raise engine.OtherModelError(
+            "the run is of a model that was in memory: what it holds is shown, other prompts are not read"
+        )
     if not may_run(spec):
         raise engine.OtherModelError(
             f"the run is of {spec}, this workbench runs {engine.model_name()}: what the run holds is shown, "
@@ -150,9 +154,10 @@ def offer_model(run: Run) -> None:
         model_of(run)
     except engine.OtherModelError as error:
         engine.say(error)
-        st.button(
-            f"Load {plain(run.model)}", icon=":material/memory:", on_click=engine.use, args=(run.model,)
-        )
+        if run.model is not None:
+            st.button(
+                f"Load {plain(run.model)}", icon=":material/memory:", on_click=engine.use, args=(run.model,)
+            )
 
 
 def check_shape(run: Run, model: Model) -> None:

@@ -1,5 +1,7 @@
 """The clearest codes: what the page *Codes* opens on."""
 
+import shlex
+
 import streamlit as st
 from streamlit.column_config import NumberColumn
 
@@ -30,7 +32,7 @@ def of_index(index: CodeIndex) -> None:
     found = labels(index)
     if found is None:
         st.caption("These codes have no labels yet. They get them in a terminal:")
-        st.code(f"interp index label {index.folder}", language="bash")
+        st.code(shlex.join(["interp", "index", "label", str(index.folder)]), language="bash")
         return
     rows = []
     for book, code in found.clearest(SHOWN):
@@ -49,7 +51,8 @@ def of_codebooks(books: Codebooks, name: str) -> None:
     if found is None:
         return
     rows = [
-        _row(found, book, code) | {"steering": steering_by(code_name(book, code), name)}
+        _row(found, book, code)
+        | ({} if ".g" in book else {"steering": steering_by(code_name(book, code), name)})
         for book, code in found.clearest(SHOWN)
     ]
     st.subheader("The clearest codes")

@@ -101,7 +101,7 @@ def tokens(reading: Reading, text: str, name: str, books: Codebooks) -> None:
             f"**{sum(value > 0 for value in same.values())} of {len(same)}** sites:"
         )
         st.plotly_chart(
-            site_grid(same, "shared"),
+            site_grid({site: value for site, value in same.items() if ".g" not in site}, "shared"),
             key="shared",
             alt=f"Sites at which tokens {token} and {other} have the same code: heads and MLP by layer",
         )

@@ -90,7 +90,7 @@ def codes_at(
             "similarity": float(codes.similarity[token, slot]),
             "margin": float(codes.margin[token, slot]),
             "page": page(site, int(codes.ids[token, slot])),
-            "steer": steering_by(f"{site}={codes.ids[token, slot]}", books),
+            "steer": None if ".g" in site else steering_by(f"{site}={codes.ids[token, slot]}", books),
         }
         for site, codes in reading.codes.items()
         for slot in range(codes.ids.shape[1])

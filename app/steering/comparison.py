@@ -16,6 +16,7 @@ from interp.app.widgets.urls import code_pages
 from interp.bottlenecks.store import Codebooks
 from interp.codesearch import Labels
 from interp.errors import InputError
+from interp.report import wording
 from interp.report.plots import DIVERGENCE, SURPRISE, token_costs
 from interp.report.wording import code_label
 from interp.steering import CodeSet, SteeringRequest, WeightedCode
@@ -175,7 +176,7 @@ def _code_rows(step: Step, labels: Labels | None) -> list[dict[str, str]]:
 
 def _branch(request: SteeringRequest, base, one: Written, at: int, others: Sequence[Likely]) -> None:
     """Another token in the place of this one, and the text from there on."""
-    texts_of = {other.token: f"{visible(other.text)} {other.arm:.0%}" for other in others}
+    texts_of = {other.token: f"{wording.token(other.text)} {other.arm:.0%}" for other in others}
     token = st.pills(
         "Go on with another token",
         texts_of,

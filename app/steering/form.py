@@ -4,6 +4,7 @@ from urllib.parse import urlencode, urlsplit
 
 import streamlit as st
 
+from interp.app import engine
 from interp.app.widgets.tokens import plain
 from interp.report import wording
 from interp.steering import SteeringRequest
@@ -38,7 +39,7 @@ def settings() -> dict:
 
 def address(made: dict) -> str:
     """The address of a comparison, by its :func:`settings`: opened anywhere, the page has the same."""
-    given = {
+    given = engine.address_of_model() | {
         key: str(value).lower() if isinstance(value, bool) else value
         for key, value in made.items()
         if value not in (None, "", [])

@@ -28,6 +28,7 @@ from interp.errors import InputError
 from interp.evaluation.steering_conditions import means_of_texts, vector_books
 from interp.models import Model, model_device, resolve_site
 from interp.models.generate import generate
+from interp.report import wording
 from interp.steering import AddCode, CodeSet, SteeringRequest, find_codes
 from interp.steering.cache import keep, recall, request_key
 from interp.steering.continuations import Continuation, encode_prompts
@@ -186,7 +187,7 @@ def branch(request: SteeringRequest, base: Arm, text: Written, at: int, token: i
         whole = [*begin[len(text.arm.prompt) :], *new]
         return replace(
             _written(model, request, base, text.arm, whole, ended=len(new) < n_tokens),
-            name=f"{text.arm.name}, from token {at + 1}",
+            name=f"{text.arm.name}, token {at + 1}: {wording.token(model.tokenizer.decode([token]))}",
             branched=at,
         )
 
@@ -200,7 +201,7 @@ def look(books: Codebooks, base: Arm, arm: Arm, new: Sequence[int], at: int) -> 
             Likely(token, model.tokenizer.decode([token]), float(plain[token]), float(mine[token]))
             for token in sorted(chosen, key=lambda token: -float(mine[token]))
         ]
-    return Step(likely, {site: (codes, after[site]) for site, codes in before.items()})
+    return Step(likely, {site: (codes, after[site]) for site, codes in before.items() if site in after})
 
 
 @torch.no_grad()
@@ -212,6 +213,8 @@ def _read(
         p = model(arm.rows(model, new))[arm.row, -1].float().softmax(-1).cpu()
     codes = {}
     for site in books:
+        if attached.bottlenecks[site] is not books[site]:  # the difference of means is added there
+            continue
         ids = attached.ids[site][arm.row, -1]
         own = ids.reshape(-1, ids.shape[-1]).tolist()
         names = names_of_groups(site, groups_at(model, resolve_site(model, site), books[site]))

@@ -268,7 +268,7 @@ if pressed:
             times=times,
             said=said if SAID in others else None,
         )
-        st.session_state["comparison"] = request, written, asked
+        st.session_state["comparison"] = request, written, asked, (books, found)
     except InputError as error:
         engine.say(error)
     writing.empty()
@@ -279,11 +279,11 @@ elif given is not None and code_set is None:
     listing.caption("Its codes are found when you press Steer: half a minute, once.")
 
 if "comparison" in st.session_state:
-    request, written, made = st.session_state["comparison"]
+    request, written, made, read_by = st.session_state["comparison"]
     with done.container():
         if made != asked:
             st.info("The settings above have changed since these texts were written: press Steer for others.")
-        texts(books, request, written, found)
+        texts(read_by[0], request, written, read_by[1])
         st.caption(made_by(request, made["books"]))
         draw_costs(written)
         draw_again(request, made, written)

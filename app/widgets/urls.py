@@ -18,7 +18,8 @@ from interp.files import read_json
 
 def steering_by(codes: str, books: str) -> str:
     """The address of steering by codes, as they are typed there, of codebooks by what they are called."""
-    return f"/steering?{urlencode({'books': books, 'source': 'by name', 'codes': codes})}"
+    asked = {"books": books, "source": "by name", "codes": codes}
+    return f"/steering?{urlencode(asked | engine.address_of_model())}"
 
 
 def code_pages(books: str) -> Callable[[str, int], str | None]:
@@ -28,11 +29,12 @@ def code_pages(books: str) -> Callable[[str, int], str | None]:
     """
     names = run_store.folders("indexes")
     index = next((name for name in names if books_of(name) == books), None)
+    mine = engine.address_of_model()
 
     def page(site: str, code: int) -> str | None:
         if index is None and names:
             return None
-        asked = {"code": code_name(site, code)} | ({} if index is None else {"index": index})
+        asked = {"code": code_name(site, code)} | ({} if index is None else {"index": index}) | mine
         return f"/codes?{urlencode(asked, safe='=')}"
 
     return page

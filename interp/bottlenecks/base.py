@@ -287,6 +287,16 @@ def radices(config: BottleneckConfig) -> tuple[int, ...]:
     return getattr(config, "radices", (config.n_codes,) * config.k)
 
 
+def alternatives(config: BottleneckConfig, code: int) -> range:
+    """Codes that may stand where this one does: all, unless slots have codes of their own."""
+    begin = 0
+    for size in getattr(config, "radices", ()):
+        if code < begin + size:
+            return range(begin, begin + size)
+        begin += size
+    return range(config.n_codes)
+
+
 def bits_per_vector(config: BottleneckConfig) -> float:
     """Of the ids of a vector of one group, as stored."""
     return sum(map(math.log2, radices(config)))

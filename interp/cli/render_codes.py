@@ -112,7 +112,7 @@ def print_explanations(
 ) -> None:
     names = ("code", "explanation", "F1", "other's", "label")
     rows = table(*names, left=("code", "explanation", "label"), no_wrap=True)
-    for name, code in zip(found, codes, strict=True):
+    for name, code in zip(found, dict.fromkeys(codes), strict=True):
         one = found[name]
         scores = ("" if value is None else f"{value:.2f}" for value in (one.f1, one.null))
         rows.add_row(

@@ -12,6 +12,8 @@ Codes are just on or off, so contexts need another rank:
 Histograms are of the cosine with the whole vector, fired or not, so that both are of one quantity.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -61,9 +63,10 @@ def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
     compared = book.search_cache().codes
     unit = torch.nn.functional.normalize(compared, dim=-1)
     step = max(1, similarities_at_once(rows) // (config.groups * config.n_codes))
+    sizes = getattr(config, "radices", (config.n_codes,))
     parts = []
     for some, taken, value in zip(*(part.split(step, dim=1) for part in (rows, ids, values)), strict=True):
-        found = (_one_by_one if book.successive else _at_once)(some, taken, value, compared, unit)
+        found = (_one_by_one if book.successive else _at_once)(some, taken, value, compared, unit, sizes)
         parts.append(found)
     similarity, margin, whole = (torch.cat(part, 1).transpose(0, 1) for part in zip(*parts, strict=True))
     # where heads share a dictionary they lie among the rows: a token is sampled with all of its heads
@@ -75,25 +78,29 @@ def _strengths(book: Dictionary, x: Tensor, codes: Codes) -> tuple[Tensor, ...]:
 
 
 def _at_once(
-    rows: Tensor, ids: Tensor, _values: Tensor, _codes: Tensor, unit: Tensor
+    rows: Tensor, ids: Tensor, _values: Tensor, _codes: Tensor, unit: Tensor, sizes: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     similar = torch.nn.functional.normalize(rows, dim=-1) @ unit.mT
     similarity = similar.gather(-1, ids)
     if ids.shape[-1] == unit.shape[-2]:
         return similarity, similarity, similarity
-    best = similar.scatter_(-1, ids, -torch.inf).amax(-1, keepdim=True)
+    left = similar.scatter_(-1, ids, -torch.inf).split(list(sizes), -1)
+    best = torch.stack(
+        [part.amax(-1) for part in left], -1
+    )  # passed over, of each slot with codes of its own
     return similarity, similarity - best, similarity
 
 
 def _one_by_one(
-    rows: Tensor, ids: Tensor, values: Tensor, codes: Tensor, unit: Tensor
+    rows: Tensor, ids: Tensor, values: Tensor, codes: Tensor, unit: Tensor, sizes: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     whole = (torch.nn.functional.normalize(rows, dim=-1) @ unit.mT).gather(-1, ids)
     rest, found = rows.clone(), []
     which = torch.arange(len(codes), device=ids.device)[:, None]
     for slot in range(ids.shape[-1]):
         taken = ids[..., slot]
-        found.append(_at_once(rest, taken[..., None], values, codes, unit)[:2])
+        similarity, margin, _ = _at_once(rest, taken[..., None], values, codes, unit, sizes)
+        found.append((similarity, margin[..., slot % len(sizes), None]))
         rest -= values[..., slot, None] * codes[which, taken]
     similarity, margin = (torch.cat(part, -1) for part in zip(*found, strict=True))
     return similarity, margin, whole

@@ -373,13 +373,16 @@ def labels_of(source: CodeIndex | Codebooks) -> Labels | None:
 
 
 def keep(index: CodeIndex, labels: Labels) -> list[Path]:
-    """Write labels beside their index, and to its codebooks, where these are there and not the package's."""
-    paths = [index.folder / LABELS]
-    where = index.manifest["books"].get("folder")
+    """Write labels beside their index, and to its codebooks, where these are there, not the package's, and indexed as
+    they were fitted."""
+    paths, made = [index.folder / LABELS], index.manifest["books"]
+    where = made.get("folder")
     if where is not None and not Path(where).resolve().is_relative_to(PRETRAINED.resolve()):
         with contextlib.suppress(InputError):  # they are away, or others
             index.codebooks()
-            paths.append(Path(where) / LABELS)
+            whole = Codebooks.from_pretrained(Path(where))
+            if index.manifest["error_term"] and all(whole[b.site].config.k == b.k for b in index.books):
+                paths.append(Path(where) / LABELS)
     for path in paths:
         labels.save(path)
     return paths

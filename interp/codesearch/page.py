@@ -14,7 +14,7 @@ from interp.codesearch.index import CodeIndex, Similarities
 from interp.codesearch.search import count_at, largest
 from interp.errors import InputError
 from interp.models import Model, model_device, parse_site
-from interp.models.residual_writes import FinalNorm
+from interp.models.residual_writes import FinalNorm, LinearNorm, ResidualWrites
 from interp.stats import wilson
 
 
@@ -89,9 +89,13 @@ def written_vector(index: CodeIndex, model: Model, book: str, code: int) -> Floa
     vector = vector.to(model_device(model))
     if site.kind == "attn":
         weights = model.blocks[site.layer].attn.W_O.detach().float()  # [head, d_head, d_model]
-        if config.d_in == model.cfg.d_head:
-            return vector @ weights[found.group if site.head is None else site.head]
-        return vector @ weights.flatten(0, 1)
+        head = found.group if site.head is None else site.head
+        own = vector @ (weights[head] if config.d_in == model.cfg.d_head else weights.flatten(0, 1))
+        behind = ResidualWrites.of(model).norm
+        if behind is None:
+            return own
+        norm = LinearNorm.of(getattr(model.blocks[site.layer], behind), width, weights)
+        return norm.direction(own)  # but for its scale, which the final norm takes away
     whole = vector.new_zeros(width)
     whole[found.group * config.d_in : (found.group + 1) * config.d_in] = vector
     return whole

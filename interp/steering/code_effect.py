@@ -17,7 +17,7 @@ from interp.activations.means import shared_roles
 from interp.activations.metric import task_metric
 from interp.activations.stream import BATCH_SIZE, Progress, end_logits, equal_length_batches
 from interp.bottlenecks.attach import attach, home_of
-from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.base import Bottleneck, alternatives
 from interp.bottlenecks.edits import SetCode
 from interp.errors import InputError
 from interp.models import Model, model_device
@@ -134,6 +134,8 @@ def read_pairs(
         progress: told of forwards, two a pair.
     """
     books = {site: book for site, book in codebooks.items() if site[0] == "a"}
+    if not books:
+        raise InputError("no codebook at a head: nothing to read here")
     metric = np.zeros((2, len(pairs)))
     codes: list[Mapping[str, np.ndarray]] = [{}] * len(pairs)
     with attach(model, books) as attached:
@@ -183,8 +185,11 @@ def set_code(
     book = codebooks[home_of(model, codebooks, site)[0]]
     if book.config.n_codes < 2:
         raise InputError(f"the codebook at {site} has one code: there is nothing to compare it with")
-    others = np.random.default_rng(seed).integers(book.config.n_codes - 1, size=len(pairs))
-    drawn = [int(code) + (int(code) >= given) for code, given in zip(others, codes, strict=True)]
+    rng, drawn = np.random.default_rng(seed), []
+    for given in codes:
+        there = alternatives(book.config, given)
+        other = there[int(rng.integers(len(there) - 1))]
+        drawn.append(other + (other >= given))
     found = {}
     for name, chosen in (("set", codes), ("random", drawn)):
         values = np.zeros(len(pairs))

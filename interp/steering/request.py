@@ -12,7 +12,7 @@ import torch
 
 from interp import DEFAULT_CODEBOOKS
 from interp.bottlenecks.attach import attach, home_of
-from interp.bottlenecks.base import Bottleneck
+from interp.bottlenecks.base import Bottleneck, alternatives
 from interp.bottlenecks.edits import CodeEdit, How, WeightedCode, code_edits, code_name, format_codes
 from interp.bottlenecks.gates import LABEL
 from interp.bottlenecks.store import Codebooks
@@ -207,7 +207,8 @@ def gate_of(
             f"gate {when!r}: these codebooks have no labels, name a code (interp index label makes some)"
         )
     first = min(parse_site(code.site).order for code in codes) if codes else (0, 0)
-    known = (code for code in labels.codes(when.removeprefix(LABEL)) if parse_site(code[0]).order <= first)
+    told = (code for code in labels.codes(when.removeprefix(LABEL)) if ".g" not in code[0])
+    known = (code for code in told if parse_site(code[0]).order <= first)
     if (found := next(known, None)) is None:
         raise InputError(f"gate {when!r}: no code of that label is read at or before the first that acts")
     return code_name(*found)
@@ -222,15 +223,17 @@ def random_codes(
     Raises:
         InputError: a site without a codebook, or one of which no other codes are left.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, found = torch.Generator().manual_seed(seed), []
     left: dict[str, list[int]] = {}
-    for site in dict.fromkeys(code.site for code in codes):
-        named = [code.code for code in codes if code.site == site]
-        n_codes = codebooks[home_of(model, codebooks, site)[0]].config.n_codes
-        order = torch.randperm(n_codes, generator=generator).tolist()
-        left[site] = [code for code in order if code not in named]
-        if len(left[site]) < len(named):
-            raise InputError(
-                f"{len(named)} codes at {site}: too few of its {n_codes} are left for a baseline"
-            )
-    return [code._replace(code=left[code.site].pop()) for code in codes]
+    for site, code, weight in codes:
+        config = codebooks[home_of(model, codebooks, site)[0]].config
+        if site not in left:
+            named = [one.code for one in codes if one.site == site]
+            order = torch.randperm(config.n_codes, generator=generator).tolist()
+            left[site] = [other for other in reversed(order) if other not in named]
+        drawn = next((other for other in left[site] if other in alternatives(config, code)), None)
+        if drawn is None:
+            raise InputError(f"the codes at {site}: too few of its {config.n_codes} are left for a baseline")
+        left[site].remove(drawn)
+        found.append(WeightedCode(site, drawn, weight))
+    return found

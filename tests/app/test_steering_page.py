@@ -106,7 +106,7 @@ def test_base_and_steered_are_what_the_library_makes_of_them(page, runs_with_boo
     assert again.code == 0, again.err
     assert f"perplexity {steered.perplexity:.1f}" in again.out
     assert files_of(runs_with_books) == before
-    request, written, made = app.session_state["comparison"]
+    request, written, made, *_ = app.session_state["comparison"]
     kept = json.loads(json.dumps(session(request, made, written)))
     assert [kept["python"], kept["command"], kept["link"]] == [block.value for block in app.code[:3]]
     assert [text["text"] for text in kept["texts"]] == [one.prompt + one.text for one in (base, steered)]
@@ -281,7 +281,7 @@ def test_a_token_that_is_opened_shows_what_could_have_come_and_the_codes_there(f
 
 def test_a_text_goes_on_from_another_token(four, model):
     _open(four, 0, 2)
-    request, (base, *_), _ = four.session_state["comparison"]
+    request, (base, *_), *_ = four.session_state["comparison"]
     before, tokens = strips_of(four)[0], base.text.tokens
     other = next(one for one in four.session_state["look"][1].likely if one.token != tokens[2])
     _choice(four, "branch").set_value(other.token).run()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from interp.bottlenecks.store import Codebooks, pretrained_names
-from interp.codesearch import CodeIndex
-from interp.codesearch.labels import LEAST, MIXED, RARE, Labels, label_index, labels_of
+from interp.codesearch import CodeIndex, build_index
+from interp.codesearch.labels import LEAST, MIXED, RARE, Labels, keep, label_index, labels_of
 from interp.errors import InputError
-from tests.codesearch.conftest import synthetic_index, word_corpus, zipf_ids
+from tests.codesearch.conftest import make_books, save_books, synthetic_index, word_corpus, zipf_ids
 
 WORDS = [
     *(f" w{i}x" for i in range(40)),
@@ -207,6 +207,16 @@ def test_a_damaged_file_is_one_line(tmp_path, damage):
         Labels.open(path)
     with pytest.raises(InputError, match="cannot read the labels"):
         Labels.open(tmp_path / "nothing")
+
+
+def test_labels_of_fewer_codes_a_vector_do_not_go_to_the_codebooks(model, text, tmp_path):
+    save_books(model, text, {"a0": make_books()["a0"]}, tmp_path / "books")
+    found = {}
+    for k in (2, 1):
+        books = Codebooks.from_pretrained(tmp_path / "books", model, k=k)
+        index = build_index(model, books, text, tmp_path / f"index-{k}")
+        found[k] = [path.parent for path in keep(index, label_index(index))]
+    assert found == {2: [tmp_path / "index-2", tmp_path / "books"], 1: [tmp_path / "index-1"]}
 
 
 def test_one_document_cannot_be_halved(tmp_path):

@@ -7,6 +7,7 @@ from torch.nn.functional import cosine_similarity
 
 from interp.bottlenecks import Codebook, CodebookConfig, MetricCodebook
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.vq import GroupedVQ, ResidualVQ, VQConfig
 from interp.codesearch import (
     CodeIndex,
     build_index,
@@ -20,7 +21,10 @@ from interp.codesearch import (
     search_similar,
 )
 from interp.codesearch.firing_stats import FiringStatsWrapper, Gathered
+from interp.codesearch.page import written_vector
 from interp.errors import InputError
+from interp.models.residual_writes import ResidualWrites
+from interp.text import load_text
 from tests.codesearch.conftest import save_books, synthetic_index, word_corpus, zipf_ids
 
 
@@ -217,6 +221,49 @@ def test_where_no_code_is_passed_over_the_margin_is_the_similarity(selection, n)
     wrappers.encode(torch.randn(3, 4))
     _, similarity, margin, whole, _ = wrappers.seen
     assert margin.isfinite().all() and torch.equal(margin, similarity) and torch.equal(whole, similarity)
+
+
+@pytest.mark.parametrize("kind", [ResidualVQ, GroupedVQ])
+def test_a_margin_is_over_the_codes_of_the_same_slot(kind):
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    book = kind(VQConfig(d_in=8, codes=6, slots=2)).fit(x)
+    wrapper = FiringStatsWrapper(book)
+    ids = wrapper.encode(x).ids.reshape(200, 2).long()
+    margin, compared = wrapper.seen[2][:, 0], book.search_cache().codes[0]
+    rest = book.comparable(book.rows(x))[0].clone()
+    for slot in range(2):
+        cosine = cosine_similarity(rest[:, None], compared[6 * slot : 6 * slot + 6][None], dim=-1)
+        own = (ids[:, slot] - 6 * slot)[:, None]
+        others = cosine.clone().scatter_(1, own, -torch.inf).amax(1)
+        torch.testing.assert_close(
+            margin[:, slot], cosine.gather(1, own)[:, 0] - others, atol=1e-5, rtol=1e-4
+        )
+        if kind is ResidualVQ:
+            rest -= compared[ids[:, slot]]
+    assert (margin > 0).float().mean() > 0.5
+
+
+def test_a_code_is_written_through_the_norm_behind_attention(tiny_model, tmp_path):
+    model = tiny_model("gemma3")
+    gain = model.blocks[1].ln1_post.original_component.weight
+    before = gain.detach().clone()
+    try:
+        gain.data += torch.randn(len(gain), generator=torch.Generator().manual_seed(0))
+        config = CodebookConfig(model.cfg.d_head, 8, groups=model.cfg.n_heads)
+        book = Codebook(config).requires_grad_(False)
+        book.codes.normal_(generator=torch.Generator().manual_seed(1))
+        (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 60)
+        corpus = load_text(str(tmp_path / "text.txt"), model, n_tokens=128, context=16)
+        build_index(model, {"a1": book}, corpus, tmp_path / "index")
+        found = written_vector(CodeIndex.open(tmp_path / "index", {"a1": book}), model, "a1.h2", 3)
+        z = torch.zeros(1, model.cfg.n_heads, model.cfg.d_head)
+        z[0, 2] = book.codes[2, 3]
+        added = ResidualWrites.of(model).added_by_heads(model, 1, z)[0, 2]
+        assert cosine_similarity(found, added, dim=0) > 0.9999
+        plain = book.codes[2, 3] @ model.blocks[1].attn.W_O[2].detach().float()
+        assert cosine_similarity(plain, added, dim=0) < 0.95
+    finally:
+        gain.data.copy_(before)
 
 
 def test_histograms_are_of_the_cosine_with_the_whole_vector():

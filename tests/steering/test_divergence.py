@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from interp.bottlenecks.attach import attach
+from interp.bottlenecks.vq import ResidualVQ, VQConfig
 from interp.errors import InputError
 from interp.models import Model, hooked, load_model
 from interp.models.generate import generate
@@ -87,3 +88,12 @@ def test_random_codes_are_others_of_the_same_sites(model, books):
     for too_many in ([WeightedCode("m1", i) for i in range(8)], [WeightedCode("m0", 1)]):
         with pytest.raises(InputError):
             random_codes(model, books, too_many)
+
+
+def test_random_codes_of_a_slot_are_of_that_slot(model):
+    config = VQConfig(d_in=model.cfg.d_head, groups=model.cfg.n_heads, codes=8, slots=2)
+    book = ResidualVQ(config)
+    for seed in range(20):
+        codes = [WeightedCode("a1.h1", 3), WeightedCode("a1.h1", 10), WeightedCode("a1.h1", 12)]
+        drawn = [one.code for one in random_codes(model, {"a1": book}, codes, seed=seed)]
+        assert [code // 8 for code in drawn] == [0, 1, 1] and not {3, 10, 12} & set(drawn)
