@@ -25,6 +25,7 @@ from interp.files import atomic_path, parse_json
 from interp.models import Model, describe_model
 from interp.progress import counted
 from interp.prompts.pairs import PromptPairs
+from interp.prompts.user_code import USER_CODE
 from interp.scores.method import PairSubsets
 from interp.scores.registry import load_method, method_config
 from interp.scores.result import EdgeScore, Scores
@@ -89,6 +90,10 @@ class Runner:
         kept = {key: value for key, value in asdict(self.config(0)).items() if key != "seed"}
         if not self.method.by_batch:
             kept.pop("batch_size", None)
+        if (code := self.method.score.__module__).startswith(
+            USER_CODE
+        ):  # a file of the user's, by what it holds
+            kept["code"] = code
         return kept if self.method.version == 1 else kept | {"version": self.method.version}
 
     def run(self, indices: Sequence[int], seed: int, tell: Tell) -> Scores:

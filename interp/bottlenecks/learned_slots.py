@@ -74,6 +74,11 @@ class EncodedSlots(Slots):
     ) -> Float[Tensor, "group row code"]:
         return self.preferences(torch.baddbmm(self.encoder_bias[:, None].float(), rows, self.encoder.float()))
 
+    def replace_dead(self, *_args: Any, **_kwargs: Any) -> int:
+        """None: a code's vector has no part in when it is chosen, so another one would only decode wrongly."""
+        self.counts.zero_()
+        return 0
+
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"encoder": self.encoder, "encoder_bias": self.encoder_bias}
 

@@ -28,7 +28,8 @@ from interp.prompts.sampling import held_out_pairs
 from interp.prompts.variables import Variable, variables
 from interp.stats import mean_interval, ratio_interval
 
-FIT_PAIRS, JUDGE_PAIRS = 512, 100
+FIT_PAIRS, JUDGE_PAIRS, SPARE_PAIRS = 512, 100, 256
+"""Pairs to fit codes and to judge; spare ones take the place of those that share a prompt with others."""
 LEAST_PAIRS = 24
 """Pairs beyond those of the discovery without which nothing is told."""
 CHOOSE_PAIRS, PASS_PAIRS = 64, 50
@@ -132,6 +133,7 @@ class Interchange(Strict):
         metric_clean … : means over ``n`` held-out prompts.
         flipped … : shares of them whose preferred answer differs from the unedited model's.
         off_target … : KL of the next token from the unedited model's, answers left out, in nats.
+        …_heads: ``None`` where a slot is an MLP, or its layer has no other head.
     """
 
     variable: str
@@ -141,19 +143,19 @@ class Interchange(Strict):
     metric_set: float
     metric_own: float
     metric_random: float
-    metric_heads: float
+    metric_heads: float | None
     metric_codes: float
     metric_means: float
     flipped: float
     flipped_own: float
     flipped_random: float
-    flipped_heads: float
+    flipped_heads: float | None
     flipped_codes: float
     flipped_means: float
     off_target: float
     off_target_own: float
     off_target_random: float
-    off_target_heads: float
+    off_target_heads: float | None
     off_target_codes: float
     off_target_means: float
 
@@ -192,10 +194,11 @@ class Program(Strict):
         """The program as a person reads it: a paragraph a slot, then what setting the variables does."""
         lines = [line for said in self.slots for line in self._paragraph(said)]
         for one in sorted(self.interchange, key=lambda one: one.metric_set - one.metric_clean):
+            heads = "" if one.flipped_heads is None else f", other heads {one.flipped_heads:.0%}"
             lines.append(
                 f"{one.variable} set to another value at {', '.join(one.sites)}: metric {one.metric_clean:.2f} → "
                 f"{one.metric_set:.2f}, {one.flipped:.0%} of {one.n} answers change (own value {one.flipped_own:.0%}, "
-                f"turned at random {one.flipped_random:.0%}, other heads {one.flipped_heads:.0%})"
+                f"turned at random {one.flipped_random:.0%}{heads})"
             )
         lines += self.notes
         return "\n".join(
@@ -239,9 +242,8 @@ def find_program(
     if not sites:
         return Program(notes=["No program: the circuit has no members."])
     try:
-        others = held_out_pairs(
-            task, model.tokenizer, FIT_PAIRS + JUDGE_PAIRS, pairs, pairs.counterfactual, seed=SEED + seed
-        )
+        most = FIT_PAIRS + JUDGE_PAIRS + SPARE_PAIRS
+        others = held_out_pairs(task, model.tokenizer, most, pairs, pairs.counterfactual, seed=SEED + seed)
     except InputError:
         others = pairs.subset([])
     if len(others) < LEAST_PAIRS:
@@ -251,9 +253,17 @@ def find_program(
                 f"{LEAST_PAIRS} or more are needed; {FIT_PAIRS + JUDGE_PAIRS} are best."
             ]
         )
-    n_judged = min(JUDGE_PAIRS, len(others) // 3)
-    judged, fitted = others.subset(range(n_judged)), others.subset(range(n_judged, len(others)))
+    judged = others.subset(_apart(others, pairs)[: min(JUDGE_PAIRS, len(others) // 3)])
+    fitted = others.subset(_apart(others, judged)[:FIT_PAIRS])
+    if min(len(judged), len(fitted)) < LEAST_PAIRS // 3:
+        return Program(notes=["No program: too few pairs share no prompt with those that judge or choose."])
     return _Finder(model, pairs, fitted, judged, seed, stage).program(sites, effects)
+
+
+def _apart(pairs: PromptPairs, others: PromptPairs) -> list[int]:
+    """Which pairs share no prompt with others, on either side."""
+    known = {tokens for pair in others for tokens in (pair.clean_tokens, pair.corrupt_tokens)}
+    return [i for i, pair in enumerate(pairs) if not known & {pair.clean_tokens, pair.corrupt_tokens}]
 
 
 class _Finder:
@@ -489,7 +499,8 @@ def _transition(one: Passed) -> Transition:
 
 
 def _interchange(one: VariableSet) -> Interchange:
-    answers = {
+    answers: dict[str, Any] = dict.fromkeys(("metric_heads", "flipped_heads", "off_target_heads"))
+    answers |= {
         f"{of}_{how}": getattr(answer, of)
         for how, answer in one.by.items()
         for of in ("metric", "flipped", "off_target")

@@ -113,8 +113,9 @@ def set_variables(
         for how, its in found.items():
             changes.setdefault(how, {}).update(its)
     moved = [[Edit(slot, runner.z[slot][0] + by) for slot, by in some.items()] for some in changes.values()]
-    if controls:
-        moved.append(_at_random_heads(runner.model.cfg.n_heads, changes["set"], rng))
+    beside = _at_random_heads(runner.model.cfg.n_heads, changes["set"], rng) if controls else []
+    if beside:
+        moved.append(beside)
     after = runner.run(np.tile(pairs, len(moved)), stacked(moved, n), off_target=controls)
     flipped = after.preferred != np.tile(runner.preferred, len(moved))
     means = [of.reshape(-1, n).mean(1).tolist() for of in (after.metric, flipped, after.off_target)]
@@ -232,8 +233,8 @@ def _at_random_heads(n_heads: int, changes: Mapping[Slot, Tensor], rng: np.rando
     for slot, change in changes.items():
         taken = {other.site.head for other in changes if other.layer == slot.layer}
         free = [head for head in range(n_heads) if head not in taken]
-        if slot.site.head is None or not free:
-            continue
+        if slot.site.head is None or not free:  # a part of the change would be no control of all of it
+            return []
         drawn = rng.choice(free, size=DRAWS)[np.arange(len(change)) % DRAWS]
         for head in np.unique(drawn):
             there = Slot(slot.layer, Site("attn", slot.layer, int(head)), slot.role)

@@ -14,6 +14,10 @@ FAILURES = (Exception, SystemExit)
 """What a user's own code may end in; after its ``sys.exit`` this program would end without a word."""
 
 
+USER_CODE = "user_code_"
+"""How the module of a user's file is called, before the file's name and a hash of where it is and what it holds."""
+
+
 def load_object(spec: str) -> Any:
     """What ``spec`` names in a file or a module.
 
@@ -37,7 +41,7 @@ def _import_file(path: Path) -> ModuleType:
         raise InputError(f"{path}: no such file")
     # files in two places share a name, and a file that was edited is another; else what it holds stays the same object
     identity = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:8]
-    name = f"user_code_{path.stem}_{identity}"
+    name = f"{USER_CODE}{path.stem}_{identity}"
     if name in sys.modules:
         return sys.modules[name]
     found = importlib.util.spec_from_file_location(name, path)

@@ -37,6 +37,7 @@ from interp.programs.program import find_program
 from interp.progress import Stage, silent
 from interp.prompts.pairs import PromptPairs, Task
 from interp.prompts.sampling import check_counterfactual, sample_pairs
+from interp.prompts.user_code import USER_CODE
 from interp.runs.run import (
     Example,
     Judged,
@@ -145,14 +146,17 @@ class CircuitSearch:
         return self.named != self.task.name and not isinstance(self.task, PromptFile)
 
     def request(self, model: str | None, dtype: str) -> dict[str, Any]:
-        """All that the run of the model of this spec is asked for, as JSON; pairs per forward pass are no part."""
-        apart = ("task", "method", "config", "batch_size")
+        """All that a run is asked for, as JSON; pairs per forward pass only where scores depend on them."""
+        apart = ("task", "method", "config") + (() if self.method.by_batch else ("batch_size",))
         same = [field.name for field in fields(self) if field.init and field.name not in apart]
         options = {key: value for key, value in asdict(self.config).items() if key != "batch_size"}
         asked = {key: getattr(self, key) for key in same} | {"method": self.method.name, "config": options}
         asked |= {"task": self.named, "model": model, "dtype": dtype}
         if isinstance(self.task, PromptFile):  # the same name may hold other prompts by now
             asked["prompts"] = hashlib.sha256(self.task.data).hexdigest()
+        # of a file of the user's the name says what it holds
+        modules = (self.method.score.__module__, type(self.task).__module__)
+        asked["code"] = [name for name in modules if name.startswith(USER_CODE)]
         return json.loads(json.dumps(asked, default=str))
 
 

@@ -112,7 +112,7 @@ def qk_fixed_changes(model: Model, batch: PairBatch) -> list[Float[Tensor, "batc
     patched = ActivationTape(names)
     end_logits(model, batch.clean.tokens.repeat(3, 1), {**hooks, **patched.hooks})
     return [
-        3 * clean - patched[name].unflatten(0, (3, n)).sum(0)
+        3 * clean.float() - patched[name].float().unflatten(0, (3, n)).sum(0)
         for name, clean in zip(names, batch.clean.z, strict=True)
     ]
 

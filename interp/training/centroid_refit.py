@@ -62,6 +62,7 @@ def refit_centroids(
                     if site.layer == layer:
                         vectors = torch.cat(stream.collect(site, moved, done)).to(book.device)
                         book.codes.add_((SHARE * moves(book, vectors)).to(book.codes.dtype))
+                        book.constrain()
                         moved[site] = book
                 if layer < last:
                     stream.advance(moved, done)

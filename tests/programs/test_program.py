@@ -28,14 +28,13 @@ INHIBITION, INDUCTION = "planted-inhibition", "planted-induction"
 @pytest.fixture(scope="module")
 def run() -> Run:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "FIT_PAIRS", 300)
         patch.setattr(programs, "JUDGE_PAIRS", 60)
         return find_circuit(INHIBITION, INHIBITION, n=40, program=True)
 
 
 def test_the_written_program_is_read_off_again(run):
     program = run.program
-    assert program is not None and (program.n_fitted, program.n_judged) == (300, 60)
+    assert program is not None and (program.n_fitted, program.n_judged) == (512, 60)
     said = {str(one.slot): one for one in program.slots}
     assert list(said) == ["a0.h1 @ S2", "a1.h2 @ END", "a2.h0 @ END", "a3.h5 @ END"]
     for slot in ("a0.h1 @ S2", "a1.h2 @ END"):
@@ -47,6 +46,18 @@ def test_the_written_program_is_read_off_again(run):
         assert 2 < one.bits < np.log2(one.codes)
     for slot in ("a2.h0 @ END", "a3.h5 @ END"):
         assert "IO" in said[slot].variable and said[slot].carried > 0.7
+
+
+def test_what_fits_codes_chooses_them_and_judges_them_shares_no_prompt(monkeypatch):
+    sets = []
+    monkeypatch.setattr(programs, "_Finder", lambda _model, *three: sets.extend(three[:3]) or pytest.skip)
+    model, task = load_planted_model(INHIBITION), load_task(INHIBITION)
+    pairs = task.sample(model.tokenizer, 40)
+    with pytest.raises(AttributeError):  # what is found with them is not looked at
+        find_program(model, task, pairs, ["a0.h1"], np.ones((40, 1)))
+    chosen, fitted, judged = ({t for p in some for t in (p.clean_tokens, p.corrupt_tokens)} for some in sets)
+    assert [len(some) for some in sets] == [40, 512, 100]
+    assert not judged & (chosen | fitted)
 
 
 def test_transitions_say_what_is_passed_on(run):
